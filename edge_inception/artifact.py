@@ -1,0 +1,265 @@
+"""Files with a sidecar: written atomically, refused when the hash does not match.
+
+``model.onnx`` travels with ``model.onnx.json``, which says which stage wrote it, from what, with
+which options and tools, and what it counted. Both are written to a temporary name in the same
+folder, flushed to disk, then renamed, the sidecar last: a crash leaves either the old pair or a pair
+whose hash does not match, and the latter is built again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from edge_inception.errors import InputError
+
+SCHEMA = 1
+_TEMPORARY_SUFFIX = ".partial"
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What decides the content of an artifact; equal provenance means the file can be reused.
+
+    ``parents`` maps a role to the sha256 of that input; ``source`` digests the stage's own code.
+    """
+
+    stage: str
+    parents: Mapping[str, str]
+    options: Mapping[str, Any]
+    tools: Mapping[str, str]
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """One file and its sidecar; subclasses name the kind so that stages take only what fits."""
+
+    kind: ClassVar[str] = "artifact"
+
+    path: Path
+    sha256: str
+    provenance: Provenance
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Graph(Artifact):
+    """ONNX as exported."""
+
+    kind = "graph"
+
+
+class SimplifiedGraph(Artifact):
+    """ONNX after onnxsim and our passes."""
+
+    kind = "simplified graph"
+
+
+class TypedGraph(Artifact):
+    """ONNX in which the precision of every tensor is explicit; the only input of compile."""
+
+    kind = "typed graph"
+
+
+class RangeTable(Artifact):
+    """JSON: tensor name -> amax, with provenance."""
+
+    kind = "range table"
+
+
+class Baseline(Artifact):
+    """npz: FP32 logits of PyTorch on the validation set, labels, image hashes."""
+
+    kind = "baseline"
+
+
+class EngineFile(Artifact):
+    """Serialized output of a backend."""
+
+    kind = "engine"
+
+
+class Report(Artifact):
+    """JSON of one validation."""
+
+    kind = "report"
+
+
+A = TypeVar("A", bound=Artifact)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes.
+
+    Raises:
+        InputError: The file is missing or cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.sha256()
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+            return digest.hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+
+
+def sidecar_path(path: Path) -> Path:
+    """``model.onnx`` -> ``model.onnx.json``."""
+    return path.with_name(path.name + ".json")
+
+
+def publish(  # noqa: PLR0913 -- the fields of one sidecar, all named
+    kind: type[A],
+    path: Path,
+    write: Callable[[Path], None],
+    *,
+    provenance: Provenance,
+    counts: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> A:
+    """Write an artifact and its sidecar, atomically, and return it.
+
+    Args:
+        kind: Class of the artifact.
+        path: Final name; its folder is made when missing.
+        write: Writes the content to the temporary path it is given.
+        provenance: What the content was made from.
+        counts: Counted work, such as ``{"conv_quantized": 149}``.
+        details: Facts later stages need, such as preprocessing and class names.
+
+    Raises:
+        InputError: The disk is full or the folder cannot be written; nothing is left behind.
+    """
+    replace_file(path, write)
+    artifact = kind(
+        path=path,
+        sha256=file_sha256(path),
+        provenance=provenance,
+        counts=dict(counts or {}),
+        details=dict(details or {}),
+    )
+    text = json.dumps(_to_json(artifact), indent=2, sort_keys=True) + "\n"
+    replace_file(sidecar_path(path), lambda temporary: _write_text(temporary, text))
+    return artifact
+
+
+def load(kind: type[A], path: Path) -> A:
+    """The artifact at ``path``, its hash checked against its sidecar.
+
+    Raises:
+        InputError: File or sidecar missing, of another kind or schema, or the hash differs.
+    """
+    sidecar = sidecar_path(path)
+    if not path.is_file():
+        raise InputError(f"{kind.kind} not found: {path}", hint="run the stage that writes it")
+    record = _read_sidecar(kind, path, sidecar)
+    sha256 = file_sha256(path)
+    if sha256 != record["sha256"]:
+        raise InputError(
+            f"{path} does not match its sidecar: sha256 {sha256[:12]}, recorded "
+            f"{record['sha256'][:12]}",
+            hint=f"the file was changed after stage '{record['stage']}' wrote it; run it again",
+        )
+    return kind(
+        path=path,
+        sha256=sha256,
+        provenance=Provenance(
+            stage=record["stage"],
+            parents=record["parents"],
+            options=record["options"],
+            tools=record["tools"],
+            source=record["source"],
+        ),
+        counts=record["counts"],
+        details=record["details"],
+    )
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file next to ``path``, flush it, rename it to ``path``.
+
+    Raises:
+        InputError: Disk full, quota, read-only or missing permission; the old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise InputError(
+                f"disk full while writing {path}", hint="free space or choose another --out"
+            ) from error
+        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR}:
+            raise InputError(
+                f"cannot write {path}: {error.strerror}", hint="choose another --out"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files of builds that were killed; call it under the folder's lock."""
+    for leftover in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
+        leftover.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _to_json(artifact: Artifact) -> dict[str, Any]:
+    origin = artifact.provenance
+    return {
+        "schema": SCHEMA,
+        "kind": artifact.kind,
+        "stage": origin.stage,
+        "sha256": artifact.sha256,
+        "parents": dict(origin.parents),
+        "options": dict(origin.options),
+        "tools": dict(origin.tools),
+        "source": origin.source,
+        "counts": dict(artifact.counts),
+        "details": dict(artifact.details),
+    }
+
+
+_KEYS = frozenset(
+    ("schema", "kind", "stage", "sha256", "parents", "options", "tools", "source", "counts")
+) | {"details"}
+
+
+def _read_sidecar(kind: type[A], path: Path, sidecar: Path) -> dict[str, Any]:
+    if not sidecar.is_file():
+        raise InputError(
+            f"{path} has no sidecar {sidecar.name}",
+            hint=f"pass a {kind.kind} written by edge-inception, with its .json beside it",
+        )
+    try:
+        record: Any = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{sidecar} is not readable JSON", hint="run the stage again") from error
+    if not isinstance(record, dict) or set(record) != _KEYS or record["schema"] != SCHEMA:
+        raise InputError(
+            f"{sidecar} is not a sidecar of schema {SCHEMA}",
+            hint="it was written by another version; run the stage again",
+        )
+    if record["kind"] != kind.kind:
+        raise InputError(
+            f"{path} is a {record['kind']}, wanted a {kind.kind}",
+            hint=f"it was written by stage '{record['stage']}'",
+        )
+    return dict(record)

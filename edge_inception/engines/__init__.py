@@ -1,0 +1,1 @@
+"""Engine backends: one file each, found by file name."""

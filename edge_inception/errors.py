@@ -1,0 +1,67 @@
+"""Every error this project raises on purpose.
+
+EdgeInceptionError
+├── InputError         3   what was given cannot be used: a file, an image, a name, a full disk
+├── BackendMissing     4   a library that the request needs is not installed
+├── CompileFailed      5   an engine library refused the graph
+├── GateFailed         6   measured, and a gate of the recipe is not met
+├── DeployFailed       7   a device could not be reached or refused the bundle
+└── Inconclusive       8   measured, and the data cannot decide the gate
+
+The exit code belongs to the class; click keeps 2 for usage errors, 1 is a bug, 130 an interrupt.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EdgeInceptionError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: What, where, got, wanted; one line.
+        hint: What to do next; one line, may be empty.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class InputError(EdgeInceptionError):
+    """What was given cannot be used."""
+
+    exit_code = 3
+
+
+class BackendMissing(EdgeInceptionError):
+    """A library that the request needs is not installed."""
+
+    exit_code = 4
+
+
+class CompileFailed(EdgeInceptionError):
+    """An engine library refused the graph."""
+
+    exit_code = 5
+
+
+class GateFailed(EdgeInceptionError):
+    """A gate of the recipe is not met."""
+
+    exit_code = 6
+
+
+class DeployFailed(EdgeInceptionError):
+    """A device could not be reached or refused the bundle."""
+
+    exit_code = 7
+
+
+class Inconclusive(EdgeInceptionError):
+    """The data cannot decide the gate."""
+
+    exit_code = 8

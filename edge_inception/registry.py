@@ -1,0 +1,74 @@
+"""Plug-ins found by file name and imported on use.
+
+A file without a leading underscore in a plug-in folder is a plug-in; its name is what users type.
+Listing imports nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_inception.errors import InputError
+from edge_inception.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from edge_inception.engines._backend import Backend
+
+_PACKAGE = Path(__file__).parent
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """Error for a name that is not in a closed set, with the nearest known name."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{near[0]}'? known: " if near else "known: "
+    return InputError(f"no {what} named '{name}'", hint=hint + ", ".join(names))
+
+
+def _plugin_files(folder: str) -> list[str]:
+    found = pkgutil.iter_modules([str(_PACKAGE / folder)])
+    return sorted(m.name for m in found if not m.name.startswith("_"))
+
+
+def backend_names() -> list[str]:
+    """Names of all engine backends, sorted."""
+    return _plugin_files("engines")
+
+
+def backend(name: str) -> Backend:
+    """The backend record of ``engines/<name>.py``.
+
+    Raises:
+        InputError: No such backend.
+    """
+    if name not in backend_names():
+        raise unknown("backend", name, backend_names())
+    module = importlib.import_module(f"edge_inception.engines.{name}")
+    record: Backend = module.BACKEND
+    return record
+
+
+def models() -> dict[str, ModelSpec]:
+    """All architectures by name, in file order; imports no torch."""
+    specs: dict[str, ModelSpec] = {}
+    for file in _plugin_files("models"):
+        module = importlib.import_module(f"edge_inception.models.{file}")
+        specs.update((spec.name, spec) for spec in module.MODELS)
+    return specs
+
+
+def model(name: str) -> ModelSpec:
+    """The architecture called ``name``.
+
+    Raises:
+        InputError: No such model.
+    """
+    known = models()
+    if name not in known:
+        raise unknown("model", name, known)
+    return known[name]

@@ -1,0 +1,194 @@
+"""Decide whether a stage must run: same inputs, options, tools and source mean reuse.
+
+One lock per output folder; the operating system drops it when a process dies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edge_inception import artifact
+from edge_inception.artifact import Artifact, Provenance
+from edge_inception.errors import InputError
+
+_PACKAGE = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Distributions and source files that decide a stage's result."""
+
+    tools: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+STAGES: Mapping[str, Stage] = {
+    "train": Stage(tools=("torch", "numpy", "Pillow"), sources=("train.py", "models", "images.py")),
+    "export": Stage(
+        tools=("torch", "onnx", "onnxscript"), sources=("export.py", "checkpoint.py", "models")
+    ),
+    "simplify": Stage(tools=("onnx", "onnxsim"), sources=("graph",)),
+    "baseline": Stage(
+        tools=("torch", "numpy", "Pillow"),
+        sources=("baseline.py", "checkpoint.py", "models", "images.py", "imageset.py"),
+    ),
+    "calibrate": Stage(
+        tools=("onnx", "openvino", "numpy", "Pillow"),
+        sources=("quant", "images.py", "imageset.py"),
+    ),
+    "quantize": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
+    "validate": Stage(tools=("numpy", "Pillow"), sources=("validate", "images.py", "engines")),
+}
+
+
+@functools.cache
+def _digest(sources: tuple[str, ...]) -> str:
+    """sha256 over the package's own files named in ``sources``, folders recursively."""
+    total = hashlib.sha256()
+    for source in sources:
+        root = _PACKAGE / source
+        for file in [root] if root.is_file() else sorted(root.rglob("*.py")):
+            total.update(file.relative_to(_PACKAGE).as_posix().encode())
+            total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+@functools.cache
+def tool_version(distribution: str) -> str:
+    """Installed version of a distribution, or ``"absent"``."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def plain(value: Any) -> Any:
+    """A record as JSON types, so that it compares equal to what a sidecar holds."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: plain(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list | set | frozenset):
+        return [plain(item) for item in value]
+    return value
+
+
+def provenance(stage: str, *, parents: Mapping[str, str], options: Any) -> Provenance:
+    """What a run of ``stage`` would be recorded as.
+
+    Args:
+        stage: A name in STAGES, or ``compile:<backend>``.
+        parents: Role -> sha256 of each input.
+        options: The stage's frozen options record.
+    """
+    base, _, backend = stage.partition(":")
+    if base == "compile":
+        engine = f"engines/{backend}.py"
+        shared = ("engines/_backend.py", "engines/_nvinfer.py")
+        entry = Stage(tools=_backend_tools(backend), sources=(engine, *shared))
+    else:
+        entry = STAGES[base]
+    return Provenance(
+        stage=stage,
+        parents=dict(parents),
+        options=plain(options),
+        tools={name: tool_version(name) for name in entry.tools},
+        source=_digest(entry.sources),
+    )
+
+
+def _backend_tools(backend: str) -> tuple[str, ...]:
+    from edge_inception import registry  # noqa: PLC0415 -- registry imports backends on use
+
+    return registry.backend(backend).distributions
+
+
+A = TypeVar("A", bound=Artifact)
+
+
+def reuse_or_run(
+    kind: type[A],
+    path: Path,
+    expected: Provenance,
+    run: Callable[[], A],
+    *,
+    force: bool = False,
+) -> tuple[A, str]:
+    """The artifact at ``path`` when it was made from the same things, else what ``run`` makes.
+
+    Returns:
+        The artifact and the reason it was built, empty when it was reused.
+    """
+    reason = "forced" if force else stale_reason(kind, path, expected)
+    if reason:
+        return run(), reason
+    return artifact.load(kind, path), ""
+
+
+def stale_reason(kind: type[A], path: Path, expected: Provenance) -> str:
+    """Why the artifact at ``path`` cannot stand for ``expected``; empty when it can."""
+    if not path.exists():
+        return "not built yet"
+    try:
+        found = artifact.load(kind, path).provenance
+    except InputError as error:
+        return str(error)
+    wanted = json.loads(json.dumps(plain(expected)))
+    have = json.loads(json.dumps(plain(found)))
+    for name in ("stage", "parents", "options", "tools", "source"):
+        if wanted[name] != have[name]:
+            return f"{name} changed{_difference(wanted[name], have[name])}"
+    return ""
+
+
+def _difference(wanted: Any, have: Any) -> str:
+    if not isinstance(wanted, dict):
+        return ""
+    keys = sorted(key for key in wanted.keys() | have.keys() if wanted.get(key) != have.get(key))
+    return f": {', '.join(keys)}"
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process; temporary files of killed builds are removed.
+
+    Raises:
+        InputError: Another build holds it, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(
+            f"cannot use output folder {folder}: {error.strerror}", hint="choose another --out"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        artifact.remove_leftovers(folder)
+        yield
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 32, 0).decode() or "unknown"
+        raise InputError(
+            f"{folder} is in use by another build (process {holder})",
+            hint="wait for it, or choose another --out",
+        ) from error
+    finally:
+        os.close(descriptor)
