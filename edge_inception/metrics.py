@@ -1,0 +1,42 @@
+"""Classification metrics from logits; numpy only, so that training and validation agree."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def recall_per_class(
+    predicted: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int
+) -> NDArray[np.float64]:
+    """Share of each class predicted right, [num_classes]; NaN for a class without images."""
+    total = np.bincount(labels, minlength=num_classes).astype(np.float64)
+    right = np.bincount(labels[predicted == labels], minlength=num_classes)
+    recall = np.full(num_classes, np.nan)
+    np.divide(right, total, out=recall, where=total > 0)
+    return recall
+
+
+def balanced_accuracy(
+    predicted: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int
+) -> float:
+    """Mean recall over the classes that occur in ``labels``, 0..1."""
+    return float(np.nanmean(recall_per_class(predicted, labels, num_classes)))
+
+
+def auroc(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    """Area under the ROC curve of ``scores`` for label 1 against 0; ties count half.
+
+    Source: the Mann-Whitney form, U / (n1 * n0), with mid-ranks.
+
+    Raises:
+        ValueError: Only one of the two classes occurs.
+    """
+    positive = labels == 1
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    if not num_positive or not num_negative:
+        raise ValueError("AUROC needs images of both classes")
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mid_ranks = np.cumsum(counts) - (counts - 1) / 2.0
+    rank_sum = float(mid_ranks[inverse][positive].sum())
+    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
