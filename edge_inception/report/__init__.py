@@ -1,1 +1,1 @@
-"""Results as JSON, Markdown and HTML."""
+"""One validation's JSON as something people read."""

@@ -1,0 +1,199 @@
+"""A report's JSON as the texts of one table: what the terminal and Markdown both show.
+
+Input is the plain dict of ``edge_inception.validate.outcome``, schema "edge-inception/report", read
+from a file or not. Nothing here computes a result; what was not measured is a dash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge_inception.errors import InputError
+
+SCHEMA = "edge-inception/report"
+SCHEMA_VERSION = 1
+DASH = "-"
+_KIB = 1024
+_COLUMNS = (
+    ("top-1", "%"),
+    ("agree", "%"),
+    ("SQNR", "dB"),
+    ("p50", "ms"),
+    ("p90", "ms"),
+    ("p99", "ms"),
+    ("speed-", "up"),
+    ("size", ""),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One value and, beneath it, its interval or nothing."""
+
+    value: str
+    interval: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRow:
+    """Name, a line on precision, one cell per column, and the note with its number."""
+
+    name: str
+    precision: str
+    cells: tuple[Cell, ...]
+    is_subject: bool
+    note_number: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Everything people read: title lines, column heads, rows, notes, checks, the last line."""
+
+    title: tuple[str, ...]
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[TableRow, ...]
+    notes: tuple[str, ...]
+    checks: tuple[tuple[str, str], ...]
+    last_line: str
+
+
+def table(report: Mapping[str, Any]) -> Table:
+    """The texts of one report.
+
+    Raises:
+        InputError: It is not a report of a schema this version reads.
+    """
+    found = (report.get("schema"), report.get("schema_version"))
+    if found != (SCHEMA, SCHEMA_VERSION):
+        raise InputError(
+            f"not a report: schema {found[0]!r} version {found[1]!r}, wanted {SCHEMA!r} version "
+            f"{SCHEMA_VERSION}",
+            hint="run `edge-inception validate` again",
+        )
+    notes: list[str] = []
+    rows = tuple(_row(row, notes) for row in report["rows"])
+    verdict = report["verdict"]
+    return Table(
+        title=_title(report),
+        columns=_COLUMNS,
+        rows=rows,
+        notes=tuple(notes),
+        checks=tuple((check["status"], check["sentence"]) for check in verdict["checks"]),
+        last_line=f"{verdict['status']}: {verdict['sentence']}",
+    )
+
+
+def size(num_bytes: int | None) -> str:
+    """``11.7 MiB``; a dash for None."""
+    if num_bytes is None:
+        return DASH
+    value = float(num_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if value < _KIB:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= _KIB
+    return f"{value:.1f} GiB"
+
+
+def _row(row: Mapping[str, Any], notes: list[str]) -> TableRow:
+    number = None
+    text = _note(row)
+    if text:
+        if text not in notes:
+            notes.append(text)
+        number = notes.index(text) + 1
+    latency = row["latency"] or {}
+    cells = (
+        _top1(row),
+        *_closeness(row),
+        *(Cell(value=_ms(latency.get(key))) for key in ("p50_ms", "p90_ms", "p99_ms")),
+        _speedup(row["speedup"]),
+        Cell(value=size(row["size_bytes"])),
+    )
+    return TableRow(
+        name=row["name"],
+        precision=_precision(row),
+        cells=cells,
+        is_subject=row["role"] == "subject",
+        note_number=number,
+    )
+
+
+def _precision(row: Mapping[str, Any]) -> str:
+    """``fp32``, ``fp32 at bf16``, ``int8, rest f32``: the graph's, then the float arithmetic's."""
+    graph, arithmetic = row["precision"], row["float_precision"]
+    if not arithmetic or arithmetic == graph.replace("fp", "f"):
+        return str(graph)
+    return f"{graph}, rest {arithmetic}" if graph == "int8" else f"{graph} at {arithmetic}"
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    """Why cells are empty, and what a compiled engine weighs."""
+    parts = [row["note"]] if row["note"] else []
+    if row["weight_bytes"] is not None:
+        parts.append(f"weights {size(row['weight_bytes'])}")
+    if row["executed_layers"]:
+        layers = (f"{num} {kind}" for kind, num in sorted(row["executed_layers"].items()))
+        parts.append(f"executed layers: {', '.join(layers)}")
+    latency, accuracy = row["latency"], row["accuracy"]
+    if latency and latency["p99_ms"] is None:
+        parts.append("p99 needs 100 timed calls or more")
+    if accuracy and accuracy["labelled"] is None:
+        parts.append("no labels, so no top-1")
+    return "; ".join(parts)
+
+
+def _top1(row: Mapping[str, Any]) -> Cell:
+    if not row["accuracy"] or not row["accuracy"]["labelled"]:
+        return Cell(value=DASH)
+    top1 = row["accuracy"]["labelled"]["engine"]["top1"]
+    low, high = 100 * top1["lower"], 100 * top1["upper"]
+    return Cell(value=f"{100 * top1['value']:.2f}", interval=f"{low:.1f}-{high:.1f}")
+
+
+def _closeness(row: Mapping[str, Any]) -> tuple[Cell, Cell]:
+    """Agreement and SQNR; the baseline is what they are measured against, so it has none."""
+    accuracy = row["accuracy"]
+    if not accuracy or row["role"] == "baseline":
+        return Cell(value=DASH), Cell(value=DASH)
+    agreement = Cell(value=f"{100 * accuracy['agreement']['value']:.2f}")
+    return agreement, Cell(value=f"{float(accuracy['sqnr_db']):.1f}")
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return DASH
+    # three digits that matter
+    digits = 1 if value >= 10 else 2 if value >= 1 else 3  # noqa: PLR2004 -- decimal places
+    return f"{value:.{digits}f}"
+
+
+def _speedup(speedup: Mapping[str, Any] | None) -> Cell:
+    if speedup is None:
+        return Cell(value=DASH)
+    interval = f"{speedup['lower']:.2f}-{speedup['upper']:.2f}"
+    return Cell(
+        value=f"{speedup['value']:.2f}x",
+        interval="" if speedup["lower"] == speedup["upper"] else interval,
+    )
+
+
+def _title(report: Mapping[str, Any]) -> tuple[str, ...]:
+    data = report["data"]
+    lines = [f"{report['model']} on {data['num_images']} images of {data['name']}, 95 % intervals"]
+    machine, options = report["machine"], report["latency_options"]
+    if machine and options:
+        timed = [row["latency"] for row in report["rows"] if row["latency"]]
+        threads = sorted({latency["threads"] for latency in timed})
+        lines.append(
+            f"latency: batch {options['batch']}, {_joined(threads)} threads, "
+            f"{options['rounds']} interleaved rounds, fresh process each"
+        )
+        lines.append(f"{machine['cpu']}: {_joined(machine['instruction_sets'])}")
+    return tuple(lines)
+
+
+def _joined(values: Sequence[Any]) -> str:
+    return ", ".join(str(value) for value in values) or DASH

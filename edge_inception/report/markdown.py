@@ -1,0 +1,49 @@
+"""A report as Markdown, for README files and pull requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edge_inception.report.cells import TableRow, table
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """One table with its title, notes and gates; the last line is the verdict.
+
+    Args:
+        report: JSON of ``validate.outcome.to_json``.
+
+    Raises:
+        InputError: It is not a report of a schema this version reads.
+    """
+    content = table(report)
+    heads = [
+        f"{name}{unit}" if name.endswith("-") else f"{name} {unit}".strip()
+        for name, unit in content.columns
+    ]
+    lines = [f"{escape(line)}  " for line in content.title]
+    lines += ["", f"| | precision | {' | '.join(heads)} |"]
+    lines.append(f"|---|---|{'---:|' * len(heads)}")
+    lines += [_line(row) for row in content.rows]
+    lines.append("")
+    lines += [f"{number}. {escape(note)}" for number, note in enumerate(content.notes, start=1)]
+    if content.notes:
+        lines.append("")
+    lines += [f"- {status}: {escape(sentence)}" for status, sentence in content.checks]
+    lines += ["", f"**{escape(content.last_line)}**", ""]
+    return "\n".join(lines)
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, also inside a table."""
+    for sign in "\\`*_[]<>|":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("\n", " ")
+
+
+def _line(row: TableRow) -> str:
+    name = escape(row.name) + (f" ({row.note_number})" if row.note_number else "")
+    cells = [f"{c.value} ({c.interval})" if c.interval else c.value for c in row.cells]
+    texts = [f"**{name}**" if row.is_subject else name, escape(row.precision), *cells]
+    return f"| {' | '.join(texts)} |"

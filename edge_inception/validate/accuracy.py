@@ -1,0 +1,321 @@
+"""How close an engine's logits are to the baseline's, and what that does to the classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_inception.artifact import Baseline
+from edge_inception.errors import InputError
+from edge_inception.images import Batch
+from edge_inception.spec import Progress, no_progress
+from edge_inception.validate.intervals import Estimate, exact_share, paired_drop, wilson
+
+if TYPE_CHECKING:
+    from edge_inception.engines._backend import Session
+
+UNLABELLED = -1
+_NUM_BINARY_CLASSES = 2
+
+Cell = tuple[int, int, int]
+"""(label, predicted class, count) of a confusion matrix; only non-zero cells are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineArrays:
+    """Content of ``baseline.npz``, in the order of the images.
+
+    ``logits`` float32 [N, C]; ``labels`` int64 [N], -1 where unlabelled; ``sha256`` of the files.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    sha256: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassScores:
+    """Quality of one set of logits against labels.
+
+    ``top1`` is a share with Wilson's interval; ``recall`` is by class, None where the set has no
+    image of it; ``balanced_accuracy`` is the mean of the recalls there are; ``auroc`` exists for
+    two classes only, class 1 being the positive one.
+    """
+
+    top1: Estimate
+    balanced_accuracy: float
+    recall: tuple[float | None, ...]
+    confusion: tuple[Cell, ...]
+    auroc: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledAccuracy:
+    """Baseline and engine against the labels of the same images.
+
+    ``drop_pp`` is the top-1 drop in percentage points, positive when the engine is worse, with
+    bounds that are one-sided 95 % each. ``confusion_change`` is engine minus baseline.
+    """
+
+    num_images: int
+    baseline: ClassScores
+    engine: ClassScores
+    num_right_to_wrong: int
+    num_wrong_to_right: int
+    drop_pp: Estimate
+    confusion_change: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """One engine against the baseline.
+
+    ``agreement`` is the share of images with the same top-1, bounds one-sided 95 % each;
+    ``sqnr_db`` compares the logits and is ``inf`` when they are identical; ``labelled`` is None
+    when no image has a label.
+    """
+
+    num_images: int
+    num_classes: int
+    agreement: Estimate
+    sqnr_db: float
+    labelled: LabelledAccuracy | None
+
+
+def load_baseline(baseline: Baseline) -> BaselineArrays:
+    """The arrays of a baseline artifact, checked for shape and finiteness.
+
+    Raises:
+        InputError: The file lacks an array, shapes do not fit, or a logit is NaN or infinite.
+    """
+    try:
+        with np.load(baseline.path, allow_pickle=False) as archive:
+            logits = archive["logits"].astype(np.float32)
+            labels = archive["labels"].astype(np.int64)
+            sha256 = tuple(str(digest) for digest in archive["sha256"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{baseline.path} is not a baseline: {error}",
+            hint="run `edge-inception baseline` again",
+        ) from error
+    if logits.ndim != 2 or labels.shape != (len(logits),) or len(sha256) != len(logits):  # noqa: PLR2004 -- [N, C]
+        raise InputError(
+            f"{baseline.path} holds logits {logits.shape}, labels {labels.shape} and "
+            f"{len(sha256)} hashes, wanted [N, C], [N] and N",
+            hint="run `edge-inception baseline` again",
+        )
+    _require_finite(logits, "baseline")
+    return BaselineArrays(logits=logits, labels=labels, sha256=sha256)
+
+
+def score(
+    session: Session,
+    baseline: BaselineArrays,
+    batches: Iterable[Batch],
+    *,
+    batch: int = 0,
+    progress: Progress = no_progress,
+) -> Accuracy:
+    """Accuracy of ``session`` on the baseline's images, streamed: one batch in memory at a time.
+
+    Args:
+        session: An open engine.
+        baseline: Arrays of the same images in the same order.
+        batches: Batches such as ``images.batches`` yields.
+        batch: Batch size of a static engine; a shorter last batch is filled up with copies of its
+            last image, whose logits are dropped. 0 passes every batch as it is.
+        progress: Called with (images done, images in all).
+
+    Raises:
+        InputError: Images differ from the baseline's, or a logit is NaN or infinite.
+    """
+    total = len(baseline.sha256)
+    logits = np.empty_like(baseline.logits)
+    done = 0
+    for group in batches:
+        end = done + len(group.items)
+        _require_same_images(group, baseline.sha256[done:end], done)
+        got = _run_filled(session, group.images, batch)
+        if got.shape != logits[done:end].shape:
+            raise InputError(
+                f"engine gave logits {got.shape} for {len(group.items)} images, wanted "
+                f"{logits[done:end].shape}",
+                hint="engine and baseline must come from the same checkpoint",
+            )
+        logits[done:end] = got
+        done = end
+        progress(done, total)
+    if done != total:
+        raise InputError(
+            f"{done} images given, the baseline has {total}",
+            hint="validate on the images the baseline was recorded on",
+        )
+    return compare(baseline.logits, baseline.labels, logits)
+
+
+def compare(
+    baseline: NDArray[np.float32], labels: NDArray[np.int64], engine: NDArray[np.float32]
+) -> Accuracy:
+    """Accuracy of engine logits against baseline logits.
+
+    Args:
+        baseline: float32 [N, C], N >= 1.
+        labels: int64 [N]; -1 where unlabelled.
+        engine: float32 [N, C] of the same images.
+
+    Raises:
+        InputError: No image, shapes that differ, a label outside -1..C-1, a NaN or infinite logit.
+    """
+    _require_fit(baseline, labels, engine)
+    num_images, num_classes = baseline.shape
+    num_same = int(np.sum(baseline.argmax(axis=1) == engine.argmax(axis=1)))
+    known = labels != UNLABELLED
+    return Accuracy(
+        num_images=num_images,
+        num_classes=num_classes,
+        agreement=exact_share(num_same, num_images),
+        sqnr_db=sqnr_db(baseline, engine),
+        labelled=_labelled(baseline[known], labels[known], engine[known]) if known.any() else None,
+    )
+
+
+def sqnr_db(signal: NDArray[np.float32], approximation: NDArray[np.float32]) -> float:
+    """Signal power over error power in dB; ``inf`` for no error, ``-inf`` for error on no signal.
+
+    Both arrays have the same shape; sums are taken in float64.
+    """
+    exact = signal.astype(np.float64)
+    noise = float(np.sum((exact - approximation) ** 2))
+    power = float(np.sum(exact**2))
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(power / noise) if power > 0 else -math.inf
+
+
+def class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> ClassScores:
+    """Quality of logits [N, C] against labels [N], all of them in 0..C-1 and N >= 1."""
+    num_classes = logits.shape[1]
+    predicted = logits.argmax(axis=1)
+    is_right = predicted == labels
+    images = np.bincount(labels, minlength=num_classes)
+    right = np.bincount(labels[is_right], minlength=num_classes)
+    recall = tuple(
+        float(hits / count) if count else None for hits, count in zip(right, images, strict=True)
+    )
+    present = [value for value in recall if value is not None]
+    return ClassScores(
+        top1=wilson(int(is_right.sum()), len(labels)),
+        balanced_accuracy=float(np.mean(present)),
+        recall=recall,
+        confusion=_cells(labels, predicted),
+        auroc=_auroc(logits, labels) if num_classes == _NUM_BINARY_CLASSES else None,
+    )
+
+
+def _labelled(
+    baseline: NDArray[np.float32], labels: NDArray[np.int64], engine: NDArray[np.float32]
+) -> LabelledAccuracy:
+    was_right = baseline.argmax(axis=1) == labels
+    is_right = engine.argmax(axis=1) == labels
+    lost, gained = int(np.sum(was_right & ~is_right)), int(np.sum(~was_right & is_right))
+    drop = paired_drop(lost, gained, len(labels))
+    before, after = class_scores(baseline, labels), class_scores(engine, labels)
+    return LabelledAccuracy(
+        num_images=len(labels),
+        baseline=before,
+        engine=after,
+        num_right_to_wrong=lost,
+        num_wrong_to_right=gained,
+        drop_pp=Estimate(
+            value=100 * drop.value,
+            lower=100 * drop.lower,
+            upper=100 * drop.upper,
+            method=drop.method,
+        ),
+        confusion_change=_cell_changes(before.confusion, after.confusion),
+    )
+
+
+def _cells(labels: NDArray[np.int64], predicted: NDArray[np.intp]) -> tuple[Cell, ...]:
+    pairs, counts = np.unique(np.stack((labels, predicted), axis=1), axis=0, return_counts=True)
+    return tuple(
+        (int(label), int(guess), int(count))
+        for (label, guess), count in zip(pairs, counts, strict=True)
+    )
+
+
+def _cell_changes(before: tuple[Cell, ...], after: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    changes = {(label, guess): count for label, guess, count in after}
+    for label, guess, count in before:
+        changes[label, guess] = changes.get((label, guess), 0) - count
+    return tuple((*place, change) for place, change in sorted(changes.items()) if change)
+
+
+def _auroc(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
+    """Chance that a random positive scores above a random negative, ties counted half."""
+    margin = logits[:, 1].astype(np.float64) - logits[:, 0]
+    positive, negative = margin[labels == 1], np.sort(margin[labels == 0])
+    if not len(positive) or not len(negative):
+        return None
+    below = np.searchsorted(negative, positive, side="left")
+    at_most = np.searchsorted(negative, positive, side="right")
+    return float((below + at_most).sum() / (2 * len(positive) * len(negative)))
+
+
+def _run_filled(session: Session, images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
+    missing = batch - len(images)
+    if missing <= 0:
+        return session.run(images)
+    filler = np.repeat(images[-1:], missing, axis=0)
+    return session.run(np.concatenate((images, filler)))[: len(images)]
+
+
+def _require_same_images(group: Batch, expected: tuple[str, ...], start: int) -> None:
+    if len(group.items) > len(expected):
+        raise InputError(
+            f"more images than the baseline has ({start + len(expected)})",
+            hint="validate on the images the baseline was recorded on",
+        )
+    for item, sha256 in zip(group.items, expected, strict=True):
+        if item.sha256 != sha256:
+            raise InputError(
+                f"{item.path} is not the image the baseline recorded here: sha256 "
+                f"{item.sha256[:12]}, recorded {sha256[:12]}",
+                hint="record the baseline again on these images",
+            )
+
+
+def _require_fit(
+    baseline: NDArray[np.float32], labels: NDArray[np.int64], engine: NDArray[np.float32]
+) -> None:
+    if baseline.ndim != 2 or baseline.shape != engine.shape or baseline.size == 0:  # noqa: PLR2004 -- [N, C]
+        raise InputError(
+            f"baseline logits {baseline.shape} and engine logits {engine.shape} do not fit",
+            hint="both must be [images, classes] of the same non-empty set",
+        )
+    if labels.shape != baseline.shape[:1]:
+        raise InputError(
+            f"{labels.shape} labels for {len(baseline)} images", hint="record the baseline again"
+        )
+    if labels.min() < UNLABELLED or labels.max() >= baseline.shape[1]:
+        raise InputError(
+            f"labels {labels.min()}..{labels.max()} do not fit {baseline.shape[1]} classes",
+            hint="labels are logit indices; -1 means unlabelled",
+        )
+    _require_finite(baseline, "baseline")
+    _require_finite(engine, "engine")
+
+
+def _require_finite(logits: NDArray[np.float32], who: str) -> None:
+    is_bad = ~np.isfinite(logits).all(axis=1)
+    if is_bad.any():
+        raise InputError(
+            f"{who} logits are NaN or infinite for {is_bad.sum()} of {len(logits)} images, first "
+            f"at image {is_bad.argmax()}",
+            hint="look for NaN in the weights or for float16 overflow in the graph",
+        )

@@ -1,0 +1,191 @@
+"""The verdict: which gates are met, missed, or cannot be decided by the data at hand.
+
+A gate is PASSED when the whole interval lies on the good side of the limit, FAILED when it lies on
+the bad side, else INCONCLUSIVE: a claim of "no worse than" must be earned, and absence of evidence
+is not it. One miss fails the whole; otherwise one undecided gate leaves it undecided. Without any
+gate nothing was claimed, so the verdict is INCONCLUSIVE with the reason "no gate set".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from edge_inception.spec import Gates
+from edge_inception.validate.accuracy import Accuracy
+from edge_inception.validate.intervals import Estimate
+
+
+class Status(Enum):
+    """Outcome of one gate or of all."""
+
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One gate: ``wanted`` is the limit, ``got`` the measured value (None: not measured).
+
+    ``lower`` and ``upper`` bound ``got``; both are None when it has no sampling error (SQNR, a
+    figure of the logits on exactly these images).
+    """
+
+    name: str
+    wanted: float
+    got: float | None
+    lower: float | None
+    upper: float | None
+    status: Status
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Status of all gates together, each gate, and the reason in one line."""
+
+    status: Status
+    checks: tuple[Check, ...]
+    sentence: str
+
+    @property
+    def line(self) -> str:
+        """The last line people read: status and reason."""
+        return f"{self.status.value}: {self.sentence}"
+
+
+def judge(gates: Gates, *, accuracy: Accuracy | None, speedup: Estimate | None) -> Verdict:
+    """Verdict on one engine.
+
+    Args:
+        gates: Limits; None is not judged.
+        accuracy: Engine against baseline; None when it was not executed.
+        speedup: Latency of the FP32 engine over this one's, with bounds; None when not measured.
+    """
+    checks: list[Check] = []
+    if gates.max_drop_pp is not None:
+        checks.append(_check_drop(gates.max_drop_pp, accuracy))
+    if gates.min_agreement is not None:
+        checks.append(_check_agreement(gates.min_agreement, accuracy))
+    if gates.min_sqnr_db is not None:
+        checks.append(_check_sqnr(gates.min_sqnr_db, accuracy))
+    if gates.min_speedup is not None:
+        checks.append(_check_speedup(gates.min_speedup, speedup))
+    return _combine(tuple(checks))
+
+
+def _combine(checks: tuple[Check, ...]) -> Verdict:
+    if not checks:
+        return Verdict(status=Status.INCONCLUSIVE, checks=(), sentence="no gate set")
+    statuses = {check.status for check in checks}
+    if Status.FAILED in statuses:
+        status = Status.FAILED
+    elif Status.INCONCLUSIVE in statuses:
+        status = Status.INCONCLUSIVE
+    else:
+        status = Status.PASSED
+    reasons = [check.sentence for check in checks if check.status is status]
+    if status is Status.PASSED and len(checks) > 1:
+        names = ", ".join(check.name for check in checks)
+        reasons = [f"all {len(checks)} gates met: {names}"]
+    return Verdict(status=status, checks=checks, sentence="; ".join(reasons))
+
+
+def _check_drop(limit_pp: float, accuracy: Accuracy | None) -> Check:
+    name = "max_drop_pp"
+    if accuracy is None:
+        return _undecided(name, limit_pp, "top-1 drop not measured: the engine was not executed")
+    if accuracy.labelled is None:
+        return _undecided(name, limit_pp, "top-1 drop not measured: the images have no labels")
+    drop = accuracy.labelled.drop_pp
+    if drop.upper <= limit_pp:
+        status, relation = Status.PASSED, "within"
+    elif drop.lower > limit_pp:
+        status, relation = Status.FAILED, "over"
+    else:
+        status, relation = Status.INCONCLUSIVE, "too uncertain for"
+    sentence = (
+        f"top-1 drop {drop.value:.2f} pp (95 % bounds {drop.lower:.2f} to {drop.upper:.2f}), "
+        f"{relation} the {limit_pp:g} pp gate"
+    )
+    if status is Status.INCONCLUSIVE:
+        sentence += f" on {accuracy.labelled.num_images} labelled images"
+    return _decided(name, limit_pp, drop, status=status, sentence=sentence)
+
+
+def _check_agreement(limit: float, accuracy: Accuracy | None) -> Check:
+    name = "min_agreement"
+    if accuracy is None:
+        return _undecided(name, limit, "agreement not measured: the engine was not executed")
+    agreement = accuracy.agreement
+    status, relation = _at_least(agreement, limit)
+    sentence = (
+        f"agreement {100 * agreement.value:.2f} % (95 % bounds {100 * agreement.lower:.2f} to "
+        f"{100 * agreement.upper:.2f}), {relation} the {100 * limit:g} % gate"
+    )
+    if status is Status.INCONCLUSIVE:
+        sentence += f" on {accuracy.num_images} images"
+    return _decided(name, limit, agreement, status=status, sentence=sentence)
+
+
+def _check_sqnr(limit_db: float, accuracy: Accuracy | None) -> Check:
+    name = "min_sqnr_db"
+    if accuracy is None:
+        return _undecided(name, limit_db, "SQNR not measured: the engine was not executed")
+    got = accuracy.sqnr_db
+    is_met = got >= limit_db
+    relation = "meets" if is_met else "below"
+    return Check(
+        name=name,
+        wanted=limit_db,
+        got=got,
+        lower=None,
+        upper=None,
+        status=Status.PASSED if is_met else Status.FAILED,
+        sentence=f"SQNR {got:.1f} dB, {relation} the {limit_db:g} dB gate",
+    )
+
+
+def _check_speedup(limit: float, speedup: Estimate | None) -> Check:
+    name = "min_speedup"
+    if speedup is None:
+        return _undecided(name, limit, "speed-up not measured")
+    status, relation = _at_least(speedup, limit)
+    sentence = (
+        f"speed-up {speedup.value:.2f}x (95 % interval {speedup.lower:.2f} to "
+        f"{speedup.upper:.2f}), {relation} the {limit:g}x gate"
+    )
+    return _decided(name, limit, speedup, status=status, sentence=sentence)
+
+
+def _at_least(got: Estimate, limit: float) -> tuple[Status, str]:
+    if got.lower >= limit:
+        return Status.PASSED, "meets"
+    if got.upper < limit:
+        return Status.FAILED, "below"
+    return Status.INCONCLUSIVE, "too uncertain for"
+
+
+def _decided(name: str, wanted: float, got: Estimate, *, status: Status, sentence: str) -> Check:
+    return Check(
+        name=name,
+        wanted=wanted,
+        got=got.value,
+        lower=got.lower,
+        upper=got.upper,
+        status=status,
+        sentence=sentence,
+    )
+
+
+def _undecided(name: str, wanted: float, reason: str) -> Check:
+    return Check(
+        name=name,
+        wanted=wanted,
+        got=None,
+        lower=None,
+        upper=None,
+        status=Status.INCONCLUSIVE,
+        sentence=reason,
+    )

@@ -1,0 +1,240 @@
+"""Latency of several sessions, compared fairly.
+
+Each contender lives in a fresh process of its own. Blocks of calls go round over the contenders,
+forwards and backwards in turn, one at a time while the others sleep, so that drift of clocks and
+temperature meets all alike. Calls inside one process are not independent, so intervals come from
+the rounds: the medians of a round's blocks are paired.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_inception import artifact, registry
+from edge_inception.artifact import EngineFile
+from edge_inception.errors import Inconclusive, InputError
+from edge_inception.spec import Progress, no_progress
+from edge_inception.validate._contender import Worker
+from edge_inception.validate.intervals import Estimate, paired_ratio
+
+if TYPE_CHECKING:
+    from edge_inception.engines._backend import Session
+
+MIN_SAMPLES_P99 = 100
+"""Below this the 99th percentile is the slowest call or a guess between two; it is not given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """What is timed: ``factory`` is ``"module:function"``, called in the worker process.
+
+    It is called as ``function(threads=..., **arguments)`` and returns a Session whose ``info`` has
+    ``threads`` as read back from the library. ``arguments`` are JSON values.
+    """
+
+    name: str
+    factory: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyOptions:
+    """How latency is measured.
+
+    A block ends after ``calls_per_block`` calls or ``block_s`` seconds, whichever is first, but not
+    before ``min_calls_per_block``. ``threads`` 0 means all cores this process may use. ``settle_s``
+    passes between blocks, so that spinning threads of the last contender go to sleep.
+    """
+
+    threads: int = 0
+    batch: int = 1
+    rounds: int = 8
+    calls_per_block: int = 30
+    min_calls_per_block: int = 3
+    block_s: float = 1.0
+    discard_calls: int = 2
+    warmup_calls: int = 5
+    warmup_s: float = 1.0
+    settle_s: float = 0.05
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Host-to-host time of one ``run``, in ms, over all timed calls of one contender.
+
+    ``p99_ms`` is None below 100 calls. ``variation`` is standard deviation over mean.
+    ``block_medians_ms`` are in round order and pair with other contenders of the same measurement.
+    """
+
+    name: str
+    num_calls: int
+    batch: int
+    threads: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float | None
+    mean_ms: float
+    variation: float
+    block_medians_ms: tuple[float, ...]
+    samples_ms: tuple[float, ...]
+    info: Mapping[str, Any]
+
+
+def measure(
+    contenders: Sequence[Contender],
+    images: Path,
+    options: LatencyOptions,
+    *,
+    progress: Progress = no_progress,
+) -> dict[str, Latency]:
+    """Latency of every contender by name, from one interleaved measurement.
+
+    Args:
+        contenders: Names are unique.
+        images: ``.npy`` file, float32 [M, 3, H, W] preprocessed, M >= ``options.batch``.
+        options: See LatencyOptions.
+        progress: Called with (blocks done, blocks in all).
+
+    Raises:
+        InputError: The images do not fit, or a session refuses them or cannot be opened.
+        Inconclusive: A worker died, hung, or ran with another number of threads than asked for.
+        RuntimeError: A contender raised what is not an error of ours; its traceback is inside.
+    """
+    names = [contender.name for contender in contenders]
+    if len(set(names)) != len(names):
+        raise ValueError(f"contenders need unique names, got {names}")
+    _check_images(images, options.batch)
+    threads = options.threads or len(os.sched_getaffinity(0))
+    samples: dict[str, list[list[float]]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        workers: list[Worker] = []
+        for contender in contenders:
+            spec = {
+                "factory": contender.factory,
+                "arguments": dict(contender.arguments),
+                "threads": threads,
+                "images": str(images.resolve()),
+                "batch": options.batch,
+            }
+            worker = Worker(contender.name, spec, timeout_s=options.timeout_s)
+            workers.append(stack.enter_context(worker))
+            _check_threads(worker, threads)
+        _race(workers, options, samples, progress)
+        infos = {worker.name: worker.info for worker in workers}
+    return {
+        name: _summary(name, blocks, batch=options.batch, threads=threads, info=infos[name])
+        for name, blocks in samples.items()
+    }
+
+
+def ratio(numerator: Latency, denominator: Latency) -> Estimate:
+    """How many times the numerator's latency is the denominator's, with a two-sided 95 % interval.
+
+    The speed-up of an engine over a reference is ``ratio(reference, engine)``.
+
+    Raises:
+        ValueError: They are not from one measurement, or it had fewer than two rounds.
+    """
+    return paired_ratio(numerator.block_medians_ms, denominator.block_medians_ms)
+
+
+def open_engine(path: str, threads: int) -> Session:
+    """Session of the engine file at ``path``; the factory of engine contenders.
+
+    Raises:
+        InputError: No engine there, or it does not match its sidecar.
+    """
+    engine = artifact.load(EngineFile, Path(path))
+    stage, _, backend = engine.provenance.stage.partition(":")
+    if stage != "compile":
+        raise InputError(
+            f"{path} was written by stage '{engine.provenance.stage}', wanted 'compile:<backend>'",
+            hint="compile the typed graph again",
+        )
+    from edge_inception.engines._backend import SessionOptions  # noqa: PLC0415 -- worker only
+
+    return registry.backend(backend).open(engine, SessionOptions(threads=threads))
+
+
+def _race(
+    workers: Sequence[Worker],
+    options: LatencyOptions,
+    samples: Mapping[str, list[list[float]]],
+    progress: Progress,
+) -> None:
+    for worker in workers:
+        worker.ask("warm_up", calls=options.warmup_calls, seconds=options.warmup_s)
+    done, total = 0, options.rounds * len(workers)
+    for turn in range(options.rounds):
+        # forwards, backwards: a linear drift within two rounds cancels
+        for worker in workers if turn % 2 == 0 else reversed(workers):
+            worker.settle(options.settle_s)
+            answer = worker.ask(
+                "block",
+                calls=options.calls_per_block,
+                least=options.min_calls_per_block,
+                seconds=options.block_s,
+                discard=options.discard_calls,
+            )
+            samples[worker.name].append(answer["samples_ms"])
+            done += 1
+            progress(done, total)
+
+
+def _check_images(images: Path, batch: int) -> None:
+    try:
+        array = np.load(images, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot read images {images}: {error}", hint="give a .npy file"
+        ) from error
+    if array.ndim != 4 or array.dtype != np.float32 or len(array) < batch:  # noqa: PLR2004 -- NCHW
+        raise InputError(
+            f"{images} holds {array.dtype} {array.shape}, wanted float32 [M, 3, H, W] with "
+            f"M >= {batch}",
+            hint="preprocess at least one batch of images",
+        )
+
+
+def _check_threads(worker: Worker, threads: int) -> None:
+    got = worker.info.get("threads")
+    if got != threads:
+        raise Inconclusive(
+            f"'{worker.name}' runs with threads={got}, wanted {threads}: not a fair comparison",
+            hint="choose a --threads that every library accepts",
+        )
+
+
+def _summary(
+    name: str,
+    blocks: Sequence[Sequence[float]],
+    *,
+    batch: int,
+    threads: int,
+    info: Mapping[str, Any],
+) -> Latency:
+    samples = np.array([sample for block in blocks for sample in block], np.float32)
+    p50, p90, p99 = (float(value) for value in np.quantile(samples, (0.5, 0.9, 0.99)))
+    mean = float(samples.mean())
+    return Latency(
+        name=name,
+        num_calls=len(samples),
+        batch=batch,
+        threads=threads,
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99 if len(samples) >= MIN_SAMPLES_P99 else None,
+        mean_ms=mean,
+        variation=float(samples.std()) / mean,
+        block_medians_ms=tuple(float(np.median(block)) for block in blocks),
+        samples_ms=tuple(float(sample) for sample in samples),
+        info=info,
+    )
