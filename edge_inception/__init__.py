@@ -1,5 +1,66 @@
-"""Take a trained Inception network and put it, verified, on an edge device."""
+"""Take a trained Inception network and put it, verified, on an edge device.
+
+The public functions; importing this package imports nothing but the standard library.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_inception.engines._backend import Session
+    from edge_inception.inference import Prediction
+    from edge_inception.pipeline import BuildResult
+    from edge_inception.recipe import Recipe
+
+__all__ = ["__version__", "build", "classify", "load_recipe", "open_engine"]
 __version__ = "0.1.0"
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a TOML file, with ``overrides`` such as ``{"build.precision": "fp16"}``.
+
+    Raises:
+        InputError: Missing file, unknown key, wrong type.
+    """
+    from edge_inception import recipe
+
+    return recipe.load_recipe(Path(path), overrides)
+
+
+def build(recipe: Recipe, *, force: bool = False, keep_failed: bool = False) -> BuildResult:
+    """Run the whole pipeline; see ``edge_inception.pipeline.build``.
+
+    Raises:
+        EdgeInceptionError: See ``edge_inception.errors``.
+    """
+    from edge_inception import pipeline
+
+    return pipeline.build(recipe, force=force, keep_failed=keep_failed)
+
+
+def open_engine(path: str | Path, *, threads: int = 0) -> Session:
+    """A session on an engine file: ``run(images float32 [N, 3, H, W]) -> logits [N, classes]``.
+
+    Raises:
+        InputError: Not an engine, or it does not fit this machine.
+        BackendMissing: Its library is not installed.
+    """
+    from edge_inception import inference
+
+    return inference.open_engine(Path(path), threads=threads)
+
+
+def classify(
+    engine: str | Path, images: Sequence[str | Path], *, top: int = 5
+) -> Iterator[Prediction]:
+    """Predictions for image files, in order.
+
+    Raises:
+        InputError: An image is unusable, or the engine does not fit this machine.
+    """
+    from edge_inception import inference
+
+    return inference.classify(Path(engine), [Path(image) for image in images], top=top)

@@ -10,8 +10,9 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edge_inception.errors import InputError
 from edge_inception.spec import ModelSpec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from edge_inception.engines._backend import Backend
 
 _PACKAGE = Path(__file__).parent
+_E = TypeVar("_E", bound=Enum)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
@@ -28,6 +30,18 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{near[0]}'? known: " if near else "known: "
     return InputError(f"no {what} named '{name}'", hint=hint + ", ".join(names))
+
+
+def member(kind: type[_E], what: str, value: str) -> _E:
+    """The member of an enum by its value, as users type it.
+
+    Raises:
+        InputError: No such value.
+    """
+    known: dict[str, _E] = {str(item.value): item for item in kind}
+    if value not in known:
+        raise unknown(what, value, known)
+    return known[value]
 
 
 def _plugin_files(folder: str) -> list[str]:

@@ -1,0 +1,34 @@
+# Two commands: `make demo` and `make test`. Both set up .venv first, from a bare clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check setup clean
+
+demo: $(READY)
+	$(BIN)/edge-inception build --precision int8
+
+test: check
+	$(BIN)/python -m pytest -m "not gpu and not jetson"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(READY)
+
+# Versions are pinned in .ci/constraints.txt; pyproject.toml holds the honest ranges.
+$(READY): pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "edge-inception needs Python 3.10 or later, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	@echo "setting up $(VENV) (a few minutes the first time)"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --constraint .ci/constraints.txt torch
+	$(PIP) install --constraint .ci/constraints.txt --editable '.[compile,rtx,demo,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist

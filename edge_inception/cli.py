@@ -1,0 +1,256 @@
+"""Every command. Bodies import the one function they call: ``--help`` imports only click."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception import __version__, cli_stages
+from edge_inception.cli_options import (
+    PATH,
+    batch_options,
+    calibration_options,
+    gate_options,
+    recipe_of,
+    recipe_options,
+    terminal_of,
+    terminal_options,
+    typing_options,
+    validation_options,
+)
+from edge_inception.errors import EdgeInceptionError, InputError
+
+if TYPE_CHECKING:
+    from edge_inception.engines._backend import Availability
+    from edge_inception.spec import ModelSpec
+
+INTERRUPTED = 130
+_VERDICT_CODES = {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}
+
+
+def main() -> None:
+    """Entry point: run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; the only place that turns errors into text and exit codes."""
+    try:
+        result = cli.main(arguments, prog_name="edge-inception", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except EdgeInceptionError as error:
+        _show(error)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; run the same command again to go on", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our stdout is gone (`| head`); point stdout elsewhere so exit stays quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _show(error: EdgeInceptionError) -> None:
+    click.echo(f"error: {error}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edge-inception")
+def cli() -> None:
+    """Take a trained Inception network and put it, verified, on an edge device.
+
+    Exit codes: 0 passed, 1 bug, 2 usage, 3 bad input, 4 library missing, 5 compile failed,
+    6 gate failed, 8 inconclusive, 130 interrupted.
+    """
+
+
+@cli.command()
+@recipe_options
+@calibration_options
+@validation_options
+@typing_options
+@batch_options
+@click.option("--target", multiple=True, help="cpu, rtx, ...; repeat for several.")
+@click.option("--compute-capability", multiple=True, help="For rtx, such as 8.9; repeatable.")
+@click.option("--threads", type=int, help="CPU threads; 0 = all this process may use.")
+@click.option("--out", type=PATH, help="Output folder.")
+@gate_options
+@click.option("--force", is_flag=True, help="Run every stage, reuse nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would run, and why; change nothing.")
+@click.option("--keep-failed", is_flag=True, help="Keep the engine of a failed gate.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
+@terminal_options
+def build(**flags: Any) -> int:
+    """Run the whole pipeline: checkpoint to validated engine and report."""
+    from edge_inception import pipeline
+
+    with terminal_of(flags) as terminal:
+        recipe = recipe_of(flags, terminal)
+        if flags["dry_run"]:
+            for line in pipeline.plan(recipe, force=flags["force"]):
+                click.echo(line)
+            return 0
+        result = pipeline.build(
+            recipe, force=flags["force"], keep_failed=flags["keep_failed"], listener=terminal
+        )
+        return _print_report(result.report, as_json=flags["as_json"], written=result.written)
+
+
+def _print_report(report: Mapping[str, Any], *, as_json: bool, written: Sequence[Path] = ()) -> int:
+    """Result on stdout, verdict last; returns the exit code of the verdict."""
+    status = str(report["verdict"]["status"])
+    if as_json:
+        files = [str(path) for path in written]
+        click.echo(json.dumps({**report, "written": files}, indent=1))
+    else:
+        from edge_inception.report.terminal import print_report
+
+        for path in written:
+            click.echo(f"wrote {path}", err=True)
+        print_report(report)
+    return _VERDICT_CODES[status]
+
+
+@cli.command()
+@click.argument("report", type=PATH)
+@click.option("--markdown", is_flag=True, help="Markdown instead of the terminal's table.")
+def report(report: Path, *, markdown: bool) -> int:
+    """Show a report.json again; the exit code is its verdict's."""
+    from edge_inception import artifact
+    from edge_inception.artifact import Report
+
+    record = json.loads(artifact.load(Report, report).path.read_text(encoding="utf-8"))
+    if not markdown:
+        return _print_report(record, as_json=False)
+    from edge_inception.report.markdown import to_markdown
+
+    click.echo(to_markdown(record))
+    return _VERDICT_CODES[str(record["verdict"]["status"])]
+
+
+@cli.command()
+@click.argument("images", nargs=-1, required=True, type=PATH)
+@click.option("--engine", "--load-engine", "engine", required=True, type=PATH, help="Engine file.")
+@click.option("--top", default=5, show_default=True, help="Classes to print per image.")
+@click.option("--threads", default=0, help="CPU threads; 0 = all this process may use.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def classify(
+    images: tuple[Path, ...], engine: Path, top: int, threads: int, *, as_json: bool
+) -> None:
+    """Classify image files with an engine and the preprocessing in its sidecar."""
+    from edge_inception.inference import classify as predict
+
+    for prediction in predict(engine, images, top=top, threads=threads):
+        if as_json:
+            scores = [{"class": name, "score": score} for name, score in prediction.top]
+            click.echo(json.dumps({"image": str(prediction.path), "top": scores}))
+        else:
+            words = ", ".join(f"{name} {score:.1%}" for name, score in prediction.top)
+            click.echo(f"{prediction.path}: {words}")
+
+
+@cli.command()
+@click.argument("out", type=PATH, default="edge-inception.toml")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+def init(out: Path, *, force: bool) -> None:
+    """Write a commented starter recipe."""
+    from edge_inception.artifact import replace_file
+    from edge_inception.recipe import STARTER
+
+    if out.exists() and not force:
+        raise InputError(f"{out} exists", hint="--force overwrites it, or name another file")
+    replace_file(out, lambda path: path.write_text(STARTER, encoding="utf-8") and None)
+    click.echo(f"wrote {out}; edit it, then: edge-inception build --recipe {out}")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def models(*, as_json: bool) -> None:
+    """List architectures: input size, parameters, multiply-adds, published accuracy."""
+    from edge_inception import registry
+
+    specs = registry.models().values()
+    if as_json:
+        click.echo(json.dumps([_model_record(spec) for spec in specs], indent=1))
+        return
+    click.echo(
+        f"{'name':<16}{'input':<12}{'parameters':>14}{'GMACs':>9}  published top-1 / top-5 %"
+    )
+    for spec in specs:
+        size = "x".join(str(side) for side in spec.preprocess.input_size)
+        claims = "; ".join(f"{c.top1} / {c.top5} ({c.name}, {c.source})" for c in spec.checkpoints)
+        click.echo(
+            f"{spec.name:<16}{size:<12}{spec.num_parameters:>14,}{spec.gmacs:>9.3f}  {claims}"
+        )
+
+
+def _model_record(spec: ModelSpec) -> dict[str, Any]:
+    from edge_inception import stage
+
+    record = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    del record["build"]
+    return {name: stage.plain(value) for name, value in record.items()}
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def engines(*, as_json: bool) -> None:
+    """List engine backends and what this machine can do with each."""
+    from edge_inception import registry, stage
+
+    found = {name: registry.backend(name).availability() for name in registry.backend_names()}
+    if as_json:
+        click.echo(
+            json.dumps({name: stage.plain(state) for name, state in found.items()}, indent=1)
+        )
+        return
+    for name, state in found.items():
+        click.echo(f"{name:<14}{_ability(state):<22}{state.version or state.why_not}")
+
+
+def _ability(state: Availability) -> str:
+    words = [
+        word
+        for word, is_possible in (("compile", state.can_compile), ("execute", state.can_execute))
+        if is_possible
+    ]
+    return " and ".join(words) or "missing"
+
+
+@cli.command()
+def targets() -> None:
+    """List targets: named hardware and the backend that compiles for it."""
+    from edge_inception.targets import TARGETS
+
+    for target in TARGETS.values():
+        click.echo(f"{target.name:<18}{target.backend:<14}{target.title}")
+
+
+@cli.command()
+def doctor() -> int:
+    """Say what this machine can compile and run, and the command that adds what is missing."""
+    from edge_inception import doctor as examination
+
+    findings = examination.examine()
+    for finding in findings:
+        click.echo(f"{'ok' if finding.is_ok else 'missing':<9}{finding.what:<30}{finding.detail}")
+    remedies = dict.fromkeys(finding.remedy for finding in findings if finding.remedy)
+    for remedy in remedies:
+        click.echo(f"to add: {remedy}")
+    return 0
+
+
+for _command in cli_stages.COMMANDS:
+    cli.add_command(_command)

@@ -1,0 +1,165 @@
+"""Flags that several commands share, and how flags become a recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edge_inception.errors import EdgeInceptionError, InputError
+
+if TYPE_CHECKING:
+    from edge_inception.recipe import Recipe
+    from edge_inception.terminal import Terminal
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+
+# Flag -> recipe key. Everything here overrides the recipe.
+_OVERRIDES: Mapping[str, str] = {
+    "model": "model.name",
+    "checkpoint": "model.checkpoint",
+    "num_classes": "model.num_classes",
+    "option": "model.options",
+    "input_size": "preprocess.input_size",
+    "calibration": "data.calibration",
+    "calibration_split": "data.calibration_split",
+    "validation": "data.validation",
+    "validation_split": "data.validation_split",
+    "labels": "data.labels",
+    "skip_bad_images": "data.skip_bad_images",
+    "precision": "build.precision",
+    "target": "build.targets",
+    "batch": "build.batch",
+    "dynamic_batch": "build.dynamic_batch",
+    "threads": "build.threads",
+    "out": "build.out",
+    "compute_capability": "build.compute_capabilities",
+    "calibrator": "calibrate.calibrator",
+    "max_images": "calibrate.max_images",
+    "float_rest": "quantize.float_rest",
+    "max_drop": "gates.max_drop_pp",
+    "min_agreement": "gates.min_agreement",
+    "min_sqnr": "gates.min_sqnr_db",
+    "min_speedup": "gates.min_speedup",
+}
+
+
+def _options(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    def apply(function: _F) -> _F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+terminal_options = _options(
+    click.option("--verbose", "-v", "verbosity", flag_value=1, type=int, help="Say more."),
+    click.option("--quiet", "-q", "verbosity", flag_value=-1, type=int, help="Only errors."),
+    click.option("--log-file", type=PATH, help="Append every line, with a UTC time."),
+)
+recipe_options = _options(
+    click.option("--recipe", type=PATH, help="Recipe TOML; else edge-inception.toml here."),
+    click.option("--model", help="Architecture; `edge-inception models` lists them."),
+    click.option("--checkpoint", type=PATH, help="safetensors or torch.load file."),
+    click.option("--num-classes", type=int, help="Check the checkpoint's head against this."),
+    click.option("--option", multiple=True, metavar="KEY=VALUE", help="Model option: width=0.25."),
+    click.option("--input-size", "--imgsz", type=int, help="Side of the input in pixels."),
+)
+calibration_options = _options(
+    click.option("--calibration", "--calibration-data-path", type=PATH, help="Folder or set."),
+    click.option("--calibration-split", help="Split of a set file."),
+    click.option("--calibrator", "--calibration-method", help="max, percentile:P or mse."),
+    click.option("--max-images", "--subset-size", type=int, help="Calibrate on at most so many."),
+)
+validation_options = _options(
+    click.option("--validation", type=PATH, help="Class folders, plain images, or a set file."),
+    click.option("--validation-split", help="Split of a set file."),
+    click.option("--labels", type=PATH, help="Class names, one per line, in logit order."),
+    click.option("--skip-bad-images", is_flag=True, default=None, help="Leave out, and count."),
+)
+typing_options = _options(
+    click.option("--precision", help="fp32, fp16 or int8."),
+    click.option("--float-rest", help="fp16 or fp32: the part of an int8 graph that is float."),
+)
+batch_options = _options(
+    click.option("--batch", type=int, help="Static batch size."),
+    click.option("--dynamic-batch", metavar="MIN:OPT:MAX", help="Batch range instead."),
+)
+
+
+gate_options = _options(
+    click.option("--max-drop", type=float, help="Gate: top-1 drop in percentage points."),
+    click.option("--min-agreement", type=float, help="Gate: share of equal top-1, 0..1."),
+    click.option("--min-sqnr", type=float, help="Gate: SQNR of the logits in dB."),
+    click.option("--min-speedup", type=float, help="Gate: over the same engine library at f32."),
+)
+
+
+@contextmanager
+def terminal_of(flags: Mapping[str, Any]) -> Iterator[Terminal]:
+    """The terminal that --verbose, --quiet and --log-file ask for; errors go to the log too."""
+    from edge_inception.terminal import Terminal
+
+    terminal = Terminal(verbosity=flags["verbosity"] or 0, log_file=flags["log_file"])
+    try:
+        yield terminal
+    except EdgeInceptionError as error:
+        terminal.log(f"error: {error}")
+        raise
+    finally:
+        terminal.close()
+
+
+def recipe_of(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:
+    """The recipe that is looked up, with the flags on top; says which one is in use."""
+    from edge_inception.recipe import find_recipe, load_recipe
+
+    path = flags.get("recipe")
+    if path is None and flags.get("model") is None and flags.get("checkpoint") is None:
+        path = find_recipe(Path.cwd())
+        if path is None:
+            raise InputError(
+                "no recipe here and no --model with --checkpoint",
+                hint="'edge-inception init' writes a starter recipe",
+            )
+    terminal.note(f"recipe: {path or 'none, all from flags'}")
+    return load_recipe(path, _overrides(flags))
+
+
+def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for flag, key in _OVERRIDES.items():
+        value = flags.get(flag)
+        if value is None or value == ():
+            continue
+        if flag == "option":
+            chosen[key] = model_options(value)
+        elif isinstance(value, Path):
+            chosen[key] = str(value)
+        else:
+            chosen[key] = list(value) if isinstance(value, tuple) else value
+    return chosen
+
+
+def model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``("width=0.25",)`` as ``{"width": 0.25}``.
+
+    Raises:
+        InputError: No equals sign.
+    """
+    options = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            raise InputError(f"model option '{pair}'", hint="write KEY=VALUE, such as width=0.25")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options

@@ -1,0 +1,288 @@
+"""Commands that run one stage each; ``build`` runs them all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception.cli_options import (
+    PATH,
+    batch_options,
+    calibration_options,
+    gate_options,
+    model_options,
+    recipe_of,
+    recipe_options,
+    terminal_of,
+    terminal_options,
+    typing_options,
+    validation_options,
+)
+from edge_inception.errors import InputError
+
+if TYPE_CHECKING:
+    from edge_inception.artifact import Artifact
+    from edge_inception.terminal import Terminal
+
+_OUT = click.option("--out", type=PATH, required=True, help="File to write.")
+_THREADS = click.option("--threads", type=int, default=0, help="CPU threads; 0 = all usable.")
+
+
+def _told(terminal: Terminal, made: Artifact) -> None:
+    counts = ", ".join(f"{name} {value}" for name, value in made.counts.items())
+    terminal.note(counts)
+    click.echo(f"{made.path}")
+
+
+@click.command()
+@recipe_options
+@batch_options
+@_OUT
+@terminal_options
+def export(**flags: Any) -> None:
+    """Write a checkpoint's model as ONNX."""
+    from edge_inception import pipeline
+    from edge_inception.export import export as run
+    from edge_inception.options import ExportOptions
+
+    with terminal_of(flags) as terminal:
+        recipe = recipe_of({**flags, "out": None}, terminal)
+        options = ExportOptions(
+            model=recipe.model,
+            preprocess=pipeline.preprocessing(recipe),
+            model_options=recipe.model_options,
+            num_classes=recipe.num_classes,
+            profile=recipe.profile,
+        )
+        _told(terminal, run(recipe.checkpoint, options, flags["out"]))
+
+
+@click.command()
+@click.argument("graph", type=PATH)
+@_OUT
+@terminal_options
+def simplify(graph: Path, out: Path, **flags: Any) -> None:
+    """Simplify an exported graph: onnxsim, then our passes."""
+    from edge_inception import artifact
+    from edge_inception.artifact import Graph
+    from edge_inception.graph.simplify import simplify as run
+    from edge_inception.options import SimplifyOptions
+
+    with terminal_of(flags) as terminal:
+        _told(terminal, run(artifact.load(Graph, graph), SimplifyOptions(), out))
+
+
+@click.command()
+@recipe_options
+@validation_options
+@_THREADS
+@_OUT
+@terminal_options
+def baseline(**flags: Any) -> None:
+    """Record PyTorch's FP32 logits on the validation images."""
+    from edge_inception import pipeline
+    from edge_inception.baseline import record_baseline
+    from edge_inception.options import BaselineOptions
+
+    with terminal_of(flags) as terminal:
+        recipe = recipe_of({**flags, "out": None}, terminal)
+        images = pipeline.open_source(recipe.validation, "validation", recipe)
+        options = BaselineOptions(
+            model=recipe.model,
+            preprocess=pipeline.preprocessing(recipe),
+            model_options=recipe.model_options,
+            num_classes=recipe.num_classes,
+            threads=flags["threads"],
+        )
+        with terminal.working("baseline") as progress:
+            made = record_baseline(
+                recipe.checkpoint, images, options, flags["out"], progress=progress
+            )
+        _told(terminal, made)
+
+
+@click.command()
+@click.argument("graph", type=PATH)
+@calibration_options
+@_THREADS
+@_OUT
+@terminal_options
+def calibrate(graph: Path, out: Path, **flags: Any) -> None:
+    """Find the range of every tensor that will be int8: a readable table."""
+    from edge_inception import artifact, imageset, inference
+    from edge_inception.artifact import SimplifiedGraph
+    from edge_inception.quant.observe import calibrate as run
+    from edge_inception.quant.options import CalibrateOptions
+
+    if flags["calibration"] is None:
+        raise InputError("no calibration images", hint="pass --calibration FOLDER")
+    with terminal_of(flags) as terminal:
+        simplified = artifact.load(SimplifiedGraph, graph)
+        images = imageset.open_set(flags["calibration"], split=flags["calibration_split"] or "")
+        options = CalibrateOptions(
+            preprocess=inference.preprocess_of(simplified.details),
+            calibrator=flags["calibrator"] or "mse",
+            threads=flags["threads"],
+        )
+        chosen = images.subset(flags["max_images"] or len(images.items))
+        with terminal.working("calibrate") as progress:
+            made = run(simplified, chosen, options, out, progress=progress)
+        _told(terminal, made)
+
+
+@click.command()
+@click.argument("graph", type=PATH)
+@click.option("--ranges", type=PATH, help="Range table from calibrate; needed for int8.")
+@typing_options
+@click.option("--typing", default="strong", show_default=True, help="strong or weak (TensorRT 8).")
+@_OUT
+@terminal_options
+def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
+    """Write the typed graph of a precision: Q/DQ for int8, casts for fp16."""
+    from edge_inception import artifact
+    from edge_inception.artifact import RangeTable, SimplifiedGraph
+    from edge_inception.quant.insert import quantize as run
+    from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
+    from edge_inception.registry import member
+    from edge_inception.spec import Precision
+
+    with terminal_of(flags) as terminal:
+        options = QuantizeOptions(
+            precision=member(Precision, "precision", flags["precision"] or "int8"),
+            spelling=member(Spelling, "typing", flags["typing"]),
+            float_rest=member(FloatRest, "float rest", flags["float_rest"] or "fp16"),
+        )
+        table = artifact.load(RangeTable, ranges) if ranges else None
+        _told(terminal, run(artifact.load(SimplifiedGraph, graph), table, options, out))
+
+
+@click.command(name="compile")
+@click.argument("graph", type=PATH)
+@click.option("--target", default="cpu", show_default=True, help="Named hardware.")
+@click.option("--compute-capability", multiple=True, help="For rtx, such as 8.9; repeatable.")
+@click.option("--float-precision", default="f32", show_default=True, help="f32 or bf16 on cpu.")
+@click.option("--workspace", type=int, help="Workspace limit in MiB.")
+@_OUT
+@terminal_options
+def compile_graph(graph: Path, target: str, out: Path, **flags: Any) -> None:
+    """Compile a typed graph to an engine."""
+    from edge_inception import artifact, registry, targets
+    from edge_inception.artifact import TypedGraph
+    from edge_inception.engines._backend import CompileOptions
+    from edge_inception.spec import ShapeProfile
+
+    with terminal_of(flags) as terminal:
+        typed = artifact.load(TypedGraph, graph)
+        hardware = targets.target(target)
+        targets.require_compilable(hardware)
+        options = CompileOptions(
+            profile=ShapeProfile(**typed.details["profile"]),
+            float_precision=flags["float_precision"],
+            compute_capabilities=targets.compute_capabilities(
+                hardware, flags["compute_capability"]
+            ),
+            workspace_mib=flags["workspace"],
+        )
+        _told(terminal, registry.backend(hardware.backend).compile(typed, options, out))
+
+
+@click.command()
+@click.argument("engine", type=PATH)
+@click.option("--baseline", "baseline_path", type=PATH, required=True, help="baseline.npz")
+@recipe_options
+@validation_options
+@gate_options
+@_THREADS
+@_OUT
+@terminal_options
+def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
+    """Measure one engine against the baseline and judge the gates."""
+    import json
+
+    from edge_inception import artifact, pipeline
+    from edge_inception.artifact import Baseline, EngineFile
+    from edge_inception.report.terminal import print_report
+    from edge_inception.validate.run import validate as run
+
+    with terminal_of(flags) as terminal:
+        recipe = recipe_of(flags, terminal)
+        images = pipeline.open_source(recipe.validation, "validation", recipe)
+        loaded = artifact.load(EngineFile, engine)
+        entry = pipeline.entry_of(loaded)
+        options = pipeline.validate_options(recipe, images, terminal)
+        with terminal.working("validate") as progress:
+            made = run(
+                artifact.load(Baseline, baseline_path),
+                [entry],
+                images,
+                dataclasses.replace(options, threads=flags["threads"]),
+                out,
+                progress=progress,
+            )
+        record: Mapping[str, Any] = json.loads(made.path.read_text(encoding="utf-8"))
+        print_report(record)
+        return {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}[str(record["verdict"]["status"])]
+
+
+@click.command()
+@click.option("--model", required=True, help="Architecture.")
+@click.option("--option", multiple=True, metavar="KEY=VALUE", help="Model option: width=0.25.")
+@click.option("--data", type=PATH, required=True, help="Class folders, or a set file.")
+@click.option("--data-split", default="", help="Split of a set file to train on.")
+@click.option("--validation", type=PATH, required=True, help="Class folders, or a set file.")
+@click.option("--validation-split", default="", help="Split of a set file for the metrics.")
+@click.option("--input-size", "--imgsz", type=int, help="Side of the input in pixels.")
+@click.option("--crop-fraction", type=float, help="Share of the image that validation sees.")
+@click.option("--interpolation", help="nearest, bilinear, bicubic or lanczos.")
+@click.option("--epochs", type=int, help="Passes over the training images.")
+@click.option("--batch", type=int, help="Images per step.")
+@click.option("--learning-rate", type=float, help="Peak of the cosine schedule.")
+@click.option("--start-size", type=int, help="Side of the first epoch's images; grows.")
+@click.option("--seed", type=int, help="Of every random choice.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.")
+@click.option("--threads", type=int, help="CPU threads; 0 = all usable.")
+@click.option("--out", type=PATH, required=True, help="Folder; an unfinished run is resumed.")
+@terminal_options
+def train(**flags: Any) -> None:
+    """Train a model on an image folder or set: a checkpoint and its metrics."""
+    from edge_inception import imageset, registry, stage
+    from edge_inception.train import TrainOptions
+    from edge_inception.train import train as run
+
+    with terminal_of(flags) as terminal:
+        spec = registry.model(flags["model"])
+        train_set = imageset.open_set(flags["data"], split=flags["data_split"])
+        monitor = imageset.open_set(flags["validation"], split=flags["validation_split"])
+        changes = {
+            "input_size": (flags["input_size"],) * 2 if flags["input_size"] else None,
+            "crop_fraction": flags["crop_fraction"],
+            "interpolation": flags["interpolation"],
+        }
+        given = {name: value for name, value in changes.items() if value is not None}
+        names = ("epochs", "batch", "learning_rate", "start_size", "seed", "device", "threads")
+        options = TrainOptions(
+            model=spec.name,
+            num_classes=len(train_set.classes),
+            preprocess=dataclasses.replace(spec.preprocess, **given),
+            model_options=model_options(flags["option"]),
+            **{name: flags[name] for name in names if flags[name] is not None},
+        )
+        with stage.lock(flags["out"]), terminal.working("train") as progress:
+            path = run(train_set, monitor, options, flags["out"], progress=progress)
+        click.echo(f"{path}")
+
+
+COMMANDS = (
+    export,
+    simplify,
+    baseline,
+    calibrate,
+    quantize,
+    compile_graph,
+    validate,
+    train,
+)

@@ -1,0 +1,85 @@
+"""Open an engine file and classify images with the preprocessing its sidecar carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_inception import artifact, images, registry
+from edge_inception.artifact import EngineFile
+from edge_inception.engines._backend import Session, SessionOptions
+from edge_inception.errors import InputError
+from edge_inception.spec import Preprocess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Classes of one image, most likely first: (name or index, softmax score 0..1)."""
+
+    path: Path
+    top: tuple[tuple[str, float], ...]
+
+
+def open_engine(path: Path, *, threads: int = 0) -> Session:
+    """The engine at ``path`` as an open session; use it as a context manager.
+
+    Raises:
+        InputError: Not an engine, hash or library version does not match its sidecar.
+        BackendMissing: The engine's library is not installed or finds no device.
+    """
+    return _open(artifact.load(EngineFile, path), threads)
+
+
+def _open(engine: EngineFile, threads: int) -> Session:
+    backend = registry.backend(str(engine.details["backend"]))
+    return backend.open(engine, SessionOptions(threads=threads))
+
+
+def classify(
+    engine_path: Path, paths: Sequence[Path], *, top: int = 5, threads: int = 0
+) -> Iterator[Prediction]:
+    """Predictions for image files, in order.
+
+    Args:
+        engine_path: Engine with its sidecar beside it.
+        paths: Image files.
+        top: How many classes to keep, at most the number of classes.
+        threads: CPU threads; 0 = all this process may use.
+
+    Raises:
+        InputError: An image is unusable, or the engine does not fit this machine.
+    """
+    engine = artifact.load(EngineFile, engine_path)
+    how = preprocess_of(engine.details)
+    classes: Sequence[str] = engine.details.get("classes") or ()
+    with _open(engine, threads) as session:
+        for path in paths:
+            logits = session.run(images.load_image(path, how)[np.newaxis])[0]
+            yield Prediction(path=path, top=_top(logits, classes, top))
+
+
+def preprocess_of(details: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing a sidecar carries.
+
+    Raises:
+        InputError: The sidecar has none.
+    """
+    record = details.get("preprocess")
+    if not isinstance(record, Mapping):
+        raise InputError("the sidecar carries no preprocessing", hint="export the model again")
+    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
+    return Preprocess(**tuples)
+
+
+def _top(
+    logits: NDArray[np.float32], classes: Sequence[str], top: int
+) -> tuple[tuple[str, float], ...]:
+    shifted = np.exp(logits - logits.max())
+    scores = shifted / shifted.sum()
+    order = np.argsort(-scores, kind="stable")[:top]
+    return tuple((classes[i] if classes else str(i), float(scores[i])) for i in order)

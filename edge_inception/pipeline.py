@@ -1,0 +1,487 @@
+"""The recipe run in order, checkpoint to report: wiring only.
+
+Files in the output folder: model.onnx, model.simplified.onnx, baseline.npz, model.ranges.json,
+model.<precision>.onnx, model.<precision>.<target><suffix>, report.json and report.md; each artifact
+with its sidecar <file>.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from edge_inception import artifact, imageset, options, registry, stage, targets
+from edge_inception.artifact import (
+    Artifact,
+    Baseline,
+    EngineFile,
+    Graph,
+    Provenance,
+    RangeTable,
+    Report,
+    SimplifiedGraph,
+    TypedGraph,
+)
+from edge_inception.engines._backend import CompileOptions
+from edge_inception.errors import BackendMissing, InputError
+from edge_inception.imageset import ImageSet
+from edge_inception.options import BaselineOptions, ExportOptions, SimplifyOptions
+from edge_inception.quant import calibrators
+from edge_inception.quant.options import (
+    CalibrateOptions,
+    FloatRest,
+    QuantizeOptions,
+    calibrate_provenance,
+    quantize_provenance,
+)
+from edge_inception.recipe import Recipe, Source
+from edge_inception.registry import member
+from edge_inception.spec import Gates, Precision, Preprocess, Progress, no_progress
+from edge_inception.validate.options import EngineEntry, ValidateOptions, validate_provenance
+
+A = TypeVar("A", bound=Artifact)
+
+REPORT = "report.json"
+REPORT_MARKDOWN = "report.md"
+LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
+UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
+
+
+class Listener(Protocol):
+    """Where a build says what it does."""
+
+    def note(self, text: str) -> None:
+        """A line that people want to see."""
+
+    def detail(self, text: str) -> None:
+        """A line for those who asked for more."""
+
+    def working(self, name: str) -> AbstractContextManager[Progress]:
+        """Progress of the stage ``name`` while the block runs."""
+
+
+class Silent:
+    """A listener that says nothing."""
+
+    def note(self, text: str) -> None: ...
+
+    def detail(self, text: str) -> None: ...
+
+    @contextmanager
+    def working(self, name: str) -> Iterator[Progress]:
+        del name
+        yield no_progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """``report`` as in report.json, its ``status``, the shipped engines and all files written."""
+
+    report: Mapping[str, Any]
+    status: str
+    engines: tuple[Path, ...]
+    written: tuple[Path, ...]
+
+
+class _WouldRun(Exception):
+    """A dry run met a stage that has to run."""
+
+
+def build(
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    keep_failed: bool = False,
+    listener: Listener | None = None,
+) -> BuildResult:
+    """Run every stage of ``recipe``, reusing those whose inputs, options and tools are unchanged.
+
+    Args:
+        recipe: What to build.
+        force: Reuse nothing.
+        keep_failed: Keep the engine although a gate failed.
+        listener: Told what happens; None says nothing.
+
+    Raises:
+        EdgeInceptionError: See errors.py; a missed gate is not raised but is in the result.
+    """
+    with stage.lock(recipe.out):
+        return _Build(recipe, listener or Silent(), force=force).run(keep_failed=keep_failed)
+
+
+def plan(recipe: Recipe, *, force: bool = False) -> list[str]:
+    """What ``build`` would reuse, and the first stage it would run with the reason.
+
+    Raises:
+        InputError: Inputs are missing or do not fit together.
+    """
+    dry = _Build(recipe, Silent(), force=force, is_dry=True)
+    try:
+        dry.stages()
+    except _WouldRun:
+        dry.lines.append("later stages depend on it and are decided then")
+    return dry.lines
+
+
+def preprocessing(recipe: Recipe) -> Preprocess:
+    """The model's published preprocessing with the recipe's changes."""
+    return recipe.preprocessing(registry.model(recipe.model).preprocess)
+
+
+def open_source(source: Source | None, role: str, recipe: Recipe) -> ImageSet:
+    """The images of ``role``; unusable ones are refused later or, if asked for, left out here.
+
+    Raises:
+        InputError: Not given, missing or empty.
+    """
+    if source is None:
+        raise InputError(f"no {role} images", hint=f"set [data] {role}, or pass --{role}")
+    labels = recipe.labels if role == "validation" else None
+    found = imageset.open_set(source.location, split=source.split, labels=labels)
+    if not recipe.skip_bad_images:
+        return found
+    from edge_inception import images
+
+    good, _ = images.usable(found.items)
+    if not good:
+        raise InputError(f"no usable image in {source.location}", hint="all of them are damaged")
+    return dataclasses.replace(found, items=tuple(good))
+
+
+def validate_options(recipe: Recipe, images: ImageSet, listener: Listener) -> ValidateOptions:
+    """Options of validate for this recipe; says which gates are used when it has none."""
+    gates = recipe.gates
+    if gates == Gates():
+        gates = LABELLED_GATES if images.is_labelled else UNLABELLED_GATES
+        named = ", ".join(f"{k} {v}" for k, v in stage.plain(gates).items() if v is not None)
+        listener.note(f"no gate given; using {named}")
+    return ValidateOptions(
+        model=recipe.model,
+        preprocess=preprocessing(recipe),
+        gates=gates,
+        threads=recipe.threads,
+        batch=recipe.profile.opt,
+        rounds=recipe.latency_rounds,
+        calls_per_block=recipe.latency_calls,
+        pytorch={
+            "checkpoint": str(recipe.checkpoint),
+            "model": recipe.model,
+            "model_options": dict(recipe.model_options),
+            "num_classes": recipe.num_classes,
+        },
+    )
+
+
+def entry_of(engine: EngineFile) -> EngineEntry:
+    """An engine file that is to be judged, by what its sidecar says."""
+    details = engine.details
+    return EngineEntry(
+        engine=engine,
+        target=str(details["backend"]),
+        precision=str(details["precision"]),
+        float_precision=str(details.get("float_precision", "f32")),
+        is_subject=True,
+    )
+
+
+class _Build:
+    """One run: the recipe, its images, and the stages in order."""
+
+    def __init__(
+        self, recipe: Recipe, listener: Listener, *, force: bool, is_dry: bool = False
+    ) -> None:
+        self._recipe, self._listener = recipe, listener
+        self._force, self._is_dry = force, is_dry
+        self._how = preprocessing(recipe)
+        self._out = recipe.out
+        self._targets = _usable_targets(recipe)
+        calibrators.calibrator(recipe.calibrator)  # a misspelt name is refused before any work
+        self._validation = open_source(recipe.validation, "validation", recipe)
+        self._calibration = self._calibration_set()
+        self.lines: list[str] = []
+        self.written: list[Path] = []
+        self._say_classes()
+
+    def _calibration_set(self) -> ImageSet | None:
+        recipe = self._recipe
+        if recipe.precision is not Precision.INT8:
+            return None
+        found = open_source(recipe.calibration, "calibration", recipe)
+        shared = imageset.overlap(found, self._validation)
+        if shared:
+            raise InputError(
+                f"{len(shared)} calibration images are also validation images, first {shared[0]}",
+                hint="accuracy on images that set the scales proves nothing; use others",
+            )
+        return found.subset(recipe.calibration_images)
+
+    def _say_classes(self) -> None:
+        classes = self._validation.classes
+        if classes:
+            pairs = ", ".join(f"{index} {name}" for index, name in enumerate(classes[:10]))
+            more = f", ... {len(classes)} in all" if len(classes) > len(classes[:10]) else ""
+            self._listener.note(f"classes: {pairs}{more}")
+
+    def run(self, *, keep_failed: bool) -> BuildResult:
+        """All stages, then ship or withhold the engines."""
+        report, shipped = self.stages()
+        import json
+
+        record = json.loads(report.path.read_text(encoding="utf-8"))
+        status = record["verdict"]["status"]
+        if status == "FAILED" and not keep_failed:
+            for engine in shipped:
+                engine.path.unlink()
+                artifact.sidecar_path(engine.path).unlink()
+            self._listener.note("gate failed: engines withheld (--keep-failed keeps them)")
+            shipped = []
+        engines = tuple(engine.path for engine in shipped)
+        written = tuple(path for path in self.written if path.exists())
+        return BuildResult(report=record, status=status, engines=engines, written=written)
+
+    def stages(self) -> tuple[Report, list[EngineFile]]:
+        """Checkpoint to report; the second value is the engines of the asked precision."""
+        graph = self._export()
+        simplified = self._simplify(graph)
+        baseline = self._baseline(graph)
+        precision = self._recipe.precision
+        typed = {Precision.FP32: self._quantize(simplified, None, Precision.FP32)}
+        if precision is not Precision.FP32:
+            ranges = self._calibrate(simplified)
+            typed[precision] = self._quantize(simplified, ranges, precision)
+        entries = [entry for name in self._targets for entry in self._compile(name, typed)]
+        report = self._validate(baseline, entries)
+        return report, [entry.engine for entry in entries if entry.is_subject]
+
+    def _export(self) -> Graph:
+        recipe = self._recipe
+        choices = ExportOptions(
+            model=recipe.model,
+            preprocess=self._how,
+            model_options=recipe.model_options,
+            num_classes=recipe.num_classes,
+            classes=self._validation.classes,
+            profile=recipe.profile,
+        )
+        path = self._out / "model.onnx"
+
+        def run(_: Progress) -> Graph:
+            from edge_inception.export import export
+
+            return export(recipe.checkpoint, choices, path)
+
+        expected = options.export_provenance(recipe.checkpoint, choices)
+        return self._step("export", Graph, path, expected, run)
+
+    def _simplify(self, graph: Graph) -> SimplifiedGraph:
+        path = self._out / "model.simplified.onnx"
+        choices = SimplifyOptions()
+
+        def run(_: Progress) -> SimplifiedGraph:
+            from edge_inception.graph.simplify import simplify
+
+            return simplify(graph, choices, path)
+
+        expected = options.simplify_provenance(graph, choices)
+        return self._step("simplify", SimplifiedGraph, path, expected, run)
+
+    def _baseline(self, graph: Graph) -> Baseline:
+        recipe = self._recipe
+        num_classes = int(graph.details["num_classes"])
+        if self._validation.is_labelled and len(self._validation.classes) != num_classes:
+            raise InputError(
+                f"{self._validation.name} has {len(self._validation.classes)} classes, "
+                f"{recipe.checkpoint} has {num_classes}",
+                hint="give --labels with one class name per logit, in logit order",
+            )
+        choices = BaselineOptions(
+            model=recipe.model,
+            preprocess=self._how,
+            model_options=recipe.model_options,
+            num_classes=recipe.num_classes,
+            threads=recipe.threads,
+        )
+        path = self._out / "baseline.npz"
+
+        def run(progress: Progress) -> Baseline:
+            from edge_inception.baseline import record_baseline
+
+            return record_baseline(
+                recipe.checkpoint, self._validation, choices, path, progress=progress
+            )
+
+        expected = options.baseline_provenance(recipe.checkpoint, self._validation, choices)
+        return self._step("baseline", Baseline, path, expected, run)
+
+    def _calibrate(self, graph: SimplifiedGraph) -> RangeTable | None:
+        recipe, images = self._recipe, self._calibration
+        if images is None:
+            return None
+        choices = CalibrateOptions(
+            preprocess=self._how,
+            calibrator=recipe.calibrator,
+            batch=recipe.calibration_batch,
+            threads=recipe.threads,
+            seed=recipe.seed,
+        )
+        path = self._out / "model.ranges.json"
+
+        def run(progress: Progress) -> RangeTable:
+            from edge_inception.quant.observe import calibrate
+
+            return calibrate(graph, images, choices, path, progress=progress)
+
+        expected = calibrate_provenance(graph, images, choices)
+        return self._step("calibrate", RangeTable, path, expected, run)
+
+    def _quantize(
+        self, graph: SimplifiedGraph, ranges: RangeTable | None, precision: Precision
+    ) -> TypedGraph:
+        choices = QuantizeOptions(
+            precision=precision,
+            float_rest=member(FloatRest, "float rest", self._recipe.float_rest),
+        )
+        path = self._out / f"model.{precision.value}.onnx"
+
+        def run(_: Progress) -> TypedGraph:
+            from edge_inception.quant.insert import quantize
+
+            return quantize(graph, ranges, choices, path)
+
+        expected = quantize_provenance(graph, ranges, choices)
+        return self._step(f"quantize {precision.value}", TypedGraph, path, expected, run)
+
+    def _compile(self, name: str, typed: Mapping[Precision, TypedGraph]) -> Iterator[EngineEntry]:
+        """Engines of one target: FP32 to compare with, then the asked precision."""
+        target = targets.target(name)
+        for precision, graph in typed.items():
+            is_subject = precision is self._recipe.precision
+            yield self._engine(target, graph, precision, "f32", is_subject=is_subject)
+            if precision is Precision.FP32 and "bf16" in targets.float_precisions(target):
+                yield self._engine(target, graph, precision, "bf16", is_subject=False)
+
+    def _engine(
+        self,
+        target: targets.Target,
+        graph: TypedGraph,
+        precision: Precision,
+        float_precision: str,
+        *,
+        is_subject: bool,
+    ) -> EngineEntry:
+        backend = registry.backend(target.backend)
+        chosen = targets.compute_capabilities(target, self._recipe.compute_capabilities)
+        choices = CompileOptions(
+            profile=self._recipe.profile,
+            float_precision=float_precision,
+            compute_capabilities=chosen,
+        )
+        variant = "" if float_precision == "f32" else f".{float_precision}"
+        path = self._out / f"model.{precision.value}.{target.name}{variant}{backend.suffix}"
+        expected = stage.provenance(
+            f"compile:{backend.name}", parents={"typed graph": graph.sha256}, options=choices
+        )
+        label = f"compile {precision.value} {target.name}{variant}"
+        run = lambda _: backend.compile(graph, choices, path)  # noqa: E731 -- closes over all three
+        engine = self._step(label, EngineFile, path, expected, run)
+        return EngineEntry(
+            engine=engine,
+            target=target.name,
+            precision=precision.value,
+            float_precision=float_precision,
+            is_subject=is_subject,
+        )
+
+    def _validate(self, baseline: Baseline, entries: list[EngineEntry]) -> Report:
+        recipe = self._recipe
+        choices = validate_options(recipe, self._validation, self._listener)
+        path = self._out / REPORT
+
+        def run(progress: Progress) -> Report:
+            from edge_inception.validate.run import validate
+
+            return validate(baseline, entries, self._validation, choices, path, progress=progress)
+
+        expected = validate_provenance(baseline, entries, self._validation, choices)
+        report = self._step("validate", Report, path, expected, run)
+        if not self._is_dry:
+            self._write_markdown(report)
+        return report
+
+    def _write_markdown(self, report: Report) -> None:
+        import json
+
+        from edge_inception.report.markdown import to_markdown
+
+        text = to_markdown(json.loads(report.path.read_text(encoding="utf-8")))
+        path = self._out / REPORT_MARKDOWN
+        artifact.replace_file(path, lambda temporary: _write_text(temporary, text))
+        self.written.append(path)
+
+    def _step(
+        self,
+        label: str,
+        kind: type[A],
+        path: Path,
+        expected: Provenance,
+        run: Callable[[Progress], A],
+    ) -> A:
+        """Reuse or run one stage, and say which."""
+        reason = "forced" if self._force else stage.stale_reason(kind, path, expected)
+        if self._is_dry and reason:
+            self.lines.append(f"{label:<20} run: {reason}")
+            raise _WouldRun
+        self.written.append(path)
+        if not reason:
+            self.lines.append(f"{label:<20} reuse {path}")
+            self._listener.note(f"{label:<20} reused")
+            return artifact.load(kind, path)
+        started = time.monotonic()
+        with self._listener.working(label) as progress:
+            made = run(progress)
+        seconds = time.monotonic() - started
+        self._listener.note(f"{label:<20} {seconds:6.1f} s  {_told(made.counts)}")
+        self._listener.detail(f"  because: {reason}")
+        return made
+
+
+def _usable_targets(recipe: Recipe) -> tuple[str, ...]:
+    """Targets of the recipe, else the defaults; refused before any work when one cannot be built.
+
+    Raises:
+        InputError: Unknown target, or one that is compiled on the device.
+        BackendMissing: A library is not installed.
+    """
+    names = recipe.targets or targets.default_targets()
+    for name in names:
+        target = targets.target(name)
+        targets.require_compilable(target)
+        available = registry.backend(target.backend).availability()
+        if not available.can_compile:
+            raise BackendMissing(
+                f"target '{name}' cannot be compiled here: {available.why_not}",
+                hint=available.remedy,
+            )
+    if not names:
+        raise BackendMissing("no engine library is installed", hint="pip install openvino")
+    return tuple(names)
+
+
+def _told(counts: Mapping[str, Any]) -> str:
+    """Counted work in one short line."""
+    parts = []
+    for name, value in counts.items():
+        if isinstance(value, int | str):
+            parts.append(f"{name} {value}")
+        elif isinstance(value, Mapping):
+            parts.append(f"{name} {sum(v for v in value.values() if isinstance(v, int))}")
+    return ", ".join(parts)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,354 @@
+"""Recipe TOML to records: one strict reader, and the starter that ``init`` writes.
+
+Paths in a recipe are relative to the recipe file; ``build.out`` is relative to the working folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_inception.errors import InputError
+from edge_inception.spec import Gates, Precision, Preprocess, ShapeProfile
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SCHEMA = 1
+FILE_NAME = "edge-inception.toml"
+Table = dict[str, Any]
+
+_NUMBER = (int, float)
+_KEYS: Mapping[str, Mapping[str, Any]] = {
+    "": {"schema": int},
+    "model": {"name": str, "checkpoint": str, "num_classes": int, "options": dict},
+    "preprocess": {
+        "input_size": (int, list),
+        "crop_fraction": _NUMBER,
+        "interpolation": str,
+        "mean": list,
+        "std": list,
+    },
+    "data": {
+        "calibration": str,
+        "calibration_split": str,
+        "validation": str,
+        "validation_split": str,
+        "labels": str,
+        "skip_bad_images": bool,
+    },
+    "build": {
+        "precision": str,
+        "targets": list,
+        "batch": int,
+        "dynamic_batch": str,
+        "threads": int,
+        "out": str,
+        "compute_capabilities": list,
+    },
+    "calibrate": {"calibrator": str, "max_images": int, "batch": int, "seed": int},
+    "quantize": {"float_rest": str},
+    "latency": {"rounds": int, "calls_per_block": int},
+    "gates": {
+        "max_drop_pp": _NUMBER,
+        "min_agreement": _NUMBER,
+        "min_sqnr_db": _NUMBER,
+        "min_speedup": _NUMBER,
+    },
+}
+_PATH_KEYS = frozenset(
+    (("model", "checkpoint"), ("data", "calibration"), ("data", "validation"), ("data", "labels"))
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where images come from: a folder, or a set file and one of its splits."""
+
+    location: Path
+    split: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything one build needs. ``targets`` empty: those this machine can compile for.
+
+    ``preprocess`` holds only what the recipe sets; the rest comes from the model.
+    """
+
+    origin: str
+    model: str
+    checkpoint: Path
+    num_classes: int | None
+    model_options: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    calibration: Source | None
+    validation: Source | None
+    labels: Path | None
+    skip_bad_images: bool
+    precision: Precision
+    targets: tuple[str, ...]
+    profile: ShapeProfile
+    threads: int
+    out: Path
+    compute_capabilities: tuple[str, ...]
+    calibrator: str
+    calibration_images: int
+    calibration_batch: int
+    seed: int
+    float_rest: str
+    latency_rounds: int
+    latency_calls: int
+    gates: Gates = field(default_factory=Gates)
+
+    def preprocessing(self, published: Preprocess) -> Preprocess:
+        """The model's published preprocessing with this recipe's changes."""
+        merged = {name: getattr(published, name) for name in _KEYS["preprocess"]}
+        merged.update(self.preprocess)
+        return Preprocess(**merged)
+
+
+def find_recipe(start: Path) -> Path | None:
+    """``edge-inception.toml`` in ``start``, else the one named by pyproject.toml here or above."""
+    here = start / FILE_NAME
+    if here.is_file():
+        return here
+    for folder in (start, *start.parents):
+        project = folder / "pyproject.toml"
+        if project.is_file():
+            named = _parse(project).get("tool", {}).get("edge-inception", {}).get("recipe")
+            if named:
+                return folder / str(named)
+    return None
+
+
+def load_recipe(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe and apply ``overrides`` such as ``{"build.precision": "fp16"}``.
+
+    Args:
+        path: TOML file; None starts from an empty recipe, so ``overrides`` must give all.
+        overrides: ``section.key`` to value; relative paths are relative to the working folder.
+
+    Raises:
+        InputError: Missing file, not TOML, unknown section or key, wrong type, missing key.
+    """
+    tables: Table = _parse(path) if path else {"schema": SCHEMA}
+    where = str(path) if path else "command line"
+    _check_keys(tables, where)
+    if path:
+        _anchor_paths(tables, path.resolve().parent)
+    for name, value in (overrides or {}).items():
+        section, key = name.split(".", 1)
+        tables.setdefault(section, {})[key] = value
+    _check_keys(tables, where)
+    return _to_recipe(tables, where)
+
+
+def _parse(path: Path) -> Table:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"cannot read recipe {path}: {error.strerror}",
+            hint="'edge-inception init' writes a starter recipe",
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}", hint="fix the line named") from error
+
+
+def _check_keys(tables: Table, where: str) -> None:
+    if tables.get("schema", None) != SCHEMA:
+        raise InputError(
+            f"{where}: schema is {tables.get('schema')!r}, wanted {SCHEMA}",
+            hint=f"add the line 'schema = {SCHEMA}' at the top",
+        )
+    for section, table in tables.items():
+        if section in _KEYS[""]:
+            continue
+        if section not in _KEYS:
+            raise _unknown(f"{where}: unknown section [{section}]", section, _KEYS)
+        if not isinstance(table, dict):
+            raise InputError(f"{where}: '{section}' is not a section", hint=f"write [{section}]")
+        for key, value in table.items():
+            _check_key(section, key, value, where)
+
+
+def _check_key(section: str, key: str, value: Any, where: str) -> None:
+    known = _KEYS[section]
+    if key not in known:
+        raise _unknown(f"{where}: unknown key '{key}' in [{section}]", key, known)
+    wanted = known[key]
+    is_bool_for_number = isinstance(value, bool) and wanted is not bool
+    if not isinstance(value, wanted) or is_bool_for_number:
+        names = wanted if isinstance(wanted, tuple) else (wanted,)
+        raise InputError(
+            f"{where}: {section}.{key} is {value!r}",
+            hint=f"wanted {' or '.join(kind.__name__ for kind in names)}",
+        )
+
+
+def _unknown(message: str, name: str, known: Mapping[str, Any]) -> InputError:
+    names = sorted(key for key in known if key)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{near[0]}'? known: " if near else "known: "
+    return InputError(message, hint=hint + ", ".join(names))
+
+
+def _anchor_paths(tables: Table, folder: Path) -> None:
+    for section, key in _PATH_KEYS:
+        value = tables.get(section, {}).get(key)
+        if value is not None:
+            tables[section][key] = str(folder / value)
+
+
+def _to_recipe(tables: Table, where: str) -> Recipe:
+    model, data, build = (tables.get(name, {}) for name in ("model", "data", "build"))
+    calibrate, latency = tables.get("calibrate", {}), tables.get("latency", {})
+    for key in ("name", "checkpoint"):
+        if key not in model:
+            raise InputError(
+                f"{where}: no model {key}", hint=f"set [model] {key}, or pass --{_FLAGS[key]}"
+            )
+    return Recipe(
+        origin=where,
+        model=model["name"],
+        checkpoint=Path(model["checkpoint"]),
+        num_classes=model.get("num_classes"),
+        model_options=model.get("options", {}),
+        preprocess=_preprocess(tables.get("preprocess", {}), where),
+        calibration=_source(data, "calibration"),
+        validation=_source(data, "validation"),
+        labels=Path(data["labels"]) if "labels" in data else None,
+        skip_bad_images=data.get("skip_bad_images", False),
+        precision=_precision(build.get("precision", "int8")),
+        targets=tuple(str(name) for name in build.get("targets", ())),
+        profile=_profile(build, where),
+        threads=_at_least(build.get("threads", 0), 0, "build.threads", where),
+        out=Path(build.get("out", "build/edge-inception")),
+        compute_capabilities=tuple(str(c) for c in build.get("compute_capabilities", ())),
+        calibrator=calibrate.get("calibrator", "mse"),
+        calibration_images=_at_least(
+            calibrate.get("max_images", 512), 1, "calibrate.max_images", where
+        ),
+        calibration_batch=_at_least(calibrate.get("batch", 8), 1, "calibrate.batch", where),
+        seed=calibrate.get("seed", 0),
+        float_rest=tables.get("quantize", {}).get("float_rest", "fp16"),
+        latency_rounds=_at_least(latency.get("rounds", 10), 3, "latency.rounds", where),
+        latency_calls=_at_least(latency.get("calls_per_block", 20), 1, "latency.calls", where),
+        gates=Gates(**tables.get("gates", {})),
+    )
+
+
+_FLAGS = {"name": "model", "checkpoint": "checkpoint"}
+
+
+def _source(data: Table, role: str) -> Source | None:
+    if role not in data:
+        return None
+    return Source(location=Path(data[role]), split=data.get(f"{role}_split", ""))
+
+
+def _precision(name: str) -> Precision:
+    names = {precision.value: precision for precision in Precision}
+    if name not in names:
+        raise _unknown(f"no precision named '{name}'", name, names)
+    return names[name]
+
+
+def _at_least(value: int, least: int, name: str, where: str) -> int:
+    if value < least:
+        raise InputError(f"{where}: {name} is {value}", hint=f"wanted at least {least}")
+    return value
+
+
+def _profile(build: Table, where: str) -> ShapeProfile:
+    if "dynamic_batch" not in build:
+        batch = _at_least(build.get("batch", 1), 1, "build.batch", where)
+        return ShapeProfile(min=batch, opt=batch, max=batch)
+    text = build["dynamic_batch"]
+    parts = text.split(":")
+    numbers = [int(part) for part in parts if part.isdigit()]
+    if len(parts) != 3 or len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:  # noqa: PLR2004 -- MIN:OPT:MAX
+        raise InputError(
+            f"{where}: dynamic batch '{text}'", hint="wanted MIN:OPT:MAX, such as 1:4:8"
+        )
+    if "batch" in build:
+        raise InputError(
+            f"{where}: both a static batch and a dynamic batch", hint="give one of them"
+        )
+    return ShapeProfile(min=numbers[0], opt=numbers[1], max=numbers[2])
+
+
+def _preprocess(table: Table, where: str) -> Table:
+    changes = dict(table)
+    if "input_size" in changes:
+        size = changes["input_size"]
+        pair = [size, size] if isinstance(size, int) else size
+        if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):  # noqa: PLR2004 -- height, width
+            raise InputError(
+                f"{where}: preprocess.input_size is {size!r}", hint="wanted 299 or [299, 299]"
+            )
+        changes["input_size"] = tuple(pair)
+    for key in ("mean", "std"):
+        if key in changes:
+            changes[key] = _rgb(changes[key], key, where)
+    return changes
+
+
+def _rgb(values: list[Any], key: str, where: str) -> tuple[float, ...]:
+    is_number = [isinstance(v, _NUMBER) and not isinstance(v, bool) for v in values]
+    if len(values) != 3 or not all(is_number) or (key == "std" and min(values) <= 0):  # noqa: PLR2004 -- RGB
+        raise InputError(
+            f"{where}: preprocess.{key} is {values!r}", hint="wanted three numbers, RGB, 0..1"
+        )
+    return tuple(float(value) for value in values)
+
+
+STARTER = """\
+# A recipe for edge-inception. Build it with: edge-inception build
+# Paths are relative to this file; build.out is relative to the folder you run in.
+schema = 1
+
+[model]
+name = "inception_v4"              # `edge-inception models` lists all
+checkpoint = "my.safetensors"      # safetensors, or a torch.load(weights_only=True) file
+# num_classes = 1000               # checked against the checkpoint's head
+# options = { width = 1.0 }        # width of the channels, for small edge variants
+
+# [preprocess]                     # only what differs from the model's published preprocessing
+# input_size = 299                 # or [height, width]
+# crop_fraction = 0.875
+# interpolation = "bicubic"        # nearest, bilinear, bicubic, lanczos
+# mean = [0.5, 0.5, 0.5]
+# std = [0.5, 0.5, 0.5]
+
+[data]
+calibration = "photos"             # a folder of images; never used for accuracy
+validation = "labelled"            # a folder of class folders; plain images: no accuracy gate
+# labels = "labels.txt"            # one class name per line, line number = logit index
+# skip_bad_images = false          # true leaves unreadable images out and counts them
+
+[build]
+precision = "int8"                 # fp32, fp16 or int8
+# targets = ["cpu"]                # `edge-inception targets` lists all
+# batch = 1
+# dynamic_batch = "1:4:8"          # MIN:OPT:MAX instead of a static batch
+# threads = 2                      # 0 = all cores this process may use
+out = "build/my-model"
+
+[calibrate]
+calibrator = "mse"                 # max, percentile:99.99 or mse
+max_images = 512
+
+[gates]                            # a missed gate is exit code 6, one the data cannot decide is 8
+max_drop_pp = 1.0                  # top-1 drop, percentage points, upper 95 % bound
+min_agreement = 0.98               # share of images with the same top-1 as PyTorch FP32
+min_sqnr_db = 20.0                 # of the logits
+# min_speedup = 1.5                # over the same engine library at f32, lower 95 % bound
+"""

@@ -1,0 +1,87 @@
+"""What a person sees while stages run: bars on a terminal, clean lines in a log.
+
+Everything here goes to stderr; results go to stdout and are not this module's business.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from edge_inception.errors import InputError
+from edge_inception.spec import Progress, no_progress
+
+
+class Terminal:
+    """Listener of a pipeline: notes, details and progress bars on stderr, all lines in a log.
+
+    Args:
+        verbosity: -1 errors only, 0 one line per stage, 1 with counts and reasons.
+        log_file: Gets every line with a UTC time, whatever the verbosity; appended to.
+
+    Raises:
+        InputError: The log file cannot be written.
+    """
+
+    def __init__(self, *, verbosity: int = 0, log_file: Path | None = None) -> None:
+        self._verbosity = verbosity
+        self._log = _open_log(log_file) if log_file else None
+
+    def note(self, text: str) -> None:
+        """A line that people want to see."""
+        self._line(text, least=0)
+
+    def detail(self, text: str) -> None:
+        """A line for --verbose and the log file."""
+        self._line(text, least=1)
+
+    def log(self, text: str) -> None:
+        """A line for the log file alone."""
+        self._line(text, least=2)
+
+    @contextmanager
+    def working(self, name: str) -> Iterator[Progress]:
+        """A progress bar for the stage ``name`` while the block runs; nothing off a terminal."""
+        if self._verbosity < 0 or not sys.stderr.isatty():
+            yield no_progress
+            return
+        from rich.console import Console  # noqa: PLC0415 -- only where a bar is drawn
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars  # noqa: PLC0415
+
+        columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
+        console = Console(stderr=True)
+        with Bars(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+            task = bars.add_task(name, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+    def close(self) -> None:
+        """Flush and close the log file."""
+        if self._log:
+            self._log.close()
+
+    def _line(self, text: str, *, least: int) -> None:
+        if self._verbosity >= least:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 -- this is the terminal
+        if self._log:
+            now = dt.datetime.now(dt.timezone.utc)
+            self._log.write(f"{now:%Y-%m-%dT%H:%M:%SZ} {text}\n")
+            self._log.flush()
+
+
+def _open_log(path: Path) -> TextIO:
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"cannot write log file {path}: {error.strerror}", hint="choose another --log-file"
+        ) from error

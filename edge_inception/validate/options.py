@@ -1,0 +1,53 @@
+"""Options of validate, and what a run with them is recorded as; imports no library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_inception import stage
+from edge_inception.artifact import Baseline, EngineFile, Provenance
+from edge_inception.imageset import ImageSet
+from edge_inception.spec import Gates, Preprocess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEntry:
+    """An engine to show in the report; ``is_subject``: of the precision that was asked for."""
+
+    engine: EngineFile
+    target: str
+    precision: str
+    float_precision: str
+    is_subject: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidateOptions:
+    """Choices of one validation.
+
+    ``pytorch`` are the arguments of ``edge_inception.baseline:open_session`` less ``threads``.
+    ``batch`` is the number of images of one latency call.
+    """
+
+    model: str
+    preprocess: Preprocess
+    gates: Gates
+    threads: int = 0
+    batch: int = 1
+    rounds: int = 10
+    calls_per_block: int = 20
+    pytorch: Mapping[str, Any] = field(default_factory=dict)
+
+
+def validate_provenance(
+    baseline: Baseline, entries: Sequence[EngineEntry], images: ImageSet, options: ValidateOptions
+) -> Provenance:
+    """What ``validate`` with these inputs is recorded as."""
+    engines = {
+        f"{entry.precision} {entry.target} {entry.float_precision}": entry.engine.sha256
+        for entry in entries
+    }
+    parents = {"baseline": baseline.sha256, "images": images.sha256, **engines}
+    return stage.provenance("validate", parents=parents, options=options)

@@ -1,0 +1,237 @@
+"""The stage ``validate``: engines against the baseline, and the verdict on the asked precision."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_inception import artifact, images, inference, registry
+from edge_inception.artifact import Baseline, EngineFile, Report
+from edge_inception.imageset import ImageSet
+from edge_inception.spec import Progress, no_progress
+from edge_inception.validate import accuracy, gate, latency, machine
+from edge_inception.validate.accuracy import Accuracy, BaselineArrays
+from edge_inception.validate.latency import Contender, Latency, LatencyOptions
+from edge_inception.validate.options import EngineEntry, ValidateOptions, validate_provenance
+from edge_inception.validate.outcome import Outcome, Role, Row, to_json, with_speedups
+
+PYTORCH = "PyTorch FP32"
+_SCORE_BATCH = 16
+
+
+def validate(
+    baseline: Baseline,
+    entries: Sequence[EngineEntry],
+    images_of: ImageSet,
+    options: ValidateOptions,
+    out: Path,
+    *,
+    progress: Progress = no_progress,
+) -> Report:
+    """Accuracy and latency of every engine that this machine can execute, and the verdict.
+
+    Args:
+        baseline: Recorded on ``images_of``, in the same order.
+        entries: Engines; those of backends that cannot execute here are listed, not measured.
+        images_of: Validation images.
+        options: Gates, threads, latency protocol.
+        out: Path of report.json.
+        progress: Called with (images scored, images in all).
+
+    Raises:
+        InputError: An engine or the baseline does not fit, NaN logits.
+        Inconclusive: Latency could not be measured.
+    """
+    arrays = accuracy.load_baseline(baseline)
+    running = [entry for entry in entries if _can_execute(entry)]
+    scores: dict[str, Accuracy] = {}
+    total = len(running) * len(images_of.items)
+    for index, entry in enumerate(running):
+        seen = index * len(images_of.items)
+        tell: Progress = lambda done, _, seen=seen: progress(seen + done, total)  # type: ignore[misc] # noqa: E731
+        scores[name_of(entry)] = _score(entry, arrays, images_of, options, tell)
+    timed = _times(running, images_of, options)
+    rows = with_speedups((_pytorch_row(arrays, timed), *_rows(entries, scores, timed)))
+    outcome = Outcome(
+        model=options.model,
+        created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        data={
+            "name": images_of.name,
+            "sha256": images_of.sha256,
+            "num_images": len(images_of.items),
+            "classes": list(images_of.classes),
+        },
+        rows=rows,
+        verdict=_verdict(rows, options),
+        machine=machine.describe(),
+        latency_options=_latency_options(options),
+        context={
+            "engines": {name_of(entry): _identity(entry.engine) for entry in entries},
+            "baseline_sha256": baseline.sha256,
+        },
+    )
+    text = json.dumps(to_json(outcome), indent=1) + "\n"
+    return artifact.publish(
+        Report,
+        out,
+        lambda path: _write(path, text),
+        provenance=validate_provenance(baseline, entries, images_of, options),
+        counts={"num_images": len(images_of.items), "num_engines": len(running)},
+        details={"status": outcome.verdict.status.value},
+    )
+
+
+def name_of(entry: EngineEntry) -> str:
+    """Row name, such as ``INT8 (cpu)`` or ``engine bf16 (cpu)``."""
+    if entry.precision == "fp32":
+        return f"engine {entry.float_precision} ({entry.target})"
+    return f"{entry.precision.upper()} ({entry.target})"
+
+
+def _can_execute(entry: EngineEntry) -> bool:
+    return registry.backend(str(entry.engine.details["backend"])).availability().can_execute
+
+
+def _score(
+    entry: EngineEntry,
+    arrays: BaselineArrays,
+    images_of: ImageSet,
+    options: ValidateOptions,
+    progress: Progress,
+) -> Accuracy:
+    with inference.open_engine(entry.engine.path, threads=options.threads) as session:
+        batches = images.batches(images_of.items, options.preprocess, _SCORE_BATCH)
+        return accuracy.score(session, arrays, batches, progress=progress)
+
+
+def _times(
+    running: Sequence[EngineEntry], images_of: ImageSet, options: ValidateOptions
+) -> dict[str, Latency]:
+    """Latency of PyTorch and every executable engine, interleaved."""
+    if not running:
+        return {}
+    contenders = [
+        Contender(
+            name=PYTORCH,
+            factory="edge_inception.baseline:open_session",
+            arguments=options.pytorch,
+        )
+    ]
+    contenders += [
+        Contender(
+            name=name_of(entry),
+            factory="edge_inception.inference:open_engine",
+            arguments={"path": str(entry.engine.path)},
+        )
+        for entry in running
+    ]
+    with _pixels(images_of, options) as path:
+        return latency.measure(contenders, path, _latency_options(options))
+
+
+@contextmanager
+def _pixels(images_of: ImageSet, options: ValidateOptions) -> Iterator[Path]:
+    """An .npy file with the images of one latency call: the set's first, repeated if too few."""
+    repeated = [images_of.items[i % len(images_of.items)] for i in range(options.batch)]
+    stack = np.concatenate(
+        [batch.images for batch in images.batches(repeated, options.preprocess, options.batch)]
+    )
+    with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, stack)
+        yield path
+
+
+def _latency_options(options: ValidateOptions) -> LatencyOptions:
+    return LatencyOptions(
+        threads=options.threads,
+        batch=options.batch,
+        rounds=options.rounds,
+        calls_per_block=options.calls_per_block,
+    )
+
+
+def _pytorch_row(arrays: BaselineArrays, timed: dict[str, Latency]) -> Row:
+    return Row(
+        name=PYTORCH,
+        role=Role.BASELINE,
+        backend="torch",
+        precision="fp32",
+        float_precision="f32",
+        accuracy=accuracy.compare(arrays.logits, arrays.labels, arrays.logits),
+        latency=timed.get(PYTORCH),
+        note="" if timed else "no engine can be executed here, so nothing was timed",
+    )
+
+
+def _rows(
+    entries: Sequence[EngineEntry], scores: dict[str, Accuracy], timed: dict[str, Latency]
+) -> Iterator[Row]:
+    subject, reference = _subject(entries, scores), _reference(entries, scores)
+    for entry in entries:
+        name, details = name_of(entry), entry.engine.details
+        role = Role.OTHER
+        if entry is subject:
+            role = Role.SUBJECT
+        elif entry is reference:
+            role = Role.REFERENCE
+        yield Row(
+            name=name,
+            role=role,
+            backend=str(details["backend"]),
+            precision=entry.precision,
+            float_precision=entry.float_precision,
+            accuracy=scores.get(name),
+            latency=timed.get(name),
+            size_bytes=entry.engine.path.stat().st_size,
+            weight_bytes=_total(details.get("weight_bytes")),
+            executed_layers=_flat(details.get("executed_layers", {})),
+            note="" if name in scores else "compiled, not executed here",
+        )
+
+
+def _subject(entries: Sequence[EngineEntry], scores: dict[str, Accuracy]) -> EngineEntry:
+    """The engine that is judged: of the asked precision, executed if any was."""
+    asked = [entry for entry in entries if entry.is_subject]
+    return next((entry for entry in asked if name_of(entry) in scores), asked[0])
+
+
+def _reference(entries: Sequence[EngineEntry], scores: dict[str, Accuracy]) -> EngineEntry | None:
+    """The FP32 engine that speed-ups are over; None when FP32 itself is judged."""
+    plain = [
+        entry
+        for entry in entries
+        if (entry.precision, entry.float_precision) == ("fp32", "f32") and name_of(entry) in scores
+    ]
+    return next((entry for entry in plain if not entry.is_subject), None)
+
+
+def _total(weight_bytes: Any) -> int | None:
+    if isinstance(weight_bytes, dict):
+        return int(sum(weight_bytes.values()))
+    return None if weight_bytes is None else int(weight_bytes)
+
+
+def _flat(layers: dict[str, dict[str, int]]) -> dict[str, int]:
+    """{"Convolution": {"i8": 149}} as {"Convolution i8": 149}."""
+    return {f"{kind} {p}": n for kind, counts in layers.items() for p, n in counts.items()}
+
+
+def _verdict(rows: tuple[Row, ...], options: ValidateOptions) -> gate.Verdict:
+    subject = next(row for row in rows if row.role is Role.SUBJECT)
+    return gate.judge(options.gates, accuracy=subject.accuracy, speedup=subject.speedup)
+
+
+def _identity(engine: EngineFile) -> dict[str, Any]:
+    return {"file": engine.path.name, "sha256": engine.sha256}
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
