@@ -25,13 +25,16 @@ from edge_inception.cli_options import (
     typing_options,
     validation_options,
 )
-from edge_inception.errors import EdgeInceptionError, InputError
+from edge_inception.errors import BackendMissing, EdgeInceptionError, InputError
 
 if TYPE_CHECKING:
     from edge_inception.engines._backend import Availability
     from edge_inception.spec import ModelSpec
 
 INTERRUPTED = 130
+_EXTRAS = dict.fromkeys(
+    ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "openvino", "safetensors"), "compile"
+)
 _VERDICT_CODES = {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}
 
 
@@ -50,6 +53,10 @@ def run(arguments: list[str]) -> int:
     except EdgeInceptionError as error:
         _show(error)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        missing = _as_missing_library(error)
+        _show(missing)
+        return missing.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; run the same command again to go on", err=True)
         return INTERRUPTED
@@ -58,6 +65,18 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return result if isinstance(result, int) else 0
+
+
+def _as_missing_library(error: ModuleNotFoundError) -> BackendMissing:
+    """A library of an extra that is not installed; anything else is a bug and is raised again."""
+    library = (error.name or "").partition(".")[0]
+    if library not in _EXTRAS:
+        raise error
+    extra = _EXTRAS[library]
+    return BackendMissing(
+        f"this command needs {library}, which is not installed",
+        hint=f"pip install 'edge-inception[{extra}]'",
+    )
 
 
 def _show(error: EdgeInceptionError) -> None:
@@ -167,12 +186,17 @@ def classify(
 def init(out: Path, *, force: bool) -> None:
     """Write a commented starter recipe."""
     from edge_inception.artifact import replace_file
-    from edge_inception.recipe import STARTER
 
     if out.exists() and not force:
         raise InputError(f"{out} exists", hint="--force overwrites it, or name another file")
-    replace_file(out, lambda path: path.write_text(STARTER, encoding="utf-8") and None)
+    replace_file(out, _write_starter)
     click.echo(f"wrote {out}; edit it, then: edge-inception build --recipe {out}")
+
+
+def _write_starter(path: Path) -> None:
+    from edge_inception.recipe import STARTER
+
+    path.write_text(STARTER, encoding="utf-8")
 
 
 @cli.command()

@@ -20,7 +20,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 # Flag -> recipe key. Everything here overrides the recipe.
-_OVERRIDES: Mapping[str, str] = {
+OVERRIDES: Mapping[str, str] = {
     "model": "model.name",
     "checkpoint": "model.checkpoint",
     "num_classes": "model.num_classes",
@@ -129,12 +129,13 @@ def recipe_of(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:
                 hint="'edge-inception init' writes a starter recipe",
             )
     terminal.note(f"recipe: {path or 'none, all from flags'}")
-    return load_recipe(path, _overrides(flags))
+    return load_recipe(path, overrides_of(flags))
 
 
-def _overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
+def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipe keys and values of the flags that were given."""
     chosen: dict[str, Any] = {}
-    for flag, key in _OVERRIDES.items():
+    for flag, key in OVERRIDES.items():
         value = flags.get(flag)
         if value is None or value == ():
             continue

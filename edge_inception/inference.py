@@ -72,8 +72,8 @@ def preprocess_of(details: Mapping[str, Any]) -> Preprocess:
     record = details.get("preprocess")
     if not isinstance(record, Mapping):
         raise InputError("the sidecar carries no preprocessing", hint="export the model again")
-    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
-    return Preprocess(**tuples)
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+    return Preprocess(**fields)
 
 
 def _top(

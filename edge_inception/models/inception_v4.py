@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+BLOCKS = (4, 7, 3)
+
+
 class _Tables:
     """The blocks of the paper with every channel count scaled by ``width``."""
 
@@ -131,23 +134,37 @@ class _Tables:
         return Concat(units, routes)
 
 
-def features(width: float = 1.0) -> tuple[Layer, ...]:
-    """All layers before the global average pool: 3 x 299 x 299 to 1536 x 8 x 8."""
+def features(width: float = 1.0, blocks: tuple[int, int, int] = BLOCKS) -> tuple[Layer, ...]:
+    """All layers before the global average pool: 3 x 299 x 299 to 1536 x 8 x 8.
+
+    Args:
+        width: Factor on every channel count.
+        blocks: How many Inception-A, -B and -C blocks; the paper's network has 4, 7, 3.
+    """
     tables = _Tables(width)
     return (
         *tables.stem(),
-        *(tables.inception_a() for _ in range(4)),
+        *(tables.inception_a() for _ in range(blocks[0])),
         tables.reduction_a(),
-        *(tables.inception_b() for _ in range(7)),
+        *(tables.inception_b() for _ in range(blocks[1])),
         tables.reduction_b(),
-        *(tables.inception_c() for _ in range(3)),
+        *(tables.inception_c() for _ in range(blocks[2])),
     )
 
 
-def _build(*, num_classes: int, width: float = 1.0, dropout: float = 0.2) -> nn.Module:
+def _build(
+    *,
+    num_classes: int,
+    width: float = 1.0,
+    dropout: float = 0.2,
+    blocks_a: int = BLOCKS[0],
+    blocks_b: int = BLOCKS[1],
+    blocks_c: int = BLOCKS[2],
+) -> nn.Module:
     from edge_inception.models._blocks import Classifier
 
-    return Classifier(features(width), num_classes=num_classes, dropout=dropout)
+    layers = features(width, (blocks_a, blocks_b, blocks_c))
+    return Classifier(layers, num_classes=num_classes, dropout=dropout)
 
 
 MODELS = (
@@ -160,7 +177,13 @@ MODELS = (
         num_classes=1000,
         num_parameters=42_679_816,
         gmacs=12.254,
-        options={"width": 1.0, "dropout": 0.2},
+        options={
+            "width": 1.0,
+            "dropout": 0.2,
+            "blocks_a": BLOCKS[0],
+            "blocks_b": BLOCKS[1],
+            "blocks_c": BLOCKS[2],
+        },
         checkpoints=(
             PublishedCheckpoint(
                 name="inception_v4.tf_in1k",

@@ -1,0 +1,166 @@
+"""The command line: start-up imports, help of every command, exit codes, flags to recipe."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_inception import cli
+from edge_inception.cli_options import overrides_of
+from edge_inception.recipe import load_recipe
+
+HEAVY = {
+    "torch",
+    "numpy",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "onnxsim",
+    "tensorrt",
+    "tensorrt_rtx_bindings",
+    "openvino",
+    "PIL",
+    "rich",
+}
+COMMANDS = sorted(cli.cli.commands)
+
+
+def test_help_imports_no_heavy_library():
+    """After --help, sys.modules holds none of the heavy libraries."""
+    code = (
+        "import sys, edge_inception.cli as c; c.run(['--help']); "
+        "print('MODULES', *sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.rpartition("MODULES")[2].split())
+    assert "click" in loaded
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    """Each command explains itself and exits 0."""
+    assert cli.run([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: edge-inception {command}")
+    assert len(text.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nonsense"], 2, "No such command"),
+        (["build", "--nonsense"], 2, "No such option"),
+        (["build", "--recipe", "absent.toml"], 3, "absent.toml"),
+        (["build", "--model", "inception_v5", "--checkpoint", "x"], 3, "did you mean"),
+        (["build", "--model", "inception_v4"], 3, "--checkpoint"),
+        (["simplify", "absent.onnx", "--out", "x.onnx"], 3, "absent.onnx"),
+        (["classify", "--engine", "absent.blob", "a.png"], 3, "absent.blob"),
+        (["report", "absent.json"], 3, "absent.json"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_and_a_documented_code(
+    arguments, code, words, capsys, tmp_path, monkeypatch
+):
+    """Wrong input ends in its exit code with one error line, and no traceback."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(arguments) == code
+    err = capsys.readouterr().err
+    assert words in err
+    assert "Traceback" not in err
+    if code == 3:
+        assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ({"precision": "fp16"}, {"build.precision": "fp16"}),
+        ({"target": ("cpu", "rtx")}, {"build.targets": ["cpu", "rtx"]}),
+        ({"option": ("width=0.25", "name=x")}, {"model.options": {"width": 0.25, "name": "x"}}),
+        ({"checkpoint": Path("a b.pt")}, {"model.checkpoint": "a b.pt"}),
+        ({"max_drop": 0.5, "min_sqnr": None}, {"gates.max_drop_pp": 0.5}),
+        ({"threads": 0}, {"build.threads": 0}),
+    ],
+)
+def test_flags_become_recipe_keys(flags, wanted):
+    """A flag that is given overrides its recipe key; one that is not leaves it alone."""
+    assert overrides_of(flags) == wanted
+
+
+def test_every_override_is_a_recipe_key(tmp_path):
+    """No flag writes a key that the recipe reader does not know."""
+    starter = tmp_path / "starter.toml"
+    assert cli.run(["init", str(starter)]) == 0
+    values = {
+        "model.name": "inception_v4",
+        "model.options": {"width": 0.5},
+        "preprocess.input_size": 299,
+        "data.skip_bad_images": True,
+        "build.targets": ["cpu"],
+        "build.compute_capabilities": ["8.9"],
+        "build.dynamic_batch": None,
+    }
+    from edge_inception.cli_options import OVERRIDES
+
+    for key in OVERRIDES.values():
+        if key == "build.dynamic_batch":
+            continue
+        section = key.partition(".")[0]
+        is_number = section == "gates" or key.endswith(
+            ("batch", "threads", "max_images", "num_classes")
+        )
+        fallback = 1 if is_number else "int8" if key.endswith("precision") else "x"
+        load_recipe(starter, {key: values.get(key, fallback)})
+
+
+def test_init_refuses_to_overwrite(tmp_path, capsys):
+    """A recipe that exists is kept unless --force."""
+    path = tmp_path / "r.toml"
+    path.write_text("mine", encoding="utf-8")
+    assert cli.run(["init", str(path)]) == 3
+    assert path.read_text(encoding="utf-8") == "mine"
+    assert "--force" in capsys.readouterr().err
+    assert cli.run(["init", str(path), "--force"]) == 0
+    assert path.read_text(encoding="utf-8") != "mine"
+
+
+def test_starter_recipe_is_valid(tmp_path):
+    """What init writes is read without complaint."""
+    path = tmp_path / "r.toml"
+    cli.run(["init", str(path)])
+    recipe = load_recipe(path)
+    assert recipe.model == "inception_v4"
+    assert recipe.checkpoint == tmp_path.resolve() / "my.safetensors"
+
+
+def test_models_lists_the_published_figures(capsys):
+    """Parameters and MACs of the paper's network are in the list, also as JSON."""
+    assert cli.run(["models", "--json"]) == 0
+    records = {record["name"]: record for record in json.loads(capsys.readouterr().out)}
+    assert records["inception_v4"]["num_parameters"] == 42_679_816
+    assert cli.run(["models"]) == 0
+    assert "42,679,816" in capsys.readouterr().out
+
+
+def test_interrupt_is_130(monkeypatch, capsys):
+    """Ctrl-C ends with 130 and says how to go on."""
+
+    def interrupted(*_args, **_keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.cli, "main", interrupted)
+    assert cli.run(["models"]) == cli.INTERRUPTED
+    assert "same command" in capsys.readouterr().err
+
+
+def test_closed_pipe_is_quiet():
+    """`edge-inception models | head -0` prints no traceback."""
+    command = f"{sys.executable} -m edge_inception models --json | true"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
