@@ -6,6 +6,7 @@ from a file or not. Nothing here computes a result; what was not measured is a d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,7 +136,10 @@ def _note(row: Mapping[str, Any]) -> str:
     if row["weight_bytes"] is not None:
         parts.append(f"weights {size(row['weight_bytes'])}")
     if row["executed_layers"]:
-        layers = (f"{num} {kind}" for kind, num in sorted(row["executed_layers"].items()))
+        by_precision: Counter[str] = Counter()
+        for kind, count in row["executed_layers"].items():
+            by_precision[kind.rpartition(" ")[2]] += count
+        layers = (f"{count} {precision}" for precision, count in by_precision.most_common())
         parts.append(f"executed layers: {', '.join(layers)}")
     latency, accuracy = row["latency"], row["accuracy"]
     if latency and latency["p99_ms"] is None:

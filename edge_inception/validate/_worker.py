@@ -94,8 +94,8 @@ def _serve(reply: Any) -> None:
 
     spec = json.loads(sys.stdin.readline())
     with _open(spec) as session:
-        # mapped, so that workers share the pages; a batch is one contiguous slice
-        bench = _Bench(session, np.load(spec["images"], mmap_mode="r"), spec["batch"])
+        # not memory-mapped: libraries copy read-only arrays or warn about them
+        bench = _Bench(session, np.load(spec["images"]), spec["batch"])
         actions = {"warm_up": bench.warm_up, "block": bench.block}
         reply({"info": dict(session.info)})
         for line in sys.stdin:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_inception import metrics
 from edge_inception.artifact import Baseline
 from edge_inception.errors import InputError
 from edge_inception.images import Batch
@@ -118,7 +119,6 @@ def score(
     baseline: BaselineArrays,
     batches: Iterable[Batch],
     *,
-    batch: int = 0,
     progress: Progress = no_progress,
 ) -> Accuracy:
     """Accuracy of ``session`` on the baseline's images, streamed: one batch in memory at a time.
@@ -127,8 +127,6 @@ def score(
         session: An open engine.
         baseline: Arrays of the same images in the same order.
         batches: Batches such as ``images.batches`` yields.
-        batch: Batch size of a static engine; a shorter last batch is filled up with copies of its
-            last image, whose logits are dropped. 0 passes every batch as it is.
         progress: Called with (images done, images in all).
 
     Raises:
@@ -140,13 +138,14 @@ def score(
     for group in batches:
         end = done + len(group.items)
         _require_same_images(group, baseline.sha256[done:end], done)
-        got = _run_filled(session, group.images, batch)
+        got = session.run(group.images)
         if got.shape != logits[done:end].shape:
             raise InputError(
                 f"engine gave logits {got.shape} for {len(group.items)} images, wanted "
                 f"{logits[done:end].shape}",
                 hint="engine and baseline must come from the same checkpoint",
             )
+        _require_finite(got, "engine", [str(item.path) for item in group.items])
         logits[done:end] = got
         done = end
         progress(done, total)
@@ -201,17 +200,11 @@ def class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Clas
     """Quality of logits [N, C] against labels [N], all of them in 0..C-1 and N >= 1."""
     num_classes = logits.shape[1]
     predicted = logits.argmax(axis=1)
-    is_right = predicted == labels
-    images = np.bincount(labels, minlength=num_classes)
-    right = np.bincount(labels[is_right], minlength=num_classes)
-    recall = tuple(
-        float(hits / count) if count else None for hits, count in zip(right, images, strict=True)
-    )
-    present = [value for value in recall if value is not None]
+    recall = metrics.recall_per_class(predicted, labels, num_classes)
     return ClassScores(
-        top1=wilson(int(is_right.sum()), len(labels)),
-        balanced_accuracy=float(np.mean(present)),
-        recall=recall,
+        top1=wilson(int(np.sum(predicted == labels)), len(labels)),
+        balanced_accuracy=metrics.balanced_accuracy(predicted, labels, num_classes),
+        recall=tuple(None if np.isnan(value) else float(value) for value in recall),
         confusion=_cells(labels, predicted),
         auroc=_auroc(logits, labels) if num_classes == _NUM_BINARY_CLASSES else None,
     )
@@ -257,22 +250,9 @@ def _cell_changes(before: tuple[Cell, ...], after: tuple[Cell, ...]) -> tuple[Ce
 
 
 def _auroc(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
-    """Chance that a random positive scores above a random negative, ties counted half."""
-    margin = logits[:, 1].astype(np.float64) - logits[:, 0]
-    positive, negative = margin[labels == 1], np.sort(margin[labels == 0])
-    if not len(positive) or not len(negative):
+    if labels.min() == labels.max():
         return None
-    below = np.searchsorted(negative, positive, side="left")
-    at_most = np.searchsorted(negative, positive, side="right")
-    return float((below + at_most).sum() / (2 * len(positive) * len(negative)))
-
-
-def _run_filled(session: Session, images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
-    missing = batch - len(images)
-    if missing <= 0:
-        return session.run(images)
-    filler = np.repeat(images[-1:], missing, axis=0)
-    return session.run(np.concatenate((images, filler)))[: len(images)]
+    return metrics.auroc(logits[:, 1].astype(np.float64) - logits[:, 0], labels)
 
 
 def _require_same_images(group: Batch, expected: tuple[str, ...], start: int) -> None:
@@ -311,11 +291,14 @@ def _require_fit(
     _require_finite(engine, "engine")
 
 
-def _require_finite(logits: NDArray[np.float32], who: str) -> None:
+def _require_finite(
+    logits: NDArray[np.float32], who: str, names: Sequence[str] | None = None
+) -> None:
     is_bad = ~np.isfinite(logits).all(axis=1)
     if is_bad.any():
+        first = int(is_bad.argmax())
         raise InputError(
             f"{who} logits are NaN or infinite for {is_bad.sum()} of {len(logits)} images, first "
-            f"at image {is_bad.argmax()}",
+            f"at image {names[first] if names else first}",
             hint="look for NaN in the weights or for float16 overflow in the graph",
         )

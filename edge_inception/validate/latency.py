@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_inception import artifact, registry
-from edge_inception.artifact import EngineFile
+from edge_inception import inference
 from edge_inception.errors import Inconclusive, InputError
 from edge_inception.spec import Progress, no_progress
 from edge_inception.validate._contender import Worker
@@ -147,21 +146,13 @@ def ratio(numerator: Latency, denominator: Latency) -> Estimate:
 
 
 def open_engine(path: str, threads: int) -> Session:
-    """Session of the engine file at ``path``; the factory of engine contenders.
+    """Session of the engine file at ``path``, a JSON value: the factory of engine contenders.
 
     Raises:
-        InputError: No engine there, or it does not match its sidecar.
+        InputError: No engine there, or it does not fit its sidecar or this machine.
+        BackendMissing: Its library is not installed.
     """
-    engine = artifact.load(EngineFile, Path(path))
-    stage, _, backend = engine.provenance.stage.partition(":")
-    if stage != "compile":
-        raise InputError(
-            f"{path} was written by stage '{engine.provenance.stage}', wanted 'compile:<backend>'",
-            hint="compile the typed graph again",
-        )
-    from edge_inception.engines._backend import SessionOptions  # noqa: PLC0415 -- worker only
-
-    return registry.backend(backend).open(engine, SessionOptions(threads=threads))
+    return inference.open_engine(Path(path), threads=threads)
 
 
 def _race(

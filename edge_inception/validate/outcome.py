@@ -52,7 +52,9 @@ class Row:
     """One line of the report: a model or an engine and what was measured on it.
 
     ``precision`` is of the typed graph, ``float_precision`` of the arithmetic in its float part.
-    ``note`` says why a measurement is missing; a row without accuracy or latency must have one.
+    ``executed_layers`` counts layers by ``"<type> <precision>"`` as the library's runtime model
+    names them. ``note`` says why a measurement is missing; a row without accuracy or latency must
+    have one.
     """
 
     name: str

@@ -86,7 +86,7 @@ def _full():
             latency=_latency(11.7, p99=13.1),
             speedup=_estimate(14.4, 14.1, 14.7),
             size_bytes=43_000_000,
-            executed_layers={"i8": 149, "f32": 5},
+            executed_layers={"Convolution i8": 149, "Pooling i8": 14, "Softmax f32": 5},
         ),
         _row(
             "TensorRT-RTX",
@@ -104,7 +104,7 @@ def test_every_number_of_the_report_is_on_the_page():
             assert value in page, value
         assert "compiled, not executed here" in page
         assert "weights 40.9 MiB" in page
-        assert "executed layers: 5 f32, 149 i8" in page
+        assert "executed layers: 163 i8, 5 f32" in page
 
 
 def test_the_plain_table_fits_80_columns_and_is_ascii():

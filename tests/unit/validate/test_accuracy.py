@@ -130,16 +130,13 @@ def test_shapes_and_labels_that_do_not_fit_are_refused(labels, after):
 
 
 class _Mean:
-    """A real session: logits are the channel means; batch size fixed when asked to."""
+    """A real session: logits are the channel means."""
 
-    def __init__(self, batch=None):
-        self.batch = batch
+    def __init__(self):
         self.calls = 0
         self.info = {"threads": 1}
 
     def run(self, images):
-        if self.batch is not None and len(images) != self.batch:
-            raise InputError(f"batch {len(images)}, wanted {self.batch}")
         self.calls += 1
         return images.mean(axis=(2, 3), dtype=np.float32)
 
@@ -167,22 +164,26 @@ def _data(num=5):
     return arrays, batches
 
 
-def test_score_streams_and_fills_the_last_batch_of_a_static_engine():
-    """Five images through a static batch of two: three runs, logits of the copies dropped."""
+def test_score_streams_batch_by_batch():
+    """Five images in batches of two are three runs, put together in order."""
     arrays, batches = _data()
-    session, seen = _Mean(batch=2), []
+    session, seen = _Mean(), []
     found = accuracy.score(
-        session,
-        arrays,
-        batches(2),
-        batch=2,
-        progress=lambda done, total: seen.append((done, total)),
+        session, arrays, batches(2), progress=lambda done, total: seen.append((done, total))
     )
     assert session.calls == 3
     assert found.num_images == 5
-    assert found.agreement.value == 1.0
     assert found.sqnr_db == math.inf
     assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_score_names_the_image_with_logits_that_are_not_finite():
+    """A NaN that an image brings about is reported with the image's path."""
+    arrays, batches = _data()
+    groups = list(batches(2))
+    groups[1].images[1, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match=r"first at image 3\.png"):
+        accuracy.score(_Mean(), arrays, groups)
 
 
 def test_score_refuses_other_images_than_the_baseline_s():
