@@ -1,0 +1,195 @@
+"""A checkpoint -> ONNX graph: the stage ``export``."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from edge_inception import __version__, artifact, stage
+from edge_inception.artifact import Graph
+from edge_inception.checkpoint import Checkpoint, build_model, num_classes_of, read_checkpoint
+from edge_inception.errors import InputError
+from edge_inception.options import ExportOptions, export_provenance
+from edge_inception.spec import INPUT_NAME, OUTPUT_NAME
+
+__all__ = ["OPSET", "ExportOptions", "export"]
+
+OPSET = 18  # the lowest that the exporter writes without its own down-conversion
+IR_VERSION = 8  # of opset 18; see the table in onnx/docs/Versioning.md
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_CHANNELS = 3
+_LEAST_EXAMPLE = 2  # torch.export specialises an example batch of 1 to a static one
+
+
+def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
+    """The model of ``checkpoint`` as ONNX: ``input`` [N, 3, H, W] -> ``logits`` [N, classes].
+
+    The bytes depend on the weights, the options and the tools only: stack traces, paths and other
+    records of the exporter are removed.
+
+    Args:
+        checkpoint: Weights, see ``checkpoint.load_model``.
+        options: Model, preprocessing, batch.
+        out: Path of the .onnx file; weights are inside it.
+
+    Raises:
+        InputError: The checkpoint does not fit, or class names do not fit its head.
+    """
+    provenance = export_provenance(checkpoint, options)
+    weights = read_checkpoint(checkpoint)
+    model = build_model(
+        options.model, weights, num_classes=options.num_classes, options=options.model_options
+    )
+    num_classes = num_classes_of(model)
+    classes = _class_names(weights, options, num_classes)
+    exported = _to_onnx(model, options)
+    _strip(exported)
+    _require_opset(exported)
+    content: bytes = exported.SerializeToString(deterministic=True)
+    return artifact.publish(
+        Graph,
+        out,
+        lambda path: _write(path, content),
+        provenance=provenance,
+        counts={"nodes": node_counts(exported)},
+        details={
+            "model": options.model,
+            "model_options": dict(options.model_options),
+            "num_classes": num_classes,
+            "classes": list(classes),
+            "preprocess": stage.plain(options.preprocess),
+            "profile": stage.plain(options.profile),
+            "input": INPUT_NAME,
+            "output": OUTPUT_NAME,
+            "input_shape": _input_shape(options),
+            "opset": OPSET,
+            "checkpoint_types": dict(weights.stored),
+        },
+    )
+
+
+def node_counts(model: onnx.ModelProto) -> dict[str, int]:
+    """Nodes by op, sorted by name."""
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _class_names(weights: Checkpoint, options: ExportOptions, num_classes: int) -> tuple[str, ...]:
+    """Names by logit index: those given, else those the checkpoint carries."""
+    given = options.classes or weights.classes
+    if given and len(given) != num_classes:
+        raise InputError(
+            f"{len(given)} class names for a head of {num_classes} classes in {weights.path}",
+            hint="one name per logit, in the order of the logits",
+        )
+    if weights.classes and sorted(given) == sorted(weights.classes) and given != weights.classes:
+        raise InputError(
+            f"class names are in another order than in {weights.path}: "
+            f"{', '.join(given[:5])} against {', '.join(weights.classes[:5])}",
+            hint="use the checkpoint's order, or a labels file that lists it",
+        )
+    return given
+
+
+def _input_shape(options: ExportOptions) -> list[int | str]:
+    batch: int | str = "batch" if options.profile.is_dynamic else options.profile.max
+    return [batch, _CHANNELS, *options.preprocess.input_size]
+
+
+def _to_onnx(model: nn.Module, options: ExportOptions) -> onnx.ModelProto:
+    profile = options.profile
+    batch, shapes = profile.max, None
+    if profile.is_dynamic:
+        batch = max(profile.min, _LEAST_EXAMPLE)
+        shapes = ({0: torch.export.Dim("batch", min=profile.min, max=profile.max)},)
+    example = torch.zeros(batch, _CHANNELS, *options.preprocess.input_size)
+    with _quiet():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+    assert program is not None  # dynamo=True returns a program
+    exported: onnx.ModelProto = program.model_proto
+    return exported
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress lines, and no warning about torch's own code calling its own old functions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Name nodes by module path, then drop what depends on the clone, the run or the exporter."""
+    for node in model.graph.node:
+        node.name = f"{_module_path(node)}/{node.op_type}"
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+    graph = model.graph
+    values: list[Any] = [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for item in (graph, model, *values):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+    _require_unique_names(model)
+    model.producer_name, model.producer_version = "edge-inception", __version__
+    model.ir_version = IR_VERSION
+    graph.name = "graph"
+
+
+def _module_path(node: onnx.NodeProto) -> str:
+    """``features.4.branch1.0`` of a node; the last scope is the traced call, not a module."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+    names = [name for name in scopes.strip("[]").replace("'", "").split(", ") if name]
+    return names[-2] if len(names) > 1 else ""
+
+
+def _require_unique_names(model: onnx.ModelProto) -> None:
+    """Number nodes that share a module path and an op, since ONNX names should be unique."""
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        seen[node.name] += 1
+        if seen[node.name] > 1:
+            node.name = f"{node.name}_{seen[node.name] - 1}"
+
+
+def _require_opset(model: onnx.ModelProto) -> None:
+    """The exporter may write another opset than the one asked for, without saying so."""
+    got = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if got != {"ai.onnx": OPSET}:
+        raise InputError(
+            f"torch wrote opsets {got}, wanted ai.onnx {OPSET}",
+            hint="install the torch and onnxscript versions of .ci/constraints.txt",
+        )
+    if model.functions:
+        raise InputError(
+            f"torch wrote {len(model.functions)} ONNX functions, wanted plain operators",
+            hint="install the torch and onnxscript versions of .ci/constraints.txt",
+        )

@@ -1,0 +1,198 @@
+"""Read ONNX files and state what a graph must be before later stages trust it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import uses_external_data
+
+from edge_inception.errors import InputError
+
+MIN_OPSET, MAX_OPSET = 13, 21
+PORTABLE_OPS = frozenset(
+    (
+        "Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool",
+        "Identity", "MaxPool", "Mul", "Relu", "Reshape", "Sigmoid", "Sub", "Transpose",
+    )
+)  # fmt: skip
+"""Ops that compute the same from opset 13 to 21 when they use only what opset 13 defines.
+
+Later versions of them add element types or attributes whose default is the old behaviour; the one
+change of meaning, the output size of AveragePool with ceil_mode in opset 19, is refused.
+Source: onnx/docs/Changelog.md.
+"""
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """The ONNX model at ``path`` with its weights in memory.
+
+    Raises:
+        InputError: Missing, not ONNX, truncated, empty, or external weights that are not there.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise InputError(
+            f"cannot read graph {path}: {error.strerror}", hint="check the path"
+        ) from error
+    except DecodeError as error:
+        raise InputError(
+            f"{path} is truncated or not an ONNX file", hint="export the model again"
+        ) from error
+    if not model.graph.node or not model.opset_import:
+        raise InputError(
+            f"{path} is not an ONNX graph: it has no nodes or no opset", hint="check the path"
+        )
+    _load_external(model, path)
+    _require_whole_weights(model, path)
+    return model
+
+
+def _load_external(model: onnx.ModelProto, path: Path) -> None:
+    external = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
+    if not external:
+        return
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        place = {entry.key: entry.value for entry in external[0].external_data}.get("location")
+        raise InputError(
+            f"{path} keeps {len(external)} weights in '{place}', which cannot be read",
+            hint="put that file beside it",
+        ) from error
+
+
+def _require_whole_weights(model: onnx.ModelProto, path: Path) -> None:
+    for tensor in model.graph.initializer:
+        _require_whole(tensor, path)
+
+
+def _require_whole(tensor: TensorProto, path: Path) -> None:
+    try:
+        numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: weight '{tensor.name}' is truncated or malformed: {error}",
+            hint="export the model again",
+        ) from error
+
+
+def node_counts(model: onnx.ModelProto) -> dict[str, int]:
+    """Nodes by op, sorted by name."""
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def weight_counts(model: onnx.ModelProto) -> dict[str, int]:
+    """Elements of initializers by element type, such as ``{"FLOAT": 42679816}``."""
+    counts: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        counts[TensorProto.DataType.Name(tensor.data_type)] += int(np.prod(tensor.dims))
+    return dict(sorted(counts.items()))
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the default operator set.
+
+    Raises:
+        InputError: The graph imports other operator sets, or none.
+    """
+    sets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if set(sets) != {"ai.onnx"}:
+        raise InputError(
+            f"graph imports operator sets {', '.join(sorted(sets))}; wanted ai.onnx alone",
+            hint="export without custom operators",
+        )
+    return int(sets["ai.onnx"])
+
+
+def shape_of(value: onnx.ValueInfoProto) -> list[int | str]:
+    """Sizes of a tensor; a free size is its name, or ``?``."""
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "?") for dim in dims]
+
+
+def require_image_classifier(model: onnx.ModelProto) -> None:
+    """Check the signature: one float32 input [N, 3, H, W], one float32 output [N, classes].
+
+    Raises:
+        InputError: Another number, type or rank of inputs or outputs.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    wanted = (("input", inputs, 4), ("output", list(model.graph.output), 2))
+    for role, values, rank in wanted:
+        got = [f"{value.name} {shape_of(value)}" for value in values]
+        is_float = all(v.type.tensor_type.elem_type == TensorProto.FLOAT for v in values)
+        if len(values) != 1 or len(shape_of(values[0])) != rank or not is_float:
+            raise InputError(
+                f"graph has {role}s {', '.join(got) or 'none'}, wanted one float32 of rank {rank}",
+                hint="an image classifier maps [N, 3, H, W] to logits [N, classes]",
+            )
+
+
+def require_finite(model: onnx.ModelProto) -> None:
+    """Check every float initializer.
+
+    Raises:
+        InputError: One holds NaN or an infinity.
+    """
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            num_bad = int(values.size - np.isfinite(values).sum())
+            raise InputError(
+                f"weight '{tensor.name}' has {num_bad} of {values.size} values NaN or infinite",
+                hint="use another checkpoint",
+            )
+
+
+def require_portable(model: onnx.ModelProto) -> None:
+    """Check that the graph may be stamped with any opset from 13 to 21 and mean the same.
+
+    Raises:
+        InputError: A node is of another op, or uses what opset 13 lacks or defines differently.
+    """
+    for node in model.graph.node:
+        reason = _why_not_portable(node)
+        if reason:
+            raise InputError(
+                f"node '{node.name}': {reason}",
+                hint=f"ops that mean the same in opsets {MIN_OPSET} to {MAX_OPSET}: "
+                f"{', '.join(sorted(PORTABLE_OPS))}",
+            )
+
+
+def _why_not_portable(node: onnx.NodeProto) -> str:
+    if node.op_type not in PORTABLE_OPS or node.domain not in {"", "ai.onnx"}:
+        return f"op {node.op_type} is not portable between opsets"
+    oldest = onnx.defs.get_schema(node.op_type, MIN_OPSET, "")
+    newer = [entry.name for entry in node.attribute if entry.name not in oldest.attributes]
+    if newer:
+        return f"attribute {newer[0]} of {node.op_type} is not in opset {MIN_OPSET}"
+    if node.op_type == "AveragePool" and attribute(node, "ceil_mode", 0):
+        return "AveragePool with ceil_mode has another output size from opset 19 on"
+    return ""
+
+
+def attribute(node: onnx.NodeProto, name: str, default: object) -> object:
+    """Value of an attribute, or the default that the operator's specification states."""
+    return next(
+        (helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name),
+        default,
+    )
+
+
+def constants(model: onnx.ModelProto) -> Mapping[str, TensorProto]:
+    """Initializers by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def readers(model: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
+    """Nodes that read tensor ``name``, in graph order."""
+    return [node for node in model.graph.node if name in node.input]

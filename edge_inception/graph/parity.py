@@ -1,0 +1,94 @@
+"""Whether two graphs compute the same, asked of onnxruntime without its optimisations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from edge_inception.errors import InputError
+from edge_inception.graph.check import shape_of
+
+_FREE_BATCHES = (1, 3)  # two sizes, so that a batch size left inside the graph shows
+
+
+def largest_difference(first: onnx.ModelProto, second: onnx.ModelProto, *, seed: int) -> float:
+    """Largest difference of a logit on seeded normal images, as a share of the largest logit.
+
+    Args:
+        first: The reference; its largest logit is the unit.
+        second: Another graph with the same signature.
+        seed: Of the images.
+
+    Returns:
+        0 or more; infinity when a logit is NaN or infinite.
+
+    Raises:
+        InputError: onnxruntime refuses a graph, or all logits of the first are 0.
+    """
+    pictures = _images(first, seed)
+    ours, theirs = ([run(model, p) for p in pictures] for model in (second, first))
+    unit = max(float(np.abs(logits).max()) for logits in theirs)
+    if unit == 0.0:
+        raise InputError(
+            "all logits of the exported graph are 0", hint="the checkpoint holds no trained weights"
+        )
+    worst = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
+    return worst / unit if math.isfinite(worst) else math.inf
+
+
+def require(difference: float, tolerance: float) -> None:
+    """Refuse a difference beyond the tolerance.
+
+    Raises:
+        InputError: It is.
+    """
+    if not difference <= tolerance:
+        raise InputError(
+            f"simplified graph differs from the exported one by {difference:.1e} of the largest "
+            f"logit, wanted at most {tolerance:.0e}",
+            hint="report it with the checkpoint's architecture; nothing was written",
+        )
+
+
+def run(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits of the graph exactly as written: one thread, no fusions.
+
+    Raises:
+        InputError: onnxruntime cannot load or run the graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+    except Exception as error:  # onnxruntime raises classes of its own without a common base
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        line = str(error).splitlines()[0]
+        raise InputError(f"onnxruntime refuses the graph: {line}", hint="export again") from error
+    result: NDArray[np.float32] = np.asarray(logits, dtype=np.float32)
+    return result
+
+
+def _images(model: onnx.ModelProto, seed: int) -> list[NDArray[np.float32]]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    (source,) = (value for value in model.graph.input if value.name not in weights)
+    batch, *sizes = shape_of(source)
+    sides = [size for size in sizes if isinstance(size, int)]
+    if len(sides) != len(sizes):
+        raise InputError(
+            f"graph input {source.name} is {shape_of(source)}, wanted fixed channels and sides",
+            hint="only the batch may be free; export again",
+        )
+    batches: Sequence[int] = (batch,) if isinstance(batch, int) else _FREE_BATCHES
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((n, *sides), dtype=np.float32) for n in batches]

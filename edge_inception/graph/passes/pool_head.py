@@ -1,0 +1,109 @@
+"""Write the mean over height and width as the pooling op that every engine knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+from onnx import helper, numpy_helper
+
+from edge_inception.graph.check import attribute, constants
+from edge_inception.graph.passes._contract import Pass, topological_order
+
+_SPATIAL = ([2, 3], [-2, -1], [2, -1], [-2, 3])
+_FLATTENERS = frozenset(("Reshape", "Flatten", "Squeeze"))
+
+
+def pool_head(model: onnx.ModelProto) -> bool:
+    """Turn ReduceMean over [2, 3] of [N, C, H, W] into GlobalAveragePool, then Flatten.
+
+    Before: x -> ReduceMean(keepdims=0) -> [N, C].
+    After:  x -> GlobalAveragePool -> [N, C, 1, 1] -> Flatten(axis=1) -> [N, C].
+
+    Before: x -> ReduceMean(keepdims=1) -> [N, C, 1, 1] -> Reshape | Squeeze to [N, C].
+    After:  x -> GlobalAveragePool -> [N, C, 1, 1] -> Flatten(axis=1) -> [N, C].
+
+    Before: x -> GlobalAveragePool -> Reshape | Squeeze to [N, C]. After: the same with Flatten.
+    A Reshape may hold the batch size; Flatten never does, so a dynamic batch survives.
+    """
+    changed = [_rewrite_mean(model, node) for node in list(model.graph.node)]
+    changed += [_rewrite_reshape(model, node) for node in list(model.graph.node)]
+    return any(changed)
+
+
+def _rewrite_mean(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    if node.op_type != "ReduceMean" or _axes(model, node) not in _SPATIAL:
+        return False
+    if _rank(model, node.input[0]) != 4:  # noqa: PLR2004 -- [N, C, H, W]
+        return False
+    is_kept = bool(attribute(node, "keepdims", 1))
+    result = node.output[0] if is_kept else f"{node.output[0]}.pooled"
+    position = list(model.graph.node).index(node)
+    new = [
+        helper.make_node(
+            "GlobalAveragePool", [node.input[0]], [result], _scoped(node, "global_average_pool")
+        )
+    ]
+    if not is_kept:
+        new.append(
+            helper.make_node(
+                "Flatten", [result], [node.output[0]], _scoped(node, "flatten"), axis=1
+            )
+        )
+    model.graph.node.remove(node)
+    for offset, made in enumerate(new):
+        model.graph.node.insert(position + offset, made)
+    return True
+
+
+def _rewrite_reshape(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """[N, C, 1, 1] behind a global pool: any reshape to rank 2 that keeps N is Flatten(1)."""
+    if node.op_type not in _FLATTENERS or (
+        node.op_type == "Flatten" and attribute(node, "axis", 1) == 1
+    ):
+        return False
+    writer = next((other for other in model.graph.node if node.input[0] in other.output), None)
+    if writer is None or writer.op_type != "GlobalAveragePool":
+        return False
+    if not _gives_rows(model, node):
+        return False
+    flat = helper.make_node(
+        "Flatten", [node.input[0]], [node.output[0]], _scoped(node, "flatten"), axis=1
+    )
+    node.CopyFrom(flat)
+    return True
+
+
+def _gives_rows(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Whether the result is [N, C]: same number of channels last, rank 2."""
+    shape, pooled = _shape(model, node.output[0]), _shape(model, node.input[0])
+    return len(shape) == 2 and len(pooled) == 4 and shape[1] == pooled[1] != 0  # noqa: PLR2004
+
+
+def _axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int]:
+    """Axes of a reduction: an attribute before opset 18, a constant input from then on."""
+    if len(node.input) > 1 and node.input[1]:
+        tensor = constants(model).get(node.input[1])
+        return [] if tensor is None else [int(axis) for axis in numpy_helper.to_array(tensor)]
+    axes = attribute(node, "axes", [])
+    assert isinstance(axes, Sequence)
+    return [int(axis) for axis in axes]
+
+
+def _shape(model: onnx.ModelProto, name: str) -> list[int]:
+    """Sizes of a tensor, 0 where free; empty when unknown."""
+    values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    found = next((value for value in values if value.name == name), None)
+    return [] if found is None else [dim.dim_value for dim in found.type.tensor_type.shape.dim]
+
+
+def _rank(model: onnx.ModelProto, name: str) -> int:
+    return len(_shape(model, name))
+
+
+def _scoped(node: onnx.NodeProto, op: str) -> str:
+    scope = node.name.rpartition("/")[0]
+    return f"{scope}/{op}"
+
+
+PASS = Pass(name="pool_head", call=pool_head, ensures=topological_order)

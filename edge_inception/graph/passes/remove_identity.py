@@ -1,0 +1,47 @@
+"""Remove nodes that return their input."""
+
+from __future__ import annotations
+
+import onnx
+
+from edge_inception.graph.check import readers
+from edge_inception.graph.passes._contract import Pass, rename_reads, topological_order
+
+_OPS = frozenset(("Identity", "Dropout"))
+
+
+def remove_identity(model: onnx.ModelProto) -> bool:
+    """Before: x -> Identity -> y -> readers. After: x -> readers.
+
+    Dropout is one in inference: its mask is not read and training_mode is absent. Where y is an
+    output of the graph, the node that writes x writes y instead; if x is an input of the graph or
+    another output too, the node stays, since a graph may not return its own input.
+    """
+    removed = [node for node in model.graph.node if _is_identity(model, node)]
+    done = [node for node in removed if _bypass(model, node)]
+    for node in done:
+        model.graph.node.remove(node)
+    return bool(done)
+
+
+def _is_identity(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    if node.op_type not in _OPS or len(node.input) > 2:  # noqa: PLR2004 -- data, ratio
+        return False
+    return not any(readers(model, name) for name in node.output[1:])
+
+
+def _bypass(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    source, result = node.input[0], node.output[0]
+    outputs = {value.name for value in model.graph.output}
+    if result not in outputs:
+        rename_reads(model, result, source)
+        return True
+    writer = next((other for other in model.graph.node if source in other.output), None)
+    if writer is None or source in outputs:
+        return False
+    writer.output[list(writer.output).index(source)] = result
+    rename_reads(model, source, result)
+    return True
+
+
+PASS = Pass(name="remove_identity", call=remove_identity, ensures=topological_order)

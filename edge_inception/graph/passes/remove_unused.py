@@ -1,0 +1,42 @@
+"""Remove what no output depends on."""
+
+from __future__ import annotations
+
+import onnx
+
+from edge_inception.graph.passes._contract import Pass, topological_order
+
+
+def remove_unused(model: onnx.ModelProto) -> bool:
+    """Before: nodes and initializers, some never read. After: only those an output depends on.
+
+    Initializers listed as graph inputs (IR version 3) are taken off the inputs, so that nobody can
+    feed another weight. Shapes of tensors that are gone go too.
+    """
+    graph = model.graph
+    needed = {value.name for value in graph.output}
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(name for name in node.input if name)
+    before = _sizes(model)
+    _keep(graph.node, [node for node in graph.node if needed.intersection(node.output)])
+    _keep(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+    weights = {tensor.name for tensor in graph.initializer}
+    _keep(graph.input, [value for value in graph.input if value.name not in weights])
+    written = {name for node in graph.node for name in node.output}
+    outputs = {value.name for value in graph.output}
+    _keep(graph.value_info, [v for v in graph.value_info if v.name in written - outputs])
+    return _sizes(model) != before
+
+
+def _keep(field: object, kept: list[object]) -> None:
+    del field[:]  # type: ignore[attr-defined]
+    field.extend(kept)  # type: ignore[attr-defined]
+
+
+def _sizes(model: onnx.ModelProto) -> tuple[int, ...]:
+    graph = model.graph
+    return len(graph.node), len(graph.initializer), len(graph.input), len(graph.value_info)
+
+
+PASS = Pass(name="remove_unused", call=remove_unused, ensures=topological_order)

@@ -1,0 +1,141 @@
+"""Graph -> simplified graph: the stage ``simplify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnxsim
+from onnx import helper
+
+from edge_inception import __version__, artifact
+from edge_inception.artifact import Graph, SimplifiedGraph
+from edge_inception.errors import InputError
+from edge_inception.graph import check, parity
+from edge_inception.graph.passes import (
+    fold_batch_norm,
+    name_tensors,
+    pool_head,
+    remove_identity,
+    remove_unused,
+)
+from edge_inception.options import SimplifyOptions, simplify_provenance
+
+__all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
+
+OPSET, IR_VERSION = 18, 8  # the IR version that came with opset 18: onnx/docs/Versioning.md
+MAX_ROUNDS = 10  # each round removes a node or names one; more means that two passes fight
+
+PASSES = (
+    remove_identity.PASS,  # first: a Dropout between Conv and norm would hide the pair
+    fold_batch_norm.PASS,  # leaves weights of the norm behind
+    pool_head.PASS,  # leaves the axes of the mean behind
+    remove_unused.PASS,  # takes what the passes before left
+    name_tensors.PASS,  # last: names only what stays
+)
+
+
+def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGraph:
+    """The same function in fewer nodes, each of which means the same in opsets 13 to 21.
+
+    Args:
+        graph: From export.
+        options: How equality is proved.
+        out: Path of the .onnx file.
+
+    Raises:
+        InputError: Not an image classifier in ONNX, NaN or infinite weights, an op that is not
+            portable, or logits that differ from those of ``graph``.
+    """
+    original = check.load_graph(graph.path)
+    check.require_image_classifier(original)
+    check.require_finite(original)
+    simplified = simplify_model(original)
+    check.require_finite(simplified)
+    difference = parity.largest_difference(original, simplified, seed=options.seed)
+    parity.require(difference, options.tolerance)
+    content: bytes = simplified.SerializeToString(deterministic=True)
+    before, after = check.node_counts(original), check.node_counts(simplified)
+    return artifact.publish(
+        SimplifiedGraph,
+        out,
+        lambda path: _write(path, content),
+        provenance=simplify_provenance(graph, options),
+        counts={
+            "nodes_before": before,
+            "nodes": after,
+            "num_nodes_before": sum(before.values()),
+            "num_nodes": sum(after.values()),
+        },
+        details={**graph.details, "opset": OPSET, "simplify_difference": difference},
+    )
+
+
+def simplify_model(original: onnx.ModelProto) -> onnx.ModelProto:
+    """A simplified copy: onnxsim, then ``PASSES`` until none changes anything.
+
+    Raises:
+        InputError: onnxsim or the checker refuses the graph, or an op is not portable.
+    """
+    model = _onnxsim(original)
+    model = _with_shapes(model)
+    rounds = 0
+    while _round(model):
+        rounds += 1
+        assert rounds < MAX_ROUNDS, "two passes undo each other"
+    check.require_portable(model)
+    _stamp(model)
+    model = _with_shapes(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _round(model: onnx.ModelProto) -> bool:
+    """Run every pass once; whether one of them changed something."""
+    changes = [each(model) for each in PASSES]
+    return any(changes)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _onnxsim(original: onnx.ModelProto) -> onnx.ModelProto:
+    """What onnxsim makes of it; its own random check is off, since parity is proved at the end."""
+    try:
+        model, _ = onnxsim.simplify(original, check_n=0)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        raise InputError(
+            f"onnxsim refuses the graph: {error}", hint="check it with onnx.checker"
+        ) from error
+    assert isinstance(model, onnx.ModelProto)
+    return model
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with the shape of every tensor; a free batch keeps its name."""
+    del model.graph.value_info[:]
+    try:
+        return onnx.shape_inference.infer_shapes(
+            model, check_type=True, strict_mode=True, data_prop=True
+        )
+    except onnx.shape_inference.InferenceError as error:
+        raise InputError(
+            f"shapes of the graph do not fit: {error}", hint="export the model again"
+        ) from error
+
+
+def _stamp(model: onnx.ModelProto) -> None:
+    """Opset, IR version and producer of this project; everything that names a run is dropped."""
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_operatorsetid("", OPSET))
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "edge-inception", __version__
+    model.ClearField("domain")
+    model.ClearField("model_version")
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for item in (model, graph, *graph.node, *values):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+    graph.name = "graph"
