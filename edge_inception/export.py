@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edge_inception import __version__, artifact, stage
 from edge_inception.artifact import Graph
@@ -60,7 +60,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         out,
         lambda path: _write(path, content),
         provenance=provenance,
-        counts={"nodes": node_counts(exported)},
+        counts=node_counts(exported),
         details={
             "model": options.model,
             "model_options": dict(options.model_options),
@@ -115,6 +115,7 @@ def _to_onnx(model: nn.Module, options: ExportOptions) -> onnx.ModelProto:
         batch = max(profile.min, _LEAST_EXAMPLE)
         shapes = ({0: torch.export.Dim("batch", min=profile.min, max=profile.max)},)
     example = torch.zeros(batch, _CHANNELS, *options.preprocess.input_size)
+    _require_size(model, example[:1], options)
     with _quiet():
         program = torch.onnx.export(
             model,
@@ -129,6 +130,18 @@ def _to_onnx(model: nn.Module, options: ExportOptions) -> onnx.ModelProto:
     assert program is not None  # dynamo=True returns a program
     exported: onnx.ModelProto = program.model_proto
     return exported
+
+
+def _require_size(model: nn.Module, example: Tensor, options: ExportOptions) -> None:
+    try:
+        with torch.inference_mode():
+            model(example)
+    except RuntimeError as error:
+        height, width = options.preprocess.input_size
+        raise InputError(
+            f"{options.model} cannot take {height} x {width} images: {str(error).splitlines()[0]}",
+            hint="use a larger --input-size; the model was made for the one it publishes",
+        ) from error
 
 
 @contextmanager

@@ -62,12 +62,16 @@ def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGra
         lambda path: _write(path, content),
         provenance=simplify_provenance(graph, options),
         counts={
-            "nodes_before": before,
-            "nodes": after,
             "num_nodes_before": sum(before.values()),
             "num_nodes": sum(after.values()),
+            **after,
         },
-        details={**graph.details, "opset": OPSET, "simplify_difference": difference},
+        details={
+            **graph.details,
+            "opset": OPSET,
+            "nodes_before": before,
+            "simplify_difference": difference,
+        },
     )
 
 
