@@ -1,0 +1,272 @@
+"""Simplified graph + range table -> typed graph: the stage ``quantize``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from edge_inception import __version__, artifact
+from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
+from edge_inception.errors import InputError
+from edge_inception.quant import place, scales
+from edge_inception.quant.float16 import require_portable, to_float16
+from edge_inception.quant.options import (
+    FloatRest,
+    QuantizeOptions,
+    Spelling,
+    quantize_provenance,
+)
+from edge_inception.quant.place import Placement
+from edge_inception.quant.ranges import Table, TensorRange, read_table
+from edge_inception.spec import Precision
+
+# Opset and the IR version that came with it. float16 Q/DQ is legal from opset 19 on; 13 is the
+# first with per-channel Q/DQ, and TensorRT 8.2 reads it.
+_STAMPS: Mapping[Spelling, tuple[int, int]] = {Spelling.STRONG: (19, 9), Spelling.WEAK: (13, 7)}
+_ZERO = "int8.zero"
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+def quantize(
+    graph: SimplifiedGraph, ranges: RangeTable | None, options: QuantizeOptions, out: Path
+) -> TypedGraph:
+    """The typed graph of one precision in one spelling.
+
+    ``fp32`` is the simplified graph, byte for byte (restamped when weak). ``fp16`` computes in
+    float16 between float32 input and output. ``int8`` has Q/DQ where ``place`` says and a float
+    rest. Weak spellings keep float32 tensors; the sidecar's ``typing: weak`` tells the builder.
+
+    Args:
+        graph: From simplify.
+        ranges: The range table of this very graph; needed for int8, else None.
+        options: Precision, spelling, float rest.
+        out: Path of the .onnx file.
+
+    Raises:
+        InputError: No range table, one of another graph or without a tensor, no Conv to quantize,
+            NaN or infinite weights, an op that cannot be typed, or values beyond float16.
+    """
+    model = onnx.load(str(graph.path))
+    counts: dict[str, int] = {"num_nodes": len(model.graph.node)}
+    is_untouched = options.precision is Precision.FP32 and options.spelling is Spelling.STRONG
+    place.require_finite_weights(model)
+    if not is_untouched:
+        require_portable(model)
+        _stamp(model, options.spelling)
+    if options.precision is Precision.INT8:
+        counts |= _insert(model, _table(graph, ranges).tensors, options)
+    if _is_half(options):
+        to_float16(model)
+    content = graph.path.read_bytes() if is_untouched else _checked(model)
+    return artifact.publish(
+        TypedGraph,
+        out,
+        lambda path: _write(path, content),
+        provenance=quantize_provenance(graph, ranges, options),
+        counts=counts,
+        details={**graph.details, **_typing(model, options)},
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _is_half(options: QuantizeOptions) -> bool:
+    if options.spelling is Spelling.WEAK:
+        return False
+    rest = options.precision is Precision.INT8 and options.float_rest is FloatRest.FP16
+    return rest or options.precision is Precision.FP16
+
+
+def _stamp(model: onnx.ModelProto, spelling: Spelling) -> None:
+    opset, ir_version = _STAMPS[spelling]
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_operatorsetid("", opset))
+    model.ir_version = ir_version
+    model.producer_name, model.producer_version = "edge-inception", __version__
+    del model.graph.value_info[:]
+
+
+def _checked(model: onnx.ModelProto) -> bytes:
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _typing(model: onnx.ModelProto, options: QuantizeOptions) -> dict[str, Any]:
+    """What compile and the engines need to know of a typed graph without onnx."""
+    source, result = model.graph.input[0], model.graph.output[0]
+    rest = options.float_rest if options.precision is Precision.INT8 else options.precision
+    return {
+        "precision": options.precision.value,
+        "typing": options.spelling.value,
+        "float_rest": rest.value,
+        "input": source.name,
+        "output": result.name,
+        "input_shape": _shape(source),
+        "output_shape": _shape(result),
+    }
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    """Sizes; a dynamic axis is its name."""
+    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+def _table(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
+    if ranges is None:
+        raise InputError(
+            "precision int8 needs a range table, got none", hint="run calibrate and pass its result"
+        )
+    table = read_table(ranges)
+    if table.graph != graph.sha256:
+        raise InputError(
+            f"range table {ranges.path} belongs to graph {table.graph[:12]}, "
+            f"not to {graph.path} ({graph.sha256[:12]})",
+            hint="calibrate this graph",
+        )
+    return table
+
+
+def _insert(
+    model: onnx.ModelProto, seen: Mapping[str, TensorRange], options: QuantizeOptions
+) -> dict[str, int]:
+    """Put Q/DQ into ``model`` and count what was done.
+
+    Before: x -> Conv(w) -> y. After: x -> Q -> DQ -> Conv(w.int8 -> DQ) -> y.
+    """
+    placement = place.place(model)
+    counts = _counts(model, placement)
+    _require_ranges(placement, seen, options)
+    graph = model.graph
+    pairs = {name: _tensor_pair(name, root) for name, root in placement.scale_of.items()}
+    for name, readers in placement.readers.items():
+        for index in readers:
+            _rewire(graph.node[index], name)
+    for index, weight in placement.weights.items():
+        _rewire(graph.node[index], weight.name)
+    nodes = _add_weights(graph, placement, options.spelling)
+    nodes += [node for value in graph.input for node in pairs.get(value.name, ())]
+    for node in graph.node:
+        nodes.append(node)
+        nodes += [pair for name in node.output for pair in pairs.get(name, ())]
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO))
+    for root in dict.fromkeys(placement.scale_of.values()):
+        scale = scales.int8_scale(np.array(seen[root].amax, np.float32))
+        graph.initializer.append(numpy_helper.from_array(scale, f"{root}.scale"))
+    _replace(graph.node, nodes)
+    _drop_unread(graph)
+    return counts
+
+
+def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:
+    ops = [node.op_type for node in model.graph.node]
+    quantized = [ops[index] for index in placement.weights]
+    counts = {
+        "conv_quantized": quantized.count("Conv"),
+        "conv_total": ops.count("Conv"),
+        "gemm_quantized": quantized.count("Gemm"),
+        "gemm_total": ops.count("Gemm"),
+        "num_qdq_pairs": len(placement.scale_of),
+    }
+    if not counts["conv_quantized"]:
+        raise InputError(
+            f"no Conv to quantize: 0 of {counts['conv_total']} Conv have constant weights",
+            hint="int8 needs convolutions; use --precision fp16 or fp32",
+        )
+    return counts
+
+
+def _require_ranges(
+    placement: Placement, seen: Mapping[str, TensorRange], options: QuantizeOptions
+) -> None:
+    missing = [root for root in placement.scale_of.values() if root not in seen]
+    if missing:
+        raise InputError(
+            f"the range table has no amax for {len(missing)} tensors, first '{missing[0]}'",
+            hint="calibrate this graph again",
+        )
+    if _is_half(options):
+        _require_half_range(placement, seen)
+
+
+def _require_half_range(placement: Placement, seen: Mapping[str, TensorRange]) -> None:
+    reach = {root: seen[root].observed_amax for root in placement.scale_of.values()}
+    largest = max(reach, key=lambda root: reach[root])
+    if reach[largest] > _LARGEST_HALF:
+        raise InputError(
+            f"tensor '{largest}' reaches {reach[largest]:g}, beyond float16's {_LARGEST_HALF:g}",
+            hint="keep the float part in float32: --float-rest fp32",
+        )
+
+
+def _rewire(node: onnx.NodeProto, name: str) -> None:
+    node.input[:] = [f"{name}.dq" if source == name else source for source in node.input]
+
+
+def _tensor_pair(name: str, root: str) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    """Q and DQ of tensor ``name`` with the scale of ``root``."""
+    return _pair(name, f"{root}.scale", _ZERO)
+
+
+def _pair(
+    name: str, scale: str, zero: str, axis: int | None = None
+) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    quantize = helper.make_node(
+        "QuantizeLinear", [name, scale, zero], [f"{name}.q"], name=f"{name}.q", axis=axis
+    )
+    return quantize, _dequantize(name, f"{name}.q", scale, zero, axis)
+
+
+def _dequantize(
+    name: str, source: str, scale: str, zero: str, axis: int | None = None
+) -> onnx.NodeProto:
+    return helper.make_node(
+        "DequantizeLinear", [source, scale, zero], [f"{name}.dq"], name=f"{name}.dq", axis=axis
+    )
+
+
+def _add_weights(
+    graph: onnx.GraphProto, placement: Placement, spelling: Spelling
+) -> list[onnx.NodeProto]:
+    """Add quantized initializers of all weights; the nodes that read them.
+
+    Strong stores int8. Weak stores floats that already lie on the int8 grid, so whichever way a
+    parser rounds, it finds the same integers.
+    """
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for weight in dict.fromkeys(placement.weights.values()):
+        name, axis = weight.name, weight.axis
+        steps, scale = scales.quantize_weight(numpy_helper.to_array(stored[name]), axis=axis)
+        names = f"{name}.scale", f"{name}.zero"
+        if spelling is Spelling.STRONG:
+            graph.initializer.append(numpy_helper.from_array(steps, f"{name}.int8"))
+            nodes.append(_dequantize(name, f"{name}.int8", *names, axis))
+        else:
+            grid = steps.astype(np.float32) * scales.along(scale, axis=axis, ndim=steps.ndim)
+            stored[name].CopyFrom(numpy_helper.from_array(grid, name))
+            nodes += _pair(name, *names, axis)
+        graph.initializer.append(numpy_helper.from_array(scale, names[0]))
+        graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), names[1]))
+    return nodes
+
+
+def _replace(field: Any, items: list[Any]) -> None:
+    """Fill a repeated protobuf field anew; items may come from the field itself."""
+    copies = [type(item)() for item in items]
+    for copy, item in zip(copies, items, strict=True):
+        copy.CopyFrom(item)
+    del field[:]
+    field.extend(copies)
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    read = {name for node in graph.node for name in node.input}
+    _replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])

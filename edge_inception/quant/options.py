@@ -1,0 +1,82 @@
+"""Options of calibrate and quantize, and what a run with them is recorded as.
+
+Words only: a pipeline asks whether a stage can be reused before it imports onnx or openvino.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from edge_inception import stage
+from edge_inception.artifact import Provenance, RangeTable, SimplifiedGraph
+from edge_inception.imageset import ImageSet
+from edge_inception.spec import Precision, Preprocess
+
+
+class Spelling(Enum):
+    """How a precision is written into the graph.
+
+    ``strong``: opset 19, every tensor's type is the type it is computed in; TensorRT 10 and later,
+    TensorRT-RTX, CPU. ``weak``: opset 13, float32 tensors and float weights, builder flags derived
+    from the sidecar allow less; TensorRT 8.2 to 8.6.
+    """
+
+    STRONG = "strong"
+    WEAK = "weak"
+
+
+class FloatRest(Enum):
+    """What an int8 graph computes in where it is not int8.
+
+    In a weak graph the tensors stay float32 and this only says which builder flag is allowed.
+    """
+
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrateOptions:
+    """Choices of one calibration.
+
+    ``calibrator``: ``max``, ``mse`` or ``percentile:P``. ``threads`` 0 means all cores the process
+    may use. ``max_images`` 0 means the whole set. ``max_positions`` bounds how many elements of one
+    tensor of one image enter the histogram, 0 means all; ``seed`` places them. The exact amax
+    always sees every element.
+    """
+
+    preprocess: Preprocess
+    calibrator: str = "mse"
+    batch: int = 8
+    threads: int = 0
+    seed: int = 0
+    max_images: int = 0
+    max_positions: int = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeOptions:
+    """Choices of one typed graph."""
+
+    precision: Precision
+    spelling: Spelling = Spelling.STRONG
+    float_rest: FloatRest = FloatRest.FP16
+
+
+def calibrate_provenance(
+    graph: SimplifiedGraph, images: ImageSet, options: CalibrateOptions
+) -> Provenance:
+    """What ``calibrate`` with these inputs is recorded as."""
+    parents = {"graph": graph.sha256, "images": images.sha256}
+    return stage.provenance("calibrate", parents=parents, options=options)
+
+
+def quantize_provenance(
+    graph: SimplifiedGraph, ranges: RangeTable | None, options: QuantizeOptions
+) -> Provenance:
+    """What ``quantize`` with these inputs is recorded as."""
+    parents = {"graph": graph.sha256}
+    if ranges is not None:
+        parents["ranges"] = ranges.sha256
+    return stage.provenance("quantize", parents=parents, options=options)
