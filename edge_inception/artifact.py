@@ -2,8 +2,8 @@
 
 ``model.onnx`` travels with ``model.onnx.json``, which says which stage wrote it, from what, with
 which options and tools, and what it counted. Both are written to a temporary name in the same
-folder, flushed to disk, then renamed, the sidecar last: a crash leaves either the old pair or a pair
-whose hash does not match, and the latter is built again.
+folder, flushed to disk, then renamed, the sidecar last: a crash leaves either the old pair or a
+pair whose hash does not match, and the latter is built again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import errno
 import hashlib
 import json
 import os
+import re
+import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -20,8 +23,13 @@ from typing import Any, ClassVar, TypeVar
 from edge_inception.errors import InputError
 
 SCHEMA = 1
-_TEMPORARY_SUFFIX = ".partial"
+_TEMPORARY_SUFFIX = ".edge-inception.partial"
+_OWNER = re.compile(r"\.(\d{1,9})\.[0-9a-f]{8}" + re.escape(_TEMPORARY_SUFFIX))
 _BLOCK_BYTES = 1 << 20
+_DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+_CANNOT_WRITE = frozenset(
+    (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+) | {errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +125,7 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def publish(  # noqa: PLR0913 -- the fields of one sidecar, all named
+def publish(
     kind: type[A],
     path: Path,
     write: Callable[[Path], None],
@@ -131,7 +139,8 @@ def publish(  # noqa: PLR0913 -- the fields of one sidecar, all named
     Args:
         kind: Class of the artifact.
         path: Final name; its folder is made when missing.
-        write: Writes the content to the temporary path it is given.
+        write: Writes the content to the temporary path it is given, through Python's own files:
+            those report a full disk as OSError, vendor writers as anything.
         provenance: What the content was made from.
         counts: Counted work, such as ``{"conv_quantized": 149}``.
         details: Facts later stages need, such as preprocessing and class names.
@@ -140,16 +149,18 @@ def publish(  # noqa: PLR0913 -- the fields of one sidecar, all named
         InputError: The disk is full or the folder cannot be written; nothing is left behind.
     """
     replace_file(path, write)
-    artifact = kind(
-        path=path,
-        sha256=file_sha256(path),
-        provenance=provenance,
-        counts=dict(counts or {}),
-        details=dict(details or {}),
-    )
-    text = json.dumps(_to_json(artifact), indent=2, sort_keys=True) + "\n"
+    record = {
+        "schema": SCHEMA,
+        "kind": kind.kind,
+        "sha256": file_sha256(path),
+        **{name: getattr(provenance, name) for name in _PROVENANCE},
+        "counts": counts or {},
+        "details": details or {},
+    }
+    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
     replace_file(sidecar_path(path), lambda temporary: _write_text(temporary, text))
-    return artifact
+    # What a later run will load, so that a stage sees the same types after a fresh run and a reuse.
+    return _from_json(kind, path, json.loads(text))
 
 
 def load(kind: type[A], path: Path) -> A:
@@ -169,19 +180,7 @@ def load(kind: type[A], path: Path) -> A:
             f"{record['sha256'][:12]}",
             hint=f"the file was changed after stage '{record['stage']}' wrote it; run it again",
         )
-    return kind(
-        path=path,
-        sha256=sha256,
-        provenance=Provenance(
-            stage=record["stage"],
-            parents=record["parents"],
-            options=record["options"],
-            tools=record["tools"],
-            source=record["source"],
-        ),
-        counts=record["counts"],
-        details=record["details"],
-    )
+    return _from_json(kind, path, record)
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -190,7 +189,8 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         InputError: Disk full, quota, read-only or missing permission; the old file is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
+    owner = f"{os.getpid()}.{secrets.token_hex(4)}"  # two threads may write the same file
+    temporary = path.with_name(f".{path.name}.{owner}{_TEMPORARY_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -198,48 +198,73 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in _DISK_FULL:
             raise InputError(
-                f"disk full while writing {path}", hint="free space or choose another --out"
+                f"disk full while writing {path}: {error.strerror}",
+                hint="free space, raise the quota, or choose another --out",
             ) from error
-        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR}:
+        if error.errno in _CANNOT_WRITE:
             raise InputError(
                 f"cannot write {path}: {error.strerror}", hint="choose another --out"
             ) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of builds that were killed; call it under the folder's lock."""
+    """Delete temporary files of processes that were killed; those of living ones stay."""
     for leftover in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+        owner = _OWNER.search(leftover.name)
+        if owner and not _is_alive(int(owner[1])):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _to_json(artifact: Artifact) -> dict[str, Any]:
-    origin = artifact.provenance
-    return {
-        "schema": SCHEMA,
-        "kind": artifact.kind,
-        "stage": origin.stage,
-        "sha256": artifact.sha256,
-        "parents": dict(origin.parents),
-        "options": dict(origin.options),
-        "tools": dict(origin.tools),
-        "source": origin.source,
-        "counts": dict(artifact.counts),
-        "details": dict(artifact.details),
-    }
+_PROVENANCE = ("stage", "parents", "options", "tools", "source")
+_FIELDS: Mapping[str, type] = {
+    "schema": int,
+    "kind": str,
+    "sha256": str,
+    "stage": str,
+    "parents": dict,
+    "options": object,
+    "tools": dict,
+    "source": str,
+    "counts": dict,
+    "details": dict,
+}
 
 
-_KEYS = frozenset(
-    ("schema", "kind", "stage", "sha256", "parents", "options", "tools", "source", "counts")
-) | {"details"}
+def _from_json(kind: type[A], path: Path, record: Mapping[str, Any]) -> A:
+    return kind(
+        path=path,
+        sha256=record["sha256"],
+        provenance=Provenance(**{name: record[name] for name in _PROVENANCE}),
+        counts=record["counts"],
+        details=record["details"],
+    )
+
+
+def _is_sidecar(record: Any) -> bool:
+    if not isinstance(record, dict) or record.keys() != _FIELDS.keys():
+        return False
+    fits = all(isinstance(record[name], wanted) for name, wanted in _FIELDS.items())
+    return fits and record["schema"] == SCHEMA
 
 
 def _read_sidecar(kind: type[A], path: Path, sidecar: Path) -> dict[str, Any]:
@@ -252,7 +277,7 @@ def _read_sidecar(kind: type[A], path: Path, sidecar: Path) -> dict[str, Any]:
         record: Any = json.loads(sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{sidecar} is not readable JSON", hint="run the stage again") from error
-    if not isinstance(record, dict) or set(record) != _KEYS or record["schema"] != SCHEMA:
+    if not _is_sidecar(record):
         raise InputError(
             f"{sidecar} is not a sidecar of schema {SCHEMA}",
             hint="it was written by another version; run the stage again",

@@ -34,7 +34,10 @@ class Stage:
 
 
 STAGES: Mapping[str, Stage] = {
-    "train": Stage(tools=("torch", "numpy", "Pillow"), sources=("train.py", "models", "images.py")),
+    "train": Stage(
+        tools=("torch", "numpy", "Pillow"),
+        sources=("train.py", "models", "images.py", "metrics.py"),
+    ),
     "export": Stage(
         tools=("torch", "onnx", "onnxscript"), sources=("export.py", "checkpoint.py", "models")
     ),
@@ -48,7 +51,10 @@ STAGES: Mapping[str, Stage] = {
         sources=("quant", "images.py", "imageset.py"),
     ),
     "quantize": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
-    "validate": Stage(tools=("numpy", "Pillow"), sources=("validate", "images.py", "engines")),
+    "validate": Stage(
+        tools=("numpy", "Pillow"),
+        sources=("validate", "metrics.py", "images.py", "inference.py", "engines"),
+    ),
 }
 
 
@@ -83,8 +89,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list | set | frozenset):
+        return {str(plain(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=repr)  # a set has no order to record
+    if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     return value
 
@@ -135,26 +143,29 @@ def reuse_or_run(
     Returns:
         The artifact and the reason it was built, empty when it was reused.
     """
-    reason = "forced" if force else stale_reason(kind, path, expected)
-    if reason:
-        return run(), reason
-    return artifact.load(kind, path), ""
+    found, reason = (None, "forced") if force else reusable(kind, path, expected)
+    return (run(), reason) if found is None else (found, "")
 
 
 def stale_reason(kind: type[A], path: Path, expected: Provenance) -> str:
     """Why the artifact at ``path`` cannot stand for ``expected``; empty when it can."""
+    return reusable(kind, path, expected)[1]
+
+
+def reusable(kind: type[A], path: Path, expected: Provenance) -> tuple[A | None, str]:
+    """The artifact at ``path`` if it was made from the same things, else None and why not."""
     if not path.exists():
-        return "not built yet"
+        return None, "not built yet"
     try:
-        found = artifact.load(kind, path).provenance
+        found = artifact.load(kind, path)
     except InputError as error:
-        return str(error)
+        return None, str(error)
     wanted = json.loads(json.dumps(plain(expected)))
-    have = json.loads(json.dumps(plain(found)))
+    have = plain(found.provenance)
     for name in ("stage", "parents", "options", "tools", "source"):
         if wanted[name] != have[name]:
-            return f"{name} changed{_difference(wanted[name], have[name])}"
-    return ""
+            return None, f"{name} changed{_difference(wanted[name], have[name])}"
+    return found, ""
 
 
 def _difference(wanted: Any, have: Any) -> str:
@@ -171,24 +182,34 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         InputError: Another build holds it, or the folder cannot be made.
     """
+    descriptor = _acquire(folder)
+    try:
+        artifact.remove_leftovers(folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(folder: Path) -> int:
+    """Open and locked descriptor of the folder's lock file, which names this process."""
+    descriptor = -1
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise InputError(
-            f"cannot use output folder {folder}: {error.strerror}", hint="choose another --out"
-        ) from error
-    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-        artifact.remove_leftovers(folder)
-        yield
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     except BlockingIOError as error:
         holder = os.pread(descriptor, 32, 0).decode() or "unknown"
+        os.close(descriptor)
         raise InputError(
             f"{folder} is in use by another build (process {holder})",
             hint="wait for it, or choose another --out",
         ) from error
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise InputError(
+            f"cannot use output folder {folder}: {error.strerror}", hint="choose another --out"
+        ) from error
+    return descriptor
