@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_inception.artifact import EngineFile, TypedGraph
+from edge_inception.errors import InputError
 from edge_inception.spec import ShapeProfile
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ class Session(Protocol):
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [N, classes] of preprocessed images [N, 3, H, W]; a fresh array each call.
 
+        Any N >= 1 is accepted: ``run_in_batches`` splits and pads to what the engine takes.
+
         Raises:
-            InputError: The shape does not fit the engine.
+            InputError: The shape or the element type does not fit the engine.
         """
         ...
 
-    def __enter__(self) -> Session: ...
+    def __enter__(self) -> Session: ...  # noqa: PYI034 -- typing.Self needs Python 3.11
 
     def __exit__(
         self,
@@ -51,7 +54,7 @@ class CompileOptions:
     backend's documented default. ``extra`` holds one backend's own switches.
     """
 
-    profile: ShapeProfile = ShapeProfile()
+    profile: ShapeProfile = field(default_factory=ShapeProfile)
     float_precision: str = "f32"
     compute_capabilities: tuple[str, ...] = ()
     workspace_mib: int | None = None
@@ -67,13 +70,17 @@ class SessionOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Availability:
-    """What this machine can do with a backend, and the command that adds what is missing."""
+    """What this machine can do with a backend, and the command that adds what is missing.
+
+    ``float_precisions`` are the values of ``CompileOptions.float_precision`` it can execute.
+    """
 
     can_compile: bool
     can_execute: bool
     version: str
     why_not: str = ""
     remedy: str = ""
+    float_precisions: tuple[str, ...] = ("f32",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,3 +99,92 @@ class Backend:
     open: Callable[[EngineFile, SessionOptions], Session]
     availability: Callable[[], Availability]
     tied_to: Callable[[], Mapping[str, str]]
+
+
+def check_typed(typed: TypedGraph) -> None:
+    """Refuse what is not a typed graph, also where no type checker looked.
+
+    Raises:
+        InputError: Another kind of artifact.
+    """
+    if typed.kind != TypedGraph.kind:
+        raise InputError(
+            f"{typed.path} is a {typed.kind}, compile takes a {TypedGraph.kind}",
+            hint="run quantize first; --precision fp32 types a graph without changing it",
+        )
+
+
+def check_profile(typed: TypedGraph, num_images: int | None, profile: ShapeProfile) -> None:
+    """Refuse batch sizes that the graph cannot have; ``num_images`` None is a dynamic batch.
+
+    Raises:
+        InputError: The profile is not 1 <= min <= opt <= max, or the graph's batch is another one.
+    """
+    asked = f"{profile.min}:{profile.opt}:{profile.max}"
+    if not 1 <= profile.min <= profile.opt <= profile.max:
+        raise InputError(
+            f"batch profile {asked} is not 1 <= min <= opt <= max", hint="write it as MIN:OPT:MAX"
+        )
+    if num_images is not None and (profile.min, profile.max) != (num_images, num_images):
+        raise InputError(
+            f"{typed.path} has the static batch {num_images}, the profile asks for {asked}",
+            hint="export again with that --batch, or with --dynamic-batch MIN:OPT:MAX",
+        )
+
+
+def check_tied(engine: EngineFile, here: Mapping[str, str]) -> None:
+    """Refuse an engine that was compiled for something else than ``here`` (``tied_to()``).
+
+    Raises:
+        InputError: The sidecar names no ties, or one of them differs.
+    """
+    there: Mapping[str, str] = engine.details.get("tied_to", {})
+    for what in sorted(there.keys() | here.keys()):
+        made_for, have = there.get(what, "not recorded"), here.get(what, "absent")
+        if made_for != have:
+            raise InputError(
+                f"{engine.path} was compiled for {what} {made_for}, here is {have}",
+                hint="compile it again here: edge-inception compile, or build --force",
+            )
+
+
+def run_in_batches(
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    images: NDArray[np.float32],
+    *,
+    input_shape: tuple[int, int, int],
+    profile: ShapeProfile,
+) -> NDArray[np.float32]:
+    """Logits of any number of images through an engine that takes profile.min..max at a time.
+
+    More than ``profile.max`` images go through in several runs; fewer than ``profile.min`` are
+    padded by repeating the last image, and the padding's logits are dropped. Images are
+    independent in an inference graph, so neither changes a logit beyond kernel rounding.
+
+    Args:
+        run: Runs one batch of an accepted size; returns a fresh array.
+        images: float32 [N, 3, H, W], N >= 1.
+        input_shape: (3, H, W) of the engine.
+        profile: Batch sizes of the engine.
+
+    Raises:
+        InputError: The shape or the element type does not fit.
+    """
+    import numpy as np
+
+    shape = tuple(images.shape)
+    if images.dtype != np.float32 or len(shape) != 4 or shape[1:] != input_shape or not shape[0]:  # noqa: PLR2004 -- NCHW
+        raise InputError(
+            f"the engine takes float32 [N, {', '.join(map(str, input_shape))}], got "
+            f"{images.dtype} {list(shape)}",
+            hint="preprocess with edge_inception.images and the engine's own preprocessing",
+        )
+    if profile.min <= shape[0] <= profile.max:
+        return run(np.ascontiguousarray(images))
+    parts = []
+    for start in range(0, shape[0], profile.max):
+        batch = images[start : start + profile.max]
+        missing = max(profile.min - len(batch), 0)
+        padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+        parts.append(run(padded)[: len(batch)])
+    return np.concatenate(parts)

@@ -1,0 +1,180 @@
+"""Tiny typed graphs in every spelling, for tests of engines and of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_inception import artifact
+from edge_inception.artifact import Provenance, TypedGraph
+
+SIDE, CLASSES = 8, 5
+SPELLINGS = ("fp32", "fp16", "strong", "strong_fp32", "weak")
+_OPSETS = {"fp32": 17, "fp16": 19, "strong": 19, "strong_fp32": 19, "weak": 13}
+_IR_VERSIONS = {13: 7, 17: 8, 19: 9}
+
+
+@dataclass
+class _Builder:
+    """Conv, Relu, GlobalAveragePool, Flatten, Gemm, with Q/DQ as the spelling asks."""
+
+    spelling: str
+    batch: int | None
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(7)
+        self.is_int8 = self.spelling in {"strong", "strong_fp32", "weak"}
+        self.rest = np.float16 if self.spelling in {"fp16", "strong"} else np.float32
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.conv = rng.standard_normal((6, 3, 3, 3)).astype(np.float32) / 4
+        self.conv_bias = rng.standard_normal(6).astype(np.float32) / 4
+        self.gemm = rng.standard_normal((CLASSES, 6)).astype(np.float32)
+        self.gemm_bias = rng.standard_normal(CLASSES).astype(np.float32)
+
+    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        from onnx import helper
+
+        name = f"{output}/{kind}"
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **attributes))
+        return output
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        self.constants[name] = value
+        return name
+
+    def pair(self, tensor: str, scale: float) -> str:
+        if not self.is_int8:
+            return tensor
+        s = self.constant(f"{tensor}_scale", np.asarray(scale, np.float16).astype(self.rest))
+        zero = self.constant(f"{tensor}_zero", np.int8(0))
+        self.add("QuantizeLinear", [tensor, s, zero], f"{tensor}_q")
+        return self.add("DequantizeLinear", [f"{tensor}_q", s, zero], f"{tensor}_dq")
+
+    def weight(self, name: str, value: np.ndarray) -> str:
+        if not self.is_int8:
+            return self.constant(name, value.astype(self.rest))
+        amax = np.abs(value.reshape(len(value), -1)).max(axis=1)
+        scale = (amax / 127).astype(np.float16)
+        s = self.constant(f"{name}_scale", scale.astype(self.rest))
+        zero = self.constant(f"{name}_zero", np.zeros(len(value), np.int8))
+        if self.spelling == "weak":
+            self.constant(name, value)
+            self.add("QuantizeLinear", [name, s, zero], f"{name}_q", axis=0)
+        else:
+            steps = scale.astype(np.float32).reshape(-1, *[1] * (value.ndim - 1))
+            levels = np.clip(np.rint(value / steps), -127, 127)
+            self.constant(f"{name}_q", levels.astype(np.int8))
+        return self.add("DequantizeLinear", [f"{name}_q", s, zero], f"{name}_dq", axis=0)
+
+    def model(self) -> Any:
+        from onnx import TensorProto, checker, helper, numpy_helper
+
+        half = self.rest is np.float16
+        x = self.add("Cast", ["input"], "input_half", to=TensorProto.FLOAT16) if half else "input"
+        x = self.pair(x, 4 / 127)
+        conv_bias = self.constant("conv_bias", self.conv_bias.astype(self.rest))
+        x = self.add("Conv", [x, self.weight("conv", self.conv), conv_bias], "c", pads=[1, 1, 1, 1])
+        x = self.pair(self.add("Relu", [x], "r"), 6 / 127)
+        x = self.pair(self.add("GlobalAveragePool", [x], "g"), 3 / 127)
+        x = self.add("Flatten", [x], "f")
+        gemm_bias = self.constant("gemm_bias", self.gemm_bias.astype(self.rest))
+        y = "logits_half" if half else "logits"
+        self.add("Gemm", [x, self.weight("gemm", self.gemm), gemm_bias], y, transB=1)
+        if half:
+            self.add("Cast", [y], "logits", to=TensorProto.FLOAT)
+        batch: int | str = self.batch or "batch"
+        graph = helper.make_graph(
+            self.nodes,
+            "tiny",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])],
+            [numpy_helper.from_array(np.asarray(v), k) for k, v in self.constants.items()],
+        )
+        opset = _OPSETS[self.spelling]
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        model.ir_version = _IR_VERSIONS[opset]
+        checker.check_model(model, full_check=True)
+        return model
+
+
+def publish_typed(path: Path, proto: Any, **details: Any) -> TypedGraph:
+    """Any ONNX model as a TypedGraph with a sidecar, as the quantize stage would leave it."""
+    import onnx
+
+    origin = Provenance(stage="quantize", parents={}, options={}, tools={}, source="test")
+    return artifact.publish(
+        TypedGraph,
+        path,
+        lambda file: onnx.save(proto, str(file)),
+        provenance=origin,
+        details=details,
+    )
+
+
+TypedFactory = Callable[..., TypedGraph]
+
+
+@pytest.fixture
+def tiny_typed(tmp_path: Path) -> TypedFactory:
+    """``tiny_typed(spelling, batch=1)``: a published TypedGraph; ``batch=None`` is dynamic."""
+
+    def make(spelling: str = "strong", batch: int | None = 1) -> TypedGraph:
+        model = _Builder(spelling, batch).model()
+        is_int8 = spelling not in {"fp32", "fp16"}
+        return publish_typed(
+            tmp_path / f"{spelling}-{batch}.onnx",
+            model,
+            model="tiny",
+            classes=[f"class {i}" for i in range(CLASSES)],
+            preprocess={"input_size": [SIDE, SIDE]},
+            precision="int8" if is_int8 else spelling,
+            typing="weak" if spelling == "weak" else "strong",
+            float_rest="fp16" if spelling in {"fp16", "strong"} else "fp32",
+            input="input",
+            output="logits",
+            input_shape=[batch or "batch", 3, SIDE, SIDE],
+        )
+
+    return make
+
+
+@pytest.fixture
+def typed_from_model(tmp_path: Path) -> Callable[[Any], TypedGraph]:
+    """Publish any ONNX model as a TypedGraph, also one that no engine can take."""
+    return lambda model: publish_typed(tmp_path / "typed.onnx", model, model="odd")
+
+
+@pytest.fixture
+def reference_logits() -> Callable[[Path, np.ndarray], np.ndarray]:
+    """Logits by onnxruntime with every graph optimisation off: the literal meaning of the ONNX."""
+
+    def run(path: Path, images: np.ndarray) -> np.ndarray:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        logits: np.ndarray = session.run(None, {"input": images})[0]
+        return logits
+
+    return run
+
+
+@pytest.fixture
+def tiny_images() -> Callable[[int], np.ndarray]:
+    """``tiny_images(n)``: float32 [n, 3, 8, 8], seeded, about unit variance."""
+
+    def make(count: int) -> np.ndarray:
+        rng = np.random.default_rng(11)
+        return rng.standard_normal((count, 3, SIDE, SIDE)).astype(np.float32)
+
+    return make

@@ -1,0 +1,244 @@
+"""Promises of the OpenVINO backend, against onnxruntime and the library's own read-back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from edge_inception import artifact
+from edge_inception.artifact import EngineFile
+from edge_inception.engines import openvino as backend
+from edge_inception.engines._backend import CompileOptions, SessionOptions
+from edge_inception.errors import BackendMissing, CompileFailed, InputError
+from edge_inception.spec import ShapeProfile
+
+BACKEND = backend.BACKEND
+ONE = SessionOptions(threads=1)
+
+
+def compiled(typed, options=None):
+    path = typed.path.with_suffix(BACKEND.suffix)
+    return BACKEND.compile(typed, options or CompileOptions(), path)
+
+
+# One step of the Gemm's int8 input, 3/127, times the largest row sum of |weights| (under 12): what
+# a different rounding of one hidden value can move a logit by.
+STEP = 12 * 3 / 127
+# float16 keeps 11 bits; three layers deep, logits below 4.
+HALF = 4 * 3 * 2**-10
+
+
+@pytest.mark.parametrize(
+    ("spelling", "tolerance"),
+    [("fp32", 1e-5), ("fp16", HALF), ("strong", STEP), ("strong_fp32", STEP), ("weak", STEP)],
+)
+def test_logits_equal_onnxruntime(tiny_typed, tiny_images, reference_logits, spelling, tolerance):
+    """Every spelling gives the logits that the ONNX operators mean."""
+    typed, images = tiny_typed(spelling, batch=4), tiny_images(4)
+    engine = compiled(typed, CompileOptions(profile=ShapeProfile(min=4, opt=4, max=4)))
+    with BACKEND.open(engine, ONE) as session:
+        logits = session.run(images)
+    expected = reference_logits(typed.path, images)
+    assert logits.dtype == np.float32
+    assert np.ptp(expected) > 10 * tolerance
+    np.testing.assert_allclose(logits, expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("spelling", ["strong", "strong_fp32", "weak"])
+def test_int8_is_executed(tiny_typed, spelling):
+    """Convolution and Gemm of a quantized graph run in int8, in the engine that was opened."""
+    engine = compiled(tiny_typed(spelling))
+    with BACKEND.open(engine, ONE) as session:
+        info = session.info
+    for facts in (engine.details, info):
+        assert facts["int8_layers"] == facts["weighted_layers"] == 2
+        assert set(facts["executed_layers"]["Convolution"]) <= {"i8", "u8"}
+
+
+@pytest.mark.parametrize("spelling", ["fp32", "fp16"])
+def test_float_graph_has_no_int8(tiny_typed, spelling):
+    """A float graph is counted as zero int8 layers of two."""
+    counts = compiled(tiny_typed(spelling)).counts
+    assert counts == {"weighted_layers": 2, "int8_layers": 0}
+
+
+def test_precision_and_threads_survive_import(tiny_typed):
+    """The opened engine computes at f32 on one thread, though the library's default is bf16."""
+    with BACKEND.open(compiled(tiny_typed("fp32")), ONE) as session:
+        assert session.info["float_precision"] == "f32"
+        assert session.info["threads"] == 1
+        assert session.info["executed_layers"]["Convolution"] == {"f32": 1}
+
+
+def test_bf16_is_executed_or_refused(tiny_typed):
+    """bf16 runs convolutions in bf16 where the CPU has it, and is refused elsewhere, naming f32."""
+    import openvino
+
+    asked = CompileOptions(float_precision="bf16")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(InputError) as caught:
+            compiled(tiny_typed("fp32"), asked)
+        assert "f32" in caught.value.hint
+        return
+    with BACKEND.open(compiled(tiny_typed("fp32"), asked), ONE) as session:
+        assert session.info["float_precision"] == "bf16"
+        assert session.info["executed_layers"]["Convolution"] == {"bf16": 1}
+
+
+def test_missing_arithmetic_is_refused(tiny_typed, monkeypatch):
+    """A float precision that the CPU does not report is refused and f32 is named."""
+    monkeypatch.setattr(backend, "_CAPABILITIES", {"f32": "FP32", "bf16": "NOT-IN-ANY-CPU"})
+    with pytest.raises(InputError, match="no bf16 arithmetic") as caught:
+        compiled(tiny_typed("fp32"), CompileOptions(float_precision="bf16"))
+    assert "f32" in caught.value.hint
+
+
+def test_unknown_float_precision_is_refused(tiny_typed):
+    """A mistyped float precision gets the nearest known name."""
+    with pytest.raises(InputError) as caught:
+        compiled(tiny_typed("fp32"), CompileOptions(float_precision="b16"))
+    assert "did you mean" in caught.value.hint
+
+
+def test_threads_that_cannot_be_had_are_refused(tiny_typed):
+    """OpenVINO lowers a too large thread count silently; we do not."""
+    with pytest.raises(InputError, match="threads 9999"):
+        BACKEND.open(compiled(tiny_typed("fp32")), SessionOptions(threads=9999))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 9])
+def test_any_number_of_images(tiny_typed, tiny_images, reference_logits, count):
+    """A static engine of batch 4 takes any number of images, in order."""
+    typed, images = tiny_typed("fp32", batch=4), tiny_images(count)
+    engine = compiled(typed, CompileOptions(profile=ShapeProfile(min=4, opt=4, max=4)))
+    free = tiny_typed("fp32", batch=None)
+    with BACKEND.open(engine, ONE) as session:
+        logits = session.run(images)
+    np.testing.assert_allclose(logits, reference_logits(free.path, images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 7])
+def test_dynamic_batch(tiny_typed, tiny_images, reference_logits, count):
+    """An engine of profile 2:2:4 takes any number of images, padding below and splitting above."""
+    typed, images = tiny_typed("fp32", batch=None), tiny_images(count)
+    engine = compiled(typed, CompileOptions(profile=ShapeProfile(min=2, opt=2, max=4)))
+    with BACKEND.open(engine, ONE) as session:
+        logits = session.run(images)
+    np.testing.assert_allclose(logits, reference_logits(typed.path, images), atol=1e-5, rtol=0)
+
+
+def test_static_graph_refuses_another_batch(tiny_typed):
+    """A graph exported with batch 1 is not silently reshaped to batch 4."""
+    with pytest.raises(InputError, match="static batch 1"):
+        compiled(tiny_typed(), CompileOptions(profile=ShapeProfile(min=1, opt=2, max=4)))
+
+
+def test_each_run_returns_its_own_array(tiny_typed, tiny_images):
+    """A second run does not overwrite the logits of the first."""
+    first_image, second_image = np.split(tiny_images(2), 2)
+    with BACKEND.open(compiled(tiny_typed("fp32")), ONE) as session:
+        first = session.run(first_image)
+        kept = first.copy()
+        second = session.run(second_image)
+    assert not np.array_equal(kept, second)
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 3, 9, 8), np.float32),
+        np.zeros((0, 3, 8, 8), np.float32),
+        np.zeros((3, 8, 8), np.float32),
+        np.zeros((1, 3, 8, 8), np.float64),
+    ],
+    ids=["size", "empty", "rank", "float64"],
+)
+def test_wrong_images_are_refused(tiny_typed, images):
+    """Images of another shape or type are an input error that says what is wanted."""
+    with (
+        BACKEND.open(compiled(tiny_typed("fp32")), ONE) as session,
+        pytest.raises(InputError, match=r"takes float32 \[N, 3, 8, 8\]"),
+    ):
+        session.run(images)
+
+
+def test_details_of_the_graph_travel_with_the_engine(tiny_typed):
+    """Class names and preprocessing of the typed graph are in the engine's sidecar."""
+    typed = tiny_typed()
+    engine = artifact.load(EngineFile, compiled(typed).path)
+    assert {key: engine.details[key] for key in typed.details} == dict(typed.details)
+    assert engine.provenance.parents == {"typed graph": typed.sha256}
+
+
+def test_engine_of_another_version_is_refused(tiny_typed):
+    """An engine of another OpenVINO is refused with both versions and the command that cures it."""
+    engine = compiled(tiny_typed())
+    other = dataclasses.replace(
+        engine, details={**engine.details, "tied_to": {**backend.tied_to(), "openvino": "2020.1"}}
+    )
+    with pytest.raises(InputError, match=r"2020\.1") as caught:
+        BACKEND.open(other, ONE)
+    assert "compile" in caught.value.hint
+
+
+def test_blob_of_another_instruction_set_is_refused(tiny_typed):
+    """OpenVINO's own refusal of a foreign CPU arrives as one line with a hint."""
+    engine = compiled(tiny_typed())
+    blob = engine.path.read_bytes()
+    assert b";isa=" in blob[:200]
+    engine.path.write_bytes(blob.replace(b";isa=", b";isa#", 1))
+    with pytest.raises(InputError, match="isa mismatch") as caught:
+        BACKEND.open(engine, ONE)
+    assert "\n" not in str(caught.value)
+    assert "compile" in caught.value.hint
+
+
+def test_truncated_blob_is_refused(tiny_typed):
+    """Half a blob is an input error, not a crash."""
+    engine = compiled(tiny_typed())
+    blob = engine.path.read_bytes()
+    engine.path.write_bytes(blob[: len(blob) // 2])
+    with pytest.raises(InputError, match="cannot load"):
+        BACKEND.open(engine, ONE)
+
+
+def test_unknown_operator_is_named(tiny_typed, typed_from_model):
+    """An operator that OpenVINO lacks is a compile error that names it, and no engine is left."""
+    import onnx
+
+    model = onnx.load(str(tiny_typed("fp32").path))
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Frobnicate"
+    typed = typed_from_model(model)
+    with pytest.raises(CompileFailed, match="Frobnicate") as caught:
+        compiled(typed)
+    assert "\n" not in str(caught.value)
+    assert not typed.path.with_suffix(BACKEND.suffix).exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        CompileOptions(compute_capabilities=("8.9",)),
+        CompileOptions(workspace_mib=64),
+        CompileOptions(extra={"streams": 2}),
+    ],
+)
+def test_options_of_other_backends_are_refused(tiny_typed, options):
+    """An option this backend cannot honour is refused, not ignored."""
+    with pytest.raises(InputError, match="has no option"):
+        compiled(tiny_typed(), options)
+
+
+def test_absent_library_names_the_extra(tiny_typed, monkeypatch):
+    """Without OpenVINO the error and the availability name the command that installs it."""
+    engine = compiled(tiny_typed())
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    found = BACKEND.availability()
+    assert not found.can_compile
+    assert "edge-inception[cpu]" in found.remedy
+    with pytest.raises(BackendMissing) as caught:
+        BACKEND.open(engine, ONE)
+    assert "edge-inception[cpu]" in caught.value.hint
