@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ _LOG = logging.getLogger(__name__)
 _NAMED = 3  # names listed in an error before "and N more"
 _COUNTER_SUFFIX = ".num_batches_tracked"
 _FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
-_SAFETENSORS_HINT = "convert it to safetensors where you trust it: safetensors.torch.save_file"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _FOREIGN = {
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull`",
@@ -121,7 +121,7 @@ def build_model(
             f"{checkpoint.path} has a head of {found} classes, wanted {num_classes}",
             hint=f"use --num-classes {found}, or leave it out",
         )
-    _require_same_shapes(spec, checkpoint, state, expected)
+    _require_same_tensors(spec, checkpoint, state, expected)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
@@ -145,14 +145,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is a pickle with more than tensors in it and is not opened: "
-            f"{_first_line(error, 'Unsupported')}",
-            hint=_SAFETENSORS_HINT,
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        with warnings.catch_warnings():
+            # torch warns that other pickle protocols may fail; if they do, that is an error below
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the unpickler raise anything
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+            raise InputError(
+                f"{path} is a pickle with more than tensors in it and is not opened: "
+                f"{_first_line(error, 'Unsupported')}",
+                hint="convert it to safetensors where you trust it: safetensors.torch.save_file",
+            ) from error
         raise InputError(
             f"{path} is truncated or not a torch.save file: {_first_line(error)}",
             hint="copy or download it again; a TorchScript archive holds no state dict",
@@ -192,13 +195,14 @@ def _as_float32(path: Path, key: str, tensor: Tensor) -> Tensor:
             hint="publish the float weights",
         )
     if not tensor.is_floating_point():
-        return tensor
+        return tensor.clone()
     if tensor.dtype not in _FLOATS:
         raise InputError(
             f"{path}: tensor '{key}' is {_type_name(tensor)}, wanted float32, float16 or bfloat16",
             hint="publish the float weights",
         )
-    values = tensor.to(torch.float32)
+    # copied: memory mapped from a file has the alignment of the file, which changes kernels' sums
+    values = tensor.to(torch.float32, copy=True)
     num_bad = int(values.numel() - torch.isfinite(values).sum())
     if num_bad:
         raise InputError(
@@ -298,12 +302,18 @@ def _which_model(spec: ModelSpec, state: Mapping[str, Tensor]) -> str:
     return f"give a checkpoint of {spec.name} with the keys of timm's model of that name"
 
 
-def _require_same_shapes(
+def _require_same_tensors(
     spec: ModelSpec,
     checkpoint: Checkpoint,
     state: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
 ) -> None:
+    for key, tensor in expected.items():
+        if tensor.is_floating_point() and not state[key].is_floating_point():
+            raise InputError(
+                f"{checkpoint.path}: tensor '{key}' is {_type_name(state[key])}, wanted float32",
+                hint="publish the float weights",
+            )
     wrong = [key for key, tensor in expected.items() if state[key].shape != tensor.shape]
     if not wrong:
         return
