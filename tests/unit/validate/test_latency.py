@@ -45,7 +45,9 @@ class Sleeper:
     def __enter__(self):
         return self
     def __exit__(self, *error):
-        pass
+        if self.log:
+            with open(self.log + ".closed", "w") as stream:
+                stream.write(str(os.getsid(0)))
 """
 _QUICK = LatencyOptions(
     threads=1, rounds=4, calls_per_block=3, warmup_calls=1, warmup_s=0, settle_s=0, timeout_s=20
@@ -104,6 +106,13 @@ def test_blocks_alternate_and_images_go_round(sleepers, tmp_path):
     assert "".join(order) == "a" + "b" + "aaa" + "bbb" + "bbb" + "aaa"
     images = [float(line[1]) for line in lines if line[0] == first]
     assert images == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_worker_closes_its_session_in_a_terminal_session_of_its_own(sleepers, tmp_path):
+    """At the end a worker is asked to leave, not killed; Ctrl-C on the terminal cannot hit it."""
+    log = tmp_path / "log"
+    measure([_contender("a", log=str(log))], sleepers, _QUICK)
+    assert int(log.with_suffix(".closed").read_text()) != os.getsid(0)
 
 
 def test_a_block_ends_by_time_but_not_before_its_least_calls(sleepers):
