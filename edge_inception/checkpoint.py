@@ -28,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 _NAMED = 3  # names listed in an error before "and N more"
 _COUNTER_SUFFIX = ".num_batches_tracked"
 _FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+_REFUSED = "unsupported"  # what torch's safe unpickler says of anything but tensors
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _FOREIGN = {
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull`",
@@ -150,10 +151,10 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise anything
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and _REFUSED in str(error).lower():
             raise InputError(
                 f"{path} is a pickle with more than tensors in it and is not opened: "
-                f"{_first_line(error, 'Unsupported')}",
+                f"{_first_line(error, _REFUSED)}",
                 hint="convert it to safetensors where you trust it: safetensors.torch.save_file",
             ) from error
         raise InputError(
@@ -345,5 +346,5 @@ def _type_name(tensor: Tensor) -> str:
 def _first_line(error: Exception, marker: str = "") -> str:
     """The line of a vendor message that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    chosen = next((line for line in lines if marker in line), "") if marker else ""
+    chosen = next((line for line in lines if marker in line.lower()), "") if marker else ""
     return (chosen or (lines[0] if lines else type(error).__name__))[:200]
