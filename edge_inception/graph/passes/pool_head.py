@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 from edge_inception.graph.check import attribute, constants
 from edge_inception.graph.passes._contract import Pass, topological_order
 
-_SPATIAL = ([2, 3], [-2, -1], [2, -1], [-2, 3])
+_RANK, _SPATIAL = 4, {2, 3}  # [N, C, H, W]
 _FLATTENERS = frozenset(("Reshape", "Flatten", "Squeeze"))
 
 
@@ -32,9 +32,9 @@ def pool_head(model: onnx.ModelProto) -> bool:
 
 
 def _rewrite_mean(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    if node.op_type != "ReduceMean" or _axes(model, node) not in _SPATIAL:
+    if node.op_type != "ReduceMean" or len(_shape(model, node.input[0])) != _RANK:
         return False
-    if _rank(model, node.input[0]) != 4:  # noqa: PLR2004 -- [N, C, H, W]
+    if {axis % _RANK for axis in _axes(model, node)} != _SPATIAL:
         return False
     is_kept = bool(attribute(node, "keepdims", 1))
     result = node.output[0] if is_kept else f"{node.output[0]}.pooled"
@@ -77,7 +77,7 @@ def _rewrite_reshape(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 def _gives_rows(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     """Whether the result is [N, C]: same number of channels last, rank 2."""
     shape, pooled = _shape(model, node.output[0]), _shape(model, node.input[0])
-    return len(shape) == 2 and len(pooled) == 4 and shape[1] == pooled[1] != 0  # noqa: PLR2004
+    return len(shape) == 2 and len(pooled) == _RANK and shape[1] == pooled[1] != 0  # noqa: PLR2004 -- [N, C]
 
 
 def _axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int]:
@@ -95,10 +95,6 @@ def _shape(model: onnx.ModelProto, name: str) -> list[int]:
     values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
     found = next((value for value in values if value.name == name), None)
     return [] if found is None else [dim.dim_value for dim in found.type.tensor_type.shape.dim]
-
-
-def _rank(model: onnx.ModelProto, name: str) -> int:
-    return len(_shape(model, name))
 
 
 def _scoped(node: onnx.NodeProto, op: str) -> str:
