@@ -20,15 +20,22 @@ class EdgeInceptionError(Exception):
     """Base of the tree.
 
     Args:
-        message: What, where, got, wanted; one line.
-        hint: What to do next; one line, may be empty.
+        message: What, where, got, wanted.
+        hint: What to do next; may be empty.
+
+    Both are kept on one line: line breaks and control characters, which file names may hold, are
+    written as escapes.
     """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(_one_line(message))
+        self.hint = _one_line(hint)
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class InputError(EdgeInceptionError):

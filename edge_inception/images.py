@@ -1,33 +1,67 @@
 """Image file to float32 [N, 3, H, W]: the only preprocessing in the project.
 
-Supported: 8-bit grey, RGB, RGBA (composited on black is wrong for photos, so alpha is dropped),
-palette, CMYK through Pillow's conversion, 16-bit grey scaled by 1/257 to 8 bits' range, and EXIF
-orientation. Refused by name: truncated, empty, undecodable files, and decompression bombs.
+Read: PNG, JPEG, BMP, WebP, TIFF and GIF, told apart by their first bytes and not by their name; the
+first frame of an animation; 1-bit, grey, palette, RGB, YCbCr and CMYK pixels, 8 or 16 bits wide,
+turned upright as EXIF says. 16-bit values are scaled to 8 bits, never clipped. CMYK is converted
+without its colour profile. Transparency is dropped, and with it the colour that would have shown
+behind: the network sees the stored colour, as it did wherever images were opened as RGB to train.
+
+Refused by name: empty, truncated and undecodable files, other formats, float and 32-bit pixels
+(their white is unknown), over 64 megapixels, and one side over 100 times the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from edge_inception.errors import InputError
 from edge_inception.imageset import ImageItem
 from edge_inception.spec import Preprocess
 
 MAX_PIXELS = 64_000_000
-_UINT16_MAX = 65535.0
+MAX_ASPECT = 100  # the shorter side fills the input, so the longer one grows with this ratio
+_LEAVE_OUT = "--skip-bad-images leaves it out"
+_EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
+_SIXTEEN_BIT_MODES = frozenset(("I;16", "I;16L", "I;16B", "I;16N"))
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
+_BLACK_IS_ZERO = 1
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# Image.open would do, but it warns about large images before the header can be judged here.
+_READERS: tuple[tuple[bytes, Callable[[BinaryIO], ImageFile.ImageFile]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"BM", BmpImageFile),
+    (b"RIFF", WebPImageFile),
+    (b"II*\0", TiffImageFile),
+    (b"MM\0*", TiffImageFile),
+    (b"II+\0", TiffImageFile),
+    (b"MM\0+", TiffImageFile),
+    (b"GIF8", GifImageFile),
+)
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, struct.error),  # what Pillow raises on damaged files
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,37 +76,77 @@ def decode(path: Path) -> Image.Image:
     """Upright 8-bit RGB image.
 
     Raises:
-        InputError: Missing, empty, truncated, of an unknown format, or over 64 megapixels.
+        InputError: Missing or not usable; the module says what is.
     """
     try:
-        if path.stat().st_size == 0:
-            raise InputError(
-                f"image {path} is empty (0 bytes)", hint="--skip-bad-images leaves it out"
-            )
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(
-                    f"image {path} has {image.width} x {image.height} pixels, limit {MAX_PIXELS}",
-                    hint="shrink it, or --skip-bad-images",
-                )
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        with path.open("rb") as stream:
+            image = _header(path, stream)
+            _refuse_size(path, image)
+            return _to_rgb(path, image)
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"cannot decode image {path}: {reason}", hint=_LEAVE_OUT) from error
+
+
+def _header(path: Path, stream: BinaryIO) -> ImageFile.ImageFile:
+    start = stream.read(16)
+    if not start:
+        raise InputError(f"image {path} is empty (0 bytes)", hint=_LEAVE_OUT)
+    stream.seek(0)
+    for magic, reader in _READERS:
+        if start.startswith(magic):
+            return reader(stream)
+    raise InputError(
+        f"{path} is not a PNG, JPEG, BMP, WebP, TIFF or GIF image: it starts with {start[:8]!r}",
+        hint=f"convert it, or {_LEAVE_OUT}",
+    )
+
+
+def _refuse_size(path: Path, image: Image.Image) -> None:
+    """Refuse by the header what would need too much memory to decode or to resize."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
         raise InputError(
-            f"cannot decode image {path}: {error}", hint="--skip-bad-images leaves it out"
-        ) from error
+            f"image {path} has {width} x {height} pixels, limit {MAX_PIXELS}",
+            hint=f"shrink it, or {_LEAVE_OUT}",
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise InputError(
+            f"image {path} has {width} x {height} pixels, limit 1 : {MAX_ASPECT}",
+            hint=f"crop it, or {_LEAVE_OUT}",
+        )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
-        # Pillow clips 16-bit values to 255 when it converts to RGB; scale them instead.
-        values = np.asarray(image, dtype=np.float64)
-        if image.mode == "F" or values.max(initial=0) > _UINT16_MAX or values.min(initial=0) < 0:
-            raise ValueError(f"mode {image.mode} with values outside 0..65535")
-        eight_bit = np.rint(values * (255.0 / _UINT16_MAX)).astype(np.uint8)
+def _to_rgb(path: Path, image: ImageFile.ImageFile) -> Image.Image:
+    if _is_sixteen_bit(image):
+        white = _white(image)
+        values = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint32)
+        # Integers only: v * 255 / white, rounded; Pillow itself would clip at 255.
+        eight_bit = np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8)
         return Image.fromarray(eight_bit).convert("RGB")
-    if image.mode in {"P", "PA", "LA", "La", "RGBa"}:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise InputError(
+            f"image {path} has pixels of mode {image.mode}, wanted 8 or 16 bits per channel",
+            hint=f"save it as 8-bit RGB, or {_LEAVE_OUT}",
+        )
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in {"P", "PA"}:
+        upright = upright.convert("RGBA")  # straight to RGB, Pillow warns about transparency
+    return upright.convert("RGB")
+
+
+def _is_sixteen_bit(image: Image.Image) -> bool:
+    # Pillow before 11.3 opens a 16-bit grey PNG as 32-bit integers.
+    return image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG")
+
+
+def _white(image: Image.Image) -> int:
+    """Value of white in a 16-bit grey image; TIFF may fill fewer bits."""
+    if not isinstance(image, TiffImageFile):
+        return (1 << 16) - 1
+    if image.tag_v2.get(_PHOTOMETRIC) != _BLACK_IS_ZERO:
+        raise ValueError("16-bit TIFF in which white is zero")
+    return (1 << int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])) - 1
 
 
 def preprocess(image: Image.Image, how: Preprocess) -> NDArray[np.float32]:
@@ -100,10 +174,10 @@ def load_image(path: Path, how: Preprocess) -> NDArray[np.float32]:
 
 
 def usable(items: Sequence[ImageItem]) -> tuple[list[ImageItem], list[ImageItem]]:
-    """Items that decode, and items that do not."""
+    """Items that decode, and items that do not, both in order."""
     good: list[ImageItem] = []
     bad: list[ImageItem] = []
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(max_workers=2) as pool:
         for item, is_good in zip(items, pool.map(_decodes, items), strict=True):
             (good if is_good else bad).append(item)
     return good, bad
@@ -122,16 +196,22 @@ def batches(items: Sequence[ImageItem], how: Preprocess, batch: int) -> Iterator
 
     Raises:
         InputError: An image is not usable; use ``usable`` first to leave bad ones out.
+        ValueError: ``batch`` is below 1.
     """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}, wanted at least 1")
     groups = [tuple(items[i : i + batch]) for i in range(0, len(items), batch)]
     with ThreadPoolExecutor(max_workers=2) as pool:
         ahead: list[list[Future[NDArray[np.float32]]]] = []
-        for index, group in enumerate(groups):
-            ahead.append([pool.submit(load_image, item.path, how) for item in group])
-            if index > 0:
-                yield _stack(groups[index - 1], ahead.pop(0))
-        for futures in ahead:
-            yield _stack(groups[-1], futures)
+        try:
+            for index, group in enumerate(groups):
+                ahead.append([pool.submit(load_image, item.path, how) for item in group])
+                if index > 0:
+                    yield _stack(groups[index - 1], ahead.pop(0))
+            for futures in ahead:
+                yield _stack(groups[-1], futures)
+        finally:
+            pool.shutdown(cancel_futures=True)  # an error or a closed generator decodes no more
 
 
 def _stack(group: tuple[ImageItem, ...], futures: list[Future[NDArray[np.float32]]]) -> Batch:

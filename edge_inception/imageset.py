@@ -2,6 +2,7 @@
 
 A set file is JSON in ``calibration/sets``: ids, sha256, classes and splits of images that live
 elsewhere (a pip package or a folder), so images stay out of git and a changed image is noticed.
+Hidden files and folders are passed over; links to files and to class folders are followed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,10 +53,17 @@ class ImageSet:
     def sha256(self) -> str:
         """Digest of image hashes and labels, independent of order and of file names."""
         lines = sorted(f"{item.sha256} {item.label} {item.weight}" for item in self.items)
-        return hashlib.sha256("\n".join((*self.classes, *lines)).encode()).hexdigest()
+        text = "\n".join((*self.classes, *lines))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def subset(self, num_images: int) -> ImageSet:
-        """At most ``num_images`` images, spread evenly over the set's order."""
+        """At most ``num_images`` images, spread evenly over the set's order.
+
+        Raises:
+            ValueError: ``num_images`` is below 1.
+        """
+        if num_images < 1:
+            raise ValueError(f"subset of {num_images} images, wanted at least 1")
         if num_images >= len(self.items):
             return self
         step = len(self.items) / num_images
@@ -69,14 +77,18 @@ def open_set(location: Path, *, split: str = "", labels: Path | None = None) -> 
     Args:
         location: File or folder.
         split: Split of a set file, such as ``calibration``; must be empty for a folder.
-        labels: Text file with one class name per line, line number = logit index; without it class
-            folders are indexed in sorted order.
+        labels: Text file with one class name per line, line number = logit index; it may name more
+            classes than there are folders. Without it class folders are indexed in sorted order.
 
     Raises:
-        InputError: Missing, empty, unreadable, a split or class that does not exist, or an image
-            whose bytes are not those the set file was made from.
+        InputError: Missing, empty, unreadable, a split or class that does not exist, the same image
+            in two classes, or an image whose bytes are not those the set file was made from.
     """
     if location.suffix == ".json":
+        if labels:
+            raise InputError(
+                f"labels file {labels} given with {location}", hint="a set file has its own classes"
+            )
         return _open_set_file(location, split)
     if split:
         raise InputError(
@@ -97,42 +109,98 @@ def overlap(first: ImageSet, second: ImageSet) -> list[Path]:
 
 def _read_labels(path: Path) -> tuple[str, ...]:
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"cannot read labels file {path}", hint="one class name per line"
+            f"cannot read labels file {path}", hint="one class name per line, in UTF-8"
         ) from error
-    names = [name for name in names if name]
+    names = [line.strip() for line in text.strip().split("\n")]
+    if "" in names:
+        raise InputError(
+            f"{path} has no class name in line {names.index('') + 1}",
+            hint="the line number is the logit index, so none may be empty",
+        )
     if len(set(names)) != len(names):
-        raise InputError(f"{path} names a class twice", hint="one class name per line, each once")
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path} names class '{twice}' twice", hint="one class name per line")
     return tuple(names)
 
 
 def _open_folder(folder: Path, names: tuple[str, ...]) -> ImageSet:
-    class_folders = sorted(p for p in folder.iterdir() if p.is_dir() and _images_in(p))
-    loose = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-    if class_folders and loose:
+    entries = _visible(folder)
+    loose = [entry for entry in entries if _is_image(entry)]
+    folders = {entry: _images_in(entry) for entry in entries if entry.is_dir()}
+    if loose and any(folders.values()):
         raise InputError(
             f"{folder} holds both images and folders of images",
             hint="use class folders only (labelled) or images only (unlabelled)",
         )
-    if not class_folders and not loose:
-        raise InputError(f"no images in {folder}", hint=f"looked for {', '.join(sorted(SUFFIXES))}")
     if loose:
-        return ImageSet(name=folder.name, items=_hashed([(path, None) for path in loose]))
-    classes = names or tuple(path.name for path in class_folders)
-    strangers = [path.name for path in class_folders if path.name not in classes]
+        items = _hashed([(path, None) for path in loose])
+        return ImageSet(name=folder.name, items=items, classes=names)
+    if not any(folders.values()):
+        raise InputError(f"no images in {folder}", hint=f"looked for {', '.join(sorted(SUFFIXES))}")
+    classes = names or tuple(path.name for path in folders)
+    _refuse_misfits(folders, classes, is_sorted_order=not names)
+    files = [(file, classes.index(p.name)) for p, inside in folders.items() for file in inside]
+    items = _hashed(files)
+    _refuse_contradictions(items)
+    return ImageSet(name=folder.name, items=items, classes=classes)
+
+
+def _refuse_misfits(
+    folders: Mapping[Path, Sequence[Path]], classes: Sequence[str], *, is_sorted_order: bool
+) -> None:
+    """Folders that are no class, and empty ones when the folders decide the logit index."""
+    strangers = [p.name for p, inside in folders.items() if inside and p.name not in classes]
     if strangers:
         raise InputError(
             f"class folders not in the labels file: {', '.join(strangers)}",
             hint=f"labels are: {', '.join(classes[:10])}",
         )
-    files = [(file, classes.index(p.name)) for p in class_folders for file in _images_in(p)]
-    return ImageSet(name=folder.name, items=_hashed(files), classes=classes)
+    empty = [path for path, inside in folders.items() if not inside]
+    if empty and is_sorted_order:
+        raise InputError(
+            f"no images in {empty[0]}; whether it is a class decides the index of the others",
+            hint="remove it, fill it, or name the classes in a labels file",
+        )
+
+
+def _refuse_contradictions(items: Sequence[ImageItem]) -> None:
+    first: dict[str, ImageItem] = {}
+    for item in items:
+        other = first.setdefault(item.sha256, item)
+        if other.label != item.label:
+            raise InputError(
+                f"{item.path} has the bytes of {other.path}, which is in another class",
+                hint="keep the one that is right",
+            )
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Entries that are not hidden, sorted by name."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(
+            f"cannot list folder {folder}: {error.strerror}", hint="check its permissions"
+        ) from error
+
+
+def _is_image(entry: Path) -> bool:
+    """By name; a broken link counts, so that reading it is refused and not passed over."""
+    return entry.suffix.lower() in SUFFIXES and not entry.is_dir()
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    """Images in a class folder, its own folders included; links to those are not followed."""
+    found: list[Path] = []
+    for entry in _visible(folder):
+        if entry.is_dir() and not entry.is_symlink():
+            found += _images_in(entry)
+        elif _is_image(entry):
+            found.append(entry)
+    return found
 
 
 def _hashed(files: Sequence[tuple[Path, int | None]]) -> tuple[ImageItem, ...]:
@@ -151,15 +219,20 @@ def _open_set_file(path: Path, split: str) -> ImageSet:
         raise InputError(f"{path} has no split '{split}'", hint=f"splits: {', '.join(splits)}")
     root = _locate(path, record["source"])
     chosen = [image for image in record["images"] if image["split"] == split]
+    origin = record["source"].get("distribution")
+    hint = f"pip install {origin}" if origin else "restore the original images"
+    absent = [image["id"] for image in chosen if not (root / image["id"]).is_file()]
+    if absent:
+        raise InputError(
+            f"{len(absent)} images of {path.name} are not in {root}, first {absent[0]}", hint=hint
+        )
     items = _hashed([(root / image["id"], image["label"]) for image in chosen])
     for item, image in zip(items, chosen, strict=True):
         if item.sha256 != image["sha256"]:
-            raise InputError(
-                f"{item.path} is not the image {path.name} was made from",
-                hint=f"install {record['source'].get('distribution', 'the original images')}",
-            )
+            raise InputError(f"{item.path} is not the image {path.name} was made from", hint=hint)
+    _refuse_contradictions(items)
     weighted = tuple(
-        replace(item, weight=image.get("weight", 1.0))
+        replace(item, weight=float(image.get("weight", 1.0)))
         for item, image in zip(items, chosen, strict=True)
     )
     return ImageSet(
@@ -169,31 +242,56 @@ def _open_set_file(path: Path, split: str) -> ImageSet:
 
 def _read_set_file(path: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"cannot read set file {path}", hint="check the path") from error
+        raise InputError(
+            f"cannot read set file {path}: {error.strerror}", hint="check the path"
+        ) from error
     except ValueError as error:
         raise InputError(
             f"{path} is not JSON: {error}", hint="see calibration/README.md"
         ) from error
-    missing = {"schema", "name", "classes", "source", "images"} - set(record)
-    if missing or record["schema"] != SCHEMA:
+    kinds = {"schema": int, "name": str, "classes": list, "source": dict, "images": list}
+    wrong = [
+        key
+        for key, kind in kinds.items()
+        if not isinstance(record, dict) or not isinstance(record.get(key), kind)
+    ]
+    if wrong or record["schema"] != SCHEMA:
         raise InputError(
             f"{path} is not a set file of schema {SCHEMA}",
-            hint=f"missing: {', '.join(sorted(missing)) or 'nothing; wrong schema'}",
+            hint=f"missing or wrong: {', '.join(wrong or ['schema'])}",
         )
-    return record
+    for number, image in enumerate(record["images"]):
+        if not _is_image_record(image, len(record["classes"])):
+            raise InputError(
+                f"{path}: image {number} is not a record of id, sha256, split, label and weight",
+                hint=f"label is 0 to {len(record['classes']) - 1} or null, weight 0 to 1",
+            )
+    return dict(record)
 
 
-def _locate(path: Path, source: dict[str, str]) -> Path:
+def _is_image_record(image: Any, num_classes: int) -> bool:
+    if not isinstance(image, dict) or not image.keys() >= {"id", "sha256", "split", "label"}:
+        return False
+    label, weight = image["label"], image.get("weight", 1.0)
+    return (
+        all(isinstance(image[key], str) for key in ("id", "sha256", "split"))
+        and (label is None or (type(label) is int and 0 <= label < num_classes))
+        and (type(weight) in {int, float} and 0 <= weight <= 1)
+    )
+
+
+def _locate(path: Path, source: Mapping[str, str]) -> Path:
     """Folder the image ids are relative to: inside a pip package, or next to the set file."""
     module = source.get("module")
     if module is None:
         return path.parent / source.get("folder", ".")
+    package = source.get("distribution", module)
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
         raise InputError(
-            f"images of {path.name} come from package '{source['distribution']}', not installed",
-            hint=f"pip install {source['distribution']}",
+            f"images of {path.name} come from package '{package}', not installed",
+            hint=f"pip install {package}",
         )
     return Path(found.submodule_search_locations[0]) / source.get("folder", ".")

@@ -36,7 +36,7 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     "train": Stage(
         tools=("torch", "numpy", "Pillow"),
-        sources=("train.py", "models", "images.py", "metrics.py"),
+        sources=("train.py", "augment.py", "models", "images.py", "metrics.py"),
     ),
     "export": Stage(
         tools=("torch", "onnx", "onnxscript"), sources=("export.py", "checkpoint.py", "models")
@@ -108,7 +108,7 @@ def provenance(stage: str, *, parents: Mapping[str, str], options: Any) -> Prove
     base, _, backend = stage.partition(":")
     if base == "compile":
         engine = f"engines/{backend}.py"
-        shared = ("engines/_backend.py", "engines/_nvinfer.py")
+        shared = ("engines/_backend.py", "engines/_nvidia.py", "engines/_nvinfer.py")
         entry = Stage(tools=_backend_tools(backend), sources=(engine, *shared))
     else:
         entry = STAGES[base]

@@ -1,8 +1,8 @@
 """Train a model on an image set: checkpoint.safetensors, metrics.json, and a state to resume from.
 
-Every random choice is drawn from (seed, epoch, image), so an interrupted run that is resumed sees
-the same images as an undisturbed one. Nothing is selected on the monitored images: the checkpoint
-is the moving average of the weights after the last epoch.
+Every random choice is drawn from the seed, the epoch and the image, so a run that was interrupted
+ends, on the CPU, with the very weights of an undisturbed one. Nothing is selected on the monitored
+images: the checkpoint is the moving average of the weights after the last epoch.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from edge_inception import images, metrics, registry, stage
+from edge_inception import images, imageset, metrics, registry, stage
 from edge_inception.artifact import replace_file
+from edge_inception.augment import load_augmented
 from edge_inception.errors import InputError
 from edge_inception.imageset import ImageItem, ImageSet
 from edge_inception.spec import Preprocess, Progress, no_progress
@@ -33,11 +35,13 @@ from edge_inception.spec import Preprocess, Progress, no_progress
 STATE_FILE, CHECKPOINT_FILE, METRICS_FILE = "state.pt", "checkpoint.safetensors", "metrics.json"
 FULL_SIZE_FROM = 0.7  # share of the epochs after which images have their final size
 SIZE_STEP = 16
+_SMALLEST = {"epochs": 1, "batch": 1, "monitor_every": 1, "start_size": 1, "threads": 0, "seed": 0}
+_SMALLEST_WEIGHT = 1e-6  # a batch of images that all weigh nothing has loss 0 and not 0 / 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """One training run.
+    """One training run; ``preprocess.input_size`` is square.
 
     ``crop_scale`` is the smallest side of a random crop as a share of the image; ``rotation`` in
     degrees, uniform in both directions; ``brightness`` and ``contrast`` relative, 0..1; flips are
@@ -87,9 +91,11 @@ def train(
         progress: Called with (steps done, steps in all).
 
     Raises:
-        InputError: Unlabelled images, class counts that differ, no CUDA device, loss not finite.
+        InputError: Images unlabelled, damaged, of other classes or in both sets; options that do
+            not fit the model or the machine; a state file of another run; a loss not finite.
     """
-    _check(train_set, monitor_set, options)
+    _check_sets(train_set, monitor_set, options)
+    _check_options(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     run = _Run(train_set, monitor_set, options, out)
@@ -99,7 +105,7 @@ def train(
     return run.finish()
 
 
-def _check(train_set: ImageSet, monitor_set: ImageSet, options: TrainOptions) -> None:
+def _check_sets(train_set: ImageSet, monitor_set: ImageSet, options: TrainOptions) -> None:
     for images_of in (train_set, monitor_set):
         if not images_of.is_labelled:
             raise InputError(
@@ -111,8 +117,38 @@ def _check(train_set: ImageSet, monitor_set: ImageSet, options: TrainOptions) ->
                 f"{options.num_classes}",
                 hint=f"classes: {', '.join(images_of.classes)}",
             )
+    if train_set.classes != monitor_set.classes:
+        raise InputError(
+            f"{train_set.name} has classes {', '.join(train_set.classes)}; {monitor_set.name} has "
+            f"{', '.join(monitor_set.classes)}",
+            hint="both need the same class names in the same order",
+        )
+    shared = imageset.overlap(monitor_set, train_set)
+    if shared:
+        raise InputError(
+            f"{len(shared)} monitored images are also trained on, first {shared[0]}",
+            hint="metrics on trained images prove nothing; use others",
+        )
+    for item in images.usable((*train_set.items, *monitor_set.items))[1]:
+        images.decode(item.path)  # raises, before hours of training and not after
+
+
+def _check_options(options: TrainOptions) -> None:
+    height, width = options.preprocess.input_size
+    if height != width:
+        raise InputError(f"training at {height} x {width} pixels", hint="give a square input size")
+    for name, smallest in _SMALLEST.items():
+        value = getattr(options, name)
+        if value < smallest:
+            raise InputError(f"{name} is {value}", hint=f"wanted at least {smallest}")
+    if options.device not in {"cpu", "cuda"}:
+        raise registry.unknown("device", options.device, ("cpu", "cuda"))
     if options.device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device on this machine", hint="use --device cpu")
+    spec = registry.model(options.model)
+    for name in options.model_options:
+        if name not in spec.options:
+            raise registry.unknown(f"option of {spec.name}", name, spec.options)
 
 
 class _Run:
@@ -124,7 +160,7 @@ class _Run:
         torch.manual_seed(options.seed)
         self.train_set, self.monitor_set = train_set, monitor_set
         self.options, self.out = options, out
-        self.steps_per_epoch = len(train_set.items) // options.batch
+        self.steps_per_epoch = max(1, len(train_set.items) // options.batch)
         build = registry.model(options.model).build
         arguments = {"num_classes": options.num_classes, **options.model_options}
         self.model = build(**arguments).to(options.device, memory_format=torch.channels_last)
@@ -137,12 +173,25 @@ class _Run:
         self.identity = json.dumps(
             [stage.plain(options), train_set.sha256, monitor_set.sha256], sort_keys=True
         )
+        self._refuse_small_images()
         self._resume()
+
+    def _refuse_small_images(self) -> None:
+        size = min(image_size(epoch, self.options) for epoch in range(self.options.epochs))
+        try:
+            with torch.inference_mode():
+                self.average.eval()(torch.zeros(1, 3, size, size, device=self.options.device))
+        except RuntimeError as error:
+            raise InputError(
+                f"{self.options.model} cannot take images of {size} x {size} pixels",
+                hint="raise --start-size or --input-size",
+            ) from error
 
     def train_epoch(self, progress: Progress) -> None:
         """One pass over the training images."""
         started, losses = time.monotonic(), []
         self.model.train()
+        _seed_torch(self.options.seed, self.epoch)  # dropout
         size = image_size(self.epoch, self.options)
         for step, (pixels, labels, weights) in enumerate(self._batches(size)):
             done = self.epoch * self.steps_per_epoch + step
@@ -164,7 +213,7 @@ class _Run:
         per_image = nn.functional.cross_entropy(
             logits.float(), labels, reduction="none", label_smoothing=options.label_smoothing
         )
-        loss = (per_image * weights).sum() / weights.sum()
+        loss = (per_image * weights).sum() / weights.sum().clamp_min(_SMALLEST_WEIGHT)
         if not torch.isfinite(loss):
             raise InputError(f"loss is {loss.item()} at step {done}", hint="lower --learning-rate")
         self.optimizer.zero_grad(set_to_none=True)
@@ -188,7 +237,7 @@ class _Run:
     def _batches(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         options, items = self.options, self.train_set.items
         order = np.random.default_rng((options.seed, self.epoch)).permutation(len(items))
-        load = partial(_load_augmented, options=options, size=size, epoch=self.epoch)
+        load = partial(load_augmented, options=options, size=size, epoch=self.epoch)
         with ThreadPoolExecutor(max_workers=2) as pool:
             ahead = []
             for step in range(self.steps_per_epoch):
@@ -220,14 +269,22 @@ class _Run:
             "seconds": self.seconds,
             "history": self.history,
         }
-        replace_file(self.out / STATE_FILE, lambda path: torch.save(state, path))
+        content = BytesIO()  # torch's own writer does not say that the disk is full
+        torch.save(state, content)
+        replace_file(self.out / STATE_FILE, lambda path: _write(path, content.getbuffer()))
 
     def _resume(self) -> None:
         path = self.out / STATE_FILE
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.options.device, weights_only=True)
-        if state["identity"] != self.identity:
+        try:
+            state = torch.load(path, map_location=self.options.device, weights_only=True)
+            identity = state["identity"]
+        except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError) as error:
+            raise InputError(
+                f"{path} is not the state of a training run", hint="delete it to start afresh"
+            ) from error
+        if identity != self.identity:
             raise InputError(
                 f"{path} belongs to a run with other options or images",
                 hint="choose another --out, or delete it",
@@ -245,7 +302,8 @@ class _Run:
         }
         path = self.out / CHECKPOINT_FILE
         facts = {"model": self.options.model, "classes": json.dumps(self.train_set.classes)}
-        replace_file(path, lambda temporary: save_file(weights, temporary, metadata=facts))
+        content = save(weights, metadata=facts)
+        replace_file(path, lambda temporary: _write(temporary, content))
         self.average.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         record = {
             "schema": 1,
@@ -259,13 +317,17 @@ class _Run:
             "seconds": round(self.seconds),
             "history": self.history,
         }
-        text = json.dumps(record, indent=1) + "\n"
+        text = (json.dumps(record, indent=1) + "\n").encode()
         replace_file(self.out / METRICS_FILE, lambda temporary: _write(temporary, text))
         return path
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _write(path: Path, content: bytes | memoryview) -> None:
+    path.write_bytes(content)
+
+
+def _seed_torch(seed: int, epoch: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
 
 
 def _as_stored(name: str, tensor: Tensor) -> Tensor:
@@ -306,42 +368,11 @@ def image_size(epoch: int, options: TrainOptions) -> int:
     if share >= 1 or options.start_size >= final:
         return final
     grown = options.start_size + share * (final - options.start_size)
-    return int(grown // SIZE_STEP * SIZE_STEP)
-
-
-def _load_augmented(
-    item: ImageItem, *, index: int, options: TrainOptions, size: int, epoch: int
-) -> NDArray[np.float32]:
-    rng = np.random.default_rng((options.seed, epoch, index))
-    image = augment(images.decode(item.path), rng, options)
-    how = options.preprocess
-    at_size = Preprocess(
-        input_size=(size, size), interpolation=how.interpolation, mean=how.mean, std=how.std
-    )
-    pixels = images.preprocess(image, at_size)
-    gain = 1 + rng.uniform(-options.contrast, options.contrast)
-    shift = rng.uniform(-options.brightness, options.brightness)
-    return (pixels * np.float32(gain) + np.float32(shift)).astype(np.float32)
-
-
-def augment(image: Image.Image, rng: np.random.Generator, options: TrainOptions) -> Image.Image:
-    """Random flips, small rotation, random square-ish crop; labels stay valid under all of them."""
-    if options.is_flipped_horizontally and rng.random() < 0.5:  # noqa: PLR2004 -- a coin
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if options.is_flipped_vertically and rng.random() < 0.5:  # noqa: PLR2004 -- a coin
-        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    if options.rotation:
-        angle = rng.uniform(-options.rotation, options.rotation)
-        image = image.rotate(angle, Image.Resampling.BILINEAR)
-    share = rng.uniform(options.crop_scale, 1.0)
-    width, height = round(image.width * share), round(image.height * share)
-    left = int(rng.integers(0, image.width - width + 1))
-    top = int(rng.integers(0, image.height - height + 1))
-    return image.crop((left, top, left + width, top + height))
+    return max(options.start_size, int(grown // SIZE_STEP * SIZE_STEP))
 
 
 def evaluate(model: nn.Module, images_of: ImageSet, options: TrainOptions) -> dict[str, float]:
-    """Accuracy, balanced accuracy and, for two classes, AUROC, in float32 at the final size."""
+    """Accuracy, balanced accuracy and, where two classes occur, AUROC; float32, final size."""
     model.eval()
     logits: list[NDArray[np.float32]] = []
     labels: list[int | None] = []
@@ -357,6 +388,6 @@ def evaluate(model: nn.Module, images_of: ImageSet, options: TrainOptions) -> di
         "accuracy": float((predicted == truth).mean()),
         "balanced_accuracy": metrics.balanced_accuracy(predicted, truth, options.num_classes),
     }
-    if options.num_classes == 2:  # noqa: PLR2004 -- AUROC is defined for two classes
+    if options.num_classes == 2 and len(set(labels)) == 2:  # noqa: PLR2004 -- of two classes
         result["auroc"] = metrics.auroc(scores[:, 1] - scores[:, 0], truth)
     return result
