@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 from fractions import Fraction
 
@@ -97,6 +98,9 @@ def test_paired_drop_approaches_the_normal_interval():
     assert found.value - found.lower == pytest.approx(half, abs=3e-5)
 
 
+_paired_drop = functools.cache(intervals.paired_drop)
+
+
 def _coverage(total: int, down: float, up: float) -> tuple[float, float]:
     """Exact probability that each bound holds, over every possible outcome."""
     rest, upper, lower = 1 - down - up, 0.0, 0.0
@@ -109,7 +113,7 @@ def _coverage(total: int, down: float, up: float) -> tuple[float, float]:
                 * up**gained
                 * rest ** (total - lost - gained)
             )
-            found = intervals.paired_drop(lost, gained, total)
+            found = _paired_drop(lost, gained, total)
             upper += chance * (found.upper >= down - up - 1e-12)
             lower += chance * (found.lower <= down - up + 1e-12)
     return upper, lower
