@@ -25,14 +25,14 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
 
 
-def open_engine(path: Path, *, threads: int = 0) -> Session:
+def open_engine(path: str | Path, *, threads: int = 0) -> Session:
     """The engine at ``path`` as an open session; use it as a context manager.
 
     Raises:
         InputError: Not an engine, hash or library version does not match its sidecar.
         BackendMissing: The engine's library is not installed or finds no device.
     """
-    return _open(artifact.load(EngineFile, path), threads)
+    return _open(artifact.load(EngineFile, Path(path)), threads)
 
 
 def _open(engine: EngineFile, threads: int) -> Session:

@@ -359,10 +359,11 @@ class _Build:
     def _compile(self, name: str, typed: Mapping[Precision, TypedGraph]) -> Iterator[EngineEntry]:
         """Engines of one target: FP32 to compare with, then the asked precision."""
         target = targets.target(name)
+        executable = registry.backend(target.backend).availability().float_precisions
         for precision, graph in typed.items():
             is_subject = precision is self._recipe.precision
             yield self._engine(target, graph, precision, "f32", is_subject=is_subject)
-            if precision is Precision.FP32 and "bf16" in targets.float_precisions(target):
+            if precision is Precision.FP32 and "bf16" in executable:
                 yield self._engine(target, graph, precision, "bf16", is_subject=False)
 
     def _engine(
