@@ -33,7 +33,7 @@ from edge_inception.quant import place, ranges
 from edge_inception.quant.calibrators import DROPPED_BITS, NUM_BINS, Observation, calibrator
 from edge_inception.quant.options import CalibrateOptions, calibrate_provenance
 from edge_inception.quant.ranges import Table, TensorRange
-from edge_inception.spec import Progress, no_progress
+from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, Progress, no_progress
 
 _MAGNITUDE = np.uint16(0x7FFF)
 _NUM_CODES = (0x7FFF >> DROPPED_BITS) + 1
@@ -174,7 +174,7 @@ class Watcher:
         size = len(batch.items)
         padding = self._options.batch - size
         padded = np.pad(batch.images, [(0, padding), (0, 0), (0, 0), (0, 0)])
-        self._require_finite("input", batch.images, batch)
+        self._require_finite(INPUT_NAME, batch.images, batch)
         with _openvino_errors(self._path):
             found = self._request.infer([padded], share_inputs=True, share_outputs=True)
         logits, amax, *samples = (found[index][:size] for index in range(len(found)))
@@ -183,7 +183,7 @@ class Watcher:
             tally.amax = max(tally.amax, float(amax[:, index].max()))
             codes = (sample.reshape(-1).view(np.uint16) & _MAGNITUDE) >> DROPPED_BITS
             tally.codes += np.bincount(codes, minlength=_NUM_CODES)
-        self._require_finite("logits", logits, batch)
+        self._require_finite(OUTPUT_NAME, logits, batch)
 
     def _require_finite(self, name: str, values: NDArray[np.float32], batch: Batch) -> None:
         if not np.isfinite(values).all():

@@ -1,0 +1,58 @@
+"""The range table as a file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edge_inception import artifact
+from edge_inception.artifact import Provenance, RangeTable
+from edge_inception.errors import InputError
+from edge_inception.quant import ranges
+from edge_inception.quant.ranges import Table, TensorRange
+
+TABLE = Table(
+    graph="a" * 64,
+    set="photos",
+    set_sha256="b" * 64,
+    num_images=3,
+    calibrator="mse",
+    preprocess={"input_size": [8, 8]},
+    tensors={"z": TensorRange(amax=0.1, observed_amax=1 / 3, scale_of="z")},
+)
+
+
+@pytest.fixture
+def publish(tmp_path):
+    def write(text):
+        return artifact.publish(
+            RangeTable,
+            tmp_path / "ranges.json",
+            lambda path: path.write_text(text) and None,
+            provenance=Provenance(stage="calibrate", parents={}, options={}, tools={}, source=""),
+        )
+
+    return write
+
+
+def test_a_table_reads_back_equal(publish):
+    """Writing and reading lose no bit of any number."""
+    assert ranges.read_table(publish(ranges.table_text(TABLE))) == TABLE
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 2}'])
+def test_what_is_no_table_is_refused(publish, text):
+    """Broken JSON, another shape, another schema."""
+    with pytest.raises(InputError, match="range table") as caught:
+        ranges.read_table(publish(text))
+    assert caught.value.hint == "run calibrate again"
+
+
+@pytest.mark.parametrize("amax", ["NaN", "Infinity", "-1.0"])
+def test_an_amax_that_is_no_magnitude_is_refused(publish, amax):
+    """NaN, infinity and negative numbers name the tensor."""
+    record = json.loads(ranges.table_text(TABLE))
+    record["tensors"]["z"]["amax"] = float(amax)
+    with pytest.raises(InputError, match="tensor 'z' has amax"):
+        ranges.read_table(publish(json.dumps(record)))
