@@ -107,9 +107,9 @@ def provenance(stage: str, *, parents: Mapping[str, str], options: Any) -> Prove
     """
     base, _, backend = stage.partition(":")
     if base == "compile":
-        engine = f"engines/{backend}.py"
-        shared = ("engines/_backend.py", "engines/_nvidia.py", "engines/_nvinfer.py")
-        entry = Stage(tools=_backend_tools(backend), sources=(engine, *shared))
+        shared = sorted(f"engines/{file.name}" for file in (_PACKAGE / "engines").glob("_*.py"))
+        sources = (f"engines/{backend}.py", *shared)
+        entry = Stage(tools=_backend_tools(backend), sources=sources)
     else:
         entry = STAGES[base]
     return Provenance(

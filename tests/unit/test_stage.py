@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_inception import artifact
+from edge_inception import artifact, registry
 from edge_inception import stage as subject
 from edge_inception.artifact import Graph, RangeTable
 from edge_inception.errors import InputError
@@ -168,12 +168,23 @@ def imported_by(file):
     return found
 
 
-@pytest.mark.parametrize("name", subject.STAGES)
+def sources_of(name):
+    """Files a stage is keyed on, as ``_digest`` is asked for them."""
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subject, "_digest", lambda sources: asked.extend(sources) or "")
+        subject.provenance(name, parents={}, options={})
+    roots = [PACKAGE / source for source in asked]
+    assert all(root.exists() for root in roots)
+    return {f for root in roots for f in ([root] if root.is_file() else root.rglob("*.py"))}
+
+
+@pytest.mark.parametrize(
+    "name", [*subject.STAGES, *(f"compile:{name}" for name in registry.backend_names())]
+)
 def test_key_covers_all_code(name):
     """The source a stage is keyed on holds everything of ours that its code imports."""
-    roots = [PACKAGE / source for source in subject.STAGES[name].sources]
-    assert all(root.exists() for root in roots)
-    keyed = {f for r in roots for f in ([r] if r.is_file() else r.rglob("*.py"))}
+    keyed = sources_of(name)
     seen, todo = set(), set(keyed)
     while todo:
         file = todo.pop()
