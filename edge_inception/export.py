@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_inception import __version__, artifact, stage
@@ -27,6 +31,11 @@ OPSET = 18  # the lowest that the exporter writes without its own down-conversio
 IR_VERSION = 8  # of opset 18; see the table in onnx/docs/Versioning.md
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CHANNELS = 3
+MAX_ERROR_OF_PYTORCHS = 4.0
+"""Measured on the full Inception-v4: onnxruntime, which adds in another order, errs 0.8 to 1.2
+times as much as PyTorch, one average pool with the wrong border rule at least 400 times."""
+_FLOOR = 1e-6  # of the largest logit, for networks so small that PyTorch rounds to the exact answer
+_NUM_COMPARED = 2  # float64 is slow, and a graph that errs does so on any image
 _LEAST_EXAMPLE = 2  # torch.export specialises an example batch of 1 to a static one
 
 
@@ -42,7 +51,8 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         out: Path of the .onnx file; weights are inside it.
 
     Raises:
-        InputError: The checkpoint does not fit, or class names do not fit its head.
+        InputError: The checkpoint does not fit, class names do not fit its head, or onnxruntime's
+            logits of the graph are not the model's.
     """
     provenance = export_provenance(checkpoint, options)
     weights = read_checkpoint(checkpoint)
@@ -55,6 +65,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     _strip(exported)
     _require_opset(exported)
     content: bytes = exported.SerializeToString(deterministic=True)
+    share = _require_parity(content, model, _example(options))
     return artifact.publish(
         Graph,
         out,
@@ -73,6 +84,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             "input_shape": _input_shape(options),
             "opset": OPSET,
             "checkpoint_types": dict(weights.stored),
+            "error_of_pytorchs": share,
         },
     )
 
@@ -110,11 +122,9 @@ def _input_shape(options: ExportOptions) -> list[int | str]:
 
 def _to_onnx(model: nn.Module, options: ExportOptions) -> onnx.ModelProto:
     profile = options.profile
-    batch, shapes = profile.max, None
+    example, shapes = _example(options), None
     if profile.is_dynamic:
-        batch = max(profile.min, _LEAST_EXAMPLE)
         shapes = ({0: torch.export.Dim("batch", min=profile.min, max=profile.max)},)
-    example = torch.zeros(batch, _CHANNELS, *options.preprocess.input_size)
     _require_size(model, example[:1], options)
     with _quiet():
         program = torch.onnx.export(
@@ -130,6 +140,48 @@ def _to_onnx(model: nn.Module, options: ExportOptions) -> onnx.ModelProto:
     assert program is not None  # dynamo=True returns a program
     exported: onnx.ModelProto = program.model_proto
     return exported
+
+
+def _example(options: ExportOptions) -> Tensor:
+    """Seeded normal images of a batch size the graph takes."""
+    profile = options.profile
+    batch = max(profile.min, _LEAST_EXAMPLE) if profile.is_dynamic else profile.max
+    size = (batch, _CHANNELS, *options.preprocess.input_size)
+    return torch.randn(size, generator=torch.Generator().manual_seed(0))
+
+
+def _require_parity(content: bytes, model: nn.Module, images: Tensor) -> float:
+    """Error of onnxruntime's logits as a multiple of that of PyTorch's; float64 is the truth.
+
+    How far float32 may drift depends on the weights: PyTorch's own rounding, on the same images, is
+    the yardstick. ``model`` is float64 afterwards.
+    """
+    (logits,) = _onnxruntime(content).run([OUTPUT_NAME], {INPUT_NAME: images.numpy()})
+    compared = images[:_NUM_COMPARED]
+    rounded = _answer(model, compared)
+    exact = _answer(model.double(), compared.double())
+    unit = float(np.abs(exact).max())
+    own = max(float(np.abs(rounded - exact).max()), _FLOOR * unit)
+    share = float(np.abs(logits[:_NUM_COMPARED] - exact).max()) / own if own else math.inf
+    if not share <= MAX_ERROR_OF_PYTORCHS:
+        raise InputError(
+            f"the exported graph errs {share:.1f} times as much as PyTorch's float32, wanted at "
+            f"most {MAX_ERROR_OF_PYTORCHS:.0f} (largest logit {unit:.2e})",
+            hint="all logits 0: untrained weights; else report it with the architecture's name",
+        )
+    return round(share, 3)
+
+
+def _answer(model: nn.Module, images: Tensor) -> NDArray[np.float64]:
+    with torch.inference_mode():
+        logits: NDArray[np.float64] = model(images).double().numpy()
+    return logits
+
+
+def _onnxruntime(content: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _require_size(model: nn.Module, example: Tensor, options: ExportOptions) -> None:

@@ -82,7 +82,6 @@ def simplify_model(original: onnx.ModelProto) -> onnx.ModelProto:
         InputError: onnxsim or the checker refuses the graph, or an op is not portable.
     """
     model = _onnxsim(original)
-    model = _with_shapes(model)
     rounds = 0
     while _round(model):
         rounds += 1
@@ -105,7 +104,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _onnxsim(original: onnx.ModelProto) -> onnx.ModelProto:
-    """What onnxsim makes of it; its own random check is off, since parity is proved at the end."""
+    """What onnxsim makes of it, with shapes; its random check is off, since ours comes later."""
     try:
         model, _ = onnxsim.simplify(original, check_n=0)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:

@@ -180,6 +180,48 @@ def test_another_opset_than_asked_is_refused(tiny_checkpoint, options, tmp_path,
         export(tiny_checkpoint, options, tmp_path / "m.onnx")
 
 
+def spoil(model, op, change):
+    change(next(node for node in model.graph.node if node.op_type == op))
+
+
+def include_padding(pool):
+    next(entry for entry in pool.attribute if entry.name == "count_include_pad").i = 1
+
+
+def swap_branches(concat):
+    concat.input[0], concat.input[-1] = concat.input[-1], concat.input[0]
+
+
+@pytest.mark.parametrize(
+    ("op", "change"), [("AveragePool", include_padding), ("Concat", swap_branches)]
+)
+def test_graph_that_computes_something_else_is_refused(
+    tiny_checkpoint, options, tmp_path, monkeypatch, op, change
+):
+    """A wrong border rule or order of branches is found; no file is left."""
+    strip = subject._strip
+
+    def wrong(model):
+        strip(model)
+        spoil(model, op, change)
+
+    monkeypatch.setattr(subject, "_strip", wrong)
+    with pytest.raises(InputError, match="times as much as PyTorch's float32, wanted at most 4"):
+        export(tiny_checkpoint, options, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_zero_logits_are_refused(tiny_weights, options, tmp_path):
+    """Untrained zeros compare equal to anything, so they are refused."""
+    state = {key: tensor.clone() for key, tensor in tiny_weights.state_dict().items()}
+    for key in ("last_linear.weight", "last_linear.bias"):
+        state[key].zero_()
+    save_file(state, tmp_path / "zero.safetensors")
+    with pytest.raises(InputError, match="largest logit 0") as caught:
+        export(tmp_path / "zero.safetensors", options, tmp_path / "m.onnx")
+    assert "untrained" in caught.value.hint
+
+
 _SCRIPT = """
 import sys
 from pathlib import Path

@@ -11,7 +11,7 @@ from edge_inception.graph.check import attribute, constants
 from edge_inception.graph.passes._contract import Pass, topological_order
 
 _RANK, _SPATIAL = 4, {2, 3}  # [N, C, H, W]
-_FLATTENERS = frozenset(("Reshape", "Flatten", "Squeeze"))
+_FLATTENERS = frozenset(("Reshape", "Squeeze"))
 
 
 def pool_head(model: onnx.ModelProto) -> bool:
@@ -23,7 +23,7 @@ def pool_head(model: onnx.ModelProto) -> bool:
     Before: x -> ReduceMean(keepdims=1) -> [N, C, 1, 1] -> Reshape | Squeeze to [N, C].
     After:  x -> GlobalAveragePool -> [N, C, 1, 1] -> Flatten(axis=1) -> [N, C].
 
-    Before: x -> GlobalAveragePool -> Reshape | Squeeze to [N, C]. After: the same with Flatten.
+    Before: [N, C, 1, 1] -> Reshape | Squeeze to [N, C]. After: Flatten(axis=1).
     A Reshape may hold the batch size; Flatten never does, so a dynamic batch survives.
     """
     changed = [_rewrite_mean(model, node) for node in list(model.graph.node)]
@@ -39,17 +39,11 @@ def _rewrite_mean(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     is_kept = bool(attribute(node, "keepdims", 1))
     result = node.output[0] if is_kept else f"{node.output[0]}.pooled"
     position = list(model.graph.node).index(node)
-    new = [
-        helper.make_node(
-            "GlobalAveragePool", [node.input[0]], [result], _scoped(node, "global_average_pool")
-        )
-    ]
+    pool = _scoped(node, "global_average_pool")
+    new = [helper.make_node("GlobalAveragePool", [node.input[0]], [result], pool)]
     if not is_kept:
-        new.append(
-            helper.make_node(
-                "Flatten", [result], [node.output[0]], _scoped(node, "flatten"), axis=1
-            )
-        )
+        flat = _scoped(node, "flatten")
+        new.append(helper.make_node("Flatten", [result], [node.output[0]], flat, axis=1))
     model.graph.node.remove(node)
     for offset, made in enumerate(new):
         model.graph.node.insert(position + offset, made)
@@ -57,27 +51,18 @@ def _rewrite_mean(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 
 
 def _rewrite_reshape(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """[N, C, 1, 1] behind a global pool: any reshape to rank 2 that keeps N is Flatten(1)."""
-    if node.op_type not in _FLATTENERS or (
-        node.op_type == "Flatten" and attribute(node, "axis", 1) == 1
-    ):
+    """Turn [N, C, 1, 1] to [N, C], which keeps the order of elements, into Flatten.
+
+    Where the last map is 1 x 1 already, onnxsim drops the mean and leaves a Squeeze.
+    """
+    if node.op_type not in _FLATTENERS:
         return False
-    writer = next((other for other in model.graph.node if node.input[0] in other.output), None)
-    if writer is None or writer.op_type != "GlobalAveragePool":
+    before, after = _shape(model, node.input[0]), _shape(model, node.output[0])
+    if len(before) != _RANK or before[2:] != [1, 1] or not before[1] or after != before[:2]:
         return False
-    if not _gives_rows(model, node):
-        return False
-    flat = helper.make_node(
-        "Flatten", [node.input[0]], [node.output[0]], _scoped(node, "flatten"), axis=1
-    )
-    node.CopyFrom(flat)
+    name = _scoped(node, "flatten")
+    node.CopyFrom(helper.make_node("Flatten", [node.input[0]], [node.output[0]], name, axis=1))
     return True
-
-
-def _gives_rows(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Whether the result is [N, C]: same number of channels last, rank 2."""
-    shape, pooled = _shape(model, node.output[0]), _shape(model, node.input[0])
-    return len(shape) == 2 and len(pooled) == _RANK and shape[1] == pooled[1] != 0  # noqa: PLR2004 -- [N, C]
 
 
 def _axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int]:

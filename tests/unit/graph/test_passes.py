@@ -191,6 +191,13 @@ class TestPoolHead:
         images = normal(7, 4, 3, 5)
         assert np.allclose(answer(model, images)[0], images.mean(axis=(2, 3)), atol=1e-6)
 
+    def test_map_of_one_pixel(self):
+        """Where the last map is 1 x 1 there is no mean left, only a Squeeze."""
+        signature = "(float[2,4,1,1] x) => (float[2,4] y)"
+        model = parse(signature, "y = Squeeze(x, axes)", axes=np.int64([2, 3]))
+        assert_fires(self.rewrite, model, normal(2, 4, 1, 1))
+        assert ops(model) == ["Flatten"]
+
     def test_kept_axes_alone(self):
         """A mean that keeps its axes and is not flattened is the pool alone."""
         signature = "(float[2,4,3,5] x) => (float[2,4,1,1] y)"
@@ -209,6 +216,13 @@ class TestPoolHead:
     def test_stays_on_other_axes_and_ranks(self, signature, body, axes):
         """A mean over channels, over one axis or of a volume is something else."""
         assert_rests(self.rewrite, parse(signature, f"y = {body}", axes=np.int64(axes)))
+
+    def test_stays_on_a_reshape_of_larger_maps(self):
+        """[2, 4, 3, 5] to [2, 60] is not the head."""
+        model = parse(
+            "(float[2,4,3,5] x) => (float[2,60] y)", "y = Reshape(x, s)", s=np.int64([2, 60])
+        )
+        assert_rests(self.rewrite, model)
 
     def test_stays_on_a_reshape_that_mixes_images(self):
         """[2, 4, 1, 1] to [4, 2] is no flattening."""
