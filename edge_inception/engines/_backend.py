@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_inception.artifact import EngineFile, TypedGraph
-from edge_inception.errors import InputError
+from edge_inception.errors import CompileFailed, InputError
 from edge_inception.spec import ShapeProfile
 
 if TYPE_CHECKING:
@@ -101,6 +102,11 @@ class Backend:
     tied_to: Callable[[], Mapping[str, str]]
 
 
+def usable_threads() -> int:
+    """Cores that this process may use: what ``SessionOptions.threads`` 0 stands for."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_typed(typed: TypedGraph) -> None:
     """Refuse what is not a typed graph, also where no type checker looked.
 
@@ -129,6 +135,18 @@ def check_profile(typed: TypedGraph, num_images: int | None, profile: ShapeProfi
         raise InputError(
             f"{typed.path} has the static batch {num_images}, the profile asks for {asked}",
             hint="export again with that --batch, or with --dynamic-batch MIN:OPT:MAX",
+        )
+
+
+def check_int8(typed: TypedGraph, num_int8: int, *, library: str, hint: str) -> None:
+    """Refuse an engine of an int8 graph in which no convolution computes in int8.
+
+    Raises:
+        CompileFailed: It is one; the library fell back to float.
+    """
+    if typed.details.get("precision") == "int8" and not num_int8:
+        raise CompileFailed(
+            f"{typed.path} is int8, but {library} computes no convolution of it in int8", hint=hint
         )
 
 

@@ -8,7 +8,6 @@ therefore set and read back in ``compile`` and in ``open``.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -135,10 +134,6 @@ def _read_back(compiled: Any, precision: str, threads: int) -> dict[str, Any]:
     return facts
 
 
-def _usable_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _executed_layers(compiled: Any) -> dict[str, Any]:
     """Layers of the runtime model that compute at inference, by type and input precision.
 
@@ -195,7 +190,7 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
     _refuse_foreign_options(options)
     core = _library().Core()
     _check_precision(core, options.float_precision)
-    threads = _usable_threads()
+    threads = _backend.usable_threads()
     with _compiling(typed.path):
         model = _read_model(core, typed, options.profile)
         properties = _properties(options.float_precision, threads)
@@ -203,6 +198,9 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
         settings = _read_back(compiled, options.float_precision, threads)
         layers = _executed_layers(compiled)
         blob = compiled.export_model().getvalue()
+    _backend.check_int8(
+        typed, layers["int8_layers"], library="OpenVINO", hint="use --precision fp32 on this CPU"
+    )
     profile = options.profile
     details = {
         **typed.details,
@@ -290,7 +288,7 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
     core = library.Core()
     precision = str(engine.details["float_precision"])
     _check_precision(core, precision)
-    threads = options.threads or _usable_threads()
+    threads = options.threads or _backend.usable_threads()
     with _opening(engine.path):
         properties = _properties(precision, threads)
         compiled = core.import_model(engine.path.read_bytes(), _DEVICE, properties)
@@ -313,7 +311,16 @@ def _availability() -> Availability:
         return Availability(
             can_compile=False, can_execute=False, version="", why_not=str(error), remedy=error.hint
         )
-    has = library.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+    try:
+        has = library.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+    except RuntimeError as error:
+        return Availability(
+            can_compile=False,
+            can_execute=False,
+            version=str(library.__version__),
+            why_not=f"OpenVINO has no CPU device here: {_reason(error)}",
+            remedy=_REMEDY,
+        )
     return Availability(
         can_compile=True,
         can_execute=True,

@@ -1,0 +1,218 @@
+"""onnxruntime on the CPU: the numeric reference, where every operator means what ONNX says.
+
+The engine file is the typed graph itself. Graph optimisations are off: they fuse Q/DQ into kernels
+with roundings of their own, and a reference must not. Do not read its latency as an INT8 result.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from edge_inception import artifact, stage
+from edge_inception.artifact import EngineFile, TypedGraph
+from edge_inception.engines import _backend
+from edge_inception.engines._backend import (
+    Availability,
+    Backend,
+    CompileOptions,
+    Session,
+    SessionOptions,
+)
+from edge_inception.errors import BackendMissing, CompileFailed, InputError
+from edge_inception.spec import ShapeProfile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_NAME = "onnxruntime"
+_REMEDY = "pip install onnxruntime"
+
+
+def _library() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        BackendMissing: It is not installed, or its native part does not load.
+    """
+    try:
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        raise BackendMissing(
+            f"onnxruntime cannot be imported: {str(error).splitlines()[0]}", hint=_REMEDY
+        ) from error
+    return onnxruntime
+
+
+@contextmanager
+def _loading(path: Path, kind: type[CompileFailed | InputError]) -> Iterator[None]:
+    """Turn onnxruntime's exceptions, which share no base, into ``kind``."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as vendor
+
+    refusals = (
+        vendor.Fail,
+        vendor.InvalidArgument,
+        vendor.InvalidGraph,
+        vendor.InvalidProtobuf,
+        vendor.NotImplemented,
+        vendor.RuntimeException,
+        vendor.NoSuchFile,
+    )
+    try:
+        yield
+    except refusals as error:
+        reason = " ".join(str(error).split())
+        raise kind(
+            f"onnxruntime refused {path}: {reason}",
+            hint="the message names the node; compile takes graphs written by quantize",
+        ) from error
+
+
+def _session(path: Path, threads: int) -> Any:
+    library = _library()
+    options = library.SessionOptions()
+    options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; they are raised as well
+    return library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFile:
+    """Check that onnxruntime takes the typed graph, and publish a copy of it.
+
+    Raises:
+        BackendMissing: onnxruntime is not installed.
+        CompileFailed: It refuses the graph.
+        InputError: Not a typed graph, or an option that cannot be honoured.
+    """
+    _backend.check_typed(typed)
+    _library()
+    _refuse_foreign_options(options)
+    with _loading(typed.path, CompileFailed):
+        session = _session(typed.path, 1)
+    batch = session.get_inputs()[0].shape[0]
+    profile = options.profile
+    _backend.check_profile(typed, batch if isinstance(batch, int) else None, profile)
+    return artifact.publish(
+        EngineFile,
+        path,
+        lambda temporary: _copy(typed.path, temporary),
+        provenance=stage.provenance(
+            f"compile:{_NAME}", parents={"typed graph": typed.sha256}, options=options
+        ),
+        details={
+            **typed.details,
+            "backend": _NAME,
+            "tied_to": dict(tied_to()),
+            "float_precision": "f32",
+            "batch": {"min": profile.min, "opt": profile.opt, "max": profile.max},
+        },
+    )
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _refuse_foreign_options(options: CompileOptions) -> None:
+    foreign = {
+        "compute capabilities": options.compute_capabilities,
+        "workspace": options.workspace_mib,
+        "extra": options.extra,
+        "float precision": "" if options.float_precision == "f32" else options.float_precision,
+    }
+    for name, value in foreign.items():
+        if value:
+            raise InputError(
+                f"backend '{_NAME}' has no option {name}, got {value}", hint="leave it out"
+            )
+
+
+class _OnnxRuntimeSession:
+    """One session of the CPU provider."""
+
+    def __init__(self, session: Any, info: Mapping[str, Any], profile: ShapeProfile) -> None:
+        self.info = info
+        self._session = session
+        self._profile = profile
+        entry = session.get_inputs()[0]
+        self._input = entry.name
+        self._input_shape = (entry.shape[1], entry.shape[2], entry.shape[3])
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _backend.run_in_batches(
+            self._infer, images, input_shape=self._input_shape, profile=self._profile
+        )
+
+    def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
+        return logits
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._session = None
+
+
+def _open(engine: EngineFile, options: SessionOptions) -> Session:
+    """A session on ``options.threads`` threads.
+
+    Raises:
+        BackendMissing: onnxruntime is not installed.
+        InputError: The engine belongs to another version, or is damaged.
+    """
+    _library()
+    _backend.check_tied(engine, tied_to())
+    threads = options.threads or _backend.usable_threads()
+    with _loading(engine.path, InputError):
+        session = _session(engine.path, threads)
+    info = {
+        "backend": _NAME,
+        "library": dict(tied_to()),
+        "threads": session.get_session_options().intra_op_num_threads,
+        "float_precision": "f32",
+        "providers": session.get_providers(),
+    }
+    return _OnnxRuntimeSession(session, info, ShapeProfile(**engine.details["batch"]))
+
+
+def _availability() -> Availability:
+    try:
+        version = str(_library().__version__)
+    except BackendMissing as error:
+        return Availability(
+            can_compile=False, can_execute=False, version="", why_not=str(error), remedy=error.hint
+        )
+    return Availability(can_compile=True, can_execute=True, version=version)
+
+
+def tied_to() -> Mapping[str, str]:
+    """Version of onnxruntime.
+
+    Raises:
+        BackendMissing: It is not installed.
+    """
+    return {_NAME: str(_library().__version__)}
+
+
+BACKEND = Backend(
+    name=_NAME,
+    suffix=".ort.onnx",
+    distributions=("onnxruntime",),
+    compile=_compile,
+    open=_open,
+    availability=_availability,
+    tied_to=tied_to,
+)

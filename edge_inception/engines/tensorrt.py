@@ -1,0 +1,36 @@
+"""TensorRT 10 and 11: compiled on the GPU that runs the engine, such as a Jetson's.
+
+On a Jetson TensorRT belongs to JetPack and pip must not replace it; elsewhere it is a wheel. A plan
+is tied to the library version and to the GPU it was timed on. Untested on hardware so far: this
+project's machines have no NVIDIA GPU that TensorRT could time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from edge_inception.engines import _nvidia
+from edge_inception.engines._backend import Backend
+
+_VENDOR = _nvidia.Vendor(
+    name="tensorrt",
+    title="TensorRT",
+    modules=("tensorrt",),
+    magic="ftrt",
+    remedy=(
+        "on a Jetson: sudo apt install tensorrt python3-libnvinfer (it comes with JetPack, never "
+        "from pip); elsewhere: pip install 'edge-inception[tensorrt]'"
+    ),
+    tool="trtexec --stronglyTyped",
+    needs_gpu_to_compile=True,
+)
+
+BACKEND = Backend(
+    name=_VENDOR.name,
+    suffix=".engine",
+    distributions=("tensorrt",),
+    compile=partial(_nvidia.compile_graph, _VENDOR),
+    open=partial(_nvidia.open_engine, _VENDOR),
+    availability=partial(_nvidia.availability, _VENDOR),
+    tied_to=partial(_nvidia.tied_to, _VENDOR),
+)

@@ -1,0 +1,37 @@
+"""TensorRT-RTX: NVIDIA's own parser and compiler, ahead of time, without a GPU.
+
+The engine holds portable code that the driver of an RTX GPU finishes at its first run. When no
+compute capability is asked for, the library's default stands: compute capability 8.0 (Ampere) and
+later in one engine. Turing (7.5) must be asked for, and there INT8 convolutions are computed in
+float16 from dequantized weights, so an int8 graph compiled for 7.5 alone is refused.
+
+Source: docs.nvidia.com/deeplearning/tensorrt-rtx, "CPU-Only AOT and TensorRT-RTX Engines";
+facts/int8.md 6.1.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from edge_inception.engines import _nvidia
+from edge_inception.engines._backend import Backend
+
+_VENDOR = _nvidia.Vendor(
+    name="tensorrt_rtx",
+    title="TensorRT-RTX",
+    modules=("tensorrt_rtx_bindings", "tensorrt_rtx"),
+    magic="vtrt",
+    remedy="pip install 'edge-inception[rtx]'",
+    tool="tensorrt_rtx",
+    needs_gpu_to_compile=False,
+)
+
+BACKEND = Backend(
+    name=_VENDOR.name,
+    suffix=".rtx.engine",
+    distributions=("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu12-libs"),
+    compile=partial(_nvidia.compile_graph, _VENDOR),
+    open=partial(_nvidia.open_engine, _VENDOR),
+    availability=partial(_nvidia.availability, _VENDOR),
+    tied_to=partial(_nvidia.tied_to, _VENDOR),
+)
