@@ -170,9 +170,14 @@ def load(kind: type[A], path: Path) -> A:
         InputError: File or sidecar missing, of another kind or schema, or the hash differs.
     """
     sidecar = sidecar_path(path)
-    if not path.is_file():
-        raise InputError(f"{kind.kind} not found: {path}", hint="run the stage that writes it")
-    record = _read_sidecar(kind, path, sidecar)
+    try:
+        if not path.is_file():
+            raise InputError(f"{kind.kind} not found: {path}", hint="run the stage that writes it")
+        record = _read_sidecar(kind, path, sidecar)
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror}", hint="check its permissions"
+        ) from error
     sha256 = file_sha256(path)
     if sha256 != record["sha256"]:
         raise InputError(

@@ -84,6 +84,22 @@ def open_set(location: Path, *, split: str = "", labels: Path | None = None) -> 
         InputError: Missing, empty, unreadable, a split or class that does not exist, the same image
             in two classes, or an image whose bytes are not those the set file was made from.
     """
+    try:
+        return _open(location, split, labels)
+    except OSError as error:
+        raise InputError(
+            f"cannot read {error.filename or location}: {error.strerror}",
+            hint="check its permissions",
+        ) from error
+
+
+def overlap(first: ImageSet, second: ImageSet) -> list[Path]:
+    """Files of ``first`` whose bytes also occur in ``second``."""
+    theirs = {item.sha256 for item in second.items}
+    return [item.path for item in first.items if item.sha256 in theirs]
+
+
+def _open(location: Path, split: str, labels: Path | None) -> ImageSet:
     if location.suffix == ".json":
         if labels:
             raise InputError(
@@ -99,12 +115,6 @@ def open_set(location: Path, *, split: str = "", labels: Path | None = None) -> 
             f"no such folder or set file: {location}", hint="give a folder of images or a .json set"
         )
     return _open_folder(location, _read_labels(labels) if labels else ())
-
-
-def overlap(first: ImageSet, second: ImageSet) -> list[Path]:
-    """Files of ``first`` whose bytes also occur in ``second``."""
-    theirs = {item.sha256 for item in second.items}
-    return [item.path for item in first.items if item.sha256 in theirs]
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
@@ -179,12 +189,7 @@ def _refuse_contradictions(items: Sequence[ImageItem]) -> None:
 
 def _visible(folder: Path) -> list[Path]:
     """Entries that are not hidden, sorted by name."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise InputError(
-            f"cannot list folder {folder}: {error.strerror}", hint="check its permissions"
-        ) from error
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def _is_image(entry: Path) -> bool:
@@ -288,7 +293,10 @@ def _locate(path: Path, source: Mapping[str, str]) -> Path:
     if module is None:
         return path.parent / source.get("folder", ".")
     package = source.get("distribution", module)
-    found = importlib.util.find_spec(module)
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # of the package around a dotted name
+        found = None
     if found is None or not found.submodule_search_locations:
         raise InputError(
             f"images of {path.name} come from package '{package}', not installed",
