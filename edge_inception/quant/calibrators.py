@@ -142,7 +142,8 @@ def squared_error(amax: float, bins: Bins) -> float:
 def _error_area(steps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Integral of (t - Q(t))^2 from 0 to ``steps``, Q rounding to 0..127: n/12 + (t - n)^3 / 3."""
     nearest = np.minimum(np.rint(steps), LEVELS)
-    return np.asarray(nearest / 12 + (steps - nearest) ** 3 / 3)
+    rest = steps - nearest
+    return np.asarray(nearest / 12 + rest * rest * rest / 3)  # ** 3 is ten times slower
 
 
 _PLAIN: Mapping[str, Calibrator] = {"max": maximum, "mse": mean_squared_error}

@@ -223,7 +223,7 @@ def test_int8_without_a_range_table_is_refused(graph, tmp_path):
         quantize(graph, None, INT8, tmp_path / "typed.onnx")
 
 
-def test_a_range_table_of_another_graph_is_refused(graph, ranges, model, save, tmp_path):
+def test_a_range_table_of_another_graph_is_refused(ranges, model, save, tmp_path):
     """It belongs to one graph, by sha256."""
     model.doc_string = "another"
     other = save(model)
@@ -268,7 +268,7 @@ def test_values_beyond_float16_need_a_float32_rest(graph, ranges, tmp_path):
     quantize(graph, ranges, STRONG32, tmp_path / "typed.onnx")
 
 
-def test_a_node_that_cannot_be_typed_is_named(graph, model, save, tmp_path):
+def test_a_node_that_cannot_be_typed_is_named(model, save, tmp_path):
     """An op whose meaning changes between opsets is refused, not restamped."""
     model.graph.node[-2].op_type = "Squeeze"
     model.graph.node[-2].name = "squeezed"

@@ -185,7 +185,7 @@ def test_an_overflow_in_the_activations_names_the_first_tensor(
 def test_nan_in_the_weights_is_refused(model, save, photos, options, tmp_path):
     """It would vanish in a ReLU, so the weights are checked themselves."""
     scaled(model, "right.b", np.nan)
-    with pytest.raises(InputError, match="weight 'right.b' holds 5 of 5"):
+    with pytest.raises(InputError, match=r"weight 'right.b' holds 5 of 5"):
         calibrate(save(model), photos, options, tmp_path / "r.json")
 
 
@@ -208,7 +208,7 @@ def test_a_graph_for_another_input_size_is_refused(model, save, photos, tmp_path
 def test_a_graph_that_openvino_refuses_is_a_compile_failure(model, save, photos, options, tmp_path):
     """The vendor's message arrives in one line of ours."""
     model.graph.node[0].op_type = "Konv"
-    with pytest.raises(CompileFailed, match="OpenVINO cannot run .*Konv"):
+    with pytest.raises(CompileFailed, match=r"OpenVINO cannot run .*Konv"):
         calibrate(save(model), photos, options, tmp_path / "r.json")
 
 
