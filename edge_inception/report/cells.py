@@ -16,6 +16,8 @@ from edge_inception.errors import InputError
 SCHEMA = "edge-inception/report"
 SCHEMA_VERSION = 1
 DASH = "-"
+# a desktop at rest uses a few percent of a core
+_QUIET_CORES = 0.1
 _KIB = 1024
 _COLUMNS = (
     ("top-1", "%"),
@@ -196,6 +198,9 @@ def _title(report: Mapping[str, Any]) -> tuple[str, ...]:
             f"{options['rounds']} interleaved rounds, fresh process each"
         )
         lines.append(f"{machine['cpu']}: {_joined(machine['instruction_sets'])}")
+        foreign = max((latency["foreign_cores"] or 0.0 for latency in timed), default=0.0)
+        if foreign > _QUIET_CORES:
+            lines.append(f"not a quiet machine: other programs used {foreign:.1f} cores meanwhile")
     return tuple(lines)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from edge_inception import inference
 from edge_inception.errors import Inconclusive, InputError
 from edge_inception.spec import Progress, no_progress
+from edge_inception.validate import machine
 from edge_inception.validate._contender import Worker
 from edge_inception.validate.intervals import Estimate, paired_ratio
 
@@ -71,6 +72,7 @@ class Latency:
 
     ``p99_ms`` is None below 100 calls. ``variation`` is standard deviation over mean.
     ``block_medians_ms`` are in round order and pair with other contenders of the same measurement.
+    ``foreign_cores`` is how many cores other programs kept busy meanwhile, None when unknown.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Latency:
     variation: float
     block_medians_ms: tuple[float, ...]
     samples_ms: tuple[float, ...]
+    foreign_cores: float | None
     info: Mapping[str, Any]
 
 
@@ -113,6 +116,7 @@ def measure(
     _check_images(images, options.batch)
     threads = options.threads or len(os.sched_getaffinity(0))
     samples: dict[str, list[list[float]]] = {name: [] for name in names}
+    before = machine.cpu_use()
     with ExitStack() as stack:
         workers: list[Worker] = []
         for contender in contenders:
@@ -128,8 +132,17 @@ def measure(
             _check_threads(worker, threads)
         _race(workers, options, samples, progress)
         infos = {worker.name: worker.info for worker in workers}
+    # the workers have ended, so their own time is known
+    foreign = machine.foreign_cores(before, machine.cpu_use())
     return {
-        name: _summary(name, blocks, batch=options.batch, threads=threads, info=infos[name])
+        name: Latency(
+            name=name,
+            batch=options.batch,
+            threads=threads,
+            foreign_cores=foreign,
+            info=infos[name],
+            **_statistics(blocks),
+        )
         for name, blocks in samples.items()
     }
 
@@ -204,28 +217,17 @@ def _check_threads(worker: Worker, threads: int) -> None:
         )
 
 
-def _summary(
-    name: str,
-    blocks: Sequence[Sequence[float]],
-    *,
-    batch: int,
-    threads: int,
-    info: Mapping[str, Any],
-) -> Latency:
+def _statistics(blocks: Sequence[Sequence[float]]) -> dict[str, Any]:
     samples = np.array([sample for block in blocks for sample in block], np.float32)
     p50, p90, p99 = (float(value) for value in np.quantile(samples, (0.5, 0.9, 0.99)))
     mean = float(samples.mean())
-    return Latency(
-        name=name,
-        num_calls=len(samples),
-        batch=batch,
-        threads=threads,
-        p50_ms=p50,
-        p90_ms=p90,
-        p99_ms=p99 if len(samples) >= MIN_SAMPLES_P99 else None,
-        mean_ms=mean,
-        variation=float(samples.std()) / mean,
-        block_medians_ms=tuple(float(np.median(block)) for block in blocks),
-        samples_ms=tuple(float(sample) for sample in samples),
-        info=info,
-    )
+    return {
+        "num_calls": len(samples),
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99 if len(samples) >= MIN_SAMPLES_P99 else None,
+        "mean_ms": mean,
+        "variation": float(samples.std()) / mean,
+        "block_medians_ms": tuple(float(np.median(block)) for block in blocks),
+        "samples_ms": tuple(float(sample) for sample in samples),
+    }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
+_STAT = Path("/proc/stat")
 _DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
@@ -69,6 +70,43 @@ def describe() -> Machine:
         system=platform.platform(),
         python=platform.python_version(),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuUse:
+    """Seconds since some start: on the clock, of all cores' work, of this process and its children.
+
+    ``busy_s`` counts every program and, in a virtual machine, what the host took away; ``own_s``
+    counts children once they have ended.
+    """
+
+    wall_s: float
+    busy_s: float
+    own_s: float
+
+
+def cpu_use() -> CpuUse | None:
+    """CPU time up to now; None where the kernel does not tell."""
+    text = _read(_STAT)
+    if text is None:
+        return None
+    # user nice system idle iowait irq softirq steal, in ticks, summed over cores
+    user, nice, system, _, _, *rest = (int(word) for word in text.splitlines()[0].split()[1:9])
+    times = os.times()
+    return CpuUse(
+        wall_s=times.elapsed,
+        busy_s=(user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK"),
+        own_s=times.user + times.system + times.children_user + times.children_system,
+    )
+
+
+def foreign_cores(before: CpuUse | None, after: CpuUse | None) -> float | None:
+    """Cores that other programs kept busy between two moments, on average; None when unknown."""
+    if before is None or after is None or after.wall_s <= before.wall_s:
+        return None
+    foreign = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    # ticks are 10 ms: a little below zero is rounding
+    return max(0.0, foreign / (after.wall_s - before.wall_s))
 
 
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:

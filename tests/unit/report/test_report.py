@@ -28,7 +28,7 @@ def _accuracy(top1=0.8419, sqnr: float | str = 31.25, *, is_labelled=True):
 
 
 def _latency(p50, *, p99: float | None = 175.3):
-    return {"p50_ms": p50, "p90_ms": p50 * 1.02, "p99_ms": p99, "threads": 2}
+    return {"p50_ms": p50, "p90_ms": p50 * 1.02, "p99_ms": p99, "threads": 2, "foreign_cores": 0.04}
 
 
 def _row(name, role="other", **facts):
@@ -241,3 +241,11 @@ def test_precision_names_graph_and_arithmetic(graph, arithmetic, text):
     """The float arithmetic is named where the graph does not already say it."""
     row = _row("x", "subject", precision=graph, float_precision=arithmetic, note="n")
     assert cells.table(_report(row)).rows[0].precision == text
+
+
+def test_a_busy_machine_is_told():
+    """Latencies taken beside other programs carry the warning, on a quiet machine there is none."""
+    noisy = _latency(5.0) | {"foreign_cores": 1.62}
+    report = _report(_row("x", "subject", latency=noisy, note="n"))
+    assert "not a quiet machine: other programs used 1.6 cores" in plain_text(report)
+    assert "quiet" not in plain_text(_full())

@@ -85,6 +85,8 @@ def test_latency_and_ratio_of_sleeping_sessions(sleepers):
     assert found["quick"].p50_ms <= found["quick"].p90_ms
     assert found["quick"].p99_ms is None
     assert found["quick"].info == {"threads": 1, "omp": "1"}
+    assert found["quick"].foreign_cores is not None
+    assert 0 <= found["quick"].foreign_cores <= (os.cpu_count() or 1) + 0.1
     speed = ratio(found["slow"], found["quick"])
     # a loaded machine adds milliseconds to both: 1.5 is far from 1 and from chance
     assert speed.lower <= speed.value <= speed.upper

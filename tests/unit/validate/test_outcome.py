@@ -28,6 +28,7 @@ def _latency(name, *medians):
         variation=0.1,
         block_medians_ms=medians,
         samples_ms=tuple(median + 0.000_012_34 for median in medians),
+        foreign_cores=None,
         info={"threads": 1},
     )
 
