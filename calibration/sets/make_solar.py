@@ -18,8 +18,24 @@ from pathlib import Path
 SEED = "solar-1"
 NUM_VALIDATION, NUM_CALIBRATION = 525, 262
 CLASSES = ("functional", "defective")
+DEFECTIVE_FROM = 0.5
 UNCERTAIN_WEIGHT = 0.5  # the experts were not sure: defect probability 1/3 or 2/3
 GRADES = {"0.0": 0.0, "0.3333333333333333": 1 / 3, "0.6666666666666666": 2 / 3, "1.0": 1.0}
+CITATION = (
+    (
+        "Buerhop-Lutz et al., A Benchmark for Visual Identification of Defective Solar Cells in "
+        "Electroluminescence Imagery, EU PVSEC 2018, doi 10.4229/35thEUPVSEC20182018-5CV.3.15"
+    ),
+    (
+        "Deitsch et al., Automatic classification of defective photovoltaic module cells in "
+        "electroluminescence images, Solar Energy 185 (2019), doi 10.1016/j.solener.2019.02.067"
+    ),
+    (
+        "Deitsch et al., Segmentation of photovoltaic module cells in uncalibrated electroluminescence "
+        "images, Machine Vision and Applications 32 (2021), doi 10.1007/s00138-021-01191-9"
+    ),
+)
+Stratum = tuple[object, object]
 
 
 def read_images(root: Path) -> list[dict[str, object]]:
@@ -34,7 +50,7 @@ def read_images(root: Path) -> list[dict[str, object]]:
             {
                 "id": image,
                 "sha256": digest,
-                "label": int(probability >= 0.5),
+                "label": int(probability >= DEFECTIVE_FROM),
                 "grade": str(Fraction(probability).limit_denominator(3)),
                 "cell_type": cell_type,
                 "weight": 1.0 if is_certain else UNCERTAIN_WEIGHT,
@@ -44,7 +60,7 @@ def read_images(root: Path) -> list[dict[str, object]]:
 
 
 def assign_splits(records: list[dict[str, object]]) -> None:
-    """Add ``split`` to every record, in place; largest remainders make the totals exact."""
+    """Add ``split`` to every record, in place."""
     strata = defaultdict(list)
     for record in records:
         strata[record["grade"], record["cell_type"]].append(record)
@@ -52,20 +68,26 @@ def assign_splits(records: list[dict[str, object]]) -> None:
         members.sort(key=lambda r: hashlib.sha256((SEED + str(r["sha256"])).encode()).hexdigest())
     taken = dict.fromkeys(strata, 0)
     for split, wanted in (("validation", NUM_VALIDATION), ("calibration", NUM_CALIBRATION)):
-        exact = {key: wanted * len(members) / len(records) for key, members in strata.items()}
-        counts = {key: int(value) for key, value in exact.items()}
-        by_remainder = sorted(exact, key=lambda key: counts[key] - exact[key])
-        for key in by_remainder[: wanted - sum(counts.values())]:
-            counts[key] += 1
+        counts = shares({key: len(members) for key, members in strata.items()}, wanted)
         for key, members in strata.items():
             for record in members[taken[key] : taken[key] + counts[key]]:
                 record["split"] = split
             taken[key] += counts[key]
-    for record in records:
-        record.setdefault("split", "train")
     first_split: dict[object, object] = {}
     for record in records:
-        record["split"] = first_split.setdefault(record["sha256"], record["split"])
+        split = record.setdefault("split", "train")
+        record["split"] = first_split.setdefault(record["sha256"], split)
+
+
+def shares(sizes: dict[Stratum, int], wanted: int) -> dict[Stratum, int]:
+    """``wanted`` images shared out by size; largest remainders make the total exact."""
+    total = sum(sizes.values())
+    exact = {key: wanted * size / total for key, size in sizes.items()}
+    counts = {key: int(value) for key, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda key: counts[key] - exact[key])
+    for key in by_remainder[: wanted - sum(counts.values())]:
+        counts[key] += 1
+    return counts
 
 
 def main() -> None:
@@ -87,15 +109,7 @@ def main() -> None:
             "folder": "data",
         },
         "licence": "CC BY-NC-SA 4.0 (images); not redistributed here",
-        "citation": [
-            "Buerhop-Lutz et al., A Benchmark for Visual Identification of Defective Solar Cells "
-            "in Electroluminescence Imagery, EU PVSEC 2018, doi 10.4229/35thEUPVSEC20182018-5CV.3.15",
-            "Deitsch et al., Automatic classification of defective photovoltaic module cells in "
-            "electroluminescence images, Solar Energy 185 (2019), doi 10.1016/j.solener.2019.02.067",
-            "Deitsch et al., Segmentation of photovoltaic module cells in uncalibrated "
-            "electroluminescence images, Machine Vision and Applications 32 (2021), "
-            "doi 10.1007/s00138-021-01191-9",
-        ],
+        "citation": CITATION,
         "made_by": f"calibration/sets/make_solar.py, seed {SEED}",
     }
     lines = ",\n    ".join(json.dumps(record) for record in records)

@@ -182,6 +182,11 @@ class TestClassFolders:
         for path in (tmp_path / "l.txt", tmp_path / "absent.txt", tmp_path):
             assert "cannot read labels file" in refused(labelled, labels=path)
 
+    def test_class_of_any_bytes(self, labelled):
+        """A class folder whose name is no UTF-8 is a class like any other."""
+        (labelled / "dog").rename(labelled / os.fsdecode(b"\xff"))
+        assert len(open_set(labelled).sha256) == 64
+
     def test_mixed(self, labelled):
         """Photos beside class folders are refused: are they labelled or not?"""
         put(labelled / "loose.png", "x")
