@@ -227,3 +227,13 @@ def test_missing_images_are_refused(tmp_path):
     """A path without a file is an error with the path."""
     with pytest.raises(InputError, match=r"nowhere\.npy"):
         measure([_contender("a")], tmp_path / "nowhere.npy", _QUICK)
+
+
+def test_an_engine_that_is_not_there_is_named(sleepers, tmp_path):
+    """The factory for engine files loads the artifact, with its checks, inside the worker."""
+    factory = "edge_inception.validate.latency:open_engine"
+    missing = str(tmp_path / "gone.blob")
+    with pytest.raises(InputError, match=r"engine not found: .*gone\.blob"):
+        measure(
+            [Contender(name="a", factory=factory, arguments={"path": missing})], sleepers, _QUICK
+        )
