@@ -13,19 +13,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from edge_inception import inference
 from edge_inception.errors import Inconclusive, InputError
 from edge_inception.spec import Progress, no_progress
 from edge_inception.validate import machine
 from edge_inception.validate._contender import Worker
 from edge_inception.validate.intervals import Estimate, paired_ratio
-
-if TYPE_CHECKING:
-    from edge_inception.engines._backend import Session
 
 MIN_SAMPLES_P99 = 100
 """Below this the 99th percentile is the slowest call or a guess between two; it is not given."""
@@ -36,7 +32,8 @@ class Contender:
     """What is timed: ``factory`` is ``"module:function"``, called in the worker process.
 
     It is called as ``function(threads=..., **arguments)`` and returns a Session whose ``info`` has
-    ``threads`` as read back from the library. ``arguments`` are JSON values.
+    ``threads`` as read back from the library. ``arguments`` are JSON values. The factory of an
+    engine file is ``edge_inception.inference:open_engine`` with its ``path``.
     """
 
     name: str
@@ -156,16 +153,6 @@ def ratio(numerator: Latency, denominator: Latency) -> Estimate:
         ValueError: They are not from one measurement, or it had fewer than two rounds.
     """
     return paired_ratio(numerator.block_medians_ms, denominator.block_medians_ms)
-
-
-def open_engine(path: str, threads: int) -> Session:
-    """Session of the engine file at ``path``, a JSON value: the factory of engine contenders.
-
-    Raises:
-        InputError: No engine there, or it does not fit its sidecar or this machine.
-        BackendMissing: Its library is not installed.
-    """
-    return inference.open_engine(Path(path), threads=threads)
 
 
 def _race(

@@ -231,7 +231,7 @@ def test_missing_images_are_refused(tmp_path):
 
 def test_an_engine_that_is_not_there_is_named(sleepers, tmp_path):
     """The factory for engine files loads the artifact, with its checks, inside the worker."""
-    factory = "edge_inception.validate.latency:open_engine"
+    factory = "edge_inception.inference:open_engine"
     missing = str(tmp_path / "gone.blob")
     with pytest.raises(InputError, match=r"engine not found: .*gone\.blob"):
         measure(
