@@ -31,8 +31,9 @@ CITATION = (
         "electroluminescence images, Solar Energy 185 (2019), doi 10.1016/j.solener.2019.02.067"
     ),
     (
-        "Deitsch et al., Segmentation of photovoltaic module cells in uncalibrated electroluminescence "
-        "images, Machine Vision and Applications 32 (2021), doi 10.1007/s00138-021-01191-9"
+        "Deitsch et al., Segmentation of photovoltaic module cells in uncalibrated "
+        "electroluminescence images, Machine Vision and Applications 32 (2021), "
+        "doi 10.1007/s00138-021-01191-9"
     ),
 )
 Stratum = tuple[object, object]

@@ -1,0 +1,103 @@
+"""Zones: which module may be imported where. Each runs in a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edge_inception
+
+PACKAGE = Path(edge_inception.__file__).parent
+ALL = sorted(m.name for m in pkgutil.walk_packages([str(PACKAGE)], prefix="edge_inception."))
+# Right of the graph and what it stands on: a device has neither torch nor onnx.
+FOLDERS = ("edge_inception.engines", "edge_inception.validate", "edge_inception.report")
+FILES = {"images", "imageset", "spec", "errors", "artifact", "stage", "registry", "metrics"}
+FILES |= {"targets", "inference", "recipe", "options"}
+DEVICE = [n for n in ALL if n.startswith(FOLDERS) or n.removeprefix("edge_inception.") in FILES]
+WORDS = ["errors", "spec", "artifact", "stage", "registry", "imageset", "options", "recipe"]
+LEFT_OF_GRAPH = ["torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim", "onnxscript", "safetensors"]
+THIRD_PARTIES = [*LEFT_OF_GRAPH, "numpy", "PIL", "rich", "openvino", "tensorrt", "pycuda"]
+VENDORS = ["openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime", "pycuda"]
+
+
+def python(code, *, without=()):
+    """Run ``code`` where the modules ``without`` cannot be imported; its stdout."""
+    banned = f"import sys; sys.modules.update(dict.fromkeys({list(without)!r}))\n"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", banned + code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def import_all(names):
+    return f"import importlib\nfor name in {names!r}: importlib.import_module(name)\n"
+
+
+def loaded_by(code):
+    """Top-level modules that ``code`` leaves in ``sys.modules``, start-up hooks left out."""
+    show = "\nimport json; print(json.dumps([m.partition('.')[0] for m in sys.modules]))"
+    return set(json.loads(python(code + show))) - set(json.loads(python(show)))
+
+
+def test_the_ban_bites():
+    """A module set to None cannot be imported: the other tests here can fail."""
+    with pytest.raises(AssertionError, match="torch"):
+        python(import_all(["edge_inception.models._blocks"]), without=["torch"])
+
+
+def test_device_zone_without_torch_and_onnx():
+    """Every module of the device zone imports where torch, onnx and onnxruntime are missing."""
+    assert {"edge_inception.engines.openvino", "edge_inception.validate.accuracy"} <= set(DEVICE)
+    python(import_all(DEVICE), without=[*LEFT_OF_GRAPH, *VENDORS])
+
+
+def test_device_zone_imports_none_of_them_where_they_are_installed():
+    """Nor does it import them when it could."""
+    assert not loaded_by(import_all(DEVICE)) & {*LEFT_OF_GRAPH, *VENDORS}
+
+
+def test_models_are_listed_without_torch():
+    """The table of models, with sizes and checkpoints, needs no torch and no numpy."""
+    code = (
+        "from edge_inception import registry\n"
+        "for spec in registry.models().values(): print(spec.name, spec.gmacs, spec.checkpoints)"
+    )
+    assert "inception_v4" in python(code, without=THIRD_PARTIES)
+
+
+def test_backends_load_without_their_libraries():
+    """A backend's record loads where its library is missing, and says what is missing."""
+    code = (
+        "import json\nfrom edge_inception import registry\n"
+        "found = {n: registry.backend(n).availability() for n in registry.backend_names()}\n"
+        "print(json.dumps({n: [a.can_compile, a.why_not, a.remedy] for n, a in found.items()}))"
+    )
+    found = json.loads(python(code, without=VENDORS))
+    assert len(found) >= 2
+    for name, (can_compile, why_not, remedy) in found.items():
+        assert not can_compile, name
+        assert why_not, name
+        assert remedy, name
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_words_import_the_standard_library_only(name):
+    """A word imports no third party, not even numpy; tomli is 3.10's tomllib."""
+    strangers = loaded_by(f"import edge_inception.{name}") - set(sys.stdlib_module_names)
+    assert strangers <= {"edge_inception", "tomli"}
+
+
+@pytest.mark.slow
+def test_every_module_imports():
+    """No module is broken: each imports on a machine that has everything."""
+    names = [name for name in ALL if not name.endswith((".__main__", "pytest_plugin"))]
+    python(import_all(names))
