@@ -100,6 +100,14 @@ def test_nodes_are_named_by_module_and_op(graph, tiny_weights):
     assert "features.2.branch2.0/AveragePool" in names
 
 
+def test_nodes_of_one_module_are_told_apart():
+    """Two nodes of the same module and op get a number; ONNX wants unique names."""
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[2] x) => (float[2] y)'
+    model = onnx.parser.parse_model(f"{text} {{ a = Relu(x) b = Relu(a) y = Sigmoid(b) }}")
+    subject._strip(model)
+    assert [node.name for node in model.graph.node] == ["/Relu", "/Relu_1", "/Sigmoid"]
+
+
 def test_second_export_is_silent_and_gives_the_same_bytes(
     graph, tiny_checkpoint, options, tmp_path, capfd
 ):

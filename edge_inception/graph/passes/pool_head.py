@@ -51,14 +51,14 @@ def _rewrite_mean(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 
 
 def _rewrite_reshape(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Turn [N, C, 1, 1] to [N, C], which keeps the order of elements, into Flatten.
+    """Turn [N, C, H, W] to [N, C], where H = W = 1 and all elements keep their place, into Flatten.
 
     Where the last map is 1 x 1 already, onnxsim drops the mean and leaves a Squeeze.
     """
     if node.op_type not in _FLATTENERS:
         return False
     before, after = _shape(model, node.input[0]), _shape(model, node.output[0])
-    if len(before) != _RANK or before[2:] != [1, 1] or not before[1] or after != before[:2]:
+    if len(before) != _RANK or not before[1] or after != before[:2]:
         return False
     name = _scoped(node, "flatten")
     node.CopyFrom(helper.make_node("Flatten", [node.input[0]], [node.output[0]], name, axis=1))
