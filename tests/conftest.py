@@ -171,10 +171,11 @@ def reference_logits() -> Callable[[Path, np.ndarray], np.ndarray]:
 
 @pytest.fixture
 def tiny_images() -> Callable[[int], np.ndarray]:
-    """``tiny_images(n)``: float32 [n, 3, 8, 8], seeded, about unit variance."""
+    """``tiny_images(n)``: float32 [n, 3, 8, 8], seeded; each channel of each has its own mean."""
 
     def make(count: int) -> np.ndarray:
         rng = np.random.default_rng(11)
-        return rng.standard_normal((count, 3, SIDE, SIDE)).astype(np.float32)
+        noise = rng.standard_normal((count, 3, SIDE, SIDE))
+        return (noise / 2 + 2 * rng.standard_normal((count, 3, 1, 1))).astype(np.float32)
 
     return make

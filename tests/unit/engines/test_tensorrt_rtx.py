@@ -166,7 +166,7 @@ def test_builder_error_names_the_node(tiny_typed):
 
 
 def test_failed_build_leaves_no_trace(tiny_typed):
-    """A failed build for Turing does not turn the next engine of the process into one for Turing."""
+    """A failed build for Turing does not make the next engine one for Turing."""
     typed = tiny_typed("strong")
     expected = compiled(typed).details["layers"]
     with pytest.raises(CompileFailed):
