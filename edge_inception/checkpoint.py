@@ -300,7 +300,12 @@ def _which_model(spec: ModelSpec, state: Mapping[str, Tensor]) -> str:
         keys = _skeleton(other, other.num_classes, {}).state_dict().keys()
         if other.name != spec.name and keys - state.keys() == set():
             return f"its keys are those of '{other.name}'; use --model {other.name}"
-    return f"give a checkpoint of {spec.name} with the keys of timm's model of that name"
+    return f"wanted timm's keys of {spec.name}, and {_options_hint(spec)}"
+
+
+def _options_hint(spec: ModelSpec) -> str:
+    options = ", ".join(f"{key} (default {value})" for key, value in spec.options.items())
+    return f"the model options it was trained with: {options}"
 
 
 def _require_same_tensors(
@@ -321,11 +326,10 @@ def _require_same_tensors(
     shapes = [
         f"{key} is {list(state[key].shape)}, wanted {list(expected[key].shape)}" for key in wrong
     ]
-    options = ", ".join(f"{key} (default {value})" for key, value in spec.options.items())
     raise InputError(
         f"{checkpoint.path} does not fit {spec.name}: {len(wrong)} of {len(expected)} tensors have "
         f"another shape ({_some(shapes, '; ')})",
-        hint=f"set the model options it was trained with: {options}",
+        hint=f"set {_options_hint(spec)}",
     )
 
 
