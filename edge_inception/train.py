@@ -165,6 +165,7 @@ class _Run:
         arguments = {"num_classes": options.num_classes, **options.model_options}
         self.model = build(**arguments).to(options.device, memory_format=torch.channels_last)
         self.average = build(**arguments).to(options.device, memory_format=torch.channels_last)
+        self._refuse_small_images()
         _initialise(self.model)
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, options.weight_decay))
@@ -173,18 +174,19 @@ class _Run:
         self.identity = json.dumps(
             [stage.plain(options), train_set.sha256, monitor_set.sha256], sort_keys=True
         )
-        self._refuse_small_images()
         self._resume()
 
     def _refuse_small_images(self) -> None:
+        """A training pass of ``average``, whose statistics are set afterwards."""
         size = min(image_size(epoch, self.options) for epoch in range(self.options.epochs))
+        batch = min(2, self.options.batch, len(self.train_set.items))
         try:
-            with torch.inference_mode():
-                self.average.eval()(torch.zeros(1, 3, size, size, device=self.options.device))
-        except RuntimeError as error:
+            with torch.no_grad():
+                self.average(torch.zeros(batch, 3, size, size, device=self.options.device))
+        except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"{self.options.model} cannot take images of {size} x {size} pixels",
-                hint="raise --start-size or --input-size",
+                f"{self.options.model} cannot train on {batch} images of {size} x {size} pixels",
+                hint="raise --start-size, --input-size or --batch",
             ) from error
 
     def train_epoch(self, progress: Progress) -> None:
@@ -301,8 +303,8 @@ class _Run:
             name: _as_stored(name, tensor) for name, tensor in self.average.state_dict().items()
         }
         path = self.out / CHECKPOINT_FILE
-        facts = {"model": self.options.model, "classes": json.dumps(self.train_set.classes)}
-        content = save(weights, metadata=facts)
+        # One entry of metadata: safetensors would write several in an order of their own each time.
+        content = save(weights, metadata={"classes": json.dumps(self.train_set.classes)})
         replace_file(path, lambda temporary: _write(temporary, content))
         self.average.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         record = {
