@@ -72,7 +72,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         out,
         lambda path: _write(path, content),
         provenance=provenance,
-        counts=node_counts(exported),
+        counts=dict(sorted(Counter(node.op_type for node in exported.graph.node).items())),
         details={
             "model": options.model,
             "model_options": dict(options.model_options),
@@ -88,11 +88,6 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             "error_of_pytorchs": share,
         },
     )
-
-
-def node_counts(model: onnx.ModelProto) -> dict[str, int]:
-    """Nodes by op, sorted by name."""
-    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
 def _write(path: Path, content: bytes) -> None:

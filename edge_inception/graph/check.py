@@ -88,27 +88,18 @@ def node_counts(model: onnx.ModelProto) -> dict[str, int]:
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
-def weight_counts(model: onnx.ModelProto) -> dict[str, int]:
-    """Elements of initializers by element type, such as ``{"FLOAT": 42679816}``."""
-    counts: Counter[str] = Counter()
-    for tensor in model.graph.initializer:
-        counts[TensorProto.DataType.Name(tensor.data_type)] += int(np.prod(tensor.dims))
-    return dict(sorted(counts.items()))
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """Version of the default operator set.
+def require_plain_opset(model: onnx.ModelProto) -> None:
+    """Check that the graph uses ONNX's own operators only.
 
     Raises:
-        InputError: The graph imports other operator sets, or none.
+        InputError: It imports other operator sets, or none.
     """
-    sets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-    if set(sets) != {"ai.onnx"}:
+    sets = {entry.domain or "ai.onnx" for entry in model.opset_import}
+    if sets != {"ai.onnx"}:
         raise InputError(
             f"graph imports operator sets {', '.join(sorted(sets))}; wanted ai.onnx alone",
             hint="export without custom operators",
         )
-    return int(sets["ai.onnx"])
 
 
 def shape_of(value: onnx.ValueInfoProto) -> list[int | str]:

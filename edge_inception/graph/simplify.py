@@ -44,10 +44,11 @@ def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGra
         out: Path of the .onnx file.
 
     Raises:
-        InputError: Not an image classifier in ONNX, NaN or infinite weights, an op that is not
-            portable, or logits that differ from those of ``graph``.
+        InputError: Not an image classifier in plain ONNX, NaN or infinite weights, an op that is
+            not portable, or logits that differ from those of ``graph``.
     """
     original = check.load_graph(graph.path)
+    check.require_plain_opset(original)
     check.require_image_classifier(original)
     check.require_finite(original)
     simplified = simplify_model(original)
