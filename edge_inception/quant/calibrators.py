@@ -44,8 +44,8 @@ def bin_edges() -> NDArray[np.float64]:
 
 _EDGES = bin_edges()
 
-Bins = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
-"""Lower edges, upper edges and counts of some bins, each [B]."""
+_NARROWEST = 2.0**-12
+"""Width of a bin, relative to its value, when the exact amax would cut it to nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +59,16 @@ class Observation:
     amax: float
     histogram: NDArray[np.int64]
 
-    def mass(self) -> Bins:
-        """Lower edge, upper edge and count of every bin that is not empty; edges end at amax."""
+    def mass(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Edges [B + 1] of the bins from the first to the last that is filled, and counts [B].
+
+        The last edge is the exact amax.
+        """
         filled = np.flatnonzero(self.histogram)
-        lower = np.minimum(_EDGES[filled], self.amax)
-        upper = np.minimum(_EDGES[filled + 1], self.amax)
-        return lower, upper, self.histogram[filled].astype(np.float64)
+        first, end = int(filled[0]), int(filled[-1]) + 1
+        edges = np.minimum(_EDGES[first : end + 1], self.amax)
+        edges[-1] = max(edges[-1], edges[-2] * (1 + _NARROWEST))
+        return edges, self.histogram[first:end].astype(np.float64)
 
 
 Calibrator = Callable[[Observation], float]
@@ -86,14 +90,15 @@ def percentile(seen: Observation, percent: float) -> float:
         seen: One tensor.
         percent: 0 < percent <= 100; 100 is the exact amax.
     """
-    lower, upper, count = seen.mass()
-    below = np.cumsum(count)
-    if percent >= 100.0 or below.size == 0:  # noqa: PLR2004 -- all of them
+    if percent >= 100.0 or seen.amax == 0.0:  # noqa: PLR2004 -- all of them
         return seen.amax
+    edges, count = seen.mass()
+    below = np.cumsum(count)
     wanted = below[-1] * percent / 100.0
     index = int(np.searchsorted(below, wanted))
     inside = (wanted - (below[index] - count[index])) / count[index]
-    return float(lower[index] + inside * (upper[index] - lower[index]))
+    found = edges[index] + inside * (edges[index + 1] - edges[index])
+    return min(float(found), seen.amax)
 
 
 def mean_squared_error(seen: Observation) -> float:
@@ -104,38 +109,35 @@ def mean_squared_error(seen: Observation) -> float:
     """
     if seen.amax == 0.0:
         return 0.0
-    lower, upper, count = seen.mass()
+    edges, count = seen.mass()
     # Below half a step of the smallest candidate every value becomes 0 for every candidate.
     floor = seen.amax * _COARSE_RATIO ** (_COARSE_STEPS + 1) / LEVELS / 2
-    matters = upper > floor
-    bins = (lower[matters], upper[matters], count[matters])
+    start = max(0, int(np.searchsorted(edges, floor)) - 1)
+    bins = edges[start:], count[start:]
     coarse = [seen.amax * _COARSE_RATIO**k for k in range(_COARSE_STEPS + 1)]
     best = _best(coarse, bins)
     top, bottom = min(best / _COARSE_RATIO, seen.amax), best * _COARSE_RATIO
     return _best([top + (bottom - top) * k / _FINE_STEPS for k in range(_FINE_STEPS + 1)], bins)
 
 
-def _best(candidates: Sequence[float], bins: Bins) -> float:
+def _best(
+    candidates: Sequence[float], bins: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> float:
     """The candidate with the least error; of equals the first, which is the largest."""
-    return min(candidates, key=lambda amax: squared_error(amax, bins))
+    return min(candidates, key=lambda amax: squared_error(amax, *bins))
 
 
-def squared_error(amax: float, bins: Bins) -> float:
+def squared_error(amax: float, edges: NDArray[np.float64], count: NDArray[np.float64]) -> float:
     """Sum of (v - Q(v))^2 for symmetric INT8 with scale amax / 127, v even inside its bin.
 
     Args:
         amax: > 0.
-        bins: Lower edges, upper edges and counts, each [B].
+        edges: Strictly ascending, [B + 1].
+        count: [B].
     """
     step = amax / LEVELS
-    lower, upper, count = bins
-    width = (upper - lower) / step
-    point = width <= 0.0
-    area = _error_area(upper / step) - _error_area(lower / step)
-    mean = np.where(point, 0.0, area / np.where(point, 1.0, width))
-    if point.any():  # the bin is cut by the observed amax to that single value
-        steps = upper / step
-        mean = np.where(point, (steps - np.minimum(np.rint(steps), LEVELS)) ** 2, mean)
+    steps = edges / step
+    mean = np.diff(_error_area(steps)) / np.diff(steps)
     return float(count @ mean) * step * step
 
 

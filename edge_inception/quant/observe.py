@@ -1,8 +1,8 @@
 """Stream a calibration set through OpenVINO and watch tensors: the stage ``calibrate``.
 
-The statistics ride inside the inference graph: every watched tensor gets a ReduceMax (its exact
-amax) and a strided Slice turned to float16 (the sample its histogram counts), so Python sees one
-number and at most ``max_positions`` halves per tensor and image. Nothing grows with the set.
+The statistics ride inside the inference graph: every watched tensor gets a ReduceMax (the exact
+amax of each channel) and a strided Slice turned to float16 (the sample its histogram counts), so
+Python sees at most ``max_positions`` halves per tensor and image. Nothing grows with the set.
 
 Counts and maxima do not depend on order, and every forward pass has the same batch shape (the last
 batch is padded, the padding is not counted), so the order of the images changes nothing unless the
@@ -137,7 +137,7 @@ class Watcher:
             core = ov.Core()
             model = core.read_model(str(path))
             _fix_batch(model, path, options)
-            sizes = _watch_tensors(model, names, signed, options)
+            model, sizes = _watched(model, names, signed, options)
             threads = options.threads or len(os.sched_getaffinity(0))
             wanted = {
                 "INFERENCE_PRECISION_HINT": "f32",
@@ -177,13 +177,14 @@ class Watcher:
         self._require_finite(INPUT_NAME, batch.images, batch)
         with _openvino_errors(self._path):
             found = self._request.infer([padded], share_inputs=True, share_outputs=True)
-        logits, amax, *samples = (found[index][:size] for index in range(len(found)))
-        for index, (tally, sample) in enumerate(zip(tallies.values(), samples, strict=True)):
-            self._require_finite(self._names[index], amax[:, index], batch)
-            tally.amax = max(tally.amax, float(amax[:, index].max()))
+        outputs = (found[index][:size] for index in range(len(found)))
+        for name, tally in tallies.items():
+            amax, sample = next(outputs), next(outputs)
+            self._require_finite(name, amax, batch)
+            tally.amax = max(tally.amax, float(amax.max()))
             codes = (sample.reshape(-1).view(np.uint16) & _MAGNITUDE) >> DROPPED_BITS
             tally.codes += np.bincount(codes, minlength=_NUM_CODES)
-        self._require_finite(OUTPUT_NAME, logits, batch)
+        self._require_finite(OUTPUT_NAME, next(outputs), batch)
 
     def _require_finite(self, name: str, values: NDArray[np.float32], batch: Batch) -> None:
         if not np.isfinite(values).all():
@@ -214,26 +215,34 @@ def _fix_batch(model: Any, path: Path, options: CalibrateOptions) -> None:
     model.reshape([options.batch, 3, height, width])
 
 
-def _watch_tensors(
+def _watched(
     model: Any, names: Sequence[str], signed: frozenset[str], options: CalibrateOptions
-) -> list[tuple[int, int]]:
-    """Add the outputs: amax [N, T] of all tensors, then one float16 sample [N, k] per tensor.
+) -> tuple[Any, list[tuple[int, int]]]:
+    """The model with two more outputs per tensor: channel maxima, then a float16 sample.
+
+    OpenVINO executes what the first output needs, then the second, and so on. So the logits come
+    last: a tensor is looked at as soon as it exists, while it is in the cache, and can be freed.
 
     Returns:
-        Per tensor: elements per image, and how many of them are sampled.
+        The model, and per tensor: elements per image, and how many of them are sampled.
     """
     sources = _outputs_by_name(model)
     random = np.random.default_rng(options.seed)
-    maxima, samples, sizes = [], [], []
+    results, sizes = [], []
     for name in names:
         source = sources[name]
         shape = tuple(source.get_shape())
-        maxima.append(_amax(source, shape, is_signed=name in signed))
-        sample = ops.convert(_sampled(source, shape, options.max_positions, random), "f16")
-        samples.append(_as_matrix(sample, shape[0]))
-        sizes.append((int(np.prod(shape[1:])), int(samples[-1].get_output_shape(0)[1])))
-    model.add_outputs([ops.concat(maxima, 1).output(0), *(s.output(0) for s in samples)])
-    return sizes
+        sample = _sampled(source, shape, options.max_positions, random)
+        results.append(ops.result(_amax(source, shape, is_signed=name in signed)))
+        results.append(ops.result(ops.convert(sample, "f16")))
+        sizes.append((_num_elements(shape), _num_elements(results[-1].get_output_shape(0))))
+    results += [ops.result(logits.get_node().input_value(0)) for logits in model.outputs]
+    return ov.Model(results, model.get_parameters()), sizes
+
+
+def _num_elements(shape: Sequence[int]) -> int:
+    """Elements of one image in a tensor [N, ...]."""
+    return int(np.prod(shape[1:]))
 
 
 def _outputs_by_name(model: Any) -> dict[str, Any]:
@@ -241,17 +250,15 @@ def _outputs_by_name(model: Any) -> dict[str, Any]:
     return {name: output for output in outputs for name in output.get_names()}
 
 
-def _as_matrix(node: Any, batch: int) -> Any:
-    return ops.reshape(node, np.array([batch, -1], np.int64), special_zero=False)
-
-
 def _amax(source: Any, shape: Sequence[int], *, is_signed: bool) -> Any:
-    """Largest magnitude [N, 1] of every image; behind a ReLU the maximum is enough."""
+    """Largest magnitude of every channel [N, C, 1, 1], or of a row [N, 1].
+
+    Behind a ReLU the maximum is enough. Reducing H and W alone stays in the layout in which
+    convolutions keep their channels.
+    """
     node = ops.absolute(source) if is_signed else source
-    if len(shape) == _SPATIAL_RANK:  # over H and W first: stays in the convolutions' blocked layout
-        node = ops.reduce_max(node, np.array([2, 3], np.int64), keep_dims=True)
-    rest = np.arange(1, len(shape), dtype=np.int64)
-    return _as_matrix(ops.reduce_max(node, rest, keep_dims=True), shape[0])
+    axes = range(len(shape))[2 if len(shape) == _SPATIAL_RANK else 1 :]
+    return ops.reduce_max(node, np.array(axes, np.int64), keep_dims=True)
 
 
 def _sampled(source: Any, shape: Sequence[int], limit: int, random: np.random.Generator) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -88,19 +90,20 @@ def test_mse_is_as_good_as_a_dense_search_over_the_raw_values(name):
 @pytest.mark.parametrize("amax", [0.7, 1.3, 2.0])
 def test_squared_error_of_an_even_spread_is_its_integral(amax):
     """The bin formula equals the mean over a dense grid of the bin, rounding and clipping."""
-    lower, upper = np.array([0.0, 0.911, 1.2]), np.array([0.05, 0.917, 1.9])
-    count = np.array([3.0, 2.0, 5.0])
-    grids = [np.linspace(a, b, 200_001) for a, b in zip(lower, upper, strict=True)]
+    edges = np.array([0.0, 0.05, 0.911, 0.917, 1.2, 1.9])
+    count = np.array([3.0, 0.0, 2.0, 1.0, 5.0])
+    grids = [np.linspace(a, b, 200_001) for a, b in itertools.pairwise(edges)]
     wanted = sum(n * raw_error(grid, amax) for n, grid in zip(count, grids, strict=True))
-    found = calibrators.squared_error(amax, (lower, upper, count))
+    found = calibrators.squared_error(amax, edges, count)
     assert found == pytest.approx(wanted, rel=1e-4)  # step of the grid
 
 
-def test_squared_error_of_a_single_value():
-    """A bin cut to one value by the exact amax has that value's error."""
-    point = np.array([1.0])
-    found = calibrators.squared_error(0.5, (point, point, np.array([4.0])))
-    assert found == pytest.approx(4 * 0.25)
+@pytest.mark.parametrize("name", ["mse", "percentile:99"])
+def test_an_amax_on_a_bin_edge_is_found(name):
+    """The exact amax can leave its own bin no width; a tensor of one value shows it."""
+    edge = float(bin_edges()[5000])
+    seen = observe(np.full(100, edge))
+    assert calibrator(name)(seen) == pytest.approx(edge, rel=BIN)
 
 
 @pytest.mark.parametrize("name", ["max", "mse", "percentile:99.9"])

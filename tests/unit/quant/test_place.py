@@ -99,7 +99,7 @@ def test_non_negative_follows_relu_through_pools_and_joins(model):
 def test_a_concat_with_one_signed_branch_may_be_negative(model):
     """One branch without ReLU is enough."""
     concat = next(node for node in model.graph.node if node.op_type == "Concat")
-    concat.input[0] = "left.c"
+    concat.input[1] = "right.c"
     assert "joined" not in place.non_negative(model)
 
 
