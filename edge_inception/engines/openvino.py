@@ -26,6 +26,7 @@ from edge_inception.engines._backend import (
     Session,
     SessionOptions,
 )
+from edge_inception.engines._openvino_unsigned import unsigned_activations
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
 from edge_inception.registry import unknown
 from edge_inception.spec import ShapeProfile
@@ -193,6 +194,7 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
     threads = _backend.usable_threads()
     with _compiling(typed.path):
         model = _read_model(core, typed, options.profile)
+        num_unsigned = unsigned_activations(model)
         properties = _properties(options.float_precision, threads)
         compiled = core.compile_model(model, _DEVICE, properties)
         settings = _read_back(compiled, options.float_precision, threads)
@@ -205,6 +207,7 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
     details = {
         **typed.details,
         **layers,
+        "unsigned_activations": num_unsigned,
         "backend": _NAME,
         "tied_to": dict(tied_to()),
         "float_precision": settings["float_precision"],

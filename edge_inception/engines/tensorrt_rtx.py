@@ -28,7 +28,7 @@ _VENDOR = _nvidia.Vendor(
 
 BACKEND = Backend(
     name=_VENDOR.name,
-    suffix=".rtx.engine",
+    suffix=".engine",
     distributions=("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu12-libs"),
     compile=partial(_nvidia.compile_graph, _VENDOR),
     open=partial(_nvidia.open_engine, _VENDOR),
