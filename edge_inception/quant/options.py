@@ -52,7 +52,7 @@ class CalibrateOptions:
     threads: int = 0
     seed: int = 0
     max_images: int = 0
-    max_positions: int = 16384
+    max_positions: int = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -357,7 +357,7 @@ def verdict(record: dict[str, Any]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write JSON; exit 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=128, help="photos per timed process")
+    parser.add_argument("--images", type=int, default=256, help="photos per timed process")
     parser.add_argument("--processes", type=int, default=5, help="rounds of fresh processes")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=Path, help="folder to keep the graph in")
