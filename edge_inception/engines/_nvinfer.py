@@ -8,6 +8,8 @@ Running is written after NVIDIA's documented named-tensor API and is untested on
 """
 
 import ctypes
+import functools
+import operator
 import re
 from collections import Counter
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
@@ -231,8 +233,7 @@ def _tensors(line: str, what: str, following: str) -> List[Tuple[str, Tuple[int,
 def _weights_memory(messages: Iterable[str]) -> Optional[int]:
     """Bytes of weights that the library itself reports."""
     found = [re.match(r"Total Weights Memory: (\d+) bytes", text) for text in messages]
-    sizes = [int(match.group(1)) for match in found if match]
-    return sizes[-1] if sizes else None
+    return max((int(match.group(1)) for match in found if match), default=None)
 
 
 def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
@@ -269,10 +270,7 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
 
 
 def _volume(dims: Tuple[int, ...]) -> int:
-    total = 1
-    for size in dims:
-        total *= size
-    return total
+    return functools.reduce(operator.mul, dims, 1)
 
 
 def _is_padding(dims: Tuple[int, ...], inputs: List[Tuple[str, Tuple[int, ...], str]]) -> bool:
@@ -334,10 +332,7 @@ def gpu_name() -> str:
 
 
 class PlanRunner:
-    """A deserialized plan with one input and one output; device memory through pycuda.
-
-    Untested on hardware.
-    """
+    """A deserialized plan with one input and one output; device memory through pycuda."""
 
     def __init__(self, trt: Any, plan: bytes) -> None:
         """Deserialize ``plan`` on the first GPU.
@@ -363,6 +358,8 @@ class PlanRunner:
         self._stream = self._cuda.Stream()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         self._input, self._output = sorted(names, key=self._is_output)
+        self._shape = ()  # type: Tuple[int, ...]
+        self._buffers = ()  # type: Any
 
     def _is_output(self, name: str) -> bool:
         return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.OUTPUT)
@@ -373,22 +370,30 @@ class PlanRunner:
         Raises:
             VendorError: The library failed to execute.
         """
-        self._context.set_input_shape(self._input, images.shape)
-        shape = tuple(self._context.get_tensor_shape(self._output))
-        logits = self._cuda.pagelocked_empty(shape, "float32")
-        source = self._cuda.mem_alloc(images.nbytes)
-        sink = self._cuda.mem_alloc(logits.nbytes)
-        self._context.set_tensor_address(self._input, int(source))
-        self._context.set_tensor_address(self._output, int(sink))
+        if images.shape != self._shape:
+            self._allocate(images.shape)
+        source, logits, sink = self._buffers
         self._cuda.memcpy_htod_async(source, images, self._stream)
-        done = self._context.execute_async_v3(self._stream.handle)
+        is_done = self._context.execute_async_v3(self._stream.handle)
         self._cuda.memcpy_dtoh_async(logits, sink, self._stream)
         self._stream.synchronize()
-        if not done:
+        if not is_done:
             raise VendorError(failures(self._logger))
         return logits.copy()
 
+    def _allocate(self, shape: Tuple[int, ...]) -> None:
+        """Buffers for one input shape; latency loops keep theirs from call to call."""
+        self._context.set_input_shape(self._input, shape)
+        logits = self._cuda.pagelocked_empty(
+            tuple(self._context.get_tensor_shape(self._output)), "float32"
+        )
+        source = self._cuda.mem_alloc(4 * _volume(shape))
+        sink = self._cuda.mem_alloc(logits.nbytes)
+        self._context.set_tensor_address(self._input, int(source))
+        self._context.set_tensor_address(self._output, int(sink))
+        self._shape, self._buffers = shape, (source, logits, sink)
+
     def close(self) -> None:
         """Release the engine and leave the GPU's context."""
-        del self._context, self._engine, self._runtime
+        del self._buffers, self._context, self._engine, self._runtime
         self._gpu.pop()

@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_inception.engines import _nvinfer
@@ -35,7 +37,7 @@ def test_file_is_python_36():
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else _names(node))
     }
-    assert imported <= {"ctypes", "re", "collections", "typing", "pycuda"}
+    assert imported <= {"ctypes", "functools", "operator", "re", "collections", "typing", "pycuda"}
     annotations = [n for n in ast.walk(tree) if isinstance(n, ast.Subscript)]
     builtin = {"list", "dict", "tuple", "set", "type"}
     assert not [n for n in annotations if isinstance(n.value, ast.Name) and n.value.id in builtin]
@@ -245,3 +247,114 @@ def test_plan_magic():
     """The first four bytes tell RTX plans from TensorRT plans; an empty file is neither."""
     assert _nvinfer.plan_magic(b"vtrt\0\0") == "vtrt"
     assert _nvinfer.plan_magic(b"") == ""
+
+
+class _FakeGpu(types.ModuleType):
+    """pycuda.driver, with host arrays for device memory; an address is an index into ``memory``."""
+
+    def __init__(self):
+        super().__init__("pycuda.driver")
+        self.memory, self.depth = [], 0
+
+    def init(self):
+        pass
+
+    def Device(self, _index):  # noqa: N802 -- pycuda's name
+        return types.SimpleNamespace(retain_primary_context=lambda: self)
+
+    def push(self):
+        self.depth += 1
+
+    def pop(self):
+        self.depth -= 1
+
+    def Stream(self):  # noqa: N802 -- pycuda's name
+        return types.SimpleNamespace(handle=0, synchronize=lambda: None)
+
+    def mem_alloc(self, size):
+        self.memory.append(np.zeros(size // 4, np.float32))
+        return len(self.memory) - 1
+
+    def pagelocked_empty(self, shape, dtype):
+        return np.empty(shape, dtype)
+
+    def memcpy_htod_async(self, address, array, _stream):
+        self.memory[address][:] = array.ravel()
+
+    def memcpy_dtoh_async(self, array, address, _stream):
+        array[...] = self.memory[address].reshape(array.shape)
+
+
+class _FakeContext:
+    """Computes the sum of each image, so that a mixed-up buffer shows in the logits."""
+
+    def __init__(self, gpu):
+        self.gpu, self.addresses, self.batch = gpu, {}, 0
+
+    def set_input_shape(self, name, shape):
+        assert name == "input"
+        self.batch = shape[0]
+
+    def get_tensor_shape(self, name):
+        assert name == "logits"
+        return (self.batch, 1)
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+
+    def execute_async_v3(self, _handle):
+        images = self.gpu.memory[self.addresses["input"]].reshape(self.batch, -1)
+        self.gpu.memory[self.addresses["logits"]][:] = images.sum(axis=1)
+        return True
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    fake = _FakeGpu()
+    package = types.ModuleType("pycuda")
+    package.driver = fake
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", fake)
+    return fake
+
+
+def running_trt(gpu, *, loads=True):
+    """The recorded named-tensor API, output listed before input."""
+    trt = fake_trt()
+    trt.TensorIOMode = types.SimpleNamespace(INPUT="in", OUTPUT="out")
+    names = ["logits", "input"]
+    engine = types.SimpleNamespace(
+        num_io_tensors=2,
+        get_tensor_name=names.__getitem__,
+        get_tensor_mode=lambda name: "out" if name == "logits" else "in",
+        create_execution_context=lambda: _FakeContext(gpu),
+    )
+
+    def runtime(logger):
+        if not loads:
+            logger.log(_Enum("ERROR", 1), "expecting compute 9.0 got compute 8.9, please rebuild.")
+        return types.SimpleNamespace(deserialize_cuda_engine=lambda _: engine if loads else None)
+
+    trt.Runtime = runtime
+    return trt
+
+
+def test_runner_moves_images_and_logits(gpu):
+    """Each batch meets its own logits, also after a change of batch, in its own array."""
+    runner = _nvinfer.PlanRunner(running_trt(gpu), b"plan")
+    images = np.arange(3 * 12, dtype=np.float32).reshape(3, 3, 2, 2)
+    first = runner.run(images[:1])
+    both = runner.run(images[1:])
+    again = runner.run(images[:1] * 2)
+    runner.close()
+    np.testing.assert_array_equal(first, images[:1].sum(axis=(1, 2, 3))[:, None])
+    np.testing.assert_array_equal(both, images[1:].sum(axis=(1, 2, 3))[:, None])
+    np.testing.assert_array_equal(again, 2 * first)
+    assert gpu.depth == 0
+
+
+def test_plan_of_another_gpu_is_explained(gpu):
+    """deserialize_cuda_engine returns None and says why in the log alone: that is the error."""
+    with pytest.raises(_nvinfer.VendorError, match=r"expecting compute 9\.0 got compute 8\.9"):
+        _nvinfer.PlanRunner(running_trt(gpu, loads=False), b"plan")
+    assert gpu.depth == 0
