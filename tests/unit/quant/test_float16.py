@@ -1,0 +1,78 @@
+"""Casting a graph to float16: what changes, what must not, what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_inception.errors import InputError
+from edge_inception.quant.float16 import PORTABLE_OPS, require_portable, to_float16
+
+
+def stamped(model):
+    """float16 Q/DQ and IR version 9 need opset 19."""
+    model.opset_import[0].version, model.ir_version = 19, 9
+    return model
+
+
+def test_one_cast_in_and_one_cast_out(model):
+    """Everything between the two casts is float16, as ONNX's type inference sees it."""
+    to_float16(stamped(model))
+    onnx.checker.check_model(model, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    kinds = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+    assert len(kinds) == 15  # 13 tensors between the nodes and the two behind and before the casts
+    assert set(kinds.values()) == {TensorProto.FLOAT16}
+    casts = [node.input[0] for node in model.graph.node if node.op_type == "Cast"]
+    assert casts == ["input", "logits.float16"]
+
+
+def test_weights_are_rounded_to_nearest(model):
+    """Every weight is NumPy's float16 of the original."""
+    before = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    to_float16(stamped(model))
+    for tensor in model.graph.initializer:
+        assert (numpy_helper.to_array(tensor) == before[tensor.name].astype(np.float16)).all()
+
+
+def test_integers_stay_integers(model):
+    """int8 weights and shapes are not touched."""
+    steps = np.array([-127, 0, 127], np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(steps, "steps"))
+    to_float16(stamped(model))
+    assert (numpy_helper.to_array(model.graph.initializer[-1]) == steps).all()
+
+
+def test_a_weight_beyond_float16_is_named(model):
+    """70000 would become infinity."""
+    tensor = next(t for t in model.graph.initializer if t.name == "head.b")
+    tensor.CopyFrom(numpy_helper.from_array(np.full(4, 7e4, np.float32), "head.b"))
+    with pytest.raises(InputError, match=r"weight 'head.b' reaches 70000"):
+        to_float16(stamped(model))
+
+
+@pytest.mark.parametrize("op", ["ReduceMean", "BatchNormalization", "Cast", "Resize"])
+def test_an_op_whose_meaning_depends_on_the_opset_is_refused(model, op):
+    """So are ops that carry a type of their own."""
+    model.graph.node.append(helper.make_node(op, ["logits"], ["more"], name="extra"))
+    with pytest.raises(InputError, match=f"'extra' is a {op}"):
+        require_portable(model)
+
+
+def test_an_op_of_another_domain_is_refused(model):
+    """A Relu of somebody else's is not ONNX's."""
+    model.graph.node[1].domain = "com.example"
+    with pytest.raises(InputError, match=r"stem\.relu"):
+        require_portable(model)
+
+
+@pytest.mark.parametrize("op", sorted(PORTABLE_OPS))
+def test_portable_ops_take_float16_from_opset_13_to_21(op):
+    """ONNX's own schemas allow float16 in every opset a graph may be stamped with."""
+    for opset in (13, 19, 21):
+        schema = onnx.defs.get_schema(op, opset)
+        first = schema.inputs[0].type_str
+        allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}[first]
+        assert "tensor(float16)" in allowed
