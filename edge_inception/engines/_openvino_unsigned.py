@@ -98,16 +98,38 @@ def _is_signed_pair(node: Any, non_negative: set[str]) -> bool:
     )
 
 
+def _num_readers(node: Any) -> int:
+    """How many nodes read the values of ``node``; ShapeOf does not."""
+    kinds = [entry.get_node().get_type_name() for entry in node.output(0).get_target_inputs()]
+    return sum(kind != "ShapeOf" for kind in kinds)
+
+
+def _clamped(ops: Any, value: Any, top: float) -> Any:
+    """``value`` cut off at ``top``; a concat that nobody else reads is cut off branch by branch.
+
+    OpenVINO moves a FakeQuantize through a Concat and into the convolutions before it, which keeps
+    the concat in 8 bits; a Clamp in between would stop it.
+    """
+    node = value.get_node()
+    while node.get_type_name() == "Convert" and _num_readers(node) == 1:
+        node = _source(node)
+    if node.get_type_name() != "Concat" or _num_readers(node) > 1:
+        return ops.clamp(value, 0.0, top).output(0)
+    for port in range(node.get_input_size()):
+        branch = ops.clamp(node.input_value(port), 0.0, top)
+        node.input(port).replace_source_output(branch.output(0))
+    return value
+
+
 def _respell(ops: Any, node: Any) -> list[str]:
     """Replace one FakeQuantize and its Converts; returns the names of the new Converts."""
     import numpy as np
 
     top = float(_source(node, 2).data.reshape(-1)[0])  # 127 s
     scale = np.float32(top / _TOP)
-    source = node.input_value(0)
-    clamped = ops.clamp(source, 0.0, float(scale * np.float32(_TOP)))
+    clamped = _clamped(ops, node.input_value(0), float(scale * np.float32(_TOP)))
     values = (np.float32(0), scale * np.float32(255), np.float32(0), np.float32(255))
-    kind = source.get_element_type()
+    kind = clamped.get_element_type()
     bounds = [ops.constant(value, dtype=kind) for value in values]
     respelled = ops.fake_quantize(clamped, *bounds, levels=_LEVELS)
     made = []
