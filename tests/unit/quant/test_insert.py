@@ -293,3 +293,16 @@ def test_a_typed_graph_is_recorded_as_made_from_graph_and_ranges(graph, ranges, 
         "float_rest": "fp16",
     }
     assert artifact.load(RangeTable, ranges.path).counts["num_tensors"] == 7
+
+
+def test_a_dynamic_batch_stays_dynamic(model, save, photos, options, batch, tmp_path):
+    """The int8 graph takes any batch and the sidecar names the axis."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    graph = save(model)
+    table = calibrate(graph, photos, options, tmp_path / "ranges.json")
+    typed = quantize(graph, table, INT8, tmp_path / "typed.onnx")
+    assert typed.details["input_shape"] == ["batch", 3, 16, 16]
+    together = run(typed.path, [np.concatenate(batch)])
+    # float16 sums of a batch of eleven and of one may differ in the last place.
+    np.testing.assert_allclose(together, run(typed.path, batch), rtol=0, atol=2.0**-8)

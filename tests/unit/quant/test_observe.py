@@ -220,3 +220,12 @@ def test_histograms_of_another_table_are_refused(graph, photos, options, tmp_pat
     histograms.write_bytes(histograms.read_bytes() + b"x")
     with pytest.raises(InputError, match="was not written with"):
         ranges.read_histograms(found)
+
+
+def test_a_dynamic_batch_gives_the_same_ranges(model, graph, save, photos, options, tmp_path):
+    """The batch of the graph is not the batch of calibration."""
+    static = table(calibrate(graph, photos, options, tmp_path / "static.json"))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    dynamic = table(calibrate(save(model), photos, options, tmp_path / "dynamic.json"))
+    assert dynamic == static
