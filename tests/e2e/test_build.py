@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 
 import edge_inception
 from edge_inception import artifact, cli, images
-from edge_inception.artifact import EngineFile, RangeTable, SimplifiedGraph, TypedGraph
+from edge_inception.artifact import EngineFile, SimplifiedGraph, TypedGraph
 from edge_inception.spec import Preprocess
 
 pytestmark = pytest.mark.slow
@@ -21,14 +22,6 @@ pytestmark = pytest.mark.slow
 
 def build(workshop, out: Path, *flags: str) -> int:
     return cli.run(["build", "--recipe", str(workshop.recipe), "--out", str(out), *flags])
-
-
-@pytest.fixture(scope="module")
-def built(workshop, tmp_path_factory):
-    """The output folder of one undisturbed build."""
-    out = tmp_path_factory.mktemp("out")
-    assert build(workshop, out) == 0
-    return out
 
 
 def test_build_writes_the_documented_files(built):
@@ -63,23 +56,33 @@ def test_every_conv_is_quantized_and_counted(built):
     assert len(quantized) == len(convs) == typed.counts["conv_quantized"]
 
 
-def test_engine_runs_the_images_like_onnxruntime(built, workshop):
-    """The shipped engine's logits are those of the typed graph in onnxruntime."""
-    import onnxruntime
+def _ratio_db(got: np.ndarray, expected: np.ndarray) -> float:
+    return 10 * np.log10(np.square(expected).sum() / np.square(got - expected).sum())
 
+
+@pytest.mark.parametrize(("float_rest", "least_db"), [("fp16", 24.0), ("fp32", 32.0)])
+def test_engine_runs_the_photos_like_onnxruntime(
+    copied, workshop, reference_logits, capsys, float_rest, least_db
+):
+    """The engine's logits are those of the typed graph, taken literally by onnxruntime.
+
+    OpenVINO computes the float rest in float32, onnxruntime as spelled; a value at the edge of two
+    int8 levels falls to either side. Measured 28.7 dB (fp16) and 37.8 dB (fp32); a wrong scale in
+    one layer is as far off as quantization itself, 20 dB.
+    """
+    typed, engine = copied / "typed.onnx", copied / "typed.blob"
+    ranges = ["--ranges", str(copied / "model.ranges.json"), "--float-rest", float_rest]
+    simplified = str(copied / "model.simplified.onnx")
+    assert cli.run(["quantize", simplified, *ranges, "--out", str(typed)]) == 0
+    assert cli.run(["compile", str(typed), "--out", str(engine)]) == 0
     how = Preprocess(input_size=(107, 107))
-    photos = sorted(workshop.calibration.iterdir())[:4]
+    photos = sorted(workshop.calibration.iterdir())
     pixels = np.stack([images.load_image(path, how) for path in photos])
-    reference = onnxruntime.InferenceSession(str(built / "model.int8.onnx"))
-    expected = np.concatenate(
-        [reference.run(None, {"input": pixels[i : i + 1]})[0] for i in range(4)]
-    )
-    with edge_inception.open_engine(built / "model.int8.cpu.blob") as session:
+    expected = np.concatenate([reference_logits(typed, pixel[np.newaxis]) for pixel in pixels])
+    with edge_inception.open_engine(engine, threads=1) as session:
         got = session.run(pixels)
-    # OpenVINO keeps the float rest in float32, onnxruntime computes it in float16, and a value on
-    # the edge of two int8 levels may fall to either side: 20 dB is one level in ten.
-    error = np.square(got - expected).sum() / np.square(expected).sum()
-    assert 10 * np.log10(1 / error) > 20
+    assert _ratio_db(got, expected) > least_db
+    capsys.readouterr()
 
 
 def test_report_agrees_with_its_own_verdict(built):
@@ -88,7 +91,7 @@ def test_report_agrees_with_its_own_verdict(built):
     subject = next(row for row in report["rows"] if row["role"] == "subject")
     assert subject["precision"] == "int8"
     assert report["verdict"]["status"] == "PASSED"
-    assert subject["accuracy"]["sqnr_db"] >= 5.0
+    assert subject["accuracy"]["sqnr_db"] >= 12.0
     assert subject["latency"]["p50_ms"] > 0
     assert report["rows"][0]["name"] == "PyTorch FP32"
 
@@ -129,15 +132,14 @@ def test_classify_with_the_shipped_engine(built, workshop, capsys):
     assert prediction.top[0][0] == "dark"
 
 
-def test_missed_gate_ships_no_engine(workshop, tmp_path, capsys):
+def test_missed_gate_ships_no_engine(copied, workshop, capsys):
     """An impossible SQNR gate: exit 6, FAILED last, and the int8 engine is gone."""
-    out = tmp_path / "out"
-    assert build(workshop, out, "--min-sqnr", "500") == 6
+    assert build(workshop, copied, "--min-sqnr", "500") == 6
     assert capsys.readouterr().out.strip().splitlines()[-1].startswith("FAILED")
-    assert not (out / "model.int8.cpu.blob").exists()
-    assert (out / "model.int8.onnx").exists()
-    assert build(workshop, out, "--min-sqnr", "500", "--keep-failed") == 6
-    assert artifact.load(EngineFile, out / "model.int8.cpu.blob")
+    assert not (copied / "model.int8.cpu.blob").exists()
+    assert (copied / "model.int8.onnx").exists()
+    assert build(workshop, copied, "--min-sqnr", "500", "--keep-failed") == 6
+    assert artifact.load(EngineFile, copied / "model.int8.cpu.blob")
     capsys.readouterr()
 
 
@@ -148,46 +150,59 @@ def test_calibrating_on_validation_images_is_refused(workshop, tmp_path, capsys)
     assert "20 calibration images are also validation images" in capsys.readouterr().err
 
 
-def test_class_folders_must_fit_the_head(workshop, tmp_path, capsys):
+def test_class_folders_must_fit_the_head(copied, workshop, tmp_path, capsys):
     """Three class folders for a head of two classes: exit 3 naming both counts."""
     folder = tmp_path / "three"
-    source = min((workshop.validation / "dark").iterdir())
-    for name in ("a", "b", "c"):
+    photos = sorted((workshop.validation / "dark").iterdir())
+    for name, photo in zip("abc", photos, strict=False):
         (folder / name).mkdir(parents=True)
-        (folder / name / "x.png").write_bytes(source.read_bytes())
-    assert build(workshop, tmp_path / "out", "--validation", str(folder)) == 3
+        (folder / name / "x.png").write_bytes(photo.read_bytes())
+    assert build(workshop, copied, "--validation", str(folder)) == 3
     error = capsys.readouterr().err
     assert "3 class" in error
-    assert "2 classes" in error
+    assert re.search(r"\b2\b", error.partition("error: ")[2])
 
 
-def test_range_table_of_another_graph_is_refused(built, workshop, tmp_path, capsys):
-    """quantize takes only the table of the very graph it is given."""
-    graph = artifact.load(SimplifiedGraph, built / "model.simplified.onnx")
-    ranges = artifact.load(RangeTable, built / "model.ranges.json")
-    other = tmp_path / "out"
-    assert build(workshop, other, "--option", "width=0.03", "--precision", "fp32") == 3
-    capsys.readouterr()
-    assert graph.sha256 in ranges.provenance.parents.values()
+def test_range_table_of_another_graph_is_refused(copied, capsys):
+    """quantize takes only the table of the very graph it is given, and names what differs."""
+    import onnx
+
+    other = copied / "other.onnx"
+    graph = artifact.load(SimplifiedGraph, copied / "model.simplified.onnx")
+    model = onnx.load(str(graph.path))
+    weight = model.graph.initializer[0]
+    weight.raw_data = bytes(len(weight.raw_data))
+    artifact.publish(
+        SimplifiedGraph,
+        other,
+        lambda path: onnx.save(model, str(path)),
+        provenance=graph.provenance,
+        details=graph.details,
+    )
+    out = copied / "refused.onnx"
+    ranges = str(copied / "model.ranges.json")
+    assert cli.run(["quantize", str(other), "--ranges", ranges, "--out", str(out)]) == 3
+    error = capsys.readouterr().err
+    assert "model.ranges.json" in error
+    assert "other.onnx" in error
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_other_precisions_reach_an_engine(workshop, tmp_path, precision, capsys):
+def test_other_precisions_reach_an_engine(copied, workshop, precision, capsys):
     """fp32 and fp16 go through the same stages to PASSED."""
-    assert build(workshop, tmp_path / "out", "--precision", precision) == 0
-    assert (tmp_path / "out" / f"model.{precision}.cpu.blob").is_file()
+    assert build(workshop, copied, "--precision", precision) == 0
+    assert (copied / f"model.{precision}.cpu.blob").is_file()
     assert capsys.readouterr().out.strip().splitlines()[-1].startswith("PASSED")
 
 
-def test_plain_validation_folder_rests_on_agreement(workshop, tmp_path, capsys):
+def test_plain_validation_folder_rests_on_agreement(copied, workshop, capsys):
     """Without labels: accuracy is not claimed, agreement and SQNR decide."""
-    out = tmp_path / "out"
     flags = ("--validation", str(workshop.validation / "dark"), "--min-agreement", "0.8")
-    code = build(workshop, out, *flags)
-    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert build(workshop, copied, *flags) == 0
+    report = json.loads((copied / "report.json").read_text(encoding="utf-8"))
     subject = next(row for row in report["rows"] if row["role"] == "subject")
     assert subject["accuracy"]["labelled"] is None
-    assert code in {0, 6, 8}
     assert {check["name"] for check in report["verdict"]["checks"]} == {
         "min_agreement",
         "min_sqnr_db",
