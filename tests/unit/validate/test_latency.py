@@ -176,9 +176,12 @@ def _children(parent):
 def test_no_worker_outlives_its_parent(sleepers, tmp_path, blow, fault):
     """kill -9 and Ctrl-C leave no worker behind, not even one stuck inside a call."""
     arguments = {"milliseconds": 5, "fault": fault, "log": str(tmp_path / "log")}
+    # a shell that runs pytest in the background leaves SIGINT ignored, and children inherit that
     code = f"""
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {str(tmp_path)!r})
 from edge_inception.validate.latency import Contender, LatencyOptions, measure
 measure([Contender(name="a", factory="sleepers:Sleeper",
