@@ -170,7 +170,11 @@ def record_baseline(
         out,
         lambda path: _write(path, logits=logits, labels=labels, sha256=hashes),
         provenance=provenance,
-        counts={"images": len(labels), "labelled": int((labels != UNLABELLED).sum())},
+        counts={
+            "images": len(labels),
+            "labelled": int((labels != UNLABELLED).sum()),
+            "left_out": images_of.num_left_out,
+        },
         details={
             "set": images_of.name,
             "classes": list(images_of.classes),

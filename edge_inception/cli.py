@@ -204,20 +204,19 @@ def _write_starter(path: Path) -> None:
 def models(*, as_json: bool) -> None:
     """List architectures: input size, parameters, multiply-adds, published accuracy."""
     from edge_inception import registry
+    from edge_inception.terminal import wrapped
 
     specs = registry.models().values()
     if as_json:
         click.echo(json.dumps([_model_record(spec) for spec in specs], indent=1))
         return
-    click.echo(
-        f"{'name':<16}{'input':<12}{'parameters':>14}{'GMACs':>9}  published top-1 / top-5 %"
-    )
+    click.echo(f"{'name':<20}{'input':<10}{'parameters':>12}{'GMACs':>9}")
     for spec in specs:
         size = "x".join(str(side) for side in spec.preprocess.input_size)
-        claims = "; ".join(f"{c.top1} / {c.top5} ({c.name}, {c.source})" for c in spec.checkpoints)
-        click.echo(
-            f"{spec.name:<16}{size:<12}{spec.num_parameters:>14,}{spec.gmacs:>9.3f}  {claims}"
-        )
+        click.echo(f"{spec.name:<20}{size:<10}{spec.num_parameters:>12,}{spec.gmacs:>9.3f}")
+        for claim in spec.checkpoints:
+            text = f"top-1 {claim.top1} %, top-5 {claim.top5} %: {claim.name}, {claim.source}"
+            click.echo(wrapped("  published", text, indent=20))
 
 
 def _model_record(spec: ModelSpec) -> dict[str, Any]:
@@ -233,6 +232,7 @@ def _model_record(spec: ModelSpec) -> dict[str, Any]:
 def engines(*, as_json: bool) -> None:
     """List engine backends and what this machine can do with each."""
     from edge_inception import registry, stage
+    from edge_inception.terminal import wrapped
 
     found = {name: registry.backend(name).availability() for name in registry.backend_names()}
     if as_json:
@@ -241,7 +241,9 @@ def engines(*, as_json: bool) -> None:
         )
         return
     for name, state in found.items():
-        click.echo(f"{name:<14}{_ability(state):<22}{state.version or state.why_not}")
+        version = state.version.partition("-")[0]  # OpenVINO's goes on with its build
+        text = "; ".join(word for word in (version, state.why_not) if word)
+        click.echo(wrapped(f"{name:<14}{_ability(state):<22}", text, indent=36))
 
 
 def _ability(state: Availability) -> str:
@@ -257,22 +259,25 @@ def _ability(state: Availability) -> str:
 def targets() -> None:
     """List targets: named hardware and the backend that compiles for it."""
     from edge_inception.targets import TARGETS
+    from edge_inception.terminal import wrapped
 
     for target in TARGETS.values():
-        click.echo(f"{target.name:<18}{target.backend:<14}{target.title}")
+        click.echo(wrapped(f"{target.name:<16}{target.backend:<14}", target.title, indent=30))
 
 
 @cli.command()
 def doctor() -> int:
     """Say what this machine can compile and run, and the command that adds what is missing."""
     from edge_inception import doctor as examination
+    from edge_inception.terminal import wrapped
 
     findings = examination.examine()
     for finding in findings:
-        click.echo(f"{'ok' if finding.is_ok else 'missing':<9}{finding.what:<30}{finding.detail}")
+        mark = "ok" if finding.is_ok else "missing"
+        click.echo(wrapped(f"{mark:<9}{finding.what:<23}", finding.detail, indent=32))
     remedies = dict.fromkeys(finding.remedy for finding in findings if finding.remedy)
     for remedy in remedies:
-        click.echo(f"to add: {remedy}")
+        click.echo(wrapped("to add:", remedy, indent=9))
     return 0
 
 

@@ -33,8 +33,10 @@ _THREADS = click.option("--threads", type=int, default=0, help="CPU threads; 0 =
 
 
 def _told(terminal: Terminal, made: Artifact) -> None:
-    counts = ", ".join(f"{name} {value}" for name, value in made.counts.items())
-    terminal.note(counts)
+    from edge_inception.terminal import told
+
+    terminal.note(told(made.counts))
+    terminal.detail(told(made.counts, is_full=True))
     click.echo(f"{made.path}")
 
 
@@ -45,7 +47,7 @@ def _told(terminal: Terminal, made: Artifact) -> None:
 @terminal_options
 def export(**flags: Any) -> None:
     """Write a checkpoint's model as ONNX."""
-    from edge_inception import pipeline
+    from edge_inception import ingredients
     from edge_inception.export import export as run
     from edge_inception.options import ExportOptions
 
@@ -53,7 +55,7 @@ def export(**flags: Any) -> None:
         recipe = recipe_of({**flags, "out": None}, terminal)
         options = ExportOptions(
             model=recipe.model,
-            preprocess=pipeline.preprocessing(recipe),
+            preprocess=ingredients.preprocessing(recipe),
             model_options=recipe.model_options,
             num_classes=recipe.num_classes,
             profile=recipe.profile,
@@ -84,16 +86,16 @@ def simplify(graph: Path, out: Path, **flags: Any) -> None:
 @terminal_options
 def baseline(**flags: Any) -> None:
     """Record PyTorch's FP32 logits on the validation images."""
-    from edge_inception import pipeline
+    from edge_inception import ingredients
     from edge_inception.baseline import record_baseline
     from edge_inception.options import BaselineOptions
 
     with terminal_of(flags) as terminal:
         recipe = recipe_of({**flags, "out": None}, terminal)
-        images = pipeline.open_source(recipe.validation, "validation", recipe)
+        images = ingredients.open_source(recipe.validation, "validation", recipe, terminal)
         options = BaselineOptions(
             model=recipe.model,
-            preprocess=pipeline.preprocessing(recipe),
+            preprocess=ingredients.preprocessing(recipe),
             model_options=recipe.model_options,
             num_classes=recipe.num_classes,
             threads=flags["threads"],
@@ -203,17 +205,17 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
     """Measure one engine against the baseline and judge the gates."""
     import json
 
-    from edge_inception import artifact, pipeline
+    from edge_inception import artifact, ingredients
     from edge_inception.artifact import Baseline, EngineFile
     from edge_inception.report.terminal import print_report
     from edge_inception.validate.run import validate as run
 
     with terminal_of(flags) as terminal:
         recipe = recipe_of(flags, terminal)
-        images = pipeline.open_source(recipe.validation, "validation", recipe)
+        images = ingredients.open_source(recipe.validation, "validation", recipe, terminal)
         loaded = artifact.load(EngineFile, engine)
-        entry = pipeline.entry_of(loaded)
-        options = pipeline.validate_options(recipe, images, terminal)
+        entry = ingredients.entry_of(loaded)
+        options = ingredients.validate_options(recipe, images, terminal)
         with terminal.working("validate") as progress:
             made = run(
                 artifact.load(Baseline, baseline_path),

@@ -44,7 +44,7 @@ def _build_libraries() -> Finding:
     missing = [name for name, module in _LEFT_OF_GRAPH.items() if not _is_installed(module)]
     found = ", ".join(f"{n} {stage.tool_version(n)}" for n in _LEFT_OF_GRAPH if n not in missing)
     return Finding(
-        what="build (checkpoint to engine)",
+        what="checkpoint to engine",
         is_ok=not missing,
         detail=f"missing: {', '.join(missing)}" if missing else found,
         remedy="pip install 'edge-inception[compile]'" if missing else "",
@@ -56,7 +56,8 @@ def _backend(name: str) -> Finding:
     can = [
         w for w, is_so in (("compile", state.can_compile), ("execute", state.can_execute)) if is_so
     ]
-    detail = f"{state.version} can {' and '.join(can)}" if can else state.why_not
+    version = state.version.partition("-")[0]  # OpenVINO's goes on with its build
+    detail = f"{version} can {' and '.join(can)}" if can else state.why_not
     if can and state.why_not:
         detail += f"; {state.why_not}"
     return Finding(what=f"engine {name}", is_ok=bool(can), detail=detail, remedy=state.remedy)
@@ -65,9 +66,11 @@ def _backend(name: str) -> Finding:
 def _photos() -> Finding:
     is_installed = _is_installed("elpv_dataset")
     return Finding(
-        what="demo photos (elpv-dataset)",
+        what="demo photos",
         is_ok=is_installed,
-        detail="installed" if is_installed else "not installed; only the demo needs them",
+        detail="elpv-dataset"
+        if is_installed
+        else "elpv-dataset is not installed; only the demo needs it",
         remedy="" if is_installed else "pip install 'edge-inception[demo]'",
     )
 

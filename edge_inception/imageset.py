@@ -38,11 +38,15 @@ class ImageItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSet:
-    """An ordered set of images; ``classes`` are names by logit index, empty when unlabelled."""
+    """An ordered set of images; ``classes`` are names by logit index, empty when unlabelled.
+
+    ``num_left_out`` is how many unusable images of the source are not among ``items``.
+    """
 
     name: str
     items: tuple[ImageItem, ...]
     classes: tuple[str, ...] = ()
+    num_left_out: int = 0
 
     @property
     def is_labelled(self) -> bool:
@@ -51,9 +55,10 @@ class ImageSet:
 
     @property
     def sha256(self) -> str:
-        """Digest of image hashes and labels, independent of order and of file names."""
+        """Digest of image hashes, labels and ``num_left_out``; not of order or file names."""
         lines = sorted(f"{item.sha256} {item.label} {item.weight}" for item in self.items)
-        text = "\n".join((*self.classes, *lines))
+        left_out = (f"left out {self.num_left_out}",) if self.num_left_out else ()
+        text = "\n".join((*self.classes, *lines, *left_out))
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def subset(self, num_images: int) -> ImageSet:

@@ -7,15 +7,13 @@ with its sidecar <file>.json.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from edge_inception import artifact, imageset, options, registry, stage, targets
+from edge_inception import artifact, imageset, ingredients, options, registry, stage, targets
 from edge_inception.artifact import (
     Artifact,
     Baseline,
@@ -28,8 +26,9 @@ from edge_inception.artifact import (
     TypedGraph,
 )
 from edge_inception.engines._backend import CompileOptions
-from edge_inception.errors import BackendMissing, InputError
+from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet
+from edge_inception.ingredients import Listener, Silent
 from edge_inception.options import BaselineOptions, ExportOptions, SimplifyOptions
 from edge_inception.quant import calibrators
 from edge_inception.quant.options import (
@@ -39,43 +38,16 @@ from edge_inception.quant.options import (
     calibrate_provenance,
     quantize_provenance,
 )
-from edge_inception.recipe import Recipe, Source
+from edge_inception.recipe import Recipe
 from edge_inception.registry import member
-from edge_inception.spec import Gates, Precision, Preprocess, Progress, no_progress
-from edge_inception.validate.options import EngineEntry, ValidateOptions, validate_provenance
+from edge_inception.spec import Precision, Progress
+from edge_inception.terminal import told
+from edge_inception.validate.options import EngineEntry, validate_provenance
 
 A = TypeVar("A", bound=Artifact)
 
 REPORT = "report.json"
 REPORT_MARKDOWN = "report.md"
-LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
-UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
-
-
-class Listener(Protocol):
-    """Where a build says what it does."""
-
-    def note(self, text: str) -> None:
-        """A line that people want to see."""
-
-    def detail(self, text: str) -> None:
-        """A line for those who asked for more."""
-
-    def working(self, name: str) -> AbstractContextManager[Progress]:
-        """Progress of the stage ``name`` while the block runs."""
-
-
-class Silent:
-    """A listener that says nothing."""
-
-    def note(self, text: str) -> None: ...
-
-    def detail(self, text: str) -> None: ...
-
-    @contextmanager
-    def working(self, name: str) -> Iterator[Progress]:
-        del name
-        yield no_progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,67 +100,6 @@ def plan(recipe: Recipe, *, force: bool = False) -> list[str]:
     return dry.lines
 
 
-def preprocessing(recipe: Recipe) -> Preprocess:
-    """The model's published preprocessing with the recipe's changes."""
-    return recipe.preprocessing(registry.model(recipe.model).preprocess)
-
-
-def open_source(source: Source | None, role: str, recipe: Recipe) -> ImageSet:
-    """The images of ``role``; unusable ones are refused later or, if asked for, left out here.
-
-    Raises:
-        InputError: Not given, missing or empty.
-    """
-    if source is None:
-        raise InputError(f"no {role} images", hint=f"set [data] {role}, or pass --{role}")
-    labels = recipe.labels if role == "validation" else None
-    found = imageset.open_set(source.location, split=source.split, labels=labels)
-    if not recipe.skip_bad_images:
-        return found
-    from edge_inception import images
-
-    good, _ = images.usable(found.items)
-    if not good:
-        raise InputError(f"no usable image in {source.location}", hint="all of them are damaged")
-    return dataclasses.replace(found, items=tuple(good))
-
-
-def validate_options(recipe: Recipe, images: ImageSet, listener: Listener) -> ValidateOptions:
-    """Options of validate for this recipe; says which gates are used when it has none."""
-    gates = recipe.gates
-    if gates == Gates():
-        gates = LABELLED_GATES if images.is_labelled else UNLABELLED_GATES
-        named = ", ".join(f"{k} {v}" for k, v in stage.plain(gates).items() if v is not None)
-        listener.note(f"no gate given; using {named}")
-    return ValidateOptions(
-        model=recipe.model,
-        preprocess=preprocessing(recipe),
-        gates=gates,
-        threads=recipe.threads,
-        batch=recipe.profile.opt,
-        rounds=recipe.latency_rounds,
-        calls_per_block=recipe.latency_calls,
-        pytorch={
-            "checkpoint": str(recipe.checkpoint),
-            "model": recipe.model,
-            "model_options": dict(recipe.model_options),
-            "num_classes": recipe.num_classes,
-        },
-    )
-
-
-def entry_of(engine: EngineFile) -> EngineEntry:
-    """An engine file that is to be judged, by what its sidecar says."""
-    details = engine.details
-    return EngineEntry(
-        engine=engine,
-        target=str(details["backend"]),
-        precision=str(details["precision"]),
-        float_precision=str(details.get("float_precision", "f32")),
-        is_subject=True,
-    )
-
-
 class _Build:
     """One run: the recipe, its images, and the stages in order."""
 
@@ -197,11 +108,14 @@ class _Build:
     ) -> None:
         self._recipe, self._listener = recipe, listener
         self._force, self._is_dry = force, is_dry
-        self._how = preprocessing(recipe)
+        self._how = ingredients.preprocessing(recipe)
         self._out = recipe.out
-        self._targets = _usable_targets(recipe)
+        self._targets = ingredients.usable_targets(recipe)
         calibrators.calibrator(recipe.calibrator)  # a misspelt name is refused before any work
-        self._validation = open_source(recipe.validation, "validation", recipe)
+        ingredients.require_threads(recipe.threads)
+        self._validation = ingredients.open_source(
+            recipe.validation, "validation", recipe, listener
+        )
         self._calibration = self._calibration_set()
         self.lines: list[str] = []
         self.written: list[Path] = []
@@ -211,7 +125,7 @@ class _Build:
         recipe = self._recipe
         if recipe.precision is not Precision.INT8:
             return None
-        found = open_source(recipe.calibration, "calibration", recipe)
+        found = ingredients.open_source(recipe.calibration, "calibration", recipe, self._listener)
         shared = imageset.overlap(found, self._validation)
         if shared:
             raise InputError(
@@ -400,7 +314,7 @@ class _Build:
 
     def _validate(self, baseline: Baseline, entries: list[EngineEntry]) -> Report:
         recipe = self._recipe
-        choices = validate_options(recipe, self._validation, self._listener)
+        choices = ingredients.validate_options(recipe, self._validation, self._listener)
         path = self._out / REPORT
 
         def run(progress: Progress) -> Report:
@@ -435,53 +349,21 @@ class _Build:
         """Reuse or run one stage, and say which."""
         reason = "forced" if self._force else stage.stale_reason(kind, path, expected)
         if self._is_dry and reason:
-            self.lines.append(f"{label:<20} run: {reason}")
+            self.lines.append(f"{label:<22} run: {reason}")
             raise _WouldRun
         self.written.append(path)
         if not reason:
-            self.lines.append(f"{label:<20} reuse {path}")
-            self._listener.note(f"{label:<20} reused")
+            self.lines.append(f"{label:<22} reuse {path}")
+            self._listener.note(f"{label:<23}  reused")
             return artifact.load(kind, path)
         started = time.monotonic()
         with self._listener.working(label) as progress:
             made = run(progress)
         seconds = time.monotonic() - started
-        self._listener.note(f"{label:<20} {seconds:6.1f} s  {_told(made.counts)}")
+        self._listener.note(f"{label:<23}{seconds:6.1f} s  {told(made.counts)}")
         self._listener.detail(f"  because: {reason}")
+        self._listener.detail(f"  counted: {told(made.counts, is_full=True)}")
         return made
-
-
-def _usable_targets(recipe: Recipe) -> tuple[str, ...]:
-    """Targets of the recipe, else the defaults; refused before any work when one cannot be built.
-
-    Raises:
-        InputError: Unknown target, or one that is compiled on the device.
-        BackendMissing: A library is not installed.
-    """
-    names = recipe.targets or targets.default_targets()
-    for name in names:
-        target = targets.target(name)
-        targets.require_compilable(target)
-        available = registry.backend(target.backend).availability()
-        if not available.can_compile:
-            raise BackendMissing(
-                f"target '{name}' cannot be compiled here: {available.why_not}",
-                hint=available.remedy,
-            )
-    if not names:
-        raise BackendMissing("no engine library is installed", hint="pip install openvino")
-    return tuple(names)
-
-
-def _told(counts: Mapping[str, Any]) -> str:
-    """Counted work in one short line."""
-    parts = []
-    for name, value in counts.items():
-        if isinstance(value, int | str):
-            parts.append(f"{name} {value}")
-        elif isinstance(value, Mapping):
-            parts.append(f"{name} {sum(v for v in value.values() if isinstance(v, int))}")
-    return ", ".join(parts)
 
 
 def _write_text(path: Path, text: str) -> None:

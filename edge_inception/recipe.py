@@ -6,8 +6,9 @@ Paths in a recipe are relative to the recipe file; ``build.out`` is relative to 
 from __future__ import annotations
 
 import difflib
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -237,15 +238,38 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
             calibrate.get("max_images", 512), 1, "calibrate.max_images", where
         ),
         calibration_batch=_at_least(calibrate.get("batch", 8), 1, "calibrate.batch", where),
-        seed=calibrate.get("seed", 0),
-        float_rest=tables.get("quantize", {}).get("float_rest", "fp16"),
+        seed=_at_least(calibrate.get("seed", 0), 0, "calibrate.seed", where),
+        float_rest=_one_of(
+            tables.get("quantize", {}).get("float_rest", "fp16"), _FLOAT_RESTS, "float rest"
+        ),
         latency_rounds=_at_least(latency.get("rounds", 10), 3, "latency.rounds", where),
         latency_calls=_at_least(latency.get("calls_per_block", 20), 1, "latency.calls", where),
-        gates=Gates(**tables.get("gates", {})),
+        gates=_gates(tables.get("gates", {}), where),
     )
 
 
 _FLAGS = {"name": "model", "checkpoint": "checkpoint"}
+_FLOAT_RESTS = ("fp16", "fp32")
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+# Key -> lowest and highest value that can mean something.
+_GATE_LIMITS: Mapping[str, tuple[float, float]] = {
+    "max_drop_pp": (0.0, 100.0),
+    "min_agreement": (0.0, 1.0),
+    "min_sqnr_db": (-math.inf, math.inf),
+    "min_speedup": (0.0, math.inf),
+}
+
+
+def _gates(table: Table, where: str) -> Gates:
+    for key, value in table.items():
+        least, most = _GATE_LIMITS[key]
+        if not math.isfinite(value) or not least <= value <= most:
+            bounds = f" from {least:g} to {most:g}" if math.isfinite(most) else ""
+            above = f" of at least {least:g}" if not bounds and math.isfinite(least) else ""
+            raise InputError(
+                f"{where}: gates.{key} is {value}", hint=f"wanted a finite number{bounds}{above}"
+            )
+    return Gates(**table)
 
 
 def _source(data: Table, role: str) -> Source | None:
@@ -255,10 +279,13 @@ def _source(data: Table, role: str) -> Source | None:
 
 
 def _precision(name: str) -> Precision:
-    names = {precision.value: precision for precision in Precision}
-    if name not in names:
-        raise _unknown(f"no precision named '{name}'", name, names)
-    return names[name]
+    return Precision(_one_of(name, [precision.value for precision in Precision], "precision"))
+
+
+def _one_of(name: str, known: Sequence[str], what: str) -> str:
+    if name not in known:
+        raise _unknown(f"no {what} named '{name}'", name, dict.fromkeys(known))
+    return name
 
 
 def _at_least(value: int, least: int, name: str, where: str) -> int:
@@ -295,6 +322,13 @@ def _preprocess(table: Table, where: str) -> Table:
                 f"{where}: preprocess.input_size is {size!r}", hint="wanted 299 or [299, 299]"
             )
         changes["input_size"] = tuple(pair)
+    if "interpolation" in changes:
+        _one_of(changes["interpolation"], _INTERPOLATIONS, "interpolation")
+    if not 0 < changes.get("crop_fraction", 1) <= 1:
+        raise InputError(
+            f"{where}: preprocess.crop_fraction is {changes['crop_fraction']}",
+            hint="wanted a number above 0 and at most 1",
+        )
     for key in ("mean", "std"):
         if key in changes:
             changes[key] = _rgb(changes[key], key, where)
@@ -302,7 +336,9 @@ def _preprocess(table: Table, where: str) -> Table:
 
 
 def _rgb(values: list[Any], key: str, where: str) -> tuple[float, ...]:
-    is_number = [isinstance(v, _NUMBER) and not isinstance(v, bool) for v in values]
+    is_number = [
+        isinstance(v, _NUMBER) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    ]
     if len(values) != 3 or not all(is_number) or (key == "std" and min(values) <= 0):  # noqa: PLR2004 -- RGB
         raise InputError(
             f"{where}: preprocess.{key} is {values!r}", hint="wanted three numbers, RGB, 0..1"

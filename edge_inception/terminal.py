@@ -6,14 +6,68 @@ Everything here goes to stderr; results go to stdout and are not this module's b
 from __future__ import annotations
 
 import datetime as dt
+import logging
+import re
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from edge_inception.errors import InputError
 from edge_inception.spec import Progress, no_progress
+
+WIDTH = 80
+_LOGGER = "edge_inception"
+
+# Counted work of a stage in a few words: the first whose names are all counted.
+_SUMMARIES = (
+    "int8: {conv_quantized} of {conv_total} Conv, {gemm_quantized} of {gemm_total} Gemm",
+    "{num_nodes} nodes, were {num_nodes_before}",
+    "{num_images} images, {num_tensors} tensors",
+    "{num_engines} engines, {num_images} images",
+    "{images} images",
+    "int8: {int8_layers} of {weighted_layers} layers with weights",
+    "{layers} layers",
+    "{num_nodes} nodes",
+)
+
+
+def told(counts: Mapping[str, Any], *, is_full: bool = False) -> str:
+    """What a stage counted: in a few words, or everything by name when ``is_full``."""
+    if is_full:
+        return ", ".join(f"{name} {value}" for name, value in counts.items())
+    for summary in _SUMMARIES:
+        if counts.keys() >= set(re.findall(r"{(\w+)}", summary)):
+            return summary.format_map(counts)
+    return f"{sum(counts.values())} nodes" if counts else ""  # export counts nodes by operator
+
+
+def wrapped(lead: str, text: str, *, indent: int) -> str:
+    """``lead`` and then ``text`` from column ``indent`` on, in lines of at most 80 columns."""
+    margin = " " * indent
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=lead.ljust(indent),
+        subsequent_indent=margin,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+class _Forward(logging.Handler):
+    """Log records of this package become lines: warnings for all, the rest for --verbose."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__(logging.INFO)
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        is_warning = record.levelno >= logging.WARNING
+        say = self._terminal.note if is_warning else self._terminal.detail
+        say(("warning: " if is_warning else "  ") + record.getMessage())
 
 
 class Terminal:
@@ -30,6 +84,11 @@ class Terminal:
     def __init__(self, *, verbosity: int = 0, log_file: Path | None = None) -> None:
         self._verbosity = verbosity
         self._log = _open_log(log_file) if log_file else None
+        self._handler = _Forward(self)
+        logger = logging.getLogger(_LOGGER)
+        self._level = logger.level
+        logger.addHandler(self._handler)
+        logger.setLevel(logging.INFO)
 
     def note(self, text: str) -> None:
         """A line that people want to see."""
@@ -65,7 +124,10 @@ class Terminal:
             yield lambda done, total: bars.update(task, completed=done, total=total)
 
     def close(self) -> None:
-        """Flush and close the log file."""
+        """Close the log file and stop listening to the package's log records."""
+        logger = logging.getLogger(_LOGGER)
+        logger.removeHandler(self._handler)
+        logger.setLevel(self._level)
         if self._log:
             self._log.close()
 

@@ -93,7 +93,12 @@ def calibrate(
         out,
         lambda path: _write(path, ranges.table_text(table)),
         provenance=calibrate_provenance(graph, images, options),
-        counts={"num_images": len(chosen.items), "num_tensors": len(seen), **watcher.counts},
+        counts={
+            "num_images": len(chosen.items),
+            "num_left_out": images.num_left_out,
+            "num_tensors": len(seen),
+            **watcher.counts,
+        },
         details={"histograms_sha256": artifact.file_sha256(histograms), "engine": watcher.engine},
     )
 

@@ -24,6 +24,8 @@ from edge_inception.validate.outcome import Outcome, Role, Row, to_json, with_sp
 
 PYTORCH = "PyTorch FP32"
 _SCORE_BATCH = 16
+_BLOCK_WEIGHT = 10  # images scored in about the time of one block of timed calls
+_LATENCY_IMAGES = 16  # calls cycle through them, so that no call meets the data of the last one
 
 
 def validate(
@@ -43,7 +45,8 @@ def validate(
         images_of: Validation images.
         options: Gates, threads, latency protocol.
         out: Path of report.json.
-        progress: Called with (images scored, images in all).
+        progress: Called with (images scored and timed, all of them); a block of timed calls
+            stands for as many images as take about as long.
 
     Raises:
         InputError: An engine or the baseline does not fit, NaN logits.
@@ -52,12 +55,15 @@ def validate(
     arrays = accuracy.load_baseline(baseline)
     running = [entry for entry in entries if _can_execute(entry)]
     scores: dict[str, Accuracy] = {}
-    total = len(running) * len(images_of.items)
+    scored = len(running) * len(images_of.items)
+    blocks = options.rounds * (len(running) + 1) if running else 0  # PyTorch is timed as well
+    total = scored + blocks * _BLOCK_WEIGHT
     for index, entry in enumerate(running):
         seen = index * len(images_of.items)
         tell: Progress = lambda done, _, seen=seen: progress(seen + done, total)  # type: ignore[misc] # noqa: E731
         scores[name_of(entry)] = _score(entry, arrays, images_of, options, tell)
-    timed = _times(running, images_of, options)
+    tell_timed: Progress = lambda done, _: progress(scored + done * _BLOCK_WEIGHT, total)  # noqa: E731
+    timed = _times(running, images_of, options, tell_timed)
     rows = with_speedups((_pytorch_row(arrays, timed), *_rows(entries, scores, timed)))
     outcome = Outcome(
         model=options.model,
@@ -66,6 +72,7 @@ def validate(
             "name": images_of.name,
             "sha256": images_of.sha256,
             "num_images": len(images_of.items),
+            "num_left_out": images_of.num_left_out,
             "classes": list(images_of.classes),
         },
         rows=rows,
@@ -112,7 +119,10 @@ def _score(
 
 
 def _times(
-    running: Sequence[EngineEntry], images_of: ImageSet, options: ValidateOptions
+    running: Sequence[EngineEntry],
+    images_of: ImageSet,
+    options: ValidateOptions,
+    progress: Progress,
 ) -> dict[str, Latency]:
     """Latency of PyTorch and every executable engine, interleaved."""
     if not running:
@@ -133,13 +143,15 @@ def _times(
         for entry in running
     ]
     with _pixels(images_of, options) as path:
-        return latency.measure(contenders, path, _latency_options(options))
+        return latency.measure(contenders, path, _latency_options(options), progress=progress)
 
 
 @contextmanager
 def _pixels(images_of: ImageSet, options: ValidateOptions) -> Iterator[Path]:
-    """An .npy file with the images of one latency call: the set's first, repeated if too few."""
-    repeated = [images_of.items[i % len(images_of.items)] for i in range(options.batch)]
+    """An .npy file of photos for the latency calls: spread over the set, repeated if too few."""
+    count = max(options.batch, _LATENCY_IMAGES)
+    spread = images_of.subset(count).items
+    repeated = [spread[i % len(spread)] for i in range(count)]
     stack = np.concatenate(
         [batch.images for batch in images.batches(repeated, options.preprocess, options.batch)]
     )

@@ -104,6 +104,7 @@ def test_every_override_is_a_recipe_key(tmp_path):
         "data.skip_bad_images": True,
         "build.targets": ["cpu"],
         "build.compute_capabilities": ["8.9"],
+        "quantize.float_rest": "fp32",
         "build.dynamic_batch": None,
     }
     from edge_inception.cli_options import OVERRIDES

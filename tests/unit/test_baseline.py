@@ -85,7 +85,7 @@ def test_labels_and_hashes_are_the_sets(baseline, photos):
         assert names == [item.path.parent.name for item in photos.items]
         digests = [artifact.file_sha256(item.path) for item in photos.items]
         assert arrays["sha256"].tolist() == digests
-    assert baseline.counts == {"images": 7, "labelled": 7}
+    assert baseline.counts == {"images": 7, "labelled": 7, "left_out": 0}
 
 
 def test_unlabelled_images_have_minus_one(tiny_checkpoint, folder, options, tmp_path):

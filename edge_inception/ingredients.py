@@ -1,0 +1,156 @@
+"""What a build works on: images, preprocessing, gates, targets; and whom it tells."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from edge_inception import imageset, registry, stage, targets
+from edge_inception.artifact import EngineFile
+from edge_inception.errors import BackendMissing, InputError
+from edge_inception.imageset import ImageSet
+from edge_inception.recipe import Recipe, Source
+from edge_inception.spec import Gates, Preprocess, Progress, no_progress
+from edge_inception.validate.options import EngineEntry, ValidateOptions
+
+LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
+UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
+
+
+class Listener(Protocol):
+    """Where a build says what it does."""
+
+    def note(self, text: str) -> None:
+        """A line that people want to see."""
+
+    def detail(self, text: str) -> None:
+        """A line for those who asked for more."""
+
+    def working(self, name: str) -> AbstractContextManager[Progress]:
+        """Progress of the stage ``name`` while the block runs."""
+
+
+class Silent:
+    """A listener that says nothing."""
+
+    def note(self, text: str) -> None: ...
+
+    def detail(self, text: str) -> None: ...
+
+    @contextmanager
+    def working(self, name: str) -> Iterator[Progress]:
+        del name
+        yield no_progress
+
+
+def preprocessing(recipe: Recipe) -> Preprocess:
+    """The model's published preprocessing with the recipe's changes."""
+    return recipe.preprocessing(registry.model(recipe.model).preprocess)
+
+
+def open_source(source: Source | None, role: str, recipe: Recipe, listener: Listener) -> ImageSet:
+    """The images of ``role``; unusable ones are refused later or, if asked for, left out here.
+
+    Raises:
+        InputError: Not given, missing, empty, or no image is usable.
+    """
+    if source is None:
+        raise InputError(f"no {role} images", hint=f"set [data] {role}, or pass --{role}")
+    labels = recipe.labels if role == "validation" else None
+    found = imageset.open_set(source.location, split=source.split, labels=labels)
+    return without_bad(found, role, listener) if recipe.skip_bad_images else found
+
+
+def without_bad(found: ImageSet, role: str, listener: Listener) -> ImageSet:
+    """``found`` less the images that cannot be used; says how many, and with --verbose which.
+
+    Raises:
+        InputError: No image is usable.
+    """
+    from edge_inception import images  # noqa: PLC0415 -- Pillow, only when asked for
+
+    good, bad = images.usable(found.items)
+    if not good:
+        raise InputError(
+            f"none of the {len(bad)} {role} images in {found.name} is usable",
+            hint="without --skip-bad-images the first one is named",
+        )
+    listener.note(f"{role}: left out {len(bad)} unusable of {len(found.items)} images")
+    for item in bad:
+        listener.detail(f"  left out {item.path}")
+    return dataclasses.replace(found, items=tuple(good), num_left_out=len(bad))
+
+
+def validate_options(recipe: Recipe, images: ImageSet, listener: Listener) -> ValidateOptions:
+    """Options of validate for this recipe; says which gates are used when it has none."""
+    gates = recipe.gates
+    if gates == Gates():
+        gates = LABELLED_GATES if images.is_labelled else UNLABELLED_GATES
+        named = ", ".join(f"{k} {v}" for k, v in stage.plain(gates).items() if v is not None)
+        listener.note(f"no gate given; using {named}")
+    return ValidateOptions(
+        model=recipe.model,
+        preprocess=preprocessing(recipe),
+        gates=gates,
+        threads=recipe.threads,
+        batch=recipe.profile.opt,
+        rounds=recipe.latency_rounds,
+        calls_per_block=recipe.latency_calls,
+        pytorch={
+            "checkpoint": str(recipe.checkpoint),
+            "model": recipe.model,
+            "model_options": dict(recipe.model_options),
+            "num_classes": recipe.num_classes,
+        },
+    )
+
+
+def entry_of(engine: EngineFile) -> EngineEntry:
+    """An engine file that is to be judged, by what its sidecar says."""
+    details = engine.details
+    return EngineEntry(
+        engine=engine,
+        target=str(details["backend"]),
+        precision=str(details["precision"]),
+        float_precision=str(details.get("float_precision", "f32")),
+        is_subject=True,
+    )
+
+
+def usable_targets(recipe: Recipe) -> tuple[str, ...]:
+    """Targets of the recipe, else the defaults; refused before any work when one cannot be built.
+
+    Raises:
+        InputError: Unknown target, or one that is compiled on the device.
+        BackendMissing: A library is not installed.
+    """
+    names = recipe.targets or targets.default_targets()
+    for name in names:
+        target = targets.target(name)
+        targets.require_compilable(target)
+        available = registry.backend(target.backend).availability()
+        if not available.can_compile:
+            raise BackendMissing(
+                f"target '{name}' cannot be compiled here: {available.why_not}",
+                hint=available.remedy,
+            )
+    if not names:
+        raise BackendMissing("no engine library is installed", hint="pip install openvino")
+    return tuple(names)
+
+
+def require_threads(threads: int) -> None:
+    """Refuse more threads than this process may use: engines would run with fewer, unnoticed.
+
+    Raises:
+        InputError: ``threads`` is more than that.
+    """
+    usable = len(os.sched_getaffinity(0))
+    if threads > usable:
+        raise InputError(
+            f"{threads} threads asked for, this process may use {usable}",
+            hint=f"--threads {usable}, or 0 for all",
+        )
