@@ -161,6 +161,11 @@ def _require_parity(
     logits = np.concatenate([answer[:_NUM_COMPARED] for answer in answers])
     compared = torch.cat([batch[:_NUM_COMPARED] for batch in batches])
     rounded = _answer(model, compared)
+    if not np.isfinite(rounded).all():
+        raise InputError(
+            "PyTorch's own logits are NaN or infinite for an ordinary image",
+            hint="activations overflow float32: the training diverged or the weights are damaged",
+        )
     exact = _answer(model.double(), compared.double())
     unit = float(np.abs(exact).max())
     own = max(float(np.abs(rounded - exact).max()), _FLOOR * unit)

@@ -20,7 +20,7 @@ from edge_inception.artifact import file_sha256
 from edge_inception.errors import InputError
 
 SCHEMA = 1
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"))
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jfif"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

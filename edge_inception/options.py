@@ -6,6 +6,7 @@ onnx.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,5 +83,7 @@ def baseline_provenance(checkpoint: Path, images: ImageSet, options: BaselineOpt
     Raises:
         InputError: The checkpoint cannot be read.
     """
-    parents = {"checkpoint": file_sha256(checkpoint), "images": images.sha256}
+    # The set's own digest is order free; the rows of a baseline are in the order of the images.
+    order = hashlib.sha256("\n".join(item.sha256 for item in images.items).encode()).hexdigest()
+    parents = {"checkpoint": file_sha256(checkpoint), "images": images.sha256, "order": order}
     return stage.provenance("baseline", parents=parents, options=options)

@@ -39,9 +39,10 @@ STAGES: Mapping[str, Stage] = {
         sources=("train.py", "augment.py", "models", "images.py", "metrics.py"),
     ),
     "export": Stage(
-        tools=("torch", "onnx", "onnxscript"), sources=("export.py", "checkpoint.py", "models")
+        tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
+        sources=("export.py", "checkpoint.py", "models"),
     ),
-    "simplify": Stage(tools=("onnx", "onnxsim"), sources=("graph",)),
+    "simplify": Stage(tools=("onnx", "onnxsim", "onnxruntime"), sources=("graph",)),
     "baseline": Stage(
         tools=("torch", "numpy", "Pillow"),
         sources=("baseline.py", "checkpoint.py", "models", "images.py", "imageset.py"),
@@ -52,8 +53,11 @@ STAGES: Mapping[str, Stage] = {
     ),
     "quantize": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
     "validate": Stage(
-        tools=("numpy", "Pillow"),
-        sources=("validate", "metrics.py", "images.py", "inference.py", "engines"),
+        tools=("numpy", "Pillow", "torch"),
+        sources=(
+            *("validate", "metrics.py", "images.py", "inference.py", "engines"),
+            *("baseline.py", "checkpoint.py", "models"),  # PyTorch is timed in a worker
+        ),
     ),
 }
 
@@ -64,6 +68,7 @@ def _digest(sources: tuple[str, ...]) -> str:
     total = hashlib.sha256()
     for source in sources:
         root = _PACKAGE / source
+        assert root.exists(), source  # a misspelt source would never make a stage stale
         for file in [root] if root.is_file() else sorted(root.rglob("*.py")):
             total.update(file.relative_to(_PACKAGE).as_posix().encode())
             total.update(file.read_bytes())

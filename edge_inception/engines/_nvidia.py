@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +69,19 @@ def availability(vendor: Vendor) -> Availability:
             can_compile=False, can_execute=False, version="", why_not=str(error), remedy=error.hint
         )
     has_driver = bool(_nvinfer.driver_version())
+    has_pycuda = importlib.util.find_spec("pycuda") is not None
+    why_not, remedy = "", ""
+    if not has_driver:
+        why_not = "no NVIDIA driver answers on this machine"
+        remedy = "run it on a machine with an NVIDIA GPU and its driver"
+    elif not has_pycuda:
+        why_not, remedy = "running engines needs pycuda, not installed", "pip install pycuda"
     return Availability(
         can_compile=has_driver or not vendor.needs_gpu_to_compile,
-        can_execute=has_driver,
+        can_execute=has_driver and has_pycuda,
         version=version,
-        why_not="" if has_driver else "no NVIDIA driver answers on this machine",
-        remedy="" if has_driver else "run it on a machine with an NVIDIA GPU and its driver",
+        why_not=why_not,
+        remedy=remedy,
     )
 
 

@@ -10,6 +10,7 @@ from edge_inception import stage
 from edge_inception.artifact import Baseline, EngineFile, Provenance
 from edge_inception.imageset import ImageSet
 from edge_inception.spec import Gates, Preprocess
+from edge_inception.validate import machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,4 +51,13 @@ def validate_provenance(
         for entry in entries
     }
     parents = {"baseline": baseline.sha256, "images": images.sha256, **engines}
-    return stage.provenance("validate", parents=parents, options=options)
+    # The baseline's hash stands for the checkpoint, wherever its file lies; latency belongs to this
+    # machine, so a folder that is carried to another one is measured again there.
+    pytorch = {key: value for key, value in options.pytorch.items() if key != "checkpoint"}
+    here = machine.describe()
+    choices = {
+        **stage.plain(options),
+        "pytorch": stage.plain(pytorch),
+        "machine": [here.cpu, list(here.instruction_sets), list(here.affinity)],
+    }
+    return stage.provenance("validate", parents=parents, options=choices)

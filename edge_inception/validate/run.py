@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,8 @@ def _pytorch_row(arrays: BaselineArrays, timed: dict[str, Latency]) -> Row:
 def _rows(
     entries: Sequence[EngineEntry], scores: dict[str, Accuracy], timed: dict[str, Latency]
 ) -> Iterator[Row]:
-    subject, reference = _subject(entries, scores), _reference(entries, scores)
+    subject = _subject(entries, scores)
+    reference = _reference(entries, subject)
     for entry in entries:
         name, details = name_of(entry), entry.engine.details
         role = Role.OTHER
@@ -215,14 +217,15 @@ def _subject(entries: Sequence[EngineEntry], scores: dict[str, Accuracy]) -> Eng
     return next((entry for entry in asked if name_of(entry) in scores), asked[0])
 
 
-def _reference(entries: Sequence[EngineEntry], scores: dict[str, Accuracy]) -> EngineEntry | None:
-    """The FP32 engine that speed-ups are over; None when FP32 itself is judged."""
+def _reference(entries: Sequence[EngineEntry], subject: EngineEntry) -> EngineEntry | None:
+    """The FP32 engine of the subject's own library and target; None when FP32 itself is judged."""
     plain = [
         entry
         for entry in entries
-        if (entry.precision, entry.float_precision) == ("fp32", "f32") and name_of(entry) in scores
+        if (entry.precision, entry.float_precision) == ("fp32", "f32")
+        and entry.target == subject.target
     ]
-    return next((entry for entry in plain if not entry.is_subject), None)
+    return next((entry for entry in plain if entry is not subject), None)
 
 
 def _total(weight_bytes: Any) -> int | None:
@@ -238,7 +241,11 @@ def _flat(layers: dict[str, dict[str, int]]) -> dict[str, int]:
 
 def _verdict(rows: tuple[Row, ...], options: ValidateOptions) -> gate.Verdict:
     subject = next(row for row in rows if row.role is Role.SUBJECT)
-    return gate.judge(options.gates, accuracy=subject.accuracy, speedup=subject.speedup)
+    gates = options.gates
+    if (subject.precision, subject.float_precision) == ("fp32", "f32"):
+        # the speed-up is over this very engine: there is nothing to judge
+        gates = replace(gates, min_speedup=None)
+    return gate.judge(gates, accuracy=subject.accuracy, speedup=subject.speedup)
 
 
 def _identity(engine: EngineFile) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,8 +37,11 @@ def finish(workshop, out: Path) -> float:
     return time.monotonic() - started
 
 
-def start_and_kill(workshop, out: Path, seconds: float) -> None:
-    """Start a build in its own process group and kill all of it after ``seconds``."""
+def start_and_kill(workshop, out: Path, seconds: float) -> bool:
+    """Start a build in its own process group and kill all of it after ``seconds``.
+
+    False when it had ended before.
+    """
     process = subprocess.Popen(
         command(workshop, out),
         stdout=subprocess.DEVNULL,
@@ -49,6 +53,8 @@ def start_and_kill(workshop, out: Path, seconds: float) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        return True
+    return False
 
 
 def outputs(out: Path) -> np.ndarray:
@@ -64,11 +70,15 @@ def test_a_killed_build_goes_on_to_the_same_result(workshop, tmp_path):
     seconds = finish(workshop, calm)
     wanted = {name: file_sha256(calm / name) for name in GRAPHS}
     logits = outputs(calm)
+    files_at_kill: list[int] = []
     moments = random.Random(0)  # noqa: S311 -- a test's seed, not a secret
 
     def survive(index: int, moment: float) -> None:
         out = tmp_path / f"killed {index}"
-        start_and_kill(workshop, out, moment)
+        while not start_and_kill(workshop, out, moment):
+            shutil.rmtree(out)  # it was faster than the undisturbed one: try an earlier moment
+            moment *= 0.7
+        files_at_kill.append(len(list(out.glob("*.json"))))
         finish(workshop, out)
         assert {name: file_sha256(out / name) for name in GRAPHS} == wanted, f"killed at {moment} s"
         np.testing.assert_array_equal(outputs(out), logits)
@@ -81,6 +91,8 @@ def test_a_killed_build_goes_on_to_the_same_result(workshop, tmp_path):
         times = [moments.uniform(0.1, 1.6) * seconds for _ in range(NUM_KILLS)]
         for future in [pool.submit(survive, i, t) for i, t in enumerate(times)]:
             future.result()
+    assert len(files_at_kill) == NUM_KILLS
+    assert len(set(files_at_kill)) >= 4, f"kills hit too few stages: {sorted(files_at_kill)}"
 
 
 def _kind(sidecar: Path) -> type[artifact.Artifact]:
