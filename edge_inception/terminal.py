@@ -23,12 +23,12 @@ _LOGGER = "edge_inception"
 
 # Counted work of a stage in a few words: the first whose names are all counted.
 _SUMMARIES = (
-    "int8: {conv_quantized} of {conv_total} Conv, {gemm_quantized} of {gemm_total} Gemm",
+    "{conv_quantized} of {conv_total} Conv, {gemm_quantized} of {gemm_total} Gemm in int8",
     "{num_nodes} nodes, were {num_nodes_before}",
     "{num_images} images, {num_tensors} tensors",
     "{num_engines} engines, {num_images} images",
     "{images} images",
-    "int8: {int8_layers} of {weighted_layers} layers with weights",
+    "{int8_layers} of {weighted_layers} layers with weights in int8",
     "{layers} layers",
     "{num_nodes} nodes",
 )
