@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -50,13 +51,6 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except EdgeInceptionError as error:
-        _show(error)
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        missing = _as_missing_library(error)
-        _show(missing)
-        return missing.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; run the same command again to go on", err=True)
         return INTERRUPTED
@@ -64,19 +58,28 @@ def run(arguments: list[str]) -> int:
         # The reader of our stdout is gone (`| head`); point stdout elsewhere so exit stays quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (EdgeInceptionError, ModuleNotFoundError, OSError) as error:
+        explained = _explained(error)
+        _show(explained)
+        return explained.exit_code
     return result if isinstance(result, int) else 0
 
 
-def _as_missing_library(error: ModuleNotFoundError) -> BackendMissing:
-    """A library of an extra that is not installed; anything else is a bug and is raised again."""
-    library = (error.name or "").partition(".")[0]
-    if library not in _EXTRAS:
-        raise error
-    extra = _EXTRAS[library]
-    return BackendMissing(
-        f"this command needs {library}, which is not installed",
-        hint=f"pip install 'edge-inception[{extra}]'",
-    )
+def _explained(error: EdgeInceptionError | ModuleNotFoundError | OSError) -> EdgeInceptionError:
+    """The error as one of ours: a missing extra, a full disk; anything else is a bug and rises."""
+    if isinstance(error, EdgeInceptionError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        library = (error.name or "").partition(".")[0]
+        if library in _EXTRAS:
+            return BackendMissing(
+                f"this command needs {library}, which is not installed",
+                hint=f"pip install 'edge-inception[{_EXTRAS[library]}]'",
+            )
+    elif error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        where = error.filename or "the output"
+        return InputError(f"disk full while writing {where}", hint="free space, or write elsewhere")
+    raise error
 
 
 def _show(error: EdgeInceptionError) -> None:

@@ -13,6 +13,7 @@ from edge_inception.artifact import EngineFile
 from edge_inception.errors import BackendMissing, InputError
 from edge_inception.imageset import ImageSet
 from edge_inception.recipe import Recipe, Source
+from edge_inception.registry import unknown
 from edge_inception.spec import Gates, Preprocess, Progress, no_progress
 from edge_inception.validate.options import EngineEntry, ValidateOptions
 
@@ -127,10 +128,13 @@ def usable_targets(recipe: Recipe) -> tuple[str, ...]:
         InputError: Unknown target, or one that is compiled on the device.
         BackendMissing: A library is not installed.
     """
-    names = recipe.targets or targets.default_targets()
+    names = tuple(dict.fromkeys(recipe.targets or targets.default_targets()))
     for name in names:
         target = targets.target(name)
         targets.require_compilable(target)
+        for asked in targets.compute_capabilities(target, recipe.compute_capabilities):
+            if asked not in target.compute_capabilities:
+                raise unknown(f"compute capability of '{name}'", asked, target.compute_capabilities)
         available = registry.backend(target.backend).availability()
         if not available.can_compile:
             raise BackendMissing(
@@ -139,7 +143,7 @@ def usable_targets(recipe: Recipe) -> tuple[str, ...]:
             )
     if not names:
         raise BackendMissing("no engine library is installed", hint="pip install openvino")
-    return tuple(names)
+    return names
 
 
 def require_threads(threads: int) -> None:

@@ -26,7 +26,7 @@ from edge_inception.artifact import (
     TypedGraph,
 )
 from edge_inception.engines._backend import CompileOptions
-from edge_inception.errors import InputError
+from edge_inception.errors import EdgeInceptionError, InputError
 from edge_inception.imageset import ImageSet
 from edge_inception.ingredients import Listener, Silent
 from edge_inception.options import BaselineOptions, ExportOptions, SimplifyOptions
@@ -143,22 +143,27 @@ class _Build:
 
     def run(self, *, keep_failed: bool) -> BuildResult:
         """All stages, then ship or withhold the engines."""
-        report, shipped = self.stages()
         import json
+
+        report, shipped = self.stages(keep_failed=keep_failed)
 
         record = json.loads(report.path.read_text(encoding="utf-8"))
         status = record["verdict"]["status"]
         if status == "FAILED" and not keep_failed:
-            for engine in shipped:
-                engine.path.unlink()
-                artifact.sidecar_path(engine.path).unlink()
-            self._listener.note("gate failed: engines withheld (--keep-failed keeps them)")
+            self._withhold(shipped, "gate failed")
             shipped = []
         engines = tuple(engine.path for engine in shipped)
         written = tuple(path for path in self.written if path.exists())
         return BuildResult(report=record, status=status, engines=engines, written=written)
 
-    def stages(self) -> tuple[Report, list[EngineFile]]:
+    def _withhold(self, engines: list[EngineFile], why: str) -> None:
+        """Delete engines that must not ship."""
+        for engine in engines:
+            engine.path.unlink()
+            artifact.sidecar_path(engine.path).unlink()
+        self._listener.note(f"{why}: engines withheld (--keep-failed keeps them)")
+
+    def stages(self, *, keep_failed: bool = False) -> tuple[Report, list[EngineFile]]:
         """Checkpoint to report; the second value is the engines of the asked precision."""
         graph = self._export()
         simplified = self._simplify(graph)
@@ -169,8 +174,14 @@ class _Build:
             ranges = self._calibrate(simplified)
             typed[precision] = self._quantize(simplified, ranges, precision)
         entries = [entry for name in self._targets for entry in self._compile(name, typed)]
-        report = self._validate(baseline, entries)
-        return report, [entry.engine for entry in entries if entry.is_subject]
+        shipped = [entry.engine for entry in entries if entry.is_subject]
+        try:
+            report = self._validate(baseline, entries)
+        except EdgeInceptionError:
+            if not keep_failed:
+                self._withhold(shipped, "not validated")
+            raise
+        return report, shipped
 
     def _export(self) -> Graph:
         recipe = self._recipe

@@ -63,6 +63,11 @@ _KEYS: Mapping[str, Mapping[str, Any]] = {
         "min_speedup": _NUMBER,
     },
 }
+# a flag for one of these replaces the other in the file
+_EITHER_OR = {
+    "build.batch": "build.dynamic_batch",
+    "build.dynamic_batch": "build.batch",
+}
 _PATH_KEYS = frozenset(
     (("model", "checkpoint"), ("data", "calibration"), ("data", "validation"), ("data", "labels"))
 )
@@ -147,6 +152,8 @@ def load_recipe(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     for name, value in (overrides or {}).items():
         section, key = name.split(".", 1)
         tables.setdefault(section, {})[key] = value
+        if name in _EITHER_OR and _EITHER_OR[name] not in (overrides or {}):
+            tables[section].pop(_EITHER_OR[name].partition(".")[2], None)
     _check_keys(tables, where)
     return _to_recipe(tables, where)
 
