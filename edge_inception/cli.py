@@ -165,15 +165,23 @@ def report(report: Path, *, markdown: bool) -> int:
 @cli.command()
 @click.argument("images", nargs=-1, required=True, type=PATH)
 @click.option("--engine", "--load-engine", "engine", required=True, type=PATH, help="Engine file.")
-@click.option("--top", default=5, show_default=True, help="Classes to print per image.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Classes to print per image.",
+)
 @click.option("--threads", default=0, help="CPU threads; 0 = all this process may use.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def classify(
     images: tuple[Path, ...], engine: Path, top: int, threads: int, *, as_json: bool
 ) -> None:
     """Classify image files with an engine and the preprocessing in its sidecar."""
+    from edge_inception import ingredients
     from edge_inception.inference import classify as predict
 
+    ingredients.require_threads(threads)
     for prediction in predict(engine, images, top=top, threads=threads):
         if as_json:
             scores = [{"class": name, "score": score} for name, score in prediction.top]

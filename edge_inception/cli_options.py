@@ -77,11 +77,17 @@ calibration_options = _options(
     click.option("--calibrator", "--calibration-method", help="max, percentile:P or mse."),
     click.option("--max-images", "--subset-size", type=int, help="Calibrate on at most so many."),
 )
+labels_option = click.option(
+    "--labels", type=PATH, help="Class names, one per line, in logit order."
+)
+skip_option = click.option(
+    "--skip-bad-images", is_flag=True, default=None, help="Leave out, and count."
+)
 validation_options = _options(
     click.option("--validation", type=PATH, help="Class folders, plain images, or a set file."),
     click.option("--validation-split", help="Split of a set file."),
-    click.option("--labels", type=PATH, help="Class names, one per line, in logit order."),
-    click.option("--skip-bad-images", is_flag=True, default=None, help="Leave out, and count."),
+    labels_option,
+    skip_option,
 )
 typing_options = _options(
     click.option("--precision", help="fp32, fp16 or int8."),

@@ -14,9 +14,11 @@ from edge_inception.cli_options import (
     batch_options,
     calibration_options,
     gate_options,
+    labels_option,
     model_options,
     recipe_of,
     recipe_options,
+    skip_option,
     terminal_of,
     terminal_options,
     typing_options,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from edge_inception.terminal import Terminal
 
 _OUT = click.option("--out", type=PATH, required=True, help="File to write.")
-_THREADS = click.option("--threads", type=int, default=0, help="CPU threads; 0 = all usable.")
+_THREADS = click.option("--threads", type=int, help="CPU threads; 0 or none given = all usable.")
 
 
 def _told(terminal: Terminal, made: Artifact) -> None:
@@ -42,6 +44,7 @@ def _told(terminal: Terminal, made: Artifact) -> None:
 
 @click.command()
 @recipe_options
+@labels_option
 @batch_options
 @_OUT
 @terminal_options
@@ -58,6 +61,7 @@ def export(**flags: Any) -> None:
             preprocess=ingredients.preprocessing(recipe),
             model_options=recipe.model_options,
             num_classes=recipe.num_classes,
+            classes=ingredients.classes(recipe),
             profile=recipe.profile,
         )
         _told(terminal, run(recipe.checkpoint, options, flags["out"]))
@@ -98,7 +102,7 @@ def baseline(**flags: Any) -> None:
             preprocess=ingredients.preprocessing(recipe),
             model_options=recipe.model_options,
             num_classes=recipe.num_classes,
-            threads=flags["threads"],
+            threads=ingredients.require_threads(recipe.threads),
         )
         with terminal.working("baseline") as progress:
             made = record_baseline(
@@ -110,27 +114,33 @@ def baseline(**flags: Any) -> None:
 @click.command()
 @click.argument("graph", type=PATH)
 @calibration_options
+@skip_option
 @_THREADS
 @_OUT
 @terminal_options
 def calibrate(graph: Path, out: Path, **flags: Any) -> None:
     """Find the range of every tensor that will be int8: a readable table."""
-    from edge_inception import artifact, imageset, inference
+    from edge_inception import artifact, imageset, inference, ingredients
     from edge_inception.artifact import SimplifiedGraph
     from edge_inception.quant.observe import calibrate as run
     from edge_inception.quant.options import CalibrateOptions
 
+    limit = flags["max_images"]
     if flags["calibration"] is None:
         raise InputError("no calibration images", hint="pass --calibration FOLDER")
+    if limit is not None and limit < 1:
+        raise InputError(f"--max-images is {limit}", hint="wanted at least 1")
     with terminal_of(flags) as terminal:
         simplified = artifact.load(SimplifiedGraph, graph)
         images = imageset.open_set(flags["calibration"], split=flags["calibration_split"] or "")
         options = CalibrateOptions(
             preprocess=inference.preprocess_of(simplified.details),
             calibrator=flags["calibrator"] or "mse",
-            threads=flags["threads"],
+            threads=ingredients.require_threads(flags["threads"] or 0),
         )
-        chosen = images.subset(flags["max_images"] or len(images.items))
+        if flags["skip_bad_images"]:
+            images = ingredients.without_bad(images, "calibration", terminal)
+        chosen = images if limit is None else images.subset(limit)
         with terminal.working("calibrate") as progress:
             made = run(simplified, chosen, options, out, progress=progress)
         _told(terminal, made)
@@ -211,17 +221,18 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
     from edge_inception.validate.run import validate as run
 
     with terminal_of(flags) as terminal:
-        recipe = recipe_of(flags, terminal)
+        recipe = recipe_of({**flags, "out": None}, terminal)
         images = ingredients.open_source(recipe.validation, "validation", recipe, terminal)
         loaded = artifact.load(EngineFile, engine)
         entry = ingredients.entry_of(loaded)
+        ingredients.require_threads(recipe.threads)
         options = ingredients.validate_options(recipe, images, terminal)
         with terminal.working("validate") as progress:
             made = run(
                 artifact.load(Baseline, baseline_path),
                 [entry],
                 images,
-                dataclasses.replace(options, threads=flags["threads"]),
+                options,
                 out,
                 progress=progress,
             )

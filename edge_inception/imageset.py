@@ -119,10 +119,15 @@ def _open(location: Path, split: str, labels: Path | None) -> ImageSet:
         raise InputError(
             f"no such folder or set file: {location}", hint="give a folder of images or a .json set"
         )
-    return _open_folder(location, _read_labels(labels) if labels else ())
+    return _open_folder(location, read_labels(labels) if labels else ())
 
 
-def _read_labels(path: Path) -> tuple[str, ...]:
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names by logit index, one per line.
+
+    Raises:
+        InputError: Unreadable, an empty line, or a name given twice.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -146,15 +146,28 @@ def usable_targets(recipe: Recipe) -> tuple[str, ...]:
     return names
 
 
-def require_threads(threads: int) -> None:
-    """Refuse more threads than this process may use: engines would run with fewer, unnoticed.
+def require_threads(threads: int) -> int:
+    """``threads`` if this process may use so many; with more, engines would run with fewer.
 
     Raises:
-        InputError: ``threads`` is more than that.
+        InputError: Negative, or more than that.
     """
     usable = len(os.sched_getaffinity(0))
-    if threads > usable:
+    if not 0 <= threads <= usable:
         raise InputError(
             f"{threads} threads asked for, this process may use {usable}",
-            hint=f"--threads {usable}, or 0 for all",
+            hint=f"wanted 1 to {usable}, or 0 for all",
         )
+    return threads
+
+
+def classes(recipe: Recipe) -> tuple[str, ...]:
+    """Class names by logit index: the labels file's, else the validation images', else none.
+
+    Raises:
+        InputError: The labels file or the images cannot be read.
+    """
+    if recipe.labels:
+        return imageset.read_labels(recipe.labels)
+    source = recipe.validation
+    return imageset.open_set(source.location, split=source.split).classes if source else ()
