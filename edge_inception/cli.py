@@ -16,6 +16,7 @@ import click
 from edge_inception import __version__, cli_stages
 from edge_inception.cli_options import (
     PATH,
+    VERDICT_CODES,
     batch_options,
     calibration_options,
     gate_options,
@@ -36,7 +37,6 @@ INTERRUPTED = 130
 _EXTRAS = dict.fromkeys(
     ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "openvino", "safetensors"), "compile"
 )
-_VERDICT_CODES = {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}
 
 
 def main() -> None:
@@ -142,7 +142,7 @@ def _print_report(report: Mapping[str, Any], *, as_json: bool, written: Sequence
         for path in written:
             click.echo(f"wrote {path}", err=True)
         print_report(report)
-    return _VERDICT_CODES[status]
+    return VERDICT_CODES[status]
 
 
 @cli.command()
@@ -159,7 +159,7 @@ def report(report: Path, *, markdown: bool) -> int:
     from edge_inception.report.markdown import to_markdown
 
     click.echo(to_markdown(record))
-    return _VERDICT_CODES[str(record["verdict"]["status"])]
+    return VERDICT_CODES[str(record["verdict"]["status"])]
 
 
 @cli.command()

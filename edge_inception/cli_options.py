@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+VERDICT_CODES = {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}
 
 # Flag -> recipe key. Everything here overrides the recipe.
 OVERRIDES: Mapping[str, str] = {

@@ -11,6 +11,7 @@ import click
 
 from edge_inception.cli_options import (
     PATH,
+    VERDICT_CODES,
     batch_options,
     calibration_options,
     gate_options,
@@ -238,7 +239,7 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
             )
         record: Mapping[str, Any] = json.loads(made.path.read_text(encoding="utf-8"))
         print_report(record)
-        return {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}[str(record["verdict"]["status"])]
+        return VERDICT_CODES[str(record["verdict"]["status"])]
 
 
 @click.command()

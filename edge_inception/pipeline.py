@@ -358,21 +358,24 @@ class _Build:
         run: Callable[[Progress], A],
     ) -> A:
         """Reuse or run one stage, and say which."""
-        reason = "forced" if self._force else stage.stale_reason(kind, path, expected)
-        if self._is_dry and reason:
+        found, reason = stage.reusable(kind, path, expected)
+        if self._force:
+            found, reason = None, "forced"
+        if self._is_dry and found is None:
             self.lines.append(f"{label:<22} run: {reason}")
             raise _WouldRun
         self.written.append(path)
-        if not reason:
+        if found is not None:
             self.lines.append(f"{label:<22} reuse {path}")
             self._listener.note(f"{label:<23}  reused")
-            return artifact.load(kind, path)
+            return found
+        if path.exists() and not self._force:
+            self._listener.note(f"{label:<23}  again: {reason}")
         started = time.monotonic()
         with self._listener.working(label) as progress:
             made = run(progress)
         seconds = time.monotonic() - started
         self._listener.note(f"{label:<23}{seconds:6.1f} s  {told(made.counts)}")
-        self._listener.detail(f"  because: {reason}")
         self._listener.detail(f"  counted: {told(made.counts, is_full=True)}")
         return made
 

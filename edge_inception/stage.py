@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from importlib import metadata
@@ -133,28 +133,6 @@ def _backend_tools(backend: str) -> tuple[str, ...]:
 
 
 A = TypeVar("A", bound=Artifact)
-
-
-def reuse_or_run(
-    kind: type[A],
-    path: Path,
-    expected: Provenance,
-    run: Callable[[], A],
-    *,
-    force: bool = False,
-) -> tuple[A, str]:
-    """The artifact at ``path`` when it was made from the same things, else what ``run`` makes.
-
-    Returns:
-        The artifact and the reason it was built, empty when it was reused.
-    """
-    found, reason = (None, "forced") if force else reusable(kind, path, expected)
-    return (run(), reason) if found is None else (found, "")
-
-
-def stale_reason(kind: type[A], path: Path, expected: Provenance) -> str:
-    """Why the artifact at ``path`` cannot stand for ``expected``; empty when it can."""
-    return reusable(kind, path, expected)[1]
 
 
 def reusable(kind: type[A], path: Path, expected: Provenance) -> tuple[A | None, str]:

@@ -44,13 +44,9 @@ def built(tmp_path):
 
 
 class TestReuse:
-    def never(self):
-        pytest.fail("ran although nothing changed")
-
     def test_nothing_changed(self, built):
-        """With the same inputs, options, tools and source the stage does not run."""
-        again = subject.reuse_or_run(Graph, built.path, origin(), self.never)
-        assert again == (built, "")
+        """With the same inputs, options, tools and source the file is reused."""
+        assert subject.reusable(Graph, built.path, origin()) == (built, "")
 
     @pytest.mark.parametrize(
         ("expected", "reason"),
@@ -72,30 +68,23 @@ class TestReuse:
     )
     def test_says_what_changed(self, built, expected, reason):
         """A stage runs again when anything it depends on changed, and names it."""
-        made = object()
-        got, why = subject.reuse_or_run(Graph, built.path, expected(), lambda: made)
-        assert got is made
+        got, why = subject.reusable(Graph, built.path, expected())
+        assert got is None
         assert why.startswith(reason)
-        assert subject.stale_reason(Graph, built.path, expected()) == why
 
     def test_first_time(self, tmp_path):
         """A file that is not there is built."""
-        assert subject.stale_reason(Graph, tmp_path / "absent", origin()) == "not built yet"
-
-    def test_forced(self, built):
-        """--force runs the stage although nothing changed."""
-        made = object()
-        again = subject.reuse_or_run(Graph, built.path, origin(), lambda: made, force=True)
-        assert again == (made, "forced")
+        got = subject.reusable(Graph, tmp_path / "absent", origin())
+        assert got == (None, "not built yet")
 
     def test_tampered(self, built):
         """A file that does not match its sidecar is built again, with the reason."""
         built.path.write_bytes(b"y")
-        assert "does not match" in subject.stale_reason(Graph, built.path, origin())
+        assert "does not match" in subject.reusable(Graph, built.path, origin())[1]
 
     def test_other_kind(self, built):
         """A file of another kind is not reused."""
-        reason = subject.stale_reason(RangeTable, built.path, origin())
+        _, reason = subject.reusable(RangeTable, built.path, origin())
         assert "wanted a range table" in reason
 
     def test_source_of_the_stage(self, monkeypatch, tmp_path):
