@@ -217,3 +217,28 @@ def test_output_folder_in_use(workshop, tmp_path, capsys):
     with stage.lock(tmp_path / "out"):
         assert build(workshop, tmp_path / "out") == 3
     assert "in use by another build" in capsys.readouterr().err
+
+
+def test_single_stages_make_the_same_engine(built, workshop, tmp_path, capsys):
+    """Stage by stage: the bytes of the build's graphs, and its answer by class name."""
+    paths = {name: str(tmp_path / name) for name in ("m.onnx", "s.onnx", "r.json", "q.onnx", "q.b")}
+    photos, one = str(workshop.calibration), ["--threads", "1"]
+    chain = [
+        ["export", "--recipe", str(workshop.recipe), "--out", paths["m.onnx"]],
+        ["simplify", paths["m.onnx"], "--out", paths["s.onnx"]],
+        ["calibrate", paths["s.onnx"], "--calibration", photos, *one, "--out", paths["r.json"]],
+        ["quantize", paths["s.onnx"], "--ranges", paths["r.json"], "--out", paths["q.onnx"]],
+        ["compile", paths["q.onnx"], "--out", paths["q.b"]],
+    ]
+    for command in chain:
+        assert cli.run(command) == 0, command
+        assert capsys.readouterr().out == f"{command[-1]}\n"
+    for name, file in (("m.onnx", "model.onnx"), ("s.onnx", "model.simplified.onnx")):
+        assert artifact.file_sha256(Path(paths[name])) == artifact.file_sha256(built / file)
+    assert artifact.file_sha256(Path(paths["q.onnx"])) == artifact.file_sha256(
+        built / "model.int8.onnx"
+    )
+    photo = min((workshop.validation / "dark").iterdir())
+    (made,) = edge_inception.classify(Path(paths["q.b"]), [photo])
+    (shipped,) = edge_inception.classify(built / "model.int8.cpu.blob", [photo])
+    assert made.top == shipped.top
