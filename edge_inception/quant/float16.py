@@ -8,30 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_inception.errors import InputError
 
-# Same meaning and the same attributes from opset 13 to 21, and one float type for all of input,
-# weights and output: such an op computes in float16 when its tensors are float16.
-PORTABLE_OPS = frozenset(
-    (
-        "Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool",
-        "Identity", "MaxPool", "Mul", "Relu", "Reshape", "Sigmoid", "Sub", "Transpose",
-    )
-)  # fmt: skip
-_QDQ_OPS = frozenset(("QuantizeLinear", "DequantizeLinear"))
 _LARGEST = float(np.finfo(np.float16).max)
-
-
-def require_portable(model: onnx.ModelProto) -> None:
-    """Check that the opset may be restamped and the float type changed.
-
-    Raises:
-        InputError: A node is of another kind than ``PORTABLE_OPS``.
-    """
-    for node in model.graph.node:
-        if node.op_type not in PORTABLE_OPS | _QDQ_OPS or node.domain not in {"", "ai.onnx"}:
-            raise InputError(
-                f"node '{node.name}' is a {node.op_type}, which cannot be typed",
-                hint=f"simplify the graph first; known: {', '.join(sorted(PORTABLE_OPS))}",
-            )
 
 
 def to_float16(model: onnx.ModelProto) -> None:

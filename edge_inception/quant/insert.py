@@ -13,8 +13,9 @@ from onnx import helper, numpy_helper
 from edge_inception import __version__, artifact
 from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
 from edge_inception.errors import InputError
+from edge_inception.graph import check
 from edge_inception.quant import place, scales
-from edge_inception.quant.float16 import require_portable, to_float16
+from edge_inception.quant.float16 import to_float16
 from edge_inception.quant.options import (
     FloatRest,
     QuantizeOptions,
@@ -51,12 +52,12 @@ def quantize(
         InputError: No range table, one of another graph or without a tensor, no Conv to quantize,
             NaN or infinite weights, an op that cannot be typed, or values beyond float16.
     """
-    model = onnx.load(str(graph.path))
+    model = check.load_graph(graph.path)
     counts: dict[str, int] = {"num_nodes": len(model.graph.node)}
     is_untouched = options.precision is Precision.FP32 and options.spelling is Spelling.STRONG
     place.require_finite_weights(model)
     if not is_untouched:
-        require_portable(model)
+        check.require_portable(model)
         _stamp(model, options.spelling)
     if options.precision is Precision.INT8:
         counts |= _insert(model, _table(graph, ranges).tensors, options)

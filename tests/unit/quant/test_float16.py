@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from edge_inception.errors import InputError
-from edge_inception.quant.float16 import PORTABLE_OPS, require_portable, to_float16
+from edge_inception.graph.check import PORTABLE_OPS
+from edge_inception.quant.float16 import to_float16
 
 
 def stamped(model):
@@ -51,21 +52,6 @@ def test_a_weight_beyond_float16_is_named(model):
     tensor.CopyFrom(numpy_helper.from_array(np.full(4, 7e4, np.float32), "head.b"))
     with pytest.raises(InputError, match=r"weight 'head.b' reaches 70000"):
         to_float16(stamped(model))
-
-
-@pytest.mark.parametrize("op", ["ReduceMean", "BatchNormalization", "Cast", "Resize"])
-def test_an_op_whose_meaning_depends_on_the_opset_is_refused(model, op):
-    """So are ops that carry a type of their own."""
-    model.graph.node.append(helper.make_node(op, ["logits"], ["more"], name="extra"))
-    with pytest.raises(InputError, match=f"'extra' is a {op}"):
-        require_portable(model)
-
-
-def test_an_op_of_another_domain_is_refused(model):
-    """A Relu of somebody else's is not ONNX's."""
-    model.graph.node[1].domain = "com.example"
-    with pytest.raises(InputError, match=r"stem\.relu"):
-        require_portable(model)
 
 
 @pytest.mark.parametrize("op", sorted(PORTABLE_OPS))

@@ -272,7 +272,7 @@ def test_a_node_that_cannot_be_typed_is_named(model, save, tmp_path):
     """An op whose meaning changes between opsets is refused, not restamped."""
     model.graph.node[-2].op_type = "Squeeze"
     model.graph.node[-2].name = "squeezed"
-    with pytest.raises(InputError, match="'squeezed' is a Squeeze"):
+    with pytest.raises(InputError, match="'squeezed': op Squeeze is not portable"):
         quantize(save(model), None, FP16, tmp_path / "typed.onnx")
 
 
