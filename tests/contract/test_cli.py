@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,6 @@ def test_interrupt_is_130(monkeypatch, capsys):
 
 def test_closed_pipe_is_quiet():
     """`edge-inception models | head -0` prints no traceback."""
-    command = f"{sys.executable} -m edge_inception models --json | true"
+    command = f"{shlex.quote(sys.executable)} -m edge_inception models --json | true"
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
