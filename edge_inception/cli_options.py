@@ -27,6 +27,8 @@ OVERRIDES: Mapping[str, str] = {
     "num_classes": "model.num_classes",
     "option": "model.options",
     "input_size": "preprocess.input_size",
+    "crop_fraction": "preprocess.crop_fraction",
+    "interpolation": "preprocess.interpolation",
     "calibration": "data.calibration",
     "calibration_split": "data.calibration_split",
     "validation": "data.validation",
@@ -71,6 +73,8 @@ recipe_options = _options(
     click.option("--num-classes", type=int, help="Check the checkpoint's head against this."),
     click.option("--option", multiple=True, metavar="KEY=VALUE", help="Model option: width=0.25."),
     click.option("--input-size", "--imgsz", type=int, help="Side of the input in pixels."),
+    click.option("--crop-fraction", type=float, help="Share of the image that is cropped, 0..1."),
+    click.option("--interpolation", help="nearest, bilinear, bicubic or lanczos."),
 )
 calibration_options = _options(
     click.option("--calibration", "--calibration-data-path", type=PATH, help="Folder or set."),

@@ -151,6 +151,8 @@ class _Build:
         status = record["verdict"]["status"]
         if status == "FAILED" and not keep_failed:
             self._withhold(shipped, "gate failed")
+            if self._recipe.precision is Precision.INT8:
+                self._listener.note("more calibration images or --calibrator max may help")
             shipped = []
         engines = tuple(engine.path for engine in shipped)
         written = tuple(path for path in self.written if path.exists())

@@ -102,6 +102,8 @@ def test_every_override_is_a_recipe_key(tmp_path):
         "model.name": "inception_v4",
         "model.options": {"width": 0.5},
         "preprocess.input_size": 299,
+        "preprocess.crop_fraction": 0.875,
+        "preprocess.interpolation": "bilinear",
         "data.skip_bad_images": True,
         "build.targets": ["cpu"],
         "build.compute_capabilities": ["8.9"],
