@@ -49,7 +49,7 @@ STAGES: Mapping[str, Stage] = {
     ),
     "calibrate": Stage(
         tools=("onnx", "openvino", "numpy", "Pillow"),
-        sources=("quant", "images.py", "imageset.py"),
+        sources=("quant", "graph/check.py", "images.py", "imageset.py"),
     ),
     "quantize": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
     "validate": Stage(
