@@ -13,6 +13,8 @@ The exit code belongs to the class; click keeps 2 for usage errors, 1 is a bug, 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -72,3 +74,11 @@ class Inconclusive(EdgeInceptionError):
     """The data cannot decide the gate."""
 
     exit_code = 8
+
+
+def known_names(name: str, known: Iterable[str]) -> str:
+    """Hint for a name that is not in a closed set: the nearest known name, then all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    start = f"did you mean '{near[0]}'? known: " if near else "known: "
+    return start + ", ".join(names)

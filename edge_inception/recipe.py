@@ -5,7 +5,6 @@ Paths in a recipe are relative to the recipe file; ``build.out`` is relative to 
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_inception.errors import InputError
+from edge_inception.errors import InputError, known_names
 from edge_inception.spec import Gates, Precision, Preprocess, ShapeProfile
 
 if sys.version_info >= (3, 11):
@@ -202,10 +201,7 @@ def _check_key(section: str, key: str, value: Any, where: str) -> None:
 
 
 def _unknown(message: str, name: str, known: Mapping[str, Any]) -> InputError:
-    names = sorted(key for key in known if key)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{near[0]}'? known: " if near else "known: "
-    return InputError(message, hint=hint + ", ".join(names))
+    return InputError(message, hint=known_names(name, (key for key in known if key)))
 
 
 def _anchor_paths(tables: Table, folder: Path) -> None:

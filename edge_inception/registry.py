@@ -6,7 +6,6 @@ Listing imports nothing.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from edge_inception.errors import InputError
+from edge_inception.errors import InputError, known_names
 from edge_inception.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -26,10 +25,7 @@ _E = TypeVar("_E", bound=Enum)
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """Error for a name that is not in a closed set, with the nearest known name."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{near[0]}'? known: " if near else "known: "
-    return InputError(f"no {what} named '{name}'", hint=hint + ", ".join(names))
+    return InputError(f"no {what} named '{name}'", hint=known_names(name, known))
 
 
 def member(kind: type[_E], what: str, value: str) -> _E:
