@@ -205,7 +205,7 @@ def init(out: Path, *, force: bool) -> None:
 
 
 def _write_starter(path: Path) -> None:
-    from edge_inception.recipe import STARTER
+    from edge_inception.starter import STARTER
 
     path.write_text(STARTER, encoding="utf-8")
 
@@ -225,7 +225,7 @@ def models(*, as_json: bool) -> None:
     for spec in specs:
         size = "x".join(str(side) for side in spec.preprocess.input_size)
         click.echo(f"{spec.name:<20}{size:<10}{spec.num_parameters:>12,}{spec.gmacs:>9.3f}")
-        for claim in spec.checkpoints:
+        for claim in (claim for family in spec.families for claim in family.published):
             text = f"top-1 {claim.top1} %, top-5 {claim.top5} %: {claim.name}, {claim.source}"
             click.echo(wrapped("  published", text, indent=20))
 
@@ -234,6 +234,7 @@ def _model_record(spec: ModelSpec) -> dict[str, Any]:
     from edge_inception import stage
 
     record = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    record |= {"num_parameters": spec.num_parameters, "gmacs": spec.gmacs}
     del record["build"]
     return {name: stage.plain(value) for name, value in record.items()}
 

@@ -1,10 +1,11 @@
-"""Recipe TOML to records: one strict reader, and the starter that ``init`` writes.
+"""Recipe TOML to records: one strict reader.
 
 Paths in a recipe are relative to the recipe file; ``build.out`` is relative to the working folder.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -114,9 +115,7 @@ class Recipe:
 
     def preprocessing(self, published: Preprocess) -> Preprocess:
         """The model's published preprocessing with this recipe's changes."""
-        merged = {name: getattr(published, name) for name in _KEYS["preprocess"]}
-        merged.update(self.preprocess)
-        return Preprocess(**merged)
+        return dataclasses.replace(published, **self.preprocess)
 
 
 def find_recipe(start: Path) -> Path | None:
@@ -347,47 +346,3 @@ def _rgb(values: list[Any], key: str, where: str) -> tuple[float, ...]:
             f"{where}: preprocess.{key} is {values!r}", hint="wanted three numbers, RGB, 0..1"
         )
     return tuple(float(value) for value in values)
-
-
-STARTER = """\
-# A recipe for edge-inception. Build it with: edge-inception build
-# Paths are relative to this file; build.out is relative to the folder you run in.
-schema = 1
-
-[model]
-name = "inception_v4"              # `edge-inception models` lists all
-checkpoint = "my.safetensors"      # safetensors, or a torch.load(weights_only=True) file
-# num_classes = 1000               # checked against the checkpoint's head
-# options = { width = 1.0 }        # width of the channels, for small edge variants
-
-# [preprocess]                     # only what differs from the model's published preprocessing
-# input_size = 299                 # or [height, width]
-# crop_fraction = 0.875
-# interpolation = "bicubic"        # nearest, bilinear, bicubic, lanczos
-# mean = [0.5, 0.5, 0.5]
-# std = [0.5, 0.5, 0.5]
-
-[data]
-calibration = "photos"             # a folder of images; never used for accuracy
-validation = "labelled"            # a folder of class folders; plain images: no accuracy gate
-# labels = "labels.txt"            # one class name per line, line number = logit index
-# skip_bad_images = false          # true leaves unreadable images out and counts them
-
-[build]
-precision = "int8"                 # fp32, fp16 or int8
-# targets = ["cpu"]                # `edge-inception targets` lists all
-# batch = 1
-# dynamic_batch = "1:4:8"          # MIN:OPT:MAX instead of a static batch
-# threads = 2                      # 0 = all cores this process may use
-out = "build/my-model"
-
-[calibrate]
-calibrator = "mse"                 # max, percentile:99.99 or mse
-max_images = 512
-
-[gates]                            # a missed gate is exit code 6, one the data cannot decide is 8
-max_drop_pp = 1.0                  # top-1 drop, percentage points, upper 95 % bound
-min_agreement = 0.98               # share of images with the same top-1 as PyTorch FP32
-min_sqnr_db = 20.0                 # of the logits
-# min_speedup = 1.5                # over the same engine library at f32, lower 95 % bound
-"""

@@ -10,6 +10,9 @@ from typing import Any
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
 
+Options = Mapping[str, float | int | str | bool]
+"""Choices of a model's builder, such as ``{"width": 0.25}``."""
+
 Progress = Callable[[int, int], None]
 """Called with (done, total) while a stage works."""
 
@@ -28,10 +31,16 @@ class Precision(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
-    """How an image file becomes one float32 [3, H, W] tensor.
+    """How an image file becomes one tensor: float32 [3, H, W] unless ``element`` says otherwise.
 
-    The shorter side is resized to ``round(side / crop_fraction)``, the centre H x W is cropped,
-    values are scaled to 0..1, then ``(x - mean) / std`` per RGB channel.
+    ``crop`` ``after_resize``: the shorter side is resized to ``round(side / crop_fraction)``, then
+    the centre H x W is cropped. ``before_resize``: the centre share ``crop_fraction`` of each side
+    is cropped, then resized to H x W (TF-slim). Then values are scaled to 0..1 and become
+    ``(x - mean) / std`` per channel; ``mean`` and ``std`` are in ``channel_order``, ``RGB`` or
+    ``BGR``, which is the order the network sees.
+
+    ``element`` ``uint8`` leaves the cropped pixels as they are, 0..255, since the graph holds the
+    normalisation; ``layout`` is ``NCHW`` or ``NHWC``.
     """
 
     input_size: tuple[int, int]
@@ -39,6 +48,10 @@ class Preprocess:
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    channel_order: str = "RGB"
+    crop: str = "after_resize"
+    element: str = "float32"
+    layout: str = "NCHW"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +83,67 @@ class Gates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What the exported graph answers.
+
+    ``logits``: ``logits`` [N, classes]. ``softmax``: ``probabilities`` [N, classes]. ``topk``:
+    ``scores`` [N, k], softmax probabilities in falling order, and ``classes`` int64 [N, k].
+    An embedding network's ``logits`` are its embedding [N, D].
+    """
+
+    kind: str = "logits"
+    k: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.k}" if self.k else self.kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedCheckpoint:
-    """A checkpoint that others published, with what they claim for it."""
+    """A checkpoint that others published, with what they claim for it.
+
+    ``top1`` and ``top5`` are single-crop ImageNet accuracies in percent; ``claim`` says it in words
+    where the figure is another one.
+    """
 
     name: str
     url: str
     licence: str
-    top1: float
-    top5: float
     source: str
+    top1: float | None = None
+    top5: float | None = None
+    claim: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFamily:
+    """Who published weights of an architecture: their preprocessing, and what they trained.
+
+    ``name`` is that of the key map in ``keymaps/``. ``options`` are the model options its weights
+    need. ``num_background`` logits come before class 0 in its ImageNet heads.
+    """
+
+    name: str
+    preprocess: Preprocess
+    options: Options = field(default_factory=dict)
+    num_background: int = 0
+    published: tuple[PublishedCheckpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One published form of an architecture and its size.
+
+    ``num_parameters`` and multiply-adds ``gmacs`` of one image are those of the inference graph
+    (no auxiliary heads unless ``options`` ask for them) with ``num_classes`` classes.
+    """
+
+    name: str
+    num_parameters: int
+    gmacs: float
+    input_size: tuple[int, int]
+    num_classes: int = 1000
+    options: Options = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,17 +151,31 @@ class ModelSpec:
     """Facts about one architecture that need no torch, and its builder.
 
     ``build(num_classes=..., **options)`` imports torch when called and returns a module with
-    freshly initialised weights. ``num_parameters`` and ``gmacs`` hold for ``num_classes`` classes,
-    the default ``options`` and ``preprocess.input_size``.
+    freshly initialised weights. ``options`` are its choices with their defaults. The first of
+    ``families`` is the default: its preprocessing is used where no checkpoint says otherwise.
+    ``variants`` are its published forms; the first has the default options.
     """
 
     name: str
     title: str
     paper: str
     build: Callable[..., Any]
-    preprocess: Preprocess
-    num_classes: int
-    num_parameters: int
-    gmacs: float
-    options: Mapping[str, float | int | str | bool] = field(default_factory=dict)
-    checkpoints: tuple[PublishedCheckpoint, ...] = ()
+    families: tuple[CheckpointFamily, ...]
+    variants: tuple[Variant, ...]
+    options: Options = field(default_factory=dict)
+    num_classes: int = 1000
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Preprocessing of the default family."""
+        return self.families[0].preprocess
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters with default options."""
+        return self.variants[0].num_parameters
+
+    @property
+    def gmacs(self) -> float:
+        """Multiply-adds in 1e9 with default options at the published input size."""
+        return self.variants[0].gmacs

@@ -19,7 +19,13 @@ from edge_inception.models._layers import (
     branches,
     widen,
 )
-from edge_inception.spec import ModelSpec, Preprocess, PublishedCheckpoint
+from edge_inception.spec import (
+    CheckpointFamily,
+    ModelSpec,
+    Preprocess,
+    PublishedCheckpoint,
+    Variant,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -167,16 +173,14 @@ def _build(
     return Classifier(layers, num_classes=num_classes, dropout=dropout)
 
 
+_PREPROCESS = Preprocess(input_size=(299, 299), crop_fraction=0.875, interpolation="bicubic")
+
 MODELS = (
     ModelSpec(
         name="inception_v4",
         title="Inception-v4",
         paper="Szegedy et al., AAAI 2017, arXiv 1602.07261",
         build=_build,
-        preprocess=Preprocess(input_size=(299, 299), crop_fraction=0.875, interpolation="bicubic"),
-        num_classes=1000,
-        num_parameters=42_679_816,
-        gmacs=12.254,
         options={
             "width": 1.0,
             "dropout": 0.2,
@@ -184,14 +188,23 @@ MODELS = (
             "blocks_b": BLOCKS[1],
             "blocks_c": BLOCKS[2],
         },
-        checkpoints=(
-            PublishedCheckpoint(
-                name="inception_v4.tf_in1k",
-                url="https://huggingface.co/timm/inception_v4.tf_in1k",
-                licence="Apache-2.0",
-                top1=80.144,
-                top5=94.982,
-                source="timm results csv at aa4b5850",
+        variants=(
+            Variant(name="TF-slim", num_parameters=42_679_816, gmacs=12.254, input_size=(299, 299)),
+        ),
+        families=(
+            CheckpointFamily(
+                name="timm",
+                preprocess=_PREPROCESS,
+                published=(
+                    PublishedCheckpoint(
+                        name="inception_v4.tf_in1k",
+                        url="https://huggingface.co/timm/inception_v4.tf_in1k",
+                        licence="Apache-2.0",
+                        top1=80.144,
+                        top5=94.982,
+                        source="timm results csv at aa4b5850",
+                    ),
+                ),
             ),
         ),
     ),

@@ -10,7 +10,7 @@ import pytest
 
 from edge_inception import registry
 from edge_inception.models._layers import AvgPool, Concat, Conv, MaxPool, branches
-from edge_inception.spec import ModelSpec, Preprocess
+from edge_inception.spec import CheckpointFamily, ModelSpec, Preprocess, Variant
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,10 +57,9 @@ TINY = ModelSpec(
     title="Three blocks for tests",
     paper="none",
     build=_build_tiny,
-    preprocess=Preprocess(input_size=(32, 40)),
+    families=(CheckpointFamily(name="timm", preprocess=Preprocess(input_size=(32, 40))),),
+    variants=(Variant(name="tests", num_parameters=0, gmacs=0.0, input_size=(32, 40)),),
     num_classes=TINY_CLASSES,
-    num_parameters=0,
-    gmacs=0.0,
     options={"width": 1.0, "dropout": 0.2},
 )
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from edge_inception.errors import InputError
-from edge_inception.recipe import STARTER, Source, find_recipe, load_recipe
+from edge_inception.recipe import Source, find_recipe, load_recipe
 from edge_inception.spec import Gates, Precision, Preprocess, ShapeProfile
+from edge_inception.starter import STARTER
 
 FULL = """\
 schema = 1

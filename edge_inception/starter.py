@@ -1,0 +1,46 @@
+"""The commented recipe that ``init`` writes."""
+
+from __future__ import annotations
+
+STARTER = """\
+# A recipe for edge-inception. Build it with: edge-inception build
+# Paths are relative to this file; build.out is relative to the folder you run in.
+schema = 1
+
+[model]
+name = "inception_v4"              # `edge-inception models` lists all
+checkpoint = "my.safetensors"      # safetensors, or a torch.load(weights_only=True) file
+# num_classes = 1000               # checked against the checkpoint's head
+# options = { width = 1.0 }        # width of the channels, for small edge variants
+
+# [preprocess]                     # only what differs from the model's published preprocessing
+# input_size = 299                 # or [height, width]
+# crop_fraction = 0.875
+# interpolation = "bicubic"        # nearest, bilinear, bicubic, lanczos
+# mean = [0.5, 0.5, 0.5]
+# std = [0.5, 0.5, 0.5]
+
+[data]
+calibration = "photos"             # a folder of images; never used for accuracy
+validation = "labelled"            # a folder of class folders; plain images: no accuracy gate
+# labels = "labels.txt"            # one class name per line, line number = logit index
+# skip_bad_images = false          # true leaves unreadable images out and counts them
+
+[build]
+precision = "int8"                 # fp32, fp16 or int8
+# targets = ["cpu"]                # `edge-inception targets` lists all
+# batch = 1
+# dynamic_batch = "1:4:8"          # MIN:OPT:MAX instead of a static batch
+# threads = 2                      # 0 = all cores this process may use
+out = "build/my-model"
+
+[calibrate]
+calibrator = "mse"                 # max, percentile:99.99 or mse
+max_images = 512
+
+[gates]                            # a missed gate is exit code 6, one the data cannot decide is 8
+max_drop_pp = 1.0                  # top-1 drop, percentage points, upper 95 % bound
+min_agreement = 0.98               # share of images with the same top-1 as PyTorch FP32
+min_sqnr_db = 20.0                 # of the logits
+# min_speedup = 1.5                # over the same engine library at f32, lower 95 % bound
+"""
