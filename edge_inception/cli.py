@@ -235,7 +235,7 @@ def _model_record(spec: ModelSpec) -> dict[str, Any]:
 
     record = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     record |= {"num_parameters": spec.num_parameters, "gmacs": spec.gmacs}
-    del record["build"]
+    del record["build"], record["describe"]
     return {name: stage.plain(value) for name, value in record.items()}
 
 

@@ -54,6 +54,10 @@ class Preprocess:
     layout: str = "NCHW"
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB pixels in 0..1, as torchvision states them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeProfile:
     """Batch sizes an engine accepts; equal numbers mean a static batch."""
@@ -151,7 +155,9 @@ class ModelSpec:
     """Facts about one architecture that need no torch, and its builder.
 
     ``build(num_classes=..., **options)`` imports torch when called and returns a module with
-    freshly initialised weights. ``options`` are its choices with their defaults. The first of
+    freshly initialised weights; ``describe``, of the same arguments, returns its
+    ``models._layers.Architecture`` and needs no torch. ``options`` are the choices with their
+    defaults. The first of
     ``families`` is the default: its preprocessing is used where no checkpoint says otherwise.
     ``variants`` are its published forms; the first has the default options.
     """
@@ -159,6 +165,7 @@ class ModelSpec:
     name: str
     title: str
     paper: str
+    describe: Callable[..., Any]
     build: Callable[..., Any]
     families: tuple[CheckpointFamily, ...]
     variants: tuple[Variant, ...]

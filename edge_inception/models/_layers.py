@@ -1,45 +1,99 @@
 """Layers of the papers' tables as records; no torch, so a device can list architectures.
 
-``_blocks.py`` turns them into modules. Names of units are state-dict keys and must not change.
+``_blocks.py`` turns them into modules, ``_trace.py`` follows their shapes. Names of units are
+state-dict keys and must not change. Shapes are [C, H, W].
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 CHANNEL_MULTIPLE = 8
+RGB_CHANNELS = 3
+NORM_EPS = 1e-3  # TF-slim, Keras, torchvision and timm agree on it for the Inception family
+
+SAME, VALID, TF_SAME = "same", "valid", "tf_same"
+PADDINGS = (SAME, VALID, TF_SAME)
+"""``same``: k // 2 zeros on both sides. ``tf_same``: as many as give ceil(n / stride) outputs, the
+odd one behind, so an even map at stride 2 is padded on one side only. ``valid``: none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """Convolution without bias + batch norm (eps 1e-3) + ReLU.
-
-    ``is_same``: zero padding k // 2, which at stride 1 and odd kernels equals TensorFlow's SAME;
-    otherwise VALID.
-    """
+    """Convolution (key ``conv``), batch norm (key ``bn``; none when ``norm_eps`` is None), ReLU."""
 
     out: int
     kernel: tuple[int, int]
     stride: int = 1
-    is_same: bool = True
+    padding: str = SAME
+    has_bias: bool = False
+    norm_eps: float | None = NORM_EPS
+
+
+@dataclass(frozen=True, slots=True)
+class PlainConv:
+    """Convolution without bias, norm and ReLU, k // 2 zeros around; keys are its own."""
+
+    out: int
+    kernel: tuple[int, int]
+    stride: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """Batch norm and ReLU; keys are its own."""
+
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeparableConv:
+    """Depthwise convolution (key ``depthwise``), 1x1 with bias (key ``pointwise``), ReLU; SAME."""
+
+    out: int
+    kernel: tuple[int, int]
+    stride: int
+    multiplier: int
+    padding: str = TF_SAME
 
 
 @dataclass(frozen=True, slots=True)
 class MaxPool:
-    """3x3 max pool of stride 2, VALID."""
+    """Max pool; ``is_ceil``: the last window may hang over the edge, as in TensorFlow's SAME."""
 
     kernel: int = 3
     stride: int = 2
+    padding: int = 0
+    is_ceil: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AvgPool:
-    """3x3 average pool of stride 1, SAME; border pixels divide by the number of real ones."""
+    """3x3 average pool of stride 1, SAME.
+
+    ``count_include_pad`` False divides by the number of real pixels, as TensorFlow does; True, by
+    9 everywhere, as torchvision's Inception-v3 does.
+    """
 
     kernel: int = 3
     count_include_pad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LocalResponseNorm:
+    """Normalisation over ``size`` neighbouring channels, bias 1 (Krizhevsky et al. 2012, 3.3)."""
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
 
 
 Unit: TypeAlias = "Conv | MaxPool | AvgPool | tuple[Conv | MaxPool | AvgPool, ...]"
@@ -57,7 +111,100 @@ class Concat:
     routes: tuple[tuple[str, ...], ...]
 
 
-Layer: TypeAlias = Conv | MaxPool | AvgPool | Concat
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """x + scale * linear 1x1 (key ``conv2d``, with bias) of the branches of x; then ReLU."""
+
+    branches: Concat
+    scale: float
+    has_relu: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """ResNet's 1x1 - 3x3 - 1x1 with a shortcut; ``width``, ``width``, 4 * ``width`` channels.
+
+    ``stride_in`` is the convolution that strides, ``1x1`` (paper) or ``3x3``. The shortcut is a
+    strided 1x1 convolution where ``has_projection``.
+    """
+
+    width: int
+    stride: int = 1
+    stride_in: str = "3x3"
+    has_projection: bool = False
+
+
+Layer: TypeAlias = (
+    Conv
+    | PlainConv
+    | BatchNorm
+    | SeparableConv
+    | MaxPool
+    | AvgPool
+    | LocalResponseNorm
+    | Concat
+    | Residual
+    | Bottleneck
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierHead:
+    """Global average pool - dropout - linear layer called ``name``.
+
+    ``hidden`` units make it linear (key 0) - ReLU - dropout - linear (key 3).
+    """
+
+    name: str
+    num_classes: int
+    dropout: float
+    hidden: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingHead:
+    """FaceNet's tail: pool - dropout - ``last_linear`` - ``last_bn`` - unit length, [N, size].
+
+    With ``num_classes``, ``logits`` follow ``last_bn`` instead.
+    """
+
+    dropout: float
+    size: int = 512
+    num_classes: int | None = None
+
+
+Head: TypeAlias = ClassifierHead | EmbeddingHead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuxiliaryHead:
+    """A classifier on the output of layer ``after``, for training; absent from inference.
+
+    Average pool - ``convs`` - global average - ``fc``. With ``hidden`` the pool makes a 4 x 4 map
+    of any size, and ``fc1`` - ReLU - dropout .7 - ``fc2`` follow. ``weight`` is that of its loss.
+    """
+
+    name: str
+    after: str
+    convs: Mapping[str, Conv]
+    num_classes: int
+    weight: float
+    hidden: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """Everything a network consists of.
+
+    ``layers`` are in the order of execution, keys are dotted module paths. With
+    ``is_input_transformed`` the image comes normalised with ImageNet's mean and std, and is brought
+    to -1..1 first (torchvision's ``transform_input``).
+    """
+
+    layers: Mapping[str, Layer]
+    head: Head
+    auxiliary: tuple[AuxiliaryHead, ...] = ()
+    is_input_transformed: bool = False
 
 
 def branches(**units: Unit) -> Concat:
@@ -66,5 +213,64 @@ def branches(**units: Unit) -> Concat:
 
 
 def widen(channels: int, width: float) -> int:
-    """Channels times ``width``, rounded to a multiple of 8 and at least 8."""
+    """Channels times ``width``, rounded to a multiple of 8 and at least 8; unchanged at width 1."""
+    if width == 1.0:
+        return channels
     return max(CHANNEL_MULTIPLE, round(channels * width / CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Makes an architecture's convolutions: every channel count is scaled by ``width``."""
+
+    width: float = 1.0
+    padding: str = SAME
+    has_bias: bool = False
+    norm_eps: float | None = NORM_EPS
+
+    def conv(self, kernel: str, out: int, stride: int = 1, padding: str = "") -> Conv:
+        """Convolution such as ``conv("1x7", 64)``; ``padding`` empty is this record's."""
+        rows, columns = (int(side) for side in kernel.split("x"))
+        return Conv(
+            self.count(out),
+            (rows, columns),
+            stride,
+            padding or self.padding,
+            self.has_bias,
+            self.norm_eps,
+        )
+
+    def reduce(self, out: int) -> Conv:
+        """3x3 of stride 2 without padding."""
+        return self.conv("3x3", out, 2, VALID)
+
+    def count(self, channels: int) -> int:
+        """``channels`` scaled."""
+        return widen(channels, self.width)
+
+
+def checked(name: str, value: _K, meaning: Mapping[_K, _V]) -> _V:
+    """What option ``name`` means with this value.
+
+    Raises:
+        ValueError: It is none of the values it may have.
+    """
+    if value not in meaning:
+        raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(map(repr, meaning))}")
+    return meaning[value]
+
+
+def chained(prefix: str, layers: tuple[Layer, ...]) -> dict[str, Layer]:
+    """Layers under ``prefix.0``, ``prefix.1`` and so on."""
+    return {f"{prefix}.{index}": layer for index, layer in enumerate(layers)}
+
+
+def builder(describe: Callable[..., Architecture]) -> Callable[..., nn.Module]:
+    """The function that makes a module of what ``describe`` returns; imports torch when called."""
+
+    def build(**options: Any) -> nn.Module:
+        from edge_inception.models._blocks import Network
+
+        return Network(describe(**options))
+
+    return build

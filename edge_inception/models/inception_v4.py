@@ -7,17 +7,22 @@ Shapes are for a 299 x 299 input at width 1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from edge_inception.models._layers import (
+    VALID,
+    Architecture,
+    AuxiliaryHead,
     AvgPool,
+    ClassifierHead,
     Concat,
-    Conv,
+    Filters,
     Layer,
     MaxPool,
     Unit,
     branches,
-    widen,
+    builder,
+    chained,
 )
 from edge_inception.spec import (
     CheckpointFamily,
@@ -27,163 +32,162 @@ from edge_inception.spec import (
     Variant,
 )
 
-if TYPE_CHECKING:
-    from torch import nn
-
-
 BLOCKS = (4, 7, 3)
 
 
-class _Tables:
-    """The blocks of the paper with every channel count scaled by ``width``."""
-
-    def __init__(self, width: float) -> None:
-        self._width = width
-
-    def conv(
-        self, out: int, rows: int, columns: int, stride: int = 1, *, is_same: bool = True
-    ) -> Conv:
-        return Conv(widen(out, self._width), (rows, columns), stride, is_same)
-
-    def reduce(self, out: int) -> Conv:
-        """3x3, stride 2, VALID."""
-        return self.conv(out, 3, 3, 2, is_same=False)
-
-    def stem(self) -> tuple[Layer, ...]:
-        """3 x 299 x 299 to 384 x 35 x 35."""
-        conv, reduce = self.conv, self.reduce
-        return (
-            reduce(32),  # 32 x 149 x 149
-            conv(32, 3, 3, is_same=False),  # 32 x 147 x 147
-            conv(64, 3, 3),  # 64 x 147 x 147
-            branches(maxpool=MaxPool(), conv=reduce(96)),  # 160 x 73 x 73
-            branches(
-                branch0=(conv(64, 1, 1), conv(96, 3, 3, is_same=False)),
-                branch1=(
-                    conv(64, 1, 1),
-                    conv(64, 1, 7),
-                    conv(64, 7, 1),
-                    conv(96, 3, 3, is_same=False),
-                ),
-            ),  # 192 x 71 x 71
-            branches(conv=reduce(192), maxpool=MaxPool()),  # 384 x 35 x 35
-        )
-
-    def inception_a(self) -> Concat:
-        """384 x 35 x 35 to the same."""
-        conv = self.conv
-        return branches(
-            branch0=conv(96, 1, 1),
-            branch1=(conv(64, 1, 1), conv(96, 3, 3)),
-            branch2=(conv(64, 1, 1), conv(96, 3, 3), conv(96, 3, 3)),
-            branch3=(AvgPool(), conv(96, 1, 1)),
-        )
-
-    def reduction_a(self) -> Concat:
-        """384 x 35 x 35 to 1024 x 17 x 17; k, l, m, n = 192, 224, 256, 384."""
-        conv, reduce = self.conv, self.reduce
-        return branches(
-            branch0=reduce(384),
-            branch1=(conv(192, 1, 1), conv(224, 3, 3), reduce(256)),
-            branch2=MaxPool(),
-        )
-
-    def inception_b(self) -> Concat:
-        """1024 x 17 x 17 to the same."""
-        conv = self.conv
-        return branches(
-            branch0=conv(384, 1, 1),
-            branch1=(conv(192, 1, 1), conv(224, 1, 7), conv(256, 7, 1)),
-            branch2=(
-                conv(192, 1, 1),
-                conv(192, 7, 1),
-                conv(224, 1, 7),
-                conv(224, 7, 1),
-                conv(256, 1, 7),
-            ),
-            branch3=(AvgPool(), conv(128, 1, 1)),
-        )
-
-    def reduction_b(self) -> Concat:
-        """1024 x 17 x 17 to 1536 x 8 x 8."""
-        conv, reduce = self.conv, self.reduce
-        return branches(
-            branch0=(conv(192, 1, 1), reduce(192)),
-            branch1=(conv(256, 1, 1), conv(256, 1, 7), conv(320, 7, 1), reduce(320)),
-            branch2=MaxPool(),
-        )
-
-    def inception_c(self) -> Concat:
-        """1536 x 8 x 8 to the same; two branches end in a fork."""
-        conv = self.conv
-        units: dict[str, Unit] = {
-            "branch0": conv(256, 1, 1),
-            "branch1_0": conv(384, 1, 1),
-            "branch1_1a": conv(256, 1, 3),
-            "branch1_1b": conv(256, 3, 1),
-            "branch2_0": conv(384, 1, 1),
-            "branch2_1": conv(448, 3, 1),
-            "branch2_2": conv(512, 1, 3),
-            "branch2_3a": conv(256, 1, 3),
-            "branch2_3b": conv(256, 3, 1),
-            "branch3": (AvgPool(), conv(256, 1, 1)),
-        }
-        trunk = ("branch2_0", "branch2_1", "branch2_2")
-        routes = (
-            ("branch0",),
-            ("branch1_0", "branch1_1a"),
-            ("branch1_0", "branch1_1b"),
-            (*trunk, "branch2_3a"),
-            (*trunk, "branch2_3b"),
-            ("branch3",),
-        )
-        return Concat(units, routes)
-
-
-def features(width: float = 1.0, blocks: tuple[int, int, int] = BLOCKS) -> tuple[Layer, ...]:
-    """All layers before the global average pool: 3 x 299 x 299 to 1536 x 8 x 8.
-
-    Args:
-        width: Factor on every channel count.
-        blocks: How many Inception-A, -B and -C blocks; the paper's network has 4, 7, 3.
-    """
-    tables = _Tables(width)
+def stem(filters: Filters) -> tuple[Layer, ...]:
+    """3 x 299 x 299 to 384 x 35 x 35; Inception-ResNet-v2 has it too in the paper."""
+    conv, reduce = filters.conv, filters.reduce
     return (
-        *tables.stem(),
-        *(tables.inception_a() for _ in range(blocks[0])),
-        tables.reduction_a(),
-        *(tables.inception_b() for _ in range(blocks[1])),
-        tables.reduction_b(),
-        *(tables.inception_c() for _ in range(blocks[2])),
+        reduce(32),  # 32 x 149 x 149
+        conv("3x3", 32, padding=VALID),  # 32 x 147 x 147
+        conv("3x3", 64),  # 64 x 147 x 147
+        branches(maxpool=MaxPool(), conv=reduce(96)),  # 160 x 73 x 73
+        branches(
+            branch0=(conv("1x1", 64), conv("3x3", 96, padding=VALID)),
+            branch1=(
+                conv("1x1", 64),
+                conv("1x7", 64),
+                conv("7x1", 64),
+                conv("3x3", 96, padding=VALID),
+            ),
+        ),  # 192 x 71 x 71
+        branches(conv=reduce(192), maxpool=MaxPool()),  # 384 x 35 x 35
     )
 
 
-def _build(
+def _inception_a(filters: Filters) -> Concat:
+    """384 x 35 x 35 to the same."""
+    conv = filters.conv
+    return branches(
+        branch0=conv("1x1", 96),
+        branch1=(conv("1x1", 64), conv("3x3", 96)),
+        branch2=(conv("1x1", 64), conv("3x3", 96), conv("3x3", 96)),
+        branch3=(AvgPool(), conv("1x1", 96)),
+    )
+
+
+def reduction_a(filters: Filters, k: int, l: int, m: int, n: int) -> Concat:  # noqa: E741 -- the paper's letters, figure 7
+    """35 x 35 to 17 x 17; table 1 of the paper gives k, l, m, n of each network."""
+    conv, reduce = filters.conv, filters.reduce
+    return branches(
+        branch0=reduce(n),
+        branch1=(conv("1x1", k), conv("3x3", l), reduce(m)),
+        branch2=MaxPool(),
+    )
+
+
+def _inception_b(filters: Filters) -> Concat:
+    """1024 x 17 x 17 to the same."""
+    conv = filters.conv
+    return branches(
+        branch0=conv("1x1", 384),
+        branch1=(conv("1x1", 192), conv("1x7", 224), conv("7x1", 256)),
+        branch2=(
+            conv("1x1", 192),
+            conv("7x1", 192),
+            conv("1x7", 224),
+            conv("7x1", 224),
+            conv("1x7", 256),
+        ),
+        branch3=(AvgPool(), conv("1x1", 128)),
+    )
+
+
+def _reduction_b(filters: Filters) -> Concat:
+    """1024 x 17 x 17 to 1536 x 8 x 8."""
+    conv, reduce = filters.conv, filters.reduce
+    return branches(
+        branch0=(conv("1x1", 192), reduce(192)),
+        branch1=(conv("1x1", 256), conv("1x7", 256), conv("7x1", 320), reduce(320)),
+        branch2=MaxPool(),
+    )
+
+
+def _inception_c(filters: Filters) -> Concat:
+    """1536 x 8 x 8 to the same; two branches end in a fork."""
+    conv = filters.conv
+    units: dict[str, Unit] = {
+        "branch0": conv("1x1", 256),
+        "branch1_0": conv("1x1", 384),
+        "branch1_1a": conv("1x3", 256),
+        "branch1_1b": conv("3x1", 256),
+        "branch2_0": conv("1x1", 384),
+        "branch2_1": conv("3x1", 448),
+        "branch2_2": conv("1x3", 512),
+        "branch2_3a": conv("1x3", 256),
+        "branch2_3b": conv("3x1", 256),
+        "branch3": (AvgPool(), conv("1x1", 256)),
+    }
+    trunk = ("branch2_0", "branch2_1", "branch2_2")
+    routes = (
+        ("branch0",),
+        ("branch1_0", "branch1_1a"),
+        ("branch1_0", "branch1_1b"),
+        (*trunk, "branch2_3a"),
+        (*trunk, "branch2_3b"),
+        ("branch3",),
+    )
+    return Concat(units, routes)
+
+
+def _describe(  # noqa: PLR0913 -- the options of the model
     *,
     num_classes: int,
     width: float = 1.0,
     dropout: float = 0.2,
+    head_hidden: int = 0,
+    aux: bool = False,
     blocks_a: int = BLOCKS[0],
     blocks_b: int = BLOCKS[1],
     blocks_c: int = BLOCKS[2],
-) -> nn.Module:
-    from edge_inception.models._blocks import Classifier
+) -> Architecture:
+    """Stem, 4 Inception-A, Reduction-A, 7 Inception-B, Reduction-B, 3 Inception-C."""
+    filters = Filters(width=width)
+    before_reduction_b = (
+        *stem(filters),
+        *(_inception_a(filters) for _ in range(blocks_a)),
+        reduction_a(filters, 192, 224, 256, 384),
+        *(_inception_b(filters) for _ in range(blocks_b)),
+    )
+    layers = (
+        *before_reduction_b,
+        _reduction_b(filters),
+        *(_inception_c(filters) for _ in range(blocks_c)),
+    )
+    # TF-slim has it after the last Inception-B; the paper has none
+    auxiliary = auxiliary_head("aux_logits", f"features.{len(before_reduction_b) - 1}", filters)
+    return Architecture(
+        layers=chained("features", layers),
+        head=ClassifierHead(
+            name="last_linear", num_classes=num_classes, dropout=dropout, hidden=head_hidden
+        ),
+        auxiliary=(replace(auxiliary, num_classes=num_classes),) if aux else (),
+    )
 
-    layers = features(width, (blocks_a, blocks_b, blocks_c))
-    return Classifier(layers, num_classes=num_classes, dropout=dropout)
+
+def auxiliary_head(name: str, after: str, filters: Filters) -> AuxiliaryHead:
+    """Average pool 5x5 of stride 3 - 1x1 128 - 5x5 768 - linear; its loss weighs 0.4 (TF-slim)."""
+    convs = {"conv0": filters.conv("1x1", 128), "conv1": filters.conv("5x5", 768, padding=VALID)}
+    return AuxiliaryHead(name=name, after=after, convs=convs, num_classes=0, weight=0.4)
 
 
-_PREPROCESS = Preprocess(input_size=(299, 299), crop_fraction=0.875, interpolation="bicubic")
+_TIMM = Preprocess(input_size=(299, 299), crop_fraction=0.875, interpolation="bicubic")
+_CADENE = Preprocess(input_size=(299, 299), crop_fraction=0.875)
+_SLIM = Preprocess(input_size=(299, 299), crop_fraction=0.875, crop="before_resize")
 
 MODELS = (
     ModelSpec(
         name="inception_v4",
         title="Inception-v4",
         paper="Szegedy et al., AAAI 2017, arXiv 1602.07261",
-        build=_build,
+        describe=_describe,
+        build=builder(_describe),
         options={
             "width": 1.0,
             "dropout": 0.2,
+            "head_hidden": 0,
+            "aux": False,
             "blocks_a": BLOCKS[0],
             "blocks_b": BLOCKS[1],
             "blocks_c": BLOCKS[2],
@@ -194,7 +198,7 @@ MODELS = (
         families=(
             CheckpointFamily(
                 name="timm",
-                preprocess=_PREPROCESS,
+                preprocess=_TIMM,
                 published=(
                     PublishedCheckpoint(
                         name="inception_v4.tf_in1k",
@@ -203,6 +207,36 @@ MODELS = (
                         top1=80.144,
                         top5=94.982,
                         source="timm results csv at aa4b5850",
+                    ),
+                ),
+            ),
+            CheckpointFamily(
+                name="cadene",
+                preprocess=_CADENE,
+                num_background=1,
+                published=(
+                    PublishedCheckpoint(
+                        name="inceptionv4-8e4777a0",
+                        url="http://data.lip6.fr/cadene/pretrainedmodels/inceptionv4-8e4777a0.pth",
+                        licence="Apache-2.0 (ported from TF-slim)",
+                        top1=80.062,
+                        top5=94.926,
+                        source="README of Cadene/pretrained-models.pytorch",
+                    ),
+                ),
+            ),
+            CheckpointFamily(
+                name="slim",
+                preprocess=_SLIM,
+                num_background=1,
+                published=(
+                    PublishedCheckpoint(
+                        name="inception_v4_2016_09_09",
+                        url="http://download.tensorflow.org/models/inception_v4_2016_09_09.tar.gz",
+                        licence="Apache-2.0",
+                        top1=80.2,
+                        top5=95.2,
+                        source="tensorflow/models research/slim README",
                     ),
                 ),
             ),

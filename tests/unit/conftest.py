@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_inception import registry
-from edge_inception.models._layers import AvgPool, Concat, Conv, MaxPool, branches
+from edge_inception.models._layers import (
+    VALID,
+    Architecture,
+    AvgPool,
+    ClassifierHead,
+    Concat,
+    Filters,
+    MaxPool,
+    branches,
+    builder,
+    chained,
+)
 from edge_inception.spec import CheckpointFamily, ModelSpec, Preprocess, Variant
 
 if TYPE_CHECKING:
@@ -18,15 +29,14 @@ if TYPE_CHECKING:
 TINY_CLASSES = 5
 
 
-def _tiny_layers(width: float):
-    out = round(8 * width)
-    square, row, column = (3, 3), (1, 5), (5, 1)
+def _describe_tiny(*, num_classes: int, width: float = 1.0, dropout: float = 0.2) -> Architecture:
+    conv = Filters(width=width).conv
     fork = {
-        "branch0": Conv(out, (1, 1)),
-        "branch1_0": Conv(out, (1, 1)),
-        "branch1_1a": Conv(out, (1, 3)),
-        "branch1_1b": Conv(out, (3, 1)),
-        "branch2": (AvgPool(), Conv(out, (1, 1))),
+        "branch0": conv("1x1", 8),
+        "branch1_0": conv("1x1", 8),
+        "branch1_1a": conv("1x3", 8),
+        "branch1_1b": conv("3x1", 8),
+        "branch2": (AvgPool(), conv("1x1", 8)),
     }
     routes = (
         ("branch0",),
@@ -34,29 +44,26 @@ def _tiny_layers(width: float):
         ("branch1_0", "branch1_1b"),
         ("branch2",),
     )
-    return (
-        Conv(out, square, 2, is_same=False),
-        branches(maxpool=MaxPool(), conv=Conv(out, square, 2, is_same=False)),
+    layers = (
+        conv("3x3", 8, 2, VALID),
+        branches(maxpool=MaxPool(), conv=conv("3x3", 8, 2, VALID)),
         branches(
-            branch0=Conv(out, (1, 1)),
-            branch1=(Conv(out, (1, 1)), Conv(out, row), Conv(out, column)),
-            branch2=(AvgPool(), Conv(out, (1, 1))),
+            branch0=conv("1x1", 8),
+            branch1=(conv("1x1", 8), conv("1x5", 8), conv("5x1", 8)),
+            branch2=(AvgPool(), conv("1x1", 8)),
         ),
         Concat(fork, routes),
     )
-
-
-def _build_tiny(*, num_classes: int, width: float = 1.0, dropout: float = 0.2) -> nn.Module:
-    from edge_inception.models._blocks import Classifier
-
-    return Classifier(_tiny_layers(width), num_classes=num_classes, dropout=dropout)
+    head = ClassifierHead(name="last_linear", num_classes=num_classes, dropout=dropout)
+    return Architecture(layers=chained("features", layers), head=head)
 
 
 TINY = ModelSpec(
     name="tiny_inception",
     title="Three blocks for tests",
     paper="none",
-    build=_build_tiny,
+    describe=_describe_tiny,
+    build=builder(_describe_tiny),
     families=(CheckpointFamily(name="timm", preprocess=Preprocess(input_size=(32, 40))),),
     variants=(Variant(name="tests", num_parameters=0, gmacs=0.0, input_size=(32, 40)),),
     num_classes=TINY_CLASSES,

@@ -1,0 +1,215 @@
+"""GoogLeNet, which is Inception-v1, with torchvision's state-dict keys.
+
+Source: Szegedy et al., CVPR 2015 (arXiv 1409.4842), table 1. The released forms differ: TF-slim and
+torchvision have batch norm in place of local response norm, 3x3 where the table has 5x5, and a 2x2
+pool before the last two blocks. Shapes are for a 224 x 224 input at width 1.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edge_inception.models._layers import (
+    NORM_EPS,
+    SAME,
+    TF_SAME,
+    Architecture,
+    AuxiliaryHead,
+    ClassifierHead,
+    Concat,
+    Filters,
+    Layer,
+    LocalResponseNorm,
+    MaxPool,
+    branches,
+    builder,
+    checked,
+)
+from edge_inception.spec import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CheckpointFamily,
+    ModelSpec,
+    Options,
+    Preprocess,
+    PublishedCheckpoint,
+    Variant,
+)
+
+
+class _Row(NamedTuple):
+    """One block of table 1: filters of each convolution."""
+
+    one: int
+    reduce3: int
+    three: int
+    reduce5: int
+    five: int
+    pool: int
+
+
+_TABLE = {
+    "3a": _Row(64, 96, 128, 16, 32, 32),  # 256 x 28 x 28
+    "3b": _Row(128, 128, 192, 32, 96, 64),  # 480
+    "4a": _Row(192, 96, 208, 16, 48, 64),  # 512 x 14 x 14
+    "4b": _Row(160, 112, 224, 24, 64, 64),
+    "4c": _Row(128, 128, 256, 24, 64, 64),
+    "4d": _Row(112, 144, 288, 32, 64, 64),  # 528
+    "4e": _Row(256, 160, 320, 32, 128, 128),  # 832
+    "5a": _Row(256, 160, 320, 32, 128, 128),  # 832 x 7 x 7
+    "5b": _Row(384, 192, 384, 48, 128, 128),  # 1024
+}
+
+
+def _block(filters: Filters, row: _Row, kernel: int) -> Concat:
+    """Four branches; ``kernel`` is that of the wide one."""
+    conv = filters.conv
+    return branches(
+        branch1=conv("1x1", row.one),
+        branch2=(conv("1x1", row.reduce3), conv("3x3", row.three)),
+        branch3=(conv("1x1", row.reduce5), conv(f"{kernel}x{kernel}", row.five)),
+        branch4=(MaxPool(3, 1, padding=1, is_ceil=True), conv("1x1", row.pool)),
+    )
+
+
+def _describe(  # noqa: PLR0913 -- the options of the model
+    *,
+    num_classes: int,
+    width: float = 1.0,
+    dropout: float = 0.2,
+    head_hidden: int = 0,
+    aux: bool = False,
+    norm: str = "bn",
+    branch_kernel: int = 3,
+    pool4_kernel: int = 2,
+    padding: str = "symmetric",
+    transform_input: bool = False,
+) -> Architecture:
+    """Stem, two blocks at 28 x 28, five at 14 x 14, two at 7 x 7.
+
+    Raises:
+        ValueError: An option has none of its values.
+    """
+    has_norm = checked("norm", norm, {"bn": True, "lrn": False})
+    kernel = checked("branch_kernel", branch_kernel, {3: 3, 5: 5})
+    pool4 = checked("pool4_kernel", pool4_kernel, {2: 2, 3: 3})
+    filters = Filters(
+        width=width,
+        padding=checked("padding", padding, {"symmetric": SAME, "tf_same": TF_SAME}),
+        has_bias=not has_norm,
+        norm_eps=NORM_EPS if has_norm else None,
+    )
+    conv = filters.conv
+    blocks = {f"inception{name}": _block(filters, row, kernel) for name, row in _TABLE.items()}
+    layers: dict[str, Layer] = {
+        "conv1": conv("7x7", 64, 2),  # 64 x 112 x 112
+        "maxpool1": MaxPool(is_ceil=True),  # 64 x 56 x 56
+        "norm1": LocalResponseNorm(),
+        "conv2": conv("1x1", 64),
+        "conv3": conv("3x3", 192),  # 192 x 56 x 56
+        "norm2": LocalResponseNorm(),
+        "maxpool2": MaxPool(is_ceil=True),  # 192 x 28 x 28
+        **{name: block for name, block in blocks.items() if "3" in name},
+        "maxpool3": MaxPool(is_ceil=True),  # 480 x 14 x 14
+        **{name: block for name, block in blocks.items() if "4" in name},
+        "maxpool4": MaxPool(pool4, is_ceil=True),  # 832 x 7 x 7
+        **{name: block for name, block in blocks.items() if "5" in name},
+    }
+    if has_norm:
+        del layers["norm1"], layers["norm2"]
+    auxiliary = tuple(
+        AuxiliaryHead(
+            name=name,
+            after=after,
+            convs={"conv": conv("1x1", 128)},
+            num_classes=num_classes,
+            weight=0.3,  # section 5 of the paper
+            hidden=filters.count(1024),
+        )
+        for name, after in (("aux1", "inception4a"), ("aux2", "inception4d"))
+    )
+    return Architecture(
+        layers=layers,
+        head=ClassifierHead(
+            name="fc", num_classes=num_classes, dropout=dropout, hidden=head_hidden
+        ),
+        auxiliary=auxiliary if aux else (),
+        is_input_transformed=transform_input,
+    )
+
+
+_SIZE = (224, 224)
+_PAPER: Options = {"norm": "lrn", "branch_kernel": 5, "pool4_kernel": 3, "dropout": 0.4}
+
+MODELS = (
+    ModelSpec(
+        name="googlenet",
+        title="GoogLeNet (Inception-v1)",
+        paper="Szegedy et al., CVPR 2015, arXiv 1409.4842",
+        describe=_describe,
+        build=builder(_describe),
+        options={
+            "width": 1.0,
+            "dropout": 0.2,
+            "head_hidden": 0,
+            "aux": False,
+            "norm": "bn",
+            "branch_kernel": 3,
+            "pool4_kernel": 2,
+            "padding": "symmetric",
+            "transform_input": False,
+        },
+        variants=(
+            Variant(name="torchvision", num_parameters=6_624_904, gmacs=1.498, input_size=_SIZE),
+            Variant(
+                name="torchvision with auxiliary heads",
+                num_parameters=13_004_888,
+                gmacs=1.498,
+                input_size=_SIZE,
+                options={"aux": True},
+            ),
+            Variant(
+                name="paper (Caffe)",
+                num_parameters=6_998_552,
+                gmacs=1.583,
+                input_size=_SIZE,
+                options=_PAPER,
+            ),
+        ),
+        families=(
+            CheckpointFamily(
+                name="torchvision",
+                preprocess=Preprocess(
+                    input_size=_SIZE, crop_fraction=224 / 256, mean=IMAGENET_MEAN, std=IMAGENET_STD
+                ),
+                options={"transform_input": True},
+                published=(
+                    PublishedCheckpoint(
+                        name="GoogLeNet_Weights.IMAGENET1K_V1",
+                        url="https://download.pytorch.org/models/googlenet-1378be20.pth",
+                        licence="BSD-3-Clause",
+                        top1=69.778,
+                        top5=89.530,
+                        source="torchvision 0.28 weight metadata",
+                    ),
+                ),
+            ),
+            CheckpointFamily(
+                name="slim",
+                preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.875, crop="before_resize"),
+                options={"padding": "tf_same"},
+                num_background=1,
+                published=(
+                    PublishedCheckpoint(
+                        name="inception_v1_2016_08_28",
+                        url="http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz",
+                        licence="Apache-2.0",
+                        top1=69.8,
+                        top5=89.6,
+                        source="tensorflow/models research/slim README",
+                    ),
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,207 @@
+"""Inception-ResNet-v2 as TF-slim released it, and as the paper draws it; timm's state-dict keys.
+
+Source: Szegedy et al., AAAI 2017 (arXiv 1602.07261), figures 3 and 15 to 19, table 1. The released
+network is another one: more blocks on fewer channels, another stem, a last 1x1 convolution.
+Figures 17 and 19 print 1154 and 2048 channels where the filters give 1152 and 2144.
+Shapes are for a 299 x 299 input at width 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge_inception.models._inception_resnet import (
+    SCALES,
+    BlockA,
+    BlockB,
+    BlockC,
+    block_a,
+    block_b,
+    block_c,
+    reduction_b,
+)
+from edge_inception.models._layers import (
+    VALID,
+    Architecture,
+    AvgPool,
+    ClassifierHead,
+    Filters,
+    Layer,
+    MaxPool,
+    branches,
+    builder,
+    chained,
+    checked,
+)
+from edge_inception.models.inception_v4 import auxiliary_head, reduction_a
+from edge_inception.models.inception_v4 import stem as inception_v4_stem
+from edge_inception.spec import (
+    CheckpointFamily,
+    ModelSpec,
+    Preprocess,
+    PublishedCheckpoint,
+    Variant,
+)
+
+_A = BlockA(32, (32, 32), (32, 48, 64))
+_B = BlockB(192, (128, 160, 192))
+_C = BlockC(192, (192, 224, 256))
+
+
+def _released_stem(filters: Filters) -> dict[str, Layer]:
+    """3 x 299 x 299 to 320 x 35 x 35."""
+    conv, reduce = filters.conv, filters.reduce
+    return {
+        "conv2d_1a": reduce(32),  # 32 x 149 x 149
+        "conv2d_2a": conv("3x3", 32, padding=VALID),  # 32 x 147 x 147
+        "conv2d_2b": conv("3x3", 64),  # 64 x 147 x 147
+        "maxpool_3a": MaxPool(),  # 64 x 73 x 73
+        "conv2d_3b": conv("1x1", 80),
+        "conv2d_4a": conv("3x3", 192, padding=VALID),  # 192 x 71 x 71
+        "maxpool_5a": MaxPool(),  # 192 x 35 x 35
+        "mixed_5b": branches(
+            branch0=conv("1x1", 96),
+            branch1=(conv("1x1", 48), conv("5x5", 64)),
+            branch2=(conv("1x1", 64), conv("3x3", 96), conv("3x3", 96)),
+            branch3=(AvgPool(), conv("1x1", 64)),
+        ),  # 320 x 35 x 35
+    }
+
+
+def _describe(  # noqa: PLR0913 -- the options of the model
+    *,
+    num_classes: int,
+    width: float = 1.0,
+    dropout: float = 0.2,
+    head_hidden: int = 0,
+    aux: bool = False,
+    form: str = "released",
+    scale_a: float = SCALES[0],
+    scale_b: float = SCALES[1],
+    scale_c: float = SCALES[2],
+) -> Architecture:
+    """Stem, blocks A, Reduction-A, blocks B, Reduction-B, blocks C: 10, 20, 10 or 5, 10, 5.
+
+    Raises:
+        ValueError: ``form`` is neither released nor paper.
+    """
+    is_paper = checked("form", form, {"released": False, "paper": True})
+    filters = Filters(width=width)
+    counts = (5, 10, 5) if is_paper else (10, 20, 9)
+    stem = chained("stem", inception_v4_stem(filters)) if is_paper else _released_stem(filters)
+    layers: dict[str, Layer] = {
+        **stem,
+        **chained("repeat", (block_a(filters, _A, scale_a),) * counts[0]),
+        "mixed_6a": reduction_a(filters, 256, 256, 384, 384),  # 1088 or 1152 x 17 x 17
+        **chained("repeat_1", (block_b(filters, _B, scale_b),) * counts[1]),
+        "mixed_7a": reduction_b(filters, 288, (288, 320)),  # 2080 or 2144 x 8 x 8
+        **chained("repeat_2", (block_c(filters, _C, scale_c),) * counts[2]),
+    }
+    if not is_paper:
+        layers["block8"] = block_c(filters, _C, 1.0, has_relu=False)
+        layers["conv2d_7b"] = filters.conv("1x1", 1536)
+    auxiliary = auxiliary_head("aux_logits", f"repeat_1.{counts[1] - 1}", filters)
+    return Architecture(
+        layers=layers,
+        head=ClassifierHead(
+            name="classif", num_classes=num_classes, dropout=dropout, hidden=head_hidden
+        ),
+        auxiliary=(replace(auxiliary, num_classes=num_classes),) if aux else (),
+    )
+
+
+_SIZE = (299, 299)
+
+MODELS = (
+    ModelSpec(
+        name="inception_resnet_v2",
+        title="Inception-ResNet-v2",
+        paper="Szegedy et al., AAAI 2017, arXiv 1602.07261",
+        describe=_describe,
+        build=builder(_describe),
+        options={
+            "width": 1.0,
+            "dropout": 0.2,
+            "head_hidden": 0,
+            "aux": False,
+            "form": "released",
+            "scale_a": SCALES[0],
+            "scale_b": SCALES[1],
+            "scale_c": SCALES[2],
+        },
+        variants=(
+            Variant(
+                name="released (TF-slim)", num_parameters=55_843_464, gmacs=13.156, input_size=_SIZE
+            ),
+            Variant(
+                name="paper",
+                num_parameters=32_433_928,
+                gmacs=9.258,
+                input_size=_SIZE,
+                options={"form": "paper"},
+            ),
+        ),
+        families=(
+            CheckpointFamily(
+                name="timm",
+                preprocess=Preprocess(
+                    input_size=_SIZE, crop_fraction=0.8975, interpolation="bicubic"
+                ),
+                published=(
+                    PublishedCheckpoint(
+                        name="inception_resnet_v2.tf_in1k",
+                        url="https://huggingface.co/timm/inception_resnet_v2.tf_in1k",
+                        licence="Apache-2.0",
+                        top1=80.434,
+                        top5=95.312,
+                        source="timm results csv at aa4b5850",
+                    ),
+                ),
+            ),
+            CheckpointFamily(
+                name="cadene",
+                preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.8975),
+                num_background=1,
+                published=(
+                    PublishedCheckpoint(
+                        name="inceptionresnetv2-520b38e4",
+                        url="http://data.lip6.fr/cadene/pretrainedmodels/inceptionresnetv2-520b38e4.pth",
+                        licence="Apache-2.0 (ported from TF-slim)",
+                        top1=80.170,
+                        top5=95.234,
+                        source="README of Cadene/pretrained-models.pytorch",
+                    ),
+                ),
+            ),
+            CheckpointFamily(
+                name="slim",
+                preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.875, crop="before_resize"),
+                num_background=1,
+                published=(
+                    PublishedCheckpoint(
+                        name="inception_resnet_v2_2016_08_30",
+                        url="http://download.tensorflow.org/models/inception_resnet_v2_2016_08_30.tar.gz",
+                        licence="Apache-2.0",
+                        top1=80.4,
+                        top5=95.3,
+                        source="tensorflow/models research/slim README",
+                    ),
+                ),
+            ),
+            CheckpointFamily(
+                name="keras",
+                preprocess=Preprocess(input_size=_SIZE),
+                published=(
+                    PublishedCheckpoint(
+                        name="keras.applications InceptionResNetV2",
+                        url="https://keras.io/api/applications/inceptionresnetv2/",
+                        licence="Apache-2.0",
+                        top1=80.3,
+                        top5=95.3,
+                        source="Keras applications table",
+                    ),
+                ),
+            ),
+        ),
+    ),
+)

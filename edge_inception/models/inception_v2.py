@@ -1,0 +1,241 @@
+"""Inception-v2, which is BN-Inception: the network that introduced batch normalisation.
+
+Source: Ioffe and Szegedy, ICML 2015 (arXiv 1502.03167), figure 5. The figure prints 576 channels
+for blocks 4c and 4d, whose filters add up to 608: Caffe and Cadene kept the filters, TF-slim the
+576. TF-slim's first layer is a separable convolution. The keys are our own: nobody publishes these
+weights in nested modules. Shapes are for a 224 x 224 input at width 1.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edge_inception.models._layers import (
+    SAME,
+    TF_SAME,
+    Architecture,
+    AvgPool,
+    ClassifierHead,
+    Concat,
+    Filters,
+    Layer,
+    MaxPool,
+    SeparableConv,
+    Unit,
+    builder,
+    checked,
+)
+from edge_inception.spec import (
+    CheckpointFamily,
+    ModelSpec,
+    Options,
+    Preprocess,
+    PublishedCheckpoint,
+    Variant,
+)
+
+
+class _Row(NamedTuple):
+    """One block of figure 5: filters of each convolution; ``one`` and ``pool`` 0 is a reduction."""
+
+    one: int
+    reduce3: int
+    three: int
+    reduce_double: int
+    double: int
+    pool: int
+
+
+_TABLE = {
+    "3a": _Row(64, 64, 64, 64, 96, 32),  # 256 x 28 x 28
+    "3b": _Row(64, 64, 96, 64, 96, 64),  # 320
+    "3c": _Row(0, 128, 160, 64, 96, 0),  # 576 x 14 x 14
+    "4a": _Row(224, 64, 96, 96, 128, 128),
+    "4b": _Row(192, 96, 128, 96, 128, 128),
+    "4c": _Row(160, 128, 160, 128, 160, 128),  # 608
+    "4d": _Row(96, 128, 192, 160, 192, 128),
+    "4e": _Row(0, 128, 192, 192, 256, 0),  # 1056 x 7 x 7
+    "5a": _Row(352, 192, 320, 160, 224, 128),  # 1024
+    "5b": _Row(352, 192, 320, 192, 224, 128),
+}
+_NARROW = {name: _TABLE[name]._replace(pool=96) for name in ("4c", "4d")}
+_MAX_POOLED = "5b"  # its pool branch takes the maximum
+
+
+def _reduction(filters: Filters, row: _Row) -> Concat:
+    """Halves the map; the pool passes its channels on."""
+    conv = filters.conv
+    units: dict[str, Unit] = {
+        "3x3_reduce": conv("1x1", row.reduce3),
+        "3x3": conv("3x3", row.three, 2),
+        "double_3x3_reduce": conv("1x1", row.reduce_double),
+        "double_3x3_1": conv("3x3", row.double),
+        "double_3x3_2": conv("3x3", row.double, 2),
+        "pool": MaxPool(is_ceil=True),
+    }
+    routes = (
+        ("3x3_reduce", "3x3"),
+        ("double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+        ("pool",),
+    )
+    return Concat(units, routes)
+
+
+def _block(filters: Filters, row: _Row, pool: Unit) -> Concat:
+    conv = filters.conv
+    units: dict[str, Unit] = {
+        "1x1": conv("1x1", row.one),
+        "3x3_reduce": conv("1x1", row.reduce3),
+        "3x3": conv("3x3", row.three),
+        "double_3x3_reduce": conv("1x1", row.reduce_double),
+        "double_3x3_1": conv("3x3", row.double),
+        "double_3x3_2": conv("3x3", row.double),
+        "pool": pool,
+        "pool_proj": conv("1x1", row.pool),
+    }
+    routes = (
+        ("1x1",),
+        ("3x3_reduce", "3x3"),
+        ("double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
+        ("pool", "pool_proj"),
+    )
+    return Concat(units, routes)
+
+
+def _describe(  # noqa: PLR0913 -- the options of the model
+    *,
+    num_classes: int,
+    width: float = 1.0,
+    dropout: float = 0.2,
+    head_hidden: int = 0,
+    channels: int = 608,
+    stem: str = "full",
+    padding: str = "symmetric",
+    count_include_pad: bool = True,
+    conv_bias: bool = True,
+    batch_norm_eps: float = 1e-5,
+) -> Architecture:
+    """Stem, ten blocks; 3c and 4e halve the map.
+
+    Raises:
+        ValueError: An option has none of its values.
+    """
+    borders = checked("padding", padding, {"symmetric": SAME, "tf_same": TF_SAME})
+    rows = _TABLE | checked("channels", channels, {608: {}, 576: _NARROW})
+    is_separable = checked("stem", stem, {"full": False, "separable": True})
+    filters = Filters(width=width, padding=borders, has_bias=conv_bias, norm_eps=batch_norm_eps)
+    conv = filters.conv
+    first: Layer = conv("7x7", 64, 2)
+    if is_separable:
+        first = SeparableConv(filters.count(64), (7, 7), 2, multiplier=8, padding=borders)
+    layers: dict[str, Layer] = {
+        "conv1_7x7_s2": first,  # 64 x 112 x 112
+        "pool1": MaxPool(is_ceil=True),  # 64 x 56 x 56
+        "conv2_3x3_reduce": conv("1x1", 64),
+        "conv2_3x3": conv("3x3", 192),  # 192 x 56 x 56
+        "pool2": MaxPool(is_ceil=True),  # 192 x 28 x 28
+    }
+    for name, row in rows.items():
+        average = AvgPool(count_include_pad=count_include_pad)
+        pool = MaxPool(3, 1, padding=1) if name == _MAX_POOLED else average
+        layers[f"inception_{name}"] = (
+            _block(filters, row, pool) if row.one else _reduction(filters, row)
+        )
+    return Architecture(
+        layers=layers,
+        head=ClassifierHead(
+            name="last_linear", num_classes=num_classes, dropout=dropout, hidden=head_hidden
+        ),
+    )
+
+
+_SIZE = (224, 224)
+_SLIM: Options = {
+    "channels": 576,
+    "stem": "separable",
+    "padding": "tf_same",
+    "count_include_pad": False,
+    "conv_bias": False,
+    "batch_norm_eps": 1e-3,
+}
+_BYTE = 255.0
+
+MODELS = (
+    ModelSpec(
+        name="inception_v2",
+        title="Inception-v2 (BN-Inception)",
+        paper="Ioffe and Szegedy, ICML 2015, arXiv 1502.03167",
+        describe=_describe,
+        build=builder(_describe),
+        options={
+            "width": 1.0,
+            "dropout": 0.2,
+            "head_hidden": 0,
+            "channels": 608,
+            "stem": "full",
+            "padding": "symmetric",
+            "count_include_pad": True,
+            "conv_bias": True,
+            "batch_norm_eps": 1e-5,
+        },
+        variants=(
+            Variant(name="Caffe, 608", num_parameters=11_295_240, gmacs=2.033, input_size=_SIZE),
+            Variant(
+                name="576, full stem",
+                num_parameters=11_194_984,
+                gmacs=2.019,
+                input_size=_SIZE,
+                options={"channels": 576, "conv_bias": False},
+            ),
+            Variant(
+                name="TF-slim",
+                num_parameters=11_188_224,
+                gmacs=1.935,
+                input_size=_SIZE,
+                options=_SLIM,
+            ),
+        ),
+        families=(
+            CheckpointFamily(
+                name="native",
+                preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.875),
+            ),
+            CheckpointFamily(
+                name="cadene",
+                preprocess=Preprocess(
+                    input_size=_SIZE,
+                    crop_fraction=0.875,
+                    mean=(104 / _BYTE, 117 / _BYTE, 128 / _BYTE),
+                    std=(1 / _BYTE, 1 / _BYTE, 1 / _BYTE),
+                    channel_order="BGR",
+                ),
+                published=(
+                    PublishedCheckpoint(
+                        name="bn_inception-52deb4733",
+                        url="http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth",
+                        licence="BSD-3-Clause (ported from Caffe)",
+                        top1=73.524,
+                        top5=91.562,
+                        source="README of Cadene/pretrained-models.pytorch",
+                    ),
+                ),
+            ),
+            CheckpointFamily(
+                name="slim",
+                preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.875, crop="before_resize"),
+                options=_SLIM,
+                num_background=1,
+                published=(
+                    PublishedCheckpoint(
+                        name="inception_v2_2016_08_28",
+                        url="http://download.tensorflow.org/models/inception_v2_2016_08_28.tar.gz",
+                        licence="Apache-2.0",
+                        top1=73.9,
+                        top5=91.8,
+                        source="tensorflow/models research/slim README",
+                    ),
+                ),
+            ),
+        ),
+    ),
+)

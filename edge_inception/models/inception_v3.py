@@ -1,0 +1,297 @@
+"""Inception-v3 as released by TF-slim, Keras and torchvision, with torchvision's state-dict keys.
+
+Source: Szegedy et al., CVPR 2016 (arXiv 1512.00567), figures 5 to 7 and 10; the stem is the
+released one, which table 1 of the paper prints differently. Shapes are for a 299 x 299 input at
+width 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge_inception.models._layers import (
+    VALID,
+    Architecture,
+    AvgPool,
+    ClassifierHead,
+    Concat,
+    Filters,
+    Layer,
+    MaxPool,
+    Unit,
+    builder,
+)
+from edge_inception.models.inception_v4 import auxiliary_head
+from edge_inception.spec import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CheckpointFamily,
+    ModelSpec,
+    Preprocess,
+    PublishedCheckpoint,
+    Variant,
+)
+
+
+class _Blocks:
+    """The blocks of the paper with one rule for the borders of average pools."""
+
+    def __init__(self, filters: Filters, *, count_include_pad: bool) -> None:
+        self._filters = filters
+        self._pool = AvgPool(count_include_pad=count_include_pad)
+
+    def a(self, pool_out: int) -> Concat:
+        """35 x 35 to the same; figure 5 with a 5x5 kept."""
+        conv = self._filters.conv
+        units: dict[str, Unit] = {
+            "branch1x1": conv("1x1", 64),
+            "branch5x5_1": conv("1x1", 48),
+            "branch5x5_2": conv("5x5", 64),
+            "branch3x3dbl_1": conv("1x1", 64),
+            "branch3x3dbl_2": conv("3x3", 96),
+            "branch3x3dbl_3": conv("3x3", 96),
+            "pool": self._pool,
+            "branch_pool": conv("1x1", pool_out),
+        }
+        routes = (
+            ("branch1x1",),
+            ("branch5x5_1", "branch5x5_2"),
+            ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
+            ("pool", "branch_pool"),
+        )
+        return Concat(units, routes)
+
+    def b(self) -> Concat:
+        """288 x 35 x 35 to 768 x 17 x 17; figure 10."""
+        conv, reduce = self._filters.conv, self._filters.reduce
+        units: dict[str, Unit] = {
+            "branch3x3": reduce(384),
+            "branch3x3dbl_1": conv("1x1", 64),
+            "branch3x3dbl_2": conv("3x3", 96),
+            "branch3x3dbl_3": reduce(96),
+            "pool": MaxPool(),
+        }
+        routes = (
+            ("branch3x3",),
+            ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
+            ("pool",),
+        )
+        return Concat(units, routes)
+
+    def c(self, inner: int) -> Concat:
+        """768 x 17 x 17 to the same; figure 6 with n = 7."""
+        conv = self._filters.conv
+        units: dict[str, Unit] = {
+            "branch1x1": conv("1x1", 192),
+            "branch7x7_1": conv("1x1", inner),
+            "branch7x7_2": conv("1x7", inner),
+            "branch7x7_3": conv("7x1", 192),
+            "branch7x7dbl_1": conv("1x1", inner),
+            "branch7x7dbl_2": conv("7x1", inner),
+            "branch7x7dbl_3": conv("1x7", inner),
+            "branch7x7dbl_4": conv("7x1", inner),
+            "branch7x7dbl_5": conv("1x7", 192),
+            "pool": self._pool,
+            "branch_pool": conv("1x1", 192),
+        }
+        routes = (
+            ("branch1x1",),
+            tuple(f"branch7x7_{i}" for i in range(1, 4)),
+            tuple(f"branch7x7dbl_{i}" for i in range(1, 6)),
+            ("pool", "branch_pool"),
+        )
+        return Concat(units, routes)
+
+    def d(self) -> Concat:
+        """768 x 17 x 17 to 1280 x 8 x 8."""
+        conv, reduce = self._filters.conv, self._filters.reduce
+        units: dict[str, Unit] = {
+            "branch3x3_1": conv("1x1", 192),
+            "branch3x3_2": reduce(320),
+            "branch7x7x3_1": conv("1x1", 192),
+            "branch7x7x3_2": conv("1x7", 192),
+            "branch7x7x3_3": conv("7x1", 192),
+            "branch7x7x3_4": reduce(192),
+            "pool": MaxPool(),
+        }
+        routes = (
+            ("branch3x3_1", "branch3x3_2"),
+            tuple(f"branch7x7x3_{i}" for i in range(1, 5)),
+            ("pool",),
+        )
+        return Concat(units, routes)
+
+    def e(self) -> Concat:
+        """8 x 8 to 2048 x 8 x 8; figure 7, two branches end in a fork."""
+        conv = self._filters.conv
+        units: dict[str, Unit] = {
+            "branch1x1": conv("1x1", 320),
+            "branch3x3_1": conv("1x1", 384),
+            "branch3x3_2a": conv("1x3", 384),
+            "branch3x3_2b": conv("3x1", 384),
+            "branch3x3dbl_1": conv("1x1", 448),
+            "branch3x3dbl_2": conv("3x3", 384),
+            "branch3x3dbl_3a": conv("1x3", 384),
+            "branch3x3dbl_3b": conv("3x1", 384),
+            "pool": self._pool,
+            "branch_pool": conv("1x1", 192),
+        }
+        double = ("branch3x3dbl_1", "branch3x3dbl_2")
+        routes = (
+            ("branch1x1",),
+            ("branch3x3_1", "branch3x3_2a"),
+            ("branch3x3_1", "branch3x3_2b"),
+            (*double, "branch3x3dbl_3a"),
+            (*double, "branch3x3dbl_3b"),
+            ("pool", "branch_pool"),
+        )
+        return Concat(units, routes)
+
+
+def _describe(  # noqa: PLR0913 -- the options of the model
+    *,
+    num_classes: int,
+    width: float = 1.0,
+    dropout: float = 0.5,
+    head_hidden: int = 0,
+    aux: bool = False,
+    count_include_pad: bool = True,
+    transform_input: bool = False,
+) -> Architecture:
+    """Stem, 3 blocks at 35 x 35, 5 at 17 x 17, 3 at 8 x 8."""
+    filters = Filters(width=width)
+    blocks = _Blocks(filters, count_include_pad=count_include_pad)
+    conv, reduce = filters.conv, filters.reduce
+    layers: dict[str, Layer] = {
+        "Conv2d_1a_3x3": reduce(32),  # 32 x 149 x 149
+        "Conv2d_2a_3x3": conv("3x3", 32, padding=VALID),  # 32 x 147 x 147
+        "Conv2d_2b_3x3": conv("3x3", 64),  # 64 x 147 x 147
+        "maxpool1": MaxPool(),  # 64 x 73 x 73
+        "Conv2d_3b_1x1": conv("1x1", 80),  # 80 x 73 x 73
+        "Conv2d_4a_3x3": conv("3x3", 192, padding=VALID),  # 192 x 71 x 71
+        "maxpool2": MaxPool(),  # 192 x 35 x 35
+        "Mixed_5b": blocks.a(32),  # 256 x 35 x 35
+        "Mixed_5c": blocks.a(64),  # 288 x 35 x 35
+        "Mixed_5d": blocks.a(64),
+        "Mixed_6a": blocks.b(),  # 768 x 17 x 17
+        "Mixed_6b": blocks.c(128),
+        "Mixed_6c": blocks.c(160),
+        "Mixed_6d": blocks.c(160),
+        "Mixed_6e": blocks.c(192),
+        "Mixed_7a": blocks.d(),  # 1280 x 8 x 8
+        "Mixed_7b": blocks.e(),  # 2048 x 8 x 8
+        "Mixed_7c": blocks.e(),
+    }
+    auxiliary = auxiliary_head("AuxLogits", "Mixed_6e", filters)
+    return Architecture(
+        layers=layers,
+        head=ClassifierHead(
+            name="fc", num_classes=num_classes, dropout=dropout, hidden=head_hidden
+        ),
+        auxiliary=(replace(auxiliary, num_classes=num_classes),) if aux else (),
+        is_input_transformed=transform_input,
+    )
+
+
+_SIZE = (299, 299)
+_TIMM = Preprocess(input_size=_SIZE, crop_fraction=0.875, interpolation="bicubic")
+
+MODELS = (
+    ModelSpec(
+        name="inception_v3",
+        title="Inception-v3",
+        paper="Szegedy et al., CVPR 2016, arXiv 1512.00567",
+        describe=_describe,
+        build=builder(_describe),
+        options={
+            "width": 1.0,
+            "dropout": 0.5,
+            "head_hidden": 0,
+            "aux": False,
+            "count_include_pad": True,
+            "transform_input": False,
+        },
+        variants=(
+            Variant(name="released", num_parameters=23_834_568, gmacs=5.713, input_size=_SIZE),
+            Variant(
+                name="with auxiliary head",
+                num_parameters=27_161_264,
+                gmacs=5.713,
+                input_size=_SIZE,
+                options={"aux": True},
+            ),
+        ),
+        families=(
+            CheckpointFamily(
+                name="timm",
+                preprocess=_TIMM,
+                published=(
+                    PublishedCheckpoint(
+                        name="inception_v3.tf_in1k",
+                        url="https://huggingface.co/timm/inception_v3.tf_in1k",
+                        licence="Apache-2.0",
+                        top1=77.866,
+                        top5=93.644,
+                        source="timm results csv at aa4b5850",
+                    ),
+                    PublishedCheckpoint(
+                        name="inception_v3.gluon_in1k (needs ImageNet mean and std)",
+                        url="https://huggingface.co/timm/inception_v3.gluon_in1k",
+                        licence="Apache-2.0",
+                        top1=78.806,
+                        top5=94.372,
+                        source="timm results csv at aa4b5850",
+                    ),
+                ),
+            ),
+            CheckpointFamily(
+                name="torchvision",
+                preprocess=Preprocess(
+                    input_size=_SIZE, crop_fraction=299 / 342, mean=IMAGENET_MEAN, std=IMAGENET_STD
+                ),
+                options={"transform_input": True},
+                published=(
+                    PublishedCheckpoint(
+                        name="Inception_V3_Weights.IMAGENET1K_V1",
+                        url="https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
+                        licence="BSD-3-Clause",
+                        top1=77.294,
+                        top5=93.450,
+                        source="torchvision 0.28 weight metadata",
+                    ),
+                ),
+            ),
+            CheckpointFamily(
+                name="slim",
+                preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.875, crop="before_resize"),
+                options={"count_include_pad": False},
+                num_background=1,
+                published=(
+                    PublishedCheckpoint(
+                        name="inception_v3_2016_08_28",
+                        url="http://download.tensorflow.org/models/inception_v3_2016_08_28.tar.gz",
+                        licence="Apache-2.0",
+                        top1=78.0,
+                        top5=93.9,
+                        source="tensorflow/models research/slim README",
+                    ),
+                ),
+            ),
+            CheckpointFamily(
+                name="keras",
+                preprocess=Preprocess(input_size=_SIZE),
+                options={"count_include_pad": False},
+                published=(
+                    PublishedCheckpoint(
+                        name="keras.applications InceptionV3",
+                        url="https://keras.io/api/applications/inceptionv3/",
+                        licence="Apache-2.0",
+                        top1=77.9,
+                        top5=93.7,
+                        source="Keras applications table",
+                    ),
+                ),
+            ),
+        ),
+    ),
+)

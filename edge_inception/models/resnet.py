@@ -1,0 +1,154 @@
+"""ResNet-50, -101 and -152, the seed of residual connections; torchvision's state-dict keys.
+
+Source: He et al., CVPR 2016 (arXiv 1512.03385), table 1, projection shortcuts (option B). The paper
+strides in the first 1x1 of a block, torchvision in the 3x3. Shapes are for 224 x 224 at width 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from edge_inception.models._layers import (
+    Architecture,
+    BatchNorm,
+    Bottleneck,
+    ClassifierHead,
+    Layer,
+    MaxPool,
+    PlainConv,
+    builder,
+    chained,
+    checked,
+    widen,
+)
+from edge_inception.spec import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CheckpointFamily,
+    ModelSpec,
+    Preprocess,
+    PublishedCheckpoint,
+    Variant,
+)
+
+_WIDTHS = (64, 128, 256, 512)
+_NORM_EPS = 1e-5
+
+
+def _describe(
+    blocks: tuple[int, int, int, int],
+    *,
+    num_classes: int,
+    width: float = 1.0,
+    dropout: float = 0.0,
+    head_hidden: int = 0,
+    stride_in: str = "3x3",
+) -> Architecture:
+    """7x7 convolution, max pool, four stages of bottlenecks.
+
+    Raises:
+        ValueError: ``stride_in`` is neither 1x1 nor 3x3.
+    """
+    place = checked("stride_in", stride_in, {"1x1": "1x1", "3x3": "3x3"})
+    layers: dict[str, Layer] = {
+        "conv1": PlainConv(widen(64, width), (7, 7), 2),  # 64 x 112 x 112
+        "bn1": BatchNorm(_NORM_EPS),
+        "maxpool": MaxPool(padding=1),  # 64 x 56 x 56
+    }
+    for number, (count, inner) in enumerate(zip(blocks, _WIDTHS, strict=True), start=1):
+        # 256 x 56 x 56, 512 x 28 x 28, 1024 x 14 x 14, 2048 x 7 x 7
+        stride = 1 if number == 1 else 2
+        first = Bottleneck(widen(inner, width), stride, place, has_projection=True)
+        rest = (Bottleneck(widen(inner, width)),) * (count - 1)
+        layers |= chained(f"layer{number}", (first, *rest))
+    return Architecture(
+        layers=layers,
+        head=ClassifierHead(
+            name="fc", num_classes=num_classes, dropout=dropout, hidden=head_hidden
+        ),
+    )
+
+
+_SIZE = (224, 224)
+
+
+def _torchvision(resize: int, interpolation: str = "bilinear") -> Preprocess:
+    return Preprocess(
+        input_size=_SIZE,
+        crop_fraction=224 / resize,
+        interpolation=interpolation,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def _published(name: str, file: str, top1: float, top5: float) -> PublishedCheckpoint:
+    return PublishedCheckpoint(
+        name=name,
+        url=f"https://download.pytorch.org/models/{file}.pth",
+        licence="BSD-3-Clause",
+        top1=top1,
+        top5=top5,
+        source="torchvision 0.28 weight metadata",
+    )
+
+
+def _spec(
+    depth: int,
+    blocks: tuple[int, int, int, int],
+    size: tuple[int, float],
+    published: tuple[tuple[PublishedCheckpoint, ...], tuple[PublishedCheckpoint, ...]],
+) -> ModelSpec:
+    """One depth; ``size`` is parameters and GMACs, ``published`` the V1 and V2 recipes."""
+    describe: Callable[..., Architecture] = partial(_describe, blocks)
+    first, second = published
+    return ModelSpec(
+        name=f"resnet{depth}",
+        title=f"ResNet-{depth}",
+        paper="He et al., CVPR 2016, arXiv 1512.03385",
+        describe=describe,
+        build=builder(describe),
+        options={"width": 1.0, "dropout": 0.0, "head_hidden": 0, "stride_in": "3x3"},
+        variants=(
+            Variant(
+                name="torchvision (v1.5)", num_parameters=size[0], gmacs=size[1], input_size=_SIZE
+            ),
+        ),
+        families=(
+            CheckpointFamily(
+                name="torchvision", preprocess=_torchvision(256), published=first + second
+            ),
+        ),
+    )
+
+
+MODELS = (
+    _spec(
+        50,
+        (3, 4, 6, 3),
+        (25_557_032, 4.089),
+        (
+            (_published("ResNet50_Weights.IMAGENET1K_V1", "resnet50-0676ba61", 76.130, 92.862),),
+            (_published("ResNet50_Weights.IMAGENET1K_V2", "resnet50-11ad3fa6", 80.858, 95.434),),
+        ),
+    ),
+    _spec(
+        101,
+        (3, 4, 23, 3),
+        (44_549_160, 7.801),
+        (
+            (_published("ResNet101_Weights.IMAGENET1K_V1", "resnet101-63fe2227", 77.374, 93.546),),
+            (_published("ResNet101_Weights.IMAGENET1K_V2", "resnet101-cd907fc2", 81.886, 95.780),),
+        ),
+    ),
+    _spec(
+        152,
+        (3, 8, 36, 3),
+        (60_192_808, 11.514),
+        (
+            (_published("ResNet152_Weights.IMAGENET1K_V1", "resnet152-394f9c45", 78.312, 94.046),),
+            (_published("ResNet152_Weights.IMAGENET1K_V2", "resnet152-f82ba261", 82.284, 96.002),),
+        ),
+    ),
+)
