@@ -1,0 +1,235 @@
+"""Each stage of a build: the options the recipe gives it, its file, and the call.
+
+Stages import their libraries when they run, so that a reused one imports none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_inception import artifact, ingredients, options, registry, stage, targets
+from edge_inception.artifact import (
+    Baseline,
+    EngineFile,
+    Graph,
+    RangeTable,
+    Report,
+    SimplifiedGraph,
+    TypedGraph,
+)
+from edge_inception.engines._backend import CompileOptions
+from edge_inception.errors import InputError
+from edge_inception.imageset import ImageSet
+from edge_inception.options import BaselineOptions, ExportOptions, SimplifyOptions
+from edge_inception.quant.options import (
+    CalibrateOptions,
+    FloatRest,
+    QuantizeOptions,
+    calibrate_provenance,
+    quantize_provenance,
+)
+from edge_inception.recipe import Recipe
+from edge_inception.registry import member
+from edge_inception.runner import Runner
+from edge_inception.spec import Precision, Preprocess, Progress
+from edge_inception.validate.options import EngineEntry, validate_provenance
+
+REPORT = "report.json"
+REPORT_MARKDOWN = "report.md"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a build works on, opened and checked; ``calibration`` None: the precision needs none."""
+
+    recipe: Recipe
+    preprocess: Preprocess
+    validation: ImageSet
+    calibration: ImageSet | None
+
+
+class Steps:
+    """The stages of one build; each method is one."""
+
+    def __init__(self, inputs: Inputs, runner: Runner) -> None:
+        self._recipe, self._how = inputs.recipe, inputs.preprocess
+        self._validation, self._calibration = inputs.validation, inputs.calibration
+        self._out = inputs.recipe.out
+        self._runner = runner
+
+    def export(self) -> Graph:
+        """Checkpoint to graph."""
+        recipe = self._recipe
+        choices = ExportOptions(
+            model=recipe.model,
+            preprocess=self._how,
+            model_options=recipe.model_options,
+            num_classes=recipe.num_classes,
+            classes=self._validation.classes,
+            profile=recipe.profile,
+        )
+        path = self._out / "model.onnx"
+
+        def run(_: Progress) -> Graph:
+            from edge_inception.export import export
+
+            return export(recipe.checkpoint, choices, path)
+
+        expected = options.export_provenance(recipe.checkpoint, choices)
+        return self._runner.step("export", Graph, path, expected, run)
+
+    def simplify(self, graph: Graph) -> SimplifiedGraph:
+        """Graph to simplified graph."""
+        path = self._out / "model.simplified.onnx"
+        choices = SimplifyOptions()
+
+        def run(_: Progress) -> SimplifiedGraph:
+            from edge_inception.graph.simplify import simplify
+
+            return simplify(graph, choices, path)
+
+        expected = options.simplify_provenance(graph, choices)
+        return self._runner.step("simplify", SimplifiedGraph, path, expected, run)
+
+    def baseline(self, graph: Graph) -> Baseline:
+        """FP32 logits of the validation images."""
+        recipe = self._recipe
+        num_classes = int(graph.details["num_classes"])
+        if self._validation.is_labelled and len(self._validation.classes) != num_classes:
+            raise InputError(
+                f"{self._validation.name} has {len(self._validation.classes)} classes, "
+                f"{recipe.checkpoint} has {num_classes}",
+                hint="give --labels with one class name per logit, in logit order",
+            )
+        choices = BaselineOptions(
+            model=recipe.model,
+            preprocess=self._how,
+            model_options=recipe.model_options,
+            num_classes=recipe.num_classes,
+            threads=recipe.threads,
+        )
+        path = self._out / "baseline.npz"
+
+        def run(progress: Progress) -> Baseline:
+            from edge_inception.baseline import record_baseline
+
+            return record_baseline(
+                recipe.checkpoint, self._validation, choices, path, progress=progress
+            )
+
+        expected = options.baseline_provenance(recipe.checkpoint, self._validation, choices)
+        return self._runner.step("baseline", Baseline, path, expected, run)
+
+    def calibrate(self, graph: SimplifiedGraph) -> RangeTable | None:
+        """Range table of the calibration images; None when there are none."""
+        recipe, images = self._recipe, self._calibration
+        if images is None:
+            return None
+        choices = CalibrateOptions(
+            preprocess=self._how,
+            calibrator=recipe.calibrator,
+            batch=recipe.calibration_batch,
+            threads=recipe.threads,
+            seed=recipe.seed,
+        )
+        path = self._out / "model.ranges.json"
+
+        def run(progress: Progress) -> RangeTable:
+            from edge_inception.quant.observe import calibrate
+
+            return calibrate(graph, images, choices, path, progress=progress)
+
+        expected = calibrate_provenance(graph, images, choices)
+        return self._runner.step("calibrate", RangeTable, path, expected, run)
+
+    def quantize(
+        self, graph: SimplifiedGraph, ranges: RangeTable | None, precision: Precision
+    ) -> TypedGraph:
+        """Simplified graph to typed graph of ``precision``."""
+        choices = QuantizeOptions(
+            precision=precision,
+            float_rest=member(FloatRest, "float rest", self._recipe.float_rest),
+        )
+        path = self._out / f"model.{precision.value}.onnx"
+
+        def run(_: Progress) -> TypedGraph:
+            from edge_inception.quant.insert import quantize
+
+            return quantize(graph, ranges, choices, path)
+
+        expected = quantize_provenance(graph, ranges, choices)
+        return self._runner.step(f"quantize {precision.value}", TypedGraph, path, expected, run)
+
+    def compile(self, name: str, typed: Mapping[Precision, TypedGraph]) -> Iterator[EngineEntry]:
+        """Engines of one target: FP32 to compare with, then the asked precision."""
+        target = targets.target(name)
+        executable = registry.backend(target.backend).availability().float_precisions
+        for precision, graph in typed.items():
+            is_subject = precision is self._recipe.precision
+            yield self._engine(target, graph, precision, "f32", is_subject=is_subject)
+            if precision is Precision.FP32 and "bf16" in executable:
+                yield self._engine(target, graph, precision, "bf16", is_subject=False)
+
+    def _engine(
+        self,
+        target: targets.Target,
+        graph: TypedGraph,
+        precision: Precision,
+        float_precision: str,
+        *,
+        is_subject: bool,
+    ) -> EngineEntry:
+        backend = registry.backend(target.backend)
+        chosen = targets.compute_capabilities(target, self._recipe.compute_capabilities)
+        choices = CompileOptions(
+            profile=self._recipe.profile,
+            float_precision=float_precision,
+            compute_capabilities=chosen,
+        )
+        variant = "" if float_precision == "f32" else f".{float_precision}"
+        path = self._out / f"model.{precision.value}.{target.name}{variant}{backend.suffix}"
+        expected = stage.provenance(
+            f"compile:{backend.name}", parents={"typed graph": graph.sha256}, options=choices
+        )
+        label = f"compile {precision.value} {target.name}{variant}"
+        run = lambda _: backend.compile(graph, choices, path)  # noqa: E731 -- closes over all three
+        engine = self._runner.step(label, EngineFile, path, expected, run)
+        return EngineEntry(
+            engine=engine,
+            target=target.name,
+            precision=precision.value,
+            float_precision=float_precision,
+            is_subject=is_subject,
+        )
+
+    def validate(self, baseline: Baseline, entries: list[EngineEntry]) -> Report:
+        """Engines to report, as JSON and as Markdown."""
+        recipe = self._recipe
+        choices = ingredients.validate_options(recipe, self._validation, self._runner.listener)
+        path = self._out / REPORT
+
+        def run(progress: Progress) -> Report:
+            from edge_inception.validate.run import validate
+
+            return validate(baseline, entries, self._validation, choices, path, progress=progress)
+
+        expected = validate_provenance(baseline, entries, self._validation, choices)
+        report = self._runner.step("validate", Report, path, expected, run)
+        if not self._runner.is_dry:
+            self._write_markdown(report)
+        return report
+
+    def _write_markdown(self, report: Report) -> None:
+        from edge_inception.report.markdown import to_markdown
+
+        text = to_markdown(json.loads(report.path.read_text(encoding="utf-8")))
+        path = self._out / REPORT_MARKDOWN
+        artifact.replace_file(path, lambda temporary: _write_text(temporary, text))
+        self._runner.written.append(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
