@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_inception import __version__, cli_stages
+from edge_inception import __version__, cli_models, cli_stages
 from edge_inception.cli_options import (
     PATH,
     VERDICT_CODES,
@@ -31,7 +30,6 @@ from edge_inception.errors import BackendMissing, EdgeInceptionError, InputError
 
 if TYPE_CHECKING:
     from edge_inception.engines._backend import Availability
-    from edge_inception.spec import ModelSpec
 
 INTERRUPTED = 130
 _EXTRAS = dict.fromkeys(
@@ -212,35 +210,6 @@ def _write_starter(path: Path) -> None:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def models(*, as_json: bool) -> None:
-    """List architectures: input size, parameters, multiply-adds, published accuracy."""
-    from edge_inception import registry
-    from edge_inception.terminal import wrapped
-
-    specs = registry.models().values()
-    if as_json:
-        click.echo(json.dumps([_model_record(spec) for spec in specs], indent=1))
-        return
-    click.echo(f"{'name':<20}{'input':<10}{'parameters':>12}{'GMACs':>9}")
-    for spec in specs:
-        size = "x".join(str(side) for side in spec.preprocess.input_size)
-        click.echo(f"{spec.name:<20}{size:<10}{spec.num_parameters:>12,}{spec.gmacs:>9.3f}")
-        for claim in (claim for family in spec.families for claim in family.published):
-            text = f"top-1 {claim.top1} %, top-5 {claim.top5} %: {claim.name}, {claim.source}"
-            click.echo(wrapped("  published", text, indent=20))
-
-
-def _model_record(spec: ModelSpec) -> dict[str, Any]:
-    from edge_inception import stage
-
-    record = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
-    record |= {"num_parameters": spec.num_parameters, "gmacs": spec.gmacs}
-    del record["build"], record["describe"]
-    return {name: stage.plain(value) for name, value in record.items()}
-
-
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def engines(*, as_json: bool) -> None:
     """List engine backends and what this machine can do with each."""
     from edge_inception import registry, stage
@@ -293,5 +262,5 @@ def doctor() -> int:
     return 0
 
 
-for _command in cli_stages.COMMANDS:
+for _command in (*cli_models.COMMANDS, *cli_stages.COMMANDS):
     cli.add_command(_command)

@@ -36,7 +36,7 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     "train": Stage(
         tools=("torch", "numpy", "Pillow"),
-        sources=("train.py", "augment.py", "models", "images.py", "metrics.py"),
+        sources=("train.py", "monitor.py", "augment.py", "models", "images.py", "metrics.py"),
     ),
     "export": Stage(
         tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),

@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from edge_inception import images, imageset, metrics, registry, stage
+from edge_inception import images, imageset, registry, stage
 from edge_inception.artifact import replace_file
 from edge_inception.augment import load_augmented
 from edge_inception.errors import InputError
 from edge_inception.imageset import ImageItem, ImageSet
+from edge_inception.monitor import evaluate
 from edge_inception.spec import Preprocess, Progress, no_progress
 
 STATE_FILE, CHECKPOINT_FILE, METRICS_FILE = "state.pt", "checkpoint.safetensors", "metrics.json"
@@ -165,6 +165,11 @@ class _Run:
         arguments = {"num_classes": options.num_classes, **options.model_options}
         self.model = build(**arguments).to(options.device, memory_format=torch.channels_last)
         self.average = build(**arguments).to(options.device, memory_format=torch.channels_last)
+        if self.model.is_embedding:
+            raise InputError(
+                f"{options.model} with {dict(options.model_options)} puts out an embedding",
+                hint="train a classifier: --option tail=facenet-classifier, or tail=paper",
+            )
         self._refuse_small_images()
         _initialise(self.model)
         self.average.load_state_dict(self.model.state_dict())
@@ -211,10 +216,8 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate * schedule(done, self.steps_per_epoch, options)
         with torch.autocast(options.device, dtype=torch.bfloat16):
-            logits = self.model(pixels)
-        per_image = nn.functional.cross_entropy(
-            logits.float(), labels, reduction="none", label_smoothing=options.label_smoothing
-        )
+            answers = self.model(pixels)
+        per_image = self._losses(answers, labels)
         loss = (per_image * weights).sum() / weights.sum().clamp_min(_SMALLEST_WEIGHT)
         if not torch.isfinite(loss):
             raise InputError(f"loss is {loss.item()} at step {done}", hint="lower --learning-rate")
@@ -224,6 +227,19 @@ class _Run:
         self.optimizer.step()
         self._update_average(done)
         return loss.item()
+
+    def _losses(self, answers: Any, labels: Tensor) -> Tensor:
+        """Loss of every image, [N]: of the logits, and of auxiliary heads by their weight."""
+        logits, *auxiliary = answers if isinstance(answers, tuple) else (answers,)
+        smooth = partial(
+            nn.functional.cross_entropy,
+            reduction="none",
+            label_smoothing=self.options.label_smoothing,
+        )
+        loss = smooth(logits.float(), labels)
+        for weight, answer in zip(self.model.auxiliary_weights, auxiliary, strict=True):
+            loss = loss + weight * smooth(answer.float(), labels)
+        return loss
 
     def _update_average(self, done: int) -> None:
         decay = min(self.options.ema_decay, (1 + done) / (10 + done))
@@ -371,25 +387,3 @@ def image_size(epoch: int, options: TrainOptions) -> int:
         return final
     grown = options.start_size + share * (final - options.start_size)
     return max(options.start_size, int(grown // SIZE_STEP * SIZE_STEP))
-
-
-def evaluate(model: nn.Module, images_of: ImageSet, options: TrainOptions) -> dict[str, float]:
-    """Accuracy, balanced accuracy and, where two classes occur, AUROC; float32, final size."""
-    model.eval()
-    logits: list[NDArray[np.float32]] = []
-    labels: list[int | None] = []
-    with torch.inference_mode():
-        for batch in images.batches(images_of.items, options.preprocess, options.batch):
-            pixels = torch.from_numpy(batch.images).to(options.device)
-            out = model(pixels.to(memory_format=torch.channels_last))
-            logits.append(out.float().cpu().numpy())
-            labels.extend(item.label for item in batch.items)
-    scores, truth = np.concatenate(logits), np.array(labels, dtype=np.int64)
-    predicted = scores.argmax(axis=1).astype(np.int64)
-    result = {
-        "accuracy": float((predicted == truth).mean()),
-        "balanced_accuracy": metrics.balanced_accuracy(predicted, truth, options.num_classes),
-    }
-    if options.num_classes == 2 and len(set(labels)) == 2:  # noqa: PLR2004 -- of two classes
-        result["auroc"] = metrics.auroc(scores[:, 1] - scores[:, 0], truth)
-    return result

@@ -242,5 +242,5 @@ def _joined(run: list[Stage]) -> Stage:
     if len(run) == 1:
         return first
     cost = total(run)
-    path = f"{first.path} to {last.path.rpartition('.')[2]}"
+    path = f"{first.path}-{last.path.rpartition('.')[2]}"
     return Stage(path=path, what=first.what, cost=cost, count=len(run))

@@ -160,7 +160,7 @@ MODELS = (
             ),
             CheckpointFamily(
                 name="cadene",
-                preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.8975),
+                preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.875),
                 num_background=1,
                 published=(
                     PublishedCheckpoint(

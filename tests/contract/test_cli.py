@@ -168,3 +168,53 @@ def test_closed_pipe_is_quiet():
     command = f"{shlex.quote(sys.executable)} -m edge_inception models --json | true"
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_models_names_a_stage_table(capsys):
+    """NAME shows forms, families and stages; the last row adds up to the published size."""
+    assert cli.run(["models", "inception_resnet_v2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].split() == ["total", "55,843,464", "13,155.8"]
+    # ten blocks of one kind are one row
+    (row,) = [line for line in lines if line.startswith("repeat.0-9")]
+    assert row.split()[-3] == "320x35x35"
+    assert max(len(line) for line in lines if "http" not in line) <= 80
+
+
+def test_models_shows_a_variant(capsys):
+    """Options and input size change the table, also as JSON."""
+    arguments = ["models", "resnet50", "--option", "width=0.5", "--input-size", "64", "--json"]
+    assert cli.run(arguments) == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert stages[0]["cost"]["shape"] == [32, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["models", "inception_v5"], "error: no model named 'inception_v5'"),
+        (
+            ["models", "googlenet", "--option", "kernel=5"],
+            "error: no option of googlenet named 'kernel'",
+        ),
+        (
+            ["models", "googlenet", "--option", "norm=batch"],
+            (
+                "error: cannot build googlenet with {'norm': 'batch'}: norm is 'batch', wanted one of "
+                "'bn', 'lrn'"
+            ),
+        ),
+        (
+            ["models", "inception_v4", "--input-size", "50"],
+            (
+                "error: cannot build inception_v4 with {}: layer features.18 has nothing left of an "
+                "image of 50 x 50"
+            ),
+        ),
+        (["models", "--input-size", "50"], "error: these options are about one model"),
+    ],
+)
+def test_models_refuses_what_cannot_be(arguments, line, capsys):
+    """Each refusal is one exact line and exit code 3."""
+    assert cli.run(arguments) == 3
+    assert capsys.readouterr().err.splitlines()[0] == line

@@ -19,7 +19,7 @@ from edge_inception import train as subject
 from edge_inception.checkpoint import load_model
 from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet, open_set
-from edge_inception.spec import Preprocess
+from edge_inception.spec import Preprocess, no_progress
 
 SQUARE = Preprocess(input_size=(32, 32))
 COLOURS = {"blue": (40, 60, 200), "red": (200, 60, 40)}
@@ -395,3 +395,45 @@ def test_inception_v4_at_its_smallest(toy, tmp_path):
     path = subject.train(*toy, options, tmp_path)
     model = load_model("inception_v4", path, width=1 / 32)
     assert torch.isfinite(model(torch.zeros(1, 3, 75, 75))).all()
+
+
+@pytest.mark.slow
+def test_auxiliary_heads_are_trained_with_their_weights(toy, tmp_path):
+    """The loss is that of the logits plus 0.3 of each of GoogLeNet's two auxiliary heads."""
+    options = subject.TrainOptions(
+        model="googlenet",
+        num_classes=2,
+        preprocess=Preprocess(input_size=(64, 64)),
+        model_options={"width": 1 / 32, "aux": True},
+        epochs=1,
+        batch=9,
+        start_size=64,
+        threads=1,
+    )
+    run = subject._Run(*toy, options, tmp_path)
+    logits, first, second = (torch.randn(4, 2) for _ in range(3))
+    labels = torch.tensor([0, 1, 1, 0])
+
+    def smoothed(answer):
+        """Cross entropy by its definition, labels smoothed by 0.05 over two classes."""
+        wanted = torch.nn.functional.one_hot(labels, 2) * 0.95 + 0.025
+        return -(wanted * answer.log_softmax(1)).sum(1)
+
+    found = run._losses((logits, first, second), labels)
+    assert torch.allclose(found, smoothed(logits) + 0.3 * (smoothed(first) + smoothed(second)))
+    before = run.model.aux1.fc2.weight.detach().clone()
+    run.train_epoch(no_progress)
+    assert not torch.equal(run.model.aux1.fc2.weight, before)
+
+
+def test_an_embedding_is_not_trained_as_a_classifier(toy, tmp_path):
+    """FaceNet's tail has no classes to learn; the error names the tails that have."""
+    options = subject.TrainOptions(
+        model="inception_resnet_v1",
+        num_classes=2,
+        preprocess=Preprocess(input_size=(96, 96)),
+        model_options={"tail": "facenet", "width": 1 / 32},
+        start_size=96,
+    )
+    with pytest.raises(InputError, match=r"^inception_resnet_v1 with .* puts out an embedding$"):
+        subject.train(*toy, options, tmp_path)

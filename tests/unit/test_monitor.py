@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from edge_inception import images
-from edge_inception import train as subject
+from edge_inception import monitor as subject
 from edge_inception.imageset import open_set
 from edge_inception.spec import Preprocess
+from edge_inception.train import TrainOptions
 
 SQUARE = Preprocess(input_size=(32, 32))
 
@@ -31,9 +32,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def options(tiny_model):
-    return subject.TrainOptions(
-        model=tiny_model.name, num_classes=2, preprocess=SQUARE, batch=4, threads=1
-    )
+    return TrainOptions(model=tiny_model.name, num_classes=2, preprocess=SQUARE, batch=4, threads=1)
 
 
 @pytest.fixture
