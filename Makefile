@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check setup clean
+.PHONY: demo test e2e check setup clean
 
 demo: $(READY)
 	$(BIN)/edge-inception build --precision int8
 
 test: check
 	$(BIN)/python -m pytest -m "not gpu and not jetson"
+
+# Every architecture through a whole build: about half an hour, resumable.
+e2e: $(READY)
+	$(BIN)/python tests/benchmarks/family.py
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -189,6 +189,15 @@ def test_models_shows_a_variant(capsys):
     assert stages[0]["cost"]["shape"] == [32, 32, 32]
 
 
+WRONG_NORM = (
+    "error: cannot build googlenet with {'norm': 'x'}: norm is 'x', wanted one of 'bn', 'lrn'"
+)
+TOO_SMALL = (
+    "error: cannot build inception_v4 with {}: layer features.18 has nothing left of an image of "
+    "50 x 50"
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -197,20 +206,8 @@ def test_models_shows_a_variant(capsys):
             ["models", "googlenet", "--option", "kernel=5"],
             "error: no option of googlenet named 'kernel'",
         ),
-        (
-            ["models", "googlenet", "--option", "norm=batch"],
-            (
-                "error: cannot build googlenet with {'norm': 'batch'}: norm is 'batch', wanted one of "
-                "'bn', 'lrn'"
-            ),
-        ),
-        (
-            ["models", "inception_v4", "--input-size", "50"],
-            (
-                "error: cannot build inception_v4 with {}: layer features.18 has nothing left of an "
-                "image of 50 x 50"
-            ),
-        ),
+        (["models", "googlenet", "--option", "norm=x"], WRONG_NORM),
+        (["models", "inception_v4", "--input-size", "50"], TOO_SMALL),
         (["models", "--input-size", "50"], "error: these options are about one model"),
     ],
 )
