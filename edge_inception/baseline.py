@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_inception import artifact, images
+from edge_inception import artifact, images, stage
 from edge_inception.artifact import Baseline
-from edge_inception.checkpoint import load_model, num_classes_of
+from edge_inception.checkpoint import load, num_classes_of
 from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet
 from edge_inception.options import BaselineOptions, baseline_provenance
@@ -101,6 +102,7 @@ def open_session(  # noqa: PLR0913 -- the keywords of one JSON line
     threads: int = 0,
     memory_format: str = "contiguous",
     autocast: str = "none",
+    checkpoint_format: str = "auto",
 ) -> TorchSession:
     """PyTorch eager on the CPU; every argument is a JSON value, so a worker process can be told.
 
@@ -112,6 +114,7 @@ def open_session(  # noqa: PLR0913 -- the keywords of one JSON line
         threads: 0 means all cores this process may use.
         memory_format: ``contiguous`` or ``channels_last``.
         autocast: ``none`` (float32) or ``bf16``.
+        checkpoint_format: The checkpoint's family, see ``checkpoint.load``.
 
     Raises:
         InputError: An unknown name, or the checkpoint does not fit.
@@ -120,9 +123,15 @@ def open_session(  # noqa: PLR0913 -- the keywords of one JSON line
         raise unknown("memory format", memory_format, _LAYOUTS)
     if autocast not in _AUTOCASTS:
         raise unknown("autocast", autocast, _AUTOCASTS)
-    built = load_model(model, Path(checkpoint), num_classes=num_classes, **(model_options or {}))
+    loaded = load(
+        model,
+        Path(checkpoint),
+        family=checkpoint_format,
+        num_classes=num_classes,
+        options=model_options,
+    )
     return TorchSession(
-        built,
+        loaded.model,
         threads=threads,
         memory_format=_LAYOUTS[memory_format],
         autocast=_AUTOCASTS[autocast],
@@ -153,17 +162,25 @@ def record_baseline(
     if not images_of.items:
         raise InputError(f"{images_of.name} has no images", hint="give at least one")
     provenance = baseline_provenance(checkpoint, images_of, options)
-    session = open_session(
-        checkpoint,
+    loaded = load(
         options.model,
-        model_options=options.model_options,
+        checkpoint,
+        family=options.checkpoint_format,
         num_classes=options.num_classes,
+        options=options.model_options,
+    )
+    how = dataclasses.replace(loaded.preprocess, **options.preprocess)
+    session = TorchSession(
+        loaded.model,
         threads=options.threads,
+        memory_format=torch.contiguous_format,
+        autocast=None,
     )
     with session:
         num_classes = int(session.info["num_classes"])
         labels = _labels(images_of, num_classes)
-        logits = _logits(session, images_of, options, progress)
+        batches = images.batches(images_of.items, how, options.batch)
+        logits = _logits(session, batches, len(images_of.items), progress)
     hashes = np.array([item.sha256 for item in images_of.items])
     return artifact.publish(
         Baseline,
@@ -180,6 +197,9 @@ def record_baseline(
             "classes": list(images_of.classes),
             "num_classes": num_classes,
             "model": options.model,
+            "checkpoint_family": loaded.family,
+            "checkpoint_notes": list(loaded.notes),
+            "preprocess": stage.plain(how),
         },
     )
 
@@ -202,11 +222,11 @@ def _labels(images_of: ImageSet, num_classes: int) -> NDArray[np.int64]:
 
 
 def _logits(
-    session: TorchSession, images_of: ImageSet, options: BaselineOptions, progress: Progress
+    session: TorchSession, batches: Iterable[images.Batch], total: int, progress: Progress
 ) -> NDArray[np.float32]:
     parts: list[NDArray[np.float32]] = []
-    done, total = 0, len(images_of.items)
-    for batch in images.batches(images_of.items, options.preprocess, options.batch):
+    done = 0
+    for batch in batches:
         part = session.run(batch.images)
         for item, row in zip(batch.items, part, strict=True):
             if not np.isfinite(row).all():

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edge_inception import registry
 from edge_inception.artifact import file_sha256
 from edge_inception.errors import InputError
-from edge_inception.spec import ModelSpec
+from edge_inception.spec import ModelSpec, Preprocess
 
 _LOG = logging.getLogger(__name__)
 _NAMED = 3  # names listed in an error before "and N more"
@@ -52,6 +52,24 @@ class Checkpoint:
     classes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model with a checkpoint's weights, and what was decided on the way.
+
+    ``family`` names who published such a checkpoint; ``options`` are the family's with the asked
+    ones on top, ``preprocess`` is the family's. ``notes`` say in words what was chosen, unwrapped
+    or left out; ``classes`` and ``stored`` are the checkpoint's.
+    """
+
+    model: nn.Module
+    family: str
+    options: Mapping[str, Any]
+    preprocess: Preprocess
+    notes: tuple[str, ...]
+    classes: tuple[str, ...]
+    stored: Mapping[str, int]
+
+
 def load_model(
     name: str, checkpoint: Path, *, num_classes: int | None = None, **options: Any
 ) -> nn.Module:
@@ -67,7 +85,7 @@ def load_model(
         InputError: Unknown model or option, unreadable file, a pickle with code, NaN or infinite
             weights, or any key that is missing, unexpected or of another shape.
     """
-    return build_model(name, read_checkpoint(checkpoint), num_classes=num_classes, options=options)
+    return load(name, checkpoint, num_classes=num_classes, options=options).model
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -96,19 +114,28 @@ def read_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def build_model(
+def load(
     name: str,
-    checkpoint: Checkpoint,
+    path: Path,
     *,
+    family: str = "auto",
     num_classes: int | None = None,
     options: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """The model called ``name`` with the weights of a checkpoint that was read; see ``load_model``.
+) -> Loaded:
+    """The model called ``name`` with the weights of ``path``, and how it came about.
+
+    Args:
+        name: A name in ``registry.models()``.
+        path: Checkpoint file.
+        family: A name in ``ModelSpec.families``, or ``auto`` to recognise it by its keys.
+        num_classes: Rows the head must have; None takes what the checkpoint has.
+        options: Of the model's builder, on top of the family's.
 
     Raises:
-        InputError: Unknown model or option, or keys that do not fit.
+        InputError: As ``load_model``, and a family that is unknown or cannot be told.
     """
     spec = registry.model(name)
+    checkpoint = read_checkpoint(path)
     chosen = _checked_options(spec, options or {})
     head = _head_keys(spec, chosen)
     found = _head_rows(checkpoint.state, head)
@@ -124,7 +151,15 @@ def build_model(
         )
     _require_same_tensors(spec, checkpoint, state, expected)
     model.load_state_dict(state, strict=True, assign=True)
-    return model.eval()
+    return Loaded(
+        model=model.eval(),
+        family=family,
+        options=chosen,
+        preprocess=spec.preprocess,
+        notes=(),
+        classes=checkpoint.classes,
+        stored=checkpoint.stored,
+    )
 
 
 def num_classes_of(model: nn.Module) -> int:

@@ -24,6 +24,7 @@ VERDICT_CODES = {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}
 OVERRIDES: Mapping[str, str] = {
     "model": "model.name",
     "checkpoint": "model.checkpoint",
+    "checkpoint_format": "model.checkpoint_format",
     "num_classes": "model.num_classes",
     "option": "model.options",
     "input_size": "preprocess.input_size",
@@ -70,6 +71,7 @@ recipe_options = _options(
     click.option("--recipe", type=PATH, help="Recipe TOML; else edge-inception.toml here."),
     click.option("--model", help="Architecture; `edge-inception models` lists them."),
     click.option("--checkpoint", type=PATH, help="safetensors or torch.load file."),
+    click.option("--checkpoint-format", help="auto (default), or whose names: timm, slim, ..."),
     click.option("--num-classes", type=int, help="Check the checkpoint's head against this."),
     click.option("--option", multiple=True, metavar="KEY=VALUE", help="Model option: width=0.25."),
     click.option("--input-size", "--imgsz", type=int, help="Side of the input in pixels."),

@@ -38,6 +38,8 @@ _THREADS = click.option("--threads", type=int, help="CPU threads; 0 or none give
 def _told(terminal: Terminal, made: Artifact) -> None:
     from edge_inception.terminal import told
 
+    for note in made.details.get("checkpoint_notes", ()):
+        terminal.note(f"checkpoint: {note}")
     terminal.note(told(made.counts))
     terminal.detail(told(made.counts, is_full=True))
     click.echo(f"{made.path}")
@@ -59,8 +61,9 @@ def export(**flags: Any) -> None:
         recipe = recipe_of({**flags, "out": None}, terminal)
         options = ExportOptions(
             model=recipe.model,
-            preprocess=ingredients.preprocessing(recipe),
+            preprocess=recipe.preprocess,
             model_options=recipe.model_options,
+            checkpoint_format=recipe.checkpoint_format,
             num_classes=recipe.num_classes,
             classes=ingredients.classes(recipe),
             profile=recipe.profile,
@@ -100,8 +103,9 @@ def baseline(**flags: Any) -> None:
         images = ingredients.open_source(recipe.validation, "validation", recipe, terminal)
         options = BaselineOptions(
             model=recipe.model,
-            preprocess=ingredients.preprocessing(recipe),
+            preprocess=recipe.preprocess,
             model_options=recipe.model_options,
+            checkpoint_format=recipe.checkpoint_format,
             num_classes=recipe.num_classes,
             threads=ingredients.require_threads(recipe.threads),
         )
@@ -216,7 +220,7 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
     """Measure one engine against the baseline and judge the gates."""
     import json
 
-    from edge_inception import artifact, ingredients
+    from edge_inception import artifact, inference, ingredients
     from edge_inception.artifact import Baseline, EngineFile
     from edge_inception.report.terminal import print_report
     from edge_inception.validate.run import validate as run
@@ -227,7 +231,8 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
         loaded = artifact.load(EngineFile, engine)
         entry = ingredients.entry_of(loaded)
         ingredients.require_threads(recipe.threads)
-        options = ingredients.validate_options(recipe, images, terminal)
+        how = inference.preprocess_of(loaded.details)
+        options = ingredients.validate_options(recipe, images, how, terminal)
         with terminal.working("validate") as progress:
             made = run(
                 artifact.load(Baseline, baseline_path),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,10 @@ from torch import Tensor, nn
 
 from edge_inception import __version__, artifact, stage
 from edge_inception.artifact import Graph
-from edge_inception.checkpoint import Checkpoint, build_model, num_classes_of, read_checkpoint
+from edge_inception.checkpoint import Loaded, load, num_classes_of
 from edge_inception.errors import InputError
 from edge_inception.options import ExportOptions, export_provenance
-from edge_inception.spec import INPUT_NAME, OUTPUT_NAME
+from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, ShapeProfile
 
 __all__ = ["OPSET", "ExportOptions", "export"]
 
@@ -56,17 +58,23 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             logits of the graph are not the model's.
     """
     provenance = export_provenance(checkpoint, options)
-    weights = read_checkpoint(checkpoint)
-    model = build_model(
-        options.model, weights, num_classes=options.num_classes, options=options.model_options
+    loaded = load(
+        options.model,
+        checkpoint,
+        family=options.checkpoint_format,
+        num_classes=options.num_classes,
+        options=options.model_options,
     )
-    num_classes = num_classes_of(model)
-    classes = _class_names(weights, options, num_classes)
-    exported = _to_onnx(model, options)
+    how = dataclasses.replace(loaded.preprocess, **options.preprocess)
+    pixels = _Pixels(size=how.input_size, profile=options.profile)
+    num_classes = num_classes_of(loaded.model)
+    classes = _class_names(checkpoint, loaded, options, num_classes)
+    _require_size(loaded.model, pixels, options.model)
+    exported = _to_onnx(loaded.model, pixels)
     _strip(exported)
     _require_opset(exported)
     content: bytes = exported.SerializeToString(deterministic=True)
-    share = _require_parity(content, model, options, num_classes)
+    share = _require_parity(content, loaded.model, pixels, num_classes)
     return artifact.publish(
         Graph,
         out,
@@ -75,16 +83,18 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         counts=dict(sorted(Counter(node.op_type for node in exported.graph.node).items())),
         details={
             "model": options.model,
-            "model_options": dict(options.model_options),
+            "model_options": dict(loaded.options),
+            "checkpoint_family": loaded.family,
+            "checkpoint_notes": list(loaded.notes),
             "num_classes": num_classes,
             "classes": list(classes),
-            "preprocess": stage.plain(options.preprocess),
+            "preprocess": stage.plain(how),
             "profile": stage.plain(options.profile),
             "input": INPUT_NAME,
             "output": OUTPUT_NAME,
-            "input_shape": _input_shape(options),
+            "input_shape": pixels.shape,
             "opset": OPSET,
-            "checkpoint_types": dict(weights.stored),
+            "checkpoint_types": dict(loaded.stored),
             "error_of_pytorchs": share,
         },
     )
@@ -94,38 +104,53 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _class_names(weights: Checkpoint, options: ExportOptions, num_classes: int) -> tuple[str, ...]:
+def _class_names(
+    checkpoint: Path, loaded: Loaded, options: ExportOptions, num_classes: int
+) -> tuple[str, ...]:
     """Names by logit index: those given, else those the checkpoint carries."""
-    given = options.classes or weights.classes
+    given = options.classes or loaded.classes
     if given and len(given) != num_classes:
         raise InputError(
-            f"{len(given)} class names for a head of {num_classes} classes in {weights.path}",
+            f"{len(given)} class names for a head of {num_classes} classes in {checkpoint}",
             hint="one name per logit, in the order of the logits",
         )
-    if weights.classes and sorted(given) == sorted(weights.classes) and given != weights.classes:
+    if loaded.classes and sorted(given) == sorted(loaded.classes) and given != loaded.classes:
         raise InputError(
-            f"class names are in another order than in {weights.path}: "
-            f"{', '.join(given[:5])} against {', '.join(weights.classes[:5])}",
+            f"class names are in another order than in {checkpoint}: "
+            f"{', '.join(given[:5])} against {', '.join(loaded.classes[:5])}",
             hint="use the checkpoint's order, or a labels file that lists it",
         )
     return given
 
 
-def _input_shape(options: ExportOptions) -> list[int | str]:
-    batch: int | str = "batch" if options.profile.is_dynamic else options.profile.max
-    return [batch, _CHANNELS, *options.preprocess.input_size]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pixels:
+    """What the graph takes: images of ``size`` (height, width) in batches of ``profile``."""
+
+    size: tuple[int, int]
+    profile: ShapeProfile
+
+    @property
+    def shape(self) -> list[int | str]:
+        batch: int | str = "batch" if self.profile.is_dynamic else self.profile.max
+        return [batch, _CHANNELS, *self.size]
+
+    def example(self, seed: int = 0) -> Tensor:
+        """Seeded normal images of a batch size the graph takes."""
+        profile = self.profile
+        batch = max(profile.min, _LEAST_EXAMPLE) if profile.is_dynamic else profile.max
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn((batch, _CHANNELS, *self.size), generator=generator)
 
 
-def _to_onnx(model: nn.Module, options: ExportOptions) -> onnx.ModelProto:
-    profile = options.profile
-    example, shapes = _example(options), None
+def _to_onnx(model: nn.Module, pixels: _Pixels) -> onnx.ModelProto:
+    profile, shapes = pixels.profile, None
     if profile.is_dynamic:
         shapes = ({0: torch.export.Dim("batch", min=profile.min, max=profile.max)},)
-    _require_size(model, example[:1], options)
     with _quiet():
         program = torch.onnx.export(
             model,
-            (example,),
+            (pixels.example(),),
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT_NAME],
@@ -138,24 +163,14 @@ def _to_onnx(model: nn.Module, options: ExportOptions) -> onnx.ModelProto:
     return exported
 
 
-def _example(options: ExportOptions, seed: int = 0) -> Tensor:
-    """Seeded normal images of a batch size the graph takes."""
-    profile = options.profile
-    batch = max(profile.min, _LEAST_EXAMPLE) if profile.is_dynamic else profile.max
-    size = (batch, _CHANNELS, *options.preprocess.input_size)
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
-
-
-def _require_parity(
-    content: bytes, model: nn.Module, options: ExportOptions, num_classes: int
-) -> float:
+def _require_parity(content: bytes, model: nn.Module, pixels: _Pixels, num_classes: int) -> float:
     """Error of onnxruntime's logits as a multiple of that of PyTorch's; float64 is the truth.
 
     How far float32 may drift depends on the weights: PyTorch's own rounding, on the same images, is
     the yardstick. ``model`` is float64 afterwards.
     """
     seeds = range(1 if num_classes > _FEW_CLASSES else _SEEDS_OF_FEW)
-    batches = [_example(options, seed) for seed in seeds]
+    batches = [pixels.example(seed) for seed in seeds]
     session = _onnxruntime(content)
     answers = [session.run([OUTPUT_NAME], {INPUT_NAME: batch.numpy()})[0] for batch in batches]
     logits = np.concatenate([answer[:_NUM_COMPARED] for answer in answers])
@@ -191,14 +206,14 @@ def _onnxruntime(content: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def _require_size(model: nn.Module, example: Tensor, options: ExportOptions) -> None:
+def _require_size(model: nn.Module, pixels: _Pixels, name: str) -> None:
     try:
         with torch.inference_mode():
-            model(example)
+            model(pixels.example()[:1])
     except RuntimeError as error:
-        height, width = options.preprocess.input_size
+        height, width = pixels.size
         raise InputError(
-            f"{options.model} cannot take {height} x {width} images: {str(error).splitlines()[0]}",
+            f"{name} cannot take {height} x {width} images: {str(error).splitlines()[0]}",
             hint="use a larger --input-size; the model was made for the one it publishes",
         ) from error
 

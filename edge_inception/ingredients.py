@@ -47,11 +47,6 @@ class Silent:
         yield no_progress
 
 
-def preprocessing(recipe: Recipe) -> Preprocess:
-    """The model's published preprocessing with the recipe's changes."""
-    return recipe.preprocessing(registry.model(recipe.model).preprocess)
-
-
 def open_source(source: Source | None, role: str, recipe: Recipe, listener: Listener) -> ImageSet:
     """The images of ``role``; unusable ones are refused later or, if asked for, left out here.
 
@@ -85,7 +80,9 @@ def without_bad(found: ImageSet, role: str, listener: Listener) -> ImageSet:
     return dataclasses.replace(found, items=tuple(good), num_left_out=len(bad))
 
 
-def validate_options(recipe: Recipe, images: ImageSet, listener: Listener) -> ValidateOptions:
+def validate_options(
+    recipe: Recipe, images: ImageSet, how: Preprocess, listener: Listener
+) -> ValidateOptions:
     """Options of validate for this recipe; says which gates are used when it has none."""
     gates = recipe.gates
     if gates == Gates():
@@ -94,7 +91,7 @@ def validate_options(recipe: Recipe, images: ImageSet, listener: Listener) -> Va
         listener.note(f"no gate given; using {named}")
     return ValidateOptions(
         model=recipe.model,
-        preprocess=preprocessing(recipe),
+        preprocess=how,
         gates=gates,
         threads=recipe.threads,
         batch=recipe.profile.opt,
@@ -104,6 +101,7 @@ def validate_options(recipe: Recipe, images: ImageSet, listener: Listener) -> Va
             "checkpoint": str(recipe.checkpoint),
             "model": recipe.model,
             "model_options": dict(recipe.model_options),
+            "checkpoint_format": recipe.checkpoint_format,
             "num_classes": recipe.num_classes,
         },
     )

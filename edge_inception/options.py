@@ -15,21 +15,23 @@ from typing import Any
 from edge_inception import stage
 from edge_inception.artifact import Graph, Provenance, file_sha256
 from edge_inception.imageset import ImageSet
-from edge_inception.spec import Preprocess, ShapeProfile
+from edge_inception.spec import ShapeProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
     """What is exported.
 
-    ``model_options`` go to the model's builder. ``num_classes`` None is what the checkpoint's head
-    has. ``classes`` are names by logit index, empty when unknown. ``profile`` min = max is a static
-    batch of that size.
+    ``preprocess`` and ``model_options`` are what is asked for on top of the checkpoint family's
+    own, such as ``{"crop_fraction": 1.0}``; ``checkpoint_format`` names the family. ``num_classes``
+    None is what the checkpoint's head has. ``classes`` are names by logit index, empty when
+    unknown. ``profile`` min = max is a static batch of that size.
     """
 
     model: str
-    preprocess: Preprocess
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint_format: str = "auto"
     num_classes: int | None = None
     classes: tuple[str, ...] = ()
     profile: ShapeProfile = field(default_factory=ShapeProfile)
@@ -52,11 +54,15 @@ class SimplifyOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineOptions:
-    """How the baseline is recorded: PyTorch in float32, ``threads`` 0 = all the process may use."""
+    """How the baseline is recorded: PyTorch in float32, ``threads`` 0 = all the process may use.
+
+    ``preprocess``, ``model_options`` and ``checkpoint_format`` are as in ``ExportOptions``.
+    """
 
     model: str
-    preprocess: Preprocess
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint_format: str = "auto"
     num_classes: int | None = None
     batch: int = 8
     threads: int = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_inception import artifact, imageset, ingredients, stage
+from edge_inception import artifact, imageset, ingredients, registry, stage
 from edge_inception.artifact import EngineFile, Report
 from edge_inception.errors import EdgeInceptionError, InputError
 from edge_inception.imageset import ImageSet
@@ -78,16 +78,15 @@ class _Build:
 
     def __init__(self, recipe: Recipe, runner: Runner) -> None:
         self._recipe, self._runner, self._listener = recipe, runner, runner.listener
-        how = ingredients.preprocessing(recipe)
+        registry.model(recipe.model)  # a misspelt name is refused before any work
         self._targets = ingredients.usable_targets(recipe)
-        calibrators.calibrator(recipe.calibrator)  # a misspelt name is refused before any work
+        calibrators.calibrator(recipe.calibrator)
         ingredients.require_threads(recipe.threads)
         validation = ingredients.open_source(
             recipe.validation, "validation", recipe, self._listener
         )
         inputs = Inputs(
             recipe=recipe,
-            preprocess=how,
             validation=validation,
             calibration=_calibration_set(recipe, validation, self._listener),
         )

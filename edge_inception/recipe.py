@@ -5,7 +5,6 @@ Paths in a recipe are relative to the recipe file; ``build.out`` is relative to 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_inception.errors import InputError, known_names
-from edge_inception.spec import Gates, Precision, Preprocess, ShapeProfile
+from edge_inception.spec import Gates, Precision, ShapeProfile
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,7 +27,13 @@ Table = dict[str, Any]
 _NUMBER = (int, float)
 _KEYS: Mapping[str, Mapping[str, Any]] = {
     "": {"schema": int},
-    "model": {"name": str, "checkpoint": str, "num_classes": int, "options": dict},
+    "model": {
+        "name": str,
+        "checkpoint": str,
+        "checkpoint_format": str,
+        "num_classes": int,
+        "options": dict,
+    },
     "preprocess": {
         "input_size": (int, list),
         "crop_fraction": _NUMBER,
@@ -85,12 +90,14 @@ class Source:
 class Recipe:
     """Everything one build needs. ``targets`` empty: those this machine can compile for.
 
-    ``preprocess`` holds only what the recipe sets; the rest comes from the model.
+    ``preprocess`` and ``model_options`` hold only what the recipe sets; the rest comes from the
+    checkpoint's family.
     """
 
     origin: str
     model: str
     checkpoint: Path
+    checkpoint_format: str
     num_classes: int | None
     model_options: Mapping[str, Any]
     preprocess: Mapping[str, Any]
@@ -112,10 +119,6 @@ class Recipe:
     latency_rounds: int
     latency_calls: int
     gates: Gates = field(default_factory=Gates)
-
-    def preprocessing(self, published: Preprocess) -> Preprocess:
-        """The model's published preprocessing with this recipe's changes."""
-        return dataclasses.replace(published, **self.preprocess)
 
 
 def find_recipe(start: Path) -> Path | None:
@@ -222,6 +225,7 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         origin=where,
         model=model["name"],
         checkpoint=Path(model["checkpoint"]),
+        checkpoint_format=model.get("checkpoint_format", "auto"),
         num_classes=model.get("num_classes"),
         model_options=model.get("options", {}),
         preprocess=_preprocess(tables.get("preprocess", {}), where),

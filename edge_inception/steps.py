@@ -23,6 +23,7 @@ from edge_inception.artifact import (
 from edge_inception.engines._backend import CompileOptions
 from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet
+from edge_inception.inference import preprocess_of
 from edge_inception.options import BaselineOptions, ExportOptions, SimplifyOptions
 from edge_inception.quant.options import (
     CalibrateOptions,
@@ -34,7 +35,7 @@ from edge_inception.quant.options import (
 from edge_inception.recipe import Recipe
 from edge_inception.registry import member
 from edge_inception.runner import Runner
-from edge_inception.spec import Precision, Preprocess, Progress
+from edge_inception.spec import Precision, Progress
 from edge_inception.validate.options import EngineEntry, validate_provenance
 
 REPORT = "report.json"
@@ -46,7 +47,6 @@ class Inputs:
     """What a build works on, opened and checked; ``calibration`` None: the precision needs none."""
 
     recipe: Recipe
-    preprocess: Preprocess
     validation: ImageSet
     calibration: ImageSet | None
 
@@ -55,7 +55,7 @@ class Steps:
     """The stages of one build; each method is one."""
 
     def __init__(self, inputs: Inputs, runner: Runner) -> None:
-        self._recipe, self._how = inputs.recipe, inputs.preprocess
+        self._recipe = inputs.recipe
         self._validation, self._calibration = inputs.validation, inputs.calibration
         self._out = inputs.recipe.out
         self._runner = runner
@@ -65,8 +65,9 @@ class Steps:
         recipe = self._recipe
         choices = ExportOptions(
             model=recipe.model,
-            preprocess=self._how,
+            preprocess=recipe.preprocess,
             model_options=recipe.model_options,
+            checkpoint_format=recipe.checkpoint_format,
             num_classes=recipe.num_classes,
             classes=self._validation.classes,
             profile=recipe.profile,
@@ -79,7 +80,10 @@ class Steps:
             return export(recipe.checkpoint, choices, path)
 
         expected = options.export_provenance(recipe.checkpoint, choices)
-        return self._runner.step("export", Graph, path, expected, run)
+        graph = self._runner.step("export", Graph, path, expected, run)
+        for note in graph.details["checkpoint_notes"]:
+            self._runner.listener.note(f"checkpoint: {note}")
+        return graph
 
     def simplify(self, graph: Graph) -> SimplifiedGraph:
         """Graph to simplified graph."""
@@ -106,8 +110,9 @@ class Steps:
             )
         choices = BaselineOptions(
             model=recipe.model,
-            preprocess=self._how,
+            preprocess=recipe.preprocess,
             model_options=recipe.model_options,
+            checkpoint_format=recipe.checkpoint_format,
             num_classes=recipe.num_classes,
             threads=recipe.threads,
         )
@@ -129,7 +134,7 @@ class Steps:
         if images is None:
             return None
         choices = CalibrateOptions(
-            preprocess=self._how,
+            preprocess=preprocess_of(graph.details),
             calibrator=recipe.calibrator,
             batch=recipe.calibration_batch,
             threads=recipe.threads,
@@ -208,7 +213,8 @@ class Steps:
     def validate(self, baseline: Baseline, entries: list[EngineEntry]) -> Report:
         """Engines to report, as JSON and as Markdown."""
         recipe = self._recipe
-        choices = ingredients.validate_options(recipe, self._validation, self._runner.listener)
+        how = preprocess_of(entries[0].engine.details)
+        choices = ingredients.validate_options(recipe, self._validation, how, self._runner.listener)
         path = self._out / REPORT
 
         def run(progress: Progress) -> Report:

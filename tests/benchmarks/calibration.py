@@ -212,7 +212,7 @@ def make_graph(folder: Path) -> Path:
 
         checkpoint = folder / "full.safetensors"
         write_checkpoint(checkpoint)
-        how = ExportOptions(model="inception_v4", preprocess=HOW)
+        how = ExportOptions(model="inception_v4")
         simplify(export(checkpoint, how, folder / "model.onnx"), SimplifyOptions(), path)
     return path
 

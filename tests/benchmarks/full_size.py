@@ -73,7 +73,7 @@ def make_engines(folder: Path, photos: ImageSet, threads: int) -> tuple[dict[str
         sys.stderr.write(f"{name}: {seconds} s\n")
         return made
 
-    choices = ExportOptions(model=MODEL, preprocess=spec.preprocess)
+    choices = ExportOptions(model=MODEL)
     graph = timed("export", lambda: export(folder / "full.safetensors", choices, folder / "m.onnx"))
     simple = timed("simplify", lambda: simplify(graph, SimplifyOptions(), folder / "s.onnx"))
     how = CalibrateOptions(preprocess=spec.preprocess, threads=threads)

@@ -530,7 +530,7 @@ def test_graph_answers_as_the_model(form, tmp_path):
     size = spec.preprocess.input_size
     model = settled(spec.build(num_classes=20, **form.options), size)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    options = ExportOptions(model=form.name, preprocess=spec.preprocess, model_options=form.options)
+    options = ExportOptions(model=form.name, model_options=form.options)
     graph = export(tmp_path / "weights.safetensors", options, tmp_path / "model.onnx")
     simplified = simplify(graph, SimplifyOptions(), tmp_path / "model.simplified.onnx")
     nodes = {op: n for op, n in simplified.counts.items() if not op.startswith("num_")}

@@ -31,7 +31,7 @@ def test_onnxruntime_equals_pytorch_on_photos(tmp_path):
     how = Preprocess(input_size=(299, 299))
     graph = export(
         CHECKPOINT,
-        ExportOptions(model="inception_v4", model_options=OPTIONS, preprocess=how),
+        ExportOptions(model="inception_v4", model_options=OPTIONS),
         tmp_path / "model.onnx",
     )
     simplified = simplify(graph, SimplifyOptions(), tmp_path / "model.simplified.onnx")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from edge_inception import artifact, images
+from edge_inception import artifact, images, registry
 from edge_inception.artifact import Baseline
 from edge_inception.baseline import BaselineOptions, open_session, record_baseline
 from edge_inception.errors import InputError
@@ -44,9 +44,7 @@ def photos(folder) -> ImageSet:
 
 @pytest.fixture(scope="module")
 def options(tiny_model):
-    return BaselineOptions(
-        model=tiny_model.name, preprocess=tiny_model.preprocess, batch=3, threads=1
-    )
+    return BaselineOptions(model=tiny_model.name, batch=3, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +69,7 @@ def test_logits_are_the_models_one_image_at_a_time(baseline, photos, options, ti
     assert logits.dtype == np.float32
     assert logits.shape == (7, 5)
     for row, item in zip(logits, photos.items, strict=True):
-        image = images.load_image(item.path, options.preprocess)
+        image = images.load_image(item.path, registry.model(options.model).preprocess)
         with torch.no_grad():
             wanted = tiny_weights(torch.from_numpy(image[np.newaxis]))[0].numpy()
         assert np.abs(row - wanted).max() <= TOLERANCE * np.abs(wanted).max()

@@ -29,7 +29,7 @@ NAMES = ("a", "b", "c", "d", "e")
 
 @pytest.fixture(scope="module")
 def options(tiny_model):
-    return ExportOptions(model=tiny_model.name, preprocess=tiny_model.preprocess)
+    return ExportOptions(model=tiny_model.name)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_class_names_in_another_order_are_refused(named_checkpoint, options, tmp
 
 def test_image_too_small_for_the_model_is_refused(tiny_checkpoint, options, tmp_path):
     """An input that shrinks to nothing is the user's mistake, not a traceback of torch."""
-    small = replace(options, preprocess=replace(options.preprocess, input_size=(4, 4)))
+    small = replace(options, preprocess={"input_size": (4, 4)})
     with pytest.raises(InputError, match="tiny_inception cannot take 4 x 4 images"):
         export(tiny_checkpoint, small, tmp_path / "m.onnx")
 
@@ -233,12 +233,11 @@ def test_zero_logits_are_refused(tiny_weights, options, tmp_path):
 _SCRIPT = """
 import sys
 from pathlib import Path
-from edge_inception import registry
 from edge_inception.export import ExportOptions, export
 from edge_inception.graph.simplify import SimplifyOptions, simplify
-from dataclasses import replace
-how = replace(registry.model("inception_v4").preprocess, input_size=(96, 96))
-options = ExportOptions(model="inception_v4", model_options={"width": 0.125}, preprocess=how)
+options = ExportOptions(
+    model="inception_v4", model_options={"width": 0.125}, preprocess={"input_size": (96, 96)}
+)
 graph = export(Path(sys.argv[1]), options, Path("model.onnx"))
 simplify(graph, SimplifyOptions(), Path("model.simplified.onnx"))
 """

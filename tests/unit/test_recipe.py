@@ -9,7 +9,7 @@ import pytest
 
 from edge_inception.errors import InputError
 from edge_inception.recipe import Source, find_recipe, load_recipe
-from edge_inception.spec import Gates, Precision, Preprocess, ShapeProfile
+from edge_inception.spec import Gates, Precision, ShapeProfile
 from edge_inception.starter import STARTER
 
 FULL = """\
@@ -17,6 +17,7 @@ schema = 1
 [model]
 name = "inception_v4"
 checkpoint = "weights/a b.safetensors"
+checkpoint_format = "slim"
 num_classes = 7
 options = { width = 0.25 }
 [preprocess]
@@ -71,13 +72,14 @@ def test_every_key_arrives(tmp_path):
     assert recipe.model == "inception_v4"
     assert recipe.checkpoint == here / "weights/a b.safetensors"
     assert (recipe.num_classes, recipe.model_options) == (7, {"width": 0.25})
-    assert recipe.preprocessing(Preprocess(input_size=(299, 299))) == Preprocess(
-        input_size=(128, 160),
-        crop_fraction=0.9,
-        interpolation="lanczos",
-        mean=(0.1, 0.2, 0.3),
-        std=(1.0, 0.5, 0.25),
-    )
+    assert recipe.checkpoint_format == "slim"
+    assert recipe.preprocess == {
+        "input_size": (128, 160),
+        "crop_fraction": 0.9,
+        "interpolation": "lanczos",
+        "mean": (0.1, 0.2, 0.3),
+        "std": (1.0, 0.5, 0.25),
+    }
     assert recipe.calibration == Source(location=here / "photos", split="c")
     assert recipe.validation == Source(location=Path("/abs/labelled"), split="v")
     assert (recipe.labels, recipe.skip_bad_images) == (here / "names.txt", True)
@@ -94,14 +96,12 @@ def test_every_key_arrives(tmp_path):
     )
 
 
-def test_a_key_that_is_absent_takes_the_models(tmp_path):
-    """Preprocessing that the recipe does not set is the published one."""
-    published = Preprocess(input_size=(299, 299), crop_fraction=0.875, mean=(0.0, 0.1, 0.2))
-    assert _read(tmp_path, MINIMAL).preprocessing(published) == published
+def test_a_key_that_is_absent_changes_nothing(tmp_path):
+    """Preprocessing that the recipe does not set is left to the checkpoint's family."""
+    assert _read(tmp_path, MINIMAL).preprocess == {}
+    assert _read(tmp_path, MINIMAL).checkpoint_format == "auto"
     changed = _read(tmp_path, MINIMAL + "[preprocess]\ninput_size = 75\n")
-    assert changed.preprocessing(published) == Preprocess(
-        input_size=(75, 75), crop_fraction=0.875, mean=(0.0, 0.1, 0.2)
-    )
+    assert changed.preprocess == {"input_size": (75, 75)}
 
 
 def test_overrides_win_and_are_relative_to_the_working_folder(tmp_path):
@@ -164,6 +164,7 @@ def test_a_mistake_is_named(tmp_path, text, words):
 WRONG = {
     "model.name": "1",
     "model.checkpoint": "['x']",
+    "model.checkpoint_format": "1",
     "model.num_classes": "2.5",
     "model.options": "'width=1'",
     "preprocess.input_size": "'299'",

@@ -23,9 +23,7 @@ TOLERANCE = 1e-5  # of the largest logit; see SimplifyOptions
 @pytest.fixture(scope="module", params=["static", "dynamic"])
 def graph(request, tiny_model, tiny_checkpoint, tmp_path_factory) -> Graph:
     profile = ShapeProfile(min=1, opt=2, max=4) if request.param == "dynamic" else ShapeProfile()
-    options = ExportOptions(
-        model=tiny_model.name, preprocess=tiny_model.preprocess, profile=profile
-    )
+    options = ExportOptions(model=tiny_model.name, profile=profile)
     return export(tiny_checkpoint, options, tmp_path_factory.mktemp("graph") / "model.onnx")
 
 
