@@ -1,35 +1,70 @@
-"""Symmetric int8 of non-negative tensors, spelled as uint8 for OpenVINO's CPU kernels.
+"""Symmetric int8, spelled as uint8 up to 128 for OpenVINO's CPU kernels.
 
-TensorRT wants signed int8 with zero point 0, so that is what a typed graph holds. On CPUs without
-AMX, OpenVINO computes convolutions on unsigned activations. It converts signed ones itself, and
-where they pass a Concat it loses their scale: the values are rounded to whole numbers of the
-tensor's own unit (seen with OpenVINO 2024.6 to 2026.4.1 on AVX512-VNNI: a trained Inception-v4 fell
-from 22 dB to 10 dB SQNR). After a ReLU only the levels 0..127 of the 256 occur, so the same numbers
-can be given to it as uint8:
+TensorRT wants signed int8 with zero point 0, so that is what a typed graph holds. OpenVINO does not
+always compute what such a graph says. Seen with OpenVINO 2026.4.1, held against onnxruntime:
+
+- AVX2 without VNNI (AMD EPYC): it shifts signed activations to 0..255 and adds products of uint8
+  and int8 in pairs in 16 bits, which saturate. Every convolution and matrix product of a signed
+  tensor is wrong: 16 to 23 dB SQNR with weights over the whole int8 range, whatever the kernel
+  size and the number of channels, and the trained demo Inception-v4 fell from 22 to 9 dB, since the
+  input of a network is signed. Up to 128 nothing saturates: 2 * 128 * 127 < 2^15. Then all of them
+  are exact (138 dB or more, the rounding of float32), and so are pools of either sign.
+- AVX512-VNNI without AMX (also 2024.6 to 2026.4.1): behind a Concat it loses the scale of a signed
+  tensor; values are rounded to whole numbers of the tensor's own unit.
+
+So no such layer is given a signed tensor, on any CPU: one graph to test. A tensor that cannot be
+negative, such as one behind a ReLU, has only the levels 0..127 of the 256:
 
     before  Relu - FakeQuantize [-128 s, 127 s] -> [-128, 127] - Convert int8 - ...
     after   Relu - Clamp [0, 127 s] - FakeQuantize [0, 255 s] -> [0, 255] - Convert uint8 - ...
 
-Both round x / s to the nearest integer, ties to even (128 is even, so the shift keeps ties), and
-stop at 127: the graph computes what the typed graph says.
+Any other tensor x is split into its positive and its negative part, twice the channels, and
+W * x becomes [W, -W] * [max(x, 0), max(-x, 0)] in every layer with weights that reads it:
+
+    before  x - FakeQuantize [-128 s, 127 s] - Convert int8 - ... - Convolution W
+    after   x - Clamp [-128 s, 127 s] - Concat(x, -x) - FakeQuantize [0, 255 s] -> [0, 255]
+            - Convert uint8 - ... - Convolution [W, -W]
+
+A pool or sum that reads a signed tensor behind a Concat gets values rounded in float instead.
+
+All round x / s to the nearest integer, ties to even (128 is even, so the shift keeps ties), and
+stop at the same levels: the graph computes what the typed graph says. A split layer costs twice the
+multiplications; that is the first one, and the few behind a sum or convolution without ReLU.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
+
+from edge_inception.errors import InputError
 
 _KEEP_SIGN = frozenset(
     ("Relu", "Clamp", "MaxPool", "AvgPool", "Concat", "ReduceMean", "Reshape", "Squeeze")
 )
+_WEIGHTED = frozenset(("Convolution", "GroupConvolution", "MatMul"))
 _LEVELS = 256
 _TOP = 127.0
 
 
-def unsigned_activations(model: Any) -> int:
-    """Respell every signed Q/DQ of a non-negative tensor in ``model``, in place; returns how many.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Respelled:
+    """How many Q/DQ became unsigned, how many in two parts, and how many stay in float."""
+
+    unsigned: int = 0
+    split: int = 0
+    floating: int = 0
+
+
+def unsigned_activations(model: Any) -> Respelled:
+    """Respell the signed Q/DQ of activations in ``model``, in place.
 
     Args:
         model: ``openvino.Model`` as its ONNX reader made it.
+
+    Raises:
+        InputError: A layer whose input must be split shares its weights with another layer.
 
     Source:
         OpenVINO operation specifications FakeQuantize-1, Clamp-1, Convert-1.
@@ -37,16 +72,31 @@ def unsigned_activations(model: Any) -> int:
     from openvino import opset13 as ops
 
     non_negative: set[str] = set()
-    count = 0
+    done: Counter[str] = Counter()
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "FakeQuantize" and _is_signed_pair(node, non_negative):
-            non_negative.update(_respell(ops, node))
-            count += 1
+        if _is_signed_pair(node):
+            if _source(node).get_name() in non_negative:
+                non_negative.update(_respell(ops, node))
+                done["unsigned"] += 1
+            else:
+                done.update(_respell_signed(ops, node))
         if _is_non_negative(node, non_negative):
             non_negative.add(node.get_name())
-    if count:
-        model.validate_nodes_and_infer_types()
-    return count
+    model.validate_nodes_and_infer_types()
+    return Respelled(**done)
+
+
+def _respell_signed(ops: Any, node: Any) -> list[str]:
+    """Take a tensor of both signs away from the kernels that fail on it; returns what was done."""
+    readers = _pair_readers(node)
+    weighted = [r for r in readers if r.get_node().get_type_name() in _WEIGHTED]
+    others = [r for r in readers if r.get_node().get_type_name() not in _WEIGHTED]
+    if weighted:
+        _split(ops, node, weighted)
+    is_joined = _before_converts(node.input_value(0)).get_type_name() == "Concat"
+    if others and is_joined:
+        _round_in_float(ops, node, others)
+    return ["split"] * bool(weighted) + ["floating"] * bool(others and is_joined)
 
 
 def _source(node: Any, port: int = 0) -> Any:
@@ -84,24 +134,33 @@ def _is_zero(node: Any) -> bool:
     return node.get_type_name() == "Constant" and not node.data.any()
 
 
-def _is_signed_pair(node: Any, non_negative: set[str]) -> bool:
-    readers = [entry.get_node() for entry in node.output(0).get_target_inputs()]
+def _readers(node: Any) -> list[Any]:
+    """Input ports that read the values of ``node``; ShapeOf does not."""
+    entries = node.output(0).get_target_inputs()
+    return [entry for entry in entries if entry.get_node().get_type_name() != "ShapeOf"]
+
+
+def _is_signed_pair(node: Any) -> bool:
+    """Whether ``node`` is the Q of a symmetric int8 pair of an activation."""
     return (
-        _source(node).get_name() in non_negative
+        node.get_type_name() == "FakeQuantize"
+        and _source(node).get_type_name() != "Constant"
         and node.get_attributes()["levels"] == _LEVELS
         and float(_source(node, 4).data.reshape(-1)[0]) == _TOP
         and all(
-            reader.get_type_name() == "Convert"
-            and reader.get_output_element_type(0).get_type_name() == "i8"
-            for reader in readers
+            entry.get_node().get_type_name() == "Convert"
+            and entry.get_node().get_output_element_type(0).get_type_name() == "i8"
+            for entry in _readers(node)
         )
     )
 
 
-def _num_readers(node: Any) -> int:
-    """How many nodes read the values of ``node``; ShapeOf does not."""
-    kinds = [entry.get_node().get_type_name() for entry in node.output(0).get_target_inputs()]
-    return sum(kind != "ShapeOf" for kind in kinds)
+def _before_converts(value: Any) -> Any:
+    """The node that computes ``value``, seen through Converts that nobody else reads."""
+    node = value.get_node()
+    while node.get_type_name() == "Convert" and len(_readers(node)) == 1:
+        node = _source(node)
+    return node
 
 
 def _clamped(ops: Any, value: Any, top: float) -> Any:
@@ -110,10 +169,8 @@ def _clamped(ops: Any, value: Any, top: float) -> Any:
     OpenVINO moves a FakeQuantize through a Concat and into the convolutions before it, which keeps
     the concat in 8 bits; a Clamp in between would stop it.
     """
-    node = value.get_node()
-    while node.get_type_name() == "Convert" and _num_readers(node) == 1:
-        node = _source(node)
-    if node.get_type_name() != "Concat" or _num_readers(node) > 1:
+    node = _before_converts(value)
+    if node.get_type_name() != "Concat" or len(_readers(node)) > 1:
         return ops.clamp(value, 0.0, top).output(0)
     for port in range(node.get_input_size()):
         branch = ops.clamp(node.input_value(port), 0.0, top)
@@ -121,17 +178,30 @@ def _clamped(ops: Any, value: Any, top: float) -> Any:
     return value
 
 
+def _scale(node: Any) -> Any:
+    """Step of a symmetric pair: its upper end is 127 of them."""
+    import numpy as np
+
+    return np.float32(float(_source(node, 2).data.reshape(-1)[0]) / _TOP)
+
+
+def _unsigned_pair(ops: Any, value: Any, scale: Any) -> Any:
+    """FakeQuantize of ``value`` to the whole numbers 0..255."""
+    import numpy as np
+
+    kind = value.get_element_type()
+    ends = (np.float32(0), scale * np.float32(255), np.float32(0), np.float32(255))
+    bounds = [ops.constant(end, dtype=kind) for end in ends]
+    return ops.fake_quantize(value, *bounds, levels=_LEVELS)
+
+
 def _respell(ops: Any, node: Any) -> list[str]:
     """Replace one FakeQuantize and its Converts; returns the names of the new Converts."""
     import numpy as np
 
-    top = float(_source(node, 2).data.reshape(-1)[0])  # 127 s
-    scale = np.float32(top / _TOP)
+    scale = _scale(node)
     clamped = _clamped(ops, node.input_value(0), float(scale * np.float32(_TOP)))
-    values = (np.float32(0), scale * np.float32(255), np.float32(0), np.float32(255))
-    kind = clamped.get_element_type()
-    bounds = [ops.constant(value, dtype=kind) for value in values]
-    respelled = ops.fake_quantize(clamped, *bounds, levels=_LEVELS)
+    respelled = _unsigned_pair(ops, clamped, scale)
     made = []
     for entry in list(node.output(0).get_target_inputs()):
         convert = entry.get_node()
@@ -141,3 +211,87 @@ def _respell(ops: Any, node: Any) -> list[str]:
             reader.replace_source_output(unsigned.output(0))
         made.append(unsigned.get_name())
     return made
+
+
+def _split(ops: Any, node: Any, readers: list[Any]) -> None:
+    """Give layers with weights the two parts of the value that ``node`` quantizes."""
+    import numpy as np
+
+    scale = _scale(node)
+    clamped = _clamp_signed(ops, node.input_value(0), scale)
+    kind = clamped.get_output_element_type(0)
+    negative = ops.multiply(clamped, ops.constant(np.float32(-1), dtype=kind))
+    parts = ops.concat([clamped, negative], axis=1).output(0)
+    values: dict[int, Any] = {}  # by number of groups: layers alike read the same tensor
+    for reader in readers:
+        layer = reader.get_node()
+        groups = _num_groups(layer)
+        if groups not in values:
+            steps = ops.convert(_unsigned_pair(ops, _grouped(ops, parts, groups), scale), "u8")
+            wanted = reader.get_source_output().get_element_type()
+            step = ops.constant(scale, dtype=wanted)
+            values[groups] = ops.multiply(ops.convert(steps, wanted), step).output(0)
+        _mirror_weights(ops, layer)
+        reader.replace_source_output(values[groups])
+
+
+def _clamp_signed(ops: Any, value: Any, scale: Any) -> Any:
+    import numpy as np
+
+    return ops.clamp(value, float(scale * np.float32(-_TOP - 1)), float(scale * np.float32(_TOP)))
+
+
+def _round_in_float(ops: Any, node: Any, readers: list[Any]) -> None:
+    """Give ``readers`` the values of a pair without its integers, which lose their scale."""
+    scale = _scale(node)
+    for reader in readers:
+        clamped = _clamp_signed(ops, node.input_value(0), scale)
+        step = ops.constant(scale, dtype=clamped.get_output_element_type(0))
+        steps = ops.round(ops.divide(clamped, step), "half_to_even")
+        reader.replace_source_output(ops.multiply(steps, step).output(0))
+
+
+def _pair_readers(node: Any) -> list[Any]:
+    """The ports that read what the pair that starts at ``node`` dequantizes."""
+    found = []
+    for entry in _readers(node):
+        reader = entry.get_node()
+        found += _readers(reader) if reader.get_type_name() == "Multiply" else _pair_readers(reader)
+    return found
+
+
+def _num_groups(layer: Any) -> int:
+    if layer.get_type_name() != "GroupConvolution":
+        return 1
+    return int(layer.get_input_partial_shape(1)[0].get_length())
+
+
+def _grouped(ops: Any, parts: Any, groups: int) -> Any:
+    """``parts`` in the order that groups of channels need: both parts of a group side by side."""
+    import numpy as np
+
+    if groups == 1:
+        return parts
+    channels = parts.get_partial_shape()[1].get_length()
+    order = np.arange(channels).reshape(2, groups, -1).swapaxes(0, 1).reshape(-1)
+    return ops.gather(parts, order, 1).output(0)
+
+
+def _mirror_weights(ops: Any, layer: Any) -> None:
+    """Append the negated weights along the input channels: [O, I, ...] -> [O, 2 I, ...]."""
+    import numpy as np
+
+    port = layer.input(1)
+    is_shared = False
+    while (node := port.get_source_output().get_node()).get_type_name() != "Constant":
+        is_shared = is_shared or len(_readers(node)) > 1
+        port = node.input(0)
+    if is_shared or len(_readers(node)) > 1:
+        raise InputError(
+            f"layer '{layer.get_friendly_name()}' shares its weights and has an input of both "
+            "signs, which OpenVINO cannot compute in int8",
+            hint="use --precision fp32 on this CPU, or give each layer its own weights",
+        )
+    is_transposed = layer.get_attributes().get("transpose_b", True)
+    both = np.concatenate([node.data, -node.data], axis=1 if is_transposed else 0)
+    port.replace_source_output(ops.constant(both).output(0))

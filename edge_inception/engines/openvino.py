@@ -194,7 +194,7 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
     threads = _backend.usable_threads()
     with _compiling(typed.path):
         model = _read_model(core, typed, options.profile)
-        num_unsigned = unsigned_activations(model)
+        respelled = unsigned_activations(model)
         properties = _properties(options.float_precision, threads)
         compiled = core.compile_model(model, _DEVICE, properties)
         settings = _read_back(compiled, options.float_precision, threads)
@@ -207,7 +207,9 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
     details = {
         **typed.details,
         **layers,
-        "unsigned_activations": num_unsigned,
+        "unsigned_activations": respelled.unsigned,
+        "split_activations": respelled.split,
+        "float_activations": respelled.floating,
         "backend": _NAME,
         "tied_to": dict(tied_to()),
         "float_precision": settings["float_precision"],
