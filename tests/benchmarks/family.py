@@ -35,6 +35,10 @@ from edge_inception.validate import machine
 SOLAR = Path(__file__).parents[2] / "calibration" / "sets" / "solar.json"
 NUM_STATISTICS, NUM_CALIBRATION, NUM_VALIDATION = 16, 64, 64
 LEAST_CLASSES = 10
+_COLUMNS = (
+    *("network", "input", "nodes", "GMACs", "f32 ms", "INT8 ms", "over f32", "over eager"),
+    *("SQNR dB", "agree %", "cpu MB", "rtx MB"),
+)
 _TOOLS = ("torch", "onnx", "onnxsim", "openvino", "tensorrt-rtx-cu12-libs", "numpy")
 
 
@@ -204,13 +208,7 @@ def _row(form: Form, out: Path, report: dict[str, Any]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    lines = [
-        (
-            "| network | input | nodes | GMACs | f32 ms | INT8 ms | over f32 | over eager | SQNR dB "
-            "| agree % | cpu MB | rtx MB |"
-        ),
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|---|---|" + "---:|" * (len(_COLUMNS) - 2)]
     for row in rows:
         is_decided = row["num_classes_predicted"] >= LEAST_CLASSES
         agreement = f"{100 * row['agreement']['value']:.1f}" if is_decided else "-"
