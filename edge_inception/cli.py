@@ -19,6 +19,7 @@ from edge_inception.cli_options import (
     batch_options,
     calibration_options,
     gate_options,
+    graph_options,
     recipe_of,
     recipe_options,
     terminal_of,
@@ -98,6 +99,7 @@ def cli() -> None:
 
 @cli.command()
 @recipe_options
+@graph_options
 @calibration_options
 @validation_options
 @typing_options

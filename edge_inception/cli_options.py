@@ -27,7 +27,13 @@ OVERRIDES: Mapping[str, str] = {
     "checkpoint_format": "model.checkpoint_format",
     "num_classes": "model.num_classes",
     "option": "model.options",
+    "head": "model.head",
+    "fold_preprocessing": "model.fold_preprocessing",
     "input_size": "preprocess.input_size",
+    "crop": "preprocess.crop",
+    "channel_order": "preprocess.channel_order",
+    "mean": "preprocess.mean",
+    "std": "preprocess.std",
     "crop_fraction": "preprocess.crop_fraction",
     "interpolation": "preprocess.interpolation",
     "calibration": "data.calibration",
@@ -76,7 +82,21 @@ recipe_options = _options(
     click.option("--option", multiple=True, metavar="KEY=VALUE", help="Model option: width=0.25."),
     click.option("--input-size", "--imgsz", type=int, help="Side of the input in pixels."),
     click.option("--crop-fraction", type=float, help="Share of the image that is cropped, 0..1."),
+    click.option("--crop", help="after_resize, or before_resize as TF-slim does."),
     click.option("--interpolation", help="nearest, bilinear, bicubic or lanczos."),
+    click.option("--channel-order", help="RGB or BGR: what the model sees."),
+    click.option("--mean", metavar="R,G,B", help="Subtracted from pixels of 0..1, by channel."),
+    click.option("--std", metavar="R,G,B", help="Divided by after that, by channel."),
+)
+graph_options = _options(
+    click.option("--head", help="logits, softmax or topk:K: what the graph answers."),
+    click.option(
+        "--fold-preprocessing",
+        is_flag=False,
+        flag_value="uint8",
+        metavar="[none|uint8|uint8-nhwc]",
+        help="Put the normalisation into the graph, which then takes pixels; alone: uint8.",
+    ),
 )
 calibration_options = _options(
     click.option("--calibration", "--calibration-data-path", type=PATH, help="Folder or set."),
@@ -152,8 +172,8 @@ def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
         value = flags.get(flag)
         if value is None or value == ():
             continue
-        if flag == "option":
-            chosen[key] = model_options(value)
+        if flag in _READERS:
+            chosen[key] = _READERS[flag](value)
         elif isinstance(value, Path):
             chosen[key] = str(value)
         else:
@@ -177,3 +197,21 @@ def model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             options[name] = text
     return options
+
+
+def _numbers(text: str) -> list[float]:
+    """``"0.485,0.456,0.406"`` as numbers; the recipe's reader counts them."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(
+            f"'{text}' is not a list of numbers", hint="write them as 0.485,0.456,0.406"
+        ) from error
+
+
+# Flags whose text is more than one value.
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "option": model_options,
+    "mean": _numbers,
+    "std": _numbers,
+}

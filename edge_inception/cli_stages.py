@@ -15,6 +15,7 @@ from edge_inception.cli_options import (
     batch_options,
     calibration_options,
     gate_options,
+    graph_options,
     labels_option,
     model_options,
     recipe_of,
@@ -47,6 +48,7 @@ def _told(terminal: Terminal, made: Artifact) -> None:
 
 @click.command()
 @recipe_options
+@graph_options
 @labels_option
 @batch_options
 @_OUT
@@ -61,12 +63,13 @@ def export(**flags: Any) -> None:
         recipe = recipe_of({**flags, "out": None}, terminal)
         options = ExportOptions(
             model=recipe.model,
-            preprocess=recipe.preprocess,
+            preprocess={**recipe.preprocess, **recipe.fold},
             model_options=recipe.model_options,
             checkpoint_format=recipe.checkpoint_format,
             num_classes=recipe.num_classes,
             classes=ingredients.classes(recipe),
             profile=recipe.profile,
+            head=recipe.head,
         )
         _told(terminal, run(recipe.checkpoint, options, flags["out"]))
 

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_inception import __version__, artifact, stage
+from edge_inception import __version__, artifact, interface, stage
 from edge_inception.artifact import Graph
 from edge_inception.checkpoint import Loaded, load, num_classes_of
 from edge_inception.errors import InputError
 from edge_inception.options import ExportOptions, export_provenance
-from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, ShapeProfile
+from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, Head, ShapeProfile
 
 __all__ = ["OPSET", "ExportOptions", "export"]
 
@@ -44,6 +44,8 @@ _LEAST_EXAMPLE = 2  # torch.export specialises an example batch of 1 to a static
 
 def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     """The model of ``checkpoint`` as ONNX: ``input`` [N, 3, H, W] -> ``logits`` [N, classes].
+
+    ``options.preprocess.element`` uint8 and ``options.head`` change the ends: see ``interface``.
 
     The bytes depend on the weights, the options and the tools only: stack traces, paths and other
     records of the exporter are removed.
@@ -67,14 +69,19 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     )
     how = dataclasses.replace(loaded.preprocess, **options.preprocess)
     pixels = _Pixels(size=how.input_size, profile=options.profile)
-    num_classes = num_classes_of(loaded.model)
-    classes = _class_names(checkpoint, loaded, options, num_classes)
+    head = _head(loaded.model, options)
+    num_classes = 0 if head.kind == "embedding" else num_classes_of(loaded.model)
+    classes = _class_names(checkpoint, loaded, options, num_classes) if num_classes else ()
+    if num_classes:
+        interface.require_k(head, num_classes)
     _require_size(loaded.model, pixels, options.model)
-    exported = _to_onnx(loaded.model, pixels)
+    exported = _to_onnx(loaded.model, pixels, head)
     _strip(exported)
     _require_opset(exported)
+    plain = exported.SerializeToString()
+    share = _require_parity(plain, loaded.model, pixels, num_classes)
+    interface.add_ends(exported, how, head)
     content: bytes = exported.SerializeToString(deterministic=True)
-    share = _require_parity(content, loaded.model, pixels, num_classes)
     return artifact.publish(
         Graph,
         out,
@@ -90,9 +97,10 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             "classes": list(classes),
             "preprocess": stage.plain(how),
             "profile": stage.plain(options.profile),
+            "head": str(head),
             "input": INPUT_NAME,
-            "output": OUTPUT_NAME,
-            "input_shape": pixels.shape,
+            "output": head.outputs[0],
+            "input_shape": [pixels.batch, *how.image_shape],
             "opset": OPSET,
             "checkpoint_types": dict(loaded.stored),
             "error_of_pytorchs": share,
@@ -125,15 +133,14 @@ def _class_names(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pixels:
-    """What the graph takes: images of ``size`` (height, width) in batches of ``profile``."""
+    """What the model takes: images of ``size`` (height, width) in batches of ``profile``."""
 
     size: tuple[int, int]
     profile: ShapeProfile
 
     @property
-    def shape(self) -> list[int | str]:
-        batch: int | str = "batch" if self.profile.is_dynamic else self.profile.max
-        return [batch, _CHANNELS, *self.size]
+    def batch(self) -> int | str:
+        return "batch" if self.profile.is_dynamic else self.profile.max
 
     def example(self, seed: int = 0) -> Tensor:
         """Seeded normal images of a batch size the graph takes."""
@@ -143,7 +150,19 @@ class _Pixels:
         return torch.randn((batch, _CHANNELS, *self.size), generator=generator)
 
 
-def _to_onnx(model: nn.Module, pixels: _Pixels) -> onnx.ModelProto:
+def _head(model: nn.Module, options: ExportOptions) -> Head:
+    """The head that is asked for; of an embedding network its embedding."""
+    if not getattr(model, "is_embedding", False):
+        return options.head
+    if options.head != Head():
+        raise InputError(
+            f"head {options.head} needs classes, this {options.model} gives embeddings",
+            hint="leave --head out, or set the model option that gives it a classifier",
+        )
+    return Head(kind="embedding")
+
+
+def _to_onnx(model: nn.Module, pixels: _Pixels, head: Head) -> onnx.ModelProto:
     profile, shapes = pixels.profile, None
     if profile.is_dynamic:
         shapes = ({0: torch.export.Dim("batch", min=profile.min, max=profile.max)},)
@@ -154,7 +173,7 @@ def _to_onnx(model: nn.Module, pixels: _Pixels) -> onnx.ModelProto:
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
+            output_names=[OUTPUT_NAME if head.kind != "embedding" else head.outputs[0]],
             dynamic_shapes=shapes,
             verbose=False,
         )
@@ -169,10 +188,10 @@ def _require_parity(content: bytes, model: nn.Module, pixels: _Pixels, num_class
     How far float32 may drift depends on the weights: PyTorch's own rounding, on the same images, is
     the yardstick. ``model`` is float64 afterwards.
     """
-    seeds = range(1 if num_classes > _FEW_CLASSES else _SEEDS_OF_FEW)
+    seeds = range(1 if not 0 < num_classes <= _FEW_CLASSES else _SEEDS_OF_FEW)
     batches = [pixels.example(seed) for seed in seeds]
     session = _onnxruntime(content)
-    answers = [session.run([OUTPUT_NAME], {INPUT_NAME: batch.numpy()})[0] for batch in batches]
+    answers = [session.run(None, {INPUT_NAME: batch.numpy()})[0] for batch in batches]
     logits = np.concatenate([answer[:_NUM_COMPARED] for answer in answers])
     compared = torch.cat([batch[:_NUM_COMPARED] for batch in batches])
     rounded = _answer(model, compared)

@@ -1,4 +1,4 @@
-"""Image file to float32 [N, 3, H, W]: the only preprocessing in the project.
+"""Image file to the array an engine takes: the only preprocessing in the project.
 
 Read: PNG, JPEG, BMP, WebP, TIFF and GIF, told apart by their first bytes and not by their name; the
 first frame of an animation; 1-bit, grey, palette, RGB, YCbCr and CMYK pixels, 8 or 16 bits wide,
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,9 +66,9 @@ _DAMAGE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Preprocessed images float32 [N, 3, H, W] and the items they came from."""
+    """Preprocessed images [N, ...] and the items they came from."""
 
-    images: NDArray[np.float32]
+    images: NDArray[Any]
     items: tuple[ImageItem, ...]
 
 
@@ -149,23 +149,49 @@ def _white(image: Image.Image) -> int:
     return (1 << int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])) - 1
 
 
-def preprocess(image: Image.Image, how: Preprocess) -> NDArray[np.float32]:
-    """float32 [3, H, W]: shorter side resized, centre cropped, scaled to 0..1, normalised."""
+def preprocess(image: Image.Image, how: Preprocess) -> NDArray[Any]:
+    """One image as ``how`` says: ``how.element`` of shape ``how.image_shape``."""
+    cropped = pixels(image, how)
+    values = cropped if how.element == "uint8" else normalise(cropped, how)
+    return np.ascontiguousarray(values if how.layout == "NHWC" else values.transpose(2, 0, 1))
+
+
+def pixels(image: Image.Image, how: Preprocess) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3]: resized and cropped, channels in ``how.channel_order``."""
+    crop = _crop_resized if how.crop == "before_resize" else _resize_cropped
+    values = np.asarray(crop(image, how), dtype=np.uint8)
+    return values[..., ::-1] if how.channel_order == "BGR" else values
+
+
+def normalise(values: NDArray[np.uint8], how: Preprocess) -> NDArray[np.float32]:
+    """float32 (x / 255 - mean) / std of pixels [..., 3]; ``interface`` does the same in ONNX."""
+    shares = values.astype(np.float32) / np.float32(255.0)
+    mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
+    return (shares - mean) / std
+
+
+def _resize_cropped(image: Image.Image, how: Preprocess) -> Image.Image:
+    """Shorter side resized, then the centre cropped."""
     height, width = how.input_size
     scale = max(height / image.height, width / image.width) / how.crop_fraction
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
     if size != image.size:
         image = image.resize(size, _FILTERS[how.interpolation])
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    cropped = image.crop((left, top, left + width, top + height))
-    values = np.asarray(cropped, dtype=np.float32) / np.float32(255.0)
-    mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
-    normalised = (values - mean) / std
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+    return image.crop((left, top, left + width, top + height))
 
 
-def load_image(path: Path, how: Preprocess) -> NDArray[np.float32]:
-    """float32 [3, H, W] of an image file.
+def _crop_resized(image: Image.Image, how: Preprocess) -> Image.Image:
+    """Centre share of each side cropped with ``tf.image.central_crop``'s rounding, then resized."""
+    left, top = (int((side - side * how.crop_fraction) / 2) for side in image.size)
+    image = image.crop((left, top, image.width - left, image.height - top))
+    height, width = how.input_size
+    size = (width, height)
+    return image if size == image.size else image.resize(size, _FILTERS[how.interpolation])
+
+
+def load_image(path: Path, how: Preprocess) -> NDArray[Any]:
+    """An image file as ``how`` says.
 
     Raises:
         InputError: The file is not a usable image.
@@ -202,7 +228,7 @@ def batches(items: Sequence[ImageItem], how: Preprocess, batch: int) -> Iterator
         raise ValueError(f"batch is {batch}, wanted at least 1")
     groups = [tuple(items[i : i + batch]) for i in range(0, len(items), batch)]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        ahead: list[list[Future[NDArray[np.float32]]]] = []
+        ahead: list[list[Future[NDArray[Any]]]] = []
         try:
             for index, group in enumerate(groups):
                 ahead.append([pool.submit(load_image, item.path, how) for item in group])
@@ -214,5 +240,5 @@ def batches(items: Sequence[ImageItem], how: Preprocess, batch: int) -> Iterator
             pool.shutdown(cancel_futures=True)  # an error or a closed generator decodes no more
 
 
-def _stack(group: tuple[ImageItem, ...], futures: list[Future[NDArray[np.float32]]]) -> Batch:
+def _stack(group: tuple[ImageItem, ...], futures: list[Future[NDArray[Any]]]) -> Batch:
     return Batch(images=np.stack([future.result() for future in futures]), items=group)

@@ -15,7 +15,7 @@ from typing import Any
 from edge_inception import stage
 from edge_inception.artifact import Graph, Provenance, file_sha256
 from edge_inception.imageset import ImageSet
-from edge_inception.spec import ShapeProfile
+from edge_inception.spec import Head, ShapeProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +23,10 @@ class ExportOptions:
     """What is exported.
 
     ``preprocess`` and ``model_options`` are what is asked for on top of the checkpoint family's
-    own, such as ``{"crop_fraction": 1.0}``; ``checkpoint_format`` names the family. ``num_classes``
-    None is what the checkpoint's head has. ``classes`` are names by logit index, empty when
-    unknown. ``profile`` min = max is a static batch of that size.
+    own, such as ``{"crop_fraction": 1.0}``; ``checkpoint_format`` names the family. ``element``
+    uint8 in ``preprocess`` puts the normalisation into the graph. ``num_classes`` None is what the
+    checkpoint's head has. ``classes`` are names by logit index, empty when unknown. ``profile`` min
+    = max is a static batch of that size.
     """
 
     model: str
@@ -35,6 +36,7 @@ class ExportOptions:
     num_classes: int | None = None
     classes: tuple[str, ...] = ()
     profile: ShapeProfile = field(default_factory=ShapeProfile)
+    head: Head = field(default_factory=Head)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_inception.errors import InputError, known_names
-from edge_inception.spec import Gates, Precision, ShapeProfile
+from edge_inception.recipe_interface import (
+    NUMBER,
+    PREPROCESS_KEYS,
+    fold,
+    head,
+    one_of,
+    preprocess_changes,
+)
+from edge_inception.spec import Gates, Head, Precision, ShapeProfile
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,7 +32,6 @@ SCHEMA = 1
 FILE_NAME = "edge-inception.toml"
 Table = dict[str, Any]
 
-_NUMBER = (int, float)
 _KEYS: Mapping[str, Mapping[str, Any]] = {
     "": {"schema": int},
     "model": {
@@ -33,14 +40,10 @@ _KEYS: Mapping[str, Mapping[str, Any]] = {
         "checkpoint_format": str,
         "num_classes": int,
         "options": dict,
+        "head": str,
+        "fold_preprocessing": str,
     },
-    "preprocess": {
-        "input_size": (int, list),
-        "crop_fraction": _NUMBER,
-        "interpolation": str,
-        "mean": list,
-        "std": list,
-    },
+    "preprocess": PREPROCESS_KEYS,
     "data": {
         "calibration": str,
         "calibration_split": str,
@@ -62,10 +65,10 @@ _KEYS: Mapping[str, Mapping[str, Any]] = {
     "quantize": {"float_rest": str},
     "latency": {"rounds": int, "calls_per_block": int},
     "gates": {
-        "max_drop_pp": _NUMBER,
-        "min_agreement": _NUMBER,
-        "min_sqnr_db": _NUMBER,
-        "min_speedup": _NUMBER,
+        "max_drop_pp": NUMBER,
+        "min_agreement": NUMBER,
+        "min_sqnr_db": NUMBER,
+        "min_speedup": NUMBER,
     },
 }
 # a flag for one of these replaces the other in the file
@@ -119,6 +122,8 @@ class Recipe:
     latency_rounds: int
     latency_calls: int
     gates: Gates = field(default_factory=Gates)
+    head: Head = field(default_factory=Head)
+    fold: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_recipe(start: Path) -> Path | None:
@@ -228,7 +233,9 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         checkpoint_format=model.get("checkpoint_format", "auto"),
         num_classes=model.get("num_classes"),
         model_options=model.get("options", {}),
-        preprocess=_preprocess(tables.get("preprocess", {}), where),
+        head=head(model.get("head", "logits")),
+        fold=fold(model.get("fold_preprocessing", "none")),
+        preprocess=preprocess_changes(tables.get("preprocess", {}), where),
         calibration=_source(data, "calibration"),
         validation=_source(data, "validation"),
         labels=Path(data["labels"]) if "labels" in data else None,
@@ -245,7 +252,7 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         ),
         calibration_batch=_at_least(calibrate.get("batch", 8), 1, "calibrate.batch", where),
         seed=_at_least(calibrate.get("seed", 0), 0, "calibrate.seed", where),
-        float_rest=_one_of(
+        float_rest=one_of(
             tables.get("quantize", {}).get("float_rest", "fp16"), _FLOAT_RESTS, "float rest"
         ),
         latency_rounds=_at_least(latency.get("rounds", 10), 3, "latency.rounds", where),
@@ -256,7 +263,6 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
 
 _FLAGS = {"name": "model", "checkpoint": "checkpoint"}
 _FLOAT_RESTS = ("fp16", "fp32")
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 # Key -> lowest and highest value that can mean something.
 _GATE_LIMITS: Mapping[str, tuple[float, float]] = {
     "max_drop_pp": (0.0, 100.0),
@@ -285,13 +291,7 @@ def _source(data: Table, role: str) -> Source | None:
 
 
 def _precision(name: str) -> Precision:
-    return Precision(_one_of(name, [precision.value for precision in Precision], "precision"))
-
-
-def _one_of(name: str, known: Sequence[str], what: str) -> str:
-    if name not in known:
-        raise _unknown(f"no {what} named '{name}'", name, dict.fromkeys(known))
-    return name
+    return Precision(one_of(name, [precision.value for precision in Precision], "precision"))
 
 
 def _at_least(value: int, least: int, name: str, where: str) -> int:
@@ -316,37 +316,3 @@ def _profile(build: Table, where: str) -> ShapeProfile:
             f"{where}: both a static batch and a dynamic batch", hint="give one of them"
         )
     return ShapeProfile(min=numbers[0], opt=numbers[1], max=numbers[2])
-
-
-def _preprocess(table: Table, where: str) -> Table:
-    changes = dict(table)
-    if "input_size" in changes:
-        size = changes["input_size"]
-        pair = [size, size] if isinstance(size, int) else size
-        if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):  # noqa: PLR2004 -- height, width
-            raise InputError(
-                f"{where}: preprocess.input_size is {size!r}", hint="wanted 299 or [299, 299]"
-            )
-        changes["input_size"] = tuple(pair)
-    if "interpolation" in changes:
-        _one_of(changes["interpolation"], _INTERPOLATIONS, "interpolation")
-    if not 0 < changes.get("crop_fraction", 1) <= 1:
-        raise InputError(
-            f"{where}: preprocess.crop_fraction is {changes['crop_fraction']}",
-            hint="wanted a number above 0 and at most 1",
-        )
-    for key in ("mean", "std"):
-        if key in changes:
-            changes[key] = _rgb(changes[key], key, where)
-    return changes
-
-
-def _rgb(values: list[Any], key: str, where: str) -> tuple[float, ...]:
-    is_number = [
-        isinstance(v, _NUMBER) and not isinstance(v, bool) and math.isfinite(v) for v in values
-    ]
-    if len(values) != 3 or not all(is_number) or (key == "std" and min(values) <= 0):  # noqa: PLR2004 -- RGB
-        raise InputError(
-            f"{where}: preprocess.{key} is {values!r}", hint="wanted three numbers, RGB, 0..1"
-        )
-    return tuple(float(value) for value in values)

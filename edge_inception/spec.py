@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
+HEAD_OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    "logits": (OUTPUT_NAME,),
+    "softmax": ("probabilities",),
+    "topk": ("scores", "classes"),
+    "embedding": ("embedding",),
+}
+"""Kind of head -> names of the graph's outputs, in order."""
+
+PREPROCESS_SCOPE, HEAD_SCOPE = "preprocess/", "head/"
+"""First part of the names of the nodes that ``interface`` adds."""
 
 Options = Mapping[str, float | int | str | bool]
 """Choices of a model's builder, such as ``{"width": 0.25}``."""
@@ -53,6 +63,17 @@ class Preprocess:
     element: str = "float32"
     layout: str = "NCHW"
 
+    @property
+    def normalised(self) -> Preprocess:
+        """The same pixels as float32 NCHW: what a PyTorch model takes."""
+        return replace(self, element="float32", layout="NCHW")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of one image."""
+        height, width = self.input_size
+        return (height, width, 3) if self.layout == "NHWC" else (3, height, width)
+
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB pixels in 0..1, as torchvision states them."""
@@ -88,15 +109,26 @@ class Gates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What the exported graph answers.
+    """What the exported graph answers; ``HEAD_OUTPUTS`` has the names.
 
-    ``logits``: ``logits`` [N, classes]. ``softmax``: ``probabilities`` [N, classes]. ``topk``:
-    ``scores`` [N, k], softmax probabilities in falling order, and ``classes`` int64 [N, k].
-    An embedding network's ``logits`` are its embedding [N, D].
+    ``logits``: float32 [N, classes]. ``softmax``: probabilities, float32 [N, classes]. ``topk``:
+    scores float32 [N, k], softmax probabilities in falling order, and classes int64 [N, k].
+    ``embedding``: float32 [N, D]; no choice, but what an embedding network has.
     """
 
     kind: str = "logits"
     k: int = 0
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs."""
+        return HEAD_OUTPUTS[self.kind]
+
+    @classmethod
+    def of(cls, text: str) -> Head:
+        """The head that ``str`` wrote into a sidecar."""
+        kind, _, k = text.partition(":")
+        return cls(kind=kind, k=int(k or 0))
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.k}" if self.k else self.kind

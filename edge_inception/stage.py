@@ -40,7 +40,14 @@ STAGES: Mapping[str, Stage] = {
     ),
     "export": Stage(
         tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
-        sources=("export.py", "checkpoint.py", "models"),
+        sources=(
+            "export.py",
+            "interface.py",
+            "images.py",
+            "imageset.py",
+            "checkpoint.py",
+            "models",
+        ),
     ),
     "simplify": Stage(tools=("onnx", "onnxsim", "onnxruntime"), sources=("graph",)),
     "baseline": Stage(

@@ -12,12 +12,16 @@ name = "inception_v4"              # `edge-inception models` lists all
 checkpoint = "my.safetensors"      # safetensors, or a torch.load(weights_only=True) file
 # num_classes = 1000               # checked against the checkpoint's head
 # options = { width = 1.0 }        # width of the channels, for small edge variants
+# head = "logits"                  # or softmax, topk:5: what the graph answers
+# fold_preprocessing = "none"      # uint8, uint8-nhwc: the graph takes pixels and normalises them
 
 # [preprocess]                     # only what differs from the model's published preprocessing
 # input_size = 299                 # or [height, width]
 # crop_fraction = 0.875
+# crop = "after_resize"            # before_resize: as TF-slim
 # interpolation = "bicubic"        # nearest, bilinear, bicubic, lanczos
-# mean = [0.5, 0.5, 0.5]
+# channel_order = "RGB"            # or BGR
+# mean = [0.5, 0.5, 0.5]           # in the channel order, for pixels from 0 to 1
 # std = [0.5, 0.5, 0.5]
 
 [data]

@@ -65,12 +65,13 @@ class Steps:
         recipe = self._recipe
         choices = ExportOptions(
             model=recipe.model,
-            preprocess=recipe.preprocess,
+            preprocess={**recipe.preprocess, **recipe.fold},
             model_options=recipe.model_options,
             checkpoint_format=recipe.checkpoint_format,
             num_classes=recipe.num_classes,
             classes=self._validation.classes,
             profile=recipe.profile,
+            head=recipe.head,
         )
         path = self._out / "model.onnx"
 
@@ -101,8 +102,12 @@ class Steps:
     def baseline(self, graph: Graph) -> Baseline:
         """FP32 logits of the validation images."""
         recipe = self._recipe
-        num_classes = int(graph.details["num_classes"])
-        if self._validation.is_labelled and len(self._validation.classes) != num_classes:
+        num_classes = int(graph.details["num_classes"])  # of an embedding network 0
+        if (
+            num_classes
+            and self._validation.is_labelled
+            and len(self._validation.classes) != num_classes
+        ):
             raise InputError(
                 f"{self._validation.name} has {len(self._validation.classes)} classes, "
                 f"{recipe.checkpoint} has {num_classes}",

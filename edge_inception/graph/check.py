@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -13,12 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from edge_inception.errors import InputError
+from edge_inception.spec import HEAD_SCOPE
 
 MIN_OPSET, MAX_OPSET = 13, 21
 PORTABLE_OPS = frozenset(
     (
-        "Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool",
-        "Identity", "MaxPool", "Mul", "Relu", "Reshape", "Sigmoid", "Sub", "Transpose",
+        "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "Div", "Flatten", "Gemm",
+        "GlobalAveragePool", "Identity", "MaxPool", "Mul", "Relu", "Reshape", "Sigmoid", "Softmax",
+        "Sub", "TopK", "Transpose",
     )
 )  # fmt: skip
 """Ops that compute the same from opset 13 to 21 when they use only what opset 13 defines.
@@ -108,23 +111,63 @@ def shape_of(value: onnx.ValueInfoProto) -> list[int | str]:
     return [dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "?") for dim in dims]
 
 
+def without_head(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` itself, or where it has a head a copy that answers with what the head reads."""
+    head = [node for node in model.graph.node if node.name.startswith(HEAD_SCOPE)]
+    if not head:
+        return model
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    graph = bare.graph
+    for node in head:
+        graph.node.remove(node)
+    del graph.output[:]
+    logits = helper.make_tensor_value_info(head[0].input[0], TensorProto.FLOAT, [None, None])
+    graph.output.append(logits)
+    return bare
+
+
+def image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """The graph's one input that is not a weight; ``require_image_classifier`` says it has one."""
+    weights = constants(model)
+    source: onnx.ValueInfoProto
+    (source,) = (value for value in model.graph.input if value.name not in weights)
+    return source
+
+
 def require_image_classifier(model: onnx.ModelProto) -> None:
-    """Check the signature: one float32 input [N, 3, H, W], one float32 output [N, classes].
+    """Check the signature: one image input, and the outputs of one of the heads.
+
+    The input is float32 [N, 3, H, W], or uint8 of rank 4 where preprocessing is inside. Outputs are
+    of rank 2: one float32, or scores float32 and classes int64.
 
     Raises:
         InputError: Another number, type or rank of inputs or outputs.
     """
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    wanted = (("input", inputs, 4), ("output", list(model.graph.output), 2))
-    for role, values, rank in wanted:
-        got = [f"{value.name} {shape_of(value)}" for value in values]
-        is_float = all(v.type.tensor_type.elem_type == TensorProto.FLOAT for v in values)
-        if len(values) != 1 or len(shape_of(values[0])) != rank or not is_float:
-            raise InputError(
-                f"graph has {role}s {', '.join(got) or 'none'}, wanted one float32 of rank {rank}",
-                hint="an image classifier maps [N, 3, H, W] to logits [N, classes]",
-            )
+    inputs = [value for value in model.graph.input if value.name not in constants(model)]
+    got = [(_type_of(value), len(shape_of(value))) for value in inputs]
+    if got not in _INPUTS:
+        _refuse("input", inputs, "one float32 or uint8 of rank 4")
+    outputs = list(model.graph.output)
+    got = [(_type_of(value), len(shape_of(value))) for value in outputs]
+    if got not in _OUTPUTS:
+        _refuse("output", outputs, "one float32 of rank 2")
+
+
+_INPUTS = [[(TensorProto.FLOAT, 4)], [(TensorProto.UINT8, 4)]]
+_OUTPUTS = [[(TensorProto.FLOAT, 2)], [(TensorProto.FLOAT, 2), (TensorProto.INT64, 2)]]
+
+
+def _type_of(value: onnx.ValueInfoProto) -> int:
+    return int(value.type.tensor_type.elem_type)
+
+
+def _refuse(role: str, values: list[onnx.ValueInfoProto], wanted: str) -> NoReturn:
+    got = ", ".join(f"{value.name} {shape_of(value)}" for value in values)
+    raise InputError(
+        f"graph has {role}s {got or 'none'}, wanted {wanted}",
+        hint="an image classifier maps [N, 3, H, W] to logits [N, classes]",
+    )
 
 
 def require_finite(model: onnx.ModelProto) -> None:

@@ -87,6 +87,8 @@ def test_bad_input_is_one_line_and_a_documented_code(
         ({"checkpoint": Path("a b.pt")}, {"model.checkpoint": "a b.pt"}),
         ({"max_drop": 0.5, "min_sqnr": None}, {"gates.max_drop_pp": 0.5}),
         ({"threads": 0}, {"build.threads": 0}),
+        ({"mean": "0.485,.456,4e-1"}, {"preprocess.mean": [0.485, 0.456, 0.4]}),
+        ({"head": "topk:5"}, {"model.head": "topk:5"}),
     ],
 )
 def test_flags_become_recipe_keys(flags, wanted):
@@ -101,6 +103,12 @@ def test_every_override_is_a_recipe_key(tmp_path):
     values = {
         "model.name": "inception_v4",
         "model.options": {"width": 0.5},
+        "model.head": "softmax",
+        "model.fold_preprocessing": "uint8",
+        "preprocess.crop": "before_resize",
+        "preprocess.channel_order": "BGR",
+        "preprocess.mean": [0.5, 0.5, 0.5],
+        "preprocess.std": [0.5, 0.5, 0.5],
         "preprocess.input_size": 299,
         "preprocess.crop_fraction": 0.875,
         "preprocess.interpolation": "bilinear",

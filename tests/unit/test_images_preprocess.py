@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,6 +122,40 @@ class TestPreprocess:
         got = subject.preprocess(Image.new("RGB", (33, 20), (255, 51, 102)), how)
         wanted = [(1 - 0.5) / 0.5, (0.2 - 0.25) / 0.25, 0.4]
         assert got.shape == (3, 10, 14)
+        assert np.abs(got - np.reshape(wanted, (3, 1, 1))).max() < 1e-6  # float32
+
+    @pytest.mark.parametrize("crop_fraction", [1.0, 0.875, 0.5, 0.01])
+    @pytest.mark.parametrize("size", [(41, 23), (24, 40), (1, 3)])
+    def test_crop_before_resize(self, size, crop_fraction):
+        """tf.image.central_crop leaves int((side - side * share) / 2) out at both ends."""
+        how = Preprocess(
+            input_size=(12, 20), crop_fraction=crop_fraction, crop="before_resize", element="uint8"
+        )
+        image = photo(size)
+        values = np.asarray(image)
+        top, left = (int((n - n * crop_fraction) / 2) for n in values.shape[:2])
+        share = values[top : len(values) - top, left : values.shape[1] - left]
+        wanted = Image.fromarray(share).resize((20, 12), Image.Resampling.BILINEAR)
+        got = subject.preprocess(image, how)
+        assert np.array_equal(got.transpose(1, 2, 0), np.asarray(wanted))
+
+    def test_pixels_as_they_are(self):
+        """uint8 NHWC is the photo itself where nothing is to be resized; BGR turns the channels."""
+        values = np.asarray(photo((20, 12)))
+        how = Preprocess(input_size=(12, 20), element="uint8", layout="NHWC")
+        got = subject.preprocess(photo((20, 12)), how)
+        assert got.dtype == np.uint8
+        assert np.array_equal(got, values)
+        bgr = subject.preprocess(photo((20, 12)), replace(how, channel_order="BGR"))
+        assert bgr.flags.c_contiguous
+        assert all(np.array_equal(bgr[..., i], values[..., 2 - i]) for i in range(3))
+
+    def test_mean_and_std_are_in_the_channel_order(self):
+        """BGR: the first plane is blue, and the first mean and std belong to it."""
+        mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 1.0)
+        how = Preprocess(input_size=(4, 4), mean=mean, std=std, channel_order="BGR")
+        got = subject.preprocess(Image.new("RGB", (4, 4), (255, 51, 102)), how)
+        wanted = [(0.4 - 0.1) / 0.5, (0.2 - 0.2) / 0.25, (1 - 0.3) / 1.0]
         assert np.abs(got - np.reshape(wanted, (3, 1, 1))).max() < 1e-6  # float32
 
     def test_gradient_keeps_its_slope(self):

@@ -9,7 +9,7 @@ import pytest
 
 from edge_inception.errors import InputError
 from edge_inception.recipe import Source, find_recipe, load_recipe
-from edge_inception.spec import Gates, Precision, ShapeProfile
+from edge_inception.spec import Gates, Head, Precision, ShapeProfile
 from edge_inception.starter import STARTER
 
 FULL = """\
@@ -20,8 +20,12 @@ checkpoint = "weights/a b.safetensors"
 checkpoint_format = "slim"
 num_classes = 7
 options = { width = 0.25 }
+head = "topk:5"
+fold_preprocessing = "uint8-nhwc"
 [preprocess]
 input_size = [128, 160]
+crop = "before_resize"
+channel_order = "BGR"
 crop_fraction = 0.9
 interpolation = "lanczos"
 mean = [0.1, 0.2, 0.3]
@@ -79,7 +83,11 @@ def test_every_key_arrives(tmp_path):
         "interpolation": "lanczos",
         "mean": (0.1, 0.2, 0.3),
         "std": (1.0, 0.5, 0.25),
+        "crop": "before_resize",
+        "channel_order": "BGR",
     }
+    assert recipe.fold == {"element": "uint8", "layout": "NHWC"}
+    assert recipe.head == Head(kind="topk", k=5)
     assert recipe.calibration == Source(location=here / "photos", split="c")
     assert recipe.validation == Source(location=Path("/abs/labelled"), split="v")
     assert (recipe.labels, recipe.skip_bad_images) == (here / "names.txt", True)
@@ -99,6 +107,8 @@ def test_every_key_arrives(tmp_path):
 def test_a_key_that_is_absent_changes_nothing(tmp_path):
     """Preprocessing that the recipe does not set is left to the checkpoint's family."""
     assert _read(tmp_path, MINIMAL).preprocess == {}
+    assert _read(tmp_path, MINIMAL).fold == {}
+    assert _read(tmp_path, MINIMAL).head == Head(kind="logits")
     assert _read(tmp_path, MINIMAL).checkpoint_format == "auto"
     changed = _read(tmp_path, MINIMAL + "[preprocess]\ninput_size = 75\n")
     assert changed.preprocess == {"input_size": (75, 75)}
@@ -143,6 +153,14 @@ ERRORS = [
     (MINIMAL + "[preprocess]\nmean = [1, 2]\n", "three numbers"),
     (MINIMAL + "[preprocess]\nmean = [nan, 0, 0]\n", "three numbers"),
     (MINIMAL + "[preprocess]\nstd = [1, 0, 1]\n", "three numbers"),
+    (MINIMAL + "[preprocess]\ncrop = 'before'\n", "no crop named 'before'"),
+    (MINIMAL + "[preprocess]\nchannel_order = 'BRG'\n", "no channel order named 'BRG'"),
+    (MINIMAL + "head = 'softmx'\n", "did you mean 'softmax'"),
+    (MINIMAL + "head = 'topk'\n", "head 'topk' says no number of classes"),
+    (MINIMAL + "head = 'topk:0'\n", "wanted topk:K, such as topk:5"),
+    (MINIMAL + "head = 'topk:-1'\n", "head 'topk:-1' says"),
+    (MINIMAL + "head = 'embedding'\n", "no head named 'embedding'"),
+    (MINIMAL + "fold_preprocessing = 'unit8'\n", "did you mean 'uint8'"),
     (MINIMAL + "[gates]\nmin_agreement = 98\n", "from 0 to 1"),
     (MINIMAL + "[gates]\nmax_drop_pp = -1\n", "from 0 to 100"),
     (MINIMAL + "[gates]\nmin_sqnr_db = nan\n", "finite"),
@@ -168,6 +186,10 @@ WRONG = {
     "model.num_classes": "2.5",
     "model.options": "'width=1'",
     "preprocess.input_size": "'299'",
+    "model.head": "5",
+    "model.fold_preprocessing": "true",
+    "preprocess.crop": "1",
+    "preprocess.channel_order": "['B']",
     "preprocess.crop_fraction": "true",
     "preprocess.interpolation": "1",
     "preprocess.mean": "0.5",

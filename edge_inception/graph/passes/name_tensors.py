@@ -10,7 +10,7 @@ import onnx
 
 from edge_inception.graph.check import constants
 from edge_inception.graph.passes._contract import Pass, topological_order
-from edge_inception.spec import INPUT_NAME, OUTPUT_NAME
+from edge_inception.spec import HEAD_OUTPUTS, INPUT_NAME, OUTPUT_NAME
 
 _WEIGHT = ".weight"
 _CONV_UNIT = ".conv"  # the convolution inside a conv-norm-ReLU unit; the unit is what people name
@@ -23,8 +23,8 @@ def name_tensors(model: onnx.ModelProto) -> bool:
     The module path is that of a Conv's or Gemm's weight, else the one in the node's own name before
     a slash, else that of the node which writes its first input. A tensor has the name of the node
     that writes it, with ``:i`` behind it from its second output on; a number tells equal names
-    apart. The graph's input and output are ``input`` and ``logits``; a bias stands beside its
-    weight. Nothing else changes.
+    apart. The graph's input and output are ``input`` and ``logits``; outputs of another head keep
+    their names. A bias stands beside its weight. Nothing else changes.
     """
     is_modified = _name_nodes(model)
     renamed = _tensor_names(model)
@@ -67,7 +67,11 @@ def _snake(op: str) -> str:
 def _tensor_names(model: onnx.ModelProto) -> dict[str, str]:
     """Old name -> new name of every tensor that has one to give."""
     graph = model.graph
-    renamed = {graph.input[0].name: INPUT_NAME, graph.output[0].name: OUTPUT_NAME}
+    outputs = tuple(value.name for value in graph.output)
+    if outputs not in HEAD_OUTPUTS.values():
+        outputs = (OUTPUT_NAME,)
+    renamed = {graph.input[0].name: INPUT_NAME}
+    renamed |= {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
     known = constants(model)
     for node in graph.node:
         for index, name in enumerate(node.output):

@@ -1,0 +1,114 @@
+"""What a recipe says about the two ends of the graph: preprocessing and head, read strictly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from edge_inception.errors import InputError, known_names
+from edge_inception.spec import Head
+
+NUMBER = (int, float)
+PREPROCESS_KEYS: Mapping[str, Any] = {
+    "input_size": (int, list),
+    "crop": str,
+    "crop_fraction": NUMBER,
+    "interpolation": str,
+    "channel_order": str,
+    "mean": list,
+    "std": list,
+}
+_FOLDS: Mapping[str, Mapping[str, str]] = {
+    "none": {},
+    "uint8": {"element": "uint8", "layout": "NCHW"},
+    "uint8-nhwc": {"element": "uint8", "layout": "NHWC"},
+}
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
+    "crop": ("after_resize", "before_resize"),
+    "channel_order": ("RGB", "BGR"),
+}
+_HEADS = ("logits", "softmax", "topk:K")
+
+
+def one_of(name: str, known: Iterable[str], what: str) -> str:
+    """``name``, if it is one of ``known``.
+
+    Raises:
+        InputError: It is not; the nearest is named.
+    """
+    names = tuple(known)
+    if name not in names:
+        raise InputError(f"no {what} named '{name}'", hint=known_names(name, names))
+    return name
+
+
+def preprocess_changes(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Fields of ``Preprocess`` that [preprocess] sets.
+
+    Raises:
+        InputError: A value that cannot be meant.
+    """
+    changes = dict(table)
+    if "input_size" in changes:
+        changes["input_size"] = _size(changes["input_size"], where)
+    for key, known in _CHOICES.items():
+        if key in changes:
+            one_of(changes[key], known, key.replace("_", " "))
+    if not 0 < changes.get("crop_fraction", 1) <= 1:
+        raise InputError(
+            f"{where}: preprocess.crop_fraction is {changes['crop_fraction']}",
+            hint="wanted a number above 0 and at most 1",
+        )
+    for key in ("mean", "std"):
+        if key in changes:
+            changes[key] = _channels(changes[key], key, where)
+    return changes
+
+
+def fold(name: str) -> Mapping[str, str]:
+    """Fields of ``Preprocess`` that ``model.fold_preprocessing`` sets: what the graph takes.
+
+    Raises:
+        InputError: No such choice.
+    """
+    return _FOLDS[one_of(name, _FOLDS, "folded preprocessing")]
+
+
+def _size(size: Any, where: str) -> tuple[int, ...]:
+    pair = [size, size] if isinstance(size, int) else size
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):  # noqa: PLR2004 -- height, width
+        raise InputError(
+            f"{where}: preprocess.input_size is {size!r}", hint="wanted 299 or [299, 299]"
+        )
+    return tuple(pair)
+
+
+def _channels(values: list[Any], key: str, where: str) -> tuple[float, ...]:
+    is_number = [
+        isinstance(v, NUMBER) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    ]
+    if len(values) != 3 or not all(is_number) or (key == "std" and min(values) <= 0):  # noqa: PLR2004 -- channels
+        raise InputError(
+            f"{where}: preprocess.{key} is {values!r}",
+            hint="wanted three numbers in the channel order, for pixels from 0 to 1",
+        )
+    return tuple(float(value) for value in values)
+
+
+def head(text: str) -> Head:
+    """The head that a user names: ``logits``, ``softmax`` or ``topk:5``.
+
+    Raises:
+        InputError: Another name, or a K that is no number of classes.
+    """
+    kind, colon, k = text.partition(":")
+    if kind != "topk":
+        return Head(kind=one_of(text, _HEADS, "head"))
+    if not colon or not k.isdecimal() or int(k) < 1:
+        raise InputError(
+            f"head '{text}' says no number of classes", hint="wanted topk:K, such as topk:5"
+        )
+    return Head(kind=kind, k=int(k))
