@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,21 +15,6 @@ from onnx.external_data_helper import uses_external_data
 
 from edge_inception.errors import InputError
 from edge_inception.spec import HEAD_SCOPE
-
-MIN_OPSET, MAX_OPSET = 13, 21
-PORTABLE_OPS = frozenset(
-    (
-        "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "Div", "Flatten", "Gemm",
-        "GlobalAveragePool", "Identity", "MaxPool", "Mul", "Relu", "Reshape", "Sigmoid", "Softmax",
-        "Sub", "TopK", "Transpose",
-    )
-)  # fmt: skip
-"""Ops that compute the same from opset 13 to 21 when they use only what opset 13 defines.
-
-Later versions of them add element types or attributes whose default is the old behaviour; the one
-change of meaning, the output size of AveragePool with ceil_mode in opset 19, is refused.
-Source: onnx/docs/Changelog.md.
-"""
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -186,40 +171,19 @@ def require_finite(model: onnx.ModelProto) -> None:
             )
 
 
-def require_portable(model: onnx.ModelProto) -> None:
-    """Check that the graph may be stamped with any opset from 13 to 21 and mean the same.
-
-    Raises:
-        InputError: A node is of another op, or uses what opset 13 lacks or defines differently.
-    """
-    for node in model.graph.node:
-        reason = _why_not_portable(node)
-        if reason:
-            raise InputError(
-                f"node '{node.name}': {reason}",
-                hint=f"ops that mean the same in opsets {MIN_OPSET} to {MAX_OPSET}: "
-                f"{', '.join(sorted(PORTABLE_OPS))}",
-            )
-
-
-def _why_not_portable(node: onnx.NodeProto) -> str:
-    if node.op_type not in PORTABLE_OPS or node.domain not in {"", "ai.onnx"}:
-        return f"op {node.op_type} is not portable between opsets"
-    oldest = onnx.defs.get_schema(node.op_type, MIN_OPSET, "")
-    newer = [entry.name for entry in node.attribute if entry.name not in oldest.attributes]
-    if newer:
-        return f"attribute {newer[0]} of {node.op_type} is not in opset {MIN_OPSET}"
-    if node.op_type == "AveragePool" and attribute(node, "ceil_mode", 0):
-        return "AveragePool with ceil_mode has another output size from opset 19 on"
-    return ""
-
-
 def attribute(node: onnx.NodeProto, name: str, default: object) -> object:
     """Value of an attribute, or the default that the operator's specification states."""
     return next(
         (helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name),
         default,
     )
+
+
+def integers(node: onnx.NodeProto, name: str, default: Sequence[int] = ()) -> list[int]:
+    """Value of an attribute that is a list of integers."""
+    found = attribute(node, name, default)
+    assert isinstance(found, Sequence)
+    return [int(number) for number in found]
 
 
 def constants(model: onnx.ModelProto) -> Mapping[str, TensorProto]:
@@ -230,3 +194,17 @@ def constants(model: onnx.ModelProto) -> Mapping[str, TensorProto]:
 def readers(model: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
     """Nodes that read tensor ``name``, in graph order."""
     return [node for node in model.graph.node if name in node.input]
+
+
+def only_reader(model: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
+    """The node that alone reads tensor ``name``, when the graph does not return it."""
+    found = readers(model, name)
+    is_output = any(value.name == name for value in model.graph.output)
+    return found[0] if len(found) == 1 and not is_output else None
+
+
+def known_shape(model: onnx.ModelProto, name: str) -> list[int]:
+    """Sizes of a tensor, 0 where free; empty when unknown."""
+    values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    found = next((value for value in values if value.name == name), None)
+    return [] if found is None else [dim.dim_value for dim in found.type.tensor_type.shape.dim]

@@ -11,28 +11,58 @@ from onnx import helper
 from edge_inception import __version__, artifact
 from edge_inception.artifact import Graph, SimplifiedGraph
 from edge_inception.errors import InputError
-from edge_inception.graph import check, parity
+from edge_inception.graph import check, parity, portable
 from edge_inception.graph.passes import (
-    fold_batch_norm,
+    fold_affine,
+    fold_input_affine,
+    fold_pad,
+    head_to_convolution,
+    inclusive_average_pool,
+    join_channels,
+    matmul_to_gemm,
     name_tensors,
+    plain_windows,
     pool_head,
     remove_identity,
     remove_unused,
+    spell_norm,
+    sum_to_add,
 )
 from edge_inception.options import SimplifyOptions, simplify_provenance
 
 __all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
 
 OPSET, IR_VERSION = 18, 8  # the IR version that came with opset 18: onnx/docs/Versioning.md
+MAX_ROUNDING = 4.0  # measured: simplified graphs move logits 0.7 to 1.1 times as much as an ulp does
 MAX_ROUNDS = 10  # each round removes a node or names one; more means that two passes fight
 
 PASSES = (
     remove_identity.PASS,  # first: a Dropout between Conv and norm would hide the pair
-    fold_batch_norm.PASS,  # leaves weights of the norm behind
+    plain_windows.PASS,  # sizes of windows as plain numbers, for the passes that read them
+    sum_to_add.PASS,
+    matmul_to_gemm.PASS,  # before fold_affine, which then takes in the bias
+    join_channels.PASS,  # before fold_input_affine, which reads what it writes
+    fold_pad.PASS,  # before fold_input_affine, which asks whether the stem is padded
+    fold_affine.PASS,  # leaves weights of the norm behind
+    spell_norm.PASS,  # after fold_affine: norms that no convolution took in
+    fold_input_affine.PASS,
     pool_head.PASS,  # leaves the axes of the mean behind
     remove_unused.PASS,  # takes what the passes before left
     name_tensors.PASS,  # last: names only what stays
 )
+
+DLA_PASSES = (
+    head_to_convolution.PASS,
+    inclusive_average_pool.PASS,
+    remove_unused.PASS,
+    name_tensors.PASS,
+)
+"""What NVIDIA's DLA lacks, written in what it has; for graphs with fixed sizes, after ``PASSES``.
+
+DLA takes neither GlobalAveragePool nor Flatten before a Gemm, and averages over padding only.
+Source: "Working with DLA", TensorRT docs; operators/README.md of
+NVIDIA/Deep-Learning-Accelerator-SW.
+"""
 
 
 def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGraph:
@@ -54,7 +84,10 @@ def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGra
     simplified = simplify_model(original)
     check.require_finite(simplified)
     difference = parity.largest_difference(original, simplified, seed=options.seed)
-    parity.require(difference, options.tolerance)
+    allowed = options.tolerance
+    if difference > allowed:  # then ask how much of it is rounding, at the price of another run
+        allowed = MAX_ROUNDING * parity.rounding(original, seed=options.seed)
+    parity.require(difference, max(allowed, options.tolerance))
     content: bytes = simplified.SerializeToString(deterministic=True)
     before, after = check.node_counts(original), check.node_counts(simplified)
     return artifact.publish(
@@ -87,7 +120,7 @@ def simplify_model(original: onnx.ModelProto) -> onnx.ModelProto:
     while _round(model):
         rounds += 1
         assert rounds < MAX_ROUNDS, "two passes undo each other"
-    check.require_portable(model)
+    portable.require_portable(model)
     _stamp(model)
     model = _with_shapes(model)
     onnx.checker.check_model(model, full_check=True)

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from edge_inception import __version__, artifact
 from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
 from edge_inception.errors import InputError
-from edge_inception.graph import check
+from edge_inception.graph import check, portable
 from edge_inception.quant import place, scales
 from edge_inception.quant.float16 import to_float16
 from edge_inception.quant.options import (
@@ -57,7 +57,7 @@ def quantize(
     is_untouched = options.precision is Precision.FP32 and options.spelling is Spelling.STRONG
     place.require_finite_weights(model)
     if not is_untouched:
-        check.require_portable(model)
+        portable.require_portable(model)
         _stamp(model, options.spelling)
     if options.precision is Precision.INT8:
         counts |= _insert(model, _table(graph, ranges).tensors, options)

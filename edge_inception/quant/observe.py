@@ -27,6 +27,7 @@ from openvino import opset13 as ops
 from edge_inception import artifact, stage
 from edge_inception.artifact import RangeTable, SimplifiedGraph
 from edge_inception.errors import CompileFailed, InputError
+from edge_inception.graph.signs import non_negative
 from edge_inception.images import Batch, batches
 from edge_inception.imageset import ImageSet
 from edge_inception.quant import place, ranges
@@ -69,7 +70,7 @@ def calibrate(
     model = onnx.load(str(graph.path))
     place.require_finite_weights(model)
     scale_of = place.place(model).scale_of
-    signed = frozenset(scale_of) - place.non_negative(model)
+    signed = frozenset(scale_of) - non_negative(model)
     del model  # the weights are not needed twice
     watcher = Watcher(graph.path, list(scale_of), signed, options)
     seen = watcher.watch(chosen, progress)

@@ -99,26 +99,6 @@ def _channel_axis(node: onnx.NodeProto) -> int:
     return 0 if transposed else 1
 
 
-def non_negative(model: onnx.ModelProto) -> frozenset[str]:
-    """Tensors without negative values: behind ReLU or sigmoid, also through pools and joins."""
-    keep = {
-        "Concat",
-        "MaxPool",
-        "AveragePool",
-        "GlobalAveragePool",
-        "Flatten",
-        "Reshape",
-        "Identity",
-    }
-    found: set[str] = set()
-    for node in model.graph.node:
-        data = node.input if node.op_type == "Concat" else node.input[:1]
-        kept = node.op_type in keep and found.issuperset(data)
-        if kept or node.op_type in {"Relu", "Sigmoid"}:
-            found.add(node.output[0])
-    return frozenset(found)
-
-
 def require_finite_weights(model: onnx.ModelProto) -> None:
     """Check every float initializer.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -49,3 +49,19 @@ def rename_reads(model: onnx.ModelProto, old: str, new: str) -> None:
         for index, name in enumerate(node.input):
             if name == old:
                 node.input[index] = new
+
+
+def replace_node(
+    model: onnx.ModelProto, node: onnx.NodeProto, made: Sequence[onnx.NodeProto]
+) -> None:
+    """Put ``made`` where ``node`` stands."""
+    position = list(model.graph.node).index(node)
+    del model.graph.node[position]
+    for offset, each in enumerate(made):
+        model.graph.node.insert(position + offset, each)
+
+
+def scoped(node: onnx.NodeProto, op: str) -> str:
+    """Name of an op that takes the place of ``node``: in the module that ``node`` came from."""
+    scope = node.name.rpartition("/")[0]
+    return f"{scope}/{op}"

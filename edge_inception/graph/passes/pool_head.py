@@ -2,65 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import onnx
 from onnx import helper, numpy_helper
 
-from edge_inception.graph.check import attribute, constants
-from edge_inception.graph.passes._contract import Pass, topological_order
+from edge_inception.graph.check import attribute, constants, integers, known_shape
+from edge_inception.graph.passes._contract import Pass, replace_node, scoped, topological_order
 
 _RANK, _SPATIAL = 4, {2, 3}  # [N, C, H, W]
 _FLATTENERS = frozenset(("Reshape", "Squeeze"))
 
 
 def pool_head(model: onnx.ModelProto) -> bool:
-    """Turn ReduceMean over [2, 3] of [N, C, H, W] into GlobalAveragePool, then Flatten.
+    """Turn means of whole maps into GlobalAveragePool, and what flattens into Flatten.
 
-    Before: x -> ReduceMean(keepdims=0) -> [N, C].
+    Before: x -> ReduceMean over [2, 3], keepdims=0 -> [N, C].
     After:  x -> GlobalAveragePool -> [N, C, 1, 1] -> Flatten(axis=1) -> [N, C].
 
-    Before: x -> ReduceMean(keepdims=1) -> [N, C, 1, 1] -> Reshape | Squeeze to [N, C].
-    After:  x -> GlobalAveragePool -> [N, C, 1, 1] -> Flatten(axis=1) -> [N, C].
+    Before: x -> ReduceMean over [2, 3] | AveragePool whose one window is the map -> [N, C, 1, 1].
+    After:  x -> GlobalAveragePool -> [N, C, 1, 1].
 
-    Before: [N, C, 1, 1] -> Reshape | Squeeze to [N, C]. After: Flatten(axis=1).
+    Before: [N, C, H, W] -> Reshape | Squeeze to [N, C H W]. After: Flatten(axis=1).
     A Reshape may hold the batch size; Flatten never does, so a dynamic batch survives.
     """
     changed = [_rewrite_mean(model, node) for node in list(model.graph.node)]
+    changed += [_rewrite_pool(model, node) for node in list(model.graph.node)]
     changed += [_rewrite_reshape(model, node) for node in list(model.graph.node)]
     return any(changed)
 
 
 def _rewrite_mean(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    if node.op_type != "ReduceMean" or len(_shape(model, node.input[0])) != _RANK:
+    if node.op_type != "ReduceMean" or len(known_shape(model, node.input[0])) != _RANK:
         return False
     if {axis % _RANK for axis in _axes(model, node)} != _SPATIAL:
         return False
     is_kept = bool(attribute(node, "keepdims", 1))
     result = node.output[0] if is_kept else f"{node.output[0]}.pooled"
-    position = list(model.graph.node).index(node)
-    pool = _scoped(node, "global_average_pool")
+    pool = scoped(node, "global_average_pool")
     new = [helper.make_node("GlobalAveragePool", [node.input[0]], [result], pool)]
     if not is_kept:
-        flat = _scoped(node, "flatten")
+        flat = scoped(node, "flatten")
         new.append(helper.make_node("Flatten", [result], [node.output[0]], flat, axis=1))
-    model.graph.node.remove(node)
-    for offset, made in enumerate(new):
-        model.graph.node.insert(position + offset, made)
+    replace_node(model, node, new)
+    return True
+
+
+def _rewrite_pool(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Turn an AveragePool with one window, which holds every pixel, into GlobalAveragePool.
+
+    Padding inside that window must not count: Caffe2 pads a 6 x 6 map for a 7 x 7 window.
+    """
+    if node.op_type != "AveragePool":
+        return False
+    before, after = known_shape(model, node.input[0]), known_shape(model, node.output[0])
+    kernel, pads = integers(node, "kernel_shape"), integers(node, "pads", [0] * 4)
+    is_one_window = len(before) == _RANK and after[2:] == [1, 1] and all(before[2:])
+    if not is_one_window or (any(pads) and attribute(node, "count_include_pad", 0)):
+        return False
+    ends = [side - pad for side, pad in zip(kernel, pads[:2], strict=True)]
+    is_whole = all(end >= size for end, size in zip(ends, before[2:], strict=True))
+    if not is_whole or attribute(node, "auto_pad", b"NOTSET") not in {b"NOTSET", b"VALID"}:
+        return False
+    name = scoped(node, "global_average_pool")
+    node.CopyFrom(helper.make_node("GlobalAveragePool", node.input, node.output, name))
     return True
 
 
 def _rewrite_reshape(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Turn [N, C, H, W] to [N, C], where H = W = 1 and all elements keep their place, into Flatten.
+    """Turn [N, C, H, W] to [N, C H W], where all elements keep their place, into Flatten.
 
     Where the last map is 1 x 1 already, onnxsim drops the mean and leaves a Squeeze.
     """
     if node.op_type not in _FLATTENERS:
         return False
-    before, after = _shape(model, node.input[0]), _shape(model, node.output[0])
-    if len(before) != _RANK or not before[1] or after != before[:2]:
+    before, after = known_shape(model, node.input[0]), known_shape(model, node.output[0])
+    if len(before) != _RANK or len(after) != 2 or not after[1]:  # noqa: PLR2004 -- [N, C H W]
         return False
-    name = _scoped(node, "flatten")
+    if after[1] != math.prod(before[1:]):
+        return False
+    name = scoped(node, "flatten")
     node.CopyFrom(helper.make_node("Flatten", [node.input[0]], [node.output[0]], name, axis=1))
     return True
 
@@ -70,21 +91,7 @@ def _axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int]:
     if len(node.input) > 1 and node.input[1]:
         tensor = constants(model).get(node.input[1])
         return [] if tensor is None else [int(axis) for axis in numpy_helper.to_array(tensor)]
-    axes = attribute(node, "axes", [])
-    assert isinstance(axes, Sequence)
-    return [int(axis) for axis in axes]
-
-
-def _shape(model: onnx.ModelProto, name: str) -> list[int]:
-    """Sizes of a tensor, 0 where free; empty when unknown."""
-    values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
-    found = next((value for value in values if value.name == name), None)
-    return [] if found is None else [dim.dim_value for dim in found.type.tensor_type.shape.dim]
-
-
-def _scoped(node: onnx.NodeProto, op: str) -> str:
-    scope = node.name.rpartition("/")[0]
-    return f"{scope}/{op}"
+    return integers(node, "axes")
 
 
 PASS = Pass(name="pool_head", call=pool_head, ensures=topological_order)

@@ -8,6 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edge_inception.errors import InputError
+from edge_inception.graph.signs import non_negative
 from edge_inception.quant import place
 
 
@@ -91,7 +92,7 @@ def test_max_pool_into_max_pool_shares_one_scale(model):
 
 def test_non_negative_follows_relu_through_pools_and_joins(model):
     """The input and bare Conv outputs may be negative, the rest of the block may not."""
-    found = place.non_negative(model)
+    found = non_negative(model)
     assert {"stem", "pooled", "mean", "joined", "last", "global", "flat"} <= found
     assert not {"input", "stem.c", "logits"} & found
 
@@ -100,7 +101,7 @@ def test_a_concat_with_one_signed_branch_may_be_negative(model):
     """One branch without ReLU is enough."""
     concat = next(node for node in model.graph.node if node.op_type == "Concat")
     concat.input[1] = "right.c"
-    assert "joined" not in place.non_negative(model)
+    assert "joined" not in non_negative(model)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -1,0 +1,194 @@
+"""y = gain * x + shift with one value per channel: read from a node, written into weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from edge_inception.graph.check import attribute, constants, only_reader, readers
+
+Float64 = NDArray[np.float64]
+
+_X_AND_WEIGHT = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Affine:
+    """``gain`` and ``shift``: float64 [C], finite; ``source`` is the tensor they apply to."""
+
+    source: str
+    gain: Float64
+    shift: Float64
+
+
+def read_chain(
+    model: onnx.ModelProto, name: str, *, rank: int, channels: int
+) -> tuple[list[onnx.NodeProto], Affine]:
+    """The nodes behind tensor ``name`` that are affine, and what all of them do to it.
+
+    The chain ends where a tensor has other readers or is an output of the graph.
+    """
+    known = constants(model)
+    chain: list[onnx.NodeProto] = []
+    gain, shift = np.ones(channels), np.zeros(channels)
+    result = name
+    while (reader := only_reader(model, result)) is not None:
+        affine = read_affine(reader, known, rank=rank, channels=channels)
+        if affine is None or affine.source != result:
+            break
+        gain, shift = affine.gain * gain, affine.gain * shift + affine.shift
+        chain.append(reader)
+        result = reader.output[0]
+    return chain, Affine(source=name, gain=gain, shift=shift)
+
+
+def read_affine(
+    node: onnx.NodeProto, known: Mapping[str, TensorProto], *, rank: int, channels: int
+) -> Affine | None:
+    """What ``node`` does to the channels of its one input that is not a constant.
+
+    Args:
+        node: Of any op.
+        known: Constants by name.
+        rank: Of that input; its channels are axis 1.
+        channels: Their number.
+
+    Returns:
+        None where the node is not arithmetic with one finite constant per channel, or would
+        broadcast its input to another shape.
+    """
+    if node.op_type == "BatchNormalization":
+        found = _read_norm(node, known)
+    else:
+        found = _read_arithmetic(node, known, rank, channels)
+    if found is None:
+        return None
+    is_finite = np.isfinite(found.gain).all() and np.isfinite(found.shift).all()
+    return found if is_finite and found.gain.shape == (channels,) else None
+
+
+def _read_norm(node: onnx.NodeProto, known: Mapping[str, TensorProto]) -> Affine | None:
+    is_trained = attribute(node, "training_mode", 0) or len(node.output) > 1
+    if is_trained or not all(name in known for name in node.input[1:]):
+        return None
+    gamma, beta, mean, variance = (to_float64(known[name]) for name in node.input[1:5])
+    epsilon = attribute(node, "epsilon", 1e-5)
+    assert isinstance(epsilon, float)
+    gain = gamma / np.sqrt(variance + epsilon)
+    return Affine(source=node.input[0], gain=gain, shift=beta - mean * gain)
+
+
+_Rule = Callable[[Float64], tuple[Float64, Float64]]
+_ONE = np.float64(1)
+# op, position of the constant -> gain and shift from the constant
+_RULES: Mapping[tuple[str, int], _Rule] = {
+    ("Mul", 0): lambda c: (c, 0 * c),
+    ("Mul", 1): lambda c: (c, 0 * c),
+    ("Div", 1): lambda c: (_ONE / c, 0 * c),
+    ("Add", 0): lambda c: (np.ones_like(c), c),
+    ("Add", 1): lambda c: (np.ones_like(c), c),
+    ("Sub", 0): lambda c: (-np.ones_like(c), c),
+    ("Sub", 1): lambda c: (np.ones_like(c), -c),
+}
+
+
+def _read_arithmetic(
+    node: onnx.NodeProto, known: Mapping[str, TensorProto], rank: int, channels: int
+) -> Affine | None:
+    places = [index for index, name in enumerate(node.input) if name in known]
+    rule = _RULES.get((node.op_type, places[0])) if len(places) == 1 else None
+    if rule is None:
+        return None
+    constant = _by_channel(to_float64(known[node.input[places[0]]]), rank, channels)
+    if constant is None:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):  # a division by 0 is not finite
+        gain, shift = rule(constant)
+    return Affine(source=node.input[1 - places[0]], gain=gain, shift=shift)
+
+
+def _by_channel(values: Float64, rank: int, channels: int) -> Float64 | None:
+    """A constant as [C], when it broadcasts to [N, C, ...] and varies along C only."""
+    if values.ndim > rank:
+        return None
+    shape = (1,) * (rank - values.ndim) + values.shape
+    if values.size != shape[1] or shape[1] not in {1, channels}:
+        return None
+    return np.broadcast_to(values.reshape(-1), (channels,))
+
+
+def to_float64(tensor: TensorProto) -> Float64:
+    """Values of a constant."""
+    return np.asarray(numpy_helper.to_array(tensor), dtype=np.float64)
+
+
+def set_values(tensor: TensorProto, values: Float64) -> None:
+    """Round once to the tensor's own element type; name and type stay."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    tensor.CopyFrom(numpy_helper.from_array(values.astype(dtype), tensor.name))
+
+
+def has_own_weights(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Whether a Conv or Gemm may be given other weights without a change elsewhere."""
+    if node.op_type not in {"Conv", "Gemm"} or attribute(node, "beta", 1.0) != 1.0:
+        return False
+    known = constants(model)
+    outputs = {value.name for value in model.graph.output}
+    weights = [name for name in node.input[1:] if name]
+    is_own = all(
+        name in known and name not in outputs and len(readers(model, name)) == 1 for name in weights
+    )
+    if not is_own or len({node.input[0], *weights}) != len(weights) + 1:
+        return False
+    # Gemm also takes a bias [N, C] with a row per image, or one that widens its result
+    _, channels = output_channels(node, known)
+    return all(
+        known[name].dims[-1:] in ([], [1], [channels]) and _is_row(known[name])
+        for name in weights[1:]
+    )
+
+
+def _is_row(tensor: TensorProto) -> bool:
+    return all(size == 1 for size in tensor.dims[:-1])
+
+
+def output_channels(node: onnx.NodeProto, known: Mapping[str, TensorProto]) -> tuple[int, int]:
+    """Rank of a Conv's or Gemm's output and the number of its channels."""
+    weight = known[node.input[1]]
+    return len(weight.dims), weight.dims[_output_axis(node)]
+
+
+def _output_axis(node: onnx.NodeProto) -> int:
+    return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+
+
+def apply_to_output(model: onnx.ModelProto, node: onnx.NodeProto, affine: Affine) -> None:
+    """Give a Conv or Gemm the weights for ``gain * output + shift``."""
+    weight = constants(model)[node.input[1]]
+    axis = _output_axis(node)
+    shape = [-1 if each == axis else 1 for each in range(len(weight.dims))]
+    bias = own_bias(model, node, len(affine.gain))
+    set_values(weight, to_float64(weight) * affine.gain.reshape(shape))
+    set_values(bias, to_float64(bias) * affine.gain + affine.shift)
+
+
+def own_bias(model: onnx.ModelProto, node: onnx.NodeProto, channels: int) -> TensorProto:
+    """The bias of a Conv or Gemm; one of zeros is added where there is none."""
+    known = constants(model)
+    name = node.input[_X_AND_WEIGHT] if len(node.input) > _X_AND_WEIGHT else ""
+    if not name:
+        name = f"{node.output[0]}.bias"
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(known[node.input[1]].data_type)
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(channels, dtype), name))
+        del node.input[_X_AND_WEIGHT:]
+        node.input.append(name)
+    bias = constants(model)[name]
+    values = to_float64(bias)
+    if values.shape != (channels,):  # Gemm's C may be a scalar or a row
+        set_values(bias, np.broadcast_to(values.reshape(-1), (channels,)))
+    return bias

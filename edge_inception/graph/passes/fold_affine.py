@@ -1,0 +1,49 @@
+"""Fold batch norm and arithmetic with constants into the Conv or Gemm before it."""
+
+from __future__ import annotations
+
+import onnx
+
+from edge_inception.graph.check import constants
+from edge_inception.graph.passes._affine import (
+    apply_to_output,
+    has_own_weights,
+    output_channels,
+    read_chain,
+)
+from edge_inception.graph.passes._contract import Pass, topological_order
+
+
+def fold_affine(model: onnx.ModelProto) -> bool:
+    """Fold what follows a Conv or Gemm and is gain * x + shift per channel.
+
+    Before: x -> Conv(w, b) -> BatchNormalization -> Mul(c) -> Add(d) -> y.
+    After:  x -> Conv(w', b') -> y.
+
+    Any chain of BatchNormalization, Mul, Add, Sub and of Div by a constant: the scale of a residual
+    branch, or the Scale layer that Caffe puts behind its norm. The chain is multiplied out in
+    float64 and rounded once. It ends where a tensor has other readers or is an output of the graph,
+    where a constant varies within a channel, or before a weight that is shared or no constant.
+    """
+    is_modified = False
+    for node in list(model.graph.node):
+        if node.op_type in {"Conv", "Gemm"}:
+            is_modified |= _fold_chain(model, node)
+    return is_modified
+
+
+def _fold_chain(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    if not has_own_weights(model, node):
+        return False
+    rank, channels = output_channels(node, constants(model))
+    chain, affine = read_chain(model, node.output[0], rank=rank, channels=channels)
+    if not chain:
+        return False
+    apply_to_output(model, node, affine)
+    node.output[0] = chain[-1].output[0]
+    for each in chain:
+        model.graph.node.remove(each)
+    return True
+
+
+PASS = Pass(name="fold_affine", call=fold_affine, ensures=topological_order)

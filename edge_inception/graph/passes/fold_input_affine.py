@@ -1,0 +1,96 @@
+"""Fold arithmetic on the graph's input into the convolution that reads it."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper, numpy_helper
+
+from edge_inception.graph.check import attribute, constants, integers, known_shape, only_reader
+from edge_inception.graph.passes._affine import (
+    Float64,
+    has_own_weights,
+    own_bias,
+    read_chain,
+    set_values,
+    to_float64,
+)
+from edge_inception.graph.passes._contract import Pass, replace_node, scoped, topological_order
+
+_MIN_RANK = 3  # [N, C, one axis of space]
+
+
+def fold_input_affine(model: onnx.ModelProto) -> bool:
+    """Fold a normalisation of the input, gain * x + shift per channel, into the stem.
+
+    Before: input -> Mul(a) -> Add(b) -> Conv(w, c) -> y.
+    After, without padding: input -> Conv(a w, c + sum of w b) -> y.
+    After, with padding: input -> Add(b / a) -> Conv(a w, c) -> y. Zeros are padded behind the
+    normalisation, so the shift must stay before them; a = 0 leaves nothing to divide by.
+
+    Any chain of Mul, Add, Sub and of Div by a constant, in float64 and rounded once. Stays where
+    the input or a tensor in the chain has other readers, and behind the Cast of a uint8 input: raw
+    pixels have no sign, so half of the levels of an int8 stem would never be used.
+    """
+    changed = [_fold(model, value) for value in model.graph.input]
+    return any(changed)
+
+
+def _fold(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> bool:
+    shape = known_shape(model, value.name)
+    if value.name in constants(model) or len(shape) < _MIN_RANK or not shape[1]:
+        return False
+    chain, affine = read_chain(model, value.name, rank=len(shape), channels=shape[1])
+    conv = only_reader(model, chain[-1].output[0]) if chain else None
+    if conv is None or not _may_change(model, conv):
+        return False
+    gain, shift = affine.gain, affine.shift
+    kept: list[onnx.NodeProto] = []
+    if not _is_padded(conv):
+        _move_shift(model, conv, shift)
+    elif shift.any():
+        is_bare_shift = len(chain) == 1 and (gain == 1).all()
+        if is_bare_shift or not gain.all():
+            return False
+        kept = [_add(model, chain[-1], value, shift / gain)]
+    weight = constants(model)[conv.input[1]]
+    set_values(weight, to_float64(weight) * gain.reshape(-1, *(1,) * (len(shape) - 2)))
+    conv.input[0] = kept[0].output[0] if kept else value.name
+    replace_node(model, chain[-1], kept)
+    for each in chain[:-1]:
+        model.graph.node.remove(each)
+    return True
+
+
+def _may_change(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    is_plain = node.op_type == "Conv" and attribute(node, "group", 1) == 1
+    return is_plain and has_own_weights(model, node)
+
+
+def _is_padded(conv: onnx.NodeProto) -> bool:
+    return any(integers(conv, "pads")) or attribute(conv, "auto_pad", b"NOTSET") not in {
+        b"NOTSET",
+        b"VALID",
+    }
+
+
+def _move_shift(model: onnx.ModelProto, conv: onnx.NodeProto, shift: Float64) -> None:
+    """Add to the bias what a constant input of ``shift`` gives."""
+    weight = to_float64(constants(model)[conv.input[1]])
+    per_channel = weight.reshape(*weight.shape[:2], -1).sum(axis=2)
+    bias = own_bias(model, conv, len(weight))
+    set_values(bias, to_float64(bias) + per_channel @ shift)
+
+
+def _add(
+    model: onnx.ModelProto, last: onnx.NodeProto, value: onnx.ValueInfoProto, shift: Float64
+) -> onnx.NodeProto:
+    """An Add of ``shift`` to the input; it writes what ``last`` wrote."""
+    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    rank = len(value.type.tensor_type.shape.dim)
+    array = shift.astype(dtype).reshape(1, -1, *(1,) * (rank - 2))
+    name = f"{last.output[0]}.shift"
+    model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return helper.make_node("Add", [value.name, name], [last.output[0]], scoped(last, "add"))
+
+
+PASS = Pass(name="fold_input_affine", call=fold_input_affine, ensures=topological_order)

@@ -1,0 +1,122 @@
+"""Move a Pad into the convolution or pool that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from edge_inception.graph.check import attribute, constants, integers, known_shape, readers
+from edge_inception.graph.passes._contract import Pass, topological_order
+from edge_inception.graph.signs import non_negative
+
+_EXPLICIT = frozenset((b"NOTSET", b"VALID"))
+_LOWEST = float(np.finfo(np.float32).min)  # some exporters write it for minus infinity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Padding:
+    """``begins`` and ``ends`` per axis of space, and what is put there."""
+
+    source: str
+    begins: Sequence[int]
+    ends: Sequence[int]
+    value: float
+
+
+def fold_pad(model: onnx.ModelProto) -> bool:
+    """Before: x -> Pad(p) -> Conv | AveragePool | MaxPool (pads q). After: x -> the same (p + q).
+
+    So TF's SAME padding arrives, which is asymmetric for even maps. It goes into
+
+    1. Conv: zeros.
+    2. AveragePool: zeros. They count as pixels, so count_include_pad becomes 1; not where the pool
+       has padding of its own that does not count.
+    3. MaxPool: minus infinity, or zeros where no pixel is negative and every window holds a pixel.
+
+    Stays where batch or channels are padded, sizes are negative or no constants, a pool rounds up
+    (ceil_mode) or spreads (dilations), or its padding would reach its kernel's size.
+    """
+    positive = non_negative(model)
+    is_modified = False
+    for node in list(model.graph.node):
+        padding = _read(model, node) if node.op_type == "Pad" else None
+        if padding is None:
+            continue
+        for reader in readers(model, node.output[0]):
+            if _takes(reader, padding, is_positive=padding.source in positive):
+                _move(reader, padding)
+                is_modified = True
+    return is_modified
+
+
+def _read(model: onnx.ModelProto, node: onnx.NodeProto) -> _Padding | None:
+    """What a Pad adds, when it is constant, not negative, and on axes of space only."""
+    known = constants(model)
+    is_constant = all(name in known for name in node.input[1:] if name)
+    if not is_constant or attribute(node, "mode", b"constant") != b"constant":
+        return None
+    source, sizes, value, axes = (*node.input, "", "")[:4]
+    pads = [int(size) for size in numpy_helper.to_array(known[sizes])]
+    num_padded, rank = len(pads) // 2, len(known_shape(model, source))
+    padded = numpy_helper.to_array(known[axes]).tolist() if axes else range(num_padded)
+    places = [axis % rank if rank else axis for axis in padded]
+    if min((*pads, *places)) < 0 or (axes and not rank):
+        return None
+    begins, ends = np.zeros((2, rank or num_padded), np.int64)
+    begins[places], ends[places] = pads[:num_padded], pads[num_padded:]
+    if begins[:2].any() or ends[:2].any():
+        return None
+    filled = float(numpy_helper.to_array(known[value]).reshape(-1)[0]) if value else 0.0
+    return _Padding(source=source, begins=begins[2:].tolist(), ends=ends[2:].tolist(), value=filled)
+
+
+def _takes(node: onnx.NodeProto, padding: _Padding, *, is_positive: bool) -> bool:
+    """Whether ``node`` with more padding gives the same numbers."""
+    if node.input[0] in node.input[1:] or attribute(node, "auto_pad", b"NOTSET") not in _EXPLICIT:
+        return False
+    if node.op_type == "Conv":
+        return padding.value == 0
+    if node.op_type == "AveragePool":
+        is_counted = attribute(node, "count_include_pad", 0) or not any(_pads(node, padding))
+        return padding.value == 0 and bool(is_counted) and _is_plain(node, padding)
+    if node.op_type == "MaxPool":
+        is_ignored = padding.value <= _LOWEST or (padding.value == 0 and is_positive)
+        return is_ignored and len(node.output) == 1 and _is_plain(node, padding)
+    return False
+
+
+def _is_plain(pool: onnx.NodeProto, padding: _Padding) -> bool:
+    """Whether windows are dense, fit exactly by rounding down, and each holds a pixel."""
+    kernel = integers(pool, "kernel_shape")
+    is_dense = all(step == 1 for step in integers(pool, "dilations"))
+    is_small = all(
+        pad < side for pad, side in zip(_sum(pool, padding), (*kernel, *kernel), strict=True)
+    )
+    return is_dense and is_small and not attribute(pool, "ceil_mode", 0)
+
+
+def _pads(node: onnx.NodeProto, padding: _Padding) -> list[int]:
+    return integers(node, "pads", [0] * 2 * len(padding.begins))
+
+
+def _sum(node: onnx.NodeProto, padding: _Padding) -> list[int]:
+    added = (*padding.begins, *padding.ends)
+    return [old + new for old, new in zip(_pads(node, padding), added, strict=True)]
+
+
+def _move(node: onnx.NodeProto, padding: _Padding) -> None:
+    changed: dict[str, object] = {"pads": _sum(node, padding)}
+    if node.op_type == "AveragePool":
+        changed["count_include_pad"] = 1
+    kept = [entry for entry in node.attribute if entry.name not in {*changed, "auto_pad"}]
+    made = [helper.make_attribute(name, value) for name, value in changed.items()]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *made])
+    node.input[0] = padding.source
+
+
+PASS = Pass(name="fold_pad", call=fold_pad, ensures=topological_order)

@@ -1,0 +1,63 @@
+"""Write an average over real pixels as one over the padding too, times a constant map."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from edge_inception.graph.check import attribute, integers, known_shape
+from edge_inception.graph.passes._contract import Pass, replace_node, scoped, topological_order
+
+
+def inclusive_average_pool(model: onnx.ModelProto) -> bool:
+    """For engines whose average pool divides by the size of its window everywhere.
+
+    Before: x -> AveragePool(count_include_pad = 0, pads) -> y.
+    After:  x -> AveragePool(count_include_pad = 1, pads) -> Mul(map) -> y.
+
+    map [1, 1, H, W] is the size of the window over the number of real pixels in it: 1 inside, for
+    3 x 3 windows 9/6 at edges and 9/4 in corners. Stays without padding and where H or W is free.
+    """
+    changed = [
+        _rewrite(model, node) for node in list(model.graph.node) if node.op_type == "AveragePool"
+    ]
+    return any(changed)
+
+
+def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    sizes, windows = (known_shape(model, name)[2:] for name in (node.input[0], node.output[0]))
+    kernel, pads = integers(node, "kernel_shape"), integers(node, "pads")
+    is_exclusive = any(pads) and not attribute(node, "count_include_pad", 0)
+    is_known = bool(sizes) and all(sizes) and all(windows)
+    is_plain = not attribute(node, "ceil_mode", 0) and not integers(node, "dilations")
+    if not (is_exclusive and is_known and is_plain):
+        return False
+    strides = integers(node, "strides") or [1] * len(kernel)
+    factors = np.ones(())
+    for size, count, side, stride, begin in zip(
+        sizes, windows, kernel, strides, pads, strict=False
+    ):
+        factors = np.multiply.outer(factors, side / _pixels(size, count, side, stride, begin))
+    name, summed = f"{node.output[0]}.map", f"{node.output[0]}.inclusive"
+    array = factors.astype(np.float32)[None, None]
+    model.graph.initializer.append(numpy_helper.from_array(array, name))
+    scale = helper.make_node("Mul", [summed, name], node.output, scoped(node, "mul"))
+    pool = onnx.NodeProto()
+    pool.CopyFrom(node)
+    kept = [entry for entry in pool.attribute if entry.name != "count_include_pad"]
+    del pool.attribute[:]
+    pool.attribute.extend([*kept, helper.make_attribute("count_include_pad", 1)])
+    pool.output[0] = summed
+    replace_node(model, node, [pool, scale])
+    return True
+
+
+def _pixels(size: int, count: int, side: int, stride: int, begin: int) -> NDArray[np.int64]:
+    """Real pixels in each window along one axis."""
+    starts = np.arange(count) * stride - begin
+    return np.minimum(starts + side, size) - np.maximum(starts, 0)
+
+
+PASS = Pass(name="inclusive_average_pool", call=inclusive_average_pool, ensures=topological_order)

@@ -1,0 +1,100 @@
+"""Write where the windows of a convolution or pool lie as plain numbers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import onnx
+from onnx import helper
+
+from edge_inception.graph.check import attribute, constants, integers, known_shape
+from edge_inception.graph.passes._contract import Pass, topological_order
+
+_OPS = frozenset(("Conv", "AveragePool", "MaxPool"))
+_MODES = frozenset((b"SAME_UPPER", b"SAME_LOWER"))
+
+
+def plain_windows(model: onnx.ModelProto) -> bool:
+    """Replace auto_pad by pads, and drop ceil_mode where the windows fit exactly.
+
+    Before: auto_pad = SAME_UPPER. After: pads, the larger half at the end.
+    Before: auto_pad = SAME_LOWER. After: pads, the larger half at the beginning.
+    Before: auto_pad = VALID. After: no padding.
+    Before: ceil_mode = 1, (size + pads - kernel) a multiple of the stride. After: no ceil_mode.
+
+    Stays where a size is unknown or free.
+    """
+    changed = [_rewrite(model, node) for node in model.graph.node if node.op_type in _OPS]
+    return any(changed)
+
+
+class _Axis(NamedTuple):
+    """One axis of space: input size, reach of the kernel, stride, padding before and after."""
+
+    size: int
+    reach: int
+    stride: int
+    begin: int
+    end: int
+
+
+def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    mode = attribute(node, "auto_pad", None)
+    if mode == b"VALID":
+        _drop(node, "auto_pad")
+        return True
+    axes = _axes(model, node)
+    if not axes:
+        return False
+    if mode in _MODES:
+        pads = [_same(axis, is_upper=mode == b"SAME_UPPER") for axis in axes]
+        _drop(node, "auto_pad", "pads")
+        sides = [begin for begin, _ in pads] + [end for _, end in pads]
+        node.attribute.append(helper.make_attribute("pads", sides))
+        return True
+    if attribute(node, "ceil_mode", 0) and all(_fits(axis) for axis in axes):
+        _drop(node, "ceil_mode")
+        return True
+    return False
+
+
+def _axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[_Axis]:
+    """Axes of space of a node; empty when a size is unknown."""
+    sizes = known_shape(model, node.input[0])[2:]
+    kernel = _kernel(model, node)
+    if not sizes or not all(sizes) or len(kernel) != len(sizes):
+        return []
+    rank = len(sizes)
+    strides = integers(node, "strides", [1] * rank)
+    dilations = integers(node, "dilations", [1] * rank)
+    pads = integers(node, "pads", [0] * 2 * rank)
+    reach = [(side - 1) * step + 1 for side, step in zip(kernel, dilations, strict=True)]
+    columns = (sizes, reach, strides, pads[:rank], pads[rank:])
+    return [_Axis(*row) for row in zip(*columns, strict=True)]
+
+
+def _kernel(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int]:
+    """Sides of the kernel: an attribute, or those of a Conv's constant weight."""
+    weight = constants(model).get(node.input[1]) if node.op_type == "Conv" else None
+    return integers(node, "kernel_shape", list(weight.dims[2:]) if weight is not None else [])
+
+
+def _same(axis: _Axis, *, is_upper: bool) -> tuple[int, int]:
+    """Padding for ceil(size / stride) windows."""
+    windows = -(-axis.size // axis.stride)
+    total = max(0, (windows - 1) * axis.stride + axis.reach - axis.size)
+    small, large = total // 2, total - total // 2
+    return (small, large) if is_upper else (large, small)
+
+
+def _fits(axis: _Axis) -> bool:
+    return (axis.size + axis.begin + axis.end - axis.reach) % axis.stride == 0
+
+
+def _drop(node: onnx.NodeProto, *names: str) -> None:
+    kept = [entry for entry in node.attribute if entry.name not in names]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+PASS = Pass(name="plain_windows", call=plain_windows, ensures=topological_order)

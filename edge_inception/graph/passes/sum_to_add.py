@@ -1,0 +1,36 @@
+"""Write a sum of many as sums of two."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+
+from edge_inception.graph.passes._contract import Pass, replace_node, scoped, topological_order
+
+
+def sum_to_add(model: onnx.ModelProto) -> bool:
+    """Before: Sum(a, b, c) -> y. After: Add(a, b) -> s, Add(s, c) -> y.
+
+    From the left, as ONNX defines Sum. Sum of one tensor is an Identity. Caffe2 writes the joins of
+    a residual network so; engines and our placement know Add.
+    """
+    changed = [node for node in list(model.graph.node) if node.op_type == "Sum"]
+    for node in changed:
+        replace_node(model, node, _steps(node))
+    return bool(changed)
+
+
+def _steps(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    first, *others = node.input
+    result = node.output[0]
+    if not others:
+        return [helper.make_node("Identity", [first], [result], scoped(node, "identity"))]
+    made = []
+    for index, name in enumerate(others, start=1):
+        written = result if index == len(others) else f"{result}.sum{index}"
+        made.append(helper.make_node("Add", [first, name], [written], scoped(node, "add")))
+        first = written
+    return made
+
+
+PASS = Pass(name="sum_to_add", call=sum_to_add, ensures=topological_order)

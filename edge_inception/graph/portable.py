@@ -1,0 +1,128 @@
+"""Ops that mean the same from opset 13 to 21, so that one graph can be stamped for every target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx
+from onnx import TensorProto
+
+from edge_inception.errors import InputError
+from edge_inception.graph.check import attribute
+
+MIN_OPSET, MAX_OPSET = 13, 21
+
+_SAME = "one definition, 13 to 21"
+_TYPES = "later versions add element types only"
+PORTABLE_OPS: Mapping[str, str] = {
+    "Abs": _SAME,
+    "Add": _TYPES,
+    "ArgMax": _SAME,
+    "AveragePool": "19 adds dilations and changes ceil_mode; both are refused",
+    "Cast": "19 adds saturate and 8-bit floats; both are refused",
+    "Clip": _SAME,
+    "Concat": _SAME,
+    "Conv": _SAME,
+    "ConvTranspose": _SAME,
+    "Div": _TYPES,
+    "Elu": _SAME,
+    "Exp": _SAME,
+    "Expand": _SAME,
+    "Flatten": _TYPES,
+    "Gather": _SAME,
+    "Gemm": _SAME,
+    "GlobalAveragePool": _SAME,
+    "GlobalMaxPool": _SAME,
+    "HardSigmoid": _SAME,
+    "Identity": _TYPES,
+    "LRN": _SAME,
+    "LeakyRelu": _TYPES,
+    "LogSoftmax": _SAME,
+    "MatMul": _SAME,
+    "Max": _SAME,
+    "MaxPool": _SAME,
+    "Min": _SAME,
+    "Mul": _TYPES,
+    "Neg": _SAME,
+    "PRelu": _TYPES,
+    "Pad": "18 adds the input axes, 19 the mode wrap; both are refused",
+    "Pow": _TYPES,
+    "ReduceSum": "axes are an input in all; those of other reductions moved in 18",
+    "Relu": _TYPES,
+    "Reshape": "14 adds allowzero, which is refused",
+    "Selu": _SAME,
+    "Sigmoid": _SAME,
+    "Slice": _SAME,
+    "Softmax": _SAME,
+    "Split": "18 wants num_outputs where the input split is absent; that is refused",
+    "Sqrt": _SAME,
+    "Squeeze": _TYPES,
+    "Sub": _TYPES,
+    "Tanh": _SAME,
+    "TopK": _SAME,
+    "Transpose": _TYPES,
+    "Unsqueeze": _TYPES,
+}
+"""Op -> why it may be used. An attribute that opset 13 lacks is refused for every op.
+
+Source: onnx/docs/Changelog.md; the tests read the same from ``onnx.defs``.
+"""
+
+_TYPES_OF_13 = frozenset(range(TensorProto.FLOAT, TensorProto.BFLOAT16 + 1))
+_MAX_PAD_INPUTS = 3  # x, pads, value
+
+
+def _casts_to_newer_type(node: onnx.NodeProto) -> bool:
+    return attribute(node, "to", TensorProto.UNDEFINED) not in _TYPES_OF_13
+
+
+def _lacks_split(node: onnx.NodeProto) -> bool:
+    return len(node.input) == 1 or not node.input[1]
+
+
+_REFUSED: Mapping[str, tuple[tuple[Callable[[onnx.NodeProto], bool], str], ...]] = {
+    "AveragePool": (
+        (
+            lambda node: bool(attribute(node, "ceil_mode", 0)),
+            "AveragePool with ceil_mode has another output size from opset 19 on",
+        ),
+    ),
+    "Cast": ((_casts_to_newer_type, "Cast to a type that opset 13 lacks"),),
+    "Pad": (
+        (lambda node: len(node.input) > _MAX_PAD_INPUTS, "Pad takes axes from opset 18 on only"),
+        (
+            lambda node: attribute(node, "mode", b"constant") == b"wrap",
+            "Pad has the mode wrap from opset 19 on only",
+        ),
+    ),
+    "Split": ((_lacks_split, "Split without sizes is spelled differently from opset 18 on"),),
+}
+"""Op -> uses of it that opset 13 lacks or defines differently, each with the reason."""
+
+
+def require_portable(model: onnx.ModelProto) -> None:
+    """Check that the graph may be stamped with any opset from 13 to 21 and mean the same.
+
+    Raises:
+        InputError: A node is of another op, or uses what opset 13 lacks or defines differently.
+    """
+    for node in model.graph.node:
+        reason = why_not_portable(node)
+        if reason:
+            raise InputError(
+                f"node '{node.name}': {reason}",
+                hint=f"ops that mean the same in opsets {MIN_OPSET} to {MAX_OPSET}: "
+                f"{', '.join(sorted(PORTABLE_OPS))}",
+            )
+
+
+def why_not_portable(node: onnx.NodeProto) -> str:
+    """Why a node has no fixed meaning from opset 13 to 21; empty when it has one."""
+    if node.op_type not in PORTABLE_OPS or node.domain not in {"", "ai.onnx"}:
+        return f"op {node.op_type} is not portable between opsets"
+    oldest = onnx.defs.get_schema(node.op_type, MIN_OPSET, "")
+    newer = [entry.name for entry in node.attribute if entry.name not in oldest.attributes]
+    if newer:
+        return f"attribute {newer[0]} of {node.op_type} is not in opset {MIN_OPSET}"
+    refused = _REFUSED.get(node.op_type, ())
+    return next((reason for is_used, reason in refused if is_used(node)), "")

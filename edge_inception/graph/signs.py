@@ -1,0 +1,25 @@
+"""Which tensors can hold no negative value."""
+
+from __future__ import annotations
+
+import onnx
+
+
+def non_negative(model: onnx.ModelProto) -> frozenset[str]:
+    """Tensors without negative values: behind ReLU or sigmoid, also through pools and joins."""
+    keep = {
+        "Concat",
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "Flatten",
+        "Reshape",
+        "Identity",
+    }
+    found: set[str] = set()
+    for node in model.graph.node:
+        data = node.input if node.op_type == "Concat" else node.input[:1]
+        kept = node.op_type in keep and found.issuperset(data)
+        if kept or node.op_type in {"Relu", "Sigmoid"}:
+            found.add(node.output[0])
+    return frozenset(found)
