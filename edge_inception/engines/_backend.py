@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_inception.artifact import EngineFile, TypedGraph
 from edge_inception.errors import CompileFailed, InputError
-from edge_inception.spec import ShapeProfile
+from edge_inception.spec import HEAD_OUTPUTS, ShapeProfile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +26,12 @@ class Session(Protocol):
         """Facts read back from the library: threads, float precision, executed layers by type."""
         ...
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [N, classes] of preprocessed images [N, 3, H, W]; a fresh array each call.
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Answer [N, classes] to preprocessed images; a fresh array each call.
+
+        Images are [N, ...] of the element type and layout that the engine's sidecar tells, float32
+        [N, 3, H, W] unless preprocessing is inside. The answer holds logits, probabilities or an
+        embedding as the head says; of a top-k head the probabilities, 0 outside the k classes.
 
         Any N >= 1 is accepted: ``run_in_batches`` splits and pads to what the engine takes.
 
@@ -102,6 +106,19 @@ class Backend:
     tied_to: Callable[[], Mapping[str, str]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Takes:
+    """Element type and shape of one image, as the library reports an engine's input."""
+
+    element: str
+    shape: tuple[int, ...]
+
+
+def num_classes(engine: EngineFile) -> int:
+    """Classes of an engine's answer as its sidecar tells it; 0 where it tells none."""
+    return int(engine.details.get("num_classes", 0))
+
+
 def usable_threads() -> int:
     """Cores that this process may use: what ``SessionOptions.threads`` 0 stands for."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -167,22 +184,22 @@ def check_tied(engine: EngineFile, here: Mapping[str, str]) -> None:
 
 
 def run_in_batches(
-    run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-    images: NDArray[np.float32],
+    run: Callable[[NDArray[Any]], NDArray[np.float32]],
+    images: NDArray[Any],
     *,
-    input_shape: tuple[int, int, int],
+    takes: Takes,
     profile: ShapeProfile,
 ) -> NDArray[np.float32]:
-    """Logits of any number of images through an engine that takes profile.min..max at a time.
+    """Answers to any number of images through an engine that takes profile.min..max at a time.
 
     More than ``profile.max`` images go through in several runs; fewer than ``profile.min`` are
-    padded by repeating the last image, and the padding's logits are dropped. Images are
+    padded by repeating the last image, and the padding's answers are dropped. Images are
     independent in an inference graph, so neither changes a logit beyond kernel rounding.
 
     Args:
         run: Runs one batch of an accepted size; returns a fresh array.
-        images: float32 [N, 3, H, W], N >= 1.
-        input_shape: (3, H, W) of the engine.
+        images: [N, ...] as ``takes`` says, N >= 1.
+        takes: Element type and shape of one image.
         profile: Batch sizes of the engine.
 
     Raises:
@@ -191,9 +208,9 @@ def run_in_batches(
     import numpy as np
 
     shape = tuple(images.shape)
-    if images.dtype != np.float32 or len(shape) != 4 or shape[1:] != input_shape or not shape[0]:  # noqa: PLR2004 -- NCHW
+    if str(images.dtype) != takes.element or shape[1:] != takes.shape or not shape[0]:
         raise InputError(
-            f"the engine takes float32 [N, {', '.join(map(str, input_shape))}], got "
+            f"the engine takes {takes.element} [N, {', '.join(map(str, takes.shape))}], got "
             f"{images.dtype} {list(shape)}",
             hint="preprocess with edge_inception.images and the engine's own preprocessing",
         )
@@ -206,3 +223,19 @@ def run_in_batches(
         padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
         parts.append(run(padded)[: len(batch)])
     return np.concatenate(parts)
+
+
+def dense(outputs: Mapping[str, NDArray[Any]], num_classes: int) -> NDArray[np.float32]:
+    """One float32 array [N, classes] of an engine's outputs by name.
+
+    The only output as it is; of a top-k head probabilities that are 0 outside the k classes.
+    """
+    import numpy as np
+
+    if outputs.keys() != set(HEAD_OUTPUTS["topk"]):
+        (answer,) = outputs.values()
+        return answer.astype(np.float32, copy=False)
+    scores, classes = (outputs[name] for name in HEAD_OUTPUTS["topk"])
+    spread = np.zeros((len(scores), num_classes), np.float32)
+    np.put_along_axis(spread, classes.astype(np.int64), scores.astype(np.float32), axis=1)
+    return spread

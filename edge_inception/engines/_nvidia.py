@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 from edge_inception import artifact, stage
 from edge_inception.artifact import EngineFile, TypedGraph
 from edge_inception.engines import _backend, _nvinfer
-from edge_inception.engines._backend import Availability, CompileOptions, Session, SessionOptions
+from edge_inception.engines._backend import (
+    Availability,
+    CompileOptions,
+    Session,
+    SessionOptions,
+    Takes,
+)
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
 from edge_inception.registry import unknown
 from edge_inception.spec import INPUT_NAME, ShapeProfile
@@ -226,19 +232,22 @@ def _require_driver(vendor: Vendor, why: str) -> None:
 class _PlanSession:
     """A plan on the first GPU; untested on hardware."""
 
-    def __init__(
-        self, runner: Any, info: Mapping[str, Any], input_shape: tuple[int, int, int]
-    ) -> None:
+    def __init__(self, runner: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
         self.info = info
         self._runner = runner
-        self._input_shape = input_shape
+        self._num_classes = _backend.num_classes(engine)
+        shape = tuple(engine.details["input_shape"][1:])
+        self._takes = Takes(element=runner.input_element, shape=shape)
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        return _backend.dense(self._runner.run(images), self._num_classes)
+
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         try:
             return _backend.run_in_batches(
-                self._runner.run,
+                self._infer,
                 images,
-                input_shape=self._input_shape,
+                takes=self._takes,
                 profile=ShapeProfile(**self.info["batch"]),
             )
         except _nvinfer.VendorError as error:
@@ -293,5 +302,4 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
         "gpu": _nvinfer.gpu_name(),
         **{key: engine.details[key] for key in keys},
     }
-    _, channels, height, width = engine.details["input_shape"]
-    return _PlanSession(runner, info, (channels, height, width))
+    return _PlanSession(runner, info, engine)

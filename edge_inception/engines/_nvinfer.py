@@ -25,6 +25,13 @@ ELEMENT_BYTES = {
     "Int32": 4,
     "Int64": 8,
 }
+_NUMPY_NAMES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+}
 _SYNCHRONISATION = ("signal", "wait")
 _FAILURES = ("INTERNAL_ERROR", "ERROR")
 
@@ -332,7 +339,11 @@ def gpu_name() -> str:
 
 
 class PlanRunner:
-    """A deserialized plan with one input and one output; device memory through pycuda."""
+    """A deserialized plan with one input; device memory through pycuda.
+
+    Attributes:
+        input_element: Element type of the input as numpy names it, such as ``"uint8"``.
+    """
 
     def __init__(self, trt: Any, plan: bytes) -> None:
         """Deserialize ``plan`` on the first GPU.
@@ -357,41 +368,50 @@ class PlanRunner:
         self._context = self._engine.create_execution_context()
         self._stream = self._cuda.Stream()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        self._input, self._output = sorted(names, key=self._is_output)
+        self._outputs = [name for name in names if self._is_output(name)]
+        (self._input,) = [name for name in names if name not in self._outputs]
+        self.input_element = self._element(self._input)
         self._shape = ()  # type: Tuple[int, ...]
         self._buffers = ()  # type: Any
 
     def _is_output(self, name: str) -> bool:
         return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.OUTPUT)
 
-    def run(self, images: Any) -> Any:
-        """Logits of one batch, float32, in a fresh array.
+    def _element(self, name: str) -> str:
+        """Element type of a tensor as numpy names it."""
+        return _NUMPY_NAMES[self._engine.get_tensor_dtype(name).name]
+
+    def run(self, images: Any) -> Dict[str, Any]:
+        """Outputs of one batch by name, in fresh arrays.
 
         Raises:
             VendorError: The library failed to execute.
         """
         if images.shape != self._shape:
-            self._allocate(images.shape)
-        source, logits, sink = self._buffers
+            self._allocate(images)
+        source, results = self._buffers
         self._cuda.memcpy_htod_async(source, images, self._stream)
         is_done = self._context.execute_async_v3(self._stream.handle)
-        self._cuda.memcpy_dtoh_async(logits, sink, self._stream)
+        for host, sink in results.values():
+            self._cuda.memcpy_dtoh_async(host, sink, self._stream)
         self._stream.synchronize()
         if not is_done:
             raise VendorError(failures(self._logger))
-        return logits.copy()
+        return {name: host.copy() for name, (host, _) in results.items()}
 
-    def _allocate(self, shape: Tuple[int, ...]) -> None:
+    def _allocate(self, images: Any) -> None:
         """Buffers for one input shape; latency loops keep theirs from call to call."""
-        self._context.set_input_shape(self._input, shape)
-        logits = self._cuda.pagelocked_empty(
-            tuple(self._context.get_tensor_shape(self._output)), "float32"
-        )
-        source = self._cuda.mem_alloc(4 * _volume(shape))
-        sink = self._cuda.mem_alloc(logits.nbytes)
+        self._context.set_input_shape(self._input, images.shape)
+        source = self._cuda.mem_alloc(images.nbytes)
         self._context.set_tensor_address(self._input, int(source))
-        self._context.set_tensor_address(self._output, int(sink))
-        self._shape, self._buffers = shape, (source, logits, sink)
+        results = {}
+        for name in self._outputs:
+            shape = tuple(self._context.get_tensor_shape(name))
+            host = self._cuda.pagelocked_empty(shape, self._element(name))
+            sink = self._cuda.mem_alloc(host.nbytes)
+            self._context.set_tensor_address(name, int(sink))
+            results[name] = (host, sink)
+        self._shape, self._buffers = images.shape, (source, results)
 
     def close(self) -> None:
         """Release the engine and leave the GPU's context."""

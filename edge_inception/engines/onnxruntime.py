@@ -22,6 +22,7 @@ from edge_inception.engines._backend import (
     CompileOptions,
     Session,
     SessionOptions,
+    Takes,
 )
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
 from edge_inception.spec import ShapeProfile
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _NAME = "onnxruntime"
 _REMEDY = "pip install onnxruntime"
+_ELEMENTS = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 def _library() -> Any:
@@ -137,22 +139,24 @@ def _refuse_foreign_options(options: CompileOptions) -> None:
 class _OnnxRuntimeSession:
     """One session of the CPU provider."""
 
-    def __init__(self, session: Any, info: Mapping[str, Any], profile: ShapeProfile) -> None:
+    def __init__(self, session: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
         self.info = info
         self._session = session
-        self._profile = profile
+        self._profile = ShapeProfile(**engine.details["batch"])
+        self._num_classes = _backend.num_classes(engine)
         entry = session.get_inputs()[0]
         self._input = entry.name
-        self._input_shape = (entry.shape[1], entry.shape[2], entry.shape[3])
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._takes = Takes(element=_ELEMENTS[entry.type], shape=tuple(entry.shape[1:]))
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         return _backend.run_in_batches(
-            self._infer, images, input_shape=self._input_shape, profile=self._profile
+            self._infer, images, takes=self._takes, profile=self._profile
         )
 
-    def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
-        return logits
+    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        values = self._session.run(self._outputs, {self._input: images})
+        return _backend.dense(dict(zip(self._outputs, values, strict=True)), self._num_classes)
 
     def __enter__(self) -> Session:
         return self
@@ -185,7 +189,7 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
         "float_precision": "f32",
         "providers": session.get_providers(),
     }
-    return _OnnxRuntimeSession(session, info, ShapeProfile(**engine.details["batch"]))
+    return _OnnxRuntimeSession(session, info, engine)
 
 
 def _availability() -> Availability:

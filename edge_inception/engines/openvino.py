@@ -25,6 +25,7 @@ from edge_inception.engines._backend import (
     CompileOptions,
     Session,
     SessionOptions,
+    Takes,
 )
 from edge_inception.engines._openvino_unsigned import unsigned_activations
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
@@ -41,6 +42,7 @@ _REMEDY = "pip install 'edge-inception[cpu]'"
 
 # float precision -> the capability OpenVINO must report for this CPU
 _CAPABILITIES: Mapping[str, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_ELEMENTS = {"f32": "float32", "u8": "uint8"}
 _INT8 = frozenset(("i8", "u8"))
 _WEIGHTED = frozenset(("Convolution", "FullyConnected", "MatMul"))
 
@@ -164,10 +166,9 @@ def _executed_layers(compiled: Any) -> dict[str, Any]:
 
 def _read_model(core: Any, typed: TypedGraph, profile: ShapeProfile) -> Any:
     model = core.read_model(str(typed.path))
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
+    if len(model.inputs) != 1:
         raise InputError(
-            f"{typed.path} has {len(model.inputs)} inputs and {len(model.outputs)} outputs, "
-            "wanted one of each",
+            f"{typed.path} has {len(model.inputs)} inputs, wanted one",
             hint="pass a typed graph written by quantize",
         )
     shape = model.input(0).partial_shape
@@ -247,26 +248,27 @@ def _write(path: Path, content: bytes) -> None:
 class _OpenVinoSession:
     """One infer request on one stream."""
 
-    def __init__(self, compiled: Any, info: Mapping[str, Any], profile: ShapeProfile) -> None:
+    def __init__(self, compiled: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
         self.info = info
-        self._profile = profile
-        shape = compiled.input(0).partial_shape
-        self._input_shape = (
-            shape[1].get_length(),
-            shape[2].get_length(),
-            shape[3].get_length(),
+        self._profile = ShapeProfile(**engine.details["batch"])
+        self._num_classes = _backend.num_classes(engine)
+        source = compiled.input(0)
+        self._takes = Takes(
+            element=_ELEMENTS[source.element_type.get_type_name()],
+            shape=tuple(size.get_length() for size in list(source.partial_shape)[1:]),
         )
+        self._outputs = [output.get_any_name() for output in compiled.outputs]
         self._request: Any = compiled.create_infer_request()
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         return _backend.run_in_batches(
-            self._infer, images, input_shape=self._input_shape, profile=self._profile
+            self._infer, images, takes=self._takes, profile=self._profile
         )
 
-    def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
         results = self._request.infer({0: images}, share_inputs=True, share_outputs=False)
-        logits: NDArray[np.float32] = results[0]
-        return logits
+        outputs = {name: results[index] for index, name in enumerate(self._outputs)}
+        return _backend.dense(outputs, self._num_classes)
 
     def __enter__(self) -> Session:
         return self
@@ -306,7 +308,7 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
             **settings,
             **_executed_layers(compiled),
         }
-        return _OpenVinoSession(compiled, info, ShapeProfile(**engine.details["batch"]))
+        return _OpenVinoSession(compiled, info, engine)
 
 
 def _availability() -> Availability:

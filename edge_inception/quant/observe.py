@@ -208,17 +208,18 @@ def _observation(name: str, tally: _Tally) -> Observation:
 
 
 def _fix_batch(model: Any, path: Path, options: CalibrateOptions) -> None:
-    """Give the one image input its static shape [batch, 3, H, W]."""
-    shape = model.inputs[0].get_partial_shape()
-    height, width = options.preprocess.input_size
-    wanted = ov.PartialShape([shape[0], 3, height, width])
-    if len(model.inputs) != 1 or not shape.compatible(wanted):
+    """Give the one image input its static shape, such as [batch, 3, height, width]."""
+    source, how = model.inputs[0], options.preprocess
+    shape, image = source.get_partial_shape(), list(how.image_shape)
+    element = {"f32": "float32", "u8": "uint8"}.get(source.get_element_type().get_type_name())
+    is_fit = element == how.element and shape.compatible(ov.PartialShape([shape[0], *image]))
+    if len(model.inputs) != 1 or not is_fit:
         raise InputError(
-            f"{path} takes {len(model.inputs)} inputs, the first {shape}; preprocessing gives "
-            f"[N, 3, {height}, {width}]",
-            hint="export with the input size of the preprocessing",
+            f"{path} takes {len(model.inputs)} inputs, the first {element} {shape}; preprocessing "
+            f"gives {how.element} [N, {', '.join(map(str, image))}]",
+            hint="calibrate with the preprocessing that the graph was exported with",
         )
-    model.reshape([options.batch, 3, height, width])
+    model.reshape([options.batch, *image])
 
 
 def _watched(

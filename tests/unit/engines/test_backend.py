@@ -14,6 +14,7 @@ from edge_inception.errors import CompileFailed, InputError
 from edge_inception.spec import ShapeProfile
 
 ORIGIN = Provenance(stage="compile", parents={}, options={}, tools={}, source="")
+TAKES = _backend.Takes(element="float32", shape=(3, 2, 2))
 ENGINE = EngineFile(path=Path("e.blob"), sha256="", provenance=ORIGIN)
 
 
@@ -38,7 +39,7 @@ def test_batches_fit_the_profile(profile, count, sizes):
 
     images = np.arange(count * 12, dtype=np.float32).reshape(count, 3, 2, 2)
     shapes = ShapeProfile(min=profile[0], opt=profile[1], max=profile[2])
-    logits = _backend.run_in_batches(run, images, input_shape=(3, 2, 2), profile=shapes)
+    logits = _backend.run_in_batches(run, images, takes=TAKES, profile=shapes)
     assert seen == sizes
     np.testing.assert_array_equal(logits[:, 0], images[:, 0, 0, 0])
 
@@ -51,7 +52,7 @@ def test_strided_images_reach_the_engine_in_one_piece():
     _backend.run_in_batches(
         lambda batch: contiguous.append(batch.flags.c_contiguous) or batch[:, :1, 0, 0],
         images,
-        input_shape=(3, 2, 2),
+        takes=TAKES,
         profile=ShapeProfile(min=2, opt=2, max=2),
     )
     assert contiguous == [True]

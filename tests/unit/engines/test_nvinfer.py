@@ -279,24 +279,24 @@ class _FakeGpu(types.ModuleType):
         return types.SimpleNamespace(handle=0, synchronize=lambda: None)
 
     def mem_alloc(self, size):
-        self.memory.append(np.zeros(size // 4, np.float32))
+        self.memory.append(np.zeros(size, np.uint8))
         return len(self.memory) - 1
 
     def pagelocked_empty(self, shape, dtype):
         return np.empty(shape, dtype)
 
     def memcpy_htod_async(self, address, array, _stream):
-        self.memory[address][:] = array.ravel()
+        self.memory[address][:] = array.ravel().view(np.uint8)
 
     def memcpy_dtoh_async(self, array, address, _stream):
-        array[...] = self.memory[address].reshape(array.shape)
+        array[...] = self.memory[address].view(array.dtype).reshape(array.shape)
 
 
 class _FakeContext:
     """Computes the sum of each image, so that a mixed-up buffer shows in the logits."""
 
-    def __init__(self, gpu):
-        self.gpu, self.addresses, self.batch = gpu, {}, 0
+    def __init__(self, gpu, kind):
+        self.gpu, self.addresses, self.batch, self.kind = gpu, {}, 0, kind
 
     def set_input_shape(self, name, shape):
         assert name == "input"
@@ -310,8 +310,9 @@ class _FakeContext:
         self.addresses[name] = address
 
     def execute_async_v3(self, _handle):
-        images = self.gpu.memory[self.addresses["input"]].reshape(self.batch, -1)
-        self.gpu.memory[self.addresses["logits"]][:] = images.sum(axis=1)
+        images = self.gpu.memory[self.addresses["input"]].view(self.kind).reshape(self.batch, -1)
+        logits = self.gpu.memory[self.addresses["logits"]].view(np.float32)
+        logits[:] = images.sum(axis=1)
         return True
 
 
@@ -325,7 +326,7 @@ def gpu(monkeypatch):
     return fake
 
 
-def running_trt(gpu, *, loads=True):
+def running_trt(gpu, *, loads=True, kind="float32"):
     """The recorded named-tensor API, output listed before input."""
     trt = fake_trt()
     trt.TensorIOMode = types.SimpleNamespace(INPUT="in", OUTPUT="out")
@@ -334,7 +335,10 @@ def running_trt(gpu, *, loads=True):
         num_io_tensors=2,
         get_tensor_name=names.__getitem__,
         get_tensor_mode=lambda name: "out" if name == "logits" else "in",
-        create_execution_context=lambda: _FakeContext(gpu),
+        get_tensor_dtype=lambda name: _Enum(
+            {"float32": "FLOAT", "uint8": "UINT8"}[kind if name == "input" else "float32"], 0
+        ),
+        create_execution_context=lambda: _FakeContext(gpu, kind),
     )
 
     def runtime(logger):
@@ -350,14 +354,24 @@ def test_runner_moves_images_and_logits(gpu):
     """Each batch meets its own logits, also after a change of batch, in its own array."""
     runner = _nvinfer.PlanRunner(running_trt(gpu), b"plan")
     images = np.arange(3 * 12, dtype=np.float32).reshape(3, 3, 2, 2)
-    first = runner.run(images[:1])
-    both = runner.run(images[1:])
-    again = runner.run(images[1:] * 2)
+    first = runner.run(images[:1])["logits"]
+    both = runner.run(images[1:])["logits"]
+    again = runner.run(images[1:] * 2)["logits"]
     runner.close()
     np.testing.assert_array_equal(first, images[:1].sum(axis=(1, 2, 3))[:, None])
     np.testing.assert_array_equal(both, images[1:].sum(axis=(1, 2, 3))[:, None])
     np.testing.assert_array_equal(again, 2 * both)
     assert gpu.depth == 0
+
+
+def test_runner_takes_pixels(gpu):
+    """The element type comes from the engine, and one byte a pixel travels."""
+    runner = _nvinfer.PlanRunner(running_trt(gpu, kind="uint8"), b"plan")
+    assert runner.input_element == "uint8"
+    images = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    assert runner.run(images)["logits"].tolist() == [[66.0]]
+    assert [len(part) for part in gpu.memory] == [12, 4]
+    runner.close()
 
 
 def test_plan_of_another_gpu_is_explained(gpu):

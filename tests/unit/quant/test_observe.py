@@ -201,7 +201,7 @@ def test_a_graph_for_another_input_size_is_refused(model, save, photos, tmp_path
     """A fully static head refuses what preprocessing would feed it."""
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 20
     how = CalibrateOptions(preprocess=Preprocess(input_size=(16, 16)), batch=4, threads=1)
-    with pytest.raises(InputError, match=r"preprocessing gives \[N, 3, 16, 16\]"):
+    with pytest.raises(InputError, match=r"preprocessing gives float32 \[N, 3, 16, 16\]"):
         calibrate(save(model), photos, how, tmp_path / "r.json")
 
 
