@@ -49,6 +49,7 @@ STAGES: Mapping[str, Stage] = {
             "models",
         ),
     ),
+    "import": Stage(tools=("onnx", "onnxruntime"), sources=("graph",)),
     "simplify": Stage(tools=("onnx", "onnxsim", "onnxruntime"), sources=("graph",)),
     "baseline": Stage(
         tools=("torch", "numpy", "Pillow"),
