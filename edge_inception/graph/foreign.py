@@ -67,6 +67,7 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
     opset = refusals.opset_of(model)
     notes = _normalise(model, source)
     how = _preprocessing(model, options, source, notes)
+    refusals.class_output(model, source)
     cut = _cut_softmax(model)
     original = onnx.ModelProto()
     original.CopyFrom(model)
@@ -197,8 +198,6 @@ def _cut_softmax(model: onnx.ModelProto) -> bool:
     """Let the nodes behind a Softmax at the end read what it read; whether there was one."""
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
-    if not graph.output:
-        return False
     node = makers.get(graph.output[0].name)
     while node is not None and node.op_type in _PASS_THROUGH:
         node = makers.get(node.input[0])
