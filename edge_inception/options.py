@@ -40,6 +40,20 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """How a foreign ONNX file is imported.
+
+    ``preprocess`` are fields of ``Preprocess``; mean and std must be among them, since the file
+    does not say. The others are as in ``ExportOptions``.
+    """
+
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    num_classes: int | None = None
+    classes: tuple[str, ...] = ()
+    profile: ShapeProfile = field(default_factory=ShapeProfile)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimplifyOptions:
     """How simplify proves that it changed nothing.
 

@@ -46,6 +46,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
         sources=("export.py", "interface.py", "images.py", "imageset.py", *_CHECKPOINT, "models"),
     ),
+    "import": Stage(tools=("onnx", "onnxruntime"), sources=("graph",)),
     "simplify": Stage(tools=("onnx", "onnxsim", "onnxruntime"), sources=("graph",)),
     "baseline": Stage(
         tools=("torch", "numpy", "Pillow"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from edge_inception import artifact
 from edge_inception.artifact import Provenance, TypedGraph
 
-SIDE, CLASSES = 8, 5
+SIDE, CLASSES, WIDTH = 8, 5, 4
 SPELLINGS = ("fp32", "fp16", "strong", "strong_fp32", "weak")
 _OPSETS = {"fp32": 17, "fp16": 19, "strong": 19, "strong_fp32": 19, "weak": 13}
 _IR_VERSIONS = {13: 7, 17: 8, 19: 9}
@@ -179,3 +179,120 @@ def tiny_images() -> Callable[[int], np.ndarray]:
         return (noise / 2 + 2 * rng.standard_normal((count, 3, 1, 1))).astype(np.float32)
 
     return make
+
+
+def foreign_weights(seed: int = 3) -> dict[str, np.ndarray]:
+    """float32 arrays by name, of a scale that keeps activations near 1."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int, spread: float) -> np.ndarray:
+        return (rng.standard_normal(shape) * spread).astype(np.float32)
+
+    return {
+        "conv_w": normal(WIDTH, 3, 3, 3, spread=0.3),
+        "conv_b": normal(WIDTH, spread=0.3),
+        "bn_scale": np.abs(normal(WIDTH, spread=0.3)) + 0.5,
+        "bn_bias": normal(WIDTH, spread=0.3),
+        "bn_mean": normal(WIDTH, spread=0.3),
+        "bn_var": np.abs(normal(WIDTH, spread=0.3)) + 0.5,
+        "side_w": normal(WIDTH, WIDTH, 1, 1, spread=0.5),
+        "fc_w": normal(CLASSES, WIDTH, spread=1.0),
+        "fc_b": normal(CLASSES, spread=0.3),
+    }
+
+
+def _classifier(
+    opset: int = 9,
+    *,
+    batch: int | str = 1,
+    side: int | str = SIDE,
+    ending: str = "softmax",
+    are_weights_inputs: bool = True,
+    extra: Sequence[Any] = (),
+) -> Any:
+    """In the manner of Caffe2: Conv, norm, LRN, Relu, Sum, pool, Dropout, Reshape, Gemm, ending.
+
+    Args:
+        opset: 7 to 21.
+        batch: Of the input; a word is a free size. The Reshape holds 1 when it is 1, else -1.
+        side: Height and width.
+        ending: ``logits`` or ``softmax`` [N, classes]; ``softmax4`` and ``logits4``
+            [N, classes, 1, 1], without Reshape and Gemm.
+        are_weights_inputs: Initialisers are inputs as well, IR version 3.
+        extra: Nodes that read ``logits`` or ``pool`` and are put behind the others.
+    """
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Conv", ["data_0", "conv_w", "conv_b"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node(
+            "BatchNormalization", ["c", "bn_scale", "bn_bias", "bn_mean", "bn_var"], ["n"]
+        ),
+        helper.make_node("LRN", ["n"], ["l"], size=3, alpha=0.01, beta=0.75, bias=1.0),
+        helper.make_node("Relu", ["l"], ["r"]),
+        helper.make_node("Conv", ["r", "side_w"], ["s"]),
+        helper.make_node("Sum", ["r", "s"], ["sum"]),
+        helper.make_node("GlobalAveragePool", ["sum"], ["pool"]),
+        helper.make_node("Dropout", ["pool"], ["drop"]),
+    ]
+    arrays: dict[str, Any] = foreign_weights()
+    if ending.endswith("4"):
+        arrays["fc_w"] = arrays["fc_w"].reshape(CLASSES, WIDTH, 1, 1)
+        nodes.append(helper.make_node("Conv", ["drop", "fc_w", "fc_b"], ["logits_"]))
+    else:
+        arrays["shape"] = np.array([1 if batch == 1 else -1, WIDTH], np.int64)
+        nodes += [
+            helper.make_node("Reshape", ["drop", "shape"], ["flat"], name="reshape"),
+            helper.make_node("Gemm", ["flat", "fc_w", "fc_b"], ["logits_"], transB=1),
+        ]
+    output = "logits_"
+    if ending.startswith("softmax"):
+        output = "prob_1"
+        nodes.append(helper.make_node("Softmax", ["logits_"], [output], axis=1))
+    for node in extra:
+        nodes.append(node)
+        output = node.output[0]
+    shape = [batch, CLASSES, 1, 1] if ending.endswith("4") else [batch, CLASSES]
+    return _model_of(
+        nodes,
+        arrays,
+        opset,
+        [batch, 3, side, side],
+        (output, shape),
+        are_weights_inputs=are_weights_inputs,
+    )
+
+
+def _model_of(
+    nodes: list[Any],
+    arrays: dict[str, np.ndarray],
+    opset: int,
+    shape: list[int | str],
+    answer: tuple[str, list[int | str] | None],
+    *,
+    are_weights_inputs: bool,
+) -> Any:
+    """The nodes with ``data_0`` as image, as IR version 3 or as the opset's own."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    inputs = [helper.make_tensor_value_info("data_0", TensorProto.FLOAT, shape)]
+    if are_weights_inputs:
+        inputs += [
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            for tensor in tensors
+        ]
+    output = helper.make_tensor_value_info(answer[0], TensorProto.FLOAT, answer[1])
+    graph = helper.make_graph(nodes, "caffe2", inputs, [output], tensors)
+    imports = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=imports, producer_name="onnx-caffe2")
+    model.ir_version = max(4, helper.find_min_ir_version_for(imports))
+    if are_weights_inputs and opset <= 9:
+        model.ir_version = 3
+    return model
+
+
+@pytest.fixture(scope="session")
+def foreign_classifier() -> Callable[..., Any]:
+    """``foreign_classifier(opset, ...)``: a classifier as others export it, see ``_classifier``."""
+    return _classifier

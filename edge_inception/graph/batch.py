@@ -1,0 +1,112 @@
+"""Give a foreign graph another batch size, or say which node holds the one it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from edge_inception.errors import InputError
+from edge_inception.graph.check import constants, shape_of
+from edge_inception.graph.refusals import label
+
+Shapes = Mapping[str, list[int | str]]
+FREE = "batch"
+
+
+def set_batch(model: onnx.ModelProto, batch: int | str, path: Path) -> None:
+    """Change ``model`` in place: the image input takes ``batch`` images, a number or a free size.
+
+    A Reshape to ``[1, 1024]`` after a batch of 1 becomes one to ``[0, 1024]``, where 0 copies the
+    size of its input. Shapes of all tensors are inferred again.
+
+    Raises:
+        InputError: The batch of some node's answer does not follow; the first such node is named.
+    """
+    (source,) = model.graph.input
+    before = shapes(model)
+    old = before[source.name][0]
+    if isinstance(old, int) and old != batch:
+        _free_reshapes(model, old, before)
+    first = source.type.tensor_type.shape.dim[0]
+    first.Clear()
+    if isinstance(batch, int):
+        first.dim_value = batch
+    else:
+        first.dim_param = batch
+    _forget_shapes(model)
+    inferred = _inferred(model)
+    after = shapes(inferred)
+    held = _first_held(model, before, after, batch)
+    if held is not None:
+        got = after.get(held.output[0]) or "no known size"
+        raise InputError(
+            f"{path}: node '{label(held)}' is {held.op_type}: it gives {got} for a batch of "
+            f"{batch}, the graph was made for {old}",
+            hint=f"use --batch {old}, or export again with a dynamic batch",
+        )
+    model.CopyFrom(inferred)
+
+
+def shapes(model: onnx.ModelProto) -> Shapes:
+    """Sizes of every float32 tensor that shape inference knows."""
+    graph = _inferred(model).graph
+    values = (*graph.value_info, *graph.input, *graph.output)
+    return {
+        value.name: shape_of(value)
+        for value in values
+        # the answer of Shape has sizes inside, and is none itself
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def _forget_shapes(model: onnx.ModelProto) -> None:
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+
+
+def _free_reshapes(model: onnx.ModelProto, old: int, known: Shapes) -> None:
+    """Let constant shapes that begin with the old batch copy the batch of their input."""
+    tensors = constants(model)
+    for index, node in enumerate(model.graph.node):
+        target = tensors.get(node.input[1]) if node.op_type == "Reshape" else None
+        if target is None or any(entry.name == "allowzero" and entry.i for entry in node.attribute):
+            continue
+        sizes = numpy_helper.to_array(target).copy()
+        if known.get(node.input[0], [None])[:1] == [old] and list(sizes[:1]) == [old]:
+            sizes[0] = 0
+            free = f"{node.output[0]}/free_shape_{index}"
+            model.graph.initializer.append(numpy_helper.from_array(sizes.astype(np.int64), free))
+            node.input[1] = free
+
+
+def _first_held(
+    model: onnx.ModelProto,
+    before: Shapes,
+    after: Shapes,
+    batch: int | str,
+) -> onnx.NodeProto | None:
+    """The first node whose answer began with the old batch and does not begin with the new one."""
+    name = model.graph.input[0].name
+    old, from_image = before[name][0], {name}
+    node: onnx.NodeProto
+    for node in model.graph.node:
+        if not from_image.intersection(node.input):
+            continue
+        outputs = [output for output in node.output if output]
+        from_image.update(outputs)
+        for output in outputs:
+            had_batch = before.get(output, [])[:1] == [old]
+            has = next(iter(after.get(output, [])), None)
+            # a size that inference leaves free is no proof; the answers are compared later
+            if had_batch and has != batch and not isinstance(has, str):
+                return node
+    return None

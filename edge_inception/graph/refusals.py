@@ -1,0 +1,172 @@
+"""What a foreign graph may not hold: each refusal names the node, its op and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import onnx
+from onnx import TensorProto
+
+from edge_inception.errors import InputError
+from edge_inception.graph.check import attribute, constants, shape_of
+
+OPSETS = range(7, 22)
+_OWN_DOMAINS = frozenset(("", "ai.onnx"))
+_NCHW, _RGB = 4, 3
+_TRAINING_SINCE = 14  # BatchNormalization's attribute; before, a second output meant training
+
+_REASONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "quantized": (
+        "the graph is already quantized",
+        "import the float graph that it was made from",
+        (
+            "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv",
+            "QLinearMatMul", "ConvInteger", "MatMulInteger",
+        ),
+    ),
+    "control flow": (
+        "engines take no control flow",
+        "export for inference with a fixed image size",
+        ("If", "Loop", "Scan"),
+    ),
+    "sequence": (
+        "it handles sequences or optionals, not tensors",
+        "export a model whose input and output are plain tensors",
+        (
+            "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
+            "SequenceLength", "SequenceMap", "SplitToSequence", "ConcatFromSequence", "Optional",
+            "OptionalGetElement", "OptionalHasElement",
+        ),
+    ),
+    "random": (
+        "its answer is random",
+        "export for inference, after model.eval()",
+        (
+            "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+            "RandomUniformLike",
+        ),
+    ),
+    "size": (
+        "the size of its answer depends on the pixels",
+        "export the classifier alone, without pre- or postprocessing",
+        ("Compress", "NonMaxSuppression", "NonZero", "Unique"),
+    ),
+}  # fmt: skip
+_REFUSED = {op: (why, hint) for why, hint, ops in _REASONS.values() for op in ops}
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of ONNX's own operators; 0 when the graph imports none."""
+    return max((e.version for e in model.opset_import if e.domain in _OWN_DOMAINS), default=0)
+
+
+def label(node: onnx.NodeProto) -> str:
+    """A name for messages; unnamed nodes go by what they write."""
+    return str(node.name) or f"-> {', '.join(node.output)}"
+
+
+def require_supported(model: onnx.ModelProto, path: Path) -> None:
+    """Check opset, weights and nodes.
+
+    Raises:
+        InputError: Opset outside 7 to 21, sparse weights, or a node that cannot be handled.
+    """
+    opset = opset_of(model)
+    if opset not in OPSETS:
+        raise InputError(
+            f"{path} is of opset {opset or 'none'}, wanted {OPSETS[0]} to {OPSETS[-1]}",
+            hint="export again with opset 18",
+        )
+    if model.graph.sparse_initializer:
+        raise InputError(
+            f"{path} has {len(model.graph.sparse_initializer)} sparse weights, wanted dense ones",
+            hint="export without sparse initializers",
+        )
+    for node in model.graph.node:
+        for why, hint in _objections(node, model, opset):
+            raise InputError(f"{path}: node '{label(node)}' is {node.op_type}: {why}", hint=hint)
+
+
+def _objections(
+    node: onnx.NodeProto, model: onnx.ModelProto, opset: int
+) -> Iterator[tuple[str, str]]:
+    if node.domain not in _OWN_DOMAINS:
+        yield (
+            f"operator of domain '{node.domain}', not of ONNX",
+            "export without custom operators; save before onnxruntime optimises the graph",
+        )
+    elif node.op_type in _REFUSED:
+        yield _REFUSED[node.op_type]
+    elif not onnx.defs.has(node.op_type, opset, ""):
+        yield f"opset {opset} has no such operator", "check the file with onnx.checker"
+    elif _is_training(node, model, opset):
+        yield "it is in training mode", "export for inference, after model.eval()"
+
+
+def _is_training(node: onnx.NodeProto, model: onnx.ModelProto, opset: int) -> bool:
+    if node.op_type == "BatchNormalization":
+        if opset >= _TRAINING_SINCE:
+            return bool(attribute(node, "training_mode", 0))
+        return len([name for name in node.output if name]) > 1
+    if node.op_type == "Dropout" and len(node.input) > 2:  # noqa: PLR2004 -- data, ratio, mode
+        flag = constants(model).get(node.input[2])
+        return flag is None or bool(onnx.numpy_helper.to_array(flag))
+    return False
+
+
+def image_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
+    """The one input that is not a weight: float32 [N, 3, H, W].
+
+    Raises:
+        InputError: Another number, element type, rank or layout.
+    """
+    inputs = [value for value in model.graph.input if value.name not in constants(model)]
+    if len(inputs) != 1:
+        _refuse_values(path, "inputs", inputs, "one image")
+    source: onnx.ValueInfoProto = inputs[0]
+    shape = shape_of(source)
+    if source.type.tensor_type.elem_type != TensorProto.FLOAT:
+        kind = TensorProto.DataType.Name(source.type.tensor_type.elem_type).lower()
+        raise InputError(
+            f"{path}: input '{source.name}' is {kind}, wanted float32 [N, 3, H, W]",
+            hint="export without preprocessing; ours goes in with --fold-preprocessing",
+        )
+    if len(shape) == _NCHW and shape[3] == _RGB and shape[1] != _RGB:
+        raise InputError(
+            f"{path}: input '{source.name}' is {shape}, channels last, wanted [N, 3, H, W]",
+            hint="export with channels first (tf2onnx: --inputs-as-nchw)",
+        )
+    if len(shape) != _NCHW or shape[1] != _RGB:
+        _refuse_values(path, "input", [source], "[N, 3, H, W]")
+    return source
+
+
+def class_output(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
+    """The one output: float32.
+
+    Raises:
+        InputError: Another number or element type.
+    """
+    outputs = list(model.graph.output)
+    if len(outputs) != 1:
+        _refuse_values(path, "outputs", outputs, "one, the logits")
+    answer: onnx.ValueInfoProto = outputs[0]
+    if answer.type.tensor_type.elem_type != TensorProto.FLOAT:
+        kind = TensorProto.DataType.Name(answer.type.tensor_type.elem_type).lower()
+        raise InputError(
+            f"{path}: output '{answer.name}' is {kind}, wanted float32 [N, classes]",
+            hint="export the model without ArgMax or TopK; --head topk:K adds it",
+        )
+    return answer
+
+
+def _refuse_values(
+    path: Path, role: str, values: list[onnx.ValueInfoProto], wanted: str
+) -> NoReturn:
+    got = ", ".join(f"'{value.name}' {shape_of(value)}" for value in values) or "none"
+    raise InputError(
+        f"{path} has {role} {got}, wanted {wanted}",
+        hint="an image classifier maps one [N, 3, H, W] to [N, classes]",
+    )
