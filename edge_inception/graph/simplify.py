@@ -33,7 +33,9 @@ from edge_inception.options import SimplifyOptions, simplify_provenance
 __all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
 
 OPSET, IR_VERSION = 18, 8  # the IR version that came with opset 18: onnx/docs/Versioning.md
-MAX_ROUNDING = 4.0  # measured: simplified graphs move logits 0.7 to 1.1 times as much as an ulp does
+MAX_ROUNDING = (
+    4.0  # measured: simplified graphs move logits 0.7 to 1.1 times as much as an ulp does
+)
 MAX_ROUNDS = 10  # each round removes a node or names one; more means that two passes fight
 
 PASSES = (

@@ -8,7 +8,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from edge_inception.graph.passes import (
-    fold_batch_norm,
+    fold_affine,
     name_tensors,
     pool_head,
     remove_identity,
@@ -111,8 +111,8 @@ class TestRemoveIdentity:
         assert_rests(self.rewrite, model)
 
 
-class TestFoldBatchNorm:
-    rewrite = staticmethod(fold_batch_norm.PASS)
+class TestFoldAffineNorm:
+    rewrite = staticmethod(fold_affine.PASS)
     signature = "(float[2,3,6,6] x) => (float[2,4,4,4] y)"
     norm = "BatchNormalization<epsilon=0.001>(a, gamma, beta, mean, variance)"
 
@@ -217,12 +217,36 @@ class TestPoolHead:
         """A mean over channels, over one axis or of a volume is something else."""
         assert_rests(self.rewrite, parse(signature, f"y = {body}", axes=np.int64(axes)))
 
-    def test_stays_on_a_reshape_of_larger_maps(self):
-        """[2, 4, 3, 5] to [2, 60] is not the head."""
+    def test_reshape_of_larger_maps(self):
+        """[2, 4, 3, 5] to [2, 60], as VGG does, is a Flatten too."""
         model = parse(
             "(float[2,4,3,5] x) => (float[2,60] y)", "y = Reshape(x, s)", s=np.int64([2, 60])
         )
-        assert_rests(self.rewrite, model)
+        assert_fires(self.rewrite, model, normal(2, 4, 3, 5))
+        assert ops(model) == ["Flatten"]
+
+    @pytest.mark.parametrize(
+        ("window", "is_whole"),
+        [
+            ("kernel_shape=[3,5]", True),
+            ("kernel_shape=[3,5], count_include_pad=1", True),
+            ("kernel_shape=[4,6], pads=[0,0,1,1]", True),
+            ("kernel_shape=[4,6], pads=[1,1,0,0]", True),
+            ("kernel_shape=[4,6], pads=[0,0,1,1], count_include_pad=1", False),
+            ("kernel_shape=[2,4], strides=[2,2]", False),
+            ("kernel_shape=[2,5], strides=[2,1]", False),
+            ("kernel_shape=[3,3]", False),
+        ],
+    )
+    def test_average_over_the_map(self, window, is_whole):
+        """One window with every pixel is the global pool, unless padding counts in it."""
+        body = f"y = AveragePool<{window}>(x)"
+        model = parse("(float[2,4,3,5] x) => (float[2,4,h,w] y)", body)
+        if is_whole:
+            assert_fires(self.rewrite, model, normal(2, 4, 3, 5))
+            assert ops(model) == ["GlobalAveragePool"]
+        else:
+            assert_rests(self.rewrite, model)
 
     def test_stays_on_a_reshape_that_mixes_images(self):
         """[2, 4, 1, 1] to [4, 2] is no flattening."""
