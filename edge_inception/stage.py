@@ -54,7 +54,7 @@ STAGES: Mapping[str, Stage] = {
     ),
     "calibrate": Stage(
         tools=("onnx", "openvino", "numpy", "Pillow"),
-        sources=("quant", "graph/check.py", "graph/signs.py", "images.py", "imageset.py"),
+        sources=("quant", "graph", "images.py", "imageset.py"),
     ),
     "quantize": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
     "validate": Stage(

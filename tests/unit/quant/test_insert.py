@@ -270,9 +270,9 @@ def test_values_beyond_float16_need_a_float32_rest(graph, ranges, tmp_path):
 
 def test_a_node_that_cannot_be_typed_is_named(model, save, tmp_path):
     """An op whose meaning changes between opsets is refused, not restamped."""
-    model.graph.node[-2].op_type = "Squeeze"
-    model.graph.node[-2].name = "squeezed"
-    with pytest.raises(InputError, match="'squeezed': op Squeeze is not portable"):
+    model.graph.node[-2].op_type = "Mish"
+    model.graph.node[-2].name = "bent"
+    with pytest.raises(InputError, match="'bent': op Mish is not portable"):
         quantize(save(model), None, FP16, tmp_path / "typed.onnx")
 
 
