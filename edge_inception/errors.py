@@ -17,6 +17,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+_LISTED = 3
+
 
 class EdgeInceptionError(Exception):
     """Base of the tree.
@@ -82,3 +84,10 @@ def known_names(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     start = f"did you mean '{near[0]}'? known: " if near else "known: "
     return start + ", ".join(names)
+
+
+def listed(names: Iterable[str], separator: str = ", ") -> str:
+    """The first three of ``names``, and how many more there are."""
+    found = list(names)
+    more = f"{separator}and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return separator.join(found[:_LISTED]) + more

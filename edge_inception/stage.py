@@ -33,6 +33,10 @@ class Stage:
     sources: tuple[str, ...]
 
 
+_CHECKPOINT = (
+    *("checkpoint.py", "checkpoint_family.py", "checkpoint_file.py", "checkpoint_unwrap.py"),
+    "keymaps",
+)
 STAGES: Mapping[str, Stage] = {
     "train": Stage(
         tools=("torch", "numpy", "Pillow"),
@@ -40,19 +44,12 @@ STAGES: Mapping[str, Stage] = {
     ),
     "export": Stage(
         tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
-        sources=(
-            "export.py",
-            "interface.py",
-            "images.py",
-            "imageset.py",
-            "checkpoint.py",
-            "models",
-        ),
+        sources=("export.py", "interface.py", "images.py", "imageset.py", *_CHECKPOINT, "models"),
     ),
     "simplify": Stage(tools=("onnx", "onnxsim", "onnxruntime"), sources=("graph",)),
     "baseline": Stage(
         tools=("torch", "numpy", "Pillow"),
-        sources=("baseline.py", "checkpoint.py", "models", "images.py", "imageset.py"),
+        sources=("baseline.py", *_CHECKPOINT, "models", "images.py", "imageset.py"),
     ),
     "calibrate": Stage(
         tools=("onnx", "openvino", "numpy", "Pillow"),
@@ -63,7 +60,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("numpy", "Pillow", "torch"),
         sources=(
             *("validate", "metrics.py", "images.py", "inference.py", "engines"),
-            *("baseline.py", "checkpoint.py", "models"),  # PyTorch is timed in a worker
+            *("baseline.py", *_CHECKPOINT, "models"),  # PyTorch is timed in a worker
         ),
     ),
 }

@@ -530,13 +530,15 @@ def test_graph_answers_as_the_model(form, tmp_path):
     size = spec.preprocess.input_size
     model = settled(spec.build(num_classes=20, **form.options), size)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    options = ExportOptions(model=form.name, model_options=form.options)
+    options = ExportOptions(model=form.name, model_options=form.options, checkpoint_format="native")
     graph = export(tmp_path / "weights.safetensors", options, tmp_path / "model.onnx")
     simplified = simplify(graph, SimplifyOptions(), tmp_path / "model.simplified.onnx")
     nodes = {op: n for op, n in simplified.counts.items() if not op.startswith("num_")}
     assert nodes == form.nodes
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
-    loaded = load_model(form.name, tmp_path / "weights.safetensors", **form.options)
+    loaded = load_model(
+        form.name, tmp_path / "weights.safetensors", checkpoint_format="native", **form.options
+    )
     with torch.inference_mode():
         rounded = loaded(images).numpy()
         exact = model.double()(images.double()).numpy()
