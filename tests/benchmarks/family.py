@@ -123,17 +123,24 @@ def _linked(folder: Path, chosen: ImageSet) -> Path:
     return folder
 
 
+_OF_GRAPH = ("element", "layout")  # fields of Preprocess that are the graph's, not the family's
+
+
 def run(form: Form, photos: dict[str, Path], arguments: argparse.Namespace) -> dict[str, Any]:
     """One form: checkpoint, build, and what the build's files say."""
     out = arguments.folder / form.name.replace(", ", "-").replace(" ", "-").lower()
     checkpoint = out / "checkpoint.safetensors"
     if not checkpoint.exists():
         write_checkpoint(form, photos["calibration"], checkpoint)
+    families = registry.model(form.model).families
+    family = next(family for family in families if family.name == form.family)
+    how = stage.plain(family.preprocess)
     overrides = {
         "model.name": form.model,
         "model.checkpoint": str(checkpoint),
-        "model.checkpoint_format": form.family,
-        "model.options": form.options,
+        "model.checkpoint_format": "native",  # our own keys, whatever the family calls them
+        "model.options": {**family.options, **form.options},
+        **{f"preprocess.{key}": value for key, value in how.items() if key not in _OF_GRAPH},
         "data.calibration": str(photos["calibration"]),
         "data.validation": str(photos["validation"]),
         "build.precision": "int8",
