@@ -177,7 +177,8 @@ def record_baseline(
         autocast=None,
     )
     with session:
-        num_classes = int(session.info["num_classes"])
+        is_embedding = bool(getattr(loaded.model, "is_embedding", False))
+        num_classes = 0 if is_embedding else int(session.info["num_classes"])
         labels = _labels(images_of, num_classes)
         batches = images.batches(images_of.items, how, options.batch)
         logits = _logits(session, batches, len(images_of.items), progress)
@@ -211,6 +212,8 @@ def _write(path: Path, **arrays: NDArray[Any]) -> None:
 
 
 def _labels(images_of: ImageSet, num_classes: int) -> NDArray[np.int64]:
+    if not num_classes:  # an embedding names no class
+        return np.full(len(images_of.items), UNLABELLED, dtype=np.int64)
     labels = [UNLABELLED if item.label is None else item.label for item in images_of.items]
     for item, label in zip(images_of.items, labels, strict=True):
         if label >= num_classes:

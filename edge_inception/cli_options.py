@@ -129,7 +129,7 @@ batch_options = _options(
 gate_options = _options(
     click.option("--max-drop", type=float, help="Gate: top-1 drop in percentage points."),
     click.option("--min-agreement", type=float, help="Gate: share of equal top-1, 0..1."),
-    click.option("--min-sqnr", type=float, help="Gate: SQNR of the logits in dB."),
+    click.option("--min-sqnr", type=float, help="Gate: SQNR of the centred logits in dB."),
     click.option("--min-speedup", type=float, help="Gate: over the same engine library at f32."),
 )
 

@@ -223,7 +223,7 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
     """Measure one engine against the baseline and judge the gates."""
     import json
 
-    from edge_inception import artifact, inference, ingredients
+    from edge_inception import artifact, ingredients
     from edge_inception.artifact import Baseline, EngineFile
     from edge_inception.report.terminal import print_report
     from edge_inception.validate.run import validate as run
@@ -234,8 +234,7 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
         loaded = artifact.load(EngineFile, engine)
         entry = ingredients.entry_of(loaded)
         ingredients.require_threads(recipe.threads)
-        how = inference.preprocess_of(loaded.details)
-        options = ingredients.validate_options(recipe, images, how, terminal)
+        options = ingredients.validate_options(recipe, images, loaded, terminal)
         with terminal.working("validate") as progress:
             made = run(
                 artifact.load(Baseline, baseline_path),

@@ -14,7 +14,7 @@ from edge_inception import artifact, images, registry
 from edge_inception.artifact import EngineFile
 from edge_inception.engines._backend import Session, SessionOptions
 from edge_inception.errors import InputError
-from edge_inception.spec import Preprocess
+from edge_inception.spec import Head, Preprocess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +48,27 @@ def classify(
     Args:
         engine_path: Engine with its sidecar beside it.
         paths: Image files.
-        top: How many classes to keep, at most the number of classes.
+        top: How many classes to keep, at most the number of classes, or the K of a top-k head.
         threads: CPU threads; 0 = all this process may use.
 
     Raises:
-        InputError: An image is unusable, or the engine does not fit this machine.
+        InputError: An image is unusable, or the engine does not fit this machine or gives
+            embeddings.
     """
     engine = artifact.load(EngineFile, engine_path)
-    how = preprocess_of(engine.details)
+    how, head = preprocess_of(engine.details), head_of(engine.details)
+    if head.kind == "embedding":
+        raise InputError(
+            f"{engine_path} gives embeddings, which name no class",
+            hint="edge_inception.open_engine(path).run(images) gives the vectors",
+        )
     classes: Sequence[str] = engine.details.get("classes") or ()
     with _open(engine, threads) as session:
         for path in paths:
-            logits = session.run(images.load_image(path, how)[np.newaxis])[0]
-            yield Prediction(path=path, top=_top(logits, classes, top))
+            answer = session.run(images.load_image(path, how)[np.newaxis])[0]
+            scores = softmax(answer) if head.kind == "logits" else answer
+            limit = min(top, head.k or top)
+            yield Prediction(path=path, top=_top(scores, classes, limit))
 
 
 def preprocess_of(details: Mapping[str, Any]) -> Preprocess:
@@ -76,10 +84,20 @@ def preprocess_of(details: Mapping[str, Any]) -> Preprocess:
     return Preprocess(**fields)
 
 
+def head_of(details: Mapping[str, Any]) -> Head:
+    """The head a sidecar tells; logits where it tells none."""
+    return Head.of(str(details.get("head", "logits")))
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of the logits of one image, [C]."""
+    shifted: NDArray[np.float32] = np.exp(logits - logits.max())
+    shares: NDArray[np.float32] = shifted / shifted.sum()
+    return shares
+
+
 def _top(
-    logits: NDArray[np.float32], classes: Sequence[str], top: int
+    scores: NDArray[np.float32], classes: Sequence[str], top: int
 ) -> tuple[tuple[str, float], ...]:
-    shifted = np.exp(logits - logits.max())
-    scores = shifted / shifted.sum()
     order = np.argsort(-scores, kind="stable")[:top]
     return tuple((classes[i] if classes else str(i), float(scores[i])) for i in order)

@@ -12,9 +12,10 @@ from edge_inception import imageset, registry, stage, targets
 from edge_inception.artifact import EngineFile
 from edge_inception.errors import BackendMissing, InputError
 from edge_inception.imageset import ImageSet
+from edge_inception.inference import head_of, preprocess_of
 from edge_inception.recipe import Recipe, Source
 from edge_inception.registry import unknown
-from edge_inception.spec import Gates, Preprocess, Progress, no_progress
+from edge_inception.spec import Gates, Progress, no_progress
 from edge_inception.validate.options import EngineEntry, ValidateOptions
 
 LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
@@ -81,17 +82,18 @@ def without_bad(found: ImageSet, role: str, listener: Listener) -> ImageSet:
 
 
 def validate_options(
-    recipe: Recipe, images: ImageSet, how: Preprocess, listener: Listener
+    recipe: Recipe, images: ImageSet, engine: EngineFile, listener: Listener
 ) -> ValidateOptions:
     """Options of validate for this recipe; says which gates are used when it has none."""
     gates = recipe.gates
     if gates == Gates():
-        gates = LABELLED_GATES if images.is_labelled else UNLABELLED_GATES
+        has_labels = images.is_labelled and head_of(engine.details).kind != "embedding"
+        gates = LABELLED_GATES if has_labels else UNLABELLED_GATES
         named = ", ".join(f"{k} {v}" for k, v in stage.plain(gates).items() if v is not None)
         listener.note(f"no gate given; using {named}")
     return ValidateOptions(
         model=recipe.model,
-        preprocess=how,
+        preprocess=preprocess_of(engine.details),
         gates=gates,
         threads=recipe.threads,
         batch=recipe.profile.opt,

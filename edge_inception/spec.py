@@ -98,7 +98,7 @@ class Gates:
     """Limits that decide PASSED, FAILED or INCONCLUSIVE; None is not gated.
 
     ``max_drop_pp`` top-1 drop in percentage points; ``min_agreement`` 0..1; ``min_sqnr_db`` of the
-    logits; ``min_speedup`` latency ratio over the same engine library at FP32.
+    centred logits; ``min_speedup`` latency ratio over the same engine library at FP32.
     """
 
     max_drop_pp: float | None = None

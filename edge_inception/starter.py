@@ -45,6 +45,6 @@ max_images = 512
 [gates]                            # a missed gate is exit code 6, one the data cannot decide is 8
 max_drop_pp = 1.0                  # top-1 drop, percentage points, upper 95 % bound
 min_agreement = 0.98               # share of images with the same top-1 as PyTorch FP32
-min_sqnr_db = 20.0                 # of the logits
+min_sqnr_db = 20.0                 # of the centred logits
 # min_speedup = 1.5                # over the same engine library at f32, lower 95 % bound
 """

@@ -218,8 +218,9 @@ class Steps:
     def validate(self, baseline: Baseline, entries: list[EngineEntry]) -> Report:
         """Engines to report, as JSON and as Markdown."""
         recipe = self._recipe
-        how = preprocess_of(entries[0].engine.details)
-        choices = ingredients.validate_options(recipe, self._validation, how, self._runner.listener)
+        choices = ingredients.validate_options(
+            recipe, self._validation, entries[0].engine, self._runner.listener
+        )
         path = self._out / REPORT
 
         def run(progress: Progress) -> Report:

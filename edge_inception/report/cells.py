@@ -189,6 +189,7 @@ def _speedup(speedup: Mapping[str, Any] | None) -> Cell:
 def _title(report: Mapping[str, Any]) -> tuple[str, ...]:
     data = report["data"]
     lines = [f"{report['model']} on {data['num_images']} images of {data['name']}, 95 % intervals"]
+    lines += _terms(report)
     machine, options = report["machine"], report["latency_options"]
     if machine and options:
         timed = [row["latency"] for row in report["rows"] if row["latency"]]
@@ -202,6 +203,15 @@ def _title(report: Mapping[str, Any]) -> tuple[str, ...]:
         if foreign > _QUIET_CORES:
             lines.append(f"not a quiet machine: other programs used {foreign:.1f} cores meanwhile")
     return tuple(lines)
+
+
+def _terms(report: Mapping[str, Any]) -> list[str]:
+    """What agreement and SQNR compare; a report without accuracy says nothing."""
+    found = [row["accuracy"].get("terms") for row in report["rows"] if row["accuracy"]]
+    if not found or not found[-1]:
+        return []
+    same = "nearest other image" if found[-1] == "embeddings" else "top-1"
+    return [f"agree: same {same} as PyTorch; SQNR: of {found[-1]}"]
 
 
 def _joined(values: Sequence[Any]) -> str:

@@ -1,11 +1,11 @@
-"""How close an engine's logits are to the baseline's, and what that does to the classes."""
+"""How close an engine's answers are to the baseline's, and what that does to the classes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from edge_inception import metrics
 from edge_inception.artifact import Baseline
 from edge_inception.errors import InputError
 from edge_inception.images import Batch
-from edge_inception.spec import Progress, no_progress
+from edge_inception.spec import Head, Progress, no_progress
+from edge_inception.validate import comparable
 from edge_inception.validate.intervals import Estimate, exact_share, paired_drop, wilson
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ class LabelledAccuracy:
 class Accuracy:
     """One engine against the baseline.
 
-    ``agreement`` is the share of images with the same top-1, bounds one-sided 95 % each;
-    ``sqnr_db`` compares the logits and is ``inf`` when they are identical; ``labelled`` is None
-    when no image has a label.
+    ``agreement`` is the share of images with the same top-1, of embeddings with the same nearest
+    other image; bounds one-sided 95 % each. ``sqnr_db`` compares ``terms``, such as ``centred
+    logits``, and is ``inf`` when they are identical; ``labelled`` is None when no image has a
+    label.
     """
 
     num_images: int
@@ -86,6 +88,7 @@ class Accuracy:
     agreement: Estimate
     sqnr_db: float
     labelled: LabelledAccuracy | None
+    terms: str = comparable.TERMS["logits"]
 
 
 def load_baseline(baseline: Baseline) -> BaselineArrays:
@@ -119,6 +122,7 @@ def score(
     baseline: BaselineArrays,
     batches: Iterable[Batch],
     *,
+    head: Head = Head(),  # noqa: B008 -- frozen
     progress: Progress = no_progress,
 ) -> Accuracy:
     """Accuracy of ``session`` on the baseline's images, streamed: one batch in memory at a time.
@@ -127,6 +131,7 @@ def score(
         session: An open engine.
         baseline: Arrays of the same images in the same order.
         batches: Batches such as ``images.batches`` yields.
+        head: The engine's.
         progress: Called with (images done, images in all).
 
     Raises:
@@ -154,36 +159,52 @@ def score(
             f"{done} images given, the baseline has {total}",
             hint="validate on the images the baseline was recorded on",
         )
-    return compare(baseline.logits, baseline.labels, logits)
+    return compare(baseline.logits, baseline.labels, logits, head=head)
 
 
 def compare(
-    baseline: NDArray[np.float32], labels: NDArray[np.int64], engine: NDArray[np.float32]
+    baseline: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    engine: NDArray[np.float32],
+    *,
+    head: Head = Head(),  # noqa: B008 -- frozen
 ) -> Accuracy:
-    """Accuracy of engine logits against baseline logits.
+    """Accuracy of an engine's answers against the baseline's logits or embeddings.
 
     Args:
         baseline: float32 [N, C], N >= 1.
-        labels: int64 [N]; -1 where unlabelled.
-        engine: float32 [N, C] of the same images.
+        labels: int64 [N]; -1 where unlabelled, as all are of embeddings.
+        engine: float32 [N, C] of the same images, as ``Session.run`` gives them.
+        head: The engine's: probabilities are compared as log-probabilities.
 
     Raises:
-        InputError: No image, shapes that differ, a label outside -1..C-1, a NaN or infinite logit.
+        InputError: No image, shapes that differ, a label outside -1..C-1, a NaN or infinite logit,
+            or embeddings of a single image.
     """
     _require_fit(baseline, labels, engine)
     num_images, num_classes = baseline.shape
-    num_same = int(np.sum(baseline.argmax(axis=1) == engine.argmax(axis=1)))
+    if head.kind == "embedding":
+        if num_images == 1:
+            raise InputError(
+                "one image has no nearest other image", hint="validate embeddings on more images"
+            )
+        labels = np.full_like(labels, UNLABELLED)
+    same = comparable.choices(baseline, head) == comparable.choices(engine, head)
+    num_same = int(np.sum(same))
+    signal, approximation = comparable.signals(baseline, engine, head)
+    engine = comparable.as_logits(engine, head)
     known = labels != UNLABELLED
     return Accuracy(
         num_images=num_images,
         num_classes=num_classes,
         agreement=exact_share(num_same, num_images),
-        sqnr_db=sqnr_db(baseline, engine),
+        sqnr_db=sqnr_db(signal, approximation),
+        terms=comparable.TERMS[head.kind],
         labelled=_labelled(baseline[known], labels[known], engine[known]) if known.any() else None,
     )
 
 
-def sqnr_db(signal: NDArray[np.float32], approximation: NDArray[np.float32]) -> float:
+def sqnr_db(signal: NDArray[Any], approximation: NDArray[Any]) -> float:
     """Signal power over error power in dB; ``inf`` for no error, ``-inf`` for error on no signal.
 
     Both arrays have the same shape; sums are taken in float64.

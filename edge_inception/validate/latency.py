@@ -33,12 +33,14 @@ class Contender:
 
     It is called as ``function(threads=..., **arguments)`` and returns a Session whose ``info`` has
     ``threads`` as read back from the library. ``arguments`` are JSON values. The factory of an
-    engine file is ``edge_inception.inference:open_engine`` with its ``path``.
+    engine file is ``edge_inception.inference:open_engine`` with its ``path``. ``images`` are the
+    contender's own where it takes another element type or layout than the others.
     """
 
     name: str
     factory: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    images: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,7 @@ def measure(
 
     Args:
         contenders: Names are unique.
-        images: ``.npy`` file, float32 [M, 3, H, W] preprocessed, M >= ``options.batch``.
+        images: ``.npy`` file, preprocessed [M, ...], M >= ``options.batch``.
         options: See LatencyOptions.
         progress: Called with (blocks done, blocks in all).
 
@@ -110,7 +112,8 @@ def measure(
     names = [contender.name for contender in contenders]
     if len(set(names)) != len(names):
         raise ValueError(f"contenders need unique names, got {names}")
-    _check_images(images, options.batch)
+    for path in {images, *(each.images for each in contenders if each.images)}:
+        _check_images(path, options.batch)
     threads = options.threads or len(os.sched_getaffinity(0))
     samples: dict[str, list[list[float]]] = {name: [] for name in names}
     before = machine.cpu_use()
@@ -121,7 +124,7 @@ def measure(
                 "factory": contender.factory,
                 "arguments": dict(contender.arguments),
                 "threads": threads,
-                "images": str(images.resolve()),
+                "images": str((contender.images or images).resolve()),
                 "batch": options.batch,
             }
             worker = Worker(contender.name, spec, timeout_s=options.timeout_s)
@@ -187,10 +190,11 @@ def _check_images(images: Path, batch: int) -> None:
         raise InputError(
             f"cannot read images {images}: {error}", hint="give a .npy file"
         ) from error
-    if array.ndim != 4 or array.dtype != np.float32 or len(array) < batch:  # noqa: PLR2004 -- NCHW
+    is_fit = array.dtype in (np.float32, np.uint8) and array.ndim == 4  # noqa: PLR2004 -- NCHW
+    if not is_fit or len(array) < batch:
         raise InputError(
-            f"{images} holds {array.dtype} {array.shape}, wanted float32 [M, 3, H, W] with "
-            f"M >= {batch}",
+            f"{images} holds {array.dtype} {array.shape}, wanted float32 or uint8 [M, 3, H, W] "
+            f"with M >= {batch}",
             hint="preprocess at least one batch of images",
         )
 

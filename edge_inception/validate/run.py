@@ -15,8 +15,9 @@ import numpy as np
 
 from edge_inception import artifact, images, inference, registry
 from edge_inception.artifact import Baseline, EngineFile, Report
+from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet
-from edge_inception.spec import Progress, no_progress
+from edge_inception.spec import Head, Preprocess, Progress, no_progress
 from edge_inception.validate import accuracy, gate, latency, machine
 from edge_inception.validate.accuracy import Accuracy, BaselineArrays
 from edge_inception.validate.latency import Contender, Latency, LatencyOptions
@@ -54,6 +55,12 @@ def validate(
         Inconclusive: Latency could not be measured.
     """
     arrays = accuracy.load_baseline(baseline)
+    head = inference.head_of(entries[0].engine.details)
+    if head.kind == "embedding" and options.gates.max_drop_pp is not None:
+        raise InputError(
+            f"gate max_drop_pp needs classes, {options.model} gives embeddings",
+            hint="leave --max-drop out; --min-agreement and --min-sqnr judge embeddings",
+        )
     running = [entry for entry in entries if _can_execute(entry)]
     scores: dict[str, Accuracy] = {}
     scored = len(running) * len(images_of.items)
@@ -65,7 +72,7 @@ def validate(
         scores[name_of(entry)] = _score(entry, arrays, images_of, options, tell)
     tell_timed: Progress = lambda done, _: progress(scored + done * _BLOCK_WEIGHT, total)  # noqa: E731
     timed = _times(running, images_of, options, tell_timed)
-    rows = with_speedups((_pytorch_row(arrays, timed), *_rows(entries, scores, timed)))
+    rows = with_speedups((_pytorch_row(arrays, timed, head), *_rows(entries, scores, timed)))
     outcome = Outcome(
         model=options.model,
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -115,8 +122,10 @@ def _score(
     progress: Progress,
 ) -> Accuracy:
     with inference.open_engine(entry.engine.path, threads=options.threads) as session:
-        batches = images.batches(images_of.items, options.preprocess, _SCORE_BATCH)
-        return accuracy.score(session, arrays, batches, progress=progress)
+        details = entry.engine.details
+        batches = images.batches(images_of.items, inference.preprocess_of(details), _SCORE_BATCH)
+        head = inference.head_of(details)
+        return accuracy.score(session, arrays, batches, head=head, progress=progress)
 
 
 def _times(
@@ -128,38 +137,45 @@ def _times(
     """Latency of PyTorch and every executable engine, interleaved."""
     if not running:
         return {}
-    contenders = [
-        Contender(
-            name=PYTORCH,
-            factory="edge_inception.baseline:open_session",
-            arguments=options.pytorch,
+    floats = options.preprocess.normalised
+    ways = [inference.preprocess_of(entry.engine.details) for entry in running]
+    with _pixels(images_of, options, {floats, *ways}) as fed:
+        contenders = [
+            Contender(
+                name=PYTORCH,
+                factory="edge_inception.baseline:open_session",
+                arguments=options.pytorch,
+                images=fed[floats],
+            )
+        ]
+        contenders += [
+            Contender(
+                name=name_of(entry),
+                factory="edge_inception.inference:open_engine",
+                arguments={"path": str(entry.engine.path)},
+                images=fed[how],
+            )
+            for entry, how in zip(running, ways, strict=True)
+        ]
+        return latency.measure(
+            contenders, fed[floats], _latency_options(options), progress=progress
         )
-    ]
-    contenders += [
-        Contender(
-            name=name_of(entry),
-            factory="edge_inception.inference:open_engine",
-            arguments={"path": str(entry.engine.path)},
-        )
-        for entry in running
-    ]
-    with _pixels(images_of, options) as path:
-        return latency.measure(contenders, path, _latency_options(options), progress=progress)
 
 
 @contextmanager
-def _pixels(images_of: ImageSet, options: ValidateOptions) -> Iterator[Path]:
-    """An .npy file of photos for the latency calls: spread over the set, repeated if too few."""
+def _pixels(
+    images_of: ImageSet, options: ValidateOptions, ways: set[Preprocess]
+) -> Iterator[dict[Preprocess, Path]]:
+    """An .npy file per way of photos for latency calls: spread over the set, repeated if few."""
     count = max(options.batch, _LATENCY_IMAGES)
     spread = images_of.subset(count).items
     repeated = [spread[i % len(spread)] for i in range(count)]
-    stack = np.concatenate(
-        [batch.images for batch in images.batches(repeated, options.preprocess, options.batch)]
-    )
     with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
-        path = Path(folder) / "images.npy"
-        np.save(path, stack)
-        yield path
+        paths = {how: Path(folder) / f"images{index}.npy" for index, how in enumerate(ways)}
+        for how, path in paths.items():
+            batches = images.batches(repeated, how, options.batch)
+            np.save(path, np.concatenate([batch.images for batch in batches]))
+        yield paths
 
 
 def _latency_options(options: ValidateOptions) -> LatencyOptions:
@@ -171,14 +187,15 @@ def _latency_options(options: ValidateOptions) -> LatencyOptions:
     )
 
 
-def _pytorch_row(arrays: BaselineArrays, timed: dict[str, Latency]) -> Row:
+def _pytorch_row(arrays: BaselineArrays, timed: dict[str, Latency], head: Head) -> Row:
+    own = head if head.kind == "embedding" else Head()  # PyTorch's own answers are logits
     return Row(
         name=PYTORCH,
         role=Role.BASELINE,
         backend="torch",
         precision="fp32",
         float_precision="f32",
-        accuracy=accuracy.compare(arrays.logits, arrays.labels, arrays.logits),
+        accuracy=accuracy.compare(arrays.logits, arrays.labels, arrays.logits, head=own),
         latency=timed.get(PYTORCH),
         note="" if timed else "no engine can be executed here, so nothing was timed",
     )

@@ -85,7 +85,7 @@ def test_a_drop_gate_without_labels_is_inconclusive_and_says_why():
 @pytest.mark.parametrize(("limit_db", "status"), [(10.0, Status.PASSED), (25.0, Status.FAILED)])
 def test_sqnr_is_judged_as_a_point(limit_db, status):
     """SQNR has no sampling error on exactly these images: met or not, never inconclusive."""
-    before = np.full((4, 2), 2.0, np.float32)
+    before = np.full((4, 2), [2.0, -2.0], np.float32)
     found = compare(before, np.zeros(4, int), before * np.float32(1.1))
     verdict = judge(Gates(min_sqnr_db=limit_db), accuracy=found, speedup=None)
     assert verdict.status is status

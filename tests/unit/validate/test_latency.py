@@ -222,7 +222,7 @@ def _wait(condition, seconds=10):
 def test_images_that_do_not_fit_are_refused(tmp_path, array):
     """Wrong rank, wrong type and fewer images than a batch are named before any worker starts."""
     np.save(tmp_path / "images.npy", array)
-    with pytest.raises(InputError, match=r"wanted float32 \[M, 3, H, W\]"):
+    with pytest.raises(InputError, match=r"wanted float32 or uint8 \[M, 3, H, W\]"):
         measure([_contender("a")], tmp_path / "images.npy", LatencyOptions(batch=2))
 
 
