@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_inception import artifact, images, stage
+from edge_inception import recording, stage
 from edge_inception.artifact import Baseline
 from edge_inception.checkpoint import load, num_classes_of
 from edge_inception.errors import InputError
@@ -26,7 +26,6 @@ from edge_inception.spec import Progress, no_progress
 
 __all__ = ["BaselineOptions", "TorchSession", "open_session", "record_baseline"]
 
-UNLABELLED = -1
 _NCHW, _RGB = 4, 3
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 _AUTOCASTS = {"none": None, "bf16": torch.bfloat16}
@@ -159,8 +158,6 @@ def record_baseline(
         InputError: No images, one that cannot be decoded, a label beyond the head, logits that are
             NaN or infinite, or a checkpoint that does not fit.
     """
-    if not images_of.items:
-        raise InputError(f"{images_of.name} has no images", hint="give at least one")
     provenance = baseline_provenance(checkpoint, images_of, options)
     loaded = load(
         options.model,
@@ -177,67 +174,23 @@ def record_baseline(
         autocast=None,
     )
     with session:
-        is_embedding = bool(getattr(loaded.model, "is_embedding", False))
-        num_classes = 0 if is_embedding else int(session.info["num_classes"])
-        labels = _labels(images_of, num_classes)
-        batches = images.batches(images_of.items, how, options.batch)
-        logits = _logits(session, batches, len(images_of.items), progress)
-    hashes = np.array([item.sha256 for item in images_of.items])
-    return artifact.publish(
-        Baseline,
+        answers = recording.answers(
+            session,
+            images_of,
+            how,
+            options.batch,
+            is_embedding=bool(loaded.model.is_embedding),
+            progress=progress,
+        )
+    return recording.publish(
+        answers,
+        images_of,
         out,
-        lambda path: _write(path, logits=logits, labels=labels, sha256=hashes),
         provenance=provenance,
-        counts={
-            "images": len(labels),
-            "labelled": int((labels != UNLABELLED).sum()),
-            "left_out": images_of.num_left_out,
-        },
         details={
-            "set": images_of.name,
-            "classes": list(images_of.classes),
-            "num_classes": num_classes,
             "model": options.model,
             "checkpoint_family": loaded.family,
             "checkpoint_notes": list(loaded.notes),
             "preprocess": stage.plain(how),
         },
     )
-
-
-def _write(path: Path, **arrays: NDArray[Any]) -> None:
-    """An npz; every member of the zip is stamped 1980, so equal arrays give equal bytes."""
-    with path.open("wb") as stream:  # np.savez would append .npz to the temporary name
-        np.savez(stream, allow_pickle=False, **arrays)
-
-
-def _labels(images_of: ImageSet, num_classes: int) -> NDArray[np.int64]:
-    if not num_classes:  # an embedding names no class
-        return np.full(len(images_of.items), UNLABELLED, dtype=np.int64)
-    labels = [UNLABELLED if item.label is None else item.label for item in images_of.items]
-    for item, label in zip(images_of.items, labels, strict=True):
-        if label >= num_classes:
-            raise InputError(
-                f"{item.path} has label {label}, the head has {num_classes} classes",
-                hint="give --labels with one class name per logit, in logit order",
-            )
-    return np.array(labels, dtype=np.int64)
-
-
-def _logits(
-    session: TorchSession, batches: Iterable[images.Batch], total: int, progress: Progress
-) -> NDArray[np.float32]:
-    parts: list[NDArray[np.float32]] = []
-    done = 0
-    for batch in batches:
-        part = session.run(batch.images)
-        for item, row in zip(batch.items, part, strict=True):
-            if not np.isfinite(row).all():
-                raise InputError(
-                    f"logits of {item.path} are NaN or infinite in float32",
-                    hint="the checkpoint is damaged, or made for another preprocessing",
-                )
-        parts.append(part)
-        done += len(part)
-        progress(done, total)
-    return np.concatenate(parts)

@@ -24,6 +24,7 @@ VERDICT_CODES = {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}
 OVERRIDES: Mapping[str, str] = {
     "model": "model.name",
     "checkpoint": "model.checkpoint",
+    "onnx": "model.onnx",
     "checkpoint_format": "model.checkpoint_format",
     "num_classes": "model.num_classes",
     "option": "model.options",
@@ -76,7 +77,8 @@ terminal_options = _options(
 recipe_options = _options(
     click.option("--recipe", type=PATH, help="Recipe TOML; else edge-inception.toml here."),
     click.option("--model", help="Architecture; `edge-inception models` lists them."),
-    click.option("--checkpoint", type=PATH, help="safetensors or torch.load file."),
+    click.option("--checkpoint", type=PATH, help="safetensors, torch.load or npz file."),
+    click.option("--onnx", type=PATH, help="A float ONNX classifier instead of the two."),
     click.option("--checkpoint-format", help="auto (default), or whose names: timm, slim, ..."),
     click.option("--num-classes", type=int, help="Check the checkpoint's head against this."),
     click.option("--option", multiple=True, metavar="KEY=VALUE", help="Model option: width=0.25."),
@@ -154,11 +156,11 @@ def recipe_of(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:
     from edge_inception.recipe import find_recipe, load_recipe
 
     path = flags.get("recipe")
-    if path is None and flags.get("model") is None and flags.get("checkpoint") is None:
+    if path is None and all(flags.get(flag) is None for flag in ("model", "checkpoint", "onnx")):
         path = find_recipe(Path.cwd())
         if path is None:
             raise InputError(
-                "no recipe here and no --model with --checkpoint",
+                "no recipe here, no --model with --checkpoint and no --onnx",
                 hint="'edge-inception init' writes a starter recipe",
             )
     terminal.note(f"recipe: {path or 'none, all from flags'}")

@@ -29,7 +29,9 @@ from edge_inception.cli_options import (
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
-    from edge_inception.artifact import Artifact
+    from edge_inception.artifact import Artifact, Baseline, Graph
+    from edge_inception.imageset import ImageSet
+    from edge_inception.recipe import Recipe
     from edge_inception.terminal import Terminal
 
 _OUT = click.option("--out", type=PATH, required=True, help="File to write.")
@@ -54,13 +56,16 @@ def _told(terminal: Terminal, made: Artifact) -> None:
 @_OUT
 @terminal_options
 def export(**flags: Any) -> None:
-    """Write a checkpoint's model as ONNX."""
+    """Write a checkpoint's model, or another ONNX graph, as the graph to build."""
     from edge_inception import ingredients
     from edge_inception.export import export as run
     from edge_inception.options import ExportOptions
 
     with terminal_of(flags) as terminal:
         recipe = recipe_of({**flags, "out": None}, terminal)
+        if recipe.is_foreign:
+            _told(terminal, _imported(recipe, flags["out"])[1])
+            return
         options = ExportOptions(
             model=recipe.model,
             preprocess={**recipe.preprocess, **recipe.fold},
@@ -96,7 +101,7 @@ def simplify(graph: Path, out: Path, **flags: Any) -> None:
 @_OUT
 @terminal_options
 def baseline(**flags: Any) -> None:
-    """Record PyTorch's FP32 logits on the validation images."""
+    """Record FP32 logits on the validation images: PyTorch's, or onnxruntime's with --onnx."""
     from edge_inception import ingredients
     from edge_inception.baseline import record_baseline
     from edge_inception.options import BaselineOptions
@@ -104,19 +109,49 @@ def baseline(**flags: Any) -> None:
     with terminal_of(flags) as terminal:
         recipe = recipe_of({**flags, "out": None}, terminal)
         images = ingredients.open_source(recipe.validation, "validation", recipe, terminal)
+        ingredients.require_threads(recipe.threads)
+        if recipe.is_foreign:
+            _told(terminal, _onnx_baseline(recipe, images, flags["out"], terminal))
+            return
         options = BaselineOptions(
             model=recipe.model,
             preprocess=recipe.preprocess,
             model_options=recipe.model_options,
             checkpoint_format=recipe.checkpoint_format,
             num_classes=recipe.num_classes,
-            threads=ingredients.require_threads(recipe.threads),
+            threads=recipe.threads,
         )
         with terminal.working("baseline") as progress:
             made = record_baseline(
                 recipe.checkpoint, images, options, flags["out"], progress=progress
             )
         _told(terminal, made)
+
+
+def _imported(recipe: Recipe, out: Path) -> tuple[Graph, Graph]:
+    """The imported graph, beside ``out``, and the one with the ends that are asked for, in it."""
+    from edge_inception import ingredients
+    from edge_inception.graph.foreign import give_ends, import_graph
+    from edge_inception.options import EndsOptions, ImportOptions
+
+    options = ImportOptions(
+        preprocess=recipe.preprocess,
+        num_classes=recipe.num_classes,
+        classes=ingredients.classes(recipe),
+        profile=recipe.profile,
+    )
+    plain = import_graph(recipe.checkpoint, options, out.with_suffix(".imported.onnx"))
+    return plain, give_ends(plain, EndsOptions(head=recipe.head, **recipe.fold), out)
+
+
+def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Terminal) -> Baseline:
+    from edge_inception.onnx_baseline import record_baseline
+    from edge_inception.options import OnnxBaselineOptions
+
+    plain, _ = _imported(recipe, out.with_suffix(".onnx"))
+    options = OnnxBaselineOptions(threads=recipe.threads)
+    with terminal.working("baseline") as progress:
+        return record_baseline(plain, images, options, out, progress=progress)
 
 
 @click.command()
@@ -128,8 +163,9 @@ def baseline(**flags: Any) -> None:
 @terminal_options
 def calibrate(graph: Path, out: Path, **flags: Any) -> None:
     """Find the range of every tensor that will be int8: a readable table."""
-    from edge_inception import artifact, imageset, inference, ingredients
+    from edge_inception import artifact, imageset, ingredients
     from edge_inception.artifact import SimplifiedGraph
+    from edge_inception.images import preprocess_of
     from edge_inception.quant.observe import calibrate as run
     from edge_inception.quant.options import CalibrateOptions
 
@@ -142,7 +178,7 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
         simplified = artifact.load(SimplifiedGraph, graph)
         images = imageset.open_set(flags["calibration"], split=flags["calibration_split"] or "")
         options = CalibrateOptions(
-            preprocess=inference.preprocess_of(simplified.details),
+            preprocess=preprocess_of(simplified.details),
             calibrator=flags["calibrator"] or "mse",
             threads=ingredients.require_threads(flags["threads"] or 0),
         )
@@ -230,6 +266,11 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
 
     with terminal_of(flags) as terminal:
         recipe = recipe_of({**flags, "out": None}, terminal)
+        if recipe.is_foreign:
+            raise InputError(
+                "validate takes --model and --checkpoint, not --onnx",
+                hint="build --onnx validates; report shows its report.json again",
+            )
         images = ingredients.open_source(recipe.validation, "validation", recipe, terminal)
         loaded = artifact.load(EngineFile, engine)
         entry = ingredients.entry_of(loaded)

@@ -13,7 +13,7 @@ Refused by name: empty, truncated and undecodable files, other formats, float an
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,3 +242,16 @@ def batches(items: Sequence[ImageItem], how: Preprocess, batch: int) -> Iterator
 
 def _stack(group: tuple[ImageItem, ...], futures: list[Future[NDArray[Any]]]) -> Batch:
     return Batch(images=np.stack([future.result() for future in futures]), items=group)
+
+
+def preprocess_of(details: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing a sidecar carries.
+
+    Raises:
+        InputError: The sidecar has none.
+    """
+    record = details.get("preprocess")
+    if not isinstance(record, Mapping):
+        raise InputError("the sidecar carries no preprocessing", hint="export the model again")
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+    return Preprocess(**fields)

@@ -14,7 +14,7 @@ from edge_inception import artifact, images, registry
 from edge_inception.artifact import EngineFile
 from edge_inception.engines._backend import Session, SessionOptions
 from edge_inception.errors import InputError
-from edge_inception.spec import Head, Preprocess
+from edge_inception.spec import Head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ def classify(
             embeddings.
     """
     engine = artifact.load(EngineFile, engine_path)
-    how, head = preprocess_of(engine.details), head_of(engine.details)
+    how, head = images.preprocess_of(engine.details), head_of(engine.details)
     if head.kind == "embedding":
         raise InputError(
             f"{engine_path} gives embeddings, which name no class",
@@ -69,19 +69,6 @@ def classify(
             scores = softmax(answer) if head.kind == "logits" else answer
             limit = min(top, head.k or top)
             yield Prediction(path=path, top=_top(scores, classes, limit))
-
-
-def preprocess_of(details: Mapping[str, Any]) -> Preprocess:
-    """The preprocessing a sidecar carries.
-
-    Raises:
-        InputError: The sidecar has none.
-    """
-    record = details.get("preprocess")
-    if not isinstance(record, Mapping):
-        raise InputError("the sidecar carries no preprocessing", hint="export the model again")
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-    return Preprocess(**fields)
 
 
 def head_of(details: Mapping[str, Any]) -> Head:

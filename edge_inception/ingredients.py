@@ -11,13 +11,15 @@ from typing import Protocol
 from edge_inception import imageset, registry, stage, targets
 from edge_inception.artifact import EngineFile
 from edge_inception.errors import BackendMissing, InputError
+from edge_inception.images import preprocess_of
 from edge_inception.imageset import ImageSet
-from edge_inception.inference import head_of, preprocess_of
+from edge_inception.inference import head_of
 from edge_inception.recipe import Recipe, Source
 from edge_inception.registry import unknown
 from edge_inception.spec import Gates, Progress, no_progress
-from edge_inception.validate.options import EngineEntry, ValidateOptions
+from edge_inception.validate.options import EngineEntry, Reference, ValidateOptions
 
+IMPORTED = "model.imported.onnx"
 LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
 UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
 
@@ -99,13 +101,28 @@ def validate_options(
         batch=recipe.profile.opt,
         rounds=recipe.latency_rounds,
         calls_per_block=recipe.latency_calls,
-        pytorch={
+        baseline=_reference(recipe),
+    )
+
+
+def _reference(recipe: Recipe) -> Reference:
+    """PyTorch, or for an imported graph onnxruntime, as a latency worker opens it."""
+    if recipe.is_foreign:
+        profile = stage.plain(recipe.profile)
+        return Reference(
+            name="onnxruntime FP32",
+            library="onnxruntime",
+            factory="edge_inception.onnx_baseline:open_session",
+            arguments={"graph": str(recipe.out / IMPORTED), "profile": profile},
+        )
+    return Reference(
+        arguments={
             "checkpoint": str(recipe.checkpoint),
             "model": recipe.model,
             "model_options": dict(recipe.model_options),
             "checkpoint_format": recipe.checkpoint_format,
             "num_classes": recipe.num_classes,
-        },
+        }
     )
 
 

@@ -84,6 +84,23 @@ class BaselineOptions:
     threads: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxBaselineOptions:
+    """How the baseline of an imported graph is recorded, in onnxruntime at float32."""
+
+    batch: int = 8
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndsOptions:
+    """What an imported graph takes and answers: pixels where ``element`` is uint8, and the head."""
+
+    element: str = "float32"
+    layout: str = "NCHW"
+    head: Head = field(default_factory=Head)
+
+
 def export_provenance(checkpoint: Path, options: ExportOptions) -> Provenance:
     """What ``export`` records for these inputs.
 
@@ -105,7 +122,24 @@ def baseline_provenance(checkpoint: Path, images: ImageSet, options: BaselineOpt
     Raises:
         InputError: The checkpoint cannot be read.
     """
+    parents = {"checkpoint": file_sha256(checkpoint), **_rows(images)}
+    return stage.provenance("baseline", parents=parents, options=options)
+
+
+def onnx_baseline_provenance(
+    graph: Graph, images: ImageSet, options: OnnxBaselineOptions
+) -> Provenance:
+    """What ``onnx_baseline.record_baseline`` records for these inputs."""
+    parents = {"graph": graph.sha256, **_rows(images)}
+    return stage.provenance("onnx_baseline", parents=parents, options=options)
+
+
+def _rows(images: ImageSet) -> dict[str, str]:
     # The set's own digest is order free; the rows of a baseline are in the order of the images.
     order = hashlib.sha256("\n".join(item.sha256 for item in images.items).encode()).hexdigest()
-    parents = {"checkpoint": file_sha256(checkpoint), "images": images.sha256, "order": order}
-    return stage.provenance("baseline", parents=parents, options=options)
+    return {"images": images.sha256, "order": order}
+
+
+def ends_provenance(graph: Graph, options: EndsOptions) -> Provenance:
+    """What ``foreign.give_ends`` records for these inputs."""
+    return stage.provenance("ends", parents={"graph": graph.sha256}, options=options)

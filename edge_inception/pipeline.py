@@ -1,8 +1,9 @@
 """The recipe run in order, checkpoint to report: wiring only.
 
-Files in the output folder: model.onnx, model.simplified.onnx, baseline.npz, model.ranges.json,
-model.<precision>.onnx, model.<precision>.<target><suffix>, report.json and report.md; each artifact
-with its sidecar <file>.json.
+Files in the output folder: model.onnx (of an imported graph also model.imported.onnx),
+model.simplified.onnx, baseline.npz, model.ranges.json, model.<precision>.onnx,
+model.<precision>.<target><suffix>, report.json and report.md; each artifact with its sidecar
+<file>.json.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class _Build:
 
     def __init__(self, recipe: Recipe, runner: Runner) -> None:
         self._recipe, self._runner, self._listener = recipe, runner, runner.listener
-        registry.model(recipe.model)  # a misspelt name is refused before any work
+        if not recipe.is_foreign:
+            registry.model(recipe.model)  # a misspelt name is refused before any work
         self._targets = ingredients.usable_targets(recipe)
         calibrators.calibrator(recipe.calibrator)
         ingredients.require_threads(recipe.threads)
@@ -110,9 +112,9 @@ class _Build:
     def stages(self, *, keep_failed: bool = False) -> tuple[Report, list[EngineFile]]:
         """Checkpoint to report; the second value is the engines of the asked precision."""
         steps, precision = self._steps, self._recipe.precision
-        graph = steps.export()
+        graph, plain = steps.source()
         simplified = steps.simplify(graph)
-        baseline = steps.baseline(graph)
+        baseline = steps.baseline(plain)
         typed = {Precision.FP32: steps.quantize(simplified, None, Precision.FP32)}
         if precision is not Precision.FP32:
             ranges = steps.calibrate(simplified)

@@ -37,6 +37,7 @@ _KEYS: Mapping[str, Mapping[str, Any]] = {
     "model": {
         "name": str,
         "checkpoint": str,
+        "onnx": str,
         "checkpoint_format": str,
         "num_classes": int,
         "options": dict,
@@ -77,7 +78,13 @@ _EITHER_OR = {
     "build.dynamic_batch": "build.batch",
 }
 _PATH_KEYS = frozenset(
-    (("model", "checkpoint"), ("data", "calibration"), ("data", "validation"), ("data", "labels"))
+    (
+        ("model", "checkpoint"),
+        ("model", "onnx"),
+        ("data", "calibration"),
+        ("data", "validation"),
+        ("data", "labels"),
+    )
 )
 
 
@@ -94,7 +101,7 @@ class Recipe:
     """Everything one build needs. ``targets`` empty: those this machine can compile for.
 
     ``preprocess`` and ``model_options`` hold only what the recipe sets; the rest comes from the
-    checkpoint's family.
+    checkpoint's family. With ``is_foreign`` ``checkpoint`` is an ONNX graph, ``model`` its name.
     """
 
     origin: str
@@ -124,6 +131,7 @@ class Recipe:
     gates: Gates = field(default_factory=Gates)
     head: Head = field(default_factory=Head)
     fold: Mapping[str, str] = field(default_factory=dict)
+    is_foreign: bool = False
 
 
 def find_recipe(start: Path) -> Path | None:
@@ -221,15 +229,12 @@ def _anchor_paths(tables: Table, folder: Path) -> None:
 def _to_recipe(tables: Table, where: str) -> Recipe:
     model, data, build = (tables.get(name, {}) for name in ("model", "data", "build"))
     calibrate, latency = tables.get("calibrate", {}), tables.get("latency", {})
-    for key in ("name", "checkpoint"):
-        if key not in model:
-            raise InputError(
-                f"{where}: no model {key}", hint=f"set [model] {key}, or pass --{_FLAGS[key]}"
-            )
+    name, source = _subject(model, where)
     return Recipe(
         origin=where,
-        model=model["name"],
-        checkpoint=Path(model["checkpoint"]),
+        model=name,
+        checkpoint=source,
+        is_foreign="onnx" in model,
         checkpoint_format=model.get("checkpoint_format", "auto"),
         num_classes=model.get("num_classes"),
         model_options=model.get("options", {}),
@@ -262,6 +267,27 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
 
 
 _FLAGS = {"name": "model", "checkpoint": "checkpoint"}
+_OF_MODELS = ("name", "checkpoint", "checkpoint_format", "options")
+
+
+def _subject(model: Table, where: str) -> tuple[str, Path]:
+    """Name of what is built, and its file: a checkpoint of one of our models, or an ONNX graph."""
+    if "onnx" in model:
+        both = [key for key in _OF_MODELS if key in model]
+        if both:
+            raise InputError(
+                f"{where}: both an ONNX graph and model {both[0]}",
+                hint="give --onnx alone, or --model with --checkpoint",
+            )
+        return Path(model["onnx"]).stem, Path(model["onnx"])
+    for key in ("name", "checkpoint"):
+        if key not in model:
+            raise InputError(
+                f"{where}: no model {key}", hint=f"set [model] {key}, or pass --{_FLAGS[key]}"
+            )
+    return model["name"], Path(model["checkpoint"])
+
+
 _FLOAT_RESTS = ("fp16", "fp32")
 # Key -> lowest and highest value that can mean something.
 _GATE_LIMITS: Mapping[str, tuple[float, float]] = {

@@ -46,11 +46,19 @@ STAGES: Mapping[str, Stage] = {
         tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
         sources=("export.py", "interface.py", "images.py", "imageset.py", *_CHECKPOINT, "models"),
     ),
-    "import": Stage(tools=("onnx", "onnxruntime"), sources=("graph",)),
+    "import": Stage(tools=("onnx", "onnxruntime"), sources=("graph", "interface.py", "images.py")),
+    "ends": Stage(tools=("onnx", "onnxruntime"), sources=("graph", "interface.py", "images.py")),
     "simplify": Stage(tools=("onnx", "onnxsim", "onnxruntime"), sources=("graph",)),
     "baseline": Stage(
         tools=("torch", "numpy", "Pillow"),
-        sources=("baseline.py", *_CHECKPOINT, "models", "images.py", "imageset.py"),
+        sources=("baseline.py", "recording.py", *_CHECKPOINT, "models", "images.py", "imageset.py"),
+    ),
+    "onnx_baseline": Stage(
+        tools=("onnxruntime", "numpy", "Pillow"),
+        sources=(
+            *("onnx_baseline.py", "recording.py", "engines", "inference.py"),
+            *("images.py", "imageset.py"),
+        ),
     ),
     "calibrate": Stage(
         tools=("onnx", "openvino", "numpy", "Pillow"),

@@ -22,9 +22,16 @@ from edge_inception.artifact import (
 )
 from edge_inception.engines._backend import CompileOptions
 from edge_inception.errors import InputError
+from edge_inception.images import preprocess_of
 from edge_inception.imageset import ImageSet
-from edge_inception.inference import preprocess_of
-from edge_inception.options import BaselineOptions, ExportOptions, SimplifyOptions
+from edge_inception.options import (
+    BaselineOptions,
+    EndsOptions,
+    ExportOptions,
+    ImportOptions,
+    OnnxBaselineOptions,
+    SimplifyOptions,
+)
 from edge_inception.quant.options import (
     CalibrateOptions,
     FloatRest,
@@ -60,8 +67,50 @@ class Steps:
         self._out = inputs.recipe.out
         self._runner = runner
 
-    def export(self) -> Graph:
-        """Checkpoint to graph."""
+    def source(self) -> tuple[Graph, Graph]:
+        """The graph to build, and the one the baseline is of: another only if imported."""
+        if not self._recipe.is_foreign:
+            graph = self._export()
+            return graph, graph
+        imported = self._import()
+        return self._ends(imported), imported
+
+    def _import(self) -> Graph:
+        recipe = self._recipe
+        choices = ImportOptions(
+            preprocess=recipe.preprocess,
+            num_classes=recipe.num_classes,
+            classes=self._validation.classes,
+            profile=recipe.profile,
+        )
+        path = self._out / ingredients.IMPORTED
+
+        def run(_: Progress) -> Graph:
+            from edge_inception.graph.foreign import import_graph
+
+            return import_graph(recipe.checkpoint, choices, path)
+
+        from edge_inception.graph.foreign import import_provenance  # knows where weights lie
+
+        expected = import_provenance(recipe.checkpoint, choices)
+        graph = self._runner.step("import", Graph, path, expected, run)
+        for note in graph.details["checkpoint_notes"]:
+            self._runner.listener.note(f"import: {note}")
+        return graph
+
+    def _ends(self, imported: Graph) -> Graph:
+        choices = EndsOptions(head=self._recipe.head, **self._recipe.fold)
+        path = self._out / "model.onnx"
+
+        def run(_: Progress) -> Graph:
+            from edge_inception.graph.foreign import give_ends
+
+            return give_ends(imported, choices, path)
+
+        expected = options.ends_provenance(imported, choices)
+        return self._runner.step("ends", Graph, path, expected, run)
+
+    def _export(self) -> Graph:
         recipe = self._recipe
         choices = ExportOptions(
             model=recipe.model,
@@ -113,6 +162,8 @@ class Steps:
                 f"{recipe.checkpoint} has {num_classes}",
                 hint="give --labels with one class name per logit, in logit order",
             )
+        if recipe.is_foreign:
+            return self._onnx_baseline(graph)
         choices = BaselineOptions(
             model=recipe.model,
             preprocess=recipe.preprocess,
@@ -131,6 +182,18 @@ class Steps:
             )
 
         expected = options.baseline_provenance(recipe.checkpoint, self._validation, choices)
+        return self._runner.step("baseline", Baseline, path, expected, run)
+
+    def _onnx_baseline(self, graph: Graph) -> Baseline:
+        choices = OnnxBaselineOptions(threads=self._recipe.threads)
+        path = self._out / "baseline.npz"
+
+        def run(progress: Progress) -> Baseline:
+            from edge_inception.onnx_baseline import record_baseline
+
+            return record_baseline(graph, self._validation, choices, path, progress=progress)
+
+        expected = options.onnx_baseline_provenance(graph, self._validation, choices)
         return self._runner.step("baseline", Baseline, path, expected, run)
 
     def calibrate(self, graph: SimplifiedGraph) -> RangeTable | None:

@@ -211,7 +211,7 @@ def _terms(report: Mapping[str, Any]) -> list[str]:
     if not found or not found[-1]:
         return []
     same = "nearest other image" if found[-1] == "embeddings" else "top-1"
-    return [f"agree: same {same} as PyTorch; SQNR: of {found[-1]}"]
+    return [f"agree: same {same} as the baseline; SQNR: of {found[-1]}"]
 
 
 def _joined(values: Sequence[Any]) -> str:

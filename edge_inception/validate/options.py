@@ -25,10 +25,23 @@ class EngineEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What the engines are compared with: its row's name, and how a worker opens it.
+
+    ``arguments`` are those of ``factory`` less ``threads``.
+    """
+
+    name: str = "PyTorch FP32"
+    library: str = "torch"
+    factory: str = "edge_inception.baseline:open_session"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ValidateOptions:
     """Choices of one validation.
 
-    ``pytorch`` are the arguments of ``edge_inception.baseline:open_session`` less ``threads``.
+    ``baseline`` is what the baseline was recorded with, to be timed beside the engines.
     ``batch`` is the number of images of one latency call.
     """
 
@@ -39,7 +52,7 @@ class ValidateOptions:
     batch: int = 1
     rounds: int = 10
     calls_per_block: int = 20
-    pytorch: Mapping[str, Any] = field(default_factory=dict)
+    baseline: Reference = field(default_factory=Reference)
 
 
 def validate_provenance(
@@ -53,11 +66,12 @@ def validate_provenance(
     parents = {"baseline": baseline.sha256, "images": images.sha256, **engines}
     # The baseline's hash stands for the checkpoint, wherever its file lies; latency belongs to this
     # machine, so a folder that is carried to another one is measured again there.
-    pytorch = {key: value for key, value in options.pytorch.items() if key != "checkpoint"}
+    reference = options.baseline
+    arguments = {k: v for k, v in reference.arguments.items() if k not in {"checkpoint", "graph"}}
     here = machine.describe()
     choices = {
         **stage.plain(options),
-        "pytorch": stage.plain(pytorch),
+        "baseline": {**stage.plain(reference), "arguments": stage.plain(arguments)},
         "machine": [here.cpu, list(here.instruction_sets), list(here.affinity)],
     }
     return stage.provenance("validate", parents=parents, options=choices)

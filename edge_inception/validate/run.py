@@ -21,10 +21,14 @@ from edge_inception.spec import Head, Preprocess, Progress, no_progress
 from edge_inception.validate import accuracy, gate, latency, machine
 from edge_inception.validate.accuracy import Accuracy, BaselineArrays
 from edge_inception.validate.latency import Contender, Latency, LatencyOptions
-from edge_inception.validate.options import EngineEntry, ValidateOptions, validate_provenance
+from edge_inception.validate.options import (
+    EngineEntry,
+    Reference,
+    ValidateOptions,
+    validate_provenance,
+)
 from edge_inception.validate.outcome import Outcome, Role, Row, to_json, with_speedups
 
-PYTORCH = "PyTorch FP32"
 _SCORE_BATCH = 16
 _BLOCK_WEIGHT = 10  # images scored in about the time of one block of timed calls
 _LATENCY_IMAGES = 16  # calls cycle through them, so that no call meets the data of the last one
@@ -72,7 +76,9 @@ def validate(
         scores[name_of(entry)] = _score(entry, arrays, images_of, options, tell)
     tell_timed: Progress = lambda done, _: progress(scored + done * _BLOCK_WEIGHT, total)  # noqa: E731
     timed = _times(running, images_of, options, tell_timed)
-    rows = with_speedups((_pytorch_row(arrays, timed, head), *_rows(entries, scores, timed)))
+    rows = with_speedups(
+        (_baseline_row(arrays, timed, head, options.baseline), *_rows(entries, scores, timed))
+    )
     outcome = Outcome(
         model=options.model,
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -123,7 +129,7 @@ def _score(
 ) -> Accuracy:
     with inference.open_engine(entry.engine.path, threads=options.threads) as session:
         details = entry.engine.details
-        batches = images.batches(images_of.items, inference.preprocess_of(details), _SCORE_BATCH)
+        batches = images.batches(images_of.items, images.preprocess_of(details), _SCORE_BATCH)
         head = inference.head_of(details)
         return accuracy.score(session, arrays, batches, head=head, progress=progress)
 
@@ -138,13 +144,13 @@ def _times(
     if not running:
         return {}
     floats = options.preprocess.normalised
-    ways = [inference.preprocess_of(entry.engine.details) for entry in running]
+    ways = [images.preprocess_of(entry.engine.details) for entry in running]
     with _pixels(images_of, options, {floats, *ways}) as fed:
         contenders = [
             Contender(
-                name=PYTORCH,
-                factory="edge_inception.baseline:open_session",
-                arguments=options.pytorch,
+                name=options.baseline.name,
+                factory=options.baseline.factory,
+                arguments=options.baseline.arguments,
                 images=fed[floats],
             )
         ]
@@ -187,16 +193,18 @@ def _latency_options(options: ValidateOptions) -> LatencyOptions:
     )
 
 
-def _pytorch_row(arrays: BaselineArrays, timed: dict[str, Latency], head: Head) -> Row:
-    own = head if head.kind == "embedding" else Head()  # PyTorch's own answers are logits
+def _baseline_row(
+    arrays: BaselineArrays, timed: dict[str, Latency], head: Head, reference: Reference
+) -> Row:
+    own = head if head.kind == "embedding" else Head()  # its own answers are logits
     return Row(
-        name=PYTORCH,
+        name=reference.name,
         role=Role.BASELINE,
-        backend="torch",
+        backend=reference.library,
         precision="fp32",
         float_precision="f32",
         accuracy=accuracy.compare(arrays.logits, arrays.labels, arrays.logits, head=own),
-        latency=timed.get(PYTORCH),
+        latency=timed.get(reference.name),
         note="" if timed else "no engine can be executed here, so nothing was timed",
     )
 

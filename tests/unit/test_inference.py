@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_inception import inference, registry
+from edge_inception import images, inference, registry
 from edge_inception.engines._backend import CompileOptions
 from edge_inception.errors import InputError
 from edge_inception.spec import Preprocess
@@ -97,9 +97,9 @@ def test_preprocess_of_a_sidecar():
     """All fields are read back, lists as tuples; a sidecar without them is refused."""
     how = Preprocess(input_size=(3, 4), crop_fraction=0.5, mean=(0.1, 0.2, 0.3))
     record = {"input_size": [3, 4], "crop_fraction": 0.5, "mean": [0.1, 0.2, 0.3]}
-    assert inference.preprocess_of({"preprocess": record}) == how
+    assert images.preprocess_of({"preprocess": record}) == how
     with pytest.raises(InputError, match="no preprocessing"):
-        inference.preprocess_of({})
+        images.preprocess_of({})
 
 
 def test_changed_engine_is_refused(engine, photos):

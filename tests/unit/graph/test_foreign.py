@@ -74,9 +74,10 @@ def test_the_sidecar_says_what_later_stages_need(classifier, tmp_path):
     assert graph.details["input_shape"] == [1, 3, SIDE, SIDE]
     assert graph.details["cut_head"] == "softmax"
     assert graph.details["preprocess"]["input_size"] == [SIDE, SIDE]
-    assert graph.details["import_notes"] == [
+    assert graph.details["checkpoint_notes"] == [
         "crop_fraction 0.875 is assumed; --crop-fraction changes it",
         "interpolation bilinear is assumed; --interpolation changes it",
+        "its Softmax is cut off, the engine answers logits; --head softmax keeps it",
     ]
     assert graph.counts["Conv"] == 2
 
@@ -84,8 +85,8 @@ def test_the_sidecar_says_what_later_stages_need(classifier, tmp_path):
 def test_what_is_given_is_not_assumed(classifier, tmp_path):
     """With crop and interpolation given, nothing is assumed and nothing is said."""
     how = {**HALF, "crop_fraction": 1.0, "interpolation": "bicubic"}
-    graph = imported(classifier(), tmp_path, preprocess=how)
-    assert graph.details["import_notes"] == []
+    graph = imported(classifier(ending="logits"), tmp_path, preprocess=how)
+    assert graph.details["checkpoint_notes"] == []
     assert graph.details["preprocess"]["crop_fraction"] == 1.0
 
 
@@ -201,7 +202,7 @@ def test_other_floats_become_float32(classifier, tmp_path, kind):
         value.type.tensor_type.elem_type = kind
     graph = imported(model, tmp_path)
     name = TensorProto.DataType.Name(kind).lower()
-    assert graph.details["import_notes"][0] == f"weights made float32: {NUM_WEIGHTS} of {name}"
+    assert graph.details["checkpoint_notes"][0] == f"weights made float32: {NUM_WEIGHTS} of {name}"
     ours = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(graph.path)).graph.initializer}
     for tensor in model.graph.initializer:
         stored = numpy_helper.to_array(tensor)
@@ -224,7 +225,7 @@ def test_functions_are_inlined(classifier, tmp_path):
     graph = imported(model, tmp_path)
     theirs = answers(tmp_path / "their model.onnx", photos(1))
     assert np.allclose(answers(graph.path, photos(1)), theirs, rtol=1e-5)
-    assert "1 functions inlined" in graph.details["import_notes"]
+    assert "1 functions inlined" in graph.details["checkpoint_notes"]
 
 
 def test_a_tensor_called_logits_gives_way(classifier, tmp_path):
