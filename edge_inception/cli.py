@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_inception import __version__, cli_models, cli_stages
+from edge_inception import __version__, cli_inspect, cli_models, cli_stages
 from edge_inception.cli_options import (
     PATH,
     VERDICT_CODES,
@@ -264,5 +264,5 @@ def doctor() -> int:
     return 0
 
 
-for _command in (*cli_models.COMMANDS, *cli_stages.COMMANDS):
+for _command in (*cli_inspect.COMMANDS, *cli_models.COMMANDS, *cli_stages.COMMANDS):
     cli.add_command(_command)

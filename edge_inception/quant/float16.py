@@ -7,6 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_inception.errors import InputError
+from edge_inception.spec import HEAD_SCOPE, PREPROCESS_SCOPE
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -14,24 +15,37 @@ _LARGEST = float(np.finfo(np.float16).max)
 def to_float16(model: onnx.ModelProto) -> None:
     """Change ``model`` in place: float32 tensors become float16 between a Cast in and a Cast out.
 
-    Before: input -> nodes -> logits. After: input -> Cast -> nodes (float16) -> Cast -> logits.
+    Before: input -> [preprocess] -> nodes -> [head] -> outputs.
+    After:  input -> [preprocess] -> Cast -> nodes (float16) -> Cast -> [head] -> outputs.
+    The two ends that ``interface`` adds stay float32.
 
     Raises:
         InputError: A weight is beyond float16.
     """
     graph = model.graph
+    front = [node for node in graph.node if _is_end(node, PREPROCESS_SCOPE)]
+    back = [node for node in graph.node if _is_end(node, HEAD_SCOPE)]
+    inner = [node for node in graph.node if node not in front and node not in back]
+    kept = {name for node in (*front, *back) for name in node.input}
     for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
+        if tensor.data_type == TensorProto.FLOAT and tensor.name not in kept:
             tensor.CopyFrom(_half(tensor))
-    renamed = {value.name: f"{value.name}.float16" for value in (*graph.input, *graph.output)}
-    for node in graph.node:
+    sources = front[-1].output if front else [value.name for value in graph.input]
+    results = back[0].input[:1] if back else [value.name for value in graph.output]
+    renamed = {name: f"{name}.float16" for name in (*sources, *results)}
+    for node in inner:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
-    before = [_cast(v.name, renamed[v.name], TensorProto.FLOAT16) for v in graph.input]
-    after = [_cast(renamed[v.name], v.name, TensorProto.FLOAT) for v in graph.output]
-    nodes = [*before, *graph.node, *after]
+    before = [_cast(name, renamed[name], TensorProto.FLOAT16) for name in sources]
+    after = [_cast(renamed[name], name, TensorProto.FLOAT) for name in results]
+    nodes = [*front, *before, *inner, *after, *back]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
+
+
+def _is_end(node: onnx.NodeProto, scope: str) -> bool:
+    """Whether ``interface`` added it; a Q/DQ pair behind it has its name too."""
+    return node.name.startswith(scope) and not node.op_type.endswith("Linear")
 
 
 def _cast(source: str, result: str, to: int) -> onnx.NodeProto:

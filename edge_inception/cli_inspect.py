@@ -1,0 +1,132 @@
+"""The command ``inspect``: what any ONNX graph holds and costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edge_inception.cli_options import PATH
+
+if TYPE_CHECKING:
+    from edge_inception.graph.macs import Sizes, Tensor
+    from edge_inception.graph.statistics import Layer, Statistics
+
+_WIDTH = 80
+_INDENT = 15
+_MAX_SHAPE = 20
+_MAX_OP = 18
+_UNKNOWN = "?"
+
+
+@click.command()
+@click.argument("graph", type=PATH)
+@click.option("--batch", type=click.IntRange(min=1), help="Fills a free batch; 1 if not given.")
+@click.option("--layers/--no-layers", default=True, help="The table of layers; on by default.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with full names.")
+def inspect(graph: Path, *, batch: int | None, layers: bool, as_json: bool) -> None:
+    """Show ops, parameters, multiply-adds, memory and layers of any ONNX file.
+
+    Multiply-adds and activation memory are for the whole batch. Nodes that compute constants, such
+    as DequantizeLinear of a weight, are no layers.
+    """
+    from edge_inception.graph.check import load_graph
+    from edge_inception.graph.statistics import statistics
+
+    found = statistics(load_graph(graph), batch=batch)
+    if as_json:
+        record = {"graph": str(graph), **dataclasses.asdict(found)}
+        if not layers:
+            del record["layers"]
+        click.echo(json.dumps(record, indent=1))
+        return
+    lines = [*_table(found), ""] if layers else []
+    click.echo("\n".join((*lines, *_summary(graph, found))))
+
+
+def _summary(graph: Path, found: Statistics) -> Iterator[str]:
+    from edge_inception.report.cells import size
+    from edge_inception.terminal import wrapped
+
+    opsets = ", ".join(
+        f"opset {version}" if domain == "ai.onnx" else f"{domain} {version}"
+        for domain, version in found.opsets.items()
+    )
+    maker = f", by {found.producer}" if found.producer else ""
+    rows = [("graph", str(graph)), ("format", f"{opsets}, IR version {found.ir_version}{maker}")]
+    rows += [("input", _tensor(tensor)) for tensor in found.inputs]
+    rows += [("output", _tensor(tensor)) for tensor in found.outputs]
+    ops = sorted(found.ops.items(), key=lambda entry: (-entry[1], entry[0]))
+    counted = ", ".join(f"{count} {op}" for op, count in ops)
+    rows.append(("nodes", f"{sum(found.ops.values())}: {counted}"))
+    total = sum(kind.count for kind in found.parameters)
+    kinds = (f"{kind.count:,} {kind.element}" for kind in found.parameters)
+    weight = size(sum(kind.num_bytes for kind in found.parameters))
+    rows.append(("parameters", f"{total:,} in {weight}: {', '.join(kinds)}"))
+    rows.append(("multiply-adds", f"{found.macs:,}{' at least' if found.unknown_macs else ''}"))
+    least = " at least" if found.unknown_shapes else ""
+    all_of, peak = size(found.activation_bytes), size(found.peak_bytes)
+    rows.append(("activations", f"{all_of} in all, peak {peak}{least} at {found.peak_at}"))
+    rows += [("note", note) for note in _notes(found)]
+    for lead, text in rows:
+        yield wrapped(lead, text, indent=_INDENT)
+
+
+def _notes(found: Statistics) -> Iterator[str]:
+    from edge_inception.errors import listed
+
+    if found.num_constant_nodes:
+        yield f"{found.num_constant_nodes} nodes compute constants and are no layers"
+    if found.unknown_shapes:
+        names = listed(found.unknown_shapes)
+        yield f"{len(found.unknown_shapes)} nodes have unknown shape: {names}"
+    if found.unknown_macs:
+        ops = ", ".join(f"{count} {op}" for op, count in found.unknown_macs.items())
+        yield f"multiply-adds not known of {ops}"
+
+
+def _tensor(tensor: Tensor) -> str:
+    return f"{tensor.name} {tensor.element} {_shape(tensor.sizes)}"
+
+
+def _shape(sizes: Sizes) -> str:
+    if sizes is None:
+        return _UNKNOWN
+    return "x".join(map(str, sizes)) or "scalar"
+
+
+def _table(found: Statistics) -> Iterator[str]:
+    rows = [("layer", "op", "output", "params", "MMACs")]
+    rows += [_row(layer) for layer in found.layers]
+    total = sum(layer.num_parameters for layer in found.layers)
+    rows.append(("total", "", "", f"{total:,}", f"{found.macs / 1e6:,.1f}"))
+    _, op, shape, parameters, macs = (max(map(len, column)) for column in zip(*rows, strict=True))
+    op, shape = min(op, _MAX_OP), min(shape, _MAX_SHAPE)
+    name = _WIDTH - op - shape - parameters - macs - 4
+    for row in rows:
+        lead = f"{_shortened(row[0], name):<{name}} {_shortened(row[1], op):<{op}}"
+        figures = f"{row[3]:>{parameters}} {row[4]:>{macs}}"
+        yield f"{lead} {_shortened(row[2], shape):>{shape}} {figures}"
+
+
+def _row(layer: Layer) -> tuple[str, str, str, str, str]:
+    """Cells of a layer; blank where there is nothing."""
+    macs = _UNKNOWN if layer.macs is None else f"{layer.macs / 1e6:,.1f}" if layer.macs else ""
+    parameters = f"{layer.num_parameters:,}" if layer.num_parameters else ""
+    return layer.name, layer.op, _shape(layer.sizes), parameters, macs
+
+
+def _shortened(text: str, width: int) -> str:
+    """At most ``width`` characters: the first third, two dots, and the end, which tells apart."""
+    if len(text) <= width:
+        return text
+    start = max(0, width // 3 - 2)
+    return f"{text[:start]}..{text[len(text) - (width - start - 2) :]}"
+
+
+COMMANDS = (inspect,)
+"""Every command. Bodies import the one function they call: ``--help`` imports only click."""

@@ -1,0 +1,117 @@
+"""Sizes of tensors, and the multiply-adds that nodes spend on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper
+
+from edge_inception.graph.check import attribute
+
+OWN_DOMAINS = frozenset(("", "ai.onnx"))
+Sizes = tuple[int | str, ...] | None
+"""Sizes of a tensor; a free size is its name or ``?``; None where not even the rank is known."""
+
+_BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4}  # packed in bytes
+_BITS_OF_BYTE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A value of the graph; ``element`` is numpy's name of its type."""
+
+    name: str
+    element: str
+    sizes: Sizes
+
+    @property
+    def count(self) -> int | None:
+        """Elements; None when a size is unknown."""
+        sizes = self.sizes if self.sizes is not None else ("?",)
+        known = [size for size in sizes if isinstance(size, int)]
+        return math.prod(known) if len(known) == len(sizes) else None
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Memory; None when a size or the type is unknown."""
+        if self.count is None or self.element in {"?", "object"}:
+            return None
+        return -(-self.count * _bits(self.element) // _BITS_OF_BYTE)
+
+
+def _bits(element: str) -> int:
+    if element in _BITS:
+        return _BITS[element]
+    code = next(c for c in TensorProto.DataType.values() if element_of(c) == element)
+    return helper.tensor_dtype_to_np_dtype(code).itemsize * _BITS_OF_BYTE
+
+
+def element_of(code: int) -> str:
+    """Numpy's name of an ONNX element type; ``?`` for none."""
+    return str(helper.tensor_dtype_to_np_dtype(code).name) if code else "?"
+
+
+def macs_of(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
+    """Multiply-adds of a node for the whole batch; None where a size or the op is not known."""
+    is_own = node.domain in OWN_DOMAINS
+    if not is_own or node.op_type in _UNCOUNTED:
+        return None
+    count = _COUNTED.get(node.op_type)
+    return 0 if count is None else count(node, tensors)
+
+
+def _product(whole: int | None, sizes: Sequence[int | str] | None) -> int | None:
+    """``whole`` x all ``sizes``; None where one is unknown."""
+    if whole is None or sizes is None:
+        return None
+    known = [size for size in sizes if isinstance(size, int)]
+    return whole * math.prod(known) if len(known) == len(sizes) else None
+
+
+Count = Callable[[onnx.NodeProto, Mapping[str, Tensor]], int | None]
+
+
+def _per_output(weight: int) -> Count:
+    """Each output element of a convolution costs one filter: [channels / group, *kernel]."""
+
+    def count(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
+        sizes = tensors[node.input[weight]].sizes
+        return _product(tensors[node.output[0]].count, sizes and sizes[1:])
+
+    return count
+
+
+def _conv_transpose(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
+    """Each input element meets one filter: [out channels / group, *kernel]."""
+    sizes = tensors[node.input[1]].sizes
+    return _product(tensors[node.input[0]].count, sizes and sizes[1:])
+
+
+def _gemm(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
+    axis = 0 if attribute(node, "transA", 0) else 1
+    sizes = tensors[node.input[0]].sizes
+    return _product(tensors[node.output[0]].count, sizes and sizes[axis : axis + 1])
+
+
+def _matmul(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
+    sizes = tensors[node.input[0]].sizes
+    return _product(tensors[node.output[0]].count, sizes and sizes[-1:])
+
+
+_COUNTED: Mapping[str, Count] = {
+    "Conv": _per_output(1),
+    "ConvInteger": _per_output(1),
+    "QLinearConv": _per_output(3),
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "QLinearMatMul": _matmul,
+}
+# These multiply and add too, or hold a body that may.
+_UNCOUNTED = frozenset(
+    ("Attention", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop", "RNN", "Scan", "SequenceMap")
+)

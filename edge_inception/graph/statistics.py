@@ -1,0 +1,321 @@
+"""What an ONNX graph costs: parameters, multiply-adds, activation memory, layer by layer.
+
+Sizes come from ONNX's shape inference. What it does not know stays unknown and is counted as such;
+sums are then of what is known.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto
+
+from edge_inception.errors import InputError
+from edge_inception.graph.check import constants, node_counts, shape_of
+from edge_inception.graph.macs import OWN_DOMAINS, Sizes, Tensor, element_of, macs_of
+from edge_inception.graph.refusals import label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """Parameters of one element type."""
+
+    element: str
+    count: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A node that depends on the graph's input; ``macs`` for the whole batch, None if unknown."""
+
+    name: str
+    op: str
+    sizes: Sizes
+    num_parameters: int
+    macs: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Everything ``inspect`` shows. Sums leave out what is listed as unknown.
+
+    ``activation_bytes`` is the sum of the inputs and of what every layer writes; ``peak_bytes`` the
+    most that is alive at once when nodes run in graph order, each with buffers of its own, and a
+    tensor dies after its last reader. Engines fuse layers and reuse buffers, and need less.
+    """
+
+    opsets: Mapping[str, int]
+    ir_version: int
+    producer: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    ops: Mapping[str, int]
+    parameters: tuple[Parameters, ...]
+    macs: int
+    activation_bytes: int
+    peak_bytes: int
+    peak_at: str
+    layers: tuple[Layer, ...]
+    num_constant_nodes: int
+    unknown_shapes: tuple[str, ...]
+    unknown_macs: Mapping[str, int]
+
+
+def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistics:
+    """Count ``model``, which is not changed.
+
+    A parameter is an element of a float or quantized weight that a layer reads, directly or through
+    nodes that compute constants; scales, zero points, limits and shapes are none. Batch norm's
+    stored mean and variance are parameters, as they are in the file. Shared weights count once, at
+    their first reader. A multiply-add is one tap of Conv, ConvTranspose, Gemm or MatMul, taps on
+    padding included.
+
+    Args:
+        model: Any ONNX model; weights may be anywhere, only their shapes are read.
+        batch: Images; fills a free first size of the inputs, 1 when None.
+
+    Raises:
+        InputError: ``batch`` contradicts a fixed one, nodes are out of order, or shape inference
+            refuses the graph.
+    """
+    shaped = _inferred(model, batch)
+    tensors = _tensors(shaped)
+    _require_order(shaped)
+    nodes, owned, num_constant_nodes = _layers_and_weights(shaped, tensors)
+    layers = tuple(_layer(node, tensors, owned[index]) for index, node in enumerate(nodes))
+    inputs = _values(shaped.graph.input, tensors, frozenset(constants(shaped)))
+    alive = _alive(nodes, inputs, {value.name for value in shaped.graph.output}, tensors)
+    peak = max(range(len(alive)), key=alive.__getitem__, default=None)
+    written = [tensors[name] for node in nodes for name in node.output if name]
+    unknown = Counter(layer.op for layer in layers if layer.macs is None)
+    return Statistics(
+        opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        ir_version=model.ir_version,
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        inputs=inputs,
+        outputs=_values(shaped.graph.output, tensors),
+        ops=node_counts(model),
+        parameters=_byelement_of(weight for group in owned for weight in group),
+        macs=sum(layer.macs or 0 for layer in layers),
+        activation_bytes=sum(tensor.num_bytes or 0 for tensor in (*inputs, *written)),
+        peak_bytes=0 if peak is None else alive[peak],
+        peak_at="" if peak is None else label(nodes[peak]),
+        layers=layers,
+        num_constant_nodes=num_constant_nodes,
+        unknown_shapes=tuple(
+            label(node) for node in nodes if any(_is_unknown(tensors, o) for o in node.output)
+        ),
+        unknown_macs=dict(sorted(unknown.items())),
+    )
+
+
+def _is_unknown(tensors: Mapping[str, Tensor], name: str) -> bool:
+    return bool(name) and tensors[name].count is None
+
+
+def _inferred(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
+    filled = onnx.ModelProto()
+    filled.CopyFrom(model)
+    for tensor in filled.graph.initializer:
+        if tensor.data_type != TensorProto.INT64:  # inference reads shapes only: 2 GiB is its limit
+            tensor.ClearField("raw_data")
+    _fill_batch(filled, batch)
+    try:
+        return onnx.shape_inference.infer_shapes(filled, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise InputError(
+            f"shapes of the graph cannot be inferred: {error}", hint="run onnx.checker on it"
+        ) from error
+
+
+def _fill_batch(model: onnx.ModelProto, batch: int | None) -> None:
+    """Write the batch for the free first size of the first input, wherever that size is named."""
+    weights = constants(model)
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    firsts = [value.type.tensor_type.shape.dim[:1] for value in inputs]
+    dims = [dim for first in firsts for dim in first]
+    if not dims:
+        return
+    first = dims[0]
+    if first.HasField("dim_value"):
+        if batch not in {None, first.dim_value}:
+            raise InputError(
+                f"the graph's batch is {first.dim_value}, wanted {batch}",
+                hint="leave --batch out, or export with a dynamic batch",
+            )
+        return
+    name = first.dim_param
+    graph = model.graph
+    named = (
+        dim
+        for value in (*graph.input, *graph.output, *graph.value_info)
+        for dim in value.type.tensor_type.shape.dim
+        if name and dim.dim_param == name
+    )
+    for dim in (first, *named):
+        dim.dim_value = batch or 1
+
+
+def _tensors(model: onnx.ModelProto) -> dict[str, Tensor]:
+    graph = model.graph
+    found = {
+        name: Tensor(name=name, element="?", sizes=None)
+        for node in graph.node
+        for name in node.output
+    }
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        kind = value.type.tensor_type
+        sizes = tuple(shape_of(value)) if kind.HasField("shape") else None
+        found[value.name] = Tensor(name=value.name, element=element_of(kind.elem_type), sizes=sizes)
+    for tensor in graph.initializer:
+        element = element_of(tensor.data_type)
+        found[tensor.name] = Tensor(name=tensor.name, element=element, sizes=tuple(tensor.dims))
+    for sparse in graph.sparse_initializer:
+        name = sparse.values.name
+        element = element_of(sparse.values.data_type)
+        found[name] = Tensor(name=name, element=element, sizes=tuple(sparse.dims))
+    return found
+
+
+def _values(
+    values: Sequence[onnx.ValueInfoProto],
+    tensors: Mapping[str, Tensor],
+    but: frozenset[str] = frozenset(),
+) -> tuple[Tensor, ...]:
+    return tuple(tensors[value.name] for value in values if value.name not in but)
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """What a node reads: its inputs, and what its bodies capture."""
+    names = list(node.input)
+    for entry in node.attribute:
+        for body in (*([entry.g] if entry.HasField("g") else []), *entry.graphs):
+            own = {value.name for value in (*body.input, *body.initializer)}
+            own.update(name for inner in body.node for name in inner.output)
+            names += [n for inner in body.node for n in _reads(inner) if n not in own]
+    return [name for name in names if name]
+
+
+def _require_order(model: onnx.ModelProto) -> None:
+    graph = model.graph
+    made = {value.name for value in (*graph.input, *graph.initializer)}
+    made.update(sparse.values.name for sparse in graph.sparse_initializer)
+    for node in graph.node:
+        missing = next((name for name in _reads(node) if name not in made), None)
+        if missing is not None:
+            raise InputError(
+                f"node '{label(node)}' reads '{missing}', which nothing before it makes",
+                hint="nodes must stand in the order they run; export the model again",
+            )
+        made.update(node.output)
+
+
+_QUANTIZATION = (1, 2)
+# Inputs that set a node up and are no weights: scales, zero points, limits, regions.
+_SETTINGS: Mapping[str, tuple[int, ...]] = {
+    "QuantizeLinear": _QUANTIZATION,
+    "DequantizeLinear": _QUANTIZATION,
+    "QLinearConv": (1, 2, 4, 5, 6, 7),
+    "QLinearMatMul": (1, 2, 4, 5, 6, 7),
+    "ConvInteger": (2, 3),
+    "MatMulInteger": (2, 3),
+    "Clip": (1, 2),
+    "Pad": (1, 2, 3),
+    "Resize": (1, 2, 3),
+    "Upsample": (1,),
+}
+_NO_WEIGHTS = frozenset(("int64", "bool", "object", "?"))  # shapes, axes, words
+_READ_INT32 = frozenset(("DequantizeLinear", "QLinearConv"))  # as biases; elsewhere it is an index
+
+
+def _layers_and_weights(
+    model: onnx.ModelProto, tensors: Mapping[str, Tensor]
+) -> tuple[list[onnx.NodeProto], list[list[Tensor]], int]:
+    """Nodes that depend on the input, the weights each is first to read, and how many others."""
+    graph = model.graph
+    stored = [*constants(model), *(sparse.values.name for sparse in graph.sparse_initializer)]
+    # a constant's name -> the weights it was computed from
+    origins = {name: _weight(tensors[name]) for name in stored}
+    nodes: list[onnx.NodeProto] = []
+    owned: list[list[Tensor]] = []
+    claimed: set[str] = set()
+    node: onnx.NodeProto
+    for node in graph.node:
+        weights = {w.name: w for w in _weights_read(node, origins, tensors)}
+        if _is_constant(node, origins):
+            for name in node.output:
+                is_source = node.op_type in {"Constant", "ConstantOfShape"}
+                origins[name] = _weight(tensors[name]) if is_source else tuple(weights.values())
+            continue
+        nodes.append(node)
+        owned.append([weight for name, weight in weights.items() if name not in claimed])
+        claimed.update(weights)
+    return nodes, owned, len(graph.node) - len(nodes)
+
+
+def _is_constant(node: onnx.NodeProto, known: Mapping[str, object]) -> bool:
+    names = _reads(node)
+    return node.op_type == "Constant" or (bool(names) and all(name in known for name in names))
+
+
+def _weight(tensor: Tensor) -> tuple[Tensor, ...]:
+    is_weight = tensor.element not in _NO_WEIGHTS and tensor.count is not None
+    return (tensor,) if is_weight else ()
+
+
+def _weights_read(
+    node: onnx.NodeProto,
+    origins: Mapping[str, tuple[Tensor, ...]],
+    tensors: Mapping[str, Tensor],
+) -> Iterator[Tensor]:
+    settings = {node.input[i] for i in _SETTINGS.get(node.op_type, ()) if i < len(node.input)}
+    for name in _reads(node):
+        is_index = tensors[name].element == "int32" and node.op_type not in _READ_INT32
+        if name in origins and name not in settings and not is_index:
+            yield from origins[name]
+
+
+def _byelement_of(weights: Iterator[Tensor]) -> tuple[Parameters, ...]:
+    groups: dict[str, list[Tensor]] = {}
+    for weight in weights:
+        groups.setdefault(weight.element, []).append(weight)
+    return tuple(
+        Parameters(
+            element=element,
+            count=sum(weight.count or 0 for weight in group),
+            num_bytes=sum(weight.num_bytes or 0 for weight in group),
+        )
+        for element, group in sorted(groups.items())
+    )
+
+
+def _layer(node: onnx.NodeProto, tensors: Mapping[str, Tensor], owned: list[Tensor]) -> Layer:
+    output = next((name for name in node.output if name), "")
+    return Layer(
+        name=label(node),
+        op=node.op_type if node.domain in OWN_DOMAINS else f"{node.domain}.{node.op_type}",
+        sizes=tensors[output].sizes if output else None,
+        num_parameters=sum(weight.count or 0 for weight in owned),
+        macs=macs_of(node, tensors),
+    )
+
+
+def _alive(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[Tensor],
+    outputs: set[str],
+    tensors: Mapping[str, Tensor],
+) -> list[int]:
+    """Bytes alive while each node runs: what it reads, what it writes, what later nodes read."""
+    last = {name: index for index, node in enumerate(nodes) for name in _reads(node)}
+    alive = {tensor.name: tensor.num_bytes or 0 for tensor in inputs}
+    sums = []
+    for index, node in enumerate(nodes):
+        alive.update({name: tensors[name].num_bytes or 0 for name in node.output if name})
+        sums.append(sum(alive.values()))
+        alive = {n: size for n, size in alive.items() if n in outputs or last.get(n, -1) > index}
+    return sums
