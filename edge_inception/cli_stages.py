@@ -131,7 +131,8 @@ def baseline(**flags: Any) -> None:
 def _imported(recipe: Recipe, out: Path) -> tuple[Graph, Graph]:
     """The imported graph, beside ``out``, and the one with the ends that are asked for, in it."""
     from edge_inception import ingredients
-    from edge_inception.graph.foreign import give_ends, import_graph
+    from edge_inception.ends import give_ends
+    from edge_inception.graph.foreign import import_graph
     from edge_inception.options import EndsOptions, ImportOptions
 
     options = ImportOptions(

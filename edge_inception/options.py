@@ -141,5 +141,5 @@ def _rows(images: ImageSet) -> dict[str, str]:
 
 
 def ends_provenance(graph: Graph, options: EndsOptions) -> Provenance:
-    """What ``foreign.give_ends`` records for these inputs."""
+    """What ``ends.give_ends`` records for these inputs."""
     return stage.provenance("ends", parents={"graph": graph.sha256}, options=options)

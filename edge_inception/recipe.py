@@ -72,10 +72,13 @@ _KEYS: Mapping[str, Mapping[str, Any]] = {
         "min_speedup": NUMBER,
     },
 }
-# a flag for one of these replaces the other in the file
-_EITHER_OR = {
-    "build.batch": "build.dynamic_batch",
-    "build.dynamic_batch": "build.batch",
+# a flag for one of these replaces the others in the file
+_EITHER_OR: Mapping[str, tuple[str, ...]] = {
+    "build.batch": ("build.dynamic_batch",),
+    "build.dynamic_batch": ("build.batch",),
+    "model.onnx": ("model.name", "model.checkpoint", "model.checkpoint_format", "model.options"),
+    "model.name": ("model.onnx",),
+    "model.checkpoint": ("model.onnx",),
 }
 _PATH_KEYS = frozenset(
     (
@@ -166,8 +169,9 @@ def load_recipe(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     for name, value in (overrides or {}).items():
         section, key = name.split(".", 1)
         tables.setdefault(section, {})[key] = value
-        if name in _EITHER_OR and _EITHER_OR[name] not in (overrides or {}):
-            tables[section].pop(_EITHER_OR[name].partition(".")[2], None)
+        for other in _EITHER_OR.get(name, ()):
+            if other not in (overrides or {}):
+                tables[section].pop(other.partition(".")[2], None)
     _check_keys(tables, where)
     return _to_recipe(tables, where)
 

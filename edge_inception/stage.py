@@ -46,8 +46,11 @@ STAGES: Mapping[str, Stage] = {
         tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
         sources=("export.py", "interface.py", "images.py", "imageset.py", *_CHECKPOINT, "models"),
     ),
-    "import": Stage(tools=("onnx", "onnxruntime"), sources=("graph", "interface.py", "images.py")),
-    "ends": Stage(tools=("onnx", "onnxruntime"), sources=("graph", "interface.py", "images.py")),
+    "import": Stage(tools=("onnx", "onnxruntime"), sources=("graph",)),
+    "ends": Stage(
+        tools=("onnx", "onnxruntime", "numpy"),
+        sources=("ends.py", "interface.py", "graph", "images.py", "imageset.py"),
+    ),
     "simplify": Stage(tools=("onnx", "onnxsim", "onnxruntime"), sources=("graph",)),
     "baseline": Stage(
         tools=("torch", "numpy", "Pillow"),
@@ -69,7 +72,13 @@ STAGES: Mapping[str, Stage] = {
         tools=("numpy", "Pillow", "torch"),
         sources=(
             *("validate", "metrics.py", "images.py", "inference.py", "engines"),
-            *("baseline.py", *_CHECKPOINT, "models"),  # PyTorch is timed in a worker
+            *(
+                "baseline.py",
+                "recording.py",
+                "onnx_baseline.py",
+                *_CHECKPOINT,
+                "models",
+            ),  # PyTorch is timed in a worker
         ),
     ),
 }

@@ -103,7 +103,7 @@ class Steps:
         path = self._out / "model.onnx"
 
         def run(_: Progress) -> Graph:
-            from edge_inception.graph.foreign import give_ends
+            from edge_inception.ends import give_ends
 
             return give_ends(imported, choices, path)
 

@@ -35,14 +35,16 @@ multiplications; that is the first one, and the few behind a sum or convolution 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from edge_inception.errors import InputError
 
 _KEEP_SIGN = frozenset(
-    ("Relu", "Clamp", "MaxPool", "AvgPool", "Concat", "ReduceMean", "Reshape", "Squeeze")
-)
+    ("AvgPool", "Clamp", "Convert", "FakeQuantize", "LRN", "MaxPool", "ReduceMean", "Reshape")
+) | {"Squeeze"}
+_JOIN = frozenset(("Add", "Concat"))
 _WEIGHTED = frozenset(("Convolution", "GroupConvolution", "MatMul"))
 _LEVELS = 256
 _TOP = 127.0
@@ -106,32 +108,24 @@ def _source(node: Any, port: int = 0) -> Any:
 def _is_non_negative(node: Any, known: set[str]) -> bool:
     """Whether the first output of ``node`` cannot be negative, from its type and its sources."""
     kind = node.get_type_name()
-    if kind == "Relu":
+    if kind == "Relu" or (kind == "Clamp" and node.get_attributes()["min"] >= 0):
         return True
     sources = [_source(node, port).get_name() for port in range(node.get_input_size())]
-    if kind == "Concat":
-        return all(name in known for name in sources)
-    if kind in _KEEP_SIGN or kind in {"Convert", "FakeQuantize"}:
-        return sources[0] in known
-    if kind == "Subtract":  # of a zero point, which is 0 in a typed graph
-        return sources[0] in known and _is_zero(_source(node, 1))
-    if kind == "Multiply":  # by a scale, which is positive in a typed graph
-        return sources[0] in known and _constant_below(node) is not None
-    return False
+    if kind in _JOIN:
+        return known.issuperset(sources)
+    keeps = (
+        kind in _KEEP_SIGN
+        or (kind == "Subtract" and _is_constant(_source(node, 1), lambda data: data == 0))
+        or (kind == "Multiply" and _is_constant(_source(node, 1), lambda data: data >= 0))
+    )
+    return keeps and sources[0] in known
 
 
-def _constant_below(node: Any) -> Any:
-    """The constant that scales ``node``, seen through Convert and Reshape; None without one."""
-    found = _source(node, 1)
-    while found.get_type_name() in {"Convert", "Reshape"}:
-        found = _source(found)
-    return found if found.get_type_name() == "Constant" else None
-
-
-def _is_zero(node: Any) -> bool:
+def _is_constant(node: Any, holds: Callable[[Any], Any]) -> bool:
+    """Whether ``node``, seen through Convert and Reshape, is a constant that ``holds`` accepts."""
     while node.get_type_name() in {"Convert", "Reshape"}:
         node = _source(node)
-    return node.get_type_name() == "Constant" and not node.data.any()
+    return node.get_type_name() == "Constant" and bool(holds(node.data).all())
 
 
 def _readers(node: Any) -> list[Any]:

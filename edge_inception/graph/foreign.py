@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,14 @@ from numpy.typing import NDArray
 from onnx import helper, inliner, version_converter
 from onnx.external_data_helper import uses_external_data
 
-from edge_inception import artifact, interface, stage
+from edge_inception import artifact, stage
 from edge_inception.artifact import Graph, Provenance, file_sha256
 from edge_inception.errors import InputError
 from edge_inception.graph import check, parity, refusals
 from edge_inception.graph.batch import FREE, set_batch
 from edge_inception.graph.check import shape_of
 from edge_inception.graph.float32 import to_float32
-from edge_inception.images import preprocess_of
-from edge_inception.options import EndsOptions, ImportOptions, ends_provenance
+from edge_inception.options import ImportOptions
 from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, Head, Preprocess
 
 __all__ = ["ImportOptions", "import_graph", "import_provenance"]
@@ -104,39 +102,6 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
             "head": str(Head()),
             "cut_head": "softmax" if is_cut else "",
             "checkpoint_notes": notes,
-        },
-    )
-
-
-def give_ends(graph: Graph, options: EndsOptions, out: Path) -> Graph:
-    """An imported graph with preprocessing inside and a head behind, where they are asked for.
-
-    Args:
-        graph: From ``import_graph``.
-        options: The ends; the defaults leave the graph as it is.
-        out: Path of the .onnx file.
-
-    Raises:
-        InputError: The head does not fit the classes.
-    """
-    model = check.load_graph(graph.path)
-    plain = preprocess_of(graph.details)
-    how = replace(plain, element=options.element, layout=options.layout)
-    interface.require_k(options.head, int(graph.details["num_classes"]))
-    interface.add_ends(model, how, options.head)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return artifact.publish(
-        Graph,
-        out,
-        lambda path: _write(path, content),
-        provenance=ends_provenance(graph, options),
-        counts=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
-        details={
-            **graph.details,
-            "preprocess": stage.plain(how),
-            "head": str(options.head),
-            "output": options.head.outputs[0],
-            "input_shape": [graph.details["input_shape"][0], *how.image_shape],
         },
     )
 

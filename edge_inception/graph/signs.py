@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import onnx
 
+_KEEP_SIGN = frozenset(
+    ("MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Identity", "LRN")
+)
+_JOIN = frozenset(("Concat", "Add"))
+
 
 def non_negative(model: onnx.ModelProto) -> frozenset[str]:
-    """Tensors without negative values: behind ReLU or sigmoid, also through pools and joins."""
-    keep = {
-        "Concat",
-        "MaxPool",
-        "AveragePool",
-        "GlobalAveragePool",
-        "Flatten",
-        "Reshape",
-        "Identity",
-    }
+    """Tensors without negative values: behind ReLU or sigmoid, also through pools, joins, sums."""
     found: set[str] = set()
     for node in model.graph.node:
-        data = node.input if node.op_type == "Concat" else node.input[:1]
-        kept = node.op_type in keep and found.issuperset(data)
+        data = node.input if node.op_type in _JOIN else node.input[:1]
+        kept = node.op_type in _KEEP_SIGN | _JOIN and found.issuperset(data)
         if kept or node.op_type in {"Relu", "Sigmoid"}:
             found.add(node.output[0])
     return frozenset(found)

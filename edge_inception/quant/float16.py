@@ -1,58 +1,96 @@
-"""A float32 graph -> the same graph in float16, with float32 input and output."""
+"""A float32 graph -> the same graph in float16 from its first to its last layer."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_inception.errors import InputError
-from edge_inception.spec import HEAD_SCOPE, PREPROCESS_SCOPE
+from edge_inception.quant import place
 
 _LARGEST = float(np.finfo(np.float16).max)
+_FLOAT32_OPS = frozenset(("LRN",))  # it sums squares, and beyond 256 a square is no float16
 
 
 def to_float16(model: onnx.ModelProto) -> None:
-    """Change ``model`` in place: float32 tensors become float16 between a Cast in and a Cast out.
+    """Change ``model`` in place: layers and what lies between them become float16.
 
-    Before: input -> [preprocess] -> nodes -> [head] -> outputs.
-    After:  input -> [preprocess] -> Cast -> nodes (float16) -> Cast -> [head] -> outputs.
-    The two ends that ``interface`` adds stay float32.
+    Before: input -> preparation -> layers -> head -> output, all float32.
+    After:  input -> preparation -> Cast -> layers (float16) -> Cast -> head -> output.
+
+    What prepares the image, what follows the last layer and LRN stay float32. A tensor that both
+    parts use has a second name, ``.float16`` behind the first.
 
     Raises:
         InputError: A weight is beyond float16.
     """
     graph = model.graph
-    front = [node for node in graph.node if _is_end(node, PREPROCESS_SCOPE)]
-    back = [node for node in graph.node if _is_end(node, HEAD_SCOPE)]
-    inner = [node for node in graph.node if node not in front and node not in back]
-    kept = {name for node in (*front, *back) for name in node.input}
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and tensor.name not in kept:
-            tensor.CopyFrom(_half(tensor))
-    sources = front[-1].output if front else [value.name for value in graph.input]
-    results = back[0].input[:1] if back else [value.name for value in graph.output]
-    renamed = {name: f"{name}.float16" for name in (*sources, *results)}
-    for node in inner:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
-    before = [_cast(name, renamed[name], TensorProto.FLOAT16) for name in sources]
-    after = [_cast(renamed[name], name, TensorProto.FLOAT) for name in results]
-    nodes = [*front, *before, *inner, *after, *back]
+    inner = place.between_layers(graph)
+    half = [n for i, n in enumerate(graph.node) if i in inner and n.op_type not in _FLOAT32_OPS]
+    full = [n for i, n in enumerate(graph.node) if i not in inner or n.op_type in _FLOAT32_OPS]
+    both = _halve_weights(graph, half, full) | _crossing(graph, half, full)
+    for node in half:
+        node.input[:] = [f"{name}.float16" if name in both else name for name in node.input]
+        node.output[:] = [f"{name}.float16" if name in both else name for name in node.output]
+    nodes = [_to_half(value.name) for value in graph.input if value.name in both]
+    for node in graph.node:
+        nodes.append(node)
+        for name in node.output:
+            if name in both:
+                nodes.append(_to_half(name))
+            elif name.removesuffix(".float16") in both:
+                nodes.append(_to_full(name.removesuffix(".float16")))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
 
 
-def _is_end(node: onnx.NodeProto, scope: str) -> bool:
-    """Whether ``interface`` added it; a Q/DQ pair behind it has its name too."""
-    return node.name.startswith(scope) and not node.op_type.endswith("Linear")
+def _read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    return {name for node in nodes for name in node.input if name}
+
+
+def _crossing(
+    graph: onnx.GraphProto, half: Sequence[onnx.NodeProto], full: Sequence[onnx.NodeProto]
+) -> set[str]:
+    """Computed tensors that one part makes, or the caller gives, and the other part reads."""
+    made_half = {name for node in half for name in node.output}
+    read_full = _read(full) | {value.name for value in graph.output}
+    stored = {tensor.name for tensor in graph.initializer}
+    return (made_half & read_full) | (_read(half) - made_half - stored)
+
+
+def _halve_weights(
+    graph: onnx.GraphProto, half: Sequence[onnx.NodeProto], full: Sequence[onnx.NodeProto]
+) -> set[str]:
+    """Round the weights that ``half`` reads; a copy where ``full`` reads them too, by name."""
+    read_half, read_full = _read(half), _read(full)
+    both = set()
+    for tensor in list(graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT or tensor.name not in read_half:
+            continue
+        if tensor.name in read_full:
+            both.add(tensor.name)
+            graph.initializer.append(_half(tensor, f"{tensor.name}.float16"))
+        else:
+            tensor.CopyFrom(_half(tensor, tensor.name))
+    return both
+
+
+def _to_half(name: str) -> onnx.NodeProto:
+    return _cast(name, f"{name}.float16", TensorProto.FLOAT16)
+
+
+def _to_full(name: str) -> onnx.NodeProto:
+    return _cast(f"{name}.float16", name, TensorProto.FLOAT)
 
 
 def _cast(source: str, result: str, to: int) -> onnx.NodeProto:
     return helper.make_node("Cast", [source], [result], name=f"{source}.cast", to=to)
 
 
-def _half(tensor: TensorProto) -> TensorProto:
+def _half(tensor: TensorProto, name: str) -> TensorProto:
     values = numpy_helper.to_array(tensor)
     largest = float(np.abs(values).max(initial=0.0))
     if largest > _LARGEST:
@@ -60,4 +98,4 @@ def _half(tensor: TensorProto) -> TensorProto:
             f"weight '{tensor.name}' reaches {largest:g}, beyond float16's {_LARGEST:g}",
             hint="keep float32: --float-rest fp32, or --precision fp32",
         )
-    return numpy_helper.from_array(values.astype(np.float16), tensor.name)
+    return numpy_helper.from_array(values.astype(np.float16), name)

@@ -176,12 +176,24 @@ def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:
         "gemm_total": ops.count("Gemm"),
         "num_qdq_pairs": len(placement.scale_of),
     }
+    num_adds = _num_adds(model)
+    if num_adds:
+        counts |= {"adds_quantized": len(placement.identities), "adds_total": num_adds}
     if not counts["conv_quantized"]:
         raise InputError(
             f"no Conv to quantize: 0 of {counts['conv_total']} Conv have constant weights",
             hint="int8 needs convolutions; use --precision fp16 or fp32",
         )
     return counts
+
+
+def _num_adds(model: onnx.ModelProto) -> int:
+    """Sums of two computed tensors; the Add of a constant is no residual."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return sum(
+        node.op_type == "Add" and not constants.intersection(node.input)
+        for node in model.graph.node
+    )
 
 
 def _require_ranges(

@@ -1,4 +1,4 @@
-"""A small Inception block as a simplified graph, and photos to calibrate it with."""
+"""A small Inception block and a residual network as simplified graphs, and photos for them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ from edge_inception.quant.options import CalibrateOptions
 from edge_inception.spec import Preprocess
 
 SIDE, CLASSES = 16, 4
+FEW, TOP = 6, 3
+OUTPUTS = {
+    "logits": {"logits": (TensorProto.FLOAT, FEW)},
+    "softmax": {"probabilities": (TensorProto.FLOAT, FEW)},
+    "topk": {"scores": (TensorProto.FLOAT, TOP), "classes": (TensorProto.INT64, TOP)},
+}
 
 
 def _conv(name: str, source: str, kernel: int) -> list[onnx.NodeProto]:
@@ -71,6 +77,106 @@ def block(weights: dict[str, np.ndarray] | None = None) -> onnx.ModelProto:
         [numpy_helper.from_array(value, name) for name, value in (weights or _weights()).items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.rng = np.random.default_rng(5)
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def op(self, kind: str, sources: list[str], name: str, **attributes: object) -> str:
+        self.nodes.append(helper.make_node(kind, sources, [name], name=name, **attributes))
+        return name
+
+    def weights(self, shape: tuple[int, ...], name: str) -> list[str]:
+        # He initialisation keeps activations near one, so that tolerances mean something.
+        values = self.rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+        bias = self.rng.normal(0, 0.1, shape[0])
+        return [
+            self.constant(f"{name}.w", values.astype(np.float32)),
+            self.constant(f"{name}.b", bias.astype(np.float32)),
+        ]
+
+    def linear(self, source: str, shape: tuple[int, ...], name: str) -> str:
+        pads = [shape[2] // 2, shape[3] // 2] * 2
+        return self.op("Conv", [source, *self.weights(shape, name)], name, pads=pads)
+
+    def conv(self, source: str, shape: tuple[int, ...], name: str) -> str:
+        return self.op("Relu", [self.linear(source, shape, f"{name}.c")], name)
+
+    def preprocessing(self, layout: str) -> str:
+        value = self.op("Cast", ["input"], "preprocess/cast", to=TensorProto.FLOAT)
+        if layout == "NHWC":
+            value = self.op("Transpose", [value], "preprocess/transpose", perm=[0, 3, 1, 2])
+        white = self.constant("preprocess/white", np.float32(255).reshape(()))
+        half = self.constant("preprocess/mean", np.full((1, 3, 1, 1), 0.5, np.float32))
+        value = self.op("Div", [value, white], "preprocess/div")
+        return self.op("Div", [self.op("Sub", [value, half], "preprocess/sub"), half], "image")
+
+    def head(self, kind: str) -> None:
+        if kind == "softmax":
+            self.op("Softmax", ["logits"], "probabilities", axis=1)
+        if kind == "topk":
+            self.op("Softmax", ["logits"], "head/softmax", axis=1)
+            k = self.constant("head/k", np.array([TOP], np.int64))
+            node = helper.make_node("TopK", ["head/softmax", k], ["scores", "classes"], axis=1)
+            self.nodes.append(node)
+
+
+def residual_network(
+    *,
+    element: str = "float32",
+    layout: str = "NCHW",
+    head: str = "logits",
+    batch: int | str = 1,
+) -> onnx.ModelProto:
+    """Everything a placement meets.
+
+    Stem - ResNet's projection block - Inception-ResNet's block - FaceNet's last block, which has no
+    ReLU - LRN - pool - logits - head.
+    """
+    net = _Builder()
+    image = "input" if element == "float32" else net.preprocessing(layout)
+    stem = net.conv(image, (8, 3, 3, 3), "stem")
+    pool = net.op("MaxPool", [stem], "pooled", kernel_shape=[2, 2], strides=[2, 2])
+    up = net.linear(net.conv(pool, (6, 8, 1, 1), "a1"), (12, 6, 3, 3), "a2")
+    down = net.linear(pool, (12, 8, 1, 1), "down")
+    x = net.op("Relu", [net.op("Add", [up, down], "sum_a")], "x")
+    left = net.conv(x, (6, 12, 1, 1), "b1")
+    right = net.conv(net.conv(x, (5, 12, 1, 1), "b2"), (5, 5, 1, 3), "b3")
+    joined = net.op("Concat", [left, right], "joined", axis=1)
+    up = net.linear(joined, (12, 11, 1, 1), "b4")
+    y = net.op("Relu", [net.op("Add", [x, up], "sum_b")], "y")
+    up = net.linear(net.conv(y, (6, 12, 1, 1), "c1"), (12, 6, 1, 1), "c2")
+    z = net.op("Add", [up, y], "z")
+    last = net.conv(z, (12, 12, 1, 1), "last")
+    local = net.op("LRN", [last], "local", size=5, alpha=1e-4, beta=0.75)
+    flat = net.op("Flatten", [net.op("GlobalAveragePool", [local], "mean")], "flat")
+    net.op("Gemm", [flat, *net.weights((FEW, 12), "fc")], "logits", transB=1)
+    net.head(head)
+    kind = TensorProto.FLOAT if element == "float32" else TensorProto.UINT8
+    size = [SIDE, SIDE, 3] if layout == "NHWC" else [3, SIDE, SIDE]
+    graph = helper.make_graph(
+        net.nodes,
+        "residual",
+        [helper.make_tensor_value_info("input", kind, [batch, *size])],
+        [
+            helper.make_tensor_value_info(name, type_, [batch, width])
+            for name, (type_, width) in OUTPUTS[head].items()
+        ],
+        net.constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+@pytest.fixture
+def residual() -> Callable[..., onnx.ModelProto]:
+    return residual_network
 
 
 @pytest.fixture
