@@ -1,0 +1,167 @@
+"""ONNX classifiers of others go through a whole build: topologies from the onnx package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from edge_inception import artifact, cli, images
+from edge_inception.artifact import EngineFile, SimplifiedGraph
+from edge_inception.imageset import open_set
+from edge_inception.spec import Preprocess
+
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+HALF = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"]
+HOW = Preprocess(input_size=(224, 224), crop_fraction=0.875)
+NODES = {
+    "light_inception_v1": {"Conv": 57, "Relu": 57, "MaxPool": 13, "LRN": 2, "Concat": 9},
+    "light_inception_v2": {"Conv": 69, "Relu": 69, "MaxPool": 5, "AveragePool": 7, "Concat": 10},
+    "light_resnet50": {"Conv": 53, "Relu": 49, "MaxPool": 1, "Add": 16},
+}
+HEAD = {"GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}
+LEAST_SQNR_DB = 15.0
+"""Of random weights, whose activations are near a normal distribution: 18 to 29 dB here."""
+
+
+def build(graph: Path, folders: tuple[Path, Path], out: Path, *more: str) -> int:
+    data = ["--calibration", str(folders[0]), "--validation", str(folders[1])]
+    return cli.run(
+        ["build", "--onnx", str(graph), *HALF, *data, "--threads", "1", "--out", str(out), *more]
+    )
+
+
+def statistics(model: onnx.ModelProto, name: str, photos: list[np.ndarray]) -> list[np.ndarray]:
+    """Mean and variance per channel of one tensor over photos."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
+    session = onnxruntime.InferenceSession(
+        copy.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    source = session.get_inputs()[0].name
+    values = np.concatenate([session.run(None, {source: photo})[0] for photo in photos])
+    return [values.mean(axis=(0, 2, 3)), values.var(axis=(0, 2, 3)) + 1e-6]
+
+
+class Reseeded:
+    """A topology with He-normal kernels and norm statistics of real activations.
+
+    As published, every weight is the same constant, mostly made by a ConstantOfShape node.
+    """
+
+    def __init__(self, name: str, photos: list[np.ndarray]) -> None:
+        self.model = onnx.load(str(LIGHT / f"{name}.onnx"))
+        self.rng, self.photos = np.random.default_rng(0), photos
+        graph = self.model.graph
+        stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        makers = [node for node in graph.node if node.op_type == "ConstantOfShape"]
+        self.shapes = {key: value.shape for key, value in stored.items()}
+        for node in makers:
+            self.shapes[node.output[0]] = tuple(int(side) for side in stored[node.input[0]])
+            graph.node.remove(node)
+            self.put(node.output[0], np.full(self.shapes[node.output[0]], 0.5))
+        fill = {"Conv": self.spread, "Gemm": self.spread, "BatchNormalization": self.settle}
+        for node in graph.node:
+            fill.get(node.op_type, lambda _: None)(node)
+
+    def put(self, name: str, value: np.ndarray) -> None:
+        stored = self.model.graph.initializer
+        for tensor in [tensor for tensor in stored if tensor.name == name]:
+            stored.remove(tensor)
+        stored.append(numpy_helper.from_array(value.astype(np.float32), name))
+
+    def spread(self, node: onnx.NodeProto) -> None:
+        shape = self.shapes[node.input[1]]
+        gain = np.sqrt(2 / np.prod(shape[1:]))
+        self.put(node.input[1], self.rng.standard_normal(shape) * gain)
+        for bias in node.input[2:]:
+            self.put(bias, np.zeros(self.shapes[bias]))
+
+    def settle(self, node: onnx.NodeProto) -> None:
+        mean, variance = statistics(self.model, node.input[0], self.photos)
+        self.put(node.input[3], mean)
+        self.put(node.input[4], variance)
+
+
+@pytest.fixture(scope="module")
+def folders(workshop, tmp_path_factory) -> tuple[Path, Path]:
+    """Calibration photos, and validation photos without labels: two classes fit no 1000 logits."""
+    plain = tmp_path_factory.mktemp("plain")
+    for photo in workshop.validation.glob("*/*.png"):
+        (plain / photo.name).symlink_to(photo)
+    return workshop.calibration, plain
+
+
+@pytest.fixture(scope="module")
+def photos(workshop) -> list[np.ndarray]:
+    items = open_set(workshop.calibration).items[:4]
+    return [images.load_image(item.path, HOW)[np.newaxis] for item in items]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NODES)
+def test_a_topology_of_others_becomes_an_int8_engine(name, folders, photos, tmp_path):
+    """Re-seeded: simplified to its layers, all in int8, compiled for cpu and rtx, judged."""
+    onnx.save(Reseeded(name, photos).model, tmp_path / f"{name}.onnx")
+    out = tmp_path / "out"
+    code = build(
+        tmp_path / f"{name}.onnx", folders, out, "--target", "cpu", "--target", "rtx",
+        "--min-sqnr", str(LEAST_SQNR_DB),
+    )  # fmt: skip
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert code == 0, report["verdict"]
+    simplified = artifact.load(SimplifiedGraph, out / "model.simplified.onnx")
+    nodes = {op: n for op, n in simplified.counts.items() if not op.startswith("num_")}
+    assert nodes == {**NODES[name], **HEAD}
+    assert next(row["name"] for row in report["rows"]) == "onnxruntime FP32"
+    engine = artifact.load(EngineFile, out / "model.int8.cpu.blob")
+    assert engine.counts["int8_layers"] == engine.counts["weighted_layers"] == nodes["Conv"] + 1
+    assert (out / "model.int8.rtx.engine").stat().st_size > 1_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NODES)
+def test_published_constants_parse_and_compile(name, folders, tmp_path):
+    """As shipped, with constant weights whose logits are all alike, every stage runs."""
+    out = tmp_path / "out"
+    code = build(
+        LIGHT / f"{name}.onnx", folders, out, "--target", "cpu", "--float-rest", "fp32",
+        "--min-agreement", "0", "--keep-failed",
+    )  # fmt: skip
+    assert code == 0
+    assert (out / "model.int8.cpu.blob").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (
+            ["--model", "googlenet"],
+            "error: command line: both an ONNX graph and model name",
+        ),
+        (["--onnx", "absent.onnx"], "error: cannot read absent.onnx: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_imported_is_named(more, line, folders, capsys, tmp_path):
+    """Both kinds of source, or a file that is not there: one exact line, exit code 3."""
+    source = LIGHT / "light_resnet50.onnx"
+    assert build(source, folders, tmp_path / "out", *more) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert [text for text in lines if text.startswith("error:")] == [line]
+
+
+def test_mean_and_std_are_not_guessed(folders, capsys, tmp_path):
+    """A graph does not say its normalisation; the hint lists the usual ones."""
+    arguments = ["build", "--onnx", str(LIGHT / "light_resnet50.onnx"), "--out", str(tmp_path)]
+    data = ["--calibration", str(folders[0]), "--validation", str(folders[1])]
+    assert cli.run([*arguments, *data]) == 3
+    err = capsys.readouterr().err
+    assert "does not say how images become its input: no mean and no std" in err
+    assert "--mean 0.485,0.456,0.406" in err
