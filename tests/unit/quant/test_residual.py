@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +18,7 @@ from edge_inception.quant import place
 from edge_inception.quant.insert import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
+from edge_inception.quant.ranges import read_table
 from edge_inception.spec import Precision, ShapeProfile
 
 INT8 = QuantizeOptions(precision=Precision.INT8)
@@ -176,8 +179,7 @@ def test_openvino_computes_the_typed_graph(residual, save, photos, options, tmp_
     """All blocks, LRN and both signs: OpenVINO's int8 engine equals onnxruntime on the same graph.
 
     Between the pairs OpenVINO computes in float32, so a value next to the edge of two levels may
-    fall to either, and with a float16 rest onnxruntime rounds every tensor: that leaves 40 dB or
-    more. A saturated sum or a lost scale leaves 25 dB or less. Quantization itself leaves 20 to 30.
+    fall to either, and with a float16 rest onnxruntime rounds every tensor: that leaves 47 dB. A saturated sum or a lost scale leaves 25 dB or less. Quantization itself leaves 20 to 30.
     """
     graph = save(residual())
     table = calibrate(graph, photos, options, tmp_path / "ranges.json")
@@ -203,3 +205,41 @@ def test_a_dynamic_batch_of_a_residual_network(residual, save, photos, options, 
         together = session.run(batch)
         single = np.concatenate([session.run(one[None]) for one in batch])
     assert decibels(together, single) > 35
+
+
+@pytest.mark.parametrize("name", ["strong", "weak"])
+@pytest.mark.parametrize(
+    ("element", "layout", "head"),
+    [("float32", "NCHW", "logits"), ("uint8", "NCHW", "softmax"), ("uint8", "NHWC", "topk")],
+)
+def test_tensorrt_rtx_compiles_every_part(  # noqa: PLR0913, PLR0917 -- one graph, all its ends
+    residual, save, photos, options, tmp_path, name, element, layout, head
+):
+    """Residual sums in int8, LRN, pixels and heads: NVIDIA's compiler takes them, convs in int8."""
+    pytest.importorskip("tensorrt_rtx_bindings")
+    from edge_inception.engines import tensorrt_rtx
+
+    graph = save(residual(element=element, layout=layout, head=head))
+    how = replace(options, preprocess=replace(options.preprocess, element=element, layout=layout))
+    table = calibrate(graph, photos, how, tmp_path / "ranges.json")
+    typed = quantize(graph, table, SPELLINGS[name], tmp_path / "typed.onnx")
+    path = tmp_path / f"engine{tensorrt_rtx.BACKEND.suffix}"
+    details = tensorrt_rtx.BACKEND.compile(typed, CompileOptions(), path).details
+    convs = sum(node.op_type == "Conv" for node in onnx.load(str(typed.path)).graph.node)
+    assert details["layers"]["correlation"] == {"Int8": convs}
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_calibration_from_pixels_equals_that_from_floats(
+    residual, save, photos, options, tmp_path, layout
+):
+    """The graph normalises as ``images`` does, so every tensor has the same range."""
+    plain = calibrate(save(residual()), photos, options, tmp_path / "plain.json")
+    how = replace(options, preprocess=replace(options.preprocess, element="uint8", layout=layout))
+    graph = save(residual(element="uint8", layout=layout))
+    folded = calibrate(graph, photos, how, tmp_path / "folded.json")
+    wanted = {
+        ("image" if n == "input" else n): r.amax for n, r in read_table(plain).tensors.items()
+    }
+    found = {name: tensor.amax for name, tensor in read_table(folded).tensors.items()}
+    assert found == pytest.approx(wanted, rel=1e-5)  # float32 sums in another order
