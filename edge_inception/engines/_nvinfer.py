@@ -15,23 +15,13 @@ from collections import Counter
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 ELEMENT_BYTES = {
-    "Float": 4,
-    "Half": 2,
-    "BFloat16": 2,
-    "Int8": 1,
-    "UInt8": 1,
-    "Bool": 1,
-    "FP8": 1,
-    "Int32": 4,
-    "Int64": 8,
-}
+    "Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "FP8": 1,
+    "Int32": 4, "Int64": 8,
+}  # fmt: skip
 _NUMPY_NAMES = {
     "FLOAT": "float32",
     "HALF": "float16",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-}
+}  # where it is not the library's in lower case
 _SYNCHRONISATION = ("signal", "wait")
 _FAILURES = ("INTERNAL_ERROR", "ERROR")
 
@@ -228,12 +218,8 @@ def _tensors(line: str, what: str, following: str) -> List[Tuple[str, Tuple[int,
     if not part:
         return []
     return [
-        (
-            match.group("name"),
-            tuple(int(size) for size in match.group("dims").split(",") if size),
-            match.group("type"),
-        )
-        for match in _TENSOR.finditer(part.group(1))
+        (name, tuple(int(size) for size in dims.split(",") if size), kind)
+        for name, dims, kind in _TENSOR.findall(part.group(1))
     ]
 
 
@@ -339,11 +325,7 @@ def gpu_name() -> str:
 
 
 class PlanRunner:
-    """A deserialized plan with one input; device memory through pycuda.
-
-    Attributes:
-        input_element: Element type of the input as numpy names it, such as ``"uint8"``.
-    """
+    """A deserialized plan; ``input_element`` is numpy's name of its input's type. Needs pycuda."""
 
     def __init__(self, trt: Any, plan: bytes) -> None:
         """Deserialize ``plan`` on the first GPU.
@@ -379,7 +361,8 @@ class PlanRunner:
 
     def _element(self, name: str) -> str:
         """Element type of a tensor as numpy names it."""
-        return _NUMPY_NAMES[self._engine.get_tensor_dtype(name).name]
+        name = self._engine.get_tensor_dtype(name).name
+        return _NUMPY_NAMES.get(name, name.lower())
 
     def run(self, images: Any) -> Dict[str, Any]:
         """Outputs of one batch by name, in fresh arrays.
