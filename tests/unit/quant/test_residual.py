@@ -179,7 +179,8 @@ def test_openvino_computes_the_typed_graph(residual, save, photos, options, tmp_
     """All blocks, LRN and both signs: OpenVINO's int8 engine equals onnxruntime on the same graph.
 
     Between the pairs OpenVINO computes in float32, so a value next to the edge of two levels may
-    fall to either, and with a float16 rest onnxruntime rounds every tensor: that leaves 47 dB. A saturated sum or a lost scale leaves 25 dB or less. Quantization itself leaves 20 to 30.
+    fall to either, and with a float16 rest onnxruntime rounds every tensor: that leaves 47 dB here.
+    A saturated sum or a lost scale leaves 25 dB or less; quantization itself leaves 20 to 30.
     """
     graph = save(residual())
     table = calibrate(graph, photos, options, tmp_path / "ranges.json")
