@@ -215,11 +215,9 @@ def _layer(line: str) -> Layer:
 
 def _tensors(line: str, what: str, following: str) -> List[Tuple[str, Tuple[int, ...], str]]:
     part = re.search(r"{}: \[(.*?)\], {}: \[".format(what, following), line)
-    if not part:
-        return []
     return [
         (name, tuple(int(size) for size in dims.split(",") if size), kind)
-        for name, dims, kind in _TENSOR.findall(part.group(1))
+        for name, dims, kind in _TENSOR.findall(part.group(1) if part else "")
     ]
 
 
@@ -350,19 +348,18 @@ class PlanRunner:
         self._context = self._engine.create_execution_context()
         self._stream = self._cuda.Stream()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        self._outputs = [name for name in names if self._is_output(name)]
-        (self._input,) = [name for name in names if name not in self._outputs]
+        *self._outputs, self._input = sorted(names, key=self._is_input)
         self.input_element = self._element(self._input)
         self._shape = ()  # type: Tuple[int, ...]
         self._buffers = ()  # type: Any
 
-    def _is_output(self, name: str) -> bool:
-        return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.OUTPUT)
+    def _is_input(self, name: str) -> bool:
+        return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT)
 
     def _element(self, name: str) -> str:
         """Element type of a tensor as numpy names it."""
-        name = self._engine.get_tensor_dtype(name).name
-        return _NUMPY_NAMES.get(name, name.lower())
+        kind = self._engine.get_tensor_dtype(name).name
+        return _NUMPY_NAMES.get(kind, kind.lower())
 
     def run(self, images: Any) -> Dict[str, Any]:
         """Outputs of one batch by name, in fresh arrays.
