@@ -359,7 +359,7 @@ class PlanRunner:
     def _element(self, name: str) -> str:
         """Element type of a tensor as numpy names it."""
         kind = self._engine.get_tensor_dtype(name).name
-        return _NUMPY_NAMES.get(kind, kind.lower())
+        return str(_NUMPY_NAMES.get(kind, kind.lower()))
 
     def run(self, images: Any) -> Dict[str, Any]:
         """Outputs of one batch by name, in fresh arrays.
