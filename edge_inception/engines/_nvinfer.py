@@ -15,23 +15,13 @@ from collections import Counter
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 ELEMENT_BYTES = {
-    "Float": 4,
-    "Half": 2,
-    "BFloat16": 2,
-    "Int8": 1,
-    "UInt8": 1,
-    "Bool": 1,
-    "FP8": 1,
-    "Int32": 4,
-    "Int64": 8,
-}
+    "Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "FP8": 1,
+    "Int32": 4, "Int64": 8,
+}  # fmt: skip
 _NUMPY_NAMES = {
     "FLOAT": "float32",
     "HALF": "float16",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-}
+}  # where it is not the library's in lower case
 _SYNCHRONISATION = ("signal", "wait")
 _FAILURES = ("INTERNAL_ERROR", "ERROR")
 
@@ -225,15 +215,9 @@ def _layer(line: str) -> Layer:
 
 def _tensors(line: str, what: str, following: str) -> List[Tuple[str, Tuple[int, ...], str]]:
     part = re.search(r"{}: \[(.*?)\], {}: \[".format(what, following), line)
-    if not part:
-        return []
     return [
-        (
-            match.group("name"),
-            tuple(int(size) for size in match.group("dims").split(",") if size),
-            match.group("type"),
-        )
-        for match in _TENSOR.finditer(part.group(1))
+        (name, tuple(int(size) for size in dims.split(",") if size), kind)
+        for name, dims, kind in _TENSOR.findall(part.group(1) if part else "")
     ]
 
 
@@ -339,11 +323,7 @@ def gpu_name() -> str:
 
 
 class PlanRunner:
-    """A deserialized plan with one input; device memory through pycuda.
-
-    Attributes:
-        input_element: Element type of the input as numpy names it, such as ``"uint8"``.
-    """
+    """A deserialized plan; ``input_element`` is numpy's name of its input's type. Needs pycuda."""
 
     def __init__(self, trt: Any, plan: bytes) -> None:
         """Deserialize ``plan`` on the first GPU.
@@ -368,18 +348,18 @@ class PlanRunner:
         self._context = self._engine.create_execution_context()
         self._stream = self._cuda.Stream()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        self._outputs = [name for name in names if self._is_output(name)]
-        (self._input,) = [name for name in names if name not in self._outputs]
+        *self._outputs, self._input = sorted(names, key=self._is_input)
         self.input_element = self._element(self._input)
         self._shape = ()  # type: Tuple[int, ...]
         self._buffers = ()  # type: Any
 
-    def _is_output(self, name: str) -> bool:
-        return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.OUTPUT)
+    def _is_input(self, name: str) -> bool:
+        return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT)
 
     def _element(self, name: str) -> str:
         """Element type of a tensor as numpy names it."""
-        return _NUMPY_NAMES[self._engine.get_tensor_dtype(name).name]
+        kind = self._engine.get_tensor_dtype(name).name
+        return str(_NUMPY_NAMES.get(kind, kind.lower()))
 
     def run(self, images: Any) -> Dict[str, Any]:
         """Outputs of one batch by name, in fresh arrays.
