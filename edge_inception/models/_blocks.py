@@ -34,6 +34,7 @@ RESNET_NORM_EPS = 1e-5
 _EXPANSION = 4
 _AUX_DROPOUT, _AUX_MAP = 0.7, 4  # GoogLeNet, section 5 of arXiv 1409.4842
 _HALF = 0.5
+_SMALLEST_SQUARE = 1e-24  # of the length 1e-12 that torch.nn.functional.normalize divides by
 
 
 class ConvUnit(nn.Module):
@@ -275,10 +276,16 @@ class Network(nn.Module):
         if isinstance(self._head, ClassifierHead):
             answer: Tensor = self.get_submodule(self._head.name)(pooled)
         elif self.is_embedding:
-            answer = nn.functional.normalize(self.last_bn(self.last_linear(pooled)), dim=1)
+            answer = to_unit_length(self.last_bn(self.last_linear(pooled)))
         else:
             answer = self.logits(self.last_bn(self.last_linear(pooled)))
         return answer
+
+
+def to_unit_length(vectors: Tensor) -> Tensor:
+    """Rows [N, D] divided by their length; in operators that every ONNX opset spells alike."""
+    square = (vectors * vectors).sum(dim=1, keepdim=True)
+    return vectors / (square + _SMALLEST_SQUARE).sqrt()
 
 
 def to_unit_range(x: Tensor) -> Tensor:
