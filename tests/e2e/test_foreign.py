@@ -106,7 +106,7 @@ def photos(workshop) -> list[np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("name", ["light_inception_v2", "light_resnet50"])
 def test_a_topology_of_others_becomes_an_int8_engine(name, folders, photos, tmp_path):
     """Re-seeded: simplified to its layers, all in int8, compiled for cpu and rtx, judged."""
     onnx.save(Reseeded(name, photos).model, tmp_path / f"{name}.onnx")
@@ -139,7 +139,7 @@ def test_published_constants_parse_and_compile(name, folders, tmp_path):
     assert code in {0, 6, 8}
     engine = artifact.load(EngineFile, out / "model.fp32.cpu.blob")
     # OpenVINO computes branches with equal weights once
-    assert engine.counts["weighted_layers"] > 0.9 * NODES[name]["Conv"]
+    assert engine.counts["weighted_layers"] > 0.8 * NODES[name]["Conv"]
 
 
 @pytest.mark.parametrize(
