@@ -1,7 +1,7 @@
 """Passes that fold arithmetic and padding, and those for NVIDIA's DLA.
 
 ONNX's reference evaluator is the oracle, on graphs one or two layers deep; whole networks are in
-test_architectures.py.
+tests/contract/test_models.py.
 """
 
 from __future__ import annotations
