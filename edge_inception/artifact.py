@@ -102,6 +102,7 @@ class Report(Artifact):
 
 
 A = TypeVar("A", bound=Artifact)
+Content = bytes | memoryview | Callable[[Path], None]
 
 
 def file_sha256(path: Path) -> str:
@@ -128,7 +129,7 @@ def sidecar_path(path: Path) -> Path:
 def publish(
     kind: type[A],
     path: Path,
-    write: Callable[[Path], None],
+    content: Content,
     *,
     provenance: Provenance,
     counts: Mapping[str, Any] | None = None,
@@ -139,8 +140,8 @@ def publish(
     Args:
         kind: Class of the artifact.
         path: Final name; its folder is made when missing.
-        write: Writes the content to the temporary path it is given, through Python's own files:
-            those report a full disk as OSError, vendor writers as anything.
+        content: Bytes, or a function that writes them to the temporary path it is given, through
+            Python's own files: those report a full disk as OSError, vendor writers as anything.
         provenance: What the content was made from.
         counts: Counted work, such as ``{"conv_quantized": 149}``.
         details: Facts later stages need, such as preprocessing and class names.
@@ -148,7 +149,7 @@ def publish(
     Raises:
         InputError: The disk is full or the folder cannot be written; nothing is left behind.
     """
-    replace_file(path, write)
+    replace_file(path, content)
     record = {
         "schema": SCHEMA,
         "kind": kind.kind,
@@ -158,7 +159,7 @@ def publish(
         "details": details or {},
     }
     text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-    replace_file(sidecar_path(path), lambda temporary: _write_text(temporary, text))
+    replace_file(sidecar_path(path), text.encode())
     # What a later run will load, so that a stage sees the same types after a fresh run and a reuse.
     return _from_json(kind, path, json.loads(text))
 
@@ -188,8 +189,8 @@ def load(kind: type[A], path: Path) -> A:
     return _from_json(kind, path, record)
 
 
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file next to ``path``, flush it, rename it to ``path``.
+def replace_file(path: Path, content: Content) -> None:
+    """Write ``content`` to a temporary file next to ``path``, flush it, rename it to ``path``.
 
     Raises:
         InputError: Disk full, quota, read-only or missing permission; the old file is untouched.
@@ -198,7 +199,10 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{owner}{_TEMPORARY_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -234,10 +238,6 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 _PROVENANCE = ("stage", "parents", "options", "tools", "source")

@@ -197,17 +197,12 @@ def classify(
 def init(out: Path, *, force: bool) -> None:
     """Write a commented starter recipe."""
     from edge_inception.artifact import replace_file
+    from edge_inception.starter import STARTER
 
     if out.exists() and not force:
         raise InputError(f"{out} exists", hint="--force overwrites it, or name another file")
-    replace_file(out, _write_starter)
+    replace_file(out, STARTER.encode())
     click.echo(f"wrote {out}; edit it, then: edge-inception build --recipe {out}")
-
-
-def _write_starter(path: Path) -> None:
-    from edge_inception.starter import STARTER
-
-    path.write_text(STARTER, encoding="utf-8")
 
 
 @cli.command()

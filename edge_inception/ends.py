@@ -33,7 +33,7 @@ def give_ends(graph: Graph, options: EndsOptions, out: Path) -> Graph:
     return artifact.publish(
         Graph,
         out,
-        lambda path: _write(path, content),
+        content,
         provenance=ends_provenance(graph, options),
         counts=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
         details={
@@ -44,7 +44,3 @@ def give_ends(graph: Graph, options: EndsOptions, out: Path) -> Graph:
             "input_shape": [graph.details["input_shape"][0], *how.image_shape],
         },
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

@@ -85,7 +85,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     return artifact.publish(
         Graph,
         out,
-        lambda path: _write(path, content),
+        content,
         provenance=provenance,
         counts=dict(sorted(Counter(node.op_type for node in exported.graph.node).items())),
         details={
@@ -106,10 +106,6 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             "error_of_pytorchs": share,
         },
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _class_names(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from edge_inception import artifact, ingredients, options, registry, stage, targets
 from edge_inception.artifact import (
@@ -302,9 +301,5 @@ class Steps:
 
         text = to_markdown(json.loads(report.path.read_text(encoding="utf-8")))
         path = self._out / REPORT_MARKDOWN
-        artifact.replace_file(path, lambda temporary: _write_text(temporary, text))
+        artifact.replace_file(path, text.encode())
         self._runner.written.append(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -289,7 +289,7 @@ class _Run:
         }
         content = BytesIO()  # torch's own writer does not say that the disk is full
         torch.save(state, content)
-        replace_file(self.out / STATE_FILE, lambda path: _write(path, content.getbuffer()))
+        replace_file(self.out / STATE_FILE, content.getbuffer())
 
     def _resume(self) -> None:
         path = self.out / STATE_FILE
@@ -321,7 +321,7 @@ class _Run:
         path = self.out / CHECKPOINT_FILE
         # One entry of metadata: safetensors would write several in an order of their own each time.
         content = save(weights, metadata={"classes": json.dumps(self.train_set.classes)})
-        replace_file(path, lambda temporary: _write(temporary, content))
+        replace_file(path, content)
         self.average.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         record = {
             "schema": 1,
@@ -336,12 +336,8 @@ class _Run:
             "history": self.history,
         }
         text = (json.dumps(record, indent=1) + "\n").encode()
-        replace_file(self.out / METRICS_FILE, lambda temporary: _write(temporary, text))
+        replace_file(self.out / METRICS_FILE, text)
         return path
-
-
-def _write(path: Path, content: bytes | memoryview) -> None:
-    path.write_bytes(content)
 
 
 def _seed_torch(seed: int, epoch: int) -> None:

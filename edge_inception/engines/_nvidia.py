@@ -139,7 +139,7 @@ def compile_graph(
     return artifact.publish(
         EngineFile,
         path,
-        lambda temporary: _write(temporary, built.plan),
+        built.plan,
         provenance=stage.provenance(
             f"compile:{vendor.name}", parents={"typed graph": typed.sha256}, options=options
         ),
@@ -173,10 +173,6 @@ def equivalent_command(
         for word, batch in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
             words.append(f"--{word}Shapes={INPUT_NAME}:{batch}x{image}")
     return " ".join(words)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _static_batch(typed: TypedGraph) -> int | None:

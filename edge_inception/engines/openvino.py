@@ -219,7 +219,7 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
     return artifact.publish(
         EngineFile,
         path,
-        lambda temporary: _write(temporary, blob),
+        blob,
         provenance=stage.provenance(
             f"compile:{_NAME}", parents={"typed graph": typed.sha256}, options=options
         ),
@@ -239,10 +239,6 @@ def _refuse_foreign_options(options: CompileOptions) -> None:
             raise InputError(
                 f"backend '{_NAME}' has no option {name}, got {value}", hint="leave it out"
             )
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 class _OpenVinoSession:

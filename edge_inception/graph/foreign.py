@@ -84,7 +84,7 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
     return artifact.publish(
         Graph,
         out,
-        lambda path: _write(path, content),
+        content,
         provenance=provenance,
         counts=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
         details={
@@ -104,10 +104,6 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
             "checkpoint_notes": notes,
         },
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _external_files(source: Path) -> list[str]:

@@ -95,7 +95,7 @@ def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGra
     return artifact.publish(
         SimplifiedGraph,
         out,
-        lambda path: _write(path, content),
+        content,
         provenance=simplify_provenance(graph, options),
         counts={
             "num_nodes_before": sum(before.values()),
@@ -133,10 +133,6 @@ def _round(model: onnx.ModelProto) -> bool:
     """Run every pass once; whether one of them changed something."""
     changes = [each(model) for each in PASSES]
     return any(changes)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _onnxsim(original: onnx.ModelProto) -> onnx.ModelProto:

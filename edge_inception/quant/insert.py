@@ -67,15 +67,11 @@ def quantize(
     return artifact.publish(
         TypedGraph,
         out,
-        lambda path: _write(path, content),
+        content,
         provenance=quantize_provenance(graph, ranges, options),
         counts=counts,
         details={**graph.details, **_typing(model, options)},
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _is_half(options: QuantizeOptions) -> bool:

@@ -92,7 +92,7 @@ def calibrate(
     return artifact.publish(
         RangeTable,
         out,
-        lambda path: _write(path, ranges.table_text(table)),
+        ranges.table_text(table).encode(),
         provenance=calibrate_provenance(graph, images, options),
         counts={
             "num_images": len(chosen.items),
@@ -102,10 +102,6 @@ def calibrate(
         },
         details={"histograms_sha256": artifact.file_sha256(histograms), "engine": watcher.engine},
     )
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def validate(
     return artifact.publish(
         Report,
         out,
-        lambda path: _write(path, text),
+        text.encode(),
         provenance=validate_provenance(baseline, entries, images_of, options),
         counts={"num_images": len(images_of.items), "num_engines": len(running)},
         details={"status": outcome.verdict.status.value},
@@ -275,7 +275,3 @@ def _verdict(rows: tuple[Row, ...], options: ValidateOptions) -> gate.Verdict:
 
 def _identity(engine: EngineFile) -> dict[str, Any]:
     return {"file": engine.path.name, "sha256": engine.sha256}
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -379,7 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = parent(given, folder)
     text = json.dumps(result, indent=1) + "\n"
     sys.stdout.write(text)
-    artifact.replace_file(given.out, lambda path: path.write_text(text, encoding="utf-8") and None)
+    artifact.replace_file(given.out, text.encode())
     return 0 if verdict(result) else 1
 
 

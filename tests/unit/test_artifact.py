@@ -32,12 +32,8 @@ ORIGIN = Provenance(
 )
 
 
-def writer(content):
-    return lambda path: path.write_bytes(content)
-
-
 def publish(path, content=b"content", **extra):
-    return subject.publish(Graph, path, writer(content), provenance=ORIGIN, **extra)
+    return subject.publish(Graph, path, content, provenance=ORIGIN, **extra)
 
 
 def names(folder):
@@ -162,9 +158,9 @@ class TestRefused:
 
 
 class TestFailedWrite:
-    def fails(self, path, write):
+    def fails(self, path, content):
         with pytest.raises(InputError) as caught:
-            subject.replace_file(path, write)
+            subject.replace_file(path, content)
         assert "--out" in caught.value.hint
         return str(caught.value)
 
@@ -201,7 +197,7 @@ class TestFailedWrite:
             pytest.skip("mount needs root; test_full_device covers ENOSPC without it")
         try:
             old = publish(tmp_path / "m", b"old")
-            assert "disk full" in self.fails(old.path, writer(bytes(1 << 20)))
+            assert "disk full" in self.fails(old.path, bytes(1 << 20))
             assert names(tmp_path) == ["m", "m.json"]
             assert subject.load(Graph, old.path) == old
         finally:
@@ -212,7 +208,7 @@ class TestFailedWrite:
         old_limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old_limits[1]))
         try:
-            message = self.fails(tmp_path / "m", writer(bytes(1 << 20)))
+            message = self.fails(tmp_path / "m", bytes(1 << 20))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, old_limits)
         assert "disk full" in message
@@ -221,17 +217,17 @@ class TestFailedWrite:
     def test_file_in_the_place_of_a_folder(self, tmp_path):
         """An output folder that is a file is refused."""
         (tmp_path / "file").write_bytes(b"")
-        assert "cannot write" in self.fails(tmp_path / "file" / "m", writer(b"x"))
+        assert "cannot write" in self.fails(tmp_path / "file" / "m", b"x")
 
     def test_folder_in_the_place_of_a_file(self, tmp_path):
         """A folder is not replaced by a file."""
         (tmp_path / "m" / "inside").mkdir(parents=True)
-        assert "cannot write" in self.fails(tmp_path / "m", writer(b"x"))
+        assert "cannot write" in self.fails(tmp_path / "m", b"x")
         assert names(tmp_path) == ["m"]
 
     def test_endless_name(self, tmp_path):
         """A name longer than the file system takes is refused."""
-        assert "cannot write" in self.fails(tmp_path / ("m" * 300), writer(b"x"))
+        assert "cannot write" in self.fails(tmp_path / ("m" * 300), b"x")
 
     def test_bug_keeps_its_type(self, tmp_path):
         """An error of the writer's own is not dressed up; the temporary file goes all the same."""

@@ -40,7 +40,7 @@ def origin(**changes):
 def built(tmp_path):
     """A graph as the quantize stage would have left it."""
     path = tmp_path / "typed.onnx"
-    return artifact.publish(Graph, path, lambda p: p.write_bytes(b"x"), provenance=origin())
+    return artifact.publish(Graph, path, b"x", provenance=origin())
 
 
 class TestReuse:

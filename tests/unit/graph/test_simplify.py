@@ -108,7 +108,7 @@ def published(model, path) -> Graph:
     """A graph artifact of any ONNX model."""
     origin = stage.provenance("export", parents={}, options={})
     content = model.SerializeToString()
-    return artifact.publish(Graph, path, lambda p: p.write_bytes(content), provenance=origin)
+    return artifact.publish(Graph, path, content, provenance=origin)
 
 
 def spoilt(graph, tmp_path, change) -> Graph:

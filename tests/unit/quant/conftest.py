@@ -192,7 +192,7 @@ def save(tmp_path: Path) -> Callable[[onnx.ModelProto], SimplifiedGraph]:
         return artifact.publish(
             SimplifiedGraph,
             tmp_path / "simplified.onnx",
-            lambda path: path.write_bytes(model.SerializeToString()) and None,
+            model.SerializeToString(),
             provenance=Provenance(stage="simplify", parents={}, options={}, tools={}, source=""),
             details=details,
         )

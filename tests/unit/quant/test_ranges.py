@@ -29,7 +29,7 @@ def publish(tmp_path):
         return artifact.publish(
             RangeTable,
             tmp_path / "ranges.json",
-            lambda path: path.write_text(text) and None,
+            text.encode(),
             provenance=Provenance(stage="calibrate", parents={}, options={}, tools={}, source=""),
         )
 
