@@ -265,7 +265,9 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
             tables.get("quantize", {}).get("float_rest", "fp16"), _FLOAT_RESTS, "float rest"
         ),
         latency_rounds=_at_least(latency.get("rounds", 10), 3, "latency.rounds", where),
-        latency_calls=_at_least(latency.get("calls_per_block", 20), 1, "latency.calls", where),
+        latency_calls=_at_least(
+            latency.get("calls_per_block", 20), 1, "latency.calls_per_block", where
+        ),
         gates=_gates(tables.get("gates", {}), where),
     )
 

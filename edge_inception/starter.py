@@ -9,7 +9,9 @@ schema = 1
 
 [model]
 name = "inception_v4"              # `edge-inception models` lists all
-checkpoint = "my.safetensors"      # safetensors, or a torch.load(weights_only=True) file
+checkpoint = "my.safetensors"      # safetensors, torch.load(weights_only=True) or npz file
+# checkpoint_format = "auto"       # whose names it has: timm, torchvision, slim, keras, ...
+# onnx = "classifier.onnx"         # instead of the three above; then [preprocess] mean and std too
 # num_classes = 1000               # checked against the checkpoint's head
 # options = { width = 1.0 }        # width of the channels, for small edge variants
 # head = "logits"                  # or softmax, topk:5: what the graph answers
@@ -27,6 +29,8 @@ checkpoint = "my.safetensors"      # safetensors, or a torch.load(weights_only=T
 [data]
 calibration = "photos"             # a folder of images; never used for accuracy
 validation = "labelled"            # a folder of class folders; plain images: no accuracy gate
+# calibration_split = "train"      # of a set file
+# validation_split = "test"        # of a set file
 # labels = "labels.txt"            # one class name per line, line number = logit index
 # skip_bad_images = false          # true leaves unreadable images out and counts them
 
@@ -36,11 +40,21 @@ precision = "int8"                 # fp32, fp16 or int8
 # batch = 1
 # dynamic_batch = "1:4:8"          # MIN:OPT:MAX instead of a static batch
 # threads = 2                      # 0 = all cores this process may use
+# compute_capabilities = ["8.9"]   # of the GPUs that target rtx is compiled for
 out = "build/my-model"
 
 [calibrate]
 calibrator = "mse"                 # max, percentile:99.99 or mse
 max_images = 512
+# batch = 8
+# seed = 0                         # of the sample of activations
+
+# [quantize]
+# float_rest = "fp16"              # or fp32: the part of an int8 graph that is float
+
+# [latency]
+# rounds = 10                      # interleaved over all engines
+# calls_per_block = 20
 
 [gates]                            # a missed gate is exit code 6, one the data cannot decide is 8
 max_drop_pp = 1.0                  # top-1 drop, percentage points, upper 95 % bound

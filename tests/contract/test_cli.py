@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 
 from edge_inception import cli
 from edge_inception.cli_options import overrides_of
-from edge_inception.recipe import load_recipe
+from edge_inception.recipe import _KEYS, load_recipe, tomllib
+from edge_inception.starter import STARTER
 
 HEAVY = {
     "torch",
@@ -149,6 +151,30 @@ def test_starter_recipe_is_valid(tmp_path):
     recipe = load_recipe(path)
     assert recipe.model == "inception_v4"
     assert recipe.checkpoint == tmp_path.resolve() / "my.safetensors"
+
+
+# What the starter says with all its commented keys and sections in force.
+WHOLE_STARTER = tomllib.loads(re.sub(r"(?m)^# (?=\[|\w+ = )", "", STARTER))
+STARTER_KEYS = {
+    f"{section}.{key}": value
+    for section, table in WHOLE_STARTER.items()
+    if section != "schema"
+    for key, value in table.items()
+}
+
+
+def test_starter_recipe_shows_every_key():
+    """The starter is the list of what a recipe may say."""
+    known = {f"{section}.{key}" for section, keys in _KEYS.items() if section for key in keys}
+    assert STARTER_KEYS.keys() == known
+
+
+@pytest.mark.parametrize("name", STARTER_KEYS)
+def test_commented_lines_of_the_starter_are_valid(name, tmp_path):
+    """Each key is read with the value it has in its line; alternatives replace one another."""
+    path = tmp_path / "starter.toml"
+    path.write_text(STARTER, encoding="utf-8")
+    load_recipe(path, {name: STARTER_KEYS[name]})
 
 
 def test_models_lists_the_published_figures(capsys):
