@@ -24,7 +24,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
         InputError: Missing, not ONNX, truncated, empty, or external weights that are not there.
     """
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except OSError as error:
         raise InputError(
             f"cannot read graph {path}: {error.strerror}", hint="check the path"

@@ -109,7 +109,7 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
 def _external_files(source: Path) -> list[str]:
     """Files beside ``source`` that hold weights, by name."""
     try:
-        model = onnx.load(str(source), load_external_data=False)
+        model = onnx.load(str(source), format="protobuf", load_external_data=False)
     except DecodeError:  # load_graph says it
         return []
     external = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
