@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,7 @@ def inspect(graph: Path, *, batch: int | None, layers: bool, as_json: bool) -> N
 
 
 def _summary(graph: Path, found: Statistics) -> Iterator[str]:
+    from edge_inception.errors import one_line
     from edge_inception.report.cells import size
     from edge_inception.terminal import wrapped
 
@@ -66,14 +67,20 @@ def _summary(graph: Path, found: Statistics) -> Iterator[str]:
     total = sum(kind.count for kind in found.parameters)
     kinds = (f"{kind.count:,} {kind.element}" for kind in found.parameters)
     weight = size(sum(kind.num_bytes for kind in found.parameters))
-    rows.append(("parameters", f"{total:,} in {weight}: {', '.join(kinds)}"))
-    rows.append(("multiply-adds", f"{found.macs:,}{' at least' if found.unknown_macs else ''}"))
-    least = " at least" if found.unknown_shapes else ""
-    all_of, peak = size(found.activation_bytes), size(found.peak_bytes)
-    rows.append(("activations", f"{all_of} in all, peak {peak}{least} at {found.peak_at}"))
+    listing = f" in {weight}: {', '.join(kinds)}" if total else ""
+    rows.append(("parameters", f"{total:,}{listing}"))
+    rows.append(("multiply-adds", f"{_least(found.unknown_macs)}{found.macs:,}"))
+    least = _least(found.unknown_shapes)
+    peak = f", peak {least}{size(found.peak_bytes)} at {found.peak_at}" if found.layers else ""
+    rows.append(("activations", f"{least}{size(found.activation_bytes)} in all{peak}"))
     rows += [("note", note) for note in _notes(found)]
     for lead, text in rows:
-        yield wrapped(lead, text, indent=_INDENT)
+        yield wrapped(lead, one_line(text), indent=_INDENT)
+
+
+def _least(unknown: Collection[str]) -> str:
+    """Stands before a sum that leaves out what is unknown."""
+    return "at least " if unknown else ""
 
 
 def _notes(found: Statistics) -> Iterator[str]:
@@ -100,8 +107,10 @@ def _shape(sizes: Sizes) -> str:
 
 
 def _table(found: Statistics) -> Iterator[str]:
-    rows = [("layer", "op", "output", "params", "MMACs")]
-    rows += [_row(layer) for layer in found.layers]
+    from edge_inception.errors import one_line
+
+    rows: list[tuple[str, ...]] = [("layer", "op", "output", "params", "MMACs")]
+    rows += [tuple(map(one_line, _row(layer))) for layer in found.layers]
     total = sum(layer.num_parameters for layer in found.layers)
     rows.append(("total", "", "", f"{total:,}", f"{found.macs / 1e6:,.1f}"))
     _, op, shape, parameters, macs = (max(map(len, column)) for column in zip(*rows, strict=True))

@@ -34,11 +34,12 @@ class EdgeInceptionError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(_one_line(message))
-        self.hint = _one_line(hint)
+        super().__init__(one_line(message))
+        self.hint = one_line(hint)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """``text`` with line breaks and control characters written as escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

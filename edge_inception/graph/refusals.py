@@ -64,7 +64,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def label(node: onnx.NodeProto) -> str:
     """A name for messages; unnamed nodes go by what they write."""
-    return str(node.name) or f"-> {', '.join(node.output)}"
+    return str(node.name) or f"-> {', '.join(filter(None, node.output))}"
 
 
 def require_supported(model: onnx.ModelProto, path: Path) -> None:

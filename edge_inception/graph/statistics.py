@@ -6,6 +6,7 @@ sums are then of what is known.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from onnx import TensorProto
 from edge_inception.errors import InputError
 from edge_inception.graph.check import constants, node_counts, shape_of
 from edge_inception.graph.macs import OWN_DOMAINS, Sizes, Tensor, element_of, macs_of
-from edge_inception.graph.refusals import label
+from edge_inception.graph.refusals import label, opset_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,8 @@ class Statistics:
 
     ``activation_bytes`` is the sum of the inputs and of what every layer writes; ``peak_bytes`` the
     most that is alive at once when nodes run in graph order, each with buffers of its own, and a
-    tensor dies after its last reader. Engines fuse layers and reuse buffers, and need less.
+    tensor dies after its last reader. An optional output that nothing reads, such as the mask of a
+    Dropout, is not written. Engines fuse layers and reuse buffers, and need less.
     """
 
     opsets: Mapping[str, int]
@@ -88,9 +90,10 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
     nodes, owned, num_constant_nodes = _layers_and_weights(shaped, tensors)
     layers = tuple(_layer(node, tensors, owned[index]) for index, node in enumerate(nodes))
     inputs = _values(shaped.graph.input, tensors, frozenset(constants(shaped)))
-    alive = _alive(nodes, inputs, {value.name for value in shaped.graph.output}, tensors)
+    written = _written(shaped, nodes, tensors)
+    alive = _alive(nodes, inputs, {value.name for value in shaped.graph.output}, written)
     peak = max(range(len(alive)), key=alive.__getitem__, default=None)
-    written = [tensors[name] for node in nodes for name in node.output if name]
+    activations = [*inputs, *(tensor for group in written for tensor in group)]
     unknown = Counter(layer.op for layer in layers if layer.macs is None)
     return Statistics(
         opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
@@ -101,27 +104,29 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
         ops=node_counts(model),
         parameters=_byelement_of(weight for group in owned for weight in group),
         macs=sum(layer.macs or 0 for layer in layers),
-        activation_bytes=sum(tensor.num_bytes or 0 for tensor in (*inputs, *written)),
+        activation_bytes=sum(tensor.num_bytes or 0 for tensor in activations),
         peak_bytes=0 if peak is None else alive[peak],
         peak_at="" if peak is None else label(nodes[peak]),
         layers=layers,
         num_constant_nodes=num_constant_nodes,
         unknown_shapes=tuple(
-            label(node) for node in nodes if any(_is_unknown(tensors, o) for o in node.output)
+            label(node)
+            for node, group in zip(nodes, written, strict=True)
+            if any(tensor.count is None for tensor in group)
         ),
         unknown_macs=dict(sorted(unknown.items())),
     )
 
 
-def _is_unknown(tensors: Mapping[str, Tensor], name: str) -> bool:
-    return bool(name) and tensors[name].count is None
+_MOST_READ = 1024
+"""Values: shape inference reads shapes, axes and the scales of a Resize, never a weight."""
 
 
 def _inferred(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
     filled = onnx.ModelProto()
     filled.CopyFrom(model)
-    for tensor in filled.graph.initializer:
-        if tensor.data_type != TensorProto.INT64:  # inference reads shapes only: 2 GiB is its limit
+    for tensor in filled.graph.initializer:  # 2 GiB is inference's limit
+        if tensor.data_type != TensorProto.INT64 and math.prod(tensor.dims) > _MOST_READ:
             tensor.ClearField("raw_data")
     _fill_batch(filled, batch)
     try:
@@ -304,18 +309,41 @@ def _layer(node: onnx.NodeProto, tensors: Mapping[str, Tensor], owned: list[Tens
     )
 
 
+def _written(
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], tensors: Mapping[str, Tensor]
+) -> list[list[Tensor]]:
+    """Of each node, its outputs but the optional ones that nothing reads."""
+    used = {name for node in model.graph.node for name in _reads(node)}
+    used.update(value.name for value in model.graph.output)
+    spared = [_optional_outputs(node, opset_of(model)) - used for node in nodes]
+    return [
+        [tensors[name] for name in node.output if name and name not in spare]
+        for node, spare in zip(nodes, spared, strict=True)
+    ]
+
+
+def _optional_outputs(node: onnx.NodeProto, opset: int) -> set[str]:
+    if node.domain not in OWN_DOMAINS or not onnx.defs.has(node.op_type, opset, ""):
+        return set()
+    places = onnx.defs.get_schema(node.op_type, opset, "").outputs
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    # not strict: a variadic output is the last place and stands for many
+    pairs = zip(node.output, places, strict=False)
+    return {name for name, place in pairs if place.option == optional}
+
+
 def _alive(
     nodes: Sequence[onnx.NodeProto],
     inputs: Sequence[Tensor],
     outputs: set[str],
-    tensors: Mapping[str, Tensor],
+    written: Sequence[Sequence[Tensor]],
 ) -> list[int]:
     """Bytes alive while each node runs: what it reads, what it writes, what later nodes read."""
     last = {name: index for index, node in enumerate(nodes) for name in _reads(node)}
     alive = {tensor.name: tensor.num_bytes or 0 for tensor in inputs}
     sums = []
-    for index, node in enumerate(nodes):
-        alive.update({name: tensors[name].num_bytes or 0 for name in node.output if name})
+    for index in range(len(nodes)):
+        alive.update({tensor.name: tensor.num_bytes or 0 for tensor in written[index]})
         sums.append(sum(alive.values()))
         alive = {n: size for n, size in alive.items() if n in outputs or last.get(n, -1) > index}
     return sums
