@@ -40,38 +40,62 @@ _CHECKPOINT = (
 STAGES: Mapping[str, Stage] = {
     "train": Stage(
         tools=("torch", "numpy", "Pillow"),
-        sources=("train.py", "monitor.py", "augment.py", "models", "images.py", "metrics.py"),
+        sources=(
+            "train.py",
+            "monitor.py",
+            "augment.py",
+            "models",
+            "images.py",
+            "pixels.py",
+            "metrics.py",
+        ),
     ),
     "export": Stage(
         tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
-        sources=("export.py", "interface.py", "images.py", "imageset.py", *_CHECKPOINT, "models"),
+        sources=(
+            "export.py",
+            "interface.py",
+            "images.py",
+            "pixels.py",
+            "imageset.py",
+            *_CHECKPOINT,
+            "models",
+        ),
     ),
     "import": Stage(tools=("onnx", "onnxruntime"), sources=("graph",)),
     "ends": Stage(
         tools=("onnx", "onnxruntime", "numpy"),
-        sources=("ends.py", "interface.py", "graph", "images.py", "imageset.py"),
+        sources=("ends.py", "interface.py", "graph", "images.py", "pixels.py", "imageset.py"),
     ),
     "simplify": Stage(tools=("onnx", "onnxsim", "onnxruntime"), sources=("graph",)),
     "baseline": Stage(
         tools=("torch", "numpy", "Pillow"),
-        sources=("baseline.py", "recording.py", *_CHECKPOINT, "models", "images.py", "imageset.py"),
+        sources=(
+            "baseline.py",
+            "recording.py",
+            *_CHECKPOINT,
+            "models",
+            "images.py",
+            "pixels.py",
+            "imageset.py",
+        ),
     ),
     "onnx_baseline": Stage(
         tools=("onnxruntime", "numpy", "Pillow"),
         sources=(
             *("onnx_baseline.py", "recording.py", "engines", "inference.py"),
-            *("images.py", "imageset.py"),
+            *("images.py", "pixels.py", "imageset.py"),
         ),
     ),
     "calibrate": Stage(
         tools=("onnx", "openvino", "numpy", "Pillow"),
-        sources=("quant", "graph", "images.py", "imageset.py"),
+        sources=("quant", "graph", "images.py", "pixels.py", "imageset.py"),
     ),
     "quantize": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
     "validate": Stage(
         tools=("numpy", "Pillow", "torch"),
         sources=(
-            *("validate", "metrics.py", "images.py", "inference.py", "engines"),
+            *("validate", "metrics.py", "images.py", "pixels.py", "inference.py", "engines"),
             *(
                 "baseline.py",
                 "recording.py",

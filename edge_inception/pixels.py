@@ -1,0 +1,231 @@
+"""Image file to the array an engine takes: the only preprocessing in the project.
+
+Read: PNG, JPEG, BMP, WebP, TIFF and GIF, told apart by their first bytes and not by their name; the
+first frame of an animation; 1-bit, grey, palette, RGB, YCbCr and CMYK pixels, 8 or 16 bits wide,
+turned upright as EXIF says. 16-bit values are scaled to 8 bits, never clipped. CMYK is converted
+without its colour profile. Transparency is dropped, and with it the colour that would have shown
+behind: the network sees the stored colour, as it did wherever images were opened as RGB to train.
+
+Refused by name: empty, truncated and undecodable files, other formats, float and 32-bit pixels
+(their white is unknown), over 64 megapixels, and one side over 100 times the other.
+
+This very file travels to devices: Python 3.6 syntax, numpy and Pillow 8 or later.
+"""
+
+import struct
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, features
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+MAX_PIXELS = 64000000
+MAX_ASPECT = 100  # the shorter side fills the input, so the longer one grows with this ratio
+_EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
+_SIXTEEN_BIT_MODES = frozenset(("I;16", "I;16L", "I;16B", "I;16N"))
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
+_BLACK_IS_ZERO = 1
+_RESAMPLING: Any = getattr(Image, "Resampling", Image)  # Pillow before 9.1 has no such enum
+_FILTERS = {
+    "nearest": _RESAMPLING.NEAREST,
+    "bilinear": _RESAMPLING.BILINEAR,
+    "bicubic": _RESAMPLING.BICUBIC,
+    "lanczos": _RESAMPLING.LANCZOS,
+}
+# Image.open would do, but it warns about large images before the header can be judged here.
+_READERS: Tuple[Tuple[bytes, Callable[[Any], ImageFile.ImageFile]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"BM", BmpImageFile),
+    (b"RIFF", WebPImageFile),
+    (b"II*\0", TiffImageFile),
+    (b"MM\0*", TiffImageFile),
+    (b"II+\0", TiffImageFile),
+    (b"MM\0+", TiffImageFile),
+    (b"GIF8", GifImageFile),
+)
+# Formats that a build of Pillow may leave out; its readers then fail with a NameError or worse.
+_OPTIONAL: Dict[Any, Tuple[str, str]] = {
+    WebPImageFile: ("webp", "WebP"),
+    JpegImageFile: ("jpg", "JPEG"),
+}
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, struct.error),  # what Pillow raises on damaged files
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+
+
+class ImageError(Exception):
+    """A file that is no usable image; ``remedy`` says what to do with it, and may be empty."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class How(NamedTuple):
+    """The fields of ``spec.Preprocess``, which has their meaning, for where that cannot go."""
+
+    input_size: Tuple[int, int]
+    crop_fraction: float = 1.0
+    interpolation: str = "bilinear"
+    mean: Tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: Tuple[float, ...] = (0.5, 0.5, 0.5)
+    channel_order: str = "RGB"
+    crop: str = "after_resize"
+    element: str = "float32"
+    layout: str = "NCHW"
+
+
+def how_of(record: Mapping[str, Any]) -> How:
+    """The preprocessing that a JSON record tells; TypeError where it holds what no ``How`` has."""
+    fields: Dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+    }
+    return How(**fields)
+
+
+def decode(path: Any) -> Image.Image:
+    """Upright 8-bit RGB image of the file at ``path``.
+
+    Raises:
+        ImageError: Missing or not usable; the module says what is.
+    """
+    try:
+        with open(str(path), "rb") as stream:
+            image = _header(path, stream)
+            _refuse_size(path, image)
+            return _to_rgb(path, image)
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError("cannot decode image {}: {}".format(path, reason)) from error
+
+
+def _header(path: Any, stream: Any) -> ImageFile.ImageFile:
+    start = stream.read(16)
+    if not start:
+        raise ImageError("image {} is empty (0 bytes)".format(path))
+    stream.seek(0)
+    for magic, reader in _READERS:
+        if start.startswith(magic):
+            _require_reader(path, reader)
+            return reader(stream)
+    raise ImageError(
+        "{} is not a PNG, JPEG, BMP, WebP, TIFF or GIF image: it starts with {!r}".format(
+            path, start[:8]
+        ),
+        "convert it",
+    )
+
+
+def _require_reader(path: Any, reader: Any) -> None:
+    feature, title = _OPTIONAL.get(reader, ("", ""))
+    if feature and not features.check(feature):
+        raise ImageError(
+            "{} is a {} image, which this Pillow was built without".format(path, title),
+            "convert it to PNG",
+        )
+
+
+def _refuse_size(path: Any, image: Image.Image) -> None:
+    """Refuse by the header what would need too much memory to decode or to resize."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            "image {} has {} x {} pixels, limit {}".format(path, width, height, MAX_PIXELS),
+            "shrink it",
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError(
+            "image {} has {} x {} pixels, limit 1 : {}".format(path, width, height, MAX_ASPECT),
+            "crop it",
+        )
+
+
+def _to_rgb(path: Any, image: ImageFile.ImageFile) -> Image.Image:
+    if _is_sixteen_bit(image):
+        white = _white(image)
+        values = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint32)
+        # Integers only: v * 255 / white, rounded; Pillow itself would clip at 255.
+        eight_bit = np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8)
+        return Image.fromarray(eight_bit).convert("RGB")
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise ImageError(
+            "image {} has pixels of mode {}, wanted 8 or 16 bits per channel".format(
+                path, image.mode
+            ),
+            "save it as 8-bit RGB",
+        )
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in {"P", "PA"}:
+        upright = upright.convert("RGBA")  # straight to RGB, Pillow warns about transparency
+    return upright.convert("RGB")
+
+
+def _is_sixteen_bit(image: Image.Image) -> bool:
+    # Pillow before 11.3 opens a 16-bit grey PNG as 32-bit integers.
+    return image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG")
+
+
+def _white(image: Image.Image) -> int:
+    """Value of white in a 16-bit grey image; TIFF may fill fewer bits."""
+    if not isinstance(image, TiffImageFile):
+        return (1 << 16) - 1
+    if image.tag_v2.get(_PHOTOMETRIC) != _BLACK_IS_ZERO:
+        raise ValueError("16-bit TIFF in which white is zero")
+    return (1 << int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])) - 1
+
+
+def preprocess(image: Image.Image, how: Any) -> Any:
+    """One image as ``how`` says, a ``spec.Preprocess`` or a ``How``: its element and shape."""
+    cropped = crop(image, how)
+    values = cropped if how.element == "uint8" else normalise(cropped, how)
+    return np.ascontiguousarray(values if how.layout == "NHWC" else values.transpose(2, 0, 1))
+
+
+def crop(image: Image.Image, how: Any) -> Any:
+    """uint8 [H, W, 3]: resized and cropped, channels in ``how.channel_order``."""
+    cut = _crop_resized if how.crop == "before_resize" else _resize_cropped
+    values = np.asarray(cut(image, how), dtype=np.uint8)
+    return values[..., ::-1] if how.channel_order == "BGR" else values
+
+
+def normalise(values: Any, how: Any) -> Any:
+    """float32 (x / 255 - mean) / std of pixels [..., 3]; ``interface`` does the same in ONNX."""
+    shares = values.astype(np.float32) / np.float32(255.0)
+    mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
+    return (shares - mean) / std
+
+
+def _resize_cropped(image: Image.Image, how: Any) -> Image.Image:
+    """Shorter side resized, then the centre cropped."""
+    height, width = how.input_size
+    scale = max(height / image.height, width / image.width) / how.crop_fraction
+    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    if size != image.size:
+        image = image.resize(size, _FILTERS[how.interpolation])
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _crop_resized(image: Image.Image, how: Any) -> Image.Image:
+    """Centre share of each side cropped with ``tf.image.central_crop``'s rounding, then resized."""
+    left, top = (int((side - side * how.crop_fraction) / 2) for side in image.size)
+    image = image.crop((left, top, image.width - left, image.height - top))
+    height, width = how.input_size
+    size = (width, height)
+    return image if size == image.size else image.resize(size, _FILTERS[how.interpolation])
+
+
+def load_image(path: Any, how: Any) -> Any:
+    """An image file as ``how`` says.
+
+    Raises:
+        ImageError: The file is not a usable image.
+    """
+    return preprocess(decode(path), how)
