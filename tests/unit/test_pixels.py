@@ -51,11 +51,12 @@ def test_a_manifest_record_gives_the_array_of_the_host(photo, how):
 def test_an_older_pillow_serves(photo, monkeypatch, tmp_path):
     """Before Pillow 9.1 the filters stand in Image itself; the copy in a bundle finds them."""
     shutil.copy(pixels.__file__, tmp_path / "pixels.py")
-    monkeypatch.delattr(Image, "Resampling")
     spec = importlib.util.spec_from_file_location("pixels", tmp_path / "pixels.py")
     alone = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "pixels", alone)
-    spec.loader.exec_module(alone)
+    with monkeypatch.context() as older:
+        older.delattr(Image, "Resampling")
+        spec.loader.exec_module(alone)
     got = alone.load_image(photo, alone.how_of({"input_size": [9, 9]}))
     np.testing.assert_array_equal(got, images.load_image(photo, Preprocess(input_size=(9, 9))))
 
