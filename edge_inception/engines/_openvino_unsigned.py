@@ -30,6 +30,8 @@ A pool or sum that reads a signed tensor behind a Concat gets values rounded in 
 All round x / s to the nearest integer, ties to even (128 is even, so the shift keeps ties), and
 stop at the same levels: the graph computes what the typed graph says. A split layer costs twice the
 multiplications; that is the first one, and the few behind a sum or convolution without ReLU.
+
+This file travels to devices: numpy and openvino alone.
 """
 
 from __future__ import annotations
@@ -39,8 +41,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edge_inception.errors import InputError
-
 _KEEP_SIGN = frozenset(
     ("AvgPool", "Clamp", "Convert", "FakeQuantize", "LRN", "MaxPool", "ReduceMean", "Reshape")
 ) | {"Squeeze"}
@@ -48,6 +48,10 @@ _JOIN = frozenset(("Add", "Concat"))
 _WEIGHTED = frozenset(("Convolution", "GroupConvolution", "MatMul"))
 _LEVELS = 256
 _TOP = 127.0
+
+
+class SharedWeights(Exception):
+    """A layer whose input must be split shares its weights with another layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +70,7 @@ def unsigned_activations(model: Any) -> Respelled:
         model: ``openvino.Model`` as its ONNX reader made it.
 
     Raises:
-        InputError: A layer whose input must be split shares its weights with another layer.
+        SharedWeights: A layer whose input must be split shares its weights with another layer.
 
     Source:
         OpenVINO operation specifications FakeQuantize-1, Clamp-1, Convert-1.
@@ -281,10 +285,9 @@ def _mirror_weights(ops: Any, layer: Any) -> None:
         is_shared = is_shared or len(_readers(node)) > 1
         port = node.input(0)
     if is_shared or len(_readers(node)) > 1:
-        raise InputError(
+        raise SharedWeights(
             f"layer '{layer.get_friendly_name()}' shares its weights and has an input of both "
-            "signs, which OpenVINO cannot compute in int8",
-            hint="use --precision fp32 on this CPU, or give each layer its own weights",
+            "signs, which OpenVINO cannot compute in int8"
         )
     is_transposed = layer.get_attributes().get("transpose_b", True)
     both = np.concatenate([node.data, -node.data], axis=1 if is_transposed else 0)

@@ -9,6 +9,7 @@ import pytest
 
 from edge_inception import artifact
 from edge_inception.artifact import EngineFile
+from edge_inception.engines import _openvino
 from edge_inception.engines import openvino as backend
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
@@ -89,7 +90,7 @@ def test_bf16_is_executed_or_refused(tiny_typed):
 
 def test_missing_arithmetic_is_refused(tiny_typed, monkeypatch):
     """A float precision that the CPU does not report is refused and f32 is named."""
-    monkeypatch.setattr(backend, "_CAPABILITIES", {"f32": "FP32", "bf16": "NOT-IN-ANY-CPU"})
+    monkeypatch.setattr(_openvino, "CAPABILITIES", {"f32": "FP32", "bf16": "NOT-IN-ANY-CPU"})
     with pytest.raises(InputError, match="no bf16 arithmetic") as caught:
         compiled(tiny_typed("fp32"), CompileOptions(float_precision="bf16"))
     assert "f32" in caught.value.hint
@@ -242,3 +243,32 @@ def test_absent_library_names_the_extra(tiny_typed, monkeypatch):
     with pytest.raises(BackendMissing) as caught:
         BACKEND.open(engine, ONE)
     assert "edge-inception[cpu]" in caught.value.hint
+
+
+def test_weights_of_two_layers_and_signs_are_refused(typed_from_model):
+    """What the respelling cannot split is an input error that names the way out."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants = {"s": np.float32(0.02), "z": np.int8(0)}
+    constants["w"] = np.random.default_rng(0).standard_normal((3, 3, 1, 1)).astype(np.float32)
+    nodes, x = [], "input"
+    for index in range(2):
+        names = [f"{what}{index}" for what in ("q", "d", "y")]
+        nodes.append(helper.make_node("QuantizeLinear", [x, "s", "z"], [names[0]]))
+        nodes.append(helper.make_node("DequantizeLinear", [names[0], "s", "z"], [names[1]]))
+        nodes.append(helper.make_node("Conv", [names[1], "w"], [names[2]]))
+        x = names[2]
+    shape = [1, 3, 8, 8]
+    graph = helper.make_graph(
+        nodes,
+        "shared",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    onnx.checker.check_model(model)
+    with pytest.raises(InputError, match="shares its weights") as caught:
+        compiled(typed_from_model(model))
+    assert "--precision fp32" in caught.value.hint

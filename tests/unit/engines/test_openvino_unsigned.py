@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402 -- after the sk
 
 from edge_inception.engines._openvino_unsigned import (  # noqa: E402
     Respelled,
+    SharedWeights,
     unsigned_activations,
 )
-from edge_inception.errors import InputError  # noqa: E402
 
 SIDE = 12
 
@@ -233,7 +233,7 @@ def test_shared_weights_of_both_signs_are_refused():
     first = net.op("Conv", [net.pair("input", 0.03, "x"), shared], "first")
     output = net.op("Conv", [net.pair(first, 0.03, "y"), shared], "second")
     network = openvino.Core().read_model(net.model(output).SerializeToString())
-    with pytest.raises(InputError, match="shares its weights and has an input of both signs"):
+    with pytest.raises(SharedWeights, match="shares its weights and has an input of both signs"):
         unsigned_activations(network)
 
 

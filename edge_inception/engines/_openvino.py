@@ -1,0 +1,285 @@
+"""OpenVINO on the CPU, without artifacts: read a typed graph, compile it, run its blob.
+
+The blob is the graph, not the machine code: importing it compiles kernels again, so float precision
+and threads are chosen at import and OpenVINO's own default (bfloat16 where the CPU has it) would
+silently replace what was asked at compile time. Both are therefore set and read back each time.
+
+This very file travels to devices with ``_openvino_unsigned``: it stands on numpy and openvino
+alone, and raises errors of its own. Its Python is that of OpenVINO, 3.10 or later.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+if __package__:
+    from edge_inception.engines import _openvino_unsigned
+else:
+    import _openvino_unsigned  # type: ignore[import-not-found, no-redef]
+
+DEVICE = "CPU"
+# float precision -> the capability OpenVINO must report for this CPU
+CAPABILITIES: Mapping[str, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_ELEMENTS = {"f32": "float32", "u8": "uint8"}
+_NAMES_THE_NODE = "the message names the node; compile takes graphs written by quantize"
+_INT8 = frozenset(("i8", "u8"))
+_WEIGHTED = frozenset(("Convolution", "FullyConnected", "MatMul"))
+
+
+class Refusal(Exception):
+    """What cannot be done, on one line; ``hint`` says what to do instead, and may be empty."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class LibraryMissing(Refusal):
+    """The openvino package is not installed, or its native part does not load."""
+
+
+class GraphRefused(Refusal):
+    """OpenVINO cannot read or compile the graph."""
+
+
+class BlobRefused(Refusal):
+    """OpenVINO cannot load the blob: damaged, or made for another version or CPU."""
+
+
+class Unavailable(Refusal):
+    """OpenVINO on this CPU cannot do what was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """A compiled graph: what an engine file holds, and facts read back from the library.
+
+    ``layers`` counts what is executed, by type and precision.
+    """
+
+    blob: bytes
+    settings: Mapping[str, Any]
+    layers: Mapping[str, Any]
+    respelled: _openvino_unsigned.Respelled
+
+
+def library() -> Any:
+    """The openvino module.
+
+    Raises:
+        LibraryMissing: It cannot be imported.
+    """
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        raise LibraryMissing(
+            f"OpenVINO cannot be imported: {str(error).splitlines()[0]}", "pip install openvino"
+        ) from error
+    return openvino
+
+
+def ties() -> dict[str, str]:
+    """What a blob depends on: version and instruction family.
+
+    The blob itself also names the exact instruction set and checks it.
+    """
+    version = str(library().__version__).partition("-")[0]
+    return {"openvino": version, "machine": platform.machine()}
+
+
+def capabilities() -> list[str]:
+    """Element types that this CPU computes in, as OpenVINO names them; RuntimeError: no CPU."""
+    found: list[str] = library().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    return found
+
+
+def reason(error: RuntimeError) -> str:
+    """OpenVINO's message without its C++ source positions, on one line."""
+    kept = [
+        line.strip(" -\t")
+        for line in str(error).splitlines()
+        if line.strip() and not line.startswith(("Exception from ", "Check '"))
+    ]
+    return "; ".join(kept) or str(error).replace("\n", "; ")
+
+
+@contextmanager
+def _border(kind: type[Refusal], what: str, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise kind(f"OpenVINO {what}: {reason(error)}", hint) from error
+
+
+def read_graph(path: str) -> Any:
+    """``openvino.Model`` of the typed graph at ``path``.
+
+    Raises:
+        LibraryMissing: OpenVINO is not installed.
+        GraphRefused: It cannot be read.
+    """
+    core = library().Core()
+    with _border(GraphRefused, f"refused {path}", _NAMES_THE_NODE):
+        return core.read_model(path)
+
+
+def static_batch(model: Any) -> int | None:
+    """Batch of the model's input; None where it is dynamic."""
+    batch = model.input(0).partial_shape[0]
+    return int(batch.get_length()) if batch.is_static else None
+
+
+def compile_graph(
+    model: Any, *, name: str, precision: str, threads: int, batch: tuple[int, int]
+) -> Compiled:
+    """``model`` compiled for this CPU; it is changed in place.
+
+    Args:
+        model: As ``read_graph`` made it, with one input.
+        name: What messages call it.
+        precision: Arithmetic of the float part, a key of CAPABILITIES.
+        threads: At least 1.
+        batch: Smallest and largest number of images; counts where the batch is dynamic.
+
+    Raises:
+        GraphRefused: OpenVINO cannot compile it.
+        Unavailable: No such arithmetic or so many threads here, or an int8 layer that this CPU
+            cannot compute.
+    """
+    core = library().Core()
+    require_precision(core, precision)
+    with _border(GraphRefused, f"refused {name}", _NAMES_THE_NODE):
+        if static_batch(model) is None:
+            shape = list(model.input(0).partial_shape)[1:]
+            model.reshape([batch if batch[0] != batch[1] else batch[1], *shape])
+        try:
+            respelled = _openvino_unsigned.unsigned_activations(model)
+        except _openvino_unsigned.SharedWeights as error:
+            raise Unavailable(
+                str(error),
+                "use --precision fp32 on this CPU, or give each layer its own weights",
+            ) from error
+        compiled = core.compile_model(model, DEVICE, _properties(precision, threads))
+        settings = _read_back(compiled, precision, threads)
+        layers = _executed_layers(compiled)
+        blob = compiled.export_model().getvalue()
+    return Compiled(blob=blob, settings=settings, layers=layers, respelled=respelled)
+
+
+class BlobRunner:
+    """An imported blob: one infer request on one stream.
+
+    ``element`` and ``shape`` are those of one image; ``info`` holds facts read back.
+    """
+
+    def __init__(self, blob: bytes, *, name: str, precision: str, threads: int) -> None:
+        """Import ``blob``, which messages call ``name``.
+
+        Raises:
+            LibraryMissing: OpenVINO is not installed.
+            BlobRefused: Damaged, or for another version or CPU.
+            Unavailable: No such arithmetic or so many threads here.
+        """
+        core = library().Core()
+        require_precision(core, precision)
+        with _border(BlobRefused, f"cannot load {name}", "compile it again on this machine"):
+            compiled = core.import_model(blob, DEVICE, _properties(precision, threads))
+            self.info = {
+                "backend": "openvino",
+                "library": ties(),
+                "cpu": core.get_property(DEVICE, "FULL_DEVICE_NAME").strip(),
+                "capabilities": sorted(core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")),
+                **_read_back(compiled, precision, threads),
+                **_executed_layers(compiled),
+            }
+            source = compiled.input(0)
+            self.element = _ELEMENTS[source.element_type.get_type_name()]
+            self.shape = tuple(size.get_length() for size in list(source.partial_shape)[1:])
+            self._outputs = [output.get_any_name() for output in compiled.outputs]
+            self._request: Any = compiled.create_infer_request()
+
+    def run(self, images: Any) -> dict[str, Any]:
+        """Outputs of one batch [N, *shape] by name, in fresh arrays."""
+        results = self._request.infer({0: images}, share_inputs=True, share_outputs=False)
+        return {name: results[index] for index, name in enumerate(self._outputs)}
+
+    def close(self) -> None:
+        """Release the engine."""
+        self._request = None
+
+
+def require_precision(core: Any, precision: str) -> None:
+    """Refuse arithmetic that the CPU behind ``core`` lacks; ``precision`` is in CAPABILITIES.
+
+    Raises:
+        Unavailable: It lacks it.
+    """
+    if CAPABILITIES[precision] not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
+        cpu = core.get_property(DEVICE, "FULL_DEVICE_NAME")
+        raise Unavailable(
+            f"this CPU ({cpu}) has no {precision} arithmetic", "use float precision f32"
+        )
+
+
+def _properties(precision: str, threads: int) -> dict[str, Any]:
+    """One stream on ``threads`` threads: the shortest time for one batch."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+    }
+
+
+def _read_back(compiled: Any, precision: str, threads: int) -> dict[str, Any]:
+    """Settings that OpenVINO reports.
+
+    Raises:
+        Unavailable: It does not use the precision or the threads that were asked for.
+    """
+    facts = {
+        "float_precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
+        "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
+        "streams": compiled.get_property("NUM_STREAMS"),
+        "performance_hint": str(compiled.get_property("PERFORMANCE_HINT")).rpartition(".")[2],
+        "cpu_pinning": compiled.get_property("ENABLE_CPU_PINNING"),
+    }
+    for name, asked in (("float_precision", precision), ("threads", threads)):
+        if facts[name] != asked:
+            raise Unavailable(
+                f"asked OpenVINO for {name} {asked}, it uses {facts[name]}",
+                f"ask for {facts[name]}",
+            )
+    return facts
+
+
+def _executed_layers(compiled: Any) -> dict[str, Any]:
+    """Layers of the runtime model that compute at inference, by type and input precision.
+
+    Constants, and what is computed from constants alone when the engine is loaded, do not count.
+    """
+    layers: dict[str, Counter[str]] = {}
+    kernels: Counter[str] = Counter()
+    constant: set[str] = set()
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        facts = node.get_rt_info()
+        kind = str(facts["layerType"].value)
+        sources = [entry.get_source_output().get_node() for entry in node.inputs()]
+        from_constants = bool(sources) and all(s.get_friendly_name() in constant for s in sources)
+        if kind == "Const" or from_constants:
+            constant.add(node.get_friendly_name())
+        elif kind not in {"Input", "Output"}:
+            layers.setdefault(kind, Counter())[str(facts["runtimePrecision"].value)] += 1
+            kernels[str(facts["primitiveType"].value)] += 1
+    weighted = {kind: count for kind, count in layers.items() if kind in _WEIGHTED}
+    return {
+        "executed_layers": {kind: dict(count) for kind, count in sorted(layers.items())},
+        "kernels": dict(sorted(kernels.items())),
+        "weighted_layers": sum(sum(count.values()) for count in weighted.values()),
+        "int8_layers": sum(count[p] for count in weighted.values() for p in _INT8),
+    }
