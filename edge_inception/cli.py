@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_inception import __version__, cli_inspect, cli_models, cli_stages
+from edge_inception import __version__, cli_inspect, cli_models, cli_stages, cli_targets
 from edge_inception.cli_options import (
     PATH,
     VERDICT_CODES,
@@ -234,16 +234,6 @@ def _ability(state: Availability) -> str:
 
 
 @cli.command()
-def targets() -> None:
-    """List targets: named hardware and the backend that compiles for it."""
-    from edge_inception.targets import TARGETS
-    from edge_inception.terminal import wrapped
-
-    for target in TARGETS.values():
-        click.echo(wrapped(f"{target.name:<16}{target.backend:<14}", target.title, indent=30))
-
-
-@cli.command()
 def doctor() -> int:
     """Say what this machine can compile and run, and the command that adds what is missing."""
     from edge_inception import doctor as examination
@@ -259,5 +249,6 @@ def doctor() -> int:
     return 0
 
 
-for _command in (*cli_inspect.COMMANDS, *cli_models.COMMANDS, *cli_stages.COMMANDS):
-    cli.add_command(_command)
+for _module in (cli_inspect, cli_models, cli_stages, cli_targets):
+    for _command in _module.COMMANDS:
+        cli.add_command(_command)
