@@ -201,14 +201,14 @@ def _require_ranges(
             f"the range table has no amax for {len(missing)} tensors, first '{missing[0]}'",
             hint="calibrate this graph again",
         )
-    if _is_half(options):
-        _require_half_range(placement, seen)
     amax, largest = max((seen[root].amax, root) for root in placement.scale_of.values())
     if amax > scales.LEVELS * _LARGEST_HALF:
         raise InputError(
             f"tensor '{largest}' reaches {amax:g}, whose int8 scale is beyond float16",
             hint="activations this large come from untrained weights; else use --precision fp32",
         )
+    if _is_half(options):
+        _require_half_range(placement, seen)
 
 
 def _require_half_range(placement: Placement, seen: Mapping[str, TensorRange]) -> None:

@@ -308,10 +308,11 @@ def test_a_dynamic_batch_stays_dynamic(model, save, photos, options, batch, tmp_
     np.testing.assert_allclose(together, run(typed.path, batch), rtol=0, atol=2.0**-8)
 
 
-def test_a_scale_beyond_float16_is_refused(graph, ranges, tmp_path):
-    """An amax whose 127th part is no float16 is named, also with a float32 rest."""
+@pytest.mark.parametrize("precision", [INT8, STRONG32])
+def test_a_scale_beyond_float16_is_refused(graph, ranges, tmp_path, precision):
+    """An amax whose 127th part is no float16 is named; a float32 rest would not help."""
     record = json.loads(ranges.path.read_text())
     record["tensors"]["joined"] |= {"amax": 9e6, "observed_amax": 9e6}
     ranges.path.write_text(json.dumps(record))
     with pytest.raises(InputError, match="'joined' reaches 9e\\+06, whose int8 scale is beyond"):
-        quantize(graph, ranges, STRONG32, tmp_path / "typed.onnx")
+        quantize(graph, ranges, precision, tmp_path / "typed.onnx")
