@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, inliner
 
 from edge_inception.errors import InputError
 from edge_inception.graph.check import constants, node_counts, shape_of
@@ -74,7 +74,7 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
     nodes that compute constants; scales, zero points, limits and shapes are none. Batch norm's
     stored mean and variance are parameters, as they are in the file. Shared weights count once, at
     their first reader. A multiply-add is one tap of Conv, ConvTranspose, Gemm or MatMul, taps on
-    padding included.
+    padding included. Functions that the model brings along count as the nodes of their bodies.
 
     Args:
         model: Any ONNX model; weights may be anywhere, only their shapes are read.
@@ -84,6 +84,8 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
         InputError: ``batch`` contradicts a fixed one, nodes are out of order, or shape inference
             refuses the graph.
     """
+    if model.functions:
+        model = inliner.inline_local_functions(model)
     shaped = _inferred(model, batch)
     tensors = _tensors(shaped)
     _require_order(shaped)

@@ -169,6 +169,21 @@ def test_graphs_whose_weights_are_made_by_nodes(name, parameters, gmacs):
     assert found.unknown_shapes == ()
 
 
+def test_functions_of_the_model_count_as_their_bodies():
+    """A Conv inside a function, called twice: its work twice, its one weight once."""
+    model = parsed("a = me.Twice(x, w) y = me.Twice(a, w)", weights=f"<{zeros('w', 4, 4, 1, 1)}>")
+    imports = [onnx.helper.make_opsetid("", 18)]
+    body = [onnx.helper.make_node("Conv", ["a", "k"], ["b"])]
+    model.functions.append(
+        onnx.helper.make_function("me", "Twice", ["a", "k"], ["b"], body, imports)
+    )
+    model.opset_import.append(onnx.helper.make_opsetid("me", 1))
+    found = statistics(model)
+    assert (found.ops, found.unknown_macs) == ({"Conv": 2}, {})
+    assert found.macs == 2 * 16 * 64
+    assert found.parameters[0].count == 16
+
+
 def test_custom_op_is_named_and_order_is_checked():
     """A custom op costs an unknown number; a node before its input is refused."""
     text = '<ir_version: 8, opset_import: ["" : 18, "me" : 1]> g (float[1,2] x) => (float[1,2] y)'
