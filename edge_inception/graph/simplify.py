@@ -16,8 +16,6 @@ from edge_inception.graph.passes import (
     fold_affine,
     fold_input_affine,
     fold_pad,
-    head_to_convolution,
-    inclusive_average_pool,
     join_channels,
     matmul_to_gemm,
     name_tensors,
@@ -52,19 +50,6 @@ PASSES = (
     remove_unused.PASS,  # takes what the passes before left
     name_tensors.PASS,  # last: names only what stays
 )
-
-DLA_PASSES = (
-    head_to_convolution.PASS,
-    inclusive_average_pool.PASS,
-    remove_unused.PASS,
-    name_tensors.PASS,
-)
-"""What NVIDIA's DLA lacks, written in what it has; for graphs with fixed sizes, after ``PASSES``.
-
-DLA takes neither GlobalAveragePool nor Flatten before a Gemm, and averages over padding only.
-Source: "Working with DLA", TensorRT docs; operators/README.md of
-NVIDIA/Deep-Learning-Accelerator-SW.
-"""
 
 
 def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGraph:

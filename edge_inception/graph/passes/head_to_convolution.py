@@ -32,6 +32,9 @@ def head_to_convolution(model: onnx.ModelProto) -> bool:
     Before: x [N, C, H, W] -> GlobalAveragePool -> Flatten -> Gemm(w [M, C], b) -> y [N, M].
     After:  x -> AveragePool(H x W) -> Conv(w [M, C, 1, 1], b) -> Flatten -> y.
 
+    What the Flatten wrote is gone, and what the convolution writes has a new name, so that every
+    name still means the same values: a range table of the graph before stays true.
+
     Stays where H or W is free, a tensor between has other readers, a weight is shared, or the Gemm
     has a factor alpha.
     """
@@ -51,7 +54,8 @@ def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     matrix = to_float64(weight)
     matrix = matrix if attribute(head.gemm, "transB", 0) else matrix.T
     set_values(weight, matrix.reshape(*matrix.shape, *(1 for _ in size)))
-    pooled, flat, result = head.pool.output[0], head.flatten.output[0], head.gemm.output[0]
+    pooled, result = head.pool.output[0], head.gemm.output[0]
+    maps = f"{result}.maps"
     pool, conv, flatten = (
         scoped(head.pool, "average_pool"),
         scoped(head.gemm, "conv"),
@@ -59,12 +63,12 @@ def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     )
     made = (
         helper.make_node("AveragePool", head.pool.input, [pooled], pool, kernel_shape=size),
-        helper.make_node("Conv", [pooled, weight.name, *bias], [flat], conv),
-        helper.make_node("Flatten", [flat], [result], flatten, axis=1),
+        helper.make_node("Conv", [pooled, weight.name, *bias], [maps], conv),
+        helper.make_node("Flatten", [maps], [result], flatten, axis=1),
     )
     for old, new in zip(head, made, strict=True):
         replace_node(model, old, [new])
-    _forget_shape(model, flat)
+    _forget_shape(model, head.flatten.output[0])
     return True
 
 
@@ -83,7 +87,7 @@ def _head_at(model: onnx.ModelProto, pool: onnx.NodeProto) -> _Head | None:
 
 
 def _forget_shape(model: onnx.ModelProto, name: str) -> None:
-    """Drop the recorded shape of a tensor that now has another; shapes are inferred again later."""
+    """Drop the recorded shape of a tensor that is gone."""
     kept = [value for value in model.graph.value_info if value.name != name]
     del model.graph.value_info[:]
     model.graph.value_info.extend(kept)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edge_inception.graph.check import attribute, integers, known_shape
-from edge_inception.graph.passes._contract import Pass, replace_node, scoped, topological_order
+from edge_inception.graph.passes._contract import Pass, replace_node, topological_order
 
 
 def inclusive_average_pool(model: onnx.ModelProto) -> bool:
@@ -17,8 +17,10 @@ def inclusive_average_pool(model: onnx.ModelProto) -> bool:
     Before: x -> AveragePool(count_include_pad = 0, pads) -> y.
     After:  x -> AveragePool(count_include_pad = 1, pads) -> Mul(map) -> y.
 
-    map [1, 1, H, W] is the size of the window over the number of real pixels in it: 1 inside, for
-    3 x 3 windows 9/6 at edges and 9/4 in corners. Stays without padding and where H or W is free.
+    map [1, C, H, W] is the size of the window over the number of real pixels in it: 1 inside, for
+    3 x 3 windows 9/6 at edges and 9/4 in corners. All channels are the same; they are written out
+    since DLA scales by one number, one per channel or one per element, not by one per pixel.
+    y keeps its name and its values. Stays without padding and where C, H or W is free.
     """
     changed = [
         _rewrite(model, node) for node in list(model.graph.node) if node.op_type == "AveragePool"
@@ -27,10 +29,13 @@ def inclusive_average_pool(model: onnx.ModelProto) -> bool:
 
 
 def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    sizes, windows = (known_shape(model, name)[2:] for name in (node.input[0], node.output[0]))
+    sizes, (channels, *windows) = (
+        known_shape(model, name)[first:] or [0]
+        for name, first in ((node.input[0], 2), (node.output[0], 1))
+    )
     kernel, pads = integers(node, "kernel_shape"), integers(node, "pads")
     is_exclusive = any(pads) and not attribute(node, "count_include_pad", 0)
-    is_known = bool(sizes) and all(sizes) and all(windows)
+    is_known = all(sizes) and bool(channels) and all(windows)
     is_plain = not attribute(node, "ceil_mode", 0) and not integers(node, "dilations")
     if not (is_exclusive and is_known and is_plain):
         return False
@@ -41,9 +46,9 @@ def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     ):
         factors = np.multiply.outer(factors, side / _pixels(size, count, side, stride, begin))
     name, summed = f"{node.output[0]}.map", f"{node.output[0]}.inclusive"
-    array = factors.astype(np.float32)[None, None]
+    array = np.broadcast_to(factors.astype(np.float32), (1, channels, *factors.shape)).copy()
     model.graph.initializer.append(numpy_helper.from_array(array, name))
-    scale = helper.make_node("Mul", [summed, name], node.output, scoped(node, "mul"))
+    scale = helper.make_node("Mul", [summed, name], node.output, f"{node.output[0]}/mul")
     pool = onnx.NodeProto()
     pool.CopyFrom(node)
     kept = [entry for entry in pool.attribute if entry.name != "count_include_pad"]

@@ -1,0 +1,238 @@
+"""What of a graph runs on NVIDIA's DLA, and in how many pieces, told without a device."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from edge_inception.errors import InputError
+from edge_inception.graph.check import constants, image_input, shape_of
+from edge_inception.graph.dla_rules import View, judge
+from edge_inception.graph.passes import head_to_convolution, inclusive_average_pool, remove_unused
+from edge_inception.graph.refusals import label
+
+PASSES = (
+    head_to_convolution.PASS,
+    inclusive_average_pool.PASS,
+    remove_unused.PASS,
+)
+"""What DLA lacks, written in what it has; for simplified graphs with fixed sizes.
+
+DLA takes neither GlobalAveragePool nor Flatten before a Gemm, and averages over padding only. A
+tensor whose name stays has the values it had.
+Source: "Working with DLA", TensorRT docs; operators/README.md of
+NVIDIA/Deep-Learning-Accelerator-SW.
+"""
+
+MAX_SUBGRAPHS = 16
+"""Loadables that one core holds at once: DLA Supported Layers and Restrictions, TensorRT docs."""
+
+GENERATIONS: Mapping[str, str] = {"7.2": "1.0", "8.7": "2.0"}
+"""Compute capability of a module's GPU -> generation of its DLA: Xavier 1.0, Orin 2.0."""
+
+LOCAL_DRAM_BYTES, GLOBAL_DRAM_BYTES = 1 << 30, 512 << 20
+"""Default limits of one subgraph's intermediate tensors and of its weights: MemoryPoolType."""
+
+_ELEMENT_BYTES = 2  # float16 at most; int8 takes half
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Where one node runs: on the DLA when ``reason`` is empty, else on the GPU for that reason.
+
+    ``source`` says who states the rule. ``subgraph`` counts from 0 and is None on the GPU.
+    """
+
+    name: str
+    op: str
+    reason: str
+    source: str
+    subgraph: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subgraph:
+    """One loadable. Bytes are at float16; int8 takes half.
+
+    ``peak_bytes`` is the most that is alive at once in graph order; ``weight_bytes`` all constants.
+    """
+
+    num_layers: int
+    peak_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Verdicts in graph order, and the subgraphs that they make."""
+
+    generation: str
+    verdicts: tuple[Verdict, ...]
+    subgraphs: tuple[Subgraph, ...]
+
+    @property
+    def gpu_layers(self) -> tuple[Verdict, ...]:
+        """What falls to the GPU."""
+        return tuple(verdict for verdict in self.verdicts if verdict.reason)
+
+    @property
+    def broken_limits(self) -> tuple[str, ...]:
+        """What exceeds a limit of the DLA, one line each."""
+        return tuple(_broken(self.subgraphs))
+
+
+def _broken(subgraphs: Sequence[Subgraph]) -> Iterator[str]:
+    if len(subgraphs) > MAX_SUBGRAPHS:
+        yield f"{len(subgraphs)} subgraphs, one core holds {MAX_SUBGRAPHS}"
+    for index, one in enumerate(subgraphs):
+        if one.peak_bytes > LOCAL_DRAM_BYTES:
+            size = one.peak_bytes >> 20
+            yield f"subgraph {index} keeps {size} MiB of tensors, the pool has 1024 MiB"
+        if one.weight_bytes > GLOBAL_DRAM_BYTES:
+            size = one.weight_bytes >> 20
+            yield f"subgraph {index} holds {size} MiB of weights, the pool has 512 MiB"
+
+
+def plan(model: onnx.ModelProto, generation: str) -> Plan:
+    """Where TensorRT would put each node of ``model``, which is not changed.
+
+    Subgraphs: neighbouring DLA layers are joined into one loadable, in graph order, as long as no
+    path leaves it and comes back, until no two can be joined. The builder may split further, for
+    memory; its log (``{ForeignNode[...]}``) has the last word.
+
+    Args:
+        model: Plain ONNX with fixed sizes, shapes inferred or inferable.
+        generation: "1.0" (Xavier) or "2.0" (Orin).
+
+    Raises:
+        InputError: A size of the input is free.
+    """
+    _require_fixed(model)
+    shaped = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    graph = shaped.graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    sizes = {value.name: _fixed(shape_of(value)) for value in values}
+    stored = constants(shaped)
+    view = View(sizes=sizes, constants=stored, generation=generation)
+    nodes = [node for node in graph.node if view.computed(node)]
+    judged = [judge(node, view) for node in nodes]
+    members = _subgraphs(nodes, [not reason for reason, _ in judged])
+    number = {index: k for k, group in enumerate(members) for index in group}
+    return Plan(
+        generation=generation,
+        verdicts=tuple(
+            Verdict(
+                name=label(node),
+                op=node.op_type,
+                reason=reason,
+                source=source,
+                subgraph=number.get(index),
+            )
+            for index, (node, (reason, source)) in enumerate(zip(nodes, judged, strict=True))
+        ),
+        subgraphs=tuple(_measured([nodes[i] for i in group], view) for group in members),
+    )
+
+
+def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy after ``PASSES``.
+
+    Raises:
+        InputError: A size of the input is free.
+    """
+    _require_fixed(model)
+    copy = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for each in PASSES:
+        each(copy)
+    return copy
+
+
+def _require_fixed(model: onnx.ModelProto) -> None:
+    sizes = shape_of(image_input(model))
+    free = [str(size) for size in sizes if not isinstance(size, int)]
+    if free:
+        raise InputError(
+            f"the input has free sizes {', '.join(free)}; DLA takes fixed ones only",
+            hint="give --batch, or export with a static batch",
+        )
+
+
+def _fixed(sizes: Sequence[int | str]) -> tuple[int, ...]:
+    """Sizes, or nothing where one is free."""
+    known = tuple(size for size in sizes if isinstance(size, int))
+    return known if len(known) == len(sizes) else ()
+
+
+def _subgraphs(nodes: Sequence[onnx.NodeProto], on_dla: Sequence[bool]) -> list[list[int]]:
+    """Indices of the nodes of every subgraph, in graph order.
+
+    Sets of nodes are integers, one bit a node.
+    """
+    made = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    before = [sorted({made[name] for name in node.input if name in made}) for node in nodes]
+    above: list[int] = []
+    for sources in before:
+        direct = sum(1 << i for i in sources)
+        above.append(direct | _above(direct, above))
+    group = [1 << index if is_in else 0 for index, is_in in enumerate(on_dla)]
+    edges = [(i, index) for index, sources in enumerate(before) for i in sources]
+    edges = [(i, j) for i, j in edges if on_dla[i] and on_dla[j]]
+    is_stable = False
+    while not is_stable:
+        is_stable = True
+        for i, j in edges:
+            union = group[i] | group[j]
+            if group[i] != group[j] and not _returns(union, above, group):
+                is_stable = False
+                for member in _bits(union):
+                    group[member] = union
+    return [_bits(members) for members in sorted(set(group) - {0}, key=_bits)]
+
+
+def _returns(members: int, above: Sequence[int], group: Sequence[int]) -> bool:
+    """Whether a path leaves the set and comes back, other groups being run as one each."""
+    seen, found = 0, _above(members, above) & ~members
+    while found != seen:
+        seen = found
+        whole = functools.reduce(operator.or_, (group[i] for i in _bits(seen)), seen)
+        found = whole | _above(whole, above)
+        if _above(whole, above) & members:
+            return True
+    return False
+
+
+def _above(members: int, above: Sequence[int]) -> int:
+    return functools.reduce(operator.or_, (above[i] for i in _bits(members)), 0)
+
+
+def _bits(members: int) -> list[int]:
+    return [i for i in range(members.bit_length()) if members >> i & 1]
+
+
+def _measured(nodes: Sequence[onnx.NodeProto], view: View) -> Subgraph:
+    last = {name: index for index, node in enumerate(nodes) for name in node.input}
+    alive: dict[str, int] = {}
+    peak = 0
+    for index, node in enumerate(nodes):
+        names = (*view.computed(node), *(name for name in node.output if name))
+        alive.update((name, _count(view.of(name))) for name in names)
+        peak = max(peak, sum(alive.values()))
+        alive = {name: size for name, size in alive.items() if last.get(name, index) > index}
+    read = {name for node in nodes for name in node.input if name in view.constants}
+    weights = sum(_count(tuple(view.constants[name].dims)) for name in read)
+    return Subgraph(
+        num_layers=len(nodes),
+        peak_bytes=peak * _ELEMENT_BYTES,
+        weight_bytes=weights * _ELEMENT_BYTES,
+    )
+
+
+def _count(sizes: Sequence[int]) -> int:
+    product = 1
+    for size in sizes:
+        product *= size
+    return product

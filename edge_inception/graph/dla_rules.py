@@ -1,0 +1,273 @@
+"""What NVIDIA's DLA takes, layer by layer, as published for TensorRT 8.2 to 10.7.
+
+A rule answers why TensorRT would give a node to the GPU, or an empty string. Where the documents
+are silent the answer is the GPU: a device may do better than its plan, never worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from edge_inception.graph.check import attribute, integers
+from edge_inception.graph.macs import OWN_DOMAINS
+
+LAYERS = "TensorRT docs, DLA Supported Layers and Restrictions"
+HEADER = "NvInfer.h of TensorRT 8.4"
+OPERATORS = "operators/README.md of NVIDIA/Deep-Learning-Accelerator-SW"
+_FACTS = "facts/jetson.md 3.2"
+
+_RANK = 4
+_LARGEST_BATCH, _LARGEST_SIZE = 4096, 8192
+_CONV_KERNEL, _CONV_STRIDE, _CONV_DILATION, _CONV_PAD = (1, 32), (1, 8), (1, 32), (0, 31)
+_POOL_WINDOW, _POOL_STRIDE, _POOL_PAD = (1, 8), (1, 16), (0, 7)
+_GROUPS = (1, 8192)
+_CLIP = (1, 127)
+_LRN_WINDOWS = (3, 5, 7, 9)
+_SOFTMAX_ALONE, _SOFTMAX_AMONG = 8192, 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What rules read: fixed sizes of every tensor, constants, and the generation of the DLA."""
+
+    sizes: Mapping[str, tuple[int, ...]]
+    constants: Mapping[str, TensorProto]
+    generation: str
+
+    def of(self, name: str) -> tuple[int, ...]:
+        """Sizes of a tensor; empty when unknown."""
+        return self.sizes.get(name, ())
+
+    def computed(self, node: onnx.NodeProto) -> list[str]:
+        """Inputs of a node that are no constants."""
+        return [name for name in node.input if name and name not in self.constants]
+
+
+Check = Callable[[onnx.NodeProto, View], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How one op is judged, and who says so."""
+
+    check: Check
+    source: str
+
+
+def _outside(what: str, values: Sequence[int], bounds: tuple[int, int]) -> str:
+    low, high = bounds
+    bad = next((value for value in values if not low <= value <= high), None)
+    return "" if bad is None else f"{what} {bad}, wanted {low} to {high}"
+
+
+def _first(*reasons: str) -> str:
+    return next((reason for reason in reasons if reason), "")
+
+
+def _window(node: onnx.NodeProto, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """Strides, dilations and pads."""
+    rank = len(kernel)
+    strides = integers(node, "strides", [1] * rank)
+    dilations = integers(node, "dilations", [1] * rank)
+    return strides, dilations, integers(node, "pads", [0] * 2 * rank)
+
+
+def _conv(node: onnx.NodeProto, view: View) -> str:
+    if node.input[1] not in view.constants:
+        return "its weight is computed"
+    _, _, *kernel = view.constants[node.input[1]].dims
+    strides, dilations, pads = _window(node, kernel)
+    group = attribute(node, "group", 1)
+    assert isinstance(group, int)
+    is_wide = any(pad >= side for pad, side in zip(pads, [*kernel, *kernel], strict=True))
+    return _first(
+        _outside("kernel", kernel, _CONV_KERNEL),
+        _outside("stride", strides, _CONV_STRIDE),
+        _outside("dilation", dilations, _CONV_DILATION),
+        _outside("padding", pads, _CONV_PAD),
+        "padding as large as the kernel" if is_wide else "",
+        _outside("groups", [group], _GROUPS),
+    )
+
+
+def _matrix(node: onnx.NodeProto, view: View) -> str:
+    """Gemm and MatMul run as 1 x 1 convolutions."""
+    if node.input[1] not in view.constants:
+        return "its second input is computed"
+    is_plain = attribute(node, "alpha", 1.0) == 1.0 and not attribute(node, "transA", 0)
+    return "" if is_plain else "it scales or transposes its input"
+
+
+def _pool(node: onnx.NodeProto, _view: View) -> str:
+    kernel = integers(node, "kernel_shape")
+    strides, dilations, pads = _window(node, kernel)
+    return _first(
+        "more than one output" if len(node.output) > 1 else "",
+        _outside("window", kernel, _POOL_WINDOW),
+        _outside("stride", strides, _POOL_STRIDE),
+        _outside("padding", pads, _POOL_PAD),
+        _outside("dilation", dilations, (1, 1)),
+    )
+
+
+def _average(node: onnx.NodeProto, view: View) -> str:
+    is_exclusive = any(integers(node, "pads")) and not attribute(node, "count_include_pad", 0)
+    if not is_exclusive:
+        return _pool(node, view)
+    if view.generation == "1.0":
+        return "it averages real pixels only; this DLA averages over the padding too"
+    return "it averages real pixels only, which no document says of this DLA"
+
+
+def _concat(node: onnx.NodeProto, view: View) -> str:
+    axis = attribute(node, "axis", None)
+    assert isinstance(axis, int)
+    known = [view.of(name) for name in node.input]
+    spaces = {sizes[:1] + sizes[2:] for sizes in known}
+    return _first(
+        f"axis {axis}, wanted that of the channels" if axis % _RANK != 1 else "",
+        "a single input" if len(node.input) == 1 else "",
+        "an input is a constant" if len(view.computed(node)) < len(node.input) else "",
+        "its inputs have different heights or widths" if len(spaces) > 1 else "",
+    )
+
+
+def _elementwise(node: onnx.NodeProto, view: View) -> str:
+    """Two computed tensors of one size, or a computed tensor and what Scale takes."""
+    if len(node.input) != 2:  # noqa: PLR2004 -- ElementWise has two
+        return f"{len(node.input)} inputs, wanted 2"
+    computed = view.computed(node)
+    if len(computed) == len(node.input):
+        one, other = (view.of(name) for name in computed)
+        return "" if one == other else "its inputs differ in size"
+    return _scale(node, view) if computed else "all its inputs are constants"
+
+
+def _scale(node: onnx.NodeProto, view: View) -> str:
+    is_scale = node.op_type in {"Add", "Mul"} or (
+        node.op_type == "Sub" and node.input[1] in view.constants
+    )
+    if not is_scale:
+        return "with a constant, DLA scales and shifts only"
+    constant = next(name for name in node.input if name in view.constants)
+    _, channels, *space = view.of(node.output[0])
+    sizes = [*view.constants[constant].dims]
+    padded = [1] * (_RANK - len(sizes)) + sizes
+    wanted = ([1, 1, 1, 1], [1, channels, 1, 1], [1, channels, *space])
+    return "" if padded in wanted else "its constant is not one per graph, channel or element"
+
+
+def _clip(node: onnx.NodeProto, view: View) -> str:
+    limits = [name for name in node.input[1:] if name]
+    if len(limits) != 2 or any(name not in view.constants for name in limits):  # noqa: PLR2004
+        return "its limits are not two constants"
+    low, high = (numpy_helper.to_array(view.constants[name]).item() for name in limits)
+    if low != 0:
+        return f"it clips from {low:g}, wanted from 0"
+    return _outside("it clips at", [math.floor(high)], _CLIP)
+
+
+def _leaky(node: onnx.NodeProto, _view: View) -> str:
+    slope = attribute(node, "alpha", 0.01)
+    assert isinstance(slope, float)
+    return "" if slope >= 0 else f"slope {slope:g} is negative"
+
+
+def _lrn(node: onnx.NodeProto, _view: View) -> str:
+    window = attribute(node, "size", 0)
+    wanted = ", ".join(map(str, _LRN_WINDOWS))
+    return "" if window in _LRN_WINDOWS else f"window {window}, wanted one of {wanted}"
+
+
+def _softmax(node: onnx.NodeProto, view: View) -> str:
+    if view.generation == "1.0":
+        return "this DLA has no softmax"
+    axis = attribute(node, "axis", -1)
+    assert isinstance(axis, int)
+    sizes = view.of(node.output[0])
+    axis %= len(sizes)
+    if axis == 0:
+        return "it is over the batch"
+    is_alone = math.prod(sizes[1:]) == sizes[axis]
+    largest = _SOFTMAX_ALONE if is_alone else _SOFTMAX_AMONG
+    return _outside("its axis has size", [sizes[axis]], (1, largest))
+
+
+def _never(reason: str) -> Check:
+    return lambda _node, _view: reason
+
+
+_PLAIN = _never("")  # whatever its attributes are
+_FLAT = _never("a view of rank 2; nothing is computed")
+
+RULES: Mapping[str, Rule] = {
+    "Conv": Rule(check=_conv, source=LAYERS),
+    "Gemm": Rule(check=_matrix, source=OPERATORS),
+    "MatMul": Rule(check=_matrix, source=OPERATORS),
+    "MaxPool": Rule(check=_pool, source=LAYERS),
+    "AveragePool": Rule(check=_average, source=f"{LAYERS}; IPoolingLayer, {HEADER}"),
+    "Concat": Rule(check=_concat, source=LAYERS),
+    **dict.fromkeys(
+        ("Add", "Sum", "Sub", "Mul", "Max", "Min"),
+        Rule(check=_elementwise, source=f"{LAYERS}; IElementWiseLayer, {HEADER}"),
+    ),
+    **dict.fromkeys(
+        ("Relu", "Sigmoid", "Tanh", "Abs", "BatchNormalization"),
+        Rule(check=_PLAIN, source=LAYERS),
+    ),
+    "Clip": Rule(check=_clip, source=LAYERS),
+    "LeakyRelu": Rule(check=_leaky, source=LAYERS),
+    "LRN": Rule(check=_lrn, source=LAYERS),
+    "Softmax": Rule(check=_softmax, source=f"{LAYERS}; ISoftMaxLayer, {HEADER}"),
+    **dict.fromkeys(
+        ("Div", "Pow"),
+        Rule(
+            check=_never("TensorRT 8.2 to 10.7 offers no such layer on DLA"),
+            source=f"IElementWiseLayer, {HEADER}; {OPERATORS}",
+        ),
+    ),
+    **dict.fromkeys(
+        ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin"),
+        Rule(check=_never("the DLA has it, TensorRT does not offer it"), source=OPERATORS),
+    ),
+    **dict.fromkeys(("Flatten", "Reshape", "Squeeze"), Rule(check=_FLAT, source=_FACTS)),
+    **dict.fromkeys(
+        ("QuantizeLinear", "DequantizeLinear"),
+        Rule(
+            check=_never("no explicit quantization up to TensorRT 10.7; use the implicit graph"),
+            source=LAYERS,
+        ),
+    ),
+}
+_ANY_RANK = frozenset(("Gemm", "MatMul", "Flatten", "Reshape", "Squeeze"))
+_UNKNOWN = Rule(check=_never("DLA has no such layer"), source=LAYERS)
+
+
+def judge(node: onnx.NodeProto, view: View) -> tuple[str, str]:
+    """Why ``node`` would run on the GPU, or an empty string; and the source of that answer."""
+    is_own = node.domain in OWN_DOMAINS
+    rule = RULES.get(node.op_type, _UNKNOWN) if is_own else _UNKNOWN
+    general = "" if rule is _UNKNOWN else _sizes(node, view)
+    return (general, LAYERS) if general else (rule.check(node, view), rule.source)
+
+
+def _sizes(node: onnx.NodeProto, view: View) -> str:
+    """What holds of every layer: four axes, none of them free or too large."""
+    for name in (*view.computed(node), *(name for name in node.output if name)):
+        sizes = view.of(name)
+        if not sizes:
+            return f"the size of '{name}' is not known"
+        if len(sizes) != _RANK and node.op_type not in _ANY_RANK:
+            return f"rank {len(sizes)}, wanted {_RANK}"
+        found = _first(
+            _outside("batch", sizes[:1], (1, _LARGEST_BATCH)),
+            _outside("size", sizes[1:], (1, _LARGEST_SIZE)),
+        )
+        if found:
+            return found
+    return ""
