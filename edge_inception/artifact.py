@@ -193,11 +193,14 @@ def replace_file(path: Path, content: Content) -> None:
     """Write ``content`` to a temporary file next to ``path``, flush it, rename it to ``path``.
 
     Raises:
-        InputError: Disk full, quota, read-only or missing permission; the old file is untouched.
+        InputError: Disk full, quota, read-only, a folder or missing permission; the old file is
+            untouched.
     """
     owner = f"{os.getpid()}.{secrets.token_hex(4)}"  # two threads may write the same file
-    temporary = path.with_name(f".{path.name}.{owner}{_TEMPORARY_SUFFIX}")
+    temporary = path.parent / f".{path.name}.{owner}{_TEMPORARY_SUFFIX}"
     try:
+        if path.is_dir():  # renaming would say so too, but not of `.`
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
             content(temporary)

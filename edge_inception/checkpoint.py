@@ -96,7 +96,7 @@ def load(
     """
     spec = registry.model(name)
     families = candidates(spec, family)
-    asked = _checked_options(spec, options or {})
+    asked = registry.options(spec, options or {})
     checkpoint = read_checkpoint(path)
     shapes = {key: tuple(tensor.shape) for key, tensor in checkpoint.state.items()}
     evidence = Evidence(
@@ -198,29 +198,10 @@ def _completed(
     return {**state, **made}
 
 
-def _checked_options(spec: ModelSpec, options: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in options.items():
-        if key not in spec.options:
-            raise registry.unknown(f"option of {spec.name}", key, spec.options)
-        default = spec.options[key]
-        kinds = (int, float) if isinstance(default, float) else (type(default),)
-        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-            raise InputError(
-                f"option {key} of {spec.name} is {value!r}, wanted a {type(default).__name__}",
-                hint=f"the default is {default!r}",
-            )
-    return dict(options)
-
-
 def _skeleton(spec: ModelSpec, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
     """The model without memory for its weights."""
-    try:
-        with torch.device("meta"):
-            model: nn.Module = spec.build(num_classes=num_classes, **options)
-    except ValueError as error:
-        raise InputError(
-            f"cannot build {spec.name} with {dict(options)}: {error}", hint="check model options"
-        ) from error
+    with torch.device("meta"):
+        model: nn.Module = registry.build(spec, num_classes, options)
     return model
 
 
@@ -245,12 +226,12 @@ def _refuse_other_head(
         linear = [key for key in item.unexpected if len(shapes[key]) == 2]  # noqa: PLR2004 -- out, in
         if not item.unexpected or not linear or not all(map(_HEAD.fullmatch, wrong)):
             continue
-        hidden = shapes[linear[0]][0]
+        hidden = shapes[linear[0]][0] if len(linear) == 2 else "N"  # noqa: PLR2004 -- layers
         raise InputError(
             f"{path} fits {spec.name} but for its head: {listed(item.unexpected)}; wanted "
             f"{listed(item.missing)}",
-            hint=f"of two layers with a ReLU between: --option head_hidden={hidden}; any other "
-            "head must be saved as one linear layer",
+            hint="wanted one linear layer, or two with a ReLU between and --option "
+            f"head_hidden={hidden}",
         )
 
 
@@ -284,9 +265,8 @@ def _require_same_tensors(
     shapes = [
         f"{key} is {list(state[key].shape)}, wanted {list(expected[key].shape)}" for key in wrong
     ]
-    options = ", ".join(f"{key} (default {value})" for key, value in spec.options.items())
     raise InputError(
         f"{checkpoint.path} does not fit {spec.name}: {len(wrong)} of {len(expected)} tensors have "
         f"another shape ({listed(shapes, '; ')})",
-        hint=f"set the model options it was trained with: {options}",
+        hint=f"set the options it was trained with; {registry.option_hint(spec)}",
     )

@@ -31,10 +31,11 @@ _FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64
 _REFUSED = "unsupported"  # what torch's safe unpickler says of anything but tensors
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _DUMP = "dump it to npz as edge_inception/keymaps/"
+# First bytes of what people pass by mistake: what it is, and what to do.
 _FOREIGN = {
-    b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull`",
-    b"\x89HDF": f"an HDF5 file (Keras); {_DUMP}keras.py says",
-    b"<": "a web page or XML, not weights; download it again",
+    b"version https://git-lfs": ("a Git LFS pointer", "run `git lfs pull`"),
+    b"\x89HDF": ("an HDF5 file of Keras", f"{_DUMP}keras.py says"),
+    b"<": ("a web page or XML", "download it again"),
 }
 
 
@@ -120,7 +121,7 @@ def _is_npz(path: Path) -> bool:
         return path.suffix == ".npz"  # its reader says what is wrong
     if "model.weights.h5" in names:
         raise InputError(
-            f"{path} is not a checkpoint", hint=f"it is a .keras file; {_DUMP}keras.py says"
+            f"{path} is not a checkpoint but a .keras file", hint=f"{_DUMP}keras.py says"
         )
     return bool(names) and all(name.endswith(".npy") for name in names)
 
@@ -165,13 +166,13 @@ def _read_torch(path: Path) -> Any:
 
 
 def _not_a_checkpoint(path: Path, head: bytes) -> InputError:
-    for magic, what in _FOREIGN.items():
+    for magic, (what, remedy) in _FOREIGN.items():
         if head.lstrip().startswith(magic):
-            return InputError(f"{path} is not a checkpoint", hint=f"it is {what}")
+            return InputError(f"{path} is not a checkpoint but {what}", hint=remedy)
     got = f"starts with {head[:8]!r}" if head else "is empty (0 bytes)"
     return InputError(
         f"{path} is not a checkpoint: it {got}",
-        hint=f"wanted safetensors or a torch.save file; of TensorFlow, {_DUMP}slim.py says",
+        hint=f"wanted safetensors, torch.save or npz; of TensorFlow, {_DUMP}slim.py says",
     )
 
 
@@ -215,7 +216,7 @@ def _classes(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _first_line(error: Exception, marker: str = "") -> str:
-    """The line of a vendor message that says what happened."""
+    """The sentence of a vendor message that says what happened; torch's next ones give advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     chosen = next((line for line in lines if marker in line.lower()), "") if marker else ""
-    return (chosen or (lines[0] if lines else type(error).__name__))[:200]
+    return (chosen or (lines[0] if lines else type(error).__name__)).partition(". ")[0][:200]

@@ -76,7 +76,7 @@ def _no_state(path: Path, value: Any, is_tensor: IsTensor) -> InputError:
         strangers = [str(key) for key, item in value.items() if not is_tensor(item)]
         got = f"entries that are not tensors: {listed(strangers)}"
     else:
-        got = f"a {type(value).__name__}" + (" without entries" if not value else "")
+        got = f"a {type(value).__name__}" + (" without entries" if value == {} else "")
     return InputError(
         f"{path} holds {got}; wanted tensors by name", hint="save model.state_dict() alone"
     )

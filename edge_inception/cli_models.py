@@ -56,20 +56,18 @@ def models(name: str | None, **flags: Any) -> None:
 def _stages(
     spec: ModelSpec, options: dict[str, Any], flags: dict[str, Any]
 ) -> tuple[list[Stage], tuple[int, int]]:
+    from edge_inception import registry
     from edge_inception.models._trace import grouped, trace
-    from edge_inception.registry import unknown
 
-    for key in options:
-        if key not in spec.options:
-            raise unknown(f"option of {spec.name}", key, spec.options)
+    registry.options(spec, options)
     side = flags["input_size"]
     size = (side, side) if side else spec.variants[0].input_size
     try:
         architecture = spec.describe(num_classes=flags["num_classes"] or 1000, **options)
         return list(grouped(trace(architecture, size))), size
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise InputError(
-            f"cannot build {spec.name} with {options}: {error}", hint="check --option"
+            f"cannot build {spec.name} with {options}: {error}", hint=registry.option_hint(spec)
         ) from error
 
 

@@ -193,7 +193,9 @@ def model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not separator:
-            raise InputError(f"model option '{pair}'", hint="write KEY=VALUE, such as width=0.25")
+            raise InputError(
+                f"--option '{pair}' has no value", hint="write KEY=VALUE, such as width=0.25"
+            )
         try:
             options[name] = json.loads(text)
         except ValueError:

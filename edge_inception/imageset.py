@@ -131,8 +131,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(
-            f"cannot read labels file {path}", hint="one class name per line, in UTF-8"
+            f"cannot read labels file {path}: {why}", hint="one class name per line, in UTF-8"
         ) from error
     names = [line.strip() for line in text.strip().split("\n")]
     if "" in names:

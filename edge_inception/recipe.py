@@ -240,7 +240,7 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         checkpoint=source,
         is_foreign="onnx" in model,
         checkpoint_format=model.get("checkpoint_format", "auto"),
-        num_classes=model.get("num_classes"),
+        num_classes=_num_classes(model, where),
         model_options=model.get("options", {}),
         head=head(model.get("head", "logits")),
         fold=fold(model.get("fold_preprocessing", "none")),
@@ -270,6 +270,11 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         ),
         gates=_gates(tables.get("gates", {}), where),
     )
+
+
+def _num_classes(model: Table, where: str) -> int | None:
+    asked = model.get("num_classes")
+    return None if asked is None else _at_least(asked, 1, "model.num_classes", where)
 
 
 _FLAGS = {"name": "model", "checkpoint": "checkpoint"}

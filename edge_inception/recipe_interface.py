@@ -93,7 +93,8 @@ def _channels(values: list[Any], key: str, where: str) -> tuple[float, ...]:
     if len(values) != 3 or not all(is_number) or (key == "std" and min(values) <= 0):  # noqa: PLR2004 -- channels
         raise InputError(
             f"{where}: preprocess.{key} is {values!r}",
-            hint="wanted three numbers in the channel order, for pixels from 0 to 1",
+            hint="wanted three numbers in the channel order, for pixels from 0 to 1"
+            + (", above 0" if key == "std" else ""),
         )
     return tuple(float(value) for value in values)
 

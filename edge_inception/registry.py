@@ -7,11 +7,13 @@ Listing imports nothing.
 from __future__ import annotations
 
 import importlib
+import json
+import math
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_inception.errors import InputError, known_names
 from edge_inception.spec import ModelSpec
@@ -82,3 +84,59 @@ def model(name: str) -> ModelSpec:
     if name not in known:
         raise unknown("model", name, known)
     return known[name]
+
+
+def options(spec: ModelSpec, given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given``, if they are options of the model with values that can be meant.
+
+    Raises:
+        InputError: Unknown option, a value of another type, a number that is negative or not
+            finite, or no width.
+    """
+    for key, value in given.items():
+        if key not in spec.options:
+            raise unknown(f"option of {spec.name}", key, spec.options)
+        default = spec.options[key]
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+            wanted = _KINDS[type(default)]
+        elif isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
+            wanted = "a number of at least 0"
+        elif key == "width" and value == 0:
+            wanted = "a number above 0"
+        else:
+            continue
+        raise InputError(
+            f"option {key} of {spec.name} is {json.dumps(value)}, wanted {wanted}",
+            hint=f"the default is --option {key}={json.dumps(default)}",
+        )
+    return dict(given)
+
+
+_KINDS: Mapping[type, str] = {
+    bool: "true or false",
+    float: "a number",
+    int: "a whole number",
+    str: "a word",
+}
+
+
+def build(spec: ModelSpec, num_classes: int, chosen: Mapping[str, Any]) -> Any:
+    """The module of ``spec`` with freshly initialised weights.
+
+    Raises:
+        InputError: A choice the architecture does not have, or sizes beyond what torch can hold.
+    """
+    try:
+        return spec.build(num_classes=num_classes, **chosen)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"cannot build {spec.name} with {dict(chosen)}: {str(error).splitlines()[0]}",
+            hint=option_hint(spec),
+        ) from error
+
+
+def option_hint(spec: ModelSpec) -> str:
+    """How the options of a model are set, with their defaults."""
+    defaults = ", ".join(f"{key}={json.dumps(value)}" for key, value in spec.options.items())
+    return f"--option KEY=VALUE, by default {defaults}"

@@ -145,10 +145,7 @@ def _check_options(options: TrainOptions) -> None:
         raise registry.unknown("device", options.device, ("cpu", "cuda"))
     if options.device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device on this machine", hint="use --device cpu")
-    spec = registry.model(options.model)
-    for name in options.model_options:
-        if name not in spec.options:
-            raise registry.unknown(f"option of {spec.name}", name, spec.options)
+    registry.options(registry.model(options.model), options.model_options)
 
 
 class _Run:
@@ -161,10 +158,11 @@ class _Run:
         self.train_set, self.monitor_set = train_set, monitor_set
         self.options, self.out = options, out
         self.steps_per_epoch = max(1, len(train_set.items) // options.batch)
-        build = registry.model(options.model).build
-        arguments = {"num_classes": options.num_classes, **options.model_options}
-        self.model = build(**arguments).to(options.device, memory_format=torch.channels_last)
-        self.average = build(**arguments).to(options.device, memory_format=torch.channels_last)
+        arguments = (registry.model(options.model), options.num_classes, options.model_options)
+        self.model, self.average = (
+            registry.build(*arguments).to(options.device, memory_format=torch.channels_last)
+            for _ in range(2)
+        )
         if self.model.is_embedding:
             raise InputError(
                 f"{options.model} with {dict(options.model_options)} puts out an embedding",

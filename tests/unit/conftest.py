@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_inception import registry
+from edge_inception import cli, registry
 from edge_inception.models._layers import (
     VALID,
     Architecture,
@@ -118,3 +118,26 @@ def tiny_checkpoint(tiny_weights, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     save_file(tiny_weights.state_dict(), path)
     return path
+
+
+@pytest.fixture
+def refusal(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
+    """``refusal("export", ...)`` in an empty folder: error line and hint of exit code 3.
+
+    Nothing is on stdout and no file is written.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[str, str]:
+        before = sorted(tmp_path.rglob("*"))
+        capsys.readouterr()
+        assert cli.run(list(arguments)) == 3
+        said = capsys.readouterr()
+        assert said.out == ""
+        *_, error, hint = said.err.splitlines()
+        assert [line for line in said.err.splitlines() if line.startswith("error: ")] == [error]
+        assert hint.startswith("hint: ")
+        assert sorted(tmp_path.rglob("*")) == before
+        return error.removeprefix("error: "), hint.removeprefix("hint: ")
+
+    return run

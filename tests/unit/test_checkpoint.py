@@ -105,7 +105,7 @@ def test_other_width_points_at_the_options(tiny_checkpoint):
     """A checkpoint of another width is refused and the model's options are listed."""
     error = refused(tiny_checkpoint, width=2.0)
     assert "another shape" in str(error)
-    assert "width (default 1.0)" in error.hint
+    assert "width=1.0" in error.hint
 
 
 def test_other_architecture_says_which_model_fits(tiny_checkpoint):
@@ -270,7 +270,7 @@ def test_unknown_option_suggests_the_near_one(tiny_checkpoint):
 @pytest.mark.parametrize("value", ["wide", True, None])
 def test_option_of_another_type_is_refused(tiny_checkpoint, value):
     """An option that is not a number where a number belongs is refused."""
-    assert "wanted a float" in str(refused(tiny_checkpoint, width=value))
+    assert "wanted a number" in str(refused(tiny_checkpoint, width=value))
 
 
 def test_classes_come_from_the_metadata(saved, state):

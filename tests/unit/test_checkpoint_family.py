@@ -193,8 +193,7 @@ def test_head_of_two_layers_has_to_be_declared(saved):
         "wanted fc.weight, fc.bias"
     )
     assert error.hint == (
-        "of two layers with a ReLU between: --option head_hidden=64; any other head must be saved "
-        "as one linear layer"
+        "wanted one linear layer, or two with a ReLU between and --option head_hidden=64"
     )
     loaded = narrow("resnet50", path, options={"head_hidden": 64}).model.state_dict()
     assert torch.equal(loaded["fc.0.weight"], state["fc.0.weight"])

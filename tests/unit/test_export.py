@@ -225,9 +225,8 @@ def test_zero_logits_are_refused(tiny_weights, options, tmp_path):
     for key in ("last_linear.weight", "last_linear.bias"):
         state[key].zero_()
     save_file(state, tmp_path / "zero.safetensors")
-    with pytest.raises(InputError, match="largest logit 0") as caught:
+    with pytest.raises(InputError, match="logits of an ordinary image are all 0"):
         export(tmp_path / "zero.safetensors", options, tmp_path / "m.onnx")
-    assert "untrained" in caught.value.hint
 
 
 _SCRIPT = """
