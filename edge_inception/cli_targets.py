@@ -131,8 +131,8 @@ def _rows(row: Target) -> Iterator[tuple[str, str]]:
         return
     yield "memory", f"{row.memory_gb} GB"
     yield "bandwidth", _long(row.bandwidth_gb_s, "GB/s")
-    yield "GPU INT8", row.slow.get("int8") or _long(row.int8_tops, "TOPS dense")
-    yield "GPU FP16", row.slow.get("fp16") or _long(row.fp16_tflops, "TFLOPS dense")
+    yield "GPU INT8", _none(row, "int8") or _long(row.int8_tops, "TOPS dense")
+    yield "GPU FP16", _none(row, "fp16") or _long(row.fp16_tflops, "TFLOPS dense")
     if row.fp8_tflops:
         yield "GPU FP8", _long(row.fp8_tflops, "TFLOPS dense")
     if row.dla:
@@ -145,6 +145,10 @@ def _rows(row: Target) -> Iterator[tuple[str, str]]:
         yield "advertised", row.headline
     if row.releases:
         yield "power modes", row.power_modes or "unknown; read nvpmodel -q on the device"
+
+
+def _none(row: Target, precision: str) -> str:
+    return f"none: {row.slow[precision]}" if precision in row.slow else ""
 
 
 def _long(fact: Fact | None, unit: str) -> str:

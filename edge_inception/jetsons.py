@@ -41,8 +41,8 @@ def _module(name: str, title: str, *, sm: str, memory_gb: int, source: str) -> T
     )
 
 
-_NO_NANO_INT8 = "SM 5.3 has no fast INT8: facts/jetson.md 1.1"
-_NO_TX2_INT8 = "SM 6.2 is not in TensorRT's list of fast INT8: facts/jetson.md 1.1, recalled"
+_NO_NANO_INT8 = "no fast INT8 at SM 5.3, facts/jetson.md 1.1"
+_NO_TX2_INT8 = "SM 6.2 is not in TensorRT's list of fast INT8, facts/jetson.md 1.1, recalled"
 
 _MAXWELL = (
     replace(

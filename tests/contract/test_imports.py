@@ -17,10 +17,19 @@ ALL = sorted(m.name for m in pkgutil.walk_packages([str(PACKAGE)], prefix="edge_
 # Right of the graph and what it stands on: a device has neither torch nor onnx.
 FOLDERS = ("edge_inception.engines", "edge_inception.validate", "edge_inception.report")
 FILES = {"images", "imageset", "spec", "errors", "artifact", "stage", "registry", "metrics"}
-FILES |= {"targets", "jetsons", "hardware", "jetpack", "inference", "recipe", "options"}
+FILES |= {
+    "targets",
+    "jetsons",
+    "hardware",
+    "jetpack",
+    "feasibility",
+    "inference",
+    "recipe",
+    "options",
+}
 DEVICE = [n for n in ALL if n.startswith(FOLDERS) or n.removeprefix("edge_inception.") in FILES]
 WORDS = ["errors", "spec", "artifact", "stage", "registry", "imageset", "options", "recipe"]
-WORDS += ["targets"]
+WORDS += ["targets", "feasibility"]
 LEFT_OF_GRAPH = ["torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim", "onnxscript", "safetensors"]
 THIRD_PARTIES = [*LEFT_OF_GRAPH, "numpy", "PIL", "rich", "openvino", "tensorrt", "pycuda"]
 VENDORS = ["openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime", "pycuda"]
