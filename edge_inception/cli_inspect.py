@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_inception.cli_options import PATH
 
 if TYPE_CHECKING:
+    import onnx
+
+    from edge_inception.graph.dla import Plan
     from edge_inception.graph.macs import Sizes, Tensor
     from edge_inception.graph.statistics import Layer, Statistics
+    from edge_inception.hardware import Target
 
 _WIDTH = 80
 _INDENT = 15
@@ -27,25 +31,74 @@ _UNKNOWN = "?"
 @click.argument("graph", type=PATH)
 @click.option("--batch", type=click.IntRange(min=1), help="Fills a free batch; 1 if not given.")
 @click.option("--layers/--no-layers", default=True, help="The table of layers; on by default.")
+@click.option("--dla", is_flag=True, help="What would run on the DLA of --target.")
+@click.option("--target", help="Named hardware, for --dla.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with full names.")
-def inspect(graph: Path, *, batch: int | None, layers: bool, as_json: bool) -> None:
+def inspect(graph: Path, *, layers: bool, as_json: bool, **flags: Any) -> None:
     """Show ops, parameters, multiply-adds, memory and layers of any ONNX file.
 
     Multiply-adds and activation memory are for the whole batch. Nodes that compute constants, such
     as DequantizeLinear of a weight, are no layers.
+
+    --dla tells, without a device, which layers TensorRT would run on a Jetson's deep learning
+    accelerator, in how many pieces, and what falls to the GPU and why.
     """
     from edge_inception.graph.check import load_graph
     from edge_inception.graph.statistics import statistics
 
-    found = statistics(load_graph(graph), batch=batch)
+    hardware = _dla_target(flags["target"], is_dla=flags["dla"])
+    model = load_graph(graph)
+    found = statistics(model, batch=flags["batch"])
+    plans = _plans(model, flags["batch"], hardware) if hardware else {}
     if as_json:
         record = {"graph": str(graph), **dataclasses.asdict(found)}
         if not layers:
             del record["layers"]
+        if plans:
+            record["dla"] = {name: dataclasses.asdict(plan) for name, plan in plans.items()}
         click.echo(json.dumps(record, indent=1))
         return
     lines = [*_table(found), ""] if layers else []
+    if hardware:
+        from edge_inception.report.dla import rows
+        from edge_inception.terminal import wrapped
+
+        told = rows(hardware, plans)
+        lines += [*(wrapped(lead, text, indent=_INDENT) for lead, text in told), ""]
     click.echo("\n".join((*lines, *_summary(graph, found))))
+
+
+def _dla_target(name: str | None, *, is_dla: bool) -> Target | None:
+    """The target whose DLA is asked about; None when none is.
+
+    Raises:
+        InputError: One flag without the other, or a target without DLA.
+    """
+    from edge_inception import targets
+    from edge_inception.errors import InputError
+
+    with_dla = ", ".join(row.name for row in targets.TARGETS.values() if row.dla)
+    if is_dla != (name is not None):
+        got, missing = ("--dla", "--target") if is_dla else ("--target", "--dla")
+        raise InputError(f"{got} without {missing}", hint=f"give both; with DLA: {with_dla}")
+    hardware = targets.target(name) if name else None
+    if hardware and not hardware.dla:
+        raise InputError(f"target '{hardware.name}' has no DLA", hint=f"with DLA: {with_dla}")
+    return hardware
+
+
+def _plans(model: onnx.ModelProto, batch: int | None, hardware: Target) -> Mapping[str, Plan]:
+    """The plan of the graph as it is, and after the rewrites for DLA."""
+    from edge_inception.graph import dla
+    from edge_inception.graph.statistics import fill_batch
+
+    assert hardware.dla
+    if batch:
+        fill_batch(model, batch)
+    return {
+        "as_it_is": dla.plan(model, hardware.dla.generation),
+        "rewritten": dla.plan(dla.rewritten(model), hardware.dla.generation),
+    }
 
 
 def _summary(graph: Path, found: Statistics) -> Iterator[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from edge_inception.errors import InputError
 from edge_inception.graph.check import constants, image_input, shape_of
-from edge_inception.graph.dla_rules import View, judge
+from edge_inception.graph.dla_rules import ORIN, XAVIER, View, judge
 from edge_inception.graph.passes import head_to_convolution, inclusive_average_pool, remove_unused
 from edge_inception.graph.refusals import label
 
@@ -30,9 +30,6 @@ NVIDIA/Deep-Learning-Accelerator-SW.
 
 MAX_SUBGRAPHS = 16
 """Loadables that one core holds at once: DLA Supported Layers and Restrictions, TensorRT docs."""
-
-GENERATIONS: Mapping[str, str] = {"7.2": "1.0", "8.7": "2.0"}
-"""Compute capability of a module's GPU -> generation of its DLA: Xavier 1.0, Orin 2.0."""
 
 LOCAL_DRAM_BYTES, GLOBAL_DRAM_BYTES = 1 << 30, 512 << 20
 """Default limits of one subgraph's intermediate tensors and of its weights: MemoryPoolType."""
@@ -106,11 +103,12 @@ def plan(model: onnx.ModelProto, generation: str) -> Plan:
 
     Args:
         model: Plain ONNX with fixed sizes, shapes inferred or inferable.
-        generation: "1.0" (Xavier) or "2.0" (Orin).
+        generation: ``XAVIER`` or ``ORIN``, as the targets say.
 
     Raises:
         InputError: A size of the input is free.
     """
+    assert generation in {XAVIER, ORIN}, generation
     _require_fixed(model)
     shaped = onnx.shape_inference.infer_shapes(model, data_prop=True)
     graph = shaped.graph

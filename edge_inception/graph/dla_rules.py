@@ -21,6 +21,9 @@ HEADER = "NvInfer.h of TensorRT 8.4"
 OPERATORS = "operators/README.md of NVIDIA/Deep-Learning-Accelerator-SW"
 _FACTS = "facts/jetson.md 3.2"
 
+XAVIER, ORIN = "NVDLA 1.0", "DLA 2.0"
+"""Generations, as in the table of targets."""
+
 _RANK = 4
 _LARGEST_BATCH, _LARGEST_SIZE = 4096, 8192
 _CONV_KERNEL, _CONV_STRIDE, _CONV_DILATION, _CONV_PAD = (1, 32), (1, 8), (1, 32), (0, 31)
@@ -119,7 +122,7 @@ def _average(node: onnx.NodeProto, view: View) -> str:
     is_exclusive = any(integers(node, "pads")) and not attribute(node, "count_include_pad", 0)
     if not is_exclusive:
         return _pool(node, view)
-    if view.generation == "1.0":
+    if view.generation == XAVIER:
         return "it averages real pixels only; this DLA averages over the padding too"
     return "it averages real pixels only, which no document says of this DLA"
 
@@ -185,7 +188,7 @@ def _lrn(node: onnx.NodeProto, _view: View) -> str:
 
 
 def _softmax(node: onnx.NodeProto, view: View) -> str:
-    if view.generation == "1.0":
+    if view.generation == XAVIER:
         return "this DLA has no softmax"
     axis = attribute(node, "axis", -1)
     assert isinstance(axis, int)

@@ -130,7 +130,7 @@ def _inferred(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
     for tensor in filled.graph.initializer:  # 2 GiB is inference's limit
         if tensor.data_type != TensorProto.INT64 and math.prod(tensor.dims) > _MOST_READ:
             tensor.ClearField("raw_data")
-    _fill_batch(filled, batch)
+    fill_batch(filled, batch)
     try:
         return onnx.shape_inference.infer_shapes(filled, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
@@ -139,7 +139,7 @@ def _inferred(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
         ) from error
 
 
-def _fill_batch(model: onnx.ModelProto, batch: int | None) -> None:
+def fill_batch(model: onnx.ModelProto, batch: int | None) -> None:
     """Write the batch for the free first size of the first input, wherever that size is named."""
     weights = constants(model)
     inputs = [value for value in model.graph.input if value.name not in weights]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -15,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edge_inception import registry
+from edge_inception.artifact import Graph, SimplifiedGraph
 from edge_inception.checkpoint import load_model
 from edge_inception.models._trace import grouped, total, trace
 
@@ -517,36 +521,79 @@ EXPORTED = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "form", EXPORTED, ids=lambda form: "-".join((form.name, *map(str, form.options.values())))
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A form with seeded weights, as model, graph and simplified graph."""
+
+    form: Exported
+    model: nn.Module
+    weights: Path
+    graph: Graph
+    simplified: SimplifiedGraph
+
+
+@pytest.fixture(
+    scope="module",
+    params=EXPORTED,
+    ids=lambda form: "-".join((form.name, *map(str, form.options.values()))),
 )
-def test_graph_answers_as_the_model(form, tmp_path):
-    """Exported, then simplified: the published nodes, and onnxruntime gives PyTorch's logits."""
+def network(request, tmp_path_factory) -> Network:
     from edge_inception.export import ExportOptions, export
     from edge_inception.graph.simplify import SimplifyOptions, simplify
 
+    form, folder = request.param, tmp_path_factory.mktemp("network")
     spec = registry.model(form.name)
-    size = spec.preprocess.input_size
-    model = settled(spec.build(num_classes=20, **form.options), size)
-    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    model = settled(spec.build(num_classes=20, **form.options), spec.preprocess.input_size)
+    weights = folder / "weights.safetensors"
+    save_file(model.state_dict(), weights)
     options = ExportOptions(model=form.name, model_options=form.options, checkpoint_format="native")
-    graph = export(tmp_path / "weights.safetensors", options, tmp_path / "model.onnx")
-    simplified = simplify(graph, SimplifyOptions(), tmp_path / "model.simplified.onnx")
-    nodes = {op: n for op, n in simplified.counts.items() if not op.startswith("num_")}
+    graph = export(weights, options, folder / "model.onnx")
+    simplified = simplify(graph, SimplifyOptions(), folder / "model.simplified.onnx")
+    return Network(form=form, model=model, weights=weights, graph=graph, simplified=simplified)
+
+
+@pytest.mark.slow
+def test_graph_answers_as_the_model(network):
+    """Exported, then simplified: the published nodes, and onnxruntime gives PyTorch's logits."""
+    form = network.form
+    size = registry.model(form.name).preprocess.input_size
+    nodes = {op: n for op, n in network.simplified.counts.items() if not op.startswith("num_")}
     assert nodes == form.nodes
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
-    loaded = load_model(
-        form.name, tmp_path / "weights.safetensors", checkpoint_format="native", **form.options
-    )
+    loaded = load_model(form.name, network.weights, checkpoint_format="native", **form.options)
     with torch.inference_mode():
         rounded = loaded(images).numpy()
-        exact = model.double()(images.double()).numpy()
+        exact = copy.deepcopy(network.model).double()(images.double()).numpy()
     assert exact.std() > 0.1, "logits too small to compare"
     # float64 is the truth and PyTorch's own float32 rounding the unit: how far float32 drifts
     # depends on the weights, 7e-6 to 3e-4 of the largest logit for random ones
     unit = np.abs(rounded - exact).max()
-    for path in (graph.path, simplified.path):
+    for path in (network.graph.path, network.simplified.path):
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (logits,) = session.run(["logits"], {"input": images.numpy()})
         assert np.abs(logits - exact).max() <= 4 * unit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("generation", ["NVDLA 1.0", "DLA 2.0"])
+def test_every_network_is_one_piece_on_a_dla(network, generation):
+    """After the rewrites one subgraph, and nothing but the Flatten before the answer on the GPU.
+
+    Before them every average over real pixels, the mean of the head and its Flatten are there too,
+    and each pool cuts the graph once more. LRN and TensorFlow's border rules stay on DLA.
+    """
+    import onnx
+
+    from edge_inception.graph import dla
+
+    model = onnx.load(str(network.simplified.path))
+    averages = network.form.nodes.get("AveragePool", 0)
+    plain = dla.plan(model, generation)
+    assert Counter(layer.op for layer in plain.gpu_layers) == Counter(
+        {"AveragePool": averages, "GlobalAveragePool": 1, "Flatten": 1}
+    )
+    assert len(plain.subgraphs) == averages + 2
+    found = dla.plan(dla.rewritten(model), generation)
+    assert [layer.op for layer in found.gpu_layers] == ["Flatten"]
+    assert len(found.subgraphs) == 1
+    assert found.broken_limits == ()

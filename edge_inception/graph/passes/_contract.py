@@ -63,5 +63,5 @@ def replace_node(
 
 def scoped(node: onnx.NodeProto, op: str) -> str:
     """Name of an op that takes the place of ``node``: in the module that ``node`` came from."""
-    scope = node.name.rpartition("/")[0]
-    return f"{scope}/{op}"
+    scope, slash, _ = node.name.rpartition("/")
+    return f"{scope}{slash}{op}"

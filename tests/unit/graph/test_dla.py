@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 
 from edge_inception.errors import InputError
 from edge_inception.graph import dla
+from edge_inception.graph.dla_rules import ORIN, XAVIER
 
-XAVIER, ORIN = "1.0", "2.0"
 IMAGE = "float[1,8,16,16] x"
 ONES = {
     "w": (8, 8, 3, 3),

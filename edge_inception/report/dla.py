@@ -1,0 +1,62 @@
+"""A plan for DLA in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from edge_inception.errors import listed
+
+if TYPE_CHECKING:
+    from edge_inception.graph.dla import Plan, Verdict
+    from edge_inception.hardware import Target
+
+_TITLES: Mapping[str, str] = {"as_it_is": "as it is", "rewritten": "for DLA"}
+_LAST_WORD = (
+    "TensorRT's builder on the device has the last word; its log names the layers of each "
+    "subgraph as {ForeignNode[...]}. `quantize --typing implicit` writes the graph for DLA."
+)
+_MIB = 20
+
+
+def rows(hardware: Target, plans: Mapping[str, Plan]) -> Iterator[tuple[str, str]]:
+    """Title and text of what runs on the DLA of ``hardware``, and of what does not and why.
+
+    Args:
+        hardware: A target with DLA.
+        plans: ``as_it_is`` and ``rewritten``.
+    """
+    assert hardware.dla
+    cores = f"{hardware.dla.num_cores} core{'s' if hardware.dla.num_cores > 1 else ''}"
+    yield "dla", f"{cores} of {hardware.dla.generation} in {hardware.name}"
+    for name, plan in plans.items():
+        yield _TITLES[name], _counts(plan)
+        yield from (("  GPU", text) for text in _reasons(plan.gpu_layers))
+        for limit in plan.broken_limits:
+            yield "  limit", limit
+    yield "not known", _LAST_WORD
+
+
+def _counts(plan: Plan) -> str:
+    on_dla, on_gpu = len(plan.verdicts) - len(plan.gpu_layers), len(plan.gpu_layers)
+    pieces = len(plan.subgraphs)
+    text = f"{on_dla} layers on DLA in {pieces} subgraph{'s' if pieces != 1 else ''} "
+    text += f"of at most 16, {on_gpu} on the GPU"
+    if not plan.subgraphs:
+        return text
+    tensors, weights = (
+        max(getattr(one, name) for one in plan.subgraphs) / (1 << _MIB)
+        for name in ("peak_bytes", "weight_bytes")
+    )
+    return f"{text}; at most {tensors:.1f} MiB of tensors and {weights:.1f} MiB of weights in one"
+
+
+def _reasons(layers: tuple[Verdict, ...]) -> Iterator[str]:
+    """One line for each reason and source, in graph order of the first layer."""
+    groups: dict[tuple[str, str], list[Verdict]] = {}
+    for layer in layers:
+        groups.setdefault((layer.reason, layer.source), []).append(layer)
+    for (reason, source), found in groups.items():
+        ops = ", ".join(f"{n} {op}" for op, n in Counter(layer.op for layer in found).items())
+        yield f"{ops}: {reason} ({listed(layer.name for layer in found)}) [{source}]"
