@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_inception.errors import InputError
-from edge_inception.serving.facts import ServingFacts, version
+from edge_inception.jetpack import JetPack, parsed
+from edge_inception.serving.facts import ServingFacts
 
 _CONTAINERS = "get_l4t_base in dusty-nv/jetson-containers, facts/jetson.md 5.1"
 _TENSORRT = "NGC tensorrt; l4t-jetpack ends with JetPack 6"
@@ -19,25 +20,28 @@ _TENSORRT = "NGC tensorrt; l4t-jetpack ends with JetPack 6"
 class BaseImage:
     """A base image and the JetPack releases ``first`` to ``last`` that run it.
 
-    ``devices`` are the compute capabilities of the modules that those releases support.
     ``tensorrt`` is the version inside; ``is_mounted`` where the host's libraries are mounted in
     its place, so that host and image must be of one release.
     """
 
     first: str
     last: str
-    devices: tuple[str, ...]
     image: str
     tensorrt: str
     source: str
     is_mounted: bool = False
+
+    def runs_on(self, release: JetPack) -> bool:
+        """Whether some of these releases are its own."""
+        return parsed(self.first) <= parsed(release.last) and parsed(release.first) <= parsed(
+            self.last
+        )
 
 
 BASE_IMAGES = (
     BaseImage(
         first="4.6.1",
         last="4.6.6",
-        devices=("5.3", "6.2", "7.2"),
         image="nvcr.io/nvidia/l4t-base:r32.7.1",
         tensorrt="8.2.1",
         source=_CONTAINERS,
@@ -46,7 +50,6 @@ BASE_IMAGES = (
     BaseImage(
         first="5.0.2",
         last="5.0.2",
-        devices=("7.2", "8.7"),
         image="nvcr.io/nvidia/l4t-jetpack:r35.1.0",
         tensorrt="8.4.1",
         source=_CONTAINERS,
@@ -54,7 +57,6 @@ BASE_IMAGES = (
     BaseImage(
         first="5.1",
         last="5.1.6",
-        devices=("7.2", "8.7"),
         image="nvcr.io/nvidia/l4t-jetpack:r35.4.1",
         tensorrt="8.5.2",
         source=_CONTAINERS,
@@ -62,7 +64,6 @@ BASE_IMAGES = (
     BaseImage(
         first="6.0",
         last="6.0",
-        devices=("8.7",),
         image="nvcr.io/nvidia/l4t-jetpack:r36.3.0",
         tensorrt="8.6.2",
         source="NGC l4t-jetpack, tag of L4T 36.3.0",
@@ -70,7 +71,6 @@ BASE_IMAGES = (
     BaseImage(
         first="6.1",
         last="6.2.2",
-        devices=("8.7",),
         image="nvcr.io/nvidia/l4t-jetpack:r36.4.0",
         tensorrt="10.3.0",
         source="NGC l4t-jetpack, tag of L4T 36.4.0",
@@ -78,7 +78,6 @@ BASE_IMAGES = (
     BaseImage(
         first="7.0",
         last="7.1",
-        devices=("11.0",),
         image="nvcr.io/nvidia/tensorrt:25.09-py3",
         tensorrt="10.13.3",
         source=_TENSORRT,
@@ -86,7 +85,6 @@ BASE_IMAGES = (
     BaseImage(
         first="7.2",
         last="7.2.2",
-        devices=("8.7", "11.0"),
         image="nvcr.io/nvidia/tensorrt:26.05-py3",
         tensorrt="10.16.1",
         source=_TENSORRT,
@@ -126,20 +124,13 @@ def base_images(facts: ServingFacts) -> tuple[BaseImage, ...]:
     Raises:
         InputError: The target has no JetPack.
     """
-    oldest, newest = facts.target.jetpack
-    if not oldest:
+    if not facts.target.is_jetson:
         raise InputError(
             f"target '{facts.target.name}' has no JetPack, whose base images these are",
             hint="run device.py in an image that has the target's library and numpy",
         )
-    first, last = version(oldest), version(newest)
-    return tuple(
-        base
-        for base in BASE_IMAGES
-        if version(base.first) <= last
-        and first <= version(base.last)
-        and not set(base.devices).isdisjoint(facts.target.compute_capabilities)
-    )
+    stock = [release for release in facts.target.releases if release.is_stock]
+    return tuple(base for base in BASE_IMAGES if any(base.runs_on(release) for release in stock))
 
 
 def _file(base: BaseImage) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_inception.errors import InputError
+from edge_inception.hardware import Target
 from edge_inception.images import preprocess_of
 from edge_inception.spec import Head, Precision, Preprocess, ShapeProfile
-from edge_inception.targets import Target
 
 # Part of paths, of a unit's name and of commands: nothing that any of them would have to quote.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -131,8 +131,3 @@ def require_labels(labels: tuple[str, ...], num_classes: int) -> None:
                 f"label {index} is {label!r}, wanted one line of text",
                 hint="build again with --labels and one printable name per class",
             )
-
-
-def version(text: str) -> tuple[int, ...]:
-    """``8.5.2`` as (8, 5, 2), which compares as versions do; nothing where it is not known."""
-    return tuple(int(part) for part in text.split(".") if part)

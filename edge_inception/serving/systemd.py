@@ -6,7 +6,8 @@ and 5.1. JetPack 4 has systemd 237: no ``Type=exec``, no ``Restart=`` of a onesh
 
 from __future__ import annotations
 
-from edge_inception.serving.facts import ServingFacts, version
+from edge_inception.jetpack import parsed
+from edge_inception.serving.facts import ServingFacts
 
 _USER = "edge-inception"
 _CLOCKS = "edge-inception-clocks.service"
@@ -19,7 +20,7 @@ _FINAL_EXIT_CODES = (2, 3, 4)
 def render(facts: ServingFacts) -> dict[str, str]:
     """``systemd/NAME.service``, and on a Jetson the unit that pins the clocks before it."""
     files = {f"systemd/{facts.name}.service": _service(facts)}
-    if _is_jetson(facts):
+    if facts.target.is_jetson:
         files[f"systemd/{_CLOCKS}"] = _clocks()
     return files
 
@@ -37,15 +38,11 @@ def usage(facts: ServingFacts) -> str:
     )
 
 
-def _is_jetson(facts: ServingFacts) -> bool:
-    return bool(facts.target.jetpack[0])
-
-
 def _groups(facts: ServingFacts) -> tuple[str, ...]:
     """Owners of the GPU's device files; Ubuntu 18.04 of JetPack 4 has no group ``render``."""
-    if not _is_jetson(facts):
+    if not facts.target.is_jetson:
         return ()
-    return ("video", "render") if version(facts.target.jetpack[0]) >= (5,) else ("video",)
+    return ("video", "render") if parsed(facts.target.jetpack[0]) >= (5,) else ("video",)
 
 
 def _home(facts: ServingFacts) -> str:
@@ -69,7 +66,9 @@ WantedBy=multi-user.target
 
 
 def _service(facts: ServingFacts) -> str:
-    clocks = f"Wants={_CLOCKS}\nAfter=nvpmodel.service {_CLOCKS}\n" if _is_jetson(facts) else ""
+    clocks = (
+        f"Wants={_CLOCKS}\nAfter=nvpmodel.service {_CLOCKS}\n" if facts.target.is_jetson else ""
+    )
     groups = _groups(facts)
     supplementary = f"SupplementaryGroups={' '.join(groups)}\n" if groups else ""
     python = "/usr/bin/python3 device.py"

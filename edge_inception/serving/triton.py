@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edge_inception.errors import InputError
-from edge_inception.serving.facts import ServingFacts, Tensor, version
+from edge_inception.jetpack import parsed
+from edge_inception.serving.facts import ServingFacts, Tensor
 
 _QUEUE_DELAY_US = 500  # what a request may wait for others; far below any latency measured here
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
@@ -106,9 +107,8 @@ def _elements_of_classes(facts: ServingFacts) -> set[str]:
     """TensorRT before 10 turns an int64 output into int32, and a repository must name one."""
     if facts.target.backend != "tensorrt":
         return {"TYPE_INT64"}
-    oldest, newest = map(version, facts.target.tensorrt)
-    elements = {"TYPE_INT32"} if oldest < (10,) else set()
-    return elements | ({"TYPE_INT64"} if not newest or newest >= (10,) else set())
+    known = [parsed(version) >= (10,) for version in facts.target.tensorrt if version]
+    return {"TYPE_INT64" if is_new else "TYPE_INT32" for is_new in known or (False, True)}
 
 
 def _has_label_file(facts: ServingFacts) -> bool:

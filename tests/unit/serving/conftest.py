@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from edge_inception import targets
@@ -59,18 +57,12 @@ def details():
 
 @pytest.fixture(scope="session")
 def facts():
-    """``facts(target="cpu", name=..., head=..., ...)``; a Jetson unless said otherwise.
-
-    ``tensorrt``, ``jetpack`` and ``compute_capabilities`` replace the target's own.
-    """
-    replaced = ("tensorrt", "jetpack", "compute_capabilities")
+    """``facts(target="cpu", name=..., head=..., ...)``; an Orin unless said otherwise."""
 
     def make(target="orin-nx-16gb", name="solar", *, dla_core=None, capabilities=(), **changes):
-        hardware = targets.target(target)
-        own = {key: changes.pop(key) for key in replaced if key in changes}
         return serving_facts(
             details_of(**changes),
-            replace(hardware, **own) if own else hardware,
+            targets.target(target),
             name=name,
             compute_capabilities=capabilities,
             dla_core=dla_core,

@@ -8,23 +8,10 @@ import re
 import pytest
 
 from edge_inception.errors import InputError
+from edge_inception.jetpack import JETPACKS, parsed
 from edge_inception.serving import docker
-from edge_inception.serving.facts import version
 
-# facts/jetson.md 1.2: JetPack release -> TensorRT; 5.1, sources of the images in 5.1.
-TENSORRT = {
-    "4.6.1": "8.2.1",
-    "4.6.6": "8.2.1",
-    "5.0.2": "8.4.1",
-    "5.1": "8.5.2",
-    "5.1.6": "8.5.2",
-    "6.0": "8.6.2",
-    "6.1": "10.3.0",
-    "6.2.2": "10.3.0",
-    "7.0": "10.13.3",
-    "7.1": "10.13.3",
-    "7.2": "10.16.2",
-}
+# Of the tags: facts/jetson.md 1.2; JetPack 5.1 takes the newest image of L4T 35.
 L4T = {"4": "r32.7.1", "5.0.2": "r35.1.0", "5.1": "r35.", "6.0": "r36.3.0", "6.1": "r36.4.0"}
 FOLDERS = ("graphs", "golden", "licences", "serving", "engine")
 KNOWN = {"FROM", "RUN", "ENV", "WORKDIR", "COPY", "VOLUME", "ENTRYPOINT", "CMD"}
@@ -47,16 +34,15 @@ def bundle(tmp_path):
     return tmp_path
 
 
-def test_base_image_holds_the_tensorrt_of_its_jetpack():
-    """Each release has one image, whose TensorRT is the release's up to the last number."""
-    for release, tensorrt in TENSORRT.items():
-        (base,) = (
-            row
-            for row in docker.BASE_IMAGES
-            if version(row.first) <= version(release) <= version(row.last)
-        )
-        assert version(base.tensorrt)[:2] == version(tensorrt)[:2], release
-        assert base.is_mounted == (version(release) < (5,)), "only JetPack 4 mounts the host's"
+STOCK = [row for row in JETPACKS if row.is_stock and row.opset is not None]
+
+
+@pytest.mark.parametrize("release", STOCK, ids=lambda row: row.name)
+def test_base_image_holds_the_tensorrt_of_its_jetpack(release):
+    """Each release that we build for has one image, of its TensorRT up to the last number."""
+    (base,) = (row for row in docker.BASE_IMAGES if row.runs_on(release))
+    assert parsed(base.tensorrt)[:2] == parsed(release.tensorrt)[:2]
+    assert base.is_mounted == (parsed(release.first) < (5,)), "only JetPack 4 mounts the host's"
 
 
 @pytest.mark.parametrize("base", docker.BASE_IMAGES, ids=lambda base: base.first)
@@ -66,7 +52,7 @@ def test_image_is_pinned_to_a_release(base):
     name, tag = base.image.removeprefix("nvcr.io/nvidia/").split(":")
     if name == "tensorrt":
         assert re.fullmatch(r"\d\d\.\d\d-py3", tag)
-        assert version(base.first) >= (7,)
+        assert parsed(base.first) >= (7,)
     else:
         assert name == ("l4t-base" if base.is_mounted else "l4t-jetpack")
         (wanted,) = (l4t for first, l4t in L4T.items() if base.first.startswith(first))
@@ -75,22 +61,23 @@ def test_image_is_pinned_to_a_release(base):
 
 def test_rows_are_in_order_and_do_not_overlap():
     """A JetPack release never has two images."""
-    ends = [version(end) for base in docker.BASE_IMAGES for end in (base.first, base.last)]
+    ends = [parsed(end) for base in docker.BASE_IMAGES for end in (base.first, base.last)]
     assert ends == sorted(ends)
 
 
 @pytest.mark.parametrize(
-    ("sm", "releases", "expected"),
+    ("target", "expected"),
     [
-        ("5.3", ("4.6.1", "4.6.6"), ["4.6.1"]),
-        ("7.2", ("4.6", "5.1.6"), ["4.6.1", "5.0.2", "5.1"]),
-        ("8.7", ("5.1.1", "7.2"), ["5.1", "6.0", "6.1", "7.2"]),
-        ("11.0", ("7.0", "7.2.2"), ["7.0", "7.2"]),
+        ("nano-4gb", ["4.6.1"]),
+        ("xavier-nx-8gb", ["4.6.1", "5.0.2", "5.1"]),
+        ("orin-nx-16gb", ["5.1", "6.0", "6.1", "7.2"]),
+        ("orin-nano-8gb-super", ["6.1", "7.2"]),
+        ("thor-t5000", ["7.0", "7.2"]),
     ],
 )
-def test_a_dockerfile_per_jetpack_of_the_target(facts, sm, releases, expected):
+def test_a_dockerfile_per_jetpack_of_the_target(facts, target, expected):
     """Nano stays on 4, Xavier ends with 5, Orin skips 7.0 and 7.1, Thor begins with them."""
-    files = docker.render(facts(jetpack=releases, compute_capabilities=(sm,)))
+    files = docker.render(facts(target))
     assert list(files) == [f"docker/Dockerfile.jetpack-{first}" for first in expected]
 
 
@@ -104,11 +91,12 @@ def test_every_copied_source_is_in_the_bundle(facts, bundle):
             assert all((bundle / source).exists() for source in sources)
 
 
-def test_dockerfile_runs_the_bundle(facts):
+@pytest.mark.parametrize("target", ["xavier-nx-8gb", "orin-nx-16gb", "thor-t5000"])
+def test_dockerfile_runs_the_bundle(facts, target):
     """Known instructions only; FROM first; device.py is the program, in its exec form."""
-    every = facts(jetpack=("4.6.1", "7.2"), compute_capabilities=("7.2", "8.7", "11.0"))
-    images = [base.image for base in docker.BASE_IMAGES]
-    for text, image in zip(docker.render(every).values(), images, strict=True):
+    one = facts(target)
+    images = [base.image for base in docker.base_images(one)]
+    for text, image in zip(docker.render(one).values(), images, strict=True):
         steps = instructions(text)
         assert {name for name, _ in steps} == KNOWN
         assert steps[0] == ("FROM", image)
@@ -139,7 +127,7 @@ def test_image_is_named_as_docker_wants(facts, name):
     assert text.count("docker run --rm --runtime nvidia") == 2
 
 
-@pytest.mark.parametrize("target", ["cpu", "rtx"])
+@pytest.mark.parametrize("target", ["cpu", "rtx", "l4"])
 def test_target_without_jetpack_is_refused(facts, target):
     """There is no JetPack image for a PC."""
     with pytest.raises(InputError, match="no JetPack") as caught:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edge_inception import targets
 from edge_inception.errors import InputError
 from edge_inception.serving import deepstream, triton
-from edge_inception.serving.facts import serving_facts, version
+from edge_inception.serving.facts import serving_facts
 
 TARGET = targets.target("orin-nx-16gb")
 
@@ -87,8 +87,3 @@ def test_embedding_has_no_labels(details):
     """The classes of the set that an embedding network was checked with are not its answer."""
     facts = serving_facts(details(head="embedding"), TARGET, name="faces")
     assert facts.labels == ()
-
-
-def test_versions_compare_by_number():
-    """10.3 is newer than 8.5.2, which text would not say; the unknown one is older than all."""
-    assert version("10.3") > version("8.5.2") > version("8.5") > version("")

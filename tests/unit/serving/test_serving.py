@@ -40,7 +40,6 @@ def test_everything_is_written_where_everything_is_possible(facts):
 )
 def test_readme_says_what_is_left_out_and_what_works(facts, arguments, changes, expected, hint):
     """The others are written all the same; the hint of the refusal stands in the README."""
-    changes = {"tensorrt": ("8.5.2", "10.16.2")} | changes if not arguments else changes
     files = serving.render_all(facts(*arguments, **changes))
     assert left_out(files["README.md"]) == expected
     assert hint in files["README.md"]

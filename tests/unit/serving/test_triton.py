@@ -94,7 +94,7 @@ def test_labels_stand_in_a_file_one_a_line(facts, head):
 @pytest.mark.parametrize("changes", [{"head": "embedding"}, {"head": "topk:2"}, {"classes": ()}])
 def test_no_labels_where_positions_are_no_classes(facts, changes):
     """An embedding, a top-k answer or unknown classes get neither a file nor its name."""
-    files = triton.render(facts(tensorrt=("10.3", "10.16"), **changes))
+    files = triton.render(facts("thor-t5000", **changes))
     assert list(files) == ["triton/solar/config.pbtxt"]
     assert not any(output.label_filename for output in read(files).output)
 
@@ -166,12 +166,17 @@ def test_one_repository_for_several_gpus(facts):
 
 
 @pytest.mark.parametrize(
-    ("versions", "expected"),
-    [(("8.2.1", "8.5.2"), "TYPE_INT32"), (("10.3.0", "11.4.1"), "TYPE_INT64")],
+    ("target", "expected"),
+    [
+        ("nano-4gb", "TYPE_INT32"),  # TensorRT 8.2
+        ("xavier-nx-8gb", "TYPE_INT32"),  # 8.2 to 8.5
+        ("orin-nano-8gb-super", "TYPE_INT64"),  # 10.3 to 10.16
+        ("thor-t5000", "TYPE_INT64"),  # 10.13 to 10.16
+    ],
 )
-def test_classes_of_a_top_k_head_are_what_this_tensorrt_answers(facts, versions, expected):
+def test_classes_of_a_top_k_head_are_what_this_tensorrt_answers(facts, target, expected):
     """TensorRT before 10 casts int64 to int32 (facts/jetson.md 2.1)."""
-    config = read(triton.render(facts(head="topk:2", tensorrt=versions)))
+    config = read(triton.render(facts(target, head="topk:2")))
     assert [type_name(output) for output in config.output] == ["TYPE_FP32", expected]
 
 
@@ -180,8 +185,8 @@ def test_classes_of_a_top_k_head_are_what_this_tensorrt_answers(facts, versions,
     [
         (("rtx",), {}, "--target cpu"),
         ((), {"batch": (2, 4, 8)}, "--dynamic-batch 1:4:8"),
-        ((), {"head": "topk:2", "tensorrt": ("8.5.2", "10.3")}, "--head softmax"),
-        ((), {"head": "topk:2", "tensorrt": ("", "")}, "--head softmax"),
+        (("orin-nx-16gb",), {"head": "topk:2"}, "--head softmax"),  # TensorRT 8.5 to 10.16
+        (("l4",), {"head": "topk:2"}, "--head softmax"),  # any version
     ],
 )
 def test_what_triton_cannot_serve_is_refused(facts, arguments, changes, hint):
