@@ -1,15 +1,19 @@
-"""A configuration of DeepStream's Gst-nvinfer for a classifier.
+"""A configuration of DeepStream for a classifier: Gst-nvinfer, or Gst-nvinferserver for pixels.
 
-Sources: docs.nvidia.com/metropolis/deepstream, "Gst-nvinfer"; ``gstnvinfer_property_parser.cpp``,
-``nvdsinfer_context_impl.cpp``, ``nvdsinfer_context_impl_output_parsing.cpp`` and
-``nvdsinfer_conversion.cu`` of the DeepStream SDK. What they do decides what is refused here:
-pixels become float32 ``net-scale-factor * (x - offset[c])`` whatever the engine's input is; the
-parser takes every output for float32 probabilities and each line of the labels file for one output.
+Sources: docs.nvidia.com/metropolis/deepstream, "Gst-nvinfer" and "Gst-nvinferserver"; of the SDK
+``gstnvinfer_property_parser.cpp``, ``nvdsinfer_context_impl.cpp``, ``nvdsinfer_conversion.cu``,
+``infer_preprocess_kernel.cu`` and both output parsers. What they do decides what is refused here:
+
+- nvinfer writes float32 ``net-scale-factor * (x - offset[c])`` whatever the engine's input is;
+  nvinferserver, which is Triton inside DeepStream, writes what the model takes, uint8 too;
+- the parser takes every output for float32 probabilities, and each line of the labels file for the
+  classes of one output.
 """
 
 from __future__ import annotations
 
 from edge_inception.errors import InputError
+from edge_inception.serving import nvinferserver
 from edge_inception.serving.facts import ServingFacts
 from edge_inception.spec import Precision, Preprocess
 
@@ -17,26 +21,25 @@ _WHITE = 255.0
 _SEPARATOR = ";"
 _COLOUR = {"RGB": 0, "BGR": 1}
 _MODE = {Precision.FP32: 0, Precision.INT8: 1, Precision.FP16: 2}
-# NvBufSurfTransform_Inter; without it DeepStream takes the nearest pixel.
-_FILTER = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos": 4}
 _SOFTMAX = "build with --head softmax"
-_SERVER = "Gst-nvinferserver with the Triton repository, which feeds uint8 pixels"
 
 
 def render(facts: ServingFacts) -> dict[str, str]:
-    """``deepstream/config_infer.txt`` and the labels; the engine is copied after the build.
+    """``deepstream/config_infer.txt``, or ``config_inferserver.txt`` for pixels, and the labels.
 
-    There is no ``onnx-file``: with one, nvinfer would build another engine than the validated one
-    as soon as that is missing or does not fit, and only warn.
+    nvinfer gets the engine and no ``onnx-file``: with one it would build another engine than the
+    validated one as soon as that is missing or does not fit, and only warn.
 
     Raises:
-        InputError: The engine, head, input, normalisation, batch or a label is not for nvinfer.
+        InputError: The engine, head, normalisation, batch or a label is not for DeepStream.
     """
     _require_head(facts)
-    _require_batch(facts)
-    _require_input(facts)
     _require_plain_labels(facts)
-    files = {"deepstream/config_infer.txt": _config(facts)}
+    if _takes_pixels(facts):
+        files = {"deepstream/config_inferserver.txt": nvinferserver.config(facts)}
+    else:
+        _require_batch(facts)
+        files = {"deepstream/config_infer.txt": _config(facts)}
     if facts.labels:
         files["deepstream/labels.txt"] = _SEPARATOR.join(facts.labels) + "\n"
     return files
@@ -44,12 +47,25 @@ def render(facts: ServingFacts) -> dict[str, str]:
 
 def usage(facts: ServingFacts) -> str:
     """How to put the engine in its place, and what differs from the validated preprocessing."""
+    if _takes_pixels(facts):
+        start = (
+            "Fill Triton's repository as above; DeepStream reads it itself. Then `nvinferserver "
+            "config-file-path=serving/deepstream/config_inferserver.txt`"
+        )
+    else:
+        start = (
+            "```\ncp engine/KEY.engine serving/deepstream/model.engine\n```\n"
+            "Then `nvinfer config-file-path=serving/deepstream/config_infer.txt`"
+        )
+    height, width = facts.preprocess.input_size
     return (
-        "```\ncp engine/KEY.engine serving/deepstream/model.engine\n```\n"
-        "Then `nvinfer config-file-path=serving/deepstream/config_infer.txt`. nvinfer resizes the "
-        f"whole frame to {_size(facts.preprocess)}; the crop and the filter that the model was "
-        "validated with are not its own, so measure the accuracy again.\n"
+        f"{start}. DeepStream resizes the whole frame to {width} x {height}; the crop and the "
+        "filter that the model was validated with are not its own, so measure the accuracy again.\n"
     )
+
+
+def _takes_pixels(facts: ServingFacts) -> bool:
+    return facts.preprocess.element == "uint8"
 
 
 def normalisation(how: Preprocess) -> tuple[float, tuple[float, ...]]:
@@ -61,7 +77,7 @@ def normalisation(how: Preprocess) -> tuple[float, tuple[float, ...]]:
     if len(set(how.std)) > 1:
         raise InputError(
             f"nvinfer has one net-scale-factor, this model divides its channels by {how.std}",
-            hint=f"build with --fold-preprocessing and use {_SERVER}",
+            hint="build with --fold-preprocessing: Gst-nvinferserver then feeds it pixels",
         )
     return 1.0 / (_WHITE * how.std[0]), tuple(_WHITE * mean for mean in how.mean)
 
@@ -69,7 +85,7 @@ def normalisation(how: Preprocess) -> tuple[float, tuple[float, ...]]:
 def _require_head(facts: ServingFacts) -> None:
     if facts.target.backend != "tensorrt":
         raise InputError(
-            f"nvinfer runs TensorRT plans, target '{facts.target.name}' has other engines",
+            f"DeepStream runs TensorRT plans, target '{facts.target.name}' has other engines",
             hint="bundle for a Jetson or another target with its own TensorRT",
         )
     wants = {
@@ -95,28 +111,13 @@ def _require_batch(facts: ServingFacts) -> None:
         )
 
 
-def _require_input(facts: ServingFacts) -> None:
-    how = facts.preprocess
-    if how.element != "float32" or how.layout != "NCHW":
-        plain = "" if len(set(how.std)) > 1 else "build with --fold-preprocessing none, or "
-        raise InputError(
-            f"nvinfer writes float32 NCHW, this graph takes {how.element} {how.layout}",
-            hint=f"{plain}use {_SERVER}",
-        )
-
-
 def _require_plain_labels(facts: ServingFacts) -> None:
     for index, label in enumerate(facts.labels):
         if _SEPARATOR in label:
             raise InputError(
-                f"label {index} is {label!r}: nvinfer's labels are separated by '{_SEPARATOR}'",
+                f"label {index} is {label!r}: DeepStream's labels are separated by '{_SEPARATOR}'",
                 hint="build again with --labels and another name for this class",
             )
-
-
-def _size(how: Preprocess) -> str:
-    height, width = how.input_size
-    return f"{width} x {height}"
 
 
 def _config(facts: ServingFacts) -> str:
@@ -136,7 +137,7 @@ def _config(facts: ServingFacts) -> str:
         f"net-scale-factor={scale!r}",
         f"offsets={_listed(offsets)}",
         "maintain-aspect-ratio=0",
-        f"scaling-filter={_FILTER[facts.preprocess.interpolation]}",
+        f"scaling-filter={nvinferserver.FILTERS[facts.preprocess.interpolation]}",
         "# 0: the most probable class, however unsure; 0 to 1 leaves unsure ones out",
         "classifier-threshold=0.0",
     ]
