@@ -25,13 +25,16 @@ check: $(READY)
 
 setup: $(READY)
 
-# Versions are pinned in .ci/constraints.txt; pyproject.toml holds the honest ranges.
-$(READY): pyproject.toml .ci/constraints.txt
+# Versions are pinned in .ci/constraints.txt; pyproject.toml holds the honest ranges. The type stubs
+# lie apart: among the packages they would make "import tensorrt" succeed, with nothing in it.
+$(READY): pyproject.toml .ci/constraints.txt .ci/mend_stubs.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "edge-inception needs Python 3.10 or later, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --constraint .ci/constraints.txt torch
 	$(PIP) install --constraint .ci/constraints.txt --editable '.[compile,rtx,demo,dev]'
+	$(PIP) install --constraint .ci/constraints.txt --no-deps --target $(VENV)/stubs tensorrt-stubs
+	$(BIN)/python .ci/mend_stubs.py $(VENV)/stubs
 	@touch $@
 
 clean:

@@ -4,7 +4,7 @@ Failures are None, with the reason in the log alone; strong typing takes no prec
 dynamic input needs a profile; a calibrator is asked for its cache before it is asked for images; a
 monitor that answers False stops the build.
 
-Sources, docs.nvidia.com/deeplearning/tensorrt: Python API reference (Builder, IBuilderConfig,
+Sources, docs.nvidia.com/deeplearning/tensorrt: Python API reference (Builder, Dims, IBuilderConfig,
 OnnxParser, Int8/Calibrator, ProgressMonitor, TimingCache), "Strongly Typed Networks", "Working with
 DLA", "Working with Dynamic Shapes".
 """
@@ -80,7 +80,7 @@ class Builder:
 def _complaint(trt: Any, network: Any, config: Any) -> str:
     """Why a real builder would return None for this network and configuration; often empty."""
     flags = {name for name in config._bits if name in {"FP16", "INT8"}}
-    dims = network._inputs[0].shape
+    dims = tuple(network._inputs[0].shape)
     if _has_bit(trt, network, "STRONGLY_TYPED") and flags:
         return f"strongly typed networks take no precision flags, got {sorted(flags)}"
     if -1 in dims and not config._profiles:
@@ -127,7 +127,7 @@ def _plan(trt: Any, network: Any, config: Any) -> bytes:
     profiles = config._profiles
     facts = {
         "version": trt.__version__,
-        "shape": network._inputs[0].shape,
+        "shape": list(network._inputs[0].shape),
         "element": network._inputs[0].dtype.name,
         "batches": [shape[0] for shape in profiles[0]] if profiles else None,
         "flags": sorted(config._bits),
@@ -144,12 +144,22 @@ class INetworkDefinition:
         return self._inputs[index]
 
 
+class Dims:
+    """A shape: indices, slices and a length, from which Python iterates; no more than that."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._sizes[index]
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+
 class ITensor:
     def _read_name(self) -> str:
         return "input"
 
     def _read_shape(self) -> Any:
-        return self._world.shape
+        return make(self._trt, "Dims", sizes=self._world.shape)
 
     def _read_dtype(self) -> Any:
         return self._trt.DataType[self._world.element]
@@ -252,7 +262,7 @@ class IHostMemory:
 ACTS = {
     kind.__name__: kind
     for kind in (
-        Builder, IBuilderConfig, IHostMemory, INetworkDefinition, IOptimizationProfile, ITensor,
-        ITimingCache, OnnxParser, ParserError,
+        Builder, Dims, IBuilderConfig, IHostMemory, INetworkDefinition, IOptimizationProfile,
+        ITensor, ITimingCache, OnnxParser, ParserError,
     )
 }  # fmt: skip

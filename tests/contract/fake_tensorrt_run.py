@@ -75,8 +75,8 @@ class ICudaEngine:
         return self._trt.DataType[self._facts["element"] if _NAMES.index(name) else "FLOAT"]
 
     def get_tensor_shape(self, name: str) -> Any:
-        shape = self._facts["shape"]
-        return tuple(shape) if _NAMES.index(name) else (shape[0], CLASSES)
+        batch, *rest = self._facts["shape"]
+        return make(self._trt, "Dims", sizes=(batch, *(rest if _NAMES.index(name) else [CLASSES])))
 
     def binding_is_input(self, which: int | str) -> bool:
         return bool(_index(which))
@@ -137,14 +137,16 @@ class IExecutionContext:
         assert binding == _NAMES.index("input")
         return self._resized(shape)
 
-    def get_tensor_shape(self, name: str) -> Any:
+    def _resolved(self, index: int) -> Any:
         batch = -1 if self._batch is None else self._batch
-        return (batch, *self._facts["shape"][1:]) if _NAMES.index(name) else (batch, CLASSES)
+        rest = self._facts["shape"][1:] if index else [CLASSES]
+        return make(self._trt, "Dims", sizes=(batch, *rest))
+
+    def get_tensor_shape(self, name: str) -> Any:
+        return self._resolved(_NAMES.index(name))
 
     def get_binding_shape(self, binding: int) -> Any:
-        return type(self)._shape_of(self, _NAMES[binding])
-
-    _shape_of = get_tensor_shape
+        return self._resolved(operator.index(binding))
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[_NAMES.index(name)] = operator.index(memory)
