@@ -83,6 +83,12 @@ class RangeTable(Artifact):
     kind = "range table"
 
 
+class CalibrationCache(Artifact):
+    """TensorRT's text: tensor name -> scale, for graphs without Q/DQ."""
+
+    kind = "calibration cache"
+
+
 class Baseline(Artifact):
     """npz: FP32 logits of PyTorch on the validation set, labels, image hashes."""
 

@@ -31,6 +31,7 @@ from edge_inception.errors import InputError
 if TYPE_CHECKING:
     from edge_inception.artifact import Artifact, Baseline, Graph
     from edge_inception.imageset import ImageSet
+    from edge_inception.quant.options import QuantizeOptions
     from edge_inception.recipe import Recipe
     from edge_inception.terminal import Terminal
 
@@ -195,7 +196,14 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
 @click.argument("graph", type=PATH)
 @click.option("--ranges", type=PATH, help="Range table from calibrate; needed for int8.")
 @typing_options
-@click.option("--typing", default="strong", show_default=True, help="strong or weak (TensorRT 8).")
+@click.option(
+    "--typing",
+    default="strong",
+    show_default=True,
+    help="strong, weak (TensorRT 8), or implicit (DLA; also writes OUT's calibration .cache).",
+)
+@click.option("--batch", type=click.IntRange(min=1), help="Fixes a free batch; DLA needs that.")
+@click.option("--tensorrt", metavar="VERSION", help="Reader of the calibration cache: 8.5.2.")
 @_OUT
 @terminal_options
 def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
@@ -212,9 +220,42 @@ def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
             precision=member(Precision, "precision", flags["precision"] or "int8"),
             spelling=member(Spelling, "typing", flags["typing"]),
             float_rest=member(FloatRest, "float rest", flags["float_rest"] or "fp16"),
+            batch=flags["batch"],
         )
         table = artifact.load(RangeTable, ranges) if ranges else None
-        _told(terminal, run(artifact.load(SimplifiedGraph, graph), table, options, out))
+        version = _cache_version(options, flags["tensorrt"])
+        made = run(artifact.load(SimplifiedGraph, graph), table, options, out)
+        _told(terminal, made)
+        if version and table:
+            from edge_inception.quant.calibration_cache import write_cache
+            from edge_inception.quant.options import CacheOptions
+
+            path = out.with_suffix(".cache")
+            _told(terminal, write_cache(made, table, CacheOptions(tensorrt=version), path))
+
+
+def _cache_version(options: QuantizeOptions, version: str | None) -> str:
+    """The TensorRT that will read the calibration cache; empty where there is none.
+
+    Raises:
+        InputError: It is needed and missing, is given in vain, or has no calibrators.
+    """
+    is_cached = options.spelling.value == "implicit" and options.precision.value == "int8"
+    if is_cached and not version:
+        raise InputError(
+            "the calibration cache names the TensorRT that will read it, and none is given",
+            hint="--tensorrt 8.5.2 for JetPack 5.1, 8.6.2 for 6.0, 10.3.0 for 6.1 and 6.2",
+        )
+    if version and not is_cached:
+        raise InputError(
+            f"--tensorrt {version} is for a calibration cache, which only implicit int8 has",
+            hint="leave it out, or add --typing implicit --precision int8",
+        )
+    if version:
+        from edge_inception.quant.calibration_cache import header
+
+        header(version)
+    return version or ""
 
 
 @click.command(name="compile")

@@ -92,6 +92,7 @@ STAGES: Mapping[str, Stage] = {
         sources=("quant", "graph", "images.py", "pixels.py", "imageset.py"),
     ),
     "quantize": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
+    "calibration_cache": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
     "validate": Stage(
         tools=("numpy", "Pillow", "torch"),
         sources=(

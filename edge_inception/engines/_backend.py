@@ -137,6 +137,19 @@ def check_typed(typed: TypedGraph) -> None:
         )
 
 
+def check_explicit(typed: TypedGraph, *, library: str) -> None:
+    """Refuse a graph whose int8 is outside of it, for a library that does not read the cache.
+
+    Raises:
+        InputError: It is implicit int8, and would run as float32.
+    """
+    if typed.details.get("typing") == "implicit" and typed.details.get("precision") == "int8":
+        raise InputError(
+            f"{typed.path} is int8 by its calibration cache, which {library} does not read",
+            hint="quantize --typing strong for this target",
+        )
+
+
 def check_profile(typed: TypedGraph, num_images: int | None, profile: ShapeProfile) -> None:
     """Refuse batch sizes that the graph cannot have; ``num_images`` None is a dynamic batch.
 

@@ -94,6 +94,7 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
         InputError: Not a typed graph, or an option that cannot be honoured.
     """
     _backend.check_typed(typed)
+    _backend.check_explicit(typed, library="onnxruntime")
     _library()
     _refuse_foreign_options(options)
     with _loading(typed.path, CompileFailed):

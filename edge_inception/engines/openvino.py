@@ -66,6 +66,7 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
         InputError: Not a typed graph, or an option that this backend or this CPU cannot honour.
     """
     _backend.check_typed(typed)
+    _backend.check_explicit(typed, library="OpenVINO")
     _refuse_foreign_options(options)
     profile, precision = options.profile, _require_known(options.float_precision)
     with _border():

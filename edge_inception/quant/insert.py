@@ -13,8 +13,9 @@ from onnx import helper, numpy_helper
 from edge_inception import __version__, artifact
 from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
 from edge_inception.errors import InputError
-from edge_inception.graph import check, portable
-from edge_inception.quant import place, scales
+from edge_inception.graph import check, dla, portable
+from edge_inception.graph.statistics import fill_batch
+from edge_inception.quant import implicit, place, scales
 from edge_inception.quant.float16 import to_float16
 from edge_inception.quant.options import (
     FloatRest,
@@ -28,7 +29,11 @@ from edge_inception.spec import Precision
 
 # Opset and the IR version that came with it. float16 Q/DQ is legal from opset 19 on; 13 is the
 # first with per-channel Q/DQ, and TensorRT 8.2 reads it.
-_STAMPS: Mapping[Spelling, tuple[int, int]] = {Spelling.STRONG: (19, 9), Spelling.WEAK: (13, 7)}
+_STAMPS: Mapping[Spelling, tuple[int, int]] = {
+    Spelling.STRONG: (19, 9),
+    Spelling.WEAK: (13, 7),
+    Spelling.IMPLICIT: (13, 7),
+}
 _ZERO = "int8.zero"
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -41,6 +46,8 @@ def quantize(
     ``fp32`` is the simplified graph, byte for byte (restamped when weak). ``fp16`` computes in
     float16 between float32 input and output. ``int8`` has Q/DQ where ``place`` says and a float
     rest. Weak spellings keep float32 tensors; the sidecar's ``typing: weak`` tells the builder.
+    Implicit ones have no Q/DQ at all: the calibration cache that ``write_cache`` makes of the same
+    ranges stands for them.
 
     Args:
         graph: From simplify.
@@ -50,17 +57,24 @@ def quantize(
 
     Raises:
         InputError: No range table, one of another graph or without a tensor, no Conv to quantize,
-            NaN or infinite weights, an op that cannot be typed, or values beyond float16.
+            NaN or infinite weights, an op that cannot be typed, values beyond float16, or a free
+            size where it must be fixed.
     """
     model = check.load_graph(graph.path)
-    counts: dict[str, int] = {"num_nodes": len(model.graph.node)}
-    is_untouched = options.precision is Precision.FP32 and options.spelling is Spelling.STRONG
+    is_plain = options.precision is Precision.FP32 and options.spelling is Spelling.STRONG
+    is_untouched = is_plain and not options.batch
+    is_implicit = options.spelling is Spelling.IMPLICIT
     place.require_finite_weights(model)
+    if options.batch:
+        fill_batch(model, options.batch)
     if not is_untouched:
         portable.require_portable(model)
+        model = dla.rewritten(model) if is_implicit else model
         _stamp(model, options.spelling)
+    counts: dict[str, int] = {"num_nodes": len(model.graph.node)}
     if options.precision is Precision.INT8:
-        counts |= _insert(model, _table(graph, ranges).tensors, options)
+        seen = _table(graph, ranges).tensors
+        counts |= _scaled(model, seen) if is_implicit else _insert(model, seen, options)
     if _is_half(options):
         to_float16(model)
     content = graph.path.read_bytes() if is_untouched else _checked(model)
@@ -70,12 +84,28 @@ def quantize(
         content,
         provenance=quantize_provenance(graph, ranges, options),
         counts=counts,
-        details={**graph.details, **_typing(model, options)},
+        details={**graph.details, **_batch(options), **_typing(model, options)},
     )
 
 
+def _batch(options: QuantizeOptions) -> dict[str, Any]:
+    """The profile of a batch that is fixed here."""
+    batch = options.batch
+    return {"profile": {"min": batch, "opt": batch, "max": batch}} if batch else {}
+
+
+def _scaled(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> dict[str, int]:
+    """Check that the ranges suffice for a calibration cache, and count what it will hold."""
+    found = implicit.implicit_scales(model, seen)
+    return {
+        "num_scaled": len(found.scale_of),
+        "num_distinct_scales": found.num_distinct,
+        "num_unscaled": len(found.unscaled),
+    }
+
+
 def _is_half(options: QuantizeOptions) -> bool:
-    if options.spelling is Spelling.WEAK:
+    if options.spelling is not Spelling.STRONG:
         return False
     rest = options.precision is Precision.INT8 and options.float_rest is FloatRest.FP16
     return rest or options.precision is Precision.FP16

@@ -32,6 +32,7 @@ from edge_inception.images import Batch, batches
 from edge_inception.imageset import ImageSet
 from edge_inception.quant import place, ranges
 from edge_inception.quant.calibrators import DROPPED_BITS, NUM_BINS, Observation, calibrator
+from edge_inception.quant.implicit import unobserved
 from edge_inception.quant.options import CalibrateOptions, calibrate_provenance
 from edge_inception.quant.ranges import Table, TensorRange
 from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, Progress, no_progress
@@ -49,7 +50,10 @@ def calibrate(
     *,
     progress: Progress = no_progress,
 ) -> RangeTable:
-    """Range table of every tensor that will carry a Q/DQ pair; histograms beside it as .npz.
+    """Range table of every tensor that needs one; histograms beside it as .npz.
+
+    Those are the tensors that will carry a Q/DQ pair, and those that implicit int8 needs besides:
+    in residual networks what an Add adds.
 
     Args:
         graph: From simplify; one image input.
@@ -69,7 +73,8 @@ def calibrate(
         raise InputError(f"calibration set '{images.name}' is empty", hint="give it images")
     model = onnx.load(str(graph.path))
     place.require_finite_weights(model)
-    scale_of = place.place(model).scale_of
+    placed = place.place(model).scale_of
+    scale_of = {**placed, **{name: name for name in unobserved(model, placed)}}
     signed = frozenset(scale_of) - non_negative(model)
     del model  # the weights are not needed twice
     watcher = Watcher(graph.path, list(scale_of), signed, options)

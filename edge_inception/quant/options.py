@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from edge_inception import stage
-from edge_inception.artifact import Provenance, RangeTable, SimplifiedGraph
+from edge_inception.artifact import Provenance, RangeTable, SimplifiedGraph, TypedGraph
 from edge_inception.imageset import ImageSet
 from edge_inception.spec import Precision, Preprocess
 
@@ -19,11 +19,14 @@ class Spelling(Enum):
 
     ``strong``: opset 19, every tensor's type is the type it is computed in; TensorRT 10 and later,
     TensorRT-RTX, CPU. ``weak``: opset 13, float32 tensors and float weights, builder flags derived
-    from the sidecar allow less; TensorRT 8.2 to 8.6.
+    from the sidecar allow less; TensorRT 8.2 to 8.6. ``implicit``: opset 13, float32, the rewrites
+    for DLA, a fixed batch; what is int8 stands in the calibration cache beside it; DLA up to
+    TensorRT 10.7, and GPUs up to 10.16 where that is asked for.
     """
 
     STRONG = "strong"
     WEAK = "weak"
+    IMPLICIT = "implicit"
 
 
 class FloatRest(Enum):
@@ -57,11 +60,19 @@ class CalibrateOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeOptions:
-    """Choices of one typed graph."""
+    """Choices of one typed graph; ``batch`` fixes a free batch, which implicit graphs need."""
 
     precision: Precision
     spelling: Spelling = Spelling.STRONG
     float_rest: FloatRest = FloatRest.FP16
+    batch: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOptions:
+    """``tensorrt``: the version that will read the calibration cache, such as ``8.5.2``."""
+
+    tensorrt: str
 
 
 def calibrate_provenance(
@@ -80,3 +91,9 @@ def quantize_provenance(
     if ranges is not None:
         parents["ranges"] = ranges.sha256
     return stage.provenance("quantize", parents=parents, options=options)
+
+
+def cache_provenance(graph: TypedGraph, ranges: RangeTable, options: CacheOptions) -> Provenance:
+    """What ``write_cache`` with these inputs is recorded as."""
+    parents = {"typed graph": graph.sha256, "ranges": ranges.sha256}
+    return stage.provenance("calibration_cache", parents=parents, options=options)

@@ -1,0 +1,128 @@
+"""TensorRT's calibration cache from the scales of a range table: the stage ``calibration_cache``.
+
+Text: a header with the version of the TensorRT that will read it, then a line per tensor. TensorRT
+calibrates anew, for which it has no images, where the header is not its own.
+
+Source: sampleINT8 README and ``readScalesFromCalibrationCache`` of trtexec, NVIDIA/TensorRT;
+headers seen in public caches: TRT-7202, TRT-8401, TRT-8502, TRT-100300, TRT-101401.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edge_inception import artifact
+from edge_inception.artifact import CalibrationCache, RangeTable, TypedGraph
+from edge_inception.errors import InputError
+from edge_inception.graph import check
+from edge_inception.quant.implicit import implicit_scales
+from edge_inception.quant.options import CacheOptions, Spelling, cache_provenance
+from edge_inception.quant.ranges import read_table
+
+ALGORITHM = "EntropyCalibration2"
+"""Word of IInt8EntropyCalibrator2, the only calibrator that DLA takes."""
+
+_OLDEST, _NEWEST = 8, 10  # major versions with calibrators that this project builds for
+_TENFOLD = 10  # from this major version on the number has two digits more
+
+
+def write_cache(
+    graph: TypedGraph, ranges: RangeTable, options: CacheOptions, out: Path
+) -> CalibrationCache:
+    """The cache of an implicit int8 graph.
+
+    The sidecar's details name the tensors that stay without a scale, which DLA runs in float16.
+
+    Args:
+        graph: From quantize in the spelling ``implicit``.
+        ranges: The range table it was made with.
+        options: Version of the TensorRT that builds the engine.
+        out: Path of the text file.
+
+    Raises:
+        InputError: Another spelling, another table, or a TensorRT without calibrators.
+    """
+    _require_implicit(graph, ranges)
+    header(options.tensorrt)
+    model = check.load_graph(graph.path)
+    found = implicit_scales(model, read_table(ranges).tensors)
+    return artifact.publish(
+        CalibrationCache,
+        out,
+        cache_text(found.scale_of, options.tensorrt).encode(),
+        provenance=cache_provenance(graph, ranges, options),
+        counts={
+            "num_scaled": len(found.scale_of),
+            "num_distinct_scales": found.num_distinct,
+            "num_unscaled": len(found.unscaled),
+        },
+        details={
+            "tensorrt": options.tensorrt,
+            "header": header(options.tensorrt),
+            "unscaled": list(found.unscaled),
+        },
+    )
+
+
+def _require_implicit(graph: TypedGraph, ranges: RangeTable) -> None:
+    typing = graph.details.get("typing")
+    if typing != Spelling.IMPLICIT.value or graph.details["precision"] != "int8":
+        raise InputError(
+            f"{graph.path} is a graph of typing {typing} and precision "
+            f"{graph.details['precision']}; a calibration cache is for implicit int8",
+            hint="quantize --typing implicit",
+        )
+    if graph.provenance.parents.get("ranges") != ranges.sha256:
+        raise InputError(
+            f"{graph.path} was not made with range table {ranges.path}",
+            hint="give the table that quantize was given",
+        )
+
+
+def header(tensorrt: str) -> str:
+    """First line for a TensorRT version such as ``8.5.2``.
+
+    Its number is NV_TENSORRT_VERSION of NvInferVersion.h: 8.5.2 is 8502, 10.3.0 is 100300.
+
+    Raises:
+        InputError: Not three numbers, or a version without calibrators.
+    """
+    parts = tensorrt.split(".")[:3]
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):  # noqa: PLR2004
+        raise InputError(
+            f"TensorRT version '{tensorrt}' is not three numbers", hint="such as 8.5.2 or 10.3.0"
+        )
+    major, minor, patch = map(int, parts)
+    if not _OLDEST <= major <= _NEWEST:
+        raise InputError(
+            f"TensorRT {tensorrt} reads no calibration cache; versions 8.2 to 10.16 do",
+            hint="TensorRT 11 takes the strong graph: quantize --typing strong",
+        )
+    number = major * (10000 if major >= _TENFOLD else 1000) + minor * 100 + patch
+    return f"TRT-{number}-{ALGORITHM}"
+
+
+def cache_text(scale_of: Mapping[str, np.float32], tensorrt: str) -> str:
+    """The cache as text.
+
+    Args:
+        scale_of: Tensor -> scale, positive.
+        tensorrt: Version such as ``8.5.2``.
+
+    Raises:
+        InputError: A name with a line break, or see ``header``.
+    """
+    broken = next((name for name in scale_of if len(name.splitlines()) != 1), None)
+    if broken is not None:
+        raise InputError(f"tensor name '{broken}' is not one line", hint="export with other names")
+    lines = [f"{name}: {_hex(scale)}" for name, scale in scale_of.items()]
+    return "\n".join((header(tensorrt), *lines)) + "\n"
+
+
+def _hex(scale: np.float32) -> str:
+    """The bits of a float32, most significant first; eight digits, since scales are not tiny."""
+    return struct.pack(">f", scale).hex()

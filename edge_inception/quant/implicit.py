@@ -1,0 +1,158 @@
+"""int8 without Q/DQ: which tensors have a scale, and which of them must have the same.
+
+TensorRT up to 10.x, and DLA up to TensorRT 10.7, quantize a float graph themselves, from one scale
+per tensor. A layer is int8 where its input and output have scales; DLA runs the others in float16
+without a word. So every tensor between layers gets a scale, and what DLA wants equal is equal.
+
+Source: DLA Supported Layers and Restrictions, TensorRT docs (pool, concatenation);
+IElementWiseLayer in NvInfer.h (both inputs); qdq-translator of
+NVIDIA/Deep-Learning-Accelerator-SW (ReLU, views).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from edge_inception.errors import InputError
+from edge_inception.graph.check import constants, only_reader
+from edge_inception.quant import place
+from edge_inception.quant.ranges import TensorRange
+from edge_inception.quant.scales import int8_scale
+
+_POOLS = frozenset(("MaxPool", "AveragePool"))
+_VIEWS = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
+_JOINS = frozenset(("Add", "Max", "Min", "Mul", "Sub", "Sum"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """What a calibration cache holds, in graph order.
+
+    ``scale_of`` maps a tensor to its scale, amax / 127, a float16 number. ``unscaled`` are computed
+    tensors without one: before the first layer, from the last layer on.
+    """
+
+    scale_of: Mapping[str, np.float32]
+    unscaled: tuple[str, ...]
+
+    @property
+    def num_distinct(self) -> int:
+        """Groups of tensors that share a scale are fewer than tensors."""
+        return len({scale.tobytes() for scale in self.scale_of.values()})
+
+
+def implicit_scales(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> Scales:
+    """The scales of a float graph from the range table of the graph it was made of.
+
+    A group of tied tensors has the largest amax of those that were observed.
+
+    Args:
+        model: After the rewrites for DLA; names that were in the simplified graph mean the same.
+        seen: Ranges of the simplified graph.
+
+    Raises:
+        InputError: A tensor between layers is neither in the table nor derived from one that is.
+    """
+    missing = unobserved(model, seen)
+    if missing:
+        raise InputError(
+            f"the range table has no amax for {len(missing)} tensors that implicit int8 needs, "
+            f"first '{missing[0]}'",
+            hint="calibrate this graph again",
+        )
+    group_of = _groups(model)
+    amax: dict[str, float] = {}
+    for name, one in seen.items():
+        group = group_of.get(name, name)
+        amax[group] = max(amax.get(group, 0.0), one.amax)
+    scaled = _between(model)
+    scale_of = {
+        name: np.float32(int8_scale(np.array(amax[group_of[name]], np.float32))) for name in scaled
+    }
+    known = constants(model)
+    computed = [value.name for value in model.graph.input if value.name not in known]
+    computed += [name for node in model.graph.node for name in node.output if name]
+    return Scales(
+        scale_of=scale_of,
+        unscaled=tuple(name for name in computed if name not in scale_of),
+    )
+
+
+def unobserved(model: onnx.ModelProto, seen: Collection[str]) -> list[str]:
+    """Tensors to observe on top of ``seen`` so that every tensor between layers has a range.
+
+    None in plain Inceptions. In residual networks the convolution that an Add adds; around LRN what
+    it reads. Of a convolution and its ReLU the ReLU, whose range is the narrower.
+    """
+    covered = set(seen)
+    _spread(model, covered)
+    found = []
+    for name in reversed(_between(model)):
+        if name not in covered:
+            found.append(name)
+            covered.add(name)
+            _spread(model, covered)
+    return found[::-1]
+
+
+def _between(model: onnx.ModelProto) -> list[str]:
+    """Computed tensors that a layer, or a node between layers, reads: in graph order."""
+    graph, stored = model.graph, constants(model)
+    inner = place.between_layers(graph)
+    read = {name for index in inner for name in graph.node[index].input} - set(stored) - {""}
+    made = [value.name for value in graph.input]
+    made += [name for node in graph.node for name in node.output]
+    return [name for name in made if name in read]
+
+
+def _inner(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
+    """Nodes between layers, each with its inputs that are no constants."""
+    stored = constants(model)
+    for index in sorted(place.between_layers(model.graph)):
+        node = model.graph.node[index]
+        yield node, [name for name in node.input if name and name not in stored]
+
+
+def _is_bare_relu(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """A ReLU that alone reads its input: what it cuts off needs no range."""
+    return node.op_type == "Relu" and only_reader(model, node.input[0]) is not None
+
+
+def _spread(model: onnx.ModelProto, covered: set[str]) -> None:
+    """Add to ``covered`` the tensors whose values lie in the range of covered ones."""
+    before = -1
+    while len(covered) != before:
+        before = len(covered)
+        for node, sources in _inner(model):
+            result = node.output[0]
+            both = node.op_type in _VIEWS or _is_bare_relu(model, node)
+            if both or node.op_type == "Concat":
+                if result in covered:
+                    covered.update(sources)
+                elif covered.issuperset(sources):
+                    covered.add(result)
+            elif node.op_type in _POOLS and sources[0] in covered:
+                covered.add(result)
+
+
+def _groups(model: onnx.ModelProto) -> dict[str, str]:
+    """Tensor between layers -> one of those it shares a scale with."""
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    for node, sources in _inner(model):
+        tied = sources if node.op_type in _JOINS else []
+        is_same = node.op_type in _POOLS | _VIEWS | {"Concat"}
+        if is_same or _is_bare_relu(model, node):
+            tied = [*sources, node.output[0]]
+        for name in tied:
+            leader[find(name)] = find(tied[0])
+    return {name: find(name) for name in (*leader, *_between(model))}
