@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_inception import __version__, cli_inspect, cli_models, cli_stages, cli_targets
+from edge_inception import (
+    __version__,
+    cli_estimate,
+    cli_inspect,
+    cli_models,
+    cli_stages,
+    cli_targets,
+)
 from edge_inception.cli_options import (
     PATH,
     VERDICT_CODES,
@@ -249,6 +256,6 @@ def doctor() -> int:
     return 0
 
 
-for _module in (cli_inspect, cli_models, cli_stages, cli_targets):
+for _module in (cli_estimate, cli_inspect, cli_models, cli_stages, cli_targets):
     for _command in _module.COMMANDS:
         cli.add_command(_command)

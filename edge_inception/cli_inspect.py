@@ -161,6 +161,7 @@ def _shape(sizes: Sizes) -> str:
 
 def _table(found: Statistics) -> Iterator[str]:
     from edge_inception.errors import one_line
+    from edge_inception.terminal import shortened
 
     rows: list[tuple[str, ...]] = [("layer", "op", "output", "params", "MMACs")]
     rows += [tuple(map(one_line, _row(layer))) for layer in found.layers]
@@ -170,9 +171,9 @@ def _table(found: Statistics) -> Iterator[str]:
     op, shape = min(op, _MAX_OP), min(shape, _MAX_SHAPE)
     name = _WIDTH - op - shape - parameters - macs - 4
     for row in rows:
-        lead = f"{_shortened(row[0], name):<{name}} {_shortened(row[1], op):<{op}}"
+        lead = f"{shortened(row[0], name):<{name}} {shortened(row[1], op):<{op}}"
         figures = f"{row[3]:>{parameters}} {row[4]:>{macs}}"
-        yield f"{lead} {_shortened(row[2], shape):>{shape}} {figures}"
+        yield f"{lead} {shortened(row[2], shape):>{shape}} {figures}"
 
 
 def _row(layer: Layer) -> tuple[str, str, str, str, str]:
@@ -180,14 +181,6 @@ def _row(layer: Layer) -> tuple[str, str, str, str, str]:
     macs = _UNKNOWN if layer.macs is None else f"{layer.macs / 1e6:,.1f}" if layer.macs else ""
     parameters = f"{layer.num_parameters:,}" if layer.num_parameters else ""
     return layer.name, layer.op, _shape(layer.sizes), parameters, macs
-
-
-def _shortened(text: str, width: int) -> str:
-    """At most ``width`` characters: the first third, two dots, and the end, which tells apart."""
-    if len(text) <= width:
-        return text
-    start = max(0, width // 3 - 2)
-    return f"{text[:start]}..{text[len(text) - (width - start - 2) :]}"
 
 
 COMMANDS = (inspect,)

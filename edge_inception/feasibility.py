@@ -32,6 +32,14 @@ class MemoryNeed:
         """All of them."""
         return self.weights + self.activations + self.workspace
 
+    @property
+    def words(self) -> str:
+        """The sum and its parts."""
+        parts = {"weights": self.weights, "activations": self.activations}
+        parts["workspace"] = self.workspace
+        words = [f"{name} {size / _MIB:,.0f}" for name, size in parts.items()]
+        return f"{self.total / _MIB:,.0f} MiB ({', '.join(words)})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -103,30 +111,20 @@ class Case:
         return self.target.slow.get(self.asked.precision.value, "")
 
     @property
-    def needs(self) -> str:
-        """Weights, activations, workspace and their sum in words."""
-        need = self.asked.memory
-        if need is None:
-            return ""
-        parts = {"weights": need.weights, "activations": need.activations}
-        parts["workspace"] = need.workspace
-        words = [f"{name} {size / _MIB:,.0f}" for name, size in parts.items()]
-        return f"{need.total / _MIB:,.0f} MiB ({', '.join(words)})"
-
-    @property
     def is_too_large(self) -> bool:
         """Whether that is more than the whole memory of the target."""
         need, has = self.asked.memory, self.target.memory_gb
         return need is not None and has is not None and need.total > has * _GIB
 
     @property
-    def largest_batch(self) -> int:
-        """The largest that could fit."""
+    def largest_batch(self) -> str:
+        """The largest that could fit, in words."""
         need, has = self.asked.memory, self.target.memory_gb
-        if need is None or has is None or not need.activations:
-            return self.asked.batch
+        assert need is not None  # asked only where it is too large
+        assert has is not None
         left = has * _GIB - need.weights - need.workspace
-        return max(0, left * self.asked.batch // need.activations)
+        batch = left * self.asked.batch // max(need.activations, 1)
+        return f"batch {batch} is the largest that could fit" if batch > 0 else "no batch fits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,10 +199,10 @@ _OF_THE_DEVICE = (
     Rule(
         refuses=lambda case: case.is_too_large,
         reason=(
-            "batch {case.asked.batch} needs at least {case.needs}, "
+            "batch {case.asked.batch} needs at least {case.asked.memory.words}, "
             "its memory is {case.target.memory_gb} GiB"
         ),
-        hint="batch {case.largest_batch} is the largest that could fit; the system needs some too",
+        hint="{case.largest_batch}; the system needs some too",
         source=_DEVICES,
     ),
 )

@@ -57,6 +57,14 @@ def wrapped(lead: str, text: str, *, indent: int) -> str:
     )
 
 
+def shortened(text: str, width: int) -> str:
+    """At most ``width`` characters: the first third, two dots, and the end, which tells apart."""
+    if len(text) <= width:
+        return text
+    start = max(0, width // 3 - 2)
+    return f"{text[:start]}..{text[len(text) - (width - start - 2) :]}"
+
+
 class _Forward(logging.Handler):
     """Log records of this package become lines: warnings for all, the rest for --verbose."""
 

@@ -31,13 +31,19 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """A node that depends on the graph's input; ``macs`` for the whole batch, None if unknown."""
+    """A node that depends on the graph's input; None is unknown.
+
+    For the whole batch: ``macs``, and the elements of activations that it reads, each tensor once,
+    and writes.
+    """
 
     name: str
     op: str
     sizes: Sizes
     num_parameters: int
     macs: int | None
+    num_read: int | None
+    num_written: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +96,13 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
     tensors = _tensors(shaped)
     _require_order(shaped)
     nodes, owned, num_constant_nodes = _layers_and_weights(shaped, tensors)
-    layers = tuple(_layer(node, tensors, owned[index]) for index, node in enumerate(nodes))
     inputs = _values(shaped.graph.input, tensors, frozenset(constants(shaped)))
     written = _written(shaped, nodes, tensors)
+    read = _read(nodes, inputs, tensors)
+    layers = tuple(
+        _layer(node, tensors, owned=weights, moved=(taken, made))
+        for node, weights, taken, made in zip(nodes, owned, read, written, strict=True)
+    )
     alive = _alive(nodes, inputs, {value.name for value in shaped.graph.output}, written)
     peak = max(range(len(alive)), key=alive.__getitem__, default=None)
     activations = [*inputs, *(tensor for group in written for tensor in group)]
@@ -300,7 +310,13 @@ def _byelement_of(weights: Iterator[Tensor]) -> tuple[Parameters, ...]:
     )
 
 
-def _layer(node: onnx.NodeProto, tensors: Mapping[str, Tensor], owned: list[Tensor]) -> Layer:
+def _layer(
+    node: onnx.NodeProto,
+    tensors: Mapping[str, Tensor],
+    *,
+    owned: list[Tensor],
+    moved: tuple[list[Tensor], list[Tensor]],
+) -> Layer:
     output = next((name for name in node.output if name), "")
     return Layer(
         name=label(node),
@@ -308,7 +324,23 @@ def _layer(node: onnx.NodeProto, tensors: Mapping[str, Tensor], owned: list[Tens
         sizes=tensors[output].sizes if output else None,
         num_parameters=sum(weight.count or 0 for weight in owned),
         macs=macs_of(node, tensors),
+        num_read=_count(moved[0]),
+        num_written=_count(moved[1]),
     )
+
+
+def _count(tensors: Sequence[Tensor]) -> int | None:
+    counts = [tensor.count for tensor in tensors]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _read(
+    nodes: Sequence[onnx.NodeProto], inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]
+) -> list[list[Tensor]]:
+    """Of each node, what it reads of the graph's inputs and of other nodes."""
+    made = {tensor.name for tensor in inputs} | {name for node in nodes for name in node.output}
+    return [[tensors[n] for n in dict.fromkeys(_reads(node)) if n in made] for node in nodes]
 
 
 def _written(
