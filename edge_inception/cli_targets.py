@@ -104,7 +104,7 @@ def _short(fact: Fact | None, *, is_asked: bool) -> str:
     """Three figures or more; nothing where a family or a missing instruction has no number."""
     if fact is None:
         return _UNKNOWN if is_asked else _NONE
-    figures = f"{fact.value:.0f}" if fact.value >= _WHOLE else f"{fact.value:g}"
+    figures = f"{int(fact.value + 0.5)}" if fact.value >= _WHOLE else f"{fact.value:g}"
     return f"{'' if fact.sure == 'V' else '~'}{figures}"
 
 

@@ -248,6 +248,7 @@ def test_list_marks_what_is_not_certain(capsys):
     assert lines["agx-orin-64gb"][3:8] == ["64", "85", "42.5", "205", "2"]
     assert lines["xavier-nx-8gb"][4] == "~12.3"
     assert lines["thor-t4000"][4] == "?"
+    assert lines["agx-xavier-32gb"][6] == "~137"  # 136.5
     assert lines["nano-4gb"][4] == "-"
     assert lines["orin-nano-8gb"][-1] == "8.5-10.16"
 
