@@ -111,7 +111,7 @@ def photos(workshop) -> list[np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["light_inception_v2", "light_resnet50"])
+@pytest.mark.parametrize("name", NODES)
 def test_a_topology_of_others_becomes_an_int8_engine(name, folders, photos, tmp_path):
     """Re-seeded: simplified to its layers, all in int8, compiled for cpu and rtx, judged."""
     onnx.save(Reseeded(name, photos).model, tmp_path / f"{name}.onnx")
