@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 import weakref
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from edge_inception import registry
 from edge_inception.graph.statistics import Statistics, statistics
 
 
@@ -131,3 +133,23 @@ def test_a_tiny_network_costs_what_hooks_count(net, batch):
     assert num_parameters(found) == sum(value.numel() for value in stored)
     assert found.unknown_shapes == ()
     assert found.unknown_macs == {}
+
+
+@pytest.mark.slow
+def test_inception_v4_is_that_of_the_paper():
+    """42,679,816 parameters, 12.254 G, 15.09 M outputs of 149 Conv and 1 Gemm.
+
+    Source: facts/models.md part 2. There a norm has two parameters per channel; a Conv that took
+    its norm in has one, its bias.
+    """
+    model = registry.model("inception_v4").build(num_classes=1000)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.bias)  # the exporter leaves out a bias of zeros
+    found = statistics(exported(model, 1, 3, 299, 299))
+    assert "BatchNormalization" not in found.ops
+    assert num_parameters(found) == 42_679_816 - sum(norm.num_features for norm in norms)
+    assert round(found.macs / 1e9, 3) == 12.254
+    assert (found.ops["Conv"], found.ops["Gemm"]) == (149, 1)
+    outputs = [math.prod(layer.sizes) for layer in found.layers if layer.op in {"Conv", "Gemm"}]
+    assert round(sum(outputs) / 1e6, 2) == 15.09
