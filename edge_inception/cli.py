@@ -25,6 +25,7 @@ from edge_inception.cli_options import (
     VERDICT_CODES,
     batch_options,
     calibration_options,
+    device_options,
     gate_options,
     graph_options,
     recipe_of,
@@ -113,6 +114,8 @@ def cli() -> None:
 @batch_options
 @click.option("--target", multiple=True, help="cpu, rtx, ...; repeat for several.")
 @click.option("--compute-capability", multiple=True, help="For rtx, such as 8.9; repeatable.")
+@device_options
+@click.option("--bundle", is_flag=True, default=None, help="Pack what ships, for each device.")
 @click.option("--threads", type=int, help="CPU threads; 0 = all this process may use.")
 @click.option("--out", type=PATH, help="Output folder.")
 @gate_options

@@ -50,6 +50,9 @@ OVERRIDES: Mapping[str, str] = {
     "threads": "build.threads",
     "out": "build.out",
     "compute_capability": "build.compute_capabilities",
+    "jetpack": "build.jetpack",
+    "use_dla": "build.dla",
+    "bundle": "build.bundle",
     "calibrator": "calibrate.calibrator",
     "max_images": "calibrate.max_images",
     "float_rest": "quantize.float_rest",
@@ -128,6 +131,10 @@ batch_options = _options(
 )
 
 
+device_options = _options(
+    click.option("--jetpack", help="Of a Jetson, such as 6.2; else all of its releases."),
+    click.option("--use-dla", is_flag=True, default=None, help="For the DLA of a Jetson too."),
+)
 gate_options = _options(
     click.option("--max-drop", type=float, help="Gate: top-1 drop in percentage points."),
     click.option("--min-agreement", type=float, help="Gate: share of equal top-1, 0..1."),

@@ -6,14 +6,18 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from edge_inception import imageset, registry, stage, targets
 from edge_inception.artifact import EngineFile
 from edge_inception.errors import BackendMissing, InputError
+from edge_inception.feasibility import Request, tensorrt_versions
+from edge_inception.hardware import Target
 from edge_inception.images import preprocess_of
 from edge_inception.imageset import ImageSet
 from edge_inception.inference import head_of
+from edge_inception.jetpack import parsed
 from edge_inception.recipe import Recipe, Source
 from edge_inception.registry import unknown
 from edge_inception.spec import Gates, Progress, no_progress
@@ -22,6 +26,24 @@ from edge_inception.validate.options import EngineEntry, Reference, ValidateOpti
 IMPORTED = "model.imported.onnx"
 LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
 UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
+_STRONGLY_TYPED = 10  # first major version of TensorRT for which graphs are spelled strongly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A target that compiles for itself, with the TensorRT versions that it may have.
+
+    ``dla_tensorrt`` are those among them that can use its accelerators; empty when not asked for.
+    """
+
+    target: Target
+    tensorrt: tuple[str, ...]
+    dla_tensorrt: tuple[str, ...] = ()
+
+    @property
+    def needs_weak(self) -> bool:
+        """Whether one of its versions knows no strongly typed graph."""
+        return any(parsed(version)[0] < _STRONGLY_TYPED for version in self.tensorrt)
 
 
 class Listener(Protocol):
@@ -138,17 +160,52 @@ def entry_of(engine: EngineFile) -> EngineEntry:
     )
 
 
-def usable_targets(recipe: Recipe) -> tuple[str, ...]:
-    """Targets of the recipe, else the defaults; refused before any work when one cannot be built.
+def devices(recipe: Recipe) -> tuple[Device, ...]:
+    """Targets that compile for themselves; what they cannot do is refused before any work.
 
     Raises:
-        InputError: Unknown target, or one that is compiled on the device.
+        InputError: Unknown target, an impossible request, or JetPack or DLA without such a target.
+    """
+    rows = [targets.target(name) for name in dict.fromkeys(recipe.targets)]
+    found = tuple(_device(row, recipe) for row in rows if not row.is_compiled_here)
+    if not found and (recipe.jetpack or recipe.dla):
+        what = "a DLA" if recipe.dla else f"JetPack {recipe.jetpack}"
+        raise InputError(
+            f"{what} was asked for, and no target is a Jetson",
+            hint="--target orin-nx-16gb, or another that `edge-inception targets` lists",
+        )
+    return found
+
+
+def _device(row: Target, recipe: Recipe) -> Device:
+    profile = recipe.profile
+    asked = Request(
+        precision=recipe.precision,
+        jetpack=recipe.jetpack or None,
+        dla=recipe.dla,
+        batch=profile.max,
+        is_dynamic=profile.min != profile.max,
+    )
+    # The DLA runs part of the network at most, and the GPU what is left: its versions count too.
+    versions = tensorrt_versions(row, dataclasses.replace(asked, dla=False))
+    dla_versions = tensorrt_versions(row, asked) if recipe.dla else ()
+    return Device(target=row, tensorrt=versions, dla_tensorrt=dla_versions)
+
+
+def hosts(recipe: Recipe) -> tuple[str, ...]:
+    """Targets that are compiled here: the recipe's, else the defaults; with a device always cpu.
+
+    Raises:
+        InputError: Unknown target.
         BackendMissing: A library is not installed.
     """
-    names = tuple(dict.fromkeys(recipe.targets or targets.default_targets()))
+    rows = [targets.target(name) for name in dict.fromkeys(recipe.targets)]
+    named = tuple(row.name for row in rows if row.is_compiled_here)
+    names = named or targets.default_targets()
+    if len(named) < len(rows) and "cpu" not in names:
+        names = ("cpu", *names)  # it executes the graphs that the device will compile
     for name in names:
         target = targets.target(name)
-        targets.require_compilable(target)
         for asked in targets.compute_capabilities(target, recipe.compute_capabilities):
             if asked not in target.compute_capabilities:
                 raise unknown(f"compute capability of '{name}'", asked, target.compute_capabilities)

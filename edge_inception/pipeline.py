@@ -20,6 +20,7 @@ from edge_inception.errors import EdgeInceptionError, InputError
 from edge_inception.imageset import ImageSet
 from edge_inception.ingredients import Listener, Silent
 from edge_inception.quant import calibrators
+from edge_inception.quant.options import Spelling
 from edge_inception.recipe import Recipe
 from edge_inception.runner import Runner, WouldRun
 from edge_inception.spec import Precision
@@ -81,7 +82,8 @@ class _Build:
         self._recipe, self._runner, self._listener = recipe, runner, runner.listener
         if not recipe.is_foreign:
             registry.model(recipe.model)  # a misspelt name is refused before any work
-        self._targets = ingredients.usable_targets(recipe)
+        self._devices = ingredients.devices(recipe)
+        self._hosts = ingredients.hosts(recipe)
         calibrators.calibrator(recipe.calibrator)
         ingredients.require_threads(recipe.threads)
         validation = ingredients.open_source(
@@ -116,10 +118,13 @@ class _Build:
         simplified = steps.simplify(graph)
         baseline = steps.baseline(plain)
         typed = {Precision.FP32: steps.quantize(simplified, None, Precision.FP32)}
+        ranges = steps.calibrate(simplified)
         if precision is not Precision.FP32:
-            ranges = steps.calibrate(simplified)
             typed[precision] = steps.quantize(simplified, ranges, precision)
-        entries = [entry for name in self._targets for entry in steps.compile(name, typed)]
+        entries = [entry for name in self._hosts for entry in steps.compile(name, typed)]
+        if any(device.needs_weak for device in self._devices):
+            weak = steps.quantize(simplified, ranges, precision, Spelling.WEAK)
+            entries.append(steps.prove(weak))
         shipped = [entry.engine for entry in entries if entry.is_subject]
         try:
             report = steps.validate(baseline, entries)

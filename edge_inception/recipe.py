@@ -61,6 +61,9 @@ _KEYS: Mapping[str, Mapping[str, Any]] = {
         "threads": int,
         "out": str,
         "compute_capabilities": list,
+        "jetpack": str,
+        "dla": bool,
+        "bundle": bool,
     },
     "calibrate": {"calibrator": str, "max_images": int, "batch": int, "seed": int},
     "quantize": {"float_rest": str},
@@ -103,6 +106,8 @@ class Source:
 class Recipe:
     """Everything one build needs. ``targets`` empty: those this machine can compile for.
 
+    ``jetpack`` empty: every release of a device; ``dla``: its accelerators too.
+
     ``preprocess`` and ``model_options`` hold only what the recipe sets; the rest comes from the
     checkpoint's family. With ``is_foreign`` ``checkpoint`` is an ONNX graph, ``model`` its name.
     """
@@ -124,6 +129,9 @@ class Recipe:
     threads: int
     out: Path
     compute_capabilities: tuple[str, ...]
+    jetpack: str
+    dla: bool
+    bundle: bool
     calibrator: str
     calibration_images: int
     calibration_batch: int
@@ -255,6 +263,9 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         threads=_at_least(build.get("threads", 0), 0, "build.threads", where),
         out=Path(build.get("out", "build/edge-inception")),
         compute_capabilities=tuple(str(c) for c in build.get("compute_capabilities", ())),
+        jetpack=build.get("jetpack", ""),
+        dla=build.get("dla", False),
+        bundle=build.get("bundle", False),
         calibrator=calibrate.get("calibrator", "mse"),
         calibration_images=_at_least(
             calibrate.get("max_images", 512), 1, "calibrate.max_images", where

@@ -41,6 +41,9 @@ precision = "int8"                 # fp32, fp16 or int8
 # dynamic_batch = "1:4:8"          # MIN:OPT:MAX instead of a static batch
 # threads = 2                      # 0 = all cores this process may use
 # compute_capabilities = ["8.9"]   # of the GPUs that target rtx is compiled for
+# jetpack = "6.2"                  # of a Jetson target; left out, all of its releases
+# dla = false                      # true adds what the accelerators of a Jetson need
+# bundle = false                   # true packs a folder that builds and proves itself there
 out = "build/my-model"
 
 [calibrate]

@@ -35,6 +35,7 @@ from edge_inception.quant.options import (
     CalibrateOptions,
     FloatRest,
     QuantizeOptions,
+    Spelling,
     calibrate_provenance,
     quantize_provenance,
 )
@@ -46,6 +47,12 @@ from edge_inception.validate.options import EngineEntry, validate_provenance
 
 REPORT = "report.json"
 REPORT_MARKDOWN = "report.md"
+
+
+def _kind(precision: Precision, spelling: Spelling) -> str:
+    """Middle of a file's name: ``int8``, or ``int8.weak`` where it is not the strong spelling."""
+    is_strong = spelling is Spelling.STRONG
+    return precision.value if is_strong else f"{precision.value}.{spelling.value}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,14 +225,20 @@ class Steps:
         return self._runner.step("calibrate", RangeTable, path, expected, run)
 
     def quantize(
-        self, graph: SimplifiedGraph, ranges: RangeTable | None, precision: Precision
+        self,
+        graph: SimplifiedGraph,
+        ranges: RangeTable | None,
+        precision: Precision,
+        spelling: Spelling = Spelling.STRONG,
     ) -> TypedGraph:
         """Simplified graph to typed graph of ``precision``."""
         choices = QuantizeOptions(
             precision=precision,
+            spelling=spelling,
             float_rest=member(FloatRest, "float rest", self._recipe.float_rest),
         )
-        path = self._out / f"model.{precision.value}.onnx"
+        kind = _kind(precision, spelling)
+        path = self._out / f"model.{kind}.onnx"
 
         def run(_: Progress) -> TypedGraph:
             from edge_inception.quant.insert import quantize
@@ -233,26 +246,33 @@ class Steps:
             return quantize(graph, ranges, choices, path)
 
         expected = quantize_provenance(graph, ranges, choices)
-        return self._runner.step(f"quantize {precision.value}", TypedGraph, path, expected, run)
+        return self._runner.step(
+            f"quantize {kind.replace('.', ' ')}", TypedGraph, path, expected, run
+        )
 
     def compile(self, name: str, typed: Mapping[Precision, TypedGraph]) -> Iterator[EngineEntry]:
         """Engines of one target: FP32 to compare with, then the asked precision."""
         target = targets.target(name)
         executable = registry.backend(target.backend).availability().float_precisions
         for precision, graph in typed.items():
-            is_subject = precision is self._recipe.precision
-            yield self._engine(target, graph, precision, "f32", is_subject=is_subject)
+            yield self._engine(target, graph, precision)
             if precision is Precision.FP32 and "bf16" in executable:
-                yield self._engine(target, graph, precision, "bf16", is_subject=False)
+                yield self._engine(target, graph, precision, float_precision="bf16")
+
+    def prove(self, graph: TypedGraph) -> EngineEntry:
+        """The engine for the CPU of a graph that only a device compiles for itself."""
+        return self._engine(
+            targets.target("cpu"), graph, self._recipe.precision, spelling=Spelling.WEAK
+        )
 
     def _engine(
         self,
         target: targets.Target,
         graph: TypedGraph,
         precision: Precision,
-        float_precision: str,
         *,
-        is_subject: bool,
+        float_precision: str = "f32",
+        spelling: Spelling = Spelling.STRONG,
     ) -> EngineEntry:
         backend = registry.backend(target.backend)
         chosen = targets.compute_capabilities(target, self._recipe.compute_capabilities)
@@ -262,19 +282,20 @@ class Steps:
             compute_capabilities=chosen,
         )
         variant = "" if float_precision == "f32" else f".{float_precision}"
-        path = self._out / f"model.{precision.value}.{target.name}{variant}{backend.suffix}"
+        kind = _kind(precision, spelling)
+        path = self._out / f"model.{kind}.{target.name}{variant}{backend.suffix}"
         expected = stage.provenance(
             f"compile:{backend.name}", parents={"typed graph": graph.sha256}, options=choices
         )
-        label = f"compile {precision.value} {target.name}{variant}"
+        label = f"compile {kind.replace('.', ' ')} {target.name}{variant}"
         run = lambda _: backend.compile(graph, choices, path)  # noqa: E731 -- closes over all three
         engine = self._runner.step(label, EngineFile, path, expected, run)
         return EngineEntry(
             engine=engine,
-            target=target.name,
+            target=target.name if spelling is Spelling.STRONG else f"{target.name}, weak typing",
             precision=precision.value,
             float_precision=float_precision,
-            is_subject=is_subject,
+            is_subject=precision is self._recipe.precision and float_precision == "f32",
         )
 
     def validate(self, baseline: Baseline, entries: list[EngineEntry]) -> Report:

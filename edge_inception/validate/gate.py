@@ -8,6 +8,8 @@ gate nothing was claimed, so the verdict is INCONCLUSIVE with the reason "no gat
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -75,6 +77,19 @@ def judge(gates: Gates, *, accuracy: Accuracy | None, speedup: Estimate | None) 
     return _combine(tuple(checks))
 
 
+def joint(verdicts: Mapping[str, Verdict]) -> Verdict:
+    """One verdict on several engines by name, each of which has to hold; sentences name theirs."""
+    if len(verdicts) == 1:
+        return next(iter(verdicts.values()))
+    return _combine(
+        tuple(
+            dataclasses.replace(check, sentence=f"{name}: {check.sentence}")
+            for name, verdict in verdicts.items()
+            for check in verdict.checks
+        )
+    )
+
+
 def _combine(checks: tuple[Check, ...]) -> Verdict:
     if not checks:
         return Verdict(status=Status.INCONCLUSIVE, checks=(), sentence="no gate set")
@@ -87,7 +102,7 @@ def _combine(checks: tuple[Check, ...]) -> Verdict:
         status = Status.PASSED
     reasons = [check.sentence for check in checks if check.status is status]
     if status is Status.PASSED and len(checks) > 1:
-        names = ", ".join(check.name for check in checks)
+        names = ", ".join(dict.fromkeys(check.name for check in checks))
         reasons = [f"all {len(checks)} gates met: {names}"]
     return Verdict(status=status, checks=checks, sentence="; ".join(reasons))
 

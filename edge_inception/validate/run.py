@@ -17,7 +17,7 @@ from edge_inception import artifact, images, inference, registry
 from edge_inception.artifact import Baseline, EngineFile, Report
 from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet
-from edge_inception.spec import Head, Preprocess, Progress, no_progress
+from edge_inception.spec import Gates, Head, Preprocess, Progress, no_progress
 from edge_inception.validate import accuracy, gate, latency, machine
 from edge_inception.validate.accuracy import Accuracy, BaselineArrays
 from edge_inception.validate.latency import Contender, Latency, LatencyOptions
@@ -212,12 +212,12 @@ def _baseline_row(
 def _rows(
     entries: Sequence[EngineEntry], scores: dict[str, Accuracy], timed: dict[str, Latency]
 ) -> Iterator[Row]:
-    subject = _subject(entries, scores)
-    reference = _reference(entries, subject)
+    subjects = _subjects(entries, scores)
+    reference = _reference(entries, subjects[0])
     for entry in entries:
         name, details = name_of(entry), entry.engine.details
         role = Role.OTHER
-        if entry is subject:
+        if entry in subjects:
             role = Role.SUBJECT
         elif entry is reference:
             role = Role.REFERENCE
@@ -236,10 +236,10 @@ def _rows(
         )
 
 
-def _subject(entries: Sequence[EngineEntry], scores: dict[str, Accuracy]) -> EngineEntry:
-    """The engine that is judged: of the asked precision, executed if any was."""
+def _subjects(entries: Sequence[EngineEntry], scores: dict[str, Accuracy]) -> list[EngineEntry]:
+    """The engines that are judged: of the asked precision, those executed if any was."""
     asked = [entry for entry in entries if entry.is_subject]
-    return next((entry for entry in asked if name_of(entry) in scores), asked[0])
+    return [entry for entry in asked if name_of(entry) in scores] or asked[:1]
 
 
 def _reference(entries: Sequence[EngineEntry], subject: EngineEntry) -> EngineEntry | None:
@@ -265,8 +265,12 @@ def _flat(layers: dict[str, dict[str, int]]) -> dict[str, int]:
 
 
 def _verdict(rows: tuple[Row, ...], options: ValidateOptions) -> gate.Verdict:
-    subject = next(row for row in rows if row.role is Role.SUBJECT)
-    gates = options.gates
+    return gate.joint(
+        {row.name: _judged(row, options.gates) for row in rows if row.role is Role.SUBJECT}
+    )
+
+
+def _judged(subject: Row, gates: Gates) -> gate.Verdict:
     if (subject.precision, subject.float_precision) == ("fp32", "f32"):
         # the speed-up is over this very engine: there is nothing to judge
         gates = replace(gates, min_speedup=None)

@@ -117,6 +117,9 @@ def test_every_override_is_a_recipe_key(tmp_path):
         "data.skip_bad_images": True,
         "build.targets": ["cpu"],
         "build.compute_capabilities": ["8.9"],
+        "build.jetpack": "6.2",
+        "build.dla": True,
+        "build.bundle": True,
         "quantize.float_rest": "fp32",
         "build.dynamic_batch": None,
     }

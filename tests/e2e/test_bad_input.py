@@ -126,7 +126,10 @@ def test_bad_checkpoint(built, workshop, tmp_path, capsys, case):
 FLAGS = [
     (["--model", "inception_v44"], "did you mean 'inception_v4'"),
     (["--target", "cpuu"], "did you mean 'cpu'"),
-    (["--target", "orin-nx-16gb"], "compiled on the device"),
+    (["--target", "nano"], "nano"),
+    (["--target", "orin-nano-8gb", "--use-dla"], "it has no DLA"),
+    (["--target", "orin-nano-8gb", "--jetpack", "4.6"], "JetPack 4.6 does not support it"),
+    (["--jetpack", "6.2"], "no target is a Jetson"),
     (["--precision", "int9"], "did you mean 'int8'"),
     (["--option", "widht=0.03"], "did you mean 'width'"),
     (["--option", "width"], "KEY=VALUE"),

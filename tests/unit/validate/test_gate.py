@@ -7,7 +7,7 @@ import pytest
 
 from edge_inception.spec import Gates
 from edge_inception.validate.accuracy import compare
-from edge_inception.validate.gate import Status, judge
+from edge_inception.validate.gate import Status, joint, judge
 from edge_inception.validate.intervals import Estimate
 
 
@@ -147,3 +147,15 @@ def test_an_engine_that_was_not_executed_cannot_pass():
     verdict = judge(gates, accuracy=None, speedup=None)
     assert {check.status for check in verdict.checks} == {Status.INCONCLUSIVE}
     assert verdict.sentence.count("not executed") == 3
+
+
+def test_two_spellings_of_a_graph_must_both_hold():
+    """One engine that misses its gate fails the build, and the sentence says which one."""
+    gates = Gates(max_drop_pp=2.0)
+    good = judge(gates, accuracy=_accuracy(), speedup=None)
+    bad = judge(gates, accuracy=_accuracy(lost=40), speedup=None)
+    assert joint({"INT8 (cpu)": good}) is good
+    both = joint({"INT8 (cpu)": good, "INT8 (cpu, weak typing)": bad})
+    assert both.status is Status.FAILED
+    assert both.line.startswith("FAILED: INT8 (cpu, weak typing): top-1 drop")
+    assert joint({"a": good, "b": good}).line == "PASSED: all 2 gates met: max_drop_pp"
