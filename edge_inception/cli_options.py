@@ -51,6 +51,7 @@ OVERRIDES: Mapping[str, str] = {
     "out": "build.out",
     "compute_capability": "build.compute_capabilities",
     "jetpack": "build.jetpack",
+    "tensorrt": "build.tensorrt",
     "use_dla": "build.dla",
     "bundle": "build.bundle",
     "calibrator": "calibrate.calibrator",
@@ -133,6 +134,7 @@ batch_options = _options(
 
 device_options = _options(
     click.option("--jetpack", help="Of a Jetson, such as 6.2; else all of its releases."),
+    click.option("--tensorrt", help="Of the device, such as 10.7; else what its JetPacks ship."),
     click.option("--use-dla", is_flag=True, default=None, help="For the DLA of a Jetson too."),
 )
 gate_options = _options(

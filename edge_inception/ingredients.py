@@ -26,6 +26,7 @@ from edge_inception.validate.options import EngineEntry, Reference, ValidateOpti
 IMPORTED = "model.imported.onnx"
 LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
 UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
+_NO_CALIBRATORS = 11  # major version of TensorRT that removed them
 _STRONGLY_TYPED = 10  # first major version of TensorRT for which graphs are spelled strongly
 
 
@@ -44,6 +45,11 @@ class Device:
     def needs_weak(self) -> bool:
         """Whether one of its versions knows no strongly typed graph."""
         return any(parsed(version)[0] < _STRONGLY_TYPED for version in self.tensorrt)
+
+    @property
+    def implicit(self) -> str:
+        """The version whose DLA wants a graph without Q/DQ and a calibration cache; or none."""
+        return next((v for v in self.dla_tensorrt if parsed(v)[0] < _NO_CALIBRATORS), "")
 
 
 class Listener(Protocol):
@@ -168,10 +174,11 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
     """
     rows = [targets.target(name) for name in dict.fromkeys(recipe.targets)]
     found = tuple(_device(row, recipe) for row in rows if not row.is_compiled_here)
-    if not found and (recipe.jetpack or recipe.dla):
-        what = "a DLA" if recipe.dla else f"JetPack {recipe.jetpack}"
+    asked = {"jetpack": recipe.jetpack, "tensorrt": recipe.tensorrt, "use-dla": recipe.dla}
+    useless = next((flag for flag, value in asked.items() if value and not found), "")
+    if useless:
         raise InputError(
-            f"{what} was asked for, and no target is a Jetson",
+            f"--{useless} concerns hardware that compiles for itself, and no target is such",
             hint="--target orin-nx-16gb, or another that `edge-inception targets` lists",
         )
     return found
@@ -182,14 +189,27 @@ def _device(row: Target, recipe: Recipe) -> Device:
     asked = Request(
         precision=recipe.precision,
         jetpack=recipe.jetpack or None,
+        tensorrt=recipe.tensorrt or None,
         dla=recipe.dla,
         batch=profile.max,
         is_dynamic=profile.min != profile.max,
     )
     # The DLA runs part of the network at most, and the GPU what is left: its versions count too.
-    versions = tensorrt_versions(row, dataclasses.replace(asked, dla=False))
-    dla_versions = tensorrt_versions(row, asked) if recipe.dla else ()
+    versions = _shipped(row, tensorrt_versions(row, dataclasses.replace(asked, dla=False)), recipe)
+    dla_versions = _shipped(row, tensorrt_versions(row, asked), recipe) if recipe.dla else ()
+    if recipe.dla and len(dla_versions) != 1:  # a calibration cache is for one version
+        found = f"TensorRT {', '.join(dla_versions)} have" if dla_versions else "no JetPack ships"
+        raise InputError(
+            f"{row.name}: {found} its DLA, and a build is for one",
+            hint=f"--jetpack or --tensorrt; `edge-inception targets {row.name}` lists both",
+        )
     return Device(target=row, tensorrt=versions, dla_tensorrt=dla_versions)
+
+
+def _shipped(row: Target, versions: tuple[str, ...], recipe: Recipe) -> tuple[str, ...]:
+    """Without what is only installed on top of a JetPack, unless it was asked for."""
+    stock = {release.tensorrt for release in row.releases if release.is_stock}
+    return versions if recipe.tensorrt else tuple(v for v in versions if v in stock)
 
 
 def hosts(recipe: Recipe) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_inception import artifact, imageset, ingredients, registry, stage
-from edge_inception.artifact import EngineFile, Report
+from edge_inception.artifact import EngineFile, RangeTable, Report, SimplifiedGraph
 from edge_inception.errors import EdgeInceptionError, InputError
 from edge_inception.imageset import ImageSet
 from edge_inception.ingredients import Listener, Silent
@@ -125,6 +125,8 @@ class _Build:
         if any(device.needs_weak for device in self._devices):
             weak = steps.quantize(simplified, ranges, precision, Spelling.WEAK)
             entries.append(steps.prove(weak))
+        for version in dict.fromkeys(d.implicit for d in self._devices if d.implicit):
+            self._plan_dla(simplified, ranges, version)
         shipped = [entry.engine for entry in entries if entry.is_subject]
         try:
             report = steps.validate(baseline, entries)
@@ -133,6 +135,17 @@ class _Build:
                 self._withhold(shipped, "not validated")
             raise
         return report, shipped
+
+    def _plan_dla(
+        self, simplified: SimplifiedGraph, ranges: RangeTable | None, tensorrt: str
+    ) -> None:
+        """What a DLA takes: a graph without Q/DQ and, for int8, the scales beside it."""
+        implicit = self._steps.quantize(
+            simplified, ranges, self._recipe.precision, Spelling.IMPLICIT
+        )
+        if ranges is not None:
+            self._steps.calibration_cache(implicit, ranges, tensorrt)
+        self._listener.note("DLA: nothing here executes it; `device.py verify` does on the device")
 
     def _withhold(self, engines: list[EngineFile], why: str) -> None:
         """Delete engines that must not ship."""

@@ -62,6 +62,7 @@ _KEYS: Mapping[str, Mapping[str, Any]] = {
         "out": str,
         "compute_capabilities": list,
         "jetpack": str,
+        "tensorrt": str,
         "dla": bool,
         "bundle": bool,
     },
@@ -106,7 +107,7 @@ class Source:
 class Recipe:
     """Everything one build needs. ``targets`` empty: those this machine can compile for.
 
-    ``jetpack`` empty: every release of a device; ``dla``: its accelerators too.
+    ``jetpack`` and ``tensorrt`` empty: all that a device ships with; ``dla``: its accelerators too.
 
     ``preprocess`` and ``model_options`` hold only what the recipe sets; the rest comes from the
     checkpoint's family. With ``is_foreign`` ``checkpoint`` is an ONNX graph, ``model`` its name.
@@ -130,6 +131,7 @@ class Recipe:
     out: Path
     compute_capabilities: tuple[str, ...]
     jetpack: str
+    tensorrt: str
     dla: bool
     bundle: bool
     calibrator: str
@@ -264,6 +266,7 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         out=Path(build.get("out", "build/edge-inception")),
         compute_capabilities=tuple(str(c) for c in build.get("compute_capabilities", ())),
         jetpack=build.get("jetpack", ""),
+        tensorrt=build.get("tensorrt", ""),
         dla=build.get("dla", False),
         bundle=build.get("bundle", False),
         calibrator=calibrate.get("calibrator", "mse"),

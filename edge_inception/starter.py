@@ -42,6 +42,7 @@ precision = "int8"                 # fp32, fp16 or int8
 # threads = 2                      # 0 = all cores this process may use
 # compute_capabilities = ["8.9"]   # of the GPUs that target rtx is compiled for
 # jetpack = "6.2"                  # of a Jetson target; left out, all of its releases
+# tensorrt = "10.7"                # of the device, where it is not the one of its JetPack
 # dla = false                      # true adds what the accelerators of a Jetson need
 # bundle = false                   # true packs a folder that builds and proves itself there
 out = "build/my-model"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from edge_inception import artifact, ingredients, options, registry, stage, targets
 from edge_inception.artifact import (
     Baseline,
+    CalibrationCache,
     EngineFile,
     Graph,
     RangeTable,
@@ -32,10 +33,12 @@ from edge_inception.options import (
     SimplifyOptions,
 )
 from edge_inception.quant.options import (
+    CacheOptions,
     CalibrateOptions,
     FloatRest,
     QuantizeOptions,
     Spelling,
+    cache_provenance,
     calibrate_provenance,
     quantize_provenance,
 )
@@ -235,6 +238,7 @@ class Steps:
         choices = QuantizeOptions(
             precision=precision,
             spelling=spelling,
+            batch=self._recipe.profile.max if spelling is Spelling.IMPLICIT else None,
             float_rest=member(FloatRest, "float rest", self._recipe.float_rest),
         )
         kind = _kind(precision, spelling)
@@ -249,6 +253,21 @@ class Steps:
         return self._runner.step(
             f"quantize {kind.replace('.', ' ')}", TypedGraph, path, expected, run
         )
+
+    def calibration_cache(
+        self, graph: TypedGraph, ranges: RangeTable, tensorrt: str
+    ) -> CalibrationCache:
+        """Implicit graph to the scales that its TensorRT reads."""
+        choices = CacheOptions(tensorrt=".".join(tensorrt.split(".")[:3]))
+        path = graph.path.with_suffix(".cache")
+
+        def run(_: Progress) -> CalibrationCache:
+            from edge_inception.quant.calibration_cache import write_cache
+
+            return write_cache(graph, ranges, choices, path)
+
+        expected = cache_provenance(graph, ranges, choices)
+        return self._runner.step("calibration cache", CalibrationCache, path, expected, run)
 
     def compile(self, name: str, typed: Mapping[Precision, TypedGraph]) -> Iterator[EngineEntry]:
         """Engines of one target: FP32 to compare with, then the asked precision."""

@@ -118,6 +118,7 @@ def test_every_override_is_a_recipe_key(tmp_path):
         "build.targets": ["cpu"],
         "build.compute_capabilities": ["8.9"],
         "build.jetpack": "6.2",
+        "build.tensorrt": "10.3",
         "build.dla": True,
         "build.bundle": True,
         "quantize.float_rest": "fp32",

@@ -129,7 +129,7 @@ FLAGS = [
     (["--target", "nano"], "nano"),
     (["--target", "orin-nano-8gb", "--use-dla"], "it has no DLA"),
     (["--target", "orin-nano-8gb", "--jetpack", "4.6"], "JetPack 4.6 does not support it"),
-    (["--jetpack", "6.2"], "no target is a Jetson"),
+    (["--jetpack", "6.2"], "compiles for itself"),
     (["--precision", "int9"], "did you mean 'int8'"),
     (["--option", "widht=0.03"], "did you mean 'width'"),
     (["--option", "width"], "KEY=VALUE"),

@@ -1,9 +1,10 @@
-"""A build for hardware that compiles for itself: the graphs it needs, validated before it is met."""
+"""Build for hardware that compiles for itself: its graphs are validated before it is met."""
 
 from __future__ import annotations
 
 import json
 
+import onnx
 import pytest
 
 from edge_inception import cli
@@ -24,3 +25,18 @@ def test_every_spelling_that_the_device_may_need_is_validated(workshop, tmp_path
     assert {"INT8 (cpu)", "INT8 (cpu, weak typing)"} <= judged
     named = " ".join(check["sentence"] for check in report["verdict"]["checks"])
     assert "INT8 (cpu, weak typing)" in named
+
+
+def test_dla_gets_a_graph_without_qdq_and_its_scales(workshop, tmp_path, capsys):
+    """For JetPack 6.2 that is one TensorRT, so the cache carries its number in the header."""
+    out = tmp_path / "out"
+    flags = ["--recipe", str(workshop.recipe), "--target", "orin-nx-16gb", "--out", str(out)]
+    assert cli.run(["build", *flags, "--use-dla"]) == 3
+    assert "--jetpack" in capsys.readouterr().err
+    assert cli.run(["build", *flags, "--use-dla", "--jetpack", "6.2"]) == 0
+    kinds = {node.op_type for node in onnx.load(out / "model.int8.implicit.onnx").graph.node}
+    assert not kinds & {"QuantizeLinear", "DequantizeLinear"}
+    lines = (out / "model.int8.implicit.cache").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "TRT-100300-EntropyCalibration2"
+    assert len(lines) > 20
+    assert not (out / "model.int8.weak.onnx").exists(), "TensorRT 10.3 takes the strong one"
