@@ -73,7 +73,7 @@ def test_programs_read_every_verdict(graph, capsys):
     assert first["generation"] == "NVDLA 1.0"
     assert [v["subgraph"] for v in first["verdicts"]] == [0, None, 1, 1, None, None, 2]
     assert all(v["source"] for v in first["verdicts"])
-    assert [v["name"] for v in record["rewritten"]["verdicts"] if v["reason"]] == ["flatten"]
+    assert [v["name"] for v in record["rewritten"]["verdicts"] if v["reason"]] == ["flat"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""Write the classifier's head as a pool of fixed size and a 1 x 1 convolution."""
+"""Write the classifier's head as a pool of fixed size and 1 x 1 convolutions."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import onnx
 from onnx import helper
@@ -20,75 +20,93 @@ from edge_inception.graph.passes._contract import Pass, replace_node, scoped, to
 _BIAS = 2  # position among the inputs of Gemm
 
 
-class _Head(NamedTuple):
-    pool: onnx.NodeProto
-    flatten: onnx.NodeProto
-    gemm: onnx.NodeProto
-
-
 def head_to_convolution(model: onnx.ModelProto) -> bool:
     """For engines without GlobalAveragePool, and without Flatten before a Gemm.
 
     Before: x [N, C, H, W] -> GlobalAveragePool -> Flatten -> Gemm(w [M, C], b) -> y [N, M].
     After:  x -> AveragePool(H x W) -> Conv(w [M, C, 1, 1], b) -> Flatten -> y.
 
-    What the Flatten wrote is gone, and what the convolution writes has a new name, so that every
-    name still means the same values: a range table of the graph before stays true.
+    More layers of the head, Relu and Gemm, go before the Flatten too. A name that stays has the
+    values it had, so that a range table stays true; what the last convolution writes is new.
 
     Stays where H or W is free, a tensor between has other readers, a weight is shared, or the Gemm
     has a factor alpha.
     """
-    changed = [_rewrite(model, node) for node in list(model.graph.node)]
+    changed = [
+        _rewrite(model, node)
+        for node in list(model.graph.node)
+        if node.op_type == "GlobalAveragePool"
+    ]
     return any(changed)
 
 
-def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    head = _head_at(model, node)
-    size = known_shape(model, node.input[0])[2:] if head else []
-    if head is None or not size or not all(size):
+def _rewrite(model: onnx.ModelProto, pool: onnx.NodeProto) -> bool:
+    size = known_shape(model, pool.input[0])[2:]
+    flatten = only_reader(model, pool.output[0])
+    if flatten is None or flatten.op_type != "Flatten" or attribute(flatten, "axis", 1) != 1:
         return False
-    known = constants(model)
-    weight = known[head.gemm.input[1]]
-    _, classes = output_channels(head.gemm, known)
-    bias = [own_bias(model, head.gemm, classes).name] if len(head.gemm.input) > _BIAS else []
-    matrix = to_float64(weight)
-    matrix = matrix if attribute(head.gemm, "transB", 0) else matrix.T
-    set_values(weight, matrix.reshape(*matrix.shape, *(1 for _ in size)))
-    pooled, result = head.pool.output[0], head.gemm.output[0]
+    layers = list(_layers(model, flatten.output[0]))
+    if not layers or not size or not all(size):
+        return False
+    flat, result = flatten.output[0], layers[-1].output[0]
     maps = f"{result}.maps"
-    pool, conv, flatten = (
-        scoped(head.pool, "average_pool"),
-        scoped(head.gemm, "conv"),
-        scoped(head.flatten, "flatten"),
-    )
-    made = (
-        helper.make_node("AveragePool", head.pool.input, [pooled], pool, kernel_shape=size),
-        helper.make_node("Conv", [pooled, weight.name, *bias], [maps], conv),
-        helper.make_node("Flatten", [maps], [result], flatten, axis=1),
-    )
-    for old, new in zip(head, made, strict=True):
-        replace_node(model, old, [new])
-    _forget_shape(model, head.flatten.output[0])
+    _forget_shapes(model, [flat, *(layer.output[0] for layer in layers[:-1])])
+    made = _convolutions(model, layers, rank=len(size))
+    made[-1].output[0] = maps
+    name = scoped(pool, "average_pool")
+    head = helper.make_node("AveragePool", pool.input, [flat], name, kernel_shape=size)
+    tail = helper.make_node("Flatten", [maps], [result], flatten.name, axis=1)
+    model.graph.node.remove(flatten)
+    replace_node(model, pool, [head])
+    for old, new in zip(layers, made, strict=True):
+        replace_node(model, old, [new, tail] if old is layers[-1] else [new])
     return True
 
 
-def _head_at(model: onnx.ModelProto, pool: onnx.NodeProto) -> _Head | None:
-    """The head that begins with ``pool``."""
-    if pool.op_type != "GlobalAveragePool":
-        return None
-    flatten = only_reader(model, pool.output[0])
-    if flatten is None or flatten.op_type != "Flatten" or attribute(flatten, "axis", 1) != 1:
-        return None
-    gemm = only_reader(model, flatten.output[0])
-    if gemm is None or gemm.op_type != "Gemm":
-        return None
-    is_plain = attribute(gemm, "alpha", 1.0) == 1.0 and not attribute(gemm, "transA", 0)
-    return _Head(pool, flatten, gemm) if is_plain and has_own_weights(model, gemm) else None
+def _layers(model: onnx.ModelProto, name: str) -> Iterator[onnx.NodeProto]:
+    """The Gemms behind tensor ``name``, and the ReLUs between them; it ends with a Gemm."""
+    waiting: list[onnx.NodeProto] = []
+    while (node := only_reader(model, name)) is not None:
+        name = node.output[0]
+        waiting.append(node)
+        if node.op_type == "Relu":
+            continue
+        if not _is_plain_gemm(model, node):
+            return
+        yield from waiting
+        waiting.clear()
 
 
-def _forget_shape(model: onnx.ModelProto, name: str) -> None:
-    """Drop the recorded shape of a tensor that is gone."""
-    kept = [value for value in model.graph.value_info if value.name != name]
+def _is_plain_gemm(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    if node.op_type != "Gemm" or attribute(node, "transA", 0):
+        return False
+    return attribute(node, "alpha", 1.0) == 1.0 and has_own_weights(model, node)
+
+
+def _convolutions(
+    model: onnx.ModelProto, layers: Sequence[onnx.NodeProto], *, rank: int
+) -> list[onnx.NodeProto]:
+    """A node for each layer, of the same names; weights of Gemms get ``rank`` axes of size 1."""
+    known = constants(model)
+    made = []
+    for layer in layers:
+        if layer.op_type == "Relu":
+            made.append(helper.make_node("Relu", layer.input, layer.output, layer.name))
+            continue
+        weight = known[layer.input[1]]
+        _, classes = output_channels(layer, known)
+        bias = [own_bias(model, layer, classes).name] if len(layer.input) > _BIAS else []
+        matrix = to_float64(weight)
+        matrix = matrix if attribute(layer, "transB", 0) else matrix.T
+        set_values(weight, matrix.reshape(*matrix.shape, *(1 for _ in range(rank))))
+        inputs = [layer.input[0], weight.name, *bias]
+        made.append(helper.make_node("Conv", inputs, layer.output, scoped(layer, "conv")))
+    return made
+
+
+def _forget_shapes(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Drop recorded shapes of tensors that get four axes; they are inferred again later."""
+    kept = [value for value in model.graph.value_info if value.name not in names]
     del model.graph.value_info[:]
     model.graph.value_info.extend(kept)
 

@@ -475,6 +475,26 @@ class TestHeadToConvolution:
         model = parse(self.signature, body, w=normal(*shape), b=normal(5))
         assert_fires(self.rewrite, model, ["AveragePool", "Conv", "Flatten"])
 
+    def test_head_with_a_hidden_layer(self):
+        """All Gemms and the ReLU between come before the Flatten; names keep their values."""
+        body = "g = GlobalAveragePool(x) f = Flatten(g) h = Gemm(f,v,c) r = Relu(h) y = Gemm(r,w,b)"
+        weights = {"v": normal(3, 4), "c": normal(4), "w": normal(4, 5), "b": normal(5)}
+        model = parse(self.signature, body, **weights)
+        images = normal(2, 3, 8, 8)
+        shown = ("f", "h", "r", "y")
+        before = ReferenceEvaluator(model).run(list(shown), {"x": images})
+        assert_fires(self.rewrite, model, ["AveragePool", "Conv", "Relu", "Conv", "Flatten"])
+        after = ReferenceEvaluator(model).run(list(shown), {"x": images})
+        for name, old, new in zip(shown, before, after, strict=True):
+            assert np.allclose(new.reshape(old.shape), old, rtol=1e-5, atol=1e-6), name
+
+    def test_what_follows_the_last_gemm_stays_behind_the_flatten(self):
+        """A ReLU at the end is no layer of the head, and neither is a softmax."""
+        body = "g = GlobalAveragePool(x) f = Flatten(g) h = Gemm(f,w) r = Relu(h) y = Softmax(r)"
+        model = parse(self.signature, body, w=normal(3, 5))
+        left = ["AveragePool", "Conv", "Flatten", "Relu", "Softmax"]
+        assert_fires(self.rewrite, model, left)
+
     @pytest.mark.parametrize(
         ("signature", "body"),
         [
