@@ -76,6 +76,8 @@ def test_json_has_every_field(tmp_path, capsys):
         "sizes": [1, 6, 8, 8],
         "num_parameters": 168,
         "macs": 6 * 27 * 64,
+        "num_read": 3 * 64,
+        "num_written": 6 * 64,
     }
     assert [layer["op"] for layer in layers] == [
         "Conv", "Dropout", "GlobalAveragePool", "Flatten", "Gemm",
