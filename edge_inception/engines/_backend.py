@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,15 +54,42 @@ class Session(Protocol):
 class CompileOptions:
     """Choices of one compile; a backend refuses what it cannot honour.
 
-    ``float_precision`` is the arithmetic of the float part where the library chooses it (OpenVINO):
-    ``f32`` or ``bf16``. ``compute_capabilities`` are NVIDIA's, such as ``"8.9"``; empty means the
-    backend's documented default. ``extra`` holds one backend's own switches.
+    Attributes:
+        profile: Batch sizes that the engine takes.
+        float_precision: Arithmetic of the float part where the library chooses it (OpenVINO):
+            ``f32`` or ``bf16``.
+        compute_capabilities: NVIDIA's, such as ``"8.9"``; empty is the backend's documented
+            default.
+        workspace_mib: Scratch memory that the library may plan with, MiB.
+        memory_pools: MiB by trtexec's name of a pool, such as ``dlaSRAM``.
+        builder_optimization_level: 0 to 5: more takes longer to compile and may run faster.
+        timing_cache: File of kernel timings, read and written; builds on one device may share it.
+        calibration_cache: Scales for an ``implicit`` graph, which has no Q/DQ nodes.
+        dla_core: Deep learning accelerator to compile for; None is the GPU.
+        allow_gpu_fallback: Layers that the accelerator cannot take run on the GPU.
+        version_compatible: The engine also loads in later TensorRT versions, and carries code.
+        hardware_compatibility: trtexec's level, ``ampere+`` or ``sameComputeCapability``.
+        strip_weights: The engine holds no weights and is refitted before it runs.
+        refit: The engine's weights can be exchanged.
+        sparsity: Kernels for 2:4 sparse weights may be used where the weights are sparse.
+        extra: One backend's own switches.
     """
 
     profile: ShapeProfile = field(default_factory=ShapeProfile)
     float_precision: str = "f32"
     compute_capabilities: tuple[str, ...] = ()
     workspace_mib: int | None = None
+    memory_pools: Mapping[str, float] = field(default_factory=dict)
+    builder_optimization_level: int | None = None
+    timing_cache: Path | None = None
+    calibration_cache: Path | None = None
+    dla_core: int | None = None
+    allow_gpu_fallback: bool = False
+    version_compatible: bool = False
+    hardware_compatibility: str = ""
+    strip_weights: bool = False
+    refit: bool = False
+    sparsity: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -148,6 +175,22 @@ def check_explicit(typed: TypedGraph, *, library: str) -> None:
             f"{typed.path} is int8 by its calibration cache, which {library} does not read",
             hint="quantize --typing strong for this target",
         )
+
+
+def refuse_options(backend: str, options: CompileOptions, honoured: Iterable[str]) -> None:
+    """Refuse what was chosen and is not among the ``honoured`` fields of CompileOptions.
+
+    Raises:
+        InputError: The first such field.
+    """
+    default, known = CompileOptions(), {"profile", *honoured}
+    for choice in fields(options):
+        value = getattr(options, choice.name)
+        if choice.name not in known and value != getattr(default, choice.name):
+            raise InputError(
+                f"backend '{backend}' has no option {choice.name.replace('_', ' ')}, got {value}",
+                hint="leave it out",
+            )
 
 
 def check_profile(typed: TypedGraph, num_images: int | None, profile: ShapeProfile) -> None:

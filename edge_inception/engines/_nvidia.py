@@ -1,52 +1,51 @@
-"""What the TensorRT and the TensorRT-RTX backend share on the host: artifacts in and out.
+"""What the TensorRT and the TensorRT-RTX backend share on the host: a typed graph to a plan.
 
-``_nvinfer`` talks to the library and knows no artifacts, since it travels to devices alone.
+``_nvinfer`` and its neighbours talk to the library and know no artifacts, since they travel to
+devices alone. Compiling with TensorRT-RTX runs here; compiling with TensorRT has not run on
+hardware.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge_inception import artifact, stage
 from edge_inception.artifact import EngineFile, TypedGraph
-from edge_inception.engines import _backend, _nvinfer
-from edge_inception.engines._backend import (
-    Availability,
-    CompileOptions,
-    Session,
-    SessionOptions,
-    Takes,
-)
+from edge_inception.engines import _backend, _cuda, _inspection, _nvinfer, _trtexec
+from edge_inception.engines._backend import Availability, CompileOptions
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
 from edge_inception.registry import unknown
-from edge_inception.spec import INPUT_NAME, ShapeProfile
+from edge_inception.spec import INPUT_NAME, Progress, no_progress
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+_RTX_SPELLING = (10, 13)  # the tensorrt_rtx tool shares trtexec's flags of that time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vendor:
-    """One of NVIDIA's libraries: backend name, import names, first bytes of a plan, remedy.
+    """One of NVIDIA's libraries.
 
-    ``needs_gpu_to_compile`` where a plan is timed on the GPU it will run on; ``tool`` is NVIDIA's
-    own command line for the same build.
+    Attributes:
+        name: Of the backend, and of its plans' kind.
+        title: For people.
+        modules: Import names, in the order of trial.
+        remedy: The command that installs it.
+        tool: NVIDIA's own command line for the same build.
+        needs_gpu_to_compile: Whether a plan is timed on the GPU it will run on.
+        honours: Fields of CompileOptions that it can honour.
     """
 
     name: str
     title: str
     modules: tuple[str, ...]
-    magic: str
     remedy: str
     tool: str
     needs_gpu_to_compile: bool
+    honours: frozenset[str]
 
 
 def library(vendor: Vendor) -> Any:
@@ -74,17 +73,18 @@ def availability(vendor: Vendor) -> Availability:
         return Availability(
             can_compile=False, can_execute=False, version="", why_not=str(error), remedy=error.hint
         )
-    has_driver = bool(_nvinfer.driver_version())
-    has_pycuda = importlib.util.find_spec("pycuda") is not None
+    has_driver = bool(_cuda.driver_version())
+    has_cuda = _cuda.can_allocate()
     why_not, remedy = "", ""
     if not has_driver:
         why_not = "no NVIDIA driver answers on this machine"
         remedy = "run it on a machine with an NVIDIA GPU and its driver"
-    elif not has_pycuda:
-        why_not, remedy = "running engines needs pycuda, not installed", "pip install pycuda"
+    elif not has_cuda:
+        why_not = "running engines needs pycuda or CUDA's libcudart, and neither is installed"
+        remedy = "pip install pycuda"
     return Availability(
         can_compile=has_driver or not vendor.needs_gpu_to_compile,
-        can_execute=has_driver and has_pycuda,
+        can_execute=has_driver and has_cuda,
         version=version,
         why_not=why_not,
         remedy=remedy,
@@ -92,21 +92,26 @@ def availability(vendor: Vendor) -> Availability:
 
 
 def tied_to(vendor: Vendor) -> Mapping[str, str]:
-    """Version of the library, and the GPU's name where plans belong to one GPU.
+    """Version of the library, and the GPU's name and SM where plans belong to one GPU.
 
     Raises:
         BackendMissing: The library is not installed.
     """
     ties = {vendor.name: str(library(vendor).__version__)}
     if vendor.needs_gpu_to_compile:
-        ties["gpu"] = _nvinfer.gpu_name() or "none"
+        ties |= {"gpu": _cuda.gpu_name() or "none", "sm": _cuda.compute_capability() or "none"}
     return ties
 
 
 def compile_graph(
-    vendor: Vendor, typed: TypedGraph, options: CompileOptions, path: Path
+    vendor: Vendor,
+    typed: TypedGraph,
+    options: CompileOptions,
+    path: Path,
+    *,
+    progress: Progress = no_progress,
 ) -> EngineFile:
-    """Compile a typed graph to a plan and publish it with its layer dump.
+    """Compile a typed graph to a plan and publish it with what its layers compute in.
 
     Raises:
         BackendMissing: The library, or a GPU it needs, is absent.
@@ -115,18 +120,13 @@ def compile_graph(
         InputError: Not a typed graph, or an option that cannot be honoured.
     """
     _backend.check_typed(typed)
+    if not vendor.needs_gpu_to_compile:
+        _backend.check_explicit(typed, library=vendor.title)
     trt = library(vendor)
     _check_options(vendor, trt, typed, options)
     if vendor.needs_gpu_to_compile:
-        _require_driver(vendor, "compiling needs the GPU that will run the engine")
-    profile = options.profile
-    settings = _nvinfer.BuildSettings(
-        min_batch=profile.min,
-        opt_batch=profile.opt,
-        max_batch=profile.max,
-        workspace_mib=options.workspace_mib,
-        compute_capabilities=options.compute_capabilities,
-    )
+        require_driver(vendor, "compiling needs the GPU that will run the engine")
+    settings = build_settings(vendor, typed, options, progress)
     try:
         built = _nvinfer.build(trt, str(typed.path), settings)
     except _nvinfer.VendorError as error:
@@ -134,8 +134,14 @@ def compile_graph(
             f"{vendor.title} refused {typed.path}: {error}",
             hint="the message names the node; compile takes graphs written by quantize",
         ) from error
-    layers = _nvinfer.describe_layers(built.layers)
-    _check_int8(vendor, typed, options, layers["layers"])
+    except OSError as error:
+        raise InputError(
+            f"cannot use {error.filename}: {error.strerror}", hint="check the cache files' paths"
+        ) from error
+    layers = _inspection.describe_layers(built.layers)
+    _check_int8(vendor, typed, options, layers)
+    is_int8 = typed.details.get("precision") == "int8"
+    notes = _inspection.fallbacks(layers) if is_int8 and options.dla_core is None else []
     return artifact.publish(
         EngineFile,
         path,
@@ -144,35 +150,73 @@ def compile_graph(
             f"compile:{vendor.name}", parents={"typed graph": typed.sha256}, options=options
         ),
         counts={"layers": sum(sum(n.values()) for n in layers["layers"].values())}
-        | {key: layers[key] for key in ("int8_layers", "total_weight_bytes")},
+        | {key: layers[key] for key in ("int8_layers", "reformat_layers", "total_weight_bytes")},
         details={
             **typed.details,
             **layers,
+            "layers_from": built.source,
             "weights_memory_bytes": built.weights_memory_bytes,
             "backend": vendor.name,
             "tied_to": dict(tied_to(vendor)),
             "float_precision": "f32",
             "compute_capabilities": list(options.compute_capabilities) or "library default",
-            "batch": {"min": profile.min, "opt": profile.opt, "max": profile.max},
-            "equivalent_command": equivalent_command(vendor, typed, options, path),
-            "warnings": built.warnings,
+            "dla_core": options.dla_core,
+            "version_compatible": options.version_compatible,
+            "hardware_compatible": options.hardware_compatibility,
+            "batch": dataclasses.asdict(options.profile),
+            "equivalent_command": equivalent_command(vendor, typed, settings, path),
+            "warnings": notes + built.warnings,
         },
     )
 
 
+def build_settings(
+    vendor: Vendor, typed: TypedGraph, options: CompileOptions, progress: Progress
+) -> _nvinfer.BuildSettings:
+    """What the sidecar of the graph and the options say to the library."""
+    profile, details = options.profile, typed.details
+    return _nvinfer.BuildSettings(
+        min_batch=profile.min,
+        opt_batch=profile.opt,
+        max_batch=profile.max,
+        workspace_mib=options.workspace_mib,
+        compute_capabilities=options.compute_capabilities,
+        # TensorRT-RTX types every network strongly; the weak spelling is a legal graph there too.
+        typing=details.get("typing", "strong") if vendor.needs_gpu_to_compile else "strong",
+        precision=details.get("precision", "fp32"),
+        float_rest=details.get("float_rest", "fp32"),
+        calibration_cache=_text(options.calibration_cache),
+        dla_core=options.dla_core,
+        allow_gpu_fallback=options.allow_gpu_fallback,
+        builder_optimization_level=options.builder_optimization_level,
+        timing_cache=_text(options.timing_cache),
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatibility,
+        strip_weights=options.strip_weights,
+        refit=options.refit,
+        sparsity=options.sparsity,
+        memory_pools=tuple(options.memory_pools.items()),
+        progress=progress,
+    )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
 def equivalent_command(
-    vendor: Vendor, typed: TypedGraph, options: CompileOptions, path: Path
+    vendor: Vendor, typed: TypedGraph, settings: _nvinfer.BuildSettings, path: Path
 ) -> str:
-    """The same build by NVIDIA's own tool, for people who want to check ours."""
-    words = [vendor.tool, f"--onnx={typed.path}", f"--saveEngine={path}"]
-    if options.workspace_mib is not None:
-        words.append(f"--memPoolSize=workspace:{options.workspace_mib}")
+    """The same build by NVIDIA's own tool, in the spelling of the version that is installed."""
+    shape = None
     if _static_batch(typed) is None:
-        image = "x".join(str(size) for size in typed.details["input_shape"][1:])
-        profile = options.profile
-        for word, batch in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
-            words.append(f"--{word}Shapes={INPUT_NAME}:{batch}x{image}")
-    return " ".join(words)
+        shape = (INPUT_NAME, typed.details["input_shape"][1:])
+    if vendor.tool != "trtexec":  # TensorRT-RTX: one release so far, and no choice of typing
+        settings = settings._replace(typing="weak", precision="fp32")
+        _, *words = _trtexec.command(_RTX_SPELLING, settings, str(typed.path), str(path), shape)
+        return " ".join([vendor.tool, *words])
+    version = tuple(int(part) for part in str(library(vendor).__version__).split(".")[:3])
+    return " ".join(_trtexec.command(version, settings, str(typed.path), str(path), shape))
 
 
 def _static_batch(typed: TypedGraph) -> int | None:
@@ -187,14 +231,19 @@ def _check_options(vendor: Vendor, trt: Any, typed: TypedGraph, options: Compile
             f"the sidecar of {typed.path} records no input_shape", hint="run quantize again"
         )
     _backend.check_profile(typed, _static_batch(typed), options.profile)
+    _backend.refuse_options(vendor.name, options, vendor.honours | {"float_precision"})
     if options.float_precision != "f32":
         raise InputError(
             f"backend '{vendor.name}' takes float precision from the graph, "
             f"got {options.float_precision}",
             hint="leave it out, and use --precision fp16 for float16",
         )
-    if options.extra:
-        raise InputError(f"backend '{vendor.name}' has no option {min(options.extra)}")
+    for pool in options.memory_pools:
+        if pool not in _nvinfer.POOLS:
+            raise unknown("memory pool", pool, _nvinfer.POOLS)
+    level = options.hardware_compatibility
+    if level and level not in _nvinfer.HARDWARE_LEVELS:
+        raise unknown("hardware compatibility level", level, _nvinfer.HARDWARE_LEVELS)
     known = _nvinfer.compute_capabilities(trt)
     for name in options.compute_capabilities:
         if name not in known:
@@ -204,98 +253,29 @@ def _check_options(vendor: Vendor, trt: Any, typed: TypedGraph, options: Compile
 def _check_int8(
     vendor: Vendor, typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]
 ) -> None:
-    """Refuse an int8 graph whose convolutions all became float, as they do for Turing on RTX."""
-    convolutions = layers.get("correlation")
-    if convolutions is None:  # no layer dump, or a library that names its layers otherwise
+    """Refuse an int8 graph whose convolutions all became float, as they do for Turing on RTX.
+
+    What runs on a DLA core is not seen from outside, so nothing is judged there.
+    """
+    if not layers["convolutions"] or layers["dla_islands"]:
         return
     asked = ", ".join(options.compute_capabilities) or "the library's default"
     _backend.check_int8(
         typed,
-        convolutions.get("Int8", 0),
+        layers["convolutions"].get("Int8", 0),
         library=f"{vendor.title} for compute capability {asked}",
         hint="ask for compute capability 8.0 or later, or use --precision fp16",
     )
 
 
-def _require_driver(vendor: Vendor, why: str) -> None:
-    if not _nvinfer.driver_version():
+def require_driver(vendor: Vendor, why: str) -> None:
+    """Refuse a machine without an NVIDIA driver.
+
+    Raises:
+        BackendMissing: It is one.
+    """
+    if not _cuda.driver_version():
         raise BackendMissing(
             f"no NVIDIA driver answers on this machine: {why}",
             hint=f"use a machine with an NVIDIA GPU, its driver and {vendor.title}",
         )
-
-
-class _PlanSession:
-    """A plan on the first GPU; untested on hardware."""
-
-    def __init__(self, runner: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
-        self.info = info
-        self._runner = runner
-        self._num_classes = _backend.num_classes(engine)
-        shape = tuple(engine.details["input_shape"][1:])
-        self._takes = Takes(element=runner.input_element, shape=shape)
-
-    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return _backend.dense(self._runner.run(images), self._num_classes)
-
-    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        try:
-            return _backend.run_in_batches(
-                self._infer,
-                images,
-                takes=self._takes,
-                profile=ShapeProfile(**self.info["batch"]),
-            )
-        except _nvinfer.VendorError as error:
-            raise InputError(f"the engine failed to run: {error}") from error
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._runner.close()
-
-
-def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> Session:
-    """A session on the first GPU; ``options.threads`` does not concern a GPU.
-
-    Raises:
-        BackendMissing: The library, pycuda or an NVIDIA driver is absent.
-        InputError: The engine is damaged, or belongs to another version or GPU.
-    """
-    del options
-    trt = library(vendor)
-    plan = engine.path.read_bytes()
-    magic = _nvinfer.plan_magic(plan)
-    if magic != vendor.magic:
-        raise InputError(
-            f"{engine.path} is no {vendor.title} plan: it starts with {magic!r}, "
-            f"wanted {vendor.magic!r}",
-            hint="compile it again: edge-inception compile, or build --force",
-        )
-    _require_driver(vendor, f"{engine.path} was compiled, and is not executed here")
-    _backend.check_tied(engine, tied_to(vendor))
-    try:
-        runner = _nvinfer.PlanRunner(trt, plan)
-    except ImportError as error:
-        raise BackendMissing(
-            f"running {vendor.title} engines needs pycuda: {error}", hint="pip install pycuda"
-        ) from error
-    except _nvinfer.VendorError as error:
-        raise InputError(
-            f"{vendor.title} cannot load {engine.path}: {error}",
-            hint="compile it again on this machine: edge-inception compile, or build --force",
-        ) from error
-    keys = ("layers", "int8_layers", "float_precision", "batch")
-    info = {
-        "backend": vendor.name,
-        "library": dict(tied_to(vendor)),
-        "gpu": _nvinfer.gpu_name(),
-        **{key: engine.details[key] for key in keys},
-    }
-    return _PlanSession(runner, info, engine)

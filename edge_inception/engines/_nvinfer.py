@@ -1,118 +1,161 @@
-"""Build and run with NVIDIA's inference libraries: TensorRT 10 and 11, and TensorRT-RTX.
+"""Build with NVIDIA's inference libraries: TensorRT 8.2 to 11 and TensorRT-RTX.
 
-The vendor module is an argument (``trt``), so one implementation serves all of them. This very file
-travels to devices: Python 3.6 syntax, standard library and numpy, pycuda only to run. What a
-library can do is asked of the library (``hasattr``), never derived from its version number.
+The vendor module is an argument (``trt``), so one implementation serves all of them. What a library
+can do is asked of the library (``hasattr``), never derived from its version number. There are two
+ways to build: strongly typed, where the graph alone decides the precision; and weak, for TensorRT 8
+to 10, where builder flags allow FP16 and INT8 and the scales come from Q/DQ nodes or, on a graph
+without them, from a calibration cache (``implicit``: what a DLA core of TensorRT 8 to 10.7 needs).
 
-Running is written after NVIDIA's documented named-tensor API and is untested on hardware.
+This very file travels to devices: Python 3.6 syntax, standard library and numpy. TensorRT-RTX runs
+the strong way for real, without a GPU. No full TensorRT has run either way here: tests drive both
+through the recorded surface of each version, which raises on anything that version lacks.
 """
 
-import ctypes
-import functools
-import operator
+import contextlib
+import os
 import re
-from collections import Counter
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
-ELEMENT_BYTES = {
-    "Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "FP8": 1,
-    "Int32": 4, "Int64": 8,
-}  # fmt: skip
-_NUMPY_NAMES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-}  # where it is not the library's in lower case
-_SYNCHRONISATION = ("signal", "wait")
-_FAILURES = ("INTERNAL_ERROR", "ERROR")
+if __package__:
+    from edge_inception.engines import _inspection, _plan
+else:
+    import _inspection  # type: ignore[import-not-found,no-redef]
+    import _plan  # type: ignore[import-not-found,no-redef]
 
+Layer = _inspection.Layer
+VendorError = _inspection.VendorError
+PlanRunner = _plan.PlanRunner
 
-class VendorError(Exception):
-    """The library refused; the text is its own reason, with the node's name, on one line."""
+# trtexec's names of memory pools -> the library's
+POOLS = {
+    "workspace": "WORKSPACE",
+    "dlaSRAM": "DLA_MANAGED_SRAM",
+    "dlaLocalDRAM": "DLA_LOCAL_DRAM",
+    "dlaGlobalDRAM": "DLA_GLOBAL_DRAM",
+    "tacticSharedMem": "TACTIC_SHARED_MEMORY",
+}
+# trtexec's names of hardware compatibility levels -> the library's
+HARDWARE_LEVELS = {"ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
+# Where a part of the interface is to be had. Source: NVIDIA/TensorRT tags, facts/jetson.md 2.2, 2.3
+_FOUND_IN = {
+    "STRONGLY_TYPED": "TensorRT 9.0 and later",
+    "FP16": "TensorRT 8 to 10",
+    "INT8": "TensorRT 8 to 10",
+    "IInt8EntropyCalibrator2": "TensorRT 8 to 10",
+    "MemoryPoolType": "TensorRT 8.4 and later",
+    "TACTIC_SHARED_MEMORY": "TensorRT 10.0 and later",
+    "builder_optimization_level": "TensorRT 8.6 and later",
+    "hardware_compatibility_level": "TensorRT 8.6 and later",
+    "SAME_COMPUTE_CAPABILITY": "TensorRT 10.9 and later",
+    "VERSION_COMPATIBLE": "TensorRT 8.6 and later",
+    "STRIP_PLAN": "TensorRT 10.0 and later",
+}
 
 
 class BuildSettings(NamedTuple):
-    """What a build may choose; batch sizes count only where the graph's batch is dynamic."""
+    """What a build may choose; batch sizes count only where the graph's batch is dynamic.
+
+    ``typing`` is ``strong``, ``weak`` or ``implicit``; ``precision`` and ``float_rest`` count only
+    where it is not strong. ``memory_pools`` are (name in POOLS, MiB); ``workspace_mib`` is short
+    for the first of them. ``hardware_compatible`` is a name in HARDWARE_LEVELS or empty.
+    ``progress`` is called with (steps done, steps in all) and may raise to stop the build.
+    """
 
     min_batch: int
     opt_batch: int
     max_batch: int
-    workspace_mib: Optional[int]
-    compute_capabilities: Tuple[str, ...]
-
-
-class Layer(NamedTuple):
-    """One line of the library's layer dump; tensors are (name, dimensions, element type)."""
-
-    kind: str
-    inputs: List[Tuple[str, Tuple[int, ...], str]]
-    constants: List[Tuple[str, Tuple[int, ...], str]]
+    workspace_mib: Optional[int] = None
+    compute_capabilities: Tuple[str, ...] = ()
+    typing: str = "strong"
+    precision: str = "fp32"
+    float_rest: str = "fp32"
+    calibration_cache: Optional[str] = None
+    dla_core: Optional[int] = None
+    allow_gpu_fallback: bool = False
+    builder_optimization_level: Optional[int] = None
+    timing_cache: Optional[str] = None
+    version_compatible: bool = False
+    hardware_compatible: str = ""
+    strip_weights: bool = False
+    refit: bool = False
+    sparsity: bool = False
+    memory_pools: Tuple[Tuple[str, float], ...] = ()
+    progress: Optional[Callable[[int, int], None]] = None
 
 
 class Built(NamedTuple):
-    """A serialized engine and what the library said about it."""
+    """A serialized engine and what the library said about it.
+
+    ``layers`` come from EngineInspector where the plan can be deserialized here, else from the log;
+    ``source`` tells which: ``inspector``, ``log`` or empty.
+    """
 
     plan: bytes
     layers: List[Layer]
     weights_memory_bytes: Optional[int]
     warnings: List[str]
-
-
-def capturing_logger(trt: Any) -> Any:
-    """A logger of the library that keeps (severity name, text) in ``messages``."""
-
-    class Capture(trt.ILogger):  # type: ignore[misc]  # the base is only known at run time
-        """Keeps every message; the libraries explain a None result nowhere else."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.messages = []  # type: List[Tuple[str, str]]
-
-        def log(self, severity: Any, message: str) -> None:
-            self.messages.append((severity.name, message))
-
-    return Capture()
-
-
-def failures(logger: Any) -> str:
-    """The errors that a capturing logger holds, on one line, without repetition."""
-    texts = [_one_line(text) for severity, text in logger.messages if severity in _FAILURES]
-    return "; ".join(dict.fromkeys(texts)) or "the library gave no reason"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    source: str = ""
 
 
 def build(trt: Any, onnx_path: str, settings: BuildSettings) -> Built:
-    """Compile the typed ONNX graph at ``onnx_path``; precision comes from the graph alone.
+    """Compile the ONNX graph at ``onnx_path``.
 
     Raises:
         VendorError: The parser or the builder refused, or the library lacks what was asked for.
+        OSError: The calibration cache or the timing cache cannot be read or written.
     """
-    logger = capturing_logger(trt)
+    logger = _inspection.capturing_logger(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(_network_flags(trt))
+    network = builder.create_network(_network_flags(trt, settings))
     _parse(trt, network, logger, onnx_path)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    _choose_compute_capabilities(trt, config, settings.compute_capabilities)
-    if settings.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
+    kept = _configure(trt, builder, config, settings)
     _add_profile(builder, network, config, settings)
-    plan = builder.build_serialized_network(network, config)
+    with _timing_cache(config, settings.timing_cache), _watched(trt, config, settings.progress):
+        plan = builder.build_serialized_network(network, config)
+    del kept
     if plan is None:
-        reason = failures(logger)
+        reason = _inspection.failures(logger)
         if settings.compute_capabilities:
             _forget_failed_build(trt)
         raise VendorError(reason)
+    return _described(trt, bytes(plan), logger, settings)
+
+
+def _described(trt: Any, plan: bytes, logger: Any, settings: BuildSettings) -> Built:
+    texts = [text for _, text in logger.messages]
+    warnings = _inspection.warnings(logger)
+    layers, source = _inspection.logged_layers(texts), "log"
+    inspected = inspect(trt, plan, settings.dla_core, is_trusted=settings.version_compatible)
+    if inspected:
+        layers, source = inspected, "inspector"
     return Built(
-        plan=bytes(plan),
-        layers=layer_dump(text for _, text in logger.messages),
-        weights_memory_bytes=_weights_memory(text for _, text in logger.messages),
-        warnings=list(
-            dict.fromkeys(_one_line(text) for name, text in logger.messages if name == "WARNING")
-        ),
+        plan=plan,
+        layers=layers,
+        weights_memory_bytes=_inspection.weights_memory(texts),
+        warnings=warnings,
+        source=source if layers else "",
     )
+
+
+def inspect(
+    trt: Any, plan: bytes, dla_core: Optional[int] = None, *, is_trusted: bool = False
+) -> List[Layer]:
+    """Layers of a plan by EngineInspector; none where the plan cannot be deserialized here.
+
+    TensorRT-RTX compiles without a GPU and deserializes only with one.
+    """
+    try:
+        runtime, engine = _plan.deserialized(trt, plan, dla_core=dla_core, is_trusted=is_trusted)
+    except VendorError:
+        return []
+    inspector = engine.create_engine_inspector()
+    layers = _inspection.inspected_layers(
+        inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    )
+    del inspector, engine, runtime
+    return layers
 
 
 def _forget_failed_build(trt: Any) -> None:
@@ -121,20 +164,30 @@ def _forget_failed_build(trt: Any) -> None:
     After a failed build for Turing, TensorRT-RTX 1.7.1 compiles the next network of the process for
     Turing too, whatever that one asks for; the build after it is right again (measured).
     """
-    builder = trt.Builder(capturing_logger(trt))
-    network = builder.create_network(_network_flags(trt))
+    builder = trt.Builder(_inspection.capturing_logger(trt))
+    network = builder.create_network(_network_flags(trt, BuildSettings(1, 1, 1)))
     tensor = network.add_input("input", trt.float32, (1,))
     network.mark_output(network.add_identity(tensor).get_output(0))
     builder.build_serialized_network(network, builder.create_builder_config())
 
 
-def _network_flags(trt: Any) -> int:
-    flags = trt.NetworkDefinitionCreationFlag
-    if not hasattr(flags, "STRONGLY_TYPED"):
+def _part(trt: Any, owner: Any, name: str) -> Any:
+    """``owner.name``; a library that lacks it is told where it is to be had."""
+    if not hasattr(owner, name):
+        found_in = _FOUND_IN.get(name, "another release")
         raise VendorError(
-            "{} {} cannot build a strongly typed network".format(trt.__name__, trt.__version__)
+            "{} {} has no {}; {} has it".format(trt.__name__, trt.__version__, name, found_in)
         )
-    return int(1 << int(flags.STRONGLY_TYPED))
+    return getattr(owner, name)
+
+
+def _network_flags(trt: Any, settings: BuildSettings) -> int:
+    flags = trt.NetworkDefinitionCreationFlag
+    # TensorRT 8 and 9 must be told that the batch is a dimension like any other; 10 ignores it.
+    bits = 1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0
+    if settings.typing == "strong":
+        bits |= 1 << int(_part(trt, flags, "STRONGLY_TYPED"))
+    return bits
 
 
 def _parse(trt: Any, network: Any, logger: Any, onnx_path: str) -> None:
@@ -142,18 +195,118 @@ def _parse(trt: Any, network: Any, logger: Any, onnx_path: str) -> None:
     if parser.parse_from_file(onnx_path):
         return
     # Errors belong to the parser: they are read here, since reading them later crashes the process.
-    errors = [_describe(parser.get_error(index)) for index in range(parser.num_errors)]
-    raise VendorError("; ".join(dict.fromkeys(errors)) or failures(logger))
+    errors = [
+        _inspection.parser_error(parser.get_error(index)) for index in range(parser.num_errors)
+    ]
+    raise VendorError("; ".join(dict.fromkeys(errors)) or _inspection.failures(logger))
 
 
-def _describe(error: Any) -> str:
-    """A parser error with the name and operator of its node, where the library knows them."""
-    reason = _one_line(error.desc())
-    if error.node() < 0:
-        return reason
-    name = error.node_name() if hasattr(error, "node_name") else ""
-    kind = error.node_operator() if hasattr(error, "node_operator") else ""
-    return "node {} '{}' ({}): {}".format(error.node(), name, kind or "unknown operator", reason)
+def _configure(trt: Any, builder: Any, config: Any, settings: BuildSettings) -> Any:
+    """Set what was asked for; what it returns must live until the build is over."""
+    calibrator = None
+    if settings.typing != "strong":
+        calibrator = _allow_precisions(trt, builder, config, settings)
+    _choose_compute_capabilities(trt, config, settings.compute_capabilities)
+    _limit_memory(trt, config, settings)
+    if settings.dla_core is not None:
+        _use_dla(trt, builder, config, settings)
+    flags = (
+        ("VERSION_COMPATIBLE", settings.version_compatible),
+        ("STRIP_PLAN", settings.strip_weights),
+        ("REFIT", settings.refit),
+        ("SPARSE_WEIGHTS", settings.sparsity),
+    )
+    for name, is_asked in flags:
+        if is_asked:
+            config.set_flag(_part(trt, trt.BuilderFlag, name))
+    if settings.builder_optimization_level is not None:
+        _part(trt, config, "builder_optimization_level")
+        config.builder_optimization_level = settings.builder_optimization_level
+    if settings.hardware_compatible:
+        _part(trt, config, "hardware_compatibility_level")
+        level = HARDWARE_LEVELS[settings.hardware_compatible]
+        config.hardware_compatibility_level = _part(trt, trt.HardwareCompatibilityLevel, level)
+    return calibrator
+
+
+def _allow_precisions(trt: Any, builder: Any, config: Any, settings: BuildSettings) -> Any:
+    """Flags of a weakly typed build, and its calibrator where scales come from a cache."""
+    wanted = {"fp16": ["FP16"], "int8": ["INT8"]}.get(settings.precision, [])
+    if settings.precision == "int8" and settings.float_rest == "fp16":
+        wanted = ["INT8", "FP16"]
+    for name in wanted:
+        if not getattr(builder, "platform_has_fast_" + name.lower(), True):
+            raise VendorError(
+                "this GPU has no fast {}, so the library would compute in float32; "
+                "choose another --precision or --float-rest".format(name)
+            )
+        config.set_flag(_part(trt, trt.BuilderFlag, name))
+    if settings.typing != "implicit" or settings.precision != "int8":
+        return None
+    _part(trt, trt, "IInt8EntropyCalibrator2")
+    if settings.calibration_cache is None:
+        raise VendorError("implicit INT8 needs a calibration cache, and none was given")
+    with open(settings.calibration_cache, "rb") as stream:
+        calibrator = _cached_calibrator(trt, stream.read())
+    config.int8_calibrator = calibrator
+    return calibrator
+
+
+def _cached_calibrator(trt: Any, cache: bytes) -> Any:
+    class Cached(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]  # known at run time only
+        """Gives the library our scales and no images, so it either takes them or fails.
+
+        The entropy-2 kind is the only one that a DLA core accepts.
+        """
+
+        def __init__(self) -> None:
+            trt.IInt8EntropyCalibrator2.__init__(self)
+
+        def get_batch_size(self) -> int:
+            return 1
+
+        def get_batch(self, _names: Any) -> None:
+            return None
+
+        def read_calibration_cache(self) -> bytes:
+            return cache
+
+        def write_calibration_cache(self, _cache: Any) -> None:
+            """Ours stays as it is."""
+
+    return Cached()
+
+
+def _limit_memory(trt: Any, config: Any, settings: BuildSettings) -> None:
+    pools = dict(settings.memory_pools)
+    if settings.workspace_mib is not None:
+        pools.setdefault("workspace", settings.workspace_mib)
+    for name, mib in sorted(pools.items()):
+        size = int(mib * (1 << 20))
+        if hasattr(config, "set_memory_pool_limit"):
+            pool = _part(trt, trt.MemoryPoolType, POOLS[name])
+            config.set_memory_pool_limit(pool, size)
+        elif name == "workspace":
+            config.max_workspace_size = size
+        else:
+            _part(trt, trt, "MemoryPoolType")
+
+
+def _use_dla(trt: Any, builder: Any, config: Any, settings: BuildSettings) -> None:
+    core, cores = settings.dla_core or 0, getattr(builder, "num_DLA_cores", 0)
+    if core >= cores:
+        raise VendorError(
+            "{} {} sees {} DLA cores here, asked for core {}; DLA needs a Xavier or an Orin other "
+            "than Nano, and TensorRT 8 to 10.7, or 11.4.1 on AGX Orin".format(
+                trt.__name__, trt.__version__, cores, core
+            )
+        )
+    if settings.min_batch != settings.max_batch:
+        raise VendorError("a DLA core takes one batch size, so min = opt = max")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    if settings.allow_gpu_fallback:
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
 def compute_capabilities(trt: Any) -> List[str]:
@@ -187,213 +340,60 @@ def _add_profile(builder: Any, network: Any, config: Any, settings: BuildSetting
     batches = (settings.min_batch, settings.opt_batch, settings.max_batch)
     profile = builder.create_optimization_profile()
     profile.set_shape(tensor.name, *[(batch, *shape[1:]) for batch in batches])
-    config.add_optimization_profile(profile)
+    if config.add_optimization_profile(profile) == -1:
+        raise VendorError("the library refuses the batch profile {}:{}:{}".format(*batches))
 
 
-_TENSOR = re.compile(
-    r"Name: (?P<name>.*?), Dimensions: \[(?P<dims>[\d,-]*)\].*?Datatype: (?P<type>\w+)"
-)
+@contextlib.contextmanager
+def _watched(trt: Any, config: Any, progress: Any) -> Iterator[None]:
+    """Report the build, from TensorRT 10.0 on; what ``progress`` raises stops it, raised again."""
+    if progress is None or not hasattr(trt, "IProgressMonitor"):
+        yield
+        return
+    monitor = _inspection.progress_monitor(trt, progress)
+    config.progress_monitor = monitor
+    yield
+    if monitor.stopped_by:
+        raise monitor.stopped_by[0]
 
 
-def layer_dump(messages: Iterable[str]) -> List[Layer]:
-    """Layers in the verbose log of a build with detailed profiling; empty when it holds no dump."""
-    layers = []
-    for text in messages:
-        if text.startswith("Layers:"):
-            layers += [_layer(line) for line in text.splitlines() if line.startswith("Name: ")]
-    return layers
+@contextlib.contextmanager
+def _timing_cache(config: Any, path: Optional[str]) -> Iterator[None]:
+    """Timings of kernels from ``path`` and, after the build, back into it; other builds may share.
 
-
-def _layer(line: str) -> Layer:
-    kind = re.search(r", LayerType: ([^,]*),", line)
-    return Layer(
-        kind=kind.group(1) if kind else "unknown",
-        inputs=_tensors(line, "Inputs", "Constants"),
-        constants=_tensors(line, "Constants", "Outputs"),
-    )
-
-
-def _tensors(line: str, what: str, following: str) -> List[Tuple[str, Tuple[int, ...], str]]:
-    part = re.search(r"{}: \[(.*?)\], {}: \[".format(what, following), line)
-    return [
-        (name, tuple(int(size) for size in dims.split(",") if size), kind)
-        for name, dims, kind in _TENSOR.findall(part.group(1) if part else "")
-    ]
-
-
-def _weights_memory(messages: Iterable[str]) -> Optional[int]:
-    """Bytes of weights that the library itself reports."""
-    found = [re.match(r"Total Weights Memory: (\d+) bytes", text) for text in messages]
-    return max((int(match.group(1)) for match in found if match), default=None)
-
-
-def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
-    """Counts of a layer dump: layers by kind and input type, and bytes of constants by type.
-
-    A constant used by several layers counts once. Planes that only pad the input's channels, which
-    the INT8 kernels of TensorRT-RTX need, are no weights and stand apart in ``padding_bytes``.
+    Raises:
+        VendorError: The file holds timings of another GPU or TensorRT.
     """
-    kinds = {}  # type: Dict[str, Counter[str]]
-    weights = {}  # type: Dict[str, Tuple[str, int]]
-    padding = {}  # type: Dict[str, int]
-    int8_layers = 0
-    for layer in layers:
-        if layer.kind in _SYNCHRONISATION:
-            continue
-        first = layer.inputs[0][2] if layer.inputs else "none"
-        kinds.setdefault(layer.kind, Counter())[first] += 1
-        for name, dims, kind in layer.constants:
-            if _is_padding(dims, layer.inputs):
-                padding[name] = _volume(dims) * ELEMENT_BYTES[kind]
-            else:
-                weights[name] = (kind, _volume(dims) * ELEMENT_BYTES[kind])
-        int8_layers += _multiplies_int8(layer)
-    by_type = Counter()  # type: Counter[str]
-    for kind, size in weights.values():
-        by_type[kind] += size
-    return {
-        "layers": {kind: dict(counts) for kind, counts in sorted(kinds.items())},
-        "weight_bytes": dict(by_type),
-        "total_weight_bytes": sum(by_type.values()),
-        "padding_bytes": sum(padding.values()),
-        "int8_layers": int8_layers,
-    }
+    if path is None:
+        yield
+        return
+    cache = config.create_timing_cache(_content(path))
+    if not config.set_timing_cache(cache, False):  # noqa: FBT003 -- the library's own signature
+        raise VendorError(
+            "timing cache {} belongs to another GPU or TensorRT; name another file".format(path)
+        )
+    yield
+    with _locked(path):
+        # Another build may have added its own timings since.
+        cache.combine(config.create_timing_cache(_content(path)), False)  # noqa: FBT003
+        temporary = "{}.{}.partial".format(path, os.getpid())
+        with open(temporary, "wb") as stream:
+            stream.write(bytes(cache.serialize()))
+        os.replace(temporary, path)
 
 
-def _volume(dims: Tuple[int, ...]) -> int:
-    return functools.reduce(operator.mul, dims, 1)
+def _content(path: str) -> bytes:
+    if not os.path.exists(path):
+        return b""
+    with open(path, "rb") as stream:
+        return stream.read()
 
 
-def _is_padding(dims: Tuple[int, ...], inputs: List[Tuple[str, Tuple[int, ...], str]]) -> bool:
-    """One image plane, as large as the images that the layer reads, and no channel of its own."""
-    return (
-        len(dims) == 4  # noqa: PLR2004 -- NCHW
-        and dims[:2] == (1, 1)
-        and dims[2] * dims[3] > 1
-        and any(shape[2:] == dims[2:] for _, shape, _ in inputs)
-    )
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Hold ``path`` against other builds; the lock goes with the process."""
+    import fcntl
 
-
-def _multiplies_int8(layer: Layer) -> bool:
-    """Whether int8 data meet an int8 kernel: a convolution or a matrix product in INT8.
-
-    Generated code (kgen) moves and pads int8 data; it multiplies no matrices.
-    """
-    if layer.kind == "kgen":
-        return False
-    has_kernel = any(kind == "Int8" and len(dims) > 1 for _, dims, kind in layer.constants)
-    return has_kernel and any(kind == "Int8" for _, _, kind in layer.inputs)
-
-
-def plan_magic(plan: bytes) -> str:
-    """``"vtrt"`` for a TensorRT-RTX plan, ``"ftrt"`` for a TensorRT plan since 8.6.
-
-    Source: facts/jetson.md 2.4 (trtexec ``printPlanVersion``) and plans built here.
-    """
-    return plan[:4].decode("latin-1")
-
-
-def _driver() -> Any:
-    """The CUDA driver library, initialised; None where no driver answers."""
-    for name in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            library = ctypes.CDLL(name)
-        except OSError:
-            continue
-        if library.cuInit(0) == 0:
-            return library
-    return None
-
-
-def driver_version() -> int:
-    """Version of the NVIDIA driver's CUDA, such as 12080; 0 where no driver answers."""
-    library, version = _driver(), ctypes.c_int(0)
-    if library is None or library.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        return 0
-    return version.value
-
-
-def gpu_name() -> str:
-    """Name of the first GPU, such as ``"Orin"``; empty where no driver answers."""
-    library, name, device = _driver(), ctypes.create_string_buffer(256), ctypes.c_int(0)
-    if library is None or library.cuDeviceGet(ctypes.byref(device), 0) != 0:
-        return ""
-    library.cuDeviceGetName(name, len(name), device)
-    return name.value.decode()
-
-
-class PlanRunner:
-    """A deserialized plan; ``input_element`` is numpy's name of its input's type. Needs pycuda."""
-
-    def __init__(self, trt: Any, plan: bytes) -> None:
-        """Deserialize ``plan`` on the first GPU.
-
-        Raises:
-            VendorError: The library refuses the plan; its reason is the text.
-            ImportError: pycuda is absent.
-        """
-        import pycuda.driver
-
-        self._cuda = pycuda.driver
-        self._cuda.init()
-        self._gpu = self._cuda.Device(0).retain_primary_context()
-        self._gpu.push()
-        self._trt = trt
-        self._logger = capturing_logger(trt)
-        self._runtime = trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            self._gpu.pop()
-            raise VendorError(failures(self._logger))
-        self._context = self._engine.create_execution_context()
-        self._stream = self._cuda.Stream()
-        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        *self._outputs, self._input = sorted(names, key=self._is_input)
-        self.input_element = self._element(self._input)
-        self._shape = ()  # type: Tuple[int, ...]
-        self._buffers = ()  # type: Any
-
-    def _is_input(self, name: str) -> bool:
-        return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT)
-
-    def _element(self, name: str) -> str:
-        """Element type of a tensor as numpy names it."""
-        kind = self._engine.get_tensor_dtype(name).name
-        return str(_NUMPY_NAMES.get(kind, kind.lower()))
-
-    def run(self, images: Any) -> Dict[str, Any]:
-        """Outputs of one batch by name, in fresh arrays.
-
-        Raises:
-            VendorError: The library failed to execute.
-        """
-        if images.shape != self._shape:
-            self._allocate(images)
-        source, results = self._buffers
-        self._cuda.memcpy_htod_async(source, images, self._stream)
-        is_done = self._context.execute_async_v3(self._stream.handle)
-        for host, sink in results.values():
-            self._cuda.memcpy_dtoh_async(host, sink, self._stream)
-        self._stream.synchronize()
-        if not is_done:
-            raise VendorError(failures(self._logger))
-        return {name: host.copy() for name, (host, _) in results.items()}
-
-    def _allocate(self, images: Any) -> None:
-        """Buffers for one input shape; latency loops keep theirs from call to call."""
-        self._context.set_input_shape(self._input, images.shape)
-        source = self._cuda.mem_alloc(images.nbytes)
-        self._context.set_tensor_address(self._input, int(source))
-        results = {}
-        for name in self._outputs:
-            shape = tuple(self._context.get_tensor_shape(name))
-            host = self._cuda.pagelocked_empty(shape, self._element(name))
-            sink = self._cuda.mem_alloc(host.nbytes)
-            self._context.set_tensor_address(name, int(sink))
-            results[name] = (host, sink)
-        self._shape, self._buffers = images.shape, (source, results)
-
-    def close(self) -> None:
-        """Release the engine and leave the GPU's context."""
-        del self._buffers, self._context, self._engine, self._runtime
-        self._gpu.pop()
+    with open(path + ".lock", "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -96,7 +96,7 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
     _backend.check_typed(typed)
     _backend.check_explicit(typed, library="onnxruntime")
     _library()
-    _refuse_foreign_options(options)
+    _backend.refuse_options(_NAME, options, ())
     with _loading(typed.path, CompileFailed):
         session = _session(typed.path, 1)
     batch = session.get_inputs()[0].shape[0]
@@ -121,20 +121,6 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
 
 def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
-
-
-def _refuse_foreign_options(options: CompileOptions) -> None:
-    foreign = {
-        "compute capabilities": options.compute_capabilities,
-        "workspace": options.workspace_mib,
-        "extra": options.extra,
-        "float precision": "" if options.float_precision == "f32" else options.float_precision,
-    }
-    for name, value in foreign.items():
-        if value:
-            raise InputError(
-                f"backend '{_NAME}' has no option {name}, got {value}", hint="leave it out"
-            )
 
 
 class _OnnxRuntimeSession:

@@ -67,7 +67,7 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
     """
     _backend.check_typed(typed)
     _backend.check_explicit(typed, library="OpenVINO")
-    _refuse_foreign_options(options)
+    _backend.refuse_options(_NAME, options, ("float_precision",))
     profile, precision = options.profile, _require_known(options.float_precision)
     with _border():
         model = _openvino.read_graph(str(typed.path))
@@ -104,30 +104,13 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
     return artifact.publish(
         EngineFile,
         path,
-        lambda temporary: _write(temporary, made.blob),
+        made.blob,
         provenance=stage.provenance(
             f"compile:{_NAME}", parents={"typed graph": typed.sha256}, options=options
         ),
         counts={key: made.layers[key] for key in ("weighted_layers", "int8_layers")},
         details=details,
     )
-
-
-def _refuse_foreign_options(options: CompileOptions) -> None:
-    foreign = {
-        "compute capabilities": options.compute_capabilities,
-        "workspace": options.workspace_mib,
-        "extra": options.extra,
-    }
-    for name, value in foreign.items():
-        if value:
-            raise InputError(
-                f"backend '{_NAME}' has no option {name}, got {value}", hint="leave it out"
-            )
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 class _OpenVinoSession:

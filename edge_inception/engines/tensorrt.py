@@ -1,4 +1,4 @@
-"""TensorRT 10 and 11: compiled on the GPU that runs the engine, such as a Jetson's.
+"""TensorRT 8.2 to 11: compiled on the GPU that runs the engine, such as a Jetson's.
 
 On a Jetson TensorRT belongs to JetPack and pip must not replace it; elsewhere it is a wheel. A plan
 is tied to the library version and to the GPU it was timed on. Untested on hardware so far: this
@@ -9,20 +9,35 @@ from __future__ import annotations
 
 from functools import partial
 
-from edge_inception.engines import _nvidia
+from edge_inception.engines import _nvidia, _plan_session
 from edge_inception.engines._backend import Backend
 
 _VENDOR = _nvidia.Vendor(
     name="tensorrt",
     title="TensorRT",
     modules=("tensorrt",),
-    magic="ftrt",
     remedy=(
         "on a Jetson: sudo apt install tensorrt python3-libnvinfer (it comes with JetPack, never "
         "from pip); elsewhere: pip install 'edge-inception[tensorrt]'"
     ),
-    tool="trtexec --stronglyTyped",
+    tool="trtexec",
     needs_gpu_to_compile=True,
+    honours=frozenset(
+        (
+            "workspace_mib",
+            "memory_pools",
+            "builder_optimization_level",
+            "timing_cache",
+            "calibration_cache",
+            "dla_core",
+            "allow_gpu_fallback",
+            "version_compatible",
+            "hardware_compatibility",
+            "strip_weights",
+            "refit",
+            "sparsity",
+        )
+    ),
 )
 
 BACKEND = Backend(
@@ -30,7 +45,7 @@ BACKEND = Backend(
     suffix=".engine",
     distributions=("tensorrt",),
     compile=partial(_nvidia.compile_graph, _VENDOR),
-    open=partial(_nvidia.open_engine, _VENDOR),
+    open=partial(_plan_session.open_engine, _VENDOR),
     availability=partial(_nvidia.availability, _VENDOR),
     tied_to=partial(_nvidia.tied_to, _VENDOR),
 )

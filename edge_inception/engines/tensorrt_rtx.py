@@ -13,17 +13,19 @@ from __future__ import annotations
 
 from functools import partial
 
-from edge_inception.engines import _nvidia
+from edge_inception.engines import _nvidia, _plan_session
 from edge_inception.engines._backend import Backend
 
 _VENDOR = _nvidia.Vendor(
     name="tensorrt_rtx",
     title="TensorRT-RTX",
     modules=("tensorrt_rtx_bindings", "tensorrt_rtx"),
-    magic="vtrt",
     remedy="pip install 'edge-inception[rtx]'",
     tool="tensorrt_rtx",
     needs_gpu_to_compile=False,
+    # Version 1.7.1 ignores a timing cache, a DLA core and a hardware level, and says so in its log
+    # at most; refit and stripping need a GPU; version compatibility, a library its wheel lacks.
+    honours=frozenset(("compute_capabilities", "workspace_mib", "sparsity")),
 )
 
 BACKEND = Backend(
@@ -31,7 +33,7 @@ BACKEND = Backend(
     suffix=".engine",
     distributions=("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu12-libs"),
     compile=partial(_nvidia.compile_graph, _VENDOR),
-    open=partial(_nvidia.open_engine, _VENDOR),
+    open=partial(_plan_session.open_engine, _VENDOR),
     availability=partial(_nvidia.availability, _VENDOR),
     tied_to=partial(_nvidia.tied_to, _VENDOR),
 )

@@ -30,7 +30,7 @@ def test_compile_needs_the_gpu(tiny_typed, monkeypatch):
     library = types.ModuleType("tensorrt")
     library.__version__ = "10.3.0"
     monkeypatch.setitem(sys.modules, "tensorrt", library)
-    monkeypatch.setattr("edge_inception.engines._nvinfer.driver_version", lambda: 0)
+    monkeypatch.setattr("edge_inception.engines._cuda.driver_version", lambda: 0)
     typed = tiny_typed()
     with pytest.raises(BackendMissing, match="needs the GPU that will run the engine"):
         BACKEND.compile(typed, CompileOptions(), typed.path.with_suffix(BACKEND.suffix))

@@ -9,7 +9,7 @@ import pytest
 
 from edge_inception import artifact
 from edge_inception.artifact import EngineFile
-from edge_inception.engines import _nvinfer
+from edge_inception.engines import _cuda
 from edge_inception.engines import tensorrt_rtx as backend
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
@@ -18,7 +18,7 @@ from edge_inception.spec import ShapeProfile
 BACKEND = backend.BACKEND
 trt = pytest.importorskip("tensorrt_rtx_bindings")
 without_driver = pytest.mark.skipif(
-    bool(_nvinfer.driver_version()), reason="this machine has an NVIDIA driver"
+    bool(_cuda.driver_version()), reason="this machine has an NVIDIA driver"
 )
 
 

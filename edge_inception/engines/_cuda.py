@@ -1,0 +1,321 @@
+"""The GPU without a framework: memory, one stream, events, pinned buffers, a captured graph.
+
+Through pycuda where it is installed, otherwise through ctypes on CUDA's own runtime library, so
+that a JetPack without pycuda needs nothing more. Graphs and facts of the device come from the
+driver library in both cases: streams of the runtime and of the driver are the same objects.
+This very file travels to devices: Python 3.6 syntax, standard library and numpy.
+
+Written after NVIDIA's documented C interfaces; no GPU has executed it so far. The tests run the
+ctypes part against a library in C with the same symbols, which moves real bytes on the host.
+
+Source: CUDA Runtime API and CUDA Driver API reference, 10.2 to 13.0.
+"""
+
+import ctypes
+import ctypes.util
+import importlib.util
+from typing import Any, Callable, Optional, Tuple
+
+import numpy as np
+
+_DRIVERS = ("libcuda.so.1", "nvcuda.dll")
+_RUNTIMES = tuple("libcudart.so" + version for version in ("", ".13", ".12", ".11.0", ".10.2"))
+_CUDA_HOME = "/usr/local/cuda/lib64/"  # where JetPack puts it, also without ldconfig
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+_HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile
+
+
+class CudaError(Exception):
+    """CUDA refused, or there is no way to it; the text names the call and CUDA's reason."""
+
+
+def _load(names: Tuple[str, ...]) -> Any:
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:  # noqa: PERF203 -- a handful of names
+            continue
+    return None
+
+
+def _driver() -> Any:
+    """The CUDA driver library, initialised; None where no driver answers."""
+    library = _load(_DRIVERS)
+    return library if library is not None and library.cuInit(0) == 0 else None
+
+
+def _runtime() -> Any:
+    """CUDA's runtime library; None where it is not installed."""
+    found = ctypes.util.find_library("cudart")
+    return _load((*_RUNTIMES, _CUDA_HOME + _RUNTIMES[0], *([found] if found else [])))
+
+
+def driver_version() -> int:
+    """Version of the NVIDIA driver's CUDA, such as 12080; 0 where no driver answers."""
+    library, version = _driver(), ctypes.c_int(0)
+    if library is None or library.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return 0
+    return version.value
+
+
+def gpu_name() -> str:
+    """Name of the first GPU, such as ``"Orin"``; empty where no driver answers."""
+    library, name, device = _driver(), ctypes.create_string_buffer(256), ctypes.c_int(0)
+    if library is None or library.cuDeviceGet(ctypes.byref(device), 0) != 0:
+        return ""
+    library.cuDeviceGetName(name, len(name), device)
+    return name.value.decode()
+
+
+def compute_capability() -> str:
+    """Compute capability (SM) of the first GPU, such as ``"8.7"``; empty without a driver."""
+    library, device, parts = _driver(), ctypes.c_int(0), []
+    if library is None or library.cuDeviceGet(ctypes.byref(device), 0) != 0:
+        return ""
+    for attribute in (_MAJOR, _MINOR):
+        value = ctypes.c_int(0)
+        if library.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
+            return ""
+        parts.append(str(value.value))
+    return ".".join(parts)
+
+
+def has_pycuda() -> bool:
+    """Whether pycuda is installed; nothing is imported."""
+    return importlib.util.find_spec("pycuda") is not None
+
+
+def can_allocate() -> bool:
+    """Whether pycuda or CUDA's runtime library is here: one of them is needed to run an engine."""
+    return has_pycuda() or _runtime() is not None
+
+
+def open_device() -> Any:
+    """The first GPU through pycuda if it is installed, else through CUDA's runtime library.
+
+    Raises:
+        CudaError: Neither is installed, or CUDA refuses the GPU.
+    """
+    if has_pycuda():
+        return PycudaDevice()
+    library = _runtime()
+    if library is None:
+        raise CudaError(
+            "running an engine needs pycuda (pip install pycuda) or CUDA's libcudart.so "
+            "(on a Jetson: sudo apt install cuda-cudart-*)"
+        )
+    return RuntimeDevice(library)
+
+
+class PycudaDevice:
+    """The first GPU's primary context, which TensorRT uses too, and one stream on it."""
+
+    name = "pycuda"
+
+    def __init__(self) -> None:
+        import pycuda.driver
+
+        self._cuda = pycuda.driver
+        self._cuda.init()
+        self._context = self._cuda.Device(0).retain_primary_context()
+        self._context.push()
+        self._stream = self._cuda.Stream()
+        self.stream = int(self._stream.handle)
+
+    def allocate(self, num_bytes: int) -> Any:
+        """Device memory; ``int()`` of it is the address."""
+        return self._cuda.mem_alloc(num_bytes)
+
+    def pinned(self, shape: Tuple[int, ...], element: str) -> Any:
+        """An array in page-locked host memory, which copies at full speed."""
+        return self._cuda.pagelocked_empty(shape, element)
+
+    def upload(self, memory: Any, array: Any) -> None:
+        """Copy a host array to the device, in the stream's order."""
+        self._cuda.memcpy_htod_async(memory, array, self._stream)
+
+    def download(self, array: Any, memory: Any) -> None:
+        """Copy device memory to a host array, in the stream's order."""
+        self._cuda.memcpy_dtoh_async(array, memory, self._stream)
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
+        self._stream.synchronize()
+
+    def mark(self) -> Any:
+        """An event behind all that the stream was given so far."""
+        event = self._cuda.Event()
+        event.record(self._stream)
+        return event
+
+    def milliseconds(self, start: Any, end: Any) -> float:
+        """GPU time between two marks that have passed."""
+        return float(end.time_since(start))
+
+    def close(self) -> None:
+        """Leave the context; memory goes with the arrays and allocations themselves."""
+        self._context.pop()
+
+
+class _Owned:
+    """Something that the runtime library made, freed with its last reference."""
+
+    def __init__(self, library: Any, make: str, free: str, *sizes: Any) -> None:
+        self._library, self._free = library, free
+        self.handle = ctypes.c_void_p()
+        _checked(library, make, ctypes.byref(self.handle), *sizes)
+
+    def __int__(self) -> int:
+        return self.handle.value or 0
+
+    def __del__(self) -> None:
+        if self.handle.value:
+            getattr(self._library, self._free)(self.handle)
+
+
+class _Pinned(_Owned):
+    """Page-locked host memory that numpy reads as an array; the array keeps it alive."""
+
+    def __init__(self, library: Any, shape: Tuple[int, ...], element: str) -> None:
+        kind = np.dtype(element)
+        size = ctypes.c_size_t(int(np.prod(shape)) * kind.itemsize)
+        _Owned.__init__(self, library, "cudaMallocHost", "cudaFreeHost", size)
+        self.__array_interface__ = {
+            "data": (int(self), False),
+            "shape": tuple(shape),
+            "typestr": kind.str,
+            "version": 3,
+        }
+
+
+def _checked(library: Any, name: str, *arguments: Any) -> None:
+    code = getattr(library, name)(*arguments)
+    if code != 0:
+        library.cudaGetErrorString.restype = ctypes.c_char_p
+        reason = library.cudaGetErrorString(ctypes.c_int(code)).decode("utf-8", "replace")
+        raise CudaError("{}: {} (cudaError {})".format(name, reason, code))
+
+
+class RuntimeDevice:
+    """The first GPU through libcudart alone; the same methods as ``PycudaDevice``."""
+
+    name = "libcudart"
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        _checked(library, "cudaSetDevice", ctypes.c_int(0))
+        self._stream = self._owned("cudaStreamCreate", "cudaStreamDestroy")
+        self.stream = int(self._stream)
+
+    def _owned(self, make: str, free: str, *sizes: Any) -> _Owned:
+        return _Owned(self._library, make, free, *sizes)
+
+    def allocate(self, num_bytes: int) -> Any:
+        """Device memory; ``int()`` of it is the address."""
+        return self._owned("cudaMalloc", "cudaFree", ctypes.c_size_t(num_bytes))
+
+    def pinned(self, shape: Tuple[int, ...], element: str) -> Any:
+        """An array in page-locked host memory, which copies at full speed."""
+        return np.asarray(_Pinned(self._library, shape, element))
+
+    def _copy(self, target: int, source: int, num_bytes: int, direction: int) -> None:
+        _checked(
+            self._library,
+            "cudaMemcpyAsync",
+            ctypes.c_void_p(target),
+            ctypes.c_void_p(source),
+            ctypes.c_size_t(num_bytes),
+            ctypes.c_int(direction),
+            self._stream.handle,
+        )
+
+    def upload(self, memory: Any, array: Any) -> None:
+        """Copy a host array to the device, in the stream's order."""
+        self._copy(int(memory), array.ctypes.data, array.nbytes, _HOST_TO_DEVICE)
+
+    def download(self, array: Any, memory: Any) -> None:
+        """Copy device memory to a host array, in the stream's order."""
+        self._copy(array.ctypes.data, int(memory), array.nbytes, _DEVICE_TO_HOST)
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
+        _checked(self._library, "cudaStreamSynchronize", self._stream.handle)
+
+    def mark(self) -> Any:
+        """An event behind all that the stream was given so far."""
+        event = self._owned("cudaEventCreate", "cudaEventDestroy")
+        _checked(self._library, "cudaEventRecord", event.handle, self._stream.handle)
+        return event
+
+    def milliseconds(self, start: Any, end: Any) -> float:
+        """GPU time between two marks that have passed."""
+        found = ctypes.c_float(0)
+        _checked(
+            self._library, "cudaEventElapsedTime", ctypes.byref(found), start.handle, end.handle
+        )
+        return float(found.value)
+
+    def close(self) -> None:
+        """Free the stream; memory goes with its last reference."""
+        del self._stream
+
+
+class CapturedGraph:
+    """The work that ``enqueue`` gives a stream, recorded once and launched as one piece."""
+
+    def __init__(self, stream: int, enqueue: Callable[[], Any]) -> None:
+        """Record ``enqueue``; nothing is executed yet.
+
+        Raises:
+            CudaError: The driver is absent or too old, or the work cannot be captured.
+        """
+        self._library = _driver()
+        if self._library is None or not hasattr(self._library, "cuStreamBeginCapture_v2"):
+            raise CudaError("no CUDA driver of 10.1 or later answers: it has no stream capture")
+        self._stream = ctypes.c_void_p(stream)
+        self._graph, self._executable = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(_THREAD_LOCAL))
+        try:
+            is_done = enqueue()
+        finally:
+            ended = self._library.cuStreamEndCapture(self._stream, ctypes.byref(self._graph))
+        if not is_done or ended != 0:
+            raise CudaError("the engine's work cannot be captured (CUresult {})".format(ended))
+        self._instantiate()
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._library, name)(*arguments)
+        if code != 0:
+            raise CudaError("{} failed (CUresult {})".format(name, code))
+
+    def _instantiate(self) -> None:
+        target = ctypes.byref(self._executable)
+        if hasattr(self._library, "cuGraphInstantiateWithFlags"):  # since CUDA 11.4
+            flags = ctypes.c_ulonglong(0)
+            self._call("cuGraphInstantiateWithFlags", target, self._graph, flags)
+        else:
+            nothing = ctypes.c_void_p()
+            size = ctypes.c_size_t(0)
+            self._call("cuGraphInstantiate", target, self._graph, nothing, nothing, size)
+
+    def launch(self) -> None:
+        """Give the recorded work to the stream.
+
+        Raises:
+            CudaError: The driver refuses.
+        """
+        self._call("cuGraphLaunch", self._executable, self._stream)
+
+    def close(self) -> None:
+        """Free the graph."""
+        self._library.cuGraphExecDestroy(self._executable)
+        self._library.cuGraphDestroy(self._graph)
+
+
+def captured(stream: int, enqueue: Callable[[], Any]) -> Tuple[Optional[CapturedGraph], str]:
+    """The graph of ``enqueue``, or None and why it cannot be had; DLA work cannot be captured."""
+    try:
+        return CapturedGraph(stream, enqueue), ""
+    except CudaError as error:
+        return None, str(error)

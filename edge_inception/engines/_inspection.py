@@ -1,0 +1,339 @@
+"""What the library says of an engine: its log, and its layers from either of two sources.
+
+TensorRT-RTX writes its layers to the log of the build and needs no GPU for it; TensorRT tells them
+through EngineInspector, whose JSON has one schema up to 10.x ("Bindings", "Format/Datatype") and
+another from 11.0 ("I/O Tensors", "Format" and "DataType" apart). Both become the same records.
+This very file travels to devices: Python 3.6 syntax and standard library.
+
+The log is parsed from real builds of TensorRT-RTX. The JSON is read after NVIDIA's documentation
+and published engine dumps; no TensorRT has produced it here. TensorRT-RTX 1.7.1 has an
+EngineInspector too, but only a deserialized engine has one, and deserializing needs a GPU.
+
+Source: "Engine Inspector" and "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x".
+"""
+
+import functools
+import json
+import operator
+import re
+from collections import Counter
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+
+ELEMENT_BYTES = {
+    "Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "FP8": 1,
+    "Int32": 4, "Int64": 8,
+}  # fmt: skip
+_SPELLINGS = {
+    "float": "Float", "fp32": "Float", "half": "Half", "fp16": "Half", "bfloat16": "BFloat16",
+    "bf16": "BFloat16", "int8": "Int8", "uint8": "UInt8", "bool": "Bool", "fp8": "FP8",
+    "int32": "Int32", "int64": "Int64",
+}  # fmt: skip
+_ELEMENT = re.compile(r"\b({})\b".format("|".join(_SPELLINGS)), re.IGNORECASE)
+_CONVOLUTION = re.compile(r"conv|correlation", re.IGNORECASE)
+_MULTIPLIES = re.compile(r"conv|correlation|gemm|matri|fullyconnected", re.IGNORECASE)
+_SYNCHRONISATION = ("signal", "wait")
+_FAILURES = ("INTERNAL_ERROR", "ERROR")
+_NAMED = 3
+_PER_MILLE = 1000
+
+Tensor = Tuple[str, Tuple[int, ...], str]
+
+
+class VendorError(Exception):
+    """The library refused; the text is its own reason, with the node's name, on one line."""
+
+
+class Layer(NamedTuple):
+    """One layer of an engine; tensors are (name, dimensions, element type)."""
+
+    name: str
+    kind: str
+    inputs: List[Tensor]
+    constants: List[Tensor]
+
+
+_LOGGERS: List[Tuple[Any, Any]] = []
+
+
+def capturing_logger(trt: Any) -> Any:
+    """The logger of the library that keeps (severity name, text) in ``messages``, emptied.
+
+    One for each library and process: TensorRT goes on writing to the first logger it was given
+    for as long as any of its objects lives, so a second one would stay silent.
+    """
+    for library, logger in _LOGGERS:
+        if library is trt:
+            del logger.messages[:]
+            return logger
+
+    class Capture(trt.ILogger):  # type: ignore[misc]  # the base is only known at run time
+        """Keeps every message; the libraries explain a None result nowhere else."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.messages: List[Tuple[str, str]] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            self.messages.append((severity.name, message))
+
+    _LOGGERS.append((trt, Capture()))
+    return _LOGGERS[-1][1]
+
+
+def failures(logger: Any) -> str:
+    """The errors that a capturing logger holds, on one line, without repetition."""
+    texts = [one_line(text) for severity, text in logger.messages if severity in _FAILURES]
+    return "; ".join(dict.fromkeys(texts)) or "the library gave no reason"
+
+
+def warnings(logger: Any) -> List[str]:
+    """The warnings that a capturing logger holds, each on one line and once."""
+    texts = [one_line(text) for severity, text in logger.messages if severity == "WARNING"]
+    return list(dict.fromkeys(texts))
+
+
+def one_line(text: str) -> str:
+    """``text`` with single spaces instead of line breaks and indentation."""
+    return " ".join(text.split())
+
+
+def parser_error(error: Any) -> str:
+    """A parser's error with the name and operator of its node, where the library knows them."""
+    reason = one_line(error.desc())
+    if error.node() < 0:
+        return reason
+    name = error.node_name() if hasattr(error, "node_name") else ""
+    kind = error.node_operator() if hasattr(error, "node_operator") else ""
+    return "node {} '{}' ({}): {}".format(error.node(), name, kind or "unknown operator", reason)
+
+
+def progress_monitor(trt: Any, progress: Callable[[int, int], None]) -> Any:
+    """A monitor that tells ``progress`` how far the build is: (per mille, 1000).
+
+    What ``progress`` raises ends the build and is kept in ``stopped_by``: an exception must not
+    pass through the library's C++ code.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
+        """Phases nest: a step of one is the whole of those that name it as their parent."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.stopped_by: List[BaseException] = []
+            self._open: Dict[str, Tuple[Optional[str], int, int]] = {}
+
+        def phase_start(self, phase: str, parent: Optional[str], num_steps: int) -> None:
+            self._open[phase] = (parent, num_steps, 0)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            parent, num_steps, _ = self._open[phase]
+            self._open[phase] = (parent, num_steps, step + 1)
+            try:
+                progress(int(_PER_MILLE * self._done(None)), _PER_MILLE)
+            except BaseException as error:  # noqa: BLE001 -- raised again after the build
+                self.stopped_by.append(error)
+            return not self.stopped_by
+
+        def phase_finish(self, phase: str) -> None:
+            self._open.pop(phase, None)
+
+        def _done(self, parent: Optional[str]) -> float:
+            """Share of a step of ``parent`` that its open phases have done."""
+            inside = [
+                (name, steps, done)
+                for name, (above, steps, done) in self._open.items()
+                if above == parent
+            ]
+            shares = [min((done + self._done(name)) / steps, 1.0) for name, steps, done in inside]
+            return max(shares, default=0.0)
+
+    return Monitor()
+
+
+_TENSOR = re.compile(
+    r"Name: (?P<name>.*?), Dimensions: \[(?P<dims>[\d,-]*)\].*?Datatype: (?P<type>\w+)"
+)
+
+
+def logged_layers(messages: Iterable[str]) -> List[Layer]:
+    """Layers in the verbose log of a build with detailed profiling; empty when it holds none."""
+    layers = []
+    for text in messages:
+        if text.startswith("Layers:"):
+            layers += [_logged(line) for line in text.splitlines() if line.startswith("Name: ")]
+    return layers
+
+
+def _logged(line: str) -> Layer:
+    kind = re.search(r", LayerType: ([^,]*),", line)
+    name = re.match(r"Name: (.*?), LayerType: ", line)
+    return Layer(
+        name=name.group(1) if name else "unknown",
+        kind=kind.group(1) if kind else "unknown",
+        inputs=_tensors(line, "Inputs", "Constants"),
+        constants=_tensors(line, "Constants", "Outputs"),
+    )
+
+
+def _tensors(line: str, what: str, following: str) -> List[Tensor]:
+    part = re.search(r"{}: \[(.*?)\], {}: \[".format(what, following), line)
+    return [
+        (name, tuple(int(size) for size in dims.split(",") if size), kind)
+        for name, dims, kind in _TENSOR.findall(part.group(1) if part else "")
+    ]
+
+
+def weights_memory(messages: Iterable[str]) -> Optional[int]:
+    """Bytes of weights that the library itself reports."""
+    found = [re.match(r"Total Weights Memory: (\d+) bytes", text) for text in messages]
+    return max((int(match.group(1)) for match in found if match), default=None)
+
+
+def inspected_layers(text: str) -> List[Layer]:
+    """Layers in the JSON of ``EngineInspector.get_engine_information``, either schema.
+
+    Layers built without detailed profiling are names alone and become layers of unknown kind.
+    """
+    return [_inspected(entry) for entry in json.loads(text).get("Layers", [])]
+
+
+def _inspected(entry: Any) -> Layer:
+    if isinstance(entry, str):
+        return Layer(name=entry, kind="unknown", inputs=[], constants=[])
+    name = str(entry.get("Name", "unknown"))
+    constants = [_tensor(tensor) for tensor in entry.get("Constants", ())]
+    for what, rank in (("Weights", 2), ("Bias", 1)):
+        part = entry.get(what)
+        if isinstance(part, dict) and part.get("Count"):
+            dims = (1,) * (rank - 1) + (int(part["Count"]),)
+            constants.append((name + " " + what, dims, _element(str(part.get("Type", "")))))
+    return Layer(
+        name=name,
+        kind=str(entry.get("LayerType", "unknown")),
+        inputs=[_tensor(tensor) for tensor in entry.get("Inputs", ())],
+        constants=constants,
+    )
+
+
+def _tensor(record: Mapping[str, Any]) -> Tensor:
+    texts = [record.get(key) for key in ("DataType", "Datatype", "Format/Datatype", "Format")]
+    kind = next((_element(text) for text in texts if text), "unknown")
+    return str(record.get("Name", "")), tuple(record.get("Dimensions", ())), kind
+
+
+def _element(text: str) -> str:
+    """Element type in a text such as "Row major linear FP32" or "Half"."""
+    found = _ELEMENT.search(text)
+    return _SPELLINGS[found.group(1).lower()] if found else "unknown"
+
+
+def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
+    """Counts of an engine's layers.
+
+    Returns:
+        ``layers`` by kind and input type; ``precisions``: layers by type of kernel, or of input
+        where they have none; ``int8_layers``: those that multiply int8 data by an int8 kernel;
+        ``convolutions`` by input type; ``float_kernels``: names of those that multiply in float;
+        ``reformat_layers``; ``dla_islands``: pieces that run on a DLA core, whose layers are not
+        seen from outside; ``weight_bytes`` by type and ``total_weight_bytes``. A constant used by
+        several layers counts once. Planes that only pad the input's channels, which the INT8
+        kernels of TensorRT-RTX need, are no weights and stand apart in ``padding_bytes``.
+    """
+    found = [layer for layer in layers if layer.kind not in _SYNCHRONISATION]
+    kinds: Dict[str, Counter[str]] = {}
+    for layer in found:
+        kinds.setdefault(layer.kind, Counter())[_input_type(layer)] += 1
+    weights, padding = _constants(found)
+    by_type: Counter[str] = Counter()
+    for kind, size in weights.values():
+        by_type[kind] += size
+    convolutions = [_input_type(layer) for layer in found if _CONVOLUTION.search(layer.kind)]
+    return {
+        "layers": {kind: dict(counts) for kind, counts in sorted(kinds.items())},
+        "precisions": dict(Counter(_kernel_type(layer) or _input_type(layer) for layer in found)),
+        "int8_layers": sum(map(_multiplies_int8, found)),
+        "convolutions": dict(Counter(convolutions)),
+        "float_kernels": [
+            layer.name for layer in found if _kernel_type(layer) in ("Float", "Half", "BFloat16")
+        ],
+        "reformat_layers": sum(layer.kind == "Reformat" for layer in found),
+        "dla_islands": sum(map(_is_dla_island, found)),
+        "weight_bytes": dict(by_type),
+        "total_weight_bytes": sum(by_type.values()),
+        "padding_bytes": sum(padding.values()),
+    }
+
+
+def fallbacks(described: Mapping[str, Any]) -> List[str]:
+    """What an int8 engine does not compute in int8, as sentences for people; often none.
+
+    ``described`` is what ``describe_layers`` gives.
+    """
+    told = []
+    names = described["float_kernels"]
+    if names:
+        total = len(names) + described["int8_layers"]
+        shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        told.append(
+            "int8 was asked for, and {} of {} layers with kernels compute in float: {}".format(
+                len(names), total, shown
+            )
+        )
+    if not described["layers"]:
+        told.append("the library listed no layers, so their precision is not known")
+    return told
+
+
+def _input_type(layer: Layer) -> str:
+    return layer.inputs[0][2] if layer.inputs else "none"
+
+
+def _kernel_type(layer: Layer) -> str:
+    """Element type of the kernel that a layer multiplies by; empty where it has none.
+
+    Generated code (kgen) moves and pads data; it multiplies no matrices.
+    """
+    if layer.kind == "kgen":
+        return ""
+    kernels = [kind for _, dims, kind in layer.constants if len(dims) > 1]
+    if "Int8" in kernels:
+        return "Int8"
+    return kernels[0] if kernels and _MULTIPLIES.search(layer.kind) else ""
+
+
+def _multiplies_int8(layer: Layer) -> bool:
+    """Whether int8 data meet an int8 kernel: a convolution or a matrix product in INT8."""
+    return _kernel_type(layer) == "Int8" and any(kind == "Int8" for _, _, kind in layer.inputs)
+
+
+def _is_dla_island(layer: Layer) -> bool:
+    """A piece of the network compiled for a DLA core; Myelin's pieces have the same names."""
+    return layer.kind == "DLA" or (layer.kind == "unknown" and "{ForeignNode[" in layer.name)
+
+
+def _constants(layers: Iterable[Layer]) -> Tuple[Dict[str, Tuple[str, int]], Dict[str, int]]:
+    """Weights as name -> (type, bytes), and bytes of padding by name."""
+    weights: Dict[str, Tuple[str, int]] = {}
+    padding: Dict[str, int] = {}
+    for layer in layers:
+        for name, dims, kind in layer.constants:
+            size = _volume(dims) * ELEMENT_BYTES.get(kind, 0)
+            if _is_padding(dims, layer.inputs):
+                padding[name] = size
+            else:
+                weights[name] = (kind, size)
+    return weights, padding
+
+
+def _volume(dims: Tuple[int, ...]) -> int:
+    return functools.reduce(operator.mul, dims, 1)
+
+
+def _is_padding(dims: Tuple[int, ...], inputs: List[Tensor]) -> bool:
+    """One image plane, as large as the images that the layer reads, and no channel of its own."""
+    return (
+        len(dims) == 4  # noqa: PLR2004 -- NCHW
+        and dims[:2] == (1, 1)
+        and dims[2] * dims[3] > 1
+        and any(shape[2:] == dims[2:] for _, shape, _ in inputs)
+    )

@@ -1,0 +1,353 @@
+"""A plan (serialized engine): its header, whether it may load here, and running it.
+
+The header and the sidecar are compared with this machine before the library is asked, since the
+library answers a foreign plan with None and a line in its log. This very file travels to devices:
+Python 3.6 syntax, standard library and numpy. Running needs a GPU, and no GPU has executed it so
+far: tests drive both ways of running through the recorded surface of each TensorRT version.
+
+Source: trtexec ``printPlanVersion`` (samples/common/sampleEngines.cpp), facts/jetson.md 2.4.
+"""
+
+import hashlib
+import struct
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+if __package__:
+    from edge_inception.engines import _cuda, _inspection
+else:
+    import _cuda  # type: ignore[import-not-found,no-redef]
+    import _inspection  # type: ignore[import-not-found,no-redef]
+
+VendorError = _inspection.VendorError
+
+MAGIC = {"tensorrt": "ftrt", "tensorrt_rtx": "vtrt"}
+_VERSION_AT = 24  # major, minor, patch, build: one byte each
+_AGAIN = "compile it again on this machine: edge-inception compile, or python3 device.py build"
+_NUMPY_NAMES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+}  # where it is not the library's in lower case
+
+
+class Header(NamedTuple):
+    """First bytes of a plan: ``kind`` is a backend's name or empty, ``version`` if it is told."""
+
+    kind: str
+    version: Optional[str]
+
+
+def read_header(plan: bytes) -> Header:
+    """Which library a plan is for, and the TensorRT version that built it if the plan tells.
+
+    Plans before TensorRT 8.6 and those of TensorRT-RTX hold no readable version.
+    """
+    start = plan[:4].decode("latin-1")
+    kind = next((name for name, magic in MAGIC.items() if magic == start), "")
+    if kind != "tensorrt" or len(plan) < _VERSION_AT + 4 or struct.unpack("<I", plan[4:8])[0]:
+        return Header(kind, None)
+    return Header(kind, ".".join(str(part) for part in plan[_VERSION_AT : _VERSION_AT + 4]))
+
+
+def refusal(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]) -> Tuple[str, str]:
+    """Why ``plan`` must not be loaded here, and the command that mends it; empty if it may.
+
+    Args:
+        plan: The file's bytes.
+        sidecar: Facts of the build: ``sha256``, ``tensorrt``, ``sm``, ``device``, ``precision``,
+            ``dla_core``, ``version_compatible``, ``hardware_compatible``.
+        here: The same facts of this machine (``tensorrt``, ``sm``, ``device``, ``num_dla_cores``)
+            and of the request (``precision``, ``dla_core``). What is absent or None in either is
+            not compared.
+    """
+    reason = _damage(plan, sidecar) or _difference(plan, sidecar, here)
+    return (reason, _AGAIN) if reason else ("", "")
+
+
+def _damage(plan: bytes, sidecar: Mapping[str, Any]) -> str:
+    """How the file differs from what its own sidecar says."""
+    recorded, found = sidecar.get("sha256"), hashlib.sha256(plan).hexdigest()
+    if recorded is not None and found != recorded:
+        return "the plan has sha256 {}, its sidecar says {}".format(found[:12], recorded[:12])
+    if recorded is None and sidecar.get("version_compatible"):
+        return (
+            "a version-compatible plan executes code that it carries, and no sha256 in its "
+            "sidecar tells whose code that is"
+        )
+    built, version = read_header(plan).version, sidecar.get("tensorrt")
+    if built and version and not _same_release(built, version):
+        return "the plan was built by TensorRT {}, its sidecar says {}".format(built, version)
+    return ""
+
+
+def _difference(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """How what the plan was built for differs from this machine."""
+    built = sidecar.get("tensorrt") or read_header(plan).version
+    library = here.get("tensorrt")
+    is_portable = bool(sidecar.get("version_compatible"))
+    if built and library and not _loads_in(built, library, is_version_compatible=is_portable):
+        return _unlike("TensorRT", built, library)
+    hardware = () if sidecar.get("hardware_compatible") else (("sm", "SM"), ("device", "device"))
+    for key, title in (*hardware, ("precision", "precision"), ("dla_core", "DLA core")):
+        was, wanted = sidecar.get(key), here.get(key)
+        if was is not None and wanted is not None and was != wanted:
+            return _unlike(title, was, wanted)
+    core, cores = sidecar.get("dla_core"), here.get("num_dla_cores")
+    if core is not None and cores is not None and core >= cores:
+        return _unlike("DLA core", core, "{} DLA cores".format(cores))
+    return ""
+
+
+def _unlike(what: str, was: Any, wanted: Any) -> str:
+    return "the plan was compiled for {} {}, here is {}".format(what, was, wanted)
+
+
+def _same_release(one: str, other: str) -> bool:
+    """Whether two spellings name one release: 10.3.0 and 10.3.0.30 do."""
+    return all(a == b for a, b in zip(one.split("."), other.split(".")))  # noqa: B905
+
+
+def _loads_in(built: str, here: str, *, is_version_compatible: bool) -> bool:
+    """Whether a plan of one TensorRT loads in another.
+
+    A version-compatible plan of 8 loads in 10, of 10 in 11, and in later releases of its own major.
+
+    Source: TensorRT support matrix 11.4.1, facts/jetson.md 2.4.
+    """
+    if not is_version_compatible:
+        return _same_release(built, here)
+    old, new = ([int(part) for part in text.split(".")[:2]] for text in (built, here))
+    return (old[0], new[0]) in ((8, 10), (10, 11)) or (old[0] == new[0] and old <= new)
+
+
+class _NamedTensors:
+    """Inputs and outputs of TensorRT 8.5 and later."""
+
+    def __init__(self, trt: Any, engine: Any, context: Any) -> None:
+        self._trt, self._engine, self._context = trt, engine, context
+        self.names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+
+    def is_input(self, name: str) -> bool:
+        return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT)
+
+    def kind(self, name: str) -> Any:
+        return self._engine.get_tensor_dtype(name)
+
+    def reshape(self, name: str, shape: Tuple[int, ...]) -> Any:
+        return self._context.set_input_shape(name, shape)
+
+    def shape(self, name: str) -> Tuple[int, ...]:
+        return tuple(self._context.get_tensor_shape(name))
+
+    def bind(self, name: str, address: int) -> None:
+        self._context.set_tensor_address(name, address)
+
+    def enqueue(self, stream: int) -> bool:
+        return bool(self._context.execute_async_v3(stream))
+
+
+class _Bindings:
+    """Inputs and outputs of TensorRT 8.4 and earlier: numbered, addresses in one list."""
+
+    def __init__(self, _trt: Any, engine: Any, context: Any) -> None:
+        self._engine, self._context = engine, context
+        self.names = [engine.get_binding_name(i) for i in range(engine.num_bindings)]
+        self._addresses = [0] * engine.num_bindings
+
+    def is_input(self, name: str) -> bool:
+        return bool(self._engine.binding_is_input(self.names.index(name)))
+
+    def kind(self, name: str) -> Any:
+        return self._engine.get_binding_dtype(self.names.index(name))
+
+    def reshape(self, name: str, shape: Tuple[int, ...]) -> Any:
+        return self._context.set_binding_shape(self.names.index(name), shape)
+
+    def shape(self, name: str) -> Tuple[int, ...]:
+        return tuple(self._context.get_binding_shape(self.names.index(name)))
+
+    def bind(self, name: str, address: int) -> None:
+        self._addresses[self.names.index(name)] = address
+
+    def enqueue(self, stream: int) -> bool:
+        return bool(self._context.execute_async_v2(self._addresses, stream))
+
+
+def deserialized(trt: Any, plan: bytes, *, dla_core: Optional[int], is_trusted: bool) -> Any:
+    """(runtime, engine) of a plan.
+
+    Args:
+        trt: The library.
+        plan: The file's bytes.
+        dla_core: The core that the plan was built for; None for a plan of the GPU alone.
+        is_trusted: Whether the plan may execute code that it carries, as version-compatible ones
+            do.
+
+    Raises:
+        VendorError: The library refuses the plan; its own reason is the text.
+    """
+    logger = _inspection.capturing_logger(trt)
+    runtime = trt.Runtime(logger)
+    if dla_core is not None:
+        runtime.DLA_core = dla_core
+    if is_trusted:
+        if not hasattr(runtime, "engine_host_code_allowed"):
+            raise VendorError(
+                "version-compatible plans need TensorRT 8.6 or later, here is {}".format(
+                    trt.__version__
+                )
+            )
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise VendorError(_inspection.failures(logger))
+    return runtime, engine
+
+
+class PlanRunner:
+    """A plan on the first GPU. Not executed on hardware so far.
+
+    Attributes:
+        input_element: numpy's name of the input's element type.
+        uses_graph: Whether the current input shape runs as one captured CUDA graph.
+        why_no_graph: The reason where it does not.
+    """
+
+    def __init__(
+        self,
+        trt: Any,
+        plan: bytes,
+        *,
+        dla_core: Optional[int] = None,
+        is_trusted: bool = False,
+        wants_graph: bool = True,
+    ) -> None:
+        """Deserialize ``plan``; arguments as for ``deserialized``.
+
+        ``wants_graph``: capture each input shape's work as a CUDA graph and launch that; work for
+        a DLA core cannot be captured and is enqueued call by call.
+
+        Raises:
+            VendorError: The library refuses the plan; its reason is the text.
+            CudaError: There is neither pycuda nor libcudart, or CUDA refuses the GPU.
+        """
+        self._device = _cuda.open_device()
+        self._logger = _inspection.capturing_logger(trt)
+        try:
+            self._runtime, self._engine = deserialized(
+                trt, plan, dla_core=dla_core, is_trusted=is_trusted
+            )
+            self._open(trt)
+        except BaseException:
+            self._device.close()
+            raise
+        self._shape: Tuple[int, ...] = ()
+        self._buffers: Dict[str, Tuple[Any, Any]] = {}
+        self._marks: List[Any] = []
+        self._graph: Optional[_cuda.CapturedGraph] = None
+        self._wants_graph = wants_graph and dla_core is None
+        self.why_no_graph = "" if self._wants_graph else "not asked for, or work of a DLA core"
+
+    def _open(self, trt: Any) -> None:
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise VendorError(_inspection.failures(self._logger))
+        way = _NamedTensors if hasattr(self._engine, "num_io_tensors") else _Bindings
+        self._tensors: Any = way(trt, self._engine, self._context)
+        names = self._tensors.names
+        (self._input,) = [name for name in names if self._tensors.is_input(name)]
+        self._outputs = [name for name in names if name != self._input]
+        self.input_element = self._element(self._input)
+
+    def _element(self, name: str) -> str:
+        """Element type of a tensor as numpy names it."""
+        kind = self._tensors.kind(name).name
+        return str(_NUMPY_NAMES.get(kind, kind.lower()))
+
+    @property
+    def uses_graph(self) -> bool:
+        return self._graph is not None
+
+    @property
+    def gpu_ms(self) -> float:
+        """GPU time of the last ``run`` in ms, without copies."""
+        return float(self._device.milliseconds(*self._marks))
+
+    def run(self, images: Any) -> Dict[str, Any]:
+        """Outputs of one batch by name, in fresh arrays.
+
+        Args:
+            images: Contiguous, of ``input_element`` and a shape inside the plan's profile.
+
+        Raises:
+            VendorError: The input does not fit, or the library failed to execute.
+        """
+        if images.dtype.name != self.input_element:
+            raise VendorError(
+                "the plan takes {}, got {}".format(self.input_element, images.dtype.name)
+            )
+        if tuple(images.shape) != self._shape:
+            self._prepare(tuple(images.shape))
+        device = self._device
+        host, memory = self._buffers[self._input]
+        np.copyto(host, images)
+        device.upload(memory, host)
+        start = device.mark()
+        is_done = self._launch()
+        self._marks = [start, device.mark()]
+        for name in self._outputs:
+            device.download(*self._buffers[name])
+        device.synchronize()
+        if not is_done:
+            raise VendorError(_inspection.failures(self._logger))
+        return {name: self._buffers[name][0].copy() for name in self._outputs}
+
+    def _launch(self) -> bool:
+        if self._graph is None:
+            return bool(self._tensors.enqueue(self._device.stream))
+        self._graph.launch()
+        return True
+
+    def _prepare(self, shape: Tuple[int, ...]) -> None:
+        """Buffers, and the graph, for one input shape; latency loops keep theirs."""
+        self._forget_graph()
+        self._shape = ()
+        if self._tensors.reshape(self._input, shape) is False:
+            raise VendorError(
+                "the plan does not take input shape {}: {}".format(
+                    list(shape), _inspection.failures(self._logger)
+                )
+            )
+        for name in self._tensors.names:
+            size = shape if name == self._input else self._tensors.shape(name)
+            host = self._device.pinned(size, self._element(name))
+            memory = self._device.allocate(host.nbytes)
+            self._tensors.bind(name, int(memory))
+            self._buffers[name] = (host, memory)
+        self._shape = shape
+        if self._wants_graph:
+            self._capture()
+
+    def _capture(self) -> None:
+        # TensorRT sets itself up in the first call after a change of shape; that call cannot be
+        # captured, so it runs before, on whatever the buffers hold.
+        stream = self._device.stream
+        if not self._tensors.enqueue(stream):
+            raise VendorError(_inspection.failures(self._logger))
+        self._device.synchronize()
+        self._graph, self.why_no_graph = _cuda.captured(
+            stream, lambda: self._tensors.enqueue(stream)
+        )
+
+    def _forget_graph(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+    def close(self) -> None:
+        """Release the engine and the GPU's memory; the runner cannot be used afterwards."""
+        self._forget_graph()
+        self._marks, self._buffers = [], {}
+        del self._tensors, self._context, self._engine, self._runtime
+        self._device.close()

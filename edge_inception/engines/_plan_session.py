@@ -1,0 +1,135 @@
+"""A plan as a session: pre-flight, then the first GPU. Running has not been done on hardware."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from edge_inception.artifact import EngineFile
+from edge_inception.engines import _backend, _cuda, _nvidia, _nvinfer, _plan
+from edge_inception.engines._backend import Session, SessionOptions, Takes
+from edge_inception.engines._nvidia import Vendor
+from edge_inception.errors import BackendMissing, InputError
+from edge_inception.spec import ShapeProfile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_PORTABILITY = ("precision", "dla_core", "version_compatible", "hardware_compatible")
+
+
+class _PlanSession:
+    """A plan on the first GPU; untested on hardware."""
+
+    def __init__(self, runner: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
+        self.info = info
+        self._runner = runner
+        self._num_classes = _backend.num_classes(engine)
+        shape = tuple(engine.details["input_shape"][1:])
+        self._takes = Takes(element=runner.input_element, shape=shape)
+
+    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        return _backend.dense(self._runner.run(images), self._num_classes)
+
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            return _backend.run_in_batches(
+                self._infer,
+                images,
+                takes=self._takes,
+                profile=ShapeProfile(**self.info["batch"]),
+            )
+        except _nvinfer.VendorError as error:
+            raise InputError(f"the engine failed to run: {error}") from error
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._runner.close()
+
+
+def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> Session:
+    """A session on the first GPU; ``options.threads`` does not concern a GPU.
+
+    Raises:
+        BackendMissing: The library, a way to CUDA, or an NVIDIA driver is absent.
+        InputError: The engine is damaged, or belongs to another version or GPU.
+    """
+    del options
+    plan = engine.path.read_bytes()
+    preflight(vendor, engine, plan)
+    trt = _nvidia.library(vendor)
+    _nvidia.require_driver(vendor, f"{engine.path} was compiled, and is not executed here")
+    is_portable = bool(engine.details.get("version_compatible"))
+    if not is_portable:
+        _backend.check_tied(engine, _nvidia.tied_to(vendor))
+    try:
+        runner = _nvinfer.PlanRunner(
+            trt, plan, dla_core=engine.details.get("dla_core"), is_trusted=is_portable
+        )
+    except _cuda.CudaError as error:
+        raise BackendMissing(
+            f"{vendor.title} engines cannot run here: {error}", hint="pip install pycuda"
+        ) from error
+    except _nvinfer.VendorError as error:
+        raise InputError(
+            f"{vendor.title} cannot load {engine.path}: {error}",
+            hint="compile it again on this machine: edge-inception compile, or build --force",
+        ) from error
+    keys = ("layers", "int8_layers", "float_precision", "batch")
+    info = {
+        "backend": vendor.name,
+        "library": dict(_nvidia.tied_to(vendor)),
+        "gpu": _cuda.gpu_name(),
+        **{key: engine.details[key] for key in keys},
+    }
+    return _PlanSession(runner, info, engine)
+
+
+def preflight(vendor: Vendor, engine: EngineFile, plan: bytes) -> None:
+    """Compare the plan's header and sidecar with this machine, before the library is imported.
+
+    Raises:
+        InputError: It is another library's plan, was changed since it was compiled, or was
+            compiled for another TensorRT, GPU or DLA core than are here.
+    """
+    header = _plan.read_header(plan)
+    if header.kind != vendor.name:
+        raise InputError(
+            f"{engine.path} is no {vendor.title} plan: it starts with "
+            f"{plan[:4].decode('latin-1')!r}, wanted {_plan.MAGIC[vendor.name]!r}",
+            hint="compile it again: edge-inception compile, or build --force",
+        )
+    ties = engine.details.get("tied_to", {})
+    sidecar = {
+        **{key: engine.details.get(key) for key in _PORTABILITY},
+        "sha256": engine.sha256,
+        "tensorrt": ties.get("tensorrt"),
+        "sm": ties.get("sm"),
+        "device": ties.get("gpu"),
+    }
+    here = {
+        "tensorrt": installed_version(vendor) if vendor.needs_gpu_to_compile else None,
+        "sm": _cuda.compute_capability() or None,
+        "device": _cuda.gpu_name() or None,
+    }
+    reason, remedy = _plan.refusal(plan, sidecar, here)
+    if reason:
+        raise InputError(f"{engine.path}: {reason}", hint=remedy)
+
+
+def installed_version(vendor: Vendor) -> str | None:
+    """Version of the library as its packaging tells it, without importing it; None if unknown."""
+    try:
+        return importlib.metadata.version(vendor.modules[0])
+    except importlib.metadata.PackageNotFoundError:
+        return None
