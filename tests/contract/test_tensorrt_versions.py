@@ -1,0 +1,407 @@
+"""Every release of TensorRT, each way to build and to run, on exactly the names it offers.
+
+The module under the code is as wide as the recorded surface of one release (fake_tensorrt.py), so a
+name that the release lacks fails here as it would there, and the order of calls can be read.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import fake_cuda
+import fake_tensorrt
+import fake_tensorrt_run
+import numpy as np
+import pytest
+
+from edge_inception.engines import _nvinfer, _plan
+
+RELEASES = ("8.2", "8.5", "8.6", "10.0", "10.3", "10.7", "10.13", "10.16", "11.0", "11.4")
+WEAK = RELEASES[:8]
+STRONG = RELEASES[3:]
+BUILD = "Builder.build_serialized_network"
+IMAGES = np.arange(2 * 48, dtype=np.float32).reshape(2, 3, 4, 4)
+
+Settings = functools.partial(_nvinfer.BuildSettings, min_batch=1, opt_batch=2, max_batch=4)
+each = functools.partial(pytest.mark.parametrize, "release")
+
+
+def open_release(release, **facts):
+    return fake_tensorrt.tensorrt(release, fake_tensorrt_run.ACTS, **facts)
+
+
+def typing_of(release):
+    return "strong" if release in STRONG else "weak"
+
+
+def flags(world):
+    return [given[0].name for given in world.values("IBuilderConfig.set_flag")]
+
+
+def assert_order(world, *names):
+    """Each name was called, and for the first time after the one before it."""
+    places = [world.names().index(name) for name in names]
+    assert places == sorted(places), dict(zip(names, places, strict=True))
+
+
+@each(STRONG)
+def test_strong_build(release):
+    """The graph alone decides: a flag at creation, no precision flag, all set before the build."""
+    trt, world = open_release(release)
+    settings = Settings(workspace_mib=64, precision="int8", float_rest="fp16")
+    built = _nvinfer.build(trt, "model.onnx", settings)
+    (bits,) = world.values("Builder.create_network")[0]
+    assert bits >> trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED & 1
+    assert flags(world) == []
+    assert built.plan[:4] == b"ftrt"
+    assert world.values("IBuilderConfig.set_memory_pool_limit") == [
+        (trt.MemoryPoolType.WORKSPACE, 64 << 20)
+    ]
+    assert world.values("IOptimizationProfile.set_shape") == [
+        ("input", (1, 3, 4, 4), (2, 3, 4, 4), (4, 3, 4, 4))
+    ]
+    assert_order(
+        world,
+        "OnnxParser.parse_from_file",
+        "Builder.create_builder_config",
+        "IBuilderConfig.set_memory_pool_limit",
+        "IOptimizationProfile.set_shape",
+        "IBuilderConfig.add_optimization_profile",
+        BUILD,
+        "Runtime.deserialize_cuda_engine",
+    )
+
+
+@each(WEAK)
+@pytest.mark.parametrize(
+    ("precision", "rest", "wanted"),
+    [
+        ("fp32", "fp32", []),
+        ("fp16", "fp32", ["FP16"]),
+        ("int8", "fp32", ["INT8"]),
+        ("int8", "fp16", ["INT8", "FP16"]),
+    ],
+)
+def test_weak_build(release, precision, rest, wanted):
+    """Precisions are allowed before the build, scales come from the graph: no calibrator."""
+    trt, world = open_release(release)
+    settings = Settings(typing="weak", precision=precision, float_rest=rest, workspace_mib=64)
+    assert _nvinfer.build(trt, "model.onnx", settings).source == "inspector"
+    assert flags(world) == wanted
+    limit = ("IBuilderConfig.max_workspace_size=", "IBuilderConfig.set_memory_pool_limit")
+    assert_order(world, limit[release != "8.2"], "IBuilderConfig.add_optimization_profile", BUILD)
+    for name in ["IBuilderConfig.set_flag"] * bool(wanted):
+        assert_order(world, name, BUILD)
+    assert "IBuilderConfig.int8_calibrator=" not in world.names()
+
+
+@each(WEAK)
+def test_implicit_build(release, tmp_path):
+    """Scales come from our cache through a calibrator that is set before the build, unchanged."""
+    trt, world = open_release(release)
+    cache = tmp_path / "calibration.cache"
+    cache.write_bytes(b"TRT-8201-EntropyCalibration2\ninput: 3c010a14\n")
+    settings = Settings(typing="implicit", precision="int8", calibration_cache=str(cache))
+    _nvinfer.build(trt, "model.onnx", settings)
+    assert world.values("the builder reads the cache") == [(cache.read_bytes(),)]
+    (calibrator,) = world.values("IBuilderConfig.int8_calibrator=")[0]
+    assert isinstance(calibrator, trt.IInt8EntropyCalibrator2)
+    assert flags(world) == ["INT8"]
+    assert_order(world, "IBuilderConfig.int8_calibrator=", BUILD)
+
+
+@each(WEAK)
+def test_dla_build(release, tmp_path):
+    """One batch, the core, fallback only where asked, and the same core to load the plan."""
+    trt, world = open_release(release, shape=(4, 3, 4, 4), num_dla_cores=2)
+    cache = tmp_path / "calibration.cache"
+    cache.write_bytes(b"TRT-8201-EntropyCalibration2\n")
+    settings = Settings(
+        min_batch=4, opt_batch=4, typing="implicit", precision="int8", float_rest="fp16",
+        calibration_cache=str(cache), dla_core=1, allow_gpu_fallback=True,
+    )  # fmt: skip
+    _nvinfer.build(trt, "model.onnx", settings)
+    assert sorted(flags(world)) == ["FP16", "GPU_FALLBACK", "INT8"]
+    assert world.values("IBuilderConfig.default_device_type=") == [(trt.DeviceType.DLA,)]
+    assert world.values("IBuilderConfig.DLA_core=") == [(1,)]
+    assert world.values("Runtime.DLA_core=") == [(1,)]
+    for name in ("default_device_type=", "DLA_core="):
+        assert_order(world, f"IBuilderConfig.{name}", BUILD)
+    assert_order(world, BUILD, "Runtime.DLA_core=", "Runtime.deserialize_cuda_engine")
+
+
+def test_dla_of_strongly_typed_releases():
+    """TensorRT 11.4.1 builds for DLA from types in the graph: the core, and no precision flag."""
+    trt, world = open_release("11.4", shape=(1, 3, 4, 4), num_dla_cores=2)
+    _nvinfer.build(trt, "model.onnx", Settings(max_batch=1, opt_batch=1, dla_core=0))
+    assert world.values("IBuilderConfig.DLA_core=") == [(0,)]
+    assert flags(world) == []
+
+
+@each(RELEASES)
+def test_dla_core_that_is_not_there(release):
+    """Asking for a core beyond those the library sees is refused before anything is built."""
+    trt, world = open_release(release, shape=(1, 3, 4, 4), num_dla_cores=1)
+    asked = Settings(max_batch=1, opt_batch=1, typing=typing_of(release), dla_core=1)
+    with pytest.raises(_nvinfer.VendorError, match="sees 1 DLA cores"):
+        _nvinfer.build(trt, "model.onnx", asked)
+    assert BUILD not in world.names()
+
+
+def open_runner(release, monkeypatch, **facts):
+    """A runner, the world and the GPU, with the calls of the build and of opening forgotten."""
+    trt, world = open_release(release, **facts)
+    gpu = fake_cuda.install(monkeypatch, world)
+    built = _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
+    runner = _nvinfer.PlanRunner(trt, built.plan, wants_graph=False)
+    world.calls.clear()
+    return runner, world, gpu
+
+
+def expected(images):
+    """Closed form of the fake network: output j is j + 1 times the sum of an image."""
+    return np.outer(images.reshape(len(images), -1).sum(axis=1), np.arange(1, 6))
+
+
+@each(RELEASES[1:])
+def test_run_by_names(release, monkeypatch):
+    """Shape, then addresses, then work in one stream, then waiting for it; the GPU is left."""
+    runner, world, gpu = open_runner(release, monkeypatch)
+    np.testing.assert_array_equal(runner.run(IMAGES)["logits"], expected(IMAGES))
+    assert_order(
+        world,
+        "IExecutionContext.set_input_shape",
+        "IExecutionContext.set_tensor_address",
+        "cuda.upload",
+        "IExecutionContext.execute_async_v3",
+        "cuda.download",
+        "cuda.synchronize",
+    )
+    assert world.names()[-1] == "cuda.synchronize"
+    runner.close()
+    assert gpu.depth == 0
+
+
+def test_run_by_bindings(monkeypatch):
+    """TensorRT 8.4 and earlier: the shape by number, addresses in the order of the bindings."""
+    runner, world, gpu = open_runner("8.2", monkeypatch)
+    np.testing.assert_array_equal(runner.run(IMAGES)["logits"], expected(IMAGES))
+    assert world.values("IExecutionContext.set_binding_shape") == [(1, IMAGES.shape)]
+    assert_order(
+        world,
+        "IExecutionContext.set_binding_shape",
+        "cuda.upload",
+        "IExecutionContext.execute_async_v2",
+        "cuda.download",
+        "cuda.synchronize",
+    )
+    runner.close()
+    assert gpu.depth == 0
+
+
+@each(RELEASES)
+def test_every_batch_has_its_own_answers(release, monkeypatch):
+    """Buffers are kept for one shape and made anew for another; answers are not overwritten."""
+    runner, world, _ = open_runner(release, monkeypatch)
+    first = runner.run(IMAGES[:1])["logits"]
+    both = runner.run(IMAGES)["logits"]
+    again = runner.run(2 * IMAGES)["logits"]
+    np.testing.assert_array_equal(first, expected(IMAGES[:1]))
+    np.testing.assert_array_equal(both, expected(IMAGES))
+    np.testing.assert_array_equal(again, 2 * both)
+    assert sum("_shape" in name and "set" in name for name in world.names()) == 2
+
+
+@each(RELEASES)
+def test_shape_outside_of_the_profile(release, monkeypatch):
+    """A batch that the plan was not built for is an error with the library's reason."""
+    runner, world, _ = open_runner(release, monkeypatch)
+    with pytest.raises(_nvinfer.VendorError, match="outside of the profile"):
+        runner.run(np.zeros((5, 3, 4, 4), np.float32))
+    assert not any("execute" in name for name in world.names())
+
+
+@each(RELEASES)
+def test_failed_execution(release, monkeypatch):
+    """False from the library is an error with its reason, never stale numbers."""
+    runner, world, _ = open_runner(release, monkeypatch)
+    world.executes = False
+    with pytest.raises(_nvinfer.VendorError, match="illegal memory access"):
+        runner.run(IMAGES)
+
+
+@each(RELEASES)
+def test_failed_build(release):
+    """None from the builder is an error with the reason from the log."""
+    trt, _ = open_release(release, problem="Could not find any implementation for node /a/Conv.")
+    with pytest.raises(_nvinfer.VendorError, match="implementation for node /a/Conv"):
+        _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
+
+
+@each(RELEASES)
+def test_failed_parsing(release):
+    """The node is named by what the release knows of it: its index, or its name and operator."""
+    trt, world = open_release(release, parses=False)
+    has_names = release not in {"8.2", "8.5", "8.6"}
+    node = r"node 3 '/a/Conv' \(Conv\)" if has_names else r"node 3 '' \(unknown operator\)"
+    with pytest.raises(_nvinfer.VendorError, match=node + ": Assertion failed: something$"):
+        _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
+    assert BUILD not in world.names()
+
+
+@each(RELEASES)
+def test_plan_of_another_gpu(release, monkeypatch):
+    """None from the runtime is an error with the reason from the log, and the GPU is left."""
+    refusal = "The engine plan file is generated on an incompatible device, expecting compute 9.0"
+    trt, world = open_release(release)
+    built = _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
+    world.refusal, gpu = refusal, fake_cuda.install(monkeypatch, world)
+    with pytest.raises(_nvinfer.VendorError, match=r"expecting compute 9\.0"):
+        _nvinfer.PlanRunner(trt, built.plan)
+    assert gpu.depth == 0
+
+
+@each(RELEASES)
+def test_plan_of_another_release(release, monkeypatch):
+    """A plan is not run by the neighbouring release, and the reason names both."""
+    other = RELEASES[RELEASES.index(release) - 1]
+    trt, world = open_release(release)
+    theirs = _nvinfer.build(open_release(other)[0], "m.onnx", Settings(typing=typing_of(other)))
+    fake_cuda.install(monkeypatch, world)
+    with pytest.raises(_nvinfer.VendorError, match=f"{trt.__version__} got {other}"):
+        _nvinfer.PlanRunner(trt, theirs.plan)
+
+
+@each(RELEASES[2:])
+def test_header_tells_the_release(release):
+    """Since 8.6 a plan tells its release, and the pre-flight reads it."""
+    trt, _ = open_release(release)
+    built = _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
+    header = _plan.read_header(built.plan)
+    assert header.kind == "tensorrt"
+    assert header.version is not None
+    assert header.version.startswith(trt.__version__)
+
+
+@each(RELEASES)
+def test_layers_are_read_in_the_schema_of_the_release(release):
+    """Up to 10 and from 11 on, the inspector's JSON becomes the same records."""
+    trt, _ = open_release(release)
+    built = _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
+    (layer,) = built.layers
+    assert (layer.kind, layer.inputs) == ("CaskConvolution", [("input", (1, 3, 4, 4), "Float")])
+
+
+@each(RELEASES)
+def test_timing_cache(release, tmp_path):
+    """Timings are set before the build and written after it; those of another GPU are refused."""
+    path = tmp_path / "timing.cache"
+    path.write_bytes(b"old")
+    trt, world = open_release(release)
+    settings = Settings(typing=typing_of(release), timing_cache=str(path))
+    _nvinfer.build(trt, "model.onnx", settings)
+    assert_order(
+        world, "IBuilderConfig.create_timing_cache", "IBuilderConfig.set_timing_cache", BUILD,
+        "ITimingCache.serialize",
+    )  # fmt: skip
+    assert path.read_bytes().startswith(b"old")
+    assert path.read_bytes().endswith(b"+timings")
+    path.write_bytes(b"foreign")
+    with pytest.raises(_nvinfer.VendorError, match=r"timing\.cache"):
+        _nvinfer.build(trt, "model.onnx", settings)
+    assert path.read_bytes() == b"foreign"
+
+
+@each(RELEASES)
+def test_progress(release):
+    """Releases with a monitor report every step; an interrupt stops the build and is raised."""
+    trt, world = open_release(release)
+    told = []
+    settings = Settings(typing=typing_of(release), progress=lambda done, of: told.append(done / of))
+    _nvinfer.build(trt, "model.onnx", settings)
+    if release not in STRONG:  # IProgressMonitor came with 10.0
+        assert told == []
+        return
+    assert told == [0.5, 1.0]
+    assert_order(world, "IBuilderConfig.progress_monitor=", BUILD)
+
+    def interrupt(*_counts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _nvinfer.build(trt, "model.onnx", settings._replace(progress=interrupt))
+
+
+# Setting, releases that have it, and what reaches the library there.
+OPTIONS = (
+    ({"version_compatible": True}, RELEASES[2:], ("set_flag", "VERSION_COMPATIBLE")),
+    ({"strip_weights": True}, RELEASES[3:], ("set_flag", "STRIP_PLAN")),
+    ({"refit": True}, RELEASES, ("set_flag", "REFIT")),
+    ({"sparsity": True}, RELEASES, ("set_flag", "SPARSE_WEIGHTS")),
+    ({"builder_optimization_level": 4}, RELEASES[2:], ("builder_optimization_level=", 4)),
+    (
+        {"hardware_compatible": "ampere+"},
+        RELEASES[2:],
+        ("hardware_compatibility_level=", "AMPERE_PLUS"),
+    ),
+    (
+        {"hardware_compatible": "sameComputeCapability"},
+        RELEASES[6:],
+        ("hardware_compatibility_level=", "SAME_COMPUTE_CAPABILITY"),
+    ),
+)
+
+
+@each(RELEASES)
+@pytest.mark.parametrize(("asked", "having", "reached"), OPTIONS, ids=[str(o[0]) for o in OPTIONS])
+def test_options(release, asked, having, reached):
+    """An option reaches the library before the build; a release without it is told so."""
+    trt, world = open_release(release)
+    settings = Settings(typing=typing_of(release), **asked)
+    if release not in having:
+        with pytest.raises(_nvinfer.VendorError, match=f"{trt.__version__} has no .*TensorRT"):
+            _nvinfer.build(trt, "model.onnx", settings)
+        assert BUILD not in world.names()
+        return
+    _nvinfer.build(trt, "model.onnx", settings)
+    call, value = reached
+    (given,) = world.values(f"IBuilderConfig.{call}")[0]
+    assert value in {given, getattr(given, "name", None)}
+    assert_order(world, f"IBuilderConfig.{call}", BUILD)
+
+
+@pytest.mark.parametrize(
+    ("release", "asked", "lacks"),
+    [
+        *[(release, {"typing": "strong"}, "STRONGLY_TYPED") for release in RELEASES[:3]],
+        *[
+            (release, {"typing": "weak", "precision": precision}, precision.upper())
+            for release in RELEASES[8:]
+            for precision in ("fp16", "int8")
+        ],
+        ("8.2", {"typing": "weak", "memory_pools": (("dlaSRAM", 1),)}, "MemoryPoolType"),
+    ],
+)
+def test_way_to_build_that_a_release_lacks(release, asked, lacks):
+    """A graph's typing that the release cannot build is refused with where it can be."""
+    trt, world = open_release(release)
+    with pytest.raises(_nvinfer.VendorError, match=f"{trt.__version__} has no {lacks}; TensorRT"):
+        _nvinfer.build(trt, "model.onnx", Settings(**asked))
+    assert BUILD not in world.names()
+
+
+@each(WEAK)
+def test_gpu_without_fast_precision(release):
+    """Where the GPU has no fast FP16 or INT8 the build is refused; float32 would not be seen."""
+    trt, world = open_release(release, has_fast=False)
+    with pytest.raises(_nvinfer.VendorError, match="no fast INT8"):
+        _nvinfer.build(trt, "model.onnx", Settings(typing="weak", precision="int8"))
+    assert BUILD not in world.names()
+
+
+@each(RELEASES)
+def test_warnings_are_kept(release):
+    """What the builder warns of is returned, once and on one line."""
+    trt, _ = open_release(release, warning="Some tactics\n  do not have enough memory")
+    built = _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
+    assert built.warnings == ["Some tactics do not have enough memory"]
