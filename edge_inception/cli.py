@@ -14,6 +14,7 @@ import click
 
 from edge_inception import (
     __version__,
+    cli_bundle,
     cli_estimate,
     cli_inspect,
     cli_models,
@@ -259,6 +260,6 @@ def doctor() -> int:
     return 0
 
 
-for _module in (cli_estimate, cli_inspect, cli_models, cli_stages, cli_targets):
+for _module in (cli_bundle, cli_estimate, cli_inspect, cli_models, cli_stages, cli_targets):
     for _command in _module.COMMANDS:
         cli.add_command(_command)

@@ -118,26 +118,40 @@ def publish_typed(path: Path, proto: Any, **details: Any) -> TypedGraph:
 TypedFactory = Callable[..., TypedGraph]
 
 
+def _publish_tiny(folder: Path, spelling: str, batch: int | None = 1) -> TypedGraph:
+    is_int8 = spelling not in {"fp32", "fp16"}
+    size = batch or 1
+    return publish_typed(
+        folder / f"{spelling}-{batch}.onnx",
+        _Builder(spelling, batch).model(),
+        model="tiny",
+        head="logits",
+        num_classes=CLASSES,
+        classes=[f"class {i}" for i in range(CLASSES)],
+        preprocess={"input_size": [SIDE, SIDE]},
+        precision="int8" if is_int8 else spelling,
+        typing="weak" if spelling == "weak" else "strong",
+        float_rest="fp16" if spelling in {"fp16", "strong"} else "fp32",
+        input="input",
+        output="logits",
+        input_shape=[batch or "batch", 3, SIDE, SIDE],
+        output_shape=[batch or "batch", CLASSES],
+        profile={"min": size, "opt": size, "max": size},
+    )
+
+
+@pytest.fixture(scope="session")
+def publish_tiny() -> Callable[..., TypedGraph]:
+    """``publish_tiny(folder, spelling, batch)``: ``tiny_typed`` for fixtures of a session."""
+    return _publish_tiny
+
+
 @pytest.fixture
 def tiny_typed(tmp_path: Path) -> TypedFactory:
     """``tiny_typed(spelling, batch=1)``: a published TypedGraph; ``batch=None`` is dynamic."""
 
     def make(spelling: str = "strong", batch: int | None = 1) -> TypedGraph:
-        model = _Builder(spelling, batch).model()
-        is_int8 = spelling not in {"fp32", "fp16"}
-        return publish_typed(
-            tmp_path / f"{spelling}-{batch}.onnx",
-            model,
-            model="tiny",
-            classes=[f"class {i}" for i in range(CLASSES)],
-            preprocess={"input_size": [SIDE, SIDE]},
-            precision="int8" if is_int8 else spelling,
-            typing="weak" if spelling == "weak" else "strong",
-            float_rest="fp16" if spelling in {"fp16", "strong"} else "fp32",
-            input="input",
-            output="logits",
-            input_shape=[batch or "batch", 3, SIDE, SIDE],
-        )
+        return _publish_tiny(tmp_path, spelling, batch)
 
     return make
 

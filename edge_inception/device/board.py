@@ -1,0 +1,270 @@
+"""What the device is: board, memory, disk, versions, power mode and clocks, as its files tell.
+
+Every reader takes text and gives None where it finds nothing, since these files differ from release
+to release; what could not be read is named, never guessed. NVIDIA's numbering of power modes is a
+board's own, so modes are read from its configuration.
+This file travels to devices: Python 3.6 syntax, standard library. It has not met a real Jetson: its
+tests read texts of the formats that facts/jetson.md 1.5 and NVIDIA's tools document.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+_L4T_TO_JETPACK = (
+    ("32.6.1", "4.6"), ("32.7", "4.6.1 or later"), ("35.1", "5.0.2"), ("35.2", "5.1"),
+    ("35.3", "5.1.1"), ("35.4", "5.1.2"), ("35.5", "5.1.3"), ("35.6", "5.1.4 or later"),
+    ("36.3", "6.0"), ("36.4.0", "6.1"), ("36.4.3", "6.2"), ("36.4", "6.2.1"), ("36.5", "6.2.2"),
+    ("38.2", "7.0"), ("38.4", "7.1"), ("39.2", "7.2"),
+)  # fmt: skip # facts/jetson.md 1.2
+_GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gpc")  # parts of the GPU's name in devfreq
+_KIB, _MHZ = 1024, 1000 * 1000
+
+Run = Callable[[List[str]], str]
+
+
+def run_tool(command: List[str]) -> str:
+    """What a tool of the board prints; empty where it is absent or fails."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+
+
+def read_board(folder: str, root: str = "/", run: Run = run_tool) -> Dict[str, Any]:
+    """Facts of this device; ``unread`` names those that it does not tell.
+
+    Args:
+        folder: Where engines are written: its free disk counts.
+        root: Where the file system is; tests have one of their own.
+        run: Runs a tool and gives its output.
+    """
+    files = _Files(root)
+    board = _identity(files)
+    board.update(_memory(files))
+    board["disk_free_mib"] = _free_mib(folder)
+    board.update(_power(files, run))
+    board.update(_clocks(files))
+    board["temperatures_c"] = _temperatures(files)
+    board["unread"] = sorted(name for name, value in board.items() if value in (None, [], {}))
+    return board
+
+
+class _Files:
+    """Text files below a root; None where one cannot be read."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def text(self, path: str) -> Optional[str]:
+        try:
+            with open(self.path(path), "rb") as stream:
+                return stream.read().decode("utf-8", "replace").strip("\0\n ")
+        except OSError:
+            return None
+
+    def path(self, path: str) -> str:
+        return os.path.join(self._root, path.lstrip("/"))
+
+    def matching(self, pattern: str) -> List[str]:
+        """Paths below the root that match, sorted, as this class takes them."""
+        found = glob.glob(self.path(pattern))
+        return sorted("/" + os.path.relpath(path, self._root) for path in found)
+
+    def number(self, path: str) -> Optional[int]:
+        text = self.text(path)
+        return int(text) if text and text.lstrip("-").isdigit() else None
+
+
+def _identity(files: _Files) -> Dict[str, Any]:
+    l4t = parse_release(files.text("/etc/nv_tegra_release") or "")
+    compatible = files.text("/proc/device-tree/compatible")
+    cpu, cores = parse_cpuinfo(files.text("/proc/cpuinfo") or "")
+    return {
+        "model": files.text("/proc/device-tree/model"),
+        "compatible": compatible.split("\0") if compatible else None,
+        "l4t": l4t,
+        "jetpack": jetpack_of(l4t) if l4t else None,
+        "tensorrt": _installed_tensorrt(files),
+        "cuda": parse_cuda(
+            files.text("/usr/local/cuda/version.json")
+            or files.text("/usr/local/cuda/version.txt")
+            or ""
+        ),
+        "cpu": cpu,
+        "num_cores": cores,
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "container": "docker" if os.path.exists(files.path("/.dockerenv")) else "none",
+        "hostname_hash": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+    }
+
+
+def _memory(files: _Files) -> Dict[str, Any]:
+    found = parse_meminfo(files.text("/proc/meminfo") or "")
+    names = {"mem_total_mib": "MemTotal", "mem_free_mib": "MemAvailable", "swap_mib": "SwapFree"}
+    return {name: found.get(key) for name, key in names.items()}
+
+
+def _free_mib(folder: str) -> Optional[int]:
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return None
+    return int(disk.f_bavail * disk.f_frsize) // (_KIB * _KIB)
+
+
+def _power(files: _Files, run: Run) -> Dict[str, Any]:
+    modes, default = parse_power_modes(files.text("/etc/nvpmodel.conf") or "")
+    mode = parse_power_query(run(["nvpmodel", "-q"]))
+    if mode is None:
+        number = parse_power_status(files.text("/var/lib/nvpmodel/status") or "")
+        if number is not None:
+            mode = {"id": number, "name": modes.get(number, "unknown")}
+    return {"power_mode": mode, "power_modes": modes or None, "power_mode_default": default}
+
+
+def _clocks(files: _Files) -> Dict[str, Any]:
+    """Clocks now, and whether CPU and GPU are held at one frequency each."""
+    gpu = _gpu_folder(files)
+    pairs = [
+        (files.number(cpu + "/scaling_min_freq"), files.number(cpu + "/scaling_max_freq"))
+        for cpu in files.matching("/sys/devices/system/cpu/cpu[0-9]*/cpufreq")
+    ]
+    gpu_mhz = gpu_max = None
+    if gpu:
+        pairs.append((files.number(gpu + "/min_freq"), files.number(gpu + "/max_freq")))
+        gpu_mhz = _mhz(files.number(gpu + "/cur_freq"))
+        gpu_max = _mhz(pairs[-1][1])
+    emc = files.number("/sys/kernel/debug/bpmp/debug/clk/emc/rate")  # readable by root
+    is_known = bool(pairs) and all(None not in pair for pair in pairs)
+    return {
+        "clocks_locked": all(low == high for low, high in pairs) if is_known else None,
+        "gpu_mhz": gpu_mhz,
+        "gpu_max_mhz": gpu_max,
+        "emc_mhz": _mhz(emc),
+        "governor": files.text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "fan_pwm": _first_number(files, "/sys/class/hwmon/hwmon*/pwm1"),
+    }
+
+
+def _gpu_folder(files: _Files) -> Optional[str]:
+    for folder in files.matching("/sys/class/devfreq/*"):
+        if any(part in os.path.basename(folder) for part in _GPU_NAMES):
+            return folder
+    return None
+
+
+def _mhz(hertz: Optional[int]) -> Optional[int]:
+    return None if hertz is None else hertz // _MHZ
+
+
+def _first_number(files: _Files, pattern: str) -> Optional[int]:
+    return next((files.number(path) for path in files.matching(pattern)), None)
+
+
+def _temperatures(files: _Files) -> Dict[str, float]:
+    """Zones by name in degrees Celsius; the kernel tells thousandths."""
+    found = {}
+    for zone in files.matching("/sys/class/thermal/thermal_zone*"):
+        name, value = files.text(zone + "/type"), files.number(zone + "/temp")
+        if name and value is not None:
+            found[name] = value / 1000.0
+    return found
+
+
+def _installed_tensorrt(files: _Files) -> Optional[str]:
+    """Version in the name of the installed library, which needs no Python bindings."""
+    for path in files.matching("/usr/lib/*/libnvinfer.so.*"):
+        found = re.search(r"libnvinfer\.so\.(\d+\.\d+\.\d+)$", path)
+        if found:
+            return found.group(1)
+    return None
+
+
+def read_temperatures(root: str = "/") -> Dict[str, float]:
+    """Temperatures by zone in degrees Celsius, now."""
+    return _temperatures(_Files(root))
+
+
+def gpu_clock_mhz(root: str = "/") -> Optional[int]:
+    """The GPU's clock now; None where no file tells it."""
+    files = _Files(root)
+    folder = _gpu_folder(files)
+    return _mhz(files.number(folder + "/cur_freq")) if folder else None
+
+
+def parse_release(text: str) -> Optional[str]:
+    """L4T of ``# R36 (release), REVISION: 4.3, GCID: ...`` as ``36.4.3``."""
+    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text)
+    return "{}.{}".format(found.group(1), found.group(2)) if found else None
+
+
+def jetpack_of(l4t: str) -> Optional[str]:
+    """The JetPack that ships this L4T; None where the table does not know it."""
+    for start, jetpack in _L4T_TO_JETPACK:
+        if l4t == start or l4t.startswith(start + "."):
+            return jetpack
+    return None
+
+
+def parse_cuda(text: str) -> Optional[str]:
+    """CUDA of ``version.json``, or of the older ``version.txt``: ``CUDA Version 10.2.300``."""
+    try:
+        return str(json.loads(text)["cuda"]["version"])
+    except (ValueError, KeyError, TypeError):
+        found = re.search(r"CUDA Version (\d[\d.]*)", text)
+        return found.group(1) if found else None
+
+
+def parse_cpuinfo(text: str) -> Tuple[Optional[str], Optional[int]]:
+    """Name of the CPU and number of cores in ``/proc/cpuinfo``; Arm kernels tell no name."""
+    name = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
+    cores = len(re.findall(r"^processor\s*:", text, re.MULTILINE))
+    return (name.group(1).strip() if name else None), cores or None
+
+
+def parse_meminfo(text: str) -> Dict[str, int]:
+    """Sizes of ``/proc/meminfo`` in MiB by name."""
+    found = re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
+    return {name: int(size) // _KIB for name, size in found}
+
+
+def parse_power_modes(text: str) -> Tuple[Dict[int, str], Optional[int]]:
+    """Modes by id in ``/etc/nvpmodel.conf``, and the id of the default."""
+    modes = {}
+    for line in text.splitlines():
+        model = re.match(r"\s*<\s*POWER_MODEL\b(.*)>", line)
+        if model:
+            number = re.search(r"\bID=(\d+)", model.group(1))
+            name = re.search(r"\bNAME=(\S+)", model.group(1))
+            if number and name:
+                modes[int(number.group(1))] = name.group(1)
+    default = re.search(r"<\s*PM_CONFIG\s+DEFAULT=(\d+)", text)
+    return modes, int(default.group(1)) if default else None
+
+
+def parse_power_query(text: str) -> Optional[Dict[str, Any]]:
+    """Mode that ``nvpmodel -q`` prints: ``NV Power Mode: NAME``, and its id on the next line."""
+    found = re.search(r"Power Mode\s*:\s*(\S+)\s+(\d+)\s*$", text, re.MULTILINE)
+    return {"id": int(found.group(2)), "name": found.group(1)} if found else None
+
+
+def parse_power_status(text: str) -> Optional[int]:
+    """Id in ``/var/lib/nvpmodel/status``: ``pmode:0002``."""
+    found = re.search(r"pmode:(\d+)", text)
+    return int(found.group(1)) if found else None

@@ -1,0 +1,331 @@
+"""Check, build, verify, bench and classify on the device: the program of a bundle.
+
+    python3 device.py check                  is this the device, and is it ready?
+    python3 device.py build                  compile the graph for this device
+    python3 device.py verify [--images DIR]  are the answers those that were validated?
+    python3 device.py bench                  latency, as JSON for the host
+    python3 device.py classify IMAGE...
+
+Exit codes: 0 passed, 2 usage, 3 bad input or a changed file, 4 library missing, 5 build failed,
+6 answers differ, 130 interrupted. Every error is one line, and one line on what to do.
+This file travels to devices: Python 3.6 syntax, standard library and numpy.
+"""
+
+import argparse
+import json
+import os
+import sys
+from typing import Any, Callable, Dict, List, Mapping, Tuple
+
+sys.dont_write_bytecode = True  # a bundle stays as it was made
+
+if __package__:
+    from edge_inception.device import (
+        answers,
+        board,
+        manifest,
+        measure,
+        proof,
+        readiness,
+        refusal,
+        replay,
+        signature,
+        store,
+        trtexec,
+        ways,
+    )  # fmt: skip
+    from edge_inception.device.refusal import Refusal
+else:
+    import answers  # type: ignore[import-not-found,no-redef]
+    import board  # type: ignore[import-not-found,no-redef]
+    import manifest  # type: ignore[import-not-found,no-redef]
+    import measure  # type: ignore[import-not-found,no-redef]
+    import proof  # type: ignore[import-not-found,no-redef]
+    import readiness  # type: ignore[import-not-found,no-redef]
+    import refusal  # type: ignore[import-not-found,no-redef]
+    import replay  # type: ignore[import-not-found,no-redef]
+    import signature  # type: ignore[import-not-found,no-redef]
+    import store  # type: ignore[import-not-found,no-redef]
+    import trtexec  # type: ignore[import-not-found,no-redef]
+    import ways  # type: ignore[import-not-found,no-redef]
+    from refusal import Refusal  # type: ignore[no-redef]
+
+_INTERRUPTED = 130
+
+
+def main(arguments: List[str]) -> int:
+    """Run one command; the only place that turns refusals into text and exit codes."""
+    options = _parser().parse_args(arguments)
+    if not options.command:
+        _parser().print_help()
+        return 2
+    try:
+        return int(options.run(_Session(options)))
+    except Refusal as error:
+        if options.json:
+            _print_json({"status": "ERROR", "error": str(error), "fix": error.fix})
+        sys.stderr.write("error: {}\nfix: {}\n".format(error, error.fix))
+        return error.code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return _INTERRUPTED
+
+
+class _Session:
+    """The bundle, the board and the engine library that one command works with."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.bundle = manifest.open_bundle(options.bundle)
+        self.board = board.read_board(self.bundle.root)
+        self.way = self._way()
+        note = signature.check(self.bundle, options.public_key)
+        if note:
+            self.say(note)
+
+    def _way(self) -> Any:
+        way = ways.way_of(self.bundle, self.options.threads)
+        tool = trtexec.find_tool()
+        if way.name != "tensorrt" or tool is None:
+            return way
+        try:
+            way.library()
+        except Refusal as error:
+            self.say("{}; using {}".format(error, tool))
+            return trtexec.Trtexec(self.bundle, self.board, tool)
+        return way
+
+    def say(self, text: str) -> None:
+        """A line for people, beside the results."""
+        sys.stderr.write(text + "\n")
+
+    def open(self) -> Tuple[Any, Any]:
+        """The engine of this device, and an open runner of it."""
+        engine = store.require(self.bundle, self.way)
+        return engine, open_runner(self.way, engine)
+
+
+def open_runner(way: Any, engine: Any) -> Any:
+    """An object with ``run(images) -> dict of arrays`` and ``close()``.
+
+    Raises:
+        Refusal: The engine is not for this device, or cannot be loaded.
+    """
+    with open(engine.path, "rb") as stream:
+        return way.load(stream.read(), engine.facts)
+
+
+def _check(session: _Session) -> int:
+    found = readiness.examine(session.bundle, session.way, session.board)
+    failed = [entry for entry in found if entry["status"] == readiness.FAILED]
+    if session.options.json:
+        _print_json(
+            {
+                "status": "FAILED" if failed else "PASSED",
+                "bundle": _identity(session.bundle),
+                "findings": found,
+                "board": session.board,
+            }
+        )
+    else:
+        for entry in found:
+            print("{:<9}{:<12}{}".format(entry["status"], entry["what"], entry["detail"]))
+            if entry["fix"]:
+                print("{:<21}fix: {}".format("", entry["fix"]))
+        print("FAILED: {}".format(failed[0]["detail"]) if failed else "PASSED: ready to build")
+    return int(failed[0]["code"]) if failed else 0
+
+
+def _build(session: _Session) -> int:
+    engine = None if session.options.force else store.find(session.bundle, session.way)
+    is_new = engine is None
+    if engine is None:
+        session.say(
+            "building with {} {}; minutes on a Jetson".format(
+                session.way.name, session.way.version()
+            )
+        )
+        engine = store.build(session.bundle, session.way)
+    if session.options.json:
+        _print_json(dict(engine.facts, status="PASSED", built=is_new, path=engine.path))
+        return 0
+    print(
+        "{} {} ({:.1f} MiB, {})".format(
+            "built" if is_new else "unchanged",
+            engine.path,
+            engine.facts["bytes"] / (1 << 20),
+            "{} layers in int8".format(engine.facts["int8_layers"])
+            if "int8_layers" in engine.facts
+            else engine.facts["precision"],
+        )
+    )
+    return 0
+
+
+def _verify(session: _Session) -> int:
+    bundle, graph = session.bundle, session.way.graph()
+    engine, runner = session.open()
+    num_images = 0
+    checks: List[Dict[str, Any]] = [_files_check(bundle)]
+    try:
+        checks += proof.golden_checks(bundle, runner, graph["profile"])
+        if session.options.images:
+            found, num_images = proof.folder_checks(
+                bundle, runner, graph["profile"], session.options.images
+            )
+            checks += found
+    finally:
+        runner.close()
+    failed = [entry for entry in checks if entry["status"] == proof.FAILED]
+    record = {
+        "schema": "edge-inception/verify",
+        "schema_version": 1,
+        "status": proof.FAILED if failed else proof.PASSED,
+        "created_utc": store.now(),
+        "bundle": _identity(bundle),
+        "engine": engine.facts,
+        "checks": checks,
+        "num_images": num_images,
+        "board": session.board,
+    }
+    return _tell_verdict(session, record, failed)
+
+
+def _files_check(bundle: Any) -> Dict[str, Any]:
+    count = len(bundle.record["files"])
+    return {
+        "name": "files", "status": proof.PASSED, "got": count, "wanted": count,
+        "sentence": "{} files are those of the manifest".format(count),
+    }  # fmt: skip
+
+
+def _tell_verdict(session: _Session, record: Mapping[str, Any], failed: List[Any]) -> int:
+    if session.options.out:
+        store.write_result(session.options.out, record)
+    if session.options.json:
+        _print_json(record)
+    else:
+        for entry in record["checks"]:
+            print("{:<12} {:<18} {}".format(entry["status"], entry["name"], entry["sentence"]))
+        reason = failed[0]["sentence"] if failed else "this device answers as it was validated"
+        print("{}: {}".format(record["status"], reason))
+    return refusal.GATE_FAILED if failed else 0
+
+
+def _bench(session: _Session) -> int:
+    engine = store.require(session.bundle, session.way)
+    options = session.options
+    protocol = measure.Protocol(
+        warmup_s=options.warmup, seconds=options.seconds, calls=options.calls
+    )
+    if isinstance(session.way, trtexec.Trtexec):
+        run = session.way.timed_run(engine.path)
+        run["warnings"] = measure.warnings_of(run, session.board)
+        record = measure.record_of(
+            session.bundle, session.way.graph(), engine, session.board, protocol, run
+        )
+    else:
+        record = measure.bench(session.bundle, session.way, engine, session.board, protocol)
+    if options.out:
+        store.write_result(options.out, record)
+    if options.json:
+        _print_json(record)
+        return 0
+    run = record["runs"][0]
+    print(
+        "batch {}, {} calls: p50 {:.2f} ms, p90 {:.2f} ms, p99 {:.2f} ms".format(
+            record["protocol"]["batch"], run["n"], run["median"], run["p90"], run["p99"]
+        )
+    )
+    for warning in run["warnings"]:
+        print("warning: {}".format(warning))
+    return 0
+
+
+def _classify(session: _Session) -> int:
+    bundle, head = session.bundle, session.bundle.record["head"]
+    if head == "embedding":
+        raise Refusal("this network gives embeddings, which name no class", "use another bundle")
+    how, profile = proof.preprocess_of(bundle), session.way.graph()["profile"]
+    labels = _labels(bundle)
+    _, runner = session.open()
+    try:
+        for path in session.options.image:
+            image = proof.read_image(path, how)
+            scores = answers.probabilities(replay.run(runner, image[None], bundle, profile), head)[
+                0
+            ]
+            _print_top(session.options, path, _top(scores, head, session.options.top, labels))
+    finally:
+        runner.close()
+    return 0
+
+
+def _labels(bundle: Any) -> List[str]:
+    try:
+        with open(bundle.path("labels.txt"), encoding="utf-8") as stream:
+            return stream.read().splitlines()
+    except OSError:
+        return []
+
+
+def _top(scores: Any, head: str, top: int, labels: List[str]) -> List[Tuple[str, float]]:
+    limit = min(top, answers.head_of(head)[1] or top)
+    order = (-scores).argsort(kind="mergesort")[:limit]
+    return [(labels[i] if labels else str(i), float(scores[i])) for i in order]
+
+
+def _print_top(options: argparse.Namespace, path: str, top: List[Tuple[str, float]]) -> None:
+    if options.json:
+        scores = [{"class": name, "score": score} for name, score in top]
+        print(json.dumps({"image": path, "top": scores}))
+    else:
+        words = ", ".join("{} {:.1f}%".format(name, 100 * score) for name, score in top)
+        print("{}: {}".format(path, words))
+
+
+def _identity(bundle: Any) -> Dict[str, Any]:
+    return {"name": bundle.record["name"], "version": bundle.record["version"]}
+
+
+def _print_json(record: Mapping[str, Any]) -> None:
+    print(json.dumps(record, indent=1, sort_keys=True))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="device.py", description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    table: Tuple[Tuple[str, Callable[[_Session], int], str], ...] = (
+        ("check", _check, "is this the device, and is it ready?"),
+        ("build", _build, "compile the graph for this device"),
+        ("verify", _verify, "are the answers those that were validated?"),
+        ("bench", _bench, "latency of this engine on this device"),
+        ("classify", _classify, "classes of image files"),
+    )
+    found = {}
+    for name, run, text in table:
+        found[name] = commands.add_parser(name, help=text, description=text)
+        found[name].set_defaults(run=run)
+        _add_common(found[name])
+    found["build"].add_argument("--force", action="store_true", help="build although it is there")
+    found["verify"].add_argument("--images", help="folder of validation images to compare as well")
+    for name in ("verify", "bench"):
+        found[name].add_argument("--out", help="write the record to this file too")
+    found["bench"].add_argument("--calls", type=int, default=300, help="timed calls, at least")
+    found["bench"].add_argument("--seconds", type=float, default=5.0, help="of them, at least")
+    found["bench"].add_argument("--warmup", type=float, default=2.0, help="seconds, at least")
+    found["classify"].add_argument("image", nargs="+", help="image file")
+    found["classify"].add_argument("--top", type=int, default=5, help="classes to print")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    here = os.path.dirname(os.path.abspath(__file__))
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+    parser.add_argument("--bundle", default=here, help="folder of the bundle; this file's own")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is all usable")
+    parser.add_argument("--public-key", help="minisign public key: refuse other signatures")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

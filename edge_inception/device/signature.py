@@ -1,0 +1,146 @@
+"""The signature of a manifest, in minisign's format: Ed25519 over the file's BLAKE2b-512.
+
+It proves who made the bundle, if the public key came another way than the bundle. It is checked
+with the package ``cryptography`` or the tool ``minisign`` where one of them is here; where neither
+is, that is said. This file travels to devices: Python 3.6 syntax, standard library.
+
+Source: "minisign: signature format" of jedisct1.github.io/minisign.
+"""
+
+import base64
+import binascii
+import hashlib
+import importlib
+import os
+import shutil
+import subprocess
+from typing import Any, List, NamedTuple, Optional
+
+if __package__:
+    from edge_inception.device import manifest
+    from edge_inception.device.refusal import Refusal
+else:
+    import manifest  # type: ignore[import-not-found,no-redef]
+    from refusal import Refusal  # type: ignore[import-not-found,no-redef]
+
+KEY_KIND, HASHED = b"Ed", b"ED"
+KEY_ID_BYTES = 8
+_KEY_BYTES, _SIGNATURE_BYTES = 32, 64
+_NOT_OURS = "get the bundle again, and the public key from its maker by another way"
+
+
+class Signature(NamedTuple):
+    """The parts of a signature file; ``comment`` is signed too, by ``comment_signature``."""
+
+    key_id: bytes
+    signature: bytes
+    comment: str
+    comment_signature: bytes
+
+
+def check(bundle: Any, public_key: Optional[str]) -> str:
+    """One line on what is known of the signature; empty where there is none and none was asked for.
+
+    Args:
+        bundle: An opened bundle.
+        public_key: Path of minisign's public key file, or None.
+
+    Raises:
+        Refusal: The key was given, and there is no signature, or not one of that key.
+    """
+    path = os.path.join(bundle.root, manifest.SIGNATURE)
+    if not os.path.exists(path):
+        if public_key is None:
+            return ""
+        raise Refusal("the bundle is not signed", "make it with --sign, or leave --public-key out")
+    if public_key is None:
+        return "signed, not checked: give the maker's key with --public-key"
+    with open(os.path.join(bundle.root, manifest.FILE), "rb") as stream:
+        content = stream.read()
+    crypto = _crypto()
+    if crypto is not None:
+        return _by_cryptography(crypto, content, read_signature(path), read_public_key(public_key))
+    if shutil.which("minisign"):
+        return _by_minisign(bundle.root, path, public_key)
+    return "signed, not checked: neither the package cryptography nor minisign is installed"
+
+
+def read_signature(path: str) -> Signature:
+    """The signature file at ``path``.
+
+    Raises:
+        Refusal: It is none.
+    """
+    lines = _lines(path)
+    try:
+        first, last = base64.b64decode(lines[1]), base64.b64decode(lines[3])
+        comment = lines[2].partition("trusted comment: ")[2]
+    except (IndexError, binascii.Error):
+        first, last, comment = b"", b"", ""
+    start = len(HASHED) + KEY_ID_BYTES
+    is_whole = len(first) == start + _SIGNATURE_BYTES and len(last) == _SIGNATURE_BYTES
+    if not is_whole or first[: len(HASHED)] != HASHED:
+        raise Refusal("{} is not a signature of minisign's format".format(path), _NOT_OURS)
+    return Signature(first[len(HASHED) : start], first[start:], comment, last)
+
+
+def read_public_key(path: str) -> bytes:
+    """Key id and Ed25519 key of minisign's public key file, 8 + 32 bytes.
+
+    Raises:
+        Refusal: It is none.
+    """
+    try:
+        found = base64.b64decode(_lines(path)[-1])
+    except (IndexError, binascii.Error):
+        found = b""
+    wanted = len(KEY_KIND) + KEY_ID_BYTES + _KEY_BYTES
+    if len(found) != wanted or found[: len(KEY_KIND)] != KEY_KIND:
+        raise Refusal("{} is not a public key of minisign's format".format(path), _NOT_OURS)
+    return found[len(KEY_KIND) :]
+
+
+def digest(content: bytes) -> bytes:
+    """What is signed."""
+    return hashlib.blake2b(content).digest()
+
+
+def _lines(path: str) -> List[str]:
+    try:
+        with open(path, encoding="ascii") as stream:
+            return stream.read().splitlines()
+    except (OSError, ValueError) as error:
+        raise Refusal("cannot read {}: {}".format(path, error), "check the path") from error
+
+
+def _crypto() -> Any:
+    try:
+        return importlib.import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
+    except ImportError:
+        return None
+
+
+def _by_cryptography(crypto: Any, content: bytes, signature: Signature, key: bytes) -> str:
+    invalid = importlib.import_module("cryptography.exceptions").InvalidSignature
+    verifier = crypto.Ed25519PublicKey.from_public_bytes(key[KEY_ID_BYTES:])
+    try:
+        verifier.verify(signature.signature, digest(content))
+        verifier.verify(
+            signature.comment_signature, signature.signature + signature.comment.encode()
+        )
+    except invalid as error:
+        raise Refusal("the signature of the manifest is not one of this key", _NOT_OURS) from error
+    return "signed by this key: {}".format(signature.comment)
+
+
+def _by_minisign(root: str, path: str, public_key: str) -> str:
+    done = subprocess.run(
+        ["minisign", "-Vm", os.path.join(root, manifest.FILE), "-x", path, "-p", public_key],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Refusal("the signature of the manifest is not one of this key", _NOT_OURS)
+    return "signed by this key (minisign)"

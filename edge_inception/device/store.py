@@ -1,0 +1,167 @@
+"""Engines made on the device: one file and its facts, built once for what it depends on.
+
+``engine/<key>.engine`` (or ``.blob``) lies beside ``engine/<key>.engine.json``. The key covers the
+graph, the choices of the manifest, and the library and processor that the engine is tied to: an
+engine that was made for something else has another name, and is neither opened nor kept.
+This file travels to devices: Python 3.6 syntax, standard library.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import time
+from typing import Any, Dict, Mapping, NamedTuple, Optional
+
+if __package__:
+    from edge_inception.device import manifest, refusal
+    from edge_inception.device.refusal import Refusal
+else:
+    import manifest  # type: ignore[import-not-found,no-redef]
+    import refusal  # type: ignore[import-not-found,no-redef]
+    from refusal import Refusal  # type: ignore[no-redef]
+
+SCHEMA = "edge-inception/device-engine"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_KEY_DIGITS = 12
+
+
+class Engine(NamedTuple):
+    """An engine of this device: its path and the facts beside it."""
+
+    path: str
+    facts: Dict[str, Any]
+
+
+def key_of(way: Any, bundle: Any, graph: Mapping[str, Any]) -> str:
+    """Name of the engine that this device, this graph and these choices give."""
+    text = json.dumps(
+        [
+            way.name,
+            way.identity(),
+            bundle.record["files"][graph["file"]]["sha256"],
+            graph["profile"],
+            bundle.record["build"],
+        ],
+        sort_keys=True,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
+
+
+def find(bundle: Any, way: Any) -> Optional[Engine]:
+    """The engine that was built here for this device; None if there is none, or it is damaged.
+
+    Raises:
+        Refusal: The library is missing, or not one that the bundle is for.
+    """
+    path = _path(bundle, way, key_of(way, bundle, way.graph()))
+    facts = _facts(path)
+    try:
+        is_whole = facts is not None and manifest.file_sha256(path) == facts.get("sha256")
+    except OSError:
+        is_whole = False
+    return Engine(path, facts) if facts is not None and is_whole else None
+
+
+def require(bundle: Any, way: Any) -> Engine:
+    """``find``, or a refusal that names the command."""
+    engine = find(bundle, way)
+    if engine is None:
+        raise Refusal(
+            "no engine for this device in {}".format(os.path.join(bundle.root, manifest.ENGINES)),
+            "build it first: python3 device.py build",
+        )
+    return engine
+
+
+def build(bundle: Any, way: Any) -> Engine:
+    """Build the engine, write it and its facts, and remove engines of other keys.
+
+    Raises:
+        Refusal: The library refuses, the disk is full, or the folder cannot be written.
+    """
+    graph = way.graph()
+    key = key_of(way, bundle, graph)
+    path = _path(bundle, way, key)
+    _write(path + ".probe", b"")  # a folder that cannot be written is known before the minutes
+    os.remove(path + ".probe")
+    started = time.time()
+    content, made = way.compile(bundle.path(graph["file"]), graph)
+    facts = {
+        "schema": SCHEMA,
+        "key": key,
+        "file": os.path.basename(path),
+        "bundle": bundle.record["version"],
+        "backend": way.name,
+        "graph": graph["file"],
+        "graph_sha256": bundle.record["files"][graph["file"]]["sha256"],
+        "precision": graph["precision"],
+        "typing": graph["typing"],
+        "dla_core": bundle.record["build"]["dla_core"],
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "build_s": round(time.time() - started, 1),
+        "created_utc": now(),
+    }
+    facts.update(way.identity())
+    facts.update(made)
+    _write(path, content)
+    _write(path + ".json", (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+    _remove_others(path)
+    return Engine(path, facts)
+
+
+def now() -> str:
+    """The time in UTC, as JSON records hold it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def write_result(path: str, record: Mapping[str, Any]) -> None:
+    """A record as JSON, whole or not at all.
+
+    Raises:
+        Refusal: The disk is full, or the folder cannot be written.
+    """
+    _write(path, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _path(bundle: Any, way: Any, key: str) -> str:
+    return os.path.join(bundle.root, manifest.ENGINES, key + str(way.suffix))
+
+
+def _facts(path: str) -> Optional[Dict[str, Any]]:
+    try:
+        with open(path + ".json", encoding="utf-8") as stream:
+            found = json.load(stream)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
+
+
+def _remove_others(path: str) -> None:
+    folder, own = os.path.dirname(path), os.path.basename(path)
+    for name in os.listdir(folder):
+        if not name.startswith(own):
+            os.remove(os.path.join(folder, name))
+
+
+def _write(path: str, content: bytes) -> None:
+    temporary = path + ".partial"
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(temporary, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        is_full = error.errno in _FULL
+        raise Refusal(
+            "{} while writing {}".format("disk full" if is_full else str(error.strerror), path),
+            "free space on the device"
+            if is_full
+            else "copy the bundle to a folder that you may write, or check its permissions",
+            refusal.BAD_INPUT,
+        ) from error

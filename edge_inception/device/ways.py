@@ -1,0 +1,277 @@
+"""The engine libraries behind one interface: TensorRT, TensorRT-RTX, OpenVINO.
+
+A way has ``version()``, ``identity()`` (what its engines are tied to), ``compile(path, graph)`` and
+``load(content, sidecar)``, which gives an object with ``run(images) -> dict of arrays`` and
+``close()``. TensorRT is driven by ``_nvinfer``, OpenVINO by ``_openvino``: the files that the host
+itself uses. This file travels to devices: Python 3.6 syntax; a library is imported on first use.
+"""
+
+import importlib
+import os
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+if __package__:
+    from edge_inception.device import manifest, refusal
+    from edge_inception.device.refusal import Refusal
+else:
+    import manifest  # type: ignore[import-not-found,no-redef]
+    import refusal  # type: ignore[import-not-found,no-redef]
+    from refusal import Refusal  # type: ignore[no-redef]
+
+_MODULES = {
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+}
+_ENGINES = "edge_inception.engines."
+
+
+def _ours(name: str) -> Any:
+    """A travelling file of ``engines``: beside this one in a bundle, in the package on the host."""
+    return importlib.import_module(_ENGINES + name if __package__ else name)
+
+
+def way_of(bundle: Any, threads: int = 0) -> Any:
+    """The way of a bundle's target; ``threads`` 0 is all that this process may use.
+
+    Raises:
+        Refusal: The manifest names a library that this program does not know.
+    """
+    backend = bundle.target["backend"]
+    if backend == "openvino":
+        return OpenVino(bundle, threads)
+    if backend in _MODULES:
+        return TensorRt(bundle)
+    raise Refusal(
+        "the manifest asks for engine library '{}'".format(backend),
+        "known: openvino, {}".format(", ".join(sorted(_MODULES))),
+    )
+
+
+def usable_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OpenVino:
+    """OpenVINO on the CPU: what the typed graph was validated with."""
+
+    name = "openvino"
+    suffix = ".blob"
+
+    def __init__(self, bundle: Any, threads: int) -> None:
+        self._threads = threads or usable_threads()
+        self._precision = bundle.record["build"].get("float_precision") or "f32"
+        self._bundle = bundle
+
+    def _library(self) -> Any:
+        # Its Python is newer than 3.6, so an older one must not even parse it without need.
+        return _ours("_openvino")
+
+    def version(self) -> str:
+        """Version of the library.
+
+        Raises:
+            Refusal: It cannot be imported.
+        """
+        return str(self.identity()["openvino"])
+
+    def identity(self) -> Dict[str, Any]:
+        """What an engine of this library is tied to.
+
+        Raises:
+            Refusal: It cannot be imported.
+        """
+        library = self._library()
+        try:
+            return dict(library.ties())
+        except library.LibraryMissing as error:
+            raise Refusal(str(error), error.hint, refusal.LIBRARY_MISSING) from error
+
+    def graph(self) -> Dict[str, Any]:
+        """The graph to build."""
+        return manifest.graph_for(self._bundle, None)
+
+    def compile(self, path: str, graph: Mapping[str, Any]) -> Tuple[bytes, Dict[str, Any]]:
+        """The engine of a typed graph, and what the library counts in it.
+
+        Raises:
+            Refusal: The library refuses the graph, or computes no int8 layer of an int8 graph.
+        """
+        library = self._library()
+        profile = graph["profile"]
+        try:
+            made = library.compile_graph(
+                library.read_graph(path),
+                name=path,
+                precision=self._precision,
+                threads=self._threads,
+                batch=(profile["min"], profile["max"]),
+            )
+        except library.Refusal as error:
+            raise Refusal(str(error), error.hint, refusal.BUILD_FAILED) from error
+        facts = {key: made.layers[key] for key in ("weighted_layers", "int8_layers")}
+        if graph["precision"] == "int8" and not facts["int8_layers"]:
+            raise Refusal(
+                "OpenVINO computes no layer of {} in int8 on this CPU".format(path),
+                "make a bundle of --precision fp32 for this device",
+                refusal.BUILD_FAILED,
+            )
+        return made.blob, dict(facts, float_precision=self._precision)
+
+    def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
+        """An open engine.
+
+        Raises:
+            Refusal: The library refuses it.
+        """
+        library = self._library()
+        try:
+            return library.BlobRunner(
+                content,
+                name=sidecar["file"],
+                precision=sidecar["float_precision"],
+                threads=self._threads,
+            )
+        except library.Refusal as error:
+            raise Refusal(str(error), "build it again: python3 device.py build --force") from error
+
+
+class TensorRt:
+    """NVIDIA's library, of the version that this device has."""
+
+    suffix = ".engine"
+
+    def __init__(self, bundle: Any) -> None:
+        self.name = bundle.target["backend"]
+        self._bundle = bundle
+        self._module: Any = None
+
+    def library(self) -> Any:
+        """The vendor's module.
+
+        Raises:
+            Refusal: None of its names can be imported.
+        """
+        reasons: List[str] = []
+        for name in () if self._module else _MODULES[self.name]:
+            try:
+                self._module = importlib.import_module(name)
+                break
+            except (ImportError, OSError) as error:
+                reasons.append(str(error).splitlines()[0])
+        if self._module is None:
+            raise Refusal(
+                "TensorRT's Python bindings cannot be imported: {}".format("; ".join(reasons)),
+                "sudo apt-get install python3-libnvinfer; in a virtual environment: python3 -m "
+                "venv --system-site-packages",
+                refusal.LIBRARY_MISSING,
+            )
+        return self._module
+
+    def version(self) -> str:
+        """Version of the library, checked against the manifest's range.
+
+        Raises:
+            Refusal: It cannot be imported, or the bundle is not for it.
+        """
+        version = str(self.library().__version__)
+        if self._bundle.target.get("tensorrt", ["", ""])[0]:
+            manifest.require_tensorrt(self._bundle, version)
+        return version
+
+    def identity(self) -> Dict[str, Any]:
+        """What a plan is tied to: version, compute capability and name of the GPU.
+
+        Raises:
+            Refusal: As ``version``, or no driver answers.
+        """
+        cuda = _ours("_cuda")
+        version = self.version()
+        if not cuda.driver_version():
+            raise Refusal(
+                "no NVIDIA driver answers on this machine",
+                "run it on the device itself; in a container: docker run --runtime nvidia",
+                refusal.LIBRARY_MISSING,
+            )
+        return {
+            "tensorrt": version,
+            "sm": cuda.compute_capability(),
+            "device": cuda.gpu_name(),
+        }
+
+    def graph(self) -> Dict[str, Any]:
+        """The graph for this version.
+
+        Raises:
+            Refusal: As ``version``.
+        """
+        version = self.version() if self.name == "tensorrt" else None
+        return manifest.graph_for(self._bundle, version)
+
+    def compile(self, path: str, graph: Mapping[str, Any]) -> Tuple[bytes, Dict[str, Any]]:
+        """The plan of a typed graph, and what the library says of it.
+
+        Raises:
+            Refusal: The library refuses the graph.
+        """
+        nvinfer = _ours("_nvinfer")
+        settings = self._settings(nvinfer, graph)
+        try:
+            built = nvinfer.build(self.library(), path, settings)
+        except nvinfer.VendorError as error:
+            raise Refusal(
+                "TensorRT refused {}: {}".format(path, error),
+                _advice(str(error)),
+                refusal.BUILD_FAILED,
+            ) from error
+        facts = dict(nvinfer.describe_layers(built.layers), warnings=list(built.warnings))
+        return built.plan, facts
+
+    def _settings(self, nvinfer: Any, graph: Mapping[str, Any]) -> Any:
+        choices, profile = self._bundle.record["build"], graph["profile"]
+        cache: Optional[str] = None
+        if graph["typing"] == "implicit" and graph["precision"] == "int8":
+            cache = self._bundle.path("calibration.cache")
+        return nvinfer.BuildSettings(
+            min_batch=profile["min"],
+            opt_batch=profile["opt"],
+            max_batch=profile["max"],
+            workspace_mib=choices["workspace_mib"],
+            compute_capabilities=(),
+            typing=graph["typing"],
+            precision=graph["precision"],
+            float_rest=graph["float_rest"],
+            calibration_cache=cache,
+            dla_core=choices["dla_core"],
+            allow_gpu_fallback=bool(choices["allow_gpu_fallback"]),
+            builder_optimization_level=choices["builder_optimization_level"],
+        )
+
+    def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
+        """An open plan.
+
+        Raises:
+            Refusal: It is of another version or GPU, or the library refuses it.
+        """
+        plan = _ours("_plan")
+        why = plan.refusal(content, sidecar, self.identity())
+        if why:
+            raise Refusal(why, "build it again: python3 device.py build --force")
+        nvinfer, cuda = _ours("_nvinfer"), _ours("_cuda")
+        try:
+            return nvinfer.PlanRunner(self.library(), content, dla_core=sidecar["dla_core"])
+        except nvinfer.VendorError as error:
+            raise Refusal(
+                "TensorRT cannot load the plan: {}".format(error),
+                "build it again: python3 device.py build --force",
+            ) from error
+        except cuda.CudaError as error:
+            raise Refusal(
+                str(error), "check the driver and the CUDA of the JetPack", refusal.LIBRARY_MISSING
+            ) from error
+
+
+def _advice(reason: str) -> str:
+    if "memory" in reason.lower():
+        return "free memory: stop the desktop (sudo init 3), add swap, or lower --workspace"
+    return "the message names the node; please report it with the TensorRT version"

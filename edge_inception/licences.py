@@ -1,0 +1,52 @@
+"""Licences that go with a bundle: ours, and what is known of the checkpoint's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from edge_inception import registry
+from edge_inception.errors import InputError
+
+_DISTRIBUTION = "edge-inception"
+
+
+def licence_texts(details: Mapping[str, Any]) -> dict[str, str]:
+    """File name -> text, for the folder ``licences`` of a bundle.
+
+    Args:
+        details: Of a graph's sidecar: ``model`` and, unless imported, ``checkpoint_family``.
+    """
+    return {"edge-inception.txt": _own(), "checkpoint.txt": _checkpoint(details)}
+
+
+def _own() -> str:
+    """The licence of the code in a bundle, as this package was installed with it."""
+    try:
+        files = metadata.distribution(_DISTRIBUTION).files or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == "LICENSE":
+            return file.read_text(encoding="utf-8")
+    return "edge-inception is under the Apache License 2.0.\n"
+
+
+def _checkpoint(details: Mapping[str, Any]) -> str:
+    """What the table of models says of those who published such weights; no legal advice."""
+    model, family = str(details["model"]), str(details.get("checkpoint_family", ""))
+    lines = [
+        f"The graphs hold the weights of a checkpoint of {model}.",
+        "Its licence is that of whoever trained it; edge-inception does not know it.",
+    ]
+    try:
+        families = registry.model(model).families
+    except InputError:  # an imported graph has a name of its own
+        families = ()
+    published = [p for f in families if f.name == family for p in f.published]
+    if published:
+        lines.append(f"Weights of this architecture that '{family}' published are under:")
+        lines += [f"- {p.name}: {p.licence} ({p.url})" for p in published]
+    lines += [f"Told when it was loaded: {note}" for note in details.get("checkpoint_notes", ())]
+    return "\n".join(lines) + "\n"

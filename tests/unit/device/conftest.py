@@ -1,0 +1,112 @@
+"""A tiny build, and bundles of it: folders to copy, open, run and damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_inception import artifact, images, imageset, registry
+from edge_inception.artifact import Baseline, EngineFile, Provenance, Report
+from edge_inception.bundle import BundleOptions, Material, make_bundle
+from edge_inception.engines._backend import CompileOptions, SessionOptions
+
+ORIGIN = Provenance(stage="test", parents={}, options={}, tools={}, source="test")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A dozen photos of 12 x 10 pixels, of very different colours."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(5)
+    for index in range(12):
+        level = rng.uniform(0, 255, 3)
+        noise = rng.normal(level, 40, (10, 12, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noise).save(folder / f"{index:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory, publish_tiny, photos) -> Material:
+    """Both spellings of the tiny int8 graph, its engine, and a baseline of the float graph."""
+    folder = tmp_path_factory.mktemp("build")
+    strong, weak = publish_tiny(folder, "strong"), publish_tiny(folder, "weak")
+    backend = registry.backend("openvino")
+    engine = backend.compile(strong, CompileOptions(), folder / "model.int8.cpu.blob")
+    plain = backend.compile(publish_tiny(folder, "fp32"), CompileOptions(), folder / "fp32.blob")
+    found = imageset.open_set(photos)
+    arrays = np.concatenate(
+        [b.images for b in images.batches(found.items, images.preprocess_of(engine.details), 4)]
+    )
+    with backend.open(plain, SessionOptions(threads=1)) as session:
+        logits = session.run(arrays)
+    baseline = _publish_npz(
+        folder / "baseline.npz",
+        logits=logits,
+        labels=logits.argmax(axis=1).astype(np.int64),
+        sha256=np.array([item.sha256 for item in found.items]),
+    )
+    return Material(
+        graphs=(strong, weak),
+        engine=engine,
+        baseline=baseline,
+        report=publish_report(folder / "report.json", engine, baseline),
+        images=found,
+    )
+
+
+def _publish_npz(path: Path, **arrays: np.ndarray) -> Baseline:
+    with path.with_suffix(".tmp").open("wb") as stream:
+        np.savez(stream, **arrays)
+    content = path.with_suffix(".tmp").read_bytes()
+    return artifact.publish(Baseline, path, content, provenance=ORIGIN)
+
+
+def publish_report(
+    path: Path, engine: EngineFile, baseline: Baseline, status: str = "PASSED"
+) -> Report:
+    """What of a report a bundle looks at."""
+    check = {"name": "min_sqnr_db", "wanted": 10.0}
+    record = {
+        "context": {
+            "engines": {"INT8 (cpu)": {"file": engine.path.name, "sha256": engine.sha256}},
+            "baseline_sha256": baseline.sha256,
+        },
+        "rows": [{"name": "INT8 (cpu)", "role": "subject", "backend": "openvino"}],
+        "verdict": {"status": status, "checks": [check]},
+    }
+    content = json.dumps(record).encode()
+    return artifact.publish(Report, path, content, provenance=ORIGIN, details={"status": status})
+
+
+@pytest.fixture(scope="session")
+def cpu_bundle(material, tmp_path_factory) -> Path:
+    """A bundle for the CPU; copy it before changing anything."""
+    import dataclasses
+
+    strong = dataclasses.replace(material, graphs=material.graphs[:1])
+    options = BundleOptions(target="cpu", num_golden=3)
+    return make_bundle(strong, options, tmp_path_factory.mktemp("bundles")).folder
+
+
+@pytest.fixture(scope="session")
+def jetson_bundle(material, tmp_path_factory) -> Path:
+    """A bundle for a Jetson; copy it before changing anything."""
+    options = BundleOptions(target="orin-nano-8gb", num_golden=3, workspace_mib=256)
+    return make_bundle(material, options, tmp_path_factory.mktemp("bundles")).folder
+
+
+@pytest.fixture
+def copied(cpu_bundle, tmp_path) -> Path:
+    """A copy of the CPU's bundle."""
+    return Path(shutil.copytree(cpu_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def jetson(jetson_bundle, tmp_path) -> Path:
+    """A copy of the Jetson's bundle."""
+    return Path(shutil.copytree(jetson_bundle, tmp_path / "bundle"))
