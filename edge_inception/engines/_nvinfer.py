@@ -253,28 +253,24 @@ def _allow_precisions(trt: Any, builder: Any, config: Any, settings: BuildSettin
 
 
 def _cached_calibrator(trt: Any, cache: bytes) -> Any:
-    class Cached(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]  # known at run time only
-        """Gives the library our scales and no images, so it either takes them or fails.
+    """A calibrator with our scales and no images, so the library takes the scales or fails.
 
-        The entropy-2 kind is the only one that a DLA core accepts.
-        """
-
-        def __init__(self) -> None:
-            trt.IInt8EntropyCalibrator2.__init__(self)
-
-        def get_batch_size(self) -> int:
-            return 1
-
-        def get_batch(self, _names: Any) -> None:
-            return None
-
-        def read_calibration_cache(self) -> bytes:
-            return cache
-
-        def write_calibration_cache(self, _cache: Any) -> None:
-            """Ours stays as it is."""
-
-    return Cached()
+    The library takes a cache of its own version only, or calibrates anew. Our scales depend on no
+    version, so the first line becomes that of this one: NV_TENSORRT_VERSION and the algorithm. The
+    entropy-2 kind is the only one that a DLA core accepts.
+    """
+    major, minor, patch = (int(part) for part in trt.__version__.split(".")[:3])
+    thousands = 1 if major < 10 else 10  # noqa: PLR2004 -- NvInferVersion.h counts so since 10.0
+    number = major * thousands * 1000 + minor * 100 + patch
+    stamped = "TRT-{}-EntropyCalibration2\n".format(number).encode() + cache.partition(b"\n")[2]
+    base = trt.IInt8EntropyCalibrator2
+    methods = {
+        "get_batch_size": lambda _: 1,
+        "get_batch": lambda _, _names: None,
+        "read_calibration_cache": lambda _: stamped,
+        "write_calibration_cache": lambda _, _cache: None,
+    }
+    return type("Cached", (base,), methods)()
 
 
 def _limit_memory(trt: Any, config: Any, settings: BuildSettings) -> None:

@@ -65,7 +65,7 @@ class Builder:
         reason = world.problem or _complaint(self._trt, network, config)
         calibrator = getattr(config, "_set_int8_calibrator", None)
         if not reason and calibrator is not None:
-            reason = _calibrated(calibrator)
+            reason = _calibrated(self._trt, calibrator)
         monitor = getattr(config, "_set_progress_monitor", None)
         if not reason and monitor is not None:
             reason = _watched(monitor)
@@ -98,14 +98,29 @@ def _has_bit(trt: Any, network: Any, name: str) -> bool:
     return flag is not None and bool(network._bits >> flag & 1)
 
 
-def _calibrated(calibrator: Any) -> str:
-    """Ask a calibrator as the builder does: its cache first, images only without one."""
+# The first line of a cache that a release takes: NV_TENSORRT_VERSION of its NvInferVersion.h.
+CACHE_HEADERS = {
+    "8.2": "TRT-8201",
+    "8.5": "TRT-8502",
+    "8.6": "TRT-8601",
+    "10.0": "TRT-100001",
+    "10.3": "TRT-100300",
+    "10.7": "TRT-100700",
+    "10.13": "TRT-101303",
+    "10.16": "TRT-101601",
+}
+
+
+def _calibrated(trt: Any, calibrator: Any) -> str:
+    """Ask a calibrator as the builder does: its cache first, images where that is not its own."""
     check_ready(calibrator, "IInt8EntropyCalibrator2")
     operator.index(calibrator.get_batch_size())
     cache = calibrator.read_calibration_cache()
     if cache is not None:
         calibrator._world.calls.append(("the builder reads the cache", (bytes(cache),)))
-        return ""
+        own = CACHE_HEADERS[".".join(trt.__version__.split(".")[:2])]
+        if cache.startswith(f"{own}-EntropyCalibration2\n".encode()):
+            return ""
     return "" if calibrator.get_batch(["input"]) else "Calibration failure: no images"
 
 
