@@ -15,6 +15,7 @@ import click
 from edge_inception import (
     __version__,
     cli_bundle,
+    cli_compile,
     cli_estimate,
     cli_inspect,
     cli_models,
@@ -260,6 +261,14 @@ def doctor() -> int:
     return 0
 
 
-for _module in (cli_bundle, cli_estimate, cli_inspect, cli_models, cli_stages, cli_targets):
+for _module in (
+    cli_bundle,
+    cli_compile,
+    cli_estimate,
+    cli_inspect,
+    cli_models,
+    cli_stages,
+    cli_targets,
+):
     for _command in _module.COMMANDS:
         cli.add_command(_command)

@@ -13,6 +13,7 @@ import click
 from edge_inception.errors import EdgeInceptionError, InputError
 
 if TYPE_CHECKING:
+    from edge_inception.artifact import Artifact
     from edge_inception.recipe import Recipe
     from edge_inception.terminal import Terminal
 
@@ -158,6 +159,17 @@ def terminal_of(flags: Mapping[str, Any]) -> Iterator[Terminal]:
         raise
     finally:
         terminal.close()
+
+
+def say_made(terminal: Terminal, made: Artifact) -> None:
+    """Notes and counts of a finished stage on stderr, its path on stdout."""
+    from edge_inception.terminal import told
+
+    for note in made.details.get("checkpoint_notes", ()):
+        terminal.note(f"checkpoint: {note}")
+    terminal.note(told(made.counts))
+    terminal.detail(told(made.counts, is_full=True))
+    click.echo(f"{made.path}")
 
 
 def recipe_of(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:

@@ -20,6 +20,7 @@ from edge_inception.cli_options import (
     model_options,
     recipe_of,
     recipe_options,
+    say_made,
     skip_option,
     terminal_of,
     terminal_options,
@@ -29,7 +30,7 @@ from edge_inception.cli_options import (
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
-    from edge_inception.artifact import Artifact, Baseline, Graph
+    from edge_inception.artifact import Baseline, Graph
     from edge_inception.imageset import ImageSet
     from edge_inception.quant.options import QuantizeOptions
     from edge_inception.recipe import Recipe
@@ -37,16 +38,6 @@ if TYPE_CHECKING:
 
 _OUT = click.option("--out", type=PATH, required=True, help="File to write.")
 _THREADS = click.option("--threads", type=int, help="CPU threads; 0 or none given = all usable.")
-
-
-def _told(terminal: Terminal, made: Artifact) -> None:
-    from edge_inception.terminal import told
-
-    for note in made.details.get("checkpoint_notes", ()):
-        terminal.note(f"checkpoint: {note}")
-    terminal.note(told(made.counts))
-    terminal.detail(told(made.counts, is_full=True))
-    click.echo(f"{made.path}")
 
 
 @click.command()
@@ -65,7 +56,7 @@ def export(**flags: Any) -> None:
     with terminal_of(flags) as terminal:
         recipe = recipe_of({**flags, "out": None}, terminal)
         if recipe.is_foreign:
-            _told(terminal, _imported(recipe, flags["out"])[1])
+            say_made(terminal, _imported(recipe, flags["out"])[1])
             return
         options = ExportOptions(
             model=recipe.model,
@@ -77,7 +68,7 @@ def export(**flags: Any) -> None:
             profile=recipe.profile,
             head=recipe.head,
         )
-        _told(terminal, run(recipe.checkpoint, options, flags["out"]))
+        say_made(terminal, run(recipe.checkpoint, options, flags["out"]))
 
 
 @click.command()
@@ -92,7 +83,7 @@ def simplify(graph: Path, out: Path, **flags: Any) -> None:
     from edge_inception.options import SimplifyOptions
 
     with terminal_of(flags) as terminal:
-        _told(terminal, run(artifact.load(Graph, graph), SimplifyOptions(), out))
+        say_made(terminal, run(artifact.load(Graph, graph), SimplifyOptions(), out))
 
 
 @click.command()
@@ -112,7 +103,7 @@ def baseline(**flags: Any) -> None:
         images = ingredients.open_source(recipe.validation, "validation", recipe, terminal)
         ingredients.require_threads(recipe.threads)
         if recipe.is_foreign:
-            _told(terminal, _onnx_baseline(recipe, images, flags["out"], terminal))
+            say_made(terminal, _onnx_baseline(recipe, images, flags["out"], terminal))
             return
         options = BaselineOptions(
             model=recipe.model,
@@ -126,7 +117,7 @@ def baseline(**flags: Any) -> None:
             made = record_baseline(
                 recipe.checkpoint, images, options, flags["out"], progress=progress
             )
-        _told(terminal, made)
+        say_made(terminal, made)
 
 
 def _imported(recipe: Recipe, out: Path) -> tuple[Graph, Graph]:
@@ -189,7 +180,7 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
         chosen = images if limit is None else images.subset(limit)
         with terminal.working("calibrate") as progress:
             made = run(simplified, chosen, options, out, progress=progress)
-        _told(terminal, made)
+        say_made(terminal, made)
 
 
 @click.command()
@@ -225,13 +216,13 @@ def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
         table = artifact.load(RangeTable, ranges) if ranges else None
         version = _cache_version(options, flags["tensorrt"])
         made = run(artifact.load(SimplifiedGraph, graph), table, options, out)
-        _told(terminal, made)
+        say_made(terminal, made)
         if version and table:
             from edge_inception.quant.calibration_cache import write_cache
             from edge_inception.quant.options import CacheOptions
 
             path = out.with_suffix(".cache")
-            _told(terminal, write_cache(made, table, CacheOptions(tensorrt=version), path))
+            say_made(terminal, write_cache(made, table, CacheOptions(tensorrt=version), path))
 
 
 def _cache_version(options: QuantizeOptions, version: str | None) -> str:
@@ -256,36 +247,6 @@ def _cache_version(options: QuantizeOptions, version: str | None) -> str:
 
         header(version)
     return version or ""
-
-
-@click.command(name="compile")
-@click.argument("graph", type=PATH)
-@click.option("--target", default="cpu", show_default=True, help="Named hardware.")
-@click.option("--compute-capability", multiple=True, help="For rtx, such as 8.9; repeatable.")
-@click.option("--float-precision", default="f32", show_default=True, help="f32 or bf16 on cpu.")
-@click.option("--workspace", type=int, help="Workspace limit in MiB.")
-@_OUT
-@terminal_options
-def compile_graph(graph: Path, target: str, out: Path, **flags: Any) -> None:
-    """Compile a typed graph to an engine."""
-    from edge_inception import artifact, registry, targets
-    from edge_inception.artifact import TypedGraph
-    from edge_inception.engines._backend import CompileOptions
-    from edge_inception.spec import ShapeProfile
-
-    with terminal_of(flags) as terminal:
-        typed = artifact.load(TypedGraph, graph)
-        hardware = targets.target(target)
-        targets.require_compilable(hardware)
-        options = CompileOptions(
-            profile=ShapeProfile(**typed.details["profile"]),
-            float_precision=flags["float_precision"],
-            compute_capabilities=targets.compute_capabilities(
-                hardware, flags["compute_capability"]
-            ),
-            workspace_mib=flags["workspace"],
-        )
-        _told(terminal, registry.backend(hardware.backend).compile(typed, options, out))
 
 
 @click.command()
@@ -386,7 +347,6 @@ COMMANDS = (
     baseline,
     calibrate,
     quantize,
-    compile_graph,
     validate,
     train,
 )

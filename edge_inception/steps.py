@@ -307,7 +307,10 @@ class Steps:
             f"compile:{backend.name}", parents={"typed graph": graph.sha256}, options=choices
         )
         label = f"compile {kind.replace('.', ' ')} {target.name}{variant}"
-        run = lambda _: backend.compile(graph, choices, path)  # noqa: E731 -- closes over all three
+
+        def run(progress: Progress) -> EngineFile:
+            return backend.compile(graph, choices, path, progress=progress)
+
         engine = self._runner.step(label, EngineFile, path, expected, run)
         return EngineEntry(
             engine=engine,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_inception.artifact import EngineFile, TypedGraph
 from edge_inception.errors import CompileFailed, InputError
-from edge_inception.spec import HEAD_OUTPUTS, ShapeProfile
+from edge_inception.spec import HEAD_OUTPUTS, Progress, ShapeProfile, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,6 +115,19 @@ class Availability:
     float_precisions: tuple[str, ...] = ("f32",)
 
 
+class Compile(Protocol):
+    """Compiles a typed graph and publishes the engine; ``progress`` hears of long builds."""
+
+    def __call__(
+        self,
+        typed: TypedGraph,
+        options: CompileOptions,
+        path: Path,
+        *,
+        progress: Progress = no_progress,
+    ) -> EngineFile: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """One engine library.
@@ -127,7 +140,7 @@ class Backend:
     name: str
     suffix: str
     distributions: tuple[str, ...]
-    compile: Callable[[TypedGraph, CompileOptions, Path], EngineFile]
+    compile: Compile
     open: Callable[[EngineFile, SessionOptions], Session]
     availability: Callable[[], Availability]
     tied_to: Callable[[], Mapping[str, str]]

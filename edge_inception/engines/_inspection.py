@@ -108,7 +108,7 @@ def parser_error(error: Any) -> str:
 
 
 def progress_monitor(trt: Any, progress: Callable[[int, int], None]) -> Any:
-    """A monitor that tells ``progress`` how far the build is: (per mille, 1000).
+    """A monitor that tells ``progress`` how far the build is, never back: (per mille, 1000).
 
     What ``progress`` raises ends the build and is kept in ``stopped_by``: an exception must not
     pass through the library's C++ code.
@@ -121,6 +121,7 @@ def progress_monitor(trt: Any, progress: Callable[[int, int], None]) -> Any:
             trt.IProgressMonitor.__init__(self)
             self.stopped_by: List[BaseException] = []
             self._open: Dict[str, Tuple[Optional[str], int, int]] = {}
+            self._told = 0
 
         def phase_start(self, phase: str, parent: Optional[str], num_steps: int) -> None:
             self._open[phase] = (parent, num_steps, 0)
@@ -128,8 +129,9 @@ def progress_monitor(trt: Any, progress: Callable[[int, int], None]) -> Any:
         def step_complete(self, phase: str, step: int) -> bool:
             parent, num_steps, _ = self._open[phase]
             self._open[phase] = (parent, num_steps, step + 1)
+            self._told = max(self._told, int(_PER_MILLE * self._done(None)))
             try:
-                progress(int(_PER_MILLE * self._done(None)), _PER_MILLE)
+                progress(self._told, _PER_MILLE)
             except BaseException as error:  # noqa: BLE001 -- raised again after the build
                 self.stopped_by.append(error)
             return not self.stopped_by

@@ -147,13 +147,14 @@ def compile_graph(
         path,
         built.plan,
         provenance=stage.provenance(
-            f"compile:{vendor.name}", parents={"typed graph": typed.sha256}, options=options
+            f"compile:{vendor.name}", parents=_parents(typed, options), options=options
         ),
         counts={"layers": sum(sum(n.values()) for n in layers["layers"].values())}
         | {key: layers[key] for key in ("int8_layers", "reformat_layers", "total_weight_bytes")},
         details={
             **typed.details,
             **layers,
+            "float_kernels": len(layers["float_kernels"]),
             "layers_from": built.source,
             "weights_memory_bytes": built.weights_memory_bytes,
             "backend": vendor.name,
@@ -165,9 +166,16 @@ def compile_graph(
             "hardware_compatible": options.hardware_compatibility,
             "batch": dataclasses.asdict(options.profile),
             "equivalent_command": equivalent_command(vendor, typed, settings, path),
-            "warnings": notes + built.warnings,
+            "fallbacks": notes,
+            "warnings": built.warnings,
         },
     )
+
+
+def _parents(typed: TypedGraph, options: CompileOptions) -> dict[str, str]:
+    cache = options.calibration_cache
+    scales = {} if cache is None else {"calibration cache": artifact.file_sha256(cache)}
+    return {"typed graph": typed.sha256, **scales}
 
 
 def build_settings(

@@ -25,11 +25,21 @@ class _PlanSession:
     """A plan on the first GPU; untested on hardware."""
 
     def __init__(self, runner: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
-        self.info = info
+        self._info = info
         self._runner = runner
         self._num_classes = _backend.num_classes(engine)
         shape = tuple(engine.details["input_shape"][1:])
         self._takes = Takes(element=runner.input_element, shape=shape)
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """Facts of the engine, and whether its last batch ran as a captured CUDA graph."""
+        return {**self._info, "cuda_graph": self._runner.uses_graph}
+
+    @property
+    def gpu_ms(self) -> float:
+        """GPU time of the last batch in ms, without copies."""
+        return float(self._runner.gpu_ms)
 
     def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
         return _backend.dense(self._runner.run(images), self._num_classes)
@@ -40,9 +50,9 @@ class _PlanSession:
                 self._infer,
                 images,
                 takes=self._takes,
-                profile=ShapeProfile(**self.info["batch"]),
+                profile=ShapeProfile(**self._info["batch"]),
             )
-        except _nvinfer.VendorError as error:
+        except (_nvinfer.VendorError, _cuda.CudaError) as error:
             raise InputError(f"the engine failed to run: {error}") from error
 
     def __enter__(self) -> Session:
@@ -66,15 +76,17 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
     """
     del options
     plan = engine.path.read_bytes()
-    preflight(vendor, engine, plan)
+    preflight(vendor, engine, plan, installed_version(vendor))
     trt = _nvidia.library(vendor)
     _nvidia.require_driver(vendor, f"{engine.path} was compiled, and is not executed here")
-    is_portable = bool(engine.details.get("version_compatible"))
-    if not is_portable:
+    is_trusted = bool(engine.details.get("version_compatible"))  # its sha256 was just compared
+    if is_trusted or engine.details.get("hardware_compatible"):
+        preflight(vendor, engine, plan, str(trt.__version__))
+    else:
         _backend.check_tied(engine, _nvidia.tied_to(vendor))
     try:
         runner = _nvinfer.PlanRunner(
-            trt, plan, dla_core=engine.details.get("dla_core"), is_trusted=is_portable
+            trt, plan, dla_core=engine.details.get("dla_core"), is_trusted=is_trusted
         )
     except _cuda.CudaError as error:
         raise BackendMissing(
@@ -95,8 +107,10 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
     return _PlanSession(runner, info, engine)
 
 
-def preflight(vendor: Vendor, engine: EngineFile, plan: bytes) -> None:
-    """Compare the plan's header and sidecar with this machine, before the library is imported.
+def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | None) -> None:
+    """Compare the plan's header and sidecar with this machine, before the library sees it.
+
+    ``version`` is the library's, None where it is not known without importing it.
 
     Raises:
         InputError: It is another library's plan, was changed since it was compiled, or was
@@ -118,7 +132,7 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes) -> None:
         "device": ties.get("gpu"),
     }
     here = {
-        "tensorrt": installed_version(vendor) if vendor.needs_gpu_to_compile else None,
+        "tensorrt": version if vendor.needs_gpu_to_compile else None,
         "sm": _cuda.compute_capability() or None,
         "device": _cuda.gpu_name() or None,
     }

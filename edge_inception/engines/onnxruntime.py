@@ -25,7 +25,7 @@ from edge_inception.engines._backend import (
     Takes,
 )
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
-from edge_inception.spec import ShapeProfile
+from edge_inception.spec import Progress, ShapeProfile, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,13 @@ def _session(path: Path, threads: int) -> Any:
     return library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFile:
+def _compile(
+    typed: TypedGraph,
+    options: CompileOptions,
+    path: Path,
+    *,
+    progress: Progress = no_progress,
+) -> EngineFile:
     """Check that onnxruntime takes the typed graph, and publish a copy of it.
 
     Raises:
@@ -93,6 +99,7 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
         CompileFailed: It refuses the graph.
         InputError: Not a typed graph, or an option that cannot be honoured.
     """
+    del progress  # a compile takes seconds
     _backend.check_typed(typed)
     _backend.check_explicit(typed, library="onnxruntime")
     _library()

@@ -25,7 +25,7 @@ from edge_inception.engines._backend import (
 )
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
 from edge_inception.registry import unknown
-from edge_inception.spec import ShapeProfile
+from edge_inception.spec import Progress, ShapeProfile, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,13 @@ def _require_known(precision: str) -> str:
     return precision
 
 
-def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFile:
+def _compile(
+    typed: TypedGraph,
+    options: CompileOptions,
+    path: Path,
+    *,
+    progress: Progress = no_progress,
+) -> EngineFile:
     """Compile a typed graph for this CPU and publish the exported blob.
 
     Raises:
@@ -65,6 +71,7 @@ def _compile(typed: TypedGraph, options: CompileOptions, path: Path) -> EngineFi
         CompileFailed: OpenVINO refuses the graph.
         InputError: Not a typed graph, or an option that this backend or this CPU cannot honour.
     """
+    del progress  # a compile takes seconds
     _backend.check_typed(typed)
     _backend.check_explicit(typed, library="OpenVINO")
     _backend.refuse_options(_NAME, options, ("float_precision",))
