@@ -319,6 +319,21 @@ def test_pixels_stay_unscaled(residual, save, photos, options, tmp_path):
     assert cache.details["unscaled"] == [*unscaled, "logits.maps", "logits"]
 
 
+@pytest.mark.parametrize(
+    ("head", "ends"),
+    [
+        ("softmax", ["logits.maps", "logits", "probabilities"]),
+        ("topk", ["logits.maps", "logits", "head/softmax", "scores", "classes"]),
+    ],
+)
+def test_heads_have_no_scale(head, ends, residual):
+    """From the last layer on nothing is int8: logits, probabilities, outputs."""
+    network = dla.rewritten(residual(head=head))
+    names = {*place.place(residual()).scale_of, *unobserved(network, ())}
+    seen = {name: TensorRange(amax=1.0, observed_amax=1.0, scale_of=name) for name in names}
+    assert list(implicit_scales(network, seen).unscaled) == ends
+
+
 def test_a_free_batch_needs_a_number(residual, save, photos, options, tmp_path):
     """DLA takes fixed sizes: refused without a batch, fixed with one, and the sidecar knows it."""
     plain = save(residual(batch="batch"), profile={"min": 1, "opt": 4, "max": 8})
