@@ -3,6 +3,7 @@
 TensorRT-RTX writes its layers to the log of the build and needs no GPU for it; TensorRT tells them
 through EngineInspector, whose JSON has one schema up to 10.x ("Bindings", "Format/Datatype") and
 another from 11.0 ("I/O Tensors", "Format" and "DataType" apart). Both become the same records.
+The objects that the library calls back are here too: logger, progress monitor, calibrator.
 This very file travels to devices: Python 3.6 syntax and standard library.
 
 The log is parsed from real builds of TensorRT-RTX. The JSON is read after NVIDIA's documentation
@@ -17,7 +18,21 @@ import json
 import operator
 import re
 from collections import Counter
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+)
+
+if TYPE_CHECKING:
+    from edge_inception.engines._library import CapturingLogger, Library, ParserError
 
 ELEMENT_BYTES = {
     "Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "FP8": 1,
@@ -52,10 +67,10 @@ class Layer(NamedTuple):
     constants: List[Tensor]
 
 
-_LOGGERS: List[Tuple[Any, Any]] = []
+_LOGGERS: List[Tuple[Any, "CapturingLogger"]] = []
 
 
-def capturing_logger(trt: Any) -> Any:
+def capturing_logger(trt: "Library") -> "CapturingLogger":
     """The logger of the library that keeps (severity name, text) in ``messages``, emptied.
 
     One for each library and process: TensorRT goes on writing to the first logger it was given
@@ -66,7 +81,7 @@ def capturing_logger(trt: Any) -> Any:
             del logger.messages[:]
             return logger
 
-    class Capture(trt.ILogger):  # type: ignore[misc]  # the base is only known at run time
+    class Capture(trt.ILogger):  # type: ignore[name-defined,misc]  # known at run time only
         """Keeps every message; the libraries explain a None result nowhere else."""
 
         def __init__(self) -> None:
@@ -80,13 +95,13 @@ def capturing_logger(trt: Any) -> Any:
     return _LOGGERS[-1][1]
 
 
-def failures(logger: Any) -> str:
+def failures(logger: "CapturingLogger") -> str:
     """The errors that a capturing logger holds, on one line, without repetition."""
     texts = [one_line(text) for severity, text in logger.messages if severity in _FAILURES]
     return "; ".join(dict.fromkeys(texts)) or "the library gave no reason"
 
 
-def warnings(logger: Any) -> List[str]:
+def warnings(logger: "CapturingLogger") -> List[str]:
     """The warnings that a capturing logger holds, each on one line and once."""
     texts = [one_line(text) for severity, text in logger.messages if severity == "WARNING"]
     return list(dict.fromkeys(texts))
@@ -97,7 +112,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def parser_error(error: Any) -> str:
+def parser_error(error: "ParserError") -> str:
     """A parser's error with the name and operator of its node, where the library knows them."""
     reason = one_line(error.desc())
     if error.node() < 0:
@@ -107,14 +122,14 @@ def parser_error(error: Any) -> str:
     return "node {} '{}' ({}): {}".format(error.node(), name, kind or "unknown operator", reason)
 
 
-def progress_monitor(trt: Any, progress: Callable[[int, int], None]) -> Any:
+def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> Any:
     """A monitor that tells ``progress`` how far the build is, never back: (per mille, 1000).
 
     What ``progress`` raises ends the build and is kept in ``stopped_by``: an exception must not
     pass through the library's C++ code.
     """
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]  # as above
         """Phases nest: a step of one is the whole of those that name it as their parent."""
 
         def __init__(self) -> None:
@@ -150,6 +165,27 @@ def progress_monitor(trt: Any, progress: Callable[[int, int], None]) -> Any:
             return max(shares, default=0.0)
 
     return Monitor()
+
+
+def cached_calibrator(trt: "Library", cache: bytes) -> Any:
+    """A calibrator with our scales and no images, so the library takes the scales or fails.
+
+    The library takes a cache of its own version only, or calibrates anew. Our scales depend on no
+    version, so the first line becomes that of this one: NV_TENSORRT_VERSION and the algorithm. The
+    entropy-2 kind is the only one that a DLA core accepts.
+    """
+    major, minor, patch = (int(part) for part in trt.__version__.split(".")[:3])
+    thousands = 1 if major < 10 else 10  # noqa: PLR2004 -- NvInferVersion.h counts so since 10.0
+    number = major * thousands * 1000 + minor * 100 + patch
+    stamped = "TRT-{}-EntropyCalibration2\n".format(number).encode() + cache.partition(b"\n")[2]
+    base = trt.IInt8EntropyCalibrator2
+    methods = {
+        "get_batch_size": lambda _: 1,
+        "get_batch": lambda _, _names: None,
+        "read_calibration_cache": lambda _: stamped,
+        "write_calibration_cache": lambda _, _cache: None,
+    }
+    return type("Cached", (base,), methods)()
 
 
 _TENSOR = re.compile(

@@ -14,7 +14,10 @@ through the recorded surface of each version, which raises on anything that vers
 import contextlib
 import os
 import re
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
+
+if TYPE_CHECKING:
+    from edge_inception.engines._library import Builder, CapturingLogger, Config, Library, Network
 
 if __package__:
     from edge_inception.engines import _inspection, _plan
@@ -97,7 +100,7 @@ class Built(NamedTuple):
     source: str = ""
 
 
-def build(trt: Any, onnx_path: str, settings: BuildSettings) -> Built:
+def build(trt: "Library", onnx_path: str, settings: BuildSettings) -> Built:
     """Compile the ONNX graph at ``onnx_path``.
 
     Raises:
@@ -116,14 +119,20 @@ def build(trt: Any, onnx_path: str, settings: BuildSettings) -> Built:
         plan = builder.build_serialized_network(network, config)
     del kept
     if plan is None:
-        reason = _inspection.failures(logger)
-        if settings.compute_capabilities:
-            _forget_failed_build(trt)
-        raise VendorError(reason)
+        raise _failure(trt, logger, settings)
     return _described(trt, bytes(plan), logger, settings)
 
 
-def _described(trt: Any, plan: bytes, logger: Any, settings: BuildSettings) -> Built:
+def _failure(trt: "Library", logger: "CapturingLogger", settings: BuildSettings) -> VendorError:
+    error = VendorError(_inspection.failures(logger))
+    if settings.compute_capabilities:
+        _forget_failed_build(trt)
+    return error
+
+
+def _described(
+    trt: "Library", plan: bytes, logger: "CapturingLogger", settings: BuildSettings
+) -> Built:
     texts = [text for _, text in logger.messages]
     warnings = _inspection.warnings(logger)
     layers, source = _inspection.logged_layers(texts), "log"
@@ -140,7 +149,7 @@ def _described(trt: Any, plan: bytes, logger: Any, settings: BuildSettings) -> B
 
 
 def inspect(
-    trt: Any, plan: bytes, dla_core: Optional[int] = None, *, is_trusted: bool = False
+    trt: "Library", plan: bytes, dla_core: Optional[int] = None, *, is_trusted: bool = False
 ) -> List[Layer]:
     """Layers of a plan by EngineInspector; none where the plan cannot be deserialized here.
 
@@ -158,7 +167,7 @@ def inspect(
     return layers
 
 
-def _forget_failed_build(trt: Any) -> None:
+def _forget_failed_build(trt: "Library") -> None:
     """Build one identity layer and drop it.
 
     After a failed build for Turing, TensorRT-RTX 1.7.1 compiles the next network of the process for
@@ -166,12 +175,12 @@ def _forget_failed_build(trt: Any) -> None:
     """
     builder = trt.Builder(_inspection.capturing_logger(trt))
     network = builder.create_network(_network_flags(trt, BuildSettings(1, 1, 1)))
-    tensor = network.add_input("input", trt.float32, (1,))
+    tensor = network.add_input("input", trt.float32, (1,))  # type: ignore[arg-type]  # Dims
     network.mark_output(network.add_identity(tensor).get_output(0))
     builder.build_serialized_network(network, builder.create_builder_config())
 
 
-def _part(trt: Any, owner: Any, name: str) -> Any:
+def _part(trt: "Library", owner: Any, name: str) -> Any:
     """``owner.name``; a library that lacks it is told where it is to be had."""
     if not hasattr(owner, name):
         found_in = _FOUND_IN.get(name, "another release")
@@ -181,7 +190,7 @@ def _part(trt: Any, owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-def _network_flags(trt: Any, settings: BuildSettings) -> int:
+def _network_flags(trt: "Library", settings: BuildSettings) -> int:
     flags = trt.NetworkDefinitionCreationFlag
     # TensorRT 8 and 9 must be told that the batch is a dimension like any other; 10 ignores it.
     bits = 1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0
@@ -190,7 +199,7 @@ def _network_flags(trt: Any, settings: BuildSettings) -> int:
     return bits
 
 
-def _parse(trt: Any, network: Any, logger: Any, onnx_path: str) -> None:
+def _parse(trt: "Library", network: "Network", logger: "CapturingLogger", onnx_path: str) -> None:
     parser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(onnx_path):
         return
@@ -201,7 +210,9 @@ def _parse(trt: Any, network: Any, logger: Any, onnx_path: str) -> None:
     raise VendorError("; ".join(dict.fromkeys(errors)) or _inspection.failures(logger))
 
 
-def _configure(trt: Any, builder: Any, config: Any, settings: BuildSettings) -> Any:
+def _configure(
+    trt: "Library", builder: "Builder", config: "Config", settings: BuildSettings
+) -> Any:
     """Set what was asked for; what it returns must live until the build is over."""
     calibrator = None
     if settings.typing != "strong":
@@ -229,7 +240,9 @@ def _configure(trt: Any, builder: Any, config: Any, settings: BuildSettings) -> 
     return calibrator
 
 
-def _allow_precisions(trt: Any, builder: Any, config: Any, settings: BuildSettings) -> Any:
+def _allow_precisions(
+    trt: "Library", builder: "Builder", config: "Config", settings: BuildSettings
+) -> Any:
     """Flags of a weakly typed build, and its calibrator where scales come from a cache."""
     wanted = {"fp16": ["FP16"], "int8": ["INT8"]}.get(settings.precision, [])
     if settings.precision == "int8" and settings.float_rest == "fp16":
@@ -247,33 +260,12 @@ def _allow_precisions(trt: Any, builder: Any, config: Any, settings: BuildSettin
     if settings.calibration_cache is None:
         raise VendorError("implicit INT8 needs a calibration cache, and none was given")
     with open(settings.calibration_cache, "rb") as stream:
-        calibrator = _cached_calibrator(trt, stream.read())
+        calibrator = _inspection.cached_calibrator(trt, stream.read())
     config.int8_calibrator = calibrator
     return calibrator
 
 
-def _cached_calibrator(trt: Any, cache: bytes) -> Any:
-    """A calibrator with our scales and no images, so the library takes the scales or fails.
-
-    The library takes a cache of its own version only, or calibrates anew. Our scales depend on no
-    version, so the first line becomes that of this one: NV_TENSORRT_VERSION and the algorithm. The
-    entropy-2 kind is the only one that a DLA core accepts.
-    """
-    major, minor, patch = (int(part) for part in trt.__version__.split(".")[:3])
-    thousands = 1 if major < 10 else 10  # noqa: PLR2004 -- NvInferVersion.h counts so since 10.0
-    number = major * thousands * 1000 + minor * 100 + patch
-    stamped = "TRT-{}-EntropyCalibration2\n".format(number).encode() + cache.partition(b"\n")[2]
-    base = trt.IInt8EntropyCalibrator2
-    methods = {
-        "get_batch_size": lambda _: 1,
-        "get_batch": lambda _, _names: None,
-        "read_calibration_cache": lambda _: stamped,
-        "write_calibration_cache": lambda _, _cache: None,
-    }
-    return type("Cached", (base,), methods)()
-
-
-def _limit_memory(trt: Any, config: Any, settings: BuildSettings) -> None:
+def _limit_memory(trt: "Library", config: "Config", settings: BuildSettings) -> None:
     pools = dict(settings.memory_pools)
     if settings.workspace_mib is not None:
         pools.setdefault("workspace", settings.workspace_mib)
@@ -283,12 +275,12 @@ def _limit_memory(trt: Any, config: Any, settings: BuildSettings) -> None:
             pool = _part(trt, trt.MemoryPoolType, POOLS[name])
             config.set_memory_pool_limit(pool, size)
         elif name == "workspace":
-            config.max_workspace_size = size
+            config.max_workspace_size = size  # type: ignore[attr-defined]  # TensorRT 8.2
         else:
             _part(trt, trt, "MemoryPoolType")
 
 
-def _use_dla(trt: Any, builder: Any, config: Any, settings: BuildSettings) -> None:
+def _use_dla(trt: "Library", builder: "Builder", config: "Config", settings: BuildSettings) -> None:
     core, cores = settings.dla_core or 0, getattr(builder, "num_DLA_cores", 0)
     if core >= cores:
         raise VendorError(
@@ -305,7 +297,7 @@ def _use_dla(trt: Any, builder: Any, config: Any, settings: BuildSettings) -> No
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
-def compute_capabilities(trt: Any) -> List[str]:
+def compute_capabilities(trt: "Library") -> List[str]:
     """Those the library can compile for without a GPU, as NVIDIA writes them: ``["7.5", ...]``."""
     if not hasattr(trt, "ComputeCapability"):
         return []
@@ -314,6 +306,7 @@ def compute_capabilities(trt: Any) -> List[str]:
 
 
 def _choose_compute_capabilities(trt: Any, config: Any, wanted: Tuple[str, ...]) -> None:
+    # TensorRT-RTX alone has this, so the types of TensorRT do not.
     if not wanted:
         return
     known = compute_capabilities(trt)
@@ -328,20 +321,23 @@ def _choose_compute_capabilities(trt: Any, config: Any, wanted: Tuple[str, ...])
         config.set_compute_capability(member, index)
 
 
-def _add_profile(builder: Any, network: Any, config: Any, settings: BuildSettings) -> None:
+def _add_profile(
+    builder: "Builder", network: "Network", config: "Config", settings: BuildSettings
+) -> None:
     tensor = network.get_input(0)
-    shape = tuple(tensor.shape)
+    shape: Tuple[int, ...] = tuple(tensor.shape)  # type: ignore[arg-type]  # by index
     if shape[0] != -1:
         return
     batches = (settings.min_batch, settings.opt_batch, settings.max_batch)
     profile = builder.create_optimization_profile()
-    profile.set_shape(tensor.name, *[(batch, *shape[1:]) for batch in batches])
+    low, usual, high = [(batch, *shape[1:]) for batch in batches]  # type: Any, Any, Any
+    profile.set_shape(tensor.name, low, usual, high)  # pybind11 makes Dims of tuples
     if config.add_optimization_profile(profile) == -1:
         raise VendorError("the library refuses the batch profile {}:{}:{}".format(*batches))
 
 
 @contextlib.contextmanager
-def _watched(trt: Any, config: Any, progress: Any) -> Iterator[None]:
+def _watched(trt: "Library", config: "Config", progress: Any) -> Iterator[None]:
     """Report the build, from TensorRT 10.0 on; what ``progress`` raises stops it, raised again."""
     if progress is None or not hasattr(trt, "IProgressMonitor"):
         yield
@@ -354,7 +350,7 @@ def _watched(trt: Any, config: Any, progress: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _timing_cache(config: Any, path: Optional[str]) -> Iterator[None]:
+def _timing_cache(config: "Config", path: Optional[str]) -> Iterator[None]:
     """Timings of kernels from ``path`` and, after the build, back into it; other builds may share.
 
     Raises:

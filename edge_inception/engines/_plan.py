@@ -10,9 +10,12 @@ Source: trtexec ``printPlanVersion`` (samples/common/sampleEngines.cpp), facts/j
 
 import hashlib
 import struct
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from edge_inception.engines._library import Context, Engine, Library, Runtime
 
 if __package__:
     from edge_inception.engines import _cuda, _inspection
@@ -124,7 +127,7 @@ def _loads_in(built: str, here: str, *, is_version_compatible: bool) -> bool:
 class _NamedTensors:
     """Inputs and outputs of TensorRT 8.5 and later."""
 
-    def __init__(self, trt: Any, engine: Any, context: Any) -> None:
+    def __init__(self, trt: "Library", engine: "Engine", context: "Context") -> None:
         self._trt, self._engine, self._context = trt, engine, context
         self.names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
 
@@ -138,7 +141,7 @@ class _NamedTensors:
         return self._context.set_input_shape(name, shape)
 
     def shape(self, name: str) -> Tuple[int, ...]:
-        return tuple(self._context.get_tensor_shape(name))
+        return tuple(self._context.get_tensor_shape(name))  # type: ignore[arg-type]  # by index
 
     def bind(self, name: str, address: int) -> None:
         self._context.set_tensor_address(name, address)
@@ -150,7 +153,8 @@ class _NamedTensors:
 class _Bindings:
     """Inputs and outputs of TensorRT 8.4 and earlier: numbered, addresses in one list."""
 
-    def __init__(self, _trt: Any, engine: Any, context: Any) -> None:
+    # Any: the published types begin with TensorRT 10, which has no bindings.
+    def __init__(self, _trt: "Library", engine: Any, context: Any) -> None:
         self._engine, self._context = engine, context
         self.names = [engine.get_binding_name(i) for i in range(engine.num_bindings)]
         self._addresses = [0] * engine.num_bindings
@@ -174,7 +178,9 @@ class _Bindings:
         return bool(self._context.execute_async_v2(self._addresses, stream))
 
 
-def deserialized(trt: Any, plan: bytes, *, dla_core: Optional[int], is_trusted: bool) -> Any:
+def deserialized(
+    trt: "Library", plan: bytes, *, dla_core: Optional[int], is_trusted: bool
+) -> Tuple["Runtime", "Engine"]:
     """(runtime, engine) of a plan.
 
     Args:
@@ -216,7 +222,7 @@ class PlanRunner:
 
     def __init__(
         self,
-        trt: Any,
+        trt: "Library",
         plan: bytes,
         *,
         dla_core: Optional[int] = None,
@@ -249,7 +255,7 @@ class PlanRunner:
         self._wants_graph = wants_graph and dla_core is None
         self.why_no_graph = "" if self._wants_graph else "not asked for, or work of a DLA core"
 
-    def _open(self, trt: Any) -> None:
+    def _open(self, trt: "Library") -> None:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise VendorError(_inspection.failures(self._logger))
