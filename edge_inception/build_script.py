@@ -1,13 +1,38 @@
-"""``build.sh`` of a bundle: trtexec's commands for each TensorRT version, to read and to run.
+"""``build.sh`` of a bundle: trtexec's command for each TensorRT version, to read and to run.
 
-Flags change with the version (facts/jetson.md 2.5); the table here is the one place that knows how.
-The script has not run on a device.
+Its flags come from ``engines._trtexec``. The script has not run on a device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from edge_inception.device import manifest, ways
+from edge_inception.engines import _trtexec
+
+_CACHE = "$cache"
+
+
+class _Release(NamedTuple):
+    """Versions whose trtexec takes the same flags: a shell pattern, and one of them."""
+
+    pattern: str
+    version: tuple[int, ...]
+    comment: str
+    bench: str
+
+
+_ENDS = "copies to and from the GPU are timed by default"
+_RELEASES = (
+    _Release("8.2.* | 8.3.*", (8, 2, 1), f"JetPack 4.6; {_ENDS}", "--useSpinWait"),
+    _Release("8.4.* | 8.5.*", (8, 5, 2), f"JetPack 5; {_ENDS}", "--useSpinWait"),
+    _Release("8.6.*", (8, 6, 2), f"JetPack 6.0; {_ENDS}", "--useSpinWait"),
+    _Release("9.*", (9, 3, 0), f"no JetPack has it; {_ENDS}", "--useSpinWait"),
+    _Release("10.*", (10, 3, 0), f"JetPack 6.1 to 7.2; {_ENDS}", "--useSpinWait --useCudaGraph"),
+    _Release("*", (11, 4, 1), "copies are left out unless asked for", "--includeDataTransfers"),
+)
+_TIMED = "--warmUp=2000 --duration=5 --iterations=300"
 
 _HEAD = """\
 #!/bin/sh
@@ -27,27 +52,28 @@ if [ -z "$version" ]; then
   echo "fix: sudo apt-get install nvidia-jetpack, or set TENSORRT_VERSION" >&2
   exit 4
 fi
-major=${version%%.*}
-case $version in
-  8.[0-3].*) workspace=--workspace= ;;
-  *) workspace=--memPoolSize=workspace: ;;  # since TensorRT 8.4
-esac
-"""
 
-_TAIL = """\
+action=${1:-show}
 run() {
   echo "+ $*" >&2
   [ "$action" = show ] || "$@"
 }
+"""
 
-action=${1:-show}
+_CACHE_LINES = """\
+# TensorRT calibrates anew, for which there are no images, unless the first line names its version:
+# TRT-8502 of 8.5.2, TRT-100300 of 10.3.0.
+cache=$(mktemp)
+trap 'rm -f "$cache"' EXIT
+number=$(echo "$version" | awk -F. '{ print $1 * ($1 < 10 ? 1000 : 10000) + $2 * 100 + $3 }')
+sed "1s/^TRT-[0-9]*/TRT-$number/" "$here/calibration.cache" > "$cache"
+"""
+
+_TAIL = """\
 case $action in
-  build) run "$tool" --onnx="$2" --saveEngine="$3" $build ;;
-  bench) run "$tool" --loadEngine="$2" --exportTimes="$3" $bench ;;
-  show)
-    run "$tool" --onnx="$here/$graph" --saveEngine=my.engine $build
-    run "$tool" --loadEngine=my.engine --exportTimes=times.json $bench
-    ;;
+  build) build "$2" "$3" ;;
+  bench) bench "$2" "$3" ;;
+  show) build "$here/$graph" my.engine; bench my.engine times.json ;;
   *) sed -n '2,6p' "$0" >&2; exit 2 ;;
 esac
 """
@@ -60,68 +86,44 @@ def render(graphs: Sequence[Mapping[str, Any]], choices: Mapping[str, Any]) -> s
         graphs: Records of the manifest.
         choices: ``build`` of the manifest.
     """
-    by_typing = {graph["typing"]: graph for graph in graphs}
-    eight = by_typing.get("implicit") or by_typing.get("weak")
-    ten = by_typing.get("implicit") or by_typing.get("strong")
-    eleven = by_typing.get("strong")
-    lines = [_HEAD, "case $major in"]
-    for pattern, graph, comment in (
-        ("8|9", eight, "weak typing: the flags allow what the graph asks for"),
-        ("10", ten, "precision is in the graph; transfers are timed by default"),
-        ("*", eleven, "weak typing is gone; transfers are left out unless asked for"),
-    ):
-        lines += _case(pattern, graph, comment, choices)
-    lines += ["esac", "", _TAIL]
-    return "\n".join(lines)
+    has_cache = any(ways.is_calibrated(graph) for graph in graphs)
+    lines = [_HEAD, *([_CACHE_LINES] if has_cache else []), "case $version in"]
+    for release in _RELEASES:
+        lines += _case(release, graphs, choices)
+    return "\n".join([*lines, "esac", "", _TAIL])
 
 
 def _case(
-    pattern: str, graph: Mapping[str, Any] | None, comment: str, choices: Mapping[str, Any]
+    release: _Release, graphs: Sequence[Mapping[str, Any]], choices: Mapping[str, Any]
 ) -> list[str]:
+    graph = manifest.graph_of(graphs, ".".join(map(str, release.version)))
     if graph is None:
-        return [
-            f"  {pattern})",
-            '    echo "error: this bundle has no graph for TensorRT $version" >&2',
-            '    echo "fix: make a bundle for this device: edge-inception bundle" >&2',
-            "    exit 3 ;;",
-        ]
-    bench = {"8|9": "--useSpinWait", "10": "--useSpinWait --useCudaGraph"}.get(
-        pattern, "--includeDataTransfers"
-    )
+        return _refusal(release, "this bundle has no graph for TensorRT $version")
+    settings = ways.settings_of(graph, choices, _CACHE if ways.is_calibrated(graph) else None)
+    batch, *image = graph["input_shape"]
+    is_free = not isinstance(batch, int)
+    try:
+        words = _trtexec.command(
+            release.version, settings, "$1", "$2", (graph["input"], image) if is_free else None
+        )
+    except _trtexec.NoSuchFlag as error:
+        return _refusal(release, str(error))
+    flags = " ".join(f'"{word}"' for word in words[1:])
+    times = f'"--loadEngine=$1" "--exportTimes=$2" {_TIMED} {release.bench}'
     return [
-        f"  {pattern})  # {comment}",
+        f"  {release.pattern})  # {release.comment}",
         f"    graph={graph['file']}",
-        f'    build="{" ".join(_build_flags(pattern, graph, choices))}"',
-        f'    bench="--warmUp=2000 --duration=5 --iterations=300 {bench}"',
+        f'    build() {{ run "$tool" {flags}; }}',
+        f'    bench() {{ run "$tool" {times}; }}',
         "    ;;",
     ]
 
 
-def _build_flags(pattern: str, graph: Mapping[str, Any], choices: Mapping[str, Any]) -> list[str]:
-    flags = []
-    if graph["typing"] == "strong":
-        flags += ["--stronglyTyped"] if pattern == "10" else []
-    else:
-        flags += ["--int8"] if graph["precision"] == "int8" else []
-        flags += ["--fp16"] if "fp16" in {graph["precision"], graph["float_rest"]} else []
-    if graph["typing"] == "implicit" and graph["precision"] == "int8":
-        flags.append("--calib=$here/calibration.cache")
-    if choices["workspace_mib"] is not None:
-        flags.append(f"${{workspace}}{choices['workspace_mib']}")
-    if choices["dla_core"] is not None:
-        flags.append(f"--useDLACore={choices['dla_core']}")
-        flags += ["--allowGPUFallback"] if choices["allow_gpu_fallback"] else []
-    if choices["builder_optimization_level"] is not None and pattern != "8|9":
-        flags.append(f"--builderOptimizationLevel={choices['builder_optimization_level']}")
-    return flags + _shapes(graph)
-
-
-def _shapes(graph: Mapping[str, Any]) -> list[str]:
-    batch, *image = graph["input_shape"]
-    if isinstance(batch, int) and batch > 0:
-        return []
-    size = "x".join(str(side) for side in image)
-    profile = graph["profile"]
+def _refusal(release: _Release, reason: str) -> list[str]:
     return [
-        f"--{word}Shapes={graph['input']}:{profile[word]}x{size}" for word in ("min", "opt", "max")
+        f"  {release.pattern})",
+        f'    echo "error: {reason}" >&2',
+        '    echo "fix: make a bundle for this device: edge-inception bundle" >&2',
+        "    exit 3",
+        "    ;;",
     ]

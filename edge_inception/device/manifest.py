@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 FILE = "manifest.json"
 SIGNATURE = "manifest.json.sig"
 ENGINES = "engine"  # made on the device; not part of the bundle
+TIMING_CACHE = "timing.cache"  # beside the engines: a later build is faster with it
 VERSION_DIGITS = 12
 _BLOCK_BYTES = 1 << 20
 _CODE = (".py", ".pyc", ".so", ".sh", ".pth")
@@ -198,13 +199,18 @@ def graph_for(bundle: Bundle, version: Optional[str]) -> Dict[str, Any]:
         Refusal: None of the bundle's graphs is for it.
     """
     graphs: List[Dict[str, Any]] = bundle.record["graphs"]
-    for graph in graphs:
-        if _is_for(graph, version):
-            return graph
-    raise Refusal(
-        "the bundle has no graph for TensorRT {}: {}".format(version, _bounds(graphs)),
-        "make a bundle for this device: edge-inception bundle --target NAME",
-    )
+    graph: Optional[Dict[str, Any]] = graph_of(graphs, version)
+    if graph is None:
+        raise Refusal(
+            "the bundle has no graph for TensorRT {}: {}".format(version, _bounds(graphs)),
+            "make a bundle for this device: edge-inception bundle --target NAME",
+        )
+    return graph
+
+
+def graph_of(graphs: Iterable[Any], version: Optional[str]) -> Any:
+    """The first of ``graphs`` that is for a TensorRT version; None where there is none."""
+    return next((graph for graph in graphs if _is_for(graph, version)), None)
 
 
 def _is_for(graph: Mapping[str, Any], version: Optional[str]) -> bool:

@@ -61,6 +61,7 @@ def bench(
     try:
         batches = _batches(bundle, graph["profile"]["opt"])
         run = timed_run(runner.run, batches, protocol, _gpu_ms(runner))
+        run["cuda_graph"] = bool(getattr(runner, "uses_graph", False))
     finally:
         runner.close()
     run.update({"arm": "A", "block": 0, "slot": 0, "open_s": round(opened_s, 3)})
@@ -70,7 +71,8 @@ def bench(
 
 def _gpu_ms(runner: Any) -> Optional[Callable[[], float]]:
     """Reads the GPU's own time of the last call, where the runner knows it."""
-    return (lambda: float(runner.gpu_ms)) if hasattr(runner, "gpu_ms") else None
+    # Asked of the class: before the first call the property itself has nothing to read.
+    return (lambda: float(runner.gpu_ms)) if hasattr(type(runner), "gpu_ms") else None
 
 
 def _batches(bundle: Any, size: int) -> List[Any]:
@@ -185,6 +187,7 @@ def record_of(
         "streams": 1,
         "transfers": True,
         "spin_wait": False,
+        "cuda_graph": run.get("cuda_graph", False),
         "metric": "host_to_host_ms",
         "input_sha256": bundle.record["files"]["golden.npz"]["sha256"],
         "batch": graph["profile"]["opt"],

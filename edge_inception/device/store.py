@@ -141,7 +141,7 @@ def _facts(path: str) -> Optional[Dict[str, Any]]:
 def _remove_others(path: str) -> None:
     folder, own = os.path.dirname(path), os.path.basename(path)
     for name in os.listdir(folder):
-        if not name.startswith(own):
+        if not name.startswith((own, manifest.TIMING_CACHE)):
             os.remove(os.path.join(folder, name))
 
 

@@ -8,6 +8,7 @@ itself uses. This file travels to devices: Python 3.6 syntax; a library is impor
 
 import importlib
 import os
+import tempfile
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 if __package__:
@@ -23,6 +24,8 @@ _MODULES = {
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
 _ENGINES = "edge_inception.engines."
+CALIBRATION_CACHE = "calibration.cache"
+_TENFOLD = 10  # from this major version on NV_TENSORRT_VERSION has two digits more
 
 
 def _ours(name: str) -> Any:
@@ -214,38 +217,38 @@ class TensorRt:
         Raises:
             Refusal: The library refuses the graph.
         """
-        nvinfer = _ours("_nvinfer")
-        settings = self._settings(nvinfer, graph)
-        try:
-            built = nvinfer.build(self.library(), path, settings)
-        except nvinfer.VendorError as error:
-            raise Refusal(
-                "TensorRT refused {}: {}".format(path, error),
-                _advice(str(error)),
-                refusal.BUILD_FAILED,
-            ) from error
-        facts = dict(nvinfer.describe_layers(built.layers), warnings=list(built.warnings))
-        return built.plan, facts
+        nvinfer, inspection = _ours("_nvinfer"), _ours("_inspection")
+        with tempfile.TemporaryDirectory() as folder:
+            cache = self._cache(folder) if is_calibrated(graph) else None
+            settings = settings_of(graph, self._bundle.record["build"], cache)
+            settings = settings._replace(timing_cache=self._timing_cache())
+            try:
+                built = nvinfer.build(self.library(), path, settings)
+            except (nvinfer.VendorError, OSError) as error:
+                raise Refusal(
+                    "TensorRT refused {}: {}".format(path, error),
+                    _advice(str(error)),
+                    refusal.BUILD_FAILED,
+                ) from error
+        facts = inspection.describe_layers(built.layers)
+        told = list(built.warnings)
+        if graph["precision"] == "int8":
+            told += inspection.fallbacks(facts)
+        return built.plan, dict(facts, warnings=told)
 
-    def _settings(self, nvinfer: Any, graph: Mapping[str, Any]) -> Any:
-        choices, profile = self._bundle.record["build"], graph["profile"]
-        cache: Optional[str] = None
-        if graph["typing"] == "implicit" and graph["precision"] == "int8":
-            cache = self._bundle.path("calibration.cache")
-        return nvinfer.BuildSettings(
-            min_batch=profile["min"],
-            opt_batch=profile["opt"],
-            max_batch=profile["max"],
-            workspace_mib=choices["workspace_mib"],
-            compute_capabilities=(),
-            typing=graph["typing"],
-            precision=graph["precision"],
-            float_rest=graph["float_rest"],
-            calibration_cache=cache,
-            dla_core=choices["dla_core"],
-            allow_gpu_fallback=bool(choices["allow_gpu_fallback"]),
-            builder_optimization_level=choices["builder_optimization_level"],
-        )
+    def _timing_cache(self) -> str:
+        folder = os.path.join(self._bundle.root, manifest.ENGINES)
+        os.makedirs(folder, exist_ok=True)
+        return os.path.join(folder, manifest.TIMING_CACHE)
+
+    def _cache(self, folder: str) -> str:
+        """The bundle's calibration cache with the header of the library that is here."""
+        path = os.path.join(folder, CALIBRATION_CACHE)
+        with open(self._bundle.path(CALIBRATION_CACHE), encoding="ascii") as stream:
+            _, _, scales = stream.read().partition("\n")
+        with open(path, "w", encoding="ascii") as stream:
+            stream.write(cache_header(self.version()) + "\n" + scales)
+        return path
 
     def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
         """An open plan.
@@ -254,7 +257,7 @@ class TensorRt:
             Refusal: It is of another version or GPU, or the library refuses it.
         """
         plan = _ours("_plan")
-        why = plan.refusal(content, sidecar, self.identity())
+        why, _ = plan.refusal(content, sidecar, self.identity())
         if why:
             raise Refusal(why, "build it again: python3 device.py build --force")
         nvinfer, cuda = _ours("_nvinfer"), _ours("_cuda")
@@ -269,6 +272,40 @@ class TensorRt:
             raise Refusal(
                 str(error), "check the driver and the CUDA of the JetPack", refusal.LIBRARY_MISSING
             ) from error
+
+
+def is_calibrated(graph: Mapping[str, Any]) -> bool:
+    """Whether the scales of a graph stand in the calibration cache, and not in the graph."""
+    return bool(graph["typing"] == "implicit" and graph["precision"] == "int8")
+
+
+def cache_header(version: str) -> str:
+    """First line of a calibration cache that a TensorRT of ``version`` accepts.
+
+    Its number is NV_TENSORRT_VERSION: 8502 of 8.5.2, 100300 of 10.3.0.
+    """
+    major, minor, patch = (*manifest.numbers(version), 0, 0)[:3]
+    number = major * (1000 if major < _TENFOLD else 10000) + minor * 100 + patch
+    return "TRT-{}-EntropyCalibration2".format(number)
+
+
+def settings_of(graph: Mapping[str, Any], choices: Mapping[str, Any], cache: Optional[str]) -> Any:
+    """``_nvinfer.BuildSettings`` of a graph and of ``build`` in the manifest."""
+    profile = graph["profile"]
+    return _ours("_nvinfer").BuildSettings(
+        min_batch=profile["min"],
+        opt_batch=profile["opt"],
+        max_batch=profile["max"],
+        workspace_mib=choices["workspace_mib"],
+        typing=graph["typing"],
+        precision=graph["precision"],
+        float_rest=graph["float_rest"] or "fp32",
+        calibration_cache=cache,
+        dla_core=choices["dla_core"],
+        # without a core there is nothing to fall back from
+        allow_gpu_fallback=bool(choices["allow_gpu_fallback"]) and choices["dla_core"] is not None,
+        builder_optimization_level=choices["builder_optimization_level"],
+    )
 
 
 def _advice(reason: str) -> str:

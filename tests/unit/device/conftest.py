@@ -13,6 +13,7 @@ from PIL import Image
 from edge_inception import artifact, images, imageset, registry
 from edge_inception.artifact import Baseline, EngineFile, Provenance, Report
 from edge_inception.bundle import BundleOptions, Material, make_bundle
+from edge_inception.device import manifest
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 
 ORIGIN = Provenance(stage="test", parents={}, options={}, tools={}, source="test")
@@ -110,3 +111,21 @@ def copied(cpu_bundle, tmp_path) -> Path:
 def jetson(jetson_bundle, tmp_path) -> Path:
     """A copy of the Jetson's bundle."""
     return Path(shutil.copytree(jetson_bundle, tmp_path / "bundle"))
+
+
+def _reseal(bundle: Path, **values) -> None:
+    """Change top-level values of the manifest, and make every digest right again."""
+    path = bundle / manifest.FILE
+    record = {**json.loads(path.read_text(encoding="utf-8")), **values}
+    for name, entry in record["files"].items():
+        entry["sha256"] = artifact.file_sha256(bundle / name)
+        entry["bytes"] = (bundle / name).stat().st_size
+    record["version"] = manifest.version_of(record["files"])
+    record["sha256"] = manifest.digest_of(record)
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+@pytest.fixture
+def reseal():
+    """``reseal(bundle, **values)``: a changed bundle as its maker would have made it."""
+    return _reseal

@@ -12,15 +12,6 @@ from edge_inception.device import device, manifest, refusal
 from edge_inception.device.refusal import Refusal
 
 
-def changed(bundle: Path, **values) -> None:
-    """Change top-level values of the manifest as someone would who also mends its digests."""
-    path = bundle / manifest.FILE
-    record = {**json.loads(path.read_text(encoding="utf-8")), **values}
-    record["version"] = manifest.version_of(record["files"])
-    record["sha256"] = manifest.digest_of(record)
-    path.write_text(json.dumps(record), encoding="utf-8")
-
-
 def every_file(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
@@ -135,10 +126,10 @@ def test_no_command_is_usage(capsys):
     assert "verify" in capsys.readouterr().out
 
 
-def test_an_unknown_library_is_refused(copied, capsys):
+def test_an_unknown_library_is_refused(copied, reseal, capsys):
     """A manifest of a later edge-inception may name a library that this program lacks."""
     record = json.loads((copied / manifest.FILE).read_text(encoding="utf-8"))
-    changed(copied, target={**record["target"], "backend": "hailo"})
+    reseal(copied, target={**record["target"], "backend": "hailo"})
     assert device.main(["check", "--bundle", str(copied)]) == refusal.BAD_INPUT
     assert "engine library 'hailo'" in capsys.readouterr().err
 
