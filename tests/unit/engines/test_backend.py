@@ -92,3 +92,38 @@ def test_int8_that_is_not_executed_is_refused(tiny_typed):
         _backend.check_int8(tiny_typed("strong"), 0, library="a library", hint="")
     _backend.check_int8(tiny_typed("strong"), 1, library="a library", hint="")
     _backend.check_int8(tiny_typed("fp32"), 0, library="a library", hint="")
+
+
+CHOICES = {
+    "float_precision": "bf16",
+    "compute_capabilities": ("8.9",),
+    "workspace_mib": 64,
+    "memory_pools": {"dlaSRAM": 1.0},
+    "builder_optimization_level": 0,
+    "timing_cache": Path("t.cache"),
+    "calibration_cache": Path("c.cache"),
+    "dla_core": 0,
+    "allow_gpu_fallback": True,
+    "version_compatible": True,
+    "hardware_compatibility": "ampere+",
+    "strip_weights": True,
+    "refit": True,
+    "sparsity": True,
+    "extra": {"streams": 2},
+}
+
+
+def test_every_choice_is_tried_below():
+    """A new field of CompileOptions needs a line in the table."""
+    names = {choice.name for choice in dataclasses.fields(_backend.CompileOptions)}
+    assert names == set(CHOICES) | {"profile"}
+
+
+@pytest.mark.parametrize(("name", "value"), CHOICES.items())
+def test_choice_that_a_backend_cannot_honour_is_refused(name, value):
+    """What was chosen and is not honoured is named, zero too; what is honoured passes."""
+    options = _backend.CompileOptions(**{name: value})
+    with pytest.raises(InputError, match=f"'odd' has no option {name.replace('_', ' ')}, got"):
+        _backend.refuse_options("odd", options, ())
+    _backend.refuse_options("odd", options, (name,))
+    _backend.refuse_options("odd", _backend.CompileOptions(profile=ShapeProfile(max=4)), ())

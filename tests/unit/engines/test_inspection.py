@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import types
+
+import pytest
+
 from edge_inception.engines import _inspection
 
 
@@ -72,3 +77,129 @@ def test_older_spelling_of_types_is_read():
     old = CONV.replace(", Datatype:", ", Format/Datatype:")
     found = _inspection.describe_layers(_inspection.logged_layers(["Layers:\n" + old]))
     assert found["weight_bytes"] == {"Int8": 8 * 4 * 9, "Float": 8 * 4}
+
+
+def conv(name, element, words, **more):
+    """A convolution as EngineInspector writes it; ``words`` spell the type of a tensor."""
+    tensor = {"Name": "x", "Location": "Device", "Dimensions": [1, 16, 35, 35], **words}
+    return {
+        "Name": name,
+        "LayerType": "CaskConvolution",
+        "Inputs": [tensor],
+        "Outputs": [{**tensor, "Name": "y"}],
+        "ParameterType": "Convolution",
+        "Weights": {"Type": element, "Count": 2304},
+        "Bias": {"Type": "Float", "Count": 16},
+        **more,
+    }
+
+
+REFORMAT = {
+    "Name": "Reformatting CopyNode for Input Tensor 0 to stem",
+    "LayerType": "Reformat",
+    "Inputs": [{"Name": "input", "Dimensions": [1, 3, 299, 299]}],
+}
+OLD = {
+    "Layers": [
+        {**REFORMAT, "Inputs": [{"Name": "input", "Format/Datatype": "Row major linear FP32"}]},
+        conv(
+            "stem",
+            "Int8",
+            {"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"},
+        ),
+        conv("mixed", "Half", {"Format/Datatype": "Channel major FP16 format where channel % 8"}),
+        conv("logits", "Float", {"Format/Datatype": "Row major linear FP32"}),
+    ],
+    "Bindings": ["input", "logits"],
+}
+NEW = {
+    "Layers": [
+        {**REFORMAT, "Inputs": [{"Name": "input", "Format": "Row major", "DataType": "Float"}]},
+        conv("stem", "Int8", {"Format": "kCHW32", "DataType": "Int8"}),
+        conv("mixed", "Half", {"Format": "kHWC8", "Datatype": "Half"}),
+        conv("logits", "Float", {"Format": "Row major", "DataType": "Float"}),
+    ],
+    "I/O Tensors": [{"Name": "input", "IOMode": "Input", "DataType": "Float"}],
+}
+
+
+@pytest.mark.parametrize("record", [OLD, NEW], ids=["up to 10", "from 11"])
+def test_both_schemas_give_the_same_counts(record):
+    """One INT8, one FP16 and one FP32 convolution and a reformat are seen in either schema."""
+    found = _inspection.describe_layers(_inspection.inspected_layers(json.dumps(record)))
+    assert found["precisions"] == {"Int8": 1, "Half": 1, "Float": 2}
+    assert found["convolutions"] == {"Int8": 1, "Half": 1, "Float": 1}
+    assert (found["int8_layers"], found["reformat_layers"], found["dla_islands"]) == (1, 1, 0)
+    assert found["weight_bytes"] == {"Int8": 2304, "Half": 2 * 2304, "Float": 4 * (2304 + 3 * 16)}
+
+
+def test_fallbacks_are_told():
+    """INT8 that became float is told with counts and names; a pure int8 engine tells nothing."""
+    layers = _inspection.inspected_layers(json.dumps(OLD))
+    (told,) = _inspection.fallbacks(_inspection.describe_layers(layers))
+    assert told == (
+        "int8 was asked for, and 2 of 3 layers with kernels compute in float: mixed, logits"
+    )
+    assert _inspection.fallbacks(_inspection.describe_layers(layers[:2])) == []
+    (unknown,) = _inspection.fallbacks(_inspection.describe_layers([]))
+    assert "no layers" in unknown
+
+
+def test_dla_islands_are_counted():
+    """Pieces for a DLA core count, by their kind or, without details, by name; Myelin's do not."""
+    names = ["{ForeignNode[stem...mixed]}", "Reformatting CopyNode", "{ForeignNode[a...b]}"]
+    bare = _inspection.inspected_layers(json.dumps({"Layers": names, "Bindings": []}))
+    assert _inspection.describe_layers(bare)["dla_islands"] == 2
+    full = [
+        {"Name": names[0], "LayerType": "DLA"},
+        {"Name": names[2], "LayerType": "Myelin"},
+    ]
+    found = _inspection.inspected_layers(json.dumps({"Layers": full}))
+    assert _inspection.describe_layers(found)["dla_islands"] == 1
+
+
+def fake_library():
+    """What the logger and the monitor subclass."""
+    return types.SimpleNamespace(
+        ILogger=type("ILogger", (), {}), IProgressMonitor=type("IProgressMonitor", (), {})
+    )
+
+
+def test_one_logger_serves_a_process():
+    """A library keeps its first logger, so all uses share one, and each starts empty."""
+    trt = fake_library()
+    logger = _inspection.capturing_logger(trt)
+    logger.log(types.SimpleNamespace(name="ERROR"), "first\n  line")
+    logger.log(types.SimpleNamespace(name="ERROR"), "first line")
+    assert _inspection.failures(logger) == "first line"
+    assert _inspection.capturing_logger(trt) is logger
+    assert _inspection.failures(logger) == "the library gave no reason"
+
+
+def test_progress_of_nested_phases_never_goes_back():
+    """A phase fills one step of its parent, and two phases of one parent do not add up."""
+    told = []
+    monitor = _inspection.progress_monitor(fake_library(), lambda done, of: told.append(done / of))
+    monitor.phase_start("build", None, 2)
+    monitor.phase_start("tactics", "build", 4)
+    for step in range(4):
+        assert monitor.step_complete("tactics", step)
+    monitor.phase_finish("tactics")
+    assert monitor.step_complete("build", 0)
+    monitor.phase_start("serialize", "build", 1)
+    assert monitor.step_complete("serialize", 0)
+    monitor.phase_finish("serialize")
+    assert monitor.step_complete("build", 1)
+    assert told == [0.125, 0.25, 0.375, 0.5, 0.5, 1.0, 1.0]
+
+
+def test_interrupt_stops_the_build():
+    """An exception in the listener asks the library to stop and is kept, not thrown through it."""
+
+    def interrupt(_done, _of):
+        raise KeyboardInterrupt
+
+    monitor = _inspection.progress_monitor(fake_library(), interrupt)
+    monitor.phase_start("build", None, 3)
+    assert monitor.step_complete("build", 0) is False
+    assert isinstance(monitor.stopped_by[0], KeyboardInterrupt)

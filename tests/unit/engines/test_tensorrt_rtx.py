@@ -215,3 +215,42 @@ def test_absent_library_names_the_extra(tiny_typed, monkeypatch):
     with pytest.raises(BackendMissing) as caught:
         compiled(tiny_typed())
     assert "edge-inception[rtx]" in caught.value.hint
+
+
+def test_progress_of_a_real_build_rises(tiny_typed):
+    """The library reports its phases to the listener, which never goes back and stays within."""
+    told = []
+    typed = tiny_typed("strong")
+    BACKEND.compile(
+        typed,
+        CompileOptions(),
+        typed.path.with_suffix(BACKEND.suffix),
+        progress=lambda done, of: told.append(done / of),
+    )
+    assert len(told) > 10
+    assert told == sorted(told)
+    assert 0.5 < told[-1] <= 1.0
+
+
+def test_interrupt_stops_a_real_build(tiny_typed):
+    """Ctrl-C during a build ends it, leaves no engine, and the next build is whole."""
+    typed = tiny_typed("strong")
+    path = typed.path.with_suffix(BACKEND.suffix)
+
+    def interrupt(_done, _of):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        BACKEND.compile(typed, CompileOptions(), path, progress=interrupt)
+    assert not path.exists()
+    assert compiled(typed).details["int8_layers"] == 2
+
+
+def test_layers_come_from_the_log_without_a_gpu(tiny_typed):
+    """A plan cannot be deserialized without a GPU, so the log is the source; the convolution of a
+    float graph is counted as float, and its tiny Gemm has become generated code."""
+    details = compiled(tiny_typed("strong")).details
+    assert details["fallbacks"] == []
+    if not _cuda.driver_version():
+        assert details["layers_from"] == "log"
+    assert compiled(tiny_typed("fp16")).details["float_kernels"] == 1

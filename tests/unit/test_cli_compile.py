@@ -1,0 +1,56 @@
+"""Promises of the command compile: its choices reach the backend or are refused before work."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_inception import cli
+from edge_inception.engines import _cuda
+
+
+def compiled(typed, *flags):
+    return cli.run(["compile", str(typed.path), "--out", str(typed.path) + ".engine", *flags])
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--use-dla-core", "0"], "'openvino' has no option dla core, got 0"),
+        (["--useDLACore", "0"], "'openvino' has no option dla core, got 0"),
+        (["--version-compatible"], "'openvino' has no option version compatible"),
+        (["--calib", "c.cache"], "'openvino' has no option calibration cache"),
+        (["--mem-pool-size", "workspace:64"], "'openvino' has no option memory pools"),
+        (["--mem-pool-size", "workspace"], "wanted POOL:MIB"),
+        (["--mem-pool-size", "workspace:-1"], "wanted POOL:MIB"),
+        (["--target", "rtx", "--refit"], "'tensorrt_rtx' has no option refit"),
+    ],
+)
+def test_choice_that_cannot_be_honoured(tiny_typed, capsys, flags, reason):
+    """Exit code 3 and one line that names the option; no engine is written."""
+    typed = tiny_typed("strong")
+    assert compiled(typed, *flags) == 3
+    assert reason in capsys.readouterr().err
+    assert not typed.path.with_name(typed.path.name + ".engine").exists()
+
+
+def test_compile_tells_the_engine(tiny_typed, capsys):
+    """The path goes to stdout; with --verbose the same build by NVIDIA's tool is told."""
+    typed = tiny_typed("strong")
+    assert compiled(typed, "--target", "rtx", "--workspace", "64", "--verbose") == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == f"{typed.path}.engine"
+    assert f"tensorrt_rtx --onnx={typed.path}" in err
+    assert "--memPoolSize=workspace:64" in err
+
+
+def test_device_is_compiled_for_on_the_device_alone(tiny_typed, capsys, monkeypatch):
+    """A Jetson's engine is refused elsewhere; on an Orin the request reaches TensorRT, and what no
+    Orin Nano can do is refused before that."""
+    typed = tiny_typed("strong")
+    assert compiled(typed, "--target", "orin-nano-8gb") == 3
+    assert "compiled on the device" in capsys.readouterr().err
+    monkeypatch.setattr(_cuda, "compute_capability", lambda: "8.7")
+    assert compiled(typed, "--target", "orin-nano-8gb") == 4
+    assert "JetPack" in capsys.readouterr().err
+    assert compiled(typed, "--target", "orin-nano-8gb", "--use-dla-core", "0") == 3
+    assert "DLA" in capsys.readouterr().err
