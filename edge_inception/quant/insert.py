@@ -14,6 +14,7 @@ from edge_inception import __version__, artifact
 from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
 from edge_inception.errors import InputError
 from edge_inception.graph import check, dla, portable
+from edge_inception.graph.dla_rules import XAVIER
 from edge_inception.graph.statistics import fill_batch
 from edge_inception.quant import implicit, place, scales
 from edge_inception.quant.float16 import to_float16
@@ -72,6 +73,8 @@ def quantize(
         model = dla.rewritten(model) if is_implicit else model
         _stamp(model, options.spelling)
     counts: dict[str, int] = {"num_nodes": len(model.graph.node)}
+    if is_implicit:
+        counts |= _planned(model)
     if options.precision is Precision.INT8:
         seen = _table(graph, ranges).tensors
         counts |= _scaled(model, seen) if is_implicit else _insert(model, seen, options)
@@ -92,6 +95,16 @@ def _batch(options: QuantizeOptions) -> dict[str, Any]:
     """The profile of a batch that is fixed here."""
     batch = options.batch
     return {"profile": {"min": batch, "opt": batch, "max": batch}} if batch else {}
+
+
+def _planned(model: onnx.ModelProto) -> dict[str, int]:
+    """How the graph would lie on the elder of the two accelerators, which takes less."""
+    found = dla.plan(model, XAVIER)
+    return {
+        "dla_layers": len(found.verdicts) - len(found.gpu_layers),
+        "dla_subgraphs": len(found.subgraphs),
+        "gpu_layers": len(found.gpu_layers),
+    }
 
 
 def _scaled(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> dict[str, int]:

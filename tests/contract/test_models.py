@@ -505,6 +505,12 @@ EXPORTED = (
         nodes={"Conv": 94, "Relu": 94, "Concat": 11, "AveragePool": 9, "MaxPool": 4, **HEAD},
     ),
     Exported(
+        name="inception_v3",
+        options={"count_include_pad": False},
+        nodes={"Conv": 94, "Relu": 94, "Concat": 11, "AveragePool": 9, "MaxPool": 4, **HEAD},
+        num_exclusive=9,
+    ),
+    Exported(
         name="inception_resnet_v1",
         options=NARROW,
         # 20 linear convolutions, one in each block; a ReLU behind each of the other convolutions
@@ -522,7 +528,7 @@ EXPORTED = (
     ),
     Exported(
         name="resnet50",
-        options=NARROW,
+        options={},
         nodes={"Conv": 53, "Relu": 49, "Add": 16, "MaxPool": 1, **HEAD},
     ),
 )  # fmt: skip

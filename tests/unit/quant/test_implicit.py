@@ -208,6 +208,8 @@ def test_the_graph_is_what_tensorrt_8_parses(made):
     assert ends == ["input", "logits"]
     found = dla.plan(made.model, "NVDLA 1.0")
     assert [layer.op for layer in found.gpu_layers] == ["Flatten"]
+    assert made.typed.counts["dla_layers"] == len(ops) - 1
+    assert (made.typed.counts["dla_subgraphs"], made.typed.counts["gpu_layers"]) == (1, 1)
 
 
 def test_only_what_follows_the_last_layer_has_no_scale(made):
