@@ -62,12 +62,13 @@ class Material:
     """Artifacts of one build.
 
     ``graphs`` are spellings of one typed graph, each once; ``engine`` is of the strong one, was
-    validated in ``report`` and is executable here. ``images`` are validation images, any of those
-    that ``baseline`` was recorded on.
+    validated in ``report`` and is executable here; ``proofs`` are all such engines. ``images`` are
+    validation images, any of those that ``baseline`` was recorded on.
     """
 
     graphs: tuple[TypedGraph, ...]
     engine: EngineFile
+    proofs: tuple[EngineFile, ...]
     baseline: Baseline
     report: Report
     images: ImageSet
@@ -78,13 +79,15 @@ class Material:
 class BundleOptions:
     """Choices of one bundle.
 
-    ``name`` empty is the model's. ``num_baseline`` rows of the baseline travel at most.
+    ``name`` empty is the model's; ``tensorrt`` empty the whole range of the target, else oldest and
+    newest. ``num_baseline`` rows of the baseline travel at most.
     ``key`` is an Ed25519 private key in a PEM file; ``public_key`` is where its public half is
     written for those who check. ``force`` replaces another bundle of that name.
     """
 
     target: str
     name: str = ""
+    tensorrt: tuple[str, str] | None = None
     num_golden: int = 8
     num_baseline: int = 1000
     workspace_mib: int | None = None
@@ -105,24 +108,6 @@ class BundleResult:
     version: str
     num_golden: int
     is_new: bool
-
-
-def needed_typings(target: Target, *, is_implicit: bool) -> tuple[str, ...]:
-    """Spellings that the TensorRT versions of a target need.
-
-    Args:
-        target: The hardware.
-        is_implicit: For DLA, or for a calibration cache: TensorRT up to 10.7 takes no Q/DQ there.
-    """
-    oldest, newest = (manifest.numbers(version) for version in target.tensorrt)
-    if target.backend != "tensorrt" or not oldest:
-        return ("strong",)
-    if is_implicit:
-        return (
-            ("implicit", "strong") if newest >= manifest.numbers(_STRONG_DLA[0]) else ("implicit",)
-        )
-    wanted = {"strong": newest >= (10,), "weak": oldest < (10,)}
-    return tuple(typing for typing, is_wanted in wanted.items() if is_wanted)
 
 
 def make_bundle(material: Material, options: BundleOptions, out: Path) -> BundleResult:
@@ -188,13 +173,17 @@ def _require_one_build(material: Material, options: BundleOptions) -> None:
             f"{material.baseline.path} is not the baseline of {material.report.path}",
             hint="build again, so that baseline and report are of one run",
         )
-    strong = [g.sha256 for g in material.graphs if g.details["typing"] == "strong"]
-    parent = material.engine.provenance.parents.get("typed graph")
-    if strong and parent not in strong:
-        raise InputError(
-            f"{material.engine.path} was not compiled from the strong graph given",
-            hint="build again, so that graph and engine are of one run",
-        )
+    proved = {
+        engine.provenance.parents.get("typed graph")
+        for engine in (material.engine, *material.proofs)
+        if engine.sha256 in judged
+    }
+    for graph in material.graphs:
+        if graph.details["typing"] != "implicit" and graph.sha256 not in proved:
+            raise InputError(
+                f"no engine that {material.report.path} judged was compiled from {graph.path}",
+                hint=f"edge-inception build --target {options.target} judges all that it needs",
+            )
 
 
 def _graph_file(graph: TypedGraph) -> str:
@@ -301,7 +290,7 @@ class _Content:
             "head": str(details.get("head", "logits")),
             "num_classes": int(details.get("num_classes", 0)),
             "preprocess": details["preprocess"],
-            "target": _target_record(self._target),
+            "target": _target_record(self._target, self._options.tensorrt),
             "graphs": self._graph_records(),
             "build": self._choices(),
             "gates": {check["name"]: check["wanted"] for check in verdict["checks"]},
@@ -315,13 +304,13 @@ class _Content:
         return {**record, "sha256": manifest.digest_of(record)}
 
 
-def _target_record(target: Target) -> dict[str, Any]:
+def _target_record(target: Target, tensorrt: tuple[str, str] | None) -> dict[str, Any]:
     return {
         "name": target.name,
         "title": target.title,
         "backend": target.backend,
         "compute_capabilities": list(target.compute_capabilities),
-        "tensorrt": list(target.tensorrt),
+        "tensorrt": list(tensorrt or target.tensorrt),
         "memory_gb": target.memory_gb,
         "num_dla_cores": target.num_dla_cores,
     }

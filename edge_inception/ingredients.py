@@ -42,6 +42,29 @@ class Device:
     dla_tensorrt: tuple[str, ...] = ()
 
     @property
+    def typings(self) -> tuple[str, ...]:
+        """Spellings of the graph that its versions need, and its DLA."""
+        is_typed = [parsed(version)[0] >= _STRONGLY_TYPED for version in self.tensorrt]
+        needs = {
+            "strong": any(is_typed) or not is_typed,
+            "weak": self.needs_weak,
+            "implicit": bool(self.implicit),
+        }
+        return tuple(typing for typing, is_needed in needs.items() if is_needed)
+
+    @property
+    def bounds(self) -> tuple[str, str] | None:
+        """Oldest and newest version without their build numbers; None where none is known."""
+        found = sorted(parsed(version)[:3] for version in self.tensorrt)
+        texts = [".".join(map(str, numbers)) for numbers in found]
+        return (texts[0], texts[-1]) if texts else None
+
+    @property
+    def dla_core(self) -> int | None:
+        """The accelerator that a build for DLA starts with."""
+        return 0 if self.dla_tensorrt else None
+
+    @property
     def needs_weak(self) -> bool:
         """Whether one of its versions knows no strongly typed graph."""
         return any(parsed(version)[0] < _STRONGLY_TYPED for version in self.tensorrt)
@@ -173,7 +196,7 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
         InputError: Unknown target, an impossible request, or JetPack or DLA without such a target.
     """
     rows = [targets.target(name) for name in dict.fromkeys(recipe.targets)]
-    found = tuple(_device(row, recipe) for row in rows if not row.is_compiled_here)
+    found = tuple(device(recipe, row.name) for row in rows if not row.is_compiled_here)
     asked = {"jetpack": recipe.jetpack, "tensorrt": recipe.tensorrt, "use-dla": recipe.dla}
     useless = next((flag for flag, value in asked.items() if value and not found), "")
     if useless:
@@ -184,7 +207,33 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
     return found
 
 
-def _device(row: Target, recipe: Recipe) -> Device:
+def bundled(
+    recipe: Recipe, found: tuple[Device, ...], host_names: tuple[str, ...]
+) -> tuple[Device, ...]:
+    """What ``--bundle`` packs for: the devices of the recipe, else the CPU.
+
+    Raises:
+        InputError: There is neither.
+    """
+    if not recipe.bundle:
+        return ()
+    if found:
+        return found
+    if "cpu" not in host_names:
+        raise InputError(
+            f"no bundle for {', '.join(host_names)}: its engines cannot be executed here",
+            hint="add --target cpu, or a device that `edge-inception targets` lists",
+        )
+    return (device(recipe, "cpu"),)
+
+
+def device(recipe: Recipe, name: str) -> Device:
+    """A target as the recipe asks for it.
+
+    Raises:
+        InputError: Unknown, or it cannot do what is asked.
+    """
+    row = targets.target(name)
     profile = recipe.profile
     asked = Request(
         precision=recipe.precision,

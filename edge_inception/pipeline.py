@@ -3,7 +3,9 @@
 Files in the output folder: model.onnx (of an imported graph also model.imported.onnx),
 model.simplified.onnx, baseline.npz, model.ranges.json, model.<precision>.onnx,
 model.<precision>.<target><suffix>, report.json and report.md; each artifact with its sidecar
-<file>.json.
+<file>.json. For hardware that compiles for itself also model.<precision>.weak.onnx and
+model.<precision>.implicit.onnx with its .cache, where its TensorRT needs them; with ``--bundle``
+bundles/NAME-TARGET and its .tar.gz.
 """
 
 from __future__ import annotations
@@ -14,8 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_inception import artifact, imageset, ingredients, registry, stage
+from edge_inception import (
+    artifact,
+    build_folder,
+    bundle,
+    imageset,
+    ingredients,
+    registry,
+    stage,
+)
 from edge_inception.artifact import EngineFile, RangeTable, Report, SimplifiedGraph
+from edge_inception.bundle import BundleOptions
 from edge_inception.errors import EdgeInceptionError, InputError
 from edge_inception.imageset import ImageSet
 from edge_inception.ingredients import Listener, Silent
@@ -25,6 +36,8 @@ from edge_inception.recipe import Recipe
 from edge_inception.runner import Runner, WouldRun
 from edge_inception.spec import Precision
 from edge_inception.steps import Inputs, Steps
+
+BUNDLES = "bundles"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +97,13 @@ class _Build:
             registry.model(recipe.model)  # a misspelt name is refused before any work
         self._devices = ingredients.devices(recipe)
         self._hosts = ingredients.hosts(recipe)
+        self._bundled = ingredients.bundled(recipe, self._devices, self._hosts)
         calibrators.calibrator(recipe.calibrator)
         ingredients.require_threads(recipe.threads)
         validation = ingredients.open_source(
             recipe.validation, "validation", recipe, self._listener
         )
+        self._validation = validation
         inputs = Inputs(
             recipe=recipe,
             validation=validation,
@@ -107,6 +122,8 @@ class _Build:
             if self._recipe.precision is Precision.INT8:
                 self._listener.note("more calibration images or --calibrator max may help")
             shipped = []
+        if shipped:
+            self._pack()
         engines = tuple(engine.path for engine in shipped)
         written = tuple(path for path in self._runner.written if path.exists())
         return BuildResult(report=record, status=status, engines=engines, written=written)
@@ -135,6 +152,21 @@ class _Build:
                 self._withhold(shipped, "not validated")
             raise
         return report, shipped
+
+    def _pack(self) -> None:
+        """A bundle for each device, once its graphs are judged."""
+        for device in self._bundled:
+            options = BundleOptions(
+                target=device.target.name,
+                tensorrt=device.bounds,
+                dla_core=device.dla_core,
+                keep_failed=True,  # a failed gate gets here only where that was asked for
+                force=True,  # of the same build, so there is nothing to lose
+            )
+            found = build_folder.material(self._recipe.out, device, self._validation)
+            made = bundle.make_bundle(found, options, self._recipe.out / BUNDLES)
+            self._runner.written += [made.folder, made.archive]
+            self._listener.note(f"bundle {device.target.name:<16}  version {made.version}")
 
     def _plan_dla(
         self, simplified: SimplifiedGraph, ranges: RangeTable | None, tensorrt: str

@@ -16,7 +16,7 @@ def test_every_spelling_that_the_device_may_need_is_validated(workshop, tmp_path
     """JetPack 5 to 7 need both spellings; each stands in the report and is judged by the gates."""
     out = tmp_path / "out"
     flags = ["--recipe", str(workshop.recipe), "--target", "orin-nano-8gb", "--out", str(out)]
-    code = cli.run(["build", *flags, "--json"])
+    code = cli.run(["build", *flags, "--bundle", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert code == 0
     assert (out / "model.int8.onnx").exists()
@@ -25,6 +25,24 @@ def test_every_spelling_that_the_device_may_need_is_validated(workshop, tmp_path
     assert {"INT8 (cpu)", "INT8 (cpu, weak typing)"} <= judged
     named = " ".join(check["sentence"] for check in report["verdict"]["checks"])
     assert "INT8 (cpu, weak typing)" in named
+    (folder,) = (path for path in (out / "bundles").iterdir() if path.is_dir())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["target"]["tensorrt"] == ["8.5.2", "10.16.2"]
+    for graph in manifest["graphs"]:
+        name = "model.int8.onnx" if graph["typing"] == "strong" else "model.int8.weak.onnx"
+        assert (folder / graph["file"]).read_bytes() == (out / name).read_bytes()
+
+
+def test_a_bundle_ships_no_graph_that_was_not_validated(built, workshop, tmp_path, capsys):
+    """A build for the CPU proved the strong graph alone; JetPack 5 needs the weak one too."""
+    flags = ["--recipe", str(workshop.recipe), "--from", str(built), "--out", str(tmp_path)]
+    assert cli.run(["bundle", *flags, "--target", "orin-nano-8gb"]) == 3
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        f"error: {built} has no graph of weak typing, which orin-nano-8gb needs",
+        "hint: edge-inception build --target orin-nano-8gb --bundle makes and proves it",
+    ]
+    assert not list(tmp_path.iterdir())
+    assert cli.run(["bundle", *flags, "--target", "orin-nano-8gb", "--jetpack", "6.2"]) == 0
 
 
 def test_dla_gets_a_graph_without_qdq_and_its_scales(workshop, tmp_path, capsys):
@@ -40,3 +58,11 @@ def test_dla_gets_a_graph_without_qdq_and_its_scales(workshop, tmp_path, capsys)
     assert lines[0] == "TRT-100300-EntropyCalibration2"
     assert len(lines) > 20
     assert not (out / "model.int8.weak.onnx").exists(), "TensorRT 10.3 takes the strong one"
+    packed = ["--recipe", str(workshop.recipe), "--from", str(out), "--out", str(tmp_path / "b")]
+    device = ["--target", "orin-nx-16gb", "--use-dla", "--jetpack", "6.2"]
+    assert cli.run(["bundle", *packed, *device]) == 0
+    folder = tmp_path / "b" / "inception_v4-orin-nx-16gb"
+    assert (folder / "graphs/implicit.onnx").exists()
+    assert (folder / "calibration.cache").read_text(encoding="utf-8").splitlines() == lines
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["build"]["dla_core"] == 0

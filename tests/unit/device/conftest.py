@@ -38,6 +38,7 @@ def material(tmp_path_factory, publish_tiny, photos) -> Material:
     strong, weak = publish_tiny(folder, "strong"), publish_tiny(folder, "weak")
     backend = registry.backend("openvino")
     engine = backend.compile(strong, CompileOptions(), folder / "model.int8.cpu.blob")
+    proof = backend.compile(weak, CompileOptions(), folder / "model.int8.weak.cpu.blob")
     plain = backend.compile(publish_tiny(folder, "fp32"), CompileOptions(), folder / "fp32.blob")
     found = imageset.open_set(photos)
     arrays = np.concatenate(
@@ -54,8 +55,9 @@ def material(tmp_path_factory, publish_tiny, photos) -> Material:
     return Material(
         graphs=(strong, weak),
         engine=engine,
+        proofs=(engine, proof),
         baseline=baseline,
-        report=publish_report(folder / "report.json", engine, baseline),
+        report=publish_report(folder / "report.json", (engine, proof), baseline),
         images=found,
     )
 
@@ -68,16 +70,16 @@ def _publish_npz(path: Path, **arrays: np.ndarray) -> Baseline:
 
 
 def publish_report(
-    path: Path, engine: EngineFile, baseline: Baseline, status: str = "PASSED"
+    path: Path, engines: tuple[EngineFile, ...], baseline: Baseline, status: str = "PASSED"
 ) -> Report:
     """What of a report a bundle looks at."""
     check = {"name": "min_sqnr_db", "wanted": 10.0}
     record = {
         "context": {
-            "engines": {"INT8 (cpu)": {"file": engine.path.name, "sha256": engine.sha256}},
+            "engines": {e.path.name: {"file": e.path.name, "sha256": e.sha256} for e in engines},
             "baseline_sha256": baseline.sha256,
         },
-        "rows": [{"name": "INT8 (cpu)", "role": "subject", "backend": "openvino"}],
+        "rows": [{"name": e.path.name, "role": "subject", "backend": "openvino"} for e in engines],
         "verdict": {"status": status, "checks": [check]},
     }
     content = json.dumps(record).encode()

@@ -1,0 +1,86 @@
+"""What a finished build left in its folder, as the material of a bundle.
+
+Only what the report judged is taken: the variant that ships is the variant that was validated. A
+graph for DLA is the exception, since nothing but a DLA executes it; its device proves it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from edge_inception import artifact
+from edge_inception.artifact import (
+    Baseline,
+    CalibrationCache,
+    EngineFile,
+    Report,
+    TypedGraph,
+)
+from edge_inception.bundle import Material
+from edge_inception.errors import InputError
+from edge_inception.imageset import ImageSet
+from edge_inception.ingredients import Device
+
+REPORT = "report.json"
+
+
+def material(folder: Path, device: Device, images: ImageSet) -> Material:
+    """Graphs in the spellings that ``device`` needs, the engines that proved them, the baseline.
+
+    Args:
+        folder: Output of a build.
+        device: Hardware of the bundle, with its TensorRT versions.
+        images: The build's validation images.
+
+    Raises:
+        InputError: No finished build, one for other hardware, or none that was executed here.
+    """
+    report = artifact.load(Report, folder / REPORT)
+    engines = _judged(folder, report)
+    precision = str(engines[0].details["precision"])
+    graphs = tuple(_graph(folder, precision, typing, device) for typing in device.typings)
+    return Material(
+        graphs=graphs,
+        engine=engines[0],
+        proofs=engines,
+        baseline=artifact.load(Baseline, folder / "baseline.npz"),
+        report=report,
+        images=images,
+        calibration_cache=_cache(folder, precision, device),
+    )
+
+
+def _judged(folder: Path, report: Report) -> tuple[EngineFile, ...]:
+    """Engines that the report judged; they must be OpenVINO's, which runs anywhere.
+
+    Raises:
+        InputError: Another library's, so that no answers can be recorded here.
+    """
+    record = json.loads(report.path.read_text(encoding="utf-8"))
+    subjects = [row for row in record["rows"] if row["role"] == "subject"]
+    if subjects[0]["backend"] != "openvino":
+        raise InputError(
+            f"{report.path} judged an engine of {subjects[0]['backend']}, whose answers cannot be "
+            "recorded on a CPU",
+            hint="build with --target cpu: bundles for any target are made from that",
+        )
+    engines = record["context"]["engines"]
+    return tuple(artifact.load(EngineFile, folder / engines[r["name"]]["file"]) for r in subjects)
+
+
+def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGraph:
+    name = f"model.{precision}.onnx" if typing == "strong" else f"model.{precision}.{typing}.onnx"
+    if not (folder / name).exists():
+        raise InputError(
+            f"{folder} has no graph of {typing} typing, which {device.target.name} needs",
+            hint=f"edge-inception build --target {device.target.name} --bundle makes and proves it",
+        )
+    return artifact.load(TypedGraph, folder / name)
+
+
+def _cache(folder: Path, precision: str, device: Device) -> Path | None:
+    path = folder / f"model.{precision}.implicit.cache"
+    if not device.implicit or precision != "int8":
+        return None
+    return artifact.load(CalibrationCache, path).path
