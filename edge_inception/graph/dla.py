@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx
 
 from edge_inception.errors import InputError
-from edge_inception.graph.check import constants, image_input, shape_of
+from edge_inception.graph.check import constants, shape_of
 from edge_inception.graph.dla_rules import ORIN, XAVIER, View, judge
 from edge_inception.graph.passes import head_to_convolution, inclusive_average_pool, remove_unused
 from edge_inception.graph.refusals import label
@@ -150,8 +150,9 @@ def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _require_fixed(model: onnx.ModelProto) -> None:
-    sizes = shape_of(image_input(model))
-    free = [str(size) for size in sizes if not isinstance(size, int)]
+    stored = constants(model)
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    free = [str(size) for value in inputs for size in shape_of(value) if not isinstance(size, int)]
     if free:
         raise InputError(
             f"the input has free sizes {', '.join(free)}; DLA takes fixed ones only",

@@ -192,6 +192,13 @@ def test_a_free_batch_is_refused():
         assert "--batch" in caught.value.hint
 
 
+def test_a_graph_with_two_inputs_has_a_plan():
+    """Any ONNX file can be asked about; each free size is named."""
+    assert reason("y = Add(x, z)", signature=f"({IMAGE}, {IMAGE[:-1]}z) => (y)") == ""
+    with pytest.raises(InputError, match="free sizes h, w"):
+        reason("y = Add(x, z)", signature=f"({IMAGE}, float[1,8,h,w] z) => (y)")
+
+
 def test_nothing_changes_in_the_graph_that_is_asked_about():
     """Planning and rewriting leave their argument alone."""
     model = parse("a = AveragePool<kernel_shape=[3,3],pads=[1,1,1,1]>(x) y = Relu(a)")
