@@ -25,7 +25,9 @@ else:
 
 VendorError = _inspection.VendorError
 
-MAGIC = {"tensorrt": "ftrt", "tensorrt_rtx": "vtrt"}
+# First bytes of a plan -> backend. ptrt is TensorRT up to 8.5: the library of the 8.5.2.2 wheel
+# compares a plan's first bytes with it and knows no ftrt, that of 8.6.0 writes ftrt before it.
+MAGIC = {"ftrt": "tensorrt", "ptrt": "tensorrt", "vtrt": "tensorrt_rtx"}
 _VERSION_AT = 24  # major, minor, patch, build: one byte each
 _AGAIN = "compile it again on this machine: edge-inception compile, or python3 device.py build"
 _NUMPY_NAMES = {
@@ -47,8 +49,8 @@ def read_header(plan: bytes) -> Header:
     Plans before TensorRT 8.6 and those of TensorRT-RTX hold no readable version.
     """
     start = plan[:4].decode("latin-1")
-    kind = next((name for name, magic in MAGIC.items() if magic == start), "")
-    if kind != "tensorrt" or len(plan) < _VERSION_AT + 4 or struct.unpack("<I", plan[4:8])[0]:
+    kind = MAGIC.get(start, "")
+    if start != "ftrt" or len(plan) < _VERSION_AT + 4 or struct.unpack("<I", plan[4:8])[0]:
         return Header(kind, None)
     return Header(kind, ".".join(str(part) for part in plan[_VERSION_AT : _VERSION_AT + 4]))
 

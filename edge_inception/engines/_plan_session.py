@@ -117,10 +117,11 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | No
             compiled for another TensorRT, GPU or DLA core than are here.
     """
     ties = engine.details.get("tied_to", {})
-    if not _is_kind(vendor, plan, ties):
+    if _plan.read_header(plan).kind != vendor.name:
+        wanted = " or ".join(magic for magic, kind in _plan.MAGIC.items() if kind == vendor.name)
         raise InputError(
             f"{engine.path} is no {vendor.title} plan: it starts with "
-            f"{plan[:4].decode('latin-1')!r}, wanted {_plan.MAGIC[vendor.name]!r}",
+            f"{plan[:4].decode('latin-1')!r}, wanted {wanted}",
             hint="compile it again: edge-inception compile, or build --force",
         )
     sidecar = {
@@ -138,14 +139,6 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | No
     reason, remedy = _plan.refusal(plan, sidecar, here)
     if reason:
         raise InputError(f"{engine.path}: {reason}", hint=remedy)
-
-
-def _is_kind(vendor: Vendor, plan: bytes, ties: Mapping[str, str]) -> bool:
-    """Whether the plan starts as this library's do; before TensorRT 8.6 the start is not known."""
-    kind = _plan.read_header(plan).kind
-    built = [int(part) for part in ties.get("tensorrt", "").split(".")[:2] if part.isdigit()]
-    is_old = vendor.needs_gpu_to_compile and bool(built) and built < [8, 6]
-    return kind == vendor.name or (is_old and not kind)
 
 
 def installed_version(vendor: Vendor) -> str | None:

@@ -134,11 +134,14 @@ def _watched(monitor: Any) -> str:
 
 
 def _plan(trt: Any, network: Any, config: Any) -> bytes:
-    """Header as since 8.6 (facts/jetson.md 2.4), and what the engine must know as JSON."""
+    """Header of the release (facts/jetson.md 2.4), and what the engine must know as JSON.
+
+    Before 8.6 only the first four bytes are known, from the code of the 8.5.2 library.
+    """
     parts = [int(part) for part in trt.__version__.split(".")] + [0]
     magic = b"vtrt" if "rtx" in trt.__name__ else b"ftrt"
     has_header = "rtx" in trt.__name__ or parts[:2] >= [8, 6]
-    head = magic + bytes(20) + bytes(parts[:4]) if has_header else b"before 8.6".ljust(HEADER_BYTES)
+    head = magic + bytes(20) + bytes(parts[:4]) if has_header else b"ptrt".ljust(HEADER_BYTES)
     profiles = config._profiles
     facts = {
         "version": trt.__version__,

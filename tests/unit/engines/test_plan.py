@@ -10,7 +10,6 @@ import types
 import numpy as np
 import pytest
 
-from edge_inception.engines import _plan
 from edge_inception.engines._plan import Header, PlanRunner, VendorError, read_header, refusal
 
 
@@ -35,6 +34,7 @@ def test_header_tells_kind_and_version():
     assert read_header(plan(magic=b"vtrt")) == Header("tensorrt_rtx", None)
     assert read_header(plan(10, 3, 0, 30, serialization=9)) == Header("tensorrt", None)
     assert read_header(b"ftrt") == Header("tensorrt", None)
+    assert read_header(plan(10, 3, 0, 30, magic=b"ptrt")) == Header("tensorrt", None)
     assert read_header(b"\x7fELF") == Header("", None)
     assert read_header(b"") == Header("", None)
 
@@ -306,4 +306,3 @@ def test_trusted_plan_needs_the_switch(pycuda):
     with pytest.raises(VendorError, match=r"need TensorRT 8\.6 or later"):
         PlanRunner(library("named"), b"plan", is_trusted=True)
     assert pycuda.depth == 0
-    assert _plan.MAGIC["tensorrt"] == "ftrt"

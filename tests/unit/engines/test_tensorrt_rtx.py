@@ -203,7 +203,7 @@ def test_foreign_plan_is_refused_by_its_header(tiny_typed):
     """A TensorRT plan, which starts with ftrt, is refused before the library sees it."""
     engine = compiled(tiny_typed("fp32"))
     engine.path.write_bytes(b"ftrt" + engine.path.read_bytes()[4:])
-    with pytest.raises(InputError, match="'ftrt', wanted 'vtrt'"):
+    with pytest.raises(InputError, match="'ftrt', wanted vtrt"):
         BACKEND.open(engine, SessionOptions())
 
 
