@@ -62,12 +62,13 @@ def _stages(
     registry.options(spec, options)
     side = flags["input_size"]
     size = (side, side) if side else spec.variants[0].input_size
+    architecture = registry.made(spec, spec.describe, flags["num_classes"] or 1000, options)
     try:
-        architecture = spec.describe(num_classes=flags["num_classes"] or 1000, **options)
         return list(grouped(trace(architecture, size))), size
     except ValueError as error:
         raise InputError(
-            f"cannot build {spec.name} with {options}: {error}", hint=registry.option_hint(spec)
+            f"{spec.name} cannot take {size[0]} x {size[1]} images: {error}",
+            hint="use a larger --input-size; the model was made for the one it publishes",
         ) from error
 
 

@@ -152,7 +152,7 @@ def _head(model: nn.Module, options: ExportOptions) -> Head:
     if options.head != Head():
         raise InputError(
             f"head {options.head} needs classes, this {options.model} gives embeddings",
-            hint="leave --head out, or set the model option that gives it a classifier",
+            hint="leave --head out, or give it a classifier: --option tail=facenet-classifier",
         )
     return Head(kind="embedding")
 

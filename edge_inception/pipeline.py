@@ -29,6 +29,7 @@ from edge_inception.artifact import EngineFile, RangeTable, Report, SimplifiedGr
 from edge_inception.bundle import BundleOptions
 from edge_inception.errors import EdgeInceptionError, InputError
 from edge_inception.imageset import ImageSet
+from edge_inception.inference import head_of
 from edge_inception.ingredients import Listener, Silent
 from edge_inception.quant import calibrators
 from edge_inception.quant.options import Spelling
@@ -36,6 +37,7 @@ from edge_inception.recipe import Recipe
 from edge_inception.runner import Runner, WouldRun
 from edge_inception.spec import Precision
 from edge_inception.steps import Inputs, Steps
+from edge_inception.validate.options import require_gates
 
 BUNDLES = "bundles"
 
@@ -132,6 +134,7 @@ class _Build:
         """Checkpoint to report; the second value is the engines of the asked precision."""
         steps, precision = self._steps, self._recipe.precision
         graph, plain = steps.source()
+        require_gates(self._recipe.gates, head_of(graph.details), self._recipe.model)
         simplified = steps.simplify(graph)
         baseline = steps.baseline(plain)
         typed = {Precision.FP32: steps.quantize(simplified, None, Precision.FP32)}

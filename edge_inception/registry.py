@@ -10,7 +10,7 @@ import importlib
 import json
 import math
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -127,8 +127,19 @@ def build(spec: ModelSpec, num_classes: int, chosen: Mapping[str, Any]) -> Any:
     Raises:
         InputError: A choice the architecture does not have, or sizes beyond what torch can hold.
     """
+    return made(spec, spec.build, num_classes, chosen)
+
+
+def made(
+    spec: ModelSpec, make: Callable[..., Any], num_classes: int, chosen: Mapping[str, Any]
+) -> Any:
+    """What ``spec.describe`` or ``spec.build`` makes of the options.
+
+    Raises:
+        InputError: As ``build``.
+    """
     try:
-        return spec.build(num_classes=num_classes, **chosen)
+        return make(num_classes=num_classes, **chosen)
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"cannot build {spec.name} with {dict(chosen)}: {str(error).splitlines()[0]}",

@@ -21,7 +21,6 @@ from edge_inception.artifact import (
     TypedGraph,
 )
 from edge_inception.engines._backend import CompileOptions
-from edge_inception.errors import InputError
 from edge_inception.images import preprocess_of
 from edge_inception.imageset import ImageSet
 from edge_inception.options import (
@@ -160,17 +159,6 @@ class Steps:
     def baseline(self, graph: Graph) -> Baseline:
         """FP32 logits of the validation images."""
         recipe = self._recipe
-        num_classes = int(graph.details["num_classes"])  # of an embedding network 0
-        if (
-            num_classes
-            and self._validation.is_labelled
-            and len(self._validation.classes) != num_classes
-        ):
-            raise InputError(
-                f"{self._validation.name} has {len(self._validation.classes)} classes, "
-                f"{recipe.checkpoint} has {num_classes}",
-                hint="give --labels with one class name per logit, in logit order",
-            )
         if recipe.is_foreign:
             return self._onnx_baseline(graph)
         choices = BaselineOptions(

@@ -66,7 +66,7 @@ def trace(architecture: Architecture, size: tuple[int, int]) -> list[Stage]:
     for path, layer in architecture.layers.items():
         cost = _layer(layer, shape)
         if min(cost.shape) < 1:
-            raise ValueError(f"layer {path} has nothing left of an image of {size[0]} x {size[1]}")
+            raise ValueError(f"layer {path} has nothing left of them")
         stages.append(Stage(path=path, what=_WORDS[type(layer)](layer), cost=cost))
         shape = cost.shape
     return [*stages, _head(architecture, shape[0])]

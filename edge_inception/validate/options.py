@@ -8,8 +8,9 @@ from typing import Any
 
 from edge_inception import stage
 from edge_inception.artifact import Baseline, EngineFile, Provenance
+from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet
-from edge_inception.spec import Gates, Preprocess
+from edge_inception.spec import Gates, Head, Preprocess
 from edge_inception.validate import machine
 
 
@@ -53,6 +54,19 @@ class ValidateOptions:
     rounds: int = 10
     calls_per_block: int = 20
     baseline: Reference = field(default_factory=Reference)
+
+
+def require_gates(gates: Gates, head: Head, model: str) -> None:
+    """Refuse gates that what the graph answers cannot be judged by.
+
+    Raises:
+        InputError: A top-1 drop of embeddings.
+    """
+    if head.kind == "embedding" and gates.max_drop_pp is not None:
+        raise InputError(
+            f"gate max_drop_pp needs classes, {model} gives embeddings",
+            hint="leave --max-drop out; --min-agreement and --min-sqnr judge embeddings",
+        )
 
 
 def validate_provenance(

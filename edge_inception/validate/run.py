@@ -15,7 +15,6 @@ import numpy as np
 
 from edge_inception import artifact, images, inference, registry
 from edge_inception.artifact import Baseline, EngineFile, Report
-from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet
 from edge_inception.spec import Gates, Head, Preprocess, Progress, no_progress
 from edge_inception.validate import accuracy, gate, latency, machine
@@ -25,6 +24,7 @@ from edge_inception.validate.options import (
     EngineEntry,
     Reference,
     ValidateOptions,
+    require_gates,
     validate_provenance,
 )
 from edge_inception.validate.outcome import Outcome, Role, Row, to_json, with_speedups
@@ -58,13 +58,9 @@ def validate(
         InputError: An engine or the baseline does not fit, NaN logits.
         Inconclusive: Latency could not be measured.
     """
-    arrays = accuracy.load_baseline(baseline)
     head = inference.head_of(entries[0].engine.details)
-    if head.kind == "embedding" and options.gates.max_drop_pp is not None:
-        raise InputError(
-            f"gate max_drop_pp needs classes, {options.model} gives embeddings",
-            hint="leave --max-drop out; --min-agreement and --min-sqnr judge embeddings",
-        )
+    require_gates(options.gates, head, options.model)
+    arrays = accuracy.load_baseline(baseline)
     running = [entry for entry in entries if _can_execute(entry)]
     scores: dict[str, Accuracy] = {}
     scored = len(running) * len(images_of.items)

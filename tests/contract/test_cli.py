@@ -231,8 +231,7 @@ WRONG_NORM = (
     "error: cannot build googlenet with {'norm': 'x'}: norm is 'x', wanted one of 'bn', 'lrn'"
 )
 TOO_SMALL = (
-    "error: cannot build inception_v4 with {}: layer features.18 has nothing left of an image of "
-    "50 x 50"
+    "error: inception_v4 cannot take 50 x 50 images: layer features.18 has nothing left of them"
 )
 
 

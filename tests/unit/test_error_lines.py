@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
-from edge_inception import registry
+from edge_inception import artifact, registry
+from edge_inception.artifact import Baseline, Provenance
 from edge_inception.engines._backend import CompileOptions
 
 State = dict[str, torch.Tensor]
@@ -503,16 +506,153 @@ def test_a_folder_is_no_file_to_write(refusal):
     )
 
 
-def test_embeddings_have_no_classes(refusal, tiny_typed, tmp_path):
-    """Vectors name no class: neither classify nor the gate on accuracy can use them."""
-    registry.backend("onnxruntime").compile(
-        tiny_typed("fp32"), CompileOptions(), tmp_path / "engine.onnx"
-    )
+@pytest.fixture
+def embedding(tmp_path, tiny_typed) -> Path:
+    """An engine whose sidecar says that it gives embeddings."""
+    engine = tmp_path / "engine.onnx"
+    registry.backend("onnxruntime").compile(tiny_typed("fp32"), CompileOptions(), engine)
     sidecar = tmp_path / "engine.onnx.json"
     record = json.loads(sidecar.read_text(encoding="utf-8"))
     record["details"]["head"] = "embedding"
     sidecar.write_text(json.dumps(record), encoding="utf-8")
-    assert refusal("classify", "--engine", "engine.onnx", "photo.png") == (
+    return Path(engine.name)
+
+
+@pytest.fixture
+def photos(tmp_path) -> str:
+    """Six class folders of one image."""
+    for name in "abcdef":
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (40, 32), (ord(name), 90, 200)).save(folder / "photo.png")
+    return "photos"
+
+
+def test_classify_needs_classes(refusal, embedding):
+    """Vectors name no class."""
+    assert refusal("classify", "--engine", str(embedding), "photo.png") == (
         "engine.onnx gives embeddings, which name no class",
         "edge_inception.open_engine(path).run(images) gives the vectors",
     )
+
+
+NAMED = ("--model", "inception_resnet_v1", "--checkpoint", "w.st")
+NO_DROP = (
+    "gate max_drop_pp needs classes, inception_resnet_v1 gives embeddings",
+    "leave --max-drop out; --min-agreement and --min-sqnr judge embeddings",
+)
+
+
+def test_a_drop_of_embeddings_is_no_gate(refusal, embedding, photos):
+    """Who is right is not known of vectors."""
+    origin = Provenance(stage="baseline", parents={}, options={}, tools={}, source="")
+    artifact.publish(Baseline, Path("b.npz"), b"", provenance=origin)
+    judged = ["validate", str(embedding), "--baseline", "b.npz", *NAMED, "--validation", photos]
+    assert refusal(*judged, "--max-drop", "1", "--out", "report.json") == NO_DROP
+
+
+def test_an_embedding_takes_no_head(refusal):
+    """FaceNet's network without its classifier has nothing to take a softmax of."""
+    spec, options = registry.model("inception_resnet_v1"), {"tail": "facenet", "width": 0.05}
+    save_file(spec.build(num_classes=1, **options).state_dict(), "w.st")
+    narrow = ["--option", "width=0.05", "--checkpoint-format", "facenet"]
+    assert refusal("export", *NAMED, *narrow, "--head", "softmax", "--out", "graph.onnx") == (
+        "head softmax needs classes, this inception_resnet_v1 gives embeddings",
+        "leave --head out, or give it a classifier: --option tail=facenet-classifier",
+    )
+
+
+def test_a_label_beyond_the_head_is_named(refusal, state, photos):
+    """The first image whose class no logit stands for."""
+    save_file(state, "w.st")
+    named = ["--model", "tiny_inception", "--checkpoint", "w.st"]
+    assert refusal("baseline", *named, "--validation", photos, "--out", "b.npz") == (
+        "photos/f/photo.png has label 5, the head has 5 classes",
+        "give --labels with one class name per logit, in logit order",
+    )
+
+
+STARTER = "'edge-inception init' writes a starter recipe"
+COMMANDS = [
+    ("export --out x", "no recipe here, no --model with --checkpoint and no --onnx", STARTER),
+    (
+        "export --model inception_v4 --out x",
+        "command line: no model checkpoint",
+        "set [model] checkpoint, or pass --checkpoint",
+    ),
+    (
+        "export --checkpoint w.st --out x",
+        "command line: no model name",
+        "set [model] name, or pass --model",
+    ),
+    (
+        "validate e.blob --baseline b.npz --onnx m.onnx --out r.json",
+        "validate takes --model and --checkpoint, not --onnx",
+        "build --onnx validates; report shows its report.json again",
+    ),
+    (
+        "baseline --model inception_v4 --checkpoint w.st --out b.npz",
+        "no validation images",
+        "set [data] validation, or pass --validation",
+    ),
+    ("models inception_v5", "no model named 'inception_v5'", "did you mean 'inception_v4'? ..."),
+    ("models --option width=1", "these options are about one model", "name it: models NAME"),
+    (
+        "models resnet50 --option width=wide",
+        'option width of resnet50 is "wide", wanted a number',
+        "the default is --option width=1.0",
+    ),
+    (
+        "models resnet50 --option head_hidden=1.5",
+        "option head_hidden of resnet50 is 1.5, wanted a whole number",
+        "the default is --option head_hidden=0",
+    ),
+    (
+        "models googlenet --option aux=1",
+        "option aux of googlenet is 1, wanted true or false",
+        "the default is --option aux=false",
+    ),
+    (
+        "models resnet50 --option stride_in=2x2",
+        (
+            "cannot build resnet50 with {'stride_in': '2x2'}: stride_in is '2x2', wanted one of "
+            "'1x1', '3x3'"
+        ),
+        '--option KEY=VALUE, by default width=1.0, dropout=0.0, head_hidden=0, stride_in="3x3"',
+    ),
+    (
+        "models inception_v4 --input-size 50",
+        "inception_v4 cannot take 50 x 50 images: layer features.18 has nothing left of them",
+        "use a larger --input-size; the model was made for the one it publishes",
+    ),
+    ("inspect m.onnx", "cannot read graph m.onnx: No such file or directory", "check the path"),
+]
+
+
+@pytest.mark.parametrize(("words", "line", "hint"), COMMANDS, ids=[words for words, *_ in COMMANDS])
+def test_a_command_is_refused(refusal, words, line, hint):
+    """Something is missing, or makes no sense for this command."""
+    assert cut(refusal(*words.split()), line, hint) == (line, hint)
+
+
+GRAPHS = [
+    (
+        "g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }",
+        ["--batch", "4"],
+        "the graph's batch is 2, wanted 4",
+        "leave --batch out, or export with a dynamic batch",
+    ),
+    (
+        "g (float[2,3] x) => (float[2,3] y) { y = Relu(a) a = Neg(x) }",
+        [],
+        "node '-> y' reads 'a', which nothing before it makes",
+        "nodes must stand in the order they run; export the model again",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "flags", "line", "hint"), GRAPHS)
+def test_inspect_refuses(refusal, text, flags, line, hint):
+    """A graph that cannot be shown as asked."""
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {text}'), "m.onnx")
+    assert refusal("inspect", "m.onnx", *flags) == (line, hint)
