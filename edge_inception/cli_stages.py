@@ -194,6 +194,7 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
     help="strong, weak (TensorRT 8), or implicit (DLA; also writes OUT's calibration .cache).",
 )
 @click.option("--batch", type=click.IntRange(min=1), help="Fixes a free batch; DLA needs that.")
+@click.option("--dla", is_flag=True, help="With the rewrites and scales of --typing implicit.")
 @click.option("--tensorrt", metavar="VERSION", help="Reader of the calibration cache: 8.5.2.")
 @_OUT
 @terminal_options
@@ -212,6 +213,7 @@ def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
             spelling=member(Spelling, "typing", flags["typing"]),
             float_rest=member(FloatRest, "float rest", flags["float_rest"] or "fp16"),
             batch=flags["batch"],
+            is_for_dla=flags["dla"],
         )
         table = artifact.load(RangeTable, ranges) if ranges else None
         version = _cache_version(options, flags["tensorrt"])

@@ -20,6 +20,7 @@ import onnx
 from edge_inception.errors import InputError
 from edge_inception.graph.check import constants, only_reader
 from edge_inception.quant import place
+from edge_inception.quant.place import Placement
 from edge_inception.quant.ranges import TensorRange
 from edge_inception.quant.scales import int8_scale
 
@@ -57,21 +58,10 @@ def implicit_scales(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> 
     Raises:
         InputError: A tensor between layers is neither in the table nor derived from one that is.
     """
-    missing = unobserved(model, seen)
-    if missing:
-        raise InputError(
-            f"the range table has no amax for {len(missing)} tensors that implicit int8 needs, "
-            f"first '{missing[0]}'",
-            hint="calibrate this graph again",
-        )
-    group_of = _groups(model)
-    amax: dict[str, float] = {}
-    for name, one in seen.items():
-        group = group_of.get(name, name)
-        amax[group] = max(amax.get(group, 0.0), one.amax)
-    scaled = _between(model)
+    group_of, ranges = _shared_ranges(model, seen)
     scale_of = {
-        name: np.float32(int8_scale(np.array(amax[group_of[name]], np.float32))) for name in scaled
+        name: np.float32(int8_scale(np.array(ranges[group_of[name]].amax, np.float32)))
+        for name in _between(model)
     }
     known = constants(model)
     computed = [value.name for value in model.graph.input if value.name not in known]
@@ -80,6 +70,63 @@ def implicit_scales(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> 
         scale_of=scale_of,
         unscaled=tuple(name for name in computed if name not in scale_of),
     )
+
+
+def dla_placement(
+    model: onnx.ModelProto, seen: Mapping[str, TensorRange]
+) -> tuple[Placement, Mapping[str, TensorRange]]:
+    """The same scales as Q/DQ pairs, and the range of each group by its name.
+
+    For DLA of strongly typed networks, whose layers want scales throughout; and since any engine
+    computes it, a proof of what the calibration cache is worth. A pair behind a ReLU stands for the
+    one before it. The last layer, which has no scale behind it, keeps float weights.
+
+    Args:
+        model: After the rewrites for DLA.
+        seen: Ranges of the simplified graph.
+
+    Raises:
+        InputError: As ``implicit_scales``.
+    """
+    group_of, ranges = _shared_ranges(model, seen)
+    graph, plain, scaled = model.graph, place.place(model), _between(model)
+    inner = place.between_layers(graph)
+    cut_off = {node.input[0] for node in graph.node if _is_bare_relu(model, node)}
+    placement = Placement(
+        scale_of={name: group_of[name] for name in scaled if name not in cut_off},
+        readers={
+            name: frozenset(i for i in inner if name in graph.node[i].input)
+            for name in scaled
+            if name not in cut_off
+        },
+        weights={i: w for i, w in plain.weights.items() if graph.node[i].output[0] in scaled},
+        identities=plain.identities,
+    )
+    return placement, ranges
+
+
+def _shared_ranges(
+    model: onnx.ModelProto, seen: Mapping[str, TensorRange]
+) -> tuple[Mapping[str, str], Mapping[str, TensorRange]]:
+    """Tensor -> its group, and group -> the largest range in it."""
+    missing = unobserved(model, seen)
+    if missing:
+        raise InputError(
+            f"the range table has no amax for {len(missing)} tensors that int8 on DLA needs, "
+            f"first '{missing[0]}'",
+            hint="calibrate this graph again",
+        )
+    group_of = _groups(model)
+    ranges: dict[str, TensorRange] = {}
+    for name, one in seen.items():
+        group = group_of.get(name, name)
+        known = ranges.get(group, one)
+        ranges[group] = TensorRange(
+            amax=max(known.amax, one.amax),
+            observed_amax=max(known.observed_amax, one.observed_amax),
+            scale_of=group,
+        )
+    return group_of, ranges
 
 
 def unobserved(model: onnx.ModelProto, seen: Collection[str]) -> list[str]:

@@ -63,17 +63,18 @@ def quantize(
     """
     model = check.load_graph(graph.path)
     is_plain = options.precision is Precision.FP32 and options.spelling is Spelling.STRONG
-    is_untouched = is_plain and not options.batch
+    is_untouched = is_plain and not options.batch and not options.is_for_dla
     is_implicit = options.spelling is Spelling.IMPLICIT
+    is_for_dla = is_implicit or options.is_for_dla
     place.require_finite_weights(model)
     if options.batch:
         fill_batch(model, options.batch)
     if not is_untouched:
         portable.require_portable(model)
-        model = dla.rewritten(model) if is_implicit else model
+        model = dla.rewritten(model) if is_for_dla else model
         _stamp(model, options.spelling)
     counts: dict[str, int] = {"num_nodes": len(model.graph.node)}
-    if is_implicit:
+    if is_for_dla:
         counts |= _planned(model)
     if options.precision is Precision.INT8:
         seen = _table(graph, ranges).tensors
@@ -182,6 +183,8 @@ def _insert(
     Before: x -> Conv(w) -> y. After: x -> Q -> DQ -> Conv(w.int8 -> DQ) -> y.
     """
     placement = place.place(model)
+    if options.is_for_dla:
+        placement, seen = implicit.dla_placement(model, seen)
     counts = _counts(model, placement)
     _require_ranges(placement, seen, options)
     graph = model.graph

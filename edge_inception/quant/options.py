@@ -60,12 +60,18 @@ class CalibrateOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeOptions:
-    """Choices of one typed graph; ``batch`` fixes a free batch, which implicit graphs need."""
+    """Choices of one typed graph.
+
+    ``batch`` fixes a free batch, which DLA needs. ``is_for_dla`` makes the rewrites for DLA and, in
+    int8, puts a pair on every tensor with the scales of the calibration cache: for DLA of TensorRT
+    11.4.1, and to prove on a CPU what an implicit graph, which is always for DLA, computes.
+    """
 
     precision: Precision
     spelling: Spelling = Spelling.STRONG
     float_rest: FloatRest = FloatRest.FP16
     batch: int | None = None
+    is_for_dla: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -292,6 +292,7 @@ def test_a_typed_graph_is_recorded_as_made_from_graph_and_ranges(graph, ranges, 
         "spelling": "strong",
         "float_rest": "fp16",
         "batch": None,
+        "is_for_dla": False,
     }
     assert artifact.load(RangeTable, ranges.path).counts["num_tensors"] == 7
 
