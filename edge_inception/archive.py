@@ -106,8 +106,9 @@ def write_archive(folder: Path, path: Path) -> None:
 
 
 def _files_of(folder: Path) -> Sequence[Path]:
-    return sorted(
+    found = (
         path
         for path in folder.rglob("*")
         if path.is_file() and path.relative_to(folder).parts[0] != manifest.ENGINES
     )
+    return sorted(found, key=Path.as_posix)

@@ -70,6 +70,8 @@ def _processor(bundle: Any, way: Any, board: Mapping[str, Any]) -> Finding:
         identity = way.identity()
     except Refusal as error:
         return finding("GPU", FAILED, str(error), error.fix, error.code)
+    if identity["sm"] is None:
+        return finding("GPU", UNREAD, "its compute capability: trtexec does not tell it")
     text = "{}, compute capability {}".format(identity["device"], identity["sm"])
     if identity["sm"] in wanted:
         return finding("GPU", OK, text)

@@ -65,13 +65,8 @@ class Trtexec:
         Raises:
             Refusal: As ``version``.
         """
-        wanted = self._bundle.target["compute_capabilities"]
         device = self._board["model"] or "unknown"
-        return {
-            "tensorrt": self.version(),
-            "sm": wanted[0] if len(wanted) == 1 else None,
-            "device": device,
-        }
+        return {"tensorrt": self.version(), "sm": None, "device": device}
 
     def graph(self) -> Dict[str, Any]:
         """The graph for this version.

@@ -8,6 +8,8 @@ itself uses. This file travels to devices: Python 3.6 syntax; a library is impor
 
 import importlib
 import os
+import platform
+import sys
 import tempfile
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
@@ -25,6 +27,7 @@ _MODULES = {
 }
 _ENGINES = "edge_inception.engines."
 CALIBRATION_CACHE = "calibration.cache"
+_OPENVINO_PYTHON = (3, 10)
 _TENFOLD = 10  # from this major version on NV_TENSORRT_VERSION has two digits more
 
 
@@ -67,7 +70,13 @@ class OpenVino:
         self._bundle = bundle
 
     def _library(self) -> Any:
-        # Its Python is newer than 3.6, so an older one must not even parse it without need.
+        # An older Python cannot even parse that file.
+        if sys.version_info < _OPENVINO_PYTHON:
+            raise Refusal(
+                "OpenVINO needs Python 3.10 or later, this is {}".format(platform.python_version()),
+                "run it with a newer one: python3.10 device.py",
+                refusal.LIBRARY_MISSING,
+            )
         return _ours("_openvino")
 
     def version(self) -> str:

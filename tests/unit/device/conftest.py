@@ -57,7 +57,7 @@ def material(tmp_path_factory, publish_tiny, photos) -> Material:
         engine=engine,
         proofs=(engine, proof),
         baseline=baseline,
-        report=publish_report(folder / "report.json", (engine, proof), baseline),
+        report=_publish_report(folder / "report.json", (engine, proof), baseline),
         images=found,
     )
 
@@ -69,7 +69,7 @@ def _publish_npz(path: Path, **arrays: np.ndarray) -> Baseline:
     return artifact.publish(Baseline, path, content, provenance=ORIGIN)
 
 
-def publish_report(
+def _publish_report(
     path: Path, engines: tuple[EngineFile, ...], baseline: Baseline, status: str = "PASSED"
 ) -> Report:
     """What of a report a bundle looks at."""
@@ -131,3 +131,9 @@ def _reseal(bundle: Path, **values) -> None:
 def reseal():
     """``reseal(bundle, **values)``: a changed bundle as its maker would have made it."""
     return _reseal
+
+
+@pytest.fixture(scope="session")
+def publish_report():
+    """``publish_report(path, engines, baseline, status)``: a report of that verdict."""
+    return _publish_report

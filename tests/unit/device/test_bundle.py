@@ -1,0 +1,261 @@
+"""What a bundle promises on the host: its bytes, its place, its signature, its golden images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import tarfile
+
+import numpy as np
+import pytest
+
+from edge_inception import archive, golden, images, inference
+from edge_inception.bundle import BundleOptions, make_bundle
+from edge_inception.device import device, manifest, refusal, signature
+from edge_inception.errors import InputError
+from edge_inception.validate.accuracy import load_baseline
+
+CPU = BundleOptions(target="cpu", num_golden=3)
+
+
+@pytest.fixture
+def strong(material):
+    return dataclasses.replace(material, graphs=material.graphs[:1])
+
+
+def test_same_content_same_bytes(strong, tmp_path):
+    """Two bundles of one build are equal, archive and all, wherever and whenever they are made."""
+    first, second = (make_bundle(strong, CPU, tmp_path / name) for name in "ab")
+    assert first.archive.read_bytes() == second.archive.read_bytes()
+    assert first.version == second.version
+    with tarfile.open(first.archive) as packed:
+        members = packed.getmembers()
+    assert {(m.mtime, m.uid, m.gid, m.mode, m.uname) for m in members} == {(0, 0, 0, 0o644, "")}
+    assert [m.name for m in members] == sorted(m.name for m in members)
+    assert {m.name for m in members} == {
+        f"tiny-cpu/{p.relative_to(first.folder).as_posix()}"
+        for p in first.folder.rglob("*")
+        if p.is_file()
+    }
+
+
+def test_again_is_unchanged_and_another_needs_force(strong, tmp_path):
+    """The same one again is said to be there; another of the name is refused, or replaces it."""
+    assert make_bundle(strong, CPU, tmp_path).is_new
+    assert not make_bundle(strong, CPU, tmp_path).is_new
+    other = dataclasses.replace(CPU, num_golden=2)
+    with pytest.raises(InputError, match="is another bundle") as caught:
+        make_bundle(strong, other, tmp_path)
+    assert "--force" in caught.value.hint
+    assert manifest.open_bundle(str(tmp_path / "tiny-cpu")).record["golden"]["count"] == 3
+    assert make_bundle(strong, dataclasses.replace(other, force=True), tmp_path).is_new
+    assert manifest.open_bundle(str(tmp_path / "tiny-cpu")).record["golden"]["count"] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny-cpu", "tiny-cpu.tar.gz"]
+
+
+def test_what_the_device_built_stays_out(strong, tmp_path):
+    """Engines in the folder are no part of the bundle, nor of its archive."""
+    made = make_bundle(strong, CPU, tmp_path)
+    before = made.archive.read_bytes()
+    assert device.main(["build", "--bundle", str(made.folder), "--threads", "1"]) == 0
+    assert (made.folder / "engine").is_dir()
+    assert not make_bundle(strong, CPU, tmp_path).is_new
+    assert made.archive.read_bytes() == before
+
+
+@pytest.mark.parametrize("failing", ["write", "manifest", "publish"])
+def test_a_full_disk_leaves_nothing(strong, tmp_path, monkeypatch, failing):
+    """No space at any point: exit 3 in our words, and neither folder nor remains."""
+    from edge_inception import bundle
+
+    def refuse(*_args, **_keywords):
+        raise OSError(28, "No space left on device")
+
+    where = {
+        "write": (bundle.shutil, "copyfile"),
+        "manifest": (bundle._Content, "manifest"),
+        "publish": (archive, "publish_folder"),
+    }[failing]
+    monkeypatch.setattr(*where, refuse)
+    with pytest.raises(InputError, match=r"disk full while writing .*tiny-cpu"):
+        make_bundle(strong, CPU, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_folder_that_cannot_be_made(strong, tmp_path):
+    """A file where the output folder should be: said, not raised as it comes."""
+    (tmp_path / "out").write_text("a file", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot write"):
+        make_bundle(strong, CPU, tmp_path / "out")
+
+
+def test_only_one_build_and_not_a_failed_one(strong, material, tmp_path, publish_report):
+    """Engine, baseline, graph and report must be of one run, and its gates met."""
+    failed = publish_report(tmp_path / "r.json", strong.proofs, strong.baseline, "FAILED")
+    with pytest.raises(InputError, match="says FAILED") as caught:
+        make_bundle(dataclasses.replace(strong, report=failed), CPU, tmp_path)
+    assert "--keep-failed" in caught.value.hint
+    kept = dataclasses.replace(CPU, keep_failed=True)
+    made = make_bundle(dataclasses.replace(strong, report=failed), kept, tmp_path)
+    assert manifest.open_bundle(str(made.folder)).record["verdict"] == "FAILED"
+    for change, words in (
+        ({"engine": dataclasses.replace(strong.engine, sha256="0")}, "is not an engine that"),
+        ({"baseline": dataclasses.replace(strong.baseline, sha256="0")}, "not the baseline of"),
+        (
+            {"graphs": (dataclasses.replace(material.graphs[0], sha256="0"),)},
+            "no engine that .* judged",
+        ),
+    ):
+        with pytest.raises(InputError, match=words):
+            make_bundle(dataclasses.replace(strong, **change), CPU, tmp_path / "other")
+
+
+def test_photos_that_the_baseline_does_not_know(strong, tmp_path):
+    """Golden images need a baseline: other photos are refused, and --validation is named."""
+    items = tuple(dataclasses.replace(i, sha256="0" * 64) for i in strong.images.items)
+    others = dataclasses.replace(strong.images, items=items)
+    with pytest.raises(InputError, match="none of the 12 images") as caught:
+        make_bundle(dataclasses.replace(strong, images=others), CPU, tmp_path)
+    assert "--validation" in caught.value.hint
+
+
+def test_golden_answers_are_the_engines(strong):
+    """Recorded are the validated engine's own answers and the baseline's, of sure photos."""
+    arrays = load_baseline(strong.baseline)
+    made = golden.record_golden(strong.engine, arrays, strong.images, 3)
+    how = images.preprocess_of(strong.engine.details)
+    again = np.stack([images.load_image(item.path, how) for item in made.items])
+    np.testing.assert_array_equal(made.images, again)
+    with inference.open_engine(strong.engine.path) as session:
+        np.testing.assert_array_equal(made.validated, session.run(again))
+    rows = [arrays.sha256.index(item.sha256) for item in made.items]
+    np.testing.assert_array_equal(made.baseline, arrays.logits[rows])
+    assert (made.validated.argmax(1) == made.baseline.argmax(1)).all()
+
+
+def test_limits_follow_from_the_build():
+    """int8 at 20 dB of the baseline: 20 to the validated engine, 17 to the baseline."""
+    exact = np.array([[3.0, -3.0], [4.0, -4.0]], np.float32)
+    limits = golden._tolerance(exact, exact * np.float32(0.9), "logits", "int8")
+    assert limits["min_sqnr_db"] == pytest.approx(20, abs=0.01)
+    assert limits["min_baseline_sqnr_db"] == pytest.approx(17, abs=0.01)
+    plain = golden._tolerance(exact, exact, "logits", "fp32")
+    assert plain["min_sqnr_db"] == plain["min_baseline_sqnr_db"] == 40.0
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory):
+    """An Ed25519 key as openssl makes it."""
+    pytest.importorskip("cryptography")
+    path = tmp_path_factory.mktemp("key") / "key.pem"
+    command = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture
+def signed(strong, key, tmp_path):
+    return make_bundle(strong, dataclasses.replace(CPU, key=key), tmp_path / "out")
+
+
+def test_a_signature_is_checked_with_the_key(signed, capsys):
+    """With the maker's key it is said; without, that nothing was checked."""
+    bundle = manifest.open_bundle(str(signed.folder))
+    public = str(signed.folder) + ".pub"
+    assert signature.check(bundle, public) == f"signed by this key: tiny-cpu {signed.version}"
+    assert "not checked" in signature.check(bundle, None)
+    assert device.main(["check", "--bundle", str(signed.folder), "--public-key", public]) == 0
+    assert "signed by this key" in capsys.readouterr().err
+
+
+def test_changes_under_a_signature_are_refused(signed, strong, tmp_path, capsys):
+    """A manifest that was made right again without the key, no signature, one that is none."""
+    public = str(signed.folder) + ".pub"
+    path = signed.folder / manifest.FILE
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["name"] = "mine"
+    record["sha256"] = manifest.digest_of(record)
+    path.write_text(json.dumps(record), encoding="utf-8")
+    check = ["check", "--public-key", public, "--bundle"]
+    assert device.main([*check, str(signed.folder)]) == refusal.BAD_INPUT
+    assert "not one of this key" in capsys.readouterr().err
+    unsigned = make_bundle(strong, CPU, tmp_path / "unsigned")
+    assert device.main([*check, str(unsigned.folder)]) == refusal.BAD_INPUT
+    assert "is not signed" in capsys.readouterr().err
+    (unsigned.folder / manifest.SIGNATURE).write_text("nonsense", encoding="ascii")
+    assert device.main([*check, str(unsigned.folder)]) == refusal.BAD_INPUT
+    assert "minisign's format" in capsys.readouterr().err
+
+
+def test_another_makers_key_is_refused(signed, strong, tmp_path):
+    """A bundle signed by someone else's key is not this maker's."""
+    other = tmp_path / "other.pem"
+    command = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(other)]
+    subprocess.run(command, check=True, capture_output=True)
+    theirs = make_bundle(strong, dataclasses.replace(CPU, key=other), tmp_path / "theirs")
+    bundle = manifest.open_bundle(str(theirs.folder))
+    with pytest.raises(refusal.Refusal, match="not one of this key"):
+        signature.check(bundle, str(signed.folder) + ".pub")
+
+
+def test_without_cryptography_that_is_said(signed, monkeypatch):
+    """Neither library nor tool: the signature is not checked, and that is the message."""
+    bundle = manifest.open_bundle(str(signed.folder))
+    monkeypatch.setattr(signature, "_crypto", lambda: None)
+    monkeypatch.setattr(signature.shutil, "which", lambda _: None)
+    found = signature.check(bundle, str(signed.folder) + ".pub")
+    assert found.startswith("signed, not checked: neither")
+
+
+@pytest.mark.skipif(shutil.which("minisign") is None, reason="minisign is not installed")
+def test_minisign_agrees(signed, monkeypatch):
+    """The tool itself accepts the signature, and refuses a changed manifest."""
+    bundle = manifest.open_bundle(str(signed.folder))
+    monkeypatch.setattr(signature, "_crypto", lambda: None)
+    assert "minisign" in signature.check(bundle, str(signed.folder) + ".pub")
+    path = signed.folder / manifest.FILE
+    path.write_text(path.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    with pytest.raises(refusal.Refusal, match="not one of this key"):
+        signature.check(bundle, str(signed.folder) + ".pub")
+
+
+def test_a_key_of_another_kind_is_refused(strong, tmp_path):
+    """RSA signs no bundle; the command that makes a key is named."""
+    pytest.importorskip("cryptography")
+    path = tmp_path / "rsa.pem"
+    command = ["openssl", "genpkey", "-algorithm", "rsa", "-out", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    with pytest.raises(InputError, match="no Ed25519 key") as caught:
+        make_bundle(strong, dataclasses.replace(CPU, key=path), tmp_path)
+    assert "openssl genpkey" in caught.value.hint
+
+
+def test_licences_say_what_is_known(cpu_bundle):
+    """Our licence in full, and that the checkpoint's is not ours to give."""
+    assert "Apache License" in (cpu_bundle / "licences/edge-inception.txt").read_text()
+    assert "whoever trained it" in (cpu_bundle / "licences/checkpoint.txt").read_text()
+
+
+def test_the_script_has_a_command_for_each_release(jetson_bundle, monkeypatch):
+    """build.sh show: the flags of each TensorRT, in the order of facts/jetson.md 2.5."""
+    script = str(jetson_bundle / "build.sh")
+    wanted = {
+        "8.2.1": ("weak", "--workspace=256", "--int8", "--buildOnly"),
+        "8.5.2": ("weak", "--memPoolSize=workspace:256", "--int8", "--buildOnly"),
+        "8.6.2": ("weak", "--memPoolSize=workspace:256", "--int8", "--skipInference"),
+        "10.3.0": ("strong", "--stronglyTyped", "--memPoolSize=workspace:256", "--skipInference"),
+        "11.4.1": ("strong", "--memPoolSize=workspace:256", "--skipInference"),
+    }
+    for version, (typing, *flags) in wanted.items():
+        monkeypatch.setenv("TENSORRT_VERSION", version)
+        done = subprocess.run(
+            ["/bin/sh", script, "show"], capture_output=True, text=True, check=True
+        )
+        build, bench = done.stderr.splitlines()
+        words = build.split()[2:]
+        assert words[0].endswith(f"graphs/{typing}.onnx")
+        assert sorted(words[2:]) == sorted(flags), version
+        assert "--exportTimes=times.json" in bench
+        assert ("--includeDataTransfers" in bench) == version.startswith("11")
