@@ -12,9 +12,9 @@ import runpy
 from pathlib import Path
 
 import pytest
+from tensorrt_releases import RELEASES
 
 SURFACES = Path(__file__).parent / "surfaces"
-VERSIONS = ("8.2", "8.5", "8.6", "10.0", "10.3", "10.7", "10.13", "10.16", "11.0", "11.4")
 
 # Name, first version that has it, last version that has it (None: all). Source: facts/jetson.md
 # 2.1 to 2.3. Where a name came or went between two recorded versions, the nearest stands here.
@@ -110,13 +110,13 @@ def has(surface, path):
 @pytest.mark.parametrize(("path", "first", "last"), HISTORY, ids=[row[0] for row in HISTORY])
 def test_surfaces_agree_with_the_open_source_bindings(path, first, last):
     """What came and went, as read from NVIDIA's sources, is what the wheels really offer."""
-    start = VERSIONS.index(first) if first else 0
-    stop = VERSIONS.index(last) if last else len(VERSIONS)
-    wanted = [start <= index <= stop for index in range(len(VERSIONS))]
-    assert [has(read(version), path) for version in VERSIONS] == wanted
+    start = RELEASES.index(first) if first else 0
+    stop = RELEASES.index(last) if last else len(RELEASES)
+    wanted = [start <= index <= stop for index in range(len(RELEASES))]
+    assert [has(read(version), path) for version in RELEASES] == wanted
 
 
-@pytest.mark.parametrize("name", [*VERSIONS, "rtx"])
+@pytest.mark.parametrize("name", [*RELEASES, "rtx"])
 def test_every_surface_tells_its_origin(name):
     """A surface is of the release it is named for, and says where it was read and when."""
     surface = read(name)

@@ -203,3 +203,33 @@ def test_interrupt_stops_the_build():
     monitor.phase_start("build", None, 3)
     assert monitor.step_complete("build", 0) is False
     assert isinstance(monitor.stopped_by[0], KeyboardInterrupt)
+
+
+# How the library of TensorRT 8.6.0 spells formats, read from the strings in its file, and what each
+# holds. TensorRT-RTX 1.7.1 has the same and those of newer types.
+FORMATS = {
+    "Row major linear FP32 format (kLINEAR)": "Float",
+    "Row major linear FP16 format (kLINEAR)": "Half",
+    "Row major linear INT8 format (kLINEAR)": "Int8",
+    "Row major linear INT32 format (kLINEAR)": "Int32",
+    "Row major Int8 format": "Int8",
+    "Four wide channel vectorized row major INT8 format (kCHW4)": "Int8",
+    "Sixteen wide channel vectorized row major FP16 format (kCHW16)": "Half",
+    "Thirty-two wide channel vectorized row major Int8 format": "Int8",
+    "Thirty-two wide channel vectorized row major FP32 format (kCHW32)": "Float",
+    "Eight channel FP16 format (kHWC8) where C is padded to a multiple of 8": "Half",
+    "Row major linear BF16 format (kLINEAR)": "BFloat16",
+    "Row major linear UINT8 format (kLINEAR)": "UInt8",
+    "Row major linear BOOL format (kLINEAR)": "Bool",
+    "Row major linear INT64 format (kLINEAR)": "Int64",
+    "Non-vectorized channel-last format": "unknown",
+}
+
+
+@pytest.mark.parametrize(("text", "element"), FORMATS.items())
+def test_formats_as_the_library_spells_them(text, element):
+    """Each format that the inspector may name gives the element type that it holds."""
+    tensor = {"Name": "x", "Dimensions": [1, 3, 4, 4], "Format/Datatype": text}
+    layer = {"Name": "c", "LayerType": "CaskConvolution", "Inputs": [tensor]}
+    (found,) = _inspection.inspected_layers(json.dumps({"Layers": [layer]}))
+    assert found.inputs == [("x", (1, 3, 4, 4), element)]

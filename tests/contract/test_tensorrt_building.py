@@ -1,4 +1,4 @@
-"""Every release of TensorRT, each way to build and to run, on exactly the names it offers.
+"""Every release of TensorRT, each way to build, on exactly the names it offers.
 
 The module under the code is as wide as the recorded surface of one release (fake_tensorrt.py), so a
 name that the release lacks fails here as it would there, and the order of calls can be read.
@@ -6,43 +6,25 @@ name that the release lacks fails here as it would there, and the order of calls
 
 from __future__ import annotations
 
-import functools
-
-import fake_cuda
-import fake_tensorrt
 import fake_tensorrt_build
-import fake_tensorrt_run
-import numpy as np
 import pytest
+from tensorrt_releases import (
+    BUILD,
+    RELEASES,
+    STRONG,
+    WEAK,
+    Settings,
+    assert_order,
+    each,
+    open_release,
+    typing_of,
+)
 
 from edge_inception.engines import _nvinfer, _plan
-
-RELEASES = ("8.2", "8.5", "8.6", "10.0", "10.3", "10.7", "10.13", "10.16", "11.0", "11.4")
-WEAK = RELEASES[:8]
-STRONG = RELEASES[3:]
-BUILD = "Builder.build_serialized_network"
-IMAGES = np.arange(2 * 48, dtype=np.float32).reshape(2, 3, 4, 4)
-
-Settings = functools.partial(_nvinfer.BuildSettings, min_batch=1, opt_batch=2, max_batch=4)
-each = functools.partial(pytest.mark.parametrize, "release")
-
-
-def open_release(release, **facts):
-    return fake_tensorrt.tensorrt(release, fake_tensorrt_run.ACTS, **facts)
-
-
-def typing_of(release):
-    return "strong" if release in STRONG else "weak"
 
 
 def flags(world):
     return [given[0].name for given in world.values("IBuilderConfig.set_flag")]
-
-
-def assert_order(world, *names):
-    """Each name was called, and for the first time after the one before it."""
-    places = [world.names().index(name) for name in names]
-    assert places == sorted(places), dict(zip(names, places, strict=True))
 
 
 @each(STRONG)
@@ -155,88 +137,6 @@ def test_dla_core_that_is_not_there(release):
     assert BUILD not in world.names()
 
 
-def open_runner(release, monkeypatch, **facts):
-    """A runner, the world and the GPU, with the calls of the build and of opening forgotten."""
-    trt, world = open_release(release, **facts)
-    gpu = fake_cuda.install(monkeypatch, world)
-    built = _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
-    runner = _nvinfer.PlanRunner(trt, built.plan, wants_graph=False)
-    world.calls.clear()
-    return runner, world, gpu
-
-
-def expected(images):
-    """Closed form of the fake network: output j is j + 1 times the sum of an image."""
-    return np.outer(images.reshape(len(images), -1).sum(axis=1), np.arange(1, 6))
-
-
-@each(RELEASES[1:])
-def test_run_by_names(release, monkeypatch):
-    """Shape, then addresses, then work in one stream, then waiting for it; the GPU is left."""
-    runner, world, gpu = open_runner(release, monkeypatch)
-    np.testing.assert_array_equal(runner.run(IMAGES)["logits"], expected(IMAGES))
-    assert_order(
-        world,
-        "IExecutionContext.set_input_shape",
-        "IExecutionContext.set_tensor_address",
-        "cuda.upload",
-        "IExecutionContext.execute_async_v3",
-        "cuda.download",
-        "cuda.synchronize",
-    )
-    assert world.names()[-1] == "cuda.synchronize"
-    runner.close()
-    assert gpu.depth == 0
-
-
-def test_run_by_bindings(monkeypatch):
-    """TensorRT 8.4 and earlier: the shape by number, addresses in the order of the bindings."""
-    runner, world, gpu = open_runner("8.2", monkeypatch)
-    np.testing.assert_array_equal(runner.run(IMAGES)["logits"], expected(IMAGES))
-    assert world.values("IExecutionContext.set_binding_shape") == [(1, IMAGES.shape)]
-    assert_order(
-        world,
-        "IExecutionContext.set_binding_shape",
-        "cuda.upload",
-        "IExecutionContext.execute_async_v2",
-        "cuda.download",
-        "cuda.synchronize",
-    )
-    runner.close()
-    assert gpu.depth == 0
-
-
-@each(RELEASES)
-def test_every_batch_has_its_own_answers(release, monkeypatch):
-    """Buffers are kept for one shape and made anew for another; answers are not overwritten."""
-    runner, world, _ = open_runner(release, monkeypatch)
-    first = runner.run(IMAGES[:1])["logits"]
-    both = runner.run(IMAGES)["logits"]
-    again = runner.run(2 * IMAGES)["logits"]
-    np.testing.assert_array_equal(first, expected(IMAGES[:1]))
-    np.testing.assert_array_equal(both, expected(IMAGES))
-    np.testing.assert_array_equal(again, 2 * both)
-    assert sum("_shape" in name and "set" in name for name in world.names()) == 2
-
-
-@each(RELEASES)
-def test_shape_outside_of_the_profile(release, monkeypatch):
-    """A batch that the plan was not built for is an error with the library's reason."""
-    runner, world, _ = open_runner(release, monkeypatch)
-    with pytest.raises(_nvinfer.VendorError, match="outside of the profile"):
-        runner.run(np.zeros((5, 3, 4, 4), np.float32))
-    assert not any("execute" in name for name in world.names())
-
-
-@each(RELEASES)
-def test_failed_execution(release, monkeypatch):
-    """False from the library is an error with its reason, never stale numbers."""
-    runner, world, _ = open_runner(release, monkeypatch)
-    world.executes = False
-    with pytest.raises(_nvinfer.VendorError, match="illegal memory access"):
-        runner.run(IMAGES)
-
-
 @each(RELEASES)
 def test_failed_build(release):
     """None from the builder is an error with the reason from the log."""
@@ -254,29 +154,6 @@ def test_failed_parsing(release):
     with pytest.raises(_nvinfer.VendorError, match=node + ": Assertion failed: something$"):
         _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
     assert BUILD not in world.names()
-
-
-@each(RELEASES)
-def test_plan_of_another_gpu(release, monkeypatch):
-    """None from the runtime is an error with the reason from the log, and the GPU is left."""
-    refusal = "The engine plan file is generated on an incompatible device, expecting compute 9.0"
-    trt, world = open_release(release)
-    built = _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
-    world.refusal, gpu = refusal, fake_cuda.install(monkeypatch, world)
-    with pytest.raises(_nvinfer.VendorError, match=r"expecting compute 9\.0"):
-        _nvinfer.PlanRunner(trt, built.plan)
-    assert gpu.depth == 0
-
-
-@each(RELEASES)
-def test_plan_of_another_release(release, monkeypatch):
-    """A plan is not run by the neighbouring release, and the reason names both."""
-    other = RELEASES[RELEASES.index(release) - 1]
-    trt, world = open_release(release)
-    theirs = _nvinfer.build(open_release(other)[0], "m.onnx", Settings(typing=typing_of(other)))
-    fake_cuda.install(monkeypatch, world)
-    with pytest.raises(_nvinfer.VendorError, match=f"{trt.__version__} got {other}"):
-        _nvinfer.PlanRunner(trt, theirs.plan)
 
 
 @each(RELEASES[2:])
