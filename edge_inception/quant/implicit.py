@@ -3,6 +3,7 @@
 TensorRT up to 10.x, and DLA up to TensorRT 10.7, quantize a float graph themselves, from one scale
 per tensor. A layer is int8 where its input and output have scales; DLA runs the others in float16
 without a word. So every tensor between layers gets a scale, and what DLA wants equal is equal.
+Constants get none: the map of a rewritten average pool, 1 to 2.25, would be off by 1 % in int8.
 
 Source: DLA Supported Layers and Restrictions, TensorRT docs (pool, concatenation);
 IElementWiseLayer in NvInfer.h (both inputs); qdq-translator of

@@ -222,6 +222,25 @@ def test_only_what_follows_the_last_layer_has_no_scale(made):
     assert made.cache.counts["num_unscaled"] == 2
 
 
+def test_nvidias_parser_gives_tensors_the_names_of_the_cache(made):
+    """Every line of the cache finds its tensor; without one are the ends, and constants.
+
+    The parser is that of TensorRT-RTX, which needs no GPU.
+    """
+    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    log = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    assert parser.parse(made.typed.path.read_bytes())
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    constants = {x.get_output(0).name for x in layers if x.type == trt.LayerType.CONSTANT}
+    names = {x.get_output(i).name for x in layers for i in range(x.num_outputs)}
+    names |= {network.get_input(0).name}
+    assert set(made.scale_of) <= names
+    assert names - set(made.scale_of) - constants == {"logits.maps", "logits"}
+
+
 def components(model, scale_of):
     """Tensors that documents want to have one scale, as sets: a slow second version."""
     sets = [{name} for name in scale_of]
