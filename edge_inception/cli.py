@@ -16,6 +16,7 @@ from edge_inception import (
     __version__,
     cli_bundle,
     cli_compile,
+    cli_deploy,
     cli_estimate,
     cli_inspect,
     cli_models,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 _EXTRAS = dict.fromkeys(
     ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "openvino", "safetensors"), "compile"
-)
+) | {"paramiko": "deploy"}
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def cli() -> None:
     """Take a trained Inception network and put it, verified, on an edge device.
 
     Exit codes: 0 passed, 1 bug, 2 usage, 3 bad input, 4 library missing, 5 compile failed,
-    6 gate failed, 8 inconclusive, 130 interrupted.
+    6 gate failed, 7 deploy failed, 8 inconclusive, 130 interrupted.
     """
 
 
@@ -264,6 +265,7 @@ def doctor() -> int:
 for _module in (
     cli_bundle,
     cli_compile,
+    cli_deploy,
     cli_estimate,
     cli_inspect,
     cli_models,

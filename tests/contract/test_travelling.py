@@ -13,7 +13,7 @@ import edge_inception
 from edge_inception import bundle
 
 PACKAGE = Path(edge_inception.__file__).parent
-OLD = sorted({*bundle.DEVICE_FILES, "pixels.py", *bundle.TRAVELLING["tensorrt"]})
+OLD = sorted({*bundle.DEVICE_FILES, "pixels.py", "deploy/agent.py", *bundle.TRAVELLING["tensorrt"]})
 ALL = [*OLD, *bundle.TRAVELLING["openvino"]]
 
 

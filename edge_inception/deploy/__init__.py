@@ -1,0 +1,4 @@
+"""A bundle onto devices over ssh: copied, proved there, then switched to at once.
+
+``run`` is the door. ``remote`` alone knows paramiko, ``agent`` is what runs on the device for it.
+"""

@@ -1,0 +1,53 @@
+"""Where a device is: user, host and port, of which none can hold a word for a shell."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from dataclasses import dataclass
+
+from edge_inception.errors import InputError
+
+SSH_PORT = 22
+_LAST_PORT = 65535
+_ADDRESS = re.compile(
+    r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*)@)?"
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?)\]|(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*))"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where to log in; ``host`` is a name, an IPv4 or an IPv6 address."""
+
+    user: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.user}@{host}" + (f":{self.port}" if self.port != SSH_PORT else "")
+
+    @property
+    def known_as(self) -> str:
+        """The name of its line in known_hosts."""
+        return self.host if self.port == SSH_PORT else f"[{self.host}]:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """``user@host``, ``host:port`` or ``user@[IPv6]:port``; the user is ours where none is named.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    found = _ADDRESS.fullmatch(text)
+    port = int(found["port"] or SSH_PORT) if found else 0
+    if not found or not 0 < port <= _LAST_PORT:
+        raise InputError(
+            f"'{text}' is not a device's address",
+            hint="write user@host, user@host:port or user@[IPv6]:port",
+        )
+    return Address(
+        user=found["user"] or getpass.getuser(), host=found["ipv6"] or found["host"], port=port
+    )

@@ -1,0 +1,157 @@
+"""What is copied to a device: a bundle's files, and wheels for a device without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from edge_inception import artifact
+from edge_inception.device import manifest
+from edge_inception.device.refusal import Refusal
+from edge_inception.errors import InputError
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_VERSION = re.compile(rf"[0-9a-f]{{{manifest.VERSION_DIGITS}}}")
+_AGAIN = "make it again: edge-inception bundle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One file: its name below the folder it goes to, and its bytes here."""
+
+    name: str
+    path: Path
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """A bundle as it is copied: NAME-TARGET, its version, its files with the manifest last."""
+
+    name: str
+    version: str
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wheels:
+    """Wheels of a folder; ``key`` digests them, ``packages`` are what they install."""
+
+    key: str
+    packages: tuple[str, ...]
+    items: tuple[Item, ...]
+
+
+def is_version(name: str) -> bool:
+    """Whether a folder's name is that of a version."""
+    return _VERSION.fullmatch(name) is not None
+
+
+@contextmanager
+def opened(bundle: Path) -> Iterator[Payload]:
+    """The payload of a bundle, folder or .tar.gz, of which every file is as its manifest says.
+
+    Raises:
+        InputError: It is no bundle, was changed, or names files that lie outside of it.
+    """
+    if bundle.is_dir():
+        yield read_payload(bundle)
+        return
+    with tempfile.TemporaryDirectory(prefix="edge-inception-deploy-") as folder:
+        yield read_payload(_unpack(bundle, Path(folder)))
+
+
+def read_payload(folder: Path) -> Payload:
+    """Likewise, of an unpacked bundle."""
+    try:
+        found = manifest.open_bundle(str(folder))
+    except Refusal as error:
+        raise InputError(f"{folder}: {error}", hint=error.fix) from error
+    record = found.record
+    name = f"{record['name']}-{found.target['name']}"
+    if not _SAFE_NAME.fullmatch(name) or not _VERSION.fullmatch(record["version"]):
+        raise InputError(
+            f"{folder}: '{name}', version '{record['version']}', cannot name folders on a device",
+            hint="use letters, digits, '.', '_', '+' and '-': edge-inception bundle --name NAME",
+        )
+    names = [*record["files"], *_last(folder)]
+    for inside in names:
+        _require_inside(folder, inside)
+    return Payload(
+        name=name,
+        version=record["version"],
+        items=tuple(_item(folder / inside, inside) for inside in names),
+    )
+
+
+def read_wheels(folder: Path) -> Wheels:
+    """The wheels of a folder, every one of which is meant for the devices.
+
+    Raises:
+        InputError: There is none, or a name is no wheel's.
+    """
+    paths = sorted(folder.glob("*.whl"))
+    if not paths:
+        raise InputError(
+            f"{folder} holds no wheels",
+            hint="fill it: pip download --only-binary :all: --platform ... --dest DIR PACKAGE",
+        )
+    for path in paths:
+        if not _SAFE_NAME.fullmatch(path.name) or path.name.count("-") not in {4, 5}:
+            raise InputError(f"{path} is not named as wheels are", hint="remove or rename it")
+    items = tuple(_item(path, path.name) for path in paths)
+    digest = hashlib.sha256("\n".join(f"{i.name} {i.sha256}" for i in items).encode())
+    packages = dict.fromkeys("==".join(path.name.split("-")[:2]) for path in paths)
+    key = digest.hexdigest()[: manifest.VERSION_DIGITS]
+    return Wheels(key=key, packages=tuple(packages), items=items)
+
+
+def _last(folder: Path) -> tuple[str, ...]:
+    """A folder without its manifest is refused by device.py: a half copy is never a bundle."""
+    signature = (manifest.SIGNATURE,) if (folder / manifest.SIGNATURE).is_file() else ()
+    return (*signature, manifest.FILE)
+
+
+def _item(path: Path, name: str) -> Item:
+    return Item(name=name, path=path, bytes=path.stat().st_size, sha256=artifact.file_sha256(path))
+
+
+def _require_inside(folder: Path, name: str) -> None:
+    parts = PurePosixPath(name).parts
+    is_plain = name.isprintable() and "\\" not in name and "/".join(parts) == name
+    if not parts or not is_plain or ".." in parts or parts[0] == "/":
+        raise InputError(f"{folder}: the manifest names '{name}', outside of it", hint=_AGAIN)
+
+
+def _unpack(path: Path, into: Path) -> Path:
+    """The bundle's folder, in ``into``; nothing is written elsewhere, whatever the archive says."""
+    tops = set()
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                _require_inside(path, member.name)
+                source = archive.extractfile(member) if member.isfile() else None
+                if source is None:
+                    if member.isdir():
+                        continue
+                    raise InputError(f"{path}: '{member.name}' is no plain file", hint=_AGAIN)
+                target = into / member.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+                tops.add(PurePosixPath(member.name).parts[0])
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(
+            f"cannot unpack {path}: {error}", hint="give a bundle's folder or its .tar.gz"
+        ) from error
+    if len(tops) != 1:
+        raise InputError(f"{path} holds {len(tops)} folders, wanted one", hint=_AGAIN)
+    return into / tops.pop()

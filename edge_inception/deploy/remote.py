@@ -1,0 +1,250 @@
+"""A device that is logged in to: run words there, write and read its files."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paramiko
+
+from edge_inception.deploy import agent
+from edge_inception.deploy.address import Address
+from edge_inception.errors import DeployFailed
+
+Tell = Callable[[str], None]
+
+CONNECT_S = 20
+_GRACE_S = 1.0  # between the end of a channel and that of its connection
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+_BLOCK = 1 << 15
+_SHOWN = 200
+
+
+class ConnectionLost(DeployFailed):
+    """A connection broke, or spoilt what it carried: another one may go on from there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a command ended: exit code, and its lines."""
+
+    code: int
+    lines: tuple[str, ...]
+
+
+class Machine:
+    """A device that is logged in to; close it.
+
+    Every method raises ConnectionLost where the connection breaks, and DeployFailed, naming the
+    device, where the device refuses.
+    """
+
+    def __init__(self, address: Address, client: paramiko.SSHClient) -> None:
+        self.address = address
+        self._client = client
+        with self._speaking("cannot start sftp"):
+            self.sftp = client.open_sftp()
+
+    def close(self) -> None:
+        """Hang up; commands that still run there lose their stdin and stdout."""
+        self._client.close()
+
+    def run(self, python: str, words: Sequence[str], folder: str, tell: Tell) -> Outcome:
+        """Run a command in a folder to its end, and tell its lines, stderr's too, as they come."""
+        lines = []
+        with self._speaking(f"cannot run {words[0]}"):
+            channel = self._question(python, "run", {"words": list(words), "folder": folder})
+            channel.set_combine_stderr(True)
+            for raw in channel.makefile("r"):
+                line = str(raw).rstrip("\r\n")
+                lines.append(line)
+                tell(line)
+            code = channel.recv_exit_status()
+            channel.close()
+        self._require_ended(code, words[0])
+        return Outcome(code=code, lines=tuple(lines))
+
+    def ask(self, python: str, command: str, request: Mapping[str, Any]) -> Any:
+        """The agent's answer, from a Python on the device."""
+        with self.asking(python, command, request) as answer:
+            return answer
+
+    @contextmanager
+    def asking(self, python: str, command: str, request: Mapping[str, Any]) -> Iterator[Any]:
+        """Likewise, of a command that goes on until the block ends."""
+        with self._speaking(f"cannot run {python}"):
+            channel = self._question(python, command, request)
+            answer = str(channel.makefile("r").readline())
+        try:
+            yield self._answer(python, answer, channel)
+        finally:
+            channel.close()
+
+    def send(self, path: Path, to: str, *, start: int, sent: Callable[[int], None]) -> None:
+        """Write a local file's bytes from ``start`` on behind those that the far file has."""
+        with (
+            path.open("rb") as source,
+            self._speaking(f"cannot write {to}"),
+            self.sftp.open(to, "ab" if start else "wb") as sink,
+        ):
+            source.seek(start)
+            sink.set_pipelined(True)
+            while block := source.read(_BLOCK):
+                sink.write(block)
+                sent(len(block))
+            # Pipelined writes tell no error: a full disk shows in the size alone.
+            arrived, wanted = sink.stat().st_size, source.tell()
+            if arrived != wanted:
+                raise OSError(f"{arrived} of {wanted} bytes arrived")
+
+    def read(self, path: str) -> bytes:
+        """A small file's bytes."""
+        with self._speaking(f"cannot read {path}"), self.sftp.open(path, "rb") as source:
+            source.prefetch()
+            return source.read()
+
+    def write(self, path: str, content: bytes) -> None:
+        """A small file, whole or not at all."""
+        with self._speaking(f"cannot write {path}"):
+            with self.sftp.open(f"{path}.new", "wb") as sink:
+                sink.write(content)
+            self.sftp.posix_rename(f"{path}.new", path)
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename over whatever has the new name, in one step."""
+        with self._speaking(f"cannot rename {old}"):
+            self.sftp.posix_rename(old, new)
+
+    def remove(self, path: str) -> None:
+        """Remove a file or link, if it is there."""
+        with self._speaking(f"cannot remove {path}"), suppress(FileNotFoundError):
+            self.sftp.remove(path)
+
+    def names(self, folder: str) -> Mapping[str, bool]:
+        """What a folder holds -> whether it is a folder; nothing where there is none."""
+        with self._speaking(f"cannot list {folder}"):
+            try:
+                found = self.sftp.listdir_attr(folder)
+            except FileNotFoundError:
+                return {}
+        return {entry.filename: stat.S_ISDIR(entry.st_mode or 0) for entry in found}
+
+    def link(self, path: str) -> str | None:
+        """What a symbolic link says; None where there is none."""
+        with self._speaking(f"cannot read {path}"):
+            try:
+                return self.sftp.readlink(path)
+            except FileNotFoundError:
+                return None
+            except OSError:
+                if self._is_open():
+                    return None  # a file or a folder
+                raise
+
+    def set_link(self, path: str, to: str) -> None:
+        """Make or change a symbolic link in one step: at no time is there none."""
+        with self._speaking(f"cannot link {path}"):
+            with suppress(FileNotFoundError):
+                self.sftp.remove(f"{path}.new")
+            self.sftp.symlink(to, f"{path}.new")
+            self.sftp.posix_rename(f"{path}.new", path)
+
+    def make_folders(self, folder: str) -> None:
+        """The folder and those above it, where they are missing."""
+        with self._speaking(f"cannot make {folder}"):
+            missing = []
+            while not self._is_folder(folder):
+                missing.append(folder)
+                folder = folder.rpartition("/")[0] or "/"
+            for path in reversed(missing):
+                self.sftp.mkdir(path)
+
+    def home(self) -> str:
+        """The folder that a login starts in."""
+        with self._speaking("cannot find the home folder"):
+            return self.sftp.normalize(".")
+
+    def _is_folder(self, path: str) -> bool:
+        try:
+            return stat.S_ISDIR(self.sftp.stat(path).st_mode or 0)
+        except FileNotFoundError:
+            return False
+
+    def _question(self, python: str, command: str, request: Mapping[str, Any]) -> paramiko.Channel:
+        """The agent at work; the one line that a shell of the device reads has nothing of ours."""
+        transport = self._client.get_transport()
+        if transport is None:
+            raise EOFError
+        text = Path(agent.__file__).read_text(encoding="utf-8")
+        channel = transport.open_session(timeout=CONNECT_S)
+        # -I: a json.py in the login's home is not imported in place of Python's own.
+        channel.exec_command(shlex.join([python, "-I", "-S", "-c", text, command]))
+        channel.sendall(json.dumps(request).encode() + b"\n")
+        return channel
+
+    def _answer(self, python: str, text: str, channel: paramiko.Channel) -> Any:
+        try:
+            answer = json.loads(text)
+        except ValueError as error:
+            raise self._no_answer(python, channel) from error
+        if "error" in answer:
+            raise DeployFailed(
+                f"{self.address}: {answer['error']}",
+                hint="check owner and permissions there, or give another --remote-dir",
+            )
+        return answer
+
+    def _no_answer(self, python: str, channel: paramiko.Channel) -> DeployFailed:
+        with self._speaking(f"cannot run {python}"):
+            said = channel.makefile_stderr("rb").read().decode(errors="replace")
+            code = channel.recv_exit_status()
+        self._require_ended(code, python)
+        lines = said.strip().splitlines() or [f"exit code {code}"]
+        return DeployFailed(
+            f"{self.address}: {python} cannot run what deploy asks: {lines[-1][:_SHOWN]}",
+            hint="name a Python of 3.6 or later with --python",
+        )
+
+    def _require_ended(self, code: int, program: str) -> None:
+        """Refuse the ends that are not the command's own."""
+        if code == -1 and not self._is_open():
+            raise self._lost(f"{program} was running")
+        if code in {_NOT_FOUND, _NOT_EXECUTABLE}:
+            raise DeployFailed(
+                f"{self.address}: no {program} there that can be run",
+                hint="install it (apt install python3), or name another with --python",
+            )
+
+    def _is_open(self) -> bool:
+        """Whether the connection stands, when something on it just ended."""
+        transport = self._client.get_transport()
+        if transport is None:
+            return False
+        transport.join(_GRACE_S)
+        return bool(transport.is_active())
+
+    @contextmanager
+    def _speaking(self, doing: str) -> Iterator[None]:
+        """Turn what paramiko raises into our errors."""
+        try:
+            yield
+        except (EOFError, paramiko.SSHException, OSError) as error:
+            if isinstance(error, ConnectionError | TimeoutError) or not self._is_open():
+                raise self._lost(doing) from error
+            reason = getattr(error, "strerror", None) or str(error) or "it hung up"
+            raise DeployFailed(
+                f"{self.address}: {doing}: {reason}",
+                hint="check permissions and free space there (df), or give another --remote-dir",
+            ) from error
+
+    def _lost(self, doing: str) -> ConnectionLost:
+        return ConnectionLost(
+            f"{self.address}: connection lost: {doing}",
+            hint="run the same command again: the copy goes on where it stopped",
+        )

@@ -1,0 +1,192 @@
+"""Deploy to several devices: each on its own, so that one that fails stops none of the others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_inception.deploy import login, steps
+from edge_inception.deploy.address import Address
+from edge_inception.deploy.layout import DEFAULT, require_path
+from edge_inception.deploy.login import Access
+from edge_inception.deploy.payload import Payload, Wheels
+from edge_inception.deploy.remote import ConnectionLost, Machine
+from edge_inception.deploy.steps import Done
+from edge_inception.errors import DeployFailed
+from edge_inception.spec import Progress, no_progress
+
+_AT_ONCE = 8
+_PAUSES_S = (0.5, 2.0, 5.0, 10.0, 20.0)  # before each new connection that makes no headway
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployOptions:
+    """Choices of one deploy.
+
+    ``remote_dir`` begins with / or ~/; ``python`` is the device's own; results of the devices go
+    to ``out``.
+    """
+
+    access: Access = field(default_factory=Access)
+    remote_dir: str = DEFAULT
+    python: str = "python3"
+    out: Path = Path("deployed")
+    is_rollback: bool = False
+    is_dry: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceResult:
+    """How one device fared: PASSED, FAILED with ``error`` and ``hint``, or PLANNED (dry run)."""
+
+    address: str
+    status: str
+    done: Done | None = None
+    error: str = ""
+    hint: str = ""
+
+
+class _Stop(threading.Event):
+    """Ends every connection at once, so that Ctrl-C does not wait for a build on a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._machines: list[Machine] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def watching(self, machine: Machine) -> Iterator[None]:
+        with self._lock:
+            self._machines.append(machine)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._machines.remove(machine)
+            machine.close()
+
+    def now(self) -> None:
+        self.set()
+        with self._lock:
+            for machine in self._machines:
+                machine.close()
+
+
+def deploy(
+    addresses: Sequence[Address],
+    payload: Payload,
+    options: DeployOptions,
+    *,
+    wheels: Wheels | None = None,
+    say: Callable[[Address, str], None],
+    progress: Progress = no_progress,
+) -> tuple[DeviceResult, ...]:
+    """Copy, prove and switch to a bundle on every device, or go back to the previous version.
+
+    Args:
+        addresses: Where to log in.
+        payload: The bundle.
+        options: How.
+        wheels: For devices without a network.
+        say: Gets each line that a device says; called from several threads, one at a time.
+        progress: Bytes sent of those to send, where there is one device.
+
+    Raises:
+        InputError: Key file, known hosts or remote folder cannot be used.
+    """
+    require_path(options.remote_dir)
+    login.require(options.access)
+    stop, speaking = _Stop(), threading.Lock()
+
+    def told(address: Address, line: str) -> None:
+        with speaking:
+            say(address, line)
+
+    def one(address: Address) -> DeviceResult:
+        work = steps.Work(
+            payload=payload,
+            wheels=wheels,
+            remote_dir=options.remote_dir,
+            python=options.python,
+            out=options.out / steps.folder_name(address),
+            say=lambda line: told(address, line),
+            progress=progress if len(addresses) == 1 else no_progress,
+        )
+        return _deploy_to(address, work, options, stop)
+
+    with ThreadPoolExecutor(min(len(addresses), _AT_ONCE)) as pool:
+        futures = [pool.submit(one, address) for address in addresses]
+        try:
+            return tuple(future.result() for future in futures)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop.now()
+            raise
+
+
+def _deploy_to(
+    address: Address, work: steps.Work, options: DeployOptions, stop: _Stop
+) -> DeviceResult:
+    """One device to the end, through dropped connections."""
+    action = steps.deploy
+    if options.is_dry:
+        action = steps.plan
+    elif options.is_rollback:
+        action = steps.rollback
+    try:
+        done = _insisting(address, options.access, stop, work, action)
+    except DeployFailed as error:
+        return DeviceResult(
+            address=str(address), status="FAILED", error=str(error), hint=error.hint
+        )
+    status = "PLANNED" if options.is_dry else "PASSED"
+    return DeviceResult(address=str(address), status=status, done=done)
+
+
+def _insisting(
+    address: Address,
+    access: Access,
+    stop: _Stop,
+    work: steps.Work,
+    action: Callable[[Machine, steps.Work], Done],
+) -> Done:
+    """The action's result; a connection that was made and broke is made again.
+
+    Every step finds what was done before, so the whole action simply runs again. Attempts are
+    counted from the last one that found less left to send.
+
+    Raises:
+        DeployFailed: The device refuses, or the connection breaks again and again.
+    """
+    attempt, was_connected = 0, False
+    while True:
+        left = work.sent.left
+        try:
+            machine = login.connect(address, access)
+            was_connected = True
+            with stop.watching(machine):
+                return action(machine, work)
+        except ConnectionLost as error:
+            attempt = 0 if work.sent.left < left else attempt + 1
+            if not was_connected or attempt >= len(_PAUSES_S):
+                raise
+            work.say(f"{error}; trying again")
+            if stop.wait(_PAUSES_S[attempt]):
+                raise
+
+
+def as_record(result: DeviceResult) -> dict[str, Any]:
+    """The result as JSON has it."""
+    done = result.done
+    return {
+        "address": result.address,
+        "status": result.status,
+        "error": result.error or None,
+        "hint": result.hint or None,
+        **(done.as_record() if done else {}),
+    }

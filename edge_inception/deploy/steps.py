@@ -1,0 +1,326 @@
+"""What happens on one device: copy, check, build, verify, bench, and only then the switch."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_inception import artifact
+from edge_inception.deploy import transfer
+from edge_inception.deploy.address import Address
+from edge_inception.deploy.layout import Releases, absolute
+from edge_inception.deploy.payload import Payload, Wheels
+from edge_inception.deploy.remote import ConnectionLost, Machine, Outcome
+from edge_inception.device import manifest
+from edge_inception.errors import DeployFailed
+from edge_inception.spec import Progress
+
+_RESULTS = "results"
+_STEPS: tuple[tuple[str, ...], ...] = (
+    ("check",),
+    ("build",),
+    ("verify", "--out", f"{_RESULTS}/verify.json"),
+    ("bench", "--out", f"{_RESULTS}/bench.json"),
+)
+_COMPLETE = "complete"  # the last file of a virtual environment: what lacks it is made again
+_VENV = "venv --system-site-packages"
+_MIB = 1 << 20
+
+
+@dataclass(slots=True)
+class Sent:
+    """Bytes sent to one device so far, over all its connections, and left when it last looked."""
+
+    total: int = 0
+    left: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What to do on one device, and whom to tell; ``out`` is where its results go here."""
+
+    payload: Payload
+    wheels: Wheels | None
+    remote_dir: str
+    python: str
+    out: Path
+    say: Callable[[str], None]
+    progress: Progress
+    sent: Sent = field(default_factory=Sent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a device has now.
+
+    ``before`` was current; ``num_kept`` versions lie beside the current one; ``p50_ms`` is what
+    bench measured there, at the batch of its profile.
+    """
+
+    folder: str
+    version: str
+    before: str | None
+    num_kept: int
+    bytes_sent: int
+    python: str
+    results: Path | None = None
+    p50_ms: float | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**asdict(self), "results": str(self.results) if self.results else None}
+
+
+def folder_name(address: Address) -> str:
+    """The address as the name of a folder here."""
+    return str(address).replace(":", "_").replace("[", "").replace("]", "").replace("%", "_")
+
+
+def plan(machine: Machine, work: Work) -> Done:
+    """Say what a deploy would send; change nothing."""
+    releases = _releases(machine, work)
+    plans = _plans(releases, work)
+    transfer.require_room(machine, *plans)
+    to_send = sum(each.bytes for each in plans)
+    num_files = sum(len(each.starts) for each in plans)
+    work.say(
+        f"{plans[0].machine}, Python {plans[0].python}, {plans[0].free_bytes / _MIB:.0f} MiB free"
+    )
+    work.say(f"would send {num_files} files, {to_send / _MIB:.1f} MiB, to {plans[0].folder}")
+    return _done(releases, work, releases.current(), work.python)
+
+
+def rollback(machine: Machine, work: Work) -> Done:
+    """Switch to the previous version.
+
+    Raises:
+        DeployFailed: There is none.
+    """
+    releases = _releases(machine, work)
+    if not machine.names(releases.folder):
+        raise DeployFailed(
+            f"{machine.address}: nothing was deployed to {releases.folder}",
+            hint="deploy first, or give the --remote-dir and the bundle that were deployed",
+        )
+    with releases.locked(work.python):
+        version, before = releases.rollback()
+    return Done(
+        folder=releases.folder,
+        version=version,
+        before=before,
+        num_kept=len(releases.versions()) - 1,
+        bytes_sent=0,
+        python=work.python,
+    )
+
+
+def deploy(machine: Machine, work: Work) -> Done:
+    """Copy the bundle, prove it there, switch to it, fetch what was measured.
+
+    Raises:
+        DeployFailed: A step fails; the version that was current still is.
+    """
+    releases = _releases(machine, work)
+    machine.make_folders(releases.folder)
+    with releases.locked(work.python):
+        _copy(releases, work)
+        python = _environment(releases, work)
+        fetched = _prove(releases, work, python)
+        before = releases.current()
+        machine.ask(work.python, "flush", {"folder": releases.folder})
+        releases.switch(work.payload.version)
+        _leave_note(releases, work, python)
+        return _done(releases, work, before, python, fetched)
+
+
+def _releases(machine: Machine, work: Work) -> Releases:
+    folder = f"{absolute(machine, work.remote_dir)}/{work.payload.name}"
+    return Releases(machine=machine, folder=folder)
+
+
+def _plans(releases: Releases, work: Work) -> list[transfer.Plan]:
+    found = [
+        transfer.plan(
+            releases.machine,
+            work.python,
+            releases.of(work.payload.version),
+            work.payload.items,
+        )
+    ]
+    if work.wheels:
+        folder = releases.of(f"wheels-{work.wheels.key}")
+        found.append(transfer.plan(releases.machine, work.python, folder, work.wheels.items))
+    return found
+
+
+def _copy(releases: Releases, work: Work) -> None:
+    plans = _plans(releases, work)
+    transfer.require_room(releases.machine, *plans)
+    total = sum(each.bytes for each in plans)
+    num_files = sum(len(each.starts) for each in plans)
+    num_same = sum(each.num_same for each in plans)
+    work.say(f"copy: {num_files} files, {total / _MIB:.1f} MiB; {num_same} are there already")
+    work.sent.left = total
+    done = 0
+
+    def sent(count: int) -> None:
+        nonlocal done
+        done += count
+        work.sent.total += count
+        work.progress(done, total)
+
+    for each in plans:
+        if each.starts:
+            transfer.copy(releases.machine, work.python, each, sent)
+
+
+def _environment(releases: Releases, work: Work) -> str:
+    """The Python that runs the bundle: the device's own, or one with the wheels beside it.
+
+    Raises:
+        DeployFailed: A virtual environment cannot be made, or a wheel does not fit the device.
+    """
+    if work.wheels is None:
+        return work.python
+    machine, key = releases.machine, work.wheels.key
+    venv, wheels = releases.of(f"venv-{key}"), releases.of(f"wheels-{key}")
+    python = f"{venv}/bin/python"
+    if _COMPLETE in machine.names(venv):
+        return python
+    work.say(f"venv: {', '.join(work.wheels.packages)}")
+    pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--no-index")
+    commands = (
+        ((work.python, "-m", *_VENV.split(), venv), "on the device: sudo apt install python3-venv"),
+        (
+            (*pip, "--find-links", wheels, *work.wheels.packages),
+            "the wheelhouse must hold every dependency, for the device's Python and processor",
+        ),
+    )
+    for words, hint in commands:
+        ended = machine.run(work.python, words, releases.folder, work.say)
+        if ended.code:
+            raise DeployFailed(
+                f"{machine.address}: {' '.join(words[1:4])} failed: {_reason(ended)}", hint=hint
+            )
+    machine.write(f"{venv}/{_COMPLETE}", b"")
+    return python
+
+
+def _prove(releases: Releases, work: Work, python: str) -> dict[str, bytes]:
+    """Every step, and the records they left, which are fetched of a step that failed too.
+
+    Raises:
+        DeployFailed: A step fails.
+    """
+    for name, *_ in _STEPS:  # those of another day would pass for today's
+        releases.machine.remove(f"{releases.of(work.payload.version)}/{_RESULTS}/{name}.json")
+    try:
+        for step in _STEPS:
+            _run_step(releases, work, python, step)
+    except ConnectionLost:
+        raise
+    except DeployFailed:
+        with suppress(DeployFailed):
+            _fetch(releases, work)
+        raise
+    return _fetch(releases, work)
+
+
+def _run_step(releases: Releases, work: Work, python: str, step: Sequence[str]) -> None:
+    """Run a command of device.py in the new version's folder.
+
+    Raises:
+        DeployFailed: It fails; its own fix is the hint.
+    """
+    name, folder = step[0], releases.of(work.payload.version)
+    ended = releases.machine.run(
+        work.python,
+        [python, "-u", "device.py", *step],
+        folder,
+        lambda line: work.say(f"{name}: {line}"),
+    )
+    if ended.code:
+        raise DeployFailed(
+            f"{releases.machine.address}: {name} failed with exit code {ended.code}: "
+            f"{_reason(ended)}",
+            hint=_after(ended, "fix: ")
+            or f"see its lines above; there: cd {folder} && {python} device.py {name}",
+        )
+
+
+def _reason(ended: Outcome) -> str:
+    return (
+        _after(ended, "error: ")
+        or _after(ended, "FAILED: ")
+        or next((line for line in reversed(ended.lines) if line.strip()), "it said nothing")
+    )
+
+
+def _after(ended: Outcome, lead: str) -> str:
+    """The last line with that lead, less the lead."""
+    found = [line.strip() for line in ended.lines if line.strip().startswith(lead)]
+    return found[-1].removeprefix(lead) if found else ""
+
+
+def _fetch(releases: Releases, work: Work) -> dict[str, bytes]:
+    """Write the device's records here: what verify and bench found, and the engine's facts."""
+    machine, version = releases.machine, work.payload.version
+    found = {}
+    for folder in (_RESULTS, manifest.ENGINES):
+        for name, is_folder in machine.names(f"{releases.of(version)}/{folder}").items():
+            if name.endswith(".json") and not is_folder:
+                inside = f"{folder}/{name}"
+                found[inside] = machine.read(f"{releases.of(version)}/{inside}")
+    for inside, content in found.items():
+        path = _results(work) / inside
+        path.parent.mkdir(parents=True, exist_ok=True)
+        artifact.replace_file(path, content)
+    return found
+
+
+def _results(work: Work) -> Path:
+    return work.out / work.payload.name / work.payload.version
+
+
+def _leave_note(releases: Releases, work: Work, python: str) -> None:
+    """For whoever looks at the device: which Python runs this version, and since when."""
+    record = {
+        "version": work.payload.version,
+        "python": python,
+        "deployed_utc": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    releases.machine.write(
+        f"{releases.of(work.payload.version)}/{_RESULTS}/deployed.json", text.encode()
+    )
+
+
+def _done(
+    releases: Releases,
+    work: Work,
+    before: str | None,
+    python: str,
+    fetched: dict[str, bytes] | None = None,
+) -> Done:
+    others = [name for name in releases.versions() if name != work.payload.version]
+    return Done(
+        folder=releases.folder,
+        version=work.payload.version,
+        before=before,
+        num_kept=len(others),
+        bytes_sent=work.sent.total,
+        python=python,
+        results=_results(work) if fetched else None,
+        p50_ms=_p50_ms(fetched or {}),
+    )
+
+
+def _p50_ms(fetched: dict[str, bytes]) -> float | None:
+    content = fetched.get(f"{_RESULTS}/bench.json")
+    return float(json.loads(content)["runs"][0]["median"]) if content else None

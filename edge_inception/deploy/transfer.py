@@ -1,0 +1,130 @@
+"""A resumable copy: only what differs is sent, and what was cut off goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_inception.deploy.payload import Item
+from edge_inception.deploy.remote import ConnectionLost, Machine
+from edge_inception.errors import DeployFailed
+
+PART = ".part"
+_SPARE_BYTES = 32 << 20  # a device whose disk is full to the last byte cannot even log
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a copy has to do: files to send, each from a byte on; what the device said of itself."""
+
+    folder: str
+    starts: Mapping[Item, int]
+    num_same: int
+    free_bytes: int
+    machine: str
+    python: str
+
+    @property
+    def bytes(self) -> int:
+        """To be sent."""
+        return sum(item.bytes - start for item, start in self.starts.items())
+
+
+def plan(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> Plan:
+    """Compare a folder of the device, by size and sha256, with what should be there.
+
+    Raises:
+        DeployFailed: The device, or its Python, does not answer.
+    """
+    answer = _survey(machine, python, folder, items)
+    starts = {}
+    for item in items:
+        whole, part = answer["files"][item.name]
+        if whole != {"bytes": item.bytes, "sha256": item.sha256}:
+            starts[item] = _start(item, part)
+    return Plan(
+        folder=folder,
+        starts=starts,
+        num_same=len(items) - len(starts),
+        free_bytes=answer["free_bytes"],
+        machine=answer["machine"],
+        python=answer["python"],
+    )
+
+
+def require_room(machine: Machine, *plans: Plan) -> None:
+    """Refuse a copy that does not fit.
+
+    Raises:
+        DeployFailed: It does not.
+    """
+    needed = sum(each.bytes for each in plans)
+    free = plans[0].free_bytes
+    if needed and needed + _SPARE_BYTES > free:
+        raise DeployFailed(
+            f"{machine.address}: disk full: {plans[0].folder} needs {_mib(needed + _SPARE_BYTES)}, "
+            f"{_mib(free)} are free",
+            hint="remove old versions there, or give a --remote-dir on a larger disk",
+        )
+
+
+def copy(machine: Machine, python: str, plan: Plan, sent: Callable[[int], None]) -> None:
+    """Send what the plan says, check its sha256 there, and only then give it its name.
+
+    Raises:
+        ConnectionLost: Or what arrived is not what was sent; the next plan goes on from here.
+        DeployFailed: The device refuses.
+    """
+    for folder in dict.fromkeys(_parent(plan.folder, item) for item in plan.starts):
+        machine.make_folders(folder)
+    for item, start in plan.starts.items():
+        machine.send(item.path, f"{plan.folder}/{item.name}{PART}", start=start, sent=sent)
+    answer = _survey(machine, python, plan.folder, tuple(plan.starts))
+    for item in plan.starts:
+        path, part = f"{plan.folder}/{item.name}", answer["files"][item.name][1]
+        if part != {"bytes": item.bytes, "sha256": item.sha256}:
+            machine.remove(path + PART)
+            raise ConnectionLost(
+                f"{machine.address}: {item.name} arrived with sha256 {_digest(part)}, sent was "
+                f"{_digest({'sha256': item.sha256})}",
+                hint="run the same command again; if it stays, test the device's disk and memory",
+            )
+        machine.rename(path + PART, path)
+
+
+def _survey(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> Any:
+    request = {"folder": folder, "names": [item.name for item in items], "part": PART}
+    return machine.ask(python, "survey", request)
+
+
+def _start(item: Item, part: Mapping[str, Any] | None) -> int:
+    """How much of an unfinished copy can stay: all of it, if it is how the file begins."""
+    if part is None or part["bytes"] > item.bytes:
+        return 0
+    size = int(part["bytes"])
+    return size if _prefix_sha256(item.path, size) == part["sha256"] else 0
+
+
+def _prefix_sha256(path: Path, size: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while size and (block := stream.read(min(size, _BLOCK_BYTES))):
+            digest.update(block)
+            size -= len(block)
+    return digest.hexdigest()
+
+
+def _parent(folder: str, item: Item) -> str:
+    return f"{folder}/{item.name}".rpartition("/")[0]
+
+
+def _digest(facts: Mapping[str, Any] | None) -> str:
+    return str(facts["sha256"])[:12] if facts else "none"
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"

@@ -1,0 +1,268 @@
+"""A real sshd on loopback, a proxy that cuts connections, and a bundle whose device.py is tiny."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_inception import cli
+from edge_inception.device import manifest
+
+_SBIN = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+SSHD = shutil.which("sshd", path=_SBIN)
+SSH_KEYGEN = shutil.which("ssh-keygen") or ""
+USER = getpass.getuser()
+HOME = Path(pwd.getpwuid(os.getuid()).pw_dir)
+CONFIG = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/authorized_keys
+PidFile none
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+SetEnv HOME={folder}
+Subsystem sftp internal-sftp
+LogLevel VERBOSE
+"""
+
+# What the tiny device.py does, told by files in its folder: "lines of COMMAND" and its exit code.
+_DEVICE = """\
+import importlib, json, os, sys, time
+command = sys.argv[1]
+with open("calls.log", "a") as log:
+    log.write(" ".join([command, *sys.argv[2:]]) + "\\n")
+plan = json.load(open("behaviour.json")).get(command, {})
+time.sleep(plan.get("sleep", 0))
+for name in plan.get("imports", []):
+    importlib.import_module(name)
+for line in plan.get("lines", [command + " is fine"]):
+    print(line)
+for line in plan.get("errors", []):
+    print(line, file=sys.stderr)
+if command == "build":
+    os.makedirs("engine", exist_ok=True)
+    open("engine/abc.engine", "wb").write(b"plan")
+    json.dump({"sha256": "x"}, open("engine/abc.engine.json", "w"))
+if "--out" in sys.argv and not plan.get("silent"):
+    os.makedirs("results", exist_ok=True)
+    record = {"status": "PASSED", "runs": [{"median": 12.5}]}
+    json.dump(record, open(sys.argv[sys.argv.index("--out") + 1], "w"))
+with open("calls.log", "a") as log:
+    log.write("end " + command + "\\n")
+sys.exit(plan.get("code", 0))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def make_key(path: Path) -> Path:
+    command = [SSH_KEYGEN, "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """A server of the user who runs the tests: its port, host key and the user's key."""
+
+    folder: Path
+    port: int
+
+    @property
+    def identity(self) -> Path:
+        return self.folder / "user_key"
+
+    def host_line(self, port: int, key: Path | None = None) -> str:
+        """A line of known_hosts."""
+        public = (key or self.folder / "host_key").with_suffix(".pub").read_text()
+        return f"[127.0.0.1]:{port} {' '.join(public.split()[:2])}\n"
+
+
+def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(100):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.05)
+    pytest.fail(f"sshd does not answer: {log.read_text()}")
+
+
+class Proxy:
+    """Forwards to a port; cuts each connection after so many bytes, one number per connection.
+
+    A number of None, and every connection beyond the list, is never cut. ``passed`` counts the
+    bytes towards the server, by connection.
+    """
+
+    def __init__(self, to: int, cuts: list[int | None]) -> None:
+        self._to, self._cuts = to, cuts
+        self.passed: list[int] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                index = len(self.passed)
+                cut = self._cuts[index] if index < len(self._cuts) else None
+                self.passed.append(0)
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._open += [near, far]
+                for pair, counted, limit in (((near, far), index, cut), ((far, near), None, None)):
+                    arguments = (*pair, counted, limit)
+                    threading.Thread(target=self._pump, args=arguments, daemon=True).start()
+
+    def _pump(
+        self, source: socket.socket, sink: socket.socket, counted: int | None, limit: int | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(4096):
+                if counted is not None:
+                    self.passed[counted] += len(data)
+                    if limit is not None and self.passed[counted] > limit:
+                        break
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut_all(self) -> None:
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut_all()
+        for end in self._open:
+            end.close()
+
+
+def write_bundle(folder: Path, *, weight: bytes = b"", **behaviour: Any) -> Path:
+    """A bundle of a tiny device.py that does what ``behaviour`` says of each command."""
+    (folder / "graphs").mkdir(parents=True)
+    (folder / "device.py").write_text(_DEVICE)
+    (folder / "behaviour.json").write_text(json.dumps(behaviour))
+    (folder / "graphs" / "strong.onnx").write_bytes(weight or os.urandom(200_000))
+    files = {
+        path.relative_to(folder).as_posix(): {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    return write_manifest(folder, files)
+
+
+def write_manifest(folder: Path, files: dict[str, Any], **changed: Any) -> Path:
+    record: dict[str, Any] = {
+        "schema": manifest.SCHEMA,
+        "schema_version": manifest.SCHEMA_VERSION,
+        "name": "solar",
+        "version": manifest.version_of(files),
+        "made_with": {},
+        "model": "inception_v4",
+        "precision": "int8",
+        "head": "logits",
+        "num_classes": 2,
+        "preprocess": {},
+        "target": {"name": "cpu"},
+        "graphs": [{"file": "graphs/strong.onnx"}],
+        "build": {},
+        "gates": {},
+        "golden": {},
+        "files": files,
+        **changed,
+    }
+    record["sha256"] = manifest.digest_of(record)
+    (folder / manifest.FILE).write_text(json.dumps(record))
+    return folder
+
+
+def version_of(bundle: Path) -> str:
+    return str(json.loads((bundle / manifest.FILE).read_text())["version"])
+
+
+@dataclass
+class Deploy:
+    """``edge-inception deploy`` to a device that is a folder of this machine."""
+
+    sshd: Sshd
+    here: Path
+    device: Path
+    capsys: pytest.CaptureFixture[str]
+    out: str = ""
+    err: str = ""
+
+    @property
+    def root(self) -> Path:
+        """The folder of the bundle ``solar`` for ``cpu`` on the device."""
+        return self.device / "solar-cpu"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.here / "known_hosts"
+
+    def trust(self, *ports: int) -> None:
+        lines = [self.sshd.host_line(port) for port in (self.sshd.port, *ports)]
+        self.known_hosts.write_text("".join(lines))
+
+    def __call__(self, bundle: Path, *more: str, ports: tuple[int, ...] = ()) -> int:
+        """Exit code of a deploy to these ports, or to sshd's own; what it printed is kept."""
+        options = {
+            "--bundle": bundle,
+            "--identity": self.sshd.identity,
+            "--known-hosts": self.known_hosts,
+            "--remote-dir": self.device,
+            "--python": sys.executable,
+            "--out": self.here / "deployed",
+        }
+        given = [str(word) for pair in options.items() for word in pair]
+        hosts = [f"127.0.0.1:{port}" for port in ports or (self.sshd.port,)]
+        code = cli.run(["deploy", *hosts, *given, *more])
+        self.out, self.err = self.capsys.readouterr()
+        return code
+
+    def calls(self, bundle: Path) -> list[str]:
+        """What device.py of a version was asked, and ``end NAME`` of each that ended."""
+        log = self.root / version_of(bundle) / "calls.log"
+        return log.read_text().splitlines() if log.exists() else []
+
+    def current(self) -> str:
+        return str((self.root / "current").readlink())
+
+
+def make_archive(folder: Path, path: Path) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, arcname=folder.name)
+    return path

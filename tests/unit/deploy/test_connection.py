@@ -1,0 +1,207 @@
+"""Logging in, and connections that break; over a real sshd and a proxy that cuts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from loopback import SSH_KEYGEN, free_port, make_key, version_of, write_bundle
+
+from edge_inception.deploy import login, run
+
+SIZE = 12_000_000
+WINDOW = 2 << 20  # what sshd lets a channel have on its way; lost with the connection
+OLD_PYTHONS = sorted(Path("/").glob("root/.pyenv/versions/3.[68].*/bin/python3"))
+
+
+@pytest.fixture(autouse=True)
+def _no_long_pauses(monkeypatch):
+    monkeypatch.setattr(run, "_PAUSES_S", (0.01, 0.01, 0.01))
+
+
+def lines(text):
+    return [line for line in text.splitlines() if line.startswith(("error: ", "hint: "))]
+
+
+def test_an_unknown_host_key_is_refused(deploy, bundle):
+    """Nothing is sent; the fingerprint is ssh-keygen's, and the hint's command cures it."""
+    deploy.known_hosts.write_text("")
+    assert deploy(bundle) == 7
+    error, hint = lines(deploy.err)
+    command = [SSH_KEYGEN, "-lf", str(deploy.sshd.folder / "host_key.pub")]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[1]
+    assert shown.startswith("SHA256:")
+    assert f"unknown host key ssh-ed25519 {shown}" in error
+    assert not list(deploy.device.iterdir())
+    cure = hint.partition("only if it shows the same SHA256, here: ")[2]
+    subprocess.run(["/bin/sh", "-c", cure], check=True)
+    assert deploy(bundle) == 0
+
+
+def test_a_changed_host_key_is_refused(deploy, bundle):
+    """Another key than known_hosts has is an error that shows both fingerprints."""
+    other = make_key(deploy.here / "other")
+    deploy.known_hosts.write_text(deploy.sshd.host_line(deploy.sshd.port, other))
+    assert deploy(bundle) == 7
+    error, hint = lines(deploy.err)
+    assert "host key changed" in error
+    assert error.count("SHA256:") == 2
+    assert f"-R '[127.0.0.1]:{deploy.sshd.port}'" in hint
+    assert not list(deploy.device.iterdir())
+
+
+def test_a_wrong_key_is_refused(deploy, bundle):
+    """A key that the device does not know cannot log in; the hint says how to bring it there."""
+    other = make_key(deploy.here / "stranger")
+    assert deploy(bundle, "--identity", str(other)) == 7
+    error, hint = lines(deploy.err)
+    assert "login refused" in error
+    assert "ssh-copy-id" in hint
+
+
+def test_a_locked_key_says_so(deploy, bundle):
+    """A private key with a passphrase is named, and so is the agent."""
+    key = deploy.here / "locked"
+    shutil.copy(deploy.sshd.identity, key)
+    command = [SSH_KEYGEN, "-q", "-p", "-P", "", "-N", "secret", "-f", str(key)]
+    subprocess.run(command, check=True)
+    assert deploy(bundle, "--identity", str(key)) == 7
+    error, hint = lines(deploy.err)
+    assert "passphrase" in error
+    assert "ssh-add" in hint
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [("--identity", None), ("--known-hosts", None), ("--known-hosts", "h ssh-ed25519 AAAAC\n")],
+)
+def test_key_files_are_read_first(deploy, bundle, option, text):
+    """A key file or known_hosts that cannot be read is an input error."""
+    path = deploy.here / "given"
+    if text:
+        path.write_text(text)
+    assert deploy(bundle, option, str(path)) == 3
+    assert str(path) in deploy.err or "known hosts" in deploy.err
+
+
+def test_a_device_that_is_off(deploy, bundle):
+    """A port where nobody listens is one line, at once, without trying again."""
+    assert deploy(bundle, ports=(free_port(),)) == 7
+    assert "cannot connect" in lines(deploy.err)[0]
+    assert "trying again" not in deploy.err
+
+
+@pytest.mark.parametrize("python", ["no-such-python", "/nowhere/python3"])
+def test_no_python_there(deploy, bundle, python):
+    """A device without that Python is told so."""
+    assert deploy(bundle, "--python", python) == 7
+    error, hint = lines(deploy.err)
+    assert f"no {python} there" in error
+    assert "--python" in hint
+
+
+def test_a_python_that_cannot(deploy, bundle):
+    """What is no Python of today is refused with its own last line."""
+    fake = deploy.here / "python"
+    fake.write_text("#!/bin/sh\necho 'Unknown option: -I' >&2\nexit 2\n")
+    fake.chmod(0o755)
+    assert deploy(bundle, "--python", str(fake)) == 7
+    assert "Unknown option: -I" in lines(deploy.err)[0]
+
+
+@pytest.mark.skipif(not OLD_PYTHONS, reason="no Python 3.6 or 3.8 of pyenv here")
+@pytest.mark.parametrize("python", OLD_PYTHONS, ids=lambda path: path.parts[-3])
+def test_old_pythons_do(deploy, bundle, python):
+    """The Pythons of JetPack 4 and 5 run what deploy sends."""
+    assert deploy(bundle, "--python", str(python)) == 0, deploy.err
+    assert deploy.current() == version_of(bundle)
+
+
+def test_a_copy_survives_a_dropped_connection(deploy, proxy, tmp_path):
+    """Cut in the middle of a file, twice: it goes on where it stopped, and all arrives."""
+    bundle = write_bundle(tmp_path / "bundle", weight=os.urandom(SIZE))
+    through = proxy(SIZE // 2, SIZE // 3)
+    deploy.trust(through.port)
+    assert deploy(bundle, ports=(through.port,)) == 0, deploy.err
+    assert len(through.passed) == 3
+    assert deploy.err.count("connection lost") == 2
+    arrived = deploy.root / version_of(bundle) / "graphs" / "strong.onnx"
+    assert arrived.read_bytes() == (bundle / "graphs" / "strong.onnx").read_bytes()
+    arrived_before = SIZE // 2 - WINDOW + SIZE // 3 - WINDOW
+    assert arrived_before > 0
+    assert SIZE // 6 < through.passed[2] < SIZE - arrived_before
+
+
+def test_a_line_that_always_breaks_is_given_up(deploy, proxy, bundle):
+    """After some attempts without headway it fails, says what to do, and keeps what was sent."""
+    through = proxy(*[60_000, *[6000] * 20])
+    deploy.trust(through.port)
+    assert deploy(bundle, ports=(through.port,)) == 7
+    error, hint = lines(deploy.err)
+    assert "connection lost" in error or "cannot connect" in error
+    assert len(through.passed) == 1 + 3
+    part = deploy.root / version_of(bundle) / "graphs" / "strong.onnx.part"
+    size = part.stat().st_size
+    assert 0 < size < 200_000
+    assert not (deploy.root / "current").exists()
+    assert "run the same command again" in hint or "is it on" in hint
+    assert deploy(bundle, "--json") == 0, deploy.err
+    assert json.loads(deploy.out)["devices"][0]["bytes_sent"] < 200_000
+
+
+def test_a_wrong_beginning_is_not_continued(deploy, bundle):
+    """An unfinished copy that is not how the file begins is written anew."""
+    folder = deploy.root / version_of(bundle) / "graphs"
+    folder.mkdir(parents=True)
+    (folder / "strong.onnx.part").write_bytes(b"x" * 1000)
+    assert deploy(bundle) == 0
+    assert (folder / "strong.onnx").read_bytes() == (bundle / "graphs/strong.onnx").read_bytes()
+
+
+def test_a_right_beginning_is(deploy, bundle):
+    """One that is, gets only the rest."""
+    folder, content = (
+        deploy.root / version_of(bundle) / "graphs",
+        (bundle / "graphs" / "strong.onnx").read_bytes(),
+    )
+    folder.mkdir(parents=True)
+    (folder / "strong.onnx.part").write_bytes(content[:150_000])
+    assert deploy(bundle, "--json") == 0
+    others = sum(p.stat().st_size for p in bundle.glob("*") if p.is_file())
+    assert json.loads(deploy.out)["devices"][0]["bytes_sent"] == others + 50_000
+
+
+def test_a_build_does_not_outlive_its_connection(deploy, proxy, tmp_path):
+    """Cut during the build: it is stopped there, so that the next attempt builds alone."""
+    bundle = write_bundle(tmp_path / "bundle", build={"sleep": 2})
+    through = proxy()
+    deploy.trust(through.port)
+
+    def cut():
+        while "build" not in deploy.calls(bundle):
+            time.sleep(0.05)
+        through.cut_all()
+
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    assert deploy(bundle, ports=(through.port,)) == 0, deploy.err
+    cutter.join()
+    calls = deploy.calls(bundle)
+    assert (calls.count("build"), calls.count("end build")) == (2, 1)
+    assert len(through.passed) == 2
+
+
+def test_silence_is_an_end(sshd):
+    """The kernel gives up a peer that answers nothing: paramiko alone would wait for ever."""
+    import socket
+
+    from edge_inception.deploy.address import parse_address
+
+    with login._socket(parse_address(f"127.0.0.1:{sshd.port}")) as found:
+        assert 0 < found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 60_000

@@ -1,0 +1,206 @@
+"""Nothing a user or a bundle writes is run by a shell or leaves its folder; over a real sshd."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from loopback import (
+    HOME,
+    make_archive,
+    version_of,
+    write_bundle,
+    write_manifest,
+)
+
+from edge_inception import cli
+from edge_inception.deploy.address import parse_address
+from edge_inception.errors import InputError
+
+CANARY = f"edge-inception-canary-{os.getpid()}"  # a command would make it where a login starts
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["with space", "it's", 'a"b\\', f"a;touch {CANARY};b", f"$(touch {CANARY})`touch {CANARY}`"],
+)
+def test_a_remote_folder_is_only_a_name(deploy, bundle, name):
+    """Spaces, quotes, semicolons and substitutions are part of the folder's name."""
+    device = deploy.device / name
+    assert deploy(bundle, "--remote-dir", str(device)) == 0, deploy.err
+    assert str((device / "solar-cpu" / "current").readlink()) == version_of(bundle)
+    assert [path.name for path in deploy.device.iterdir()] == [name]
+    assert not (HOME / CANARY).exists()
+
+
+def test_a_python_is_only_a_word(deploy, bundle):
+    """A command behind --python is not run."""
+    canary = deploy.here / "canary"
+    assert deploy(bundle, "--python", f"python3 -c 1; touch {canary}; python3") == 7
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a;b",
+        "user@$(id)",
+        "-oProxyCommand=id",
+        "a b",
+        "u@h:0",
+        "u@h:99999",
+        "u@h:x",
+        "",
+        "u@",
+        "u;@h",
+    ],
+)
+def test_a_host_is_only_an_address(host):
+    """What is no address is refused before anything is opened."""
+    with pytest.raises(InputError, match="address"):
+        parse_address(host)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("nano@10.0.0.5", ("nano", "10.0.0.5", 22)),
+        ("nano@orin-1.local:2222", ("nano", "orin-1.local", 2222)),
+        ("u@[fe80::1%eth0]:22", ("u", "fe80::1%eth0", 22)),
+        ("u@[::1]", ("u", "::1", 22)),
+    ],
+)
+def test_addresses(text, wanted):
+    """User, host and port of every form; IPv6 in brackets."""
+    found = parse_address(text)
+    assert (found.user, found.host, found.port) == wanted
+    assert parse_address(str(found)) == found
+
+
+@pytest.mark.parametrize("remote_dir", ["relative", "~user/x", "/a/../b", "/a\nb", ""])
+def test_a_remote_folder_is_absolute(deploy, bundle, remote_dir):
+    """A relative folder, one that goes up and one with control characters are refused."""
+    assert deploy(bundle, "--remote-dir", remote_dir) == 3
+    assert not list(deploy.device.iterdir())
+
+
+def test_a_manifest_cannot_name_what_lies_outside(deploy, bundle, tmp_path):
+    """A path that leaves the bundle is refused here, whatever its sha256."""
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    record = json.loads((bundle / "manifest.json").read_text())
+    digest = hashlib.sha256(b"x").hexdigest()
+    write_manifest(bundle, {**record["files"], "../secret": {"sha256": digest, "bytes": 1}})
+    assert deploy(bundle) == 3
+    assert "outside" in deploy.err
+    assert not list(deploy.device.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a;touch x", "../x", ".hidden", ""])
+def test_a_bundle_is_named_plainly(deploy, bundle, name):
+    """A name that could not be a folder's is refused."""
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    write_manifest(bundle, files, name=name)
+    assert deploy(bundle) == 3
+
+
+def test_a_changed_bundle_is_refused_here(deploy, bundle):
+    """A file that is not what the manifest says is not sent."""
+    (bundle / "device.py").write_text("print('other')")
+    assert deploy(bundle) == 3
+    assert "device.py" in deploy.err
+    assert not list(deploy.device.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["up", "absolute", "link", "garbage", "cut"])
+def test_an_archive_cannot_leave_its_folder(deploy, bundle, tmp_path, kind):
+    """Members that go up, are absolute or are links are refused; so is what is no archive."""
+    path = make_archive(bundle, tmp_path / "b.tar.gz")
+    outside = tmp_path / "outside"
+    if kind in {"garbage", "cut"}:
+        path.write_bytes(b"garbage" if kind == "garbage" else path.read_bytes()[:5000])
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            names = {"up": "../outside", "absolute": str(outside), "link": "bundle/link"}
+            member = tarfile.TarInfo(names[kind])
+            member.size = 1
+            if kind == "link":
+                member.type, member.linkname, member.size = tarfile.SYMTYPE, str(outside), 0
+            archive.addfile(member, io.BytesIO(b"x"))
+    assert deploy(path) == 3
+    assert not outside.exists()
+    assert deploy.err.count("error: ") == 1
+
+
+def test_two_deploys_at_once(deploy, bundle, monkeypatch):
+    """The second is refused, and told who is at work; nothing of it was copied."""
+    from edge_inception.deploy import layout
+
+    monkeypatch.setattr(layout, "_PATIENCE_S", 0.2)
+    deploy.root.mkdir(parents=True)
+    with (deploy.root / ".lock").open("w") as lock:
+        lock.write("ann@desk, since 2026-11-25 10:00:00 UTC, pid 42")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert deploy(bundle) == 7
+    assert "another deploy works" in deploy.err
+    assert "ann@desk, since 2026-11-25 10:00:00 UTC, pid 42" in deploy.err
+    assert [path.name for path in deploy.root.iterdir()] == [".lock"]
+    assert deploy(bundle) == 0
+
+
+@pytest.fixture
+def small_disk(deploy):
+    """The device's folder on a disk of its own."""
+
+    def make(mib):
+        command = ["/bin/mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(deploy.device)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+
+    yield make
+    subprocess.run(["/bin/umount", "--lazy", str(deploy.device)], check=False, capture_output=True)
+
+
+def test_a_full_disk_is_known_before_the_copy(deploy, bundle, small_disk):
+    """A bundle that does not fit is refused with both sizes, and nothing of it is written."""
+    small_disk(2)
+    assert deploy(bundle) == 7
+    assert "disk full" in deploy.err
+    assert "2 MiB are free" in deploy.err
+    assert not list(deploy.root.glob("*/*"))
+
+
+def test_a_disk_that_fills_up_meanwhile(deploy, tmp_path, small_disk, monkeypatch):
+    """Full in the middle of the copy is an error with the file's name, not a traceback."""
+    from edge_inception.deploy import transfer
+
+    monkeypatch.setattr(transfer, "require_room", lambda *_: None)
+    small_disk(1)
+    bundle = write_bundle(tmp_path / "large", weight=os.urandom(3 << 20))
+    assert deploy(bundle) == 7
+    assert "strong.onnx.part" in deploy.err
+    assert "free space" in deploy.err
+
+
+def test_a_folder_that_is_not_ours(deploy, bundle):
+    """Where the login may not write, the error names the folder."""
+    assert deploy(bundle, "--remote-dir", "/proc/here") == 7
+    assert "/proc/here" in deploy.err
+
+
+def test_it_says_what_is_missing(monkeypatch, capsys, bundle):
+    """Without paramiko the command names the extra."""
+    for name in [name for name in sys.modules if name.startswith("edge_inception.deploy")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    assert cli.run(["deploy", "u@h", "--bundle", str(bundle)]) == 4
+    assert "edge-inception[deploy]" in capsys.readouterr().err
