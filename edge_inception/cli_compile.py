@@ -122,6 +122,11 @@ def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptio
 
     if hardware.backend != tensorrt.BACKEND.name:
         return
+    if options.hardware_compatibility and hardware.is_jetson:
+        raise InputError(
+            f"--hardware-compatibility-level is for GPUs on cards, '{hardware.name}' is a Jetson",
+            hint="leave it out: each device compiles its own engine",
+        )
     asked = feasibility.Request(
         precision=Precision(typed.details["precision"]),
         typing=typed.details["typing"],

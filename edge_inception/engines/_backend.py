@@ -95,9 +95,14 @@ class CompileOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """How an engine is run; ``threads`` 0 means all cores the process may use."""
+    """How an engine is run.
+
+    ``threads`` 0 means all cores the process may use. ``cuda_graph``: work on a GPU is captured
+    once and launched in one piece, where the driver can.
+    """
 
     threads: int = 0
+    cuda_graph: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

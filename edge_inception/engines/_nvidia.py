@@ -164,6 +164,7 @@ def compile_graph(
             "dla_core": options.dla_core,
             "version_compatible": options.version_compatible,
             "hardware_compatible": options.hardware_compatibility,
+            "strip_weights": options.strip_weights,
             "batch": dataclasses.asdict(options.profile),
             "equivalent_command": equivalent_command(vendor, typed, settings, path),
             "fallbacks": notes,

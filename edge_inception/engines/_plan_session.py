@@ -70,11 +70,12 @@ class _PlanSession:
 def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> Session:
     """A session on the first GPU; ``options.threads`` does not concern a GPU.
 
+    The plan of a ``strip_weights`` build is refused: nothing here puts weights back.
+
     Raises:
         BackendMissing: The library, a way to CUDA, or an NVIDIA driver is absent.
         InputError: The engine is damaged, or belongs to another version or GPU.
     """
-    del options
     plan = engine.path.read_bytes()
     preflight(vendor, engine, plan, installed_version(vendor))
     trt = _nvidia.library(vendor)
@@ -86,7 +87,11 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
         _backend.check_tied(engine, _nvidia.tied_to(vendor))
     try:
         runner = _nvinfer.PlanRunner(
-            trt, plan, dla_core=engine.details.get("dla_core"), is_trusted=is_trusted
+            trt,
+            plan,
+            dla_core=engine.details.get("dla_core"),
+            is_trusted=is_trusted,
+            wants_graph=options.cuda_graph,
         )
     except _cuda.CudaError as error:
         raise BackendMissing(
@@ -123,6 +128,11 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | No
             f"{engine.path} is no {vendor.title} plan: it starts with "
             f"{plan[:4].decode('latin-1')!r}, wanted {wanted}",
             hint="compile it again: edge-inception compile, or build --force",
+        )
+    if engine.details.get("strip_weights"):
+        raise InputError(
+            f"{engine.path} was compiled without its weights",
+            hint="refit it with the graph's weights first, or compile without --strip-weights",
         )
     sidecar = {
         **{key: engine.details.get(key) for key in _PORTABILITY},

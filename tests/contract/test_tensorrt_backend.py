@@ -148,6 +148,17 @@ def test_pre_flight_needs_no_library(device, monkeypatch, moved, version, reason
     assert "edge-inception compile" in caught.value.hint
 
 
+def test_library_that_is_known_by_import_alone(device):
+    """Where no packaging tells the version, the imported library does, before the plan is read."""
+    device.install("10.3")
+    engine = device.compile("fp16")
+    device.install("10.7")
+    device.say(None)
+    with pytest.raises(InputError, match=r"compiled for tensorrt 10\.3.*here is 10\.7"):
+        opened(engine)
+    assert "Runtime.deserialize_cuda_engine" not in device.world.names()
+
+
 def test_version_compatible_engine_crosses_releases(device):
     """A version-compatible plan of 8.6 runs in 10.3, with its code allowed; a changed one does not
     load at all, since it executes code."""
@@ -181,3 +192,12 @@ def test_compute_capabilities_need_a_library_that_has_them():
     with pytest.raises(_nvinfer.VendorError, match=r"no compute capability 8\.9; known: none"):
         _nvinfer.build(trt, "model.onnx", asked)
     assert "Builder.build_serialized_network" not in world.names()
+
+
+def test_engine_without_weights_is_refused(device):
+    """A stripped plan would answer with nothing's weights, so it does not open."""
+    device.install("10.3")
+    engine = device.compile("fp16", strip_weights=True)
+    with pytest.raises(InputError, match="without its weights") as caught:
+        opened(engine)
+    assert "refit" in caught.value.hint

@@ -52,5 +52,8 @@ def test_device_is_compiled_for_on_the_device_alone(tiny_typed, capsys, monkeypa
     monkeypatch.setattr(_cuda, "compute_capability", lambda: "8.7")
     assert compiled(typed, "--target", "orin-nano-8gb") == 4
     assert "JetPack" in capsys.readouterr().err
+    level = ("--hardware-compatibility-level", "ampere+")
+    assert compiled(typed, "--target", "orin-nano-8gb", *level) == 3
+    assert "is a Jetson" in capsys.readouterr().err
     assert compiled(typed, "--target", "orin-nano-8gb", "--use-dla-core", "0") == 3
     assert "DLA" in capsys.readouterr().err

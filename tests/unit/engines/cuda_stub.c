@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int stub_alive = 0;     /* allocations, streams and events not yet freed */
+int stub_alive = 0;     /* allocations, streams, events and graphs not yet freed */
 int stub_capturing = 0; /* between begin and end of a stream capture */
 int stub_launches = 0;
 void (*stub_on_launch)(void) = 0;
@@ -77,6 +77,7 @@ int cuGraphInstantiateWithFlags(void **out, void *graph, unsigned long long flag
     if (graph != &graph_tag || flags) return 1;
 #endif
     *out = &exec_tag;
+    stub_alive++;
     return 0;
 }
 int cuGraphLaunch(void *exec, void *stream) {
@@ -85,5 +86,8 @@ int cuGraphLaunch(void *exec, void *stream) {
     if (stub_on_launch) stub_on_launch();
     return 0;
 }
-int cuGraphExecDestroy(void *exec) { return exec == &exec_tag ? 0 : 1; }
+int cuGraphExecDestroy(void *exec) {
+    stub_alive--;
+    return exec == &exec_tag ? 0 : 1;
+}
 int cuGraphDestroy(void *graph) { return graph == &graph_tag ? 0 : 1; }
