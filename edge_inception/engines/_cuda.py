@@ -143,9 +143,9 @@ class PycudaDevice:
         """Wait for the stream."""
         self._stream.synchronize()
 
-    def mark(self) -> Any:
-        """An event behind all that the stream was given so far."""
-        event = self._cuda.Event()
+    def mark(self, event: Any = None) -> Any:
+        """An event behind all that the stream was given so far; a passed one can be used again."""
+        event = self._cuda.Event() if event is None else event
         event.record(self._stream)
         return event
 
@@ -242,9 +242,9 @@ class RuntimeDevice:
         """Wait for the stream."""
         _checked(self._library, "cudaStreamSynchronize", self._stream.handle)
 
-    def mark(self) -> Any:
-        """An event behind all that the stream was given so far."""
-        event = self._owned("cudaEventCreate", "cudaEventDestroy")
+    def mark(self, event: Any = None) -> Any:
+        """An event behind all that the stream was given so far; a passed one can be used again."""
+        event = self._owned("cudaEventCreate", "cudaEventDestroy") if event is None else event
         _checked(self._library, "cudaEventRecord", event.handle, self._stream.handle)
         return event
 

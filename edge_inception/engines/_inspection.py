@@ -322,6 +322,20 @@ def fallbacks(described: Mapping[str, Any]) -> List[str]:
     return told
 
 
+def on_dla(described: Mapping[str, Any]) -> List[str]:
+    """How much of an engine for a DLA core runs there, as sentences for people.
+
+    ``described`` is what ``describe_layers`` gives.
+    """
+    islands = described["dla_islands"]
+    outside = sum(sum(counts.values()) for counts in described["layers"].values()) - islands
+    if not islands:
+        return ["a DLA core was asked for, and no part of the engine is seen to run on one"]
+    if outside:
+        return ["on the DLA core {}, on the GPU {} parts of the engine".format(islands, outside)]
+    return []
+
+
 def _input_type(layer: Layer) -> str:
     return layer.inputs[0][2] if layer.inputs else "none"
 

@@ -140,8 +140,7 @@ def compile_graph(
         ) from error
     layers = _inspection.describe_layers(built.layers)
     _check_int8(vendor, typed, options, layers)
-    is_int8 = typed.details.get("precision") == "int8"
-    notes = _inspection.fallbacks(layers) if is_int8 and options.dla_core is None else []
+    notes = _fallbacks(typed, options, layers)
     return artifact.publish(
         EngineFile,
         path,
@@ -171,6 +170,13 @@ def compile_graph(
             "warnings": built.warnings,
         },
     )
+
+
+def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]) -> list[str]:
+    """What was asked for and did not become so, for people; a DLA core hides its layers."""
+    if options.dla_core is not None:
+        return _inspection.on_dla(layers)
+    return _inspection.fallbacks(layers) if typed.details.get("precision") == "int8" else []
 
 
 def _parents(typed: TypedGraph, options: CompileOptions) -> dict[str, str]:

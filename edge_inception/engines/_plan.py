@@ -301,9 +301,10 @@ class PlanRunner:
         host, memory = self._buffers[self._input]
         np.copyto(host, images)
         device.upload(memory, host)
-        start = device.mark()
+        start, end = self._marks or (None, None)
+        start = device.mark(start)
         is_done = self._launch()
-        self._marks = [start, device.mark()]
+        self._marks = [start, device.mark(end)]
         for name in self._outputs:
             device.download(*self._buffers[name])
         device.synchronize()

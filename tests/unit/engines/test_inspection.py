@@ -158,6 +158,20 @@ def test_dla_islands_are_counted():
     assert _inspection.describe_layers(found)["dla_islands"] == 1
 
 
+def test_share_of_the_dla_is_told():
+    """A whole network on the core tells nothing; parts outside, or none on it, are told."""
+    piece, rest = {"Name": "{ForeignNode[a...z]}", "LayerType": "DLA"}, REFORMAT
+    told = [
+        _inspection.on_dla(
+            _inspection.describe_layers(_inspection.inspected_layers(json.dumps({"Layers": found})))
+        )
+        for found in ([piece], [piece, rest, rest], [rest])
+    ]
+    assert told[0] == []
+    assert told[1] == ["on the DLA core 1, on the GPU 2 parts of the engine"]
+    assert "no part of the engine" in told[2][0]
+
+
 def fake_library():
     """What the logger and the monitor subclass."""
     return types.SimpleNamespace(
