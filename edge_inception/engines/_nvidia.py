@@ -127,17 +127,7 @@ def compile_graph(
     if vendor.needs_gpu_to_compile:
         require_driver(vendor, "compiling needs the GPU that will run the engine")
     settings = build_settings(vendor, typed, options, progress)
-    try:
-        built = _nvinfer.build(trt, str(typed.path), settings)
-    except _nvinfer.VendorError as error:
-        raise CompileFailed(
-            f"{vendor.title} refused {typed.path}: {error}",
-            hint="the message names the node; compile takes graphs written by quantize",
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"cannot use {error.filename}: {error.strerror}", hint="check the cache files' paths"
-        ) from error
+    built = _build(vendor, trt, typed, settings)
     layers = _inspection.describe_layers(built.layers)
     _check_int8(vendor, typed, options, layers)
     notes = _fallbacks(typed, options, layers)
@@ -170,6 +160,22 @@ def compile_graph(
             "warnings": built.warnings,
         },
     )
+
+
+def _build(
+    vendor: Vendor, trt: Any, typed: TypedGraph, settings: _nvinfer.BuildSettings
+) -> _nvinfer.Built:
+    try:
+        return _nvinfer.build(trt, str(typed.path), settings)
+    except _nvinfer.VendorError as error:
+        raise CompileFailed(
+            f"{vendor.title} refused {typed.path}: {error}",
+            hint="the message names the node; compile takes graphs written by quantize",
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"cannot use {error.filename}: {error.strerror}", hint="check the cache files' paths"
+        ) from error
 
 
 def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]) -> list[str]:
