@@ -1,7 +1,8 @@
 """What a finished build left in its folder, as the material of a bundle.
 
 Only what the report judged is taken: the variant that ships is the variant that was validated. A
-graph for DLA is the exception, since nothing but a DLA executes it; its device proves it.
+graph without Q/DQ is the exception, since nothing but a DLA or its GPU executes it in int8: the
+same scales as Q/DQ pairs were judged instead.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def _judged(folder: Path, report: Report) -> tuple[EngineFile, ...]:
 
 
 def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGraph:
-    name = f"model.{precision}.onnx" if typing == "strong" else f"model.{precision}.{typing}.onnx"
+    suffix = {"strong": ".dla" if device.is_typed_dla else ""}.get(typing, f".{typing}")
+    name = f"model.{precision}{suffix}.onnx"
     if not (folder / name).exists():
         raise InputError(
             f"{folder} has no graph of {typing} typing, which {device.target.name} needs",

@@ -53,6 +53,11 @@ class Device:
         return tuple(typing for typing, is_needed in needs.items() if is_needed)
 
     @property
+    def is_typed_dla(self) -> bool:
+        """Whether its DLA takes the strong graph, with Q/DQ pairs that suit it: TensorRT 11.4.1."""
+        return bool(self.dla_tensorrt) and not self.implicit
+
+    @property
     def bounds(self) -> tuple[str, str] | None:
         """Oldest and newest version without their build numbers; None where none is known."""
         found = sorted(parsed(version)[:3] for version in self.tensorrt)

@@ -32,11 +32,10 @@ from edge_inception.imageset import ImageSet
 from edge_inception.inference import head_of
 from edge_inception.ingredients import Listener, Silent
 from edge_inception.quant import calibrators
-from edge_inception.quant.options import Spelling
 from edge_inception.recipe import Recipe
 from edge_inception.runner import Runner, WouldRun
 from edge_inception.spec import Precision
-from edge_inception.steps import Inputs, Steps
+from edge_inception.steps import DLA, IMPLICIT, WEAK, Inputs, Steps
 from edge_inception.validate.options import require_gates
 
 BUNDLES = "bundles"
@@ -143,8 +142,11 @@ class _Build:
             typed[precision] = steps.quantize(simplified, ranges, precision)
         entries = [entry for name in self._hosts for entry in steps.compile(name, typed)]
         if any(device.needs_weak for device in self._devices):
-            weak = steps.quantize(simplified, ranges, precision, Spelling.WEAK)
-            entries.append(steps.prove(weak))
+            weak = steps.quantize(simplified, ranges, precision, WEAK)
+            entries.append(steps.prove(weak, WEAK))
+        if any(device.dla_tensorrt for device in self._devices):
+            dla = steps.quantize(simplified, ranges, precision, DLA)
+            entries.append(steps.prove(dla, DLA))
         for version in dict.fromkeys(d.implicit for d in self._devices if d.implicit):
             self._plan_dla(simplified, ranges, version)
         shipped = [entry.engine for entry in entries if entry.is_subject]
@@ -175,12 +177,9 @@ class _Build:
         self, simplified: SimplifiedGraph, ranges: RangeTable | None, tensorrt: str
     ) -> None:
         """What a DLA takes: a graph without Q/DQ and, for int8, the scales beside it."""
-        implicit = self._steps.quantize(
-            simplified, ranges, self._recipe.precision, Spelling.IMPLICIT
-        )
+        implicit = self._steps.quantize(simplified, ranges, self._recipe.precision, IMPLICIT)
         if ranges is not None:
             self._steps.calibration_cache(implicit, ranges, tensorrt)
-        self._listener.note("DLA: nothing here executes it; `device.py verify` does on the device")
 
     def _withhold(self, engines: list[EngineFile], why: str) -> None:
         """Delete engines that must not ship."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edge_inception import artifact, ingredients, options, registry, stage, targets
 from edge_inception.artifact import (
@@ -51,10 +52,23 @@ REPORT = "report.json"
 REPORT_MARKDOWN = "report.md"
 
 
-def _kind(precision: Precision, spelling: Spelling) -> str:
-    """Middle of a file's name: ``int8``, or ``int8.weak`` where it is not the strong spelling."""
-    is_strong = spelling is Spelling.STRONG
-    return precision.value if is_strong else f"{precision.value}.{spelling.value}"
+class Variant(NamedTuple):
+    """One way to write a precision into the graph: name in files, spelling, name in reports."""
+
+    suffix: str
+    spelling: Spelling
+    says: str = ""
+    is_for_dla: bool = False
+
+    def kind(self, precision: Precision) -> str:
+        """Middle of a file's name, such as ``int8`` or ``int8.weak``."""
+        return f"{precision.value}.{self.suffix}" if self.suffix else precision.value
+
+
+STRONG = Variant("", Spelling.STRONG)
+WEAK = Variant("weak", Spelling.WEAK, "weak typing")
+IMPLICIT = Variant("implicit", Spelling.IMPLICIT)
+DLA = Variant("dla", Spelling.STRONG, "scales of DLA", is_for_dla=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,16 +234,17 @@ class Steps:
         graph: SimplifiedGraph,
         ranges: RangeTable | None,
         precision: Precision,
-        spelling: Spelling = Spelling.STRONG,
+        variant: Variant = STRONG,
     ) -> TypedGraph:
         """Simplified graph to typed graph of ``precision``."""
         choices = QuantizeOptions(
             precision=precision,
-            spelling=spelling,
-            batch=self._recipe.profile.max if spelling is Spelling.IMPLICIT else None,
+            spelling=variant.spelling,
+            batch=self._recipe.profile.max if variant in {IMPLICIT, DLA} else None,
+            is_for_dla=variant.is_for_dla,
             float_rest=member(FloatRest, "float rest", self._recipe.float_rest),
         )
-        kind = _kind(precision, spelling)
+        kind = variant.kind(precision)
         path = self._out / f"model.{kind}.onnx"
 
         def run(_: Progress) -> TypedGraph:
@@ -266,11 +281,10 @@ class Steps:
             if precision is Precision.FP32 and "bf16" in executable:
                 yield self._engine(target, graph, precision, float_precision="bf16")
 
-    def prove(self, graph: TypedGraph) -> EngineEntry:
+    def prove(self, graph: TypedGraph, variant: Variant) -> EngineEntry:
         """The engine for the CPU of a graph that only a device compiles for itself."""
-        return self._engine(
-            targets.target("cpu"), graph, self._recipe.precision, spelling=Spelling.WEAK
-        )
+        cpu = targets.target("cpu")
+        return self._engine(cpu, graph, self._recipe.precision, variant=variant)
 
     def _engine(
         self,
@@ -279,7 +293,7 @@ class Steps:
         precision: Precision,
         *,
         float_precision: str = "f32",
-        spelling: Spelling = Spelling.STRONG,
+        variant: Variant = STRONG,
     ) -> EngineEntry:
         backend = registry.backend(target.backend)
         chosen = targets.compute_capabilities(target, self._recipe.compute_capabilities)
@@ -288,13 +302,13 @@ class Steps:
             float_precision=float_precision,
             compute_capabilities=chosen,
         )
-        variant = "" if float_precision == "f32" else f".{float_precision}"
-        kind = _kind(precision, spelling)
-        path = self._out / f"model.{kind}.{target.name}{variant}{backend.suffix}"
+        floats = "" if float_precision == "f32" else f".{float_precision}"
+        kind = variant.kind(precision)
+        path = self._out / f"model.{kind}.{target.name}{floats}{backend.suffix}"
         expected = stage.provenance(
             f"compile:{backend.name}", parents={"typed graph": graph.sha256}, options=choices
         )
-        label = f"compile {kind.replace('.', ' ')} {target.name}{variant}"
+        label = f"compile {kind.replace('.', ' ')} {target.name}{floats}"
 
         def run(progress: Progress) -> EngineFile:
             return backend.compile(graph, choices, path, progress=progress)
@@ -302,7 +316,7 @@ class Steps:
         engine = self._runner.step(label, EngineFile, path, expected, run)
         return EngineEntry(
             engine=engine,
-            target=target.name if spelling is Spelling.STRONG else f"{target.name}, weak typing",
+            target=f"{target.name}, {variant.says}" if variant.says else target.name,
             precision=precision.value,
             float_precision=float_precision,
             is_subject=precision is self._recipe.precision and float_precision == "f32",

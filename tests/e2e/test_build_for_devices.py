@@ -51,7 +51,11 @@ def test_dla_gets_a_graph_without_qdq_and_its_scales(workshop, tmp_path, capsys)
     flags = ["--recipe", str(workshop.recipe), "--target", "orin-nx-16gb", "--out", str(out)]
     assert cli.run(["build", *flags, "--use-dla"]) == 3
     assert "--jetpack" in capsys.readouterr().err
-    assert cli.run(["build", *flags, "--use-dla", "--jetpack", "6.2"]) == 0
+    code = cli.run(["build", *flags, "--use-dla", "--jetpack", "6.2", "--json"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert code == 0
+    judged = {row["name"] for row in rows if row["role"] == "subject"}
+    assert judged == {"INT8 (cpu)", "INT8 (cpu, scales of DLA)"}
     kinds = {node.op_type for node in onnx.load(out / "model.int8.implicit.onnx").graph.node}
     assert not kinds & {"QuantizeLinear", "DequantizeLinear"}
     lines = (out / "model.int8.implicit.cache").read_text(encoding="utf-8").splitlines()
