@@ -51,6 +51,7 @@ else:
     from refusal import Refusal  # type: ignore[no-redef]
 
 _INTERRUPTED = 130
+_WARNINGS = 5  # of a build; all of them are in the engine's JSON
 
 
 def main(arguments: List[str]) -> int:
@@ -149,17 +150,20 @@ def _build(session: _Session) -> int:
     if session.options.json:
         _print_json(dict(engine.facts, status="PASSED", built=is_new, path=engine.path))
         return 0
-    print(
-        "{} {} ({:.1f} MiB, {})".format(
-            "built" if is_new else "unchanged",
-            engine.path,
-            engine.facts["bytes"] / (1 << 20),
-            "{} layers in int8".format(engine.facts["int8_layers"])
-            if "int8_layers" in engine.facts
-            else engine.facts["precision"],
-        )
-    )
+    print("{} {} ({})".format("built" if is_new else "unchanged", engine.path, _summary(engine)))
+    for warning in engine.facts.get("warnings", [])[:_WARNINGS]:
+        print("warning: {}".format(warning))
     return 0
+
+
+def _summary(engine: Any) -> str:
+    facts = engine.facts
+    words = ["{:.1f} MiB".format(facts["bytes"] / (1 << 20)), facts["precision"]]
+    if facts["precision"] == "int8" and facts.get("int8_layers"):
+        words[1] = "{} layers in int8".format(facts["int8_layers"])
+    if facts.get("dla_islands"):
+        words.append("{} pieces on DLA core {}".format(facts["dla_islands"], facts["dla_core"]))
+    return ", ".join(words)
 
 
 def _verify(session: _Session) -> int:

@@ -21,6 +21,7 @@ _ENGINE_TIMES = 4  # engine, its temporary copy and FP32 weights, over the graph
 _RESOURCES_MIB = 2048  # builder resources of JetPack 7.2, facts/jetson.md 1.2
 _RESOURCES_FROM = (10, 16)
 _PILLOW_LEAST = (8,)
+_RENAMED = {"10.1": "11.0"}  # Thor, as CUDA before 13 reports it: facts/jetson.md 1.1
 
 Finding = Dict[str, Any]
 
@@ -73,7 +74,7 @@ def _processor(bundle: Any, way: Any, board: Mapping[str, Any]) -> Finding:
     if identity["sm"] is None:
         return finding("GPU", UNREAD, "its compute capability: trtexec does not tell it")
     text = "{}, compute capability {}".format(identity["device"], identity["sm"])
-    if identity["sm"] in wanted:
+    if _RENAMED.get(identity["sm"], identity["sm"]) in wanted:
         return finding("GPU", OK, text)
     return finding(
         "GPU",

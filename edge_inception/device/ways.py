@@ -40,7 +40,8 @@ def way_of(bundle: Any, threads: int = 0) -> Any:
     """The way of a bundle's target; ``threads`` 0 is all that this process may use.
 
     Raises:
-        Refusal: The manifest names a library that this program does not know.
+        Refusal: The manifest names a library that this program does not know, or there are not
+            that many threads.
     """
     backend = bundle.target["backend"]
     if backend == "openvino":
@@ -65,7 +66,13 @@ class OpenVino:
     suffix = ".blob"
 
     def __init__(self, bundle: Any, threads: int) -> None:
-        self._threads = threads or usable_threads()
+        usable = usable_threads()
+        if not 0 <= threads <= usable:
+            raise Refusal(
+                "{} threads asked for, this process may use {}".format(threads, usable),
+                "wanted 1 to {}, or 0 for all".format(usable),
+            )
+        self._threads = threads or usable
         self._precision = bundle.record["build"].get("float_precision") or "f32"
         self._bundle = bundle
 
@@ -242,7 +249,7 @@ class TensorRt:
         facts = inspection.describe_layers(built.layers)
         told = list(built.warnings)
         if graph["precision"] == "int8":
-            told += inspection.fallbacks(facts)
+            told = inspection.fallbacks(facts) + _without_int8(facts) + told
         return built.plan, dict(facts, warnings=told)
 
     def _timing_cache(self) -> str:
@@ -281,6 +288,13 @@ class TensorRt:
             raise Refusal(
                 str(error), "check the driver and the CUDA of the JetPack", refusal.LIBRARY_MISSING
             ) from error
+
+
+def _without_int8(facts: Mapping[str, Any]) -> List[str]:
+    """A warning and no refusal: these lists have not been seen on a device yet."""
+    if not facts["layers"] or facts["int8_layers"] or facts["dla_islands"]:
+        return []
+    return ["int8 was asked for, and none of the layers that TensorRT lists multiplies in int8"]
 
 
 def is_calibrated(graph: Mapping[str, Any]) -> bool:

@@ -207,3 +207,11 @@ def test_another_gpu_is_refused(tmp_path):
     entry = statuses(read(tmp_path, ORIN_NANO, QUERY), FakeWay(sm="7.2"))["GPU"]
     assert entry["status"] == readiness.FAILED
     assert "7.2; the bundle is for 8.7" in entry["detail"]
+
+
+@pytest.mark.parametrize("sm", ["10.1", "11.0"])
+def test_thor_has_two_names(tmp_path, sm):
+    """CUDA before 13 called its compute capability 10.1: both are the device."""
+    record = {**RECORD, "target": {**RECORD["target"], "compute_capabilities": ["11.0"]}}
+    found = readiness.examine(Bundle("", record), FakeWay(sm=sm), read(tmp_path, ORIN_NANO, QUERY))
+    assert {entry["what"]: entry["status"] for entry in found}["GPU"] == readiness.OK

@@ -227,3 +227,9 @@ def test_nan_answers_are_refused(built, monkeypatch, capsys):
     monkeypatch.setattr(_openvino.BlobRunner, "run", broken)
     assert run(built, "verify") == refusal.GATE_FAILED
     assert "NaN or infinity" in capsys.readouterr().err
+
+
+def test_threads_that_are_not_there(copied, capsys):
+    """More threads than the process may use: refused with both numbers, not lowered."""
+    assert run(copied, "build", "--threads", "9999") == refusal.BAD_INPUT
+    assert "9999 threads asked for, this process may use" in capsys.readouterr().err

@@ -132,6 +132,13 @@ def test_a_damaged_engine_is_built_again(summing, orin, capsys):
     assert run(summing, "verify") == 0
 
 
+def test_float_layers_of_an_int8_engine_are_told(summing, orin, capsys):
+    """The fake's only layer is float: the build says so, and keeps it beside the engine."""
+    orin("10.3")
+    assert run(summing, "build") == 0
+    assert "warning: int8 was asked for, and none of the layers" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("facts", "code", "words"),
     [
