@@ -314,6 +314,8 @@ class Steps:
             return backend.compile(graph, choices, path, progress=progress)
 
         engine = self._runner.step(label, EngineFile, path, expected, run)
+        for line in engine.details.get("fallbacks", ()):
+            self._runner.listener.note(f"warning: {label}: {line}")
         return EngineEntry(
             engine=engine,
             target=f"{target.name}, {variant.says}" if variant.says else target.name,
