@@ -162,10 +162,15 @@ def _print_report(report: Mapping[str, Any], *, as_json: bool, written: Sequence
 @click.argument("report", type=PATH)
 @click.option("--markdown", is_flag=True, help="Markdown instead of the terminal's table.")
 def report(report: Path, *, markdown: bool) -> int:
-    """Show a report.json again; the exit code is its verdict's."""
+    """Show a report.json again, or a record of device.py; the exit code is its verdict's."""
     from edge_inception import artifact
     from edge_inception.artifact import Report
+    from edge_inception.report import devices
 
+    found = devices.read_record(report)
+    if found is not None:
+        click.echo(devices.to_text(found))
+        return VERDICT_CODES[found.get("status", "PASSED")]  # a latency alone claims nothing
     record = json.loads(artifact.load(Report, report).path.read_text(encoding="utf-8"))
     if not markdown:
         return _print_report(record, as_json=False)

@@ -182,8 +182,8 @@ def _verify(session: _Session) -> int:
         runner.close()
     failed = [entry for entry in checks if entry["status"] == proof.FAILED]
     record = {
-        "schema": "edge-inception/verify",
-        "schema_version": 1,
+        "schema": proof.SCHEMA,
+        "schema_version": proof.SCHEMA_VERSION,
         "status": proof.FAILED if failed else proof.PASSED,
         "created_utc": store.now(),
         "bundle": _identity(bundle),

@@ -22,6 +22,8 @@ else:
     import replay  # type: ignore[import-not-found,no-redef]
     from refusal import Refusal  # type: ignore[no-redef]
 
+SCHEMA = "edge-inception/verify"
+SCHEMA_VERSION = 1
 PASSED, FAILED, UNKNOWN = "PASSED", "FAILED", "NOT CHECKED"
 _UNLABELLED = -1
 _WHITE = 255.0

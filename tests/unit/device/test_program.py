@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from edge_inception.device import device, measure, proof, refusal, store
+from edge_inception.report import devices
 
 
 def run(bundle, *arguments):
@@ -49,6 +50,7 @@ def test_verify_passes_and_says_how(built, photos, capsys):
     assert checks["agreement"]["got"] == 100
     assert record["num_images"] == 12
     assert checks["SQNR"]["wanted"] == 10.0
+    assert devices.to_text(record).endswith("PASSED: the device answers as it was validated")
 
 
 def test_verify_without_engine_names_build(copied, capsys):
@@ -150,6 +152,7 @@ def test_bench_writes_the_record(built, tmp_path, capsys):
     assert record["engines"]["A"]["precision"] == "int8"
     assert record["device"]["python"] == sys.version.split()[0]
     assert len(record["fingerprint"]) == 12
+    assert "batch 1, 120 calls: p50 " in devices.to_text(record)
 
 
 def test_fingerprints_tell_devices_apart():

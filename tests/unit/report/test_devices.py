@@ -1,0 +1,82 @@
+"""Records of a device on the host: what ``edge-inception report`` says of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edge_inception import cli
+
+BUNDLE = {"name": "inception_v4", "version": "0123456789ab"}
+ENGINE = {"precision": "int8", "backend": "tensorrt", "tensorrt": "10.3.0"}
+CHECKS = [
+    {"name": "files", "status": "PASSED", "sentence": "45 files are those of the manifest"},
+    {"name": "classes", "status": "PASSED", "sentence": "100.0 % of golden images"},
+]
+VERIFY = {
+    "schema": "edge-inception/verify",
+    "schema_version": 1,
+    "status": "PASSED",
+    "created_utc": "2026-11-25T19:00:00Z",
+    "bundle": BUNDLE,
+    "engine": ENGINE,
+    "board": {"model": "Orin Nano"},
+    "checks": CHECKS,
+}
+BENCH = {
+    "schema": "edge-inception/bench",
+    "schema_version": 1,
+    "created_utc": "2026-11-25T19:00:00Z",
+    "bundle": BUNDLE,
+    "engines": {"A": {"precision": "int8", "backend": "tensorrt", "plan_trt": "10.3.0"}},
+    "device": {"model": "Orin Nano", "power_mode": {"name": "25W"}, "clocks_locked": False},
+    "protocol": {"batch": 1},
+    "runs": [
+        {"n": 300, "median": 3.5, "p90": 3.75, "p99": 4.25, "gpu_median": 3.0,
+         "warnings": ["clocks are not locked: sudo jetson_clocks"]}
+    ],
+}  # fmt: skip
+HEAD = "inception_v4 0123456789ab on Orin Nano: int8 by tensorrt 10.3.0, 2026-11-25T19:00:00Z"
+
+
+def report(record, folder, capsys):
+    path = folder / "record.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return cli.run(["report", str(path)]), capsys.readouterr()
+
+
+def test_a_verification_ends_with_its_verdict(tmp_path, capsys):
+    """Passed is 0, failed is 6 with the check that failed; every check has its line."""
+    code, said = report(VERIFY, tmp_path, capsys)
+    assert code == 0
+    lines = said.out.splitlines()
+    assert lines[0] == HEAD
+    assert len(lines) == 4
+    assert lines[-1] == "PASSED: the device answers as it was validated"
+    failed = {**CHECKS[1], "status": "FAILED", "sentence": "87.5 % of golden images"}
+    broken = {**VERIFY, "status": "FAILED", "checks": [CHECKS[0], failed]}
+    code, said = report(broken, tmp_path, capsys)
+    assert code == 6
+    assert said.out.splitlines()[-1] == "FAILED: 87.5 % of golden images"
+
+
+def test_a_latency_says_how_it_was_measured(tmp_path, capsys):
+    """Device, power mode, clocks, percentiles, the GPU's share, and what makes them doubtful."""
+    code, said = report(BENCH, tmp_path, capsys)
+    assert code == 0
+    assert said.out.splitlines() == [
+        HEAD,
+        "power mode 25W, clocks not locked",
+        "batch 1, 300 calls: p50 3.50 ms, p90 3.75 ms, p99 4.25 ms",
+        "of that on the GPU, median: 3.00 ms",
+        "warning: clocks are not locked: sudo jetson_clocks",
+    ]
+
+
+@pytest.mark.parametrize("record", [VERIFY, BENCH], ids=["verify", "bench"])
+def test_a_later_version_is_refused(record, tmp_path, capsys):
+    """A schema that this program does not read is an input error with both versions."""
+    code, said = report({**record, "schema_version": 2}, tmp_path, capsys)
+    assert code == 3
+    assert "version 2, this edge-inception reads 1" in said.err
