@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import paramiko
-from paramiko.hostkeys import InvalidHostKey
 
+from edge_inception.deploy import hostkeys
 from edge_inception.deploy.address import Address
+from edge_inception.deploy.hostkeys import HostKey
 from edge_inception.deploy.remote import CONNECT_S, ConnectionLost, Machine
-from edge_inception.errors import DeployFailed, InputError
+from edge_inception.errors import DeployFailed, InputError, listed
 
 _SILENCE_S = 30  # what was sent and is not acknowledged for so long was lost
 _KEEPALIVE_S = 10
@@ -32,34 +34,57 @@ class Access:
     known_hosts: Path | None = None
 
 
-class _Unknown(paramiko.MissingHostKeyPolicy):
-    """Refuse a host that known_hosts does not list, and show its key."""
+class _Trusted(paramiko.MissingHostKeyPolicy):
+    """Let in the hosts whose key known_hosts has, and show the key of any other.
+
+    paramiko asks it for every host, since it is given no host keys of its own.
+    """
 
     def __init__(self, address: Address, access: Access) -> None:
-        self._address, self._access = address, access
+        self._address = address
+        self._file = _known_hosts(access)[0]
+        self._lines = hostkeys.read(_readable(access))
+        self._keys = hostkeys.keys_of(address.known_as, self._lines)
+
+    def transport(self, sock: Any, **options: Any) -> paramiko.Transport:
+        """A transport that asks for the kinds of key in which the host is known."""
+        made = paramiko.Transport(sock, **options)
+        choices = made.get_security_options()
+        choices.key_types = hostkeys.preferred(choices.key_types, self._keys)
+        return made
 
     def missing_host_key(
         self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
     ) -> None:
-        del client
+        del client, hostname
+        name, shown = self._address.known_as, HostKey(kind=key.get_name(), blob=key.asbytes())
+        if shown in hostkeys.keys_of(name, self._lines, is_revoked=True):
+            raise DeployFailed(
+                f"{self._address}: host key {shown} is marked @revoked in {self._file}",
+                hint="do not use this device before its host keys are made anew: ssh-keygen -A",
+            )
+        if shown in self._keys:
+            return
+        if self._keys:
+            had = listed(str(key) for key in self._keys)
+            raise DeployFailed(
+                f"{self._address}: host key changed: it shows {shown}, {self._file} has {had}",
+                hint="another machine, or one that was set up again; only if you know why: "
+                f"ssh-keygen -f {shlex.quote(str(self._file))} -R {shlex.quote(name)}, "
+                "then deploy again",
+            )
         raise DeployFailed(
-            f"{self._address}: unknown host key {_shown(key)}: it is not in "
-            f"{_known_hosts(self._access)[0]}",
-            hint=_how_to_trust(hostname, key, self._access),
+            f"{self._address}: unknown host key {shown}: it is not in {self._file}",
+            hint=_how_to_trust(name, shown, self._file),
         )
 
 
-def _shown(key: paramiko.PKey) -> str:
-    return f"{key.get_name()} {key.fingerprint}"
-
-
-def _how_to_trust(name: str, key: paramiko.PKey, access: Access) -> str:
-    line = shlex.quote(f"{name} {key.get_name()} {key.get_base64()}")
-    file = shlex.quote(str(_known_hosts(access)[0]))
+def _how_to_trust(name: str, key: HostKey, file: Path) -> str:
+    kind = {"ssh-rsa": "rsa", "ssh-ed25519": "ed25519"}.get(key.kind, "ecdsa")
     return (
-        "on the device's own console run: ssh-keygen -lf /etc/ssh/ssh_host_"
-        f"{key.get_name().partition('-')[2].partition('-')[0]}_key.pub; only if it shows the same "
-        f"SHA256, here: echo {line} >> {file}"
+        f"on the device's own console run: ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub; only "
+        f"if it shows the same SHA256, here: echo {shlex.quote(f'{name} {key.text}')} >> "
+        f"{shlex.quote(str(file))}"
     )
 
 
@@ -78,9 +103,8 @@ def require(access: Access) -> None:
     if access.identity is not None and not access.identity.is_file():
         raise InputError(f"no key file {access.identity}", hint="--identity names a private key")
     try:
-        for path in _readable(access):
-            paramiko.HostKeys(str(path))
-    except (OSError, UnicodeDecodeError, InvalidHostKey) as error:
+        hostkeys.read(_readable(access))
+    except OSError as error:
         raise InputError(
             f"cannot read known hosts: {error}", hint="--known-hosts names another file"
         ) from error
@@ -94,9 +118,8 @@ def connect(address: Address, access: Access) -> Machine:
             our keys.
     """
     client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(_Unknown(address, access))
-    for path in _readable(access):
-        client.load_system_host_keys(str(path))
+    trusted = _Trusted(address, access)
+    client.set_missing_host_key_policy(trusted)
     try:
         with _connecting(address, access):
             client.connect(
@@ -106,6 +129,7 @@ def connect(address: Address, access: Access) -> Machine:
                 key_filename=str(access.identity) if access.identity else None,
                 look_for_keys=access.identity is None,
                 sock=_socket(address),
+                transport_factory=trusted.transport,
                 timeout=CONNECT_S,
                 banner_timeout=CONNECT_S,
                 auth_timeout=CONNECT_S,
@@ -138,14 +162,6 @@ def _connecting(address: Address, access: Access) -> Iterator[None]:
     """Turn what can go wrong before a login into errors that say what to do."""
     try:
         yield
-    except paramiko.BadHostKeyException as error:
-        file = _known_hosts(access)[0]
-        raise DeployFailed(
-            f"{address}: host key changed: it shows {_shown(error.key)}, {file} has "
-            f"{_shown(error.expected_key)}",
-            hint="another machine, or one that was set up again; only if you know why: ssh-keygen "
-            f"-f {shlex.quote(str(file))} -R {shlex.quote(address.known_as)}, then deploy again",
-        ) from error
     except paramiko.PasswordRequiredException as error:
         raise DeployFailed(
             f"{address}: the private key {access.identity or 'of ~/.ssh'} has a passphrase",

@@ -15,6 +15,7 @@ import sys
 import tarfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
 HostKey {folder}/host_key
+HostKey {folder}/rsa_key
 AuthorizedKeysFile {folder}/authorized_keys
 PidFile none
 UsePAM no
@@ -79,8 +81,8 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def make_key(path: Path) -> Path:
-    command = [SSH_KEYGEN, "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
+def make_key(path: Path, kind: str = "ed25519") -> Path:
+    command = [SSH_KEYGEN, "-q", "-t", kind, "-N", "", "-f", str(path)]
     subprocess.run(command, check=True)
     return path
 
@@ -266,3 +268,58 @@ def make_archive(folder: Path, path: Path) -> Path:
     with tarfile.open(path, "w:gz") as archive:
         archive.add(folder, arcname=folder.name)
     return path
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory) -> Iterator[Sshd]:
+    """OpenSSH's sshd with its own keys and configuration; nothing of the machine's is touched."""
+    if not SSHD or not SSH_KEYGEN:
+        pytest.skip("no sshd here: apt-get install openssh-server")
+    folder = tmp_path_factory.mktemp("sshd")
+    make_key(folder / "host_key")
+    make_key(folder / "rsa_key", "rsa")
+    make_key(folder / "user_key")
+    shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
+    port = free_port()
+    (folder / "sshd_config").write_text(CONFIG.format(port=port, folder=folder))
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where root's sshd separates privileges
+    command = [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stderr=log)
+    try:
+        wait_for(port, server, folder / "log")
+        yield Sshd(folder, port)
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+
+
+@pytest.fixture
+def proxy(sshd) -> Iterator[Callable[..., Proxy]]:
+    """``proxy(cut, cut, ...)`` in front of sshd."""
+    made: list[Proxy] = []
+
+    def start(*cuts: int | None) -> Proxy:
+        made.append(Proxy(sshd.port, list(cuts)))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def deploy(sshd, tmp_path, capsys) -> Deploy:
+    """Ready to log in: the host key is known."""
+    device = tmp_path / "device"
+    device.mkdir()
+    made = Deploy(sshd, tmp_path, device, capsys)
+    made.trust()
+    return made
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Path:
+    """A bundle of 200 kB that passes."""
+    return write_bundle(tmp_path / "bundle")

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback import deploy, sshd
 from PIL import Image
 
 from edge_inception import cli
+
+__all__ = ["deploy", "sshd"]  # fixtures of a device on loopback
 
 SIDE = 107  # the smallest input whose last feature map is not a single pixel
 CLASSES = ("bright", "dark")

@@ -77,17 +77,50 @@ def test_a_locked_key_says_so(deploy, bundle):
     assert "ssh-add" in hint
 
 
-@pytest.mark.parametrize(
-    ("option", "text"),
-    [("--identity", None), ("--known-hosts", None), ("--known-hosts", "h ssh-ed25519 AAAAC\n")],
-)
-def test_key_files_are_read_first(deploy, bundle, option, text):
-    """A key file or known_hosts that cannot be read is an input error."""
-    path = deploy.here / "given"
-    if text:
-        path.write_text(text)
-    assert deploy(bundle, option, str(path)) == 3
-    assert str(path) in deploy.err or "known hosts" in deploy.err
+@pytest.mark.parametrize("kind", ["hashed", "pattern", "second", "rsa", "among others"])
+def test_known_hosts_is_read_as_ssh_does(deploy, bundle, kind):
+    """Hashed names, patterns, one of two keys, an RSA key alone, and lines that mean nothing."""
+    port, other = deploy.sshd.port, make_key(deploy.here / "other")
+    line, another = deploy.sshd.host_line(port), deploy.sshd.host_line(port, other)
+    marked = another.replace(f"[127.0.0.1]:{port}", "@cert-authority *.lab")
+    deploy.known_hosts.write_text(
+        {
+            "hashed": line,
+            "pattern": line.replace(f"[127.0.0.1]:{port}", "nano,[127.0.?.1]:*"),
+            "second": another + line,
+            "rsa": deploy.sshd.host_line(port, deploy.sshd.folder / "rsa_key"),
+            "among others": f"# note\n\n{marked}h sk-ssh@x AAA\nx\nx y z=\n{line}",
+        }[kind]
+    )
+    if kind == "hashed":
+        command = [SSH_KEYGEN, "-q", "-H", "-f", str(deploy.known_hosts)]
+        subprocess.run(command, check=True, capture_output=True)
+        assert "127.0.0.1" not in deploy.known_hosts.read_text()
+    assert deploy(bundle, "--dry-run") == 0, deploy.err
+
+
+@pytest.mark.parametrize("kind", ["revoked", "negated", "other port", "certificate"])
+def test_what_known_hosts_does_not_trust(deploy, bundle, kind):
+    """A revoked key, a negated pattern, the key of another port, one of an authority."""
+    port = deploy.sshd.port
+    line, name = deploy.sshd.host_line(port), f"[127.0.0.1]:{port}"
+    deploy.known_hosts.write_text(
+        {
+            "revoked": f"{line}@revoked {line.replace(name, '*')}",
+            "negated": line.replace(name, f"*,!{name}"),
+            "other port": deploy.sshd.host_line(port + 1) + line.replace(name, "127.0.0.1"),
+            "certificate": f"@cert-authority {line}",
+        }[kind]
+    )
+    assert deploy(bundle, "--dry-run") == 7
+    assert ("@revoked" if kind == "revoked" else "unknown host key") in lines(deploy.err)[0]
+
+
+@pytest.mark.parametrize("option", ["--identity", "--known-hosts"])
+def test_key_files_are_read_first(deploy, bundle, option):
+    """A key file or known_hosts that is not there is an input error."""
+    assert deploy(bundle, option, str(deploy.here / "absent")) == 3
+    assert "absent" in deploy.err
 
 
 def test_a_device_that_is_off(deploy, bundle):

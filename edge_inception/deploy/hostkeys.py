@@ -1,0 +1,116 @@
+"""Which host keys are trusted: known_hosts as OpenSSH reads it.
+
+paramiko's own reader fails on a file that holds ``@revoked`` or ``@cert-authority``, knows no
+patterns, and looks at one key per host alone.
+
+Source: "SSH_KNOWN_HOSTS FILE FORMAT" of sshd(8).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+_HASHED, _REVOKED = "|1|", "@revoked"
+# What a host offers its RSA key as: the name of the key's own type stands for SHA-1.
+_ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKey:
+    """A public key, as its line holds it; ``kind`` such as ``ssh-ed25519``."""
+
+    kind: str
+    blob: bytes
+
+    def __str__(self) -> str:
+        digest = base64.b64encode(hashlib.sha256(self.blob).digest()).decode()
+        return f"{self.kind} SHA256:{digest.rstrip('=')}"
+
+    @property
+    def text(self) -> str:
+        """Kind and blob as lines of known_hosts end in."""
+        return f"{self.kind} {base64.b64encode(self.blob).decode()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Patterns of names, one key, and whether it is there to be refused."""
+
+    patterns: tuple[str, ...]
+    key: HostKey
+    is_revoked: bool
+
+
+def read(paths: Iterable[Path]) -> tuple[Line, ...]:
+    """Every line that can be read; certificate authorities and broken lines are left out.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    return tuple(
+        line
+        for path in paths
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in _parsed(text.split())
+    )
+
+
+def keys_of(name: str, lines: Iterable[Line], *, is_revoked: bool = False) -> list[HostKey]:
+    """The keys that are trusted for a host, or those that are revoked.
+
+    Args:
+        name: The host, as ``[host]:port`` where the port is not 22.
+        lines: Of known_hosts.
+        is_revoked: Which of the two.
+    """
+    found = [line for line in lines if line.is_revoked == is_revoked]
+    return [line.key for line in found if _is_for(line.patterns, name)]
+
+
+def preferred(offered: Iterable[str], keys: Iterable[HostKey]) -> list[str]:
+    """The algorithms to ask a host for, those first in which we know it."""
+    known = {name for key in keys for name in _ALGORITHMS.get(key.kind, (key.kind,))}
+    return sorted(offered, key=lambda name: name not in known)
+
+
+def _parsed(words: list[str]) -> Iterator[Line]:
+    is_revoked = words[:1] == [_REVOKED]
+    names, kind, blob, *_ = (*words[is_revoked:], "", "", "")
+    if not blob or names[0] in "#@":
+        return
+    try:
+        key = HostKey(kind=kind, blob=base64.b64decode(blob, validate=True))
+    except binascii.Error:
+        return
+    yield Line(patterns=tuple(names.split(",")), key=key, is_revoked=is_revoked)
+
+
+def _is_for(patterns: Iterable[str], name: str) -> bool:
+    """Whether one of the patterns fits and none of the ``!negated``."""
+    is_negated = any(_fits(each[1:], name) for each in patterns if each.startswith("!"))
+    return not is_negated and any(_fits(each, name) for each in patterns)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    if pattern.startswith(_HASHED):
+        return _fits_hashed(pattern, name)
+    # A bracket is part of a name here, as in [host]:port, and not a set of characters.
+    return fnmatchcase(name.lower(), pattern.lower().replace("[", "[[]"))
+
+
+def _fits_hashed(pattern: str, name: str) -> bool:
+    """``|1|salt|HMAC-SHA1(salt, name)``, both in base64."""
+    salt, _, digest = pattern.removeprefix(_HASHED).partition("|")
+    try:
+        wanted = base64.b64decode(digest, validate=True)
+        made = hmac.digest(base64.b64decode(salt, validate=True), name.encode(), "sha1")
+    except binascii.Error:
+        return False
+    return hmac.compare_digest(made, wanted)
