@@ -2,8 +2,8 @@
 
 Weights are random and of realistic scale: Kaiming-normal convolutions, batch-norm statistics of
 photos, so activations and their ranges are real and accuracy means nothing. Each form is built for
-`cpu` and `rtx` at INT8; its report and sidecars give one row of the table. A form that was built is
-reused, so an interrupted run goes on where it stopped.
+`cpu` and `rtx` at INT8, and for `rtx` at FP16; its report and sidecars give one row of the table. A
+form that was built is reused, so an interrupted run goes on where it stopped.
 
 The SQNR is that of centred logits: random networks have a large offset common to all classes, which
 would flatter every engine. Agreement is shown where at least 10 different classes are predicted.
@@ -26,9 +26,13 @@ from torch import nn
 
 from edge_inception import artifact, images, pipeline, registry, stage
 from edge_inception.artifact import EngineFile, SimplifiedGraph
+from edge_inception.engines._backend import CompileOptions
 from edge_inception.imageset import ImageSet, open_set
 from edge_inception.models._trace import total, trace
+from edge_inception.quant.insert import quantize
+from edge_inception.quant.options import QuantizeOptions
 from edge_inception.recipe import load_recipe
+from edge_inception.spec import Precision
 from edge_inception.terminal import Terminal
 from edge_inception.validate import machine
 
@@ -37,7 +41,7 @@ NUM_STATISTICS, NUM_CALIBRATION, NUM_VALIDATION = 16, 64, 64
 LEAST_CLASSES = 10
 _COLUMNS = (
     *("network", "input", "nodes", "GMACs", "f32 ms", "INT8 ms", "over f32", "over eager"),
-    *("SQNR dB", "agree %", "cpu MB", "rtx MB"),
+    *("SQNR dB", "agree %", "cpu MB", "rtx MB", "rtx FP16 MB", "rtx INT8 layers"),
 )
 _TOOLS = ("torch", "onnx", "onnxsim", "openvino", "tensorrt-rtx-cu12-libs", "numpy")
 
@@ -153,7 +157,17 @@ def run(form: Form, photos: dict[str, Path], arguments: argparse.Namespace) -> d
     result = pipeline.build(
         load_recipe(None, overrides), keep_failed=True, listener=Terminal(verbosity=0)
     )
-    return _row(form, out, result.report)
+    return {**_row(form, out, result.report), **_half(out)}
+
+
+def _half(out: Path) -> dict[str, Any]:
+    """The same graph at FP16 through NVIDIA's compiler."""
+    simplified = artifact.load(SimplifiedGraph, out / "model.simplified.onnx")
+    options = QuantizeOptions(precision=Precision.FP16)
+    typed = quantize(simplified, None, options, out / "model.fp16.onnx")
+    backend = registry.backend("tensorrt_rtx")
+    engine = backend.compile(typed, CompileOptions(), out / f"model.fp16.rtx{backend.suffix}")
+    return {"rtx_fp16_bytes": engine.path.stat().st_size, "rtx_fp16": engine.counts}
 
 
 def write_checkpoint(form: Form, photos: Path, path: Path) -> None:
@@ -208,6 +222,7 @@ def _row(form: Form, out: Path, report: dict[str, Any]) -> dict[str, Any]:
         "num_classes_predicted": num_predicted,
         "agreement": subject["accuracy"]["agreement"],
         "int8_layers": engines["cpu"].counts,
+        "rtx_int8": engines["rtx"].counts,
         "engine_bytes": {target: e.path.stat().st_size for target, e in engines.items()},
         "num_images": eager["accuracy"]["num_images"],
     }
@@ -233,6 +248,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             agreement,
             f"{cpu:.1f}",
             f"{rtx:.1f}",
+            f"{row['rtx_fp16_bytes'] / 1e6:.1f}",
+            str(row["rtx_int8"]["int8_layers"]),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
