@@ -163,7 +163,7 @@ def choose(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence)
     """
     fitting = [item for item in fits if not item.num_wrong]
     if not fitting:
-        raise _no_fit(path, spec, fits)
+        raise _no_fit(path, spec, fits, evidence)
     if len(fits) == 1:
         return fitting[0], f"family {fitting[0].family.name}, as asked for"
     for tell, how in _TELLS:
@@ -184,10 +184,10 @@ def choose(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence)
             f"pixels: {', '.join(names)}",
             hint=f"say whose it is: --checkpoint-format {' or '.join(names)}",
         )
-    alternatives = ", ".join(names[1:])
+    alternatives = f"{', '.join(names[1:])} share{'s' if len(others) == 1 else ''}"
     return first, (
-        f"family {first.family.name} by its keys, which {alternatives} shares; they differ in how "
-        f"images are resized (--checkpoint-format)"
+        f"family {first.family.name} by its keys, which {alternatives}; they differ in how images "
+        f"are resized (--checkpoint-format)"
     )
 
 
@@ -234,8 +234,11 @@ _TELLS: tuple[tuple[Callable[[Fit, Evidence, ModelSpec], bool], str], ...] = (
 )
 
 
-def _no_fit(path: Path, spec: ModelSpec, fits: Sequence[Fit]) -> InputError:
-    nearest = min(fits, key=lambda item: item.num_wrong)
+def _no_fit(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence) -> InputError:
+    fewest = min(item.num_wrong for item in fits)
+    nearest, *others = (item for item in fits if item.num_wrong == fewest)
+    for tell, _ in reversed(_TELLS if others else ()):
+        nearest = next((item for item in (nearest, *others) if tell(item, evidence, spec)), nearest)
     parts = []
     if nearest.missing:
         count = f"{len(nearest.missing)} of {nearest.num_expected} keys missing"

@@ -68,11 +68,14 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     )
     how = dataclasses.replace(loaded.preprocess, **options.preprocess)
     pixels = _Pixels(size=how.input_size, profile=options.profile)
-    head = _head(loaded.model, options)
+    head = _head(loaded, options)
     num_classes = 0 if head.kind == "embedding" else num_classes_of(loaded.model)
     classes = _class_names(checkpoint, loaded, options, num_classes) if num_classes else ()
+    notes = list(loaded.notes)
     if num_classes:
         interface.require_k(head, num_classes)
+    elif options.classes:
+        notes.append(f"{len(options.classes)} class names not used: an embedding has no classes")
     _require_answer(loaded.model, pixels, options.model, checkpoint)
     exported = _to_onnx(loaded.model, pixels, head)
     _strip(exported)
@@ -91,7 +94,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             "model": options.model,
             "model_options": dict(loaded.options),
             "checkpoint_family": loaded.family,
-            "checkpoint_notes": list(loaded.notes),
+            "checkpoint_notes": notes,
             "num_classes": num_classes,
             "classes": list(classes),
             "preprocess": stage.plain(how),
@@ -145,14 +148,15 @@ class _Pixels:
         return torch.randn((batch, _CHANNELS, *self.size), generator=generator)
 
 
-def _head(model: nn.Module, options: ExportOptions) -> Head:
+def _head(loaded: Loaded, options: ExportOptions) -> Head:
     """The head that is asked for; of an embedding network its embedding."""
-    if not getattr(model, "is_embedding", False):
+    if not getattr(loaded.model, "is_embedding", False):
         return options.head
     if options.head != Head():
         raise InputError(
             f"head {options.head} needs classes, this {options.model} gives embeddings",
-            hint="leave --head out, or give it a classifier: --option tail=facenet-classifier",
+            hint="leave --head out, or give it a classifier: --option tail=facenet-classifier "
+            f"--checkpoint-format {loaded.family}",
         )
     return Head(kind="embedding")
 

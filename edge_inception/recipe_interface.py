@@ -31,6 +31,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "channel_order": ("RGB", "BGR"),
 }
 _HEADS = ("logits", "softmax", "topk:K")
+_LEAST_STD = 1e-6  # of pixels from 0 to 255 it is 0.0039; 1 divided by it must fit a float32
+_FLOAT32 = 3.4e38
 
 
 def one_of(name: str, known: Iterable[str], what: str) -> str:
@@ -90,11 +92,12 @@ def _channels(values: list[Any], key: str, where: str) -> tuple[float, ...]:
     is_number = [
         isinstance(v, NUMBER) and not isinstance(v, bool) and math.isfinite(v) for v in values
     ]
-    if len(values) != 3 or not all(is_number) or (key == "std" and min(values) <= 0):  # noqa: PLR2004 -- channels
+    least = _LEAST_STD if key == "std" else -_FLOAT32
+    if len(values) != 3 or not all(is_number) or min(values) < least or max(values) > _FLOAT32:  # noqa: PLR2004 -- channels
         raise InputError(
             f"{where}: preprocess.{key} is {values!r}",
             hint="wanted three numbers in the channel order, for pixels from 0 to 1"
-            + (", above 0" if key == "std" else ""),
+            + (f", at least {_LEAST_STD:g}" if key == "std" else ""),
         )
     return tuple(float(value) for value in values)
 

@@ -58,7 +58,8 @@ class KeyMap:
         for theirs, ours in self.prefixes.items():
             if name.startswith(theirs):
                 return ours + name[len(theirs) :]
-        return name
+        is_renamed = name.startswith(tuple(self.prefixes.values()))
+        return None if is_renamed else name  # where they call it otherwise, our name is not theirs
 
     def layout(self, name: str) -> Layout:
         """Order of the axes of the tensor that they call ``name``."""

@@ -6,7 +6,7 @@ strides in the first 1x1 of a block, torchvision in the 3x3. Shapes are for 224 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from edge_inception.models._layers import (
@@ -73,36 +73,58 @@ def _describe(
 _SIZE = (224, 224)
 
 
-def _torchvision(resize: int, interpolation: str = "bilinear") -> Preprocess:
+def _pixels(crop_fraction: float, interpolation: str) -> Preprocess:
     return Preprocess(
         input_size=_SIZE,
-        crop_fraction=224 / resize,
+        crop_fraction=crop_fraction,
         interpolation=interpolation,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )
 
 
-def _published(name: str, file: str, top1: float, top5: float) -> PublishedCheckpoint:
-    return PublishedCheckpoint(
-        name=name,
+# The families have one set of names and need the same network; they resize photos differently.
+# timm's is that of its recipes a1, a1h and a2, whose accuracies it states at 288 x 288, crop 1.
+_PREPROCESS = {
+    "torchvision": _pixels(224 / 256, "bilinear"),
+    "torchvision_v2": _pixels(224 / 232, "bilinear"),
+    "timm": _pixels(0.95, "bicubic"),
+}
+
+
+def _of_torchvision(
+    weights: str, file: str, top1: float, top5: float
+) -> tuple[PublishedCheckpoint, ...]:
+    checkpoint = PublishedCheckpoint(
+        name=weights,
         url=f"https://download.pytorch.org/models/{file}.pth",
         licence="BSD-3-Clause",
         top1=top1,
         top5=top5,
         source="torchvision 0.28 weight metadata",
     )
+    return (checkpoint,)
+
+
+def _of_timm(name: str, top1: float, top5: float) -> tuple[PublishedCheckpoint, ...]:
+    checkpoint = PublishedCheckpoint(
+        name=name,
+        url=f"https://huggingface.co/timm/{name}",
+        licence="Apache-2.0",
+        claim=f"top-1 {top1} %, top-5 {top5} % at 288 x 288, crop 1",
+        source="timm results csv at aa4b5850",
+    )
+    return (checkpoint,)
 
 
 def _spec(
     depth: int,
     blocks: tuple[int, int, int, int],
     size: tuple[int, float],
-    published: tuple[tuple[PublishedCheckpoint, ...], tuple[PublishedCheckpoint, ...]],
+    published: Mapping[str, tuple[PublishedCheckpoint, ...]],
 ) -> ModelSpec:
-    """One depth; ``size`` is parameters and GMACs, ``published`` the V1 and V2 recipes."""
+    """One depth; ``size`` is parameters and GMACs, ``published`` what each family has of it."""
     describe: Callable[..., Architecture] = partial(_describe, blocks)
-    first, second = published
     return ModelSpec(
         name=f"resnet{depth}",
         title=f"ResNet-{depth}",
@@ -115,10 +137,9 @@ def _spec(
                 name="torchvision (v1.5)", num_parameters=size[0], gmacs=size[1], input_size=_SIZE
             ),
         ),
-        families=(
-            CheckpointFamily(
-                name="torchvision", preprocess=_torchvision(256), published=first + second
-            ),
+        families=tuple(
+            CheckpointFamily(name=name, preprocess=how, published=published.get(name, ()))
+            for name, how in _PREPROCESS.items()
         ),
     )
 
@@ -128,27 +149,41 @@ MODELS = (
         50,
         (3, 4, 6, 3),
         (25_557_032, 4.089),
-        (
-            (_published("ResNet50_Weights.IMAGENET1K_V1", "resnet50-0676ba61", 76.130, 92.862),),
-            (_published("ResNet50_Weights.IMAGENET1K_V2", "resnet50-11ad3fa6", 80.858, 95.434),),
-        ),
+        {
+            "torchvision": _of_torchvision(
+                "ResNet50_Weights.IMAGENET1K_V1", "resnet50-0676ba61", 76.130, 92.862
+            ),
+            "torchvision_v2": _of_torchvision(
+                "ResNet50_Weights.IMAGENET1K_V2", "resnet50-11ad3fa6", 80.858, 95.434
+            ),
+            "timm": _of_timm("resnet50.a1_in1k", 81.240, 95.112),
+        },
     ),
     _spec(
         101,
         (3, 4, 23, 3),
         (44_549_160, 7.801),
-        (
-            (_published("ResNet101_Weights.IMAGENET1K_V1", "resnet101-63fe2227", 77.374, 93.546),),
-            (_published("ResNet101_Weights.IMAGENET1K_V2", "resnet101-cd907fc2", 81.886, 95.780),),
-        ),
+        {
+            "torchvision": _of_torchvision(
+                "ResNet101_Weights.IMAGENET1K_V1", "resnet101-63fe2227", 77.374, 93.546
+            ),
+            "torchvision_v2": _of_torchvision(
+                "ResNet101_Weights.IMAGENET1K_V2", "resnet101-cd907fc2", 81.886, 95.780
+            ),
+        },
     ),
     _spec(
         152,
         (3, 8, 36, 3),
         (60_192_808, 11.514),
-        (
-            (_published("ResNet152_Weights.IMAGENET1K_V1", "resnet152-394f9c45", 78.312, 94.046),),
-            (_published("ResNet152_Weights.IMAGENET1K_V2", "resnet152-f82ba261", 82.284, 96.002),),
-        ),
+        {
+            "torchvision": _of_torchvision(
+                "ResNet152_Weights.IMAGENET1K_V1", "resnet152-394f9c45", 78.312, 94.046
+            ),
+            "torchvision_v2": _of_torchvision(
+                "ResNet152_Weights.IMAGENET1K_V2", "resnet152-f82ba261", 82.284, 96.002
+            ),
+            "timm": _of_timm("resnet152.a1h_in1k", 83.494, 96.522),
+        },
     ),
 )

@@ -114,6 +114,47 @@ def test_families_that_differ_in_resizing_are_chosen_between_aloud(saved):
     )
 
 
+@pytest.mark.parametrize(("head", "family"), [("classif", "timm"), ("last_linear", "cadene")])
+def test_the_name_of_the_head_tells_timm_from_cadene(saved, head, family):
+    """Of Inception-ResNet-v2 one publisher's name for the head is not the other's."""
+    state = state_of("inception_resnet_v2")
+    path = saved({k.replace("classif.", f"{head}."): t for k, t in state.items()})
+    assert narrow("inception_resnet_v2", path).notes == (f"family {family}, by its keys",)
+
+
+def test_resnets_of_three_recipes_are_chosen_between_aloud(saved):
+    """They differ in how photos are resized alone: the first weights of torchvision, and said."""
+    loaded = narrow("resnet50", saved(state_of("resnet50")))
+    assert loaded.preprocess.crop_fraction == 224 / 256
+    assert loaded.notes == (
+        (
+            "family torchvision by its keys, which torchvision_v2, timm share; they differ in how "
+            "images are resized (--checkpoint-format)"
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "crop_fraction", "interpolation"),
+    [("torchvision_v2", 224 / 232, "bilinear"), ("timm", 0.95, "bicubic")],
+)
+def test_resnets_are_cropped_as_their_publisher_does(saved, family, crop_fraction, interpolation):
+    """torchvision 0.28 resizes for IMAGENET1K_V2 to 232; timm's recipes a1, a1h and a2 crop .95."""
+    how = narrow("resnet50", saved(state_of("resnet50")), family).preprocess
+    assert (how.crop_fraction, how.interpolation) == (crop_fraction, interpolation)
+
+
+def test_a_spoilt_file_of_torchvision_is_not_called_timms(saved):
+    """Where families miss as many keys, the auxiliary head tells which is nearest."""
+    state = state_of("inception_v3", aux=True)
+    del state["Mixed_6a.branch3x3.conv.weight"]
+    path = saved(state)
+    assert str(refused("inception_v3", path)) == (
+        f"{path} does not fit inception_v3: nearest family torchvision: 1 of 566 keys missing "
+        "(Mixed_6a.branch3x3.conv.weight)"
+    )
+
+
 def test_row_for_background_tells_cadene_and_is_dropped(saved):
     """1001 rows are Cadene's; the first is dropped and the rest kept in order."""
     state = state_of("inception_v4", 1001)
@@ -150,7 +191,7 @@ def test_checkpoints_of_train_need_no_flag(saved):
             "no checkpoint format named 'tim'",
             (
                 "did you mean 'timm'? known: auto, cadene, facenet, keras, native, slim, timm, "
-                "torchvision"
+                "torchvision, torchvision_v2"
             ),
         ),
         (

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from edge_inception import artifact, registry
+from edge_inception import artifact, cli, registry
 from edge_inception.artifact import Baseline, Provenance
 from edge_inception.engines._backend import CompileOptions
 
@@ -343,7 +343,10 @@ FLAGS = [
     (
         "--checkpoint-format tim",
         "no checkpoint format named 'tim'",
-        "did you mean 'timm'? known: auto, cadene, facenet, keras, native, slim, timm, torchvision",
+        (
+            "did you mean 'timm'? known: auto, cadene, facenet, keras, native, slim, timm, "
+            "torchvision, torchvision_v2"
+        ),
     ),
     (
         "--checkpoint-format keras",
@@ -429,7 +432,17 @@ FLAGS = [
     ("--mean 0.5,0.5", "command line: preprocess.mean is [0.5, 0.5]", CHANNELS),
     ("--mean nan,0,0", "command line: preprocess.mean is [nan, 0.0, 0.0]", CHANNELS),
     ("--mean a,b,c", "'a,b,c' is not a list of numbers", "write them as 0.485,0.456,0.406"),
-    ("--std 1,0,1", "command line: preprocess.std is [1.0, 0.0, 1.0]", f"{CHANNELS}, above 0"),
+    (
+        "--std 1,0,1",
+        "command line: preprocess.std is [1.0, 0.0, 1.0]",
+        f"{CHANNELS}, at least 1e-06",
+    ),
+    (
+        "--fold-preprocessing uint8 --std 1e-45,1,1",
+        "command line: preprocess.std is [1e-45, 1.0, 1.0]",
+        f"{CHANNELS}, at least 1e-06",
+    ),
+    ("--mean 0,1e39,0", "command line: preprocess.mean is [0.0, 1e+39, 0.0]", CHANNELS),
     (
         "--crop before",
         "no crop named 'before'",
@@ -558,8 +571,23 @@ def test_an_embedding_takes_no_head(refusal):
     narrow = ["--option", "width=0.05", "--checkpoint-format", "facenet"]
     assert refusal("export", *NAMED, *narrow, "--head", "softmax", "--out", "graph.onnx") == (
         "head softmax needs classes, this inception_resnet_v1 gives embeddings",
-        "leave --head out, or give it a classifier: --option tail=facenet-classifier",
+        (
+            "leave --head out, or give it a classifier: --option tail=facenet-classifier "
+            "--checkpoint-format facenet"
+        ),
     )
+
+
+def test_class_names_of_an_embedding_are_said_to_be_unused(tmp_path, monkeypatch, capsys):
+    """Nothing that is asked for goes by in silence."""
+    monkeypatch.chdir(tmp_path)
+    spec, options = registry.model("inception_resnet_v1"), {"tail": "facenet", "width": 0.05}
+    save_file(spec.build(num_classes=1, **options).state_dict(), "w.st")
+    Path("names.txt").write_text("a\nb\n")
+    small = ["--option", "width=0.05", "--checkpoint-format", "facenet", "--input-size", "96"]
+    assert cli.run(["export", *NAMED, *small, "--labels", "names.txt", "--out", "graph.onnx"]) == 0
+    note = "checkpoint: 2 class names not used: an embedding has no classes"
+    assert note in capsys.readouterr().err.splitlines()
 
 
 def test_a_label_beyond_the_head_is_named(refusal, state, photos):
