@@ -97,7 +97,7 @@ def _print(results: Sequence[DeviceResult], *, as_json: bool) -> None:
         if result.done:
             click.echo(f"{result.address}: {'; '.join(_words(result))}")
     num_passed = len(results) - len(failed)
-    click.echo(f"{verdict}: {num_passed} of {len(results)} devices")
+    click.echo(f"{verdict}: {num_passed} of {len(results)} device{'s' * (len(results) != 1)}")
 
 
 def _words(result: DeviceResult) -> Iterator[str]:
@@ -108,7 +108,7 @@ def _words(result: DeviceResult) -> Iterator[str]:
         return
     was = "as before" if done.before == done.version else f"was {done.before or 'none'}"
     yield f"{done.version} is current, {was}"
-    yield f"{done.num_kept} other versions kept"
+    yield f"{done.num_kept} other version{'s' * (done.num_kept != 1)} kept"
     if done.p50_ms is not None:
         yield f"p50 {done.p50_ms:.2f} ms"
     if done.results:

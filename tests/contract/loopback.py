@@ -239,8 +239,8 @@ class Deploy:
         lines = [self.sshd.host_line(port) for port in (self.sshd.port, *ports)]
         self.known_hosts.write_text("".join(lines))
 
-    def __call__(self, bundle: Path, *more: str, ports: tuple[int, ...] = ()) -> int:
-        """Exit code of a deploy to these ports, or to sshd's own; what it printed is kept."""
+    def arguments(self, bundle: Path, *more: str, ports: tuple[int, ...] = ()) -> list[str]:
+        """The command line of a deploy to these ports, or to sshd's own."""
         options = {
             "--bundle": bundle,
             "--identity": self.sshd.identity,
@@ -251,7 +251,11 @@ class Deploy:
         }
         given = [str(word) for pair in options.items() for word in pair]
         hosts = [f"127.0.0.1:{port}" for port in ports or (self.sshd.port,)]
-        code = cli.run(["deploy", *hosts, *given, *more])
+        return ["deploy", *hosts, *given, *more]
+
+    def __call__(self, bundle: Path, *more: str, ports: tuple[int, ...] = ()) -> int:
+        """Its exit code; what it printed is kept."""
+        code = cli.run(self.arguments(bundle, *more, ports=ports))
         self.out, self.err = self.capsys.readouterr()
         return code
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -228,6 +230,24 @@ def test_a_build_does_not_outlive_its_connection(deploy, proxy, tmp_path):
     calls = deploy.calls(bundle)
     assert (calls.count("build"), calls.count("end build")) == (2, 1)
     assert len(through.passed) == 2
+
+
+def test_ctrl_c_stops_the_build_there_too(deploy, tmp_path):
+    """An interrupt ends at once with 130, and leaves no build running on the device."""
+    bundle = write_bundle(tmp_path / "bundle", build={"sleep": 3})
+    command = [sys.executable, "-m", "edge_inception", *deploy.arguments(bundle)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as here:
+        while "build" not in deploy.calls(bundle):
+            assert here.poll() is None
+            time.sleep(0.05)
+        here.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        assert here.wait(timeout=20) == 130
+        assert time.monotonic() - started < 2.5
+        assert "Traceback" not in here.stderr.read()
+    time.sleep(3.5)
+    assert "end build" not in deploy.calls(bundle)
+    assert not (deploy.root / "current").is_symlink()
 
 
 def test_silence_is_an_end(sshd):

@@ -28,7 +28,7 @@ def test_a_bundle_is_copied_proved_and_switched_to(deploy, bundle):
     assert [call for call in deploy.calls(bundle) if not call.startswith("end")] == STEPS
     assert deploy.current() == version_of(bundle)
     assert "verify: verify is fine" in deploy.err.splitlines()
-    assert deploy.out.splitlines()[-1] == "PASSED: 1 of 1 devices"
+    assert deploy.out.splitlines()[-1] == "PASSED: 1 of 1 device"
 
 
 def test_results_come_back(deploy, bundle):
@@ -91,7 +91,7 @@ def test_the_next_version_and_back(deploy, tmp_path):
     assert deploy(first) == 0
     assert deploy(second) == 0
     assert f"{version_of(second)} is current, was {version_of(first)}" in deploy.out
-    assert "1 other versions kept" in deploy.out
+    assert "1 other version kept" in deploy.out
     calls = deploy.calls(first)
     for version, other in ((first, second), (second, first)):
         assert deploy(second, "--rollback") == 0, deploy.err
@@ -128,7 +128,7 @@ def test_a_failing_step_switches_nothing(deploy, tmp_path, step):
     wanted = f"error: {USER}@127.0.0.1:{deploy.sshd.port}: {step} failed with exit code 6: "
     assert f"{wanted}top-1 differs\nhint: build it again\n" in deploy.err
     assert [call for call in deploy.calls(bad) if not call.startswith("end")][-1].startswith(step)
-    assert deploy.out.splitlines()[-1] == "FAILED: 0 of 1 devices"
+    assert deploy.out.splitlines()[-1] == "FAILED: 0 of 1 device"
 
 
 def test_the_record_of_a_failed_verify_comes_back(deploy, tmp_path):
@@ -150,7 +150,7 @@ def test_dry_run_changes_nothing(deploy, bundle):
     assert not list(deploy.device.iterdir())
     assert not (deploy.here / "deployed").exists()
     assert f"would send 4 files, 0.2 MiB, to {deploy.root}/{version_of(bundle)}" in deploy.err
-    assert deploy.out.splitlines()[-1] == "PLANNED: 1 of 1 devices"
+    assert deploy.out.splitlines()[-1] == "PLANNED: 1 of 1 device"
 
 
 def test_home_is_the_default(deploy, bundle):
