@@ -55,6 +55,8 @@ with open("calls.log", "a") as log:
     log.write(" ".join([command, *sys.argv[2:]]) + "\\n")
 plan = json.load(open("behaviour.json")).get(command, {})
 time.sleep(plan.get("sleep", 0))
+with open("calls.log", "a") as log:
+    log.write("end " + command + "\\n")
 for name in plan.get("imports", []):
     importlib.import_module(name)
 for line in plan.get("lines", [command + " is fine"]):
@@ -69,8 +71,6 @@ if "--out" in sys.argv and not plan.get("silent"):
     os.makedirs("results", exist_ok=True)
     record = {"status": "PASSED", "runs": [{"median": 12.5}]}
     json.dump(record, open(sys.argv[sys.argv.index("--out") + 1], "w"))
-with open("calls.log", "a") as log:
-    log.write("end " + command + "\\n")
 sys.exit(plan.get("code", 0))
 """
 

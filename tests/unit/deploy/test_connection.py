@@ -196,6 +196,7 @@ def test_a_wrong_beginning_is_not_continued(deploy, bundle):
     folder.mkdir(parents=True)
     (folder / "strong.onnx.part").write_bytes(b"x" * 1000)
     assert deploy(bundle) == 0
+    assert "trying again" not in deploy.err
     assert (folder / "strong.onnx").read_bytes() == (bundle / "graphs/strong.onnx").read_bytes()
 
 
