@@ -84,7 +84,8 @@ def _pixels(crop_fraction: float, interpolation: str) -> Preprocess:
 
 
 # The families have one set of names and need the same network; they resize photos differently.
-# timm's is that of its recipes a1, a1h and a2, whose accuracies it states at 288 x 288, crop 1.
+# timm's is that of its recipes a1 and a2, and of a1h but for resnet50; it states their accuracies
+# at 288 x 288, crop 1.
 _PREPROCESS = {
     "torchvision": _pixels(224 / 256, "bilinear"),
     "torchvision_v2": _pixels(224 / 232, "bilinear"),

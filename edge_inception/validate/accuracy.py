@@ -205,16 +205,17 @@ def compare(
 
 
 def sqnr_db(signal: NDArray[Any], approximation: NDArray[Any]) -> float:
-    """Signal power over error power in dB; ``inf`` for no error, ``-inf`` for error on no signal.
+    """Signal power over error power in dB; ``inf`` for no error, ``-inf`` where there is no signal.
 
+    Logits that are the same for every class carry none: an engine proves nothing by repeating them.
     Both arrays have the same shape; sums are taken in float64.
     """
     exact = signal.astype(np.float64)
     noise = float(np.sum((exact - approximation) ** 2))
     power = float(np.sum(exact**2))
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(power / noise) if power > 0 else -math.inf
+    if power == 0:
+        return -math.inf
+    return 10 * math.log10(power / noise) if noise > 0 else math.inf
 
 
 def class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> ClassScores:

@@ -24,7 +24,7 @@ from edge_inception import cli
 from edge_inception.deploy.address import parse_address
 from edge_inception.errors import InputError
 
-CANARY = f"edge-inception-canary-{os.getpid()}"  # a command would make it where a login starts
+CANARY = "edge-inception-canary"  # a command would make it where a login starts
 
 
 @pytest.mark.parametrize(

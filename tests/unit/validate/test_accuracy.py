@@ -239,3 +239,9 @@ def test_a_broken_baseline_file_is_refused(tmp_path, arrays):
     """A missing array, lengths that differ, or NaN is an error that names the file's fault."""
     with pytest.raises(InputError, match="baseline"):
         accuracy.load_baseline(_publish(tmp_path / "b.npz", **arrays))
+
+
+def test_a_constant_answer_proves_nothing():
+    """No error on no signal is no quality: such an engine would pass any gate."""
+    zeros = np.zeros((2, 3), np.float32)
+    assert accuracy.sqnr_db(zeros, zeros) == -math.inf
