@@ -1,8 +1,7 @@
-"""How near two engines' answers are: the figures of ``edge_inception.validate``, on the device.
+"""How near two engines' answers are: the figures of ``edge_inception.validate``, host and device.
 
-Answers are compared as ``validate.comparable`` does: logits centred over the classes of each image,
-probabilities as centred logs, embeddings as they are. Tests hold both to the same numbers.
-This file travels to devices: Python 3.6 syntax and numpy 1.13.
+Logits are centred over the classes of each image, probabilities are compared as centred logs,
+embeddings as they are. This file travels to devices: Python 3.6 syntax and numpy 1.13.
 """
 
 import math
@@ -31,13 +30,17 @@ def dense(outputs: Mapping[str, Any], head: str, num_classes: int) -> Any:
 
 
 def sqnr_db(signal: Any, approximation: Any) -> float:
-    """Signal power over error power in dB; ``inf`` for no error."""
+    """Signal power over error power in dB; ``inf`` for no error, ``-inf`` where there is no signal.
+
+    Both arrays have the same shape; sums are taken in float64. Logits that are the same for every
+    class carry no signal: an engine proves nothing by repeating them.
+    """
     exact = signal.astype(np.float64)
     noise = float(np.sum((exact - approximation) ** 2))
     power = float(np.sum(exact**2))
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(power / noise) if power > 0 else -math.inf
+    if power == 0:
+        return -math.inf
+    return 10 * math.log10(power / noise) if noise > 0 else math.inf
 
 
 def comparable(baseline: Any, engine: Any, head: str) -> Tuple[Any, Any]:

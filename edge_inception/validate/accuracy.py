@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_inception import metrics
 from edge_inception.artifact import Baseline
+from edge_inception.device.answers import sqnr_db
 from edge_inception.errors import InputError
 from edge_inception.images import Batch
 from edge_inception.spec import Head, Progress, no_progress
@@ -202,20 +202,6 @@ def compare(
         terms=comparable.TERMS[head.kind],
         labelled=_labelled(baseline[known], labels[known], engine[known]) if known.any() else None,
     )
-
-
-def sqnr_db(signal: NDArray[Any], approximation: NDArray[Any]) -> float:
-    """Signal power over error power in dB; ``inf`` for no error, ``-inf`` where there is no signal.
-
-    Logits that are the same for every class carry none: an engine proves nothing by repeating them.
-    Both arrays have the same shape; sums are taken in float64.
-    """
-    exact = signal.astype(np.float64)
-    noise = float(np.sum((exact - approximation) ** 2))
-    power = float(np.sum(exact**2))
-    if power == 0:
-        return -math.inf
-    return 10 * math.log10(power / noise) if noise > 0 else math.inf
 
 
 def class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> ClassScores:

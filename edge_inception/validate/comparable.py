@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_inception.device import answers
 from edge_inception.spec import Head
 
 _LEAST = float(np.finfo(np.float32).tiny)  # a smaller probability is 0 in float32, its log -inf
@@ -24,11 +25,11 @@ TERMS = {
 """Kind of head -> what SQNR compares."""
 
 
-def as_logits(answers: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
+def as_logits(found: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
     """Logits and embeddings as they are, of probabilities the logs; [N, C] in and out."""
     if head.kind in {"logits", "embedding"}:
-        return answers
-    logs: NDArray[np.float32] = np.log(np.maximum(answers, np.float32(_LEAST)))
+        return found
+    logs: NDArray[np.float32] = np.log(np.maximum(found, np.float32(_LEAST)))
     return logs
 
 
@@ -46,30 +47,18 @@ def signals(
         Both centred per image over the classes; of a top-k head over the k that the engine chose,
         where k is 1 the probabilities themselves; embeddings as they are.
     """
-    if head.kind == "embedding":
-        return baseline.astype(np.float64), engine.astype(np.float64)
-    if head.kind == "logits":
-        return _centred(baseline.astype(np.float64)), _centred(engine.astype(np.float64))
-    probabilities = _softmax(baseline.astype(np.float64))
-    found = engine.astype(np.float64)
-    if head.kind == "topk":
-        chosen = np.argsort(-found, axis=1, kind="stable")[:, : head.k]
-        probabilities, found = (
-            np.take_along_axis(values, chosen, axis=1) for values in (probabilities, found)
-        )
-        if head.k == 1:
-            return probabilities, found
-    return _centred(_log(probabilities)), _centred(_log(found))
+    exact, found = answers.comparable(baseline, engine, str(head))
+    return exact, found
 
 
-def choices(answers: NDArray[np.float32], head: Head) -> NDArray[np.intp]:
+def choices(found: NDArray[np.float32], head: Head) -> NDArray[np.intp]:
     """Per image what agreement compares: the class, or the nearest other image by cosine.
 
     Args:
-        answers: [N, C]; embeddings need N >= 2.
+        found: [N, C]; embeddings need N >= 2.
         head: Whose answers they are.
     """
-    return nearest(answers) if head.kind == "embedding" else answers.argmax(axis=1)
+    return nearest(found) if head.kind == "embedding" else found.argmax(axis=1)
 
 
 def nearest(vectors: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -83,19 +72,3 @@ def nearest(vectors: NDArray[np.float32]) -> NDArray[np.intp]:
         cosines[rows, start + rows] = -np.inf
         found[start : start + _ROWS] = cosines.argmax(axis=1)
     return found
-
-
-def _centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    centred: NDArray[np.float64] = values - values.mean(axis=1, keepdims=True)
-    return centred
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted: NDArray[np.float64] = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return shares
-
-
-def _log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    logs: NDArray[np.float64] = np.log(np.maximum(probabilities, _LEAST))
-    return logs
