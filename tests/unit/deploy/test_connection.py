@@ -233,10 +233,19 @@ def test_a_build_does_not_outlive_its_connection(deploy, proxy, tmp_path):
     assert len(through.passed) == 2
 
 
+# A shell that runs pytest in the background leaves SIGINT ignored, and children inherit that.
+AT_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from edge_inception.cli import main
+main()
+"""
+
+
 def test_ctrl_c_stops_the_build_there_too(deploy, tmp_path):
     """An interrupt ends at once with 130, and leaves no build running on the device."""
     bundle = write_bundle(tmp_path / "bundle", build={"sleep": 3})
-    command = [sys.executable, "-m", "edge_inception", *deploy.arguments(bundle)]
+    command = [sys.executable, "-c", AT_A_TERMINAL, *deploy.arguments(bundle)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as here:
         while "build" not in deploy.calls(bundle):
             assert here.poll() is None
