@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import io
 import shutil
@@ -14,9 +13,6 @@ from pathlib import Path
 
 from edge_inception.device import manifest, refusal
 from edge_inception.errors import InputError
-
-_CANNOT_WRITE = frozenset((errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST))
-_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def publish_folder(made: Path, folder: Path, *, force: bool) -> bool:
@@ -63,28 +59,6 @@ def temporary_beside(folder: Path) -> Iterator[Path]:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an input error that names ``folder``.
-
-    Raises:
-        InputError: The disk is full, or nothing can be written there.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise InputError(
-                f"disk full while writing {folder}: {error.strerror}",
-                hint="free space, or choose another --out",
-            ) from error
-        if error.errno in _CANNOT_WRITE:
-            raise InputError(
-                f"cannot write {folder}: {error.strerror}", hint="choose another --out"
-            ) from error
-        raise
 
 
 def write_archive(folder: Path, path: Path) -> None:

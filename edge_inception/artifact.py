@@ -14,8 +14,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -204,17 +204,32 @@ def replace_file(path: Path, content: Content) -> None:
     """
     owner = f"{os.getpid()}.{secrets.token_hex(4)}"  # two threads may write the same file
     temporary = path.parent / f".{path.name}.{owner}{_TEMPORARY_SUFFIX}"
+    with writing(path):
+        try:
+            if path.is_dir():  # renaming would say so too, but not of `.`
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if callable(content):
+                content(temporary)
+            else:
+                temporary.write_bytes(content)
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into an input error that names ``path``, a file or a folder.
+
+    Raises:
+        InputError: The disk is full, or nothing can be written there.
+    """
     try:
-        if path.is_dir():  # renaming would say so too, but not of `.`
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if callable(content):
-            content(temporary)
-        else:
-            temporary.write_bytes(content)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        yield
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise InputError(
@@ -226,9 +241,6 @@ def replace_file(path: Path, content: Content) -> None:
                 f"cannot write {path}: {error.strerror}", hint="choose another --out"
             ) from error
         raise
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:

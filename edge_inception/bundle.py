@@ -129,7 +129,7 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
     content = _Content(material, options, target)
     folder = out / f"{content.name}-{target.name}"
     packed = out / f"{folder.name}.tar.gz"
-    with archive.writing(folder), archive.temporary_beside(folder) as made:
+    with artifact.writing(folder), archive.temporary_beside(folder) as made:
         content.write(made)
         record = content.manifest(made)
         text = json.dumps(record, indent=1, sort_keys=True) + "\n"
