@@ -10,7 +10,6 @@ import importlib
 import os
 import platform
 import sys
-import tempfile
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 if __package__:
@@ -28,7 +27,6 @@ _MODULES = {
 _ENGINES = "edge_inception.engines."
 CALIBRATION_CACHE = "calibration.cache"
 _OPENVINO_PYTHON = (3, 10)
-_TENFOLD = 10  # from this major version on NV_TENSORRT_VERSION has two digits more
 
 
 def _ours(name: str) -> Any:
@@ -234,18 +232,18 @@ class TensorRt:
             Refusal: The library refuses the graph.
         """
         nvinfer, inspection = _ours("_nvinfer"), _ours("_inspection")
-        with tempfile.TemporaryDirectory() as folder:
-            cache = self._cache(folder) if is_calibrated(graph) else None
-            settings = settings_of(graph, self._bundle.record["build"], cache)
-            settings = settings._replace(timing_cache=self._timing_cache())
-            try:
-                built = nvinfer.build(self.library(), path, settings)
-            except (nvinfer.VendorError, OSError) as error:
-                raise Refusal(
-                    "TensorRT refused {}: {}".format(path, error),
-                    _advice(str(error)),
-                    refusal.BUILD_FAILED,
-                ) from error
+        # The builder stamps the first line of the cache with its own version.
+        cache = self._bundle.path(CALIBRATION_CACHE) if is_calibrated(graph) else None
+        settings = settings_of(graph, self._bundle.record["build"], cache)
+        settings = settings._replace(timing_cache=self._timing_cache())
+        try:
+            built = nvinfer.build(self.library(), path, settings)
+        except (nvinfer.VendorError, OSError) as error:
+            raise Refusal(
+                "TensorRT refused {}: {}".format(path, error),
+                _advice(str(error)),
+                refusal.BUILD_FAILED,
+            ) from error
         facts = inspection.describe_layers(built.layers)
         told = list(built.warnings)
         if graph["precision"] == "int8":
@@ -256,15 +254,6 @@ class TensorRt:
         folder = os.path.join(self._bundle.root, manifest.ENGINES)
         os.makedirs(folder, exist_ok=True)
         return os.path.join(folder, manifest.TIMING_CACHE)
-
-    def _cache(self, folder: str) -> str:
-        """The bundle's calibration cache with the header of the library that is here."""
-        path = os.path.join(folder, CALIBRATION_CACHE)
-        with open(self._bundle.path(CALIBRATION_CACHE), encoding="ascii") as stream:
-            _, _, scales = stream.read().partition("\n")
-        with open(path, "w", encoding="ascii") as stream:
-            stream.write(cache_header(self.version()) + "\n" + scales)
-        return path
 
     def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
         """An open plan.
@@ -300,16 +289,6 @@ def _without_int8(facts: Mapping[str, Any]) -> List[str]:
 def is_calibrated(graph: Mapping[str, Any]) -> bool:
     """Whether the scales of a graph stand in the calibration cache, and not in the graph."""
     return bool(graph["typing"] == "implicit" and graph["precision"] == "int8")
-
-
-def cache_header(version: str) -> str:
-    """First line of a calibration cache that a TensorRT of ``version`` accepts.
-
-    Its number is NV_TENSORRT_VERSION: 8502 of 8.5.2, 100300 of 10.3.0.
-    """
-    major, minor, patch = (*manifest.numbers(version), 0, 0)[:3]
-    number = major * (1000 if major < _TENFOLD else 10000) + minor * 100 + patch
-    return "TRT-{}-EntropyCalibration2".format(number)
 
 
 def settings_of(graph: Mapping[str, Any], choices: Mapping[str, Any], cache: Optional[str]) -> Any:

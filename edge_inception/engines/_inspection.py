@@ -167,6 +167,17 @@ def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> An
     return Monitor()
 
 
+def cache_header(version: str) -> str:
+    """First line of a calibration cache that a TensorRT of ``version`` accepts.
+
+    Its number is NV_TENSORRT_VERSION: 8502 of 8.5.2, 100300 of 10.3.0.
+    """
+    major, minor, patch = (int(part) for part in version.split(".")[:3])
+    thousands = 1 if major < 10 else 10  # noqa: PLR2004 -- NvInferVersion.h counts so since 10.0
+    number = major * thousands * 1000 + minor * 100 + patch
+    return "TRT-{}-EntropyCalibration2".format(number)
+
+
 def cached_calibrator(trt: "Library", cache: bytes) -> Any:
     """A calibrator with our scales and no images, so the library takes the scales or fails.
 
@@ -174,10 +185,7 @@ def cached_calibrator(trt: "Library", cache: bytes) -> Any:
     version, so the first line becomes that of this one: NV_TENSORRT_VERSION and the algorithm. The
     entropy-2 kind is the only one that a DLA core accepts.
     """
-    major, minor, patch = (int(part) for part in trt.__version__.split(".")[:3])
-    thousands = 1 if major < 10 else 10  # noqa: PLR2004 -- NvInferVersion.h counts so since 10.0
-    number = major * thousands * 1000 + minor * 100 + patch
-    stamped = "TRT-{}-EntropyCalibration2\n".format(number).encode() + cache.partition(b"\n")[2]
+    stamped = cache_header(trt.__version__).encode() + b"\n" + cache.partition(b"\n")[2]
     base = trt.IInt8EntropyCalibrator2
     methods = {
         "get_batch_size": lambda _: 1,

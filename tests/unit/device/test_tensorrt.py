@@ -16,8 +16,8 @@ import fake_tensorrt_run
 import numpy as np
 import pytest
 
-from edge_inception.device import board, device, manifest, refusal, ways
-from edge_inception.engines import _cuda
+from edge_inception.device import board, device, manifest, refusal
+from edge_inception.engines import _cuda, _inspection
 
 SIDE, CLASSES = 8, 5
 RELEASES = ("8.5", "8.6", "10.0", "10.3", "10.7", "10.13", "10.16")
@@ -190,7 +190,7 @@ def test_the_cache_gets_the_header_of_the_library(material, orin, tmp_path):
     world = orin("10.3", num_dla_cores=2)
     assert run(made.folder, "build") == 0
     release = fake_tensorrt.surface("10.3")["version"]
-    wanted = f"{ways.cache_header(release)}\ninput: 3d010204\n"
+    wanted = f"{_inspection.cache_header(release)}\ninput: 3d010204\n"
     assert world.values("the builder reads the cache") == [(wanted.encode(),)]
     assert world.values("IBuilderConfig.DLA_core=") == [(1,)]
 
@@ -201,7 +201,7 @@ def test_the_cache_gets_the_header_of_the_library(material, orin, tmp_path):
 )
 def test_headers_of_published_caches(version, header):
     """NV_TENSORRT_VERSION as NVIDIA's own caches carry it."""
-    assert ways.cache_header(version) == f"TRT-{header}-EntropyCalibration2"
+    assert _inspection.cache_header(version) == f"TRT-{header}-EntropyCalibration2"
 
 
 FAKE_TRTEXEC = """#!/bin/sh
