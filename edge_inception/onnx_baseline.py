@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,14 @@ from numpy.typing import NDArray
 
 from edge_inception import recording, stage
 from edge_inception.artifact import Baseline, Graph
-from edge_inception.engines._backend import Takes, run_in_batches, usable_threads
+from edge_inception.engines._backend import Closing, Takes, run_in_batches, usable_threads
 from edge_inception.images import preprocess_of
 from edge_inception.imageset import ImageSet
 from edge_inception.options import OnnxBaselineOptions, onnx_baseline_provenance
 from edge_inception.spec import Progress, ShapeProfile, no_progress
 
 
-class OnnxSession:
+class OnnxSession(Closing):
     """A float graph in onnxruntime as a session: the CPU provider with its optimisations on.
 
     They fuse float kernels, as PyTorch's would be; only on Q/DQ graphs do they change answers.
@@ -54,15 +53,7 @@ class OnnxSession:
         logits: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
         return logits
 
-    def __enter__(self) -> OnnxSession:  # noqa: PYI034 -- typing.Self needs Python 3.11
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         del self._session
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from edge_inception.artifact import EngineFile
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 _PORTABILITY = ("precision", "dla_core", "version_compatible", "hardware_compatible")
 
 
-class _PlanSession:
+class _PlanSession(_backend.Closing):
     """A plan on the first GPU; untested on hardware."""
 
     def __init__(self, runner: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
@@ -55,15 +54,7 @@ class _PlanSession:
         except (_nvinfer.VendorError, _cuda.CudaError) as error:
             raise InputError(f"the engine failed to run: {error}") from error
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._runner.close()
 
 

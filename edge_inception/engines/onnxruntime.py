@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from edge_inception import artifact, stage
@@ -130,7 +129,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-class _OnnxRuntimeSession:
+class _OnnxRuntimeSession(_backend.Closing):
     """One session of the CPU provider."""
 
     def __init__(self, session: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
@@ -152,15 +151,7 @@ class _OnnxRuntimeSession:
         values = self._session.run(self._outputs, {self._input: images})
         return _backend.dense(dict(zip(self._outputs, values, strict=True)), self._num_classes)
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._session = None
 
 

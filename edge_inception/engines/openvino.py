@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from edge_inception import artifact, stage
@@ -120,7 +119,7 @@ def _compile(
     )
 
 
-class _OpenVinoSession:
+class _OpenVinoSession(_backend.Closing):
     """One infer request on one stream."""
 
     def __init__(self, runner: _openvino.BlobRunner, engine: EngineFile) -> None:
@@ -138,15 +137,7 @@ class _OpenVinoSession:
     def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
         return _backend.dense(self._runner.run(images), self._num_classes)
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._runner.close()
 
 
