@@ -9,7 +9,7 @@ This file travels to devices: Python 3.6 syntax and numpy 1.13.
 import hashlib
 import json
 import time
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -106,20 +106,27 @@ def timed_run(
 
     began = store.now()
     _repeat(run, batches, protocol.calls, protocol.seconds, protocol.most_s, keep)
-    values = np.array(samples)
     known = [clock for clock in clocks if clock is not None]
     return {
         "t0": began,
-        "n": len(samples),
+        **summary(samples, computes),
+        "temp_c": {"start": heat, "end": board_files.read_temperatures()},
+        "gpu_mhz_min": min(known) if known else None,
+    }
+
+
+def summary(samples: Sequence[float], computes: Sequence[float]) -> Dict[str, Any]:
+    """Figures of timed calls in ms; ``computes`` are those of the GPU alone, empty if unknown."""
+    values = np.array(samples)
+    return {
+        "n": len(values),
         "median": float(np.median(values)),
         "mean": float(values.mean()),
         "p90": float(np.percentile(values, 90)),
         "p99": float(np.percentile(values, 99)),
         "cov": float(values.std() / values.mean()),
         "gpu_median": float(np.median(computes)) if computes else None,
-        "samples_ms": [round(sample, 4) for sample in samples],
-        "temp_c": {"start": heat, "end": board_files.read_temperatures()},
-        "gpu_mhz_min": min(known) if known else None,
+        "samples_ms": [round(float(value), 4) for value in values],
     }
 
 

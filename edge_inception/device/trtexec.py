@@ -12,13 +12,12 @@ import subprocess
 import tempfile
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-import numpy as np
-
 if __package__:
-    from edge_inception.device import manifest, refusal
+    from edge_inception.device import manifest, measure, refusal
     from edge_inception.device.refusal import Refusal
 else:
     import manifest  # type: ignore[import-not-found,no-redef]
+    import measure  # type: ignore[import-not-found,no-redef]
     import refusal  # type: ignore[import-not-found,no-redef]
     from refusal import Refusal  # type: ignore[no-redef]
 
@@ -145,19 +144,12 @@ def statistics(times: List[Mapping[str, float]]) -> Dict[str, Any]:
         raise Refusal(
             "trtexec timed no call", "run sh build.sh bench by hand", refusal.BUILD_FAILED
         )
-    values = np.array([entry["latencyMs"] for entry in times], np.float64)
-    computes = np.array([entry["computeMs"] for entry in times], np.float64)
+    samples = [float(entry["latencyMs"]) for entry in times]
+    computes = [float(entry["computeMs"]) for entry in times]
     return {
         "runner": "trtexec",
         "t0": None,
-        "n": len(values),
-        "median": float(np.median(values)),
-        "mean": float(values.mean()),
-        "p90": float(np.percentile(values, 90)),
-        "p99": float(np.percentile(values, 99)),
-        "cov": float(values.std() / values.mean()),
-        "gpu_median": float(np.median(computes)),
-        "samples_ms": [round(float(value), 4) for value in values],
+        **measure.summary(samples, computes),
         "temp_c": {"start": {}, "end": {}},
         "gpu_mhz_min": None,
     }
