@@ -140,22 +140,10 @@ def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptio
 
 def _options(typed: TypedGraph, hardware: Target, flags: dict[str, Any]) -> CompileOptions:
     from edge_inception import targets
-    from edge_inception.engines._backend import CompileOptions
+    from edge_inception.engines._backend import TENSORRT_OPTIONS, CompileOptions
     from edge_inception.spec import ShapeProfile
 
-    same = (
-        "float_precision",
-        "builder_optimization_level",
-        "timing_cache",
-        "calibration_cache",
-        "dla_core",
-        "allow_gpu_fallback",
-        "version_compatible",
-        "hardware_compatibility",
-        "strip_weights",
-        "refit",
-        "sparsity",
-    )
+    same = ("float_precision", *TENSORRT_OPTIONS)
     return CompileOptions(
         profile=ShapeProfile(**typed.details["profile"]),
         compute_capabilities=targets.compute_capabilities(hardware, flags["compute_capability"]),

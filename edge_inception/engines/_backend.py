@@ -115,6 +115,21 @@ class CompileOptions:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+TENSORRT_OPTIONS = (
+    "builder_optimization_level",
+    "timing_cache",
+    "calibration_cache",
+    "dla_core",
+    "allow_gpu_fallback",
+    "version_compatible",
+    "hardware_compatibility",
+    "strip_weights",
+    "refit",
+    "sparsity",
+)
+"""Fields of CompileOptions that TensorRT alone can honour; ``compile`` has flags of these names."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
     """How an engine is run.

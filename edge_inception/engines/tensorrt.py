@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from edge_inception.engines import _nvidia, _plan_session
-from edge_inception.engines._backend import Backend
+from edge_inception.engines._backend import TENSORRT_OPTIONS, Backend
 
 _VENDOR = _nvidia.Vendor(
     name="tensorrt",
@@ -22,22 +22,7 @@ _VENDOR = _nvidia.Vendor(
     ),
     tool="trtexec",
     needs_gpu_to_compile=True,
-    honours=frozenset(
-        (
-            "workspace_mib",
-            "memory_pools",
-            "builder_optimization_level",
-            "timing_cache",
-            "calibration_cache",
-            "dla_core",
-            "allow_gpu_fallback",
-            "version_compatible",
-            "hardware_compatibility",
-            "strip_weights",
-            "refit",
-            "sparsity",
-        )
-    ),
+    honours=frozenset(("workspace_mib", "memory_pools", *TENSORRT_OPTIONS)),
 )
 
 BACKEND = Backend(
