@@ -97,6 +97,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("numpy", "Pillow", "torch"),
         sources=(
             *("validate", "metrics.py", "images.py", "pixels.py", "inference.py", "engines"),
+            "device/answers.py",
             *(
                 "baseline.py",
                 "recording.py",
