@@ -7,6 +7,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def _unpack(path: Path, into: Path) -> Path:
                 with target.open("wb") as sink:
                     shutil.copyfileobj(source, sink)
                 tops.add(PurePosixPath(member.name).parts[0])
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"cannot unpack {path}: {error}", hint="give a bundle's folder or its .tar.gz"
         ) from error

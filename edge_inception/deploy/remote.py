@@ -38,6 +38,11 @@ class Outcome:
     lines: tuple[str, ...]
 
 
+def _plain(line: str) -> str:
+    """A device's line without control characters, which would steer the terminal that shows it."""
+    return "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
+
+
 class Machine:
     """A device that is logged in to; close it.
 
@@ -62,7 +67,7 @@ class Machine:
             channel = self._question(python, "run", {"words": list(words), "folder": folder})
             channel.set_combine_stderr(True)
             for raw in channel.makefile("r"):
-                line = str(raw).rstrip("\r\n")
+                line = _plain(str(raw).rstrip("\r\n"))
                 lines.append(line)
                 tell(line)
             code = channel.recv_exit_status()
@@ -127,12 +132,23 @@ class Machine:
             self.sftp.remove(path)
 
     def names(self, folder: str) -> Mapping[str, bool]:
-        """What a folder holds -> whether it is a folder; nothing where there is none."""
+        """What a folder holds -> whether it is a folder; nothing where there is none.
+
+        The names become paths here, so a device that tells one with a slash is refused: it would
+        write where it likes.
+        """
         with self._speaking(f"cannot list {folder}"):
             try:
                 found = self.sftp.listdir_attr(folder)
             except FileNotFoundError:
                 return {}
+        for entry in found:
+            if "/" in entry.filename or entry.filename == ".." or not entry.filename.isprintable():
+                raise DeployFailed(
+                    f"{self.address}: its sftp server says that {folder} holds "
+                    f"{entry.filename!r}, which is no file's name",
+                    hint="do not trust this device: no honest server answers so",
+                )
         return {entry.filename: stat.S_ISDIR(entry.st_mode or 0) for entry in found}
 
     def link(self, path: str) -> str | None:

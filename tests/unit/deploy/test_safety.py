@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 
+import paramiko
 import pytest
 from loopback import (
     HOME,
@@ -119,13 +120,19 @@ def test_a_changed_bundle_is_refused_here(deploy, bundle):
     assert not list(deploy.device.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["up", "absolute", "link", "garbage", "cut"])
+@pytest.mark.parametrize("kind", ["up", "absolute", "link", "garbage", "cut", "damaged"])
 def test_an_archive_cannot_leave_its_folder(deploy, bundle, tmp_path, kind):
     """Members that go up, are absolute or are links are refused; so is what is no archive."""
     path = make_archive(bundle, tmp_path / "b.tar.gz")
     outside = tmp_path / "outside"
-    if kind in {"garbage", "cut"}:
-        path.write_bytes(b"garbage" if kind == "garbage" else path.read_bytes()[:5000])
+    content = path.read_bytes()
+    broken = {
+        "garbage": b"garbage",
+        "cut": content[:5000],
+        "damaged": content[:9000] + bytes(9000) + content[18000:],
+    }
+    if kind in broken:
+        path.write_bytes(broken[kind])
     else:
         with tarfile.open(path, "w:gz") as archive:
             names = {"up": "../outside", "absolute": str(outside), "link": "bundle/link"}
@@ -137,6 +144,30 @@ def test_an_archive_cannot_leave_its_folder(deploy, bundle, tmp_path, kind):
     assert deploy(path) == 3
     assert not outside.exists()
     assert deploy.err.count("error: ") == 1
+
+
+@pytest.mark.parametrize("name", ["../../../outside.json", "..", "/outside.json", "a\nb.json"])
+def test_a_device_cannot_name_files_here(deploy, bundle, monkeypatch, name):
+    """A server that lists a name with a slash would have its records written anywhere here."""
+    real = paramiko.SFTPClient.listdir_attr
+
+    def lying(self, path="."):
+        found = real(self, path)
+        if path.endswith("/results"):
+            found[0].filename = name
+        return found
+
+    monkeypatch.setattr(paramiko.SFTPClient, "listdir_attr", lying)
+    assert deploy(bundle) == 7
+    assert "which is no file's name" in deploy.err
+    assert not list(deploy.here.rglob("outside.json"))
+
+
+def test_a_device_cannot_steer_the_terminal(deploy, tmp_path):
+    """Escape sequences in what a device says arrive as question marks."""
+    bundle = write_bundle(tmp_path / "b", check={"lines": ["\x1b]0;title\x07 \x1b[2Jfine"]})
+    assert deploy(bundle) == 0
+    assert "check: ?]0;title? ?[2Jfine" in deploy.err
 
 
 def test_two_deploys_at_once(deploy, bundle, monkeypatch):
