@@ -65,6 +65,7 @@ class Layer(NamedTuple):
     kind: str
     inputs: List[Tensor]
     constants: List[Tensor]
+    outputs: List[Tensor]
 
 
 _LOGGERS: List[Tuple[Any, "CapturingLogger"]] = []
@@ -218,11 +219,12 @@ def _logged(line: str) -> Layer:
         kind=kind.group(1) if kind else "unknown",
         inputs=_tensors(line, "Inputs", "Constants"),
         constants=_tensors(line, "Constants", "Outputs"),
+        outputs=_tensors(line, "Outputs", "TacticName"),
     )
 
 
 def _tensors(line: str, what: str, following: str) -> List[Tensor]:
-    part = re.search(r"{}: \[(.*?)\], {}: \[".format(what, following), line)
+    part = re.search(r"{}: \[(.*?)\], {}: ".format(what, following), line)
     return [
         (name, tuple(int(size) for size in dims.split(",") if size), kind)
         for name, dims, kind in _TENSOR.findall(part.group(1) if part else "")
@@ -245,7 +247,7 @@ def inspected_layers(text: str) -> List[Layer]:
 
 def _inspected(entry: Any) -> Layer:
     if isinstance(entry, str):
-        return Layer(name=entry, kind="unknown", inputs=[], constants=[])
+        return Layer(name=entry, kind="unknown", inputs=[], constants=[], outputs=[])
     name = str(entry.get("Name", "unknown"))
     constants = [_tensor(tensor) for tensor in entry.get("Constants", ())]
     for what, rank in (("Weights", 2), ("Bias", 1)):
@@ -258,6 +260,7 @@ def _inspected(entry: Any) -> Layer:
         kind=str(entry.get("LayerType", "unknown")),
         inputs=[_tensor(tensor) for tensor in entry.get("Inputs", ())],
         constants=constants,
+        outputs=[_tensor(tensor) for tensor in entry.get("Outputs", ())],
     )
 
 
@@ -280,10 +283,12 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
         ``layers`` by kind and input type; ``precisions``: layers by type of kernel, or of input
         where they have none; ``int8_layers``: those that multiply int8 data by an int8 kernel;
         ``convolutions`` by input type; ``float_kernels``: names of those that multiply in float;
-        ``reformat_layers``; ``dla_islands``: pieces that run on a DLA core, whose layers are not
-        seen from outside; ``weight_bytes`` by type and ``total_weight_bytes``. A constant used by
-        several layers counts once. Planes that only pad the input's channels, which the INT8
-        kernels of TensorRT-RTX need, are no weights and stand apart in ``padding_bytes``.
+        ``reformat_layers``; ``num_kernels``: all of them; ``activation_bytes`` that they read and
+        write for one run of the shapes built for; ``dla_islands``: pieces that run on a DLA core,
+        whose layers are not seen from outside; ``weight_bytes`` by type and
+        ``total_weight_bytes``. A constant used by several layers counts once. Planes that only
+        pad the input's channels, which the INT8 kernels of TensorRT-RTX need, are no weights and
+        stand apart in ``padding_bytes``.
     """
     found = [layer for layer in layers if layer.kind not in _SYNCHRONISATION]
     kinds: Dict[str, Counter[str]] = {}
@@ -303,6 +308,8 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
             layer.name for layer in found if _kernel_type(layer) in ("Float", "Half", "BFloat16")
         ],
         "reformat_layers": sum(layer.kind == "Reformat" for layer in found),
+        "num_kernels": len(found),
+        "activation_bytes": sum(map(_traffic, found)),
         "dla_islands": sum(map(_is_dla_island, found)),
         "weight_bytes": dict(by_type),
         "total_weight_bytes": sum(by_type.values()),
@@ -330,20 +337,6 @@ def fallbacks(described: Mapping[str, Any]) -> List[str]:
     return told
 
 
-def on_dla(described: Mapping[str, Any]) -> List[str]:
-    """How much of an engine for a DLA core runs there, as sentences for people.
-
-    ``described`` is what ``describe_layers`` gives.
-    """
-    islands = described["dla_islands"]
-    outside = sum(sum(counts.values()) for counts in described["layers"].values()) - islands
-    if not islands:
-        return ["a DLA core was asked for, and no part of the engine is seen to run on one"]
-    if outside:
-        return ["on the DLA core {}, on the GPU {} parts of the engine".format(islands, outside)]
-    return []
-
-
 def _input_type(layer: Layer) -> str:
     return layer.inputs[0][2] if layer.inputs else "none"
 
@@ -369,6 +362,12 @@ def _multiplies_int8(layer: Layer) -> bool:
 def _is_dla_island(layer: Layer) -> bool:
     """A piece of the network compiled for a DLA core; Myelin's pieces have the same names."""
     return layer.kind == "DLA" or (layer.kind == "unknown" and "{ForeignNode[" in layer.name)
+
+
+def _traffic(layer: Layer) -> int:
+    """Bytes of the tensors that a layer reads and writes, constants apart."""
+    moved = layer.inputs + layer.outputs
+    return sum(_volume(dims) * ELEMENT_BYTES.get(kind, 0) for _, dims, kind in moved)
 
 
 def _constants(layers: Iterable[Layer]) -> Tuple[Dict[str, Tuple[str, int]], Dict[str, int]]:

@@ -181,8 +181,22 @@ def _build(
 def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]) -> list[str]:
     """What was asked for and did not become so, for people; a DLA core hides its layers."""
     if options.dla_core is not None:
-        return _inspection.on_dla(layers)
+        return on_dla(layers)
     return _inspection.fallbacks(layers) if typed.details.get("precision") == "int8" else []
+
+
+def on_dla(described: Mapping[str, Any]) -> list[str]:
+    """How much of an engine for a DLA core runs there, as sentences for people.
+
+    ``described`` is what ``_inspection.describe_layers`` gives.
+    """
+    islands = described["dla_islands"]
+    outside = sum(sum(counts.values()) for counts in described["layers"].values()) - islands
+    if not islands:
+        return ["a DLA core was asked for, and no part of the engine is seen to run on one"]
+    if outside:
+        return [f"on the DLA core {islands}, on the GPU {outside} parts of the engine"]
+    return []
 
 
 def _parents(typed: TypedGraph, options: CompileOptions) -> dict[str, str]:

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from edge_inception.engines import _inspection
+from edge_inception.engines import _inspection, _nvidia
 
 
 def tensor(name, dims, kind):
@@ -36,6 +36,13 @@ def test_weight_bytes_by_hand():
     assert found["total_weight_bytes"] == 8 * 4 * 9 + 8 * 4
     assert found["layers"] == {"correlation": {"Int8": 1}}
     assert found["int8_layers"] == 1
+
+
+def test_activation_traffic_by_hand():
+    """A layer moves what it reads and what it writes, 4 bytes a float, and constants are apart."""
+    found = _inspection.describe_layers(_inspection.logged_layers([f"Layers:\n{CONV}\n{CONV}"]))
+    assert found["activation_bytes"] == 2 * (4 * 9 * 9 + 8 * 4)
+    assert found["num_kernels"] == 2
 
 
 def test_shared_constant_counts_once():
@@ -162,7 +169,7 @@ def test_share_of_the_dla_is_told():
     """A whole network on the core tells nothing; parts outside, or none on it, are told."""
     piece, rest = {"Name": "{ForeignNode[a...z]}", "LayerType": "DLA"}, REFORMAT
     told = [
-        _inspection.on_dla(
+        _nvidia.on_dla(
             _inspection.describe_layers(_inspection.inspected_layers(json.dumps({"Layers": found})))
         )
         for found in ([piece], [piece, rest, rest], [rest])
