@@ -78,11 +78,11 @@ class _Session:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.bundle = manifest.open_bundle(options.bundle)
-        self.board = board.read_board(self.bundle.root)
-        self.way = self._way()
         note = signature.check(self.bundle, options.public_key)
         if note:
             self.say(note)
+        self.board = board.read_board(self.bundle.root)
+        self.way = self._way()
 
     def _way(self) -> Any:
         way = ways.way_of(self.bundle, self.options.threads)

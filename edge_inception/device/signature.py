@@ -1,8 +1,9 @@
 """The signature of a manifest, in minisign's format: Ed25519 over the file's BLAKE2b-512.
 
-It proves who made the bundle, if the public key came another way than the bundle. It is checked
-with the package ``cryptography`` or the tool ``minisign`` where one of them is here; where neither
-is, that is said. This file travels to devices: Python 3.6 syntax, standard library.
+It proves who made the bundle, if the public key came another way than the bundle, and so did the
+program that checks: a changed bundle may bring a changed device.py. It is checked with the package
+``cryptography`` or the tool ``minisign``; where neither is, a key is refused.
+This file travels to devices: Python 3.6 syntax, standard library.
 
 Source: "minisign: signature format" of jedisct1.github.io/minisign.
 """
@@ -17,11 +18,12 @@ import subprocess
 from typing import Any, List, NamedTuple, Optional
 
 if __package__:
-    from edge_inception.device import manifest
+    from edge_inception.device import manifest, refusal
     from edge_inception.device.refusal import Refusal
 else:
     import manifest  # type: ignore[import-not-found,no-redef]
-    from refusal import Refusal  # type: ignore[import-not-found,no-redef]
+    import refusal  # type: ignore[import-not-found,no-redef]
+    from refusal import Refusal  # type: ignore[no-redef]
 
 KEY_KIND, HASHED = b"Ed", b"ED"
 KEY_ID_BYTES = 8
@@ -46,7 +48,8 @@ def check(bundle: Any, public_key: Optional[str]) -> str:
         public_key: Path of minisign's public key file, or None.
 
     Raises:
-        Refusal: The key was given, and there is no signature, or not one of that key.
+        Refusal: The key was given, and there is no signature, not one of that key, or nothing here
+            that can check it.
     """
     path = os.path.join(bundle.root, manifest.SIGNATURE)
     if not os.path.exists(path):
@@ -62,7 +65,13 @@ def check(bundle: Any, public_key: Optional[str]) -> str:
         return _by_cryptography(crypto, content, read_signature(path), read_public_key(public_key))
     if shutil.which("minisign"):
         return _by_minisign(bundle.root, path, public_key)
-    return "signed, not checked: neither the package cryptography nor minisign is installed"
+    raise Refusal(
+        "the signature cannot be checked: neither the package cryptography (2.6 or later) nor "
+        "minisign is installed",
+        "sudo apt-get install python3-cryptography, or check it where you unpacked the bundle: "
+        "minisign -Vm manifest.json -x manifest.json.sig -p KEY.pub",
+        refusal.LIBRARY_MISSING,
+    )
 
 
 def read_signature(path: str) -> Signature:

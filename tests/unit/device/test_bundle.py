@@ -200,13 +200,15 @@ def test_another_makers_key_is_refused(signed, strong, tmp_path):
         signature.check(bundle, str(signed.folder) + ".pub")
 
 
-def test_without_cryptography_that_is_said(signed, monkeypatch):
-    """Neither library nor tool: the signature is not checked, and that is the message."""
-    bundle = manifest.open_bundle(str(signed.folder))
+def test_a_key_that_cannot_be_used_is_refused(signed, monkeypatch, capsys):
+    """Neither library nor tool: who asks for a check never gets a bundle that was not checked."""
     monkeypatch.setattr(signature, "_crypto", lambda: None)
     monkeypatch.setattr(signature.shutil, "which", lambda _: None)
-    found = signature.check(bundle, str(signed.folder) + ".pub")
-    assert found.startswith("signed, not checked: neither")
+    flags = ["--bundle", str(signed.folder), "--public-key", str(signed.folder) + ".pub"]
+    assert device.main(["check", *flags]) == refusal.LIBRARY_MISSING
+    error, fix = capsys.readouterr().err.splitlines()
+    assert "cannot be checked: neither" in error
+    assert "minisign -Vm" in fix
 
 
 @pytest.mark.skipif(shutil.which("minisign") is None, reason="minisign is not installed")
