@@ -11,10 +11,11 @@ ctypes part against a library in C with the same symbols, which moves real bytes
 Source: CUDA Runtime API and CUDA Driver API reference, 10.2 to 13.0.
 """
 
+import contextlib
 import ctypes
 import ctypes.util
 import importlib.util
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional, Tuple
 
 import numpy as np
 
@@ -109,49 +110,74 @@ def open_device() -> Any:
 
 
 class PycudaDevice:
-    """The first GPU's primary context, which TensorRT uses too, and one stream on it."""
+    """The first GPU's primary context, which TensorRT uses too, and one stream on it.
+
+    Methods raise CudaError where pycuda raises its own errors.
+    """
 
     name = "pycuda"
 
     def __init__(self) -> None:
-        import pycuda.driver
-
+        try:
+            import pycuda.driver
+        except (ImportError, OSError) as error:  # built for another numpy, Python or CUDA
+            raise CudaError("pycuda cannot be imported: {}".format(error)) from error
         self._cuda = pycuda.driver
-        self._cuda.init()
-        self._context = self._cuda.Device(0).retain_primary_context()
-        self._context.push()
-        self._stream = self._cuda.Stream()
+        with self._told():
+            self._cuda.init()
+            self._context = self._cuda.Device(0).retain_primary_context()
+            self._context.push()
+        try:
+            with self._told():
+                self._stream = self._cuda.Stream()
+        except CudaError:
+            self._context.pop()
+            raise
         self.stream = int(self._stream.handle)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except self._cuda.Error as error:  # its text names the call and the reason
+            raise CudaError("pycuda: " + " ".join(str(error).split())) from error
 
     def allocate(self, num_bytes: int) -> Any:
         """Device memory; ``int()`` of it is the address."""
-        return self._cuda.mem_alloc(num_bytes)
+        with self._told():
+            return self._cuda.mem_alloc(num_bytes)
 
     def pinned(self, shape: Tuple[int, ...], element: str) -> Any:
         """An array in page-locked host memory, which copies at full speed."""
-        return self._cuda.pagelocked_empty(shape, element)
+        with self._told():
+            return self._cuda.pagelocked_empty(shape, element)
 
     def upload(self, memory: Any, array: Any) -> None:
         """Copy a host array to the device, in the stream's order."""
-        self._cuda.memcpy_htod_async(memory, array, self._stream)
+        with self._told():
+            self._cuda.memcpy_htod_async(memory, array, self._stream)
 
     def download(self, array: Any, memory: Any) -> None:
         """Copy device memory to a host array, in the stream's order."""
-        self._cuda.memcpy_dtoh_async(array, memory, self._stream)
+        with self._told():
+            self._cuda.memcpy_dtoh_async(array, memory, self._stream)
 
     def synchronize(self) -> None:
         """Wait for the stream."""
-        self._stream.synchronize()
+        with self._told():
+            self._stream.synchronize()
 
     def mark(self, event: Any = None) -> Any:
         """An event behind all that the stream was given so far; a passed one can be used again."""
-        event = self._cuda.Event() if event is None else event
-        event.record(self._stream)
+        with self._told():
+            event = self._cuda.Event() if event is None else event
+            event.record(self._stream)
         return event
 
     def milliseconds(self, start: Any, end: Any) -> float:
         """GPU time between two marks that have passed."""
-        return float(end.time_since(start))
+        with self._told():
+            return float(end.time_since(start))
 
     def close(self) -> None:
         """Leave the context; memory goes with the arrays and allocations themselves."""
@@ -280,9 +306,13 @@ class CapturedGraph:
             is_done = enqueue()
         finally:
             ended = self._library.cuStreamEndCapture(self._stream, ctypes.byref(self._graph))
-        if not is_done or ended != 0:
-            raise CudaError("the engine's work cannot be captured (CUresult {})".format(ended))
-        self._instantiate()
+        try:
+            if not is_done or ended != 0:
+                raise CudaError("the engine's work cannot be captured (CUresult {})".format(ended))
+            self._instantiate()
+        except CudaError:
+            self.close()
+            raise
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._library, name)(*arguments)
@@ -308,9 +338,11 @@ class CapturedGraph:
         self._call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
-        """Free the graph."""
-        self._library.cuGraphExecDestroy(self._executable)
-        self._library.cuGraphDestroy(self._graph)
+        """Free the graph, or what there is of it."""
+        if self._executable:
+            self._library.cuGraphExecDestroy(self._executable)
+        if self._graph:
+            self._library.cuGraphDestroy(self._graph)
 
 
 def captured(stream: int, enqueue: Callable[[], Any]) -> Tuple[Optional[CapturedGraph], str]:

@@ -60,6 +60,7 @@ class Gpu(types.ModuleType):
     """The functions of pycuda.driver; ``depth`` counts contexts that were not left."""
 
     Event = _Event
+    Error = type("Error", (Exception,), {})
 
     def __init__(self, world: World) -> None:
         super().__init__("pycuda.driver")

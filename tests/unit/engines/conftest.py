@@ -39,6 +39,9 @@ def stub(request, tmp_path, monkeypatch):
 class FakePycuda(types.ModuleType):
     """pycuda.driver on host arrays; an address is that of the array's bytes."""
 
+    Error = type("Error", (Exception,), {})
+    MemoryError = type("MemoryError", (Error,), {})
+
     def __init__(self):
         super().__init__("pycuda.driver")
         self.depth = 0

@@ -6,6 +6,7 @@
 int stub_alive = 0;     /* allocations, streams, events and graphs not yet freed */
 int stub_capturing = 0; /* between begin and end of a stream capture */
 int stub_launches = 0;
+int stub_refusal = 0; /* what instantiating a graph answers */
 void (*stub_on_launch)(void) = 0;
 static int stream_tag, graph_tag, exec_tag;
 
@@ -67,6 +68,7 @@ int cuStreamBeginCapture_v2(void *stream, int mode) {
 int cuStreamEndCapture(void *stream, void **graph) {
     stub_capturing = 0;
     *graph = &graph_tag;
+    stub_alive++;
     return stream ? 0 : 1;
 }
 #ifdef OLD_DRIVER /* before CUDA 11.4 */
@@ -76,6 +78,7 @@ int cuGraphInstantiate(void **out, void *graph, void *node, char *log, size_t si
 int cuGraphInstantiateWithFlags(void **out, void *graph, unsigned long long flags) {
     if (graph != &graph_tag || flags) return 1;
 #endif
+    if (stub_refusal) return stub_refusal;
     *out = &exec_tag;
     stub_alive++;
     return 0;
@@ -90,4 +93,7 @@ int cuGraphExecDestroy(void *exec) {
     stub_alive--;
     return exec == &exec_tag ? 0 : 1;
 }
-int cuGraphDestroy(void *graph) { return graph == &graph_tag ? 0 : 1; }
+int cuGraphDestroy(void *graph) {
+    stub_alive--;
+    return graph == &graph_tag ? 0 : 1;
+}

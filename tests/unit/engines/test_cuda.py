@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 import numpy as np
 import pytest
@@ -74,6 +75,19 @@ def test_work_that_cannot_be_captured_says_so(stub):
     assert "cannot be captured" in why
     assert ctypes.c_int.in_dll(stub, "stub_capturing").value == 0
     device.close()
+    assert ctypes.c_int.in_dll(stub, "stub_alive").value == 0
+
+
+def test_graph_that_the_driver_refuses_is_freed(stub):
+    """Captured work that cannot be instantiated says so and leaves nothing behind."""
+    device = _cuda.open_device()
+    ctypes.c_int.in_dll(stub, "stub_refusal").value = 801
+    graph, why = _cuda.captured(device.stream, lambda: True)
+    assert graph is None
+    assert "cuGraphInstantiate" in why
+    assert "CUresult 801" in why
+    device.close()
+    assert ctypes.c_int.in_dll(stub, "stub_alive").value == 0
 
 
 def test_neither_pycuda_nor_libcudart_names_both(monkeypatch):
@@ -96,4 +110,38 @@ def test_pycuda_is_preferred(pycuda):
     device.download(back, memory)
     assert back.tolist() == [0, 1, 2, 3]
     device.close()
+    assert pycuda.depth == 0
+
+
+PYCUDA_CALLS = {
+    "init": lambda _: _cuda.open_device(),
+    "Stream": lambda _: _cuda.open_device(),
+    "mem_alloc": lambda device: device.allocate(4),
+    "pagelocked_empty": lambda device: device.pinned((4,), "uint8"),
+    "memcpy_htod_async": lambda device: device.upload(0, np.zeros(4, np.uint8)),
+    "memcpy_dtoh_async": lambda device: device.download(np.zeros(4, np.uint8), 0),
+    "Event": lambda device: device.mark(),
+}
+
+
+@pytest.mark.parametrize("name", PYCUDA_CALLS)
+def test_error_of_pycuda_is_a_cuda_error(pycuda, monkeypatch, name):
+    """Whatever pycuda refuses is one line with its reason, and no context is left behind."""
+    device = _cuda.open_device()
+
+    def refuse(*_):
+        raise pycuda.MemoryError(f"{name} failed:\n  out of memory")
+
+    monkeypatch.setattr(pycuda, name, refuse)
+    with pytest.raises(_cuda.CudaError, match=rf"^pycuda: {name} failed: out of memory$"):
+        PYCUDA_CALLS[name](device)
+    device.close()
+    assert pycuda.depth == 0
+
+
+def test_pycuda_that_cannot_be_imported(pycuda, monkeypatch):
+    """A pycuda of another numpy or CUDA is an error that names it."""
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(_cuda.CudaError, match="pycuda cannot be imported"):
+        _cuda.open_device()
     assert pycuda.depth == 0
