@@ -306,9 +306,10 @@ class CapturedGraph:
             is_done = enqueue()
         finally:
             ended = self._library.cuStreamEndCapture(self._stream, ctypes.byref(self._graph))
+        if not is_done or ended != 0:
+            self.close()
+            raise CudaError("the engine's work cannot be captured (CUresult {})".format(ended))
         try:
-            if not is_done or ended != 0:
-                raise CudaError("the engine's work cannot be captured (CUresult {})".format(ended))
             self._instantiate()
         except CudaError:
             self.close()
@@ -339,9 +340,9 @@ class CapturedGraph:
 
     def close(self) -> None:
         """Free the graph, or what there is of it."""
-        if self._executable:
+        if self._executable.value:
             self._library.cuGraphExecDestroy(self._executable)
-        if self._graph:
+        if self._graph.value:
             self._library.cuGraphDestroy(self._graph)
 
 

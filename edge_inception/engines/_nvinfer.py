@@ -108,14 +108,15 @@ def build(trt: "Library", onnx_path: str, settings: BuildSettings) -> Built:
         OSError: The calibration cache or the timing cache cannot be read or written.
     """
     logger = _inspection.capturing_logger(trt)
-    builder = trt.Builder(logger)
+    builder = _plan.started(trt.Builder, logger)
     network = builder.create_network(_network_flags(trt, settings))
     _parse(trt, network, logger, onnx_path)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     kept = _configure(trt, builder, config, settings)
     _add_profile(builder, network, config, settings)
-    with _timing_cache(config, settings.timing_cache), _watched(trt, config, settings.progress):
+    timings = _timing_cache(config, settings.timing_cache, logger)
+    with timings, _watched(trt, config, settings.progress):
         plan = builder.build_serialized_network(network, config)
     del kept
     if plan is None:
@@ -350,24 +351,29 @@ def _watched(trt: "Library", config: "Config", progress: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _timing_cache(config: "Config", path: Optional[str]) -> Iterator[None]:
+def _timing_cache(
+    config: "Config", path: Optional[str], logger: "CapturingLogger"
+) -> Iterator[None]:
     """Timings of kernels from ``path`` and, after the build, back into it; other builds may share.
 
     Raises:
-        VendorError: The file holds timings of another GPU or TensorRT.
+        VendorError: The file holds timings of another GPU or TensorRT, or none.
     """
     if path is None:
         yield
         return
-    cache = config.create_timing_cache(_content(path))
-    if not config.set_timing_cache(cache, False):  # noqa: FBT003 -- the library's own signature
-        raise VendorError(
-            "timing cache {} belongs to another GPU or TensorRT; name another file".format(path)
-        )
+    cache: Any = config.create_timing_cache(_content(path))  # None if damaged; the stubs say never
+    foreign = "timing cache {} is of another GPU or TensorRT, or damaged: ".format(path)
+    if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 -- theirs
+        raise VendorError(foreign + "delete it, or name another file")
     yield
     with _locked(path):
         # Another build may have added its own timings since.
-        cache.combine(config.create_timing_cache(_content(path)), False)  # noqa: FBT003
+        other = _content(path)
+        added: Any = config.create_timing_cache(other)
+        if other and (added is None or not cache.combine(added, False)):  # noqa: FBT003
+            logger.messages.append(("WARNING", foreign + "what this build timed is not kept"))
+            return
         temporary = "{}.{}.partial".format(path, os.getpid())
         with open(temporary, "wb") as stream:
             stream.write(bytes(cache.serialize()))

@@ -29,6 +29,10 @@ VendorError = _inspection.VendorError
 # compares a plan's first bytes with it and knows no ftrt, that of 8.6.0 writes ftrt before it.
 MAGIC = {"ftrt": "tensorrt", "ptrt": "tensorrt", "vtrt": "tensorrt_rtx"}
 _VERSION_AT = 24  # major, minor, patch, build: one byte each
+_SAME_GPU = (("sm", "SM"), ("device", "device"))
+# What of that a plan of a hardware compatibility level is still held to; HardwareCompatibilityLevel
+_HELD_TO = {"ampere+": (), "sameComputeCapability": _SAME_GPU[:1]}
+_AMPERE = (8, 0)
 _AGAIN = "compile it again on this machine: edge-inception compile, or python3 device.py build"
 _NUMPY_NAMES = {
     "FLOAT": "float32",
@@ -93,7 +97,10 @@ def _difference(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]
     is_portable = bool(sidecar.get("version_compatible"))
     if built and library and not _loads_in(built, library, is_version_compatible=is_portable):
         return _unlike("TensorRT", built, library)
-    hardware = () if sidecar.get("hardware_compatible") else (("sm", "SM"), ("device", "device"))
+    level, sm = sidecar.get("hardware_compatible"), here.get("sm")
+    if level == "ampere+" and sm and tuple(int(part) for part in sm.split(".")) < _AMPERE:
+        return _unlike("SM", "8.0 or later", sm)
+    hardware = _HELD_TO.get(level or "", _SAME_GPU)
     for key, title in (*hardware, ("precision", "precision"), ("dla_core", "DLA core")):
         was, wanted = sidecar.get(key), here.get(key)
         if was is not None and wanted is not None and was != wanted:
@@ -180,6 +187,20 @@ class _Bindings:
         return bool(self._context.execute_async_v2(self._addresses, stream))
 
 
+def started(kind: Any, logger: Any) -> Any:
+    """A builder or a runtime of the library, made with ``logger``.
+
+    Raises:
+        VendorError: The library cannot start, as with a driver that is too old for it; its log
+            tells why, and pybind11 makes a TypeError of it.
+    """
+    try:
+        return kind(logger)
+    except TypeError as error:
+        told = "; ".join(_inspection.warnings(logger)) or _inspection.failures(logger)
+        raise VendorError("the library cannot start: " + told) from error
+
+
 def deserialized(
     trt: "Library", plan: bytes, *, dla_core: Optional[int], is_trusted: bool
 ) -> Tuple["Runtime", "Engine"]:
@@ -196,7 +217,7 @@ def deserialized(
         VendorError: The library refuses the plan; its own reason is the text.
     """
     logger = _inspection.capturing_logger(trt)
-    runtime = trt.Runtime(logger)
+    runtime = started(trt.Runtime, logger)
     if dla_core is not None:
         runtime.DLA_core = dla_core
     if is_trusted:

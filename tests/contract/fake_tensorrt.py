@@ -33,10 +33,12 @@ class World:
     ``problem`` is what the builder complains of, ``refusal`` what the runtime does; empty for
     success. ``shape`` and ``element`` are those of the graph's one input. ``memory`` holds the
     bytes behind each address that a fake GPU gave out, ``streams`` the work that waits in each.
+    ``starts`` False is a driver that the library cannot use.
     """
 
     shape: tuple[int, ...] = (-1, 3, 4, 4)
     element: str = "FLOAT"
+    starts: bool = True
     parses: bool = True
     problem: str = ""
     refusal: str = ""

@@ -26,6 +26,15 @@ def say(self: Any, severity: str, text: str) -> None:
     self._logger.log(self._trt.ILogger.Severity[severity], text)
 
 
+def start(self: Any, logger: Any) -> None:
+    """What pybind11 says where the library returns nothing, and the library in the log alone."""
+    check_ready(logger, "ILogger")
+    self._logger = logger
+    if not self._world.starts:
+        self._say("WARNING", "CUDA initialization failure with error: 35.")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+
 def check_ready(thing: Any, kind: str) -> None:
     if not getattr(thing, "_is_ready", False):
         raise TypeError(f"{kind}.__init__() must be called when overriding __init__")
@@ -33,10 +42,7 @@ def check_ready(thing: Any, kind: str) -> None:
 
 class Builder:
     _say = say
-
-    def __init__(self, logger: Any) -> None:
-        check_ready(logger, "ILogger")
-        self._logger = logger
+    __init__ = start
 
     def _read_num_DLA_cores(self) -> int:  # noqa: N802 -- the library's name
         return self._world.num_dla_cores
@@ -246,7 +252,8 @@ class IBuilderConfig:
         return len(self._profiles) - 1
 
     def create_timing_cache(self, serialized: Any) -> Any:
-        return make(self._trt, "ITimingCache", content=bytes(memoryview(serialized)))
+        content = bytes(memoryview(serialized))
+        return None if b"damaged" in content else make(self._trt, "ITimingCache", content=content)
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:  # noqa: FBT001
         is_foreign = b"foreign" in cache._content
@@ -264,7 +271,8 @@ class ITimingCache:
         return make(self._trt, "IHostMemory", content=self._content + b"+timings")
 
     def combine(self, input_cache: Any, ignore_mismatch: bool) -> bool:  # noqa: FBT001
-        del ignore_mismatch
+        if b"foreign" in input_cache._content and not ignore_mismatch:
+            return False
         self._content += input_cache._content
         return True
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from fake_tensorrt import make
 from fake_tensorrt_build import ACTS as BUILD_ACTS
-from fake_tensorrt_build import HEADER_BYTES, check_ready, say
+from fake_tensorrt_build import HEADER_BYTES, say, start
 
 CLASSES = 5
 _NAMES = ["logits", "input"]  # an output before the input: order is no promise
@@ -27,10 +27,7 @@ _ELEMENTS = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
 
 class Runtime:
     _say = say
-
-    def __init__(self, logger: Any) -> None:
-        check_ready(logger, "ILogger")
-        self._logger = logger
+    __init__ = start
 
     def _read_num_DLA_cores(self) -> int:  # noqa: N802 -- the library's name
         return self._world.num_dla_cores

@@ -146,6 +146,15 @@ def test_failed_build(release):
 
 
 @each(RELEASES)
+def test_library_that_cannot_start(release):
+    """A driver that the library cannot use is an error with the reason from the log."""
+    trt, world = open_release(release, starts=False)
+    with pytest.raises(_nvinfer.VendorError, match=r"cannot start: CUDA .* error: 35"):
+        _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
+    assert "Builder.create_network" not in world.names()
+
+
+@each(RELEASES)
 def test_failed_parsing(release):
     """The node is named by what the release knows of it: its index, or its name and operator."""
     trt, world = open_release(release, parses=False)
@@ -190,10 +199,41 @@ def test_timing_cache(release, tmp_path):
     )  # fmt: skip
     assert path.read_bytes().startswith(b"old")
     assert path.read_bytes().endswith(b"+timings")
-    path.write_bytes(b"foreign")
-    with pytest.raises(_nvinfer.VendorError, match=r"timing\.cache"):
+
+
+@each(RELEASES)
+@pytest.mark.parametrize("content", [b"foreign", b"damaged"])
+def test_timing_cache_of_another_gpu(release, content, tmp_path):
+    """Timings of another GPU, and what are no timings, are refused by file and left as they are."""
+    path = tmp_path / "timing.cache"
+    path.write_bytes(content)
+    trt, world = open_release(release)
+    settings = Settings(typing=typing_of(release), timing_cache=str(path))
+    with pytest.raises(_nvinfer.VendorError, match=r"timing\.cache.*delete it"):
         _nvinfer.build(trt, "model.onnx", settings)
-    assert path.read_bytes() == b"foreign"
+    assert BUILD not in world.names()
+    assert path.read_bytes() == content
+
+
+@each(RELEASES)
+@pytest.mark.parametrize("content", [b"foreign", b"damaged"])
+def test_timing_cache_that_another_build_replaced(release, content, monkeypatch, tmp_path):
+    """What another build wrote in the meantime is not overwritten; the plan is kept."""
+    path = tmp_path / "timing.cache"
+    trt, world = open_release(release)
+    build = trt.Builder.build_serialized_network
+
+    def meanwhile(*given):
+        path.write_bytes(content)
+        return build(*given)
+
+    monkeypatch.setattr(trt.Builder, "build_serialized_network", meanwhile)
+    settings = Settings(typing=typing_of(release), timing_cache=str(path))
+    built = _nvinfer.build(trt, "model.onnx", settings)
+    assert built.plan
+    assert path.read_bytes() == content
+    assert any("timing.cache" in warning for warning in built.warnings)
+    assert "ITimingCache.serialize" not in world.names()
 
 
 @each(RELEASES)

@@ -159,6 +159,17 @@ def test_failed_execution(release, monkeypatch):
 
 
 @each(RELEASES)
+def test_runtime_that_cannot_start(release, monkeypatch):
+    """A driver that the library cannot use is an error with the reason, and the GPU is left."""
+    trt, world = open_release(release)
+    built = _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
+    world.starts, gpu = False, fake_cuda.install(monkeypatch, world)
+    with pytest.raises(_nvinfer.VendorError, match=r"cannot start: CUDA .* error: 35"):
+        _nvinfer.PlanRunner(trt, built.plan)
+    assert gpu.depth == 0
+
+
+@each(RELEASES)
 def test_plan_of_another_gpu(release, monkeypatch):
     """None from the runtime is an error with the reason from the log, and the GPU is left."""
     refusal = "The engine plan file is generated on an incompatible device, expecting compute 9.0"

@@ -95,10 +95,22 @@ def test_version_compatible_plan_needs_its_hash():
     assert "executes code" in refusal(PLAN, facts, ORIN)[0]
 
 
-def test_hardware_compatible_plan_runs_elsewhere():
-    """A plan for several architectures is not held to the GPU it was built on."""
-    facts = sidecar(PLAN, hardware_compatible="ampere+")
-    assert refusal(PLAN, facts, {**ORIN, "sm": "8.6", "device": "A2"}) == ("", "")
+@pytest.mark.parametrize(
+    ("level", "here", "reason"),
+    [
+        ("ampere+", {"sm": "8.6", "device": "A2"}, ""),
+        ("ampere+", {"sm": "12.0", "device": "RTX 5090"}, ""),
+        ("ampere+", {"sm": "7.5", "device": "T4"}, "for SM 8.0 or later, here is 7.5"),
+        ("sameComputeCapability", {"device": "Orin NX"}, ""),
+        ("sameComputeCapability", {"sm": "8.6", "device": "A2"}, "for SM 8.7, here is 8.6"),
+        ("", {"device": "Orin NX"}, "for device Orin, here is Orin NX"),
+    ],
+)
+def test_hardware_compatible_plans(level, here, reason):
+    """By its level a plan is held to its GPU, to its SM, or to Ampere and later."""
+    text, _ = refusal(PLAN, sidecar(PLAN, hardware_compatible=level), {**ORIN, **here})
+    assert text.endswith(reason)
+    assert bool(text) is bool(reason)
 
 
 class _Enum:
