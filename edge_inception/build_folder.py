@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from edge_inception import artifact
+from edge_inception import artifact, estimate, feasibility
 from edge_inception.artifact import (
     Baseline,
     CalibrationCache,
@@ -20,8 +20,11 @@ from edge_inception.artifact import (
 )
 from edge_inception.bundle import Material
 from edge_inception.errors import InputError
+from edge_inception.graph.check import load_graph
+from edge_inception.graph.statistics import statistics
 from edge_inception.imageset import ImageSet
 from edge_inception.ingredients import Device
+from edge_inception.spec import Precision
 
 REPORT = "report.json"
 
@@ -35,12 +38,14 @@ def material(folder: Path, device: Device, images: ImageSet) -> Material:
         images: The build's validation images.
 
     Raises:
-        InputError: No finished build, one for other hardware, or none that was executed here.
+        InputError: No finished build, one for other hardware, or none that was executed here; or
+            ``device`` cannot take it: too little memory, or a TensorRT without uint8 inputs.
     """
     report = artifact.load(Report, folder / REPORT)
     engines = _judged(folder, report)
     precision = str(engines[0].details["precision"])
     graphs = tuple(_graph(folder, precision, typing, device) for typing in device.typings)
+    _require_possible(device, graphs[0])
     return Material(
         graphs=graphs,
         engine=engines[0],
@@ -79,6 +84,25 @@ def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGr
             hint=f"edge-inception build --target {device.target.name} --bundle makes and proves it",
         )
     return artifact.load(TypedGraph, folder / name)
+
+
+def _require_possible(device: Device, graph: TypedGraph) -> None:
+    """Refuse what only a finished graph tells; all spellings have the same sizes and input.
+
+    Raises:
+        InputError: A version of ``device`` cannot take it.
+    """
+    precision, batch = Precision(graph.details["precision"]), int(graph.details["profile"]["max"])
+    found = statistics(load_graph(graph.path), batch=batch)
+    for version in device.tensorrt or (None,):
+        asked = feasibility.Request(
+            precision=precision,
+            tensorrt=version,
+            batch=batch,
+            element=str(graph.details["preprocess"].get("element", "float32")),
+            memory=estimate.memory_need(found, precision),
+        )
+        feasibility.require(device.target, asked)
 
 
 def _cache(folder: Path, precision: str, device: Device) -> Path | None:

@@ -134,6 +134,8 @@ def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptio
         dla=options.dla_core is not None,
         batch=options.profile.max,
         is_dynamic=options.profile.is_dynamic,
+        opset=typed.details.get("opset"),
+        element=str(typed.details["preprocess"].get("element", "float32")),
     )
     feasibility.require(hardware, asked)
 
@@ -143,10 +145,16 @@ def _options(typed: TypedGraph, hardware: Target, flags: dict[str, Any]) -> Comp
     from edge_inception.engines._backend import TENSORRT_OPTIONS, CompileOptions
     from edge_inception.spec import ShapeProfile
 
-    same = ("float_precision", *TENSORRT_OPTIONS)
+    asked, same = flags["compute_capability"], ("float_precision", *TENSORRT_OPTIONS)
+    capabilities = targets.compute_capabilities(hardware, asked)
+    if asked and asked != capabilities:
+        raise InputError(
+            f"--compute-capability is {', '.join(asked)}, '{hardware.name}' leaves no choice",
+            hint="leave it out, or choose --target rtx",
+        )
     return CompileOptions(
         profile=ShapeProfile(**typed.details["profile"]),
-        compute_capabilities=targets.compute_capabilities(hardware, flags["compute_capability"]),
+        compute_capabilities=capabilities,
         workspace_mib=flags["workspace"],
         memory_pools=dict(_pool(text) for text in flags["mem_pool_size"]),
         **{name: flags[name] for name in same},

@@ -45,8 +45,9 @@ class MemoryNeed:
 class Request:
     """What is asked of a target; None is not decided yet and refuses nothing.
 
-    ``batch`` is the largest, ``is_dynamic`` whether smaller ones are accepted too; ``opset`` that
-    of the graph; ``tensorrt`` and ``jetpack`` are versions such as ``10.3`` and ``6.2``.
+    ``batch`` is the largest, ``is_dynamic`` whether smaller ones are accepted too; ``opset`` and
+    ``element`` (type of the input) are those of the graph; ``tensorrt`` and ``jetpack`` are
+    versions such as ``10.3`` and ``6.2``.
     """
 
     precision: Precision
@@ -57,6 +58,7 @@ class Request:
     batch: int = 1
     is_dynamic: bool = False
     opset: int | None = None
+    element: str = "float32"
     memory: MemoryNeed | None = None
 
 
@@ -140,11 +142,13 @@ class Rule:
 _DEVICES = "facts/jetson.md 1.1"
 _JETPACKS = "facts/jetson.md 1.2"
 _API = "tags of NVIDIA/TensorRT, facts/jetson.md 2.1"
+_ENUMS = "enumerations of NVIDIA/TensorRT's tags, facts/jetson.md 2.2"
 _DLA = "TensorRT 11.4.1 release notes and support matrix, facts/jetson.md 3.1"
 _DLA_LIMITS = "TensorRT, DLA supported layers and restrictions, facts/jetson.md 3.2"
 _NO_DLA = "build for the GPU alone"
 _MAX_DLA_BATCH = 4096
 _FIRST, _TYPED, _NO_MORE_DLA, _DLA_AGAIN = (8, 2), (9,), (10, 8), (11, 4, 1)
+_PIXELS = (8, 5)
 _ELEVEN = (11,)
 
 _OF_THE_DEVICE = (
@@ -258,7 +262,7 @@ _OF_TENSORRT = (
         refuses=lambda case: case.asked.typing == "strong" and case.is_between((0,), _TYPED),
         reason="TensorRT {case.tensorrt} has no strongly typed networks",
         hint="the weakly typed graph",
-        source="enumerations of NVIDIA/TensorRT's tags, facts/jetson.md 2.2",
+        source=_ENUMS,
     ),
     Rule(
         refuses=lambda case: (
@@ -270,6 +274,12 @@ _OF_TENSORRT = (
         reason="DLA of TensorRT {case.tensorrt} takes no Q/DQ nodes, but a calibration cache",
         hint="--quantization implicit",
         source=_DLA_LIMITS,
+    ),
+    Rule(
+        refuses=lambda case: case.asked.element == "uint8" and case.is_between(_FIRST, _PIXELS),
+        reason="TensorRT {case.tensorrt} takes no uint8 input, 8.5 is the first that does",
+        hint="export without --fold-preprocessing, so that the input is float32",
+        source=_ENUMS,
     ),
     Rule(
         refuses=lambda case: (case.asked.opset or 0) > (case.opset or 0) > 0,

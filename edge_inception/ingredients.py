@@ -247,6 +247,7 @@ def device(recipe: Recipe, name: str) -> Device:
         dla=recipe.dla,
         batch=profile.max,
         is_dynamic=profile.min != profile.max,
+        element=recipe.fold.get("element", "float32"),
     )
     # The DLA runs part of the network at most, and the GPU what is left: its versions count too.
     versions = _shipped(row, tensorrt_versions(row, dataclasses.replace(asked, dla=False)), recipe)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_inception import artifact, stage
-from edge_inception.artifact import EngineFile, TypedGraph
+from edge_inception.artifact import CalibrationCache, EngineFile, TypedGraph
 from edge_inception.engines import _backend, _cuda, _inspection, _nvinfer, _trtexec
 from edge_inception.engines._backend import Availability, CompileOptions
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
@@ -249,6 +249,8 @@ def equivalent_command(
     if vendor.tool != "trtexec":  # TensorRT-RTX: one release so far, and no choice of typing
         settings = settings._replace(typing="weak", precision="fp32")
         _, *words = _trtexec.command(_RTX_SPELLING, settings, str(typed.path), str(path), shape)
+        asked = ",".join(name.replace(".", "") for name in settings.compute_capabilities)
+        words += ["--computeCapabilities=" + asked] if asked else []
         return " ".join([vendor.tool, *words])
     version = tuple(int(part) for part in str(library(vendor).__version__).split(".")[:3])
     return " ".join(_trtexec.command(version, settings, str(typed.path), str(path), shape))
@@ -267,12 +269,23 @@ def _check_options(vendor: Vendor, trt: Any, typed: TypedGraph, options: Compile
         )
     _backend.check_profile(typed, _static_batch(typed), options.profile)
     _backend.refuse_options(vendor.name, options, vendor.honours | {"float_precision"})
+    _check_cache(typed, options)
+    if options.allow_gpu_fallback and options.dla_core is None:
+        raise InputError(
+            "GPU fallback is what a build for a DLA core may have, and none is asked for",
+            hint="add --use-dla-core, or leave --allow-gpu-fallback out",
+        )
     if options.float_precision != "f32":
         raise InputError(
             f"backend '{vendor.name}' takes float precision from the graph, "
             f"got {options.float_precision}",
             hint="leave it out, and use --precision fp16 for float16",
         )
+    _check_names(trt, options)
+
+
+def _check_names(trt: Any, options: CompileOptions) -> None:
+    """Refuse pools, hardware levels and compute capabilities that nobody knows."""
     for pool in options.memory_pools:
         if pool not in _nvinfer.POOLS:
             raise unknown("memory pool", pool, _nvinfer.POOLS)
@@ -283,6 +296,31 @@ def _check_options(vendor: Vendor, trt: Any, typed: TypedGraph, options: Compile
     for name in options.compute_capabilities:
         if name not in known:
             raise unknown("compute capability", name, known)
+
+
+def _check_cache(typed: TypedGraph, options: CompileOptions) -> None:
+    """Refuse an implicit int8 graph without its calibration cache, and a cache that is not read."""
+    path = options.calibration_cache
+    is_read = (typed.details.get("typing"), typed.details.get("precision")) == ("implicit", "int8")
+    if is_read and path is None:
+        raise InputError(
+            f"{typed.path} is int8 by its calibration cache, and none was given",
+            hint="--calibration-cache: quantize wrote it beside the graph",
+        )
+    if path is not None and not is_read:
+        raise InputError(
+            f"{typed.path} does not read {path}: its scales are in the graph, or it is not int8",
+            hint="leave --calibration-cache out, or quantize --typing implicit",
+        )
+    if path is None or not artifact.sidecar_path(path).exists():
+        return  # missing, or another tool's: the build reads it or says why not
+    graph = artifact.load(CalibrationCache, path).provenance.parents.get("typed graph")
+    if graph != typed.sha256:
+        raise InputError(
+            f"{path} belongs to typed graph {str(graph)[:12]}, not to {typed.path} "
+            f"({typed.sha256[:12]})",
+            hint="give the cache that quantize wrote beside this graph",
+        )
 
 
 def _check_int8(

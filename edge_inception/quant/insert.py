@@ -15,6 +15,7 @@ from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
 from edge_inception.errors import InputError
 from edge_inception.graph import check, dla, portable
 from edge_inception.graph.dla_rules import XAVIER
+from edge_inception.graph.refusals import opset_of
 from edge_inception.graph.statistics import fill_batch
 from edge_inception.quant import implicit, place, scales
 from edge_inception.quant.float16 import to_float16
@@ -148,6 +149,7 @@ def _typing(model: onnx.ModelProto, options: QuantizeOptions) -> dict[str, Any]:
         "precision": options.precision.value,
         "typing": options.spelling.value,
         "float_rest": rest.value,
+        "opset": opset_of(model),
         "input": source.name,
         "output": result.name,
         "input_shape": _shape(source),

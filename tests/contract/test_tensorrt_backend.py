@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edge_inception import artifact
-from edge_inception.artifact import EngineFile
+from edge_inception.artifact import CalibrationCache, EngineFile
 from edge_inception.engines import _cuda, _nvinfer, _plan_session
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.engines.tensorrt import BACKEND
@@ -126,6 +126,33 @@ def test_missing_cache_file_is_an_input_error(device, tmp_path):
     options = CompileOptions(profile=PROFILE, calibration_cache=tmp_path / "no.cache")
     with pytest.raises(InputError, match=r"no\.cache"):
         BACKEND.compile(implicit, options, device.path)
+
+
+def test_cache_that_is_not_the_graphs_is_refused(device, tmp_path):
+    """A cache that the graph does not read, none where it reads one, and another graph's."""
+    device.install("8.5")
+    cache = tmp_path / "some.cache"
+    cache.write_bytes(b"TRT-8502-EntropyCalibration2\n")
+    with pytest.raises(InputError, match=r"does not read .*some\.cache"):
+        device.compile("weak_fp32", calibration_cache=cache)
+    typed = device.typed("weak")
+    implicit = dataclasses.replace(typed, details={**typed.details, "typing": "implicit"})
+    with pytest.raises(InputError, match="and none was given"):
+        BACKEND.compile(implicit, CompileOptions(profile=PROFILE), device.path)
+    parents = {"typed graph": "f" * 64}
+    origin = dataclasses.replace(typed.provenance, parents=parents)
+    artifact.publish(CalibrationCache, cache, cache.read_bytes(), provenance=origin)
+    options = CompileOptions(profile=PROFILE, calibration_cache=cache)
+    with pytest.raises(InputError, match="belongs to typed graph ffffffffffff, not to"):
+        BACKEND.compile(implicit, options, device.path)
+    assert device.world.names() == []
+
+
+def test_fallback_needs_a_core(device):
+    """GPU fallback without a DLA core would do nothing, so it is refused."""
+    device.install("8.5")
+    with pytest.raises(InputError, match="none is asked for"):
+        device.compile("weak_fp32", allow_gpu_fallback=True)
 
 
 @pytest.mark.parametrize(

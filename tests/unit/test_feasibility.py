@@ -214,6 +214,16 @@ REFUSED = [
             ("orin-nano-8gb", "8.6.2"),
         )
     ),
+    # 2.2: DataType.UINT8 came with 8.5
+    *(
+        (
+            name,
+            Request(precision=FP16, element="uint8", tensorrt=version),
+            f"TensorRT {version} takes no uint8 input, 8.5 is the first that does {ENUMS}",
+            "export without --fold-preprocessing, so that the input is float32",
+        )
+        for name, version in (("nano-4gb", "8.2.1"), ("agx-xavier-32gb", "8.4.1"))
+    ),
     # 1.3: what the parser reads
     *(
         (
@@ -277,6 +287,8 @@ REFUSED = [
 POSSIBLE = [
     ("nano-4gb", Request(precision=FP16, typing="weak", opset=13), "8.2.1"),
     ("nano-4gb", Request(precision=FP32), "8.2.1"),
+    ("xavier-nx-8gb", Request(precision=INT8, element="uint8"), "8.5.2"),
+    ("rtx-4090", Request(precision=FP16, element="uint8"), ""),
     ("tx2-8gb", Request(precision=FP16, tensorrt="8.2.1"), "8.2.1"),
     (
         "xavier-nx-8gb",
@@ -324,6 +336,7 @@ def named(row):
     asked = row[1]
     words = [row[0], asked.precision.value, asked.typing, asked.tensorrt, asked.jetpack]
     words += ["dla" if asked.dla else None, asked.opset and f"opset{asked.opset}"]
+    words += [asked.element if asked.element != "float32" else None]
     return "-".join(word for word in words if word)
 
 

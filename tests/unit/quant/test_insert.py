@@ -86,10 +86,11 @@ def test_every_typed_graph_is_valid_onnx_with_float32_ends(graph, ranges, tmp_pa
     ("name", "stamp"), [("int8", (19, 9)), ("int8_weak", (13, 7)), ("fp16", (19, 9))]
 )
 def test_opset_and_ir_version_of_a_spelling(graph, ranges, tmp_path, name, stamp):
-    """Strong is opset 19 with IR version 9, weak is 13 with 7."""
+    """Strong is opset 19 with IR version 9, weak is 13 with 7; the sidecar tells the opset."""
     typed = quantize(graph, ranges, ALL[name], tmp_path / "typed.onnx")
     model = onnx.load(str(typed.path))
     assert (model.opset_import[0].version, model.ir_version) == stamp
+    assert typed.details["opset"] == stamp[0]
 
 
 def test_counts_and_details(graph, ranges, tmp_path):
@@ -109,6 +110,7 @@ def test_counts_and_details(graph, ranges, tmp_path):
         "precision": "int8",
         "typing": "weak",
         "float_rest": "fp16",
+        "opset": 13,
         "input": "input",
         "output": "logits",
         "input_shape": [1, 3, 16, 16],
