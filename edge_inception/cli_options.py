@@ -124,7 +124,9 @@ validation_options = _options(
     skip_option,
 )
 typing_options = _options(
-    click.option("--precision", help="fp32, fp16 or int8."),
+    click.option(
+        "--precision", help="fp32, fp16 or int8; for build also best: the faster of those accurate."
+    ),
     click.option("--float-rest", help="fp16 or fp32: the part of an int8 graph that is float."),
 )
 batch_options = _options(

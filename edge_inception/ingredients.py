@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -157,6 +157,7 @@ def validate_options(
         batch=recipe.profile.opt,
         rounds=recipe.latency_rounds,
         calls_per_block=recipe.latency_calls,
+        is_best=recipe.is_best,
         baseline=_reference(recipe),
     )
 
@@ -201,6 +202,8 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
         InputError: Unknown target, an impossible request, or JetPack or DLA without such a target.
     """
     rows = [targets.target(name) for name in dict.fromkeys(recipe.targets)]
+    if recipe.is_best:
+        _require_choice(recipe, [row for row in rows if not row.is_compiled_here])
     found = tuple(device(recipe, row.name) for row in rows if not row.is_compiled_here)
     asked = {"jetpack": recipe.jetpack, "tensorrt": recipe.tensorrt, "use-dla": recipe.dla}
     useless = next((flag for flag, value in asked.items() if value and not found), "")
@@ -210,6 +213,16 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
             hint="--target orin-nx-16gb, or another that `edge-inception targets` lists",
         )
     return found
+
+
+def _require_choice(recipe: Recipe, elsewhere: Sequence[Target]) -> None:
+    """Refuse to choose a precision by the speed of another machine than the one it is for."""
+    if elsewhere or recipe.bundle:
+        what = f"target {elsewhere[0].name}" if elsewhere else "--bundle"
+        raise InputError(
+            f"--precision best measures on this machine, {what} is for another",
+            hint="build --bundle with --precision fp16 and with int8, then device.py bench both",
+        )
 
 
 def bundled(

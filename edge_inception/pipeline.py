@@ -118,6 +118,7 @@ class _Build:
         report, shipped = self.stages(keep_failed=keep_failed)
         record = json.loads(report.path.read_text(encoding="utf-8"))
         status = record["verdict"]["status"]
+        shipped = _chosen(shipped, record)
         if status == "FAILED" and not keep_failed:
             self._withhold(shipped, "gate failed")
             if self._recipe.precision is Precision.INT8:
@@ -138,8 +139,9 @@ class _Build:
         baseline = steps.baseline(plain)
         typed = {Precision.FP32: steps.quantize(simplified, None, Precision.FP32)}
         ranges = steps.calibrate(simplified)
-        if precision is not Precision.FP32:
-            typed[precision] = steps.quantize(simplified, ranges, precision)
+        for asked in self._recipe.precisions:
+            if asked is not Precision.FP32:
+                typed[asked] = steps.quantize(simplified, ranges, asked)
         entries = [entry for name in self._hosts for entry in steps.compile(name, typed)]
         if any(device.needs_weak for device in self._devices):
             weak = steps.quantize(simplified, ranges, precision, WEAK)
@@ -187,6 +189,15 @@ class _Build:
             engine.path.unlink()
             artifact.sidecar_path(engine.path).unlink()
         self._listener.note(f"{why}: engines withheld (--keep-failed keeps them)")
+
+
+def _chosen(engines: list[EngineFile], report: Mapping[str, Any]) -> list[EngineFile]:
+    """The engines that ``--precision best`` chose, one for a target; all where it had no choice."""
+    if not report.get("choices"):
+        return engines
+    made = report["context"]["engines"]
+    chosen = {made[choice["row"]]["sha256"] for choice in report["choices"]}
+    return [engine for engine in engines if engine.sha256 in chosen]
 
 
 def _calibration_set(recipe: Recipe, validation: ImageSet, listener: Listener) -> ImageSet | None:

@@ -108,6 +108,7 @@ class Recipe:
     """Everything one build needs. ``targets`` empty: those this machine can compile for.
 
     ``jetpack`` and ``tensorrt`` empty: all that a device ships with; ``dla``: its accelerators too.
+    ``is_best``: FP16 and INT8 are both built and one is chosen; ``precision`` is then INT8.
 
     ``preprocess`` and ``model_options`` hold only what the recipe sets; the rest comes from the
     checkpoint's family. With ``is_foreign`` ``checkpoint`` is an ONNX graph, ``model`` its name.
@@ -125,6 +126,7 @@ class Recipe:
     labels: Path | None
     skip_bad_images: bool
     precision: Precision
+    is_best: bool
     targets: tuple[str, ...]
     profile: ShapeProfile
     threads: int
@@ -145,6 +147,11 @@ class Recipe:
     head: Head = field(default_factory=Head)
     fold: Mapping[str, str] = field(default_factory=dict)
     is_foreign: bool = False
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """What is built and judged: the precision that was asked for, or both that may win."""
+        return (Precision.FP16, Precision.INT8) if self.is_best else (self.precision,)
 
 
 def find_recipe(start: Path) -> Path | None:
@@ -260,6 +267,7 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         labels=Path(data["labels"]) if "labels" in data else None,
         skip_bad_images=data.get("skip_bad_images", False),
         precision=_precision(build.get("precision", "int8")),
+        is_best=build.get("precision") == _BEST,
         targets=tuple(str(name) for name in build.get("targets", ())),
         profile=_profile(build, where),
         threads=_at_least(build.get("threads", 0), 0, "build.threads", where),
@@ -313,6 +321,7 @@ def _subject(model: Table, where: str) -> tuple[str, Path]:
     return model["name"], Path(model["checkpoint"])
 
 
+_BEST = "best"
 _FLOAT_RESTS = ("fp16", "fp32")
 # Key -> lowest and highest value that can mean something.
 _GATE_LIMITS: Mapping[str, tuple[float, float]] = {
@@ -342,7 +351,8 @@ def _source(data: Table, role: str) -> Source | None:
 
 
 def _precision(name: str) -> Precision:
-    return Precision(one_of(name, [precision.value for precision in Precision], "precision"))
+    known = [*(precision.value for precision in Precision), _BEST]
+    return Precision.INT8 if one_of(name, known, "precision") == _BEST else Precision(name)
 
 
 def _at_least(value: int, least: int, name: str, where: str) -> int:

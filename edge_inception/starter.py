@@ -35,7 +35,7 @@ validation = "labelled"            # a folder of class folders; plain images: no
 # skip_bad_images = false          # true leaves unreadable images out and counts them
 
 [build]
-precision = "int8"                 # fp32, fp16 or int8
+precision = "int8"                 # fp32, fp16, int8, or best of the two
 # targets = ["cpu"]                # `edge-inception targets` lists all
 # batch = 1
 # dynamic_batch = "1:4:8"          # MIN:OPT:MAX instead of a static batch

@@ -321,8 +321,13 @@ class Steps:
             target=f"{target.name}, {variant.says}" if variant.says else target.name,
             precision=precision.value,
             float_precision=float_precision,
-            is_subject=precision is self._recipe.precision and float_precision == "f32",
+            is_subject=self._is_subject(precision, float_precision),
         )
+
+    def _is_subject(self, precision: Precision, float_precision: str) -> bool:
+        if float_precision == "f32":
+            return precision in self._recipe.precisions
+        return self._recipe.is_best  # bfloat16 is one more way to be faster than float32
 
     def validate(self, baseline: Baseline, entries: list[EngineEntry]) -> Report:
         """Engines to report, as JSON and as Markdown."""

@@ -52,12 +52,13 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Everything people read: title lines, column heads, rows, notes, checks, the last line."""
+    """Everything people read: title, column heads, rows, notes, choices, checks, last line."""
 
     title: tuple[str, ...]
     columns: tuple[tuple[str, str], ...]
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
+    choices: tuple[str, ...]
     checks: tuple[tuple[str, str], ...]
     last_line: str
 
@@ -83,6 +84,9 @@ def table(report: Mapping[str, Any]) -> Table:
         columns=_COLUMNS,
         rows=rows,
         notes=tuple(notes),
+        choices=tuple(
+            f"{choice['target']}: {choice['sentence']}" for choice in report.get("choices", ())
+        ),
         checks=tuple((check["status"], check["sentence"]) for check in verdict["checks"]),
         last_line=f"{verdict['status']}: {verdict['sentence']}",
     )

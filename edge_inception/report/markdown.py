@@ -30,6 +30,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     lines += [f"{number}. {escape(note)}" for number, note in enumerate(content.notes, start=1)]
     if content.notes:
         lines.append("")
+    lines += [f"- chosen for {escape(choice)}" for choice in content.choices]
     lines += [f"- {status}: {escape(sentence)}" for status, sentence in content.checks]
     lines += ["", f"**{escape(content.last_line)}**", ""]
     return "\n".join(lines)

@@ -35,6 +35,8 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
     for number, note in enumerate(content.notes, start=1):
         out.print(Text(f"[{number}] {note}"))
     out.print()
+    for choice in content.choices:
+        out.print(Text(f"{'chosen':<13}{choice}"))
     for status, sentence in content.checks:
         out.print(Text.assemble((f"{status:<13}", _STYLES[status]), sentence))
     status, _, reason = content.last_line.partition(":")

@@ -43,7 +43,8 @@ class ValidateOptions:
     """Choices of one validation.
 
     ``baseline`` is what the baseline was recorded with, to be timed beside the engines.
-    ``batch`` is the number of images of one latency call.
+    ``batch`` is the number of images of one latency call. ``is_best``: the subjects of one target
+    compete, and the one that is chosen is judged.
     """
 
     model: str
@@ -53,6 +54,7 @@ class ValidateOptions:
     batch: int = 1
     rounds: int = 10
     calls_per_block: int = 20
+    is_best: bool = False
     baseline: Reference = field(default_factory=Reference)
 
 

@@ -9,6 +9,7 @@ is ``{value, lower, upper, method}``; what was not measured is null; infinite SQ
 - ``rows``: name, role ("baseline", "reference", "subject", "other"), backend, precision,
   float_precision, ``accuracy`` (Accuracy), ``latency`` (Latency), ``speedup`` over the reference,
   ``size_bytes``, ``weight_bytes``, ``executed_layers`` {type: count}, note;
+- ``choices``: target, row, sentence of the engines that were chosen where several competed;
 - ``verdict``: status, sentence, checks [{name, wanted, got, lower, upper, status, sentence}];
 - ``machine`` (Machine) and ``latency_options`` (LatencyOptions), null without latencies.
 """
@@ -76,6 +77,15 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The engine of a target that ships when several compete: name of its row, and why."""
+
+    target: str
+    row: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """Everything one validation found; one row is a subject, or several spellings of it are."""
 
@@ -84,6 +94,7 @@ class Outcome:
     data: Mapping[str, Any]
     rows: tuple[Row, ...]
     verdict: Verdict
+    choices: tuple[Choice, ...] = ()
     machine: Machine | None = None
     latency_options: LatencyOptions | None = None
     context: Mapping[str, Any] = field(default_factory=dict)

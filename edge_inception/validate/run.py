@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from edge_inception.imageset import ImageSet
 from edge_inception.spec import Gates, Head, Preprocess, Progress, no_progress
 from edge_inception.validate import accuracy, gate, latency, machine
 from edge_inception.validate.accuracy import Accuracy, BaselineArrays
+from edge_inception.validate.choice import Candidate, choose
 from edge_inception.validate.latency import Contender, Latency, LatencyOptions
 from edge_inception.validate.options import (
     EngineEntry,
@@ -27,7 +29,7 @@ from edge_inception.validate.options import (
     require_gates,
     validate_provenance,
 )
-from edge_inception.validate.outcome import Outcome, Role, Row, to_json, with_speedups
+from edge_inception.validate.outcome import Choice, Outcome, Role, Row, to_json, with_speedups
 
 _SCORE_BATCH = 16
 _BLOCK_WEIGHT = 10  # images scored in about the time of one block of timed calls
@@ -75,6 +77,7 @@ def validate(
     rows = with_speedups(
         (_baseline_row(arrays, timed, head, options.baseline), *_rows(entries, scores, timed))
     )
+    rows, choices = _choose(rows, entries, options) if options.is_best else (rows, ())
     outcome = Outcome(
         model=options.model,
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -87,6 +90,7 @@ def validate(
         },
         rows=rows,
         verdict=_verdict(rows, options),
+        choices=choices,
         machine=machine.describe(),
         latency_options=_latency_options(options),
         context={
@@ -258,6 +262,32 @@ def _total(weight_bytes: Any) -> int | None:
 def _flat(layers: dict[str, dict[str, int]]) -> dict[str, int]:
     """{"Convolution": {"i8": 149}} as {"Convolution i8": 149}."""
     return {f"{kind} {p}": n for kind, counts in layers.items() for p, n in counts.items()}
+
+
+def _choose(
+    rows: tuple[Row, ...], entries: Sequence[EngineEntry], options: ValidateOptions
+) -> tuple[tuple[Row, ...], tuple[Choice, ...]]:
+    """Rows in which only the chosen engines are judged, and what was chosen for each target."""
+    by_name = {row.name: row for row in rows}
+    competing: dict[str, list[Candidate]] = {}
+    for entry in entries:
+        if entry.is_subject:
+            row = by_name[name_of(entry)]
+            verdict, details = _judged(row, options.gates), entry.engine.details
+            candidate = Candidate(row=row, verdict=verdict, details=details)
+            competing.setdefault(entry.target, []).append(candidate)
+    choices = tuple(choose(target, found) for target, found in competing.items())
+    chosen = {choice.row for choice in choices}
+    executed = {row.name for row in rows if row.name in chosen and row.accuracy}
+    judged = executed or chosen
+    lost = {one.row.name for found in competing.values() for one in found} - judged
+    return tuple(_in_role(row, judged, lost) for row in rows), choices
+
+
+def _in_role(row: Row, judged: AbstractSet[str], lost: AbstractSet[str]) -> Row:
+    if row.name in judged:
+        return replace(row, role=Role.SUBJECT)
+    return replace(row, role=Role.OTHER) if row.name in lost else row
 
 
 def _verdict(rows: tuple[Row, ...], options: ValidateOptions) -> gate.Verdict:

@@ -1,0 +1,121 @@
+"""Which precision of a target to ship: INT8 has to earn its place.
+
+Where engines were executed, their gates come first and then latency: INT8 is chosen when the whole
+interval of its speed-up over the fastest float engine lies above 1. Where none was executed, the
+compiled plans are compared by kernels and by the activations these move: TensorRT-RTX fuses less in
+INT8 than in FP16, and a plan of more kernels and more traffic is no faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from edge_inception.validate.gate import Status, Verdict
+from edge_inception.validate.latency import ratio
+from edge_inception.validate.outcome import Choice, Row
+
+_ORDER = (Status.PASSED, Status.INCONCLUSIVE, Status.FAILED)
+_MEGA = 1e6
+_INT8 = "int8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An engine that may ship, and the verdict on it; ``details`` are those of its sidecar."""
+
+    row: Row
+    verdict: Verdict
+    details: Mapping[str, Any]
+
+
+class _Plan(NamedTuple):
+    """What a plan that was not executed is judged by; megabytes for one run."""
+
+    kernels: int
+    activations: float
+    weights: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kernels} kernels that move {self.activations:.0f} MB of activations, "
+            f"{self.weights:.1f} MB of weights"
+        )
+
+
+def choose(target: str, candidates: Sequence[Candidate]) -> Choice:
+    """One of the engines of a target.
+
+    Args:
+        target: Its name.
+        candidates: At least one in float and one of int8, executed all or none.
+
+    Raises:
+        ValueError: One kind is missing.
+    """
+    floats = [one for one in candidates if one.row.precision != _INT8]
+    int8 = [one for one in candidates if one.row.precision == _INT8]
+    if not floats or len(int8) != 1:
+        raise ValueError(f"{target}: nothing to choose between")
+    if all(one.row.latency for one in candidates):
+        return _by_latency(target, floats, int8[0])
+    return _by_plan(target, floats, int8[0])
+
+
+def _by_latency(target: str, floats: Sequence[Candidate], int8: Candidate) -> Choice:
+    best = min(floats, key=lambda one: (_ORDER.index(one.verdict.status), _p50(one)))
+    statuses = int8.verdict.status, best.verdict.status
+    if statuses[0] is not statuses[1]:
+        winner, loser = sorted((int8, best), key=lambda one: _ORDER.index(one.verdict.status))
+        return _choice(target, winner, f"{_title(loser)} is {loser.verdict.line}")
+    faster = ratio(_latency(best), _latency(int8))
+    figures = f"{faster.value:.2f}x (95 % interval {faster.lower:.2f} to {faster.upper:.2f})"
+    if faster.lower > 1.0:
+        return _choice(target, int8, f"{figures} as fast as {_title(best)}")
+    if faster.upper < 1.0:
+        return _choice(target, best, f"INT8 is slower here, {figures} as fast")
+    return _choice(target, best, f"INT8 is not seen to be faster here, {figures} as fast")
+
+
+def _by_plan(target: str, floats: Sequence[Candidate], int8: Candidate) -> Choice:
+    best = floats[0]
+    plans = _plan(int8.details), _plan(best.details)
+    if None in plans:
+        return _choice(target, best, "not executed here, and the plans tell nothing of INT8")
+    ours, theirs = plans
+    evidence = f"not executed here; INT8: {ours}; {_title(best)}: {theirs}"
+    is_less = ours.kernels <= theirs.kernels and ours.activations <= theirs.activations  # type: ignore[union-attr]
+    if is_less:
+        return _choice(target, int8, evidence)
+    return _choice(target, best, f"{evidence}; measure both on the GPU if size matters more")
+
+
+def _choice(target: str, winner: Candidate, sentence: str) -> Choice:
+    return Choice(target=target, row=winner.row.name, sentence=f"{_title(winner)}: {sentence}")
+
+
+def _title(candidate: Candidate) -> str:
+    """``INT8``, ``FP16``, or ``FP32 at bf16``."""
+    row = candidate.row
+    floats = row.float_precision
+    return row.precision.upper() + (f" at {floats}" if floats not in {"", "f32"} else "")
+
+
+def _latency(candidate: Candidate) -> Any:
+    return candidate.row.latency
+
+
+def _p50(candidate: Candidate) -> float:
+    return float(_latency(candidate).p50_ms)
+
+
+def _plan(details: Mapping[str, Any]) -> _Plan | None:
+    """The figures that the plan's own library told when it was compiled."""
+    if not details.get("num_kernels"):
+        return None
+    return _Plan(
+        kernels=int(details["num_kernels"]),
+        activations=details["activation_bytes"] / _MEGA,
+        weights=details["total_weight_bytes"] / _MEGA,
+    )
