@@ -29,6 +29,9 @@ _COARSE_STEPS = 24
 _COARSE_RATIO = 2.0**-0.25
 _FINE_STEPS = 32
 
+_BINS_OF_KL = 2048
+_LEVELS_OF_KL = 128
+
 
 def bin_edges() -> NDArray[np.float64]:
     """Edges [NUM_BINS + 1] of the bins: bin i counts magnitudes in [edges[i], edges[i + 1]).
@@ -148,12 +151,98 @@ def _error_area(steps: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(nearest / 12 + rest * rest * rest / 3)  # ** 3 is ten times slower
 
 
-_PLAIN: Mapping[str, Calibrator] = {"max": maximum, "mse": mean_squared_error}
+def entropy(seen: Observation) -> float:
+    """The amax at which 128 levels tell most about the values: TensorRT's entropy calibrator 2.
+
+    Of the candidates i / 2048 of the exact amax, i = 128..2048, the last one with the least
+    Kullback-Leibler divergence between the clipped distribution and its 128 levels. ReLU's zeros
+    carry no weight: the first of 2048 bins counts as much as the second. Where outliers are so far
+    out that no candidate can clip them, which leaves the maximum alone, the 2048 bins of half the
+    range, and of half of that, give more of them.
+
+    It is the loss of information that is least, not the error: rare large values are cut off, so it
+    suits plain Inceptions and harms the stream of residual networks, whose large values matter
+    (8.6 dB of SQNR against 15.7 dB of ``mse`` on a trained Inception-ResNet-v1).
+
+    Source: GTC 2017 S7310 (Migacz); ``calib/histogram.py``, tools/pytorch-quantization,
+    NVIDIA/TensorRT.
+    """
+    reach, best = seen.amax, (np.inf, seen.amax)
+    while reach > 0.0:
+        count, above = linear_histogram(seen, reach)
+        count[0] = count[1]
+        if not count.any():
+            break
+        loss = divergence(count, above)
+        last = loss.size - 1 - int(np.argmin(loss[::-1]))
+        best = min(best, (float(loss[last]), reach * (last + _LEVELS_OF_KL) / count.size))
+        if np.isfinite(loss[:-1]).any():
+            break
+        reach /= 2
+    return best[1]
+
+
+def linear_histogram(seen: Observation, reach: float) -> tuple[NDArray[np.float64], float]:
+    """Counts [2048] in bins of equal width from 0 to ``reach``, and the count beyond; all whole.
+
+    Values lie evenly inside a bin of the observation. The running total is rounded to whole counts,
+    so that a lone value stays one value in one bin: the divergence asks which bins are empty.
+    """
+    edges, count = seen.mass()
+    total = np.concatenate([[0.0], np.cumsum(count)])
+    below = np.rint(np.interp(np.linspace(0.0, reach, _BINS_OF_KL + 1), edges, total))
+    if reach >= seen.amax:
+        below[-1] = total[-1]
+    return np.diff(below), float(total[-1] - below[-1])
+
+
+def divergence(count: NDArray[np.float64], above: float) -> NDArray[np.float64]:
+    """KL(P_i || Q_i) of every candidate i = 128..B, infinite where Q_i misses what P_i has.
+
+    P_i is the first i bins, with all that lies beyond them added to the last. Q_i spreads what each
+    of 128 equal parts of those i bins holds over its bins that are not empty. With S_k the mass and
+    n_k the number of such bins in the part of bin k, N the sum of all counts and R that of the
+    counts beyond i: ``sum(P log P) / N - log N - sum_k P_k log(S_k / n_k) / N + log(N - R)``.
+    All sums come from prefix sums, so a candidate costs 128 steps, not i.
+
+    Args:
+        count: [B], not all zero, B >= 128.
+        above: Count beyond the last bin.
+    """
+    candidates = np.arange(_LEVELS_OF_KL, count.size + 1)
+    # Edges of part j are the whole numbers from j * i / 128 on, so rounded up.
+    first = -(-np.arange(_LEVELS_OF_KL + 1) * candidates[:, None] // _LEVELS_OF_KL)
+    mass, filled = (
+        np.diff(np.concatenate([[0.0], np.cumsum(values)])[first], axis=1)
+        for values in (count, count > 0)
+    )
+    level = np.log(np.divide(mass, filled, out=np.ones_like(mass), where=filled > 0))
+    whole = count.sum() + above
+    beyond = whole - mass.sum(axis=1)
+    edge = count[candidates - 1]
+    reference = np.cumsum(_x_log_x(count))[candidates - 1] - _x_log_x(edge)
+    reference += _x_log_x(edge + beyond)
+    spread = (mass * level).sum(axis=1) + beyond * level[:, -1]
+    misses = (beyond == whole) | ((edge == 0) & (beyond > 0))
+    inside = np.log(np.where(misses, 1.0, whole - beyond))
+    loss = (reference - spread) / whole - np.log(whole) + inside
+    return np.where(misses, np.inf, loss)
+
+
+def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(values * np.log(np.where(values > 0, values, 1.0)))
+
+
+_PLAIN: Mapping[str, Calibrator] = {
+    "max": maximum,
+    "mse": mean_squared_error,
+    "entropy": entropy,
+}
 _NAMES = (*_PLAIN, "percentile:P")
 
 
 def calibrator(name: str) -> Calibrator:
-    """The calibrator called ``max``, ``mse`` or ``percentile:P``, such as ``percentile:99.99``.
+    """The calibrator called ``max``, ``mse``, ``entropy`` or ``percentile:P``.
 
     Raises:
         InputError: No such calibrator, or P is not a number above 0 and at most 100.

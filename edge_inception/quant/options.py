@@ -43,10 +43,10 @@ class FloatRest(Enum):
 class CalibrateOptions:
     """Choices of one calibration.
 
-    ``calibrator``: ``max``, ``mse`` or ``percentile:P``. ``threads`` 0 means all cores the process
-    may use. ``max_images`` 0 means the whole set. ``max_positions`` bounds how many elements of one
-    tensor of one image enter the histogram, 0 means all; ``seed`` places them. The exact amax
-    always sees every element.
+    ``calibrator``: ``max``, ``mse``, ``entropy`` or ``percentile:P``. ``threads`` 0 means all cores
+    the process may use. ``max_images`` 0 means the whole set. ``max_positions`` bounds how many
+    elements of one tensor of one image enter the histogram, 0 means all; ``seed`` places them. The
+    exact amax always sees every element.
     """
 
     preprocess: Preprocess
