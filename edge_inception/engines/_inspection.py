@@ -47,9 +47,9 @@ _ELEMENT = re.compile(r"\b({})\b".format("|".join(_SPELLINGS)), re.IGNORECASE)
 _CONVOLUTION = re.compile(r"conv|correlation", re.IGNORECASE)
 _MULTIPLIES = re.compile(r"conv|correlation|gemm|matri|fullyconnected", re.IGNORECASE)
 _SYNCHRONISATION = ("signal", "wait")
-_FAILURES = ("INTERNAL_ERROR", "ERROR")
-_NAMED = 3
-_PER_MILLE = 1000
+_FAILURES, _WARNING = ("INTERNAL_ERROR", "ERROR"), "WARNING"
+_READ = ("Layers:", "Total Weights Memory")  # of the rest of the log, which is long
+_NAMED, _PER_MILLE = 3, 1000
 
 Tensor = Tuple[str, Tuple[int, ...], str]
 
@@ -83,14 +83,15 @@ def capturing_logger(trt: "Library") -> "CapturingLogger":
             return logger
 
     class Capture(trt.ILogger):  # type: ignore[name-defined,misc]  # known at run time only
-        """Keeps every message; the libraries explain a None result nowhere else."""
+        """Keeps what is read; the libraries explain a None result nowhere else."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: List[Tuple[str, str]] = []
 
         def log(self, severity: Any, message: str) -> None:
-            self.messages.append((severity.name, message))
+            if severity.name in (*_FAILURES, _WARNING) or message.startswith(_READ):
+                self.messages.append((severity.name, message))
 
     _LOGGERS.append((trt, Capture()))
     return _LOGGERS[-1][1]
@@ -104,7 +105,7 @@ def failures(logger: "CapturingLogger") -> str:
 
 def warnings(logger: "CapturingLogger") -> List[str]:
     """The warnings that a capturing logger holds, each on one line and once."""
-    texts = [one_line(text) for severity, text in logger.messages if severity == "WARNING"]
+    texts = [one_line(text) for severity, text in logger.messages if severity == _WARNING]
     return list(dict.fromkeys(texts))
 
 

@@ -108,6 +108,14 @@ def build(trt: "Library", onnx_path: str, settings: BuildSettings) -> Built:
         OSError: The calibration cache or the timing cache cannot be read or written.
     """
     logger = _inspection.capturing_logger(trt)
+    plan = _serialized(trt, onnx_path, settings, logger)
+    return _described(trt, plan, logger, settings)
+
+
+def _serialized(
+    trt: "Library", onnx_path: str, settings: BuildSettings, logger: "CapturingLogger"
+) -> bytes:
+    """The plan; the builder and the network, which holds all weights, are freed again."""
     builder = _plan.started(trt.Builder, logger)
     network = builder.create_network(_network_flags(trt, settings))
     _parse(trt, network, logger, onnx_path)
@@ -120,26 +128,24 @@ def build(trt: "Library", onnx_path: str, settings: BuildSettings) -> Built:
         plan = builder.build_serialized_network(network, config)
     del kept
     if plan is None:
-        raise _failure(trt, logger, settings)
-    return _described(trt, bytes(plan), logger, settings)
-
-
-def _failure(trt: "Library", logger: "CapturingLogger", settings: BuildSettings) -> VendorError:
-    error = VendorError(_inspection.failures(logger))
-    if settings.compute_capabilities:
-        _forget_failed_build(trt)
-    return error
+        error = VendorError(_inspection.failures(logger))
+        if settings.compute_capabilities:
+            _forget_failed_build(trt)
+        raise error
+    return bytes(plan)
 
 
 def _described(
     trt: "Library", plan: bytes, logger: "CapturingLogger", settings: BuildSettings
 ) -> Built:
-    texts = [text for _, text in logger.messages]
-    warnings = _inspection.warnings(logger)
+    texts, warnings = [text for _, text in logger.messages], _inspection.warnings(logger)
     layers, source = _inspection.logged_layers(texts), "log"
-    inspected = inspect(trt, plan, settings.dla_core, is_trusted=settings.version_compatible)
-    if inspected:
-        layers, source = inspected, "inspector"
+    try:
+        inspected = _inspected(trt, plan, settings)
+        layers, source = (inspected, "inspector") if inspected else (layers, source)
+    except VendorError as error:  # TensorRT-RTX compiles without a GPU, but loads on one only
+        if not layers:
+            warnings.append("the plan's layers cannot be listed: {}".format(error))
     return Built(
         plan=plan,
         layers=layers,
@@ -149,23 +155,19 @@ def _described(
     )
 
 
-def inspect(
-    trt: "Library", plan: bytes, dla_core: Optional[int] = None, *, is_trusted: bool = False
-) -> List[Layer]:
-    """Layers of a plan by EngineInspector; none where the plan cannot be deserialized here.
+def _inspected(trt: "Library", plan: bytes, settings: BuildSettings) -> List[Layer]:
+    """Layers of a plan by EngineInspector.
 
-    TensorRT-RTX compiles without a GPU and deserializes only with one.
+    Raises:
+        VendorError: The plan cannot be deserialized here.
     """
-    try:
-        runtime, engine = _plan.deserialized(trt, plan, dla_core=dla_core, is_trusted=is_trusted)
-    except VendorError:
-        return []
-    inspector = engine.create_engine_inspector()
-    layers = _inspection.inspected_layers(
-        inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    runtime, engine = _plan.deserialized(
+        trt, plan, dla_core=settings.dla_core, is_trusted=settings.version_compatible
     )
+    inspector = engine.create_engine_inspector()
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     del inspector, engine, runtime
-    return layers
+    return _inspection.inspected_layers(text)
 
 
 def _forget_failed_build(trt: "Library") -> None:

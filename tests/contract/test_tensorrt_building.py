@@ -6,6 +6,8 @@ name that the release lacks fails here as it would there, and the order of calls
 
 from __future__ import annotations
 
+import weakref
+
 import fake_tensorrt_build
 import pytest
 from tensorrt_releases import (
@@ -329,3 +331,35 @@ def test_warnings_are_kept(release):
     trt, _ = open_release(release, warning="Some tactics\n  do not have enough memory")
     built = _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
     assert built.warnings == ["Some tactics do not have enough memory"]
+
+
+@each(RELEASES)
+def test_plan_that_does_not_load_is_told(release):
+    """A plan that the library builds and cannot load says why its layers are not known."""
+    trt, _ = open_release(release, refusal="Error Code 4: Internal Error (no memory)")
+    built = _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release)))
+    assert (built.layers, built.source) == ([], "")
+    reason = "the plan's layers cannot be listed: Error Code 4: Internal Error (no memory)"
+    assert built.warnings == [reason]
+
+
+@each(RELEASES)
+def test_builder_is_freed_before_the_plan_is_loaded(release, monkeypatch):
+    """The network holds all weights, and a small Jetson has no memory for them twice."""
+    trt, world = open_release(release)
+    alive = []
+    create, load = trt.Builder.create_network, trt.Runtime.deserialize_cuda_engine
+
+    def created(*given):
+        network = create(*given)
+        alive.append(weakref.ref(network))
+        return network
+
+    def loaded(*given):
+        world.calls.clear()  # which keep their arguments
+        assert [reference() for reference in alive] == [None]
+        return load(*given)
+
+    monkeypatch.setattr(trt.Builder, "create_network", created)
+    monkeypatch.setattr(trt.Runtime, "deserialize_cuda_engine", loaded)
+    assert _nvinfer.build(trt, "model.onnx", Settings(typing=typing_of(release))).layers
