@@ -41,8 +41,10 @@ def build(recipe: Recipe, *, force: bool = False, keep_failed: bool = False) -> 
     return pipeline.build(recipe, force=force, keep_failed=keep_failed)
 
 
-def open_engine(path: str | Path, *, threads: int = 0) -> Session:
+def open_engine(path: str | Path, *, threads: int = 0, cuda_graph: bool = True) -> Session:
     """A session on an engine file: ``run(images float32 [N, 3, H, W]) -> logits [N, classes]``.
+
+    ``threads`` 0 are all usable ones of a CPU; ``cuda_graph`` is for engines on a GPU.
 
     Raises:
         InputError: Not an engine, or it does not fit this machine.
@@ -50,7 +52,7 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Session:
     """
     from edge_inception import inference
 
-    return inference.open_engine(Path(path), threads=threads)
+    return inference.open_engine(Path(path), threads=threads, cuda_graph=cuda_graph)
 
 
 def classify(

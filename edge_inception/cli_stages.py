@@ -258,6 +258,7 @@ def _cache_version(options: QuantizeOptions, version: str | None) -> str:
 @validation_options
 @gate_options
 @_THREADS
+@click.option("--cuda-graph/--no-cuda-graph", default=True, help="On a GPU; else call by call.")
 @_OUT
 @terminal_options
 def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
@@ -280,7 +281,8 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
         loaded = artifact.load(EngineFile, engine)
         entry = ingredients.entry_of(loaded)
         ingredients.require_threads(recipe.threads)
-        options = ingredients.validate_options(recipe, images, loaded, terminal)
+        chosen = ingredients.validate_options(recipe, images, loaded, terminal)
+        options = dataclasses.replace(chosen, cuda_graph=flags["cuda_graph"])
         with terminal.working("validate") as progress:
             made = run(
                 artifact.load(Baseline, baseline_path),

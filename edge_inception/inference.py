@@ -25,19 +25,22 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
 
 
-def open_engine(path: str | Path, *, threads: int = 0) -> Session:
+def open_engine(path: str | Path, *, threads: int = 0, cuda_graph: bool = True) -> Session:
     """The engine at ``path`` as an open session; use it as a context manager.
+
+    ``threads`` 0 are all that this process may use. ``cuda_graph`` concerns engines on a GPU: their
+    work is launched as one captured piece where the driver can.
 
     Raises:
         InputError: Not an engine, hash or library version does not match its sidecar.
         BackendMissing: The engine's library is not installed or finds no device.
     """
-    return _open(artifact.load(EngineFile, Path(path)), threads)
+    options = SessionOptions(threads=threads, cuda_graph=cuda_graph)
+    return _open(artifact.load(EngineFile, Path(path)), options)
 
 
-def _open(engine: EngineFile, threads: int) -> Session:
-    backend = registry.backend(str(engine.details["backend"]))
-    return backend.open(engine, SessionOptions(threads=threads))
+def _open(engine: EngineFile, options: SessionOptions) -> Session:
+    return registry.backend(str(engine.details["backend"])).open(engine, options)
 
 
 def classify(
@@ -63,7 +66,7 @@ def classify(
             hint="edge_inception.open_engine(path).run(images) gives the vectors",
         )
     classes: Sequence[str] = engine.details.get("classes") or ()
-    with _open(engine, threads) as session:
+    with _open(engine, SessionOptions(threads=threads)) as session:
         for path in paths:
             answer = session.run(images.load_image(path, how)[np.newaxis])[0]
             scores = softmax(answer) if head.kind == "logits" else answer

@@ -230,8 +230,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(
         ("Div", "Pow"),
         Rule(
-            check=_never("TensorRT 8.2 to 10.7 offers no such layer on DLA"),
-            source=f"IElementWiseLayer, {HEADER}; {OPERATORS}",
+            check=_never("TensorRT 8.4 has no such layer on DLA, though 10.3 has"),
+            source=f"IElementWiseLayer, {HEADER}; operators/docs/ElementWise of TensorRT 10.3",
         ),
     ),
     **dict.fromkeys(

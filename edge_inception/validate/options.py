@@ -43,14 +43,16 @@ class ValidateOptions:
     """Choices of one validation.
 
     ``baseline`` is what the baseline was recorded with, to be timed beside the engines.
-    ``batch`` is the number of images of one latency call. ``is_best``: the subjects of one target
-    compete, and the one that is chosen is judged.
+    ``batch`` is the number of images of one latency call. ``cuda_graph``: engines on a GPU launch
+    captured work, where the driver can. ``is_best``: the subjects of one target compete, and the
+    one that is chosen is judged.
     """
 
     model: str
     preprocess: Preprocess
     gates: Gates
     threads: int = 0
+    cuda_graph: bool = True
     batch: int = 1
     rounds: int = 10
     calls_per_block: int = 20

@@ -127,7 +127,9 @@ def _score(
     options: ValidateOptions,
     progress: Progress,
 ) -> Accuracy:
-    with inference.open_engine(entry.engine.path, threads=options.threads) as session:
+    with inference.open_engine(
+        entry.engine.path, threads=options.threads, cuda_graph=options.cuda_graph
+    ) as session:
         details = entry.engine.details
         batches = images.batches(images_of.items, images.preprocess_of(details), _SCORE_BATCH)
         head = inference.head_of(details)
@@ -158,7 +160,7 @@ def _times(
             Contender(
                 name=name_of(entry),
                 factory="edge_inception.inference:open_engine",
-                arguments={"path": str(entry.engine.path)},
+                arguments={"path": str(entry.engine.path), "cuda_graph": options.cuda_graph},
                 images=fed[how],
             )
             for entry, how in zip(running, ways, strict=True)

@@ -24,7 +24,7 @@ def test_signatures():
         "build": ["recipe", "force", "keep_failed"],
         "classify": ["engine", "images", "top"],
         "load_recipe": ["path", "overrides"],
-        "open_engine": ["path", "threads"],
+        "open_engine": ["path", "threads", "cuda_graph"],
     }
     for name, parameters in wanted.items():
         found = inspect.signature(getattr(edge_inception, name)).parameters

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import edge_inception
 from edge_inception import images, inference, registry
-from edge_inception.engines._backend import CompileOptions
+from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.errors import InputError
 from edge_inception.spec import Preprocess
 
@@ -109,6 +111,16 @@ def test_changed_engine_is_refused(engine, photos):
         list(inference.classify(engine, photos))
     with pytest.raises(InputError, match=r"tiny\.ort\.onnx"):
         inference.open_engine(engine)
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_session_options_reach_the_backend(engine, monkeypatch, cuda_graph):
+    """Threads and the choice of CUDA graphs are those of the call, from the public door inwards."""
+    seen = []
+    opened = types.SimpleNamespace(open=lambda _engine, options: seen.append(options))
+    monkeypatch.setattr(registry, "backend", lambda _name: opened)
+    edge_inception.open_engine(engine, threads=3, cuda_graph=cuda_graph)
+    assert seen == [SessionOptions(threads=3, cuda_graph=cuda_graph)]
 
 
 def test_bad_image_is_named(engine, photos, tmp_path):

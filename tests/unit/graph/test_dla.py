@@ -88,7 +88,7 @@ ROWS = [
     ("r = Relu(x) y = Add(x, r)", ""),
     ("r = Relu(x) y = Sub(r, x)", ""),
     ("r = Relu(x) y = Max(r, x)", ""),
-    ("r = Relu(x) y = Div(r, x)", "no such layer"),
+    ("r = Relu(x) y = Div(r, x)", "TensorRT 8.4 has no such layer on DLA"),
     ("r = Relu(x) y = Pow(r, x)", "no such layer"),
     ("r = MaxPool<kernel_shape=[16,16]>(x) y = Mul(r, x)", "its inputs differ in size"),
     ("r = Relu(x) y = Sum(r, x, x)", "3 inputs, wanted 2"),
