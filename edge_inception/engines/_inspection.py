@@ -141,7 +141,7 @@ def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> An
             self._told = 0
 
         def phase_start(self, phase: str, parent: Optional[str], num_steps: int) -> None:
-            self._open[phase] = (parent, num_steps, 0)
+            self._open[phase] = (parent, max(num_steps, 1), 0)
 
         def step_complete(self, phase: str, step: int) -> bool:
             parent, num_steps, _ = self._open[phase]

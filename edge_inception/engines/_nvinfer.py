@@ -143,7 +143,7 @@ def _described(
     try:
         inspected = _inspected(trt, plan, settings)
         layers, source = (inspected, "inspector") if inspected else (layers, source)
-    except VendorError as error:  # TensorRT-RTX compiles without a GPU, but loads on one only
+    except (VendorError, ValueError) as error:  # no GPU for TensorRT-RTX; text that is no JSON
         if not layers:
             warnings.append("the plan's layers cannot be listed: {}".format(error))
     return Built(

@@ -343,6 +343,16 @@ def test_plan_that_does_not_load_is_told(release):
     assert built.warnings == [reason]
 
 
+def test_layers_that_are_no_json_lose_no_plan(monkeypatch):
+    """Text of the inspector that cannot be read is told; the plan took minutes and is kept."""
+    trt, _ = open_release("8.2")
+    monkeypatch.setattr(trt.EngineInspector, "get_engine_information", lambda *_: '{"Layers": [,]}')
+    built = _nvinfer.build(trt, "model.onnx", Settings(typing="weak"))
+    assert built.plan
+    assert built.layers == []
+    assert "the plan's layers cannot be listed" in built.warnings[0]
+
+
 @each(RELEASES)
 def test_builder_is_freed_before_the_plan_is_loaded(release, monkeypatch):
     """The network holds all weights, and a small Jetson has no memory for them twice."""

@@ -207,6 +207,7 @@ def test_progress_of_nested_phases_never_goes_back():
         assert monitor.step_complete("tactics", step)
     monitor.phase_finish("tactics")
     assert monitor.step_complete("build", 0)
+    monitor.phase_start("phase without steps", "build", 0)
     monitor.phase_start("serialize", "build", 1)
     assert monitor.step_complete("serialize", 0)
     monitor.phase_finish("serialize")
