@@ -14,7 +14,8 @@ Version = tuple[int, ...]
 
 NANO = ("nano-4gb",)
 TX2 = ("tx2-8gb",)
-XAVIER = ("xavier-nx-8gb", "xavier-nx-16gb", "agx-xavier-32gb", "agx-xavier-64gb")
+AGX_XAVIER = ("agx-xavier-16gb", "agx-xavier-32gb", "agx-xavier-64gb")
+XAVIER = ("xavier-nx-8gb", "xavier-nx-16gb", *AGX_XAVIER)
 AGX_ORIN = ("agx-orin-32gb", "agx-orin-64gb")
 SUPER = ("orin-nano-4gb-super", "orin-nano-8gb-super")
 ORIN = ("orin-nano-4gb", "orin-nano-8gb", "orin-nx-8gb", "orin-nx-16gb", *AGX_ORIN)

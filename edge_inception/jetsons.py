@@ -92,12 +92,14 @@ _XAVIER = (
         title=_XAVIER_NX.title.replace("8 GB", "16 GB"),
         memory_gb=16,
     ),
-    _AGX_XAVIER,
-    replace(
-        _AGX_XAVIER,
-        name="agx-xavier-64gb",
-        title=_AGX_XAVIER.title.replace("32 GB", "64 GB"),
-        memory_gb=64,
+    *(
+        replace(
+            _AGX_XAVIER,
+            name=f"agx-xavier-{size}gb",
+            title=_AGX_XAVIER.title.replace("32 GB", f"{size} GB"),
+            memory_gb=size,
+        )
+        for size in (16, 32, 64)
     ),
 )
 
