@@ -9,6 +9,7 @@ itself uses. This file travels to devices: Python 3.6 syntax; a library is impor
 import importlib
 import os
 import platform
+import re
 import sys
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
@@ -251,9 +252,12 @@ class TensorRt:
         return built.plan, dict(facts, warnings=told)
 
     def _timing_cache(self) -> str:
+        """One for each TensorRT and GPU: timings of another are refused, as after an upgrade."""
         folder = os.path.join(self._bundle.root, manifest.ENGINES)
         os.makedirs(folder, exist_ok=True)
-        return os.path.join(folder, manifest.TIMING_CACHE)
+        here = "-".join(str(value) for _, value in sorted(self.identity().items()))
+        name = "{}-{}".format(manifest.TIMING_CACHE, re.sub(r"[^\w.-]", "_", here))
+        return os.path.join(folder, name)
 
     def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
         """An open plan.
@@ -267,7 +271,8 @@ class TensorRt:
             raise Refusal(why, "build it again: python3 device.py build --force")
         nvinfer, cuda = _ours("_nvinfer"), _ours("_cuda")
         try:
-            return nvinfer.PlanRunner(self.library(), content, dla_core=sidecar["dla_core"])
+            runner = nvinfer.PlanRunner(self.library(), content, dla_core=sidecar["dla_core"])
+            return _Refusing(runner, (nvinfer.VendorError, cuda.CudaError))
         except nvinfer.VendorError as error:
             raise Refusal(
                 "TensorRT cannot load the plan: {}".format(error),
@@ -314,3 +319,28 @@ def _advice(reason: str) -> str:
     if "memory" in reason.lower():
         return "free memory: stop the desktop (sudo init 3), add swap, or lower --workspace"
     return "the message names the node; please report it with the TensorRT version"
+
+
+class _Refusing:
+    """A runner whose failures while it runs are refusals, such as memory that is not there."""
+
+    def __init__(self, runner: Any, errors: Tuple[Any, ...]) -> None:
+        self._runner, self._errors = runner, errors
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def run(self, images: Any) -> Dict[str, Any]:
+        """Outputs of one batch by name.
+
+        Raises:
+            Refusal: The library or CUDA failed.
+        """
+        try:
+            outputs: Dict[str, Any] = self._runner.run(images)
+        except self._errors as error:
+            raise Refusal(
+                "TensorRT cannot run the plan: {}".format(error),
+                "free memory: stop the desktop (sudo init 3), add swap, or use a smaller batch",
+            ) from error
+        return outputs

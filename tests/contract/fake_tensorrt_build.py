@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import operator
+import re
 from typing import Any
 
 from fake_tensorrt import make
@@ -256,8 +257,7 @@ class IBuilderConfig:
         return None if b"damaged" in content else make(self._trt, "ITimingCache", content=content)
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:  # noqa: FBT001
-        is_foreign = b"foreign" in cache._content
-        if is_foreign and not ignore_mismatch:
+        if _is_foreign(self._trt, cache) and not ignore_mismatch:
             return False
         object.__setattr__(self, "_cache", cache)
         return True
@@ -266,12 +266,19 @@ class IBuilderConfig:
         return self._cache
 
 
+def _is_foreign(trt: Any, cache: Any) -> bool:
+    """Timings of another GPU, or of another TensorRT: each serialized cache tells its own."""
+    versions = set(re.findall(rb"\[([\d.]+)\]", cache._content))
+    return b"foreign" in cache._content or not versions <= {trt.__version__.encode()}
+
+
 class ITimingCache:
     def serialize(self) -> Any:
-        return make(self._trt, "IHostMemory", content=self._content + b"+timings")
+        tag = f"[{self._trt.__version__}]+timings".encode()
+        return make(self._trt, "IHostMemory", content=self._content + tag)
 
     def combine(self, input_cache: Any, ignore_mismatch: bool) -> bool:  # noqa: FBT001
-        if b"foreign" in input_cache._content and not ignore_mismatch:
+        if _is_foreign(self._trt, input_cache) and not ignore_mismatch:
             return False
         self._content += input_cache._content
         return True

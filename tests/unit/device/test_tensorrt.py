@@ -109,7 +109,10 @@ def test_a_wrong_version_in_the_manifest_is_refused(summing, orin, reseal, comma
 
 
 def test_another_release_builds_anew_and_drops_the_old(summing, orin):
-    """An engine of another TensorRT has another name; only the new one stays."""
+    """An engine of another TensorRT has another name; only the new one stays.
+
+    Timings of kernels are kept for each TensorRT, which refuses those of another.
+    """
     orin("10.3")
     assert run(summing, "build") == 0
     (first,) = (summing / "engine").glob("*.engine")
@@ -118,6 +121,21 @@ def test_another_release_builds_anew_and_drops_the_old(summing, orin):
     assert run(summing, "build") == 0
     (second,) = (summing / "engine").glob("*.engine")
     assert first.name != second.name
+    caches = {path.name for path in second.parent.glob("timing.cache-*") if path.suffix != ".lock"}
+    assert caches == {"timing.cache-Orin-8.7-10.3.0", "timing.cache-Orin-8.7-10.13.3.9"}
+
+
+def test_an_engine_that_fails_to_run_is_two_lines(summing, orin, capsys):
+    """What goes wrong while it runs, such as a lack of memory, is said like any other refusal."""
+    orin("10.3")
+    assert run(summing, "build") == 0
+    orin("10.3", executes=False)
+    for command in ("verify", "bench"):
+        assert run(summing, command) == refusal.BAD_INPUT
+        error, fix = capsys.readouterr().err.splitlines()[-2:]
+        assert error.startswith("error: TensorRT cannot run the plan: ")
+        assert "illegal memory access" in error
+        assert fix.startswith("fix: ")
 
 
 def test_a_damaged_engine_is_built_again(summing, orin, capsys):
