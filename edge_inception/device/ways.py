@@ -327,8 +327,19 @@ class _Refusing:
     def __init__(self, runner: Any, errors: Tuple[Any, ...]) -> None:
         self._runner, self._errors = runner, errors
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runner, name)
+    @property
+    def gpu_ms(self) -> float:
+        """GPU time of the last batch in ms."""
+        return float(self._runner.gpu_ms)
+
+    @property
+    def uses_graph(self) -> bool:
+        """Whether batches run as one captured CUDA graph."""
+        return bool(self._runner.uses_graph)
+
+    def close(self) -> None:
+        """Release the engine."""
+        self._runner.close()
 
     def run(self, images: Any) -> Dict[str, Any]:
         """Outputs of one batch by name.
