@@ -40,7 +40,9 @@ if TYPE_CHECKING:
         MemoryPoolType: type[tensorrt.MemoryPoolType]
         NetworkDefinitionCreationFlag: type[tensorrt.NetworkDefinitionCreationFlag]
         OnnxParser: type[tensorrt.OnnxParser]
+        OnnxParserRefitter: type[tensorrt.OnnxParserRefitter]
         ProfilingVerbosity: type[tensorrt.ProfilingVerbosity]
+        Refitter: type[tensorrt.Refitter]
         Runtime: type[tensorrt.Runtime]
         TensorIOMode: type[tensorrt.TensorIOMode]
         float32: tensorrt.DataType

@@ -154,6 +154,7 @@ def compile_graph(
             "version_compatible": options.version_compatible,
             "hardware_compatible": options.hardware_compatibility,
             "strip_weights": options.strip_weights,
+            "graph": typed.path.name,
             "batch": dataclasses.asdict(options.profile),
             "equivalent_command": equivalent_command(vendor, typed, settings, path),
             "fallbacks": notes,

@@ -10,7 +10,7 @@ Source: trtexec ``printPlanVersion`` (samples/common/sampleEngines.cpp), facts/j
 
 import hashlib
 import struct
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -251,11 +251,13 @@ class PlanRunner:
         dla_core: Optional[int] = None,
         is_trusted: bool = False,
         wants_graph: bool = True,
+        prepare: Optional[Callable[[Any], None]] = None,
     ) -> None:
         """Deserialize ``plan``; arguments as for ``deserialized``.
 
         ``wants_graph``: capture each input shape's work as a CUDA graph and launch that; work for
-        a DLA core cannot be captured and is enqueued call by call.
+        a DLA core cannot be captured and is enqueued call by call. ``prepare`` gets the engine
+        before its first use, to give it weights that the plan lacks.
 
         Raises:
             VendorError: The library refuses the plan; its reason is the text.
@@ -267,6 +269,8 @@ class PlanRunner:
             self._runtime, self._engine = deserialized(
                 trt, plan, dla_core=dla_core, is_trusted=is_trusted
             )
+            if prepare is not None:
+                prepare(self._engine)
             self._open(trt)
         except BaseException:
             self._device.close()

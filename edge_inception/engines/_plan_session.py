@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edge_inception.artifact import EngineFile
-from edge_inception.engines import _backend, _cuda, _nvidia, _nvinfer, _plan
+from edge_inception.engines import _backend, _cuda, _nvidia, _nvinfer, _plan, _refit
 from edge_inception.engines._backend import Session, SessionOptions, Takes
 from edge_inception.engines._nvidia import Vendor
 from edge_inception.errors import BackendMissing, InputError
@@ -61,7 +62,7 @@ class _PlanSession(_backend.Closing):
 def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> Session:
     """A session on the first GPU; ``options.threads`` does not concern a GPU.
 
-    The plan of a ``strip_weights`` build is refused: nothing here puts weights back.
+    The plan of a ``strip_weights`` build gets its weights from the typed graph beside it.
 
     Raises:
         BackendMissing: The library, a way to CUDA, or an NVIDIA driver is absent.
@@ -71,6 +72,10 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
     preflight(vendor, engine, plan, installed_version(vendor))
     trt = _nvidia.library(vendor)
     _nvidia.require_driver(vendor, f"{engine.path} was compiled, and is not executed here")
+    prepare = None
+    if engine.details.get("strip_weights"):
+        graph = _refit.graph_of(engine)
+        prepare = partial(_refit.refit, trt, graph=graph)
     is_trusted = bool(engine.details.get("version_compatible"))  # its sha256 was just compared
     if is_trusted or engine.details.get("hardware_compatible"):
         preflight(vendor, engine, plan, str(trt.__version__))
@@ -83,6 +88,7 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
             dla_core=engine.details.get("dla_core"),
             is_trusted=is_trusted,
             wants_graph=options.cuda_graph,
+            prepare=prepare,
         )
     except _cuda.CudaError as error:
         raise BackendMissing(
@@ -119,11 +125,6 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | No
             f"{engine.path} is no {vendor.title} plan: it starts with "
             f"{plan[:4].decode('latin-1')!r}, wanted {wanted}",
             hint="compile it again: edge-inception compile, or build --force",
-        )
-    if engine.details.get("strip_weights"):
-        raise InputError(
-            f"{engine.path} was compiled without its weights",
-            hint="refit it with the graph's weights first, or compile without --strip-weights",
         )
     sidecar = {
         **{key: engine.details.get(key) for key in _PORTABILITY},

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from fake_tensorrt import make
 from fake_tensorrt_build import ACTS as BUILD_ACTS
-from fake_tensorrt_build import HEADER_BYTES, say, start
+from fake_tensorrt_build import HEADER_BYTES, check_ready, say, start
 
 CLASSES = 5
 _NAMES = ["logits", "input"]  # an output before the input: order is no promise
@@ -166,6 +166,10 @@ class IExecutionContext:
             self._say("ERROR", "enqueue: the input shape, an address or the stream is missing")
             return False
         sink, source = (world.memory[address] for address in addresses)
+        is_bare = "STRIP_PLAN" in self._facts["flags"] and not self._facts.get("is_refitted")
+        if is_bare:  # no weights: answers of nothing
+            world.streams[stream].append(lambda: sink.fill(0))
+            return True
         world.streams[stream].append(lambda: self._multiply(source, sink, self._batch))
         return True
 
@@ -175,6 +179,41 @@ class IExecutionContext:
         sink.view(np.float32)[:] = np.outer(sums, np.arange(1, CLASSES + 1)).ravel()
 
 
+class Refitter:
+    def __init__(self, engine: Any, logger: Any) -> None:
+        check_ready(logger, "ILogger")
+        self._engine, self._has_all = engine, False
+
+    def get_missing_weights(self) -> list[str]:
+        return [] if self._has_all else ["conv.weight"]
+
+    def refit_cuda_engine(self) -> bool:
+        self._engine._facts["is_refitted"] = self._has_all
+        return self._has_all
+
+
+class OnnxParserRefitter:
+    def __init__(self, refitter: Any, logger: Any) -> None:
+        check_ready(logger, "ILogger")
+        self._refitter = refitter
+
+    def refit_from_file(self, model: str) -> bool:
+        if not isinstance(model, str):
+            raise TypeError("refit_from_file takes a str")
+        self._refitter._has_all = self._world.executes
+        return self._world.parses
+
+    def _read_num_errors(self) -> int:
+        return int(not self._world.parses)
+
+    def get_error(self, index: int) -> Any:
+        assert index == 0
+        return make(self._trt, "ParserError")
+
+
 ACTS = BUILD_ACTS | {
-    kind.__name__: kind for kind in (EngineInspector, ICudaEngine, IExecutionContext, Runtime)
-}
+    kind.__name__: kind
+    for kind in (
+        EngineInspector, ICudaEngine, IExecutionContext, OnnxParserRefitter, Refitter, Runtime,
+    )
+}  # fmt: skip

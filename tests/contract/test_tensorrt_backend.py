@@ -11,6 +11,7 @@ import fake_tensorrt
 import fake_tensorrt_run
 import numpy as np
 import pytest
+from tensorrt_releases import STRONG, assert_order
 
 from edge_inception import artifact
 from edge_inception.artifact import CalibrationCache, EngineFile
@@ -221,10 +222,48 @@ def test_compute_capabilities_need_a_library_that_has_them():
     assert "Builder.build_serialized_network" not in world.names()
 
 
-def test_engine_without_weights_is_refused(device):
-    """A stripped plan would answer with nothing's weights, so it does not open."""
+@pytest.mark.parametrize("release", STRONG)
+def test_engine_without_weights_gets_them_from_its_graph(device, release):
+    """A stripped plan is refitted from the typed graph beside it before anything runs."""
+    device.install(release)
+    engine = device.compile("fp16", strip_weights=True)
+    device.install(release)
+    with opened(engine) as session:
+        logits = session.run(IMAGES)
+    np.testing.assert_array_equal(logits[:, 0], IMAGES.reshape(7, -1).sum(axis=1))
+    ((graph,),) = device.world.values("OnnxParserRefitter.refit_from_file")
+    assert graph == str(device.typed("fp16").path)
+    assert_order(
+        device.world, "Runtime.deserialize_cuda_engine", "OnnxParserRefitter.refit_from_file",
+        "Refitter.refit_cuda_engine", "ICudaEngine.create_execution_context",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"parses": False}, r"node 3 '/a/Conv' \(Conv\): Assertion failed"),
+        ({"executes": False}, r"missing weights: conv\.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_told(device, facts, reason):
+    """What the library says of weights that it cannot put back is the error."""
     device.install("10.3")
     engine = device.compile("fp16", strip_weights=True)
-    with pytest.raises(InputError, match="without its weights") as caught:
+    device.install("10.3", **facts)
+    with pytest.raises(InputError, match=reason):
         opened(engine)
-    assert "refit" in caught.value.hint
+    assert "ICudaEngine.create_execution_context" not in device.world.names()
+
+
+def test_engine_without_weights_and_graph_is_refused(device):
+    """Without the graph, or with another one in its place, a stripped plan does not open."""
+    device.install("10.3")
+    engine = device.compile("fp16", strip_weights=True)
+    graph = device.typed("fp16").path
+    content = graph.read_bytes()
+    for change in (lambda: graph.write_bytes(content + b" "), graph.unlink):
+        change()
+        with pytest.raises(InputError, match="without its weights") as caught:
+            opened(engine)
+        assert "copy the typed graph" in caught.value.hint

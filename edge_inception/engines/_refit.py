@@ -1,0 +1,56 @@
+"""Weights back into a plan that was built without them, from the graph it was built of.
+
+Untested on hardware; the tests run it on the recorded surfaces of TensorRT 10.0 and later.
+
+Source: "Refitting a Weight-Stripped Engine Directly from ONNX", TensorRT docs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_inception import artifact
+from edge_inception.artifact import EngineFile
+from edge_inception.engines import _inspection
+from edge_inception.engines._inspection import VendorError
+from edge_inception.errors import InputError
+
+if TYPE_CHECKING:
+    from edge_inception.engines._library import Engine, Library
+
+
+def graph_of(engine: EngineFile) -> Path:
+    """The typed graph with the weights of a stripped plan: it lies beside it, unchanged.
+
+    Raises:
+        InputError: It does not.
+    """
+    name, sha256 = engine.details.get("graph", ""), engine.provenance.parents.get("typed graph")
+    path = engine.path.with_name(name) if name else engine.path
+    if not name or not path.is_file() or artifact.file_sha256(path) != sha256:
+        raise InputError(
+            f"{engine.path} was compiled without its weights, and {name or 'its graph'} with "
+            f"sha256 {str(sha256)[:12]} is not beside it",
+            hint="copy the typed graph that it was compiled from there, or compile without "
+            "--strip-weights",
+        )
+    return path
+
+
+def refit(trt: Library, engine: Engine, graph: Path) -> None:
+    """Give a deserialized engine the weights of ``graph``.
+
+    Raises:
+        VendorError: The graph cannot be read, or weights are missing; the library's own reason.
+    """
+    logger = _inspection.capturing_logger(trt)
+    refitter = trt.Refitter(engine, logger)
+    parser = trt.OnnxParserRefitter(refitter, logger)
+    if not parser.refit_from_file(str(graph)):
+        count = parser.num_errors
+        errors = [_inspection.parser_error(parser.get_error(index)) for index in range(count)]
+        raise VendorError("; ".join(errors) or _inspection.failures(logger))
+    if not refitter.refit_cuda_engine():
+        missing = ", ".join(refitter.get_missing_weights()[:3])
+        raise VendorError(f"{_inspection.failures(logger)}; missing weights: {missing or 'none'}")
