@@ -170,11 +170,37 @@ def publish(
     return _from_json(kind, path, json.loads(text))
 
 
-def load(kind: type[A], path: Path) -> A:
-    """The artifact at ``path``, its hash checked against its sidecar.
+def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> dict[str, Any]:
+    """Write a file that belongs to the artifact at ``path``, before that is published.
+
+    The artifact's old sidecar goes before the file is renamed: a crash in between leaves no pair
+    that seems whole.
+
+    Args:
+        path: Of the artifact, such as ``ranges.json``.
+        suffix: Of the other file in its place, such as ``.npz``.
+        content: As in ``publish``.
+
+    Returns:
+        Details to publish the artifact with, by which ``load`` knows the file.
 
     Raises:
-        InputError: File or sidecar missing, of another kind or schema, or the hash differs.
+        InputError: As ``publish``; a full disk leaves the old files as they are.
+    """
+
+    def write(temporary: Path) -> None:
+        content(temporary)
+        sidecar_path(path).unlink(missing_ok=True)
+
+    replace_file(path.with_suffix(suffix), write)
+    return {"beside": {suffix: file_sha256(path.with_suffix(suffix))}}
+
+
+def load(kind: type[A], path: Path) -> A:
+    """The artifact at ``path``, its hash and those of the files beside it checked.
+
+    Raises:
+        InputError: File or sidecar missing, of another kind or schema, or a hash differs.
     """
     sidecar = sidecar_path(path)
     try:
@@ -192,6 +218,12 @@ def load(kind: type[A], path: Path) -> A:
             f"{record['sha256'][:12]}",
             hint=f"the file was changed after stage '{record['stage']}' wrote it; run it again",
         )
+    for suffix, wanted in record["details"].get("beside", {}).items():
+        if file_sha256(path.with_suffix(suffix)) != wanted:
+            raise InputError(
+                f"{path.with_suffix(suffix)} was not written with {path}",
+                hint=f"run stage '{record['stage']}' again",
+            )
     return _from_json(kind, path, record)
 
 

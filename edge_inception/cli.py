@@ -15,6 +15,7 @@ import click
 from edge_inception import (
     __version__,
     cli_bundle,
+    cli_calibrate,
     cli_compile,
     cli_deploy,
     cli_estimate,
@@ -269,6 +270,7 @@ def doctor() -> int:
 
 for _module in (
     cli_bundle,
+    cli_calibrate,
     cli_compile,
     cli_deploy,
     cli_estimate,

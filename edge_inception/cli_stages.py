@@ -13,7 +13,6 @@ from edge_inception.cli_options import (
     PATH,
     VERDICT_CODES,
     batch_options,
-    calibration_options,
     gate_options,
     graph_options,
     labels_option,
@@ -21,7 +20,6 @@ from edge_inception.cli_options import (
     recipe_of,
     recipe_options,
     say_made,
-    skip_option,
     terminal_of,
     terminal_options,
     typing_options,
@@ -145,42 +143,6 @@ def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Termin
     options = OnnxBaselineOptions(threads=recipe.threads)
     with terminal.working("baseline") as progress:
         return record_baseline(plain, images, options, out, progress=progress)
-
-
-@click.command()
-@click.argument("graph", type=PATH)
-@calibration_options
-@skip_option
-@_THREADS
-@_OUT
-@terminal_options
-def calibrate(graph: Path, out: Path, **flags: Any) -> None:
-    """Find the range of every tensor that will be int8: a readable table."""
-    from edge_inception import artifact, imageset, ingredients
-    from edge_inception.artifact import SimplifiedGraph
-    from edge_inception.images import preprocess_of
-    from edge_inception.quant.observe import calibrate as run
-    from edge_inception.quant.options import CalibrateOptions
-
-    limit = flags["max_images"]
-    if flags["calibration"] is None:
-        raise InputError("no calibration images", hint="pass --calibration FOLDER")
-    if limit is not None and limit < 1:
-        raise InputError(f"--max-images is {limit}", hint="wanted at least 1")
-    with terminal_of(flags) as terminal:
-        simplified = artifact.load(SimplifiedGraph, graph)
-        images = imageset.open_set(flags["calibration"], split=flags["calibration_split"] or "")
-        options = CalibrateOptions(
-            preprocess=preprocess_of(simplified.details),
-            calibrator=flags["calibrator"] or "mse",
-            threads=ingredients.require_threads(flags["threads"] or 0),
-        )
-        if flags["skip_bad_images"]:
-            images = ingredients.without_bad(images, "calibration", terminal)
-        chosen = images if limit is None else images.subset(limit)
-        with terminal.working("calibrate") as progress:
-            made = run(simplified, chosen, options, out, progress=progress)
-        say_made(terminal, made)
 
 
 @click.command()
@@ -349,7 +311,6 @@ COMMANDS = (
     export,
     simplify,
     baseline,
-    calibrate,
     quantize,
     validate,
     train,

@@ -62,7 +62,9 @@ class ImageSet:
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def subset(self, num_images: int) -> ImageSet:
-        """At most ``num_images`` images, spread evenly over the set's order.
+        """At most ``num_images`` images, in the set's order: each class has its share.
+
+        Within a class the hashes decide, so neither the order nor the names of the images do.
 
         Raises:
             ValueError: ``num_images`` is below 1.
@@ -72,8 +74,13 @@ class ImageSet:
         if num_images >= len(self.items):
             return self
         step = len(self.items) / num_images
-        picked = tuple(self.items[int(index * step)] for index in range(num_images))
-        return replace(self, items=picked)
+        ranked = sorted(range(len(self.items)), key=self._rank)
+        picked = sorted(ranked[int(index * step)] for index in range(num_images))
+        return replace(self, items=tuple(self.items[index] for index in picked))
+
+    def _rank(self, index: int) -> tuple[int, str]:
+        item = self.items[index]
+        return (-1 if item.label is None else item.label, item.sha256)
 
 
 def open_set(location: Path, *, split: str = "", labels: Path | None = None) -> ImageSet:

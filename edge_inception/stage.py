@@ -191,19 +191,37 @@ def reusable(kind: type[A], path: Path, expected: Provenance) -> tuple[A | None,
         found = artifact.load(kind, path)
     except InputError as error:
         return None, str(error)
-    wanted = json.loads(json.dumps(plain(expected)))
-    have = plain(found.provenance)
+    name, keys, _ = _difference(expected, found.provenance)
+    return (None, f"{name} changed{': ' if keys else ''}{keys}") if name else (found, "")
+
+
+def require_provenance(found: Artifact, expected: Provenance) -> None:
+    """Check that an artifact was made from the same things.
+
+    Raises:
+        InputError: Names what differs, as it is and as it is wanted.
+    """
+    name, keys, values = _difference(expected, found.provenance)
+    if name:
+        raise InputError(
+            f"{found.path} was made with other {name}{': ' if keys else ''}{keys}{values}",
+            hint=f"run stage '{expected.stage}' again, or give what it was made with",
+        )
+
+
+def _difference(expected: Provenance, found: Provenance) -> tuple[str, str, str]:
+    """First part of a provenance that differs, its keys, and the first key's values; or nothing."""
+    wanted, have = json.loads(json.dumps(plain(expected))), plain(found)
     for name in ("stage", "parents", "options", "tools", "source"):
-        if wanted[name] != have[name]:
-            return None, f"{name} changed{_difference(wanted[name], have[name])}"
-    return found, ""
-
-
-def _difference(wanted: Any, have: Any) -> str:
-    if not isinstance(wanted, dict):
-        return ""
-    keys = sorted(key for key in wanted.keys() | have.keys() if wanted.get(key) != have.get(key))
-    return f": {', '.join(keys)}"
+        theirs, ours = have[name], wanted[name]
+        if ours == theirs:
+            continue
+        if not isinstance(ours, dict):
+            return name, "", ""
+        keys = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+        first = keys[0]
+        return name, ", ".join(keys), f" (got {theirs.get(first)}, wanted {ours.get(first)})"
+    return "", "", ""
 
 
 @contextmanager

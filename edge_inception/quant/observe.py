@@ -1,45 +1,48 @@
-"""Stream a calibration set through OpenVINO and watch tensors: the stage ``calibrate``.
+"""Stream a calibration set through the graph and watch tensors: the stage ``calibrate``.
 
 The statistics ride inside the inference graph: every watched tensor gets a ReduceMax (the exact
 amax of each channel) and a strided Slice turned to float16 (the sample its histogram counts), so
 Python sees at most ``max_positions`` halves per tensor and image. Nothing grows with the set.
 
-Counts and maxima do not depend on order, and every forward pass has the same batch shape (the last
-batch is padded, the padding is not counted), so the order of the images changes nothing unless the
-library's arithmetic for one image depends on its place in the batch.
+Images are read in the order of their hashes, shards are dealt whole batches, and counts and maxima
+add up in any order: at one batch size neither the order of the images nor the number of shards
+changes a bit, whatever the library's arithmetic does with an image's place in its batch.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from edge_inception import artifact, stage
 from edge_inception.artifact import RangeTable, SimplifiedGraph
-from edge_inception.errors import CompileFailed, InputError
+from edge_inception.errors import InputError
 from edge_inception.graph.signs import non_negative
-from edge_inception.images import Batch, batches
-from edge_inception.imageset import ImageSet
+from edge_inception.imageset import ImageItem, ImageSet
 from edge_inception.quant import place, ranges
+from edge_inception.quant.bias import ChannelMeans
 from edge_inception.quant.calibrators import DROPPED_BITS, NUM_BINS, Observation, calibrator
 from edge_inception.quant.implicit import unobserved
-from edge_inception.quant.options import CalibrateOptions, calibrate_provenance
+from edge_inception.quant.means import channel_means
+from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
 from edge_inception.quant.ranges import Table, TensorRange
-from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, Progress, no_progress
+from edge_inception.quant.scales import int8_scale
+from edge_inception.quant.stream import Stream, require_finite
+from edge_inception.spec import OUTPUT_NAME, Progress, no_progress
 
 _MAGNITUDE = np.uint16(0x7FFF)
 _NUM_CODES = (0x7FFF >> DROPPED_BITS) + 1
 _SPATIAL_RANK = 4
+
+PER_IMAGE = ("num_elements_per_image", "num_sampled_per_image")
+"""Counts of a table that do not add up over shards."""
 
 
 def calibrate(
@@ -50,74 +53,171 @@ def calibrate(
     *,
     progress: Progress = no_progress,
 ) -> RangeTable:
-    """Range table of every tensor that needs one; histograms beside it as .npz.
+    """Range table of every tensor that needs one; histograms and channel means beside it as .npz.
 
     Those are the tensors that will carry a Q/DQ pair, and those that implicit int8 needs besides:
-    in residual networks what an Add adds.
+    in residual networks what an Add adds. One shard of several counts its share of the images;
+    ``merge`` makes the table of all shards, and takes the means.
 
     Args:
         graph: From simplify; one image input.
         images: The calibration set; labels are not used.
-        options: Calibrator, preprocessing, batch, threads, sampling.
+        options: Calibrator, preprocessing, batch, threads, sampling, shard.
         out: Path of the .json table.
-        progress: Called with images done and images in all.
+        progress: Called with images done and images in all, in each of the two passes.
 
     Raises:
         InputError: Unknown calibrator, empty set, unusable image, nothing to quantize, or NaN or
             infinity in the weights, the images or a tensor.
         CompileFailed: OpenVINO does not take the graph.
     """
-    choose = calibrator(options.calibrator)
-    chosen = images.subset(options.max_images) if options.max_images else images
-    if not chosen.items:
-        raise InputError(f"calibration set '{images.name}' is empty", hint="give it images")
+    calibrator(options.calibrator)
+    share = _share(chosen_images(images, options), options)
+    subject = subject_of(graph)
+    watcher = Watcher(subject, options)
+    record = Record(
+        seen=watcher.watch(share, progress),
+        num_images=len(share),
+        counts=watcher.counts,
+        engine=watcher.engine,
+    )
+    return publish(subject, images, options, record, out, progress=progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is to be known of a simplified graph.
+
+    ``scale_of`` maps every tensor that a range table holds to the one whose amax it uses, in graph
+    order; ``signed`` are those that can be negative; ``convolved`` those that a layer with int8
+    weights reads.
+    """
+
+    graph: SimplifiedGraph
+    scale_of: Mapping[str, str]
+    signed: frozenset[str]
+    convolved: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What a pass over images found: statistics by tensor, elements per image, the engine used."""
+
+    seen: Mapping[str, Observation]
+    num_images: int
+    counts: Mapping[str, int]
+    engine: Mapping[str, Any]
+
+
+def subject_of(graph: SimplifiedGraph) -> Subject:
+    """Read a simplified graph.
+
+    Raises:
+        InputError: NaN or infinity in its weights.
+    """
     model = onnx.load(str(graph.path))
     place.require_finite_weights(model)
-    placed = place.place(model).scale_of
+    placement = place.place(model)
+    placed = placement.scale_of
     scale_of = {**placed, **{name: name for name in unobserved(model, placed)}}
-    signed = frozenset(scale_of) - non_negative(model)
-    del model  # the weights are not needed twice
-    watcher = Watcher(graph.path, list(scale_of), signed, options)
-    seen = watcher.watch(chosen, progress)
-    amax = {root: choose(seen[root]) for root in dict.fromkeys(scale_of.values())}
+    read = dict.fromkeys(model.graph.node[index].input[0] for index in placement.weights)
+    return Subject(
+        graph=graph,
+        scale_of=scale_of,
+        signed=frozenset(scale_of) - non_negative(model),
+        convolved=tuple(name for name in read if name in placed),
+    )
+
+
+def publish(
+    subject: Subject,
+    images: ImageSet,
+    options: CalibrateOptions,
+    record: Record,
+    out: Path,
+    *,
+    progress: Progress,
+) -> RangeTable:
+    """Statistics to a range table; of all images also the channel means, in a second pass."""
+    seen, chosen = record.seen, chosen_images(images, options)
+    choose = calibrator(options.calibrator)
+    amax = {root: choose(seen[root]) for root in dict.fromkeys(subject.scale_of.values())}
+    tensors = {
+        name: TensorRange(amax=amax[root], observed_amax=seen[name].amax, scale_of=root)
+        for name, root in subject.scale_of.items()
+    }
     table = Table(
-        graph=graph.sha256,
+        graph=subject.graph.sha256,
         set=chosen.name,
         set_sha256=chosen.sha256,
-        num_images=len(chosen.items),
+        num_images=record.num_images,
         calibrator=options.calibrator,
         preprocess=stage.plain(options.preprocess),
-        tensors={
-            name: TensorRange(amax=amax[root], observed_amax=seen[name].amax, scale_of=root)
-            for name, root in scale_of.items()
-        },
+        shard=options.shard,
+        tensors=tensors,
     )
-    histograms = ranges.histogram_path(out)
-    artifact.replace_file(histograms, lambda path: ranges.write_histograms(path, seen))
+    means: Mapping[str, ChannelMeans] = {}
+    if options.shard == WHOLE:
+        means = measured_means(subject, tensors, chosen, options, progress=progress)
+    beside = artifact.write_beside(
+        out, ranges.BESIDE, lambda path: ranges.write_statistics(path, seen, means)
+    )
     return artifact.publish(
         RangeTable,
         out,
         ranges.table_text(table).encode(),
-        provenance=calibrate_provenance(graph, images, options),
+        provenance=calibrate_provenance(subject.graph, images, options),
         counts={
-            "num_images": len(chosen.items),
+            "num_images": record.num_images,
             "num_left_out": images.num_left_out,
             "num_tensors": len(seen),
-            **watcher.counts,
+            **record.counts,
         },
-        details={"histograms_sha256": artifact.file_sha256(histograms), "engine": watcher.engine},
+        details={"engine": dict(record.engine), **beside},
     )
 
 
-@contextmanager
-def _openvino_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[-300:]
-        raise CompileFailed(
-            f"OpenVINO cannot run {path}: {reason}", hint="simplify the graph again"
-        ) from error
+def measured_means(
+    subject: Subject,
+    tensors: Mapping[str, TensorRange],
+    images: ImageSet,
+    options: CalibrateOptions,
+    *,
+    progress: Progress,
+) -> Mapping[str, ChannelMeans]:
+    """Channel means of every tensor that convolutions read, with the scales of the table."""
+    scales = {
+        name: float(int8_scale(np.array(tensors[name].amax, np.float32)))
+        for name in subject.convolved
+    }
+    return channel_means(subject.graph.path, scales, images.items, options, progress)
+
+
+def chosen_images(images: ImageSet, options: CalibrateOptions) -> ImageSet:
+    """At most ``max_images`` of the set.
+
+    Raises:
+        InputError: There are none.
+    """
+    chosen = images.subset(options.max_images) if options.max_images else images
+    if not chosen.items:
+        raise InputError(f"calibration set '{images.name}' is empty", hint="give it images")
+    return chosen
+
+
+def _share(chosen: ImageSet, options: CalibrateOptions) -> list[ImageItem]:
+    """The shard's images. Sorted by hash, batches are dealt out whole: no sharding changes one."""
+    number, of = options.shard
+    ordered = sorted(chosen.items, key=lambda item: item.sha256)
+    dealt = range((number - 1) * options.batch, len(ordered), of * options.batch)
+    share = [item for start in dealt for item in ordered[start : start + options.batch]]
+    if not share:
+        raise InputError(
+            f"nothing left for shard {number} of {of}: {len(ordered)} images are "
+            f"{-(-len(ordered) // options.batch)} batches of {options.batch}",
+            hint="use fewer shards",
+        )
+    return share
 
 
 @dataclass(slots=True)
@@ -136,70 +236,46 @@ class Watcher:
         engine: Threads and float precision, read back from OpenVINO.
     """
 
-    def __init__(
-        self, path: Path, names: Sequence[str], signed: frozenset[str], options: CalibrateOptions
-    ) -> None:
-        self._path, self._names, self._options = path, names, options
-        with _openvino_errors(path):
-            core = ov.Core()
-            model = core.read_model(str(path))
-            _fix_batch(model, path, options)
-            model, sizes = _watched(model, names, signed, options)
-            threads = options.threads or len(os.sched_getaffinity(0))
-            wanted = {
-                "INFERENCE_PRECISION_HINT": "f32",
-                "INFERENCE_NUM_THREADS": threads,
-                "NUM_STREAMS": 1,
-            }
-            compiled = core.compile_model(model, "CPU", wanted)
-            self._request = compiled.create_infer_request()
-        self.counts = {
-            "num_elements_per_image": sum(whole for whole, _ in sizes),
-            "num_sampled_per_image": sum(sampled for _, sampled in sizes),
-        }
-        precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if precision != "f32":
-            raise CompileFailed(
-                f"OpenVINO computes in {precision}, wanted f32", hint="calibrate on another machine"
-            )
-        self.engine = {
-            "precision": precision,
-            "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
-        }
+    def __init__(self, subject: Subject, options: CalibrateOptions) -> None:
+        self._names, self._signed = tuple(subject.scale_of), subject.signed
+        self._options = options
+        self._sizes: list[tuple[int, int]] = []
+        self._stream = Stream(subject.graph.path, options, self._outputs)
+        self.engine = self._stream.engine
+        self.counts = dict(zip(PER_IMAGE, map(sum, zip(*self._sizes, strict=True)), strict=True))
 
-    def watch(self, images: ImageSet, progress: Progress) -> dict[str, Observation]:
+    def watch(self, items: Sequence[ImageItem], progress: Progress) -> dict[str, Observation]:
         """Statistics of every tensor over all images, streamed once."""
         tallies = {n: _Tally(amax=0.0, codes=np.zeros(_NUM_CODES, np.int64)) for n in self._names}
-        done = 0
-        for batch in batches(images.items, self._options.preprocess, self._options.batch):
-            self._count(batch, tallies)
-            done += len(batch.items)
-            progress(done, len(images.items))
+        for batch, found in self._stream.read(items, progress):
+            readings = iter(found)
+            for name, tally in tallies.items():
+                amax, sample = next(readings), next(readings)
+                require_finite(name, amax, batch)
+                tally.amax = max(tally.amax, float(amax.max()))
+                codes = (sample.reshape(-1).view(np.uint16) & _MAGNITUDE) >> DROPPED_BITS
+                tally.codes += np.bincount(codes, minlength=_NUM_CODES)
+            require_finite(OUTPUT_NAME, next(readings), batch)
         return {name: _observation(name, tally) for name, tally in tallies.items()}
 
-    def _count(self, batch: Batch, tallies: Mapping[str, _Tally]) -> None:
-        size = len(batch.items)
-        padding = self._options.batch - size
-        padded = np.pad(batch.images, [(0, padding), (0, 0), (0, 0), (0, 0)])
-        self._require_finite(INPUT_NAME, batch.images, batch)
-        with _openvino_errors(self._path):
-            found = self._request.infer([padded], share_inputs=True, share_outputs=True)
-        outputs = (found[index][:size] for index in range(len(found)))
-        for name, tally in tallies.items():
-            amax, sample = next(outputs), next(outputs)
-            self._require_finite(name, amax, batch)
-            tally.amax = max(tally.amax, float(amax.max()))
-            codes = (sample.reshape(-1).view(np.uint16) & _MAGNITUDE) >> DROPPED_BITS
-            tally.codes += np.bincount(codes, minlength=_NUM_CODES)
-        self._require_finite(OUTPUT_NAME, next(outputs), batch)
+    def _outputs(self, tensors: Mapping[str, Any]) -> list[Any]:
+        """Two results per tensor, channel maxima and a float16 sample; then the graph's own.
 
-    def _require_finite(self, name: str, values: NDArray[np.float32], batch: Batch) -> None:
-        if not np.isfinite(values).all():
-            first = batch.items[0].path
-            raise InputError(
-                f"tensor '{name}' becomes NaN or infinite in the batch that starts with {first}",
-                hint="the checkpoint or the preprocessing does not fit the model",
-            )
+        OpenVINO executes what the first output needs, then the second, and so on. So the logits
+        come last: a tensor is looked at as soon as it exists, while it is in the cache, and can be
+        freed.
+        """
+        random = np.random.default_rng(self._options.seed)
+        results = []
+        for name in self._names:
+            source = tensors[name]
+            shape = tuple(source.get_shape())
+            sample = _sampled(source, shape, self._options.max_positions, random)
+            results.append(ops.result(_amax(source, shape, is_signed=name in self._signed)))
+            results.append(ops.result(ops.convert(sample, "f16")))
+            sampled = _num_elements(results[-1].get_output_shape(0))
+            self._sizes.append((_num_elements(shape), sampled))
+        return results
 
 
 def _observation(name: str, tally: _Tally) -> Observation:
@@ -208,54 +284,9 @@ def _observation(name: str, tally: _Tally) -> Observation:
     return Observation(amax=tally.amax, histogram=tally.codes[:NUM_BINS].copy())
 
 
-def _fix_batch(model: Any, path: Path, options: CalibrateOptions) -> None:
-    """Give the one image input its static shape, such as [batch, 3, height, width]."""
-    source, how = model.inputs[0], options.preprocess
-    shape, image = source.get_partial_shape(), list(how.image_shape)
-    element = {"f32": "float32", "u8": "uint8"}.get(source.get_element_type().get_type_name())
-    is_fit = element == how.element and shape.compatible(ov.PartialShape([shape[0], *image]))
-    if len(model.inputs) != 1 or not is_fit:
-        raise InputError(
-            f"{path} takes {len(model.inputs)} inputs, the first {element} {shape}; preprocessing "
-            f"gives {how.element} [N, {', '.join(map(str, image))}]",
-            hint="calibrate with the preprocessing that the graph was exported with",
-        )
-    model.reshape([options.batch, *image])
-
-
-def _watched(
-    model: Any, names: Sequence[str], signed: frozenset[str], options: CalibrateOptions
-) -> tuple[Any, list[tuple[int, int]]]:
-    """The model with two more outputs per tensor: channel maxima, then a float16 sample.
-
-    OpenVINO executes what the first output needs, then the second, and so on. So the logits come
-    last: a tensor is looked at as soon as it exists, while it is in the cache, and can be freed.
-
-    Returns:
-        The model, and per tensor: elements per image, and how many of them are sampled.
-    """
-    sources = _outputs_by_name(model)
-    random = np.random.default_rng(options.seed)
-    results, sizes = [], []
-    for name in names:
-        source = sources[name]
-        shape = tuple(source.get_shape())
-        sample = _sampled(source, shape, options.max_positions, random)
-        results.append(ops.result(_amax(source, shape, is_signed=name in signed)))
-        results.append(ops.result(ops.convert(sample, "f16")))
-        sizes.append((_num_elements(shape), _num_elements(results[-1].get_output_shape(0))))
-    results += [ops.result(logits.get_node().input_value(0)) for logits in model.outputs]
-    return ov.Model(results, model.get_parameters()), sizes
-
-
 def _num_elements(shape: Sequence[int]) -> int:
     """Elements of one image in a tensor [N, ...]."""
     return int(np.prod(shape[1:]))
-
-
-def _outputs_by_name(model: Any) -> dict[str, Any]:
-    outputs = [output for node in model.get_ordered_ops() for output in node.outputs()]
-    return {name: output for output in outputs for name in output.get_names()}
 
 
 def _amax(source: Any, shape: Sequence[int], *, is_signed: bool) -> Any:

@@ -39,6 +39,10 @@ class FloatRest(Enum):
     FP32 = "fp32"
 
 
+WHOLE = (1, 1)
+"""The only shard of one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateOptions:
     """Choices of one calibration.
@@ -46,7 +50,8 @@ class CalibrateOptions:
     ``calibrator``: ``max``, ``mse``, ``entropy`` or ``percentile:P``. ``threads`` 0 means all cores
     the process may use. ``max_images`` 0 means the whole set. ``max_positions`` bounds how many
     elements of one tensor of one image enter the histogram, 0 means all; ``seed`` places them. The
-    exact amax always sees every element.
+    exact amax always sees every element. ``shard`` (i, n) counts the i-th of n shares of the
+    images.
     """
 
     preprocess: Preprocess
@@ -56,6 +61,7 @@ class CalibrateOptions:
     seed: int = 0
     max_images: int = 0
     max_positions: int = 8192
+    shard: tuple[int, int] = WHOLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The range table as a file: readable JSON, and the histograms it was derived from beside it."""
+"""The range table as a file: readable JSON; beside it the histograms and channel means, as .npz."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from edge_inception.artifact import RangeTable, file_sha256
 from edge_inception.errors import InputError
+from edge_inception.quant.bias import ChannelMeans
 from edge_inception.quant.calibrators import Observation
 
-SCHEMA = 1
-_KEYS = frozenset(
-    ("schema", "graph", "set", "set_sha256", "num_images", "calibrator", "preprocess", "tensors")
-)
+SCHEMA = 2
+BESIDE = ".npz"
+_PLAIN = ("graph", "set", "set_sha256", "num_images", "calibrator", "preprocess", "shard")
+_KEYS = frozenset((*_PLAIN, "schema", "tensors"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,10 @@ class TensorRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Content of a range table; ``graph`` and ``set_sha256`` are the hashes it belongs to."""
+    """Content of a range table; ``graph`` and ``set_sha256`` are the hashes it belongs to.
+
+    ``shard`` (i, n): what is seen is of the i-th of n shares of the set's images.
+    """
 
     graph: str
     set: str
@@ -43,6 +47,7 @@ class Table:
     num_images: int
     calibrator: str
     preprocess: Mapping[str, Any]
+    shard: tuple[int, int] = (1, 1)
     tensors: Mapping[str, TensorRange]
 
 
@@ -50,12 +55,7 @@ def table_text(table: Table) -> str:
     """The table as JSON, tensors in graph order."""
     record = {
         "schema": SCHEMA,
-        "graph": table.graph,
-        "set": table.set,
-        "set_sha256": table.set_sha256,
-        "num_images": table.num_images,
-        "calibrator": table.calibrator,
-        "preprocess": dict(table.preprocess),
+        **{key: getattr(table, key) for key in _PLAIN},
         "tensors": {
             name: {
                 "amax": tensor.amax,
@@ -85,8 +85,8 @@ def read_table(ranges: RangeTable) -> Table:
             f"{ranges.path} is not a range table of schema {SCHEMA}", hint="run calibrate again"
         )
     tensors = {name: _tensor(ranges.path, name, entry) for name, entry in record["tensors"].items()}
-    plain = {key: record[key] for key in _KEYS - {"schema", "tensors"}}
-    return Table(tensors=tensors, **plain)
+    plain = {key: record[key] for key in _PLAIN}
+    return Table(tensors=tensors, **{**plain, "shard": tuple(plain["shard"])})
 
 
 def _tensor(path: Path, name: str, entry: Mapping[str, Any]) -> TensorRange:
@@ -99,19 +99,22 @@ def _tensor(path: Path, name: str, entry: Mapping[str, Any]) -> TensorRange:
     return found
 
 
-def histogram_path(path: Path) -> Path:
-    """``ranges.json`` -> ``ranges.npz``."""
-    return path.with_suffix(".npz")
-
-
-def write_histograms(path: Path, seen: Mapping[str, Observation]) -> None:
-    """Names, exact amax and histograms of all tensors; the same content gives the same bytes."""
+def write_statistics(
+    path: Path, seen: Mapping[str, Observation], means: Mapping[str, ChannelMeans]
+) -> None:
+    """All that was seen, with channel means [C] one after the other; the same gives equal bytes."""
+    sizes = [one.plain.size for one in means.values()]
     with path.open("wb") as stream:
         np.savez_compressed(
             stream,
             names=np.array(list(seen), dtype=np.str_),
             amax=np.array([one.amax for one in seen.values()], dtype=np.float64),
-            histograms=np.stack([one.histogram for one in seen.values()]),
+            histograms=np.array([one.histogram for one in seen.values()], dtype=np.int64),
+            means_names=np.array(list(means), dtype=np.str_),
+            means_sizes=np.array(sizes, dtype=np.int64),
+            means_scale=np.array([one.scale for one in means.values()], dtype=np.float64),
+            means_plain=np.concatenate([[], *(one.plain for one in means.values())]),
+            means_quantized=np.concatenate([[], *(one.quantized for one in means.values())]),
         )
 
 
@@ -119,12 +122,38 @@ def read_histograms(ranges: RangeTable) -> dict[str, Observation]:
     """What was observed, by tensor name.
 
     Raises:
-        InputError: The file is missing or is not the one written with this range table.
+        InputError: The file beside the table is missing or was not written with it.
     """
-    path = histogram_path(ranges.path)
-    if file_sha256(path) != ranges.details["histograms_sha256"]:
+    content = _statistics(ranges)
+    rows = zip(content["names"], content["amax"], content["histograms"], strict=True)
+    return {str(name): Observation(amax=float(amax), histogram=row) for name, amax, row in rows}
+
+
+def read_means(ranges: RangeTable) -> dict[str, ChannelMeans]:
+    """Channel means of what convolutions read, by tensor name; none in a shard's table.
+
+    Raises:
+        InputError: The file beside the table is missing or was not written with it.
+    """
+    content = _statistics(ranges)
+    ends = np.cumsum(content["means_sizes"])[:-1]
+    rows = zip(
+        content["means_names"],
+        content["means_scale"],
+        np.split(content["means_plain"], ends),
+        np.split(content["means_quantized"], ends),
+        strict=True,
+    )
+    return {
+        str(name): ChannelMeans(scale=float(scale), plain=plain, quantized=quantized)
+        for name, scale, plain, quantized in rows
+        if plain.size
+    }
+
+
+def _statistics(ranges: RangeTable) -> dict[str, NDArray[Any]]:
+    path = ranges.path.with_suffix(BESIDE)
+    if file_sha256(path) != ranges.details.get("beside", {}).get(BESIDE):
         raise InputError(f"{path} was not written with {ranges.path}", hint="run calibrate again")
     with np.load(path, allow_pickle=False) as content:
-        counts: NDArray[np.int64] = content["histograms"]
-        rows = zip(content["names"], content["amax"], counts, strict=True)
-        return {str(name): Observation(amax=float(amax), histogram=row) for name, amax, row in rows}
+        return dict(content)

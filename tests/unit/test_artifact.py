@@ -157,6 +157,41 @@ class TestRefused:
         assert "schema 1" in self.refused(published.path)
 
 
+class TestBeside:
+    @pytest.fixture
+    def pair(self, tmp_path):
+        path = tmp_path / "ranges.json"
+        beside = subject.write_beside(path, ".npz", lambda file: file.write_bytes(b"more") and None)
+        return subject.publish(RangeTable, path, b"{}", provenance=ORIGIN, details=beside)
+
+    def test_it_belongs_by_hash(self, pair):
+        """The sidecar knows it, and the pair loads."""
+        assert pair.details["beside"] == {".npz": hashlib.sha256(b"more").hexdigest()}
+        assert subject.load(RangeTable, pair.path) == pair
+
+    def test_another_or_none_is_refused(self, pair):
+        """A changed file beside it, or a missing one, is the end of the pair."""
+        other = pair.path.with_suffix(".npz")
+        other.write_bytes(b"else")
+        with pytest.raises(InputError, match="was not written with") as caught:
+            subject.load(RangeTable, pair.path)
+        assert "'export'" in caught.value.hint
+        other.unlink()
+        with pytest.raises(InputError, match="cannot read"):
+            subject.load(RangeTable, pair.path)
+
+    def test_a_full_disk_leaves_the_old_ones(self, pair):
+        """What cannot be written takes nothing away."""
+
+        def write(path):
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with pytest.raises(InputError, match="disk full"):
+            subject.write_beside(pair.path, ".npz", write)
+        assert subject.load(RangeTable, pair.path) == pair
+
+
 class TestFailedWrite:
     def fails(self, path, content):
         with pytest.raises(InputError) as caught:
@@ -278,6 +313,31 @@ KILLED = """
 """
 
 
+KILLED_BESIDE = """
+    import os, signal, sys
+    from pathlib import Path
+    from edge_inception import artifact
+    from edge_inception.artifact import Provenance, RangeTable
+
+    path, content, renames = Path(sys.argv[1]), sys.argv[2].encode(), int(sys.argv[3])
+    origin = Provenance(stage="calibrate", parents={}, options={}, tools={}, source="")
+    real, calls = Path.replace, []
+
+    def replace(self, target):
+        if len(calls) == renames:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(target)
+        return real(self, target)
+
+    beside = lambda temporary: temporary.write_bytes(content)
+    if renames == 0:  # killed while it writes, not when it is about to rename
+        beside = lambda temporary: os.kill(os.getpid(), signal.SIGKILL)
+    Path.replace = replace
+    details = artifact.write_beside(path, ".npz", beside)
+    artifact.publish(RangeTable, path, content, provenance=origin, details={"n": 1, **details})
+"""
+
+
 class TestKilled:
     @pytest.fixture
     def kill(self, tmp_path):
@@ -311,6 +371,33 @@ class TestKilled:
         kill("before sidecar")
         with pytest.raises(InputError, match="no sidecar"):
             subject.load(Graph, tmp_path / "model.onnx")
+
+    @pytest.fixture
+    def kill_beside(self, tmp_path):
+        """Write a table and what lies beside it, then again, killed before the given rename."""
+
+        def run(renames):
+            path, code = tmp_path / "ranges.json", textwrap.dedent(KILLED_BESIDE)
+            for content, count in (("old", 9), ("new", renames)):
+                command = [sys.executable, "-c", code, str(path), content, str(count)]
+                done = subprocess.run(command, check=False, capture_output=True)
+                assert done.returncode == (-signal.SIGKILL if count < 3 else 0), done.stderr
+            return path
+
+        return run
+
+    @pytest.mark.parametrize(("renames", "content"), [(0, b"old"), (3, b"new")])
+    def test_a_file_beside_is_of_the_same_run(self, kill_beside, renames, content):
+        """kill -9 while it is written leaves the old three files; after the last rename the new."""
+        path = kill_beside(renames)
+        assert subject.load(RangeTable, path).details["n"] == 1
+        assert path.read_bytes() == path.with_suffix(".npz").read_bytes() == content
+
+    @pytest.mark.parametrize("renames", [1, 2])
+    def test_a_torn_pair_is_refused(self, kill_beside, renames):
+        """kill -9 between the renames leaves no sidecar, so that the stage runs again."""
+        with pytest.raises(InputError, match="no sidecar"):
+            subject.load(RangeTable, kill_beside(renames))
 
     def test_leftovers_of_the_living_stay(self, tmp_path):
         """A temporary file of a running process is not taken away, nor are files of others."""

@@ -244,15 +244,28 @@ class TestDigest:
         assert len({before, moved, renamed, changed}) == 4
 
     def test_subset_is_spread(self, tmp_path):
-        """A subset is spread over the order, has no image twice and keeps the classes."""
+        """Each class has its share, no image comes twice, and the set's order stays."""
         for index in range(10):
             put(tmp_path / f"{'ab'[index // 5]}/{index}.png", str(index))
         whole = open_set(tmp_path)
         part = whole.subset(4)
-        assert [item.path.stem for item in part.items] == ["0", "2", "5", "7"]
+        assert [item.label for item in part.items] == [0, 0, 1, 1]
+        assert list(part.items) == [item for item in whole.items if item in part.items]
+        assert len({item.path for item in part.items}) == 4
         assert part.classes == whole.classes
         assert whole.subset(10) == whole
         assert whole.subset(99) == whole
+
+    def test_subset_is_by_content(self, tmp_path):
+        """Neither the order nor the names of the images decide which are picked."""
+        for folder, names in (("one", range(20)), ("two", range(99, 79, -1))):
+            for index, name in enumerate(names):
+                put(tmp_path / folder / f"{name:02}.png", str(index))
+        picked = [open_set(tmp_path / folder).subset(7) for folder in ("one", "two")]
+        assert picked[0].sha256 == picked[1].sha256
+        assert [item.path.name for item in picked[0].items] != [
+            item.path.name for item in picked[1].items
+        ]
 
     def test_subset_of_nothing(self, labelled):
         """A subset of no images is the caller's mistake."""

@@ -1,0 +1,108 @@
+"""The command that finds ranges: from images, from the tables of shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception.cli_options import (
+    PATH,
+    calibration_options,
+    say_made,
+    skip_option,
+    terminal_of,
+    terminal_options,
+)
+from edge_inception.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edge_inception.artifact import SimplifiedGraph
+    from edge_inception.imageset import ImageSet
+    from edge_inception.quant.options import CalibrateOptions
+    from edge_inception.terminal import Terminal
+
+
+@click.command()
+@click.argument("graph", type=PATH)
+@calibration_options
+@skip_option
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--threads", type=int, help="CPU threads; 0 or none given = all usable.")
+@click.option("--shard", metavar="I/N", help="Count the I-th of N shares of the images: 1/4.")
+@click.option(
+    "--merge",
+    type=PATH,
+    multiple=True,
+    metavar="TABLE",
+    help="Table of a shard, once for each: what one run over all images would give.",
+)
+@click.option("--out", type=PATH, required=True, help="File to write; .npz lies beside it.")
+@terminal_options
+def calibrate(graph: Path, out: Path, **flags: Any) -> None:
+    """Find the range of every tensor that will be int8: a readable table."""
+    from edge_inception import artifact
+    from edge_inception.artifact import RangeTable, SimplifiedGraph
+
+    if flags["shard"] and flags["merge"]:
+        raise InputError("--shard and --merge together", hint="merge when all shards are there")
+    with terminal_of(flags) as terminal:
+        simplified = artifact.load(SimplifiedGraph, graph)
+        images, options = _images(flags, terminal), _options(simplified, flags)
+        with terminal.working("calibrate") as progress:
+            if flags["merge"]:
+                from edge_inception.quant.merge import merge
+
+                parts = [artifact.load(RangeTable, path) for path in flags["merge"]]
+                made = merge(simplified, images, options, parts, out, progress=progress)
+            else:
+                from edge_inception.quant.observe import calibrate as run
+
+                made = run(simplified, images, options, out, progress=progress)
+        say_made(terminal, made)
+
+
+def _images(flags: Mapping[str, Any], terminal: Terminal) -> ImageSet:
+    from edge_inception import imageset, ingredients
+
+    limit = flags["max_images"]
+    if flags["calibration"] is None:
+        raise InputError("no calibration images", hint="pass --calibration FOLDER")
+    if limit is not None and limit < 1:
+        raise InputError(f"--max-images is {limit}", hint="wanted at least 1")
+    images = imageset.open_set(flags["calibration"], split=flags["calibration_split"] or "")
+    if flags["skip_bad_images"]:
+        images = ingredients.without_bad(images, "calibration", terminal)
+    return images if limit is None else images.subset(limit)
+
+
+def _options(graph: SimplifiedGraph, flags: Mapping[str, Any]) -> CalibrateOptions:
+    from edge_inception import ingredients
+    from edge_inception.images import preprocess_of
+    from edge_inception.quant.options import WHOLE, CalibrateOptions
+
+    return CalibrateOptions(
+        preprocess=preprocess_of(graph.details),
+        calibrator=flags["calibrator"] or "mse",
+        batch=flags["batch"],
+        threads=ingredients.require_threads(flags["threads"] or 0),
+        shard=_shard(flags["shard"]) if flags["shard"] else WHOLE,
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """``2/4`` -> (2, 4).
+
+    Raises:
+        InputError: Not two whole numbers, or I is not one of 1..N.
+    """
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise InputError(f"--shard is '{text}'", hint="wanted I/N with I from 1 to N, such as 1/4")
+    return int(number), int(of)
+
+
+COMMANDS = (calibrate,)
