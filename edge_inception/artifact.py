@@ -197,7 +197,9 @@ def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> di
 
 
 def load(kind: type[A], path: Path) -> A:
-    """The artifact at ``path``, its hash and those of the files beside it checked.
+    """The artifact at ``path``, its hashes checked; ``Artifact`` takes any kind.
+
+    Those are its own and of the files beside it.
 
     Raises:
         InputError: File or sidecar missing, of another kind or schema, or a hash differs.
@@ -340,7 +342,7 @@ def _read_sidecar(kind: type[A], path: Path, sidecar: Path) -> dict[str, Any]:
             f"{sidecar} is not a sidecar of schema {SCHEMA}",
             hint="it was written by another version; run the stage again",
         )
-    if record["kind"] != kind.kind:
+    if kind.kind not in {Artifact.kind, record["kind"]}:
         raise InputError(
             f"{path} is a {record['kind']}, wanted a {kind.kind}",
             hint=f"it was written by stage '{record['stage']}'",

@@ -14,6 +14,7 @@ import click
 
 from edge_inception import (
     __version__,
+    cli_accuracy,
     cli_bundle,
     cli_calibrate,
     cli_compile,
@@ -269,6 +270,7 @@ def doctor() -> int:
 
 
 for _module in (
+    cli_accuracy,
     cli_bundle,
     cli_calibrate,
     cli_compile,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -88,22 +89,70 @@ def run(model: onnx.ModelProto, images: NDArray[Any]) -> NDArray[np.float32]:
     Raises:
         InputError: onnxruntime cannot load or run the graph.
     """
+    with _refusals():
+        session = _session(model)
+        (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+    result: NDArray[np.float32] = np.asarray(logits, dtype=np.float32)
+    return result
+
+
+class Probe:
+    """A graph whose inner tensors can be looked at, computed exactly as written.
+
+    Args:
+        model: Not changed.
+        names: Tensors that it computes, or its image.
+
+    Raises:
+        InputError: onnxruntime cannot load the graph.
+    """
+
+    def __init__(self, model: onnx.ModelProto, names: Sequence[str]) -> None:
+        source = image_input(model)
+        self._input = source.name
+        first = shape_of(source)[0]
+        self._batch = first if isinstance(first, int) else 1
+        self._names = [name for name in dict.fromkeys(names) if name != self._input]
+        open_model = onnx.ModelProto()
+        open_model.CopyFrom(model)
+        del open_model.graph.output[:]
+        open_model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
+        with _refusals():
+            self._session = _session(open_model)
+
+    def tensors(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Every tensor by name for one image [1, ...]; a static batch is filled with copies of it.
+
+        Raises:
+            InputError: onnxruntime cannot run the graph on it.
+        """
+        with _refusals():
+            found = self._session.run(
+                self._names, {self._input: np.repeat(image, self._batch, axis=0)}
+            )
+        values = {name: value[:1] for name, value in zip(self._names, found, strict=True)}
+        return {**values, self._input: image}
+
+
+def _session(model: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+        yield
     except Exception as error:  # onnxruntime raises classes of its own without a common base
         if not type(error).__module__.startswith("onnxruntime"):
             raise
         line = str(error).splitlines()[0]
         raise InputError(f"onnxruntime refuses the graph: {line}", hint="export again") from error
-    result: NDArray[np.float32] = np.asarray(logits, dtype=np.float32)
-    return result
 
 
 def _images(model: onnx.ModelProto, seed: int) -> list[NDArray[Any]]:

@@ -1,0 +1,153 @@
+"""Commands that say where INT8 loses accuracy: ``compare-layers``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception.cli_options import PATH, terminal_of, terminal_options
+
+if TYPE_CHECKING:
+    from edge_inception.artifact import Artifact
+    from edge_inception.graph.layer_noise import LayerNoise
+    from edge_inception.imageset import ImageSet
+    from edge_inception.spec import Preprocess
+
+_NAME, _OP = 36, 18
+_ROW = "{:<36} {:<18}{:>8}{:>8}{:>8}"
+
+
+@click.command("compare-layers")
+@click.argument("float_graph", type=PATH)
+@click.argument("typed_graph", type=PATH)
+@click.option("--images", type=PATH, required=True, help="Folder or set; labels are not used.")
+@click.option("--split", default="", help="Split of a set file.")
+@click.option(
+    "--max-images", type=click.IntRange(min=1), default=8, show_default=True, help="At most."
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with full names.")
+@terminal_options
+def compare_layers(float_graph: Path, typed_graph: Path, **flags: Any) -> None:
+    """Show the noise of every layer of a typed graph, and where it jumps.
+
+    FLOAT_GRAPH is the simplified graph, TYPED_GRAPH what quantize made of it. SQNR in dB of a
+    layer's result, of its noisiest input, and of that input as the layer reads it, behind the Q/DQ
+    pair. A jump is a layer whose noise is 10 dB above that of its noisiest input, inputs better
+    than 30 dB counting as 30 dB.
+    """
+    from edge_inception import artifact, imageset
+    from edge_inception.artifact import Artifact
+    from edge_inception.graph import layer_noise
+    from edge_inception.graph.check import load_graph
+
+    with terminal_of(flags) as terminal:
+        made = [artifact.load(Artifact, path) for path in (float_graph, typed_graph)]
+        how = _same_preprocess(made)
+        images = imageset.open_set(flags["images"], split=flags["split"])
+        chosen = images.subset(flags["max_images"])
+        first, second = (load_graph(one.path) for one in made)
+        with terminal.working("compare-layers") as progress:
+            layers = layer_noise.compare_layers(
+                (first, second), chosen.items, how, progress=progress
+            )
+    lines = [_json(made, layers, chosen)] if flags["as_json"] else _text(layers, chosen, images)
+    click.echo("\n".join(lines))
+
+
+def _same_preprocess(made: Sequence[Artifact]) -> Preprocess:
+    """The preprocessing of both graphs.
+
+    Raises:
+        InputError: They differ: one image would be two different inputs.
+    """
+    from edge_inception.errors import InputError
+    from edge_inception.images import preprocess_of
+
+    first, second = (preprocess_of(one.details) for one in made)
+    if first != second:
+        raise InputError(
+            f"{made[0].path} and {made[1].path} take differently preprocessed images",
+            hint="compare graphs of one export",
+        )
+    return first
+
+
+def _json(made: Sequence[Artifact], layers: Sequence[LayerNoise], chosen: ImageSet) -> str:
+    from edge_inception.graph import layer_noise
+
+    records = [_record(layer, chosen) for layer in layers]
+    jump = layer_noise.first_jump(layers)
+    record = {
+        "graphs": [str(one.path) for one in made],
+        "images": [str(item.path) for item in chosen.items],
+        "layers": records,
+        "jump": records[layers.index(jump)] if jump else None,
+    }
+    return json.dumps(record, indent=1)
+
+
+def _record(layer: LayerNoise, chosen: ImageSet) -> dict[str, Any]:
+    from edge_inception.graph.layer_noise import decibels
+
+    return {
+        "name": layer.name,
+        "op": layer.op,
+        "tensor": layer.tensor,
+        "sqnr_db": decibels(layer.output),
+        "input_sqnr_db": decibels(layer.inputs),
+        "read_sqnr_db": decibels(layer.read),
+        "noisiest_input": layer.noisiest,
+        "is_jump": layer.is_jump,
+        "is_scale_to_blame": layer.is_pair_to_blame,
+        "worst_image": str(chosen.items[layer.worst_image].path),
+    }
+
+
+def _text(layers: Sequence[LayerNoise], chosen: ImageSet, whole: ImageSet) -> Iterator[str]:
+    from edge_inception.errors import listed, one_line
+    from edge_inception.graph.layer_noise import first_jump
+    from edge_inception.terminal import wrapped
+
+    yield _ROW.format("layer", "op", "input", "read", "SQNR dB")
+    yield from (_line(layer) for layer in layers)
+    yield ""
+    names = listed(item.path.name for item in chosen.items)
+    count = f"{len(chosen.items)} of {len(whole.items)} in {whole.name}: {names}"
+    yield wrapped("images", one_line(count), indent=9)
+    jump = first_jump(layers)
+    if jump is None:
+        yield wrapped("jump", "none: the error grows evenly", indent=9)
+        return
+    worst = chosen.items[jump.worst_image].path.name
+    yield wrapped("jump", one_line(f"{_sentence(jump)}; worst on {worst}"), indent=9)
+
+
+def _line(layer: LayerNoise) -> str:
+    from edge_inception.errors import one_line
+    from edge_inception.terminal import shortened
+
+    name, op = shortened(one_line(layer.name), _NAME), shortened(one_line(layer.op), _OP)
+    figures = (_cell(value) for value in (layer.inputs, layer.read, layer.output))
+    return _ROW.format(name, op, *figures) + (" *" if layer.is_jump else "")
+
+
+def _cell(noise_to_signal: float) -> str:
+    from edge_inception.graph.layer_noise import LIMIT_DB, decibels
+
+    value = decibels(noise_to_signal)
+    return "exact" if value == LIMIT_DB else f"{value:.1f}"
+
+
+def _sentence(jump: LayerNoise) -> str:
+    from edge_inception.graph.layer_noise import decibels
+
+    why = f"the int8 scale of '{jump.noisiest}'" if jump.is_pair_to_blame else "its own weights"
+    lost = f"from {_cell(jump.inputs)} to {decibels(jump.output):.1f} dB"
+    return f"{jump.op} '{jump.name}' falls {lost}: {why}"
+
+
+COMMANDS = (compare_layers,)
