@@ -85,7 +85,8 @@ class _Session:
         self.way = self._way()
 
     def _way(self) -> Any:
-        way = ways.way_of(self.bundle, self.options.threads)
+        accepts_float = getattr(self.options, "accept_float", False)
+        way = ways.way_of(self.bundle, self.options.threads, accepts_float=accepts_float)
         tool = trtexec.find_tool()
         if way.name != "tensorrt" or tool is None:
             return way
@@ -312,6 +313,9 @@ def _parser() -> argparse.ArgumentParser:
         found[name].set_defaults(run=run)
         _add_common(found[name])
     found["build"].add_argument("--force", action="store_true", help="build although it is there")
+    found["build"].add_argument(
+        "--accept-float", action="store_true", help="keep an int8 engine without int8 layers"
+    )
     found["verify"].add_argument("--images", help="folder of validation images to compare as well")
     for name in ("verify", "bench"):
         found[name].add_argument("--out", help="write the record to this file too")

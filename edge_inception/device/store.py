@@ -1,8 +1,9 @@
-"""Engines made on the device: one file and its facts, built once for what it depends on.
+"""The engine made on the device: one file and its facts, built once for what it depends on.
 
-``engine/<key>.engine`` (or ``.blob``) lies beside ``engine/<key>.engine.json``. The key covers the
-graph, the choices of the manifest, and the library and processor that the engine is tied to: an
-engine that was made for something else has another name, and is neither opened nor kept.
+``engine/model.engine`` (or ``.blob``) lies beside ``engine/model.engine.json``: a name that servers
+can be told before it is built. The key in the facts covers the graph, the choices of the manifest,
+and the library and processor that the engine is tied to: an engine of another key is not opened,
+and the next build replaces it.
 This file travels to devices: Python 3.6 syntax, standard library.
 """
 
@@ -24,6 +25,7 @@ else:
 SCHEMA = "edge-inception/device-engine"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _KEY_DIGITS = 12
+_NAME = "model"
 
 
 class Engine(NamedTuple):
@@ -34,7 +36,7 @@ class Engine(NamedTuple):
 
 
 def key_of(way: Any, bundle: Any, graph: Mapping[str, Any]) -> str:
-    """Name of the engine that this device, this graph and these choices give."""
+    """Digest of all that the engine of this device depends on: library, GPU, graph, choices."""
     text = json.dumps(
         [
             way.name,
@@ -54,13 +56,15 @@ def find(bundle: Any, way: Any) -> Optional[Engine]:
     Raises:
         Refusal: The library is missing, or not one that the bundle is for.
     """
-    path = _path(bundle, way, key_of(way, bundle, way.graph()))
+    key, path = key_of(way, bundle, way.graph()), _path(bundle, way)
     facts = _facts(path)
+    if facts is None or facts.get("key") != key:
+        return None
     try:
-        is_whole = facts is not None and manifest.file_sha256(path) == facts.get("sha256")
+        is_whole = manifest.file_sha256(path) == facts.get("sha256")
     except OSError:
         is_whole = False
-    return Engine(path, facts) if facts is not None and is_whole else None
+    return Engine(path, facts) if is_whole else None
 
 
 def require(bundle: Any, way: Any) -> Engine:
@@ -75,14 +79,13 @@ def require(bundle: Any, way: Any) -> Engine:
 
 
 def build(bundle: Any, way: Any) -> Engine:
-    """Build the engine, write it and its facts, and remove engines of other keys.
+    """Build the engine, and write it and its facts over those that were there.
 
     Raises:
         Refusal: The library refuses, the disk is full, or the folder cannot be written.
     """
     graph = way.graph()
-    key = key_of(way, bundle, graph)
-    path = _path(bundle, way, key)
+    key, path = key_of(way, bundle, graph), _path(bundle, way)
     _write(path + ".probe", b"")  # a folder that cannot be written is known before the minutes
     os.remove(path + ".probe")
     started = time.time()
@@ -107,7 +110,6 @@ def build(bundle: Any, way: Any) -> Engine:
     facts.update(made)
     _write(path, content)
     _write(path + ".json", (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
-    _remove_others(path)
     return Engine(path, facts)
 
 
@@ -125,8 +127,8 @@ def write_result(path: str, record: Mapping[str, Any]) -> None:
     _write(path, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
 
 
-def _path(bundle: Any, way: Any, key: str) -> str:
-    return os.path.join(bundle.root, manifest.ENGINES, key + str(way.suffix))
+def _path(bundle: Any, way: Any) -> str:
+    return os.path.join(bundle.root, manifest.ENGINES, _NAME + str(way.suffix))
 
 
 def _facts(path: str) -> Optional[Dict[str, Any]]:
@@ -136,13 +138,6 @@ def _facts(path: str) -> Optional[Dict[str, Any]]:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
-
-
-def _remove_others(path: str) -> None:
-    folder, own = os.path.dirname(path), os.path.basename(path)
-    for name in os.listdir(folder):
-        if not name.startswith((own, manifest.TIMING_CACHE)):
-            os.remove(os.path.join(folder, name))
 
 
 def _write(path: str, content: bytes) -> None:

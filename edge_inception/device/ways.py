@@ -35,8 +35,13 @@ def _ours(name: str) -> Any:
     return importlib.import_module(_ENGINES + name if __package__ else name)
 
 
-def way_of(bundle: Any, threads: int = 0) -> Any:
-    """The way of a bundle's target; ``threads`` 0 is all that this process may use.
+def way_of(bundle: Any, threads: int = 0, *, accepts_float: bool = False) -> Any:
+    """The way of a bundle's target.
+
+    Args:
+        bundle: An opened bundle.
+        threads: Of a CPU; 0 is all that this process may use.
+        accepts_float: Build an int8 engine although none of its layers computes in int8.
 
     Raises:
         Refusal: The manifest names a library that this program does not know, or there are not
@@ -44,9 +49,9 @@ def way_of(bundle: Any, threads: int = 0) -> Any:
     """
     backend = bundle.target["backend"]
     if backend == "openvino":
-        return OpenVino(bundle, threads)
+        return OpenVino(bundle, threads, accepts_float=accepts_float)
     if backend in _MODULES:
-        return TensorRt(bundle)
+        return TensorRt(bundle, accepts_float=accepts_float)
     raise Refusal(
         "the manifest asks for engine library '{}'".format(backend),
         "known: openvino, {}".format(", ".join(sorted(_MODULES))),
@@ -64,14 +69,14 @@ class OpenVino:
     name = "openvino"
     suffix = ".blob"
 
-    def __init__(self, bundle: Any, threads: int) -> None:
+    def __init__(self, bundle: Any, threads: int, *, accepts_float: bool = False) -> None:
         usable = usable_threads()
         if not 0 <= threads <= usable:
             raise Refusal(
                 "{} threads asked for, this process may use {}".format(threads, usable),
                 "wanted 1 to {}, or 0 for all".format(usable),
             )
-        self._threads = threads or usable
+        self._threads, self._accepts_float = threads or usable, accepts_float
         self._precision = bundle.record["build"].get("float_precision") or "f32"
         self._bundle = bundle
 
@@ -128,13 +133,28 @@ class OpenVino:
         except library.Refusal as error:
             raise Refusal(str(error), error.hint, refusal.BUILD_FAILED) from error
         facts = {key: made.layers[key] for key in ("weighted_layers", "int8_layers")}
-        if graph["precision"] == "int8" and not facts["int8_layers"]:
-            raise Refusal(
-                "OpenVINO computes no layer of {} in int8 on this CPU".format(path),
-                "make a bundle of --precision fp32 for this device",
-                refusal.BUILD_FAILED,
+        told: List[str] = []
+        if graph["precision"] == "int8":
+            told = self._in_float(facts["int8_layers"], facts["weighted_layers"])
+        return made.blob, dict(facts, float_precision=self._precision, warnings=told)
+
+    def _in_float(self, num_int8: int, total: int) -> List[str]:
+        """On x86-64 every layer of our graphs is int8; on aarch64 OpenVINO computes most in float.
+
+        Raises:
+            Refusal: None is, and that was not accepted.
+        """
+        if not num_int8:
+            what = "OpenVINO computes none of {} layers in int8 on this CPU".format(total)
+            return _no_int8(what, is_accepted=self._accepts_float)
+        if num_int8 == total:
+            return []
+        return [
+            "OpenVINO computes {} of {} layers in int8 on this CPU ({}), the others in float: "
+            "the answers hold, the speed of int8 does not".format(
+                num_int8, total, platform.machine()
             )
-        return made.blob, dict(facts, float_precision=self._precision)
+        ]
 
     def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
         """An open engine.
@@ -159,9 +179,9 @@ class TensorRt:
 
     suffix = ".engine"
 
-    def __init__(self, bundle: Any) -> None:
+    def __init__(self, bundle: Any, *, accepts_float: bool = False) -> None:
         self.name = bundle.target["backend"]
-        self._bundle = bundle
+        self._bundle, self._accepts_float = bundle, accepts_float
         self._module: Any = None
 
     def library(self) -> Any:
@@ -230,7 +250,8 @@ class TensorRt:
         """The plan of a typed graph, and what the library says of it.
 
         Raises:
-            Refusal: The library refuses the graph.
+            Refusal: The library refuses the graph, or computes no layer of an int8 graph in int8
+                and that was not accepted.
         """
         nvinfer, inspection = _ours("_nvinfer"), _ours("_inspection")
         # The builder stamps the first line of the cache with its own version.
@@ -248,8 +269,24 @@ class TensorRt:
         facts = inspection.describe_layers(built.layers)
         told = list(built.warnings)
         if graph["precision"] == "int8":
-            told = inspection.fallbacks(facts) + _without_int8(facts) + told
+            told = self._without_int8(facts) + inspection.fallbacks(facts) + told
+        if self._bundle.record["build"]["dla_core"] is not None and not facts["dla_islands"]:
+            told.insert(0, "a DLA core was asked for, and no part of the engine runs on one")
         return built.plan, dict(facts, warnings=told)
+
+    def _without_int8(self, facts: Mapping[str, Any]) -> List[str]:
+        """Where the layers were listed by kind, and none is a DLA's, which hides its own.
+
+        Raises:
+            Refusal: None of them is int8, and that was not accepted.
+        """
+        is_listed = set(facts["layers"]) - {"unknown"}
+        if not is_listed or facts["int8_layers"] or facts["dla_islands"]:
+            return []
+        return _no_int8(
+            "none of the layers that TensorRT lists multiplies in int8",
+            is_accepted=self._accepts_float,
+        )
 
     def _timing_cache(self) -> str:
         """One for each TensorRT and GPU: timings of another are refused, as after an upgrade."""
@@ -284,11 +321,20 @@ class TensorRt:
             ) from error
 
 
-def _without_int8(facts: Mapping[str, Any]) -> List[str]:
-    """A warning and no refusal: these lists have not been seen on a device yet."""
-    if not facts["layers"] or facts["int8_layers"] or facts["dla_islands"]:
-        return []
-    return ["int8 was asked for, and none of the layers that TensorRT lists multiplies in int8"]
+def _no_int8(what: str, *, is_accepted: bool) -> List[str]:
+    """An int8 engine without int8, as a warning where that was accepted.
+
+    Raises:
+        Refusal: It was not: the engine would be slower and larger than the one that was promised.
+    """
+    if is_accepted:
+        return ["int8 was asked for: " + what]
+    raise Refusal(
+        "int8 was asked for: " + what,
+        "make a bundle of --precision fp16 or fp32 for this device, or keep this engine: python3 "
+        "device.py build --accept-float",
+        refusal.BUILD_FAILED,
+    )
 
 
 def is_calibrated(graph: Mapping[str, Any]) -> bool:

@@ -54,7 +54,7 @@ def usage(facts: ServingFacts) -> str:
         )
     else:
         start = (
-            "```\ncp engine/KEY.engine serving/deepstream/model.engine\n```\n"
+            "```\ncp engine/model.engine serving/deepstream/model.engine\n```\n"
             "Then `nvinfer config-file-path=serving/deepstream/config_infer.txt`"
         )
     height, width = facts.preprocess.input_size

@@ -60,7 +60,7 @@ def usage(facts: ServingFacts) -> str:
     """How to put the model file in its place and start the server."""
     platform = _platform(facts)
     folder = f"serving/triton/{facts.name}/1"
-    source = "graphs/strong.onnx" if platform.suffix == ".onnx" else "engine/KEY.engine"
+    source = "graphs/strong.onnx" if platform.suffix == ".onnx" else "engine/model.engine"
     copies = "".join(f"cp {source} {folder}/{name}\n" for name in _filenames(facts).values())
     note = (
         "One plan per compute capability: build each on its own device.\n"

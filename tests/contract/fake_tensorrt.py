@@ -31,13 +31,15 @@ class World:
     """What a test decides before, and what it finds afterwards.
 
     ``problem`` is what the builder complains of, ``refusal`` what the runtime does; empty for
-    success. ``shape`` and ``element`` are those of the graph's one input. ``memory`` holds the
-    bytes behind each address that a fake GPU gave out, ``streams`` the work that waits in each.
+    success. ``shape`` and ``element`` are those of the graph's one input; ``kernel`` is what its
+    one layer multiplies in, "FP32" or "INT8". ``memory`` holds the bytes behind each address that
+    a fake GPU gave out, ``streams`` the work that waits in each.
     ``starts`` False is a driver that the library cannot use.
     """
 
     shape: tuple[int, ...] = (-1, 3, 4, 4)
     element: str = "FLOAT"
+    kernel: str = "FP32"
     starts: bool = True
     parses: bool = True
     problem: str = ""

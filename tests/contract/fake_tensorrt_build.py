@@ -154,6 +154,7 @@ def _plan(trt: Any, network: Any, config: Any) -> bytes:
         "version": trt.__version__,
         "shape": list(network._inputs[0].shape),
         "element": network._inputs[0].dtype.name,
+        "kernel": config._world.kernel,
         "batches": [shape[0] for shape in profiles[0]] if profiles else None,
         "flags": sorted(config._bits),
         "is_detailed": getattr(config, "_set_profiling_verbosity", 0) == _DETAILED,

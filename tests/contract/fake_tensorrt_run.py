@@ -105,10 +105,13 @@ class EngineInspector:
         is_new = int(self._trt.__version__.split(".")[0]) >= 11
         if not self._facts["is_detailed"]:
             return json.dumps({"Layers": ["/a/Conv"], "Bindings": _NAMES})
-        words = {"Format": "Row major linear", "DataType": "Float"}
-        element = words if is_new else {"Format/Datatype": "Row major linear FP32"}
+        kernel = self._facts["kernel"]
+        words = {"Format": "Row major linear", "DataType": kernel.replace("FP32", "Float")}
+        element = words if is_new else {"Format/Datatype": f"Row major linear {kernel}"}
         tensor = {"Name": "input", "Location": "Device", "Dimensions": [1, 3, 4, 4], **element}
         layer = {"Name": "/a/Conv", "LayerType": "CaskConvolution", "Inputs": [tensor]}
+        if kernel == "INT8":
+            layer["Weights"] = {"Type": "Int8", "Count": 48}
         tensors = [{"Name": name, "DataType": "Float"} for name in _NAMES]
         ends = {"I/O Tensors": tensors} if is_new else {"Bindings": _NAMES}
         return json.dumps({"Layers": [layer]} | ends)

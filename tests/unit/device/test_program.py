@@ -213,6 +213,41 @@ def test_a_disk_that_cannot_be_written(copied, monkeypatch, code, words, capsys)
     assert not list((copied / "engine").iterdir())
 
 
+@pytest.fixture
+def counted(monkeypatch):
+    """``counted(int8, all)``: what OpenVINO is seen to compute in int8."""
+    from edge_inception.engines import _openvino
+
+    real = _openvino._executed_layers
+
+    def count(num_int8, total):
+        layers = {"int8_layers": num_int8, "weighted_layers": total}
+        changed = lambda compiled: {**real(compiled), **layers}  # noqa: E731
+        monkeypatch.setattr(_openvino, "_executed_layers", changed)
+
+    return count
+
+
+def test_float_layers_on_this_cpu_are_told(copied, counted, capsys):
+    """Some of an int8 graph in float, as on aarch64: built, with both counts; all int8: silent."""
+    assert run(copied, "build") == 0
+    assert "warning" not in capsys.readouterr().out
+    counted(1, 49)
+    assert run(copied, "build", "--force") == 0
+    warning = capsys.readouterr().out.splitlines()[-1]
+    assert warning.startswith("warning: OpenVINO computes 1 of 49 layers in int8 on this CPU")
+
+
+def test_no_int8_on_this_cpu_is_refused(copied, counted, capsys):
+    """None at all: exit 5 and no engine, unless that is accepted."""
+    counted(0, 49)
+    assert run(copied, "build") == refusal.BUILD_FAILED
+    assert "none of 49 layers in int8" in capsys.readouterr().err
+    assert not (copied / "engine/model.blob").exists()
+    assert run(copied, "build", "--accept-float") == 0
+    assert "warning: int8 was asked for: OpenVINO" in capsys.readouterr().out
+
+
 def test_no_openvino(copied, monkeypatch, capsys):
     """check and build say how to get the library, and end with the code of a missing one."""
     monkeypatch.setitem(sys.modules, "openvino", None)

@@ -41,8 +41,8 @@ def orin(monkeypatch):
     """``orin(release)``: this process has an Orin's driver and that release of TensorRT."""
 
     def make(release, **facts):
-        shape = facts.pop("shape", (1, 3, SIDE, SIDE))
-        trt, world = fake_tensorrt.tensorrt(release, fake_tensorrt_run.ACTS, shape=shape, **facts)
+        facts = {"shape": (1, 3, SIDE, SIDE), "kernel": "INT8", **facts}
+        trt, world = fake_tensorrt.tensorrt(release, fake_tensorrt_run.ACTS, **facts)
         fake_cuda.install(monkeypatch, world)
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
         monkeypatch.setattr(_cuda, "driver_version", lambda: 12060)
@@ -108,20 +108,25 @@ def test_a_wrong_version_in_the_manifest_is_refused(summing, orin, reseal, comma
     assert "fix: make a bundle for this device" in text
 
 
-def test_another_release_builds_anew_and_drops_the_old(summing, orin):
-    """An engine of another TensorRT has another name; only the new one stays.
+def test_another_release_builds_anew_in_its_place(summing, orin):
+    """An engine of another TensorRT is not opened; the new one has the name that servers know.
 
     Timings of kernels are kept for each TensorRT, which refuses those of another.
     """
     orin("10.3")
     assert run(summing, "build") == 0
-    (first,) = (summing / "engine").glob("*.engine")
+    plan = summing / "engine/model.engine"
+    first = plan.read_bytes()
     orin("10.13")
     assert run(summing, "verify") == refusal.BAD_INPUT  # nothing built for this one yet
     assert run(summing, "build") == 0
-    (second,) = (summing / "engine").glob("*.engine")
-    assert first.name != second.name
-    caches = {path.name for path in second.parent.glob("timing.cache-*") if path.suffix != ".lock"}
+    assert plan.read_bytes() != first
+    assert [path.name for path in sorted((summing / "engine").glob("*.engine*"))] == [
+        "model.engine", "model.engine.json",
+    ]  # fmt: skip
+    readme = (summing / "serving/README.md").read_text(encoding="utf-8")
+    assert readme.count("cp engine/model.engine ") == 1
+    caches = {path.name for path in plan.parent.glob("timing.cache-*") if path.suffix != ".lock"}
     assert caches == {"timing.cache-Orin-8.7-10.3.0", "timing.cache-Orin-8.7-10.13.3.9"}
 
 
@@ -150,11 +155,18 @@ def test_a_damaged_engine_is_built_again(summing, orin, capsys):
     assert run(summing, "verify") == 0
 
 
-def test_float_layers_of_an_int8_engine_are_told(summing, orin, capsys):
-    """The fake's only layer is float: the build says so, and keeps it beside the engine."""
-    orin("10.3")
-    assert run(summing, "build") == 0
-    assert "warning: int8 was asked for, and none of the layers" in capsys.readouterr().out
+def test_an_int8_engine_without_int8_is_refused(summing, orin, capsys):
+    """The fake's only layer is float: exit 5 and no engine; with --accept-float a warning."""
+    orin("10.3", kernel="FP32")
+    assert run(summing, "build") == refusal.BUILD_FAILED
+    error, fix = capsys.readouterr().err.splitlines()[-2:]
+    assert "none of the layers that TensorRT lists multiplies in int8" in error
+    assert "--accept-float" in fix
+    assert not (summing / "engine/model.engine").exists()
+    assert run(summing, "build", "--accept-float") == 0
+    assert "warning: int8 was asked for: none of the layers" in capsys.readouterr().out
+    assert run(summing, "build") == 0  # what was accepted once is there
+    assert capsys.readouterr().out.startswith("unchanged ")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +201,7 @@ def test_no_bindings_and_no_trtexec(summing, monkeypatch, capsys):
     assert "python3-libnvinfer" in capsys.readouterr().err
 
 
-def test_the_cache_gets_the_header_of_the_library(material, orin, tmp_path):
+def test_the_cache_gets_the_header_of_the_library(material, orin, tmp_path, capsys):
     """Implicit int8: TensorRT reads the bundle's scales under the first line it accepts."""
     import dataclasses
 
@@ -211,6 +223,7 @@ def test_the_cache_gets_the_header_of_the_library(material, orin, tmp_path):
     wanted = f"{_inspection.cache_header(release)}\ninput: 3d010204\n"
     assert world.values("the builder reads the cache") == [(wanted.encode(),)]
     assert world.values("IBuilderConfig.DLA_core=") == [(1,)]
+    assert "warning: a DLA core was asked for, and no part of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
