@@ -80,6 +80,31 @@ class QuantizeOptions:
     is_for_dla: bool = False
 
 
+class DropType(Enum):
+    """What a budget is a share of: ``absolute`` percentage points, or percent of FP32's top-1."""
+
+    ABSOLUTE = "absolute"
+    RELATIVE = "relative"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """Choices of one search for the groups that stay float.
+
+    ``max_drop_pp`` is the budget; ``max_groups`` the most groups in float, 0 as many as are
+    candidates. ``quantize`` is the graph that is searched, with nothing kept. ``max_images`` bounds
+    how many images score it, ``batch`` how many at a time; ``threads`` 0 means all.
+    """
+
+    max_drop_pp: float
+    quantize: QuantizeOptions
+    drop_type: DropType = DropType.ABSOLUTE
+    max_groups: int = 0
+    max_images: int = 512
+    batch: int = 8
+    threads: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheOptions:
     """``tensorrt``: the version that will read the calibration cache, such as ``8.5.2``."""
@@ -109,3 +134,11 @@ def cache_provenance(graph: TypedGraph, ranges: RangeTable, options: CacheOption
     """What ``write_cache`` with these inputs is recorded as."""
     parents = {"typed graph": graph.sha256, "ranges": ranges.sha256}
     return stage.provenance("calibration_cache", parents=parents, options=options)
+
+
+def search_provenance(
+    graph: SimplifiedGraph, ranges: RangeTable, images: ImageSet, options: SearchOptions
+) -> Provenance:
+    """What ``scoring.search_precision`` with these inputs is recorded as."""
+    parents = {"graph": graph.sha256, "ranges": ranges.sha256, "images": images.sha256}
+    return stage.provenance("search", parents=parents, options=options)

@@ -1,0 +1,221 @@
+"""The search on problems whose answer is known: which groups, how many scores, after kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from edge_inception.quant.journal import Journal
+from edge_inception.quant.options import DropType, QuantizeOptions, SearchOptions
+from edge_inception.quant.search import Evidence, Group, allowed_drop, search, sizes
+from edge_inception.spec import Precision
+
+IMAGES = 200
+QUANTIZE = QuantizeOptions(precision=Precision.INT8)
+
+
+def groups(harms, free=None):
+    """Groups g0, g1, ... of equal cost; ``free`` is what the free score believes of each."""
+    believed = free or harms
+    return tuple(
+        Group(
+            name=f"g{index}",
+            layers=(f"conv{index}",),
+            free=believed[index],
+            cost=1 / len(harms),
+            has_weights=True,
+        )
+        for index in range(len(harms))
+    )
+
+
+class Network:
+    """Each group in int8 adds its noise to the logits, and a noise of x loses x of the images."""
+
+    def __init__(self, harms):
+        self.harms = {f"g{index}": harm for index, harm in enumerate(harms)}
+        self.calls = []
+
+    def __call__(self, keep, rows):
+        self.calls.append((keep, rows))
+        noise = sum(harm for name, harm in self.harms.items() if name not in keep)
+        chosen = np.arange(IMAGES) if rows is None else np.array(rows)
+        lost = chosen >= IMAGES * (1 - noise)  # the last images suffer first
+        signal = np.ones(len(chosen))
+        return Evidence(
+            noise=noise * signal * (1 + chosen / IMAGES),
+            signal=signal,
+            change=-lost.astype(np.int64),
+        )
+
+
+def found(network, subjects, tmp_path, **options):
+    options = SearchOptions(**{"max_drop_pp": 1.0, "quantize": QUANTIZE, **options})
+    with Journal(tmp_path / "j", "key") as journal:
+        return search(subjects, network, options=options, top1=0.5, journal=journal)
+
+
+def test_plain_int8_that_keeps_its_accuracy_is_one_score(tmp_path):
+    """Within the budget nothing is kept, and nothing else is scored."""
+    network = Network([0.001] * 9)
+    result = found(network, groups([0.001] * 9), tmp_path)
+    assert (result.is_met, result.chosen.keep, len(network.calls)) == (True, (), 1)
+
+
+def test_the_two_bad_groups_are_kept_and_no_other(tmp_path):
+    """Two groups do the harm: they are kept, whatever the free score believes of them."""
+    harms = [0.0001] * 20
+    harms[5], harms[13] = 0.05, 0.02
+    believed = [0.0001 * (index + 1) for index in range(20)]
+    believed[5], believed[13] = 0.004, 0.003
+    result = found(Network(harms), groups(harms, believed), tmp_path)
+    assert result.is_met
+    assert result.chosen.keep == ("g5", "g13")
+    assert result.chosen.cost == pytest.approx(2 / 20)
+    # 18 groups of 0.0001 lose no image, since 0.0018 of 200 is less than one
+    assert result.chosen.drop_pp == 0.0
+    assert [one.group.name for one in result.ranking[:2]] == ["g5", "g13"]
+    # harm of a group alone, on the 50 most affected images: harm times their mean of 1 + i / 200
+    assert result.ranking[0].harm == pytest.approx(0.05 * (1 + (150 + 199) / 2 / IMAGES))
+
+
+def test_a_group_that_is_dispensable_is_quantized_again(tmp_path):
+    """Five groups together would do, but one of them is not missed: four are kept."""
+    harms = [0.05, 0.04, 0.03, 0.02, 0.004, 0.003, 0.0, 0.0]
+    result = found(Network(harms), groups(harms), tmp_path)
+    # 0.004 + 0.003 = 0.7 % of the images is within 1 pp, so the first four suffice
+    assert result.chosen.keep == ("g0", "g1", "g2", "g3")
+    # the sizes tried are 1, 2, 3, 4; a larger budget is met with fewer, a smaller one with six
+    assert len(found(Network(harms), groups(harms), tmp_path / "b", max_drop_pp=3).chosen.keep) == 3
+    result = found(Network(harms), groups(harms), tmp_path / "c", max_drop_pp=0.4)
+    assert result.chosen.keep == ("g0", "g1", "g2", "g3", "g4")
+
+
+def test_sizes_grow_by_half():
+    """1, 2, 3, 4, 6, 8, 12, ... and the last one always."""
+    assert list(sizes(20)) == [1, 2, 3, 4, 6, 8, 12, 16, 20]
+    assert list(sizes(4)) == [1, 2, 3, 4]
+    assert list(sizes(0)) == []
+
+
+def test_a_budget_that_cannot_be_met_names_the_closest(tmp_path):
+    """Every group harms: the point with the smallest drop is told, as not met."""
+    harms = [1 / 16] * 12
+    result = found(Network(harms), groups(harms), tmp_path, max_groups=4)
+    assert not result.is_met
+    assert len(result.chosen.keep) == 4
+    assert result.chosen.drop_pp == 100 * 8 / 16
+    assert [len(point.keep) for point in result.points] == [0, 1, 2, 3, 4]
+
+
+def test_the_front_holds_what_nothing_beats(tmp_path):
+    """Along the front cost rises and the drop falls."""
+    harms = [0.05, 0.04, 0.03, 0.02, 0.01, 0.0, 0.0, 0.0]
+    result = found(Network(harms), groups(harms), tmp_path, max_drop_pp=0.2)
+    costs = [point.cost for point in result.front]
+    drops = [(point.drop_pp, point.tail) for point in result.front]
+    assert costs == sorted(set(costs))
+    assert drops == sorted(set(drops), reverse=True)
+    assert result.front[0].keep == ()
+    for point in result.points:
+        assert any(
+            other.cost <= point.cost and (other.drop_pp, other.tail) <= (point.drop_pp, point.tail)
+            for other in result.front
+        )
+
+
+def test_a_relative_budget_is_a_share_of_the_top1():
+    """1 % of a top-1 of 50 % is half a percentage point."""
+    absolute = SearchOptions(max_drop_pp=1.0, quantize=QUANTIZE)
+    relative = SearchOptions(max_drop_pp=1.0, quantize=QUANTIZE, drop_type=DropType.RELATIVE)
+    assert (allowed_drop(absolute, 0.5), allowed_drop(relative, 0.5)) == (1.0, 0.5)
+
+
+def test_known_scores_are_not_asked_for_again(tmp_path):
+    """A second search over the same journal scores nothing and finds the same."""
+    harms = [0.05, 0.02, 0.03, *[0.0001] * 9]
+    first = found(Network(harms), groups(harms), tmp_path)
+    network = Network(harms)
+    assert found(network, groups(harms), tmp_path) == first
+    assert network.calls == []
+
+
+def test_a_journal_of_something_else_is_not_used(tmp_path):
+    """Another key: started anew."""
+    with Journal(tmp_path / "j", "a") as journal:
+        journal.add(frozenset({"x"}), "all", {"noise": 1.0})
+    with Journal(tmp_path / "j", "a") as journal:
+        assert journal.known(frozenset({"x"}), "all") == {"noise": 1.0}
+        assert journal.known(frozenset({"x"}), "worst") is None
+    with Journal(tmp_path / "j", "b") as journal:
+        assert journal.num_known == 0
+
+
+@pytest.mark.parametrize("cut", [1, 7, 30])
+def test_a_line_that_was_cut_off_is_dropped(tmp_path, cut):
+    """A crash inside a write loses that point and no other."""
+    path = tmp_path / "j"
+    with Journal(path, "a") as journal:
+        for name in "xyz":
+            journal.add(frozenset(name), "all", {"noise": 1 / 3})
+    path.write_bytes(path.read_bytes()[:-cut])
+    with Journal(path, "a") as journal:
+        assert [journal.known(frozenset(n), "all") is not None for n in "xyz"] == [
+            True,
+            True,
+            False,
+        ]
+        journal.add(frozenset("z"), "all", {"noise": 2 / 3})
+    with Journal(path, "a") as journal:
+        assert journal.known(frozenset("x"), "all") == {"noise": 1 / 3}
+        assert journal.known(frozenset("z"), "all") == {"noise": 2 / 3}
+
+
+_KILLED = """
+    import json, os, sys
+    from pathlib import Path
+    sys.path.insert(0, {here!r})
+    import test_search as t
+    folder, stop = Path(sys.argv[1]), int(sys.argv[2])
+    harms = [0.05, 0.02, 0.03, 0.013, *[0.0001] * 9]
+    network = t.Network(harms)
+    def score(keep, rows):
+        if len(network.calls) == stop:
+            os.kill(os.getpid(), 9)
+        return network(keep, rows)
+    result = t.found(score, t.groups(harms), folder)
+    print(json.dumps([len(network.calls), repr(result)]))
+"""
+
+
+def test_a_killed_search_goes_on_to_the_same_result(tmp_path):
+    """kill -9 after any score: the next run scores only the rest, and finds the very same."""
+    from pathlib import Path
+
+    code = textwrap.dedent(_KILLED).format(here=str(Path(__file__).parent))
+
+    def run(folder, stop):
+        return subprocess.run(
+            [sys.executable, "-c", code, str(folder), str(stop)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    total, result = json.loads(run(whole, 1000).stdout)
+    for stop in (1, total - 2):
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        killed = run(folder, stop)
+        assert (killed.returncode, killed.stdout) == (-signal.SIGKILL, "")
+        assert json.loads(run(folder, 1000).stdout) == [total - stop, result]
