@@ -11,11 +11,11 @@ ctypes part against a library in C with the same symbols, which moves real bytes
 Source: CUDA Runtime API and CUDA Driver API reference, 10.2 to 13.0.
 """
 
-import contextlib
 import ctypes
 import ctypes.util
+import functools
 import importlib.util
-from typing import Any, Callable, Iterator, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple, TypeVar, cast
 
 import numpy as np
 
@@ -109,6 +109,22 @@ def open_device() -> Any:
     return RuntimeDevice(library)
 
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _told(method: _Method) -> _Method:
+    """Make CudaError of what pycuda raises; no context manager, since calls are timed."""
+
+    @functools.wraps(method)
+    def call(self: Any, *given: Any) -> Any:
+        try:
+            return method(self, *given)
+        except self._cuda.Error as error:  # its text names the call and the reason
+            raise CudaError("pycuda: " + " ".join(str(error).split())) from error
+
+    return cast("_Method", call)
+
+
 class PycudaDevice:
     """The first GPU's primary context, which TensorRT uses too, and one stream on it.
 
@@ -123,61 +139,60 @@ class PycudaDevice:
         except (ImportError, OSError) as error:  # built for another numpy, Python or CUDA
             raise CudaError("pycuda cannot be imported: {}".format(error)) from error
         self._cuda = pycuda.driver
-        with self._told():
-            self._cuda.init()
-            self._context = self._cuda.Device(0).retain_primary_context()
-            self._context.push()
+        self._open()
         try:
-            with self._told():
-                self._stream = self._cuda.Stream()
+            self._stream = self._new_stream()
         except CudaError:
             self._context.pop()
             raise
         self.stream = int(self._stream.handle)
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except self._cuda.Error as error:  # its text names the call and the reason
-            raise CudaError("pycuda: " + " ".join(str(error).split())) from error
+    @_told
+    def _open(self) -> None:
+        self._cuda.init()
+        self._context = self._cuda.Device(0).retain_primary_context()
+        self._context.push()
 
+    @_told
+    def _new_stream(self) -> Any:
+        return self._cuda.Stream()
+
+    @_told
     def allocate(self, num_bytes: int) -> Any:
         """Device memory; ``int()`` of it is the address."""
-        with self._told():
-            return self._cuda.mem_alloc(num_bytes)
+        return self._cuda.mem_alloc(num_bytes)
 
+    @_told
     def pinned(self, shape: Tuple[int, ...], element: str) -> Any:
         """An array in page-locked host memory, which copies at full speed."""
-        with self._told():
-            return self._cuda.pagelocked_empty(shape, element)
+        return self._cuda.pagelocked_empty(shape, element)
 
+    @_told
     def upload(self, memory: Any, array: Any) -> None:
         """Copy a host array to the device, in the stream's order."""
-        with self._told():
-            self._cuda.memcpy_htod_async(memory, array, self._stream)
+        self._cuda.memcpy_htod_async(memory, array, self._stream)
 
+    @_told
     def download(self, array: Any, memory: Any) -> None:
         """Copy device memory to a host array, in the stream's order."""
-        with self._told():
-            self._cuda.memcpy_dtoh_async(array, memory, self._stream)
+        self._cuda.memcpy_dtoh_async(array, memory, self._stream)
 
+    @_told
     def synchronize(self) -> None:
         """Wait for the stream."""
-        with self._told():
-            self._stream.synchronize()
+        self._stream.synchronize()
 
+    @_told
     def mark(self, event: Any = None) -> Any:
         """An event behind all that the stream was given so far; a passed one can be used again."""
-        with self._told():
-            event = self._cuda.Event() if event is None else event
-            event.record(self._stream)
+        event = self._cuda.Event() if event is None else event
+        event.record(self._stream)
         return event
 
+    @_told
     def milliseconds(self, start: Any, end: Any) -> float:
         """GPU time between two marks that have passed."""
-        with self._told():
-            return float(end.time_since(start))
+        return float(end.time_since(start))
 
     def close(self) -> None:
         """Leave the context; memory goes with the arrays and allocations themselves."""
