@@ -62,14 +62,14 @@ def temporary_beside(folder: Path) -> Iterator[Path]:
 
 
 def write_archive(folder: Path, path: Path) -> None:
-    """The folder as a .tar.gz that depends on nothing but its content.
+    """The bundle in a folder as a .tar.gz that depends on nothing but what its manifest lists.
 
-    What was made on a device (``engine/``) stays out.
+    What was made there since, engines and records, stays out.
     """
     with (
         path.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for file in _files_of(folder):
             inside = file.relative_to(folder)
@@ -80,9 +80,7 @@ def write_archive(folder: Path, path: Path) -> None:
 
 
 def _files_of(folder: Path) -> Sequence[Path]:
-    found = (
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).parts[0] != manifest.ENGINES
-    )
+    names = manifest.open_bundle(str(folder)).record["files"]
+    own = (folder / name for name in (manifest.FILE, manifest.SIGNATURE))
+    found = [*(folder / name for name in names), *(path for path in own if path.exists())]
     return sorted(found, key=Path.as_posix)

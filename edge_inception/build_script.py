@@ -32,7 +32,7 @@ _RELEASES = (
     _Release("10.*", (10, 3, 0), f"JetPack 6.1 to 7.2; {_ENDS}", "--useSpinWait --useCudaGraph"),
     _Release("*", (11, 4, 1), "copies are left out unless asked for", "--includeDataTransfers"),
 )
-_TIMED = "--warmUp=2000 --duration=5 --iterations=300"
+_TIMED = '"--warmUp=${WARMUP_MS:-2000}" "--duration=${DURATION_S:-5}" "--iterations=${CALLS:-300}"'
 
 _HEAD = """\
 #!/bin/sh

@@ -282,7 +282,6 @@ class _Content:
             "schema": manifest.SCHEMA,
             "schema_version": manifest.SCHEMA_VERSION,
             "name": self.name,
-            "version": manifest.version_of(files),
             "made_with": {"edge-inception": __version__}
             | {tool: stage.tool_version(tool) for tool in _TOOLS},
             "model": details["model"],
@@ -301,6 +300,7 @@ class _Content:
             },
             "files": files,
         }
+        record["version"] = manifest.version_of(record)
         return {**record, "sha256": manifest.digest_of(record)}
 
 

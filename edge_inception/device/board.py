@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import subprocess
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 _L4T_TO_JETPACK = (
     ("32.6.1", "4.6"), ("32.7", "4.6.1 or later"), ("35.1", "5.0.2"), ("35.2", "5.1"),
@@ -268,3 +268,12 @@ def parse_power_status(text: str) -> Optional[int]:
     """Id in ``/var/lib/nvpmodel/status``: ``pmode:0002``."""
     found = re.search(r"pmode:(\d+)", text)
     return int(found.group(1)) if found else None
+
+
+def highest_mode(modes: Mapping[int, str]) -> Optional[int]:
+    """Id of the mode without a power limit, by its name: ids differ from board to board."""
+    for start in ("MAXN_SUPER", "MAXN"):
+        for number, name in sorted(modes.items()):
+            if name.upper() == start or (start == "MAXN" and name.upper().startswith("MAXN")):
+                return number
+    return None

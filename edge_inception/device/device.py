@@ -224,7 +224,7 @@ def _bench(session: _Session) -> int:
         warmup_s=options.warmup, seconds=options.seconds, calls=options.calls
     )
     if isinstance(session.way, trtexec.Trtexec):
-        run = session.way.timed_run(engine.path)
+        run = session.way.timed_run(engine.path, protocol)
         run["warnings"] = measure.warnings_of(run, session.board)
         record = measure.record_of(
             session.bundle, session.way.graph(), engine, session.board, protocol, run

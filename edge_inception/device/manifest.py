@@ -60,15 +60,14 @@ def file_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def version_of(files: Mapping[str, Mapping[str, Any]]) -> str:
-    """The bundle's version: a digest of the digests of its files."""
-    lines = "\n".join(sorted(entry["sha256"] for entry in files.values()))
-    return hashlib.sha256(lines.encode()).hexdigest()[:VERSION_DIGITS]
+def version_of(record: Mapping[str, Any]) -> str:
+    """The bundle's version: a digest of all that its manifest says, its files and its choices."""
+    return digest_of(record, without=("sha256", "version"))[:VERSION_DIGITS]
 
 
-def digest_of(record: Mapping[str, Any]) -> str:
+def digest_of(record: Mapping[str, Any], without: Iterable[str] = ("sha256",)) -> str:
     """sha256 of the manifest less its own ``sha256``, in one spelling whatever wrote it."""
-    rest = {name: value for name, value in record.items() if name != "sha256"}
+    rest = {name: value for name, value in record.items() if name not in without}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -82,7 +81,7 @@ def open_bundle(root: str) -> Bundle:
     """
     record = _read(os.path.join(root, FILE))
     _require_schema(record)
-    if digest_of(record) != record["sha256"] or version_of(record["files"]) != record["version"]:
+    if digest_of(record) != record["sha256"] or version_of(record) != record["version"]:
         raise Refusal("{} was changed after the bundle was made".format(FILE), _COPY_AGAIN)
     bundle = Bundle(root, record)
     for name, entry in sorted(record["files"].items()):
@@ -91,7 +90,8 @@ def open_bundle(root: str) -> Bundle:
     if strangers:
         raise Refusal(
             "{} is code that the manifest does not list".format(strangers[0]),
-            "remove it: Python would run it in place of the bundle's own",
+            "move it out of the bundle, a virtual environment too: Python could run it in place "
+            "of the bundle's own",
         )
     return bundle
 

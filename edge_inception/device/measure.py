@@ -154,8 +154,10 @@ def warnings_of(run: Mapping[str, Any], board: Mapping[str, Any]) -> List[str]:
     """What makes a run's figures doubtful; NVIDIA's own tools warn of the same."""
     found = []
     mode, locked = board.get("power_mode"), board.get("clocks_locked")
-    if mode and "MAXN" not in mode["name"].upper():
-        found.append("power mode {}, not the board's highest".format(mode["name"]))
+    modes = board.get("power_modes") or {}
+    best = board_files.highest_mode(modes)
+    if mode and best is not None and mode["id"] != best:
+        found.append("power mode {}, the board also has {}".format(mode["name"], modes[best]))
     if locked is False:
         found.append("clocks are not locked: sudo jetson_clocks")
     if run["cov"] > _UNSTABLE:
@@ -193,9 +195,9 @@ def record_of(
         "k": 1,
         "streams": 1,
         "transfers": True,
-        "spin_wait": False,
+        "spin_wait": run.get("spin_wait", False),
         "cuda_graph": run.get("cuda_graph", False),
-        "metric": "host_to_host_ms",
+        "metric": run.get("metric", "host_to_host_ms"),
         "input_sha256": bundle.record["files"]["golden.npz"]["sha256"],
         "batch": graph["profile"]["opt"],
     }

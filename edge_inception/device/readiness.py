@@ -4,12 +4,14 @@ This file travels to devices: Python 3.6 syntax, standard library.
 """
 
 import importlib
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping
 
 if __package__:
+    from edge_inception.device import board as board_files
     from edge_inception.device import manifest
     from edge_inception.device.refusal import Refusal
 else:
+    import board as board_files  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
     from refusal import Refusal  # type: ignore[import-not-found,no-redef]
 
@@ -167,7 +169,7 @@ def _power(bundle: Any, way: Any, board: Mapping[str, Any]) -> Finding:
     if mode is None:
         return finding("power mode", UNREAD, "neither nvpmodel nor /var/lib/nvpmodel tells it")
     text = "{} (id {})".format(mode["name"], mode["id"])
-    best = _highest(modes)
+    best = board_files.highest_mode(modes)
     if best is None or best == mode["id"]:
         return finding("power mode", OK, text)
     return finding(
@@ -176,15 +178,6 @@ def _power(bundle: Any, way: Any, board: Mapping[str, Any]) -> Finding:
         "{}; the board also has {}".format(text, modes[best]),
         "sudo nvpmodel -m {} (may ask to reboot), then sudo jetson_clocks".format(best),
     )
-
-
-def _highest(modes: Mapping[int, str]) -> Optional[int]:
-    """Id of the mode without a power limit, by its name: ids differ from board to board."""
-    for start in ("MAXN_SUPER", "MAXN"):
-        for number, name in sorted(modes.items()):
-            if name.upper() == start or (start == "MAXN" and name.upper().startswith("MAXN")):
-                return number
-    return None
 
 
 def _clocks(bundle: Any, way: Any, board: Mapping[str, Any]) -> Finding:

@@ -101,25 +101,44 @@ class Trtexec:
             refusal.LIBRARY_MISSING,
         )
 
-    def timed_run(self, engine: str) -> Dict[str, Any]:
+    def timed_run(self, engine: str, protocol: Any) -> Dict[str, Any]:
         """Latency that trtexec measures: statistics and every sample in ms.
+
+        What ``build.sh`` asks of it: copies are timed, the CPU spins, and from 10.0 on the calls
+        are one captured CUDA graph.
 
         Raises:
             Refusal: It fails, or writes no times.
         """
         with tempfile.TemporaryDirectory() as folder:
             times = os.path.join(folder, "times.json")
-            self._run("bench", engine, times)
+            lengths = {
+                "WARMUP_MS": "{:g}".format(1000 * protocol.warmup_s),
+                "DURATION_S": "{:g}".format(protocol.seconds),
+                "CALLS": str(protocol.calls),
+            }
+            self._run("bench", engine, times, **lengths)
             with open(times, encoding="utf-8") as stream:
-                return statistics(json.load(stream))
+                run = statistics(json.load(stream))
+        run.update(
+            arm="A",
+            block=0,
+            slot=0,
+            metric="h2d_compute_d2h_ms",
+            spin_wait=True,
+            cuda_graph=manifest.numbers(self.version()) >= (10,),
+        )
+        return run
 
-    def _run(self, *arguments: str) -> None:
+    def _run(self, *arguments: str, **environment: str) -> None:
         done = subprocess.run(
             ["sh", self._bundle.path("build.sh"), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=dict(os.environ, TRTEXEC=self._tool, TENSORRT_VERSION=self.version()),
+            env=dict(
+                os.environ, TRTEXEC=self._tool, TENSORRT_VERSION=self.version(), **environment
+            ),
             check=False,
         )
         if done.returncode != 0:
@@ -129,7 +148,10 @@ class Trtexec:
                 "trtexec failed (exit {}): {}".format(
                     done.returncode, " | ".join(errors[-_TAIL_LINES:])
                 ),
-                "run it to see everything: sh build.sh {}".format(" ".join(arguments[:2])),
+                "run it to see everything: sh build.sh {} {}".format(
+                    " ".join(arguments[:2]),
+                    "my.engine" if arguments[0] == "build" else "times.json",
+                ),
                 refusal.BUILD_FAILED,
             )
 

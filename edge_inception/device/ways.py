@@ -36,12 +36,9 @@ def _ours(name: str) -> Any:
 
 
 def way_of(bundle: Any, threads: int = 0, *, accepts_float: bool = False) -> Any:
-    """The way of a bundle's target.
+    """The way of a bundle's target; ``threads`` 0 is all that this process may use.
 
-    Args:
-        bundle: An opened bundle.
-        threads: Of a CPU; 0 is all that this process may use.
-        accepts_float: Build an int8 engine although none of its layers computes in int8.
+    ``accepts_float`` builds an int8 engine although none of its layers computes in int8.
 
     Raises:
         Refusal: The manifest names a library that this program does not know, or there are not
@@ -149,12 +146,8 @@ class OpenVino:
             return _no_int8(what, is_accepted=self._accepts_float)
         if num_int8 == total:
             return []
-        return [
-            "OpenVINO computes {} of {} layers in int8 on this CPU ({}), the others in float: "
-            "the answers hold, the speed of int8 does not".format(
-                num_int8, total, platform.machine()
-            )
-        ]
+        text = "OpenVINO computes {} of {} layers in int8 on this CPU ({}), the others in float"
+        return [text.format(num_int8, total, platform.machine()) + ", which is slower"]
 
     def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
         """An open engine.

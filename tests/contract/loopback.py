@@ -191,7 +191,6 @@ def write_manifest(folder: Path, files: dict[str, Any], **changed: Any) -> Path:
         "schema": manifest.SCHEMA,
         "schema_version": manifest.SCHEMA_VERSION,
         "name": "solar",
-        "version": manifest.version_of(files),
         "made_with": {},
         "model": "inception_v4",
         "precision": "int8",
@@ -206,6 +205,7 @@ def write_manifest(folder: Path, files: dict[str, Any], **changed: Any) -> Path:
         "files": files,
         **changed,
     }
+    record.setdefault("version", manifest.version_of(record))
     record["sha256"] = manifest.digest_of(record)
     (folder / manifest.FILE).write_text(json.dumps(record))
     return folder

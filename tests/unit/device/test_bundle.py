@@ -56,13 +56,33 @@ def test_again_is_unchanged_and_another_needs_force(strong, tmp_path):
 
 
 def test_what_the_device_built_stays_out(strong, tmp_path):
-    """Engines in the folder are no part of the bundle, nor of its archive."""
+    """Engines and records in the folder are no part of the bundle, nor of its archive."""
     made = make_bundle(strong, CPU, tmp_path)
     before = made.archive.read_bytes()
     assert device.main(["build", "--bundle", str(made.folder), "--threads", "1"]) == 0
     assert (made.folder / "engine").is_dir()
+    (made.folder / "bench.json").write_text("{}", encoding="utf-8")
     assert not make_bundle(strong, CPU, tmp_path).is_new
     assert made.archive.read_bytes() == before
+
+
+def test_another_choice_is_another_version(material, tmp_path):
+    """Versions lie beside each other on a device: one that builds otherwise is not the same."""
+    options = BundleOptions(target="orin-nano-8gb", num_golden=3)
+    other = dataclasses.replace(options, tensorrt=("10.3.0", "10.3.0"))
+    first, second = (
+        make_bundle(material, each, tmp_path / name)
+        for each, name in ((options, "a"), (other, "b"))
+    )
+    assert first.version != second.version
+
+
+def test_the_longest_name_fits_the_archive(strong, tmp_path):
+    """100 characters, which a unit's file name makes longer."""
+    made = make_bundle(strong, dataclasses.replace(CPU, name="n" * 100), tmp_path)
+    with tarfile.open(made.archive) as packed:
+        packed.extractall(tmp_path / "there", filter="data")
+    manifest.open_bundle(str(tmp_path / "there" / made.folder.name))
 
 
 @pytest.mark.parametrize("failing", ["write", "manifest", "publish"])
@@ -176,6 +196,7 @@ def test_changes_under_a_signature_are_refused(signed, strong, tmp_path, capsys)
     path = signed.folder / manifest.FILE
     record = json.loads(path.read_text(encoding="utf-8"))
     record["name"] = "mine"
+    record["version"] = manifest.version_of(record)
     record["sha256"] = manifest.digest_of(record)
     path.write_text(json.dumps(record), encoding="utf-8")
     check = ["check", "--public-key", public, "--bundle"]

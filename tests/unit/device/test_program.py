@@ -175,10 +175,21 @@ def test_fingerprints_tell_devices_apart():
 def test_doubtful_runs_are_warned_of(change, words):
     """Unstable, hot or throttled: said; a steady run on a pinned board is not."""
     steady = {"cov": 0.01, "temp_c": {"end": {"gpu": 60.0}}, "gpu_mhz_min": 1020}
-    board = {"power_mode": {"name": "MAXN"}, "clocks_locked": True, "gpu_max_mhz": 1020}
+    board = {"power_mode": {"id": 0, "name": "MAXN"}, "clocks_locked": True, "gpu_max_mhz": 1020}
     assert measure.warnings_of(steady, board) == []
     (warning,) = measure.warnings_of({**steady, **change}, board)
     assert words in warning
+
+
+def test_a_lower_power_mode_is_warned_of():
+    """By the board's own list: a Xavier NX has no MAXN, so its 20 W mode is no lower one."""
+    steady = {"cov": 0.01, "temp_c": {"end": {}}, "gpu_mhz_min": None}
+    mode = {"id": 1, "name": "25W"}
+    board = {"power_mode": mode, "power_modes": {1: "25W", 2: "MAXN_SUPER"}, "clocks_locked": True}
+    assert measure.warnings_of(steady, board) == ["power mode 25W, the board also has MAXN_SUPER"]
+    board["power_modes"] = {0: "MODE_15W_2CORE", 8: "MODE_20W_6CORE"}
+    board["power_mode"] = {"id": 8, "name": "MODE_20W_6CORE"}
+    assert measure.warnings_of(steady, board) == []
 
 
 def test_timed_calls_end_when_both_limits_are_reached():

@@ -271,11 +271,27 @@ def test_trtexec_builds_and_benches(summing, trtexec, capsys):
     assert "--int8" in line
     assert "--memPoolSize=workspace:256" in line
     assert "--stronglyTyped" not in line
-    assert run(summing, "bench", "--json") == 0
+    assert run(summing, "bench", "--json", "--calls", "50", "--warmup", "0.5") == 0
     record = said(capsys)
-    assert record["protocol"]["runner"] == "trtexec"
+    line = trtexec.read_text(encoding="utf-8").splitlines()[-1]
+    for flag in ("--warmUp=500", "--duration=5", "--iterations=50", "--useSpinWait"):
+        assert flag in line.split()
+    how = record["protocol"]
+    assert (how["runner"], how["metric"]) == ("trtexec", "h2d_compute_d2h_ms")
+    assert (how["spin_wait"], how["cuda_graph"], how["calls"]) == (True, False, 50)
     assert record["runs"][0]["median"] == 3.0
     assert record["runs"][0]["gpu_median"] == 1.5
+
+
+def test_a_failing_trtexec_names_a_whole_command(summing, trtexec, capsys):
+    """The fix is a command that build.sh takes as it stands."""
+    tool = trtexec.parent / "trtexec"
+    tool.write_text("#!/bin/sh\necho '[E] no such tactic' >&2; exit 1\n", encoding="utf-8")
+    assert run(summing, "build") == refusal.BUILD_FAILED
+    error, fix = capsys.readouterr().err.splitlines()[-2:]
+    assert "no such tactic" in error
+    words = fix.partition(": sh ")[2].split()
+    assert words == ["build.sh", "build", str(summing / "graphs/weak.onnx"), "my.engine"]
 
 
 @pytest.mark.usefixtures("trtexec")
