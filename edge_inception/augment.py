@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,6 @@ from PIL import Image
 
 from edge_inception import images
 from edge_inception.imageset import ImageItem
-from edge_inception.spec import Preprocess
 
 if TYPE_CHECKING:
     from edge_inception.train import TrainOptions
@@ -26,9 +26,11 @@ def load_augmented(
     """
     rng = np.random.default_rng((options.seed, epoch, index))
     image = augment(images.decode(item.path), rng, options)
-    how = options.preprocess
-    at_size = Preprocess(
-        input_size=(size, size), interpolation=how.interpolation, mean=how.mean, std=how.std
+    at_size = dataclasses.replace(
+        options.preprocess.normalised,
+        input_size=(size, size),
+        crop_fraction=1.0,
+        crop="after_resize",
     )
     pixels = images.preprocess(image, at_size)
     gain = 1 + rng.uniform(-options.contrast, options.contrast)

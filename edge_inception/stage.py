@@ -42,6 +42,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("torch", "numpy", "Pillow"),
         sources=(
             "train.py",
+            "training_run.py",
             "monitor.py",
             "augment.py",
             "models",

@@ -127,3 +127,13 @@ def test_brightness_and_contrast_are_linear(item, photo):
         assert 0.7 <= gain <= 1.3
         assert -0.1 <= shift <= 0.1
         assert np.abs(plain * gain + shift - out.ravel()).max() < 1e-5
+
+
+def test_channel_order_is_the_networks(item):
+    """A network that sees BGR is trained on BGR: the channels are those of RGB, reversed."""
+    blue_first = Preprocess(input_size=(16, 16), channel_order="BGR", crop_fraction=0.5)
+    drawn = {"index": 3, "size": 16, "epoch": 0}
+    plain = subject.load_augmented(item, options=STILL, **drawn)
+    turned = subject.load_augmented(item, options=changed(preprocess=blue_first), **drawn)
+    assert (turned == plain[::-1]).all()
+    assert (turned != plain).any()

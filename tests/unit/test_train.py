@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from edge_inception import images
+from edge_inception import images, training_run
 from edge_inception import train as subject
 from edge_inception.checkpoint import load_model
 from edge_inception.errors import InputError
@@ -69,6 +69,11 @@ def finished(toy, options, tmp_path_factory):
     steps = []
     subject.train(*toy, options, out, progress=lambda *step: steps.append(step))
     return out, steps
+
+
+def started(toy, options, out):
+    """The run that ``train`` starts."""
+    return training_run.Run(subject._subject(len(toy[0].items), options), *toy, options, out)
 
 
 def change(options, **changes):
@@ -212,7 +217,7 @@ class TestStep:
     def test_average_after_one_step(self, toy, options, tmp_path):
         """After the first step the average is a tenth of the start and nine tenths of the step."""
         once = change(options, epochs=1, batch=18)
-        run = subject._Run(*toy, once, tmp_path)
+        run = started(toy, once, tmp_path)
         start = {k: v.clone() for k, v in run.model.state_dict().items()}
         run.train_epoch(lambda *_: None)
         run.save()
@@ -225,7 +230,7 @@ class TestStep:
 
     def test_weights_scale_the_loss(self, toy, options, tmp_path):
         """An image of weight 0 has no say: the loss is the mean over the others."""
-        run = subject._Run(*toy, options, tmp_path)
+        run = started(toy, options, tmp_path)
         pixels, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
         run.model.eval()
         with torch.no_grad():
@@ -240,14 +245,14 @@ class TestStep:
 
     def test_batch_without_weight(self, toy, options, tmp_path):
         """A batch in which nothing counts has loss 0 and leaves finite weights."""
-        run = subject._Run(*toy, options, tmp_path)
+        run = started(toy, options, tmp_path)
         weights = torch.zeros(4)
         assert run._step(0, torch.randn(4, 3, 32, 32), torch.zeros(4).long(), weights) == 0
         assert all(torch.isfinite(p).all() for p in run.model.parameters())
 
     def test_loss_that_is_not_finite(self, toy, options, tmp_path):
         """A diverged run stops with the step, before the weights are spoilt."""
-        run = subject._Run(*toy, options, tmp_path)
+        run = started(toy, options, tmp_path)
         before = [p.clone() for p in run.model.parameters()]
         pixels = torch.full((4, 3, 32, 32), math.nan)
         with pytest.raises(InputError, match="loss is nan at step 3") as caught:
@@ -258,7 +263,7 @@ class TestStep:
 
     def test_decay_spares_biases_and_norms(self, tiny_weights):
         """Weight decay is on kernels and matrices only."""
-        decayed, others = subject._parameter_groups(tiny_weights, 0.05)
+        decayed, others = training_run._parameter_groups(tiny_weights, 0.05)
         names = {id(p): name for name, p in tiny_weights.named_parameters()}
         assert {names[id(p)].split(".")[-2] for p in decayed["params"]} == {"conv", "last_linear"}
         assert all(names[id(p)].endswith((".bias", "bn.weight")) for p in others["params"])
@@ -270,25 +275,25 @@ class TestPlan:
     def test_schedule(self, options):
         """Linear to 1 over the warm-up, then half a cosine that ends at 0."""
         plan = change(options, epochs=10, warmup_epochs=2)
-        at = [subject.schedule(done, 5, plan) for done in range(50)]
+        at = [training_run.schedule(done, 5, plan) for done in range(50)]
         assert at[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
         assert at[10] == 1.0
         assert at[30] == pytest.approx(0.5)  # half of the 40 steps after the warm-up
         assert at[20] == pytest.approx((1 + math.sqrt(0.5)) / 2)
         assert all(a > b for a, b in itertools.pairwise(at[10:]))
-        assert subject.schedule(50, 5, plan) == pytest.approx(0)
+        assert training_run.schedule(50, 5, plan) == pytest.approx(0)
 
     def test_schedule_of_warm_up_only(self, options):
         """A run no longer than its warm-up is all warm-up; none at all starts at 1."""
-        assert subject.schedule(4, 5, change(options, epochs=1, warmup_epochs=3)) == 5 / 15
-        assert subject.schedule(0, 5, change(options, warmup_epochs=0)) == 1.0
+        assert training_run.schedule(4, 5, change(options, epochs=1, warmup_epochs=3)) == 5 / 15
+        assert training_run.schedule(0, 5, change(options, warmup_epochs=0)) == 1.0
 
     def test_image_size(self, options):
         """160 grows to 299 over 70 % of 60 epochs in steps of 16, then stays."""
         plan = change(
             options, epochs=60, start_size=160, preprocess=Preprocess(input_size=(299, 299))
         )
-        sizes = [subject.image_size(epoch, plan) for epoch in range(60)]
+        sizes = [training_run.image_size(epoch, plan) for epoch in range(60)]
         assert sizes[0] == 160
         assert sizes[21] == 224  # half-way: 229.5, rounded down to a multiple of 16
         assert sizes[41] == 288
@@ -300,12 +305,12 @@ class TestPlan:
     def test_image_size_that_does_not_grow(self, options, start):
         """A start at or above the final size is the final size."""
         plan = change(options, start_size=start, preprocess=Preprocess(input_size=(299, 299)))
-        assert {subject.image_size(epoch, plan) for epoch in range(4)} == {299}
+        assert {training_run.image_size(epoch, plan) for epoch in range(4)} == {299}
 
     def test_image_size_starts_at_the_start(self, options):
         """A start that is no multiple of 16 is not rounded below itself."""
         plan = change(options, start_size=100, preprocess=Preprocess(input_size=(299, 299)))
-        assert subject.image_size(0, plan) == 100
+        assert training_run.image_size(0, plan) == 100
 
 
 class TestRefused:
@@ -410,7 +415,7 @@ def test_auxiliary_heads_are_trained_with_their_weights(toy, tmp_path):
         start_size=64,
         threads=1,
     )
-    run = subject._Run(*toy, options, tmp_path)
+    run = started(toy, options, tmp_path)
     logits, first, second = (torch.randn(4, 2) for _ in range(3))
     labels = torch.tensor([0, 1, 1, 0])
 
@@ -419,7 +424,7 @@ def test_auxiliary_heads_are_trained_with_their_weights(toy, tmp_path):
         wanted = torch.nn.functional.one_hot(labels, 2) * 0.95 + 0.025
         return -(wanted * answer.log_softmax(1)).sum(1)
 
-    found = run._losses((logits, first, second), labels)
+    found = run.subject.losses(None, (logits, first, second), labels)
     assert torch.allclose(found, smoothed(logits) + 0.3 * (smoothed(first) + smoothed(second)))
     before = run.model.aux1.fc2.weight.detach().clone()
     run.train_epoch(no_progress)
