@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("hosts", nargs=-1, required=True, metavar="[USER@]HOST[:PORT]...")
 @click.option("--bundle", type=PATH, required=True, help="Folder or .tar.gz of a bundle.")
+@click.option("--public-key", type=PATH, help="Its maker's: other signatures are refused here.")
 @click.option("--rollback", is_flag=True, help="Switch back to the previous version instead.")
 @click.option("--dry-run", is_flag=True, help="Log in and say what would be sent; change nothing.")
 @click.option("--identity", "-i", type=PATH, help="Private key; else the agent's and ~/.ssh's.")
@@ -47,7 +48,7 @@ def deploy(hosts: tuple[str, ...], **flags: Any) -> int:
         wheels = payload.read_wheels(flags["wheelhouse"]) if flags["wheelhouse"] else None
         results = run.deploy(
             addresses,
-            stack.enter_context(payload.opened(flags["bundle"])),
+            stack.enter_context(payload.opened(flags["bundle"], flags["public_key"])),
             _options(flags),
             wheels=wheels,
             say=_say(terminal, addresses),

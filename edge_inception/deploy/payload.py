@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edge_inception import artifact
-from edge_inception.device import manifest
+from edge_inception.device import manifest, signature
 from edge_inception.device.refusal import Refusal
 from edge_inception.errors import InputError
 
@@ -57,23 +57,30 @@ def is_version(name: str) -> bool:
 
 
 @contextmanager
-def opened(bundle: Path) -> Iterator[Payload]:
+def opened(bundle: Path, public_key: Path | None = None) -> Iterator[Payload]:
     """The payload of a bundle, folder or .tar.gz, of which every file is as its manifest says.
 
+    Args:
+        bundle: Where it is.
+        public_key: minisign's public key file of its maker: the manifest must be signed by it.
+
     Raises:
-        InputError: It is no bundle, was changed, or names files that lie outside of it.
+        InputError: It is no bundle, was changed, is not signed by that key, or names files that lie
+            outside of it.
     """
     if bundle.is_dir():
-        yield read_payload(bundle)
+        yield read_payload(bundle, public_key)
         return
     with tempfile.TemporaryDirectory(prefix="edge-inception-deploy-") as folder:
-        yield read_payload(_unpack(bundle, Path(folder)))
+        yield read_payload(_unpack(bundle, Path(folder)), public_key)
 
 
-def read_payload(folder: Path) -> Payload:
+def read_payload(folder: Path, public_key: Path | None = None) -> Payload:
     """Likewise, of an unpacked bundle."""
     try:
         found = manifest.open_bundle(str(folder))
+        if public_key is not None:
+            signature.check(found, str(public_key))
     except Refusal as error:
         raise InputError(f"{folder}: {error}", hint=error.fix) from error
     record = found.record

@@ -210,6 +210,8 @@ def _tell_verdict(session: _Session, record: Mapping[str, Any], failed: List[Any
     if session.options.json:
         _print_json(record)
     else:
+        if record["num_images"]:
+            print("{} photos of the baseline were compared too".format(record["num_images"]))
         for entry in record["checks"]:
             print("{:<12} {:<18} {}".format(entry["status"], entry["name"], entry["sentence"]))
         reason = failed[0]["sentence"] if failed else "this device answers as it was validated"

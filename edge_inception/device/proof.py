@@ -25,6 +25,7 @@ else:
 SCHEMA = "edge-inception/verify"
 SCHEMA_VERSION = 1
 PASSED, FAILED, UNKNOWN = "PASSED", "FAILED", "NOT CHECKED"
+_PILLOW_LEAST = (8,)
 _UNLABELLED = -1
 _WHITE = 255.0
 
@@ -90,16 +91,25 @@ def _pixels() -> Any:
     """The module ``pixels``, which needs Pillow.
 
     Raises:
-        Refusal: Pillow is missing or too old.
+        Refusal: Pillow is missing or too old: the package of Ubuntu 18.04 is 5.1, of 20.04 7.0.
     """
+    found: Any = None
     try:
-        return importlib.import_module("edge_inception.pixels" if __package__ else "pixels")
+        found = importlib.import_module("edge_inception.pixels" if __package__ else "pixels")
+        reason = "" if _is_new_enough() else "Pillow {} is too old".format(_pillow_version())
     except (ImportError, AttributeError) as error:
+        reason = str(error)
+    if reason:
         raise Refusal(
-            "image files cannot be read here: {}".format(error),
-            "pip3 install 'Pillow>=8'",
+            "image files cannot be read here: {}".format(reason),
+            "pip3 install --upgrade pip && pip3 install 'Pillow>=8'",
             refusal.LIBRARY_MISSING,
-        ) from error
+        )
+    return found
+
+
+def _is_new_enough() -> bool:
+    return manifest.numbers(_pillow_version()) >= _PILLOW_LEAST
 
 
 def _preprocessing(bundle: Any, golden: Mapping[str, Any], limits: Mapping[str, Any]) -> Check:

@@ -12,7 +12,9 @@ from edge_inception.serving.facts import ServingFacts
 _USER = "edge-inception"
 _CLOCKS = "edge-inception-clocks.service"
 _START_TIMEOUT_S = 3600  # an INT8 engine of Inception-v4 takes minutes on the smallest module
-_RESTARTS, _RESTART_WINDOW_S, _RESTART_PAUSE_S = 3, 600, 10
+_RESTARTS, _RESTART_PAUSE_S = 3, 10
+# Longer than all of them together: in a shorter window builds that fail late would go on for ever.
+_RESTART_WINDOW_S = (_RESTARTS + 1) * (_START_TIMEOUT_S + _RESTART_PAUSE_S)
 # errors.py: usage, input, a missing library. Nothing of it changes by trying again.
 _FINAL_EXIT_CODES = (2, 3, 4)
 

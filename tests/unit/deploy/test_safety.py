@@ -21,7 +21,7 @@ from loopback import (
     write_manifest,
 )
 
-from edge_inception import cli
+from edge_inception import cli, signing
 from edge_inception.deploy.address import parse_address
 from edge_inception.errors import InputError
 
@@ -118,6 +118,25 @@ def test_a_changed_bundle_is_refused_here(deploy, bundle):
     assert deploy(bundle) == 3
     assert "device.py" in deploy.err
     assert not list(deploy.device.iterdir())
+
+
+def test_only_a_bundle_of_that_maker(deploy, bundle, tmp_path):
+    """--public-key is checked here, by a program that did not come with the bundle."""
+    pem = tmp_path / "key.pem"
+    command = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(pem)]
+    subprocess.run(command, check=True, capture_output=True)
+    key = signing.read_key(pem)
+    signing.write_public_key(key, tmp_path / "key.pub")
+    flags = ("--public-key", str(tmp_path / "key.pub"))
+    assert deploy(bundle, *flags) == 3
+    assert "the bundle is not signed" in deploy.err
+    manifest = bundle / "manifest.json"
+    (bundle / "manifest.json.sig").write_text(signing.sign(manifest.read_bytes(), key, "solar"))
+    assert deploy(bundle, *flags) == 0
+    assert (deploy.root / version_of(bundle) / "manifest.json.sig").exists()
+    (bundle / "manifest.json.sig").write_text(signing.sign(b"other", key, "solar"))
+    assert deploy(bundle, *flags) == 3
+    assert "not one of this key" in deploy.err
 
 
 @pytest.mark.parametrize("kind", ["up", "absolute", "link", "garbage", "cut", "damaged"])

@@ -111,6 +111,23 @@ def test_without_pillow_preprocessing_is_not_claimed(built, monkeypatch, capsys)
     assert run(built, "classify", "x.png") == refusal.LIBRARY_MISSING
 
 
+def test_an_old_pillow_is_no_traceback(built, photos, monkeypatch, capsys):
+    """JetPack 4's Pillow 5.1 has no exif_transpose: verify claims nothing, classify refuses."""
+    import PIL
+    from PIL import ImageOps
+
+    monkeypatch.setattr(PIL, "__version__", "5.1.0")
+    monkeypatch.delattr(ImageOps, "exif_transpose")
+    assert run(built, "verify", "--json") == 0
+    check = next(c for c in said(capsys)["checks"] if c["name"] == "preprocessing")
+    assert (check["status"], "Pillow 5.1.0 is too old" in check["sentence"]) == (
+        proof.UNKNOWN,
+        True,
+    )
+    assert run(built, "classify", str(photos / "00.png")) == refusal.LIBRARY_MISSING
+    assert "Pillow 5.1.0 is too old" in capsys.readouterr().err
+
+
 def test_classify_is_the_hosts(built, material, photos, capsys):
     """Classes and scores of ``edge-inception classify`` on the same engine."""
     from edge_inception import inference
