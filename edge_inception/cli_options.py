@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edge_inception.errors import EdgeInceptionError, InputError
+from edge_inception.quant.policies import POLICIES
 
 if TYPE_CHECKING:
     from edge_inception.artifact import Artifact
     from edge_inception.recipe import Recipe
     from edge_inception.terminal import Terminal
 
+_PLACEMENT = f"Of Q/DQ pairs: {', '.join(one.name for one in POLICIES)}; the first is the default."
 _F = TypeVar("_F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 VERDICT_CODES = {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}
@@ -58,6 +60,8 @@ OVERRIDES: Mapping[str, str] = {
     "calibrator": "calibrate.calibrator",
     "max_images": "calibrate.max_images",
     "float_rest": "quantize.float_rest",
+    "placement": "quantize.placement",
+    "keep_float": "quantize.keep_float",
     "max_drop": "gates.max_drop_pp",
     "min_agreement": "gates.min_agreement",
     "min_sqnr": "gates.min_sqnr_db",
@@ -128,6 +132,8 @@ typing_options = _options(
         "--precision", help="fp32, fp16 or int8; for build also best: the faster of those accurate."
     ),
     click.option("--float-rest", help="fp16 or fp32: the part of an int8 graph that is float."),
+    click.option("--placement", metavar="NAME", help=_PLACEMENT),
+    click.option("--keep-float", metavar="GROUP[,GROUP]", help="Groups of an int8 graph in float."),
 )
 batch_options = _options(
     click.option("--batch", type=int, help="Static batch size."),
@@ -236,9 +242,15 @@ def _numbers(text: str) -> list[float]:
         ) from error
 
 
+def names(text: str | None) -> list[str]:
+    """``"a,b"`` as sorted names, each once."""
+    return sorted({part.strip() for part in (text or "").split(",")} - {""})
+
+
 # Flags whose text is more than one value.
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "option": model_options,
     "mean": _numbers,
     "std": _numbers,
+    "keep_float": names,
 }

@@ -17,6 +17,7 @@ from edge_inception.cli_options import (
     graph_options,
     labels_option,
     model_options,
+    names,
     recipe_of,
     recipe_options,
     say_made,
@@ -176,6 +177,8 @@ def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
             float_rest=member(FloatRest, "float rest", flags["float_rest"] or "fp16"),
             batch=flags["batch"],
             is_for_dla=flags["dla"],
+            placement=flags["placement"] or "",
+            keep=tuple(names(flags["keep_float"])),
         )
         table = artifact.load(RangeTable, ranges) if ranges else None
         version = _cache_version(options, flags["tensorrt"])

@@ -31,7 +31,7 @@ from edge_inception.errors import EdgeInceptionError, InputError
 from edge_inception.imageset import ImageSet
 from edge_inception.inference import head_of
 from edge_inception.ingredients import Listener, Silent
-from edge_inception.quant import calibrators
+from edge_inception.quant import calibrators, policies
 from edge_inception.recipe import Recipe
 from edge_inception.runner import Runner, WouldRun
 from edge_inception.spec import Precision
@@ -100,6 +100,8 @@ class _Build:
         self._hosts = ingredients.hosts(recipe)
         self._bundled = ingredients.bundled(recipe, self._devices, self._hosts)
         calibrators.calibrator(recipe.calibrator)
+        if recipe.placement:
+            policies.policy(recipe.placement)
         ingredients.require_threads(recipe.threads)
         validation = ingredients.open_source(
             recipe.validation, "validation", recipe, self._listener

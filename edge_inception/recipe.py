@@ -67,7 +67,7 @@ _KEYS: Mapping[str, Mapping[str, Any]] = {
         "bundle": bool,
     },
     "calibrate": {"calibrator": str, "max_images": int, "batch": int, "seed": int},
-    "quantize": {"float_rest": str},
+    "quantize": {"float_rest": str, "placement": str, "keep_float": list},
     "latency": {"rounds": int, "calls_per_block": int},
     "gates": {
         "max_drop_pp": NUMBER,
@@ -108,6 +108,7 @@ class Recipe:
     """Everything one build needs. ``targets`` empty: those this machine can compile for.
 
     ``jetpack`` and ``tensorrt`` empty: all that a device ships with; ``dla``: its accelerators too.
+    ``placement`` empty: the default; ``keep_float``: groups that stay float in INT8.
     ``is_best``: FP16 and INT8 are both built and one is chosen; ``precision`` is then INT8.
 
     ``preprocess`` and ``model_options`` hold only what the recipe sets; the rest comes from the
@@ -141,6 +142,8 @@ class Recipe:
     calibration_batch: int
     seed: int
     float_rest: str
+    placement: str
+    keep_float: tuple[str, ...]
     latency_rounds: int
     latency_calls: int
     gates: Gates = field(default_factory=Gates)
@@ -250,6 +253,7 @@ def _anchor_paths(tables: Table, folder: Path) -> None:
 def _to_recipe(tables: Table, where: str) -> Recipe:
     model, data, build = (tables.get(name, {}) for name in ("model", "data", "build"))
     calibrate, latency = tables.get("calibrate", {}), tables.get("latency", {})
+    quantize = tables.get("quantize", {})
     name, source = _subject(model, where)
     return Recipe(
         origin=where,
@@ -283,9 +287,9 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         ),
         calibration_batch=_at_least(calibrate.get("batch", 8), 1, "calibrate.batch", where),
         seed=_at_least(calibrate.get("seed", 0), 0, "calibrate.seed", where),
-        float_rest=one_of(
-            tables.get("quantize", {}).get("float_rest", "fp16"), _FLOAT_RESTS, "float rest"
-        ),
+        float_rest=one_of(quantize.get("float_rest", "fp16"), _FLOAT_RESTS, "float rest"),
+        placement=quantize.get("placement", ""),
+        keep_float=tuple(sorted({str(name) for name in quantize.get("keep_float", ())})),
         latency_rounds=_at_least(latency.get("rounds", 10), 3, "latency.rounds", where),
         latency_calls=_at_least(
             latency.get("calls_per_block", 20), 1, "latency.calls_per_block", where

@@ -55,6 +55,8 @@ max_images = 512
 
 # [quantize]
 # float_rest = "fp16"              # or fp32: the part of an int8 graph that is float
+# placement = "sandwich"           # where Q/DQ pairs go; `build --help` names the others
+# keep_float = []                  # groups that stay float in an int8 graph
 
 # [latency]
 # rounds = 10                      # interleaved over all engines

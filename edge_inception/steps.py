@@ -237,8 +237,11 @@ class Steps:
         variant: Variant = STRONG,
     ) -> TypedGraph:
         """Simplified graph to typed graph of ``precision``."""
+        is_int8 = precision is Precision.INT8
         choices = QuantizeOptions(
             precision=precision,
+            placement=self._recipe.placement if is_int8 else "",
+            keep=self._recipe.keep_float if is_int8 else (),
             spelling=variant.spelling,
             batch=self._recipe.profile.max if variant in {IMPLICIT, DLA} else None,
             is_for_dla=variant.is_for_dla,

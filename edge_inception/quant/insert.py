@@ -23,6 +23,7 @@ from edge_inception.quant.options import (
     FloatRest,
     QuantizeOptions,
     Spelling,
+    policy_of,
     quantize_provenance,
 )
 from edge_inception.quant.place import Placement
@@ -54,14 +55,15 @@ def quantize(
     Args:
         graph: From simplify.
         ranges: The range table of this very graph; needed for int8, else None.
-        options: Precision, spelling, float rest.
+        options: Precision, spelling, float rest, placement.
         out: Path of the .onnx file.
 
     Raises:
         InputError: No range table, one of another graph or without a tensor, no Conv to quantize,
-            NaN or infinite weights, an op that cannot be typed, values beyond float16, or a free
-            size where it must be fixed.
+            NaN or infinite weights, an op that cannot be typed, values beyond float16, a free size
+            where it must be fixed, or a placement that does not fit.
     """
+    policy_of(options)  # refused before any work
     model = check.load_graph(graph.path)
     is_plain = options.precision is Precision.FP32 and options.spelling is Spelling.STRONG
     is_untouched = is_plain and not options.batch and not options.is_for_dla
@@ -184,10 +186,12 @@ def _insert(
 
     Before: x -> Conv(w) -> y. After: x -> Q -> DQ -> Conv(w.int8 -> DQ) -> y.
     """
-    placement = place.place(model)
     if options.is_for_dla:
         placement, seen = implicit.dla_placement(model, seen)
+    else:
+        placement = place.place(model, policy_of(options), options.keep)
     counts = _counts(model, placement)
+    seen = _group_ranges(placement, seen)
     _require_ranges(placement, seen, options)
     graph = model.graph
     pairs = {name: _tensor_pair(name, root) for name, root in placement.scale_of.items()}
@@ -210,6 +214,36 @@ def _insert(
     return counts
 
 
+def _group_ranges(
+    placement: Placement, seen: Mapping[str, TensorRange]
+) -> Mapping[str, TensorRange]:
+    """Group -> the largest range among its tensors.
+
+    A tensor without one lies in the range of another: tied branches in that of their Concat.
+
+    Raises:
+        InputError: Nothing in a group was observed.
+    """
+    found: dict[str, TensorRange] = {}
+    pairs = ((n, root) for name, root in placement.scale_of.items() for n in (name, root))
+    for name, root in pairs:
+        if name in seen:
+            one = seen[name]
+            known = found.get(root, one)
+            found[root] = TensorRange(
+                amax=max(known.amax, one.amax),
+                observed_amax=max(known.observed_amax, one.observed_amax),
+                scale_of=root,
+            )
+    missing = [root for root in dict.fromkeys(placement.scale_of.values()) if root not in found]
+    if missing:
+        raise InputError(
+            f"the range table has no amax for {len(missing)} tensors, first '{missing[0]}'",
+            hint="calibrate this graph again",
+        )
+    return found
+
+
 def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:
     ops = [node.op_type for node in model.graph.node]
     quantized = [ops[index] for index in placement.weights]
@@ -220,10 +254,17 @@ def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:
         "gemm_total": ops.count("Gemm"),
         "num_qdq_pairs": len(placement.scale_of),
     }
+    if placement.kept:
+        counts["groups_float"] = len(placement.kept)
     num_adds = _num_adds(model)
     if num_adds:
         counts |= {"adds_quantized": len(placement.identities), "adds_total": num_adds}
     if not counts["conv_quantized"]:
+        if placement.kept:
+            raise InputError(
+                f"{len(placement.kept)} groups are kept in float and no Conv is left for int8",
+                hint="keep fewer, or use --precision fp16",
+            )
         raise InputError(
             f"no Conv to quantize: 0 of {counts['conv_total']} Conv have constant weights",
             hint="int8 needs convolutions; use --precision fp16 or fp32",
@@ -243,12 +284,6 @@ def _num_adds(model: onnx.ModelProto) -> int:
 def _require_ranges(
     placement: Placement, seen: Mapping[str, TensorRange], options: QuantizeOptions
 ) -> None:
-    missing = [root for root in placement.scale_of.values() if root not in seen]
-    if missing:
-        raise InputError(
-            f"the range table has no amax for {len(missing)} tensors, first '{missing[0]}'",
-            hint="calibrate this graph again",
-        )
     amax, largest = max((seen[root].amax, root) for root in placement.scale_of.values())
     if amax > scales.LEVELS * _LARGEST_HALF:
         raise InputError(
@@ -279,10 +314,10 @@ def _tensor_pair(name: str, root: str) -> tuple[onnx.NodeProto, onnx.NodeProto]:
 
 
 def _pair(
-    name: str, scale: str, zero: str, axis: int | None = None
+    name: str, scale: str, zero: str, axis: int | None = None, *, source: str = ""
 ) -> tuple[onnx.NodeProto, onnx.NodeProto]:
     quantize = helper.make_node(
-        "QuantizeLinear", [name, scale, zero], [f"{name}.q"], name=f"{name}.q", axis=axis
+        "QuantizeLinear", [source or name, scale, zero], [f"{name}.q"], name=f"{name}.q", axis=axis
     )
     return quantize, _dequantize(name, f"{name}.q", scale, zero, axis)
 
@@ -314,8 +349,8 @@ def _add_weights(
             nodes.append(_dequantize(name, f"{name}.int8", *names, axis))
         else:
             grid = steps.astype(np.float32) * scales.along(scale, axis=axis, ndim=steps.ndim)
-            stored[name].CopyFrom(numpy_helper.from_array(grid, name))
-            nodes += _pair(name, *names, axis)
+            graph.initializer.append(numpy_helper.from_array(grid, f"{name}.grid"))
+            nodes += _pair(name, *names, axis, source=f"{name}.grid")
         graph.initializer.append(numpy_helper.from_array(scale, names[0]))
         graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), names[1]))
     return nodes

@@ -10,7 +10,9 @@ from enum import Enum
 
 from edge_inception import stage
 from edge_inception.artifact import Provenance, RangeTable, SimplifiedGraph, TypedGraph
+from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet
+from edge_inception.quant.policies import Policy, default_policy, policy
 from edge_inception.spec import Precision, Preprocess
 
 
@@ -71,6 +73,9 @@ class QuantizeOptions:
     ``batch`` fixes a free batch, which DLA needs. ``is_for_dla`` makes the rewrites for DLA and, in
     int8, puts a pair on every tensor with the scales of the calibration cache: for DLA of TensorRT
     11.4.1, and to prove on a CPU what an implicit graph, which is always for DLA, computes.
+
+    ``placement`` names a policy, "" the default of what the graph is for. ``keep`` are the groups
+    that stay float, sorted.
     """
 
     precision: Precision
@@ -78,6 +83,8 @@ class QuantizeOptions:
     float_rest: FloatRest = FloatRest.FP16
     batch: int | None = None
     is_for_dla: bool = False
+    placement: str = ""
+    keep: tuple[str, ...] = ()
 
 
 class DropType(Enum):
@@ -103,6 +110,30 @@ class SearchOptions:
     max_images: int = 512
     batch: int = 8
     threads: int = 0
+
+
+def policy_of(options: QuantizeOptions) -> Policy:
+    """The placement that these options ask for.
+
+    Raises:
+        InputError: No such policy, or one where there is nothing to choose.
+    """
+    is_for_dla = options.is_for_dla or options.spelling is Spelling.IMPLICIT
+    default = default_policy("dla" if is_for_dla else "gpu")
+    asked = [f"placement {options.placement}"] if options.placement else []
+    asked += [f"{len(options.keep)} groups in float"] if options.keep else []
+    if asked and options.precision is not Precision.INT8:
+        raise InputError(
+            f"{' and '.join(asked)}: for int8 only, got {options.precision.value}",
+            hint="leave it out, or ask for --precision int8",
+        )
+    found = policy(options.placement) if options.placement else default
+    if is_for_dla and (options.keep or found is not default):
+        raise InputError(
+            f"{' and '.join(asked)}: DLA wants a scale on every tensor and ties them itself",
+            hint=f"leave it out where DLA is a target; its placement is {default.name}",
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

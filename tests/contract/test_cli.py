@@ -91,6 +91,7 @@ def test_bad_input_is_one_line_and_a_documented_code(
         ({"threads": 0}, {"build.threads": 0}),
         ({"mean": "0.485,.456,4e-1"}, {"preprocess.mean": [0.485, 0.456, 0.4]}),
         ({"head": "topk:5"}, {"model.head": "topk:5"}),
+        ({"keep_float": "b, a,b"}, {"quantize.keep_float": ["a", "b"]}),
     ],
 )
 def test_flags_become_recipe_keys(flags, wanted):
@@ -122,6 +123,7 @@ def test_every_override_is_a_recipe_key(tmp_path):
         "build.dla": True,
         "build.bundle": True,
         "quantize.float_rest": "fp32",
+        "quantize.keep_float": ["a"],
         "build.dynamic_batch": None,
     }
     from edge_inception.cli_options import OVERRIDES

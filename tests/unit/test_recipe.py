@@ -51,6 +51,8 @@ batch = 3
 seed = 5
 [quantize]
 float_rest = "fp32"
+placement = "tied-concat"
+keep_float = ["b", "a", "b"]
 [latency]
 rounds = 6
 calls_per_block = 9
@@ -98,6 +100,7 @@ def test_every_key_arrives(tmp_path):
     assert recipe.calibrator == "percentile:99.9"
     assert (recipe.calibration_images, recipe.calibration_batch, recipe.seed) == (11, 3, 5)
     assert recipe.float_rest == "fp32"
+    assert (recipe.placement, recipe.keep_float) == ("tied-concat", ("a", "b"))
     assert (recipe.latency_rounds, recipe.latency_calls) == (6, 9)
     assert recipe.gates == Gates(
         max_drop_pp=1, min_agreement=0.5, min_sqnr_db=-3.5, min_speedup=1.25
@@ -212,6 +215,8 @@ WRONG = {
     "calibrate.batch": "'1'",
     "calibrate.seed": "0.5",
     "quantize.float_rest": "16",
+    "quantize.placement": "1",
+    "quantize.keep_float": "'a,b'",
     "latency.rounds": "'3'",
     "latency.calls_per_block": "2.5",
     "gates.max_drop_pp": "'1'",

@@ -208,7 +208,7 @@ def test_strong_stores_int8_weights_and_weak_stores_floats_on_the_same_grid(
     assert strong["right.w.int8"].dtype == np.int8
     assert "right.w" not in strong
     scale = strong["right.w.scale"].reshape(-1, 1, 1, 1)
-    assert (strong["right.w.int8"] * scale == weak["right.w"]).all()
+    assert (strong["right.w.int8"] * scale == weak["right.w.grid"]).all()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -295,6 +295,8 @@ def test_a_typed_graph_is_recorded_as_made_from_graph_and_ranges(graph, ranges, 
         "float_rest": "fp16",
         "batch": None,
         "is_for_dla": False,
+        "placement": "",
+        "keep": [],
     }
     assert artifact.load(RangeTable, ranges.path).counts["num_tensors"] == 7
 

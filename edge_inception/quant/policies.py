@@ -1,0 +1,106 @@
+"""Placement policies: which tensors of an int8 graph carry a Q/DQ pair, as records with a name.
+
+Words only: no onnx. ``place`` reads them; tests/benchmarks/placement.py measures them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from edge_inception.errors import InputError, known_names
+
+
+class Residual(Enum):
+    """Which inputs of a residual Add have a pair: the identity, both, or neither."""
+
+    IDENTITY = "identity"
+    BOTH = "both"
+    FLOAT = "float"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """One way to place pairs; convolutions and Gemms always read one.
+
+    ``pools``: pools read one too. ``maxpool_outputs``: and a MaxPool's output has one, with the
+    scale of its input. ``tie_concat``: what enters a Concat has a pair with the scale of what
+    leaves it. ``float_first`` and ``float_last``: so many of the first and last weighted layers
+    stay float, with whatever else reads their input.
+    """
+
+    name: str
+    says: str
+    pools: bool = True
+    maxpool_outputs: bool = True
+    residual: Residual = Residual.IDENTITY
+    tie_concat: bool = False
+    float_first: int = 0
+    float_last: int = 0
+
+
+SANDWICH = Policy(
+    name="sandwich",
+    says="pools run in int8 with their neighbours; conv, sum and ReLU of a residual are one kernel",
+)
+TIED_CONCAT = Policy(
+    name="tied-concat",
+    says="one scale in and out of a Concat, so that it copies bytes; DLA requires it",
+    tie_concat=True,
+)
+POLICIES = (
+    SANDWICH,
+    Policy(
+        name="pool-inputs",
+        says="MaxPool outputs without a pair: for compilers that move DQ across MaxPool",
+        maxpool_outputs=False,
+    ),
+    Policy(
+        name="weighted-only",
+        says="only what convolutions and Gemms read, as simple tools do; pools stay float",
+        pools=False,
+        maxpool_outputs=False,
+        residual=Residual.FLOAT,
+    ),
+    Policy(
+        name="residual-float",
+        says="the residual stream keeps its float resolution, for a slower sum",
+        residual=Residual.FLOAT,
+    ),
+    Policy(
+        name="residual-both",
+        says="both inputs of a residual Add in int8, for engines without a fused conv and sum",
+        residual=Residual.BOTH,
+    ),
+    TIED_CONCAT,
+    Policy(
+        name="float-ends",
+        says="the first three convolutions and the last layer, the most sensitive, stay float",
+        float_first=3,
+        float_last=1,
+    ),
+)
+# What a graph is for -> its policy. "gpu" is TensorRT, TensorRT-RTX.
+_DEFAULTS: Mapping[str, Policy] = {"cpu": SANDWICH, "gpu": SANDWICH, "dla": TIED_CONCAT}
+_BY_NAME: Mapping[str, Policy] = {policy.name: policy for policy in POLICIES}
+
+
+def policy(name: str) -> Policy:
+    """The policy of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    if name not in _BY_NAME:
+        raise InputError(f"no placement named '{name}'", hint=known_names(name, _BY_NAME))
+    return _BY_NAME[name]
+
+
+def default_policy(target_kind: str) -> Policy:
+    """The policy of ``cpu``, ``gpu`` or ``dla``.
+
+    CPU and GPU share one, so that the graph that is validated is the graph that ships. For DLA
+    ``implicit`` goes further: pools and views are tied as well.
+    """
+    return _DEFAULTS[target_kind]
