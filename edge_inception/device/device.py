@@ -143,8 +143,10 @@ def _build(session: _Session) -> int:
     is_new = engine is None
     if engine is None:
         session.say(
-            "building with {} {}; minutes on a Jetson".format(
-                session.way.name, session.way.version()
+            "building with {} {}{}".format(
+                session.way.name,
+                session.way.version(),
+                "; minutes on a Jetson" if session.way.name == "tensorrt" else "",
             )
         )
         engine = store.build(session.bundle, session.way)

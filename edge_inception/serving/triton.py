@@ -67,9 +67,11 @@ def usage(facts: ServingFacts) -> str:
         if len(facts.compute_capabilities) > 1
         else ""
     )
+    if platform.suffix == ".plan":
+        note += "Triton must have the TensorRT version that built the plan.\n"
     return (
         f"```\nmkdir -p {folder}\n{copies}tritonserver --model-repository serving/triton\n```\n"
-        f"{note}Triton must have the TensorRT version that built the plan.\n"
+        f"{note}"
     )
 
 

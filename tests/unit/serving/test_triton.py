@@ -138,6 +138,7 @@ def test_cpu_runs_the_graph_in_onnxruntime(facts):
     assert [group.kind for group in config.instance_group] == [SCHEMA.ModelInstanceGroup.KIND_CPU]
     assert not config.HasField("optimization")
     assert "model.onnx" in triton.usage(facts("cpu"))
+    assert "TensorRT" not in triton.usage(facts("cpu"))
 
 
 def test_plan_runs_on_the_gpu_with_cuda_graphs(facts):
