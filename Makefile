@@ -37,7 +37,7 @@ $(READY): pyproject.toml .ci/constraints.txt .ci/mend_stubs.py
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --constraint .ci/constraints.txt torch
-	$(PIP) install --constraint .ci/constraints.txt --editable '.[compile,rtx,demo,deploy,dev]'
+	$(PIP) install --constraint .ci/constraints.txt --editable '.[compile,rtx,demo,deploy,report,dev]'
 	$(PIP) install --constraint .ci/constraints.txt --no-deps --target $(VENV)/stubs tensorrt-stubs
 	$(BIN)/python .ci/mend_stubs.py $(VENV)/stubs
 	@touch $@

@@ -22,6 +22,7 @@ from edge_inception import (
     cli_estimate,
     cli_inspect,
     cli_models,
+    cli_report,
     cli_stages,
     cli_targets,
 )
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 _EXTRAS = dict.fromkeys(
     ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "openvino", "safetensors"), "compile"
-) | {"paramiko": "deploy"}
+) | {"paramiko": "deploy", "jinja2": "report", "markupsafe": "report", "vl_convert": "report"}
 
 
 def main() -> None:
@@ -161,28 +162,6 @@ def _print_report(report: Mapping[str, Any], *, as_json: bool, written: Sequence
 
 
 @cli.command()
-@click.argument("report", type=PATH)
-@click.option("--markdown", is_flag=True, help="Markdown instead of the terminal's table.")
-def report(report: Path, *, markdown: bool) -> int:
-    """Show a report.json again, or a record of device.py; the exit code is its verdict's."""
-    from edge_inception import artifact
-    from edge_inception.artifact import Report
-    from edge_inception.report import devices
-
-    found = devices.read_record(report)
-    if found is not None:
-        click.echo(devices.to_text(found))
-        return VERDICT_CODES[found.get("status", "PASSED")]  # a latency alone claims nothing
-    record = json.loads(artifact.load(Report, report).path.read_text(encoding="utf-8"))
-    if not markdown:
-        return _print_report(record, as_json=False)
-    from edge_inception.report.markdown import to_markdown
-
-    click.echo(to_markdown(record))
-    return VERDICT_CODES[str(record["verdict"]["status"])]
-
-
-@cli.command()
 @click.argument("images", nargs=-1, required=True, type=PATH)
 @click.option("--engine", "--load-engine", "engine", required=True, type=PATH, help="Engine file.")
 @click.option(
@@ -278,6 +257,7 @@ for _module in (
     cli_estimate,
     cli_inspect,
     cli_models,
+    cli_report,
     cli_stages,
     cli_targets,
 ):

@@ -69,13 +69,7 @@ def table(report: Mapping[str, Any]) -> Table:
     Raises:
         InputError: It is not a report of a schema this version reads.
     """
-    found = (report.get("schema"), report.get("schema_version"))
-    if found != (SCHEMA, SCHEMA_VERSION):
-        raise InputError(
-            f"not a report: schema {found[0]!r} version {found[1]!r}, wanted {SCHEMA!r} version "
-            f"{SCHEMA_VERSION}",
-            hint="run `edge-inception validate` again",
-        )
+    require_schema(report)
     notes: list[str] = []
     rows = tuple(_row(row, notes) for row in report["rows"])
     verdict = report["verdict"]
@@ -90,6 +84,21 @@ def table(report: Mapping[str, Any]) -> Table:
         checks=tuple((check["status"], check["sentence"]) for check in verdict["checks"]),
         last_line=f"{verdict['status']}: {verdict['sentence']}",
     )
+
+
+def require_schema(report: Mapping[str, Any]) -> None:
+    """Check schema and version.
+
+    Raises:
+        InputError: It is not a report of a schema this version reads.
+    """
+    found = (report.get("schema"), report.get("schema_version"))
+    if found != (SCHEMA, SCHEMA_VERSION):
+        raise InputError(
+            f"not a report: schema {found[0]!r} version {found[1]!r}, wanted {SCHEMA!r} version "
+            f"{SCHEMA_VERSION}",
+            hint="run `edge-inception validate` again",
+        )
 
 
 def size(num_bytes: int | None) -> str:
@@ -115,7 +124,7 @@ def _row(row: Mapping[str, Any], notes: list[str]) -> TableRow:
     cells = (
         _top1(row),
         *_closeness(row),
-        *(Cell(value=_ms(latency.get(key))) for key in ("p50_ms", "p90_ms", "p99_ms")),
+        *(Cell(value=milliseconds(latency.get(key))) for key in ("p50_ms", "p90_ms", "p99_ms")),
         _speedup(row["speedup"]),
         Cell(value=size(row["size_bytes"])),
     )
@@ -172,10 +181,10 @@ def _closeness(row: Mapping[str, Any]) -> tuple[Cell, Cell]:
     return agreement, Cell(value=f"{float(accuracy['sqnr_db']):.1f}")
 
 
-def _ms(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
+    """Three digits that matter, without the unit; a dash for None."""
     if value is None:
         return DASH
-    # three digits that matter
     digits = 1 if value >= 10 else 2 if value >= 1 else 3  # noqa: PLR2004 -- decimal places
     return f"{value:.{digits}f}"
 

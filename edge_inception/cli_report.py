@@ -1,0 +1,89 @@
+"""The command ``report``: results again, on the terminal, as a page, Markdown or CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception.cli_options import PATH, VERDICT_CODES
+
+if TYPE_CHECKING:
+    from edge_inception.report.sources import Source
+
+_WORST_FIRST = ("FAILED", "INCONCLUSIVE", "PASSED")
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, type=PATH)
+@click.option("--html", type=PATH, help="Write one self-contained page.")
+@click.option("--markdown", is_flag=True, help="Markdown instead of the terminal's table.")
+@click.option("--csv", is_flag=True, help="CSV on stdout, a line for each engine.")
+def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv: bool) -> int:
+    """Show reports again: files, build folders, or records of device.py.
+
+    The exit code is the worst verdict of the newest report of each model.
+    """
+    from edge_inception.report import devices
+    from edge_inception.report.sources import read_source
+
+    if len(results) == 1 and html is None and not results[0].is_dir():
+        found = devices.read_record(results[0])
+        if found is not None:
+            click.echo(devices.to_text(found))
+            return VERDICT_CODES[found.get("status", "PASSED")]  # a latency alone claims nothing
+    sources = [read_source(path) for path in dict.fromkeys(results)]
+    if html is not None:
+        _write_page(sources, html)
+    if csv or markdown:
+        click.echo(_as_csv(sources) if csv else _as_markdown(sources), nl=not csv)
+    elif html is None:
+        _print(sources)
+    return _code(sources)
+
+
+def _write_page(sources: Sequence[Source], path: Path) -> None:
+    import datetime as dt
+
+    from edge_inception.artifact import replace_file
+    from edge_inception.report.page import to_html
+
+    now = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    replace_file(path, to_html(sources, created_utc=now).encode("utf-8", "backslashreplace"))
+    click.echo(f"wrote {path}", err=True)
+
+
+def _print(sources: Sequence[Source]) -> None:
+    from edge_inception.report.terminal import print_report
+
+    for index, source in enumerate(sources):
+        if index:
+            click.echo()
+        print_report(source.report)
+
+
+def _as_markdown(sources: Sequence[Source]) -> str:
+    from edge_inception.report.markdown import to_markdown
+
+    return "\n---\n\n".join(to_markdown(source.report) for source in sources)
+
+
+def _as_csv(sources: Sequence[Source]) -> str:
+    from edge_inception.report.flat import to_csv
+
+    return to_csv({str(source.path): source.report for source in sources})
+
+
+def _code(sources: Sequence[Source]) -> int:
+    from edge_inception.report.sources import newest_first
+
+    newest: dict[str, Mapping[str, Any]] = {}
+    for source in newest_first(sources):
+        newest.setdefault(str(source.report["model"]), source.report)
+    found = {str(one["verdict"]["status"]) for one in newest.values()}
+    return VERDICT_CODES[next(status for status in _WORST_FIRST if status in found)]
+
+
+COMMANDS = (report,)

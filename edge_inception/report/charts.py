@@ -1,0 +1,319 @@
+"""The charts of a report, as Vega-Lite: what cannot be drawn, since it is NaN or missing, is not.
+
+Each function takes rows as ``validate.outcome`` writes them and gives None where nothing is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edge_inception.report.cells import milliseconds
+from edge_inception.report.vega import NARROW, Chart, draw, finite
+
+_Rows = Sequence[Mapping[str, Any]]
+_Spec = Mapping[str, Any]
+_MOST_LABELS = 6
+_ROW_PX, _AROUND_PX = 34, 52
+_MOST_TICKS = 120
+_LOG_FROM = 6.0
+"""Axes are logarithmic when the largest value is this many times the smallest."""
+_HALO = {"stroke": "var(--paper)", "strokeWidth": 4, "strokeJoin": "round"}
+_ACCENT, _QUIET = "var(--accent)", "var(--quiet)"
+_COLOUR = {"condition": {"test": "datum.subject", "value": _ACCENT}, "value": _QUIET}
+_LONGEST_NAME_PX, _CHARACTER_PX = 136, 7.4
+"""Browsers' fonts are wider than the one that Vega measures with."""
+
+
+def accuracy(rows: _Rows) -> Chart | None:
+    """Top-1, or agreement where nothing is labelled, with its interval."""
+    estimate, word = quality(rows)
+    points = [
+        {**_identity(row), **interval}
+        for row in rows
+        if (interval := _interval(estimate(row), 100.0))
+    ]
+    says = _told(points, "%", f"{word} with 95 % intervals")
+    return _dots(f"{word.capitalize()}, %", points, says, word)
+
+
+def speedup(rows: _Rows) -> Chart | None:
+    """How many times as fast as the FP32 engine, with intervals."""
+    points = [
+        {**_identity(row), **interval} for row in rows if (interval := _interval(row["speedup"]))
+    ]
+    says = _told(points, "x", "speed-up over the FP32 engine with 95 % intervals")
+    return _dots("Speed-up over the FP32 engine", points, says, "times", ends_at=1.0)
+
+
+def size(rows: _Rows) -> Chart | None:
+    """Bytes of the engine files, in MiB."""
+    bars = [
+        {**_identity(row), "value": mib, "text": f"{mib:.1f}"}
+        for row in rows
+        if (num_bytes := finite(row["size_bytes"])) and (mib := num_bytes / 2**20)
+    ]
+    if not bars:
+        return None
+
+    def spec(_: int) -> _Spec:
+        x = {"field": "value", "type": "quantitative", "title": "MiB", "axis": {"tickCount": 4}}
+        layers = [
+            {"mark": {"type": "bar", "height": 12}, "encoding": {"color": _COLOUR}},
+            {
+                "mark": {"type": "text", "align": "left", "dx": 5},
+                "encoding": {"text": {"field": "text"}},
+            },
+        ]
+        return _by_name(bars, x, layers)
+
+    return draw("Engine file, MiB", _told(bars, " MiB", "size of the engine files"), spec)
+
+
+def latency(rows: _Rows) -> Chart | None:
+    """Every timed call as a tick, the median and the 90th percentile beneath."""
+    timed = [(row, _sorted_samples(row["latency"])) for row in rows if row["latency"]]
+    timed = [(row, samples) for row, samples in timed if len(samples)]
+    if not timed:
+        return None
+    ticks = [
+        {**_identity(row), "value": float(value)}
+        for row, samples in timed
+        for value in _thinned(samples)
+    ]
+    marks = [
+        {**_identity(row), "value": value, "text": milliseconds(value)}
+        for row, _ in timed
+        if (value := finite(row["latency"]["p50_ms"])) is not None
+    ]
+    x = {"field": "value", "type": "quantitative", "title": "ms", **_scale(ticks)}
+
+    def spec(_: int) -> _Spec:
+        layers = [
+            {
+                "data": {"values": ticks},
+                "mark": {"type": "tick", "size": 14, "opacity": 0.45, "yOffset": 5},
+                "encoding": {"color": _COLOUR},
+            },
+            {
+                "data": {"values": marks},
+                "mark": {"type": "tick", "size": 22, "thickness": 3, "yOffset": 3},
+                "encoding": {"color": {"value": "var(--ink)"}},
+            },
+            {
+                "data": {"values": marks},
+                "mark": {"type": "text", "dy": -13},
+                "encoding": {"text": {"field": "text"}},
+            },
+        ]
+        return _by_name(ticks, x, layers, row_px=46)
+
+    thinned = any(len(samples) > _MOST_TICKS for _, samples in timed)
+    note = "Each thin line is one call, the thick one the median."
+    if thinned:
+        note = f"{_MOST_TICKS} evenly spaced quantiles of all calls; the thick line is the median."
+    says = _told(marks, " ms", "distribution of the latency; medians")
+    return draw("Latency of every call, ms", says, spec, note)
+
+
+def pareto(rows: _Rows) -> Chart | None:
+    """Accuracy over median latency; the line joins what no other row beats in both."""
+    estimate, word = quality(rows)
+    points = [
+        {**_identity(row), **interval, "ms": ms}
+        for row in rows
+        if row["latency"]
+        and (ms := finite(row["latency"]["p50_ms"])) is not None
+        and (interval := _interval(estimate(row), 100.0))
+    ]
+    if len(points) < 2:  # noqa: PLR2004 -- one point compares nothing
+        return None
+    front = [points[index] for index in pareto_front([(p["ms"], -p["value"]) for p in points])]
+    x_scale = _scale([{"value": point["ms"]} for point in points], room=1.25)
+    y = {
+        "field": "value", "type": "quantitative", "title": f"{word}, %",
+        "scale": {"zero": False, "padding": 14}, "axis": {"tickCount": 5},
+    }  # fmt: skip
+
+    def spec(width: int) -> _Spec:
+        x = {"field": "ms", "type": "quantitative", "title": "median latency, ms", **x_scale}
+        layers = [
+            {
+                "data": {"values": front},
+                "mark": {"type": "line", "color": _QUIET, "strokeDash": [3, 3]},
+                "encoding": {"y": y, "order": {"field": "ms"}},
+            },
+            *_whiskers(points, y),
+            *_labels(points, y),
+        ]
+        return {"height": 260 if width > NARROW else 240, "encoding": {"x": x}, "layer": layers}
+
+    says = "; ".join(f"{p['name']} {p['ms']:.3g} ms at {p['value']:.2f} %" for p in points)
+    note = "The broken line joins what no other beats in both." if len(front) > 1 else ""
+    return draw(f"{word.capitalize()} over latency", f"{word} over latency: {says}", spec, note)
+
+
+def quality(rows: _Rows) -> tuple[Any, str]:
+    """Row -> the estimate that tells its quality, and the word for it."""
+    labelled = any(row["accuracy"] and row["accuracy"]["labelled"] for row in rows)
+
+    def top1(row: Mapping[str, Any]) -> Any:
+        found = row["accuracy"] and row["accuracy"]["labelled"]
+        return found["engine"]["top1"] if found else None
+
+    def agreement(row: Mapping[str, Any]) -> Any:
+        return row["accuracy"]["agreement"] if row["accuracy"] else None
+
+    return (top1, "top-1") if labelled else (agreement, "agreement")
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats, less being better in both, by the first."""
+    found: list[int] = []
+    for index in sorted(range(len(points)), key=lambda i: points[i]):
+        if not found or points[index][1] < points[found[-1]][1]:
+            found.append(index)
+    return found
+
+
+def _dots(
+    title: str, points: list[dict[str, Any]], says: str, unit: str, *, ends_at: float | None = None
+) -> Chart | None:
+    """Values with intervals, one line each; a rule at ``ends_at``."""
+    if not points:
+        return None
+    reference = [] if ends_at is None else [{"value": ends_at}]
+
+    def spec(_: int) -> _Spec:
+        x = {
+            "field": "value", "type": "quantitative", "title": unit,
+            "scale": {"zero": False, "padding": 26}, "axis": {"tickCount": 5},
+        }  # fmt: skip
+        layers = [
+            {
+                "data": {"values": reference},
+                "mark": {"type": "rule", "strokeWidth": 1, "color": "var(--muted)"},
+                "encoding": {"y": None},
+            },
+            {
+                "mark": "rule",
+                "encoding": {
+                    "x": {"field": "lower", "type": "quantitative"},
+                    "x2": {"field": "upper"},
+                    "color": _COLOUR,
+                },
+            },
+            {"mark": "point", "encoding": {"color": _COLOUR}},
+            {"mark": {"type": "text", "dy": -11}, "encoding": {"text": {"field": "text"}}},
+        ]
+        return _by_name(points, x, layers)
+
+    return draw(title, says, spec)
+
+
+def _by_name(
+    data: Sequence[_Spec], x: _Spec, layers: Sequence[_Spec], *, row_px: int = _ROW_PX
+) -> _Spec:
+    """A specification with a row per name."""
+    names = list(dict.fromkeys(str(point["name"]) for point in data))
+    extent = min(_LONGEST_NAME_PX, _CHARACTER_PX * max(map(len, names)))
+    axis = {"grid": False, "labelLimit": 120, "minExtent": extent}
+    y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": axis}
+    return {
+        "height": len(names) * row_px + _AROUND_PX,
+        "data": {"values": list(data)},
+        "encoding": {"x": x, "y": y},
+        "layer": list(layers),
+    }
+
+
+def _whiskers(points: Sequence[_Spec], y: _Spec) -> Iterator[_Spec]:
+    yield {
+        "data": {"values": list(points)},
+        "mark": "rule",
+        "encoding": {
+            "y": {**y, "field": "lower"},
+            "y2": {"field": "upper"},
+            "color": _COLOUR,
+        },
+    }
+    yield {
+        "data": {"values": list(points)},
+        "mark": {"type": "point", "size": 90},
+        "encoding": {"y": y, "color": _COLOUR},
+    }
+
+
+def _labels(points: Sequence[Mapping[str, Any]], y: _Spec) -> Iterator[_Spec]:
+    """Names beside the points, where there is room; neighbours above and below in turn."""
+    ordered = sorted(points, key=lambda p: p["ms"])
+    half = (len(points) + 1) // 2
+    for place, point in enumerate(ordered):
+        align, dx = ("left", 9) if place < half else ("right", -9)
+        mark = {"type": "text", "align": align, "dx": dx, "dy": -10 if place % 2 else 14}
+        for look in (_HALO, {}):
+            yield {
+                "data": {"values": [point]},
+                "mark": {**mark, **look},
+                "encoding": {"y": y, "text": {"field": "name"}},
+            }
+
+
+def _identity(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": row["name"], "subject": row["role"] == "subject"}
+
+
+def _interval(estimate: Mapping[str, Any] | None, factor: float = 1.0) -> dict[str, Any] | None:
+    """Value and bounds times ``factor``; bounds that are no numbers fall on the value."""
+    value = finite(estimate["value"]) if estimate else None
+    if value is None or estimate is None:
+        return None
+    lower, upper = finite(estimate["lower"]), finite(estimate["upper"])
+    return {
+        "value": factor * value,
+        "lower": factor * (value if lower is None else lower),
+        "upper": factor * (value if upper is None else upper),
+        "text": f"{factor * value:.2f}",
+    }
+
+
+def _sorted_samples(latency: Mapping[str, Any]) -> Any:
+    """Finite samples in ms, ascending; of a report without samples its medians of blocks."""
+    samples = latency.get("samples_ms") or latency.get("block_medians_ms") or ()
+    return np.sort([value for sample in samples if (value := finite(sample)) is not None])
+
+
+def _thinned(samples: Any) -> Any:
+    if len(samples) <= _MOST_TICKS:
+        return samples
+    return np.quantile(samples, np.linspace(0, 1, _MOST_TICKS))
+
+
+def _scale(points: Sequence[Mapping[str, Any]], *, room: float = 1.0) -> dict[str, Any]:
+    """A logarithmic axis where values differ much and all are above 0; ``room`` at both ends."""
+    values = [point["value"] for point in points]
+    least, most = min(values), max(values)
+    if least <= 0 or most < _LOG_FROM * least:
+        return {"scale": {"zero": False, "padding": 20}, "axis": {"tickCount": 5}}
+    return {
+        "scale": {"type": "log", "domain": [least / room, most * room], "nice": False},
+        "axis": {"values": _ticks(least, most), "format": "~r"},
+    }
+
+
+def _ticks(least: float, most: float) -> list[float]:
+    """Up to six of 1, 2, 5 times powers of ten from least to most, or of the powers alone."""
+    powers = range(int(np.floor(np.log10(least))), int(np.ceil(np.log10(most))) + 1)
+    found: list[float] = []
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [digit * 10.0**power for power in powers for digit in digits]
+        found = [tick for tick in ticks if least / 1.3 <= tick <= most * 1.3]
+        if len(found) <= _MOST_LABELS:
+            break
+    return found
+
+
+def _told(points: Sequence[Mapping[str, Any]], unit: str, lead: str) -> str:
+    return f"{lead}: " + "; ".join(f"{p['name']} {p['text']}{unit}" for p in points)

@@ -1,0 +1,164 @@
+"""One self-contained HTML page from reports: no script, no network, nothing outside the file.
+
+Templates escape every value; the page's own policy forbids scripts and requests besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import jinja2
+
+from edge_inception import __version__
+from edge_inception.report import charts, facts
+from edge_inception.report.cells import DASH, milliseconds, size, table
+from edge_inception.report.sources import Source, newest_first
+from edge_inception.report.vega import finite
+
+MOST_DETAILED = 6
+"""Reports that get a part of their own; of the others the overview tells."""
+
+
+def to_html(sources: Sequence[Source], *, created_utc: str) -> str:
+    """The page.
+
+    Args:
+        sources: At least one; the newest stands first.
+        created_utc: When the page is made.
+    """
+    ordered = newest_first(sources)
+    detailed = [_part(source, index) for index, source in enumerate(ordered[:MOST_DETAILED])]
+    template = _environment().get_template("page.html")
+    return template.render(
+        parts=detailed,
+        overview=[_line(source) for source in ordered] if len(ordered) > 1 else [],
+        num_left_out=len(ordered) - len(detailed),
+        title=_page_title(ordered),
+        created_utc=created_utc,
+        version=__version__,
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("edge_inception.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _page_title(sources: Sequence[Source]) -> str:
+    models = list(dict.fromkeys(str(source.report["model"]) for source in sources))
+    if len(sources) == 1:
+        return f"{sources[0].report['verdict']['status']}: {models[0]}"
+    return f"{len(sources)} reports on {', '.join(models[:3])}"
+
+
+def _part(source: Source, index: int) -> dict[str, Any]:
+    report = source.report
+    rows = report["rows"]
+    drawn = {
+        "pareto": charts.pareto(rows),
+        "accuracy": charts.accuracy(rows),
+        "latency": charts.latency(rows),
+        "speedup": charts.speedup(rows),
+        "size": charts.size(rows),
+    }
+    return {
+        "id": f"r{index}",
+        "model": report["model"],
+        "verdict": report["verdict"],
+        "created_utc": report["created_utc"],
+        "figures": figures(report),
+        "table": table(report),
+        "charts": {name: chart for name, chart in drawn.items() if chart},
+        "provenance": facts.provenance(source),
+        "classes": facts.classes(report),
+        "problems": source.problems,
+    }
+
+
+def figures(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What the verdict is about, in one glance: name, value and what it is compared with."""
+    subject = next((row for row in report["rows"] if row["role"] == "subject"), None)
+    if subject is None:
+        return []
+    reference = next((row for row in report["rows"] if row["role"] == "reference"), None)
+    found = [_quality(subject), _speed(subject), _latency(subject), _size(subject, reference)]
+    return [figure for figure in found if figure]
+
+
+def _quality(row: Mapping[str, Any]) -> dict[str, str]:
+    accuracy = row["accuracy"]
+    if not accuracy:
+        return {}
+    if accuracy["labelled"]:
+        drop = accuracy["labelled"]["drop_pp"]
+        top1 = accuracy["labelled"]["engine"]["top1"]
+        against = f"drop {_signed(drop['value'])} pp ({_range(drop, 1, 2)})"
+        return {"name": "top-1", "value": f"{_fixed(top1['value'], 100, 2)} %", "note": against}
+    agreement = accuracy["agreement"]
+    note = f"with the baseline ({_range(agreement, 100, 1)})"
+    return {"name": "agreement", "value": f"{_fixed(agreement['value'], 100, 2)} %", "note": note}
+
+
+def _speed(row: Mapping[str, Any]) -> dict[str, str]:
+    found = row["speedup"]
+    if not found:
+        return {}
+    note = f"as fast as the FP32 engine ({_range(found, 1, 2)})"
+    return {"name": "speed-up", "value": f"{_fixed(found['value'], 1, 2)}x", "note": note}
+
+
+def _latency(row: Mapping[str, Any]) -> dict[str, str]:
+    found = row["latency"]
+    if not found:
+        return {}
+    tail = f"p90 {_ms(found['p90_ms'])}, p99 {_ms(found['p99_ms'])} ms"
+    return {"name": "latency p50", "value": f"{_ms(found['p50_ms'])} ms", "note": tail}
+
+
+def _size(row: Mapping[str, Any], reference: Mapping[str, Any] | None) -> dict[str, str]:
+    found = finite(row["size_bytes"])
+    if not found:
+        return {}
+    full = finite(reference["size_bytes"]) if reference else None
+    note = f"{found / full:.0%} of the FP32 engine" if full else "engine file"
+    return {"name": "size", "value": size(int(found)), "note": note}
+
+
+def _line(source: Source) -> dict[str, Any]:
+    """One report in the overview."""
+    report = source.report
+    return {
+        "path": str(source.path),
+        "model": report["model"],
+        "created_utc": report["created_utc"],
+        "status": report["verdict"]["status"],
+        "figures": {figure["name"]: figure["value"] for figure in figures(report)},
+        "sentence": report["verdict"]["sentence"],
+    }
+
+
+def _fixed(value: Any, factor: float, digits: int) -> str:
+    number = finite(value)
+    return DASH if number is None else f"{factor * number:.{digits}f}"
+
+
+def _signed(value: Any) -> str:
+    number = finite(value)
+    return DASH if number is None else f"{number:+.2f}"
+
+
+def _ms(value: Any) -> str:
+    return milliseconds(finite(value))
+
+
+def _range(estimate: Mapping[str, Any], factor: float, digits: int) -> str:
+    lower, upper = (_fixed(estimate[name], factor, digits) for name in ("lower", "upper"))
+    return f"95 %: {lower} to {upper}"

@@ -1,0 +1,102 @@
+"""Vega-Lite specifications to SVG that is set into a page: no script, no network.
+
+Colours are the page's own CSS variables, so one drawing serves light, dark and print. Each chart is
+drawn at two widths, and the page shows the one that fits.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import vl_convert
+from markupsafe import Markup
+
+WIDE, NARROW = 520, 335
+"""Pixels: a column on a desktop and on paper, and all of a phone."""
+
+_VEGA_LITE = "5.20"
+_FONT = "system-ui, sans-serif"
+_TEXT = {"font": _FONT, "fontSize": 12, "fontWeight": "normal", "color": "var(--ink)"}
+_CONFIG: Mapping[str, Any] = {
+    "font": _FONT,
+    "background": None,
+    "mark": {"aria": False},  # the drawing has a name as a whole
+    "view": {"stroke": None},
+    "axis": {
+        "labelFontSize": 12,
+        "labelColor": "var(--ink)",
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titleColor": "var(--muted)",
+        "gridColor": "var(--rule)",
+        "domain": False,
+        "ticks": False,
+        "labelPadding": 6,
+        "labelLimit": 150,
+    },
+    "axisY": {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleY": -8},
+    "legend": {"labelFontSize": 12, "labelColor": "var(--ink)", "title": None, "orient": "top"},
+    "text": _TEXT,
+    "rule": {"color": "var(--quiet)", "strokeWidth": 2},
+    "point": {"filled": True, "opacity": 1, "size": 70},
+    "tick": {"thickness": 1},
+    "line": {"strokeWidth": 1.5},
+}
+_OPENING = re.compile(r"\A<svg [^>]*?\bwidth=\"([\d.]+)\" height=\"([\d.]+)\"")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A drawing with its words: ``says`` tells those who do not see it what it shows."""
+
+    title: str
+    says: str
+    wide: Markup
+    narrow: Markup
+    note: str = ""
+
+
+def draw(title: str, says: str, spec: Callable[[int], Mapping[str, Any]], note: str = "") -> Chart:
+    """A chart at both widths.
+
+    Args:
+        title: Above it.
+        says: What it shows, in words.
+        spec: Pixels to the Vega-Lite specification without width, its data inline.
+        note: Beneath it.
+    """
+    wide, narrow = (svg({**spec(width), "width": width}, says) for width in (WIDE, NARROW))
+    return Chart(title=title, says=says, wide=wide, narrow=narrow, note=note)
+
+
+def svg(spec: Mapping[str, Any], says: str) -> Markup:
+    """An ``svg`` element for a page, an image to assistive technology; text in it is escaped.
+
+    Args:
+        spec: With ``width`` in pixels, all around it included.
+        says: Its accessible name.
+    """
+    whole = {
+        "autosize": {"type": "fit", "contains": "padding"},
+        "padding": {"left": 2, "right": 12, "top": 4, "bottom": 2},
+        **spec,
+        "config": _CONFIG,
+    }
+    drawn = vl_convert.vegalite_to_svg(whole, vl_version=_VEGA_LITE, allowed_base_urls=[])
+    opening = _OPENING.match(drawn)
+    assert opening, "Vega writes its size first"
+    attributes = f'role="img" aria-label="{html.escape(says)}" data-chart="vega"'
+    # as large as drawn, and smaller only where the page is
+    sized = f'<svg {attributes} width="{opening[1]}" height="{opening[2]}"'
+    return Markup(sized + drawn[opening.end() :])  # noqa: S704 -- Vega escapes the text in it
+
+
+def finite(value: Any) -> float | None:
+    """The number to draw; None of what is none, NaN or infinite."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None

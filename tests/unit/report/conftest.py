@@ -1,0 +1,72 @@
+"""Reports as ``validate`` writes them, made by hand, to be bent by a test."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+
+def estimate(value, lower, upper):
+    return {"value": value, "lower": lower, "upper": upper, "method": "by hand"}
+
+
+def scores(top1, recall):
+    return {"top1": estimate(top1, top1 - 0.03, top1 + 0.03), "recall": recall}
+
+
+def latency(median_ms):
+    samples = [median_ms * (0.9 + 0.01 * i) for i in range(21)]
+    return {
+        "p50_ms": median_ms, "p90_ms": 1.1 * median_ms, "p99_ms": None, "mean_ms": median_ms,
+        "num_calls": 21, "batch": 1, "threads": 2, "foreign_cores": 0.0,
+        "block_medians_ms": [median_ms, 1.01 * median_ms], "samples_ms": samples,
+    }  # fmt: skip
+
+
+def row(name, role, median_ms, *, precision="fp32", num_bytes=10 << 20):
+    labelled = {
+        "baseline": scores(0.9, [0.95, 0.5]),
+        "engine": scores(0.89, [0.94, 0.51]),
+        "drop_pp": estimate(1.0, 0.2, 1.8),
+    }
+    return {
+        "name": name, "role": role, "backend": "openvino", "precision": precision,
+        "float_precision": "f32",
+        "accuracy": {
+            "agreement": estimate(0.99, 0.98, 1.0), "sqnr_db": 30.5, "labelled": labelled,
+        },
+        "latency": latency(median_ms), "speedup": estimate(20 / median_ms, 1.0, 3.0),
+        "size_bytes": num_bytes, "weight_bytes": None, "executed_layers": {}, "note": "",
+    }  # fmt: skip
+
+
+CHECK = {"name": "max_drop_pp", "status": "PASSED", "sentence": "top-1 drop 1.00 pp, within 2 pp"}
+REPORT = {
+    "schema": "edge-inception/report",
+    "schema_version": 1,
+    "model": "inception_v4",
+    "created_utc": "2026-11-25T20:00:00Z",
+    "data": {"name": "cells", "sha256": "ab" * 32, "num_images": 100, "classes": ["good", "bad"]},
+    "rows": [
+        row("PyTorch FP32", "baseline", 60.0),
+        row("engine f32 (cpu)", "reference", 20.0),
+        row("INT8 (cpu)", "subject", 8.0, precision="int8", num_bytes=3 << 20),
+    ],
+    "verdict": {"status": "PASSED", "sentence": CHECK["sentence"], "checks": [CHECK]},
+    "machine": {"cpu": "Test CPU", "instruction_sets": ["avx2"]},
+    "latency_options": {"batch": 1, "threads": 2, "rounds": 10},
+    "context": {"baseline_sha256": "cd" * 32, "engines": {}},
+}
+
+
+@pytest.fixture
+def report():
+    """A whole report that passed; a copy for each test."""
+    return copy.deepcopy(REPORT)
+
+
+@pytest.fixture(scope="session")
+def whole_report():
+    """The same, not to be changed."""
+    return REPORT
