@@ -28,7 +28,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 class Worker:
     """A running worker process; use it as a context manager.
 
-    ``info`` is what the session says of itself, read once it is open.
+    ``info`` is what the session says of itself, read once it is open; ``open_s`` is how long that
+    took, with the import of its library.
     """
 
     def __init__(self, name: str, spec: Mapping[str, Any], *, timeout_s: float) -> None:
@@ -56,12 +57,14 @@ class Worker:
         }
         self._spec = dict(spec)
         self.info: Mapping[str, Any] = {}
+        self.open_s = 0.0
 
     def __enter__(self) -> Worker:  # noqa: PYI034 -- Self needs Python 3.11
         try:
             self._send(self._first)
             self._send(self._spec)
-            self.info = self._receive()["info"]
+            opened = self._receive()
+            self.info, self.open_s = opened["info"], float(opened["open_s"])
         except BaseException:
             self._end(is_urgent=True)
             raise

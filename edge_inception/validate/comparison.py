@@ -1,0 +1,256 @@
+"""The command ``compare``: two engines in one sitting, one against itself, or against a record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_inception import images, inference
+from edge_inception.errors import InputError
+from edge_inception.imageset import ImageSet
+from edge_inception.spec import Gates, Progress
+from edge_inception.validate import accuracy, bench, comparable, regression
+from edge_inception.validate.arm import Arm, arm_of
+from edge_inception.validate.gate import Status, judge
+from edge_inception.validate.regression import EXIT_CODES, Gate, Result, Verdict
+
+_SCORE_BATCH = 16
+_READ = (1, 2)  # versions of the record
+_OF_STATUS = {
+    Status.PASSED: Verdict.PASS,
+    Status.FAILED: Verdict.FAIL,
+    Status.INCONCLUSIVE: Verdict.INCONCLUSIVE,
+}
+_ORDER = (Verdict.FAIL, Verdict.INVALID, Verdict.INCONCLUSIVE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How engines are compared.
+
+    Attributes:
+        protocol: Of every run.
+        gate: Limit and number of pairs.
+        pictures: Photos to feed; None feeds noise.
+        folder: For the preprocessed images.
+    """
+
+    protocol: bench.Protocol
+    gate: Gate
+    pictures: ImageSet | None
+    folder: Path
+
+    def pairs(
+        self,
+        first: Path,
+        second: Path,
+        *,
+        labelled: ImageSet | None,
+        max_drop_pp: float,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        """Record of B against A, with ``accuracy`` where labelled images are given.
+
+        Raises:
+            InputError: An engine cannot be used, or the two do not answer in the same classes.
+            BackendMissing: A library cannot execute here.
+            Inconclusive: A process died or hung.
+        """
+        a, b = self._arm(first), self._arm(second)
+        judged = _accuracy(a, b, labelled, max_drop_pp) if labelled else None
+        result, runs = regression.compare(
+            a.contender, b.contender, self.folder, self.protocol, self.gate, progress=progress
+        )
+        record = self._record("ab", {"A": a, "B": b}, runs, result)
+        return {**record, "accuracy": judged} if judged else record
+
+    def noise(self, engine: Path, *, progress: Progress) -> dict[str, Any]:
+        """Record of an engine against itself: what this machine's noise alone shows.
+
+        ``result`` has the spread of the pairs and the number of pairs at which a true slow-down of
+        limit + 2 % fails in 9 of 10 sessions.
+        """
+        arm = self._arm(engine)
+        result, runs = regression.compare(
+            arm.contender, arm.contender, self.folder, self.protocol, self.gate, progress=progress
+        )
+        logs = _logs(runs)
+        true_change = self.gate.delta + 0.02
+        needed = regression.pairs_needed(logs, self.gate, true_change=true_change)
+        record = self._record("aa", {"A": arm, "B": arm}, runs, result)
+        record["result"] |= {
+            "spread": float(np.std(logs, ddof=1)),
+            "pairs_needed": needed,
+            "reasons": [
+                (
+                    f"pairs spread by {100 * float(np.std(logs, ddof=1)):.1f} %; to see "
+                    f"{100 * true_change:+.0f} % nine times in ten use --pairs {needed}"
+                )
+            ],
+        }
+        record["result"]["sentence"] += f"; {record['result']['reasons'][0]}"
+        return record
+
+    def against(
+        self, engine: Path, stored: Path, *, trusted: bool, progress: Progress
+    ) -> dict[str, Any]:
+        """Record of an engine today against a record of another day.
+
+        It only warns: unless ``trusted``, a ``fail`` is turned into ``inconclusive``. Where the
+        machine or the protocol differ the verdict is ``invalid`` and names what differs.
+
+        Raises:
+            InputError: The file is no record of ``bench`` or ``compare``.
+        """
+        old = read_record(stored)
+        arm = self._arm(engine)
+        runs = []
+        for index in range(self.gate.pairs):
+            runs += bench.run_together({"B": arm.contender}, self.folder, self.protocol, pair=index)
+            progress(index + 1, self.gate.pairs)
+        record = bench.record("ab", {"B": arm.facts}, runs, self.protocol, input_facts=arm.feed)
+        record["against"] = {"file": str(stored), "created_utc": old["created_utc"]}
+        before = [run["median"] for run in old["runs"] if run["arm"] == "A"]
+        now = [run["median"] for run in record["runs"]]
+        record["engines"] = {"A": {**old["engines"]["A"], "path": str(stored)}, **record["engines"]}
+        record["runs"] = [run for run in old["runs"] if run["arm"] == "A"] + record["runs"]
+        result = _stored_result(old, record, (before, now), self.gate, trusted=trusted)
+        record["result"] = regression.result_record(result)
+        return record
+
+    def _arm(self, path: Path) -> Arm:
+        return arm_of(path, self.protocol.batch, self.pictures, self.folder)
+
+    def _record(
+        self, kind: str, arms: Mapping[str, Arm], runs: Sequence[bench.Run], result: Result
+    ) -> dict[str, Any]:
+        facts = {name: arm.facts for name, arm in arms.items()}
+        feed = arms["A"].feed
+        record = bench.record(kind, facts, runs, self.protocol, input_facts=feed)
+        record["result"] = regression.result_record(result)
+        return record
+
+
+def _logs(runs: Sequence[bench.Run]) -> list[float]:
+    by_arm = {arm: [run for run in runs if run.arm == arm] for arm in ("A", "B")}
+    return [regression.log_ratio(a, b) for a, b in zip(*by_arm.values(), strict=True)]
+
+
+def _stored_result(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    medians: tuple[Sequence[float], Sequence[float]],
+    gate: Gate,
+    *,
+    trusted: bool,
+) -> Result:
+    reasons: tuple[str, ...] = ()
+    differing = differences(old, new)
+    if differing or min(map(len, medians)) < 2:  # noqa: PLR2004 -- a variance
+        few = f"the record has {len(medians[0])} runs of A, wanted 2 or more"
+        told = f"not the same {', '.join(differing)}" if differing else few
+        return Result(
+            verdict=Verdict.INVALID, ratio=None, delta=gate.delta, num_pairs=0, reasons=(told,)
+        )
+    found = regression.against(*medians, gate.delta)
+    verdict = found.verdict
+    if verdict is Verdict.FAIL and not trusted:
+        verdict = Verdict.INCONCLUSIVE
+        reasons = ("a record of another day only warns: compare both engines, or --trust-stored",)
+    return Result(
+        verdict=verdict,
+        ratio=found.ratio,
+        delta=gate.delta,
+        num_pairs=found.num_pairs,
+        reasons=reasons,
+    )
+
+
+_SAME_DEVICE = ("cpu", "architecture", "num_cores", "affinity", "governor", "power_mode", "model")
+_SAME_PROTOCOL = ("threads", "batch", "streams", "runner", "metric", "input_sha256")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What keeps two records from being compared: names with both values."""
+    found = []
+    for part, names in (("device", _SAME_DEVICE), ("protocol", _SAME_PROTOCOL)):
+        for name in names:
+            before, after = old[part].get(name), new[part].get(name)
+            if before != after:
+                found.append(f"{name} ({before} then, {after} now)")
+    return found
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record of ``bench``, ``compare`` or ``device.py bench``, whatever version wrote it.
+
+    Raises:
+        InputError: Not readable, or something else.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable JSON", hint="give a record of bench") from error
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if schema != bench.SCHEMA:
+        raise InputError(
+            f"{path} holds schema {schema!r}, wanted {bench.SCHEMA!r}",
+            hint="write one: edge-inception bench ENGINE --out FILE",
+        )
+    if record.get("schema_version") not in _READ:
+        raise InputError(
+            f"{path} is a record of version {record.get('schema_version')}, this reads "
+            f"{_READ[0]} to {_READ[-1]}",
+            hint="update edge-inception",
+        )
+    return dict(record)
+
+
+def exit_code(record: Mapping[str, Any]) -> int:
+    """Of the worse of latency and accuracy."""
+    verdicts = {Verdict(record["result"]["verdict"])}
+    if record.get("accuracy"):
+        verdicts.add(Verdict(record["accuracy"]["verdict"]))
+    worst = next((one for one in _ORDER if one in verdicts), Verdict.PASS)
+    return EXIT_CODES[worst]
+
+
+def _accuracy(a: Arm, b: Arm, labelled: ImageSet, max_drop_pp: float) -> dict[str, Any]:
+    """Top-1 of B against A on the same labelled images, paired."""
+    if not labelled.is_labelled:
+        raise InputError(
+            f"{labelled.name} has no labels", hint="--validation takes class folders or a set file"
+        )
+    labels = np.array([item.label for item in labelled.items], np.int64)
+    first, second = _answers(a, labelled), _answers(b, labelled)
+    found = accuracy.compare(first, labels, second)
+    verdict = judge(Gates(max_drop_pp=max_drop_pp), accuracy=found, speedup=None)
+    assert found.labelled is not None
+    drop = found.labelled.drop_pp
+    return {
+        "verdict": _OF_STATUS[verdict.status].value,
+        "sentence": verdict.sentence,
+        "drop_pp": {"value": drop.value, "lower": drop.lower, "upper": drop.upper},
+        "num_images": found.num_images,
+    }
+
+
+def _answers(arm: Arm, labelled: ImageSet) -> NDArray[np.float32]:
+    details = arm.engine.details
+    how, head = images.preprocess_of(details), inference.head_of(details)
+    if head.kind == "embedding":
+        raise InputError(
+            f"{arm.engine.path} gives embeddings, which have no top-1",
+            hint="leave --validation out",
+        )
+    with inference.open_engine(arm.engine.path) as session:
+        found = [
+            session.run(one.images) for one in images.batches(labelled.items, how, _SCORE_BATCH)
+        ]
+    return comparable.as_logits(np.concatenate(found), head)
