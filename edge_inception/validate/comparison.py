@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inception import images, inference
+from edge_inception import artifact, images, inference
+from edge_inception.artifact import EngineFile
 from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet
 from edge_inception.spec import Gates, Progress
@@ -48,8 +49,8 @@ class Comparison:
 
     def pairs(
         self,
-        first: Path,
-        second: Path,
+        first: Path | Arm,
+        second: Path | Arm,
         *,
         labelled: ImageSet | None,
         max_drop_pp: float,
@@ -57,20 +58,25 @@ class Comparison:
     ) -> dict[str, Any]:
         """Record of B against A, with ``accuracy`` where labelled images are given.
 
+        An ``Arm`` instead of a file times a session of one's own: its ``contender`` opens it.
+
         Raises:
             InputError: An engine cannot be used, or the two do not answer in the same classes.
             BackendMissing: A library cannot execute here.
             Inconclusive: A process died or hung.
         """
         a, b = self._arm(first), self._arm(second)
-        judged = _accuracy(a, b, labelled, max_drop_pp) if labelled else None
+        judged = None
+        if labelled:
+            paths = a.engine.path, b.engine.path
+            judged = accuracy_of(*paths, labelled, max_drop_pp=max_drop_pp)
         result, runs = regression.compare(
             a.contender, b.contender, self.folder, self.protocol, self.gate, progress=progress
         )
         record = self._record("ab", {"A": a, "B": b}, runs, result)
         return {**record, "accuracy": judged} if judged else record
 
-    def noise(self, engine: Path, *, progress: Progress) -> dict[str, Any]:
+    def noise(self, engine: Path | Arm, *, progress: Progress) -> dict[str, Any]:
         """Record of an engine against itself: what this machine's noise alone shows.
 
         ``result`` has the spread of the pairs and the number of pairs at which a true slow-down of
@@ -97,8 +103,35 @@ class Comparison:
         record["result"]["sentence"] += f"; {record['result']['reasons'][0]}"
         return record
 
+    def baseline(self, engine: Path | Arm, *, progress: Progress) -> dict[str, Any]:
+        """Record of as many runs of an engine as there are pairs, to judge others against."""
+        arm = self._arm(engine)
+        runs = self._alone("A", arm, progress)
+        record = bench.record("aa", {"A": arm.facts}, runs, self.protocol, input_facts=arm.feed)
+        told = f"{len(runs)} processes recorded, nothing judged"
+        pending = Result(
+            verdict=Verdict.PASS, ratio=None, delta=self.gate.delta, num_pairs=0, reasons=(told,)
+        )
+        record["result"] = regression.result_record(pending)
+        return record
+
+    def fingerprint(self, engine: Path | Arm) -> str:
+        """Of this machine, this protocol and the library of an engine: a folder's name."""
+        arm = self._arm(engine)
+        record = bench.record("aa", {"A": arm.facts}, (), self.protocol, input_facts=arm.feed)
+        return str(record["fingerprint"])
+
+    def _alone(self, name: str, arm: Arm, progress: Progress) -> list[bench.Run]:
+        runs: list[bench.Run] = []
+        for index in range(self.gate.pairs):
+            runs += bench.run_together(
+                {name: arm.contender}, self.folder, self.protocol, pair=index
+            )
+            progress(index + 1, self.gate.pairs)
+        return runs
+
     def against(
-        self, engine: Path, stored: Path, *, trusted: bool, progress: Progress
+        self, engine: Path | Arm, stored: Path, *, trusted: bool, progress: Progress
     ) -> dict[str, Any]:
         """Record of an engine today against a record of another day.
 
@@ -110,10 +143,7 @@ class Comparison:
         """
         old = read_record(stored)
         arm = self._arm(engine)
-        runs = []
-        for index in range(self.gate.pairs):
-            runs += bench.run_together({"B": arm.contender}, self.folder, self.protocol, pair=index)
-            progress(index + 1, self.gate.pairs)
+        runs = self._alone("B", arm, progress)
         record = bench.record("ab", {"B": arm.facts}, runs, self.protocol, input_facts=arm.feed)
         record["against"] = {"file": str(stored), "created_utc": old["created_utc"]}
         before = [run["median"] for run in old["runs"] if run["arm"] == "A"]
@@ -124,8 +154,10 @@ class Comparison:
         record["result"] = regression.result_record(result)
         return record
 
-    def _arm(self, path: Path) -> Arm:
-        return arm_of(path, self.protocol.batch, self.pictures, self.folder)
+    def _arm(self, engine: Path | Arm) -> Arm:
+        if isinstance(engine, Arm):
+            return engine
+        return arm_of(engine, self.protocol.batch, self.pictures, self.folder)
 
     def _record(
         self, kind: str, arms: Mapping[str, Arm], runs: Sequence[bench.Run], result: Result
@@ -221,15 +253,20 @@ def exit_code(record: Mapping[str, Any]) -> int:
     return EXIT_CODES[worst]
 
 
-def _accuracy(a: Arm, b: Arm, labelled: ImageSet, max_drop_pp: float) -> dict[str, Any]:
-    """Top-1 of B against A on the same labelled images, paired."""
+def accuracy_of(
+    first: Path, second: Path, labelled: ImageSet, *, max_drop_pp: float
+) -> dict[str, Any]:
+    """Top-1 of the second engine against the first on the same labelled images, paired.
+
+    Raises:
+        InputError: No labels, embeddings, or the two do not answer in the same classes.
+    """
     if not labelled.is_labelled:
         raise InputError(
             f"{labelled.name} has no labels", hint="--validation takes class folders or a set file"
         )
     labels = np.array([item.label for item in labelled.items], np.int64)
-    first, second = _answers(a, labelled), _answers(b, labelled)
-    found = accuracy.compare(first, labels, second)
+    found = accuracy.compare(_answers(first, labelled), labels, _answers(second, labelled))
     verdict = judge(Gates(max_drop_pp=max_drop_pp), accuracy=found, speedup=None)
     assert found.labelled is not None
     drop = found.labelled.drop_pp
@@ -241,16 +278,14 @@ def _accuracy(a: Arm, b: Arm, labelled: ImageSet, max_drop_pp: float) -> dict[st
     }
 
 
-def _answers(arm: Arm, labelled: ImageSet) -> NDArray[np.float32]:
-    details = arm.engine.details
+def _answers(path: Path, labelled: ImageSet) -> NDArray[np.float32]:
+    details = artifact.load(EngineFile, path).details
     how, head = images.preprocess_of(details), inference.head_of(details)
     if head.kind == "embedding":
         raise InputError(
-            f"{arm.engine.path} gives embeddings, which have no top-1",
-            hint="leave --validation out",
+            f"{path} gives embeddings, which have no top-1", hint="leave --validation out"
         )
-    with inference.open_engine(arm.engine.path) as session:
-        found = [
-            session.run(one.images) for one in images.batches(labelled.items, how, _SCORE_BATCH)
-        ]
+    with inference.open_engine(path) as session:
+        groups = images.batches(labelled.items, how, _SCORE_BATCH)
+        found = [session.run(group.images) for group in groups]
     return comparable.as_logits(np.concatenate(found), head)
