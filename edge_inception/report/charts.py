@@ -191,7 +191,7 @@ def _dots(
             "field": "value", "type": "quantitative", "title": unit,
             "scale": {"zero": False, "padding": 26}, "axis": {"tickCount": 5},
         }  # fmt: skip
-        layers = [
+        layers: list[Mapping[str, Any]] = [
             {
                 "data": {"values": reference},
                 "mark": {"type": "rule", "strokeWidth": 1, "color": "var(--muted)"},
