@@ -1,0 +1,182 @@
+"""False alarms and power of `compare`'s gate, on the recorded pool of this machine's real noise.
+
+Trials are drawn from the pool that gate_pool.py records: a random start, then consecutive sittings,
+judged as `compare` judges (10 pairs, up to 20 while undecided). A against A2 is the same engine:
+any `fail` is a false alarm. A against B is 5 % slower by construction: a trial that is not a `fail`
+is a miss, undecided ones included. The same sittings are judged by a bare threshold on the ratio of
+medians, as pytest-benchmark's --benchmark-compare-fail=median:3% does, and by a two-sided
+Mann-Whitney test of all call times pooled, p < 0.05, both on all of A and then all of B, as their
+users measure. "With drift" adds a thermal ramp of 5 to 8 % over the trial. Trials share sittings, so
+their intervals are too narrow; the number of sittings is told beside them.
+
+    python tests/benchmarks/gate_study.py --out tests/benchmarks/results/gate_study.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edge_inception import stage
+from edge_inception.validate import machine
+from edge_inception.validate.intervals import wilson
+from edge_inception.validate.regression import Gate, Verdict, log_ratio, sequential
+
+GATE = Gate(delta=0.03, pairs=10, most_pairs=20)
+TRIALS = 2000
+_SEED = 0
+
+
+class Sitting(NamedTuple):
+    """Blocks of call times in ms by arm, and whether load was added."""
+
+    arms: dict[str, list[list[float]]]
+    is_loaded: bool
+    foreign_cores: float
+
+
+def main() -> None:
+    """Judge many trials of each kind; write and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pool", type=Path, default=Path("build/gate_study/pool.jsonl"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    arguments = parser.parse_args()
+    pool = read_pool(arguments.pool)
+    parts = {
+        "all": pool,
+        "quiet": [one for one in pool if not one.is_loaded],
+        "loaded": [one for one in pool if one.is_loaded],
+    }
+    results = {
+        f"{name}{' with drift' if drift else ''}": study(part, arguments.trials, drift=drift)
+        for name, part in parts.items()
+        for drift in (False, True)
+        if len(part) > GATE.most_pairs
+    }
+    record = {
+        "sittings": len(pool),
+        "trials": arguments.trials,
+        "gate": stage.plain(GATE),
+        "machine": stage.plain(machine.describe()),
+        "foreign_cores": float(np.mean([one.foreign_cores for one in pool])),
+        "results": results,
+    }
+    if arguments.out:
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(to_markdown(record))
+
+
+def read_pool(path: Path) -> list[Sitting]:
+    """The sittings of a pool in the order of their recording."""
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        Sitting(entry["arms"], entry["is_loaded"], entry["foreign_cores"] or 0.0)
+        for entry in entries
+    ]
+
+
+def study(pool: Sequence[Sitting], trials: int, *, drift: bool) -> dict[str, Any]:
+    """Shares of each verdict over trials, for the gate and the two rivals."""
+    random = np.random.default_rng(_SEED)
+    starts = random.integers(0, len(pool), trials)
+    ramps = random.uniform(0.05, 0.08, trials) if drift else np.zeros(trials)
+    found: dict[str, dict[str, Any]] = {}
+    for kind, second in (("same", "A2"), ("slower", "B")):
+        gate: Counter[str] = Counter()
+        alarms: Counter[str] = Counter()
+        for start, ramp in zip(starts, ramps, strict=True):
+            window = [pool[(start + i) % len(pool)] for i in range(GATE.most_pairs)]
+            result, logs = sequential(_figure(window, second), GATE)
+            gate[result.verdict.value] += 1
+            # the rivals measure as their users do: all runs of A, then all of B, as many as we did
+            earlier, later = window[: len(logs) // 2], window[len(logs) // 2 : len(logs)]
+            a = _calls(earlier, "A")
+            b = _calls(later, second) * (1 + ramp)
+            alarms["threshold"] += bool(np.median(b) > (1 + GATE.delta) * np.median(a))
+            alarms["mann-whitney"] += mann_whitney(a, b) < 0.05 and bool(
+                np.median(b) > np.median(a)
+            )  # noqa: PLR2004
+        found[kind] = {
+            "gate": {verdict.value: _share(gate[verdict.value], trials) for verdict in Verdict},
+            **{name: _share(alarms[name], trials) for name in ("threshold", "mann-whitney")},
+        }
+    return found
+
+
+def _figure(window: Sequence[Sitting], second: str) -> Callable[[int], float]:
+    """Pairs take turns block by block, so a drift over the trial meets both arms alike."""
+
+    def figure(index: int) -> float:
+        arms = window[index].arms
+        return log_ratio(_medians(arms["A"]), _medians(arms[second]))
+
+    return figure
+
+
+def _medians(blocks: Sequence[Sequence[float]]) -> list[float]:
+    return [float(np.median(block)) for block in blocks]
+
+
+def _calls(window: Sequence[Sitting], arm: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([call for one in window for block in one.arms[arm] for call in block])
+
+
+def mann_whitney(
+    a: np.ndarray[Any, np.dtype[np.float64]], b: np.ndarray[Any, np.dtype[np.float64]]
+) -> float:
+    """Two-sided p by the normal approximation; call times hardly tie.
+
+    Source: Mann and Whitney, Annals of Mathematical Statistics 18 (1947) 50-60.
+    """
+    order = np.argsort(np.concatenate([a, b]), kind="stable")
+    ranks = np.empty(len(order))
+    ranks[order] = np.arange(1, len(order) + 1)
+    n, m = len(a), len(b)
+    u = ranks[:n].sum() - n * (n + 1) / 2
+    z = (u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
+    return math.erfc(abs(z) / math.sqrt(2))
+
+
+def _share(count: int, total: int) -> dict[str, float]:
+    found = wilson(int(count), total)
+    return {"value": found.value, "lower": found.lower, "upper": found.upper}
+
+
+def to_markdown(record: dict[str, Any]) -> str:
+    """The table for the README."""
+    heads = ("pool", "false alarms", "power at +5 %", "undecided: same, slower")
+    rivals = ("threshold: false, power", "Mann-Whitney: false, power")
+    lines = [f"| {' | '.join((*heads, *rivals))} |", "|---|---:|---:|---:|---:|---:|"]
+    for name, found in record["results"].items():
+        same, slower = found["same"], found["slower"]
+        undecided = (
+            f"{_percent(same['gate']['inconclusive'])}, {_percent(slower['gate']['inconclusive'])}"
+        )
+        others = [
+            f"{_percent(same[rival])}, {_percent(slower[rival])}"
+            for rival in ("threshold", "mann-whitney")
+        ]
+        cells = [_whole(same["gate"]["fail"]), _whole(slower["gate"]["fail"]), undecided, *others]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(share: dict[str, float]) -> str:
+    return f"{100 * share['value']:.1f} %"
+
+
+def _whole(share: dict[str, float]) -> str:
+    return f"{_percent(share)} ({100 * share['lower']:.1f} to {100 * share['upper']:.1f})"
+
+
+if __name__ == "__main__":
+    main()
