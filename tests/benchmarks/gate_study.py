@@ -6,8 +6,8 @@ any `fail` is a false alarm. A against B is 5 % slower by construction: a trial 
 is a miss, undecided ones included. The same sittings are judged by a bare threshold on the ratio of
 medians, as pytest-benchmark's --benchmark-compare-fail=median:3% does, and by a two-sided
 Mann-Whitney test of all call times pooled, p < 0.05, both on all of A and then all of B, as their
-users measure. "With drift" adds a thermal ramp of 5 to 8 % over the trial. Trials share sittings, so
-their intervals are too narrow; the number of sittings is told beside them.
+users measure. "With drift" adds a thermal ramp of 5 to 8 % over the trial. Trials share sittings,
+so their intervals are too narrow; the number of sittings is told beside them.
 
     python tests/benchmarks/gate_study.py --out tests/benchmarks/results/gate_study.json
 """
@@ -104,7 +104,7 @@ def study(pool: Sequence[Sitting], trials: int, *, drift: bool) -> dict[str, Any
             alarms["threshold"] += bool(np.median(b) > (1 + GATE.delta) * np.median(a))
             alarms["mann-whitney"] += mann_whitney(a, b) < 0.05 and bool(
                 np.median(b) > np.median(a)
-            )  # noqa: PLR2004
+            )
         found[kind] = {
             "gate": {verdict.value: _share(gate[verdict.value], trials) for verdict in Verdict},
             **{name: _share(alarms[name], trials) for name in ("threshold", "mann-whitney")},
