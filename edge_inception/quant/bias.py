@@ -11,10 +11,16 @@ Bias Correction", arXiv:1906.04721, layer by layer on the float model's activati
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from edge_inception.quant.place import Placement
+from edge_inception.quant.scales import along, quantize_weight
 
 NUM_IMAGES = 32
 """Images that the means are taken over: those of the set with the smallest sha256."""
@@ -54,3 +60,47 @@ def correction(
         for values in (weight, rounded)
     )
     return np.asarray((whole * plain - stored * quantized).sum(axis=1))
+
+
+def correct_biases(
+    model: onnx.ModelProto,
+    placement: Placement,
+    means: Mapping[str, ChannelMeans],
+    scales: Mapping[str, float],
+) -> int:
+    """Give every layer that becomes int8 a corrected float bias, its own; how many got one.
+
+    Before: x -> Conv(w, b) -> y. After: x -> Conv(w, b + correction) -> y, still in float.
+
+    Not corrected are layers whose input has no means, or means that were taken with another scale
+    than it is quantized with; whose bias is computed; and a Gemm with alpha or beta.
+
+    Args:
+        model: Before its pairs are inserted.
+        placement: Which weights become int8.
+        means: By tensor.
+        scales: Root tensor -> the scale it is quantized with.
+    """
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    corrected = 0
+    for index, weight in placement.weights.items():
+        node = graph.node[index]
+        root = placement.scale_of.get(node.input[0], "")
+        found = means.get(node.input[0])
+        bias = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004 -- x, w, b
+        is_plain = not any(attribute.name in {"alpha", "beta"} for attribute in node.attribute)
+        if found is None or found.scale != scales[root] or (bias and bias not in stored):
+            continue
+        if not is_plain:
+            continue
+        values = np.moveaxis(numpy_helper.to_array(stored[weight.name]), weight.axis, 0)
+        steps, scale = quantize_weight(values, axis=0)
+        rounded = steps.astype(np.float32) * along(scale, axis=0, ndim=values.ndim)
+        before = numpy_helper.to_array(stored[bias]) if bias else np.float32(0)
+        after = (before + correction(found, values, rounded)).astype(np.float32)
+        name = f"{node.output[0]}.bias"
+        graph.initializer.append(numpy_helper.from_array(after, name))
+        node.input[:] = [node.input[0], node.input[1], name]
+        corrected += 1
+    return corrected

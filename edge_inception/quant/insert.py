@@ -17,7 +17,7 @@ from edge_inception.graph import check, dla, portable
 from edge_inception.graph.dla_rules import XAVIER
 from edge_inception.graph.refusals import opset_of
 from edge_inception.graph.statistics import fill_batch
-from edge_inception.quant import implicit, place, scales
+from edge_inception.quant import bias, implicit, place, scales
 from edge_inception.quant.float16 import to_float16
 from edge_inception.quant.options import (
     FloatRest,
@@ -27,7 +27,7 @@ from edge_inception.quant.options import (
     quantize_provenance,
 )
 from edge_inception.quant.place import Placement
-from edge_inception.quant.ranges import Table, TensorRange, read_table
+from edge_inception.quant.ranges import Table, TensorRange, read_means, read_table
 from edge_inception.spec import Precision
 
 # Opset and the IR version that came with it. float16 Q/DQ is legal from opset 19 on; 13 is the
@@ -81,7 +81,8 @@ def quantize(
         counts |= _planned(model)
     if options.precision is Precision.INT8:
         seen = _table(graph, ranges).tensors
-        counts |= _scaled(model, seen) if is_implicit else _insert(model, seen, options)
+        means = _means(ranges, options)
+        counts |= _scaled(model, seen) if is_implicit else _insert(model, seen, means, options)
     if _is_half(options):
         to_float16(model)
     content = graph.path.read_bytes() if is_untouched else _checked(model)
@@ -179,8 +180,30 @@ def _table(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
     return table
 
 
+def _means(
+    ranges: RangeTable | None, options: QuantizeOptions
+) -> Mapping[str, bias.ChannelMeans] | None:
+    """Channel means for bias correction; None where there is none to do.
+
+    On DLA tensors share scales, and the means were taken with others.
+    """
+    is_shared = options.is_for_dla or options.spelling is Spelling.IMPLICIT
+    if ranges is None or is_shared or not options.bias_correction:
+        return None
+    found = read_means(ranges)
+    if not found:
+        raise InputError(
+            f"range table {ranges.path} has no channel means, which bias correction needs",
+            hint="calibrate with images, or quantize with --no-bias-correction",
+        )
+    return found
+
+
 def _insert(
-    model: onnx.ModelProto, seen: Mapping[str, TensorRange], options: QuantizeOptions
+    model: onnx.ModelProto,
+    seen: Mapping[str, TensorRange],
+    means: Mapping[str, bias.ChannelMeans] | None,
+    options: QuantizeOptions,
 ) -> dict[str, int]:
     """Put Q/DQ into ``model`` and count what was done.
 
@@ -194,6 +217,13 @@ def _insert(
     seen = _group_ranges(placement, seen)
     _require_ranges(placement, seen, options)
     graph = model.graph
+    scale_of = {
+        root: scales.int8_scale(np.array(seen[root].amax, np.float32))
+        for root in dict.fromkeys(placement.scale_of.values())
+    }
+    if means is not None:
+        used = {root: float(scale) for root, scale in scale_of.items()}
+        counts["biases_corrected"] = bias.correct_biases(model, placement, means, used)
     pairs = {name: _tensor_pair(name, root) for name, root in placement.scale_of.items()}
     for name, readers in placement.readers.items():
         for index in readers:
@@ -206,8 +236,7 @@ def _insert(
         nodes.append(node)
         nodes += [pair for name in node.output for pair in pairs.get(name, ())]
     graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO))
-    for root in dict.fromkeys(placement.scale_of.values()):
-        scale = scales.int8_scale(np.array(seen[root].amax, np.float32))
+    for root, scale in scale_of.items():
         graph.initializer.append(numpy_helper.from_array(scale, f"{root}.scale"))
     _replace(graph.node, nodes)
     _drop_unread(graph)

@@ -136,18 +136,21 @@ def read_means(ranges: RangeTable) -> dict[str, ChannelMeans]:
         InputError: The file beside the table is missing or was not written with it.
     """
     content = _statistics(ranges)
-    ends = np.cumsum(content["means_sizes"])[:-1]
+    starts = np.cumsum(content["means_sizes"]) - content["means_sizes"]
     rows = zip(
         content["means_names"],
         content["means_scale"],
-        np.split(content["means_plain"], ends),
-        np.split(content["means_quantized"], ends),
+        starts,
+        starts + content["means_sizes"],
         strict=True,
     )
     return {
-        str(name): ChannelMeans(scale=float(scale), plain=plain, quantized=quantized)
-        for name, scale, plain, quantized in rows
-        if plain.size
+        str(name): ChannelMeans(
+            scale=float(scale),
+            plain=content["means_plain"][start:end],
+            quantized=content["means_quantized"][start:end],
+        )
+        for name, scale, start, end in rows
     }
 
 

@@ -103,6 +103,7 @@ def test_counts_and_details(graph, ranges, tmp_path):
         "gemm_quantized": 1,
         "gemm_total": 1,
         "num_qdq_pairs": 7,
+        "biases_corrected": 5,
     }
     assert typed.details == {
         "network": "block",
@@ -166,7 +167,8 @@ def test_int8_is_close_to_float(graph, ranges, batch, tmp_path):
 
 def test_the_first_convolution_equals_integer_arithmetic(graph, ranges, batch, tmp_path):
     """Rounded pixels times rounded weights, summed as integers, scaled once: plain NumPy."""
-    typed = quantize(graph, ranges, STRONG32, tmp_path / "typed.onnx")
+    plain = replace(STRONG32, bias_correction=False)
+    typed = quantize(graph, ranges, plain, tmp_path / "typed.onnx")
     found = run(typed.path, batch[5:6], "stem.c")[0]
     values = initializers(typed.path)
     pixels = np.clip(np.rint(batch[5][0] / values["input.scale"]), -128, 127).astype(np.int64)
@@ -297,6 +299,7 @@ def test_a_typed_graph_is_recorded_as_made_from_graph_and_ranges(graph, ranges, 
         "is_for_dla": False,
         "placement": "",
         "keep": [],
+        "bias_correction": True,
     }
     assert artifact.load(RangeTable, ranges.path).counts["num_tensors"] == 7
 

@@ -1,0 +1,198 @@
+"""Bias correction against closed forms, loops and onnxruntime."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_inception import artifact, images
+from edge_inception.artifact import RangeTable
+from edge_inception.errors import InputError
+from edge_inception.quant import bias, place, ranges
+from edge_inception.quant.bias import ChannelMeans
+from edge_inception.quant.insert import quantize
+from edge_inception.quant.observe import calibrate
+from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
+from edge_inception.spec import Precision
+
+INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
+# float32 sums of a few hundred values near one.
+ROUNDING = 1e-5
+
+
+def pointwise(*, has_bias):
+    """input -> 1x1 convolution: no border, so that the mean of its output has a closed form."""
+    random = np.random.default_rng(2)
+    weights = {"w": random.normal(0, 1, (5, 3, 1, 1)), "b": random.normal(0, 1, 5)}
+    used = list(weights)[: 1 + has_bias]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["input", *used], ["logits"], name="layer")],
+        "pointwise",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 5, 16, 16])],
+        [numpy_helper.from_array(weights[name].astype(np.float32), name) for name in used],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def mean_output(path, photos, options):
+    """Mean of every channel over all photos and positions."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    inputs = [images.load_image(item.path, options.preprocess)[None] for item in photos.items]
+    outputs = np.concatenate([session.run(None, {"input": one})[0] for one in inputs])
+    return outputs.mean(axis=(0, 2, 3), dtype=np.float64)
+
+
+@pytest.mark.parametrize("spelling", [Spelling.STRONG, Spelling.WEAK])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_the_mean_output_is_that_of_the_float_layer(
+    save, photos, options, tmp_path, has_bias, spelling
+):
+    """Per channel, over all photos and positions, clipped hard; without correction it is not."""
+    graph = save(pointwise(has_bias=has_bias))
+    table = calibrate(
+        graph, photos, replace(options, calibrator="percentile:70"), tmp_path / "r.json"
+    )
+    wanted = mean_output(graph.path, photos, options)
+    how = replace(INT8, spelling=spelling)
+    typed = quantize(graph, table, how, tmp_path / "with.onnx")
+    assert typed.counts["biases_corrected"] == 1
+    found = mean_output(typed.path, photos, options)
+    np.testing.assert_allclose(found, wanted, atol=ROUNDING)
+    plain = quantize(graph, table, replace(how, bias_correction=False), tmp_path / "without.onnx")
+    assert "biases_corrected" not in plain.counts
+    off = mean_output(plain.path, photos, options) - wanted
+    assert np.abs(off).max() > 1000 * ROUNDING
+
+
+def quantized(values, scale):
+    return np.clip(np.rint(values / scale), -128, 127) * scale
+
+
+def means_of(values, scale):
+    axes = (0, *range(2, values.ndim))
+    plain, rounded = values.mean(axis=axes), quantized(values, scale).mean(axis=axes)
+    return ChannelMeans(scale=scale, plain=plain, quantized=rounded)
+
+
+def test_groups_read_their_own_channels():
+    """Two groups of three channels: each output sees those of its group, loop by loop."""
+    random = np.random.default_rng(3)
+    values = random.normal(0.5, 1, (7, 6, 4, 4))
+    weight = random.normal(0, 1, (4, 3, 1, 1)).astype(np.float32)
+    rounded = np.round(weight * 8) / np.float32(8)
+    wanted = np.zeros(4)
+    for output in range(4):
+        for channel in range(3):
+            source = values[:, channel + 3 * (output // 2)]
+            wanted[output] += weight[output, channel, 0, 0] * source.mean()
+            wanted[output] -= rounded[output, channel, 0, 0] * quantized(source, 0.03).mean()
+    found = bias.correction(means_of(values, 0.03), weight, rounded)
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+def test_a_kernel_counts_with_all_its_taps():
+    """Of an even input every tap sees the same value, so the taps add up."""
+    weight = np.random.default_rng(4).normal(0, 1, (2, 3, 3, 5)).astype(np.float32)
+    level = np.array([0.5, -1.0, 2.0])
+    means = ChannelMeans(scale=0.1, plain=level, quantized=level + 0.25)
+    rounded = weight + np.float32(0.5)
+    wanted = (weight.astype(np.float64) * level[:, None, None]).sum(axis=(1, 2, 3))
+    wanted -= (rounded.astype(np.float64) * (level + 0.25)[:, None, None]).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(bias.correction(means, weight, rounded), wanted, atol=1e-12)
+
+
+def test_means_are_those_of_onnxruntimes_tensors(model, save, photos, options, tmp_path):
+    """Every tensor that a convolution reads, before and behind its pair; and no other."""
+    table = calibrate(save(model), photos, options, tmp_path / "r.json")
+    found = ranges.read_means(table)
+    assert list(found) == ["input", "pooled", "mean", "joined", "flat"]
+    names = [name for name in found if name != "input"]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    inputs = [images.load_image(item.path, options.preprocess)[None] for item in photos.items]
+    rows = [session.run(names, {"input": one}) for one in inputs]
+    for name, *parts in [("input", *inputs), *zip(names, *rows, strict=True)]:
+        wanted = means_of(np.concatenate(parts), found[name].scale)
+        np.testing.assert_allclose(found[name].plain, wanted.plain, atol=ROUNDING)
+        # Where the libraries' sums differ, a value next to half a step takes the other code.
+        tolerance = found[name].scale / 20
+        np.testing.assert_allclose(found[name].quantized, wanted.quantized, atol=tolerance)
+
+
+def test_the_images_with_the_smallest_hashes_are_used(
+    model, save, photos, options, tmp_path, monkeypatch
+):
+    """Of more images than the limit: means are those of that subset alone, in any order."""
+    monkeypatch.setattr("edge_inception.quant.means.NUM_IMAGES", 3)
+    few = tuple(sorted(photos.items, key=lambda item: item.sha256)[:3])
+    graph = save(model)
+    all_of_them = calibrate(graph, photos, options, tmp_path / "all.json")
+    pixels = np.stack([images.load_image(item.path, options.preprocess) for item in few])
+    found = ranges.read_means(all_of_them)["input"].plain
+    np.testing.assert_allclose(found, pixels.mean(axis=(0, 2, 3)), atol=ROUNDING)
+
+
+def corrected(model, means, **scales):
+    placement = place.place(model)
+    used = {root: scales.get(root, 1.0) for root in placement.scale_of.values()}
+    return bias.correct_biases(model, placement, means, used)
+
+
+def unit(size):
+    return ChannelMeans(scale=1.0, plain=np.ones(size), quantized=np.zeros(size))
+
+
+def test_what_cannot_be_corrected_is_left_alone(model):
+    """No means, another scale, a Gemm with factors, a computed bias; the count says so."""
+    means = {"input": unit(3), "pooled": unit(8), "joined": unit(11), "flat": unit(8)}
+    assert corrected(onnx.ModelProto.FromString(model.SerializeToString()), means) == 4
+    nodes = {node.name or node.op_type: node for node in model.graph.node}
+    nodes["Gemm"].attribute.append(helper.make_attribute("beta", 0.5))
+    nodes["last"].input[2] = "left.c"
+    before = {node.output[0]: list(node.input) for node in model.graph.node}
+    assert corrected(model, means, input=2.0) == 1
+    changed = [n.output[0] for n in model.graph.node if list(n.input) != before[n.output[0]]]
+    assert changed == ["left.c"]
+
+
+def test_a_gemm_with_inputs_first_is_corrected_by_its_columns(model):
+    """transB = 0 stores [I, O]; the correction is that of the transposed weight."""
+    other = onnx.ModelProto.FromString(model.SerializeToString())
+    gemm = next(node for node in other.graph.node if node.op_type == "Gemm")
+    del gemm.attribute[:]
+    weight = next(t for t in other.graph.initializer if t.name == "head.w")
+    values = np.ascontiguousarray(numpy_helper.to_array(weight).T)
+    weight.CopyFrom(numpy_helper.from_array(values, "head.w"))
+    means = {"flat": unit(8)}
+    results = []
+    for one in (model, other):
+        assert corrected(one, means) == 1
+        stored = {t.name: numpy_helper.to_array(t) for t in one.graph.initializer}
+        results.append(stored["logits.bias"])
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_table_without_means_is_refused(model, save, photos, options, tmp_path):
+    """A shard has none; the hint names the way without."""
+    graph = save(model)
+    shard = replace(options, shard=(1, 2))
+    part = calibrate(graph, photos, shard, tmp_path / "r.json")
+    record = ranges.read_table(part)
+    text = ranges.table_text(replace(record, shard=(1, 1))).encode()
+    table = artifact.publish(
+        RangeTable, part.path, text, provenance=part.provenance, details=part.details
+    )
+    with pytest.raises(InputError, match="has no channel means") as caught:
+        quantize(graph, table, INT8, tmp_path / "q.onnx")
+    assert "--no-bias-correction" in caught.value.hint
+    quantize(graph, table, replace(INT8, bias_correction=False), tmp_path / "q.onnx")
