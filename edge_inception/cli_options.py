@@ -62,6 +62,7 @@ OVERRIDES: Mapping[str, str] = {
     "float_rest": "quantize.float_rest",
     "placement": "quantize.placement",
     "keep_float": "quantize.keep_float",
+    "bias_correction": "quantize.bias_correction",
     "max_drop": "gates.max_drop_pp",
     "min_agreement": "gates.min_agreement",
     "min_sqnr": "gates.min_sqnr_db",
@@ -134,6 +135,11 @@ typing_options = _options(
     click.option("--float-rest", help="fp16 or fp32: the part of an int8 graph that is float."),
     click.option("--placement", metavar="NAME", help=_PLACEMENT),
     click.option("--keep-float", metavar="GROUP[,GROUP]", help="Groups of an int8 graph in float."),
+    click.option(
+        "--bias-correction/--no-bias-correction",
+        default=None,
+        help="Take what int8 adds to a layer's mean output off its bias, or do not.",
+    ),
 )
 batch_options = _options(
     click.option("--batch", type=int, help="Static batch size."),

@@ -67,7 +67,7 @@ _KEYS: Mapping[str, Mapping[str, Any]] = {
         "bundle": bool,
     },
     "calibrate": {"calibrator": str, "max_images": int, "batch": int, "seed": int},
-    "quantize": {"float_rest": str, "placement": str, "keep_float": list},
+    "quantize": {"float_rest": str, "placement": str, "keep_float": list, "bias_correction": bool},
     "latency": {"rounds": int, "calls_per_block": int},
     "gates": {
         "max_drop_pp": NUMBER,
@@ -144,6 +144,7 @@ class Recipe:
     float_rest: str
     placement: str
     keep_float: tuple[str, ...]
+    bias_correction: bool
     latency_rounds: int
     latency_calls: int
     gates: Gates = field(default_factory=Gates)
@@ -290,6 +291,7 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         float_rest=one_of(quantize.get("float_rest", "fp16"), _FLOAT_RESTS, "float rest"),
         placement=quantize.get("placement", ""),
         keep_float=tuple(sorted({str(name) for name in quantize.get("keep_float", ())})),
+        bias_correction=quantize.get("bias_correction", True),
         latency_rounds=_at_least(latency.get("rounds", 10), 3, "latency.rounds", where),
         latency_calls=_at_least(
             latency.get("calls_per_block", 20), 1, "latency.calls_per_block", where

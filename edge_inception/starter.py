@@ -48,7 +48,7 @@ precision = "int8"                 # fp32, fp16, int8, or best of the two
 out = "build/my-model"
 
 [calibrate]
-calibrator = "mse"                 # max, percentile:99.99 or mse
+calibrator = "mse"                 # or max, entropy, percentile:99.99
 max_images = 512
 # batch = 8
 # seed = 0                         # of the sample of activations
@@ -57,6 +57,7 @@ max_images = 512
 # float_rest = "fp16"              # or fp32: the part of an int8 graph that is float
 # placement = "sandwich"           # where Q/DQ pairs go; `build --help` names the others
 # keep_float = []                  # groups that stay float in an int8 graph
+# bias_correction = true           # what int8 adds to a layer's mean output comes off its bias
 
 # [latency]
 # rounds = 10                      # interleaved over all engines

@@ -242,6 +242,7 @@ class Steps:
             precision=precision,
             placement=self._recipe.placement if is_int8 else "",
             keep=self._recipe.keep_float if is_int8 else (),
+            bias_correction=self._recipe.bias_correction,
             spelling=variant.spelling,
             batch=self._recipe.profile.max if variant in {IMPLICIT, DLA} else None,
             is_for_dla=variant.is_for_dla,

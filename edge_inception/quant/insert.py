@@ -27,7 +27,7 @@ from edge_inception.quant.options import (
     quantize_provenance,
 )
 from edge_inception.quant.place import Placement
-from edge_inception.quant.ranges import Table, TensorRange, read_means, read_table
+from edge_inception.quant.ranges import TensorRange, read_means, table_for
 from edge_inception.spec import Precision
 
 # Opset and the IR version that came with it. float16 Q/DQ is legal from opset 19 on; 13 is the
@@ -80,7 +80,7 @@ def quantize(
     if is_for_dla:
         counts |= _planned(model)
     if options.precision is Precision.INT8:
-        seen = _table(graph, ranges).tensors
+        seen = table_for(graph, ranges).tensors
         means = _means(ranges, options)
         counts |= _scaled(model, seen) if is_implicit else _insert(model, seen, means, options)
     if _is_half(options):
@@ -163,21 +163,6 @@ def _typing(model: onnx.ModelProto, options: QuantizeOptions) -> dict[str, Any]:
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
     """Sizes; a dynamic axis is its name."""
     return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-
-
-def _table(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
-    if ranges is None:
-        raise InputError(
-            "precision int8 needs a range table, got none", hint="run calibrate and pass its result"
-        )
-    table = read_table(ranges)
-    if table.graph != graph.sha256:
-        raise InputError(
-            f"range table {ranges.path} belongs to graph {table.graph[:12]}, "
-            f"not to {graph.path} ({graph.sha256[:12]})",
-            hint="calibrate this graph",
-        )
-    return table
 
 
 def _means(

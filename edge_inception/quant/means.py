@@ -16,8 +16,6 @@ from edge_inception.quant.options import CalibrateOptions
 from edge_inception.quant.stream import Stream
 from edge_inception.spec import Progress
 
-_INT8 = -128.0, 127.0
-
 
 def channel_means(
     path: Path,
@@ -26,7 +24,7 @@ def channel_means(
     options: CalibrateOptions,
     progress: Progress,
 ) -> dict[str, ChannelMeans]:
-    """Means of every tensor in ``scale_of`` before and behind its Q/DQ pair.
+    """Means of every tensor in ``scale_of`` as it is, and rounded as its Q/DQ pair does.
 
     Over the NUM_IMAGES items with the smallest sha256, in that order, so that the order of
     ``items`` and how they were shared out change no bit.
@@ -63,9 +61,9 @@ def channel_means(
 
 
 def _means(source: Any, scale: float) -> tuple[Any, Any]:
-    """Mean over positions [N, C, ...] of a tensor, and of its int8 codes."""
+    """Mean over positions [N, C, ...] of a tensor, and of its codes before they are clipped."""
     step = np.array(scale, np.float32)
-    codes = ops.clamp(ops.round(ops.divide(source, step), "half_to_even"), *_INT8)
+    codes = ops.round(ops.divide(source, step), "half_to_even")
     axes = np.arange(2, len(source.get_shape()), dtype=np.int64)
     if not axes.size:
         return source, codes

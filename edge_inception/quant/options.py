@@ -75,8 +75,8 @@ class QuantizeOptions:
     11.4.1, and to prove on a CPU what an implicit graph, which is always for DLA, computes.
 
     ``placement`` names a policy, "" the default of what the graph is for. ``keep`` are the groups
-    that stay float, sorted. ``bias_correction`` takes what int8 adds to the mean of a layer's
-    output off its float bias; not where scales are those of DLA.
+    that stay float, sorted. ``bias_correction`` takes what rounding adds to the mean of a
+    layer's output off its float bias; not where scales are those of DLA.
     """
 
     precision: Precision

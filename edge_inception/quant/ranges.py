@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inception.artifact import RangeTable, file_sha256
+from edge_inception.artifact import RangeTable, SimplifiedGraph, file_sha256
 from edge_inception.errors import InputError
 from edge_inception.quant.bias import ChannelMeans
 from edge_inception.quant.calibrators import Observation
+from edge_inception.stage import tool_version
 
 SCHEMA = 2
 BESIDE = ".npz"
@@ -87,6 +88,57 @@ def read_table(ranges: RangeTable) -> Table:
     tensors = {name: _tensor(ranges.path, name, entry) for name, entry in record["tensors"].items()}
     plain = {key: record[key] for key in _PLAIN}
     return Table(tensors=tensors, **{**plain, "shard": tuple(plain["shard"])})
+
+
+def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
+    """The table, checked to belong to ``graph`` and to this installation.
+
+    Raises:
+        InputError: None is given, or it is of another graph or other preprocessing, of a shard, or
+            was made with other versions of a library; names the key, and what it is and should be.
+    """
+    if ranges is None:
+        raise InputError(
+            "precision int8 needs a range table, got none", hint="run calibrate and pass its result"
+        )
+    table = read_table(ranges)
+    number, of = table.shard
+    if of > 1:
+        raise InputError(
+            f"range table {ranges.path} is shard {number} of {of} alone",
+            hint="calibrate --merge puts the tables of all shards together",
+        )
+    tools = ranges.provenance.tools
+    got = {"graph": table.graph, **_flat(table.preprocess, tools)}
+    wanted = {
+        "graph": graph.sha256,
+        **_flat(graph.details.get("preprocess", {}), {name: tool_version(name) for name in tools}),
+    }
+    again = f"calibrate {graph.path} --calibrator {table.calibrator} --out {ranges.path}"
+    require_keys(ranges, got=got, wanted=wanted, again=again)
+    return table
+
+
+def require_keys(
+    ranges: RangeTable, *, got: Mapping[str, Any], wanted: Mapping[str, Any], again: str
+) -> None:
+    """Check a table's keys against those that are wanted; ``again`` is the command to make it.
+
+    Raises:
+        InputError: Names the first that differs, what it is and what it should be.
+    """
+    for key, value in wanted.items():
+        if got.get(key) != value:
+            raise InputError(
+                f"range table {ranges.path} is of another {key}: "
+                f"got {got.get(key)}, wanted {value}",
+                hint=f"edge-inception {again} --calibration IMAGES",
+            )
+
+
+def _flat(preprocess: Mapping[str, Any], tools: Mapping[str, str]) -> dict[str, Any]:
+    named = {f"preprocess.{key}": value for key, value in preprocess.items()}
+    return named | {f"version of {name}": version for name, version in tools.items()}
 
 
 def _tensor(path: Path, name: str, entry: Mapping[str, Any]) -> TensorRange:

@@ -124,6 +124,7 @@ def test_every_override_is_a_recipe_key(tmp_path):
         "build.bundle": True,
         "quantize.float_rest": "fp32",
         "quantize.keep_float": ["a"],
+        "quantize.bias_correction": False,
         "build.dynamic_batch": None,
     }
     from edge_inception.cli_options import OVERRIDES

@@ -53,11 +53,9 @@ def mean_output(path, photos, options):
 def test_the_mean_output_is_that_of_the_float_layer(
     save, photos, options, tmp_path, has_bias, spelling
 ):
-    """Per channel, over all photos and positions, clipped hard; without correction it is not."""
+    """Per channel, over all photos and positions, nothing clipped; without correction it is not."""
     graph = save(pointwise(has_bias=has_bias))
-    table = calibrate(
-        graph, photos, replace(options, calibrator="percentile:70"), tmp_path / "r.json"
-    )
+    table = calibrate(graph, photos, replace(options, calibrator="max"), tmp_path / "r.json")
     wanted = mean_output(graph.path, photos, options)
     how = replace(INT8, spelling=spelling)
     typed = quantize(graph, table, how, tmp_path / "with.onnx")
@@ -67,11 +65,11 @@ def test_the_mean_output_is_that_of_the_float_layer(
     plain = quantize(graph, table, replace(how, bias_correction=False), tmp_path / "without.onnx")
     assert "biases_corrected" not in plain.counts
     off = mean_output(plain.path, photos, options) - wanted
-    assert np.abs(off).max() > 1000 * ROUNDING
+    assert np.abs(off).max() > 50 * ROUNDING
 
 
 def quantized(values, scale):
-    return np.clip(np.rint(values / scale), -128, 127) * scale
+    return np.rint(values / scale) * scale
 
 
 def means_of(values, scale):
@@ -108,7 +106,7 @@ def test_a_kernel_counts_with_all_its_taps():
 
 
 def test_means_are_those_of_onnxruntimes_tensors(model, save, photos, options, tmp_path):
-    """Every tensor that a convolution reads, before and behind its pair; and no other."""
+    """Every tensor that a convolution reads, as it is and rounded; and no other."""
     table = calibrate(save(model), photos, options, tmp_path / "r.json")
     found = ranges.read_means(table)
     assert list(found) == ["input", "pooled", "mean", "joined", "flat"]

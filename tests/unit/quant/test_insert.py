@@ -231,9 +231,37 @@ def test_a_range_table_of_another_graph_is_refused(ranges, model, save, tmp_path
     """It belongs to one graph, by sha256."""
     model.doc_string = "another"
     other = save(model)
-    with pytest.raises(InputError, match="belongs to graph"):
+    wanted = f"another graph: got {json.loads(ranges.path.read_text())['graph']}"
+    with pytest.raises(InputError, match=f"{wanted}, wanted {other.sha256}") as caught:
         quantize(other, ranges, INT8, tmp_path / "typed.onnx")
+    assert f"calibrate {other.path} --calibrator mse --out {ranges.path}" in caught.value.hint
     assert not (tmp_path / "typed.onnx").exists()
+
+
+def test_a_range_table_of_other_preprocessing_is_refused(ranges, model, save, tmp_path):
+    """The same graph, fed with other pixels, has other ranges; the key is named."""
+    other = save(model, preprocess={"input_size": [16, 16], "mean": [0.0, 0.0, 0.0]})
+    message = r"preprocess.mean: got \[0.5, 0.5, 0.5\], wanted \[0.0, 0.0, 0.0\]"
+    with pytest.raises(InputError, match=message):
+        quantize(other, ranges, INT8, tmp_path / "typed.onnx")
+
+
+def test_a_range_table_of_another_library_is_refused(graph, ranges, tmp_path):
+    """What another release of OpenVINO measured is measured again."""
+    record = ranges.provenance
+    stale = replace(
+        ranges, provenance=replace(record, tools={**record.tools, "openvino": "2020.1"})
+    )
+    with pytest.raises(InputError, match=r"version of openvino: got 2020.1, wanted 20\d\d"):
+        quantize(graph, stale, INT8, tmp_path / "typed.onnx")
+
+
+def test_one_shard_is_no_range_table(graph, photos, options, tmp_path):
+    """It has seen a part of the images only."""
+    part = calibrate(graph, photos, replace(options, shard=(2, 3)), tmp_path / "part.json")
+    with pytest.raises(InputError, match="is shard 2 of 3 alone") as caught:
+        quantize(graph, part, INT8, tmp_path / "typed.onnx")
+    assert "--merge" in caught.value.hint
 
 
 def test_a_tensor_without_a_range_is_named(graph, ranges, tmp_path):
