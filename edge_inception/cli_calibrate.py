@@ -1,4 +1,4 @@
-"""The command that finds ranges: from images, from the tables of shards."""
+"""The command that finds ranges: from images, the tables of shards, or TensorRT's cache."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from edge_inception.terminal import Terminal
 
 
+_WAYS = ("shard", "merge", "import_cache")
+
+
 @click.command()
 @click.argument("graph", type=PATH)
 @calibration_options
@@ -40,6 +43,12 @@ if TYPE_CHECKING:
     metavar="TABLE",
     help="Table of a shard, once for each: what one run over all images would give.",
 )
+@click.option(
+    "--import-cache",
+    type=PATH,
+    metavar="CACHE",
+    help="Take the scales of TensorRT's calibration cache; images are for bias correction.",
+)
 @click.option("--out", type=PATH, required=True, help="File to write; .npz lies beside it.")
 @terminal_options
 def calibrate(graph: Path, out: Path, **flags: Any) -> None:
@@ -47,13 +56,21 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
 
-    if flags["shard"] and flags["merge"]:
-        raise InputError("--shard and --merge together", hint="merge when all shards are there")
+    asked = [f"--{name.replace('_', '-')}" for name in _WAYS if flags[name]]
+    if len(asked) > 1:
+        raise InputError(f"{' and '.join(asked)} together", hint="they exclude each other")
     with terminal_of(flags) as terminal:
         simplified = artifact.load(SimplifiedGraph, graph)
-        images, options = _images(flags, terminal), _options(simplified, flags)
+        has_images = flags["calibration"] is not None or not flags["import_cache"]
+        images = _images(flags, terminal) if has_images else None
+        options = _options(simplified, flags)
         with terminal.working("calibrate") as progress:
-            if flags["merge"]:
+            if flags["import_cache"] or images is None:
+                from edge_inception.quant.import_cache import import_cache
+
+                cache = flags["import_cache"]
+                made = import_cache(simplified, cache, images, options, out, progress=progress)
+            elif flags["merge"]:
                 from edge_inception.quant.merge import merge
 
                 parts = [artifact.load(RangeTable, path) for path in flags["merge"]]

@@ -92,6 +92,10 @@ STAGES: Mapping[str, Stage] = {
         tools=("onnx", "openvino", "numpy", "Pillow"),
         sources=("quant", "graph", "images.py", "pixels.py", "imageset.py"),
     ),
+    "import_ranges": Stage(
+        tools=("onnx", "openvino", "numpy", "Pillow"),
+        sources=("quant", "graph", "images.py", "pixels.py", "imageset.py"),
+    ),
     "quantize": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
     "calibration_cache": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
     "validate": Stage(

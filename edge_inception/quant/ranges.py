@@ -177,6 +177,11 @@ def read_histograms(ranges: RangeTable) -> dict[str, Observation]:
         InputError: The file beside the table is missing or was not written with it.
     """
     content = _statistics(ranges)
+    if not content["names"].size:
+        raise InputError(
+            f"range table {ranges.path} has no histograms: it comes from a calibration cache",
+            hint="calibrate with images",
+        )
     rows = zip(content["names"], content["amax"], content["histograms"], strict=True)
     return {str(name): Observation(amax=float(amax), histogram=row) for name, amax, row in rows}
 

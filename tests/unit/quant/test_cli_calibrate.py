@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import struct
+
 import pytest
 
 from edge_inception import cli, stage
@@ -33,6 +36,23 @@ def test_shards_merge_to_the_table_of_one_run(command, tmp_path, capsys):
     for suffix in (".json", ".npz"):
         merged_file, whole = (tmp_path / f"{name}{suffix}" for name in ("merged", "whole"))
         assert merged_file.read_bytes() == whole.read_bytes()
+
+
+def test_a_cache_is_imported(command, tmp_path, capsys):
+    """With the images at hand its table also has the means for bias correction."""
+    assert command("r.json") == 0
+    record = json.loads((tmp_path / "r.json").read_text())["tensors"]
+    bits = {n: struct.pack(">f", one["amax"] / 127).hex() for n, one in record.items()}
+    lines = ["TRT-8502-EntropyCalibration2", *(f"{name}: {b}" for name, b in bits.items())]
+    cache = tmp_path / "trt.cache"
+    cache.write_text("\n".join(lines) + "\n")
+    assert command("back.json", "--import-cache", str(cache)) == 0
+    assert capsys.readouterr().out.split()[-1] == str(tmp_path / "back.json")
+    found = json.loads((tmp_path / "back.json").read_text())
+    assert found["calibrator"] == "EntropyCalibration2"
+    for name, one in record.items():
+        # 127 times the nearest float32 of a 127th
+        assert found["tensors"][name]["amax"] == pytest.approx(one["amax"], rel=2.0**-23)
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "1/", "a/b", "1/2/3", "-1/2"])
