@@ -50,9 +50,32 @@ def _write_page(sources: Sequence[Source], path: Path) -> None:
     from edge_inception.artifact import replace_file
     from edge_inception.report.page import to_html
 
+    whole = [_with_layers(source) for source in sources]
     now = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    replace_file(path, to_html(sources, created_utc=now).encode("utf-8", "backslashreplace"))
+    replace_file(path, to_html(whole, created_utc=now).encode("utf-8", "backslashreplace"))
     click.echo(f"wrote {path}", err=True)
+
+
+def _with_layers(source: Source) -> Source:
+    """The source with what its graphs tell, where they lie beside it and onnx is installed."""
+    import dataclasses
+    from importlib.util import find_spec
+
+    simplified = source.folder / "model.simplified.onnx"
+    names = {one.path.name for one in source.artifacts}
+    if simplified.name not in names or find_spec("onnx") is None:
+        return source
+    from edge_inception.graph.check import load_graph
+    from edge_inception.graph.topology import describe
+
+    model = load_graph(simplified)
+    subjects = (row for row in source.report["rows"] if row["role"] == "subject")
+    precision = next((str(row["precision"]) for row in subjects), "fp32")
+    typed = source.folder / f"model.{precision}.onnx"
+    return dataclasses.replace(
+        source,
+        layers=describe(model, load_graph(typed) if typed.name in names else None),
+    )
 
 
 def _print(sources: Sequence[Source]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from edge_inception import __version__
-from edge_inception.report import charts, facts
+from edge_inception.report import charts, diagram, facts, pictures
 from edge_inception.report.cells import DASH, milliseconds, size, table
 from edge_inception.report.sources import Source, newest_first
 from edge_inception.report.vega import finite
@@ -77,6 +77,11 @@ def _part(source: Source, index: int) -> dict[str, Any]:
         "figures": figures(report),
         "table": table(report),
         "charts": {name: chart for name, chart in drawn.items() if chart},
+        "diagram": diagram.blocks(source.layers, source.noise) if source.layers else [],
+        "layers": diagram.lines(source.layers, source.noise) if source.layers else [],
+        "has_noise": source.noise is not None,
+        "changed": pictures.changed(source),
+        "calibration": pictures.calibration(source.ranges),
         "provenance": facts.provenance(source),
         "classes": facts.classes(report),
         "problems": source.problems,

@@ -14,6 +14,7 @@ from edge_inception.artifact import Baseline
 from edge_inception.device.answers import sqnr_db
 from edge_inception.errors import InputError
 from edge_inception.images import Batch
+from edge_inception.imageset import ImageItem
 from edge_inception.spec import Head, Progress, no_progress
 from edge_inception.validate import comparable
 from edge_inception.validate.intervals import Estimate, exact_share, paired_drop, wilson
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from edge_inception.engines._backend import Session
 
 UNLABELLED = -1
+MOST_CHANGED = 50
 _NUM_BINARY_CLASSES = 2
 
 Cell = tuple[int, int, int]
@@ -74,13 +76,32 @@ class LabelledAccuracy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedImage:
+    """An image whose class the engine changed.
+
+    ``image`` is its path, or its number where no paths are known; ``label`` None when unlabelled.
+    ``before`` and ``after`` are the classes that baseline and engine chose; the scores are the
+    probabilities, 0..1, of these two by the baseline and by the engine.
+    """
+
+    image: str
+    sha256: str
+    label: int | None
+    before: int
+    after: int
+    baseline_scores: tuple[float, float]
+    engine_scores: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
     """One engine against the baseline.
 
     ``agreement`` is the share of images with the same top-1, of embeddings with the same nearest
     other image; bounds one-sided 95 % each. ``sqnr_db`` compares ``terms``, such as ``centred
     logits``, and is ``inf`` when they are identical; ``labelled`` is None when no image has a
-    label.
+    label. ``changed`` are up to ``MOST_CHANGED`` images of another class than the baseline's, those
+    that the baseline was surest of first; embeddings have no classes and none of these.
     """
 
     num_images: int
@@ -89,6 +110,7 @@ class Accuracy:
     sqnr_db: float
     labelled: LabelledAccuracy | None
     terms: str = comparable.TERMS["logits"]
+    changed: tuple[ChangedImage, ...] = ()
 
 
 def load_baseline(baseline: Baseline) -> BaselineArrays:
@@ -139,6 +161,7 @@ def score(
     """
     total = len(baseline.sha256)
     logits = np.empty_like(baseline.logits)
+    items: list[ImageItem] = []
     done = 0
     for group in batches:
         end = done + len(group.items)
@@ -152,6 +175,7 @@ def score(
             )
         _require_finite(got, "engine", [str(item.path) for item in group.items])
         logits[done:end] = got
+        items += group.items
         done = end
         progress(done, total)
     if done != total:
@@ -159,7 +183,7 @@ def score(
             f"{done} images given, the baseline has {total}",
             hint="validate on the images the baseline was recorded on",
         )
-    return compare(baseline.logits, baseline.labels, logits, head=head)
+    return compare(baseline.logits, baseline.labels, logits, head=head, items=items)
 
 
 def compare(
@@ -168,6 +192,7 @@ def compare(
     engine: NDArray[np.float32],
     *,
     head: Head = Head(),  # noqa: B008 -- frozen
+    items: Sequence[ImageItem] = (),
 ) -> Accuracy:
     """Accuracy of an engine's answers against the baseline's logits or embeddings.
 
@@ -176,6 +201,7 @@ def compare(
         labels: int64 [N]; -1 where unlabelled, as all are of embeddings.
         engine: float32 [N, C] of the same images, as ``Session.run`` gives them.
         head: The engine's: probabilities are compared as log-probabilities.
+        items: The images, to name those that changed.
 
     Raises:
         InputError: No image, shapes that differ, a label outside -1..C-1, a NaN or infinite logit,
@@ -201,7 +227,49 @@ def compare(
         sqnr_db=sqnr_db(signal, approximation),
         terms=comparable.TERMS[head.kind],
         labelled=_labelled(baseline[known], labels[known], engine[known]) if known.any() else None,
+        changed=() if head.kind == "embedding" else _changed(baseline, labels, engine, items),
     )
+
+
+def _changed(
+    baseline: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    engine: NDArray[np.float32],
+    items: Sequence[ImageItem],
+) -> tuple[ChangedImage, ...]:
+    before, after = baseline.argmax(axis=1), engine.argmax(axis=1)
+    rows = np.flatnonzero(before != after)
+    sure, found = _probabilities(baseline[rows]), _probabilities(engine[rows])
+    margins = sure.max(axis=1, initial=0.0) - sure[np.arange(len(rows)), after[rows]]
+    chosen = []
+    for place in np.argsort(-margins, kind="stable")[:MOST_CHANGED]:
+        row = int(rows[place])
+        classes = [int(before[row]), int(after[row])]
+        item = items[row] if items else None
+        chosen.append(
+            ChangedImage(
+                image=str(item.path) if item else str(row),
+                sha256=item.sha256 if item else "",
+                label=int(labels[row]) if labels[row] != UNLABELLED else None,
+                before=classes[0],
+                after=classes[1],
+                baseline_scores=_pair(sure[place], classes),
+                engine_scores=_pair(found[place], classes),
+            )
+        )
+    return tuple(chosen)
+
+
+def _pair(scores: NDArray[np.float64], classes: list[int]) -> tuple[float, float]:
+    first, second = (round(float(scores[index]), 6) for index in classes)
+    return first, second
+
+
+def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Softmax over the classes, [N, C]."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return found
 
 
 def class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> ClassScores:

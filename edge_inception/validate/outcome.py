@@ -7,7 +7,8 @@ is ``{value, lower, upper, method}``; what was not measured is null; infinite SQ
 - ``created_utc``, ``model``; ``data``: facts on the images, such as name, sha256, num_images,
   classes; ``context``: whatever else identifies the build (hashes, tool versions, paths);
 - ``rows``: name, role ("baseline", "reference", "subject", "other"), backend, precision,
-  float_precision, ``accuracy`` (Accuracy), ``latency`` (Latency), ``speedup`` over the reference,
+  float_precision, ``accuracy`` (Accuracy; reports before 2026-11-26 lack its ``changed``),
+  ``latency`` (Latency), ``speedup`` over the reference,
   ``size_bytes``, ``weight_bytes``, ``executed_layers`` {type: count}, note;
 - ``choices``: target, row, sentence of the engines that were chosen where several competed;
 - ``verdict``: status, sentence, checks [{name, wanted, got, lower, upper, status, sentence}];

@@ -245,3 +245,27 @@ def test_a_constant_answer_proves_nothing():
     """No error on no signal is no quality: such an engine would pass any gate."""
     zeros = np.zeros((2, 3), np.float32)
     assert accuracy.sqnr_db(zeros, zeros) == -math.inf
+
+
+def test_changed_images_are_named_with_both_scores():
+    """Only images of another class are, the surest first; scores are softmax of either's logits."""
+    before = np.log(np.array([[0.6, 0.4], [0.1, 0.9], [0.3, 0.7]], np.float32))
+    after = np.log(np.array([[0.2, 0.8], [0.8, 0.2], [0.2, 0.8]], np.float32))
+    items = [ImageItem(path=Path(f"{i}.png"), sha256=f"hash{i}", label=None) for i in range(3)]
+    found = accuracy.compare(before, np.array([0, -1, 1]), after, items=items).changed
+    assert [(one.image, one.sha256, one.label) for one in found] == [
+        ("1.png", "hash1", None),
+        ("0.png", "hash0", 0),
+    ]
+    assert [(one.before, one.after) for one in found] == [(1, 0), (0, 1)]
+    # float32 logits
+    assert found[0].baseline_scores == pytest.approx((0.9, 0.1), abs=1e-6)
+    assert found[0].engine_scores == pytest.approx((0.2, 0.8), abs=1e-6)
+
+
+def test_changed_images_are_bounded():
+    """However many change, a report lists fifty."""
+    rows = np.eye(2, dtype=np.float32)[np.zeros(80, int)]
+    found = accuracy.compare(rows, np.full(80, -1), rows[:, ::-1].copy())
+    assert len(found.changed) == accuracy.MOST_CHANGED == 50
+    assert found.agreement.value == 0.0

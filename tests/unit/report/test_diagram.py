@@ -1,0 +1,73 @@
+"""The drawing of a network: where boxes stand, and what they say."""
+
+from __future__ import annotations
+
+import re
+
+from edge_inception.report import diagram
+
+
+def layer(label, inputs, **facts):
+    return {
+        "name": f"block/{label}", "op": "Conv", "label": label, "sizes": [1, 4, 8, 8],
+        "macs": 1000, "num_parameters": 10, "precision": "int8", "inputs": inputs, **facts,
+    }  # fmt: skip
+
+
+RECORD = {
+    "layers": [
+        layer("stem", [-1]),
+        layer("left", [0]),
+        layer("first", [0]),
+        layer("second", [2]),
+        layer("fork", [2], precision="float"),
+        layer("join", [1, 3, 4, 0], macs=None),
+    ],
+    "blocks": [
+        {"name": "stem", "entry": -1, "layers": [0], "exit": 0},
+        {"name": "block", "entry": 0, "layers": [1, 2, 3, 4, 5], "exit": 5},
+    ],
+}
+
+
+def test_branches_stand_side_by_side():
+    """A branch keeps its column until it forks; the shortcut has one too; no two share a place."""
+    inputs = {i: RECORD["layers"][i]["inputs"] for i in range(1, 6)}
+    found = diagram.plan(0, [1, 2, 3, 4, 5], inputs)
+    assert found.columns == {1: 0, 2: 1, 3: 1, 4: 2}
+    assert found.num_columns == 4
+    assert found.rows == {0: 0, 1: 1, 2: 1, 3: 2, 4: 2, 5: 3}
+    drawn = {(source, reader) for source, reader, _ in found.edges}
+    assert drawn == {(s, reader) for reader, ss in inputs.items() for s in ss}
+    places = [(found.columns[one], found.rows[one]) for one in found.columns]
+    assert len(set(places)) == len(places)
+
+
+def test_boxes_lie_inside_of_the_drawing_and_do_not_overlap():
+    """Every rectangle of a layer is within the drawing and clear of the others."""
+    drawing = diagram.blocks(RECORD)[1].drawing
+    width, height = map(float, re.search(r'width="(\d+)" height="(\d+)"', drawing).groups())
+    form = r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)" rx'
+    boxes = [tuple(map(float, found)) for found in re.findall(form, drawing)]
+    assert len(boxes) == 5
+    for x, y, w, h in boxes:
+        assert x >= 0
+        assert x + w <= width
+        assert y + h <= height
+    for i, (x, y, w, h) in enumerate(boxes):
+        for a, b, c, d in boxes[i + 1 :]:
+            assert x + w <= a or a + c <= x or y + h <= b or b + d <= y
+
+
+def test_names_are_text_and_noise_is_shown():
+    """A name with HTML makes no element; a layer where the error jumps has its SQNR and a mark."""
+    record = {**RECORD, "layers": [dict(one) for one in RECORD["layers"]]}
+    record["layers"][1]["label"] = "<script>"
+    noise = {"layers": [{"name": "block/first", "sqnr_db": 31.4, "is_jump": True}]}
+    drawing = diagram.blocks(record, noise)[1].drawing
+    assert "<script>" not in drawing
+    assert "&lt;script&gt;" in drawing
+    assert "31 dB" in drawing
+    assert drawing.count(" jump") == 1
+    assert drawing.count('class="box float') == 1
+    assert [line.sqnr for line in diagram.lines(record, noise)] == ["", "", "31", "", "", ""]
