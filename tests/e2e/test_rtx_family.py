@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from edge_inception.engines._backend import CompileOptions
 from edge_inception.export import export
 from edge_inception.graph.simplify import simplify
 from edge_inception.options import ExportOptions, SimplifyOptions
+from edge_inception.quant import place
 from edge_inception.quant.insert import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CalibrateOptions, QuantizeOptions
@@ -100,3 +102,27 @@ def test_network_builds_in_fp16_and_int8(name, photos, tmp_path):
     assert set(int8["convolutions"]) == {"Int8"}
     assert int8["int8_layers"] >= int8["convolutions"]["Int8"] > 0.5 * graph.counts["Conv"]
     assert int8["fallbacks"] == []
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_resnet_v1"])
+def test_float_and_int8_convolutions_share_an_engine(name, photos, tmp_path):
+    """With every third group kept in float NVIDIA's compiler takes the graph, and each convolution
+    runs in the precision that its typed graph says: none more is int8, none less."""
+    graph = simplified(name, photos, tmp_path)
+    groups = list(dict.fromkeys(place.place(onnx.load(str(graph.path))).scale_of.values()))
+    typed = _int8(graph, photos, tmp_path, keep=tuple(sorted(groups[::3])))
+    made = tensorrt_rtx.BACKEND.compile(typed, CompileOptions(), tmp_path / "mixed.engine")
+    convolutions = made.details["convolutions"]
+    assert set(convolutions) == {"Half", "Int8"}
+    assert typed.counts["groups_float"] == len(groups[::3])
+    assert convolutions["Int8"] == typed.counts["conv_quantized"]
+    assert convolutions["Half"] == typed.counts["conv_total"] - typed.counts["conv_quantized"]
+
+
+def _int8(graph, photos, folder, **placement):
+    how = CalibrateOptions(
+        preprocess=images.preprocess_of(graph.details), calibrator="max", threads=1
+    )
+    ranges = calibrate(graph, photos, how, folder / "ranges.json")
+    options = QuantizeOptions(precision=Precision.INT8, **placement)
+    return quantize(graph, ranges, options, folder / "int8.onnx")

@@ -11,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge_inception import images
+from edge_inception.engines import tensorrt_rtx
+from edge_inception.engines._backend import CompileOptions
 from edge_inception.errors import InputError
 from edge_inception.quant import place, policies
 from edge_inception.quant.insert import quantize
@@ -160,6 +162,27 @@ def test_tied_concat_ties_a_pooled_branch_and_an_inner_concat(model):
     assert tied == {"stem", "pooled", "joined", "inner", "left", "right"}
 
 
+def test_a_tied_group_has_the_largest_scale_of_its_tensors(model, save, photos, options, tmp_path):
+    """Whatever was seen of them is in range: the branch beside what was pooled is wider."""
+    concat = next(node for node in model.graph.node if node.op_type == "Concat")
+    concat.input.append("pooled")  # 8 channels on top of 11
+    for tensor in model.graph.initializer:
+        if tensor.name == "last.w":
+            weight = np.random.default_rng(1).normal(size=(8, 19, 1, 1)).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weight, "last.w"))
+        if tensor.name == "left.b":  # so that what leaves the Concat reaches beyond what was pooled
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(6, 50, np.float32), "left.b"))
+    graph = save(model)
+    ranges = calibrate(graph, photos, options, tmp_path / "ranges.json")
+    how = replace(INT8, placement="tied-concat")
+    typed = onnx.load(str(quantize(graph, ranges, how, tmp_path / "typed.onnx").path))
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in typed.graph.initializer}
+    seen = read_table(ranges).tensors
+    assert seen["joined"].amax > 2 * seen["stem"].amax
+    assert stored["stem.scale"] == np.float32(np.float16(seen["joined"].amax / 127))
+    assert "joined.scale" not in stored
+
+
 def test_float_ends_leave_the_first_three_convolutions_and_the_last_layer_float(residual):
     """Their groups are kept, with what else reads them: ``down`` reads what ``a1`` does."""
     model = residual()
@@ -210,6 +233,16 @@ def test_every_policy_is_valid_onnx_and_close_to_float(
     wanted = values(graph.path, batch, ["logits"])["logits"]
     noise = np.square(values(typed.path, batch, ["logits"])["logits"] - wanted).sum()
     assert 10 * np.log10(np.square(wanted).sum() / noise) > 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_tensorrt_rtx_takes_every_policy(graph, ranges, tmp_path, name):
+    """NVIDIA's compiler runs as many convolutions in int8 as the typed graph says."""
+    pytest.importorskip("tensorrt_rtx_bindings")
+    typed = quantize(graph, ranges, replace(SPELLINGS["half"], placement=name), tmp_path / "t.onnx")
+    made = tensorrt_rtx.BACKEND.compile(typed, CompileOptions(), tmp_path / "int8.engine")
+    assert made.details["convolutions"]["Int8"] == typed.counts["conv_quantized"]
 
 
 def test_kept_groups_compute_what_the_float_graph_does(graph, ranges, batch, tmp_path):
