@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 def evaluate(model: nn.Module, images_of: ImageSet, options: TrainOptions) -> dict[str, float]:
     """Accuracy, balanced accuracy and, where two classes occur, AUROC; float32, final size."""
+    return figures(*answers(model, images_of, options), options)
+
+
+def answers(
+    model: nn.Module, images_of: ImageSet, options: TrainOptions
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits [N, classes] of the images in their order, and their labels [N]."""
     model.eval()
     logits: list[NDArray[np.float32]] = []
     labels: list[int | None] = []
@@ -27,12 +34,18 @@ def evaluate(model: nn.Module, images_of: ImageSet, options: TrainOptions) -> di
             out = model(pixels.to(memory_format=torch.channels_last))
             logits.append(out.float().cpu().numpy())
             labels.extend(item.label for item in batch.items)
-    scores, truth = np.concatenate(logits), np.array(labels, dtype=np.int64)
-    predicted = scores.argmax(axis=1).astype(np.int64)
+    return np.concatenate(logits), np.array(labels, dtype=np.int64)
+
+
+def figures(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], options: TrainOptions
+) -> dict[str, float]:
+    """Accuracy, balanced accuracy and, where two classes occur, AUROC of logits."""
+    predicted = logits.argmax(axis=1).astype(np.int64)
     result = {
-        "accuracy": float((predicted == truth).mean()),
-        "balanced_accuracy": metrics.balanced_accuracy(predicted, truth, options.num_classes),
+        "accuracy": float((predicted == labels).mean()),
+        "balanced_accuracy": metrics.balanced_accuracy(predicted, labels, options.num_classes),
     }
-    if options.num_classes == 2 and len(set(labels)) == 2:  # noqa: PLR2004 -- of two classes
-        result["auroc"] = metrics.auroc(scores[:, 1] - scores[:, 0], truth)
+    if options.num_classes == 2 and len(set(labels.tolist())) == 2:  # noqa: PLR2004 -- two classes
+        result["auroc"] = metrics.auroc(logits[:, 1] - logits[:, 0], labels)
     return result

@@ -51,6 +51,14 @@ STAGES: Mapping[str, Stage] = {
             "metrics.py",
         ),
     ),
+    "qat": Stage(
+        tools=("torch", "onnx", "onnxruntime", "numpy", "Pillow"),
+        sources=(
+            *("qat.py", "graph_module.py", "train.py", "training_run.py", "monitor.py"),
+            *("augment.py", "quant", "graph", "images.py", "pixels.py", "imageset.py"),
+            *("metrics.py", "device/answers.py"),
+        ),
+    ),
     "export": Stage(
         tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
         sources=(
