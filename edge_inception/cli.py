@@ -26,6 +26,7 @@ from edge_inception import (
     cli_report,
     cli_stages,
     cli_targets,
+    cli_train,
 )
 from edge_inception.cli_options import (
     PATH,
@@ -262,6 +263,7 @@ for _module in (
     cli_report,
     cli_stages,
     cli_targets,
+    cli_train,
 ):
     for _command in _module.COMMANDS:
         cli.add_command(_command)

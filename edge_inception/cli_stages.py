@@ -16,7 +16,6 @@ from edge_inception.cli_options import (
     gate_options,
     graph_options,
     labels_option,
-    model_options,
     names,
     recipe_of,
     recipe_options,
@@ -263,59 +262,10 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
         return VERDICT_CODES[str(record["verdict"]["status"])]
 
 
-@click.command()
-@click.option("--model", required=True, help="Architecture.")
-@click.option("--option", multiple=True, metavar="KEY=VALUE", help="Model option: width=0.25.")
-@click.option("--data", type=PATH, required=True, help="Class folders, or a set file.")
-@click.option("--data-split", default="", help="Split of a set file to train on.")
-@click.option("--validation", type=PATH, required=True, help="Class folders, or a set file.")
-@click.option("--validation-split", default="", help="Split of a set file for the metrics.")
-@click.option("--input-size", "--imgsz", type=int, help="Side of the input in pixels.")
-@click.option("--crop-fraction", type=float, help="Share of the image that validation sees.")
-@click.option("--interpolation", help="nearest, bilinear, bicubic or lanczos.")
-@click.option("--epochs", type=int, help="Passes over the training images.")
-@click.option("--batch", type=int, help="Images per step.")
-@click.option("--learning-rate", type=float, help="Peak of the cosine schedule.")
-@click.option("--start-size", type=int, help="Side of the first epoch's images; grows.")
-@click.option("--seed", type=int, help="Of every random choice.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.")
-@click.option("--threads", type=int, help="CPU threads; 0 = all usable.")
-@click.option("--out", type=PATH, required=True, help="Folder; an unfinished run is resumed.")
-@terminal_options
-def train(**flags: Any) -> None:
-    """Train a model on an image folder or set: a checkpoint and its metrics."""
-    from edge_inception import imageset, registry, stage
-    from edge_inception.train import TrainOptions
-    from edge_inception.train import train as run
-
-    with terminal_of(flags) as terminal:
-        spec = registry.model(flags["model"])
-        train_set = imageset.open_set(flags["data"], split=flags["data_split"])
-        monitor = imageset.open_set(flags["validation"], split=flags["validation_split"])
-        changes = {
-            "input_size": (flags["input_size"],) * 2 if flags["input_size"] else None,
-            "crop_fraction": flags["crop_fraction"],
-            "interpolation": flags["interpolation"],
-        }
-        given = {name: value for name, value in changes.items() if value is not None}
-        names = ("epochs", "batch", "learning_rate", "start_size", "seed", "device", "threads")
-        options = TrainOptions(
-            model=spec.name,
-            num_classes=len(train_set.classes),
-            preprocess=dataclasses.replace(spec.preprocess, **given),
-            model_options=model_options(flags["option"]),
-            **{name: flags[name] for name in names if flags[name] is not None},
-        )
-        with stage.lock(flags["out"]), terminal.working("train") as progress:
-            path = run(train_set, monitor, options, flags["out"], progress=progress)
-        click.echo(f"{path}")
-
-
 COMMANDS = (
     export,
     simplify,
     baseline,
     quantize,
     validate,
-    train,
 )

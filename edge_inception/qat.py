@@ -34,8 +34,8 @@ from edge_inception.graph import check, parity
 from edge_inception.graph_module import GraphModule, Rounding
 from edge_inception.images import load_image, preprocess_of
 from edge_inception.imageset import ImageSet
-from edge_inception.quant import insert, place, ranges, scales
-from edge_inception.quant.options import FloatRest, QuantizeOptions
+from edge_inception.quant import insert, place, ranges
+from edge_inception.quant.options import FloatRest, QuantizeOptions, policy_of
 from edge_inception.spec import Precision, Preprocess, Progress, no_progress
 from edge_inception.train import TrainOptions
 from edge_inception.training_run import Run, Subject
@@ -57,8 +57,8 @@ class QatOptions:
 
     ``distillation`` is the share of the loss, 0..1, that pulls the logits towards those of the
     float graph; the rest is cross entropy with the labels. ``learning_rate`` is the peak of half a
-    cosine. ``device`` is ``cpu`` or ``cuda``. ``is_kept_when_worse`` writes the graph even where
-    it got worse.
+    cosine. ``device`` is ``cpu`` or ``cuda``. ``placement`` and ``keep`` are what ``quantize`` will
+    be given. ``is_kept_when_worse`` writes the graph even where int8 got worse.
     """
 
     epochs: int = 3
@@ -68,6 +68,8 @@ class QatOptions:
     seed: int = 0
     device: str = "cpu"
     threads: int = 0
+    placement: str = ""
+    keep: tuple[str, ...] = ()
     is_kept_when_worse: bool = False
 
 
@@ -116,21 +118,17 @@ def fine_tune(
             both sets; a state file of another run; a loss that is not finite.
         GateFailed: int8 got worse on the held out images, and that was not asked to be kept.
     """
-    training = _training(graph, sets, options)
-    model = check.load_graph(graph.path)
-    typed = _typed(graph, table, out)
-    bare, rounding = check.without_head(model), _rounding(model, table)
-    teacher, module, average = (GraphModule(bare, each) for each in (None, rounding, rounding))
-    _require_same(module, teacher, typed, sets[1], training.preprocess)
-    for each in (teacher, module, average):
-        each.to(options.device, memory_format=torch.channels_last)
+    if (out / GRAPH_FILE).resolve() == graph.path.resolve():
+        raise InputError(f"{out} holds the graph to be trained", hint="choose another --out")
+    training, choices = _training(graph, sets, options), _choices(options)
+    teacher, module, average = _modules(graph, table, choices, sets[1], training, out)
     exact = monitor.answers(teacher, sets[1], training)
     before = _figures(average, exact, sets[1], training)
     subject = Subject(
         model=module,
         average=average,
         losses=partial(_losses, teacher=teacher, share=options.distillation),
-        identity=(graph.sha256, table.sha256, str(options.distillation)),
+        identity=(graph.sha256, table.sha256, str(options.distillation), repr(choices)),
         is_half=False,
     )
     run = Run(subject, *sets, training, out)
@@ -193,10 +191,39 @@ def _training(
 _SHARED = ("epochs", "batch", "learning_rate", "seed", "device", "threads")
 
 
-def _typed(graph: SimplifiedGraph, table: RangeTable, out: Path) -> onnx.ModelProto:
+def _choices(options: QatOptions) -> QuantizeOptions:
+    return QuantizeOptions(
+        precision=Precision.INT8,
+        float_rest=FloatRest.FP32,
+        placement=options.placement,
+        keep=options.keep,
+    )
+
+
+def _modules(
+    graph: SimplifiedGraph,
+    table: RangeTable,
+    choices: QuantizeOptions,
+    monitored: ImageSet,
+    training: TrainOptions,
+    out: Path,
+) -> tuple[GraphModule, GraphModule, GraphModule]:
+    """The float graph that teaches, what is trained, and what its average is kept in."""
+    typed = _typed(graph, table, choices, out)
+    bare = check.without_head(check.load_graph(graph.path))
+    rounding = _rounding(bare, typed, choices)
+    teacher, module, average = (GraphModule(bare, each) for each in (None, rounding, rounding))
+    _require_same(module, teacher, typed, monitored, training.preprocess)
+    for each in (teacher, module, average):
+        each.to(training.device, memory_format=torch.channels_last)
+    return teacher, module, average
+
+
+def _typed(
+    graph: SimplifiedGraph, table: RangeTable, options: QuantizeOptions, out: Path
+) -> onnx.ModelProto:
     """The typed graph of ``quantize``, which refuses what cannot be one, such as foreign ranges."""
     path = out / "before.int8.onnx"
-    options = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
     try:
         insert.quantize(graph, table, options, path)
         return check.without_head(check.load_graph(path))
@@ -205,11 +232,11 @@ def _typed(graph: SimplifiedGraph, table: RangeTable, out: Path) -> onnx.ModelPr
         artifact.sidecar_path(path).unlink(missing_ok=True)
 
 
-def _rounding(model: onnx.ModelProto, table: RangeTable) -> Rounding:
-    placement, seen = place.place(model), ranges.read_table(table).tensors
+def _rounding(model: onnx.ModelProto, typed: onnx.ModelProto, options: QuantizeOptions) -> Rounding:
+    """The placement that ``quantize`` chose, with the scales it wrote."""
+    placement, stored = place.place(model, policy_of(options), options.keep), check.constants(typed)
     roots = dict.fromkeys(placement.scale_of.values())
-    amax = {root: np.array(seen[root].amax, np.float32) for root in roots}
-    scale_of = {root: float(scales.int8_scale(value)) for root, value in amax.items()}
+    scale_of = {root: numpy_helper.to_array(stored[f"{root}.scale"]).item() for root in roots}
     return Rounding(placement=placement, scale_of=scale_of)
 
 

@@ -590,6 +590,27 @@ def test_graph_answers_as_the_model(network):
 
 
 @pytest.mark.slow
+def test_graph_module_answers_as_onnxruntime(network):
+    """Every network's simplified graph can be trained: as a module it gives the graph's logits."""
+    import onnx
+
+    from edge_inception.graph_module import GraphModule
+
+    size = registry.model(network.form.name).preprocess.input_size
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(3))
+    session = onnxruntime.InferenceSession(
+        network.simplified.path, providers=["CPUExecutionProvider"]
+    )
+    wanted = np.concatenate([session.run(None, {"input": one[None].numpy()})[0] for one in images])
+    module = GraphModule(onnx.load(str(network.simplified.path)))
+    with torch.inference_mode():
+        got = module(images).numpy()
+    # the drift of float32 between two programs, see above, is at most 3e-4 of the largest logit
+    assert np.abs(got - wanted).max() <= 3e-4 * np.abs(wanted).max()
+    assert np.abs(wanted[0] - wanted[1]).max() > 0.01 * np.abs(wanted).max()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("generation", ["NVDLA 1.0", "DLA 2.0"])
 def test_every_network_is_one_piece_on_a_dla(network, generation):
     """After the rewrites one subgraph, and nothing but the Flatten before the answer on the GPU.

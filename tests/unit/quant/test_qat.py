@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
-from edge_inception import artifact, imageset
+from edge_inception import artifact, cli, imageset
 from edge_inception import qat as subject
 from edge_inception.artifact import RangeTable, SimplifiedGraph
 from edge_inception.errors import GateFailed, InputError
@@ -22,6 +22,7 @@ from edge_inception.quant import ranges as range_tables
 from edge_inception.quant.insert import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CalibrateOptions, FloatRest, QuantizeOptions
+from edge_inception.quant.policies import POLICIES
 from edge_inception.spec import Precision, Preprocess
 from edge_inception.stage import plain
 
@@ -113,25 +114,36 @@ def narrowed(table, share):
     )
 
 
-def rounded(graph, table):
-    model = onnx.load(str(graph.path))
-    return GraphModule(model, subject._rounding(model, table))
+def rounded(model, typed, choices):
+    return GraphModule(model, subject._rounding(model, typed, choices))
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5])
-@pytest.mark.parametrize("network", ["block", "residual"])
-def test_module_is_the_typed_graph(network, share, request, save, sets, tmp_path):
+# network, how it is placed, share of every amax that is left
+PLACED = [
+    ("model", STRONG, 1.0),
+    ("model", STRONG, 0.5),
+    ("model", dataclasses.replace(STRONG, keep=("joined", "stem")), 0.5),
+    *(("residual", dataclasses.replace(STRONG, placement=one.name), 0.5) for one in POLICIES),
+]
+
+
+@pytest.mark.parametrize(
+    "case", PLACED, ids=lambda case: f"{case[0]}-{case[1].placement}-{len(case[1].keep)}-{case[2]}"
+)
+def test_module_is_the_typed_graph(case, request, save, sets, tmp_path):
     """Rounded, the module answers as onnxruntime does on the strong graph with a float32 rest."""
-    proto = request.getfixturevalue("model" if network == "block" else "residual")
-    saved = save(proto if network == "block" else proto(), preprocess=plain(HOW))
+    network, choices, share = case
+    made = request.getfixturevalue(network)
+    saved = save(made if network == "model" else made(), preprocess=plain(HOW))
     options = CalibrateOptions(preprocess=HOW, calibrator="max", threads=1)
     found = narrowed(calibrate(saved, sets[1], options, tmp_path / "ranges.json"), share)
-    typed = onnx.load(str(quantize(saved, found, STRONG, tmp_path / "typed.onnx").path))
+    typed = onnx.load(str(quantize(saved, found, choices, tmp_path / "typed.onnx").path))
     images = pixels_of(sets[0])
     wanted = np.concatenate([run(typed, one[None]) for one in images])
     with torch.inference_mode():
-        got = rounded(saved, found)(torch.from_numpy(images)).numpy()
-        plain_logits = GraphModule(onnx.load(str(saved.path)))(torch.from_numpy(images)).numpy()
+        float_graph = onnx.load(str(saved.path))
+        got = rounded(float_graph, typed, choices)(torch.from_numpy(images)).numpy()
+        plain_logits = GraphModule(float_graph)(torch.from_numpy(images)).numpy()
     error = np.abs(got - wanted).max(axis=1) / np.abs(wanted).max()
     # Sums in another order turn a value on the edge of a step into the next step now and then.
     assert np.mean(error < 1e-5) > 0.9
@@ -252,6 +264,12 @@ class TestRefused:
         with pytest.raises(InputError, match=message):
             subject.fine_tune(odd, table, sets, QUICK, tmp_path / "out")
 
+    def test_folder_of_the_graph(self, graph, table, sets):
+        """The graph that is trained is not written over."""
+        own = dataclasses.replace(graph, path=graph.path.with_name("model.simplified.onnx"))
+        with pytest.raises(InputError, match="holds the graph to be trained"):
+            subject.fine_tune(own, table, sets, QUICK, own.path.parent)
+
     def test_images(self, graph, table, sets, tmp_path):
         """Unlabelled images, none at all, and held out images that are trained on are refused."""
         items = (dataclasses.replace(sets[0].items[0], label=None), *sets[0].items[1:])
@@ -267,9 +285,53 @@ class TestRefused:
         """One scale that is not the typed graph's is noticed before the first step."""
         model = onnx.load(str(graph.path))
         typed = onnx.load(str(quantize(graph, table, STRONG, tmp_path / "typed.onnx").path))
-        rounding = subject._rounding(model, table)
+        rounding = subject._rounding(model, typed, STRONG)
         coarse = dataclasses.replace(rounding, scale_of={**rounding.scale_of, "last": 1.0})
         teacher = GraphModule(model)
         subject._require_same(GraphModule(model, rounding), teacher, typed, sets[1], HOW)
         with pytest.raises(InputError, match="differs from the typed graph by"):
             subject._require_same(GraphModule(model, coarse), teacher, typed, sets[1], HOW)
+
+
+class TestCommand:
+    def arguments(self, graph, table, sets, out):
+        folders = [images.items[0].path.parents[1] for images in sets]
+        return [
+            *("train", "--qat", str(table.path), "--graph", str(graph.path)),
+            *("--data", str(folders[0]), "--validation", str(folders[1])),
+            *("--epochs", "1", "--batch", "8", "--threads", "1", "--out", str(out)),
+        ]
+
+    def test_trains(self, graph, table, sets, tmp_path, capsys):
+        """``train --qat`` tells top-1 and SQNR before and after, and prints what it wrote."""
+        bad, out = narrowed(table, 0.25), tmp_path / "out"
+        arguments = [*self.arguments(graph, bad, sets, out), "--learning-rate", "3e-3"]
+        assert cli.run(arguments) == 0
+        told = capsys.readouterr()
+        assert told.out.split() == [f"{out}/model.simplified.onnx", f"{out}/model.ranges.json"]
+        assert "before: top-1 " in told.err
+        assert " dB" in told.err
+
+    def test_failed_gate(self, graph, table, sets, tmp_path, capsys):
+        """int8 that got worse exits 6 and says how to write it all the same."""
+        arguments = self.arguments(graph, table, sets, tmp_path / "out")
+        assert cli.run([*arguments, "--learning-rate", "1"]) == 6
+        assert "--keep-failed" in capsys.readouterr().err
+        assert cli.run([*arguments, "--learning-rate", "1", "--keep-failed"]) == 0
+
+    @pytest.mark.parametrize("flag", ["--model", "--input-size"])
+    def test_flags_of_a_model(self, graph, table, sets, capsys, flag):
+        """What the graph decides cannot be given."""
+        arguments = self.arguments(graph, table, sets, table.path.parent / "out")
+        assert cli.run([*arguments, flag, "75"]) == 3
+        assert f"{flag} with --qat" in capsys.readouterr().err
+
+    def test_flags_of_a_graph(self, sets, tmp_path, capsys):
+        """What only a graph has is refused for a model, and so is neither."""
+        folders = [str(images.items[0].path.parents[1]) for images in sets]
+        plain_run = ["train", "--data", folders[0], "--validation", folders[1]]
+        plain_run += ["--out", str(tmp_path / "out")]
+        assert cli.run([*plain_run, "--model", "inception_v4", "--distillation", "1"]) == 3
+        assert "--distillation with --model" in capsys.readouterr().err
+        assert cli.run(plain_run) == 3
+        assert "nothing to train" in capsys.readouterr().err
