@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,16 @@ from edge_inception.cli_options import PATH, model_options, names, terminal_of, 
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from edge_inception.imageset import ImageSet
     from edge_inception.terminal import Terminal
 
 _SHARED = ("epochs", "batch", "learning_rate", "seed", "device", "threads")
 _OF_A_MODEL = ("model", "option", "input_size", "crop_fraction", "interpolation", "start_size")
 _OF_A_GRAPH = ("graph", "distillation", "placement", "keep_float", "keep_failed")
+_OTHERS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "--model": (_OF_A_GRAPH, "leave it out: it is for --qat"),
+    "--qat": (_OF_A_MODEL, "leave it out: the graph has its own"),
+}
 
 
 @click.command()
@@ -73,12 +76,11 @@ def _require_fit(flags: Mapping[str, Any]) -> None:
     """
     if not flags["qat"] and not flags["model"]:
         raise InputError("nothing to train", hint="--model NAME, or --qat RANGES")
-    others, owner, why = _OF_A_GRAPH, "--model", "leave it out: it is for --qat"
-    if flags["qat"]:
-        others, owner, why = _OF_A_MODEL, "--qat", "leave it out: the graph has its own"
+    kind = "--qat" if flags["qat"] else "--model"
+    others, why = _OTHERS[kind]
     given = [f"--{name.replace('_', '-')}" for name in others if flags[name]]
     if given:
-        raise InputError(f"{', '.join(given)} with {owner}", hint=why)
+        raise InputError(f"{', '.join(given)} with {kind}", hint=why)
 
 
 def _train(sets: tuple[ImageSet, ImageSet], flags: Mapping[str, Any], terminal: Terminal) -> None:

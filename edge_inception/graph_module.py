@@ -122,7 +122,7 @@ class GraphModule(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The answer; with a ``Rounding`` that of the int8 graph whose float rest is float32."""
-        values = dict(zip(self._names, self.weights, strict=True))
+        values: dict[str, Tensor] = dict(zip(self._names, self.weights, strict=True))
         values |= {name: getattr(self, f"fixed{i}") for i, name in enumerate(self._fixed)}
         placement = self._rounding.placement if self._rounding else None
         for weight in placement.weights.values() if placement else ():
@@ -295,12 +295,16 @@ def _reshape(node: onnx.NodeProto, arrays: Arrays) -> Op:
 
 
 def _local_response_norm(node: onnx.NodeProto, _: Arrays) -> Op:
-    size, beta = attribute(node, "size", 0), attribute(node, "beta", 0.75)
-    alpha, bias = attribute(node, "alpha", 1e-4), attribute(node, "bias", 1.0)
+    size = attribute(node, "size", 0)
     assert isinstance(size, int)
     if size % 2 == 0:
         _refuse(node, f"LRN over {size} channels, an even number,")
-    return partial(functional.local_response_norm, size=size, alpha=alpha, beta=beta, k=bias)
+    settings: dict[str, Any] = {
+        "alpha": attribute(node, "alpha", 1e-4),
+        "beta": attribute(node, "beta", 0.75),
+        "k": attribute(node, "bias", 1.0),
+    }
+    return partial(functional.local_response_norm, size=size, **settings)
 
 
 def _concat(node: onnx.NodeProto, _: Arrays) -> Op:

@@ -215,7 +215,7 @@ def _modules(
     teacher, module, average = (GraphModule(bare, each) for each in (None, rounding, rounding))
     _require_same(module, teacher, typed, monitored, training.preprocess)
     for each in (teacher, module, average):
-        each.to(training.device, memory_format=torch.channels_last)
+        each.to(training.device)
     return teacher, module, average
 
 
