@@ -55,8 +55,8 @@ def train(**flags: Any) -> None:
 
     With --qat RANGES a simplified graph learns to live with the int8 scales of its range table: the
     last resort where calibration, placement and layers in float do not suffice. It writes the same
-    graph with other weights and its range table, for quantize, and says in qat.json what was
-    gained; int8 that got worse exits 6 and writes no graph.
+    graph with other weights and its range table, for quantize --no-bias-correction, and says in
+    qat.json what was gained; int8 that got worse exits 6 and writes no graph.
     """
     from edge_inception import imageset
 

@@ -36,6 +36,7 @@ from edge_inception.images import load_image, preprocess_of
 from edge_inception.imageset import ImageSet
 from edge_inception.quant import insert, place, ranges
 from edge_inception.quant.options import FloatRest, QuantizeOptions, policy_of
+from edge_inception.quant.place import WEIGHTED_OPS
 from edge_inception.spec import Precision, Preprocess, Progress, no_progress
 from edge_inception.train import TrainOptions
 from edge_inception.training_run import Run, Subject
@@ -102,7 +103,8 @@ def fine_tune(
     """The graph with trained weights and its range table, both ready for ``quantize``.
 
     ``out/qat.json`` says what was gained; it is written even where the graph is not. The new table
-    has the old amax and no channel means: the trained biases need no correction.
+    has the old amax and no channel means: training starts with corrected biases, so ``quantize`` is
+    to leave them as they are.
 
     Args:
         graph: From simplify; float32 images in.
@@ -120,7 +122,7 @@ def fine_tune(
     """
     if (out / GRAPH_FILE).resolve() == graph.path.resolve():
         raise InputError(f"{out} holds the graph to be trained", hint="choose another --out")
-    training, choices = _training(graph, sets, options), _choices(options)
+    training, choices = _training(graph, sets, options), _choices(graph, table, options)
     teacher, module, average = _modules(graph, table, choices, sets[1], training, out)
     exact = monitor.answers(teacher, sets[1], training)
     before = _figures(average, exact, sets[1], training)
@@ -191,12 +193,19 @@ def _training(
 _SHARED = ("epochs", "batch", "learning_rate", "seed", "device", "threads")
 
 
-def _choices(options: QatOptions) -> QuantizeOptions:
+def _choices(graph: SimplifiedGraph, table: RangeTable, options: QatOptions) -> QuantizeOptions:
+    """The typed graph to begin with.
+
+    Its biases are corrected where the table has channel means and every layer a bias of its own.
+    """
+    biases = list(_biases(check.load_graph(graph.path)).values())
+    are_own = all(biases) and len(set(biases)) == len(biases)
     return QuantizeOptions(
         precision=Precision.INT8,
         float_rest=FloatRest.FP32,
         placement=options.placement,
         keep=options.keep,
+        bias_correction=are_own and bool(ranges.read_means(table)),
     )
 
 
@@ -212,7 +221,8 @@ def _modules(
     typed = _typed(graph, table, choices, out)
     bare = check.without_head(check.load_graph(graph.path))
     rounding = _rounding(bare, typed, choices)
-    teacher, module, average = (GraphModule(bare, each) for each in (None, rounding, rounding))
+    teacher, corrected = GraphModule(bare), _with_biases(bare, typed)
+    module, average = (GraphModule(corrected, rounding) for _ in range(2))
     _require_same(module, teacher, typed, monitored, training.preprocess)
     for each in (teacher, module, average):
         each.to(training.device)
@@ -238,6 +248,28 @@ def _rounding(model: onnx.ModelProto, typed: onnx.ModelProto, options: QuantizeO
     roots = dict.fromkeys(placement.scale_of.values())
     scale_of = {root: numpy_helper.to_array(stored[f"{root}.scale"]).item() for root in roots}
     return Rounding(placement=placement, scale_of=scale_of)
+
+
+def _biases(model: onnx.ModelProto) -> dict[str, str]:
+    """Output of every Conv and Gemm -> the initializer that is its bias, empty where none is."""
+    stored = check.constants(model)
+    third = {
+        n.output[0]: "".join(n.input[2:]) for n in model.graph.node if n.op_type in WEIGHTED_OPS
+    }
+    return {layer: name if name in stored else "" for layer, name in third.items()}
+
+
+def _with_biases(model: onnx.ModelProto, typed: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the float graph with the biases of its typed graph under their own names."""
+    stored, corrected = check.constants(typed), _biases(typed)
+    values = {name: stored[corrected[layer]] for layer, name in _biases(model).items() if name}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in values:
+            array = numpy_helper.to_array(values[tensor.name])
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return copy
 
 
 def _require_same(

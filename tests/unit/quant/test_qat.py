@@ -28,7 +28,7 @@ from edge_inception.stage import plain
 
 SIDE = 16
 HOW = Preprocess(input_size=(SIDE, SIDE))
-STRONG = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
+STRONG = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32, bias_correction=False)
 COLOURS = {
     "blue": (70, 90, 190),
     "green": (80, 180, 90),
@@ -172,6 +172,24 @@ def test_gains_where_ranges_are_bad(graph, table, sets, tmp_path):
         assert abs(np.mean(logits.argmax(1) == truth) - record[when]["accuracy"]) < 1.5 / 48
 
 
+def test_starts_with_corrected_biases(graph, table, sets, tmp_path):
+    """Before the first step it is the typed graph that quantize makes, biases corrected."""
+    choices = subject._choices(graph, table, QUICK)
+    assert choices.bias_correction
+    arguments = (choices, sets[1], subject._training(graph, sets, QUICK), tmp_path)
+    teacher, module, average = subject._modules(graph, table, *arguments)
+    typed = onnx.load(str(quantize(graph, table, choices, tmp_path / "typed.onnx").path))
+    images = pixels_of(sets[0])
+    wanted = np.concatenate([run(typed, one[None]) for one in images])
+    with torch.inference_mode():
+        found = [each(torch.from_numpy(images)).numpy() for each in (module, average, teacher)]
+    errors = [np.abs(one - wanted).max(axis=1) / np.abs(wanted).max() for one in found]
+    assert np.mean(errors[0] < 1e-5) > 0.9
+    assert (errors[0] == errors[1]).all()
+    assert np.median(errors[2]) > 1e-3
+    assert not np.array_equal(module.arrays()["last.b"], teacher.arrays()["last.b"])
+
+
 def structure(path):
     model = onnx.load(str(path))
     shapes = [(t.name, t.data_type, tuple(t.dims)) for t in model.graph.initializer]
@@ -198,6 +216,9 @@ def test_same_graph_other_weights(graph, table, sets, tmp_path):
     ]
     assert scales[0] == scales[1]
     assert len(scales[0]) == 6
+    corrected = dataclasses.replace(STRONG, bias_correction=True)
+    with pytest.raises(InputError, match="no channel means"):
+        quantize(trained, bound, corrected, tmp_path / "twice.onnx")
     assert artifact.load(SimplifiedGraph, tmp_path / "out" / "model.simplified.onnx") == trained
     assert artifact.load(RangeTable, tmp_path / "out" / "model.ranges.json") == bound
 
@@ -228,7 +249,9 @@ class TestRefused:
     def test_worse(self, graph, table, sets, tmp_path):
         """A run that makes int8 worse is a failed gate: the record is written, the graph is not."""
         wild = dataclasses.replace(QUICK, epochs=1, learning_rate=1.0)
-        with pytest.raises(GateFailed, match="int8 got worse: top-1 9") as caught:
+        with pytest.raises(
+            GateFailed, match=r"int8 got worse: top-1 .* no graph was written"
+        ) as caught:
             subject.fine_tune(graph, table, sets, wild, tmp_path / "out")
         assert "--keep-failed" in caught.value.hint
         assert {path.name for path in (tmp_path / "out").iterdir()} == {"state.pt", "qat.json"}
