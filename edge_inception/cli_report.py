@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import click
 from edge_inception.cli_options import PATH, VERDICT_CODES
 
 if TYPE_CHECKING:
+    from edge_inception.estimate import Estimate, Peaks
     from edge_inception.report.sources import Source
 
 _WORST_FIRST = ("FAILED", "INCONCLUSIVE", "PASSED")
@@ -75,7 +76,52 @@ def _with_layers(source: Source) -> Source:
     return dataclasses.replace(
         source,
         layers=describe(model, load_graph(typed) if typed.name in names else None),
+        rooflines=tuple(_rooflines(model)),
     )
+
+
+def _rooflines(model: Any) -> Iterator[dict[str, Any]]:
+    """Bounds of the graph on every target whose peaks are known, at the best precision it has."""
+    from edge_inception import estimate as rooflines
+    from edge_inception.errors import InputError
+    from edge_inception.graph.statistics import statistics
+    from edge_inception.spec import Precision
+    from edge_inception.targets import TARGETS
+
+    found = statistics(model, batch=1)
+    for target in TARGETS.values():
+        precision = Precision.INT8 if target.int8_tops else Precision.FP16
+        try:
+            peaks = rooflines.peaks_of(target, precision)
+            bound = rooflines.estimate(found, peaks)
+        except InputError:  # its peaks, or the sizes of the graph, are not known: no estimate
+            continue
+        yield _roofline(target.name, precision.value, peaks, bound)
+
+
+def _roofline(target: str, precision: str, peaks: Peaks, bound: Estimate) -> dict[str, Any]:
+    low, middle, high = bound.expected
+    macs = sum(layer.macs for layer in bound.layers)
+    return {
+        "target": target,
+        "precision": precision,
+        "macs_per_s": peaks.macs_per_s,
+        "bytes_per_s": peaks.bytes_per_s,
+        "bound": bound.bound,
+        "low": low,
+        "middle": middle,
+        "high": high,
+        "compute_share": bound.compute_share,
+        "intensity": macs / sum(layer.num_bytes for layer in bound.layers),
+        "layers": [
+            {
+                "macs": layer.macs,
+                "num_bytes": layer.num_bytes,
+                "share": layer.seconds / bound.seconds,
+            }
+            for layer in bound.layers
+        ],
+    }
 
 
 def _print(sources: Sequence[Source]) -> None:

@@ -299,11 +299,11 @@ def _scale(points: Sequence[Mapping[str, Any]], *, room: float = 1.0) -> dict[st
         return {"scale": {"zero": False, "padding": 20}, "axis": {"tickCount": 5}}
     return {
         "scale": {"type": "log", "domain": [least / room, most * room], "nice": False},
-        "axis": {"values": _ticks(least, most), "format": "~r"},
+        "axis": {"values": log_ticks(least, most), "format": "~r"},
     }
 
 
-def _ticks(least: float, most: float) -> list[float]:
+def log_ticks(least: float, most: float) -> list[float]:
     """Up to six of 1, 2, 5 times powers of ten from least to most, or of the powers alone."""
     powers = range(int(np.floor(np.log10(least))), int(np.ceil(np.log10(most))) + 1)
     found: list[float] = []

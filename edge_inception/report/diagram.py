@@ -210,9 +210,10 @@ def _edge(found: Plan, edge: tuple[int, int, int], last: int) -> Markup:
     top = 15 if found.rows[source] == 0 else _top(found.rows[source]) + _BAR
     bottom = _top(found.rows[layer])
     first, run, to = (_MARGIN + c * (_BOX + _GAP) + _BOX // 2 for c in (start, column, end))
+    leaves = 15 if found.rows[source] == 0 else _top(found.rows[source]) + _TALL
     bend = _DROP // 2
     path = (
-        f"M{first} {top} C{first} {top + bend} {run} {top + bend / 2} {run} {top + bend} "
+        f"M{first} {top} V{leaves} C{first} {leaves + bend} {run} {leaves} {run} {leaves + bend} "
         f"V{bottom - bend} C{run} {bottom - bend / 2} {to} {bottom - bend} {to} {bottom}"
     )
     return Markup('<path class="edge" d="{}"/>').format(path)

@@ -12,13 +12,13 @@ from typing import Any
 import jinja2
 
 from edge_inception import __version__
-from edge_inception.report import charts, diagram, facts, pictures
+from edge_inception.report import bounds, charts, diagram, facts, history, pictures
 from edge_inception.report.cells import DASH, milliseconds, size, table
 from edge_inception.report.sources import Source, newest_first
-from edge_inception.report.vega import finite
+from edge_inception.report.vega import Chart, finite
 
 MOST_DETAILED = 6
-"""Reports that get a part of their own; of the others the overview tells."""
+"""Reports with a part of their own, the newest of each model; the overview tells of the others."""
 
 
 def to_html(sources: Sequence[Source], *, created_utc: str) -> str:
@@ -29,11 +29,18 @@ def to_html(sources: Sequence[Source], *, created_utc: str) -> str:
         created_utc: When the page is made.
     """
     ordered = newest_first(sources)
-    detailed = [_part(source, index) for index, source in enumerate(ordered[:MOST_DETAILED])]
+    newest: dict[str, Source] = {}
+    for source in ordered:
+        newest.setdefault(str(source.report["model"]), source)
+    chosen = list(newest.values())[:MOST_DETAILED]
+    detailed = [_part(source, index) for index, source in enumerate(chosen)]
+    anchors = {id(source): part["id"] for source, part in zip(chosen, detailed, strict=True)}
+    overview = [{**_line(source), "anchor": anchors.get(id(source), "")} for source in ordered]
     template = _environment().get_template("page.html")
     return template.render(
         parts=detailed,
-        overview=[_line(source) for source in ordered] if len(ordered) > 1 else [],
+        overview=overview if len(ordered) > 1 else [],
+        histories=history.histories(ordered),
         num_left_out=len(ordered) - len(detailed),
         title=_page_title(ordered),
         created_utc=created_utc,
@@ -68,6 +75,7 @@ def _part(source: Source, index: int) -> dict[str, Any]:
         "latency": charts.latency(rows),
         "speedup": charts.speedup(rows),
         "size": charts.size(rows),
+        "placements": bounds.placements(source.search),
     }
     return {
         "id": f"r{index}",
@@ -80,12 +88,24 @@ def _part(source: Source, index: int) -> dict[str, Any]:
         "diagram": diagram.blocks(source.layers, source.noise) if source.layers else [],
         "layers": diagram.lines(source.layers, source.noise) if source.layers else [],
         "has_noise": source.noise is not None,
+        "rooflines": _rooflines(source),
         "changed": pictures.changed(source),
         "calibration": pictures.calibration(source.ranges),
         "provenance": facts.provenance(source),
         "classes": facts.classes(report),
         "problems": source.problems,
     }
+
+
+def _rooflines(source: Source) -> list[Chart]:
+    """All targets, and the roof of the one the build is for, or of the smallest Orin."""
+    overview = bounds.targets(source.rooflines)
+    if overview is None:
+        return []
+    made = {str(one.path.name).split(".")[2] for one in source.artifacts if one.kind == "engine"}
+    wanted = [*made, "orin-nano-8gb"]
+    ranked = sorted(source.rooflines, key=lambda one: one["target"] not in wanted)
+    return [overview, bounds.roofline(ranked[0])]
 
 
 def figures(report: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -62,7 +62,8 @@ class Source:
 
     ``artifacts`` are those whose hash fits their sidecar, in the order of the build, ``problems``
     what was left out and why. ``search`` is the record of a search, ``noise`` that of
-    compare-layers, ``layers`` that of ``graph.topology``; None where there is none.
+    compare-layers, ``layers`` that of ``graph.topology``; None where there is none. ``rooflines``
+    are estimates of targets.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Source:
     search: Mapping[str, Any] | None = None
     noise: Mapping[str, Any] | None = None
     layers: Mapping[str, Any] | None = None
+    rooflines: tuple[Mapping[str, Any], ...] = ()
     problems: tuple[str, ...] = field(default=())
 
     @property

@@ -37,7 +37,7 @@ def browser():
 def path(whole_report, tmp_path_factory):
     """A page of two reports."""
     folder = tmp_path_factory.mktemp("page")
-    older = {**whole_report, "created_utc": "2026-11-24T20:00:00Z"}
+    older = {**whole_report, "model": "googlenet", "created_utc": "2026-11-24T20:00:00Z"}
     reports = (whole_report, older)
     sources = [Source(path=folder / f"{i}.json", report=r) for i, r in enumerate(reports)]
     found = folder / "page.html"

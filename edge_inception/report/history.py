@@ -1,0 +1,145 @@
+"""One engine over many runs, and where its latency or accuracy changed for good.
+
+A series is split where the means before and after differ most for their spread, if a permutation
+test calls that rarer than ``ALPHA``; then each part again (binary segmentation, Scott and Knott
+1974). Values far out are drawn in first, so that one wild run hides nothing. It takes about five
+runs on each side to be sure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_inception.report.charts import quality
+from edge_inception.report.sources import Source
+from edge_inception.report.vega import NARROW, Chart, draw, finite
+
+ALPHA = 0.005
+_PERMUTATIONS = 1999
+_FEWEST_ON_A_SIDE = 3
+_FEWEST_RUNS = 3
+_WILD, _SIGMA_OF_MAD = 3.0, 1.4826  # of a normal distribution
+
+
+def change_points(values: NDArray[np.float64]) -> list[int]:
+    """Indices of the first value after each change, ascending; the same input gives the same."""
+    if len(values) < 2 * _FEWEST_ON_A_SIDE:
+        return []
+    tamed = _tamed(values)
+    split, size = _best_split(tamed[np.newaxis])
+    random = np.random.default_rng(0)
+    shuffled = random.permuted(np.tile(tamed, (_PERMUTATIONS, 1)), axis=1)
+    rarer = int(np.sum(_best_split(shuffled)[1] >= size[0]))
+    if (1 + rarer) / (1 + _PERMUTATIONS) > ALPHA:
+        return []
+    at = int(split[0])
+    return [*change_points(values[:at]), at, *(at + one for one in change_points(values[at:]))]
+
+
+def _tamed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values at most ``_WILD`` robust standard deviations from their median."""
+    middle = np.median(values)
+    reach = _WILD * _SIGMA_OF_MAD * np.median(np.abs(values - middle))
+    if reach == 0.0:  # most are equal
+        return values
+    tamed: NDArray[np.float64] = np.clip(values, middle - reach, middle + reach)
+    return tamed
+
+
+def _best_split(rows: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Of each row [R, N]: where it is split best, and the share of its variance that explains."""
+    count = rows.shape[1]
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    before = np.cumsum(centred, axis=1)[:, :-1]
+    sizes = np.arange(1, count)
+    gain = before**2 * count / (sizes * (count - sizes))
+    gain = gain[:, _FEWEST_ON_A_SIDE - 1 : count - _FEWEST_ON_A_SIDE]
+    best = gain.argmax(axis=1)
+    total = np.maximum((centred**2).sum(axis=1), np.finfo(np.float64).tiny)
+    return best + _FEWEST_ON_A_SIDE, gain.max(axis=1) / total
+
+
+def histories(sources: Sequence[Source]) -> list[Chart]:
+    """Median latency and accuracy of each engine that three reports or more have in common.
+
+    Runs are of one engine where model, row, images and CPU are the same.
+    """
+    runs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for source in sorted(sources, key=lambda one: str(one.report["created_utc"])):
+        report = source.report
+        estimate, word = quality(report["rows"])
+        for row in (row for row in report["rows"] if row["role"] == "subject"):
+            cpu = str((report["machine"] or {}).get("cpu", ""))
+            key = (report["model"], row["name"], report["data"]["name"], cpu, word)
+            found = estimate(row)
+            latency = finite(row["latency"]["p50_ms"]) if row["latency"] else None
+            accuracy = finite(found["value"]) if found else None
+            runs.setdefault(key, []).append(
+                {"at": report["created_utc"], "ms": latency, "accuracy": accuracy}
+            )
+    charts = []
+    for (model, name, _, _, word), each in runs.items():
+        title = f"{model}, {name}"
+        charts.append(_series([(run["at"], run["ms"]) for run in each], title, "median, ms"))
+        points = [(r["at"], None if r["accuracy"] is None else 100 * r["accuracy"]) for r in each]
+        charts.append(_series(points, title, f"{word}, %"))
+    return [chart for chart in charts if chart is not None]
+
+
+def _series(points: Sequence[tuple[str, float | None]], title: str, unit: str) -> Chart | None:
+    known = [(at, value) for at, value in points if value is not None]
+    if len(known) < _FEWEST_RUNS:
+        return None
+    values = np.array([value for _, value in known])
+    changes = change_points(values)
+    dots = [{"run": i + 1, "value": value} for i, (_, value) in enumerate(known)]
+    marks = [{"run": at + 0.5, "text": known[at][0][:10]} for at in changes]
+    starts, ends = [0, *changes], [*changes, len(known)]
+    levels = [
+        {"run": a + 0.7, "end": b + 0.3, "value": float(np.median(values[a:b]))}
+        for a, b in zip(starts, ends, strict=True)
+    ]
+
+    def spec(width: int) -> Mapping[str, Any]:
+        y = {
+            "field": "value", "type": "quantitative", "title": unit,
+            "scale": {"zero": False, "padding": 16}, "axis": {"tickCount": 5},
+        }  # fmt: skip
+        x = {
+            "field": "run", "type": "quantitative", "title": "run, oldest first",
+            "scale": {"domain": [0.5, len(known) + 0.5], "nice": False},
+            "axis": {"tickMinStep": 1, "grid": False, "tickCount": 6},
+        }  # fmt: skip
+        red = "var(--failed)"
+        return {
+            "height": 200 if width > NARROW else 180,
+            "encoding": {"x": x},
+            "layer": [
+                {
+                    "data": {"values": levels},
+                    "mark": {"type": "rule", "color": "var(--quiet)"},
+                    "encoding": {"y": y, "x2": {"field": "end"}},
+                },
+                {
+                    "data": {"values": dots},
+                    "mark": {"type": "point", "color": "var(--accent)", "size": 40},
+                    "encoding": {"y": y},
+                },
+                {"data": {"values": marks}, "mark": {"type": "rule", "color": red}},
+                {
+                    "data": {"values": marks},
+                    "mark": {"type": "text", "align": "left", "dx": 4, "y": 8, "color": red},
+                    "encoding": {"text": {"field": "text"}},
+                },
+            ],
+        }
+
+    told = ", ".join(f"run {at + 1} of {known[at][0]}" for at in changes)
+    note = f"Changed with {told}." if changes else "No change that stands out of the noise."
+    lowest, highest = float(values.min()), float(values.max())
+    says = f"{title}: {unit} of {len(known)} runs, {lowest:.4g} to {highest:.4g}. {note}"
+    return draw(f"{title}: {unit}", says, spec, note)
