@@ -81,6 +81,7 @@ def calibrate(
         counts=watcher.counts,
         engine=watcher.engine,
     )
+    del watcher  # its compiled graph and buffers, before the second pass makes its own
     return publish(subject, images, options, record, out, progress=progress)
 
 

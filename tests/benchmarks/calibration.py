@@ -357,7 +357,7 @@ def verdict(record: dict[str, Any]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write JSON; exit 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=256, help="photos per timed process")
+    parser.add_argument("--images", type=int, default=LARGE, help="photos per timed process")
     parser.add_argument("--processes", type=int, default=7, help="rounds of fresh processes")
     # Threads that wait for each other spin, and spinning is CPU time but no work: with one thread
     # the figure is repeatable on a busy machine.
