@@ -19,7 +19,6 @@ Bias Correction", arXiv:1906.04721, layer by layer on the float model's activati
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -27,23 +26,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge_inception.quant.place import Placement
+from edge_inception.quant.ranges import ChannelMeans
 from edge_inception.quant.scales import along, quantize_weight
 
 NUM_IMAGES = 16
 """Images that the means are taken over: those of the set with the smallest sha256."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelMeans:
-    """Means of one tensor per channel, over the images and all positions.
-
-    ``plain`` [C] of the float tensor, ``quantized`` [C] of what rounding to multiples of ``scale``
-    makes of it, both float64.
-    """
-
-    scale: float
-    plain: NDArray[np.float64]
-    quantized: NDArray[np.float64]
 
 
 def correction(

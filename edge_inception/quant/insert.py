@@ -27,7 +27,7 @@ from edge_inception.quant.options import (
     quantize_provenance,
 )
 from edge_inception.quant.place import Placement
-from edge_inception.quant.ranges import TensorRange, read_means, table_for
+from edge_inception.quant.ranges import ChannelMeans, TensorRange, read_means, table_for
 from edge_inception.spec import Precision
 
 # Opset and the IR version that came with it. float16 Q/DQ is legal from opset 19 on; 13 is the
@@ -167,7 +167,7 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
 
 def _means(
     ranges: RangeTable | None, options: QuantizeOptions
-) -> Mapping[str, bias.ChannelMeans] | None:
+) -> Mapping[str, ChannelMeans] | None:
     """Channel means for bias correction; None where there is none to do.
 
     On DLA tensors share scales, and the means were taken with others.
@@ -187,7 +187,7 @@ def _means(
 def _insert(
     model: onnx.ModelProto,
     seen: Mapping[str, TensorRange],
-    means: Mapping[str, bias.ChannelMeans] | None,
+    means: Mapping[str, ChannelMeans] | None,
     options: QuantizeOptions,
 ) -> dict[str, int]:
     """Put Q/DQ into ``model`` and count what was done.

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from edge_inception.imageset import ImageItem
-from edge_inception.quant.bias import NUM_IMAGES, ChannelMeans
+from edge_inception.quant.bias import NUM_IMAGES
 from edge_inception.quant.options import CalibrateOptions
+from edge_inception.quant.ranges import ChannelMeans
 from edge_inception.quant.stream import Stream
 from edge_inception.spec import Progress
 

@@ -27,12 +27,11 @@ from edge_inception.errors import InputError
 from edge_inception.graph.signs import non_negative
 from edge_inception.imageset import ImageItem, ImageSet
 from edge_inception.quant import place, ranges
-from edge_inception.quant.bias import ChannelMeans
 from edge_inception.quant.calibrators import DROPPED_BITS, NUM_BINS, Observation, calibrator
 from edge_inception.quant.implicit import unobserved
 from edge_inception.quant.means import channel_means
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
-from edge_inception.quant.ranges import Table, TensorRange
+from edge_inception.quant.ranges import ChannelMeans, Table, TensorRange
 from edge_inception.quant.scales import int8_scale
 from edge_inception.quant.stream import Stream, require_finite
 from edge_inception.spec import OUTPUT_NAME, Progress, no_progress

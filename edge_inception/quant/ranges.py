@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from edge_inception.artifact import RangeTable, SimplifiedGraph, file_sha256
 from edge_inception.errors import InputError
-from edge_inception.quant.bias import ChannelMeans
 from edge_inception.quant.calibrators import Observation
 from edge_inception.stage import tool_version
 
@@ -33,6 +32,19 @@ class TensorRange:
     amax: float
     observed_amax: float
     scale_of: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelMeans:
+    """Means of one tensor per channel, over the images and all positions.
+
+    ``plain`` [C] of the float tensor, ``quantized`` [C] of what rounding to multiples of ``scale``
+    makes of it, both float64.
+    """
+
+    scale: float
+    plain: NDArray[np.float64]
+    quantized: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,10 +23,9 @@ from edge_inception.graph.refusals import label
 from edge_inception.graph.signs import non_negative
 from edge_inception.graph.statistics import statistics
 from edge_inception.quant import ranges, scales
-from edge_inception.quant.bias import ChannelMeans
 from edge_inception.quant.calibrators import Observation, squared_error
 from edge_inception.quant.place import Placement, Weight
-from edge_inception.quant.ranges import TensorRange
+from edge_inception.quant.ranges import ChannelMeans, TensorRange
 from edge_inception.quant.search import Group
 
 

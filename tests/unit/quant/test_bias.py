@@ -14,10 +14,10 @@ from edge_inception import artifact, images
 from edge_inception.artifact import RangeTable
 from edge_inception.errors import InputError
 from edge_inception.quant import bias, place, ranges
-from edge_inception.quant.bias import ChannelMeans
 from edge_inception.quant.insert import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
+from edge_inception.quant.ranges import ChannelMeans
 from edge_inception.spec import Precision
 
 INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
