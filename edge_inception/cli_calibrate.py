@@ -9,7 +9,6 @@ import click
 
 from edge_inception.cli_options import (
     PATH,
-    calibration_images,
     calibration_options,
     say_made,
     skip_option,
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edge_inception.artifact import SimplifiedGraph
+    from edge_inception.imageset import ImageSet
     from edge_inception.quant.options import CalibrateOptions
+    from edge_inception.terminal import Terminal
 
 
 _WAYS = ("shard", "merge", "import_cache")
@@ -61,7 +62,7 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
     with terminal_of(flags) as terminal:
         simplified = artifact.load(SimplifiedGraph, graph)
         has_images = flags["calibration"] is not None or not flags["import_cache"]
-        images = calibration_images(flags, terminal) if has_images else None
+        images = _images(flags, terminal) if has_images else None
         options = _options(simplified, flags)
         with terminal.working("calibrate") as progress:
             if flags["import_cache"] or images is None:
@@ -79,6 +80,20 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
 
                 made = run(simplified, images, options, out, progress=progress)
         say_made(terminal, made)
+
+
+def _images(flags: Mapping[str, Any], terminal: Terminal) -> ImageSet:
+    from edge_inception import imageset, ingredients
+
+    limit = flags["max_images"]
+    if flags["calibration"] is None:
+        raise InputError("no calibration images", hint="pass --calibration FOLDER")
+    if limit is not None and limit < 1:
+        raise InputError(f"--max-images is {limit}", hint="wanted at least 1")
+    images = imageset.open_set(flags["calibration"], split=flags["calibration_split"] or "")
+    if flags["skip_bad_images"]:
+        images = ingredients.without_bad(images, "calibration", terminal)
+    return images if limit is None else images.subset(limit)
 
 
 def _options(graph: SimplifiedGraph, flags: Mapping[str, Any]) -> CalibrateOptions:

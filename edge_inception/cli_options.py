@@ -15,7 +15,6 @@ from edge_inception.quant.policies import POLICIES
 
 if TYPE_CHECKING:
     from edge_inception.artifact import Artifact
-    from edge_inception.imageset import ImageSet
     from edge_inception.recipe import Recipe
     from edge_inception.terminal import Terminal
 
@@ -185,25 +184,6 @@ def say_made(terminal: Terminal, made: Artifact) -> None:
     terminal.note(told(made.counts))
     terminal.detail(told(made.counts, is_full=True))
     click.echo(f"{made.path}")
-
-
-def calibration_images(flags: Mapping[str, Any], terminal: Terminal) -> ImageSet:
-    """The images that the calibration flags name.
-
-    Raises:
-        InputError: None are named, fewer than one is asked for, or none is usable.
-    """
-    from edge_inception import imageset, ingredients
-
-    limit = flags["max_images"]
-    if flags["calibration"] is None:
-        raise InputError("no calibration images", hint="pass --calibration FOLDER")
-    if limit is not None and limit < 1:
-        raise InputError(f"--max-images is {limit}", hint="wanted at least 1")
-    images = imageset.open_set(flags["calibration"], split=flags["calibration_split"] or "")
-    if flags.get("skip_bad_images"):
-        images = ingredients.without_bad(images, "calibration", terminal)
-    return images if limit is None else images.subset(limit)
 
 
 def recipe_of(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:

@@ -25,17 +25,18 @@ _WORST_FIRST = ("FAILED", "INCONCLUSIVE", "PASSED")
 def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv: bool) -> int:
     """Show reports again: files, build folders, or records of device.py.
 
+    A file that compare-layers wrote with --json gives a page the SQNR of each layer.
     The exit code is the worst verdict of the newest report of each model.
     """
     from edge_inception.report import devices
-    from edge_inception.report.sources import read_source
+    from edge_inception.report.sources import with_noise
 
     if len(results) == 1 and html is None and not results[0].is_dir():
         found = devices.read_record(results[0])
         if found is not None:
             click.echo(devices.to_text(found))
             return VERDICT_CODES[found.get("status", "PASSED")]  # a latency alone claims nothing
-    sources = [read_source(path) for path in dict.fromkeys(results)]
+    sources = with_noise(dict.fromkeys(results))
     if html is not None:
         _write_page(sources, html)
     if csv or markdown:
@@ -51,10 +52,27 @@ def _write_page(sources: Sequence[Source], path: Path) -> None:
     from edge_inception.artifact import replace_file
     from edge_inception.report.page import to_html
 
-    whole = [_with_layers(source) for source in sources]
+    whole = [_with_calibration(_with_layers(source)) for source in sources]
     now = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     replace_file(path, to_html(whole, created_utc=now).encode("utf-8", "backslashreplace"))
     click.echo(f"wrote {path}", err=True)
+
+
+def _with_calibration(source: Source) -> Source:
+    """The source with what its range table tells; a table that cannot be read is said."""
+    import dataclasses
+    from importlib.util import find_spec
+
+    from edge_inception.errors import InputError
+
+    if source.ranges is None or find_spec("onnx") is None:
+        return source
+    from edge_inception.quant.seen import describe
+
+    try:
+        return dataclasses.replace(source, calibration=describe(source.ranges))
+    except InputError as error:
+        return dataclasses.replace(source, problems=(*source.problems, str(error)))
 
 
 def _with_layers(source: Source) -> Source:

@@ -13,8 +13,6 @@ from edge_inception.cli_options import (
     PATH,
     VERDICT_CODES,
     batch_options,
-    calibration_images,
-    calibration_options,
     gate_options,
     graph_options,
     labels_option,
@@ -30,7 +28,7 @@ from edge_inception.cli_options import (
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
-    from edge_inception.artifact import Baseline, Graph, RangeTable
+    from edge_inception.artifact import Baseline, Graph
     from edge_inception.imageset import ImageSet
     from edge_inception.quant.options import QuantizeOptions
     from edge_inception.recipe import Recipe
@@ -150,7 +148,6 @@ def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Termin
 @click.command()
 @click.argument("graph", type=PATH)
 @click.option("--ranges", type=PATH, help="Range table from calibrate; needed for int8.")
-@calibration_options
 @typing_options
 @click.option(
     "--typing",
@@ -164,10 +161,7 @@ def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Termin
 @_OUT
 @terminal_options
 def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
-    """Write the typed graph of a precision: Q/DQ for int8, casts for fp16.
-
-    A range table that was not made with the --calibration and --calibrator given here is refused.
-    """
+    """Write the typed graph of a precision: Q/DQ for int8, casts for fp16."""
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.quant.insert import quantize as run
@@ -187,8 +181,6 @@ def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
             bias_correction=flags["bias_correction"] is not False,
         )
         table = artifact.load(RangeTable, ranges) if ranges else None
-        if table:
-            _require_asked(table, flags, terminal)
         version = _cache_version(options, flags["tensorrt"])
         made = run(artifact.load(SimplifiedGraph, graph), table, options, out)
         say_made(terminal, made)
@@ -198,25 +190,6 @@ def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
 
             path = out.with_suffix(".cache")
             say_made(terminal, write_cache(made, table, CacheOptions(tensorrt=version), path))
-
-
-def _require_asked(table: RangeTable, flags: Mapping[str, Any], terminal: Terminal) -> None:
-    """Check a range table against the images and the calibrator that are asked for.
-
-    Raises:
-        InputError: It was made with others.
-    """
-    from edge_inception.quant.ranges import read_table, require_keys
-
-    record = read_table(table)
-    wanted = {}
-    if flags["calibrator"]:
-        wanted["calibrator"] = flags["calibrator"]
-    if flags["calibration"]:
-        wanted["set"] = calibration_images(flags, terminal).sha256
-    got = {"calibrator": record.calibrator, "set": record.set_sha256}
-    again = f"calibrate GRAPH --calibrator {wanted.get('calibrator', record.calibrator)}"
-    require_keys(table, got=got, wanted=wanted, again=f"{again} --out {table.path}")
 
 
 def _cache_version(options: QuantizeOptions, version: str | None) -> str:

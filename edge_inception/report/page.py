@@ -90,7 +90,7 @@ def _part(source: Source, index: int) -> dict[str, Any]:
         "has_noise": source.noise is not None,
         "rooflines": _rooflines(source),
         "changed": pictures.changed(source),
-        "calibration": pictures.calibration(source.ranges),
+        "calibration": pictures.calibration(source.calibration),
         "provenance": facts.provenance(source),
         "classes": facts.classes(report),
         "problems": source.problems,

@@ -8,20 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge_inception.artifact import RangeTable, file_sha256
+from edge_inception.artifact import file_sha256
 from edge_inception.errors import InputError
 from edge_inception.images import decode
-from edge_inception.quant.calibrators import Observation
-from edge_inception.quant.ranges import read_histograms, read_table
 from edge_inception.report.sources import Source
 from edge_inception.report.vega import NARROW, Chart, draw, finite
 
 MOST_SHOWN = 24
-_MOST_HISTOGRAMS = 6
-_MOST_BINS = 64
 _THUMBNAIL_PX = 96
 _MOST_BYTES = 64 << 20
 """Of a file that is read for a thumbnail."""
@@ -93,60 +86,18 @@ def thumbnail(path: Path, sha256: str) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def calibration(ranges: RangeTable | None) -> dict[str, Any] | None:
-    """Histograms of the tensors that are clipped most, and amax of all tensors.
-
-    A table of another version, or without its own histograms, is a ``problem``.
-    """
-    if ranges is None:
+def calibration(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The record of ``quant.seen`` with its histograms drawn; None where there is none."""
+    if record is None:
         return None
-    try:
-        table, seen = read_table(ranges), read_histograms(ranges)
-    except InputError as error:
-        return {"problem": str(error), "rows": [], "charts": []}
-    seen = {name: one for name, one in seen.items() if one.histogram.any()}  # not of a dead tensor
-    own = {name: one for name, one in table.tensors.items() if one.scale_of == name}
-    rows: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "observed": one.observed_amax,
-            "amax": one.amax,
-            "ratio": one.amax / one.observed_amax if one.observed_amax else 1.0,
-            "clipped": _clipped(seen[name], one.amax) if name in seen else None,
-        }
-        for name, one in own.items()
-    ]
-    shown = sorted((row for row in rows if row["name"] in seen), key=lambda row: row["ratio"])
-    return {
-        "problem": "",
-        "set": f"{table.num_images} images of {table.set}, calibrator {table.calibrator}",
-        "rows": rows,
-        "charts": [_histogram(row, seen[row["name"]]) for row in shown[:_MOST_HISTOGRAMS]],
-    }
+    return {**record, "charts": [_histogram(one) for one in record["drawn"]]}
 
 
-def _clipped(seen: Observation, amax: float) -> float:
-    """Share of the observed values above amax, 0..1."""
-    edges, count = seen.mass()
-    above = np.clip((edges[1:] - amax) / np.diff(edges), 0.0, 1.0)
-    total = float(count.sum())
-    return float(count @ above) / total if total else 0.0
-
-
-def _bins(seen: Observation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Edges and shares per bin, as few as can be drawn."""
-    edges, count = seen.mass()
-    even = np.linspace(0.0, float(edges[-1]), _MOST_BINS + 1)
-    total = np.interp(even, edges, np.concatenate(([0.0], np.cumsum(count))))
-    return even, np.diff(total) / max(float(total[-1]), 1.0)
-
-
-def _histogram(row: Mapping[str, Any], seen: Observation) -> Chart:
-    edges, share = _bins(seen)
+def _histogram(row: Mapping[str, Any]) -> Chart:
     bars = [
-        {"from": float(a), "to": float(b), "share": float(s)}
-        for a, b, s in zip(edges[:-1], edges[1:], share, strict=True)
-        if s > 0.0
+        {"from": a, "to": b, "share": share}
+        for a, b, share in zip(row["edges"][:-1], row["edges"][1:], row["shares"], strict=True)
+        if share > 0.0
     ]
     floor = min((bar["share"] for bar in bars), default=1e-6) / 2
     bars = [{**bar, "floor": floor} for bar in bars]

@@ -7,8 +7,8 @@ only ever text, and a number may be NaN.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Source:
     ``artifacts`` are those whose hash fits their sidecar, in the order of the build, ``problems``
     what was left out and why. ``search`` is the record of a search, ``noise`` that of
     compare-layers, ``layers`` that of ``graph.topology``; None where there is none. ``rooflines``
-    are estimates of targets.
+    are estimates of targets, ``calibration`` is the record of ``quant.seen``.
     """
 
     path: Path
@@ -74,6 +74,7 @@ class Source:
     noise: Mapping[str, Any] | None = None
     layers: Mapping[str, Any] | None = None
     rooflines: tuple[Mapping[str, Any], ...] = ()
+    calibration: Mapping[str, Any] | None = None
     problems: tuple[str, ...] = field(default=())
 
     @property
@@ -123,6 +124,34 @@ def read_source(path: Path) -> Source:
         noise=_optional(path.with_name("model.noise.json"), "layers"),
         problems=problems,
     )
+
+
+def with_noise(paths: Iterable[Path]) -> list[Source]:
+    """The reports among the paths, each with the record of compare-layers that is of its graphs.
+
+    Raises:
+        InputError: A path is neither, or a record belongs to no report or to several.
+    """
+    noises: dict[Path, dict[str, Any]] = {}
+    sources: list[Source] = []
+    for path in paths:
+        record = read_json(path) if path.is_file() else {}
+        if record.keys() >= {"graphs", "images", "layers"}:
+            noises[path] = record
+        else:
+            sources.append(read_source(path))
+    for path, noise in noises.items():
+        folders = {Path(str(one)).resolve().parent for one in noise["graphs"]}
+        fits = [i for i, one in enumerate(sources) if one.folder.resolve() in folders]
+        fits = fits or ([0] if len(sources) == 1 else [])
+        if len(fits) != 1:
+            raise InputError(
+                f"{path} is of graphs in {', '.join(map(str, sorted(folders)))}, where "
+                f"{len(fits)} of the reports lie, wanted one",
+                hint="name the build folder that compare-layers was given",
+            )
+        sources[fits[0]] = replace(sources[fits[0]], noise=noise)
+    return sources
 
 
 def require_report(record: Mapping[str, Any], path: Path) -> None:

@@ -181,9 +181,8 @@ def test_key_covers_all_code(name):
             seen.add(file)
             todo |= imported_by(file) - seen
     outside = {f.relative_to(PACKAGE).as_posix() for f in seen - keyed}
-    # quant/observe.py decodes photos for calibrate and graph/layer_noise.py for compare-layers;
-    # others, keyed on the same folders, decode none.
-    decodes_nothing = name in {"quantize", "calibration_cache", "simplify", "import"}
+    # quant/observe.py decodes photos for calibrate; others, keyed on the same folder, do not.
+    decodes_nothing = name in {"quantize", "calibration_cache"}
     assert outside <= ({"images.py", "pixels.py"} if decodes_nothing else set())
 
 

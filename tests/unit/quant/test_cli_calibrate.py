@@ -67,35 +67,3 @@ def test_a_shard_is_not_merged_at_once(command, capsys):
     """The two flags exclude each other."""
     assert command("r.json", "--shard", "1/2", "--merge", "other.json") == 3
     assert "--shard and --merge together" in capsys.readouterr().err
-
-
-@pytest.fixture
-def quantized(command, tmp_path):
-    """Calibrate with mse, then quantize with flags; the exit code."""
-    assert command("r.json") == 0
-    graph = str(tmp_path / "simplified.onnx")
-    table = str(tmp_path / "r.json")
-
-    def run(*flags):
-        out = str(tmp_path / "typed.onnx")
-        return cli.run(["quantize", graph, "--ranges", table, *flags, "--out", out])
-
-    return run
-
-
-def test_a_table_of_what_is_asked_for_is_taken(quantized, photos):
-    """The same images and the same calibrator."""
-    folder = str(photos.items[0].path.parent)
-    assert quantized("--calibration", folder, "--calibrator", "mse") == 0
-
-
-def test_a_table_of_another_set_or_calibrator_is_refused(quantized, photos, capsys):
-    """Exit code 3; the key, what it is, what was asked for, and the command that makes it."""
-    folder = photos.items[0].path.parent
-    assert quantized("--calibrator", "max") == 3
-    error = capsys.readouterr().err
-    assert "is of another calibrator: got mse, wanted max" in error
-    assert "calibrate GRAPH --calibrator max" in error
-    photos.items[0].path.unlink()
-    assert quantized("--calibration", str(folder)) == 3
-    assert f"is of another set: got {photos.sha256}, wanted " in capsys.readouterr().err

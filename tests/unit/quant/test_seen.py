@@ -1,0 +1,28 @@
+"""What calibration saw, as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from edge_inception.quant import seen
+from edge_inception.quant.calibrators import Observation
+
+
+def test_shares_and_clipping_are_those_of_the_histogram():
+    """Shares of all bins add up to 1, and half of evenly spread values lie above half of amax."""
+    from edge_inception.quant import calibrators
+
+    edges = calibrators._EDGES
+    counts = np.zeros(len(edges) - 1, np.int64)
+    values = np.linspace(0.5, 1.0, 100_001)[1:-1]
+    counts += np.histogram(values, edges)[0]
+    observed = Observation(amax=1.0, histogram=counts)
+    assert seen._clipped(observed, 0.75) == pytest.approx(0.5, abs=0.01)  # a bin is 1 % or less
+    assert seen._clipped(observed, 1.0) == pytest.approx(0.0, abs=1e-9)
+    bins = seen._bins(observed)
+    assert json.loads(json.dumps(bins)) == bins
+    assert sum(bins["shares"]) == pytest.approx(1.0)
+    assert sum(bins["shares"][:31]) == pytest.approx(0.0, abs=0.01)  # nothing below 0.48
