@@ -4,8 +4,10 @@ The last resort, for networks that lose accuracy in int8 whatever the ranges: th
 live with the rounding. Ranges stay, so that the graph that comes out has the same pairs with the
 same scales as the one that went in, under the same names; only weights and biases differ.
 
-Every image pulls both towards its label and towards the logits of the float graph, which knows
-more than the label does; how much towards which is ``QatOptions.distillation``.
+Images pull towards the logits of the float graph, towards their labels, or both:
+``QatOptions.distillation``. A network that has learnt its training images gains nothing from their
+labels any more, and with few images they pull it away from what it knew: with a share of 0.5 the
+solar network fell from 26 to 19 dB in 24 steps, with the float logits alone to 24 dB.
 """
 
 from __future__ import annotations
@@ -64,8 +66,8 @@ class QatOptions:
 
     epochs: int = 3
     batch: int = 32
-    learning_rate: float = 1e-4
-    distillation: float = 0.5
+    learning_rate: float = 5e-5
+    distillation: float = 1.0
     seed: int = 0
     device: str = "cpu"
     threads: int = 0

@@ -35,7 +35,7 @@ COLOURS = {
     "grey": (120, 120, 120),
     "red": (190, 80, 80),
 }
-QUICK = subject.QatOptions(epochs=4, batch=8, learning_rate=3e-3, threads=1)
+QUICK = subject.QatOptions(epochs=4, batch=8, learning_rate=3e-3, distillation=0.5, threads=1)
 
 
 def paint(folder, per_class, seed):
