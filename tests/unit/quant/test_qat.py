@@ -15,6 +15,7 @@ from PIL import Image
 from edge_inception import artifact, cli, imageset
 from edge_inception import qat as subject
 from edge_inception.artifact import RangeTable, SimplifiedGraph
+from edge_inception.device.answers import sqnr_db
 from edge_inception.errors import GateFailed, InputError
 from edge_inception.graph.parity import run
 from edge_inception.graph_module import GraphModule
@@ -170,6 +171,23 @@ def test_gains_where_ranges_are_bad(graph, table, sets, tmp_path):
         truth = [item.label for item in sets[1].items]
         # one image of 48 may fall to the other side where sums are added in another order
         assert abs(np.mean(logits.argmax(1) == truth) - record[when]["accuracy"]) < 1.5 / 48
+
+
+def test_loss_is_noise_and_cross_entropy():
+    """Of its two ends one is 1 / SQNR of the centred logits, the other -log of the label's share."""
+    rng = np.random.default_rng(4)
+    wanted, noise = (rng.standard_normal((6, 3)).astype(np.float32) for _ in range(2))
+    logits = torch.from_numpy(wanted + 0.1 * noise + 7)  # a shift of all classes changes nothing
+    labels = torch.tensor([0, 1, 2, 2, 1, 0])
+    settings = {"teacher": lambda _: torch.from_numpy(wanted)}
+    far, near = (subject._losses(None, logits, labels, share=s, **settings) for s in (1.0, 0.0))
+    sqnr = sqnr_db(*(v - v.mean(1, keepdims=True) for v in (wanted, wanted + 0.1 * noise)))
+    assert -10 * np.log10(far.mean().item()) == pytest.approx(sqnr, abs=1e-3)
+    exact = np.exp(logits.double().numpy())
+    shares = exact[np.arange(6), labels] / exact.sum(1)
+    assert near.numpy() == pytest.approx(-np.log(shares), rel=1e-5)
+    half = subject._losses(None, logits, labels, share=0.5, **settings)
+    assert torch.allclose(half, (far + near) / 2)
 
 
 def test_starts_with_corrected_biases(graph, table, sets, tmp_path):
