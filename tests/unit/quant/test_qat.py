@@ -174,7 +174,7 @@ def test_gains_where_ranges_are_bad(graph, table, sets, tmp_path):
 
 
 def test_loss_is_noise_and_cross_entropy():
-    """Of its two ends one is 1 / SQNR of the centred logits, the other -log of the label's share."""
+    """One end is 1 / SQNR of the centred logits, the other -log of the label's probability."""
     rng = np.random.default_rng(4)
     wanted, noise = (rng.standard_normal((6, 3)).astype(np.float32) for _ in range(2))
     logits = torch.from_numpy(wanted + 0.1 * noise + 7)  # a shift of all classes changes nothing
