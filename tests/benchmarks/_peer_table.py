@@ -1,0 +1,105 @@
+"""The verdict and the table of `int8_peers.py`, from its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+GOAL_DROP_PP, GOAL_OVER_LEGAL_DB, GOAL_UNDER_NNCF_DB, GOAL_RATIO = 0.5, 3.0, 1.0, 1.05
+_COLUMNS = (
+    *("network", "quantizer", "top-1 %", "balanced %", "drop pp", "agree %", "SQNR dB"),
+    *("executed dB", "p50 ms", "ours over it", "RTX", "int8 kB", "kernels", "CPU s", "MiB"),
+)
+
+
+def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first criterion of acceptance, with the figures that decide it."""
+    ours = next(row for row in rows if row["name"] == "ours")
+    rivals = [row for row in rows if not row["calibrator"]]
+    legal = max((row for row in rivals if row["is_legal"]), key=_sqnr)
+    nncf = max((row for row in rivals if row["name"].startswith("nncf")), key=_sqnr)
+    drop = ours["written"]["drop_pp"]["upper"]
+    ratio = _row(rows, "nncf-performance")["latency"]["ours_over_it"]["upper"]
+    over, under = _sqnr(ours) - _sqnr(legal), _sqnr(nncf) - _sqnr(ours)
+    return {
+        "drop_upper_pp": drop,
+        "drop": "met" if drop <= GOAL_DROP_PP else "INCONCLUSIVE",
+        "images_to_decide": ours["images_to_decide"],
+        "best_legal_rival": legal["name"],
+        "db_over_best_legal": over,
+        "best_nncf": nncf["name"],
+        "db_under_nncf": under,
+        "latency_over_nncf_upper": ratio,
+        "is_over_legal_met": over >= GOAL_OVER_LEGAL_DB,
+        "is_near_nncf_met": under <= GOAL_UNDER_NNCF_DB,
+        "is_latency_met": ratio <= GOAL_RATIO,
+    }
+
+
+def _sqnr(row: dict[str, Any]) -> float:
+    return float(row["written"]["sqnr_db"])
+
+
+def _row(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(row for row in rows if row["name"] == name)
+
+
+def per_image(made: Sequence[dict[str, Any]], counts: Sequence[int]) -> dict[str, Any]:
+    """Slope of CPU time and memory over the number of images, and what they were."""
+    first, last = made
+    more = counts[1] - counts[0]
+    return {
+        "num_images": list(counts),
+        "cpu_s": [round(one["cpu_s"], 2) for one in made],
+        "peak_mib": [round(one["peak_mib"], 1) for one in made],
+        "cpu_s_per_image": round((last["cpu_s"] - first["cpu_s"]) / more, 3),
+        "peak_mib_per_image": round((last["peak_mib"] - first["peak_mib"]) / more, 2),
+    }
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """All networks in one table, then the cost of calibration at full size."""
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|---|---|" + "---:|" * (len(_COLUMNS) - 2)]
+    for network in record.get("networks", ()):
+        exact = network["float"]
+        cells = [_title(network), "float32", *_accuracy(exact), *["-"] * 9]
+        lines.append(f"| {' | '.join(cells)} |")
+        lines += [f"| {' | '.join(_cells(row))} |" for row in network["rows"]]
+    if "full_size" in record:
+        lines += ["", "| full-size Inception-v4 | CPU s per image | MiB per image |"]
+        lines.append("|---|---:|---:|")
+        lines += [
+            f"| {name} | {one['cpu_s_per_image']:.2f} | {one['peak_mib_per_image']:.1f} |"
+            for name, one in record["full_size"].items()
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _title(network: dict[str, Any]) -> str:
+    return f"{network['model']}, {network['size'][0]}"
+
+
+def _accuracy(found: dict[str, Any]) -> list[str]:
+    return [f"{100 * found['top1']['value']:.1f}", f"{100 * found['balanced_accuracy']:.1f}"]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    written, plan, made = row["written"], row["rtx"], row["calibration"]
+    drop, timed = written["drop_pp"], row.get("latency")
+    ratio = timed["ours_over_it"] if timed else None
+    return [
+        "",
+        f"**{row['says']}**" if row["name"] == "ours" else row["says"],
+        *_accuracy(written),
+        f"{drop['value']:.2f} (at most {drop['upper']:.2f})",
+        f"{100 * written['agreement']['value']:.1f}",
+        f"{written['sqnr_db']:.1f}",
+        f"{row['executed']['sqnr_db']:.1f}" if "executed" in row else "-",
+        f"{timed['p50_ms']:.1f}" if timed else "-",
+        f"{ratio['value']:.2f} ({ratio['lower']:.2f} to {ratio['upper']:.2f})" if ratio else "-",
+        "yes" if plan["is_accepted"] else "refused",
+        f"{plan['int8_weight_bytes'] / 1e3:.0f}" if plan["is_accepted"] else "-",
+        str(plan["num_kernels"]) if plan["is_accepted"] else "-",
+        f"{made['cpu_s']:.0f}",
+        f"{made['peak_mib']:.0f}",
+    ]
