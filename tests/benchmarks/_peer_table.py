@@ -84,7 +84,8 @@ def _accuracy(found: dict[str, Any]) -> list[str]:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    written, plan, made = row["written"], row["rtx"], row["calibration"]
+    written, plan, made = row["written"], row.get("rtx"), row["calibration"]
+    is_accepted = bool(plan) and plan["is_accepted"]
     drop, timed = written["drop_pp"], row.get("latency")
     ratio = timed["ours_over_it"] if timed else None
     return [
@@ -97,9 +98,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['executed']['sqnr_db']:.1f}" if "executed" in row else "-",
         f"{timed['p50_ms']:.1f}" if timed else "-",
         f"{ratio['value']:.2f} ({ratio['lower']:.2f} to {ratio['upper']:.2f})" if ratio else "-",
-        "yes" if plan["is_accepted"] else "refused",
-        f"{plan['int8_weight_bytes'] / 1e3:.0f}" if plan["is_accepted"] else "-",
-        str(plan["num_kernels"]) if plan["is_accepted"] else "-",
+        ("yes" if is_accepted else "refused") if plan else "-",
+        f"{plan['int8_weight_bytes'] / 1e3:.0f}" if is_accepted else "-",
+        str(plan["num_kernels"]) if is_accepted else "-",
         f"{made['cpu_s']:.0f}",
         f"{made['peak_mib']:.0f}",
     ]

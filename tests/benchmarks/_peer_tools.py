@@ -119,7 +119,6 @@ METHODS: Mapping[str, Callable[[Path, np.ndarray, Path], Path]] = {
     "nncf-mixed": partial(nncf, preset="MIXED"),
     "nncf-performance": partial(nncf, preset="PERFORMANCE"),
     "nncf-onnx": partial(nncf, preset="PERFORMANCE", is_onnx=True),
-    "nncf-onnx-mixed": partial(nncf, preset="MIXED", is_onnx=True),
     "modelopt-entropy": partial(modelopt, method="entropy"),
     "modelopt-max": partial(modelopt, method="max"),
 }
