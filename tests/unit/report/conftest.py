@@ -60,6 +60,13 @@ REPORT = {
 }
 
 
+CHANGED = {
+    "image": "/gone/cell.png", "sha256": "ef" * 32, "label": 0, "before": 0, "after": 1,
+    "baseline_scores": [0.6, 0.4], "engine_scores": [0.45, 0.55],
+}  # fmt: skip
+REPORT["rows"][2]["accuracy"]["changed"] = [CHANGED]
+
+
 @pytest.fixture
 def report():
     """A whole report that passed; a copy for each test."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import html.parser
 import io
 import json
 import math
 
 import pytest
+from PIL import Image
 
 from edge_inception import cli
 from edge_inception.report import charts
@@ -67,7 +69,7 @@ def test_a_page_needs_nothing_outside_of_itself(report, page):
     """No script, no address, nothing that is fetched; its policy forbids both besides."""
     found = page(report)
     parsed = Parsed(found)
-    assert not {"script", "link", "iframe", "object", "embed", "base"} - {"link"} & set(parsed.tags)
+    assert not {"script", "iframe", "object", "embed", "base"} & set(parsed.tags)
     names = {"src", "href", "xlink:href", "action", "poster", "srcset"}
     targets = [value for name, value in parsed.attributes if name in names]
     assert all(value.startswith(("#", "data:")) for value in targets), targets
@@ -177,3 +179,21 @@ def test_the_front_is_what_no_other_beats():
         if any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)
     }
     assert set(found) == set(range(len(points))) - beaten
+
+
+def test_images_that_changed_have_both_scores(report, page):
+    """Name, label, and of either model the class it chose with its probability."""
+    words = Parsed(page(report)).text
+    for word in ("cell.png", "is good", "good 60.0 %", "bad 40.0 %", "bad 55.0 %", "now wrong"):
+        assert word in words, word
+
+
+def test_a_thumbnail_is_of_the_very_image(report, page, tmp_path):
+    """The picture is shown where its hash is the recorded one; another file of its name is not."""
+    picture = tmp_path / "cell.png"
+    Image.new("RGB", (300, 300), "red").save(picture)
+    (changed,) = report["rows"][2]["accuracy"]["changed"]
+    changed["image"] = str(picture)
+    assert "data:image/jpeg" not in page(report)
+    changed["sha256"] = hashlib.sha256(picture.read_bytes()).hexdigest()
+    assert "data:image/jpeg" in page(report)

@@ -33,13 +33,56 @@ def browser():
         started.close()
 
 
+def layer(name, inputs, **facts):
+    return {
+        "name": name, "op": "Conv", "label": "conv 3x3", "sizes": [1, 4, 8, 8], "macs": 2_000_000,
+        "num_parameters": 10, "precision": "int8", "inputs": inputs, **facts,
+    }  # fmt: skip
+
+
+LAYERS = {
+    "layers": [
+        layer("stem", [-1]), layer("left", [0]), layer("right", [0], precision="float"),
+        layer("join", [1, 2], label="concat", macs=None),
+    ],
+    "blocks": [
+        {"name": "stem", "entry": -1, "layers": [0], "exit": 0},
+        {"name": "block", "entry": 0, "layers": [1, 2, 3], "exit": 3},
+    ],
+}  # fmt: skip
+ROOFLINE = {
+    "target": "orin-nano-8gb", "precision": "int8", "low": 100.0, "middle": 200.0, "high": 300.0,
+    "bound": 400.0, "macs_per_s": 1e13, "bytes_per_s": 6.8e10, "intensity": 40.0,
+    "compute_share": 0.2, "layers": [{"macs": 2e6, "num_bytes": 5e4, "share": 1.0}],
+}  # fmt: skip
+TENSOR = {"name": "stem", "observed": 8.0, "amax": 6.0, "ratio": 0.75, "clipped": 0.001}
+CALIBRATION = {
+    "set": "64 images of cells, calibrator mse",
+    "rows": [TENSOR],
+    "drawn": [{**TENSOR, "edges": [0.0, 4.0, 8.0], "shares": [0.9, 0.1]}],
+}
+NOISE = {"layers": [{"name": "left", "sqnr_db": 21.0, "is_jump": True}]}
+SEARCH = {
+    "points": [
+        {"keep": [], "cost": 0.0, "drop_pp": 1.5},
+        {"keep": ["stem"], "cost": 0.25, "drop_pp": 0.1},
+    ]
+}
+
+
 @pytest.fixture(scope="module")
 def path(whole_report, tmp_path_factory):
-    """A page of two reports."""
+    """A page of two reports with everything that a page can show but a history."""
     folder = tmp_path_factory.mktemp("page")
     older = {**whole_report, "model": "googlenet", "created_utc": "2026-11-24T20:00:00Z"}
     reports = (whole_report, older)
-    sources = [Source(path=folder / f"{i}.json", report=r) for i, r in enumerate(reports)]
+    sources = [
+        Source(
+            path=folder / f"{i}.json", report=r, layers=LAYERS, rooflines=(ROOFLINE,),
+            calibration=CALIBRATION, noise=NOISE, search=SEARCH,
+        )
+        for i, r in enumerate(reports)
+    ]  # fmt: skip
     found = folder / "page.html"
     found.write_text(to_html(sources, created_utc="2026-11-25 21:00 UTC"), encoding="utf-8")
     return found
@@ -87,18 +130,36 @@ def test_every_chart_is_drawn(width, opened):
     """Each figure shows one drawing of some size with marks in it, and text that can be read."""
     page = opened(width)
     figures = page.locator("figure.chart")
-    assert figures.count() >= 10  # five of each report
+    assert figures.count() == 2 * 9  # of each report six, its hardware two, one histogram
     for figure in figures.all():
         shown = [one for one in figure.locator("svg[data-chart]").all() if one.is_visible()]
         assert len(shown) == 1
         box = shown[0].bounding_box()
         assert box["width"] > 250
-        assert box["height"] > 80
+        assert box["height"] >= 70  # a single row
         assert shown[0].locator("[class*=role-mark] > *").count() >= 2
         smallest = min(
             text.bounding_box()["height"] for text in shown[0].locator("text:visible").all()
         )
         assert smallest >= 10  # px, of a line of 12 px
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_block_of_the_network_is_drawn(width, opened):
+    """Each block is as wide as the page at most, its boxes have words and differ by precision."""
+    page = opened(width)
+    blocks = page.locator("svg[data-chart=block]")
+    assert blocks.count() == 4
+    for block in blocks.all():
+        box = block.bounding_box()
+        assert box["width"] > 50
+        assert box["x"] + box["width"] <= width
+    fills = {
+        kind: page.locator(f".box.{kind} rect").first.evaluate("one => getComputedStyle(one).fill")
+        for kind in ("int8", "float")
+    }
+    assert len(set(fills.values())) == 2
+    assert page.locator(".box.jump .second").first.inner_html() == "21 dB"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -138,7 +199,7 @@ def test_it_is_read_by_keyboard(opened):
     for _ in range(wanted + 5):
         seen.add(page.evaluate("document.activeElement.outerHTML.slice(0, 200)"))
         page.keyboard.press("Tab")
-    for scroller in page.locator(".scroller").all():
+    for scroller in page.locator(".scroller:visible").all():
         assert scroller.evaluate("one => one.outerHTML.slice(0, 200)") in seen
 
 
