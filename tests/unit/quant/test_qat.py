@@ -245,7 +245,10 @@ KEPT = dataclasses.replace(QUICK, epochs=1, is_kept_when_worse=True)
 
 
 def test_resumes_to_the_bit(graph, table, sets, tmp_path):
-    """Cut off after its first epoch and run again, it ends with the weights of a whole run."""
+    """Cut off after its first epoch and run again, it ends with the weights of a whole run.
+
+    A run of other options, placement among them, does not take its state up.
+    """
     options = dataclasses.replace(KEPT, epochs=2)
     whole, _ = subject.fine_tune(graph, table, sets, options, tmp_path / "whole")
 
@@ -261,6 +264,10 @@ def test_resumes_to_the_bit(graph, table, sets, tmp_path):
     )
     assert steps[0] == (9, 16)
     assert again.sha256 == whole.sha256
+    for changes in ({"distillation": 0.0}, {"placement": "weighted-only"}):
+        other = dataclasses.replace(options, **changes)
+        with pytest.raises(InputError, match="other options"):
+            subject.fine_tune(graph, table, sets, other, tmp_path / "cut")
 
 
 class TestRefused:
