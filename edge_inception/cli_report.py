@@ -32,6 +32,9 @@ def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv:
     from edge_inception.report.sources import with_noise
 
     if len(results) == 1 and html is None and not results[0].is_dir():
+        code = _latency(results[0])
+        if code is not None:
+            return code
         found = devices.read_record(results[0])
         if found is not None:
             click.echo(devices.to_text(found))
@@ -44,6 +47,22 @@ def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv:
     elif html is None:
         _print(sources)
     return _code(sources)
+
+
+def _latency(path: Path) -> int | None:
+    """Print a record of ``bench`` or ``compare``; its exit code, None of another file."""
+    from edge_inception.report import latency
+    from edge_inception.report.sources import read_json
+    from edge_inception.validate import bench, comparison
+
+    record = read_json(path) if path.is_file() else {}
+    found = (record.get("schema"), record.get("schema_version"))
+    if found != (bench.SCHEMA, bench.SCHEMA_VERSION) or "bundle" in record:  # that is of a device
+        return None
+    is_single = record["kind"] == "single"
+    lines = latency.bench_lines(record) if is_single else latency.compare_lines(record)
+    click.echo("\n".join(lines))
+    return 0 if is_single else comparison.exit_code(record)  # a latency alone claims nothing
 
 
 def _write_page(sources: Sequence[Source], path: Path) -> None:
