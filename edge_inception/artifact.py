@@ -83,6 +83,12 @@ class RangeTable(Artifact):
     kind = "range table"
 
 
+class SearchResult(Artifact):
+    """JSON: which groups an int8 graph keeps in float, what was scored, and why."""
+
+    kind = "precision search"
+
+
 class CalibrationCache(Artifact):
     """TensorRT's text: tensor name -> scale, for graphs without Q/DQ."""
 

@@ -34,6 +34,7 @@ from edge_inception.cli_options import (
     batch_options,
     calibration_options,
     device_options,
+    drop_type_option,
     gate_options,
     graph_options,
     recipe_of,
@@ -127,6 +128,7 @@ def cli() -> None:
 @click.option("--threads", type=int, help="CPU threads; 0 = all this process may use.")
 @click.option("--out", type=PATH, help="Output folder.")
 @gate_options
+@drop_type_option
 @click.option("--force", is_flag=True, help="Run every stage, reuse nothing.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and why; change nothing.")
 @click.option("--keep-failed", is_flag=True, help="Keep the engine of a failed gate.")

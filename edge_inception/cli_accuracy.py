@@ -1,4 +1,4 @@
-"""Commands that say where INT8 loses accuracy: ``compare-layers``."""
+"""Commands that say where int8 loses accuracy: ``compare-layers`` and ``sensitivity``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edge_inception.artifact import Artifact
     from edge_inception.graph.layer_noise import LayerNoise
     from edge_inception.imageset import ImageSet
+    from edge_inception.quant.search import Ranked
     from edge_inception.spec import Preprocess
 
 _NAME, _OP = 36, 18
@@ -43,6 +44,7 @@ def compare_layers(float_graph: Path, typed_graph: Path, **flags: Any) -> None:
     from edge_inception.artifact import Artifact
     from edge_inception.graph import layer_noise
     from edge_inception.graph.check import load_graph
+    from edge_inception.images import batches
 
     with terminal_of(flags) as terminal:
         made = [artifact.load(Artifact, path) for path in (float_graph, typed_graph)]
@@ -50,9 +52,11 @@ def compare_layers(float_graph: Path, typed_graph: Path, **flags: Any) -> None:
         images = imageset.open_set(flags["images"], split=flags["split"])
         chosen = images.subset(flags["max_images"])
         first, second = (load_graph(one.path) for one in made)
-        with terminal.working("compare-layers") as progress:
+        with terminal.working("compare-layers") as say:
             layers = layer_noise.compare_layers(
-                (first, second), chosen.items, how, progress=progress
+                (first, second),
+                (group.images for group in batches(chosen.items, how, 1)),
+                progress=lambda done, _: say(done, len(chosen.items)),
             )
     lines = [_json(made, layers, chosen)] if flags["as_json"] else _text(layers, chosen, images)
     click.echo("\n".join(lines))
@@ -150,4 +154,90 @@ def _sentence(jump: LayerNoise) -> str:
     return f"{jump.op} '{jump.name}' falls {lost}: {why}"
 
 
-COMMANDS = (compare_layers,)
+_RANKED = "{:<34} {:>9} {:>9} {:>6}  {}"
+_GROUP, _LAYERS = 34, 17
+
+
+@click.command()
+@click.argument("folder", type=PATH, required=False)
+@click.option("--graph", type=PATH, help="Simplified graph, instead of a build's FOLDER.")
+@click.option("--ranges", type=PATH, help="Its range table.")
+@click.option("--images", type=PATH, help="Calibration images; confirm the worst groups on them.")
+@click.option("--split", default="", help="Split of a set file.")
+@click.option("--placement", default="", help="Of the Q/DQ pairs; the default if not given.")
+@click.option("--threads", type=int, default=0, help="CPU threads; 0 = all usable.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with full names.")
+@terminal_options
+def sensitivity(folder: Path | None, **flags: Any) -> None:
+    """Rank the groups of an int8 graph by the accuracy that they cost.
+
+    A group is one int8 tensor with the layers that read it. SQNR in dB of those layers as the range
+    table tells it, without running anything; with --images also that of the logits with the group
+    alone in int8, for the worst quarter. MACs: share of the multiply-adds that stays float when the
+    group does, as --keep-float or the search of build --max-drop do.
+    """
+    from edge_inception import artifact, imageset, ingredients, scoring
+    from edge_inception.artifact import RangeTable, SimplifiedGraph
+    from edge_inception.quant import search
+    from edge_inception.quant.options import QuantizeOptions, SearchOptions
+    from edge_inception.spec import Budget, Precision
+
+    graph_path, ranges_path = _material(folder, flags["graph"], flags["ranges"])
+    with terminal_of(flags) as terminal:
+        graph = artifact.load(SimplifiedGraph, graph_path)
+        ranges = artifact.load(RangeTable, ranges_path)
+        options = SearchOptions(
+            budget=Budget(max_drop_pp=0.0),
+            quantize=QuantizeOptions(precision=Precision.INT8, placement=flags["placement"]),
+            threads=ingredients.require_threads(flags["threads"]),
+        )
+        if flags["images"] is None:
+            ranking = search.ranked(scoring.groups_of(graph, ranges, options.quantize))
+        else:
+            images = imageset.open_set(flags["images"], split=flags["split"])
+            with terminal.working("sensitivity") as progress:
+                _, ranking = scoring.sensitivity(graph, ranges, images, options, progress=progress)
+    if flags["as_json"]:
+        records = [scoring.ranked_record(one) for one in ranking]
+        click.echo(json.dumps({"graph": str(graph_path), "ranking": records}, indent=1))
+        return
+    click.echo("\n".join(_ranking(ranking)))
+
+
+def _material(folder: Path | None, graph: Path | None, ranges: Path | None) -> tuple[Path, Path]:
+    """Graph and range table: those of a build's folder, or the two that are named.
+
+    Raises:
+        InputError: Neither, or both.
+    """
+    from edge_inception.errors import InputError
+
+    if folder and not graph and not ranges:
+        return folder / "model.simplified.onnx", folder / "model.ranges.json"
+    if graph and ranges and not folder:
+        return graph, ranges
+    raise InputError(
+        "got " + (f"{folder} and a graph of its own" if folder else "no graph with its ranges"),
+        hint="name a build's folder, or --graph and --ranges",
+    )
+
+
+def _ranking(ranking: Sequence[Ranked]) -> Iterator[str]:
+    from edge_inception.errors import listed, one_line
+    from edge_inception.graph.layer_noise import decibels
+    from edge_inception.terminal import shortened
+
+    yield _RANKED.format("group", "expected", "measured", "MACs", "layers")
+    for one in ranking:
+        group = one.group
+        measured = "-" if one.harm is None else f"{decibels(one.harm):.1f}"
+        yield _RANKED.format(
+            shortened(one_line(group.name), _GROUP),
+            f"{decibels(group.free):.1f}",
+            measured,
+            f"{100 * group.cost:.1f}%",
+            shortened(one_line(listed(group.layers)), _LAYERS),
+        )
+
+
+COMMANDS = (compare_layers, sensitivity)

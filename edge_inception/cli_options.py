@@ -64,10 +64,15 @@ OVERRIDES: Mapping[str, str] = {
     "keep_float": "quantize.keep_float",
     "bias_correction": "quantize.bias_correction",
     "max_drop": "gates.max_drop_pp",
+    "drop_type": "search.drop_type",
     "min_agreement": "gates.min_agreement",
     "min_sqnr": "gates.min_sqnr_db",
     "min_speedup": "gates.min_speedup",
 }
+
+
+# A flag that says two things: a limit to judge by is also the budget of the search.
+_ALSO: Mapping[str, str] = {"max_drop": "search.max_drop_pp"}
 
 
 def _options(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
@@ -152,6 +157,9 @@ device_options = _options(
     click.option("--tensorrt", help="Of the device, such as 10.7; else what its JetPacks ship."),
     click.option("--use-dla", is_flag=True, default=None, help="For the DLA of a Jetson too."),
 )
+drop_type_option = click.option(
+    "--drop-type", help="Of --max-drop on calibration images: absolute pp, or relative percent."
+)
 gate_options = _options(
     click.option("--max-drop", type=float, help="Gate: top-1 drop in percentage points."),
     click.option("--min-agreement", type=float, help="Gate: share of equal top-1, 0..1."),
@@ -215,6 +223,8 @@ def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
             chosen[key] = str(value)
         else:
             chosen[key] = list(value) if isinstance(value, tuple) else value
+        if flag in _ALSO:
+            chosen[_ALSO[flag]] = chosen[key]
     return chosen
 
 

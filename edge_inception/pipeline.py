@@ -1,7 +1,8 @@
 """The recipe run in order, checkpoint to report: wiring only.
 
 Files in the output folder: model.onnx (of an imported graph also model.imported.onnx),
-model.simplified.onnx, baseline.npz, model.ranges.json, model.<precision>.onnx,
+model.simplified.onnx, baseline.npz, model.ranges.json, with a budget model.search.json and its
+journal, model.<precision>.onnx,
 model.<precision>.<target><suffix>, report.json and report.md; each artifact with its sidecar
 <file>.json. For hardware that compiles for itself also model.<precision>.weak.onnx and
 model.<precision>.implicit.onnx with its .cache, where its TensorRT needs them; with ``--bundle``
@@ -141,6 +142,7 @@ class _Build:
         baseline = steps.baseline(plain)
         typed = {Precision.FP32: steps.quantize(simplified, None, Precision.FP32)}
         ranges = steps.calibrate(simplified)
+        self._search(simplified, ranges)
         for asked in self._recipe.precisions:
             if asked is not Precision.FP32:
                 typed[asked] = steps.quantize(simplified, ranges, asked)
@@ -161,6 +163,18 @@ class _Build:
                 self._withhold(shipped, "not validated")
             raise
         return report, shipped
+
+    def _search(self, graph: SimplifiedGraph, ranges: RangeTable | None) -> None:
+        """With a budget: the groups that stay float in what is quantized after this."""
+        if ranges is None or self._recipe.budget is None:
+            return
+        kept = self._steps.search(graph, ranges).details["keep"]
+        if kept and any(device.dla_tensorrt for device in self._devices):
+            raise InputError(
+                f"int8 misses the budget unless {len(kept)} groups stay float, and DLA wants all "
+                "of them in int8",
+                hint="leave --use-dla or --max-drop out",
+            )
 
     def _pack(self) -> None:
         """A bundle for each device, once its graphs are judged."""

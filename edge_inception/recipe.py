@@ -16,12 +16,14 @@ from edge_inception.errors import InputError, known_names
 from edge_inception.recipe_interface import (
     NUMBER,
     PREPROCESS_KEYS,
+    SEARCH_KEYS,
+    budget,
     fold,
     head,
     one_of,
     preprocess_changes,
 )
-from edge_inception.spec import Gates, Head, Precision, ShapeProfile
+from edge_inception.spec import Budget, Gates, Head, Precision, ShapeProfile
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -68,6 +70,7 @@ _KEYS: Mapping[str, Mapping[str, Any]] = {
     },
     "calibrate": {"calibrator": str, "max_images": int, "batch": int, "seed": int},
     "quantize": {"float_rest": str, "placement": str, "keep_float": list, "bias_correction": bool},
+    "search": SEARCH_KEYS,
     "latency": {"rounds": int, "calls_per_block": int},
     "gates": {
         "max_drop_pp": NUMBER,
@@ -147,6 +150,7 @@ class Recipe:
     bias_correction: bool
     latency_rounds: int
     latency_calls: int
+    budget: Budget | None = None
     gates: Gates = field(default_factory=Gates)
     head: Head = field(default_factory=Head)
     fold: Mapping[str, str] = field(default_factory=dict)
@@ -256,6 +260,7 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
     calibrate, latency = tables.get("calibrate", {}), tables.get("latency", {})
     quantize = tables.get("quantize", {})
     name, source = _subject(model, where)
+    allowed = budget(tables.get("search", {}), where)
     return Recipe(
         origin=where,
         model=name,
@@ -296,7 +301,8 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         latency_calls=_at_least(
             latency.get("calls_per_block", 20), 1, "latency.calls_per_block", where
         ),
-        gates=_gates(tables.get("gates", {}), where),
+        budget=allowed,
+        gates=_gates(_budget_too(tables.get("gates", {}), allowed), where),
     )
 
 
@@ -336,6 +342,11 @@ _GATE_LIMITS: Mapping[str, tuple[float, float]] = {
     "min_sqnr_db": (-math.inf, math.inf),
     "min_speedup": (0.0, math.inf),
 }
+
+
+def _budget_too(gates: Table, allowed: Budget | None) -> Table:
+    """The gates, with that of the drop: a budget is one too, unless another is set."""
+    return {"max_drop_pp": allowed.max_drop_pp, **gates} if allowed else gates
 
 
 def _gates(table: Table, where: str) -> Gates:

@@ -1,4 +1,4 @@
-"""What a recipe says about the two ends of the graph: preprocessing and head, read strictly."""
+"""What a recipe says about the two ends of the graph and about its search, read strictly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from edge_inception.errors import InputError, known_names
-from edge_inception.spec import Head
+from edge_inception.spec import Budget, DropType, Head
 
 NUMBER = (int, float)
 PREPROCESS_KEYS: Mapping[str, Any] = {
@@ -19,6 +19,7 @@ PREPROCESS_KEYS: Mapping[str, Any] = {
     "mean": list,
     "std": list,
 }
+SEARCH_KEYS: Mapping[str, Any] = {"max_drop_pp": NUMBER, "drop_type": str, "max_groups": int}
 _FOLDS: Mapping[str, Mapping[str, str]] = {
     "none": {},
     "uint8": {"element": "uint8", "layout": "NCHW"},
@@ -116,3 +117,27 @@ def head(text: str) -> Head:
             f"head '{text}' says no number of classes", hint="wanted topk:K, such as topk:5"
         )
     return Head(kind=kind, k=int(k))
+
+
+def budget(table: Mapping[str, Any], where: str) -> Budget | None:
+    """The section [search]; None where it is empty.
+
+    Raises:
+        InputError: No budget, or a value that means nothing.
+    """
+    if not table:
+        return None
+    if "max_drop_pp" not in table:
+        raise InputError(
+            f"{where}: search.{next(iter(table))} without search.max_drop_pp",
+            hint="set the budget that it belongs to, or pass --max-drop",
+        )
+    limit, most = float(table["max_drop_pp"]), table.get("max_groups", 0)
+    if not 0.0 <= limit <= 100.0 or most < 0:  # noqa: PLR2004 -- percent
+        raise InputError(
+            f"{where}: search.max_drop_pp is {limit}, search.max_groups {most}",
+            hint="wanted 0 to 100, and a number of groups or 0 for no limit",
+        )
+    kinds = [kind.value for kind in DropType]
+    kind = one_of(table.get("drop_type", DropType.ABSOLUTE.value), kinds, "drop type")
+    return Budget(max_drop_pp=limit, drop_type=DropType(kind), max_groups=most)

@@ -107,6 +107,25 @@ class Gates:
     min_speedup: float | None = None
 
 
+class DropType(Enum):
+    """What a budget is measured in: percentage points, or percent of FP32's top-1."""
+
+    ABSOLUTE = "absolute"
+    RELATIVE = "relative"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What INT8 may cost in top-1 on the calibration images before groups are kept in float.
+
+    ``max_groups`` is the most of them, 0 as many as are candidates.
+    """
+
+    max_drop_pp: float
+    drop_type: DropType = DropType.ABSOLUTE
+    max_groups: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """What the exported graph answers; ``HEAD_OUTPUTS`` has the names.

@@ -105,6 +105,13 @@ STAGES: Mapping[str, Stage] = {
         sources=("quant", "graph", "images.py", "pixels.py", "imageset.py"),
     ),
     "quantize": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
+    "search": Stage(
+        tools=("onnx", "openvino", "numpy", "Pillow"),
+        sources=(
+            *("scoring.py", "quant", "graph", "engines", "device/answers.py"),
+            *("images.py", "pixels.py", "imageset.py"),
+        ),
+    ),
     "calibration_cache": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
     "validate": Stage(
         tools=("numpy", "Pillow", "torch"),

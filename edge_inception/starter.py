@@ -59,6 +59,11 @@ max_images = 512
 # keep_float = []                  # groups that stay float in an int8 graph
 # bias_correction = true           # what int8 adds to a layer's mean output comes off its bias
 
+# [search]                         # keeps the fewest groups float with which int8 is within
+# max_drop_pp = 0.5                # this budget on the calibration images, best with labels
+# drop_type = "absolute"           # or relative: percent of the FP32 top-1
+# max_groups = 0                   # 0: as many as a quarter of all
+
 # [latency]
 # rounds = 10                      # interleaved over all engines
 # calls_per_block = 20

@@ -5,10 +5,11 @@ Stages import their libraries when they run, so that a reused one imports none.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edge_inception import artifact, ingredients, options, registry, stage, targets
 from edge_inception.artifact import (
@@ -18,6 +19,7 @@ from edge_inception.artifact import (
     Graph,
     RangeTable,
     Report,
+    SearchResult,
     SimplifiedGraph,
     TypedGraph,
 )
@@ -37,18 +39,22 @@ from edge_inception.quant.options import (
     CalibrateOptions,
     FloatRest,
     QuantizeOptions,
+    SearchOptions,
     Spelling,
     cache_provenance,
     calibrate_provenance,
     quantize_provenance,
+    search_provenance,
 )
 from edge_inception.recipe import Recipe
 from edge_inception.registry import member
 from edge_inception.runner import Runner
 from edge_inception.spec import Precision, Progress
+from edge_inception.validate import gate
 from edge_inception.validate.options import EngineEntry, validate_provenance
 
 REPORT = "report.json"
+SEARCH = "model.search.json"
 REPORT_MARKDOWN = "report.md"
 
 
@@ -88,6 +94,8 @@ class Steps:
         self._validation, self._calibration = inputs.validation, inputs.calibration
         self._out = inputs.recipe.out
         self._runner = runner
+        self._keep = inputs.recipe.keep_float
+        self._found: dict[str, Any] = {}
 
     def source(self) -> tuple[Graph, Graph]:
         """The graph to build, and the one the baseline is of: another only if imported."""
@@ -229,6 +237,43 @@ class Steps:
         expected = calibrate_provenance(graph, images, choices)
         return self._runner.step("calibrate", RangeTable, path, expected, run)
 
+    def search(self, graph: SimplifiedGraph, ranges: RangeTable) -> SearchResult:
+        """Which groups stay float in every int8 graph that is quantized from now on."""
+        recipe, images = self._recipe, self._calibration
+        assert images is not None
+        assert recipe.budget is not None
+        choices = SearchOptions(
+            budget=recipe.budget,
+            quantize=self._quantize_options(Precision.INT8, STRONG),
+            threads=recipe.threads,
+        )
+        path = self._out / SEARCH
+
+        def run(progress: Progress) -> SearchResult:
+            from edge_inception.scoring import search_precision
+
+            return search_precision(graph, ranges, images, choices, path, progress=progress)
+
+        expected = search_provenance(graph, ranges, images, choices)
+        result = self._runner.step("search", SearchResult, path, expected, run)
+        self._keep = tuple(sorted({*recipe.keep_float, *result.details["keep"]}))
+        self._found = json.loads(path.read_text(encoding="utf-8"))["outcome"]
+        self._runner.listener.note(f"search: {gate.search_sentence(self._found)}")
+        return result
+
+    def _quantize_options(self, precision: Precision, variant: Variant) -> QuantizeOptions:
+        is_int8 = precision is Precision.INT8
+        return QuantizeOptions(
+            precision=precision,
+            placement=self._recipe.placement if is_int8 else "",
+            keep=self._keep if is_int8 else (),
+            bias_correction=self._recipe.bias_correction,
+            spelling=variant.spelling,
+            batch=self._recipe.profile.max if variant in {IMPLICIT, DLA} else None,
+            is_for_dla=variant.is_for_dla,
+            float_rest=member(FloatRest, "float rest", self._recipe.float_rest),
+        )
+
     def quantize(
         self,
         graph: SimplifiedGraph,
@@ -237,17 +282,7 @@ class Steps:
         variant: Variant = STRONG,
     ) -> TypedGraph:
         """Simplified graph to typed graph of ``precision``."""
-        is_int8 = precision is Precision.INT8
-        choices = QuantizeOptions(
-            precision=precision,
-            placement=self._recipe.placement if is_int8 else "",
-            keep=self._recipe.keep_float if is_int8 else (),
-            bias_correction=self._recipe.bias_correction,
-            spelling=variant.spelling,
-            batch=self._recipe.profile.max if variant in {IMPLICIT, DLA} else None,
-            is_for_dla=variant.is_for_dla,
-            float_rest=member(FloatRest, "float rest", self._recipe.float_rest),
-        )
+        choices = self._quantize_options(precision, variant)
         kind = variant.kind(precision)
         path = self._out / f"model.{kind}.onnx"
 
@@ -339,6 +374,7 @@ class Steps:
         choices = ingredients.validate_options(
             recipe, self._validation, entries[0].engine, self._runner.listener
         )
+        choices = dataclasses.replace(choices, search=self._found)
         path = self._out / REPORT
 
         def run(progress: Progress) -> Report:

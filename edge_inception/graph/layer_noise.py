@@ -9,7 +9,7 @@ told apart from that of the weights behind it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from edge_inception.errors import InputError
 from edge_inception.graph import parity
 from edge_inception.graph.check import image_input
-from edge_inception.images import batches
-from edge_inception.imageset import ImageItem
-from edge_inception.spec import Preprocess, Progress, no_progress
+from edge_inception.spec import Progress, no_progress
 
 QUIET = 1e-3
 """Noise to signal below which an input counts as this noisy: -30 dB, about what 8 bits leave."""
@@ -86,8 +84,7 @@ def first_jump(layers: Sequence[LayerNoise]) -> LayerNoise | None:
 
 def compare_layers(
     graphs: tuple[onnx.ModelProto, onnx.ModelProto],
-    items: Sequence[ImageItem],
-    how: Preprocess,
+    pictures: Iterable[NDArray[Any]],
     *,
     progress: Progress = no_progress,
 ) -> tuple[LayerNoise, ...]:
@@ -95,13 +92,12 @@ def compare_layers(
 
     Args:
         graphs: The float graph, and a typed graph that was made of it.
-        items: Images, at least one.
-        how: Preprocessing of both graphs.
-        progress: Called with images done and images in all.
+        pictures: Preprocessed images [1, ...], at least one.
+        progress: Called with images done, and with that again: how many there are is not known.
 
     Raises:
-        InputError: The first graph is quantized, no tensor of one is in the other, an image is
-            unusable, or onnxruntime refuses a graph.
+        InputError: The first graph is quantized, no tensor of one is in the other, or onnxruntime
+            refuses a graph.
     """
     exact, typed = graphs
     if any(node.op_type == "QuantizeLinear" for node in exact.graph.node):
@@ -115,16 +111,17 @@ def compare_layers(
             hint="give the simplified graph that the typed graph was made of",
         )
     pairs = list(dict.fromkeys(pair for layer in layers for pair in layer.pairs))
-    noise = np.zeros((len(items), len(pairs)))
-    signal = np.zeros((len(items), len(pairs)))
+    noise: list[list[float]] = []
+    signal: list[list[float]] = []
     first = parity.Probe(exact, [name for name, _ in pairs])
     second = parity.Probe(typed, [name for _, name in pairs])
-    for index, group in enumerate(batches(items, how, 1)):
-        ours, theirs = first.tensors(group.images), second.tensors(group.images)
-        for column, (name, other) in enumerate(pairs):
-            noise[index, column], signal[index, column] = _powers(ours[name], theirs[other])
-        progress(index + 1, len(items))
-    return tuple(_judged(layer, pairs, noise, signal) for layer in layers)
+    for picture in pictures:
+        ours, theirs = first.tensors(picture), second.tensors(picture)
+        powers = [_powers(ours[name], theirs[other]) for name, other in pairs]
+        noise.append([power for power, _ in powers])
+        signal.append([power for _, power in powers])
+        progress(len(noise), len(noise))
+    return tuple(_judged(layer, pairs, np.array(noise), np.array(signal)) for layer in layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

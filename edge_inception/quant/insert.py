@@ -273,12 +273,12 @@ def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:
     num_adds = _num_adds(model)
     if num_adds:
         counts |= {"adds_quantized": len(placement.identities), "adds_total": num_adds}
-    if not counts["conv_quantized"]:
-        if placement.kept:
-            raise InputError(
-                f"{len(placement.kept)} groups are kept in float and no Conv is left for int8",
-                hint="keep fewer, or use --precision fp16",
-            )
+    if placement.kept and not placement.weights:
+        raise InputError(
+            f"{len(placement.kept)} groups are kept in float and no layer is left for int8",
+            hint="keep fewer, or use --precision fp16",
+        )
+    if not placement.kept and not counts["conv_quantized"]:
         raise InputError(
             f"no Conv to quantize: 0 of {counts['conv_total']} Conv have constant weights",
             hint="int8 needs convolutions; use --precision fp16 or fp32",

@@ -13,7 +13,7 @@ from edge_inception.artifact import Provenance, RangeTable, SimplifiedGraph, Typ
 from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet
 from edge_inception.quant.policies import Policy, default_policy, policy
-from edge_inception.spec import Precision, Preprocess
+from edge_inception.spec import Budget, Precision, Preprocess
 
 
 class Spelling(Enum):
@@ -89,26 +89,16 @@ class QuantizeOptions:
     bias_correction: bool = True
 
 
-class DropType(Enum):
-    """What a budget is a share of: ``absolute`` percentage points, or percent of FP32's top-1."""
-
-    ABSOLUTE = "absolute"
-    RELATIVE = "relative"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
     """Choices of one search for the groups that stay float.
 
-    ``max_drop_pp`` is the budget; ``max_groups`` the most groups in float, 0 as many as are
-    candidates. ``quantize`` is the graph that is searched, with nothing kept. ``max_images`` bounds
+    ``quantize`` is the graph that is searched, with what is kept in any case. ``max_images`` bounds
     how many images score it, ``batch`` how many at a time; ``threads`` 0 means all.
     """
 
-    max_drop_pp: float
+    budget: Budget
     quantize: QuantizeOptions
-    drop_type: DropType = DropType.ABSOLUTE
-    max_groups: int = 0
     max_images: int = 512
     batch: int = 8
     threads: int = 0

@@ -13,7 +13,7 @@ before it is used, so a search that was killed goes on where it was, to the same
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_inception.quant.journal import Journal
-from edge_inception.quant.options import DropType, SearchOptions
+from edge_inception.spec import Budget, DropType
 
 FEWEST_CANDIDATES = 8
 _SHARE_OF_CANDIDATES = 4
@@ -109,22 +109,17 @@ class Found:
         return tuple(front)
 
 
-def allowed_drop(options: SearchOptions, top1: float) -> float:
+def allowed_drop(budget: Budget, top1: float) -> float:
     """The budget in percentage points, where FP32 has ``top1`` (0..1) on the same images."""
-    is_relative = options.drop_type is DropType.RELATIVE
-    return options.max_drop_pp * (top1 if is_relative else 1.0)
-
-
-def rank(groups: Sequence[Group]) -> list[Group]:
-    """Groups by their free score, the most harmful first; equals in graph order."""
-    return sorted(groups, key=lambda group: -group.free)
+    is_relative = budget.drop_type is DropType.RELATIVE
+    return budget.max_drop_pp * (top1 if is_relative else 1.0)
 
 
 def search(
     groups: Sequence[Group],
     score: Score,
     *,
-    options: SearchOptions,
+    budget: Budget,
     top1: float,
     journal: Journal,
 ) -> Found:
@@ -133,99 +128,107 @@ def search(
     Args:
         groups: All groups of the plain int8 graph, in graph order.
         score: Scores sets of them.
-        options: Budget, and the most groups that may stay float.
+        budget: What is allowed.
         top1: Share of images that FP32 has right, for a relative budget; 1 of unlabelled ones.
         journal: Scores that are known already; new ones are added.
     """
-    return _Search(groups, score, options, top1=top1, journal=journal).run()
+    points = Points(groups, score, journal)
+    allowed = allowed_drop(budget, top1)
 
-
-class _Search:
-    def __init__(
-        self,
-        groups: Sequence[Group],
-        score: Score,
-        options: SearchOptions,
-        *,
-        top1: float,
-        journal: Journal,
-    ) -> None:
-        self._groups = {group.name: group for group in groups}
-        self._score, self._journal = score, journal
-        self._allowed = allowed_drop(options, top1)
-        self._limit = options.max_groups
-        self._points: dict[frozenset[str], Point] = {}
-
-    def run(self) -> Found:
-        plain = self._point(frozenset())
-        order = [Ranked(group=group, harm=None) for group in rank(tuple(self._groups.values()))]
-        if self._is_met(plain):
-            return self._found(order, plain, "plain int8 meets the budget")
-        order = self._confirmed(order, plain)
-        names = [ranked.group.name for ranked in order if ranked.harm is not None]
-        for count in sizes(min(self._limit or len(names), len(names))):
-            keep = frozenset(names[:count])
-            if self._is_met(self._point(keep)):
-                self._dispense(keep, names)
-                met = [point for point in self._points.values() if self._is_met(point)]
-                best = min(met, key=lambda p: (len(p.keep), p.cost, *_badness(p)))
-                return self._found(order, best, _why(best, len(self._points)))
-        closest = min(self._points.values(), key=lambda p: (*_badness(p), len(p.keep)))
-        return self._found(order, closest, f"no set of up to {len(names)} groups meets the budget")
-
-    def _found(self, order: Sequence[Ranked], chosen: Point, why: str) -> Found:
+    def found(ranking: Sequence[Ranked], chosen: Point, why: str) -> Found:
         return Found(
-            ranking=tuple(order),
-            points=tuple(self._points.values()),
+            ranking=tuple(ranking),
+            points=tuple(points.known),
             chosen=chosen,
-            is_met=self._is_met(chosen),
-            allowed_pp=self._allowed,
+            is_met=chosen.drop_pp <= allowed,
+            allowed_pp=allowed,
             why=why,
         )
 
-    def _is_met(self, point: Point) -> bool:
-        return point.drop_pp <= self._allowed
+    plain = points.of(frozenset())
+    if plain.drop_pp <= allowed:
+        return found(ranked(groups), plain, "plain int8 meets the budget")
+    order = confirmed(points, candidates(groups))
+    names = [one.group.name for one in order if one.harm is not None]
+    most = min(budget.max_groups or len(names), len(names))
+    for count in sizes(most):
+        keep = frozenset(names[:count])
+        if points.of(keep).drop_pp <= allowed:
+            _dispense(points, names[:count], allowed)
+            met = [point for point in points.known if point.drop_pp <= allowed]
+            best = min(met, key=lambda p: (len(p.keep), p.cost, *_badness(p)))
+            return found(order, best, _why(best, len(points.known)))
+    closest = min(points.known, key=lambda p: (*_badness(p), len(p.keep)))
+    return found(order, closest, f"no set of up to {most} groups meets the budget")
 
-    def _point(self, keep: frozenset[str]) -> Point:
+
+class Points:
+    """Scored sets of groups: asked of the journal first, else of ``score`` and written down."""
+
+    def __init__(self, groups: Sequence[Group], score: Score, journal: Journal) -> None:
+        self.groups = {group.name: group for group in groups}
+        self._score, self._journal = score, journal
+        self._points: dict[frozenset[str], Point] = {}
+
+    @property
+    def known(self) -> list[Point]:
+        """Points on all images, in the order they were asked for."""
+        return list(self._points.values())
+
+    def of(self, keep: frozenset[str]) -> Point:
         """The point of ``keep`` on all images."""
         if keep not in self._points:
-            record = self._journal.known(keep, "all")
-            if record is None:
-                record = _measured(self._score(keep, None))
-                self._journal.add(keep, "all", record)
-            cost = sum(self._groups[name].cost for name in keep)
-            kept = tuple(name for name in self._groups if name in keep)
-            figures = {name: record[name] for name in ("drop_pp", "noise", "tail")}
-            worst = tuple(record["worst"])
-            self._points[keep] = Point(keep=kept, cost=cost, worst=worst, **figures)
+            record = self._record(keep, None)
+            self._points[keep] = Point(
+                keep=tuple(name for name in self.groups if name in keep),
+                cost=sum(self.groups[name].cost for name in self.groups if name in keep),
+                worst=tuple(record["worst"]),
+                **{name: record[name] for name in ("drop_pp", "noise", "tail")},
+            )
         return self._points[keep]
 
-    def _confirmed(self, order: Sequence[Ranked], plain: Point) -> list[Ranked]:
-        """The worst quarter by the free score, reordered by their harm; then the others."""
-        most = max(FEWEST_CANDIDATES, math.ceil(len(order) / _SHARE_OF_CANDIDATES))
-        candidates = [one for one in order if one.group.has_weights][:most]
-        scored = [
-            Ranked(group=one.group, harm=self._harm(one.group.name, plain.worst))
-            for one in candidates
-        ]
-        scored.sort(key=lambda one: -(one.harm or 0.0))
-        return [*scored, *(one for one in order if one not in candidates)]
+    def harm(self, name: str) -> float:
+        """Noise to signal of the logits with this group alone in int8, on the worst images.
 
-    def _harm(self, name: str, worst: tuple[int, ...]) -> float:
-        """Noise to signal on the worst images with this group alone in int8."""
-        others = frozenset(self._groups) - {name}
-        record = self._journal.known(others, "worst")
+        Those are the ones that plain int8 affects most.
+        """
+        others = frozenset(self.groups) - {name}
+        return float(self._record(others, self.of(frozenset()).worst)["noise"])
+
+    def _record(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Mapping[str, Any]:
+        images = "all" if rows is None else "worst"
+        record = self._journal.known(keep, images)
         if record is None:
-            record = _measured(self._score(others, worst))
-            self._journal.add(others, "worst", record)
-        return float(record["noise"])
+            record = _measured(self._score(keep, rows))
+            self._journal.add(keep, images, record)
+        return record
 
-    def _dispense(self, keep: frozenset[str], order: Sequence[str]) -> None:
-        """Score smaller sets: without each group, the least harmful first, if none is missed."""
-        for name in reversed([name for name in order if name in keep]):
-            smaller = keep - {name}
-            if smaller and self._is_met(self._point(smaller)):
-                keep = smaller
+
+def candidates(groups: Sequence[Group]) -> list[Group]:
+    """The worst quarter by the free score, but at least eight, of those that hold weights."""
+    most = max(FEWEST_CANDIDATES, math.ceil(len(groups) / _SHARE_OF_CANDIDATES))
+    return [one.group for one in ranked(groups) if one.group.has_weights][:most]
+
+
+def ranked(groups: Iterable[Group]) -> list[Ranked]:
+    """Groups by their free score, the most harmful first; equals in graph order."""
+    return [Ranked(group=group, harm=None) for group in sorted(groups, key=lambda g: -g.free)]
+
+
+def confirmed(points: Points, chosen: Sequence[Group]) -> list[Ranked]:
+    """All groups: those ``chosen`` by the harm they do alone, then the rest by the free score."""
+    scored = [Ranked(group=group, harm=points.harm(group.name)) for group in chosen]
+    scored.sort(key=lambda one: -(one.harm or 0.0))
+    return [*scored, *(one for one in ranked(points.groups.values()) if one.group not in chosen)]
+
+
+def _dispense(points: Points, names: Sequence[str], allowed: float) -> None:
+    """Score smaller sets: without each group, the least harmful first, if none is missed."""
+    keep = frozenset(names)
+    for name in reversed(names):
+        smaller = keep - {name}
+        if smaller and points.of(smaller).drop_pp <= allowed:
+            keep = smaller
 
 
 def sizes(most: int) -> Iterator[int]:

@@ -9,7 +9,6 @@ small channels, which the weights behind it magnify.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge_inception.artifact import RangeTable
+from edge_inception.errors import InputError
 from edge_inception.graph import check
 from edge_inception.graph.refusals import label
 from edge_inception.graph.signs import non_negative
@@ -25,7 +25,6 @@ from edge_inception.graph.statistics import statistics
 from edge_inception.quant import ranges, scales
 from edge_inception.quant.calibrators import Observation, squared_error
 from edge_inception.quant.place import Placement, Weight
-from edge_inception.quant.ranges import ChannelMeans, TensorRange
 from edge_inception.quant.search import Group
 
 
@@ -41,6 +40,11 @@ class _Tensor:
     error: float
     channels: NDArray[np.float64] | None
 
+    @property
+    def noise(self) -> float:
+        """Noise to signal of the tensor itself."""
+        return self.error / self.power if self.power else 0.0
+
 
 def free_scores(
     model: onnx.ModelProto, placement: Placement, table: RangeTable
@@ -53,29 +57,28 @@ def free_scores(
         table: Its range table, with what lies beside it.
 
     Raises:
-        InputError: The table is damaged, or lacks a tensor.
+        InputError: The table is damaged, or knows no tensor of a group.
     """
-    seen = ranges.read_histograms(table)
-    means = ranges.read_means(table)
-    amax = ranges.read_table(table).tensors
-    weights = check.constants(model)
     macs = {layer.name: layer.macs or 0 for layer in statistics(model).layers}
-    positive = non_negative(model)
     total = max(sum(macs.values()), 1)
+    tensors = _tensors(model, placement, table)
+    weights = check.constants(model)
     found = []
     for root, readers in _readers(placement).items():
-        tensor = _tensor(root, seen, means, amax, is_positive=root in positive)
-        weighted = [index for index in readers if index in placement.weights]
-        stored = [placement.weights[index] for index in weighted]
-        noises = [_noise(tensor, _output_first(weights[one.name], one)) for one in stored]
-        floats = sum(macs[label(model.graph.node[index])] for index in weighted)
-        plain = tensor.error / tensor.power if tensor.power else 0.0
+        known = [tensors[n] for n, r in placement.scale_of.items() if r == root and n in tensors]
+        nodes = [(model.graph.node[i], placement.weights.get(i)) for i in readers]
+        weighted = [(node, weight) for node, weight in nodes if weight]
+        noises = [
+            _noise(tensors[node.input[0]], _output_first(weights[weight.name], weight))
+            for node, weight in weighted
+            if node.input[0] in tensors
+        ]
         found.append(
             Group(
                 name=root,
-                layers=tuple(label(model.graph.node[index]) for index in readers),
-                free=max(noises, default=plain),
-                cost=floats / total,
+                layers=tuple(label(node) for node, _ in nodes),
+                free=max(noises or [one.noise for one in known]),
+                cost=sum(macs[label(node)] for node, _ in weighted) / total,
                 has_weights=bool(weighted),
             )
         )
@@ -83,35 +86,53 @@ def free_scores(
 
 
 def _readers(placement: Placement) -> dict[str, list[int]]:
-    """Root of a scale -> indices of the nodes that read its pairs, in graph order."""
+    """Group -> indices of the nodes that read its pairs, in graph order."""
     found: dict[str, set[int]] = {}
     for name, root in placement.scale_of.items():
         found.setdefault(root, set()).update(placement.readers[name])
     return {root: sorted(indices) for root, indices in found.items()}
 
 
+def _tensors(model: onnx.ModelProto, placement: Placement, table: RangeTable) -> dict[str, _Tensor]:
+    """What is known of every tensor with a pair, rounded with the scale of its group."""
+    seen, means = ranges.read_histograms(table), ranges.read_means(table)
+    amax: dict[str, float] = {}
+    one_by_one = ranges.read_table(table).tensors
+    for name, root in placement.scale_of.items():
+        if name in one_by_one:
+            amax[root] = max(amax.get(root, 0.0), one_by_one[name].amax)
+    positive = non_negative(model)
+    found = {}
+    for name, root in placement.scale_of.items():
+        if name in seen:
+            scale = float(scales.int8_scale(np.array(amax[root], np.float32)))
+            plain = means[name].plain if name in means else None
+            found[name] = _tensor(seen[name], scale, plain, is_positive=name in positive)
+    missing = set(placement.scale_of.values()) - {placement.scale_of[name] for name in found}
+    if missing:
+        raise InputError(
+            f"the range table knows nothing of {len(missing)} groups, first '{min(missing)}'",
+            hint="calibrate this graph again",
+        )
+    return found
+
+
 def _tensor(
-    root: str,
-    seen: Mapping[str, Observation],
-    means: Mapping[str, ChannelMeans],
-    amax: Mapping[str, TensorRange],
-    *,
-    is_positive: bool,
+    seen: Observation, scale: float, plain: NDArray[np.float64] | None, *, is_positive: bool
 ) -> _Tensor:
-    if seen[root].amax == 0.0:
+    if seen.amax == 0.0:
         return _Tensor(power=0.0, error=0.0, channels=None)
-    edges, count = seen[root].mass()
+    edges, count = seen.mass()
     squares = (edges[1:] ** 3 - edges[:-1] ** 3) / np.diff(edges) / 3
-    total = count.sum()
-    power = float(count @ squares / total)
-    scale = float(scales.int8_scale(np.array(amax[root].amax, np.float32)))
-    error = squared_error(scale * scales.LEVELS, edges, count) / float(total)
+    total = float(count.sum())
+    power = float(count @ squares) / total
     channels = None
-    if root in means:
-        plain = means[root].plain ** 2
-        known = is_positive and plain.any()
+    if plain is not None:
         # Behind a ReLU the mean tells how large a channel is; else all count alike.
-        channels = plain * (power / plain.mean()) if known else np.full(plain.shape, power)
+        known = is_positive and plain.any()
+        share = plain**2 / np.mean(plain**2) if known else np.ones(plain.shape)
+        channels = power * share
+    error = squared_error(scale * scales.LEVELS, edges, count) / total
     return _Tensor(power=power, error=error, channels=channels)
 
 

@@ -52,13 +52,14 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Everything people read: title, column heads, rows, notes, choices, checks, last line."""
+    """Everything people read: title, heads, rows, notes, choices, what is float, checks, end."""
 
     title: tuple[str, ...]
     columns: tuple[tuple[str, str], ...]
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
     choices: tuple[str, ...]
+    kept: tuple[str, ...]
     checks: tuple[tuple[str, str], ...]
     last_line: str
 
@@ -81,6 +82,7 @@ def table(report: Mapping[str, Any]) -> Table:
         choices=tuple(
             f"{choice['target']}: {choice['sentence']}" for choice in report.get("choices", ())
         ),
+        kept=_kept(report.get("search") or {}),
         checks=tuple((check["status"], check["sentence"]) for check in verdict["checks"]),
         last_line=f"{verdict['status']}: {verdict['sentence']}",
     )
@@ -99,6 +101,14 @@ def require_schema(report: Mapping[str, Any]) -> None:
             f"{SCHEMA_VERSION}",
             hint="run `edge-inception validate` again",
         )
+
+
+def _kept(search: Mapping[str, Any]) -> tuple[str, ...]:
+    """Every group that the search keeps in float with its layers, then why."""
+    if not search:
+        return ()
+    kept = [f"{name}, read by {', '.join(layers)}" for name, layers in search["kept"].items()]
+    return (*kept, search["why"])
 
 
 def size(num_bytes: int | None) -> str:

@@ -31,6 +31,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     if content.notes:
         lines.append("")
     lines += [f"- chosen for {escape(choice)}" for choice in content.choices]
+    lines += [f"- float in int8: {escape(kept)}" for kept in content.kept]
     lines += [f"- {status}: {escape(sentence)}" for status, sentence in content.checks]
     lines += ["", f"**{escape(content.last_line)}**", ""]
     return "\n".join(lines)

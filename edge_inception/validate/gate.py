@@ -12,7 +12,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
+from edge_inception.errors import listed
 from edge_inception.spec import Gates
 from edge_inception.validate.accuracy import Accuracy
 from edge_inception.validate.intervals import Estimate
@@ -57,13 +59,23 @@ class Verdict:
         return f"{self.status.value}: {self.sentence}"
 
 
-def judge(gates: Gates, *, accuracy: Accuracy | None, speedup: Estimate | None) -> Verdict:
+_NO_SEARCH: Mapping[str, Any] = {}
+
+
+def judge(
+    gates: Gates,
+    *,
+    accuracy: Accuracy | None,
+    speedup: Estimate | None,
+    search: Mapping[str, Any] = _NO_SEARCH,
+) -> Verdict:
     """Verdict on one engine.
 
     Args:
         gates: Limits; None is not judged.
         accuracy: Engine against baseline; None when it was not executed.
         speedup: Latency of the FP32 engine over this one's, with bounds; None when not measured.
+        search: What a search chose, the outcome in model.search.json: its budget is a gate.
     """
     checks: list[Check] = []
     if gates.max_drop_pp is not None:
@@ -74,7 +86,21 @@ def judge(gates: Gates, *, accuracy: Accuracy | None, speedup: Estimate | None) 
         checks.append(_check_sqnr(gates.min_sqnr_db, accuracy))
     if gates.min_speedup is not None:
         checks.append(_check_speedup(gates.min_speedup, speedup))
+    if search:
+        checks.append(_check_search(search))
     return _combine(tuple(checks))
+
+
+def search_sentence(search: Mapping[str, Any]) -> str:
+    """What a search found: the groups in float, and the drop with them."""
+    chosen, limit = search["chosen"], search["allowed_pp"]
+    kept = f"{len(chosen['keep'])} groups in float ({listed(chosen['keep'])})"
+    relation = "within" if search["is_met"] else f"{search['why']}, the closest is over"
+    return (
+        f"{kept if chosen['keep'] else 'nothing in float'}: {search['metric']} "
+        f"{chosen['drop_pp']:.2f} pp on {search['num_images']} calibration images, "
+        f"{relation} the {limit:.2f} pp budget"
+    )
 
 
 def joint(verdicts: Mapping[str, Verdict]) -> Verdict:
@@ -127,6 +153,19 @@ def _check_drop(limit_pp: float, accuracy: Accuracy | None) -> Check:
     if status is Status.INCONCLUSIVE:
         sentence += f" on {accuracy.labelled.num_images} labelled images"
     return _decided(name, limit_pp, drop, status=status, sentence=sentence)
+
+
+def _check_search(search: Mapping[str, Any]) -> Check:
+    """The budget on the calibration images; the point is chosen on them, so it has no interval."""
+    return Check(
+        name="search",
+        wanted=search["allowed_pp"],
+        got=search["chosen"]["drop_pp"],
+        lower=None,
+        upper=None,
+        status=Status.PASSED if search["is_met"] else Status.FAILED,
+        sentence=search_sentence(search),
+    )
 
 
 def _check_agreement(limit: float, accuracy: Accuracy | None) -> Check:

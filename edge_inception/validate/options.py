@@ -45,7 +45,8 @@ class ValidateOptions:
     ``baseline`` is what the baseline was recorded with, to be timed beside the engines.
     ``batch`` is the number of images of one latency call. ``cuda_graph``: engines on a GPU launch
     captured work, where the driver can. ``is_best``: the subjects of one target compete, and the
-    one that is chosen is judged.
+    one that is chosen is judged. ``search``: what the search for groups in float chose on the
+    calibration images, and why; empty without one.
     """
 
     model: str
@@ -57,6 +58,7 @@ class ValidateOptions:
     rounds: int = 10
     calls_per_block: int = 20
     is_best: bool = False
+    search: Mapping[str, Any] = field(default_factory=dict)
     baseline: Reference = field(default_factory=Reference)
 
 

@@ -11,6 +11,7 @@ is ``{value, lower, upper, method}``; what was not measured is null; infinite SQ
   ``latency`` (Latency), ``speedup`` over the reference,
   ``size_bytes``, ``weight_bytes``, ``executed_layers`` {type: count}, note;
 - ``choices``: target, row, sentence of the engines that were chosen where several competed;
+- ``search``: of model.search.json what was chosen, why, and the front; {} without a search;
 - ``verdict``: status, sentence, checks [{name, wanted, got, lower, upper, status, sentence}];
 - ``machine`` (Machine) and ``latency_options`` (LatencyOptions), null without latencies.
 """
@@ -96,6 +97,7 @@ class Outcome:
     rows: tuple[Row, ...]
     verdict: Verdict
     choices: tuple[Choice, ...] = ()
+    search: Mapping[str, Any] = field(default_factory=dict)
     machine: Machine | None = None
     latency_options: LatencyOptions | None = None
     context: Mapping[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ import numpy as np
 from edge_inception import artifact, images, inference, registry
 from edge_inception.artifact import Baseline, EngineFile, Report
 from edge_inception.imageset import ImageSet
-from edge_inception.spec import Gates, Head, Preprocess, Progress, no_progress
+from edge_inception.spec import Head, Preprocess, Progress, no_progress
 from edge_inception.validate import accuracy, gate, latency, machine
 from edge_inception.validate.accuracy import Accuracy, BaselineArrays
 from edge_inception.validate.choice import Candidate, choose
@@ -91,6 +91,7 @@ def validate(
         rows=rows,
         verdict=_verdict(rows, options),
         choices=choices,
+        search=options.search,
         machine=machine.describe(),
         latency_options=_latency_options(options),
         context={
@@ -275,7 +276,7 @@ def _choose(
     for entry in entries:
         if entry.is_subject:
             row = by_name[name_of(entry)]
-            verdict, details = _judged(row, options.gates), entry.engine.details
+            verdict, details = _judged(row, options), entry.engine.details
             candidate = Candidate(row=row, verdict=verdict, details=details)
             competing.setdefault(entry.target, []).append(candidate)
     choices = tuple(choose(target, found) for target, found in competing.items())
@@ -293,16 +294,16 @@ def _in_role(row: Row, judged: AbstractSet[str], lost: AbstractSet[str]) -> Row:
 
 
 def _verdict(rows: tuple[Row, ...], options: ValidateOptions) -> gate.Verdict:
-    return gate.joint(
-        {row.name: _judged(row, options.gates) for row in rows if row.role is Role.SUBJECT}
-    )
+    return gate.joint({row.name: _judged(row, options) for row in rows if row.role is Role.SUBJECT})
 
 
-def _judged(subject: Row, gates: Gates) -> gate.Verdict:
+def _judged(subject: Row, options: ValidateOptions) -> gate.Verdict:
+    gates = options.gates
     if (subject.precision, subject.float_precision) == ("fp32", "f32"):
         # the speed-up is over this very engine: there is nothing to judge
         gates = replace(gates, min_speedup=None)
-    return gate.judge(gates, accuracy=subject.accuracy, speedup=subject.speedup)
+    found = options.search if subject.precision == "int8" else {}
+    return gate.judge(gates, accuracy=subject.accuracy, speedup=subject.speedup, search=found)
 
 
 def _identity(engine: EngineFile) -> dict[str, Any]:

@@ -87,7 +87,10 @@ def test_bad_input_is_one_line_and_a_documented_code(
         ({"target": ("cpu", "rtx")}, {"build.targets": ["cpu", "rtx"]}),
         ({"option": ("width=0.25", "name=x")}, {"model.options": {"width": 0.25, "name": "x"}}),
         ({"checkpoint": Path("a b.pt")}, {"model.checkpoint": "a b.pt"}),
-        ({"max_drop": 0.5, "min_sqnr": None}, {"gates.max_drop_pp": 0.5}),
+        (
+            {"max_drop": 0.5, "min_sqnr": None},
+            {"gates.max_drop_pp": 0.5, "search.max_drop_pp": 0.5},
+        ),
         ({"threads": 0}, {"build.threads": 0}),
         ({"mean": "0.485,.456,4e-1"}, {"preprocess.mean": [0.485, 0.456, 0.4]}),
         ({"head": "topk:5"}, {"model.head": "topk:5"}),
@@ -125,6 +128,7 @@ def test_every_override_is_a_recipe_key(tmp_path):
         "quantize.float_rest": "fp32",
         "quantize.keep_float": ["a"],
         "quantize.bias_correction": False,
+        "search.drop_type": "relative",
         "build.dynamic_batch": None,
     }
     from edge_inception.cli_options import OVERRIDES
@@ -137,7 +141,8 @@ def test_every_override_is_a_recipe_key(tmp_path):
             ("batch", "threads", "max_images", "num_classes")
         )
         fallback = 1 if is_number else "int8" if key.endswith("precision") else "x"
-        load_recipe(starter, {key: values.get(key, fallback)})
+        needed = {"search.max_drop_pp": 1.0} if section == "search" else {}
+        load_recipe(starter, {**needed, key: values.get(key, fallback)})
 
 
 def test_init_refuses_to_overwrite(tmp_path, capsys):
@@ -181,7 +186,8 @@ def test_commented_lines_of_the_starter_are_valid(name, tmp_path):
     """Each key is read with the value it has in its line; alternatives replace one another."""
     path = tmp_path / "starter.toml"
     path.write_text(STARTER, encoding="utf-8")
-    load_recipe(path, {name: STARTER_KEYS[name]})
+    needed = {"search.max_drop_pp": 1.0} if name.startswith("search.") else {}
+    load_recipe(path, {**needed, name: STARTER_KEYS[name]})
 
 
 def test_models_lists_the_published_figures(capsys):

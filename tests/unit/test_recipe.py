@@ -9,7 +9,7 @@ import pytest
 
 from edge_inception.errors import InputError
 from edge_inception.recipe import Source, find_recipe, load_recipe
-from edge_inception.spec import Gates, Head, Precision, ShapeProfile
+from edge_inception.spec import Budget, DropType, Gates, Head, Precision, ShapeProfile
 from edge_inception.starter import STARTER
 
 FULL = """\
@@ -274,3 +274,30 @@ def test_where_a_recipe_is_found(tmp_path):
     project.unlink()
     (inner / "edge-inception.toml").unlink()
     assert find_recipe(inner) is None
+
+
+def test_a_budget_is_searched_and_gated(tmp_path):
+    """[search] is read strictly, and its budget is the gate of the drop unless another is set."""
+    recipe = _read(tmp_path, MINIMAL + "[search]\nmax_drop_pp = 0.5\ndrop_type = 'relative'\n")
+    assert recipe.budget == Budget(max_drop_pp=0.5, drop_type=DropType.RELATIVE)
+    assert recipe.gates == Gates(max_drop_pp=0.5)
+    both = "[search]\nmax_drop_pp = 0.5\nmax_groups = 3\n[gates]\nmax_drop_pp = 2\n"
+    recipe = _read(tmp_path, MINIMAL + both)
+    assert (recipe.budget.max_groups, recipe.gates) == (3, Gates(max_drop_pp=2))
+    assert _read(tmp_path, MINIMAL).budget is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max_drop_pp = -1", "max_drop_pp is -1"),
+        ("max_drop_pp = nan", "max_drop_pp is nan"),
+        ("drop_type = 'relative'", "without search.max_drop_pp"),
+        ("max_drop_pp = 1\ndrop_type = 'absolut'", "absolut"),
+        ("max_drop_pp = 1\nmax_groups = -2", "max_groups -2"),
+    ],
+)
+def test_a_budget_that_means_nothing_is_refused(tmp_path, text, words):
+    """One line that names the key."""
+    with pytest.raises(InputError, match=words):
+        _read(tmp_path, f"{MINIMAL}[search]\n{text}\n")

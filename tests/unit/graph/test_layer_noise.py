@@ -14,6 +14,7 @@ from edge_inception import artifact, cli, imageset
 from edge_inception.artifact import Provenance, SimplifiedGraph, TypedGraph
 from edge_inception.errors import InputError
 from edge_inception.graph.layer_noise import LIMIT_DB, compare_layers, decibels, first_jump
+from edge_inception.images import batches
 from edge_inception.spec import Preprocess
 
 SIDE = 8
@@ -70,6 +71,10 @@ def photos(tmp_path):
     return imageset.open_set(folder)
 
 
+def pictures(photos):
+    return (group.images for group in batches(photos.items, HOW, 1))
+
+
 def values():
     return np.array([64, 160, 255]) / 255 * 2 - 1
 
@@ -84,7 +89,7 @@ def expected(scale):
 def test_one_pair_gives_the_noise_of_its_rounding(photos):
     """A pair on the input alone: every layer carries exactly the rounding error of the input."""
     total, each = expected(0.125)
-    layers = compare_layers((model(), model({"input": 0.125})), photos.items, HOW)
+    layers = compare_layers((model(), model({"input": 0.125})), pictures(photos))
     assert [layer.name for layer in layers] == ["conv one", "conv two", "conv three"]
     for layer in layers:
         # float32 pixels against float64 ones
@@ -97,7 +102,7 @@ def test_one_pair_gives_the_noise_of_its_rounding(photos):
 
 def test_a_graph_against_itself_has_no_noise(photos):
     """The same graph twice: exact everywhere, no jump, and that is said as the limit."""
-    layers = compare_layers((model(), model()), photos.items, HOW)
+    layers = compare_layers((model(), model()), pictures(photos))
     assert [decibels(layer.output) for layer in layers] == [LIMIT_DB] * 3
     assert first_jump(layers) is None
 
@@ -107,10 +112,10 @@ def test_a_graph_against_itself_has_no_noise(photos):
 def test_the_reader_of_a_bad_scale_is_named(photos, bad, is_half):
     """One scale eight times too coarse: the layer that reads it is the jump, and it the cause."""
     scales = {"input": 1 / 127, "one": 2 / 127, "two": 4 / 127}
-    fine = compare_layers((model(), model(scales, is_half=is_half)), photos.items, HOW)
+    fine = compare_layers((model(), model(scales, is_half=is_half)), pictures(photos))
     assert first_jump(fine) is None
     scales[bad] = {"input": 1, "one": 2, "two": 4}[bad] * 1.6
-    layers = compare_layers((model(), model(scales, is_half=is_half)), photos.items, HOW)
+    layers = compare_layers((model(), model(scales, is_half=is_half)), pictures(photos))
     jump = first_jump(layers)
     reader = {"input": "conv one", "one": "conv two", "two": "conv three"}[bad]
     assert (jump.name, jump.noisiest, jump.is_pair_to_blame) == (reader, bad, True)
@@ -118,29 +123,29 @@ def test_the_reader_of_a_bad_scale_is_named(photos, bad, is_half):
 
 def test_bad_weights_are_told_from_bad_scales(photos):
     """A weight that is half of what it was: noise to signal 1/4, and no pair is blamed."""
-    jump = first_jump(compare_layers((model(), model(weight=0.5)), photos.items, HOW))
+    jump = first_jump(compare_layers((model(), model(weight=0.5)), pictures(photos)))
     assert (jump.name, jump.is_pair_to_blame) == ("conv two", False)
     assert jump.output == pytest.approx(0.25, rel=1e-6)
 
 
 def test_a_static_batch_gives_the_same(photos):
     """A graph of batch 4 sees each image alone."""
-    one = compare_layers((model(), model({"input": 0.1})), photos.items, HOW)
-    four = compare_layers((model(batch=4), model({"input": 0.1}, batch=4)), photos.items, HOW)
+    one = compare_layers((model(), model({"input": 0.1})), pictures(photos))
+    four = compare_layers((model(batch=4), model({"input": 0.1}, batch=4)), pictures(photos))
     assert one == four
 
 
 def test_what_cannot_be_compared_is_refused(photos):
     """The graphs in the wrong order, and graphs of different networks."""
     with pytest.raises(InputError, match="quantized itself"):
-        compare_layers((model({"input": 0.1}), model()), photos.items, HOW)
+        compare_layers((model({"input": 0.1}), model()), pictures(photos))
     other = model()
     for node in other.graph.node:
         node.output[:] = [f"x/{name}" for name in node.output]
         node.input[:] = [f"x/{n}" if n in {"one", "two", "three"} else n for n in node.input]
     other.graph.output[0].name = "x/three"
     with pytest.raises(InputError, match="no tensor"):
-        compare_layers((model(), other), photos.items, HOW)
+        compare_layers((model(), other), pictures(photos))
 
 
 def saved(tmp_path, kind, name, proto, side=SIDE):

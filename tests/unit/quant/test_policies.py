@@ -293,7 +293,7 @@ def test_nothing_left_for_int8_is_refused(graph, ranges, tmp_path):
     """All groups kept is no int8 graph; the hint names the precision that is."""
     placed = place.place(onnx.load(str(graph.path)))
     options = replace(INT8, keep=tuple(sorted(set(placed.scale_of.values()))))
-    with pytest.raises(InputError, match="no Conv is left for int8") as caught:
+    with pytest.raises(InputError, match="no layer is left for int8") as caught:
         quantize(graph, ranges, options, tmp_path / "typed.onnx")
     assert "fp16" in caught.value.hint
 

@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 
 from edge_inception.quant.journal import Journal
-from edge_inception.quant.options import DropType, QuantizeOptions, SearchOptions
 from edge_inception.quant.search import Evidence, Group, allowed_drop, search, sizes
-from edge_inception.spec import Precision
+from edge_inception.spec import Budget, DropType
 
 IMAGES = 200
-QUANTIZE = QuantizeOptions(precision=Precision.INT8)
 
 
 def groups(harms, free=None):
@@ -57,9 +55,9 @@ class Network:
 
 
 def found(network, subjects, tmp_path, **options):
-    options = SearchOptions(**{"max_drop_pp": 1.0, "quantize": QUANTIZE, **options})
+    budget = Budget(**{"max_drop_pp": 1.0, **options})
     with Journal(tmp_path / "j", "key") as journal:
-        return search(subjects, network, options=options, top1=0.5, journal=journal)
+        return search(subjects, network, budget=budget, top1=0.5, journal=journal)
 
 
 def test_plain_int8_that_keeps_its_accuracy_is_one_score(tmp_path):
@@ -133,8 +131,8 @@ def test_the_front_holds_what_nothing_beats(tmp_path):
 
 def test_a_relative_budget_is_a_share_of_the_top1():
     """1 % of a top-1 of 50 % is half a percentage point."""
-    absolute = SearchOptions(max_drop_pp=1.0, quantize=QUANTIZE)
-    relative = SearchOptions(max_drop_pp=1.0, quantize=QUANTIZE, drop_type=DropType.RELATIVE)
+    absolute = Budget(max_drop_pp=1.0)
+    relative = Budget(max_drop_pp=1.0, drop_type=DropType.RELATIVE)
     assert (allowed_drop(absolute, 0.5), allowed_drop(relative, 0.5)) == (1.0, 0.5)
 
 

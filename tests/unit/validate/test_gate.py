@@ -159,3 +159,21 @@ def test_two_spellings_of_a_graph_must_both_hold():
     assert both.status is Status.FAILED
     assert both.line.startswith("FAILED: INT8 (cpu, weak typing): top-1 drop")
     assert joint({"a": good, "b": good}).line == "PASSED: all 2 gates met: max_drop_pp"
+
+
+@pytest.mark.parametrize("is_met", [True, False])
+def test_a_budget_of_the_search_is_a_gate(is_met):
+    """What the search found on calibration images decides, whatever the other gates say."""
+    search = {
+        "metric": "top-1 drop",
+        "num_images": 200,
+        "allowed_pp": 0.5,
+        "is_met": is_met,
+        "why": "no set of up to 3 groups meets the budget",
+        "chosen": {"keep": ["a", "b"], "drop_pp": 0.5 if is_met else 4.0},
+    }
+    verdict = judge(Gates(), accuracy=None, speedup=None, search=search)
+    assert verdict.status is (Status.PASSED if is_met else Status.FAILED)
+    assert "2 groups in float (a, b)" in verdict.sentence
+    assert ("no set of up to 3" in verdict.sentence) is not is_met
+    assert (verdict.checks[0].wanted, verdict.checks[0].got) == (0.5, 0.5 if is_met else 4.0)
