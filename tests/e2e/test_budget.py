@@ -237,7 +237,10 @@ def test_a_killed_search_finds_the_very_same(saved, bench, tmp_path):
     assert (tmp_path / "model.search.json").read_bytes() == (
         saved / "model.search.json"
     ).read_bytes()
-    assert start("60.0").wait() == 0
+    plain, one, *_ = searched(tmp_path)["points"]
+    assert (plain["keep"], one["keep"]) == ([], ["concat"])
+    assert one["drop_pp"] < plain["drop_pp"]
+    assert start(str(one["drop_pp"])).wait() == 0  # the budget that one group just meets
     assert journal.read_text(encoding="utf-8") == after
     assert searched(tmp_path)["outcome"]["chosen"]["keep"] == ["concat"]
 
