@@ -136,7 +136,7 @@ def budget(table: Mapping[str, Any], where: str) -> Budget | None:
     if not 0.0 <= limit <= 100.0 or most < 0:  # noqa: PLR2004 -- percent
         raise InputError(
             f"{where}: search.max_drop_pp is {limit}, search.max_groups {most}",
-            hint="wanted 0 to 100, and a number of groups or 0 for no limit",
+            hint="wanted a number from 0 to 100, and so many groups or 0 for no limit",
         )
     kinds = [kind.value for kind in DropType]
     kind = one_of(table.get("drop_type", DropType.ABSOLUTE.value), kinds, "drop type")
