@@ -27,7 +27,13 @@ from edge_inception.quant.options import (
     quantize_provenance,
 )
 from edge_inception.quant.place import Placement
-from edge_inception.quant.ranges import ChannelMeans, TensorRange, read_means, table_for
+from edge_inception.quant.ranges import (
+    ChannelMeans,
+    TensorRange,
+    group_ranges,
+    read_means,
+    table_for,
+)
 from edge_inception.spec import Precision
 
 # Opset and the IR version that came with it. float16 Q/DQ is legal from opset 19 on; 13 is the
@@ -199,7 +205,7 @@ def _insert(
     else:
         placement = place.place(model, policy_of(options), options.keep)
     counts = _counts(model, placement)
-    seen = _group_ranges(placement, seen)
+    seen = group_ranges(placement.scale_of, seen)
     _require_ranges(placement, seen, options)
     graph = model.graph
     scale_of = {
@@ -226,36 +232,6 @@ def _insert(
     _replace(graph.node, nodes)
     _drop_unread(graph)
     return counts
-
-
-def _group_ranges(
-    placement: Placement, seen: Mapping[str, TensorRange]
-) -> Mapping[str, TensorRange]:
-    """Group -> the largest range among its tensors.
-
-    A tensor without one lies in the range of another: tied branches in that of their Concat.
-
-    Raises:
-        InputError: Nothing in a group was observed.
-    """
-    found: dict[str, TensorRange] = {}
-    pairs = ((n, root) for name, root in placement.scale_of.items() for n in (name, root))
-    for name, root in pairs:
-        if name in seen:
-            one = seen[name]
-            known = found.get(root, one)
-            found[root] = TensorRange(
-                amax=max(known.amax, one.amax),
-                observed_amax=max(known.observed_amax, one.observed_amax),
-                scale_of=root,
-            )
-    missing = [root for root in dict.fromkeys(placement.scale_of.values()) if root not in found]
-    if missing:
-        raise InputError(
-            f"the range table has no amax for {len(missing)} tensors, first '{missing[0]}'",
-            hint="calibrate this graph again",
-        )
-    return found
 
 
 def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:

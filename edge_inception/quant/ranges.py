@@ -163,6 +163,40 @@ def _tensor(path: Path, name: str, entry: Mapping[str, Any]) -> TensorRange:
     return found
 
 
+def group_ranges(
+    scale_of: Mapping[str, str], seen: Mapping[str, TensorRange]
+) -> dict[str, TensorRange]:
+    """Group -> the largest range among its tensors.
+
+    A tensor without one lies in the range of another: tied branches in that of their Concat.
+
+    Args:
+        scale_of: Tensor with a pair -> its group, of a placement.
+        seen: Ranges by tensor.
+
+    Raises:
+        InputError: Nothing in a group was observed.
+    """
+    found: dict[str, TensorRange] = {}
+    pairs = ((n, root) for name, root in scale_of.items() for n in (name, root))
+    for name, root in pairs:
+        if name in seen:
+            one = seen[name]
+            known = found.get(root, one)
+            found[root] = TensorRange(
+                amax=max(known.amax, one.amax),
+                observed_amax=max(known.observed_amax, one.observed_amax),
+                scale_of=root,
+            )
+    missing = [root for root in dict.fromkeys(scale_of.values()) if root not in found]
+    if missing:
+        raise InputError(
+            f"the range table has no amax for {len(missing)} tensors, first '{missing[0]}'",
+            hint="calibrate this graph again",
+        )
+    return found
+
+
 def write_statistics(
     path: Path, seen: Mapping[str, Observation], means: Mapping[str, ChannelMeans]
 ) -> None:

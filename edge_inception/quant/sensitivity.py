@@ -24,7 +24,7 @@ from edge_inception.graph.signs import non_negative
 from edge_inception.graph.statistics import statistics
 from edge_inception.quant import ranges, scales
 from edge_inception.quant.calibrators import Observation, squared_error
-from edge_inception.quant.place import Placement, Weight
+from edge_inception.quant.place import Placement, Weight, group_readers
 from edge_inception.quant.search import Group
 
 
@@ -64,7 +64,7 @@ def free_scores(
     tensors = _tensors(model, placement, table)
     weights = check.constants(model)
     found = []
-    for root, readers in _readers(placement).items():
+    for root, readers in group_readers(placement).items():
         known = [tensors[n] for n, r in placement.scale_of.items() if r == root and n in tensors]
         nodes = [(model.graph.node[i], placement.weights.get(i)) for i in readers]
         weighted = [(node, weight) for node, weight in nodes if weight]
@@ -85,27 +85,15 @@ def free_scores(
     return tuple(found)
 
 
-def _readers(placement: Placement) -> dict[str, list[int]]:
-    """Group -> indices of the nodes that read its pairs, in graph order."""
-    found: dict[str, set[int]] = {}
-    for name, root in placement.scale_of.items():
-        found.setdefault(root, set()).update(placement.readers[name])
-    return {root: sorted(indices) for root, indices in found.items()}
-
-
 def _tensors(model: onnx.ModelProto, placement: Placement, table: RangeTable) -> dict[str, _Tensor]:
     """What is known of every tensor with a pair, rounded with the scale of its group."""
     seen, means = ranges.read_histograms(table), ranges.read_means(table)
-    amax: dict[str, float] = {}
-    one_by_one = ranges.read_table(table).tensors
-    for name, root in placement.scale_of.items():
-        if name in one_by_one:
-            amax[root] = max(amax.get(root, 0.0), one_by_one[name].amax)
+    amax = ranges.group_ranges(placement.scale_of, ranges.read_table(table).tensors)
     positive = non_negative(model)
     found = {}
     for name, root in placement.scale_of.items():
         if name in seen:
-            scale = float(scales.int8_scale(np.array(amax[root], np.float32)))
+            scale = float(scales.int8_scale(np.array(amax[root].amax, np.float32)))
             plain = means[name].plain if name in means else None
             found[name] = _tensor(seen[name], scale, plain, is_positive=name in positive)
     missing = set(placement.scale_of.values()) - {placement.scale_of[name] for name in found}
