@@ -117,7 +117,7 @@ STAGES: Mapping[str, Stage] = {
         tools=("numpy", "Pillow", "torch"),
         sources=(
             *("validate", "metrics.py", "images.py", "pixels.py", "inference.py", "engines"),
-            *("device/answers.py", "device/board.py"),
+            "device",
             *(
                 "baseline.py",
                 "recording.py",

@@ -119,7 +119,7 @@ def _serve(reply: Any) -> None:
     spec = json.loads(sys.stdin.readline())
     started = time.perf_counter()
     with ExitStack() as stack:
-        sessions = [stack.enter_context(_open(spec)) for _ in range(spec.get("streams", 1))]
+        sessions = [stack.enter_context(_open(spec)) for _ in range(spec["streams"])]
         # not memory-mapped: libraries copy read-only arrays or warn about them
         bench = _Bench(sessions, np.load(spec["images"]), spec["batch"])
         actions = {

@@ -28,27 +28,28 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_inception import __version__
-from edge_inception.errors import Inconclusive
+from edge_inception.device import measure
 from edge_inception.spec import Progress, no_progress
 from edge_inception.stage import plain
 from edge_inception.validate import machine, telemetry
 from edge_inception.validate._contender import Worker
-from edge_inception.validate.latency import MIN_SAMPLES_P99, Contender
+from edge_inception.validate.latency import (
+    MIN_SAMPLES_P99,
+    Contender,
+    check_threads,
+    worker_of,
+)
 
 SCHEMA = "edge-inception/bench"
 SCHEMA_VERSION = 2
-UNSTABLE = 0.025
-"""Variation of call times over which trtexec since TensorRT 10.13 warns."""
-
 _BUSY_CORES = 0.1
-_DIGITS = 4  # of a ms: the clock of perf_counter_ns does not resolve more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,13 +127,22 @@ def run_together(
         Inconclusive: A process died, hung, or took another number of threads.
     """
     threads = protocol.threads or len(os.sched_getaffinity(0))
+    per_stream = max(1, threads // protocol.streams)
     started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
     use = machine.cpu_use()
     with ExitStack() as stack:
-        workers = {
-            arm: stack.enter_context(_worker(arm, one, images, protocol, threads))
-            for arm, one in contenders.items()
-        }
+        workers: dict[str, Worker] = {}
+        for arm, one in contenders.items():
+            worker = worker_of(
+                replace(one, name=f"{arm}: {one.name}"),
+                images,
+                batch=protocol.batch,
+                threads=per_stream,
+                timeout_s=protocol.timeout_s,
+                streams=protocol.streams,
+            )
+            workers[arm] = stack.enter_context(worker)
+            check_threads(worker, per_stream)
         firsts = {arm: float(worker.ask("first")["ms"]) for arm, worker in workers.items()}
         for worker in workers.values():
             worker.ask("warm_up", calls=protocol.warmup_calls, seconds=protocol.warmup_s)
@@ -158,35 +168,6 @@ def run_together(
         )
         for arm in contenders
     ]
-
-
-def _worker(
-    arm: str, contender: Contender, images: Path, protocol: Protocol, threads: int
-) -> Worker:
-    spec = {
-        "factory": contender.factory,
-        "arguments": dict(contender.arguments),
-        "threads": max(1, threads // protocol.streams),
-        "streams": protocol.streams,
-        "images": str((contender.images or images).resolve()),
-        "batch": protocol.batch,
-    }
-    return _Checked(f"{arm}: {contender.name}", spec, timeout_s=protocol.timeout_s)
-
-
-class _Checked(Worker):
-    """A worker that runs with as many threads as were asked for, or not at all."""
-
-    def __enter__(self) -> _Checked:  # noqa: PYI034 -- Self needs Python 3.11
-        Worker.__enter__(self)
-        got, wanted = self.info.get("threads"), self._spec["threads"]
-        if got not in {None, wanted}:
-            Worker.__exit__(self, Inconclusive, None, None)
-            raise Inconclusive(
-                f"'{self.name}' runs with threads={got}, wanted {wanted}: not a fair comparison",
-                hint="choose a --threads that the library accepts",
-            )
-        return self
 
 
 def _take_turns(
@@ -239,47 +220,36 @@ def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
 
 def run_record(run: Run, protocol: Protocol) -> dict[str, Any]:
     """A run as the record keeps it; see the module's docstring."""
-    values = np.array(run.samples)
-    mean = float(values.mean())
-    quantiles = {f"p{q}": float(np.percentile(values, q)) for q in (90, 95, 99)}
-    if len(values) < MIN_SAMPLES_P99:
-        quantiles["p99"] = None  # type: ignore[assignment]
+    figures = measure.summary(run.samples, run.compute_ms)
+    samples, compute = figures.pop("samples_ms"), figures.pop("gpu_median")
     return {
         "arm": run.arm,
         "pair": run.pair,
         "t0": run.t0,
-        "n": len(values),
-        "median": float(np.median(values)),
-        "mean": mean,
-        **quantiles,
-        "cov": float(values.std()) / mean,
-        "throughput": 1000 * protocol.batch * protocol.streams / mean,
+        **figures,
+        "p95": float(np.percentile(run.samples, 95)),
+        "p99": figures["p99"] if figures["n"] >= MIN_SAMPLES_P99 else None,
+        "throughput": 1000 * protocol.batch * protocol.streams / figures["mean"],
         "open_s": run.open_s,
         "first_ms": run.first_ms,
         "peak_mib": run.peak_mib,
-        "compute_median": float(np.median(run.compute_ms)) if run.compute_ms else None,
+        "compute_median": compute,
         **run.seen,
         "foreign_cores": run.foreign_cores,
         "warnings": warnings_of(run),
         "blocks": [len(block) for block in run.blocks],
-        "samples_ms": [round(value, _DIGITS) for value in run.samples],
+        "samples_ms": samples,
     }
 
 
 def warnings_of(run: Run) -> list[str]:
-    """What makes the figures of a run doubtful, in the spirit of trtexec's warnings."""
-    found = []
-    values = np.array(run.samples)
-    variation = float(values.std() / values.mean())
-    if variation > UNSTABLE:
-        found.append(f"calls vary by {100 * variation:.1f} %, over {100 * UNSTABLE:g} %")
+    """What makes the figures of a run doubtful: what a device warns of, and a busy machine."""
+    heat = {"temp_c": run.seen["temp_c"], "gpu_mhz_min": None}  # of a GPU whose clocks are locked
+    found = measure.warnings_of({**measure.summary(run.samples, ()), **heat}, {})
     if run.foreign_cores is not None and run.foreign_cores > _BUSY_CORES:
         found.append(f"other programs used {run.foreign_cores:.1f} cores")
     if run.seen.get("throttled"):
         found.append("the machine throttled")
-    hot = [z for z, c in run.seen["temp_c"]["end"].items() if c >= telemetry.HOT_C]
-    if hot:
-        found.append(f"{hot[0]} reached {telemetry.HOT_C:g} C: throttling is near")
     return found
 
 

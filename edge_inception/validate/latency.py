@@ -120,16 +120,11 @@ def measure(
     with ExitStack() as stack:
         workers: list[Worker] = []
         for contender in contenders:
-            spec = {
-                "factory": contender.factory,
-                "arguments": dict(contender.arguments),
-                "threads": threads,
-                "images": str((contender.images or images).resolve()),
-                "batch": options.batch,
-            }
-            worker = Worker(contender.name, spec, timeout_s=options.timeout_s)
+            worker = worker_of(
+                contender, images, batch=options.batch, threads=threads, timeout_s=options.timeout_s
+            )
             workers.append(stack.enter_context(worker))
-            _check_threads(worker, threads)
+            check_threads(worker, threads)
         _race(workers, options, samples, progress)
         infos = {worker.name: worker.info for worker in workers}
     # the workers have ended, so their own time is known
@@ -199,7 +194,33 @@ def _check_images(images: Path, batch: int) -> None:
         )
 
 
-def _check_threads(worker: Worker, threads: int) -> None:
+def worker_of(
+    contender: Contender,
+    images: Path,
+    *,
+    batch: int,
+    threads: int,
+    timeout_s: float,
+    streams: int = 1,
+) -> Worker:
+    """The process that a contender is timed in, to be entered; each stream has ``threads``."""
+    spec = {
+        "factory": contender.factory,
+        "arguments": dict(contender.arguments),
+        "threads": threads,
+        "streams": streams,
+        "images": str((contender.images or images).resolve()),
+        "batch": batch,
+    }
+    return Worker(contender.name, spec, timeout_s=timeout_s)
+
+
+def check_threads(worker: Worker, threads: int) -> None:
+    """Check that an open worker runs with as many threads as were asked for.
+
+    Raises:
+        Inconclusive: It runs with another number.
+    """
     got = worker.info.get("threads", threads)  # an engine on a GPU has none to report
     if got != threads:
         raise Inconclusive(

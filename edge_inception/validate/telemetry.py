@@ -17,9 +17,6 @@ from typing import Any
 
 from edge_inception.device import board
 
-HOT_C = 90.0
-"""Degrees at which facts/jetson.md 5.1 sees throttling near."""
-
 _CPU = "devices/system/cpu"
 _RAPL = "class/powercap/intel-rapl:0/energy_uj"
 _RAILS = "class/hwmon/hwmon*"
