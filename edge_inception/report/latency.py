@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from edge_inception.report.cells import DASH, size
+from edge_inception.report.cells import milliseconds as _ms
 from edge_inception.report.markdown import escape
 
 _TITLES = {
@@ -167,7 +168,3 @@ def to_junit(record: Mapping[str, Any]) -> bytes:
             ET.SubElement(case, "system-out").text = sentence
     text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return text
-
-
-def _ms(value: float | None) -> str:
-    return DASH if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"  # noqa: PLR2004
