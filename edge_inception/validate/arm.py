@@ -15,9 +15,10 @@ from edge_inception import artifact, images, registry
 from edge_inception.artifact import EngineFile
 from edge_inception.errors import BackendMissing, InputError
 from edge_inception.imageset import ImageSet
+from edge_inception.spec import Preprocess
 from edge_inception.validate.latency import Contender
 
-_NUM_IMAGES = 16  # calls cycle through them, so that no call meets the data of the last one
+_NUM_IMAGES = 16
 _SEED = 0
 
 
@@ -87,12 +88,21 @@ def _write(path: Path, engine: EngineFile, batch: int, pictures: ImageSet | None
             found = random.standard_normal(shape, dtype=np.float32)
         what = f"noise, seed {_SEED}"
     else:
-        items = pictures.subset(count).items
-        repeated = [items[i % len(items)] for i in range(count)]
-        found = np.concatenate([one.images for one in images.batches(repeated, how, batch)])
-        what = f"{len(items)} images of {pictures.name}"
+        found = photos(pictures, how, batch)
+        what = f"{min(count, len(pictures.items))} images of {pictures.name}"
     np.save(path, found)
     return {"what": what, "sha256": hashlib.sha256(found.tobytes()).hexdigest()}
+
+
+def photos(pictures: ImageSet, how: Preprocess, batch: int) -> NDArray[Any]:
+    """Images for timed calls, one batch or sixteen: spread over the set, repeated if it is small.
+
+    Calls cycle through them, so that no call meets the data of the last one.
+    """
+    count = max(_NUM_IMAGES, batch)
+    spread = pictures.subset(count).items
+    repeated = [spread[i % len(spread)] for i in range(count)]
+    return np.concatenate([one.images for one in images.batches(repeated, how, batch)])
 
 
 def _facts(engine: EngineFile, path: Path) -> dict[str, Any]:

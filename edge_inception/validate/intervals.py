@@ -135,7 +135,15 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Es
         raise ValueError(f"need two or more pairs, got {len(numerator)} and {len(denominator)}")
     if min(*numerator, *denominator) <= 0:
         raise ValueError(f"a ratio needs values above 0, got {min(*numerator, *denominator)}")
-    logs = [math.log(a / b) for a, b in zip(numerator, denominator, strict=True)]
+    return geometric_mean([math.log(a / b) for a, b in zip(numerator, denominator, strict=True)])
+
+
+def geometric_mean(logs: Sequence[float]) -> Estimate:
+    """Geometric mean of ratios with a two-sided 95 % Student interval of their logarithms.
+
+    Args:
+        logs: Logarithms of paired ratios, two or more.
+    """
     centre = fmean(logs)
     half = student_quantile(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     return Estimate(

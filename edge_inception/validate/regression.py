@@ -27,7 +27,7 @@ import numpy as np
 
 from edge_inception.spec import Progress, no_progress
 from edge_inception.validate.bench import Protocol, Run, run_together
-from edge_inception.validate.intervals import Estimate, student_quantile
+from edge_inception.validate.intervals import Estimate, geometric_mean, student_quantile
 from edge_inception.validate.latency import Contender
 
 RESAMPLES = 10_000
@@ -119,9 +119,7 @@ def interval(logs: Sequence[float]) -> Estimate:
         raise ValueError(f"need two or more pairs, got {len(logs)}")
     values = np.asarray(logs, dtype=np.float64)
     if len(values) < _BOOTSTRAP_FROM:
-        centre = float(values.mean())
-        half = student_quantile(len(values) - 1) * float(values.std(ddof=1)) / len(values) ** 0.5
-        return _estimate(centre, centre - half, centre + half, "paired-t-log-95")
+        return geometric_mean(logs)
     random = np.random.default_rng(SEED)
     drawn = values[random.integers(0, len(values), (RESAMPLES, len(values)))]
     low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))

@@ -20,6 +20,7 @@ from edge_inception.imageset import ImageSet
 from edge_inception.spec import Head, Preprocess, Progress, no_progress
 from edge_inception.validate import accuracy, gate, latency, machine
 from edge_inception.validate.accuracy import Accuracy, BaselineArrays
+from edge_inception.validate.arm import photos
 from edge_inception.validate.choice import Candidate, choose
 from edge_inception.validate.latency import Contender, Latency, LatencyOptions
 from edge_inception.validate.options import (
@@ -33,7 +34,6 @@ from edge_inception.validate.outcome import Choice, Outcome, Role, Row, to_json,
 
 _SCORE_BATCH = 16
 _BLOCK_WEIGHT = 10  # images scored in about the time of one block of timed calls
-_LATENCY_IMAGES = 16  # calls cycle through them, so that no call meets the data of the last one
 
 
 def validate(
@@ -175,15 +175,11 @@ def _times(
 def _pixels(
     images_of: ImageSet, options: ValidateOptions, ways: set[Preprocess]
 ) -> Iterator[dict[Preprocess, Path]]:
-    """An .npy file per way of photos for latency calls: spread over the set, repeated if few."""
-    count = max(options.batch, _LATENCY_IMAGES)
-    spread = images_of.subset(count).items
-    repeated = [spread[i % len(spread)] for i in range(count)]
+    """An .npy file per way of photos for latency calls."""
     with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
         paths = {how: Path(folder) / f"images{index}.npy" for index, how in enumerate(ways)}
         for how, path in paths.items():
-            batches = images.batches(repeated, how, options.batch)
-            np.save(path, np.concatenate([batch.images for batch in batches]))
+            np.save(path, photos(images_of, how, options.batch))
         yield paths
 
 
