@@ -120,7 +120,7 @@ def placements(search: Mapping[str, Any] | None) -> Chart | None:
     points = [point for one in _listed(search) if (point := _placement(one))]
     if not points or search is None:
         return None
-    kept = (search.get("chosen") or {}).get("keep") if isinstance(search.get("chosen"), dict) else 0
+    kept = _inner(_inner(search, "outcome"), "chosen").get("keep")
     points = [{**point, "subject": point["keep"] == kept} for point in points]
 
     def spec(width: int) -> Mapping[str, Any]:
@@ -146,6 +146,12 @@ def placements(search: Mapping[str, Any] | None) -> Chart | None:
     return draw("Placements tried", says, spec, "A dot is one graph; blue is the one chosen.")
 
 
+def _inner(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object at ``key``; an empty one where there is none."""
+    found = record.get(key)
+    return found if isinstance(found, dict) else {}
+
+
 def _listed(search: Mapping[str, Any] | None) -> Sequence[Any]:
     found = search.get("points") if search else None
     return found if isinstance(found, list) else ()
@@ -154,7 +160,7 @@ def _listed(search: Mapping[str, Any] | None) -> Sequence[Any]:
 def _placement(one: Any) -> dict[str, Any] | None:
     if not isinstance(one, dict) or not isinstance(one.get("keep"), list):
         return None
-    cost, drop = finite(one.get("cost")), finite(one.get("drop_pp"))
+    cost, drop = finite(one.get("float_share_of_macs")), finite(one.get("drop_pp"))
     if cost is None or drop is None:
         return None
     return {"keep": one["keep"], "cost": 100 * cost, "drop": drop}

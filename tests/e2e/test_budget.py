@@ -120,6 +120,15 @@ def test_plain_int8_breaks_the_fragile_network_alone(bench, tmp_path, capsys):
     assert (jump["name"], jump["noisiest_input"]) == ("conv_4", "concat")
 
 
+def test_the_page_draws_what_the_search_wrote(saved):
+    """Every scored point of a real search is on the chart of placements."""
+    from edge_inception.report import bounds
+
+    record = searched(saved)
+    drawn = bounds.placements(record)
+    assert drawn.says.startswith(f"{len(record['points'])} sets of groups in float: ")
+
+
 def test_the_search_saves_it_with_the_two_groups_that_are_fragile(saved, capsys):
     """Acceptance: within the budget, at most three groups in float, and they are the right ones."""
     report = report_of(saved)

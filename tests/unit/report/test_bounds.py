@@ -36,9 +36,10 @@ def test_targets_are_told_with_their_range():
 
 def test_placements_that_do_not_fit_are_not_drawn():
     """Of a search's points those with numbers are; a damaged record makes no chart."""
-    good = {"keep": ["a"], "cost": 0.125, "drop_pp": 0.5}
-    bad = [{}, "x", {"keep": 1}, {**good, "cost": math.nan}, {**good, "drop_pp": "much"}]
-    chart = bounds.placements({"points": [good, *bad], "chosen": good})
+    good = {"keep": ["a"], "float_share_of_macs": 0.125, "drop_pp": 0.5}
+    nothing = {**good, "float_share_of_macs": math.nan}
+    bad = [{}, "x", {"keep": 1}, nothing, {**good, "drop_pp": "much"}]
+    chart = bounds.placements({"points": [good, *bad], "outcome": {"chosen": good}})
     assert chart.says == "1 sets of groups in float: 1 groups, 12.5 % float, drop 0.50 pp"
     for record in (None, {}, {"points": bad}, {"points": "x"}, {"points": [], "chosen": 3}):
         assert bounds.placements(record) is None

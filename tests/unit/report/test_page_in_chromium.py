@@ -64,8 +64,8 @@ CALIBRATION = {
 NOISE = {"layers": [{"name": "left", "sqnr_db": 21.0, "is_jump": True}]}
 SEARCH = {
     "points": [
-        {"keep": [], "cost": 0.0, "drop_pp": 1.5},
-        {"keep": ["stem"], "cost": 0.25, "drop_pp": 0.1},
+        {"keep": [], "float_share_of_macs": 0.0, "drop_pp": 1.5},
+        {"keep": ["stem"], "float_share_of_macs": 0.25, "drop_pp": 0.1},
     ]
 }
 
