@@ -121,9 +121,9 @@ class _Build:
         report, shipped = self.stages(keep_failed=keep_failed)
         record = json.loads(report.path.read_text(encoding="utf-8"))
         status = record["verdict"]["status"]
-        shipped = _chosen(shipped, record)
+        asked, shipped = shipped, _chosen(shipped, record)
         if status == "FAILED" and not keep_failed:
-            self._withhold(shipped, "gate failed")
+            self._withhold(asked, "gate failed")
             if self._recipe.precision is Precision.INT8:
                 self._listener.note("more calibration images or --calibrator max may help")
             shipped = []

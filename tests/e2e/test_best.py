@@ -30,6 +30,16 @@ def test_best_builds_both_and_ships_one(copied, workshop, capsys):
     assert f"{plans['fp16']} kernels" in rtx["sentence"]
 
 
+def test_a_failed_gate_ships_neither(copied, workshop, capsys):
+    """No engine that competed is left where even the better one misses a gate."""
+    arguments = ["--precision", "best", "--target", "cpu", "--min-sqnr", "500"]
+    code = cli.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *arguments])
+    assert code == 6
+    capsys.readouterr()
+    for precision in ("fp16", "int8"):
+        assert not (copied / f"model.{precision}.cpu.blob").exists()
+
+
 def test_best_is_refused_for_another_machine(workshop, tmp_path, capsys):
     """A Jetson's precision cannot be chosen by the speed of this machine: exit 3, and the way."""
     arguments = ["--precision", "best", "--target", "orin-nano-8gb", "--out", str(tmp_path / "out")]
