@@ -134,7 +134,7 @@ FLAGS = [
     (["--option", "widht=0.03"], "did you mean 'width'"),
     (["--option", "width"], "KEY=VALUE"),
     (["--float-rest", "fp64"], "fp16"),
-    (["--calibrator", "entropy"], "mse"),
+    (["--calibrator", "entropi"], "mse"),
     (["--calibrator", "percentile:200"], "percentage"),
     (["--threads", "-1"], "at least 0"),
     (["--threads", "9999"], "9999 threads"),
