@@ -22,8 +22,7 @@ from edge_inception.errors import InputError
 from edge_inception.graph.check import constants, only_reader
 from edge_inception.quant import place
 from edge_inception.quant.place import Placement
-from edge_inception.quant.ranges import TensorRange
-from edge_inception.quant.scales import int8_scale
+from edge_inception.quant.ranges import TensorRange, tensor_scales
 
 _POOLS = frozenset(("MaxPool", "AveragePool"))
 _VIEWS = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
@@ -57,13 +56,11 @@ def implicit_scales(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> 
         seen: Ranges of the simplified graph.
 
     Raises:
-        InputError: A tensor between layers is neither in the table nor derived from one that is.
+        InputError: A tensor between layers is neither in the table nor derived from one that is,
+            or its scale is beyond float16.
     """
     group_of, ranges = _shared_ranges(model, seen)
-    scale_of = {
-        name: np.float32(int8_scale(np.array(ranges[group_of[name]].amax, np.float32)))
-        for name in _between(model)
-    }
+    scale_of = tensor_scales({name: ranges[group_of[name]].amax for name in _between(model)})
     known = constants(model)
     computed = [value.name for value in model.graph.input if value.name not in known]
     computed += [name for node in model.graph.node for name in node.output if name]

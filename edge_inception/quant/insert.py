@@ -33,6 +33,7 @@ from edge_inception.quant.ranges import (
     group_ranges,
     read_means,
     table_for,
+    tensor_scales,
 )
 from edge_inception.spec import Precision
 
@@ -206,12 +207,8 @@ def _insert(
         placement = place.place(model, policy_of(options), options.keep)
     counts = _counts(model, placement)
     seen = group_ranges(placement.scale_of, seen)
-    _require_ranges(placement, seen, options)
+    scale_of = _scales(seen, options)
     graph = model.graph
-    scale_of = {
-        root: scales.int8_scale(np.array(seen[root].amax, np.float32))
-        for root in dict.fromkeys(placement.scale_of.values())
-    }
     if means is not None:
         used = {root: float(scale) for root, scale in scale_of.items()}
         counts["biases_corrected"] = bias.correct_biases(model, placement, means, used)
@@ -228,7 +225,7 @@ def _insert(
         nodes += [pair for name in node.output for pair in pairs.get(name, ())]
     graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO))
     for root, scale in scale_of.items():
-        graph.initializer.append(numpy_helper.from_array(scale, f"{root}.scale"))
+        graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{root}.scale"))
     _replace(graph.node, nodes)
     _drop_unread(graph)
     return counts
@@ -271,27 +268,17 @@ def _num_adds(model: onnx.ModelProto) -> int:
     )
 
 
-def _require_ranges(
-    placement: Placement, seen: Mapping[str, TensorRange], options: QuantizeOptions
-) -> None:
-    amax, largest = max((seen[root].amax, root) for root in placement.scale_of.values())
-    if amax > scales.LEVELS * _LARGEST_HALF:
+def _scales(seen: Mapping[str, TensorRange], options: QuantizeOptions) -> dict[str, np.float32]:
+    """Scale of every group; what is not int8 must fit the float type besides."""
+    found = tensor_scales({root: one.amax for root, one in seen.items()})
+    largest = max(seen, key=lambda root: seen[root].observed_amax, default="")
+    if _is_half(options) and largest and seen[largest].observed_amax > _LARGEST_HALF:
+        reach = seen[largest].observed_amax
         raise InputError(
-            f"tensor '{largest}' reaches {amax:g}, whose int8 scale is beyond float16",
-            hint="activations this large come from untrained weights; else use --precision fp32",
-        )
-    if _is_half(options):
-        _require_half_range(placement, seen)
-
-
-def _require_half_range(placement: Placement, seen: Mapping[str, TensorRange]) -> None:
-    reach = {root: seen[root].observed_amax for root in placement.scale_of.values()}
-    largest = max(reach, key=lambda root: reach[root])
-    if reach[largest] > _LARGEST_HALF:
-        raise InputError(
-            f"tensor '{largest}' reaches {reach[largest]:g}, beyond float16's {_LARGEST_HALF:g}",
+            f"tensor '{largest}' reaches {reach:g}, beyond float16's {_LARGEST_HALF:g}",
             hint="keep the float part in float32: --float-rest fp32",
         )
+    return found
 
 
 def _rewire(node: onnx.NodeProto, name: str) -> None:

@@ -32,7 +32,6 @@ from edge_inception.quant.implicit import unobserved
 from edge_inception.quant.means import channel_means
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
 from edge_inception.quant.ranges import ChannelMeans, Table, TensorRange
-from edge_inception.quant.scales import int8_scale
 from edge_inception.quant.stream import Stream, require_finite
 from edge_inception.spec import OUTPUT_NAME, Progress, no_progress
 
@@ -186,10 +185,8 @@ def measured_means(
     progress: Progress,
 ) -> Mapping[str, ChannelMeans]:
     """Channel means of every tensor that convolutions read, with the scales of the table."""
-    scales = {
-        name: float(int8_scale(np.array(tensors[name].amax, np.float32)))
-        for name in subject.convolved
-    }
+    found = ranges.tensor_scales({name: tensors[name].amax for name in subject.convolved})
+    scales = {name: float(scale) for name, scale in found.items()}
     return channel_means(subject.graph.path, scales, images.items, options, progress)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_inception.artifact import RangeTable, SimplifiedGraph, file_sha256
 from edge_inception.errors import InputError
 from edge_inception.quant.calibrators import Observation
+from edge_inception.quant.scales import LARGEST_SCALE, LEVELS, int8_scale
 from edge_inception.stage import tool_version
 
 SCHEMA = 2
@@ -195,6 +196,23 @@ def group_ranges(
             hint="calibrate this graph again",
         )
     return found
+
+
+def tensor_scales(amax_of: Mapping[str, float]) -> dict[str, np.float32]:
+    """The scale of every tensor that becomes int8, see ``int8_scale``.
+
+    Raises:
+        InputError: An amax is so large that its scale is beyond float16; the largest is named.
+    """
+    largest = max(amax_of, key=lambda name: (amax_of[name], name), default="")
+    if largest and amax_of[largest] > LEVELS * LARGEST_SCALE:
+        raise InputError(
+            f"tensor '{largest}' reaches {amax_of[largest]:g}, whose int8 scale is beyond float16",
+            hint="activations this large come from untrained weights; else use --precision fp32",
+        )
+    return {
+        name: np.float32(int8_scale(np.array(amax, np.float32))) for name, amax in amax_of.items()
+    }
 
 
 def write_statistics(

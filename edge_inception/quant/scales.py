@@ -11,7 +11,7 @@ LEVELS = 127
 SMALLEST_SCALE = np.float32(2.0**-24)
 """Smallest positive float16 (subnormal). A scale of 0 is a parse error in TensorRT and RTX."""
 
-_LARGEST_SCALE = np.float32(np.finfo(np.float16).max)
+LARGEST_SCALE = np.float32(np.finfo(np.float16).max)
 
 
 def int8_scale(amax: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -41,8 +41,8 @@ def int8_scale(amax: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(f"amax must be finite and >= 0, got {values.min()} .. {values.max()}")
     exact = values / np.float32(LEVELS)
-    if (exact > _LARGEST_SCALE).any():
-        raise ValueError(f"amax {values.max()} needs a scale above float16's {_LARGEST_SCALE}")
+    if (exact > LARGEST_SCALE).any():
+        raise ValueError(f"amax {values.max()} needs a scale above float16's {LARGEST_SCALE}")
     half = exact.astype(np.float16)
     above = np.nextafter(half, np.float16(np.inf))
     clips = half.astype(np.float32) * np.float32(LEVELS + 0.5) <= values

@@ -88,12 +88,13 @@ def free_scores(
 def _tensors(model: onnx.ModelProto, placement: Placement, table: RangeTable) -> dict[str, _Tensor]:
     """What is known of every tensor with a pair, rounded with the scale of its group."""
     seen, means = ranges.read_histograms(table), ranges.read_means(table)
-    amax = ranges.group_ranges(placement.scale_of, ranges.read_table(table).tensors)
+    of_group = ranges.group_ranges(placement.scale_of, ranges.read_table(table).tensors)
+    scale_of = ranges.tensor_scales({root: one.amax for root, one in of_group.items()})
     positive = non_negative(model)
     found = {}
     for name, root in placement.scale_of.items():
         if name in seen:
-            scale = float(scales.int8_scale(np.array(amax[root].amax, np.float32)))
+            scale = float(scale_of[root])
             plain = means[name].plain if name in means else None
             found[name] = _tensor(seen[name], scale, plain, is_positive=name in positive)
     missing = set(placement.scale_of.values()) - {placement.scale_of[name] for name in found}

@@ -65,7 +65,7 @@ def repository(built, workshop, tmp_path):
 
 def run(repository, *arguments):
     """Pytest in that repository: exit code and what it printed."""
-    command = [sys.executable, "-m", "pytest", "-p", "edge_inception.pytest_plugin", "-q", "-rs"]
+    command = [sys.executable, "-m", "pytest", "-q", "-rs"]
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider", "--rootdir", ".", *arguments],
         cwd=repository, capture_output=True, text=True, check=False, timeout=300,
