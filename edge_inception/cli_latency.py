@@ -46,6 +46,7 @@ def _protocol_options(command: Any) -> Any:
 @click.argument("engine", type=PATH)
 @click.option("--batch", type=click.IntRange(1), multiple=True, help="Images a call; repeatable.")
 @click.option("--streams", type=click.IntRange(1), default=1, show_default=True, help="At once.")
+@click.option("--fixed", is_flag=True, help="End at --duration, though the median moves still.")
 @_protocol_options
 @terminal_options
 def bench(engine: Path, **flags: Any) -> None:
@@ -60,7 +61,9 @@ def bench(engine: Path, **flags: Any) -> None:
     records = []
     with terminal_of(flags) as terminal, _pictures(flags["images"]) as (pictures, folder):
         for batch in flags["batch"] or (1,):
-            protocol = _protocol(flags, batch=batch, streams=flags["streams"])
+            protocol = _protocol(
+                flags, batch=batch, streams=flags["streams"], is_fixed=flags["fixed"]
+            )
             arm = arm_of(engine, batch, pictures, folder)
             with terminal.working(f"bench batch {batch}") as progress:
                 runs = bench_of.run_together(
@@ -111,7 +114,7 @@ def compare(engines: tuple[Path, ...], **flags: Any) -> int:
     gate = _gate(flags)
     with terminal_of(flags) as terminal, _pictures(flags["images"]) as (pictures, folder):
         session = comparison.Comparison(
-            protocol=_protocol(flags, batch=flags["batch"], is_pair=True),
+            protocol=_protocol(flags, batch=flags["batch"], is_fixed=True),
             gate=gate,
             pictures=pictures,
             folder=folder,
@@ -160,15 +163,14 @@ def _labelled(flags: Mapping[str, Any]) -> ImageSet | None:
 
 
 def _protocol(
-    flags: Mapping[str, Any], *, batch: int, streams: int = 1, is_pair: bool = False
+    flags: Mapping[str, Any], *, batch: int, streams: int = 1, is_fixed: bool
 ) -> Protocol:
     from edge_inception import ingredients
     from edge_inception.validate.bench import Protocol
 
     # what pairs differ by tells how sure a comparison is; a single run must be sure of itself
-    stable = None if is_pair else Protocol().stable
     return Protocol(
-        stable=stable,
+        stable=None if is_fixed else Protocol().stable,
         threads=ingredients.require_threads(flags["threads"]),
         batch=batch,
         streams=streams,

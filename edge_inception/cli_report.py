@@ -50,19 +50,31 @@ def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv:
 
 
 def _latency(path: Path) -> int | None:
-    """Print a record of ``bench`` or ``compare``; its exit code, None of another file."""
+    """Print records of ``bench`` or ``compare``; the exit code, None of another file."""
     from edge_inception.report import latency
-    from edge_inception.report.sources import read_json
-    from edge_inception.validate import bench, comparison
+    from edge_inception.validate import comparison
+    from edge_inception.validate.record import is_record, read_records
 
-    record = read_json(path) if path.is_file() else {}
-    found = (record.get("schema"), record.get("schema_version"))
-    if found != (bench.SCHEMA, bench.SCHEMA_VERSION) or "bundle" in record:  # that is of a device
+    found = _json(path)
+    if not is_record(found) or "bundle" in found:  # that is of a device
         return None
-    is_single = record["kind"] == "single"
-    lines = latency.bench_lines(record) if is_single else latency.compare_lines(record)
-    click.echo("\n".join(lines))
-    return 0 if is_single else comparison.exit_code(record)  # a latency alone claims nothing
+    codes = []
+    for record in read_records(path):
+        is_single = record["kind"] == "single"
+        lines = latency.bench_lines(record) if is_single else latency.compare_lines(record)
+        click.echo("\n".join(lines))
+        codes.append(0 if is_single else comparison.exit_code(record))  # a latency claims nothing
+    return max(codes)
+
+
+def _json(path: Path) -> Any:
+    """What a file holds; None where it is no JSON."""
+    import json
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _write_page(sources: Sequence[Source], path: Path) -> None:

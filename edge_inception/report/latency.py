@@ -47,11 +47,16 @@ def bench_lines(record: Mapping[str, Any]) -> list[str]:
         lines.append(f"compute   p50 {_ms(run['compute_median'])} ms on the GPU alone")
     lines.append(
         f"cold      opened in {run['open_s']:.2f} s, first call {_ms(run['first_ms'])} ms, "
-        f"peak memory {run['peak_mib']:.0f} MiB"
+        f"peak memory {memory(run['peak_mib'])}"
     )
     lines += _seen(run)
     lines += [f"warning: {text}" for text in run["warnings"]]
     return lines
+
+
+def memory(mib: float | None) -> str:
+    """``113 MiB``; a dash for None."""
+    return DASH if mib is None else f"{mib:.0f} MiB"
 
 
 def _seen(run: Mapping[str, Any]) -> list[str]:

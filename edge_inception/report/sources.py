@@ -16,18 +16,18 @@ from edge_inception import artifact
 from edge_inception.artifact import Artifact, RangeTable, Report
 from edge_inception.errors import InputError
 from edge_inception.report.cells import SCHEMA, require_schema
+from edge_inception.validate.shape import NUMBER, misfit
 
 REPORT = "report.json"
-_NUMBER = (int, float)
-_ESTIMATE: Mapping[str, Any] = {"value": _NUMBER, "lower": _NUMBER, "upper": _NUMBER}
+_ESTIMATE: Mapping[str, Any] = {"value": NUMBER, "lower": NUMBER, "upper": NUMBER}
 _LATENCY: Mapping[str, Any] = {
-    "p50_ms": _NUMBER,
-    "p90_ms": _NUMBER,
-    "p99_ms": (*_NUMBER, None),
-    "threads": (*_NUMBER, None),
-    "foreign_cores": (*_NUMBER, None),
+    "p50_ms": NUMBER,
+    "p90_ms": NUMBER,
+    "p99_ms": (*NUMBER, None),
+    "threads": (*NUMBER, None),
+    "foreign_cores": (*NUMBER, None),
 }
-_SCORES: Mapping[str, Any] = {"top1": _ESTIMATE, "recall": [(*_NUMBER, None)]}
+_SCORES: Mapping[str, Any] = {"top1": _ESTIMATE, "recall": [(*NUMBER, None)]}
 _LABELLED: Mapping[str, Any] = {"engine": _SCORES, "baseline": _SCORES, "drop_pp": _ESTIMATE}
 _ROW: Mapping[str, Any] = {
     "name": (str,),
@@ -35,20 +35,20 @@ _ROW: Mapping[str, Any] = {
     "precision": (str,),
     "float_precision": (str, None),
     "accuracy": (
-        {"agreement": _ESTIMATE, "sqnr_db": (*_NUMBER, str), "labelled": (_LABELLED, None)},
+        {"agreement": _ESTIMATE, "sqnr_db": (*NUMBER, str), "labelled": (_LABELLED, None)},
         None,
     ),
     "latency": (_LATENCY, None),
     "speedup": (_ESTIMATE, None),
-    "size_bytes": (*_NUMBER, None),
-    "weight_bytes": (*_NUMBER, None),
+    "size_bytes": (*NUMBER, None),
+    "weight_bytes": (*NUMBER, None),
     "executed_layers": (dict, None),
     "note": (str,),
 }
 _SHAPE: Mapping[str, Any] = {
     "model": (str,),
     "created_utc": (str,),
-    "data": {"name": (str,), "num_images": _NUMBER, "classes": [(str,)]},
+    "data": {"name": (str,), "num_images": NUMBER, "classes": [(str,)]},
     "rows": [_ROW],
     "verdict": {"status": (str,), "sentence": (str,), "checks": [{"sentence": (str,)}]},
     "machine": (dict, None),
@@ -161,7 +161,7 @@ def require_report(record: Mapping[str, Any], path: Path) -> None:
         InputError: Another schema or version, or a key that is missing or of another type.
     """
     require_schema(record)
-    wrong = _misfit(record, _SHAPE, SCHEMA)
+    wrong = misfit(record, _SHAPE, SCHEMA)
     if wrong is None and record["verdict"]["status"] not in {"PASSED", "FAILED", "INCONCLUSIVE"}:
         wrong = "verdict.status"
     if wrong is not None:
@@ -169,36 +169,6 @@ def require_report(record: Mapping[str, Any], path: Path) -> None:
             f"{path} is not a whole report: {wrong} is missing or of another type",
             hint="run `edge-inception validate` again",
         )
-
-
-def _misfit(value: Any, shape: Any, where: str) -> str | None:
-    """The first place where ``value`` is not of ``shape``; None when it fits.
-
-    A mapping names keys that must be there, a list the shape of every item, a tuple alternatives.
-    """
-    if isinstance(shape, Mapping):
-        if not isinstance(value, dict):
-            return where
-        places = ((value.get(key), inner, f"{where}.{key}") for key, inner in shape.items())
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            return where
-        places = ((item, shape[0], f"{where}[{index}]") for index, item in enumerate(value))
-    else:
-        fits = any(_is_of(value, one) for one in shape)
-        inner = next((one for one in shape if isinstance(one, Mapping)), None)
-        if fits or inner is None or not isinstance(value, dict):
-            return None if fits else where
-        return _misfit(value, inner, where)
-    return next((found for place in places if (found := _misfit(*place)) is not None), None)
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    if kind is None:
-        return value is None
-    if isinstance(kind, Mapping):
-        return _misfit(value, kind, "") is None
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _artifacts(folder: Path) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:

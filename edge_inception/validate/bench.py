@@ -4,18 +4,7 @@ A run opens an engine in a process of its own, makes its first call, warms up, a
 blocks. Runs that are to be compared live side by side and take turns block by block, A B B A, so
 that whatever the machine does in these seconds meets both.
 
-The record is JSON, ``schema`` "edge-inception/bench", ``schema_version`` 2 (1 is what ``device.py``
-writes: it lacks the keys marked *):
-
-- ``kind``: "single", "ab" or "aa"; ``created_utc``; ``tool``; ``model``; ``engines`` by arm:
-  sha256, bytes, backend, precision, batch, tied_to*, path*;
-- ``device``: the machine and its ``fingerprint``, also of the protocol;
-- ``protocol``: every choice, as resolved;
-- ``runs``: arm, pair*, t0, n, median, mean, p90, p95*, p99 (null below 100 calls), cov,
-  throughput* (images/s), open_s, first_ms*, peak_mib*, compute_median* (null where the engine
-  cannot tell), temp_c, cpu_mhz*, gpu_mhz_min, power_mw*, throttled*, unavailable* {what: why},
-  foreign_cores*, warnings, blocks* (samples per block), samples_ms;
-- ``result`` of "ab" and "aa": see ``regression``.
+The record, its schema and its versions: ``record``.
 
 Source: facts/jetson.md 6.3, 6.4; trtexec's protocol and warnings.
 """
@@ -46,9 +35,8 @@ from edge_inception.validate.latency import (
     check_threads,
     worker_of,
 )
+from edge_inception.validate.record import SCHEMA, SCHEMA_VERSION
 
-SCHEMA = "edge-inception/bench"
-SCHEMA_VERSION = 2
 _BUSY_CORES = 0.1
 
 
@@ -219,7 +207,7 @@ def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
 
 
 def run_record(run: Run, protocol: Protocol) -> dict[str, Any]:
-    """A run as the record keeps it; see the module's docstring."""
+    """A run as the record keeps it."""
     figures = measure.summary(run.samples, run.compute_ms)
     samples, compute = figures.pop("samples_ms"), figures.pop("gpu_median")
     return {

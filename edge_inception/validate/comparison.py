@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,11 @@ from edge_inception.spec import Gates, Progress
 from edge_inception.validate import accuracy, bench, comparable, regression
 from edge_inception.validate.arm import Arm, arm_of
 from edge_inception.validate.gate import Status, judge
+from edge_inception.validate.record import read_record
 from edge_inception.validate.regression import EXIT_CODES, Gate, Result, Verdict
 
 _SCORE_BATCH = 16
-_READ = (1, 2)  # versions of the record
+_SHA256, _HASH_DIGITS = re.compile("[0-9a-f]{64}"), 12
 _OF_STATUS = {
     Status.PASSED: Verdict.PASS,
     Status.FAILED: Verdict.FAIL,
@@ -215,33 +216,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for name in names:
             before, after = old[part].get(name), new[part].get(name)
             if before != after:
-                found.append(f"{name} ({before} then, {after} now)")
+                found.append(f"{name} ({_seen(before)} then, {_seen(after)} now)")
     return found
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A record of ``bench``, ``compare`` or ``device.py bench``, whatever version wrote it.
-
-    Raises:
-        InputError: Not readable, or something else.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not readable JSON", hint="give a record of bench") from error
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != bench.SCHEMA:
-        raise InputError(
-            f"{path} holds schema {schema!r}, wanted {bench.SCHEMA!r}",
-            hint="write one: edge-inception bench ENGINE --out FILE",
-        )
-    if record.get("schema_version") not in _READ:
-        raise InputError(
-            f"{path} is a record of version {record.get('schema_version')}, this reads "
-            f"{_READ[0]} to {_READ[-1]}",
-            hint="update edge-inception",
-        )
-    return dict(record)
+def _seen(value: Any) -> str:
+    """A value of a record in a sentence: a hash is short, and what was not recorded is not."""
+    if value is None:
+        return "not recorded"
+    text = str(value)
+    return text[:_HASH_DIGITS] if _SHA256.fullmatch(text) else text
 
 
 def exit_code(record: Mapping[str, Any]) -> int:

@@ -11,19 +11,23 @@ from onnx import helper, numpy_helper
 from edge_inception import artifact, cli, registry
 from edge_inception.artifact import TypedGraph
 from edge_inception.engines._backend import CompileOptions
+from edge_inception.validate.record import read_record
 
 pytestmark = pytest.mark.slow
 SHORT = ("--warm-up", "50", "--duration", "0.3", "--iterations", "16", "--threads", "1")
+BENCH = ("bench", *SHORT, "--fixed")
 FEW = ("--pairs", "3", "--most-pairs", "4")
 
 
 @pytest.fixture(scope="module")
 def numeric(built, tmp_path_factory):
-    """The fp32 graph on onnxruntime."""
-    typed = artifact.load(TypedGraph, built / "model.fp32.onnx")
-    path = tmp_path_factory.mktemp("numeric") / "model.fp32.ort.onnx"
-    registry.backend("onnxruntime").compile(typed, CompileOptions(), path)
-    return path
+    """The graphs of both precisions on onnxruntime."""
+    folder, made = tmp_path_factory.mktemp("numeric"), []
+    for precision in ("fp32", "int8"):
+        typed = artifact.load(TypedGraph, built / f"model.{precision}.onnx")
+        made.append(folder / f"model.{precision}.ort.onnx")
+        registry.backend("onnxruntime").compile(typed, CompileOptions(), made[-1])
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +67,16 @@ def heavy(built, tmp_path_factory):
 
 def test_bench_of_every_engine_that_runs_here(built, numeric, workshop, tmp_path, capsys):
     """Figures for people, and a record of schema 2 with every sample, fed with real photos."""
-    for engine in (built / "model.int8.cpu.blob", numeric):
+    for engine in (built / "model.int8.cpu.blob", built / "model.fp32.cpu.blob", *numeric):
         out = tmp_path / "bench.json"
         photos = ("--images", str(workshop.calibration))
-        assert cli.run(["bench", str(engine), *SHORT, *photos, "--out", str(out)]) == 0
+        assert cli.run([*BENCH, str(engine), *photos, "--out", str(out)]) == 0
         lines = capsys.readouterr().out
         assert "p50" in lines
         assert "images/s" in lines
-        record = json.loads(out.read_text())
-        assert (record["schema"], record["schema_version"]) == ("edge-inception/bench", 2)
+        record = read_record(out)
+        assert record == json.loads(out.read_text())  # of this version, and whole
+        assert record["schema_version"] == 2
         run = record["runs"][0]
         assert run["n"] == len(run["samples_ms"]) == sum(run["blocks"])
         assert run["median"] <= run["p90"] <= run["p95"]
@@ -83,16 +88,16 @@ def test_bench_of_an_engine_that_cannot_run_here(copied, capsys):
     typed = artifact.load(TypedGraph, copied / "model.fp32.onnx")
     engine = copied / "model.fp32.rtx.engine"
     registry.backend("tensorrt_rtx").compile(typed, CompileOptions(), engine)
-    assert cli.run(["bench", str(engine), *SHORT]) == 4
+    assert cli.run([*BENCH, str(engine)]) == 4
     assert "cannot run here" in capsys.readouterr().err
 
 
 def test_several_batches_are_several_records(built, capsys):
     """A batch that the engine does not take is refused with those that it takes."""
     engine = str(built / "model.int8.cpu.blob")
-    assert cli.run(["bench", engine, *SHORT, "--batch", "1", "--batch", "1", "--json"]) == 0
+    assert cli.run([*BENCH, engine, "--batch", "1", "--batch", "1", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2
-    assert cli.run(["bench", engine, *SHORT, "--batch", "64"]) == 3
+    assert cli.run([*BENCH, engine, "--batch", "64"]) == 3
     assert "takes batches of 1 to" in capsys.readouterr().err
 
 

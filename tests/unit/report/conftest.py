@@ -77,3 +77,61 @@ def report():
 def whole_report():
     """The same, not to be changed."""
     return REPORT
+
+
+def timed_engine(precision):
+    return {
+        "path": f"model.{precision}.blob", "sha256": "ab" * 32, "bytes": 10 << 20,
+        "backend": "openvino", "precision": precision, "float_precision": "f32",
+        "typed": "strong", "batch": {"min": 1, "opt": 1, "max": 8}, "dla_core": None,
+        "tied_to": {"openvino": "2026.4.1"}, "graph_sha256": "cd" * 32,
+    }  # fmt: skip
+
+
+def timed_run(arm, pair, median_ms):
+    samples = [median_ms * (0.9 + 0.01 * i) for i in range(21)]
+    return {
+        "arm": arm, "pair": pair, "t0": "2026-11-26T07:00:00+00:00", "n": 21,
+        "median": median_ms, "mean": median_ms, "p90": 1.08 * median_ms, "p95": 1.09 * median_ms,
+        "p99": None, "cov": 0.06, "throughput": 1000 / median_ms, "open_s": 0.5,
+        "first_ms": 2 * median_ms, "peak_mib": 113.0, "compute_median": None,
+        "temp_c": {"start": {}, "end": {}}, "cpu_mhz": {"start": None, "end": None},
+        "gpu_mhz_min": None, "power_mw": None, "throttled": None,
+        "unavailable": {"power_mw": "no INA3221 rails"}, "foreign_cores": 0.0,
+        "warnings": ["calls vary by 6.1 %, over 2.5 %"], "blocks": [7, 7, 7],
+        "samples_ms": samples,
+    }  # fmt: skip
+
+
+SINGLE = {
+    "schema": "edge-inception/bench", "schema_version": 2, "kind": "single",
+    "created_utc": "2026-11-26T07:00:00Z", "tool": {"version": "0.1.0"},
+    "model": {"name": "inception_v4", "input": [1, 3, 299, 299]},
+    "engines": {"A": timed_engine("int8")},
+    "device": {"cpu": "Test CPU", "num_cores": 2, "libraries": {"openvino": "2026.4.1"}},
+    "protocol": {
+        "threads": 2, "batch": 1, "streams": 1, "runner": "python", "metric": "host_to_host_ms",
+        "input": "noise, seed 0", "input_sha256": "ef" * 32,
+    },
+    "runs": [timed_run("A", 0, 8.0)], "fingerprint": "0123456789ab",
+}  # fmt: skip
+RESULT = {
+    "ratio": 1.1, "ci95": [1.08, 1.12], "method": "student-t-log-95", "delta": 0.03, "k": 3,
+    "verdict": "fail", "reasons": [], "sentence": "B is 10.0 % slower than A, limit +3 %",
+}  # fmt: skip
+
+
+@pytest.fixture
+def single():
+    """A record of ``bench``; a copy for each test."""
+    return copy.deepcopy(SINGLE)
+
+
+@pytest.fixture
+def compared():
+    """A record of ``compare`` whose three pairs are 10 % apart."""
+    runs = [timed_run(arm, i, ms) for i in range(3) for arm, ms in (("A", 10.0), ("B", 11.0))]
+    engines = {"A": timed_engine("fp32"), "B": timed_engine("int8")}
+    return copy.deepcopy({**SINGLE, "kind": "ab", "engines": engines, "runs": runs} | {
+        "result": RESULT,
+    })  # fmt: skip

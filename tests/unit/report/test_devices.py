@@ -80,20 +80,3 @@ def test_a_later_version_is_refused(record, tmp_path, capsys):
     code, said = report({**record, "schema_version": 2}, tmp_path, capsys)
     assert code == 3
     assert "version 2, this edge-inception reads 1" in said.err
-
-
-def test_a_comparison_is_shown_again_with_its_verdict(tmp_path, capsys):
-    """A record of ``compare`` ends with its verdict, and the exit code is that of compare."""
-    engine = {"precision": "int8", "backend": "openvino", "path": "model.blob"}
-    record = {
-        "schema": "edge-inception/bench",
-        "schema_version": 2,
-        "kind": "ab",
-        "engines": {"A": engine, "B": engine},
-        "runs": [{"arm": arm, "median": 5.0, "warnings": []} for arm in "ABBA"],
-        "result": {"verdict": "fail", "sentence": "B is slower", "reasons": []},
-        "warnings": [],
-    }
-    code, said = report(record, tmp_path, capsys)
-    assert code == 6
-    assert said.out.splitlines()[-1] == "FAILED: fail, B is slower"

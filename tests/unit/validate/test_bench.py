@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge_inception.errors import Inconclusive
 from edge_inception.validate import bench
+from edge_inception.validate.arm import Arm
 from edge_inception.validate.bench import Protocol, run_together
+from edge_inception.validate.comparison import Comparison
 from edge_inception.validate.latency import Contender
+from edge_inception.validate.record import SHAPE, read_record
+from edge_inception.validate.regression import Gate
 
 # a session with known figures; workers import it by name
 _CLOCKWORK = """
@@ -48,6 +53,13 @@ def feed(tmp_path, monkeypatch):
     images = tmp_path / "images.npy"
     np.save(images, np.zeros((4, 3, 2, 2), np.float32))
     return images
+
+
+FACTS = {
+    "path": "clock", "sha256": "0" * 64, "bytes": 1, "backend": "clock", "precision": None,
+    "float_precision": None, "typed": None, "batch": {"min": 1, "opt": 1, "max": 1},
+    "dla_core": None, "tied_to": {}, "graph_sha256": None,
+}  # fmt: skip
 
 
 def _contender(**arguments):
@@ -106,20 +118,50 @@ def test_other_threads_than_asked_for_are_no_measurement(feed):
         run_together({"A": _contender(extra=1)}, feed, QUICK)
 
 
-def test_a_record_is_whole_and_strict_json(feed):
-    """Every documented key is there, and the record survives JSON without NaN or infinity."""
+def test_a_record_is_whole_and_strict_json(feed, tmp_path):
+    """Its keys are the documented ones, and it survives JSON without NaN or infinity."""
     protocol = QUICK
     runs = run_together({"A": _contender()}, feed, protocol)
-    facts = {"sha256": "0" * 64, "bytes": 1, "tied_to": {}, "model": {"name": "clock"}}
+    facts = {**FACTS, "model": {"name": "clock"}}
     record = bench.record(
         "single", {"A": facts}, runs, protocol, input_facts={"sha256": "x", "what": "zeros"}
     )
     text = json.dumps(record, allow_nan=False)
-    assert json.loads(text)["runs"][0]["arm"] == "A"
+    path = tmp_path / "record.json"
+    path.write_text(text, encoding="utf-8")
+    assert read_record(path) == json.loads(text)
+    for shape, found in (
+        (SHAPE, record),
+        (SHAPE["engines"]["A"], record["engines"]["A"]),
+        (SHAPE["runs"][0], record["runs"][0]),
+    ):
+        assert shape.keys() == found.keys()
     assert record["protocol"]["threads"] == 1
     assert record["fingerprint"] == bench.fingerprint(
         {k: v for k, v in record["device"].items() if k != "load_average"}, record["protocol"]
     )
+
+
+def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
+    """Version 1, as a device wrote it: read, and invalid with what differs or was not recorded."""
+    stored = Path(__file__).with_name("records") / "device-1.json"
+    session = Comparison(
+        protocol=QUICK, gate=Gate(pairs=2, most_pairs=2), pictures=None, folder=tmp_path
+    )
+    arm = Arm(
+        engine=None,
+        contender=dataclasses.replace(_contender(), images=feed),
+        facts={**FACTS, "model": {"name": "clock"}},
+        feed={"sha256": "ab" * 32, "what": "zeros"},
+    )
+    found = session.against(arm, stored, trusted=True, progress=lambda *_: None)
+    assert found["result"]["verdict"] == "invalid"
+    told = found["result"]["sentence"]
+    assert "threads (not recorded then, 1 now)" in told
+    assert "input_sha256 (86987e5b1e15 then, abababababab now)" in told
+    path = tmp_path / "compared.json"
+    path.write_text(json.dumps(found), encoding="utf-8")
+    assert [run["arm"] for run in read_record(path)["runs"]] == ["A", "B", "B"]
 
 
 def test_doubts_are_named():
