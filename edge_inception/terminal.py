@@ -27,11 +27,13 @@ _SUMMARIES = (
     "{num_kept} groups stay float, {num_scored} graphs scored",
     "{num_nodes} nodes, were {num_nodes_before}",
     "{num_images} images, {num_tensors} tensors",
+    "{num_from_cache} of {num_tensors} tensors found in the cache",
     "{num_engines} engines, {num_images} images",
     "{images} images",
     "{int8_layers} of {weighted_layers} layers with weights in int8",
     "{layers} layers",
     "{num_nodes} nodes",
+    "{num_scaled} tensors with a scale, {num_unscaled} without",
 )
 
 

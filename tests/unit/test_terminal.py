@@ -85,6 +85,15 @@ def test_log_records_of_the_package(capsys):
         ({"images": 40, "labelled": 40, "left_out": 0}, "40 images"),
         ({"num_nodes": 5, "num_nodes_before": 9, "Conv": 2}, "5 nodes, were 9"),
         ({"num_nodes": 5}, "5 nodes"),
+        ({"num_nodes": 5, "num_scaled": 4, "num_unscaled": 1}, "5 nodes"),
+        (
+            {"num_distinct_scales": 3, "num_scaled": 4, "num_unscaled": 1},
+            "4 tensors with a scale, 1 without",
+        ),
+        (
+            {"num_from_cache": 8, "num_not_in_graph": 2, "num_tensors": 9},
+            "8 of 9 tensors found in the cache",
+        ),
         (
             {
                 "conv_quantized": 3,
