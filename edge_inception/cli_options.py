@@ -118,7 +118,11 @@ graph_options = _options(
 calibration_options = _options(
     click.option("--calibration", "--calibration-data-path", type=PATH, help="Folder or set."),
     click.option("--calibration-split", help="Split of a set file."),
-    click.option("--calibrator", "--calibration-method", help="mse, max, entropy or percentile:P."),
+    click.option(
+        "--calibrator",
+        "--calibration-method",
+        help="mse, mse-max, max, entropy, percentile:P, or auto: the best of the first three.",
+    ),
     click.option("--max-images", "--subset-size", type=int, help="Calibrate on at most so many."),
 )
 labels_option = click.option(

@@ -48,7 +48,7 @@ precision = "int8"                 # fp32, fp16, int8, or best of the two
 out = "build/my-model"
 
 [calibrate]
-calibrator = "mse"                 # or max, entropy, percentile:99.99
+calibrator = "auto"                # mse, mse-max or max by trial; or entropy, percentile:99.99
 max_images = 512
 # batch = 8
 # seed = 0                         # of the sample of activations

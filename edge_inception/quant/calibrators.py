@@ -17,6 +17,9 @@ from edge_inception import registry
 from edge_inception.errors import InputError
 from edge_inception.quant.scales import LEVELS
 
+AUTO = "auto"
+"""Chosen by trial, see ``trial``: not by looking at one tensor."""
+
 DROPPED_BITS = 2
 """Mantissa bits dropped from float16's ten."""
 
@@ -121,6 +124,16 @@ def mean_squared_error(seen: Observation) -> float:
     best = _best(coarse, bins)
     top, bottom = min(best / _COARSE_RATIO, seen.amax), best * _COARSE_RATIO
     return _best([top + (bottom - top) * k / _FINE_STEPS for k in range(_FINE_STEPS + 1)], bins)
+
+
+def between(seen: Observation) -> float:
+    """Half way, in octaves, from the amax of ``mean_squared_error`` to the exact one.
+
+    The mean square weighs a clipped value by how rare it is, and the image that holds it may be
+    wrong throughout: on a trained Inception-v4 three photos of 105 made 65 % of the logits error.
+    On residual networks that are not harmed so, it costs resolution; ``auto`` tries both.
+    """
+    return float(np.sqrt(mean_squared_error(seen) * seen.amax))
 
 
 def _best(
@@ -236,13 +249,14 @@ def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
 _PLAIN: Mapping[str, Calibrator] = {
     "max": maximum,
     "mse": mean_squared_error,
+    "mse-max": between,
     "entropy": entropy,
 }
-_NAMES = (*_PLAIN, "percentile:P")
+_NAMES = (*_PLAIN, "percentile:P", AUTO)
 
 
 def calibrator(name: str) -> Calibrator:
-    """The calibrator called ``max``, ``mse``, ``entropy`` or ``percentile:P``.
+    """The calibrator called ``max``, ``mse``, ``mse-max``, ``entropy`` or ``percentile:P``.
 
     Raises:
         InputError: No such calibrator, or P is not a number above 0 and at most 100.

@@ -26,8 +26,8 @@ from edge_inception.artifact import RangeTable, SimplifiedGraph
 from edge_inception.errors import InputError
 from edge_inception.graph.signs import non_negative
 from edge_inception.imageset import ImageItem, ImageSet
-from edge_inception.quant import place, ranges
-from edge_inception.quant.calibrators import DROPPED_BITS, NUM_BINS, Observation, calibrator
+from edge_inception.quant import place, ranges, trial
+from edge_inception.quant.calibrators import AUTO, DROPPED_BITS, NUM_BINS, Observation, calibrator
 from edge_inception.quant.implicit import unobserved
 from edge_inception.quant.means import channel_means
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
@@ -62,14 +62,14 @@ def calibrate(
         images: The calibration set; labels are not used.
         options: Calibrator, preprocessing, batch, threads, sampling, shard.
         out: Path of the .json table.
-        progress: Called with images done and images in all, in each of the two passes.
+        progress: Called with images done and images in all, in every pass.
 
     Raises:
         InputError: Unknown calibrator, empty set, unusable image, nothing to quantize, or NaN or
             infinity in the weights, the images or a tensor.
         CompileFailed: OpenVINO does not take the graph.
     """
-    calibrator(options.calibrator)
+    _tried(options)
     share = _share(chosen_images(images, options), options)
     subject = subject_of(graph)
     watcher = Watcher(subject, options)
@@ -139,18 +139,18 @@ def publish(
 ) -> RangeTable:
     """Statistics to a range table; of all images also the channel means, in a second pass."""
     seen, chosen = record.seen, chosen_images(images, options)
-    choose = calibrator(options.calibrator)
-    amax = {root: choose(seen[root]) for root in dict.fromkeys(subject.scale_of.values())}
-    tensors = {
-        name: TensorRange(amax=amax[root], observed_amax=seen[name].amax, scale_of=root)
-        for name, root in subject.scale_of.items()
-    }
+    tables = {name: _tensors(subject, seen, name) for name in _tried(options)}
+    sqnr_db: Mapping[str, float] = {}
+    if len(tables) > 1:
+        sqnr_db = trial.sqnr_of(subject.graph.path, tables, chosen.items, options, progress)
+    best = max(tables, key=lambda name: sqnr_db.get(name, 0.0))
+    tensors = tables[best]
     table = Table(
         graph=subject.graph.sha256,
         set=chosen.name,
         set_sha256=chosen.sha256,
         num_images=record.num_images,
-        calibrator=options.calibrator,
+        calibrator=best,
         preprocess=stage.plain(options.preprocess),
         shard=options.shard,
         tensors=tensors,
@@ -172,8 +172,36 @@ def publish(
             "num_tensors": len(seen),
             **record.counts,
         },
-        details={"engine": dict(record.engine), **beside},
+        details={
+            "engine": dict(record.engine),
+            **({"tried_sqnr_db": sqnr_db} if sqnr_db else {}),
+            **beside,
+        },
     )
+
+
+def _tried(options: CalibrateOptions) -> tuple[str, ...]:
+    """Calibrators to choose from; a shard cannot choose for the others, and takes the first.
+
+    Raises:
+        InputError: Unknown calibrator.
+    """
+    if options.calibrator != AUTO:
+        calibrator(options.calibrator)
+        return (options.calibrator,)
+    return trial.TRIED if options.shard == WHOLE else trial.TRIED[:1]
+
+
+def _tensors(
+    subject: Subject, seen: Mapping[str, Observation], name: str
+) -> dict[str, TensorRange]:
+    """Ranges by one calibrator."""
+    choose = calibrator(name)
+    amax = {root: choose(seen[root]) for root in dict.fromkeys(subject.scale_of.values())}
+    return {
+        name: TensorRange(amax=amax[root], observed_amax=seen[name].amax, scale_of=root)
+        for name, root in subject.scale_of.items()
+    }
 
 
 def measured_means(

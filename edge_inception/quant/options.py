@@ -49,11 +49,11 @@ WHOLE = (1, 1)
 class CalibrateOptions:
     """Choices of one calibration.
 
-    ``calibrator``: ``max``, ``mse``, ``entropy`` or ``percentile:P``. ``threads`` 0 means all cores
-    the process may use. ``max_images`` 0 means the whole set. ``max_positions`` bounds how many
-    elements of one tensor of one image enter the histogram, 0 means all; ``seed`` places them. The
-    exact amax always sees every element. ``shard`` (i, n) counts the i-th of n shares of the
-    images.
+    ``calibrator``: ``max``, ``mse``, ``mse-max``, ``entropy``, ``percentile:P``, or ``auto``, which
+    tries the first three end to end. ``threads`` 0 means all cores the process may use.
+    ``max_images`` 0 means the whole set. ``max_positions`` bounds how many elements of one tensor
+    of one image enter the histogram, 0 means all; ``seed`` places them. The exact amax always sees
+    every element. ``shard`` (i, n) counts the i-th of n shares of the images.
     """
 
     preprocess: Preprocess

@@ -61,6 +61,7 @@ class Stream:
                 "INFERENCE_PRECISION_HINT": "f32",
                 "INFERENCE_NUM_THREADS": options.threads or len(os.sched_getaffinity(0)),
                 "NUM_STREAMS": 1,
+                "LP_TRANSFORMS_MODE": "NO",  # a Q/DQ is computed as it is written, without int8
             }
             compiled = core.compile_model(model, "CPU", wanted)
             self._request = compiled.create_infer_request()

@@ -88,6 +88,16 @@ def test_mse_is_as_good_as_a_dense_search_over_the_raw_values(name):
     assert raw_error(values, calibrator("mse")(observe(values))) <= best * 1.005
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_mse_max_is_half_way_in_octaves(name):
+    """Its square is the product of the other two."""
+    low, middle, high = (
+        calibrator(one)(observe(SHAPES[name])) for one in ("mse", "mse-max", "max")
+    )
+    assert middle**2 == pytest.approx(low * high, rel=1e-9)
+    assert low <= middle <= high
+
+
 def direct_divergence(count, i, above=0.0):
     """KL of candidate ``i`` bin by bin, as the reference describes it: no prefix sums."""
     reference = count[:i].copy()
@@ -213,7 +223,7 @@ def test_an_amax_on_a_bin_edge_is_found(name):
     assert calibrator(name)(seen) == pytest.approx(edge, rel=BIN)
 
 
-@pytest.mark.parametrize("name", ["max", "mse", "entropy", "percentile:99.9"])
+@pytest.mark.parametrize("name", ["max", "mse", "mse-max", "entropy", "percentile:99.9"])
 def test_a_tensor_of_zeros_has_amax_zero(name):
     """A dead tensor is not an error; its scale is the smallest usable one."""
     assert calibrator(name)(observe(np.zeros(100))) == 0.0

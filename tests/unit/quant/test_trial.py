@@ -1,0 +1,97 @@
+"""The calibrator `auto` against onnxruntime on the int8 graphs of the calibrators it tries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from edge_inception import images
+from edge_inception.quant import ranges, trial
+from edge_inception.quant.insert import quantize
+from edge_inception.quant.merge import merge
+from edge_inception.quant.observe import calibrate
+from edge_inception.quant.options import FloatRest, QuantizeOptions
+from edge_inception.spec import Precision
+
+INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32, bias_correction=False)
+TRIED = ("mse", "mse-max", "max")
+
+
+def logits(path, photos, options):
+    """Of every photo, less their mean over the classes; the library moves no Q/DQ."""
+    how = onnxruntime.SessionOptions()
+    how.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), how, providers=["CPUExecutionProvider"])
+    inputs = [images.load_image(item.path, options.preprocess)[None] for item in photos.items]
+    found = np.concatenate([session.run(None, {"input": one})[0] for one in inputs])
+    return found - found.mean(axis=1, keepdims=True)
+
+
+def noisy(graph, photos, options, folder):
+    """SQNR in dB of the published int8 graph of every calibrator, and the table it came of."""
+    exact = logits(graph.path, photos, options)
+    found = {}
+    for name in TRIED:
+        table = calibrate(graph, photos, replace(options, calibrator=name), folder / f"{name}.json")
+        typed = quantize(graph, table, INT8, folder / f"{name}.onnx")
+        noise = logits(typed.path, photos, options) - exact
+        found[name] = 10 * np.log10(np.square(exact).sum() / np.square(noise).sum()), table
+    return found
+
+
+@pytest.fixture
+def graph(model, save):
+    return save(model)
+
+
+@pytest.fixture(params=["inception", "residual"])
+def either(request, model, residual, save):
+    return save(model if request.param == "inception" else residual())
+
+
+def test_the_table_is_that_of_the_calibrator_with_the_least_error(
+    either, photos, options, tmp_path
+):
+    """Which one that is, onnxruntime says; the error is recorded for each."""
+    graph = either
+    wanted = noisy(graph, photos, options, tmp_path)
+    found = calibrate(graph, photos, replace(options, calibrator="auto"), tmp_path / "auto.json")
+    recorded = found.details["tried_sqnr_db"]
+    assert set(recorded) == set(TRIED)
+    for name, (sqnr_db, _) in wanted.items():
+        # 0.1 dB is what is recorded; a value on the edge of a step may round differently there.
+        assert recorded[name] == pytest.approx(sqnr_db, abs=0.3), name
+    best = max(TRIED, key=lambda name: wanted[name][0])
+    assert ranges.read_table(found).calibrator == best
+    assert found.path.read_bytes() == wanted[best][1].path.read_bytes()
+
+
+def test_no_choice_is_made_of_all_images(graph, photos, options, tmp_path, monkeypatch):
+    """A few with the smallest hashes: more images, given in any order, leave the trial alone."""
+    monkeypatch.setattr(trial, "NUM_IMAGES", 5)
+    few = replace(photos, items=tuple(sorted(photos.items, key=lambda item: item.sha256)[4::-1]))
+    how = replace(options, calibrator="auto", max_positions=0)
+    table = ranges.read_table(calibrate(graph, photos, options, tmp_path / "all.json"))
+    found = [
+        trial.sqnr_of(graph.path, {"mse": table.tensors}, one.items, how, lambda *_: None)
+        for one in (photos, few)
+    ]
+    assert found[0] == found[1]
+
+
+def test_shards_choose_nothing_and_their_merger_chooses_as_one_run(
+    graph, photos, options, tmp_path
+):
+    """The same bytes; the table of a shard tells no trial."""
+    how = replace(options, calibrator="auto")
+    whole = calibrate(graph, photos, how, tmp_path / "whole.json")
+    shards = [
+        calibrate(graph, photos, replace(how, shard=(i, 2)), tmp_path / f"{i}.json") for i in (1, 2)
+    ]
+    assert all("tried_sqnr_db" not in shard.details for shard in shards)
+    merged = merge(graph, photos, how, shards, tmp_path / "merged.json")
+    assert merged.path.read_bytes() == whole.path.read_bytes()
+    assert merged.details["tried_sqnr_db"] == whole.details["tried_sqnr_db"]
