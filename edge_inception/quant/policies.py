@@ -76,8 +76,8 @@ POLICIES = (
     TIED_CONCAT,
     Policy(
         name="float-ends",
-        says="the first three convolutions and the last layer, the most sensitive, stay float",
-        float_first=3,
+        says="the first two convolutions and the last layer, the most sensitive, stay float",
+        float_first=2,
         float_last=1,
     ),
 )

@@ -52,10 +52,9 @@ PINS = (
 )
 NUM_CALIBRATION = 256  # whole chunks of what onnxruntime holds at once
 FEW = 8  # images of a quantization that only the TensorRT compiler sees
-FULL_SIZE = ("ours", "nncf-performance", "modelopt-max", "modelopt-entropy", "ort-legal-entropy")
+FULL_SIZE = ("ours-plain", "nncf-performance", "modelopt-max", "modelopt-entropy", "ort-legal-entropy")
 FULL_SIZE_IMAGES = (8, 24)
 LIMIT_S = 1200
-CALIBRATOR = CalibrateOptions.__dataclass_fields__["calibrator"].default
 _TOOLS = ("openvino", "onnxruntime", "onnx", "numpy", "torch", "tensorrt-rtx-cu12-libs")
 
 
@@ -72,11 +71,18 @@ class Peer:
     is_legal: bool = True
     is_raced: bool = False
     calibrator: str = ""
+    placement: str = ""
 
 
 PEERS = (
-    Peer(name="ours", says="edge-inception, as it is", is_raced=True, calibrator=CALIBRATOR),
-    Peer(name="ours-max", says="edge-inception, max", calibrator="max"),
+    Peer(
+        name="ours",
+        says="edge-inception, auto, float-ends",
+        is_raced=True,
+        calibrator="auto",
+        placement="float-ends",
+    ),
+    Peer(name="ours-plain", says="edge-inception, mse", is_raced=True, calibrator="mse"),
     Peer(name="modelopt-max", says="ModelOpt, max", is_raced=True),
     Peer(name="ort-legal-minmax", says="onnxruntime symmetric, MinMax", is_raced=True),
     Peer(name="ort-legal-entropy", says="onnxruntime symmetric, Entropy"),
@@ -191,7 +197,9 @@ def quantize_ours(name: str, pixels: Path) -> dict[str, Any]:
     out = folder / f"{pixels.stem}-{name}"
     wall, cpu = time.perf_counter(), time.process_time()
     ranges = calibrate(graph, chosen, how, out.with_suffix(".ranges.json"))
-    options = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
+    options = QuantizeOptions(
+        precision=Precision.INT8, float_rest=FloatRest.FP32, placement=peer.placement
+    )
     made = insert(graph, ranges, options, out.with_suffix(".onnx"))
     return {
         "path": str(made.path),
