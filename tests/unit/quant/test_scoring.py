@@ -1,0 +1,131 @@
+"""Scores of typed graphs against onnxruntime, which runs them one image at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from edge_inception import images, scoring, stage
+from edge_inception.quant.insert import quantize
+from edge_inception.quant.observe import calibrate
+from edge_inception.quant.options import FloatRest, QuantizeOptions, SearchOptions
+from edge_inception.spec import Budget, Precision
+
+# An int8 kernel and float arithmetic on Q/DQ differ where a value lies next to half a step.
+ROUNDING = 0.02
+CLASSES = ("a", "b", "c", "d")
+INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32, bias_correction=False)
+
+
+@pytest.fixture
+def subject(model, save, photos, options, tmp_path):
+    """Graph, table, labelled photos, options; clipped so hard that int8 changes top-1 classes."""
+    details = {"preprocess": stage.plain(options.preprocess), "classes": list(CLASSES)}
+    graph = save(model, num_classes=len(CLASSES), **details)
+    how = dataclasses.replace(options, calibrator="percentile:70")
+    table = calibrate(graph, photos, how, tmp_path / "r.json")
+    items = tuple(
+        dataclasses.replace(item, label=index % len(CLASSES))
+        for index, item in enumerate(photos.items)
+    )
+    labelled = dataclasses.replace(photos, classes=CLASSES, items=items)
+    wanted = SearchOptions(budget=Budget(max_drop_pp=0.0), quantize=INT8, batch=4, threads=1)
+    return graph, table, labelled, wanted
+
+
+def logits_of(path, items, preprocess):
+    """float64 [N, classes] of onnxruntime without optimisations."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    batches = (images.load_image(item.path, preprocess)[None] for item in items)
+    return np.array([session.run(None, {"input": batch})[0][0] for batch in batches], np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByHand:
+    """One value for each image, of the smallest hash first; logits less their mean."""
+
+    noise: np.ndarray
+    signal: np.ndarray
+    labels: np.ndarray
+    exact: np.ndarray
+    found: np.ndarray
+
+    @property
+    def ratio(self):
+        return self.noise / self.signal
+
+
+def by_hand(subject, folder, keep=()):
+    graph, table, labelled, _ = subject
+    items = sorted(labelled.items, key=lambda item: item.sha256)
+    options = dataclasses.replace(INT8, keep=tuple(sorted(keep)))
+    typed = quantize(graph, table, options, folder / "by_hand.onnx")
+    preprocess = images.preprocess_of(graph.details)
+    exact, found = (logits_of(path, items, preprocess) for path in (graph.path, typed.path))
+    noise, signal = [], []
+    for one, other in zip(exact, found, strict=True):
+        plain, changed = one - sum(one) / len(one), other - sum(other) / len(other)
+        noise.append(sum((plain - changed) ** 2))
+        signal.append(sum(plain**2))
+    labels = np.array([item.label for item in items])
+    return ByHand(np.array(noise), np.array(signal), labels, exact.argmax(1), found.argmax(1))
+
+
+@pytest.mark.parametrize("keep", [(), ("stem", "flat")])
+def test_a_score_is_what_onnxruntime_finds(subject, tmp_path, keep):
+    """Error of the logits image by image, and which images only one of the graphs has right."""
+    wanted = by_hand(subject, tmp_path, keep)
+    with scoring.opened(*subject) as score:
+        found = score(frozenset(keep), None)
+        few = score(frozenset(keep), (7, 0, 9))
+    np.testing.assert_allclose(found.noise, wanted.noise, rtol=ROUNDING)
+    np.testing.assert_allclose(found.signal, wanted.signal, rtol=1e-5)
+    is_right = [wanted.found == wanted.labels, wanted.exact == wanted.labels]
+    change = is_right[0].astype(int) - is_right[1].astype(int)
+    assert change.any()
+    np.testing.assert_array_equal(found.change, change)
+    np.testing.assert_allclose(few.noise, wanted.noise[[7, 0, 9]], rtol=ROUNDING)
+    np.testing.assert_array_equal(few.change, change[[7, 0, 9]])
+    assert score.top1 == np.mean(wanted.exact == wanted.labels)
+    assert score.metric == "top-1 drop"
+
+
+@pytest.mark.parametrize("classes", [(), CLASSES[::-1]])
+def test_without_the_labels_of_the_network_fp32_is_right(subject, tmp_path, classes):
+    """Images without labels, and labels whose order is another: what counts is disagreement."""
+    graph, table, labelled, options = subject
+    items = labelled.items
+    if not classes:
+        items = tuple(dataclasses.replace(item, label=None) for item in items)
+    other = dataclasses.replace(labelled, classes=classes, items=items)
+    wanted = by_hand(subject, tmp_path)
+    with scoring.opened(graph, table, other, options) as score:
+        found = score(frozenset(), None)
+    assert (score.top1, score.metric) == (1.0, "disagreement with FP32")
+    assert (wanted.exact != wanted.found).any()
+    np.testing.assert_array_equal(found.change, -(wanted.exact != wanted.found).astype(int))
+
+
+def test_harm_is_the_error_on_the_worst_images_with_one_group_in_int8(subject, tmp_path):
+    """The worst are those of plain int8, eight of eleven; ranked by it, and the drop is of all."""
+    plain, ranking = scoring.sensitivity(*subject)
+    wanted = by_hand(subject, tmp_path)
+    worst = np.argsort(-wanted.ratio)
+    assert plain.worst[:4] == tuple(worst[:4])  # from there on they differ by less than rounding
+    assert plain.tail == pytest.approx(wanted.ratio.max(), rel=ROUNDING)
+    right = [np.mean(one == wanted.labels) for one in (wanted.exact, wanted.found)]
+    assert plain.drop_pp == pytest.approx(100 * (right[0] - right[1]))
+    harms = {one.group.name: one.harm for one in ranking if one.harm is not None}
+    assert list(harms.values()) == sorted(harms.values(), reverse=True)
+    names = [one.group.name for one in ranking]
+    for name, harm in harms.items():
+        alone = by_hand(subject, tmp_path, set(names) - {name})
+        chosen = worst[:8]
+        expected = alone.noise[chosen].sum() / alone.signal[chosen].sum()
+        assert harm == pytest.approx(expected, rel=ROUNDING), name
+    assert set(names) - set(harms) == {"last"}  # a pool's: no weights, no candidate
