@@ -68,6 +68,63 @@ def test_the_mean_output_is_that_of_the_float_layer(
     assert np.abs(off).max() > 50 * ROUNDING
 
 
+def layer_outputs(path, photos, options):
+    """Result of every Conv and Gemm over all photos, onnxruntime's optimisations off: [C, ...]."""
+    model = onnx.load(str(path))
+    names = [node.output[0] for node in model.graph.node if node.op_type in {"Conv", "Gemm"}]
+    del model.graph.output[:]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
+    how = onnxruntime.SessionOptions()
+    how.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), how, providers=["CPUExecutionProvider"]
+    )
+    inputs = [images.load_image(item.path, options.preprocess)[None] for item in photos.items]
+    rows = [session.run(names, {"input": one}) for one in inputs]
+    found = {name: np.concatenate(parts) for name, *parts in zip(names, *rows, strict=True)}
+    return {
+        name: np.moveaxis(values.astype(np.float64), 1, 0).reshape(values.shape[1], -1)
+        for name, values in found.items()
+    }
+
+
+@pytest.fixture(params=["block", "residual"])
+def network(request, model, residual):
+    return model if request.param == "block" else residual()
+
+
+def test_every_layer_of_a_network_is_nearer_to_its_float_self(
+    network, save, photos, options, tmp_path
+):
+    """Behind layers, ReLUs, pools and sums that are int8 too, means are right and SQNR is better.
+
+    Without correction the mean of a layer is off by up to 4 % of its spread. What is left with it
+    is due to the layers before: 0.06 % in the first, up to 1 % in the last, over eleven photos.
+    """
+    graph = save(network)
+    table = calibrate(graph, photos, replace(options, calibrator="max"), tmp_path / "r.json")
+    exact = layer_outputs(graph.path, photos, options)
+    off, noise = {}, {}
+    for is_on in (True, False):
+        how = replace(INT8, bias_correction=is_on)
+        typed = quantize(graph, table, how, tmp_path / "q.onnx")
+        error = {
+            name: found - exact[name]
+            for name, found in layer_outputs(typed.path, photos, options).items()
+        }
+        assert list(error) == list(exact)
+        off[is_on] = {
+            name: np.sqrt(np.mean(one.mean(axis=1) ** 2) / np.mean(exact[name].var(axis=1)))
+            for name, one in error.items()
+        }
+        noise[is_on] = {name: np.mean(one**2) for name, one in error.items()}
+    for name in exact:
+        assert off[True][name] < min(0.012, 0.6 * off[False][name]), name
+        assert noise[True][name] < noise[False][name], name
+
+
 def quantized(values, scale):
     return np.rint(values / scale) * scale
 
