@@ -149,7 +149,8 @@ def _cell(noise_to_signal: float) -> str:
 def _sentence(jump: LayerNoise) -> str:
     from edge_inception.graph.layer_noise import decibels
 
-    why = f"the int8 scale of '{jump.noisiest}'" if jump.is_pair_to_blame else "its own weights"
+    own = f"its own weights, or channels of '{jump.noisiest}' that are small beside others"
+    why = f"the int8 scale of '{jump.noisiest}'" if jump.is_pair_to_blame else own
     lost = f"from {_cell(jump.inputs)} to {decibels(jump.output):.1f} dB"
     return f"{jump.op} '{jump.name}' falls {lost}: {why}"
 
