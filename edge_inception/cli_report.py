@@ -13,71 +13,46 @@ from edge_inception.cli_options import PATH, VERDICT_CODES
 if TYPE_CHECKING:
     from edge_inception.estimate import Estimate, Peaks
     from edge_inception.report.sources import Source
+    from edge_inception.report.timings import Timing
 
-_WORST_FIRST = ("FAILED", "INCONCLUSIVE", "PASSED")
+_WORST_FIRST = tuple(VERDICT_CODES[word] for word in ("FAILED", "INCONCLUSIVE"))
 
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=PATH)
 @click.option("--html", type=PATH, help="Write one self-contained page.")
 @click.option("--markdown", is_flag=True, help="Markdown instead of the terminal's table.")
-@click.option("--csv", is_flag=True, help="CSV on stdout, a line for each engine.")
+@click.option(
+    "--csv", is_flag=True, help="CSV on stdout, a line for each engine, or each timed run."
+)
 def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv: bool) -> int:
-    """Show reports again: files, build folders, or records of device.py.
+    """Show results again: reports, build folders, records of bench, compare and device.py.
 
     A file that compare-layers wrote with --json gives a page the SQNR of each layer.
-    The exit code is the worst verdict of the newest report of each model.
+    The exit code is the worst verdict: of the newest report of each model, and of each record.
     """
     from edge_inception.report import devices
     from edge_inception.report.sources import with_noise
+    from edge_inception.report.timings import read_timings
 
-    if len(results) == 1 and html is None and not results[0].is_dir():
-        code = _latency(results[0])
-        if code is not None:
-            return code
-        found = devices.read_record(results[0])
-        if found is not None:
-            click.echo(devices.to_text(found))
-            return VERDICT_CODES[found.get("status", "PASSED")]  # a latency alone claims nothing
-    sources = with_noise(dict.fromkeys(results))
+    paths = list(dict.fromkeys(results))
+    if len(paths) == 1 and html is None:
+        proof = devices.read_proof(paths[0])
+        if proof is not None:
+            click.echo(devices.to_text(proof))
+            return VERDICT_CODES[proof["status"]]
+    timed = read_timings(paths)
+    sources = with_noise(path for path in paths if path not in {one.path for one in timed})
     if html is not None:
-        _write_page(sources, html)
+        _write_page(sources, timed, html)
     if csv or markdown:
-        click.echo(_as_csv(sources) if csv else _as_markdown(sources), nl=not csv)
+        click.echo(_as_csv(sources, timed) if csv else _as_markdown(sources, timed), nl=not csv)
     elif html is None:
-        _print(sources)
-    return _code(sources)
+        _print(sources, timed)
+    return _code(sources, timed)
 
 
-def _latency(path: Path) -> int | None:
-    """Print records of ``bench`` or ``compare``; the exit code, None of another file."""
-    from edge_inception.report import latency
-    from edge_inception.validate import comparison
-    from edge_inception.validate.record import is_record, read_records
-
-    found = _json(path)
-    if not is_record(found) or "bundle" in found:  # that is of a device
-        return None
-    codes = []
-    for record in read_records(path):
-        is_single = record["kind"] == "single"
-        lines = latency.bench_lines(record) if is_single else latency.compare_lines(record)
-        click.echo("\n".join(lines))
-        codes.append(0 if is_single else comparison.exit_code(record))  # a latency claims nothing
-    return max(codes)
-
-
-def _json(path: Path) -> Any:
-    """What a file holds; None where it is no JSON."""
-    import json
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def _write_page(sources: Sequence[Source], path: Path) -> None:
+def _write_page(sources: Sequence[Source], timed: Sequence[Timing], path: Path) -> None:
     import datetime as dt
 
     from edge_inception.artifact import replace_file
@@ -85,7 +60,7 @@ def _write_page(sources: Sequence[Source], path: Path) -> None:
 
     whole = [_with_calibration(_with_layers(source)) for source in sources]
     now = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    replace_file(path, to_html(whole, created_utc=now).encode("utf-8", "backslashreplace"))
+    replace_file(path, to_html(whole, timed, created_utc=now).encode("utf-8", "backslashreplace"))
     click.echo(f"wrote {path}", err=True)
 
 
@@ -173,35 +148,58 @@ def _roofline(target: str, precision: str, peaks: Peaks, bound: Estimate) -> dic
     }
 
 
-def _print(sources: Sequence[Source]) -> None:
+def _print(sources: Sequence[Source], timed: Sequence[Timing]) -> None:
+    from edge_inception.report import devices, latency
     from edge_inception.report.terminal import print_report
 
     for index, source in enumerate(sources):
         if index:
             click.echo()
         print_report(source.report)
+    for index, record in enumerate(record for one in timed for record in one.records):
+        if index or sources:
+            click.echo()
+        if "bundle" in record:
+            click.echo(devices.to_text(record))
+            continue
+        lines = latency.compare_lines if "result" in record else latency.bench_lines
+        click.echo("\n".join(lines(record)))
 
 
-def _as_markdown(sources: Sequence[Source]) -> str:
+def _as_markdown(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
+    from edge_inception.report import latency
     from edge_inception.report.markdown import to_markdown
 
-    return "\n---\n\n".join(to_markdown(source.report) for source in sources)
+    parts = [to_markdown(source.report) for source in sources]
+    parts += [latency.to_markdown(record) for one in timed for record in one.records]
+    return "\n---\n\n".join(parts)
 
 
-def _as_csv(sources: Sequence[Source]) -> str:
-    from edge_inception.report.flat import to_csv
+def _as_csv(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
+    from edge_inception.errors import InputError
+    from edge_inception.report.flat import timings_to_csv, to_csv
 
+    if sources and timed:
+        raise InputError(
+            "--csv got reports and records of latency, whose columns differ",
+            hint="name the ones or the others",
+        )
+    if timed:
+        return timings_to_csv({str(one.path): one.records for one in timed})
     return to_csv({str(source.path): source.report for source in sources})
 
 
-def _code(sources: Sequence[Source]) -> int:
+def _code(sources: Sequence[Source], timed: Sequence[Timing]) -> int:
     from edge_inception.report.sources import newest_first
+    from edge_inception.validate import comparison
 
     newest: dict[str, Mapping[str, Any]] = {}
     for source in newest_first(sources):
         newest.setdefault(str(source.report["model"]), source.report)
-    found = {str(one["verdict"]["status"]) for one in newest.values()}
-    return VERDICT_CODES[next(status for status in _WORST_FIRST if status in found)]
+    codes = {VERDICT_CODES[str(one["verdict"]["status"])] for one in newest.values()}
+    records = [record for one in timed for record in one.records]
+    codes |= {comparison.exit_code(one) for one in records if "result" in one}
+    return next((code for code in _WORST_FIRST if code in codes), 0)
 
 
 COMMANDS = (report,)

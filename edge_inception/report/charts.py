@@ -31,7 +31,7 @@ def accuracy(rows: _Rows) -> Chart | None:
     """Top-1, or agreement where nothing is labelled, with its interval."""
     estimate, word = quality(rows)
     points = [
-        {**_identity(row), **interval}
+        {**identity(row), **interval}
         for row in rows
         if (interval := _interval(estimate(row), 100.0))
     ]
@@ -42,7 +42,7 @@ def accuracy(rows: _Rows) -> Chart | None:
 def speedup(rows: _Rows) -> Chart | None:
     """How many times as fast as the FP32 engine, with intervals."""
     points = [
-        {**_identity(row), **interval} for row in rows if (interval := _interval(row["speedup"]))
+        {**identity(row), **interval} for row in rows if (interval := _interval(row["speedup"]))
     ]
     says = _told(points, "x", "speed-up over the FP32 engine with 95 % intervals")
     return _dots("Speed-up over the FP32 engine", points, says, "times", ends_at=1.0)
@@ -50,16 +50,21 @@ def speedup(rows: _Rows) -> Chart | None:
 
 def size(rows: _Rows) -> Chart | None:
     """Bytes of the engine files, in MiB."""
-    bars = [
-        {**_identity(row), "value": mib, "text": f"{mib:.1f}"}
+    sizes = [
+        {**identity(row), "value": mib, "text": f"{mib:.1f}"}
         for row in rows
         if (num_bytes := finite(row["size_bytes"])) and (mib := num_bytes / 2**20)
     ]
-    if not bars:
+    return bars("Engine file, MiB", sizes, "MiB", "size of the engine files")
+
+
+def bars(title: str, values: Sequence[Mapping[str, Any]], unit: str, word: str) -> Chart | None:
+    """A bar for each of the values, which have ``identity``, value and text; None of none."""
+    if not values:
         return None
 
     def spec(_: int) -> _Spec:
-        x = {"field": "value", "type": "quantitative", "title": "MiB", "axis": {"tickCount": 4}}
+        x = {"field": "value", "type": "quantitative", "title": unit, "axis": {"tickCount": 4}}
         layers = [
             {"mark": {"type": "bar", "height": 12}, "encoding": {"color": _COLOUR}},
             {
@@ -67,9 +72,9 @@ def size(rows: _Rows) -> Chart | None:
                 "encoding": {"text": {"field": "text"}},
             },
         ]
-        return _by_name(bars, x, layers)
+        return _by_name(values, x, layers)
 
-    return draw("Engine file, MiB", _told(bars, " MiB", "size of the engine files"), spec)
+    return draw(title, _told(values, f" {unit}", word), spec)
 
 
 def latency(rows: _Rows) -> Chart | None:
@@ -79,12 +84,12 @@ def latency(rows: _Rows) -> Chart | None:
     if not timed:
         return None
     ticks = [
-        {**_identity(row), "value": float(value)}
+        {**identity(row), "value": float(value)}
         for row, samples in timed
         for value in _thinned(samples)
     ]
     marks = [
-        {**_identity(row), "value": value, "text": milliseconds(value)}
+        {**identity(row), "value": value, "text": milliseconds(value)}
         for row, _ in timed
         if (value := finite(row["latency"]["p50_ms"])) is not None
     ]
@@ -118,11 +123,17 @@ def latency(rows: _Rows) -> Chart | None:
     return draw("Latency of every call, ms", says, spec, note)
 
 
-def pareto(rows: _Rows) -> Chart | None:
-    """Accuracy over median latency; the line joins what no other row beats in both."""
+def pareto(rows: _Rows, *, title: str = "", note: str = "") -> Chart | None:
+    """Accuracy over median latency; the line joins what no other row beats in both.
+
+    Args:
+        rows: A ``number`` stands beside its point instead of the name.
+        title: Before the chart's own.
+        note: Beneath it, after the chart's own.
+    """
     estimate, word = quality(rows)
     points = [
-        {**_identity(row), **interval, "ms": ms}
+        {**identity(row), **interval, "ms": ms, "label": str(row.get("number", row["name"]))}
         for row in rows
         if row["latency"]
         and (ms := finite(row["latency"]["p50_ms"])) is not None
@@ -151,8 +162,14 @@ def pareto(rows: _Rows) -> Chart | None:
         return {"height": 260 if width > NARROW else 240, "encoding": {"x": x}, "layer": layers}
 
     says = "; ".join(f"{p['name']} {p['ms']:.3g} ms at {p['value']:.2f} %" for p in points)
-    note = "The broken line joins what no other beats in both." if len(front) > 1 else ""
-    return draw(f"{word.capitalize()} over latency", f"{word} over latency: {says}", spec, note)
+    notes = ["The broken line joins what no other beats in both."] if len(front) > 1 else []
+    told = f"{word.capitalize()} over latency"
+    return draw(
+        f"{title}: {told}" if title else told,
+        f"{word} over latency: {says}",
+        spec,
+        " ".join((*notes, note)).strip(),
+    )
 
 
 def quality(rows: _Rows) -> tuple[Any, str]:
@@ -257,11 +274,12 @@ def _labels(points: Sequence[Mapping[str, Any]], y: _Spec) -> Iterator[_Spec]:
             yield {
                 "data": {"values": [point]},
                 "mark": {**mark, **look},
-                "encoding": {"y": y, "text": {"field": "name"}},
+                "encoding": {"y": y, "text": {"field": "label"}},
             }
 
 
-def _identity(row: Mapping[str, Any]) -> dict[str, Any]:
+def identity(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Name of a row, and whether it is the one that is judged."""
     return {"name": row["name"], "subject": row["role"] == "subject"}
 
 

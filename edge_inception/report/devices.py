@@ -9,37 +9,35 @@ from typing import Any
 
 from edge_inception.device import measure, proof
 from edge_inception.errors import InputError
-
-_SCHEMAS: Mapping[str, int] = {
-    measure.SCHEMA: measure.SCHEMA_VERSION,
-    proof.SCHEMA: proof.SCHEMA_VERSION,
-}
+from edge_inception.report.cells import milliseconds as _ms
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """The record in a file; None where the file is something else, a report for instance.
+def read_proof(path: Path) -> dict[str, Any] | None:
+    """The record of ``verify`` in a file; None where the file is something else.
 
     Raises:
         InputError: A record of a later version.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    schema = str(record.get("schema")) if isinstance(record, dict) else ""
-    if schema not in _SCHEMAS:
+    if not isinstance(record, dict) or record.get("schema") != proof.SCHEMA:
         return None
-    if record.get("schema_version") != _SCHEMAS[schema]:
+    if record.get("schema_version") != proof.SCHEMA_VERSION:
         raise InputError(
             f"{path} is a record of version {record.get('schema_version')}, this edge-inception "
-            f"reads {_SCHEMAS[schema]}",
+            f"reads {proof.SCHEMA_VERSION}",
             hint="use the edge-inception that made the bundle",
         )
-    return dict(record)
+    return record
 
 
 def to_text(record: Mapping[str, Any]) -> str:
-    """The record in lines; the verdict is the last one of a verification."""
+    """A record of ``verify``, or of ``bench`` as version 2, in lines.
+
+    The verdict is the last line of a verification.
+    """
     is_bench = record["schema"] == measure.SCHEMA
     return "\n".join(_bench_lines(record) if is_bench else _verify_lines(record))
 
@@ -70,12 +68,12 @@ def _bench_lines(record: Mapping[str, Any]) -> list[str]:
     lines = [_head(record, device, record["engines"]["A"])]
     mode = device.get("power_mode")
     if mode:
-        clocks = {True: "locked", False: "not locked", None: "unknown"}[device["clocks_locked"]]
+        clocks = {True: "locked", False: "not locked"}.get(device.get("clocks_locked"), "unknown")
         lines.append(f"power mode {mode['name']}, clocks {clocks}")
     lines.append(
-        f"batch {record['protocol']['batch']}, {run['n']} calls: p50 {run['median']:.2f} ms, "
-        f"p90 {run['p90']:.2f} ms, p99 {run['p99']:.2f} ms"
+        f"batch {record['protocol']['batch']}, {run['n']} calls: p50 {_ms(run['median'])} ms, "
+        f"p90 {_ms(run['p90'])} ms" + (f", p99 {_ms(run['p99'])} ms" if run["p99"] else "")
     )
-    if run["gpu_median"] is not None:
-        lines.append(f"of that on the GPU, median: {run['gpu_median']:.2f} ms")
+    if run["compute_median"] is not None:
+        lines.append(f"of that on the GPU, median: {_ms(run['compute_median'])} ms")
     return [*lines, *(f"warning: {warning}" for warning in run["warnings"])]

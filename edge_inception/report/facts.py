@@ -19,8 +19,8 @@ def provenance(source: Source) -> dict[str, Any]:
     report = source.report
     return {
         "facts": list(_facts(source)),
-        "machine": _pairs(report["machine"]),
-        "protocol": _pairs(report["latency_options"]),
+        "machine": pairs(report["machine"]),
+        "protocol": pairs(report["latency_options"]),
         "files": [_file(one) for one in source.artifacts],
     }
 
@@ -37,7 +37,8 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
         yield "sha256 of the baseline", str(baseline)
 
 
-def _pairs(record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def pairs(record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Names and values of a record as texts, what is None left out."""
     return [
         (str(key).replace("_", " "), _text(value))
         for key, value in (record or {}).items()

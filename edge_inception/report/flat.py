@@ -1,10 +1,10 @@
-"""Reports as CSV: one line for each engine of each report."""
+"""Reports as CSV: a line for each engine of each report; records of latency: one for each run."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 _COLUMNS = (
@@ -14,6 +14,12 @@ _COLUMNS = (
     "p50_ms", "p90_ms", "p99_ms", "mean_ms", "num_calls", "batch", "threads", "speedup",
     "speedup_lower", "speedup_upper", "size_bytes", "note",
 )  # fmt: skip
+_TIMED = ("n", "median", "mean", "p90", "p95", "p99", "throughput", "open_s", "first_ms",
+          "peak_mib", "power_mw", "throttled", "foreign_cores")  # fmt: skip
+_TIMING_COLUMNS = (
+    "record", "model", "created_utc", "verdict", "arm", "pair", "path", "backend", "precision",
+    "bytes", "batch", "streams", "threads", "t0", *_TIMED,
+)  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -22,14 +28,37 @@ def to_csv(reports: Mapping[str, Mapping[str, Any]]) -> str:
 
     A text that a spreadsheet would take for a formula has an apostrophe before it.
     """
+    return _written(
+        _COLUMNS, (one for name, report in reports.items() for one in _lines(name, report))
+    )
+
+
+def timings_to_csv(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The runs of records of ``bench`` and ``compare``, each under the name of its file."""
+    named = ((name, record) for name, found in records.items() for record in found)
+    return _written(_TIMING_COLUMNS, (one for pair in named for one in _runs(*pair)))
+
+
+def _written(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, _COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    for name, report in reports.items():
-        writer.writerows(
-            {key: _safe(value) for key, value in line.items()} for line in _lines(name, report)
-        )
+    writer.writerows({key: _safe(value) for key, value in line.items()} for line in lines)
     return stream.getvalue()
+
+
+def _runs(name: str, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for run in record["runs"]:
+        engine, how = record["engines"][run["arm"]], record["protocol"]
+        yield {
+            "record": name,
+            "model": record["model"]["name"],
+            "created_utc": record["created_utc"],
+            "verdict": (record.get("result") or {}).get("verdict"),
+            **{key: engine[key] for key in ("path", "backend", "precision", "bytes")},
+            **{key: how[key] for key in ("batch", "streams", "threads")},
+            **{key: run[key] for key in ("arm", "pair", "t0", *_TIMED)},
+        }
 
 
 def _safe(value: Any) -> Any:

@@ -79,10 +79,15 @@ def _seen(run: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def status(record: Mapping[str, Any]) -> str:
+    """PASSED, FAILED or INCONCLUSIVE of a comparison."""
+    return _TITLES[record["result"]["verdict"]]
+
+
 def verdict_line(record: Mapping[str, Any]) -> str:
     """The last line people read: verdict and reason."""
     result = record["result"]
-    return f"{_TITLES[result['verdict']]}: {result['verdict']}, {result['sentence']}"
+    return f"{status(record)}: {result['verdict']}, {result['sentence']}"
 
 
 def compare_lines(record: Mapping[str, Any]) -> list[str]:
@@ -94,7 +99,7 @@ def compare_lines(record: Mapping[str, Any]) -> list[str]:
             f"{arm}  {engine['precision']} by {engine['backend']}, {engine['path']}: "
             f"{_range(medians)}"
         )
-    lines += _doubts(record)
+    lines += [f"warning: {text}" for text in doubts(record)]
     if record.get("accuracy"):
         lines.append(f"accuracy  {record['accuracy']['sentence']}")
     lines.append(verdict_line(record))
@@ -109,7 +114,7 @@ def _range(medians: Sequence[float]) -> str:
     )
 
 
-def _doubts(record: Mapping[str, Any]) -> list[str]:
+def doubts(record: Mapping[str, Any]) -> list[str]:
     """Each warning once, with the number of runs that have it."""
     counts: dict[str, int] = {}
     for run in record["runs"]:
@@ -118,12 +123,12 @@ def _doubts(record: Mapping[str, Any]) -> list[str]:
             kind = "other programs were busy" if kind.startswith("other programs") else kind
             counts[kind] = counts.get(kind, 0) + 1
     total = len(record["runs"])
-    return [f"warning: {text} in {count} of {total} runs" for text, count in counts.items()]
+    return [f"{text} in {count} of {total} runs" for text, count in counts.items()]
 
 
 def to_markdown(record: Mapping[str, Any]) -> str:
-    """A summary for a pull request, in GitHub's flavour."""
-    lines = [f"**{escape(verdict_line(record))}**", ""]
+    """A summary for a pull request, in GitHub's flavour; the verdict first, where there is one."""
+    lines = [f"**{escape(verdict_line(record))}**", ""] if "result" in record else []
     lines += ["| arm | engine | p50 ms | p90 ms | p99 ms | processes |"]
     lines += ["|---|---|---:|---:|---:|---:|"]
     for arm, engine in record["engines"].items():
@@ -131,16 +136,21 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         cells = [_middle(runs, key) for key in ("median", "p90", "p99")]
         name = f"{engine['precision']} {engine['path']}"
         lines.append(f"| {arm} | {escape(name)} | {' | '.join(cells)} | {len(runs)} |")
-    lines += ["", *(f"- {escape(text)}" for text in _doubts(record)), ""]
+    lines += ["", *(f"- warning: {escape(text)}" for text in doubts(record)), ""]
     device = record["device"]
     lines += [
         (
-            f"{escape(str(device.get('cpu')))}, {record['protocol']['threads']} threads, batch "
+            f"{escape(str(device.get('cpu')))}, {_threads(record['protocol'])}batch "
             f"{record['protocol']['batch']}, {record['created_utc']}"
         ),
         "",
     ]
     return "\n".join(lines)
+
+
+def _threads(how: Mapping[str, Any]) -> str:
+    """Their number before what follows; nothing where it was not recorded."""
+    return "" if how["threads"] is None else f"{how['threads']} threads, "
 
 
 def _middle(runs: Sequence[Mapping[str, Any]], key: str) -> str:

@@ -12,20 +12,31 @@ from typing import Any
 import jinja2
 
 from edge_inception import __version__
-from edge_inception.report import bounds, charts, diagram, facts, history, pictures
+from edge_inception.report import (
+    bounds,
+    charts,
+    diagram,
+    facts,
+    fronts,
+    history,
+    pictures,
+    timings,
+)
 from edge_inception.report.cells import DASH, milliseconds, size, table
 from edge_inception.report.sources import Source, newest_first
+from edge_inception.report.timings import Timing
 from edge_inception.report.vega import Chart, finite
 
 MOST_DETAILED = 6
 """Reports with a part of their own, the newest of each model; the overview tells of the others."""
 
 
-def to_html(sources: Sequence[Source], *, created_utc: str) -> str:
+def to_html(sources: Sequence[Source], timed: Sequence[Timing] = (), *, created_utc: str) -> str:
     """The page.
 
     Args:
-        sources: At least one; the newest stands first.
+        sources: Reports; the newest stands first.
+        timed: Records of latency, after the reports; one of either at least.
         created_utc: When the page is made.
     """
     ordered = newest_first(sources)
@@ -34,15 +45,23 @@ def to_html(sources: Sequence[Source], *, created_utc: str) -> str:
         newest.setdefault(str(source.report["model"]), source)
     chosen = list(newest.values())[:MOST_DETAILED]
     detailed = [_part(source, index) for index, source in enumerate(chosen)]
+    latest = sorted(timed, key=lambda one: one.created_utc, reverse=True)
+    measured = [timings.part(one, f"t{i}") for i, one in enumerate(latest[:MOST_DETAILED])]
     anchors = {id(source): part["id"] for source, part in zip(chosen, detailed, strict=True)}
     overview = [{**_line(source), "anchor": anchors.get(id(source), "")} for source in ordered]
+    overview += [
+        {**timings.line(one), "anchor": f"t{i}" if i < MOST_DETAILED else ""}
+        for i, one in enumerate(latest)
+    ]
     template = _environment().get_template("page.html")
     return template.render(
         parts=detailed,
-        overview=overview if len(ordered) > 1 else [],
+        timings=measured,
+        overview=overview if len(overview) > 1 else [],
+        fronts=fronts.fronts(ordered),
         histories=history.histories(ordered),
-        num_left_out=len(ordered) - len(detailed),
-        title=_page_title(ordered),
+        num_left_out=len(overview) - len(detailed) - len(measured),
+        title=_page_title(ordered, latest),
         created_utc=created_utc,
         version=__version__,
     )
@@ -59,11 +78,13 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _page_title(sources: Sequence[Source]) -> str:
-    models = list(dict.fromkeys(str(source.report["model"]) for source in sources))
-    if len(sources) == 1:
-        return f"{sources[0].report['verdict']['status']}: {models[0]}"
-    return f"{len(sources)} reports on {', '.join(models[:3])}"
+def _page_title(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
+    named = [(str(one.report["model"]), one.report["verdict"]["status"]) for one in sources]
+    named += [(str(one.records[0]["model"]["name"]), one.status) for one in timed]
+    if len(named) == 1:
+        return f"{named[0][1]}: {named[0][0]}"
+    models = list(dict.fromkeys(model for model, _ in named))
+    return f"{len(named)} results on {', '.join(models[:3])}"
 
 
 def _part(source: Source, index: int) -> dict[str, Any]:

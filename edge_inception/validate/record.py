@@ -44,12 +44,12 @@ SCHEMA = measure.SCHEMA
 SCHEMA_VERSION = 2
 _FROM_DEVICES = measure.SCHEMA_VERSION
 _VERDICTS = {"pass", "fail", "improved", "inconclusive", "invalid"}
-_TEXT, _MAYBE_TEXT, _MAYBE_NUMBER = (str,), (str, None), (*NUMBER, None)
+_TEXT, _MAYBE_TEXT, _WHOLE, _MAYBE_NUMBER = (str,), (str, None), (int,), (*NUMBER, None)
 
 _ENGINE: Mapping[str, Any] = {
     "path": _TEXT,
     "sha256": _TEXT,
-    "bytes": NUMBER,
+    "bytes": _WHOLE,
     "backend": _TEXT,
     "precision": _MAYBE_TEXT,
     "float_precision": _MAYBE_TEXT,
@@ -61,9 +61,9 @@ _ENGINE: Mapping[str, Any] = {
 }
 _RUN: Mapping[str, Any] = {
     "arm": _TEXT,
-    "pair": NUMBER,
+    "pair": _WHOLE,
     "t0": _TEXT,
-    "n": NUMBER,
+    "n": _WHOLE,
     "median": NUMBER,
     "mean": NUMBER,
     "p90": NUMBER,
@@ -83,7 +83,7 @@ _RUN: Mapping[str, Any] = {
     "unavailable": (dict,),
     "foreign_cores": _MAYBE_NUMBER,
     "warnings": [_TEXT],
-    "blocks": [NUMBER],
+    "blocks": [_WHOLE],
     "samples_ms": [NUMBER],
 }
 _RESULT: Mapping[str, Any] = {
@@ -155,8 +155,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return [_checked(one, path) for one in whole]
 
 
-def is_record(found: Any) -> bool:
-    """Does JSON call itself a record, or a list of them, of whatever version?"""
+def is_record(path: Path) -> bool:
+    """Does a file hold what calls itself a record, or a list of them, of whatever version?"""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
     first = found[0] if isinstance(found, list) and found else found
     return isinstance(first, dict) and first.get("schema") == SCHEMA
 
@@ -169,7 +173,7 @@ def _checked(record: Any, path: Path) -> dict[str, Any]:
             hint="write one: edge-inception bench ENGINE --out FILE",
         )
     version = record.get("schema_version")
-    if version not in {_FROM_DEVICES, SCHEMA_VERSION}:
+    if version not in (_FROM_DEVICES, SCHEMA_VERSION):
         raise InputError(
             f"{path} is a record of version {version}, this reads {_FROM_DEVICES} to "
             f"{SCHEMA_VERSION}",
@@ -189,8 +193,8 @@ def _checked(record: Any, path: Path) -> dict[str, Any]:
 def _damage(record: Mapping[str, Any]) -> str | None:
     """Where a record of version 2 is not what it says; None where it is whole."""
     wrong = misfit(record, SHAPE, SCHEMA)
-    if wrong is None and not record["runs"]:
-        wrong = f"{SCHEMA}.runs"
+    if wrong is None and {run["arm"] for run in record["runs"]} != record["engines"].keys():
+        wrong = f"{SCHEMA}.runs of each engine"
     if wrong is None and record["kind"] != "single":
         judged = _JUDGED if record["kind"] == "ab" else {"result": _RESULT}
         wrong = misfit(record, judged, SCHEMA)
@@ -208,7 +212,7 @@ _SHAPE_1: Mapping[str, Any] = {
     "engines": {"A": {"backend": _TEXT, "plan_trt": _MAYBE_TEXT}},
     "device": (dict,),
     "protocol": {"batch": NUMBER},
-    "runs": [{"mean": NUMBER, "n": NUMBER, "p99": NUMBER, "samples_ms": [NUMBER]}],
+    "runs": [{"mean": NUMBER, "n": _WHOLE, "p99": NUMBER, "samples_ms": [NUMBER]}],
 }
 
 

@@ -127,11 +127,21 @@ def single():
     return copy.deepcopy(SINGLE)
 
 
+RUNS = [timed_run(arm, i, ms) for i in range(3) for arm, ms in (("A", 10.0), ("B", 11.0))]
+COMPARED = {
+    **SINGLE, "kind": "ab", "runs": RUNS, "result": RESULT,
+    "engines": {"A": timed_engine("fp32"), "B": timed_engine("int8")},
+}  # fmt: skip
+
+
 @pytest.fixture
 def compared():
     """A record of ``compare`` whose three pairs are 10 % apart."""
-    runs = [timed_run(arm, i, ms) for i in range(3) for arm, ms in (("A", 10.0), ("B", 11.0))]
-    engines = {"A": timed_engine("fp32"), "B": timed_engine("int8")}
-    return copy.deepcopy({**SINGLE, "kind": "ab", "engines": engines, "runs": runs} | {
-        "result": RESULT,
-    })  # fmt: skip
+    return copy.deepcopy(COMPARED)
+
+
+@pytest.fixture(scope="session")
+def whole_timings():
+    """Records as files hold them, a comparison and two batches; not to be changed."""
+    four = {**SINGLE, "protocol": {**SINGLE["protocol"], "batch": 4}}
+    return (COMPARED,), (SINGLE, four)

@@ -24,18 +24,29 @@ VERIFY = {
     "board": {"model": "Orin Nano"},
     "checks": CHECKS,
 }
+RUN = {
+    "arm": "A", "t0": "2026-11-25T19:00:00Z", "n": 300, "mean": 3.6, "median": 3.5, "p90": 3.75,
+    "p99": 4.25, "cov": 0.02, "gpu_median": 3.0, "open_s": 0.5, "samples_ms": [3.5] * 300,
+    "temp_c": {"start": {}, "end": {}}, "gpu_mhz_min": None,
+    "warnings": ["clocks are not locked: sudo jetson_clocks"],
+}  # fmt: skip
 BENCH = {
     "schema": "edge-inception/bench",
     "schema_version": 1,
+    "kind": "single",
     "created_utc": "2026-11-25T19:00:00Z",
+    "tool": {},
+    "model": {"name": "inception_v4", "input": [1, 3, 299, 299]},
     "bundle": BUNDLE,
-    "engines": {"A": {"precision": "int8", "backend": "tensorrt", "plan_trt": "10.3.0"}},
+    "engines": {
+        "A": {"precision": "int8", "backend": "tensorrt", "plan_trt": "10.3.0", "batch": 1,
+              "bytes": 1, "sha256": "ab", "typed": "strong", "graph_sha256": "cd"}
+    },
     "device": {"model": "Orin Nano", "power_mode": {"name": "25W"}, "clocks_locked": False},
-    "protocol": {"batch": 1},
-    "runs": [
-        {"n": 300, "median": 3.5, "p90": 3.75, "p99": 4.25, "gpu_median": 3.0,
-         "warnings": ["clocks are not locked: sudo jetson_clocks"]}
-    ],
+    "protocol": {"batch": 1, "streams": 1, "runner": "python", "metric": "host_to_host_ms",
+                 "input_sha256": "ef"},
+    "runs": [RUN],
+    "fingerprint": "0123456789ab",
 }  # fmt: skip
 HEAD = "inception_v4 0123456789ab on Orin Nano: int8 by tensorrt 10.3.0, 2026-11-25T19:00:00Z"
 
@@ -74,9 +85,12 @@ def test_a_latency_says_how_it_was_measured(tmp_path, capsys):
     ]
 
 
-@pytest.mark.parametrize("record", [VERIFY, BENCH], ids=["verify", "bench"])
-def test_a_later_version_is_refused(record, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("record", "reads"), [(VERIFY, "reads 1"), (BENCH, "reads 1 to 2")], ids=["verify", "bench"]
+)
+def test_a_later_version_is_refused(record, reads, tmp_path, capsys):
     """A schema that this program does not read is an input error with both versions."""
-    code, said = report({**record, "schema_version": 2}, tmp_path, capsys)
+    code, said = report({**record, "schema_version": 3}, tmp_path, capsys)
     assert code == 3
-    assert "version 2, this edge-inception reads 1" in said.err
+    assert "version 3" in said.err
+    assert reads in said.err

@@ -8,6 +8,7 @@ import pytest
 
 from edge_inception.report.page import to_html
 from edge_inception.report.sources import Source
+from edge_inception.report.timings import Timing
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -71,8 +72,8 @@ SEARCH = {
 
 
 @pytest.fixture(scope="module")
-def path(whole_report, tmp_path_factory):
-    """A page of two reports with everything that a page can show but a history."""
+def path(whole_report, whole_timings, tmp_path_factory):
+    """A page of reports and records with everything that a page can show but a history."""
     folder = tmp_path_factory.mktemp("page")
     older = {**whole_report, "model": "googlenet", "created_utc": "2026-11-24T20:00:00Z"}
     reports = (whole_report, older)
@@ -84,7 +85,9 @@ def path(whole_report, tmp_path_factory):
         for i, r in enumerate(reports)
     ]  # fmt: skip
     found = folder / "page.html"
-    found.write_text(to_html(sources, created_utc="2026-11-25 21:00 UTC"), encoding="utf-8")
+    timed = [Timing(path=folder / f"t{i}.json", records=r) for i, r in enumerate(whole_timings)]
+    text = to_html(sources, timed, created_utc="2026-11-25 21:00 UTC")
+    found.write_text(text, encoding="utf-8")
     return found
 
 
@@ -130,7 +133,8 @@ def test_every_chart_is_drawn(width, opened):
     """Each figure shows one drawing of some size with marks in it, and text that can be read."""
     page = opened(width)
     figures = page.locator("figure.chart")
-    assert figures.count() == 2 * 9  # of each report six, its hardware two, one histogram
+    # of each report six, its hardware two, one histogram; both together; of each record two
+    assert figures.count() == 2 * 9 + 1 + 2 * 2
     for figure in figures.all():
         shown = [one for one in figure.locator("svg[data-chart]").all() if one.is_visible()]
         assert len(shown) == 1

@@ -1,25 +1,50 @@
-"""Records of bench and compare, shown again."""
+"""Records of bench and compare, shown again: on the terminal, as CSV, and on the page."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 
 import pytest
 
 from edge_inception import cli
+from edge_inception.report.timings import pair_changes
+
+HOSTILE = "<script>alert(1)</script>"
 
 
 @pytest.fixture
 def shown(tmp_path, capsys):
-    """(record, flags) -> exit code and what was printed."""
+    """(records, flags) -> exit code and what was printed; a file for each record."""
 
-    def show(record, *flags):
-        path = tmp_path / "record.json"
-        path.write_text(json.dumps(record), encoding="utf-8")
-        code = cli.run(["report", str(path), *flags])
+    def show(*records, flags=()):
+        paths = [tmp_path / f"record{index}.json" for index, _ in enumerate(records)]
+        for path, record in zip(paths, records, strict=True):
+            path.write_text(json.dumps(record), encoding="utf-8")
+        code = cli.run(["report", *map(str, paths), *flags])
         return code, capsys.readouterr()
 
     return show
+
+
+@pytest.fixture
+def page(shown, tmp_path):
+    """Records -> exit code and the page's text."""
+
+    def made(*records):
+        out = tmp_path / "page.html"
+        code, _ = shown(*records, flags=("--html", str(out)))
+        return code, out.read_text(encoding="utf-8")
+
+    return made
+
+
+@pytest.fixture
+def batches(single):
+    """What bench writes of two batches."""
+    return [single, {**single, "protocol": {**single["protocol"], "batch": 4}}]
 
 
 def test_a_comparison_ends_with_its_verdict(compared, shown):
@@ -35,10 +60,9 @@ def test_a_comparison_ends_with_its_verdict(compared, shown):
     assert shown(compared)[0] == 8
 
 
-def test_several_batches_are_all_shown(single, shown):
+def test_several_batches_are_all_shown(batches, shown):
     """A list, as bench writes of several batches: each with its figures; exit 0."""
-    four = {**single, "protocol": {**single["protocol"], "batch": 4}}
-    code, said = shown([single, four])
+    code, said = shown(batches)
     assert code == 0
     assert "batch 1, 1 streams" in said.out
     assert "batch 4, 1 streams" in said.out
@@ -51,3 +75,82 @@ def test_a_damaged_record_is_an_input_error(single, shown):
     assert code == 3
     assert "runs[0].p90 is missing" in said.err
     assert not said.out
+
+
+def test_csv_has_a_line_for_each_run(compared, shown, report):
+    """Figures are those of the record; reports, whose columns differ, are not mixed in."""
+    code, said = shown(compared, flags=("--csv",))
+    assert code == 6
+    lines = list(csv.DictReader(io.StringIO(said.out)))
+    assert [(line["arm"], line["pair"], line["median"]) for line in lines[:3]] == [
+        ("A", "0", "10.0"), ("B", "0", "11.0"), ("A", "1", "10.0"),
+    ]  # fmt: skip
+    assert lines[1]["path"] == "model.int8.blob"
+    code, said = shown(compared, report, flags=("--csv",))
+    assert code == 3
+    assert "columns differ" in said.err
+
+
+def test_markdown_of_one_engine_has_no_verdict(single, shown):
+    """A table with the engine's line; threads that were not recorded are left out."""
+    single["protocol"]["threads"] = None
+    code, said = shown(single, flags=("--markdown",))
+    assert code == 0
+    assert said.out.startswith("| arm | engine")
+    assert "| A | int8 model.int8.blob | 8.00 |" in said.out
+    assert "Test CPU, batch 1" in said.out
+
+
+def test_the_page_of_a_comparison(compared, page):
+    """Verdict first, the ratio with interval and limit, both engines, two charts."""
+    code, found = page(compared)
+    assert code == 6
+    assert found.index(">Failed</h1>") < found.index("<h2")
+    for word in ("+10.0 %", "95 %: +8.0 to +12.0; limit +3 %", "10.0 ms", "11.0 ms",
+                 "calls vary in 6 of 6 runs", "no INA3221 rails", "0123456789ab"):  # fmt: skip
+        assert word in found, word
+    assert found.count('<figure class="chart') == 2
+
+
+def test_the_page_of_batches(batches, page):
+    """No verdict is claimed; the largest throughput with its batch; a chart of it."""
+    batches[1]["runs"] = [{**batches[1]["runs"][0], "throughput": 250.0}]
+    code, found = page(batches)
+    assert code == 0
+    assert ">Measured</h1>" in found
+    assert "250.0<small>images/s at batch 4" in found
+    assert "Throughput, images/s" in found
+
+
+def test_reports_and_records_share_a_page(report, compared, single, page):
+    """All stand in the overview; the exit code is the worst of them."""
+    code, found = page(report, compared, single)
+    assert code == 6
+    assert "3 results on inception_v4" in found
+    for anchor in ("r0", "t0", "t1"):
+        assert f'href="#{anchor}"' in found
+        assert f'id="{anchor}"' in found
+
+
+def test_hostile_records_are_text_and_nan_is_a_dash(compared, page):
+    """Names of models, files and warnings make no element; NaN is drawn nowhere."""
+    compared["model"]["name"] = HOSTILE
+    compared["engines"]["B"]["path"] = HOSTILE
+    compared["result"].update(ratio=math.nan, ci95=[math.nan, math.inf], delta=math.nan)
+    for run in compared["runs"]:
+        run.update(warnings=[HOSTILE], median=math.nan, p99=math.nan, open_s=math.inf)
+        run["samples_ms"] = [math.nan, *run["samples_ms"][1:]]
+    _, found = page(compared)
+    assert "<script" not in found
+    assert "&lt;script&gt;" in found
+    assert "B over A" not in found[: found.index("</header>")]
+    assert '"nan' not in found.lower()
+    assert ">inf" not in found
+
+
+def test_changes_are_of_the_blocks_of_a_pair(compared):
+    """B is 10 % above A in each turn of each pair; without whole blocks a pair tells nothing."""
+    assert pair_changes(compared) == [(i, pytest.approx(10.0)) for i in range(3)]
+    compared["runs"][0]["blocks"] = [7, 7]
+    assert [number for number, _ in pair_changes(compared)] == [1, 2]
+    assert pair_changes({**compared, "against": {}}) == []

@@ -76,7 +76,7 @@ def test_several_batches_are_several_records(old, written):
     ("change", "told"),
     [
         (lambda found: found.update(schema_version=3), "of version 3, this reads 1 to 2"),
-        (lambda found: found.update(runs=[]), r"bench\.runs is missing"),
+        (lambda found: found.update(runs=[]), r"bench\.runs of each engine is missing"),
         (lambda found: found["runs"][0].update(mean="fast"), r"runs\[0\]\.mean is missing or"),
         (lambda found: found["runs"][0].pop("median"), r"runs\[0\]\.median is missing or"),
         (lambda found: found["engines"].clear(), r"engines\.A is missing or"),
@@ -97,6 +97,7 @@ def test_a_comparison_needs_its_verdict(written):
     with pytest.raises(InputError, match=r"engines\.B"):
         read_record(written(found))
     found["engines"]["B"] = copy.deepcopy(found["engines"]["A"])
+    found["runs"].append({**found["runs"][0], "arm": "B"})
     result = {
         "ratio": None, "ci95": None, "method": None, "delta": 0.03, "k": 0, "verdict": "pass",
         "reasons": [], "sentence": "",
