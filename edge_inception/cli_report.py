@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from edge_inception.report.sources import Source
     from edge_inception.report.timings import Timing
 
+_SIMPLIFIED = "model.simplified.onnx"
+_WITH_ONNX = "pip install 'edge-inception[compile]'"
 _WORST_FIRST = tuple(VERDICT_CODES[word] for word in ("FAILED", "INCONCLUSIVE"))
 
 
@@ -58,20 +61,37 @@ def _write_page(sources: Sequence[Source], timed: Sequence[Timing], path: Path) 
     from edge_inception.artifact import replace_file
     from edge_inception.report.page import to_html
 
-    whole = [_with_calibration(_with_layers(source)) for source in sources]
+    whole = [_told_by_files(source) for source in sources]
+    for text in dict.fromkeys(text for source in whole for text in source.left_out):
+        click.echo(text, err=True)
     now = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     replace_file(path, to_html(whole, timed, created_utc=now).encode("utf-8", "backslashreplace"))
     click.echo(f"wrote {path}", err=True)
 
 
-def _with_calibration(source: Source) -> Source:
-    """The source with what its range table tells; a table that cannot be read is said."""
+def _told_by_files(source: Source) -> Source:
+    """The source with what its graphs and range table tell; what cannot be read here is said."""
     import dataclasses
     from importlib.util import find_spec
 
+    names = {one.path.name for one in source.artifacts}
+    if find_spec("onnx"):
+        return _with_calibration(_with_layers(source, names))
+    lost = ["block diagram", "rooflines"] if _SIMPLIFIED in names else []
+    lost += ["calibration"] if source.ranges else []
+    if not lost:
+        return source
+    told = f"not on the page: {', '.join(lost)}, which need onnx: {_WITH_ONNX}"
+    return dataclasses.replace(source, left_out=(told,))
+
+
+def _with_calibration(source: Source) -> Source:
+    """The source with what its range table tells; a table that cannot be read is said."""
+    import dataclasses
+
     from edge_inception.errors import InputError
 
-    if source.ranges is None or find_spec("onnx") is None:
+    if source.ranges is None:
         return source
     from edge_inception.quant.seen import describe
 
@@ -81,14 +101,12 @@ def _with_calibration(source: Source) -> Source:
         return dataclasses.replace(source, problems=(*source.problems, str(error)))
 
 
-def _with_layers(source: Source) -> Source:
-    """The source with what its graphs tell, where they lie beside it and onnx is installed."""
+def _with_layers(source: Source, names: AbstractSet[str]) -> Source:
+    """The source with what its graphs tell, where they are among the files beside it."""
     import dataclasses
-    from importlib.util import find_spec
 
-    simplified = source.folder / "model.simplified.onnx"
-    names = {one.path.name for one in source.artifacts}
-    if simplified.name not in names or find_spec("onnx") is None:
+    simplified = source.folder / _SIMPLIFIED
+    if simplified.name not in names:
         return source
     from edge_inception.graph.check import load_graph
     from edge_inception.graph.topology import describe

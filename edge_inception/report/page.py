@@ -115,6 +115,7 @@ def _part(source: Source, index: int) -> dict[str, Any]:
         "provenance": facts.provenance(source),
         "classes": facts.classes(report),
         "problems": source.problems,
+        "left_out": source.left_out,
     }
 
 

@@ -63,7 +63,8 @@ class Source:
     ``artifacts`` are those whose hash fits their sidecar, in the order of the build, ``problems``
     what was left out and why. ``search`` is the record of a search, ``noise`` that of
     compare-layers, ``layers`` that of ``graph.topology``; None where there is none. ``rooflines``
-    are estimates of targets, ``calibration`` is the record of ``quant.seen``.
+    are estimates of targets, ``calibration`` is the record of ``quant.seen``. ``left_out`` says
+    what files beside it would tell, were a library installed.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class Source:
     rooflines: tuple[Mapping[str, Any], ...] = ()
     calibration: Mapping[str, Any] | None = None
     problems: tuple[str, ...] = field(default=())
+    left_out: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:

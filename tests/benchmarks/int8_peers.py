@@ -52,7 +52,13 @@ PINS = (
 )
 NUM_CALIBRATION = 256  # whole chunks of what onnxruntime holds at once
 FEW = 8  # images of a quantization that only the TensorRT compiler sees
-FULL_SIZE = ("ours-plain", "nncf-performance", "modelopt-max", "modelopt-entropy", "ort-legal-entropy")
+FULL_SIZE = (
+    "ours-plain",
+    "nncf-performance",
+    "modelopt-max",
+    "modelopt-entropy",
+    "ort-legal-entropy",
+)
 FULL_SIZE_IMAGES = (8, 24)
 LIMIT_S = 1200
 _TOOLS = ("openvino", "onnxruntime", "onnx", "numpy", "torch", "tensorrt-rtx-cu12-libs")

@@ -8,11 +8,13 @@ import html.parser
 import io
 import json
 import math
+import sys
 
 import pytest
 from PIL import Image
 
-from edge_inception import cli
+from edge_inception import artifact, cli
+from edge_inception.artifact import Provenance, RangeTable, Report, SimplifiedGraph
 from edge_inception.report import charts
 from edge_inception.report.flat import to_csv
 
@@ -53,6 +55,31 @@ def page(tmp_path):
         return out.read_text(encoding="utf-8") if out.is_file() else None
 
     return made
+
+
+def _published(report, folder):
+    """A build folder of a report and files that onnx would be needed to read."""
+    made = Provenance(stage="test", parents={}, options={}, tools={}, source="")
+    for kind, name, content in (
+        (SimplifiedGraph, "model.simplified.onnx", b"a graph"),
+        (RangeTable, "model.ranges.json", b"{}"),
+        (Report, "report.json", json.dumps(report).encode()),
+    ):
+        artifact.publish(kind, folder / name, content, provenance=made)
+    return folder
+
+
+def test_what_needs_a_library_is_named_where_it_is_missing(report, tmp_path, monkeypatch, capsys):
+    """Without onnx: one line on the page and on stderr names what is missing and the extra."""
+    monkeypatch.setitem(sys.modules, "onnx", None)  # as in the base install
+    out = tmp_path / "page.html"
+    (tmp_path / "build").mkdir()
+    folder = _published(report, tmp_path / "build")
+    assert cli.run(["report", str(folder), "--html", str(out)]) == 0
+    words = Parsed(out.read_text(encoding="utf-8")).text
+    told = "ot on the page: block diagram, rooflines, calibration, which need onnx: pip install"
+    assert f"N{told} 'edge-inception[compile]'" in words
+    assert f"n{told}" in capsys.readouterr().err
 
 
 def test_the_verdict_stands_first(report, page):
