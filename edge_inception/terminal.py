@@ -123,12 +123,22 @@ class Terminal:
         from rich.progress import (  # noqa: PLC0415
             BarColumn,
             MofNCompleteColumn,
+            ProgressColumn,
+            Task,
             TextColumn,
             TimeRemainingColumn,
         )
         from rich.progress import Progress as Bars  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
 
-        columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
+        class Rate(ProgressColumn):
+            """How many a second, once two were counted."""
+
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text(f"{speed:.3g}/s" if speed else "", style="progress.data.speed")
+
+        columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), Rate())
         console = Console(stderr=True)
         with Bars(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
             task = bars.add_task(name, total=None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import logging
 import re
+import sys
 
 import pytest
 
@@ -60,6 +62,27 @@ def test_progress_off_a_terminal_draws_nothing(capsys):
         progress(1, 2)
     terminal.close()
     assert capsys.readouterr().err == ""
+
+
+def test_a_bar_has_stage_count_rate_and_time_left(monkeypatch):
+    """On a terminal all four are drawn, and the bar is gone when the stage has ended."""
+
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    terminal = Terminal()
+    with terminal.working("calibrate") as progress:
+        for done in (1, 2, 3):
+            progress(done, 8)
+    terminal.close()
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert re.search(r"calibrate +\S+ 3/8 +[\d.e+]+/s +-?\d:\d\d:\d\d", drawn), drawn
+    assert screen.getvalue().rstrip("\x1b[?25h").endswith("\x1b[2K")
 
 
 def test_log_records_of_the_package(capsys):
