@@ -100,7 +100,7 @@ class _Build:
         self._devices = ingredients.devices(recipe)
         self._hosts = ingredients.hosts(recipe)
         self._bundled = ingredients.bundled(recipe, self._devices, self._hosts)
-        calibrators.calibrator(recipe.calibrator)
+        calibrators.require_known(recipe.calibrator)
         if recipe.placement:
             policies.policy(recipe.placement)
         ingredients.require_threads(recipe.threads)

@@ -255,6 +255,16 @@ _PLAIN: Mapping[str, Calibrator] = {
 _NAMES = (*_PLAIN, "percentile:P", AUTO)
 
 
+def require_known(name: str) -> None:
+    """Check the name of a calibrator, ``auto`` included.
+
+    Raises:
+        InputError: As ``calibrator``.
+    """
+    if name != AUTO:
+        calibrator(name)
+
+
 def calibrator(name: str) -> Calibrator:
     """The calibrator called ``max``, ``mse``, ``mse-max``, ``entropy`` or ``percentile:P``.
 

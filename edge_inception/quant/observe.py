@@ -27,7 +27,14 @@ from edge_inception.errors import InputError
 from edge_inception.graph.signs import non_negative
 from edge_inception.imageset import ImageItem, ImageSet
 from edge_inception.quant import place, ranges, trial
-from edge_inception.quant.calibrators import AUTO, DROPPED_BITS, NUM_BINS, Observation, calibrator
+from edge_inception.quant.calibrators import (
+    AUTO,
+    DROPPED_BITS,
+    NUM_BINS,
+    Observation,
+    calibrator,
+    require_known,
+)
 from edge_inception.quant.implicit import unobserved
 from edge_inception.quant.means import channel_means
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
@@ -69,7 +76,7 @@ def calibrate(
             infinity in the weights, the images or a tensor.
         CompileFailed: OpenVINO does not take the graph.
     """
-    _tried(options)
+    require_known(options.calibrator)
     share = _share(chosen_images(images, options), options)
     subject = subject_of(graph)
     watcher = Watcher(subject, options)
@@ -181,13 +188,8 @@ def publish(
 
 
 def _tried(options: CalibrateOptions) -> tuple[str, ...]:
-    """Calibrators to choose from; a shard cannot choose for the others, and takes the first.
-
-    Raises:
-        InputError: Unknown calibrator.
-    """
+    """Calibrators to choose from; a shard cannot choose for the others, and takes the first."""
     if options.calibrator != AUTO:
-        calibrator(options.calibrator)
         return (options.calibrator,)
     return trial.TRIED if options.shard == WHOLE else trial.TRIED[:1]
 
