@@ -37,6 +37,13 @@ def build(graph: Path, folders: tuple[Path, Path], out: Path, *more: str) -> int
     )
 
 
+def brief(folder: Path) -> list[str]:
+    """Measure latency for a moment: these networks are large, and it is not what is tested."""
+    recipe = folder / "brief.toml"
+    recipe.write_text("schema = 1\n[latency]\nrounds = 3\ncalls_per_block = 3\n")
+    return ["--recipe", str(recipe)]
+
+
 def statistics(model: onnx.ModelProto, name: str, photos: list[np.ndarray]) -> list[np.ndarray]:
     """Mean and variance per channel of one tensor over photos."""
     copy = onnx.ModelProto()
@@ -118,7 +125,7 @@ def test_a_topology_of_others_becomes_an_int8_engine(name, folders, photos, tmp_
     out = tmp_path / "out"
     code = build(
         tmp_path / f"{name}.onnx", folders, out, "--target", "cpu", "--target", "rtx",
-        "--min-sqnr", str(LEAST_SQNR_DB),
+        "--min-sqnr", str(LEAST_SQNR_DB), *brief(tmp_path),
     )  # fmt: skip
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert code == 0, report["verdict"]
@@ -158,7 +165,7 @@ def test_published_constants_parse_and_compile(name, folders, tmp_path):
     out = tmp_path / "out"
     code = build(
         LIGHT / f"{name}.onnx", folders, out, "--target", "cpu", "--precision", "fp32",
-        "--min-agreement", "0", "--keep-failed",
+        "--min-agreement", "0", "--keep-failed", *brief(tmp_path),
     )  # fmt: skip
     # equal logits have no top-1 to agree on: measured, whatever the verdict
     assert code in {0, 6, 8}
