@@ -46,6 +46,7 @@ def _protocol_options(command: Any) -> Any:
 @click.argument("engine", type=PATH)
 @click.option("--batch", type=click.IntRange(1), multiple=True, help="Images a call; repeatable.")
 @click.option("--streams", type=click.IntRange(1), default=1, show_default=True, help="At once.")
+@click.option("--layers", is_flag=True, help="Time each layer too, in calls of their own.")
 @click.option("--fixed", is_flag=True, help="End at --duration, though the median moves still.")
 @_protocol_options
 @terminal_options
@@ -57,6 +58,7 @@ def bench(engine: Path, **flags: Any) -> None:
     from edge_inception.report.latency import bench_lines
     from edge_inception.validate import bench as bench_of
     from edge_inception.validate.arm import arm_of
+    from edge_inception.validate.layers import layer_times
 
     records = []
     with terminal_of(flags) as terminal, _pictures(flags["images"]) as (pictures, folder):
@@ -65,13 +67,15 @@ def bench(engine: Path, **flags: Any) -> None:
                 flags, batch=batch, streams=flags["streams"], is_fixed=flags["fixed"]
             )
             arm = arm_of(engine, batch, pictures, folder)
+            layers = {"layers": layer_times(arm, protocol)} if flags["layers"] else {}
             with terminal.working(f"bench batch {batch}") as progress:
                 runs = bench_of.run_together(
                     {"A": arm.contender}, folder, protocol, progress=progress
                 )
-            records.append(
-                bench_of.record("single", {"A": arm.facts}, runs, protocol, input_facts=arm.feed)
+            record = bench_of.record(
+                "single", {"A": arm.facts}, runs, protocol, input_facts=arm.feed
             )
+            records.append(record | layers)
     whole = records[0] if len(records) == 1 else records
     _write(flags["out"], whole)
     if flags["as_json"]:

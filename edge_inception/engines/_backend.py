@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
@@ -171,12 +171,27 @@ class Compile(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTime:
+    """Median time of one executed layer; ``kernel`` is the library's name of what computes it.
+
+    ``name`` is that of the graph's node where the layer stands for one.
+    """
+
+    name: str
+    kind: str
+    kernel: str
+    ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """One engine library.
 
     ``compile(typed, options, path)`` publishes an EngineFile; ``open(engine, options)`` returns a
     Session; ``availability()`` never raises; ``tied_to()`` names what an engine depends on, such as
     ``{"openvino": "2026.4.1"}``; it goes into the sidecar and ``open`` refuses a mismatch.
+    ``layer_times(engine, options, batches)`` runs the batches, at least two, and tells how long
+    each layer took, in the order of execution; None where the library does not tell.
     """
 
     name: str
@@ -186,6 +201,9 @@ class Backend:
     open: Callable[[EngineFile, SessionOptions], Session]
     availability: Callable[[], Availability]
     tied_to: Callable[[], Mapping[str, str]]
+    layer_times: (
+        Callable[[EngineFile, SessionOptions, Sequence[NDArray[Any]]], tuple[LayerTime, ...]] | None
+    ) = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

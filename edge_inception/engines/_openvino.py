@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 if __package__:
     from edge_inception.engines import _openvino_unsigned
@@ -27,6 +27,7 @@ DEVICE = "CPU"
 CAPABILITIES: Mapping[str, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 _ELEMENTS = {"f32": "float32", "u8": "uint8"}
 _NAMES_THE_NODE = "the message names the node; compile takes graphs written by quantize"
+_FUSED = "/WithoutBiases"  # from here on, a name tells what OpenVINO made of the graph's node
 _INT8 = frozenset(("i8", "u8"))
 _WEIGHTED = frozenset(("Convolution", "FullyConnected", "MatMul"))
 
@@ -211,6 +212,43 @@ class BlobRunner:
     def close(self) -> None:
         """Release the engine."""
         self._request = None
+
+
+class Timed(NamedTuple):
+    """An executed layer: name of its node, kind, kernel, and its time of each call in ms."""
+
+    name: str
+    kind: str
+    kernel: str
+    samples_ms: list[float]
+
+
+def layer_times(
+    blob: bytes, batches: Iterable[Any], *, name: str, precision: str, threads: int
+) -> list[Timed]:
+    """Layers that were executed, in order; the first batch warms up.
+
+    Raises:
+        LibraryMissing: OpenVINO is not installed.
+        BlobRefused: Damaged, or for another version or CPU.
+        Unavailable: No such arithmetic here.
+    """
+    core = library().Core()
+    require_precision(core, precision)
+    found: dict[str, Timed] = {}
+    with _border(BlobRefused, f"cannot load {name}", "compile it again on this machine"):
+        counting = {**_properties(precision, threads), "PERF_COUNT": True}
+        request = core.import_model(blob, DEVICE, counting).create_infer_request()
+        for index, images in enumerate(batches):
+            request.infer({0: images})
+            for layer in request.profiling_info if index else ():
+                if not str(layer.status).endswith(".EXECUTED"):  # a part of another, or a constant
+                    continue
+                name_of_node = layer.node_name.partition(_FUSED)[0]
+                own = Timed(name_of_node, layer.node_type, layer.exec_type, [])
+                seconds = layer.real_time.total_seconds()
+                found.setdefault(layer.node_name, own).samples_ms.append(1000 * seconds)
+    return list(found.values())
 
 
 def require_precision(core: Any, precision: str) -> None:

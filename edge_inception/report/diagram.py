@@ -43,6 +43,7 @@ class LayerLine:
     parameters: str
     precision: str
     sqnr: str
+    ms: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +59,30 @@ class Plan:
     num_columns: int
 
 
-def blocks(record: Mapping[str, Any], noise: Mapping[str, Any] | None = None) -> list[Block]:
-    """All blocks, drawn; ``noise`` is the record of compare-layers, for the SQNR of each layer."""
-    layers = [_with_noise(layer, _by_name(noise)) for layer in record["layers"]]
+def blocks(
+    record: Mapping[str, Any],
+    noise: Mapping[str, Any] | None = None,
+    times: Mapping[str, float] | None = None,
+) -> list[Block]:
+    """All blocks, drawn.
+
+    Args:
+        record: Of ``graph.topology``.
+        noise: Of compare-layers, for the SQNR of each layer.
+        times: Name of a layer to its time in ms, where an engine was asked for it.
+    """
+    layers = _measured(record, noise, times)
     most = max((finite(layer["macs"]) or 0.0 for layer in layers), default=0.0)
     return [_block(block, layers, most) for block in record["blocks"]]
 
 
-def lines(record: Mapping[str, Any], noise: Mapping[str, Any] | None = None) -> list[LayerLine]:
-    """All layers, for a table."""
-    layers = [_with_noise(layer, _by_name(noise)) for layer in record["layers"]]
+def lines(
+    record: Mapping[str, Any],
+    noise: Mapping[str, Any] | None = None,
+    times: Mapping[str, float] | None = None,
+) -> list[LayerLine]:
+    """All layers, for a table; arguments as those of ``blocks``."""
+    layers = _measured(record, noise, times)
     total = sum(finite(layer["macs"]) or 0.0 for layer in layers)
     return [
         LayerLine(
@@ -79,6 +94,7 @@ def lines(record: Mapping[str, Any], noise: Mapping[str, Any] | None = None) -> 
             parameters=count(layer["num_parameters"]),
             precision=layer["precision"] or "",
             sqnr=_decibels(layer),
+            ms="" if layer["ms"] is None else f"{layer['ms']:.3f}",
         )
         for layer in layers
     ]
@@ -226,7 +242,7 @@ def _box(layer: Mapping[str, Any], place: tuple[int, int, int], most: float) -> 
     kind = {"int8": "int8", "float": "float"}.get(str(layer["precision"]), "unknown")
     jump = " jump" if layer["is_jump"] else ""
     length = (_BOX - 8) * macs / most if most else 0.0
-    words = _decibels(layer, " dB") or count(macs)
+    words = _decibels(layer, " dB") or _micros(layer) or count(macs)
     lines_of = [Markup('<text x="{}" y="{}">{}</text>').format(middle, top + 14, layer["label"])]
     if words:
         second = Markup('<text class="second" x="{}" y="{}">{}</text>')
@@ -249,6 +265,8 @@ def _tip(layer: Mapping[str, Any]) -> Iterator[str]:
         yield f"{count(layer['macs'])} multiply-adds"
     if layer["precision"]:
         yield str(layer["precision"])
+    if _micros(layer):
+        yield _micros(layer)
     if _decibels(layer):
         yield f"SQNR {_decibels(layer)} dB"
 
@@ -258,6 +276,11 @@ def _decibels(layer: Mapping[str, Any], unit: str = "") -> str:
     return "" if value is None else f"{value:.0f}{unit}"
 
 
+def _micros(layer: Mapping[str, Any]) -> str:
+    """``49 us``; empty where the time is not known."""
+    return "" if layer["ms"] is None else f"{1000 * layer['ms']:.0f} us"
+
+
 def _by_name(noise: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
     found = noise.get("layers") if noise else None
     if not isinstance(found, list):
@@ -265,8 +288,17 @@ def _by_name(noise: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
     return {str(one.get("name")): one for one in found if isinstance(one, dict)}
 
 
-def _with_noise(
-    layer: Mapping[str, Any], noise: Mapping[str, Mapping[str, Any]]
-) -> Mapping[str, Any]:
-    one = noise.get(str(layer["name"]), {})
-    return {**layer, "sqnr_db": one.get("sqnr_db"), "is_jump": one.get("is_jump") is True}
+def _measured(
+    record: Mapping[str, Any],
+    noise: Mapping[str, Any] | None,
+    times: Mapping[str, float] | None,
+) -> list[Mapping[str, Any]]:
+    """The layers with ``sqnr_db``, ``is_jump`` and ``ms``."""
+    noisy = _by_name(noise)
+    found: list[Mapping[str, Any]] = []
+    for layer in record["layers"]:
+        name = str(layer["name"])
+        one = noisy.get(name, {})
+        noise_of = {"sqnr_db": one.get("sqnr_db"), "is_jump": one.get("is_jump") is True}
+        found.append({**layer, **noise_of, "ms": (times or {}).get(name)})
+    return found

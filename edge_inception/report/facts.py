@@ -71,6 +71,14 @@ def _file(one: Artifact) -> dict[str, Any]:
     }
 
 
+def engine_sha256(report: Mapping[str, Any], name: str) -> str:
+    """Hash of a row's engine file; empty of a baseline, or where the report does not have it."""
+    context = report.get("context")
+    engines = context.get("engines") if isinstance(context, dict) else None
+    found = engines.get(name) if isinstance(engines, dict) else None
+    return str(found.get("sha256", "")) if isinstance(found, dict) else ""
+
+
 def classes(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """Recall of the subject's classes beside the baseline's, those that changed most first.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from edge_inception.report.cells import milliseconds
 from edge_inception.report.charts import pareto, quality
+from edge_inception.report.facts import engine_sha256
 from edge_inception.report.sources import Source
 from edge_inception.report.vega import finite
 
@@ -66,7 +67,7 @@ def _tried(group: Sequence[Source]) -> Iterator[_Row]:
     for source in group:
         model = source.report["model"]
         for row in source.report["rows"]:
-            key = (model, row["name"], _digest(source.report, row["name"]))
+            key = (model, row["name"], engine_sha256(source.report, row["name"]))
             if key in seen or not _can_be_drawn(row):
                 continue
             seen.add(key)
@@ -80,11 +81,3 @@ def _can_be_drawn(row: _Row) -> bool:
         return False
     found = quality([row])[0](row)
     return finite(row["latency"]["p50_ms"]) is not None and finite(found["value"]) is not None
-
-
-def _digest(report: Mapping[str, Any], name: str) -> str:
-    """Hash of a row's engine file; nothing of a baseline, or where the report has none."""
-    context = report.get("context")
-    engines = context.get("engines") if isinstance(context, dict) else None
-    found = engines.get(name) if isinstance(engines, dict) else None
-    return str(found.get("sha256", "")) if isinstance(found, dict) else ""

@@ -21,7 +21,7 @@ _TITLES = {
     "inconclusive": "INCONCLUSIVE",
     "invalid": "INCONCLUSIVE",
 }
-_HEADS = ("p50", "p90", "p95", "p99", "mean", "images/s", "open", "first", "memory")
+_MOST_LAYERS = 3
 
 
 def bench_lines(record: Mapping[str, Any]) -> list[str]:
@@ -49,9 +49,20 @@ def bench_lines(record: Mapping[str, Any]) -> list[str]:
         f"cold      opened in {run['open_s']:.2f} s, first call {_ms(run['first_ms'])} ms, "
         f"peak memory {memory(run['peak_mib'])}"
     )
+    lines += _slowest(record.get("layers", ()))
     lines += _seen(run)
     lines += [f"warning: {text}" for text in run["warnings"]]
     return lines
+
+
+def _slowest(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The three layers that took longest, each with its share of the time that was counted."""
+    total = sum(one["ms"] for one in layers)
+    ranked = sorted(layers, key=lambda one: -float(one["ms"]))[:_MOST_LAYERS]
+    if not total:
+        return []
+    told = (f"{one['name']} {one['kind']} {100 * one['ms'] / total:.0f} %" for one in ranked)
+    return [f"layers    {', '.join(told)}"]
 
 
 def memory(mib: float | None) -> str:

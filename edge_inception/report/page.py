@@ -44,8 +44,8 @@ def to_html(sources: Sequence[Source], timed: Sequence[Timing] = (), *, created_
     for source in ordered:
         newest.setdefault(str(source.report["model"]), source)
     chosen = list(newest.values())[:MOST_DETAILED]
-    detailed = [_part(source, index) for index, source in enumerate(chosen)]
     latest = sorted(timed, key=lambda one: one.created_utc, reverse=True)
+    detailed = [_part(source, index, latest) for index, source in enumerate(chosen)]
     measured = [timings.part(one, f"t{i}") for i, one in enumerate(latest[:MOST_DETAILED])]
     anchors = {id(source): part["id"] for source, part in zip(chosen, detailed, strict=True)}
     overview = [{**_line(source), "anchor": anchors.get(id(source), "")} for source in ordered]
@@ -87,8 +87,9 @@ def _page_title(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
     return f"{len(named)} results on {', '.join(models[:3])}"
 
 
-def _part(source: Source, index: int) -> dict[str, Any]:
+def _part(source: Source, index: int, timed: Sequence[Timing]) -> dict[str, Any]:
     report = source.report
+    measured = (source.noise, timings.times_of(timed, _subject_sha256(report)))
     rows = report["rows"]
     drawn = {
         "pareto": charts.pareto(rows),
@@ -106,9 +107,10 @@ def _part(source: Source, index: int) -> dict[str, Any]:
         "figures": figures(report),
         "table": table(report),
         "charts": {name: chart for name, chart in drawn.items() if chart},
-        "diagram": diagram.blocks(source.layers, source.noise) if source.layers else [],
-        "layers": diagram.lines(source.layers, source.noise) if source.layers else [],
+        "diagram": diagram.blocks(source.layers, *measured) if source.layers else [],
+        "layers": diagram.lines(source.layers, *measured) if source.layers else [],
         "has_noise": source.noise is not None,
+        "has_times": bool(measured[1]),
         "rooflines": _rooflines(source),
         "changed": pictures.changed(source),
         "calibration": pictures.calibration(source.calibration),
@@ -117,6 +119,12 @@ def _part(source: Source, index: int) -> dict[str, Any]:
         "problems": source.problems,
         "left_out": source.left_out,
     }
+
+
+def _subject_sha256(report: Mapping[str, Any]) -> str:
+    """Hash of the engine file that is judged; empty where the report does not have it."""
+    subject = next((row["name"] for row in report["rows"] if row["role"] == "subject"), "")
+    return facts.engine_sha256(report, subject)
 
 
 def _rooflines(source: Source) -> list[Chart]:

@@ -26,6 +26,7 @@ from edge_inception.validate.regression import log_ratio
 MEASURED = "MEASURED"
 """In the place of a verdict where an engine was timed alone: a latency claims nothing."""
 
+_MOST_LAYERS = 10
 _Record = Mapping[str, Any]
 _COLUMNS = ("p50", "p90", "p95", "p99", "mean")
 _KEYS = ("median", "p90", "p95", "p99", "mean")
@@ -76,6 +77,7 @@ def part(timing: Timing, identity: str) -> dict[str, Any]:
         "rows": [_table_row(arm) for arm in arms],
         "charts": {name: chart for name, chart in drawn.items() if chart},
         "doubts": _doubts(timing),
+        "layers": _layers(first.get("layers", ())),
         "has_several": any(len(arm.runs) > 1 for arm in arms),
         "facts": _facts(timing),
         "details": [
@@ -88,6 +90,14 @@ def part(timing: Timing, identity: str) -> dict[str, Any]:
             ("Protocol", fact_pairs(first["protocol"])),
         ],
     }
+
+
+def times_of(timed: Iterable[Timing], sha256: str) -> dict[str, float]:
+    """Layer to ms, of the first of the records that timed the layers of that engine file."""
+    for record in (record for one in timed for record in one.records if "layers" in record):
+        if sha256 and record["engines"]["A"]["sha256"] == sha256:
+            return {one["name"]: one["ms"] for one in record["layers"] if finite(one["ms"])}
+    return {}
 
 
 def line(timing: Timing) -> dict[str, Any]:
@@ -237,6 +247,30 @@ def _doubts(timing: Timing) -> list[str]:
     ]
 
 
+def _layers(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Executed layers in order, with their share of the time that was counted."""
+    total = sum(finite(one["ms"]) or 0.0 for one in found)
+    return [
+        {
+            **{key: str(one[key]) for key in ("name", "kind", "kernel")},
+            "ms": f"{ms:.3f}",
+            "share": f"{100 * ms / total:.1f}" if total else DASH,
+        }
+        for one in found
+        if (ms := finite(one["ms"])) is not None
+    ]
+
+
+def _slowest(found: Sequence[Mapping[str, Any]]) -> Chart | None:
+    known = [one for one in found if finite(one["ms"]) is not None]
+    ranked = sorted(known, key=lambda one: -float(one["ms"]))[:_MOST_LAYERS]
+    values = [
+        {"name": one["name"], "subject": True, "value": one["ms"], "text": f"{one['ms']:.3f}"}
+        for one in ranked
+    ]
+    return charts.bars("Slowest layers, ms", values, "ms", "time of the slowest layers")
+
+
 def _unknown(record: _Record) -> list[tuple[str, str]]:
     """What could not be read, and why."""
     reasons: dict[str, Any] = {}
@@ -260,7 +294,7 @@ def _more(timing: Timing, arms: Sequence[_Arm]) -> dict[str, Chart | None]:
     if "result" in first:
         return {"pairs": _pairs_chart(first)}
     if len(timing.records) == 1:
-        return {}
+        return {"slowest": _slowest(first.get("layers", ()))}
     bars = [
         {**charts.identity(arm.row), "value": speed, "text": f"{speed:.1f}"}
         for arm in arms

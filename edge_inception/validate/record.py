@@ -15,6 +15,7 @@
 - ``fingerprint``: of device and protocol;
 - ``result``, of "ab" and "aa": ratio B over A, ci95, method, delta, k, verdict, reasons, sentence;
 - ``accuracy``, where labelled images were given: verdict, sentence, drop_pp, num_images;
+- ``layers``, of bench --layers: name, kind, kernel and median ms of each executed layer;
 - ``against``, where A is of another day: file, created_utc.
 
 ``SHAPE`` says the same to a program. Several batches of one ``bench`` are a list of records.
@@ -123,6 +124,7 @@ SHAPE: Mapping[str, Any] = {
     "runs": [_RUN],
     "fingerprint": _TEXT,
 }
+_LAYERS = [{"name": _TEXT, "kind": _TEXT, "kernel": _TEXT, "ms": NUMBER}]
 _JUDGED: Mapping[str, Any] = {"engines": {"B": _ENGINE}, "result": _RESULT}
 
 
@@ -200,6 +202,8 @@ def _damage(record: Mapping[str, Any]) -> str | None:
         wrong = misfit(record, judged, SCHEMA)
         if wrong is None and record["result"]["verdict"] not in _VERDICTS:
             wrong = f"{SCHEMA}.result.verdict"
+    if wrong is None and "layers" in record:
+        wrong = misfit(record["layers"], _LAYERS, f"{SCHEMA}.layers")
     if wrong is None and record.get("accuracy"):
         wrong = misfit(record["accuracy"], _ACCURACY, f"{SCHEMA}.accuracy")
         if wrong is None and record["accuracy"]["verdict"] not in _VERDICTS:

@@ -83,6 +83,19 @@ def test_bench_of_every_engine_that_runs_here(built, numeric, workshop, tmp_path
         assert record["protocol"]["input"] == "16 images of photos"
 
 
+def test_bench_of_each_layer(built, numeric, tmp_path, capsys):
+    """The page draws the times on the blocks of the very engine; a library without is refused."""
+    out, page = tmp_path / "bench.json", tmp_path / "page.html"
+    assert cli.run([*BENCH, str(built / "model.int8.cpu.blob"), "--layers", "--out", str(out)]) == 0
+    names = {one["name"] for one in read_record(out)["layers"]}
+    graph = onnx.load(str(built / "model.simplified.onnx")).graph
+    assert names > {node.name for node in graph.node if node.op_type in {"Conv", "Gemm"}}
+    assert cli.run(["report", str(built), str(out), "--html", str(page)]) == 0
+    assert " us</text>" in page.read_text()
+    assert cli.run([*BENCH, str(numeric[0]), "--layers"]) == 3
+    assert "onnxruntime, which is not asked" in capsys.readouterr().err
+
+
 def test_bench_of_an_engine_that_cannot_run_here(copied, capsys):
     """A TensorRT-RTX engine without a GPU: exit 4, and no figure."""
     typed = artifact.load(TypedGraph, copied / "model.fp32.onnx")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import onnx
 import pytest
 
 from edge_inception import artifact
@@ -94,6 +95,26 @@ def test_missing_arithmetic_is_refused(tiny_typed, monkeypatch):
     with pytest.raises(InputError, match="no bf16 arithmetic") as caught:
         compiled(tiny_typed("fp32"), CompileOptions(float_precision="bf16"))
     assert "f32" in caught.value.hint
+
+
+@pytest.mark.parametrize("spelling", ["strong", "fp32"])
+def test_layers_have_the_names_of_the_graphs_nodes(tiny_typed, tiny_images, spelling):
+    """The graph's convolution is timed once, under its own name, in every call but the first."""
+    typed = tiny_typed(spelling)
+    engine, batches = compiled(typed), [tiny_images(1)] * 4
+    found = BACKEND.layer_times(engine, ONE, batches)
+    convolutions = [
+        node.name for node in onnx.load(typed.path).graph.node if node.op_type == "Conv"
+    ]
+    assert [one.name for one in found if one.kind == "Convolution"] == convolutions
+    assert sum(one.ms for one in found) > 0
+    counted = _openvino.layer_times(
+        engine.path.read_bytes(), batches, name="it", precision="f32", threads=1
+    )
+    assert {len(one.samples_ms) for one in counted} == {3}
+    engine.path.write_bytes(b"no blob")
+    with pytest.raises(InputError, match="cannot load"):
+        BACKEND.layer_times(engine, ONE, batches)
 
 
 def test_unknown_float_precision_is_refused(tiny_typed):

@@ -43,6 +43,20 @@ def test_branches_stand_side_by_side():
     assert len(set(places)) == len(places)
 
 
+def test_times_stand_in_the_boxes_they_are_of():
+    """A layer that was timed says so; SQNR, where known, comes first, the time in the tip."""
+    times = {"block/left": 0.0314}
+    drawing = str(diagram.blocks(RECORD, None, times)[1].drawing)
+    assert drawing.count('class="second"') == drawing.count(" us</text>") + 3  # the others' MACs
+    assert drawing.count(">31 us</text>") == 1
+    lines = diagram.lines(RECORD, None, times)
+    assert [one.ms for one in lines] == ["", "0.031", "", "", "", ""]
+    noise = {"layers": [{"name": "block/left", "sqnr_db": 21.0}]}
+    drawing = str(diagram.blocks(RECORD, noise, times)[1].drawing)
+    assert ">21 dB</text>" in drawing
+    assert "31 us; SQNR 21 dB</title>" in drawing
+
+
 def test_boxes_lie_inside_of_the_drawing_and_do_not_overlap():
     """Every rectangle of a layer is within the drawing and clear of the others."""
     drawing = diagram.blocks(RECORD)[1].drawing

@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from edge_inception import cli
-from edge_inception.report.timings import pair_changes
+from edge_inception.report.timings import Timing, pair_changes, times_of
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -120,6 +121,35 @@ def test_the_page_of_batches(batches, page):
     assert ">Measured</h1>" in found
     assert "250.0<small>images/s at batch 4" in found
     assert "Throughput, images/s" in found
+
+
+LAYERS = [
+    {"name": "stem", "kind": "Convolution", "kernel": "jit_I8", "ms": 3.0},
+    {"name": "tail", "kind": "Reorder", "kernel": "jit_f32", "ms": 1.0},
+]
+
+
+def test_layers_are_told_with_their_share(single, shown, page):
+    """The slowest first on the terminal; on the page a chart and all of them in a table."""
+    single["layers"] = [dict(one) for one in LAYERS]
+    assert "layers    stem Convolution 75 %, tail Reorder 25 %" in shown(single)[1].out
+    _, found = page(single)
+    assert "Slowest layers, ms" in found
+    assert "All 2 executed layers" in found
+    assert '<td class="number">3.000</td><td class="number">75.0</td>' in found
+    single["layers"][0].pop("kind")
+    assert "layers[0].kind is missing" in shown(single)[1].err
+
+
+def test_times_belong_to_the_file_that_was_timed(single):
+    """A report takes those of a record whose engine has the hash of its own; of others none."""
+    other = {**single, "layers": LAYERS, "engines": {"A": {"sha256": "ef" * 32}}}
+    timed = [
+        Timing(path=Path("a"), records=(other,)),
+        Timing(path=Path("b"), records=(single, {**single, "layers": LAYERS})),
+    ]
+    assert times_of(timed, "ab" * 32) == {"stem": 3.0, "tail": 1.0}
+    assert times_of(timed, "") == times_of(timed, "cd" * 32) == {}
 
 
 def test_reports_and_records_share_a_page(report, compared, single, page):
