@@ -49,6 +49,7 @@ _WAYS = ("shard", "merge", "import_cache")
     metavar="CACHE",
     help="Take the scales of TensorRT's calibration cache; images are for bias correction.",
 )
+@click.option("--placement", metavar="NAME", help="With auto: what quantize will be given.")
 @click.option("--out", type=PATH, required=True, help="File to write; .npz lies beside it.")
 @terminal_options
 def calibrate(graph: Path, out: Path, **flags: Any) -> None:
@@ -107,7 +108,23 @@ def _options(graph: SimplifiedGraph, flags: Mapping[str, Any]) -> CalibrateOptio
         batch=flags["batch"],
         threads=ingredients.require_threads(flags["threads"] or 0),
         shard=_shard(flags["shard"]) if flags["shard"] else WHOLE,
+        placement=_placement(flags),
     )
+
+
+def _placement(flags: Mapping[str, Any]) -> str:
+    """Placement of a trial.
+
+    Raises:
+        InputError: It is given where nothing is tried, or unknown.
+    """
+    from edge_inception.quant.calibrators import AUTO
+    from edge_inception.quant.policies import policy
+
+    name: str = flags["placement"] or ""
+    if name and flags["calibrator"] != AUTO:
+        raise InputError("--placement is for --calibrator auto", hint="give it to quantize")
+    return policy(name).name if name else ""
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -34,6 +34,7 @@ from edge_inception.options import (
     OnnxBaselineOptions,
     SimplifyOptions,
 )
+from edge_inception.quant.calibrators import AUTO
 from edge_inception.quant.options import (
     CacheOptions,
     CalibrateOptions,
@@ -226,6 +227,7 @@ class Steps:
             batch=recipe.calibration_batch,
             threads=recipe.threads,
             seed=recipe.seed,
+            placement=recipe.placement if recipe.calibrator == AUTO else "",
         )
         path = self._out / "model.ranges.json"
 

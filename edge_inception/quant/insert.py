@@ -191,13 +191,16 @@ def _means(
     return found
 
 
-def int8_graph(path: Path, seen: Mapping[str, TensorRange]) -> bytes:
-    """The plain int8 graph of a simplified one, to try these ranges: no bias is corrected.
+def int8_graph(path: Path, seen: Mapping[str, TensorRange], placement: str) -> bytes:
+    """The int8 graph of a simplified one, to try these ranges: no bias is corrected.
 
     Raises:
-        InputError: A tensor is missing, no Conv to quantize, or a scale is beyond float16.
+        InputError: A tensor is missing, no Conv to quantize, no such placement, or a scale is
+            beyond float16.
     """
-    options = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
+    options = QuantizeOptions(
+        precision=Precision.INT8, float_rest=FloatRest.FP32, placement=placement
+    )
     model = check.load_graph(path)
     _stamp(model, options.spelling)
     _insert(model, seen, None, options)

@@ -53,7 +53,9 @@ class CalibrateOptions:
     tries the first three end to end. ``threads`` 0 means all cores the process may use.
     ``max_images`` 0 means the whole set. ``max_positions`` bounds how many elements of one tensor
     of one image enter the histogram, 0 means all; ``seed`` places them. The exact amax always sees
-    every element. ``shard`` (i, n) counts the i-th of n shares of the images.
+    every element. ``shard`` (i, n) counts the i-th of n shares of the images. ``placement`` is that
+    of the int8 graphs that ``auto`` tries, as of ``QuantizeOptions``: which calibrator is the best
+    depends on what stays float.
     """
 
     preprocess: Preprocess
@@ -64,6 +66,7 @@ class CalibrateOptions:
     max_images: int = 0
     max_positions: int = 8192
     shard: tuple[int, int] = WHOLE
+    placement: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

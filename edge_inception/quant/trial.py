@@ -39,7 +39,7 @@ def sqnr_of(
         path: The simplified graph.
         tables: Calibrator -> ranges by tensor.
         items: The calibration images, at least one.
-        options: Preprocessing, batch, threads.
+        options: Preprocessing, batch, threads, placement.
         progress: Called with images done and images in all, in a pass for each table and one more.
 
     Raises:
@@ -52,7 +52,7 @@ def sqnr_of(
     with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
         typed = Path(folder) / "int8.onnx"
         for name, tensors in tables.items():
-            typed.write_bytes(int8_graph(path, tensors))
+            typed.write_bytes(int8_graph(path, tensors, options.placement))
             noise = _logits(typed, chosen, options, progress) - exact
             ratio = float(np.square(noise).sum()) / max(float(np.square(exact).sum()), _TINY)
             found[name] = round(decibels(ratio), 1)

@@ -198,7 +198,10 @@ def quantize_ours(name: str, pixels: Path) -> dict[str, Any]:
     count = np.load(pixels, mmap_mode="r").shape[0]
     chosen = replace(chosen, items=chosen.items[:count])
     how = CalibrateOptions(
-        preprocess=preprocess_of(graph.details), calibrator=peer.calibrator, threads=1
+        preprocess=preprocess_of(graph.details),
+        calibrator=peer.calibrator,
+        placement=peer.placement,
+        threads=1,
     )
     out = folder / f"{pixels.stem}-{name}"
     wall, cpu = time.perf_counter(), time.process_time()

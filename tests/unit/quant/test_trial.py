@@ -69,6 +69,22 @@ def test_the_table_is_that_of_the_calibrator_with_the_least_error(
     assert found.path.read_bytes() == wanted[best][1].path.read_bytes()
 
 
+def test_the_placement_of_the_trial_is_that_of_the_graph(graph, photos, options, tmp_path):
+    """What stays float changes the error, and onnxruntime finds the same one."""
+    how = replace(options, calibrator="auto", placement="float-ends")
+    found = calibrate(graph, photos, how, tmp_path / "auto.json")
+    best = ranges.read_table(found).calibrator
+    typed = quantize(
+        graph, found, replace(INT8, placement="float-ends"), tmp_path / "float-ends.onnx"
+    )
+    exact = logits(graph.path, photos, options)
+    noise = logits(typed.path, photos, options) - exact
+    sqnr_db = 10 * np.log10(np.square(exact).sum() / np.square(noise).sum())
+    assert found.details["tried_sqnr_db"][best] == pytest.approx(sqnr_db, abs=0.3)
+    plain = calibrate(graph, photos, replace(how, placement=""), tmp_path / "plain.json")
+    assert plain.details["tried_sqnr_db"] != found.details["tried_sqnr_db"]
+
+
 def test_no_choice_is_made_of_all_images(graph, photos, options, tmp_path, monkeypatch):
     """A few with the smallest hashes: more images, given in any order, leave the trial alone."""
     monkeypatch.setattr(trial, "NUM_IMAGES", 5)
