@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_inception.report.charts import quality
 from edge_inception.report.sources import Source
+from edge_inception.report.timings import Timing
 from edge_inception.report.vega import NARROW, Chart, draw, finite
 
 ALPHA = 0.005
@@ -87,6 +88,30 @@ def histories(sources: Sequence[Source]) -> list[Chart]:
         charts.append(_series([(run["at"], run["ms"]) for run in each], title, "median, ms"))
         points = [(r["at"], None if r["accuracy"] is None else 100 * r["accuracy"]) for r in each]
         charts.append(_series(points, title, f"{word}, %"))
+    return [chart for chart in charts if chart is not None]
+
+
+def histories_of_timings(timed: Sequence[Timing]) -> list[Chart]:
+    """Median latency of each engine that three records of ``bench`` or more have in common.
+
+    They are of one engine where model, precision, library and the fingerprint of machine and
+    protocol are the same.
+    """
+    runs: dict[tuple[str, ...], list[tuple[str, float | None]]] = {}
+    singles = (r for one in timed for r in one.records if r["kind"] == "single")
+    for record in sorted(singles, key=lambda one: str(one["created_utc"])):
+        engine, how = record["engines"]["A"], record["protocol"]
+        key = (
+            str(record["model"]["name"]),
+            f"{engine['precision'] or ''} by {engine['backend']}, batch {how['batch']}".strip(),
+            record["fingerprint"],
+        )
+        median = finite(record["runs"][0]["median"])
+        runs.setdefault(key, []).append((record["created_utc"], median))
+    charts = [
+        _series(points, f"{model}, {name}", "median, ms")
+        for (model, name, _), points in runs.items()
+    ]
     return [chart for chart in charts if chart is not None]
 
 

@@ -142,6 +142,7 @@ def compared():
 
 @pytest.fixture(scope="session")
 def whole_timings():
-    """Records as files hold them, a comparison and two batches; not to be changed."""
+    """Records as files hold them: a comparison, two batches, layers; not to be changed."""
     four = {**SINGLE, "protocol": {**SINGLE["protocol"], "batch": 4}}
-    return (COMPARED,), (SINGLE, four)
+    layers = [{"name": "left", "kind": "Convolution", "kernel": "jit_I8", "ms": 0.05}]
+    return (COMPARED,), (SINGLE, four), ({**SINGLE, "layers": layers},)

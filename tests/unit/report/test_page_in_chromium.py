@@ -134,7 +134,7 @@ def test_every_chart_is_drawn(width, opened):
     page = opened(width)
     figures = page.locator("figure.chart")
     # of each report six, its hardware two, one histogram; both together; of each record two
-    assert figures.count() == 2 * 9 + 1 + 2 * 2
+    assert figures.count() == 2 * 9 + 1 + 3 * 2
     for figure in figures.all():
         shown = [one for one in figure.locator("svg[data-chart]").all() if one.is_visible()]
         assert len(shown) == 1
