@@ -254,6 +254,8 @@ class _Content:
         records = []
         for graph in self._material.graphs:
             facts = {name: graph.details.get(name) for name in names}
+            if "float_layers" in graph.details:
+                facts["float_layers"] = graph.details["float_layers"]
             is_dla = self._options.dla_core is not None and facts["typing"] == "strong"
             bounds = _STRONG_DLA if is_dla else _BOUNDS[str(facts["typing"])]
             records.append({"file": _graph_file(graph), "tensorrt": list(bounds), **facts})

@@ -262,7 +262,11 @@ class TensorRt:
         facts = inspection.describe_layers(built.layers)
         told = list(built.warnings)
         if graph["precision"] == "int8":
-            told = self._without_int8(facts) + inspection.fallbacks(facts) + told
+            told = (
+                self._without_int8(facts)
+                + inspection.fallbacks(facts, graph.get("float_layers", ()))
+                + told
+            )
         if self._bundle.record["build"]["dla_core"] is not None and not facts["dla_islands"]:
             told.insert(0, "a DLA core was asked for, and no part of the engine runs on one")
         return built.plan, dict(facts, warnings=told)

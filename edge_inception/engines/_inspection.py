@@ -28,6 +28,7 @@ from typing import (
     Mapping,
     NamedTuple,
     Optional,
+    Sequence,
     Tuple,
 )
 
@@ -318,15 +319,16 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
     }
 
 
-def fallbacks(described: Mapping[str, Any]) -> List[str]:
+def fallbacks(described: Mapping[str, Any], float_layers: Sequence[str] = ()) -> List[str]:
     """What an int8 engine does not compute in int8, as sentences for people; often none.
 
-    ``described`` is what ``describe_layers`` gives.
+    ``described`` is what ``describe_layers`` gives; ``float_layers`` names the layers that the
+    typed graph itself leaves in float.
     """
     told = []
-    names = described["float_kernels"]
+    names = [name for name in described["float_kernels"] if not _is_of(name, float_layers)]
     if names:
-        total = len(names) + described["int8_layers"]
+        total = len(described["float_kernels"]) + described["int8_layers"]
         shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
         told.append(
             "int8 was asked for, and {} of {} layers with kernels compute in float: {}".format(
@@ -336,6 +338,16 @@ def fallbacks(described: Mapping[str, Any]) -> List[str]:
     if not described["layers"]:
         told.append("the library listed no layers, so their precision is not known")
     return told
+
+
+def _is_of(kernel: str, layers: Sequence[str]) -> bool:
+    """Whether a kernel computes one of the layers: ``conv_U0_myl0_1`` and ``conv + relu`` do."""
+    parts = [part.strip() for part in kernel.split("+")]
+    return any(
+        part.startswith(layer) and not part[len(layer) :][:1].isalnum()
+        for part in parts
+        for layer in layers
+    )
 
 
 def _input_type(layer: Layer) -> str:

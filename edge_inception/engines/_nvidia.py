@@ -183,7 +183,9 @@ def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, 
     """What was asked for and did not become so, for people; a DLA core hides its layers."""
     if options.dla_core is not None:
         return on_dla(layers)
-    return _inspection.fallbacks(layers) if typed.details.get("precision") == "int8" else []
+    if typed.details.get("precision") != "int8":
+        return []
+    return _inspection.fallbacks(layers, typed.details.get("float_layers", ()))
 
 
 def on_dla(described: Mapping[str, Any]) -> list[str]:

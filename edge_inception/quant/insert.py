@@ -155,7 +155,10 @@ def _typing(model: onnx.ModelProto, options: QuantizeOptions) -> dict[str, Any]:
     """What compile and the engines need to know of a typed graph without onnx."""
     source, result = model.graph.input[0], model.graph.output[0]
     rest = options.float_rest if options.precision is Precision.INT8 else options.precision
+    is_paired = options.precision is Precision.INT8 and options.spelling is not Spelling.IMPLICIT
+    in_float = _float_layers(model) if is_paired else []
     return {
+        **({"float_layers": in_float} if in_float else {}),
         "precision": options.precision.value,
         "typing": options.spelling.value,
         "float_rest": rest.value,
@@ -165,6 +168,16 @@ def _typing(model: onnx.ModelProto, options: QuantizeOptions) -> dict[str, Any]:
         "input_shape": _shape(source),
         "output_shape": _shape(result),
     }
+
+
+def _float_layers(model: onnx.ModelProto) -> list[str]:
+    """Names of the layers with weights whose weights are not int8, in a graph with pairs."""
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    return [
+        node.name or node.output[0]
+        for node in model.graph.node
+        if node.op_type in place.WEIGHTED_OPS and made.get(node.input[1]) != "DequantizeLinear"
+    ]
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:

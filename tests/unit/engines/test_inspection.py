@@ -152,6 +152,19 @@ def test_fallbacks_are_told():
     assert "no layers" in unknown
 
 
+def test_what_the_graph_leaves_in_float_did_not_fall_back():
+    """Only kernels of other layers are told, by the names that both libraries give to a kernel."""
+    layers = _inspection.describe_layers(_inspection.inspected_layers(json.dumps(OLD)))
+    for kernels, told in (
+        (["stem/conv_U0_myl0_1", "stem/conv + stem/relu"], []),
+        (["stem/conv2_U0_myl0_1"], ["stem/conv2_U0_myl0_1"]),
+        (["stem/conv", "head/gemm"], ["head/gemm"]),
+    ):
+        described = {**layers, "float_kernels": kernels, "int8_layers": 5}
+        lines = _inspection.fallbacks(described, ["stem/conv"])
+        assert [line.rpartition(": ")[2] for line in lines] == told
+
+
 def test_dla_islands_are_counted():
     """Pieces for a DLA core count, by their kind or, without details, by name; Myelin's do not."""
     names = ["{ForeignNode[stem...mixed]}", "Reformatting CopyNode", "{ForeignNode[a...b]}"]

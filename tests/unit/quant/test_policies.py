@@ -193,6 +193,17 @@ def test_float_ends_leave_the_first_two_convolutions_and_the_last_layer_float(re
     assert quantized == {"a2.w"} | later
 
 
+def test_layers_in_float_are_named_for_the_engine(residual, save, photos, options, tmp_path):
+    """Those whose weights have no Q/DQ, in either spelling; none where nothing is kept."""
+    graph = save(residual())
+    table = calibrate(graph, photos, options, tmp_path / "r.json")
+    for spelling in (Spelling.STRONG, Spelling.WEAK):
+        how = replace(INT8, spelling=spelling, bias_correction=False)
+        typed = quantize(graph, table, replace(how, placement="float-ends"), tmp_path / "a.onnx")
+        assert typed.details["float_layers"] == ["stem.c", "a1.c", "down", "logits"]
+        assert "float_layers" not in quantize(graph, table, how, tmp_path / "b.onnx").details
+
+
 def test_the_whole_group_is_kept(residual):
     """No pair on any of its tensors, float weights in its readers, a sum reads it in float."""
     model = residual()
