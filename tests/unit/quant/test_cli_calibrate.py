@@ -67,3 +67,16 @@ def test_a_shard_is_not_merged_at_once(command, capsys):
     """The two flags exclude each other."""
     assert command("r.json", "--shard", "1/2", "--merge", "other.json") == 3
     assert "--shard and --merge together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--placement", "float-ends"), "--placement is for --calibrator auto"),
+        (("--calibrator", "auto", "--placement", "float-end"), "no placement named 'float-end'"),
+    ],
+)
+def test_a_placement_is_that_of_a_trial(command, capsys, flags, line):
+    """Refused where nothing is tried, or unknown; before any work."""
+    assert command("r.json", *flags) == 3
+    assert line in capsys.readouterr().err
