@@ -214,7 +214,7 @@ def _damage(record: Mapping[str, Any]) -> str | None:
 _SHAPE_1: Mapping[str, Any] = {
     "bundle": {"name": _TEXT, "version": _TEXT},
     "engines": {"A": {"backend": _TEXT, "plan_trt": _MAYBE_TEXT}},
-    "device": (dict,),
+    "device": {"power_mode": ({"name": _TEXT}, None)},
     "protocol": {"batch": NUMBER},
     "runs": [{"mean": NUMBER, "n": _WHOLE, "p99": NUMBER, "samples_ms": [NUMBER]}],
 }

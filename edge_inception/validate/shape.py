@@ -6,6 +6,7 @@ alternatives: types, None, or one of these again.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +16,16 @@ NUMBER = (int, float)
 def misfit(value: Any, shape: Any, where: str) -> str | None:
     """The first place where ``value`` is not of ``shape``, spelled from ``where``; None if it is.
 
-    A bool is no number, and keys that the shape does not name may be there.
+    A bool is no number, nor is what no float can hold; keys that the shape does not name may be
+    there.
     """
     if isinstance(shape, Mapping):
         if not isinstance(value, dict):
             return where
-        places = ((value.get(key), inner, f"{where}.{key}") for key, inner in shape.items())
+        missing = next((key for key in shape if key not in value), None)
+        if missing is not None:
+            return f"{where}.{missing}"
+        places = ((value[key], inner, f"{where}.{key}") for key, inner in shape.items())
     elif isinstance(shape, list):
         if not isinstance(value, list):
             return where
@@ -39,4 +44,8 @@ def _is_of(value: Any, kind: Any) -> bool:
         return value is None
     if isinstance(kind, (Mapping, list)):
         return misfit(value, kind, "") is None
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if isinstance(value, bool):
+        return kind is bool
+    # JSON has integers of any length; what computes with one makes it a float
+    is_too_large = isinstance(value, int) and abs(value) > sys.float_info.max
+    return isinstance(value, kind) and not is_too_large

@@ -40,7 +40,7 @@ BENCH = {
     "bundle": BUNDLE,
     "engines": {
         "A": {"precision": "int8", "backend": "tensorrt", "plan_trt": "10.3.0", "batch": 1,
-              "bytes": 1, "sha256": "ab", "typed": "strong", "graph_sha256": "cd"}
+              "bytes": 1, "sha256": "ab", "typed": "strong", "graph_sha256": "cd", "dla_core": None}
     },
     "device": {"model": "Orin Nano", "power_mode": {"name": "25W"}, "clocks_locked": False},
     "protocol": {"batch": 1, "streams": 1, "runner": "python", "metric": "host_to_host_ms",

@@ -122,7 +122,7 @@ def test_a_record_is_whole_and_strict_json(feed, tmp_path):
     """Its keys are the documented ones, and it survives JSON without NaN or infinity."""
     protocol = QUICK
     runs = run_together({"A": _contender()}, feed, protocol)
-    facts = {**FACTS, "model": {"name": "clock"}}
+    facts = {**FACTS, "model": {"name": "clock", "input": None}}
     record = bench.record(
         "single", {"A": facts}, runs, protocol, input_facts={"sha256": "x", "what": "zeros"}
     )
@@ -151,7 +151,7 @@ def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
     arm = Arm(
         engine=None,
         contender=dataclasses.replace(_contender(), images=feed),
-        facts={**FACTS, "model": {"name": "clock"}},
+        facts={**FACTS, "model": {"name": "clock", "input": None}},
         feed={"sha256": "ab" * 32, "what": "zeros"},
     )
     found = session.against(arm, stored, trusted=True, progress=lambda *_: None)

@@ -78,11 +78,13 @@ def test_several_batches_are_several_records(old, written):
         (lambda found: found.update(schema_version=3), "of version 3, this reads 1 to 2"),
         (lambda found: found.update(runs=[]), r"bench\.runs of each engine is missing"),
         (lambda found: found["runs"][0].update(mean="fast"), r"runs\[0\]\.mean is missing or"),
+        (lambda found: found["runs"][0].update(mean=10**400), r"runs\[0\]\.mean is missing or"),
         (lambda found: found["runs"][0].pop("median"), r"runs\[0\]\.median is missing or"),
+        (lambda found: found["device"].pop("power_mode"), r"device\.power_mode is missing or"),
         (lambda found: found["engines"].clear(), r"engines\.A is missing or"),
         (lambda found: found.update(schema="edge-inception/report"), "edge-inception/report"),
     ],
-    ids=["later", "no-runs", "text", "no-median", "no-engine", "other"],
+    ids=["later", "no-runs", "text", "huge", "no-median", "no-mode", "no-engine", "other"],
 )
 def test_what_is_no_whole_record_is_refused(change, told, old, written):
     """The place that is wrong is named."""
@@ -94,8 +96,10 @@ def test_what_is_no_whole_record_is_refused(change, told, old, written):
 def test_a_comparison_needs_its_verdict(written):
     """A record of two engines without B, a result or a verdict that is one is damaged."""
     found = {**read_record(DEVICE_1), "kind": "ab"}
-    with pytest.raises(InputError, match=r"engines\.B"):
+    with pytest.raises(InputError, match=r"bench\.result is missing"):
         read_record(written(found))
+    with pytest.raises(InputError, match=r"engines\.B"):
+        read_record(written({**found, "result": {}}))
     found["engines"]["B"] = copy.deepcopy(found["engines"]["A"])
     found["runs"].append({**found["runs"][0], "arm": "B"})
     result = {
