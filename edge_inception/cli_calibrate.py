@@ -56,6 +56,7 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
     """Find the range of every tensor that will be int8: a readable table."""
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
+    from edge_inception.quant.calibrators import trial_in_words
 
     asked = [f"--{name.replace('_', '-')}" for name in _WAYS if flags[name]]
     if len(asked) > 1:
@@ -80,6 +81,8 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
                 from edge_inception.quant.observe import calibrate as run
 
                 made = run(simplified, images, options, out, progress=progress)
+        if tried := trial_in_words(made.details):
+            terminal.note(tried)
         say_made(terminal, made)
 
 

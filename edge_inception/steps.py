@@ -34,7 +34,7 @@ from edge_inception.options import (
     OnnxBaselineOptions,
     SimplifyOptions,
 )
-from edge_inception.quant.calibrators import AUTO
+from edge_inception.quant.calibrators import AUTO, trial_in_words
 from edge_inception.quant.options import (
     CacheOptions,
     CalibrateOptions,
@@ -237,7 +237,10 @@ class Steps:
             return calibrate(graph, images, choices, path, progress=progress)
 
         expected = calibrate_provenance(graph, images, choices)
-        return self._runner.step("calibrate", RangeTable, path, expected, run)
+        made = self._runner.step("calibrate", RangeTable, path, expected, run)
+        if tried := trial_in_words(made.details):
+            self._runner.listener.note(tried)
+        return made
 
     def search(self, graph: SimplifiedGraph, ranges: RangeTable) -> SearchResult:
         """Which groups stay float in every int8 graph that is quantized from now on."""

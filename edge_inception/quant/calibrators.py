@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -253,6 +254,21 @@ _PLAIN: Mapping[str, Calibrator] = {
     "entropy": entropy,
 }
 _NAMES = (*_PLAIN, "percentile:P", AUTO)
+
+
+def trial_in_words(details: Mapping[str, Any]) -> str:
+    """What ``auto`` found, from a range table's details; empty where nothing was tried."""
+    found = details.get("tried_sqnr_db")
+    if not found:
+        return ""
+    best = max(found, key=lambda name: found[name])
+    others = ", ".join(f"{name} {found[name]:.1f}" for name in found if name != best)
+    corrected = details["corrected_sqnr_db"]
+    verb = "are corrected" if details["bias_correction_helps"] else "stay as they are"
+    return (
+        f"calibrator {best}: logits SQNR {found[best]:.1f} dB on a few calibration images, "
+        f"{others}; biases {verb}, {corrected:.1f} dB with correction"
+    )
 
 
 def require_known(name: str) -> None:

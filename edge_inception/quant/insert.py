@@ -190,8 +190,11 @@ def _means(
 ) -> Mapping[str, ChannelMeans] | None:
     """Channel means for bias correction; None where there is none to do.
 
-    On DLA tensors share scales, and the means were taken with others.
+    On DLA tensors share scales, and the means were taken with others. A trial may have found that
+    it does harm.
     """
+    if ranges is not None and not ranges.details.get("bias_correction_helps", True):
+        return None
     is_shared = options.is_for_dla or options.spelling is Spelling.IMPLICIT
     if ranges is None or is_shared or not options.bias_correction:
         return None
@@ -204,8 +207,13 @@ def _means(
     return found
 
 
-def int8_graph(path: Path, seen: Mapping[str, TensorRange], placement: str) -> bytes:
-    """The int8 graph of a simplified one, to try these ranges: no bias is corrected.
+def int8_graph(
+    path: Path,
+    seen: Mapping[str, TensorRange],
+    means: Mapping[str, ChannelMeans] | None,
+    placement: str,
+) -> bytes:
+    """The int8 graph of a simplified one, to try these ranges and means.
 
     Raises:
         InputError: A tensor is missing, no Conv to quantize, no such placement, or a scale is
@@ -216,7 +224,7 @@ def int8_graph(path: Path, seen: Mapping[str, TensorRange], placement: str) -> b
     )
     model = check.load_graph(path)
     _stamp(model, options.spelling)
-    _insert(model, seen, None, options)
+    _insert(model, seen, means, options)
     return _checked(model)
 
 

@@ -26,7 +26,7 @@ from edge_inception.artifact import RangeTable, SimplifiedGraph
 from edge_inception.errors import InputError
 from edge_inception.graph.signs import non_negative
 from edge_inception.imageset import ImageItem, ImageSet
-from edge_inception.quant import place, ranges, trial
+from edge_inception.quant import place, ranges
 from edge_inception.quant.calibrators import (
     AUTO,
     DROPPED_BITS,
@@ -40,6 +40,7 @@ from edge_inception.quant.means import channel_means
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
 from edge_inception.quant.ranges import ChannelMeans, Table, TensorRange
 from edge_inception.quant.stream import Stream, require_finite
+from edge_inception.quant.trial import TRIED, Trial
 from edge_inception.spec import OUTPUT_NAME, Progress, no_progress
 
 _MAGNITUDE = np.uint16(0x7FFF)
@@ -147,10 +148,10 @@ def publish(
     """Statistics to a range table; of all images also the channel means, in a second pass."""
     seen, chosen = record.seen, chosen_images(images, options)
     tables = {name: _tensors(subject, seen, name) for name in _tried(options)}
-    sqnr_db: Mapping[str, float] = {}
-    if len(tables) > 1:
-        sqnr_db = trial.sqnr_of(subject.graph.path, tables, chosen.items, options, progress)
-    best = max(tables, key=lambda name: sqnr_db.get(name, 0.0))
+    is_tried = len(tables) > 1
+    judge = Trial(subject.graph.path, chosen.items, options, progress) if is_tried else None
+    tried = {name: judge.sqnr_db(one) for name, one in tables.items()} if judge else {}
+    best = max(tables, key=lambda name: tried.get(name, 0.0))
     tensors = tables[best]
     table = Table(
         graph=subject.graph.sha256,
@@ -165,6 +166,11 @@ def publish(
     means: Mapping[str, ChannelMeans] = {}
     if options.shard == WHOLE:
         means = measured_means(subject, tensors, chosen, options, progress=progress)
+    found: dict[str, Any] = {}
+    if judge:
+        corrected = judge.sqnr_db(tensors, means)
+        found = {"tried_sqnr_db": tried, "corrected_sqnr_db": corrected}
+        found["bias_correction_helps"] = corrected > tried[best]
     beside = artifact.write_beside(
         out, ranges.BESIDE, lambda path: ranges.write_statistics(path, seen, means)
     )
@@ -181,7 +187,7 @@ def publish(
         },
         details={
             "engine": dict(record.engine),
-            **({"tried_sqnr_db": sqnr_db} if sqnr_db else {}),
+            **found,
             **beside,
         },
     )
@@ -191,7 +197,7 @@ def _tried(options: CalibrateOptions) -> tuple[str, ...]:
     """Calibrators to choose from; a shard cannot choose for the others, and takes the first."""
     if options.calibrator != AUTO:
         return (options.calibrator,)
-    return trial.TRIED if options.shard == WHOLE else trial.TRIED[:1]
+    return TRIED if options.shard == WHOLE else TRIED[:1]
 
 
 def _tensors(

@@ -80,3 +80,14 @@ def test_a_placement_is_that_of_a_trial(command, capsys, flags, line):
     """Refused where nothing is tried, or unknown; before any work."""
     assert command("r.json", *flags) == 3
     assert line in capsys.readouterr().err
+
+
+def test_what_was_tried_is_told(command, tmp_path, capsys):
+    """The calibrator of the table, and the figures that chose it."""
+    assert command("r.json", "--calibrator", "auto") == 0
+    told = " ".join(capsys.readouterr().err.split())
+    record = json.loads((tmp_path / "r.json").read_text())
+    details = json.loads((tmp_path / "r.json.json").read_text())["details"]
+    best, *_ = sorted(details["tried_sqnr_db"].values(), reverse=True)
+    assert f"calibrator {record['calibrator']}: logits SQNR {best:.1f} dB" in told
+    assert ("biases are corrected" in told) == details["bias_correction_helps"]

@@ -85,15 +85,42 @@ def test_the_placement_of_the_trial_is_that_of_the_graph(graph, photos, options,
     assert plain.details["tried_sqnr_db"] != found.details["tried_sqnr_db"]
 
 
-def test_no_choice_is_made_of_all_images(graph, photos, options, tmp_path, monkeypatch):
-    """A few with the smallest hashes: more images, given in any order, leave the trial alone."""
+def test_biases_are_corrected_where_that_helps(either, photos, options, tmp_path):
+    """onnxruntime finds the error with and without; quantize does as it was found, told or not."""
+    table = calibrate(either, photos, replace(options, calibrator="auto"), tmp_path / "auto.json")
+    best = ranges.read_table(table).calibrator
+    plain = calibrate(either, photos, replace(options, calibrator=best), tmp_path / "plain.json")
+    exact, found = logits(either.path, photos, options), {}
+    for is_corrected in (False, True):
+        how = replace(INT8, bias_correction=is_corrected)
+        typed = quantize(either, plain, how, tmp_path / f"{is_corrected}.onnx")
+        noise = logits(typed.path, photos, options) - exact
+        found[is_corrected] = 10 * np.log10(np.square(exact).sum() / np.square(noise).sum())
+    assert table.details["corrected_sqnr_db"] == pytest.approx(found[True], abs=0.3)
+    helps = table.details["corrected_sqnr_db"] > table.details["tried_sqnr_db"][best]
+    assert table.details["bias_correction_helps"] == helps
+    typed = quantize(either, table, replace(INT8, bias_correction=True), tmp_path / "auto.onnx")
+    assert typed.path.read_bytes() == (tmp_path / f"{helps}.onnx").read_bytes()
+
+
+def test_a_correction_that_does_harm_is_left_out(graph, photos, options, tmp_path):
+    """As a table says that was tried; one that was not is corrected."""
+    table = calibrate(graph, photos, options, tmp_path / "r.json")
+    how = replace(INT8, bias_correction=True)
+    plain = quantize(graph, table, INT8, tmp_path / "plain.onnx").path.read_bytes()
+    assert quantize(graph, table, how, tmp_path / "a.onnx").path.read_bytes() != plain
+    harmed = replace(table, details={**table.details, "bias_correction_helps": False})
+    assert quantize(graph, harmed, how, tmp_path / "b.onnx").path.read_bytes() == plain
+
+
+def test_the_trial_is_made_on_a_few_images(graph, photos, options, tmp_path, monkeypatch):
+    """Those with the largest hashes: others, given in any order, change nothing."""
     monkeypatch.setattr(trial, "NUM_IMAGES", 5)
-    few = replace(photos, items=tuple(sorted(photos.items, key=lambda item: item.sha256)[4::-1]))
-    how = replace(options, calibrator="auto", max_positions=0)
+    last = sorted(photos.items, key=lambda item: item.sha256)[-5:]
     table = ranges.read_table(calibrate(graph, photos, options, tmp_path / "all.json"))
     found = [
-        trial.sqnr_of(graph.path, {"mse": table.tensors}, one.items, how, lambda *_: None)
-        for one in (photos, few)
+        trial.Trial(graph.path, items, options, lambda *_: None).sqnr_db(table.tensors)
+        for items in (photos.items, last[::-1])
     ]
     assert found[0] == found[1]
 
