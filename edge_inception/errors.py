@@ -87,6 +87,11 @@ def known_names(name: str, known: Iterable[str]) -> str:
     return start + ", ".join(names)
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 group``, ``2 groups``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def listed(names: Iterable[str], separator: str = ", ") -> str:
     """The first three of ``names``, and how many more there are."""
     found = list(names)

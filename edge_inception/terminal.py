@@ -24,7 +24,7 @@ _LOGGER = "edge_inception"
 # Counted work of a stage in a few words: the first whose names are all counted.
 _SUMMARIES = (
     "{conv_quantized} of {conv_total} Conv, {gemm_quantized} of {gemm_total} Gemm in int8",
-    "{num_kept} groups stay float, {num_scored} graphs scored",
+    "groups that stay float: {num_kept}, graphs scored: {num_scored}",
     "{num_nodes} nodes, were {num_nodes_before}",
     "{num_images} images, {num_tensors} tensors",
     "{num_from_cache} of {num_tensors} tensors found in the cache",

@@ -10,7 +10,7 @@ from enum import Enum
 
 from edge_inception import stage
 from edge_inception.artifact import Provenance, RangeTable, SimplifiedGraph, TypedGraph
-from edge_inception.errors import InputError
+from edge_inception.errors import InputError, counted
 from edge_inception.imageset import ImageSet
 from edge_inception.quant.policies import Policy, default_policy, policy
 from edge_inception.spec import Budget, Precision, Preprocess
@@ -116,7 +116,7 @@ def policy_of(options: QuantizeOptions) -> Policy:
     is_for_dla = options.is_for_dla or options.spelling is Spelling.IMPLICIT
     default = default_policy("dla" if is_for_dla else "gpu")
     asked = [f"placement {options.placement}"] if options.placement else []
-    asked += [f"{len(options.keep)} groups in float"] if options.keep else []
+    asked += [f"{counted(len(options.keep), 'group')} in float"] if options.keep else []
     if asked and options.precision is not Precision.INT8:
         raise InputError(
             f"{' and '.join(asked)}: for int8 only, got {options.precision.value}",

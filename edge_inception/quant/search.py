@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_inception.errors import counted
 from edge_inception.quant.journal import Journal
 from edge_inception.spec import Budget, DropType
 
@@ -159,7 +160,7 @@ def search(
             best = min(met, key=lambda p: (len(p.keep), p.cost, *_badness(p)))
             return found(order, best, _why(best, len(points.known)))
     closest = min(points.known, key=lambda p: (*_badness(p), len(p.keep)))
-    return found(order, closest, f"no set of up to {most} groups meets the budget")
+    return found(order, closest, f"no set of up to {counted(most, 'group')} meets the budget")
 
 
 class Points:

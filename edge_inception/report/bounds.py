@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edge_inception.errors import counted
 from edge_inception.report.charts import log_ticks
 from edge_inception.report.vega import NARROW, Chart, draw, finite
 
@@ -140,8 +141,9 @@ def placements(search: Mapping[str, Any] | None) -> Chart | None:
             "encoding": {"x": x, "y": y, "color": colour},
         }
 
-    says = f"{len(points)} sets of groups in float: " + "; ".join(
-        f"{len(p['keep'])} groups, {p['cost']:.1f} % float, drop {p['drop']:.2f} pp" for p in points
+    says = f"{counted(len(points), 'set')} of groups in float: " + "; ".join(
+        f"{counted(len(p['keep']), 'group')}, {p['cost']:.1f} % float, drop {p['drop']:.2f} pp"
+        for p in points
     )
     return draw("Placements tried", says, spec, "A dot is one graph; blue is the one chosen.")
 

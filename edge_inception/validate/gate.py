@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from edge_inception.errors import listed
+from edge_inception.errors import counted, listed
 from edge_inception.spec import Gates
 from edge_inception.validate.accuracy import Accuracy
 from edge_inception.validate.intervals import Estimate
@@ -94,7 +94,7 @@ def judge(
 def search_sentence(search: Mapping[str, Any]) -> str:
     """What a search found: the groups in float, and the drop with them."""
     chosen, limit = search["chosen"], search["allowed_pp"]
-    kept = f"{len(chosen['keep'])} groups in float ({listed(chosen['keep'])})"
+    kept = f"{counted(len(chosen['keep']), 'group')} in float ({listed(chosen['keep'])})"
     relation = "within" if search["is_met"] else f"{search['why']}, the closest is over"
     return (
         f"{kept if chosen['keep'] else 'nothing in float'}: {search['metric']} "

@@ -184,10 +184,8 @@ def test_a_budget_that_cannot_be_met_ships_nothing(bench, tmp_path, capsys):
     recipe.write_text(text, encoding="utf-8")
     assert build(recipe, tmp_path) == 6
     out = " ".join(capsys.readouterr().out.split())
-    assert "1 groups in float (concat)" in out
-    assert (
-        "no set of up to 1 groups meets the budget, the closest is over the 1.00 pp budget" in out
-    )
+    assert "1 group in float (concat)" in out
+    assert "no set of up to 1 group meets the budget, the closest is over the 1.00 pp budget" in out
     assert not list(tmp_path.glob("model.int8*.blob*"))
     report = report_of(tmp_path)
     assert report["verdict"]["status"] == "FAILED"
