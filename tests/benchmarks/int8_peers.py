@@ -51,6 +51,7 @@ PINS = (
     "onnx==1.21.0",
 )
 NUM_CALIBRATION = 256  # whole chunks of what onnxruntime holds at once
+RECIPE = "recipe"  # calibrator and placement of calibration/recipes/NAME.toml
 FEW = 8  # images of a quantization that only the TensorRT compiler sees
 FULL_SIZE = (
     "ours-plain",
@@ -77,17 +78,10 @@ class Peer:
     is_legal: bool = True
     is_raced: bool = False
     calibrator: str = ""
-    placement: str = ""
 
 
 PEERS = (
-    Peer(
-        name="ours",
-        says="edge-inception, auto, float-ends",
-        is_raced=True,
-        calibrator="auto",
-        placement="float-ends",
-    ),
+    Peer(name="ours", says="edge-inception, its recipe", is_raced=True, calibrator=RECIPE),
     Peer(name="ours-plain", says="edge-inception, mse", is_raced=True, calibrator="mse"),
     Peer(name="modelopt-max", says="ModelOpt, max", is_raced=True),
     Peer(name="ort-legal-minmax", says="onnxruntime symmetric, MinMax", is_raced=True),
@@ -116,13 +110,18 @@ def make_environment() -> Path:
     return python
 
 
+def load_recipe(name: str) -> recipe.Recipe:
+    """The recipe of a trained network."""
+    return recipe.load_recipe(ROOT / "calibration" / "recipes" / f"{name}.toml")
+
+
 def prepare(name: str) -> Path:
     """Folder with a network's simplified graph, its photos as .npy and their labels."""
     from edge_inception.export import export
     from edge_inception.graph.simplify import simplify
     from edge_inception.options import ExportOptions, SimplifyOptions
 
-    how = recipe.load_recipe(ROOT / "calibration" / "recipes" / f"{name}.toml")
+    how = load_recipe(name)
     folder = WORK / name
     folder.mkdir(parents=True, exist_ok=True)
     choices = ExportOptions(
@@ -197,17 +196,21 @@ def quantize_ours(name: str, pixels: Path) -> dict[str, Any]:
     chosen = photos(ROOT / "calibration" / "sets" / "solar.json", "calibration")
     count = np.load(pixels, mmap_mode="r").shape[0]
     chosen = replace(chosen, items=chosen.items[:count])
+    calibrator, placement = peer.calibrator, ""
+    if calibrator == RECIPE:
+        chosen_by = load_recipe(folder.name)
+        calibrator, placement = chosen_by.calibrator, chosen_by.placement
     how = CalibrateOptions(
         preprocess=preprocess_of(graph.details),
-        calibrator=peer.calibrator,
-        placement=peer.placement,
+        calibrator=calibrator,
+        placement=placement,
         threads=1,
     )
     out = folder / f"{pixels.stem}-{name}"
     wall, cpu = time.perf_counter(), time.process_time()
     ranges = calibrate(graph, chosen, how, out.with_suffix(".ranges.json"))
     options = QuantizeOptions(
-        precision=Precision.INT8, float_rest=FloatRest.FP32, placement=peer.placement
+        precision=Precision.INT8, float_rest=FloatRest.FP32, placement=placement
     )
     made = insert(graph, ranges, options, out.with_suffix(".onnx"))
     return {
@@ -241,7 +244,7 @@ def run_network(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         say(f"{name:28} {peer.name:22} {row['written']['sqnr_db']:6.2f} dB")
     np.save(folder / "some.npy", pixels[:8])
     race(rows, folder / "some.npy", arguments)
-    how = recipe.load_recipe(ROOT / "calibration" / "recipes" / f"{name}.toml")
+    how = load_recipe(name)
     return {
         "name": name,
         "model": how.model,
