@@ -16,7 +16,7 @@ So no such layer is given a signed tensor, on any CPU: one graph to test. A tens
 negative, such as one behind a ReLU, has only the levels 0..127 of the 256:
 
     before  Relu - FakeQuantize [-128 s, 127 s] -> [-128, 127] - Convert int8 - ...
-    after   Relu - Clamp [0, 127 s] - FakeQuantize [0, 255 s] -> [0, 255] - Convert uint8 - ...
+    after   Clamp [0, 127 s] - FakeQuantize [0, 255 s] -> [0, 255] - Convert uint8 - ...
 
 Any other tensor x is split into its positive and its negative part, twice the channels, and
 W * x becomes [W, -W] * [max(x, 0), max(-x, 0)] in every layer with weights that reads it:
@@ -169,11 +169,18 @@ def _clamped(ops: Any, value: Any, top: float) -> Any:
     """
     node = _before_converts(value)
     if node.get_type_name() != "Concat" or len(_readers(node)) > 1:
-        return ops.clamp(value, 0.0, top).output(0)
+        return ops.clamp(_before_relu(value), 0.0, top).output(0)
     for port in range(node.get_input_size()):
-        branch = ops.clamp(node.input_value(port), 0.0, top)
+        branch = ops.clamp(_before_relu(node.input_value(port)), 0.0, top)
         node.input(port).replace_source_output(branch.output(0))
     return value
+
+
+def _before_relu(value: Any) -> Any:
+    """What a Relu that nobody else reads takes: a Clamp from 0 does its work in the same step."""
+    node = value.get_node()
+    is_idle = node.get_type_name() == "Relu" and len(_readers(node)) == 1
+    return node.input_value(0) if is_idle else value
 
 
 def _scale(node: Any) -> Any:

@@ -60,7 +60,7 @@ class Gate:
 
     delta: float = 0.03
     pairs: int = 10
-    most_pairs: int = 20
+    most_pairs: int = 30
     step: int = 2
 
 

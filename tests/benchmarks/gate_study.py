@@ -1,13 +1,14 @@
 """False alarms and power of `compare`'s gate, on the recorded pool of this machine's real noise.
 
 Trials are drawn from the pool that gate_pool.py records: a random start, then consecutive sittings,
-judged as `compare` judges (10 pairs, up to 20 while undecided). A against A2 is the same engine:
+judged as `compare` judges (10 pairs, up to 30 while undecided). A against A2 is the same engine:
 any `fail` is a false alarm. A against B is 5 % slower by construction: a trial that is not a `fail`
 is a miss, undecided ones included. The same sittings are judged by a bare threshold on the ratio of
 medians, as pytest-benchmark's --benchmark-compare-fail=median:3% does, and by a two-sided
 Mann-Whitney test of all call times pooled, p < 0.05, both on all of A and then all of B, as their
-users measure. "With drift" adds a thermal ramp of 5 to 8 % over the trial. Trials share sittings,
-so their intervals are too narrow; the number of sittings is told beside them.
+users measure. "With drift" slows every block by its place on a thermal ramp of 5 to 8 % over the
+trial; for the rivals all of B comes after it. Trials share sittings, so their intervals are too
+narrow; the number of sittings is told beside them.
 
     python tests/benchmarks/gate_study.py --out tests/benchmarks/results/gate_study.json
 """
@@ -30,7 +31,7 @@ from edge_inception.validate import machine
 from edge_inception.validate.intervals import wilson
 from edge_inception.validate.regression import Gate, Verdict, log_ratio, sequential
 
-GATE = Gate(delta=0.03, pairs=10, most_pairs=20)
+GATE = Gate(delta=0.03, pairs=10, most_pairs=30)
 TRIALS = 2000
 _SEED = 0
 
@@ -95,7 +96,7 @@ def study(pool: Sequence[Sitting], trials: int, *, drift: bool) -> dict[str, Any
         alarms: Counter[str] = Counter()
         for start, ramp in zip(starts, ramps, strict=True):
             window = [pool[(start + i) % len(pool)] for i in range(GATE.most_pairs)]
-            result, logs = sequential(_figure(window, second), GATE)
+            result, logs = sequential(_figure(window, second, ramp), GATE)
             gate[result.verdict.value] += 1
             # the rivals measure as their users do: all runs of A, then all of B, as many as we did
             earlier, later = window[: len(logs) // 2], window[len(logs) // 2 : len(logs)]
@@ -112,12 +113,22 @@ def study(pool: Sequence[Sitting], trials: int, *, drift: bool) -> dict[str, Any
     return found
 
 
-def _figure(window: Sequence[Sitting], second: str) -> Callable[[int], float]:
-    """Pairs take turns block by block, so a drift over the trial meets both arms alike."""
+def _figure(window: Sequence[Sitting], second: str, ramp: float) -> Callable[[int], float]:
+    """The log ratio of a pair, its blocks slowed by where in the trial they were measured.
+
+    Arms take turns block by block and change who goes first, A B B A, in each round and each pair.
+    """
 
     def figure(index: int) -> float:
         arms = window[index].arms
-        return log_ratio(_medians(arms["A"]), _medians(arms[second]))
+        medians = {"A": _medians(arms["A"]), second: _medians(arms[second])}
+        rounds = len(medians["A"])
+        for turn in range(rounds):
+            order = ("A", second) if (index + turn) % 2 == 0 else (second, "A")
+            for slot, arm in enumerate(order):
+                place = (index + (turn + slot / 2) / rounds) / len(window)
+                medians[arm][turn] *= 1 + ramp * place
+        return log_ratio(medians["A"], medians[second])
 
     return figure
 

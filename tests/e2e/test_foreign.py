@@ -138,8 +138,9 @@ def test_a_topology_of_others_becomes_an_int8_engine(name, folders, photos, tmp_
     assert (out / "model.int8.rtx.engine").stat().st_size > 1_000_000
 
 
-EXPLODING = {"light_inception_v1": "concat_8", "light_resnet50": "relu_48"}
-"""The tensor before the pool: unlike Inception-v2, with its norms of constants, these grow."""
+EXPLODING = {"light_inception_v1": "concat_8|flatten", "light_resnet50": "relu_4[78]"}
+"""The last tensors: unlike Inception-v2, with its norms of constants, these grow. Which of them has
+the largest scale is the calibrator's affair, which cuts off their few largest values."""
 
 
 @pytest.mark.slow
@@ -150,7 +151,7 @@ def test_published_constants_that_explode_have_no_int8(name, folders, capsys, tm
     assert build(LIGHT / f"{name}.onnx", folders, out, "--target", "cpu", "--max-images", "4") == 3
     lines = capsys.readouterr().err.splitlines()
     reaches = r"reaches \d\.\d+e\+(17|18|19|20|21), whose int8 scale is beyond float16"
-    assert re.fullmatch(f"error: tensor '{EXPLODING[name]}' {reaches}", lines[-2])
+    assert re.fullmatch(f"error: tensor '({EXPLODING[name]})' {reaches}", lines[-2])
     assert lines[-1] == (
         "hint: activations this large come from untrained weights; else use --precision fp32"
     )

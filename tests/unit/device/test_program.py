@@ -13,6 +13,7 @@ from PIL import Image
 
 from edge_inception.device import device, measure, proof, refusal, store
 from edge_inception.report import devices
+from edge_inception.validate.record import read_record
 
 
 def run(bundle, *arguments):
@@ -169,7 +170,7 @@ def test_bench_writes_the_record(built, tmp_path, capsys):
     assert record["engines"]["A"]["precision"] == "int8"
     assert record["device"]["python"] == sys.version.split()[0]
     assert len(record["fingerprint"]) == 12
-    assert "batch 1, 120 calls: p50 " in devices.to_text(record)
+    assert "batch 1, 120 calls: p50 " in devices.to_text(read_record(out))
 
 
 def test_fingerprints_tell_devices_apart():
