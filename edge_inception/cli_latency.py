@@ -94,7 +94,7 @@ def bench(engine: Path, **flags: Any) -> None:
 @click.option("--max-regression", default="3%", show_default=True, help="Slow-down too much.")
 @click.option("--pairs", type=click.IntRange(3), default=10, show_default=True, help="At first.")
 @click.option(
-    "--most-pairs", type=click.IntRange(3), default=30, show_default=True, help="At most."
+    "--most-pairs", type=click.IntRange(3), default=50, show_default=True, help="At most."
 )
 @click.option(
     "--batch", type=click.IntRange(1), default=1, show_default=True, help="Images a call."

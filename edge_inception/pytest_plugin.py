@@ -88,7 +88,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def latency_gate(request: pytest.FixtureRequest) -> Iterator[Callable[..., dict[str, Any]]]:
     """Call it with engines; it fails, skips or returns the record of the comparison.
 
-    ``latency_gate(candidate, baseline=None, *, max_regression=0.03, pairs=10, most_pairs=30,
+    ``latency_gate(candidate, baseline=None, *, max_regression=0.03, pairs=10, most_pairs=50,
     threads=0, batch=1, seconds=5.0, images=None)``: engine files, or an ``Arm`` for a session of
     one's own; photos to feed, or noise.
     """
@@ -161,7 +161,7 @@ def _comparison(folder: str, choices: dict[str, Any]) -> Comparison:
     gate = Gate(
         delta=choices.pop("max_regression", 0.03),
         pairs=pairs,
-        most_pairs=choices.pop("most_pairs", max(30, pairs)),
+        most_pairs=choices.pop("most_pairs", max(50, pairs)),
     )
     protocol = Protocol(
         stable=None,

@@ -60,7 +60,7 @@ class Gate:
 
     delta: float = 0.03
     pairs: int = 10
-    most_pairs: int = 30
+    most_pairs: int = 50
     step: int = 2
 
 

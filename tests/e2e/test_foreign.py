@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,18 +45,20 @@ def brief(folder: Path) -> list[str]:
     return ["--recipe", str(recipe)]
 
 
-def statistics(model: onnx.ModelProto, name: str, photos: list[np.ndarray]) -> list[np.ndarray]:
-    """Mean and variance per channel of one tensor over photos."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.output[:]
-    copy.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
+def answer(node: onnx.NodeProto, values: list[np.ndarray], opsets: Any) -> np.ndarray:
+    """First output of one node, by onnxruntime."""
+    kinds = [onnx.helper.np_dtype_to_tensor_dtype(value.dtype) for value in values]
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, kind, value.shape)
+        for name, kind, value in zip(node.input, kinds, values, strict=True)
+    ]
+    output = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph([node], "one node", inputs, [output])
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
     session = onnxruntime.InferenceSession(
-        copy.SerializeToString(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    source = session.get_inputs()[0].name
-    values = np.concatenate([session.run(None, {source: photo})[0] for photo in photos])
-    return [values.mean(axis=(0, 2, 3)), values.var(axis=(0, 2, 3)) + 1e-6]
+    return session.run([node.output[0]], dict(zip(node.input, values, strict=True)))[0]
 
 
 class Reseeded:
@@ -66,9 +69,12 @@ class Reseeded:
 
     def __init__(self, name: str, photos: list[np.ndarray]) -> None:
         self.model = onnx.load(str(LIGHT / f"{name}.onnx"))
-        self.rng, self.photos = np.random.default_rng(0), photos
+        self.rng = np.random.default_rng(0)
         graph = self.model.graph
         stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        (source,) = {entry.name for entry in graph.input} - set(stored)
+        self.values = {**stored, source: np.concatenate(photos)}
+        self.makers = {name: node for node in graph.node for name in node.output}
         makers = [node for node in graph.node if node.op_type == "ConstantOfShape"]
         self.shapes = {key: value.shape for key, value in stored.items()}
         for node in makers:
@@ -83,7 +89,16 @@ class Reseeded:
         stored = self.model.graph.initializer
         for tensor in [tensor for tensor in stored if tensor.name == name]:
             stored.remove(tensor)
-        stored.append(numpy_helper.from_array(value.astype(np.float32), name))
+        self.values[name] = value.astype(np.float32)
+        stored.append(numpy_helper.from_array(self.values[name], name))
+
+    def value(self, name: str) -> np.ndarray:
+        """A tensor of the photos: each node is run once, when its weights are in place."""
+        if name not in self.values:
+            node = self.makers[name]
+            given = [self.value(one) for one in node.input]
+            self.values[name] = answer(node, given, self.model.opset_import)
+        return self.values[name]
 
     def spread(self, node: onnx.NodeProto) -> None:
         name = node.input[1]
@@ -97,9 +112,9 @@ class Reseeded:
             self.put(bias, np.zeros(self.shapes[bias]))
 
     def settle(self, node: onnx.NodeProto) -> None:
-        mean, variance = statistics(self.model, node.input[0], self.photos)
-        self.put(node.input[3], mean)
-        self.put(node.input[4], variance)
+        value = self.value(node.input[0])
+        self.put(node.input[3], value.mean(axis=(0, 2, 3)))
+        self.put(node.input[4], value.var(axis=(0, 2, 3)) + 1e-6)
 
 
 @pytest.fixture(scope="module")
