@@ -135,11 +135,13 @@ def photos(workshop) -> list[np.ndarray]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NODES)
 def test_a_topology_of_others_becomes_an_int8_engine(name, folders, photos, tmp_path):
-    """Re-seeded: simplified to its layers, all in int8, compiled for cpu and rtx, judged."""
+    """Re-seeded: simplified to its layers, all in int8, compiled and judged; one of them for rtx
+    as well."""
+    targets = ["cpu"] if name != "light_inception_v1" else ["cpu", "--target", "rtx"]
     onnx.save(Reseeded(name, photos).model, tmp_path / f"{name}.onnx")
     out = tmp_path / "out"
     code = build(
-        tmp_path / f"{name}.onnx", folders, out, "--target", "cpu", "--target", "rtx",
+        tmp_path / f"{name}.onnx", folders, out, "--target", *targets,
         "--min-sqnr", str(LEAST_SQNR_DB), *brief(tmp_path),
     )  # fmt: skip
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
@@ -150,7 +152,9 @@ def test_a_topology_of_others_becomes_an_int8_engine(name, folders, photos, tmp_
     assert next(row["name"] for row in report["rows"]) == "onnxruntime FP32"
     engine = artifact.load(EngineFile, out / "model.int8.cpu.blob")
     assert engine.counts["int8_layers"] == engine.counts["weighted_layers"] == nodes["Conv"] + 1
-    assert (out / "model.int8.rtx.engine").stat().st_size > 1_000_000
+    for path in out.glob("*.rtx.engine"):
+        assert path.stat().st_size > 1_000_000
+    assert (out / "model.int8.rtx.engine").exists() == ("rtx" in targets)
 
 
 EXPLODING = {"light_inception_v1": "concat_8|flatten", "light_resnet50": "relu_4[78]"}

@@ -20,7 +20,7 @@ from edge_inception import artifact
 from edge_inception.artifact import file_sha256
 
 pytestmark = pytest.mark.slow
-NUM_KILLS = 12
+NUM_KILLS = 10
 NUM_STAGES = 10  # artifacts of this recipe: the last is the report
 GRAPHS = ("model.onnx", "model.simplified.onnx", "model.ranges.json", "model.int8.onnx")
 
