@@ -48,7 +48,7 @@ def onnxruntime(
         def __len__(self) -> int:
             return len(pixels)
 
-    extra: dict[str, Any] = {"CalibStridedMinMax": STRIDE}
+    extra: dict[str, Any] = {"CalibStridedMinMax": min(STRIDE, len(pixels))}
     if is_legal:
         extra |= {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
         extra["OpTypesToExcludeOutputQuantization"] = list(NOT_QUANTIZED_BEHIND)
