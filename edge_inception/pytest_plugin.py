@@ -156,12 +156,13 @@ def _comparison(folder: str, choices: dict[str, Any]) -> Comparison:
     from edge_inception.validate.comparison import Comparison  # noqa: PLC0415
     from edge_inception.validate.regression import Gate  # noqa: PLC0415
 
-    pairs = choices.pop("pairs", 10)
+    usual = Gate()
+    pairs = choices.pop("pairs", usual.pairs)
     images = choices.pop("images", None)
     gate = Gate(
-        delta=choices.pop("max_regression", 0.03),
+        delta=choices.pop("max_regression", usual.delta),
         pairs=pairs,
-        most_pairs=choices.pop("most_pairs", max(50, pairs)),
+        most_pairs=choices.pop("most_pairs", max(usual.most_pairs, pairs)),
     )
     protocol = Protocol(
         stable=None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,3 +310,17 @@ def _model_of(
 def foreign_classifier() -> Callable[..., Any]:
     """``foreign_classifier(opset, ...)``: a classifier as others export it, see ``_classifier``."""
     return _classifier
+
+
+@pytest.fixture(scope="session")
+def unpack() -> Callable[[Path, Path], None]:
+    """Unpack a .tar.gz into a folder, as README says: Python before 3.11.4 has no safe way."""
+
+    tar = shutil.which("tar")
+    assert tar
+
+    def unpacked(archive: Path, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        subprocess.run([tar, "xzf", archive, "-C", folder], check=True)
+
+    return unpacked

@@ -62,7 +62,8 @@ def markdown(record: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(_COLUMNS)} |", "|---|---|" + "---:|" * (len(_COLUMNS) - 2)]
     for network in record.get("networks", ()):
         exact = network["float"]
-        cells = [_title(network), "float32", *_accuracy(exact), *["-"] * 9]
+        cells = [_title(network), "float32", *_accuracy(exact)]
+        cells += ["-"] * (len(_COLUMNS) - len(cells))
         lines.append(f"| {' | '.join(cells)} |")
         lines += [f"| {' | '.join(_cells(row))} |" for row in network["rows"]]
     if "full_size" in record:

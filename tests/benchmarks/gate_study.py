@@ -27,15 +27,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from gate_pool import PERCENT, POOL
 
 from edge_inception import stage
 from edge_inception.validate import machine
 from edge_inception.validate.intervals import wilson
 from edge_inception.validate.regression import Gate, Verdict, log_ratio, sequential
 
-GATE = Gate(delta=0.03, pairs=10, most_pairs=50)
+GATE = Gate()
 TRIALS = 500
-PERCENT = 5.0
 _SEED = 0
 _EXACT = "A2 +5 %"
 _KINDS = {"same": "A2", "exact": _EXACT, "slowed": "B"}
@@ -52,7 +52,7 @@ class Sitting(NamedTuple):
 def main() -> None:
     """Judge many trials of each kind; write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pool", type=Path, default=Path("build/gate_study/pool.jsonl"))
+    parser.add_argument("--pool", type=Path, default=POOL)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--trials", type=int, default=TRIALS)
     arguments = parser.parse_args()
@@ -119,9 +119,9 @@ def study(pool: Sequence[Sitting], trials: int, *, drift: bool) -> dict[str, Any
             alarms["mann-whitney"] += mann_whitney(a, b) < 0.05 and bool(
                 np.median(b) > np.median(a)
             )
-        logs = [_figure([one], second, 0.0)(0) for one in pool]
+        ratios = [log_ratio(_medians(one.arms["A"]), _medians(one.arms[second])) for one in pool]
         found[kind] = {
-            "median_ratio": float(np.exp(np.median(logs))),
+            "median_ratio": float(np.exp(np.median(ratios))),
             "gate": {verdict.value: _share(gate[verdict.value], trials) for verdict in Verdict},
             **{name: _share(alarms[name], trials) for name in ("threshold", "mann-whitney")},
         }

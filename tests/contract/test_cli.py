@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from edge_inception import cli
+from edge_inception.cli_latency import share
 from edge_inception.cli_options import overrides_of
 from edge_inception.recipe import _KEYS, load_recipe, tomllib
 from edge_inception.starter import STARTER
+from edge_inception.validate.regression import Gate
 
 HEAVY = {
     "torch",
@@ -30,6 +32,14 @@ HEAVY = {
     "rich",
 }
 COMMANDS = sorted(cli.cli.commands)
+
+
+def test_compare_asks_for_what_the_gate_asks_for():
+    """``compare`` and ``latency_gate`` have the same defaults, without importing the gate."""
+    usual = {option.name: option.default for option in cli.cli.commands["compare"].params}
+    gate = Gate()
+    assert (usual["pairs"], usual["most_pairs"]) == (gate.pairs, gate.most_pairs)
+    assert share(usual["max_regression"]) == gate.delta
 
 
 def test_help_imports_no_heavy_library():

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -196,8 +195,7 @@ def test_a_bundle_builds_and_proves_itself(work, built, workshop, photos, tmp_pa
     """check, build, verify and classify of the bundle's own program, from the typed graph on."""
     made = ["bundle", "--from", str(built), "--recipe", str(workshop.recipe), "--golden", "4"]
     assert cli.run([*made, "--target", "cpu", "--out", str(tmp_path)]) == 0
-    with tarfile.open(tmp_path / "inception_v4-cpu.tar.gz") as packed:
-        packed.extractall(work, filter="data")
+    _call("tar", "xzf", tmp_path / "inception_v4-cpu.tar.gz", "-C", work)
     device = f"/{WORK}/inception_v4-cpu/device.py"
     assert inside(device, "check").splitlines()[-1] == "PASSED: ready to build"
     said = inside(device, "build")

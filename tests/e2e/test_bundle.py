@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +24,12 @@ def bundled(built: Path, workshop, out: Path, *flags: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def bundle(built, workshop, tmp_path_factory) -> Path:
+def bundle(built, workshop, tmp_path_factory, unpack) -> Path:
     """A bundle for the CPU, unpacked from its archive, in a folder with a space in its name."""
     out = tmp_path_factory.mktemp("bundles")
     assert bundled(built, workshop, out, "--target", "cpu", "--golden", "4") == 0
     device = tmp_path_factory.mktemp("a device")
-    with tarfile.open(out / "inception_v4-cpu.tar.gz") as packed:
-        packed.extractall(device, filter="data")
+    unpack(out / "inception_v4-cpu.tar.gz", device)
     return device / "inception_v4-cpu"
 
 

@@ -75,9 +75,9 @@ class Reseeded:
         (source,) = {entry.name for entry in graph.input} - set(stored)
         self.values = {**stored, source: np.concatenate(photos)}
         self.makers = {name: node for node in graph.node for name in node.output}
-        makers = [node for node in graph.node if node.op_type == "ConstantOfShape"]
+        fillers = [node for node in graph.node if node.op_type == "ConstantOfShape"]
         self.shapes = {key: value.shape for key, value in stored.items()}
-        for node in makers:
+        for node in fillers:
             self.shapes[node.output[0]] = tuple(int(side) for side in stored[node.input[0]])
             graph.node.remove(node)
             self.put(node.output[0], np.full(self.shapes[node.output[0]], 0.5))
@@ -102,9 +102,9 @@ class Reseeded:
 
     def spread(self, node: onnx.NodeProto) -> None:
         name = node.input[1]
-        for maker in self.model.graph.node:  # Inception-v1 stores its Gemm weight in rank 4
-            if maker.op_type == "Reshape" and name in maker.output:
-                name = maker.input[0]
+        maker = self.makers.get(name)
+        if maker is not None and maker.op_type == "Reshape":
+            name = maker.input[0]  # Inception-v1 stores its Gemm weight in rank 4
         shape = self.shapes[name]
         fan_in = shape[-1] if node.op_type == "Gemm" else np.prod(shape[1:])
         self.put(name, self.rng.standard_normal(shape) * np.sqrt(2 / fan_in))
@@ -135,13 +135,11 @@ def photos(workshop) -> list[np.ndarray]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NODES)
 def test_a_topology_of_others_becomes_an_int8_engine(name, folders, photos, tmp_path):
-    """Re-seeded: simplified to its layers, all in int8, compiled and judged; one of them for rtx
-    as well."""
-    targets = ["cpu"] if name != "light_inception_v1" else ["cpu", "--target", "rtx"]
+    """Re-seeded: simplified to its layers, all in int8, compiled for cpu and rtx, judged."""
     onnx.save(Reseeded(name, photos).model, tmp_path / f"{name}.onnx")
     out = tmp_path / "out"
     code = build(
-        tmp_path / f"{name}.onnx", folders, out, "--target", *targets,
+        tmp_path / f"{name}.onnx", folders, out, "--target", "cpu", "--target", "rtx",
         "--min-sqnr", str(LEAST_SQNR_DB), *brief(tmp_path),
     )  # fmt: skip
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
@@ -152,14 +150,12 @@ def test_a_topology_of_others_becomes_an_int8_engine(name, folders, photos, tmp_
     assert next(row["name"] for row in report["rows"]) == "onnxruntime FP32"
     engine = artifact.load(EngineFile, out / "model.int8.cpu.blob")
     assert engine.counts["int8_layers"] == engine.counts["weighted_layers"] == nodes["Conv"] + 1
-    for path in out.glob("*.rtx.engine"):
-        assert path.stat().st_size > 1_000_000
-    assert (out / "model.int8.rtx.engine").exists() == ("rtx" in targets)
+    assert (out / "model.int8.rtx.engine").stat().st_size > 1_000_000
 
 
-EXPLODING = {"light_inception_v1": "concat_8|flatten", "light_resnet50": "relu_4[78]"}
-"""The last tensors: unlike Inception-v2, with its norms of constants, these grow. Which of them has
-the largest scale is the calibrator's affair, which cuts off their few largest values."""
+EXPLODING = {"light_inception_v1": "flatten", "light_resnet50": "relu_47"}
+"""The largest amax. Unlike Inception-v2, with its norms of constants, these grow to the end, where
+``mse`` cuts more off the tensor before the pool than off this one."""
 
 
 @pytest.mark.slow
@@ -170,7 +166,7 @@ def test_published_constants_that_explode_have_no_int8(name, folders, capsys, tm
     assert build(LIGHT / f"{name}.onnx", folders, out, "--target", "cpu", "--max-images", "4") == 3
     lines = capsys.readouterr().err.splitlines()
     reaches = r"reaches \d\.\d+e\+(17|18|19|20|21), whose int8 scale is beyond float16"
-    assert re.fullmatch(f"error: tensor '({EXPLODING[name]})' {reaches}", lines[-2])
+    assert re.fullmatch(f"error: tensor '{EXPLODING[name]}' {reaches}", lines[-2])
     assert lines[-1] == (
         "hint: activations this large come from untrained weights; else use --precision fp32"
     )

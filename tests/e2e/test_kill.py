@@ -20,7 +20,7 @@ from edge_inception import artifact
 from edge_inception.artifact import file_sha256
 
 pytestmark = pytest.mark.slow
-NUM_KILLS = 10
+NUM_KILLS = 20
 NUM_STAGES = 10  # artifacts of this recipe: the last is the report
 GRAPHS = ("model.onnx", "model.simplified.onnx", "model.ranges.json", "model.int8.onnx")
 
@@ -58,6 +58,14 @@ def start_and_kill(workshop, out: Path, num_files: int, delay: float) -> int | N
     return None
 
 
+def kill_one(workshop, out: Path, num_files: int, delay: float) -> int:
+    """Kill a build there, from the start and earlier where it had ended; artifacts at its death."""
+    while (left := start_and_kill(workshop, out, num_files, delay)) is None:
+        shutil.rmtree(out)
+        delay *= 0.5
+    return left
+
+
 def outputs(out: Path) -> np.ndarray:
     """Logits of the shipped engine for fixed noise."""
     pixels = np.random.default_rng(1).normal(0, 1, (3, 3, 107, 107)).astype(np.float32)
@@ -66,7 +74,7 @@ def outputs(out: Path) -> np.ndarray:
 
 
 def test_a_killed_build_goes_on_to_the_same_result(workshop, tmp_path):
-    """After each kill the next run ends with the undisturbed hashes and engine outputs."""
+    """After 20 kills, two a build, the next run ends with the undisturbed hashes and outputs."""
     calm = tmp_path / "calm"
     finish(workshop, calm)
     wanted = {name: file_sha256(calm / name) for name in GRAPHS}
@@ -74,15 +82,13 @@ def test_a_killed_build_goes_on_to_the_same_result(workshop, tmp_path):
     files_at_kill: list[int] = []
     moments = random.Random(0)  # noqa: S311 -- a test's seed, not a secret
 
-    def survive(index: int, num_files: int, delay: float) -> None:
+    def survive(index: int, kills: list[tuple[int, float]]) -> None:
         out = tmp_path / f"killed {index}"
-        while (left := start_and_kill(workshop, out, num_files, delay)) is None:
-            shutil.rmtree(out)  # too late: it had ended; try an earlier moment
-            delay *= 0.5
-        files_at_kill.append(left)
+        lefts = [kill_one(workshop, out, *kill) for kill in kills]
+        files_at_kill.extend(lefts)
         finish(workshop, out)
         assert {name: file_sha256(out / name) for name in GRAPHS} == wanted, (
-            f"killed after {left} files"
+            f"killed after {lefts} files"
         )
         np.testing.assert_array_equal(outputs(out), logits)
         assert not list(out.glob(".*.partial"))
@@ -91,9 +97,14 @@ def test_a_killed_build_goes_on_to_the_same_result(workshop, tmp_path):
                 artifact.load(_kind(path), path.with_suffix(""))
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        # every stage in turn, and a random moment in it; some run on into the next stages
-        plans = [(i % NUM_STAGES, moments.uniform(0, 1.5)) for i in range(NUM_KILLS)]
-        for future in [pool.submit(survive, i, *plan) for i, plan in enumerate(plans)]:
+        # every stage in turn, and a random moment in it; some run on into the next stages. What
+        # goes on after the first kill is killed again, half of the stages later.
+        half = NUM_STAGES // 2
+        plans = [
+            [(i % half + later, moments.uniform(0, 1.5)) for later in (0, half)]
+            for i in range(NUM_KILLS // 2)
+        ]
+        for future in [pool.submit(survive, i, plan) for i, plan in enumerate(plans)]:
             future.result()
     assert len(files_at_kill) == NUM_KILLS
     # the fast stages end before the kill arrives now and then, so not every count is seen

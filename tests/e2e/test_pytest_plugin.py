@@ -37,7 +37,7 @@ def test_no_slower(latency_gate):
     latency_gate(ENGINE, ENGINE, {choices})
 
 def test_slowed(latency_gate, tmp_path):
-    latency_gate(slowed(ENGINE, 300, tmp_path), ENGINE, {patient})
+    latency_gate(slowed(ENGINE, 60, tmp_path), ENGINE, {patient})
 
 def test_recorded(latency_gate):
     latency_gate(ENGINE, {choices})
@@ -92,7 +92,7 @@ def test_identical_engines_never_fail(repository):
 
 
 def test_a_slowed_engine_fails_and_says_by_how_much(repository):
-    """Four times the time a call: exit 1, and the line names the figures; no traceback of ours."""
+    """Every call 60 % longer: exit 1, and the line names the figures; no traceback of ours."""
     code, text = run(repository, "-k", "test_slowed")
     assert code == 1, text
     assert "slower than A (95 % interval +" in text

@@ -31,6 +31,11 @@ PAPER = {"norm": "lrn", "branch_kernel": 5, "pool4_kernel": 3, "transform_input"
 FORMS = {
     **{name: (spec.families[0], {}) for name, spec in registry.models().items()},
     "googlenet, paper": (registry.model("googlenet").families[0], PAPER),
+    "inception_v2, TF-slim": (registry.model("inception_v2").families[-1], {}),
+    "inception_resnet_v2, paper": (
+        registry.model("inception_resnet_v2").families[0],
+        {"form": "paper"},
+    ),
 }
 
 

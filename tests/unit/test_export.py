@@ -235,9 +235,7 @@ from pathlib import Path
 from edge_inception.export import ExportOptions, export
 from edge_inception.graph.simplify import SimplifyOptions, simplify
 options = ExportOptions(
-    model="inception_v4",
-    model_options={"width": 0.125, "blocks_a": 1, "blocks_b": 1, "blocks_c": 1},
-    preprocess={"input_size": (96, 96)},
+    model="inception_v4", model_options={"width": 0.125}, preprocess={"input_size": (96, 96)}
 )
 graph = export(Path(sys.argv[1]), options, Path("model.onnx"))
 simplify(graph, SimplifyOptions(), Path("model.simplified.onnx"))
@@ -247,9 +245,7 @@ simplify(graph, SimplifyOptions(), Path("model.simplified.onnx"))
 @pytest.mark.slow
 def test_same_bytes_from_any_folder_and_process(randomise, tmp_path):
     """Two processes in two folders, with other hash seeds, write equal graphs of Inception-v4."""
-    blocks = {"blocks_a": 1, "blocks_b": 1, "blocks_c": 1}
-    built = registry.model("inception_v4").build(num_classes=4, width=0.125, **blocks)
-    model = randomise(built, (96, 96))
+    model = randomise(registry.model("inception_v4").build(num_classes=4, width=0.125), (96, 96))
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     digests = []
     for seed, name in enumerate(("here", "some/where/else")):

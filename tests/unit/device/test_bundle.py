@@ -77,11 +77,10 @@ def test_another_choice_is_another_version(material, tmp_path):
     assert first.version != second.version
 
 
-def test_the_longest_name_fits_the_archive(strong, tmp_path):
+def test_the_longest_name_fits_the_archive(strong, tmp_path, unpack):
     """100 characters, which a unit's file name makes longer."""
     made = make_bundle(strong, dataclasses.replace(CPU, name="n" * 100), tmp_path)
-    with tarfile.open(made.archive) as packed:
-        packed.extractall(tmp_path / "there", filter="data")
+    unpack(made.archive, tmp_path / "there")
     manifest.open_bundle(str(tmp_path / "there" / made.folder.name))
 
 

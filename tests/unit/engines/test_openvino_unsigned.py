@@ -226,6 +226,22 @@ def test_a_projection_block_is_exact(images):
     assert check(net.model(output), images) == Respelled(unsigned=3, split=1)
 
 
+@pytest.mark.parametrize("is_read_in_float", [True, False])
+def test_a_relu_that_only_a_pair_reads_is_one_step_with_its_clamp(images, is_read_in_float):
+    """Its values in float, where a sum reads them as well, are those before the clamp."""
+    net = Net()
+    relu = net.conv(net.pair("input", 0.03, "x"), (16, 8, 3, 3), "a")
+    output = net.linear(net.pair(relu, 0.01, "q"), (16, 16, 1, 1), "b")
+    if is_read_in_float:
+        output = net.op("Add", [output, relu], "sum")
+    model = net.model(output)
+    assert check(model, images) == Respelled(unsigned=1, split=1)
+    network = openvino.Core().read_model(model.SerializeToString())
+    unsigned_activations(network)
+    kinds = [node.get_type_name() for node in network.get_ordered_ops()]
+    assert kinds.count("Relu") == is_read_in_float
+
+
 def test_shared_weights_of_both_signs_are_refused():
     """Two layers of one weight cannot both have it mirrored: said, with the layer's name."""
     net = Net()
