@@ -310,10 +310,10 @@ def full_size() -> dict[str, Any]:
         if not (folder / f"photos{count}.npy").exists():
             stack = [b.images for b in images.batches(chosen[:count], cost.HOW, 8)]
             np.save(folder / f"photos{count}.npy", np.concatenate(stack))
-    result = {}
+    result, says = {}, {peer.name: peer.says for peer in PEERS}
     for name in FULL_SIZE:
         made = [quantize(name, folder, folder / f"photos{n}.npy") for n in FULL_SIZE_IMAGES]
-        result[name] = table.per_image(made, FULL_SIZE_IMAGES)
+        result[name] = {"says": says[name], **table.per_image(made, FULL_SIZE_IMAGES)}
     return result
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnx
 import pytest
@@ -49,8 +51,16 @@ def photos(tmp_path_factory):
     return imageset.open_set(folder)
 
 
-def simplified(name, photos, folder):
-    """The simplified graph of a network with random weights and statistics of the photos."""
+@pytest.fixture(scope="module")
+def simplified(photos, tmp_path_factory):
+    """``simplified(name)``: the simplified graph of a network, made once."""
+    return functools.cache(
+        lambda name: _simplified(name, photos, tmp_path_factory.mktemp("network"))
+    )
+
+
+def _simplified(name, photos, folder):
+    """Random weights, and norm statistics of the photos."""
     torch.manual_seed(0)
     spec = registry.model(name.partition(",")[0])
     family, special = FORMS[name]
@@ -81,10 +91,10 @@ def simplified(name, photos, folder):
 
 
 @pytest.mark.parametrize("name", sorted(FORMS))
-def test_network_builds_in_fp16_and_int8(name, photos, tmp_path):
+def test_network_builds_in_fp16_and_int8(name, simplified, photos, tmp_path):
     """NVIDIA's compiler takes both typed graphs; the int8 engine has no convolution in float, and
     the float16 engine none in int8. Counts come from the library's own list of layers."""
-    graph = simplified(name, photos, tmp_path)
+    graph = simplified(name)
     how = CalibrateOptions(
         preprocess=images.preprocess_of(graph.details), calibrator="max", threads=1
     )
@@ -105,10 +115,10 @@ def test_network_builds_in_fp16_and_int8(name, photos, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["inception_resnet_v1"])
-def test_float_and_int8_convolutions_share_an_engine(name, photos, tmp_path):
+def test_float_and_int8_convolutions_share_an_engine(name, simplified, photos, tmp_path):
     """With every third group kept in float NVIDIA's compiler takes the graph, and each convolution
     runs in the precision that its typed graph says: none more is int8, none less."""
-    graph = simplified(name, photos, tmp_path)
+    graph = simplified(name)
     groups = list(dict.fromkeys(place.place(onnx.load(str(graph.path))).scale_of.values()))
     typed = _int8(graph, photos, tmp_path, keep=tuple(sorted(groups[::3])))
     made = tensorrt_rtx.BACKEND.compile(typed, CompileOptions(), tmp_path / "mixed.engine")
