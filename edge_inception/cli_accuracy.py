@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from edge_inception.artifact import Artifact
     from edge_inception.graph.layer_noise import LayerNoise
     from edge_inception.imageset import ImageSet
+    from edge_inception.quant.options import QuantizeOptions
     from edge_inception.quant.search import Ranked
+    from edge_inception.scoring import Sensitivity
     from edge_inception.spec import Preprocess
 
 _NAME, _OP = 36, 18
@@ -155,54 +158,132 @@ def _sentence(jump: LayerNoise) -> str:
     return f"{jump.op} '{jump.name}' falls {lost}: {why}"
 
 
-_RANKED = "{:<34} {:>9} {:>9} {:>6}  {}"
-_GROUP, _LAYERS = 34, 17
+_RANKED = "{:>8} {:>8} {:>7} {:>6}  "
 
 
 @click.command()
 @click.argument("folder", type=PATH, required=False)
 @click.option("--graph", type=PATH, help="Simplified graph, instead of a build's FOLDER.")
 @click.option("--ranges", type=PATH, help="Its range table.")
-@click.option("--images", type=PATH, help="Calibration images; confirm the worst groups on them.")
+@click.option(
+    "--images",
+    type=PATH,
+    help="Calibration images, of which 512 are used: confirm the worst groups on them.",
+)
 @click.option("--split", default="", help="Split of a set file.")
-@click.option("--placement", default="", help="Of the Q/DQ pairs; the default if not given.")
+@click.option(
+    "--placement", default="", help="Of the Q/DQ pairs; that of FOLDER, else the default."
+)
 @click.option("--threads", type=int, default=0, help="CPU threads; 0 = all usable.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with full names.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @terminal_options
 def sensitivity(folder: Path | None, **flags: Any) -> None:
     """Rank the groups of an int8 graph by the accuracy that they cost.
 
-    A group is one int8 tensor with the layers that read it. SQNR in dB of those layers as the range
-    table tells it, without running anything; with --images also that of the logits with the group
-    alone in int8, for the worst quarter. MACs: share of the multiply-adds that stays float when the
-    group does, as --keep-float or the search of build --max-drop do.
+    A group is one int8 tensor with the layers that read it; its name is what --keep-float takes.
+    "expected" is the SQNR of those layers in dB as the range table tells it, without running
+    anything. With --images, for the worst quarter, of the images that int8 affects most:
+    "measured" is the SQNR of the logits in dB with the group alone in int8, "lost" the top-1 drop
+    in percentage points. "MACs": share of the multiply-adds that stays float when the group does.
     """
     from edge_inception import artifact, imageset, ingredients, scoring
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.quant import search
-    from edge_inception.quant.options import QuantizeOptions, SearchOptions
-    from edge_inception.spec import Budget, Precision
+    from edge_inception.quant.options import SearchOptions
+    from edge_inception.spec import Budget
 
     graph_path, ranges_path = _material(folder, flags["graph"], flags["ranges"])
+    if flags["split"] and not flags["images"]:
+        _refuse_split(flags["split"])
     with terminal_of(flags) as terminal:
         graph = artifact.load(SimplifiedGraph, graph_path)
         ranges = artifact.load(RangeTable, ranges_path)
+        searched = _Searched.of(folder, flags["placement"])
         options = SearchOptions(
             budget=Budget(max_drop_pp=0.0),
-            quantize=QuantizeOptions(precision=Precision.INT8, placement=flags["placement"]),
+            quantize=searched.options,
             threads=ingredients.require_threads(flags["threads"]),
         )
+        found = None
         if flags["images"] is None:
             ranking = search.ranked(scoring.groups_of(graph, ranges, options.quantize))
         else:
             images = imageset.open_set(flags["images"], split=flags["split"])
             with terminal.working("sensitivity") as progress:
-                _, ranking = scoring.sensitivity(graph, ranges, images, options, progress=progress)
+                found = scoring.sensitivity(graph, ranges, images, options, progress=progress)
+            ranking = list(found.ranking)
     if flags["as_json"]:
-        records = [scoring.ranked_record(one) for one in ranking]
-        click.echo(json.dumps({"graph": str(graph_path), "ranking": records}, indent=1))
+        record = {
+            "graph": str(graph_path),
+            "ranges": str(ranges_path),
+            "placement": searched.placement,
+            "kept_float": sorted(searched.kept),
+            "plain": scoring.point_record(found.plain) if found else None,
+            "ranking": [scoring.ranked_record(one) for one in ranking],
+        }
+        click.echo(json.dumps(record, indent=1))
         return
-    click.echo("\n".join(_ranking(ranking)))
+    lines = [*searched.lines(), *(_plain(found) if found else ()), *_ranking(ranking, searched)]
+    click.echo("\n".join(lines))
+
+
+def _refuse_split(split: str) -> NoReturn:
+    from edge_inception.errors import InputError
+
+    raise InputError(f"--split {split} of no set", hint="give its set file as --images")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Searched:
+    """The int8 graph whose groups are ranked: all of them in int8, in the placement of a build.
+
+    ``typed`` is the graph of that build, and ``kept`` the groups that are float in it.
+    """
+
+    options: QuantizeOptions
+    typed: Path | None
+    kept: frozenset[str]
+
+    @classmethod
+    def of(cls, folder: Path | None, placement: str) -> _Searched:
+        """Of a build's folder, unless another placement is asked for, or the default."""
+        from edge_inception import artifact
+        from edge_inception.artifact import TypedGraph
+        from edge_inception.quant.options import QuantizeOptions
+        from edge_inception.spec import Precision
+
+        typed = folder / "model.int8.onnx" if folder else None
+        if not typed or not typed.exists():
+            options = QuantizeOptions(precision=Precision.INT8, placement=placement)
+            return cls(options=options, typed=None, kept=frozenset())
+        made = artifact.load(TypedGraph, typed).provenance.options
+        options = QuantizeOptions(
+            precision=Precision.INT8,
+            placement=placement or made["placement"],
+            bias_correction=made["bias_correction"],
+        )
+        if placement not in {"", made["placement"]}:
+            return cls(options=options, typed=None, kept=frozenset())
+        return cls(options=options, typed=typed, kept=frozenset(made["keep"]))
+
+    @property
+    def placement(self) -> str:
+        """Its name, also of the default."""
+        from edge_inception.quant.options import policy_of
+
+        return policy_of(self.options).name
+
+    def lines(self) -> Iterator[str]:
+        """What is ranked."""
+        from edge_inception.errors import counted
+        from edge_inception.terminal import wrapped
+
+        text = self.placement
+        if self.typed:
+            text += f", as in {self.typed}"
+        if self.kept:
+            text += f", where {counted(len(self.kept), 'group')} marked * stay float"
+        yield wrapped("placement", text, indent=11)
 
 
 def _material(folder: Path | None, graph: Path | None, ranges: Path | None) -> tuple[Path, Path]:
@@ -223,22 +304,38 @@ def _material(folder: Path | None, graph: Path | None, ranges: Path | None) -> t
     )
 
 
-def _ranking(ranking: Sequence[Ranked]) -> Iterator[str]:
+def _plain(found: Sensitivity) -> Iterator[str]:
+    """What all of them cost together."""
+    from edge_inception.errors import counted
+    from edge_inception.graph.layer_noise import decibels
+    from edge_inception.terminal import wrapped
+
+    figures = (
+        f"{found.metric} {found.plain.drop_pp:.2f} pp, SQNR {decibels(found.plain.noise):.1f} dB "
+        f"on {counted(found.num_images, 'image')}"
+    )
+    yield wrapped("all int8", figures, indent=11)
+
+
+def _ranking(ranking: Sequence[Ranked], searched: _Searched) -> Iterator[str]:
+    """Figures first, so that names are never cut: they are what --keep-float takes."""
     from edge_inception.errors import listed, one_line
     from edge_inception.graph.layer_noise import decibels
-    from edge_inception.terminal import shortened
+    from edge_inception.terminal import wrapped
 
-    yield _RANKED.format("group", "expected", "measured", "MACs", "layers")
+    header = _RANKED.format("expected", "measured", "lost", "MACs")
+    yield f"{header}group: layers that read it"
     for one in ranking:
         group = one.group
-        measured = "-" if one.harm is None else f"{decibels(one.harm):.1f}"
-        yield _RANKED.format(
-            shortened(one_line(group.name), _GROUP),
+        figures = _RANKED.format(
             f"{decibels(group.free):.1f}",
-            measured,
+            "-" if one.harm is None else f"{decibels(one.harm):.1f}",
+            "-" if one.lost_pp is None else f"{one.lost_pp:.1f}",
             f"{100 * group.cost:.1f}%",
-            shortened(one_line(listed(group.layers)), _LAYERS),
         )
+        mark = "*" if group.name in searched.kept else ""
+        names = f"{one_line(group.name)}{mark}: {one_line(listed(group.layers))}"
+        yield wrapped(figures, names, indent=len(figures))
 
 
 COMMANDS = (compare_layers, sensitivity)

@@ -37,6 +37,7 @@ from edge_inception.quant.options import (
     policy_of,
     search_provenance,
 )
+from edge_inception.quant.ranges import table_for
 from edge_inception.quant.search import Evidence, Found, Group, Point, Points, Ranked
 from edge_inception.quant.sensitivity import free_scores
 from edge_inception.spec import Precision, Progress, no_progress
@@ -113,11 +114,25 @@ def groups_of(
     """Groups of the int8 graph that ``options`` ask for, each with its free score.
 
     Raises:
-        InputError: The ranges are of another graph, or damaged.
+        InputError: The ranges are of another graph, of a shard, stale or damaged.
     """
+    table_for(graph, ranges)
     model = load_graph(graph.path)
     placement = place.place(model, policy_of(options), options.keep)
     return free_scores(model, placement, ranges)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """The plain int8 graph and its groups by the harm that each does alone, on ``num_images``.
+
+    ``metric`` is what their ``drop_pp`` and ``lost_pp`` are.
+    """
+
+    plain: Point
+    ranking: tuple[Ranked, ...]
+    metric: str
+    num_images: int
 
 
 def sensitivity(
@@ -127,8 +142,8 @@ def sensitivity(
     options: SearchOptions,
     *,
     progress: Progress = no_progress,
-) -> tuple[Point, list[Ranked]]:
-    """The plain int8 graph, and its groups with the harm that each does alone; no budget is used.
+) -> Sensitivity:
+    """What plain int8 costs, and each of its groups alone; no budget is used.
 
     Raises:
         As ``search_precision``.
@@ -143,7 +158,12 @@ def sensitivity(
         tell = _telling(scorer, journal, lambda done: progress(done, 1 + len(chosen)))
         points = Points(groups, tell, journal)
         ranking = search.confirmed(points, chosen)
-        return points.of(frozenset()), ranking
+        return Sensitivity(
+            plain=points.of(frozenset()),
+            ranking=tuple(ranking),
+            metric=scorer.metric,
+            num_images=scorer.num_images,
+        )
 
 
 def _telling(score: search.Score, journal: Journal, say: Callable[[int], None]) -> search.Score:
@@ -169,18 +189,19 @@ def _record(found: Found, groups: Sequence[Group], facts: Mapping[str, Any]) -> 
         "allowed_pp": found.allowed_pp,
         "is_met": found.is_met,
         "why": found.why,
-        "chosen": _point(found.chosen),
+        "chosen": point_record(found.chosen),
         "kept": {name: layers[name] for name in found.chosen.keep},
-        "front": [_point(point) for point in found.front],
+        "front": [point_record(point) for point in found.front],
     }
     return {
         "outcome": outcome,
-        "points": [_point(point) for point in found.points],
+        "points": [point_record(point) for point in found.points],
         "ranking": [ranked_record(one) for one in found.ranking],
     }
 
 
-def _point(point: Point) -> dict[str, Any]:
+def point_record(point: Point) -> dict[str, Any]:
+    """A scored graph as JSON."""
     return {
         "keep": list(point.keep),
         "drop_pp": point.drop_pp,
@@ -191,12 +212,13 @@ def _point(point: Point) -> dict[str, Any]:
 
 
 def ranked_record(one: Ranked) -> dict[str, Any]:
-    """A group of a ranking as JSON; ``harm`` is null where it was not confirmed."""
+    """A group of a ranking as JSON; ``harm`` and ``lost_pp`` are null where it was not scored."""
     return {
         "group": one.group.name,
         "layers": list(one.group.layers),
         "free_noise_to_signal": one.group.free,
         "harm": one.harm,
+        "lost_pp": one.lost_pp,
         "float_share_of_macs": one.group.cost,
     }
 

@@ -118,7 +118,7 @@ class DropType(Enum):
 class Budget:
     """What INT8 may cost in top-1 on the calibration images before groups are kept in float.
 
-    ``max_groups`` is the most of them, 0 as many as are candidates.
+    ``max_groups`` is the most of them, 0 for no limit.
     """
 
     max_drop_pp: float

@@ -62,7 +62,7 @@ max_images = 512
 # [search]                         # keeps the fewest groups float with which int8 is within
 # max_drop_pp = 0.5                # this budget on the calibration images, best with labels
 # drop_type = "absolute"           # or relative: percent of the FP32 top-1
-# max_groups = 0                   # 0: as many as a quarter of all
+# max_groups = 0                   # 0: as many as it takes
 
 # [latency]
 # rounds = 10                      # interleaved over all engines

@@ -2,8 +2,9 @@
 
 A group is a tensor's Q/DQ pair and the layers that read it. Groups are ranked by what can be known
 without running anything (``sensitivity``); of the worst quarter the harm is confirmed end to end,
-with that group alone in int8, on the images that suffer most from the plain int8 graph. Then the
-worst 1, 2, 3, 4, 6, 8, ... are kept in float until the budget is met, and those that turn out to be
+with that group alone in int8, on the images that suffer most from the plain int8 graph: first the
+task metric, then the error of the logits. Then the worst 1, 2, 3, 4, 6, 8, ... are kept in float
+until the budget is met, those that were not confirmed last, and those that turn out to be
 dispensable are quantized again, the least harmful first.
 
 Nothing here runs a network: the caller scores sets of groups. Every score is written to a journal
@@ -83,10 +84,14 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """A group with its ``harm``: noise to signal of the logits with it alone in int8, if scored."""
+    """A group, and what it does alone in int8 to the most affected images, if that was scored.
+
+    ``harm`` is the noise to signal of their logits, ``lost_pp`` their top-1 drop.
+    """
 
     group: Group
-    harm: float | None
+    harm: float | None = None
+    lost_pp: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +155,10 @@ def search(
     if plain.drop_pp <= allowed:
         return found(ranked(groups), plain, "plain int8 meets the budget")
     order = confirmed(points, candidates(groups))
-    names = [one.group.name for one in order if one.harm is not None]
-    most = min(budget.max_groups or len(names), len(names))
+    names = [one.group.name for one in order if one.group.has_weights]
+    most = max(len(names) - 1, 0)  # with all of them in float no layer is left for int8
+    if budget.max_groups:
+        most = min(most, budget.max_groups)
     for count in sizes(most):
         keep = frozenset(names[:count])
         if points.of(keep).drop_pp <= allowed:
@@ -160,7 +167,9 @@ def search(
             best = min(met, key=lambda p: (len(p.keep), p.cost, *_badness(p)))
             return found(order, best, _why(best, len(points.known)))
     closest = min(points.known, key=lambda p: (*_badness(p), len(p.keep)))
-    return found(order, closest, f"no set of up to {counted(most, 'group')} meets the budget")
+    tried = counted(len(points.known), "scored set")
+    why = f"none of {tried}, with up to {counted(most, 'group')} in float, meets the budget"
+    return found(order, closest, why)
 
 
 class Points:
@@ -188,13 +197,11 @@ class Points:
             )
         return self._points[keep]
 
-    def harm(self, name: str) -> float:
-        """Noise to signal of the logits with this group alone in int8, on the worst images.
-
-        Those are the ones that plain int8 affects most.
-        """
-        others = frozenset(self.groups) - {name}
-        return float(self._record(others, self.of(frozenset()).worst)["noise"])
+    def alone(self, group: Group) -> Ranked:
+        """What this group alone in int8 does to the images that plain int8 affects most."""
+        others = frozenset(self.groups) - {group.name}
+        record = self._record(others, self.of(frozenset()).worst)
+        return Ranked(group=group, harm=record["noise"], lost_pp=record["drop_pp"])
 
     def _record(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Mapping[str, Any]:
         images = "all" if rows is None else "worst"
@@ -213,13 +220,14 @@ def candidates(groups: Sequence[Group]) -> list[Group]:
 
 def ranked(groups: Iterable[Group]) -> list[Ranked]:
     """Groups by their free score, the most harmful first; equals in graph order."""
-    return [Ranked(group=group, harm=None) for group in sorted(groups, key=lambda g: -g.free)]
+    return [Ranked(group=group) for group in sorted(groups, key=lambda g: -g.free)]
 
 
 def confirmed(points: Points, chosen: Sequence[Group]) -> list[Ranked]:
     """All groups: those ``chosen`` by the harm they do alone, then the rest by the free score."""
-    scored = [Ranked(group=group, harm=points.harm(group.name)) for group in chosen]
-    scored.sort(key=lambda one: -(one.harm or 0.0))
+    scored = [points.alone(group) for group in chosen]
+    # an image won by luck is no merit
+    scored.sort(key=lambda one: (max(one.lost_pp or 0.0, 0.0), one.harm or 0.0), reverse=True)
     return [*scored, *(one for one in ranked(points.groups.values()) if one.group not in chosen)]
 
 

@@ -169,9 +169,32 @@ def test_sensitivity_ranks_the_fragile_groups_first(saved, bench, capsys):
     assert all(one["harm"] is None for one in record["ranking"])
     photos = str(bench.fragile.parent / "calibration")
     assert cli.run(["sensitivity", str(saved), "--images", photos, "--threads", "1"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("concat")
-    assert lines[2].startswith("relu_5")
+    text, header, table = capsys.readouterr().out.partition("expected measured    lost   MACs")
+    assert header
+    above = " ".join(text.split())
+    assert "placement sandwich, as in " in above
+    assert "2 groups marked * stay float" in above
+    assert float(above.partition("all int8 top-1 drop ")[2].split()[0]) > 33.0
+    ranked = table.splitlines()[1:]
+    # both alone lose more images of those that suffer most than any third group does
+    names = [line.split()[4:] for line in ranked]
+    assert names[:2] == [["concat*:", "conv_4"], ["relu_5*:", "conv_6"]]
+    lost = [float(line.split()[2]) for line in ranked if line.split()[2] != "-"]
+    assert min(lost[:2]) > 20.0
+    assert max(lost[2:]) < 10.0
+
+
+def test_sensitivity_follows_the_build_or_the_flag(saved, capsys):
+    """The build's placement is ranked, or the one that is named, of which no group is marked."""
+    assert cli.run(["sensitivity", str(saved), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["placement"], record["kept_float"]) == ("sandwich", sorted(KEPT))
+    assert cli.run(["sensitivity", str(saved), "--placement", "float-ends", "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert (other["placement"], other["kept_float"]) == ("float-ends", [])
+    assert len(other["ranking"]) < len(record["ranking"])
+    assert cli.run(["sensitivity", str(saved), "--split", "train"]) == 3
+    assert "--split train of no set" in capsys.readouterr().err
 
 
 def test_a_budget_that_cannot_be_met_ships_nothing(bench, tmp_path, capsys):
@@ -185,7 +208,8 @@ def test_a_budget_that_cannot_be_met_ships_nothing(bench, tmp_path, capsys):
     assert build(recipe, tmp_path) == 6
     out = " ".join(capsys.readouterr().out.split())
     assert "1 group in float (concat)" in out
-    assert "no set of up to 1 group meets the budget, the closest is over the 1.00 pp budget" in out
+    why = "none of 2 scored sets, with up to 1 group in float, meets the budget"
+    assert f"{why}, the closest is over the 1.00 pp budget" in out
     assert not list(tmp_path.glob("model.int8*.blob*"))
     report = report_of(tmp_path)
     assert report["verdict"]["status"] == "FAILED"

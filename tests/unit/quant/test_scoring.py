@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 
 from edge_inception import images, scoring, stage
+from edge_inception.errors import InputError
 from edge_inception.quant.insert import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import FloatRest, QuantizeOptions, SearchOptions
@@ -111,9 +112,21 @@ def test_without_the_labels_of_the_network_fp32_is_right(subject, tmp_path, clas
     np.testing.assert_array_equal(found.change, -(wanted.exact != wanted.found).astype(int))
 
 
+def test_a_table_of_another_graph_ranks_nothing(subject, save, model):
+    """The free score reads the table and runs nothing, and still wants the table of this graph."""
+    graph, table, _, options = subject
+    assert scoring.groups_of(graph, table, options.quantize)
+    model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[::-1]
+    other = save(model, **graph.details)
+    with pytest.raises(InputError, match="is of another graph"):
+        scoring.groups_of(other, table, options.quantize)
+
+
 def test_harm_is_the_error_on_the_worst_images_with_one_group_in_int8(subject, tmp_path):
     """The worst are those of plain int8, eight of eleven; ranked by it, and the drop is of all."""
-    plain, ranking = scoring.sensitivity(*subject)
+    found = scoring.sensitivity(*subject)
+    plain, ranking = found.plain, found.ranking
+    assert (found.metric, found.num_images) == ("top-1 drop", 11)
     wanted = by_hand(subject, tmp_path)
     worst = np.argsort(-wanted.ratio)
     assert plain.worst[:4] == tuple(worst[:4])  # from there on they differ by less than rounding
@@ -121,11 +134,15 @@ def test_harm_is_the_error_on_the_worst_images_with_one_group_in_int8(subject, t
     right = [np.mean(one == wanted.labels) for one in (wanted.exact, wanted.found)]
     assert plain.drop_pp == pytest.approx(100 * (right[0] - right[1]))
     harms = {one.group.name: one.harm for one in ranking if one.harm is not None}
-    assert list(harms.values()) == sorted(harms.values(), reverse=True)
+    order = [(max(one.lost_pp, 0.0), one.harm) for one in ranking if one.harm is not None]
+    assert order == sorted(order, reverse=True)
+    lost = {one.group.name: one.lost_pp for one in ranking}
     names = [one.group.name for one in ranking]
     for name, harm in harms.items():
         alone = by_hand(subject, tmp_path, set(names) - {name})
         chosen = worst[:8]
         expected = alone.noise[chosen].sum() / alone.signal[chosen].sum()
         assert harm == pytest.approx(expected, rel=ROUNDING), name
+        right = [(one == wanted.labels)[chosen].mean() for one in (wanted.exact, alone.found)]
+        assert lost[name] == pytest.approx(100 * (right[0] - right[1])), name
     assert set(names) - set(harms) == {"last"}  # a pool's: no weights, no candidate

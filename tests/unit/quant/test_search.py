@@ -108,9 +108,49 @@ def test_a_budget_that_cannot_be_met_names_the_closest(tmp_path):
     harms = [1 / 16] * 12
     result = found(Network(harms), groups(harms), tmp_path, max_groups=4)
     assert not result.is_met
+    assert result.why == "none of 5 scored sets, with up to 4 groups in float, meets the budget"
     assert len(result.chosen.keep) == 4
     assert result.chosen.drop_pp == 100 * 8 / 16
     assert [len(point.keep) for point in result.points] == [0, 1, 2, 3, 4]
+
+
+def test_a_budget_that_needs_more_than_the_worst_quarter_is_met(tmp_path):
+    """12 of 40 groups have to stay float, of which ten are confirmed: the search goes on."""
+    harms = [0.01] * 12 + [0.0] * 28
+    result = found(Network(harms), groups(harms), tmp_path, max_drop_pp=0.1)
+    assert sum(one.harm is not None for one in result.ranking) == 10
+    assert result.is_met
+    assert result.chosen.keep == tuple(f"g{index}" for index in range(12))
+    # but no further than it may
+    result = found(Network(harms), groups(harms), tmp_path / "b", max_drop_pp=0.1, max_groups=11)
+    assert (result.is_met, len(result.chosen.keep)) == (False, 11)
+
+
+def test_one_group_at_least_stays_int8(tmp_path):
+    """Of three groups that all harm no more than two are kept in float."""
+    result = found(Network([0.3] * 3), groups([0.3] * 3), tmp_path)
+    assert (result.is_met, len(result.chosen.keep)) == (False, 2)
+    assert found(Network([1.0]), groups([1.0]), tmp_path / "b").chosen.keep == ()
+
+
+class Unequal:
+    """g0 adds noise to the logits and loses no image, g1 adds little and loses one in four."""
+
+    def __call__(self, keep, rows):
+        chosen = np.arange(IMAGES) if rows is None else np.array(rows)
+        noise = 0.5 * ("g0" not in keep) + 0.01 * ("g1" not in keep)
+        is_lost = (chosen % 4 == 0) & ("g1" not in keep)
+        signal = np.ones(len(chosen))
+        return Evidence(noise=noise * signal, signal=signal, change=-is_lost.astype(np.int64))
+
+
+def test_what_loses_images_ranks_above_what_adds_noise(tmp_path):
+    """The task comes first: g1 alone in float meets the budget, g0 does not."""
+    result = found(Unequal(), groups([0.5, 0.01, 0.0, 0.0]), tmp_path, max_groups=1)
+    assert (result.is_met, result.chosen.keep) == (True, ("g1",))
+    first, second = result.ranking[:2]
+    assert (first.group.name, first.harm, first.lost_pp) == ("g1", pytest.approx(0.01), 26.0)
+    assert (second.group.name, second.lost_pp) == ("g0", 0.0)
 
 
 def test_the_front_holds_what_nothing_beats(tmp_path):
