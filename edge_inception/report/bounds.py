@@ -118,11 +118,13 @@ def roofline(one: Mapping[str, Any]) -> Chart:
 
 def placements(search: Mapping[str, Any] | None) -> Chart | None:
     """Top-1 drop over the share of multiply-adds that stays float, of every set that was scored."""
-    points = [point for one in _listed(search) if (point := _placement(one))]
+    points = [point for one in _listed(search, "points") if (point := _placement(one))]
     if not points or search is None:
         return None
-    kept = _inner(_inner(search, "outcome"), "chosen").get("keep")
+    outcome = _inner(search, "outcome")
+    kept = _inner(outcome, "chosen").get("keep")
     points = [{**point, "subject": point["keep"] == kept} for point in points]
+    front = [point for one in _listed(outcome, "front") if (point := _placement(one))]
 
     def spec(width: int) -> Mapping[str, Any]:
         x = {
@@ -136,16 +138,23 @@ def placements(search: Mapping[str, Any] | None) -> Chart | None:
         colour = {"condition": {"test": "datum.subject", "value": _ACCENT}, "value": _QUIET}
         return {
             "height": 240 if width > NARROW else 220,
-            "data": {"values": points},
-            "mark": {"type": "point", "size": 60},
-            "encoding": {"x": x, "y": y, "color": colour},
+            "encoding": {"x": x, "y": y},
+            "layer": [
+                {"data": {"values": front}, "mark": {"type": "line", "color": "var(--muted)"}},
+                {
+                    "data": {"values": points},
+                    "mark": {"type": "point", "size": 60},
+                    "encoding": {"color": colour},
+                },
+            ],
         }
 
     says = f"{counted(len(points), 'set')} of groups in float: " + "; ".join(
         f"{counted(len(p['keep']), 'group')}, {p['cost']:.1f} % float, drop {p['drop']:.2f} pp"
         for p in points
     )
-    return draw("Placements tried", says, spec, "A dot is one graph; blue is the one chosen.")
+    note = "A dot is one graph, blue the one chosen; the line joins those that nothing beats."
+    return draw("Placements tried", says, spec, note)
 
 
 def _inner(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -154,8 +163,8 @@ def _inner(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _listed(search: Mapping[str, Any] | None) -> Sequence[Any]:
-    found = search.get("points") if search else None
+def _listed(record: Mapping[str, Any] | None, key: str) -> Sequence[Any]:
+    found = record.get(key) if record else None
     return found if isinstance(found, list) else ()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_inception.errors import InputError
+from edge_inception.errors import InputError, counted
 
 SCHEMA = "edge-inception/report"
 SCHEMA_VERSION = 1
@@ -19,6 +19,7 @@ DASH = "-"
 # a desktop at rest uses a few percent of a core
 _QUIET_CORES = 0.1
 _KIB = 1024
+_LEAST_FRONT, _MOST_FRONT = 2, 5
 _COLUMNS = (
     ("top-1", "%"),
     ("agree", "%"),
@@ -52,7 +53,10 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Everything people read: title, heads, rows, notes, choices, what is float, checks, end."""
+    """Everything people read: title, heads, rows, notes, choices, what is float, checks, end.
+
+    ``front`` tells of a search what the least drop costs, from nothing in float on.
+    """
 
     title: tuple[str, ...]
     columns: tuple[tuple[str, str], ...]
@@ -60,6 +64,7 @@ class Table:
     notes: tuple[str, ...]
     choices: tuple[str, ...]
     kept: tuple[str, ...]
+    front: str
     checks: tuple[tuple[str, str], ...]
     last_line: str
 
@@ -83,6 +88,7 @@ def table(report: Mapping[str, Any]) -> Table:
             f"{choice['target']}: {choice['sentence']}" for choice in report.get("choices", ())
         ),
         kept=_kept(report.get("search") or {}),
+        front=_front(report.get("search") or {}),
         checks=tuple((check["status"], check["sentence"]) for check in verdict["checks"]),
         last_line=f"{verdict['status']}: {verdict['sentence']}",
     )
@@ -109,6 +115,21 @@ def _kept(search: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     kept = [f"{name}, read by {', '.join(layers)}" for name, layers in search["kept"].items()]
     return (*kept, search["why"])
+
+
+def _front(search: Mapping[str, Any]) -> str:
+    """The cheapest set for each drop that nothing cheaper reaches, the last few of them."""
+    steps: list[Mapping[str, Any]] = []
+    for point in search.get("front", ()):
+        if not steps or point["drop_pp"] < steps[-1]["drop_pp"]:
+            steps.append(point)
+    if len(steps) < _LEAST_FRONT:
+        return ""
+    texts = []
+    for point in steps[-_MOST_FRONT:]:
+        groups, share = counted(len(point["keep"]), "group"), 100 * point["float_share_of_macs"]
+        texts.append(f"{groups}, {share:.1f} % of the multiply-adds: {point['drop_pp']:.2f} pp")
+    return "; ".join(texts)
 
 
 def size(num_bytes: int | None) -> str:

@@ -32,6 +32,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         lines.append("")
     lines += [f"- chosen for {escape(choice)}" for choice in content.choices]
     lines += [f"- float in int8: {escape(kept)}" for kept in content.kept]
+    lines += [f"- groups in float and the drop that is left: {content.front}"] * bool(content.front)
     lines += [f"- {status}: {escape(sentence)}" for status, sentence in content.checks]
     lines += ["", f"**{escape(content.last_line)}**", ""]
     return "\n".join(lines)

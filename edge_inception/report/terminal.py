@@ -39,6 +39,8 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
         out.print(Text(f"{'chosen':<13}{choice}"))
     for kept in content.kept:
         out.print(Text(f"{'in float':<13}{kept}"))
+    if content.front:
+        out.print(Text(f"{'front':<13}{content.front}"))
     for status, sentence in content.checks:
         out.print(Text.assemble((f"{status:<13}", _STYLES[status]), sentence))
     status, _, reason = content.last_line.partition(":")

@@ -39,7 +39,8 @@ def test_placements_that_do_not_fit_are_not_drawn():
     good = {"keep": ["a"], "float_share_of_macs": 0.125, "drop_pp": 0.5}
     nothing = {**good, "float_share_of_macs": math.nan}
     bad = [{}, "x", {"keep": 1}, nothing, {**good, "drop_pp": "much"}]
-    chart = bounds.placements({"points": [good, *bad], "outcome": {"chosen": good}})
+    outcome = {"chosen": good, "front": [good, *bad]}
+    chart = bounds.placements({"points": [good, *bad], "outcome": outcome})
     assert chart.says == "1 set of groups in float: 1 group, 12.5 % float, drop 0.50 pp"
     for record in (None, {}, {"points": bad}, {"points": "x"}, {"points": [], "chosen": 3}):
         assert bounds.placements(record) is None

@@ -67,8 +67,10 @@ SEARCH = {
     "points": [
         {"keep": [], "float_share_of_macs": 0.0, "drop_pp": 1.5},
         {"keep": ["stem"], "float_share_of_macs": 0.25, "drop_pp": 0.1},
+        {"keep": ["flat"], "float_share_of_macs": 0.35, "drop_pp": 1.2},
     ]
 }
+SEARCH["outcome"] = {"chosen": SEARCH["points"][1], "front": SEARCH["points"][:2]}
 
 
 @pytest.fixture(scope="module")

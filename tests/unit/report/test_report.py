@@ -249,3 +249,23 @@ def test_a_busy_machine_is_told():
     report = _report(_row("x", "subject", latency=noisy, note="n"))
     assert "not a quiet machine: other programs used 1.6 cores" in plain_text(report)
     assert "quiet" not in plain_text(_full())
+
+
+def test_the_front_of_a_search_tells_what_each_drop_costs():
+    """One step for each drop that nothing cheaper reaches; a tie in drop is no step."""
+    front = [
+        {"keep": [], "float_share_of_macs": 0.0, "drop_pp": 47.5},
+        {"keep": ["a"], "float_share_of_macs": 0.381, "drop_pp": 10.83},
+        {"keep": ["a", "b"], "float_share_of_macs": 0.4, "drop_pp": 10.83},
+        {"keep": ["a", "c"], "float_share_of_macs": 0.448, "drop_pp": 0.0},
+    ]
+    search = {"kept": {"a": ["conv"], "c": ["gemm"]}, "why": "the fewest", "front": front}
+    report = _report(_row("int8", role="subject")) | {"search": search}
+    steps = (
+        "0 groups, 0.0 % of the multiply-adds: 47.50 pp; 1 group, 38.1 % of the multiply-adds: "
+        "10.83 pp; 2 groups, 44.8 % of the multiply-adds: 0.00 pp"
+    )
+    assert f"front {steps}" in " ".join(plain_text(report).split())
+    assert f"- groups in float and the drop that is left: {steps}" in to_markdown(report)
+    search["front"] = front[:1]  # plain int8 met the budget: nothing to choose from
+    assert "front" not in plain_text(report)
