@@ -264,11 +264,11 @@ def _whiskers(points: Sequence[_Spec], y: _Spec) -> Iterator[_Spec]:
 
 
 def _labels(points: Sequence[Mapping[str, Any]], y: _Spec) -> Iterator[_Spec]:
-    """Names beside the points, where there is room; neighbours above and below in turn."""
+    """Names beside the points, towards the middle; neighbours above and below in turn."""
     ordered = sorted(points, key=lambda p: p["ms"])
-    half = (len(points) + 1) // 2
+    middle = (ordered[0]["ms"] + ordered[-1]["ms"]) / 2 if ordered else 0.0
     for place, point in enumerate(ordered):
-        align, dx = ("left", 9) if place < half else ("right", -9)
+        align, dx = ("left", 9) if point["ms"] <= middle else ("right", -9)
         mark = {"type": "text", "align": align, "dx": dx, "dy": -10 if place % 2 else 14}
         for look in (_HALO, {}):
             yield {
