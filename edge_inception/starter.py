@@ -55,7 +55,8 @@ max_images = 512
 
 # [quantize]
 # float_rest = "fp16"              # or fp32: the part of an int8 graph that is float
-# placement = "sandwich"           # where Q/DQ pairs go; `build --help` names the others
+# placement = "sandwich"           # float-ends is more accurate and a little slower; all others
+                                   # are in `build --help`
 # keep_float = []                  # groups that stay float in an int8 graph
 # bias_correction = true           # what int8 adds to a layer's mean output comes off its bias
 
