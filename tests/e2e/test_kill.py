@@ -21,6 +21,7 @@ from edge_inception.artifact import file_sha256
 
 pytestmark = pytest.mark.slow
 NUM_KILLS = 20
+KILLS_A_BUILD = 4
 NUM_STAGES = 10  # artifacts of this recipe: the last is the report
 GRAPHS = ("model.onnx", "model.simplified.onnx", "model.ranges.json", "model.int8.onnx")
 
@@ -74,7 +75,7 @@ def outputs(out: Path) -> np.ndarray:
 
 
 def test_a_killed_build_goes_on_to_the_same_result(workshop, tmp_path):
-    """After 20 kills, two a build, the next run ends with the undisturbed hashes and outputs."""
+    """After 20 kills, four a build, the next run ends with the undisturbed hashes and outputs."""
     calm = tmp_path / "calm"
     finish(workshop, calm)
     wanted = {name: file_sha256(calm / name) for name in GRAPHS}
@@ -98,11 +99,11 @@ def test_a_killed_build_goes_on_to_the_same_result(workshop, tmp_path):
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         # every stage in turn, and a random moment in it; some run on into the next stages. What
-        # goes on after the first kill is killed again, half of the stages later.
-        half = NUM_STAGES // 2
+        # goes on after a kill is killed again, a quarter of the stages later.
+        quarters = [NUM_STAGES * k // KILLS_A_BUILD for k in range(KILLS_A_BUILD)]
         plans = [
-            [(i % half + later, moments.uniform(0, 1.5)) for later in (0, half)]
-            for i in range(NUM_KILLS // 2)
+            [(start + i % 3, moments.uniform(0, 1.5)) for start in quarters]
+            for i in range(NUM_KILLS // KILLS_A_BUILD)
         ]
         for future in [pool.submit(survive, i, plan) for i, plan in enumerate(plans)]:
             future.result()
