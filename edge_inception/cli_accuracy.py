@@ -31,7 +31,11 @@ _ROW = "{:<36} {:<18}{:>8}{:>8}{:>8}"
 @click.option("--images", type=PATH, required=True, help="Folder or set; labels are not used.")
 @click.option("--split", default="", help="Split of a set file.")
 @click.option(
-    "--max-images", type=click.IntRange(min=1), default=8, show_default=True, help="At most."
+    "--max-images",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Compare on at most so many.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with full names.")
 @terminal_options

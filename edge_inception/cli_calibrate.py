@@ -18,7 +18,7 @@ from edge_inception.cli_options import (
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from edge_inception.artifact import SimplifiedGraph
     from edge_inception.imageset import ImageSet
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 _WAYS = ("shard", "merge", "import_cache")
+_OF_RANGES = ("calibrator", "placement")
+_OF_IMAGES = ("calibration_split", "max_images", "skip_bad_images")
 
 
 @click.command()
@@ -58,9 +60,11 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.quant.calibrators import trial_in_words
 
-    asked = [f"--{name.replace('_', '-')}" for name in _WAYS if flags[name]]
+    asked = _given(_WAYS, flags)
     if len(asked) > 1:
         raise InputError(f"{' and '.join(asked)} together", hint="they exclude each other")
+    if flags["import_cache"]:
+        _require_used(flags)
     with terminal_of(flags) as terminal:
         simplified = artifact.load(SimplifiedGraph, graph)
         has_images = flags["calibration"] is not None or not flags["import_cache"]
@@ -84,6 +88,27 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
         if tried := trial_in_words(made.details):
             terminal.note(tried)
         say_made(terminal, made)
+
+
+def _given(names: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+    """Those flags of ``names`` that are set, as they are typed."""
+    return [f"--{name.replace('_', '-')}" for name in names if flags[name]]
+
+
+def _require_used(flags: Mapping[str, Any]) -> None:
+    """Refuse flags that an import would not look at.
+
+    Raises:
+        InputError: A calibrator, whose work the cache has done, or one about images without any.
+    """
+    if found := _given(_OF_RANGES, flags):
+        raise InputError(
+            f"{' and '.join(found)} with --import-cache, which has the scales",
+            hint="leave it out, or calibrate without the cache",
+        )
+    found = _given(_OF_IMAGES, flags)
+    if found and flags["calibration"] is None:
+        raise InputError(f"{' and '.join(found)} of no images", hint="give --calibration too")
 
 
 def _images(flags: Mapping[str, Any], terminal: Terminal) -> ImageSet:

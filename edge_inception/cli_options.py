@@ -121,9 +121,15 @@ calibration_options = _options(
     click.option(
         "--calibrator",
         "--calibration-method",
-        help="mse, mse-max, max, entropy, percentile:P, or auto: the best of the first three.",
+        help="mse (the default), mse-max, max, entropy, percentile:P, or auto: the best of the "
+        "first three.",
     ),
-    click.option("--max-images", "--subset-size", type=int, help="Calibrate on at most so many."),
+    click.option(
+        "--max-images",
+        "--subset-size",
+        type=int,
+        help="Calibrate on at most so many; else build on 512, calibrate on all.",
+    ),
 )
 labels_option = click.option(
     "--labels", type=PATH, help="Class names, one per line, in logit order."
@@ -165,7 +171,12 @@ drop_type_option = click.option(
     "--drop-type", help="Of --max-drop on calibration images: absolute pp, or relative percent."
 )
 gate_options = _options(
-    click.option("--max-drop", type=float, help="Gate: top-1 drop in percentage points."),
+    click.option(
+        "--max-drop",
+        type=float,
+        help="Gate: top-1 drop in percentage points; build keeps groups of int8 in float to meet "
+        "it.",
+    ),
     click.option("--min-agreement", type=float, help="Gate: share of equal top-1, 0..1."),
     click.option("--min-sqnr", type=float, help="Gate: SQNR of the centred logits in dB."),
     click.option("--min-speedup", type=float, help="Gate: over the same engine library at f32."),

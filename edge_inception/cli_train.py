@@ -37,11 +37,13 @@ _OTHERS: Mapping[str, tuple[tuple[str, ...], str]] = {
 @click.option("--input-size", "--imgsz", type=int, help="Side of the input in pixels.")
 @click.option("--crop-fraction", type=float, help="Share of the image that validation sees.")
 @click.option("--interpolation", help="nearest, bilinear, bicubic or lanczos.")
-@click.option("--epochs", type=int, help="Passes over the training images.")
-@click.option("--batch", type=int, help="Images per step.")
-@click.option("--learning-rate", type=float, help="Peak of the cosine schedule.")
-@click.option("--start-size", type=int, help="Side of the first epoch's images; grows.")
-@click.option("--distillation", type=float, help="With --qat: pull to the float logits, 0..1.")
+@click.option("--epochs", type=int, help="Passes over the training images: 60, with --qat 3.")
+@click.option("--batch", type=int, help="Images per step: 32.")
+@click.option(
+    "--learning-rate", type=float, help="Peak of the cosine schedule: 0.002, with --qat 0.00005."
+)
+@click.option("--start-size", type=int, help="Side of the first epoch's images: 160; grows.")
+@click.option("--distillation", type=float, help="With --qat: pull to the float logits, 0..1: 1.")
 @click.option("--placement", metavar="NAME", help="With --qat: what quantize will be given.")
 @click.option("--keep-float", metavar="GROUP[,GROUP]", help="With --qat: likewise.")
 @click.option("--keep-failed", is_flag=True, help="With --qat: write it even if int8 got worse.")

@@ -127,9 +127,17 @@ def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
         "graph": graph.sha256,
         **_flat(graph.details.get("preprocess", {}), {name: tool_version(name) for name in tools}),
     }
-    again = f"calibrate {graph.path} --calibrator {table.calibrator} --out {ranges.path}"
-    require_keys(ranges, got=got, wanted=wanted, again=again)
+    require_keys(ranges, got=got, wanted=wanted, again=_again(graph, ranges))
     return table
+
+
+def _again(graph: SimplifiedGraph, ranges: RangeTable) -> str:
+    """The command that makes such a table: with what was asked for, which ``auto`` may be."""
+    origin = ranges.provenance
+    asked = f"--calibrator {origin.options.get('calibrator')}"
+    if origin.stage == "import_ranges":
+        asked = "--import-cache CACHE"
+    return f"calibrate {graph.path} {asked} --out {ranges.path}"
 
 
 def require_keys(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -271,3 +272,26 @@ def test_models_refuses_what_cannot_be(arguments, line, capsys):
     """Each refusal is one exact line and exit code 3."""
     assert cli.run(arguments) == 3
     assert capsys.readouterr().err.splitlines()[0] == line
+
+
+def test_the_defaults_in_the_help_are_those_of_the_code():
+    """Where a default depends on what is trained or calibrated, the help says both in words."""
+    from edge_inception.qat import QatOptions
+    from edge_inception.quant.options import SearchOptions
+    from edge_inception.train import TrainOptions
+
+    def text(command, option):
+        (found,) = (one for one in cli.cli.commands[command].params if one.name == option)
+        return found.help
+
+    plain = {one.name: one.default for one in dataclasses.fields(TrainOptions)}
+    qat = {one.name: one.default for one in dataclasses.fields(QatOptions)}
+    assert text("train", "epochs").endswith(f": {plain['epochs']}, with --qat {qat['epochs']}.")
+    assert plain["batch"] == qat["batch"]
+    assert text("train", "batch").endswith(f": {plain['batch']}.")
+    rates = [float(word) for word in re.findall(r"0\.0\d+", text("train", "learning_rate"))]
+    assert rates == [plain["learning_rate"], qat["learning_rate"]]
+    assert f": {plain['start_size']};" in text("train", "start_size")
+    assert text("train", "distillation").endswith(f": {qat['distillation']:g}.")
+    most = SearchOptions.__dataclass_fields__["max_images"].default
+    assert f"{most} are used" in text("sensitivity", "images")

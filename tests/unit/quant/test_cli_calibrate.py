@@ -91,3 +91,57 @@ def test_what_was_tried_is_told(command, tmp_path, capsys):
     best, *_ = sorted(details["tried_sqnr_db"].values(), reverse=True)
     assert f"calibrator {record['calibrator']}: logits SQNR {best:.1f} dB" in told
     assert ("biases are corrected" in told) == details["bias_correction_helps"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--calibrator", "nonsense"], "--calibrator with --import-cache"),
+        (["--placement", "sandwich"], "--placement with --import-cache"),
+    ],
+)
+def test_an_import_leaves_no_flag_unread(command, tmp_path, capsys, flags, words):
+    """What the cache has decided cannot be asked for, and nothing is written."""
+    assert command("back.json", "--import-cache", "trt.cache", *flags) == 3
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "back.json").exists()
+
+
+def test_flags_about_images_need_images(model, save, tmp_path, capsys):
+    """An import takes none, and says so instead of leaving the flag unread."""
+    graph = save(model, preprocess=stage.plain(Preprocess(input_size=(16, 16))))
+    given = ["--import-cache", "trt.cache", "--max-images", "3"]
+    assert cli.run(["calibrate", str(graph.path), *given, "--out", str(tmp_path / "r.json")]) == 3
+    assert "--max-images of no images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("calibrator", ["auto", "percentile:99"])
+def test_a_foreign_table_is_refused_with_the_command_that_makes_it(
+    command, model, save, tmp_path, capsys, calibrator
+):
+    """It names the calibrator that was asked for, not the one that auto took."""
+    assert command("r.json", "--calibrator", calibrator) == 0
+    model.graph.name = "another"
+    other = save(model, preprocess=stage.plain(Preprocess(input_size=(16, 16))))
+    capsys.readouterr()
+    asked = ["--precision", "int8", "--ranges", str(tmp_path / "r.json")]
+    assert cli.run(["quantize", str(other.path), *asked, "--out", str(tmp_path / "q.onnx")]) == 3
+    assert f" --calibrator {calibrator} --out " in capsys.readouterr().err
+
+
+def test_a_foreign_import_is_refused_with_the_command_that_imports(
+    command, model, save, tmp_path, capsys
+):
+    """There is no calibrator of TensorRT's name here."""
+    assert command("r.json") == 0
+    record = json.loads((tmp_path / "r.json").read_text())["tensors"]
+    bits = {n: struct.pack(">f", one["amax"] / 127).hex() for n, one in record.items()}
+    lines = ["TRT-8502-EntropyCalibration2", *(f"{name}: {b}" for name, b in bits.items())]
+    (tmp_path / "trt.cache").write_text("\n".join(lines) + "\n")
+    assert command("back.json", "--import-cache", str(tmp_path / "trt.cache")) == 0
+    model.graph.name = "another"
+    other = save(model, preprocess=stage.plain(Preprocess(input_size=(16, 16))))
+    capsys.readouterr()
+    asked = ["--precision", "int8", "--ranges", str(tmp_path / "back.json")]
+    assert cli.run(["quantize", str(other.path), *asked, "--out", str(tmp_path / "q.onnx")]) == 3
+    assert " --import-cache CACHE --out " in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_a_table_of_another_graph_ranks_nothing(subject, save, model):
     """The free score reads the table and runs nothing, and still wants the table of this graph."""
     graph, table, _, options = subject
     assert scoring.groups_of(graph, table, options.quantize)
-    model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[::-1]
+    model.graph.name = "another"
     other = save(model, **graph.details)
     with pytest.raises(InputError, match="is of another graph"):
         scoring.groups_of(other, table, options.quantize)
