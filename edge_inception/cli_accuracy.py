@@ -48,13 +48,13 @@ def compare_layers(float_graph: Path, typed_graph: Path, **flags: Any) -> None:
     than 30 dB counting as 30 dB.
     """
     from edge_inception import artifact, imageset
-    from edge_inception.artifact import Artifact
+    from edge_inception.artifact import Artifact, TypedGraph
     from edge_inception.graph import layer_noise
     from edge_inception.graph.check import load_graph
     from edge_inception.images import batches
 
     with terminal_of(flags) as terminal:
-        made = [artifact.load(Artifact, path) for path in (float_graph, typed_graph)]
+        made = (artifact.load(Artifact, float_graph), artifact.load(TypedGraph, typed_graph))
         how = _same_preprocess(made)
         images = imageset.open_set(flags["images"], split=flags["split"])
         chosen = images.subset(flags["max_images"])

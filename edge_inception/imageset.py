@@ -239,7 +239,10 @@ def _open_set_file(path: Path, split: str) -> ImageSet:
     record = _read_set_file(path)
     splits = sorted({image["split"] for image in record["images"]})
     if split not in splits:
-        raise InputError(f"{path} has no split '{split}'", hint=f"splits: {', '.join(splits)}")
+        raise InputError(
+            f"{path} has no split '{split}'" if split else f"{path} has splits, and none is named",
+            hint=f"splits: {', '.join(splits)}; name one with --split, or --calibration-split",
+        )
     root = _locate(path, record["source"])
     chosen = [image for image in record["images"] if image["split"] == split]
     origin = record["source"].get("distribution")

@@ -320,12 +320,14 @@ class TestSetFile:
             (tmp_path / "photos" / "1.png", 1, 0.5),
         ]
 
-    @pytest.mark.parametrize("split", ["", "test"])
-    def test_unknown_split(self, saved, split):
-        """A split that does not exist is refused with those that do."""
-        with pytest.raises(InputError, match="has no split") as caught:
+    @pytest.mark.parametrize(
+        ("split", "words"), [("", "has splits, and none is named"), ("test", "has no split 'test'")]
+    )
+    def test_unknown_split(self, saved, split, words):
+        """A split that does not exist, or none, is refused with those that do."""
+        with pytest.raises(InputError, match=words) as caught:
             open_set(saved(), split=split)
-        assert caught.value.hint == "splits: train, validation"
+        assert caught.value.hint.startswith("splits: train, validation; name one with --split")
 
     def test_changed_image(self, saved, tmp_path):
         """An image whose bytes changed since is named."""
