@@ -168,13 +168,7 @@ class _Build:
         """With a budget: the groups that stay float in what is quantized after this."""
         if ranges is None or self._recipe.budget is None:
             return
-        kept = self._steps.search(graph, ranges).details["keep"]
-        if kept and any(device.dla_tensorrt for device in self._devices):
-            raise InputError(
-                f"int8 misses the budget unless {len(kept)} groups stay float, and DLA wants all "
-                "of them in int8",
-                hint="leave --use-dla or --max-drop out",
-            )
+        self._steps.search(graph, ranges)
 
     def _pack(self) -> None:
         """A bundle for each device, once its graphs are judged."""

@@ -78,7 +78,7 @@ def validate(
         (_baseline_row(arrays, timed, head, options.baseline), *_rows(entries, scores, timed))
     )
     choices: tuple[Choice, ...] = ()
-    verdicts = {row.name: _judged(row, options) for row in rows if row.role is Role.SUBJECT}
+    verdicts = _verdicts(rows, entries, options)
     if options.is_best:
         rows, choices, verdicts = _choose(rows, entries, options)
     outcome = Outcome(
@@ -301,11 +301,11 @@ def _candidate(
     same = [other for other in entries if _computes_alike(other, entry)]
     seen = next((other for other in same if by_name[name_of(other)].accuracy), None)
     if row.accuracy or seen is None:
-        return Candidate(row=row, verdict=_judged(row, options), details=details)
+        return Candidate(row=row, verdict=_judged(row, entry, options), details=details)
     # Accuracy is a matter of the graph; how fast it is there says nothing of here.
     accuracy = by_name[name_of(seen)].accuracy
     gates = replace(options.gates, min_speedup=None)
-    verdict = _judged(replace(row, accuracy=accuracy), replace(options, gates=gates))
+    verdict = _judged(replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
     return Candidate(row=row, verdict=verdict, details=details, seen_on=seen.target)
 
 
@@ -321,12 +321,21 @@ def _in_role(row: Row, judged: AbstractSet[str], lost: AbstractSet[str]) -> Row:
     return replace(row, role=Role.OTHER) if row.name in lost else row
 
 
-def _judged(subject: Row, options: ValidateOptions) -> gate.Verdict:
+def _verdicts(
+    rows: Sequence[Row], entries: Sequence[EngineEntry], options: ValidateOptions
+) -> dict[str, gate.Verdict]:
+    """The verdict on every subject, by the name of its row."""
+    made_of = {name_of(entry): entry for entry in entries}
+    subjects = [row for row in rows if row.role is Role.SUBJECT]
+    return {row.name: _judged(row, made_of[row.name], options) for row in subjects}
+
+
+def _judged(subject: Row, entry: EngineEntry, options: ValidateOptions) -> gate.Verdict:
     gates = options.gates
     if (subject.precision, subject.float_precision) == ("fp32", "f32"):
         # the speed-up is over this very engine: there is nothing to judge
         gates = replace(gates, min_speedup=None)
-    found = options.search if subject.precision == "int8" else {}
+    found = options.search if entry.is_searched else {}
     return gate.judge(gates, accuracy=subject.accuracy, speedup=subject.speedup, search=found)
 
 

@@ -66,6 +66,7 @@ def entry(tmp_path, precision, target):
         precision=precision,
         float_precision="f32",
         is_subject=True,
+        is_searched=precision == "int8",
     )
 
 
@@ -171,3 +172,22 @@ def test_a_target_on_which_all_fail_fails_the_build(tmp_path):
     assert chosen == ["engine bf16 (cpu)", "FP16 (rtx)"]
     assert verdict.status is gate.Status.FAILED
     assert "FP16 (rtx): agreement 90.00 %" in verdict.sentence
+
+
+@pytest.mark.parametrize("says", ["weak typing", "scales of DLA"])
+def test_a_search_judges_only_the_graph_that_was_searched(tmp_path, says):
+    """The strong spelling misses the budget; the other was never scored, and passes its gate."""
+    strong = entry(tmp_path, "int8", "cpu")
+    other = dataclasses.replace(strong, target=f"cpu, {says}", is_searched=False)
+    options = ValidateOptions(
+        model="tiny", preprocess=PICTURE, gates=Gates(min_agreement=0.98), search=MISSED
+    )
+    rows = [row(one, measured(1000)) for one in (strong, other)]
+    found = run._verdicts(rows, [strong, other], options)
+    checks = {name: [check.name for check in verdict.checks] for name, verdict in found.items()}
+    assert checks == {
+        "INT8 (cpu)": ["min_agreement", "search"],
+        f"INT8 (cpu, {says})": ["min_agreement"],
+    }
+    assert gate.joint(found).status is gate.Status.FAILED
+    assert found[f"INT8 (cpu, {says})"].status is gate.Status.PASSED
