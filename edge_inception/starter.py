@@ -57,7 +57,8 @@ max_images = 512
 # float_rest = "fp16"              # or fp32: the part of an int8 graph that is float
 # placement = "sandwich"           # where Q/DQ pairs go; `build --help` names the others
 # keep_float = []                  # groups that stay float in an int8 graph
-# bias_correction = true           # what int8 adds to a layer's mean output comes off its bias
+# bias_correction = true           # what int8 adds to a layer's mean output comes off its bias;
+#                                  # without this line unless auto finds that it does not help
 
 # [search]                         # keeps the fewest groups float with which int8 is within
 # max_drop_pp = 0.5                # this budget on the calibration images, best with labels

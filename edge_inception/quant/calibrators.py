@@ -273,8 +273,11 @@ def _correction_in_words(details: Mapping[str, Any]) -> str:
     if "corrected_sqnr_db" not in details:
         left = counted(details["bias_images"], "image")
         return f"bias correction was not tried, {left} beside those of its means are too few"
-    verb = "are corrected" if details["bias_correction_helps"] else "stay as they are"
-    return f"biases {verb}, {details['corrected_sqnr_db']:.1f} dB with correction"
+    verb = "helps" if details["bias_correction_helps"] else "does not help"
+    corrected = f"{details['corrected_sqnr_db']:.1f} dB with it"
+    if "uncorrected_sqnr_db" not in details:  # an older table, judged on all images of the trial
+        return f"bias correction {verb}, {corrected}"
+    return f"bias correction {verb}, {corrected}, {details['uncorrected_sqnr_db']:.1f} dB without"
 
 
 def require_known(name: str) -> None:
