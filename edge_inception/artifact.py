@@ -333,6 +333,10 @@ def _is_sidecar(record: Any) -> bool:
     return fits and record["schema"] == SCHEMA
 
 
+def _one(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
 def _read_sidecar(kind: type[A], path: Path, sidecar: Path) -> dict[str, Any]:
     if not sidecar.is_file():
         raise InputError(
@@ -350,7 +354,7 @@ def _read_sidecar(kind: type[A], path: Path, sidecar: Path) -> dict[str, Any]:
         )
     if kind.kind not in {Artifact.kind, record["kind"]}:
         raise InputError(
-            f"{path} is a {record['kind']}, wanted a {kind.kind}",
+            f"{path} is {_one(record['kind'])}, wanted {_one(kind.kind)}",
             hint=f"it was written by stage '{record['stage']}'",
         )
     return dict(record)

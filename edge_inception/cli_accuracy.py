@@ -14,7 +14,7 @@ from edge_inception.cli_options import PATH, terminal_of, terminal_options
 
 if TYPE_CHECKING:
     from edge_inception.artifact import Artifact
-    from edge_inception.graph.layer_noise import LayerNoise
+    from edge_inception.graph.layer_noise import Comparison, LayerNoise
     from edge_inception.imageset import ImageSet
     from edge_inception.quant.options import QuantizeOptions
     from edge_inception.quant.search import Ranked
@@ -60,12 +60,12 @@ def compare_layers(float_graph: Path, typed_graph: Path, **flags: Any) -> None:
         chosen = images.subset(flags["max_images"])
         first, second = (load_graph(one.path) for one in made)
         with terminal.working("compare-layers") as say:
-            layers = layer_noise.compare_layers(
+            found = layer_noise.compare_layers(
                 (first, second),
                 (group.images for group in batches(chosen.items, how, 1)),
                 progress=lambda done, _: say(done, len(chosen.items)),
             )
-    lines = [_json(made, layers, chosen)] if flags["as_json"] else _text(layers, chosen, images)
+    lines = [_json(made, found, chosen)] if flags["as_json"] else _text(found, chosen, images)
     click.echo("\n".join(lines))
 
 
@@ -87,16 +87,17 @@ def _same_preprocess(made: Sequence[Artifact]) -> Preprocess:
     return first
 
 
-def _json(made: Sequence[Artifact], layers: Sequence[LayerNoise], chosen: ImageSet) -> str:
+def _json(made: Sequence[Artifact], found: Comparison, chosen: ImageSet) -> str:
     from edge_inception.graph import layer_noise
 
-    records = [_record(layer, chosen) for layer in layers]
-    jump = layer_noise.first_jump(layers)
+    records = [_record(layer, chosen) for layer in found.layers]
+    jump = layer_noise.first_jump(found.layers)
     record = {
         "graphs": [str(one.path) for one in made],
         "images": [str(item.path) for item in chosen.items],
         "layers": records,
-        "jump": records[layers.index(jump)] if jump else None,
+        "left_out": list(found.left_out),
+        "jump": records[found.layers.index(jump)] if jump else None,
     }
     return json.dumps(record, indent=1)
 
@@ -118,18 +119,21 @@ def _record(layer: LayerNoise, chosen: ImageSet) -> dict[str, Any]:
     }
 
 
-def _text(layers: Sequence[LayerNoise], chosen: ImageSet, whole: ImageSet) -> Iterator[str]:
+def _text(found: Comparison, chosen: ImageSet, whole: ImageSet) -> Iterator[str]:
     from edge_inception.errors import listed, one_line
     from edge_inception.graph.layer_noise import first_jump
     from edge_inception.terminal import wrapped
 
     yield _ROW.format("layer", "op", "input", "read", "SQNR dB")
-    yield from (_line(layer) for layer in layers)
+    yield from (_line(layer) for layer in found.layers)
     yield ""
+    if found.left_out:
+        what = f"{listed(found.left_out)}: not in the second graph by name and shape"
+        yield wrapped("left out", one_line(what), indent=9)
     names = listed(item.path.name for item in chosen.items)
     count = f"{len(chosen.items)} of {len(whole.items)} in {whole.name}: {names}"
     yield wrapped("images", one_line(count), indent=9)
-    jump = first_jump(layers)
+    jump = first_jump(found.layers)
     if jump is None:
         yield wrapped("jump", "none: the error grows evenly", indent=9)
         return
@@ -156,8 +160,11 @@ def _cell(noise_to_signal: float) -> str:
 def _sentence(jump: LayerNoise) -> str:
     from edge_inception.graph.layer_noise import decibels
 
-    own = f"its own weights, or channels of '{jump.noisiest}' that are small beside others"
-    why = f"the int8 scale of '{jump.noisiest}'" if jump.is_pair_to_blame else own
+    why = f"its own weights, or channels of '{jump.noisiest}' that are small beside others"
+    if not jump.noisiest:
+        why = "its own weights, or what it reads, which the first graph does not compute"
+    elif jump.is_pair_to_blame:
+        why = f"the int8 scale of '{jump.noisiest}'"
     lost = f"from {_cell(jump.inputs)} to {decibels(jump.output):.1f} dB"
     return f"{jump.op} '{jump.name}' falls {lost}: {why}"
 

@@ -178,7 +178,7 @@ def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
             is_for_dla=flags["dla"],
             placement=flags["placement"] or "",
             keep=tuple(names(flags["keep_float"])),
-            bias_correction=flags["bias_correction"] is not False,
+            bias_correction=flags["bias_correction"],
         )
         table = artifact.load(RangeTable, ranges) if ranges else None
         version = _cache_version(options, flags["tensorrt"])

@@ -20,7 +20,7 @@ from edge_inception.inference import head_of
 from edge_inception.jetpack import parsed
 from edge_inception.recipe import Recipe, Source
 from edge_inception.registry import unknown
-from edge_inception.spec import Gates, Progress, no_progress
+from edge_inception.spec import Gates, Precision, Progress, no_progress
 from edge_inception.validate.options import EngineEntry, Reference, ValidateOptions
 
 IMPORTED = "model.imported.onnx"
@@ -199,7 +199,8 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
     """Targets that compile for themselves; what they cannot do is refused before any work.
 
     Raises:
-        InputError: Unknown target, an impossible request, or JetPack or DLA without such a target.
+        InputError: Unknown target, an impossible request, JetPack or DLA without such a target, or
+            a budget for groups in float where DLA wants all of them in int8.
     """
     rows = [targets.target(name) for name in dict.fromkeys(recipe.targets)]
     if recipe.is_best:
@@ -211,6 +212,11 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
         raise InputError(
             f"--{useless} concerns hardware that compiles for itself, and no target is such",
             hint="--target orin-nx-16gb, or another that `edge-inception targets` lists",
+        )
+    if recipe.dla and recipe.budget is not None and recipe.precision is Precision.INT8:
+        raise InputError(
+            "--max-drop, or [search], keeps groups in float, and DLA wants all of them in int8",
+            hint="leave one out; max_drop_pp in [gates] of a recipe judges without a search",
         )
     return found
 

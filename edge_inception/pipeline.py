@@ -35,7 +35,7 @@ from edge_inception.ingredients import Listener, Silent
 from edge_inception.quant import calibrators, policies
 from edge_inception.recipe import Recipe
 from edge_inception.runner import Runner, WouldRun
-from edge_inception.spec import Precision
+from edge_inception.spec import Head, Precision
 from edge_inception.steps import DLA, IMPLICIT, WEAK, Inputs, Steps
 from edge_inception.validate.options import require_gates
 
@@ -124,8 +124,8 @@ class _Build:
         asked, shipped = shipped, _chosen(shipped, record)
         if status == "FAILED" and not keep_failed:
             self._withhold(asked, "gate failed")
-            if self._recipe.precision is Precision.INT8:
-                self._listener.note("more calibration images or --calibrator max may help")
+            if advice := _advice(self._recipe, head_of(asked[0].details), record):
+                self._listener.note(advice)
             shipped = []
         if shipped:
             self._pack()
@@ -168,13 +168,7 @@ class _Build:
         """With a budget: the groups that stay float in what is quantized after this."""
         if ranges is None or self._recipe.budget is None:
             return
-        kept = self._steps.search(graph, ranges).details["keep"]
-        if kept and any(device.dla_tensorrt for device in self._devices):
-            raise InputError(
-                f"int8 misses the budget unless {len(kept)} groups stay float, and DLA wants all "
-                "of them in int8",
-                hint="leave --use-dla or --max-drop out",
-            )
+        self._steps.search(graph, ranges)
 
     def _pack(self) -> None:
         """A bundle for each device, once its graphs are judged."""
@@ -214,6 +208,27 @@ def _chosen(engines: list[EngineFile], report: Mapping[str, Any]) -> list[Engine
     made = report["context"]["engines"]
     chosen = {made[choice["row"]]["sha256"] for choice in report["choices"]}
     return [engine for engine in engines if engine.sha256 in chosen]
+
+
+_ACCURACY_GATES = frozenset(("max_drop_pp", "min_agreement", "min_sqnr_db"))
+
+
+def _advice(recipe: Recipe, answers: Head, report: Mapping[str, Any]) -> str:
+    """What may make int8 accurate enough for the gate that it missed; empty where nothing may."""
+    checks = report["verdict"]["checks"]
+    missed = {check["name"] for check in checks if check["status"] == "FAILED"}
+    judged = {row["precision"] for row in report["rows"] if row["role"] == "subject"}
+    if judged != {Precision.INT8.value} or not missed & {*_ACCURACY_GATES, "search"}:
+        return ""
+    # auto has tried max itself, and a search has tried every group on the calibration images.
+    if missed & _ACCURACY_GATES and recipe.calibrator not in {"max", calibrators.AUTO}:
+        return "more calibration images or --calibrator max may help"
+    if recipe.dla:
+        return ""  # all groups have to be int8 there
+    ranks = f"`edge-inception sensitivity {recipe.out}` ranks the groups for --keep-float"
+    if recipe.budget is not None or answers.kind == "embedding":
+        return ranks
+    return f"{ranks}; --max-drop searches those that have to stay float"
 
 
 def _calibration_set(recipe: Recipe, validation: ImageSet, listener: Listener) -> ImageSet | None:

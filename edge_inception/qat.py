@@ -198,16 +198,18 @@ _SHARED = ("epochs", "batch", "learning_rate", "seed", "device", "threads")
 def _choices(graph: SimplifiedGraph, table: RangeTable, options: QatOptions) -> QuantizeOptions:
     """The typed graph to begin with.
 
-    Its biases are corrected where the table has channel means and every layer a bias of its own.
+    Where the table has channel means and every layer a bias of its own, biases are corrected unless
+    a trial found that this does not help.
     """
     biases = list(_biases(check.load_graph(graph.path)).values())
     are_own = all(biases) and len(set(biases)) == len(biases)
+    is_possible = are_own and bool(ranges.read_means(table))
     return QuantizeOptions(
         precision=Precision.INT8,
         float_rest=FloatRest.FP32,
         placement=options.placement,
         keep=options.keep,
-        bias_correction=are_own and bool(ranges.read_means(table)),
+        bias_correction=None if is_possible else False,
     )
 
 

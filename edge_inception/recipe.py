@@ -112,6 +112,7 @@ class Recipe:
 
     ``jetpack`` and ``tensorrt`` empty: all that a device ships with; ``dla``: its accelerators too.
     ``placement`` empty: the default; ``keep_float``: groups that stay float in INT8.
+    ``bias_correction`` None: as a trial found it.
     ``is_best``: FP16 and INT8 are both built and one is chosen; ``precision`` is then INT8.
 
     ``preprocess`` and ``model_options`` hold only what the recipe sets; the rest comes from the
@@ -147,7 +148,7 @@ class Recipe:
     float_rest: str
     placement: str
     keep_float: tuple[str, ...]
-    bias_correction: bool
+    bias_correction: bool | None
     latency_rounds: int
     latency_calls: int
     budget: Budget | None = None
@@ -296,7 +297,7 @@ def _to_recipe(tables: Table, where: str) -> Recipe:
         float_rest=one_of(quantize.get("float_rest", "fp16"), _FLOAT_RESTS, "float rest"),
         placement=quantize.get("placement", ""),
         keep_float=tuple(sorted({str(name) for name in quantize.get("keep_float", ())})),
-        bias_correction=quantize.get("bias_correction", True),
+        bias_correction=quantize.get("bias_correction"),
         latency_rounds=_at_least(latency.get("rounds", 10), 3, "latency.rounds", where),
         latency_calls=_at_least(
             latency.get("calls_per_block", 20), 1, "latency.calls_per_block", where

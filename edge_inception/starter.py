@@ -58,7 +58,8 @@ max_images = 512
 # placement = "sandwich"           # float-ends is more accurate and a little slower; all others
                                    # are in `build --help`
 # keep_float = []                  # groups that stay float in an int8 graph
-# bias_correction = true           # what int8 adds to a layer's mean output comes off its bias
+# bias_correction = true           # what int8 adds to a layer's mean output comes off its bias;
+#                                  # without this line unless auto finds that it does not help
 
 # [search]                         # keeps the fewest groups float with which int8 is within
 # max_drop_pp = 0.5                # this budget on the calibration images, best with labels

@@ -366,6 +366,7 @@ class Steps:
             precision=precision.value,
             float_precision=float_precision,
             is_subject=self._is_subject(precision, float_precision),
+            is_searched=bool(self._found) and (precision, variant) == (Precision.INT8, STRONG),
         )
 
     def _is_subject(self, precision: Precision, float_precision: str) -> bool:

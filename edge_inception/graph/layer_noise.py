@@ -3,14 +3,17 @@
 Both graphs run in onnxruntime as they are written, without its optimisations, on the same images,
 one at a time. A tensor of the float graph is found in the typed one by its name; what a layer of
 the typed graph reads through a Q/DQ pair or a cast is compared too, so that the noise of a pair is
-told apart from that of the weights behind it.
+told apart from that of the weights behind it. A graph that was rewritten, as for DLA, may write a
+tensor in another shape or not at all: axes of one element make no difference, and a layer whose
+result cannot be found is left out and named.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,9 @@ from edge_inception.errors import InputError
 from edge_inception.graph import parity
 from edge_inception.graph.check import image_input
 from edge_inception.spec import Progress, no_progress
+
+_Pair = tuple[str, str]
+"""A tensor of the float graph, and what stands for it in the typed one."""
 
 QUIET = 1e-3
 """Noise to signal below which an input counts as this noisy: -30 dB, about what 8 bits leave."""
@@ -40,7 +46,8 @@ class LayerNoise:
 
     ``output`` is that of its result, ``inputs`` the largest of the tensors it reads as their makers
     left them, ``read`` the largest as it reads them, behind Q/DQ and casts; ``noisiest`` names that
-    tensor. ``worst_image`` is the index of the image with the largest ``output``.
+    tensor and is "" where the layer of the typed graph reads nothing that the float one computes.
+    ``worst_image`` is the index of the image with the largest ``output``.
     """
 
     name: str
@@ -68,6 +75,17 @@ class LayerNoise:
         return self.is_jump and self.read >= self.output / JUMP
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Layers in graph order; ``left_out`` names those whose result the typed graph does not have.
+
+    Not by its name, or not in its shape.
+    """
+
+    layers: tuple[LayerNoise, ...]
+    left_out: tuple[str, ...]
+
+
 def decibels(noise_to_signal: float) -> float:
     """SQNR in dB, within ``LIMIT_DB`` either way."""
     if noise_to_signal == 0.0:
@@ -87,7 +105,7 @@ def compare_layers(
     pictures: Iterable[NDArray[Any]],
     *,
     progress: Progress = no_progress,
-) -> tuple[LayerNoise, ...]:
+) -> Comparison:
     """Noise of every layer of a float graph whose result the typed graph has, in graph order.
 
     Args:
@@ -104,46 +122,61 @@ def compare_layers(
         raise InputError(
             "the first graph is quantized itself", hint="give the float graph first, then the other"
         )
-    layers = list(_layers(exact, typed))
-    if not layers:
-        raise InputError(
-            "no tensor of the first graph has its name in the second",
-            hint="give the simplified graph that the typed graph was made of",
-        )
-    pairs = list(dict.fromkeys(pair for layer in layers for pair in layer.pairs))
+    whole = list(_layers(exact, typed))
+    pairs = list(dict.fromkeys(pair for layer in whole for pair in layer.pairs))
     noise: list[list[float]] = []
     signal: list[list[float]] = []
+    unlike: set[_Pair] = set()
     first = parity.Probe(exact, [name for name, _ in pairs])
     second = parity.Probe(typed, [name for _, name in pairs])
-    for picture in pictures:
+    for picture in pictures if pairs else ():
         ours, theirs = first.tensors(picture), second.tensors(picture)
-        powers = [_powers(ours[name], theirs[other]) for name, other in pairs]
+        unlike.update(pair for pair in pairs if not _are_alike(ours[pair[0]], theirs[pair[1]]))
+        powers = [
+            (0.0, 0.0) if pair in unlike else _powers(ours[pair[0]], theirs[pair[1]])
+            for pair in pairs
+        ]
         noise.append([power for power, _ in powers])
         signal.append([power for _, power in powers])
         progress(len(noise), len(noise))
-    return tuple(_judged(layer, pairs, np.array(noise), np.array(signal)) for layer in layers)
+    kept = list(_kept(whole, set(pairs) - unlike))
+    if not kept:
+        raise InputError(
+            "no tensor of the first graph has its name and its shape in the second",
+            hint="give the simplified graph that the typed graph was made of",
+        )
+    results = {layer.result for layer in kept}
+    return Comparison(
+        layers=tuple(_judged(layer, pairs, np.array(noise), np.array(signal)) for layer in kept),
+        left_out=tuple(layer.name for layer in whole if layer.result not in results),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
-    """A node of the float graph, with the pairs of names: its result, its inputs, what is read."""
+    """A node of the float graph, with the pairs of names: its outputs, its inputs, what is read.
+
+    ``found`` are the outputs whose name the typed graph has; the first output is the result.
+    """
 
     name: str
     op: str
-    result: tuple[str, str]
-    inputs: tuple[tuple[str, str], ...]
-    reads: tuple[tuple[str, str], ...]
+    outputs: tuple[_Pair, ...]
+    found: tuple[_Pair, ...]
+    inputs: tuple[_Pair, ...]
+    reads: tuple[_Pair, ...] = ()
 
     @property
-    def pairs(self) -> Iterator[tuple[str, str]]:
-        yield self.result
-        yield from self.inputs
-        yield from self.reads
+    def result(self) -> _Pair:
+        return self.outputs[0]
+
+    @property
+    def pairs(self) -> tuple[_Pair, ...]:
+        return (*self.found, *self.reads)
 
 
 def _layers(exact: onnx.ModelProto, typed: onnx.ModelProto) -> Iterator[_Layer]:
     makers = {name: node for node in typed.graph.node for name in node.output}
-    known = {*makers, image_input(typed).name}
     computed = {image_input(exact).name}
     for node in exact.graph.node:
         sources = [(i, name) for i, name in enumerate(node.input) if name in computed]
@@ -151,18 +184,34 @@ def _layers(exact: onnx.ModelProto, typed: onnx.ModelProto) -> Iterator[_Layer]:
             continue
         computed.update(node.output)
         result = node.output[0]
-        if result not in makers:
-            continue
-        reader = _layer_behind(result, node.op_type, makers)
+        reads: list[_Pair] = []
+        if result in makers:
+            reader = _layer_behind(result, node.op_type, makers)
+            reads = [(n, reader.input[i]) for i, n in sources if _carries(reader, i, n, makers)]
         yield _Layer(
             name=node.name or result,
             op=node.op_type,
-            result=(result, result),
-            inputs=tuple((name, name) for _, name in sources if name in known),
-            reads=tuple(
-                (name, reader.input[i]) for i, name in sources if _carries(reader, i, name, makers)
-            ),
+            outputs=tuple((name, name) for name in node.output),
+            found=tuple((name, name) for name in node.output if name in makers),
+            inputs=tuple((name, name) for _, name in sources),
+            reads=tuple(reads),
         )
+
+
+def _kept(whole: Iterable[_Layer], comparable: AbstractSet[_Pair]) -> Iterator[_Layer]:
+    """The layers whose result can be compared; an input that cannot gives way to what made it.
+
+    Otherwise a layer behind it would seem to read no noise at all, and be blamed for all there is.
+    """
+    stands_for: dict[_Pair, tuple[_Pair, ...]] = {}
+    for layer in whole:
+        known = [stands_for.get(pair, ()) for pair in layer.inputs]
+        inputs = tuple(dict.fromkeys(pair for pairs in known for pair in pairs))
+        for pair in layer.outputs:
+            stands_for[pair] = (pair,) if pair in comparable else inputs
+        if layer.result in comparable:
+            reads = tuple(pair for pair in layer.reads if pair in comparable)
+            yield replace(layer, inputs=inputs, reads=reads)
 
 
 def _layer_behind(name: str, op_type: str, makers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:
@@ -185,22 +234,28 @@ def _carries(
     return bool(found == name)
 
 
+def _are_alike(exact: NDArray[Any], approximation: NDArray[Any]) -> bool:
+    """Whether their shapes differ in axes of one element alone: [N, C] and [N, C, 1, 1]."""
+    first, second = ([n for n in values.shape if n != 1] for values in (exact, approximation))
+    return first == second
+
+
 def _powers(exact: NDArray[Any], approximation: NDArray[Any]) -> tuple[float, float]:
     """Noise and signal power, summed in float64."""
     reference = exact.astype(np.float64)
-    error = approximation.astype(np.float64) - reference
+    error = approximation.astype(np.float64).reshape(reference.shape) - reference
     return float(np.sum(error * error)), float(np.sum(reference * reference))
 
 
 def _judged(
     layer: _Layer,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[_Pair],
     noise: NDArray[np.float64],
     signal: NDArray[np.float64],
 ) -> LayerNoise:
     at = {pair: index for index, pair in enumerate(pairs)}
 
-    def ratio(pair: tuple[str, str]) -> float:
+    def ratio(pair: _Pair) -> float:
         column = at[pair]
         return _ratio(float(noise[:, column].sum()), float(signal[:, column].sum()))
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_inception import registry
-from edge_inception.errors import InputError
+from edge_inception.errors import InputError, counted
 from edge_inception.quant.scales import LEVELS
 
 AUTO = "auto"
@@ -263,12 +263,21 @@ def trial_in_words(details: Mapping[str, Any]) -> str:
         return ""
     best = max(found, key=lambda name: found[name])
     others = ", ".join(f"{name} {found[name]:.1f}" for name in found if name != best)
-    corrected = details["corrected_sqnr_db"]
-    verb = "are corrected" if details["bias_correction_helps"] else "stay as they are"
     return (
         f"calibrator {best}: logits SQNR {found[best]:.1f} dB on a few calibration images, "
-        f"{others}; biases {verb}, {corrected:.1f} dB with correction"
+        f"{others}; {_correction_in_words(details)}"
     )
+
+
+def _correction_in_words(details: Mapping[str, Any]) -> str:
+    if "corrected_sqnr_db" not in details:
+        left = counted(details["bias_images"], "image")
+        return f"bias correction was not tried, {left} beside those of its means are too few"
+    verb = "helps" if details["bias_correction_helps"] else "does not help"
+    corrected = f"{details['corrected_sqnr_db']:.1f} dB with it"
+    if "uncorrected_sqnr_db" not in details:  # an older table, judged on all images of the trial
+        return f"bias correction {verb}, {corrected}"
+    return f"bias correction {verb}, {corrected}, {details['uncorrected_sqnr_db']:.1f} dB without"
 
 
 def require_known(name: str) -> None:

@@ -190,13 +190,16 @@ def _means(
 ) -> Mapping[str, ChannelMeans] | None:
     """Channel means for bias correction; None where there is none to do.
 
-    On DLA tensors share scales, and the means were taken with others. A trial may have found that
-    it does harm.
+    On DLA tensors share scales, and the means were taken with others. What is asked for wins over
+    what a trial found.
     """
-    if ranges is not None and not ranges.details.get("bias_correction_helps", True):
-        return None
     is_shared = options.is_for_dla or options.spelling is Spelling.IMPLICIT
-    if ranges is None or is_shared or not options.bias_correction:
+    if ranges is None or is_shared:
+        return None
+    is_wanted = options.bias_correction
+    if is_wanted is None:
+        is_wanted = ranges.details.get("bias_correction_helps", True)
+    if not is_wanted:
         return None
     found = read_means(ranges)
     if not found:

@@ -18,6 +18,14 @@ from edge_inception.quant.stream import Stream
 from edge_inception.spec import Progress
 
 
+def chosen(items: Sequence[ImageItem]) -> list[ImageItem]:
+    """The NUM_IMAGES items with the smallest sha256, in that order: those the means are of.
+
+    The order of ``items`` and how they were shared out change nothing.
+    """
+    return sorted(items, key=lambda item: item.sha256)[:NUM_IMAGES]
+
+
 def channel_means(
     path: Path,
     scale_of: Mapping[str, float],
@@ -27,8 +35,7 @@ def channel_means(
 ) -> dict[str, ChannelMeans]:
     """Means of every tensor in ``scale_of`` as it is, and rounded as its Q/DQ pair does.
 
-    Over the NUM_IMAGES items with the smallest sha256, in that order, so that the order of
-    ``items`` and how they were shared out change no bit.
+    Over those that ``chosen`` picks.
 
     Args:
         path: The simplified graph.
@@ -46,15 +53,15 @@ def channel_means(
         pairs = (_means(tensors[name], scale) for name, scale in scale_of.items())
         return [ops.result(mean) for pair in pairs for mean in pair]
 
-    chosen = sorted(items, key=lambda item: item.sha256)[:NUM_IMAGES]
+    fed = chosen(items)
     totals: list[NDArray[np.float64]] = []
-    for _, found in Stream(path, options, outputs).read(chosen, progress):
+    for _, found in Stream(path, options, outputs).read(fed, progress):
         sums = [
             values.sum(axis=0, dtype=np.float64).reshape(-1)
             for values in found[: 2 * len(scale_of)]
         ]
         totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
-    means = iter(total / len(chosen) for total in totals)
+    means = iter(total / len(fed) for total in totals)
     return {
         name: ChannelMeans(scale=scale, plain=next(means), quantized=next(means) * scale)
         for name, scale in scale_of.items()

@@ -150,7 +150,8 @@ def publish(
     tables = {name: _tensors(subject, seen, name) for name in _tried(options)}
     is_tried = len(tables) > 1
     judge = Trial(subject.graph.path, chosen.items, options, progress) if is_tried else None
-    tried = {name: judge.sqnr_db(one) for name, one in tables.items()} if judge else {}
+    noise = {name: judge.noise(one) for name, one in tables.items()} if judge else {}
+    tried = {name: judge.sqnr_db(one) for name, one in noise.items()} if judge else {}
     best = max(tables, key=lambda name: tried.get(name, 0.0))
     tensors = tables[best]
     table = Table(
@@ -168,9 +169,7 @@ def publish(
         means = measured_means(subject, tensors, chosen, options, progress=progress)
     found: dict[str, Any] = {}
     if judge:
-        corrected = judge.sqnr_db(tensors, means)
-        found = {"tried_sqnr_db": tried, "corrected_sqnr_db": corrected}
-        found["bias_correction_helps"] = corrected > tried[best]
+        found = {"tried_sqnr_db": tried, **judge.correction(tensors, means, noise[best])}
     beside = artifact.write_beside(
         out, ranges.BESIDE, lambda path: ranges.write_statistics(path, seen, means)
     )

@@ -79,7 +79,8 @@ class QuantizeOptions:
 
     ``placement`` names a policy, "" the default of what the graph is for. ``keep`` are the groups
     that stay float, sorted. ``bias_correction`` takes what rounding adds to the mean of a
-    layer's output off its float bias; not where scales are those of DLA.
+    layer's output off its float bias; not where scales are those of DLA. None: unless the trial of
+    the calibrator ``auto`` found that it does not help.
     """
 
     precision: Precision
@@ -89,7 +90,7 @@ class QuantizeOptions:
     is_for_dla: bool = False
     placement: str = ""
     keep: tuple[str, ...] = ()
-    bias_correction: bool = True
+    bias_correction: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

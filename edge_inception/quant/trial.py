@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_inception.graph.layer_noise import decibels
 from edge_inception.imageset import ImageItem
+from edge_inception.quant import means as channel_means
 from edge_inception.quant.insert import int8_graph
 from edge_inception.quant.options import CalibrateOptions
 from edge_inception.quant.ranges import ChannelMeans, TensorRange
@@ -22,14 +24,24 @@ TRIED = ("mse", "mse-max", "max")
 
 NUM_IMAGES = 32
 
+MIN_UNSEEN = 8
+"""Images that the means of bias correction do not know, below which it is not judged.
+
+On the demo's three networks, with each of TRIED, correction gains -3.0 to 5.1 dB over 246 such
+photos. Judged on 8 of them, drawn 2000 times, the wrong one of the two costs 0.16 dB on average, on
+4 0.22, on 32 0.07; correcting always costs 0.53. 8 get the signs of the largest, -3.0 and 5.1 dB,
+right in 93 and 98 draws of 100, 4 in 90 and 93.
+"""
+
 _TINY = float(np.finfo(np.float64).tiny)
 
 
 class Trial:
     """Logits of a graph over a few images, to hold the int8 graphs of ranges against.
 
-    Over the NUM_IMAGES items with the largest sha256, which are not those of the channel means, so
-    that bias correction is tried on other images than it was made of.
+    Over the NUM_IMAGES items with the largest sha256. Bias correction is judged on those among them
+    that its means are not made of: all where there are 48 images or more, else the images beyond
+    the 16 of the means.
 
     Args:
         path: The simplified graph.
@@ -51,15 +63,17 @@ class Trial:
     ) -> None:
         self._path, self._options, self._progress = path, options, progress
         self._items = sorted(items, key=lambda item: item.sha256)[-NUM_IMAGES:]
+        known = {item.sha256 for item in channel_means.chosen(items)}
+        self._unseen = np.array([item.sha256 not in known for item in self._items])
         self._exact = self._logits(path)
 
-    def sqnr_db(
+    def noise(
         self, tensors: Mapping[str, TensorRange], means: Mapping[str, ChannelMeans] | None = None
-    ) -> float:
-        """SQNR in dB, to 0.1, of the int8 graph of these ranges; with ``means`` biases corrected.
+    ) -> NDArray[np.float64]:
+        """Noise power [N] of the logits of the int8 graph of these ranges, image by image.
 
-        As the graph is written: every Q/DQ in float. What all classes have in common is no error,
-        softmax does not see it.
+        With ``means`` biases are corrected. As the graph is written: every Q/DQ in float. What all
+        classes have in common is no error, softmax does not see it.
 
         Raises:
             InputError: A scale is beyond float16.
@@ -68,9 +82,44 @@ class Trial:
         with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
             typed = Path(folder) / "int8.onnx"
             typed.write_bytes(int8_graph(self._path, tensors, means, self._options.placement))
-            noise = self._logits(typed) - self._exact
-        signal = max(float(np.square(self._exact).sum()), _TINY)
-        return round(decibels(float(np.square(noise).sum()) / signal), 1)
+            error = self._logits(typed) - self._exact
+        return np.asarray(np.square(error).sum(axis=1))
+
+    def sqnr_db(self, noise: NDArray[np.float64]) -> float:
+        """SQNR of the logits in dB, to 0.1, over all images of the trial."""
+        return self._sqnr_db(noise, np.ones(len(self._items), bool))
+
+    def correction(
+        self,
+        tensors: Mapping[str, TensorRange],
+        means: Mapping[str, ChannelMeans],
+        plain: NDArray[np.float64],
+    ) -> dict[str, Any]:
+        """Whether bias correction helps, with the figures; of too few images only their number.
+
+        Args:
+            tensors: The ranges.
+            means: What biases are corrected by.
+            plain: The ``noise`` of these ranges without.
+
+        Raises:
+            CompileFailed: As ``noise``.
+        """
+        found: dict[str, Any] = {"bias_images": int(self._unseen.sum())}
+        if found["bias_images"] < MIN_UNSEEN:
+            return found
+        without = self._sqnr_db(plain, self._unseen)
+        corrected = self._sqnr_db(self.noise(tensors, means), self._unseen)
+        return {
+            **found,
+            "uncorrected_sqnr_db": without,
+            "corrected_sqnr_db": corrected,
+            "bias_correction_helps": corrected > without,
+        }
+
+    def _sqnr_db(self, noise: NDArray[np.float64], of: NDArray[np.bool_]) -> float:
+        signal = max(float(np.square(self._exact[of]).sum()), _TINY)
+        return round(decibels(float(noise[of].sum()) / signal), 1)
 
     def _logits(self, path: Path) -> NDArray[np.float64]:
         """Output [N, classes], less its mean over the classes where there are several."""

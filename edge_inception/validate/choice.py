@@ -1,9 +1,11 @@
 """Which precision of a target to ship: INT8 has to earn its place.
 
-Where engines were executed, their gates come first and then latency: INT8 is chosen when the whole
-interval of its speed-up over the fastest float engine lies above 1. Where none was executed, the
-compiled plans are compared by kernels and by the activations these move: TensorRT-RTX fuses less in
-INT8 than in FP16, and a plan of more kernels and more traffic is no faster.
+Gates come first, then speed. Where engines were executed that is latency: INT8 is chosen when the
+whole interval of its speed-up over the fastest float engine lies above 1. Where none was executed,
+what is known of their accuracy is what the same graphs computed on another target, and the budget
+of a search; then the compiled plans are compared by kernels and by the activations these move:
+TensorRT-RTX fuses less in INT8 than in FP16, and a plan of more kernels and more traffic is no
+faster.
 """
 
 from __future__ import annotations
@@ -23,11 +25,16 @@ _INT8 = "int8"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An engine that may ship, and the verdict on it; ``details`` are those of its sidecar."""
+    """An engine that may ship, and the verdict on it; ``details`` are those of its sidecar.
+
+    ``seen_on``: the target on which the same graph was executed for this verdict, where the engine
+    itself was not.
+    """
 
     row: Row
     verdict: Verdict
     details: Mapping[str, Any]
+    seen_on: str = ""
 
 
 class _Plan(NamedTuple):
@@ -64,11 +71,9 @@ def choose(target: str, candidates: Sequence[Candidate]) -> Choice:
 
 
 def _by_latency(target: str, floats: Sequence[Candidate], int8: Candidate) -> Choice:
-    best = min(floats, key=lambda one: (_ORDER.index(one.verdict.status), _p50(one)))
-    statuses = int8.verdict.status, best.verdict.status
-    if statuses[0] is not statuses[1]:
-        winner, loser = sorted((int8, best), key=lambda one: _ORDER.index(one.verdict.status))
-        return _choice(target, winner, f"{_title(loser)} is {loser.verdict.line}")
+    best = min(floats, key=lambda one: (_rank(one), _p50(one)))
+    if _rank(int8) != _rank(best):
+        return _by_gates(target, int8, best)
     faster = ratio(_latency(best), _latency(int8))
     figures = f"{faster.value:.2f}x (95 % interval {faster.lower:.2f} to {faster.upper:.2f})"
     if faster.lower > 1.0:
@@ -78,8 +83,18 @@ def _by_latency(target: str, floats: Sequence[Candidate], int8: Candidate) -> Ch
     return _choice(target, best, f"INT8 is not seen to be faster here, {figures} as fast")
 
 
+def _by_gates(target: str, one: Candidate, other: Candidate) -> Choice:
+    """The one whose gates are the better met; of equals the second."""
+    winner, loser = (one, other) if _rank(one) < _rank(other) else (other, one)
+    where = f" (the same graph, executed on {loser.seen_on})" if loser.seen_on else ""
+    return _choice(target, winner, f"{_title(loser)} is {loser.verdict.line}{where}")
+
+
 def _by_plan(target: str, floats: Sequence[Candidate], int8: Candidate) -> Choice:
-    best = floats[0]
+    best = min(floats, key=_rank)
+    # Nothing will judge this engine after the choice, so one that failed never ships for its plan.
+    if int8.verdict.status is Status.FAILED or _rank(int8) != _rank(best):
+        return _by_gates(target, int8, best)
     plans = _plan(int8.details), _plan(best.details)
     if None in plans:
         return _choice(target, best, "not executed here, and the plans tell nothing of INT8")
@@ -100,6 +115,11 @@ def _title(candidate: Candidate) -> str:
     row = candidate.row
     floats = row.float_precision
     return row.precision.upper() + (f" at {floats}" if floats not in {"", "f32"} else "")
+
+
+def _rank(candidate: Candidate) -> int:
+    """How well its gates are met; the least is best."""
+    return _ORDER.index(candidate.verdict.status)
 
 
 def _latency(candidate: Candidate) -> Any:

@@ -16,13 +16,18 @@ from edge_inception.validate import machine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry:
-    """An engine to show in the report; ``is_subject``: of the precision that was asked for."""
+    """An engine to show in the report; ``is_subject``: of the precision that was asked for.
+
+    ``is_searched``: of the very graph in which a search chose what stays float, so that its budget
+    is a gate of this engine; other spellings of that graph were not scored.
+    """
 
     engine: EngineFile
     target: str
     precision: str
     float_precision: str
     is_subject: bool
+    is_searched: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,10 @@ def validate(
     rows = with_speedups(
         (_baseline_row(arrays, timed, head, options.baseline), *_rows(entries, scores, timed))
     )
-    rows, choices = _choose(rows, entries, options) if options.is_best else (rows, ())
+    choices: tuple[Choice, ...] = ()
+    verdicts = _verdicts(rows, entries, options)
+    if options.is_best:
+        rows, choices, verdicts = _choose(rows, entries, options)
     outcome = Outcome(
         model=options.model,
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -89,7 +92,7 @@ def validate(
             "classes": list(images_of.classes),
         },
         rows=rows,
-        verdict=_verdict(rows, options),
+        verdict=gate.joint(verdicts),
         choices=choices,
         search=options.search,
         machine=machine.describe(),
@@ -265,22 +268,51 @@ def _flat(layers: dict[str, dict[str, int]]) -> dict[str, int]:
 
 def _choose(
     rows: tuple[Row, ...], entries: Sequence[EngineEntry], options: ValidateOptions
-) -> tuple[tuple[Row, ...], tuple[Choice, ...]]:
-    """Rows in which only the chosen engines are judged, and what was chosen for each target."""
-    by_name = {row.name: row for row in rows}
+) -> tuple[tuple[Row, ...], tuple[Choice, ...], dict[str, gate.Verdict]]:
+    """Rows in which only chosen engines are judged, the choice of each target, their verdicts.
+
+    Judged are those that were executed, if any was, and of the others those that are known to fail:
+    a target on which every engine failed ships none.
+    """
     competing: dict[str, list[Candidate]] = {}
     for entry in entries:
         if entry.is_subject:
-            row = by_name[name_of(entry)]
-            verdict, details = _judged(row, options), entry.engine.details
-            candidate = Candidate(row=row, verdict=verdict, details=details)
+            candidate = _candidate(entry, rows, entries, options)
             competing.setdefault(entry.target, []).append(candidate)
     choices = tuple(choose(target, found) for target, found in competing.items())
+    verdicts = {one.row.name: one.verdict for found in competing.values() for one in found}
     chosen = {choice.row for choice in choices}
-    executed = {row.name for row in rows if row.name in chosen and row.accuracy}
-    judged = executed or chosen
-    lost = {one.row.name for found in competing.values() for one in found} - judged
-    return tuple(_in_role(row, judged, lost) for row in rows), choices
+    judged = {row.name for row in rows if row.name in chosen and row.accuracy} or chosen
+    judged |= {name for name in chosen if verdicts[name].status is gate.Status.FAILED}
+    lost = set(verdicts) - judged
+    seen = tuple(_in_role(row, judged, lost) for row in rows)
+    return seen, choices, {row.name: verdicts[row.name] for row in seen if row.name in judged}
+
+
+def _candidate(
+    entry: EngineEntry,
+    rows: Sequence[Row],
+    entries: Sequence[EngineEntry],
+    options: ValidateOptions,
+) -> Candidate:
+    """An engine and the verdict on it; one that was not executed has the accuracy of its graph."""
+    by_name = {row.name: row for row in rows}
+    row, details = by_name[name_of(entry)], entry.engine.details
+    same = [other for other in entries if _computes_alike(other, entry)]
+    seen = next((other for other in same if by_name[name_of(other)].accuracy), None)
+    if row.accuracy or seen is None:
+        return Candidate(row=row, verdict=_judged(row, entry, options), details=details)
+    # Accuracy is a matter of the graph; how fast it is there says nothing of here.
+    accuracy = by_name[name_of(seen)].accuracy
+    gates = replace(options.gates, min_speedup=None)
+    verdict = _judged(replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
+    return Candidate(row=row, verdict=verdict, details=details, seen_on=seen.target)
+
+
+def _computes_alike(one: EngineEntry, other: EngineEntry) -> bool:
+    """Whether both are compiled of one typed graph, with its float part in the same arithmetic."""
+    parents = one.engine.provenance.parents, other.engine.provenance.parents
+    return parents[0] == parents[1] and one.float_precision == other.float_precision
 
 
 def _in_role(row: Row, judged: AbstractSet[str], lost: AbstractSet[str]) -> Row:
@@ -289,16 +321,21 @@ def _in_role(row: Row, judged: AbstractSet[str], lost: AbstractSet[str]) -> Row:
     return replace(row, role=Role.OTHER) if row.name in lost else row
 
 
-def _verdict(rows: tuple[Row, ...], options: ValidateOptions) -> gate.Verdict:
-    return gate.joint({row.name: _judged(row, options) for row in rows if row.role is Role.SUBJECT})
+def _verdicts(
+    rows: Sequence[Row], entries: Sequence[EngineEntry], options: ValidateOptions
+) -> dict[str, gate.Verdict]:
+    """The verdict on every subject, by the name of its row."""
+    made_of = {name_of(entry): entry for entry in entries}
+    subjects = [row for row in rows if row.role is Role.SUBJECT]
+    return {row.name: _judged(row, made_of[row.name], options) for row in subjects}
 
 
-def _judged(subject: Row, options: ValidateOptions) -> gate.Verdict:
+def _judged(subject: Row, entry: EngineEntry, options: ValidateOptions) -> gate.Verdict:
     gates = options.gates
     if (subject.precision, subject.float_precision) == ("fp32", "f32"):
         # the speed-up is over this very engine: there is nothing to judge
         gates = replace(gates, min_speedup=None)
-    found = options.search if subject.precision == "int8" else {}
+    found = options.search if entry.is_searched else {}
     return gate.judge(gates, accuracy=subject.accuracy, speedup=subject.speedup, search=found)
 
 

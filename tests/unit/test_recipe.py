@@ -301,3 +301,14 @@ def test_a_budget_that_means_nothing_is_refused(tmp_path, text, words):
     """One line that names the key."""
     with pytest.raises(InputError, match=words):
         _read(tmp_path, f"{MINIMAL}[search]\n{text}\n")
+
+
+def test_bias_correction_that_is_not_set_is_left_to_the_trial(tmp_path):
+    """Three values: not set, on, off; a flag sets it too."""
+    path = tmp_path / "r.toml"
+    found = []
+    for line in ("", "bias_correction = true", "bias_correction = false"):
+        path.write_text(f"{MINIMAL}[quantize]\n{line}\n")
+        found.append(load_recipe(path).bias_correction)
+    assert found == [None, True, False]
+    assert load_recipe(path, {"quantize.bias_correction": True}).bias_correction is True

@@ -6,6 +6,7 @@ import json
 import math
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from edge_inception import artifact, cli, imageset
 from edge_inception.artifact import Provenance, SimplifiedGraph, TypedGraph
 from edge_inception.errors import InputError
+from edge_inception.graph import dla
 from edge_inception.graph.layer_noise import LIMIT_DB, compare_layers, decibels, first_jump
 from edge_inception.images import batches
 from edge_inception.spec import Preprocess
@@ -89,7 +91,7 @@ def expected(scale):
 def test_one_pair_gives_the_noise_of_its_rounding(photos):
     """A pair on the input alone: every layer carries exactly the rounding error of the input."""
     total, each = expected(0.125)
-    layers = compare_layers((model(), model({"input": 0.125})), pictures(photos))
+    layers = compare_layers((model(), model({"input": 0.125})), pictures(photos)).layers
     assert [layer.name for layer in layers] == ["conv one", "conv two", "conv three"]
     for layer in layers:
         # float32 pixels against float64 ones
@@ -102,7 +104,7 @@ def test_one_pair_gives_the_noise_of_its_rounding(photos):
 
 def test_a_graph_against_itself_has_no_noise(photos):
     """The same graph twice: exact everywhere, no jump, and that is said as the limit."""
-    layers = compare_layers((model(), model()), pictures(photos))
+    layers = compare_layers((model(), model()), pictures(photos)).layers
     assert [decibels(layer.output) for layer in layers] == [LIMIT_DB] * 3
     assert first_jump(layers) is None
 
@@ -112,10 +114,10 @@ def test_a_graph_against_itself_has_no_noise(photos):
 def test_the_reader_of_a_bad_scale_is_named(photos, bad, is_half):
     """One scale eight times too coarse: the layer that reads it is the jump, and it the cause."""
     scales = {"input": 1 / 127, "one": 2 / 127, "two": 4 / 127}
-    fine = compare_layers((model(), model(scales, is_half=is_half)), pictures(photos))
+    fine = compare_layers((model(), model(scales, is_half=is_half)), pictures(photos)).layers
     assert first_jump(fine) is None
     scales[bad] = {"input": 1, "one": 2, "two": 4}[bad] * 1.6
-    layers = compare_layers((model(), model(scales, is_half=is_half)), pictures(photos))
+    layers = compare_layers((model(), model(scales, is_half=is_half)), pictures(photos)).layers
     jump = first_jump(layers)
     reader = {"input": "conv one", "one": "conv two", "two": "conv three"}[bad]
     assert (jump.name, jump.noisiest, jump.is_pair_to_blame) == (reader, bad, True)
@@ -123,7 +125,7 @@ def test_the_reader_of_a_bad_scale_is_named(photos, bad, is_half):
 
 def test_bad_weights_are_told_from_bad_scales(photos):
     """A weight that is half of what it was: noise to signal 1/4, and no pair is blamed."""
-    jump = first_jump(compare_layers((model(), model(weight=0.5)), pictures(photos)))
+    jump = first_jump(compare_layers((model(), model(weight=0.5)), pictures(photos)).layers)
     assert (jump.name, jump.is_pair_to_blame) == ("conv two", False)
     assert jump.output == pytest.approx(0.25, rel=1e-6)
 
@@ -146,6 +148,87 @@ def test_what_cannot_be_compared_is_refused(photos):
     other.graph.output[0].name = "x/three"
     with pytest.raises(InputError, match="no tensor"):
         compare_layers((model(), other), pictures(photos))
+
+
+def headed(weight=1.0):
+    """input -> conv -> GlobalAveragePool -> Flatten -> Gemm, which has ``weight`` everywhere."""
+    arrays = {
+        "w": 2 * np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1),
+        "g": np.full((2, 3), weight, np.float32),
+    }
+    body = (
+        "c = Conv(input, w) mean = GlobalAveragePool(c) flat = Flatten(mean) "
+        "logits = Gemm<transB=1>(flat, g)"
+    )
+    signature = f"(float[1,3,{SIDE},{SIDE}] input) => (float[1,2] logits)"
+    text = f'<ir_version: 8, opset_import: ["" : 18]> graph {signature} {{ {body} }}'
+    made = onnx.parser.parse_model(text)
+    made.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in arrays.items())
+    return made
+
+
+def test_a_head_rewritten_for_dla_is_compared_in_its_own_shapes(photos):
+    """The same function: [1, 3, 1, 1] and [1, 3] agree, and the pool that is gone is named."""
+    typed = dla.rewritten(headed())
+    shapes = {v.name: len(v.type.tensor_type.shape.dim) for v in shapes_of(typed)}
+    assert shapes["flat"] == 4  # else this tests nothing
+    found = compare_layers((headed(), typed), pictures(photos))
+    assert [layer.name for layer in found.layers] == ["c", "flat", "logits"]
+    # float32 sums in another order
+    assert max(layer.output for layer in found.layers) < 1e-10
+    assert found.left_out == ("mean",)
+
+
+def shapes_of(made):
+    return onnx.shape_inference.infer_shapes(made, strict_mode=True).graph.value_info
+
+
+def test_noise_before_a_layer_that_is_gone_is_not_blamed_on_the_next(photos):
+    """A convolution of half its weight: it is the jump, not the pool's reader behind it."""
+    halved = headed()
+    halved.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "w")
+    )
+    found = compare_layers((headed(), dla.rewritten(halved)), pictures(photos))
+    assert [layer.name for layer in found.layers if layer.is_jump] == ["c"]
+    # half of each value is missing from the convolution on
+    assert [layer.inputs for layer in found.layers] == pytest.approx([0.0, 0.25, 0.25], rel=1e-5)
+
+
+def test_a_result_in_another_shape_is_left_out(photos):
+    """Channels last under the old name: no difference is taken, and what reads it is compared."""
+    typed = model()
+    first, second = typed.graph.node[:2]
+    first.output[:], second.input[0] = ["one.c"], "one.c"
+    turned = helper.make_node("Transpose", ["one.c"], ["one"], perm=[0, 2, 3, 1])
+    typed.graph.node.insert(1, turned)
+    found = compare_layers((model(), typed), pictures(photos))
+    assert found.left_out == ("conv one",)
+    assert [layer.output for layer in found.layers] == [0.0, 0.0]
+    for node in typed.graph.node:
+        node.output[:] = [n if n == "one" else f"{n}.x" for n in node.output]
+        node.input[:] = [n if n in {"input", "w", "w2"} else f"{n}.x" for n in node.input]
+    typed.graph.output[0].name = "three.x"
+    with pytest.raises(InputError, match="its name and its shape"):
+        compare_layers((model(), typed), pictures(photos))
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_layer_that_reads_a_new_tensor_is_named_without_one(tmp_path, capsys):
+    """The Gemm's weights halved behind a rewritten head: no tensor without a name is blamed."""
+    first = saved(tmp_path, SimplifiedGraph, "a.onnx", headed())
+    second = saved(tmp_path, TypedGraph, "b.onnx", dla.rewritten(headed(weight=0.5)))
+    words = ["compare-layers", str(first), str(second), "--images", str(tmp_path / "photos")]
+    assert cli.run(words) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Gemm 'logits' falls from" in text
+    assert "its own weights, or what it reads, which the first graph does not compute" in text
+    assert "left out mean: not in the second graph by name and shape" in text
+    assert "''" not in text
+    assert cli.run([*words, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["jump"]["name"], record["jump"]["noisiest_input"]) == ("logits", "")
+    assert record["left_out"] == ["mean"]
 
 
 def saved(tmp_path, kind, name, proto, side=SIDE):

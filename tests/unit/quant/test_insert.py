@@ -327,7 +327,7 @@ def test_a_typed_graph_is_recorded_as_made_from_graph_and_ranges(graph, ranges, 
         "is_for_dla": False,
         "placement": "",
         "keep": [],
-        "bias_correction": True,
+        "bias_correction": None,
     }
     assert artifact.load(RangeTable, ranges.path).counts["num_tensors"] == 7
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from edge_inception import images
-from edge_inception.quant import ranges, trial
+from edge_inception import artifact, cli, images
+from edge_inception.quant import calibrators, means, ranges, trial
 from edge_inception.quant.insert import quantize
 from edge_inception.quant.merge import merge
 from edge_inception.quant.observe import calibrate
@@ -85,32 +86,109 @@ def test_the_placement_of_the_trial_is_that_of_the_graph(graph, photos, options,
     assert plain.details["tried_sqnr_db"] != found.details["tried_sqnr_db"]
 
 
-def test_biases_are_corrected_where_that_helps(either, photos, options, tmp_path):
-    """onnxruntime finds the error with and without; quantize does as it was found, told or not."""
+def unseen(photos, num_means):
+    """The photos that the means are not made of."""
+    return replace(
+        photos, items=tuple(sorted(photos.items, key=lambda one: one.sha256))[num_means:]
+    )
+
+
+def test_biases_are_corrected_where_that_helps(either, photos, options, tmp_path, monkeypatch):
+    """onnxruntime finds the error with and without, on the eight photos that the means miss."""
+    monkeypatch.setattr(means, "NUM_IMAGES", 3)
     table = calibrate(either, photos, replace(options, calibrator="auto"), tmp_path / "auto.json")
     best = ranges.read_table(table).calibrator
     plain = calibrate(either, photos, replace(options, calibrator=best), tmp_path / "plain.json")
-    exact, found = logits(either.path, photos, options), {}
+    others, found = unseen(photos, 3), {}
+    exact = logits(either.path, others, options)
     for is_corrected in (False, True):
         how = replace(INT8, bias_correction=is_corrected)
         typed = quantize(either, plain, how, tmp_path / f"{is_corrected}.onnx")
-        noise = logits(typed.path, photos, options) - exact
+        noise = logits(typed.path, others, options) - exact
         found[is_corrected] = 10 * np.log10(np.square(exact).sum() / np.square(noise).sum())
+    assert table.details["bias_images"] == 8
     assert table.details["corrected_sqnr_db"] == pytest.approx(found[True], abs=0.3)
-    helps = table.details["corrected_sqnr_db"] > table.details["tried_sqnr_db"][best]
+    assert table.details["uncorrected_sqnr_db"] == pytest.approx(found[False], abs=0.3)
+    helps = table.details["corrected_sqnr_db"] > table.details["uncorrected_sqnr_db"]
     assert table.details["bias_correction_helps"] == helps
-    typed = quantize(either, table, replace(INT8, bias_correction=True), tmp_path / "auto.onnx")
+    typed = quantize(either, table, replace(INT8, bias_correction=None), tmp_path / "auto.onnx")
     assert typed.path.read_bytes() == (tmp_path / f"{helps}.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("num_means", [4, 16])
+def test_correction_is_not_judged_on_the_photos_it_was_made_of(
+    graph, photos, options, tmp_path, monkeypatch, num_means
+):
+    """Seven photos or none beside those of the means: nothing is decided, said, and it stays on."""
+    monkeypatch.setattr(means, "NUM_IMAGES", num_means)
+    table = calibrate(graph, photos, replace(options, calibrator="auto"), tmp_path / "auto.json")
+    num_left = max(0, 11 - num_means)
+    assert table.details["bias_images"] == num_left
+    assert not table.details.keys() & {"bias_correction_helps", "corrected_sqnr_db"}
+    told = calibrators.trial_in_words(table.details)
+    left = f"{num_left} images beside those of its means are too few"
+    assert told.endswith(f"bias correction was not tried, {left}")
+    how = replace(INT8, bias_correction=None)
+    assert quantize(graph, table, how, tmp_path / "a.onnx").counts["biases_corrected"] > 0
+
+
 def test_a_correction_that_does_harm_is_left_out(graph, photos, options, tmp_path):
-    """As a table says that was tried; one that was not is corrected."""
+    """As a table says that was tried; one that was not is corrected; what is asked for wins."""
     table = calibrate(graph, photos, options, tmp_path / "r.json")
-    how = replace(INT8, bias_correction=True)
-    plain = quantize(graph, table, INT8, tmp_path / "plain.onnx").path.read_bytes()
-    assert quantize(graph, table, how, tmp_path / "a.onnx").path.read_bytes() != plain
-    harmed = replace(table, details={**table.details, "bias_correction_helps": False})
-    assert quantize(graph, harmed, how, tmp_path / "b.onnx").path.read_bytes() == plain
+    tables = {"untried": table}
+    for helps in (True, False):
+        details = {**table.details, "bias_correction_helps": helps}
+        tables[f"tried {helps}"] = replace(table, details=details)
+    numbers = {
+        (name, asked): quantize(
+            graph, found, replace(INT8, bias_correction=asked), tmp_path / "q.onnx"
+        ).counts.get("biases_corrected", 0)
+        for name, found in tables.items()
+        for asked in (None, True, False)
+    }
+    corrected = {case for case, number in numbers.items() if number}
+    assert corrected == {
+        ("untried", None),
+        ("untried", True),
+        ("tried True", None),
+        ("tried True", True),
+        ("tried False", True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_corrected"),
+    [([], False), (["--bias-correction"], True), (["--no-bias-correction"], False)],
+)
+def test_a_flag_wins_over_the_trial(graph, photos, options, tmp_path, flags, is_corrected):
+    """The sidecar says that correction does not help: only the flag corrects."""
+    table = calibrate(graph, photos, options, tmp_path / "r.json")
+    sidecar = artifact.sidecar_path(table.path)
+    record = json.loads(sidecar.read_text())
+    record["details"]["bias_correction_helps"] = False
+    sidecar.write_text(json.dumps(record))
+    out = tmp_path / "q.onnx"
+    words = ["quantize", str(graph.path), "--ranges", str(table.path), "--out", str(out), *flags]
+    assert cli.run(words) == 0
+    counts = json.loads(artifact.sidecar_path(out).read_text())["counts"]
+    assert ("biases_corrected" in counts) == is_corrected
+
+
+@pytest.mark.parametrize(("corrected", "words"), [(28.5, "helps"), (26.0, "does not help")])
+def test_the_note_says_what_correction_does_and_not_what_is_done(corrected, words):
+    """A flag may decide otherwise, so it claims nothing of the biases of a graph."""
+    details = {
+        "tried_sqnr_db": {"mse": 24.0, "max": 27.0},
+        "bias_images": 20,
+        "uncorrected_sqnr_db": 27.5,
+        "corrected_sqnr_db": corrected,
+        "bias_correction_helps": corrected > 27.5,
+    }
+    told = calibrators.trial_in_words(details)
+    assert told.endswith(f"bias correction {words}, {corrected} dB with it, 27.5 dB without")
+    elder = {k: v for k, v in details.items() if k not in {"bias_images", "uncorrected_sqnr_db"}}
+    told = calibrators.trial_in_words(elder)
+    assert told.endswith(f"bias correction {words}, {corrected} dB with it")
 
 
 def test_the_trial_is_made_on_a_few_images(graph, photos, options, tmp_path, monkeypatch):
@@ -119,10 +197,11 @@ def test_the_trial_is_made_on_a_few_images(graph, photos, options, tmp_path, mon
     last = sorted(photos.items, key=lambda item: item.sha256)[-5:]
     table = ranges.read_table(calibrate(graph, photos, options, tmp_path / "all.json"))
     found = [
-        trial.Trial(graph.path, items, options, lambda *_: None).sqnr_db(table.tensors)
+        trial.Trial(graph.path, items, options, lambda *_: None).noise(table.tensors)
         for items in (photos.items, last[::-1])
     ]
-    assert found[0] == found[1]
+    assert found[0].tolist() == found[1].tolist()
+    assert found[0].shape == (5,)
 
 
 def test_shards_choose_nothing_and_their_merger_chooses_as_one_run(

@@ -91,6 +91,26 @@ def test_plans_are_compared_where_nothing_ran():
     assert choose("rtx", better).row == "INT8 (here)"
 
 
+@pytest.mark.parametrize("seen_on", ["", "cpu"])
+@pytest.mark.parametrize("float_status", list(Status))
+def test_the_better_plan_does_not_outweigh_a_failed_gate(seen_on, float_status):
+    """INT8 of fewer kernels, which nothing judges later, loses to FP16, and the gate is named."""
+    wanting = _candidate("int8", status=Status.FAILED, details=FP16_PLAN)
+    wanting = dataclasses.replace(wanting, seen_on=seen_on)
+    found = choose("rtx", [_candidate("fp16", status=float_status, details=INT8_PLAN), wanting])
+    assert found.row == "FP16 (here)"
+    assert found.sentence.startswith("FP16: INT8 is FAILED: the drop is 3.00 pp")
+    assert ("executed on cpu" in found.sentence) == bool(seen_on)
+
+
+def test_int8_that_is_not_shown_to_be_accurate_loses_to_a_float_that_is():
+    """Undecided for INT8 and passed for FP16, as in a choice by latency; and the other way."""
+    unsure = _candidate("int8", status=Status.INCONCLUSIVE, details=FP16_PLAN)
+    assert choose("rtx", [_candidate("fp16", details=INT8_PLAN), unsure]).row == "FP16 (here)"
+    failed = _candidate("fp16", status=Status.FAILED, details=FP16_PLAN)
+    assert choose("rtx", [failed, _candidate("int8", details=INT8_PLAN)]).row == "INT8 (here)"
+
+
 def test_plans_that_tell_nothing():
     """Without figures there is no evidence for INT8."""
     found = choose("rtx", [_candidate("fp16"), _candidate("int8")])
