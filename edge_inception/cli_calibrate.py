@@ -60,11 +60,7 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.quant.calibrators import trial_in_words
 
-    asked = _given(_WAYS, flags)
-    if len(asked) > 1:
-        raise InputError(f"{' and '.join(asked)} together", hint="they exclude each other")
-    if flags["import_cache"]:
-        _require_used(flags)
+    _require_fit(flags)
     with terminal_of(flags) as terminal:
         simplified = artifact.load(SimplifiedGraph, graph)
         has_images = flags["calibration"] is not None or not flags["import_cache"]
@@ -90,25 +86,32 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
         say_made(terminal, made)
 
 
-def _given(names: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
-    """Those flags of ``names`` that are set, as they are typed."""
-    return [f"--{name.replace('_', '-')}" for name in names if flags[name]]
-
-
-def _require_used(flags: Mapping[str, Any]) -> None:
-    """Refuse flags that an import would not look at.
+def _require_fit(flags: Mapping[str, Any]) -> None:
+    """Refuse ways that exclude each other, and flags that would do nothing.
 
     Raises:
-        InputError: A calibrator, whose work the cache has done, or one about images without any.
+        InputError: Two ways, a choice of ranges where a cache has them, or of images without any.
     """
-    if found := _given(_OF_RANGES, flags):
+    ways = _given(_WAYS, flags)
+    if len(ways) > 1:
+        raise InputError(f"{' and '.join(ways)} together", hint="they exclude each other: give one")
+    if not flags["import_cache"]:
+        return
+    if given := _given(_OF_RANGES, flags):
         raise InputError(
-            f"{' and '.join(found)} with --import-cache, which has the scales",
-            hint="leave it out, or calibrate without the cache",
+            f"{' and '.join(given)} with --import-cache",
+            hint="leave it out: the ranges are those of the cache; quantize takes a --placement",
         )
-    found = _given(_OF_IMAGES, flags)
-    if found and flags["calibration"] is None:
-        raise InputError(f"{' and '.join(found)} of no images", hint="give --calibration too")
+    if flags["calibration"] is None and (given := _given(_OF_IMAGES, flags)):
+        raise InputError(
+            f"{' and '.join(given)} without images",
+            hint="pass --calibration FOLDER too: with a cache, images are for bias correction",
+        )
+
+
+def _given(names: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+    """Those of the flags that the command line has, as they are written there."""
+    return [f"--{name.replace('_', '-')}" for name in names if flags[name] not in (None, ())]
 
 
 def _images(flags: Mapping[str, Any], terminal: Terminal) -> ImageSet:

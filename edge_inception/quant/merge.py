@@ -41,13 +41,15 @@ def merge(
         progress: Called with images done and images in all of the second pass.
 
     Raises:
-        InputError: A shard is missing, given twice, or was made of or with something else.
+        InputError: A shard is missing, given twice, or was made of or with something else, such as
+            another number of threads.
     """
     shards = [read_table(part).shard for part in parts]
     _require_all(shards)
     for part, shard in zip(parts, shards, strict=True):
         one = dataclasses.replace(options, shard=shard)
         stage.require_provenance(part, calibrate_provenance(graph, images, one))
+    _require_one_engine(parts)
     record = Record(
         seen=_sum([read_histograms(part) for part in parts]),
         num_images=sum(part.counts["num_images"] for part in parts),
@@ -73,6 +75,19 @@ def _require_all(shards: Sequence[tuple[int, int]]) -> None:
             f"got shards {', '.join(map(str, given))} of {sharings[0]}, wanted each of them once",
             hint="name the table of every shard in --merge",
         )
+
+
+def _require_one_engine(parts: Sequence[RangeTable]) -> None:
+    """One number of threads: "all usable" differs between machines, and then sums may differ."""
+    first, *others = parts
+    for other in others:
+        engines = [one.details["engine"] for one in (other, first)]
+        if engines[0] != engines[1]:
+            threads = [one["threads"] for one in engines]
+            raise InputError(
+                f"{other.path} was made with {threads[0]} threads, {first.path} with {threads[1]}",
+                hint="calibrate every shard with the same --threads",
+            )
 
 
 def _sum(parts: Sequence[Mapping[str, Observation]]) -> dict[str, Observation]:

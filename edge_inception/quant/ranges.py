@@ -127,17 +127,27 @@ def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
         "graph": graph.sha256,
         **_flat(graph.details.get("preprocess", {}), {name: tool_version(name) for name in tools}),
     }
-    require_keys(ranges, got=got, wanted=wanted, again=_again(graph, ranges))
+    require_keys(ranges, got=got, wanted=wanted, again=_command(graph, ranges, table))
     return table
 
 
-def _again(graph: SimplifiedGraph, ranges: RangeTable) -> str:
-    """The command that makes such a table: with what was asked for, which ``auto`` may be."""
-    origin = ranges.provenance
-    asked = f"--calibrator {origin.options.get('calibrator')}"
-    if origin.stage == "import_ranges":
-        asked = "--import-cache CACHE"
-    return f"calibrate {graph.path} {asked} --out {ranges.path}"
+def _command(graph: SimplifiedGraph, ranges: RangeTable, table: Table) -> str:
+    """What makes a table of ``graph`` in the way that this one was made.
+
+    The table's own calibrator is not always one to ask for: that of ``auto`` is what the trial
+    chose, that of a cache is TensorRT's.
+    """
+    made = ranges.provenance
+    if made.stage == "qat":
+        return f"train --qat RANGES --data IMAGES --validation IMAGES --out {ranges.path.parent}"
+    if made.stage == "import_ranges":
+        ways = [f"--import-cache {table.set}"]
+        ways += ["--calibration IMAGES"] if "images" in made.parents else []
+    else:
+        ways = [f"--calibrator {made.options['calibrator']}"]
+        ways += [f"--placement {name}"] if (name := made.options.get("placement")) else []
+        ways += ["--calibration IMAGES"]
+    return f"calibrate {graph.path} {' '.join(ways)} --out {ranges.path}"
 
 
 def require_keys(
@@ -153,7 +163,7 @@ def require_keys(
             raise InputError(
                 f"range table {ranges.path} is of another {key}: "
                 f"got {got.get(key)}, wanted {value}",
-                hint=f"edge-inception {again} --calibration IMAGES",
+                hint=f"edge-inception {again}",
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -56,3 +57,13 @@ def test_an_amax_that_is_no_magnitude_is_refused(publish, amax):
     record["tensors"]["z"]["amax"] = float(amax)
     with pytest.raises(InputError, match="tensor 'z' has amax"):
         ranges.read_table(publish(json.dumps(record)))
+
+
+def test_the_hint_for_a_table_of_a_fine_tuned_graph_trains_again(publish, model, save):
+    """Ranges and weights come of one run of train: calibrate would part them."""
+    found = publish(ranges.table_text(TABLE))
+    tuned = replace(found, provenance=replace(found.provenance, stage="qat"))
+    with pytest.raises(InputError, match="of another graph") as caught:
+        ranges.table_for(save(model), tuned)
+    assert caught.value.hint.startswith("edge-inception train --qat RANGES")
+    assert caught.value.hint.endswith(f"--out {found.path.parent}")
