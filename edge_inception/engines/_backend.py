@@ -172,7 +172,7 @@ class Compile(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTime:
-    """Median time of one executed layer; ``kernel`` is the library's name of what computes it.
+    """Mean time of one executed layer; ``kernel`` is the library's name of what computes it.
 
     ``name`` is that of the graph's node where the layer stands for one.
     """
@@ -191,7 +191,8 @@ class Backend:
     Session; ``availability()`` never raises; ``tied_to()`` names what an engine depends on, such as
     ``{"openvino": "2026.4.1"}``; it goes into the sidecar and ``open`` refuses a mismatch.
     ``layer_times(engine, options, batches)`` runs the batches, at least two, and tells how long
-    each layer took, in the order of execution; None where the library does not tell.
+    each layer took in those after the first, in the order of execution; None where the library
+    does not tell.
     """
 
     name: str

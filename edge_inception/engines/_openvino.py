@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -215,18 +215,21 @@ class BlobRunner:
 
 
 class Timed(NamedTuple):
-    """An executed layer: name of its node, kind, kernel, and its time of each call in ms."""
+    """An executed layer: name of its node, kind, kernel, and its mean time of a call in ms."""
 
     name: str
     kind: str
     kernel: str
-    samples_ms: list[float]
+    ms: float
 
 
 def layer_times(
-    blob: bytes, batches: Iterable[Any], *, name: str, precision: str, threads: int
+    blob: bytes, batches: Sequence[Any], *, name: str, precision: str, threads: int
 ) -> list[Timed]:
-    """Layers that were executed, in order; the first batch warms up.
+    """Layers that were executed, in order; ``batches`` are two or more, the first warms up.
+
+    OpenVINO's counters hold the mean of all calls since the load, in whole microseconds: what the
+    warm-up took is taken off again. A layer of under 1 us reads as not executed and is left out.
 
     Raises:
         LibraryMissing: OpenVINO is not installed.
@@ -235,20 +238,24 @@ def layer_times(
     """
     core = library().Core()
     require_precision(core, precision)
-    found: dict[str, Timed] = {}
+    first, *others = batches
     with _border(BlobRefused, f"cannot load {name}", "compile it again on this machine"):
         counting = {**_properties(precision, threads), "PERF_COUNT": True}
         request = core.import_model(blob, DEVICE, counting).create_infer_request()
-        for index, images in enumerate(batches):
+        request.infer({0: first})
+        warm_up = {layer.node_name: layer.real_time for layer in request.profiling_info}
+        for images in others:
             request.infer({0: images})
-            for layer in request.profiling_info if index else ():
-                if not str(layer.status).endswith(".EXECUTED"):  # a part of another, or a constant
-                    continue
-                name_of_node = layer.node_name.partition(_FUSED)[0]
-                own = Timed(name_of_node, layer.node_type, layer.exec_type, [])
-                seconds = layer.real_time.total_seconds()
-                found.setdefault(layer.node_name, own).samples_ms.append(1000 * seconds)
-    return list(found.values())
+        counters = request.profiling_info
+    found = []
+    for layer in counters:
+        if not str(layer.status).endswith(".EXECUTED"):  # a part of another, or a constant
+            continue
+        counted = len(batches) * layer.real_time - warm_up[layer.node_name]
+        own_name = layer.node_name.partition(_FUSED)[0]
+        ms = max(1000 * counted.total_seconds() / len(others), 0.0)
+        found.append(Timed(own_name, layer.node_type, layer.exec_type, ms))
+    return found
 
 
 def require_precision(core: Any, precision: str) -> None:

@@ -6,7 +6,6 @@ artifacts, since it travels to devices alone.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,15 +179,7 @@ def _layer_times(
             precision=_require_known(str(engine.details["float_precision"])),
             threads=options.threads or _backend.usable_threads(),
         )
-    return tuple(
-        LayerTime(
-            name=one.name,
-            kind=one.kind,
-            kernel=one.kernel,
-            ms=statistics.median(one.samples_ms),
-        )
-        for one in found
-    )
+    return tuple(LayerTime(**one._asdict()) for one in found)
 
 
 def _availability() -> Availability:

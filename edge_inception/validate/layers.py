@@ -21,7 +21,7 @@ _CALLS = 50
 
 
 def layer_times(arm: Arm, protocol: Protocol) -> list[dict[str, Any]]:
-    """``layers`` of a record: name, kind, kernel and median ms of each, in order of execution.
+    """``layers`` of a record: name, kind, kernel and mean ms of each, in order of execution.
 
     Args:
         arm: With its images in place.

@@ -15,7 +15,7 @@
 - ``fingerprint``: of device and protocol;
 - ``result``, of "ab" and "aa": ratio B over A, ci95, method, delta, k, verdict, reasons, sentence;
 - ``accuracy``, where labelled images were given: verdict, sentence, drop_pp, num_images;
-- ``layers``, of bench --layers: name, kind, kernel and median ms of each executed layer;
+- ``layers``, of bench --layers: name, kind, kernel and mean ms of each executed layer;
 - ``against``, where A is of another day: file, created_utc.
 
 ``SHAPE`` says the same to a program. Several batches of one ``bench`` are a list of records.
