@@ -185,6 +185,7 @@ _RANKED = "{:>8} {:>8} {:>7} {:>6}  "
 @click.option(
     "--placement", default="", help="Of the Q/DQ pairs; that of FOLDER, else the default."
 )
+@click.option("--float-rest", default="", help="fp16 or fp32; that of FOLDER, else fp16.")
 @click.option("--threads", type=int, default=0, help="CPU threads; 0 = all usable.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @terminal_options
@@ -195,7 +196,9 @@ def sensitivity(folder: Path | None, **flags: Any) -> None:
     "expected" is the SQNR of those layers in dB as the range table tells it, without running
     anything. With --images, for the worst quarter, of the images that int8 affects most:
     "measured" is the SQNR of the logits in dB with the group alone in int8, "lost" the top-1 drop
-    in percentage points. "MACs": share of the multiply-adds that stays float when the group does.
+    in percentage points, "-" of embeddings. Of a group that holds no weights, since only pools or
+    sums read it, both are what the whole int8 graph loses by it. "MACs": share of the
+    multiply-adds that stays float when the group does.
     """
     from edge_inception import artifact, imageset, ingredients, scoring
     from edge_inception.artifact import RangeTable, SimplifiedGraph
@@ -209,7 +212,7 @@ def sensitivity(folder: Path | None, **flags: Any) -> None:
     with terminal_of(flags) as terminal:
         graph = artifact.load(SimplifiedGraph, graph_path)
         ranges = artifact.load(RangeTable, ranges_path)
-        searched = _Searched.of(folder, flags["placement"])
+        searched = _Searched.of(folder, flags["placement"], flags["float_rest"])
         options = SearchOptions(
             budget=Budget(max_drop_pp=0.0),
             quantize=searched.options,
@@ -229,6 +232,7 @@ def sensitivity(folder: Path | None, **flags: Any) -> None:
             "ranges": str(ranges_path),
             "placement": searched.placement,
             "kept_float": sorted(searched.kept),
+            "metric": (found.metric or None) if found else None,
             "plain": scoring.point_record(found.plain) if found else None,
             "ranking": [scoring.ranked_record(one) for one in ranking],
         }
@@ -256,24 +260,35 @@ class _Searched:
     kept: frozenset[str]
 
     @classmethod
-    def of(cls, folder: Path | None, placement: str) -> _Searched:
-        """Of a build's folder, unless another placement is asked for, or the default."""
+    def of(cls, folder: Path | None, placement: str, float_rest: str) -> _Searched:
+        """Of a build's folder, unless another graph is asked for, or the default.
+
+        Raises:
+            InputError: No such placement or float rest.
+        """
         from edge_inception import artifact
         from edge_inception.artifact import TypedGraph
-        from edge_inception.quant.options import QuantizeOptions
+        from edge_inception.quant.options import FloatRest, QuantizeOptions
+        from edge_inception.registry import member
         from edge_inception.spec import Precision
 
         typed = folder / "model.int8.onnx" if folder else None
         if not typed or not typed.exists():
-            options = QuantizeOptions(precision=Precision.INT8, placement=placement)
+            options = QuantizeOptions(
+                precision=Precision.INT8,
+                placement=placement,
+                float_rest=member(FloatRest, "float rest", float_rest or FloatRest.FP16.value),
+            )
             return cls(options=options, typed=None, kept=frozenset())
         made = artifact.load(TypedGraph, typed).provenance.options
         options = QuantizeOptions(
             precision=Precision.INT8,
             placement=placement or made["placement"],
+            float_rest=member(FloatRest, "float rest", float_rest or made["float_rest"]),
             bias_correction=made["bias_correction"],
         )
-        if placement not in {"", made["placement"]}:
+        is_that = float_rest in {"", made["float_rest"]}
+        if placement not in {"", made["placement"]} or not is_that:
             return cls(options=options, typed=None, kept=frozenset())
         return cls(options=options, typed=typed, kept=frozenset(made["keep"]))
 
@@ -321,10 +336,9 @@ def _plain(found: Sensitivity) -> Iterator[str]:
     from edge_inception.graph.layer_noise import decibels
     from edge_inception.terminal import wrapped
 
-    figures = (
-        f"{found.metric} {found.plain.drop_pp:.2f} pp, SQNR {decibels(found.plain.noise):.1f} dB "
-        f"on {counted(found.num_images, 'image')}"
-    )
+    lost = f"{found.metric} {found.plain.drop_pp:.2f} pp, " if found.metric else ""
+    noise = f"SQNR {decibels(found.plain.noise):.1f} dB"
+    figures = f"{lost}{noise} on {counted(found.num_images, 'image')}"
     yield wrapped("all int8", figures, indent=11)
 
 

@@ -241,7 +241,8 @@ def _open_set_file(path: Path, split: str) -> ImageSet:
     if split not in splits:
         raise InputError(
             f"{path} has no split '{split}'" if split else f"{path} has splits, and none is named",
-            hint=f"splits: {', '.join(splits)}; name one with --split, or --calibration-split",
+            hint=f"splits: {', '.join(splits)}; name one with --split, --calibration-split, "
+            "--validation-split or --data-split",
         )
     root = _locate(path, record["source"])
     chosen = [image for image in record["images"] if image["split"] == split]

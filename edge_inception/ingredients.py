@@ -200,7 +200,7 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
 
     Raises:
         InputError: Unknown target, an impossible request, JetPack or DLA without such a target, or
-            a budget for groups in float where DLA wants all of them in int8.
+            what int8 on DLA does not have: a budget for groups in float, bias correction.
     """
     rows = [targets.target(name) for name in dict.fromkeys(recipe.targets)]
     if recipe.is_best:
@@ -217,6 +217,11 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
         raise InputError(
             "--max-drop, or [search], keeps groups in float, and DLA wants all of them in int8",
             hint="leave one out; max_drop_pp in [gates] of a recipe judges without a search",
+        )
+    if recipe.dla and recipe.bias_correction and recipe.precision is Precision.INT8:
+        raise InputError(
+            "bias correction, which int8 on DLA does not have: its tensors share their scales",
+            hint="leave out --bias-correction, or --use-dla",
         )
     return found
 

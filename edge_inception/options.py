@@ -113,7 +113,7 @@ def export_provenance(checkpoint: Path, options: ExportOptions) -> Provenance:
 
 def simplify_provenance(graph: Graph, options: SimplifyOptions) -> Provenance:
     """What ``simplify`` records for these inputs."""
-    return stage.provenance("simplify", parents={"graph": graph.sha256}, options=options)
+    return stage.provenance("simplify", parents={"graph": graph}, options=options)
 
 
 def baseline_provenance(checkpoint: Path, images: ImageSet, options: BaselineOptions) -> Provenance:
@@ -130,7 +130,7 @@ def onnx_baseline_provenance(
     graph: Graph, images: ImageSet, options: OnnxBaselineOptions
 ) -> Provenance:
     """What ``onnx_baseline.record_baseline`` records for these inputs."""
-    parents = {"graph": graph.sha256, **_rows(images)}
+    parents: stage.Parents = {"graph": graph, **_rows(images)}
     return stage.provenance("onnx_baseline", parents=parents, options=options)
 
 
@@ -142,4 +142,4 @@ def _rows(images: ImageSet) -> dict[str, str]:
 
 def ends_provenance(graph: Graph, options: EndsOptions) -> Provenance:
     """What ``ends.give_ends`` records for these inputs."""
-    return stage.provenance("ends", parents={"graph": graph.sha256}, options=options)
+    return stage.provenance("ends", parents={"graph": graph}, options=options)

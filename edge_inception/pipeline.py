@@ -127,6 +127,8 @@ class _Build:
             if advice := _advice(self._recipe, head_of(asked[0].details), record):
                 self._listener.note(advice)
             shipped = []
+        elif lost := [] if keep_failed else _failed(asked, record):
+            self._withhold(lost, "not chosen, gate failed")
         if shipped:
             self._pack()
         engines = tuple(engine.path for engine in shipped)
@@ -208,6 +210,14 @@ def _chosen(engines: list[EngineFile], report: Mapping[str, Any]) -> list[Engine
     made = report["context"]["engines"]
     chosen = {made[choice["row"]]["sha256"] for choice in report["choices"]}
     return [engine for engine in engines if engine.sha256 in chosen]
+
+
+def _failed(engines: list[EngineFile], report: Mapping[str, Any]) -> list[EngineFile]:
+    """The engines that competed under ``--precision best`` and miss a gate of their own."""
+    made = report["context"]["engines"]
+    rows = [row for choice in report.get("choices", ()) for row in choice["failed"]]
+    hashes = {made[row]["sha256"] for row in rows}
+    return [engine for engine in engines if engine.sha256 in hashes]
 
 
 _ACCURACY_GATES = frozenset(("max_drop_pp", "min_agreement", "min_sqnr_db"))

@@ -84,9 +84,9 @@ def qat_provenance(
 ) -> Provenance:
     """What ``fine_tune`` with these inputs is recorded as."""
     images, monitored = (images.sha256 for images in sets)
-    parents = {
-        "graph": graph.sha256,
-        "ranges": table.sha256,
+    parents: stage.Parents = {
+        "graph": graph,
+        "ranges": table,
         "images": images,
         "monitored images": monitored,
     }

@@ -126,7 +126,7 @@ def groups_of(
 class Sensitivity:
     """The plain int8 graph and its groups by the harm that each does alone, on ``num_images``.
 
-    ``metric`` is what their ``drop_pp`` and ``lost_pp`` are.
+    ``metric`` is what their ``drop_pp`` and ``lost_pp`` are; "" of embeddings, which have none.
     """
 
     plain: Point
@@ -158,6 +158,8 @@ def sensitivity(
         tell = _telling(scorer, journal, lambda done: progress(done, 1 + len(chosen)))
         points = Points(groups, tell, journal)
         ranking = search.confirmed(points, chosen)
+        if not scorer.metric:
+            ranking = [dataclasses.replace(one, lost_pp=None) for one in ranking]
         return Sensitivity(
             plain=points.of(frozenset()),
             ranking=tuple(ranking),
@@ -265,7 +267,9 @@ class Scorer:
 
     @property
     def metric(self) -> str:
-        """What ``drop_pp`` is."""
+        """What ``drop_pp`` is; "" of embeddings, whose largest element is no class."""
+        if self._head == "embedding":
+            return ""
         return "top-1 drop" if self.is_labelled else "disagreement with FP32"
 
     def __call__(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
@@ -278,10 +282,11 @@ class Scorer:
         found = self._answers(self._subject.typed(keep), self._images[chosen])
         exact, approximation = answers.same_kind(self._exact[chosen], found, self._head)
         is_right = found.argmax(axis=1) == self._labels[chosen]
+        change = is_right.astype(np.int64) - self._was_right[chosen]
         return Evidence(
             noise=np.sum((exact - approximation) ** 2, axis=1),
             signal=np.sum(exact**2, axis=1),
-            change=is_right.astype(np.int64) - self._was_right[chosen],
+            change=change if self.metric else np.zeros_like(change),
         )
 
     def _answers(self, typed: TypedGraph, pictures: NDArray[Any]) -> NDArray[np.float32]:
@@ -343,10 +348,17 @@ def _classes(details: Any) -> int:
 
 
 def _decoded(items: Sequence[ImageItem], how: Any, subject: _Subject) -> NDArray[Any]:
-    """All images preprocessed, in a file that is mapped into memory: a large set needs no RAM."""
+    """All images preprocessed, in a file that is mapped into memory: a large set needs no RAM.
+
+    Its space is taken at once, since a page that finds none kills the process; and its name away,
+    so that a killed process leaves nothing.
+    """
     path = subject.folder / "images.npy"
     shape = (len(items), *how.image_shape)
     found = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(how.element), shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    path.unlink()
     done = 0
     for group in images.batches(items, how, subject.options.batch):
         found[done : done + len(group.items)] = group.images

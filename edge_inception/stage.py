@@ -170,12 +170,17 @@ def plain(value: Any) -> Any:
     return value
 
 
-def provenance(stage: str, *, parents: Mapping[str, str], options: Any) -> Provenance:
+Parents = Mapping[str, Artifact | str]
+"""Role -> sha256 of an input, or the artifact itself where the stage reads its details or hands
+them on: preprocessing and class names stand there, and in no graph."""
+
+
+def provenance(stage: str, *, parents: Parents, options: Any) -> Provenance:
     """What a run of ``stage`` would be recorded as.
 
     Args:
         stage: A name in STAGES, or ``compile:<backend>``.
-        parents: Role -> sha256 of each input.
+        parents: Each input.
         options: The stage's frozen options record.
     """
     base, _, backend = stage.partition(":")
@@ -187,11 +192,21 @@ def provenance(stage: str, *, parents: Mapping[str, str], options: Any) -> Prove
         entry = STAGES[base]
     return Provenance(
         stage=stage,
-        parents=dict(parents),
+        parents=dict(_hashes(parents)),
         options=plain(options),
         tools={name: tool_version(name) for name in entry.tools},
         source=_digest(entry.sources),
     )
+
+
+def _hashes(parents: Parents) -> Iterator[tuple[str, str]]:
+    for role, parent in parents.items():
+        if isinstance(parent, str):
+            yield role, parent
+            continue
+        yield role, parent.sha256
+        details = json.dumps(plain(parent.details), sort_keys=True)
+        yield f"details of {role}", hashlib.sha256(details.encode()).hexdigest()
 
 
 def _backend_tools(backend: str) -> tuple[str, ...]:

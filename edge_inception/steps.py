@@ -267,14 +267,14 @@ class Steps:
         return result
 
     def _quantize_options(self, precision: Precision, variant: Variant) -> QuantizeOptions:
-        is_int8 = precision is Precision.INT8
+        is_int8, is_for_dla = precision is Precision.INT8, variant in {IMPLICIT, DLA}
         return QuantizeOptions(
             precision=precision,
             placement=self._recipe.placement if is_int8 else "",
             keep=self._keep if is_int8 else (),
-            bias_correction=self._recipe.bias_correction,
+            bias_correction=self._recipe.bias_correction if is_int8 and not is_for_dla else None,
             spelling=variant.spelling,
-            batch=self._recipe.profile.max if variant in {IMPLICIT, DLA} else None,
+            batch=self._recipe.profile.max if is_for_dla else None,
             is_for_dla=variant.is_for_dla,
             float_rest=member(FloatRest, "float rest", self._recipe.float_rest),
         )
@@ -350,7 +350,7 @@ class Steps:
         kind = variant.kind(precision)
         path = self._out / f"model.{kind}.{target.name}{floats}{backend.suffix}"
         expected = stage.provenance(
-            f"compile:{backend.name}", parents={"typed graph": graph.sha256}, options=choices
+            f"compile:{backend.name}", parents={"typed graph": graph}, options=choices
         )
         label = f"compile {kind.replace('.', ' ')} {target.name}{floats}"
 

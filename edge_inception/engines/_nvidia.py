@@ -202,10 +202,10 @@ def on_dla(described: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _parents(typed: TypedGraph, options: CompileOptions) -> dict[str, str]:
+def _parents(typed: TypedGraph, options: CompileOptions) -> dict[str, TypedGraph | str]:
     cache = options.calibration_cache
     scales = {} if cache is None else {"calibration cache": artifact.file_sha256(cache)}
-    return {"typed graph": typed.sha256, **scales}
+    return {"typed graph": typed, **scales}
 
 
 def build_settings(

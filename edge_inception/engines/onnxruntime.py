@@ -113,7 +113,7 @@ def _compile(
         path,
         lambda temporary: _copy(typed.path, temporary),
         provenance=stage.provenance(
-            f"compile:{_NAME}", parents={"typed graph": typed.sha256}, options=options
+            f"compile:{_NAME}", parents={"typed graph": typed}, options=options
         ),
         details={
             **typed.details,

@@ -113,7 +113,7 @@ def _compile(
         path,
         made.blob,
         provenance=stage.provenance(
-            f"compile:{_NAME}", parents={"typed graph": typed.sha256}, options=options
+            f"compile:{_NAME}", parents={"typed graph": typed}, options=options
         ),
         counts={key: made.layers[key] for key in ("weighted_layers", "int8_layers")},
         details=details,

@@ -25,6 +25,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edge_inception.graph.check import attribute
 from edge_inception.quant.place import Placement
 from edge_inception.quant.ranges import ChannelMeans
 from edge_inception.quant.scales import along, quantize_weight
@@ -67,7 +68,7 @@ def correct_biases(
     Before: x -> Conv(w, b) -> y. After: x -> Conv(w, b + correction) -> y, still in float.
 
     Not corrected are layers whose input has no means, or means that were taken with another scale
-    than it is quantized with; whose bias is computed; and a Gemm with alpha or beta.
+    than it is quantized with; whose bias is computed; and a Gemm whose alpha or beta is not 1.
 
     Args:
         model: Before its pairs are inserted.
@@ -77,13 +78,14 @@ def correct_biases(
     """
     graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
+    in_use = {name for node in graph.node for name in (*node.input, *node.output)}
     corrected = 0
     for index, weight in placement.weights.items():
         node = graph.node[index]
         root = placement.scale_of.get(node.input[0], "")
         found = means.get(node.input[0])
         bias = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004 -- x, w, b
-        is_plain = not any(attribute.name in {"alpha", "beta"} for attribute in node.attribute)
+        is_plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
         if found is None or found.scale != scales[root] or (bias and bias not in stored):
             continue
         if not is_plain:
@@ -93,7 +95,9 @@ def correct_biases(
         rounded = steps.astype(np.float32) * along(scale, axis=0, ndim=values.ndim)
         before = numpy_helper.to_array(stored[bias]) if bias else np.float32(0)
         after = (before + correction(found, values, rounded)).astype(np.float32)
-        name = f"{node.output[0]}.bias"
+        name = f"{node.output[0]}.corrected"
+        while name in in_use:  # a bias of that name, or a tensor, may be the graph's own
+            name += "_"
         graph.initializer.append(numpy_helper.from_array(after, name))
         node.input[:] = [node.input[0], node.input[1], name]
         corrected += 1

@@ -69,7 +69,7 @@ class Observation:
     def mass(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Edges [B + 1] of the bins from the first to the last that is filled, and counts [B].
 
-        The last edge is the exact amax.
+        The last edge is the exact amax, or a hair beyond where that leaves its bin no width.
         """
         filled = np.flatnonzero(self.histogram)
         first, end = int(filled[0]), int(filled[-1]) + 1

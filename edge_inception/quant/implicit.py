@@ -25,7 +25,8 @@ from edge_inception.quant.place import Placement
 from edge_inception.quant.ranges import TensorRange, tensor_scales
 
 _POOLS = frozenset(("MaxPool", "AveragePool"))
-_VIEWS = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
+VIEW_OPS = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
+"""Ops that move values and change none: one scale in and out."""
 _JOINS = frozenset(("Add", "Max", "Min", "Mul", "Sub", "Sum"))
 
 
@@ -118,12 +119,7 @@ def _shared_ranges(
     ranges: dict[str, TensorRange] = {}
     for name, one in seen.items():
         group = group_of.get(name, name)
-        known = ranges.get(group, one)
-        ranges[group] = TensorRange(
-            amax=max(known.amax, one.amax),
-            observed_amax=max(known.observed_amax, one.observed_amax),
-            scale_of=group,
-        )
+        ranges[group] = one.widened(ranges.get(group, one), scale_of=group)
     return group_of, ranges
 
 
@@ -174,7 +170,7 @@ def _spread(model: onnx.ModelProto, covered: set[str]) -> None:
         before = len(covered)
         for node, sources in _inner(model):
             result = node.output[0]
-            both = node.op_type in _VIEWS or _is_bare_relu(model, node)
+            both = node.op_type in VIEW_OPS or _is_bare_relu(model, node)
             if both or node.op_type == "Concat":
                 if result in covered:
                     covered.update(sources)
@@ -195,7 +191,7 @@ def _groups(model: onnx.ModelProto) -> dict[str, str]:
 
     for node, sources in _inner(model):
         tied = sources if node.op_type in _JOINS else []
-        is_same = node.op_type in _POOLS | _VIEWS | {"Concat"}
+        is_same = node.op_type in _POOLS | VIEW_OPS | {"Concat"}
         if is_same or _is_bare_relu(model, node):
             tied = [*sources, node.output[0]]
         for name in tied:

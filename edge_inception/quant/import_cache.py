@@ -25,14 +25,14 @@ from edge_inception.artifact import RangeTable, SimplifiedGraph, file_sha256
 from edge_inception.errors import InputError
 from edge_inception.imageset import ImageSet
 from edge_inception.quant import observe, ranges
+from edge_inception.quant.implicit import VIEW_OPS
 from edge_inception.quant.options import CalibrateOptions
+from edge_inception.quant.place import POOL_OPS
 from edge_inception.quant.ranges import Table, TensorRange
 from edge_inception.quant.scales import LEVELS
 from edge_inception.spec import Progress, no_progress
 
 _HEADER = re.compile(r"TRT-\d+-(\w+)")
-_POOLS = frozenset(("AveragePool", "GlobalAveragePool", "MaxPool"))
-_VIEWS = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
 _NAMED = 3  # tensors named in a message
 
 
@@ -166,9 +166,9 @@ def filled(model: onnx.ModelProto, given: Mapping[str, float]) -> dict[str, floa
 def _follow(node: onnx.NodeProto, amax: dict[str, float]) -> None:
     """Fill what lies on one side of a node from the other."""
     result = node.output[0]
-    if node.op_type in _POOLS | _VIEWS | {"Relu"}:
+    if node.op_type in POOL_OPS | VIEW_OPS | {"Relu"}:
         _share(amax, node.input[0], result)
-    if node.op_type in _POOLS | _VIEWS:
+    if node.op_type in POOL_OPS | VIEW_OPS:
         _share(amax, result, node.input[0])
     if node.op_type == "Concat":
         if all(name in amax for name in node.input):

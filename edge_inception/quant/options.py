@@ -118,13 +118,14 @@ def policy_of(options: QuantizeOptions) -> Policy:
     default = default_policy("dla" if is_for_dla else "gpu")
     asked = [f"placement {options.placement}"] if options.placement else []
     asked += [f"{counted(len(options.keep), 'group')} in float"] if options.keep else []
+    asked += ["bias correction"] if options.bias_correction else []
     if asked and options.precision is not Precision.INT8:
         raise InputError(
             f"{' and '.join(asked)}: for int8 only, got {options.precision.value}",
             hint="leave it out, or ask for --precision int8",
         )
     found = policy(options.placement) if options.placement else default
-    if is_for_dla and (options.keep or found is not default):
+    if is_for_dla and (options.keep or options.bias_correction or found is not default):
         raise InputError(
             f"{' and '.join(asked)}: DLA wants a scale on every tensor and ties them itself",
             hint=f"leave it out where DLA is a target; its placement is {default.name}",
@@ -151,9 +152,7 @@ def quantize_provenance(
     graph: SimplifiedGraph, ranges: RangeTable | None, options: QuantizeOptions
 ) -> Provenance:
     """What ``quantize`` with these inputs is recorded as."""
-    parents = {"graph": graph.sha256}
-    if ranges is not None:
-        parents["ranges"] = ranges.sha256
+    parents = {"graph": graph, **({} if ranges is None else {"ranges": ranges})}
     return stage.provenance("quantize", parents=parents, options=options)
 
 
@@ -167,5 +166,5 @@ def search_provenance(
     graph: SimplifiedGraph, ranges: RangeTable, images: ImageSet, options: SearchOptions
 ) -> Provenance:
     """What ``scoring.search_precision`` with these inputs is recorded as."""
-    parents = {"graph": graph.sha256, "ranges": ranges.sha256, "images": images.sha256}
+    parents: stage.Parents = {"graph": graph, "ranges": ranges, "images": images.sha256}
     return stage.provenance("search", parents=parents, options=options)

@@ -99,7 +99,8 @@ def place(
     for index, identity in identities.items():
         read[index] = frozenset(graph.node[index].input if is_both else (identity,))
     scale_of = _scales(graph, read, policy)
-    _tie_concats(graph, scale_of, read, constants, is_tied=policy.tie_concat)
+    if policy.tie_concat:
+        _tie_concats(graph, scale_of, read, constants)
     found = Placement(
         scale_of=scale_of,
         readers={name: frozenset(i for i in read if name in read[i]) for name in scale_of},
@@ -160,15 +161,13 @@ def _tie_concats(
     scale_of: dict[str, str],
     read: dict[int, frozenset[str]],
     constants: set[str],
-    *,
-    is_tied: bool,
 ) -> None:
     """Give what enters a Concat the group of what leaves it, where that has one.
 
     Groups that meet become one, named after the first of them. Outer Concats come first, so that
     an inner one's output has its group by then.
     """
-    for index, node in reversed(list(enumerate(graph.node)) if is_tied else []):
+    for index, node in reversed(list(enumerate(graph.node))):
         if node.op_type != "Concat" or node.output[0] not in scale_of:
             continue
         sources = [name for name in node.input if name not in constants]

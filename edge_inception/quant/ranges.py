@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,14 @@ class TensorRange:
     amax: float
     observed_amax: float
     scale_of: str
+
+    def widened(self, other: TensorRange, *, scale_of: str) -> TensorRange:
+        """What holds the values of both, in the group ``scale_of``."""
+        return TensorRange(
+            amax=max(self.amax, other.amax),
+            observed_amax=max(self.observed_amax, other.observed_amax),
+            scale_of=scale_of,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,15 +148,17 @@ def _command(graph: SimplifiedGraph, ranges: RangeTable, table: Table) -> str:
     """
     made = ranges.provenance
     if made.stage == "qat":
-        return f"train --qat RANGES --data IMAGES --validation IMAGES --out {ranges.path.parent}"
+        out = shlex.quote(str(ranges.path.parent))
+        return f"train --qat RANGES --data IMAGES --validation IMAGES --out {out}"
     if made.stage == "import_ranges":
-        ways = [f"--import-cache {table.set}"]
+        ways = [f"--import-cache {shlex.quote(table.set)}"]
         ways += ["--calibration IMAGES"] if "images" in made.parents else []
     else:
         ways = [f"--calibrator {made.options['calibrator']}"]
         ways += [f"--placement {name}"] if (name := made.options.get("placement")) else []
         ways += ["--calibration IMAGES"]
-    return f"calibrate {graph.path} {' '.join(ways)} --out {ranges.path}"
+    source, out = shlex.quote(str(graph.path)), shlex.quote(str(ranges.path))
+    return f"calibrate {source} {' '.join(ways)} --out {out}"
 
 
 def require_keys(
@@ -200,13 +211,7 @@ def group_ranges(
     pairs = ((n, root) for name, root in scale_of.items() for n in (name, root))
     for name, root in pairs:
         if name in seen:
-            one = seen[name]
-            known = found.get(root, one)
-            found[root] = TensorRange(
-                amax=max(known.amax, one.amax),
-                observed_amax=max(known.observed_amax, one.observed_amax),
-                scale_of=root,
-            )
+            found[root] = seen[name].widened(found.get(root, seen[name]), scale_of=root)
     missing = [root for root in dict.fromkeys(scale_of.values()) if root not in found]
     if missing:
         raise InputError(

@@ -86,7 +86,8 @@ class Point:
 class Ranked:
     """A group, and what it does alone in int8 to the most affected images, if that was scored.
 
-    ``harm`` is the noise to signal of their logits, ``lost_pp`` their top-1 drop.
+    ``harm`` is the noise to signal of their logits, ``lost_pp`` their top-1 drop. No graph is int8
+    in a group that holds no weights alone: what plain int8 has more of both than without it.
     """
 
     group: Group
@@ -155,8 +156,10 @@ def search(
     if plain.drop_pp <= allowed:
         return found(ranked(groups), plain, "plain int8 meets the budget")
     order = confirmed(points, candidates(groups))
-    names = [one.group.name for one in order if one.group.has_weights]
-    most = max(len(names) - 1, 0)  # with all of them in float no layer is left for int8
+    weighted = [one.group.name for one in order if one.group.has_weights]
+    # the least harmful stays int8: with all of them in float no layer would
+    names = [one.group.name for one in order if one.group.name not in weighted[-1:]]
+    most = len(names)
     if budget.max_groups:
         most = min(most, budget.max_groups)
     for count in sizes(most):
@@ -199,9 +202,17 @@ class Points:
 
     def alone(self, group: Group) -> Ranked:
         """What this group alone in int8 does to the images that plain int8 affects most."""
-        others = frozenset(self.groups) - {group.name}
-        record = self._record(others, self.of(frozenset()).worst)
-        return Ranked(group=group, harm=record["noise"], lost_pp=record["drop_pp"])
+        worst = self.of(frozenset()).worst
+        if group.has_weights:
+            record = self._record(frozenset(self.groups) - {group.name}, worst)
+            return Ranked(group=group, harm=record["noise"], lost_pp=record["drop_pp"])
+        plain = self._record(frozenset(), worst)
+        without = self._record(frozenset({group.name}), worst)
+        return Ranked(
+            group=group,
+            harm=max(plain["noise"] - without["noise"], 0.0),
+            lost_pp=plain["drop_pp"] - without["drop_pp"],
+        )
 
     def _record(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Mapping[str, Any]:
         images = "all" if rows is None else "worst"
@@ -213,9 +224,15 @@ class Points:
 
 
 def candidates(groups: Sequence[Group]) -> list[Group]:
-    """The worst quarter by the free score, but at least eight, of those that hold weights."""
+    """The worst quarter by the free score, but at least eight, of those that hold weights.
+
+    And the worst eight that only pools or sums read: no multiply-add is lost with them in float,
+    and the free score does not know which of their channels matter.
+    """
     most = max(FEWEST_CANDIDATES, math.ceil(len(groups) / _SHARE_OF_CANDIDATES))
-    return [one.group for one in ranked(groups) if one.group.has_weights][:most]
+    order = [one.group for one in ranked(groups)]
+    weighted = [group for group in order if group.has_weights][:most]
+    return [*weighted, *[group for group in order if not group.has_weights][:FEWEST_CANDIDATES]]
 
 
 def ranked(groups: Iterable[Group]) -> list[Ranked]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
+from edge_inception.graph import check
 from edge_inception.graph.layer_noise import decibels
 from edge_inception.imageset import ImageItem
 from edge_inception.quant import means as channel_means
@@ -65,7 +67,7 @@ class Trial:
         self._items = sorted(items, key=lambda item: item.sha256)[-NUM_IMAGES:]
         known = {item.sha256 for item in channel_means.chosen(items)}
         self._unseen = np.array([item.sha256 not in known for item in self._items])
-        self._exact = self._logits(path)
+        self._exact = self._logits(check.load_graph(path).SerializeToString())
 
     def noise(
         self, tensors: Mapping[str, TensorRange], means: Mapping[str, ChannelMeans] | None = None
@@ -79,10 +81,8 @@ class Trial:
             InputError: A scale is beyond float16.
             CompileFailed: OpenVINO does not take the graph.
         """
-        with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
-            typed = Path(folder) / "int8.onnx"
-            typed.write_bytes(int8_graph(self._path, tensors, means, self._options.placement))
-            error = self._logits(typed) - self._exact
+        typed = int8_graph(self._path, tensors, means, self._options.placement)
+        error = self._logits(typed) - self._exact
         return np.asarray(np.square(error).sum(axis=1))
 
     def sqnr_db(self, noise: NDArray[np.float64]) -> float:
@@ -121,10 +121,18 @@ class Trial:
         signal = max(float(np.square(self._exact[of]).sum()), _TINY)
         return round(decibels(float(noise[of].sum()) / signal), 1)
 
-    def _logits(self, path: Path) -> NDArray[np.float64]:
-        """Output [N, classes], less its mean over the classes where there are several."""
-        stream = Stream(path, self._options, lambda _: ())
-        read = stream.read(self._items, self._progress)
-        parts = [found[0].astype(np.float64) for _, found in read]
+    def _logits(self, graph: bytes) -> NDArray[np.float64]:
+        """Logits [N, classes] of a graph, less their mean over the classes where there are several.
+
+        Whatever its head makes of them: a probability near 1 says little of its logit, and the
+        best K scores nothing of whose they are.
+        """
+        bare = check.without_head(onnx.ModelProto.FromString(graph))
+        with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
+            path = Path(folder) / "bare.onnx"
+            path.write_bytes(bare.SerializeToString())
+            stream = Stream(path, self._options, lambda _: ())
+            read = stream.read(self._items, self._progress)
+            parts = [found[0].astype(np.float64) for _, found in read]
         logits = np.concatenate(parts).reshape(len(self._items), -1)
         return logits - logits.mean(axis=1, keepdims=True) if logits.shape[1] > 1 else logits

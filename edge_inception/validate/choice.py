@@ -11,7 +11,7 @@ faster.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from edge_inception.validate.gate import Status, Verdict
@@ -65,9 +65,10 @@ def choose(target: str, candidates: Sequence[Candidate]) -> Choice:
     int8 = [one for one in candidates if one.row.precision == _INT8]
     if not floats or len(int8) != 1:
         raise ValueError(f"{target}: nothing to choose between")
-    if all(one.row.latency for one in candidates):
-        return _by_latency(target, floats, int8[0])
-    return _by_plan(target, floats, int8[0])
+    is_timed = all(one.row.latency for one in candidates)
+    chosen = (_by_latency if is_timed else _by_plan)(target, floats, int8[0])
+    failed = (one.row.name for one in candidates if one.verdict.status is Status.FAILED)
+    return replace(chosen, failed=tuple(failed))
 
 
 def _by_latency(target: str, floats: Sequence[Candidate], int8: Candidate) -> Choice:

@@ -85,10 +85,10 @@ def validate_provenance(
 ) -> Provenance:
     """What ``validate`` with these inputs is recorded as."""
     engines = {
-        f"{entry.precision} {entry.target} {entry.float_precision}": entry.engine.sha256
+        f"{entry.precision} {entry.target} {entry.float_precision}": entry.engine
         for entry in entries
     }
-    parents = {"baseline": baseline.sha256, "images": images.sha256, **engines}
+    parents: stage.Parents = {"baseline": baseline, "images": images.sha256, **engines}
     # The baseline's hash stands for the checkpoint, wherever its file lies; latency belongs to this
     # machine, so a folder that is carried to another one is measured again there.
     reference = options.baseline

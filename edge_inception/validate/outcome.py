@@ -10,7 +10,8 @@ is ``{value, lower, upper, method}``; what was not measured is null; infinite SQ
   float_precision, ``accuracy`` (Accuracy; reports before 2026-11-26 lack its ``changed``),
   ``latency`` (Latency), ``speedup`` over the reference,
   ``size_bytes``, ``weight_bytes``, ``executed_layers`` {type: count}, note;
-- ``choices``: target, row, sentence of the engines that were chosen where several competed;
+- ``choices``: target, row, sentence of the engines that were chosen where several competed, and
+  ``failed``, the rows among these that miss a gate;
 - ``search``: of model.search.json what was chosen, why, and the front; {} without a search;
 - ``verdict``: status, sentence, checks [{name, wanted, got, lower, upper, status, sentence}];
 - ``machine`` (Machine) and ``latency_options`` (LatencyOptions), null without latencies.
@@ -80,11 +81,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The engine of a target that ships when several compete: name of its row, and why."""
+    """The engine of a target that ships when several compete: name of its row, and why.
+
+    ``failed`` are the rows of those that competed and miss a gate.
+    """
 
     target: str
     row: str
     sentence: str
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

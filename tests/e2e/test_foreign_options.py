@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,19 @@ class Built:
         return np.concatenate(rows)
 
 
+def build(folder, precision, *more):
+    words = {
+        "--onnx": "m.onnx",
+        "--labels": "names.txt",
+        "--calibration": "calibration",
+        "--validation": "labelled",
+        "--out": "out",
+    }
+    places = [word for flag, name in words.items() for word in (flag, str(folder / name))]
+    rest = ["--precision", precision, "--target", "cpu", "--threads", "1", "--min-agreement", "0"]
+    assert cli.run(["build", *places, *HOW, *rest, *more]) == 0
+
+
 @pytest.fixture(scope="module")
 def built(foreign_classifier, tmp_path_factory) -> Built:
     folder = tmp_path_factory.mktemp("foreign options")
@@ -70,16 +84,7 @@ def built(foreign_classifier, tmp_path_factory) -> Built:
     (folder / "labelled" / "calibration").rename(folder / "calibration")
     onnx.save(foreign_classifier(13, ending="logits", are_weights_inputs=False), folder / "m.onnx")
     (folder / "names.txt").write_text("\n".join(NAMES), encoding="utf-8")
-    words = {
-        "--onnx": "m.onnx",
-        "--labels": "names.txt",
-        "--calibration": "calibration",
-        "--validation": "labelled",
-        "--out": "out",
-    }
-    places = [word for flag, name in words.items() for word in (flag, str(folder / name))]
-    rest = ["--precision", "fp32", "--target", "cpu", "--threads", "1", "--min-agreement", "0"]
-    assert cli.run(["build", *places, *HOW, *rest]) == 0
+    build(folder, "fp32")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return Built(
@@ -117,3 +122,26 @@ def test_the_engine_carries_preprocessing_and_names(built, capsys):
     wanted = np.argsort(-built.logits(), axis=1)[:, : len(ranked[0])]
     assert ranked == [[NAMES[index] for index in row] for row in wanted]
     assert len({tuple(row) for row in ranked}) > 3
+
+
+@pytest.mark.slow
+def test_a_build_again_with_another_mean_and_other_names_is_another_build(built, tmp_path, capsys):
+    """Neither stands in any graph: its bytes are the same, and every stage behind it runs again."""
+    folder = tmp_path / "again"
+    shutil.copytree(built.out.parent, folder)
+    before = (folder / "out" / "model.simplified.onnx").read_bytes()
+    (folder / "names.txt").write_text("\n".join(reversed(NAMES)), encoding="utf-8")
+    other = {"mean": (0.6, 0.5, 0.4)}
+    for precision in ("int8", "fp32"):
+        build(folder, precision, "--mean", "0.6,0.5,0.4", "--min-sqnr", "0")
+    assert (folder / "out" / "model.simplified.onnx").read_bytes() == before
+    with np.load(folder / "out" / "baseline.npz") as baseline:
+        assert np.abs(baseline["logits"] - built.logits(**other)).max() < 1e-5
+    ranges = json.loads((folder / "out" / "model.ranges.json").read_text())
+    assert ranges["preprocess"]["mean"] == [0.6, 0.5, 0.4]
+    capsys.readouterr()
+    wanted = np.argsort(-built.logits(**other), axis=1)[:, 0]
+    engine = folder / "out" / "model.fp32.cpu.blob"
+    assert cli.run(["classify", "--engine", str(engine), "--json", *map(str, built.photos)]) == 0
+    top = [json.loads(line)["top"][0] for line in capsys.readouterr().out.splitlines()]
+    assert [one["class"] for one in top] == [NAMES[::-1][index] for index in wanted]

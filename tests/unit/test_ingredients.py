@@ -25,6 +25,14 @@ def test_a_budget_for_groups_in_float_is_refused_with_dla():
     assert "[gates]" in caught.value.hint
 
 
+def test_bias_correction_is_refused_with_dla():
+    """Asked for in so many words, it would not be done; left to the trial it is left out."""
+    with pytest.raises(InputError, match="int8 on DLA does not have") as caught:
+        ingredients.devices(load_recipe(None, {**ORIN, "quantize.bias_correction": True}))
+    assert "--bias-correction" in caught.value.hint
+    assert ingredients.devices(load_recipe(None, ORIN))
+
+
 @pytest.mark.parametrize(
     "change",
     [

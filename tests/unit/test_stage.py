@@ -117,6 +117,25 @@ class TestReuse:
         assert origin().tools == {n: metadata.version(n) for n in ("onnx", "numpy")}
         assert subject.tool_version("no-such-distribution") == "absent"
 
+    def test_what_a_sidecar_says_counts_too(self, tmp_path):
+        """Preprocessing and class names stand in no graph: the same bytes are another input."""
+        made = [
+            artifact.publish(
+                artifact.Graph,
+                tmp_path / f"{mean}.onnx",
+                b"the same",
+                provenance=subject.provenance("export", parents={}, options=None),
+                details={"preprocess": {"mean": [mean]}},
+            )
+            for mean in (0.5, 0.25, 0.5)
+        ]
+        first, other, again = (
+            subject.provenance("simplify", parents={"graph": graph}, options=None) for graph in made
+        )
+        assert first.parents["graph"] == other.parents["graph"] == made[0].sha256
+        assert first != other
+        assert first == again
+
     def test_compile_depends_on_its_backend(self):
         """A compile stage is keyed on its engine library and its own file."""
         made = subject.provenance("compile:openvino", parents={}, options=None)

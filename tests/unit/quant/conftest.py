@@ -120,11 +120,16 @@ class _Builder:
 
     def head(self, kind: str) -> None:
         if kind == "softmax":
-            self.op("Softmax", ["logits"], "probabilities", axis=1)
+            node = helper.make_node(
+                "Softmax", ["logits"], ["probabilities"], "head/softmax", axis=1
+            )
+            self.nodes.append(node)
         if kind == "topk":
             self.op("Softmax", ["logits"], "head/softmax", axis=1)
             k = self.constant("head/k", np.array([TOP], np.int64))
-            node = helper.make_node("TopK", ["head/softmax", k], ["scores", "classes"], axis=1)
+            node = helper.make_node(
+                "TopK", ["head/softmax", k], ["scores", "classes"], "head/top_k", axis=1
+            )
             self.nodes.append(node)
 
 

@@ -220,6 +220,23 @@ def test_what_cannot_be_corrected_is_left_alone(model):
     assert changed == ["left.c"]
 
 
+def test_a_gemm_as_exporters_write_it_is_corrected(model):
+    """PyTorch's exporters write alpha and beta out, both 1; a bias has the output's name too."""
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    del gemm.attribute[:]
+    gemm.attribute.extend(
+        helper.make_attribute(name, value)
+        for name, value in {"alpha": 1.0, "beta": 1.0, "transB": 1}.items()
+    )
+    taken = "logits.corrected"
+    next(one for one in model.graph.initializer if one.name == gemm.input[2]).name = taken
+    gemm.input[2] = taken
+    assert corrected(model, {"flat": unit(8)}) == 1
+    assert gemm.input[2] != taken
+    names = [tensor.name for tensor in model.graph.initializer]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_a_gemm_with_inputs_first_is_corrected_by_its_columns(model):
     """transB = 0 stores [I, O]; the correction is that of the transposed weight."""
     other = onnx.ModelProto.FromString(model.SerializeToString())
@@ -233,7 +250,7 @@ def test_a_gemm_with_inputs_first_is_corrected_by_its_columns(model):
     for one in (model, other):
         assert corrected(one, means) == 1
         stored = {t.name: numpy_helper.to_array(t) for t in one.graph.initializer}
-        results.append(stored["logits.bias"])
+        results.append(stored["logits.corrected"])
     np.testing.assert_array_equal(*results)
 
 

@@ -315,6 +315,7 @@ def test_nothing_left_for_int8_is_refused(graph, ranges, tmp_path):
     [
         {"placement": "residual-float"},
         {"keep": ("stem",)},
+        {"bias_correction": True},
     ],
 )
 @pytest.mark.parametrize(
@@ -335,3 +336,5 @@ def test_a_float_graph_has_no_placement(graph, tmp_path):
     """Asking fp32 for one is refused."""
     with pytest.raises(InputError, match="int8 only"):
         quantize(graph, None, replace(FP32, keep=("stem",)), tmp_path / "typed.onnx")
+    with pytest.raises(InputError, match="bias correction: for int8 only"):
+        quantize(graph, None, replace(FP32, bias_correction=True), tmp_path / "typed.onnx")

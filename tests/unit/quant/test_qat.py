@@ -379,7 +379,8 @@ class TestCommand:
         folders = [str(images.items[0].path.parents[1]) for images in sets]
         plain_run = ["train", "--data", folders[0], "--validation", folders[1]]
         plain_run += ["--out", str(tmp_path / "out")]
-        assert cli.run([*plain_run, "--model", "inception_v4", "--distillation", "1"]) == 3
-        assert "--distillation with --model" in capsys.readouterr().err
+        for share in ("1", "0"):
+            assert cli.run([*plain_run, "--model", "inception_v4", "--distillation", share]) == 3
+            assert "--distillation with --model" in capsys.readouterr().err
         assert cli.run(plain_run) == 3
         assert "nothing to train" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,22 @@ def test_the_two_bad_groups_are_kept_and_no_other(tmp_path):
     assert [one.group.name for one in result.ranking[:2]] == ["g5", "g13"]
     # harm of a group alone, on the 50 most affected images: harm times their mean of 1 + i / 200
     assert result.ranking[0].harm == pytest.approx(0.05 * (1 + (150 + 199) / 2 / IMAGES))
+
+
+def test_a_group_without_weights_is_kept_where_it_does_the_harm(tmp_path):
+    """Only a pool reads g7: no multiply-add is lost with it in float, and the budget is met."""
+    harms = [0.0] * 7 + [0.05] + [0.0] * 12
+    believed = [0.5] * 7 + [0.001] + [0.5] * 12
+    subjects = list(groups(harms, believed))
+    subjects[7] = replace(subjects[7], has_weights=False, cost=0.0)
+    network = Network(harms)
+    result = found(network, subjects, tmp_path)
+    assert (result.is_met, result.chosen.keep, result.chosen.cost) == (True, ("g7",), 0.0)
+    first = result.ranking[0]
+    assert (first.group.name, first.lost_pp) == ("g7", pytest.approx(100 * 10 / 50))
+    # no graph is asked for in which nothing with weights is int8
+    weighted = {one.name for one in subjects if one.has_weights}
+    assert not any(weighted <= keep for keep, _ in network.calls)
 
 
 def test_a_group_that_is_dispensable_is_quantized_again(tmp_path):

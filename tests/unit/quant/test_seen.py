@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from edge_inception.quant import seen
 from edge_inception.quant.calibrators import Observation
+from edge_inception.quant.observe import calibrate
 
 
 def test_shares_and_clipping_are_those_of_the_histogram():
@@ -26,3 +28,17 @@ def test_shares_and_clipping_are_those_of_the_histogram():
     assert json.loads(json.dumps(bins)) == bins
     assert sum(bins["shares"]) == pytest.approx(1.0)
     assert sum(bins["shares"][:31]) == pytest.approx(0.0, abs=0.01)  # nothing below 0.48
+
+
+def test_a_dead_tensor_is_clipped_nowhere(model, save, photos, options, tmp_path):
+    """Its values are all zero, which the histogram counts: no share of them, and none drawn."""
+    for tensor in model.graph.initializer:
+        if tensor.name in {"last.w", "last.b"}:
+            zeros = np.zeros_like(numpy_helper.to_array(tensor))
+            tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
+    table = calibrate(save(model), photos, options, tmp_path / "r.json")
+    found = seen.describe(table)
+    dead = [row for row in found["rows"] if row["observed"] == 0.0]
+    assert dead
+    assert {row["clipped"] for row in dead} == {None}
+    assert not any(row["observed"] == 0.0 for row in found["drawn"])

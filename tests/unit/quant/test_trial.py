@@ -217,3 +217,15 @@ def test_shards_choose_nothing_and_their_merger_chooses_as_one_run(
     merged = merge(graph, photos, how, shards, tmp_path / "merged.json")
     assert merged.path.read_bytes() == whole.path.read_bytes()
     assert merged.details["tried_sqnr_db"] == whole.details["tried_sqnr_db"]
+
+
+def test_a_head_does_not_choose(residual, save, photos, options, tmp_path):
+    """The best scores say nothing of whose they are: the trial sees the logits all the same."""
+    told = []
+    for head in ("logits", "softmax", "topk"):
+        graph = save(residual(head=head))
+        table = calibrate(
+            graph, photos, replace(options, calibrator="auto"), tmp_path / f"{head}.json"
+        )
+        told.append((table.details["tried_sqnr_db"], ranges.read_table(table).calibrator))
+    assert told[0] == told[1] == told[2]

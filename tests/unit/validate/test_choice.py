@@ -68,6 +68,7 @@ def test_gates_come_before_speed():
     found = choose("here", [_candidate("fp16", 4.0), fast])
     assert found.row == "FP16 (here)"
     assert "the drop is 3.00 pp" in found.sentence
+    assert found.failed == ("INT8 (here)",)  # an engine that is not left behind
     swapped = choose("here", [_candidate("fp16", 4.0, Status.FAILED), _candidate("int8", 9.0)])
     assert swapped.row == "INT8 (here)"
 
