@@ -40,6 +40,22 @@ def test_a_failed_gate_ships_neither(copied, workshop, capsys):
         assert not (copied / f"model.{precision}.cpu.blob").exists()
 
 
+def test_an_engine_that_misses_a_gate_is_withheld_where_the_other_ships(copied, workshop, capsys):
+    """INT8 is far under the SQNR that FP16 reaches: FP16 ships, and no failed engine lies by it."""
+    arguments = ["--precision", "best", "--target", "cpu", "--min-sqnr", "45", "--json"]
+    code = cli.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *arguments])
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert code == 0, captured.err
+    (choice,) = report["choices"]
+    assert choice["failed"] == ["INT8 (cpu)"]
+    assert choice["row"] != "INT8 (cpu)"
+    assert (copied / "model.fp16.cpu.blob").exists()
+    assert not (copied / "model.int8.cpu.blob").exists()
+    assert not (copied / "model.int8.cpu.blob.json").exists()
+    assert "gate failed" in captured.err
+
+
 def test_best_is_refused_for_another_machine(workshop, tmp_path, capsys):
     """A Jetson's precision cannot be chosen by the speed of this machine: exit 3, and the way."""
     arguments = ["--precision", "best", "--target", "orin-nano-8gb", "--out", str(tmp_path / "out")]
