@@ -66,10 +66,20 @@ def fake_quantize(values: Tensor, scale: Tensor, lowest: float) -> Tensor:
 
 
 def fake_quantize_weight(weight: Tensor, axis: int) -> Tensor:
-    """Weights as the typed graph stores them: one scale per output channel, of the weights now."""
+    """Weights as the typed graph stores them: one scale per output channel, of the weights now.
+
+    Raises:
+        InputError: Training made them too large for a scale.
+    """
     others = [i for i in range(weight.ndim) if i != axis]
     amax = weight.detach().abs().amax(others).cpu().numpy()
-    scale = scales.along(scales.int8_scale(amax), axis=axis, ndim=weight.ndim)
+    try:
+        found = scales.int8_scale(amax)
+    except ValueError as error:
+        raise InputError(
+            f"weights without a scale: {error}", hint="lower --learning-rate"
+        ) from error
+    scale = scales.along(found, axis=axis, ndim=weight.ndim)
     return fake_quantize(weight, torch.from_numpy(scale).to(weight.device), -scales.LEVELS)
 
 

@@ -285,6 +285,13 @@ class TestRefused:
         figures = trained.details["qat"]
         assert figures["after"]["accuracy"] < figures["before"]["accuracy"]
 
+    def test_weights_that_outgrow_every_scale(self, graph, table, sets, tmp_path):
+        """A step of 1e9 is an error of the learning rate, named before any loss is known."""
+        wild = dataclasses.replace(QUICK, epochs=1, learning_rate=1e9)
+        with pytest.raises(InputError, match="weights without a scale") as caught:
+            subject.fine_tune(graph, table, sets, wild, tmp_path / "out")
+        assert caught.value.hint == "lower --learning-rate"
+
     def test_ranges_of_another_graph(self, graph, table, sets, tmp_path):
         """Ranges of another graph are refused by both hashes."""
         other = artifact.publish(
