@@ -266,29 +266,28 @@ class _Searched:
         Raises:
             InputError: No such placement or float rest.
         """
-        from edge_inception import artifact
+        from edge_inception import artifact, stage
         from edge_inception.artifact import TypedGraph
         from edge_inception.quant.options import FloatRest, QuantizeOptions
         from edge_inception.registry import member
         from edge_inception.spec import Precision
 
         typed = folder / "model.int8.onnx" if folder else None
-        if not typed or not typed.exists():
-            options = QuantizeOptions(
-                precision=Precision.INT8,
-                placement=placement,
-                float_rest=member(FloatRest, "float rest", float_rest or FloatRest.FP16.value),
-            )
-            return cls(options=options, typed=None, kept=frozenset())
-        made = artifact.load(TypedGraph, typed).provenance.options
+        made = stage.plain(QuantizeOptions(precision=Precision.INT8))
+        if typed and typed.exists():
+            made = artifact.load(TypedGraph, typed).provenance.options
+        else:
+            typed = None
+        asked = {"placement": placement, "float_rest": float_rest}
+        given = {name: value for name, value in asked.items() if value}
+        used = {**made, **given}
         options = QuantizeOptions(
             precision=Precision.INT8,
-            placement=placement or made["placement"],
-            float_rest=member(FloatRest, "float rest", float_rest or made["float_rest"]),
-            bias_correction=made["bias_correction"],
+            placement=used["placement"],
+            float_rest=member(FloatRest, "float rest", used["float_rest"]),
+            bias_correction=used["bias_correction"],
         )
-        is_that = float_rest in {"", made["float_rest"]}
-        if placement not in {"", made["placement"]} or not is_that:
+        if used != made:
             return cls(options=options, typed=None, kept=frozenset())
         return cls(options=options, typed=typed, kept=frozenset(made["keep"]))
 

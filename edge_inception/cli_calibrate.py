@@ -10,6 +10,7 @@ import click
 from edge_inception.cli_options import (
     PATH,
     calibration_options,
+    given_flags,
     say_made,
     skip_option,
     terminal_of,
@@ -18,7 +19,7 @@ from edge_inception.cli_options import (
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from edge_inception.artifact import SimplifiedGraph
     from edge_inception.imageset import ImageSet
@@ -92,26 +93,21 @@ def _require_fit(flags: Mapping[str, Any]) -> None:
     Raises:
         InputError: Two ways, a choice of ranges where a cache has them, or of images without any.
     """
-    ways = _given(_WAYS, flags)
+    ways = given_flags(_WAYS, flags)
     if len(ways) > 1:
         raise InputError(f"{' and '.join(ways)} together", hint="they exclude each other: give one")
     if not flags["import_cache"]:
         return
-    if given := _given(_OF_RANGES, flags):
+    if given := given_flags(_OF_RANGES, flags):
         raise InputError(
             f"{' and '.join(given)} with --import-cache",
             hint="leave it out: the ranges are those of the cache; quantize takes a --placement",
         )
-    if flags["calibration"] is None and (given := _given(_OF_IMAGES, flags)):
+    if flags["calibration"] is None and (given := given_flags(_OF_IMAGES, flags)):
         raise InputError(
             f"{' and '.join(given)} without images",
             hint="pass --calibration FOLDER too: with a cache, images are for bias correction",
         )
-
-
-def _given(names: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
-    """Those of the flags that the command line has, as they are written there."""
-    return [f"--{name.replace('_', '-')}" for name in names if flags[name] not in (None, ())]
 
 
 def _images(flags: Mapping[str, Any], terminal: Terminal) -> ImageSet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -271,6 +271,15 @@ def _numbers(text: str) -> list[float]:
         raise InputError(
             f"'{text}' is not a list of numbers", hint="write them as 0.485,0.456,0.406"
         ) from error
+
+
+def given_flags(of: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+    """Those of the flags that the command line has, 0 included, as they are written there."""
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in of
+        if flags[name] not in (None, ()) and flags[name] is not False
+    ]
 
 
 def names(text: str | None) -> list[str]:

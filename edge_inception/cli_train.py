@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_inception.cli_options import PATH, model_options, names, terminal_of, terminal_options
+from edge_inception.cli_options import (
+    PATH,
+    given_flags,
+    model_options,
+    names,
+    terminal_of,
+    terminal_options,
+)
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,14 +87,8 @@ def _require_fit(flags: Mapping[str, Any]) -> None:
         raise InputError("nothing to train", hint="--model NAME, or --qat RANGES")
     kind = "--qat" if flags["qat"] else "--model"
     others, why = _OTHERS[kind]
-    given = [f"--{name.replace('_', '-')}" for name in others if _is_given(flags[name])]
-    if given:
+    if given := given_flags(others, flags):
         raise InputError(f"{', '.join(given)} with {kind}", hint=why)
-
-
-def _is_given(value: Any) -> bool:
-    """Whether the command line has a flag of this value, 0 included."""
-    return value not in (None, ()) and value is not False
 
 
 def _train(sets: tuple[ImageSet, ImageSet], flags: Mapping[str, Any], terminal: Terminal) -> None:

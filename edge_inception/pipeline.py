@@ -12,7 +12,7 @@ bundles/NAME-TARGET and its .tar.gz.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ class _Build:
             if advice := _advice(self._recipe, head_of(asked[0].details), record):
                 self._listener.note(advice)
             shipped = []
-        elif lost := [] if keep_failed else _failed(asked, record):
+        elif not keep_failed and (lost := _failed(asked, record)):
             self._withhold(lost, "not chosen, gate failed")
         if shipped:
             self._pack()
@@ -207,15 +207,20 @@ def _chosen(engines: list[EngineFile], report: Mapping[str, Any]) -> list[Engine
     """The engines that ``--precision best`` chose, one for a target; all where it had no choice."""
     if not report.get("choices"):
         return engines
-    made = report["context"]["engines"]
-    chosen = {made[choice["row"]]["sha256"] for choice in report["choices"]}
-    return [engine for engine in engines if engine.sha256 in chosen]
+    return _of_rows(engines, report, [choice["row"] for choice in report["choices"]])
 
 
 def _failed(engines: list[EngineFile], report: Mapping[str, Any]) -> list[EngineFile]:
     """The engines that competed under ``--precision best`` and miss a gate of their own."""
-    made = report["context"]["engines"]
     rows = [row for choice in report.get("choices", ()) for row in choice["failed"]]
+    return _of_rows(engines, report, rows)
+
+
+def _of_rows(
+    engines: list[EngineFile], report: Mapping[str, Any], rows: Sequence[str]
+) -> list[EngineFile]:
+    """Those of the engines that the rows of these names are about."""
+    made = report["context"]["engines"]
     hashes = {made[row]["sha256"] for row in rows}
     return [engine for engine in engines if engine.sha256 in hashes]
 

@@ -67,7 +67,7 @@ class Trial:
         self._items = sorted(items, key=lambda item: item.sha256)[-NUM_IMAGES:]
         known = {item.sha256 for item in channel_means.chosen(items)}
         self._unseen = np.array([item.sha256 not in known for item in self._items])
-        self._exact = self._logits(check.load_graph(path).SerializeToString())
+        self._exact = self._logits(check.load_graph(path))
 
     def noise(
         self, tensors: Mapping[str, TensorRange], means: Mapping[str, ChannelMeans] | None = None
@@ -82,7 +82,7 @@ class Trial:
             CompileFailed: OpenVINO does not take the graph.
         """
         typed = int8_graph(self._path, tensors, means, self._options.placement)
-        error = self._logits(typed) - self._exact
+        error = self._logits(onnx.ModelProto.FromString(typed)) - self._exact
         return np.asarray(np.square(error).sum(axis=1))
 
     def sqnr_db(self, noise: NDArray[np.float64]) -> float:
@@ -121,13 +121,13 @@ class Trial:
         signal = max(float(np.square(self._exact[of]).sum()), _TINY)
         return round(decibels(float(noise[of].sum()) / signal), 1)
 
-    def _logits(self, graph: bytes) -> NDArray[np.float64]:
+    def _logits(self, model: onnx.ModelProto) -> NDArray[np.float64]:
         """Logits [N, classes] of a graph, less their mean over the classes where there are several.
 
         Whatever its head makes of them: a probability near 1 says little of its logit, and the
         best K scores nothing of whose they are.
         """
-        bare = check.without_head(onnx.ModelProto.FromString(graph))
+        bare = check.without_head(model)
         with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
             path = Path(folder) / "bare.onnx"
             path.write_bytes(bare.SerializeToString())

@@ -85,6 +85,7 @@ def test_compiled_engine_describes_itself(compiling, tiny_typed, spelling):
     assert engine.details["batch"] == {"min": 1, "opt": 1, "max": 1}
     assert engine.provenance.stage == f"compile:{compiling.name}"
     assert engine.provenance.parents["typed graph"] == typed.sha256
+    assert engine.provenance.parents.keys() == {"typed graph", "details of typed graph"}
 
 
 @pytest.mark.parametrize("spelling", ["fp32", "fp16", "strong", "strong_fp32", "weak"])

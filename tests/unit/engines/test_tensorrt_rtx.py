@@ -61,6 +61,7 @@ def test_details_of_the_graph_travel_with_the_engine(tiny_typed):
     engine = artifact.load(EngineFile, compiled(typed).path)
     assert {key: engine.details[key] for key in typed.details} == dict(typed.details)
     assert engine.provenance.parents["typed graph"] == typed.sha256
+    assert engine.provenance.parents.keys() == {"typed graph", "details of typed graph"}
 
 
 def test_compute_capabilities_change_the_plan(tiny_typed):

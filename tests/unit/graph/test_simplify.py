@@ -102,6 +102,7 @@ def test_sidecar_carries_on(graph, simplified):
     assert graph.details.items() <= details.items()
     assert details["simplify_difference"] <= TOLERANCE
     assert simplified.provenance.parents["graph"] == graph.sha256
+    assert simplified.provenance.parents.keys() == {"graph", "details of graph"}
 
 
 def published(model, path) -> Graph:

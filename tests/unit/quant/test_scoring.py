@@ -138,20 +138,18 @@ def test_harm_is_the_error_on_the_worst_images_with_one_group_in_int8(subject, t
     assert order == sorted(order, reverse=True)
     lost = {one.group.name: one.lost_pp for one in ranking}
     names = [one.group.name for one in ranking]
-    plain_lost = [(one == wanted.labels)[worst[:8]].mean() for one in (wanted.exact, wanted.found)]
+    chosen = worst[:8]
     for name, harm in harms.items():
         if name == "last":  # only a pool reads it: what plain int8 has more than without it
             without = by_hand(subject, tmp_path, {name})
-            chosen = worst[:8]
             more = wanted.noise[chosen].sum() - without.noise[chosen].sum()
             assert harm == pytest.approx(
                 max(more / wanted.signal[chosen].sum(), 0.0), rel=ROUNDING, abs=1e-6
             )
-            won = (without.found == wanted.labels)[chosen].mean() - plain_lost[1]
-            assert lost[name] == pytest.approx(100 * won)
+            right = [(one.found == wanted.labels)[chosen].mean() for one in (without, wanted)]
+            assert lost[name] == pytest.approx(100 * (right[0] - right[1]))
             continue
         alone = by_hand(subject, tmp_path, set(names) - {name})
-        chosen = worst[:8]
         expected = alone.noise[chosen].sum() / alone.signal[chosen].sum()
         assert harm == pytest.approx(expected, rel=ROUNDING), name
         right = [(one == wanted.labels)[chosen].mean() for one in (wanted.exact, alone.found)]
