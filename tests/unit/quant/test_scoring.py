@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
-from edge_inception import images, scoring, stage
+from edge_inception import artifact, cli, images, scoring, stage
+from edge_inception.artifact import SimplifiedGraph
 from edge_inception.errors import InputError
 from edge_inception.quant.insert import quantize
 from edge_inception.quant.observe import calibrate
@@ -172,3 +174,27 @@ def test_embeddings_have_no_class_to_lose(subject):
     assert harms == sorted(harms, reverse=True)
     with scoring.opened(*subject) as score:
         assert score(frozenset(), None).change.any()
+
+
+def test_sensitivity_ranks_the_graph_of_the_build_float_rest_included(
+    model, save, photos, options, tmp_path, capsys
+):
+    """Its bias is beyond float16: the build was made with --float-rest fp32, and is ranked so."""
+    tensor = next(one for one in model.graph.initializer if one.name == "head.b")
+    tensor.CopyFrom(numpy_helper.from_array(np.full(4, 7e4, np.float32), "head.b"))
+    source = save(model)
+    graph = artifact.publish(
+        SimplifiedGraph,
+        tmp_path / "out" / "model.simplified.onnx",
+        source.path.read_bytes(),
+        provenance=source.provenance,
+        details={"preprocess": stage.plain(options.preprocess), "num_classes": 4},
+    )
+    table = calibrate(graph, photos, options, tmp_path / "out" / "model.ranges.json")
+    quantize(graph, table, INT8, tmp_path / "out" / "model.int8.onnx")
+    pictures = str(photos.items[0].path.parent)
+    arguments = ["sensitivity", str(tmp_path / "out"), "--images", pictures, "--threads", "1"]
+    assert cli.run(arguments) == 0
+    assert "as in" in capsys.readouterr().out
+    assert cli.run([*arguments, "--float-rest", "fp16"]) == 3
+    assert "--float-rest fp32" in capsys.readouterr().err
