@@ -9,14 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_inception._version import __version__
+
 if TYPE_CHECKING:
     from edge_inception.engines._backend import Session
     from edge_inception.inference import Prediction
-    from edge_inception.pipeline import BuildResult
-    from edge_inception.recipe import Recipe
+    from edge_inception.pipeline.build import BuildResult
+    from edge_inception.recipe.reader import Recipe
 
 __all__ = ["__version__", "build", "classify", "load_recipe", "open_engine"]
-__version__ = "0.1.0"
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -25,9 +26,9 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         InputError: Missing file, unknown key, wrong type.
     """
-    from edge_inception import recipe
+    from edge_inception.recipe import reader
 
-    return recipe.load_recipe(Path(path), overrides)
+    return reader.load_recipe(Path(path), overrides)
 
 
 def build(recipe: Recipe, *, force: bool = False, keep_failed: bool = False) -> BuildResult:
@@ -36,7 +37,7 @@ def build(recipe: Recipe, *, force: bool = False, keep_failed: bool = False) -> 
     Raises:
         EdgeInceptionError: See ``edge_inception.errors``.
     """
-    from edge_inception import pipeline
+    from edge_inception.pipeline import build as pipeline
 
     return pipeline.build(recipe, force=force, keep_failed=keep_failed)
 

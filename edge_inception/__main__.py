@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_inception.cli import main
+from edge_inception.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from enum import Enum
+from typing import ClassVar, TypeVar
 
 _LISTED = 3
+_E = TypeVar("_E", bound=Enum)
 
 
 class EdgeInceptionError(Exception):
@@ -97,3 +99,20 @@ def listed(names: Iterable[str], separator: str = ", ") -> str:
     found = list(names)
     more = f"{separator}and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return separator.join(found[:_LISTED]) + more
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """Error for a name that is not in a closed set, with the nearest known name."""
+    return InputError(f"no {what} named '{name}'", hint=known_names(name, known))
+
+
+def member(kind: type[_E], what: str, value: str) -> _E:
+    """The member of an enum by its value, as users type it.
+
+    Raises:
+        InputError: No such value.
+    """
+    known: dict[str, _E] = {str(item.value): item for item in kind}
+    if value not in known:
+        raise unknown(what, value, known)
+    return known[value]

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inception import artifact, images, registry
+from edge_inception import artifact
 from edge_inception.artifact import EngineFile
+from edge_inception.data import images
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import Session, SessionOptions
 from edge_inception.errors import InputError
 from edge_inception.spec import Head
@@ -40,7 +42,7 @@ def open_engine(path: str | Path, *, threads: int = 0, cuda_graph: bool = True) 
 
 
 def _open(engine: EngineFile, options: SessionOptions) -> Session:
-    return registry.backend(str(engine.details["backend"])).open(engine, options)
+    return backends.backend(str(engine.details["backend"])).open(engine, options)
 
 
 def classify(

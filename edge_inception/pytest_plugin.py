@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from edge_inception.validate.arm import Arm
+    from edge_inception.latency.contender import Arm
     from edge_inception.validate.comparison import Comparison
 
 BASELINES = "latency_baselines"
@@ -125,7 +125,7 @@ def accuracy_gate(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any
     def gate(
         candidate: str | Path, baseline: str | Path, images: str | Path, *, max_drop: float = 1.0
     ) -> dict[str, Any]:
-        from edge_inception import imageset  # noqa: PLC0415 -- pytest starts without it
+        from edge_inception.data import imageset  # noqa: PLC0415 -- pytest starts without it
         from edge_inception.validate import comparison  # noqa: PLC0415
 
         labelled = imageset.open_set(Path(images))
@@ -151,10 +151,10 @@ def _folder(request: pytest.FixtureRequest) -> tempfile.TemporaryDirectory[str]:
 
 
 def _comparison(folder: str, choices: dict[str, Any]) -> Comparison:
-    from edge_inception import imageset  # noqa: PLC0415 -- pytest starts without it
-    from edge_inception.validate.bench import Protocol  # noqa: PLC0415
+    from edge_inception.data import imageset  # noqa: PLC0415 -- pytest starts without it
+    from edge_inception.latency.bench import Protocol  # noqa: PLC0415
+    from edge_inception.latency.regression import Gate  # noqa: PLC0415
     from edge_inception.validate.comparison import Comparison  # noqa: PLC0415
-    from edge_inception.validate.regression import Gate  # noqa: PLC0415
 
     usual = Gate()
     pairs = choices.pop("pairs", usual.pairs)

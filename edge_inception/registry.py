@@ -10,65 +10,26 @@ import importlib
 import json
 import math
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
-from enum import Enum
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from edge_inception.errors import InputError, known_names
+from edge_inception.errors import InputError, unknown
 from edge_inception.spec import ModelSpec
 
-if TYPE_CHECKING:
-    from edge_inception.engines._backend import Backend
-
 _PACKAGE = Path(__file__).parent
-_E = TypeVar("_E", bound=Enum)
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
-    """Error for a name that is not in a closed set, with the nearest known name."""
-    return InputError(f"no {what} named '{name}'", hint=known_names(name, known))
-
-
-def member(kind: type[_E], what: str, value: str) -> _E:
-    """The member of an enum by its value, as users type it.
-
-    Raises:
-        InputError: No such value.
-    """
-    known: dict[str, _E] = {str(item.value): item for item in kind}
-    if value not in known:
-        raise unknown(what, value, known)
-    return known[value]
-
-
-def _plugin_files(folder: str) -> list[str]:
+def plugin_files(folder: str) -> list[str]:
+    """Names of the plug-ins in a folder of this package, sorted; imports none of them."""
     found = pkgutil.iter_modules([str(_PACKAGE / folder)])
     return sorted(m.name for m in found if not m.name.startswith("_"))
-
-
-def backend_names() -> list[str]:
-    """Names of all engine backends, sorted."""
-    return _plugin_files("engines")
-
-
-def backend(name: str) -> Backend:
-    """The backend record of ``engines/<name>.py``.
-
-    Raises:
-        InputError: No such backend.
-    """
-    if name not in backend_names():
-        raise unknown("backend", name, backend_names())
-    module = importlib.import_module(f"edge_inception.engines.{name}")
-    record: Backend = module.BACKEND
-    return record
 
 
 def models() -> dict[str, ModelSpec]:
     """All architectures by name, in file order; imports no torch."""
     specs: dict[str, ModelSpec] = {}
-    for file in _plugin_files("models"):
+    for file in plugin_files("models"):
         module = importlib.import_module(f"edge_inception.models.{file}")
         specs.update((spec.name, spec) for spec in module.MODELS)
     return specs

@@ -27,107 +27,15 @@ _PACKAGE = Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Distributions and source files that decide a stage's result."""
+    """A step from one artifact to the next, as the room that owns it declares it.
 
+    ``tools`` are the distributions and ``sources`` the files and folders of this package, relative
+    to it, whose change makes what the stage wrote stale.
+    """
+
+    name: str
     tools: tuple[str, ...]
     sources: tuple[str, ...]
-
-
-_CHECKPOINT = (
-    *("checkpoint.py", "checkpoint_family.py", "checkpoint_file.py", "checkpoint_unwrap.py"),
-    "keymaps",
-)
-STAGES: Mapping[str, Stage] = {
-    "train": Stage(
-        tools=("torch", "numpy", "Pillow"),
-        sources=(
-            "train.py",
-            "training_run.py",
-            "monitor.py",
-            "augment.py",
-            "models",
-            "images.py",
-            "pixels.py",
-            "metrics.py",
-        ),
-    ),
-    "qat": Stage(
-        tools=("torch", "onnx", "onnxruntime", "numpy", "Pillow"),
-        sources=(
-            *("qat.py", "graph_module.py", "train.py", "training_run.py", "monitor.py"),
-            *("augment.py", "quant", "graph", "images.py", "pixels.py", "imageset.py"),
-            *("metrics.py", "device/answers.py"),
-        ),
-    ),
-    "export": Stage(
-        tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
-        sources=(
-            "export.py",
-            "interface.py",
-            "images.py",
-            "pixels.py",
-            "imageset.py",
-            *_CHECKPOINT,
-            "models",
-        ),
-    ),
-    "import": Stage(tools=("onnx", "onnxruntime"), sources=("graph",)),
-    "ends": Stage(
-        tools=("onnx", "onnxruntime", "numpy"),
-        sources=("ends.py", "interface.py", "graph", "images.py", "pixels.py", "imageset.py"),
-    ),
-    "simplify": Stage(tools=("onnx", "onnxsim", "onnxruntime"), sources=("graph",)),
-    "baseline": Stage(
-        tools=("torch", "numpy", "Pillow"),
-        sources=(
-            "baseline.py",
-            "recording.py",
-            *_CHECKPOINT,
-            "models",
-            "images.py",
-            "pixels.py",
-            "imageset.py",
-        ),
-    ),
-    "onnx_baseline": Stage(
-        tools=("onnxruntime", "numpy", "Pillow"),
-        sources=(
-            *("onnx_baseline.py", "recording.py", "engines", "inference.py"),
-            *("images.py", "pixels.py", "imageset.py"),
-        ),
-    ),
-    "calibrate": Stage(
-        tools=("onnx", "openvino", "numpy", "Pillow"),
-        sources=("quant", "graph", "images.py", "pixels.py", "imageset.py"),
-    ),
-    "import_ranges": Stage(
-        tools=("onnx", "openvino", "numpy", "Pillow"),
-        sources=("quant", "graph", "images.py", "pixels.py", "imageset.py"),
-    ),
-    "quantize": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
-    "search": Stage(
-        tools=("onnx", "openvino", "numpy", "Pillow"),
-        sources=(
-            *("scoring.py", "quant", "graph", "engines", "device/answers.py"),
-            *("images.py", "pixels.py", "imageset.py"),
-        ),
-    ),
-    "calibration_cache": Stage(tools=("onnx", "numpy"), sources=("quant", "graph")),
-    "validate": Stage(
-        tools=("numpy", "Pillow", "torch"),
-        sources=(
-            *("validate", "metrics.py", "images.py", "pixels.py", "inference.py", "engines"),
-            "device",
-            *(
-                "baseline.py",
-                "recording.py",
-                "onnx_baseline.py",
-                *_CHECKPOINT,
-                "models",
-            ),  # PyTorch is timed in a worker
-        ),
-    ),
-}
 
 
 @functools.cache
@@ -175,27 +83,20 @@ Parents = Mapping[str, Artifact | str]
 them on: preprocessing and class names stand there, and in no graph."""
 
 
-def provenance(stage: str, *, parents: Parents, options: Any) -> Provenance:
+def provenance(stage: Stage, *, parents: Parents, options: Any) -> Provenance:
     """What a run of ``stage`` would be recorded as.
 
     Args:
-        stage: A name in STAGES, or ``compile:<backend>``.
+        stage: The stage's own declaration.
         parents: Each input.
         options: The stage's frozen options record.
     """
-    base, _, backend = stage.partition(":")
-    if base == "compile":
-        shared = sorted(f"engines/{file.name}" for file in (_PACKAGE / "engines").glob("_*.py"))
-        sources = (f"engines/{backend}.py", *shared)
-        entry = Stage(tools=_backend_tools(backend), sources=sources)
-    else:
-        entry = STAGES[base]
     return Provenance(
-        stage=stage,
+        stage=stage.name,
         parents=dict(_hashes(parents)),
         options=plain(options),
-        tools={name: tool_version(name) for name in entry.tools},
-        source=_digest(entry.sources),
+        tools={name: tool_version(name) for name in stage.tools},
+        source=_digest(stage.sources),
     )
 
 
@@ -207,12 +108,6 @@ def _hashes(parents: Parents) -> Iterator[tuple[str, str]]:
         yield role, parent.sha256
         details = json.dumps(plain(parent.details), sort_keys=True)
         yield f"details of {role}", hashlib.sha256(details.encode()).hexdigest()
-
-
-def _backend_tools(backend: str) -> tuple[str, ...]:
-    from edge_inception import registry  # noqa: PLC0415 -- registry imports backends on use
-
-    return registry.backend(backend).distributions
 
 
 A = TypeVar("A", bound=Artifact)

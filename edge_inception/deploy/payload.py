@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from edge_inception import artifact
 from edge_inception.device import manifest, signature
-from edge_inception.device.refusal import Refusal
+from edge_inception.device.errors import Refusal
 from edge_inception.errors import InputError
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

@@ -20,35 +20,35 @@ from typing import Any, Callable, Dict, List, Mapping, Tuple
 sys.dont_write_bytecode = True  # a bundle stays as it was made
 
 if __package__:
-    from edge_inception.device import (
-        answers,
-        board,
+    from edge_inception.device import (  # fmt: skip
+        errors,
+        jetson_board,
         manifest,
         measure,
-        proof,
+        outputs,
         readiness,
-        refusal,
         replay,
+        runtimes,
         signature,
         store,
         trtexec,
-        ways,
-    )  # fmt: skip
-    from edge_inception.device.refusal import Refusal
+        verify,
+    )
+    from edge_inception.device.errors import Refusal
 else:
-    import answers  # type: ignore[import-not-found,no-redef]
-    import board  # type: ignore[import-not-found,no-redef]
+    import errors  # type: ignore[import-not-found,no-redef]
+    import jetson_board  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
     import measure  # type: ignore[import-not-found,no-redef]
-    import proof  # type: ignore[import-not-found,no-redef]
+    import outputs  # type: ignore[import-not-found,no-redef]
     import readiness  # type: ignore[import-not-found,no-redef]
-    import refusal  # type: ignore[import-not-found,no-redef]
     import replay  # type: ignore[import-not-found,no-redef]
+    import runtimes  # type: ignore[import-not-found,no-redef]
     import signature  # type: ignore[import-not-found,no-redef]
     import store  # type: ignore[import-not-found,no-redef]
     import trtexec  # type: ignore[import-not-found,no-redef]
-    import ways  # type: ignore[import-not-found,no-redef]
-    from refusal import Refusal  # type: ignore[no-redef]
+    import verify  # type: ignore[import-not-found,no-redef]
+    from errors import Refusal  # type: ignore[no-redef]
 
 _INTERRUPTED = 130
 _WARNINGS = 5  # of a build; all of them are in the engine's JSON
@@ -81,12 +81,12 @@ class _Session:
         note = signature.check(self.bundle, options.public_key)
         if note:
             self.say(note)
-        self.board = board.read_board(self.bundle.root)
+        self.board = jetson_board.read_board(self.bundle.root)
         self.way = self._way()
 
     def _way(self) -> Any:
         accepts_float = getattr(self.options, "accept_float", False)
-        way = ways.way_of(self.bundle, self.options.threads, accepts_float=accepts_float)
+        way = runtimes.way_of(self.bundle, self.options.threads, accepts_float=accepts_float)
         tool = trtexec.find_tool()
         if way.name != "tensorrt" or tool is None:
             return way
@@ -175,19 +175,19 @@ def _verify(session: _Session) -> int:
     num_images = 0
     checks: List[Dict[str, Any]] = [_files_check(bundle)]
     try:
-        checks += proof.golden_checks(bundle, runner, graph["profile"])
+        checks += verify.golden_checks(bundle, runner, graph["profile"])
         if session.options.images:
-            found, num_images = proof.folder_checks(
+            found, num_images = verify.folder_checks(
                 bundle, runner, graph["profile"], session.options.images
             )
             checks += found
     finally:
         runner.close()
-    failed = [entry for entry in checks if entry["status"] == proof.FAILED]
+    failed = [entry for entry in checks if entry["status"] == verify.FAILED]
     record = {
-        "schema": proof.SCHEMA,
-        "schema_version": proof.SCHEMA_VERSION,
-        "status": proof.FAILED if failed else proof.PASSED,
+        "schema": verify.SCHEMA,
+        "schema_version": verify.SCHEMA_VERSION,
+        "status": verify.FAILED if failed else verify.PASSED,
         "created_utc": store.now(),
         "bundle": _identity(bundle),
         "engine": engine.facts,
@@ -201,7 +201,7 @@ def _verify(session: _Session) -> int:
 def _files_check(bundle: Any) -> Dict[str, Any]:
     count = len(bundle.record["files"])
     return {
-        "name": "files", "status": proof.PASSED, "got": count, "wanted": count,
+        "name": "files", "status": verify.PASSED, "got": count, "wanted": count,
         "sentence": "{} files are those of the manifest".format(count),
     }  # fmt: skip
 
@@ -218,7 +218,7 @@ def _tell_verdict(session: _Session, record: Mapping[str, Any], failed: List[Any
             print("{:<12} {:<18} {}".format(entry["status"], entry["name"], entry["sentence"]))
         reason = failed[0]["sentence"] if failed else "this device answers as it was validated"
         print("{}: {}".format(record["status"], reason))
-    return refusal.GATE_FAILED if failed else 0
+    return errors.GATE_FAILED if failed else 0
 
 
 def _bench(session: _Session) -> int:
@@ -255,13 +255,13 @@ def _classify(session: _Session) -> int:
     bundle, head = session.bundle, session.bundle.record["head"]
     if head == "embedding":
         raise Refusal("this network gives embeddings, which name no class", "use another bundle")
-    how, profile = proof.preprocess_of(bundle), session.way.graph()["profile"]
+    how, profile = verify.preprocess_of(bundle), session.way.graph()["profile"]
     labels = _labels(bundle)
     _, runner = session.open()
     try:
         for path in session.options.image:
-            image = proof.read_image(path, how)
-            scores = answers.probabilities(replay.run(runner, image[None], bundle, profile), head)[
+            image = verify.read_image(path, how)
+            scores = outputs.probabilities(replay.run(runner, image[None], bundle, profile), head)[
                 0
             ]
             _print_top(session.options, path, _top(scores, head, session.options.top, labels))
@@ -279,7 +279,7 @@ def _labels(bundle: Any) -> List[str]:
 
 
 def _top(scores: Any, head: str, top: int, labels: List[str]) -> List[Tuple[str, float]]:
-    limit = min(top, answers.head_of(head)[1] or top)
+    limit = min(top, outputs.head_of(head)[1] or top)
     order = (-scores).argsort(kind="mergesort")[:limit]
     return [(labels[i] if labels else str(i), float(scores[i])) for i in order]
 

@@ -12,9 +12,9 @@ import os
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 if __package__:
-    from edge_inception.device.refusal import Refusal
+    from edge_inception.device.errors import Refusal
 else:
-    from refusal import Refusal  # type: ignore[import-not-found,no-redef]
+    from errors import Refusal  # type: ignore[import-not-found,no-redef]
 
 SCHEMA = "edge-inception/bundle"
 SCHEMA_VERSION = 1

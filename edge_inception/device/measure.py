@@ -14,10 +14,10 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 
 if __package__:
-    from edge_inception.device import board as board_files
+    from edge_inception.device import jetson_board as board_files
     from edge_inception.device import manifest, store
 else:
-    import board as board_files  # type: ignore[import-not-found,no-redef]
+    import jetson_board as board_files  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
     import store  # type: ignore[import-not-found,no-redef]
 

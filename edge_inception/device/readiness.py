@@ -7,13 +7,13 @@ import importlib
 from typing import Any, Callable, Dict, List, Mapping
 
 if __package__:
-    from edge_inception.device import board as board_files
+    from edge_inception.device import jetson_board as board_files
     from edge_inception.device import manifest
-    from edge_inception.device.refusal import Refusal
+    from edge_inception.device.errors import Refusal
 else:
-    import board as board_files  # type: ignore[import-not-found,no-redef]
+    import jetson_board as board_files  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
-    from refusal import Refusal  # type: ignore[import-not-found,no-redef]
+    from errors import Refusal  # type: ignore[import-not-found,no-redef]
 
 OK, WARNING, FAILED, UNREAD = "ok", "warning", "failed", "not read"
 _MIB_PER_GB = 1000 * 1000 * 1000 / (1 << 20)

@@ -8,12 +8,13 @@ from typing import Any, Mapping
 import numpy as np
 
 if __package__:
-    from edge_inception.device import answers, refusal
-    from edge_inception.device.refusal import Refusal
+    from edge_inception.device import errors
+    from edge_inception.device import outputs as answers
+    from edge_inception.device.errors import Refusal
 else:
-    import answers  # type: ignore[import-not-found,no-redef]
-    import refusal  # type: ignore[import-not-found,no-redef]
-    from refusal import Refusal  # type: ignore[no-redef]
+    import errors  # type: ignore[import-not-found,no-redef]
+    import outputs as answers  # type: ignore[import-not-found,no-redef]
+    from errors import Refusal  # type: ignore[no-redef]
 
 
 def run(runner: Any, images: Any, bundle: Any, profile: Mapping[str, int]) -> Any:
@@ -41,6 +42,6 @@ def run(runner: Any, images: Any, bundle: Any, profile: Mapping[str, int]) -> An
                 int(is_bad.sum()), len(result)
             ),
             "float16 may overflow here: make a bundle with --float-rest fp32",
-            refusal.GATE_FAILED,
+            errors.GATE_FAILED,
         )
     return result

@@ -18,12 +18,12 @@ import subprocess
 from typing import Any, List, NamedTuple, Optional
 
 if __package__:
-    from edge_inception.device import manifest, refusal
-    from edge_inception.device.refusal import Refusal
+    from edge_inception.device import errors, manifest
+    from edge_inception.device.errors import Refusal
 else:
+    import errors  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
-    import refusal  # type: ignore[import-not-found,no-redef]
-    from refusal import Refusal  # type: ignore[no-redef]
+    from errors import Refusal  # type: ignore[no-redef]
 
 KEY_KIND, HASHED = b"Ed", b"ED"
 KEY_ID_BYTES = 8
@@ -70,7 +70,7 @@ def check(bundle: Any, public_key: Optional[str]) -> str:
         "minisign is installed",
         "sudo apt-get install python3-cryptography, or check it where you unpacked the bundle: "
         "minisign -Vm manifest.json -x manifest.json.sig -p KEY.pub",
-        refusal.LIBRARY_MISSING,
+        errors.LIBRARY_MISSING,
     )
 
 

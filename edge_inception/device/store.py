@@ -15,12 +15,12 @@ import time
 from typing import Any, Dict, Mapping, NamedTuple, Optional
 
 if __package__:
-    from edge_inception.device import manifest, refusal
-    from edge_inception.device.refusal import Refusal
+    from edge_inception.device import errors, manifest
+    from edge_inception.device.errors import Refusal
 else:
+    import errors  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
-    import refusal  # type: ignore[import-not-found,no-redef]
-    from refusal import Refusal  # type: ignore[no-redef]
+    from errors import Refusal  # type: ignore[no-redef]
 
 SCHEMA = "edge-inception/device-engine"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -158,5 +158,5 @@ def _write(path: str, content: bytes) -> None:
             "free space on the device"
             if is_full
             else "copy the bundle to a folder that you may write, or check its permissions",
-            refusal.BAD_INPUT,
+            errors.BAD_INPUT,
         ) from error

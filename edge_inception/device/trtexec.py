@@ -13,13 +13,14 @@ import tempfile
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 if __package__:
-    from edge_inception.device import manifest, measure, refusal
-    from edge_inception.device.refusal import Refusal
+    from edge_inception.device import errors as refusal
+    from edge_inception.device import manifest, measure
+    from edge_inception.device.errors import Refusal
 else:
+    import errors as refusal  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
     import measure  # type: ignore[import-not-found,no-redef]
-    import refusal  # type: ignore[import-not-found,no-redef]
-    from refusal import Refusal  # type: ignore[no-redef]
+    from errors import Refusal  # type: ignore[no-redef]
 
 TOOL = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it; not on PATH
 _TAIL_LINES = 3

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from edge_inception.artifact import EngineFile, TypedGraph
 from edge_inception.errors import CompileFailed, InputError
 from edge_inception.spec import HEAD_OUTPUTS, Progress, ShapeProfile, no_progress
+from edge_inception.stage import Stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,6 +207,11 @@ class Backend:
         Callable[[EngineFile, SessionOptions, Sequence[NDArray[Any]]], tuple[LayerTime, ...]] | None
     ) = None
 
+    @property
+    def stage(self) -> Stage:
+        """The stage that compiles with this library."""
+        return compile_stage(self.name, self.distributions)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takes:
@@ -213,6 +219,14 @@ class Takes:
 
     element: str
     shape: tuple[int, ...]
+
+
+def compile_stage(name: str, distributions: tuple[str, ...]) -> Stage:
+    """The compile stage of the backend in ``engines/<name>.py``, keyed on it and what all share."""
+    shared = sorted(f"engines/{file.name}" for file in Path(__file__).parent.glob("_*.py"))
+    return Stage(
+        name=f"compile:{name}", tools=distributions, sources=(f"engines/{name}.py", *shared)
+    )
 
 
 def num_classes(engine: EngineFile) -> int:
@@ -342,7 +356,7 @@ def run_in_batches(
         raise InputError(
             f"the engine takes {takes.element} [N, {', '.join(map(str, takes.shape))}], got "
             f"{images.dtype} {list(shape)}",
-            hint="preprocess with edge_inception.images and the engine's own preprocessing",
+            hint="preprocess with edge_inception.data.images and the engine's own preprocessing",
         )
     if profile.min <= shape[0] <= profile.max:
         return run(np.ascontiguousarray(images))

@@ -18,8 +18,7 @@ from edge_inception import artifact, stage
 from edge_inception.artifact import CalibrationCache, EngineFile, TypedGraph
 from edge_inception.engines import _backend, _cuda, _inspection, _nvinfer, _trtexec
 from edge_inception.engines._backend import Availability, CompileOptions
-from edge_inception.errors import BackendMissing, CompileFailed, InputError
-from edge_inception.registry import unknown
+from edge_inception.errors import BackendMissing, CompileFailed, InputError, unknown
 from edge_inception.spec import INPUT_NAME, Progress, no_progress
 
 _RTX_SPELLING = (10, 13)  # the tensorrt_rtx tool shares trtexec's flags of that time
@@ -33,6 +32,7 @@ class Vendor:
         name: Of the backend, and of its plans' kind.
         title: For people.
         modules: Import names, in the order of trial.
+        distributions: Installed packages whose version decides the plan.
         remedy: The command that installs it.
         tool: NVIDIA's own command line for the same build.
         needs_gpu_to_compile: Whether a plan is timed on the GPU it will run on.
@@ -42,6 +42,7 @@ class Vendor:
     name: str
     title: str
     modules: tuple[str, ...]
+    distributions: tuple[str, ...]
     remedy: str
     tool: str
     needs_gpu_to_compile: bool
@@ -136,7 +137,9 @@ def compile_graph(
         path,
         built.plan,
         provenance=stage.provenance(
-            f"compile:{vendor.name}", parents=_parents(typed, options), options=options
+            _backend.compile_stage(vendor.name, vendor.distributions),
+            parents=_parents(typed, options),
+            options=options,
         ),
         counts={"layers": sum(sum(n.values()) for n in layers["layers"].values())}
         | {key: layers[key] for key in ("int8_layers", "reformat_layers", "total_weight_bytes")},

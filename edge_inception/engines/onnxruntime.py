@@ -112,9 +112,7 @@ def _compile(
         EngineFile,
         path,
         lambda temporary: _copy(typed.path, temporary),
-        provenance=stage.provenance(
-            f"compile:{_NAME}", parents={"typed graph": typed}, options=options
-        ),
+        provenance=stage.provenance(BACKEND.stage, parents={"typed graph": typed}, options=options),
         details={
             **typed.details,
             "backend": _NAME,

@@ -23,8 +23,7 @@ from edge_inception.engines._backend import (
     SessionOptions,
     Takes,
 )
-from edge_inception.errors import BackendMissing, CompileFailed, InputError
-from edge_inception.registry import unknown
+from edge_inception.errors import BackendMissing, CompileFailed, InputError, unknown
 from edge_inception.spec import Progress, ShapeProfile, no_progress
 
 if TYPE_CHECKING:
@@ -112,9 +111,7 @@ def _compile(
         EngineFile,
         path,
         made.blob,
-        provenance=stage.provenance(
-            f"compile:{_NAME}", parents={"typed graph": typed}, options=options
-        ),
+        provenance=stage.provenance(BACKEND.stage, parents={"typed graph": typed}, options=options),
         counts={key: made.layers[key] for key in ("weighted_layers", "int8_layers")},
         details=details,
     )

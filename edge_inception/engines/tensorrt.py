@@ -16,6 +16,7 @@ _VENDOR = _nvidia.Vendor(
     name="tensorrt",
     title="TensorRT",
     modules=("tensorrt",),
+    distributions=("tensorrt",),
     remedy=(
         "on a Jetson: sudo apt install tensorrt python3-libnvinfer (it comes with JetPack, never "
         "from pip); elsewhere: pip install 'edge-inception[tensorrt]'"
@@ -28,7 +29,7 @@ _VENDOR = _nvidia.Vendor(
 BACKEND = Backend(
     name=_VENDOR.name,
     suffix=".engine",
-    distributions=("tensorrt",),
+    distributions=_VENDOR.distributions,
     compile=partial(_nvidia.compile_graph, _VENDOR),
     open=partial(_plan_session.open_engine, _VENDOR),
     availability=partial(_nvidia.availability, _VENDOR),

@@ -11,7 +11,7 @@ from onnx import TensorProto, numpy_helper
 
 from edge_inception.errors import InputError
 from edge_inception.graph.check import constants, shape_of
-from edge_inception.graph.refusals import label
+from edge_inception.graph.support_checks import label
 
 Shapes = Mapping[str, list[int | str]]
 FREE = "batch"

@@ -13,7 +13,7 @@ from edge_inception.errors import InputError
 from edge_inception.graph.check import constants, shape_of
 from edge_inception.graph.dla_rules import ORIN, XAVIER, View, judge
 from edge_inception.graph.passes import head_to_convolution, inclusive_average_pool, remove_unused
-from edge_inception.graph.refusals import label
+from edge_inception.graph.support_checks import label
 
 PASSES = (
     head_to_convolution.PASS,

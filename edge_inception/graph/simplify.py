@@ -8,10 +8,12 @@ import onnx
 import onnxsim
 from onnx import helper
 
-from edge_inception import __version__, artifact
+from edge_inception import artifact
+from edge_inception._version import __version__
 from edge_inception.artifact import Graph, SimplifiedGraph
 from edge_inception.errors import InputError
-from edge_inception.graph import check, parity, portable
+from edge_inception.graph import check, opset_checks, parity
+from edge_inception.graph.options import SimplifyOptions, simplify_provenance
 from edge_inception.graph.passes import (
     fold_affine,
     fold_input_affine,
@@ -26,7 +28,6 @@ from edge_inception.graph.passes import (
     spell_norm,
     sum_to_add,
 )
-from edge_inception.options import SimplifyOptions, simplify_provenance
 
 __all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
 
@@ -107,7 +108,7 @@ def simplify_model(original: onnx.ModelProto) -> onnx.ModelProto:
     while _round(model):
         rounds += 1
         assert rounds < MAX_ROUNDS, "two passes undo each other"
-    portable.require_portable(model)
+    opset_checks.require_portable(model)
     _stamp(model)
     model = _with_shapes(model)
     onnx.checker.check_model(model, full_check=True)

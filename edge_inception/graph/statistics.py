@@ -17,7 +17,7 @@ from onnx import TensorProto, inliner
 from edge_inception.errors import InputError
 from edge_inception.graph.check import constants, node_counts, shape_of
 from edge_inception.graph.macs import OWN_DOMAINS, Sizes, Tensor, element_of, macs_of
-from edge_inception.graph.refusals import label, opset_of
+from edge_inception.graph.support_checks import label, opset_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from typing import Any
 import onnx
 
 from edge_inception.graph.check import integers
-from edge_inception.graph.refusals import label
 from edge_inception.graph.statistics import Layer, statistics
+from edge_inception.graph.support_checks import label
 
 SCHEMA = "edge-inception/layers"
 SCHEMA_VERSION = 1

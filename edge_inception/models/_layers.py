@@ -6,12 +6,9 @@ state-dict keys and must not change. Shapes are [C, H, W].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-
-if TYPE_CHECKING:
-    from torch import nn
+from typing import TypeAlias, TypeVar
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -263,14 +260,3 @@ def checked(name: str, value: _K, meaning: Mapping[_K, _V]) -> _V:
 def chained(prefix: str, layers: tuple[Layer, ...]) -> dict[str, Layer]:
     """Layers under ``prefix.0``, ``prefix.1`` and so on."""
     return {f"{prefix}.{index}": layer for index, layer in enumerate(layers)}
-
-
-def builder(describe: Callable[..., Architecture]) -> Callable[..., nn.Module]:
-    """The function that makes a module of what ``describe`` returns; imports torch when called."""
-
-    def build(**options: Any) -> nn.Module:
-        from edge_inception.models._blocks import Network
-
-        return Network(describe(**options))
-
-    return build

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from edge_inception.models._builder import builder
 from edge_inception.models._layers import (
     NORM_EPS,
     SAME,
@@ -22,7 +23,6 @@ from edge_inception.models._layers import (
     LocalResponseNorm,
     MaxPool,
     branches,
-    builder,
     checked,
 )
 from edge_inception.spec import (

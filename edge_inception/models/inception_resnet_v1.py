@@ -7,6 +7,7 @@ embedding of unit length. Shapes are for a 299 x 299 input at width 1.
 
 from __future__ import annotations
 
+from edge_inception.models._builder import builder
 from edge_inception.models._inception_resnet import (
     SCALES,
     BlockA,
@@ -26,7 +27,6 @@ from edge_inception.models._layers import (
     Head,
     Layer,
     MaxPool,
-    builder,
     chained,
     checked,
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from edge_inception.models._builder import builder
 from edge_inception.models._inception_resnet import (
     SCALES,
     BlockA,
@@ -29,7 +30,6 @@ from edge_inception.models._layers import (
     Layer,
     MaxPool,
     branches,
-    builder,
     chained,
     checked,
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from edge_inception.models._builder import builder
 from edge_inception.models._layers import (
     SAME,
     TF_SAME,
@@ -22,7 +23,6 @@ from edge_inception.models._layers import (
     MaxPool,
     SeparableConv,
     Unit,
-    builder,
     checked,
 )
 from edge_inception.spec import (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from edge_inception.models._builder import builder
 from edge_inception.models._layers import (
     VALID,
     Architecture,
@@ -19,7 +20,6 @@ from edge_inception.models._layers import (
     Layer,
     MaxPool,
     Unit,
-    builder,
 )
 from edge_inception.models.inception_v4 import auxiliary_head
 from edge_inception.spec import (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from edge_inception.models._builder import builder
 from edge_inception.models._layers import (
     VALID,
     Architecture,
@@ -21,7 +22,6 @@ from edge_inception.models._layers import (
     MaxPool,
     Unit,
     branches,
-    builder,
     chained,
 )
 from edge_inception.spec import (

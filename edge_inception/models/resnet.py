@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from edge_inception.models._builder import builder
 from edge_inception.models._layers import (
     Architecture,
     BatchNorm,
@@ -17,7 +18,6 @@ from edge_inception.models._layers import (
     Layer,
     MaxPool,
     PlainConv,
-    builder,
     chained,
     checked,
     widen,

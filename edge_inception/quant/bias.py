@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge_inception.graph.check import attribute
-from edge_inception.quant.place import Placement
+from edge_inception.quant.placement import Placement
 from edge_inception.quant.ranges import ChannelMeans
 from edge_inception.quant.scales import along, quantize_weight
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inception import registry
-from edge_inception.errors import InputError, counted
+from edge_inception.errors import InputError, counted, unknown
 from edge_inception.quant.scales import LEVELS
 
 AUTO = "auto"
@@ -300,7 +299,7 @@ def calibrator(name: str) -> Calibrator:
     if kind in _PLAIN and not argument:
         return _PLAIN[kind]
     if kind != "percentile":
-        raise registry.unknown("calibrator", name, _NAMES)
+        raise unknown("calibrator", name, _NAMES)
     try:
         percent = float(argument)
     except ValueError:

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_inception.errors import InputError
-from edge_inception.quant import place
+from edge_inception.quant import placement
 
 _LARGEST = float(np.finfo(np.float16).max)
 _FLOAT32_OPS = frozenset(("LRN",))  # it sums squares, and beyond 256 a square is no float16
@@ -28,7 +28,7 @@ def to_float16(model: onnx.ModelProto) -> None:
         InputError: A weight is beyond float16.
     """
     graph = model.graph
-    inner = place.between_layers(graph)
+    inner = placement.between_layers(graph)
     half = [n for i, n in enumerate(graph.node) if i in inner and n.op_type not in _FLOAT32_OPS]
     full = [n for i, n in enumerate(graph.node) if i not in inner or n.op_type in _FLOAT32_OPS]
     both = _halve_weights(graph, half, full) | _crossing(graph, half, full)

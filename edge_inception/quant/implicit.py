@@ -20,8 +20,8 @@ import onnx
 
 from edge_inception.errors import InputError
 from edge_inception.graph.check import constants, only_reader
-from edge_inception.quant import place
-from edge_inception.quant.place import Placement
+from edge_inception.quant import placement as place
+from edge_inception.quant.placement import Placement
 from edge_inception.quant.ranges import TensorRange, tensor_scales
 
 _POOLS = frozenset(("MaxPool", "AveragePool"))

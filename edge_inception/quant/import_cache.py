@@ -22,12 +22,12 @@ import onnx
 
 from edge_inception import artifact, stage
 from edge_inception.artifact import RangeTable, SimplifiedGraph, file_sha256
+from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
-from edge_inception.imageset import ImageSet
 from edge_inception.quant import observe, ranges
 from edge_inception.quant.implicit import VIEW_OPS
-from edge_inception.quant.options import CalibrateOptions
-from edge_inception.quant.place import POOL_OPS
+from edge_inception.quant.options import IMPORT_RANGES, CalibrateOptions
+from edge_inception.quant.placement import POOL_OPS
 from edge_inception.quant.ranges import Table, TensorRange
 from edge_inception.quant.scales import LEVELS
 from edge_inception.spec import Progress, no_progress
@@ -99,7 +99,7 @@ def import_cache(
         out,
         ranges.table_text(table).encode(),
         provenance=stage.provenance(
-            "import_ranges",
+            IMPORT_RANGES,
             parents={**parents, **({"images": images.sha256} if images else {})},
             options=options,
         ),

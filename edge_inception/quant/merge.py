@@ -8,8 +8,8 @@ from pathlib import Path
 
 from edge_inception import stage
 from edge_inception.artifact import RangeTable, SimplifiedGraph
+from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
-from edge_inception.imageset import ImageSet
 from edge_inception.quant import observe
 from edge_inception.quant.calibrators import Observation
 from edge_inception.quant.observe import Record

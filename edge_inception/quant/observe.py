@@ -23,10 +23,11 @@ from openvino import opset13 as ops
 
 from edge_inception import artifact, stage
 from edge_inception.artifact import RangeTable, SimplifiedGraph
+from edge_inception.data.imageset import ImageItem, ImageSet
 from edge_inception.errors import InputError
 from edge_inception.graph.signs import non_negative
-from edge_inception.imageset import ImageItem, ImageSet
-from edge_inception.quant import place, ranges
+from edge_inception.quant import placement as place
+from edge_inception.quant import ranges
 from edge_inception.quant.calibrators import (
     AUTO,
     DROPPED_BITS,
@@ -35,11 +36,11 @@ from edge_inception.quant.calibrators import (
     calibrator,
     require_known,
 )
+from edge_inception.quant.channel_means import channel_means
 from edge_inception.quant.implicit import unobserved
-from edge_inception.quant.means import channel_means
+from edge_inception.quant.openvino_reader import Stream, require_finite
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
 from edge_inception.quant.ranges import ChannelMeans, Table, TensorRange
-from edge_inception.quant.stream import Stream, require_finite
 from edge_inception.quant.trial import TRIED, Trial
 from edge_inception.spec import OUTPUT_NAME, Progress, no_progress
 

@@ -10,10 +10,21 @@ from enum import Enum
 
 from edge_inception import stage
 from edge_inception.artifact import Provenance, RangeTable, SimplifiedGraph, TypedGraph
+from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError, counted
-from edge_inception.imageset import ImageSet
 from edge_inception.quant.policies import Policy, default_policy, policy
-from edge_inception.spec import Budget, Precision, Preprocess
+from edge_inception.spec import Precision, Preprocess
+from edge_inception.stage import Stage
+
+_CALIBRATION_TOOLS = ("onnx", "openvino", "numpy", "Pillow")
+CALIBRATE = Stage(name="calibrate", tools=_CALIBRATION_TOOLS, sources=("quant", "graph", "data"))
+IMPORT_RANGES = Stage(
+    name="import_ranges", tools=_CALIBRATION_TOOLS, sources=("quant", "graph", "data")
+)
+QUANTIZE = Stage(name="quantize", tools=("onnx", "numpy"), sources=("quant", "graph"))
+CALIBRATION_CACHE = Stage(
+    name="calibration_cache", tools=("onnx", "numpy"), sources=("quant", "graph")
+)
 
 
 class Spelling(Enum):
@@ -93,21 +104,6 @@ class QuantizeOptions:
     bias_correction: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchOptions:
-    """Choices of one search for the groups that stay float.
-
-    ``quantize`` is the graph that is searched, with what is kept in any case. ``max_images`` bounds
-    how many images score it, ``batch`` how many at a time; ``threads`` 0 means all.
-    """
-
-    budget: Budget
-    quantize: QuantizeOptions
-    max_images: int = 512
-    batch: int = 8
-    threads: int = 0
-
-
 def policy_of(options: QuantizeOptions) -> Policy:
     """The placement that these options ask for.
 
@@ -145,7 +141,7 @@ def calibrate_provenance(
 ) -> Provenance:
     """What ``calibrate`` with these inputs is recorded as."""
     parents = {"graph": graph.sha256, "images": images.sha256}
-    return stage.provenance("calibrate", parents=parents, options=options)
+    return stage.provenance(CALIBRATE, parents=parents, options=options)
 
 
 def quantize_provenance(
@@ -153,18 +149,10 @@ def quantize_provenance(
 ) -> Provenance:
     """What ``quantize`` with these inputs is recorded as."""
     parents = {"graph": graph, **({} if ranges is None else {"ranges": ranges})}
-    return stage.provenance("quantize", parents=parents, options=options)
+    return stage.provenance(QUANTIZE, parents=parents, options=options)
 
 
 def cache_provenance(graph: TypedGraph, ranges: RangeTable, options: CacheOptions) -> Provenance:
     """What ``write_cache`` with these inputs is recorded as."""
     parents = {"typed graph": graph.sha256, "ranges": ranges.sha256}
-    return stage.provenance("calibration_cache", parents=parents, options=options)
-
-
-def search_provenance(
-    graph: SimplifiedGraph, ranges: RangeTable, images: ImageSet, options: SearchOptions
-) -> Provenance:
-    """What ``scoring.search_precision`` with these inputs is recorded as."""
-    parents: stage.Parents = {"graph": graph, "ranges": ranges, "images": images.sha256}
-    return stage.provenance("search", parents=parents, options=options)
+    return stage.provenance(CALIBRATION_CACHE, parents=parents, options=options)

@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edge_inception.data.imageset import ImageItem
 from edge_inception.graph import check
 from edge_inception.graph.layer_noise import decibels
-from edge_inception.imageset import ImageItem
-from edge_inception.quant import means as channel_means
-from edge_inception.quant.insert import int8_graph
+from edge_inception.quant import channel_means
+from edge_inception.quant.insert_qdq import int8_graph
+from edge_inception.quant.openvino_reader import Stream
 from edge_inception.quant.options import CalibrateOptions
 from edge_inception.quant.ranges import ChannelMeans, TensorRange
-from edge_inception.quant.stream import Stream
 from edge_inception.spec import Progress
 
 TRIED = ("mse", "mse-max", "max")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_inception.report.cells import milliseconds
+from edge_inception.report.table import milliseconds
 from edge_inception.report.vega import NARROW, Chart, draw, finite
 
 _Rows = Sequence[Mapping[str, Any]]

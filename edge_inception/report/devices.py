@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_inception.device import measure, proof
+from edge_inception.device import measure, verify
 from edge_inception.errors import InputError
-from edge_inception.report.cells import milliseconds as _ms
+from edge_inception.report.table import milliseconds as _ms
 
 
 def read_proof(path: Path) -> dict[str, Any] | None:
@@ -22,12 +22,12 @@ def read_proof(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or record.get("schema") != proof.SCHEMA:
+    if not isinstance(record, dict) or record.get("schema") != verify.SCHEMA:
         return None
-    if record.get("schema_version") != proof.SCHEMA_VERSION:
+    if record.get("schema_version") != verify.SCHEMA_VERSION:
         raise InputError(
             f"{path} is a record of version {record.get('schema_version')}, this edge-inception "
-            f"reads {proof.SCHEMA_VERSION}",
+            f"reads {verify.SCHEMA_VERSION}",
             hint="use the edge-inception that made the bundle",
         )
     return record
@@ -54,7 +54,7 @@ def _head(record: Mapping[str, Any], device: Mapping[str, Any], engine: Mapping[
 
 def _verify_lines(record: Mapping[str, Any]) -> list[str]:
     checks = record["checks"]
-    failed = [check["sentence"] for check in checks if check["status"] == proof.FAILED]
+    failed = [check["sentence"] for check in checks if check["status"] == verify.FAILED]
     reason = failed[0] if failed else "the device answers as it was validated"
     return [
         _head(record, record["board"], record["engine"]),

@@ -10,7 +10,7 @@ from edge_inception.errors import listed
 
 if TYPE_CHECKING:
     from edge_inception.graph.dla import Plan, Verdict
-    from edge_inception.hardware import Target
+    from edge_inception.hardware.target import Target
 
 _TITLES: Mapping[str, str] = {"as_it_is": "as it is", "rewritten": "for DLA"}
 _LAST_WORD = (

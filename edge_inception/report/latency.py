@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from edge_inception.report.cells import DASH, size
-from edge_inception.report.cells import milliseconds as _ms
 from edge_inception.report.markdown import escape
+from edge_inception.report.table import DASH, size
+from edge_inception.report.table import milliseconds as _ms
 
 _TITLES = {
     "pass": "PASSED",

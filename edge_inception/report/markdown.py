@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge_inception.report.cells import TableRow, table
+from edge_inception.report.table import TableRow, table
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:

@@ -11,19 +11,19 @@ from typing import Any
 
 import jinja2
 
-from edge_inception import __version__
+from edge_inception._version import __version__
 from edge_inception.report import (
-    bounds,
     charts,
     diagram,
-    facts,
-    fronts,
     history,
+    pareto,
     pictures,
+    provenance,
+    rooflines,
     timings,
 )
-from edge_inception.report.cells import DASH, milliseconds, size, table
 from edge_inception.report.sources import Source, newest_first
+from edge_inception.report.table import DASH, milliseconds, size, table
 from edge_inception.report.timings import Timing
 from edge_inception.report.vega import Chart, finite
 
@@ -58,7 +58,7 @@ def to_html(sources: Sequence[Source], timed: Sequence[Timing] = (), *, created_
         parts=detailed,
         timings=measured,
         overview=overview if len(overview) > 1 else [],
-        fronts=fronts.fronts(ordered),
+        fronts=pareto.fronts(ordered),
         histories=history.histories(ordered) + history.histories_of_timings(timed),
         num_left_out=len(overview) - len(detailed) - len(measured),
         title=_page_title(ordered, latest),
@@ -97,7 +97,7 @@ def _part(source: Source, index: int, timed: Sequence[Timing]) -> dict[str, Any]
         "latency": charts.latency(rows),
         "speedup": charts.speedup(rows),
         "size": charts.size(rows),
-        "placements": bounds.placements(source.search),
+        "placements": rooflines.placements(source.search),
     }
     return {
         "id": f"r{index}",
@@ -114,8 +114,8 @@ def _part(source: Source, index: int, timed: Sequence[Timing]) -> dict[str, Any]
         "rooflines": _rooflines(source),
         "changed": pictures.changed(source),
         "calibration": pictures.calibration(source.calibration),
-        "provenance": facts.provenance(source),
-        "classes": facts.classes(report),
+        "provenance": provenance.provenance(source),
+        "classes": provenance.classes(report),
         "problems": source.problems,
         "left_out": source.left_out,
     }
@@ -124,18 +124,18 @@ def _part(source: Source, index: int, timed: Sequence[Timing]) -> dict[str, Any]
 def _subject_sha256(report: Mapping[str, Any]) -> str:
     """Hash of the engine file that is judged; empty where the report does not have it."""
     subject = next((row["name"] for row in report["rows"] if row["role"] == "subject"), "")
-    return facts.engine_sha256(report, subject)
+    return provenance.engine_sha256(report, subject)
 
 
 def _rooflines(source: Source) -> list[Chart]:
     """All targets, and the roof of the one the build is for, or of the smallest Orin."""
-    overview = bounds.targets(source.rooflines)
+    overview = rooflines.targets(source.rooflines)
     if overview is None:
         return []
     made = {str(one.path.name).split(".")[2] for one in source.artifacts if one.kind == "engine"}
     wanted = [*made, "orin-nano-8gb"]
     ranked = sorted(source.rooflines, key=lambda one: one["target"] not in wanted)
-    return [overview, bounds.roofline(ranked[0])]
+    return [overview, rooflines.roofline(ranked[0])]
 
 
 def figures(report: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_inception.artifact import file_sha256
+from edge_inception.data.images import decode
 from edge_inception.errors import InputError
-from edge_inception.images import decode
 from edge_inception.report.sources import Source
 from edge_inception.report.vega import NARROW, Chart, draw, finite
 

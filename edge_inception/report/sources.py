@@ -15,8 +15,8 @@ from typing import Any
 from edge_inception import artifact
 from edge_inception.artifact import Artifact, RangeTable, Report
 from edge_inception.errors import InputError
-from edge_inception.report.cells import SCHEMA, require_schema
-from edge_inception.validate.shape import NUMBER, misfit
+from edge_inception.latency.json_shape import NUMBER, misfit
+from edge_inception.report.table import SCHEMA, require_schema
 
 REPORT = "report.json"
 _ESTIMATE: Mapping[str, Any] = {"value": NUMBER, "lower": NUMBER, "upper": NUMBER}

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from edge_inception.report.cells import Cell, Table, TableRow, table
+from edge_inception.report.table import Cell, Table, TableRow, table
 
 WIDTH = 80
 _STYLES = {"PASSED": "bold green", "FAILED": "bold red", "INCONCLUSIVE": "bold yellow"}

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from edge_inception.latency.record import is_record, read_records
+from edge_inception.latency.regression import log_ratio
 from edge_inception.report import charts
-from edge_inception.report.cells import DASH, milliseconds, size
-from edge_inception.report.facts import pairs as fact_pairs
 from edge_inception.report.latency import doubts, memory, status
+from edge_inception.report.provenance import pairs as fact_pairs
+from edge_inception.report.table import DASH, milliseconds, size
 from edge_inception.report.vega import NARROW, Chart, draw, finite
-from edge_inception.validate.record import is_record, read_records
-from edge_inception.validate.regression import log_ratio
 
 MEASURED = "MEASURED"
 """In the place of a verdict where an engine was timed alone: a latency claims nothing."""

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inception import metrics
 from edge_inception.artifact import Baseline
-from edge_inception.device.answers import sqnr_db
+from edge_inception.data.images import Batch
+from edge_inception.data.imageset import ImageItem
+from edge_inception.device.outputs import sqnr_db
 from edge_inception.errors import InputError
-from edge_inception.images import Batch
-from edge_inception.imageset import ImageItem
+from edge_inception.metrics import classification
+from edge_inception.metrics.intervals import Estimate, exact_share, paired_drop, wilson
 from edge_inception.spec import Head, Progress, no_progress
 from edge_inception.validate import comparable
-from edge_inception.validate.intervals import Estimate, exact_share, paired_drop, wilson
 
 if TYPE_CHECKING:
     from edge_inception.engines._backend import Session
@@ -276,10 +276,10 @@ def class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Clas
     """Quality of logits [N, C] against labels [N], all of them in 0..C-1 and N >= 1."""
     num_classes = logits.shape[1]
     predicted = logits.argmax(axis=1)
-    recall = metrics.recall_per_class(predicted, labels, num_classes)
+    recall = classification.recall_per_class(predicted, labels, num_classes)
     return ClassScores(
         top1=wilson(int(np.sum(predicted == labels)), len(labels)),
-        balanced_accuracy=metrics.balanced_accuracy(predicted, labels, num_classes),
+        balanced_accuracy=classification.balanced_accuracy(predicted, labels, num_classes),
         recall=tuple(None if np.isnan(value) else float(value) for value in recall),
         confusion=_cells(labels, predicted),
         auroc=_auroc(logits, labels) if num_classes == _NUM_BINARY_CLASSES else None,
@@ -328,7 +328,7 @@ def _cell_changes(before: tuple[Cell, ...], after: tuple[Cell, ...]) -> tuple[Ce
 def _auroc(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
     if labels.min() == labels.max():
         return None
-    return metrics.auroc(logits[:, 1].astype(np.float64) - logits[:, 0], labels)
+    return classification.auroc(logits[:, 1].astype(np.float64) - logits[:, 0], labels)
 
 
 def _require_same_images(group: Batch, expected: tuple[str, ...], start: int) -> None:

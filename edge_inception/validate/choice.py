@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from edge_inception.latency.measure import ratio
 from edge_inception.validate.gate import Status, Verdict
-from edge_inception.validate.latency import ratio
 from edge_inception.validate.outcome import Choice, Row
 
 _ORDER = (Status.PASSED, Status.INCONCLUSIVE, Status.FAILED)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inception.device import answers
+from edge_inception.device import outputs
 from edge_inception.spec import Head
 
 _LEAST = float(np.finfo(np.float32).tiny)  # a smaller probability is 0 in float32, its log -inf
@@ -47,7 +47,7 @@ def signals(
         Both centred per image over the classes; of a top-k head over the k that the engine chose,
         where k is 1 the probabilities themselves; embeddings as they are.
     """
-    exact, found = answers.comparable(baseline, engine, str(head))
+    exact, found = outputs.comparable(baseline, engine, str(head))
     return exact, found
 
 

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inception import artifact, images, inference
+from edge_inception import artifact, inference
 from edge_inception.artifact import EngineFile
+from edge_inception.data import images
+from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
-from edge_inception.imageset import ImageSet
+from edge_inception.latency import bench, regression
+from edge_inception.latency.contender import Arm, arm_of
+from edge_inception.latency.record import read_record
+from edge_inception.latency.regression import EXIT_CODES, Gate, Result, Verdict
 from edge_inception.spec import Gates, Progress
-from edge_inception.validate import accuracy, bench, comparable, regression
-from edge_inception.validate.arm import Arm, arm_of
+from edge_inception.validate import accuracy, comparable
 from edge_inception.validate.gate import Status, judge
-from edge_inception.validate.record import read_record
-from edge_inception.validate.regression import EXIT_CODES, Gate, Result, Verdict
 
 _SCORE_BATCH = 16
 _SHA256, _HASH_DIGITS = re.compile("[0-9a-f]{64}"), 12

@@ -15,9 +15,9 @@ from enum import Enum
 from typing import Any
 
 from edge_inception.errors import counted, listed
+from edge_inception.metrics.intervals import Estimate
 from edge_inception.spec import Gates
 from edge_inception.validate.accuracy import Accuracy
-from edge_inception.validate.intervals import Estimate
 
 
 class Status(Enum):

@@ -8,10 +8,21 @@ from typing import Any
 
 from edge_inception import stage
 from edge_inception.artifact import Baseline, EngineFile, Provenance
+from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
-from edge_inception.imageset import ImageSet
+from edge_inception.latency import machine
 from edge_inception.spec import Gates, Head, Preprocess
-from edge_inception.validate import machine
+from edge_inception.stage import Stage
+
+VALIDATE = Stage(
+    name="validate",
+    tools=("numpy", "Pillow", "torch"),
+    # The checkpoint's model is timed in a worker, beside the engines.
+    sources=(
+        *("validate", "latency", "metrics", "data", "inference.py", "engines", "device"),
+        *("baseline", "checkpoints", "models"),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +50,7 @@ class Reference:
 
     name: str = "PyTorch FP32"
     library: str = "torch"
-    factory: str = "edge_inception.baseline:open_session"
+    factory: str = "edge_inception.baseline.pytorch:open_session"
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -99,4 +110,4 @@ def validate_provenance(
         "baseline": {**stage.plain(reference), "arguments": stage.plain(arguments)},
         "machine": [here.cpu, list(here.instruction_sets), list(here.affinity)],
     }
-    return stage.provenance("validate", parents=parents, options=choices)
+    return stage.provenance(VALIDATE, parents=parents, options=choices)

@@ -26,12 +26,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from edge_inception.latency.machine import Machine
+from edge_inception.latency.measure import Latency, LatencyOptions, ratio
+from edge_inception.metrics.intervals import Estimate
 from edge_inception.stage import plain
 from edge_inception.validate.accuracy import Accuracy
 from edge_inception.validate.gate import Verdict
-from edge_inception.validate.intervals import Estimate
-from edge_inception.validate.latency import Latency, LatencyOptions, ratio
-from edge_inception.validate.machine import Machine
 
 SCHEMA = "edge-inception/report"
 SCHEMA_VERSION = 1

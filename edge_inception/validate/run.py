@@ -14,15 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from edge_inception import artifact, images, inference, registry
+from edge_inception import artifact, inference
 from edge_inception.artifact import Baseline, EngineFile, Report
-from edge_inception.imageset import ImageSet
+from edge_inception.data import images
+from edge_inception.data.imageset import ImageSet
+from edge_inception.engines import _registry as backends
+from edge_inception.latency import machine, measure
+from edge_inception.latency.contender import photos
+from edge_inception.latency.measure import Contender, Latency, LatencyOptions
 from edge_inception.spec import Head, Preprocess, Progress, no_progress
-from edge_inception.validate import accuracy, gate, latency, machine
+from edge_inception.validate import accuracy, gate
 from edge_inception.validate.accuracy import Accuracy, BaselineArrays
-from edge_inception.validate.arm import photos
 from edge_inception.validate.choice import Candidate, choose
-from edge_inception.validate.latency import Contender, Latency, LatencyOptions
 from edge_inception.validate.options import (
     EngineEntry,
     Reference,
@@ -121,7 +124,7 @@ def name_of(entry: EngineEntry) -> str:
 
 
 def _can_execute(entry: EngineEntry) -> bool:
-    return registry.backend(str(entry.engine.details["backend"])).availability().can_execute
+    return backends.backend(str(entry.engine.details["backend"])).availability().can_execute
 
 
 def _score(
@@ -169,7 +172,7 @@ def _times(
             )
             for entry, how in zip(running, ways, strict=True)
         ]
-        return latency.measure(
+        return measure.measure(
             contenders, fed[floats], _latency_options(options), progress=progress
         )
 

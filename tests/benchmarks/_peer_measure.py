@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from edge_inception import registry
 from edge_inception.artifact import EngineFile, file_sha256, load
-from edge_inception.device.answers import centred
+from edge_inception.device.outputs import centred
 from edge_inception.engines import _inspection, _nvidia, _nvinfer, tensorrt_rtx
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import SessionOptions
+from edge_inception.metrics.intervals import paired_drop
 from edge_inception.validate import accuracy
-from edge_inception.validate.intervals import paired_drop
 
 MOST_IMAGES = 1 << 20
 
@@ -75,7 +75,7 @@ def as_executed(path: Path, pixels: np.ndarray) -> np.ndarray:
         if path.suffix != ".blob":
             return PlainSession(str(path), 1)
         engine = load(EngineFile, path)
-        return registry.backend("openvino").open(engine, SessionOptions(threads=1))
+        return backends.backend("openvino").open(engine, SessionOptions(threads=1))
 
     return _kept(path, pixels, "executed", open_it)
 

@@ -28,14 +28,17 @@ from typing import Any
 
 import numpy as np
 
-from edge_inception import artifact, images, imageset
+from edge_inception import artifact
 from edge_inception.artifact import SimplifiedGraph
-from edge_inception.imageset import ImageSet
-from edge_inception.options import ExportOptions, SimplifyOptions
+from edge_inception.data import images, imageset
+from edge_inception.data.imageset import ImageSet
+from edge_inception.export.options import ExportOptions
+from edge_inception.graph.options import SimplifyOptions
+from edge_inception.latency import machine
+from edge_inception.metrics import intervals
 from edge_inception.quant.options import CalibrateOptions
 from edge_inception.spec import INPUT_NAME, Preprocess
 from edge_inception.stage import plain, tool_version
-from edge_inception.validate import intervals, machine
 
 ROOT = Path(__file__).parents[2]
 SET = ROOT / "calibration" / "sets" / "solar.json"
@@ -207,7 +210,7 @@ def make_graph(folder: Path) -> Path:
     """Checkpoint -> graph -> simplified graph of the full Inception-v4; reused when it is there."""
     path = folder / "model.simplified.onnx"
     if not path.exists():
-        from edge_inception.export import export
+        from edge_inception.export.export import export
         from edge_inception.graph.simplify import simplify
 
         checkpoint = folder / "full.safetensors"

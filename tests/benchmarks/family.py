@@ -24,17 +24,20 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edge_inception import artifact, images, pipeline, registry, stage
+from edge_inception import artifact, registry, stage
 from edge_inception.artifact import EngineFile, SimplifiedGraph
+from edge_inception.cli._terminal import Terminal
+from edge_inception.data import images
+from edge_inception.data.imageset import ImageSet, open_set
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
-from edge_inception.imageset import ImageSet, open_set
+from edge_inception.latency import machine
 from edge_inception.models._trace import total, trace
-from edge_inception.quant.insert import quantize
+from edge_inception.pipeline import build
+from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.options import QuantizeOptions
-from edge_inception.recipe import load_recipe
+from edge_inception.recipe.reader import load_recipe
 from edge_inception.spec import Precision
-from edge_inception.terminal import Terminal
-from edge_inception.validate import machine
 
 SOLAR = Path(__file__).parents[2] / "calibration" / "sets" / "solar.json"
 NUM_STATISTICS, NUM_CALIBRATION, NUM_VALIDATION = 16, 64, 64
@@ -154,7 +157,7 @@ def run(form: Form, photos: dict[str, Path], arguments: argparse.Namespace) -> d
         "latency.rounds": arguments.rounds,
         "gates.min_sqnr_db": 0.0,  # the table is the result; random weights have no quality to gate
     }
-    result = pipeline.build(
+    result = build.build(
         load_recipe(None, overrides), keep_failed=True, listener=Terminal(verbosity=0)
     )
     return {**_row(form, out, result.report), **_half(out)}
@@ -165,7 +168,7 @@ def _half(out: Path) -> dict[str, Any]:
     simplified = artifact.load(SimplifiedGraph, out / "model.simplified.onnx")
     options = QuantizeOptions(precision=Precision.FP16)
     typed = quantize(simplified, None, options, out / "model.fp16.onnx")
-    backend = registry.backend("tensorrt_rtx")
+    backend = backends.backend("tensorrt_rtx")
     engine = backend.compile(typed, CompileOptions(), out / f"model.fp16.rtx{backend.suffix}")
     return {"rtx_fp16_bytes": engine.path.stat().st_size, "rtx_fp16": engine.counts}
 

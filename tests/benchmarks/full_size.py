@@ -20,20 +20,23 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from edge_inception import images, registry, stage
+from edge_inception import registry, stage
 from edge_inception.artifact import EngineFile, TypedGraph
+from edge_inception.data import images
+from edge_inception.data.imageset import ImageSet, open_set
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
-from edge_inception.export import export
+from edge_inception.export.export import export
+from edge_inception.export.options import ExportOptions
+from edge_inception.graph.options import SimplifyOptions
 from edge_inception.graph.simplify import simplify
-from edge_inception.imageset import ImageSet, open_set
-from edge_inception.options import ExportOptions, SimplifyOptions
-from edge_inception.quant.insert import quantize
+from edge_inception.latency import machine, measure
+from edge_inception.latency.measure import Contender, LatencyOptions
+from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CalibrateOptions, QuantizeOptions
 from edge_inception.spec import Precision
-from edge_inception.validate import latency, machine
 from edge_inception.validate.accuracy import sqnr_db
-from edge_inception.validate.latency import Contender, LatencyOptions
 
 MODEL = "inception_v4"
 SOLAR = Path(__file__).parents[2] / "calibration" / "sets" / "solar.json"
@@ -96,7 +99,7 @@ def make_engines(folder: Path, photos: ImageSet, threads: int) -> tuple[dict[str
     )
     engines: dict[str, EngineFile] = {}
     for name, backend, precision, float_precision in wanted:
-        library = registry.backend(backend)
+        library = backends.backend(backend)
         if float_precision not in library.availability().float_precisions:
             continue
         options = CompileOptions(float_precision=float_precision)
@@ -123,7 +126,7 @@ def contenders(folder: Path, engines: dict[str, EngineFile]) -> list[Contender]:
     torch_ways = [
         Contender(
             name=name,
-            factory="edge_inception.baseline:open_session",
+            factory="edge_inception.baseline.pytorch:open_session",
             arguments={**checkpoint, **way},
         )
         for name, way in ways.items()
@@ -155,13 +158,13 @@ def main() -> int:
         pixels = next(images.batches(photos.items[:8], how, 8)).images
         np.save(folder / "pixels.npy", pixels)
         options = LatencyOptions(threads=arguments.threads, rounds=arguments.rounds)
-        measured = latency.measure(contenders(folder, engines), folder / "pixels.npy", options)
+        measured = measure.measure(contenders(folder, engines), folder / "pixels.npy", options)
         logits = {}
         for engine in ("OpenVINO f32", INT8):
-            with registry.backend("openvino").open(engines[engine], _session(arguments)) as session:
+            with backends.backend("openvino").open(engines[engine], _session(arguments)) as session:
                 logits[engine] = session.run(pixels)
     ratios = {
-        name: stage.plain(latency.ratio(measured[name], measured[INT8]))
+        name: stage.plain(measure.ratio(measured[name], measured[INT8]))
         for name in measured
         if name != INT8
     }

@@ -22,8 +22,8 @@ import numpy as np
 
 from edge_inception import artifact
 from edge_inception.artifact import EngineFile
-from edge_inception.validate.bench import Protocol, run_together
-from edge_inception.validate.latency import Contender
+from edge_inception.latency.bench import Protocol, run_together
+from edge_inception.latency.measure import Contender
 
 POOL = Path("build/gate_study/pool.jsonl")
 PERCENT = 5.0

@@ -30,9 +30,9 @@ import numpy as np
 from gate_pool import PERCENT, POOL
 
 from edge_inception import stage
-from edge_inception.validate import machine
-from edge_inception.validate.intervals import wilson
-from edge_inception.validate.regression import Gate, Verdict, log_ratio, sequential
+from edge_inception.latency import machine
+from edge_inception.latency.regression import Gate, Verdict, log_ratio, sequential
+from edge_inception.metrics.intervals import wilson
 
 GATE = Gate()
 TRIALS = 500

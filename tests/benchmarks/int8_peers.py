@@ -29,14 +29,18 @@ import _peer_table as table
 import numpy as np
 from _peer_tools import peak_mib
 
-from edge_inception import artifact, images, imageset, recipe, registry, stage
+from edge_inception import artifact, stage
 from edge_inception.artifact import SimplifiedGraph, TypedGraph
+from edge_inception.data import images, imageset
+from edge_inception.data.images import preprocess_of
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
-from edge_inception.images import preprocess_of
+from edge_inception.latency import machine
+from edge_inception.latency import measure as latency
+from edge_inception.latency.measure import Contender, LatencyOptions
 from edge_inception.quant.options import CalibrateOptions, FloatRest, QuantizeOptions
+from edge_inception.recipe import reader
 from edge_inception.spec import Precision
-from edge_inception.validate import latency, machine
-from edge_inception.validate.latency import Contender, LatencyOptions
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "build" / "peers"
@@ -109,16 +113,17 @@ def make_environment() -> Path:
     return python
 
 
-def load_recipe(name: str) -> recipe.Recipe:
+def load_recipe(name: str) -> reader.Recipe:
     """The recipe of a trained network."""
-    return recipe.load_recipe(ROOT / "calibration" / "recipes" / f"{name}.toml")
+    return reader.load_recipe(ROOT / "calibration" / "recipes" / f"{name}.toml")
 
 
 def prepare(name: str) -> Path:
     """Folder with a network's simplified graph, its photos as .npy and their labels."""
-    from edge_inception.export import export
+    from edge_inception.export.export import export
+    from edge_inception.export.options import ExportOptions
+    from edge_inception.graph.options import SimplifyOptions
     from edge_inception.graph.simplify import simplify
-    from edge_inception.options import ExportOptions, SimplifyOptions
 
     how = load_recipe(name)
     folder = WORK / name
@@ -186,7 +191,7 @@ def hash_of(content: bytes) -> str:
 
 def quantize_ours(name: str, pixels: Path) -> dict[str, Any]:
     """Calibrate and quantize; unlike the rivals' its time includes decoding the photos."""
-    from edge_inception.quant.insert import quantize as insert
+    from edge_inception.quant.insert_qdq import quantize as insert
     from edge_inception.quant.observe import calibrate
 
     folder = pixels.parent
@@ -268,7 +273,7 @@ def for_compiler(path: Path, folder: Path) -> Path:
 def compile_ours(path: Path) -> Path:
     """Our engine for this CPU."""
     typed = artifact.load(TypedGraph, path)
-    backend = registry.backend("openvino")
+    backend = backends.backend("openvino")
     return backend.compile(typed, CompileOptions(), path.with_suffix(".blob")).path
 
 

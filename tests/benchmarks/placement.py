@@ -20,22 +20,27 @@ from typing import Any
 
 import numpy as np
 
-from edge_inception import images, ingredients, registry, stage
+from edge_inception import stage
 from edge_inception.artifact import EngineFile, RangeTable, TypedGraph
+from edge_inception.data import images
+from edge_inception.data.imageset import ImageSet
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions, SessionOptions
-from edge_inception.export import export
+from edge_inception.export.export import export
+from edge_inception.export.options import ExportOptions
+from edge_inception.graph.options import SimplifyOptions
 from edge_inception.graph.simplify import simplify
-from edge_inception.imageset import ImageSet
-from edge_inception.ingredients import Silent
-from edge_inception.options import ExportOptions, SimplifyOptions
-from edge_inception.quant.insert import quantize
+from edge_inception.latency import machine, measure
+from edge_inception.latency.measure import Contender, LatencyOptions
+from edge_inception.pipeline import inputs
+from edge_inception.pipeline.listener import Silent
+from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CalibrateOptions, QuantizeOptions
 from edge_inception.quant.policies import POLICIES, SANDWICH
-from edge_inception.recipe import Recipe, load_recipe
+from edge_inception.recipe.reader import Recipe, load_recipe
 from edge_inception.spec import Precision
-from edge_inception.validate import accuracy, latency, machine
-from edge_inception.validate.latency import Contender, LatencyOptions
+from edge_inception.validate import accuracy
 
 RECIPES = Path(__file__).parents[2] / "calibration" / "recipes"
 PLAN = ("num_kernels", "activation_bytes", "total_weight_bytes")
@@ -61,7 +66,7 @@ def graphs(
         threads=threads,
         max_images=recipe.calibration_images,
     )
-    photos = ingredients.open_source(recipe.calibration, "calibration", recipe, Silent())
+    photos = inputs.open_source(recipe.calibration, "calibration", recipe, Silent())
     ranges = calibrate(simple, photos, how, folder / "ranges.json")
 
     def typed(name: str, table: RangeTable | None, precision: Precision, **how: Any) -> TypedGraph:
@@ -83,7 +88,7 @@ def answers(
     threads: int,
 ) -> dict[str, Any]:
     """Logits [N, C] of every engine; each image is decoded once."""
-    backend, found = registry.backend("openvino"), {name: [] for name in engines}
+    backend, found = backends.backend("openvino"), {name: [] for name in engines}
     how = images.preprocess_of(graph.details)
     with ExitStack() as stack:
         sessions = {
@@ -98,7 +103,7 @@ def answers(
 
 def plans(typed: dict[str, TypedGraph], folder: Path) -> dict[str, Any]:
     """What TensorRT-RTX says of its plan, by graph."""
-    backend, found = registry.backend("tensorrt_rtx"), {}
+    backend, found = backends.backend("tensorrt_rtx"), {}
     for name, graph in typed.items():
         made = backend.compile(graph, CompileOptions(), folder / f"{name}.engine")
         found[name] = {key: made.details[key] for key in PLAN}
@@ -124,7 +129,7 @@ def race(
         )
         for name, engine in engines.items()
     ]
-    return latency.measure(contenders, folder / "pixels.npy", options)
+    return measure.measure(contenders, folder / "pixels.npy", options)
 
 
 def network(recipe: Recipe, folder: Path, options: LatencyOptions) -> dict[str, Any]:
@@ -133,12 +138,12 @@ def network(recipe: Recipe, folder: Path, options: LatencyOptions) -> dict[str, 
     first: dict[str, str] = {}
     same = {name: first.setdefault(graph.sha256, name) for name, graph in typed.items()}
     distinct = {name: typed[name] for name in first.values()}
-    cpu = registry.backend("openvino")
+    cpu = backends.backend("openvino")
     engines = {
         name: cpu.compile(graph, CompileOptions(), folder / f"{name}{cpu.suffix}")
         for name, graph in {"fp32": plain, **distinct}.items()
     }
-    photos = ingredients.open_source(recipe.validation, "validation", recipe, Silent())
+    photos = inputs.open_source(recipe.validation, "validation", recipe, Silent())
     how = images.preprocess_of(plain.details)
     measured = race(engines, photos, how, options, folder)
     logits = answers(engines, plain, photos, options.threads)
@@ -157,7 +162,7 @@ def network(recipe: Recipe, folder: Path, options: LatencyOptions) -> dict[str, 
             "drop_pp": stage.plain(found.labelled.drop_pp) if found.labelled else None,
             "latency_ms_p50": measured[name].p50_ms,
             "latency_over_default": stage.plain(
-                latency.ratio(measured[name], measured[SANDWICH.name])
+                measure.ratio(measured[name], measured[SANDWICH.name])
             ),
             "executed_layers": engines[name].details.get("executed_layers"),
             "plan": compiled[name],

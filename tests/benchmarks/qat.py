@@ -17,17 +17,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edge_inception import artifact, imageset
+from edge_inception import artifact
 from edge_inception.artifact import SimplifiedGraph
-from edge_inception.export import export
+from edge_inception.data import imageset
+from edge_inception.data.images import preprocess_of
+from edge_inception.export.export import export
+from edge_inception.export.options import ExportOptions
+from edge_inception.graph.options import SimplifyOptions
 from edge_inception.graph.simplify import simplify
-from edge_inception.images import preprocess_of
-from edge_inception.options import ExportOptions, SimplifyOptions
-from edge_inception.qat import QatOptions, fine_tune
+from edge_inception.latency import machine
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CalibrateOptions
 from edge_inception.stage import plain, tool_version
-from edge_inception.validate import machine
+from edge_inception.training.qat import QatOptions, fine_tune
 
 ROOT = Path(__file__).parents[2]
 CALIBRATION = ROOT / "calibration"

@@ -14,8 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from edge_inception.latency import machine
 from edge_inception.stage import plain
-from edge_inception.validate import machine
 
 GOAL_S = 3.0
 

@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from edge_inception.latency import machine
 from edge_inception.stage import plain, tool_version
-from edge_inception.validate import machine
 
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],

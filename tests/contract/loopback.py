@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from edge_inception import cli
+from edge_inception.cli import main
 from edge_inception.device import manifest
 
 _SBIN = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
@@ -255,7 +255,7 @@ class Deploy:
 
     def __call__(self, bundle: Path, *more: str, ports: tuple[int, ...] = ()) -> int:
         """Its exit code; what it printed is kept."""
-        code = cli.run(self.arguments(bundle, *more, ports=ports))
+        code = main.run(self.arguments(bundle, *more, ports=ports))
         self.out, self.err = self.capsys.readouterr()
         return code
 

@@ -8,12 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from edge_inception import artifact, registry
+from edge_inception import artifact
 from edge_inception.artifact import EngineFile, SimplifiedGraph
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import Availability, Backend, CompileOptions, SessionOptions
 from edge_inception.errors import BackendMissing, EdgeInceptionError, InputError
 
-NAMES = registry.backend_names()
+NAMES = backends.backend_names()
 ONE = SessionOptions(threads=1)
 # One step of the Gemm's int8 input (3/127) times the largest row sum of |weights| (under 12).
 STEP = 12 * 3 / 127
@@ -22,7 +23,7 @@ LIBRARIES = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx_bindings", "te
 
 @pytest.fixture(params=NAMES)
 def backend(request) -> Backend:
-    return registry.backend(request.param)
+    return backends.backend(request.param)
 
 
 @pytest.fixture
@@ -128,5 +129,5 @@ def test_engine_tied_to_something_else_is_refused(compiling, tiny_typed):
 def test_unknown_backend_gets_the_nearest_name():
     """A mistyped backend is an input error with a suggestion."""
     with pytest.raises(InputError) as caught:
-        registry.backend("openvno")
+        backends.backend("openvno")
     assert "did you mean 'openvino'" in caught.value.hint

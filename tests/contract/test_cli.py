@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_inception import cli
-from edge_inception.cli_latency import share
-from edge_inception.cli_options import overrides_of
-from edge_inception.recipe import _KEYS, load_recipe, tomllib
-from edge_inception.starter import STARTER
-from edge_inception.validate.regression import Gate
+from edge_inception.cli import main
+from edge_inception.cli._options import overrides_of
+from edge_inception.cli.latency import share
+from edge_inception.latency.regression import Gate
+from edge_inception.recipe.reader import _KEYS, load_recipe, tomllib
+from edge_inception.recipe.template import STARTER
 
 HEAVY = {
     "torch",
@@ -32,12 +32,12 @@ HEAVY = {
     "PIL",
     "rich",
 }
-COMMANDS = sorted(cli.cli.commands)
+COMMANDS = sorted(main.cli.commands)
 
 
 def test_compare_asks_for_what_the_gate_asks_for():
     """``compare`` and ``latency_gate`` have the same defaults, without importing the gate."""
-    usual = {option.name: option.default for option in cli.cli.commands["compare"].params}
+    usual = {option.name: option.default for option in main.cli.commands["compare"].params}
     gate = Gate()
     assert (usual["pairs"], usual["most_pairs"]) == (gate.pairs, gate.most_pairs)
     assert share(usual["max_regression"]) == gate.delta
@@ -46,7 +46,7 @@ def test_compare_asks_for_what_the_gate_asks_for():
 def test_help_imports_no_heavy_library():
     """After --help, sys.modules holds none of the heavy libraries."""
     code = (
-        "import sys, edge_inception.cli as c; c.run(['--help']); "
+        "import sys, edge_inception.cli.main as c; c.run(['--help']); "
         "print('MODULES', *sorted({m.split('.')[0] for m in sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -58,7 +58,7 @@ def test_help_imports_no_heavy_library():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
     """Each command explains itself and exits 0."""
-    assert cli.run([command, "--help"]) == 0
+    assert main.run([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"Usage: edge-inception {command}")
     assert len(text.splitlines()) > 4
@@ -83,7 +83,7 @@ def test_bad_input_is_one_line_and_a_documented_code(
 ):
     """Wrong input ends in its exit code with one error line, and no traceback."""
     monkeypatch.chdir(tmp_path)
-    assert cli.run(arguments) == code
+    assert main.run(arguments) == code
     err = capsys.readouterr().err
     assert words in err
     assert "Traceback" not in err
@@ -116,7 +116,7 @@ def test_flags_become_recipe_keys(flags, wanted):
 def test_every_override_is_a_recipe_key(tmp_path):
     """No flag writes a key that the recipe reader does not know."""
     starter = tmp_path / "starter.toml"
-    assert cli.run(["init", str(starter)]) == 0
+    assert main.run(["init", str(starter)]) == 0
     values = {
         "model.name": "inception_v4",
         "model.options": {"width": 0.5},
@@ -142,7 +142,7 @@ def test_every_override_is_a_recipe_key(tmp_path):
         "search.drop_type": "relative",
         "build.dynamic_batch": None,
     }
-    from edge_inception.cli_options import OVERRIDES
+    from edge_inception.cli._options import OVERRIDES
 
     for key in OVERRIDES.values():
         if key == "build.dynamic_batch":
@@ -160,17 +160,17 @@ def test_init_refuses_to_overwrite(tmp_path, capsys):
     """A recipe that exists is kept unless --force."""
     path = tmp_path / "r.toml"
     path.write_text("mine", encoding="utf-8")
-    assert cli.run(["init", str(path)]) == 3
+    assert main.run(["init", str(path)]) == 3
     assert path.read_text(encoding="utf-8") == "mine"
     assert "--force" in capsys.readouterr().err
-    assert cli.run(["init", str(path), "--force"]) == 0
+    assert main.run(["init", str(path), "--force"]) == 0
     assert path.read_text(encoding="utf-8") != "mine"
 
 
 def test_starter_recipe_is_valid(tmp_path):
     """What init writes is read without complaint."""
     path = tmp_path / "r.toml"
-    cli.run(["init", str(path)])
+    main.run(["init", str(path)])
     recipe = load_recipe(path)
     assert recipe.model == "inception_v4"
     assert recipe.checkpoint == tmp_path.resolve() / "my.safetensors"
@@ -203,10 +203,10 @@ def test_commented_lines_of_the_starter_are_valid(name, tmp_path):
 
 def test_models_lists_the_published_figures(capsys):
     """Parameters and MACs of the paper's network are in the list, also as JSON."""
-    assert cli.run(["models", "--json"]) == 0
+    assert main.run(["models", "--json"]) == 0
     records = {record["name"]: record for record in json.loads(capsys.readouterr().out)}
     assert records["inception_v4"]["num_parameters"] == 42_679_816
-    assert cli.run(["models"]) == 0
+    assert main.run(["models"]) == 0
     assert "42,679,816" in capsys.readouterr().out
 
 
@@ -216,8 +216,8 @@ def test_interrupt_is_130(monkeypatch, capsys):
     def interrupted(*_args, **_keywords):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.cli, "main", interrupted)
-    assert cli.run(["models"]) == cli.INTERRUPTED
+    monkeypatch.setattr(main.cli, "main", interrupted)
+    assert main.run(["models"]) == main.INTERRUPTED
     assert "same command" in capsys.readouterr().err
 
 
@@ -230,7 +230,7 @@ def test_closed_pipe_is_quiet():
 
 def test_models_names_a_stage_table(capsys):
     """NAME shows forms, families and stages; the last row adds up to the published size."""
-    assert cli.run(["models", "inception_resnet_v2"]) == 0
+    assert main.run(["models", "inception_resnet_v2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].split() == ["total", "55,843,464", "13,155.8"]
     # ten blocks of one kind are one row
@@ -242,7 +242,7 @@ def test_models_names_a_stage_table(capsys):
 def test_models_shows_a_variant(capsys):
     """Options and input size change the table, also as JSON."""
     arguments = ["models", "resnet50", "--option", "width=0.5", "--input-size", "64", "--json"]
-    assert cli.run(arguments) == 0
+    assert main.run(arguments) == 0
     stages = json.loads(capsys.readouterr().out)["stages"]
     assert stages[0]["cost"]["shape"] == [32, 32, 32]
 
@@ -270,18 +270,18 @@ TOO_SMALL = (
 )
 def test_models_refuses_what_cannot_be(arguments, line, capsys):
     """Each refusal is one exact line and exit code 3."""
-    assert cli.run(arguments) == 3
+    assert main.run(arguments) == 3
     assert capsys.readouterr().err.splitlines()[0] == line
 
 
 def test_the_defaults_in_the_help_are_those_of_the_code():
     """Where a default depends on what is trained or calibrated, the help says both in words."""
-    from edge_inception.qat import QatOptions
-    from edge_inception.quant.options import SearchOptions
-    from edge_inception.train import TrainOptions
+    from edge_inception.search.options import SearchOptions
+    from edge_inception.training.options import TrainOptions
+    from edge_inception.training.qat import QatOptions
 
     def text(command, option):
-        (found,) = (one for one in cli.cli.commands[command].params if one.name == option)
+        (found,) = (one for one in main.cli.commands[command].params if one.name == option)
         return found.help
 
     plain = {one.name: one.default for one in dataclasses.fields(TrainOptions)}

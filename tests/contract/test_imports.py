@@ -15,21 +15,23 @@ import edge_inception
 PACKAGE = Path(edge_inception.__file__).parent
 ALL = sorted(m.name for m in pkgutil.walk_packages([str(PACKAGE)], prefix="edge_inception."))
 # Right of the graph and what it stands on: a device has neither torch nor onnx.
-FOLDERS = ("edge_inception.engines", "edge_inception.validate", "edge_inception.report")
-FILES = {"images", "imageset", "spec", "errors", "artifact", "stage", "registry", "metrics"}
-FILES |= {
-    "targets",
-    "jetsons",
+ROOMS = (
+    "data",
+    "device",
+    "engines",
     "hardware",
-    "jetpack",
-    "feasibility",
-    "inference",
+    "latency",
+    "metrics",
     "recipe",
-    "options",
-}
-DEVICE = [n for n in ALL if n.startswith(FOLDERS) or n.removeprefix("edge_inception.") in FILES]
-WORDS = ["errors", "spec", "artifact", "stage", "registry", "imageset", "options", "recipe"]
-WORDS += ["targets", "feasibility"]
+    "report",
+    "validate",
+)
+FILES = {"spec", "errors", "artifact", "stage", "registry", "inference"}
+FILES |= {f"{room}.options" for room in ("baseline", "export", "graph", "quant", "search")}
+DEVICE = [n for n in ALL if n.split(".")[1] in ROOMS or n.removeprefix("edge_inception.") in FILES]
+WORDS = ["_version", "errors", "spec", "artifact", "stage", "registry", "data.imageset"]
+WORDS += ["baseline.options", "export.options", "graph.options", "quant.options", "search.options"]
+WORDS += ["recipe.reader", "hardware.targets", "hardware.feasibility"]
 LEFT_OF_GRAPH = ["torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim", "onnxscript", "safetensors"]
 THIRD_PARTIES = [*LEFT_OF_GRAPH, "numpy", "PIL", "rich", "openvino", "tensorrt", "pycuda"]
 VENDORS = ["openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime", "pycuda"]
@@ -87,8 +89,8 @@ def test_models_are_listed_without_torch():
 def test_backends_load_without_their_libraries():
     """A backend's record loads where its library is missing, and says what is missing."""
     code = (
-        "import json\nfrom edge_inception import registry\n"
-        "found = {n: registry.backend(n).availability() for n in registry.backend_names()}\n"
+        "import json\nfrom edge_inception.engines import _registry as backends\n"
+        "found = {n: backends.backend(n).availability() for n in backends.backend_names()}\n"
         "print(json.dumps({n: [a.can_compile, a.why_not, a.remedy] for n, a in found.items()}))"
     )
     found = json.loads(python(code, without=VENDORS))

@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from edge_inception import keymaps, registry
-from edge_inception.checkpoint import load
+from edge_inception import registry
+from edge_inception.checkpoints import keymaps
+from edge_inception.checkpoints.load import load
 
 NARROW = {"width": 0.125}
 

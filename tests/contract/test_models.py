@@ -19,7 +19,7 @@ from torch import nn
 
 from edge_inception import registry
 from edge_inception.artifact import Graph, SimplifiedGraph
-from edge_inception.checkpoint import load_model
+from edge_inception.checkpoints.load import load_model
 from edge_inception.models._trace import grouped, total, trace
 
 MODELS = sorted(registry.models())
@@ -551,7 +551,7 @@ class Network:
     ids=lambda form: "-".join((form.name, *map(str, form.options.values()))),
 )
 def network(request, tmp_path_factory) -> Network:
-    from edge_inception.export import ExportOptions, export
+    from edge_inception.export.export import ExportOptions, export
     from edge_inception.graph.simplify import SimplifyOptions, simplify
 
     form, folder = request.param, tmp_path_factory.mktemp("network")
@@ -594,7 +594,7 @@ def test_graph_module_answers_as_onnxruntime(network):
     """Every network's simplified graph can be trained: as a module it gives the graph's logits."""
     import onnx
 
-    from edge_inception.graph_module import GraphModule
+    from edge_inception.training.graph_module import GraphModule
 
     size = registry.model(network.form.name).preprocess.input_size
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(3))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_inception import registry
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
 
 pytestmark = pytest.mark.slow
@@ -89,7 +89,7 @@ def test_looking_around_needs_no_torch(edge_inception, command):
 def test_classify_runs_an_engine(edge_inception, tiny_typed, tmp_path):
     """An engine compiled elsewhere classifies an image, with the classes of its sidecar."""
     engine = tmp_path / "tiny.blob"
-    registry.backend("openvino").compile(tiny_typed("strong"), CompileOptions(), engine)
+    backends.backend("openvino").compile(tiny_typed("strong"), CompileOptions(), engine)
     photo = tmp_path / "photo.png"
     noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3)).astype(np.uint8)
     Image.fromarray(noise).save(photo)

@@ -10,16 +10,23 @@ from pathlib import Path
 import pytest
 
 import edge_inception
-from edge_inception import bundle
+from edge_inception.bundle import make
 
 PACKAGE = Path(edge_inception.__file__).parent
-OLD = sorted({*bundle.DEVICE_FILES, "pixels.py", "deploy/agent.py", *bundle.TRAVELLING["tensorrt"]})
-ALL = [*OLD, *bundle.TRAVELLING["openvino"]]
+OLD = sorted(
+    {*make.DEVICE_FILES, "data/pixels.py", "deploy/agent.py", *make.TRAVELLING["tensorrt"]}
+)
+ALL = [*OLD, *make.TRAVELLING["openvino"]]
 
 
 def test_the_list_is_what_travels():
     """The program, its nouns and the TensorRT files are on it."""
-    assert {"device/device.py", "device/board.py", "pixels.py", "engines/_nvinfer.py"} <= set(OLD)
+    assert {
+        "device/device.py",
+        "device/jetson_board.py",
+        "data/pixels.py",
+        "engines/_nvinfer.py",
+    } <= set(OLD)
 
 
 def vermin(*paths: Path) -> subprocess.CompletedProcess[str]:

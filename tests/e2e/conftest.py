@@ -11,7 +11,7 @@ import pytest
 from loopback import deploy, sshd
 from PIL import Image
 
-from edge_inception import cli
+from edge_inception.cli import main
 
 __all__ = ["deploy", "sshd"]  # fixtures of a device on loopback
 
@@ -80,7 +80,7 @@ min_sqnr_db = 12.0
 def built(workshop, tmp_path_factory) -> Path:
     """The output folder of one undisturbed build; copy it to build on."""
     out = tmp_path_factory.mktemp("built")
-    assert cli.run(["build", "--recipe", str(workshop.recipe), "--out", str(out)]) == 0
+    assert main.run(["build", "--recipe", str(workshop.recipe), "--out", str(out)]) == 0
     return out
 
 
@@ -103,8 +103,9 @@ def _write_checkpoint(made: Workshop) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from edge_inception import images, registry
-    from edge_inception.imageset import open_set
+    from edge_inception import registry
+    from edge_inception.data import images
+    from edge_inception.data.imageset import open_set
     from edge_inception.spec import Preprocess
 
     torch.manual_seed(0)

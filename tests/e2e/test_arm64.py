@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_inception import cli, inference
+from edge_inception import inference
+from edge_inception.cli import main
 
 pytestmark = pytest.mark.arm64
 
@@ -194,7 +195,7 @@ def test_the_root_is_arm64_and_bare(say):
 def test_a_bundle_builds_and_proves_itself(work, built, workshop, photos, tmp_path, compare):
     """check, build, verify and classify of the bundle's own program, from the typed graph on."""
     made = ["bundle", "--from", str(built), "--recipe", str(workshop.recipe), "--golden", "4"]
-    assert cli.run([*made, "--target", "cpu", "--out", str(tmp_path)]) == 0
+    assert main.run([*made, "--target", "cpu", "--out", str(tmp_path)]) == 0
     _call("tar", "xzf", tmp_path / "inception_v4-cpu.tar.gz", "-C", work)
     device = f"/{WORK}/inception_v4-cpu/device.py"
     assert inside(device, "check").splitlines()[-1] == "PASSED: ready to build"

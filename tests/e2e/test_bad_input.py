@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_inception import cli
+from edge_inception.cli import main
 
 pytestmark = pytest.mark.slow
 SIDE = 107
@@ -90,7 +90,7 @@ def _refused(workshop, out: Path, flags: list[str], capsys, *, code: int = 3) ->
     capsys.readouterr()
     before = _untouched(out)
     command = ["build", "--recipe", str(workshop.recipe), "--out", str(out), *flags]
-    assert cli.run(command) == code
+    assert main.run(command) == code
     said = capsys.readouterr()
     assert said.out == ""
     assert "Traceback" not in said.err
@@ -211,7 +211,7 @@ def test_skipped_images_are_counted(copied, workshop, tmp_path, capsys):
     for name, write in BAD_IMAGES.items():
         write(folder / name)
     flags = ["--calibration", str(folder), "--skip-bad-images", "--verbose"]
-    assert cli.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *flags]) == 0
+    assert main.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *flags]) == 0
     said = capsys.readouterr().err
     assert f"calibration: left out 4 unusable of {good + 4} images" in said
     assert all(name in said for name in BAD_IMAGES)
@@ -250,7 +250,7 @@ def test_compile_takes_typed_graphs_only(built, tmp_path, capsys, name, words):
         shutil.copy(f"{typed}.json", f"{graph}.json")
         graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
     out = tmp_path / "x.blob"
-    assert cli.run(["compile", str(graph), "--out", str(out)]) == 3
+    assert main.run(["compile", str(graph), "--out", str(out)]) == 3
     error = capsys.readouterr().err
     assert words in error
     assert sum(line.startswith("error: ") for line in error.splitlines()) == 1
@@ -274,7 +274,7 @@ def test_disk_full(built, workshop, tmp_path, capsys):
             shutil.copy(built / name, out / name)
             shutil.copy(built / f"{name}.json", out / f"{name}.json")
         command = ["build", "--recipe", str(workshop.recipe), "--out", str(out)]
-        assert cli.run(command) == 3
+        assert main.run(command) == 3
         error = capsys.readouterr().err
         assert "disk full while writing" in error
         assert "hint: free space" in error

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from edge_inception import cli
+from edge_inception.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 def test_best_builds_both_and_ships_one(copied, workshop, capsys):
     """FP16 and INT8 of both targets are built, one of each is chosen by its evidence."""
     arguments = ["--precision", "best", "--target", "cpu", "--target", "rtx", "--json"]
-    code = cli.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *arguments])
+    code = main.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *arguments])
     report = json.loads(capsys.readouterr().out)
     assert code == 0
     cpu, rtx = report["choices"]
@@ -33,7 +33,7 @@ def test_best_builds_both_and_ships_one(copied, workshop, capsys):
 def test_a_failed_gate_ships_neither(copied, workshop, capsys):
     """No engine that competed is left where even the better one misses a gate."""
     arguments = ["--precision", "best", "--target", "cpu", "--min-sqnr", "500"]
-    code = cli.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *arguments])
+    code = main.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *arguments])
     assert code == 6
     capsys.readouterr()
     for precision in ("fp16", "int8"):
@@ -43,7 +43,7 @@ def test_a_failed_gate_ships_neither(copied, workshop, capsys):
 def test_an_engine_that_misses_a_gate_is_withheld_where_the_other_ships(copied, workshop, capsys):
     """INT8 is far under the SQNR that FP16 reaches: FP16 ships, and no failed engine lies by it."""
     arguments = ["--precision", "best", "--target", "cpu", "--min-sqnr", "45", "--json"]
-    code = cli.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *arguments])
+    code = main.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *arguments])
     captured = capsys.readouterr()
     report = json.loads(captured.out)
     assert code == 0, captured.err
@@ -59,7 +59,7 @@ def test_an_engine_that_misses_a_gate_is_withheld_where_the_other_ships(copied, 
 def test_best_is_refused_for_another_machine(workshop, tmp_path, capsys):
     """A Jetson's precision cannot be chosen by the speed of this machine: exit 3, and the way."""
     arguments = ["--precision", "best", "--target", "orin-nano-8gb", "--out", str(tmp_path / "out")]
-    assert cli.run(["build", "--recipe", str(workshop.recipe), *arguments]) == 3
+    assert main.run(["build", "--recipe", str(workshop.recipe), *arguments]) == 3
     error = capsys.readouterr().err
     assert "--precision best measures on this machine" in error
     assert "device.py bench" in error

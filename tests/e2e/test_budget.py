@@ -18,8 +18,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edge_inception import artifact, cli
+from edge_inception import artifact
 from edge_inception.artifact import RangeTable, SearchResult, SimplifiedGraph
+from edge_inception.cli import main
 
 pytestmark = pytest.mark.slow
 _SPEC = importlib.util.spec_from_file_location("fragile", Path(__file__).with_name("fragile.py"))
@@ -79,7 +80,7 @@ max_drop_pp = 3.0
 
 
 def build(recipe, out, *more):
-    return cli.run(["build", "--recipe", str(recipe), "--out", str(out), *more])
+    return main.run(["build", "--recipe", str(recipe), "--out", str(out), *more])
 
 
 def report_of(out):
@@ -115,17 +116,17 @@ def test_plain_int8_breaks_the_fragile_network_alone(bench, tmp_path, capsys):
     words = ["compare-layers", str(tmp_path / "b" / "model.simplified.onnx")]
     words += [str(tmp_path / "b" / "model.int8.onnx"), "--json"]
     capsys.readouterr()
-    assert cli.run([*words, "--images", str(bench.sound.parent / "validation")]) == 0
+    assert main.run([*words, "--images", str(bench.sound.parent / "validation")]) == 0
     jump = json.loads(capsys.readouterr().out)["jump"]
     assert (jump["name"], jump["noisiest_input"]) == ("conv_4", "concat")
 
 
 def test_the_page_draws_what_the_search_wrote(saved):
     """Every scored point of a real search is on the chart of placements."""
-    from edge_inception.report import bounds
+    from edge_inception.report import rooflines
 
     record = searched(saved)
-    drawn = bounds.placements(record)
+    drawn = rooflines.placements(record)
     assert drawn.says.startswith(f"{len(record['points'])} sets of groups in float: ")
 
 
@@ -163,12 +164,12 @@ def bench_recipe(saved):
 
 def test_sensitivity_ranks_the_fragile_groups_first(saved, bench, capsys):
     """From a build's folder alone, and with images: the harm they do is far above the third's."""
-    assert cli.run(["sensitivity", str(saved), "--json"]) == 0
+    assert main.run(["sensitivity", str(saved), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert [one["group"] for one in record["ranking"][:2]] == ["concat", "relu_5"]
     assert all(one["harm"] is None for one in record["ranking"])
     photos = str(bench.fragile.parent / "calibration")
-    assert cli.run(["sensitivity", str(saved), "--images", photos, "--threads", "1"]) == 0
+    assert main.run(["sensitivity", str(saved), "--images", photos, "--threads", "1"]) == 0
     text, header, table = capsys.readouterr().out.partition("expected measured    lost   MACs")
     assert header
     above = " ".join(text.split())
@@ -186,14 +187,14 @@ def test_sensitivity_ranks_the_fragile_groups_first(saved, bench, capsys):
 
 def test_sensitivity_follows_the_build_or_the_flag(saved, capsys):
     """The build's placement is ranked, or the one that is named, of which no group is marked."""
-    assert cli.run(["sensitivity", str(saved), "--json"]) == 0
+    assert main.run(["sensitivity", str(saved), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["placement"], record["kept_float"]) == ("sandwich", sorted(KEPT))
-    assert cli.run(["sensitivity", str(saved), "--placement", "float-ends", "--json"]) == 0
+    assert main.run(["sensitivity", str(saved), "--placement", "float-ends", "--json"]) == 0
     other = json.loads(capsys.readouterr().out)
     assert (other["placement"], other["kept_float"]) == ("float-ends", [])
     assert len(other["ranking"]) < len(record["ranking"])
-    assert cli.run(["sensitivity", str(saved), "--split", "train"]) == 3
+    assert main.run(["sensitivity", str(saved), "--split", "train"]) == 3
     assert "--split train of no set" in capsys.readouterr().err
 
 

@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 
 import edge_inception
-from edge_inception import artifact, cli, images
+from edge_inception import artifact
 from edge_inception.artifact import EngineFile, SimplifiedGraph, TypedGraph
+from edge_inception.cli import main
+from edge_inception.data import images
 from edge_inception.spec import Preprocess
 
 pytestmark = pytest.mark.slow
 
 
 def build(workshop, out: Path, *flags: str) -> int:
-    return cli.run(["build", "--recipe", str(workshop.recipe), "--out", str(out), *flags])
+    return main.run(["build", "--recipe", str(workshop.recipe), "--out", str(out), *flags])
 
 
 def test_build_writes_the_documented_files(built):
@@ -73,8 +75,8 @@ def test_engine_runs_the_photos_like_onnxruntime(
     typed, engine = copied / "typed.onnx", copied / "typed.blob"
     ranges = ["--ranges", str(copied / "model.ranges.json"), "--float-rest", float_rest]
     simplified = str(copied / "model.simplified.onnx")
-    assert cli.run(["quantize", simplified, *ranges, "--out", str(typed)]) == 0
-    assert cli.run(["compile", str(typed), "--out", str(engine)]) == 0
+    assert main.run(["quantize", simplified, *ranges, "--out", str(typed)]) == 0
+    assert main.run(["compile", str(typed), "--out", str(engine)]) == 0
     how = Preprocess(input_size=(107, 107))
     photos = sorted(workshop.calibration.iterdir())
     pixels = np.stack([images.load_image(path, how) for path in photos])
@@ -126,7 +128,7 @@ def test_classify_with_the_shipped_engine(built, workshop, capsys):
     """A dark photo is called dark, from the command line and from Python."""
     photo = min((workshop.validation / "dark").iterdir())
     engine = built / "model.int8.cpu.blob"
-    assert cli.run(["classify", "--engine", str(engine), str(photo)]) == 0
+    assert main.run(["classify", "--engine", str(engine), str(photo)]) == 0
     assert "dark" in capsys.readouterr().out.rpartition(":")[2].split(",")[0]
     (prediction,) = edge_inception.classify(engine, [photo], top=1)
     assert prediction.top[0][0] == "dark"
@@ -181,7 +183,7 @@ def test_range_table_of_another_graph_is_refused(copied, capsys):
     )
     out = copied / "refused.onnx"
     ranges = str(copied / "model.ranges.json")
-    assert cli.run(["quantize", str(other), "--ranges", ranges, "--out", str(out)]) == 3
+    assert main.run(["quantize", str(other), "--ranges", ranges, "--out", str(out)]) == 3
     error = capsys.readouterr().err
     assert "model.ranges.json" in error
     assert "other.onnx" in error
@@ -231,7 +233,7 @@ def test_single_stages_make_the_same_engine(built, workshop, tmp_path, capsys):
         ["compile", paths["q.onnx"], "--out", paths["q.b"]],
     ]
     for command in chain:
-        assert cli.run(command) == 0, command
+        assert main.run(command) == 0, command
         assert capsys.readouterr().out == f"{command[-1]}\n"
     for name, file in (("m.onnx", "model.onnx"), ("s.onnx", "model.simplified.onnx")):
         assert artifact.file_sha256(Path(paths[name])) == artifact.file_sha256(built / file)

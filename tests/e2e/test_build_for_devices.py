@@ -7,7 +7,7 @@ import json
 import onnx
 import pytest
 
-from edge_inception import cli
+from edge_inception.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +16,7 @@ def test_every_spelling_that_the_device_may_need_is_validated(workshop, tmp_path
     """JetPack 5 to 7 need both spellings; each stands in the report and is judged by the gates."""
     out = tmp_path / "out"
     flags = ["--recipe", str(workshop.recipe), "--target", "orin-nano-8gb", "--out", str(out)]
-    code = cli.run(["build", *flags, "--bundle", "--json"])
+    code = main.run(["build", *flags, "--bundle", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert code == 0
     assert (out / "model.int8.onnx").exists()
@@ -36,22 +36,22 @@ def test_every_spelling_that_the_device_may_need_is_validated(workshop, tmp_path
 def test_a_bundle_ships_no_graph_that_was_not_validated(built, workshop, tmp_path, capsys):
     """A build for the CPU proved the strong graph alone; JetPack 5 needs the weak one too."""
     flags = ["--recipe", str(workshop.recipe), "--from", str(built), "--out", str(tmp_path)]
-    assert cli.run(["bundle", *flags, "--target", "orin-nano-8gb"]) == 3
+    assert main.run(["bundle", *flags, "--target", "orin-nano-8gb"]) == 3
     assert capsys.readouterr().err.splitlines()[-2:] == [
         f"error: {built} has no graph of weak typing, which orin-nano-8gb needs",
         "hint: edge-inception build --target orin-nano-8gb --bundle makes and proves it",
     ]
     assert not list(tmp_path.iterdir())
-    assert cli.run(["bundle", *flags, "--target", "orin-nano-8gb", "--jetpack", "6.2"]) == 0
+    assert main.run(["bundle", *flags, "--target", "orin-nano-8gb", "--jetpack", "6.2"]) == 0
 
 
 def test_dla_gets_a_graph_without_qdq_and_its_scales(workshop, tmp_path, capsys):
     """For JetPack 6.2 that is one TensorRT, so the cache carries its number in the header."""
     out = tmp_path / "out"
     flags = ["--recipe", str(workshop.recipe), "--target", "orin-nx-16gb", "--out", str(out)]
-    assert cli.run(["build", *flags, "--use-dla"]) == 3
+    assert main.run(["build", *flags, "--use-dla"]) == 3
     assert "--jetpack" in capsys.readouterr().err
-    code = cli.run(["build", *flags, "--use-dla", "--jetpack", "6.2", "--json"])
+    code = main.run(["build", *flags, "--use-dla", "--jetpack", "6.2", "--json"])
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert code == 0
     judged = {row["name"] for row in rows if row["role"] == "subject"}
@@ -64,7 +64,7 @@ def test_dla_gets_a_graph_without_qdq_and_its_scales(workshop, tmp_path, capsys)
     assert not (out / "model.int8.weak.onnx").exists(), "TensorRT 10.3 takes the strong one"
     packed = ["--recipe", str(workshop.recipe), "--from", str(out), "--out", str(tmp_path / "b")]
     device = ["--target", "orin-nx-16gb", "--use-dla", "--jetpack", "6.2"]
-    assert cli.run(["bundle", *packed, *device]) == 0
+    assert main.run(["bundle", *packed, *device]) == 0
     folder = tmp_path / "b" / "inception_v4-orin-nx-16gb"
     assert (folder / "graphs/implicit.onnx").exists()
     assert (folder / "calibration.cache").read_text(encoding="utf-8").splitlines() == lines

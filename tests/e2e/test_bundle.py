@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_inception import cli, inference
+from edge_inception import inference
+from edge_inception.cli import main
 
 ROOT = Path(__file__).parents[2]
 ABSENT = ("torch", "onnx", "onnxruntime", "edge_inception", "click", "rich")
@@ -20,7 +21,7 @@ ABSENT = ("torch", "onnx", "onnxruntime", "edge_inception", "click", "rich")
 
 def bundled(built: Path, workshop, out: Path, *flags: str) -> int:
     command = ["bundle", "--from", str(built), "--recipe", str(workshop.recipe)]
-    return cli.run([*command, "--out", str(out), *flags])
+    return main.run([*command, "--out", str(out), *flags])
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from edge_inception import cli
+from edge_inception.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 def test_a_real_bundle_is_built_and_proved_over_ssh(deploy, built, workshop, tmp_path, capsys):
     """Its engine is built there, verified and measured, and the records come back."""
     command = ["bundle", "--from", str(built), "--recipe", str(workshop.recipe), "--golden", "4"]
-    assert cli.run([*command, "--target", "cpu", "--out", str(tmp_path / "bundles")]) == 0
+    assert main.run([*command, "--target", "cpu", "--out", str(tmp_path / "bundles")]) == 0
     capsys.readouterr()
     archive = tmp_path / "bundles" / "inception_v4-cpu.tar.gz"
     assert deploy(archive, "--json") == 0, deploy.err

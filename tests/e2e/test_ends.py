@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import edge_inception
-from edge_inception import cli
+from edge_inception.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def test_build_feeds_what_the_graph_takes(workshop, copied, capsys, ends):
     """
     fold, head, precision = ends
     words = ["--fold-preprocessing", fold, "--head", head, "--precision", precision]
-    code = cli.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *words])
+    code = main.run(["build", "--recipe", str(workshop.recipe), "--out", str(copied), *words])
     said = capsys.readouterr()
     assert code == 0, said
     assert "baseline                 reused" in said.err
@@ -52,7 +52,7 @@ def test_build_feeds_what_the_graph_takes(workshop, copied, capsys, ends):
     assert np.count_nonzero(shares) == (1 if head == "topk:1" else 2)
 
     photo = min(workshop.calibration.glob("dark*.png"))
-    assert cli.run(["classify", "--engine", str(engine), "--json", str(photo)]) == 0
+    assert main.run(["classify", "--engine", str(engine), "--json", str(photo)]) == 0
     top = json.loads(capsys.readouterr().out)["top"]
     assert top[0]["class"] == "dark"
     assert len(top) == (1 if head == "topk:1" else 2)
@@ -76,7 +76,7 @@ def test_build_feeds_what_the_graph_takes(workshop, copied, capsys, ends):
 def test_first_line_and_code(workshop, tmp_path, capsys, words, code, first):
     """Each mistake is named in one line, before anything is built."""
     out = tmp_path / "out"
-    assert cli.run(["build", "--recipe", str(workshop.recipe), "--out", str(out), *words]) == code
+    assert main.run(["build", "--recipe", str(workshop.recipe), "--out", str(out), *words]) == code
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert lines == [first.format(recipe=workshop.recipe)]
     assert not list(out.glob("*.onnx"))

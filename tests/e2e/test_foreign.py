@@ -13,9 +13,11 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from edge_inception import artifact, cli, images
+from edge_inception import artifact
 from edge_inception.artifact import EngineFile, SimplifiedGraph
-from edge_inception.imageset import open_set
+from edge_inception.cli import main
+from edge_inception.data import images
+from edge_inception.data.imageset import open_set
 from edge_inception.spec import Preprocess
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -33,7 +35,7 @@ LEAST_SQNR_DB = 15.0
 
 def build(graph: Path, folders: tuple[Path, Path], out: Path, *more: str) -> int:
     data = ["--calibration", str(folders[0]), "--validation", str(folders[1])]
-    return cli.run(
+    return main.run(
         ["build", "--onnx", str(graph), *HALF, *data, "--threads", "1", "--out", str(out), *more]
     )
 
@@ -212,7 +214,7 @@ def test_mean_and_std_are_not_guessed(folders, capsys, tmp_path):
     """A graph does not say its normalisation; the hint lists the usual ones."""
     arguments = ["build", "--onnx", str(LIGHT / "light_resnet50.onnx"), "--out", str(tmp_path)]
     data = ["--calibration", str(folders[0]), "--validation", str(folders[1])]
-    assert cli.run([*arguments, *data]) == 3
+    assert main.run([*arguments, *data]) == 3
     err = capsys.readouterr().err
     assert "does not say how images become its input: no mean and no std" in err
     assert "--mean 0.485,0.456,0.406" in err

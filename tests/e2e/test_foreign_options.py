@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from edge_inception import cli
+from edge_inception.cli import main
 
 SIDE, SIZE = 8, (31, 23)
 NAMES = ("pear", "apple", "fig", "plum", "cherry")  # not in the order of folders
@@ -67,7 +67,7 @@ def build(folder, precision, *more):
     }
     places = [word for flag, name in words.items() for word in (flag, str(folder / name))]
     rest = ["--precision", precision, "--target", "cpu", "--threads", "1", "--min-agreement", "0"]
-    assert cli.run(["build", *places, *HOW, *rest, *more]) == 0
+    assert main.run(["build", *places, *HOW, *rest, *more]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_the_engine_carries_preprocessing_and_names(built, capsys):
     engine = built.out / "model.fp32.cpu.blob"
     capsys.readouterr()
     words = ["classify", "--engine", str(engine), "--json", *map(str, built.photos)]
-    assert cli.run(words) == 0
+    assert main.run(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(built.photos)
     ranked = [[entry["class"] for entry in json.loads(line)["top"]] for line in lines]
@@ -142,6 +142,6 @@ def test_a_build_again_with_another_mean_and_other_names_is_another_build(built,
     capsys.readouterr()
     wanted = np.argsort(-built.logits(**other), axis=1)[:, 0]
     engine = folder / "out" / "model.fp32.cpu.blob"
-    assert cli.run(["classify", "--engine", str(engine), "--json", *map(str, built.photos)]) == 0
+    assert main.run(["classify", "--engine", str(engine), "--json", *map(str, built.photos)]) == 0
     top = [json.loads(line)["top"][0] for line in capsys.readouterr().out.splitlines()]
     assert [one["class"] for one in top] == [NAMES[::-1][index] for index in wanted]

@@ -8,11 +8,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edge_inception import images
-from edge_inception.baseline import open_session
-from edge_inception.export import ExportOptions, export
+from edge_inception.baseline.pytorch import open_session
+from edge_inception.data import images
+from edge_inception.data.imageset import open_set
+from edge_inception.export.export import ExportOptions, export
 from edge_inception.graph.simplify import SimplifyOptions, simplify
-from edge_inception.imageset import open_set
 from edge_inception.spec import Preprocess
 
 CALIBRATION = Path(__file__).parents[2] / "calibration"

@@ -8,10 +8,12 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edge_inception import artifact, cli, registry
+from edge_inception import artifact
 from edge_inception.artifact import TypedGraph
+from edge_inception.cli import main
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
-from edge_inception.validate.record import read_record
+from edge_inception.latency.record import read_record
 
 pytestmark = pytest.mark.slow
 SHORT = ("--warm-up", "50", "--duration", "0.3", "--iterations", "16", "--threads", "1")
@@ -26,7 +28,7 @@ def numeric(built, tmp_path_factory):
     for precision in ("fp32", "int8"):
         typed = artifact.load(TypedGraph, built / f"model.{precision}.onnx")
         made.append(folder / f"model.{precision}.ort.onnx")
-        registry.backend("onnxruntime").compile(typed, CompileOptions(), made[-1])
+        backends.backend("onnxruntime").compile(typed, CompileOptions(), made[-1])
     return made
 
 
@@ -61,7 +63,7 @@ def heavy(built, tmp_path_factory):
         details=typed.details,
     )
     path = folder / "heavy.cpu.blob"
-    registry.backend("openvino").compile(made, CompileOptions(), path)
+    backends.backend("openvino").compile(made, CompileOptions(), path)
     return path
 
 
@@ -70,7 +72,7 @@ def test_bench_of_every_engine_that_runs_here(built, numeric, workshop, tmp_path
     for engine in (built / "model.int8.cpu.blob", built / "model.fp32.cpu.blob", *numeric):
         out = tmp_path / "bench.json"
         photos = ("--images", str(workshop.calibration))
-        assert cli.run([*BENCH, str(engine), *photos, "--out", str(out)]) == 0
+        assert main.run([*BENCH, str(engine), *photos, "--out", str(out)]) == 0
         lines = capsys.readouterr().out
         assert "p50" in lines
         assert "images/s" in lines
@@ -86,13 +88,15 @@ def test_bench_of_every_engine_that_runs_here(built, numeric, workshop, tmp_path
 def test_bench_of_each_layer(built, numeric, tmp_path, capsys):
     """The page draws the times on the blocks of the very engine; a library without is refused."""
     out, page = tmp_path / "bench.json", tmp_path / "page.html"
-    assert cli.run([*BENCH, str(built / "model.int8.cpu.blob"), "--layers", "--out", str(out)]) == 0
+    assert (
+        main.run([*BENCH, str(built / "model.int8.cpu.blob"), "--layers", "--out", str(out)]) == 0
+    )
     names = {one["name"] for one in read_record(out)["layers"]}
     graph = onnx.load(str(built / "model.simplified.onnx")).graph
     assert names > {node.name for node in graph.node if node.op_type in {"Conv", "Gemm"}}
-    assert cli.run(["report", str(built), str(out), "--html", str(page)]) == 0
+    assert main.run(["report", str(built), str(out), "--html", str(page)]) == 0
     assert " us</text>" in page.read_text()
-    assert cli.run([*BENCH, str(numeric[0]), "--layers"]) == 3
+    assert main.run([*BENCH, str(numeric[0]), "--layers"]) == 3
     assert "onnxruntime, which is not asked" in capsys.readouterr().err
 
 
@@ -100,17 +104,17 @@ def test_bench_of_an_engine_that_cannot_run_here(copied, capsys):
     """A TensorRT-RTX engine without a GPU: exit 4, and no figure."""
     typed = artifact.load(TypedGraph, copied / "model.fp32.onnx")
     engine = copied / "model.fp32.rtx.engine"
-    registry.backend("tensorrt_rtx").compile(typed, CompileOptions(), engine)
-    assert cli.run([*BENCH, str(engine)]) == 4
+    backends.backend("tensorrt_rtx").compile(typed, CompileOptions(), engine)
+    assert main.run([*BENCH, str(engine)]) == 4
     assert "cannot run here" in capsys.readouterr().err
 
 
 def test_several_batches_are_several_records(built, capsys):
     """A batch that the engine does not take is refused with those that it takes."""
     engine = str(built / "model.int8.cpu.blob")
-    assert cli.run([*BENCH, engine, "--batch", "1", "--batch", "1", "--json"]) == 0
+    assert main.run([*BENCH, engine, "--batch", "1", "--batch", "1", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2
-    assert cli.run([*BENCH, engine, "--batch", "64"]) == 3
+    assert main.run([*BENCH, engine, "--batch", "64"]) == 3
     assert "takes batches of 1 to" in capsys.readouterr().err
 
 
@@ -120,7 +124,7 @@ def test_a_slower_engine_fails_with_all_its_reports(built, heavy, workshop, tmp_
     files = {name: tmp_path / name for name in ("junit", "markdown", "out")}
     flags = [word for name, path in files.items() for word in (f"--{name}", str(path))]
     flags += ["--validation", str(workshop.validation), "--max-drop", "20"]
-    assert cli.run(["compare", *engines, *SHORT, *FEW, *flags]) == 6
+    assert main.run(["compare", *engines, *SHORT, *FEW, *flags]) == 6
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.startswith("FAILED: fail, B is ")
     assert files["markdown"].read_text().startswith("**FAILED")
@@ -136,14 +140,14 @@ def test_a_slower_engine_fails_with_all_its_reports(built, heavy, workshop, tmp_
 def test_the_faster_engine_is_an_improvement(built, heavy, capsys):
     """The same two the other way round: exit 0, and it is said."""
     engines = (str(heavy), str(built / "model.fp32.cpu.blob"))
-    assert cli.run(["compare", *engines, *SHORT, *FEW]) == 0
+    assert main.run(["compare", *engines, *SHORT, *FEW]) == 0
     assert "PASSED: improved" in capsys.readouterr().out
 
 
 def test_noise_of_this_machine(built, capsys):
     """One engine against itself never fails, and the number of pairs to use is told."""
     engine = str(built / "model.int8.cpu.blob")
-    code = cli.run(["compare", "--self", engine, *SHORT, *FEW, "--json"])
+    code = main.run(["compare", "--self", engine, *SHORT, *FEW, "--json"])
     record = json.loads(capsys.readouterr().out)
     assert code in {0, 8}
     assert record["kind"] == "aa"
@@ -154,28 +158,28 @@ def test_another_day_only_warns(built, heavy, tmp_path, capsys):
     """A stored record: a slow-down is inconclusive unless trusted, another protocol is invalid."""
     stored = tmp_path / "stored.json"
     fast = str(built / "model.fp32.cpu.blob")
-    assert cli.run(["compare", "--self", fast, *SHORT, *FEW, "--out", str(stored)]) in {0, 8}
+    assert main.run(["compare", "--self", fast, *SHORT, *FEW, "--out", str(stored)]) in {0, 8}
     against = ("compare", str(heavy), *SHORT, *FEW, "--against", str(stored))
-    assert cli.run([*against]) == 8
+    assert main.run([*against]) == 8
     assert "only warns" in capsys.readouterr().out
-    assert cli.run([*against, "--trust-stored"]) == 6
+    assert main.run([*against, "--trust-stored"]) == 6
     capsys.readouterr()
     record = json.loads(stored.read_text())
     record["protocol"]["batch"] = 4
     stored.write_text(json.dumps(record))
-    assert cli.run([*against]) == 8
+    assert main.run([*against]) == 8
     assert "not the same batch (4 then, 1 now)" in capsys.readouterr().out
 
 
 def test_what_cannot_be_compared(built, tmp_path, capsys):
     """One engine, a limit that is none, a file that is no record: exit 3, one line each."""
     engine = str(built / "model.int8.cpu.blob")
-    assert cli.run(["compare", engine]) == 3
-    assert cli.run(["compare", engine, engine, "--max-regression", "0%"]) == 3
-    assert cli.run(["compare", engine, engine, "--pairs", "9", "--most-pairs", "4"]) == 3
+    assert main.run(["compare", engine]) == 3
+    assert main.run(["compare", engine, engine, "--max-regression", "0%"]) == 3
+    assert main.run(["compare", engine, engine, "--pairs", "9", "--most-pairs", "4"]) == 3
     broken = tmp_path / "record.json"
     broken.write_text('{"schema": "something else"}')
-    assert cli.run(["compare", engine, "--against", str(broken), *SHORT]) == 3
+    assert main.run(["compare", engine, "--against", str(broken), *SHORT]) == 3
     error = capsys.readouterr().err
     for words in ("compare takes A and B, got 1", "0%", "--most-pairs 4", "something else"):
         assert words in error

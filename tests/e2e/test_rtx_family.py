@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from edge_inception import images, imageset, registry
+from edge_inception import registry
+from edge_inception.data import images, imageset
 from edge_inception.engines import tensorrt_rtx
 from edge_inception.engines._backend import CompileOptions
-from edge_inception.export import export
+from edge_inception.export.export import export
+from edge_inception.export.options import ExportOptions
+from edge_inception.graph.options import SimplifyOptions
 from edge_inception.graph.simplify import simplify
-from edge_inception.options import ExportOptions, SimplifyOptions
-from edge_inception.quant import place
-from edge_inception.quant.insert import quantize
+from edge_inception.quant import placement as place
+from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CalibrateOptions, QuantizeOptions
 from edge_inception.spec import Precision

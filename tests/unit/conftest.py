@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_inception import cli, registry
+from edge_inception import registry
+from edge_inception.cli import main
+from edge_inception.models._builder import builder
 from edge_inception.models._layers import (
     VALID,
     Architecture,
@@ -18,7 +20,6 @@ from edge_inception.models._layers import (
     Filters,
     MaxPool,
     branches,
-    builder,
     chained,
 )
 from edge_inception.spec import CheckpointFamily, ModelSpec, Preprocess, Variant
@@ -131,7 +132,7 @@ def refusal(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
     def run(*arguments: str) -> tuple[str, str]:
         before = sorted(tmp_path.rglob("*"))
         capsys.readouterr()
-        assert cli.run(list(arguments)) == 3
+        assert main.run(list(arguments)) == 3
         said = capsys.readouterr()
         assert said.out == ""
         *_, error, hint = said.err.splitlines()

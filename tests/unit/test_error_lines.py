@@ -20,8 +20,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from edge_inception import artifact, cli, registry
+from edge_inception import artifact, registry
 from edge_inception.artifact import Baseline, Provenance
+from edge_inception.cli import main
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
 
 State = dict[str, torch.Tensor]
@@ -523,7 +525,7 @@ def test_a_folder_is_no_file_to_write(refusal):
 def embedding(tmp_path, tiny_typed) -> Path:
     """An engine whose sidecar says that it gives embeddings."""
     engine = tmp_path / "engine.onnx"
-    registry.backend("onnxruntime").compile(tiny_typed("fp32"), CompileOptions(), engine)
+    backends.backend("onnxruntime").compile(tiny_typed("fp32"), CompileOptions(), engine)
     sidecar = tmp_path / "engine.onnx.json"
     record = json.loads(sidecar.read_text(encoding="utf-8"))
     record["details"]["head"] = "embedding"
@@ -585,7 +587,7 @@ def test_class_names_of_an_embedding_are_said_to_be_unused(tmp_path, monkeypatch
     save_file(spec.build(num_classes=1, **options).state_dict(), "w.st")
     Path("names.txt").write_text("a\nb\n")
     small = ["--option", "width=0.05", "--checkpoint-format", "facenet", "--input-size", "96"]
-    assert cli.run(["export", *NAMED, *small, "--labels", "names.txt", "--out", "graph.onnx"]) == 0
+    assert main.run(["export", *NAMED, *small, "--labels", "names.txt", "--out", "graph.onnx"]) == 0
     note = "checkpoint: 2 class names not used: an embedding has no classes"
     assert note in capsys.readouterr().err.splitlines()
 

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 import edge_inception
-from edge_inception import images, inference, registry
+from edge_inception import inference, registry
+from edge_inception.data import images
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.errors import InputError
 from edge_inception.spec import Preprocess
@@ -35,7 +37,7 @@ def photos(tmp_path) -> list[Path]:
 def engine(tiny_typed, tmp_path) -> Path:
     """The FP32 graph as an onnxruntime engine whose sidecar has a mean and a deviation."""
     path = tmp_path / "tiny.ort.onnx"
-    registry.backend("onnxruntime").compile(tiny_typed("fp32"), CompileOptions(), path)
+    backends.backend("onnxruntime").compile(tiny_typed("fp32"), CompileOptions(), path)
     _change_sidecar(path, preprocess={"input_size": [SIDE, SIDE], "mean": MEAN, "std": STD})
     return path
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_inception import registry as subject
+from edge_inception.engines import _registry as backends
 from edge_inception.errors import InputError
 
 PACKAGE = Path(subject.__file__).parent
@@ -22,10 +23,10 @@ def files(folder):
 
 def test_every_file_is_a_backend():
     """Each file in engines/ without a leading underscore is a backend of that name."""
-    assert subject.backend_names() == files("engines")
-    assert "openvino" in subject.backend_names()
-    for name in subject.backend_names():
-        assert subject.backend(name).name == name
+    assert backends.backend_names() == files("engines")
+    assert "openvino" in backends.backend_names()
+    for name in backends.backend_names():
+        assert backends.backend(name).name == name
 
 
 def test_every_model_comes_from_a_file():
@@ -41,21 +42,22 @@ def test_every_model_comes_from_a_file():
 def test_listing_imports_no_backend():
     """Listing backends imports none of them, nor their libraries."""
     code = (
-        "import json, sys; from edge_inception import registry; registry.backend_names();"
-        "print(json.dumps(sorted(sys.modules)))"
+        "import json, sys; from edge_inception.engines import _registry as backends\n"
+        "backends.backend_names(); print(json.dumps(sorted(sys.modules)))"
     )
     modules = json.loads(subprocess.check_output([sys.executable, "-c", code]))
     assert not {"numpy", "openvino", "onnxruntime", "tensorrt_rtx", "torch"} & set(modules)
-    assert not [name for name in modules if name.startswith("edge_inception.engines.")]
+    found = {name for name in modules if name.startswith("edge_inception.engines.")}
+    assert found == {"edge_inception.engines._registry"}
 
 
 @pytest.mark.parametrize(
     ("look_up", "name", "near"),
     [
-        (subject.backend, "openvinoo", "did you mean 'openvino'?"),
+        (backends.backend, "openvinoo", "did you mean 'openvino'?"),
         (subject.model, "inceptionv4", "did you mean 'inception_v4'?"),
-        (subject.backend, "_backend", "known: "),
-        (subject.backend, "../stage", "known: "),
+        (backends.backend, "_backend", "known: "),
+        (backends.backend, "../stage", "known: "),
         (subject.model, "", "known: googlenet"),
     ],
 )

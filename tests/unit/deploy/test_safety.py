@@ -21,7 +21,8 @@ from loopback import (
     write_manifest,
 )
 
-from edge_inception import cli, signing
+from edge_inception.bundle import signing
+from edge_inception.cli import main
 from edge_inception.deploy.address import parse_address
 from edge_inception.errors import InputError
 
@@ -252,5 +253,5 @@ def test_it_says_what_is_missing(monkeypatch, capsys, bundle):
     for name in [name for name in sys.modules if name.startswith("edge_inception.deploy")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "paramiko", None)
-    assert cli.run(["deploy", "u@h", "--bundle", str(bundle)]) == 4
+    assert main.run(["deploy", "u@h", "--bundle", str(bundle)]) == 4
     assert "edge-inception[deploy]" in capsys.readouterr().err

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_inception import artifact, images, imageset, registry
+from edge_inception import artifact
 from edge_inception.artifact import Baseline, EngineFile, Provenance, Report
-from edge_inception.bundle import BundleOptions, Material, make_bundle
+from edge_inception.bundle.make import BundleOptions, Material, make_bundle
+from edge_inception.data import images, imageset
 from edge_inception.device import manifest
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 
 ORIGIN = Provenance(stage="test", parents={}, options={}, tools={}, source="test")
@@ -36,7 +38,7 @@ def material(tmp_path_factory, publish_tiny, photos) -> Material:
     """Both spellings of the tiny int8 graph, its engine, and a baseline of the float graph."""
     folder = tmp_path_factory.mktemp("build")
     strong, weak = publish_tiny(folder, "strong"), publish_tiny(folder, "weak")
-    backend = registry.backend("openvino")
+    backend = backends.backend("openvino")
     engine = backend.compile(strong, CompileOptions(), folder / "model.int8.cpu.blob")
     proof = backend.compile(weak, CompileOptions(), folder / "model.int8.weak.cpu.blob")
     plain = backend.compile(publish_tiny(folder, "fp32"), CompileOptions(), folder / "fp32.blob")

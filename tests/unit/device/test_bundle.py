@@ -11,9 +11,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from edge_inception import archive, golden, images, inference
-from edge_inception.bundle import BundleOptions, make_bundle
-from edge_inception.device import device, manifest, refusal, signature
+from edge_inception import inference
+from edge_inception.bundle import archive, golden
+from edge_inception.bundle.make import BundleOptions, make_bundle
+from edge_inception.data import images
+from edge_inception.device import device, errors, manifest, signature
 from edge_inception.errors import InputError
 from edge_inception.validate.accuracy import load_baseline
 
@@ -87,14 +89,14 @@ def test_the_longest_name_fits_the_archive(strong, tmp_path, unpack):
 @pytest.mark.parametrize("failing", ["write", "manifest", "publish"])
 def test_a_full_disk_leaves_nothing(strong, tmp_path, monkeypatch, failing):
     """No space at any point: exit 3 in our words, and neither folder nor remains."""
-    from edge_inception import bundle
+    from edge_inception.bundle import make
 
     def refuse(*_args, **_keywords):
         raise OSError(28, "No space left on device")
 
     where = {
-        "write": (bundle.shutil, "copyfile"),
-        "manifest": (bundle._Content, "manifest"),
+        "write": (make.shutil, "copyfile"),
+        "manifest": (make._Content, "manifest"),
         "publish": (archive, "publish_folder"),
     }[failing]
     monkeypatch.setattr(*where, refuse)
@@ -181,10 +183,10 @@ def signed(strong, key, tmp_path):
 
 def test_a_signature_is_checked_with_the_key(signed, capsys):
     """With the maker's key it is said; without, that nothing was checked."""
-    bundle = manifest.open_bundle(str(signed.folder))
+    make = manifest.open_bundle(str(signed.folder))
     public = str(signed.folder) + ".pub"
-    assert signature.check(bundle, public) == f"signed by this key: tiny-cpu {signed.version}"
-    assert "not checked" in signature.check(bundle, None)
+    assert signature.check(make, public) == f"signed by this key: tiny-cpu {signed.version}"
+    assert "not checked" in signature.check(make, None)
     assert device.main(["check", "--bundle", str(signed.folder), "--public-key", public]) == 0
     assert "signed by this key" in capsys.readouterr().err
 
@@ -199,13 +201,13 @@ def test_changes_under_a_signature_are_refused(signed, strong, tmp_path, capsys)
     record["sha256"] = manifest.digest_of(record)
     path.write_text(json.dumps(record), encoding="utf-8")
     check = ["check", "--public-key", public, "--bundle"]
-    assert device.main([*check, str(signed.folder)]) == refusal.BAD_INPUT
+    assert device.main([*check, str(signed.folder)]) == errors.BAD_INPUT
     assert "not one of this key" in capsys.readouterr().err
     unsigned = make_bundle(strong, CPU, tmp_path / "unsigned")
-    assert device.main([*check, str(unsigned.folder)]) == refusal.BAD_INPUT
+    assert device.main([*check, str(unsigned.folder)]) == errors.BAD_INPUT
     assert "is not signed" in capsys.readouterr().err
     (unsigned.folder / manifest.SIGNATURE).write_text("nonsense", encoding="ascii")
-    assert device.main([*check, str(unsigned.folder)]) == refusal.BAD_INPUT
+    assert device.main([*check, str(unsigned.folder)]) == errors.BAD_INPUT
     assert "minisign's format" in capsys.readouterr().err
 
 
@@ -215,9 +217,9 @@ def test_another_makers_key_is_refused(signed, strong, tmp_path):
     command = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(other)]
     subprocess.run(command, check=True, capture_output=True)
     theirs = make_bundle(strong, dataclasses.replace(CPU, key=other), tmp_path / "theirs")
-    bundle = manifest.open_bundle(str(theirs.folder))
-    with pytest.raises(refusal.Refusal, match="not one of this key"):
-        signature.check(bundle, str(signed.folder) + ".pub")
+    make = manifest.open_bundle(str(theirs.folder))
+    with pytest.raises(errors.Refusal, match="not one of this key"):
+        signature.check(make, str(signed.folder) + ".pub")
 
 
 def test_a_key_that_cannot_be_used_is_refused(signed, monkeypatch, capsys):
@@ -225,7 +227,7 @@ def test_a_key_that_cannot_be_used_is_refused(signed, monkeypatch, capsys):
     monkeypatch.setattr(signature, "_crypto", lambda: None)
     monkeypatch.setattr(signature.shutil, "which", lambda _: None)
     flags = ["--bundle", str(signed.folder), "--public-key", str(signed.folder) + ".pub"]
-    assert device.main(["check", *flags]) == refusal.LIBRARY_MISSING
+    assert device.main(["check", *flags]) == errors.LIBRARY_MISSING
     error, fix = capsys.readouterr().err.splitlines()
     assert "cannot be checked: neither" in error
     assert "minisign -Vm" in fix
@@ -234,13 +236,13 @@ def test_a_key_that_cannot_be_used_is_refused(signed, monkeypatch, capsys):
 @pytest.mark.skipif(shutil.which("minisign") is None, reason="minisign is not installed")
 def test_minisign_agrees(signed, monkeypatch):
     """The tool itself accepts the signature, and refuses a changed manifest."""
-    bundle = manifest.open_bundle(str(signed.folder))
+    make = manifest.open_bundle(str(signed.folder))
     monkeypatch.setattr(signature, "_crypto", lambda: None)
-    assert "minisign" in signature.check(bundle, str(signed.folder) + ".pub")
+    assert "minisign" in signature.check(make, str(signed.folder) + ".pub")
     path = signed.folder / manifest.FILE
     path.write_text(path.read_text(encoding="utf-8") + " ", encoding="utf-8")
-    with pytest.raises(refusal.Refusal, match="not one of this key"):
-        signature.check(bundle, str(signed.folder) + ".pub")
+    with pytest.raises(errors.Refusal, match="not one of this key"):
+        signature.check(make, str(signed.folder) + ".pub")
 
 
 def test_a_key_of_another_kind_is_refused(strong, tmp_path):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_inception.device import device, manifest, refusal
-from edge_inception.device.refusal import Refusal
+from edge_inception.device import device, errors, manifest
+from edge_inception.device.errors import Refusal
 
 
 def every_file(folder: Path) -> list[str]:
@@ -115,7 +115,7 @@ def test_versions_compare_as_numbers(version, oldest, newest, is_in):
 def test_errors_of_the_program_are_two_lines(copied, capsys):
     """A damaged bundle: exit 3, one line of error, one of fix; as JSON on stdout too."""
     (copied / "labels.txt").write_text("x", encoding="utf-8")
-    assert device.main(["verify", "--json", "--bundle", str(copied)]) == refusal.BAD_INPUT
+    assert device.main(["verify", "--json", "--bundle", str(copied)]) == errors.BAD_INPUT
     out, err = capsys.readouterr()
     assert [line.partition(": ")[0] for line in err.splitlines()] == ["error", "fix"]
     assert json.loads(out)["status"] == "ERROR"
@@ -131,7 +131,7 @@ def test_an_unknown_library_is_refused(copied, reseal, capsys):
     """A manifest of a later edge-inception may name a library that this program lacks."""
     record = json.loads((copied / manifest.FILE).read_text(encoding="utf-8"))
     reseal(copied, target={**record["target"], "backend": "hailo"})
-    assert device.main(["check", "--bundle", str(copied)]) == refusal.BAD_INPUT
+    assert device.main(["check", "--bundle", str(copied)]) == errors.BAD_INPUT
     assert "engine library 'hailo'" in capsys.readouterr().err
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_inception.device import device, measure, proof, refusal, store
+from edge_inception.device import device, errors, measure, store, verify
+from edge_inception.latency.record import read_record
 from edge_inception.report import devices
-from edge_inception.validate.record import read_record
 
 
 def run(bundle, *arguments):
@@ -56,7 +56,7 @@ def test_verify_passes_and_says_how(built, photos, capsys):
 
 def test_verify_without_engine_names_build(copied, capsys):
     """verify builds nothing by itself."""
-    assert run(copied, "verify") == refusal.BAD_INPUT
+    assert run(copied, "verify") == errors.BAD_INPUT
     assert "python3 device.py build" in capsys.readouterr().err
 
 
@@ -64,7 +64,7 @@ def test_another_folder_of_images_is_refused(built, tmp_path, capsys):
     """Images that the baseline does not know prove nothing."""
     (tmp_path / "other").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "other/new.png")
-    assert run(built, "verify", "--images", str(tmp_path / "other")) == refusal.BAD_INPUT
+    assert run(built, "verify", "--images", str(tmp_path / "other")) == errors.BAD_INPUT
     assert "among the 12 images of the baseline" in capsys.readouterr().err
 
 
@@ -83,7 +83,7 @@ def test_each_difference_fails_by_name(built, reseal, name, change, check, capsy
     golden[name] = np.ascontiguousarray(change(golden[name]))
     np.savez(built / "golden.npz", **golden)
     reseal(built)
-    assert run(built, "verify", "--json") == refusal.GATE_FAILED
+    assert run(built, "verify", "--json") == errors.GATE_FAILED
     failed = {entry["name"] for entry in said(capsys)["checks"] if entry["status"] == "FAILED"}
     assert check in failed
 
@@ -103,13 +103,13 @@ def test_one_step_of_another_resizer_is_told_not_refused(built, reseal, capsys):
 
 def test_without_pillow_preprocessing_is_not_claimed(built, monkeypatch, capsys):
     """Golden arrays can be replayed without Pillow; that preprocessing was not proved is said."""
-    for name in ("edge_inception.pixels", "PIL"):
+    for name in ("edge_inception.data.pixels", "PIL"):
         monkeypatch.setitem(sys.modules, name, None)
     assert run(built, "verify", "--json") == 0
     check = next(c for c in said(capsys)["checks"] if c["name"] == "preprocessing")
-    assert check["status"] == proof.UNKNOWN
+    assert check["status"] == verify.UNKNOWN
     assert "pip3 install" in check["sentence"]
-    assert run(built, "classify", "x.png") == refusal.LIBRARY_MISSING
+    assert run(built, "classify", "x.png") == errors.LIBRARY_MISSING
 
 
 def test_an_old_pillow_is_no_traceback(built, photos, monkeypatch, capsys):
@@ -122,10 +122,10 @@ def test_an_old_pillow_is_no_traceback(built, photos, monkeypatch, capsys):
     assert run(built, "verify", "--json") == 0
     check = next(c for c in said(capsys)["checks"] if c["name"] == "preprocessing")
     assert (check["status"], "Pillow 5.1.0 is too old" in check["sentence"]) == (
-        proof.UNKNOWN,
+        verify.UNKNOWN,
         True,
     )
-    assert run(built, "classify", str(photos / "00.png")) == refusal.LIBRARY_MISSING
+    assert run(built, "classify", str(photos / "00.png")) == errors.LIBRARY_MISSING
     assert "Pillow 5.1.0 is too old" in capsys.readouterr().err
 
 
@@ -149,7 +149,7 @@ def test_a_bad_image_is_two_lines(built, tmp_path, capsys):
     """What cannot be decoded is named, with a way out."""
     bad = tmp_path / "bad.png"
     bad.write_text("no image", encoding="utf-8")
-    assert run(built, "classify", str(bad)) == refusal.BAD_INPUT
+    assert run(built, "classify", str(bad)) == errors.BAD_INPUT
     error, fix = capsys.readouterr().err.splitlines()
     assert "is not a PNG, JPEG" in error
     assert fix == "fix: convert it"
@@ -235,7 +235,7 @@ def test_a_disk_that_cannot_be_written(copied, monkeypatch, code, words, capsys)
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(store.os, "fsync", refuse)
-    assert run(copied, "build") == refusal.BAD_INPUT
+    assert run(copied, "build") == errors.BAD_INPUT
     err = capsys.readouterr().err
     assert words in err
     assert "fix: " in err
@@ -270,7 +270,7 @@ def test_float_layers_on_this_cpu_are_told(copied, counted, capsys):
 def test_no_int8_on_this_cpu_is_refused(copied, counted, capsys):
     """None at all: exit 5 and no engine, unless that is accepted."""
     counted(0, 49)
-    assert run(copied, "build") == refusal.BUILD_FAILED
+    assert run(copied, "build") == errors.BUILD_FAILED
     assert "none of 49 layers in int8" in capsys.readouterr().err
     assert not (copied / "engine/model.blob").exists()
     assert run(copied, "build", "--accept-float") == 0
@@ -280,9 +280,9 @@ def test_no_int8_on_this_cpu_is_refused(copied, counted, capsys):
 def test_no_openvino(copied, monkeypatch, capsys):
     """check and build say how to get the library, and end with the code of a missing one."""
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert run(copied, "check") == refusal.LIBRARY_MISSING
+    assert run(copied, "check") == errors.LIBRARY_MISSING
     assert "fix: pip install openvino" in capsys.readouterr().out
-    assert run(copied, "build") == refusal.LIBRARY_MISSING
+    assert run(copied, "build") == errors.LIBRARY_MISSING
 
 
 def test_nan_answers_are_refused(built, monkeypatch, capsys):
@@ -292,11 +292,11 @@ def test_nan_answers_are_refused(built, monkeypatch, capsys):
     real = _openvino.BlobRunner.run
     broken = lambda self, images: {k: v * np.nan for k, v in real(self, images).items()}  # noqa: E731
     monkeypatch.setattr(_openvino.BlobRunner, "run", broken)
-    assert run(built, "verify") == refusal.GATE_FAILED
+    assert run(built, "verify") == errors.GATE_FAILED
     assert "NaN or infinity" in capsys.readouterr().err
 
 
 def test_threads_that_are_not_there(copied, capsys):
     """More threads than the process may use: refused with both numbers, not lowered."""
-    assert run(copied, "build", "--threads", "9999") == refusal.BAD_INPUT
+    assert run(copied, "build", "--threads", "9999") == errors.BAD_INPUT
     assert "9999 threads asked for, this process may use" in capsys.readouterr().err

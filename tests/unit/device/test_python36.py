@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_inception import bundle
+from edge_inception.bundle import make
 
 pytestmark = pytest.mark.slow
 
@@ -26,9 +26,9 @@ esac; done
 # What ``device.py`` does, on a board that has TensorRT 8.5.2.
 PROGRAM = """
 import sys; sys.dont_write_bytecode = True
-import board, device
-read = board.read_board
-board.read_board = lambda folder: dict(read(folder), tensorrt="8.5.2")
+import device, jetson_board
+read = jetson_board.read_board
+jetson_board.read_board = lambda folder: dict(read(folder), tensorrt="8.5.2")
 sys.exit(device.main(sys.argv[1:]))
 """
 PIXELS = """
@@ -71,7 +71,7 @@ def run(python: Path, folder: Path, code: str, *arguments: object, **environment
 
 def test_every_file_is_imported(python36, jetson):
     """All that travels to a Jetson, without a warning."""
-    files = (*bundle.DEVICE_FILES, "pixels.py", *bundle.TRAVELLING["tensorrt"])
+    files = (*make.DEVICE_FILES, "data/pixels.py", *make.TRAVELLING["tensorrt"])
     names = ",".join(Path(file).stem for file in files)
     done = run(python36, jetson, f"import sys; sys.dont_write_bytecode = True; import {names}")
     assert done.returncode == 0, done.stderr

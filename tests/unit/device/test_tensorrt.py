@@ -16,7 +16,7 @@ import fake_tensorrt_run
 import numpy as np
 import pytest
 
-from edge_inception.device import board, device, manifest, refusal
+from edge_inception.device import device, errors, jetson_board, manifest
 from edge_inception.engines import _cuda, _inspection
 
 SIDE, CLASSES = 8, 5
@@ -92,7 +92,7 @@ def test_wrong_answers_fail(jetson, orin, capsys):
     """An engine that computes something else: exit 6, the figure, and the line that says so."""
     orin("10.3")
     assert run(jetson, "build") == 0
-    assert run(jetson, "verify") == refusal.GATE_FAILED
+    assert run(jetson, "verify") == errors.GATE_FAILED
     assert capsys.readouterr().out.splitlines()[-1].startswith("FAILED: SQNR ")
 
 
@@ -102,7 +102,7 @@ def test_a_wrong_version_in_the_manifest_is_refused(summing, orin, reseal, comma
     orin("10.3")
     record = json.loads((summing / manifest.FILE).read_text(encoding="utf-8"))
     reseal(summing, target={**record["target"], "tensorrt": ["8.5.2", "8.6.2"]})
-    assert run(summing, command) == refusal.BAD_INPUT
+    assert run(summing, command) == errors.BAD_INPUT
     text = "".join(capsys.readouterr())
     assert "this bundle is for TensorRT 8.5.2 to 8.6.2, here is 10.3" in text
     assert "fix: make a bundle for this device" in text
@@ -118,7 +118,7 @@ def test_another_release_builds_anew_in_its_place(summing, orin):
     plan = summing / "engine/model.engine"
     first = plan.read_bytes()
     orin("10.13")
-    assert run(summing, "verify") == refusal.BAD_INPUT  # nothing built for this one yet
+    assert run(summing, "verify") == errors.BAD_INPUT  # nothing built for this one yet
     assert run(summing, "build") == 0
     assert plan.read_bytes() != first
     assert [path.name for path in sorted((summing / "engine").glob("*.engine*"))] == [
@@ -136,7 +136,7 @@ def test_an_engine_that_fails_to_run_is_two_lines(summing, orin, capsys):
     assert run(summing, "build") == 0
     orin("10.3", executes=False)
     for command in ("verify", "bench"):
-        assert run(summing, command) == refusal.BAD_INPUT
+        assert run(summing, command) == errors.BAD_INPUT
         error, fix = capsys.readouterr().err.splitlines()[-2:]
         assert error.startswith("error: TensorRT cannot run the plan: ")
         assert "illegal memory access" in error
@@ -149,7 +149,7 @@ def test_a_damaged_engine_is_built_again(summing, orin, capsys):
     assert run(summing, "build") == 0
     (plan,) = (summing / "engine").glob("*.engine")
     plan.write_bytes(plan.read_bytes()[:-1])
-    assert run(summing, "verify") == refusal.BAD_INPUT
+    assert run(summing, "verify") == errors.BAD_INPUT
     assert "python3 device.py build" in capsys.readouterr().err
     assert run(summing, "build") == 0
     assert run(summing, "verify") == 0
@@ -158,7 +158,7 @@ def test_a_damaged_engine_is_built_again(summing, orin, capsys):
 def test_an_int8_engine_without_int8_is_refused(summing, orin, capsys):
     """The fake's only layer is float: exit 5 and no engine; with --accept-float a warning."""
     orin("10.3", kernel="FP32")
-    assert run(summing, "build") == refusal.BUILD_FAILED
+    assert run(summing, "build") == errors.BUILD_FAILED
     error, fix = capsys.readouterr().err.splitlines()[-2:]
     assert "none of the layers that TensorRT lists multiplies in int8" in error
     assert "--accept-float" in fix
@@ -172,8 +172,8 @@ def test_an_int8_engine_without_int8_is_refused(summing, orin, capsys):
 @pytest.mark.parametrize(
     ("facts", "code", "words"),
     [
-        ({"parses": False}, refusal.BUILD_FAILED, "TensorRT refused"),
-        ({"problem": "Error Code 2: OutOfMemory (no memory for tactic)"}, refusal.BUILD_FAILED,
+        ({"parses": False}, errors.BUILD_FAILED, "TensorRT refused"),
+        ({"problem": "Error Code 2: OutOfMemory (no memory for tactic)"}, errors.BUILD_FAILED,
          "fix: free memory"),
     ],
     ids=["parser", "memory"],
@@ -190,14 +190,14 @@ def test_no_driver_is_said(summing, orin, monkeypatch, capsys):
     """In a container without the runtime: exit 4 and the flag that is missing."""
     orin("10.3")
     monkeypatch.setattr(_cuda, "driver_version", lambda: 0)
-    assert run(summing, "build") == refusal.LIBRARY_MISSING
+    assert run(summing, "build") == errors.LIBRARY_MISSING
     assert "--runtime nvidia" in capsys.readouterr().err
 
 
 def test_no_bindings_and_no_trtexec(summing, monkeypatch, capsys):
     """Neither: exit 4, and the package that has the bindings."""
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert run(summing, "build") == refusal.LIBRARY_MISSING
+    assert run(summing, "build") == errors.LIBRARY_MISSING
     assert "python3-libnvinfer" in capsys.readouterr().err
 
 
@@ -205,7 +205,7 @@ def test_the_cache_gets_the_header_of_the_library(material, orin, tmp_path, caps
     """Implicit int8: TensorRT reads the bundle's scales under the first line it accepts."""
     import dataclasses
 
-    from edge_inception.bundle import BundleOptions, make_bundle
+    from edge_inception.bundle.make import BundleOptions, make_bundle
 
     plain = dataclasses.replace(
         material.graphs[1], details={**material.graphs[1].details, "typing": "implicit"}
@@ -257,8 +257,10 @@ def trtexec(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("TIMES", str(tmp_path / "times.json"))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    read = functools.partial(board.read_board)
-    monkeypatch.setattr(board, "read_board", lambda folder: {**read(folder), "tensorrt": "8.5.2"})
+    read = functools.partial(jetson_board.read_board)
+    monkeypatch.setattr(
+        jetson_board, "read_board", lambda folder: {**read(folder), "tensorrt": "8.5.2"}
+    )
     return tmp_path / "log"
 
 
@@ -287,7 +289,7 @@ def test_a_failing_trtexec_names_a_whole_command(summing, trtexec, capsys):
     """The fix is a command that build.sh takes as it stands."""
     tool = trtexec.parent / "trtexec"
     tool.write_text("#!/bin/sh\necho '[E] no such tactic' >&2; exit 1\n", encoding="utf-8")
-    assert run(summing, "build") == refusal.BUILD_FAILED
+    assert run(summing, "build") == errors.BUILD_FAILED
     error, fix = capsys.readouterr().err.splitlines()[-2:]
     assert "no such tactic" in error
     words = fix.partition(": sh ")[2].split()
@@ -299,5 +301,5 @@ def test_trtexec_gives_no_answers(summing, capsys):
     """verify says that it needs the bindings, and how to get them."""
     assert run(summing, "build") == 0
     capsys.readouterr()
-    assert run(summing, "verify") == refusal.LIBRARY_MISSING
+    assert run(summing, "verify") == errors.LIBRARY_MISSING
     assert "python3-libnvinfer" in capsys.readouterr().err

@@ -7,10 +7,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_inception import artifact, images, interface, registry
+from edge_inception import artifact
 from edge_inception.artifact import Provenance, TypedGraph
+from edge_inception.data import images
+from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.errors import InputError
+from edge_inception.export import interface
 from edge_inception.spec import Head, Preprocess, ShapeProfile
 
 CLASSES, BATCH = 7, 2
@@ -80,7 +83,7 @@ def case(tmp_path):
 
 
 def compiled(name, typed):
-    backend = registry.backend(name)
+    backend = backends.backend(name)
     options = CompileOptions(profile=ShapeProfile(min=BATCH, opt=BATCH, max=BATCH))
     return backend.compile(typed, options, typed.path.with_name(f"engine{backend.suffix}"))
 
@@ -100,7 +103,7 @@ def test_sessions_answer_as_pytorch(case, name, element, layout, head):
     if head.kind == "topk":
         top = torch.topk(wanted, head.k, dim=1)
         wanted = torch.zeros_like(wanted).scatter(1, top.indices, top.values)
-    with registry.backend(name).open(compiled(name, typed), SessionOptions(threads=1)) as session:
+    with backends.backend(name).open(compiled(name, typed), SessionOptions(threads=1)) as session:
         got = session.run(fed(pixels, how))
     assert got.dtype == np.float32
     assert np.abs(got - wanted.numpy()).max() < 1e-5  # float32 sums and exponentials, other order
@@ -118,7 +121,7 @@ def test_the_other_element_is_refused(case, name, element, layout, message):
     """An engine names what it takes: floats are no pixels, and pixels no floats."""
     typed, _, _ = case(element, layout, Head())
     other = np.zeros((1, 3, 8, 9), np.uint8 if element == "float32" else np.float32)
-    session = registry.backend(name).open(compiled(name, typed), SessionOptions(threads=1))
+    session = backends.backend(name).open(compiled(name, typed), SessionOptions(threads=1))
     with session, pytest.raises(InputError) as caught:
         session.run(other)
     assert str(caught.value) == message

@@ -11,12 +11,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edge_inception import artifact, cli, imageset
+from edge_inception import artifact
 from edge_inception.artifact import Provenance, SimplifiedGraph, TypedGraph
+from edge_inception.cli import main
+from edge_inception.data import imageset
+from edge_inception.data.images import batches
 from edge_inception.errors import InputError
 from edge_inception.graph import dla
 from edge_inception.graph.layer_noise import LIMIT_DB, compare_layers, decibels, first_jump
-from edge_inception.images import batches
 from edge_inception.spec import Preprocess
 
 SIDE = 8
@@ -219,13 +221,13 @@ def test_a_layer_that_reads_a_new_tensor_is_named_without_one(tmp_path, capsys):
     first = saved(tmp_path, SimplifiedGraph, "a.onnx", headed())
     second = saved(tmp_path, TypedGraph, "b.onnx", dla.rewritten(headed(weight=0.5)))
     words = ["compare-layers", str(first), str(second), "--images", str(tmp_path / "photos")]
-    assert cli.run(words) == 0
+    assert main.run(words) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Gemm 'logits' falls from" in text
     assert "its own weights, or what it reads, which the first graph does not compute" in text
     assert "left out mean: not in the second graph by name and shape" in text
     assert "''" not in text
-    assert cli.run([*words, "--json"]) == 0
+    assert main.run([*words, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["jump"]["name"], record["jump"]["noisiest_input"]) == ("logits", "")
     assert record["left_out"] == ["mean"]
@@ -248,19 +250,19 @@ def test_command_points_at_the_layer(tmp_path, capsys):
     typed = model({"input": 1 / 127, "one": 3.2})
     second = saved(tmp_path, TypedGraph, "b.onnx", typed)
     words = ["compare-layers", str(first), str(second), "--images", str(tmp_path / "photos")]
-    assert cli.run(words) == 0
+    assert main.run(words) == 0
     text = capsys.readouterr().out
     assert "Conv 'conv two' falls" in text
     assert "the int8 scale of 'one'" in " ".join(text.split())
     assert "3 of 3 in photos: 064.png, 160.png, 255.png" in text
-    assert cli.run([*words, "--json", "--max-images", "2"]) == 0
+    assert main.run([*words, "--json", "--max-images", "2"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["jump"]["name"] == "conv two"
     assert record["jump"]["is_scale_to_blame"] is True
     assert len(record["images"]) == 2
     assert [layer["name"] for layer in record["layers"]] == ["conv one", "conv two", "conv three"]
     third = saved(tmp_path, TypedGraph, "c.onnx", typed, side=2 * SIDE)
-    assert cli.run([*words[:2], str(third), *words[3:]]) == 3
+    assert main.run([*words[:2], str(third), *words[3:]]) == 3
     assert "differently preprocessed" in capsys.readouterr().err
 
 
@@ -276,5 +278,5 @@ def test_no_onnx_is_an_input_error(tmp_path, capsys):
         details={"preprocess": {"input_size": [SIDE, SIDE]}},
     ).path
     words = ["compare-layers", str(first), str(other), "--images", str(tmp_path / "photos")]
-    assert cli.run(words) == 3
+    assert main.run(words) == 3
     assert "ONNX" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from edge_inception import artifact, stage
 from edge_inception.artifact import Graph, SimplifiedGraph
 from edge_inception.errors import InputError
-from edge_inception.export import ExportOptions, export
+from edge_inception.export.export import ExportOptions, export
 from edge_inception.graph import check, parity
 from edge_inception.graph.simplify import SimplifyOptions, simplify, simplify_model
 from edge_inception.spec import ShapeProfile

@@ -12,9 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edge_inception import artifact, imageset
+from edge_inception import artifact
 from edge_inception.artifact import Provenance, SimplifiedGraph
-from edge_inception.imageset import ImageSet
+from edge_inception.data import imageset
+from edge_inception.data.imageset import ImageSet
 from edge_inception.quant.options import CalibrateOptions
 from edge_inception.spec import Preprocess
 

@@ -10,11 +10,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_inception import artifact, images
+from edge_inception import artifact
 from edge_inception.artifact import RangeTable
+from edge_inception.data import images
 from edge_inception.errors import InputError
-from edge_inception.quant import bias, place, ranges
-from edge_inception.quant.insert import quantize
+from edge_inception.quant import bias, ranges
+from edge_inception.quant import placement as place
+from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
 from edge_inception.quant.ranges import ChannelMeans
@@ -188,7 +190,7 @@ def test_the_images_with_the_smallest_hashes_are_used(
     model, save, photos, options, tmp_path, monkeypatch
 ):
     """Of more images than the limit: means are those of that subset alone, in any order."""
-    monkeypatch.setattr("edge_inception.quant.means.NUM_IMAGES", 3)
+    monkeypatch.setattr("edge_inception.quant.channel_means.NUM_IMAGES", 3)
     few = tuple(sorted(photos.items, key=lambda item: item.sha256)[:3])
     graph = save(model)
     all_of_them = calibrate(graph, photos, options, tmp_path / "all.json")

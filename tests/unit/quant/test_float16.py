@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from edge_inception.errors import InputError
-from edge_inception.graph.portable import PORTABLE_OPS
+from edge_inception.graph.opset_checks import PORTABLE_OPS
 from edge_inception.quant.float16 import to_float16
 
 

@@ -16,17 +16,19 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from edge_inception import artifact, cli, images
+from edge_inception import artifact
 from edge_inception.artifact import CalibrationCache, TypedGraph
+from edge_inception.cli import main
+from edge_inception.data import images
 from edge_inception.engines import onnxruntime as reference
 from edge_inception.engines import openvino
 from edge_inception.engines._backend import CompileOptions
 from edge_inception.errors import InputError
 from edge_inception.graph import dla
-from edge_inception.quant import place
+from edge_inception.quant import placement
 from edge_inception.quant.calibration_cache import cache_text, header, write_cache
 from edge_inception.quant.implicit import implicit_scales, unobserved
-from edge_inception.quant.insert import quantize
+from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CacheOptions, FloatRest, QuantizeOptions, Spelling
 from edge_inception.quant.ranges import TensorRange, read_table
@@ -316,8 +318,8 @@ def test_pairs_with_the_same_scales_compute_the_same(made, tmp_path):
 def test_residual_networks_observe_what_an_add_adds(residual, model):
     """The bare convolution of each block, and what LRN reads; plain Inceptions nothing more."""
     network = residual()
-    assert unobserved(network, place.place(network).scale_of) == ["a2", "b4", "c2", "last"]
-    assert unobserved(model, place.place(model).scale_of) == []
+    assert unobserved(network, placement.place(network).scale_of) == ["a2", "b4", "c2", "last"]
+    assert unobserved(model, placement.place(model).scale_of) == []
 
 
 def test_a_table_without_them_is_refused(residual):
@@ -325,7 +327,7 @@ def test_a_table_without_them_is_refused(residual):
     network = residual()
     seen = {
         name: TensorRange(amax=1.0, observed_amax=1.0, scale_of=name)
-        for name in place.place(network).scale_of
+        for name in placement.place(network).scale_of
     }
     with pytest.raises(InputError, match=r"no amax for 4 tensors .* first 'a2'") as caught:
         implicit_scales(network, seen)
@@ -367,7 +369,7 @@ def test_pixels_stay_unscaled(residual, save, photos, options, tmp_path):
 def test_heads_have_no_scale(head, ends, residual):
     """From the last layer on nothing is int8: logits, probabilities, outputs."""
     network = dla.rewritten(residual(head=head))
-    names = {*place.place(residual()).scale_of, *unobserved(network, ())}
+    names = {*placement.place(residual()).scale_of, *unobserved(network, ())}
     seen = {name: TensorRange(amax=1.0, observed_amax=1.0, scale_of=name) for name in names}
     assert list(implicit_scales(network, seen).unscaled) == ends
 
@@ -422,7 +424,7 @@ def test_command_writes_graph_and_cache(made, tmp_path, capsys):
     out = tmp_path / "made" / "dla.onnx"
     words = ["quantize", made.plain.path, "--ranges", made.ranges.path, "--typing", "implicit"]
     words += ["--tensorrt", "10.3.0", "--out", out]
-    assert cli.run([*map(str, words)]) == 0
+    assert main.run([*map(str, words)]) == 0
     assert capsys.readouterr().out.split() == [str(out), str(out.with_suffix(".cache"))]
     assert artifact.load(TypedGraph, out).sha256 == made.typed.sha256
     found, scale_of = read_cache(out.with_suffix(".cache"))
@@ -444,6 +446,6 @@ def test_command_says_what_is_missing(made, tmp_path, capsys, flags, message):
     """Nothing is written before the flags fit."""
     out = tmp_path / "made" / "dla.onnx"
     words = ["quantize", made.plain.path, "--ranges", made.ranges.path, *flags, "--out", out]
-    assert cli.run([*map(str, words)]) == 3
+    assert main.run([*map(str, words)]) == 3
     assert message in capsys.readouterr().err
     assert not out.exists()

@@ -14,7 +14,7 @@ from edge_inception.errors import InputError
 from edge_inception.quant import ranges
 from edge_inception.quant.calibration_cache import write_cache
 from edge_inception.quant.import_cache import filled, import_cache, read_cache
-from edge_inception.quant.insert import quantize
+from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CacheOptions, FloatRest, QuantizeOptions, Spelling
 from edge_inception.spec import Precision

@@ -10,8 +10,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_inception import artifact, images
+from edge_inception import artifact
 from edge_inception.artifact import RangeTable, file_sha256
+from edge_inception.data import images
 from edge_inception.errors import CompileFailed, InputError
 from edge_inception.quant import ranges
 from edge_inception.quant.calibrators import bin_edges

@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from edge_inception import images
+from edge_inception.data import images
 from edge_inception.engines import onnxruntime as reference
 from edge_inception.engines import openvino as engine
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.graph import signs
-from edge_inception.quant import place
-from edge_inception.quant.insert import quantize
+from edge_inception.quant import placement
+from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
 from edge_inception.quant.ranges import read_table
@@ -40,7 +40,7 @@ def readers(model, found):
 def test_every_add_reads_its_identity_through_the_pair_of_its_block(residual):
     """The projection where both inputs are convolutions, else what the block's layers read."""
     model = residual()
-    assert readers(model, place.place(model)) == {
+    assert readers(model, placement.place(model)) == {
         "input": {"stem.c"},
         "stem": {"pooled"},
         "pooled": {"a1.c", "down"},
@@ -59,7 +59,7 @@ def test_every_add_reads_its_identity_through_the_pair_of_its_block(residual):
 
 def test_the_convolution_of_a_residual_branch_is_added_as_it_is(residual):
     """No pair on the longer side of any Add, whichever input it is."""
-    found = place.place(residual())
+    found = placement.place(residual())
     assert not {"a2", "b4", "c2"} & set(found.scale_of)
     assert sorted(found.identities.values()) == ["down", "x", "y"]
 
@@ -67,14 +67,14 @@ def test_the_convolution_of_a_residual_branch_is_added_as_it_is(residual):
 @pytest.mark.parametrize("head", ["softmax", "topk"])
 def test_a_head_gets_no_pair(residual, head):
     """Softmax and TopK read floats."""
-    plain, with_head = place.place(residual()), place.place(residual(head=head))
+    plain, with_head = placement.place(residual()), placement.place(residual(head=head))
     assert with_head.scale_of == plain.scale_of
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_the_pair_of_the_input_is_behind_the_preprocessing(residual, layout):
     """Pixels have none; the normalised image has one."""
-    found = place.place(residual(element="uint8", layout=layout)).scale_of
+    found = placement.place(residual(element="uint8", layout=layout)).scale_of
     assert "image" in found
     assert not {"input", "preprocess/cast", "preprocess/div", "preprocess/sub"} & set(found)
 
@@ -86,7 +86,7 @@ def test_a_chain_of_sums_has_a_pair_on_each_short_side(residual):
     outer = onnx.helper.make_node("Add", ["z.inner", "x"], ["z"])
     model.graph.node[index].output[0] = "z.inner"
     model.graph.node.insert(index + 1, outer)
-    found = place.place(model)
+    found = placement.place(model)
     assert found.identities[index] == "y"
     assert found.identities[index + 1] == "x"
 
@@ -99,7 +99,7 @@ def test_a_sum_behind_the_last_layer_stays_float(residual):
     last.output[0] = "first"
     model.graph.node.append(twin)
     model.graph.node.append(onnx.helper.make_node("Add", ["first", "twin"], ["logits"]))
-    found = place.place(model)
+    found = placement.place(model)
     assert len(found.identities) == 3
     assert not {"first", "twin"} & set(found.scale_of)
 
@@ -127,7 +127,7 @@ def test_an_add_of_a_constant_is_no_residual(residual):
     index = next(i for i, node in enumerate(model.graph.node) if node.output[0] == "last.c")
     model.graph.node[index].input[0] = "shifted"
     model.graph.node.insert(index, onnx.helper.make_node("Add", ["z", "shift"], ["shifted"]))
-    assert sorted(place.place(model).identities.values()) == ["down", "x", "y"]
+    assert sorted(placement.place(model).identities.values()) == ["down", "x", "y"]
 
 
 def elements(model):

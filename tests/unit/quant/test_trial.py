@@ -9,9 +9,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edge_inception import artifact, cli, images
-from edge_inception.quant import calibrators, means, ranges, trial
-from edge_inception.quant.insert import quantize
+from edge_inception import artifact
+from edge_inception.cli import main
+from edge_inception.data import images
+from edge_inception.quant import calibrators, channel_means, ranges, trial
+from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.merge import merge
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import FloatRest, QuantizeOptions
@@ -95,7 +97,7 @@ def unseen(photos, num_means):
 
 def test_biases_are_corrected_where_that_helps(either, photos, options, tmp_path, monkeypatch):
     """onnxruntime finds the error with and without, on the eight photos that the means miss."""
-    monkeypatch.setattr(means, "NUM_IMAGES", 3)
+    monkeypatch.setattr(channel_means, "NUM_IMAGES", 3)
     table = calibrate(either, photos, replace(options, calibrator="auto"), tmp_path / "auto.json")
     best = ranges.read_table(table).calibrator
     plain = calibrate(either, photos, replace(options, calibrator=best), tmp_path / "plain.json")
@@ -120,7 +122,7 @@ def test_correction_is_not_judged_on_the_photos_it_was_made_of(
     graph, photos, options, tmp_path, monkeypatch, num_means
 ):
     """Seven photos or none beside those of the means: nothing is decided, said, and it stays on."""
-    monkeypatch.setattr(means, "NUM_IMAGES", num_means)
+    monkeypatch.setattr(channel_means, "NUM_IMAGES", num_means)
     table = calibrate(graph, photos, replace(options, calibrator="auto"), tmp_path / "auto.json")
     num_left = max(0, 11 - num_means)
     assert table.details["bias_images"] == num_left
@@ -169,7 +171,7 @@ def test_a_flag_wins_over_the_trial(graph, photos, options, tmp_path, flags, is_
     sidecar.write_text(json.dumps(record))
     out = tmp_path / "q.onnx"
     words = ["quantize", str(graph.path), "--ranges", str(table.path), "--out", str(out), *flags]
-    assert cli.run(words) == 0
+    assert main.run(words) == 0
     counts = json.loads(artifact.sidecar_path(out).read_text())["counts"]
     assert ("biases_corrected" in counts) == is_corrected
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from edge_inception import cli
+from edge_inception.cli import main
 
 BUNDLE = {"name": "inception_v4", "version": "0123456789ab"}
 ENGINE = {"precision": "int8", "backend": "tensorrt", "tensorrt": "10.3.0"}
@@ -54,7 +54,7 @@ HEAD = "inception_v4 0123456789ab on Orin Nano: int8 by tensorrt 10.3.0, 2026-11
 def report(record, folder, capsys):
     path = folder / "record.json"
     path.write_text(json.dumps(record), encoding="utf-8")
-    return cli.run(["report", str(path)]), capsys.readouterr()
+    return main.run(["report", str(path)]), capsys.readouterr()
 
 
 def test_a_verification_ends_with_its_verdict(tmp_path, capsys):

@@ -13,10 +13,11 @@ import sys
 import pytest
 from PIL import Image
 
-from edge_inception import artifact, cli
+from edge_inception import artifact
 from edge_inception.artifact import Provenance, RangeTable, Report, SimplifiedGraph
+from edge_inception.cli import main
 from edge_inception.report import charts
-from edge_inception.report.flat import to_csv
+from edge_inception.report.to_csv import to_csv
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
 
@@ -51,7 +52,7 @@ def page(tmp_path):
             paths.append(tmp_path / f"report{index}.json")
             paths[-1].write_text(json.dumps(record), encoding="utf-8")
         out = tmp_path / "page.html"
-        made.code = cli.run(["report", *map(str, paths), "--html", str(out)])
+        made.code = main.run(["report", *map(str, paths), "--html", str(out)])
         return out.read_text(encoding="utf-8") if out.is_file() else None
 
     return made
@@ -75,7 +76,7 @@ def test_what_needs_a_library_is_named_where_it_is_missing(report, tmp_path, mon
     out = tmp_path / "page.html"
     (tmp_path / "build").mkdir()
     folder = _published(report, tmp_path / "build")
-    assert cli.run(["report", str(folder), "--html", str(out)]) == 0
+    assert main.run(["report", str(folder), "--html", str(out)]) == 0
     words = Parsed(out.read_text(encoding="utf-8")).text
     told = "ot on the page: block diagram, rooflines, calibration, which need onnx: pip install"
     assert f"N{told} 'edge-inception[compile]'" in words

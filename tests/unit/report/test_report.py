@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from edge_inception.errors import InputError
-from edge_inception.report import cells
+from edge_inception.report import table
 from edge_inception.report.markdown import escape, to_markdown
 from edge_inception.report.terminal import plain_text, print_report
 
@@ -135,16 +135,16 @@ def test_no_cell_is_cut_off():
 
 def test_what_was_not_measured_is_a_dash_with_a_reason():
     """A compiled engine shows dashes in all six measured columns and its note."""
-    row = cells.table(_full()).rows[2]
+    row = table.table(_full()).rows[2]
     assert [cell.value for cell in row.cells[:7]] == ["-"] * 7
     assert row.cells[7].value == "42.0 MiB"
     assert row.note_number is not None
-    assert "compiled, not executed" in cells.table(_full()).notes[row.note_number - 1]
+    assert "compiled, not executed" in table.table(_full()).notes[row.note_number - 1]
 
 
 def test_the_baseline_does_not_compare_with_itself():
     """Agreement and SQNR of PyTorch with PyTorch say nothing, so they are dashes."""
-    row = cells.table(_full()).rows[0]
+    row = table.table(_full()).rows[0]
     assert [row.cells[1].value, row.cells[2].value] == ["-", "-"]
 
 
@@ -153,7 +153,7 @@ def test_missing_labels_and_a_missing_p99_are_explained():
     report = _report(
         _row("x", "subject", accuracy=_accuracy(is_labelled=False), latency=_latency(5.0, p99=None))
     )
-    found = cells.table(report)
+    found = table.table(report)
     assert found.rows[0].cells[0].value == "-"
     assert found.rows[0].cells[5].value == "-"
     assert found.notes == ("p99 needs 100 timed calls or more; no labels, so no top-1",)
@@ -162,7 +162,7 @@ def test_missing_labels_and_a_missing_p99_are_explained():
 def test_rows_with_the_same_note_share_it():
     """One reason is printed once."""
     report = _report(_row("a", "subject", note="same"), _row("b", note="same"))
-    found = cells.table(report)
+    found = table.table(report)
     assert found.notes == ("same",)
     assert [row.note_number for row in found.rows] == [1, 1]
 
@@ -210,7 +210,7 @@ def test_a_pipe_is_80_columns_whatever_the_environment_says(capsys, monkeypatch)
 def test_another_schema_is_refused(change):
     """A JSON of another kind or version is named, not half shown."""
     with pytest.raises(InputError, match="not a report"):
-        cells.table(_full() | change)
+        table.table(_full() | change)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_another_schema_is_refused(change):
 )
 def test_sizes(num_bytes, text):
     """Binary units, as `ls -h` would print them."""
-    assert cells.size(num_bytes) == text
+    assert table.size(num_bytes) == text
 
 
 def test_the_report_may_come_from_a_file():
@@ -240,7 +240,7 @@ def test_the_report_may_come_from_a_file():
 def test_precision_names_graph_and_arithmetic(graph, arithmetic, text):
     """The float arithmetic is named where the graph does not already say it."""
     row = _row("x", "subject", precision=graph, float_precision=arithmetic, note="n")
-    assert cells.table(_report(row)).rows[0].precision == text
+    assert table.table(_report(row)).rows[0].precision == text
 
 
 def test_a_busy_machine_is_told():

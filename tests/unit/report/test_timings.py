@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_inception import cli
+from edge_inception.cli import main
 from edge_inception.report.timings import Timing, pair_changes, times_of
 
 HOSTILE = "<script>alert(1)</script>"
@@ -24,7 +24,7 @@ def shown(tmp_path, capsys):
         paths = [tmp_path / f"record{index}.json" for index, _ in enumerate(records)]
         for path, record in zip(paths, records, strict=True):
             path.write_text(json.dumps(record), encoding="utf-8")
-        code = cli.run(["report", *map(str, paths), *flags])
+        code = main.run(["report", *map(str, paths), *flags])
         return code, capsys.readouterr()
 
     return show

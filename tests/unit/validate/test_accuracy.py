@@ -8,9 +8,9 @@ import pytest
 
 from edge_inception import artifact
 from edge_inception.artifact import Baseline, Provenance
+from edge_inception.data.images import Batch
+from edge_inception.data.imageset import ImageItem
 from edge_inception.errors import InputError
-from edge_inception.images import Batch
-from edge_inception.imageset import ImageItem
 from edge_inception.validate import accuracy
 
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
+from edge_inception.latency.measure import Latency
 from edge_inception.validate.choice import Candidate, choose
 from edge_inception.validate.gate import Status, Verdict
-from edge_inception.validate.latency import Latency
 from edge_inception.validate.outcome import Role, Row
 
 NOISE = (0.02, -0.01, 0.0, 0.015, -0.02, 0.01)

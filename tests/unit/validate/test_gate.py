@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from edge_inception.metrics.intervals import Estimate
 from edge_inception.spec import Gates
 from edge_inception.validate.accuracy import compare
 from edge_inception.validate.gate import Status, joint, judge
-from edge_inception.validate.intervals import Estimate
 
 
 def _accuracy(*, num=525, lost=0, gained=0, is_labelled=True):

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from edge_inception.latency.machine import describe
+from edge_inception.latency.measure import Latency, LatencyOptions
 from edge_inception.spec import Gates
 from edge_inception.validate.accuracy import compare
 from edge_inception.validate.gate import judge
-from edge_inception.validate.latency import Latency, LatencyOptions
-from edge_inception.validate.machine import describe
 from edge_inception.validate.outcome import Outcome, Role, Row, to_json, with_speedups
 
 _EYE = np.eye(2, dtype=np.float32)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from edge_inception.artifact import EngineFile, Provenance
+from edge_inception.latency.measure import Latency
+from edge_inception.metrics.intervals import Estimate
 from edge_inception.spec import Gates, Preprocess
 from edge_inception.validate import accuracy, gate, run
-from edge_inception.validate.intervals import Estimate
-from edge_inception.validate.latency import Latency
 from edge_inception.validate.options import EngineEntry, ValidateOptions
 from edge_inception.validate.outcome import Role, Row
 

@@ -1,0 +1,102 @@
+"""onnxruntime's FP32 answers: the baseline of a graph that came without a PyTorch model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edge_inception import stage
+from edge_inception.artifact import Baseline, Graph
+from edge_inception.baseline import record
+from edge_inception.baseline.options import OnnxBaselineOptions, onnx_baseline_provenance
+from edge_inception.data.images import preprocess_of
+from edge_inception.data.imageset import ImageSet
+from edge_inception.engines._backend import Closing, Takes, run_in_batches, usable_threads
+from edge_inception.spec import Progress, ShapeProfile, no_progress
+
+
+class OnnxSession(Closing):
+    """A float graph in onnxruntime as a session: the CPU provider with its optimisations on.
+
+    They fuse float kernels, as PyTorch's would be; only on Q/DQ graphs do they change answers.
+    """
+
+    def __init__(self, path: Path, *, threads: int, profile: ShapeProfile) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or usable_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; they are raised as well
+        self._session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        self._threads, self._profile = options.intra_op_num_threads, profile
+        source = self._session.get_inputs()[0]
+        self._input = source.name
+        self._takes = Takes(element="float32", shape=tuple(source.shape[1:]))
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        return {
+            "library": f"onnxruntime {onnxruntime.__version__}",
+            "threads": self._threads,
+            "float_precision": "f32",
+        }
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return run_in_batches(self._infer, images, takes=self._takes, profile=self._profile)
+
+    def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
+        return logits
+
+    def close(self) -> None:
+        del self._session
+
+
+def open_session(graph: str | Path, *, profile: Mapping[str, int], threads: int = 0) -> OnnxSession:
+    """A session on an imported graph; every argument is a JSON value, for a worker process."""
+    return OnnxSession(Path(graph), threads=threads, profile=ShapeProfile(**profile))
+
+
+def record_baseline(
+    graph: Graph,
+    images_of: ImageSet,
+    options: OnnxBaselineOptions,
+    out: Path,
+    *,
+    progress: Progress = no_progress,
+) -> Baseline:
+    """Onnxruntime's logits of the images; see ``recording.publish`` for the file.
+
+    Args:
+        graph: As ``import`` wrote it: float32 images to logits.
+        images_of: Images in the order of the rows.
+        options: Batch and threads.
+        out: Path of the .npz file.
+        progress: Called with (images done, images in all).
+
+    Raises:
+        InputError: No images, one that cannot be decoded, a label beyond the head, or logits that
+            are NaN or infinite.
+    """
+    how = preprocess_of(graph.details)
+    with open_session(
+        graph.path, profile=graph.details["profile"], threads=options.threads
+    ) as session:
+        found = record.answers(session, images_of, how, options.batch, progress=progress)
+    return record.publish(
+        found,
+        images_of,
+        out,
+        provenance=onnx_baseline_provenance(graph, images_of, options),
+        details={
+            "model": graph.details["model"],
+            "preprocess": stage.plain(how),
+            "library": f"onnxruntime {onnxruntime.__version__}",
+        },
+    )

@@ -1,0 +1,196 @@
+"""PyTorch's own answers: the recorded FP32 baseline, and PyTorch as a session to race against."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edge_inception import stage
+from edge_inception.artifact import Baseline
+from edge_inception.baseline import record
+from edge_inception.baseline.options import BaselineOptions, baseline_provenance
+from edge_inception.checkpoints.load import load, num_classes_of
+from edge_inception.data.imageset import ImageSet
+from edge_inception.errors import InputError, unknown
+from edge_inception.spec import Progress, no_progress
+
+__all__ = ["BaselineOptions", "TorchSession", "open_session", "record_baseline"]
+
+_NCHW, _RGB = 4, 3
+_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_AUTOCASTS = {"none": None, "bf16": torch.bfloat16}
+
+
+class TorchSession:
+    """A PyTorch model on the CPU as a session: eager, inference mode."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        threads: int,
+        memory_format: torch.memory_format,
+        autocast: torch.dtype | None,
+    ) -> None:
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        self._layout, self._autocast = memory_format, autocast
+        self._model = model.eval().to(memory_format=memory_format)  # type: ignore[call-overload]
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        layout = next(name for name, value in _LAYOUTS.items() if value is self._layout)
+        return {
+            "library": f"torch {torch.__version__}",
+            "threads": torch.get_num_threads(),
+            "float_precision": "bf16" if self._autocast else "f32",
+            "memory_format": layout,
+            "num_classes": num_classes_of(self._model),
+        }
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        shape = tuple(images.shape)
+        if images.dtype != np.float32 or len(shape) != _NCHW or shape[1] != _RGB or not shape[0]:
+            raise InputError(
+                f"PyTorch takes float32 [N, 3, H, W], got {images.dtype} {list(shape)}",
+                hint="preprocess with edge_inception.data.images",
+            )
+        with (
+            torch.inference_mode(),
+            torch.autocast("cpu", dtype=self._autocast, enabled=self._autocast is not None),
+        ):
+            pixels = _as_tensor(images).to(memory_format=self._layout)
+            logits: NDArray[np.float32] = self._model(pixels).float().numpy()
+        return logits
+
+    def __enter__(self) -> TorchSession:  # noqa: PYI034 -- typing.Self needs Python 3.11
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        torch.set_num_threads(self._threads_before)
+
+
+def _as_tensor(images: NDArray[np.float32]) -> Tensor:
+    """The same memory as a tensor; it is only read, so that of a mapped file serves as well."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images)
+
+
+def open_session(  # noqa: PLR0913 -- the keywords of one JSON line
+    checkpoint: str | Path,
+    model: str,
+    *,
+    model_options: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    threads: int = 0,
+    memory_format: str = "contiguous",
+    autocast: str = "none",
+    checkpoint_format: str = "auto",
+) -> TorchSession:
+    """PyTorch eager on the CPU; every argument is a JSON value, so a worker process can be told.
+
+    Args:
+        checkpoint: Weights, see ``checkpoint.load_model``.
+        model: Name of the architecture.
+        model_options: Of its builder.
+        num_classes: Classes the head must have; None takes the checkpoint's.
+        threads: 0 means all cores this process may use.
+        memory_format: ``contiguous`` or ``channels_last``.
+        autocast: ``none`` (float32) or ``bf16``.
+        checkpoint_format: The checkpoint's family, see ``checkpoint.load``.
+
+    Raises:
+        InputError: An unknown name, or the checkpoint does not fit.
+    """
+    if memory_format not in _LAYOUTS:
+        raise unknown("memory format", memory_format, _LAYOUTS)
+    if autocast not in _AUTOCASTS:
+        raise unknown("autocast", autocast, _AUTOCASTS)
+    loaded = load(
+        model,
+        Path(checkpoint),
+        family=checkpoint_format,
+        num_classes=num_classes,
+        options=model_options,
+    )
+    return TorchSession(
+        loaded.model,
+        threads=threads,
+        memory_format=_LAYOUTS[memory_format],
+        autocast=_AUTOCASTS[autocast],
+    )
+
+
+def record_baseline(
+    checkpoint: Path,
+    images_of: ImageSet,
+    options: BaselineOptions,
+    out: Path,
+    *,
+    progress: Progress = no_progress,
+) -> Baseline:
+    """Write npz: logits float32 [N, C], labels int64 [N] (-1 unlabelled), sha256 str [N].
+
+    Args:
+        checkpoint: Weights, see ``checkpoint.load_model``.
+        images_of: Images in the order of the rows.
+        options: Model, preprocessing, batch, threads.
+        out: Path of the .npz file.
+        progress: Called with (images done, images in all).
+
+    Raises:
+        InputError: No images, one that cannot be decoded, a label beyond the head, logits that are
+            NaN or infinite, or a checkpoint that does not fit.
+    """
+    provenance = baseline_provenance(checkpoint, images_of, options)
+    loaded = load(
+        options.model,
+        checkpoint,
+        family=options.checkpoint_format,
+        num_classes=options.num_classes,
+        options=options.model_options,
+    )
+    how = dataclasses.replace(loaded.preprocess, **options.preprocess)
+    session = TorchSession(
+        loaded.model,
+        threads=options.threads,
+        memory_format=torch.contiguous_format,
+        autocast=None,
+    )
+    with session:
+        answers = record.answers(
+            session,
+            images_of,
+            how,
+            options.batch,
+            is_embedding=bool(loaded.model.is_embedding),
+            progress=progress,
+        )
+    return record.publish(
+        answers,
+        images_of,
+        out,
+        provenance=provenance,
+        details={
+            "model": options.model,
+            "checkpoint_family": loaded.family,
+            "checkpoint_notes": list(loaded.notes),
+            "preprocess": stage.plain(how),
+        },
+    )

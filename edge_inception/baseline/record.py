@@ -1,0 +1,128 @@
+"""Record a session's FP32 answers on labelled or unlabelled images: the file ``baseline.npz``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_inception import artifact
+from edge_inception.artifact import Baseline, Provenance
+from edge_inception.data import images
+from edge_inception.data.imageset import ImageSet
+from edge_inception.errors import InputError
+from edge_inception.spec import Preprocess, Progress
+
+UNLABELLED = -1
+
+
+class Runs(Protocol):
+    """What answers images [N, 3, H, W] with [N, columns]."""
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """Rows in the order of the images: float32 [N, columns], int64 labels [N] (-1 unlabelled).
+
+    ``num_classes`` is 0 where the columns are those of an embedding.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    num_classes: int
+
+
+def answers(
+    session: Runs,
+    images_of: ImageSet,
+    how: Preprocess,
+    batch: int,
+    *,
+    is_embedding: bool = False,
+    progress: Progress,
+) -> Answers:
+    """What ``session`` says of every image.
+
+    Raises:
+        InputError: No images, one that cannot be decoded, a label beyond the head, or an answer
+            that is NaN or infinite.
+    """
+    if not images_of.items:
+        raise InputError(f"{images_of.name} has no images", hint="give at least one")
+    parts: list[NDArray[np.float32]] = []
+    labels: list[NDArray[np.int64]] = []
+    done = num_classes = 0
+    for group in images.batches(images_of.items, how, batch):
+        part = session.run(group.images)
+        num_classes = 0 if is_embedding else part.shape[1]
+        labels.append(_labels(group, num_classes))
+        for item, row in zip(group.items, part, strict=True):
+            if not np.isfinite(row).all():
+                raise InputError(
+                    f"logits of {item.path} are NaN or infinite in float32",
+                    hint="the checkpoint is damaged, or made for another preprocessing",
+                )
+        parts.append(part)
+        done += len(part)
+        progress(done, len(images_of.items))
+    return Answers(
+        logits=np.concatenate(parts), labels=np.concatenate(labels), num_classes=num_classes
+    )
+
+
+def _labels(group: images.Batch, num_classes: int) -> NDArray[np.int64]:
+    if not num_classes:  # an embedding names no class
+        return np.full(len(group.items), UNLABELLED, dtype=np.int64)
+    labels = [UNLABELLED if item.label is None else item.label for item in group.items]
+    for item, label in zip(group.items, labels, strict=True):
+        if label >= num_classes:
+            raise InputError(
+                f"{item.path} has label {label}, the head has {num_classes} classes",
+                hint="give --labels with one class name per logit, in logit order",
+            )
+    return np.array(labels, dtype=np.int64)
+
+
+def publish(
+    found: Answers,
+    images_of: ImageSet,
+    out: Path,
+    *,
+    provenance: Provenance,
+    details: Mapping[str, Any],
+) -> Baseline:
+    """Write npz: logits float32 [N, columns], labels int64 [N], sha256 str [N] of the images."""
+    arrays: dict[str, NDArray[Any]] = {
+        "logits": found.logits,
+        "labels": found.labels,
+        "sha256": np.array([item.sha256 for item in images_of.items]),
+    }
+    return artifact.publish(
+        Baseline,
+        out,
+        lambda path: _write(path, arrays),
+        provenance=provenance,
+        counts={
+            "images": len(found.labels),
+            "labelled": int((found.labels != UNLABELLED).sum()),
+            "left_out": images_of.num_left_out,
+        },
+        details={
+            "set": images_of.name,
+            "classes": list(images_of.classes),
+            "num_classes": found.num_classes,
+            **details,
+        },
+    )
+
+
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """An npz; every member of the zip is stamped 1980, so equal arrays give equal bytes."""
+    with path.open("wb") as stream:  # np.savez would append .npz to the temporary name
+        np.savez(stream, allow_pickle=False, **arrays)

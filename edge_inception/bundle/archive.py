@@ -1,0 +1,86 @@
+"""A finished folder gets its name at once; its archive depends on nothing but its content."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge_inception.device import errors, manifest
+from edge_inception.errors import InputError
+
+
+def publish_folder(made: Path, folder: Path, *, force: bool) -> bool:
+    """Give the finished bundle ``made`` its name; False where the same one has it already.
+
+    Raises:
+        InputError: Another bundle, or anything else, has it.
+    """
+    if not folder.exists():
+        made.rename(folder)
+        return True
+    if not force:
+        if _is_same(made, folder):
+            return False
+        raise InputError(f"{folder} is there already and is another bundle", hint="use --force")
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    folder.rename(old / folder.name)
+    made.rename(folder)
+    shutil.rmtree(old)
+    return True
+
+
+def _is_same(made: Path, folder: Path) -> bool:
+    """Whether ``folder`` is a whole bundle with the manifest and the signature of ``made``."""
+    try:
+        manifest.open_bundle(str(folder))
+    except errors.Refusal:
+        return False
+    names = (manifest.FILE, manifest.SIGNATURE)
+    return all(_content(made / name) == _content(folder / name) for name in names)
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+@contextmanager
+def temporary_beside(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` on the same disk; what is left of it is removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    made.chmod(0o755)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def write_archive(folder: Path, path: Path) -> None:
+    """The bundle in a folder as a .tar.gz that depends on nothing but what its manifest lists.
+
+    What was made there since, engines and records, stays out.
+    """
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for file in _files_of(folder):
+            inside = file.relative_to(folder)
+            member = tarfile.TarInfo(f"{folder.name}/{inside.as_posix()}")
+            content = file.read_bytes()
+            member.size, member.mode = len(content), 0o644
+            archive.addfile(member, io.BytesIO(content))
+
+
+def _files_of(folder: Path) -> Sequence[Path]:
+    names = manifest.open_bundle(str(folder)).record["files"]
+    own = (folder / name for name in (manifest.FILE, manifest.SIGNATURE))
+    found = [*(folder / name for name in names), *(path for path in own if path.exists())]
+    return sorted(found, key=Path.as_posix)

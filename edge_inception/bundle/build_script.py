@@ -1,0 +1,131 @@
+"""``build.sh`` of a bundle: trtexec's command for each TensorRT version, to read and to run.
+
+Its flags come from ``engines._trtexec``. The script has not run on a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from edge_inception.device import manifest, runtimes
+from edge_inception.engines import _trtexec
+
+_CACHE = "$cache"
+
+
+class _Release(NamedTuple):
+    """Versions whose trtexec takes the same flags: a shell pattern, and one of them."""
+
+    pattern: str
+    version: tuple[int, ...]
+    comment: str
+    bench: str
+
+
+_ENDS = "copies to and from the GPU are timed by default"
+_RELEASES = (
+    _Release("8.2.* | 8.3.*", (8, 2, 1), f"JetPack 4.6; {_ENDS}", "--useSpinWait"),
+    _Release("8.4.* | 8.5.*", (8, 5, 2), f"JetPack 5; {_ENDS}", "--useSpinWait"),
+    _Release("8.6.*", (8, 6, 2), f"JetPack 6.0; {_ENDS}", "--useSpinWait"),
+    _Release("9.*", (9, 3, 0), f"no JetPack has it; {_ENDS}", "--useSpinWait"),
+    _Release("10.*", (10, 3, 0), f"JetPack 6.1 to 7.2; {_ENDS}", "--useSpinWait --useCudaGraph"),
+    _Release("*", (11, 4, 1), "copies are left out unless asked for", "--includeDataTransfers"),
+)
+_TIMED = '"--warmUp=${WARMUP_MS:-2000}" "--duration=${DURATION_S:-5}" "--iterations=${CALLS:-300}"'
+
+_HEAD = """\
+#!/bin/sh
+# Build and time the engine of this bundle with NVIDIA's trtexec, without Python.
+#   sh build.sh build GRAPH ENGINE     such as: sh build.sh build graphs/weak.onnx my.engine
+#   sh build.sh bench ENGINE TIMES     times every call into a JSON file
+#   sh build.sh show                   print the commands and run nothing
+# device.py runs this where TensorRT's Python bindings are missing.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+tool=${TRTEXEC:-/usr/src/tensorrt/bin/trtexec}  # JetPack puts it there, not on PATH
+libraries=$(ls /usr/lib/*/libnvinfer.so.*.*.* 2>/dev/null || true)
+installed=$(echo "$libraries" | sed -n 's/.*libnvinfer\\.so\\.//p' | head -n 1)
+version=${TENSORRT_VERSION:-$installed}
+if [ -z "$version" ]; then
+  echo "error: no libnvinfer.so is installed" >&2
+  echo "fix: sudo apt-get install nvidia-jetpack, or set TENSORRT_VERSION" >&2
+  exit 4
+fi
+
+action=${1:-show}
+run() {
+  echo "+ $*" >&2
+  [ "$action" = show ] || "$@"
+}
+"""
+
+_CACHE_LINES = """\
+# TensorRT calibrates anew, for which there are no images, unless the first line names its version:
+# TRT-8502 of 8.5.2, TRT-100300 of 10.3.0.
+cache=$(mktemp)
+trap 'rm -f "$cache"' EXIT
+number=$(echo "$version" | awk -F. '{ print $1 * ($1 < 10 ? 1000 : 10000) + $2 * 100 + $3 }')
+sed "1s/^TRT-[0-9]*/TRT-$number/" "$here/calibration.cache" > "$cache"
+"""
+
+_TAIL = """\
+case $action in
+  build) build "$2" "$3" ;;
+  bench) bench "$2" "$3" ;;
+  show) build "$here/$graph" my.engine; bench my.engine times.json ;;
+  *) sed -n '2,6p' "$0" >&2; exit 2 ;;
+esac
+"""
+
+
+def render(graphs: Sequence[Mapping[str, Any]], choices: Mapping[str, Any]) -> str:
+    """The script.
+
+    Args:
+        graphs: Records of the manifest.
+        choices: ``build`` of the manifest.
+    """
+    has_cache = any(runtimes.is_calibrated(graph) for graph in graphs)
+    lines = [_HEAD, *([_CACHE_LINES] if has_cache else []), "case $version in"]
+    for release in _RELEASES:
+        lines += _case(release, graphs, choices)
+    return "\n".join([*lines, "esac", "", _TAIL])
+
+
+def _case(
+    release: _Release, graphs: Sequence[Mapping[str, Any]], choices: Mapping[str, Any]
+) -> list[str]:
+    graph = manifest.graph_of(graphs, ".".join(map(str, release.version)))
+    if graph is None:
+        return _refusal(release, "this bundle has no graph for TensorRT $version")
+    settings = runtimes.settings_of(
+        graph, choices, _CACHE if runtimes.is_calibrated(graph) else None
+    )
+    batch, *image = graph["input_shape"]
+    is_free = not isinstance(batch, int)
+    try:
+        words = _trtexec.command(
+            release.version, settings, "$1", "$2", (graph["input"], image) if is_free else None
+        )
+    except _trtexec.NoSuchFlag as error:
+        return _refusal(release, str(error))
+    flags = " ".join(f'"{word}"' for word in words[1:])
+    times = f'"--loadEngine=$1" "--exportTimes=$2" {_TIMED} {release.bench}'
+    return [
+        f"  {release.pattern})  # {release.comment}",
+        f"    graph={graph['file']}",
+        f'    build() {{ run "$tool" {flags}; }}',
+        f'    bench() {{ run "$tool" {times}; }}',
+        "    ;;",
+    ]
+
+
+def _refusal(release: _Release, reason: str) -> list[str]:
+    return [
+        f"  {release.pattern})",
+        f'    echo "error: {reason}" >&2',
+        '    echo "fix: make a bundle for this device: edge-inception bundle" >&2',
+        "    exit 3",
+        "    ;;",
+    ]

@@ -1,0 +1,312 @@
+"""A bundle: the folder that goes to a device, builds its engine there and proves itself.
+
+The same content gives the same bytes: no times, sorted names, and an archive whose members belong
+to nobody and are of 1970. It is written beside its final name and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_inception import artifact, stage
+from edge_inception._version import __version__
+from edge_inception.artifact import Baseline, EngineFile, Report, TypedGraph
+from edge_inception.bundle import archive, build_script, serving, signing
+from edge_inception.bundle.golden import Golden, record_golden
+from edge_inception.bundle.licences import licence_texts
+from edge_inception.bundle.serving.facts import serving_facts
+from edge_inception.data.imageset import ImageSet
+from edge_inception.device import manifest
+from edge_inception.errors import InputError
+from edge_inception.hardware import targets
+from edge_inception.hardware.targets import Target
+from edge_inception.validate.accuracy import BaselineArrays, load_baseline
+
+_PACKAGE = Path(__file__).parent.parent
+DEVICE_FILES = tuple(
+    f"device/{file.name}" for file in sorted((_PACKAGE / "device").glob("[!_]*.py"))
+)
+TRAVELLING: Mapping[str, tuple[str, ...]] = {
+    "openvino": ("engines/_openvino.py", "engines/_openvino_unsigned.py"),
+    "tensorrt": tuple(
+        f"engines/{name}.py" for name in ("_nvinfer", "_cuda", "_plan", "_inspection")
+    ),
+}
+"""Backend -> files of this package that a bundle carries besides ``device`` and ``pixels``."""
+
+# typing of a graph -> the TensorRT versions that it is for: from, and below
+_BOUNDS: Mapping[str, tuple[str, str]] = {
+    "strong": ("10.0", ""),
+    "weak": ("8.2", "10.0"),
+    "implicit": ("8.2", "10.8"),
+}
+_STRONG_DLA = ("11.4.1", "")  # DLA of a strongly typed graph: facts/jetson.md 3.1
+_TOOLS = ("numpy", "Pillow", "onnx", "openvino", "torch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """Artifacts of one build.
+
+    ``graphs`` are spellings of one typed graph, each once; ``engine`` is of the strong one, was
+    validated in ``report`` and is executable here; ``proofs`` are all such engines. ``images`` are
+    validation images, any of those that ``baseline`` was recorded on.
+    """
+
+    graphs: tuple[TypedGraph, ...]
+    engine: EngineFile
+    proofs: tuple[EngineFile, ...]
+    baseline: Baseline
+    report: Report
+    images: ImageSet
+    calibration_cache: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleOptions:
+    """Choices of one bundle.
+
+    ``name`` empty is the model's; ``tensorrt`` empty the whole range of the target, else oldest and
+    newest. ``num_baseline`` rows of the baseline travel at most.
+    ``key`` is an Ed25519 private key in a PEM file; ``public_key`` is where its public half is
+    written for those who check. ``force`` replaces another bundle of that name.
+    """
+
+    target: str
+    name: str = ""
+    tensorrt: tuple[str, str] | None = None
+    num_golden: int = 8
+    num_baseline: int = 1000
+    workspace_mib: int | None = None
+    dla_core: int | None = None
+    allow_gpu_fallback: bool = True
+    builder_optimization_level: int | None = None
+    key: Path | None = None
+    keep_failed: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleResult:
+    """Where the bundle lies, its archive, its version, and whether it was there already."""
+
+    folder: Path
+    archive: Path
+    version: str
+    num_golden: int
+    is_new: bool
+
+
+def make_bundle(material: Material, options: BundleOptions, out: Path) -> BundleResult:
+    """Write ``out/NAME-TARGET`` and ``out/NAME-TARGET.tar.gz``.
+
+    Args:
+        material: What a build left.
+        options: Target, name, signature.
+        out: Folder that holds bundles.
+
+    Raises:
+        InputError: The report failed, the artifacts are not of one build, none of the images is in
+            the baseline, another bundle has that name, or the disk is full or read-only.
+        BackendMissing: Signing without ``cryptography``; running the engine without OpenVINO.
+    """
+    target = targets.target(options.target)
+    _require_one_build(material, options)
+    key = signing.read_key(options.key) if options.key else None
+    content = _Content(material, options, target)
+    folder = out / f"{content.name}-{target.name}"
+    packed = out / f"{folder.name}.tar.gz"
+    with artifact.writing(folder), archive.temporary_beside(folder) as made:
+        content.write(made)
+        record = content.manifest(made)
+        text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+        (made / manifest.FILE).write_text(text, encoding="utf-8")
+        if key is not None:
+            signed = signing.sign(text.encode(), key, f"{folder.name} {record['version']}")
+            (made / manifest.SIGNATURE).write_text(signed, encoding="ascii")
+            signing.write_public_key(key, out / f"{folder.name}.pub")
+        is_new = archive.publish_folder(made, folder, force=options.force)
+        artifact.replace_file(packed, lambda path: archive.write_archive(folder, path))
+    return BundleResult(
+        folder=folder,
+        archive=packed,
+        version=str(record["version"]),
+        num_golden=len(content.golden.items),
+        is_new=is_new,
+    )
+
+
+def _require_one_build(material: Material, options: BundleOptions) -> None:
+    """Refuse artifacts that do not belong together, and a build that failed.
+
+    Raises:
+        InputError: They do not.
+    """
+    status = material.report.details.get("status")
+    if status == "FAILED" and not options.keep_failed:
+        raise InputError(
+            f"{material.report.path} says FAILED: a bundle ships what was validated",
+            hint="meet the gates, or say --keep-failed",
+        )
+    context = json.loads(material.report.path.read_text(encoding="utf-8"))["context"]
+    judged = {entry["sha256"] for entry in context["engines"].values()}
+    if material.engine.sha256 not in judged:
+        raise InputError(
+            f"{material.engine.path} is not an engine that {material.report.path} judged",
+            hint="build again, so that engine and report are of one run",
+        )
+    if context["baseline_sha256"] != material.baseline.sha256:
+        raise InputError(
+            f"{material.baseline.path} is not the baseline of {material.report.path}",
+            hint="build again, so that baseline and report are of one run",
+        )
+    proved = {
+        engine.provenance.parents.get("typed graph")
+        for engine in (material.engine, *material.proofs)
+        if engine.sha256 in judged
+    }
+    for graph in material.graphs:
+        if graph.details["typing"] != "implicit" and graph.sha256 not in proved:
+            raise InputError(
+                f"no engine that {material.report.path} judged was compiled from {graph.path}",
+                hint=f"edge-inception build --target {options.target} judges all that it needs",
+            )
+
+
+def _graph_file(graph: TypedGraph) -> str:
+    return f"graphs/{graph.details['typing']}.onnx"
+
+
+def _write_baseline(path: Path, arrays: BaselineArrays, most: int) -> None:
+    """At most ``most`` rows, spread evenly."""
+    total = len(arrays.labels)
+    count = min(most, total)
+    rows = [index * total // count for index in range(count)]
+    with path.open("wb") as stream:
+        np.savez(
+            stream,
+            allow_pickle=False,
+            logits=arrays.logits[rows],
+            labels=arrays.labels[rows],
+            sha256=np.array([arrays.sha256[row] for row in rows]),
+        )
+
+
+class _Content:
+    """Everything in one bundle but its manifest, and the manifest of that."""
+
+    def __init__(self, material: Material, options: BundleOptions, target: Target) -> None:
+        self._material, self._options, self._target = material, options, target
+        self._details = material.engine.details
+        self.name = options.name or str(self._details["model"])
+        self._serving = serving_facts(
+            material.graphs[0].details, target, name=self.name, dla_core=options.dla_core
+        )
+        self._arrays = load_baseline(material.baseline)
+        self.golden: Golden = record_golden(
+            material.engine, self._arrays, material.images, options.num_golden
+        )
+
+    def write(self, folder: Path) -> None:
+        """Every file but the manifest, into an empty folder."""
+        is_openvino = self._target.backend == "openvino"
+        backend = "openvino" if is_openvino else "tensorrt"
+        for name in (*DEVICE_FILES, "data/pixels.py", *TRAVELLING[backend]):
+            shutil.copyfile(_PACKAGE / name, folder / Path(name).name)
+        (folder / "graphs").mkdir()
+        for graph in self._material.graphs:
+            shutil.copyfile(graph.path, folder / _graph_file(graph))
+        if self._material.calibration_cache is not None:
+            shutil.copyfile(self._material.calibration_cache, folder / "calibration.cache")
+        self.golden.write(folder)
+        _write_baseline(folder / "baseline.npz", self._arrays, self._options.num_baseline)
+        shutil.copyfile(self._material.report.path, folder / "report.json")
+        for name, text in self._texts(is_openvino=is_openvino).items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+    def _texts(self, *, is_openvino: bool) -> dict[str, str]:
+        texts = {f"licences/{k}": v for k, v in licence_texts(self._details).items()}
+        texts |= {f"serving/{k}": v for k, v in serving.render_all(self._serving).items()}
+        labels = self._details.get("classes") or ()
+        if labels:
+            texts["labels.txt"] = "\n".join(labels) + "\n"
+        if not is_openvino:
+            texts["build.sh"] = build_script.render(self._graph_records(), self._choices())
+        return texts
+
+    def _graph_records(self) -> list[dict[str, Any]]:
+        names = ("typing", "precision", "float_rest", "input", "output", "input_shape", "profile")
+        records = []
+        for graph in self._material.graphs:
+            facts = {name: graph.details.get(name) for name in names}
+            if "float_layers" in graph.details:
+                facts["float_layers"] = graph.details["float_layers"]
+            is_dla = self._options.dla_core is not None and facts["typing"] == "strong"
+            bounds = _STRONG_DLA if is_dla else _BOUNDS[str(facts["typing"])]
+            records.append({"file": _graph_file(graph), "tensorrt": list(bounds), **facts})
+        return records
+
+    def _choices(self) -> dict[str, Any]:
+        names = ("workspace_mib", "dla_core", "allow_gpu_fallback", "builder_optimization_level")
+        choices = {name: getattr(self._options, name) for name in names}
+        if self._target.backend == "openvino":
+            choices["float_precision"] = self._details["float_precision"]
+        return choices
+
+    def manifest(self, folder: Path) -> dict[str, Any]:
+        """The manifest of the files in ``folder``."""
+        files = {
+            path.relative_to(folder).as_posix(): {
+                "sha256": artifact.file_sha256(path),
+                "bytes": path.stat().st_size,
+            }
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        verdict = json.loads(self._material.report.path.read_text(encoding="utf-8"))["verdict"]
+        details = self._details
+        record: dict[str, Any] = {
+            "schema": manifest.SCHEMA,
+            "schema_version": manifest.SCHEMA_VERSION,
+            "name": self.name,
+            "made_with": {"edge-inception": __version__}
+            | {tool: stage.tool_version(tool) for tool in _TOOLS},
+            "model": details["model"],
+            "precision": details["precision"],
+            "head": str(details.get("head", "logits")),
+            "num_classes": int(details.get("num_classes", 0)),
+            "preprocess": details["preprocess"],
+            "target": _target_record(self._target, self._options.tensorrt),
+            "graphs": self._graph_records(),
+            "build": self._choices(),
+            "gates": {check["name"]: check["wanted"] for check in verdict["checks"]},
+            "verdict": verdict["status"],
+            "golden": {
+                "count": len(self.golden.items),
+                "tolerance": dict(self.golden.tolerance),
+            },
+            "files": files,
+        }
+        record["version"] = manifest.version_of(record)
+        return {**record, "sha256": manifest.digest_of(record)}
+
+
+def _target_record(target: Target, tensorrt: tuple[str, str] | None) -> dict[str, Any]:
+    return {
+        "name": target.name,
+        "title": target.title,
+        "backend": target.backend,
+        "compute_capabilities": list(target.compute_capabilities),
+        "tensorrt": list(tensorrt or target.tensorrt),
+        "memory_gb": target.memory_gb,
+        "num_dla_cores": target.num_dla_cores,
+    }

@@ -1,0 +1,150 @@
+"""A configuration of DeepStream for a classifier: Gst-nvinfer, or Gst-nvinferserver for pixels.
+
+Sources: docs.nvidia.com/metropolis/deepstream, "Gst-nvinfer" and "Gst-nvinferserver"; of the SDK
+``gstnvinfer_property_parser.cpp``, ``nvdsinfer_context_impl.cpp``, ``nvdsinfer_conversion.cu``,
+``infer_preprocess_kernel.cu`` and both output parsers. What they do decides what is refused here:
+
+- nvinfer writes float32 ``net-scale-factor * (x - offset[c])`` whatever the engine's input is;
+  nvinferserver, which is Triton inside DeepStream, writes what the model takes, uint8 too;
+- the parser takes every output for float32 probabilities, and each line of the labels file for the
+  classes of one output.
+"""
+
+from __future__ import annotations
+
+from edge_inception.bundle.serving import nvinferserver
+from edge_inception.bundle.serving.facts import ServingFacts
+from edge_inception.errors import InputError
+from edge_inception.spec import Precision, Preprocess
+
+_WHITE = 255.0
+_SEPARATOR = ";"
+_COLOUR = {"RGB": 0, "BGR": 1}
+_MODE = {Precision.FP32: 0, Precision.INT8: 1, Precision.FP16: 2}
+_SOFTMAX = "build with --head softmax"
+
+
+def render(facts: ServingFacts) -> dict[str, str]:
+    """``deepstream/config_infer.txt``, or ``config_inferserver.txt`` for pixels, and the labels.
+
+    nvinfer gets the engine and no ``onnx-file``: with one it would build another engine than the
+    validated one as soon as that is missing or does not fit, and only warn.
+
+    Raises:
+        InputError: The engine, head, normalisation, batch or a label is not for DeepStream.
+    """
+    _require_head(facts)
+    _require_plain_labels(facts)
+    if _takes_pixels(facts):
+        files = {"deepstream/config_inferserver.txt": nvinferserver.config(facts)}
+    else:
+        _require_batch(facts)
+        files = {"deepstream/config_infer.txt": _config(facts)}
+    if facts.labels:
+        files["deepstream/labels.txt"] = _SEPARATOR.join(facts.labels) + "\n"
+    return files
+
+
+def usage(facts: ServingFacts) -> str:
+    """How to put the engine in its place, and what differs from the validated preprocessing."""
+    if _takes_pixels(facts):
+        start = (
+            "Fill Triton's repository as above; DeepStream reads it itself. Then `nvinferserver "
+            "config-file-path=serving/deepstream/config_inferserver.txt`"
+        )
+    else:
+        start = (
+            "```\ncp engine/model.engine serving/deepstream/model.engine\n```\n"
+            "Then `nvinfer config-file-path=serving/deepstream/config_infer.txt`"
+        )
+    height, width = facts.preprocess.input_size
+    return (
+        f"{start}. DeepStream resizes the whole frame to {width} x {height}; the crop and the "
+        "filter that the model was validated with are not its own, so measure the accuracy again.\n"
+    )
+
+
+def _takes_pixels(facts: ServingFacts) -> bool:
+    return facts.preprocess.element == "uint8"
+
+
+def normalisation(how: Preprocess) -> tuple[float, tuple[float, ...]]:
+    """net-scale-factor and offsets with scale * (x - offset[c]) = (x / 255 - mean[c]) / std[c].
+
+    Raises:
+        InputError: ``std`` differs between the channels: nvinfer has one scale.
+    """
+    if len(set(how.std)) > 1:
+        raise InputError(
+            f"nvinfer has one net-scale-factor, this model divides its channels by {how.std}",
+            hint="build with --fold-preprocessing: Gst-nvinferserver then feeds it pixels",
+        )
+    return 1.0 / (_WHITE * how.std[0]), tuple(_WHITE * mean for mean in how.mean)
+
+
+def _require_head(facts: ServingFacts) -> None:
+    if facts.target.backend != "tensorrt":
+        raise InputError(
+            f"DeepStream runs TensorRT plans, target '{facts.target.name}' has other engines",
+            hint="bundle for a Jetson or another target with its own TensorRT",
+        )
+    wants = {
+        "logits": ("its parser takes logits for probabilities and skips those up to 0", _SOFTMAX),
+        "topk": ("its parser takes both outputs of a top-k head for probabilities", _SOFTMAX),
+        "embedding": (
+            "an embedding names no class",
+            "read the embedding through the Triton repository",
+        ),
+    }
+    if facts.head.kind in wants:
+        reason, hint = wants[facts.head.kind]
+        raise InputError(f"no classifier config for head {facts.head}: {reason}", hint=hint)
+
+
+def _require_batch(facts: ServingFacts) -> None:
+    if facts.profile.min > 1:
+        raise InputError(
+            f"nvinfer also runs batches that are not full, this engine takes {facts.profile.min} "
+            f"to {facts.profile.max}",
+            hint=f"build with --batch 1 or --dynamic-batch 1:{facts.profile.opt}:"
+            f"{facts.profile.max}",
+        )
+
+
+def _require_plain_labels(facts: ServingFacts) -> None:
+    for index, label in enumerate(facts.labels):
+        if _SEPARATOR in label:
+            raise InputError(
+                f"label {index} is {label!r}: DeepStream's labels are separated by '{_SEPARATOR}'",
+                hint="build again with --labels and another name for this class",
+            )
+
+
+def _config(facts: ServingFacts) -> str:
+    scale, offsets = normalisation(facts.preprocess)
+    lines = [
+        "[property]",
+        "gpu-id=0",
+        "model-engine-file=model.engine",
+        *(["labelfile-path=labels.txt"] if facts.labels else []),
+        f"batch-size={facts.profile.max}",
+        f"network-mode={_MODE[facts.precision]}",
+        "network-type=1",
+        "process-mode=1",
+        "gie-unique-id=1",
+        f"infer-dims={_listed(facts.input.shape)}",
+        f"model-color-format={_COLOUR[facts.preprocess.channel_order]}",
+        f"net-scale-factor={scale!r}",
+        f"offsets={_listed(offsets)}",
+        "maintain-aspect-ratio=0",
+        f"scaling-filter={nvinferserver.FILTERS[facts.preprocess.interpolation]}",
+        "# 0: the most probable class, however unsure; 0 to 1 leaves unsure ones out",
+        "classifier-threshold=0.0",
+    ]
+    if facts.dla_core is not None:
+        lines += ["enable-dla=1", f"use-dla-core={facts.dla_core}"]
+    return "\n".join(lines) + "\n"
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return _SEPARATOR.join(map(str, values))

@@ -1,0 +1,175 @@
+"""A Dockerfile per JetPack base image that the target may have.
+
+The engine is built when a container first runs and not in the image: it needs the GPU, and it is
+tied to the device. The sources of each base image stand in its row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_inception.bundle.serving.facts import ServingFacts
+from edge_inception.errors import InputError
+from edge_inception.hardware.jetpack import JetPack, parsed
+
+_CONTAINERS = "get_l4t_base in dusty-nv/jetson-containers, facts/jetson.md 5.1"
+_TENSORRT = "NGC tensorrt; l4t-jetpack ends with JetPack 6"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseImage:
+    """A base image and the JetPack releases ``first`` to ``last`` that run it.
+
+    ``tensorrt`` is the version inside; ``is_mounted`` where the host's libraries are mounted in
+    its place, so that host and image must be of one release.
+    """
+
+    first: str
+    last: str
+    image: str
+    tensorrt: str
+    source: str
+    is_mounted: bool = False
+
+    def runs_on(self, release: JetPack) -> bool:
+        """Whether some of these releases are its own."""
+        return parsed(self.first) <= parsed(release.last) and parsed(release.first) <= parsed(
+            self.last
+        )
+
+
+BASE_IMAGES = (
+    BaseImage(
+        first="4.6.1",
+        last="4.6.6",
+        image="nvcr.io/nvidia/l4t-base:r32.7.1",
+        tensorrt="8.2.1",
+        source=_CONTAINERS,
+        is_mounted=True,
+    ),
+    BaseImage(
+        first="5.0.2",
+        last="5.0.2",
+        image="nvcr.io/nvidia/l4t-jetpack:r35.1.0",
+        tensorrt="8.4.1",
+        source=_CONTAINERS,
+    ),
+    BaseImage(
+        first="5.1",
+        last="5.1.6",
+        image="nvcr.io/nvidia/l4t-jetpack:r35.4.1",
+        tensorrt="8.5.2",
+        source=_CONTAINERS,
+    ),
+    BaseImage(
+        first="6.0",
+        last="6.0",
+        image="nvcr.io/nvidia/l4t-jetpack:r36.3.0",
+        tensorrt="8.6.2",
+        source="NGC l4t-jetpack, tag of L4T 36.3.0",
+    ),
+    BaseImage(
+        first="6.1",
+        last="6.2.2",
+        image="nvcr.io/nvidia/l4t-jetpack:r36.4.0",
+        tensorrt="10.3.0",
+        source="NGC l4t-jetpack, tag of L4T 36.4.0",
+    ),
+    BaseImage(
+        first="7.0",
+        last="7.1",
+        image="nvcr.io/nvidia/tensorrt:25.09-py3",
+        tensorrt="10.13.3",
+        source=_TENSORRT,
+    ),
+    BaseImage(
+        first="7.2",
+        last="7.2.2",
+        image="nvcr.io/nvidia/tensorrt:26.05-py3",
+        tensorrt="10.16.1",
+        source=_TENSORRT,
+    ),
+)
+"""JetPack 4.6 itself is not among them: its TensorRT is 8.0.1, and the oldest we build for is 8.2.
+
+No image was pulled or run where this was written: names and versions are those of the sources.
+"""
+
+
+def render(facts: ServingFacts) -> dict[str, str]:
+    """``docker/Dockerfile.jetpack-X`` for every base image that the target's JetPacks run.
+
+    Raises:
+        InputError: The target has no JetPack.
+    """
+    return {f"docker/{_file(base)}": _dockerfile(facts, base) for base in base_images(facts)}
+
+
+def usage(facts: ServingFacts) -> str:
+    """How to build the image, the engine inside it, and how to prove it."""
+    base = base_images(facts)[-1]
+    tag = _tag(facts)
+    run = f"docker run --rm --runtime nvidia -v {tag}-engine:{_home(facts)}/engine {tag}"
+    return (
+        f"```\ndocker build -f serving/docker/{_file(base)} -t {tag} .\n"
+        f"{run} build\n{run} verify\n```\n"
+        "Take the Dockerfile of the device's own JetPack. The engine lives in the volume: it is "
+        "built once per device.\n"
+    )
+
+
+def base_images(facts: ServingFacts) -> tuple[BaseImage, ...]:
+    """Those that the target's JetPacks run, oldest first; never empty.
+
+    Raises:
+        InputError: The target has no JetPack.
+    """
+    if not facts.target.is_jetson:
+        raise InputError(
+            f"target '{facts.target.name}' has no JetPack, whose base images these are",
+            hint="run device.py in an image that has the target's library and numpy",
+        )
+    stock = [release for release in facts.target.releases if release.is_stock]
+    return tuple(base for base in BASE_IMAGES if any(base.runs_on(release) for release in stock))
+
+
+def _file(base: BaseImage) -> str:
+    return f"Dockerfile.jetpack-{base.first}"
+
+
+def _home(facts: ServingFacts) -> str:
+    return f"/opt/edge-inception/{facts.name}"
+
+
+def _tag(facts: ServingFacts) -> str:
+    """An image name: lower case, and single separators inside it."""
+    words = "".join(char if char.isalnum() else " " for char in facts.name.lower()).split()
+    return "-".join(words)
+
+
+def _dockerfile(facts: ServingFacts, base: BaseImage) -> str:
+    releases = base.first if base.first == base.last else f"{base.first} to {base.last}"
+    mounted = (
+        "# The NVIDIA runtime mounts the host's TensorRT: the host must run this JetPack.\n"
+        if base.is_mounted
+        else ""
+    )
+    home = _home(facts)
+    return f"""\
+# {facts.name} on JetPack {releases} (TensorRT {base.tensorrt}); run with --runtime nvidia.
+# Base image: {base.source}.
+{mounted}FROM {base.image}
+RUN apt-get update \\
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \\
+    python3 python3-numpy python3-pil \\
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR {home}
+COPY . .
+# Said here so that --runtime nvidia alone shows the GPU, whatever the base image says.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=all
+# An engine is tied to its device: none is taken from the folder of the build.
+RUN rm -rf engine && mkdir engine
+VOLUME {home}/engine
+ENTRYPOINT ["/usr/bin/python3", "device.py"]
+CMD ["verify"]
+"""

@@ -1,0 +1,59 @@
+"""A configuration of DeepStream's Gst-nvinferserver: pixels into the model of Triton's repository.
+
+Source: ``nvdsinferserver_plugin.proto``, ``nvdsinferserver_config.proto`` and
+``nvdsinferserver_common.proto`` of the DeepStream SDK; paths in it are relative to its own folder.
+"""
+
+from __future__ import annotations
+
+from edge_inception.bundle.serving.facts import ServingFacts
+from edge_inception.bundle.serving.triton import quoted
+from edge_inception.errors import InputError
+
+# NvBufSurfTransform_Inter; without it DeepStream takes the nearest pixel.
+FILTERS = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos": 4}
+_ORDERS = {"NCHW": "TENSOR_ORDER_LINEAR", "NHWC": "TENSOR_ORDER_NHWC"}
+
+
+def config(facts: ServingFacts) -> str:
+    """Protobuf text of a ``PluginControl``; the normalisation is left to the graph.
+
+    Raises:
+        InputError: The engine's batch is static: Triton would then take it for a dimension of the
+            image, which nvinferserver cannot give; or no batch of one frame is accepted.
+    """
+    if not facts.profile.is_dynamic or facts.profile.min > 1:
+        raise InputError(
+            "nvinferserver sends batches from 1 up, this engine takes "
+            f"{facts.profile.min} to {facts.profile.max}",
+            hint=f"build with --dynamic-batch 1:{facts.profile.opt}:{max(facts.profile.max, 2)}",
+        )
+    labels = ['    labelfile_path: "labels.txt"'] if facts.labels else []
+    lines = [
+        "infer_config {",
+        "  unique_id: 1",
+        "  gpu_ids: [ 0 ]",
+        f"  max_batch_size: {facts.profile.max}",
+        "  backend {",
+        "    triton {",
+        f"      model_name: {quoted(facts.name)}",
+        "      version: -1",
+        '      model_repo { root: "../triton" strict_model_config: true }',
+        "    }",
+        "  }",
+        "  preprocess {",
+        f"    network_format: IMAGE_FORMAT_{facts.preprocess.channel_order}",
+        f"    tensor_order: {_ORDERS[facts.preprocess.layout]}",
+        f"    tensor_name: {quoted(facts.input.name)}",
+        "    maintain_aspect_ratio: 0",
+        f"    frame_scaling_filter: {FILTERS[facts.preprocess.interpolation]}",
+        "    normalize { scale_factor: 1.0 channel_offsets: [ 0, 0, 0 ] }",
+        "  }",
+        "  postprocess {",
+        *labels,
+        "    classification { threshold: 0.0 }",
+        "  }",
+        "}",
+        "input_control { process_mode: PROCESS_MODE_FULL_FRAME }",
+    ]
+    return "\n".join(lines) + "\n"

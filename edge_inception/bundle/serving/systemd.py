@@ -1,0 +1,103 @@
+"""Units that set the clocks and prove the engine at every start of the device.
+
+Sources: systemd.service(5), systemd.exec(5); NVIDIA's unit for jetson_clocks, facts/jetson.md 1.5
+and 5.1. JetPack 4 has systemd 237: no ``Type=exec``, no ``Restart=`` of a oneshot service.
+"""
+
+from __future__ import annotations
+
+from edge_inception.bundle.serving.facts import ServingFacts
+from edge_inception.hardware.jetpack import parsed
+
+_USER = "edge-inception"
+_CLOCKS = "edge-inception-clocks.service"
+_START_TIMEOUT_S = 3600  # an INT8 engine of Inception-v4 takes minutes on the smallest module
+_RESTARTS, _RESTART_PAUSE_S = 3, 10
+# Longer than all of them together: in a shorter window builds that fail late would go on for ever.
+_RESTART_WINDOW_S = (_RESTARTS + 1) * (_START_TIMEOUT_S + _RESTART_PAUSE_S)
+# errors.py: usage, input, a missing library. Nothing of it changes by trying again.
+_FINAL_EXIT_CODES = (2, 3, 4)
+
+
+def render(facts: ServingFacts) -> dict[str, str]:
+    """``systemd/NAME.service``, and on a Jetson the unit that pins the clocks before it."""
+    files = {f"systemd/{facts.name}.service": _service(facts)}
+    if facts.target.is_jetson:
+        files[f"systemd/{_CLOCKS}"] = _clocks()
+    return files
+
+
+def usage(facts: ServingFacts) -> str:
+    """How to install the units, and where an application goes."""
+    groups = f" --groups {','.join(_groups(facts))}" if _groups(facts) else ""
+    return (
+        f"```\nsudo useradd --system{groups} {_USER}\n"
+        f"sudo mkdir -p {_home(facts)} && sudo cp -r . {_home(facts)}\n"
+        "sudo cp serving/systemd/*.service /etc/systemd/system/\n"
+        f"sudo systemctl daemon-reload && sudo systemctl enable --now {facts.name}\n```\n"
+        "The first start builds the engine, which takes minutes. The unit then replays the golden "
+        "inputs; to run an application instead, `sudo systemctl edit` it and set `ExecStart=`.\n"
+    )
+
+
+def _groups(facts: ServingFacts) -> tuple[str, ...]:
+    """Owners of the GPU's device files; Ubuntu 18.04 of JetPack 4 has no group ``render``."""
+    if not facts.target.is_jetson:
+        return ()
+    return ("video", "render") if parsed(facts.target.jetpack[0]) >= (5,) else ("video",)
+
+
+def _home(facts: ServingFacts) -> str:
+    return f"/opt/edge-inception/{facts.name}"
+
+
+def _clocks() -> str:
+    return """\
+[Unit]
+Description=Clocks at the maximum of the power mode
+After=nvpmodel.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/bin/jetson_clocks
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _service(facts: ServingFacts) -> str:
+    clocks = (
+        f"Wants={_CLOCKS}\nAfter=nvpmodel.service {_CLOCKS}\n" if facts.target.is_jetson else ""
+    )
+    groups = _groups(facts)
+    supplementary = f"SupplementaryGroups={' '.join(groups)}\n" if groups else ""
+    python = "/usr/bin/python3 device.py"
+    return f"""\
+[Unit]
+Description=edge-inception {facts.name}
+{clocks}StartLimitIntervalSec={_RESTART_WINDOW_S}
+StartLimitBurst={_RESTARTS}
+
+[Service]
+Type=simple
+RemainAfterExit=yes
+User={_USER}
+{supplementary}WorkingDirectory={_home(facts)}
+Environment=PYTHONDONTWRITEBYTECODE=1
+# As root: the bundle belongs to root, and only the engine's folder to the user.
+ExecStartPre=+/usr/bin/install -d -o {_USER} {_home(facts)}/engine
+ExecStartPre={python} check
+ExecStartPre={python} build
+ExecStart={python} verify
+TimeoutStartSec={_START_TIMEOUT_S}
+Restart=on-failure
+RestartSec={_RESTART_PAUSE_S}
+RestartPreventExitStatus={" ".join(map(str, _FINAL_EXIT_CODES))}
+NoNewPrivileges=yes
+ProtectSystem=full
+
+[Install]
+WantedBy=multi-user.target
+"""

@@ -1,0 +1,251 @@
+"""Whose checkpoint is this? Told by its keys, and where several publishers share them, by evidence.
+
+Where nothing tells families apart that feed the network the same values, the first of
+``ModelSpec.families`` is taken and the others are named; families that differ in options or in
+normalisation are never guessed between.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_inception.checkpoints import keymaps
+from edge_inception.checkpoints.keymaps._keymap import AUXILIARY, KeyMap
+from edge_inception.errors import InputError, listed, unknown
+from edge_inception.spec import CheckpointFamily, ModelSpec
+
+AUTO, NATIVE = "auto", "native"
+_COUNTER = ".num_batches_tracked"
+_FACTOR = re.compile(r".*bn\.weight")
+_OPTIONAL = (*AUXILIARY, "logits.")  # FaceNet's embedding is complete without its classifier
+_MLP = re.compile(r"(?P<head>.+)\.(?P<index>\d+)\.(?:weight|bias)")
+_MLP_LAST = ".3.weight"  # of our two-layer head: linear, ReLU, dropout, linear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What besides the keys of a file may tell its family.
+
+    ``num_rows`` of the head by our keys of it, when it has one; ``is_trained_here``: its metadata
+    are those of ``edge-inception train``.
+    """
+
+    sha256: str
+    shapes: Mapping[str, tuple[int, ...]]
+    is_trained_here: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """One family held against the keys of a checkpoint.
+
+    ``found``: our key -> the table's name and the key in the file. ``left_out`` are optional heads
+    the model is built without. ``options`` are the family's with the asked ones on top.
+    """
+
+    family: CheckpointFamily
+    key_map: KeyMap
+    options: Mapping[str, Any]
+    found: Mapping[str, tuple[str, str]]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    left_out: tuple[str, ...]
+    num_expected: int
+    notes: tuple[str, ...]
+
+    @property
+    def num_wrong(self) -> int:
+        """Keys missing and keys too many; 0 fits."""
+        return len(self.missing) + len(self.unexpected)
+
+
+def candidates(spec: ModelSpec, asked: str) -> tuple[CheckpointFamily, ...]:
+    """The families of ``spec`` that ``--checkpoint-format`` leaves, ``native`` last if unlisted.
+
+    Raises:
+        InputError: No such format, or the model has no such family.
+    """
+    known = {family.name: family for family in spec.families}
+    known.setdefault(NATIVE, CheckpointFamily(name=NATIVE, preprocess=spec.preprocess))
+    if asked == AUTO:
+        return tuple(known.values())
+    if asked not in keymaps.families():
+        raise unknown("checkpoint format", asked, (AUTO, *keymaps.families()))
+    if asked not in known:
+        raise InputError(
+            f"{spec.name} has no checkpoints of the family '{asked}'",
+            hint=f"known: {', '.join(sorted(known))}",
+        )
+    return (known[asked],)
+
+
+def fit(
+    family: CheckpointFamily,
+    key_map: KeyMap,
+    options: Mapping[str, Any],
+    keys: Iterable[str],
+    expected: Collection[str],
+) -> Fit:
+    """How well ``keys`` of a file, read as ``family`` names them, are the ``expected`` of ours."""
+    reading = key_map.read(keys)
+    found: dict[str, tuple[str, str]] = {}
+    unexpected: list[str] = []
+    for name, key in reading.keys.items():
+        ours = key_map.ours(name)
+        if ours is None:
+            unexpected.append(key)
+        else:
+            found[ours] = (name, key)
+    found = _with_mlp_indices(found, expected)
+    extra = [ours for ours in found if ours not in expected]
+    left_out = tuple(ours for ours in extra if ours.startswith(_OPTIONAL))
+    unexpected += [found[ours][1] for ours in extra if ours not in left_out]
+    has_factors = key_map.has_gamma or any(map(_FACTOR.fullmatch, found))
+    missing = tuple(
+        key
+        for key in expected
+        if key not in found
+        and not key.endswith(_COUNTER)
+        and (has_factors or not _FACTOR.fullmatch(key))
+    )
+    return Fit(
+        family=family,
+        key_map=key_map,
+        options=options,
+        found={ours: found[ours] for ours in expected if ours in found},
+        missing=missing,
+        unexpected=tuple(unexpected),
+        left_out=left_out,
+        num_expected=len(expected),
+        notes=reading.notes,
+    )
+
+
+def _with_mlp_indices(
+    found: Mapping[str, tuple[str, str]], expected: Collection[str]
+) -> dict[str, tuple[str, str]]:
+    """``fc.0`` and ``fc.2`` as ``fc.0`` and ``fc.3``, where a two-layer head was asked for.
+
+    Between the two linear layers there is nothing with weights, so their numbers mean nothing.
+    """
+    heads = [key.removesuffix(_MLP_LAST) for key in expected if key.endswith(_MLP_LAST)]
+    renamed = dict(found)
+    for head in heads:
+        matched = [m for m in map(_MLP.fullmatch, found) if m and m["head"] == head]
+        indices = sorted({int(m["index"]) for m in matched})
+        if len(indices) != 2:  # noqa: PLR2004 -- two linear layers
+            continue
+        ours = dict(zip(indices, (0, 3), strict=True))
+        for m in matched:
+            renamed.pop(m[0])
+        for m in matched:
+            part = m[0].rpartition(".")[2]
+            renamed[f"{head}.{ours[int(m['index'])]}.{part}"] = found[m[0]]
+    return renamed
+
+
+def choose(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence) -> tuple[Fit, str]:
+    """The family of a checkpoint, and a note that says how it was told.
+
+    Args:
+        path: Named in errors.
+        spec: The model.
+        fits: Its families held against the keys, in the order of preference.
+        evidence: What else is known.
+
+    Raises:
+        InputError: No family fits, or several that differ in what the network computes.
+    """
+    fitting = [item for item in fits if not item.num_wrong]
+    if not fitting:
+        raise _no_fit(path, spec, fits, evidence)
+    if len(fits) == 1:
+        return fitting[0], f"family {fitting[0].family.name}, as asked for"
+    for tell, how in _TELLS:
+        told = [item for item in fitting if tell(item, evidence, spec)]
+        if told:
+            fitting = told
+            if len(told) == 1:
+                return told[0], f"family {told[0].family.name}, {how}"
+    published = [item for item in fitting if item.family in spec.families] or fitting
+    first, *others = published
+    if not others:
+        return first, f"family {first.family.name}, by its keys"
+    names = [item.family.name for item in published]
+    differing = [item for item in others if _seen(item) != _seen(first)]
+    if differing:
+        raise InputError(
+            f"{path} has the keys of several families of {spec.name}, which need other options or "
+            f"pixels: {', '.join(names)}",
+            hint=f"say whose it is: --checkpoint-format {' or '.join(names)}",
+        )
+    alternatives = f"{', '.join(names[1:])} share{'s' if len(others) == 1 else ''}"
+    return first, (
+        f"family {first.family.name} by its keys, which {alternatives}; they differ in how images "
+        f"are resized (--checkpoint-format)"
+    )
+
+
+def _seen(item: Fit) -> tuple[Any, ...]:
+    """What decides the values that the network computes on one crop."""
+    how = item.family.preprocess
+    return dict(item.options), how.mean, how.std, how.channel_order
+
+
+def _is_native(item: Fit, evidence: Evidence, _: ModelSpec) -> bool:
+    return evidence.is_trained_here and item.family.name == NATIVE
+
+
+def _is_published(item: Fit, evidence: Evidence, _: ModelSpec) -> bool:
+    """The file's hash is the one in the name of a published file, as torchvision names them."""
+    named = [re.search(r"-([0-9a-f]{8,})\.pth$", claim.url) for claim in item.family.published]
+    return any(match and evidence.sha256.startswith(match[1]) for match in named)
+
+
+def _has_background(item: Fit, evidence: Evidence, spec: ModelSpec) -> bool:
+    rows = {shape[0] for key, shape in _head(item, evidence).items() if shape}
+    extra = item.family.num_background
+    return bool(extra) and rows == {spec.num_classes + extra}
+
+
+def _head(item: Fit, evidence: Evidence) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of the last two tensors that the model has: its head's."""
+    last = list(item.found.values())[-2:]
+    return {key: evidence.shapes[key] for _, key in last}
+
+
+def _has_auxiliary(item: Fit, _: Evidence, __: ModelSpec) -> bool:
+    return item.key_map.has_auxiliary and any(
+        key.startswith(AUXILIARY) for key in (*item.left_out, *item.found)
+    )
+
+
+# In the order of their strength.
+_TELLS: tuple[tuple[Callable[[Fit, Evidence, ModelSpec], bool], str], ...] = (
+    (_is_native, "written by edge-inception train"),
+    (_is_published, "the published file by its hash"),
+    (_has_background, "by the row for background in its head"),
+    (_has_auxiliary, "by its auxiliary head"),
+)
+
+
+def _no_fit(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence) -> InputError:
+    fewest = min(item.num_wrong for item in fits)
+    nearest, *others = (item for item in fits if item.num_wrong == fewest)
+    for tell, _ in reversed(_TELLS if others else ()):
+        nearest = next((item for item in (nearest, *others) if tell(item, evidence, spec)), nearest)
+    parts = []
+    if nearest.missing:
+        count = f"{len(nearest.missing)} of {nearest.num_expected} keys missing"
+        parts.append(f"{count} ({listed(nearest.missing)})")
+    if nearest.unexpected:
+        parts.append(f"{len(nearest.unexpected)} unexpected ({listed(nearest.unexpected)})")
+    return InputError(
+        f"{path} does not fit {spec.name}: nearest family {nearest.family.name}: "
+        f"{'; '.join(parts)}",
+        hint=f"wanted the names of {', '.join(item.family.name for item in fits)}",
+    )

@@ -1,0 +1,144 @@
+"""What a person sees while stages run: bars on a terminal, clean lines in a log.
+
+Everything here goes to stderr; results go to stdout and are not this module's business.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from edge_inception.errors import InputError
+from edge_inception.spec import Progress, no_progress
+
+WIDTH = 80
+_LOGGER = "edge_inception"
+
+
+def wrapped(lead: str, text: str, *, indent: int) -> str:
+    """``lead`` and then ``text`` from column ``indent`` on, in lines of at most 80 columns."""
+    margin = " " * indent
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=lead.ljust(indent),
+        subsequent_indent=margin,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def shortened(text: str, width: int) -> str:
+    """At most ``width`` characters: the first third, two dots, and the end, which tells apart."""
+    if len(text) <= width:
+        return text
+    start = max(0, width // 3 - 2)
+    return f"{text[:start]}..{text[len(text) - (width - start - 2) :]}"
+
+
+class _Forward(logging.Handler):
+    """Log records of this package become lines: warnings for all, the rest for --verbose."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__(logging.INFO)
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        is_warning = record.levelno >= logging.WARNING
+        say = self._terminal.note if is_warning else self._terminal.detail
+        say(("warning: " if is_warning else "  ") + record.getMessage())
+
+
+class Terminal:
+    """Listener of a pipeline: notes, details and progress bars on stderr, all lines in a log.
+
+    Args:
+        verbosity: -1 errors only, 0 one line per stage, 1 with counts and reasons.
+        log_file: Gets every line with a UTC time, whatever the verbosity; appended to.
+
+    Raises:
+        InputError: The log file cannot be written.
+    """
+
+    def __init__(self, *, verbosity: int = 0, log_file: Path | None = None) -> None:
+        self._verbosity = verbosity
+        self._log = _open_log(log_file) if log_file else None
+        self._handler = _Forward(self)
+        logger = logging.getLogger(_LOGGER)
+        self._level = logger.level
+        logger.addHandler(self._handler)
+        logger.setLevel(logging.INFO)
+
+    def note(self, text: str) -> None:
+        """A line that people want to see."""
+        self._line(text, least=0)
+
+    def detail(self, text: str) -> None:
+        """A line for --verbose and the log file."""
+        self._line(text, least=1)
+
+    def log(self, text: str) -> None:
+        """A line for the log file alone."""
+        self._line(text, least=2)
+
+    @contextmanager
+    def working(self, name: str) -> Iterator[Progress]:
+        """A progress bar for the stage ``name`` while the block runs; nothing off a terminal."""
+        if self._verbosity < 0 or not sys.stderr.isatty():
+            yield no_progress
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            """How many a second, once two were counted."""
+
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text(f"{speed:.3g}/s" if speed else "", style="progress.data.speed")
+
+        columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), Rate())
+        console = Console(stderr=True)
+        with Bars(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+            task = bars.add_task(name, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+    def close(self) -> None:
+        """Close the log file and stop listening to the package's log records."""
+        logger = logging.getLogger(_LOGGER)
+        logger.removeHandler(self._handler)
+        logger.setLevel(self._level)
+        if self._log:
+            self._log.close()
+
+    def _line(self, text: str, *, least: int) -> None:
+        if self._verbosity >= least:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 -- this is the terminal
+        if self._log:
+            now = dt.datetime.now(dt.timezone.utc)
+            self._log.write(f"{now:%Y-%m-%dT%H:%M:%SZ} {text}\n")
+            self._log.flush()
+
+
+def _open_log(path: Path) -> TextIO:
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"cannot write log file {path}: {error.strerror}", hint="choose another --log-file"
+        ) from error

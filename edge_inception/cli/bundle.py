@@ -1,0 +1,86 @@
+"""The command that makes a bundle of a finished build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception.cli._options import (
+    PATH,
+    device_options,
+    recipe_of,
+    recipe_options,
+    terminal_of,
+    terminal_options,
+    validation_options,
+)
+from edge_inception.errors import InputError
+
+if TYPE_CHECKING:
+    from edge_inception.bundle.make import BundleOptions, BundleResult
+    from edge_inception.pipeline.devices import Device
+
+
+@click.command()
+@click.option("--from", "folder", type=PATH, help="Folder of a finished build; else the recipe's.")
+@click.option("--target", required=True, help="Named hardware: `edge-inception targets`.")
+@click.option("--out", type=PATH, default="bundles", show_default=True, help="Where bundles lie.")
+@click.option("--name", default="", help="Name of the bundle; else the model's.")
+@click.option("--golden", default=8, show_default=True, help="Photos whose answers prove it.")
+@click.option("--baseline-images", default=1000, show_default=True, help="Baseline rows, at most.")
+@click.option("--sign", type=PATH, help="Ed25519 private key (PEM) to sign the manifest with.")
+@click.option("--workspace", type=int, help="TensorRT's workspace limit in MiB.")
+@click.option("--builder-optimization-level", type=click.IntRange(0, 5), help="TensorRT's.")
+@click.option("--keep-failed", is_flag=True, help="Bundle a build that missed a gate.")
+@click.option("--force", is_flag=True, help="Replace another bundle of that name.")
+@device_options
+@recipe_options
+@validation_options
+@terminal_options
+def bundle(**flags: Any) -> None:
+    """Make the folder that builds and proves an engine on a device, and its archive."""
+    from edge_inception.bundle import make as bundles
+    from edge_inception.pipeline import devices, inputs, outputs
+
+    with terminal_of(flags) as terminal:
+        recipe = recipe_of({**flags, "out": None, "target": (flags["target"],)}, terminal)
+        device = devices.device(recipe, flags["target"])
+        options = _options(flags, device)
+        photos = inputs.open_source(recipe.validation, "validation", recipe, terminal)
+        material = outputs.material(flags["folder"] or recipe.out, device, photos)
+        made = bundles.make_bundle(material, options, flags["out"])
+        terminal.note(_told(made))
+        click.echo(f"{made.folder}\n{made.archive}")
+
+
+def _options(flags: Mapping[str, Any], device: Device) -> BundleOptions:
+    from edge_inception.bundle.make import BundleOptions
+
+    for name in ("golden", "baseline_images"):
+        if flags[name] < 1:
+            raise InputError(
+                f"--{name.replace('_', '-')} is {flags[name]}", hint="wanted at least 1"
+            )
+    return BundleOptions(
+        target=device.target.name,
+        tensorrt=device.bounds,
+        dla_core=device.dla_core,
+        name=flags["name"],
+        num_golden=flags["golden"],
+        num_baseline=flags["baseline_images"],
+        workspace_mib=flags["workspace"],
+        builder_optimization_level=flags["builder_optimization_level"],
+        key=flags["sign"],
+        keep_failed=flags["keep_failed"],
+        force=flags["force"],
+    )
+
+
+def _told(made: BundleResult) -> str:
+    what = "made" if made.is_new else "unchanged"
+    return f"{what}: version {made.version}, {made.num_golden} golden images"
+
+
+COMMANDS = (bundle,)

@@ -1,0 +1,170 @@
+"""The command that finds ranges: from images, the tables of shards, or TensorRT's cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception.cli._options import (
+    PATH,
+    calibration_options,
+    given_flags,
+    say_made,
+    skip_option,
+    terminal_of,
+    terminal_options,
+)
+from edge_inception.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edge_inception.artifact import SimplifiedGraph
+    from edge_inception.cli._terminal import Terminal
+    from edge_inception.data.imageset import ImageSet
+    from edge_inception.quant.options import CalibrateOptions
+
+
+_WAYS = ("shard", "merge", "import_cache")
+_OF_RANGES = ("calibrator", "placement")
+_OF_IMAGES = ("calibration_split", "max_images", "skip_bad_images")
+
+
+@click.command()
+@click.argument("graph", type=PATH)
+@calibration_options
+@skip_option
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--threads", type=int, help="CPU threads; 0 or none given = all usable.")
+@click.option("--shard", metavar="I/N", help="Count the I-th of N shares of the images: 1/4.")
+@click.option(
+    "--merge",
+    type=PATH,
+    multiple=True,
+    metavar="TABLE",
+    help="Table of a shard, once for each: what one run over all images would give.",
+)
+@click.option(
+    "--import-cache",
+    type=PATH,
+    metavar="CACHE",
+    help="Take the scales of TensorRT's calibration cache; images are for bias correction.",
+)
+@click.option("--placement", metavar="NAME", help="With auto: what quantize will be given.")
+@click.option("--out", type=PATH, required=True, help="File to write; .npz lies beside it.")
+@terminal_options
+def calibrate(graph: Path, out: Path, **flags: Any) -> None:
+    """Find the range of every tensor that will be int8: a readable table."""
+    from edge_inception import artifact
+    from edge_inception.artifact import RangeTable, SimplifiedGraph
+    from edge_inception.quant.calibrators import trial_in_words
+
+    _require_fit(flags)
+    with terminal_of(flags) as terminal:
+        simplified = artifact.load(SimplifiedGraph, graph)
+        has_images = flags["calibration"] is not None or not flags["import_cache"]
+        images = _images(flags, terminal) if has_images else None
+        options = _options(simplified, flags)
+        with terminal.working("calibrate") as progress:
+            if flags["import_cache"] or images is None:
+                from edge_inception.quant.import_cache import import_cache
+
+                cache = flags["import_cache"]
+                made = import_cache(simplified, cache, images, options, out, progress=progress)
+            elif flags["merge"]:
+                from edge_inception.quant.merge import merge
+
+                parts = [artifact.load(RangeTable, path) for path in flags["merge"]]
+                made = merge(simplified, images, options, parts, out, progress=progress)
+            else:
+                from edge_inception.quant.observe import calibrate as run
+
+                made = run(simplified, images, options, out, progress=progress)
+        if tried := trial_in_words(made.details):
+            terminal.note(tried)
+        say_made(terminal, made)
+
+
+def _require_fit(flags: Mapping[str, Any]) -> None:
+    """Refuse ways that exclude each other, and flags that would do nothing.
+
+    Raises:
+        InputError: Two ways, a choice of ranges where a cache has them, or of images without any.
+    """
+    ways = given_flags(_WAYS, flags)
+    if len(ways) > 1:
+        raise InputError(f"{' and '.join(ways)} together", hint="they exclude each other: give one")
+    if not flags["import_cache"]:
+        return
+    if given := given_flags(_OF_RANGES, flags):
+        raise InputError(
+            f"{' and '.join(given)} with --import-cache",
+            hint="leave it out: the ranges are those of the cache; quantize takes a --placement",
+        )
+    if flags["calibration"] is None and (given := given_flags(_OF_IMAGES, flags)):
+        raise InputError(
+            f"{' and '.join(given)} without images",
+            hint="pass --calibration FOLDER too: with a cache, images are for bias correction",
+        )
+
+
+def _images(flags: Mapping[str, Any], terminal: Terminal) -> ImageSet:
+    from edge_inception.data import imageset
+    from edge_inception.pipeline import inputs
+
+    limit = flags["max_images"]
+    if flags["calibration"] is None:
+        raise InputError("no calibration images", hint="pass --calibration FOLDER")
+    if limit is not None and limit < 1:
+        raise InputError(f"--max-images is {limit}", hint="wanted at least 1")
+    images = imageset.open_set(flags["calibration"], split=flags["calibration_split"] or "")
+    if flags["skip_bad_images"]:
+        images = inputs.without_bad(images, "calibration", terminal)
+    return images if limit is None else images.subset(limit)
+
+
+def _options(graph: SimplifiedGraph, flags: Mapping[str, Any]) -> CalibrateOptions:
+    from edge_inception.data.images import preprocess_of
+    from edge_inception.pipeline import inputs
+    from edge_inception.quant.options import WHOLE, CalibrateOptions
+
+    return CalibrateOptions(
+        preprocess=preprocess_of(graph.details),
+        calibrator=flags["calibrator"] or "mse",
+        batch=flags["batch"],
+        threads=inputs.require_threads(flags["threads"] or 0),
+        shard=_shard(flags["shard"]) if flags["shard"] else WHOLE,
+        placement=_placement(flags),
+    )
+
+
+def _placement(flags: Mapping[str, Any]) -> str:
+    """Placement of a trial.
+
+    Raises:
+        InputError: It is given where nothing is tried, or unknown.
+    """
+    from edge_inception.quant.calibrators import AUTO
+    from edge_inception.quant.policies import policy
+
+    name: str = flags["placement"] or ""
+    if name and flags["calibrator"] != AUTO:
+        raise InputError("--placement is for --calibrator auto", hint="give it to quantize")
+    return policy(name).name if name else ""
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """``2/4`` -> (2, 4).
+
+    Raises:
+        InputError: Not two whole numbers, or I is not one of 1..N.
+    """
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise InputError(f"--shard is '{text}'", hint="wanted I/N with I from 1 to N, such as 1/4")
+    return int(number), int(of)
+
+
+COMMANDS = (calibrate,)

@@ -1,0 +1,180 @@
+"""The command ``compile``: a typed graph to an engine, with trtexec's names for its choices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception.cli._options import PATH, say_made, terminal_of, terminal_options
+from edge_inception.errors import InputError
+
+if TYPE_CHECKING:
+    from edge_inception.artifact import TypedGraph
+    from edge_inception.engines._backend import CompileOptions
+    from edge_inception.hardware.target import Target
+
+_TENSORRT = "TensorRT: "
+
+
+@click.command(name="compile")
+@click.argument("graph", type=PATH)
+@click.option("--target", default="cpu", show_default=True, help="Named hardware.")
+@click.option("--compute-capability", multiple=True, help="For rtx, such as 8.9; repeatable.")
+@click.option("--float-precision", default="f32", show_default=True, help="f32 or bf16 on cpu.")
+@click.option("--workspace", type=click.IntRange(min=0), help="Workspace limit in MiB.")
+@click.option(
+    "--mem-pool-size",
+    "--memPoolSize",
+    multiple=True,
+    metavar="POOL:MIB",
+    help=_TENSORRT + "such as workspace:512 or dlaSRAM:1; repeatable.",
+)
+@click.option(
+    "--builder-optimization-level",
+    "--builderOptimizationLevel",
+    type=click.IntRange(0, 5),
+    help=_TENSORRT + "more takes longer to compile and may run faster.",
+)
+@click.option(
+    "--timing-cache-file",
+    "--timingCacheFile",
+    "timing_cache",
+    type=PATH,
+    help=_TENSORRT + "kernel timings, read and written; builds may share it.",
+)
+@click.option(
+    "--calibration-cache",
+    "--calib",
+    type=PATH,
+    help=_TENSORRT + "the .cache that quantize --typing implicit wrote.",
+)
+@click.option(
+    "--use-dla-core",
+    "--useDLACore",
+    "dla_core",
+    type=click.IntRange(min=0),
+    help=_TENSORRT + "the deep learning accelerator to compile for.",
+)
+@click.option(
+    "--allow-gpu-fallback",
+    "--allowGPUFallback",
+    is_flag=True,
+    help=_TENSORRT + "layers that the DLA cannot take run on the GPU.",
+)
+@click.option(
+    "--version-compatible",
+    "--versionCompatible",
+    is_flag=True,
+    help=_TENSORRT + "also loads in later versions; carries code that it executes.",
+)
+@click.option(
+    "--hardware-compatibility-level",
+    "--hardwareCompatibilityLevel",
+    "hardware_compatibility",
+    default="",
+    metavar="LEVEL",
+    help=_TENSORRT + "ampere+ or sameComputeCapability; not for Jetson.",
+)
+@click.option(
+    "--strip-weights", "--stripWeights", is_flag=True, help=_TENSORRT + "leave weights out."
+)
+@click.option("--refit", is_flag=True, help=_TENSORRT + "weights can be exchanged later.")
+@click.option("--sparsity", is_flag=True, help=_TENSORRT + "kernels for 2:4 sparse weights.")
+@click.option("--out", type=PATH, required=True, help="File to write.")
+@terminal_options
+def compile_graph(graph: Path, target: str, out: Path, **flags: Any) -> None:
+    """Compile a typed graph to an engine."""
+    from edge_inception import artifact
+    from edge_inception.artifact import TypedGraph
+    from edge_inception.engines import _registry as backends
+    from edge_inception.hardware import targets
+
+    with terminal_of(flags) as terminal:
+        typed = artifact.load(TypedGraph, graph)
+        hardware = targets.target(target)
+        _require_compilable(hardware)
+        options = _options(typed, hardware, flags)
+        _require_feasible(hardware, typed, options)
+        backend = backends.backend(hardware.backend)
+        with terminal.working("compile") as progress:
+            made = backend.compile(typed, options, out, progress=progress)
+        for line in made.details.get("fallbacks", ()):
+            terminal.note(f"warning: {line}")
+        if "equivalent_command" in made.details:
+            terminal.detail(f"the same by NVIDIA's tool: {made.details['equivalent_command']}")
+        say_made(terminal, made)
+
+
+def _require_compilable(hardware: Target) -> None:
+    """A device compiles for itself: where its GPU is this machine's, nothing is refused."""
+    from edge_inception.engines import _cuda
+    from edge_inception.hardware import targets
+
+    if _cuda.compute_capability() not in hardware.compute_capabilities:
+        targets.require_compilable(hardware)
+
+
+def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptions) -> None:
+    """Refuse before work starts what this device and its TensorRT cannot do."""
+    from edge_inception.engines import tensorrt
+    from edge_inception.hardware import feasibility
+    from edge_inception.spec import Precision
+
+    if hardware.backend != tensorrt.BACKEND.name:
+        return
+    if options.hardware_compatibility and hardware.is_jetson:
+        raise InputError(
+            f"--hardware-compatibility-level is for GPUs on cards, '{hardware.name}' is a Jetson",
+            hint="leave it out: each device compiles its own engine",
+        )
+    asked = feasibility.Request(
+        precision=Precision(typed.details["precision"]),
+        typing=typed.details["typing"],
+        tensorrt=tensorrt.BACKEND.availability().version or None,
+        dla=options.dla_core is not None,
+        batch=options.profile.max,
+        is_dynamic=options.profile.is_dynamic,
+        opset=typed.details.get("opset"),
+        element=str(typed.details["preprocess"].get("element", "float32")),
+    )
+    feasibility.require(hardware, asked)
+
+
+def _options(typed: TypedGraph, hardware: Target, flags: dict[str, Any]) -> CompileOptions:
+    from edge_inception.engines._backend import TENSORRT_OPTIONS, CompileOptions
+    from edge_inception.hardware import targets
+    from edge_inception.spec import ShapeProfile
+
+    asked, same = flags["compute_capability"], ("float_precision", *TENSORRT_OPTIONS)
+    capabilities = targets.compute_capabilities(hardware, asked)
+    if asked and asked != capabilities:
+        raise InputError(
+            f"--compute-capability is {', '.join(asked)}, '{hardware.name}' leaves no choice",
+            hint="leave it out, or choose --target rtx",
+        )
+    return CompileOptions(
+        profile=ShapeProfile(**typed.details["profile"]),
+        compute_capabilities=capabilities,
+        workspace_mib=flags["workspace"],
+        memory_pools=dict(_pool(text) for text in flags["mem_pool_size"]),
+        **{name: flags[name] for name in same},
+    )
+
+
+def _pool(text: str) -> tuple[str, float]:
+    """``dlaSRAM:1`` -> ("dlaSRAM", 1.0)."""
+    name, _, size = text.partition(":")
+    try:
+        mib = float(size)
+    except ValueError:
+        mib = -1.0
+    if mib < 0:
+        raise InputError(
+            f"--mem-pool-size is '{text}', wanted POOL:MIB", hint="for example: workspace:512"
+        )
+    return name, mib
+
+
+COMMANDS = (compile_graph,)

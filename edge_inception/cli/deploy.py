@@ -1,0 +1,124 @@
+"""The command that brings a bundle to devices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception.cli._options import PATH, terminal_of, terminal_options
+from edge_inception.errors import DeployFailed
+
+if TYPE_CHECKING:
+    from edge_inception.cli._terminal import Terminal
+    from edge_inception.deploy.address import Address
+    from edge_inception.deploy.run import DeployOptions, DeviceResult
+
+
+@click.command()
+@click.argument("hosts", nargs=-1, required=True, metavar="[USER@]HOST[:PORT]...")
+@click.option("--bundle", type=PATH, required=True, help="Folder or .tar.gz of a bundle.")
+@click.option("--public-key", type=PATH, help="Its maker's: other signatures are refused here.")
+@click.option("--rollback", is_flag=True, help="Switch back to the previous version instead.")
+@click.option("--dry-run", is_flag=True, help="Log in and say what would be sent; change nothing.")
+@click.option("--identity", "-i", type=PATH, help="Private key; else the agent's and ~/.ssh's.")
+@click.option("--known-hosts", type=PATH, help="Keys that hosts must have; else ~/.ssh's.")
+@click.option("--remote-dir", default="~/edge-inception", show_default=True, help="Where it goes.")
+@click.option("--python", default="python3", show_default=True, help="The device's Python.")
+@click.option("--wheelhouse", type=PATH, help="Wheels for devices without a network.")
+@click.option("--out", type=PATH, default="deployed", show_default=True, help="Their results.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@terminal_options
+def deploy(hosts: tuple[str, ...], **flags: Any) -> int:
+    """Copy a bundle to devices, build and prove it there, then switch to it.
+
+    Host keys must be known. The version in use stays until the new one has passed; a copy that was
+    cut off goes on where it stopped.
+    """
+    from edge_inception.deploy import payload, run
+    from edge_inception.deploy.address import parse_address
+
+    addresses = list(dict.fromkeys(parse_address(host) for host in hosts))
+    with ExitStack() as stack:
+        terminal = stack.enter_context(terminal_of(flags))
+        wheels = payload.read_wheels(flags["wheelhouse"]) if flags["wheelhouse"] else None
+        results = run.deploy(
+            addresses,
+            stack.enter_context(payload.opened(flags["bundle"], flags["public_key"])),
+            _options(flags),
+            wheels=wheels,
+            say=_say(terminal, addresses),
+            progress=stack.enter_context(terminal.working("copy")),
+        )
+    _print(results, as_json=flags["as_json"])
+    is_failed = any(result.status == "FAILED" for result in results)
+    return DeployFailed.exit_code if is_failed else 0
+
+
+def _options(flags: Mapping[str, Any]) -> DeployOptions:
+    from edge_inception.deploy.login import Access
+    from edge_inception.deploy.run import DeployOptions
+
+    return DeployOptions(
+        access=Access(identity=flags["identity"], known_hosts=flags["known_hosts"]),
+        remote_dir=flags["remote_dir"],
+        python=flags["python"],
+        out=flags["out"],
+        is_rollback=flags["rollback"],
+        is_dry=flags["dry_run"],
+    )
+
+
+def _say(terminal: Terminal, addresses: Sequence[Address]) -> Any:
+    def say(address: Address, line: str) -> None:
+        terminal.note(f"{address}: {line}" if len(addresses) > 1 else line)
+
+    return say
+
+
+def _print(results: Sequence[DeviceResult], *, as_json: bool) -> None:
+    """Results on stdout, errors on stderr, the verdict last."""
+    from edge_inception.deploy.run import as_record
+
+    failed = [result for result in results if result.status == "FAILED"]
+    verdict = "FAILED" if failed else results[0].status
+    for result in failed:
+        click.echo(f"error: {result.error}", err=True)
+        if result.hint:
+            click.echo(f"hint: {result.hint}", err=True)
+    if as_json:
+        record = {"status": verdict, "devices": [as_record(result) for result in results]}
+        click.echo(json.dumps(record, indent=1))
+        return
+    for result in results:
+        if result.done:
+            click.echo(f"{result.address}: {'; '.join(_words(result))}")
+    num_passed = len(results) - len(failed)
+    click.echo(f"{verdict}: {num_passed} of {len(results)} device{'s' * (len(results) != 1)}")
+
+
+def _words(result: DeviceResult) -> Iterator[str]:
+    done = result.done
+    assert done is not None  # asked of results that have one
+    if result.status == "PLANNED":
+        yield f"{done.folder} has {done.before or 'no version'}, would get {done.version}"
+        return
+    was = "as before" if done.before == done.version else f"was {done.before or 'none'}"
+    yield f"{done.version} is current, {was}"
+    yield f"{done.num_kept} other version{'s' * (done.num_kept != 1)} kept"
+    if done.p50_ms is not None:
+        yield f"p50 {done.p50_ms:.2f} ms"
+    if done.results:
+        yield f"results in {_short(done.results)}"
+
+
+def _short(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+COMMANDS = (deploy,)

@@ -1,0 +1,276 @@
+"""Every command. Bodies import the one function they call: ``--help`` imports only click."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception._version import __version__
+from edge_inception.cli import (
+    accuracy,
+    bundle,
+    calibrate,
+    deploy,
+    estimate,
+    inspect,
+    latency,
+    models,
+    stages,
+    targets,
+    train,
+)
+from edge_inception.cli import (
+    compile as cli_compile,
+)
+from edge_inception.cli import (
+    report as cli_report,
+)
+from edge_inception.cli._options import (
+    PATH,
+    VERDICT_CODES,
+    batch_options,
+    calibration_options,
+    device_options,
+    drop_type_option,
+    gate_options,
+    graph_options,
+    recipe_of,
+    recipe_options,
+    terminal_of,
+    terminal_options,
+    typing_options,
+    validation_options,
+)
+from edge_inception.errors import BackendMissing, EdgeInceptionError, InputError
+
+if TYPE_CHECKING:
+    from edge_inception.engines._backend import Availability
+
+INTERRUPTED = 130
+_EXTRAS = dict.fromkeys(
+    ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "openvino", "safetensors"), "compile"
+) | {"paramiko": "deploy", "jinja2": "report", "markupsafe": "report", "vl_convert": "report"}
+
+
+def main() -> None:
+    """Entry point: run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; the only place that turns errors into text and exit codes."""
+    try:
+        result = cli.main(arguments, prog_name="edge-inception", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; run the same command again to go on", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our stdout is gone (`| head`); point stdout elsewhere so exit stays quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (EdgeInceptionError, ModuleNotFoundError, OSError) as error:
+        explained = _explained(error)
+        _show(explained)
+        return explained.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def _explained(error: EdgeInceptionError | ModuleNotFoundError | OSError) -> EdgeInceptionError:
+    """The error as one of ours: a missing extra, a full disk; anything else is a bug and rises."""
+    if isinstance(error, EdgeInceptionError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        library = (error.name or "").partition(".")[0]
+        if library in _EXTRAS:
+            return BackendMissing(
+                f"this command needs {library}, which is not installed",
+                hint=f"pip install 'edge-inception[{_EXTRAS[library]}]'",
+            )
+    elif error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        where = error.filename or "the output"
+        return InputError(f"disk full while writing {where}", hint="free space, or write elsewhere")
+    raise error
+
+
+def _show(error: EdgeInceptionError) -> None:
+    click.echo(f"error: {error}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edge-inception")
+def cli() -> None:
+    """Take a trained Inception network and put it, verified, on an edge device.
+
+    Exit codes: 0 passed, 1 bug, 2 usage, 3 bad input, 4 library missing, 5 compile failed,
+    6 gate failed, 7 deploy failed, 8 inconclusive, 130 interrupted.
+    """
+
+
+@cli.command()
+@recipe_options
+@graph_options
+@calibration_options
+@validation_options
+@typing_options
+@batch_options
+@click.option("--target", multiple=True, help="cpu, rtx, ...; repeat for several.")
+@click.option("--compute-capability", multiple=True, help="For rtx, such as 8.9; repeatable.")
+@device_options
+@click.option("--bundle", is_flag=True, default=None, help="Pack what ships, for each device.")
+@click.option("--threads", type=int, help="CPU threads; 0 = all this process may use.")
+@click.option("--out", type=PATH, help="Output folder.")
+@gate_options
+@drop_type_option
+@click.option("--force", is_flag=True, help="Run every stage, reuse nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would run, and why; change nothing.")
+@click.option("--keep-failed", is_flag=True, help="Keep the engine of a failed gate.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
+@terminal_options
+def build(**flags: Any) -> int:
+    """Run the whole pipeline: checkpoint to validated engine and report."""
+    from edge_inception.pipeline import build as pipeline
+
+    with terminal_of(flags) as terminal:
+        recipe = recipe_of(flags, terminal)
+        if flags["dry_run"]:
+            for line in pipeline.plan(recipe, force=flags["force"]):
+                click.echo(line)
+            return 0
+        result = pipeline.build(
+            recipe, force=flags["force"], keep_failed=flags["keep_failed"], listener=terminal
+        )
+        return _print_report(result.report, as_json=flags["as_json"], written=result.written)
+
+
+def _print_report(report: Mapping[str, Any], *, as_json: bool, written: Sequence[Path] = ()) -> int:
+    """Result on stdout, verdict last; returns the exit code of the verdict."""
+    status = str(report["verdict"]["status"])
+    if as_json:
+        files = [str(path) for path in written]
+        click.echo(json.dumps({**report, "written": files}, indent=1))
+    else:
+        from edge_inception.report.terminal import print_report
+
+        for path in written:
+            click.echo(f"wrote {path}", err=True)
+        print_report(report)
+    return VERDICT_CODES[status]
+
+
+@cli.command()
+@click.argument("images", nargs=-1, required=True, type=PATH)
+@click.option("--engine", "--load-engine", "engine", required=True, type=PATH, help="Engine file.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Classes to print per image.",
+)
+@click.option("--threads", default=0, help="CPU threads; 0 = all this process may use.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def classify(
+    images: tuple[Path, ...], engine: Path, top: int, threads: int, *, as_json: bool
+) -> None:
+    """Classify image files with an engine and the preprocessing in its sidecar."""
+    from edge_inception.inference import classify as predict
+    from edge_inception.pipeline import inputs
+
+    inputs.require_threads(threads)
+    for prediction in predict(engine, images, top=top, threads=threads):
+        if as_json:
+            scores = [{"class": name, "score": score} for name, score in prediction.top]
+            click.echo(json.dumps({"image": str(prediction.path), "top": scores}))
+        else:
+            words = ", ".join(f"{name} {score:.1%}" for name, score in prediction.top)
+            click.echo(f"{prediction.path}: {words}")
+
+
+@cli.command()
+@click.argument("out", type=PATH, default="edge-inception.toml")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+def init(out: Path, *, force: bool) -> None:
+    """Write a commented starter recipe."""
+    from edge_inception.artifact import replace_file
+    from edge_inception.recipe.template import STARTER
+
+    if out.exists() and not force:
+        raise InputError(f"{out} exists", hint="--force overwrites it, or name another file")
+    replace_file(out, STARTER.encode())
+    click.echo(f"wrote {out}; edit it, then: edge-inception build --recipe {out}")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def engines(*, as_json: bool) -> None:
+    """List engine backends and what this machine can do with each."""
+    from edge_inception import stage
+    from edge_inception.cli._terminal import wrapped
+    from edge_inception.engines import _registry as backends
+
+    found = {name: backends.backend(name).availability() for name in backends.backend_names()}
+    if as_json:
+        click.echo(
+            json.dumps({name: stage.plain(state) for name, state in found.items()}, indent=1)
+        )
+        return
+    for name, state in found.items():
+        version = state.version.partition("-")[0]  # OpenVINO's goes on with its build
+        text = "; ".join(word for word in (version, state.why_not) if word)
+        click.echo(wrapped(f"{name:<14}{_ability(state):<22}", text, indent=36))
+
+
+def _ability(state: Availability) -> str:
+    words = [
+        word
+        for word, is_possible in (("compile", state.can_compile), ("execute", state.can_execute))
+        if is_possible
+    ]
+    return " and ".join(words) or "missing"
+
+
+@cli.command()
+def doctor() -> int:
+    """Say what this machine can compile and run, and the command that adds what is missing."""
+    from edge_inception.cli import _doctor as examination
+    from edge_inception.cli._terminal import wrapped
+
+    findings = examination.examine()
+    for finding in findings:
+        mark = "ok" if finding.is_ok else "missing"
+        click.echo(wrapped(f"{mark:<9}{finding.what:<23}", finding.detail, indent=32))
+    remedies = dict.fromkeys(finding.remedy for finding in findings if finding.remedy)
+    for remedy in remedies:
+        click.echo(wrapped("to add:", remedy, indent=9))
+    return 0
+
+
+for _module in (
+    accuracy,
+    bundle,
+    calibrate,
+    cli_compile,
+    deploy,
+    estimate,
+    inspect,
+    latency,
+    models,
+    cli_report,
+    stages,
+    targets,
+    train,
+):
+    for _command in _module.COMMANDS:
+        cli.add_command(_command)

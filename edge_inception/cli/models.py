@@ -1,0 +1,165 @@
+"""The command ``models``: what each architecture is, stage by stage, and who publishes weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception.cli._options import model_options
+from edge_inception.errors import InputError
+
+if TYPE_CHECKING:
+    from edge_inception.models._trace import Stage
+    from edge_inception.spec import CheckpointFamily, ModelSpec, Preprocess, PublishedCheckpoint
+
+_NAME = 21
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--option", multiple=True, metavar="KEY=VALUE", help="Model option: width=0.25.")
+@click.option("--input-size", "--imgsz", type=click.IntRange(min=1), help="Side in pixels.")
+@click.option("--num-classes", type=click.IntRange(min=1), help="Rows of the head.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def models(name: str | None, **flags: Any) -> None:
+    """List architectures, or show NAME stage by stage.
+
+    Input size, parameters, multiply-adds, published accuracy with its source, and the checkpoint
+    families that load. With NAME also its options, forms, preprocessing and stages.
+    """
+    from edge_inception import registry
+
+    if name is None:
+        if any(flags[key] for key in ("option", "input_size", "num_classes")):
+            raise InputError("these options are about one model", hint="name it: models NAME")
+        specs = registry.models().values()
+        if flags["as_json"]:
+            click.echo(json.dumps([_record(spec) for spec in specs], indent=1))
+        else:
+            click.echo("\n".join(line for spec in specs for line in _listed(spec)))
+        return
+    spec = registry.model(name)
+    options = model_options(flags["option"])
+    stages, size = _stages(spec, options, flags)
+    if flags["as_json"]:
+        rows = [dataclasses.asdict(stage) for stage in stages]
+        record = {**_record(spec), "stages": rows, "shown_options": options, "shown_size": size}
+        click.echo(json.dumps(record, indent=1))
+        return
+    click.echo("\n".join((*_described(spec), "", *_table(stages, size, options))))
+
+
+def _stages(
+    spec: ModelSpec, options: dict[str, Any], flags: dict[str, Any]
+) -> tuple[list[Stage], tuple[int, int]]:
+    from edge_inception import registry
+    from edge_inception.models._trace import grouped, trace
+
+    registry.options(spec, options)
+    side = flags["input_size"]
+    size = (side, side) if side else spec.variants[0].input_size
+    architecture = registry.made(spec, spec.describe, flags["num_classes"] or 1000, options)
+    try:
+        return list(grouped(trace(architecture, size))), size
+    except ValueError as error:
+        raise InputError(
+            f"{spec.name} cannot take {size[0]} x {size[1]} images: {error}",
+            hint="use a larger --input-size; the model was made for the one it publishes",
+        ) from error
+
+
+def _record(spec: ModelSpec) -> dict[str, Any]:
+    from edge_inception import stage
+
+    record = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    record |= {"num_parameters": spec.num_parameters, "gmacs": spec.gmacs}
+    record["preprocess"] = spec.preprocess
+    del record["build"], record["describe"]
+    return {name: stage.plain(value) for name, value in record.items()}
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _listed(spec: ModelSpec) -> Iterator[str]:
+    from edge_inception.cli._terminal import wrapped
+
+    figures = f"{spec.num_parameters:>12,} parameters{spec.gmacs:>8.3f} GMACs"
+    yield f"{spec.name:<{_NAME}}{_size(spec.variants[0].input_size):<9}{figures}"
+    yield wrapped("  checkpoints", ", ".join(f.name for f in spec.families), indent=_NAME)
+    for family in spec.families:
+        for claim in family.published:
+            yield wrapped("  published", _claim(claim), indent=_NAME)
+
+
+def _claim(claim: PublishedCheckpoint) -> str:
+    figures = claim.claim or f"top-1 {claim.top1} %, top-5 {claim.top5} %"
+    return f"{figures}: {claim.name} ({claim.source})"
+
+
+def _described(spec: ModelSpec) -> Iterator[str]:
+    from edge_inception.cli._terminal import wrapped
+
+    yield f"{spec.name}: {spec.title}"
+    yield spec.paper
+    yield ""
+    for form in spec.variants:
+        chosen = ", ".join(f"{key}={value}" for key, value in form.options.items()) or "default"
+        figures = f"{form.num_parameters:,} parameters, {form.gmacs} GMACs at "
+        text = f"{figures}{_size(form.input_size)}: {chosen}"
+        yield wrapped("form", f"{form.name}: {text}", indent=_NAME)
+    for key, value in spec.options.items():
+        yield f"{'option':<{_NAME}}{key} = {value}"
+    for family in spec.families:
+        yield from _family(family)
+
+
+def _family(family: CheckpointFamily) -> Iterator[str]:
+    from edge_inception.cli._terminal import wrapped
+
+    chosen = ", ".join(f"{key}={value}" for key, value in family.options.items())
+    text = family.name + (f" ({chosen})" if chosen else "")
+    yield wrapped("checkpoints", text, indent=_NAME)
+    yield wrapped("  preprocessing", _preprocessing(family.preprocess), indent=_NAME)
+    if family.num_background:
+        yield wrapped("  background", "logit 0 of 1001 is dropped", indent=_NAME)
+    for claim in family.published:
+        yield wrapped("  published", _claim(claim), indent=_NAME)
+        yield wrapped("", f"{claim.licence}, {claim.url}", indent=_NAME)
+
+
+def _preprocessing(how: Preprocess) -> str:
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (how.mean, how.std))
+    order = "crop, then resize" if how.crop == "before_resize" else "resize, then crop"
+    return (
+        f"{_size(how.input_size)} {how.channel_order}, {order} {how.crop_fraction:.4g}, "
+        f"{how.interpolation}, mean {mean}, std {std}"
+    )
+
+
+def _table(stages: list[Stage], size: tuple[int, int], options: dict[str, Any]) -> Iterator[str]:
+    from edge_inception.models._trace import total
+
+    chosen = ", ".join(f"{key}={value}" for key, value in options.items()) or "default options"
+    yield f"stages at {_size(size)}, {chosen}"
+    yield f"{'stage':<16}{'what':<32}{'output':>12}{'params':>11}{'MMACs':>9}"
+    for stage in stages:
+        what = f"{stage.count} x {stage.what}" if stage.count > 1 else stage.what
+        yield _row(stage.path, what, stage.cost.shape, stage.cost.num_parameters, stage.cost.macs)
+    whole = total(stages)
+    yield _row("total", "", None, whole.num_parameters, whole.macs)
+
+
+def _row(
+    path: str, what: str, shape: tuple[int, int, int] | None, num_parameters: int, macs: int
+) -> str:
+    output = "x".join(map(str, shape)) if shape else ""
+    return f"{path:<16}{what:<32}{output:>12}{num_parameters:>11,}{macs / 1e6:>9,.1f}"
+
+
+COMMANDS = (models,)

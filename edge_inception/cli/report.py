@@ -1,0 +1,223 @@
+"""The command ``report``: results again, on the terminal, as a page, Markdown or CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception.cli._options import PATH, VERDICT_CODES
+
+if TYPE_CHECKING:
+    from edge_inception.estimate.roofline import Estimate, Peaks
+    from edge_inception.report.sources import Source
+    from edge_inception.report.timings import Timing
+
+_SIMPLIFIED = "model.simplified.onnx"
+_WITH_ONNX = "pip install 'edge-inception[compile]'"
+_WORST_FIRST = tuple(VERDICT_CODES[word] for word in ("FAILED", "INCONCLUSIVE"))
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, type=PATH)
+@click.option("--html", type=PATH, help="Write one self-contained page.")
+@click.option("--markdown", is_flag=True, help="Markdown instead of the terminal's table.")
+@click.option(
+    "--csv", is_flag=True, help="CSV on stdout, a line for each engine, or each timed run."
+)
+def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv: bool) -> int:
+    """Show results again: reports, build folders, records of bench, compare and device.py.
+
+    A file that compare-layers wrote with --json gives a page the SQNR of each layer.
+    The exit code is the worst verdict: of the newest report of each model, and of each record.
+    """
+    from edge_inception.report import devices
+    from edge_inception.report.sources import with_noise
+    from edge_inception.report.timings import read_timings
+
+    paths = list(dict.fromkeys(results))
+    if len(paths) == 1 and html is None:
+        proof = devices.read_proof(paths[0])
+        if proof is not None:
+            click.echo(devices.to_text(proof))
+            return VERDICT_CODES[proof["status"]]
+    timed = read_timings(paths)
+    sources = with_noise(path for path in paths if path not in {one.path for one in timed})
+    if html is not None:
+        _write_page(sources, timed, html)
+    if csv or markdown:
+        click.echo(_as_csv(sources, timed) if csv else _as_markdown(sources, timed), nl=not csv)
+    elif html is None:
+        _print(sources, timed)
+    return _code(sources, timed)
+
+
+def _write_page(sources: Sequence[Source], timed: Sequence[Timing], path: Path) -> None:
+    import datetime as dt
+
+    from edge_inception.artifact import replace_file
+    from edge_inception.report.page import to_html
+
+    whole = [_told_by_files(source) for source in sources]
+    for text in dict.fromkeys(text for source in whole for text in source.left_out):
+        click.echo(text, err=True)
+    now = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    replace_file(path, to_html(whole, timed, created_utc=now).encode("utf-8", "backslashreplace"))
+    click.echo(f"wrote {path}", err=True)
+
+
+def _told_by_files(source: Source) -> Source:
+    """The source with what its graphs and range table tell; what cannot be read here is said."""
+    import dataclasses
+    from importlib.util import find_spec
+
+    names = {one.path.name for one in source.artifacts}
+    if find_spec("onnx"):
+        return _with_calibration(_with_layers(source, names))
+    lost = ["block diagram", "rooflines"] if _SIMPLIFIED in names else []
+    lost += ["calibration"] if source.ranges else []
+    if not lost:
+        return source
+    told = f"not on the page: {', '.join(lost)}, which need onnx: {_WITH_ONNX}"
+    return dataclasses.replace(source, left_out=(told,))
+
+
+def _with_calibration(source: Source) -> Source:
+    """The source with what its range table tells; a table that cannot be read is said."""
+    import dataclasses
+
+    from edge_inception.errors import InputError
+
+    if source.ranges is None:
+        return source
+    from edge_inception.quant.clipping import describe
+
+    try:
+        return dataclasses.replace(source, calibration=describe(source.ranges))
+    except InputError as error:
+        return dataclasses.replace(source, problems=(*source.problems, str(error)))
+
+
+def _with_layers(source: Source, names: AbstractSet[str]) -> Source:
+    """The source with what its graphs tell, where they are among the files beside it."""
+    import dataclasses
+
+    simplified = source.folder / _SIMPLIFIED
+    if simplified.name not in names:
+        return source
+    from edge_inception.graph.check import load_graph
+    from edge_inception.graph.topology import describe
+
+    model = load_graph(simplified)
+    subjects = (row for row in source.report["rows"] if row["role"] == "subject")
+    precision = next((str(row["precision"]) for row in subjects), "fp32")
+    typed = source.folder / f"model.{precision}.onnx"
+    return dataclasses.replace(
+        source,
+        layers=describe(model, load_graph(typed) if typed.name in names else None),
+        rooflines=tuple(_rooflines(model)),
+    )
+
+
+def _rooflines(model: Any) -> Iterator[dict[str, Any]]:
+    """Bounds of the graph on every target whose peaks are known, at the best precision it has."""
+    from edge_inception.errors import InputError
+    from edge_inception.estimate import roofline as rooflines
+    from edge_inception.graph.statistics import statistics
+    from edge_inception.hardware.targets import TARGETS
+    from edge_inception.spec import Precision
+
+    found = statistics(model, batch=1)
+    for target in TARGETS.values():
+        precision = Precision.INT8 if target.int8_tops else Precision.FP16
+        try:
+            peaks = rooflines.peaks_of(target, precision)
+            bound = rooflines.estimate(found, peaks)
+        except InputError:  # its peaks, or the sizes of the graph, are not known: no estimate
+            continue
+        yield _roofline(target.name, precision.value, peaks, bound)
+
+
+def _roofline(target: str, precision: str, peaks: Peaks, bound: Estimate) -> dict[str, Any]:
+    low, middle, high = bound.expected
+    macs = sum(layer.macs for layer in bound.layers)
+    return {
+        "target": target,
+        "precision": precision,
+        "macs_per_s": peaks.macs_per_s,
+        "bytes_per_s": peaks.bytes_per_s,
+        "bound": bound.bound,
+        "low": low,
+        "middle": middle,
+        "high": high,
+        "compute_share": bound.compute_share,
+        "intensity": macs / sum(layer.num_bytes for layer in bound.layers),
+        "layers": [
+            {
+                "macs": layer.macs,
+                "num_bytes": layer.num_bytes,
+                "share": layer.seconds / bound.seconds,
+            }
+            for layer in bound.layers
+        ],
+    }
+
+
+def _print(sources: Sequence[Source], timed: Sequence[Timing]) -> None:
+    from edge_inception.report import devices, latency
+    from edge_inception.report.terminal import print_report
+
+    for index, source in enumerate(sources):
+        if index:
+            click.echo()
+        print_report(source.report)
+    for index, record in enumerate(record for one in timed for record in one.records):
+        if index or sources:
+            click.echo()
+        if "bundle" in record:
+            click.echo(devices.to_text(record))
+            continue
+        lines = latency.compare_lines if "result" in record else latency.bench_lines
+        click.echo("\n".join(lines(record)))
+
+
+def _as_markdown(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
+    from edge_inception.report import latency
+    from edge_inception.report.markdown import to_markdown
+
+    parts = [to_markdown(source.report) for source in sources]
+    parts += [latency.to_markdown(record) for one in timed for record in one.records]
+    return "\n---\n\n".join(parts)
+
+
+def _as_csv(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
+    from edge_inception.errors import InputError
+    from edge_inception.report.to_csv import timings_to_csv, to_csv
+
+    if sources and timed:
+        raise InputError(
+            "--csv got reports and records of latency, whose columns differ",
+            hint="name the ones or the others",
+        )
+    if timed:
+        return timings_to_csv({str(one.path): one.records for one in timed})
+    return to_csv({str(source.path): source.report for source in sources})
+
+
+def _code(sources: Sequence[Source], timed: Sequence[Timing]) -> int:
+    from edge_inception.report.sources import newest_first
+    from edge_inception.validate import comparison
+
+    newest: dict[str, Mapping[str, Any]] = {}
+    for source in newest_first(sources):
+        newest.setdefault(str(source.report["model"]), source.report)
+    codes = {VERDICT_CODES[str(one["verdict"]["status"])] for one in newest.values()}
+    records = [record for one in timed for record in one.records]
+    codes |= {comparison.exit_code(one) for one in records if "result" in one}
+    return next((code for code in _WORST_FIRST if code in codes), 0)
+
+
+COMMANDS = (report,)

@@ -1,0 +1,273 @@
+"""Commands that run one stage each; ``build`` runs them all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_inception.cli._options import (
+    PATH,
+    VERDICT_CODES,
+    batch_options,
+    gate_options,
+    graph_options,
+    labels_option,
+    names,
+    recipe_of,
+    recipe_options,
+    say_made,
+    terminal_of,
+    terminal_options,
+    typing_options,
+    validation_options,
+)
+from edge_inception.errors import InputError
+
+if TYPE_CHECKING:
+    from edge_inception.artifact import Baseline, Graph
+    from edge_inception.cli._terminal import Terminal
+    from edge_inception.data.imageset import ImageSet
+    from edge_inception.quant.options import QuantizeOptions
+    from edge_inception.recipe.reader import Recipe
+
+_OUT = click.option("--out", type=PATH, required=True, help="File to write.")
+_THREADS = click.option("--threads", type=int, help="CPU threads; 0 or none given = all usable.")
+
+
+@click.command()
+@recipe_options
+@graph_options
+@labels_option
+@batch_options
+@_OUT
+@terminal_options
+def export(**flags: Any) -> None:
+    """Write a checkpoint's model, or another ONNX graph, as the graph to build."""
+    from edge_inception.export.export import export as run
+    from edge_inception.export.options import ExportOptions
+    from edge_inception.pipeline import inputs
+
+    with terminal_of(flags) as terminal:
+        recipe = recipe_of({**flags, "out": None}, terminal)
+        if recipe.is_foreign:
+            say_made(terminal, _imported(recipe, flags["out"])[1])
+            return
+        options = ExportOptions(
+            model=recipe.model,
+            preprocess={**recipe.preprocess, **recipe.fold},
+            model_options=recipe.model_options,
+            checkpoint_format=recipe.checkpoint_format,
+            num_classes=recipe.num_classes,
+            classes=inputs.classes(recipe),
+            profile=recipe.profile,
+            head=recipe.head,
+        )
+        say_made(terminal, run(recipe.checkpoint, options, flags["out"]))
+
+
+@click.command()
+@click.argument("graph", type=PATH)
+@_OUT
+@terminal_options
+def simplify(graph: Path, out: Path, **flags: Any) -> None:
+    """Simplify an exported graph: onnxsim, then our passes."""
+    from edge_inception import artifact
+    from edge_inception.artifact import Graph
+    from edge_inception.graph.options import SimplifyOptions
+    from edge_inception.graph.simplify import simplify as run
+
+    with terminal_of(flags) as terminal:
+        say_made(terminal, run(artifact.load(Graph, graph), SimplifyOptions(), out))
+
+
+@click.command()
+@recipe_options
+@validation_options
+@_THREADS
+@_OUT
+@terminal_options
+def baseline(**flags: Any) -> None:
+    """Record FP32 logits on the validation images: PyTorch's, or onnxruntime's with --onnx."""
+    from edge_inception.baseline.options import BaselineOptions
+    from edge_inception.baseline.pytorch import record_baseline
+    from edge_inception.pipeline import inputs
+
+    with terminal_of(flags) as terminal:
+        recipe = recipe_of({**flags, "out": None}, terminal)
+        images = inputs.open_source(recipe.validation, "validation", recipe, terminal)
+        inputs.require_threads(recipe.threads)
+        if recipe.is_foreign:
+            say_made(terminal, _onnx_baseline(recipe, images, flags["out"], terminal))
+            return
+        options = BaselineOptions(
+            model=recipe.model,
+            preprocess=recipe.preprocess,
+            model_options=recipe.model_options,
+            checkpoint_format=recipe.checkpoint_format,
+            num_classes=recipe.num_classes,
+            threads=recipe.threads,
+        )
+        with terminal.working("baseline") as progress:
+            made = record_baseline(
+                recipe.checkpoint, images, options, flags["out"], progress=progress
+            )
+        say_made(terminal, made)
+
+
+def _imported(recipe: Recipe, out: Path) -> tuple[Graph, Graph]:
+    """The imported graph, beside ``out``, and the one with the ends that are asked for, in it."""
+    from edge_inception.export.ends import give_ends
+    from edge_inception.export.options import EndsOptions
+    from edge_inception.graph.import_onnx import import_graph
+    from edge_inception.graph.options import ImportOptions
+    from edge_inception.pipeline import inputs
+
+    options = ImportOptions(
+        preprocess=recipe.preprocess,
+        num_classes=recipe.num_classes,
+        classes=inputs.classes(recipe),
+        profile=recipe.profile,
+    )
+    plain = import_graph(recipe.checkpoint, options, out.with_suffix(".imported.onnx"))
+    return plain, give_ends(plain, EndsOptions(head=recipe.head, **recipe.fold), out)
+
+
+def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Terminal) -> Baseline:
+    from edge_inception.baseline.onnx import record_baseline
+    from edge_inception.baseline.options import OnnxBaselineOptions
+
+    plain, _ = _imported(recipe, out.with_suffix(".onnx"))
+    options = OnnxBaselineOptions(threads=recipe.threads)
+    with terminal.working("baseline") as progress:
+        return record_baseline(plain, images, options, out, progress=progress)
+
+
+@click.command()
+@click.argument("graph", type=PATH)
+@click.option("--ranges", type=PATH, help="Range table from calibrate; needed for int8.")
+@typing_options
+@click.option(
+    "--typing",
+    default="strong",
+    show_default=True,
+    help="strong, weak (TensorRT 8), or implicit (DLA; also writes OUT's calibration .cache).",
+)
+@click.option("--batch", type=click.IntRange(min=1), help="Fixes a free batch; DLA needs that.")
+@click.option("--dla", is_flag=True, help="With the rewrites and scales of --typing implicit.")
+@click.option("--tensorrt", metavar="VERSION", help="Reader of the calibration cache: 8.5.2.")
+@_OUT
+@terminal_options
+def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
+    """Write the typed graph of a precision: Q/DQ for int8, casts for fp16."""
+    from edge_inception import artifact
+    from edge_inception.artifact import RangeTable, SimplifiedGraph
+    from edge_inception.errors import member
+    from edge_inception.quant.insert_qdq import quantize as run
+    from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
+    from edge_inception.spec import Precision
+
+    with terminal_of(flags) as terminal:
+        options = QuantizeOptions(
+            precision=member(Precision, "precision", flags["precision"] or "int8"),
+            spelling=member(Spelling, "typing", flags["typing"]),
+            float_rest=member(FloatRest, "float rest", flags["float_rest"] or "fp16"),
+            batch=flags["batch"],
+            is_for_dla=flags["dla"],
+            placement=flags["placement"] or "",
+            keep=tuple(names(flags["keep_float"])),
+            bias_correction=flags["bias_correction"],
+        )
+        table = artifact.load(RangeTable, ranges) if ranges else None
+        version = _cache_version(options, flags["tensorrt"])
+        made = run(artifact.load(SimplifiedGraph, graph), table, options, out)
+        say_made(terminal, made)
+        if version and table:
+            from edge_inception.quant.calibration_cache import write_cache
+            from edge_inception.quant.options import CacheOptions
+
+            path = out.with_suffix(".cache")
+            say_made(terminal, write_cache(made, table, CacheOptions(tensorrt=version), path))
+
+
+def _cache_version(options: QuantizeOptions, version: str | None) -> str:
+    """The TensorRT that will read the calibration cache; empty where there is none.
+
+    Raises:
+        InputError: It is needed and missing, is given in vain, or has no calibrators.
+    """
+    is_cached = options.spelling.value == "implicit" and options.precision.value == "int8"
+    if is_cached and not version:
+        raise InputError(
+            "the calibration cache names the TensorRT that will read it, and none is given",
+            hint="--tensorrt 8.5.2 for JetPack 5.1, 8.6.2 for 6.0, 10.3.0 for 6.1 and 6.2",
+        )
+    if version and not is_cached:
+        raise InputError(
+            f"--tensorrt {version} is for a calibration cache, which only implicit int8 has",
+            hint="leave it out, or add --typing implicit --precision int8",
+        )
+    if version:
+        from edge_inception.quant.calibration_cache import header
+
+        header(version)
+    return version or ""
+
+
+@click.command()
+@click.argument("engine", type=PATH)
+@click.option("--baseline", "baseline_path", type=PATH, required=True, help="baseline.npz")
+@recipe_options
+@validation_options
+@gate_options
+@_THREADS
+@click.option("--cuda-graph/--no-cuda-graph", default=True, help="On a GPU; else call by call.")
+@_OUT
+@terminal_options
+def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
+    """Measure one engine against the baseline and judge the gates."""
+    import json
+
+    from edge_inception import artifact
+    from edge_inception.artifact import Baseline, EngineFile
+    from edge_inception.pipeline import inputs
+    from edge_inception.report.terminal import print_report
+    from edge_inception.validate.run import validate as run
+
+    with terminal_of(flags) as terminal:
+        recipe = recipe_of({**flags, "out": None}, terminal)
+        if recipe.is_foreign:
+            raise InputError(
+                "validate takes --model and --checkpoint, not --onnx",
+                hint="build --onnx validates; report shows its report.json again",
+            )
+        images = inputs.open_source(recipe.validation, "validation", recipe, terminal)
+        loaded = artifact.load(EngineFile, engine)
+        entry = inputs.entry_of(loaded)
+        inputs.require_threads(recipe.threads)
+        chosen = inputs.validate_options(recipe, images, loaded, terminal)
+        options = dataclasses.replace(chosen, cuda_graph=flags["cuda_graph"])
+        with terminal.working("validate") as progress:
+            made = run(
+                artifact.load(Baseline, baseline_path),
+                [entry],
+                images,
+                options,
+                out,
+                progress=progress,
+            )
+        record: Mapping[str, Any] = json.loads(made.path.read_text(encoding="utf-8"))
+        print_report(record)
+        return VERDICT_CODES[str(record["verdict"]["status"])]
+
+
+COMMANDS = (
+    export,
+    simplify,
+    baseline,
+    quantize,
+    validate,
+)

@@ -1,0 +1,123 @@
+"""Images of a set as batches that an engine takes; ``pixels`` decodes and preprocesses each one.
+
+What is read and what is refused by name stands there; here its refusals become input errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge_inception.data import pixels
+from edge_inception.data.imageset import ImageItem
+from edge_inception.errors import InputError
+from edge_inception.spec import Preprocess
+
+_LEAVE_OUT = "--skip-bad-images leaves it out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Preprocessed images [N, ...] and the items they came from."""
+
+    images: NDArray[Any]
+    items: tuple[ImageItem, ...]
+
+
+def decode(path: Path) -> Image.Image:
+    """Upright 8-bit RGB image.
+
+    Raises:
+        InputError: Missing or not usable; ``pixels`` says what is.
+    """
+    try:
+        return pixels.decode(path)
+    except pixels.ImageError as error:
+        hint = f"{error.remedy}, or {_LEAVE_OUT}" if error.remedy else _LEAVE_OUT
+        raise InputError(str(error), hint=hint) from error
+
+
+def preprocess(image: Image.Image, how: Preprocess) -> NDArray[Any]:
+    """One image as ``how`` says: ``how.element`` of shape ``how.image_shape``."""
+    values: NDArray[Any] = pixels.preprocess(image, how)
+    return values
+
+
+def normalise(values: NDArray[np.uint8], how: Preprocess) -> NDArray[np.float32]:
+    """float32 (x / 255 - mean) / std of pixels [..., 3]; ``interface`` does the same in ONNX."""
+    normalised: NDArray[np.float32] = pixels.normalise(values, how)
+    return normalised
+
+
+def load_image(path: Path, how: Preprocess) -> NDArray[Any]:
+    """An image file as ``how`` says.
+
+    Raises:
+        InputError: The file is not a usable image.
+    """
+    return preprocess(decode(path), how)
+
+
+def usable(items: Sequence[ImageItem]) -> tuple[list[ImageItem], list[ImageItem]]:
+    """Items that decode, and items that do not, both in order."""
+    good: list[ImageItem] = []
+    bad: list[ImageItem] = []
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for item, is_good in zip(items, pool.map(_decodes, items), strict=True):
+            (good if is_good else bad).append(item)
+    return good, bad
+
+
+def _decodes(item: ImageItem) -> bool:
+    try:
+        decode(item.path)
+    except InputError:
+        return False
+    return True
+
+
+def batches(items: Sequence[ImageItem], how: Preprocess, batch: int) -> Iterator[Batch]:
+    """Batches in order, decoded one batch ahead by threads; the last may be smaller.
+
+    Raises:
+        InputError: An image is not usable; use ``usable`` first to leave bad ones out.
+        ValueError: ``batch`` is below 1.
+    """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}, wanted at least 1")
+    groups = [tuple(items[i : i + batch]) for i in range(0, len(items), batch)]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        ahead: list[list[Future[NDArray[Any]]]] = []
+        try:
+            for index, group in enumerate(groups):
+                ahead.append([pool.submit(load_image, item.path, how) for item in group])
+                if index > 0:
+                    yield _stack(groups[index - 1], ahead.pop(0))
+            for futures in ahead:
+                yield _stack(groups[-1], futures)
+        finally:
+            pool.shutdown(cancel_futures=True)  # an error or a closed generator decodes no more
+
+
+def _stack(group: tuple[ImageItem, ...], futures: list[Future[NDArray[Any]]]) -> Batch:
+    return Batch(images=np.stack([future.result() for future in futures]), items=group)
+
+
+def preprocess_of(details: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing a sidecar carries.
+
+    Raises:
+        InputError: The sidecar has none.
+    """
+    record = details.get("preprocess")
+    if not isinstance(record, Mapping):
+        raise InputError("the sidecar carries no preprocessing", hint="export the model again")
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+    return Preprocess(**fields)

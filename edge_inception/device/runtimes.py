@@ -1,0 +1,401 @@
+"""The engine libraries behind one interface: TensorRT, TensorRT-RTX, OpenVINO.
+
+A way has ``version()``, ``identity()`` (what its engines are tied to), ``compile(path, graph)`` and
+``load(content, sidecar)``, which gives an object with ``run(images) -> dict of arrays`` and
+``close()``. TensorRT is driven by ``_nvinfer``, OpenVINO by ``_openvino``: the files that the host
+itself uses. This file travels to devices: Python 3.6 syntax; a library is imported on first use.
+"""
+
+import importlib
+import os
+import platform
+import re
+import sys
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+if __package__:
+    from edge_inception.device import errors as refusal
+    from edge_inception.device import manifest
+    from edge_inception.device.errors import Refusal
+else:
+    import errors as refusal  # type: ignore[import-not-found,no-redef]
+    import manifest  # type: ignore[import-not-found,no-redef]
+    from errors import Refusal  # type: ignore[no-redef]
+
+_MODULES = {
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+}
+_ENGINES = "edge_inception.engines."
+CALIBRATION_CACHE = "calibration.cache"
+_OPENVINO_PYTHON = (3, 10)
+
+
+def _ours(name: str) -> Any:
+    """A travelling file of ``engines``: beside this one in a bundle, in the package on the host."""
+    return importlib.import_module(_ENGINES + name if __package__ else name)
+
+
+def way_of(bundle: Any, threads: int = 0, *, accepts_float: bool = False) -> Any:
+    """The way of a bundle's target; ``threads`` 0 is all that this process may use.
+
+    ``accepts_float`` builds an int8 engine although none of its layers computes in int8.
+
+    Raises:
+        Refusal: The manifest names a library that this program does not know, or there are not
+            that many threads.
+    """
+    backend = bundle.target["backend"]
+    if backend == "openvino":
+        return OpenVino(bundle, threads, accepts_float=accepts_float)
+    if backend in _MODULES:
+        return TensorRt(bundle, accepts_float=accepts_float)
+    raise Refusal(
+        "the manifest asks for engine library '{}'".format(backend),
+        "known: openvino, {}".format(", ".join(sorted(_MODULES))),
+    )
+
+
+def usable_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OpenVino:
+    """OpenVINO on the CPU: what the typed graph was validated with."""
+
+    name = "openvino"
+    suffix = ".blob"
+
+    def __init__(self, bundle: Any, threads: int, *, accepts_float: bool = False) -> None:
+        usable = usable_threads()
+        if not 0 <= threads <= usable:
+            raise Refusal(
+                "{} threads asked for, this process may use {}".format(threads, usable),
+                "wanted 1 to {}, or 0 for all".format(usable),
+            )
+        self._threads, self._accepts_float = threads or usable, accepts_float
+        self._precision = bundle.record["build"].get("float_precision") or "f32"
+        self._bundle = bundle
+
+    def _library(self) -> Any:
+        # An older Python cannot even parse that file.
+        if sys.version_info < _OPENVINO_PYTHON:
+            raise Refusal(
+                "OpenVINO needs Python 3.10 or later, this is {}".format(platform.python_version()),
+                "run it with a newer one: python3.10 device.py",
+                refusal.LIBRARY_MISSING,
+            )
+        return _ours("_openvino")
+
+    def version(self) -> str:
+        """Version of the library.
+
+        Raises:
+            Refusal: It cannot be imported.
+        """
+        return str(self.identity()["openvino"])
+
+    def identity(self) -> Dict[str, Any]:
+        """What an engine of this library is tied to.
+
+        Raises:
+            Refusal: It cannot be imported.
+        """
+        library = self._library()
+        try:
+            return dict(library.ties())
+        except library.LibraryMissing as error:
+            raise Refusal(str(error), error.hint, refusal.LIBRARY_MISSING) from error
+
+    def graph(self) -> Dict[str, Any]:
+        """The graph to build."""
+        return manifest.graph_for(self._bundle, None)
+
+    def compile(self, path: str, graph: Mapping[str, Any]) -> Tuple[bytes, Dict[str, Any]]:
+        """The engine of a typed graph, and what the library counts in it.
+
+        Raises:
+            Refusal: The library refuses the graph, or computes no int8 layer of an int8 graph.
+        """
+        library = self._library()
+        profile = graph["profile"]
+        try:
+            made = library.compile_graph(
+                library.read_graph(path),
+                name=path,
+                precision=self._precision,
+                threads=self._threads,
+                batch=(profile["min"], profile["max"]),
+            )
+        except library.Refusal as error:
+            raise Refusal(str(error), error.hint, refusal.BUILD_FAILED) from error
+        facts = {key: made.layers[key] for key in ("weighted_layers", "int8_layers")}
+        told: List[str] = []
+        if graph["precision"] == "int8":
+            told = self._in_float(facts["int8_layers"], facts["weighted_layers"])
+        return made.blob, dict(facts, float_precision=self._precision, warnings=told)
+
+    def _in_float(self, num_int8: int, total: int) -> List[str]:
+        """On x86-64 every layer of our graphs is int8; on aarch64 OpenVINO computes most in float.
+
+        Raises:
+            Refusal: None is, and that was not accepted.
+        """
+        if not num_int8:
+            what = "OpenVINO computes none of {} layers in int8 on this CPU".format(total)
+            return _no_int8(what, is_accepted=self._accepts_float)
+        if num_int8 == total:
+            return []
+        text = "OpenVINO computes {} of {} layers in int8 on this CPU ({}), the others in float"
+        return [text.format(num_int8, total, platform.machine()) + ", which is slower"]
+
+    def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
+        """An open engine.
+
+        Raises:
+            Refusal: The library refuses it.
+        """
+        library = self._library()
+        try:
+            return library.BlobRunner(
+                content,
+                name=sidecar["file"],
+                precision=sidecar["float_precision"],
+                threads=self._threads,
+            )
+        except library.Refusal as error:
+            raise Refusal(str(error), "build it again: python3 device.py build --force") from error
+
+
+class TensorRt:
+    """NVIDIA's library, of the version that this device has."""
+
+    suffix = ".engine"
+
+    def __init__(self, bundle: Any, *, accepts_float: bool = False) -> None:
+        self.name = bundle.target["backend"]
+        self._bundle, self._accepts_float = bundle, accepts_float
+        self._module: Any = None
+
+    def library(self) -> Any:
+        """The vendor's module.
+
+        Raises:
+            Refusal: None of its names can be imported.
+        """
+        reasons: List[str] = []
+        for name in () if self._module else _MODULES[self.name]:
+            try:
+                self._module = importlib.import_module(name)
+                break
+            except (ImportError, OSError) as error:
+                reasons.append(str(error).splitlines()[0])
+        if self._module is None:
+            raise Refusal(
+                "TensorRT's Python bindings cannot be imported: {}".format("; ".join(reasons)),
+                "sudo apt-get install python3-libnvinfer; in a virtual environment: python3 -m "
+                "venv --system-site-packages",
+                refusal.LIBRARY_MISSING,
+            )
+        return self._module
+
+    def version(self) -> str:
+        """Version of the library, checked against the manifest's range.
+
+        Raises:
+            Refusal: It cannot be imported, or the bundle is not for it.
+        """
+        version = str(self.library().__version__)
+        if self._bundle.target.get("tensorrt", ["", ""])[0]:
+            manifest.require_tensorrt(self._bundle, version)
+        return version
+
+    def identity(self) -> Dict[str, Any]:
+        """What a plan is tied to: version, compute capability and name of the GPU.
+
+        Raises:
+            Refusal: As ``version``, or no driver answers.
+        """
+        cuda = _ours("_cuda")
+        version = self.version()
+        if not cuda.driver_version():
+            raise Refusal(
+                "no NVIDIA driver answers on this machine",
+                "run it on the device itself; in a container: docker run --runtime nvidia",
+                refusal.LIBRARY_MISSING,
+            )
+        return {
+            "tensorrt": version,
+            "sm": cuda.compute_capability(),
+            "device": cuda.gpu_name(),
+        }
+
+    def graph(self) -> Dict[str, Any]:
+        """The graph for this version.
+
+        Raises:
+            Refusal: As ``version``.
+        """
+        version = self.version() if self.name == "tensorrt" else None
+        return manifest.graph_for(self._bundle, version)
+
+    def compile(self, path: str, graph: Mapping[str, Any]) -> Tuple[bytes, Dict[str, Any]]:
+        """The plan of a typed graph, and what the library says of it.
+
+        Raises:
+            Refusal: The library refuses the graph, or computes no layer of an int8 graph in int8
+                and that was not accepted.
+        """
+        nvinfer, inspection = _ours("_nvinfer"), _ours("_inspection")
+        # The builder stamps the first line of the cache with its own version.
+        cache = self._bundle.path(CALIBRATION_CACHE) if is_calibrated(graph) else None
+        settings = settings_of(graph, self._bundle.record["build"], cache)
+        settings = settings._replace(timing_cache=self._timing_cache())
+        try:
+            built = nvinfer.build(self.library(), path, settings)
+        except (nvinfer.VendorError, OSError) as error:
+            raise Refusal(
+                "TensorRT refused {}: {}".format(path, error),
+                _advice(str(error)),
+                refusal.BUILD_FAILED,
+            ) from error
+        facts = inspection.describe_layers(built.layers)
+        told = list(built.warnings)
+        if graph["precision"] == "int8":
+            told = (
+                self._without_int8(facts)
+                + inspection.fallbacks(facts, graph.get("float_layers", ()))
+                + told
+            )
+        if self._bundle.record["build"]["dla_core"] is not None and not facts["dla_islands"]:
+            told.insert(0, "a DLA core was asked for, and no part of the engine runs on one")
+        return built.plan, dict(facts, warnings=told)
+
+    def _without_int8(self, facts: Mapping[str, Any]) -> List[str]:
+        """Where the layers were listed by kind, and none is a DLA's, which hides its own.
+
+        Raises:
+            Refusal: None of them is int8, and that was not accepted.
+        """
+        is_listed = set(facts["layers"]) - {"unknown"}
+        if not is_listed or facts["int8_layers"] or facts["dla_islands"]:
+            return []
+        return _no_int8(
+            "none of the layers that TensorRT lists multiplies in int8",
+            is_accepted=self._accepts_float,
+        )
+
+    def _timing_cache(self) -> str:
+        """One for each TensorRT and GPU: timings of another are refused, as after an upgrade."""
+        folder = os.path.join(self._bundle.root, manifest.ENGINES)
+        os.makedirs(folder, exist_ok=True)
+        here = "-".join(str(value) for _, value in sorted(self.identity().items()))
+        name = "{}-{}".format(manifest.TIMING_CACHE, re.sub(r"[^\w.-]", "_", here))
+        return os.path.join(folder, name)
+
+    def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
+        """An open plan.
+
+        Raises:
+            Refusal: It is of another version or GPU, or the library refuses it.
+        """
+        plan = _ours("_plan")
+        why, _ = plan.refusal(content, sidecar, self.identity())
+        if why:
+            raise Refusal(why, "build it again: python3 device.py build --force")
+        nvinfer, cuda = _ours("_nvinfer"), _ours("_cuda")
+        try:
+            runner = nvinfer.PlanRunner(self.library(), content, dla_core=sidecar["dla_core"])
+            return _Refusing(runner, (nvinfer.VendorError, cuda.CudaError))
+        except nvinfer.VendorError as error:
+            raise Refusal(
+                "TensorRT cannot load the plan: {}".format(error),
+                "build it again: python3 device.py build --force",
+            ) from error
+        except cuda.CudaError as error:
+            raise Refusal(
+                str(error), "check the driver and the CUDA of the JetPack", refusal.LIBRARY_MISSING
+            ) from error
+
+
+def _no_int8(what: str, *, is_accepted: bool) -> List[str]:
+    """An int8 engine without int8, as a warning where that was accepted.
+
+    Raises:
+        Refusal: It was not: the engine would be slower and larger than the one that was promised.
+    """
+    if is_accepted:
+        return ["int8 was asked for: " + what]
+    raise Refusal(
+        "int8 was asked for: " + what,
+        "make a bundle of --precision fp16 or fp32 for this device, or keep this engine: python3 "
+        "device.py build --accept-float",
+        refusal.BUILD_FAILED,
+    )
+
+
+def is_calibrated(graph: Mapping[str, Any]) -> bool:
+    """Whether the scales of a graph stand in the calibration cache, and not in the graph."""
+    return bool(graph["typing"] == "implicit" and graph["precision"] == "int8")
+
+
+def settings_of(graph: Mapping[str, Any], choices: Mapping[str, Any], cache: Optional[str]) -> Any:
+    """``_nvinfer.BuildSettings`` of a graph and of ``build`` in the manifest."""
+    profile = graph["profile"]
+    return _ours("_nvinfer").BuildSettings(
+        min_batch=profile["min"],
+        opt_batch=profile["opt"],
+        max_batch=profile["max"],
+        workspace_mib=choices["workspace_mib"],
+        typing=graph["typing"],
+        precision=graph["precision"],
+        float_rest=graph["float_rest"] or "fp32",
+        calibration_cache=cache,
+        dla_core=choices["dla_core"],
+        # without a core there is nothing to fall back from
+        allow_gpu_fallback=bool(choices["allow_gpu_fallback"]) and choices["dla_core"] is not None,
+        builder_optimization_level=choices["builder_optimization_level"],
+    )
+
+
+def _advice(reason: str) -> str:
+    if "memory" in reason.lower():
+        return "free memory: stop the desktop (sudo init 3), add swap, or lower --workspace"
+    return "the message names the node; please report it with the TensorRT version"
+
+
+class _Refusing:
+    """A runner whose failures while it runs are refusals, such as memory that is not there."""
+
+    def __init__(self, runner: Any, errors: Tuple[Any, ...]) -> None:
+        self._runner, self._errors = runner, errors
+
+    @property
+    def gpu_ms(self) -> float:
+        """GPU time of the last batch in ms."""
+        return float(self._runner.gpu_ms)
+
+    @property
+    def uses_graph(self) -> bool:
+        """Whether batches run as one captured CUDA graph."""
+        return bool(self._runner.uses_graph)
+
+    def close(self) -> None:
+        """Release the engine."""
+        self._runner.close()
+
+    def run(self, images: Any) -> Dict[str, Any]:
+        """Outputs of one batch by name.
+
+        Raises:
+            Refusal: The library or CUDA failed.
+        """
+        try:
+            outputs: Dict[str, Any] = self._runner.run(images)
+        except self._errors as error:
+            raise Refusal(
+                "TensorRT cannot run the plan: {}".format(error),
+                "free memory: stop the desktop (sudo init 3), add swap, or use a smaller batch",
+            ) from error
+        return outputs

@@ -1,0 +1,278 @@
+"""How fast a graph could run on a target: a roofline per layer, and a range to plan with.
+
+Nothing here is a measurement. A layer takes at least its operations at the target's dense peak, and
+at least its bytes at the memory's bandwidth; the longer of the two is its bound, and the sum over
+the layers that of the graph (Williams, Waterman, Patterson: Roofline, CACM 2009). Caches that hold
+a whole layer and Winograd's algorithm could beat it; the time to start kernels is not in it.
+
+Engines reach a share of that bound. ``SHARE`` is one number for every target and precision: the
+geometric mean over the four devices of ``CHECK_POINTS``, 0.50. Predicting each device from the
+other three errs by up to 32 %; ``BAND`` is somewhat more, since four devices are few. Two of the
+seven figures are recalled and not confirmed, and on Orin, Thor and cards the band is untested.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_inception.errors import InputError, listed
+from edge_inception.graph.statistics import Layer, Statistics
+from edge_inception.hardware.feasibility import MemoryNeed
+from edge_inception.hardware.target import Fact, Target
+from edge_inception.hardware.targets import TARGETS
+from edge_inception.spec import Precision
+
+SHARE = 0.50
+BAND = 0.40
+"""The range to plan with is SHARE x (1 - BAND) to SHARE x (1 + BAND) of the bound."""
+LEAST_SHARE = 0.15
+"""A measurement below this share of the bound points to a wrong peak, power mode, precision or
+batch, and so does one above the bound; facts/jetson.md 4.3."""
+
+KERNEL_START_S = 5e-6
+"""Of the order of what a GPU takes to start one kernel; recalled, and used for a warning only."""
+
+BYTES = {Precision.INT8: 1, Precision.FP16: 2, Precision.FP32: 4}
+_OPERATIONS_OF_A_MAC = 2
+
+# Computed in the layer before, or where they are written: they move nothing of their own.
+_FUSED = frozenset(
+    (
+        "BatchNormalization", "Cast", "Clip", "Concat", "DequantizeLinear", "Dropout", "Elu",
+        "Flatten", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "PRelu", "QuantizeLinear",
+        "Relu", "Reshape", "Sigmoid", "Squeeze", "Tanh", "Unsqueeze",
+    )
+)  # fmt: skip
+# Likewise, but an operand that the layer before did not compute is read.
+_JOINED = frozenset(("Add", "Div", "Mul", "Sub", "Sum"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckPoint:
+    """A published figure of Inception-v4; ``batch`` is that of the GPU."""
+
+    target: str
+    precision: Precision
+    dla: bool
+    batch: int
+    images_per_s: float
+    sure: str
+    source: str
+
+
+_README = "tf_to_trt_image_classification README, with copies, TensorRT 3, facts/jetson.md 4.2"
+_ISSUE = "jetson_benchmarks issue 23, facts/jetson.md 4.2"
+_WEB = "NVIDIA's table of Jetson benchmarks, facts/jetson.md 4.2"
+CHECK_POINTS = (
+    CheckPoint(
+        target="nano-4gb", precision=Precision.FP16, dla=False, batch=1, images_per_s=11, sure="S",
+        source="NVIDIA's blog on Jetson Nano, quoted by jkjung-avt, facts/jetson.md 4.2",
+    ),
+    CheckPoint(
+        target="tx2-8gb", precision=Precision.FP16, dla=False, batch=1, images_per_s=1 / 52.1e-3,
+        sure="V", source=_README,
+    ),
+    CheckPoint(
+        target="tx2-8gb", precision=Precision.FP16, dla=False, batch=1, images_per_s=24, sure="R",
+        source=_WEB,
+    ),
+    CheckPoint(
+        target="xavier-nx-8gb", precision=Precision.INT8, dla=True, batch=2, images_per_s=311.73,
+        sure="V", source="jetson_benchmarks README, facts/jetson.md 4.2",
+    ),
+    CheckPoint(
+        target="agx-xavier-32gb", precision=Precision.INT8, dla=True, batch=4, images_per_s=528,
+        sure="R", source=_WEB,
+    ),
+    CheckPoint(
+        target="agx-xavier-32gb", precision=Precision.INT8, dla=True, batch=4, images_per_s=470,
+        sure="S", source=f"a user's measurement, {_ISSUE}",
+    ),
+    CheckPoint(
+        target="agx-xavier-32gb", precision=Precision.INT8, dla=True, batch=4, images_per_s=704,
+        sure="S", source=f"what that user was told to expect, {_ISSUE}",
+    ),
+)  # fmt: skip
+"""With a DLA the figure is that of the GPU and both cores at once, the DLA at batch 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peaks:
+    """What a target can do, and what that is known from.
+
+    ``macs_per_s`` multiply-adds, ``bytes_per_s`` of memory; ``words`` say both with their sources.
+    """
+
+    macs_per_s: float
+    bytes_per_s: float
+    bytes_per_element: int
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerBound:
+    """The least time of a layer, for the whole batch, in seconds."""
+
+    name: str
+    op: str
+    macs: int
+    num_bytes: int
+    compute_s: float
+    memory_s: float
+
+    @property
+    def seconds(self) -> float:
+        """The longer of the two."""
+        return max(self.compute_s, self.memory_s)
+
+    @property
+    def bound_by(self) -> str:
+        """``compute`` or ``memory``."""
+        return "compute" if self.compute_s >= self.memory_s else "memory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Bounds of all layers that take time; images/s of the whole target."""
+
+    batch: int
+    layers: tuple[LayerBound, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Least time of a batch."""
+        return sum(layer.seconds for layer in self.layers)
+
+    @property
+    def bound(self) -> float:
+        """Images per second that cannot be exceeded."""
+        return self.batch / self.seconds
+
+    @property
+    def is_start_bound(self) -> bool:
+        """Whether starting the kernels, which is not counted, may take longer than running them."""
+        return self.seconds < KERNEL_START_S * len(self.layers)
+
+    @property
+    def compute_share(self) -> float:
+        """Share of that time in layers bound by compute, 0..1."""
+        bound = (layer.seconds for layer in self.layers if layer.bound_by == "compute")
+        return sum(bound) / self.seconds
+
+    @property
+    def expected(self) -> tuple[float, float, float]:
+        """Images per second to plan with: lower end, middle, upper end."""
+        middle = SHARE * self.bound
+        return middle * (1 - BAND), middle, middle * (1 + BAND)
+
+    @property
+    def suspicious_below(self) -> float:
+        """Images per second; see ``LEAST_SHARE``."""
+        return LEAST_SHARE * self.bound
+
+
+def is_tested(target: Target) -> bool:
+    """Whether a check point is of a module with the same GPU."""
+    checked = {TARGETS[point.target].compute_capabilities for point in CHECK_POINTS}
+    return target.compute_capabilities in checked
+
+
+def peaks_of(target: Target, precision: Precision, *, dla: bool = False) -> Peaks:
+    """Peaks of the target's GPU, with ``dla`` of the GPU and all its DLA cores together.
+
+    Raises:
+        InputError: One of them is not known.
+    """
+    figures = {Precision.INT8: target.int8_tops, Precision.FP16: target.fp16_tflops}
+    if dla:
+        figures = {Precision.INT8: target.module_int8_tops}
+    what = f"{precision.value} peak{' of GPU and DLA' if dla else ''}"
+    peak = _known(figures.get(precision), target, what)
+    bandwidth = _known(target.bandwidth_gb_s, target, "bandwidth")
+    return Peaks(
+        macs_per_s=peak.value * 1e12 / _OPERATIONS_OF_A_MAC,
+        bytes_per_s=bandwidth.value * 1e9,
+        bytes_per_element=BYTES[precision],
+        words=(
+            f"{peak.value:g} {precision.value.upper()} tera-operations/s dense [{peak.sure}] "
+            f"{peak.source}; {bandwidth.value:g} GB/s [{bandwidth.sure}] {bandwidth.source}"
+        ),
+    )
+
+
+def _known(fact: Fact | None, target: Target, what: str) -> Fact:
+    if fact is None:
+        raise InputError(
+            f"{target.name}: its {what} is not in the table, so nothing can be estimated",
+            hint=f"`edge-inception targets {target.name}` shows what is known; or measure: bench",
+        )
+    return fact
+
+
+def batch_of(found: Statistics) -> int:
+    """Images of the counted graph: the first size of its first input.
+
+    Raises:
+        InputError: It has no input with a first size.
+    """
+    sizes = found.inputs[0].sizes if found.inputs else None
+    if not sizes or not isinstance(sizes[0], int):
+        raise InputError("the graph has no input with a batch", hint="export with a first size")
+    return sizes[0]
+
+
+def estimate(found: Statistics, peaks: Peaks) -> Estimate:
+    """Bound of a graph with its batch filled.
+
+    Every layer is taken to run at ``peaks``, whatever precision the file has: activations and
+    weights are read and written once, each of ``peaks.bytes_per_element``. What engines fuse moves
+    nothing; a sum reads the branch that the layer before it did not compute.
+
+    Raises:
+        InputError: A shape or the work of a layer is unknown, or there is no work.
+    """
+    if found.unknown_shapes or found.unknown_macs:
+        unknown = listed((*found.unknown_shapes, *found.unknown_macs))
+        raise InputError(
+            f"shape or multiply-adds are not known of: {unknown}",
+            hint="`edge-inception inspect` shows all; export with fixed sizes but the batch's",
+        )
+    if not found.macs:
+        raise InputError(
+            "the graph has no Conv, Gemm or MatMul: there is nothing to estimate",
+            hint="name a network's ONNX file",
+        )
+    bounds = (_bound(layer, peaks) for layer in found.layers)
+    return Estimate(batch=batch_of(found), layers=tuple(bound for bound in bounds if bound.seconds))
+
+
+def _bound(layer: Layer, peaks: Peaks) -> LayerBound:
+    num_bytes = _moved(layer) * peaks.bytes_per_element
+    macs = layer.macs or 0
+    return LayerBound(
+        name=layer.name,
+        op=layer.op,
+        macs=macs,
+        num_bytes=num_bytes,
+        compute_s=macs / peaks.macs_per_s,
+        memory_s=num_bytes / peaks.bytes_per_s,
+    )
+
+
+def _moved(layer: Layer) -> int:
+    """Elements between the layer and memory."""
+    read, written = layer.num_read or 0, layer.num_written or 0
+    if layer.op in _FUSED:
+        return 0
+    if layer.op in _JOINED:
+        return max(0, read - written)
+    return read + written + layer.num_parameters
+
+
+def memory_need(found: Statistics, precision: Precision, *, workspace: int = 0) -> MemoryNeed:
+    """Bytes that any engine needs: all weights, and what its largest layer reads and writes."""
+    size = BYTES[precision]
+    kept = (layer for layer in found.layers if layer.op not in _FUSED | _JOINED)
+    largest = max(((layer.num_read or 0) + (layer.num_written or 0) for layer in kept), default=0)
+    weights = sum(layer.num_parameters for layer in found.layers)
+    return MemoryNeed(weights=weights * size, activations=largest * size, workspace=workspace)

@@ -1,0 +1,307 @@
+"""A checkpoint -> ONNX graph: the stage ``export``."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edge_inception import artifact, stage
+from edge_inception._version import __version__
+from edge_inception.artifact import Graph
+from edge_inception.checkpoints.load import Loaded, load, num_classes_of
+from edge_inception.errors import InputError
+from edge_inception.export import interface
+from edge_inception.export.options import ExportOptions, export_provenance
+from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, Head, ShapeProfile
+
+__all__ = ["OPSET", "ExportOptions", "export"]
+
+OPSET = 18  # the lowest that the exporter writes without its own down-conversion
+IR_VERSION = 8  # of opset 18; see the table in onnx/docs/Versioning.md
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_CHANNELS = 3
+MAX_ERROR_OF_PYTORCHS = 4.0
+"""Measured on the full Inception-v4: onnxruntime, which adds in another order, errs 0.8 to 1.2
+times as much as PyTorch, one average pool with the wrong border rule at least 400 times."""
+_FLOOR = 1e-6  # of the largest logit, for networks so small that PyTorch rounds to the exact answer
+_FEW_CLASSES, _SEEDS_OF_FEW = 10, 4  # two logits may err little by luck, which is no yardstick
+_NUM_COMPARED = 2  # float64 is slow, and a graph that errs does so on any image
+_LEAST_EXAMPLE = 2  # torch.export specialises an example batch of 1 to a static one
+
+
+def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
+    """The model of ``checkpoint`` as ONNX: ``input`` [N, 3, H, W] -> ``logits`` [N, classes].
+
+    ``options.preprocess.element`` uint8 and ``options.head`` change the ends: see ``interface``.
+
+    The bytes depend on the weights, the options and the tools only: stack traces, paths and other
+    records of the exporter are removed.
+
+    Args:
+        checkpoint: Weights, see ``checkpoint.load_model``.
+        options: Model, preprocessing, batch.
+        out: Path of the .onnx file; weights are inside it.
+
+    Raises:
+        InputError: The checkpoint does not fit, class names do not fit its head, or onnxruntime's
+            logits of the graph are not the model's.
+    """
+    provenance = export_provenance(checkpoint, options)
+    loaded = load(
+        options.model,
+        checkpoint,
+        family=options.checkpoint_format,
+        num_classes=options.num_classes,
+        options=options.model_options,
+    )
+    how = dataclasses.replace(loaded.preprocess, **options.preprocess)
+    pixels = _Pixels(size=how.input_size, profile=options.profile)
+    head = _head(loaded, options)
+    num_classes = 0 if head.kind == "embedding" else num_classes_of(loaded.model)
+    classes = _class_names(checkpoint, loaded, options, num_classes) if num_classes else ()
+    notes = list(loaded.notes)
+    if num_classes:
+        interface.require_k(head, num_classes)
+    elif options.classes:
+        notes.append(f"{len(options.classes)} class names not used: an embedding has no classes")
+    _require_answer(loaded.model, pixels, options.model, checkpoint)
+    exported = _to_onnx(loaded.model, pixels, head)
+    _strip(exported)
+    _require_opset(exported)
+    plain = exported.SerializeToString()
+    share = _require_parity(plain, loaded.model, pixels, num_classes)
+    interface.add_ends(exported, how, head)
+    content: bytes = exported.SerializeToString(deterministic=True)
+    return artifact.publish(
+        Graph,
+        out,
+        content,
+        provenance=provenance,
+        counts=dict(sorted(Counter(node.op_type for node in exported.graph.node).items())),
+        details={
+            "model": options.model,
+            "model_options": dict(loaded.options),
+            "checkpoint_family": loaded.family,
+            "checkpoint_notes": notes,
+            "num_classes": num_classes,
+            "classes": list(classes),
+            "preprocess": stage.plain(how),
+            "profile": stage.plain(options.profile),
+            "head": str(head),
+            "input": INPUT_NAME,
+            "output": head.outputs[0],
+            "input_shape": [pixels.batch, *how.image_shape],
+            "opset": OPSET,
+            "checkpoint_types": dict(loaded.stored),
+            "error_of_pytorchs": share,
+        },
+    )
+
+
+def _class_names(
+    checkpoint: Path, loaded: Loaded, options: ExportOptions, num_classes: int
+) -> tuple[str, ...]:
+    """Names by logit index: those given, else those the checkpoint carries."""
+    given = options.classes or loaded.classes
+    if given and len(given) != num_classes:
+        raise InputError(
+            f"{len(given)} class names for a head of {num_classes} classes in {checkpoint}",
+            hint="give --labels with one class name per logit, in logit order",
+        )
+    if loaded.classes and sorted(given) == sorted(loaded.classes) and given != loaded.classes:
+        raise InputError(
+            f"class names are in another order than in {checkpoint}: "
+            f"{', '.join(given[:5])} against {', '.join(loaded.classes[:5])}",
+            hint="give --labels with the checkpoint's order",
+        )
+    return given
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pixels:
+    """What the model takes: images of ``size`` (height, width) in batches of ``profile``."""
+
+    size: tuple[int, int]
+    profile: ShapeProfile
+
+    @property
+    def batch(self) -> int | str:
+        return "batch" if self.profile.is_dynamic else self.profile.max
+
+    def example(self, seed: int = 0) -> Tensor:
+        """Seeded normal images of a batch size the graph takes."""
+        profile = self.profile
+        batch = max(profile.min, _LEAST_EXAMPLE) if profile.is_dynamic else profile.max
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn((batch, _CHANNELS, *self.size), generator=generator)
+
+
+def _head(loaded: Loaded, options: ExportOptions) -> Head:
+    """The head that is asked for; of an embedding network its embedding."""
+    if not getattr(loaded.model, "is_embedding", False):
+        return options.head
+    if options.head != Head():
+        raise InputError(
+            f"head {options.head} needs classes, this {options.model} gives embeddings",
+            hint="leave --head out, or give it a classifier: --option tail=facenet-classifier "
+            f"--checkpoint-format {loaded.family}",
+        )
+    return Head(kind="embedding")
+
+
+def _to_onnx(model: nn.Module, pixels: _Pixels, head: Head) -> onnx.ModelProto:
+    profile, shapes = pixels.profile, None
+    if profile.is_dynamic:
+        shapes = ({0: torch.export.Dim("batch", min=profile.min, max=profile.max)},)
+    with _quiet():
+        program = torch.onnx.export(
+            model,
+            (pixels.example(),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME if head.kind != "embedding" else head.outputs[0]],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+    assert program is not None  # dynamo=True returns a program
+    exported: onnx.ModelProto = program.model_proto
+    return exported
+
+
+def _require_parity(content: bytes, model: nn.Module, pixels: _Pixels, num_classes: int) -> float:
+    """Error of onnxruntime's logits as a multiple of that of PyTorch's; float64 is the truth.
+
+    How far float32 may drift depends on the weights: PyTorch's own rounding, on the same images, is
+    the yardstick. ``model`` is float64 afterwards.
+    """
+    seeds = range(1 if not 0 < num_classes <= _FEW_CLASSES else _SEEDS_OF_FEW)
+    batches = [pixels.example(seed) for seed in seeds]
+    session = _onnxruntime(content)
+    answers = [session.run(None, {INPUT_NAME: batch.numpy()})[0] for batch in batches]
+    logits = np.concatenate([answer[:_NUM_COMPARED] for answer in answers])
+    compared = torch.cat([batch[:_NUM_COMPARED] for batch in batches])
+    rounded = _answer(model, compared)
+    exact = _answer(model.double(), compared.double())
+    unit = float(np.abs(exact).max())
+    own = max(float(np.abs(rounded - exact).max()), _FLOOR * unit)
+    share = float(np.abs(logits - exact).max()) / own
+    if not share <= MAX_ERROR_OF_PYTORCHS:
+        raise InputError(
+            f"the exported graph errs {share:.1f} times as much as PyTorch's float32, wanted at "
+            f"most {MAX_ERROR_OF_PYTORCHS:.0f} (largest logit {unit:.2e})",
+            hint="report it with the architecture's name",
+        )
+    return round(share, 3)
+
+
+def _answer(model: nn.Module, images: Tensor) -> NDArray[np.float64]:
+    with torch.inference_mode():
+        logits: NDArray[np.float64] = model(images).double().numpy()
+    return logits
+
+
+def _onnxruntime(content: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _require_answer(model: nn.Module, pixels: _Pixels, name: str, checkpoint: Path) -> None:
+    """Refuse in a second what the exporter would take a minute to fail on."""
+    try:
+        logits = _answer(model, pixels.example()[:1])
+    except RuntimeError as error:
+        height, width = pixels.size
+        raise InputError(
+            f"{name} cannot take {height} x {width} images: {str(error).splitlines()[0]}",
+            hint="use a larger --input-size; the model was made for the one it publishes",
+        ) from error
+    if not logits.any():
+        raise InputError(
+            f"{checkpoint}: logits of an ordinary image are all 0",
+            hint="the weights are not trained",
+        )
+    if not np.isfinite(logits).all():
+        raise InputError(
+            f"{checkpoint}: logits of an ordinary image are NaN or infinite in PyTorch",
+            hint="activations overflow float32: the training diverged or the weights are damaged",
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress lines, and no warning about torch's own code calling its own old functions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Name nodes by module path, then drop what depends on the clone, the run or the exporter."""
+    for node in model.graph.node:
+        node.name = f"{_module_path(node)}/{node.op_type}"
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+    graph = model.graph
+    values: list[Any] = [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for item in (graph, model, *values):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+    _require_unique_names(model)
+    model.producer_name, model.producer_version = "edge-inception", __version__
+    model.ir_version = IR_VERSION
+    graph.name = "graph"
+
+
+def _module_path(node: onnx.NodeProto) -> str:
+    """``features.4.branch1.0`` of a node; the last scope is the traced call, not a module."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+    names = [name for name in scopes.strip("[]").replace("'", "").split(", ") if name]
+    return names[-2] if len(names) > 1 else ""
+
+
+def _require_unique_names(model: onnx.ModelProto) -> None:
+    """Number nodes that share a module path and an op, since ONNX names should be unique."""
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        seen[node.name] += 1
+        if seen[node.name] > 1:
+            node.name = f"{node.name}_{seen[node.name] - 1}"
+
+
+def _require_opset(model: onnx.ModelProto) -> None:
+    """The exporter may write another opset than the one asked for, without saying so."""
+    got = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if got != {"ai.onnx": OPSET}:
+        raise InputError(
+            f"torch wrote opsets {got}, wanted ai.onnx {OPSET}",
+            hint="install the torch and onnxscript versions of .ci/constraints.txt",
+        )
+    if model.functions:
+        raise InputError(
+            f"torch wrote {len(model.functions)} ONNX functions, wanted plain operators",
+            hint="install the torch and onnxscript versions of .ci/constraints.txt",
+        )

@@ -1,0 +1,162 @@
+"""The two ends of an exported graph: preprocessing in front, a head behind.
+
+Both are added to a float graph ``input`` float32 [N, 3, H, W] -> [N, classes], ours or not. Their
+nodes are named ``preprocess/...`` and ``head/...``; later stages keep them as they are, in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_inception.data import images
+from edge_inception.errors import InputError
+from edge_inception.spec import HEAD_SCOPE, PREPROCESS_SCOPE, Head, Preprocess
+
+_WHITE = 255.0
+_FREE_BATCH = 2  # images to compare on where the batch is free
+
+
+def add_ends(model: onnx.ModelProto, how: Preprocess, head: Head) -> None:
+    """Change ``model`` in place: preprocessing inside where ``how.element`` is uint8, and the head.
+
+    Raises:
+        InputError: The head does not fit the graph's output, or onnxruntime does not give the very
+            same numbers from pixels as from normalised floats.
+    """
+    if how.element == "uint8":
+        plain = onnx.ModelProto()
+        plain.CopyFrom(model)
+        add_preprocessing(model, how)
+        _require_same_answers(plain, model, how)
+    add_head(model, head)
+
+
+def add_preprocessing(model: onnx.ModelProto, how: Preprocess) -> None:
+    """Let ``model`` take pixels and normalise them as ``images.normalise`` does, operation by op.
+
+    Before: input float32 [N, 3, H, W] -> nodes.
+    After:  input uint8 -> Cast -> [Transpose, for NHWC] -> Div(255) -> Sub(mean) -> Div(std) ->
+            nodes. The channels of the pixels are in ``how.channel_order``.
+    """
+    graph = model.graph
+    source = _image_input(model)
+    constants = {
+        "white": np.array(_WHITE, np.float32),
+        "mean": np.array(how.mean, np.float32).reshape(1, 3, 1, 1),
+        "std": np.array(how.std, np.float32).reshape(1, 3, 1, 1),
+    }
+    steps: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("Cast", "cast", "", {"to": TensorProto.FLOAT})
+    ]
+    if how.layout == "NHWC":
+        steps.append(("Transpose", "transpose", "", {"perm": (0, 3, 1, 2)}))
+    steps += [("Div", "div", "white", {}), ("Sub", "sub", "mean", {}), ("Div", "div_1", "std", {})]
+    nodes, value = [], source.name
+    for op, name, constant, attributes in steps:
+        result = PREPROCESS_SCOPE + name
+        inputs = [value, PREPROCESS_SCOPE + constant] if constant else [value]
+        nodes.append(helper.make_node(op, inputs, [result], result, **attributes))
+        value = result
+    for node in graph.node:
+        node.input[:] = [value if name == source.name else name for name in node.input]
+    for name, array in constants.items():
+        graph.initializer.append(numpy_helper.from_array(array, PREPROCESS_SCOPE + name))
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
+    batch = _batch(source)
+    source.CopyFrom(
+        helper.make_tensor_value_info(source.name, TensorProto.UINT8, [batch, *how.image_shape])
+    )
+
+
+def add_head(model: onnx.ModelProto, head: Head) -> None:
+    """Let ``model`` answer as ``head`` says.
+
+    Before: nodes -> logits.
+    softmax: nodes -> logits -> Softmax -> probabilities.
+    topk:    nodes -> logits -> Softmax -> TopK -> scores, classes.
+
+    Raises:
+        InputError: More classes are asked for than there are.
+    """
+    if head.kind not in {"softmax", "topk"}:
+        return
+    graph = model.graph
+    (answer,) = graph.output
+    logits, batch = answer.name, _batch(answer)
+    num_classes = answer.type.tensor_type.shape.dim[1].dim_value
+    softmax, topk = f"{HEAD_SCOPE}softmax", f"{HEAD_SCOPE}top_k"
+    first = softmax if head.kind == "topk" else head.outputs[0]
+    graph.node.append(helper.make_node("Softmax", [logits], [first], softmax, axis=1))
+    del graph.output[:]
+    if head.kind == "topk":
+        require_k(head, num_classes)
+        count = f"{HEAD_SCOPE}k"
+        graph.initializer.append(numpy_helper.from_array(np.array([head.k], np.int64), count))
+        graph.node.append(
+            helper.make_node("TopK", [softmax, count], list(head.outputs), topk, axis=1)
+        )
+    width = head.k or num_classes
+    for name, kind in zip(head.outputs, (TensorProto.FLOAT, TensorProto.INT64), strict=False):
+        graph.output.append(helper.make_tensor_value_info(name, kind, [batch, width]))
+
+
+def require_k(head: Head, num_classes: int) -> None:
+    """Refuse a top-k head that asks for more classes than there are.
+
+    Raises:
+        InputError: It does.
+    """
+    if head.k > num_classes:
+        raise InputError(
+            f"head {head} asks for {head.k} classes, the model has {num_classes}",
+            hint=f"wanted topk:1 to topk:{num_classes}",
+        )
+
+
+def _image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    source: onnx.ValueInfoProto
+    (source,) = (value for value in model.graph.input if value.name not in weights)
+    return source
+
+
+def _batch(value: onnx.ValueInfoProto) -> int | str:
+    size = value.type.tensor_type.shape.dim[0]
+    return size.dim_value or size.dim_param or "batch"
+
+
+def _require_same_answers(plain: onnx.ModelProto, folded: onnx.ModelProto, how: Preprocess) -> None:
+    batch = _batch(_image_input(plain))
+    count = batch if isinstance(batch, int) else _FREE_BATCH
+    shape = (count, *how.input_size, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    floats = np.ascontiguousarray(images.normalise(pixels, how).transpose(0, 3, 1, 2))
+    fed = pixels if how.layout == "NHWC" else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    expected, got = _answer(plain, floats), _answer(folded, fed)
+    if not np.array_equal(expected, got):
+        difference = float(np.abs(expected - got).max())
+        raise InputError(
+            f"from uint8 pixels the graph answers otherwise than from floats, by {difference:.1e}",
+            hint="report it with the architecture's name, or leave --fold-preprocessing out",
+        )
+
+
+def _answer(model: onnx.ModelProto, batch: NDArray[Any]) -> NDArray[Any]:
+    """First output of the graph exactly as written: one thread, no fusions."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    answer: NDArray[Any] = session.run(None, {_image_input(model).name: batch})[0]
+    return answer

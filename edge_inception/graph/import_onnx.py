@@ -1,0 +1,333 @@
+"""Any other float ONNX classifier -> graph: the stage ``import``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from onnx import helper, inliner, version_converter
+from onnx.external_data_helper import uses_external_data
+
+from edge_inception import artifact, stage
+from edge_inception.artifact import Graph, Provenance, file_sha256
+from edge_inception.errors import InputError
+from edge_inception.graph import check, parity, support_checks
+from edge_inception.graph.batch import FREE, set_batch
+from edge_inception.graph.check import shape_of
+from edge_inception.graph.float32 import to_float32
+from edge_inception.graph.options import IMPORT, ImportOptions
+from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, Head, Preprocess
+
+__all__ = ["ImportOptions", "import_graph", "import_provenance"]
+
+OPSET = 18  # older graphs are converted to it; newer ones stay, and simplify checks what is left
+TOLERANCE = 1e-5
+"""Of the largest logit: conversion and another batch leave every kernel and weight as it was."""
+_PASS_THROUGH = frozenset(("Identity", "Flatten", "Reshape", "Squeeze"))
+_COMPARED = 2  # images; a graph that errs does so on any
+_CLASSES_AXES = {2: (1, -1), 4: (1, -3)}
+_CONVERTED_SINCE = 13  # before, Softmax flattens everything from its axis on
+_DEFAULTS = {"crop_fraction": 0.875, "interpolation": "bilinear"}
+
+
+def import_provenance(source: Path, options: ImportOptions) -> Provenance:
+    """What ``import_graph`` records for these inputs.
+
+    Raises:
+        InputError: The file, or one that holds its weights, cannot be read.
+    """
+    parents = {"onnx": file_sha256(source)}
+    for name in _external_files(source):
+        parents[f"weights {name}"] = file_sha256(source.parent / name)
+    return stage.provenance(IMPORT, parents=parents, options=options)
+
+
+def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
+    """The classifier in ``source`` as a graph: ``input`` [N, 3, H, W] -> ``logits`` [N, classes].
+
+    Opset 7 to 17 becomes 18; functions are inlined; initialisers are no inputs any more; half and
+    double weights become float32; a Softmax at the end is cut off, so that what is compared later
+    are logits, and kept as the head.
+
+    Args:
+        source: An .onnx file, with its external weights beside it.
+        options: Preprocessing, class names, batch.
+        out: Path of the .onnx file; weights are inside it.
+
+    Raises:
+        InputError: What cannot be handled, by node, op and reason; no mean and std; class names or
+            sizes that do not fit; or onnxruntime's logits are not those of ``source``.
+    """
+    provenance = import_provenance(source, options)
+    model = check.load_graph(source)
+    opset = support_checks.opset_of(model)
+    notes = _normalise(model, source)
+    how = _preprocessing(model, options, source, notes)
+    support_checks.class_output(model, source)
+    is_cut = _cut_softmax(model)
+    if is_cut:
+        notes.append("its Softmax is cut off, the engine answers logits; --head softmax keeps it")
+    original = onnx.ModelProto()
+    original.CopyFrom(model)
+    _convert(model, source)
+    batch = FREE if options.profile.is_dynamic else options.profile.max
+    _set_sides(model, how)
+    set_batch(model, batch, source)
+    _name_ends(model, source)
+    num_classes = _require_same_answers(original, model, how, source)
+    _require_classes(options, num_classes, source)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return artifact.publish(
+        Graph,
+        out,
+        content,
+        provenance=provenance,
+        counts=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
+        details={
+            "model": source.stem,
+            "model_options": {},
+            "num_classes": num_classes,
+            "classes": list(options.classes),
+            "preprocess": stage.plain(how),
+            "profile": stage.plain(options.profile),
+            "input": INPUT_NAME,
+            "output": OUTPUT_NAME,
+            "input_shape": [batch, 3, *how.input_size],
+            "opset": support_checks.opset_of(model),
+            "source_opset": opset,
+            "head": str(Head()),
+            "cut_head": "softmax" if is_cut else "",
+            "checkpoint_notes": notes,
+        },
+    )
+
+
+def _external_files(source: Path) -> list[str]:
+    """Files beside ``source`` that hold weights, by name."""
+    try:
+        model = onnx.load(str(source), format="protobuf", load_external_data=False)
+    except DecodeError:  # load_graph says it
+        return []
+    external = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
+    pairs = (entry for tensor in external for entry in tensor.external_data)
+    names = {entry.value for entry in pairs if entry.key == "location"}
+    return sorted(name for name in names if (source.parent / name).is_file())
+
+
+def _normalise(model: onnx.ModelProto, source: Path) -> list[str]:
+    """Plain operators, float32, constants as initialisers, weights that are no inputs."""
+    notes = []
+    if model.functions:
+        notes.append(f"{len(model.functions)} functions inlined")
+        model.CopyFrom(inliner.inline_local_functions(model))
+    support_checks.require_supported(model, source)
+    widened = to_float32(model)
+    if widened:
+        kinds = ", ".join(f"{count} of {name}" for name, count in widened.items())
+        notes.append(f"weights made float32: {kinds}")
+    weights = set(check.constants(model))
+    images = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(images)
+    opset = support_checks.opset_of(model)
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", opset))
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
+    model.ir_version = max(model.ir_version, 4)  # from 4 on, initialisers need not be inputs
+    _constants_to_initialisers(model)
+    return notes
+
+
+def _constants_to_initialisers(model: onnx.ModelProto) -> None:
+    kept = []
+    for node in model.graph.node:
+        value = check.attribute(node, "value", None)
+        if node.op_type == "Constant" and isinstance(value, onnx.TensorProto):
+            model.graph.initializer.add().CopyFrom(value)
+            model.graph.initializer[-1].name = node.output[0]
+        else:
+            kept.append(node)
+    if len(kept) < len(model.graph.node):
+        del model.graph.node[:]
+        model.graph.node.extend(kept)
+
+
+def _preprocessing(
+    model: onnx.ModelProto, options: ImportOptions, source: Path, notes: list[str]
+) -> Preprocess:
+    """What the user says of it, and the sides the graph has.
+
+    Raises:
+        InputError: Mean or std is missing, the sides are free and not given, or given otherwise.
+    """
+    given = dict(options.preprocess)
+    missing = [key for key in ("mean", "std") if key not in given]
+    if missing:
+        raise InputError(
+            f"{source} does not say how images become its input: no {' and no '.join(missing)}",
+            hint="ImageNet: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225; -1..1: --mean "
+            "0.5,0.5,0.5 --std 0.5,0.5,0.5; Caffe, 0..255: --channel-order BGR --mean "
+            "0.408,0.459,0.482 --std 0.00392,0.00392,0.00392",
+        )
+    entry = support_checks.image_input(model, source)
+    sides = shape_of(entry)[2:]
+    asked = given.setdefault("input_size", tuple(sides))
+    if not all(isinstance(side, int) for side in asked):
+        raise InputError(
+            f"{source}: input '{entry.name}' is {shape_of(entry)}, its sides are free",
+            hint="pass --input-size",
+        )
+    if any(isinstance(side, int) and side != want for side, want in zip(sides, asked, strict=True)):
+        raise InputError(
+            f"{source} takes images of {sides[0]} x {sides[1]}, {asked[0]} x {asked[1]} asked for",
+            hint="leave --input-size out: the size is in the graph",
+        )
+    for key, value in _DEFAULTS.items():
+        if key not in given:
+            given[key] = value
+            notes.append(f"{key} {value} is assumed; --{key.replace('_', '-')} changes it")
+    return Preprocess(**given)
+
+
+def _cut_softmax(model: onnx.ModelProto) -> bool:
+    """Let the nodes behind a Softmax at the end read what it read; whether there was one."""
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    node = makers.get(graph.output[0].name)
+    while node is not None and node.op_type in _PASS_THROUGH:
+        node = makers.get(node.input[0])
+    if node is None or node.op_type != "Softmax" or not _is_over_classes(node, model):
+        return False
+    (inner,), (outer,) = node.input, node.output
+    graph.node.remove(node)
+    for reader in graph.node:
+        reader.input[:] = [inner if name == outer else name for name in reader.input]
+    if graph.output[0].name == outer:
+        graph.output[0].name = inner
+    return True
+
+
+def _is_over_classes(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+    """Whether every image gets probabilities of its own, over all classes."""
+    if support_checks.opset_of(model) < _CONVERTED_SINCE:
+        return check.attribute(node, "axis", 1) == 1
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.value_info, *inferred.output)
+    rank = next((len(shape_of(v)) for v in values if v.name == node.output[0]), 2)
+    return check.attribute(node, "axis", -1) in _CLASSES_AXES.get(rank, ())
+
+
+def _convert(model: onnx.ModelProto, source: Path) -> None:
+    """Opset 18 for older graphs.
+
+    Raises:
+        InputError: onnx cannot convert an operator.
+    """
+    opset = support_checks.opset_of(model)
+    if opset >= OPSET:
+        return
+    try:
+        converted = version_converter.convert_version(model, OPSET)
+    except (RuntimeError, version_converter.ConvertError) as error:
+        raise InputError(
+            f"{source}: onnx cannot convert opset {opset} to {OPSET}: {_first_line(error)}",
+            hint=f"export again with opset {OPSET}",
+        ) from error
+    model.CopyFrom(converted)
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _set_sides(model: onnx.ModelProto, how: Preprocess) -> None:
+    (entry,) = model.graph.input
+    for place, side in zip((2, 3), how.input_size, strict=True):
+        entry.type.tensor_type.shape.dim[place].dim_value = side
+
+
+def _name_ends(model: onnx.ModelProto, source: Path) -> None:
+    """``input`` and ``logits``, of rank 2; a tensor that has such a name gives way.
+
+    Raises:
+        InputError: The output is neither [N, classes] nor [N, classes, 1, 1].
+    """
+    graph = model.graph
+    answer = support_checks.class_output(model, source)
+    shape = shape_of(answer)
+    if len(shape) != 2 and shape[2:] != [1, 1]:  # noqa: PLR2004 -- [N, classes]
+        raise InputError(
+            f"{source}: output '{answer.name}' is {shape}, wanted [N, classes]",
+            hint="an image classifier maps one [N, 3, H, W] to [N, classes]",
+        )
+    flat = answer.name
+    if len(shape) != 2:  # noqa: PLR2004 -- [N, classes]
+        flat = f"{answer.name}/flat"
+        graph.node.append(helper.make_node("Flatten", [answer.name], [flat], flat, axis=1))
+    names = {graph.input[0].name: INPUT_NAME, flat: OUTPUT_NAME}
+    for taken in {INPUT_NAME, OUTPUT_NAME} - names.keys():
+        names[taken] = f"{taken}/inner"
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in (*graph.input, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    batch = shape_of(graph.input[0])[0]
+    graph.output[0].CopyFrom(
+        helper.make_tensor_value_info(OUTPUT_NAME, onnx.TensorProto.FLOAT, [batch, shape[1]])
+    )
+
+
+def _require_same_answers(
+    original: onnx.ModelProto, model: onnx.ModelProto, how: Preprocess, source: Path
+) -> int:
+    """Number of classes; one image at a time through ``original``, a batch through ``model``.
+
+    Raises:
+        InputError: onnxruntime refuses a graph, logits are not finite, all 0, or not the same.
+    """
+    batch = shape_of(model.graph.input[0])[0]
+    count = batch if isinstance(batch, int) else _COMPARED + 1
+    rng = np.random.default_rng(0)
+    pixels = rng.random((count, 3, *how.input_size), dtype=np.float32)
+    mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (how.mean, how.std))
+    images = (pixels - mean) / std
+    wanted = np.stack([_alone(original, image) for image in images[:_COMPARED]])
+    unit = float(np.abs(wanted).max())
+    if not np.isfinite(unit) or unit == 0.0:
+        raise InputError(
+            f"{source}: logits of ordinary images are {'all 0' if unit == 0.0 else 'not finite'}",
+            hint="the graph holds no trained weights, or --mean and --std are another network's",
+        )
+    got = parity.run(model, images)[:_COMPARED]
+    fits = got.shape == wanted.shape
+    share = float(np.abs(got - wanted).max()) / unit if fits else np.inf
+    if not share <= TOLERANCE:
+        raise InputError(
+            f"{source}: after import, logits differ by {share:.1e} of the largest, wanted at most "
+            f"{TOLERANCE:.0e}",
+            hint="export again with opset 18 and the batch size you need",
+        )
+    return int(wanted.shape[1])
+
+
+def _alone(model: onnx.ModelProto, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits [classes] of one image [3, H, W], whatever batch ``model`` was made for."""
+    batch = shape_of(model.graph.input[0])[0]
+    copies = np.repeat(image[np.newaxis], batch if isinstance(batch, int) else 1, axis=0)
+    logits: NDArray[np.float32] = parity.run(model, copies).reshape(len(copies), -1)[0]
+    return logits
+
+
+def _require_classes(options: ImportOptions, num_classes: int, source: Path) -> None:
+    for what, count in (("class names", len(options.classes)), ("classes", options.num_classes)):
+        if count and count != num_classes:
+            raise InputError(
+                f"{count} {what} for {source}, which has {num_classes} logits",
+                hint="give --labels with one class name per logit, in logit order",
+            )

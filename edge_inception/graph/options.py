@@ -1,0 +1,52 @@
+"""Options of import and simplify, and what a run with them is recorded as.
+
+A pipeline asks whether a stage can be reused before it imports onnx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_inception import stage
+from edge_inception.artifact import Graph, Provenance
+from edge_inception.spec import ShapeProfile
+from edge_inception.stage import Stage
+
+IMPORT = Stage(name="import", tools=("onnx", "onnxruntime"), sources=("graph",))
+SIMPLIFY = Stage(name="simplify", tools=("onnx", "onnxsim", "onnxruntime"), sources=("graph",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """How a foreign ONNX file is imported.
+
+    ``preprocess`` are fields of ``Preprocess``; mean and std must be among them, since the file
+    does not say. The others are as in ``ExportOptions``.
+    """
+
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    num_classes: int | None = None
+    classes: tuple[str, ...] = ()
+    profile: ShapeProfile = field(default_factory=ShapeProfile)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimplifyOptions:
+    """How simplify proves that it changed nothing.
+
+    Both graphs run on seeded normal images. ``tolerance`` is the largest accepted difference of a
+    logit, as a share of the largest logit.
+    """
+
+    # Both run the same kernels on the same weights, only the head sums in another order: 1.6e-7 of
+    # the largest logit on the full Inception-v4. A batch norm folded here rounds weights once more:
+    # up to 1.5e-6 between trained implementations (facts/models.md, section 3).
+    tolerance: float = 1e-5
+    seed: int = 0
+
+
+def simplify_provenance(graph: Graph, options: SimplifyOptions) -> Provenance:
+    """What ``simplify`` records for these inputs."""
+    return stage.provenance(SIMPLIFY, parents={"graph": graph}, options=options)

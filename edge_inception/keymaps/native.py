@@ -1,9 +1,0 @@
-"""Our own names: what ``edge-inception train`` writes, for every architecture."""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
-
-from edge_inception.keymaps._keymap import KeyMap
-
-KEY_MAPS: Mapping[str, KeyMap] = {}

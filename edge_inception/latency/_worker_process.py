@@ -1,0 +1,156 @@
+"""The parent's end of one latency worker: start it, ask it, end it, and never leave it behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from edge_inception import errors
+from edge_inception.errors import EdgeInceptionError, Inconclusive
+
+_WORKER = Path(__file__).with_name("_worker_main.py")
+_READ_BYTES = 1 << 16
+_END_S = 2.0
+_TAIL_CHARACTERS = 300
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Worker:
+    """A running worker process; use it as a context manager.
+
+    ``info`` is what the session says of itself, read once it is open; ``open_s`` is how long that
+    took, with the import of its library.
+    """
+
+    def __init__(self, name: str, spec: Mapping[str, Any], *, timeout_s: float) -> None:
+        self.name = name
+        self._timeout_s = timeout_s
+        self._buffer = b""
+        self._noise = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in __exit__
+        self._answers, far_end = os.pipe()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 -- our own file and interpreter
+                [sys.executable, "-I", str(_WORKER), str(far_end)],
+                stdin=subprocess.PIPE,
+                stdout=self._noise,
+                stderr=self._noise,
+                pass_fds=(far_end,),
+                env=os.environ | dict.fromkeys(_THREAD_VARIABLES, str(spec["threads"])),
+                # Ctrl-C must reach the parent alone, which then ends its workers
+                start_new_session=True,
+            )
+        finally:
+            os.close(far_end)
+        self._first = {
+            "parent": os.getpid(),
+            "sys_path": [entry or os.curdir for entry in sys.path],
+        }
+        self._spec = dict(spec)
+        self.info: Mapping[str, Any] = {}
+        self.open_s = 0.0
+
+    def __enter__(self) -> Worker:  # noqa: PYI034 -- Self needs Python 3.11
+        try:
+            self._send(self._first)
+            self._send(self._spec)
+            opened = self._receive()
+            self.info, self.open_s = opened["info"], float(opened["open_s"])
+        except BaseException:
+            self._end(is_urgent=True)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end(is_urgent=kind is not None)
+
+    def ask(self, action: str, **values: float) -> dict[str, Any]:
+        """The worker's answer to one command.
+
+        Raises:
+            EdgeInceptionError: The contender raised it.
+            Inconclusive: The worker died or did not answer in time.
+            RuntimeError: The contender raised something else.
+        """
+        self._send({"action": action, **values})
+        return self._receive()
+
+    def settle(self, seconds: float) -> None:
+        """Let threads that still spin after a call, of any worker, go to sleep."""
+        time.sleep(seconds)
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        stream = self._process.stdin
+        assert stream is not None
+        try:
+            stream.write(json.dumps(message).encode() + b"\n")
+            stream.flush()
+        except BrokenPipeError:
+            self._raise_death()
+
+    def _receive(self) -> dict[str, Any]:
+        deadline = time.monotonic() + self._timeout_s
+        while b"\n" not in self._buffer:
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([self._answers], [], [], left)[0]:
+                raise Inconclusive(
+                    f"latency worker '{self.name}' gave no answer in {self._timeout_s:g} s",
+                    hint="raise the timeout, or look at what the machine is doing",
+                )
+            chunk = os.read(self._answers, _READ_BYTES)
+            if not chunk:
+                self._raise_death()
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            self._raise_remote(answer)
+        return answer
+
+    def _raise_remote(self, answer: Mapping[str, str]) -> NoReturn:
+        message = f"latency of '{self.name}': {answer['message']}"
+        kind = getattr(errors, answer["error"], None)
+        if isinstance(kind, type) and issubclass(kind, EdgeInceptionError):
+            raise kind(message, hint=answer["hint"])
+        raise RuntimeError(f"{message}\n{answer['traceback']}")
+
+    def _raise_death(self) -> NoReturn:
+        try:
+            code: int | str = self._process.wait(timeout=_END_S)
+        except subprocess.TimeoutExpired:
+            code = "unknown"
+        self._noise.seek(0)
+        printed = " ".join(self._noise.read().decode(errors="replace").split())
+        raise Inconclusive(
+            f"latency worker '{self.name}' died (exit code {code}): "
+            f"{printed[-_TAIL_CHARACTERS:] or 'it printed nothing'}",
+            hint="a negative code is a signal; -9 is often the kernel freeing memory",
+        )
+
+    def _end(self, *, is_urgent: bool) -> None:
+        stream = self._process.stdin
+        assert stream is not None
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
+        try:
+            # an idle worker leaves at the end of its input; one inside a call is not waited for
+            self._process.wait(timeout=0 if is_urgent else _END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._answers)
+        self._noise.close()

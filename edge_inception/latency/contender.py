@@ -1,0 +1,125 @@
+"""An engine file as one side of a latency session: how to open it, what it is, what it is fed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_inception import artifact
+from edge_inception.artifact import EngineFile
+from edge_inception.data import images
+from edge_inception.data.imageset import ImageSet
+from edge_inception.engines import _registry as backends
+from edge_inception.errors import BackendMissing, InputError
+from edge_inception.latency.measure import Contender
+from edge_inception.spec import Preprocess
+
+_NUM_IMAGES = 16
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """``contender`` opens it, ``facts`` are for the record, ``feed`` tells what it is fed."""
+
+    engine: EngineFile
+    contender: Contender
+    facts: Mapping[str, Any]
+    feed: Mapping[str, Any]
+
+
+def arm_of(path: Path, batch: int, pictures: ImageSet | None, folder: Path) -> Arm:
+    """An engine that this machine can execute, with its images in ``folder``.
+
+    Args:
+        path: Engine file, its sidecar beside it.
+        batch: Images of one call.
+        pictures: Photos to feed; None feeds noise, which convolutions take as long for.
+        folder: Where the preprocessed images go.
+
+    Raises:
+        InputError: Not an engine, or the batch is not among those that it takes.
+        BackendMissing: Its library cannot execute here.
+    """
+    engine = artifact.load(EngineFile, path)
+    details = engine.details
+    backend = backends.backend(str(details["backend"]))
+    available = backend.availability()
+    if not available.can_execute:
+        raise BackendMissing(
+            f"{path} is an engine of {backend.name}, which cannot run here: {available.why_not}",
+            hint=available.remedy or "bench it on the machine it was compiled for",
+        )
+    profile = details["batch"]
+    if not profile["min"] <= batch <= profile["max"]:
+        raise InputError(
+            f"{path} takes batches of {profile['min']} to {profile['max']}, asked for {batch}",
+            hint="--batch, or build with --dynamic-batch MIN:OPT:MAX",
+        )
+    fed = folder / f"{engine.sha256[:12]}.npy"
+    feed = _write(fed, engine, batch, pictures)
+    return Arm(
+        engine=engine,
+        contender=Contender(
+            name=path.name,
+            factory="edge_inception.inference:open_engine",
+            arguments={"path": str(path.resolve())},
+            images=fed,
+        ),
+        facts=_facts(engine, path),
+        feed=feed,
+    )
+
+
+def _write(path: Path, engine: EngineFile, batch: int, pictures: ImageSet | None) -> dict[str, Any]:
+    how = images.preprocess_of(engine.details)
+    count = max(_NUM_IMAGES, batch)
+    if pictures is None:
+        random = np.random.default_rng(_SEED)
+        shape = (count, *how.image_shape)
+        found: NDArray[Any]
+        if how.element == "uint8":
+            found = random.integers(0, 256, shape, dtype=np.uint8)
+        else:
+            found = random.standard_normal(shape, dtype=np.float32)
+        what = f"noise, seed {_SEED}"
+    else:
+        found = photos(pictures, how, batch)
+        what = f"{min(count, len(pictures.items))} images of {pictures.name}"
+    np.save(path, found)
+    return {"what": what, "sha256": hashlib.sha256(found.tobytes()).hexdigest()}
+
+
+def photos(pictures: ImageSet, how: Preprocess, batch: int) -> NDArray[Any]:
+    """Images for timed calls, one batch or sixteen: spread over the set, repeated if it is small.
+
+    Calls cycle through them, so that no call meets the data of the last one.
+    """
+    count = max(_NUM_IMAGES, batch)
+    spread = pictures.subset(count).items
+    repeated = [spread[i % len(spread)] for i in range(count)]
+    return np.concatenate([one.images for one in images.batches(repeated, how, batch)])
+
+
+def _facts(engine: EngineFile, path: Path) -> dict[str, Any]:
+    details = engine.details
+    return {
+        "path": str(path),
+        "sha256": engine.sha256,
+        "bytes": path.stat().st_size,
+        "backend": details["backend"],
+        "precision": details.get("precision"),
+        "float_precision": details.get("float_precision"),
+        "typed": details.get("typing"),
+        "batch": details["batch"],
+        "dla_core": details.get("dla_core"),
+        "tied_to": dict(details.get("tied_to", {})),
+        "graph_sha256": engine.provenance.parents.get("typed graph"),
+        "model": {"name": details.get("model"), "input": details.get("input_shape")},
+    }

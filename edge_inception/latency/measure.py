@@ -1,0 +1,245 @@
+"""Latency of several sessions, compared fairly.
+
+Each contender lives in a fresh process of its own. Blocks of calls go round over the contenders,
+forwards and backwards in turn, one at a time while the others sleep, so that drift of clocks and
+temperature meets all alike. Calls inside one process are not independent, so intervals come from
+the rounds: the medians of a round's blocks are paired.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_inception.errors import Inconclusive, InputError
+from edge_inception.latency import machine
+from edge_inception.latency._worker_process import Worker
+from edge_inception.metrics.intervals import Estimate, paired_ratio
+from edge_inception.spec import Progress, no_progress
+
+MIN_SAMPLES_P99 = 100
+"""Below this the 99th percentile is the slowest call or a guess between two; it is not given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """What is timed: ``factory`` is ``"module:function"``, called in the worker process.
+
+    It is called as ``function(threads=..., **arguments)`` and returns a Session whose ``info`` has
+    ``threads`` as read back from the library. ``arguments`` are JSON values. The factory of an
+    engine file is ``edge_inception.inference:open_engine`` with its ``path``. ``images`` are the
+    contender's own where it takes another element type or layout than the others.
+    """
+
+    name: str
+    factory: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    images: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyOptions:
+    """How latency is measured.
+
+    A block ends after ``calls_per_block`` calls or ``block_s`` seconds, whichever is first, but not
+    before ``min_calls_per_block``. ``threads`` 0 means all cores this process may use. ``settle_s``
+    passes between blocks, so that spinning threads of the last contender go to sleep.
+    """
+
+    threads: int = 0
+    batch: int = 1
+    rounds: int = 8
+    calls_per_block: int = 30
+    min_calls_per_block: int = 3
+    block_s: float = 1.0
+    discard_calls: int = 2
+    warmup_calls: int = 5
+    warmup_s: float = 1.0
+    settle_s: float = 0.05
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Host-to-host time of one ``run``, in ms, over all timed calls of one contender.
+
+    ``p99_ms`` is None below 100 calls. ``variation`` is standard deviation over mean.
+    ``block_medians_ms`` are in round order and pair with other contenders of the same measurement.
+    ``foreign_cores`` is how many cores other programs kept busy meanwhile, None when unknown.
+    """
+
+    name: str
+    num_calls: int
+    batch: int
+    threads: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float | None
+    mean_ms: float
+    variation: float
+    block_medians_ms: tuple[float, ...]
+    samples_ms: tuple[float, ...]
+    foreign_cores: float | None
+    info: Mapping[str, Any]
+
+
+def measure(
+    contenders: Sequence[Contender],
+    images: Path,
+    options: LatencyOptions,
+    *,
+    progress: Progress = no_progress,
+) -> dict[str, Latency]:
+    """Latency of every contender by name, from one interleaved measurement.
+
+    Args:
+        contenders: Names are unique.
+        images: ``.npy`` file, preprocessed [M, ...], M >= ``options.batch``.
+        options: See LatencyOptions.
+        progress: Called with (blocks done, blocks in all).
+
+    Raises:
+        InputError: The images do not fit, or a session refuses them or cannot be opened.
+        Inconclusive: A worker died, hung, or ran with another number of threads than asked for.
+        RuntimeError: A contender raised what is not an error of ours; its traceback is inside.
+    """
+    names = [contender.name for contender in contenders]
+    if len(set(names)) != len(names):
+        raise ValueError(f"contenders need unique names, got {names}")
+    for path in {images, *(each.images for each in contenders if each.images)}:
+        _check_images(path, options.batch)
+    threads = options.threads or len(os.sched_getaffinity(0))
+    samples: dict[str, list[list[float]]] = {name: [] for name in names}
+    before = machine.cpu_use()
+    with ExitStack() as stack:
+        workers: list[Worker] = []
+        for contender in contenders:
+            worker = worker_of(
+                contender, images, batch=options.batch, threads=threads, timeout_s=options.timeout_s
+            )
+            workers.append(stack.enter_context(worker))
+            check_threads(worker, threads)
+        _race(workers, options, samples, progress)
+        infos = {worker.name: worker.info for worker in workers}
+    # the workers have ended, so their own time is known
+    foreign = machine.foreign_cores(before, machine.cpu_use())
+    return {
+        name: Latency(
+            name=name,
+            batch=options.batch,
+            threads=threads,
+            foreign_cores=foreign,
+            info=infos[name],
+            **_statistics(blocks),
+        )
+        for name, blocks in samples.items()
+    }
+
+
+def ratio(numerator: Latency, denominator: Latency) -> Estimate:
+    """How many times the numerator's latency is the denominator's, with a two-sided 95 % interval.
+
+    The speed-up of an engine over a reference is ``ratio(reference, engine)``.
+
+    Raises:
+        ValueError: They are not from one measurement, or it had fewer than two rounds.
+    """
+    return paired_ratio(numerator.block_medians_ms, denominator.block_medians_ms)
+
+
+def _race(
+    workers: Sequence[Worker],
+    options: LatencyOptions,
+    samples: Mapping[str, list[list[float]]],
+    progress: Progress,
+) -> None:
+    for worker in workers:
+        worker.ask("warm_up", calls=options.warmup_calls, seconds=options.warmup_s)
+    done, total = 0, options.rounds * len(workers)
+    for turn in range(options.rounds):
+        # forwards, backwards: a linear drift within two rounds cancels
+        for worker in workers if turn % 2 == 0 else reversed(workers):
+            worker.settle(options.settle_s)
+            answer = worker.ask(
+                "block",
+                calls=options.calls_per_block,
+                least=options.min_calls_per_block,
+                seconds=options.block_s,
+                discard=options.discard_calls,
+            )
+            samples[worker.name].append(answer["samples_ms"])
+            done += 1
+            progress(done, total)
+
+
+def _check_images(images: Path, batch: int) -> None:
+    try:
+        array = np.load(images, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot read images {images}: {error}", hint="give a .npy file"
+        ) from error
+    is_fit = array.dtype in (np.float32, np.uint8) and array.ndim == 4  # noqa: PLR2004 -- NCHW
+    if not is_fit or len(array) < batch:
+        raise InputError(
+            f"{images} holds {array.dtype} {array.shape}, wanted float32 or uint8 [M, 3, H, W] "
+            f"with M >= {batch}",
+            hint="preprocess at least one batch of images",
+        )
+
+
+def worker_of(
+    contender: Contender,
+    images: Path,
+    *,
+    batch: int,
+    threads: int,
+    timeout_s: float,
+    streams: int = 1,
+) -> Worker:
+    """The process that a contender is timed in, to be entered; each stream has ``threads``."""
+    spec = {
+        "factory": contender.factory,
+        "arguments": dict(contender.arguments),
+        "threads": threads,
+        "streams": streams,
+        "images": str((contender.images or images).resolve()),
+        "batch": batch,
+    }
+    return Worker(contender.name, spec, timeout_s=timeout_s)
+
+
+def check_threads(worker: Worker, threads: int) -> None:
+    """Check that an open worker runs with as many threads as were asked for.
+
+    Raises:
+        Inconclusive: It runs with another number.
+    """
+    got = worker.info.get("threads", threads)  # an engine on a GPU has none to report
+    if got != threads:
+        raise Inconclusive(
+            f"'{worker.name}' runs with threads={got}, wanted {threads}: not a fair comparison",
+            hint="choose a --threads that every library accepts",
+        )
+
+
+def _statistics(blocks: Sequence[Sequence[float]]) -> dict[str, Any]:
+    samples = np.array([sample for block in blocks for sample in block], np.float32)
+    p50, p90, p99 = (float(value) for value in np.quantile(samples, (0.5, 0.9, 0.99)))
+    mean = float(samples.mean())
+    return {
+        "num_calls": len(samples),
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99 if len(samples) >= MIN_SAMPLES_P99 else None,
+        "mean_ms": mean,
+        "variation": float(samples.std()) / mean,
+        "block_medians_ms": tuple(float(np.median(block)) for block in blocks),
+        "samples_ms": tuple(float(sample) for sample in samples),
+    }

@@ -1,0 +1,278 @@
+"""Is B slower than A: the verdict of ``compare``, by intervals over pairs of fresh processes.
+
+A pair is a sitting of two fresh processes that take turns block by block (``bench``). Its figure is
+the median over turns of log(block median of B / block median of A): a disturbance that hits some
+turns changes a median little, and a drift meets both. Calls inside a process are not independent,
+so the interval comes from the pairs alone.
+
+The verdict claims only what the whole interval says: ``pass`` when the ratio's upper bound is below
+1 + delta, ``fail`` when its lower bound is above it, ``improved`` when the upper bound is below
+1 - delta; otherwise pairs are added up to a limit, and then it is ``inconclusive``. ``invalid`` is
+no verdict: what was measured may not be compared.
+
+Source: facts/jetson.md 6.2, 6.3; Student, Biometrika 6 (1908) 1-25; Efron, Annals of Statistics 7
+(1979) 1-26.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_inception.latency.bench import Protocol, Run, run_together
+from edge_inception.latency.measure import Contender
+from edge_inception.metrics.intervals import Estimate, geometric_mean, student_quantile
+from edge_inception.spec import Progress, no_progress
+
+RESAMPLES = 10_000
+SEED = 0
+_BOOTSTRAP_FROM = 9  # pairs; facts/jetson.md 6.3 takes Student's t up to 8
+
+
+class Verdict(Enum):
+    """What may be claimed of B against A."""
+
+    PASS = "pass"  # noqa: S105 -- no password
+    FAIL = "fail"
+    IMPROVED = "improved"
+    INCONCLUSIVE = "inconclusive"
+    INVALID = "invalid"
+
+
+EXIT_CODES: Mapping[Verdict, int] = {
+    Verdict.PASS: 0,
+    Verdict.IMPROVED: 0,
+    Verdict.FAIL: 6,
+    Verdict.INCONCLUSIVE: 8,
+    Verdict.INVALID: 8,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """``delta``: the slow-down that is too much, as a share; pairs at first and at most."""
+
+    delta: float = 0.03
+    pairs: int = 10
+    most_pairs: int = 50
+    step: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The verdict with the ratio B over A that it rests on; None when nothing could be compared."""
+
+    verdict: Verdict
+    ratio: Estimate | None
+    delta: float
+    num_pairs: int
+    reasons: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What people read, verdict apart."""
+        if self.ratio is None:
+            return "; ".join(self.reasons)
+        percent = 100 * (self.ratio.value - 1)
+        low, high = 100 * (self.ratio.lower - 1), 100 * (self.ratio.upper - 1)
+        way = "slower" if percent >= 0 else "faster"
+        return (
+            f"B is {abs(percent):.1f} % {way} than A (95 % interval {low:+.1f} % to {high:+.1f} %, "
+            f"{self.num_pairs} pairs), limit {100 * self.delta:+g} %"
+            + "".join(f"; {reason}" for reason in self.reasons)
+        )
+
+
+def log_ratio(a: Run | Sequence[float], b: Run | Sequence[float]) -> float:
+    """Figure of one pair: median over turns of log(B's block median / A's).
+
+    Args:
+        a: The run of A, or the medians of its blocks in ms, in order.
+        b: B's, as many.
+
+    Raises:
+        ValueError: Not the same number of blocks, or none.
+    """
+    first = a.medians if isinstance(a, Run) else a
+    second = b.medians if isinstance(b, Run) else b
+    if len(first) != len(second) or not first:
+        raise ValueError(f"{len(first)} blocks of A and {len(second)} of B are no turns")
+    return float(np.median(np.log(np.array(second) / np.array(first))))
+
+
+def interval(logs: Sequence[float]) -> Estimate:
+    """Ratio B over A with its two-sided 95 % interval, from the figures of the pairs.
+
+    Up to 8 pairs Student's t of their mean; from 9 on the bootstrap of pairs of their median,
+    10,000 resamples with a fixed seed.
+
+    Raises:
+        ValueError: Fewer than two pairs.
+    """
+    if len(logs) < 2:  # noqa: PLR2004 -- a variance
+        raise ValueError(f"need two or more pairs, got {len(logs)}")
+    values = np.asarray(logs, dtype=np.float64)
+    if len(values) < _BOOTSTRAP_FROM:
+        return geometric_mean(logs)
+    random = np.random.default_rng(SEED)
+    drawn = values[random.integers(0, len(values), (RESAMPLES, len(values)))]
+    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
+    return _estimate(float(np.median(values)), float(low), float(high), "paired-bootstrap-log-95")
+
+
+def _estimate(centre: float, lower: float, upper: float, method: str) -> Estimate:
+    return Estimate(
+        value=math.exp(centre), lower=math.exp(lower), upper=math.exp(upper), method=method
+    )
+
+
+def judge(logs: Sequence[float], delta: float) -> Result:
+    """Verdict of these pairs alone.
+
+    Args:
+        logs: Figures of the pairs, see ``log_ratio``; two or more.
+        delta: Slow-down that is too much, a share above 0.
+
+    Raises:
+        ValueError: Fewer than two pairs, or delta is not above 0.
+    """
+    if delta <= 0:
+        raise ValueError(f"delta must be above 0, got {delta}")
+    return _decided(interval(logs), delta, len(logs))
+
+
+def _decided(ratio: Estimate, delta: float, count: int) -> Result:
+    if ratio.lower > 1 + delta:
+        verdict = Verdict.FAIL
+    elif ratio.upper < 1 - delta:
+        verdict = Verdict.IMPROVED
+    elif ratio.upper < 1 + delta:
+        verdict = Verdict.PASS
+    else:
+        verdict = Verdict.INCONCLUSIVE
+    return Result(verdict=verdict, ratio=ratio, delta=delta, num_pairs=count, reasons=())
+
+
+def sequential(figure: Callable[[int], float], gate: Gate) -> tuple[Result, list[float]]:
+    """Judge after ``gate.pairs`` pairs, and while undecided after each ``step`` more.
+
+    Args:
+        figure: Gives the figure of pair number i, measuring it.
+        gate: Limits.
+    """
+    logs: list[float] = []
+    wanted = gate.pairs
+    while True:
+        logs += [figure(index) for index in range(len(logs), wanted)]
+        result = judge(logs, gate.delta)
+        if result.verdict is not Verdict.INCONCLUSIVE or wanted >= gate.most_pairs:
+            return result, logs
+        wanted = min(wanted + gate.step, gate.most_pairs)
+
+
+def compare(
+    a: Contender,
+    b: Contender,
+    images: Path,
+    protocol: Protocol,
+    gate: Gate,
+    *,
+    progress: Progress = no_progress,
+) -> tuple[Result, list[Run]]:
+    """Measure pairs until the verdict stands.
+
+    Raises:
+        InputError: An engine cannot be opened or refuses the images.
+        Inconclusive: A process died, hung, or took another number of threads.
+    """
+    runs: list[Run] = []
+
+    def figure(index: int) -> float:
+        arms = {"A": a, "B": b} if index % 2 == 0 else {"B": b, "A": a}
+        found = {run.arm: run for run in run_together(arms, images, protocol, pair=index)}
+        runs.extend(found[arm] for arm in ("A", "B"))
+        progress(index + 1, max(gate.pairs, index + 1))
+        return log_ratio(found["A"], found["B"])
+
+    result, _ = sequential(figure, gate)
+    throttled = sorted({run.pair for run in runs if run.seen.get("throttled")})
+    if throttled:
+        reason = f"the machine throttled in {len(throttled)} of {result.num_pairs} pairs"
+        return _invalid(result, reason), runs
+    return result, runs
+
+
+def against(stored: Sequence[float], fresh: Sequence[float], delta: float) -> Result:
+    """Verdict on runs of today against runs of another day; weaker than pairs.
+
+    Welch's interval on the logarithms of the runs' medians: what differs between the days is in the
+    ratio, and no statistic takes it out.
+
+    Args:
+        stored: Medians of the baseline's runs in ms, two or more.
+        fresh: Medians of today's runs in ms, two or more.
+        delta: As in ``judge``.
+
+    Raises:
+        ValueError: Fewer than two of either.
+    """
+    if min(len(stored), len(fresh)) < 2:  # noqa: PLR2004 -- a variance
+        raise ValueError(f"need two or more runs of each, got {len(stored)} and {len(fresh)}")
+    first, second = np.log(np.asarray(stored)), np.log(np.asarray(fresh))
+    errors = first.var(ddof=1) / len(first), second.var(ddof=1) / len(second)
+    total = float(sum(errors)) or float(np.finfo(float).tiny)
+    parts = errors[0] ** 2 / (len(first) - 1) + errors[1] ** 2 / (len(second) - 1)
+    freedom = max(1, int(total * total / (float(parts) or float(np.finfo(float).tiny))))
+    centre = float(second.mean() - first.mean())
+    half = student_quantile(min(freedom, len(first) + len(second) - 2)) * math.sqrt(total)
+    ratio = _estimate(centre, centre - half, centre + half, "welch-t-log-95")
+    return _decided(ratio, delta, min(len(stored), len(fresh)))
+
+
+def _invalid(result: Result, reason: str) -> Result:
+    return Result(
+        verdict=Verdict.INVALID,
+        ratio=result.ratio,
+        delta=result.delta,
+        num_pairs=result.num_pairs,
+        reasons=(reason,),
+    )
+
+
+def result_record(result: Result) -> dict[str, Any]:
+    """``result`` of a record: ratio, ci95, method, delta, verdict, reasons, k, sentence."""
+    ratio = result.ratio
+    return {
+        "ratio": ratio and ratio.value,
+        "ci95": ratio and [ratio.lower, ratio.upper],
+        "method": ratio and ratio.method,
+        "delta": result.delta,
+        "k": result.num_pairs,
+        "verdict": result.verdict.value,
+        "reasons": list(result.reasons),
+        "sentence": result.sentence,
+    }
+
+
+def pairs_needed(logs: Sequence[float], gate: Gate, *, true_change: float = 0.05) -> int:
+    """Pairs at which a true slow-down of ``true_change`` fails in 9 of 10 sessions.
+
+    From the spread of A/A pairs by the usual normal formula: (1.96 + 1.28) sd over the distance to
+    the limit, squared.
+
+    Args:
+        logs: Figures of A/A pairs, two or more.
+        gate: For its delta, which must be below ``true_change``.
+        true_change: As a share.
+    """
+    distance = math.log(1 + true_change) - math.log(1 + gate.delta)
+    if distance <= 0:
+        raise ValueError(f"a change of {true_change} is within the limit {gate.delta}")
+    spread = float(np.std(np.asarray(logs), ddof=1))
+    return max(3, math.ceil(((1.96 + 1.2816) * spread / distance) ** 2))

@@ -1,0 +1,260 @@
+"""The recipe run in order, checkpoint to report: wiring only.
+
+Files in the output folder: model.onnx (of an imported graph also model.imported.onnx),
+model.simplified.onnx, baseline.npz, model.ranges.json, with a budget model.search.json and its
+journal, model.<precision>.onnx,
+model.<precision>.<target><suffix>, report.json and report.md; each artifact with its sidecar
+<file>.json. For hardware that compiles for itself also model.<precision>.weak.onnx and
+model.<precision>.implicit.onnx with its .cache, where its TensorRT needs them; with ``--bundle``
+bundles/NAME-TARGET and its .tar.gz.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_inception import artifact, registry, stage
+from edge_inception.artifact import EngineFile, RangeTable, Report, SimplifiedGraph
+from edge_inception.bundle import make
+from edge_inception.bundle.make import BundleOptions
+from edge_inception.data import imageset
+from edge_inception.data.imageset import ImageSet
+from edge_inception.errors import EdgeInceptionError, InputError
+from edge_inception.inference import head_of
+from edge_inception.pipeline import devices, inputs, outputs
+from edge_inception.pipeline.listener import Listener, Silent
+from edge_inception.pipeline.runner import Runner, WouldRun
+from edge_inception.pipeline.stages import DLA, IMPLICIT, WEAK, Inputs, Steps
+from edge_inception.quant import calibrators, policies
+from edge_inception.recipe.reader import Recipe
+from edge_inception.spec import Head, Precision
+from edge_inception.validate.options import require_gates
+
+BUNDLES = "bundles"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """``report`` as in report.json, its ``status``, the shipped engines and all files written."""
+
+    report: Mapping[str, Any]
+    status: str
+    engines: tuple[Path, ...]
+    written: tuple[Path, ...]
+
+
+def build(
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    keep_failed: bool = False,
+    listener: Listener | None = None,
+) -> BuildResult:
+    """Run every stage of ``recipe``, reusing those whose inputs, options and tools are unchanged.
+
+    Args:
+        recipe: What to build.
+        force: Reuse nothing.
+        keep_failed: Keep the engine although a gate failed.
+        listener: Told what happens; None says nothing.
+
+    Raises:
+        EdgeInceptionError: See errors.py; a missed gate is not raised but is in the result.
+    """
+    with stage.lock(recipe.out):
+        runner = Runner(listener or Silent(), force=force)
+        return _Build(recipe, runner).run(keep_failed=keep_failed)
+
+
+def plan(recipe: Recipe, *, force: bool = False) -> list[str]:
+    """What ``build`` would reuse, and the first stage it would run with the reason.
+
+    Raises:
+        InputError: Inputs are missing or do not fit together.
+    """
+    runner = Runner(Silent(), force=force, is_dry=True)
+    dry = _Build(recipe, runner)
+    try:
+        dry.stages()
+    except WouldRun:
+        runner.lines.append("later stages depend on it and are decided then")
+    return runner.lines
+
+
+class _Build:
+    """One run: the stages in order, then ship or withhold the engines."""
+
+    def __init__(self, recipe: Recipe, runner: Runner) -> None:
+        self._recipe, self._runner, self._listener = recipe, runner, runner.listener
+        if not recipe.is_foreign:
+            registry.model(recipe.model)  # a misspelt name is refused before any work
+        self._devices = devices.devices(recipe)
+        self._hosts = devices.hosts(recipe)
+        self._bundled = devices.bundled(recipe, self._devices, self._hosts)
+        calibrators.require_known(recipe.calibrator)
+        if recipe.placement:
+            policies.policy(recipe.placement)
+        inputs.require_threads(recipe.threads)
+        validation = inputs.open_source(recipe.validation, "validation", recipe, self._listener)
+        self._validation = validation
+        given = Inputs(
+            recipe=recipe,
+            validation=validation,
+            calibration=_calibration_set(recipe, validation, self._listener),
+        )
+        self._steps = Steps(given, runner)
+        _say_classes(validation, self._listener)
+
+    def run(self, *, keep_failed: bool) -> BuildResult:
+        """All stages, then ship or withhold the engines."""
+        report, shipped = self.stages(keep_failed=keep_failed)
+        record = json.loads(report.path.read_text(encoding="utf-8"))
+        status = record["verdict"]["status"]
+        asked, shipped = shipped, _chosen(shipped, record)
+        if status == "FAILED" and not keep_failed:
+            self._withhold(asked, "gate failed")
+            if advice := _advice(self._recipe, head_of(asked[0].details), record):
+                self._listener.note(advice)
+            shipped = []
+        elif not keep_failed and (lost := _failed(asked, record)):
+            self._withhold(lost, "not chosen, gate failed")
+        if shipped:
+            self._pack()
+        engines = tuple(engine.path for engine in shipped)
+        written = tuple(path for path in self._runner.written if path.exists())
+        return BuildResult(report=record, status=status, engines=engines, written=written)
+
+    def stages(self, *, keep_failed: bool = False) -> tuple[Report, list[EngineFile]]:
+        """Checkpoint to report; the second value is the engines of the asked precision."""
+        steps, precision = self._steps, self._recipe.precision
+        graph, plain = steps.source()
+        require_gates(self._recipe.gates, head_of(graph.details), self._recipe.model)
+        simplified = steps.simplify(graph)
+        baseline = steps.baseline(plain)
+        typed = {Precision.FP32: steps.quantize(simplified, None, Precision.FP32)}
+        ranges = steps.calibrate(simplified)
+        self._search(simplified, ranges)
+        for asked in self._recipe.precisions:
+            if asked is not Precision.FP32:
+                typed[asked] = steps.quantize(simplified, ranges, asked)
+        entries = [entry for name in self._hosts for entry in steps.compile(name, typed)]
+        if any(device.needs_weak for device in self._devices):
+            weak = steps.quantize(simplified, ranges, precision, WEAK)
+            entries.append(steps.prove(weak, WEAK))
+        if any(device.dla_tensorrt for device in self._devices):
+            dla = steps.quantize(simplified, ranges, precision, DLA)
+            entries.append(steps.prove(dla, DLA))
+        for version in dict.fromkeys(d.implicit for d in self._devices if d.implicit):
+            self._plan_dla(simplified, ranges, version)
+        shipped = [entry.engine for entry in entries if entry.is_subject]
+        try:
+            report = steps.validate(baseline, entries)
+        except EdgeInceptionError:
+            if not keep_failed:
+                self._withhold(shipped, "not validated")
+            raise
+        return report, shipped
+
+    def _search(self, graph: SimplifiedGraph, ranges: RangeTable | None) -> None:
+        """With a budget: the groups that stay float in what is quantized after this."""
+        if ranges is None or self._recipe.budget is None:
+            return
+        self._steps.search(graph, ranges)
+
+    def _pack(self) -> None:
+        """A bundle for each device, once its graphs are judged."""
+        for device in self._bundled:
+            options = BundleOptions(
+                target=device.target.name,
+                tensorrt=device.bounds,
+                dla_core=device.dla_core,
+                keep_failed=True,  # a failed gate gets here only where that was asked for
+                force=True,  # of the same build, so there is nothing to lose
+            )
+            found = outputs.material(self._recipe.out, device, self._validation)
+            made = make.make_bundle(found, options, self._recipe.out / BUNDLES)
+            self._runner.written += [made.folder, made.archive]
+            self._listener.note(f"bundle {device.target.name:<16}  version {made.version}")
+
+    def _plan_dla(
+        self, simplified: SimplifiedGraph, ranges: RangeTable | None, tensorrt: str
+    ) -> None:
+        """What a DLA takes: a graph without Q/DQ and, for int8, the scales beside it."""
+        implicit = self._steps.quantize(simplified, ranges, self._recipe.precision, IMPLICIT)
+        if ranges is not None:
+            self._steps.calibration_cache(implicit, ranges, tensorrt)
+
+    def _withhold(self, engines: list[EngineFile], why: str) -> None:
+        """Delete engines that must not ship."""
+        for engine in engines:
+            engine.path.unlink()
+            artifact.sidecar_path(engine.path).unlink()
+        self._listener.note(f"{why}: engines withheld (--keep-failed keeps them)")
+
+
+def _chosen(engines: list[EngineFile], report: Mapping[str, Any]) -> list[EngineFile]:
+    """The engines that ``--precision best`` chose, one for a target; all where it had no choice."""
+    if not report.get("choices"):
+        return engines
+    return _of_rows(engines, report, [choice["row"] for choice in report["choices"]])
+
+
+def _failed(engines: list[EngineFile], report: Mapping[str, Any]) -> list[EngineFile]:
+    """The engines that competed under ``--precision best`` and miss a gate of their own."""
+    rows = [row for choice in report.get("choices", ()) for row in choice["failed"]]
+    return _of_rows(engines, report, rows)
+
+
+def _of_rows(
+    engines: list[EngineFile], report: Mapping[str, Any], rows: Sequence[str]
+) -> list[EngineFile]:
+    """Those of the engines that the rows of these names are about."""
+    made = report["context"]["engines"]
+    hashes = {made[row]["sha256"] for row in rows}
+    return [engine for engine in engines if engine.sha256 in hashes]
+
+
+_ACCURACY_GATES = frozenset(("max_drop_pp", "min_agreement", "min_sqnr_db"))
+
+
+def _advice(recipe: Recipe, answers: Head, report: Mapping[str, Any]) -> str:
+    """What may make int8 accurate enough for the gate that it missed; empty where nothing may."""
+    checks = report["verdict"]["checks"]
+    missed = {check["name"] for check in checks if check["status"] == "FAILED"}
+    judged = {row["precision"] for row in report["rows"] if row["role"] == "subject"}
+    if judged != {Precision.INT8.value} or not missed & {*_ACCURACY_GATES, "search"}:
+        return ""
+    # auto has tried max itself, and a search has tried every group on the calibration images.
+    if missed & _ACCURACY_GATES and recipe.calibrator not in {"max", calibrators.AUTO}:
+        return "more calibration images or --calibrator max may help"
+    if recipe.dla:
+        return ""  # all groups have to be int8 there
+    ranks = f"`edge-inception sensitivity {recipe.out}` ranks the groups for --keep-float"
+    if recipe.budget is not None or answers.kind == "embedding":
+        return ranks
+    return f"{ranks}; --max-drop searches those that have to stay float"
+
+
+def _calibration_set(recipe: Recipe, validation: ImageSet, listener: Listener) -> ImageSet | None:
+    if recipe.precision is not Precision.INT8:
+        return None
+    found = inputs.open_source(recipe.calibration, "calibration", recipe, listener)
+    shared = imageset.overlap(found, validation)
+    if shared:
+        raise InputError(
+            f"{len(shared)} calibration images are also validation images, first {shared[0]}",
+            hint="accuracy on images that set the scales proves nothing; use others",
+        )
+    return found.subset(recipe.calibration_images)
+
+
+def _say_classes(images: ImageSet, listener: Listener) -> None:
+    classes = images.classes
+    if classes:
+        pairs = ", ".join(f"{index} {name}" for index, name in enumerate(classes[:10]))
+        more = f", ... {len(classes)} in all" if len(classes) > len(classes[:10]) else ""
+        listener.note(f"classes: {pairs}{more}")

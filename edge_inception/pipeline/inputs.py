@@ -1,0 +1,138 @@
+"""What a build works on: images, preprocessing, gates, targets; and whom it tells."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from edge_inception import stage
+from edge_inception.artifact import EngineFile
+from edge_inception.data import imageset
+from edge_inception.data.images import preprocess_of
+from edge_inception.data.imageset import ImageSet
+from edge_inception.errors import InputError
+from edge_inception.inference import head_of
+from edge_inception.pipeline.listener import Listener
+from edge_inception.recipe.reader import Recipe, Source
+from edge_inception.spec import Gates
+from edge_inception.validate.options import EngineEntry, Reference, ValidateOptions
+
+IMPORTED = "model.imported.onnx"
+LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
+UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
+
+
+def open_source(source: Source | None, role: str, recipe: Recipe, listener: Listener) -> ImageSet:
+    """The images of ``role``; unusable ones are refused later or, if asked for, left out here.
+
+    Raises:
+        InputError: Not given, missing, empty, or no image is usable.
+    """
+    if source is None:
+        raise InputError(f"no {role} images", hint=f"set [data] {role}, or pass --{role}")
+    labels = recipe.labels if role == "validation" else None
+    found = imageset.open_set(source.location, split=source.split, labels=labels)
+    return without_bad(found, role, listener) if recipe.skip_bad_images else found
+
+
+def without_bad(found: ImageSet, role: str, listener: Listener) -> ImageSet:
+    """``found`` less the images that cannot be used; says how many, and with --verbose which.
+
+    Raises:
+        InputError: No image is usable.
+    """
+    from edge_inception.data import images  # noqa: PLC0415 -- Pillow, only when asked for
+
+    good, bad = images.usable(found.items)
+    if not good:
+        raise InputError(
+            f"none of the {len(bad)} {role} images in {found.name} is usable",
+            hint="without --skip-bad-images the first one is named",
+        )
+    listener.note(f"{role}: left out {len(bad)} unusable of {len(found.items)} images")
+    for item in bad:
+        listener.detail(f"  left out {item.path}")
+    return dataclasses.replace(found, items=tuple(good), num_left_out=len(bad))
+
+
+def validate_options(
+    recipe: Recipe, images: ImageSet, engine: EngineFile, listener: Listener
+) -> ValidateOptions:
+    """Options of validate for this recipe; says which gates are used when it has none."""
+    gates = recipe.gates
+    if gates == Gates():
+        has_labels = images.is_labelled and head_of(engine.details).kind != "embedding"
+        gates = LABELLED_GATES if has_labels else UNLABELLED_GATES
+        named = ", ".join(f"{k} {v}" for k, v in stage.plain(gates).items() if v is not None)
+        listener.note(f"no gate given; using {named}")
+    return ValidateOptions(
+        model=recipe.model,
+        preprocess=preprocess_of(engine.details),
+        gates=gates,
+        threads=recipe.threads,
+        batch=recipe.profile.opt,
+        rounds=recipe.latency_rounds,
+        calls_per_block=recipe.latency_calls,
+        is_best=recipe.is_best,
+        baseline=_reference(recipe),
+    )
+
+
+def _reference(recipe: Recipe) -> Reference:
+    """PyTorch, or for an imported graph onnxruntime, as a latency worker opens it."""
+    if recipe.is_foreign:
+        profile = stage.plain(recipe.profile)
+        return Reference(
+            name="onnxruntime FP32",
+            library="onnxruntime",
+            factory="edge_inception.baseline.onnx:open_session",
+            arguments={"graph": str(recipe.out / IMPORTED), "profile": profile},
+        )
+    return Reference(
+        arguments={
+            "checkpoint": str(recipe.checkpoint),
+            "model": recipe.model,
+            "model_options": dict(recipe.model_options),
+            "checkpoint_format": recipe.checkpoint_format,
+            "num_classes": recipe.num_classes,
+        }
+    )
+
+
+def entry_of(engine: EngineFile) -> EngineEntry:
+    """An engine file that is to be judged, by what its sidecar says."""
+    details = engine.details
+    return EngineEntry(
+        engine=engine,
+        target=str(details["backend"]),
+        precision=str(details["precision"]),
+        float_precision=str(details.get("float_precision", "f32")),
+        is_subject=True,
+    )
+
+
+def require_threads(threads: int) -> int:
+    """``threads`` if this process may use so many; with more, engines would run with fewer.
+
+    Raises:
+        InputError: Negative, or more than that.
+    """
+    usable = len(os.sched_getaffinity(0))
+    if not 0 <= threads <= usable:
+        raise InputError(
+            f"{threads} threads asked for, this process may use {usable}",
+            hint=f"wanted 1 to {usable}, or 0 for all",
+        )
+    return threads
+
+
+def classes(recipe: Recipe) -> tuple[str, ...]:
+    """Class names by logit index: the labels file's, else the validation images', else none.
+
+    Raises:
+        InputError: The labels file or the images cannot be read.
+    """
+    if recipe.labels:
+        return imageset.read_labels(recipe.labels)
+    source = recipe.validation
+    return imageset.open_set(source.location, split=source.split).classes if source else ()

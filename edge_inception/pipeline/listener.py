@@ -1,0 +1,35 @@
+"""Whom a build tells what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from edge_inception.spec import Progress, no_progress
+
+
+class Listener(Protocol):
+    """Where a build says what it does."""
+
+    def note(self, text: str) -> None:
+        """A line that people want to see."""
+
+    def detail(self, text: str) -> None:
+        """A line for those who asked for more."""
+
+    def working(self, name: str) -> AbstractContextManager[Progress]:
+        """Progress of the stage ``name`` while the block runs."""
+
+
+class Silent:
+    """A listener that says nothing."""
+
+    def note(self, text: str) -> None: ...
+
+    def detail(self, text: str) -> None: ...
+
+    @contextmanager
+    def working(self, name: str) -> Iterator[Progress]:
+        del name
+        yield no_progress

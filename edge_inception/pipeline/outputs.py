@@ -1,0 +1,114 @@
+"""What a finished build left in its folder, as the material of a bundle.
+
+Only what the report judged is taken: the variant that ships is the variant that was validated. A
+graph without Q/DQ is the exception, since nothing but a DLA or its GPU executes it in int8: the
+same scales as Q/DQ pairs were judged instead.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from edge_inception import artifact
+from edge_inception.artifact import (
+    Baseline,
+    CalibrationCache,
+    EngineFile,
+    Report,
+    TypedGraph,
+)
+from edge_inception.bundle.make import Material
+from edge_inception.data.imageset import ImageSet
+from edge_inception.errors import InputError
+from edge_inception.estimate import roofline
+from edge_inception.graph.check import load_graph
+from edge_inception.graph.statistics import statistics
+from edge_inception.hardware import feasibility
+from edge_inception.pipeline.devices import Device
+from edge_inception.spec import Precision
+
+REPORT = "report.json"
+
+
+def material(folder: Path, device: Device, images: ImageSet) -> Material:
+    """Graphs in the spellings that ``device`` needs, the engines that proved them, the baseline.
+
+    Args:
+        folder: Output of a build.
+        device: Hardware of the bundle, with its TensorRT versions.
+        images: The build's validation images.
+
+    Raises:
+        InputError: No finished build, one for other hardware, or none that was executed here; or
+            ``device`` cannot take it: too little memory, or a TensorRT without uint8 inputs.
+    """
+    report = artifact.load(Report, folder / REPORT)
+    engines = _judged(folder, report)
+    precision = str(engines[0].details["precision"])
+    graphs = tuple(_graph(folder, precision, typing, device) for typing in device.typings)
+    _require_possible(device, graphs[0])
+    return Material(
+        graphs=graphs,
+        engine=engines[0],
+        proofs=engines,
+        baseline=artifact.load(Baseline, folder / "baseline.npz"),
+        report=report,
+        images=images,
+        calibration_cache=_cache(folder, precision, device),
+    )
+
+
+def _judged(folder: Path, report: Report) -> tuple[EngineFile, ...]:
+    """Engines that the report judged; they must be OpenVINO's, which runs anywhere.
+
+    Raises:
+        InputError: Another library's, so that no answers can be recorded here.
+    """
+    record = json.loads(report.path.read_text(encoding="utf-8"))
+    subjects = [row for row in record["rows"] if row["role"] == "subject"]
+    if subjects[0]["backend"] != "openvino":
+        raise InputError(
+            f"{report.path} judged an engine of {subjects[0]['backend']}, whose answers cannot be "
+            "recorded on a CPU",
+            hint="build with --target cpu: bundles for any target are made from that",
+        )
+    engines = record["context"]["engines"]
+    return tuple(artifact.load(EngineFile, folder / engines[r["name"]]["file"]) for r in subjects)
+
+
+def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGraph:
+    suffix = {"strong": ".dla" if device.is_typed_dla else ""}.get(typing, f".{typing}")
+    name = f"model.{precision}{suffix}.onnx"
+    if not (folder / name).exists():
+        raise InputError(
+            f"{folder} has no graph of {typing} typing, which {device.target.name} needs",
+            hint=f"edge-inception build --target {device.target.name} --bundle makes and proves it",
+        )
+    return artifact.load(TypedGraph, folder / name)
+
+
+def _require_possible(device: Device, graph: TypedGraph) -> None:
+    """Refuse what only a finished graph tells; all spellings have the same sizes and input.
+
+    Raises:
+        InputError: A version of ``device`` cannot take it.
+    """
+    precision, batch = Precision(graph.details["precision"]), int(graph.details["profile"]["max"])
+    found = statistics(load_graph(graph.path), batch=batch)
+    for version in device.tensorrt or (None,):
+        asked = feasibility.Request(
+            precision=precision,
+            tensorrt=version,
+            batch=batch,
+            element=str(graph.details["preprocess"].get("element", "float32")),
+            memory=roofline.memory_need(found, precision),
+        )
+        feasibility.require(device.target, asked)
+
+
+def _cache(folder: Path, precision: str, device: Device) -> Path | None:
+    path = folder / f"model.{precision}.implicit.cache"
+    if not device.implicit or precision != "int8":
+        return None
+    return artifact.load(CalibrationCache, path).path

@@ -1,0 +1,90 @@
+"""Run one stage or reuse what it made, and say which."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edge_inception import stage
+from edge_inception.artifact import Artifact, Provenance
+from edge_inception.pipeline.listener import Listener
+from edge_inception.spec import Progress
+
+A = TypeVar("A", bound=Artifact)
+
+
+class WouldRun(Exception):
+    """A dry run met a stage that has to run."""
+
+
+class Runner:
+    """Runs stages; ``written`` are the files made or reused, ``lines`` the plan of a dry run."""
+
+    def __init__(self, listener: Listener, *, force: bool, is_dry: bool = False) -> None:
+        self.listener, self.is_dry = listener, is_dry
+        self._force = force
+        self.lines: list[str] = []
+        self.written: list[Path] = []
+
+    def step(
+        self,
+        label: str,
+        kind: type[A],
+        path: Path,
+        expected: Provenance,
+        run: Callable[[Progress], A],
+    ) -> A:
+        """The artifact at ``path`` if it was made from the same things, else what ``run`` makes.
+
+        Raises:
+            WouldRun: A dry run, and it has to run.
+        """
+        found, reason = stage.reusable(kind, path, expected)
+        if self._force:
+            found, reason = None, "forced"
+        if self.is_dry and found is None:
+            self.lines.append(f"{label:<22} run: {reason}")
+            raise WouldRun
+        self.written.append(path)
+        if found is not None:
+            self.lines.append(f"{label:<22} reuse {path}")
+            self.listener.note(f"{label:<23}  reused")
+            return found
+        if path.exists() and not self._force:
+            self.listener.note(f"{label:<23}  again: {reason}")
+        started = time.monotonic()
+        with self.listener.working(label) as progress:
+            made = run(progress)
+        seconds = time.monotonic() - started
+        self.listener.note(f"{label:<23}{seconds:6.1f} s  {told(made.counts)}")
+        self.listener.detail(f"  counted: {told(made.counts, is_full=True)}")
+        return made
+
+
+# Counted work of a stage in a few words: the first whose names are all counted.
+_SUMMARIES = (
+    "{conv_quantized} of {conv_total} Conv, {gemm_quantized} of {gemm_total} Gemm in int8",
+    "groups that stay float: {num_kept}, graphs scored: {num_scored}",
+    "{num_nodes} nodes, were {num_nodes_before}",
+    "{num_images} images, {num_tensors} tensors",
+    "{num_from_cache} of {num_tensors} tensors found in the cache",
+    "{num_engines} engines, {num_images} images",
+    "{images} images",
+    "{int8_layers} of {weighted_layers} layers with weights in int8",
+    "{layers} layers",
+    "{num_nodes} nodes",
+    "{num_scaled} tensors with a scale, {num_unscaled} without",
+)
+
+
+def told(counts: Mapping[str, Any], *, is_full: bool = False) -> str:
+    """What a stage counted: in a few words, or everything by name when ``is_full``."""
+    if is_full:
+        return ", ".join(f"{name} {value}" for name, value in counts.items())
+    for summary in _SUMMARIES:
+        if counts.keys() >= set(re.findall(r"{(\w+)}", summary)):
+            return summary.format_map(counts)
+    return f"{sum(counts.values())} nodes" if counts else ""  # export counts nodes by operator

@@ -1,0 +1,78 @@
+"""The second pass of calibration: channel means of what convolutions read, float and quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+
+from edge_inception.data.imageset import ImageItem
+from edge_inception.quant.bias import NUM_IMAGES
+from edge_inception.quant.openvino_reader import Stream
+from edge_inception.quant.options import CalibrateOptions
+from edge_inception.quant.ranges import ChannelMeans
+from edge_inception.spec import Progress
+
+
+def chosen(items: Sequence[ImageItem]) -> list[ImageItem]:
+    """The NUM_IMAGES items with the smallest sha256, in that order: those the means are of.
+
+    The order of ``items`` and how they were shared out change nothing.
+    """
+    return sorted(items, key=lambda item: item.sha256)[:NUM_IMAGES]
+
+
+def channel_means(
+    path: Path,
+    scale_of: Mapping[str, float],
+    items: Sequence[ImageItem],
+    options: CalibrateOptions,
+    progress: Progress,
+) -> dict[str, ChannelMeans]:
+    """Means of every tensor in ``scale_of`` as it is, and rounded as its Q/DQ pair does.
+
+    Over those that ``chosen`` picks.
+
+    Args:
+        path: The simplified graph.
+        scale_of: Tensor -> scale.
+        items: The calibration images, at least one.
+        options: Preprocessing, batch, threads.
+        progress: Called with images done and images in all.
+
+    Raises:
+        InputError: An image is not usable.
+        CompileFailed: OpenVINO does not take the graph.
+    """
+
+    def outputs(tensors: Mapping[str, Any]) -> list[Any]:
+        pairs = (_means(tensors[name], scale) for name, scale in scale_of.items())
+        return [ops.result(mean) for pair in pairs for mean in pair]
+
+    fed = chosen(items)
+    totals: list[NDArray[np.float64]] = []
+    for _, found in Stream(path, options, outputs).read(fed, progress):
+        sums = [
+            values.sum(axis=0, dtype=np.float64).reshape(-1)
+            for values in found[: 2 * len(scale_of)]
+        ]
+        totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
+    means = iter(total / len(fed) for total in totals)
+    return {
+        name: ChannelMeans(scale=scale, plain=next(means), quantized=next(means) * scale)
+        for name, scale in scale_of.items()
+    }
+
+
+def _means(source: Any, scale: float) -> tuple[Any, Any]:
+    """Mean over positions [N, C, ...] of a tensor, and of its codes before they are clipped."""
+    step = np.array(scale, np.float32)
+    codes = ops.round(ops.divide(source, step), "half_to_even")
+    axes = np.arange(2, len(source.get_shape()), dtype=np.int64)
+    if not axes.size:
+        return source, codes
+    return tuple(ops.reduce_mean(node, axes, keep_dims=False) for node in (source, codes))

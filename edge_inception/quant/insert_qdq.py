@@ -1,0 +1,389 @@
+"""Simplified graph + range table -> typed graph: the stage ``quantize``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from edge_inception import artifact
+from edge_inception._version import __version__
+from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
+from edge_inception.errors import InputError
+from edge_inception.graph import check, dla, opset_checks
+from edge_inception.graph.dla_rules import XAVIER
+from edge_inception.graph.statistics import fill_batch
+from edge_inception.graph.support_checks import opset_of
+from edge_inception.quant import bias, implicit, scales
+from edge_inception.quant import placement as place
+from edge_inception.quant.float16 import to_float16
+from edge_inception.quant.options import (
+    FloatRest,
+    QuantizeOptions,
+    Spelling,
+    policy_of,
+    quantize_provenance,
+)
+from edge_inception.quant.placement import Placement
+from edge_inception.quant.ranges import (
+    ChannelMeans,
+    TensorRange,
+    group_ranges,
+    read_means,
+    table_for,
+    tensor_scales,
+)
+from edge_inception.spec import Precision
+
+# Opset and the IR version that came with it. float16 Q/DQ is legal from opset 19 on; 13 is the
+# first with per-channel Q/DQ, and TensorRT 8.2 reads it.
+_STAMPS: Mapping[Spelling, tuple[int, int]] = {
+    Spelling.STRONG: (19, 9),
+    Spelling.WEAK: (13, 7),
+    Spelling.IMPLICIT: (13, 7),
+}
+_ZERO = "int8.zero"
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+def quantize(
+    graph: SimplifiedGraph, ranges: RangeTable | None, options: QuantizeOptions, out: Path
+) -> TypedGraph:
+    """The typed graph of one precision in one spelling.
+
+    ``fp32`` is the simplified graph, byte for byte (restamped when weak). ``fp16`` computes in
+    float16 between float32 input and output. ``int8`` has Q/DQ where ``place`` says and a float
+    rest. Weak spellings keep float32 tensors; the sidecar's ``typing: weak`` tells the builder.
+    Implicit ones have no Q/DQ at all: the calibration cache that ``write_cache`` makes of the same
+    ranges stands for them.
+
+    Args:
+        graph: From simplify.
+        ranges: The range table of this very graph; needed for int8, else None.
+        options: Precision, spelling, float rest, placement.
+        out: Path of the .onnx file.
+
+    Raises:
+        InputError: No range table, one of another graph or without a tensor, no Conv to quantize,
+            NaN or infinite weights, an op that cannot be typed, values beyond float16, a free size
+            where it must be fixed, or a placement that does not fit.
+    """
+    policy_of(options)  # refused before any work
+    model = check.load_graph(graph.path)
+    is_plain = options.precision is Precision.FP32 and options.spelling is Spelling.STRONG
+    is_untouched = is_plain and not options.batch and not options.is_for_dla
+    is_implicit = options.spelling is Spelling.IMPLICIT
+    is_for_dla = is_implicit or options.is_for_dla
+    place.require_finite_weights(model)
+    if options.batch:
+        fill_batch(model, options.batch)
+    if not is_untouched:
+        opset_checks.require_portable(model)
+        model = dla.rewritten(model) if is_for_dla else model
+        _stamp(model, options.spelling)
+    counts: dict[str, int] = {"num_nodes": len(model.graph.node)}
+    if is_for_dla:
+        counts |= _planned(model)
+    if options.precision is Precision.INT8:
+        seen = table_for(graph, ranges).tensors
+        means = _means(ranges, options)
+        counts |= _scaled(model, seen) if is_implicit else _insert(model, seen, means, options)
+    if _is_half(options):
+        to_float16(model)
+    content = graph.path.read_bytes() if is_untouched else _checked(model)
+    return artifact.publish(
+        TypedGraph,
+        out,
+        content,
+        provenance=quantize_provenance(graph, ranges, options),
+        counts=counts,
+        details={**graph.details, **_batch(options), **_typing(model, options)},
+    )
+
+
+def _batch(options: QuantizeOptions) -> dict[str, Any]:
+    """The profile of a batch that is fixed here."""
+    batch = options.batch
+    return {"profile": {"min": batch, "opt": batch, "max": batch}} if batch else {}
+
+
+def _planned(model: onnx.ModelProto) -> dict[str, int]:
+    """How the graph would lie on the elder of the two accelerators, which takes less."""
+    found = dla.plan(model, XAVIER)
+    return {
+        "dla_layers": len(found.verdicts) - len(found.gpu_layers),
+        "dla_subgraphs": len(found.subgraphs),
+        "gpu_layers": len(found.gpu_layers),
+    }
+
+
+def _scaled(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> dict[str, int]:
+    """Check that the ranges suffice for a calibration cache, and count what it will hold."""
+    found = implicit.implicit_scales(model, seen)
+    return {
+        "num_scaled": len(found.scale_of),
+        "num_distinct_scales": found.num_distinct,
+        "num_unscaled": len(found.unscaled),
+    }
+
+
+def _is_half(options: QuantizeOptions) -> bool:
+    if options.spelling is not Spelling.STRONG:
+        return False
+    rest = options.precision is Precision.INT8 and options.float_rest is FloatRest.FP16
+    return rest or options.precision is Precision.FP16
+
+
+def _stamp(model: onnx.ModelProto, spelling: Spelling) -> None:
+    opset, ir_version = _STAMPS[spelling]
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_operatorsetid("", opset))
+    model.ir_version = ir_version
+    model.producer_name, model.producer_version = "edge-inception", __version__
+    del model.graph.value_info[:]
+
+
+def _checked(model: onnx.ModelProto) -> bytes:
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _typing(model: onnx.ModelProto, options: QuantizeOptions) -> dict[str, Any]:
+    """What compile and the engines need to know of a typed graph without onnx."""
+    source, result = model.graph.input[0], model.graph.output[0]
+    rest = options.float_rest if options.precision is Precision.INT8 else options.precision
+    is_paired = options.precision is Precision.INT8 and options.spelling is not Spelling.IMPLICIT
+    in_float = _float_layers(model) if is_paired else []
+    return {
+        **({"float_layers": in_float} if in_float else {}),
+        "precision": options.precision.value,
+        "typing": options.spelling.value,
+        "float_rest": rest.value,
+        "opset": opset_of(model),
+        "input": source.name,
+        "output": result.name,
+        "input_shape": _shape(source),
+        "output_shape": _shape(result),
+    }
+
+
+def _float_layers(model: onnx.ModelProto) -> list[str]:
+    """Names of the layers with weights whose weights are not int8, in a graph with pairs."""
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    return [
+        node.name or node.output[0]
+        for node in model.graph.node
+        if node.op_type in place.WEIGHTED_OPS and made.get(node.input[1]) != "DequantizeLinear"
+    ]
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    """Sizes; a dynamic axis is its name."""
+    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+def _means(
+    ranges: RangeTable | None, options: QuantizeOptions
+) -> Mapping[str, ChannelMeans] | None:
+    """Channel means for bias correction; None where there is none to do.
+
+    On DLA tensors share scales, and the means were taken with others. What is asked for wins over
+    what a trial found.
+    """
+    is_shared = options.is_for_dla or options.spelling is Spelling.IMPLICIT
+    if ranges is None or is_shared:
+        return None
+    is_wanted = options.bias_correction
+    if is_wanted is None:
+        is_wanted = ranges.details.get("bias_correction_helps", True)
+    if not is_wanted:
+        return None
+    found = read_means(ranges)
+    if not found:
+        raise InputError(
+            f"range table {ranges.path} has no channel means, which bias correction needs",
+            hint="calibrate with images, or quantize with --no-bias-correction",
+        )
+    return found
+
+
+def int8_graph(
+    path: Path,
+    seen: Mapping[str, TensorRange],
+    means: Mapping[str, ChannelMeans] | None,
+    placement: str,
+) -> bytes:
+    """The int8 graph of a simplified one, to try these ranges and means.
+
+    Raises:
+        InputError: A tensor is missing, no Conv to quantize, no such placement, or a scale is
+            beyond float16.
+    """
+    options = QuantizeOptions(
+        precision=Precision.INT8, float_rest=FloatRest.FP32, placement=placement
+    )
+    model = check.load_graph(path)
+    _stamp(model, options.spelling)
+    _insert(model, seen, means, options)
+    return _checked(model)
+
+
+def _insert(
+    model: onnx.ModelProto,
+    seen: Mapping[str, TensorRange],
+    means: Mapping[str, ChannelMeans] | None,
+    options: QuantizeOptions,
+) -> dict[str, int]:
+    """Put Q/DQ into ``model`` and count what was done.
+
+    Before: x -> Conv(w) -> y. After: x -> Q -> DQ -> Conv(w.int8 -> DQ) -> y.
+    """
+    if options.is_for_dla:
+        placement, seen = implicit.dla_placement(model, seen)
+    else:
+        placement = place.place(model, policy_of(options), options.keep)
+    counts = _counts(model, placement)
+    seen = group_ranges(placement.scale_of, seen)
+    scale_of = _scales(seen, options)
+    graph = model.graph
+    if means is not None:
+        used = {root: float(scale) for root, scale in scale_of.items()}
+        counts["biases_corrected"] = bias.correct_biases(model, placement, means, used)
+    pairs = {name: _tensor_pair(name, root) for name, root in placement.scale_of.items()}
+    for name, readers in placement.readers.items():
+        for index in readers:
+            _rewire(graph.node[index], name)
+    for index, weight in placement.weights.items():
+        _rewire(graph.node[index], weight.name)
+    nodes = _add_weights(graph, placement, options.spelling)
+    nodes += [node for value in graph.input for node in pairs.get(value.name, ())]
+    for node in graph.node:
+        nodes.append(node)
+        nodes += [pair for name in node.output for pair in pairs.get(name, ())]
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO))
+    for root, scale in scale_of.items():
+        graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{root}.scale"))
+    _replace(graph.node, nodes)
+    _drop_unread(graph)
+    return counts
+
+
+def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:
+    ops = [node.op_type for node in model.graph.node]
+    quantized = [ops[index] for index in placement.weights]
+    counts = {
+        "conv_quantized": quantized.count("Conv"),
+        "conv_total": ops.count("Conv"),
+        "gemm_quantized": quantized.count("Gemm"),
+        "gemm_total": ops.count("Gemm"),
+        "num_qdq_pairs": len(placement.scale_of),
+    }
+    if placement.kept:
+        counts["groups_float"] = len(placement.kept)
+    num_adds = _num_adds(model)
+    if num_adds:
+        counts |= {"adds_quantized": len(placement.identities), "adds_total": num_adds}
+    if placement.kept and not placement.weights:
+        raise InputError(
+            f"{len(placement.kept)} groups are kept in float and no layer is left for int8",
+            hint="keep fewer, or use --precision fp16",
+        )
+    if not placement.kept and not counts["conv_quantized"]:
+        raise InputError(
+            f"no Conv to quantize: 0 of {counts['conv_total']} Conv have constant weights",
+            hint="int8 needs convolutions; use --precision fp16 or fp32",
+        )
+    return counts
+
+
+def _num_adds(model: onnx.ModelProto) -> int:
+    """Sums of two computed tensors; the Add of a constant is no residual."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return sum(
+        node.op_type == "Add" and not constants.intersection(node.input)
+        for node in model.graph.node
+    )
+
+
+def _scales(seen: Mapping[str, TensorRange], options: QuantizeOptions) -> dict[str, np.float32]:
+    """Scale of every group; what is not int8 must fit the float type besides."""
+    found = tensor_scales({root: one.amax for root, one in seen.items()})
+    largest = max(seen, key=lambda root: seen[root].observed_amax, default="")
+    if _is_half(options) and largest and seen[largest].observed_amax > _LARGEST_HALF:
+        reach = seen[largest].observed_amax
+        raise InputError(
+            f"tensor '{largest}' reaches {reach:g}, beyond float16's {_LARGEST_HALF:g}",
+            hint="keep the float part in float32: --float-rest fp32",
+        )
+    return found
+
+
+def _rewire(node: onnx.NodeProto, name: str) -> None:
+    node.input[:] = [f"{name}.dq" if source == name else source for source in node.input]
+
+
+def _tensor_pair(name: str, root: str) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    """Q and DQ of tensor ``name`` with the scale of ``root``."""
+    return _pair(name, f"{root}.scale", _ZERO)
+
+
+def _pair(
+    name: str, scale: str, zero: str, axis: int | None = None, *, source: str = ""
+) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    quantize = helper.make_node(
+        "QuantizeLinear", [source or name, scale, zero], [f"{name}.q"], name=f"{name}.q", axis=axis
+    )
+    return quantize, _dequantize(name, f"{name}.q", scale, zero, axis)
+
+
+def _dequantize(
+    name: str, source: str, scale: str, zero: str, axis: int | None = None
+) -> onnx.NodeProto:
+    return helper.make_node(
+        "DequantizeLinear", [source, scale, zero], [f"{name}.dq"], name=f"{name}.dq", axis=axis
+    )
+
+
+def _add_weights(
+    graph: onnx.GraphProto, placement: Placement, spelling: Spelling
+) -> list[onnx.NodeProto]:
+    """Add quantized initializers of all weights; the nodes that read them.
+
+    Strong stores int8. Weak stores floats that already lie on the int8 grid, so whichever way a
+    parser rounds, it finds the same integers.
+    """
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for weight in dict.fromkeys(placement.weights.values()):
+        name, axis = weight.name, weight.axis
+        steps, scale = scales.quantize_weight(numpy_helper.to_array(stored[name]), axis=axis)
+        names = f"{name}.scale", f"{name}.zero"
+        if spelling is Spelling.STRONG:
+            graph.initializer.append(numpy_helper.from_array(steps, f"{name}.int8"))
+            nodes.append(_dequantize(name, f"{name}.int8", *names, axis))
+        else:
+            grid = steps.astype(np.float32) * scales.along(scale, axis=axis, ndim=steps.ndim)
+            graph.initializer.append(numpy_helper.from_array(grid, f"{name}.grid"))
+            nodes += _pair(name, *names, axis, source=f"{name}.grid")
+        graph.initializer.append(numpy_helper.from_array(scale, names[0]))
+        graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), names[1]))
+    return nodes
+
+
+def _replace(field: Any, items: list[Any]) -> None:
+    """Fill a repeated protobuf field anew; items may come from the field itself."""
+    copies = [type(item)() for item in items]
+    for copy, item in zip(copies, items, strict=True):
+        copy.CopyFrom(item)
+    del field[:]
+    field.extend(copies)
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    read = {name for node in graph.node for name in node.input}
+    _replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])

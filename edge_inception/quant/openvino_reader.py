@@ -1,0 +1,142 @@
+"""Stream images through a graph in OpenVINO and read tensors in the middle of it.
+
+Every forward pass has the same batch shape: the last batch is padded, and what the padding gives is
+cut off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+
+from edge_inception.data.images import Batch, batches
+from edge_inception.data.imageset import ImageItem
+from edge_inception.errors import CompileFailed, InputError
+from edge_inception.quant.options import CalibrateOptions
+from edge_inception.spec import INPUT_NAME, Progress
+
+Readings = list[NDArray[Any]]
+"""One array [N, ...] per output that was asked for, then the graph's own; without padding."""
+
+
+class Stream:
+    """A graph with outputs of our choice, compiled at float32 for one batch size.
+
+    Args:
+        path: ONNX graph with one image input.
+        options: Preprocessing, batch, threads.
+        outputs: Gets every tensor of the graph by name, shapes fixed, and returns OpenVINO results.
+
+    Attributes:
+        engine: Threads and float precision, read back from OpenVINO.
+
+    Raises:
+        InputError: The graph does not take what preprocessing gives.
+        CompileFailed: OpenVINO does not take the graph, or would not compute in float32.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        options: CalibrateOptions,
+        outputs: Callable[[Mapping[str, Any]], Sequence[Any]],
+    ) -> None:
+        self._path, self._options = path, options
+        with _openvino_errors(path):
+            core = ov.Core()
+            model = core.read_model(str(path))
+            _fix_batch(model, path, options)
+            results = list(outputs(_outputs_by_name(model)))
+            results += [ops.result(made.get_node().input_value(0)) for made in model.outputs]
+            model = ov.Model(results, model.get_parameters())
+            wanted = {
+                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_NUM_THREADS": options.threads or len(os.sched_getaffinity(0)),
+                "NUM_STREAMS": 1,
+                "LP_TRANSFORMS_MODE": "NO",  # a Q/DQ is computed as it is written, without int8
+            }
+            compiled = core.compile_model(model, "CPU", wanted)
+            self._request = compiled.create_infer_request()
+        precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if precision != "f32":
+            raise CompileFailed(
+                f"OpenVINO computes in {precision}, wanted f32", hint="calibrate on another machine"
+            )
+        self.engine = {
+            "precision": precision,
+            "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
+        }
+
+    def read(
+        self, items: Sequence[ImageItem], progress: Progress
+    ) -> Iterator[tuple[Batch, Readings]]:
+        """Every batch in order and what its outputs are, valid until the next batch.
+
+        Raises:
+            InputError: An image is not usable, or its pixels are NaN or infinite.
+        """
+        done = 0
+        for batch in batches(items, self._options.preprocess, self._options.batch):
+            size = len(batch.items)
+            require_finite(INPUT_NAME, batch.images, batch)
+            missing = [(0, self._options.batch - size), (0, 0), (0, 0), (0, 0)]
+            with _openvino_errors(self._path):
+                found = self._request.infer(
+                    [np.pad(batch.images, missing)], share_inputs=True, share_outputs=True
+                )
+            yield batch, [found[index][:size] for index in range(len(found))]
+            done += size
+            progress(done, len(items))
+
+
+def require_finite(name: str, values: NDArray[Any], batch: Batch) -> None:
+    """Check one tensor of a batch.
+
+    Raises:
+        InputError: It holds NaN or infinity.
+    """
+    if not np.isfinite(values).all():
+        first = batch.items[0].path
+        raise InputError(
+            f"tensor '{name}' becomes NaN or infinite in the batch that starts with {first}",
+            hint="the checkpoint or the preprocessing does not fit the model",
+        )
+
+
+@contextmanager
+def _openvino_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[-300:]
+        raise CompileFailed(
+            f"OpenVINO cannot run {path}: {reason}", hint="simplify the graph again"
+        ) from error
+
+
+def _fix_batch(model: Any, path: Path, options: CalibrateOptions) -> None:
+    """Give the one image input its static shape, such as [batch, 3, height, width]."""
+    source, how = model.inputs[0], options.preprocess
+    shape, image = source.get_partial_shape(), list(how.image_shape)
+    element = {"f32": "float32", "u8": "uint8"}.get(source.get_element_type().get_type_name())
+    is_fit = element == how.element and shape.compatible(ov.PartialShape([shape[0], *image]))
+    if len(model.inputs) != 1 or not is_fit:
+        raise InputError(
+            f"{path} takes {len(model.inputs)} inputs, the first {element} {shape}; preprocessing "
+            f"gives {how.element} [N, {', '.join(map(str, image))}]",
+            hint="calibrate with the preprocessing that the graph was exported with",
+        )
+    model.reshape([options.batch, *image])
+
+
+def _outputs_by_name(model: Any) -> dict[str, Any]:
+    outputs = [output for node in model.get_ordered_ops() for output in node.outputs()]
+    return {name: output for output in outputs for name in output.get_names()}

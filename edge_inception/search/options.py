@@ -1,0 +1,41 @@
+"""Options of the search for groups that stay float, and what a run with them is recorded as."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_inception import stage
+from edge_inception.artifact import Provenance, RangeTable, SimplifiedGraph
+from edge_inception.data.imageset import ImageSet
+from edge_inception.quant.options import QuantizeOptions
+from edge_inception.spec import Budget
+from edge_inception.stage import Stage
+
+SEARCH = Stage(
+    name="search",
+    tools=("onnx", "openvino", "numpy", "Pillow"),
+    sources=("search", "quant", "graph", "engines", "device/outputs.py", "data"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """Choices of one search for the groups that stay float.
+
+    ``quantize`` is the graph that is searched, with what is kept in any case. ``max_images`` bounds
+    how many images score it, ``batch`` how many at a time; ``threads`` 0 means all.
+    """
+
+    budget: Budget
+    quantize: QuantizeOptions
+    max_images: int = 512
+    batch: int = 8
+    threads: int = 0
+
+
+def search_provenance(
+    graph: SimplifiedGraph, ranges: RangeTable, images: ImageSet, options: SearchOptions
+) -> Provenance:
+    """What ``scoring.search_precision`` with these inputs is recorded as."""
+    parents: stage.Parents = {"graph": graph, "ranges": ranges, "images": images.sha256}
+    return stage.provenance(SEARCH, parents=parents, options=options)

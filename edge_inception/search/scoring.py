@@ -1,0 +1,375 @@
+"""Score typed graphs on calibration images, here on the CPU: the stage ``search``.
+
+A graph is quantized to a temporary file and run by OpenVINO, several images at a time, beside the
+FP32 graph in the same library. Labels are used where all images have one and their classes are the
+network's; else the top-1 of FP32 stands for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_inception import artifact, stage
+from edge_inception.artifact import RangeTable, SearchResult, SimplifiedGraph, TypedGraph
+from edge_inception.data import images
+from edge_inception.data.imageset import ImageItem, ImageSet
+from edge_inception.device import outputs as answers
+from edge_inception.engines import _backend, _openvino
+from edge_inception.errors import BackendMissing, CompileFailed, InputError
+from edge_inception.graph.check import load_graph
+from edge_inception.quant import placement as place
+from edge_inception.quant.insert_qdq import quantize
+from edge_inception.quant.options import QuantizeOptions, policy_of
+from edge_inception.quant.ranges import table_for
+from edge_inception.search import search
+from edge_inception.search.journal import Journal
+from edge_inception.search.options import SearchOptions, search_provenance
+from edge_inception.search.search import Evidence, Found, Group, Point, Points, Ranked
+from edge_inception.search.sensitivity import free_scores
+from edge_inception.spec import Precision, Progress, no_progress
+
+SCHEMA = 1
+
+
+def journal_path(path: Path) -> Path:
+    """``model.search.json`` -> ``model.search.journal``."""
+    return path.with_suffix(".journal")
+
+
+def search_precision(
+    graph: SimplifiedGraph,
+    ranges: RangeTable,
+    images_of: ImageSet,
+    options: SearchOptions,
+    out: Path,
+    *,
+    progress: Progress = no_progress,
+) -> SearchResult:
+    """Which groups stay float so that int8 keeps within its budget; points and ranking as JSON.
+
+    Scores go to a journal beside ``out`` as they are made: a search that was killed goes on from
+    there, and so does one with another budget.
+
+    Args:
+        graph: From simplify.
+        ranges: Its range table.
+        images_of: The calibration images, never those of the validation.
+        options: Budget, and the int8 graph to search.
+        out: Path of the .json file.
+        progress: Called with graphs scored and graphs that are likely to be scored.
+
+    Raises:
+        InputError: No images, one that is unusable, or ranges of another graph.
+        CompileFailed: OpenVINO does not take a graph.
+    """
+    groups = groups_of(graph, ranges, options.quantize)
+    provenance = search_provenance(graph, ranges, images_of, options)
+    expected = 1 + len(search.candidates(groups)) + search.FEWEST_CANDIDATES
+    with (
+        Journal(journal_path(out), _key(provenance)) as journal,
+        opened(graph, ranges, images_of, options) as scorer,
+    ):
+        tell = _telling(scorer, journal, lambda done: progress(done, max(done, expected)))
+        found = search.search(
+            groups, tell, budget=options.budget, top1=scorer.top1, journal=journal
+        )
+    facts = {
+        "metric": scorer.metric,
+        "num_images": scorer.num_images,
+        "fp32_top1": scorer.top1 if scorer.is_labelled else None,
+        "max_drop_pp": options.budget.max_drop_pp,
+        "drop_type": options.budget.drop_type.value,
+    }
+    record = {"schema": SCHEMA, **_record(found, groups, facts)}
+    return artifact.publish(
+        SearchResult,
+        out,
+        (json.dumps(record, indent=1) + "\n").encode(),
+        provenance=provenance,
+        counts={
+            "num_kept": len(found.chosen.keep),
+            "num_scored": len(found.points) + sum(one.harm is not None for one in found.ranking),
+        },
+        details={"keep": list(found.chosen.keep), "is_met": found.is_met},
+    )
+
+
+def groups_of(
+    graph: SimplifiedGraph, ranges: RangeTable, options: QuantizeOptions
+) -> tuple[Group, ...]:
+    """Groups of the int8 graph that ``options`` ask for, each with its free score.
+
+    Raises:
+        InputError: The ranges are of another graph, of a shard, stale or damaged.
+    """
+    table_for(graph, ranges)
+    model = load_graph(graph.path)
+    placement = place.place(model, policy_of(options), options.keep)
+    return free_scores(model, placement, ranges)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """The plain int8 graph and its groups by the harm that each does alone, on ``num_images``.
+
+    ``metric`` is what their ``drop_pp`` and ``lost_pp`` are; "" of embeddings, which have none.
+    """
+
+    plain: Point
+    ranking: tuple[Ranked, ...]
+    metric: str
+    num_images: int
+
+
+def sensitivity(
+    graph: SimplifiedGraph,
+    ranges: RangeTable,
+    images_of: ImageSet,
+    options: SearchOptions,
+    *,
+    progress: Progress = no_progress,
+) -> Sensitivity:
+    """What plain int8 costs, and each of its groups alone; no budget is used.
+
+    Raises:
+        As ``search_precision``.
+    """
+    groups = groups_of(graph, ranges, options.quantize)
+    chosen = search.candidates(groups)
+    with (
+        tempfile.TemporaryDirectory(prefix="edge-inception-") as folder,
+        Journal(Path(folder) / "journal", "") as journal,
+        opened(graph, ranges, images_of, options) as scorer,
+    ):
+        tell = _telling(scorer, journal, lambda done: progress(done, 1 + len(chosen)))
+        points = Points(groups, tell, journal)
+        ranking = search.confirmed(points, chosen)
+        if not scorer.metric:
+            ranking = [dataclasses.replace(one, lost_pp=None) for one in ranking]
+        return Sensitivity(
+            plain=points.of(frozenset()),
+            ranking=tuple(ranking),
+            metric=scorer.metric,
+            num_images=scorer.num_images,
+        )
+
+
+def _telling(score: search.Score, journal: Journal, say: Callable[[int], None]) -> search.Score:
+    def told(keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
+        say(journal.num_known)
+        return score(keep, rows)
+
+    return told
+
+
+def _key(provenance: artifact.Provenance) -> str:
+    """What scores depend on: all but the budget."""
+    plain = stage.plain(provenance)
+    plain["options"] = {k: v for k, v in plain["options"].items() if k != "budget"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _record(found: Found, groups: Sequence[Group], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """``outcome`` is what a report tells; then everything that was scored."""
+    layers = {group.name: list(group.layers) for group in groups}
+    outcome = {
+        **facts,
+        "allowed_pp": found.allowed_pp,
+        "is_met": found.is_met,
+        "why": found.why,
+        "chosen": point_record(found.chosen),
+        "kept": {name: layers[name] for name in found.chosen.keep},
+        "front": [point_record(point) for point in found.front],
+    }
+    return {
+        "outcome": outcome,
+        "points": [point_record(point) for point in found.points],
+        "ranking": [ranked_record(one) for one in found.ranking],
+    }
+
+
+def point_record(point: Point) -> dict[str, Any]:
+    """A scored graph as JSON."""
+    return {
+        "keep": list(point.keep),
+        "drop_pp": point.drop_pp,
+        "noise_to_signal": point.noise,
+        "worst_tenth_noise_to_signal": point.tail,
+        "float_share_of_macs": point.cost,
+    }
+
+
+def ranked_record(one: Ranked) -> dict[str, Any]:
+    """A group of a ranking as JSON; ``harm`` and ``lost_pp`` are null where it was not scored."""
+    return {
+        "group": one.group.name,
+        "layers": list(one.group.layers),
+        "free_noise_to_signal": one.group.free,
+        "harm": one.harm,
+        "lost_pp": one.lost_pp,
+        "float_share_of_macs": one.group.cost,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Subject:
+    """What is quantized, again and again, in a folder of temporary files."""
+
+    graph: SimplifiedGraph
+    ranges: RangeTable
+    options: SearchOptions
+    folder: Path
+
+    def typed(self, keep: frozenset[str]) -> TypedGraph:
+        whole = tuple(sorted(keep.union(self.options.quantize.keep)))
+        options = dataclasses.replace(self.options.quantize, keep=whole)
+        return quantize(self.graph, self.ranges, options, self.folder / "int8.onnx")
+
+    def fp32(self) -> TypedGraph:
+        options = QuantizeOptions(precision=Precision.FP32)
+        return quantize(self.graph, None, options, self.folder / "fp32.onnx")
+
+
+class Scorer:
+    """``quant.search.Score`` on images that are decoded once.
+
+    Attributes:
+        top1: Share of the images that FP32 has right; 1 where labels are not used.
+        is_labelled: Whether labels are used.
+        num_images: How many images score a graph.
+    """
+
+    def __init__(self, subject: _Subject, items: Sequence[ImageItem], *, is_labelled: bool) -> None:
+        self._subject, details = subject, subject.graph.details
+        self._head, self._num_classes = str(details.get("head", "logits")), _classes(details)
+        self._images = _decoded(items, images.preprocess_of(details), subject)
+        self.is_labelled, self.num_images = is_labelled, len(items)
+        self._exact = self._answers(subject.fp32(), self._images)
+        choice = self._exact.argmax(axis=1)
+        labels = [item.label for item in items]
+        self._labels = np.array(labels, np.int64) if is_labelled else choice.astype(np.int64)
+        self._was_right = choice == self._labels
+        self.top1 = float(self._was_right.mean())
+
+    @property
+    def metric(self) -> str:
+        """What ``drop_pp`` is; "" of embeddings, whose largest element is no class."""
+        if self._head == "embedding":
+            return ""
+        return "top-1 drop" if self.is_labelled else "disagreement with FP32"
+
+    def __call__(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
+        """Score the int8 graph that keeps these groups, on the images of these indices or on all.
+
+        Raises:
+            CompileFailed: OpenVINO does not take it.
+        """
+        chosen = np.arange(self.num_images) if rows is None else np.array(rows)
+        found = self._answers(self._subject.typed(keep), self._images[chosen])
+        exact, approximation = answers.same_kind(self._exact[chosen], found, self._head)
+        is_right = found.argmax(axis=1) == self._labels[chosen]
+        change = is_right.astype(np.int64) - self._was_right[chosen]
+        return Evidence(
+            noise=np.sum((exact - approximation) ** 2, axis=1),
+            signal=np.sum(exact**2, axis=1),
+            change=change if self.metric else np.zeros_like(change),
+        )
+
+    def _answers(self, typed: TypedGraph, pictures: NDArray[Any]) -> NDArray[np.float32]:
+        options = self._subject.options
+        threads = options.threads or len(os.sched_getaffinity(0))
+        with _border():
+            model = _openvino.read_graph(str(typed.path))
+            model.reshape([options.batch, *pictures.shape[1:]])
+            made = _openvino.compile_graph(
+                model,
+                name=str(typed.path),
+                precision="f32",
+                threads=threads,
+                batch=(options.batch, options.batch),
+            )
+            runner = _openvino.BlobRunner(
+                made.blob, name=str(typed.path), precision="f32", threads=threads
+            )
+            parts = list(self._parts(runner, pictures))
+            runner.close()
+        return np.concatenate(parts)
+
+    def _parts(
+        self, runner: _openvino.BlobRunner, pictures: NDArray[Any]
+    ) -> Iterator[NDArray[np.float32]]:
+        size = self._subject.options.batch
+        for start in range(0, len(pictures), size):
+            batch = pictures[start : start + size]
+            padding = np.repeat(batch[-1:], size - len(batch), axis=0)
+            outputs = runner.run(np.concatenate([batch, padding]))
+            yield _backend.dense(outputs, self._num_classes)[: len(batch)]
+
+
+@contextmanager
+def opened(
+    graph: SimplifiedGraph, ranges: RangeTable, images_of: ImageSet, options: SearchOptions
+) -> Iterator[Scorer]:
+    """A scorer with its temporary files.
+
+    At most ``options.max_images`` are used, in the order of their hashes: nothing depends on that
+    of the set.
+
+    Raises:
+        InputError: No images, or one that is unusable.
+        CompileFailed: OpenVINO does not take the FP32 graph.
+    """
+    chosen = sorted(images_of.subset(options.max_images).items, key=lambda item: item.sha256)
+    if not chosen:
+        raise InputError(f"{images_of.name} has no images", hint="give at least one")
+    classes = list(graph.details.get("classes") or ())
+    is_labelled = images_of.is_labelled and list(images_of.classes) == classes
+    with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
+        subject = _Subject(graph=graph, ranges=ranges, options=options, folder=Path(folder))
+        yield Scorer(subject, chosen, is_labelled=is_labelled)
+
+
+def _classes(details: Any) -> int:
+    return int(details.get("num_classes") or 0)
+
+
+def _decoded(items: Sequence[ImageItem], how: Any, subject: _Subject) -> NDArray[Any]:
+    """All images preprocessed, in a file that is mapped into memory: a large set needs no RAM.
+
+    Its space is taken at once, since a page that finds none kills the process; and its name away,
+    so that a killed process leaves nothing.
+    """
+    path = subject.folder / "images.npy"
+    shape = (len(items), *how.image_shape)
+    found = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(how.element), shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    path.unlink()
+    done = 0
+    for group in images.batches(items, how, subject.options.batch):
+        found[done : done + len(group.items)] = group.images
+        done += len(group.items)
+    return found
+
+
+@contextmanager
+def _border() -> Iterator[None]:
+    """The only place that turns refusals of OpenVINO into ours."""
+    try:
+        yield
+    except _openvino.LibraryMissing as error:
+        raise BackendMissing(str(error), hint="pip install 'edge-inception[cpu]'") from error
+    except _openvino.Refusal as error:
+        raise CompileFailed(str(error), hint=error.hint) from error

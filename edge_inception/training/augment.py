@@ -1,0 +1,54 @@
+"""Random changes of training images under which the label stays valid; no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge_inception.data import images
+from edge_inception.data.imageset import ImageItem
+
+if TYPE_CHECKING:
+    from edge_inception.training.options import TrainOptions
+
+
+def load_augmented(
+    item: ImageItem, *, index: int, options: TrainOptions, size: int, epoch: int
+) -> NDArray[np.float32]:
+    """float32 [3, size, size] of a training image, as drawn for (seed, epoch, index).
+
+    Raises:
+        InputError: The file is not a usable image.
+    """
+    rng = np.random.default_rng((options.seed, epoch, index))
+    image = augment(images.decode(item.path), rng, options)
+    at_size = dataclasses.replace(
+        options.preprocess.normalised,
+        input_size=(size, size),
+        crop_fraction=1.0,
+        crop="after_resize",
+    )
+    pixels = images.preprocess(image, at_size)
+    gain = 1 + rng.uniform(-options.contrast, options.contrast)
+    shift = rng.uniform(-options.brightness, options.brightness)
+    return (pixels * np.float32(gain) + np.float32(shift)).astype(np.float32)
+
+
+def augment(image: Image.Image, rng: np.random.Generator, options: TrainOptions) -> Image.Image:
+    """Random flips, small rotation, random crop of the image's own shape; any size, 8-bit RGB."""
+    if options.is_flipped_horizontally and rng.random() < 0.5:  # noqa: PLR2004 -- a coin
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if options.is_flipped_vertically and rng.random() < 0.5:  # noqa: PLR2004 -- a coin
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    if options.rotation:
+        angle = rng.uniform(-options.rotation, options.rotation)
+        image = image.rotate(angle, Image.Resampling.BILINEAR)
+    share = rng.uniform(options.crop_scale, 1.0)
+    width, height = max(1, round(image.width * share)), max(1, round(image.height * share))
+    left = int(rng.integers(0, image.width - width + 1))
+    top = int(rng.integers(0, image.height - height + 1))
+    return image.crop((left, top, left + width, top + height))

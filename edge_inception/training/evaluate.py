@@ -1,0 +1,54 @@
+"""What training reports about a model on labelled images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edge_inception.data import images
+from edge_inception.data.imageset import ImageSet
+from edge_inception.metrics import classification
+
+if TYPE_CHECKING:
+    from edge_inception.training.options import TrainOptions
+
+
+def evaluate(model: nn.Module, images_of: ImageSet, options: TrainOptions) -> dict[str, float]:
+    """Accuracy, balanced accuracy and, where two classes occur, AUROC; float32, final size."""
+    return figures(*answers(model, images_of, options), options)
+
+
+def answers(
+    model: nn.Module, images_of: ImageSet, options: TrainOptions
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits [N, classes] of the images in their order, and their labels [N]."""
+    model.eval()
+    logits: list[NDArray[np.float32]] = []
+    labels: list[int | None] = []
+    with torch.inference_mode():
+        for batch in images.batches(images_of.items, options.preprocess, options.batch):
+            pixels = torch.from_numpy(batch.images).to(options.device)
+            out = model(pixels.to(memory_format=torch.channels_last))
+            logits.append(out.float().cpu().numpy())
+            labels.extend(item.label for item in batch.items)
+    return np.concatenate(logits), np.array(labels, dtype=np.int64)
+
+
+def figures(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], options: TrainOptions
+) -> dict[str, float]:
+    """Accuracy, balanced accuracy and, where two classes occur, AUROC of logits."""
+    predicted = logits.argmax(axis=1).astype(np.int64)
+    result = {
+        "accuracy": float((predicted == labels).mean()),
+        "balanced_accuracy": classification.balanced_accuracy(
+            predicted, labels, options.num_classes
+        ),
+    }
+    if options.num_classes == 2 and len(set(labels.tolist())) == 2:  # noqa: PLR2004 -- two classes
+        result["auroc"] = classification.auroc(logits[:, 1] - logits[:, 0], labels)
+    return result

@@ -1,0 +1,58 @@
+"""Options of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_inception.spec import Preprocess
+from edge_inception.stage import Stage
+
+TRAIN = Stage(
+    name="train",
+    tools=("torch", "numpy", "Pillow"),
+    sources=(
+        *("training/train.py", "training/run.py", "training/evaluate.py"),
+        *("training/augment.py", "training/options.py", "models", "data", "metrics"),
+    ),
+)
+QAT = Stage(
+    name="qat",
+    tools=("torch", "onnx", "onnxruntime", "numpy", "Pillow"),
+    sources=("training", "models", "quant", "graph", "data", "metrics", "device/outputs.py"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """One training run; ``preprocess.input_size`` is square.
+
+    ``crop_scale`` is the smallest side of a random crop as a share of the image; ``rotation`` in
+    degrees, uniform in both directions; ``brightness`` and ``contrast`` relative, 0..1; flips are
+    on per axis. ``start_size`` is the side of the first epoch's images; it grows linearly to
+    ``preprocess.input_size``. ``device`` is ``cpu`` or ``cuda``.
+    """
+
+    model: str
+    num_classes: int
+    preprocess: Preprocess
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = 60
+    batch: int = 32
+    start_size: int = 160
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup_epochs: int = 3
+    label_smoothing: float = 0.05
+    ema_decay: float = 0.995
+    crop_scale: float = 0.85
+    rotation: float = 3.0
+    brightness: float = 0.2
+    contrast: float = 0.2
+    is_flipped_horizontally: bool = True
+    is_flipped_vertically: bool = True
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 0
+    monitor_every: int = 5

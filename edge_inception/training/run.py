@@ -1,0 +1,300 @@
+"""One training run: batches, steps, the moving average of the weights, and a state to resume from.
+
+Every random choice is drawn from the seed, the epoch and the image, so a run that was interrupted
+ends, on the CPU, with the very weights of an undisturbed one. Nothing is selected on the monitored
+images: what counts is the moving average of the weights after the last epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edge_inception import stage
+from edge_inception.artifact import replace_file
+from edge_inception.data import images, imageset
+from edge_inception.data.imageset import ImageItem, ImageSet
+from edge_inception.errors import InputError, unknown
+from edge_inception.spec import Progress
+from edge_inception.training.augment import load_augmented
+from edge_inception.training.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from edge_inception.training.options import TrainOptions
+
+STATE_FILE = "state.pt"
+FULL_SIZE_FROM = 0.7  # share of the epochs after which images have their final size
+SIZE_STEP = 16
+_SMALLEST = {"epochs": 1, "batch": 1, "monitor_every": 1, "start_size": 1, "threads": 0, "seed": 0}
+_SMALLEST_WEIGHT = 1e-6  # a batch of images that all weigh nothing has loss 0 and not 0 / 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is trained.
+
+    ``average`` has the modules of ``model`` and starts with its weights. ``losses`` maps pixels
+    [N, 3, H, W], the model's answers and labels [N] to the loss of each image [N]. ``identity`` is
+    what a state must have been written for, beside options and images. ``is_half`` computes the
+    model in bfloat16.
+    """
+
+    model: nn.Module
+    average: nn.Module
+    losses: Callable[[Tensor, Any, Tensor], Tensor]
+    identity: tuple[str, ...] = ()
+    is_half: bool = True
+
+
+def require_sets(train_set: ImageSet, monitor_set: ImageSet, options: TrainOptions) -> None:
+    """Check that the images can be trained and measured on, every one decoded once.
+
+    Raises:
+        InputError: Images unlabelled, damaged, of other classes or in both sets.
+    """
+    for images_of in (train_set, monitor_set):
+        if not images_of.is_labelled:
+            raise InputError(
+                f"{images_of.name} has images without a label", hint="use class folders or a set"
+            )
+        if len(images_of.classes) != options.num_classes:
+            raise InputError(
+                f"{images_of.name} has {len(images_of.classes)} classes, the model "
+                f"{options.num_classes}",
+                hint=f"classes: {', '.join(images_of.classes)}",
+            )
+    if train_set.classes != monitor_set.classes:
+        raise InputError(
+            f"{train_set.name} has classes {', '.join(train_set.classes)}; {monitor_set.name} has "
+            f"{', '.join(monitor_set.classes)}",
+            hint="both need the same class names in the same order",
+        )
+    shared = imageset.overlap(monitor_set, train_set)
+    if shared:
+        raise InputError(
+            f"{len(shared)} monitored images are also trained on, first {shared[0]}",
+            hint="metrics on trained images prove nothing; use others",
+        )
+    for item in images.usable((*train_set.items, *monitor_set.items))[1]:
+        images.decode(item.path)  # raises, before hours of training and not after
+
+
+def require_options(options: TrainOptions) -> None:
+    """Check what does not depend on the model.
+
+    Raises:
+        InputError: A number too small, an input that is not square, or no such device.
+    """
+    height, width = options.preprocess.input_size
+    if height != width:
+        raise InputError(f"training at {height} x {width} pixels", hint="give a square input size")
+    for name, smallest in _SMALLEST.items():
+        value = getattr(options, name)
+        if value < smallest:
+            raise InputError(f"{name} is {value}", hint=f"wanted at least {smallest}")
+    if options.device not in {"cpu", "cuda"}:
+        raise unknown("device", options.device, ("cpu", "cuda"))
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("no CUDA device on this machine", hint="use --device cpu")
+
+
+class Run:
+    """State of one run: weights, their moving average, optimizer, history."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        train_set: ImageSet,
+        monitor_set: ImageSet,
+        options: TrainOptions,
+        out: Path,
+    ) -> None:
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self.subject, self.model, self.average = subject, subject.model, subject.average
+        self.train_set, self.monitor_set = train_set, monitor_set
+        self.options, self.out = options, out
+        self.steps_per_epoch = max(1, len(train_set.items) // options.batch)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, options.weight_decay))
+        self.epoch, self.seconds = 0, 0.0
+        self.history: list[dict[str, float]] = []
+        sets = (train_set.sha256, monitor_set.sha256)
+        self.identity = json.dumps([stage.plain(options), *sets, *subject.identity], sort_keys=True)
+        self._resume()
+
+    def train(self, progress: Progress) -> None:
+        """Train all epochs that are left; the state is saved after each."""
+        while self.epoch < self.options.epochs:
+            self.train_epoch(progress)
+            self.save()
+
+    def record(self, of: stage.Stage) -> dict[str, Any]:
+        """What was trained on what, and with which tools: those of the stage ``of``."""
+        return {
+            "options": stage.plain(self.options),
+            "classes": self.train_set.classes,
+            "train": {"set": self.train_set.name, "images": len(self.train_set.items)},
+            "train_sha256": self.train_set.sha256,
+            "monitor": {"set": self.monitor_set.name, "images": len(self.monitor_set.items)},
+            "tools": {tool: stage.tool_version(tool) for tool in of.tools},
+            "seconds": round(self.seconds),
+        }
+
+    def train_epoch(self, progress: Progress) -> None:
+        """One pass over the training images."""
+        started, losses = time.monotonic(), []
+        self.model.train()
+        _seed_torch(self.options.seed, self.epoch)  # dropout
+        size = image_size(self.epoch, self.options)
+        for step, (pixels, labels, weights) in enumerate(self._batches(size)):
+            done = self.epoch * self.steps_per_epoch + step
+            losses.append(self._step(done, pixels, labels, weights))
+            progress(done + 1, self.options.epochs * self.steps_per_epoch)
+        self.epoch += 1
+        self.seconds += time.monotonic() - started
+        entry = {"epoch": self.epoch, "size": size, "loss": float(np.mean(losses))}
+        if self.epoch % self.options.monitor_every == 0 or self.epoch == self.options.epochs:
+            entry.update(evaluate(self.average, self.monitor_set, self.options))
+        self.history.append(entry)
+
+    def _step(self, done: int, pixels: Tensor, labels: Tensor, weights: Tensor) -> float:
+        options = self.options
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.learning_rate * schedule(done, self.steps_per_epoch, options)
+        is_half = self.subject.is_half and _has_bfloat16(options.device)
+        with torch.autocast(options.device, dtype=torch.bfloat16, enabled=is_half):
+            answers = self.model(pixels)
+        per_image = self.subject.losses(pixels, answers, labels)
+        loss = (per_image * weights).sum() / weights.sum().clamp_min(_SMALLEST_WEIGHT)
+        if not torch.isfinite(loss):
+            raise InputError(f"loss is {loss.item()} at step {done}", hint="lower --learning-rate")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)  # threshold of arXiv 1512.00567
+        self.optimizer.step()
+        self._update_average(done)
+        return loss.item()
+
+    def _update_average(self, done: int) -> None:
+        decay = min(self.options.ema_decay, (1 + done) / (10 + done))
+        with torch.no_grad():
+            for mean, value in zip(
+                self.average.state_dict().values(), self.model.state_dict().values(), strict=True
+            ):
+                if mean.is_floating_point():
+                    mean.lerp_(value, 1 - decay)
+                else:
+                    mean.copy_(value)
+
+    def _batches(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        options, items = self.options, self.train_set.items
+        order = np.random.default_rng((options.seed, self.epoch)).permutation(len(items))
+        load = partial(load_augmented, options=options, size=size, epoch=self.epoch)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            ahead = []
+            for step in range(self.steps_per_epoch):
+                chosen = order[step * options.batch : (step + 1) * options.batch]
+                members = [items[index] for index in chosen]
+                futures = [pool.submit(load, items[i], index=int(i)) for i in chosen]
+                ahead.append((members, futures))
+                if len(ahead) > 1:
+                    yield self._to_tensors(*ahead.pop(0))
+            for members, futures in ahead:
+                yield self._to_tensors(members, futures)
+
+    def _to_tensors(self, members: list[ImageItem], futures: Any) -> tuple[Tensor, Tensor, Tensor]:
+        device = self.options.device
+        pixels = torch.from_numpy(np.stack([future.result() for future in futures]))
+        labels = torch.tensor([item.label for item in members])
+        weights = torch.tensor([item.weight for item in members], dtype=torch.float32)
+        pixels = pixels.to(device, memory_format=torch.channels_last)
+        return pixels, labels.to(device), weights.to(device)
+
+    def save(self) -> None:
+        """Write the state that ``_resume`` reads."""
+        state = {
+            "identity": self.identity,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+        content = BytesIO()  # torch's own writer does not say that the disk is full
+        torch.save(state, content)
+        replace_file(self.out / STATE_FILE, content.getbuffer())
+
+    def _resume(self) -> None:
+        path = self.out / STATE_FILE
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.options.device, weights_only=True)
+            identity = state["identity"]
+        except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError) as error:
+            raise InputError(
+                f"{path} is not the state of a training run", hint="delete it to start afresh"
+            ) from error
+        if identity != self.identity:
+            raise InputError(
+                f"{path} belongs to a run with other options or images",
+                hint="choose another --out, or delete it",
+            )
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.history = state["history"]
+
+
+def _has_bfloat16(device: str) -> bool:
+    """Whether bf16 saves time; a CPU with AVX2 alone takes five times as long for it as for f32."""
+    if device != "cpu":
+        return True
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 -- no public name
+
+
+def _seed_torch(seed: int, epoch: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices and kernels only, not on biases and batch norms."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def schedule(done: int, steps_per_epoch: int, options: TrainOptions) -> float:
+    """Share of the learning rate at step ``done``: linear warm-up, then half a cosine to zero."""
+    warmup, total = options.warmup_epochs * steps_per_epoch, options.epochs * steps_per_epoch
+    if done < warmup:
+        return (done + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, total - warmup)))
+
+
+def image_size(epoch: int, options: TrainOptions) -> int:
+    """Side of the training images in ``epoch``: linear growth in steps of 16, then the final."""
+    final = options.preprocess.input_size[0]
+    share = epoch / max(1.0, FULL_SIZE_FROM * options.epochs)
+    if share >= 1 or options.start_size >= final:
+        return final
+    grown = options.start_size + share * (final - options.start_size)
+    return max(options.start_size, int(grown // SIZE_STEP * SIZE_STEP))

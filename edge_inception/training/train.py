@@ -1,0 +1,129 @@
+"""Train a model on an image set: checkpoint.safetensors, metrics.json, and a state to resume from.
+
+How a run goes stands in ``training_run``.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from edge_inception import registry
+from edge_inception.artifact import replace_file
+from edge_inception.data.imageset import ImageSet
+from edge_inception.errors import InputError
+from edge_inception.spec import Progress, no_progress
+from edge_inception.training import run as training_run
+from edge_inception.training.evaluate import evaluate
+from edge_inception.training.options import TRAIN, TrainOptions
+from edge_inception.training.run import Run, Subject, image_size
+
+CHECKPOINT_FILE, METRICS_FILE = "checkpoint.safetensors", "metrics.json"
+
+
+def train(
+    train_set: ImageSet,
+    monitor_set: ImageSet,
+    options: TrainOptions,
+    out: Path,
+    *,
+    progress: Progress = no_progress,
+) -> Path:
+    """Train and write ``out/checkpoint.safetensors`` (fp16 weights, fp32 batch-norm statistics).
+
+    Args:
+        train_set: Labelled images; ``ImageItem.weight`` scales an image's loss.
+        monitor_set: Labelled images for the metrics; never used for a decision.
+        options: The run; a state file of other options is refused.
+        out: Folder; an unfinished run found there is resumed.
+        progress: Called with (steps done, steps in all).
+
+    Raises:
+        InputError: Images unlabelled, damaged, of other classes or in both sets; options that do
+            not fit the model or the machine; a state file of another run; a loss not finite.
+    """
+    training_run.require_sets(train_set, monitor_set, options)
+    training_run.require_options(options)
+    registry.options(registry.model(options.model), options.model_options)
+    run = Run(_subject(len(train_set.items), options), train_set, monitor_set, options, out)
+    run.train(progress)
+    return _finish(run)
+
+
+def _subject(num_images: int, options: TrainOptions) -> Subject:
+    """The model with random weights, and the module of their average."""
+    torch.manual_seed(options.seed)
+    arguments = (registry.model(options.model), options.num_classes, options.model_options)
+    model, average = (
+        registry.build(*arguments).to(options.device, memory_format=torch.channels_last)
+        for _ in range(2)
+    )
+    if model.is_embedding:
+        raise InputError(
+            f"{options.model} with {dict(options.model_options)} puts out an embedding",
+            hint="train a classifier: --option tail=facenet-classifier, or tail=paper",
+        )
+    _refuse_small_images(average, num_images, options)
+    _initialise(model)
+    average.load_state_dict(model.state_dict())
+    losses = partial(_losses, smoothing=options.label_smoothing, weights=model.auxiliary_weights)
+    return Subject(model=model, average=average, losses=losses)
+
+
+def _refuse_small_images(average: nn.Module, num_images: int, options: TrainOptions) -> None:
+    """A training pass of ``average``, whose statistics are set afterwards."""
+    size = min(image_size(epoch, options) for epoch in range(options.epochs))
+    batch = min(2, options.batch, num_images)
+    try:
+        with torch.no_grad():
+            average(torch.zeros(batch, 3, size, size, device=options.device))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{options.model} cannot train on {batch} images of {size} x {size} pixels",
+            hint="raise --start-size, --input-size or --batch",
+        ) from error
+
+
+def _losses(
+    _: Tensor, answers: Any, labels: Tensor, *, smoothing: float, weights: tuple[float, ...]
+) -> Tensor:
+    """Loss of every image, [N]: of the logits, and of auxiliary heads by their weight."""
+    logits, *auxiliary = answers if isinstance(answers, tuple) else (answers,)
+    smooth = partial(nn.functional.cross_entropy, reduction="none", label_smoothing=smoothing)
+    loss = smooth(logits.float(), labels)
+    for weight, answer in zip(weights, auxiliary, strict=True):
+        loss = loss + weight * smooth(answer.float(), labels)
+    return loss
+
+
+def _finish(run: Run) -> Path:
+    """Write checkpoint and metrics; the metrics are those of the rounded weights."""
+    weights = {name: _as_stored(name, tensor) for name, tensor in run.average.state_dict().items()}
+    path = run.out / CHECKPOINT_FILE
+    # One entry of metadata: safetensors would write several in an order of their own each time.
+    content = save(weights, metadata={"classes": json.dumps(run.train_set.classes)})
+    replace_file(path, content)
+    run.average.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    metrics = evaluate(run.average, run.monitor_set, run.options)
+    record = {"schema": 1, **run.record(TRAIN), "metrics": metrics, "history": run.history}
+    replace_file(run.out / METRICS_FILE, (json.dumps(record, indent=1) + "\n").encode())
+    return path
+
+
+def _as_stored(name: str, tensor: Tensor) -> Tensor:
+    """fp16 for weights; batch-norm statistics stay fp32, where fp16 would lose small variances."""
+    is_statistic = name.endswith(("running_mean", "running_var")) or not tensor.is_floating_point()
+    return tensor.cpu().contiguous() if is_statistic else tensor.half().cpu().contiguous()
+
+
+def _initialise(model: nn.Module) -> None:
+    """Kaiming-normal convolutions for ReLU, fan out."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_inception.errors import Inconclusive
+from edge_inception.latency import bench
+from edge_inception.latency.bench import Protocol, run_together
+from edge_inception.latency.contender import Arm
+from edge_inception.latency.measure import Contender
+from edge_inception.latency.record import SHAPE, read_record
+from edge_inception.latency.regression import Gate
+from edge_inception.validate.comparison import Comparison
+
+# a session with known figures; workers import it by name
+_CLOCKWORK = """
+import os, time
+import numpy as np
+
+class Clockwork:
+    def __init__(self, threads, ms=2.0, first_ms=0.0, extra=0, log=""):
+        self.info = {"threads": threads + extra}
+        self._ms, self._first, self._log = ms, first_ms, log
+        self.gpu_ms = ms / 2
+        time.sleep(0.05)
+    gpu_ms = 0.0
+    def run(self, images):
+        wait, self._first = self._ms + self._first, 0.0
+        if self._log:
+            with open(self._log, "a") as stream:
+                stream.write(f"{os.getpid()} {len(images)}\\n")
+        time.sleep(wait / 1000)
+        return np.zeros((len(images), 2), np.float32)
+    def __enter__(self):
+        return self
+    def __exit__(self, *error):
+        pass
+"""
+QUICK = Protocol(
+    threads=1, warmup_calls=1, warmup_s=0, calls=12, seconds=60, stable=None,
+    block_calls=3, discard_calls=1, settle_s=0, timeout_s=30,
+)  # fmt: skip
+
+
+@pytest.fixture
+def feed(tmp_path, monkeypatch):
+    (tmp_path / "clockwork.py").write_text(_CLOCKWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    images = tmp_path / "images.npy"
+    np.save(images, np.zeros((4, 3, 2, 2), np.float32))
+    return images
+
+
+FACTS = {
+    "path": "clock", "sha256": "0" * 64, "bytes": 1, "backend": "clock", "precision": None,
+    "float_precision": None, "typed": None, "batch": {"min": 1, "opt": 1, "max": 1},
+    "dla_core": None, "tied_to": {}, "graph_sha256": None,
+}  # fmt: skip
+
+
+def _contender(**arguments):
+    return Contender(name="clock", factory="clockwork:Clockwork", arguments=arguments)
+
+
+def test_a_run_of_known_length(feed):
+    """Calls that sleep 4 ms, the first 60 more: medians, first call, opening, blocks, compute."""
+    (run,) = run_together({"A": _contender(ms=4, first_ms=60)}, feed, QUICK)
+    record = bench.run_record(run, QUICK)
+    assert record["n"] == 12
+    assert record["blocks"] == [3, 3, 3, 3]
+    assert 4.0 <= record["median"] < 12
+    assert record["first_ms"] >= 64
+    assert record["open_s"] >= 0.05
+    assert record["compute_median"] == 2.0
+    assert record["p99"] is None  # twelve calls have no 99th percentile
+    assert record["throughput"] == pytest.approx(1000 / record["mean"])
+    assert 5 < record["peak_mib"] < 5000
+
+
+def test_two_take_turns_in_processes_of_their_own(feed, tmp_path):
+    """Blocks go A B, B A, A B, B A; each arm is one process, and neither is ours."""
+    log = tmp_path / "calls"
+    arms = {arm: _contender(log=str(log)) for arm in ("A", "B")}
+    runs = run_together(arms, feed, QUICK, pair=7)
+    assert [(run.arm, run.pair, len(run.blocks)) for run in runs] == [("A", 7, 4), ("B", 7, 4)]
+    pids = [line.split()[0] for line in log.read_text().splitlines()]
+    a, b = dict.fromkeys(pids)
+    blocks = pids[4:]  # after a first and a warm-up call of each
+    assert blocks == [a] * 4 + [b] * 8 + [a] * 8 + [b] * 8 + [a] * 4
+
+
+def test_streams_run_at_once(feed):
+    """Three streams of 20 ms take about 20, not 60, and count three times in the throughput."""
+    protocol = _with(streams=3)
+    (run,) = run_together({"A": _contender(ms=20)}, feed, protocol)
+    record = bench.run_record(run, protocol)
+    assert record["median"] < 50
+    assert record["throughput"] == pytest.approx(3000 / record["mean"])
+
+
+def _with(**changes):
+    return dataclasses.replace(QUICK, **changes)
+
+
+def test_an_unstable_run_goes_on_until_its_limit(feed):
+    """A steadiness that sleeping never reaches: timing ends at ``most_s``, not before."""
+    (run,) = run_together({"A": _contender(ms=5)}, feed, _with(stable=0.0, most_s=0.4))
+    assert sum(run.samples) >= 400
+
+
+def test_other_threads_than_asked_for_are_no_measurement(feed):
+    """A library that takes one thread more is refused with both numbers."""
+    with pytest.raises(Inconclusive, match="threads=2, wanted 1"):
+        run_together({"A": _contender(extra=1)}, feed, QUICK)
+
+
+def test_a_record_is_whole_and_strict_json(feed, tmp_path):
+    """Its keys are the documented ones, and it survives JSON without NaN or infinity."""
+    protocol = QUICK
+    runs = run_together({"A": _contender()}, feed, protocol)
+    facts = {**FACTS, "model": {"name": "clock", "input": None}}
+    record = bench.record(
+        "single", {"A": facts}, runs, protocol, input_facts={"sha256": "x", "what": "zeros"}
+    )
+    text = json.dumps(record, allow_nan=False)
+    path = tmp_path / "record.json"
+    path.write_text(text, encoding="utf-8")
+    assert read_record(path) == json.loads(text)
+    for shape, found in (
+        (SHAPE, record),
+        (SHAPE["engines"]["A"], record["engines"]["A"]),
+        (SHAPE["runs"][0], record["runs"][0]),
+    ):
+        assert shape.keys() == found.keys()
+    assert record["protocol"]["threads"] == 1
+    assert record["fingerprint"] == bench.fingerprint(
+        {k: v for k, v in record["device"].items() if k != "load_average"}, record["protocol"]
+    )
+
+
+def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
+    """Version 1, as a device wrote it: read, and invalid with what differs or was not recorded."""
+    stored = Path(__file__).with_name("records") / "device-1.json"
+    session = Comparison(
+        protocol=QUICK, gate=Gate(pairs=2, most_pairs=2), pictures=None, folder=tmp_path
+    )
+    arm = Arm(
+        engine=None,
+        contender=dataclasses.replace(_contender(), images=feed),
+        facts={**FACTS, "model": {"name": "clock", "input": None}},
+        feed={"sha256": "ab" * 32, "what": "zeros"},
+    )
+    found = session.against(arm, stored, trusted=True, progress=lambda *_: None)
+    assert found["result"]["verdict"] == "invalid"
+    told = found["result"]["sentence"]
+    assert "threads (not recorded then, 1 now)" in told
+    assert "input_sha256 (86987e5b1e15 then, abababababab now)" in told
+    path = tmp_path / "compared.json"
+    path.write_text(json.dumps(found), encoding="utf-8")
+    assert [run["arm"] for run in read_record(path)["runs"]] == ["A", "B", "B"]
+
+
+def test_doubts_are_named():
+    """A busy machine, throttling and heat each become a warning; a quiet run has none."""
+    quiet = {"throttled": False, "temp_c": {"end": {"cpu": 40.0}}}
+    run = bench.Run(
+        arm="A", pair=0, t0="", blocks=((1.0, 1.0), (1.0, 1.0)), compute_ms=(), open_s=0,
+        first_ms=1, peak_mib=1, info={}, seen=quiet, foreign_cores=0.0,
+    )  # fmt: skip
+    assert bench.warnings_of(run) == []
+    hot = {"throttled": True, "temp_c": {"end": {"cpu": 95.0}}}
+    bad = dataclasses.replace(run, seen=hot, foreign_cores=1.5, blocks=((1.0, 2.0), (1.0, 9.0)))
+    text = " ".join(bench.warnings_of(bad))
+    for word in ("throttled", "cpu reached 90 C", "1.5 cores", "calls vary"):
+        assert word in text
