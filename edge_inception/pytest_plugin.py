@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from edge_inception.latency.contender import Arm
+    from edge_inception.latency.contender import EngineUnderTest
     from edge_inception.validate.comparison import Comparison
 
 BASELINES = "latency_baselines"
@@ -89,13 +89,15 @@ def latency_gate(request: pytest.FixtureRequest) -> Iterator[Callable[..., dict[
     """Call it with engines; it fails, skips or returns the record of the comparison.
 
     ``latency_gate(candidate, baseline=None, *, max_regression=0.03, pairs=10, most_pairs=50,
-    threads=0, batch=1, seconds=5.0, images=None)``: engine files, or an ``Arm`` for a session of
-    one's own; photos to feed, or noise.
+    threads=0, batch=1, seconds=5.0, images=None)``: engine files, or an ``EngineUnderTest``
+    for a session of your own; photos to feed, or noise.
     """
     with _folder(request) as folder:
 
         def gate(
-            candidate: str | Path | Arm, baseline: str | Path | Arm | None = None, **choices: Any
+            candidate: str | Path | EngineUnderTest,
+            baseline: str | Path | EngineUnderTest | None = None,
+            **choices: Any,
         ) -> dict[str, Any]:
             session = _comparison(folder, choices)
             if baseline is None:
@@ -173,12 +175,12 @@ def _comparison(folder: str, choices: dict[str, Any]) -> Comparison:
     )
     if choices:
         raise TypeError(f"latency_gate has no choice {min(choices)!r}")
-    pictures = imageset.open_set(Path(images)) if images else None
-    return Comparison(protocol=protocol, gate=gate, pictures=pictures, folder=Path(folder))
+    image_set = imageset.open_set(Path(images)) if images else None
+    return Comparison(protocol=protocol, gate=gate, image_set=image_set, folder=Path(folder))
 
 
 def _against_stored(
-    request: pytest.FixtureRequest, session: Comparison, engine: Path | Arm
+    request: pytest.FixtureRequest, session: Comparison, engine: Path | EngineUnderTest
 ) -> dict[str, Any]:
     """The candidate against this machine's record; without one the test is skipped."""
     from edge_inception.artifact import replace_file  # noqa: PLC0415 -- pytest starts without it
@@ -200,7 +202,7 @@ def _file_name(nodeid: str) -> str:
     return "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in nodeid)
 
 
-def _engine(engine: str | Path | Arm) -> Path | Arm:
+def _engine(engine: str | Path | EngineUnderTest) -> Path | EngineUnderTest:
     if not isinstance(engine, (str, Path)):
         return engine
     found = Path(engine)

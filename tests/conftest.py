@@ -1,4 +1,4 @@
-"""Tiny typed graphs in every spelling, for tests of engines and of the command line."""
+"""Tiny typed graphs in every typing, for tests of engines and of the command line."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _IR_VERSIONS = {13: 7, 17: 8, 19: 9}
 
 @dataclass
 class _Builder:
-    """Conv, Relu, GlobalAveragePool, Flatten, Gemm, with Q/DQ as the spelling asks."""
+    """Conv, Relu, GlobalAveragePool, Flatten, Gemm, with Q/DQ as the typing asks."""
 
-    spelling: str
+    typing: str
     batch: int | None
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(7)
-        self.is_int8 = self.spelling in {"strong", "strong_fp32", "weak"}
-        self.rest = np.float16 if self.spelling in {"fp16", "strong"} else np.float32
+        self.is_int8 = self.typing in {"strong", "strong_fp32", "weak"}
+        self.rest = np.float16 if self.typing in {"fp16", "strong"} else np.float32
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
         self.conv = rng.standard_normal((6, 3, 3, 3)).astype(np.float32) / 4
@@ -65,7 +65,7 @@ class _Builder:
         scale = (amax / 127).astype(np.float16)
         s = self.constant(f"{name}_scale", scale.astype(self.rest))
         zero = self.constant(f"{name}_zero", np.zeros(len(value), np.int8))
-        if self.spelling == "weak":
+        if self.typing == "weak":
             self.constant(name, value)
             self.add("QuantizeLinear", [name, s, zero], f"{name}_q", axis=0)
         else:
@@ -98,7 +98,7 @@ class _Builder:
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])],
             [numpy_helper.from_array(np.asarray(v), k) for k, v in self.constants.items()],
         )
-        opset = _OPSETS[self.spelling]
+        opset = _OPSETS[self.typing]
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
         model.ir_version = _IR_VERSIONS[opset]
         checker.check_model(model, full_check=True)
@@ -120,20 +120,20 @@ def publish_typed(path: Path, proto: Any, **details: Any) -> TypedGraph:
 TypedFactory = Callable[..., TypedGraph]
 
 
-def _publish_tiny(folder: Path, spelling: str, batch: int | None = 1) -> TypedGraph:
-    is_int8 = spelling not in {"fp32", "fp16"}
+def _publish_tiny(folder: Path, typing: str, batch: int | None = 1) -> TypedGraph:
+    is_int8 = typing not in {"fp32", "fp16"}
     size = batch or 1
     return publish_typed(
-        folder / f"{spelling}-{batch}.onnx",
-        _Builder(spelling, batch).model(),
+        folder / f"{typing}-{batch}.onnx",
+        _Builder(typing, batch).model(),
         model="tiny",
         head="logits",
         num_classes=CLASSES,
         classes=[f"class {i}" for i in range(CLASSES)],
         preprocess={"input_size": [SIDE, SIDE]},
-        precision="int8" if is_int8 else spelling,
-        typing="weak" if spelling == "weak" else "strong",
-        float_rest="fp16" if spelling in {"fp16", "strong"} else "fp32",
+        precision="int8" if is_int8 else typing,
+        typing="weak" if typing == "weak" else "strong",
+        float_rest="fp16" if typing in {"fp16", "strong"} else "fp32",
         input="input",
         output="logits",
         input_shape=[batch or "batch", 3, SIDE, SIDE],
@@ -144,16 +144,16 @@ def _publish_tiny(folder: Path, spelling: str, batch: int | None = 1) -> TypedGr
 
 @pytest.fixture(scope="session")
 def publish_tiny() -> Callable[..., TypedGraph]:
-    """``publish_tiny(folder, spelling, batch)``: ``tiny_typed`` for fixtures of a session."""
+    """``publish_tiny(folder, typing, batch)``: ``tiny_typed`` for fixtures of a session."""
     return _publish_tiny
 
 
 @pytest.fixture
 def tiny_typed(tmp_path: Path) -> TypedFactory:
-    """``tiny_typed(spelling, batch=1)``: a published TypedGraph; ``batch=None`` is dynamic."""
+    """``tiny_typed(typing, batch=1)``: a published TypedGraph; ``batch=None`` is dynamic."""
 
-    def make(spelling: str = "strong", batch: int | None = 1) -> TypedGraph:
-        return _publish_tiny(tmp_path, spelling, batch)
+    def make(typing: str = "strong", batch: int | None = 1) -> TypedGraph:
+        return _publish_tiny(tmp_path, typing, batch)
 
     return make
 

@@ -65,7 +65,7 @@ def open_session(graph: str | Path, *, profile: Mapping[str, int], threads: int 
 
 def record_baseline(
     graph: Graph,
-    images_of: ImageSet,
+    image_set: ImageSet,
     options: OnnxBaselineOptions,
     out: Path,
     *,
@@ -75,7 +75,7 @@ def record_baseline(
 
     Args:
         graph: As ``import`` wrote it: float32 images to logits.
-        images_of: Images in the order of the rows.
+        image_set: Images in the order of the rows.
         options: Batch and threads.
         out: Path of the .npz file.
         progress: Called with (images done, images in all).
@@ -88,12 +88,12 @@ def record_baseline(
     with open_session(
         graph.path, profile=graph.details["profile"], threads=options.threads
     ) as session:
-        found = record.answers(session, images_of, how, options.batch, progress=progress)
+        found = record.answers(session, image_set, how, options.batch, progress=progress)
     return record.publish(
         found,
-        images_of,
+        image_set,
         out,
-        provenance=onnx_baseline_provenance(graph, images_of, options),
+        provenance=onnx_baseline_provenance(graph, image_set, options),
         details={
             "model": graph.details["model"],
             "preprocess": stage.plain(how),

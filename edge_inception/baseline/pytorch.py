@@ -139,7 +139,7 @@ def open_session(  # noqa: PLR0913 -- the keywords of one JSON line
 
 def record_baseline(
     checkpoint: Path,
-    images_of: ImageSet,
+    image_set: ImageSet,
     options: BaselineOptions,
     out: Path,
     *,
@@ -149,7 +149,7 @@ def record_baseline(
 
     Args:
         checkpoint: Weights, see ``checkpoint.load_model``.
-        images_of: Images in the order of the rows.
+        image_set: Images in the order of the rows.
         options: Model, preprocessing, batch, threads.
         out: Path of the .npz file.
         progress: Called with (images done, images in all).
@@ -158,7 +158,7 @@ def record_baseline(
         InputError: No images, one that cannot be decoded, a label beyond the head, logits that are
             NaN or infinite, or a checkpoint that does not fit.
     """
-    provenance = baseline_provenance(checkpoint, images_of, options)
+    provenance = baseline_provenance(checkpoint, image_set, options)
     loaded = load(
         options.model,
         checkpoint,
@@ -176,7 +176,7 @@ def record_baseline(
     with session:
         answers = record.answers(
             session,
-            images_of,
+            image_set,
             how,
             options.batch,
             is_embedding=bool(loaded.model.is_embedding),
@@ -184,7 +184,7 @@ def record_baseline(
         )
     return record.publish(
         answers,
-        images_of,
+        image_set,
         out,
         provenance=provenance,
         details={

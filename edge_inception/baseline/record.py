@@ -40,7 +40,7 @@ class Answers:
 
 def answers(
     session: Runs,
-    images_of: ImageSet,
+    image_set: ImageSet,
     how: Preprocess,
     batch: int,
     *,
@@ -53,12 +53,12 @@ def answers(
         InputError: No images, one that cannot be decoded, a label beyond the head, or an answer
             that is NaN or infinite.
     """
-    if not images_of.items:
-        raise InputError(f"{images_of.name} has no images", hint="give at least one")
+    if not image_set.items:
+        raise InputError(f"{image_set.name} has no images", hint="give at least one")
     parts: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
     done = num_classes = 0
-    for group in images.batches(images_of.items, how, batch):
+    for group in images.batches(image_set.items, how, batch):
         part = session.run(group.images)
         num_classes = 0 if is_embedding else part.shape[1]
         labels.append(_labels(group, num_classes))
@@ -70,7 +70,7 @@ def answers(
                 )
         parts.append(part)
         done += len(part)
-        progress(done, len(images_of.items))
+        progress(done, len(image_set.items))
     return Answers(
         logits=np.concatenate(parts), labels=np.concatenate(labels), num_classes=num_classes
     )
@@ -91,7 +91,7 @@ def _labels(group: images.Batch, num_classes: int) -> NDArray[np.int64]:
 
 def publish(
     found: Answers,
-    images_of: ImageSet,
+    image_set: ImageSet,
     out: Path,
     *,
     provenance: Provenance,
@@ -101,7 +101,7 @@ def publish(
     arrays: dict[str, NDArray[Any]] = {
         "logits": found.logits,
         "labels": found.labels,
-        "sha256": np.array([item.sha256 for item in images_of.items]),
+        "sha256": np.array([item.sha256 for item in image_set.items]),
     }
     return artifact.publish(
         Baseline,
@@ -111,11 +111,11 @@ def publish(
         counts={
             "images": len(found.labels),
             "labelled": int((found.labels != UNLABELLED).sum()),
-            "left_out": images_of.num_left_out,
+            "left_out": image_set.num_left_out,
         },
         details={
-            "set": images_of.name,
-            "classes": list(images_of.classes),
+            "set": image_set.name,
+            "classes": list(image_set.classes),
             "num_classes": found.num_classes,
             **details,
         },

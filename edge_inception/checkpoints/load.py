@@ -143,7 +143,7 @@ def _filled(
     """The model with the tensors of ``found``; adds to ``notes`` what was left out or made up."""
     ranks = {key: t.ndim for key, t in _skeleton(spec, 1, found.options).state_dict().items()}
     state = {
-        ours: _ours(checkpoint.state[key], found.key_map.layout(name), ranks[ours])
+        ours: _travelling_module(checkpoint.state[key], found.key_map.layout(name), ranks[ours])
         for ours, (name, key) in found.found.items()
     }
     head = _head_keys(spec, found.options)
@@ -169,7 +169,7 @@ def _filled(
     return model
 
 
-def _ours(tensor: Tensor, layout: Layout, rank: int) -> Tensor:
+def _travelling_module(tensor: Tensor, layout: Layout, rank: int) -> Tensor:
     """The tensor in our order of axes and, where only axes of length 1 are in the way, our rank."""
     if layout is Layout.DEPTHWISE and tensor.ndim == 4:  # noqa: PLR2004 -- a kernel
         rows, columns, channels, multiplier = tensor.shape

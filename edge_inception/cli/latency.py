@@ -56,17 +56,17 @@ def bench(engine: Path, **flags: Any) -> None:
     The record is "edge-inception/bench"; with several --batch the last is a list of records.
     """
     from edge_inception.latency import bench as bench_of
-    from edge_inception.latency.contender import arm_of
+    from edge_inception.latency.contender import prepare_engine
     from edge_inception.latency.layer_times import layer_times
     from edge_inception.report.latency import bench_lines
 
     records = []
-    with terminal_of(flags) as terminal, _pictures(flags["images"]) as (pictures, folder):
+    with terminal_of(flags) as terminal, _pictures(flags["images"]) as (image_set, folder):
         for batch in flags["batch"] or (1,):
             protocol = _protocol(
                 flags, batch=batch, streams=flags["streams"], is_fixed=flags["fixed"]
             )
-            arm = arm_of(engine, batch, pictures, folder)
+            arm = prepare_engine(engine, batch, image_set, folder)
             layers = {"layers": layer_times(arm, protocol)} if flags["layers"] else {}
             with terminal.working(f"bench batch {batch}") as progress:
                 runs = bench_of.run_together(
@@ -116,11 +116,11 @@ def compare(engines: tuple[Path, ...], **flags: Any) -> int:
     from edge_inception.validate import comparison
 
     gate = _gate(flags)
-    with terminal_of(flags) as terminal, _pictures(flags["images"]) as (pictures, folder):
+    with terminal_of(flags) as terminal, _pictures(flags["images"]) as (image_set, folder):
         session = comparison.Comparison(
             protocol=_protocol(flags, batch=flags["batch"], is_fixed=True),
             gate=gate,
-            pictures=pictures,
+            image_set=image_set,
             folder=folder,
         )
         with terminal.working("compare") as progress:

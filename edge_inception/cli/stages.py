@@ -167,13 +167,13 @@ def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.errors import member
     from edge_inception.quant.insert_qdq import quantize as run
-    from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
+    from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
     from edge_inception.spec import Precision
 
     with terminal_of(flags) as terminal:
         options = QuantizeOptions(
             precision=member(Precision, "precision", flags["precision"] or "int8"),
-            spelling=member(Spelling, "typing", flags["typing"]),
+            typing=member(Typing, "typing", flags["typing"]),
             float_rest=member(FloatRest, "float rest", flags["float_rest"] or "fp16"),
             batch=flags["batch"],
             is_for_dla=flags["dla"],
@@ -199,7 +199,7 @@ def _cache_version(options: QuantizeOptions, version: str | None) -> str:
     Raises:
         InputError: It is needed and missing, is given in vain, or has no calibrators.
     """
-    is_cached = options.spelling.value == "implicit" and options.precision.value == "int8"
+    is_cached = options.typing.value == "implicit" and options.precision.value == "int8"
     if is_cached and not version:
         raise InputError(
             "the calibration cache names the TensorRT that will read it, and none is given",

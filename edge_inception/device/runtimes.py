@@ -31,7 +31,7 @@ CALIBRATION_CACHE = "calibration.cache"
 _OPENVINO_PYTHON = (3, 10)
 
 
-def _ours(name: str) -> Any:
+def _travelling_module(name: str) -> Any:
     """A travelling file of ``engines``: beside this one in a bundle, in the package on the host."""
     return importlib.import_module(_ENGINES + name if __package__ else name)
 
@@ -86,7 +86,7 @@ class OpenVino:
                 "run it with a newer one: python3.10 device.py",
                 refusal.LIBRARY_MISSING,
             )
-        return _ours("_openvino")
+        return _travelling_module("_openvino")
 
     def version(self) -> str:
         """Version of the library.
@@ -217,7 +217,7 @@ class TensorRt:
         Raises:
             Refusal: As ``version``, or no driver answers.
         """
-        cuda = _ours("_cuda")
+        cuda = _travelling_module("_cuda")
         version = self.version()
         if not cuda.driver_version():
             raise Refusal(
@@ -247,7 +247,7 @@ class TensorRt:
             Refusal: The library refuses the graph, or computes no layer of an int8 graph in int8
                 and that was not accepted.
         """
-        nvinfer, inspection = _ours("_nvinfer"), _ours("_inspection")
+        nvinfer, inspection = _travelling_module("_nvinfer"), _travelling_module("_inspection")
         # The builder stamps the first line of the cache with its own version.
         cache = self._bundle.path(CALIBRATION_CACHE) if is_calibrated(graph) else None
         settings = settings_of(graph, self._bundle.record["build"], cache)
@@ -300,11 +300,11 @@ class TensorRt:
         Raises:
             Refusal: It is of another version or GPU, or the library refuses it.
         """
-        plan = _ours("_plan")
+        plan = _travelling_module("_plan")
         why, _ = plan.refusal(content, sidecar, self.identity())
         if why:
             raise Refusal(why, "build it again: python3 device.py build --force")
-        nvinfer, cuda = _ours("_nvinfer"), _ours("_cuda")
+        nvinfer, cuda = _travelling_module("_nvinfer"), _travelling_module("_cuda")
         try:
             runner = nvinfer.PlanRunner(self.library(), content, dla_core=sidecar["dla_core"])
             return _Refusing(runner, (nvinfer.VendorError, cuda.CudaError))
@@ -343,7 +343,7 @@ def is_calibrated(graph: Mapping[str, Any]) -> bool:
 def settings_of(graph: Mapping[str, Any], choices: Mapping[str, Any], cache: Optional[str]) -> Any:
     """``_nvinfer.BuildSettings`` of a graph and of ``build`` in the manifest."""
     profile = graph["profile"]
-    return _ours("_nvinfer").BuildSettings(
+    return _travelling_module("_nvinfer").BuildSettings(
         min_batch=profile["min"],
         opt_batch=profile["opt"],
         max_batch=profile["max"],

@@ -25,7 +25,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
+class EngineUnderTest:
     """``contender`` opens it, ``facts`` are for the record, ``feed`` tells what it is fed."""
 
     engine: EngineFile
@@ -34,13 +34,15 @@ class Arm:
     feed: Mapping[str, Any]
 
 
-def arm_of(path: Path, batch: int, pictures: ImageSet | None, folder: Path) -> Arm:
+def prepare_engine(
+    path: Path, batch: int, image_set: ImageSet | None, folder: Path
+) -> EngineUnderTest:
     """An engine that this machine can execute, with its images in ``folder``.
 
     Args:
         path: Engine file, its sidecar beside it.
         batch: Images of one call.
-        pictures: Photos to feed; None feeds noise, which convolutions take as long for.
+        image_set: Photos to feed; None feeds noise, which convolutions take as long for.
         folder: Where the preprocessed images go.
 
     Raises:
@@ -63,8 +65,8 @@ def arm_of(path: Path, batch: int, pictures: ImageSet | None, folder: Path) -> A
             hint="--batch, or build with --dynamic-batch MIN:OPT:MAX",
         )
     fed = folder / f"{engine.sha256[:12]}.npy"
-    feed = _write(fed, engine, batch, pictures)
-    return Arm(
+    feed = _write(fed, engine, batch, image_set)
+    return EngineUnderTest(
         engine=engine,
         contender=Contender(
             name=path.name,
@@ -77,10 +79,12 @@ def arm_of(path: Path, batch: int, pictures: ImageSet | None, folder: Path) -> A
     )
 
 
-def _write(path: Path, engine: EngineFile, batch: int, pictures: ImageSet | None) -> dict[str, Any]:
+def _write(
+    path: Path, engine: EngineFile, batch: int, image_set: ImageSet | None
+) -> dict[str, Any]:
     how = images.preprocess_of(engine.details)
     count = max(_NUM_IMAGES, batch)
-    if pictures is None:
+    if image_set is None:
         random = np.random.default_rng(_SEED)
         shape = (count, *how.image_shape)
         found: NDArray[Any]
@@ -90,19 +94,19 @@ def _write(path: Path, engine: EngineFile, batch: int, pictures: ImageSet | None
             found = random.standard_normal(shape, dtype=np.float32)
         what = f"noise, seed {_SEED}"
     else:
-        found = photos(pictures, how, batch)
-        what = f"{min(count, len(pictures.items))} images of {pictures.name}"
+        found = photos(image_set, how, batch)
+        what = f"{min(count, len(image_set.items))} images of {image_set.name}"
     np.save(path, found)
     return {"what": what, "sha256": hashlib.sha256(found.tobytes()).hexdigest()}
 
 
-def photos(pictures: ImageSet, how: Preprocess, batch: int) -> NDArray[Any]:
+def photos(image_set: ImageSet, how: Preprocess, batch: int) -> NDArray[Any]:
     """Images for timed calls, one batch or sixteen: spread over the set, repeated if it is small.
 
     Calls cycle through them, so that no call meets the data of the last one.
     """
     count = max(_NUM_IMAGES, batch)
-    spread = pictures.subset(count).items
+    spread = image_set.subset(count).items
     repeated = [spread[i % len(spread)] for i in range(count)]
     return np.concatenate([one.images for one in images.batches(repeated, how, batch)])
 

@@ -13,7 +13,7 @@ from typing import Any
 NUMBER = (int, float)
 
 
-def misfit(value: Any, shape: Any, where: str) -> str | None:
+def first_mismatch(value: Any, shape: Any, where: str) -> str | None:
     """The first place where ``value`` is not of ``shape``, spelled from ``where``; None if it is.
 
     A bool is no number, nor is what no float can hold; keys that the shape does not name may be
@@ -35,15 +35,15 @@ def misfit(value: Any, shape: Any, where: str) -> str | None:
         inner = next((one for one in shape if isinstance(one, Mapping)), None)
         if fits or inner is None or not isinstance(value, dict):
             return None if fits else where
-        return misfit(value, inner, where)
-    return next((found for place in places if (found := misfit(*place)) is not None), None)
+        return first_mismatch(value, inner, where)
+    return next((found for place in places if (found := first_mismatch(*place)) is not None), None)
 
 
 def _is_of(value: Any, kind: Any) -> bool:
     if kind is None:
         return value is None
     if isinstance(kind, (Mapping, list)):
-        return misfit(value, kind, "") is None
+        return first_mismatch(value, kind, "") is None
     if isinstance(value, bool):
         return kind is bool
     # JSON has integers of any length; what computes with one makes it a float

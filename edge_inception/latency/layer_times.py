@@ -15,12 +15,12 @@ from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import SessionOptions
 from edge_inception.errors import InputError
 from edge_inception.latency.bench import Protocol
-from edge_inception.latency.contender import Arm
+from edge_inception.latency.contender import EngineUnderTest
 
 _CALLS = 50
 
 
-def layer_times(arm: Arm, protocol: Protocol) -> list[dict[str, Any]]:
+def layer_times(arm: EngineUnderTest, protocol: Protocol) -> list[dict[str, Any]]:
     """``layers`` of a record: name, kind, kernel and mean ms of each, in order of execution.
 
     Args:

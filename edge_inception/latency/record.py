@@ -38,7 +38,7 @@ import numpy as np
 
 from edge_inception.device import measure
 from edge_inception.errors import InputError
-from edge_inception.latency.json_shape import NUMBER, misfit
+from edge_inception.latency.json_shape import NUMBER, first_mismatch
 from edge_inception.latency.measure import MIN_SAMPLES_P99
 
 SCHEMA = measure.SCHEMA
@@ -181,8 +181,8 @@ def _checked(record: Any, path: Path) -> dict[str, Any]:
             f"{SCHEMA_VERSION}",
             hint="update edge-inception",
         )
-    wrong = misfit(record, _SHAPE_1, SCHEMA) if version == _FROM_DEVICES else None
-    whole = _raised(record) if wrong is None and version == _FROM_DEVICES else record
+    wrong = first_mismatch(record, _SHAPE_1, SCHEMA) if version == _FROM_DEVICES else None
+    whole = upgrade_from_v1(record) if wrong is None and version == _FROM_DEVICES else record
     wrong = wrong or _damage(whole)
     if wrong:
         raise InputError(
@@ -194,18 +194,18 @@ def _checked(record: Any, path: Path) -> dict[str, Any]:
 
 def _damage(record: Mapping[str, Any]) -> str | None:
     """Where a record of version 2 is not what it says; None where it is whole."""
-    wrong = misfit(record, SHAPE, SCHEMA)
+    wrong = first_mismatch(record, SHAPE, SCHEMA)
     if wrong is None and {run["arm"] for run in record["runs"]} != record["engines"].keys():
         wrong = f"{SCHEMA}.runs of each engine"
     if wrong is None and record["kind"] != "single":
         judged = _JUDGED if record["kind"] == "ab" else {"result": _RESULT}
-        wrong = misfit(record, judged, SCHEMA)
+        wrong = first_mismatch(record, judged, SCHEMA)
         if wrong is None and record["result"]["verdict"] not in _VERDICTS:
             wrong = f"{SCHEMA}.result.verdict"
     if wrong is None and "layers" in record:
-        wrong = misfit(record["layers"], _LAYERS, f"{SCHEMA}.layers")
+        wrong = first_mismatch(record["layers"], _LAYERS, f"{SCHEMA}.layers")
     if wrong is None and record.get("accuracy"):
-        wrong = misfit(record["accuracy"], _ACCURACY, f"{SCHEMA}.accuracy")
+        wrong = first_mismatch(record["accuracy"], _ACCURACY, f"{SCHEMA}.accuracy")
         if wrong is None and record["accuracy"]["verdict"] not in _VERDICTS:
             wrong = f"{SCHEMA}.accuracy.verdict"
     return wrong
@@ -220,7 +220,7 @@ _SHAPE_1: Mapping[str, Any] = {
 }
 
 
-def _raised(old: Mapping[str, Any]) -> dict[str, Any]:
+def upgrade_from_v1(old: Mapping[str, Any]) -> dict[str, Any]:
     """What ``device.py`` wrote, as version 2 says it."""
     device, engine = old["device"], old["engines"]["A"]
     library = device.get("library")

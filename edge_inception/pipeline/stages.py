@@ -50,7 +50,7 @@ from edge_inception.quant.options import (
     CalibrateOptions,
     FloatRest,
     QuantizeOptions,
-    Spelling,
+    Typing,
     cache_provenance,
     calibrate_provenance,
     quantize_provenance,
@@ -67,10 +67,10 @@ REPORT_MARKDOWN = "report.md"
 
 
 class Variant(NamedTuple):
-    """One way to write a precision into the graph: name in files, spelling, name in reports."""
+    """One way to write a precision into the graph: name in files, typing, name in reports."""
 
     suffix: str
-    spelling: Spelling
+    typing: Typing
     says: str = ""
     is_for_dla: bool = False
 
@@ -79,10 +79,10 @@ class Variant(NamedTuple):
         return f"{precision.value}.{self.suffix}" if self.suffix else precision.value
 
 
-STRONG = Variant("", Spelling.STRONG)
-WEAK = Variant("weak", Spelling.WEAK, "weak typing")
-IMPLICIT = Variant("implicit", Spelling.IMPLICIT)
-DLA = Variant("dla", Spelling.STRONG, "scales of DLA", is_for_dla=True)
+STRONG = Variant("", Typing.STRONG)
+WEAK = Variant("weak", Typing.WEAK, "weak typing")
+IMPLICIT = Variant("implicit", Typing.IMPLICIT)
+DLA = Variant("dla", Typing.STRONG, "scales of DLA", is_for_dla=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +280,7 @@ class Steps:
             placement=self._recipe.placement if is_int8 else "",
             keep=self._keep if is_int8 else (),
             bias_correction=self._recipe.bias_correction if is_int8 and not is_for_dla else None,
-            spelling=variant.spelling,
+            typing=variant.typing,
             batch=self._recipe.profile.max if is_for_dla else None,
             is_for_dla=variant.is_for_dla,
             float_rest=member(FloatRest, "float rest", self._recipe.float_rest),

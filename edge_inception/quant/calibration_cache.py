@@ -20,7 +20,7 @@ from edge_inception.artifact import CalibrationCache, RangeTable, TypedGraph
 from edge_inception.errors import InputError
 from edge_inception.graph import check
 from edge_inception.quant.implicit import implicit_scales
-from edge_inception.quant.options import CacheOptions, Spelling, cache_provenance
+from edge_inception.quant.options import CacheOptions, Typing, cache_provenance
 from edge_inception.quant.ranges import read_table
 
 ALGORITHM = "EntropyCalibration2"
@@ -38,13 +38,13 @@ def write_cache(
     The sidecar's details name the tensors that stay without a scale, which DLA runs in float16.
 
     Args:
-        graph: From quantize in the spelling ``implicit``.
+        graph: From quantize in the typing ``implicit``.
         ranges: The range table it was made with.
         options: Version of the TensorRT that builds the engine.
         out: Path of the text file.
 
     Raises:
-        InputError: Another spelling, another table, or a TensorRT without calibrators.
+        InputError: Another typing, another table, or a TensorRT without calibrators.
     """
     _require_implicit(graph, ranges)
     header(options.tensorrt)
@@ -70,7 +70,7 @@ def write_cache(
 
 def _require_implicit(graph: TypedGraph, ranges: RangeTable) -> None:
     typing = graph.details.get("typing")
-    if typing != Spelling.IMPLICIT.value or graph.details["precision"] != "int8":
+    if typing != Typing.IMPLICIT.value or graph.details["precision"] != "int8":
         raise InputError(
             f"{graph.path} is a graph of typing {typing} and precision "
             f"{graph.details['precision']}; a calibration cache is for implicit int8",

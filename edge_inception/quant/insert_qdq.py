@@ -24,7 +24,7 @@ from edge_inception.quant.float16 import to_float16
 from edge_inception.quant.options import (
     FloatRest,
     QuantizeOptions,
-    Spelling,
+    Typing,
     policy_of,
     quantize_provenance,
 )
@@ -41,10 +41,10 @@ from edge_inception.spec import Precision
 
 # Opset and the IR version that came with it. float16 Q/DQ is legal from opset 19 on; 13 is the
 # first with per-channel Q/DQ, and TensorRT 8.2 reads it.
-_STAMPS: Mapping[Spelling, tuple[int, int]] = {
-    Spelling.STRONG: (19, 9),
-    Spelling.WEAK: (13, 7),
-    Spelling.IMPLICIT: (13, 7),
+_STAMPS: Mapping[Typing, tuple[int, int]] = {
+    Typing.STRONG: (19, 9),
+    Typing.WEAK: (13, 7),
+    Typing.IMPLICIT: (13, 7),
 }
 _ZERO = "int8.zero"
 _LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -53,7 +53,7 @@ _LARGEST_HALF = float(np.finfo(np.float16).max)
 def quantize(
     graph: SimplifiedGraph, ranges: RangeTable | None, options: QuantizeOptions, out: Path
 ) -> TypedGraph:
-    """The typed graph of one precision in one spelling.
+    """The typed graph of one precision in one typing.
 
     ``fp32`` is the simplified graph, byte for byte (restamped when weak). ``fp16`` computes in
     float16 between float32 input and output. ``int8`` has Q/DQ where ``place`` says and a float
@@ -64,7 +64,7 @@ def quantize(
     Args:
         graph: From simplify.
         ranges: The range table of this very graph; needed for int8, else None.
-        options: Precision, spelling, float rest, placement.
+        options: Precision, typing, float rest, placement.
         out: Path of the .onnx file.
 
     Raises:
@@ -74,9 +74,9 @@ def quantize(
     """
     policy_of(options)  # refused before any work
     model = check.load_graph(graph.path)
-    is_plain = options.precision is Precision.FP32 and options.spelling is Spelling.STRONG
+    is_plain = options.precision is Precision.FP32 and options.typing is Typing.STRONG
     is_untouched = is_plain and not options.batch and not options.is_for_dla
-    is_implicit = options.spelling is Spelling.IMPLICIT
+    is_implicit = options.typing is Typing.IMPLICIT
     is_for_dla = is_implicit or options.is_for_dla
     place.require_finite_weights(model)
     if options.batch:
@@ -84,7 +84,7 @@ def quantize(
     if not is_untouched:
         opset_checks.require_portable(model)
         model = dla.rewritten(model) if is_for_dla else model
-        _stamp(model, options.spelling)
+        _stamp(model, options.typing)
     counts: dict[str, int] = {"num_nodes": len(model.graph.node)}
     if is_for_dla:
         counts |= _planned(model)
@@ -132,14 +132,14 @@ def _scaled(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> dict[str
 
 
 def _is_half(options: QuantizeOptions) -> bool:
-    if options.spelling is not Spelling.STRONG:
+    if options.typing is not Typing.STRONG:
         return False
     rest = options.precision is Precision.INT8 and options.float_rest is FloatRest.FP16
     return rest or options.precision is Precision.FP16
 
 
-def _stamp(model: onnx.ModelProto, spelling: Spelling) -> None:
-    opset, ir_version = _STAMPS[spelling]
+def _stamp(model: onnx.ModelProto, typing: Typing) -> None:
+    opset, ir_version = _STAMPS[typing]
     del model.opset_import[:]
     model.opset_import.append(helper.make_operatorsetid("", opset))
     model.ir_version = ir_version
@@ -157,12 +157,12 @@ def _typing(model: onnx.ModelProto, options: QuantizeOptions) -> dict[str, Any]:
     """What compile and the engines need to know of a typed graph without onnx."""
     source, result = model.graph.input[0], model.graph.output[0]
     rest = options.float_rest if options.precision is Precision.INT8 else options.precision
-    is_paired = options.precision is Precision.INT8 and options.spelling is not Spelling.IMPLICIT
+    is_paired = options.precision is Precision.INT8 and options.typing is not Typing.IMPLICIT
     in_float = _float_layers(model) if is_paired else []
     return {
         **({"float_layers": in_float} if in_float else {}),
         "precision": options.precision.value,
-        "typing": options.spelling.value,
+        "typing": options.typing.value,
         "float_rest": rest.value,
         "opset": opset_of(model),
         "input": source.name,
@@ -195,7 +195,7 @@ def _means(
     On DLA tensors share scales, and the means were taken with others. What is asked for wins over
     what a trial found.
     """
-    is_shared = options.is_for_dla or options.spelling is Spelling.IMPLICIT
+    is_shared = options.is_for_dla or options.typing is Typing.IMPLICIT
     if ranges is None or is_shared:
         return None
     is_wanted = options.bias_correction
@@ -228,7 +228,7 @@ def int8_graph(
         precision=Precision.INT8, float_rest=FloatRest.FP32, placement=placement
     )
     model = check.load_graph(path)
-    _stamp(model, options.spelling)
+    _stamp(model, options.typing)
     _insert(model, seen, means, options)
     return _checked(model)
 
@@ -260,7 +260,7 @@ def _insert(
             _rewire(graph.node[index], name)
     for index, weight in placement.weights.items():
         _rewire(graph.node[index], weight.name)
-    nodes = _add_weights(graph, placement, options.spelling)
+    nodes = _add_weights(graph, placement, options.typing)
     nodes += [node for value in graph.input for node in pairs.get(value.name, ())]
     for node in graph.node:
         nodes.append(node)
@@ -350,7 +350,7 @@ def _dequantize(
 
 
 def _add_weights(
-    graph: onnx.GraphProto, placement: Placement, spelling: Spelling
+    graph: onnx.GraphProto, placement: Placement, typing: Typing
 ) -> list[onnx.NodeProto]:
     """Add quantized initializers of all weights; the nodes that read them.
 
@@ -363,7 +363,7 @@ def _add_weights(
         name, axis = weight.name, weight.axis
         steps, scale = scales.quantize_weight(numpy_helper.to_array(stored[name]), axis=axis)
         names = f"{name}.scale", f"{name}.zero"
-        if spelling is Spelling.STRONG:
+        if typing is Typing.STRONG:
             graph.initializer.append(numpy_helper.from_array(steps, f"{name}.int8"))
             nodes.append(_dequantize(name, f"{name}.int8", *names, axis))
         else:

@@ -27,7 +27,7 @@ CALIBRATION_CACHE = Stage(
 )
 
 
-class Spelling(Enum):
+class Typing(Enum):
     """How a precision is written into the graph.
 
     ``strong``: opset 19, every tensor's type is the type it is computed in; TensorRT 10 and later,
@@ -95,7 +95,7 @@ class QuantizeOptions:
     """
 
     precision: Precision
-    spelling: Spelling = Spelling.STRONG
+    typing: Typing = Typing.STRONG
     float_rest: FloatRest = FloatRest.FP16
     batch: int | None = None
     is_for_dla: bool = False
@@ -110,7 +110,7 @@ def policy_of(options: QuantizeOptions) -> Policy:
     Raises:
         InputError: No such policy, or one where there is nothing to choose.
     """
-    is_for_dla = options.is_for_dla or options.spelling is Spelling.IMPLICIT
+    is_for_dla = options.is_for_dla or options.typing is Typing.IMPLICIT
     default = default_policy("dla" if is_for_dla else "gpu")
     asked = [f"placement {options.placement}"] if options.placement else []
     asked += [f"{counted(len(options.keep), 'group')} in float"] if options.keep else []

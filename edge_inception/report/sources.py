@@ -15,7 +15,7 @@ from typing import Any
 from edge_inception import artifact
 from edge_inception.artifact import Artifact, RangeTable, Report
 from edge_inception.errors import InputError
-from edge_inception.latency.json_shape import NUMBER, misfit
+from edge_inception.latency.json_shape import NUMBER, first_mismatch
 from edge_inception.report.table import SCHEMA, require_schema
 
 REPORT = "report.json"
@@ -163,7 +163,7 @@ def require_report(record: Mapping[str, Any], path: Path) -> None:
         InputError: Another schema or version, or a key that is missing or of another type.
     """
     require_schema(record)
-    wrong = misfit(record, _SHAPE, SCHEMA)
+    wrong = first_mismatch(record, _SHAPE, SCHEMA)
     if wrong is None and record["verdict"]["status"] not in {"PASSED", "FAILED", "INCONCLUSIVE"}:
         wrong = "verdict.status"
     if wrong is not None:

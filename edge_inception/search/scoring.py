@@ -51,7 +51,7 @@ def journal_path(path: Path) -> Path:
 def search_precision(
     graph: SimplifiedGraph,
     ranges: RangeTable,
-    images_of: ImageSet,
+    image_set: ImageSet,
     options: SearchOptions,
     out: Path,
     *,
@@ -65,7 +65,7 @@ def search_precision(
     Args:
         graph: From simplify.
         ranges: Its range table.
-        images_of: The calibration images, never those of the validation.
+        image_set: The calibration images, never those of the validation.
         options: Budget, and the int8 graph to search.
         out: Path of the .json file.
         progress: Called with graphs scored and graphs that are likely to be scored.
@@ -75,11 +75,11 @@ def search_precision(
         CompileFailed: OpenVINO does not take a graph.
     """
     groups = groups_of(graph, ranges, options.quantize)
-    provenance = search_provenance(graph, ranges, images_of, options)
+    provenance = search_provenance(graph, ranges, image_set, options)
     expected = 1 + len(search.candidates(groups)) + search.FEWEST_CANDIDATES
     with (
         Journal(journal_path(out), _key(provenance)) as journal,
-        opened(graph, ranges, images_of, options) as scorer,
+        opened(graph, ranges, image_set, options) as scorer,
     ):
         tell = _telling(scorer, journal, lambda done: progress(done, max(done, expected)))
         found = search.search(
@@ -136,7 +136,7 @@ class Sensitivity:
 def sensitivity(
     graph: SimplifiedGraph,
     ranges: RangeTable,
-    images_of: ImageSet,
+    image_set: ImageSet,
     options: SearchOptions,
     *,
     progress: Progress = no_progress,
@@ -151,7 +151,7 @@ def sensitivity(
     with (
         tempfile.TemporaryDirectory(prefix="edge-inception-") as folder,
         Journal(Path(folder) / "journal", "") as journal,
-        opened(graph, ranges, images_of, options) as scorer,
+        opened(graph, ranges, image_set, options) as scorer,
     ):
         tell = _telling(scorer, journal, lambda done: progress(done, 1 + len(chosen)))
         points = Points(groups, tell, journal)
@@ -224,7 +224,7 @@ def ranked_record(one: Ranked) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Subject:
+class _QuantizedCandidate:
     """What is quantized, again and again, in a folder of temporary files."""
 
     graph: SimplifiedGraph
@@ -251,7 +251,9 @@ class Scorer:
         num_images: How many images score a graph.
     """
 
-    def __init__(self, subject: _Subject, items: Sequence[ImageItem], *, is_labelled: bool) -> None:
+    def __init__(
+        self, subject: _QuantizedCandidate, items: Sequence[ImageItem], *, is_labelled: bool
+    ) -> None:
         self._subject, details = subject, subject.graph.details
         self._head, self._num_classes = str(details.get("head", "logits")), _classes(details)
         self._images = _decoded(items, images.preprocess_of(details), subject)
@@ -287,12 +289,12 @@ class Scorer:
             change=change if self.metric else np.zeros_like(change),
         )
 
-    def _answers(self, typed: TypedGraph, pictures: NDArray[Any]) -> NDArray[np.float32]:
+    def _answers(self, typed: TypedGraph, batch_of_images: NDArray[Any]) -> NDArray[np.float32]:
         options = self._subject.options
         threads = options.threads or len(os.sched_getaffinity(0))
         with _border():
             model = _openvino.read_graph(str(typed.path))
-            model.reshape([options.batch, *pictures.shape[1:]])
+            model.reshape([options.batch, *batch_of_images.shape[1:]])
             made = _openvino.compile_graph(
                 model,
                 name=str(typed.path),
@@ -303,16 +305,16 @@ class Scorer:
             runner = _openvino.BlobRunner(
                 made.blob, name=str(typed.path), precision="f32", threads=threads
             )
-            parts = list(self._parts(runner, pictures))
+            parts = list(self._parts(runner, batch_of_images))
             runner.close()
         return np.concatenate(parts)
 
     def _parts(
-        self, runner: _openvino.BlobRunner, pictures: NDArray[Any]
+        self, runner: _openvino.BlobRunner, batch_of_images: NDArray[Any]
     ) -> Iterator[NDArray[np.float32]]:
         size = self._subject.options.batch
-        for start in range(0, len(pictures), size):
-            batch = pictures[start : start + size]
+        for start in range(0, len(batch_of_images), size):
+            batch = batch_of_images[start : start + size]
             padding = np.repeat(batch[-1:], size - len(batch), axis=0)
             outputs = runner.run(np.concatenate([batch, padding]))
             yield _backend.dense(outputs, self._num_classes)[: len(batch)]
@@ -320,7 +322,7 @@ class Scorer:
 
 @contextmanager
 def opened(
-    graph: SimplifiedGraph, ranges: RangeTable, images_of: ImageSet, options: SearchOptions
+    graph: SimplifiedGraph, ranges: RangeTable, image_set: ImageSet, options: SearchOptions
 ) -> Iterator[Scorer]:
     """A scorer with its temporary files.
 
@@ -331,13 +333,15 @@ def opened(
         InputError: No images, or one that is unusable.
         CompileFailed: OpenVINO does not take the FP32 graph.
     """
-    chosen = sorted(images_of.subset(options.max_images).items, key=lambda item: item.sha256)
+    chosen = sorted(image_set.subset(options.max_images).items, key=lambda item: item.sha256)
     if not chosen:
-        raise InputError(f"{images_of.name} has no images", hint="give at least one")
+        raise InputError(f"{image_set.name} has no images", hint="give at least one")
     classes = list(graph.details.get("classes") or ())
-    is_labelled = images_of.is_labelled and list(images_of.classes) == classes
+    is_labelled = image_set.is_labelled and list(image_set.classes) == classes
     with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
-        subject = _Subject(graph=graph, ranges=ranges, options=options, folder=Path(folder))
+        subject = _QuantizedCandidate(
+            graph=graph, ranges=ranges, options=options, folder=Path(folder)
+        )
         yield Scorer(subject, chosen, is_labelled=is_labelled)
 
 
@@ -345,7 +349,7 @@ def _classes(details: Any) -> int:
     return int(details.get("num_classes") or 0)
 
 
-def _decoded(items: Sequence[ImageItem], how: Any, subject: _Subject) -> NDArray[Any]:
+def _decoded(items: Sequence[ImageItem], how: Any, subject: _QuantizedCandidate) -> NDArray[Any]:
     """All images preprocessed, in a file that is mapped into memory: a large set needs no RAM.
 
     Its space is taken at once, since a page that finds none kills the process; and its name away,

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from edge_inception.training.options import TrainOptions
 
 
-def evaluate(model: nn.Module, images_of: ImageSet, options: TrainOptions) -> dict[str, float]:
+def evaluate(model: nn.Module, image_set: ImageSet, options: TrainOptions) -> dict[str, float]:
     """Accuracy, balanced accuracy and, where two classes occur, AUROC; float32, final size."""
-    return figures(*answers(model, images_of, options), options)
+    return figures(*answers(model, image_set, options), options)
 
 
 def answers(
-    model: nn.Module, images_of: ImageSet, options: TrainOptions
+    model: nn.Module, image_set: ImageSet, options: TrainOptions
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Logits [N, classes] of the images in their order, and their labels [N]."""
     model.eval()
     logits: list[NDArray[np.float32]] = []
     labels: list[int | None] = []
     with torch.inference_mode():
-        for batch in images.batches(images_of.items, options.preprocess, options.batch):
+        for batch in images.batches(image_set.items, options.preprocess, options.batch):
             pixels = torch.from_numpy(batch.images).to(options.device)
             out = model(pixels.to(memory_format=torch.channels_last))
             logits.append(out.float().cpu().numpy())

@@ -44,7 +44,7 @@ from edge_inception.training import evaluate
 from edge_inception.training import run as training_run
 from edge_inception.training.graph_module import GraphModule, Rounding
 from edge_inception.training.options import QAT, TrainOptions
-from edge_inception.training.run import Run, Subject
+from edge_inception.training.run import Run, TrainingModel
 
 GRAPH_FILE, RANGES_FILE, RECORD_FILE = "model.simplified.onnx", "model.ranges.json", "qat.json"
 MAX_SHARE_OF_NOISE = 0.5
@@ -131,7 +131,7 @@ def fine_tune(
     teacher, module, average = _modules(graph, table, choices, sets[1], training, out)
     exact = evaluate.answers(teacher, sets[1], training)
     before = _figures(average, exact, sets[1], training)
-    subject = Subject(
+    subject = TrainingModel(
         model=module,
         average=average,
         losses=partial(_losses, teacher=teacher, share=options.distillation),

@@ -43,7 +43,7 @@ _SMALLEST_WEIGHT = 1e-6  # a batch of images that all weigh nothing has loss 0 a
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class TrainingModel:
     """What is trained.
 
     ``average`` has the modules of ``model`` and starts with its weights. ``losses`` maps pixels
@@ -65,16 +65,16 @@ def require_sets(train_set: ImageSet, monitor_set: ImageSet, options: TrainOptio
     Raises:
         InputError: Images unlabelled, damaged, of other classes or in both sets.
     """
-    for images_of in (train_set, monitor_set):
-        if not images_of.is_labelled:
+    for image_set in (train_set, monitor_set):
+        if not image_set.is_labelled:
             raise InputError(
-                f"{images_of.name} has images without a label", hint="use class folders or a set"
+                f"{image_set.name} has images without a label", hint="use class folders or a set"
             )
-        if len(images_of.classes) != options.num_classes:
+        if len(image_set.classes) != options.num_classes:
             raise InputError(
-                f"{images_of.name} has {len(images_of.classes)} classes, the model "
+                f"{image_set.name} has {len(image_set.classes)} classes, the model "
                 f"{options.num_classes}",
-                hint=f"classes: {', '.join(images_of.classes)}",
+                hint=f"classes: {', '.join(image_set.classes)}",
             )
     if train_set.classes != monitor_set.classes:
         raise InputError(
@@ -116,7 +116,7 @@ class Run:
 
     def __init__(
         self,
-        subject: Subject,
+        subject: TrainingModel,
         train_set: ImageSet,
         monitor_set: ImageSet,
         options: TrainOptions,

@@ -22,7 +22,7 @@ from edge_inception.spec import Progress, no_progress
 from edge_inception.training import run as training_run
 from edge_inception.training.evaluate import evaluate
 from edge_inception.training.options import TRAIN, TrainOptions
-from edge_inception.training.run import Run, Subject, image_size
+from edge_inception.training.run import Run, TrainingModel, image_size
 
 CHECKPOINT_FILE, METRICS_FILE = "checkpoint.safetensors", "metrics.json"
 
@@ -56,7 +56,7 @@ def train(
     return _finish(run)
 
 
-def _subject(num_images: int, options: TrainOptions) -> Subject:
+def _subject(num_images: int, options: TrainOptions) -> TrainingModel:
     """The model with random weights, and the module of their average."""
     torch.manual_seed(options.seed)
     arguments = (registry.model(options.model), options.num_classes, options.model_options)
@@ -73,7 +73,7 @@ def _subject(num_images: int, options: TrainOptions) -> Subject:
     _initialise(model)
     average.load_state_dict(model.state_dict())
     losses = partial(_losses, smoothing=options.label_smoothing, weights=model.auxiliary_weights)
-    return Subject(model=model, average=average, losses=losses)
+    return TrainingModel(model=model, average=average, losses=losses)
 
 
 def _refuse_small_images(average: nn.Module, num_images: int, options: TrainOptions) -> None:

@@ -17,7 +17,7 @@ from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
 from edge_inception.latency import bench, regression
-from edge_inception.latency.contender import Arm, arm_of
+from edge_inception.latency.contender import EngineUnderTest, prepare_engine
 from edge_inception.latency.record import read_record
 from edge_inception.latency.regression import EXIT_CODES, Gate, Result, Verdict
 from edge_inception.spec import Gates, Progress
@@ -41,19 +41,19 @@ class Comparison:
     Attributes:
         protocol: Of every run.
         gate: Limit and number of pairs.
-        pictures: Photos to feed; None feeds noise.
+        image_set: Photos to feed; None feeds noise.
         folder: For the preprocessed images.
     """
 
     protocol: bench.Protocol
     gate: Gate
-    pictures: ImageSet | None
+    image_set: ImageSet | None
     folder: Path
 
     def pairs(
         self,
-        first: Path | Arm,
-        second: Path | Arm,
+        first: Path | EngineUnderTest,
+        second: Path | EngineUnderTest,
         *,
         labelled: ImageSet | None,
         max_drop_pp: float,
@@ -61,7 +61,7 @@ class Comparison:
     ) -> dict[str, Any]:
         """Record of B against A, with ``accuracy`` where labelled images are given.
 
-        An ``Arm`` instead of a file times a session of one's own: its ``contender`` opens it.
+        An ``EngineUnderTest`` instead of a file times a session that its ``contender`` opens.
 
         Raises:
             InputError: An engine cannot be used, or the two do not answer in the same classes.
@@ -79,7 +79,7 @@ class Comparison:
         record = self._record("ab", {"A": a, "B": b}, runs, result)
         return {**record, "accuracy": judged} if judged else record
 
-    def noise(self, engine: Path | Arm, *, progress: Progress) -> dict[str, Any]:
+    def noise(self, engine: Path | EngineUnderTest, *, progress: Progress) -> dict[str, Any]:
         """Record of an engine against itself: what this machine's noise alone shows.
 
         ``result`` has the spread of the pairs and the number of pairs at which a true slow-down of
@@ -106,7 +106,7 @@ class Comparison:
         record["result"]["sentence"] += f"; {record['result']['reasons'][0]}"
         return record
 
-    def baseline(self, engine: Path | Arm, *, progress: Progress) -> dict[str, Any]:
+    def baseline(self, engine: Path | EngineUnderTest, *, progress: Progress) -> dict[str, Any]:
         """Record of as many runs of an engine as there are pairs, to judge others against."""
         arm = self._arm(engine)
         runs = self._alone("A", arm, progress)
@@ -118,13 +118,13 @@ class Comparison:
         record["result"] = regression.result_record(pending)
         return record
 
-    def fingerprint(self, engine: Path | Arm) -> str:
+    def fingerprint(self, engine: Path | EngineUnderTest) -> str:
         """Of this machine, this protocol and the library of an engine: a folder's name."""
         arm = self._arm(engine)
         record = bench.record("aa", {"A": arm.facts}, (), self.protocol, input_facts=arm.feed)
         return str(record["fingerprint"])
 
-    def _alone(self, name: str, arm: Arm, progress: Progress) -> list[bench.Run]:
+    def _alone(self, name: str, arm: EngineUnderTest, progress: Progress) -> list[bench.Run]:
         runs: list[bench.Run] = []
         for index in range(self.gate.pairs):
             runs += bench.run_together(
@@ -134,7 +134,7 @@ class Comparison:
         return runs
 
     def against(
-        self, engine: Path | Arm, stored: Path, *, trusted: bool, progress: Progress
+        self, engine: Path | EngineUnderTest, stored: Path, *, trusted: bool, progress: Progress
     ) -> dict[str, Any]:
         """Record of an engine today against a record of another day.
 
@@ -157,13 +157,17 @@ class Comparison:
         record["result"] = regression.result_record(result)
         return record
 
-    def _arm(self, engine: Path | Arm) -> Arm:
-        if isinstance(engine, Arm):
+    def _arm(self, engine: Path | EngineUnderTest) -> EngineUnderTest:
+        if isinstance(engine, EngineUnderTest):
             return engine
-        return arm_of(engine, self.protocol.batch, self.pictures, self.folder)
+        return prepare_engine(engine, self.protocol.batch, self.image_set, self.folder)
 
     def _record(
-        self, kind: str, arms: Mapping[str, Arm], runs: Sequence[bench.Run], result: Result
+        self,
+        kind: str,
+        arms: Mapping[str, EngineUnderTest],
+        runs: Sequence[bench.Run],
+        result: Result,
     ) -> dict[str, Any]:
         facts = {name: arm.facts for name, arm in arms.items()}
         feed = arms["A"].feed

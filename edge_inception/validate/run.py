@@ -42,7 +42,7 @@ _BLOCK_WEIGHT = 10  # images scored in about the time of one block of timed call
 def validate(
     baseline: Baseline,
     entries: Sequence[EngineEntry],
-    images_of: ImageSet,
+    image_set: ImageSet,
     options: ValidateOptions,
     out: Path,
     *,
@@ -51,9 +51,9 @@ def validate(
     """Accuracy and latency of every engine that this machine can execute, and the verdict.
 
     Args:
-        baseline: Recorded on ``images_of``, in the same order.
+        baseline: Recorded on ``image_set``, in the same order.
         entries: Engines; those of backends that cannot execute here are listed, not measured.
-        images_of: Validation images.
+        image_set: Validation images.
         options: Gates, threads, latency protocol.
         out: Path of report.json.
         progress: Called with (images scored and timed, all of them); a block of timed calls
@@ -68,15 +68,15 @@ def validate(
     arrays = accuracy.load_baseline(baseline)
     running = [entry for entry in entries if _can_execute(entry)]
     scores: dict[str, Accuracy] = {}
-    scored = len(running) * len(images_of.items)
+    scored = len(running) * len(image_set.items)
     blocks = options.rounds * (len(running) + 1) if running else 0  # PyTorch is timed as well
     total = scored + blocks * _BLOCK_WEIGHT
     for index, entry in enumerate(running):
-        seen = index * len(images_of.items)
+        seen = index * len(image_set.items)
         tell: Progress = lambda done, _, seen=seen: progress(seen + done, total)  # type: ignore[misc] # noqa: E731
-        scores[name_of(entry)] = _score(entry, arrays, images_of, options, tell)
+        scores[name_of(entry)] = _score(entry, arrays, image_set, options, tell)
     tell_timed: Progress = lambda done, _: progress(scored + done * _BLOCK_WEIGHT, total)  # noqa: E731
-    timed = _times(running, images_of, options, tell_timed)
+    timed = _times(running, image_set, options, tell_timed)
     rows = with_speedups(
         (_baseline_row(arrays, timed, head, options.baseline), *_rows(entries, scores, timed))
     )
@@ -88,11 +88,11 @@ def validate(
         model=options.model,
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         data={
-            "name": images_of.name,
-            "sha256": images_of.sha256,
-            "num_images": len(images_of.items),
-            "num_left_out": images_of.num_left_out,
-            "classes": list(images_of.classes),
+            "name": image_set.name,
+            "sha256": image_set.sha256,
+            "num_images": len(image_set.items),
+            "num_left_out": image_set.num_left_out,
+            "classes": list(image_set.classes),
         },
         rows=rows,
         verdict=gate.joint(verdicts),
@@ -110,8 +110,8 @@ def validate(
         Report,
         out,
         text.encode(),
-        provenance=validate_provenance(baseline, entries, images_of, options),
-        counts={"num_images": len(images_of.items), "num_engines": len(running)},
+        provenance=validate_provenance(baseline, entries, image_set, options),
+        counts={"num_images": len(image_set.items), "num_engines": len(running)},
         details={"status": outcome.verdict.status.value},
     )
 
@@ -130,7 +130,7 @@ def _can_execute(entry: EngineEntry) -> bool:
 def _score(
     entry: EngineEntry,
     arrays: BaselineArrays,
-    images_of: ImageSet,
+    image_set: ImageSet,
     options: ValidateOptions,
     progress: Progress,
 ) -> Accuracy:
@@ -138,14 +138,14 @@ def _score(
         entry.engine.path, threads=options.threads, cuda_graph=options.cuda_graph
     ) as session:
         details = entry.engine.details
-        batches = images.batches(images_of.items, images.preprocess_of(details), _SCORE_BATCH)
+        batches = images.batches(image_set.items, images.preprocess_of(details), _SCORE_BATCH)
         head = inference.head_of(details)
         return accuracy.score(session, arrays, batches, head=head, progress=progress)
 
 
 def _times(
     running: Sequence[EngineEntry],
-    images_of: ImageSet,
+    image_set: ImageSet,
     options: ValidateOptions,
     progress: Progress,
 ) -> dict[str, Latency]:
@@ -154,7 +154,7 @@ def _times(
         return {}
     floats = options.preprocess.normalised
     ways = [images.preprocess_of(entry.engine.details) for entry in running]
-    with _pixels(images_of, options, {floats, *ways}) as fed:
+    with _pixels(image_set, options, {floats, *ways}) as fed:
         contenders = [
             Contender(
                 name=options.baseline.name,
@@ -179,13 +179,13 @@ def _times(
 
 @contextmanager
 def _pixels(
-    images_of: ImageSet, options: ValidateOptions, ways: set[Preprocess]
+    image_set: ImageSet, options: ValidateOptions, ways: set[Preprocess]
 ) -> Iterator[dict[Preprocess, Path]]:
     """An .npy file per way of photos for latency calls."""
     with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
         paths = {how: Path(folder) / f"images{index}.npy" for index, how in enumerate(ways)}
         for how, path in paths.items():
-            np.save(path, photos(images_of, how, options.batch))
+            np.save(path, photos(image_set, how, options.batch))
         yield paths
 
 

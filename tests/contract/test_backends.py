@@ -74,10 +74,10 @@ def test_without_its_library_compile_and_ties_are_backend_missing(backend, tiny_
         backend.tied_to()
 
 
-@pytest.mark.parametrize("spelling", ["fp32", "strong"])
-def test_compiled_engine_describes_itself(compiling, tiny_typed, spelling):
+@pytest.mark.parametrize("typing", ["fp32", "strong"])
+def test_compiled_engine_describes_itself(compiling, tiny_typed, typing):
     """The sidecar holds the graph's details, the backend, its ties and the batch."""
-    typed = tiny_typed(spelling)
+    typed = tiny_typed(typing)
     engine = artifact.load(EngineFile, compiled(compiling, typed).path)
     assert engine.path.stat().st_size > 0
     assert engine.details.items() >= typed.details.items()
@@ -89,12 +89,12 @@ def test_compiled_engine_describes_itself(compiling, tiny_typed, spelling):
     assert engine.provenance.parents.keys() == {"typed graph", "details of typed graph"}
 
 
-@pytest.mark.parametrize("spelling", ["fp32", "fp16", "strong", "strong_fp32", "weak"])
-def test_session_computes_the_graph(compiling, tiny_typed, tiny_images, reference_logits, spelling):
+@pytest.mark.parametrize("typing", ["fp32", "fp16", "strong", "strong_fp32", "weak"])
+def test_session_computes_the_graph(compiling, tiny_typed, tiny_images, reference_logits, typing):
     """Any backend's logits are within one int8 step of what the ONNX operators mean."""
     if not compiling.availability().can_execute:
         pytest.skip(f"{compiling.name}: {compiling.availability().why_not}")
-    typed, images = tiny_typed(spelling), tiny_images(6)
+    typed, images = tiny_typed(typing), tiny_images(6)
     with compiling.open(compiled(compiling, typed), ONE) as session:
         logits = session.run(images)
         assert session.info["backend"] == compiling.name

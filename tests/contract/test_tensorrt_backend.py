@@ -48,17 +48,17 @@ class Device:
         """Let the packaging tell ``version``."""
         self._patch.setattr(_plan_session, "installed_version", lambda _vendor: version)
 
-    def typed(self, spelling):
+    def typed(self, typing):
         """``weak_fp32`` is the float32 graph for releases without strong typing."""
-        typed = self._typed("fp32" if spelling == "weak_fp32" else spelling, batch=None)
+        typed = self._typed("fp32" if typing == "weak_fp32" else typing, batch=None)
         details = {**typed.details, "input_shape": ["batch", 3, 4, 4], "num_classes": 5}
-        if spelling == "weak_fp32":
+        if typing == "weak_fp32":
             details["typing"] = "weak"
         return dataclasses.replace(typed, details=details)
 
-    def compile(self, spelling, **choices):
+    def compile(self, typing, **choices):
         options = CompileOptions(profile=PROFILE, **choices)
-        return BACKEND.compile(self.typed(spelling), options, self.path)
+        return BACKEND.compile(self.typed(typing), options, self.path)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_compiled_engine_runs(device, release):
 
 
 @pytest.mark.parametrize(
-    ("release", "spelling", "flags"),
+    ("release", "typing", "flags"),
     [
         ("8.2", "weak_fp32", "--workspace=64 --buildOnly"),
         ("8.6", "weak_fp32", "--memPoolSize=workspace:64 --skipInference"),
@@ -95,10 +95,10 @@ def test_compiled_engine_runs(device, release):
         ("11.4", "fp16", "--memPoolSize=workspace:64 --skipInference"),
     ],
 )
-def test_equivalent_command_is_that_of_the_release(device, release, spelling, flags):
+def test_equivalent_command_is_that_of_the_release(device, release, typing, flags):
     """The sidecar holds the trtexec line of the TensorRT that compiled the engine."""
     device.install(release)
-    words = shlex.split(device.compile(spelling, workspace_mib=64).details["equivalent_command"])
+    words = shlex.split(device.compile(typing, workspace_mib=64).details["equivalent_command"])
     assert words[0] == "trtexec"
     assert "--optShapes=input:2x3x4x4" in words
     assert words[-len(flags.split()) :] == flags.split()

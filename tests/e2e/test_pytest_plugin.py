@@ -17,11 +17,11 @@ import dataclasses
 import sys
 from pathlib import Path
 sys.path.insert(0, {benchmarks!r})
-from edge_inception.validate.arm import arm_of
+from edge_inception.validate.arm import prepare_engine
 from edge_inception.validate.latency import Contender
 
 def slowed(engine, percent, folder):
-    arm = arm_of(Path(engine), 1, None, Path(folder))
+    arm = prepare_engine(Path(engine), 1, None, Path(folder))
     contender = dataclasses.replace(
         arm.contender,
         factory="slowed:open_slowed",

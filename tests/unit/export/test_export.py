@@ -42,7 +42,7 @@ def logits_of(path, images):
     return session.run(["logits"], {"input": images})[0]
 
 
-def images_of(num_images, height=32, width=40):
+def image_set(num_images, height=32, width=40):
     rng = np.random.default_rng(3)
     return rng.standard_normal((num_images, 3, height, width), dtype=np.float32)
 
@@ -54,7 +54,7 @@ def assert_same(ours, theirs):
 
 def test_onnxruntime_gives_pytorchs_logits(graph, tiny_weights):
     """The exported graph answers as the model it came from."""
-    images = images_of(1)
+    images = image_set(1)
     with torch.no_grad():
         assert_same(logits_of(graph.path, images), tiny_weights(torch.from_numpy(images)).numpy())
 
@@ -132,7 +132,7 @@ def test_dynamic_batch_takes_every_size(tiny_checkpoint, tiny_weights, options, 
     assert made.details["input_shape"] == ["batch", 3, 32, 40]
     assert onnx.load(made.path).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     for batch in (1, 2, 4):
-        images = images_of(batch)
+        images = image_set(batch)
         with torch.no_grad():
             theirs = tiny_weights(torch.from_numpy(images)).numpy()
         assert_same(logits_of(made.path, images), theirs)
@@ -143,7 +143,7 @@ def test_static_batch_is_the_profiles(tiny_checkpoint, options, tmp_path):
     static = replace(options, profile=ShapeProfile(min=3, opt=3, max=3))
     made = export(tiny_checkpoint, static, tmp_path / "static.onnx")
     assert made.details["input_shape"] == [3, 3, 32, 40]
-    assert logits_of(made.path, images_of(3)).shape == (3, 5)
+    assert logits_of(made.path, image_set(3)).shape == (3, 5)
 
 
 def test_class_names_must_fit_the_head(tiny_checkpoint, options, tmp_path):

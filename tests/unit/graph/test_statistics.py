@@ -95,16 +95,16 @@ def test_sizes_behind_a_resize_are_known(opset):
 
 
 @pytest.mark.parametrize(
-    ("spelling", "elements"),
+    ("typing", "elements"),
     [
         ("strong", [("float16", 11, 22), ("int8", 192, 192)]),
         ("strong_fp32", [("float32", 11, 44), ("int8", 192, 192)]),
         ("weak", [("float32", 203, 812)]),
     ],
 )
-def test_quantized_weights_are_counted_once_and_as_stored(tiny_typed, spelling, elements):
+def test_quantized_weights_are_counted_once_and_as_stored(tiny_typed, typing, elements):
     """6 x 3 x 3 x 3 and 5 x 6 weights, 6 + 5 biases; scales and zero points are no parameters."""
-    found = statistics(onnx.load(tiny_typed(spelling).path))
+    found = statistics(onnx.load(tiny_typed(typing).path))
     assert [(kind.element, kind.count, kind.num_bytes) for kind in found.parameters] == elements
     assert found.macs == 6 * 27 * 64 + 5 * 6
     weighted = {layer.op: layer.num_parameters for layer in found.layers if layer.num_parameters}

@@ -10,7 +10,7 @@ import pytest
 from edge_inception.errors import Inconclusive
 from edge_inception.latency import bench
 from edge_inception.latency.bench import Protocol, run_together
-from edge_inception.latency.contender import Arm
+from edge_inception.latency.contender import EngineUnderTest
 from edge_inception.latency.measure import Contender
 from edge_inception.latency.record import SHAPE, read_record
 from edge_inception.latency.regression import Gate
@@ -148,7 +148,7 @@ def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
     session = Comparison(
         protocol=QUICK, gate=Gate(pairs=2, most_pairs=2), pictures=None, folder=tmp_path
     )
-    arm = Arm(
+    arm = EngineUnderTest(
         engine=None,
         contender=dataclasses.replace(_contender(), images=feed),
         facts={**FACTS, "model": {"name": "clock", "input": None}},

@@ -18,7 +18,7 @@ from edge_inception.quant import bias, ranges
 from edge_inception.quant import placement as place
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
-from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
+from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
 from edge_inception.quant.ranges import ChannelMeans
 from edge_inception.spec import Precision
 
@@ -50,16 +50,16 @@ def mean_output(path, photos, options):
     return outputs.mean(axis=(0, 2, 3), dtype=np.float64)
 
 
-@pytest.mark.parametrize("spelling", [Spelling.STRONG, Spelling.WEAK])
+@pytest.mark.parametrize("typing", [Typing.STRONG, Typing.WEAK])
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_the_mean_output_is_that_of_the_float_layer(
-    save, photos, options, tmp_path, has_bias, spelling
+    save, photos, options, tmp_path, has_bias, typing
 ):
     """Per channel, over all photos and positions, nothing clipped; without correction it is not."""
     graph = save(pointwise(has_bias=has_bias))
     table = calibrate(graph, photos, replace(options, calibrator="max"), tmp_path / "r.json")
     wanted = mean_output(graph.path, photos, options)
-    how = replace(INT8, spelling=spelling)
+    how = replace(INT8, typing=typing)
     typed = quantize(graph, table, how, tmp_path / "with.onnx")
     assert typed.counts["biases_corrected"] == 1
     found = mean_output(typed.path, photos, options)

@@ -30,11 +30,11 @@ from edge_inception.quant.calibration_cache import cache_text, header, write_cac
 from edge_inception.quant.implicit import implicit_scales, unobserved
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
-from edge_inception.quant.options import CacheOptions, FloatRest, QuantizeOptions, Spelling
+from edge_inception.quant.options import CacheOptions, FloatRest, QuantizeOptions, Typing
 from edge_inception.quant.ranges import TensorRange, read_table
 from edge_inception.spec import Precision
 
-IMPLICIT = QuantizeOptions(precision=Precision.INT8, spelling=Spelling.IMPLICIT)
+IMPLICIT = QuantizeOptions(precision=Precision.INT8, typing=Typing.IMPLICIT)
 # TensorRT rounds the float weights of an implicit graph itself, and nothing corrects its biases.
 TYPED = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32, bias_correction=False)
 ORIN = CacheOptions(tensorrt="8.5.2")

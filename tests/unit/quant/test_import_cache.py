@@ -16,10 +16,10 @@ from edge_inception.quant.calibration_cache import write_cache
 from edge_inception.quant.import_cache import filled, import_cache, read_cache
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
-from edge_inception.quant.options import CacheOptions, FloatRest, QuantizeOptions, Spelling
+from edge_inception.quant.options import CacheOptions, FloatRest, QuantizeOptions, Typing
 from edge_inception.spec import Precision
 
-IMPLICIT = QuantizeOptions(precision=Precision.INT8, spelling=Spelling.IMPLICIT)
+IMPLICIT = QuantizeOptions(precision=Precision.INT8, typing=Typing.IMPLICIT)
 TYPED = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
 ORIN = CacheOptions(tensorrt="8.5.2")
 PROFILE = {"min": 1, "opt": 1, "max": 1}

@@ -17,12 +17,12 @@ from edge_inception.data import images
 from edge_inception.errors import InputError
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
-from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
+from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
 from edge_inception.spec import Precision
 
 INT8 = QuantizeOptions(precision=Precision.INT8)
 STRONG32 = replace(INT8, float_rest=FloatRest.FP32)
-WEAK = replace(INT8, spelling=Spelling.WEAK)
+WEAK = replace(INT8, typing=Typing.WEAK)
 FP16 = QuantizeOptions(precision=Precision.FP16)
 FP32 = QuantizeOptions(precision=Precision.FP32)
 ALL = {
@@ -30,9 +30,9 @@ ALL = {
     "int8_fp32": STRONG32,
     "int8_weak": WEAK,
     "fp16": FP16,
-    "fp16_weak": replace(FP16, spelling=Spelling.WEAK),
+    "fp16_weak": replace(FP16, typing=Typing.WEAK),
     "fp32": FP32,
-    "fp32_weak": replace(FP32, spelling=Spelling.WEAK),
+    "fp32_weak": replace(FP32, typing=Typing.WEAK),
 }
 
 
@@ -205,7 +205,7 @@ def test_a_max_pool_stands_between_two_pairs_of_one_scale(graph, ranges, tmp_pat
 def test_strong_stores_int8_weights_and_weak_stores_floats_on_the_same_grid(
     graph, ranges, tmp_path
 ):
-    """int8 * scale of one spelling is the float weight of the other."""
+    """int8 * scale of one typing is the float weight of the other."""
     strong = initializers(quantize(graph, ranges, STRONG32, tmp_path / "strong.onnx").path)
     weak = initializers(quantize(graph, ranges, WEAK, tmp_path / "weak.onnx").path)
     assert strong["right.w.int8"].dtype == np.int8
@@ -325,7 +325,7 @@ def test_a_typed_graph_is_recorded_as_made_from_graph_and_ranges(graph, ranges, 
     assert parents.keys() - {"graph", "ranges"} == {"details of graph", "details of ranges"}
     assert typed.provenance.options == {
         "precision": "int8",
-        "spelling": "strong",
+        "typing": "strong",
         "float_rest": "fp16",
         "batch": None,
         "is_for_dla": False,

@@ -17,7 +17,7 @@ from edge_inception.errors import InputError
 from edge_inception.quant import placement, policies
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
-from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
+from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
 from edge_inception.quant.ranges import read_table
 from edge_inception.spec import Precision
 
@@ -26,7 +26,7 @@ FP32 = QuantizeOptions(precision=Precision.FP32)
 SPELLINGS = {
     "strong": INT8,
     "half": replace(INT8, float_rest=FloatRest.FP16),
-    "weak": replace(INT8, spelling=Spelling.WEAK),
+    "weak": replace(INT8, typing=Typing.WEAK),
 }
 NAMES = [policy.name for policy in policies.POLICIES]
 
@@ -194,11 +194,11 @@ def test_float_ends_leave_the_first_two_convolutions_and_the_last_layer_float(re
 
 
 def test_layers_in_float_are_named_for_the_engine(residual, save, photos, options, tmp_path):
-    """Those whose weights have no Q/DQ, in either spelling; none where nothing is kept."""
+    """Those whose weights have no Q/DQ, in either typing; none where nothing is kept."""
     graph = save(residual())
     table = calibrate(graph, photos, options, tmp_path / "r.json")
-    for spelling in (Spelling.STRONG, Spelling.WEAK):
-        how = replace(INT8, spelling=spelling, bias_correction=False)
+    for typing in (Typing.STRONG, Typing.WEAK):
+        how = replace(INT8, typing=typing, bias_correction=False)
         typed = quantize(graph, table, replace(how, placement="float-ends"), tmp_path / "a.onnx")
         assert typed.details["float_layers"] == ["stem.c", "a1.c", "down", "logits"]
         assert "float_layers" not in quantize(graph, table, how, tmp_path / "b.onnx").details
@@ -230,16 +230,16 @@ def test_an_unknown_policy_is_refused():
     assert "did you mean 'sandwich'" in caught.value.hint
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("typing", SPELLINGS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_policy_is_valid_onnx_and_close_to_float(
-    graph, ranges, batch, tmp_path, name, spelling
+    graph, ranges, batch, tmp_path, name, typing
 ):
     """onnx's full check passes; signal to noise of the logits stays above 15 dB.
 
     With one scale around the Concat or int8 on both sides of three sums a few per cent are lost.
     """
-    options = replace(SPELLINGS[spelling], placement=name)
+    options = replace(SPELLINGS[typing], placement=name)
     typed = quantize(graph, ranges, options, tmp_path / "typed.onnx")
     onnx.checker.check_model(onnx.load(str(typed.path)), full_check=True)
     wanted = values(graph.path, batch, ["logits"])["logits"]
@@ -273,9 +273,9 @@ def test_kept_groups_compute_what_the_float_graph_does(graph, ranges, batch, tmp
     assert (typed.counts["conv_quantized"], typed.counts["conv_total"]) == (1, 11)
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("typing", SPELLINGS)
 def test_a_weight_that_a_kept_layer_shares_is_float_there(
-    residual, save, photos, options, tmp_path, spelling
+    residual, save, photos, options, tmp_path, typing
 ):
     """One initializer, two convolutions, one of them kept: it reads the floats as they were."""
     model = residual()
@@ -290,13 +290,13 @@ def test_a_weight_that_a_kept_layer_shares_is_float_there(
     add["z"].input[1] = "twin"
     graph = save(model)
     ranges = calibrate(graph, photos, options, tmp_path / "ranges.json")
-    how = replace(SPELLINGS[spelling], keep=("y",))
+    how = replace(SPELLINGS[typing], keep=("y",))
     typed = onnx.load(str(quantize(graph, ranges, how, tmp_path / "typed.onnx").path))
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in typed.graph.initializer}
     wanted = next(t for t in model.graph.initializer if t.name == "shared.w")
     found = next(node for node in typed.graph.node if node.output[0] == "twin")
     exact = onnx.numpy_helper.to_array(wanted)
-    if spelling == "half":
+    if typing == "half":
         exact = exact.astype(np.float16)
     assert (stored[found.input[1]] == exact).all()
 
@@ -321,7 +321,7 @@ def test_nothing_left_for_int8_is_refused(graph, ranges, tmp_path):
 @pytest.mark.parametrize(
     "how",
     [
-        {"spelling": Spelling.IMPLICIT},
+        {"typing": Typing.IMPLICIT},
         {"is_for_dla": True},
     ],
 )

@@ -17,7 +17,7 @@ from edge_inception.graph import signs
 from edge_inception.quant import placement
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
-from edge_inception.quant.options import FloatRest, QuantizeOptions, Spelling
+from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
 from edge_inception.quant.ranges import read_table
 from edge_inception.spec import Precision, ShapeProfile
 
@@ -25,7 +25,7 @@ INT8 = QuantizeOptions(precision=Precision.INT8)
 SPELLINGS = {
     "strong": INT8,
     "strong_fp32": QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32),
-    "weak": QuantizeOptions(precision=Precision.INT8, spelling=Spelling.WEAK),
+    "weak": QuantizeOptions(precision=Precision.INT8, typing=Typing.WEAK),
 }
 
 

@@ -1,0 +1,171 @@
+"""Records that files hold: strict JSON in, plain JSON out.
+
+Each file format has one module with its ``Record``, its version and its reader; all of them read
+through this one. Inside the house nobody looks a key up by its name.
+
+Unknown and missing keys, wrong types, numbers out of range, NaN, duplicate keys, nesting without
+end and strings that are no Unicode are one kind of error, which names file, place, got and wanted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import msgspec
+
+from edge_inception.errors import InputError
+
+MOST_BYTES = 512 << 20
+"""Longest file of JSON that is read."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every record that a file holds: immutable, by keyword, no unknown keys."""
+
+
+class SparseRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """A record that leaves fields with their default out of the file."""
+
+
+R = TypeVar("R")
+
+
+def read(kind: type[R], path: Path, *, hint: str, allow_nan: bool = False) -> R:
+    """The record of ``kind`` in a JSON file.
+
+    Args:
+        kind: A ``Record``, or any type that ``msgspec.convert`` knows.
+        path: The file.
+        hint: What to do about a file that does not hold one.
+        allow_nan: Take NaN and infinities, which JSON itself does not have.
+
+    Raises:
+        InputError: The file cannot be read, or does not hold such a record.
+    """
+    value = read_json(path, hint=hint, allow_nan=allow_nan)
+    return convert(kind, value, where=str(path), hint=hint)
+
+
+def read_json(path: Path, *, hint: str, allow_nan: bool = False) -> Any:
+    """The JSON value in a file, as ``parse`` reads it.
+
+    Raises:
+        InputError: The file cannot be read, is not JSON, or is longer than 512 MiB.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path} is longer than {MOST_BYTES >> 20} MiB of JSON", hint=hint)
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    return parse(text, where=str(path), hint=hint, allow_nan=allow_nan)
+
+
+def parse(text: bytes | str, *, where: str, hint: str, allow_nan: bool = False) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: UTF-8.
+        where: What the text is, for the error.
+        hint: What to do about it.
+        allow_nan: As of ``read``.
+
+    Raises:
+        InputError: Not JSON, a key twice in one object, a number that is not finite or has over
+            4,300 digits, nesting too deep for Python, or half of a surrogate pair.
+    """
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_float=None if allow_nan else _finite,
+            parse_constant=None if allow_nan else _finite,
+        )
+        written = text.encode() if isinstance(text, str) else text
+        if _SURROGATE.search(written):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise InputError(f"{where} is not readable JSON: nested too deep", hint=hint) from error
+    except ValueError as error:  # also of the encoding, of a duplicate, of a number
+        reason = str(error).splitlines()[0].partition("; use sys.")[0]
+        raise InputError(f"{where} is not readable JSON: {reason}", hint=hint) from error
+    return value
+
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key '{next(key for key in keys if keys.count(key) > 1)}' twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def convert(kind: type[R], value: Any, *, where: str, hint: str) -> R:
+    """A JSON value as a record of ``kind``.
+
+    Raises:
+        InputError: It is none; says at which place of ``where``, what was got and what was wanted.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        _refuse(str(error), value, where, hint, error)
+    except (RecursionError, OverflowError) as error:
+        raise InputError(f"{where} holds a value beyond all bounds: {error}", hint=hint) from error
+
+
+_PLACE = re.compile(r" - at `(?:key in )?(\$[^`]*)`$")
+_EXPECTED = re.compile(r"Expected (?P<wanted>.*?)(?:, got (?P<got>.*))?$")
+
+
+def _refuse(reason: str, value: Any, where: str, hint: str, error: Exception) -> NoReturn:
+    found = _PLACE.search(reason)
+    place = found[1].removeprefix("$").removeprefix(".") if found else ""
+    said = reason[: found.start()] if found else reason
+    if expected := _EXPECTED.match(said):
+        got = expected["got"] or _shown(value, place)
+        said = f"got {got}, wanted {expected['wanted']}".replace("`", "")
+    else:
+        said = said[0].lower() + said[1:].replace("`", "'")
+    at = f", at {place}" if place else ""
+    raise InputError(f"{where}{at}: {said}", hint=hint) from error
+
+
+def _shown(value: Any, place: str) -> str:
+    """The value at ``place``, short; msgspec writes ``[...]`` where the key is free."""
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]", place):
+        if index == "...":
+            return "another value"
+        value = value[int(index)] if index else value[name]
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else f"{text[:37]}..."  # noqa: PLR2004 -- one line of a terminal
+
+
+def plain(value: Any) -> Any:
+    """A record as JSON types: dictionaries, lists, strings, numbers, booleans and None."""
+    return msgspec.to_builtins(value, builtin_types=(), str_keys=True)
+
+
+def to_json(value: Any, *, indent: int | None = 2) -> bytes:
+    """A record as the text of its file, keys sorted, with a line break at the end."""
+    return json.dumps(plain(value), indent=indent, sort_keys=True).encode() + b"\n"
