@@ -12,7 +12,7 @@ from edge_inception.errors import InputError
 from edge_inception.jetpack import JetPack, parsed
 from edge_inception.serving.facts import ServingFacts
 
-_CONTAINERS = "get_l4t_base in dusty-nv/jetson-containers, facts/jetson.md 5.1"
+_CONTAINERS = 'get_l4t_base in dusty-nv/jetson-containers, docs/hardware.md, "On the device"'
 _TENSORRT = "NGC tensorrt; l4t-jetpack ends with JetPack 6"
 
 
