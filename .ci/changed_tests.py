@@ -27,6 +27,9 @@ CITATIONS = "tests/contract/test_citations.py"
 NOTHING_COLLECTED = 5  # pytest's exit code where all that was found is slow
 FEW = 2  # files up to which a second process takes longer to start than it saves
 OWN, MIRROR, IMPORTER, BELOW = range(4)
+NO_TIME = "no time left"
+RAN: set[str] = set()
+LEFT: set[str] = set()
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -148,7 +151,23 @@ def pytest_addoption(parser: Any) -> None:
 def pytest_runtest_setup(item: Any) -> None:
     """Skip what has not begun in time, before any fixture is made; the summary groups by file."""
     if time.time() > item.config.getoption("--deadline"):
-        pytest.skip(f"no time left, run: pytest {item.nodeid.partition('::')[0]}")
+        pytest.skip(f"{NO_TIME}, run: pytest {item.nodeid.partition('::')[0]}")
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    """Count what ran and what had no time."""
+    if report.when == "call":
+        RAN.add(report.nodeid)
+    elif NO_TIME in str(report.longrepr):
+        LEFT.add(report.nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: Any) -> None:
+    """Fail where tests were left out and none ran: that is no pass."""
+    if LEFT and not RAN:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        sys.stdout.write("\nFAILED: no test had time, give them more --seconds\n")
 
 
 def run(root: Path, tests: list[str], seconds: float) -> int:

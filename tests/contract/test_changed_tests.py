@@ -181,15 +181,29 @@ def test_failure_is_told(tests_alone):
 
 
 def test_tests_without_time_are_named(tests_alone):
-    """After the seconds no test begins, though it would fail, and the summary names its file."""
+    """After the seconds no test begins and the summary names its file; where none ran, exit 1."""
     names = ("test_errors", "test_inside", "test_third")
     for name in names:
         path = tests_alone / "tests/unit" / f"{name}.py"
-        path.write_text("def test_one(): assert False\n", encoding="utf-8")
+        path.write_text("def test_one(): assert False, 'it ran'\n", encoding="utf-8")
     done = called(tests_alone, "--seconds", "0")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED: no test had time" in done.stdout
+    assert "it ran" not in done.stdout
     for name in names:
         assert f"no time left, run: pytest tests/unit/{name}.py" in done.stdout
+
+
+def test_a_run_that_is_cut_short_passes(tests_alone):
+    """Where some tests ran and the others had no time, the run passes and names the others."""
+    first, second = (tests_alone / "tests/unit" / f"test_{n}.py" for n in ("errors", "inside"))
+    body = "request.config.option.deadline = 0"
+    first.write_text(f"def test_one(request): {body}\n", encoding="utf-8")
+    second.write_text("def test_one(): assert False\n", encoding="utf-8")
+    done = called(tests_alone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed, 1 skipped" in done.stdout
+    assert "no time left, run: pytest tests/unit/test_inside.py" in done.stdout
 
 
 def test_no_checkout_is_refused(tmp_path):
