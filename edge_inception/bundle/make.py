@@ -47,7 +47,7 @@ _BOUNDS: Mapping[str, tuple[str, str]] = {
     "weak": ("8.2", "10.0"),
     "implicit": ("8.2", "10.8"),
 }
-_STRONG_DLA = ("11.4.1", "")  # DLA of a strongly typed graph: facts/jetson.md 3.1
+_STRONG_DLA = ("11.4.1", "")  # strongly typed: docs/dla.md, "Versions with DLA"
 _TOOLS = ("numpy", "Pillow", "onnx", "openvino", "torch")
 
 

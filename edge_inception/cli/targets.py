@@ -184,6 +184,7 @@ def _legend() -> Iterator[str]:
     from edge_inception.hardware.target import SURE
 
     yield wrapped("", "; ".join(f"[{key}] {words}" for key, words in SURE.items()), indent=0)
+    yield "docs/... are pages of the installed package: edge_inception/docs/"
 
 
 COMMANDS = (targets,)

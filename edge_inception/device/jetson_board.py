@@ -4,7 +4,8 @@ Every reader takes text and gives None where it finds nothing, since these files
 to release; what could not be read is named, never guessed. NVIDIA's numbering of power modes is a
 board's own, so modes are read from its configuration.
 This file travels to devices: Python 3.6 syntax, standard library. It has not met a real Jetson: its
-tests read texts of the formats that facts/jetson.md 1.5 and NVIDIA's tools document.
+tests read texts of the formats that NVIDIA's tools document: docs/hardware.md,
+"Power modes and clocks".
 """
 
 import glob
@@ -21,7 +22,7 @@ _L4T_TO_JETPACK = (
     ("35.3", "5.1.1"), ("35.4", "5.1.2"), ("35.5", "5.1.3"), ("35.6", "5.1.4 or later"),
     ("36.3", "6.0"), ("36.4.0", "6.1"), ("36.4.3", "6.2"), ("36.4", "6.2.1"), ("36.5", "6.2.2"),
     ("38.2", "7.0"), ("38.4", "7.1"), ("39.2", "7.2"),
-)  # fmt: skip # facts/jetson.md 1.2
+)  # fmt: skip # docs/hardware.md, "JetPack releases"
 _GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gpc")  # parts of the GPU's name in devfreq
 _KIB, _MHZ = 1024, 1000 * 1000
 

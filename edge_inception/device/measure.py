@@ -2,7 +2,7 @@
 
 One process is one run: fresh warm-up, then timed calls one after the other, host to host, cycling
 through the golden images. Runs of several engines are interleaved and compared by the host, which
-starts one process for each (facts/jetson.md 6.3); the record is its ``kind: single`` (6.4).
+starts one process for each (docs/latency.md, "Gate"); the record is its ``kind: single``.
 This file travels to devices: Python 3.6 syntax and numpy 1.13.
 """
 
@@ -24,7 +24,7 @@ else:
 SCHEMA = "edge-inception/bench"
 SCHEMA_VERSION = 1
 _UNSTABLE = 0.025  # trtexec's limit since 10.13 for the variation of compute times
-_HOT_C = 90.0  # facts/jetson.md 5.1
+_HOT_C = 90.0  # docs/hardware.md, "On the device"
 _BOARD_KEYS = (
     "model", "compatible", "l4t", "jetpack", "cuda", "cpu", "num_cores", "machine", "system",
     "python", "power_mode", "clocks_locked", "gpu_mhz", "gpu_max_mhz", "emc_mhz", "governor",
@@ -178,7 +178,7 @@ def record_of(
     protocol: Protocol,
     run: Mapping[str, Any],
 ) -> Dict[str, Any]:
-    """The file that the host's ``compare`` and ``report`` read: facts/jetson.md 6.4."""
+    """What the host's ``compare`` and ``report`` read; source: docs/latency.md, "Record"."""
     facts = engine.facts
     library = facts.get("tensorrt") or facts.get("openvino")
     device = {key: board.get(key) for key in _BOARD_KEYS}

@@ -20,10 +20,10 @@ _MIB_PER_GB = 1000 * 1000 * 1000 / (1 << 20)
 _LEAST_SHARE = 0.8  # of the nominal memory; carve-outs of the firmware take up to a tenth
 _BUILD_MIB = 1500  # of free memory and swap: CUDA's own 0.3 to 0.6 GB, then the builder's tactics
 _ENGINE_TIMES = 4  # engine, its temporary copy and FP32 weights, over the graph's size
-_RESOURCES_MIB = 2048  # builder resources of JetPack 7.2, facts/jetson.md 1.2
+_RESOURCES_MIB = 2048  # builder resources: docs/hardware.md, "JetPack releases"
 _RESOURCES_FROM = (10, 16)
 _PILLOW_LEAST = (8,)
-_RENAMED = {"10.1": "11.0"}  # Thor, as CUDA before 13 reports it: facts/jetson.md 1.1
+_RENAMED = {"10.1": "11.0"}  # Thor before CUDA 13: docs/hardware.md, "Jetson modules"
 
 Finding = Dict[str, Any]
 

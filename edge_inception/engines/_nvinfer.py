@@ -39,7 +39,7 @@ POOLS = {
 }
 # trtexec's names of hardware compatibility levels -> the library's
 HARDWARE_LEVELS = {"ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
-# Where a part of the interface is to be had. Source: NVIDIA/TensorRT tags, facts/jetson.md 2.2, 2.3
+# Where a part of the interface is to be had. Source: docs/tensorrt.md, "Names"
 _FOUND_IN = {
     "STRONGLY_TYPED": "TensorRT 9.0 and later",
     "FP16": "TensorRT 8 to 10",

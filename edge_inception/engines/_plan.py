@@ -5,7 +5,7 @@ library answers a foreign plan with None and a line in its log. This very file t
 Python 3.6 syntax, standard library and numpy. Running needs a GPU, and no GPU has executed it so
 far: tests drive both ways of running through the recorded surface of each TensorRT version.
 
-Source: trtexec ``printPlanVersion`` (samples/common/sampleEngines.cpp), facts/jetson.md 2.4.
+Source: trtexec ``printPlanVersion`` (samples/common/sampleEngines.cpp), docs/tensorrt.md, "Plans".
 """
 
 import hashlib
@@ -125,7 +125,7 @@ def _loads_in(built: str, here: str, *, is_version_compatible: bool) -> bool:
 
     A version-compatible plan of 8 loads in 10, of 10 in 11, and in later releases of its own major.
 
-    Source: TensorRT support matrix 11.4.1, facts/jetson.md 2.4.
+    Source: TensorRT support matrix 11.4.1, docs/tensorrt.md, "Plans".
     """
     if not is_version_compatible:
         return _same_release(built, here)

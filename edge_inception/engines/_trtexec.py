@@ -3,7 +3,8 @@
 Python 3.6 syntax and standard library, like the files that travel to devices: ``build.sh`` of a
 bundle is written from this table. No trtexec has been run here.
 
-Source: samples/common/sampleOptions.cpp of NVIDIA/TensorRT 8.2.1 to 11.1, facts/jetson.md 2.5.
+Source: samples/common/sampleOptions.cpp of NVIDIA/TensorRT 8.2.1 to 11.1,
+docs/tensorrt.md, "trtexec".
 """
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple

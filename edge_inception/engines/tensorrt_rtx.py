@@ -6,7 +6,7 @@ later in one engine. Turing (7.5) must be asked for, and there INT8 convolutions
 float16 from dequantized weights, so an int8 graph compiled for 7.5 alone is refused.
 
 Source: docs.nvidia.com/deeplearning/tensorrt-rtx, "CPU-Only AOT and TensorRT-RTX Engines";
-facts/int8.md 6.1.
+docs/tensorrt.md, "TensorRT-RTX".
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ BAND = 0.40
 """The range to plan with is SHARE x (1 - BAND) to SHARE x (1 + BAND) of the bound."""
 LEAST_SHARE = 0.15
 """A measurement below this share of the bound points to a wrong peak, power mode, precision or
-batch, and so does one above the bound; facts/jetson.md 4.3."""
+batch, and so does one above the bound; source: docs/hardware.md, "Roofline"."""
 
 KERNEL_START_S = 5e-6
 """Of the order of what a GPU takes to start one kernel; recalled, and used for a warning only."""
@@ -60,13 +60,14 @@ class CheckPoint:
     source: str
 
 
-_README = "tf_to_trt_image_classification README, with copies, TensorRT 3, facts/jetson.md 4.2"
-_ISSUE = "jetson_benchmarks issue 23, facts/jetson.md 4.2"
-_WEB = "NVIDIA's table of Jetson benchmarks, facts/jetson.md 4.2"
+_FIGURES = 'docs/hardware.md, "Published figures"'
+_README = f"tf_to_trt_image_classification README, with copies, TensorRT 3, {_FIGURES}"
+_ISSUE = f"jetson_benchmarks issue 23, {_FIGURES}"
+_WEB = f"NVIDIA's table of Jetson benchmarks, {_FIGURES}"
 CHECK_POINTS = (
     CheckPoint(
         target="nano-4gb", precision=Precision.FP16, dla=False, batch=1, images_per_s=11, sure="S",
-        source="NVIDIA's blog on Jetson Nano, quoted by jkjung-avt, facts/jetson.md 4.2",
+        source=f"NVIDIA's blog on Jetson Nano, quoted by jkjung-avt, {_FIGURES}",
     ),
     CheckPoint(
         target="tx2-8gb", precision=Precision.FP16, dla=False, batch=1, images_per_s=1 / 52.1e-3,
@@ -78,7 +79,7 @@ CHECK_POINTS = (
     ),
     CheckPoint(
         target="xavier-nx-8gb", precision=Precision.INT8, dla=True, batch=2, images_per_s=311.73,
-        sure="V", source="jetson_benchmarks README, facts/jetson.md 4.2",
+        sure="V", source=f"jetson_benchmarks README, {_FIGURES}",
     ),
     CheckPoint(
         target="agx-xavier-32gb", precision=Precision.INT8, dla=True, batch=4, images_per_s=528,

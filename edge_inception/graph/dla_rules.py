@@ -19,7 +19,7 @@ from edge_inception.graph.macs import OWN_DOMAINS
 LAYERS = "TensorRT docs, DLA Supported Layers and Restrictions"
 HEADER = "NvInfer.h of TensorRT 8.4"
 OPERATORS = "operators/README.md of NVIDIA/Deep-Learning-Accelerator-SW"
-_FACTS = "facts/jetson.md 3.2"
+_FACTS = 'docs/dla.md, "Limits"'
 
 XAVIER, ORIN = "NVDLA 1.0", "DLA 2.0"
 """Generations, as in the table of targets."""

@@ -42,7 +42,7 @@ class SimplifyOptions:
 
     # Both run the same kernels on the same weights, only the head sums in another order: 1.6e-7 of
     # the largest logit on the full Inception-v4. A batch norm folded here rounds weights once more:
-    # up to 1.5e-6 between trained implementations (facts/models.md, section 3).
+    # up to 1.5e-6: docs/models.md, "Rounding between implementations".
     tolerance: float = 1e-5
     seed: int = 0
 

@@ -139,12 +139,12 @@ class Rule:
     source: str
 
 
-_DEVICES = "facts/jetson.md 1.1"
-_JETPACKS = "facts/jetson.md 1.2"
-_API = "tags of NVIDIA/TensorRT, facts/jetson.md 2.1"
-_ENUMS = "enumerations of NVIDIA/TensorRT's tags, facts/jetson.md 2.2"
-_DLA = "TensorRT 11.4.1 release notes and support matrix, facts/jetson.md 3.1"
-_DLA_LIMITS = "TensorRT, DLA supported layers and restrictions, facts/jetson.md 3.2"
+_DEVICES = 'docs/hardware.md, "Jetson modules"'
+_JETPACKS = 'docs/hardware.md, "JetPack releases"'
+_API = 'tags of NVIDIA/TensorRT, docs/tensorrt.md, "Versions"'
+_ENUMS = 'tags of NVIDIA/TensorRT, docs/tensorrt.md, "Names"'
+_DLA = 'TensorRT 11.4.1 release notes and support matrix, docs/dla.md, "Versions with DLA"'
+_DLA_LIMITS = 'TensorRT, DLA supported layers and restrictions, docs/dla.md, "Limits"'
 _NO_DLA = "build for the GPU alone"
 _MAX_DLA_BATCH = 4096
 _FIRST, _TYPED, _NO_MORE_DLA, _DLA_AGAIN = (8, 2), (9,), (10, 8), (11, 4, 1)
@@ -215,7 +215,7 @@ _OF_TENSORRT = (
         refuses=lambda case: case.is_between((0,), _FIRST),
         reason="TensorRT {case.tensorrt} is older than 8.2, the oldest this project builds for",
         hint="update the JetPack",
-        source="DESIGN.md 1",
+        source='docs/architecture.md, "One typed graph"',
     ),
     Rule(
         refuses=lambda case: case.asked.dla and case.is_between(_NO_MORE_DLA, _DLA_AGAIN),
@@ -237,7 +237,7 @@ _OF_TENSORRT = (
         refuses=lambda case: case.target.is_jetson and case.is_between(_ELEVEN, (11, 4)),
         reason="TensorRT {case.tensorrt} runs on no JetPack; 11.4.1 is the first of 11 that does",
         hint="its JetPacks bring {case.known_tensorrt}",
-        source="TensorRT 11.4.1 support matrix, facts/jetson.md 1.2",
+        source='TensorRT 11.4.1 support matrix, docs/hardware.md, "JetPack releases"',
     ),
     Rule(
         refuses=lambda case: (

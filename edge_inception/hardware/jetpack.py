@@ -73,7 +73,8 @@ class JetPack:
         return all(a == b for a, b in zip(wanted, has, strict=False))
 
 
-_MANIFESTS = "NVIDIA's package manifests in meta-tegra and jetpack-nixos, facts/jetson.md 1.2"
+_PAGE = 'docs/hardware.md, "JetPack releases"'
+_MANIFESTS = f"NVIDIA's package manifests in meta-tegra and jetpack-nixos, {_PAGE}"
 _SDK = "developer.nvidia.com/embedded/jetpack-sdk-"
 
 JETPACKS = (
@@ -116,7 +117,7 @@ JETPACKS = (
     JetPack(
         first="6.1", last="6.2.2", l4t="36.4.0 to 36.5.0", tensorrt="10.7.0.23", cuda="12.6",
         ubuntu="22.04", python="3.10", devices=(*ORIN, *SUPER), is_stock=False,
-        source="NVIDIA's l4t aarch64 archive for CUDA 12.6, facts/jetson.md 1.2",
+        source=f"NVIDIA's l4t aarch64 archive for CUDA 12.6, {_PAGE}",
     ),
     JetPack(
         first="7.0", last="7.0", l4t="38.2", tensorrt="10.13.3.9", cuda="13.0", cudnn="9.12.0",
@@ -134,7 +135,7 @@ JETPACKS = (
     JetPack(
         first="7.2.2", last="7.2.2", l4t="", tensorrt="11.4.1", cuda="13", ubuntu="24.04",
         python="3.12", devices=(*AGX_ORIN, T5000, T4000), is_stock=False, is_open=True,
-        source="docs.nvidia.com/deeplearning/tensorrt/11.4.1, facts/jetson.md 1.2",
+        source=f"docs.nvidia.com/deeplearning/tensorrt/11.4.1, {_PAGE}",
     ),
 )  # fmt: skip
 """In the order of their release; what is installed on top stands behind its release."""
@@ -149,7 +150,7 @@ _OPSETS: tuple[tuple[Version, int], ...] = (
     ((8, 4), 17),
     ((8, 2), 13),
 )
-OPSET_SOURCE = "onnx/onnx-tensorrt docs/operators.md per branch, facts/jetson.md 1.3"
+OPSET_SOURCE = 'operators.md per branch of onnx/onnx-tensorrt, docs/tensorrt.md, "Opsets"'
 
 
 def parsed(version: str) -> Version:

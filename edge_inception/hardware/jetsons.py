@@ -1,4 +1,4 @@
-"""The Jetson modules, facts/jetson.md 1.1 and 1.5. Standard library only."""
+"""The Jetson modules: docs/hardware.md, "Jetson modules". Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edge_inception.hardware.target import Dla, Fact, Target
 _ORIN_NANO = "NVIDIA datasheet DS-11105-001"
 _ORIN_NX = "NVIDIA datasheet DS-10712-001 v1.0"
 _AGX_ORIN = "NVIDIA datasheet DS-10662-001 v1.6"
-_FACTS = "facts/jetson.md 1.1"
+_FACTS = 'docs/hardware.md, "Jetson modules"'
 _SM = "compute capability: developer.nvidia.com/cuda-gpus"
 _HALF = "half of the sparse figure"
 _CORES = "tensor cores x FMA x 2 x clock"
@@ -41,8 +41,8 @@ def _module(name: str, title: str, *, sm: str, memory_gb: int, source: str) -> T
     )
 
 
-_NO_NANO_INT8 = "no fast INT8 at SM 5.3, facts/jetson.md 1.1"
-_NO_TX2_INT8 = "SM 6.2 is not in TensorRT's list of fast INT8, facts/jetson.md 1.1, recalled"
+_NO_NANO_INT8 = f"no fast INT8 at SM 5.3, {_FACTS}"
+_NO_TX2_INT8 = f"SM 6.2 is not in TensorRT's list of fast INT8, {_FACTS}, recalled"
 
 _MAXWELL = (
     replace(
@@ -68,7 +68,7 @@ _XAVIER_NX = replace(
     bandwidth_gb_s=_recalled(59.7),
     int8_tops=_recalled(12.3),
     fp16_tflops=_recalled(6.0),
-    module_int8_tops=Fact(21, "V", "NVIDIA's 21 TOPS of the module, facts/jetson.md 1.1"),
+    module_int8_tops=Fact(21, "V", f"NVIDIA's 21 TOPS of the module, {_FACTS}"),
     dla=Dla(num_cores=2, generation="NVDLA 1.0", int8_tops=_recalled(4.5)),
     headline="21 TOPS INT8, dense",
     power_modes="no MAXN; MODE_15W and MODE_20W by number of CPU cores",
@@ -79,7 +79,7 @@ _AGX_XAVIER = replace(
     bandwidth_gb_s=_recalled(136.5),
     int8_tops=Fact(22.6, "I", f"{_CORES}: 64 x 128 x 2 x 1.377 GHz"),
     fp16_tflops=Fact(11.3, "I", "half of INT8"),
-    module_int8_tops=Fact(32, "V", "NVIDIA's 32 TOPS of the module, facts/jetson.md 1.1"),
+    module_int8_tops=Fact(32, "V", f"NVIDIA's 32 TOPS of the module, {_FACTS}"),
     dla=Dla(num_cores=2, generation="NVDLA 1.0", int8_tops=_recalled(5.0)),
     headline="32 TOPS INT8, dense",
     notes=("JetPack 5 is its last.",),

@@ -23,7 +23,7 @@ __all__ = (
 _RTX_MODULES = ("tensorrt_rtx_bindings", "tensorrt_rtx")
 
 _RTX_DOCS = "TensorRT-RTX documentation, CPU-Only AOT"
-_CARDS = "facts/jetson.md 1.4"
+_CARDS = 'docs/hardware.md, "Cards"'
 _COMPARED = "hmc-tech.com and cputronic.com, " + _CARDS
 _WAREDB = "waredb.com and hmc-tech.com, " + _CARDS
 _SPHERON = "castromedia.org and spheron.network, " + _CARDS

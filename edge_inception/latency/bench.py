@@ -6,7 +6,7 @@ that whatever the machine does in these seconds meets both.
 
 The record, its schema and its versions: ``record``.
 
-Source: facts/jetson.md 6.3, 6.4; trtexec's protocol and warnings.
+Source: docs/latency.md, "Gate"; trtexec's protocol and warnings.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Version 1 is what ``device.py bench`` writes on a device: "single", without what
 pair, p95, throughput, first_ms, peak_mib, cpu_mhz, power_mw, throttled, foreign_cores and blocks.
 It is read as version 2: what follows from its samples is computed, the rest is null.
 
-Source: facts/jetson.md 6.4.
+Source: docs/latency.md, "Record".
 """
 
 from __future__ import annotations

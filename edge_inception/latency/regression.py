@@ -10,8 +10,8 @@ The verdict claims only what the whole interval says: ``pass`` when the ratio's 
 1 - delta; otherwise pairs are added up to a limit, and then it is ``inconclusive``. ``invalid`` is
 no verdict: what was measured may not be compared.
 
-Source: facts/jetson.md 6.2, 6.3; Student, Biometrika 6 (1908) 1-25; Efron, Annals of Statistics 7
-(1979) 1-26.
+Source: docs/latency.md, "Simulation"; docs/latency.md, "Gate"; Student, Biometrika 6 (1908) 1-25;
+Efron, Annals of Statistics 7 (1979) 1-26.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from edge_inception.spec import Progress, no_progress
 
 RESAMPLES = 10_000
 SEED = 0
-_BOOTSTRAP_FROM = 9  # pairs; facts/jetson.md 6.3 takes Student's t up to 8
+_BOOTSTRAP_FROM = 9  # pairs; docs/latency.md, "Gate": Student's t up to 8
 
 
 class Verdict(Enum):

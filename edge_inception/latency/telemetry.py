@@ -4,7 +4,7 @@ Read from the kernel's files, and from NVIDIA's management library where it is i
 machine does not tell is recorded with the reason, never as a zero.
 
 Source: Linux ``cpufreq``, ``thermal`` and ``powercap`` (RAPL) in Documentation/; INA3221 rails of
-Jetson as facts/jetson.md 1.5; NVML as ``nvidia-ml-py`` binds it.
+Jetson as docs/hardware.md, "Power modes and clocks"; NVML as ``nvidia-ml-py`` binds it.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def _watched(monitor: Any) -> str:
 
 
 def _plan(trt: Any, network: Any, config: Any) -> bytes:
-    """Header of the release (facts/jetson.md 2.4), and what the engine must know as JSON.
+    """Header of the release (docs/tensorrt.md, "Plans"), and what the engine must know as JSON.
 
     Before 8.6 only the first four bytes are known, from the code of the 8.5.2 library.
     """

@@ -6,7 +6,7 @@ address for every tensor and a live stream, and has results once the stream was 
 
 Sources, docs.nvidia.com/deeplearning/tensorrt: Python API reference (Runtime, ICudaEngine,
 IExecutionContext, EngineInspector), "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x";
-the texts of refusals are those in facts/jetson.md 2.4.
+the texts of refusals are those in docs/tensorrt.md, "Plans".
 """
 
 from __future__ import annotations

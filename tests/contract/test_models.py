@@ -30,13 +30,13 @@ VARIANTS = [
 ]
 
 # Independent implementations of one network moved logits by at most 1.5e-6 of the largest through
-# another order of float32 sums (facts/models.md, section 3).
+# another order of float32 sums: docs/models.md, "Rounding between implementations".
 TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What others measured of one form of a network: facts/models.md, section 2."""
+    """What others measured of one form of a network: docs/models.md, "Sizes", has them."""
 
     name: str
     num_parameters: int
@@ -453,7 +453,8 @@ def settled(model: nn.Module, size: tuple[int, int]) -> nn.Module:
 class Exported:
     """A form of a network that goes through export and simplify, and the nodes that must remain.
 
-    ``num_exclusive`` of its average pools divide by the real pixels in the window: facts/models.md.
+    ``num_exclusive`` of its average pools divide by the real pixels in the window: docs/models.md,
+    "Average pooling".
     """
 
     name: str

@@ -64,12 +64,14 @@ def edge_inception(wheel, tmp_path_factory) -> Run:
 
 
 def test_wheel_holds_the_package_and_its_papers(wheel):
-    """Every module, the type marker and the licence; no test, no calibration image."""
+    """Every module, cited page and template, the type marker and the licence; no test, no image."""
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {
-        path.relative_to(ROOT).as_posix() for path in (ROOT / "edge_inception").rglob("*.py")
-    }
-    assert modules | {"edge_inception/py.typed"} <= names
+    for kind in ("*.py", "docs/*.md", "report/templates/*.html", "py.typed"):
+        found = {
+            path.relative_to(ROOT).as_posix() for path in (ROOT / "edge_inception").rglob(kind)
+        }
+        assert found, kind
+        assert found <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert all(name.startswith(("edge_inception/", "edge_inception-")) for name in names)
 

@@ -16,8 +16,9 @@ from tensorrt_releases import RELEASES
 
 SURFACES = Path(__file__).parent / "surfaces"
 
-# Name, first version that has it, last version that has it (None: all). Source: facts/jetson.md
-# 2.1 to 2.3. Where a name came or went between two recorded versions, the nearest stands here.
+# Name, first version that has it, last version that has it (None: all). Source:
+# docs/tensorrt.md, "Names". Where a name came or went between two recorded versions, the nearest
+# stands here.
 HISTORY = (
     ("Builder.build_serialized_network", None, None),
     ("Builder.build_engine", None, "8.6"),

@@ -20,8 +20,9 @@ CHECKPOINT = CALIBRATION / "checkpoints" / "solar-inception_v4-w025.safetensors"
 OPTIONS = {"width": 0.25}
 
 # Independent implementations of a trained network differ by up to 1.5e-6 of the largest logit, by
-# the order of their float32 sums (facts/models.md, section 3); 4.6e-7 was measured here on 32
-# photos; a wrong border rule in one of the 14 average pools moves logits by 3e-3 on noise.
+# the order of their float32 sums (docs/models.md, "Rounding between implementations"); 4.6e-7 was
+# measured here on 32 photos; a wrong border rule in one of the 14 average pools moves logits by
+# 3e-3 on noise.
 TOLERANCE = 1e-5
 
 

@@ -12,7 +12,7 @@ from edge_inception.bundle.serving.facts import ServingFacts
 from edge_inception.errors import InputError
 from edge_inception.hardware.jetpack import JetPack, parsed
 
-_CONTAINERS = "get_l4t_base in dusty-nv/jetson-containers, facts/jetson.md 5.1"
+_CONTAINERS = 'get_l4t_base in dusty-nv/jetson-containers, docs/hardware.md, "On the device"'
 _TENSORRT = "NGC tensorrt; l4t-jetpack ends with JetPack 6"
 
 

@@ -1,7 +1,8 @@
 """Units that set the clocks and prove the engine at every start of the device.
 
-Sources: systemd.service(5), systemd.exec(5); NVIDIA's unit for jetson_clocks, facts/jetson.md 1.5
-and 5.1. JetPack 4 has systemd 237: no ``Type=exec``, no ``Restart=`` of a oneshot service.
+Sources: systemd.service(5), systemd.exec(5); NVIDIA's unit for jetson_clocks, docs/hardware.md,
+"Power modes and clocks". JetPack 4 has systemd 237: no ``Type=exec``, no ``Restart=`` of a oneshot
+service.
 """
 
 from __future__ import annotations

@@ -263,7 +263,7 @@ def test_licences_say_what_is_known(cpu_bundle):
 
 
 def test_the_script_has_a_command_for_each_release(jetson_bundle, monkeypatch):
-    """build.sh show: the flags of each TensorRT, in the order of facts/jetson.md 2.5."""
+    """build.sh show: the flags of each TensorRT, of docs/tensorrt.md, "trtexec", in one order."""
     script = str(jetson_bundle / "build.sh")
     wanted = {
         "8.2.1": ("weak", "--workspace=256", "--int8", "--buildOnly"),

@@ -1,7 +1,7 @@
 """Facts of a board from the texts of its files; what is not there is named, never guessed.
 
 The texts have the formats of L4T's own files and tools, written out from their documentation
-(facts/jetson.md 1.5); no board was at hand.
+(docs/hardware.md, "Power modes and clocks"); no board was at hand.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def test_a_bad_image_is_two_lines(built, tmp_path, capsys):
 
 
 def test_bench_writes_the_record(built, tmp_path, capsys):
-    """The fields of facts/jetson.md 6.4, and statistics that follow from the samples."""
+    """The fields of docs/latency.md, "Record", and statistics that follow from the samples."""
     out = tmp_path / "bench.json"
     flags = ("--seconds", "0", "--warmup", "0", "--calls", "120", "--out", str(out), "--json")
     assert run(built, "bench", *flags) == 0

@@ -1,4 +1,4 @@
-"""Promises of the printed trtexec command; the flags per version are facts/jetson.md 2.5."""
+"""Promises of the printed trtexec command; the flags per version: docs/tensorrt.md, "trtexec"."""
 
 from __future__ import annotations
 

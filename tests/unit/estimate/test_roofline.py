@@ -108,7 +108,7 @@ def test_the_network_of_the_check_points_is_whole(inception_v4):
     found = inception_v4(1)
     assert found.ops["Conv"] == 149
     convs = [layer for layer in found.layers if layer.op == "Conv"]
-    # facts/jetson.md 4.3, to 4 figures
+    # docs/hardware.md, "Roofline", to 4 figures
     assert sum(layer.macs for layer in convs) == pytest.approx(12.254e9, rel=2e-4)
     # a bias for each channel where timm's checkpoint has a weight and a bias of batch norm
     channels = sum(layer.sizes[1] for layer in convs)
@@ -177,7 +177,7 @@ def test_band_holds_for_a_device_that_was_left_out(inception_v4):
 def test_convolutions_alone_give_the_rooflines_of_the_facts(
     name, precision, dla, batch_1, batch_32, inception_v4
 ):
-    """facts/jetson.md 4.3, made by another program on timm's export, counts convolutions alone."""
+    """docs/hardware.md, "Roofline": by another program on timm's export, of convolutions alone."""
     peaks = peaks_of(targets.target(name), precision, dla=dla)
     for batch, wanted in ((1, batch_1), (32, batch_32)):
         layers = estimate(inception_v4(batch), peaks).layers
@@ -360,18 +360,18 @@ def test_command_as_json(graph_file, capsys):
             ["--target", "nano-4gb"],
             (
                 "error: nano-4gb: its GPU has no fast int8 instructions (no fast INT8 at SM 5.3, "
-                "facts/jetson.md 1.1)"
+                'docs/hardware.md, "Jetson modules")'
             ),
         ),
         (
             ["--target", "orin-nano-8gb", "--dla"],
-            "error: orin-nano-8gb: it has no DLA (facts/jetson.md 1.1)",
+            'error: orin-nano-8gb: it has no DLA (docs/hardware.md, "Jetson modules")',
         ),
         (
             ["--target", "nano-4gb", "--precision", "fp16", "--workspace", "4096"],
             (
                 "error: nano-4gb: batch 1 needs at least 4,096 MiB (weights 0, activations 0, "
-                "workspace 4,096), its memory is 4 GiB (facts/jetson.md 1.1)"
+                'workspace 4,096), its memory is 4 GiB (docs/hardware.md, "Jetson modules")'
             ),
         ),
         (

@@ -22,7 +22,7 @@ from edge_inception.export.export import ExportOptions, export
 from edge_inception.spec import ShapeProfile
 
 # Two implementations of float32 convolution differ by the order of their sums: 1.5e-6 of the
-# largest logit at worst for 150 layers in facts/models.md section 3.
+# largest logit at worst for 150 layers in docs/models.md, "Rounding between implementations".
 TOLERANCE = 1e-5
 NAMES = ("a", "b", "c", "d", "e")
 

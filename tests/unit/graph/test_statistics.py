@@ -161,7 +161,7 @@ def test_weights_that_a_node_makes_are_parameters():
     ],
 )
 def test_graphs_whose_weights_are_made_by_nodes(name, parameters, gmacs):
-    """Topologies of the onnx package cost what facts/models.md part 2 says of these networks."""
+    """Topologies of the onnx package cost what docs/models.md, "Sizes", says of them."""
     data = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
     found = statistics(onnx.load(str(data / f"{name}.onnx")))
     assert parameters in {None, sum(kind.count for kind in found.parameters)}

@@ -139,7 +139,7 @@ def test_a_tiny_network_costs_what_hooks_count(net, batch):
 def test_inception_v4_is_that_of_the_paper():
     """42,679,816 parameters, 12.254 G, 15.09 M outputs of 149 Conv and 1 Gemm.
 
-    Source: facts/models.md part 2. There a norm has two parameters per channel; a Conv that took
+    Source: docs/models.md, "Sizes". There a norm has two parameters per channel; a Conv that took
     its norm in has one, its bias.
     """
     model = registry.model("inception_v4").build(num_classes=1000)

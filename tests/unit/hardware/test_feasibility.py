@@ -20,14 +20,14 @@ from edge_inception.spec import Precision
 FP32, FP16, INT8 = Precision.FP32, Precision.FP16, Precision.INT8
 GIB = 2**30
 
-DEVICES = "(facts/jetson.md 1.1)"
-JETPACKS = "(facts/jetson.md 1.2)"
-DLA = "(TensorRT 11.4.1 release notes and support matrix, facts/jetson.md 3.1)"
-DLA_LIMITS = "(TensorRT, DLA supported layers and restrictions, facts/jetson.md 3.2)"
-MATRIX = "(TensorRT 11.4.1 support matrix, facts/jetson.md 1.2)"
-API = "(tags of NVIDIA/TensorRT, facts/jetson.md 2.1)"
-ENUMS = "(enumerations of NVIDIA/TensorRT's tags, facts/jetson.md 2.2)"
-PARSERS = "(onnx/onnx-tensorrt docs/operators.md per branch, facts/jetson.md 1.3)"
+DEVICES = '(docs/hardware.md, "Jetson modules")'
+JETPACKS = '(docs/hardware.md, "JetPack releases")'
+DLA = '(TensorRT 11.4.1 release notes and support matrix, docs/dla.md, "Versions with DLA")'
+DLA_LIMITS = '(TensorRT, DLA supported layers and restrictions, docs/dla.md, "Limits")'
+MATRIX = '(TensorRT 11.4.1 support matrix, docs/hardware.md, "JetPack releases")'
+API = '(tags of NVIDIA/TensorRT, docs/tensorrt.md, "Versions")'
+ENUMS = '(tags of NVIDIA/TensorRT, docs/tensorrt.md, "Names")'
+PARSERS = '(operators.md per branch of onnx/onnx-tensorrt, docs/tensorrt.md, "Opsets")'
 NO_DLA = f"it has no DLA {DEVICES}"
 GAP = "has no DLA: 10.7 had, 11.4.1 has again, on AGX Orin"
 NO_QDQ = "takes no Q/DQ nodes, but a calibration cache"
@@ -41,7 +41,7 @@ REFUSED = [
     (
         "nano-4gb",
         Request(precision=INT8),
-        "its GPU has no fast int8 instructions (no fast INT8 at SM 5.3, facts/jetson.md 1.1)",
+        "its GPU has no fast int8 instructions (no fast INT8 at SM 5.3, " + DEVICES[1:],
         "build another precision; `edge-inception targets nano-4gb` shows its peaks",
     ),
     (
@@ -49,7 +49,7 @@ REFUSED = [
         Request(precision=INT8),
         (
             "its GPU has no fast int8 instructions (SM 6.2 is not in TensorRT's list of fast INT8, "
-            "facts/jetson.md 1.1, recalled)"
+            'docs/hardware.md, "Jetson modules", recalled)'
         ),
         "build another precision; `edge-inception targets tx2-8gb` shows its peaks",
     ),
@@ -169,7 +169,10 @@ REFUSED = [
     (
         "nano-4gb",
         Request(precision=FP16, jetpack="4.6"),
-        "TensorRT 8.0.1 is older than 8.2, the oldest this project builds for (DESIGN.md 1)",
+        (
+            "TensorRT 8.0.1 is older than 8.2, the oldest this project builds for "
+            '(docs/architecture.md, "One typed graph")'
+        ),
         "update the JetPack",
     ),
     (

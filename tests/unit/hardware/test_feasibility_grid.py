@@ -9,7 +9,7 @@ from edge_inception.hardware import targets
 from edge_inception.hardware.feasibility import Request, require
 from edge_inception.spec import Precision
 
-# facts/jetson.md 1.2 as a second spelling: what each family of modules can carry
+# docs/hardware.md, "JetPack releases", as a second spelling: what each family of modules can carry
 SHIPS = {
     "nano-": {"8.2.1"},
     "tx2-": {"8.2.1"},

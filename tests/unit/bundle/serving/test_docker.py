@@ -11,7 +11,7 @@ from edge_inception.bundle.serving import docker
 from edge_inception.errors import InputError
 from edge_inception.hardware.jetpack import JETPACKS, parsed
 
-# Of the tags: facts/jetson.md 1.2; JetPack 5.1 takes the newest image of L4T 35.
+# Of the tags: docs/hardware.md, "JetPack releases"; JetPack 5.1 takes the newest image of L4T 35.
 L4T = {"4": "r32.7.1", "5.0.2": "r35.1.0", "5.1": "r35.", "6.0": "r36.3.0", "6.1": "r36.4.0"}
 FOLDERS = ("graphs", "golden", "licences", "serving", "engine")
 KNOWN = {"FROM", "RUN", "ENV", "WORKDIR", "COPY", "VOLUME", "ENTRYPOINT", "CMD"}

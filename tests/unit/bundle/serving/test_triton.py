@@ -177,7 +177,7 @@ def test_one_repository_for_several_gpus(facts):
     ],
 )
 def test_classes_of_a_top_k_head_are_what_this_tensorrt_answers(facts, target, expected):
-    """TensorRT before 10 casts int64 to int32 (facts/jetson.md 2.1)."""
+    """TensorRT before 10 casts int64 to int32 (docs/tensorrt.md, "Versions")."""
     config = read(triton.render(facts(target, head="topk:2")))
     assert [type_name(output) for output in config.output] == ["TYPE_FP32", expected]
 
