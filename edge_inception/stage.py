@@ -166,6 +166,7 @@ def lock(folder: Path) -> Iterator[None]:
         artifact.remove_leftovers(folder)
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that a library forked has it open still
         os.close(descriptor)
 
 

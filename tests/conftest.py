@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -324,3 +325,21 @@ def unpack() -> Callable[[Path, Path], None]:
         subprocess.run([tar, "xzf", archive, "-C", folder], check=True)
 
     return unpacked
+
+
+def _lacking(text: str, words: str) -> list[str]:
+    return [
+        each
+        for each in words.split(" | ")
+        if not re.search(rf"(?<![\w.-]){re.escape(each)}(?!\w|\.\d)", text)
+    ]
+
+
+@pytest.fixture(scope="session")
+def lacking() -> Callable[[str, str], list[str]]:
+    """``lacking(text, "5 classes | wanted 3")``: those of the words that the text does not have.
+
+    Words stand between bars and may come in any order; ``5`` is found in "5 of 7" and "is 5.", not
+    in "15", "-5", "1.5" or "5.1".
+    """
+    return _lacking

@@ -13,6 +13,7 @@ from edge_inception.errors import InputError
 from edge_inception.graph.check import constants, shape_of
 from edge_inception.graph.dla_rules import ORIN, XAVIER, View, judge
 from edge_inception.graph.passes import head_to_convolution, inclusive_average_pool, remove_unused
+from edge_inception.graph.passes._contract import run_passes
 from edge_inception.graph.support_checks import label
 
 PASSES = (
@@ -144,8 +145,7 @@ def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     _require_fixed(model)
     copy = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    for each in PASSES:
-        each(copy)
+    run_passes(PASSES, copy)
     return copy
 
 

@@ -28,6 +28,7 @@ from edge_inception.graph.passes import (
     spell_norm,
     sum_to_add,
 )
+from edge_inception.graph.passes._contract import run_passes
 
 __all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
 
@@ -104,21 +105,15 @@ def simplify_model(original: onnx.ModelProto) -> onnx.ModelProto:
         InputError: onnxsim or the checker refuses the graph, or an op is not portable.
     """
     model = _onnxsim(original)
-    rounds = 0
-    while _round(model):
-        rounds += 1
-        assert rounds < MAX_ROUNDS, "two passes undo each other"
+    number = 1
+    while run_passes(PASSES, model, round_number=number):
+        assert number < MAX_ROUNDS, "two passes undo each other"
+        number += 1
     opset_checks.require_portable(model)
     _stamp(model)
     model = _with_shapes(model)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def _round(model: onnx.ModelProto) -> bool:
-    """Run every pass once; whether one of them changed something."""
-    changes = [each(model) for each in PASSES]
-    return any(changes)
 
 
 def _onnxsim(original: onnx.ModelProto) -> onnx.ModelProto:

@@ -10,6 +10,7 @@ import pytest
 
 from edge_inception import registry
 from edge_inception.cli import main
+from edge_inception.errors import InputError
 from edge_inception.models._builder import builder
 from edge_inception.models._layers import (
     VALID,
@@ -123,16 +124,17 @@ def tiny_checkpoint(tiny_weights, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def refusal(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
-    """``refusal("export", ...)`` in an empty folder: error line and hint of exit code 3.
+    """``refusal("export", ...)`` in an empty folder: error line and hint of an InputError.
 
-    Nothing is on stdout and no file is written.
+    The command line shows the class by its exit code alone, which no other class has. Nothing is on
+    stdout and no file is written.
     """
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[str, str]:
         before = sorted(tmp_path.rglob("*"))
         capsys.readouterr()
-        assert main.run(list(arguments)) == 3
+        assert main.run(list(arguments)) == InputError.exit_code == 3
         said = capsys.readouterr()
         assert said.out == ""
         *_, error, hint = said.err.splitlines()
@@ -142,3 +144,14 @@ def refusal(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
         return error.removeprefix("error: "), hint.removeprefix("hint: ")
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tells(lacking) -> Callable[[tuple[str, str], str, str], None]:
+    """``tells((line, hint), words, words)``: both have all of their words, see ``lacking``."""
+
+    def check(said: tuple[str, str], line: str, hint: str) -> None:
+        assert lacking(said[0], line) == []
+        assert lacking(said[1], hint) == []
+
+    return check

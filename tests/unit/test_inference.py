@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import edge_inception
-from edge_inception import inference, registry
+from edge_inception import inference
 from edge_inception.data import images
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions, SessionOptions
@@ -120,7 +120,7 @@ def test_session_options_reach_the_backend(engine, monkeypatch, cuda_graph):
     """Threads and the choice of CUDA graphs are those of the call, from the public door inwards."""
     seen = []
     opened = types.SimpleNamespace(open=lambda _engine, options: seen.append(options))
-    monkeypatch.setattr(registry, "backend", lambda _name: opened)
+    monkeypatch.setattr(backends, "backend", lambda _name: opened)
     edge_inception.open_engine(engine, threads=3, cuda_graph=cuda_graph)
     assert seen == [SessionOptions(threads=3, cuda_graph=cuda_graph)]
 

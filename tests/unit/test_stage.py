@@ -239,6 +239,22 @@ HOLDER = """
         time.sleep(60)
 """
 
+FORKS = """
+    import os, signal, sys
+    from pathlib import Path
+    from edge_inception import stage
+    folder = Path(sys.argv[1])
+    with stage.lock(folder):
+        child = os.fork()
+        if not child:
+            signal.pause()
+    try:
+        with stage.lock(folder):
+            print("free")
+    finally:
+        os.kill(child, signal.SIGKILL)
+"""
+
 
 @pytest.fixture
 def holder(tmp_path):
@@ -276,6 +292,11 @@ class TestLock:
             raise ZeroDivisionError
         with subject.lock(tmp_path):
             pass
+
+    def test_ends_with_the_block_and_not_with_its_children(self, tmp_path):
+        """What a library forked meanwhile, as OpenVINO's telemetry does, holds no folder."""
+        command = [sys.executable, "-c", textwrap.dedent(FORKS), str(tmp_path)]
+        assert subprocess.run(command, capture_output=True, check=False).stdout == b"free\n"
 
     def test_of_another_thread(self, tmp_path):
         """Two threads of one process do not share a folder either."""

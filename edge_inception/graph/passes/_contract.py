@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import onnx
 
+from edge_inception.errors import EdgeInceptionError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
@@ -29,6 +31,33 @@ class Pass:
         after = self.ensures(model)
         assert not after, f"{self.name} ensures: {after}"
         return is_modified
+
+
+def run_passes(passes: Sequence[Pass], model: onnx.ModelProto, *, round_number: int = 1) -> bool:
+    """Run every pass once, in order; whether one of them changed something.
+
+    Args:
+        passes: What to run.
+        model: Changed in place.
+        round_number: How often these passes are being run, from 1 on; errors tell it.
+
+    Raises:
+        EdgeInceptionError: A pass raised one: of its class and with its hint.
+        RuntimeError: A pass raised anything else, which is a bug of ours.
+            Both name the pass and those that ran before it, and are chained to what it raised.
+    """
+    is_modified, done = False, list[Pass]()
+    try:
+        for each in passes:
+            is_modified |= each(model)
+            done.append(each)
+    except Exception as error:
+        before = ", ".join(each.name for each in done) or "no other"
+        where = f"pass {passes[len(done)].name}, round {round_number}, after {before}"
+        if isinstance(error, EdgeInceptionError):
+            raise type(error)(f"{error} ({where})", hint=error.hint) from error
+        raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
+    return is_modified
 
 
 def topological_order(model: onnx.ModelProto) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from edge_inception.data import imageset
 
-SET = Path(__file__).parents[2] / "calibration" / "sets" / "solar.json"
+SET = Path(__file__).parents[3] / "calibration" / "sets" / "solar.json"
 SHARES = {"train": 0.7, "calibration": 0.1, "validation": 0.2}
 
 

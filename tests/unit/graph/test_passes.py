@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import traceback
+
 import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from edge_inception.errors import CompileFailed, EdgeInceptionError, InputError
+from edge_inception.graph import dla, simplify
 from edge_inception.graph.passes import (
     fold_affine,
     name_tensors,
@@ -14,6 +19,7 @@ from edge_inception.graph.passes import (
     remove_identity,
     remove_unused,
 )
+from edge_inception.graph.passes._contract import Pass, run_passes, topological_order
 
 # float32 with sums in another order; the graphs below are one layer deep.
 TOLERANCE = 1e-5
@@ -337,7 +343,6 @@ class TestNameTensors:
 
 def test_a_pass_that_breaks_the_order_is_stopped():
     """A pass whose result reads what nobody wrote fails at its own border."""
-    from edge_inception.graph.passes._contract import Pass, topological_order
 
     def spoil(model):
         model.graph.node[1].input[0] = "nowhere"
@@ -346,3 +351,85 @@ def test_a_pass_that_breaks_the_order_is_stopped():
     model = parse("(float[2] x) => (float[2] y)", "a = Relu(x) y = Sigmoid(a)")
     with pytest.raises(AssertionError, match=r"spoil ensures: node .* reads 'nowhere'"):
         Pass(name="spoil", call=spoil, ensures=topological_order)(model)
+
+
+def sequence(failing):
+    """Passes ``first``, ``second`` and ``third``, of which the last calls ``failing``."""
+    calls = {"first": lambda _: False, "second": lambda _: True, "third": failing}
+    return tuple(Pass(name=name, call=call) for name, call in calls.items())
+
+
+def small():
+    return parse("(float[2] x) => (float[2] y)", "y = Relu(x)")
+
+
+@pytest.mark.parametrize("kind", [InputError, CompileFailed])
+def test_a_pass_that_refuses_a_graph_is_named(kind):
+    """The error keeps class, exit code, message and hint; it tells the pass and those before."""
+
+    def refuse(_):
+        raise kind("node 'odd' is too odd", hint="export it again")
+
+    with pytest.raises(kind) as caught:
+        run_passes(sequence(refuse), small())
+    error = caught.value
+    assert (type(error), error.exit_code, error.hint) == (kind, kind.exit_code, "export it again")
+    assert str(error).startswith("node 'odd' is too odd")
+    assert re.search(r"pass third\b.*\bfirst, second\b", str(error))
+    assert str(error.__cause__) == "node 'odd' is too odd"
+
+
+def test_a_pass_that_breaks_is_named():
+    """A bug stays one: no error of ours; the traceback shows the line of the pass."""
+
+    def stumble(_):
+        return {}["absent"]
+
+    with pytest.raises(RuntimeError, match=r"pass third\b.*\bfirst, second\b.*'absent'") as caught:
+        run_passes(sequence(stumble), small())
+    assert not isinstance(caught.value, EdgeInceptionError)
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert "in stumble" in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_broken_check_names_the_passes_before():
+    """An assertion between two passes is a bug too."""
+    strict = Pass(name="strict", call=lambda _: False, requires=lambda _: "a graph of ours")
+    with pytest.raises(RuntimeError, match=r"pass strict\b.*\bfirst, second, third\b.*requires"):
+        run_passes((*sequence(lambda _: False), strict), small())
+
+
+def test_passes_that_all_work_say_whether_one_changed_something():
+    """Every pass runs, also behind one that changed something."""
+    seen = []
+    assert run_passes(sequence(lambda _: bool(seen.append("third"))), small()) is True
+    assert run_passes(sequence(lambda _: False)[::2], small()) is False
+    assert seen == ["third"]
+
+
+def odd(num_changes):
+    """A pass that changes something so many times and then refuses the graph."""
+    left = iter(range(num_changes))
+
+    def call(_):
+        if next(left, None) is None:
+            raise InputError("too odd")
+        return True
+
+    return Pass(name="odd", call=call)
+
+
+def test_simplify_names_the_pass_and_its_round(monkeypatch):
+    """Its passes run until nothing changes, so one that fails may have worked before."""
+    before = ", ".join(each.name for each in simplify.PASSES)
+    monkeypatch.setattr(simplify, "PASSES", (*simplify.PASSES, odd(1)))
+    with pytest.raises(InputError, match=rf"too odd .*pass odd, round 2\b.*{before}\b"):
+        simplify.simplify_model(small())
+
+
+def test_dla_names_the_pass(monkeypatch):
+    """Its passes run once."""
+    before = ", ".join(each.name for each in dla.PASSES)
+    monkeypatch.setattr(dla, "PASSES", (*dla.PASSES, odd(0)))
+    with pytest.raises(InputError, match=rf"too odd .*pass odd\b.*{before}\b"):
+        dla.rewritten(small())

@@ -107,7 +107,9 @@ def test_sidecar_carries_on(graph, simplified):
 
 def published(model, path) -> Graph:
     """A graph artifact of any ONNX model."""
-    origin = stage.provenance("export", parents={}, options={})
+    origin = stage.provenance(
+        stage.Stage(name="export", tools=(), sources=()), parents={}, options={}
+    )
     content = model.SerializeToString()
     return artifact.publish(Graph, path, content, provenance=origin)
 

@@ -146,7 +146,7 @@ def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
     """Version 1, as a device wrote it: read, and invalid with what differs or was not recorded."""
     stored = Path(__file__).with_name("records") / "device-1.json"
     session = Comparison(
-        protocol=QUICK, gate=Gate(pairs=2, most_pairs=2), pictures=None, folder=tmp_path
+        protocol=QUICK, gate=Gate(pairs=2, most_pairs=2), image_set=None, folder=tmp_path
     )
     arm = EngineUnderTest(
         engine=None,

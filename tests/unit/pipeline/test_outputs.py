@@ -8,12 +8,12 @@ from edge_inception import artifact
 from edge_inception.artifact import TypedGraph
 from edge_inception.errors import InputError
 from edge_inception.hardware import targets
-from edge_inception.pipeline import inputs, outputs
+from edge_inception.pipeline import devices, outputs
 from edge_inception.recipe.reader import load_recipe
 
 
 def device(name, *versions):
-    return inputs.Device(target=targets.target(name), tensorrt=versions)
+    return devices.Device(target=targets.target(name), tensorrt=versions)
 
 
 def changed(typed, **details):
@@ -59,4 +59,4 @@ def test_folded_pixels_narrow_the_versions_of_a_device():
     }
     for fold, versions in (("none", ("8.2.1", "8.4.1", "8.5.2")), ("uint8", ("8.5.2",))):
         recipe = load_recipe(None, {**overrides, "model.fold_preprocessing": fold})
-        assert inputs.device(recipe, "agx-xavier-32gb").tensorrt == versions
+        assert devices.device(recipe, "agx-xavier-32gb").tensorrt == versions

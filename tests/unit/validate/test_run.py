@@ -35,7 +35,7 @@ MANY_KERNELS = {"num_kernels": 200, "activation_bytes": 2e6, "total_weight_bytes
 def test_cuda_graphs_are_timed_as_asked(monkeypatch, tmp_path, cuda_graph):
     """Both rows of a GPU, with and without a captured graph, can be had of one engine."""
     timed = []
-    monkeypatch.setattr(run.latency, "measure", lambda all_, *_, **__: timed.extend(all_) or {})
+    monkeypatch.setattr(run.measure, "measure", lambda all_, *_, **__: timed.extend(all_) or {})
     monkeypatch.setattr(
         run, "_pixels", lambda *_: contextlib.nullcontext(defaultdict(lambda: tmp_path / "x.npy"))
     )
