@@ -7,7 +7,7 @@ import pytest
 from edge_inception import cli
 from edge_inception.engines import _openvino
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cpu_isa]
 
 
 @pytest.fixture(params=[False, True], ids=["a CPU without bf16", "a CPU with bf16"])

@@ -17,7 +17,7 @@ from edge_inception import artifact, cli, images
 from edge_inception.artifact import EngineFile, SimplifiedGraph, TypedGraph
 from edge_inception.spec import Preprocess
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cpu_isa]
 
 
 def build(workshop, out: Path, *flags: str) -> int:

@@ -15,6 +15,8 @@ from edge_inception.device import device, measure, proof, refusal, store
 from edge_inception.report import devices
 from edge_inception.validate.record import read_record
 
+pytestmark = pytest.mark.cpu_isa
+
 
 def run(bundle, *arguments):
     return device.main([arguments[0], "--bundle", str(bundle), "--threads", "1", *arguments[1:]])

@@ -13,6 +13,8 @@ from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.errors import InputError
 from edge_inception.spec import Head, Preprocess, ShapeProfile
 
+pytestmark = pytest.mark.cpu_isa
+
 CLASSES, BATCH = 7, 2
 ENDS = [
     ("uint8", "NCHW", Head(kind="softmax")),

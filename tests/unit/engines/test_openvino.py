@@ -21,6 +21,8 @@ from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
 from edge_inception.spec import ShapeProfile
 
+pytestmark = pytest.mark.cpu_isa
+
 BACKEND = backend.BACKEND
 ONE = SessionOptions(threads=1)
 

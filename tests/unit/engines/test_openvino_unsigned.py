@@ -22,6 +22,8 @@ from edge_inception.engines._openvino_unsigned import (  # noqa: E402
     unsigned_activations,
 )
 
+pytestmark = pytest.mark.cpu_isa
+
 SIDE = 12
 
 
