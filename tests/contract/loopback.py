@@ -51,6 +51,8 @@ LogLevel VERBOSE
 _DEVICE = """\
 import importlib, json, os, sys, time
 command = sys.argv[1]
+with open(command + ".pid", "w") as own:
+    own.write(str(os.getpid()))
 with open("calls.log", "a") as log:
     log.write(" ".join([command, *sys.argv[2:]]) + "\\n")
 plan = json.load(open("behaviour.json")).get(command, {})
@@ -105,7 +107,7 @@ class Sshd:
 
 
 def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(100):
+    for _ in range(1000):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
         assert server.poll() is None, log.read_text()
@@ -264,6 +266,11 @@ class Deploy:
         log = self.root / version_of(bundle) / "calls.log"
         return log.read_text().splitlines() if log.exists() else []
 
+    def is_running(self, bundle: Path, command: str) -> bool:
+        """Whether device.py of a version is still about ``command``, which it was asked."""
+        pid = int((self.root / version_of(bundle) / f"{command}.pid").read_text())
+        return Path(f"/proc/{pid}").exists()
+
     def current(self) -> str:
         return str((self.root / "current").readlink())
 
@@ -296,7 +303,7 @@ def sshd(tmp_path_factory) -> Iterator[Sshd]:
         yield Sshd(folder, port)
     finally:
         server.terminate()
-        server.wait(timeout=10)
+        server.wait(timeout=60)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import Availability, Backend, CompileOptions, SessionOptions
 from edge_inception.errors import BackendMissing, EdgeInceptionError, InputError
 
+pytestmark = pytest.mark.cpu_isa
+
 NAMES = backends.backend_names()
 ONE = SessionOptions(threads=1)
 # One step of the Gemm's int8 input (3/127) times the largest row sum of |weights| (under 12).

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from edge_inception.cli import main
 from edge_inception.data import images
 from edge_inception.spec import Preprocess
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cpu_isa]
 
 
 def build(workshop, out: Path, *flags: str) -> int:
@@ -98,16 +98,22 @@ def test_report_agrees_with_its_own_verdict(built):
     assert report["rows"][0]["name"] == "PyTorch FP32"
 
 
+def cpu_seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_second_build_reuses_everything(built, workshop, capfd):
-    """Nothing changed: every stage says so, no file is written, in under 3 s."""
+    """Nothing changed: every stage says so, no file is written, in a few seconds of a CPU."""
     before = {path: path.stat().st_mtime_ns for path in built.glob("model*")}
     command = [sys.executable, "-m", "edge_inception", "build", "--recipe", str(workshop.recipe)]
-    started = time.monotonic()
+    before_s = cpu_seconds_of_children()
     done = subprocess.run(
         [*command, "--out", str(built)], check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 10  # the figure is the benchmark's; this catches a rebuild
+    # the figure is the benchmark's; this catches a rebuild, also where others have the CPU
+    assert cpu_seconds_of_children() - before_s < 10
     stages = [line for line in done.stderr.splitlines() if line.endswith("reused")]
     assert len(stages) >= 9
     assert {path: path.stat().st_mtime_ns for path in built.glob("model*")} == before

@@ -431,7 +431,7 @@ def test_two_threads_write_the_same_file(tmp_path):
     def publish_one(content):
         def write(path):
             path.write_bytes(content[:100])
-            both_are_writing.wait(timeout=10)
+            both_are_writing.wait(timeout=60)
             with path.open("ab") as stream:
                 stream.write(content[100:])
 

@@ -215,7 +215,7 @@ def test_a_right_beginning_is(deploy, bundle):
 
 def test_a_build_does_not_outlive_its_connection(deploy, proxy, tmp_path):
     """Cut during the build: it is stopped there, so that the next attempt builds alone."""
-    bundle = write_bundle(tmp_path / "bundle", build={"sleep": 2})
+    bundle = write_bundle(tmp_path / "bundle", build={"sleep": 5})
     through = proxy()
     deploy.trust(through.port)
 
@@ -244,18 +244,19 @@ main()
 
 def test_ctrl_c_stops_the_build_there_too(deploy, tmp_path):
     """An interrupt ends at once with 130, and leaves no build running on the device."""
-    bundle = write_bundle(tmp_path / "bundle", build={"sleep": 3})
+    bundle = write_bundle(tmp_path / "bundle", build={"sleep": 60})
     command = [sys.executable, "-c", AT_A_TERMINAL, *deploy.arguments(bundle)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as here:
         while "build" not in deploy.calls(bundle):
             assert here.poll() is None
             time.sleep(0.05)
         here.send_signal(signal.SIGINT)
-        started = time.monotonic()
-        assert here.wait(timeout=20) == 130
-        assert time.monotonic() - started < 2.5
+        asked = time.monotonic()
+        assert here.wait(timeout=30) == 130
         assert "Traceback" not in here.stderr.read()
-    time.sleep(3.5)
+    while deploy.is_running(bundle, "build"):
+        assert time.monotonic() - asked < 45
+        time.sleep(0.05)
     assert "end build" not in deploy.calls(bundle)
     assert not (deploy.root / "current").is_symlink()
 

@@ -15,6 +15,8 @@ from edge_inception.device import device, errors, measure, store, verify
 from edge_inception.latency.record import read_record
 from edge_inception.report import devices
 
+pytestmark = pytest.mark.cpu_isa
+
 
 def run(bundle, *arguments):
     return device.main([arguments[0], "--bundle", str(bundle), "--threads", "1", *arguments[1:]])

@@ -16,6 +16,8 @@ from edge_inception.errors import InputError
 from edge_inception.export import interface
 from edge_inception.spec import Head, Preprocess, ShapeProfile
 
+pytestmark = pytest.mark.cpu_isa
+
 CLASSES, BATCH = 7, 2
 ENDS = [
     ("uint8", "NCHW", Head(kind="softmax")),

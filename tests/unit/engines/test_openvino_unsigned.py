@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -16,6 +21,8 @@ from edge_inception.engines._openvino_unsigned import (  # noqa: E402
     SharedWeights,
     unsigned_activations,
 )
+
+pytestmark = pytest.mark.cpu_isa
 
 SIDE = 12
 
@@ -114,6 +121,35 @@ def check(model, images):
     # lost scale, the faults this guards against, are above 0.05. Float32 sums differ by 1e-6.
     assert relative_error(got, by_onnxruntime(model, images)) < 1e-5
     return respelled
+
+
+_AS_SPELLED = """
+import sys
+import numpy as np
+import openvino
+core = openvino.Core()
+settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+graph, images, answers = sys.argv[1:]
+np.save(answers, core.compile_model(graph, "CPU", settings)({0: np.load(images)})[0])
+print(*core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX2 is an instruction set of x86")
+def test_a_cpu_lowered_to_avx2_saturates(tmp_path):
+    """``make test-avx2`` stands on it: without the respelling a CPU of any age is wrong there."""
+    net, size = Net(), (1, 64, SIDE, SIDE)
+    model = net.model(net.linear(net.pair("input", 0.03, "x"), (64, 64, 3, 3), "y"), size)
+    images = random_images(*size)
+    paths = [tmp_path / name for name in ("graph.onnx", "images.npy", "answers.npy")]
+    onnx.save(model, paths[0])
+    np.save(paths[1], images)
+    lowered = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "OV_CPU_MAX_ISA": "AVX2"}
+    command = [sys.executable, "-c", _AS_SPELLED, *map(str, paths)]
+    capabilities = subprocess.check_output(command, env=lowered, text=True).split()
+    assert "INT8" in capabilities
+    assert not {"BF16", "FP16"} & set(capabilities)
+    assert relative_error(np.load(paths[2]), by_onnxruntime(model, images)) > 0.05
 
 
 def random_images(*shape):

@@ -20,6 +20,8 @@ from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CalibrateOptions
 from edge_inception.spec import Preprocess
 
+pytestmark = pytest.mark.cpu_isa
+
 WATCHED = ("input", "stem", "pooled", "mean", "joined", "last", "flat")
 # float32 sums of at most 72 products in two libraries' orders, three layers deep.
 LIBRARY_ROUNDING = 3 * 72 * 2.0**-24

@@ -21,6 +21,8 @@ from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
 from edge_inception.quant.ranges import read_table
 from edge_inception.spec import Precision, ShapeProfile
 
+pytestmark = pytest.mark.cpu_isa
+
 INT8 = QuantizeOptions(precision=Precision.INT8)
 SPELLINGS = {
     "strong": INT8,

@@ -21,6 +21,8 @@ from edge_inception.search import scoring
 from edge_inception.search.options import SearchOptions
 from edge_inception.spec import Budget, Precision
 
+pytestmark = pytest.mark.cpu_isa
+
 # An int8 kernel and float arithmetic on Q/DQ differ where a value lies next to half a step.
 ROUNDING = 0.02
 CLASSES = ("a", "b", "c", "d")

@@ -93,6 +93,17 @@ class TestRun:
         assert losses[-1] < 0.8 * losses[0]
         assert found["metrics"] == {"accuracy": 1.0, "balanced_accuracy": 1.0, "auroc": 1.0}
 
+    @pytest.mark.parametrize("has_bf16", [False, True])
+    def test_computes_in_bf16_where_the_cpu_does(
+        self, toy, options, tmp_path, monkeypatch, has_bf16
+    ):
+        """The network answers in bf16 on a CPU that has it, in float32 on one that does not."""
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
+        run, types = started(toy, change(options, epochs=1), tmp_path), set()
+        run.model.register_forward_hook(lambda *call: types.add(call[-1].dtype))
+        run.train_epoch(no_progress)
+        assert types == {torch.bfloat16 if has_bf16 else torch.float32}
+
     def test_reports_progress(self, finished):
         """Progress counts every step once: 18 images in batches of 6 for 4 epochs."""
         assert finished[1] == [(step, 12) for step in range(1, 13)]

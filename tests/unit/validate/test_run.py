@@ -174,6 +174,21 @@ def test_a_target_on_which_all_fail_fails_the_build(tmp_path):
     assert "FP16 (rtx): agreement 90.00 %" in verdict.sentence
 
 
+def test_bf16_that_fails_is_not_chosen_either(tmp_path):
+    """As on a CPU with bf16: its engine, the fastest, misses the gate as INT8 does; FP16 ships."""
+    entries = four(tmp_path)[:2]
+    half = dataclasses.replace(entry(tmp_path, "fp32", "cpu"), float_precision="bf16")
+    rows = [row(entries[0], measured(1000), 4.0), row(entries[1], measured(900), 3.0)]
+    rows.append(dataclasses.replace(row(half, measured(900), 2.0), float_precision="bf16"))
+    options = ValidateOptions(
+        model="tiny", preprocess=PICTURE, gates=Gates(min_agreement=0.98), is_best=True
+    )
+    _, (choice,), verdicts = run._choose(tuple(rows), [*entries, half], options)
+    assert choice.row == "FP16 (cpu)"
+    assert choice.failed == ("INT8 (cpu)", "engine bf16 (cpu)")
+    assert gate.joint(verdicts).status is gate.Status.PASSED
+
+
 @pytest.mark.parametrize("says", ["weak typing", "scales of DLA"])
 def test_a_search_judges_only_the_graph_that_was_searched(tmp_path, says):
     """The strong spelling misses the budget; the other was never scored, and passes its gate."""
