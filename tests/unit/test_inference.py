@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import types
@@ -87,14 +88,28 @@ def test_without_names_classes_are_indices(engine, photos):
     assert [f"class {name}" for name, _ in plain.top] == [name for name, _ in named.top]
 
 
-def test_large_logits_do_not_overflow():
+@pytest.fixture
+def top_of(engine, photos, monkeypatch):
+    """``top_of(logits, classes)``: what is said of an image to which the engine answers so."""
+
+    def classify(logits, classes):
+        _change_sidecar(engine, classes=classes)
+        session = types.SimpleNamespace(run=lambda _: np.array([logits], np.float32))
+        backend = types.SimpleNamespace(open=lambda *_: contextlib.nullcontext(session))
+        monkeypatch.setattr(backends, "backend", lambda _: backend)
+        (prediction,) = inference.classify(engine, photos[:1], top=3)
+        return prediction.top
+
+    return classify
+
+
+def test_large_logits_do_not_overflow(top_of):
     """Softmax of logits near 1000 and far apart is finite; equal logits keep their order."""
-    scores = inference.softmax(np.array([1000.0, 1001.0, -1000.0], np.float32))
-    top = inference._top(scores, ["a", "b", "c"], 3)
+    top = top_of([1000.0, 1001.0, -1000.0], ["a", "b", "c"])
     assert [name for name, _ in top] == ["b", "a", "c"]
     wanted = 1 / (1 + math.exp(-1))
     assert [score for _, score in top] == pytest.approx([wanted, 1 - wanted, 0.0], abs=1e-6)
-    assert [name for name, _ in inference._top(np.zeros(3, np.float32), [], 3)] == ["0", "1", "2"]
+    assert [name for name, _ in top_of([0.0, 0.0, 0.0], [])] == ["0", "1", "2"]
 
 
 def test_preprocess_of_a_sidecar():

@@ -185,19 +185,30 @@ def test_a_pass_that_changes_the_function_is_caught(graph, tmp_path, monkeypatch
     assert_refused(graph, tmp_path, "simplified graph differs from the exported one by")
 
 
-def test_difference_is_measured_not_assumed(simplified):
-    """A graph with one logit moved by 1 % of the largest differs by 1 %, whatever its magnitude."""
-    model = onnx.load(simplified.path)
-    moved = onnx.load(simplified.path)
-    bias = next(t for t in moved.graph.initializer if t.name == "last_linear.bias")
-    values = numpy_helper.to_array(bias).copy()
-    images = parity._images(model, 0)
-    largest = max(float(np.abs(parity.run(model, batch)).max()) for batch in images)
-    values[2] += 0.01 * largest
-    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
-    assert parity.largest_difference(model, moved, seed=0) == pytest.approx(0.01, rel=1e-3)
+@pytest.mark.parametrize("largest", [1e-3, 1.0, 1e3])
+def test_difference_is_measured_not_assumed(simplified, largest):
+    """A graph with one logit moved by 1 % of the largest differs by 1 %, whatever its magnitude.
+
+    Logits are the biases of the head, whose weights are 0.
+    """
+    logits = np.array([0.5, -1.0, 0.25, 0.0, 0.75], np.float32) * np.float32(largest)
+    moved = logits + np.array([0, 0, 0.01 * largest, 0, 0], np.float32)
+    graphs = [with_head(simplified.path, bias) for bias in (logits, moved)]
+    assert parity.largest_difference(*graphs, seed=0) == pytest.approx(0.01, rel=1e-3)
     with pytest.raises(InputError, match=r"1\.0e-02 of the largest logit, wanted at most 1e-05"):
         parity.require(0.01, TOLERANCE)
+
+
+def with_head(path, bias):
+    """The graph with a head of that bias and no weights."""
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name == "last_linear.weight":
+            zeros = np.zeros_like(numpy_helper.to_array(tensor))
+            tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
+        if tensor.name == "last_linear.bias":
+            tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+    return model
 
 
 @pytest.mark.parametrize("difference", [float("nan"), float("inf")])

@@ -2,51 +2,74 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from edge_inception import artifact
-from edge_inception.artifact import TypedGraph
+from edge_inception.artifact import Baseline, EngineFile, Provenance, Report, TypedGraph
+from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
 from edge_inception.hardware import targets
 from edge_inception.pipeline import devices, outputs
 from edge_inception.recipe.reader import load_recipe
+
+NO_IMAGES = ImageSet(name="none", items=(), classes=())
 
 
 def device(name, *versions):
     return devices.Device(target=targets.target(name), tensorrt=versions)
 
 
-def changed(typed, **details):
-    return artifact.publish(
-        TypedGraph,
-        typed.path,
-        typed.path.read_bytes(),
-        provenance=typed.provenance,
-        details={**typed.details, **details},
-    )
+def publish(kind, path, content, **details):
+    origin = Provenance(stage="test", parents={}, options={}, tools={}, source="")
+    return artifact.publish(kind, path, content, provenance=origin, details=details)
 
 
-def test_graph_that_every_version_takes(tiny_typed):
+@pytest.fixture
+def packed(tmp_path, tiny_typed):
+    """``packed(device, **details)``: material of a build whose graphs say so of themselves."""
+
+    def pack(device, batch=1, **details):
+        for suffix, typing in (("", "fp16"), (".weak", "fp32")):
+            typed = tiny_typed(typing, batch=batch)
+            said = {**typed.details, "precision": "fp16", **details}
+            path = tmp_path / f"model.fp16{suffix}.onnx"
+            publish(TypedGraph, path, typed.path.read_bytes(), **said)
+        publish(EngineFile, tmp_path / "e.blob", b"engine", precision="fp16")
+        publish(Baseline, tmp_path / "baseline.npz", b"baseline")
+        record = {
+            "rows": [{"name": "FP16 (cpu)", "role": "subject", "backend": "openvino"}],
+            "context": {"engines": {"FP16 (cpu)": {"file": "e.blob"}}},
+        }
+        publish(Report, tmp_path / "report.json", json.dumps(record).encode())
+        return outputs.material(tmp_path, device, NO_IMAGES)
+
+    return pack
+
+
+def test_graph_that_every_version_takes(packed):
     """A small float graph is packed for any device, and for what has no JetPack."""
-    typed = tiny_typed("fp16")
-    outputs._require_possible(device("agx-xavier-32gb", "8.2.1", "8.5.2"), typed)
-    outputs._require_possible(device("cpu"), typed)
+    for one, name in (
+        (device("agx-xavier-32gb", "8.2.1", "8.5.2"), "model.fp16.weak.onnx"),
+        (device("cpu"), "model.fp16.onnx"),
+    ):
+        assert [graph.path.name for graph in packed(one).graphs] == [name]
 
 
-def test_pixels_need_a_tensorrt_that_takes_them(tiny_typed):
+def test_pixels_need_a_tensorrt_that_takes_them(packed):
     """One of the versions that takes no uint8 is enough to refuse; without it nothing is."""
     pixels = {"input_size": [8, 8], "element": "uint8"}
-    typed = changed(tiny_typed("fp16"), preprocess=pixels)
     with pytest.raises(InputError, match=r"TensorRT 8\.4\.1 takes no uint8 input"):
-        outputs._require_possible(device("agx-xavier-32gb", "8.4.1", "8.5.2"), typed)
-    outputs._require_possible(device("agx-xavier-32gb", "8.5.2"), typed)
+        packed(device("agx-xavier-32gb", "8.4.1", "8.5.2"), preprocess=pixels)
+    assert packed(device("agx-xavier-32gb", "8.5.2"), preprocess=pixels).graphs
 
 
-def test_batch_that_cannot_fit(tiny_typed):
+def test_batch_that_cannot_fit(packed):
     """A batch whose largest layer alone is larger than the memory: 4 GiB take no 40 million."""
-    typed = changed(tiny_typed("fp16", batch=None), profile={"min": 1, "opt": 1, "max": 40_000_000})
+    profile = {"min": 1, "opt": 1, "max": 40_000_000}
     with pytest.raises(InputError, match="its memory is 4 GiB") as caught:
-        outputs._require_possible(device("nano-4gb", "8.2.1"), typed)
+        packed(device("nano-4gb", "8.2.1"), batch=None, profile=profile)
     assert "is the largest that could fit" in caught.value.hint
 
 

@@ -22,12 +22,20 @@ from edge_inception.graph.parity import run
 from edge_inception.quant import ranges as range_tables
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
-from edge_inception.quant.options import CalibrateOptions, FloatRest, QuantizeOptions
+from edge_inception.quant.options import (
+    CalibrateOptions,
+    FloatRest,
+    QuantizeOptions,
+    policy_of,
+)
+from edge_inception.quant.placement import place
 from edge_inception.quant.policies import POLICIES
 from edge_inception.spec import Precision, Preprocess
 from edge_inception.stage import plain
 from edge_inception.training import qat as subject
-from edge_inception.training.graph_module import GraphModule
+from edge_inception.training.augment import load_augmented
+from edge_inception.training.graph_module import GraphModule, Rounding
+from edge_inception.training.options import TrainOptions
 
 SIDE = 16
 HOW = Preprocess(input_size=(SIDE, SIDE))
@@ -118,7 +126,30 @@ def narrowed(table, share):
 
 
 def rounded(model, typed, choices):
-    return GraphModule(model, subject._rounding(model, typed, choices))
+    """The module that rounds where ``choices`` place pairs, with the scales of the typed graph."""
+    placement = place(model, policy_of(choices), choices.keep)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in typed.graph.initializer}
+    roots = set(placement.scale_of.values())
+    scale_of = {root: stored[f"{root}.scale"].item() for root in roots}
+    return GraphModule(model, Rounding(placement=placement, scale_of=scale_of))
+
+
+def arrays_of(path):
+    tensors = onnx.load(str(path)).graph.initializer
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+
+
+def answers(model, images):
+    """onnxruntime's logits."""
+    return np.concatenate([run(model, one[None]) for one in images])
+
+
+def centred_sqnr(wanted, found):
+    return sqnr_db(*(v - v.mean(1, keepdims=True) for v in (wanted, found)))
+
+
+def record_of(out):
+    return json.loads((out / "qat.json").read_text(encoding="utf-8"))
 
 
 # network, how it is placed, share of every amax that is left
@@ -142,7 +173,7 @@ def test_module_is_the_typed_graph(case, request, save, sets, tmp_path):
     found = narrowed(calibrate(saved, sets[1], options, tmp_path / "ranges.json"), share)
     typed = onnx.load(str(quantize(saved, found, choices, tmp_path / "typed.onnx").path))
     images = pixels_of(sets[0])
-    wanted = np.concatenate([run(typed, one[None]) for one in images])
+    wanted = answers(typed, images)
     with torch.inference_mode():
         float_graph = onnx.load(str(saved.path))
         got = rounded(float_graph, typed, choices)(torch.from_numpy(images)).numpy()
@@ -161,7 +192,7 @@ def test_gains_where_ranges_are_bad(graph, table, sets, tmp_path):
     """
     bad = narrowed(table, 0.25)
     trained, bound = subject.fine_tune(graph, bad, sets, QUICK, tmp_path / "out")
-    record = json.loads((tmp_path / "out" / "qat.json").read_text(encoding="utf-8"))
+    record = record_of(tmp_path / "out")
     assert record["float32"]["accuracy"] > 0.9
     assert record["before"]["accuracy"] < 0.6
     assert record["after"]["accuracy"] > 0.8
@@ -169,45 +200,76 @@ def test_gains_where_ranges_are_bad(graph, table, sets, tmp_path):
     for given, found, when in ((graph, bad, "before"), (trained, bound, "after")):
         path = tmp_path / f"{when}.onnx"
         typed = onnx.load(str(quantize(given, found, STRONG, path).path))
-        logits = np.concatenate([run(typed, one[None]) for one in pixels_of(sets[1])])
+        logits = answers(typed, pixels_of(sets[1]))
         truth = [item.label for item in sets[1].items]
         # one image of 48 may fall to the other side where sums are added in another order
         assert abs(np.mean(logits.argmax(1) == truth) - record[when]["accuracy"]) < 1.5 / 48
 
 
-def test_loss_is_noise_and_cross_entropy():
+KEPT = dataclasses.replace(QUICK, epochs=1, is_kept_when_worse=True)
+STILL = dataclasses.replace(KEPT, batch=64, learning_rate=0.0)  # one step that moves no weight
+
+
+def test_loss_is_noise_and_cross_entropy(graph, table, sets, tmp_path):
     """One end is 1 / SQNR of the centred logits, the other -log of the label's probability."""
-    rng = np.random.default_rng(4)
-    wanted, noise = (rng.standard_normal((6, 3)).astype(np.float32) for _ in range(2))
-    logits = torch.from_numpy(wanted + 0.1 * noise + 7)  # a shift of all classes changes nothing
-    labels = torch.tensor([0, 1, 2, 2, 1, 0])
-    settings = {"teacher": lambda _: torch.from_numpy(wanted)}
-    far, near = (subject._losses(None, logits, labels, share=s, **settings) for s in (1.0, 0.0))
-    sqnr = sqnr_db(*(v - v.mean(1, keepdims=True) for v in (wanted, wanted + 0.1 * noise)))
-    assert -10 * np.log10(far.mean().item()) == pytest.approx(sqnr, abs=1e-3)
-    exact = np.exp(logits.double().numpy())
-    shares = exact[np.arange(6), labels] / exact.sum(1)
-    assert near.numpy() == pytest.approx(-np.log(shares), rel=1e-5)
-    half = subject._losses(None, logits, labels, share=0.5, **settings)
-    assert torch.allclose(half, (far + near) / 2)
-
-
-def test_starts_with_corrected_biases(graph, table, sets, tmp_path):
-    """Before the first step it is the typed graph that quantize makes, biases corrected."""
-    choices = subject._choices(graph, table, QUICK)
-    assert choices.bias_correction is None  # so that what a trial found decides
-    arguments = (choices, sets[1], subject._training(graph, sets, QUICK), tmp_path)
-    teacher, module, average = subject._modules(graph, table, *arguments)
-    typed = onnx.load(str(quantize(graph, table, choices, tmp_path / "typed.onnx").path))
-    images = pixels_of(sets[0])
-    wanted = np.concatenate([run(typed, one[None]) for one in images])
+    losses = {}
+    for share in (1.0, 0.5, 0.0):
+        out = tmp_path / str(share)
+        options = dataclasses.replace(STILL, distillation=share)
+        trained, bound = subject.fine_tune(graph, table, sets, options, out)
+        losses[share] = record_of(out)["history"][0]["loss"]
+    typed = onnx.load(str(quantize(trained, bound, STRONG, tmp_path / "typed.onnx").path))
+    modules = (
+        GraphModule(onnx.load(str(graph.path))),
+        rounded(onnx.load(str(trained.path)), typed, STRONG),
+    )
+    drawn = TrainOptions(model="any", num_classes=4, preprocess=HOW, seed=STILL.seed)
+    pixels = [
+        load_augmented(item, index=index, options=drawn, size=SIDE, epoch=0)
+        for index, item in enumerate(sets[0].items)
+    ]
     with torch.inference_mode():
-        found = [each(torch.from_numpy(images)).numpy() for each in (module, average, teacher)]
-    errors = [np.abs(one - wanted).max(axis=1) / np.abs(wanted).max() for one in found]
+        batch = torch.from_numpy(np.stack(pixels)).to(memory_format=torch.channels_last)
+        wanted, found = (module(batch).double().numpy() for module in modules)
+    sqnr = centred_sqnr(wanted, found)
+    assert abs(sqnr - sqnr_db(wanted, found)) > 0.01  # a shift of all classes is no noise
+    assert -10 * np.log10(losses[1.0]) == pytest.approx(sqnr, abs=1e-3)
+    exact = np.exp(found)
+    shares = exact[np.arange(64), [item.label for item in sets[0].items]] / exact.sum(1)
+    assert losses[0.0] == pytest.approx(-np.log(shares).mean(), rel=1e-5)
+    assert losses[0.5] == pytest.approx((losses[1.0] + losses[0.0]) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "placed", [{}, {"keep": ("joined", "stem")}, {"placement": "weighted-only"}], ids=str
+)
+def test_starts_with_corrected_biases(placed, graph, table, sets, tmp_path):
+    """Before the first step it is the typed graph that quantize makes, biases corrected."""
+    options = dataclasses.replace(STILL, **placed)
+    trained, bound = subject.fine_tune(graph, table, sets, options, tmp_path / "out")
+    record = record_of(tmp_path / "out")
+    bare = dataclasses.replace(STRONG, **placed)
+    corrected = dataclasses.replace(bare, bias_correction=None)  # what a trial found decides
+    images = pixels_of(sets[1])
+    exact = answers(onnx.load(str(graph.path)), images)
+    wanted, found, biased = (
+        answers(onnx.load(str(quantize(*given, tmp_path / f"{index}.onnx").path)), images)
+        for index, given in enumerate(
+            [(graph, table, corrected), (trained, bound, bare), (graph, table, bare)]
+        )
+    )
+    errors = [
+        np.abs(one - wanted).max(axis=1) / np.abs(wanted).max() for one in (found, exact, biased)
+    ]
     assert np.mean(errors[0] < 1e-5) > 0.9
-    assert (errors[0] == errors[1]).all()
+    assert np.median(errors[1]) > 1e-3
     assert np.median(errors[2]) > 1e-3
-    assert not np.array_equal(module.arrays()["last.b"], teacher.arrays()["last.b"])
+    assert record["before"] == record["after"]  # of the average, too, which no step moved
+    assert record["before"]["sqnr_db"] == pytest.approx(centred_sqnr(exact, wanted), abs=0.1)
+    before, after = (arrays_of(path) for path in (graph.path, trained.path))
+    moved = {name for name, value in before.items() if not np.array_equal(value, after[name])}
+    assert "head.b" in moved
+    assert all(name.endswith(".b") for name in moved)
 
 
 def structure(path):
@@ -241,9 +303,6 @@ def test_same_graph_other_weights(graph, table, sets, tmp_path):
         quantize(trained, bound, corrected, tmp_path / "twice.onnx")
     assert artifact.load(SimplifiedGraph, tmp_path / "out" / "model.simplified.onnx") == trained
     assert artifact.load(RangeTable, tmp_path / "out" / "model.ranges.json") == bound
-
-
-KEPT = dataclasses.replace(QUICK, epochs=1, is_kept_when_worse=True)
 
 
 def test_resumes_to_the_bit(graph, table, sets, tmp_path):
@@ -338,16 +397,27 @@ class TestRefused:
             with pytest.raises(InputError, match=message):
                 subject.fine_tune(graph, table, (train, held), QUICK, tmp_path / "out")
 
-    def test_a_module_that_is_another_graph(self, graph, table, sets, tmp_path):
+    def test_a_module_that_is_another_graph(self, graph, table, sets, tmp_path, monkeypatch):
         """One scale that is not the typed graph's is noticed before the first step."""
-        model = onnx.load(str(graph.path))
-        typed = onnx.load(str(quantize(graph, table, STRONG, tmp_path / "typed.onnx").path))
-        rounding = subject._rounding(model, typed, STRONG)
-        coarse = dataclasses.replace(rounding, scale_of={**rounding.scale_of, "last": 1.0})
-        teacher = GraphModule(model)
-        subject._require_same(GraphModule(model, rounding), teacher, typed, sets[1], HOW)
+
+        def coarse(model, rounding=None):
+            if rounding:
+                scale_of = {**rounding.scale_of, "last": 1.0}
+                rounding = dataclasses.replace(rounding, scale_of=scale_of)
+            return GraphModule(model, rounding)
+
+        monkeypatch.setattr(subject, "GraphModule", coarse)
+        steps = []
         with pytest.raises(InputError, match="differs from the typed graph by"):
-            subject._require_same(GraphModule(model, coarse), teacher, typed, sets[1], HOW)
+            subject.fine_tune(
+                graph,
+                table,
+                sets,
+                QUICK,
+                tmp_path / "out",
+                progress=lambda *step: steps.append(step),
+            )
+        assert steps == []
 
 
 class TestCommand:

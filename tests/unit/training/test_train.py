@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from edge_inception import registry
 from edge_inception.checkpoints.load import load_model
 from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet, open_set
@@ -21,6 +22,7 @@ from edge_inception.errors import InputError
 from edge_inception.spec import Preprocess, no_progress
 from edge_inception.training import run as training_run
 from edge_inception.training import train as subject
+from edge_inception.training.augment import load_augmented
 
 SQUARE = Preprocess(input_size=(32, 32))
 COLOURS = {"blue": (40, 60, 200), "red": (200, 60, 40)}
@@ -72,17 +74,49 @@ def finished(toy, options, tmp_path_factory):
     return out, steps
 
 
-def started(toy, options, out):
-    """The run that ``train`` starts."""
-    return training_run.Run(subject._subject(len(toy[0].items), options), *toy, options, out)
-
-
 def change(options, **changes):
     return dataclasses.replace(options, **changes)
 
 
 def metrics_of(out):
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+
+
+def state_of(out):
+    return torch.load(out / "state.pt", weights_only=True)
+
+
+def weighted(images, weights):
+    """The set with other weights of its images."""
+    pairs = zip(images.items, weights, strict=True)
+    items = tuple(dataclasses.replace(item, weight=float(weight)) for item, weight in pairs)
+    return dataclasses.replace(images, items=items)
+
+
+def built(options):
+    return registry.build(registry.model(options.model), options.num_classes, options.model_options)
+
+
+def first_answers(toy, options, out):
+    """What the model of a run that took no step yet answers to its first batch, of all images.
+
+    float32, in training mode, and the labels; ``out`` holds a run without learning rate, whose
+    weights are those that a run of this seed starts with.
+    """
+    subject.train(*toy, change(options, learning_rate=0.0), out)
+    model = built(options)
+    model.load_state_dict(state_of(out)["model"])
+    draw = {"options": options, "size": options.start_size, "epoch": 0}
+    pixels = [load_augmented(item, index=i, **draw) for i, item in enumerate(toy[0].items)]
+    with torch.no_grad():
+        answers = model.train()(torch.from_numpy(np.stack(pixels)))
+    return answers, torch.tensor([item.label for item in toy[0].items])
+
+
+def smoothed(logits, labels, smoothing):
+    """Cross entropy of every image by its definition, labels smoothed over two classes."""
+    shares = torch.nn.functional.one_hot(labels, 2) * (1 - smoothing) + smoothing / 2
+    return -(shares * logits.log_softmax(dim=1)).sum(dim=1)
 
 
 class TestRun:
@@ -92,17 +126,6 @@ class TestRun:
         losses = [epoch["loss"] for epoch in found["history"]]
         assert losses[-1] < 0.8 * losses[0]
         assert found["metrics"] == {"accuracy": 1.0, "balanced_accuracy": 1.0, "auroc": 1.0}
-
-    @pytest.mark.parametrize("has_bf16", [False, True])
-    def test_computes_in_bf16_where_the_cpu_does(
-        self, toy, options, tmp_path, monkeypatch, has_bf16
-    ):
-        """The network answers in bf16 on a CPU that has it, in float32 on one that does not."""
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
-        run, types = started(toy, change(options, epochs=1), tmp_path), set()
-        run.model.register_forward_hook(lambda *call: types.add(call[-1].dtype))
-        run.train_epoch(no_progress)
-        assert types == {torch.bfloat16 if has_bf16 else torch.float32}
 
     def test_reports_progress(self, finished):
         """Progress counts every step once: 18 images in batches of 6 for 4 epochs."""
@@ -140,11 +163,16 @@ class TestRun:
         assert {types[k] for k in counters} == {torch.int64}
         assert {types[k] for k in types.keys() - statistics - counters} == {torch.float16}
 
-    def test_small_variances_survive(self):
+    def test_small_variances_survive(self, finished, toy, options, tmp_path):
         """A variance of 1e-9, which fp16 would store as 0, is stored as it is."""
-        tiny = torch.tensor([1e-9])
+        key, tiny = "features.0.bn.running_var", torch.tensor(1e-9)
         assert tiny.half().item() == 0
-        assert subject._as_stored("bn.running_var", tiny).item() == tiny.item()
+        state = state_of(finished[0])
+        state["average"][key][3] = tiny
+        torch.save(state, tmp_path / "state.pt")
+        subject.train(*toy, options, tmp_path)
+        with safe_open(tmp_path / "checkpoint.safetensors", "pt") as stored:
+            assert stored.get_tensor(key)[3] == tiny
 
 
 class TestResume:
@@ -229,11 +257,13 @@ class TestStep:
     def test_average_after_one_step(self, toy, options, tmp_path):
         """After the first step the average is a tenth of the start and nine tenths of the step."""
         once = change(options, epochs=1, batch=18)
-        run = started(toy, once, tmp_path)
-        start = {k: v.clone() for k, v in run.model.state_dict().items()}
-        run.train_epoch(lambda *_: None)
-        run.save()
-        state = torch.load(tmp_path / "state.pt", weights_only=True)
+        subject.train(*toy, change(once, learning_rate=0.0), tmp_path / "still")
+        subject.train(*toy, once, tmp_path / "moved")
+        start, state = state_of(tmp_path / "still")["model"], state_of(tmp_path / "moved")
+        for key in start:  # statistics move without a learning rate; they start as torch's do
+            if key.endswith(("running_mean", "running_var")):
+                start[key].fill_(float(key.endswith("running_var")))
+        assert not torch.equal(start["last_linear.weight"], state["model"]["last_linear.weight"])
         for key, value in state["model"].items():
             wanted = value
             if value.is_floating_point():
@@ -242,45 +272,75 @@ class TestStep:
 
     def test_weights_scale_the_loss(self, toy, options, tmp_path):
         """An image of weight 0 has no say: the loss is the mean over the others."""
-        run = started(toy, options, tmp_path)
-        pixels, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
-        run.model.eval()
-        with torch.no_grad():
-            logits = run.model(pixels)
-        smooth = options.label_smoothing
-        shares = torch.full((4, 2), smooth / 2).scatter(1, labels[:, None], 1 - smooth / 2)
-        per_image = -(shares * logits.log_softmax(dim=1)).sum(dim=1)
-        weights = torch.tensor([1.0, 0.0, 0.5, 0.0])
-        wanted = (per_image[0] + 0.5 * per_image[2]) / 1.5
-        got = run._step(0, pixels, labels, weights)
-        assert got == pytest.approx(wanted.item(), rel=0.03)  # bfloat16 keeps 8 bits
+        once = change(
+            options, epochs=1, batch=18, model_options={"dropout": 0.0}, label_smoothing=0.4
+        )
+        answers, labels = first_answers(toy, once, tmp_path / "still")
+        per_image = smoothed(answers, labels, 0.4)
+        dearest = per_image.argsort(descending=True)
+        weights = torch.zeros(18)
+        weights[dearest[0]], weights[dearest[2]] = 1.0, 0.5
+        wanted = (per_image[dearest[0]] + 0.5 * per_image[dearest[2]]) / 1.5
+        assert wanted > 1.1 * per_image.mean()
+        subject.train(weighted(toy[0], weights), toy[1], once, tmp_path / "out")
+        for out, loss in (("still", per_image.mean()), ("out", wanted)):
+            found = metrics_of(tmp_path / out)["history"][0]["loss"]
+            assert found == pytest.approx(loss.item(), rel=0.03)  # bfloat16 keeps 8 bits
 
     def test_batch_without_weight(self, toy, options, tmp_path):
         """A batch in which nothing counts has loss 0 and leaves finite weights."""
-        run = started(toy, options, tmp_path)
-        weights = torch.zeros(4)
-        assert run._step(0, torch.randn(4, 3, 32, 32), torch.zeros(4).long(), weights) == 0
-        assert all(torch.isfinite(p).all() for p in run.model.parameters())
+        once = change(options, epochs=1, batch=18)
+        subject.train(weighted(toy[0], [0] * 18), toy[1], once, tmp_path)
+        assert metrics_of(tmp_path)["history"][0]["loss"] == 0
+        assert all(torch.isfinite(value).all() for value in state_of(tmp_path)["model"].values())
 
     def test_loss_that_is_not_finite(self, toy, options, tmp_path):
         """A diverged run stops with the step, before the weights are spoilt."""
-        run = started(toy, options, tmp_path)
-        before = [p.clone() for p in run.model.parameters()]
-        pixels = torch.full((4, 3, 32, 32), math.nan)
+        model, average = built(options), built(options)
+        average.load_state_dict(model.state_dict())
+        done = itertools.count()
+
+        def losses(_, answers, labels):
+            loss = torch.nn.functional.cross_entropy(answers, labels, reduction="none")
+            return loss * math.nan if next(done) == 3 else loss
+
+        subject_ = training_run.TrainingModel(model=model, average=average, losses=losses)
+        run = training_run.Run(subject_, *toy, options, tmp_path)
+        run.train_epoch(no_progress)  # of three steps
+        before = [p.clone() for p in model.parameters()]
         with pytest.raises(InputError, match="loss is nan at step 3") as caught:
-            run._step(3, pixels, torch.zeros(4).long(), torch.ones(4))
+            run.train_epoch(no_progress)
         assert "learning-rate" in caught.value.hint
-        pairs = zip(before, run.model.parameters(), strict=True)
+        pairs = zip(before, model.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
-    def test_decay_spares_biases_and_norms(self, tiny_weights):
-        """Weight decay is on kernels and matrices only."""
-        decayed, others = training_run._parameter_groups(tiny_weights, 0.05)
-        names = {id(p): name for name, p in tiny_weights.named_parameters()}
-        assert {names[id(p)].split(".")[-2] for p in decayed["params"]} == {"conv", "last_linear"}
-        assert all(names[id(p)].endswith((".bias", "bn.weight")) for p in others["params"])
-        assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
-        assert len(decayed["params"]) + len(others["params"]) == len(names)
+    def test_decay_spares_biases_and_norms(self, toy, options, tmp_path):
+        """Weight decay is on kernels and matrices only: where no image counts, these alone shrink.
+
+        The second of two steps starts with ones.
+        """
+        changes = {"warmup_epochs": 0, "learning_rate": 0.1, "weight_decay": 0.5}
+        decaying = change(options, epochs=2, batch=18, **changes)
+        sets = weighted(toy[0], [0] * 18), toy[1]
+
+        def stop(done, _total):
+            if done == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            subject.train(*sets, decaying, tmp_path, progress=stop)
+        names = [name for name, _ in built(options).named_parameters()]
+        state = state_of(tmp_path)
+        for name in names:
+            state["model"][name].fill_(1.0)
+        torch.save(state, tmp_path / "state.pt")
+        subject.train(*sets, decaying, tmp_path)
+        found = state_of(tmp_path)["model"]
+        shrunk = {name for name in names if not (found[name] == 1).all()}
+        assert {name.split(".")[-2] for name in shrunk} == {"conv", "last_linear"}
+        assert all(name.endswith((".bias", "bn.weight")) for name in set(names) - shrunk)
+        factor = 1 - 0.1 * 0.5 * training_run.schedule(1, 1, decaying)
+        assert all(found[name].numpy() == pytest.approx(factor, rel=1e-6) for name in shrunk)
 
 
 class TestPlan:
@@ -415,32 +475,26 @@ def test_inception_v4_at_its_smallest(toy, tmp_path):
 
 
 @pytest.mark.slow
-def test_auxiliary_heads_are_trained_with_their_weights(toy, tmp_path):
+def test_auxiliary_heads_are_trained_with_their_weights(toy, tmp_path, monkeypatch):
     """The loss is that of the logits plus 0.3 of each of GoogLeNet's two auxiliary heads."""
+    monkeypatch.setattr(torch.nn.functional, "dropout", lambda x, *_, **__: x)
     options = subject.TrainOptions(
         model="googlenet",
         num_classes=2,
         preprocess=Preprocess(input_size=(64, 64)),
         model_options={"width": 1 / 32, "aux": True},
         epochs=1,
-        batch=9,
+        batch=18,
         start_size=64,
         threads=1,
     )
-    run = started(toy, options, tmp_path)
-    logits, first, second = (torch.randn(4, 2) for _ in range(3))
-    labels = torch.tensor([0, 1, 1, 0])
-
-    def smoothed(answer):
-        """Cross entropy by its definition, labels smoothed by 0.05 over two classes."""
-        wanted = torch.nn.functional.one_hot(labels, 2) * 0.95 + 0.025
-        return -(wanted * answer.log_softmax(1)).sum(1)
-
-    found = run.subject.losses(None, (logits, first, second), labels)
-    assert torch.allclose(found, smoothed(logits) + 0.3 * (smoothed(first) + smoothed(second)))
-    before = run.model.aux1.fc2.weight.detach().clone()
-    run.train_epoch(no_progress)
-    assert not torch.equal(run.model.aux1.fc2.weight, before)
+    answers, labels = first_answers(toy, options, tmp_path / "still")
+    logits, first, second = (smoothed(each, labels, 0.05).mean() for each in answers)
+    found = metrics_of(tmp_path / "still")["history"][0]["loss"]
+    assert found == pytest.approx((logits + 0.3 * (first + second)).item(), rel=0.03)
+    subject.train(*toy, options, tmp_path / "moved")
+    before, after = (state_of(tmp_path / out)["model"] for out in ("still", "moved"))
+    assert not torch.equal(before["aux1.fc2.weight"], after["aux1.fc2.weight"])
 
 
 def test_an_embedding_is_not_trained_as_a_classifier(toy, tmp_path):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import types
-from collections import defaultdict
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from edge_inception.artifact import EngineFile, Provenance
+from edge_inception import artifact
+from edge_inception.artifact import Baseline, EngineFile, Provenance
+from edge_inception.data import imageset
 from edge_inception.latency.measure import Latency
-from edge_inception.metrics.intervals import Estimate
 from edge_inception.spec import Gates, Preprocess
-from edge_inception.validate import accuracy, gate, run
+from edge_inception.stage import plain
+from edge_inception.validate import accuracy, run
 from edge_inception.validate.options import EngineEntry, ValidateOptions
-from edge_inception.validate.outcome import Role, Row
 
 PICTURE = Preprocess(input_size=(8, 8))
 MISSED = {
@@ -29,53 +31,44 @@ MISSED = {
 }
 FEW_KERNELS = {"num_kernels": 100, "activation_bytes": 1e6, "total_weight_bytes": 1e6}
 MANY_KERNELS = {"num_kernels": 200, "activation_bytes": 2e6, "total_weight_bytes": 1e6}
+LOGITS = np.tile(np.array([1.0, 0.0], np.float32), (1000, 1))
 
 
-@pytest.mark.parametrize("cuda_graph", [True, False])
-def test_cuda_graphs_are_timed_as_asked(monkeypatch, tmp_path, cuda_graph):
-    """Both rows of a GPU, with and without a captured graph, can be had of one engine."""
-    timed = []
-    monkeypatch.setattr(run.measure, "measure", lambda all_, *_, **__: timed.extend(all_) or {})
-    monkeypatch.setattr(
-        run, "_pixels", lambda *_: contextlib.nullcontext(defaultdict(lambda: tmp_path / "x.npy"))
-    )
-    details = {"preprocess": {"input_size": [8, 8]}}
-    engine = types.SimpleNamespace(path=tmp_path / "a.engine", details=details)
+def entry(tmp_path, precision, target, **changes):
+    """An engine whose plan tells fewer kernels for INT8, which so would win by its plan.
+
+    Those for the CPU can be executed here.
+    """
     entry = EngineEntry(
-        engine=engine, target="rtx", precision="fp16", float_precision="f32", is_subject=True
-    )
-    options = ValidateOptions(
-        model="tiny", preprocess=PICTURE, gates=Gates(), cuda_graph=cuda_graph
-    )
-    run._times([entry], None, options, None)
-    assert [one.arguments for one in timed[1:]] == [
-        {"path": str(engine.path), "cuda_graph": cuda_graph}
-    ]
-
-
-def entry(tmp_path, precision, target):
-    """An engine whose plan tells fewer kernels for INT8, which so would win by its plan."""
-    origin = Provenance(
-        stage="compile", parents={"typed graph": precision}, options={}, tools={}, source=""
-    )
-    details = FEW_KERNELS if precision == "int8" else MANY_KERNELS
-    path = tmp_path / f"{precision}.{target}"
-    return EngineEntry(
-        engine=EngineFile(path=path, sha256=path.name, provenance=origin, details=details),
+        engine=None,
         target=target,
         precision=precision,
         float_precision="f32",
         is_subject=True,
         is_searched=precision == "int8",
     )
+    entry = dataclasses.replace(entry, **changes)
+    path = tmp_path / run.name_of(entry)
+    path.write_bytes(b"engine")
+    details = FEW_KERNELS if precision == "int8" else MANY_KERNELS
+    backend = "runs" if target.startswith("cpu") else "elsewhere"
+    origin = Provenance(
+        stage="compile", parents={"typed graph": precision}, options={}, tools={}, source=""
+    )
+    engine = EngineFile(
+        path=path,
+        sha256=path.name,
+        provenance=origin,
+        details={**details, "backend": backend, "preprocess": plain(PICTURE)},
+    )
+    return dataclasses.replace(entry, engine=engine)
 
 
 def measured(agreeing):
     """Accuracy on 1000 images of which ``agreeing`` keep their first class."""
-    before = np.tile(np.array([1.0, 0.0], np.float32), (1000, 1))
-    after = before.copy()
+    after = LOGITS.copy()
     after[agreeing:] = after[agreeing:, ::-1]
-    return accuracy.compare(before, np.zeros(1000, int), after)
+    return accuracy.compare(LOGITS, np.zeros(1000, int), after)
 
 
 def timed(middle_ms):
@@ -97,112 +90,144 @@ def timed(middle_ms):
     )
 
 
-def row(one, found=None, middle_ms=None):
-    """A row of the report; without ``found`` one of an engine that was not executed."""
-    return Row(
-        name=run.name_of(one),
-        role=Role.SUBJECT,
-        backend="any",
-        precision=one.precision,
-        float_precision="f32",
-        accuracy=found,
-        latency=middle_ms and timed(middle_ms),
-        note="not executed here",
-    )
+@pytest.fixture
+def baseline(tmp_path):
+    path = tmp_path / "baseline.npz"
+    np.savez(path, logits=LOGITS, labels=np.zeros(1000, int), sha256=np.array(["0"] * 1000))
+    origin = Provenance(stage="baseline", parents={}, options={}, tools={}, source="")
+    return artifact.publish(Baseline, path, path.read_bytes(), provenance=origin)
 
 
-def compete(entries, rows, gates, search=None):
-    """Rows, chosen rows and the verdict of a build whose precisions compete."""
-    options = ValidateOptions(
-        model="tiny", preprocess=PICTURE, gates=gates, is_best=True, search=search or {}
-    )
-    rows, choices, verdicts = run._choose(tuple(rows), entries, options)
-    assert [one.name for one in rows if one.role is Role.SUBJECT] == list(verdicts)
-    return [choice.row for choice in choices], gate.joint(verdicts)
+@pytest.fixture
+def validated(tmp_path, monkeypatch, baseline):
+    """``validated(figures, options)``: the report's record, and the contenders that were timed.
+
+    ``figures``: entry -> its accuracy and its p50 in ms, which stand for what libraries would do.
+    """
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "photo.png")
+
+    def validate(figures, options):
+        found = {one.engine.path: accuracy for one, accuracy, _ in figures}
+        speeds = {run.name_of(one): timed(ms) for one, _, ms in figures if ms}
+        contenders = []
+
+        def measure(all_, *_, **__):
+            contenders.extend(all_)
+            return {"PyTorch FP32": timed(9.0), **speeds}
+
+        def availability(name):
+            can = types.SimpleNamespace(can_execute=name == "runs")
+            return types.SimpleNamespace(availability=lambda: can)
+
+        monkeypatch.setattr(run.backends, "backend", availability)
+        monkeypatch.setattr(
+            run.inference, "open_engine", lambda path, **_: contextlib.nullcontext(path)
+        )
+        monkeypatch.setattr(run.accuracy, "score", lambda path, *_, **__: found[path])
+        monkeypatch.setattr(run.measure, "measure", measure)
+        entries = [one for one, *_ in figures]
+        images = imageset.open_set(folder)
+        report = run.validate(baseline, entries, images, options, tmp_path / "report.json")
+        return json.loads(report.path.read_text(encoding="utf-8")), contenders
+
+    return validate
 
 
-def test_int8_that_missed_its_budget_is_not_chosen_where_nothing_runs(tmp_path):
+def options_of(gates, **changes):
+    return ValidateOptions(model="tiny", preprocess=PICTURE, gates=gates, **changes)
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_cuda_graphs_are_timed_as_asked(tmp_path, validated, cuda_graph):
+    """Both rows of a GPU, with and without a captured graph, can be had of one engine."""
+    one = entry(tmp_path, "fp16", "cpu")
+    options = options_of(Gates(), cuda_graph=cuda_graph)
+    _, contenders = validated([(one, measured(1000), 1.0)], options)
+    assert [each.arguments for each in contenders[1:]] == [
+        {"path": str(one.engine.path), "cuda_graph": cuda_graph}
+    ]
+
+
+@pytest.fixture
+def compete(validated):
+    """``compete(figures, gates)``: the chosen rows, those that are judged, and the verdict."""
+
+    def run_it(figures, gates, search=None):
+        options = options_of(gates, is_best=True, search=search or {})
+        report, _ = validated(figures, options)
+        judged = [row["name"] for row in report["rows"] if row["role"] == "subject"]
+        return [choice["row"] for choice in report["choices"]], judged, report["verdict"]
+
+    return run_it
+
+
+def test_int8_that_missed_its_budget_is_not_chosen_where_nothing_runs(tmp_path, compete):
     """With the RTX alone FP16 is chosen, and what is judged is FP16: not measured, not failed."""
-    entries = [entry(tmp_path, precision, "rtx") for precision in ("fp16", "int8")]
-    rows = map(row, entries)
-    chosen, verdict = compete(entries, rows, Gates(max_drop_pp=1.0), MISSED)
-    assert chosen == ["FP16 (rtx)"]
-    assert verdict.status is gate.Status.INCONCLUSIVE
+    figures = [(entry(tmp_path, precision, "rtx"), None, None) for precision in ("fp16", "int8")]
+    chosen, judged, verdict = compete(figures, Gates(max_drop_pp=1.0), MISSED)
+    assert chosen == judged == ["FP16 (rtx)"]
+    assert verdict["status"] == "INCONCLUSIVE"
 
 
-def four(tmp_path):
-    """Entries of FP16 and INT8 on the CPU, which runs here, and on the RTX, which does not."""
+def four(tmp_path, fp16, int8):
+    """FP16 and INT8 on the CPU, which runs here, with their figures, and on the RTX without."""
     pairs = [(p, target) for target in ("cpu", "rtx") for p in ("fp16", "int8")]
-    return [entry(tmp_path, precision, target) for precision, target in pairs]
+    entries = [entry(tmp_path, precision, target) for precision, target in pairs]
+    none = (None, None)
+    return [(one, *figures) for one, figures in zip(entries, (fp16, int8, none, none), strict=True)]
 
 
 @pytest.mark.parametrize("search", [MISSED, {}])
-def test_int8_that_failed_on_the_cpu_is_not_chosen_for_the_rtx(tmp_path, search):
+def test_int8_that_failed_on_the_cpu_is_not_chosen_for_the_rtx(tmp_path, compete, search):
     """By a search or by its agreement; both targets ship FP16, which passed."""
-    entries = four(tmp_path)
-    found = measured(1000 if search else 900)
-    rows = [row(entries[0], measured(1000), 4.0), row(entries[1], found, 2.0)]
-    rows += map(row, entries[2:])
-    chosen, verdict = compete(entries, rows, Gates(min_agreement=0.98), search)
+    int8 = measured(1000 if search else 900)
+    figures = four(tmp_path, (measured(1000), 4.0), (int8, 2.0))
+    chosen, judged, verdict = compete(figures, Gates(min_agreement=0.98), search)
     assert chosen == ["FP16 (cpu)", "FP16 (rtx)"]
-    assert verdict.status is gate.Status.PASSED
+    assert judged == ["FP16 (cpu)"]
+    assert verdict["status"] == "PASSED"
 
 
-def test_speed_on_the_cpu_decides_nothing_for_the_rtx(tmp_path):
+def test_speed_on_the_cpu_decides_nothing_for_the_rtx(tmp_path, compete):
     """INT8 that misses the speed-up on the CPU, accurate there, wins by its plan on the RTX."""
-    entries = four(tmp_path)
-    rows = [row(entries[0], measured(1000), 1.0), row(entries[1], measured(1000), 4.0)]
-    for index, value in enumerate((3.0, 0.75)):
-        speedup = Estimate(value=value, lower=value, upper=value, method="any")
-        rows[index] = dataclasses.replace(rows[index], speedup=speedup)
-    rows += map(row, entries[2:])
-    chosen, verdict = compete(entries, rows, Gates(min_agreement=0.98, min_speedup=1.5))
+    slow = entry(tmp_path, "fp32", "cpu", is_subject=False)  # a speed-up is over this engine
+    figures = four(tmp_path, (measured(1000), 1.0), (measured(1000), 4.0))
+    figures = [(slow, measured(1000), 3.0), *figures]
+    chosen, judged, verdict = compete(figures, Gates(min_agreement=0.98, min_speedup=1.5))
     assert chosen == ["FP16 (cpu)", "INT8 (rtx)"]
-    assert verdict.status is gate.Status.PASSED
+    assert judged == ["FP16 (cpu)"]
+    assert verdict["status"] == "PASSED"
 
 
-def test_a_target_on_which_all_fail_fails_the_build(tmp_path):
+def test_a_target_on_which_all_fail_fails_the_build(tmp_path, compete):
     """BF16 saves the CPU, but the RTX has only FP16 and INT8, whose graphs failed on the CPU."""
-    entries = four(tmp_path)
-    half = dataclasses.replace(entry(tmp_path, "fp32", "cpu"), float_precision="bf16")
-    bad = measured(900)
-    rows = [row(entries[0], bad, 4.0), row(entries[1], bad, 2.0), *map(row, entries[2:])]
-    rows += [dataclasses.replace(row(half, measured(1000), 3.0), float_precision="bf16")]
-    chosen, verdict = compete([*entries, half], rows, Gates(min_agreement=0.98))
+    half = entry(tmp_path, "fp32", "cpu", float_precision="bf16")
+    figures = four(tmp_path, (measured(900), 4.0), (measured(900), 2.0))
+    figures = [*figures, (half, measured(1000), 3.0)]
+    chosen, judged, verdict = compete(figures, Gates(min_agreement=0.98))
     assert chosen == ["engine bf16 (cpu)", "FP16 (rtx)"]
-    assert verdict.status is gate.Status.FAILED
-    assert "FP16 (rtx): agreement 90.00 %" in verdict.sentence
-
-
-def test_bf16_that_fails_is_not_chosen_either(tmp_path):
-    """As on a CPU with bf16: its engine, the fastest, misses the gate as INT8 does; FP16 ships."""
-    entries = four(tmp_path)[:2]
-    half = dataclasses.replace(entry(tmp_path, "fp32", "cpu"), float_precision="bf16")
-    rows = [row(entries[0], measured(1000), 4.0), row(entries[1], measured(900), 3.0)]
-    rows.append(dataclasses.replace(row(half, measured(900), 2.0), float_precision="bf16"))
-    options = ValidateOptions(
-        model="tiny", preprocess=PICTURE, gates=Gates(min_agreement=0.98), is_best=True
-    )
-    _, (choice,), verdicts = run._choose(tuple(rows), [*entries, half], options)
-    assert choice.row == "FP16 (cpu)"
-    assert choice.failed == ("INT8 (cpu)", "engine bf16 (cpu)")
-    assert gate.joint(verdicts).status is gate.Status.PASSED
+    assert judged == ["FP16 (rtx)", "engine bf16 (cpu)"]
+    assert verdict["status"] == "FAILED"
+    assert "FP16 (rtx): agreement 90.00 %" in verdict["sentence"]
 
 
 @pytest.mark.parametrize("says", ["weak typing", "scales of DLA"])
-def test_a_search_judges_only_the_graph_that_was_searched(tmp_path, says):
-    """The strong spelling misses the budget; the other was never scored, and passes its gate."""
+def test_a_search_judges_only_the_graph_that_was_searched(tmp_path, validated, says):
+    """The strong typing misses the budget; the other was never scored, and passes its gate."""
     strong = entry(tmp_path, "int8", "cpu")
-    other = dataclasses.replace(strong, target=f"cpu, {says}", is_searched=False)
-    options = ValidateOptions(
-        model="tiny", preprocess=PICTURE, gates=Gates(min_agreement=0.98), search=MISSED
-    )
-    rows = [row(one, measured(1000)) for one in (strong, other)]
-    found = run._verdicts(rows, [strong, other], options)
-    checks = {name: [check.name for check in verdict.checks] for name, verdict in found.items()}
-    assert checks == {
-        "INT8 (cpu)": ["min_agreement", "search"],
-        f"INT8 (cpu, {says})": ["min_agreement"],
-    }
-    assert gate.joint(found).status is gate.Status.FAILED
-    assert found[f"INT8 (cpu, {says})"].status is gate.Status.PASSED
+    other = entry(tmp_path, "int8", f"cpu, {says}", is_searched=False)
+    figures = [(one, measured(1000), 1.0) for one in (strong, other)]
+    report, _ = validated(figures, options_of(Gates(min_agreement=0.98), search=MISSED))
+    verdict = report["verdict"]
+    checks = [
+        (check["sentence"].partition(": ")[0], check["name"], check["status"])
+        for check in verdict["checks"]
+    ]
+    assert checks == [
+        ("INT8 (cpu)", "min_agreement", "PASSED"),
+        ("INT8 (cpu)", "search", "FAILED"),
+        (f"INT8 (cpu, {says})", "min_agreement", "PASSED"),
+    ]
+    assert verdict["status"] == "FAILED"
