@@ -28,6 +28,7 @@ from edge_inception.graph.passes import (
     spell_norm,
     sum_to_add,
 )
+from edge_inception.sidecar import SimplifiedDetails
 
 __all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
 
@@ -88,12 +89,9 @@ def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGra
             "num_nodes": sum(after.values()),
             **after,
         },
-        details={
-            **graph.details,
-            "opset": OPSET,
-            "nodes_before": before,
-            "simplify_difference": difference,
-        },
+        details=SimplifiedDetails.of(
+            graph.details, opset=OPSET, nodes_before=before, simplify_difference=difference
+        ),
     )
 
 

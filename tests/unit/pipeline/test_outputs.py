@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from edge_inception import artifact
 from edge_inception.artifact import TypedGraph
@@ -10,6 +11,7 @@ from edge_inception.errors import InputError
 from edge_inception.hardware import targets
 from edge_inception.pipeline import inputs, outputs
 from edge_inception.recipe.reader import load_recipe
+from edge_inception.spec import Preprocess, ShapeProfile
 
 
 def device(name, *versions):
@@ -22,7 +24,7 @@ def changed(typed, **details):
         typed.path,
         typed.path.read_bytes(),
         provenance=typed.provenance,
-        details={**typed.details, **details},
+        details=structs.replace(typed.details, **details),
     )
 
 
@@ -35,7 +37,7 @@ def test_graph_that_every_version_takes(tiny_typed):
 
 def test_pixels_need_a_tensorrt_that_takes_them(tiny_typed):
     """One of the versions that takes no uint8 is enough to refuse; without it nothing is."""
-    pixels = {"input_size": [8, 8], "element": "uint8"}
+    pixels = Preprocess(input_size=(8, 8), element="uint8")
     typed = changed(tiny_typed("fp16"), preprocess=pixels)
     with pytest.raises(InputError, match=r"TensorRT 8\.4\.1 takes no uint8 input"):
         outputs._require_possible(device("agx-xavier-32gb", "8.4.1", "8.5.2"), typed)
@@ -44,7 +46,9 @@ def test_pixels_need_a_tensorrt_that_takes_them(tiny_typed):
 
 def test_batch_that_cannot_fit(tiny_typed):
     """A batch whose largest layer alone is larger than the memory: 4 GiB take no 40 million."""
-    typed = changed(tiny_typed("fp16", batch=None), profile={"min": 1, "opt": 1, "max": 40_000_000})
+    typed = changed(
+        tiny_typed("fp16", batch=None), profile=ShapeProfile(min=1, opt=1, max=40_000_000)
+    )
     with pytest.raises(InputError, match="its memory is 4 GiB") as caught:
         outputs._require_possible(device("nano-4gb", "8.2.1"), typed)
     assert "is the largest that could fit" in caught.value.hint

@@ -9,6 +9,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+import sidecars
 
 from edge_inception.artifact import EngineFile, Provenance
 from edge_inception.latency.measure import Latency
@@ -27,8 +28,12 @@ MISSED = {
     "metric": "top-1 drop",
     "num_images": 100,
 }
-FEW_KERNELS = {"num_kernels": 100, "activation_bytes": 1e6, "total_weight_bytes": 1e6}
-MANY_KERNELS = {"num_kernels": 200, "activation_bytes": 2e6, "total_weight_bytes": 1e6}
+FEW_KERNELS = sidecars.plan(
+    num_kernels=100, activation_bytes=1_000_000, total_weight_bytes=1_000_000
+)
+MANY_KERNELS = sidecars.plan(
+    num_kernels=200, activation_bytes=2_000_000, total_weight_bytes=1_000_000
+)
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
@@ -39,7 +44,7 @@ def test_cuda_graphs_are_timed_as_asked(monkeypatch, tmp_path, cuda_graph):
     monkeypatch.setattr(
         run, "_pixels", lambda *_: contextlib.nullcontext(defaultdict(lambda: tmp_path / "x.npy"))
     )
-    details = {"preprocess": {"input_size": [8, 8]}}
+    details = sidecars.engine(preprocess=PICTURE)
     engine = types.SimpleNamespace(path=tmp_path / "a.engine", details=details)
     entry = EngineEntry(
         engine=engine, target="rtx", precision="fp16", float_precision="f32", is_subject=True
@@ -61,7 +66,9 @@ def entry(tmp_path, precision, target):
     details = FEW_KERNELS if precision == "int8" else MANY_KERNELS
     path = tmp_path / f"{precision}.{target}"
     return EngineEntry(
-        engine=EngineFile(path=path, sha256=path.name, provenance=origin, details=details),
+        engine=EngineFile(
+            path=path, sha256=path.name, provenance=origin, counts={}, details=details
+        ),
         target=target,
         precision=precision,
         float_precision="f32",
