@@ -10,19 +10,33 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar, get_type_hints
 
+from edge_inception import records
 from edge_inception.errors import InputError
+from edge_inception.sidecar import (
+    SCHEMA,
+    BaselineDetails,
+    CacheDetails,
+    Details,
+    EngineDetails,
+    GraphDetails,
+    Provenance,
+    RangeTableDetails,
+    ReportDetails,
+    SearchDetails,
+    Sidecar,
+    SimplifiedDetails,
+    TypedDetails,
+)
 
-SCHEMA = 1
 _TEMPORARY_SUFFIX = ".edge-inception.partial"
 _OWNER = re.compile(r"\.(\d{1,9})\.[0-9a-f]{8}" + re.escape(_TEMPORARY_SUFFIX))
 _BLOCK_BYTES = 1 << 20
@@ -30,20 +44,6 @@ _DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _CANNOT_WRITE = frozenset(
     (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 ) | {errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """What decides the content of an artifact; equal provenance means the file can be reused.
-
-    ``parents`` maps a role to the sha256 of that input; ``source`` digests the stage's own code.
-    """
-
-    stage: str
-    parents: Mapping[str, str]
-    options: Mapping[str, Any]
-    tools: Mapping[str, str]
-    source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,62 +55,71 @@ class Artifact:
     path: Path
     sha256: str
     provenance: Provenance
-    counts: Mapping[str, Any] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int]
+    details: Details
 
 
 class Graph(Artifact):
     """ONNX as exported."""
 
     kind = "graph"
+    details: GraphDetails
 
 
 class SimplifiedGraph(Artifact):
     """ONNX after onnxsim and our passes."""
 
     kind = "simplified graph"
+    details: SimplifiedDetails
 
 
 class TypedGraph(Artifact):
     """ONNX in which the precision of every tensor is explicit; the only input of compile."""
 
     kind = "typed graph"
+    details: TypedDetails
 
 
 class RangeTable(Artifact):
     """JSON: tensor name -> amax, with provenance."""
 
     kind = "range table"
+    details: RangeTableDetails
 
 
 class SearchResult(Artifact):
     """JSON: which groups an int8 graph keeps in float, what was scored, and why."""
 
     kind = "precision search"
+    details: SearchDetails
 
 
 class CalibrationCache(Artifact):
     """TensorRT's text: tensor name -> scale, for graphs without Q/DQ."""
 
     kind = "calibration cache"
+    details: CacheDetails
 
 
 class Baseline(Artifact):
     """npz: FP32 logits of PyTorch on the validation set, labels, image hashes."""
 
     kind = "baseline"
+    details: BaselineDetails
 
 
 class EngineFile(Artifact):
     """Serialized output of a backend."""
 
     kind = "engine"
+    details: EngineDetails
 
 
 class Report(Artifact):
     """JSON of one validation."""
 
     kind = "report"
+    details: ReportDetails
 
 
 A = TypeVar("A", bound=Artifact)
@@ -144,8 +153,8 @@ def publish(
     content: Content,
     *,
     provenance: Provenance,
-    counts: Mapping[str, Any] | None = None,
-    details: Mapping[str, Any] | None = None,
+    details: Details,
+    counts: Mapping[str, int] | None = None,
 ) -> A:
     """Write an artifact and its sidecar, atomically, and return it.
 
@@ -155,28 +164,28 @@ def publish(
         content: Bytes, or a function that writes them to the temporary path it is given, through
             Python's own files: those report a full disk as OSError, vendor writers as anything.
         provenance: What the content was made from.
-        counts: Counted work, such as ``{"conv_quantized": 149}``.
         details: Facts later stages need, such as preprocessing and class names.
+        counts: Counted work, such as ``{"conv_quantized": 149}``.
 
     Raises:
         InputError: The disk is full or the folder cannot be written; nothing is left behind.
     """
     replace_file(path, content)
     record = {
+        **records.plain(provenance),
         "schema": SCHEMA,
         "kind": kind.kind,
         "sha256": file_sha256(path),
-        **{name: getattr(provenance, name) for name in _PROVENANCE},
         "counts": counts or {},
-        "details": details or {},
+        "details": records.plain(details),
     }
-    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-    replace_file(sidecar_path(path), text.encode())
+    text = records.to_json(record)
+    replace_file(sidecar_path(path), text)
     # What a later run will load, so that a stage sees the same types after a fresh run and a reuse.
-    return _from_json(kind, path, json.loads(text))
+    return _artifact(kind, path, _parsed(text, sidecar_path(path)))
 
 
-def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> dict[str, Any]:
+def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> dict[str, str]:
     """Write a file that belongs to the artifact at ``path``, before that is published.
 
     The artifact's old sidecar goes before the file is renamed: a crash in between leaves no pair
@@ -188,7 +197,7 @@ def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> di
         content: As in ``publish``.
 
     Returns:
-        Details to publish the artifact with, by which ``load`` knows the file.
+        The details' ``beside`` to publish the artifact with, by which ``load`` knows the file.
 
     Raises:
         InputError: As ``publish``; a full disk leaves the old files as they are.
@@ -199,7 +208,7 @@ def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> di
         sidecar_path(path).unlink(missing_ok=True)
 
     replace_file(path.with_suffix(suffix), write)
-    return {"beside": {suffix: file_sha256(path.with_suffix(suffix))}}
+    return {suffix: file_sha256(path.with_suffix(suffix))}
 
 
 def load(kind: type[A], path: Path) -> A:
@@ -210,29 +219,29 @@ def load(kind: type[A], path: Path) -> A:
     Raises:
         InputError: File or sidecar missing, of another kind or schema, or a hash differs.
     """
-    sidecar = sidecar_path(path)
     try:
         if not path.is_file():
             raise InputError(f"{kind.kind} not found: {path}", hint="run the stage that writes it")
-        record = _read_sidecar(kind, path, sidecar)
+        record = _read_sidecar(kind, path, sidecar_path(path))
     except OSError as error:
         raise InputError(
             f"cannot read {path}: {error.strerror}", hint="check its permissions"
         ) from error
     sha256 = file_sha256(path)
-    if sha256 != record["sha256"]:
+    if sha256 != record.sha256:
         raise InputError(
             f"{path} does not match its sidecar: sha256 {sha256[:12]}, recorded "
-            f"{record['sha256'][:12]}",
-            hint=f"the file was changed after stage '{record['stage']}' wrote it; run it again",
+            f"{record.sha256[:12]}",
+            hint=f"the file was changed after stage '{record.stage}' wrote it; run it again",
         )
-    for suffix, wanted in record["details"].get("beside", {}).items():
+    found = _artifact(kind, path, record)
+    for suffix, wanted in found.details.beside.items():
         if file_sha256(path.with_suffix(suffix)) != wanted:
             raise InputError(
                 f"{path.with_suffix(suffix)} was not written with {path}",
-                hint=f"run stage '{record['stage']}' again",
+                hint=f"run stage '{record.stage}' again",
             )
-    return _from_json(kind, path, record)
+    return found
 
 
 def replace_file(path: Path, content: Content) -> None:
@@ -301,60 +310,45 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-_PROVENANCE = ("stage", "parents", "options", "tools", "source")
-_FIELDS: Mapping[str, type] = {
-    "schema": int,
-    "kind": str,
-    "sha256": str,
-    "stage": str,
-    "parents": dict,
-    "options": object,
-    "tools": dict,
-    "source": str,
-    "counts": dict,
-    "details": dict,
-}
-
-
-def _from_json(kind: type[A], path: Path, record: Mapping[str, Any]) -> A:
-    return kind(
-        path=path,
-        sha256=record["sha256"],
-        provenance=Provenance(**{name: record[name] for name in _PROVENANCE}),
-        counts=record["counts"],
-        details=record["details"],
-    )
-
-
-def _is_sidecar(record: Any) -> bool:
-    if not isinstance(record, dict) or record.keys() != _FIELDS.keys():
-        return False
-    fits = all(isinstance(record[name], wanted) for name, wanted in _FIELDS.items())
-    return fits and record["schema"] == SCHEMA
-
-
 def _one(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def _read_sidecar(kind: type[A], path: Path, sidecar: Path) -> dict[str, Any]:
+def _read_sidecar(kind: type[A], path: Path, sidecar: Path) -> Sidecar:
     if not sidecar.is_file():
         raise InputError(
             f"{path} has no sidecar {sidecar.name}",
             hint=f"pass a {kind.kind} written by edge-inception, with its .json beside it",
         )
-    try:
-        record: Any = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{sidecar} is not readable JSON", hint="run the stage again") from error
-    if not _is_sidecar(record):
+    record = _parsed(sidecar.read_bytes(), sidecar)
+    if kind.kind not in {Artifact.kind, record.kind}:
         raise InputError(
-            f"{sidecar} is not a sidecar of schema {SCHEMA}",
-            hint="it was written by another version; run the stage again",
+            f"{path} is {_one(record.kind)}, wanted {_one(kind.kind)}",
+            hint=f"it was written by stage '{record.stage}'",
         )
-    if kind.kind not in {Artifact.kind, record["kind"]}:
-        raise InputError(
-            f"{path} is {_one(record['kind'])}, wanted {_one(kind.kind)}",
-            hint=f"it was written by stage '{record['stage']}'",
-        )
-    return dict(record)
+    return record
+
+
+_AGAIN = "it was written by another version; run the stage again"
+
+
+def _parsed(text: bytes, sidecar: Path) -> Sidecar:
+    value = records.parse(text, where=str(sidecar), hint="run the stage again")
+    where = f"{sidecar} is not a sidecar of schema {SCHEMA}"
+    return records.convert(Sidecar, value, where=where, hint=_AGAIN)
+
+
+def _artifact(kind: type[A], path: Path, record: Sidecar) -> A:
+    """What the sidecar tells; of the class that it names where any kind is taken."""
+    named = {one.kind: one for one in kind.__subclasses__()}.get(record.kind, kind)
+    wanted: type[Details] = get_type_hints(named)["details"]
+    where = f"{sidecar_path(path)}, details of {_one(named.kind)}"
+    return named(
+        path=path,
+        sha256=record.sha256,
+        provenance=Provenance(**{n: getattr(record, n) for n in Provenance.__struct_fields__}),
+        counts=record.counts,
+        details=records.convert(
+            wanted.kind_of(record.details), record.details, where=where, hint=_AGAIN
+        ),
+    )

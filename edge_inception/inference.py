@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from edge_inception.data import images
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import Session, SessionOptions
 from edge_inception.errors import InputError
-from edge_inception.spec import Head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +40,7 @@ def open_engine(path: str | Path, *, threads: int = 0, cuda_graph: bool = True) 
 
 
 def _open(engine: EngineFile, options: SessionOptions) -> Session:
-    return backends.backend(str(engine.details["backend"])).open(engine, options)
+    return backends.backend(engine.details.backend).open(engine, options)
 
 
 def classify(
@@ -61,24 +59,18 @@ def classify(
             embeddings.
     """
     engine = artifact.load(EngineFile, engine_path)
-    how, head = images.preprocess_of(engine.details), head_of(engine.details)
+    how, head = engine.details.preprocess, engine.details.head
     if head.kind == "embedding":
         raise InputError(
             f"{engine_path} gives embeddings, which name no class",
             hint="edge_inception.open_engine(path).run(images) gives the vectors",
         )
-    classes: Sequence[str] = engine.details.get("classes") or ()
     with _open(engine, SessionOptions(threads=threads)) as session:
         for path in paths:
             answer = session.run(images.load_image(path, how)[np.newaxis])[0]
             scores = softmax(answer) if head.kind == "logits" else answer
             limit = min(top, head.k or top)
-            yield Prediction(path=path, top=_top(scores, classes, limit))
-
-
-def head_of(details: Mapping[str, Any]) -> Head:
-    """The head a sidecar tells; logits where it tells none."""
-    return Head.of(str(details.get("head", "logits")))
+            yield Prediction(path=path, top=_top(scores, engine.details.classes, limit))
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,11 +1,15 @@
-"""Frozen records that every stage shares. Standard library only."""
+"""Frozen records that every stage shares; those that sidecars hold are read strictly."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
+
+from msgspec.structs import replace
+
+from edge_inception.records import Positive, Record
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
@@ -39,8 +43,10 @@ class Precision(Enum):
     INT8 = "int8"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preprocess:
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+class Preprocess(Record, frozen=True, kw_only=True):
     """How an image file becomes one tensor: float32 [3, H, W] unless ``element`` says otherwise.
 
     ``crop`` ``after_resize``: the shorter side is resized to ``round(side / crop_fraction)``, then
@@ -53,15 +59,15 @@ class Preprocess:
     normalisation; ``layout`` is ``NCHW`` or ``NHWC``.
     """
 
-    input_size: tuple[int, int]
+    input_size: tuple[Positive, Positive]
     crop_fraction: float = 1.0
-    interpolation: str = "bilinear"
+    interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    channel_order: str = "RGB"
-    crop: str = "after_resize"
-    element: str = "float32"
-    layout: str = "NCHW"
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    crop: Literal["after_resize", "before_resize"] = "after_resize"
+    element: Literal["float32", "uint8"] = "float32"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
 
     @property
     def normalised(self) -> Preprocess:
@@ -79,13 +85,12 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB pixels in 0..1, as torchvision states them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShapeProfile:
+class ShapeProfile(Record, frozen=True, kw_only=True):
     """Batch sizes an engine accepts; equal numbers mean a static batch."""
 
-    min: int = 1
-    opt: int = 1
-    max: int = 1
+    min: Positive = 1
+    opt: Positive = 1
+    max: Positive = 1
 
     @property
     def is_dynamic(self) -> bool:

@@ -18,9 +18,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edge_inception import artifact
-from edge_inception.artifact import Artifact, Provenance
+import msgspec
+
+from edge_inception import artifact, records
+from edge_inception.artifact import Artifact
 from edge_inception.errors import InputError
+from edge_inception.sidecar import Provenance
 
 _PACKAGE = Path(__file__).parent
 
@@ -62,6 +65,8 @@ def tool_version(distribution: str) -> str:
 
 def plain(value: Any) -> Any:
     """A record as JSON types, so that it compares equal to what a sidecar holds."""
+    if isinstance(value, msgspec.Struct):
+        value = records.plain(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return {field.name: plain(getattr(value, field.name)) for field in fields}

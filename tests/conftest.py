@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sidecars
 
 from edge_inception import artifact
-from edge_inception.artifact import Provenance, TypedGraph
+from edge_inception.artifact import TypedGraph
+from edge_inception.sidecar import Provenance
+from edge_inception.spec import Precision, Preprocess, ShapeProfile
 
 SIDE, CLASSES, WIDTH = 8, 5, 4
 SPELLINGS = ("fp32", "fp16", "strong", "strong_fp32", "weak")
@@ -114,7 +117,7 @@ def publish_typed(path: Path, proto: Any, **details: Any) -> TypedGraph:
         path,
         proto.SerializeToString(),
         provenance=origin,
-        details=details,
+        details=sidecars.typed(**details),
     )
 
 
@@ -128,18 +131,17 @@ def _publish_tiny(folder: Path, typing: str, batch: int | None = 1) -> TypedGrap
         folder / f"{typing}-{batch}.onnx",
         _Builder(typing, batch).model(),
         model="tiny",
-        head="logits",
         num_classes=CLASSES,
-        classes=[f"class {i}" for i in range(CLASSES)],
-        preprocess={"input_size": [SIDE, SIDE]},
-        precision="int8" if is_int8 else typing,
+        classes=tuple(f"class {i}" for i in range(CLASSES)),
+        preprocess=Preprocess(input_size=(SIDE, SIDE)),
+        precision=Precision.INT8 if is_int8 else Precision(typing),
         typing="weak" if typing == "weak" else "strong",
         float_rest="fp16" if typing in {"fp16", "strong"} else "fp32",
         input="input",
         output="logits",
-        input_shape=[batch or "batch", 3, SIDE, SIDE],
-        output_shape=[batch or "batch", CLASSES],
-        profile={"min": size, "opt": size, "max": size},
+        input_shape=(batch or "batch", 3, SIDE, SIDE),
+        output_shape=(batch or "batch", CLASSES),
+        profile=ShapeProfile(min=size, opt=size, max=size),
     )
 
 

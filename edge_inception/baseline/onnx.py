@@ -10,13 +10,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edge_inception import stage
 from edge_inception.artifact import Baseline, Graph
 from edge_inception.baseline import record
 from edge_inception.baseline.options import OnnxBaselineOptions, onnx_baseline_provenance
-from edge_inception.data.images import preprocess_of
 from edge_inception.data.imageset import ImageSet
 from edge_inception.engines._backend import Closing, Takes, run_in_batches, usable_threads
+from edge_inception.sidecar import BaselineDetails
 from edge_inception.spec import Progress, ShapeProfile, no_progress
 
 
@@ -84,19 +83,20 @@ def record_baseline(
         InputError: No images, one that cannot be decoded, a label beyond the head, or logits that
             are NaN or infinite.
     """
-    how = preprocess_of(graph.details)
-    with open_session(
-        graph.path, profile=graph.details["profile"], threads=options.threads
-    ) as session:
+    how = graph.details.preprocess
+    with OnnxSession(graph.path, profile=graph.details.profile, threads=options.threads) as session:
         found = record.answers(session, image_set, how, options.batch, progress=progress)
     return record.publish(
         found,
         image_set,
         out,
         provenance=onnx_baseline_provenance(graph, image_set, options),
-        details={
-            "model": graph.details["model"],
-            "preprocess": stage.plain(how),
-            "library": f"onnxruntime {onnxruntime.__version__}",
-        },
+        details=BaselineDetails(
+            set=image_set.name,
+            classes=image_set.classes,
+            num_classes=found.num_classes,
+            model=graph.details.model,
+            preprocess=how,
+            library=f"onnxruntime {onnxruntime.__version__}",
+        ),
     )

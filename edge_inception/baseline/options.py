@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_inception import stage
-from edge_inception.artifact import Graph, Provenance, file_sha256
+from edge_inception.artifact import Graph, file_sha256
 from edge_inception.data.imageset import ImageSet
+from edge_inception.sidecar import Provenance
 from edge_inception.stage import Stage
 
 BASELINE = Stage(

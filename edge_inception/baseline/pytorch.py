@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import warnings
 from collections.abc import Mapping
@@ -12,16 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import structs
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_inception import stage
 from edge_inception.artifact import Baseline
 from edge_inception.baseline import record
 from edge_inception.baseline.options import BaselineOptions, baseline_provenance
 from edge_inception.checkpoints.load import load, num_classes_of
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError, unknown
+from edge_inception.sidecar import BaselineDetails
 from edge_inception.spec import Progress, no_progress
 
 __all__ = ["BaselineOptions", "TorchSession", "open_session", "record_baseline"]
@@ -166,7 +166,7 @@ def record_baseline(
         num_classes=options.num_classes,
         options=options.model_options,
     )
-    how = dataclasses.replace(loaded.preprocess, **options.preprocess)
+    how = structs.replace(loaded.preprocess, **options.preprocess)
     session = TorchSession(
         loaded.model,
         threads=options.threads,
@@ -187,10 +187,13 @@ def record_baseline(
         image_set,
         out,
         provenance=provenance,
-        details={
-            "model": options.model,
-            "checkpoint_family": loaded.family,
-            "checkpoint_notes": list(loaded.notes),
-            "preprocess": stage.plain(how),
-        },
+        details=BaselineDetails(
+            set=image_set.name,
+            classes=image_set.classes,
+            num_classes=answers.num_classes,
+            model=options.model,
+            preprocess=how,
+            checkpoint_family=loaded.family,
+            checkpoint_notes=tuple(loaded.notes),
+        ),
     )

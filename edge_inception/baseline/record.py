@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_inception import artifact
-from edge_inception.artifact import Baseline, Provenance
+from edge_inception.artifact import Baseline
 from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
+from edge_inception.sidecar import BaselineDetails, Provenance
 from edge_inception.spec import Preprocess, Progress
 
 UNLABELLED = -1
@@ -95,7 +96,7 @@ def publish(
     out: Path,
     *,
     provenance: Provenance,
-    details: Mapping[str, Any],
+    details: BaselineDetails,
 ) -> Baseline:
     """Write npz: logits float32 [N, columns], labels int64 [N], sha256 str [N] of the images."""
     arrays: dict[str, NDArray[Any]] = {
@@ -113,12 +114,7 @@ def publish(
             "labelled": int((found.labels != UNLABELLED).sum()),
             "left_out": image_set.num_left_out,
         },
-        details={
-            "set": image_set.name,
-            "classes": list(image_set.classes),
-            "num_classes": found.num_classes,
-            **details,
-        },
+        details=details,
     )
 
 

@@ -98,7 +98,7 @@ def record_golden(
     candidates = _spread(known, _CANDIDATES * count)
     arrays, validated = _answers(engine, candidates)
     exact = baseline.logits[[rows[item.sha256] for item in candidates]]
-    head = str(engine.details.get("head", "logits"))
+    head = engine.details.head_text
     chosen = _spread(_sure(validated, exact, head), count)
     return Golden(
         items=tuple(candidates[index] for index in chosen),
@@ -106,7 +106,7 @@ def record_golden(
         validated=validated[chosen],
         baseline=exact[chosen],
         tolerance=_tolerance(
-            exact[chosen], validated[chosen], head, str(engine.details["precision"])
+            exact[chosen], validated[chosen], head, engine.details.precision.value
         ),
     )
 
@@ -121,7 +121,7 @@ def _spread(values: list[Any], count: int) -> list[Any]:
 def _answers(
     engine: EngineFile, items: list[ImageItem]
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    how = images.preprocess_of(engine.details)
+    how = engine.details.preprocess
     with inference.open_engine(engine.path) as session:
         parts = [
             (batch.images, session.run(batch.images))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
 
 from edge_inception import registry
 from edge_inception.errors import InputError
+from edge_inception.sidecar import ModelDetails
 
 _DISTRIBUTION = "edge-inception"
 
 
-def licence_texts(details: Mapping[str, Any]) -> dict[str, str]:
+def licence_texts(details: ModelDetails) -> dict[str, str]:
     """File name -> text, for the folder ``licences`` of a bundle.
 
     Args:
-        details: Of a graph's sidecar: ``model`` and, unless imported, ``checkpoint_family``.
+        details: Of a graph's sidecar.
     """
     return {"edge-inception.txt": _own(), "checkpoint.txt": _checkpoint(details)}
 
@@ -33,9 +32,9 @@ def _own() -> str:
     return "edge-inception is under the Apache License 2.0.\n"
 
 
-def _checkpoint(details: Mapping[str, Any]) -> str:
+def _checkpoint(details: ModelDetails) -> str:
     """What the table of models says of those who published such weights; no legal advice."""
-    model, family = str(details["model"]), str(details.get("checkpoint_family", ""))
+    model, family = details.model, details.checkpoint_family
     lines = [
         f"The graphs hold the weights of a checkpoint of {model}.",
         "Its licence is that of whoever trained it; edge-inception does not know it.",
@@ -48,5 +47,5 @@ def _checkpoint(details: Mapping[str, Any]) -> str:
     if published:
         lines.append(f"Weights of this architecture that '{family}' published are under:")
         lines += [f"- {p.name}: {p.licence} ({p.url})" for p in published]
-    lines += [f"Told when it was loaded: {note}" for note in details.get("checkpoint_notes", ())]
+    lines += [f"Told when it was loaded: {note}" for note in details.checkpoint_notes or ()]
     return "\n".join(lines) + "\n"

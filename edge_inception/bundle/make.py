@@ -149,7 +149,7 @@ def _require_one_build(material: Material, options: BundleOptions) -> None:
     Raises:
         InputError: They do not.
     """
-    status = material.report.details.get("status")
+    status = material.report.details.status
     if status == "FAILED" and not options.keep_failed:
         raise InputError(
             f"{material.report.path} says FAILED: a bundle ships what was validated",
@@ -173,7 +173,7 @@ def _require_one_build(material: Material, options: BundleOptions) -> None:
         if engine.sha256 in judged
     }
     for graph in material.graphs:
-        if graph.details["typing"] != "implicit" and graph.sha256 not in proved:
+        if graph.details.typing != "implicit" and graph.sha256 not in proved:
             raise InputError(
                 f"no engine that {material.report.path} judged was compiled from {graph.path}",
                 hint=f"edge-inception build --target {options.target} judges all that it needs",
@@ -181,7 +181,7 @@ def _require_one_build(material: Material, options: BundleOptions) -> None:
 
 
 def _graph_file(graph: TypedGraph) -> str:
-    return f"graphs/{graph.details['typing']}.onnx"
+    return f"graphs/{graph.details.typing}.onnx"
 
 
 def _write_baseline(path: Path, arrays: BaselineArrays, most: int) -> None:
@@ -205,7 +205,7 @@ class _Content:
     def __init__(self, material: Material, options: BundleOptions, target: Target) -> None:
         self._material, self._options, self._target = material, options, target
         self._details = material.engine.details
-        self.name = options.name or str(self._details["model"])
+        self.name = options.name or self._details.model
         self._serving = serving_facts(
             material.graphs[0].details, target, name=self.name, dla_core=options.dla_core
         )
@@ -236,7 +236,7 @@ class _Content:
     def _texts(self, *, is_openvino: bool) -> dict[str, str]:
         texts = {f"licences/{k}": v for k, v in licence_texts(self._details).items()}
         texts |= {f"serving/{k}": v for k, v in serving.render_all(self._serving).items()}
-        labels = self._details.get("classes") or ()
+        labels = self._details.classes
         if labels:
             texts["labels.txt"] = "\n".join(labels) + "\n"
         if not is_openvino:
@@ -247,11 +247,12 @@ class _Content:
         names = ("typing", "precision", "float_rest", "input", "output", "input_shape", "profile")
         records = []
         for graph in self._material.graphs:
-            facts = {name: graph.details.get(name) for name in names}
-            if "float_layers" in graph.details:
-                facts["float_layers"] = graph.details["float_layers"]
-            is_dla = self._options.dla_core is not None and facts["typing"] == "strong"
-            bounds = _STRONG_DLA if is_dla else _BOUNDS[str(facts["typing"])]
+            found = stage.plain(graph.details)
+            facts = {name: found[name] for name in names}
+            if graph.details.float_layers:
+                facts["float_layers"] = list(graph.details.float_layers)
+            is_dla = self._options.dla_core is not None and graph.details.typing == "strong"
+            bounds = _STRONG_DLA if is_dla else _BOUNDS[graph.details.typing]
             records.append({"file": _graph_file(graph), "tensorrt": list(bounds), **facts})
         return records
 
@@ -259,7 +260,7 @@ class _Content:
         names = ("workspace_mib", "dla_core", "allow_gpu_fallback", "builder_optimization_level")
         choices = {name: getattr(self._options, name) for name in names}
         if self._target.backend == "openvino":
-            choices["float_precision"] = self._details["float_precision"]
+            choices["float_precision"] = self._details.float_precision
         return choices
 
     def manifest(self, folder: Path) -> dict[str, Any]:
@@ -280,11 +281,11 @@ class _Content:
             "name": self.name,
             "made_with": {"edge-inception": __version__}
             | {tool: stage.tool_version(tool) for tool in _TOOLS},
-            "model": details["model"],
-            "precision": details["precision"],
-            "head": str(details.get("head", "logits")),
-            "num_classes": int(details.get("num_classes", 0)),
-            "preprocess": details["preprocess"],
+            "model": details.model,
+            "precision": details.precision.value,
+            "head": details.head_text,
+            "num_classes": details.num_classes,
+            "preprocess": stage.plain(details.preprocess),
             "target": _target_record(self._target, self._options.tensorrt),
             "graphs": self._graph_records(),
             "build": self._choices(),

@@ -201,9 +201,11 @@ def terminal_of(flags: Mapping[str, Any]) -> Iterator[Terminal]:
 def say_made(terminal: Terminal, made: Artifact) -> None:
     """Notes and counts of a finished stage on stderr, its path on stdout."""
     from edge_inception.pipeline.runner import told
+    from edge_inception.sidecar import ModelDetails
 
-    for note in made.details.get("checkpoint_notes", ()):
-        terminal.note(f"checkpoint: {note}")
+    if isinstance(made.details, ModelDetails):
+        for note in made.details.checkpoint_notes or ():
+            terminal.note(f"checkpoint: {note}")
     terminal.note(told(made.counts))
     terminal.detail(told(made.counts, is_full=True))
     click.echo(f"{made.path}")

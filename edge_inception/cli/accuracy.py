@@ -76,16 +76,20 @@ def _same_preprocess(made: Sequence[Artifact]) -> Preprocess:
     Raises:
         InputError: They differ: one image would be two different inputs.
     """
-    from edge_inception.data.images import preprocess_of
     from edge_inception.errors import InputError
+    from edge_inception.sidecar import ModelDetails
 
-    first, second = (preprocess_of(one.details) for one in made)
-    if first != second:
+    first, second = (one.details for one in made)
+    if not isinstance(first, ModelDetails) or not isinstance(second, ModelDetails):
+        raise InputError(
+            f"{made[0].path} is a {made[0].kind}, which takes no images", hint="give two graphs"
+        )
+    if first.preprocess != second.preprocess:
         raise InputError(
             f"{made[0].path} and {made[1].path} take differently preprocessed images",
             hint="compare graphs of one export",
         )
-    return first
+    return first.preprocess
 
 
 def _json(made: Sequence[Artifact], found: Comparison, chosen: ImageSet) -> str:

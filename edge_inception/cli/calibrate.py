@@ -126,12 +126,11 @@ def _images(flags: Mapping[str, Any], terminal: Terminal) -> ImageSet:
 
 
 def _options(graph: SimplifiedGraph, flags: Mapping[str, Any]) -> CalibrateOptions:
-    from edge_inception.data.images import preprocess_of
     from edge_inception.pipeline import inputs
     from edge_inception.quant.options import WHOLE, CalibrateOptions
 
     return CalibrateOptions(
-        preprocess=preprocess_of(graph.details),
+        preprocess=graph.details.preprocess,
         calibrator=flags["calibrator"] or "mse",
         batch=flags["batch"],
         threads=inputs.require_threads(flags["threads"] or 0),

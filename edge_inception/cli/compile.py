@@ -90,6 +90,7 @@ def compile_graph(graph: Path, target: str, out: Path, **flags: Any) -> None:
     from edge_inception.artifact import TypedGraph
     from edge_inception.engines import _registry as backends
     from edge_inception.hardware import targets
+    from edge_inception.sidecar import PlanDetails
 
     with terminal_of(flags) as terminal:
         typed = artifact.load(TypedGraph, graph)
@@ -100,10 +101,10 @@ def compile_graph(graph: Path, target: str, out: Path, **flags: Any) -> None:
         backend = backends.backend(hardware.backend)
         with terminal.working("compile") as progress:
             made = backend.compile(typed, options, out, progress=progress)
-        for line in made.details.get("fallbacks", ()):
-            terminal.note(f"warning: {line}")
-        if "equivalent_command" in made.details:
-            terminal.detail(f"the same by NVIDIA's tool: {made.details['equivalent_command']}")
+        if isinstance(made.details, PlanDetails):
+            for line in made.details.fallbacks:
+                terminal.note(f"warning: {line}")
+            terminal.detail(f"the same by NVIDIA's tool: {made.details.equivalent_command}")
         say_made(terminal, made)
 
 
@@ -120,7 +121,6 @@ def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptio
     """Refuse before work starts what this device and its TensorRT cannot do."""
     from edge_inception.engines import tensorrt
     from edge_inception.hardware import feasibility
-    from edge_inception.spec import Precision
 
     if hardware.backend != tensorrt.BACKEND.name:
         return
@@ -130,14 +130,14 @@ def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptio
             hint="leave it out: each device compiles its own engine",
         )
     asked = feasibility.Request(
-        precision=Precision(typed.details["precision"]),
-        typing=typed.details["typing"],
+        precision=typed.details.precision,
+        typing=typed.details.typing,
         tensorrt=tensorrt.BACKEND.availability().version or None,
         dla=options.dla_core is not None,
         batch=options.profile.max,
         is_dynamic=options.profile.is_dynamic,
-        opset=typed.details.get("opset"),
-        element=str(typed.details["preprocess"].get("element", "float32")),
+        opset=typed.details.opset,
+        element=typed.details.preprocess.element,
     )
     feasibility.require(hardware, asked)
 
@@ -145,7 +145,6 @@ def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptio
 def _options(typed: TypedGraph, hardware: Target, flags: dict[str, Any]) -> CompileOptions:
     from edge_inception.engines._backend import TENSORRT_OPTIONS, CompileOptions
     from edge_inception.hardware import targets
-    from edge_inception.spec import ShapeProfile
 
     asked, same = flags["compute_capability"], ("float_precision", *TENSORRT_OPTIONS)
     capabilities = targets.compute_capabilities(hardware, asked)
@@ -155,7 +154,7 @@ def _options(typed: TypedGraph, hardware: Target, flags: dict[str, Any]) -> Comp
             hint="leave it out, or choose --target rtx",
         )
     return CompileOptions(
-        profile=ShapeProfile(**typed.details["profile"]),
+        profile=typed.details.profile,
         compute_capabilities=capabilities,
         workspace_mib=flags["workspace"],
         memory_pools=dict(_pool(text) for text in flags["mem_pool_size"]),

@@ -22,6 +22,7 @@ from edge_inception.errors import InputError
 if TYPE_CHECKING:
     from edge_inception.cli._terminal import Terminal
     from edge_inception.data.imageset import ImageSet
+    from edge_inception.sidecar import QatFigures
 
 _SHARED = ("epochs", "batch", "learning_rate", "seed", "device", "threads")
 _OF_A_MODEL = ("model", "option", "input_size", "crop_fraction", "interpolation", "start_size")
@@ -131,8 +132,10 @@ def _fine_tune(
     table = artifact.load(RangeTable, ranges)
     with stage.lock(flags["out"]), terminal.working("qat") as progress:
         trained, bound = fine_tune(graph, table, sets, options, flags["out"], progress=progress)
+    gained = trained.details.qat
+    assert gained is not None
     for when in ("float32", "before", "after"):
-        terminal.note(f"{when}: {_told(trained.details['qat'][when])}")
+        terminal.note(f"{when}: {_told(getattr(gained, when))}")
     click.echo(f"{trained.path}\n{bound.path}")
 
 
@@ -140,10 +143,10 @@ def _given(names_of: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, Any
     return {name: flags[name] for name in names_of if flags[name] is not None}
 
 
-def _told(figures: Mapping[str, float]) -> str:
+def _told(figures: QatFigures) -> str:
     """``top-1 83.2 %, 31.0 dB``; the float graph has no SQNR."""
-    sqnr = f", {figures['sqnr_db']:.1f} dB" if "sqnr_db" in figures else ""
-    return f"top-1 {100 * figures['accuracy']:.2f} %{sqnr}"
+    sqnr = "" if figures.sqnr_db is None else f", {figures.sqnr_db:.1f} dB"
+    return f"top-1 {100 * figures.accuracy:.2f} %{sqnr}"
 
 
 COMMANDS = (train,)

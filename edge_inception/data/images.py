@@ -5,7 +5,7 @@ What is read and what is refused by name stands there; here its refusals become 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,16 +108,3 @@ def batches(items: Sequence[ImageItem], how: Preprocess, batch: int) -> Iterator
 
 def _stack(group: tuple[ImageItem, ...], futures: list[Future[NDArray[Any]]]) -> Batch:
     return Batch(images=np.stack([future.result() for future in futures]), items=group)
-
-
-def preprocess_of(details: Mapping[str, Any]) -> Preprocess:
-    """The preprocessing a sidecar carries.
-
-    Raises:
-        InputError: The sidecar has none.
-    """
-    record = details.get("preprocess")
-    if not isinstance(record, Mapping):
-        raise InputError("the sidecar carries no preprocessing", hint="export the model again")
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-    return Preprocess(**fields)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from edge_inception.artifact import EngineFile, TypedGraph
 from edge_inception.errors import CompileFailed, InputError
-from edge_inception.spec import HEAD_OUTPUTS, Progress, ShapeProfile, no_progress
+from edge_inception.spec import HEAD_OUTPUTS, Precision, Progress, ShapeProfile, no_progress
 from edge_inception.stage import Stage
 
 if TYPE_CHECKING:
@@ -229,11 +229,6 @@ def compile_stage(name: str, distributions: tuple[str, ...]) -> Stage:
     )
 
 
-def num_classes(engine: EngineFile) -> int:
-    """Classes of an engine's answer as its sidecar tells it; 0 where it tells none."""
-    return int(engine.details.get("num_classes", 0))
-
-
 def usable_threads() -> int:
     """Cores that this process may use: what ``SessionOptions.threads`` 0 stands for."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -252,13 +247,18 @@ def check_typed(typed: TypedGraph) -> None:
         )
 
 
+def is_int8_by_cache(typed: TypedGraph) -> bool:
+    """Whether the calibration cache beside a graph holds its scales, and the graph none."""
+    return typed.details.typing == "implicit" and typed.details.precision is Precision.INT8
+
+
 def check_explicit(typed: TypedGraph, *, library: str) -> None:
     """Refuse a graph whose int8 is outside of it, for a library that does not read the cache.
 
     Raises:
         InputError: It is implicit int8, and would run as float32.
     """
-    if typed.details.get("typing") == "implicit" and typed.details.get("precision") == "int8":
+    if is_int8_by_cache(typed):
         raise InputError(
             f"{typed.path} is int8 by its calibration cache, which {library} does not read",
             hint="quantize --typing strong for this target",
@@ -305,7 +305,7 @@ def check_int8(typed: TypedGraph, num_int8: int, *, library: str, hint: str) -> 
     Raises:
         CompileFailed: It is one; the library fell back to float.
     """
-    if typed.details.get("precision") == "int8" and not num_int8:
+    if typed.details.precision is Precision.INT8 and not num_int8:
         raise CompileFailed(
             f"{typed.path} is int8, but {library} computes no convolution of it in int8", hint=hint
         )
@@ -315,9 +315,9 @@ def check_tied(engine: EngineFile, here: Mapping[str, str]) -> None:
     """Refuse an engine that was compiled for something else than ``here`` (``tied_to()``).
 
     Raises:
-        InputError: The sidecar names no ties, or one of them differs.
+        InputError: One of its ties differs.
     """
-    there: Mapping[str, str] = engine.details.get("tied_to", {})
+    there = engine.details.tied_to
     for what in sorted(there.keys() | here.keys()):
         made_for, have = there.get(what, "not recorded"), here.get(what, "absent")
         if made_for != have:

@@ -7,7 +7,6 @@ hardware.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from edge_inception.artifact import CalibrationCache, EngineFile, TypedGraph
 from edge_inception.engines import _backend, _cuda, _inspection, _nvinfer, _trtexec
 from edge_inception.engines._backend import Availability, CompileOptions
 from edge_inception.errors import BackendMissing, CompileFailed, InputError, unknown
-from edge_inception.spec import INPUT_NAME, Progress, no_progress
+from edge_inception.sidecar import PlanDetails
+from edge_inception.spec import INPUT_NAME, Precision, Progress, no_progress
 
 _RTX_SPELLING = (10, 13)  # the tensorrt_rtx tool shares trtexec's flags of that time
 
@@ -143,26 +143,25 @@ def compile_graph(
         ),
         counts={"layers": sum(sum(n.values()) for n in layers["layers"].values())}
         | {key: layers[key] for key in ("int8_layers", "reformat_layers", "total_weight_bytes")},
-        details={
-            **typed.details,
-            **layers,
-            "float_kernels": len(layers["float_kernels"]),
-            "layers_from": built.source,
-            "weights_memory_bytes": built.weights_memory_bytes,
-            "backend": vendor.name,
-            "tied_to": dict(tied_to(vendor)),
-            "float_precision": "f32",
-            "compute_capabilities": list(options.compute_capabilities) or "library default",
-            "dla_core": options.dla_core,
-            "version_compatible": options.version_compatible,
-            "hardware_compatible": options.hardware_compatibility,
-            "strip_weights": options.strip_weights,
-            "graph": typed.path.name,
-            "batch": dataclasses.asdict(options.profile),
-            "equivalent_command": equivalent_command(vendor, typed, settings, path),
-            "fallbacks": notes,
-            "warnings": built.warnings,
-        },
+        details=PlanDetails.of(
+            typed.details,
+            **{**layers, "float_kernels": len(layers["float_kernels"])},
+            layers_from=built.source,
+            weights_memory_bytes=built.weights_memory_bytes,
+            backend=vendor.name,
+            tied_to=tied_to(vendor),
+            float_precision="f32",
+            compute_capabilities=options.compute_capabilities or "library default",
+            dla_core=options.dla_core,
+            version_compatible=options.version_compatible,
+            hardware_compatible=options.hardware_compatibility,
+            strip_weights=options.strip_weights,
+            graph=typed.path.name,
+            batch=options.profile,
+            equivalent_command=equivalent_command(vendor, typed, settings, path),
+            fallbacks=notes,
+            warnings=built.warnings,
+        ),
     )
 
 
@@ -186,9 +185,9 @@ def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, 
     """What was asked for and did not become so, for people; a DLA core hides its layers."""
     if options.dla_core is not None:
         return on_dla(layers)
-    if typed.details.get("precision") != "int8":
+    if typed.details.precision is not Precision.INT8:
         return []
-    return _inspection.fallbacks(layers, typed.details.get("float_layers", ()))
+    return _inspection.fallbacks(layers, typed.details.float_layers)
 
 
 def on_dla(described: Mapping[str, Any]) -> list[str]:
@@ -223,9 +222,9 @@ def build_settings(
         workspace_mib=options.workspace_mib,
         compute_capabilities=options.compute_capabilities,
         # TensorRT-RTX types every network strongly; the weak spelling is a legal graph there too.
-        typing=details.get("typing", "strong") if vendor.needs_gpu_to_compile else "strong",
-        precision=details.get("precision", "fp32"),
-        float_rest=details.get("float_rest", "fp32"),
+        typing=details.typing if vendor.needs_gpu_to_compile else "strong",
+        precision=details.precision.value,
+        float_rest=details.float_rest,
         calibration_cache=_text(options.calibration_cache),
         dla_core=options.dla_core,
         allow_gpu_fallback=options.allow_gpu_fallback,
@@ -251,7 +250,7 @@ def equivalent_command(
     """The same build by NVIDIA's own tool, in the spelling of the version that is installed."""
     shape = None
     if _static_batch(typed) is None:
-        shape = (INPUT_NAME, typed.details["input_shape"][1:])
+        shape = (INPUT_NAME, typed.details.input_shape[1:])
     if vendor.tool != "trtexec":  # TensorRT-RTX: one release so far, and no choice of typing
         settings = settings._replace(typing="weak", precision="fp32")
         _, *words = _trtexec.command(_RTX_SPELLING, settings, str(typed.path), str(path), shape)
@@ -264,15 +263,11 @@ def equivalent_command(
 
 def _static_batch(typed: TypedGraph) -> int | None:
     """Batch of the graph as its sidecar tells it; None is dynamic."""
-    batch = typed.details["input_shape"][0]
+    batch = typed.details.input_shape[0]
     return batch if isinstance(batch, int) and batch > 0 else None
 
 
 def _check_options(vendor: Vendor, trt: Any, typed: TypedGraph, options: CompileOptions) -> None:
-    if "input_shape" not in typed.details:
-        raise InputError(
-            f"the sidecar of {typed.path} records no input_shape", hint="run quantize again"
-        )
     _backend.check_profile(typed, _static_batch(typed), options.profile)
     _backend.refuse_options(vendor.name, options, vendor.honours | {"float_precision"})
     _check_cache(typed, options)
@@ -307,7 +302,7 @@ def _check_names(trt: Any, options: CompileOptions) -> None:
 def _check_cache(typed: TypedGraph, options: CompileOptions) -> None:
     """Refuse an implicit int8 graph without its calibration cache, and a cache that is not read."""
     path = options.calibration_cache
-    is_read = (typed.details.get("typing"), typed.details.get("precision")) == ("implicit", "int8")
+    is_read = _backend.is_int8_by_cache(typed)
     if is_read and path is None:
         raise InputError(
             f"{typed.path} is int8 by its calibration cache, and none was given",

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from edge_inception import stage
 from edge_inception.artifact import EngineFile
 from edge_inception.engines import _backend, _cuda, _nvidia, _nvinfer, _plan, _refit
 from edge_inception.engines._backend import Session, SessionOptions, Takes
 from edge_inception.engines._nvidia import Vendor
 from edge_inception.errors import BackendMissing, InputError
-from edge_inception.spec import ShapeProfile
+from edge_inception.sidecar import PlanDetails
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_PORTABILITY = ("precision", "dla_core", "version_compatible", "hardware_compatible")
 
 
 class _PlanSession(_backend.Closing):
@@ -27,9 +26,10 @@ class _PlanSession(_backend.Closing):
     def __init__(self, runner: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
         self._info = info
         self._runner = runner
-        self._num_classes = _backend.num_classes(engine)
-        shape = tuple(engine.details["input_shape"][1:])
+        self._num_classes = engine.details.num_classes
+        shape = engine.details.input_shape[1:]
         self._takes = Takes(element=runner.input_element, shape=shape)
+        self._profile = engine.details.batch
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -50,7 +50,7 @@ class _PlanSession(_backend.Closing):
                 self._infer,
                 images,
                 takes=self._takes,
-                profile=ShapeProfile(**self._info["batch"]),
+                profile=self._profile,
             )
         except (_nvinfer.VendorError, _cuda.CudaError) as error:
             raise InputError(f"the engine failed to run: {error}") from error
@@ -68,16 +68,16 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
         BackendMissing: The library, a way to CUDA, or an NVIDIA driver is absent.
         InputError: The engine is damaged, or belongs to another version or GPU.
     """
-    plan = engine.path.read_bytes()
+    plan, details = engine.path.read_bytes(), plan_details(engine)
     preflight(vendor, engine, plan, installed_version(vendor))
     trt = _nvidia.library(vendor)
     _nvidia.require_driver(vendor, f"{engine.path} was compiled, and is not executed here")
     prepare = None
-    if engine.details.get("strip_weights"):
-        graph = _refit.graph_of(engine)
+    if details.strip_weights:
+        graph = _refit.graph_of(engine, details.graph)
         prepare = partial(_refit.refit, trt, graph=graph)
-    is_trusted = bool(engine.details.get("version_compatible"))  # its sha256 was just compared
-    if is_trusted or engine.details.get("hardware_compatible"):
+    is_trusted = details.version_compatible  # its sha256 was just compared
+    if is_trusted or details.hardware_compatible:
         preflight(vendor, engine, plan, str(trt.__version__))
     else:
         _backend.check_tied(engine, _nvidia.tied_to(vendor))
@@ -85,7 +85,7 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
         runner = _nvinfer.PlanRunner(
             trt,
             plan,
-            dla_core=engine.details.get("dla_core"),
+            dla_core=details.dla_core,
             is_trusted=is_trusted,
             wants_graph=options.cuda_graph,
             prepare=prepare,
@@ -99,14 +99,22 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
             f"{vendor.title} cannot load {engine.path}: {error}",
             hint="compile it again on this machine: edge-inception compile, or build --force",
         ) from error
-    keys = ("layers", "int8_layers", "float_precision", "batch")
     info = {
         "backend": vendor.name,
         "library": dict(_nvidia.tied_to(vendor)),
         "gpu": _cuda.gpu_name(),
-        **{key: engine.details[key] for key in keys},
+        "layers": details.layers,
+        "int8_layers": details.int8_layers,
+        "float_precision": details.float_precision,
+        "batch": stage.plain(details.batch),
     }
     return _PlanSession(runner, info, engine)
+
+
+def plan_details(engine: EngineFile) -> PlanDetails:
+    """What the sidecar of an engine tells that a backend of NVIDIA is asked to open."""
+    assert isinstance(engine.details, PlanDetails), engine.details.backend
+    return engine.details
 
 
 def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | None) -> None:
@@ -118,7 +126,7 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | No
         InputError: It is another library's plan, was changed since it was compiled, or was
             compiled for another TensorRT, GPU or DLA core than are here.
     """
-    ties = engine.details.get("tied_to", {})
+    details = plan_details(engine)
     if _plan.read_header(plan).kind != vendor.name:
         wanted = " or ".join(magic for magic, kind in _plan.MAGIC.items() if kind == vendor.name)
         raise InputError(
@@ -127,11 +135,14 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | No
             hint="compile it again: edge-inception compile, or build --force",
         )
     sidecar = {
-        **{key: engine.details.get(key) for key in _PORTABILITY},
+        "precision": details.precision.value,
+        "dla_core": details.dla_core,
+        "version_compatible": details.version_compatible,
+        "hardware_compatible": details.hardware_compatible,
         "sha256": engine.sha256,
-        "tensorrt": ties.get("tensorrt"),
-        "sm": ties.get("sm"),
-        "device": ties.get("gpu"),
+        "tensorrt": details.tied_to.get("tensorrt"),
+        "sm": details.tied_to.get("sm"),
+        "device": details.tied_to.get("gpu"),
     }
     here = {
         "tensorrt": version if vendor.needs_gpu_to_compile else None,

@@ -20,17 +20,16 @@ if TYPE_CHECKING:
     from edge_inception.engines._library import Engine, Library
 
 
-def graph_of(engine: EngineFile) -> Path:
-    """The typed graph with the weights of a stripped plan: it lies beside it, unchanged.
+def graph_of(engine: EngineFile, name: str) -> Path:
+    """The typed graph ``name`` with the weights of a stripped plan: it lies beside it, unchanged.
 
     Raises:
         InputError: It does not.
     """
-    name, sha256 = engine.details.get("graph", ""), engine.provenance.parents.get("typed graph")
-    path = engine.path.with_name(name) if name else engine.path
-    if not name or not path.is_file() or artifact.file_sha256(path) != sha256:
+    sha256, path = engine.provenance.parents.get("typed graph"), engine.path.with_name(name)
+    if not path.is_file() or artifact.file_sha256(path) != sha256:
         raise InputError(
-            f"{engine.path} was compiled without its weights, and {name or 'its graph'} with "
+            f"{engine.path} was compiled without its weights, and {name} with "
             f"sha256 {str(sha256)[:12]} is not beside it",
             hint="copy the typed graph that it was compiled from there, or compile without "
             "--strip-weights",

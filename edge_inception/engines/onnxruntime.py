@@ -24,7 +24,8 @@ from edge_inception.engines._backend import (
     Takes,
 )
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
-from edge_inception.spec import Progress, ShapeProfile, no_progress
+from edge_inception.sidecar import EngineDetails
+from edge_inception.spec import Progress, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,13 +114,13 @@ def _compile(
         path,
         lambda temporary: _copy(typed.path, temporary),
         provenance=stage.provenance(BACKEND.stage, parents={"typed graph": typed}, options=options),
-        details={
-            **typed.details,
-            "backend": _NAME,
-            "tied_to": dict(tied_to()),
-            "float_precision": "f32",
-            "batch": {"min": profile.min, "opt": profile.opt, "max": profile.max},
-        },
+        details=EngineDetails.of(
+            typed.details,
+            backend=_NAME,
+            tied_to=tied_to(),
+            float_precision="f32",
+            batch=profile,
+        ),
     )
 
 
@@ -133,8 +134,8 @@ class _OnnxRuntimeSession(_backend.Closing):
     def __init__(self, session: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
         self.info = info
         self._session = session
-        self._profile = ShapeProfile(**engine.details["batch"])
-        self._num_classes = _backend.num_classes(engine)
+        self._profile = engine.details.batch
+        self._num_classes = engine.details.num_classes
         entry = session.get_inputs()[0]
         self._input = entry.name
         self._outputs = [output.name for output in session.get_outputs()]

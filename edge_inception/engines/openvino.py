@@ -24,7 +24,8 @@ from edge_inception.engines._backend import (
     Takes,
 )
 from edge_inception.errors import BackendMissing, CompileFailed, InputError, unknown
-from edge_inception.spec import Progress, ShapeProfile, no_progress
+from edge_inception.sidecar import BlobDetails
+from edge_inception.spec import Progress, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,17 +97,17 @@ def _compile(
         library="OpenVINO",
         hint="use --precision fp32 on this CPU",
     )
-    details = {
-        **typed.details,
+    details = BlobDetails.of(
+        typed.details,
         **made.layers,
-        "unsigned_activations": made.respelled.unsigned,
-        "split_activations": made.respelled.split,
-        "float_activations": made.respelled.floating,
-        "backend": _NAME,
-        "tied_to": dict(tied_to()),
-        "float_precision": made.settings["float_precision"],
-        "batch": {"min": profile.min, "opt": profile.opt, "max": profile.max},
-    }
+        unsigned_activations=made.respelled.unsigned,
+        split_activations=made.respelled.split,
+        float_activations=made.respelled.floating,
+        backend=_NAME,
+        tied_to=tied_to(),
+        float_precision=made.settings["float_precision"],
+        batch=profile,
+    )
     return artifact.publish(
         EngineFile,
         path,
@@ -123,8 +124,8 @@ class _OpenVinoSession(_backend.Closing):
     def __init__(self, runner: _openvino.BlobRunner, engine: EngineFile) -> None:
         self.info: Mapping[str, Any] = runner.info
         self._runner = runner
-        self._profile = ShapeProfile(**engine.details["batch"])
-        self._num_classes = _backend.num_classes(engine)
+        self._profile = engine.details.batch
+        self._num_classes = engine.details.num_classes
         self._takes = Takes(element=runner.element, shape=runner.shape)
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
@@ -152,7 +153,7 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
         runner = _openvino.BlobRunner(
             engine.path.read_bytes(),
             name=str(engine.path),
-            precision=_require_known(str(engine.details["float_precision"])),
+            precision=_require_known(engine.details.float_precision),
             threads=options.threads or _backend.usable_threads(),
         )
     return _OpenVinoSession(runner, engine)
@@ -173,7 +174,7 @@ def _layer_times(
             engine.path.read_bytes(),
             batches,
             name=str(engine.path),
-            precision=_require_known(str(engine.details["float_precision"])),
+            precision=_require_known(engine.details.float_precision),
             threads=options.threads or _backend.usable_threads(),
         )
     return tuple(LayerTime(**one._asdict()) for one in found)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
-from edge_inception import artifact, stage
+from msgspec.structs import replace
+
+from edge_inception import artifact
 from edge_inception.artifact import Graph
-from edge_inception.data.images import preprocess_of
 from edge_inception.export import interface
 from edge_inception.export.options import EndsOptions, ends_provenance
 from edge_inception.graph import check
@@ -26,9 +26,9 @@ def give_ends(graph: Graph, options: EndsOptions, out: Path) -> Graph:
         InputError: The head does not fit the classes.
     """
     model = check.load_graph(graph.path)
-    plain = preprocess_of(graph.details)
-    how = replace(plain, element=options.element, layout=options.layout)
-    interface.require_k(options.head, int(graph.details["num_classes"]))
+    facts = graph.details
+    how = replace(facts.preprocess, element=options.element, layout=options.layout)
+    interface.require_k(options.head, facts.num_classes)
     interface.add_ends(model, how, options.head)
     content: bytes = model.SerializeToString(deterministic=True)
     return artifact.publish(
@@ -37,11 +37,11 @@ def give_ends(graph: Graph, options: EndsOptions, out: Path) -> Graph:
         content,
         provenance=ends_provenance(graph, options),
         counts=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
-        details={
-            **graph.details,
-            "preprocess": stage.plain(how),
-            "head": str(options.head),
-            "output": options.head.outputs[0],
-            "input_shape": [graph.details["input_shape"][0], *how.image_shape],
-        },
+        details=replace(
+            facts,
+            preprocess=how,
+            head_text=str(options.head),
+            output=options.head.outputs[0],
+            input_shape=(facts.input_shape[0], *how.image_shape),
+        ),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import warnings
 from collections import Counter
@@ -16,16 +15,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from msgspec import structs
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_inception import artifact, stage
+from edge_inception import artifact
 from edge_inception._version import __version__
 from edge_inception.artifact import Graph
 from edge_inception.checkpoints.load import Loaded, load, num_classes_of
 from edge_inception.errors import InputError
 from edge_inception.export import interface
 from edge_inception.export.options import ExportOptions, export_provenance
+from edge_inception.sidecar import GraphDetails
 from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, Head, ShapeProfile
 
 __all__ = ["OPSET", "ExportOptions", "export"]
@@ -68,7 +69,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         num_classes=options.num_classes,
         options=options.model_options,
     )
-    how = dataclasses.replace(loaded.preprocess, **options.preprocess)
+    how = structs.replace(loaded.preprocess, **options.preprocess)
     pixels = _Pixels(size=how.input_size, profile=options.profile)
     head = _head(loaded, options)
     num_classes = 0 if head.kind == "embedding" else num_classes_of(loaded.model)
@@ -92,23 +93,23 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         content,
         provenance=provenance,
         counts=dict(sorted(Counter(node.op_type for node in exported.graph.node).items())),
-        details={
-            "model": options.model,
-            "model_options": dict(loaded.options),
-            "checkpoint_family": loaded.family,
-            "checkpoint_notes": notes,
-            "num_classes": num_classes,
-            "classes": list(classes),
-            "preprocess": stage.plain(how),
-            "profile": stage.plain(options.profile),
-            "head": str(head),
-            "input": INPUT_NAME,
-            "output": head.outputs[0],
-            "input_shape": [pixels.batch, *how.image_shape],
-            "opset": OPSET,
-            "checkpoint_types": dict(loaded.stored),
-            "error_of_pytorchs": share,
-        },
+        details=GraphDetails(
+            model=options.model,
+            model_options=loaded.options,
+            checkpoint_family=loaded.family,
+            checkpoint_notes=tuple(notes),
+            num_classes=num_classes,
+            classes=classes,
+            preprocess=how,
+            profile=options.profile,
+            head_text=str(head),
+            input=INPUT_NAME,
+            output=head.outputs[0],
+            input_shape=(pixels.batch, *how.image_shape),
+            opset=OPSET,
+            checkpoint_types=loaded.stored,
+            error_of_pytorchs=share,
+        ),
     )
 
 

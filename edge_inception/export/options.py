@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_inception import stage
-from edge_inception.artifact import Graph, Provenance, file_sha256
+from edge_inception.artifact import Graph, file_sha256
+from edge_inception.sidecar import Provenance
 from edge_inception.spec import Head, ShapeProfile
 from edge_inception.stage import Stage
 

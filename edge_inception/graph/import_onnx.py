@@ -13,13 +13,14 @@ from onnx import helper, inliner, version_converter
 from onnx.external_data_helper import uses_external_data
 
 from edge_inception import artifact, stage
-from edge_inception.artifact import Graph, Provenance, file_sha256
+from edge_inception.artifact import Graph, file_sha256
 from edge_inception.errors import InputError
 from edge_inception.graph import check, parity, support_checks
 from edge_inception.graph.batch import FREE, set_batch
 from edge_inception.graph.check import shape_of
 from edge_inception.graph.float32 import to_float32
 from edge_inception.graph.options import IMPORT, ImportOptions
+from edge_inception.sidecar import GraphDetails, Provenance
 from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, Head, Preprocess
 
 __all__ = ["ImportOptions", "import_graph", "import_provenance"]
@@ -87,22 +88,22 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
         content,
         provenance=provenance,
         counts=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
-        details={
-            "model": source.stem,
-            "model_options": {},
-            "num_classes": num_classes,
-            "classes": list(options.classes),
-            "preprocess": stage.plain(how),
-            "profile": stage.plain(options.profile),
-            "input": INPUT_NAME,
-            "output": OUTPUT_NAME,
-            "input_shape": [batch, 3, *how.input_size],
-            "opset": support_checks.opset_of(model),
-            "source_opset": opset,
-            "head": str(Head()),
-            "cut_head": "softmax" if is_cut else "",
-            "checkpoint_notes": notes,
-        },
+        details=GraphDetails(
+            model=source.stem,
+            model_options={},
+            num_classes=num_classes,
+            classes=options.classes,
+            preprocess=how,
+            profile=options.profile,
+            input=INPUT_NAME,
+            output=OUTPUT_NAME,
+            input_shape=(batch, 3, *how.input_size),
+            opset=support_checks.opset_of(model),
+            source_opset=opset,
+            head_text=str(Head()),
+            cut_head="softmax" if is_cut else "",
+            checkpoint_notes=tuple(notes),
+        ),
     )
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_inception import stage
-from edge_inception.artifact import Graph, Provenance
+from edge_inception.artifact import Graph
+from edge_inception.sidecar import Provenance
 from edge_inception.spec import ShapeProfile
 from edge_inception.stage import Stage
 

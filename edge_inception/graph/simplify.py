@@ -29,6 +29,7 @@ from edge_inception.graph.passes import (
     sum_to_add,
 )
 from edge_inception.graph.passes._contract import run_passes
+from edge_inception.sidecar import SimplifiedDetails
 
 __all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
 
@@ -89,12 +90,9 @@ def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGra
             "num_nodes": sum(after.values()),
             **after,
         },
-        details={
-            **graph.details,
-            "opset": OPSET,
-            "nodes_before": before,
-            "simplify_difference": difference,
-        },
+        details=SimplifiedDetails.of(
+            graph.details, opset=OPSET, nodes_before=before, simplify_difference=difference
+        ),
     )
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inception import artifact
+from edge_inception import artifact, stage
 from edge_inception.artifact import EngineFile
 from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet
 from edge_inception.engines import _registry as backends
 from edge_inception.errors import BackendMissing, InputError
 from edge_inception.latency.measure import Contender
+from edge_inception.sidecar import PlanDetails
 from edge_inception.spec import Preprocess
 
 _NUM_IMAGES = 16
@@ -50,18 +51,17 @@ def prepare_engine(
         BackendMissing: Its library cannot execute here.
     """
     engine = artifact.load(EngineFile, path)
-    details = engine.details
-    backend = backends.backend(str(details["backend"]))
+    backend = backends.backend(engine.details.backend)
     available = backend.availability()
     if not available.can_execute:
         raise BackendMissing(
             f"{path} is an engine of {backend.name}, which cannot run here: {available.why_not}",
             hint=available.remedy or "bench it on the machine it was compiled for",
         )
-    profile = details["batch"]
-    if not profile["min"] <= batch <= profile["max"]:
+    profile = engine.details.batch
+    if not profile.min <= batch <= profile.max:
         raise InputError(
-            f"{path} takes batches of {profile['min']} to {profile['max']}, asked for {batch}",
+            f"{path} takes batches of {profile.min} to {profile.max}, asked for {batch}",
             hint="--batch, or build with --dynamic-batch MIN:OPT:MAX",
         )
     fed = folder / f"{engine.sha256[:12]}.npy"
@@ -82,7 +82,7 @@ def prepare_engine(
 def _write(
     path: Path, engine: EngineFile, batch: int, image_set: ImageSet | None
 ) -> dict[str, Any]:
-    how = images.preprocess_of(engine.details)
+    how = engine.details.preprocess
     count = max(_NUM_IMAGES, batch)
     if image_set is None:
         random = np.random.default_rng(_SEED)
@@ -117,13 +117,13 @@ def _facts(engine: EngineFile, path: Path) -> dict[str, Any]:
         "path": str(path),
         "sha256": engine.sha256,
         "bytes": path.stat().st_size,
-        "backend": details["backend"],
-        "precision": details.get("precision"),
-        "float_precision": details.get("float_precision"),
-        "typed": details.get("typing"),
-        "batch": details["batch"],
-        "dla_core": details.get("dla_core"),
-        "tied_to": dict(details.get("tied_to", {})),
+        "backend": details.backend,
+        "precision": details.precision.value,
+        "float_precision": details.float_precision,
+        "typed": details.typing,
+        "batch": stage.plain(details.batch),
+        "dla_core": details.dla_core if isinstance(details, PlanDetails) else None,
+        "tied_to": dict(details.tied_to),
         "graph_sha256": engine.provenance.parents.get("typed graph"),
-        "model": {"name": details.get("model"), "input": details.get("input_shape")},
+        "model": {"name": details.model, "input": list(details.input_shape)},
     }

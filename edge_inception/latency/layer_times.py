@@ -31,7 +31,7 @@ def layer_times(arm: EngineUnderTest, protocol: Protocol) -> list[dict[str, Any]
         InputError: The engine's library does not tell, or the engine cannot be opened.
         BackendMissing: Its library is not installed.
     """
-    backend = backends.backend(str(arm.engine.details["backend"]))
+    backend = backends.backend(arm.engine.details.backend)
     if backend.layer_times is None:
         raise InputError(
             f"{arm.engine.path} is an engine of {backend.name}, which is not asked for the time "

@@ -26,6 +26,7 @@ from edge_inception.spec import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     CheckpointFamily,
+    Interpolation,
     ModelSpec,
     Preprocess,
     PublishedCheckpoint,
@@ -73,7 +74,7 @@ def _describe(
 _SIZE = (224, 224)
 
 
-def _pixels(crop_fraction: float, interpolation: str) -> Preprocess:
+def _pixels(crop_fraction: float, interpolation: Interpolation) -> Preprocess:
     return Preprocess(
         input_size=_SIZE,
         crop_fraction=crop_fraction,

@@ -24,7 +24,6 @@ from edge_inception.bundle.make import BundleOptions
 from edge_inception.data import imageset
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import EdgeInceptionError, InputError
-from edge_inception.inference import head_of
 from edge_inception.pipeline import devices, inputs, outputs
 from edge_inception.pipeline.listener import Listener, Silent
 from edge_inception.pipeline.runner import Runner, WouldRun
@@ -117,7 +116,7 @@ class _Build:
         asked, shipped = shipped, _chosen(shipped, record)
         if status == "FAILED" and not keep_failed:
             self._withhold(asked, "gate failed")
-            if advice := _advice(self._recipe, head_of(asked[0].details), record):
+            if advice := _advice(self._recipe, asked[0].details.head, record):
                 self._listener.note(advice)
             shipped = []
         elif not keep_failed and (lost := _failed(asked, record)):
@@ -132,7 +131,7 @@ class _Build:
         """Checkpoint to report; the second value is the engines of the asked precision."""
         steps, precision = self._steps, self._recipe.precision
         graph, plain = steps.source()
-        require_gates(self._recipe.gates, head_of(graph.details), self._recipe.model)
+        require_gates(self._recipe.gates, graph.details.head, self._recipe.model)
         simplified = steps.simplify(graph)
         baseline = steps.baseline(plain)
         typed = {Precision.FP32: steps.quantize(simplified, None, Precision.FP32)}

@@ -8,10 +8,8 @@ import os
 from edge_inception import stage
 from edge_inception.artifact import EngineFile
 from edge_inception.data import imageset
-from edge_inception.data.images import preprocess_of
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
-from edge_inception.inference import head_of
 from edge_inception.pipeline.listener import Listener
 from edge_inception.recipe.reader import Recipe, Source
 from edge_inception.spec import Gates
@@ -61,13 +59,13 @@ def validate_options(
     """Options of validate for this recipe; says which gates are used when it has none."""
     gates = recipe.gates
     if gates == Gates():
-        has_labels = images.is_labelled and head_of(engine.details).kind != "embedding"
+        has_labels = images.is_labelled and engine.details.head.kind != "embedding"
         gates = LABELLED_GATES if has_labels else UNLABELLED_GATES
         named = ", ".join(f"{k} {v}" for k, v in stage.plain(gates).items() if v is not None)
         listener.note(f"no gate given; using {named}")
     return ValidateOptions(
         model=recipe.model,
-        preprocess=preprocess_of(engine.details),
+        preprocess=engine.details.preprocess,
         gates=gates,
         threads=recipe.threads,
         batch=recipe.profile.opt,
@@ -104,9 +102,9 @@ def entry_of(engine: EngineFile) -> EngineEntry:
     details = engine.details
     return EngineEntry(
         engine=engine,
-        target=str(details["backend"]),
-        precision=str(details["precision"]),
-        float_precision=str(details.get("float_precision", "f32")),
+        target=details.backend,
+        precision=details.precision.value,
+        float_precision=details.float_precision,
         is_subject=True,
     )
 

@@ -26,7 +26,6 @@ from edge_inception.graph.check import load_graph
 from edge_inception.graph.statistics import statistics
 from edge_inception.hardware import feasibility
 from edge_inception.pipeline.devices import Device
-from edge_inception.spec import Precision
 
 REPORT = "report.json"
 
@@ -45,7 +44,7 @@ def material(folder: Path, device: Device, images: ImageSet) -> Material:
     """
     report = artifact.load(Report, folder / REPORT)
     engines = _judged(folder, report)
-    precision = str(engines[0].details["precision"])
+    precision = engines[0].details.precision.value
     graphs = tuple(_graph(folder, precision, typing, device) for typing in device.typings)
     _require_possible(device, graphs[0])
     return Material(
@@ -94,14 +93,14 @@ def _require_possible(device: Device, graph: TypedGraph) -> None:
     Raises:
         InputError: A version of ``device`` cannot take it.
     """
-    precision, batch = Precision(graph.details["precision"]), int(graph.details["profile"]["max"])
+    precision, batch = graph.details.precision, graph.details.profile.max
     found = statistics(load_graph(graph.path), batch=batch)
     for version in device.tensorrt or (None,):
         asked = feasibility.Request(
             precision=precision,
             tensorrt=version,
             batch=batch,
-            element=str(graph.details["preprocess"].get("element", "float32")),
+            element=graph.details.preprocess.element,
             memory=roofline.memory_need(found, precision),
         )
         feasibility.require(device.target, asked)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edge_inception import stage
-from edge_inception.artifact import Artifact, Provenance
+from edge_inception.artifact import Artifact
 from edge_inception.pipeline.listener import Listener
+from edge_inception.sidecar import Provenance
 from edge_inception.spec import Progress
 
 A = TypeVar("A", bound=Artifact)

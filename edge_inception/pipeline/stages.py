@@ -29,7 +29,6 @@ from edge_inception.baseline.options import (
     baseline_provenance,
     onnx_baseline_provenance,
 )
-from edge_inception.data.images import preprocess_of
 from edge_inception.data.imageset import ImageSet
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
@@ -57,6 +56,7 @@ from edge_inception.quant.options import (
 )
 from edge_inception.recipe.reader import Recipe
 from edge_inception.search.options import SearchOptions, search_provenance
+from edge_inception.sidecar import PlanDetails
 from edge_inception.spec import Precision, Progress
 from edge_inception.validate import gate
 from edge_inception.validate.options import EngineEntry, validate_provenance
@@ -132,7 +132,7 @@ class Steps:
 
         expected = import_provenance(recipe.checkpoint, choices)
         graph = self._runner.step("import", Graph, path, expected, run)
-        for note in graph.details["checkpoint_notes"]:
+        for note in graph.details.checkpoint_notes or ():
             self._runner.listener.note(f"import: {note}")
         return graph
 
@@ -169,7 +169,7 @@ class Steps:
 
         expected = export_provenance(recipe.checkpoint, choices)
         graph = self._runner.step("export", Graph, path, expected, run)
-        for note in graph.details["checkpoint_notes"]:
+        for note in graph.details.checkpoint_notes or ():
             self._runner.listener.note(f"checkpoint: {note}")
         return graph
 
@@ -229,7 +229,7 @@ class Steps:
         if images is None:
             return None
         choices = CalibrateOptions(
-            preprocess=preprocess_of(graph.details),
+            preprocess=graph.details.preprocess,
             calibrator=recipe.calibrator,
             batch=recipe.calibration_batch,
             threads=recipe.threads,
@@ -268,7 +268,7 @@ class Steps:
 
         expected = search_provenance(graph, ranges, images, choices)
         result = self._runner.step("search", SearchResult, path, expected, run)
-        self._keep = tuple(sorted({*recipe.keep_float, *result.details["keep"]}))
+        self._keep = tuple(sorted({*recipe.keep_float, *result.details.keep}))
         self._found = json.loads(path.read_text(encoding="utf-8"))["outcome"]
         self._runner.listener.note(f"search: {gate.search_sentence(self._found)}")
         return result
@@ -363,7 +363,8 @@ class Steps:
             return backend.compile(graph, choices, path, progress=progress)
 
         engine = self._runner.step(label, EngineFile, path, expected, run)
-        for line in engine.details.get("fallbacks", ()):
+        told = engine.details.fallbacks if isinstance(engine.details, PlanDetails) else ()
+        for line in told:
             self._runner.listener.note(f"warning: {label}: {line}")
         return EngineEntry(
             engine=engine,

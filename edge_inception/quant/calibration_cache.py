@@ -20,8 +20,10 @@ from edge_inception.artifact import CalibrationCache, RangeTable, TypedGraph
 from edge_inception.errors import InputError
 from edge_inception.graph import check
 from edge_inception.quant.implicit import implicit_scales
-from edge_inception.quant.options import CacheOptions, Typing, cache_provenance
+from edge_inception.quant.options import CacheOptions, cache_provenance
 from edge_inception.quant.ranges import read_table
+from edge_inception.sidecar import CacheDetails
+from edge_inception.spec import Precision
 
 ALGORITHM = "EntropyCalibration2"
 """Word of IInt8EntropyCalibrator2, the only calibrator that DLA takes."""
@@ -60,20 +62,20 @@ def write_cache(
             "num_distinct_scales": found.num_distinct,
             "num_unscaled": len(found.unscaled),
         },
-        details={
-            "tensorrt": options.tensorrt,
-            "header": header(options.tensorrt),
-            "unscaled": list(found.unscaled),
-        },
+        details=CacheDetails(
+            tensorrt=options.tensorrt,
+            header=header(options.tensorrt),
+            unscaled=tuple(found.unscaled),
+        ),
     )
 
 
 def _require_implicit(graph: TypedGraph, ranges: RangeTable) -> None:
-    typing = graph.details.get("typing")
-    if typing != Typing.IMPLICIT.value or graph.details["precision"] != "int8":
+    typing, precision = graph.details.typing, graph.details.precision
+    if (typing, precision) != ("implicit", Precision.INT8):
         raise InputError(
-            f"{graph.path} is a graph of typing {typing} and precision "
-            f"{graph.details['precision']}; a calibration cache is for implicit int8",
+            f"{graph.path} is a graph of typing {typing} and precision {precision.value}; "
+            f"a calibration cache is for implicit int8",
             hint="quantize --typing implicit",
         )
     if graph.provenance.parents.get("ranges") != ranges.sha256:

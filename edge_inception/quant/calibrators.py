@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_inception.errors import InputError, counted, unknown
 from edge_inception.quant.scales import LEVELS
+from edge_inception.sidecar import TrialDetails
 
 AUTO = "auto"
 """Chosen by trial, see ``trial``: not by looking at one tensor."""
@@ -255,9 +255,9 @@ _PLAIN: Mapping[str, Calibrator] = {
 _NAMES = (*_PLAIN, "percentile:P", AUTO)
 
 
-def trial_in_words(details: Mapping[str, Any]) -> str:
+def trial_in_words(details: TrialDetails) -> str:
     """What ``auto`` found, from a range table's details; empty where nothing was tried."""
-    found = details.get("tried_sqnr_db")
+    found = details.tried_sqnr_db
     if not found:
         return ""
     best = max(found, key=lambda name: found[name])
@@ -268,15 +268,15 @@ def trial_in_words(details: Mapping[str, Any]) -> str:
     )
 
 
-def _correction_in_words(details: Mapping[str, Any]) -> str:
-    if "corrected_sqnr_db" not in details:
-        left = counted(details["bias_images"], "image")
+def _correction_in_words(details: TrialDetails) -> str:
+    if details.corrected_sqnr_db is None:
+        left = counted(details.bias_images or 0, "image")
         return f"bias correction was not tried, {left} beside those of its means are too few"
-    verb = "helps" if details["bias_correction_helps"] else "does not help"
-    corrected = f"{details['corrected_sqnr_db']:.1f} dB with it"
-    if "uncorrected_sqnr_db" not in details:  # an older table, judged on all images of the trial
+    verb = "helps" if details.bias_correction_helps else "does not help"
+    corrected = f"{details.corrected_sqnr_db:.1f} dB with it"
+    if details.uncorrected_sqnr_db is None:  # an older table, judged on all images of the trial
         return f"bias correction {verb}, {corrected}"
-    return f"bias correction {verb}, {corrected}, {details['uncorrected_sqnr_db']:.1f} dB without"
+    return f"bias correction {verb}, {corrected}, {details.uncorrected_sqnr_db:.1f} dB without"
 
 
 def require_known(name: str) -> None:

@@ -30,6 +30,7 @@ from edge_inception.quant.options import IMPORT_RANGES, CalibrateOptions
 from edge_inception.quant.placement import POOL_OPS
 from edge_inception.quant.ranges import Table, TensorRange
 from edge_inception.quant.scales import LEVELS
+from edge_inception.sidecar import RangeTableDetails
 from edge_inception.spec import Progress, no_progress
 
 _HEADER = re.compile(r"TRT-\d+-(\w+)")
@@ -108,7 +109,7 @@ def import_cache(
             "num_from_cache": sum(root in given for root in subject.scale_of.values()),
             "num_not_in_graph": len(foreign),
         },
-        details={"not_in_graph": foreign, **beside},
+        details=RangeTableDetails(not_in_graph=tuple(foreign), beside=beside),
     )
 
 

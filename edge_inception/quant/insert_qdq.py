@@ -37,7 +37,8 @@ from edge_inception.quant.ranges import (
     table_for,
     tensor_scales,
 )
-from edge_inception.spec import Precision
+from edge_inception.sidecar import SimplifiedDetails, TensorSize, TypedDetails
+from edge_inception.spec import Precision, ShapeProfile
 
 # Opset and the IR version that came with it. float16 Q/DQ is legal from opset 19 on; 13 is the
 # first with per-channel Q/DQ, and TensorRT 8.2 reads it.
@@ -101,14 +102,8 @@ def quantize(
         content,
         provenance=quantize_provenance(graph, ranges, options),
         counts=counts,
-        details={**graph.details, **_batch(options), **_typing(model, options)},
+        details=_details(graph.details, model, options),
     )
-
-
-def _batch(options: QuantizeOptions) -> dict[str, Any]:
-    """The profile of a batch that is fixed here."""
-    batch = options.batch
-    return {"profile": {"min": batch, "opt": batch, "max": batch}} if batch else {}
 
 
 def _planned(model: onnx.ModelProto) -> dict[str, int]:
@@ -153,23 +148,27 @@ def _checked(model: onnx.ModelProto) -> bytes:
     return content
 
 
-def _typing(model: onnx.ModelProto, options: QuantizeOptions) -> dict[str, Any]:
-    """What compile and the engines need to know of a typed graph without onnx."""
+def _details(
+    of: SimplifiedDetails, model: onnx.ModelProto, options: QuantizeOptions
+) -> TypedDetails:
+    """What compile and the engines need to know; the profile of a batch that is fixed here."""
     source, result = model.graph.input[0], model.graph.output[0]
     rest = options.float_rest if options.precision is Precision.INT8 else options.precision
     is_paired = options.precision is Precision.INT8 and options.typing is not Typing.IMPLICIT
-    in_float = _float_layers(model) if is_paired else []
-    return {
-        **({"float_layers": in_float} if in_float else {}),
-        "precision": options.precision.value,
-        "typing": options.typing.value,
-        "float_rest": rest.value,
-        "opset": opset_of(model),
-        "input": source.name,
-        "output": result.name,
-        "input_shape": _shape(source),
-        "output_shape": _shape(result),
-    }
+    batch = options.batch
+    return TypedDetails.of(
+        of,
+        profile=ShapeProfile(min=batch, opt=batch, max=batch) if batch else of.profile,
+        float_layers=tuple(_float_layers(model)) if is_paired else (),
+        precision=options.precision,
+        typing=options.typing.value,
+        float_rest=rest.value,
+        opset=opset_of(model),
+        input=source.name,
+        output=result.name,
+        input_shape=_shape(source),
+        output_shape=_shape(result),
+    )
 
 
 def _float_layers(model: onnx.ModelProto) -> list[str]:
@@ -182,9 +181,8 @@ def _float_layers(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
-    """Sizes; a dynamic axis is its name."""
-    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+def _shape(value: onnx.ValueInfoProto) -> tuple[TensorSize, ...]:
+    return tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
 
 
 def _means(
@@ -200,7 +198,7 @@ def _means(
         return None
     is_wanted = options.bias_correction
     if is_wanted is None:
-        is_wanted = ranges.details.get("bias_correction_helps", True)
+        is_wanted = ranges.details.bias_correction_helps is not False
     if not is_wanted:
         return None
     found = read_means(ranges)

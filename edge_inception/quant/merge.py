@@ -15,6 +15,7 @@ from edge_inception.quant.calibrators import Observation
 from edge_inception.quant.observe import Record
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
 from edge_inception.quant.ranges import read_histograms, read_table
+from edge_inception.sidecar import StreamEngine
 from edge_inception.spec import Progress, no_progress
 
 
@@ -44,7 +45,8 @@ def merge(
         InputError: A shard is missing, given twice, or was made of or with something else, such as
             another number of threads.
     """
-    shards = [read_table(part).shard for part in parts]
+    tables = [read_table(part) for part in parts]
+    shards = [table.shard for table in tables]
     _require_all(shards)
     for part, shard in zip(parts, shards, strict=True):
         one = dataclasses.replace(options, shard=shard)
@@ -52,9 +54,9 @@ def merge(
     _require_one_engine(parts)
     record = Record(
         seen=_sum([read_histograms(part) for part in parts]),
-        num_images=sum(part.counts["num_images"] for part in parts),
+        num_images=sum(table.num_images for table in tables),
         counts={name: parts[0].counts[name] for name in observe.PER_IMAGE},
-        engine=parts[0].details["engine"],
+        engine=_engine(parts[0]),
     )
     whole = dataclasses.replace(options, shard=WHOLE)
     return observe.publish(observe.subject_of(graph), images, whole, record, out, progress=progress)
@@ -81,13 +83,18 @@ def _require_one_engine(parts: Sequence[RangeTable]) -> None:
     """One number of threads: "all usable" differs between machines, and then sums may differ."""
     first, *others = parts
     for other in others:
-        engines = [one.details["engine"] for one in (other, first)]
-        if engines[0] != engines[1]:
-            threads = [one["threads"] for one in engines]
+        ours, theirs = _engine(other), _engine(first)
+        if ours != theirs:
             raise InputError(
-                f"{other.path} was made with {threads[0]} threads, {first.path} with {threads[1]}",
+                f"{other.path} was made with {ours.threads} threads, "
+                f"{first.path} with {theirs.threads}",
                 hint="calibrate every shard with the same --threads",
             )
+
+
+def _engine(part: RangeTable) -> StreamEngine:
+    assert part.details.engine is not None, "calibrate tells it"
+    return part.details.engine
 
 
 def _sum(parts: Sequence[Mapping[str, Observation]]) -> dict[str, Observation]:

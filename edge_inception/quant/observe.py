@@ -42,6 +42,7 @@ from edge_inception.quant.openvino_reader import Stream, require_finite
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
 from edge_inception.quant.ranges import ChannelMeans, Table, TensorRange
 from edge_inception.quant.trial import TRIED, Trial
+from edge_inception.sidecar import RangeTableDetails, StreamEngine, TrialDetails
 from edge_inception.spec import OUTPUT_NAME, Progress, no_progress
 
 _MAGNITUDE = np.uint16(0x7FFF)
@@ -114,7 +115,7 @@ class Record:
     seen: Mapping[str, Observation]
     num_images: int
     counts: Mapping[str, int]
-    engine: Mapping[str, Any]
+    engine: StreamEngine
 
 
 def subject_of(graph: SimplifiedGraph) -> Subject:
@@ -168,9 +169,7 @@ def publish(
     means: Mapping[str, ChannelMeans] = {}
     if options.shard == WHOLE:
         means = measured_means(subject, tensors, chosen, options, progress=progress)
-    found: dict[str, Any] = {}
-    if judge:
-        found = {"tried_sqnr_db": tried, **judge.correction(tensors, means, noise[best])}
+    found = judge.correction(tensors, means, noise[best]) if judge else TrialDetails()
     beside = artifact.write_beside(
         out, ranges.BESIDE, lambda path: ranges.write_statistics(path, seen, means)
     )
@@ -185,11 +184,9 @@ def publish(
             "num_tensors": len(seen),
             **record.counts,
         },
-        details={
-            "engine": dict(record.engine),
-            **found,
-            **beside,
-        },
+        details=RangeTableDetails.of(
+            found, tried_sqnr_db=tried, engine=record.engine, beside=beside
+        ),
     )
 
 

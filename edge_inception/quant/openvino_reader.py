@@ -21,6 +21,7 @@ from edge_inception.data.images import Batch, batches
 from edge_inception.data.imageset import ImageItem
 from edge_inception.errors import CompileFailed, InputError
 from edge_inception.quant.options import CalibrateOptions
+from edge_inception.sidecar import StreamEngine
 from edge_inception.spec import INPUT_NAME, Progress
 
 Readings = list[NDArray[Any]]
@@ -70,10 +71,9 @@ class Stream:
             raise CompileFailed(
                 f"OpenVINO computes in {precision}, wanted f32", hint="calibrate on another machine"
             )
-        self.engine = {
-            "precision": precision,
-            "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
-        }
+        self.engine = StreamEngine(
+            precision=precision, threads=int(compiled.get_property("INFERENCE_NUM_THREADS"))
+        )
 
     def read(
         self, items: Sequence[ImageItem], progress: Progress

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from edge_inception import stage
-from edge_inception.artifact import Provenance, RangeTable, SimplifiedGraph, TypedGraph
+from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError, counted
 from edge_inception.quant.policies import Policy, default_policy, policy
+from edge_inception.sidecar import Provenance
 from edge_inception.spec import Precision, Preprocess
 from edge_inception.stage import Stage
 

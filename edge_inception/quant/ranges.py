@@ -16,7 +16,7 @@ from edge_inception.artifact import RangeTable, SimplifiedGraph, file_sha256
 from edge_inception.errors import InputError
 from edge_inception.quant.calibrators import Observation
 from edge_inception.quant.scales import LARGEST_SCALE, LEVELS, int8_scale
-from edge_inception.stage import tool_version
+from edge_inception.stage import plain, tool_version
 
 SCHEMA = 2
 BESIDE = ".npz"
@@ -108,8 +108,8 @@ def read_table(ranges: RangeTable) -> Table:
             f"{ranges.path} is not a range table of schema {SCHEMA}", hint="run calibrate again"
         )
     tensors = {name: _tensor(ranges.path, name, entry) for name, entry in record["tensors"].items()}
-    plain = {key: record[key] for key in _PLAIN}
-    return Table(tensors=tensors, **{**plain, "shard": tuple(plain["shard"])})
+    rest = {key: record[key] for key in _PLAIN}
+    return Table(tensors=tensors, **{**rest, "shard": tuple(rest["shard"])})
 
 
 def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
@@ -134,7 +134,7 @@ def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
     got = {"graph": table.graph, **_flat(table.preprocess, tools)}
     wanted = {
         "graph": graph.sha256,
-        **_flat(graph.details.get("preprocess", {}), {name: tool_version(name) for name in tools}),
+        **_flat(plain(graph.details.preprocess), {n: tool_version(n) for n in tools}),
     }
     require_keys(ranges, got=got, wanted=wanted, again=_command(graph, ranges, table))
     return table
@@ -300,7 +300,7 @@ def read_means(ranges: RangeTable) -> dict[str, ChannelMeans]:
 
 def _statistics(ranges: RangeTable) -> dict[str, NDArray[Any]]:
     path = ranges.path.with_suffix(BESIDE)
-    if file_sha256(path) != ranges.details.get("beside", {}).get(BESIDE):
+    if file_sha256(path) != ranges.details.beside.get(BESIDE):
         raise InputError(f"{path} was not written with {ranges.path}", hint="run calibrate again")
     with np.load(path, allow_pickle=False) as content:
         return dict(content)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +18,7 @@ from edge_inception.quant.insert_qdq import int8_graph
 from edge_inception.quant.openvino_reader import Stream
 from edge_inception.quant.options import CalibrateOptions
 from edge_inception.quant.ranges import ChannelMeans, TensorRange
+from edge_inception.sidecar import TrialDetails
 from edge_inception.spec import Progress
 
 TRIED = ("mse", "mse-max", "max")
@@ -94,7 +94,7 @@ class Trial:
         tensors: Mapping[str, TensorRange],
         means: Mapping[str, ChannelMeans],
         plain: NDArray[np.float64],
-    ) -> dict[str, Any]:
+    ) -> TrialDetails:
         """Whether bias correction helps, with the figures; of too few images only their number.
 
         Args:
@@ -105,17 +105,17 @@ class Trial:
         Raises:
             CompileFailed: As ``noise``.
         """
-        found: dict[str, Any] = {"bias_images": int(self._unseen.sum())}
-        if found["bias_images"] < MIN_UNSEEN:
-            return found
+        num_images = int(self._unseen.sum())
+        if num_images < MIN_UNSEEN:
+            return TrialDetails(bias_images=num_images)
         without = self._sqnr_db(plain, self._unseen)
         corrected = self._sqnr_db(self.noise(tensors, means), self._unseen)
-        return {
-            **found,
-            "uncorrected_sqnr_db": without,
-            "corrected_sqnr_db": corrected,
-            "bias_correction_helps": corrected > without,
-        }
+        return TrialDetails(
+            bias_images=num_images,
+            uncorrected_sqnr_db=without,
+            corrected_sqnr_db=corrected,
+            bias_correction_helps=corrected > without,
+        )
 
     def _sqnr_db(self, noise: NDArray[np.float64], of: NDArray[np.bool_]) -> float:
         signal = max(float(np.square(self._exact[of]).sum()), _TINY)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_inception import stage
-from edge_inception.artifact import Provenance, RangeTable, SimplifiedGraph
+from edge_inception.artifact import RangeTable, SimplifiedGraph
 from edge_inception.data.imageset import ImageSet
 from edge_inception.quant.options import QuantizeOptions
+from edge_inception.sidecar import Provenance
 from edge_inception.spec import Budget
 from edge_inception.stage import Stage
 

@@ -38,6 +38,7 @@ from edge_inception.search.journal import Journal
 from edge_inception.search.options import SearchOptions, search_provenance
 from edge_inception.search.search import Evidence, Found, Group, Point, Points, Ranked
 from edge_inception.search.sensitivity import free_scores
+from edge_inception.sidecar import Provenance, SearchDetails
 from edge_inception.spec import Precision, Progress, no_progress
 
 SCHEMA = 1
@@ -102,7 +103,7 @@ def search_precision(
             "num_kept": len(found.chosen.keep),
             "num_scored": len(found.points) + sum(one.harm is not None for one in found.ranking),
         },
-        details={"keep": list(found.chosen.keep), "is_met": found.is_met},
+        details=SearchDetails(keep=found.chosen.keep, is_met=found.is_met),
     )
 
 
@@ -174,7 +175,7 @@ def _telling(score: search.Score, journal: Journal, say: Callable[[int], None]) 
     return told
 
 
-def _key(provenance: artifact.Provenance) -> str:
+def _key(provenance: Provenance) -> str:
     """What scores depend on: all but the budget."""
     plain = stage.plain(provenance)
     plain["options"] = {k: v for k, v in plain["options"].items() if k != "budget"}
@@ -255,8 +256,8 @@ class Scorer:
         self, subject: _QuantizedCandidate, items: Sequence[ImageItem], *, is_labelled: bool
     ) -> None:
         self._subject, details = subject, subject.graph.details
-        self._head, self._num_classes = str(details.get("head", "logits")), _classes(details)
-        self._images = _decoded(items, images.preprocess_of(details), subject)
+        self._head, self._num_classes = details.head_text, details.num_classes
+        self._images = _decoded(items, details.preprocess, subject)
         self.is_labelled, self.num_images = is_labelled, len(items)
         self._exact = self._answers(subject.fp32(), self._images)
         choice = self._exact.argmax(axis=1)
@@ -336,17 +337,12 @@ def opened(
     chosen = sorted(image_set.subset(options.max_images).items, key=lambda item: item.sha256)
     if not chosen:
         raise InputError(f"{image_set.name} has no images", hint="give at least one")
-    classes = list(graph.details.get("classes") or ())
-    is_labelled = image_set.is_labelled and list(image_set.classes) == classes
+    is_labelled = image_set.is_labelled and image_set.classes == graph.details.classes
     with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
         subject = _QuantizedCandidate(
             graph=graph, ranges=ranges, options=options, folder=Path(folder)
         )
         yield Scorer(subject, chosen, is_labelled=is_labelled)
-
-
-def _classes(details: Any) -> int:
-    return int(details.get("num_classes") or 0)
 
 
 def _decoded(items: Sequence[ImageItem], how: Any, subject: _QuantizedCandidate) -> NDArray[Any]:

@@ -18,19 +18,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from msgspec import structs
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional
 
-from edge_inception import artifact, stage
-from edge_inception.artifact import Provenance, RangeTable, SimplifiedGraph
-from edge_inception.data.images import load_image, preprocess_of
+from edge_inception import artifact, records, stage
+from edge_inception.artifact import RangeTable, SimplifiedGraph
+from edge_inception.data.images import load_image
 from edge_inception.data.imageset import ImageSet
 from edge_inception.device.outputs import centred, sqnr_db
 from edge_inception.errors import GateFailed, InputError
@@ -39,6 +39,7 @@ from edge_inception.quant import insert_qdq, ranges
 from edge_inception.quant import placement as place
 from edge_inception.quant.options import FloatRest, QuantizeOptions, policy_of
 from edge_inception.quant.placement import WEIGHTED_OPS
+from edge_inception.sidecar import Provenance, QatDetails, QatFigures
 from edge_inception.spec import Precision, Preprocess, Progress, no_progress
 from edge_inception.training import evaluate
 from edge_inception.training import run as training_run
@@ -140,20 +141,23 @@ def fine_tune(
     )
     run = Run(subject, *sets, training, out)
     run.train(progress)
+    found = QatDetails(
+        float32=QatFigures(**evaluate.figures(*exact, training)),
+        before=before,
+        after=_figures(average, exact, sets[1], training),
+    )
     record = {
         "schema": 1,
         **run.record(QAT),
         "distillation": options.distillation,
-        "float32": evaluate.figures(*exact, training),
-        "before": before,
-        "after": _figures(average, exact, sets[1], training),
+        **records.plain(found),
         "history": run.history,
     }
     text = json.dumps(record, indent=1) + "\n"
     artifact.replace_file(out / RECORD_FILE, text.encode())
     if not options.is_kept_when_worse:
-        _require_no_worse(record)
-    return _publish(graph, table, average, record, out, qat_provenance(graph, table, sets, options))
+        _require_no_worse(found)
+    return _publish(graph, table, average, found, out, qat_provenance(graph, table, sets, options))
 
 
 def _training(
@@ -163,7 +167,8 @@ def _training(
 
     Decay would pull on weights that hold a folded norm, which is another function.
     """
-    how, classes = preprocess_of(graph.details), list(graph.details.get("classes") or ())
+    facts = graph.details
+    how, classes = facts.preprocess, facts.classes
     if how.element != "float32":
         raise InputError(
             f"{graph.path} takes {how.element} pixels, wanted float32 images",
@@ -171,19 +176,19 @@ def _training(
         )
     if not 0 <= options.distillation <= 1:
         raise InputError(f"distillation is {options.distillation}", hint="wanted 0 to 1")
-    if not graph.details.get("num_classes"):
+    if not facts.num_classes:
         raise InputError(f"{graph.path} gives embeddings", hint="only a classifier has labels")
     if not sets[0].items or not sets[1].items:
         raise InputError("no images to train on, or none held out", hint="both sets need images")
-    if classes and classes != list(sets[0].classes):
+    if classes and classes != sets[0].classes:
         raise InputError(
             f"{sets[0].name} has classes {', '.join(sets[0].classes)}; {graph.path} has "
             f"{', '.join(classes)}",
             hint="the order of the logits is that of the graph",
         )
     training = TrainOptions(
-        model=str(graph.details.get("model", "graph")),
-        num_classes=int(graph.details["num_classes"]),
+        model=facts.model,
+        num_classes=facts.num_classes,
         preprocess=how,
         start_size=how.input_size[0],
         weight_decay=0.0,
@@ -332,24 +337,23 @@ def _figures(
     exact: tuple[NDArray[np.float32], NDArray[np.int64]],
     images: ImageSet,
     training: TrainOptions,
-) -> dict[str, float]:
+) -> QatFigures:
     """Accuracy of the module, and SQNR of its centred logits against ``exact``, those in float."""
     logits, labels = evaluate.answers(module, images, training)
     wanted = exact[0].astype(np.float64)
     sqnr = sqnr_db(centred(wanted), centred(logits.astype(np.float64)))
     agreement = float((logits.argmax(1) == wanted.argmax(1)).mean())
-    return {**evaluate.figures(logits, labels, training), "agreement": agreement, "sqnr_db": sqnr}
+    figures = evaluate.figures(logits, labels, training)
+    return QatFigures(**figures, agreement=agreement, sqnr_db=sqnr)
 
 
-def _require_no_worse(record: Mapping[str, Any]) -> None:
+def _require_no_worse(found: QatDetails) -> None:
     """Check the gain: top-1, and where that is equal SQNR.
 
     Raises:
         GateFailed: There is none.
     """
-    before, after = (
-        (record[when]["accuracy"], record[when]["sqnr_db"]) for when in ("before", "after")
-    )
+    before, after = ((each.accuracy, each.sqnr_db or 0.0) for each in (found.before, found.after))
     if after < before:
         raise GateFailed(
             f"int8 got worse: top-1 {100 * before[0]:.2f} % and {before[1]:.1f} dB before, "
@@ -362,19 +366,18 @@ def _publish(
     graph: SimplifiedGraph,
     table: RangeTable,
     average: GraphModule,
-    record: Mapping[str, Any],
+    found: QatDetails,
     out: Path,
     origin: Provenance,
 ) -> tuple[SimplifiedGraph, RangeTable]:
     """The graph with the averaged weights, and the table that belongs to it."""
-    figures = {when: record[when] for when in ("float32", "before", "after")}
     trained = artifact.publish(
         SimplifiedGraph,
         out / GRAPH_FILE,
         _with_weights(check.load_graph(graph.path), average.arrays()),
         provenance=origin,
         counts=graph.counts,
-        details={**graph.details, "qat": figures},
+        details=structs.replace(graph.details, qat=found),
     )
     bound = dataclasses.replace(ranges.read_table(table), graph=trained.sha256)
     seen, path = ranges.read_histograms(table), out / RANGES_FILE
@@ -387,7 +390,7 @@ def _publish(
         ranges.table_text(bound).encode(),
         provenance=origin,
         counts=table.counts,
-        details={**table.details, **beside},
+        details=structs.replace(table.details, beside=beside),
     )
 
 

@@ -10,11 +10,12 @@ faster.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from edge_inception.latency.measure import ratio
+from edge_inception.sidecar import EngineDetails, PlanDetails
 from edge_inception.validate.gate import Status, Verdict
 from edge_inception.validate.outcome import Choice, Row
 
@@ -33,7 +34,7 @@ class Candidate:
 
     row: Row
     verdict: Verdict
-    details: Mapping[str, Any]
+    details: EngineDetails
     seen_on: str = ""
 
 
@@ -131,12 +132,12 @@ def _p50(candidate: Candidate) -> float:
     return float(_latency(candidate).p50_ms)
 
 
-def _plan(details: Mapping[str, Any]) -> _Plan | None:
+def _plan(details: EngineDetails) -> _Plan | None:
     """The figures that the plan's own library told when it was compiled."""
-    if not details.get("num_kernels"):
+    if not isinstance(details, PlanDetails) or not details.num_kernels:
         return None
     return _Plan(
-        kernels=int(details["num_kernels"]),
-        activations=details["activation_bytes"] / _MEGA,
-        weights=details["total_weight_bytes"] / _MEGA,
+        kernels=details.num_kernels,
+        activations=details.activation_bytes / _MEGA,
+        weights=details.total_weight_bytes / _MEGA,
     )

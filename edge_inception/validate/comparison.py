@@ -270,7 +270,7 @@ def accuracy_of(
 
 def _answers(path: Path, labelled: ImageSet) -> NDArray[np.float32]:
     details = artifact.load(EngineFile, path).details
-    how, head = images.preprocess_of(details), inference.head_of(details)
+    how, head = details.preprocess, details.head
     if head.kind == "embedding":
         raise InputError(
             f"{path} gives embeddings, which have no top-1", hint="leave --validation out"

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge_inception import stage
-from edge_inception.artifact import Baseline, EngineFile, Provenance
+from edge_inception.artifact import Baseline, EngineFile
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
 from edge_inception.latency import machine
+from edge_inception.sidecar import Provenance
 from edge_inception.spec import Gates, Head, Preprocess
 from edge_inception.stage import Stage
 

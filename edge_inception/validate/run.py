@@ -22,6 +22,7 @@ from edge_inception.engines import _registry as backends
 from edge_inception.latency import machine, measure
 from edge_inception.latency.contender import photos
 from edge_inception.latency.measure import Contender, Latency, LatencyOptions
+from edge_inception.sidecar import BlobDetails, EngineDetails, PlanDetails, ReportDetails
 from edge_inception.spec import Head, Preprocess, Progress, no_progress
 from edge_inception.validate import accuracy, gate
 from edge_inception.validate.accuracy import Accuracy, BaselineArrays
@@ -63,7 +64,7 @@ def validate(
         InputError: An engine or the baseline does not fit, NaN logits.
         Inconclusive: Latency could not be measured.
     """
-    head = inference.head_of(entries[0].engine.details)
+    head = entries[0].engine.details.head
     require_gates(options.gates, head, options.model)
     arrays = accuracy.load_baseline(baseline)
     running = [entry for entry in entries if _can_execute(entry)]
@@ -112,7 +113,7 @@ def validate(
         text.encode(),
         provenance=validate_provenance(baseline, entries, image_set, options),
         counts={"num_images": len(image_set.items), "num_engines": len(running)},
-        details={"status": outcome.verdict.status.value},
+        details=ReportDetails(status=outcome.verdict.status.value),
     )
 
 
@@ -124,7 +125,7 @@ def name_of(entry: EngineEntry) -> str:
 
 
 def _can_execute(entry: EngineEntry) -> bool:
-    return backends.backend(str(entry.engine.details["backend"])).availability().can_execute
+    return backends.backend(entry.engine.details.backend).availability().can_execute
 
 
 def _score(
@@ -138,9 +139,8 @@ def _score(
         entry.engine.path, threads=options.threads, cuda_graph=options.cuda_graph
     ) as session:
         details = entry.engine.details
-        batches = images.batches(image_set.items, images.preprocess_of(details), _SCORE_BATCH)
-        head = inference.head_of(details)
-        return accuracy.score(session, arrays, batches, head=head, progress=progress)
+        batches = images.batches(image_set.items, details.preprocess, _SCORE_BATCH)
+        return accuracy.score(session, arrays, batches, head=details.head, progress=progress)
 
 
 def _times(
@@ -153,7 +153,7 @@ def _times(
     if not running:
         return {}
     floats = options.preprocess.normalised
-    ways = [images.preprocess_of(entry.engine.details) for entry in running]
+    ways = [entry.engine.details.preprocess for entry in running]
     with _pixels(image_set, options, {floats, *ways}) as fed:
         contenders = [
             Contender(
@@ -229,14 +229,14 @@ def _rows(
         yield Row(
             name=name,
             role=role,
-            backend=str(details["backend"]),
+            backend=details.backend,
             precision=entry.precision,
             float_precision=entry.float_precision,
             accuracy=scores.get(name),
             latency=timed.get(name),
             size_bytes=entry.engine.path.stat().st_size,
-            weight_bytes=_total(details.get("weight_bytes")),
-            executed_layers=_flat(details.get("executed_layers", {})),
+            weight_bytes=_weight_bytes(details),
+            executed_layers=_executed(details),
             note="" if name in scores else "compiled, not executed here",
         )
 
@@ -258,14 +258,13 @@ def _reference(entries: Sequence[EngineEntry], subject: EngineEntry) -> EngineEn
     return next((entry for entry in plain if entry is not subject), None)
 
 
-def _total(weight_bytes: Any) -> int | None:
-    if isinstance(weight_bytes, dict):
-        return int(sum(weight_bytes.values()))
-    return None if weight_bytes is None else int(weight_bytes)
+def _weight_bytes(details: EngineDetails) -> int | None:
+    return details.total_weight_bytes if isinstance(details, PlanDetails) else None
 
 
-def _flat(layers: dict[str, dict[str, int]]) -> dict[str, int]:
+def _executed(details: EngineDetails) -> dict[str, int]:
     """{"Convolution": {"i8": 149}} as {"Convolution i8": 149}."""
+    layers = details.executed_layers if isinstance(details, BlobDetails) else {}
     return {f"{kind} {p}": n for kind, counts in layers.items() for p, n in counts.items()}
 
 

@@ -200,7 +200,7 @@ def _row(form: Form, out: Path, report: dict[str, Any]) -> dict[str, Any]:
     spec = registry.model(form.model)
     family = next(family for family in spec.families if family.name == form.family)
     simplified = artifact.load(SimplifiedGraph, out / "model.simplified.onnx")
-    size = tuple(simplified.details["preprocess"]["input_size"])
+    size = tuple(simplified.details.preprocess["input_size"])
     options = {**family.options, **form.options}
     macs = total(trace(spec.describe(num_classes=spec.num_classes, **options), size)).macs
     rows = {row["name"]: row for row in report["rows"]}

@@ -69,7 +69,7 @@ def main() -> None:
 
 def _images(engine: Path, path: Path) -> Path:
     details = artifact.load(EngineFile, engine).details
-    shape = [16, *details["input_shape"][1:]]
+    shape = [16, *details.input_shape[1:]]
     np.save(path, np.random.default_rng(0).standard_normal(shape).astype(np.float32))
     return path
 

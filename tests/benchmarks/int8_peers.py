@@ -32,7 +32,6 @@ from _peer_tools import peak_mib
 from edge_inception import artifact, stage
 from edge_inception.artifact import SimplifiedGraph, TypedGraph
 from edge_inception.data import images, imageset
-from edge_inception.data.images import preprocess_of
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
 from edge_inception.latency import machine
@@ -136,7 +135,7 @@ def prepare(name: str) -> Path:
     )
     graph = export(how.checkpoint, choices, folder / "model.onnx")
     simple = simplify(graph, SimplifyOptions(), folder / "model.simplified.onnx")
-    preprocess = preprocess_of(simple.details)
+    preprocess = simple.details.preprocess
     for source in (how.calibration, how.validation):
         assert source is not None
         target = folder / f"{source.split}.npy"
@@ -205,7 +204,7 @@ def quantize_ours(name: str, pixels: Path) -> dict[str, Any]:
         chosen_by = load_recipe(folder.name)
         calibrator, placement = chosen_by.calibrator, chosen_by.placement
     how = CalibrateOptions(
-        preprocess=preprocess_of(graph.details),
+        preprocess=graph.details.preprocess,
         calibrator=calibrator,
         placement=placement,
         threads=1,

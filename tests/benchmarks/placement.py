@@ -61,7 +61,7 @@ def graphs(
     graph = export(recipe.checkpoint, asked, folder / "model.onnx")
     simple = simplify(graph, SimplifyOptions(), folder / "simplified.onnx")
     how = CalibrateOptions(
-        preprocess=images.preprocess_of(simple.details),
+        preprocess=simple.details.preprocess,
         calibrator=recipe.calibrator,
         threads=threads,
         max_images=recipe.calibration_images,
@@ -89,7 +89,7 @@ def answers(
 ) -> dict[str, Any]:
     """Logits [N, C] of every engine; each image is decoded once."""
     backend, found = backends.backend("openvino"), {name: [] for name in engines}
-    how = images.preprocess_of(graph.details)
+    how = graph.details.preprocess
     with ExitStack() as stack:
         sessions = {
             name: stack.enter_context(backend.open(engine, SessionOptions(threads=threads)))
@@ -107,7 +107,7 @@ def plans(typed: dict[str, TypedGraph], folder: Path) -> dict[str, Any]:
     for name, graph in typed.items():
         made = backend.compile(graph, CompileOptions(), folder / f"{name}.engine")
         found[name] = {key: made.details[key] for key in PLAN}
-        found[name]["convolutions"] = made.details["convolutions"]
+        found[name]["convolutions"] = made.details.convolutions
         sys.stderr.write(f"{name}: {found[name]}\n")
     return found
 
@@ -144,7 +144,7 @@ def network(recipe: Recipe, folder: Path, options: LatencyOptions) -> dict[str, 
         for name, graph in {"fp32": plain, **distinct}.items()
     }
     photos = inputs.open_source(recipe.validation, "validation", recipe, Silent())
-    how = images.preprocess_of(plain.details)
+    how = plain.details.preprocess
     measured = race(engines, photos, how, options, folder)
     logits = answers(engines, plain, photos, options.threads)
     labels = np.array([-1 if item.label is None else item.label for item in photos.items], np.int64)

@@ -20,7 +20,6 @@ from typing import Any
 from edge_inception import artifact
 from edge_inception.artifact import SimplifiedGraph
 from edge_inception.data import imageset
-from edge_inception.data.images import preprocess_of
 from edge_inception.export.export import export
 from edge_inception.export.options import ExportOptions
 from edge_inception.graph.options import SimplifyOptions
@@ -54,7 +53,7 @@ def measured(
 ) -> Mapping[str, Any]:
     """Calibrate, fine-tune, and what came of it; a worse graph is a result too."""
     how = CalibrateOptions(
-        preprocess=preprocess_of(graph.details), calibrator=calibrator, threads=1, max_images=64
+        preprocess=graph.details.preprocess, calibrator=calibrator, threads=1, max_images=64
     )
     images = imageset.open_set(SET, split="calibration")
     table = calibrate(graph, images, how, folder / "ranges.json")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import sidecars
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -20,6 +21,7 @@ from edge_inception.quant.options import CalibrateOptions
 from edge_inception.spec import Preprocess
 
 SIDE, CLASSES = 16, 4
+HOW = Preprocess(input_size=(SIDE, SIDE))
 FEW, TOP = 6, 3
 OUTPUTS = {
     "logits": {"logits": (TensorProto.FLOAT, FEW)},
@@ -200,7 +202,7 @@ def save(tmp_path: Path) -> Callable[[onnx.ModelProto], SimplifiedGraph]:
             tmp_path / "simplified.onnx",
             model.SerializeToString(),
             provenance=Provenance(stage="simplify", parents={}, options={}, tools={}, source=""),
-            details=details,
+            details=sidecars.simplified(**{"preprocess": HOW, **details}),
         )
 
     return write
@@ -221,4 +223,4 @@ def photos(tmp_path: Path) -> ImageSet:
 
 @pytest.fixture
 def options() -> CalibrateOptions:
-    return CalibrateOptions(preprocess=Preprocess(input_size=(SIDE, SIDE)), batch=4, threads=1)
+    return CalibrateOptions(preprocess=HOW, batch=4, threads=1)

@@ -7,12 +7,15 @@ import sys
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from edge_inception import artifact
 from edge_inception.artifact import EngineFile, SimplifiedGraph
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import Availability, Backend, CompileOptions, SessionOptions
 from edge_inception.errors import BackendMissing, EdgeInceptionError, InputError
+from edge_inception.spec import ShapeProfile
+from edge_inception.stage import plain
 
 pytestmark = pytest.mark.cpu_isa
 
@@ -82,10 +85,10 @@ def test_compiled_engine_describes_itself(compiling, tiny_typed, typing):
     typed = tiny_typed(typing)
     engine = artifact.load(EngineFile, compiled(compiling, typed).path)
     assert engine.path.stat().st_size > 0
-    assert engine.details.items() >= typed.details.items()
-    assert engine.details["backend"] == compiling.name
-    assert engine.details["tied_to"] == dict(compiling.tied_to())
-    assert engine.details["batch"] == {"min": 1, "opt": 1, "max": 1}
+    assert plain(engine.details).items() >= plain(typed.details).items()
+    assert engine.details.backend == compiling.name
+    assert engine.details.tied_to == dict(compiling.tied_to())
+    assert engine.details.batch == ShapeProfile(min=1, opt=1, max=1)
     assert engine.provenance.stage == f"compile:{compiling.name}"
     assert engine.provenance.parents["typed graph"] == typed.sha256
     assert engine.provenance.parents.keys() == {"typed graph", "details of typed graph"}
@@ -118,8 +121,8 @@ def test_untyped_graph_is_refused(compiling, tiny_typed):
 def test_engine_tied_to_something_else_is_refused(compiling, tiny_typed):
     """An engine of another library version is refused before it is loaded, with a hint."""
     engine = compiled(compiling, tiny_typed())
-    ties = {**engine.details["tied_to"], compiling.name: "0.0.1"}
-    other = dataclasses.replace(engine, details={**engine.details, "tied_to": ties})
+    ties = {**engine.details.tied_to, compiling.name: "0.0.1"}
+    other = dataclasses.replace(engine, details=structs.replace(engine.details, tied_to=ties))
     with pytest.raises(EdgeInceptionError) as caught:
         compiling.open(other, ONE)
     assert caught.value.hint

@@ -29,7 +29,17 @@ ROOMS = (
 FILES = {"spec", "errors", "artifact", "stage", "registry", "inference"}
 FILES |= {f"{room}.options" for room in ("baseline", "export", "graph", "quant", "search")}
 DEVICE = [n for n in ALL if n.split(".")[1] in ROOMS or n.removeprefix("edge_inception.") in FILES]
-WORDS = ["_version", "errors", "spec", "artifact", "stage", "registry", "data.imageset"]
+WORDS = [
+    "_version",
+    "errors",
+    "records",
+    "spec",
+    "sidecar",
+    "artifact",
+    "stage",
+    "registry",
+    "data.imageset",
+]
 WORDS += ["baseline.options", "export.options", "graph.options", "quant.options", "search.options"]
 WORDS += ["recipe.reader", "hardware.targets", "hardware.feasibility"]
 LEFT_OF_GRAPH = ["torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim", "onnxscript", "safetensors"]

@@ -11,6 +11,8 @@ import fake_tensorrt
 import fake_tensorrt_run
 import numpy as np
 import pytest
+import sidecars
+from msgspec import structs
 from tensorrt_releases import STRONG, assert_order
 
 from edge_inception import artifact
@@ -51,9 +53,10 @@ class Device:
     def typed(self, typing):
         """``weak_fp32`` is the float32 graph for releases without strong typing."""
         typed = self._typed("fp32" if typing == "weak_fp32" else typing, batch=None)
-        details = {**typed.details, "input_shape": ["batch", 3, 4, 4], "num_classes": 5}
-        if typing == "weak_fp32":
-            details["typing"] = "weak"
+        spelling = "weak" if typing == "weak_fp32" else typed.details.typing
+        details = structs.replace(
+            typed.details, input_shape=("batch", 3, 4, 4), num_classes=5, typing=spelling
+        )
         return dataclasses.replace(typed, details=details)
 
     def compile(self, typing, **choices):
@@ -76,8 +79,8 @@ def test_compiled_engine_runs(device, release):
     device.install(release)
     device.compile("fp16" if int(release.split(".")[0]) >= 10 else "weak_fp32")
     engine = artifact.load(EngineFile, device.path)
-    assert engine.details["tied_to"]["sm"] == "8.7"
-    assert engine.details["layers_from"] == "inspector"
+    assert engine.details.tied_to["sm"] == "8.7"
+    assert engine.details.layers_from == "inspector"
     with opened(engine) as session:
         logits = session.run(IMAGES)
         assert session.info["cuda_graph"] is False
@@ -98,7 +101,7 @@ def test_compiled_engine_runs(device, release):
 def test_equivalent_command_is_that_of_the_release(device, release, typing, flags):
     """The sidecar holds the trtexec line of the TensorRT that compiled the engine."""
     device.install(release)
-    words = shlex.split(device.compile(typing, workspace_mib=64).details["equivalent_command"])
+    words = shlex.split(device.compile(typing, workspace_mib=64).details.equivalent_command)
     assert words[0] == "trtexec"
     assert "--optShapes=input:2x3x4x4" in words
     assert words[-len(flags.split()) :] == flags.split()
@@ -123,7 +126,7 @@ def test_missing_cache_file_is_an_input_error(device, tmp_path):
     """A calibration cache that is not there is named."""
     device.install("8.5")
     typed = device.typed("weak")
-    implicit = dataclasses.replace(typed, details={**typed.details, "typing": "implicit"})
+    implicit = dataclasses.replace(typed, details=structs.replace(typed.details, typing="implicit"))
     options = CompileOptions(profile=PROFILE, calibration_cache=tmp_path / "no.cache")
     with pytest.raises(InputError, match=r"no\.cache"):
         BACKEND.compile(implicit, options, device.path)
@@ -137,12 +140,13 @@ def test_cache_that_is_not_the_graphs_is_refused(device, tmp_path):
     with pytest.raises(InputError, match=r"does not read .*some\.cache"):
         device.compile("weak_fp32", calibration_cache=cache)
     typed = device.typed("weak")
-    implicit = dataclasses.replace(typed, details={**typed.details, "typing": "implicit"})
+    implicit = dataclasses.replace(typed, details=structs.replace(typed.details, typing="implicit"))
     with pytest.raises(InputError, match="and none was given"):
         BACKEND.compile(implicit, CompileOptions(profile=PROFILE), device.path)
     parents = {"typed graph": "f" * 64}
-    origin = dataclasses.replace(typed.provenance, parents=parents)
-    artifact.publish(CalibrationCache, cache, cache.read_bytes(), provenance=origin)
+    origin = structs.replace(typed.provenance, parents=parents)
+    unread = sidecars.of(CalibrationCache)
+    artifact.publish(CalibrationCache, cache, cache.read_bytes(), provenance=origin, details=unread)
     options = CompileOptions(profile=PROFILE, calibration_cache=cache)
     with pytest.raises(InputError, match="belongs to typed graph ffffffffffff, not to"):
         BACKEND.compile(implicit, options, device.path)

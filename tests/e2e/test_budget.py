@@ -281,7 +281,7 @@ def test_a_killed_search_finds_the_very_same(saved, bench, tmp_path):
 
 def test_what_a_search_stands_on_is_checked(saved):
     """The result and its inputs are artifacts: loaded by kind, with their hashes."""
-    assert artifact.load(SearchResult, saved / "model.search.json").details["is_met"] is True
+    assert artifact.load(SearchResult, saved / "model.search.json").details.is_met is True
     parents = artifact.load(SearchResult, saved / "model.search.json").provenance.parents
     graph = artifact.load(SimplifiedGraph, saved / "model.simplified.onnx")
     ranges = artifact.load(RangeTable, saved / "model.ranges.json")

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from edge_inception import registry
-from edge_inception.data import images, imageset
+from edge_inception.data import imageset
 from edge_inception.engines import tensorrt_rtx
 from edge_inception.engines._backend import CompileOptions
 from edge_inception.export.export import export
@@ -97,9 +97,7 @@ def test_network_builds_in_fp16_and_int8(name, simplified, photos, tmp_path):
     """NVIDIA's compiler takes both typed graphs; the int8 engine has no convolution in float, and
     the float16 engine none in int8. Counts come from the library's own list of layers."""
     graph = simplified(name)
-    how = CalibrateOptions(
-        preprocess=images.preprocess_of(graph.details), calibrator="max", threads=1
-    )
+    how = CalibrateOptions(preprocess=graph.details.preprocess, calibrator="max", threads=1)
     ranges = calibrate(graph, photos, how, tmp_path / "ranges.json")
     kinds = {}
     for precision in (Precision.FP16, Precision.INT8):
@@ -124,7 +122,7 @@ def test_float_and_int8_convolutions_share_an_engine(name, simplified, photos, t
     groups = list(dict.fromkeys(place.place(onnx.load(str(graph.path))).scale_of.values()))
     typed = _int8(graph, photos, tmp_path, keep=tuple(sorted(groups[::3])))
     made = tensorrt_rtx.BACKEND.compile(typed, CompileOptions(), tmp_path / "mixed.engine")
-    convolutions = made.details["convolutions"]
+    convolutions = made.details.convolutions
     assert set(convolutions) == {"Half", "Int8"}
     assert typed.counts["groups_float"] == len(groups[::3])
     assert convolutions["Int8"] == typed.counts["conv_quantized"]
@@ -132,9 +130,7 @@ def test_float_and_int8_convolutions_share_an_engine(name, simplified, photos, t
 
 
 def _int8(graph, photos, folder, **placement):
-    how = CalibrateOptions(
-        preprocess=images.preprocess_of(graph.details), calibrator="max", threads=1
-    )
+    how = CalibrateOptions(preprocess=graph.details.preprocess, calibrator="max", threads=1)
     ranges = calibrate(graph, photos, how, folder / "ranges.json")
     options = QuantizeOptions(precision=Precision.INT8, **placement)
     return quantize(graph, ranges, options, folder / "int8.onnx")

@@ -17,11 +17,13 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
+import sidecars
 
 from edge_inception import artifact as subject
 from edge_inception import stage
 from edge_inception.artifact import Graph, Provenance, RangeTable
 from edge_inception.errors import InputError
+from edge_inception.sidecar import RangeTableDetails
 
 ORIGIN = Provenance(
     stage="export",
@@ -33,7 +35,9 @@ ORIGIN = Provenance(
 
 
 def publish(path, content=b"content", **extra):
-    return subject.publish(Graph, path, content, provenance=ORIGIN, **extra)
+    return subject.publish(
+        Graph, path, content, provenance=ORIGIN, **{"details": sidecars.graph(), **extra}
+    )
 
 
 def names(folder):
@@ -42,7 +46,7 @@ def names(folder):
 
 @pytest.fixture
 def published(tmp_path):
-    return publish(tmp_path / "model.onnx", counts={"Conv": 149}, details={"classes": ["a"]})
+    return publish(tmp_path / "model.onnx", counts={"Conv": 149})
 
 
 class TestRoundTrip:
@@ -50,10 +54,10 @@ class TestRoundTrip:
         """A later run sees exactly what the run that wrote it saw."""
         assert subject.load(Graph, published.path) == published
 
-    def test_types_are_those_of_json(self, tmp_path):
-        """Tuples come back as lists at once, so that a fresh run and a reuse agree."""
-        made = publish(tmp_path / "a", details={"shape": (1, 3), "names": {5: "five"}})
-        assert made.details == {"shape": [1, 3], "names": {"5": "five"}}
+    def test_types_are_those_of_the_file(self, tmp_path):
+        """Whole numbers become floats at once, so that a fresh run and a reuse agree."""
+        made = publish(tmp_path / "a", details=sidecars.graph(error_of_pytorchs=1))
+        assert isinstance(made.details.error_of_pytorchs, float)
         assert subject.load(Graph, made.path) == made
 
     def test_sidecar_says_everything(self, published):
@@ -69,13 +73,15 @@ class TestRoundTrip:
             "tools": {"torch": "2.13.0"},
             "source": "cd" * 32,
             "counts": {"Conv": 149},
-            "details": {"classes": ["a"]},
+            "details": stage.plain(sidecars.graph()),
         }
 
     def test_same_input_same_bytes(self, tmp_path):
         """Two runs write equal sidecars: no date, no path, no order of a dictionary."""
-        first = publish(tmp_path / "x" / "m", details={"b": 1, "a": 2})
-        second = publish(tmp_path / "y" / "m", details={"a": 2, "b": 1})
+        types = {"float16": 1, "float32": 2}
+        turned = dict(reversed(types.items()))
+        first = publish(tmp_path / "x" / "m", details=sidecars.graph(checkpoint_types=types))
+        second = publish(tmp_path / "y" / "m", details=sidecars.graph(checkpoint_types=turned))
         read = [subject.sidecar_path(made.path).read_bytes() for made in (first, second)]
         assert read[0] == read[1]
 
@@ -162,11 +168,12 @@ class TestBeside:
     def pair(self, tmp_path):
         path = tmp_path / "ranges.json"
         beside = subject.write_beside(path, ".npz", lambda file: file.write_bytes(b"more") and None)
-        return subject.publish(RangeTable, path, b"{}", provenance=ORIGIN, details=beside)
+        details = RangeTableDetails(beside=beside)
+        return subject.publish(RangeTable, path, b"{}", provenance=ORIGIN, details=details)
 
     def test_it_belongs_by_hash(self, pair):
         """The sidecar knows it, and the pair loads."""
-        assert pair.details["beside"] == {".npz": hashlib.sha256(b"more").hexdigest()}
+        assert pair.details.beside == {".npz": hashlib.sha256(b"more").hexdigest()}
         assert subject.load(RangeTable, pair.path) == pair
 
     def test_another_or_none_is_refused(self, pair):
@@ -293,6 +300,9 @@ KILLED = """
     from edge_inception import artifact
     from edge_inception.artifact import Graph, Provenance
 
+    sys.path.append(sys.argv[3])
+    import sidecars
+
     folder, when = Path(sys.argv[1]), sys.argv[2]
     origin = Provenance(stage="export", parents={}, options={}, tools={}, source="new")
     real, calls = Path.replace, []
@@ -309,7 +319,8 @@ KILLED = """
         return real(self, target)
 
     Path.replace = replace
-    artifact.publish(Graph, folder / "model.onnx", write, provenance=origin)
+    details = sidecars.graph()
+    artifact.publish(Graph, folder / "model.onnx", write, provenance=origin, details=details)
 """
 
 
@@ -318,6 +329,7 @@ KILLED_BESIDE = """
     from pathlib import Path
     from edge_inception import artifact
     from edge_inception.artifact import Provenance, RangeTable
+    from edge_inception.sidecar import RangeTableDetails
 
     path, content, renames = Path(sys.argv[1]), sys.argv[2].encode(), int(sys.argv[3])
     origin = Provenance(stage="calibrate", parents={}, options={}, tools={}, source="")
@@ -333,8 +345,8 @@ KILLED_BESIDE = """
     if renames == 0:  # killed while it writes, not when it is about to rename
         beside = lambda temporary: os.kill(os.getpid(), signal.SIGKILL)
     Path.replace = replace
-    details = artifact.write_beside(path, ".npz", beside)
-    artifact.publish(RangeTable, path, content, provenance=origin, details={"n": 1, **details})
+    details = RangeTableDetails(bias_images=1, beside=artifact.write_beside(path, ".npz", beside))
+    artifact.publish(RangeTable, path, content, provenance=origin, details=details)
 """
 
 
@@ -342,10 +354,9 @@ class TestKilled:
     @pytest.fixture
     def kill(self, tmp_path):
         def run(when):
-            code = textwrap.dedent(KILLED)
-            done = subprocess.run(
-                [sys.executable, "-c", code, str(tmp_path), when], check=False, capture_output=True
-            )
+            code, beside = textwrap.dedent(KILLED), str(Path(sidecars.__file__).parent)
+            command = [sys.executable, "-c", code, str(tmp_path), when, beside]
+            done = subprocess.run(command, check=False, capture_output=True)
             assert done.returncode == -signal.SIGKILL, done.stderr
 
         return run
@@ -390,7 +401,7 @@ class TestKilled:
     def test_a_file_beside_is_of_the_same_run(self, kill_beside, renames, content):
         """kill -9 while it is written leaves the old three files; after the last rename the new."""
         path = kill_beside(renames)
-        assert subject.load(RangeTable, path).details["n"] == 1
+        assert subject.load(RangeTable, path).details.bias_images == 1
         assert path.read_bytes() == path.with_suffix(".npz").read_bytes() == content
 
     @pytest.mark.parametrize("renames", [1, 2])

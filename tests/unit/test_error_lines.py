@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import sidecars
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -490,7 +491,7 @@ NAMED = ("--model", "inception_resnet_v1", "--checkpoint", "w.st")
 def test_a_drop_of_embeddings_is_no_gate(refusal, tells, embedding, photos):
     """Who is right is not known of vectors."""
     origin = Provenance(stage="baseline", parents={}, options={}, tools={}, source="")
-    artifact.publish(Baseline, Path("b.npz"), b"", provenance=origin)
+    artifact.publish(Baseline, Path("b.npz"), b"", provenance=origin, details=sidecars.of(Baseline))
     judged = ["validate", str(embedding), "--baseline", "b.npz", *NAMED, "--validation", photos]
     tells(
         refusal(*judged, "--max-drop", "1", "--out", "report.json"),

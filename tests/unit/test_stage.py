@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
+import sidecars
+from msgspec import structs
 
 from edge_inception import artifact
 from edge_inception import stage as subject
@@ -25,14 +27,23 @@ from edge_inception.export import options as export
 from edge_inception.graph import options as graph
 from edge_inception.quant import options as quant
 from edge_inception.search import options as search
+from edge_inception.spec import Preprocess
 from edge_inception.training import options as train
 from edge_inception.validate import options as validate
 
 PACKAGE = Path(subject.__file__).parent
 # Words decide nothing about a result by themselves: records, reading and writing, looking up.
-WORDS = {"__init__", "_version", "errors", "spec", "artifact", "stage", "registry"} | {
-    "data/imageset"
-}
+WORDS = {
+    "__init__",
+    "_version",
+    "errors",
+    "records",
+    "spec",
+    "sidecar",
+    "artifact",
+    "stage",
+    "registry",
+} | {"data/imageset"}
 STAGES = {
     found.name: found
     for found in (
@@ -59,7 +70,7 @@ def origin(**changes):
 def built(tmp_path):
     """A graph as the quantize stage would have left it."""
     path = tmp_path / "typed.onnx"
-    return artifact.publish(Graph, path, b"x", provenance=origin())
+    return artifact.publish(Graph, path, b"x", provenance=origin(), details=sidecars.graph())
 
 
 class TestReuse:
@@ -78,11 +89,11 @@ class TestReuse:
             (lambda: origin(parents={"graph": "bb"}), "parents changed: graph"),
             (lambda: origin(parents={"graph": "aa", "ranges": "c"}), "parents changed: ranges"),
             (
-                lambda: dataclasses.replace(origin(), tools={"onnx": "0"}),
+                lambda: structs.replace(origin(), tools={"onnx": "0"}),
                 "tools changed: numpy, on",
             ),
-            (lambda: dataclasses.replace(origin(), source="0"), "source changed"),
-            (lambda: dataclasses.replace(origin(), stage="export"), "stage changed"),
+            (lambda: structs.replace(origin(), source="0"), "source changed"),
+            (lambda: structs.replace(origin(), stage="export"), "stage changed"),
         ],
     )
     def test_says_what_changed(self, built, expected, reason):
@@ -144,7 +155,7 @@ class TestReuse:
                 tmp_path / f"{mean}.onnx",
                 b"the same",
                 provenance=subject.provenance(export.EXPORT, parents={}, options=None),
-                details={"preprocess": {"mean": [mean]}},
+                details=sidecars.graph(preprocess=Preprocess(input_size=(8, 8), mean=(mean,) * 3)),
             )
             for mean in (0.5, 0.25, 0.5)
         ]

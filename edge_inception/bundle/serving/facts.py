@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from edge_inception.data.images import preprocess_of
 from edge_inception.errors import InputError
 from edge_inception.hardware.target import Target
+from edge_inception.sidecar import TypedDetails
 from edge_inception.spec import Head, Precision, Preprocess, ShapeProfile
 
 # Part of paths, of a unit's name and of commands: nothing that any of them would have to quote.
@@ -59,7 +57,7 @@ class ServingFacts:
 
 
 def serving_facts(
-    details: Mapping[str, Any],
+    details: TypedDetails,
     target: Target,
     *,
     name: str,
@@ -69,7 +67,7 @@ def serving_facts(
     """The facts that a typed graph's sidecar carries, checked for what no server could take.
 
     Args:
-        details: ``details`` of the sidecar.
+        details: Of the sidecar.
         target: The hardware.
         name: Of the bundle.
         compute_capabilities: Such as ("7.2", "8.7"); empty is the target's own.
@@ -84,21 +82,17 @@ def serving_facts(
             f"name {name!r} is not 1 to 100 of A-Z a-z 0-9 . _ - that start with a letter or digit",
             hint="it becomes part of paths, of a unit's name and of commands: choose a plain one",
         )
-    head = Head.of(details["head"])
-    _, *width = details["output_shape"]
-    labels = () if head.kind == "embedding" else tuple(details["classes"])
-    require_labels(labels, int(details["num_classes"]))
-    preprocess = preprocess_of(details)
+    head, preprocess = details.head, details.preprocess
+    labels = () if head.kind == "embedding" else details.classes
+    require_labels(labels, details.num_classes)
     return ServingFacts(
         name=name,
-        input=Tensor(
-            name=details["input"], element=preprocess.element, shape=preprocess.image_shape
-        ),
-        outputs=_outputs(head, details["output"], tuple(width)),
-        profile=ShapeProfile(**details["profile"]),
+        input=Tensor(name=details.input, element=preprocess.element, shape=preprocess.image_shape),
+        outputs=_outputs(head, details.output, details.output_shape[1:]),
+        profile=details.profile,
         labels=labels,
         preprocess=preprocess,
-        precision=Precision(details["precision"]),
+        precision=details.precision,
         head=head,
         target=target,
         compute_capabilities=compute_capabilities or target.compute_capabilities,

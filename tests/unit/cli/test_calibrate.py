@@ -7,7 +7,6 @@ import struct
 
 import pytest
 
-from edge_inception import stage
 from edge_inception.cli import main
 from edge_inception.errors import InputError
 from edge_inception.quant import ranges
@@ -24,7 +23,7 @@ CACHE = "\n".join(
 @pytest.fixture
 def command(model, save, photos, tmp_path):
     """Run calibrate on the block and the eleven photos; the exit code."""
-    graph = save(model, preprocess=stage.plain(Preprocess(input_size=(16, 16))))
+    graph = save(model, preprocess=Preprocess(input_size=(16, 16)))
     folder = str(photos.items[0].path.parent)
 
     def run(out, *flags):
@@ -42,7 +41,7 @@ def quantized(model, save, tmp_path, monkeypatch):
 
     def run(comment):
         model.doc_string = comment
-        graph = save(model, preprocess=stage.plain(Preprocess(input_size=(16, 16))))
+        graph = save(model, preprocess=Preprocess(input_size=(16, 16)))
         fixed = ["--ranges", "r.json", "--precision", "int8", "--out", "q.onnx"]
         return main.run(["quantize", str(graph.path), *fixed])
 
@@ -101,7 +100,7 @@ def test_a_flag_that_an_import_would_not_look_at_is_refused(
     model, save, tmp_path, capsys, flags, words
 ):
     """A cache has its ranges; images are chosen where there are some. Nothing is written."""
-    graph = save(model, preprocess=stage.plain(Preprocess(input_size=(16, 16))))
+    graph = save(model, preprocess=Preprocess(input_size=(16, 16)))
     cache = tmp_path / "trt.cache"
     cache.write_text(CACHE)
     bare = ["calibrate", str(graph.path), "--import-cache", str(cache)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from edge_inception import artifact
 from edge_inception.artifact import TypedGraph
 from edge_inception.cli import main
 from edge_inception.engines import _cuda
+from edge_inception.spec import Precision, Preprocess
 
 
 def compiled(typed, *flags):
@@ -72,7 +74,7 @@ def test_pixels_and_opsets_that_a_device_cannot_parse(tiny_typed, capsys, monkey
     monkeypatch.setattr(_cuda, "compute_capability", lambda: "5.3")
     typed = tiny_typed("weak")
     for facts, reason in (
-        ({"preprocess": {"input_size": [8, 8], "element": "uint8"}}, "takes no uint8 input"),
+        ({"preprocess": Preprocess(input_size=(8, 8), element="uint8")}, "takes no uint8 input"),
         ({"opset": 14}, "parses ONNX opset 13 at most, the graph has 14"),
         ({"opset": 13}, "JetPack"),
     ):
@@ -81,7 +83,7 @@ def test_pixels_and_opsets_that_a_device_cannot_parse(tiny_typed, capsys, monkey
             typed.path,
             typed.path.read_bytes(),
             provenance=typed.provenance,
-            details={**typed.details, "precision": "fp16", **facts},
+            details=structs.replace(typed.details, precision=Precision.FP16, **facts),
         )
         assert compiled(typed, "--target", "nano-4gb") == (4 if reason == "JetPack" else 3)
         assert reason in capsys.readouterr().err

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 from PIL import Image
 
 from edge_inception.data import images as subject
@@ -146,7 +146,7 @@ class TestPreprocess:
         got = subject.preprocess(photo((20, 12)), how)
         assert got.dtype == np.uint8
         assert np.array_equal(got, values)
-        bgr = subject.preprocess(photo((20, 12)), replace(how, channel_order="BGR"))
+        bgr = subject.preprocess(photo((20, 12)), structs.replace(how, channel_order="BGR"))
         assert bgr.flags.c_contiguous
         assert all(np.array_equal(bgr[..., i], values[..., 2 - i]) for i in range(3))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sidecars
 from PIL import Image
 
 from edge_inception import artifact
@@ -17,6 +18,7 @@ from edge_inception.data import images, imageset
 from edge_inception.device import manifest
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions, SessionOptions
+from edge_inception.sidecar import ReportDetails
 
 ORIGIN = Provenance(stage="test", parents={}, options={}, tools={}, source="test")
 
@@ -44,7 +46,7 @@ def material(tmp_path_factory, publish_tiny, photos) -> Material:
     plain = backend.compile(publish_tiny(folder, "fp32"), CompileOptions(), folder / "fp32.blob")
     found = imageset.open_set(photos)
     arrays = np.concatenate(
-        [b.images for b in images.batches(found.items, images.preprocess_of(engine.details), 4)]
+        [b.images for b in images.batches(found.items, engine.details.preprocess, 4)]
     )
     with backend.open(plain, SessionOptions(threads=1)) as session:
         logits = session.run(arrays)
@@ -68,7 +70,9 @@ def _publish_npz(path: Path, **arrays: np.ndarray) -> Baseline:
     with path.with_suffix(".tmp").open("wb") as stream:
         np.savez(stream, **arrays)
     content = path.with_suffix(".tmp").read_bytes()
-    return artifact.publish(Baseline, path, content, provenance=ORIGIN)
+    return artifact.publish(
+        Baseline, path, content, provenance=ORIGIN, details=sidecars.of(Baseline)
+    )
 
 
 def _publish_report(
@@ -85,7 +89,9 @@ def _publish_report(
         "verdict": {"status": status, "checks": [check]},
     }
     content = json.dumps(record).encode()
-    return artifact.publish(Report, path, content, provenance=ORIGIN, details={"status": status})
+    return artifact.publish(
+        Report, path, content, provenance=ORIGIN, details=ReportDetails(status=status)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -146,7 +146,7 @@ def test_golden_answers_are_the_engines(strong):
     """Recorded are the validated engine's own answers and the baseline's, of sure photos."""
     arrays = load_baseline(strong.baseline)
     made = golden.record_golden(strong.engine, arrays, strong.images, 3)
-    how = images.preprocess_of(strong.engine.details)
+    how = strong.engine.details.preprocess
     again = np.stack([images.load_image(item.path, how) for item in made.items])
     np.testing.assert_array_equal(made.images, again)
     with inference.open_engine(strong.engine.path) as session:

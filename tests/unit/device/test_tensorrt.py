@@ -15,6 +15,7 @@ import fake_tensorrt
 import fake_tensorrt_run
 import numpy as np
 import pytest
+from msgspec import structs
 
 from edge_inception.device import device, errors, jetson_board, manifest
 from edge_inception.engines import _cuda, _inspection
@@ -208,7 +209,7 @@ def test_the_cache_gets_the_header_of_the_library(material, orin, tmp_path, caps
     from edge_inception.bundle.make import BundleOptions, make_bundle
 
     plain = dataclasses.replace(
-        material.graphs[1], details={**material.graphs[1].details, "typing": "implicit"}
+        material.graphs[1], details=structs.replace(material.graphs[1].details, typing="implicit")
     )
     cache = tmp_path / "calibration.cache"
     cache.write_text("TRT-8502-EntropyCalibration2\ninput: 3d010204\n", encoding="ascii")

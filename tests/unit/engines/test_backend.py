@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sidecars
 
 from edge_inception.artifact import EngineFile, Provenance
 from edge_inception.engines import _backend
@@ -15,7 +16,9 @@ from edge_inception.spec import ShapeProfile
 
 ORIGIN = Provenance(stage="compile", parents={}, options={}, tools={}, source="")
 TAKES = _backend.Takes(element="float32", shape=(3, 2, 2))
-ENGINE = EngineFile(path=Path("e.blob"), sha256="", provenance=ORIGIN)
+ENGINE = EngineFile(
+    path=Path("e.blob"), sha256="", provenance=ORIGIN, counts={}, details=sidecars.engine()
+)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +71,16 @@ def test_strided_images_reach_the_engine_in_one_piece():
 )
 def test_each_difference_of_ties_is_refused(there, here, words):
     """A tie that differs, is missing in the sidecar, or is missing here, is named."""
-    engine = dataclasses.replace(ENGINE, details={"tied_to": there})
+    engine = dataclasses.replace(ENGINE, details=sidecars.engine(tied_to=there))
     with pytest.raises(InputError, match=words):
         _backend.check_tied(engine, here)
 
 
 def test_equal_ties_are_accepted():
     """The same library on the same machine opens its engine."""
-    _backend.check_tied(dataclasses.replace(ENGINE, details={"tied_to": {"a": "1"}}), {"a": "1"})
+    _backend.check_tied(
+        dataclasses.replace(ENGINE, details=sidecars.engine(tied_to={"a": "1"})), {"a": "1"}
+    )
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 1), (2, 1, 4), (1, 5, 4)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sidecars
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
@@ -14,7 +15,7 @@ from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.errors import InputError
 from edge_inception.export import interface
-from edge_inception.spec import Head, Preprocess, ShapeProfile
+from edge_inception.spec import Head, Precision, Preprocess, ShapeProfile
 
 pytestmark = pytest.mark.cpu_isa
 
@@ -72,12 +73,12 @@ def case(tmp_path):
             provenance=Provenance(
                 stage="quantize", parents={}, options={}, tools={}, source="test"
             ),
-            details={
-                "precision": "fp32",
-                "num_classes": CLASSES,
-                "head": str(head),
-                "input_shape": [BATCH, *how.image_shape],
-            },
+            details=sidecars.typed(
+                precision=Precision.FP32,
+                num_classes=CLASSES,
+                head_text=str(head),
+                input_shape=(BATCH, *how.image_shape),
+            ),
         )
         return typed, how, list(layers.values())
 

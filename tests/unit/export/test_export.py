@@ -71,12 +71,12 @@ def test_sidecar_tells_what_later_stages_need(graph):
     """Sidecar: signature, preprocessing and counts, checked against the file itself."""
     loaded = artifact.load(Graph, graph.path)
     model = onnx.load(graph.path)
-    assert loaded.details["input"] == model.graph.input[0].name == "input"
-    assert loaded.details["output"] == model.graph.output[0].name == "logits"
+    assert loaded.details.input == model.graph.input[0].name == "input"
+    assert loaded.details.output == model.graph.output[0].name == "logits"
     dims = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    assert loaded.details["input_shape"] == dims == [1, 3, 32, 40]
-    assert loaded.details["num_classes"] == 5
-    assert loaded.details["preprocess"]["input_size"] == [32, 40]
+    assert loaded.details.input_shape == tuple(dims) == (1, 3, 32, 40)
+    assert loaded.details.num_classes == 5
+    assert loaded.details.preprocess.input_size == (32, 40)
     assert sum(loaded.counts.values()) == len(model.graph.node)
     assert loaded.counts["Conv"] == 12
     assert loaded.provenance.parents.keys() == {"checkpoint"}
@@ -129,7 +129,7 @@ def test_dynamic_batch_takes_every_size(tiny_checkpoint, tiny_weights, options, 
     """With MIN:OPT:MAX the batch is free and every size gives PyTorch's logits."""
     dynamic = replace(options, profile=ShapeProfile(min=1, opt=2, max=4))
     made = export(tiny_checkpoint, dynamic, tmp_path / "dynamic.onnx")
-    assert made.details["input_shape"] == ["batch", 3, 32, 40]
+    assert made.details.input_shape == ("batch", 3, 32, 40)
     assert onnx.load(made.path).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     for batch in (1, 2, 4):
         images = image_set(batch)
@@ -142,7 +142,7 @@ def test_static_batch_is_the_profiles(tiny_checkpoint, options, tmp_path):
     """min = max = 3 gives a graph of batch 3."""
     static = replace(options, profile=ShapeProfile(min=3, opt=3, max=3))
     made = export(tiny_checkpoint, static, tmp_path / "static.onnx")
-    assert made.details["input_shape"] == [3, 3, 32, 40]
+    assert made.details.input_shape == (3, 3, 32, 40)
     assert logits_of(made.path, image_set(3)).shape == (3, 5)
 
 
@@ -162,7 +162,7 @@ def named_checkpoint(tiny_weights, tmp_path):
 
 def test_class_names_of_the_checkpoint_are_used(named_checkpoint, options, tmp_path):
     """Names that the checkpoint carries reach the sidecar, in its order."""
-    assert export(named_checkpoint, options, tmp_path / "m.onnx").details["classes"] == [*NAMES]
+    assert export(named_checkpoint, options, tmp_path / "m.onnx").details.classes == (*NAMES,)
 
 
 def test_class_names_in_another_order_are_refused(named_checkpoint, options, tmp_path):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_inception.data import images
@@ -84,7 +83,7 @@ def test_pixels_are_normalised_bit_for_bit(classifier, layout, is_simplified):
 
     Simplification keeps it so; the logits are then those of the floats, equal to the last bit.
     """
-    plain, how = classifier("batch"), replace(HOW, layout=layout)
+    plain, how = classifier("batch"), structs.replace(HOW, layout=layout)
     folded = classifier("batch")
     interface.add_ends(folded, how, Head())
     if is_simplified:

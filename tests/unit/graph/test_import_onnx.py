@@ -60,21 +60,21 @@ def test_every_opset_keeps_the_function(classifier, tmp_path, opset):
     # both are onnxruntime in float32; its fusions move a probability by a rounding or two
     assert np.abs(softmax(ours) - theirs).max() < 1e-6
     assert ours.std() > 0.1  # the network says something
-    assert graph.details["opset"] == max(opset, OPSET)
-    assert graph.details["source_opset"] == opset
+    assert graph.details.opset == max(opset, OPSET)
+    assert graph.details.source_opset == opset
 
 
 def test_the_sidecar_says_what_later_stages_need(classifier, tmp_path):
     """Name, classes, preprocessing, shapes and the head that was cut off."""
     graph = imported(classifier(), tmp_path, classes=tuple("abcde"))
     assert artifact.load(Graph, graph.path).details == graph.details
-    assert graph.details["model"] == "their model"
-    assert graph.details["num_classes"] == CLASSES
-    assert graph.details["classes"] == list("abcde")
-    assert graph.details["input_shape"] == [1, 3, SIDE, SIDE]
-    assert graph.details["cut_head"] == "softmax"
-    assert graph.details["preprocess"]["input_size"] == [SIDE, SIDE]
-    assert graph.details["checkpoint_notes"] == [
+    assert graph.details.model == "their model"
+    assert graph.details.num_classes == CLASSES
+    assert graph.details.classes == tuple("abcde")
+    assert graph.details.input_shape == (1, 3, SIDE, SIDE)
+    assert graph.details.cut_head == "softmax"
+    assert graph.details.preprocess.input_size == (SIDE, SIDE)
+    assert graph.details.checkpoint_notes == [
         "crop_fraction 0.875 is assumed; --crop-fraction changes it",
         "interpolation bilinear is assumed; --interpolation changes it",
         "its Softmax is cut off, the engine answers logits; --head softmax keeps it",
@@ -86,8 +86,8 @@ def test_what_is_given_is_not_assumed(classifier, tmp_path):
     """With crop and interpolation given, nothing is assumed and nothing is said."""
     how = {**HALF, "crop_fraction": 1.0, "interpolation": "bicubic"}
     graph = imported(classifier(ending="logits"), tmp_path, preprocess=how)
-    assert graph.details["checkpoint_notes"] == []
-    assert graph.details["preprocess"]["crop_fraction"] == 1.0
+    assert graph.details.checkpoint_notes == ()
+    assert graph.details.preprocess.crop_fraction == 1.0
 
 
 def test_weights_are_no_inputs_any_more(classifier, tmp_path):
@@ -112,7 +112,7 @@ def test_endings(classifier, tmp_path, ending, cut, opset):
     ours = answers(graph.path, photos(1))
     assert ours.shape == (1, CLASSES)
     assert np.abs((softmax(ours) if cut else ours) - theirs).max() < 2e-6
-    assert graph.details["cut_head"] == cut
+    assert graph.details.cut_head == cut
 
 
 def test_softmax_over_another_axis_is_no_head(classifier, tmp_path):
@@ -120,7 +120,7 @@ def test_softmax_over_another_axis_is_no_head(classifier, tmp_path):
     node = helper.make_node("Softmax", ["logits_"], ["odd"], axis=0)
     model = classifier(13, ending="logits", are_weights_inputs=False, extra=[node])
     graph = imported(model, tmp_path)
-    assert graph.details["cut_head"] == ""
+    assert graph.details.cut_head == ""
     assert graph.counts["Softmax"] == 1
 
 
@@ -144,7 +144,7 @@ def test_the_batch_is_the_recipes(classifier, tmp_path, batch, profile):
     theirs = [answers(path, np.repeat(image[None], copies, axis=0))[0] for image in images]
     assert np.abs(softmax(ours) - np.stack(theirs)).max() < 1e-6
     want = "batch" if profile.is_dynamic else profile.max
-    assert graph.details["input_shape"][0] == want
+    assert graph.details.input_shape[0] == want
     for value in (
         *onnx.load(str(graph.path)).graph.input,
         *onnx.load(str(graph.path)).graph.output,
@@ -202,7 +202,7 @@ def test_other_floats_become_float32(classifier, tmp_path, kind):
         value.type.tensor_type.elem_type = kind
     graph = imported(model, tmp_path)
     name = TensorProto.DataType.Name(kind).lower()
-    assert graph.details["checkpoint_notes"][0] == f"weights made float32: {NUM_WEIGHTS} of {name}"
+    assert graph.details.checkpoint_notes[0] == f"weights made float32: {NUM_WEIGHTS} of {name}"
     ours = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(graph.path)).graph.initializer}
     for tensor in model.graph.initializer:
         stored = numpy_helper.to_array(tensor)
@@ -225,7 +225,7 @@ def test_functions_are_inlined(classifier, tmp_path):
     graph = imported(model, tmp_path)
     theirs = answers(tmp_path / "their model.onnx", photos(1))
     assert np.allclose(answers(graph.path, photos(1)), theirs, rtol=1e-5)
-    assert "1 functions inlined" in graph.details["checkpoint_notes"]
+    assert "1 functions inlined" in graph.details.checkpoint_notes
 
 
 def test_a_tensor_called_logits_gives_way(classifier, tmp_path):
@@ -243,7 +243,7 @@ def test_free_sides_are_set(classifier, tmp_path):
     """Free height and width take the recipe's input size."""
     model = classifier(13, side="side", are_weights_inputs=False)
     graph = imported(model, tmp_path, preprocess={**HALF, "input_size": (16, 20)})
-    assert graph.details["input_shape"] == [1, 3, 16, 20]
+    assert graph.details.input_shape == (1, 3, 16, 20)
 
 
 def test_same_file_same_bytes(classifier, tmp_path):

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import onnx
 import pytest
+import sidecars
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -233,13 +234,16 @@ def test_a_layer_that_reads_a_new_tensor_is_named_without_one(tmp_path, capsys):
     assert record["left_out"] == ["mean"]
 
 
+DETAILS = {SimplifiedGraph: sidecars.simplified, TypedGraph: sidecars.typed}
+
+
 def saved(tmp_path, kind, name, proto, side=SIDE):
     return artifact.publish(
         kind,
         tmp_path / name,
         proto.SerializeToString(),
         provenance=ORIGIN,
-        details={"preprocess": {"input_size": [side, side]}},
+        details=DETAILS[kind](preprocess=Preprocess(input_size=(side, side))),
     ).path
 
 
@@ -275,7 +279,7 @@ def test_no_onnx_is_an_input_error(tmp_path, capsys):
         tmp_path / "b.onnx",
         b"nothing",
         provenance=ORIGIN,
-        details={"preprocess": {"input_size": [SIDE, SIDE]}},
+        details=sidecars.typed(preprocess=Preprocess(input_size=(SIDE, SIDE))),
     ).path
     words = ["compare-layers", str(first), str(other), "--images", str(tmp_path / "photos")]
     assert main.run(words) == 3

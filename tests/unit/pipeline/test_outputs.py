@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import sidecars
+from msgspec import structs
 
 from edge_inception import artifact
 from edge_inception.artifact import Baseline, EngineFile, Provenance, Report, TypedGraph
@@ -13,6 +15,8 @@ from edge_inception.errors import InputError
 from edge_inception.hardware import targets
 from edge_inception.pipeline import devices, outputs
 from edge_inception.recipe.reader import load_recipe
+from edge_inception.sidecar import ReportDetails
+from edge_inception.spec import Precision, Preprocess, ShapeProfile
 
 NO_IMAGES = ImageSet(name="none", items=(), classes=())
 
@@ -21,7 +25,7 @@ def device(name, *versions):
     return devices.Device(target=targets.target(name), tensorrt=versions)
 
 
-def publish(kind, path, content, **details):
+def publish(kind, path, content, details):
     origin = Provenance(stage="test", parents={}, options={}, tools={}, source="")
     return artifact.publish(kind, path, content, provenance=origin, details=details)
 
@@ -33,16 +37,18 @@ def packed(tmp_path, tiny_typed):
     def pack(device, batch=1, **details):
         for suffix, typing in (("", "fp16"), (".weak", "fp32")):
             typed = tiny_typed(typing, batch=batch)
-            said = {**typed.details, "precision": "fp16", **details}
+            said = structs.replace(typed.details, precision=Precision.FP16, **details)
             path = tmp_path / f"model.fp16{suffix}.onnx"
-            publish(TypedGraph, path, typed.path.read_bytes(), **said)
-        publish(EngineFile, tmp_path / "e.blob", b"engine", precision="fp16")
-        publish(Baseline, tmp_path / "baseline.npz", b"baseline")
+            publish(TypedGraph, path, typed.path.read_bytes(), said)
+        engine = sidecars.blob(precision=Precision.FP16)
+        publish(EngineFile, tmp_path / "e.blob", b"engine", engine)
+        publish(Baseline, tmp_path / "baseline.npz", b"baseline", sidecars.baseline())
         record = {
             "rows": [{"name": "FP16 (cpu)", "role": "subject", "backend": "openvino"}],
             "context": {"engines": {"FP16 (cpu)": {"file": "e.blob"}}},
         }
-        publish(Report, tmp_path / "report.json", json.dumps(record).encode())
+        passed = ReportDetails(status="PASSED")
+        publish(Report, tmp_path / "report.json", json.dumps(record).encode(), passed)
         return outputs.material(tmp_path, device, NO_IMAGES)
 
     return pack
@@ -59,7 +65,7 @@ def test_graph_that_every_version_takes(packed):
 
 def test_pixels_need_a_tensorrt_that_takes_them(packed):
     """One of the versions that takes no uint8 is enough to refuse; without it nothing is."""
-    pixels = {"input_size": [8, 8], "element": "uint8"}
+    pixels = Preprocess(input_size=(8, 8), element="uint8")
     with pytest.raises(InputError, match=r"TensorRT 8\.4\.1 takes no uint8 input"):
         packed(device("agx-xavier-32gb", "8.4.1", "8.5.2"), preprocess=pixels)
     assert packed(device("agx-xavier-32gb", "8.5.2"), preprocess=pixels).graphs
@@ -67,7 +73,7 @@ def test_pixels_need_a_tensorrt_that_takes_them(packed):
 
 def test_batch_that_cannot_fit(packed):
     """A batch whose largest layer alone is larger than the memory: 4 GiB take no 40 million."""
-    profile = {"min": 1, "opt": 1, "max": 40_000_000}
+    profile = ShapeProfile(min=1, opt=1, max=40_000_000)
     with pytest.raises(InputError, match="its memory is 4 GiB") as caught:
         packed(device("nano-4gb", "8.2.1"), batch=None, profile=profile)
     assert "is the largest that could fit" in caught.value.hint

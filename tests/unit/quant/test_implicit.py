@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from msgspec import structs
 from onnx import helper, numpy_helper
 
 from edge_inception import artifact
@@ -32,7 +33,7 @@ from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CacheOptions, FloatRest, QuantizeOptions, Typing
 from edge_inception.quant.ranges import TensorRange, read_table
-from edge_inception.spec import Precision
+from edge_inception.spec import Precision, ShapeProfile
 
 IMPLICIT = QuantizeOptions(precision=Precision.INT8, typing=Typing.IMPLICIT)
 # TensorRT rounds the float weights of an implicit graph itself, and nothing corrects its biases.
@@ -207,7 +208,7 @@ def test_the_graph_is_what_tensorrt_8_parses(made):
     assert (made.model.opset_import[0].version, made.model.ir_version) == (13, 7)
     ops = [node.op_type for node in made.model.graph.node]
     assert not {"QuantizeLinear", "DequantizeLinear", "GlobalAveragePool", "Gemm"} & set(ops)
-    assert made.typed.details["typing"] == "implicit"
+    assert made.typed.details.typing == "implicit"
     ends = [made.model.graph.input[0].name, made.model.graph.output[0].name]
     assert ends == ["input", "logits"]
     found = dla.plan(made.model, "NVDLA 1.0")
@@ -220,7 +221,7 @@ def test_only_what_follows_the_last_layer_has_no_scale(made):
     """No scale on the output, one on everything between; what has none is listed."""
     every = {"input", *(name for node in made.model.graph.node for name in node.output)}
     assert every - set(made.scale_of) == {"logits", "logits.maps"}
-    assert made.cache.details["unscaled"] == ["logits.maps", "logits"]
+    assert made.cache.details.unscaled == ("logits.maps", "logits")
     assert made.cache.counts["num_scaled"] == len(made.scale_of)
     assert made.cache.counts["num_unscaled"] == 2
 
@@ -311,7 +312,7 @@ def test_pairs_with_the_same_scales_compute_the_same(made, tmp_path):
     wanted = run(emulate(made.model, made.scale_of, np.float16), made.batch)["logits"]
     found = run(onnx.load(str(typed.path)), made.batch)["logits"]
     assert np.abs(found - wanted).max() <= 1e-3 * np.abs(wanted).max()
-    assert typed.details["typing"] == "strong"
+    assert typed.details.typing == "strong"
     assert typed.counts["gpu_layers"] == 1
 
 
@@ -347,16 +348,16 @@ def test_a_relu_with_company_does_not_narrow_its_input():
 
 def test_pixels_stay_unscaled(residual, save, photos, options, tmp_path):
     """Of raw pixels the normalised image is the first tensor with a scale."""
-    how = replace(options.preprocess, element="uint8")
+    how = structs.replace(options.preprocess, element="uint8")
     network = residual(element="uint8")
-    plain = save(network)
+    plain = save(network, preprocess=how)
     ranges = calibrate(plain, photos, replace(options, preprocess=how), tmp_path / "r.json")
     typed = quantize(plain, ranges, IMPLICIT, tmp_path / "t.onnx")
     cache = write_cache(typed, ranges, ORIN, tmp_path / "t.cache")
     _, scale_of = read_cache(cache.path)
     assert next(iter(scale_of)) == "image"
     unscaled = ["input", "preprocess/cast", "preprocess/div", "preprocess/sub"]
-    assert cache.details["unscaled"] == [*unscaled, "logits.maps", "logits"]
+    assert cache.details.unscaled == (*unscaled, "logits.maps", "logits")
 
 
 @pytest.mark.parametrize(
@@ -382,9 +383,9 @@ def test_a_free_batch_needs_a_number(residual, save, photos, options, tmp_path):
         quantize(plain, ranges, IMPLICIT, tmp_path / "t.onnx")
     assert "--batch" in caught.value.hint
     typed = quantize(plain, ranges, replace(IMPLICIT, batch=4), tmp_path / "t.onnx")
-    assert typed.details["input_shape"] == [4, 3, 16, 16]
-    assert typed.details["output_shape"] == [4, 6]
-    assert typed.details["profile"] == {"min": 4, "opt": 4, "max": 4}
+    assert typed.details.input_shape == (4, 3, 16, 16)
+    assert typed.details.output_shape == (4, 6)
+    assert typed.details.profile == ShapeProfile(min=4, opt=4, max=4)
 
 
 def test_fp16_for_dla_needs_no_ranges(made, tmp_path):
@@ -392,7 +393,7 @@ def test_fp16_for_dla_needs_no_ranges(made, tmp_path):
     options = replace(IMPLICIT, precision=Precision.FP16)
     typed = quantize(made.plain, None, options, tmp_path / "half.onnx")
     assert typed.path.read_bytes() == made.typed.path.read_bytes()
-    assert typed.details["precision"] == "fp16"
+    assert typed.details.precision is Precision.FP16
     with pytest.raises(InputError, match="for implicit int8"):
         write_cache(typed, made.ranges, ORIN, tmp_path / "half.cache")
 

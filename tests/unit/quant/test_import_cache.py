@@ -70,7 +70,7 @@ def test_amax_is_127_scales_of_any_float32(model, save, options, tmp_path):
     assert table.tensors["pooled"].amax == table.tensors["stem"].amax
     assert table.tensors["flat"].amax == table.tensors["last"].amax
     assert table.calibrator == "EntropyCalibration2"
-    assert found.details["not_in_graph"] == ["(Unnamed Layer* 3) [Convolution]_output"]
+    assert found.details.not_in_graph == ("(Unnamed Layer* 3) [Convolution]_output",)
 
 
 def test_what_is_given_stays_and_outputs_give_nothing(model):

@@ -18,7 +18,8 @@ from edge_inception.errors import InputError
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
-from edge_inception.spec import Precision
+from edge_inception.sidecar import TypedDetails
+from edge_inception.spec import Precision, Preprocess
 
 INT8 = QuantizeOptions(precision=Precision.INT8)
 STRONG32 = replace(INT8, float_rest=FloatRest.FP32)
@@ -38,7 +39,7 @@ ALL = {
 
 @pytest.fixture
 def graph(model, save):
-    return save(model, network="block", preprocess={"input_size": [16, 16]})
+    return save(model)
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_opset_and_ir_version_of_a_spelling(graph, ranges, tmp_path, name, stamp
     typed = quantize(graph, ranges, ALL[name], tmp_path / "typed.onnx")
     model = onnx.load(str(typed.path))
     assert (model.opset_import[0].version, model.ir_version) == stamp
-    assert typed.details["opset"] == stamp[0]
+    assert typed.details.opset == stamp[0]
 
 
 def test_counts_and_details(graph, ranges, tmp_path):
@@ -106,18 +107,17 @@ def test_counts_and_details(graph, ranges, tmp_path):
         "num_qdq_pairs": 7,
         "biases_corrected": 5,
     }
-    assert typed.details == {
-        "network": "block",
-        "preprocess": {"input_size": [16, 16]},
-        "precision": "int8",
-        "typing": "weak",
-        "float_rest": "fp16",
-        "opset": 13,
-        "input": "input",
-        "output": "logits",
-        "input_shape": [1, 3, 16, 16],
-        "output_shape": [1, 4],
-    }
+    assert typed.details == TypedDetails.of(
+        graph.details,
+        precision=Precision.INT8,
+        typing="weak",
+        float_rest="fp16",
+        opset=13,
+        input="input",
+        output="logits",
+        input_shape=(1, 3, 16, 16),
+        output_shape=(1, 4),
+    )
     assert artifact.load(TypedGraph, typed.path) == typed
 
 
@@ -242,7 +242,7 @@ def test_a_range_table_of_another_graph_is_refused(ranges, model, save, tmp_path
 
 def test_a_range_table_of_other_preprocessing_is_refused(ranges, model, save, tmp_path):
     """The same graph, fed with other pixels, has other ranges; the key is named."""
-    other = save(model, preprocess={"input_size": [16, 16], "mean": [0.0, 0.0, 0.0]})
+    other = save(model, preprocess=Preprocess(input_size=(16, 16), mean=(0.0, 0.0, 0.0)))
     message = r"preprocess.mean: got \[0.5, 0.5, 0.5\], wanted \[0.0, 0.0, 0.0\]"
     with pytest.raises(InputError, match=message):
         quantize(other, ranges, INT8, tmp_path / "typed.onnx")
@@ -343,7 +343,7 @@ def test_a_dynamic_batch_stays_dynamic(model, save, photos, options, batch, tmp_
     graph = save(model)
     table = calibrate(graph, photos, options, tmp_path / "ranges.json")
     typed = quantize(graph, table, INT8, tmp_path / "typed.onnx")
-    assert typed.details["input_shape"] == ["batch", 3, 16, 16]
+    assert typed.details.input_shape == ("batch", 3, 16, 16)
     together = run(typed.path, [np.concatenate(batch)])
     # float16 sums of a batch of eleven and of one may differ in the last place.
     np.testing.assert_allclose(together, run(typed.path, batch), rtol=0, atol=2.0**-8)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from edge_inception.errors import InputError
 from edge_inception.quant import ranges
@@ -92,8 +93,8 @@ def test_shards_of_other_things_are_refused(graph, photos, options, tmp_path):
 def test_shards_of_machines_with_more_cores_are_refused(graph, photos, options, tmp_path):
     """Threads 0 is all usable ones: the same option, and another order of sums on each machine."""
     one, two = shards(graph, photos, options, tmp_path, 2)
-    engine = {**two.details["engine"], "threads": 7}
-    other = replace(two, details={**two.details, "engine": engine})
+    engine = structs.replace(two.details.engine, threads=7)
+    other = replace(two, details=structs.replace(two.details, engine=engine))
     with pytest.raises(InputError, match=r"was made with 7 threads, .* with 1") as caught:
         merge(graph, photos, options, [one, other], tmp_path / "merged.json")
     assert "--threads" in caught.value.hint

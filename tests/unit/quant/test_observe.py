@@ -18,6 +18,7 @@ from edge_inception.quant import ranges
 from edge_inception.quant.calibrators import bin_edges
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CalibrateOptions
+from edge_inception.sidecar import StreamEngine
 from edge_inception.spec import Preprocess
 
 pytestmark = pytest.mark.cpu_isa
@@ -142,7 +143,7 @@ def test_seed_moves_the_sample(graph, photos, options, tmp_path):
     """Another seed looks at other positions; the same seed at the same."""
     how = [replace(options, max_positions=64, seed=seed) for seed in (0, 0, 5)]
     files = [calibrate(graph, photos, h, tmp_path / f"{i}.json") for i, h in enumerate(how)]
-    digests = [file.details["beside"][".npz"] for file in files]
+    digests = [file.details.beside[".npz"] for file in files]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -167,7 +168,7 @@ def test_the_calibrator_decides_amax(graph, photos, options, tmp_path):
 def test_settings_are_read_back_and_recorded(graph, photos, options, tmp_path):
     """Threads and float precision come from OpenVINO; preprocessing and set are in the table."""
     found = calibrate(graph, photos, options, tmp_path / "r.json")
-    assert found.details["engine"] == {"precision": "f32", "threads": 1}
+    assert found.details.engine == StreamEngine(precision="f32", threads=1)
     record = json.loads(found.path.read_text())
     assert record["graph"] == graph.sha256
     assert record["set_sha256"] == photos.sha256
@@ -246,7 +247,7 @@ def test_histograms_of_another_table_are_refused(graph, photos, options, tmp_pat
     """The .npz belongs to its table by hash."""
     found = calibrate(graph, photos, options, tmp_path / "r.json")
     histograms = found.path.with_suffix(".npz")
-    assert found.details["beside"][".npz"] == file_sha256(histograms)
+    assert found.details.beside[".npz"] == file_sha256(histograms)
     histograms.write_bytes(histograms.read_bytes() + b"x")
     with pytest.raises(InputError, match="was not written with"):
         ranges.read_histograms(found)

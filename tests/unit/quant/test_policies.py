@@ -200,8 +200,8 @@ def test_layers_in_float_are_named_for_the_engine(residual, save, photos, option
     for typing in (Typing.STRONG, Typing.WEAK):
         how = replace(INT8, typing=typing, bias_correction=False)
         typed = quantize(graph, table, replace(how, placement="float-ends"), tmp_path / "a.onnx")
-        assert typed.details["float_layers"] == ["stem.c", "a1.c", "down", "logits"]
-        assert "float_layers" not in quantize(graph, table, how, tmp_path / "b.onnx").details
+        assert typed.details.float_layers == ("stem.c", "a1.c", "down", "logits")
+        assert not quantize(graph, table, how, tmp_path / "b.onnx").details.float_layers
 
 
 def test_the_whole_group_is_kept(residual):
@@ -254,7 +254,7 @@ def test_tensorrt_rtx_takes_every_policy(graph, ranges, tmp_path, name):
     pytest.importorskip("tensorrt_rtx_bindings")
     typed = quantize(graph, ranges, replace(SPELLINGS["half"], placement=name), tmp_path / "t.onnx")
     made = tensorrt_rtx.BACKEND.compile(typed, CompileOptions(), tmp_path / "int8.engine")
-    assert made.details["convolutions"]["Int8"] == typed.counts["conv_quantized"]
+    assert made.details.convolutions["Int8"] == typed.counts["conv_quantized"]
 
 
 def test_kept_groups_compute_what_the_float_graph_does(graph, ranges, batch, tmp_path):

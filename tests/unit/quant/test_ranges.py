@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 
 import pytest
+import sidecars
+from msgspec import structs
 
 from edge_inception import artifact
 from edge_inception.artifact import Provenance, RangeTable
@@ -32,6 +34,7 @@ def publish(tmp_path):
             tmp_path / "ranges.json",
             text.encode(),
             provenance=Provenance(stage="calibrate", parents={}, options={}, tools={}, source=""),
+            details=sidecars.of(RangeTable),
         )
 
     return write
@@ -62,7 +65,7 @@ def test_an_amax_that_is_no_magnitude_is_refused(publish, amax):
 def test_the_hint_for_a_table_of_a_fine_tuned_graph_trains_again(publish, model, save):
     """Ranges and weights come of one run of train: calibrate would part them."""
     found = publish(ranges.table_text(TABLE))
-    tuned = replace(found, provenance=replace(found.provenance, stage="qat"))
+    tuned = replace(found, provenance=structs.replace(found.provenance, stage="qat"))
     with pytest.raises(InputError, match="of another graph") as caught:
         ranges.table_for(save(model), tuned)
     assert caught.value.hint.startswith("edge-inception train --qat RANGES")

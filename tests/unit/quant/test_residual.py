@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from msgspec import structs
 from onnx import TensorProto
 
 from edge_inception.data import images
@@ -222,14 +223,15 @@ def test_tensorrt_rtx_compiles_every_part(  # noqa: PLR0913, PLR0917 -- one grap
     pytest.importorskip("tensorrt_rtx_bindings")
     from edge_inception.engines import tensorrt_rtx
 
-    graph = save(residual(element=element, layout=layout, head=head))
-    how = replace(options, preprocess=replace(options.preprocess, element=element, layout=layout))
+    pixels = structs.replace(options.preprocess, element=element, layout=layout)
+    graph = save(residual(element=element, layout=layout, head=head), preprocess=pixels)
+    how = replace(options, preprocess=pixels)
     table = calibrate(graph, photos, how, tmp_path / "ranges.json")
     typed = quantize(graph, table, SPELLINGS[name], tmp_path / "typed.onnx")
     path = tmp_path / f"engine{tensorrt_rtx.BACKEND.suffix}"
     details = tensorrt_rtx.BACKEND.compile(typed, CompileOptions(), path).details
     convs = sum(node.op_type == "Conv" for node in onnx.load(str(typed.path)).graph.node)
-    assert details["layers"]["correlation"] == {"Int8": convs}
+    assert details.layers["correlation"] == {"Int8": convs}
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -238,7 +240,9 @@ def test_calibration_from_pixels_equals_that_from_floats(
 ):
     """The graph normalises as ``images`` does, so every tensor has the same range."""
     plain = calibrate(save(residual()), photos, options, tmp_path / "plain.json")
-    how = replace(options, preprocess=replace(options.preprocess, element="uint8", layout=layout))
+    how = replace(
+        options, preprocess=structs.replace(options.preprocess, element="uint8", layout=layout)
+    )
     graph = save(residual(element="uint8", layout=layout))
     folded = calibrate(graph, photos, how, tmp_path / "folded.json")
     wanted = {

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime
 import pytest
+from msgspec import structs
 
 from edge_inception import artifact
 from edge_inception.cli import main
@@ -17,6 +18,7 @@ from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.merge import merge
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import FloatRest, QuantizeOptions
+from edge_inception.sidecar import TrialDetails
 from edge_inception.spec import Precision
 
 INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32, bias_correction=False)
@@ -62,7 +64,7 @@ def test_the_table_is_that_of_the_calibrator_with_the_least_error(
     graph = either
     wanted = noisy(graph, photos, options, tmp_path)
     found = calibrate(graph, photos, replace(options, calibrator="auto"), tmp_path / "auto.json")
-    recorded = found.details["tried_sqnr_db"]
+    recorded = found.details.tried_sqnr_db
     assert set(recorded) == set(TRIED)
     for name, (sqnr_db, _) in wanted.items():
         # 0.1 dB is what is recorded; a value on the edge of a step may round differently there.
@@ -83,9 +85,9 @@ def test_the_placement_of_the_trial_is_that_of_the_graph(graph, photos, options,
     exact = logits(graph.path, photos, options)
     noise = logits(typed.path, photos, options) - exact
     sqnr_db = 10 * np.log10(np.square(exact).sum() / np.square(noise).sum())
-    assert found.details["tried_sqnr_db"][best] == pytest.approx(sqnr_db, abs=0.3)
+    assert found.details.tried_sqnr_db[best] == pytest.approx(sqnr_db, abs=0.3)
     plain = calibrate(graph, photos, replace(how, placement=""), tmp_path / "plain.json")
-    assert plain.details["tried_sqnr_db"] != found.details["tried_sqnr_db"]
+    assert plain.details.tried_sqnr_db != found.details.tried_sqnr_db
 
 
 def unseen(photos, num_means):
@@ -108,11 +110,11 @@ def test_biases_are_corrected_where_that_helps(either, photos, options, tmp_path
         typed = quantize(either, plain, how, tmp_path / f"{is_corrected}.onnx")
         noise = logits(typed.path, others, options) - exact
         found[is_corrected] = 10 * np.log10(np.square(exact).sum() / np.square(noise).sum())
-    assert table.details["bias_images"] == 8
-    assert table.details["corrected_sqnr_db"] == pytest.approx(found[True], abs=0.3)
-    assert table.details["uncorrected_sqnr_db"] == pytest.approx(found[False], abs=0.3)
-    helps = table.details["corrected_sqnr_db"] > table.details["uncorrected_sqnr_db"]
-    assert table.details["bias_correction_helps"] == helps
+    assert table.details.bias_images == 8
+    assert table.details.corrected_sqnr_db == pytest.approx(found[True], abs=0.3)
+    assert table.details.uncorrected_sqnr_db == pytest.approx(found[False], abs=0.3)
+    helps = table.details.corrected_sqnr_db > table.details.uncorrected_sqnr_db
+    assert table.details.bias_correction_helps == helps
     typed = quantize(either, table, replace(INT8, bias_correction=None), tmp_path / "auto.onnx")
     assert typed.path.read_bytes() == (tmp_path / f"{helps}.onnx").read_bytes()
 
@@ -125,8 +127,8 @@ def test_correction_is_not_judged_on_the_photos_it_was_made_of(
     monkeypatch.setattr(channel_means, "NUM_IMAGES", num_means)
     table = calibrate(graph, photos, replace(options, calibrator="auto"), tmp_path / "auto.json")
     num_left = max(0, 11 - num_means)
-    assert table.details["bias_images"] == num_left
-    assert not table.details.keys() & {"bias_correction_helps", "corrected_sqnr_db"}
+    assert table.details.bias_images == num_left
+    assert table.details.bias_correction_helps is table.details.corrected_sqnr_db is None
     told = calibrators.trial_in_words(table.details)
     left = f"{num_left} images beside those of its means are too few"
     assert told.endswith(f"bias correction was not tried, {left}")
@@ -139,7 +141,7 @@ def test_a_correction_that_does_harm_is_left_out(graph, photos, options, tmp_pat
     table = calibrate(graph, photos, options, tmp_path / "r.json")
     tables = {"untried": table}
     for helps in (True, False):
-        details = {**table.details, "bias_correction_helps": helps}
+        details = structs.replace(table.details, bias_correction_helps=helps)
         tables[f"tried {helps}"] = replace(table, details=details)
     numbers = {
         (name, asked): quantize(
@@ -179,16 +181,16 @@ def test_a_flag_wins_over_the_trial(graph, photos, options, tmp_path, flags, is_
 @pytest.mark.parametrize(("corrected", "words"), [(28.5, "helps"), (26.0, "does not help")])
 def test_the_note_says_what_correction_does_and_not_what_is_done(corrected, words):
     """A flag may decide otherwise, so it claims nothing of the biases of a graph."""
-    details = {
-        "tried_sqnr_db": {"mse": 24.0, "max": 27.0},
-        "bias_images": 20,
-        "uncorrected_sqnr_db": 27.5,
-        "corrected_sqnr_db": corrected,
-        "bias_correction_helps": corrected > 27.5,
-    }
+    details = TrialDetails(
+        tried_sqnr_db={"mse": 24.0, "max": 27.0},
+        bias_images=20,
+        uncorrected_sqnr_db=27.5,
+        corrected_sqnr_db=corrected,
+        bias_correction_helps=corrected > 27.5,
+    )
     told = calibrators.trial_in_words(details)
     assert told.endswith(f"bias correction {words}, {corrected} dB with it, 27.5 dB without")
-    elder = {k: v for k, v in details.items() if k not in {"bias_images", "uncorrected_sqnr_db"}}
+    elder = structs.replace(details, bias_images=None, uncorrected_sqnr_db=None)
     told = calibrators.trial_in_words(elder)
     assert told.endswith(f"bias correction {words}, {corrected} dB with it")
 
@@ -215,10 +217,10 @@ def test_shards_choose_nothing_and_their_merger_chooses_as_one_run(
     shards = [
         calibrate(graph, photos, replace(how, shard=(i, 2)), tmp_path / f"{i}.json") for i in (1, 2)
     ]
-    assert all("tried_sqnr_db" not in shard.details for shard in shards)
+    assert not any(shard.details.tried_sqnr_db for shard in shards)
     merged = merge(graph, photos, how, shards, tmp_path / "merged.json")
     assert merged.path.read_bytes() == whole.path.read_bytes()
-    assert merged.details["tried_sqnr_db"] == whole.details["tried_sqnr_db"]
+    assert merged.details.tried_sqnr_db == whole.details.tried_sqnr_db
 
 
 def test_a_head_does_not_choose(residual, save, photos, options, tmp_path):
@@ -229,5 +231,5 @@ def test_a_head_does_not_choose(residual, save, photos, options, tmp_path):
         table = calibrate(
             graph, photos, replace(options, calibrator="auto"), tmp_path / f"{head}.json"
         )
-        told.append((table.details["tried_sqnr_db"], ranges.read_table(table).calibrator))
+        told.append((table.details.tried_sqnr_db, ranges.read_table(table).calibrator))
     assert told[0] == told[1] == told[2]

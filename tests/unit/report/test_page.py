@@ -11,6 +11,7 @@ import math
 import sys
 
 import pytest
+import sidecars
 from PIL import Image
 
 from edge_inception import artifact
@@ -66,7 +67,7 @@ def _published(report, folder):
         (RangeTable, "model.ranges.json", b"{}"),
         (Report, "report.json", json.dumps(report).encode()),
     ):
-        artifact.publish(kind, folder / name, content, provenance=made)
+        artifact.publish(kind, folder / name, content, provenance=made, details=sidecars.of(kind))
     return folder
 
 

@@ -7,9 +7,11 @@ import dataclasses
 import numpy as np
 import onnxruntime
 import pytest
+import sidecars
+from msgspec import structs
 from onnx import numpy_helper
 
-from edge_inception import artifact, stage
+from edge_inception import artifact
 from edge_inception.artifact import SimplifiedGraph
 from edge_inception.cli import main
 from edge_inception.data import images
@@ -32,7 +34,7 @@ INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32, bias
 @pytest.fixture
 def subject(model, save, photos, options, tmp_path):
     """Graph, table, labelled photos, options; clipped so hard that int8 changes top-1 classes."""
-    details = {"preprocess": stage.plain(options.preprocess), "classes": list(CLASSES)}
+    details = {"preprocess": options.preprocess, "classes": CLASSES}
     graph = save(model, num_classes=len(CLASSES), **details)
     how = dataclasses.replace(options, calibrator="percentile:70")
     table = calibrate(graph, photos, how, tmp_path / "r.json")
@@ -74,7 +76,7 @@ def by_hand(subject, folder, keep=()):
     items = sorted(labelled.items, key=lambda item: item.sha256)
     options = dataclasses.replace(INT8, keep=tuple(sorted(keep)))
     typed = quantize(graph, table, options, folder / "by_hand.onnx")
-    preprocess = images.preprocess_of(graph.details)
+    preprocess = graph.details.preprocess
     exact, found = (logits_of(path, items, preprocess) for path in (graph.path, typed.path))
     noise, signal = [], []
     for one, other in zip(exact, found, strict=True):
@@ -125,7 +127,7 @@ def test_a_table_of_another_graph_ranks_nothing(subject, save, model):
     graph, table, _, options = subject
     assert scoring.groups_of(graph, table, options.quantize)
     model.graph.name = "another"
-    other = save(model, **graph.details)
+    other = save(model, **structs.asdict(graph.details))
     with pytest.raises(InputError, match="is of another graph"):
         scoring.groups_of(other, table, options.quantize)
 
@@ -169,7 +171,7 @@ def test_embeddings_have_no_class_to_lose(subject):
     """Their largest element is no class: groups are ranked by the error alone."""
     graph, table, labelled, options = subject
     found = scoring.sensitivity(
-        dataclasses.replace(graph, details={**graph.details, "head": "embedding"}),
+        dataclasses.replace(graph, details=structs.replace(graph.details, head_text="embedding")),
         table,
         labelled,
         options,
@@ -194,7 +196,7 @@ def test_sensitivity_ranks_the_graph_of_the_build_float_rest_included(
         tmp_path / "out" / "model.simplified.onnx",
         source.path.read_bytes(),
         provenance=source.provenance,
-        details={"preprocess": stage.plain(options.preprocess), "num_classes": 4},
+        details=sidecars.simplified(preprocess=options.preprocess, num_classes=4),
     )
     table = calibrate(graph, photos, options, tmp_path / "out" / "model.ranges.json")
     quantize(graph, table, INT8, tmp_path / "out" / "model.int8.onnx")

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from msgspec import structs
 from onnx import numpy_helper
 from PIL import Image
 
@@ -31,7 +32,6 @@ from edge_inception.quant.options import (
 from edge_inception.quant.placement import place
 from edge_inception.quant.policies import POLICIES
 from edge_inception.spec import Precision, Preprocess
-from edge_inception.stage import plain
 from edge_inception.training import qat as subject
 from edge_inception.training.augment import load_augmented
 from edge_inception.training.graph_module import GraphModule, Rounding
@@ -97,7 +97,7 @@ def fitted(model, images):
 
 @pytest.fixture
 def graph(model, save, sets):
-    details = {"num_classes": 4, "classes": list(COLOURS), "preprocess": plain(HOW)}
+    details = {"num_classes": 4, "classes": tuple(COLOURS), "preprocess": HOW}
     return save(fitted(model, sets[0]), **details)
 
 
@@ -168,7 +168,7 @@ def test_module_is_the_typed_graph(case, request, save, sets, tmp_path):
     """Rounded, the module answers as onnxruntime does on the strong graph with a float32 rest."""
     network, choices, share = case
     made = request.getfixturevalue(network)
-    saved = save(made if network == "model" else made(), preprocess=plain(HOW))
+    saved = save(made if network == "model" else made(), preprocess=HOW)
     options = CalibrateOptions(preprocess=HOW, calibrator="max", threads=1)
     found = narrowed(calibrate(saved, sets[1], options, tmp_path / "ranges.json"), share)
     typed = onnx.load(str(quantize(saved, found, choices, tmp_path / "typed.onnx").path))
@@ -343,8 +343,8 @@ class TestRefused:
         assert {path.name for path in (tmp_path / "out").iterdir()} == {"state.pt", "qat.json"}
         kept = dataclasses.replace(wild, is_kept_when_worse=True)
         trained, _ = subject.fine_tune(graph, table, sets, kept, tmp_path / "out")
-        figures = trained.details["qat"]
-        assert figures["after"]["accuracy"] < figures["before"]["accuracy"]
+        figures = trained.details.qat
+        assert figures.after.accuracy < figures.before.accuracy
 
     def test_weights_that_outgrow_every_scale(self, graph, table, sets, tmp_path):
         """A step of 1e9 is an error of the learning rate, named before any loss is known."""
@@ -368,15 +368,15 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("details", "message"),
         [
-            ({"preprocess": plain(dataclasses.replace(HOW, element="uint8"))}, "uint8 pixels"),
+            ({"preprocess": structs.replace(HOW, element="uint8")}, "uint8 pixels"),
             ({"num_classes": 0}, "gives embeddings"),
-            ({"num_classes": 5, "classes": []}, "has 4 classes, the model 5"),
-            ({"classes": ["grey", "green", "blue", "red"]}, "has grey, green, blue, red"),
+            ({"num_classes": 5, "classes": ()}, "has 4 classes, the model 5"),
+            ({"classes": ("grey", "green", "blue", "red")}, "has grey, green, blue, red"),
         ],
     )
     def test_graphs(self, graph, table, sets, tmp_path, details, message):
         """A graph whose images or answers do not fit the training images is refused."""
-        odd = dataclasses.replace(graph, details={**graph.details, **details})
+        odd = dataclasses.replace(graph, details=structs.replace(graph.details, **details))
         with pytest.raises(InputError, match=message):
             subject.fine_tune(odd, table, sets, QUICK, tmp_path / "out")
 

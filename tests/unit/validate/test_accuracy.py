@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sidecars
 
 from edge_inception import artifact
 from edge_inception.artifact import Baseline, Provenance
@@ -212,7 +213,7 @@ def _publish(path, **arrays):
         with temporary.open("wb") as stream:
             np.savez(stream, **arrays)
 
-    return artifact.publish(Baseline, path, write, provenance=origin)
+    return artifact.publish(Baseline, path, write, provenance=origin, details=sidecars.of(Baseline))
 
 
 def test_a_baseline_file_is_read_back(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import sidecars
 
 from edge_inception.latency.measure import Latency
 from edge_inception.validate.choice import Candidate, choose
@@ -10,8 +11,12 @@ from edge_inception.validate.gate import Status, Verdict
 from edge_inception.validate.outcome import Role, Row
 
 NOISE = (0.02, -0.01, 0.0, 0.015, -0.02, 0.01)
-FP16_PLAN = {"num_kernels": 178, "activation_bytes": 124e6, "total_weight_bytes": 85e6}
-INT8_PLAN = {"num_kernels": 269, "activation_bytes": 182e6, "total_weight_bytes": 45e6}
+FP16_PLAN = sidecars.plan(
+    num_kernels=178, activation_bytes=124_000_000, total_weight_bytes=85_000_000
+)
+INT8_PLAN = sidecars.plan(
+    num_kernels=269, activation_bytes=182_000_000, total_weight_bytes=45_000_000
+)
 
 
 def _latency(middle):
@@ -44,7 +49,7 @@ def _candidate(precision, middle=None, status=Status.PASSED, details=None):
         note="not scored in this test",
     )
     verdict = Verdict(status=status, checks=(), sentence="the drop is 3.00 pp")
-    return Candidate(row=row, verdict=verdict, details=details or {})
+    return Candidate(row=row, verdict=verdict, details=details or sidecars.engine())
 
 
 def test_int8_that_is_faster_is_chosen():

@@ -9,6 +9,7 @@ import types
 
 import numpy as np
 import pytest
+import sidecars
 from PIL import Image
 
 from edge_inception import artifact
@@ -16,7 +17,6 @@ from edge_inception.artifact import Baseline, EngineFile, Provenance
 from edge_inception.data import imageset
 from edge_inception.latency.measure import Latency
 from edge_inception.spec import Gates, Preprocess
-from edge_inception.stage import plain
 from edge_inception.validate import accuracy, run
 from edge_inception.validate.options import EngineEntry, ValidateOptions
 
@@ -29,8 +29,8 @@ MISSED = {
     "metric": "top-1 drop",
     "num_images": 100,
 }
-FEW_KERNELS = {"num_kernels": 100, "activation_bytes": 1e6, "total_weight_bytes": 1e6}
-MANY_KERNELS = {"num_kernels": 200, "activation_bytes": 2e6, "total_weight_bytes": 1e6}
+FEW_KERNELS = {"num_kernels": 100, "activation_bytes": 10**6, "total_weight_bytes": 10**6}
+MANY_KERNELS = {"num_kernels": 200, "activation_bytes": 2 * 10**6, "total_weight_bytes": 10**6}
 LOGITS = np.tile(np.array([1.0, 0.0], np.float32), (1000, 1))
 
 
@@ -59,7 +59,8 @@ def entry(tmp_path, precision, target, **changes):
         path=path,
         sha256=path.name,
         provenance=origin,
-        details={**details, "backend": backend, "preprocess": plain(PICTURE)},
+        counts={},
+        details=sidecars.plan(**details, backend=backend, preprocess=PICTURE),
     )
     return dataclasses.replace(entry, engine=engine)
 
@@ -95,7 +96,9 @@ def baseline(tmp_path):
     path = tmp_path / "baseline.npz"
     np.savez(path, logits=LOGITS, labels=np.zeros(1000, int), sha256=np.array(["0"] * 1000))
     origin = Provenance(stage="baseline", parents={}, options={}, tools={}, source="")
-    return artifact.publish(Baseline, path, path.read_bytes(), provenance=origin)
+    return artifact.publish(
+        Baseline, path, path.read_bytes(), provenance=origin, details=sidecars.baseline()
+    )
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import sidecars
 
 from edge_inception.bundle.serving.facts import serving_facts
 from edge_inception.hardware import targets
+from edge_inception.spec import Precision, Preprocess, ShapeProfile
 
 CLASSES = ("functional", "defective", "unknown")
 WIDTHS = {"logits": 3, "softmax": 3, "topk": 2, "embedding": 512}
@@ -35,18 +37,17 @@ def details_of(*, head="softmax", batch=(1, 4, 8), classes=CLASSES, precision="i
     kind = head.partition(":")[0]
     how = PREPROCESS | preprocess
     pixels = [3, *how["input_size"]] if how["layout"] == "NCHW" else [*how["input_size"], 3]
-    return {
-        "classes": list(classes),
-        "num_classes": 0 if kind == "embedding" else 3,
-        "preprocess": how,
-        "profile": {"min": least, "opt": best, "max": most},
-        "head": head,
-        "precision": precision,
-        "input": "input",
-        "output": OUTPUTS[kind],
-        "input_shape": [size, *pixels],
-        "output_shape": [size, WIDTHS[kind]],
-    }
+    return sidecars.typed(
+        classes=tuple(classes),
+        num_classes=0 if kind == "embedding" else 3,
+        preprocess=Preprocess(**how),
+        profile=ShapeProfile(min=least, opt=best, max=most),
+        head_text=head,
+        precision=Precision(precision),
+        output=OUTPUTS[kind],
+        input_shape=(size, *pixels),
+        output_shape=(size, WIDTHS[kind]),
+    )
 
 
 @pytest.fixture(scope="session")

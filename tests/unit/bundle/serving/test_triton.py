@@ -10,6 +10,7 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from onnx import TensorProto, helper
 
 from edge_inception.bundle.serving import triton
@@ -212,7 +213,7 @@ def test_any_text_is_quoted_so_that_it_reads_back(text):
 @given(text=st.text(min_size=1))
 def test_odd_tensor_names_read_back(details, text):
     """Names of a foreign graph's tensors reach the config as they are, in warm-up keys too."""
-    odd = details() | {"input": text, "output": text[::-1]}
+    odd = structs.replace(details(), input=text, output=text[::-1])
     config = read(triton.render(serving_facts(odd, targets.target("cpu"), name="solar")))
     assert (config.input[0].name, config.output[0].name) == (text, text[::-1])
     assert list(config.model_warmup[0].inputs) == [text]

@@ -1,0 +1,269 @@
+"""What stands in a sidecar: the file ``<artifact>.json``.
+
+One record of details per kind of artifact, each with all that the one before it in the build had.
+What a stage may leave out has a default here, and is left out of the file again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from edge_inception.records import Count, Positive, Record, Sha256, SparseRecord
+from edge_inception.spec import Head, Options, Precision, Preprocess, ShapeProfile
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
+
+SCHEMA = 1
+
+TensorSize = int | str
+"""Size of an axis; a free one is its name."""
+
+HeadText = Annotated[str, msgspec.Meta(pattern="^(logits|softmax|embedding|topk:[1-9][0-9]{0,8})$")]
+D = TypeVar("D", bound="Details")
+
+
+class Provenance(Record, frozen=True, kw_only=True):
+    """What decides the content of an artifact; equal provenance means the file can be reused.
+
+    ``parents`` maps a role to the sha256 of that input; ``source`` digests the stage's own code.
+    """
+
+    stage: str
+    parents: Mapping[str, str]
+    options: Any
+    tools: Mapping[str, str]
+    source: str
+
+
+class Details(SparseRecord, frozen=True, kw_only=True):
+    """Facts that later stages need. ``beside`` maps a suffix to the sha256 of such a file."""
+
+    beside: Mapping[str, Sha256] = msgspec.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, parent: Details, **facts: Any) -> Self:
+        """A record with all that ``parent`` says, but for ``facts``."""
+        return cls(**{**msgspec.structs.asdict(parent), **facts})
+
+    @classmethod
+    def kind_of(cls, details: Mapping[str, Any]) -> type[Details]:
+        """The record that ``details``, not read yet, are to be."""
+        del details
+        return cls
+
+
+class Sidecar(Provenance, frozen=True, kw_only=True):
+    """The whole file; ``details`` are read once the kind is known."""
+
+    schema: Literal[1]
+    kind: str
+    sha256: Sha256
+    counts: Mapping[str, Count]
+    details: dict[str, Any]
+
+
+class ModelDetails(Details, frozen=True, kw_only=True):
+    """What is known of a checkpoint, and how images become its input.
+
+    ``model`` is a name of the registry, or that of the file where the graph was imported.
+    ``num_classes`` is 0 of an embedding; ``classes`` are names by logit index, or none.
+    """
+
+    model: str
+    num_classes: Count
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    checkpoint_family: str = ""
+    checkpoint_notes: tuple[str, ...] | None = None
+
+
+class GraphDetails(ModelDetails, frozen=True, kw_only=True):
+    """Of a graph. ``input_shape`` is [N, ...], ``profile`` the batch sizes an engine will take.
+
+    An exported one has ``checkpoint_types``, how many tensors of which type the file holds, and
+    ``error_of_pytorchs``, see ``export``. An imported one has ``source_opset``, and ``cut_head``,
+    the name of a head that was cut off or "".
+    """
+
+    model_options: Options
+    profile: ShapeProfile
+    head_text: HeadText = msgspec.field(name="head")
+    input: str
+    output: str
+    input_shape: tuple[TensorSize, Positive, Positive, Positive]
+    opset: Positive
+    checkpoint_types: Mapping[str, Count] = msgspec.field(default_factory=dict)
+    error_of_pytorchs: float | None = None
+    source_opset: Positive | None = None
+    cut_head: str | None = None
+
+    @property
+    def head(self) -> Head:
+        """What the graph answers."""
+        return Head.of(self.head_text)
+
+
+class QatFigures(SparseRecord, frozen=True, kw_only=True):
+    """Answers on held out images; the float graph has no ``agreement`` (0..1) and no SQNR."""
+
+    accuracy: float
+    balanced_accuracy: float
+    auroc: float | None = None
+    agreement: float | None = None
+    sqnr_db: float | None = None
+
+
+class QatDetails(Record, frozen=True, kw_only=True):
+    """What fine-tuning gained: the float graph, and the int8 graph before and after."""
+
+    float32: QatFigures
+    before: QatFigures
+    after: QatFigures
+
+
+class SimplifiedDetails(GraphDetails, frozen=True, kw_only=True):
+    """``nodes_before`` counts by operator; ``simplify_difference`` is that of the logits."""
+
+    nodes_before: Mapping[str, Count]
+    simplify_difference: float
+    qat: QatDetails | None = None
+
+
+class TypedDetails(SimplifiedDetails, frozen=True, kw_only=True):
+    """What compile and the engines need to know of a typed graph without onnx.
+
+    ``float_layers`` names the layers with weights that an int8 graph leaves in float.
+    """
+
+    precision: Precision
+    typing: Literal["strong", "weak", "implicit"]
+    float_rest: Literal["fp16", "fp32"]
+    output_shape: tuple[TensorSize, Positive]
+    float_layers: tuple[str, ...] = ()
+
+
+class EngineDetails(TypedDetails, frozen=True, kw_only=True):
+    """``tied_to`` is what the engine depends on, ``batch`` the sizes it takes."""
+
+    backend: str
+    tied_to: Mapping[str, str]
+    float_precision: str
+    batch: ShapeProfile
+
+    @classmethod
+    def kind_of(cls, details: Mapping[str, Any]) -> type[Details]:
+        """That of the backend: libraries tell different things of their engines."""
+        return _OF_BACKEND.get(str(details.get("backend")), cls)
+
+
+class BlobDetails(EngineDetails, frozen=True, kw_only=True):
+    """OpenVINO's: layers by type and precision, kernels by name, and how activations became int8.
+
+    ``weighted_layers`` are convolutions and products, ``int8_layers`` those of them in int8.
+    """
+
+    executed_layers: Mapping[str, Mapping[str, Count]]
+    kernels: Mapping[str, Count]
+    weighted_layers: Count
+    int8_layers: Count
+    unsigned_activations: Count
+    split_activations: Count
+    float_activations: Count
+
+
+class PlanDetails(EngineDetails, frozen=True, kw_only=True):
+    """NVIDIA's: the layers as ``_inspection.describe_layers`` tells them, and what was asked for.
+
+    ``graph`` is the file name of the typed graph; ``equivalent_command`` that of NVIDIA's own tool.
+    """
+
+    layers: Mapping[str, Mapping[str, Count]]
+    precisions: Mapping[str, Count]
+    int8_layers: Count
+    convolutions: Mapping[str, Count]
+    float_kernels: Count
+    reformat_layers: Count
+    num_kernels: Count
+    activation_bytes: Count
+    dla_islands: Count
+    weight_bytes: Mapping[str, Count]
+    total_weight_bytes: Count
+    padding_bytes: Count
+    layers_from: str
+    weights_memory_bytes: Count | None
+    compute_capabilities: tuple[str, ...] | Literal["library default"]
+    dla_core: Count | None
+    version_compatible: bool
+    hardware_compatible: str
+    strip_weights: bool
+    graph: str
+    equivalent_command: str
+    fallbacks: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+_OF_BACKEND: Mapping[str, type[EngineDetails]] = {
+    "openvino": BlobDetails,
+    "tensorrt": PlanDetails,
+    "tensorrt_rtx": PlanDetails,
+}
+
+
+class StreamEngine(Record, frozen=True, kw_only=True):
+    """What observed the activations: its float precision, and threads."""
+
+    precision: str
+    threads: Positive
+
+
+class TrialDetails(Details, frozen=True, kw_only=True):
+    """What the calibrator ``auto`` found; all SQNR in dB.
+
+    ``tried_sqnr_db`` by calibrator; bias correction is judged on ``bias_images`` images, or not
+    where they are too few.
+    """
+
+    tried_sqnr_db: Mapping[str, float] = msgspec.field(default_factory=dict)
+    bias_images: Count | None = None
+    uncorrected_sqnr_db: float | None = None
+    corrected_sqnr_db: float | None = None
+    bias_correction_helps: bool | None = None
+
+
+class RangeTableDetails(TrialDetails, frozen=True, kw_only=True):
+    """``engine`` of a table of images; ``not_in_graph``: tensors of a cache that found no place."""
+
+    engine: StreamEngine | None = None
+    not_in_graph: tuple[str, ...] | None = None
+
+
+class SearchDetails(Details, frozen=True, kw_only=True):
+    """Groups to keep in float, and whether the budget is met with them."""
+
+    keep: tuple[str, ...]
+    is_met: bool
+
+
+class CacheDetails(Details, frozen=True, kw_only=True):
+    """TensorRT's version and the first line it wants; tensors that stay without a scale."""
+
+    tensorrt: str
+    header: str
+    unscaled: tuple[str, ...]
+
+
+class BaselineDetails(ModelDetails, frozen=True, kw_only=True):
+    """``set`` names the images; ``library`` is told where it is not PyTorch."""
+
+    set: str
+    library: str = ""
+
+
+class ReportDetails(Details, frozen=True, kw_only=True):
+    """The verdict."""
+
+    status: Literal["PASSED", "FAILED", "INCONCLUSIVE"]
