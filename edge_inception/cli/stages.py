@@ -48,7 +48,6 @@ _THREADS = click.option("--threads", type=int, help="CPU threads; 0 or none give
 def export(*, out: Path, **flags: object) -> None:
     """Write a checkpoint's model, or another ONNX graph, as the graph to build."""
     from edge_inception.export.export import export as run
-    from edge_inception.export.options import ExportOptions
     from edge_inception.pipeline import inputs
 
     with terminal_of(flags) as terminal:
@@ -56,16 +55,7 @@ def export(*, out: Path, **flags: object) -> None:
         if recipe.is_foreign:
             say_made(terminal, _imported(recipe, out)[1])
             return
-        options = ExportOptions(
-            model=recipe.model,
-            preprocess={**recipe.preprocess, **recipe.fold},
-            model_options=recipe.model_options,
-            checkpoint_format=recipe.checkpoint_format,
-            num_classes=recipe.num_classes,
-            classes=inputs.classes(recipe),
-            profile=recipe.profile,
-            head=recipe.head,
-        )
+        options = inputs.export_options(recipe, inputs.classes(recipe))
         say_made(terminal, run(recipe.checkpoint, options, out))
 
 
@@ -92,7 +82,6 @@ def simplify(graph: Path, out: Path, **flags: object) -> None:
 @terminal_options
 def baseline(*, out: Path, **flags: object) -> None:
     """Record FP32 logits on the validation images: PyTorch's, or onnxruntime's with --onnx."""
-    from edge_inception.baseline.options import BaselineOptions
     from edge_inception.baseline.pytorch import record_baseline
     from edge_inception.pipeline import inputs
 
@@ -103,14 +92,7 @@ def baseline(*, out: Path, **flags: object) -> None:
         if recipe.is_foreign:
             say_made(terminal, _onnx_baseline(recipe, images, out, terminal))
             return
-        options = BaselineOptions(
-            model=recipe.model,
-            preprocess=recipe.preprocess,
-            model_options=recipe.model_options,
-            checkpoint_format=recipe.checkpoint_format,
-            num_classes=recipe.num_classes,
-            threads=recipe.threads,
-        )
+        options = inputs.baseline_options(recipe)
         with terminal.working("baseline") as progress:
             made = record_baseline(recipe.checkpoint, images, options, out, progress=progress)
         say_made(terminal, made)
@@ -119,27 +101,20 @@ def baseline(*, out: Path, **flags: object) -> None:
 def _imported(recipe: Recipe, out: Path) -> tuple[Graph, Graph]:
     """The imported graph, beside ``out``, and the one with the ends that are asked for, in it."""
     from edge_inception.export.ends import give_ends
-    from edge_inception.export.options import EndsOptions
     from edge_inception.graph.import_onnx import import_graph
-    from edge_inception.graph.options import ImportOptions
     from edge_inception.pipeline import inputs
 
-    options = ImportOptions(
-        preprocess=recipe.preprocess,
-        num_classes=recipe.num_classes,
-        classes=inputs.classes(recipe),
-        profile=recipe.profile,
-    )
+    options = inputs.import_options(recipe, inputs.classes(recipe))
     plain = import_graph(recipe.checkpoint, options, out.with_suffix(".imported.onnx"))
-    return plain, give_ends(plain, EndsOptions(head=recipe.head, **recipe.fold), out)
+    return plain, give_ends(plain, inputs.ends_options(recipe), out)
 
 
 def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Terminal) -> Baseline:
     from edge_inception.baseline.onnx import record_baseline
-    from edge_inception.baseline.options import OnnxBaselineOptions
+    from edge_inception.pipeline import inputs
 
     plain, _ = _imported(recipe, out.with_suffix(".onnx"))
-    options = OnnxBaselineOptions(threads=recipe.threads)
+    options = inputs.onnx_baseline_options(recipe)
     with terminal.working("baseline") as progress:
         return record_baseline(plain, images, options, out, progress=progress)
 
