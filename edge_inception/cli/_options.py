@@ -1,7 +1,12 @@
-"""Flags that several commands share, and how flags become a recipe."""
+"""Flags that several commands share, and how flags become a recipe.
+
+A command names its own flags as parameters. Those of the terminal and of the recipe stay together
+in ``flags``, which ``terminal_of`` and ``recipe_of`` alone look into.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +19,15 @@ from edge_inception.errors import EdgeInceptionError, InputError
 from edge_inception.quant.policies import POLICIES
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from edge_inception.artifact import Artifact
     from edge_inception.cli._terminal import Terminal
     from edge_inception.recipe.reader import Recipe
 
 _PLACEMENT = f"Of Q/DQ pairs: {', '.join(one.name for one in POLICIES)}; the first is the default."
 _F = TypeVar("_F", bound=Callable[..., Any])
+_R = TypeVar("_R", bound="DataclassInstance")
 PATH = click.Path(path_type=Path)
 VERDICT_CODES = {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}
 
@@ -275,12 +283,18 @@ def _numbers(text: str) -> list[float]:
         ) from error
 
 
-def given_flags(of: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+def record_of(kind: type[_R], flags: Mapping[str, Any]) -> _R:
+    """The flags of a command whose record has a field for each of its own."""
+    return kind(**{field.name: flags[field.name] for field in dataclasses.fields(kind)})
+
+
+def given_flags(of: Sequence[str], flags: DataclassInstance) -> list[str]:
     """Those of the flags that the command line has, 0 included, as they are written there."""
+    values = {name: getattr(flags, name) for name in of}
     return [
         f"--{name.replace('_', '-')}"
-        for name in of
-        if flags[name] not in (None, ()) and flags[name] is not False
+        for name, value in values.items()
+        if value not in (None, ()) and value is not False
     ]
 
 

@@ -39,7 +39,16 @@ _ROW = "{:<36} {:<18}{:>8}{:>8}{:>8}"
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with full names.")
 @terminal_options
-def compare_layers(float_graph: Path, typed_graph: Path, **flags: Any) -> None:
+def compare_layers(
+    float_graph: Path,
+    typed_graph: Path,
+    *,
+    images: Path,
+    split: str,
+    max_images: int,
+    as_json: bool,
+    **flags: object,
+) -> None:
     """Show the noise of every layer of a typed graph, and where it jumps.
 
     FLOAT_GRAPH is the simplified graph, TYPED_GRAPH what quantize made of it. SQNR in dB of a
@@ -57,8 +66,8 @@ def compare_layers(float_graph: Path, typed_graph: Path, **flags: Any) -> None:
     with terminal_of(flags) as terminal:
         made = (artifact.load(Artifact, float_graph), artifact.load(TypedGraph, typed_graph))
         how = _same_preprocess(made)
-        images = imageset.open_set(flags["images"], split=flags["split"])
-        chosen = images.subset(flags["max_images"])
+        whole = imageset.open_set(images, split=split)
+        chosen = whole.subset(max_images)
         first, second = (load_graph(one.path) for one in made)
         with terminal.working("compare-layers") as say:
             found = layer_noise.compare_layers(
@@ -66,7 +75,7 @@ def compare_layers(float_graph: Path, typed_graph: Path, **flags: Any) -> None:
                 (group.images for group in batches(chosen.items, how, 1)),
                 progress=lambda done, _: say(done, len(chosen.items)),
             )
-    lines = [_json(made, found, chosen)] if flags["as_json"] else _text(found, chosen, images)
+    lines = [_json(made, found, chosen)] if as_json else _text(found, chosen, whole)
     click.echo("\n".join(lines))
 
 
@@ -194,7 +203,19 @@ _RANKED = "{:>8} {:>8} {:>7} {:>6}  "
 @click.option("--threads", type=int, default=0, help="CPU threads; 0 = all usable.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @terminal_options
-def sensitivity(folder: Path | None, **flags: Any) -> None:
+def sensitivity(
+    folder: Path | None,
+    *,
+    graph: Path | None,
+    ranges: Path | None,
+    images: Path | None,
+    split: str,
+    placement: str,
+    float_rest: str,
+    threads: int,
+    as_json: bool,
+    **flags: object,
+) -> None:
     """Rank the groups of an int8 graph by the accuracy that they cost.
 
     A group is one int8 tensor with the layers that read it; its name is what --keep-float takes.
@@ -213,27 +234,27 @@ def sensitivity(folder: Path | None, **flags: Any) -> None:
     from edge_inception.search.options import SearchOptions
     from edge_inception.spec import Budget
 
-    graph_path, ranges_path = _material(folder, flags["graph"], flags["ranges"])
-    if flags["split"] and not flags["images"]:
-        _refuse_split(flags["split"])
+    graph_path, ranges_path = _material(folder, graph, ranges)
+    if split and not images:
+        _refuse_split(split)
     with terminal_of(flags) as terminal:
-        graph = artifact.load(SimplifiedGraph, graph_path)
-        ranges = artifact.load(RangeTable, ranges_path)
-        searched = _Searched.of(folder, flags["placement"], flags["float_rest"])
+        simplified = artifact.load(SimplifiedGraph, graph_path)
+        table = artifact.load(RangeTable, ranges_path)
+        searched = _Searched.of(folder, placement, float_rest)
         options = SearchOptions(
             budget=Budget(max_drop_pp=0.0),
             quantize=searched.options,
-            threads=inputs.require_threads(flags["threads"]),
+            threads=inputs.require_threads(threads),
         )
         found = None
-        if flags["images"] is None:
-            ranking = search.ranked(scoring.groups_of(graph, ranges, options.quantize))
+        if images is None:
+            ranking = search.ranked(scoring.groups_of(simplified, table, options.quantize))
         else:
-            images = imageset.open_set(flags["images"], split=flags["split"])
+            chosen = imageset.open_set(images, split=split)
             with terminal.working("sensitivity") as progress:
-                found = scoring.sensitivity(graph, ranges, images, options, progress=progress)
+                found = scoring.sensitivity(simplified, table, chosen, options, progress=progress)
             ranking = list(found.ranking)
-    if flags["as_json"]:
+    if as_json:
         record = {
             "graph": str(graph_path),
             "ranges": str(ranges_path),
@@ -273,30 +294,29 @@ class _Searched:
         Raises:
             InputError: No such placement or float rest.
         """
-        from edge_inception import artifact, stage
+        from edge_inception import artifact, records
         from edge_inception.artifact import TypedGraph
         from edge_inception.errors import member
         from edge_inception.quant.options import FloatRest, QuantizeOptions
         from edge_inception.spec import Precision
 
         typed = folder / "model.int8.onnx" if folder else None
-        made = stage.plain(QuantizeOptions(precision=Precision.INT8))
+        made = QuantizeOptions(precision=Precision.INT8)
         if typed and typed.exists():
-            made = artifact.load(TypedGraph, typed).provenance.options
+            kept = artifact.load(TypedGraph, typed).provenance.options
+            hint = f"quantize {typed.name} again"
+            made = records.convert(QuantizeOptions, kept, where=f"{typed}, its options", hint=hint)
         else:
             typed = None
-        asked = {"placement": placement, "float_rest": float_rest}
-        given = {name: value for name, value in asked.items() if value}
-        used = {**made, **given}
         options = QuantizeOptions(
             precision=Precision.INT8,
-            placement=used["placement"],
-            float_rest=member(FloatRest, "float rest", used["float_rest"]),
-            bias_correction=used["bias_correction"],
+            placement=placement or made.placement,
+            float_rest=member(FloatRest, "float rest", float_rest or made.float_rest.value),
+            bias_correction=made.bias_correction,
         )
-        if used != made:
+        if (options.placement, options.float_rest) != (made.placement, made.float_rest):
             return cls(options=options, typed=None, kept=frozenset())
-        return cls(options=options, typed=typed, kept=frozenset(made["keep"]))
+        return cls(options=options, typed=typed, kept=frozenset(made.keep))
 
     @property
     def placement(self) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,7 @@ from edge_inception.cli._options import (
     PATH,
     calibration_options,
     given_flags,
+    record_of,
     say_made,
     skip_option,
     terminal_of,
@@ -19,8 +21,6 @@ from edge_inception.cli._options import (
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from edge_inception.artifact import SimplifiedGraph
     from edge_inception.cli._terminal import Terminal
     from edge_inception.data.imageset import ImageSet
@@ -30,6 +30,23 @@ if TYPE_CHECKING:
 _WAYS = ("shard", "merge", "import_cache")
 _OF_RANGES = ("calibrator", "placement")
 _OF_IMAGES = ("calibration_split", "max_images", "skip_bad_images")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Flags:
+    """What ``calibrate`` was called with; None and empty are flags that were not given."""
+
+    calibration: Path | None
+    calibration_split: str | None
+    calibrator: str | None
+    max_images: int | None
+    skip_bad_images: bool | None
+    batch: int
+    threads: int | None
+    shard: str | None
+    merge: tuple[Path, ...]
+    import_cache: Path | None
+    placement: str | None
 
 
 @click.command()
@@ -55,28 +72,29 @@ _OF_IMAGES = ("calibration_split", "max_images", "skip_bad_images")
 @click.option("--placement", metavar="NAME", help="With auto: what quantize will be given.")
 @click.option("--out", type=PATH, required=True, help="File to write; .npz lies beside it.")
 @terminal_options
-def calibrate(graph: Path, out: Path, **flags: Any) -> None:
+def calibrate(graph: Path, out: Path, **given: object) -> None:
     """Find the range of every tensor that will be int8: a readable table."""
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.quant.calibrators import trial_in_words
 
+    flags = record_of(_Flags, given)
     _require_fit(flags)
-    with terminal_of(flags) as terminal:
+    with terminal_of(given) as terminal:
         simplified = artifact.load(SimplifiedGraph, graph)
-        has_images = flags["calibration"] is not None or not flags["import_cache"]
-        images = _images(flags, terminal) if has_images else None
+        cache = flags.import_cache
+        images = _images(flags, terminal) if flags.calibration or not cache else None
         options = _options(simplified, flags)
         with terminal.working("calibrate") as progress:
-            if flags["import_cache"] or images is None:
+            if cache or images is None:
                 from edge_inception.quant.import_cache import import_cache
 
-                cache = flags["import_cache"]
+                assert cache is not None  # nothing else does without images
                 made = import_cache(simplified, cache, images, options, out, progress=progress)
-            elif flags["merge"]:
+            elif flags.merge:
                 from edge_inception.quant.merge import merge
 
-                parts = [artifact.load(RangeTable, path) for path in flags["merge"]]
+                parts = [artifact.load(RangeTable, path) for path in flags.merge]
                 made = merge(simplified, images, options, parts, out, progress=progress)
             else:
                 from edge_inception.quant.observe import calibrate as run
@@ -87,7 +105,7 @@ def calibrate(graph: Path, out: Path, **flags: Any) -> None:
         say_made(terminal, made)
 
 
-def _require_fit(flags: Mapping[str, Any]) -> None:
+def _require_fit(flags: _Flags) -> None:
     """Refuse ways that exclude each other, and flags that would do nothing.
 
     Raises:
@@ -96,50 +114,50 @@ def _require_fit(flags: Mapping[str, Any]) -> None:
     ways = given_flags(_WAYS, flags)
     if len(ways) > 1:
         raise InputError(f"{' and '.join(ways)} together", hint="they exclude each other: give one")
-    if not flags["import_cache"]:
+    if not flags.import_cache:
         return
     if given := given_flags(_OF_RANGES, flags):
         raise InputError(
             f"{' and '.join(given)} with --import-cache",
             hint="leave it out: the ranges are those of the cache; quantize takes a --placement",
         )
-    if flags["calibration"] is None and (given := given_flags(_OF_IMAGES, flags)):
+    if flags.calibration is None and (given := given_flags(_OF_IMAGES, flags)):
         raise InputError(
             f"{' and '.join(given)} without images",
             hint="pass --calibration FOLDER too: with a cache, images are for bias correction",
         )
 
 
-def _images(flags: Mapping[str, Any], terminal: Terminal) -> ImageSet:
+def _images(flags: _Flags, terminal: Terminal) -> ImageSet:
     from edge_inception.data import imageset
     from edge_inception.pipeline import inputs
 
-    limit = flags["max_images"]
-    if flags["calibration"] is None:
+    limit = flags.max_images
+    if flags.calibration is None:
         raise InputError("no calibration images", hint="pass --calibration FOLDER")
     if limit is not None and limit < 1:
         raise InputError(f"--max-images is {limit}", hint="wanted at least 1")
-    images = imageset.open_set(flags["calibration"], split=flags["calibration_split"] or "")
-    if flags["skip_bad_images"]:
+    images = imageset.open_set(flags.calibration, split=flags.calibration_split or "")
+    if flags.skip_bad_images:
         images = inputs.without_bad(images, "calibration", terminal)
     return images if limit is None else images.subset(limit)
 
 
-def _options(graph: SimplifiedGraph, flags: Mapping[str, Any]) -> CalibrateOptions:
+def _options(graph: SimplifiedGraph, flags: _Flags) -> CalibrateOptions:
     from edge_inception.pipeline import inputs
     from edge_inception.quant.options import WHOLE, CalibrateOptions
 
     return CalibrateOptions(
         preprocess=graph.details.preprocess,
-        calibrator=flags["calibrator"] or "mse",
-        batch=flags["batch"],
-        threads=inputs.require_threads(flags["threads"] or 0),
-        shard=_shard(flags["shard"]) if flags["shard"] else WHOLE,
+        calibrator=flags.calibrator or "mse",
+        batch=flags.batch,
+        threads=inputs.require_threads(flags.threads or 0),
+        shard=_shard(flags.shard) if flags.shard else WHOLE,
         placement=_placement(flags),
     )
 
 
-def _placement(flags: Mapping[str, Any]) -> str:
+def _placement(flags: _Flags) -> str:
     """Placement of a trial.
 
     Raises:
@@ -148,8 +166,8 @@ def _placement(flags: Mapping[str, Any]) -> str:
     from edge_inception.quant.calibrators import AUTO
     from edge_inception.quant.policies import policy
 
-    name: str = flags["placement"] or ""
-    if name and flags["calibrator"] != AUTO:
+    name: str = flags.placement or ""
+    if name and flags.calibrator != AUTO:
         raise InputError("--placement is for --calibrator auto", hint="give it to quantize")
     return policy(name).name if name else ""
 

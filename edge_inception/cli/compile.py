@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +86,16 @@ _TENSORRT = "TensorRT: "
 @click.option("--sparsity", is_flag=True, help=_TENSORRT + "kernels for 2:4 sparse weights.")
 @click.option("--out", type=PATH, required=True, help="File to write.")
 @terminal_options
-def compile_graph(graph: Path, target: str, out: Path, **flags: Any) -> None:
+def compile_graph(
+    graph: Path,
+    target: str,
+    out: Path,
+    *,
+    compute_capability: tuple[str, ...],
+    workspace: int | None,
+    mem_pool_size: tuple[str, ...],
+    **flags: object,
+) -> None:
     """Compile a typed graph to an engine."""
     from edge_inception import artifact
     from edge_inception.artifact import TypedGraph
@@ -96,7 +107,12 @@ def compile_graph(graph: Path, target: str, out: Path, **flags: Any) -> None:
         typed = artifact.load(TypedGraph, graph)
         hardware = targets.target(target)
         _require_compilable(hardware)
-        options = _options(typed, hardware, flags)
+        options = dataclasses.replace(
+            _options(typed, hardware, compute_capability),
+            workspace_mib=workspace,
+            memory_pools=dict(_pool(text) for text in mem_pool_size),
+            **_same(flags),
+        )
         _require_feasible(hardware, typed, options)
         backend = backends.backend(hardware.backend)
         with terminal.working("compile") as progress:
@@ -142,11 +158,17 @@ def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptio
     feasibility.require(hardware, asked)
 
 
-def _options(typed: TypedGraph, hardware: Target, flags: dict[str, Any]) -> CompileOptions:
-    from edge_inception.engines._backend import TENSORRT_OPTIONS, CompileOptions
+def _same(flags: Mapping[str, object]) -> dict[str, Any]:
+    """The flags that have the name of their option."""
+    from edge_inception.engines._backend import TENSORRT_OPTIONS
+
+    return {name: flags[name] for name in ("float_precision", *TENSORRT_OPTIONS)}
+
+
+def _options(typed: TypedGraph, hardware: Target, asked: tuple[str, ...]) -> CompileOptions:
+    from edge_inception.engines._backend import CompileOptions
     from edge_inception.hardware import targets
 
-    asked, same = flags["compute_capability"], ("float_precision", *TENSORRT_OPTIONS)
     capabilities = targets.compute_capabilities(hardware, asked)
     if asked and asked != capabilities:
         raise InputError(
@@ -156,9 +178,6 @@ def _options(typed: TypedGraph, hardware: Target, flags: dict[str, Any]) -> Comp
     return CompileOptions(
         profile=typed.details.profile,
         compute_capabilities=capabilities,
-        workspace_mib=flags["workspace"],
-        memory_pools=dict(_pool(text) for text in flags["mem_pool_size"]),
-        **{name: flags[name] for name in same},
     )
 
 

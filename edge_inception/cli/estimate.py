@@ -40,7 +40,16 @@ _STARTS = "starting a kernel takes some us, which is not counted; try a larger -
 @click.option("--dla", is_flag=True, help="GPU and all DLA cores at once, each with this batch.")
 @click.option("--workspace", type=click.IntRange(min=0), default=0, help="MiB for the compiler.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with every layer.")
-def estimate(graph: Path, target: str, *, batch: int | None, as_json: bool, **flags: Any) -> None:
+def estimate(
+    graph: Path,
+    target: str,
+    *,
+    precision: str,
+    batch: int | None,
+    dla: bool,
+    workspace: int,
+    as_json: bool,
+) -> None:
     """Bound the speed of any ONNX file on a target; an estimate, not a measurement.
 
     A roofline per layer: operations at the dense peak, bytes at the bandwidth of memory. Then the
@@ -51,16 +60,16 @@ def estimate(graph: Path, target: str, *, batch: int | None, as_json: bool, **fl
     from edge_inception.graph.statistics import statistics
     from edge_inception.hardware import feasibility, targets
 
-    hardware, precision = targets.target(target), Precision(flags["precision"])
+    hardware, asked_precision = targets.target(target), Precision(precision)
     found = statistics(load_graph(graph), batch=batch)
     asked = feasibility.Request(
-        precision=precision,
-        dla=flags["dla"],
+        precision=asked_precision,
+        dla=dla,
         batch=rooflines.batch_of(found),
-        memory=rooflines.memory_need(found, precision, workspace=flags["workspace"] * _MIB),
+        memory=rooflines.memory_need(found, asked_precision, workspace=workspace * _MIB),
     )
     feasibility.require(hardware, asked)
-    peaks = rooflines.peaks_of(hardware, precision, dla=asked.dla)
+    peaks = rooflines.peaks_of(hardware, asked.precision, dla=asked.dla)
     bound = rooflines.estimate(found, peaks)
     if as_json:
         record = {"graph": str(graph), **_record(hardware, asked, bound), "peaks": peaks.words}

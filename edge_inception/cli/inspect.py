@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -34,7 +34,15 @@ _UNKNOWN = "?"
 @click.option("--dla", is_flag=True, help="What would run on the DLA of --target.")
 @click.option("--target", help="Named hardware, for --dla.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with full names.")
-def inspect(graph: Path, *, layers: bool, as_json: bool, **flags: Any) -> None:
+def inspect(
+    graph: Path,
+    *,
+    batch: int | None,
+    layers: bool,
+    dla: bool,
+    target: str | None,
+    as_json: bool,
+) -> None:
     """Show ops, parameters, multiply-adds, memory and layers of any ONNX file.
 
     Multiply-adds and activation memory are for the whole batch. Nodes that compute constants, such
@@ -46,16 +54,16 @@ def inspect(graph: Path, *, layers: bool, as_json: bool, **flags: Any) -> None:
     from edge_inception.graph.check import load_graph
     from edge_inception.graph.statistics import statistics
 
-    hardware = _dla_target(flags["target"], is_dla=flags["dla"])
+    hardware = _dla_target(target, is_dla=dla)
     model = load_graph(graph)
-    found = statistics(model, batch=flags["batch"])
-    plans = _plans(model, flags["batch"], hardware) if hardware else {}
+    found = statistics(model, batch=batch)
+    plans = _plans(model, batch, hardware) if hardware else {}
     if as_json:
         record = {"graph": str(graph), **dataclasses.asdict(found)}
         if not layers:
-            del record["layers"]
+            record.pop("layers")
         if plans:
-            record["dla"] = {name: dataclasses.asdict(plan) for name, plan in plans.items()}
+            record |= {"dla": {name: dataclasses.asdict(plan) for name, plan in plans.items()}}
         click.echo(json.dumps(record, indent=1))
         return
     lines = [*_table(found), ""] if layers else []

@@ -138,20 +138,18 @@ def cli() -> None:
 @click.option("--keep-failed", is_flag=True, help="Keep the engine of a failed gate.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 @terminal_options
-def build(**flags: Any) -> int:
+def build(*, force: bool, dry_run: bool, keep_failed: bool, as_json: bool, **flags: object) -> int:
     """Run the whole pipeline: checkpoint to validated engine and report."""
     from edge_inception.pipeline import build as pipeline
 
     with terminal_of(flags) as terminal:
         recipe = recipe_of(flags, terminal)
-        if flags["dry_run"]:
-            for line in pipeline.plan(recipe, force=flags["force"]):
+        if dry_run:
+            for line in pipeline.plan(recipe, force=force):
                 click.echo(line)
             return 0
-        result = pipeline.build(
-            recipe, force=flags["force"], keep_failed=flags["keep_failed"], listener=terminal
-        )
-        return _print_report(result.report, as_json=flags["as_json"], written=result.written)
+        result = pipeline.build(recipe, force=force, keep_failed=keep_failed, listener=terminal)
+        return _print_report(result.report, as_json=as_json, written=result.written)
 
 
 def _print_report(report: Mapping[str, Any], *, as_json: bool, written: Sequence[Path] = ()) -> int:

@@ -25,7 +25,14 @@ _NAME = 21
 @click.option("--input-size", "--imgsz", type=click.IntRange(min=1), help="Side in pixels.")
 @click.option("--num-classes", type=click.IntRange(min=1), help="Rows of the head.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def models(name: str | None, **flags: Any) -> None:
+def models(
+    name: str | None,
+    *,
+    option: tuple[str, ...],
+    input_size: int | None,
+    num_classes: int | None,
+    as_json: bool,
+) -> None:
     """List architectures, or show NAME stage by stage.
 
     Input size, parameters, multiply-adds, published accuracy with its source, and the checkpoint
@@ -34,18 +41,19 @@ def models(name: str | None, **flags: Any) -> None:
     from edge_inception import registry
 
     if name is None:
-        if any(flags[key] for key in ("option", "input_size", "num_classes")):
+        if option or input_size or num_classes:
             raise InputError("these options are about one model", hint="name it: models NAME")
         specs = registry.models().values()
-        if flags["as_json"]:
+        if as_json:
             click.echo(json.dumps([_record(spec) for spec in specs], indent=1))
         else:
             click.echo("\n".join(line for spec in specs for line in _listed(spec)))
         return
     spec = registry.model(name)
-    options = model_options(flags["option"])
-    stages, size = _stages(spec, options, flags)
-    if flags["as_json"]:
+    options = model_options(option)
+    size = (input_size, input_size) if input_size else spec.variants[0].input_size
+    stages = _stages(spec, options, size, num_classes or 1000)
+    if as_json:
         rows = [dataclasses.asdict(stage) for stage in stages]
         record = {**_record(spec), "stages": rows, "shown_options": options, "shown_size": size}
         click.echo(json.dumps(record, indent=1))
@@ -54,17 +62,15 @@ def models(name: str | None, **flags: Any) -> None:
 
 
 def _stages(
-    spec: ModelSpec, options: dict[str, Any], flags: dict[str, Any]
-) -> tuple[list[Stage], tuple[int, int]]:
+    spec: ModelSpec, options: dict[str, Any], size: tuple[int, int], num_classes: int
+) -> list[Stage]:
     from edge_inception import registry
     from edge_inception.models._trace import grouped, trace
 
     registry.options(spec, options)
-    side = flags["input_size"]
-    size = (side, side) if side else spec.variants[0].input_size
-    architecture = registry.made(spec, spec.describe, flags["num_classes"] or 1000, options)
+    architecture = registry.made(spec, spec.describe, num_classes, options)
     try:
-        return list(grouped(trace(architecture, size))), size
+        return list(grouped(trace(architecture, size)))
     except ValueError as error:
         raise InputError(
             f"{spec.name} cannot take {size[0]} x {size[1]} images: {error}",
@@ -75,11 +81,10 @@ def _stages(
 def _record(spec: ModelSpec) -> dict[str, Any]:
     from edge_inception import stage
 
-    record = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
-    record |= {"num_parameters": spec.num_parameters, "gmacs": spec.gmacs}
-    record["preprocess"] = spec.preprocess
-    del record["build"], record["describe"]
-    return {name: stage.plain(value) for name, value in record.items()}
+    names = [field.name for field in dataclasses.fields(spec)]
+    names += ["num_parameters", "gmacs", "preprocess"]
+    builders = {"build", "describe"}
+    return {name: stage.plain(getattr(spec, name)) for name in names if name not in builders}
 
 
 def _size(size: tuple[int, int]) -> str:

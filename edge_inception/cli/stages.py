@@ -45,35 +45,25 @@ _THREADS = click.option("--threads", type=int, help="CPU threads; 0 or none give
 @batch_options
 @_OUT
 @terminal_options
-def export(**flags: Any) -> None:
+def export(*, out: Path, **flags: object) -> None:
     """Write a checkpoint's model, or another ONNX graph, as the graph to build."""
     from edge_inception.export.export import export as run
-    from edge_inception.export.options import ExportOptions
     from edge_inception.pipeline import inputs
 
     with terminal_of(flags) as terminal:
-        recipe = recipe_of({**flags, "out": None}, terminal)
+        recipe = recipe_of(flags, terminal)
         if recipe.is_foreign:
-            say_made(terminal, _imported(recipe, flags["out"])[1])
+            say_made(terminal, _imported(recipe, out)[1])
             return
-        options = ExportOptions(
-            model=recipe.model,
-            preprocess={**recipe.preprocess, **recipe.fold},
-            model_options=recipe.model_options,
-            checkpoint_format=recipe.checkpoint_format,
-            num_classes=recipe.num_classes,
-            classes=inputs.classes(recipe),
-            profile=recipe.profile,
-            head=recipe.head,
-        )
-        say_made(terminal, run(recipe.checkpoint, options, flags["out"]))
+        options = inputs.export_options(recipe, inputs.classes(recipe))
+        say_made(terminal, run(recipe.checkpoint, options, out))
 
 
 @click.command()
 @click.argument("graph", type=PATH)
 @_OUT
 @terminal_options
-def simplify(graph: Path, out: Path, **flags: Any) -> None:
+def simplify(graph: Path, out: Path, **flags: object) -> None:
     """Simplify an exported graph: onnxsim, then our passes."""
     from edge_inception import artifact
     from edge_inception.artifact import Graph
@@ -90,58 +80,41 @@ def simplify(graph: Path, out: Path, **flags: Any) -> None:
 @_THREADS
 @_OUT
 @terminal_options
-def baseline(**flags: Any) -> None:
+def baseline(*, out: Path, **flags: object) -> None:
     """Record FP32 logits on the validation images: PyTorch's, or onnxruntime's with --onnx."""
-    from edge_inception.baseline.options import BaselineOptions
     from edge_inception.baseline.pytorch import record_baseline
     from edge_inception.pipeline import inputs
 
     with terminal_of(flags) as terminal:
-        recipe = recipe_of({**flags, "out": None}, terminal)
+        recipe = recipe_of(flags, terminal)
         images = inputs.open_source(recipe.validation, "validation", recipe, terminal)
         inputs.require_threads(recipe.threads)
         if recipe.is_foreign:
-            say_made(terminal, _onnx_baseline(recipe, images, flags["out"], terminal))
+            say_made(terminal, _onnx_baseline(recipe, images, out, terminal))
             return
-        options = BaselineOptions(
-            model=recipe.model,
-            preprocess=recipe.preprocess,
-            model_options=recipe.model_options,
-            checkpoint_format=recipe.checkpoint_format,
-            num_classes=recipe.num_classes,
-            threads=recipe.threads,
-        )
+        options = inputs.baseline_options(recipe)
         with terminal.working("baseline") as progress:
-            made = record_baseline(
-                recipe.checkpoint, images, options, flags["out"], progress=progress
-            )
+            made = record_baseline(recipe.checkpoint, images, options, out, progress=progress)
         say_made(terminal, made)
 
 
 def _imported(recipe: Recipe, out: Path) -> tuple[Graph, Graph]:
     """The imported graph, beside ``out``, and the one with the ends that are asked for, in it."""
     from edge_inception.export.ends import give_ends
-    from edge_inception.export.options import EndsOptions
     from edge_inception.graph.import_onnx import import_graph
-    from edge_inception.graph.options import ImportOptions
     from edge_inception.pipeline import inputs
 
-    options = ImportOptions(
-        preprocess=recipe.preprocess,
-        num_classes=recipe.num_classes,
-        classes=inputs.classes(recipe),
-        profile=recipe.profile,
-    )
+    options = inputs.import_options(recipe, inputs.classes(recipe))
     plain = import_graph(recipe.checkpoint, options, out.with_suffix(".imported.onnx"))
-    return plain, give_ends(plain, EndsOptions(head=recipe.head, **recipe.fold), out)
+    return plain, give_ends(plain, inputs.ends_options(recipe), out)
 
 
 def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Terminal) -> Baseline:
     from edge_inception.baseline.onnx import record_baseline
-    from edge_inception.baseline.options import OnnxBaselineOptions
+    from edge_inception.pipeline import inputs
 
     plain, _ = _imported(recipe, out.with_suffix(".onnx"))
-    options = OnnxBaselineOptions(threads=recipe.threads)
+    options = inputs.onnx_baseline_options(recipe)
     with terminal.working("baseline") as progress:
         return record_baseline(plain, images, options, out, progress=progress)
 
@@ -161,7 +134,22 @@ def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Termin
 @click.option("--tensorrt", metavar="VERSION", help="Reader of the calibration cache: 8.5.2.")
 @_OUT
 @terminal_options
-def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
+def quantize(
+    graph: Path,
+    ranges: Path | None,
+    out: Path,
+    *,
+    precision: str | None,
+    typing: str,
+    float_rest: str | None,
+    batch: int | None,
+    dla: bool,
+    placement: str | None,
+    keep_float: str | None,
+    bias_correction: bool | None,
+    tensorrt: str | None,
+    **flags: object,
+) -> None:
     """Write the typed graph of a precision: Q/DQ for int8, casts for fp16."""
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
@@ -172,17 +160,17 @@ def quantize(graph: Path, ranges: Path | None, out: Path, **flags: Any) -> None:
 
     with terminal_of(flags) as terminal:
         options = QuantizeOptions(
-            precision=member(Precision, "precision", flags["precision"] or "int8"),
-            typing=member(Typing, "typing", flags["typing"]),
-            float_rest=member(FloatRest, "float rest", flags["float_rest"] or "fp16"),
-            batch=flags["batch"],
-            is_for_dla=flags["dla"],
-            placement=flags["placement"] or "",
-            keep=tuple(names(flags["keep_float"])),
-            bias_correction=flags["bias_correction"],
+            precision=member(Precision, "precision", precision or "int8"),
+            typing=member(Typing, "typing", typing),
+            float_rest=member(FloatRest, "float rest", float_rest or "fp16"),
+            batch=batch,
+            is_for_dla=dla,
+            placement=placement or "",
+            keep=tuple(names(keep_float)),
+            bias_correction=bias_correction,
         )
         table = artifact.load(RangeTable, ranges) if ranges else None
-        version = _cache_version(options, flags["tensorrt"])
+        version = _cache_version(options, tensorrt)
         made = run(artifact.load(SimplifiedGraph, graph), table, options, out)
         say_made(terminal, made)
         if version and table:
@@ -227,7 +215,9 @@ def _cache_version(options: QuantizeOptions, version: str | None) -> str:
 @click.option("--cuda-graph/--no-cuda-graph", default=True, help="On a GPU; else call by call.")
 @_OUT
 @terminal_options
-def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
+def validate(
+    engine: Path, baseline_path: Path, out: Path, *, cuda_graph: bool, **flags: object
+) -> int:
     """Measure one engine against the baseline and judge the gates."""
     import json
 
@@ -238,7 +228,7 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
     from edge_inception.validate.run import validate as run
 
     with terminal_of(flags) as terminal:
-        recipe = recipe_of({**flags, "out": None}, terminal)
+        recipe = recipe_of(flags, terminal)
         if recipe.is_foreign:
             raise InputError(
                 "validate takes --model and --checkpoint, not --onnx",
@@ -249,7 +239,7 @@ def validate(engine: Path, baseline_path: Path, out: Path, **flags: Any) -> int:
         entry = inputs.entry_of(loaded)
         inputs.require_threads(recipe.threads)
         chosen = inputs.validate_options(recipe, images, loaded, terminal)
-        options = dataclasses.replace(chosen, cuda_graph=flags["cuda_graph"])
+        options = dataclasses.replace(chosen, cuda_graph=cuda_graph)
         with terminal.working("validate") as progress:
             made = run(
                 artifact.load(Baseline, baseline_path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from edge_inception.hardware.jetpack import JetPack
-    from edge_inception.hardware.target import Fact, Target
+    from edge_inception.hardware.target import Dla, Fact, Target
 
 _INDENT = 16
 _UNKNOWN, _NONE = "?", "-"
@@ -46,10 +47,9 @@ def targets(name: str | None, *, as_json: bool) -> None:
 def _record(target: Target) -> dict[str, Any]:
     from edge_inception import stage
 
-    record: dict[str, Any] = stage.plain(target)
-    record |= {key: _fact(value) for key, value in record.items() if _is_fact(target, key)}
-    if record["dla"]:
-        record["dla"]["int8_tops"] = _fact(record["dla"]["int8_tops"])
+    record = {**stage.plain(target), **_facts(target)}
+    if target.dla:
+        record |= {"dla": {**stage.plain(target.dla), **_facts(target.dla)}}
     return {
         **record,
         "num_dla_cores": target.num_dla_cores,
@@ -60,14 +60,12 @@ def _record(target: Target) -> dict[str, Any]:
     }
 
 
-def _is_fact(target: Target, key: str) -> bool:
+def _facts(of: Target | Dla) -> dict[str, Any]:
+    """Facts with the names of their parts; the others are plain already."""
     from edge_inception.hardware.target import Fact
 
-    return isinstance(getattr(target, key), Fact)
-
-
-def _fact(value: list[Any]) -> dict[str, Any]:
-    return dict(zip(("value", "sure", "source"), value, strict=True))
+    values = {field.name: getattr(of, field.name) for field in dataclasses.fields(of)}
+    return {name: value._asdict() for name, value in values.items() if isinstance(value, Fact)}
 
 
 def _listed(rows: list[Target]) -> Iterator[str]:

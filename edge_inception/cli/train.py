@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from edge_inception.cli._options import (
     given_flags,
     model_options,
     names,
+    record_of,
     terminal_of,
     terminal_options,
 )
@@ -31,6 +33,35 @@ _OTHERS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "--model": (_OF_A_GRAPH, "leave it out: it is for --qat"),
     "--qat": (_OF_A_MODEL, "leave it out: the graph has its own"),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Flags:
+    """What ``train`` was called with; None and empty are flags that were not given."""
+
+    model: str | None
+    option: tuple[str, ...]
+    qat: Path | None
+    graph: Path | None
+    data: Path
+    data_split: str
+    validation: Path
+    validation_split: str
+    input_size: int | None
+    crop_fraction: float | None
+    interpolation: str | None
+    epochs: int | None
+    batch: int | None
+    learning_rate: float | None
+    start_size: int | None
+    distillation: float | None
+    placement: str | None
+    keep_float: str | None
+    keep_failed: bool
+    seed: int | None
+    device: str | None
+    threads: int | None
+    out: Path
 
 
 @click.command()
@@ -60,7 +91,7 @@ _OTHERS: Mapping[str, tuple[tuple[str, ...], str]] = {
 @click.option("--threads", type=int, help="CPU threads; 0 = all usable.")
 @click.option("--out", type=PATH, required=True, help="Folder; an unfinished run is resumed.")
 @terminal_options
-def train(**flags: Any) -> None:
+def train(**given: object) -> None:
     """Train a model on an image folder or set: a checkpoint and its metrics.
 
     With --qat RANGES a simplified graph learns to live with the int8 scales of its range table: the
@@ -70,68 +101,69 @@ def train(**flags: Any) -> None:
     """
     from edge_inception.data import imageset
 
+    flags = record_of(_Flags, given)
     _require_fit(flags)
-    with terminal_of(flags) as terminal:
-        train_set = imageset.open_set(flags["data"], split=flags["data_split"])
-        monitor = imageset.open_set(flags["validation"], split=flags["validation_split"])
-        run = _fine_tune if flags["qat"] else _train
-        run((train_set, monitor), flags, terminal)
+    with terminal_of(given) as terminal:
+        train_set = imageset.open_set(flags.data, split=flags.data_split)
+        monitor = imageset.open_set(flags.validation, split=flags.validation_split)
+        if flags.qat:
+            _fine_tune((train_set, monitor), flags.qat, flags, terminal)
+        elif flags.model:
+            _train((train_set, monitor), flags.model, flags, terminal)
 
 
-def _require_fit(flags: Mapping[str, Any]) -> None:
+def _require_fit(flags: _Flags) -> None:
     """Refuse flags of the other kind of training.
 
     Raises:
         InputError: One is given, or neither a model nor ranges are.
     """
-    if not flags["qat"] and not flags["model"]:
+    if not flags.qat and not flags.model:
         raise InputError("nothing to train", hint="--model NAME, or --qat RANGES")
-    kind = "--qat" if flags["qat"] else "--model"
+    kind = "--qat" if flags.qat else "--model"
     others, why = _OTHERS[kind]
     if given := given_flags(others, flags):
         raise InputError(f"{', '.join(given)} with {kind}", hint=why)
 
 
-def _train(sets: tuple[ImageSet, ImageSet], flags: Mapping[str, Any], terminal: Terminal) -> None:
+def _train(sets: tuple[ImageSet, ImageSet], model: str, flags: _Flags, terminal: Terminal) -> None:
     from edge_inception import registry, stage
     from edge_inception.training.options import TrainOptions
     from edge_inception.training.train import train as run
 
-    spec = registry.model(flags["model"])
-    given = {name: flags[name] for name in ("crop_fraction", "interpolation")}
-    given["input_size"] = (flags["input_size"],) * 2 if flags["input_size"] else None
-    changes = {name: value for name, value in given.items() if value is not None}
+    spec = registry.model(model)
+    changes = _given(("crop_fraction", "interpolation"), flags)
+    if flags.input_size:
+        changes |= {"input_size": (flags.input_size, flags.input_size)}
     options = TrainOptions(
         model=spec.name,
         num_classes=len(sets[0].classes),
         preprocess=dataclasses.replace(spec.preprocess, **changes),
-        model_options=model_options(flags["option"]),
+        model_options=model_options(flags.option),
         **_given((*_SHARED, "start_size"), flags),
     )
-    with stage.lock(flags["out"]), terminal.working("train") as progress:
-        path = run(*sets, options, flags["out"], progress=progress)
+    with stage.lock(flags.out), terminal.working("train") as progress:
+        path = run(*sets, options, flags.out, progress=progress)
     click.echo(f"{path}")
 
 
 def _fine_tune(
-    sets: tuple[ImageSet, ImageSet], flags: Mapping[str, Any], terminal: Terminal
+    sets: tuple[ImageSet, ImageSet], ranges: Path, flags: _Flags, terminal: Terminal
 ) -> None:
     from edge_inception import artifact, stage
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.training.qat import QatOptions, fine_tune
 
-    ranges: Path = flags["qat"]
-    graph = artifact.load(
-        SimplifiedGraph, flags["graph"] or ranges.with_name("model.simplified.onnx")
-    )
+    simplified = flags.graph or ranges.with_name("model.simplified.onnx")
+    graph = artifact.load(SimplifiedGraph, simplified)
     options = QatOptions(
-        keep=tuple(names(flags["keep_float"])),
-        is_kept_when_worse=flags["keep_failed"],
+        keep=tuple(names(flags.keep_float)),
+        is_kept_when_worse=flags.keep_failed,
         **_given((*_SHARED, "distillation", "placement"), flags),
     )
     table = artifact.load(RangeTable, ranges)
-    with stage.lock(flags["out"]), terminal.working("qat") as progress:
-        trained, bound = fine_tune(graph, table, sets, options, flags["out"], progress=progress)
+    with stage.lock(flags.out), terminal.working("qat") as progress:
+        trained, bound = fine_tune(graph, table, sets, options, flags.out, progress=progress)
     gained = trained.details.qat
     assert gained is not None
     for when in ("float32", "before", "after"):
@@ -139,8 +171,9 @@ def _fine_tune(
     click.echo(f"{trained.path}\n{bound.path}")
 
 
-def _given(names_of: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: flags[name] for name in names_of if flags[name] is not None}
+def _given(names_of: tuple[str, ...], flags: _Flags) -> dict[str, Any]:
+    values = {name: getattr(flags, name) for name in names_of}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _told(figures: QatFigures) -> str:

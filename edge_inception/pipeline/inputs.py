@@ -1,4 +1,4 @@
-"""What a build works on: images, preprocessing, gates, targets; and whom it tells."""
+"""What stages work on, as a recipe asks for it: images and options, of a build and of commands."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import os
 
 from edge_inception import stage
 from edge_inception.artifact import EngineFile
+from edge_inception.baseline.options import BaselineOptions, OnnxBaselineOptions
 from edge_inception.data import imageset
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
+from edge_inception.export.options import EndsOptions, ExportOptions
+from edge_inception.graph.options import ImportOptions
 from edge_inception.pipeline.listener import Listener
 from edge_inception.recipe.reader import Recipe, Source
 from edge_inception.spec import Gates
@@ -51,6 +54,52 @@ def without_bad(found: ImageSet, role: str, listener: Listener) -> ImageSet:
     for item in bad:
         listener.detail(f"  left out {item.path}")
     return dataclasses.replace(found, items=tuple(good), num_left_out=len(bad))
+
+
+def import_options(recipe: Recipe, classes: tuple[str, ...]) -> ImportOptions:
+    """Options of the import of a foreign graph, whose classes have these names, if any."""
+    return ImportOptions(
+        preprocess=recipe.preprocess,
+        num_classes=recipe.num_classes,
+        classes=classes,
+        profile=recipe.profile,
+    )
+
+
+def ends_options(recipe: Recipe) -> EndsOptions:
+    """Options of what is put before and behind an imported graph."""
+    return EndsOptions(head=recipe.head, **recipe.fold)
+
+
+def export_options(recipe: Recipe, classes: tuple[str, ...]) -> ExportOptions:
+    """Options of export for a checkpoint, whose classes have these names, if any."""
+    return ExportOptions(
+        model=recipe.model,
+        preprocess={**recipe.preprocess, **recipe.fold},
+        model_options=recipe.model_options,
+        checkpoint_format=recipe.checkpoint_format,
+        num_classes=recipe.num_classes,
+        classes=classes,
+        profile=recipe.profile,
+        head=recipe.head,
+    )
+
+
+def baseline_options(recipe: Recipe) -> BaselineOptions:
+    """Options of the baseline of a checkpoint."""
+    return BaselineOptions(
+        model=recipe.model,
+        preprocess=recipe.preprocess,
+        model_options=recipe.model_options,
+        checkpoint_format=recipe.checkpoint_format,
+        num_classes=recipe.num_classes,
+        threads=recipe.threads,
+    )
+
+
+def onnx_baseline_options(recipe: Recipe) -> OnnxBaselineOptions:
+    """Options of the baseline of an imported graph."""
+    return OnnxBaselineOptions(threads=recipe.threads)
 
 
 def validate_options(

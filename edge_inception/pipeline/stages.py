@@ -1,18 +1,22 @@
 """Each stage of a build: the options the recipe gives it, its file, and the call.
 
-Stages import their libraries when they run, so that a reused one imports none.
+Stages import their libraries when they run, so that a reused one imports none: a call names its
+function by words.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from edge_inception import artifact, stage
 from edge_inception.artifact import (
+    Artifact,
     Baseline,
     CalibrationCache,
     EngineFile,
@@ -23,23 +27,13 @@ from edge_inception.artifact import (
     SimplifiedGraph,
     TypedGraph,
 )
-from edge_inception.baseline.options import (
-    BaselineOptions,
-    OnnxBaselineOptions,
-    baseline_provenance,
-    onnx_baseline_provenance,
-)
+from edge_inception.baseline.options import baseline_provenance, onnx_baseline_provenance
 from edge_inception.data.imageset import ImageSet
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
 from edge_inception.errors import member
-from edge_inception.export.options import (
-    EndsOptions,
-    ExportOptions,
-    ends_provenance,
-    export_provenance,
-)
-from edge_inception.graph.options import ImportOptions, SimplifyOptions, simplify_provenance
+from edge_inception.export.options import ends_provenance, export_provenance
+from edge_inception.graph.options import SimplifyOptions, simplify_provenance
 from edge_inception.hardware import targets
 from edge_inception.pipeline import inputs
 from edge_inception.pipeline.runner import Runner
@@ -56,7 +50,7 @@ from edge_inception.quant.options import (
 )
 from edge_inception.recipe.reader import Recipe
 from edge_inception.search.options import SearchOptions, search_provenance
-from edge_inception.sidecar import PlanDetails
+from edge_inception.sidecar import PlanDetails, Provenance
 from edge_inception.spec import Precision, Progress
 from edge_inception.validate import gate
 from edge_inception.validate.options import EngineEntry, validate_provenance
@@ -64,6 +58,72 @@ from edge_inception.validate.options import EngineEntry, validate_provenance
 REPORT = "report.json"
 SEARCH = "model.search.json"
 REPORT_MARKDOWN = "report.md"
+A = TypeVar("A", bound=Artifact)
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCall(Generic[P, A]):
+    """A stage: what it makes, and the function that makes it, imported when it runs.
+
+    ``function`` is ``module:name``. It takes what ``provenance`` takes, then the file to write, and
+    ``progress`` where ``is_counting``.
+    """
+
+    makes: type[A]
+    provenance: Callable[P, Provenance]
+    function: str
+    is_counting: bool = False
+
+    def run(self, path: Path, progress: Progress, *given: P.args, **named: P.kwargs) -> A:
+        """Make the artifact at ``path``."""
+        module, _, name = self.function.partition(":")
+        function = getattr(importlib.import_module(f"edge_inception.{module}"), name)
+        counting = {"progress": progress} if self.is_counting else {}
+        made: A = function(*given, path, **named, **counting)
+        return made
+
+
+EXPORT = StageCall(makes=Graph, provenance=export_provenance, function="export.export:export")
+ENDS = StageCall(makes=Graph, provenance=ends_provenance, function="export.ends:give_ends")
+SIMPLIFY = StageCall(
+    makes=SimplifiedGraph, provenance=simplify_provenance, function="graph.simplify:simplify"
+)
+BASELINE = StageCall(
+    makes=Baseline,
+    provenance=baseline_provenance,
+    function="baseline.pytorch:record_baseline",
+    is_counting=True,
+)
+ONNX_BASELINE = StageCall(
+    makes=Baseline,
+    provenance=onnx_baseline_provenance,
+    function="baseline.onnx:record_baseline",
+    is_counting=True,
+)
+CALIBRATE = StageCall(
+    makes=RangeTable,
+    provenance=calibrate_provenance,
+    function="quant.observe:calibrate",
+    is_counting=True,
+)
+SEARCH_PRECISION = StageCall(
+    makes=SearchResult,
+    provenance=search_provenance,
+    function="search.scoring:search_precision",
+    is_counting=True,
+)
+QUANTIZE = StageCall(
+    makes=TypedGraph, provenance=quantize_provenance, function="quant.insert_qdq:quantize"
+)
+CACHE = StageCall(
+    makes=CalibrationCache,
+    provenance=cache_provenance,
+    function="quant.calibration_cache:write_cache",
+)
+VALIDATE = StageCall(
+    makes=Report, provenance=validate_provenance, function="validate.run:validate", is_counting=True
+)
 
 
 class Variant(NamedTuple):
@@ -113,115 +173,50 @@ class Steps:
         imported = self._import()
         return self._ends(imported), imported
 
-    def _import(self) -> Graph:
-        recipe = self._recipe
-        choices = ImportOptions(
-            preprocess=recipe.preprocess,
-            num_classes=recipe.num_classes,
-            classes=self._validation.classes,
-            profile=recipe.profile,
+    def _run(
+        self, call: StageCall[P, A], label: str, file: str, *given: P.args, **named: P.kwargs
+    ) -> A:
+        """What the stage makes of ``given`` in the file of this build, or has made of it before."""
+        path, expected = self._out / file, call.provenance(*given, **named)
+        return self._runner.step(
+            label, call.makes, path, expected, lambda say: call.run(path, say, *given, **named)
         )
-        path = self._out / inputs.IMPORTED
 
-        def run(_: Progress) -> Graph:
-            from edge_inception.graph.import_onnx import import_graph
+    def _import(self) -> Graph:
+        from edge_inception.graph.import_onnx import import_graph, import_provenance
 
-            return import_graph(recipe.checkpoint, choices, path)
-
-        from edge_inception.graph.import_onnx import import_provenance  # knows where weights lie
-
-        expected = import_provenance(recipe.checkpoint, choices)
-        graph = self._runner.step("import", Graph, path, expected, run)
+        source, path = self._recipe.checkpoint, self._out / inputs.IMPORTED
+        choices = inputs.import_options(self._recipe, self._validation.classes)
+        expected = import_provenance(source, choices)  # knows where weights lie
+        graph = self._runner.step(
+            "import", Graph, path, expected, lambda _: import_graph(source, choices, path)
+        )
         for note in graph.details.checkpoint_notes or ():
             self._runner.listener.note(f"import: {note}")
         return graph
 
     def _ends(self, imported: Graph) -> Graph:
-        choices = EndsOptions(head=self._recipe.head, **self._recipe.fold)
-        path = self._out / "model.onnx"
-
-        def run(_: Progress) -> Graph:
-            from edge_inception.export.ends import give_ends
-
-            return give_ends(imported, choices, path)
-
-        expected = ends_provenance(imported, choices)
-        return self._runner.step("ends", Graph, path, expected, run)
+        return self._run(ENDS, "ends", "model.onnx", imported, inputs.ends_options(self._recipe))
 
     def _export(self) -> Graph:
-        recipe = self._recipe
-        choices = ExportOptions(
-            model=recipe.model,
-            preprocess={**recipe.preprocess, **recipe.fold},
-            model_options=recipe.model_options,
-            checkpoint_format=recipe.checkpoint_format,
-            num_classes=recipe.num_classes,
-            classes=self._validation.classes,
-            profile=recipe.profile,
-            head=recipe.head,
-        )
-        path = self._out / "model.onnx"
-
-        def run(_: Progress) -> Graph:
-            from edge_inception.export.export import export
-
-            return export(recipe.checkpoint, choices, path)
-
-        expected = export_provenance(recipe.checkpoint, choices)
-        graph = self._runner.step("export", Graph, path, expected, run)
+        choices = inputs.export_options(self._recipe, self._validation.classes)
+        graph = self._run(EXPORT, "export", "model.onnx", self._recipe.checkpoint, choices)
         for note in graph.details.checkpoint_notes or ():
             self._runner.listener.note(f"checkpoint: {note}")
         return graph
 
     def simplify(self, graph: Graph) -> SimplifiedGraph:
         """Graph to simplified graph."""
-        path = self._out / "model.simplified.onnx"
-        choices = SimplifyOptions()
-
-        def run(_: Progress) -> SimplifiedGraph:
-            from edge_inception.graph.simplify import simplify
-
-            return simplify(graph, choices, path)
-
-        expected = simplify_provenance(graph, choices)
-        return self._runner.step("simplify", SimplifiedGraph, path, expected, run)
+        return self._run(SIMPLIFY, "simplify", "model.simplified.onnx", graph, SimplifyOptions())
 
     def baseline(self, graph: Graph) -> Baseline:
         """FP32 logits of the validation images."""
-        recipe = self._recipe
-        if recipe.is_foreign:
-            return self._onnx_baseline(graph)
-        choices = BaselineOptions(
-            model=recipe.model,
-            preprocess=recipe.preprocess,
-            model_options=recipe.model_options,
-            checkpoint_format=recipe.checkpoint_format,
-            num_classes=recipe.num_classes,
-            threads=recipe.threads,
-        )
-        path = self._out / "baseline.npz"
-
-        def run(progress: Progress) -> Baseline:
-            from edge_inception.baseline.pytorch import record_baseline
-
-            return record_baseline(
-                recipe.checkpoint, self._validation, choices, path, progress=progress
-            )
-
-        expected = baseline_provenance(recipe.checkpoint, self._validation, choices)
-        return self._runner.step("baseline", Baseline, path, expected, run)
-
-    def _onnx_baseline(self, graph: Graph) -> Baseline:
-        choices = OnnxBaselineOptions(threads=self._recipe.threads)
-        path = self._out / "baseline.npz"
-
-        def run(progress: Progress) -> Baseline:
-            from edge_inception.baseline.onnx import record_baseline
-
-            return record_baseline(graph, self._validation, choices, path, progress=progress)
-
-        expected = onnx_baseline_provenance(graph, self._validation, choices)
-        return self._runner.step("baseline", Baseline, path, expected, run)
+        label, file, images = "baseline", "baseline.npz", self._validation
+        if self._recipe.is_foreign:
+            foreign = inputs.onnx_baseline_options(self._recipe)
+            return self._run(ONNX_BASELINE, label, file, graph, images, foreign)
+        choices = inputs.baseline_options(self._recipe)
+        return self._run(BASELINE, label, file, self._recipe.checkpoint, images, choices)
 
     def calibrate(self, graph: SimplifiedGraph) -> RangeTable | None:
         """Range table of the calibration images; None when there are none."""
@@ -236,15 +231,7 @@ class Steps:
             seed=recipe.seed,
             placement=recipe.placement if recipe.calibrator == AUTO else "",
         )
-        path = self._out / "model.ranges.json"
-
-        def run(progress: Progress) -> RangeTable:
-            from edge_inception.quant.observe import calibrate
-
-            return calibrate(graph, images, choices, path, progress=progress)
-
-        expected = calibrate_provenance(graph, images, choices)
-        made = self._runner.step("calibrate", RangeTable, path, expected, run)
+        made = self._run(CALIBRATE, "calibrate", "model.ranges.json", graph, images, choices)
         if tried := trial_in_words(made.details):
             self._runner.listener.note(tried)
         return made
@@ -259,17 +246,9 @@ class Steps:
             quantize=self._quantize_options(Precision.INT8, STRONG),
             threads=recipe.threads,
         )
-        path = self._out / SEARCH
-
-        def run(progress: Progress) -> SearchResult:
-            from edge_inception.search.scoring import search_precision
-
-            return search_precision(graph, ranges, images, choices, path, progress=progress)
-
-        expected = search_provenance(graph, ranges, images, choices)
-        result = self._runner.step("search", SearchResult, path, expected, run)
+        result = self._run(SEARCH_PRECISION, "search", SEARCH, graph, ranges, images, choices)
         self._keep = tuple(sorted({*recipe.keep_float, *result.details.keep}))
-        self._found = json.loads(path.read_text(encoding="utf-8"))["outcome"]
+        self._found = json.loads(result.path.read_text(encoding="utf-8"))["outcome"]
         self._runner.listener.note(f"search: {gate.search_sentence(self._found)}")
         return result
 
@@ -296,32 +275,16 @@ class Steps:
         """Simplified graph to typed graph of ``precision``."""
         choices = self._quantize_options(precision, variant)
         kind = variant.kind(precision)
-        path = self._out / f"model.{kind}.onnx"
-
-        def run(_: Progress) -> TypedGraph:
-            from edge_inception.quant.insert_qdq import quantize
-
-            return quantize(graph, ranges, choices, path)
-
-        expected = quantize_provenance(graph, ranges, choices)
-        return self._runner.step(
-            f"quantize {kind.replace('.', ' ')}", TypedGraph, path, expected, run
-        )
+        label, file = f"quantize {kind.replace('.', ' ')}", f"model.{kind}.onnx"
+        return self._run(QUANTIZE, label, file, graph, ranges, choices)
 
     def calibration_cache(
         self, graph: TypedGraph, ranges: RangeTable, tensorrt: str
     ) -> CalibrationCache:
         """Implicit graph to the scales that its TensorRT reads."""
         choices = CacheOptions(tensorrt=".".join(tensorrt.split(".")[:3]))
-        path = graph.path.with_suffix(".cache")
-
-        def run(_: Progress) -> CalibrationCache:
-            from edge_inception.quant.calibration_cache import write_cache
-
-            return write_cache(graph, ranges, choices, path)
-
-        expected = cache_provenance(graph, ranges, choices)
-        return self._runner.step("calibration cache", CalibrationCache, path, expected, run)
+        file = graph.path.with_suffix(".cache").name
+        return self._run(CACHE, "calibration cache", file, graph, ranges, choices)
 
     def compile(self, name: str, typed: Mapping[Precision, TypedGraph]) -> Iterator[EngineEntry]:
         """Engines of one target: FP32 to compare with, then the asked precision."""
@@ -359,10 +322,13 @@ class Steps:
         expected = stage.provenance(backend.stage, parents={"typed graph": graph}, options=choices)
         label = f"compile {kind.replace('.', ' ')} {target.name}{floats}"
 
-        def run(progress: Progress) -> EngineFile:
-            return backend.compile(graph, choices, path, progress=progress)
-
-        engine = self._runner.step(label, EngineFile, path, expected, run)
+        engine = self._runner.step(
+            label,
+            EngineFile,
+            path,
+            expected,
+            lambda say: backend.compile(graph, choices, path, progress=say),
+        )
         told = engine.details.fallbacks if isinstance(engine.details, PlanDetails) else ()
         for line in told:
             self._runner.listener.note(f"warning: {label}: {line}")
@@ -387,15 +353,8 @@ class Steps:
             recipe, self._validation, entries[0].engine, self._runner.listener
         )
         choices = dataclasses.replace(choices, search=self._found)
-        path = self._out / REPORT
-
-        def run(progress: Progress) -> Report:
-            from edge_inception.validate.run import validate
-
-            return validate(baseline, entries, self._validation, choices, path, progress=progress)
-
-        expected = validate_provenance(baseline, entries, self._validation, choices)
-        report = self._runner.step("validate", Report, path, expected, run)
+        judged = (baseline, entries, self._validation, choices)
+        report = self._run(VALIDATE, "validate", REPORT, *judged)
         if not self._runner.is_dry:
             self._write_markdown(report)
         return report

@@ -5,24 +5,30 @@ Paths in a recipe are relative to the recipe file; ``build.out`` is relative to 
 
 from __future__ import annotations
 
-import math
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
+
+from edge_inception import records
 from edge_inception.errors import InputError, known_names
 from edge_inception.recipe.sections import (
-    NUMBER,
-    PREPROCESS_KEYS,
-    SEARCH_KEYS,
+    Build,
+    Limits,
+    Model,
+    Sections,
     budget,
     fold,
+    given,
     head,
     one_of,
     preprocess_changes,
 )
+from edge_inception.records import Record
 from edge_inception.spec import Budget, Gates, Head, Precision, ShapeProfile
 
 if sys.version_info >= (3, 11):
@@ -34,51 +40,6 @@ SCHEMA = 1
 FILE_NAME = "edge-inception.toml"
 Table = dict[str, Any]
 
-_KEYS: Mapping[str, Mapping[str, Any]] = {
-    "": {"schema": int},
-    "model": {
-        "name": str,
-        "checkpoint": str,
-        "onnx": str,
-        "checkpoint_format": str,
-        "num_classes": int,
-        "options": dict,
-        "head": str,
-        "fold_preprocessing": str,
-    },
-    "preprocess": PREPROCESS_KEYS,
-    "data": {
-        "calibration": str,
-        "calibration_split": str,
-        "validation": str,
-        "validation_split": str,
-        "labels": str,
-        "skip_bad_images": bool,
-    },
-    "build": {
-        "precision": str,
-        "targets": list,
-        "batch": int,
-        "dynamic_batch": str,
-        "threads": int,
-        "out": str,
-        "compute_capabilities": list,
-        "jetpack": str,
-        "tensorrt": str,
-        "dla": bool,
-        "bundle": bool,
-    },
-    "calibrate": {"calibrator": str, "max_images": int, "batch": int, "seed": int},
-    "quantize": {"float_rest": str, "placement": str, "keep_float": list, "bias_correction": bool},
-    "search": SEARCH_KEYS,
-    "latency": {"rounds": int, "calls_per_block": int},
-    "gates": {
-        "max_drop_pp": NUMBER,
-        "min_agreement": NUMBER,
-        "min_sqnr_db": NUMBER,
-        "min_speedup": NUMBER,
-    },
-}
 # a flag for one of these replaces the others in the file
 _EITHER_OR: Mapping[str, tuple[str, ...]] = {
     "build.batch": ("build.dynamic_batch",),
@@ -163,6 +124,10 @@ class Recipe:
         return (Precision.FP16, Precision.INT8) if self.is_best else (self.precision,)
 
 
+_NESTED = "a recipe has sections of keys, and no arrays in arrays"
+_NAMING = "name the recipe's file: [tool.edge-inception] recipe = 'r.toml'"
+
+
 def find_recipe(start: Path) -> Path | None:
     """``edge-inception.toml`` in ``start``, else the one named by pyproject.toml here or above."""
     here = start / FILE_NAME
@@ -170,11 +135,18 @@ def find_recipe(start: Path) -> Path | None:
         return here
     for folder in (start, *start.parents):
         project = folder / "pyproject.toml"
-        if project.is_file():
-            named = _parse(project).get("tool", {}).get("edge-inception", {}).get("recipe")
-            if named:
-                return folder / str(named)
+        if project.is_file() and (named := _named(project)):
+            return folder / named
     return None
+
+
+def _named(project: Path) -> str:
+    """The recipe of ``[tool.edge-inception]``; empty where there is none."""
+    table = _parse(project)
+    for key in ("tool", "edge-inception"):
+        place = f"{project}, [{key}]"
+        table = records.convert(Table, table.get(key, {}), where=place, hint=_NAMING)
+    return records.convert(str, table.get("recipe", ""), where=f"{project}, recipe", hint=_NAMING)
 
 
 def load_recipe(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -189,7 +161,7 @@ def load_recipe(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     """
     tables: Table = _parse(path) if path else {"schema": SCHEMA}
     where = str(path) if path else "command line"
-    _check_keys(tables, where)
+    _sections(tables, where)
     if path:
         _anchor_paths(tables, path.resolve().parent)
     for name, value in (overrides or {}).items():
@@ -198,8 +170,7 @@ def load_recipe(path: Path | None, overrides: Mapping[str, Any] | None = None) -
         for other in _EITHER_OR.get(name, ()):
             if other not in (overrides or {}):
                 tables[section].pop(other.partition(".")[2], None)
-    _check_keys(tables, where)
-    return _to_recipe(tables, where)
+    return _to_recipe(_sections(tables, where), where)
 
 
 def _parse(path: Path) -> Table:
@@ -210,43 +181,83 @@ def _parse(path: Path) -> Table:
             f"cannot read recipe {path}: {error.strerror}",
             hint="'edge-inception init' writes a starter recipe",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}", hint="fix the line named") from error
-
-
-def _check_keys(tables: Table, where: str) -> None:
-    if tables.get("schema", None) != SCHEMA:
+    except RecursionError as error:
+        raise InputError(f"{path} is not valid TOML: nested too deep", hint=_NESTED) from error
+    except ValueError as error:  # also of the encoding, or of a number of over 4,300 digits
+        reason = str(error).partition("; use sys.")[0]
         raise InputError(
-            f"{where}: schema is {tables.get('schema')!r}, wanted {SCHEMA}",
+            f"{path} is not valid TOML: {reason}", hint="fix the line named"
+        ) from error
+
+
+def _sections(tables: Table, where: str) -> Sections:
+    """The tables as records.
+
+    Raises:
+        InputError: Another schema, an unknown section or key, or a value that its key cannot have.
+    """
+    if (schema := tables.get("schema")) != SCHEMA:
+        raise InputError(
+            f"{where}: schema is {_shown(schema)}, wanted {SCHEMA}",
             hint=f"add the line 'schema = {SCHEMA}' at the top",
         )
-    for section, table in tables.items():
-        if section in _KEYS[""]:
+    known = {field.name: field.type for field in msgspec.structs.fields(Sections)}
+    found: dict[str, Any] = {}
+    for name, table in tables.items():
+        if name == "schema":
             continue
-        if section not in _KEYS:
-            raise _unknown(f"{where}: unknown section [{section}]", section, _KEYS)
-        if not isinstance(table, dict):
-            raise InputError(f"{where}: '{section}' is not a section", hint=f"write [{section}]")
-        for key, value in table.items():
-            _check_key(section, key, value, where)
+        if name not in known:
+            raise _unknown(f"{where}: unknown section [{name}]", name, known)
+        found[name] = _section(known[name], name, table, where)
+    return Sections(**found)
 
 
-def _check_key(section: str, key: str, value: Any, where: str) -> None:
-    known = _KEYS[section]
-    if key not in known:
-        raise _unknown(f"{where}: unknown key '{key}' in [{section}]", key, known)
-    wanted = known[key]
-    is_bool_for_number = isinstance(value, bool) and wanted is not bool
-    if not isinstance(value, wanted) or is_bool_for_number:
-        names = wanted if isinstance(wanted, tuple) else (wanted,)
-        raise InputError(
-            f"{where}: {section}.{key} is {value!r}",
-            hint=f"wanted {' or '.join(kind.__name__ for kind in names)}",
-        )
+def _section(kind: type[Record], name: str, table: Any, where: str) -> Record:
+    if not isinstance(table, dict):
+        raise InputError(f"{where}: '{name}' is not a section", hint=f"write [{name}]")
+    types = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    for key in table:
+        if key not in types:
+            raise _unknown(f"{where}: unknown key '{key}' in [{name}]", key, types)
+    return kind(**{k: _value(types[k], v, f"{where}: {name}.{k}") for k, v in table.items()})
 
 
-def _unknown(message: str, name: str, known: Mapping[str, Any]) -> InputError:
-    return InputError(message, hint=known_names(name, (key for key in known if key)))
+def _value(kind: Any, value: Any, place: str) -> Any:
+    """The value as one of its type.
+
+    Raises:
+        InputError: It is none; says what was got and what is wanted.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.ValidationError, OverflowError) as error:
+        wanted = _description(kind) or _bound(str(error))
+        raise InputError(f"{place} is {_shown(value)}", hint=f"wanted {wanted}") from error
+
+
+def _description(kind: Any) -> str:
+    """How a type describes its values, else how the first of its parts does."""
+    texts = [meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description]
+    texts += [_description(part) for part in get_args(kind)]
+    return next(filter(None, texts), "")
+
+
+def _bound(reason: str) -> str:
+    """``Expected `int` >= 3`` as ``at least 3``, ``Expected `str | null`, got ...`` as ``str``."""
+    if found := re.search("` ([<>])= (.*)", reason):
+        return f"at {'least' if found[1] == '>' else 'most'} {found[2]}"
+    return reason.partition("`")[2].partition("`")[0].removesuffix(" | null")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # over 4,300 digits, or nested without end
+        return "beyond all bounds"
+
+
+def _unknown(message: str, name: str, known: Iterable[str]) -> InputError:
+    return InputError(message, hint=known_names(name, known))
 
 
 def _anchor_paths(tables: Table, folder: Path) -> None:
@@ -256,116 +267,82 @@ def _anchor_paths(tables: Table, folder: Path) -> None:
             tables[section][key] = str(folder / value)
 
 
-def _to_recipe(tables: Table, where: str) -> Recipe:
-    model, data, build = (tables.get(name, {}) for name in ("model", "data", "build"))
-    calibrate, latency = tables.get("calibrate", {}), tables.get("latency", {})
-    quantize = tables.get("quantize", {})
+def _to_recipe(said: Sections, where: str) -> Recipe:
+    model, data, build = said.model, said.data, said.build
     name, source = _subject(model, where)
-    allowed = budget(tables.get("search", {}), where)
+    allowed = budget(said.search, where)
     return Recipe(
         origin=where,
         model=name,
         checkpoint=source,
-        is_foreign="onnx" in model,
-        checkpoint_format=model.get("checkpoint_format", "auto"),
-        num_classes=_num_classes(model, where),
-        model_options=model.get("options", {}),
-        head=head(model.get("head", "logits")),
-        fold=fold(model.get("fold_preprocessing", "none")),
-        preprocess=preprocess_changes(tables.get("preprocess", {}), where),
-        calibration=_source(data, "calibration"),
-        validation=_source(data, "validation"),
-        labels=Path(data["labels"]) if "labels" in data else None,
-        skip_bad_images=data.get("skip_bad_images", False),
-        precision=_precision(build.get("precision", "int8")),
-        is_best=build.get("precision") == _BEST,
-        targets=tuple(str(name) for name in build.get("targets", ())),
+        is_foreign=model.onnx is not None,
+        checkpoint_format=model.checkpoint_format or "auto",
+        num_classes=model.num_classes,
+        model_options=model.options or {},
+        head=head(model.head),
+        fold=fold(model.fold_preprocessing),
+        preprocess=preprocess_changes(said.preprocess),
+        calibration=_source(data.calibration, data.calibration_split),
+        validation=_source(data.validation, data.validation_split),
+        labels=None if data.labels is None else Path(data.labels),
+        skip_bad_images=data.skip_bad_images,
+        precision=_precision(build.precision),
+        is_best=build.precision == _BEST,
+        targets=build.targets,
         profile=_profile(build, where),
-        threads=_at_least(build.get("threads", 0), 0, "build.threads", where),
-        out=Path(build.get("out", "build/edge-inception")),
-        compute_capabilities=tuple(str(c) for c in build.get("compute_capabilities", ())),
-        jetpack=build.get("jetpack", ""),
-        tensorrt=build.get("tensorrt", ""),
-        dla=build.get("dla", False),
-        bundle=build.get("bundle", False),
-        calibrator=calibrate.get("calibrator", "mse"),
-        calibration_images=_at_least(
-            calibrate.get("max_images", 512), 1, "calibrate.max_images", where
-        ),
-        calibration_batch=_at_least(calibrate.get("batch", 8), 1, "calibrate.batch", where),
-        seed=_at_least(calibrate.get("seed", 0), 0, "calibrate.seed", where),
-        float_rest=one_of(quantize.get("float_rest", "fp16"), _FLOAT_RESTS, "float rest"),
-        placement=quantize.get("placement", ""),
-        keep_float=tuple(sorted({str(name) for name in quantize.get("keep_float", ())})),
-        bias_correction=quantize.get("bias_correction"),
-        latency_rounds=_at_least(latency.get("rounds", 10), 3, "latency.rounds", where),
-        latency_calls=_at_least(
-            latency.get("calls_per_block", 20), 1, "latency.calls_per_block", where
-        ),
+        threads=build.threads,
+        out=Path(build.out),
+        compute_capabilities=tuple(str(name) for name in build.compute_capabilities),
+        jetpack=build.jetpack,
+        tensorrt=build.tensorrt,
+        dla=build.dla,
+        bundle=build.bundle,
+        calibrator=said.calibrate.calibrator,
+        calibration_images=said.calibrate.max_images,
+        calibration_batch=said.calibrate.batch,
+        seed=said.calibrate.seed,
+        float_rest=one_of(said.quantize.float_rest, _FLOAT_RESTS, "float rest"),
+        placement=said.quantize.placement,
+        keep_float=tuple(sorted(set(said.quantize.keep_float))),
+        bias_correction=said.quantize.bias_correction,
+        latency_rounds=said.latency.rounds,
+        latency_calls=said.latency.calls_per_block,
         budget=allowed,
-        gates=_gates(_budget_too(tables.get("gates", {}), allowed), where),
+        gates=_gates(said.gates, allowed),
     )
 
 
-def _num_classes(model: Table, where: str) -> int | None:
-    asked = model.get("num_classes")
-    return None if asked is None else _at_least(asked, 1, "model.num_classes", where)
-
-
-_FLAGS = {"name": "model", "checkpoint": "checkpoint"}
 _OF_MODELS = ("name", "checkpoint", "checkpoint_format", "options")
 
 
-def _subject(model: Table, where: str) -> tuple[str, Path]:
+def _subject(model: Model, where: str) -> tuple[str, Path]:
     """Name of what is built, and its file: a checkpoint of one of our models, or an ONNX graph."""
-    if "onnx" in model:
-        both = [key for key in _OF_MODELS if key in model]
+    if model.onnx is not None:
+        both = [key for key in given(model) if key in _OF_MODELS]
         if both:
             raise InputError(
                 f"{where}: both an ONNX graph and model {both[0]}",
                 hint="give --onnx alone, or --model with --checkpoint",
             )
-        return Path(model["onnx"]).stem, Path(model["onnx"])
-    for key in ("name", "checkpoint"):
-        if key not in model:
-            raise InputError(
-                f"{where}: no model {key}", hint=f"set [model] {key}, or pass --{_FLAGS[key]}"
-            )
-    return model["name"], Path(model["checkpoint"])
+        return Path(model.onnx).stem, Path(model.onnx)
+    if model.name is None or model.checkpoint is None:
+        key, flag = ("name", "model") if model.name is None else ("checkpoint", "checkpoint")
+        raise InputError(f"{where}: no model {key}", hint=f"set [model] {key}, or pass --{flag}")
+    return model.name, Path(model.checkpoint)
 
 
 _BEST = "best"
 _FLOAT_RESTS = ("fp16", "fp32")
-# Key -> lowest and highest value that can mean something.
-_GATE_LIMITS: Mapping[str, tuple[float, float]] = {
-    "max_drop_pp": (0.0, 100.0),
-    "min_agreement": (0.0, 1.0),
-    "min_sqnr_db": (-math.inf, math.inf),
-    "min_speedup": (0.0, math.inf),
-}
 
 
-def _budget_too(gates: Table, allowed: Budget | None) -> Table:
+def _gates(limits: Limits, allowed: Budget | None) -> Gates:
     """The gates, with that of the drop: a budget is one too, unless another is set."""
-    return {"max_drop_pp": allowed.max_drop_pp, **gates} if allowed else gates
+    budgeted = {"max_drop_pp": allowed.max_drop_pp} if allowed else {}
+    return Gates(**{**budgeted, **given(limits)})
 
 
-def _gates(table: Table, where: str) -> Gates:
-    for key, value in table.items():
-        least, most = _GATE_LIMITS[key]
-        if not math.isfinite(value) or not least <= value <= most:
-            bounds = f" from {least:g} to {most:g}" if math.isfinite(most) else ""
-            above = f" of at least {least:g}" if not bounds and math.isfinite(least) else ""
-            raise InputError(
-                f"{where}: gates.{key} is {value}", hint=f"wanted a finite number{bounds}{above}"
-            )
-    return Gates(**table)
-
-
-def _source(data: Table, role: str) -> Source | None:
-    if role not in data:
-        return None
-    return Source(location=Path(data[role]), split=data.get(f"{role}_split", ""))
+def _source(location: str | None, split: str) -> Source | None:
+    return None if location is None else Source(location=Path(location), split=split)
 
 
 def _precision(name: str) -> Precision:
@@ -373,24 +350,17 @@ def _precision(name: str) -> Precision:
     return Precision.INT8 if one_of(name, known, "precision") == _BEST else Precision(name)
 
 
-def _at_least(value: int, least: int, name: str, where: str) -> int:
-    if value < least:
-        raise InputError(f"{where}: {name} is {value}", hint=f"wanted at least {least}")
-    return value
-
-
-def _profile(build: Table, where: str) -> ShapeProfile:
-    if "dynamic_batch" not in build:
-        batch = _at_least(build.get("batch", 1), 1, "build.batch", where)
+def _profile(build: Build, where: str) -> ShapeProfile:
+    text = build.dynamic_batch
+    if text is None:
+        batch = build.batch or 1
         return ShapeProfile(min=batch, opt=batch, max=batch)
-    text = build["dynamic_batch"]
-    parts = text.split(":")
-    numbers = [int(part) for part in parts if part.isdigit()]
-    if len(parts) != 3 or len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:  # noqa: PLR2004 -- MIN:OPT:MAX
+    numbers = [int(part) for part in text.split(":") if re.fullmatch("[0-9]{1,9}", part)]
+    if text.count(":") != 2 or len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:  # noqa: PLR2004 -- MIN:OPT:MAX
         raise InputError(
             f"{where}: dynamic batch '{text}'", hint="wanted MIN:OPT:MAX, such as 1:4:8"
         )
-    if "batch" in build:
+    if build.batch is not None:
         raise InputError(
             f"{where}: both a static batch and a dynamic batch", hint="give one of them"
         )

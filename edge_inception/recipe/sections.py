@@ -1,39 +1,185 @@
-"""What a recipe says about the two ends of the graph and about its search, read strictly."""
+"""The sections of a recipe, one record each, and what two of them say in one word.
+
+A type says which values can be meant, and its description the words for a value that cannot. None
+is a key that is left to its default.
+"""
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from edge_inception.errors import InputError, known_names
+from edge_inception.records import Count, Positive, Record
 from edge_inception.spec import Budget, DropType, Head
 
-NUMBER = (int, float)
-PREPROCESS_KEYS: Mapping[str, Any] = {
-    "input_size": (int, list),
-    "crop": str,
-    "crop_fraction": NUMBER,
-    "interpolation": str,
-    "channel_order": str,
-    "mean": list,
-    "std": list,
-}
-SEARCH_KEYS: Mapping[str, Any] = {"max_drop_pp": NUMBER, "drop_type": str, "max_groups": int}
+_BOUND = 2**53
+_CHANNELS = "three numbers in the channel order, for pixels from 0 to 1"
+_FLOAT32 = 3.4e38
+
+_Whole = Annotated[int, Meta(ge=-_BOUND, le=_BOUND)]
+_Choice = bool | _Whole | float | str
+_Choices = Annotated[dict[str, _Choice], Meta(description="a word, a number or true for each name")]
+_File = Annotated[str, Meta(pattern="^[^\0]*$", description="a path")]
+# tuple[Positive, Positive] here ends the process: msgspec 0.23 with a bounded number beside it
+_Pair = Annotated[tuple[Positive, ...], Meta(min_length=2, max_length=2)]
+_Side = Annotated[Positive | _Pair, Meta(description="299 or [299, 299]")]
+_Mean = Annotated[float, Meta(ge=-_FLOAT32, le=_FLOAT32)]
+_Means = Annotated[tuple[_Mean, _Mean, _Mean], Meta(description=_CHANNELS)]
+_Std = Annotated[float, Meta(ge=1e-6, le=_FLOAT32)]  # of pixels 0..255 0.0039; 1 by it is finite
+_Stds = Annotated[tuple[_Std, _Std, _Std], Meta(description=f"{_CHANNELS}, at least 1e-06")]
+# A number stays what it is written as: 1 is not recorded as 1.0.
+_Crop = Annotated[
+    Annotated[int, Meta(ge=1, le=1)] | Annotated[float, Meta(gt=0, le=1)],
+    Meta(description="a number above 0 and at most 1"),
+]
+_Share = Annotated[
+    Annotated[int, Meta(ge=0, le=1)] | Annotated[float, Meta(ge=0, le=1)],
+    Meta(description="a finite number from 0 to 1"),
+]
+_Percent = Annotated[
+    Annotated[int, Meta(ge=0, le=100)] | Annotated[float, Meta(ge=0, le=100)],
+    Meta(description="a finite number from 0 to 100"),
+]
+_Factor = Annotated[
+    Annotated[int, Meta(ge=0, le=_BOUND)] | Annotated[float, Meta(ge=0, le=_FLOAT32)],
+    Meta(description="a finite number of at least 0"),
+]
+_Decibels = Annotated[
+    _Whole | Annotated[float, Meta(ge=-_FLOAT32, le=_FLOAT32)],
+    Meta(description="a finite number"),
+]
+
+
+class Model(Record, frozen=True, kw_only=True):
+    """[model]: a checkpoint of one of our architectures, or an ONNX graph."""
+
+    name: str | None = None
+    checkpoint: _File | None = None
+    onnx: _File | None = None
+    checkpoint_format: str | None = None
+    num_classes: Positive | None = None
+    options: _Choices | None = None
+    head: str = "logits"
+    fold_preprocessing: str = "none"
+
+
+class Preprocessing(Record, frozen=True, kw_only=True):
+    """[preprocess]: fields of ``Preprocess`` that differ from the checkpoint family's."""
+
+    input_size: _Side | None = None
+    crop: str | None = None
+    crop_fraction: _Crop | None = None
+    interpolation: str | None = None
+    channel_order: str | None = None
+    mean: _Means | None = None
+    std: _Stds | None = None
+
+
+class Data(Record, frozen=True, kw_only=True):
+    """[data]: the images."""
+
+    calibration: _File | None = None
+    calibration_split: str = ""
+    validation: _File | None = None
+    validation_split: str = ""
+    labels: _File | None = None
+    skip_bad_images: bool = False
+
+
+class Build(Record, frozen=True, kw_only=True):
+    """[build]: what is made, and for which hardware."""
+
+    precision: str = "int8"
+    targets: tuple[str, ...] = ()
+    batch: Positive | None = None
+    dynamic_batch: str | None = None
+    threads: Count = 0
+    out: _File = "build/edge-inception"
+    compute_capabilities: tuple[str | float, ...] = ()
+    jetpack: str = ""
+    tensorrt: str = ""
+    dla: bool = False
+    bundle: bool = False
+
+
+class Calibrate(Record, frozen=True, kw_only=True):
+    """[calibrate]: how ranges are found."""
+
+    calibrator: str = "mse"
+    max_images: Positive = 512
+    batch: Positive = 8
+    seed: Count = 0
+
+
+class Quantize(Record, frozen=True, kw_only=True):
+    """[quantize]: what of an int8 graph is float."""
+
+    float_rest: str = "fp16"
+    placement: str = ""
+    keep_float: tuple[str, ...] = ()
+    bias_correction: bool | None = None
+
+
+class Search(Record, frozen=True, kw_only=True):
+    """[search]: the budget within which groups of int8 stay float."""
+
+    max_drop_pp: _Percent | None = None
+    drop_type: str | None = None
+    max_groups: _Whole | None = None
+
+
+class Latency(Record, frozen=True, kw_only=True):
+    """[latency]: how long the engines are timed."""
+
+    rounds: Annotated[int, Meta(ge=3, le=_BOUND)] = 10
+    calls_per_block: Positive = 20
+
+
+class Limits(Record, frozen=True, kw_only=True):
+    """[gates]: the fields of ``Gates``."""
+
+    max_drop_pp: _Percent | None = None
+    min_agreement: _Share | None = None
+    min_sqnr_db: _Decibels | None = None
+    min_speedup: _Factor | None = None
+
+
+class Sections(Record, frozen=True, kw_only=True):
+    """A recipe as it is written, less its schema."""
+
+    model: Model = msgspec.field(default_factory=Model)
+    preprocess: Preprocessing = msgspec.field(default_factory=Preprocessing)
+    data: Data = msgspec.field(default_factory=Data)
+    build: Build = msgspec.field(default_factory=Build)
+    calibrate: Calibrate = msgspec.field(default_factory=Calibrate)
+    quantize: Quantize = msgspec.field(default_factory=Quantize)
+    search: Search = msgspec.field(default_factory=Search)
+    latency: Latency = msgspec.field(default_factory=Latency)
+    gates: Limits = msgspec.field(default_factory=Limits)
+
+
 _FOLDS: Mapping[str, Mapping[str, str]] = {
     "none": {},
     "uint8": {"element": "uint8", "layout": "NCHW"},
     "uint8-nhwc": {"element": "uint8", "layout": "NHWC"},
 }
-
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
     "crop": ("after_resize", "before_resize"),
     "channel_order": ("RGB", "BGR"),
 }
 _HEADS = ("logits", "softmax", "topk:K")
-_LEAST_STD = 1e-6  # of pixels from 0 to 255 it is 0.0039; 1 divided by it must fit a float32
-_FLOAT32 = 3.4e38
+
+
+def given(section: Record) -> dict[str, Any]:
+    """The keys of a section that are set, by name."""
+    values = {name: getattr(section, name) for name in section.__struct_fields__}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def one_of(name: str, known: Iterable[str], what: str) -> str:
@@ -48,26 +194,18 @@ def one_of(name: str, known: Iterable[str], what: str) -> str:
     return name
 
 
-def preprocess_changes(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+def preprocess_changes(section: Preprocessing) -> dict[str, Any]:
     """Fields of ``Preprocess`` that [preprocess] sets.
 
     Raises:
-        InputError: A value that cannot be meant.
+        InputError: A choice that there is not.
     """
-    changes = dict(table)
-    if "input_size" in changes:
-        changes["input_size"] = _size(changes["input_size"], where)
+    changes = given(section)
     for key, known in _CHOICES.items():
         if key in changes:
             one_of(changes[key], known, key.replace("_", " "))
-    if not 0 < changes.get("crop_fraction", 1) <= 1:
-        raise InputError(
-            f"{where}: preprocess.crop_fraction is {changes['crop_fraction']}",
-            hint="wanted a number above 0 and at most 1",
-        )
-    for key in ("mean", "std"):
-        if key in changes:
-            changes[key] = _channels(changes[key], key, where)
+    if isinstance(section.input_size, int):
+        changes |= {"input_size": (section.input_size, section.input_size)}
     return changes
 
 
@@ -80,29 +218,6 @@ def fold(name: str) -> Mapping[str, str]:
     return _FOLDS[one_of(name, _FOLDS, "folded preprocessing")]
 
 
-def _size(size: Any, where: str) -> tuple[int, ...]:
-    pair = [size, size] if isinstance(size, int) else size
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):  # noqa: PLR2004 -- height, width
-        raise InputError(
-            f"{where}: preprocess.input_size is {size!r}", hint="wanted 299 or [299, 299]"
-        )
-    return tuple(pair)
-
-
-def _channels(values: list[Any], key: str, where: str) -> tuple[float, ...]:
-    is_number = [
-        isinstance(v, NUMBER) and not isinstance(v, bool) and math.isfinite(v) for v in values
-    ]
-    least = _LEAST_STD if key == "std" else -_FLOAT32
-    if len(values) != 3 or not all(is_number) or min(values) < least or max(values) > _FLOAT32:  # noqa: PLR2004 -- channels
-        raise InputError(
-            f"{where}: preprocess.{key} is {values!r}",
-            hint="wanted three numbers in the channel order, for pixels from 0 to 1"
-            + (f", at least {_LEAST_STD:g}" if key == "std" else ""),
-        )
-    return tuple(float(value) for value in values)
-
-
 def head(text: str) -> Head:
     """The head that a user names: ``logits``, ``softmax`` or ``topk:5``.
 
@@ -112,32 +227,32 @@ def head(text: str) -> Head:
     kind, colon, k = text.partition(":")
     if kind != "topk":
         return Head(kind=one_of(text, _HEADS, "head"))
-    if not colon or not k.isdecimal() or int(k) < 1:
+    if not colon or not re.fullmatch("0*[1-9][0-9]{0,8}", k):
         raise InputError(
             f"head '{text}' says no number of classes", hint="wanted topk:K, such as topk:5"
         )
     return Head(kind=kind, k=int(k))
 
 
-def budget(table: Mapping[str, Any], where: str) -> Budget | None:
+def budget(section: Search, where: str) -> Budget | None:
     """The section [search]; None where it is empty.
 
     Raises:
         InputError: No budget, or a value that means nothing.
     """
-    if not table:
+    limit, most = section.max_drop_pp, section.max_groups or 0
+    if limit is None:
+        for key in given(section):
+            raise InputError(
+                f"{where}: search.{key} without search.max_drop_pp",
+                hint="set the budget that it belongs to, or pass --max-drop",
+            )
         return None
-    if "max_drop_pp" not in table:
-        raise InputError(
-            f"{where}: search.{next(iter(table))} without search.max_drop_pp",
-            hint="set the budget that it belongs to, or pass --max-drop",
-        )
-    limit, most = float(table["max_drop_pp"]), table.get("max_groups", 0)
-    if not 0.0 <= limit <= 100.0 or most < 0:  # noqa: PLR2004 -- percent
+    if most < 0:
         raise InputError(
             f"{where}: search.max_drop_pp is {limit}, search.max_groups {most}",
             hint="wanted a number from 0 to 100, and so many groups or 0 for no limit",
         )
     kinds = [kind.value for kind in DropType]
-    kind = one_of(table.get("drop_type", DropType.ABSOLUTE.value), kinds, "drop type")
-    return Budget(max_drop_pp=limit, drop_type=DropType(kind), max_groups=most)
+    kind = one_of(section.drop_type or DropType.ABSOLUTE.value, kinds, "drop type")
+    return Budget(max_drop_pp=float(limit), drop_type=DropType(kind), max_groups=most)

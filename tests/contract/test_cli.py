@@ -10,13 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge_inception.cli import main
 from edge_inception.cli._options import overrides_of
 from edge_inception.cli.latency import share
 from edge_inception.latency.regression import Gate
-from edge_inception.recipe.reader import _KEYS, load_recipe, tomllib
+from edge_inception.recipe.reader import load_recipe, tomllib
+from edge_inception.recipe.sections import Sections
 from edge_inception.recipe.template import STARTER
 
 HEAVY = {
@@ -188,7 +190,8 @@ STARTER_KEYS = {
 
 def test_starter_recipe_shows_every_key():
     """The starter is the list of what a recipe may say."""
-    known = {f"{section}.{key}" for section, keys in _KEYS.items() if section for key in keys}
+    sections = {one.name: one.type for one in msgspec.structs.fields(Sections)}
+    known = {f"{name}.{key}" for name, kind in sections.items() for key in kind.__struct_fields__}
     assert STARTER_KEYS.keys() == known
 
 

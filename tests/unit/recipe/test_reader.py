@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_inception.errors import InputError
 from edge_inception.recipe.reader import Source, find_recipe, load_recipe
@@ -312,3 +315,92 @@ def test_bias_correction_that_is_not_set_is_left_to_the_trial(tmp_path):
         found.append(load_recipe(path).bias_correction)
     assert found == [None, True, False]
     assert load_recipe(path, {"quantize.bias_correction": True}).bias_correction is True
+
+
+HUGE = "1" + "0" * 400
+HOSTILE = {
+    "a key twice": ('name = "n"\n', "not valid TOML"),
+    "a section twice": ("[model]\n", "not valid TOML"),
+    "brackets": ("options = " + "[" * 100_000, "nested too deep"),
+    "braces": ("options = " + "{a=" * 100_000, "nested too deep"),
+    "dotted keys": ("options" + ".a" * 5000 + " = 1\n", "model.options is beyond all bounds"),
+    "5,000 digits": (f"num_classes = {'9' * 5000}\n", "not valid TOML: Exceeds the limit"),
+    "4,000 hex digits": (f"num_classes = 0x{'f' * 4000}\n", "num_classes is beyond all bounds"),
+    "int beyond 2**53": (f"num_classes = {2**53 + 1}\n", "wanted at most 9007199254740992"),
+    "an option beyond": (f"options = {{ width = {HUGE} }}\n", "model.options is {'width': 1000"),
+    "an option of lists": ("options = { width = [1] }\n", "model.options is {'width': [1]}"),
+    "an option of dates": ("options = { width = 1979-05-27 }\n", "model.options is {'width': "),
+    "a gate beyond": (f"[gates]\nmin_sqnr_db = {HUGE}\n", "wanted a finite number"),
+    "a float beyond": ("[gates]\nmax_drop_pp = 1e999\n", "gates.max_drop_pp is inf"),
+    "a crop of NaN": ("[preprocess]\ncrop_fraction = nan\n", "crop_fraction is nan"),
+    "a mean beyond": (f"[preprocess]\nmean = [{HUGE}, 0, 0]\n", "three numbers"),
+    "a side that is true": ("[preprocess]\ninput_size = [true, 3]\n", "input_size is [True, 3]"),
+    "a target that is none": ("[build]\ntargets = [5]\n", "build.targets is [5]"),
+    "a path with NUL": ('onnx = "a\\u0000b"\n', "wanted a path"),
+    "superscripts": ("[build]\ndynamic_batch = '\u00b9:\u00b2:\u00b3'\n", "MIN:OPT:MAX"),
+    "a batch of digits": (f"[build]\ndynamic_batch = '1:1:{'9' * 5000}'\n", "MIN:OPT:MAX"),
+    "a K of digits": (f"head = 'topk:{'9' * 5000}'\n", "says no number of classes"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), HOSTILE.values(), ids=list(HOSTILE))
+def test_what_is_hostile_is_refused(tmp_path, text, words):
+    """It is an input error with a hint, exit code 3, and never a traceback."""
+    with pytest.raises(InputError) as caught:
+        _read(tmp_path, MINIMAL + text)
+    assert words in f"{caught.value} {caught.value.hint}"
+    assert caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tool = 5",
+        "[tool]\nedge-inception = []",
+        "[tool.edge-inception]\nrecipe = 5",
+        "x = " + "[" * 9999,
+    ],
+    ids=["tool", "ours", "recipe", "deep"],
+)
+def test_a_project_file_that_says_nothing(tmp_path, text):
+    """A pyproject.toml whose table has another form is refused by its name."""
+    (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"pyproject\.toml"):
+        find_recipe(tmp_path)
+
+
+WORDS = st.text("a1.:,\0\u00b2\ud800 ", max_size=6)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=2**53)
+    | st.floats()
+    | WORDS
+    | st.just(dt.date(1979, 5, 27))
+    | st.just(dt.time(1, 2)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*WRONG, "build.batch", "search.max_groups"]), VALUES))
+def test_any_value_of_any_key_is_taken_or_refused(values):
+    """No value escapes as another exception, and what is taken is what was said."""
+    whole = {"model.name": "m", "model.checkpoint": "c", **values}
+    try:
+        recipe = load_recipe(None, whole)
+    except InputError:
+        return
+    assert recipe.threads == values.get("build.threads", 0)
+    assert recipe.seed == values.get("calibrate.seed", 0)
+
+
+@given(st.text("model=[]{}\"'.,\n #0x1e+-:T\\\0\u00b2"))
+def test_any_text_is_taken_or_refused(tmp_path_factory, text):
+    """No text escapes as another exception."""
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(InputError):
+        load_recipe(path)
