@@ -16,7 +16,10 @@ def files(report, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text(json.dumps(report), encoding="utf-8")
-    noise = {"graphs": [str(tmp_path / "a" / "model.onnx")], "images": [], "layers": []}
+    noise = {
+        "graphs": [str(tmp_path / "a" / "model.onnx")], "images": [], "layers": [],
+        "left_out": [], "jump": None,
+    }  # fmt: skip
     (tmp_path / "noise.json").write_text(json.dumps(noise), encoding="utf-8")
     return tmp_path / "a", tmp_path / "b", tmp_path / "noise.json"
 

@@ -10,7 +10,15 @@ from edge_inception.latency.measure import Latency, LatencyOptions
 from edge_inception.spec import Gates
 from edge_inception.validate.accuracy import compare
 from edge_inception.validate.gate import judge
-from edge_inception.validate.outcome import Outcome, Role, Row, to_json, with_speedups
+from edge_inception.validate.report_record import (
+    Context,
+    ReportRecord,
+    Role,
+    Row,
+    ValidationSet,
+    to_json,
+)
+from edge_inception.validate.run import with_speedups
 
 _EYE = np.eye(2, dtype=np.float32)
 
@@ -48,13 +56,14 @@ def _outcome(**changes):
     facts = {
         "model": "tiny",
         "created_utc": "2026-11-23T20:00:00+00:00",
-        "data": {"name": "set", "num_images": 2},
+        "data": ValidationSet(name="set", sha256="ab" * 32, num_images=2, classes=()),
         "rows": with_speedups(rows),
         "verdict": judge(Gates(min_sqnr_db=9), accuracy=accuracy, speedup=None),
         "machine": describe(),
         "latency_options": LatencyOptions(),
+        "context": Context(engines={}, baseline_sha256="cd" * 32),
     }
-    return Outcome(**(facts | changes))
+    return ReportRecord(**(facts | changes))
 
 
 def test_the_record_survives_strict_json():

@@ -7,6 +7,7 @@ import dataclasses
 import types
 from collections import defaultdict
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,17 +17,30 @@ from edge_inception.metrics.intervals import Estimate
 from edge_inception.spec import Gates, Preprocess
 from edge_inception.validate import accuracy, gate, run
 from edge_inception.validate.options import EngineEntry, ValidateOptions
-from edge_inception.validate.outcome import Role, Row
+from edge_inception.validate.report_record import Role, Row, Status
+from edge_inception.validate.search_record import ScoredSet, SearchOutcome
 
 PICTURE = Preprocess(input_size=(8, 8))
-MISSED = {
-    "chosen": {"keep": [], "drop_pp": 9.0},
-    "allowed_pp": 1.0,
-    "is_met": False,
-    "why": "no set of groups meets the budget",
-    "metric": "top-1 drop",
-    "num_images": 100,
-}
+PLAIN = ScoredSet(
+    keep=(),
+    drop_pp=9.0,
+    noise_to_signal=0.1,
+    worst_tenth_noise_to_signal=0.2,
+    float_share_of_macs=0,
+)
+MISSED = SearchOutcome(
+    metric="top-1 drop",
+    num_images=100,
+    fp32_top1=0.9,
+    max_drop_pp=1.0,
+    drop_type="absolute",
+    allowed_pp=1.0,
+    is_met=False,
+    why="no set of groups meets the budget",
+    chosen=PLAIN,
+    kept={},
+    front=(PLAIN,),
+)
 FEW_KERNELS = {"num_kernels": 100, "activation_bytes": 1e6, "total_weight_bytes": 1e6}
 MANY_KERNELS = {"num_kernels": 200, "activation_bytes": 2e6, "total_weight_bytes": 1e6}
 
@@ -114,7 +128,7 @@ def row(one, found=None, middle_ms=None):
 def compete(entries, rows, gates, search=None):
     """Rows, chosen rows and the verdict of a build whose precisions compete."""
     options = ValidateOptions(
-        model="tiny", preprocess=PICTURE, gates=gates, is_best=True, search=search or {}
+        model="tiny", preprocess=PICTURE, gates=gates, is_best=True, search=search
     )
     rows, choices, verdicts = run._choose(tuple(rows), entries, options)
     assert [one.name for one in rows if one.role is Role.SUBJECT] == list(verdicts)
@@ -127,7 +141,7 @@ def test_int8_that_missed_its_budget_is_not_chosen_where_nothing_runs(tmp_path):
     rows = map(row, entries)
     chosen, verdict = compete(entries, rows, Gates(max_drop_pp=1.0), MISSED)
     assert chosen == ["FP16 (rtx)"]
-    assert verdict.status is gate.Status.INCONCLUSIVE
+    assert verdict.status is Status.INCONCLUSIVE
 
 
 def four(tmp_path):
@@ -136,7 +150,7 @@ def four(tmp_path):
     return [entry(tmp_path, precision, target) for precision, target in pairs]
 
 
-@pytest.mark.parametrize("search", [MISSED, {}])
+@pytest.mark.parametrize("search", [MISSED, None])
 def test_int8_that_failed_on_the_cpu_is_not_chosen_for_the_rtx(tmp_path, search):
     """By a search or by its agreement; both targets ship FP16, which passed."""
     entries = four(tmp_path)
@@ -145,7 +159,7 @@ def test_int8_that_failed_on_the_cpu_is_not_chosen_for_the_rtx(tmp_path, search)
     rows += map(row, entries[2:])
     chosen, verdict = compete(entries, rows, Gates(min_agreement=0.98), search)
     assert chosen == ["FP16 (cpu)", "FP16 (rtx)"]
-    assert verdict.status is gate.Status.PASSED
+    assert verdict.status is Status.PASSED
 
 
 def test_speed_on_the_cpu_decides_nothing_for_the_rtx(tmp_path):
@@ -154,11 +168,11 @@ def test_speed_on_the_cpu_decides_nothing_for_the_rtx(tmp_path):
     rows = [row(entries[0], measured(1000), 1.0), row(entries[1], measured(1000), 4.0)]
     for index, value in enumerate((3.0, 0.75)):
         speedup = Estimate(value=value, lower=value, upper=value, method="any")
-        rows[index] = dataclasses.replace(rows[index], speedup=speedup)
+        rows[index] = msgspec.structs.replace(rows[index], speedup=speedup)
     rows += map(row, entries[2:])
     chosen, verdict = compete(entries, rows, Gates(min_agreement=0.98, min_speedup=1.5))
     assert chosen == ["FP16 (cpu)", "INT8 (rtx)"]
-    assert verdict.status is gate.Status.PASSED
+    assert verdict.status is Status.PASSED
 
 
 def test_a_target_on_which_all_fail_fails_the_build(tmp_path):
@@ -167,10 +181,10 @@ def test_a_target_on_which_all_fail_fails_the_build(tmp_path):
     half = dataclasses.replace(entry(tmp_path, "fp32", "cpu"), float_precision="bf16")
     bad = measured(900)
     rows = [row(entries[0], bad, 4.0), row(entries[1], bad, 2.0), *map(row, entries[2:])]
-    rows += [dataclasses.replace(row(half, measured(1000), 3.0), float_precision="bf16")]
+    rows += [msgspec.structs.replace(row(half, measured(1000), 3.0), float_precision="bf16")]
     chosen, verdict = compete([*entries, half], rows, Gates(min_agreement=0.98))
     assert chosen == ["engine bf16 (cpu)", "FP16 (rtx)"]
-    assert verdict.status is gate.Status.FAILED
+    assert verdict.status is Status.FAILED
     assert "FP16 (rtx): agreement 90.00 %" in verdict.sentence
 
 
@@ -189,5 +203,5 @@ def test_a_search_judges_only_the_graph_that_was_searched(tmp_path, says):
         "INT8 (cpu)": ["min_agreement", "search"],
         f"INT8 (cpu, {says})": ["min_agreement"],
     }
-    assert gate.joint(found).status is gate.Status.FAILED
-    assert found[f"INT8 (cpu, {says})"].status is gate.Status.PASSED
+    assert gate.joint(found).status is Status.FAILED
+    assert found[f"INT8 (cpu, {says})"].status is Status.PASSED
