@@ -328,17 +328,16 @@ def _labels(points: Sequence[_Tried], y: _Spec) -> Iterator[_Spec]:
 
 def _point(row: Row, estimate: Estimate | None, factor: float = 1.0) -> Point | None:
     """Value and bounds times ``factor``; bounds that are no numbers fall on the value."""
-    value = finite(estimate.value) if estimate else None
-    if value is None or estimate is None:
+    if estimate is None or (value := finite(factor * estimate.value)) is None:
         return None
-    lower, upper = finite(estimate.lower), finite(estimate.upper)
+    lower, upper = finite(factor * estimate.lower), finite(factor * estimate.upper)
     return Point(
         name=row.name,
         subject=row.is_subject,
-        value=factor * value,
-        lower=factor * (value if lower is None else lower),
-        upper=factor * (value if upper is None else upper),
-        text=f"{factor * value:.2f}",
+        value=value,
+        lower=value if lower is None else lower,
+        upper=value if upper is None else upper,
+        text=f"{value:.2f}",
     )
 
 

@@ -142,13 +142,13 @@ class Row(Record, frozen=True, kw_only=True):
     backend: str
     precision: str
     float_precision: str
-    accuracy: Accuracy | None = None
-    latency: Latency | None = None
-    speedup: Estimate | None = None
-    size_bytes: Count | None = None
-    weight_bytes: Count | None = None
-    executed_layers: dict[str, Count] = msgspec.field(default_factory=dict)
-    note: str = ""
+    accuracy: Accuracy | None
+    latency: Latency | None
+    speedup: Estimate | None
+    size_bytes: Count | None
+    weight_bytes: Count | None
+    executed_layers: dict[str, Count]
+    note: str
 
     def __post_init__(self) -> None:
         if (self.accuracy is None or self.latency is None) and not self.note:
@@ -250,8 +250,8 @@ class ReportRecord(Record, frozen=True, kw_only=True):
     verdict: Verdict
     choices: tuple[Choice, ...] = ()
     search: SearchOutcome | None = None
-    machine: Machine | None = None
-    latency_options: LatencyOptions | None = None
+    machine: Machine | None
+    latency_options: LatencyOptions | None
     context: Context
 
     def __post_init__(self) -> None:

@@ -237,6 +237,10 @@ def _baseline_row(
         float_precision="f32",
         accuracy=accuracy.compare(arrays.logits, arrays.labels, arrays.logits, head=own),
         latency=timed.get(reference.name),
+        speedup=None,
+        size_bytes=None,
+        weight_bytes=None,
+        executed_layers={},
         note="" if timed else "no engine can be executed here, so nothing was timed",
     )
 
@@ -261,6 +265,7 @@ def _rows(
             float_precision=entry.float_precision,
             accuracy=scores.get(name),
             latency=timed.get(name),
+            speedup=None,
             size_bytes=entry.engine.path.stat().st_size,
             weight_bytes=_total(details.get("weight_bytes")),
             executed_layers=_flat(details.get("executed_layers", {})),

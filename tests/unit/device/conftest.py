@@ -101,11 +101,19 @@ def _publish_report(
                 backend="openvino",
                 precision="int8",
                 float_precision="f32",
+                accuracy=None,
+                latency=None,
+                speedup=None,
+                size_bytes=None,
+                weight_bytes=None,
+                executed_layers={},
                 note="not measured here",
             )
             for e in engines
         ),
         verdict=msgspec.structs.replace(verdict, status=Status(status)),
+        machine=None,
+        latency_options=None,
         context=Context(engines=files, baseline_sha256=baseline.sha256),
     )
     content = json.dumps(to_json(record)).encode()

@@ -84,8 +84,12 @@ def _latency(p50, *, p99: float | None = 175.3, foreign_cores=0.04):
 
 
 def _row(name, role="other", **facts):
-    kind = {"backend": "openvino", "precision": "int8", "float_precision": "bf16"}
-    return Row(name=name, role=Role(role), **{**kind, "note": "", **facts})
+    unmeasured = {
+        "backend": "openvino", "precision": "int8", "float_precision": "bf16", "accuracy": None,
+        "latency": None, "speedup": None, "size_bytes": None, "weight_bytes": None,
+        "executed_layers": {}, "note": "",
+    }  # fmt: skip
+    return Row(name=name, role=Role(role), **(unmeasured | facts))
 
 
 def _report(*rows, status="PASSED", sentence="all is well", search=None):

@@ -40,7 +40,12 @@ def _candidate(precision, middle=None, status=Status.PASSED, details=None):
         backend="any",
         precision=precision,
         float_precision="f32",
+        accuracy=None,
         latency=middle and _latency(middle),
+        speedup=None,
+        size_bytes=None,
+        weight_bytes=None,
+        executed_layers={},
         note="not scored in this test",
     )
     verdict = Verdict(status=status, checks=(), sentence="the drop is 3.00 pp")

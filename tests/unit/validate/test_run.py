@@ -121,6 +121,10 @@ def row(one, found=None, middle_ms=None):
         float_precision="f32",
         accuracy=found,
         latency=middle_ms and timed(middle_ms),
+        speedup=None,
+        size_bytes=None,
+        weight_bytes=None,
+        executed_layers={},
         note="not executed here",
     )
 
