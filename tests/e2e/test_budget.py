@@ -124,10 +124,11 @@ def test_plain_int8_breaks_the_fragile_network_alone(bench, tmp_path, capsys):
 def test_the_page_draws_what_the_search_wrote(saved):
     """Every scored point of a real search is on the chart of placements."""
     from edge_inception.report import rooflines
+    from edge_inception.validate import search_record
 
-    record = searched(saved)
+    record = search_record.read(saved / "model.search.json")
     drawn = rooflines.placements(record)
-    assert drawn.says.startswith(f"{len(record['points'])} sets of groups in float: ")
+    assert drawn.says.startswith(f"{len(record.points)} sets of groups in float: ")
 
 
 def test_the_search_saves_it_with_the_two_groups_that_are_fragile(saved, capsys):
