@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edge_inception import artifact, records
+from edge_inception import artifact
 from edge_inception.artifact import Artifact, Provenance
 from edge_inception.errors import InputError
 
@@ -65,8 +65,6 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return {field.name: plain(getattr(value, field.name)) for field in fields}
-    if isinstance(value, records.Record):
-        value = records.plain(value)
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):
