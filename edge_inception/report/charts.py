@@ -5,6 +5,7 @@ Each function gives None where nothing is left.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -365,11 +366,14 @@ def _scale(values: Sequence[float], *, room: float = 1.0) -> dict[str, Any]:
 
 def log_ticks(least: float, most: float) -> list[float]:
     """Up to six of 1, 2, 5 times powers of ten from least to most, or of the powers alone."""
-    powers = range(int(np.floor(np.log10(least))), int(np.ceil(np.log10(most))) + 1)
+    highest = min(int(np.ceil(np.log10(most))), sys.float_info.max_10_exp)
+    powers = range(int(np.floor(np.log10(least))), highest + 1)
     found: list[float] = []
     for digits in ((1, 2, 5), (1, 3), (1,)):
         ticks = [digit * 10.0**power for power in powers for digit in digits]
-        found = [tick for tick in ticks if least / 1.3 <= tick <= most * 1.3]
+        found = [
+            tick for tick in ticks if least / 1.3 <= tick <= min(most * 1.3, sys.float_info.max)
+        ]
         if len(found) <= _MOST_LABELS:
             break
     return found

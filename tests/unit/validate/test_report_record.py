@@ -38,7 +38,7 @@ from edge_inception.validate.report_record import (
 from edge_inception.validate.run import with_speedups
 from edge_inception.validate.search_record import ScoredSet, SearchOutcome
 
-SAMPLE = Path(__file__).with_name("records") / "report-1.json"
+SAMPLE = Path(__file__).parents[1] / "report" / "records" / "report-1.json"
 
 _EYE = np.eye(2, dtype=np.float32)
 
