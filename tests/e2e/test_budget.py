@@ -223,9 +223,12 @@ def test_a_budget_that_cannot_be_met_ships_nothing(bench, tmp_path, capsys):
 _SEARCH = """
     import sys
     from pathlib import Path
-    from edge_inception import artifact, imageset, scoring
+    from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
-    from edge_inception.quant.options import QuantizeOptions, SearchOptions
+    from edge_inception.data import imageset
+    from edge_inception.quant.options import QuantizeOptions
+    from edge_inception.search import scoring
+    from edge_inception.search.options import SearchOptions
     from edge_inception.spec import Budget, Precision
     folder, photos, out = map(Path, sys.argv[1:4])
     options = SearchOptions(
