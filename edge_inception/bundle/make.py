@@ -27,6 +27,7 @@ from edge_inception.device import manifest
 from edge_inception.errors import InputError
 from edge_inception.hardware import targets
 from edge_inception.hardware.targets import Target
+from edge_inception.validate import report_record
 from edge_inception.validate.accuracy import BaselineArrays, load_baseline
 
 _PACKAGE = Path(__file__).parent.parent
@@ -155,14 +156,14 @@ def _require_one_build(material: Material, options: BundleOptions) -> None:
             f"{material.report.path} says FAILED: a bundle ships what was validated",
             hint="meet the gates, or say --keep-failed",
         )
-    context = json.loads(material.report.path.read_text(encoding="utf-8"))["context"]
-    judged = {entry["sha256"] for entry in context["engines"].values()}
+    context = report_record.read(material.report.path).context
+    judged = {made.sha256 for made in context.engines.values()}
     if material.engine.sha256 not in judged:
         raise InputError(
             f"{material.engine.path} is not an engine that {material.report.path} judged",
             hint="build again, so that engine and report are of one run",
         )
-    if context["baseline_sha256"] != material.baseline.sha256:
+    if context.baseline_sha256 != material.baseline.sha256:
         raise InputError(
             f"{material.baseline.path} is not the baseline of {material.report.path}",
             hint="build again, so that baseline and report are of one run",
@@ -273,7 +274,7 @@ class _Content:
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
-        verdict = json.loads(self._material.report.path.read_text(encoding="utf-8"))["verdict"]
+        verdict = report_record.read(self._material.report.path).verdict
         details = self._details
         record: dict[str, Any] = {
             "schema": manifest.SCHEMA,
@@ -289,8 +290,8 @@ class _Content:
             "target": _target_record(self._target, self._options.tensorrt),
             "graphs": self._graph_records(),
             "build": self._choices(),
-            "gates": {check["name"]: check["wanted"] for check in verdict["checks"]},
-            "verdict": verdict["status"],
+            "gates": {check.name: check.wanted for check in verdict.checks},
+            "verdict": verdict.status.value,
             "golden": {
                 "count": len(self.golden.items),
                 "tolerance": dict(self.golden.tolerance),

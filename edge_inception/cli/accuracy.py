@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edge_inception.data.imageset import ImageSet
     from edge_inception.graph.layer_noise import Comparison, LayerNoise
     from edge_inception.quant.options import QuantizeOptions
+    from edge_inception.report.noise_record import NoisyLayer
     from edge_inception.search.scoring import Sensitivity
     from edge_inception.search.search import Ranked
     from edge_inception.spec import Preprocess
@@ -102,35 +103,38 @@ def _same_preprocess(made: Sequence[Artifact]) -> Preprocess:
 
 
 def _json(made: Sequence[Artifact], found: Comparison, chosen: ImageSet) -> str:
+    from edge_inception import records
     from edge_inception.graph import layer_noise
+    from edge_inception.report.noise_record import NoiseRecord
 
-    records = [_record(layer, chosen) for layer in found.layers]
+    layers = tuple(_noisy_layer(layer, chosen) for layer in found.layers)
     jump = layer_noise.first_jump(found.layers)
-    record = {
-        "graphs": [str(one.path) for one in made],
-        "images": [str(item.path) for item in chosen.items],
-        "layers": records,
-        "left_out": list(found.left_out),
-        "jump": records[found.layers.index(jump)] if jump else None,
-    }
-    return json.dumps(record, indent=1)
+    record = NoiseRecord(
+        graphs=tuple(str(one.path) for one in made),
+        images=tuple(str(item.path) for item in chosen.items),
+        layers=layers,
+        left_out=tuple(found.left_out),
+        jump=layers[found.layers.index(jump)] if jump else None,
+    )
+    return json.dumps(records.plain(record), indent=1)
 
 
-def _record(layer: LayerNoise, chosen: ImageSet) -> dict[str, Any]:
+def _noisy_layer(layer: LayerNoise, chosen: ImageSet) -> NoisyLayer:
     from edge_inception.graph.layer_noise import decibels
+    from edge_inception.report.noise_record import NoisyLayer
 
-    return {
-        "name": layer.name,
-        "op": layer.op,
-        "tensor": layer.tensor,
-        "sqnr_db": decibels(layer.output),
-        "input_sqnr_db": decibels(layer.inputs),
-        "read_sqnr_db": decibels(layer.read),
-        "noisiest_input": layer.noisiest,
-        "is_jump": layer.is_jump,
-        "is_scale_to_blame": layer.is_pair_to_blame,
-        "worst_image": str(chosen.items[layer.worst_image].path),
-    }
+    return NoisyLayer(
+        name=layer.name,
+        op=layer.op,
+        tensor=layer.tensor,
+        sqnr_db=decibels(layer.output),
+        input_sqnr_db=decibels(layer.inputs),
+        read_sqnr_db=decibels(layer.read),
+        noisiest_input=layer.noisiest,
+        is_jump=layer.is_jump,
+        is_scale_to_blame=layer.is_pair_to_blame,
+        worst_image=str(chosen.items[layer.worst_image].path),
+    )
 
 
 def _text(found: Comparison, chosen: ImageSet, whole: ImageSet) -> Iterator[str]:

@@ -6,9 +6,9 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -52,6 +52,7 @@ from edge_inception.errors import BackendMissing, EdgeInceptionError, InputError
 
 if TYPE_CHECKING:
     from edge_inception.engines._backend import Availability
+    from edge_inception.validate.report_record import ReportRecord
 
 INTERRUPTED = 130
 _EXTRAS = dict.fromkeys(
@@ -152,19 +153,20 @@ def build(*, force: bool, dry_run: bool, keep_failed: bool, as_json: bool, **fla
         return _print_report(result.report, as_json=as_json, written=result.written)
 
 
-def _print_report(report: Mapping[str, Any], *, as_json: bool, written: Sequence[Path] = ()) -> int:
+def _print_report(report: ReportRecord, *, as_json: bool, written: Sequence[Path] = ()) -> int:
     """Result on stdout, verdict last; returns the exit code of the verdict."""
-    status = str(report["verdict"]["status"])
     if as_json:
+        from edge_inception.validate.report_record import to_json
+
         files = [str(path) for path in written]
-        click.echo(json.dumps({**report, "written": files}, indent=1))
+        click.echo(json.dumps({**to_json(report), "written": files}, indent=1))
     else:
         from edge_inception.report.terminal import print_report
 
         for path in written:
             click.echo(f"wrote {path}", err=True)
         print_report(report)
-    return VERDICT_CODES[status]
+    return VERDICT_CODES[report.status]
 
 
 @cli.command()

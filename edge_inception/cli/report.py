@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from edge_inception.cli._options import PATH, VERDICT_CODES
 
 if TYPE_CHECKING:
     from edge_inception.estimate.roofline import Estimate, Peaks
+    from edge_inception.report.rooflines import Roofline
     from edge_inception.report.sources import Source
     from edge_inception.report.timings import Timing
 
@@ -112,17 +113,15 @@ def _with_layers(source: Source, names: AbstractSet[str]) -> Source:
     from edge_inception.graph.topology import describe
 
     model = load_graph(simplified)
-    subjects = (row for row in source.report["rows"] if row["role"] == "subject")
-    precision = next((str(row["precision"]) for row in subjects), "fp32")
-    typed = source.folder / f"model.{precision}.onnx"
+    typed = source.folder / f"model.{source.report.subjects[0].precision}.onnx"
     return dataclasses.replace(
         source,
-        layers=describe(model, load_graph(typed) if typed.name in names else None),
+        network=describe(model, load_graph(typed) if typed.name in names else None),
         rooflines=tuple(_rooflines(model)),
     )
 
 
-def _rooflines(model: Any) -> Iterator[dict[str, Any]]:
+def _rooflines(model: Any) -> Iterator[Roofline]:
     """Bounds of the graph on every target whose peaks are known, at the best precision it has."""
     from edge_inception.errors import InputError
     from edge_inception.estimate import roofline as rooflines
@@ -141,29 +140,31 @@ def _rooflines(model: Any) -> Iterator[dict[str, Any]]:
         yield _roofline(target.name, precision.value, peaks, bound)
 
 
-def _roofline(target: str, precision: str, peaks: Peaks, bound: Estimate) -> dict[str, Any]:
+def _roofline(target: str, precision: str, peaks: Peaks, bound: Estimate) -> Roofline:
+    from edge_inception.report.rooflines import LayerCost, Roofline
+
     low, middle, high = bound.expected
     macs = sum(layer.macs for layer in bound.layers)
-    return {
-        "target": target,
-        "precision": precision,
-        "macs_per_s": peaks.macs_per_s,
-        "bytes_per_s": peaks.bytes_per_s,
-        "bound": bound.bound,
-        "low": low,
-        "middle": middle,
-        "high": high,
-        "compute_share": bound.compute_share,
-        "intensity": macs / sum(layer.num_bytes for layer in bound.layers),
-        "layers": [
-            {
-                "macs": layer.macs,
-                "num_bytes": layer.num_bytes,
-                "share": layer.seconds / bound.seconds,
-            }
+    return Roofline(
+        target=target,
+        precision=precision,
+        macs_per_s=peaks.macs_per_s,
+        bytes_per_s=peaks.bytes_per_s,
+        bound=bound.bound,
+        low=low,
+        middle=middle,
+        high=high,
+        compute_share=bound.compute_share,
+        intensity=macs / sum(layer.num_bytes for layer in bound.layers),
+        layers=tuple(
+            LayerCost(
+                macs=layer.macs,
+                num_bytes=layer.num_bytes,
+                share=layer.seconds / bound.seconds,
+            )
             for layer in bound.layers
-        ],
-    }
+        ),
+    )
 
 
 def _print(sources: Sequence[Source], timed: Sequence[Timing]) -> None:
@@ -211,10 +212,10 @@ def _code(sources: Sequence[Source], timed: Sequence[Timing]) -> int:
     from edge_inception.report.sources import newest_first
     from edge_inception.validate import comparison
 
-    newest: dict[str, Mapping[str, Any]] = {}
+    newest: dict[str, str] = {}
     for source in newest_first(sources):
-        newest.setdefault(str(source.report["model"]), source.report)
-    codes = {VERDICT_CODES[str(one["verdict"]["status"])] for one in newest.values()}
+        newest.setdefault(source.report.model, source.report.status)
+    codes = {VERDICT_CODES[status] for status in newest.values()}
     records = [record for one in timed for record in one.records]
     codes |= {comparison.exit_code(one) for one in records if "result" in one}
     return next((code for code in _WORST_FIRST if code in codes), 0)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -219,12 +218,11 @@ def validate(
     engine: Path, baseline_path: Path, out: Path, *, cuda_graph: bool, **flags: object
 ) -> int:
     """Measure one engine against the baseline and judge the gates."""
-    import json
-
     from edge_inception import artifact
     from edge_inception.artifact import Baseline, EngineFile
     from edge_inception.pipeline import inputs
     from edge_inception.report.terminal import print_report
+    from edge_inception.validate import report_record
     from edge_inception.validate.run import validate as run
 
     with terminal_of(flags) as terminal:
@@ -249,9 +247,9 @@ def validate(
                 out,
                 progress=progress,
             )
-        record: Mapping[str, Any] = json.loads(made.path.read_text(encoding="utf-8"))
+        record = report_record.read(made.path)
         print_report(record)
-        return VERDICT_CODES[str(record["verdict"]["status"])]
+        return VERDICT_CODES[record.status]
 
 
 COMMANDS = (

@@ -1,30 +1,22 @@
-"""A network as blocks of parallel branches, as JSON that is drawn where no onnx is.
+"""A network as blocks of parallel branches, to be drawn.
 
 A layer is a node that an engine runs on its own; activations, casts, Q/DQ and reshapes belong to
 the layer they follow. A layer that every path passes is a *cut*; what lies between two cuts is a
 block, and cuts in a row are one block, a chain.
-
-The record, ``schema`` "edge-inception/layers", ``schema_version`` 1: ``layers`` in graph order,
-each ``name``, ``op``, ``label`` such as ``conv 1x7``, ``sizes`` of its output or null, ``macs``,
-``num_parameters``, ``precision`` or null, ``inputs`` (indices of layers, -1 is the image); and
-``blocks``, each ``name``, ``entry`` (an index or -1), ``layers`` and ``exit`` (indices, ``exit`` is
-the last of ``layers``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
-from typing import Any
 
 import onnx
 
 from edge_inception.graph.check import integers
 from edge_inception.graph.statistics import Layer, statistics
 from edge_inception.graph.support_checks import label
+from edge_inception.records import Record
 
-SCHEMA = "edge-inception/layers"
-SCHEMA_VERSION = 1
 IMAGE = -1
 _PART_OF_ANOTHER = frozenset(
     (
@@ -40,8 +32,43 @@ _WORDS: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def describe(model: onnx.ModelProto, typed: onnx.ModelProto | None = None) -> dict[str, Any]:
-    """The record of a simplified graph.
+class DrawnLayer(Record, frozen=True, kw_only=True):
+    """A layer with its ``label``, such as ``conv 1x7``, and what is known of its costs.
+
+    ``sizes`` are those of its output, free ones by name; ``precision`` is int8 or float, None
+    without a typed graph; ``inputs`` are indices of layers, -1 is the image.
+    """
+
+    name: str
+    op: str
+    label: str
+    sizes: tuple[int | str, ...] | None
+    macs: int | None
+    num_parameters: int
+    precision: str | None
+    inputs: tuple[int, ...]
+
+
+class Block(Record, frozen=True, kw_only=True):
+    """What lies between two cuts, with the later one as the last of ``layers``, or a chain of cuts.
+
+    ``entry`` is the index of the layer it reads, -1 of the image; ``layers`` are indices.
+    """
+
+    name: str
+    entry: int
+    layers: tuple[int, ...]
+
+
+class Topology(Record, frozen=True, kw_only=True):
+    """Layers in graph order, and the blocks they make."""
+
+    layers: tuple[DrawnLayer, ...]
+    blocks: tuple[Block, ...]
+
+
+def describe(model: onnx.ModelProto, typed: onnx.ModelProto | None = None) -> Topology:
+    """Layers and blocks of a simplified graph.
 
     Args:
         model: The simplified graph.
@@ -53,7 +80,7 @@ def describe(model: onnx.ModelProto, typed: onnx.ModelProto | None = None) -> di
     costs = {layer.name: layer for layer in statistics(model).layers}
     precisions = _precisions(typed) if typed is not None else {}
     made = {value.name: IMAGE for value in model.graph.input}
-    layers: list[dict[str, Any]] = []
+    layers: list[DrawnLayer] = []
     for node in model.graph.node:
         reads = [made[name] for name in node.input if name in made]
         if not reads:  # computed from constants
@@ -62,32 +89,28 @@ def describe(model: onnx.ModelProto, typed: onnx.ModelProto | None = None) -> di
         if node.op_type not in _PART_OF_ANOTHER:
             own = len(layers)
             name = label(node)
-            inputs = list(dict.fromkeys(reads))
+            inputs = tuple(dict.fromkeys(reads))
             layers.append(_layer(node, costs.get(name), inputs, precisions.get(name)))
         made.update(dict.fromkeys(node.output, own))
-    return {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "layers": layers,
-        "blocks": list(blocks([layer["inputs"] for layer in layers], [x["name"] for x in layers])),
-    }
+    found = blocks([layer.inputs for layer in layers], [layer.name for layer in layers])
+    return Topology(layers=tuple(layers), blocks=tuple(found))
 
 
 def _layer(
-    node: onnx.NodeProto, cost: Layer | None, inputs: list[int], precision: str | None
-) -> dict[str, Any]:
+    node: onnx.NodeProto, cost: Layer | None, inputs: tuple[int, ...], precision: str | None
+) -> DrawnLayer:
     word = _WORDS.get(node.op_type, node.op_type.lower())
     window = "x".join(map(str, integers(node, "kernel_shape")))
-    return {
-        "name": label(node),
-        "op": node.op_type,
-        "label": f"{word} {window}" if window else word,
-        "sizes": list(cost.sizes) if cost and cost.sizes else None,
-        "macs": cost.macs if cost else None,
-        "num_parameters": cost.num_parameters if cost else 0,
-        "precision": precision,
-        "inputs": inputs,
-    }
+    return DrawnLayer(
+        name=label(node),
+        op=node.op_type,
+        label=f"{word} {window}" if window else word,
+        sizes=tuple(cost.sizes) if cost and cost.sizes else None,
+        macs=cost.macs if cost else None,
+        num_parameters=cost.num_parameters if cost else 0,
+        precision=precision,
+        inputs=inputs,
+    )
 
 
 def _precisions(typed: onnx.ModelProto) -> dict[str, str]:
@@ -126,7 +149,7 @@ def cuts(inputs: Sequence[Sequence[int]]) -> list[int]:
     return found
 
 
-def blocks(inputs: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def blocks(inputs: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator[Block]:
     """Blocks in order: what lies between two cuts with the later one, or a chain of cuts."""
     entry, chain = IMAGE, list[int]()
     last = IMAGE
@@ -145,9 +168,7 @@ def blocks(inputs: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator[di
         yield _block(entry, chain, names, is_chain=True)
 
 
-def _block(
-    entry: int, layers: list[int], names: Sequence[str], *, is_chain: bool = False
-) -> dict[str, Any]:
+def _block(entry: int, layers: list[int], names: Sequence[str], *, is_chain: bool = False) -> Block:
     """A block, named by the parts that all names in it start with, a chain by its ends."""
     owners = [names[index].partition("/")[0] for index in layers]
     together = zip(*(owner.split(".") for owner in owners), strict=False)
@@ -155,4 +176,4 @@ def _block(
     name = ".".join(shared) or owners[-1]
     if is_chain and len(owners) > 1:
         name = f"{owners[0]} to {owners[-1]}"
-    return {"name": name, "entry": entry, "layers": layers, "exit": layers[-1]}
+    return Block(name=name, entry=entry, layers=tuple(layers))

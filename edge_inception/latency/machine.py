@@ -7,6 +7,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_inception.records import Count, Record
+
 _CPUINFO = Path("/proc/cpuinfo")
 _STAT = Path("/proc/stat")
 _DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
@@ -36,8 +38,7 @@ INSTRUCTION_SETS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class Machine(Record, frozen=True, kw_only=True):
     """The machine as the operating system describes it.
 
     ``num_cores`` are all logical cores, ``affinity`` those this process may use; ``load_average``
@@ -48,8 +49,8 @@ class Machine:
     cpu: str
     architecture: str
     instruction_sets: tuple[str, ...]
-    num_cores: int
-    affinity: tuple[int, ...]
+    num_cores: Count
+    affinity: tuple[Count, ...]
     load_average: float
     governor: str | None
     system: str

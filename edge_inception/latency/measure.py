@@ -21,6 +21,7 @@ from edge_inception.errors import Inconclusive, InputError
 from edge_inception.latency import machine
 from edge_inception.latency._worker_process import Worker
 from edge_inception.metrics.intervals import Estimate, paired_ratio
+from edge_inception.records import Count, Record, SparseRecord
 from edge_inception.spec import Progress, no_progress
 
 MIN_SAMPLES_P99 = 100
@@ -43,8 +44,7 @@ class Contender:
     images: Path | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyOptions:
+class LatencyOptions(Record, frozen=True, kw_only=True):
     """How latency is measured.
 
     A block ends after ``calls_per_block`` calls or ``block_s`` seconds, whichever is first, but not
@@ -52,41 +52,41 @@ class LatencyOptions:
     passes between blocks, so that spinning threads of the last contender go to sleep.
     """
 
-    threads: int = 0
-    batch: int = 1
-    rounds: int = 8
-    calls_per_block: int = 30
-    min_calls_per_block: int = 3
+    threads: Count = 0
+    batch: Count = 1
+    rounds: Count = 8
+    calls_per_block: Count = 30
+    min_calls_per_block: Count = 3
     block_s: float = 1.0
-    discard_calls: int = 2
-    warmup_calls: int = 5
+    discard_calls: Count = 2
+    warmup_calls: Count = 5
     warmup_s: float = 1.0
     settle_s: float = 0.05
     timeout_s: float = 300.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
+class Latency(SparseRecord, frozen=True, kw_only=True):
     """Host-to-host time of one ``run``, in ms, over all timed calls of one contender.
 
     ``p99_ms`` is None below 100 calls. ``variation`` is standard deviation over mean.
     ``block_medians_ms`` are in round order and pair with other contenders of the same measurement.
     ``foreign_cores`` is how many cores other programs kept busy meanwhile, None when unknown.
+    ``samples_ms`` may have been left out of a file.
     """
 
     name: str
-    num_calls: int
-    batch: int
-    threads: int
+    num_calls: Count
+    batch: Count
+    threads: Count
     p50_ms: float
     p90_ms: float
     p99_ms: float | None
     mean_ms: float
     variation: float
     block_medians_ms: tuple[float, ...]
-    samples_ms: tuple[float, ...]
     foreign_cores: float | None
     info: Mapping[str, Any]
+    samples_ms: tuple[float, ...] = ()
 
 
 def measure(

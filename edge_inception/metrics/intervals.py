@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 
 import numpy as np
+
+from edge_inception.records import Record
 
 CONFIDENCE = 0.95
 _BISECTIONS = 100
 _LARGEST_T = 1e6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Estimate(Record, frozen=True, kw_only=True):
     """A measured value and the bounds the data support, in the value's own unit."""
 
     value: float

@@ -11,11 +11,9 @@ bundles/NAME-TARGET and its .tar.gz.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edge_inception import artifact, registry, stage
 from edge_inception.artifact import EngineFile, RangeTable, Report, SimplifiedGraph
@@ -31,7 +29,9 @@ from edge_inception.pipeline.stages import DLA, IMPLICIT, WEAK, Inputs, Steps
 from edge_inception.quant import calibrators, policies
 from edge_inception.recipe.reader import Recipe
 from edge_inception.spec import Head, Precision
+from edge_inception.validate import report_record
 from edge_inception.validate.options import require_gates
+from edge_inception.validate.report_record import ReportRecord, Status
 
 BUNDLES = "bundles"
 
@@ -40,7 +40,7 @@ BUNDLES = "bundles"
 class BuildResult:
     """``report`` as in report.json, its ``status``, the shipped engines and all files written."""
 
-    report: Mapping[str, Any]
+    report: ReportRecord
     status: str
     engines: tuple[Path, ...]
     written: tuple[Path, ...]
@@ -111,8 +111,8 @@ class _Build:
     def run(self, *, keep_failed: bool) -> BuildResult:
         """All stages, then ship or withhold the engines."""
         report, shipped = self.stages(keep_failed=keep_failed)
-        record = json.loads(report.path.read_text(encoding="utf-8"))
-        status = record["verdict"]["status"]
+        record = report_record.read(report.path)
+        status = record.status
         asked, shipped = shipped, _chosen(shipped, record)
         if status == "FAILED" and not keep_failed:
             self._withhold(asked, "gate failed")
@@ -195,36 +195,33 @@ class _Build:
         self._listener.note(f"{why}: engines withheld (--keep-failed keeps them)")
 
 
-def _chosen(engines: list[EngineFile], report: Mapping[str, Any]) -> list[EngineFile]:
+def _chosen(engines: list[EngineFile], report: ReportRecord) -> list[EngineFile]:
     """The engines that ``--precision best`` chose, one for a target; all where it had no choice."""
-    if not report.get("choices"):
+    if not report.choices:
         return engines
-    return _of_rows(engines, report, [choice["row"] for choice in report["choices"]])
+    return _of_rows(engines, report, [choice.row for choice in report.choices])
 
 
-def _failed(engines: list[EngineFile], report: Mapping[str, Any]) -> list[EngineFile]:
+def _failed(engines: list[EngineFile], report: ReportRecord) -> list[EngineFile]:
     """The engines that competed under ``--precision best`` and miss a gate of their own."""
-    rows = [row for choice in report.get("choices", ()) for row in choice["failed"]]
-    return _of_rows(engines, report, rows)
+    return _of_rows(engines, report, [row for one in report.choices for row in one.failed])
 
 
 def _of_rows(
-    engines: list[EngineFile], report: Mapping[str, Any], rows: Sequence[str]
+    engines: list[EngineFile], report: ReportRecord, rows: Sequence[str]
 ) -> list[EngineFile]:
     """Those of the engines that the rows of these names are about."""
-    made = report["context"]["engines"]
-    hashes = {made[row]["sha256"] for row in rows}
+    hashes = {report.file_of(row).sha256 for row in rows}
     return [engine for engine in engines if engine.sha256 in hashes]
 
 
 _ACCURACY_GATES = frozenset(("max_drop_pp", "min_agreement", "min_sqnr_db"))
 
 
-def _advice(recipe: Recipe, answers: Head, report: Mapping[str, Any]) -> str:
+def _advice(recipe: Recipe, answers: Head, report: ReportRecord) -> str:
     """What may make int8 accurate enough for the gate that it missed; empty where nothing may."""
-    checks = report["verdict"]["checks"]
-    missed = {check["name"] for check in checks if check["status"] == "FAILED"}
-    judged = {row["precision"] for row in report["rows"] if row["role"] == "subject"}
+    missed = {check.name for check in report.verdict.checks if check.status is Status.FAILED}
+    judged = {row.precision for row in report.subjects}
     if judged != {Precision.INT8.value} or not missed & {*_ACCURACY_GATES, "search"}:
         return ""
     # auto has tried max itself, and a search has tried every group on the calibration images.

@@ -7,7 +7,6 @@ same scales as Q/DQ pairs were judged instead.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from edge_inception import artifact
@@ -26,6 +25,7 @@ from edge_inception.graph.check import load_graph
 from edge_inception.graph.statistics import statistics
 from edge_inception.hardware import feasibility
 from edge_inception.pipeline.devices import Device
+from edge_inception.validate import report_record
 
 REPORT = "report.json"
 
@@ -64,16 +64,16 @@ def _judged(folder: Path, report: Report) -> tuple[EngineFile, ...]:
     Raises:
         InputError: Another library's, so that no answers can be recorded here.
     """
-    record = json.loads(report.path.read_text(encoding="utf-8"))
-    subjects = [row for row in record["rows"] if row["role"] == "subject"]
-    if subjects[0]["backend"] != "openvino":
+    record = report_record.read(report.path)
+    backend = record.subjects[0].backend
+    if backend != "openvino":
         raise InputError(
-            f"{report.path} judged an engine of {subjects[0]['backend']}, whose answers cannot be "
+            f"{report.path} judged an engine of {backend}, whose answers cannot be "
             "recorded on a CPU",
             hint="build with --target cpu: bundles for any target are made from that",
         )
-    engines = record["context"]["engines"]
-    return tuple(artifact.load(EngineFile, folder / engines[r["name"]]["file"]) for r in subjects)
+    files = (record.file_of(row.name) for row in record.subjects)
+    return tuple(artifact.load(EngineFile, folder / made.file) for made in files)
 
 
 def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGraph:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Generic, NamedTuple, ParamSpec, TypeVar
 
 from edge_inception import artifact, stage
 from edge_inception.artifact import (
@@ -52,8 +51,9 @@ from edge_inception.recipe.reader import Recipe
 from edge_inception.search.options import SearchOptions, search_provenance
 from edge_inception.sidecar import PlanDetails, Provenance
 from edge_inception.spec import Precision, Progress
-from edge_inception.validate import gate
+from edge_inception.validate import gate, report_record, search_record
 from edge_inception.validate.options import EngineEntry, validate_provenance
+from edge_inception.validate.search_record import SearchOutcome
 
 REPORT = "report.json"
 SEARCH = "model.search.json"
@@ -163,7 +163,7 @@ class Steps:
         self._out = inputs.recipe.out
         self._runner = runner
         self._keep = inputs.recipe.keep_float
-        self._found: dict[str, Any] = {}
+        self._found: SearchOutcome | None = None
 
     def source(self) -> tuple[Graph, Graph]:
         """The graph to build, and the one the baseline is of: another only if imported."""
@@ -248,7 +248,7 @@ class Steps:
         )
         result = self._run(SEARCH_PRECISION, "search", SEARCH, graph, ranges, images, choices)
         self._keep = tuple(sorted({*recipe.keep_float, *result.details.keep}))
-        self._found = json.loads(result.path.read_text(encoding="utf-8"))["outcome"]
+        self._found = search_record.read(result.path).outcome
         self._runner.listener.note(f"search: {gate.search_sentence(self._found)}")
         return result
 
@@ -362,7 +362,7 @@ class Steps:
     def _write_markdown(self, report: Report) -> None:
         from edge_inception.report.markdown import to_markdown
 
-        text = to_markdown(json.loads(report.path.read_text(encoding="utf-8")))
+        text = to_markdown(report_record.read(report.path))
         path = self._out / REPORT_MARKDOWN
         artifact.replace_file(path, text.encode())
         self._runner.written.append(path)

@@ -1,19 +1,23 @@
 """The charts of a report, as Vega-Lite: what cannot be drawn, since it is NaN or missing, is not.
 
-Each function takes rows as ``validate.outcome`` writes them and gives None where nothing is left.
+Each function gives None where nothing is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from edge_inception.metrics.intervals import Estimate
 from edge_inception.report.table import milliseconds
 from edge_inception.report.vega import NARROW, Chart, draw, finite
+from edge_inception.validate.report_record import Row
 
-_Rows = Sequence[Mapping[str, Any]]
+_Rows = Sequence[Row]
 _Spec = Mapping[str, Any]
 _MOST_LABELS = 6
 _ROW_PX, _AROUND_PX = 34, 52
@@ -27,23 +31,47 @@ _LONGEST_NAME_PX, _CHARACTER_PX = 136, 7.4
 """Browsers' fonts are wider than the one that Vega measures with."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A value with its name and text, and bounds where it has them; ``subject``: it is judged."""
+
+    name: str
+    subject: bool
+    value: float
+    text: str
+    lower: float | None = None
+    upper: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """An engine's calls in ms; ``is_subject``: it is judged."""
+
+    name: str
+    is_subject: bool
+    median_ms: float | None
+    samples_ms: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tried(Point):
+    """A point over its median latency, with what stands beside it."""
+
+    ms: float
+    label: str
+
+
 def accuracy(rows: _Rows) -> Chart | None:
     """Top-1, or agreement where nothing is labelled, with its interval."""
     estimate, word = quality(rows)
-    points = [
-        {**identity(row), **interval}
-        for row in rows
-        if (interval := _interval(estimate(row), 100.0))
-    ]
+    points = [point for row in rows if (point := _point(row, estimate(row), 100.0))]
     says = _told(points, "%", f"{word} with 95 % intervals")
     return _dots(f"{word.capitalize()}, %", points, says, word)
 
 
 def speedup(rows: _Rows) -> Chart | None:
     """How many times as fast as the FP32 engine, with intervals."""
-    points = [
-        {**identity(row), **interval} for row in rows if (interval := _interval(row["speedup"]))
-    ]
+    points = [point for row in rows if (point := _point(row, row.speedup))]
     says = _told(points, "x", "speed-up over the FP32 engine with 95 % intervals")
     return _dots("Speed-up over the FP32 engine", points, says, "times", ends_at=1.0)
 
@@ -51,15 +79,15 @@ def speedup(rows: _Rows) -> Chart | None:
 def size(rows: _Rows) -> Chart | None:
     """Bytes of the engine files, in MiB."""
     sizes = [
-        {**identity(row), "value": mib, "text": f"{mib:.1f}"}
+        Point(name=row.name, subject=row.is_subject, value=mib, text=f"{mib:.1f}")
         for row in rows
-        if (num_bytes := finite(row["size_bytes"])) and (mib := num_bytes / 2**20)
+        if row.size_bytes and (mib := row.size_bytes / 2**20)
     ]
     return bars("Engine file, MiB", sizes, "MiB", "size of the engine files")
 
 
-def bars(title: str, values: Sequence[Mapping[str, Any]], unit: str, word: str) -> Chart | None:
-    """A bar for each of the values, which have ``identity``, value and text; None of none."""
+def bars(title: str, values: Sequence[Point], unit: str, word: str) -> Chart | None:
+    """A bar for each of the values; None of none."""
     if not values:
         return None
 
@@ -78,37 +106,53 @@ def bars(title: str, values: Sequence[Mapping[str, Any]], unit: str, word: str) 
 
 
 def latency(rows: _Rows) -> Chart | None:
-    """Every timed call as a tick, the median and the 90th percentile beneath."""
-    timed = [(row, _sorted_samples(row["latency"])) for row in rows if row["latency"]]
-    timed = [(row, samples) for row, samples in timed if len(samples)]
+    """Every timed call of the rows, as ``latencies`` draws them."""
+    timed = [
+        Timed(
+            name=row.name,
+            is_subject=row.is_subject,
+            median_ms=row.latency.p50_ms,
+            # of a report without samples its medians of blocks
+            samples_ms=row.latency.samples_ms or row.latency.block_medians_ms,
+        )
+        for row in rows
+        if row.latency
+    ]
+    return latencies(timed)
+
+
+def latencies(engines: Sequence[Timed]) -> Chart | None:
+    """Every timed call as a tick, the median beneath."""
+    timed = [(one, samples) for one in engines if len(samples := _sorted(one.samples_ms))]
     if not timed:
         return None
     ticks = [
-        {**identity(row), "value": float(value)}
-        for row, samples in timed
+        Point(name=one.name, subject=one.is_subject, value=float(value), text="")
+        for one, samples in timed
         for value in _thinned(samples)
     ]
     marks = [
-        {**identity(row), "value": value, "text": milliseconds(value)}
-        for row, _ in timed
-        if (value := finite(row["latency"]["p50_ms"])) is not None
+        Point(name=one.name, subject=one.is_subject, value=value, text=milliseconds(value))
+        for one, _ in timed
+        if (value := finite(one.median_ms)) is not None
     ]
-    x = {"field": "value", "type": "quantitative", "title": "ms", **_scale(ticks)}
+    scale = _scale([tick.value for tick in ticks])
+    x = {"field": "value", "type": "quantitative", "title": "ms", **scale}
 
     def spec(_: int) -> _Spec:
         layers = [
             {
-                "data": {"values": ticks},
+                "data": {"values": _data(ticks)},
                 "mark": {"type": "tick", "size": 14, "opacity": 0.45, "yOffset": 5},
                 "encoding": {"color": _COLOUR},
             },
             {
-                "data": {"values": marks},
+                "data": {"values": _data(marks)},
                 "mark": {"type": "tick", "size": 22, "thickness": 3, "yOffset": 3},
                 "encoding": {"color": {"value": "var(--ink)"}},
             },
             {
-                "data": {"values": marks},
+                "data": {"values": _data(marks)},
                 "mark": {"type": "text", "dy": -13},
                 "encoding": {"text": {"field": "text"}},
             },
@@ -123,26 +167,29 @@ def latency(rows: _Rows) -> Chart | None:
     return draw("Latency of every call, ms", says, spec, note)
 
 
-def pareto(rows: _Rows, *, title: str = "", note: str = "") -> Chart | None:
+def pareto(
+    rows: _Rows, *, labels: Sequence[str] = (), title: str = "", note: str = ""
+) -> Chart | None:
     """Accuracy over median latency; the line joins what no other row beats in both.
 
     Args:
-        rows: A ``number`` stands beside its point instead of the name.
+        rows: Those with a latency and a quality are drawn.
+        labels: What stands beside the points; the names where not given.
         title: Before the chart's own.
         note: Beneath it, after the chart's own.
     """
     estimate, word = quality(rows)
     points = [
-        {**identity(row), **interval, "ms": ms, "label": str(row.get("number", row["name"]))}
-        for row in rows
-        if row["latency"]
-        and (ms := finite(row["latency"]["p50_ms"])) is not None
-        and (interval := _interval(estimate(row), 100.0))
+        _Tried(**asdict(point), ms=ms, label=label)
+        for row, label in zip(rows, labels or [row.name for row in rows], strict=True)
+        if row.latency
+        and (ms := finite(row.latency.p50_ms)) is not None
+        and (point := _point(row, estimate(row), 100.0))
     ]
     if len(points) < 2:  # noqa: PLR2004 -- one point compares nothing
         return None
-    front = [points[index] for index in pareto_front([(p["ms"], -p["value"]) for p in points])]
-    x_scale = _scale([{"value": point["ms"]} for point in points], room=1.25)
+    front = [points[index] for index in pareto_front([(p.ms, -p.value) for p in points])]
+    x_scale = _scale([point.ms for point in points], room=1.25)
     y = {
         "field": "value", "type": "quantitative", "title": f"{word}, %",
         "scale": {"zero": False, "padding": 14}, "axis": {"tickCount": 5},
@@ -152,7 +199,7 @@ def pareto(rows: _Rows, *, title: str = "", note: str = "") -> Chart | None:
         x = {"field": "ms", "type": "quantitative", "title": "median latency, ms", **x_scale}
         layers = [
             {
-                "data": {"values": front},
+                "data": {"values": _data(front)},
                 "mark": {"type": "line", "color": _QUIET, "strokeDash": [3, 3]},
                 "encoding": {"y": y, "order": {"field": "ms"}},
             },
@@ -161,7 +208,7 @@ def pareto(rows: _Rows, *, title: str = "", note: str = "") -> Chart | None:
         ]
         return {"height": 260 if width > NARROW else 240, "encoding": {"x": x}, "layer": layers}
 
-    says = "; ".join(f"{p['name']} {p['ms']:.3g} ms at {p['value']:.2f} %" for p in points)
+    says = "; ".join(f"{p.name} {p.ms:.3g} ms at {p.value:.2f} %" for p in points)
     notes = ["The broken line joins what no other beats in both."] if len(front) > 1 else []
     told = f"{word.capitalize()} over latency"
     return draw(
@@ -172,18 +219,16 @@ def pareto(rows: _Rows, *, title: str = "", note: str = "") -> Chart | None:
     )
 
 
-def quality(rows: _Rows) -> tuple[Any, str]:
+def quality(rows: _Rows) -> tuple[Callable[[Row], Estimate | None], str]:
     """Row -> the estimate that tells its quality, and the word for it."""
-    labelled = any(row["accuracy"] and row["accuracy"]["labelled"] for row in rows)
 
-    def top1(row: Mapping[str, Any]) -> Any:
-        found = row["accuracy"] and row["accuracy"]["labelled"]
-        return found["engine"]["top1"] if found else None
+    def top1(row: Row) -> Estimate | None:
+        return row.labelled.engine.top1 if row.labelled else None
 
-    def agreement(row: Mapping[str, Any]) -> Any:
-        return row["accuracy"]["agreement"] if row["accuracy"] else None
+    def agreement(row: Row) -> Estimate | None:
+        return row.accuracy.agreement if row.accuracy else None
 
-    return (top1, "top-1") if labelled else (agreement, "agreement")
+    return (top1, "top-1") if any(row.labelled for row in rows) else (agreement, "agreement")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -196,7 +241,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _dots(
-    title: str, points: list[dict[str, Any]], says: str, unit: str, *, ends_at: float | None = None
+    title: str, points: Sequence[Point], says: str, unit: str, *, ends_at: float | None = None
 ) -> Chart | None:
     """Values with intervals, one line each; a rule at ``ends_at``."""
     if not points:
@@ -231,24 +276,28 @@ def _dots(
 
 
 def _by_name(
-    data: Sequence[_Spec], x: _Spec, layers: Sequence[_Spec], *, row_px: int = _ROW_PX
+    points: Sequence[Point], x: _Spec, layers: Sequence[_Spec], *, row_px: int = _ROW_PX
 ) -> _Spec:
     """A specification with a row per name."""
-    names = list(dict.fromkeys(str(point["name"]) for point in data))
+    names = list(dict.fromkeys(point.name for point in points))
     extent = min(_LONGEST_NAME_PX, _CHARACTER_PX * max(map(len, names)))
     axis = {"grid": False, "labelLimit": 120, "minExtent": extent}
     y = {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": axis}
     return {
         "height": len(names) * row_px + _AROUND_PX,
-        "data": {"values": list(data)},
+        "data": {"values": _data(points)},
         "encoding": {"x": x, "y": y},
         "layer": list(layers),
     }
 
 
-def _whiskers(points: Sequence[_Spec], y: _Spec) -> Iterator[_Spec]:
+def _data(points: Sequence[Point]) -> list[_Spec]:
+    return [asdict(point) for point in points]
+
+
+def _whiskers(points: Sequence[Point], y: _Spec) -> Iterator[_Spec]:
     yield {
-        "data": {"values": list(points)},
+        "data": {"values": _data(points)},
         "mark": "rule",
         "encoding": {
             "y": {**y, "field": "lower"},
@@ -257,49 +306,44 @@ def _whiskers(points: Sequence[_Spec], y: _Spec) -> Iterator[_Spec]:
         },
     }
     yield {
-        "data": {"values": list(points)},
+        "data": {"values": _data(points)},
         "mark": {"type": "point", "size": 90},
         "encoding": {"y": y, "color": _COLOUR},
     }
 
 
-def _labels(points: Sequence[Mapping[str, Any]], y: _Spec) -> Iterator[_Spec]:
+def _labels(points: Sequence[_Tried], y: _Spec) -> Iterator[_Spec]:
     """Names beside the points, towards the middle; neighbours above and below in turn."""
-    ordered = sorted(points, key=lambda p: p["ms"])
-    middle = (ordered[0]["ms"] + ordered[-1]["ms"]) / 2 if ordered else 0.0
+    ordered = sorted(points, key=lambda p: p.ms)
+    middle = (ordered[0].ms + ordered[-1].ms) / 2 if ordered else 0.0
     for place, point in enumerate(ordered):
-        align, dx = ("left", 9) if point["ms"] <= middle else ("right", -9)
+        align, dx = ("left", 9) if point.ms <= middle else ("right", -9)
         mark = {"type": "text", "align": align, "dx": dx, "dy": -10 if place % 2 else 14}
         for look in (_HALO, {}):
             yield {
-                "data": {"values": [point]},
+                "data": {"values": _data([point])},
                 "mark": {**mark, **look},
                 "encoding": {"y": y, "text": {"field": "label"}},
             }
 
 
-def identity(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Name of a row, and whether it is the one that is judged."""
-    return {"name": row["name"], "subject": row["role"] == "subject"}
-
-
-def _interval(estimate: Mapping[str, Any] | None, factor: float = 1.0) -> dict[str, Any] | None:
+def _point(row: Row, estimate: Estimate | None, factor: float = 1.0) -> Point | None:
     """Value and bounds times ``factor``; bounds that are no numbers fall on the value."""
-    value = finite(estimate["value"]) if estimate else None
-    if value is None or estimate is None:
+    if estimate is None or (value := finite(factor * estimate.value)) is None:
         return None
-    lower, upper = finite(estimate["lower"]), finite(estimate["upper"])
-    return {
-        "value": factor * value,
-        "lower": factor * (value if lower is None else lower),
-        "upper": factor * (value if upper is None else upper),
-        "text": f"{factor * value:.2f}",
-    }
+    lower, upper = finite(factor * estimate.lower), finite(factor * estimate.upper)
+    return Point(
+        name=row.name,
+        subject=row.is_subject,
+        value=value,
+        lower=value if lower is None else lower,
+        upper=value if upper is None else upper,
+        text=f"{value:.2f}",
+    )
 
 
-def _sorted_samples(latency: Mapping[str, Any]) -> Any:
-    """Finite samples in ms, ascending; of a report without samples its medians of blocks."""
-    samples = latency.get("samples_ms") or latency.get("block_medians_ms") or ()
+def _sorted(samples: Sequence[float]) -> Any:
+    """Finite samples in ms, ascending."""
     return np.sort([value for sample in samples if (value := finite(sample)) is not None])
 
 
@@ -309,9 +353,8 @@ def _thinned(samples: Any) -> Any:
     return np.quantile(samples, np.linspace(0, 1, _MOST_TICKS))
 
 
-def _scale(points: Sequence[Mapping[str, Any]], *, room: float = 1.0) -> dict[str, Any]:
+def _scale(values: Sequence[float], *, room: float = 1.0) -> dict[str, Any]:
     """A logarithmic axis where values differ much and all are above 0; ``room`` at both ends."""
-    values = [point["value"] for point in points]
     least, most = min(values), max(values)
     if least <= 0 or most < _LOG_FROM * least:
         return {"scale": {"zero": False, "padding": 20}, "axis": {"tickCount": 5}}
@@ -323,15 +366,18 @@ def _scale(points: Sequence[Mapping[str, Any]], *, room: float = 1.0) -> dict[st
 
 def log_ticks(least: float, most: float) -> list[float]:
     """Up to six of 1, 2, 5 times powers of ten from least to most, or of the powers alone."""
-    powers = range(int(np.floor(np.log10(least))), int(np.ceil(np.log10(most))) + 1)
+    highest = min(int(np.ceil(np.log10(most))), sys.float_info.max_10_exp)
+    powers = range(int(np.floor(np.log10(least))), highest + 1)
     found: list[float] = []
     for digits in ((1, 2, 5), (1, 3), (1,)):
         ticks = [digit * 10.0**power for power in powers for digit in digits]
-        found = [tick for tick in ticks if least / 1.3 <= tick <= most * 1.3]
+        found = [
+            tick for tick in ticks if least / 1.3 <= tick <= min(most * 1.3, sys.float_info.max)
+        ]
         if len(found) <= _MOST_LABELS:
             break
     return found
 
 
-def _told(points: Sequence[Mapping[str, Any]], unit: str, lead: str) -> str:
-    return f"{lead}: " + "; ".join(f"{p['name']} {p['text']}{unit}" for p in points)
+def _told(points: Sequence[Point], unit: str, lead: str) -> str:
+    return f"{lead}: " + "; ".join(f"{p.name} {p.text}{unit}" for p in points)

@@ -1,18 +1,21 @@
 """The network as a graph: a drawing for each block, its branches side by side, its layers in boxes.
 
-Input is the record of ``graph.topology``. No chart library draws this, so it is written by hand;
-every text goes through markupsafe.
+No chart library draws this, so it is written by hand; every text goes through markupsafe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from edge_inception.report.vega import finite
+from edge_inception.report.noise_record import NoiseRecord, NoisyLayer
+
+if TYPE_CHECKING:
+    from edge_inception.graph import topology
+    from edge_inception.graph.topology import DrawnLayer, Topology
 
 _BOX, _TALL, _GAP, _DROP = 58, 36, 5, 16
 _BAR = 22
@@ -59,50 +62,63 @@ class Plan:
     num_columns: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """A layer, its noise and its time in ms, where they are known."""
+
+    layer: DrawnLayer
+    noise: NoisyLayer | None
+    ms: float | None
+
+    @property
+    def macs(self) -> int:
+        """Its multiply-adds; 0 where they are not known."""
+        return self.layer.macs or 0
+
+
 def blocks(
-    record: Mapping[str, Any],
-    noise: Mapping[str, Any] | None = None,
+    network: Topology,
+    noise: NoiseRecord | None = None,
     times: Mapping[str, float] | None = None,
 ) -> list[Block]:
     """All blocks, drawn.
 
     Args:
-        record: Of ``graph.topology``.
+        network: Its layers and blocks.
         noise: Of compare-layers, for the SQNR of each layer.
         times: Name of a layer to its time in ms, where an engine was asked for it.
     """
-    layers = _measured(record, noise, times)
-    most = max((finite(layer["macs"]) or 0.0 for layer in layers), default=0.0)
-    return [_block(block, layers, most) for block in record["blocks"]]
+    layers = _measured(network, noise, times)
+    most = max((one.macs for one in layers), default=0)
+    return [_block(block, layers, most) for block in network.blocks]
 
 
 def lines(
-    record: Mapping[str, Any],
-    noise: Mapping[str, Any] | None = None,
+    network: Topology,
+    noise: NoiseRecord | None = None,
     times: Mapping[str, float] | None = None,
 ) -> list[LayerLine]:
     """All layers, for a table; arguments as those of ``blocks``."""
-    layers = _measured(record, noise, times)
-    total = sum(finite(layer["macs"]) or 0.0 for layer in layers)
+    layers = _measured(network, noise, times)
+    total = sum(one.macs for one in layers)
     return [
         LayerLine(
-            name=layer["name"],
-            label=layer["label"],
-            sizes=" x ".join(map(str, layer["sizes"] or ())),
-            macs=count(layer["macs"]),
-            share=f"{100 * (layer['macs'] or 0) / total:.1f}" if total and layer["macs"] else "",
-            parameters=count(layer["num_parameters"]),
-            precision=layer["precision"] or "",
-            sqnr=_decibels(layer),
-            ms="" if layer["ms"] is None else f"{layer['ms']:.3f}",
+            name=one.layer.name,
+            label=one.layer.label,
+            sizes=" x ".join(map(str, one.layer.sizes or ())),
+            macs=count(one.macs),
+            share=f"{100 * one.macs / total:.1f}" if one.macs else "",
+            parameters=count(one.layer.num_parameters),
+            precision=one.layer.precision or "",
+            sqnr=_decibels(one),
+            ms="" if one.ms is None else f"{one.ms:.3f}",
         )
-        for layer in layers
+        for one in layers
     ]
 
 
-def count(value: Any) -> str:
-    """``12.3 M``; empty for 0 and None."""
-    number = finite(value)
+def count(number: int) -> str:
+    """``12.3 M``; empty for 0."""
     if not number:
         return ""
     for least, unit in ((_LARGE, "G"), (_MEGA, "M"), (_KILO, "k")):
@@ -159,35 +175,34 @@ def _readers(layers: Sequence[int], inputs: Mapping[int, Sequence[int]]) -> dict
     return found
 
 
-def _block(block: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], most: float) -> Block:
-    entry, own = block["entry"], block["layers"]
+def _block(block: topology.Block, layers: Sequence[_Measured], most: int) -> Block:
+    entry, own = block.entry, block.layers
     inside = {entry, *own}
     # what a long connection brings from before the block counts as the block's own input
     inputs = {
-        layer: list(dict.fromkeys(s if s in inside else entry for s in layers[layer]["inputs"]))
+        layer: list(dict.fromkeys(s if s in inside else entry for s in layers[layer].layer.inputs))
         for layer in own
     }
     found = plan(entry, own, inputs)
-    total = sum(finite(layers[layer]["macs"]) or 0.0 for layer in own)
     return Block(
-        name=block["name"],
-        says=f"{block['name']}: {_told(found, own, layers)}",
-        macs=count(total),
-        drawing=_drawn(found, entry, own, [layers, most]),
+        name=block.name,
+        says=f"{block.name}: {_told(found, own, layers)}",
+        macs=count(sum(layers[layer].macs for layer in own)),
+        drawing=_drawn(found, block, layers, most),
     )
 
 
-def _told(found: Plan, own: Sequence[int], layers: Sequence[Mapping[str, Any]]) -> str:
+def _told(found: Plan, own: Sequence[int], layers: Sequence[_Measured]) -> str:
     branches: dict[int, list[str]] = {}
     for layer, column in found.columns.items():
-        branches.setdefault(column, []).append(layers[layer]["label"])
+        branches.setdefault(column, []).append(layers[layer].layer.label)
     words = "; ".join(", ".join(branch) for _, branch in sorted(branches.items()))
-    end = layers[own[-1]]["label"]
-    return f"{words}; then {end}" if words else str(end)
+    end = layers[own[-1]].layer.label
+    return f"{words}; then {end}" if words else end
 
 
-def _drawn(found: Plan, entry: int, own: Sequence[int], shown: Sequence[Any]) -> Markup:
-    layers, most = shown
+def _drawn(found: Plan, block: topology.Block, layers: Sequence[_Measured], most: int) -> Markup:
+    entry, own = block.entry, block.layers
     last = own[-1]
     width = found.num_columns * (_BOX + _GAP) - _GAP + 2 * _MARGIN
     height = _top(found.rows[last]) + _TALL + _MARGIN
@@ -205,8 +220,8 @@ def _drawn(found: Plan, entry: int, own: Sequence[int], shown: Sequence[Any]) ->
     ).format(width, height, Markup("").join(parts))
 
 
-def _name(index: int, layers: Sequence[Mapping[str, Any]]) -> str:
-    return "image" if index == _INPUT else str(layers[index]["label"])
+def _name(index: int, layers: Sequence[_Measured]) -> str:
+    return "image" if index == _INPUT else layers[index].layer.label
 
 
 def _top(row: int) -> int:
@@ -235,15 +250,14 @@ def _edge(found: Plan, edge: tuple[int, int, int], last: int) -> Markup:
     return Markup('<path class="edge" d="{}"/>').format(path)
 
 
-def _box(layer: Mapping[str, Any], place: tuple[int, int, int], most: float) -> Markup:
+def _box(one: _Measured, place: tuple[int, int, int], most: int) -> Markup:
     left, top, wide = place
-    macs = finite(layer["macs"]) or 0.0
     middle = left + wide / 2
-    kind = {"int8": "int8", "float": "float"}.get(str(layer["precision"]), "unknown")
-    jump = " jump" if layer["is_jump"] else ""
-    length = (_BOX - 8) * macs / most if most else 0.0
-    words = _decibels(layer, " dB") or _micros(layer) or count(macs)
-    lines_of = [Markup('<text x="{}" y="{}">{}</text>').format(middle, top + 14, layer["label"])]
+    kind = one.layer.precision or "unknown"
+    jump = " jump" if one.noise and one.noise.is_jump else ""
+    length = (_BOX - 8) * one.macs / most if most else 0.0
+    words = _decibels(one, " dB") or _micros(one) or count(one.macs)
+    lines_of = [Markup('<text x="{}" y="{}">{}</text>').format(middle, top + 14, one.layer.label)]
     if words:
         second = Markup('<text class="second" x="{}" y="{}">{}</text>')
         lines_of.append(second.format(middle, top + 27, words))
@@ -252,53 +266,39 @@ def _box(layer: Mapping[str, Any], place: tuple[int, int, int], most: float) -> 
         '<g class="box {0}"><title>{1}</title><rect x="{2}" y="{3}" width="{4}" height="{5}" '
         'rx="3"/><rect class="macs" x="{6}" y="{7}" width="{8:.1f}" height="3"/>{9}</g>'
     ).format(
-        kind + jump, "; ".join(_tip(layer)), left, top, wide, tall, left + 4, top + tall - 5,
+        kind + jump, "; ".join(_tip(one)), left, top, wide, tall, left + 4, top + tall - 5,
         length, Markup("").join(lines_of),
     )  # fmt: skip
 
 
-def _tip(layer: Mapping[str, Any]) -> Iterator[str]:
-    yield str(layer["name"])
-    if layer["sizes"]:
-        yield f"writes {' x '.join(map(str, layer['sizes']))}"
-    if layer["macs"]:
-        yield f"{count(layer['macs'])} multiply-adds"
-    if layer["precision"]:
-        yield str(layer["precision"])
-    if _micros(layer):
-        yield _micros(layer)
-    if _decibels(layer):
-        yield f"SQNR {_decibels(layer)} dB"
+def _tip(one: _Measured) -> Iterator[str]:
+    yield one.layer.name
+    if one.layer.sizes:
+        yield f"writes {' x '.join(map(str, one.layer.sizes))}"
+    if one.macs:
+        yield f"{count(one.macs)} multiply-adds"
+    if one.layer.precision:
+        yield one.layer.precision
+    if _micros(one):
+        yield _micros(one)
+    if _decibels(one):
+        yield f"SQNR {_decibels(one)} dB"
 
 
-def _decibels(layer: Mapping[str, Any], unit: str = "") -> str:
-    value = finite(layer["sqnr_db"])
-    return "" if value is None else f"{value:.0f}{unit}"
+def _decibels(one: _Measured, unit: str = "") -> str:
+    return f"{one.noise.sqnr_db:.0f}{unit}" if one.noise else ""
 
 
-def _micros(layer: Mapping[str, Any]) -> str:
+def _micros(one: _Measured) -> str:
     """``49 us``; empty where the time is not known."""
-    return "" if layer["ms"] is None else f"{1000 * layer['ms']:.0f} us"
-
-
-def _by_name(noise: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
-    found = noise.get("layers") if noise else None
-    if not isinstance(found, list):
-        return {}
-    return {str(one.get("name")): one for one in found if isinstance(one, dict)}
+    return "" if one.ms is None else f"{1000 * one.ms:.0f} us"
 
 
 def _measured(
-    record: Mapping[str, Any],
-    noise: Mapping[str, Any] | None,
-    times: Mapping[str, float] | None,
-) -> list[Mapping[str, Any]]:
-    """The layers with ``sqnr_db``, ``is_jump`` and ``ms``."""
-    noisy = _by_name(noise)
-    found: list[Mapping[str, Any]] = []
-    for layer in record["layers"]:
-        name = str(layer["name"])
-        one = noisy.get(name, {})
-        noise_of = {"sqnr_db": one.get("sqnr_db"), "is_jump": one.get("is_jump") is True}
-        found.append({**layer, **noise_of, "ms": (times or {}).get(name)})
-    return found
+    network: Topology, noise: NoiseRecord | None, times: Mapping[str, float] | None
+) -> list[_Measured]:
+    noisy = {one.name: one for one in noise.layers} if noise else {}
+    return [
+        _Measured(layer=layer, noise=noisy.get(layer.name), ms=(times or {}).get(layer.name))
+        for layer in network.layers
+    ]

@@ -24,6 +24,7 @@ _PERMUTATIONS = 1999
 _FEWEST_ON_A_SIDE = 3
 _FEWEST_RUNS = 3
 _WILD, _SIGMA_OF_MAD = 3.0, 1.4826  # of a normal distribution
+_Runs = list[tuple[str, float | None]]
 
 
 def change_points(values: NDArray[np.float64]) -> list[int]:
@@ -69,25 +70,24 @@ def histories(sources: Sequence[Source]) -> list[Chart]:
 
     Runs are of one engine where model, row, images and CPU are the same.
     """
-    runs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for source in sorted(sources, key=lambda one: str(one.report["created_utc"])):
-        report = source.report
-        estimate, word = quality(report["rows"])
-        for row in (row for row in report["rows"] if row["role"] == "subject"):
-            cpu = str((report["machine"] or {}).get("cpu", ""))
-            key = (report["model"], row["name"], report["data"]["name"], cpu, word)
+    runs: dict[tuple[str, ...], tuple[_Runs, _Runs]] = {}
+    for report in sorted((one.report for one in sources), key=lambda one: one.created_utc):
+        estimate, word = quality(report.rows)
+        cpu = report.machine.cpu if report.machine else ""
+        for row in report.subjects:
             found = estimate(row)
-            latency = finite(row["latency"]["p50_ms"]) if row["latency"] else None
-            accuracy = finite(found["value"]) if found else None
-            runs.setdefault(key, []).append(
-                {"at": report["created_utc"], "ms": latency, "accuracy": accuracy}
-            )
+            latency = finite(row.latency.p50_ms) if row.latency else None
+            accuracy = finite(found.value) if found else None
+            share = None if accuracy is None else 100 * accuracy
+            key = (report.model, row.name, report.data.name, cpu, word)
+            times, shares = runs.setdefault(key, ([], []))
+            times.append((report.created_utc, latency))
+            shares.append((report.created_utc, share))
     charts = []
-    for (model, name, _, _, word), each in runs.items():
+    for (model, name, _, _, word), (times, shares) in runs.items():
         title = f"{model}, {name}"
-        charts.append(_series([(run["at"], run["ms"]) for run in each], title, "median, ms"))
-        points = [(r["at"], None if r["accuracy"] is None else 100 * r["accuracy"]) for r in each]
-        charts.append(_series(points, title, f"{word}, %"))
+        charts.append(_series(times, title, "median, ms"))
+        charts.append(_series(shares, title, f"{word}, %"))
     return [chart for chart in charts if chart is not None]
 
 

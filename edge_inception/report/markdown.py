@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from edge_inception.report.table import TableRow, table
+from edge_inception.validate.report_record import ReportRecord
 
 
-def to_markdown(report: Mapping[str, Any]) -> str:
-    """One table with its title, notes and gates; the last line is the verdict.
-
-    Args:
-        report: JSON of ``validate.outcome.to_json``.
-
-    Raises:
-        InputError: It is not a report of a schema this version reads.
-    """
+def to_markdown(report: ReportRecord) -> str:
+    """One table with its title, notes and gates; the last line is the verdict."""
     content = table(report)
     heads = [
         f"{name}{unit}" if name.endswith("-") else f"{name} {unit}".strip()

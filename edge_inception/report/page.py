@@ -5,13 +5,15 @@ Templates escape every value; the page's own policy forbids scripts and requests
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import jinja2
 
 from edge_inception._version import __version__
+from edge_inception.metrics.intervals import Estimate
 from edge_inception.report import (
     charts,
     diagram,
@@ -26,6 +28,7 @@ from edge_inception.report.sources import Source, newest_first
 from edge_inception.report.table import DASH, milliseconds, size, table
 from edge_inception.report.timings import Timing
 from edge_inception.report.vega import Chart, finite
+from edge_inception.validate.report_record import ReportRecord, Role, Row
 
 MOST_DETAILED = 6
 """Reports with a part of their own, the newest of each model; the overview tells of the others."""
@@ -42,12 +45,12 @@ def to_html(sources: Sequence[Source], timed: Sequence[Timing] = (), *, created_
     ordered = newest_first(sources)
     newest: dict[str, Source] = {}
     for source in ordered:
-        newest.setdefault(str(source.report["model"]), source)
+        newest.setdefault(source.report.model, source)
     chosen = list(newest.values())[:MOST_DETAILED]
     latest = sorted(timed, key=lambda one: one.created_utc, reverse=True)
     detailed = [_part(source, index, latest) for index, source in enumerate(chosen)]
     measured = [timings.part(one, f"t{i}") for i, one in enumerate(latest[:MOST_DETAILED])]
-    anchors = {id(source): part["id"] for source, part in zip(chosen, detailed, strict=True)}
+    anchors = {id(source): _anchor(index) for index, source in enumerate(chosen)}
     overview = [{**_line(source), "anchor": anchors.get(id(source), "")} for source in ordered]
     overview += [
         {**timings.line(one), "anchor": f"t{i}" if i < MOST_DETAILED else ""}
@@ -79,7 +82,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _page_title(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
-    named = [(str(one.report["model"]), one.report["verdict"]["status"]) for one in sources]
+    named: list[tuple[str, str]] = [(one.report.model, one.report.status) for one in sources]
     named += [(str(one.records[0]["model"]["name"]), one.status) for one in timed]
     if len(named) == 1:
         return f"{named[0][1]}: {named[0][0]}"
@@ -89,8 +92,9 @@ def _page_title(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
 
 def _part(source: Source, index: int, timed: Sequence[Timing]) -> dict[str, Any]:
     report = source.report
-    measured = (source.noise, timings.times_of(timed, _subject_sha256(report)))
-    rows = report["rows"]
+    judged = provenance.engine_sha256(report, report.subjects[0].name)
+    measured = (source.noise, timings.times_of(timed, judged))
+    rows = report.rows
     drawn = {
         "pareto": charts.pareto(rows),
         "accuracy": charts.accuracy(rows),
@@ -100,20 +104,22 @@ def _part(source: Source, index: int, timed: Sequence[Timing]) -> dict[str, Any]
         "placements": rooflines.placements(source.search),
     }
     return {
-        "id": f"r{index}",
-        "model": report["model"],
-        "verdict": report["verdict"],
-        "created_utc": report["created_utc"],
+        "id": _anchor(index),
+        "model": report.model,
+        "status": report.status,
+        "verdict": report.verdict,
+        "created_utc": report.created_utc,
         "figures": figures(report),
         "table": table(report),
         "charts": {name: chart for name, chart in drawn.items() if chart},
-        "diagram": diagram.blocks(source.layers, *measured) if source.layers else [],
-        "layers": diagram.lines(source.layers, *measured) if source.layers else [],
+        "diagram": diagram.blocks(source.network, *measured) if source.network else [],
+        "layers": diagram.lines(source.network, *measured) if source.network else [],
         "has_noise": source.noise is not None,
         "has_times": bool(measured[1]),
         "rooflines": _rooflines(source),
         "changed": pictures.changed(source),
-        "calibration": pictures.calibration(source.calibration),
+        "calibration": source.calibration,
+        "histograms": pictures.histograms(source.calibration.drawn) if source.calibration else [],
         "provenance": provenance.provenance(source),
         "classes": provenance.classes(report),
         "problems": source.problems,
@@ -121,10 +127,8 @@ def _part(source: Source, index: int, timed: Sequence[Timing]) -> dict[str, Any]
     }
 
 
-def _subject_sha256(report: Mapping[str, Any]) -> str:
-    """Hash of the engine file that is judged; empty where the report does not have it."""
-    subject = next((row["name"] for row in report["rows"] if row["role"] == "subject"), "")
-    return provenance.engine_sha256(report, subject)
+def _anchor(index: int) -> str:
+    return f"r{index}"
 
 
 def _rooflines(source: Source) -> list[Chart]:
@@ -134,57 +138,60 @@ def _rooflines(source: Source) -> list[Chart]:
         return []
     made = {str(one.path.name).split(".")[2] for one in source.artifacts if one.kind == "engine"}
     wanted = [*made, "orin-nano-8gb"]
-    ranked = sorted(source.rooflines, key=lambda one: one["target"] not in wanted)
+    ranked = sorted(source.rooflines, key=lambda one: one.target not in wanted)
     return [overview, rooflines.roofline(ranked[0])]
 
 
-def figures(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What the verdict is about, in one glance: name, value and what it is compared with."""
-    subject = next((row for row in report["rows"] if row["role"] == "subject"), None)
-    if subject is None:
-        return []
-    reference = next((row for row in report["rows"] if row["role"] == "reference"), None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A name, its value and what that is compared with."""
+
+    name: str
+    value: str
+    note: str
+
+
+def figures(report: ReportRecord) -> list[Figure]:
+    """What the verdict is about, in one glance."""
+    subject = report.subjects[0]
+    reference = next((row for row in report.rows if row.role is Role.REFERENCE), None)
     found = [_quality(subject), _speed(subject), _latency(subject), _size(subject, reference)]
     return [figure for figure in found if figure]
 
 
-def _quality(row: Mapping[str, Any]) -> dict[str, str]:
-    accuracy = row["accuracy"]
-    if not accuracy:
-        return {}
-    if accuracy["labelled"]:
-        drop = accuracy["labelled"]["drop_pp"]
-        top1 = accuracy["labelled"]["engine"]["top1"]
-        against = f"drop {_signed(drop['value'])} pp ({_range(drop, 1, 2)})"
-        return {"name": "top-1", "value": f"{_fixed(top1['value'], 100, 2)} %", "note": against}
-    agreement = accuracy["agreement"]
+def _quality(row: Row) -> Figure | None:
+    if row.accuracy is None:
+        return None
+    if row.labelled:
+        drop, top1 = row.labelled.drop_pp, row.labelled.engine.top1
+        against = f"drop {_signed(drop.value)} pp ({_range(drop, 1, 2)})"
+        return Figure(name="top-1", value=f"{_fixed(top1.value, 100, 2)} %", note=against)
+    agreement = row.accuracy.agreement
     note = f"with the baseline ({_range(agreement, 100, 1)})"
-    return {"name": "agreement", "value": f"{_fixed(agreement['value'], 100, 2)} %", "note": note}
+    return Figure(name="agreement", value=f"{_fixed(agreement.value, 100, 2)} %", note=note)
 
 
-def _speed(row: Mapping[str, Any]) -> dict[str, str]:
-    found = row["speedup"]
-    if not found:
-        return {}
-    note = f"as fast as the FP32 engine ({_range(found, 1, 2)})"
-    return {"name": "speed-up", "value": f"{_fixed(found['value'], 1, 2)}x", "note": note}
+def _speed(row: Row) -> Figure | None:
+    if row.speedup is None:
+        return None
+    note = f"as fast as the FP32 engine ({_range(row.speedup, 1, 2)})"
+    return Figure(name="speed-up", value=f"{_fixed(row.speedup.value, 1, 2)}x", note=note)
 
 
-def _latency(row: Mapping[str, Any]) -> dict[str, str]:
-    found = row["latency"]
-    if not found:
-        return {}
-    tail = f"p90 {_ms(found['p90_ms'])}, p99 {_ms(found['p99_ms'])} ms"
-    return {"name": "latency p50", "value": f"{_ms(found['p50_ms'])} ms", "note": tail}
+def _latency(row: Row) -> Figure | None:
+    found = row.latency
+    if found is None:
+        return None
+    tail = f"p90 {_ms(found.p90_ms)}, p99 {_ms(found.p99_ms)} ms"
+    return Figure(name="latency p50", value=f"{_ms(found.p50_ms)} ms", note=tail)
 
 
-def _size(row: Mapping[str, Any], reference: Mapping[str, Any] | None) -> dict[str, str]:
-    found = finite(row["size_bytes"])
-    if not found:
-        return {}
-    full = finite(reference["size_bytes"]) if reference else None
-    note = f"{found / full:.0%} of the FP32 engine" if full else "engine file"
-    return {"name": "size", "value": size(int(found)), "note": note}
+def _size(row: Row, reference: Row | None) -> Figure | None:
+    if not row.size_bytes:
+        return None
+    full = reference.size_bytes if reference else None
+    note = f"{row.size_bytes / full:.0%} of the FP32 engine" if full else "engine file"
+    return Figure(name="size", value=size(row.size_bytes), note=note)
 
 
 def _line(source: Source) -> dict[str, Any]:
@@ -192,28 +199,28 @@ def _line(source: Source) -> dict[str, Any]:
     report = source.report
     return {
         "path": str(source.path),
-        "model": report["model"],
-        "created_utc": report["created_utc"],
-        "status": report["verdict"]["status"],
-        "figures": {figure["name"]: figure["value"] for figure in figures(report)},
-        "sentence": report["verdict"]["sentence"],
+        "model": report.model,
+        "created_utc": report.created_utc,
+        "status": report.status,
+        "figures": {figure.name: figure.value for figure in figures(report)},
+        "sentence": report.verdict.sentence,
     }
 
 
-def _fixed(value: Any, factor: float, digits: int) -> str:
+def _fixed(value: float, factor: float, digits: int) -> str:
     number = finite(value)
     return DASH if number is None else f"{factor * number:.{digits}f}"
 
 
-def _signed(value: Any) -> str:
+def _signed(value: float) -> str:
     number = finite(value)
     return DASH if number is None else f"{number:+.2f}"
 
 
-def _ms(value: Any) -> str:
+def _ms(value: float | None) -> str:
     return milliseconds(finite(value))
 
 
-def _range(estimate: Mapping[str, Any], factor: float, digits: int) -> str:
-    lower, upper = (_fixed(estimate[name], factor, digits) for name in ("lower", "upper"))
+def _range(estimate: Estimate, factor: float, digits: int) -> str:
+    lower, upper = (_fixed(bound, factor, digits) for bound in (estimate.lower, estimate.upper))
     return f"95 %: {lower} to {upper}"

@@ -6,20 +6,52 @@ are of several sittings, so a small distance between two reports means little.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from edge_inception.report.charts import pareto, quality
 from edge_inception.report.provenance import engine_sha256
 from edge_inception.report.sources import Source
-from edge_inception.report.table import milliseconds
-from edge_inception.report.vega import finite
+from edge_inception.report.table import DASH, milliseconds
+from edge_inception.report.vega import Chart, finite
+from edge_inception.validate.report_record import ReportRecord, Row
 
 _NOTE = "Of several reports, so not of one sitting: what is close may be equal."
-_Row = Mapping[str, Any]
 
 
-def fronts(sources: Sequence[Source]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontLine:
+    """A row of the table beside a chart; ``place`` is where its report lies."""
+
+    number: int
+    name: str
+    place: str
+    is_subject: bool
+    quality: str
+    ms: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """A chart with its numbered rows; ``word`` says what their quality is."""
+
+    chart: Chart
+    lines: tuple[FrontLine, ...]
+    word: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tried:
+    """An engine that can be drawn, its median latency and where its report lies."""
+
+    row: Row
+    ms: float
+    place: str
+
+
+def fronts(sources: Sequence[Source]) -> list[Front]:
     """Chart and numbered rows of each group of reports that may be compared, two or more.
 
     Args:
@@ -31,53 +63,51 @@ def fronts(sources: Sequence[Source]) -> list[dict[str, Any]]:
     return [front for group in groups.values() if (front := _front(group)) is not None]
 
 
-def _conditions(report: Mapping[str, Any]) -> tuple[str, ...]:
+def _conditions(report: ReportRecord) -> tuple[str, ...]:
     """What two reports must have in common to stand in one chart."""
-    data, machine, options = report["data"], report["machine"] or {}, report["latency_options"]
-    options = options or {}
-    told = (data.get("sha256"), machine.get("cpu"), options.get("threads"), options.get("batch"))
-    return (data["name"], *map(str, told))
+    data, machine, options = report.data, report.machine, report.latency_options
+    how = (options.threads, options.batch) if options else ()
+    return (data.name, data.sha256, machine.cpu if machine else "", *map(str, how))
 
 
-def _front(group: Sequence[Source]) -> dict[str, Any] | None:
-    rows = sorted(_tried(group), key=lambda row: float(row["latency"]["p50_ms"]))
-    if len({row["place"] for row in rows}) < 2:  # noqa: PLR2004 -- one has a chart of its own
+def _front(group: Sequence[Source]) -> Front | None:
+    tried = sorted(_tried(group), key=lambda one: one.ms)
+    if len({one.place for one in tried}) < 2:  # noqa: PLR2004 -- one has a chart of its own
         return None
+    rows = [one.row for one in tried]
     estimate, word = quality(rows)
-    numbered = [{**row, "number": number} for number, row in enumerate(rows, 1)]
-    chart = pareto(numbered, title=f"On {group[0].report['data']['name']}", note=_NOTE)
-    lines = [
-        {
-            "number": row["number"],
-            "name": row["name"],
-            "place": row["place"],
-            "is_subject": row["role"] == "subject",
-            "quality": f"{100 * estimate(row)['value']:.2f}",
-            "ms": milliseconds(row["latency"]["p50_ms"]),
-        }
-        for row in numbered
-    ]
-    return {"chart": chart, "lines": lines, "word": word} if chart else None
+    lines = tuple(
+        FrontLine(
+            number=number,
+            name=one.row.name,
+            place=one.place,
+            is_subject=one.row.is_subject,
+            quality=f"{100 * found.value:.2f}" if (found := estimate(one.row)) else DASH,
+            ms=milliseconds(one.ms),
+        )
+        for number, one in enumerate(tried, 1)
+    )
+    numbers = [str(line.number) for line in lines]
+    title = f"On {group[0].report.data.name}"
+    chart = pareto(rows, labels=numbers, title=title, note=_NOTE)
+    return Front(chart=chart, lines=lines, word=word) if chart else None
 
 
-def _tried(group: Sequence[Source]) -> Iterator[_Row]:
-    """Every engine once, with where its report lies; the model's name where there are several."""
-    models = {source.report["model"] for source in group}
+def _tried(group: Sequence[Source]) -> Iterator[_Tried]:
+    """Every engine once whose latency and accuracy are numbers.
+
+    Where there are several models, names have the model's before them.
+    """
+    models = {source.report.model for source in group}
     seen = set()
     for source in group:
-        model = source.report["model"]
-        for row in source.report["rows"]:
-            key = (model, row["name"], engine_sha256(source.report, row["name"]))
-            if key in seen or not _can_be_drawn(row):
+        model = source.report.model
+        for row in source.report.rows:
+            key = (model, row.name, engine_sha256(source.report, row.name))
+            found = quality([row])[0](row)
+            ms = finite(row.latency.p50_ms) if row.latency else None
+            if key in seen or ms is None or found is None or finite(found.value) is None:
                 continue
             seen.add(key)
-            name = row["name"] if len(models) == 1 else f"{model} {row['name']}"
-            yield {**row, "name": name, "place": str(source.path)}
-
-
-def _can_be_drawn(row: _Row) -> bool:
-    """Is there a latency and an accuracy, and both are numbers?"""
-    if not row["latency"] or not row["accuracy"]:
-        return False
-    found = quality([row])[0](row)
-    return finite(row["latency"]["p50_ms"]) is not None and finite(found["value"]) is not None
+            name = row.name if len(models) == 1 else f"{model} {row.name}"
+            yield _Tried(row=replace(row, name=name), ms=ms, place=str(source.path))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_inception.artifact import file_sha256
 from edge_inception.data.images import decode
 from edge_inception.errors import InputError
 from edge_inception.report.sources import Source
 from edge_inception.report.vega import NARROW, Chart, draw, finite
+from edge_inception.validate.report_record import ChangedImage
+
+if TYPE_CHECKING:
+    from edge_inception.quant.clipping import ClippedTensor
 
 MOST_SHOWN = 24
 _THUMBNAIL_PX = 96
@@ -25,49 +30,37 @@ def changed(source: Source) -> dict[str, Any] | None:
 
     None where the report has no accuracy of a subject, or is older than this part of it.
     """
-    subjects = [row for row in source.report["rows"] if row["role"] == "subject"]
-    accuracy = subjects[0]["accuracy"] if subjects else None
-    found = accuracy.get("changed") if accuracy else None
-    if not isinstance(found, list):
+    subject = source.report.subjects[0]
+    found = subject.accuracy.changed if subject.accuracy else None
+    if found is None:
         return None
-    names = source.report["data"]["classes"]
-    whole = [one for one in found if isinstance(one, dict) and _is_whole(one)]
+    names = source.report.data.classes
     return {
-        "rows": [_image(one, names) for one in whole[:MOST_SHOWN]],
-        "num_listed": len(whole),
-        "row": subjects[0]["name"],
+        "rows": [_image(one, names) for one in found[:MOST_SHOWN]],
+        "num_listed": len(found),
+        "row": subject.name,
     }
 
 
-def _is_whole(one: Mapping[str, Any]) -> bool:
-    pairs = (one.get("baseline_scores"), one.get("engine_scores"))
-    return (
-        isinstance(one.get("image"), str)
-        and all(isinstance(one.get(key), int) for key in ("before", "after"))
-        and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)  # noqa: PLR2004
-    )
-
-
-def _image(one: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    label = one.get("label")
+def _image(one: ChangedImage, names: Sequence[str]) -> dict[str, Any]:
     return {
-        "name": Path(one["image"]).name,
-        "thumbnail": thumbnail(Path(one["image"]), str(one.get("sha256"))),
-        "label": _class(label, names) if isinstance(label, int) else "",
-        "is_right_after": label == one["after"],
-        "is_right_before": label == one["before"],
-        "before": _class(one["before"], names),
-        "after": _class(one["after"], names),
-        "baseline_scores": [_share(value) for value in one["baseline_scores"]],
-        "engine_scores": [_share(value) for value in one["engine_scores"]],
+        "name": Path(one.image).name,
+        "thumbnail": thumbnail(Path(one.image), one.sha256),
+        "label": "" if one.label is None else _class(one.label, names),
+        "is_right_after": one.label == one.after,
+        "is_right_before": one.label == one.before,
+        "before": _class(one.before, names),
+        "after": _class(one.after, names),
+        "baseline_scores": [_share(value) for value in one.baseline_scores],
+        "engine_scores": [_share(value) for value in one.engine_scores],
     }
 
 
 def _class(index: int, names: Sequence[str]) -> str:
-    return names[index] if 0 <= index < len(names) else f"class {index}"
+    return names[index] if index < len(names) else f"class {index}"
 
 
-def _share(value: Any) -> str:
+def _share(value: float) -> str:
     number = finite(value)
     return "-" if number is None else f"{100 * number:.1f} %"
 
@@ -86,21 +79,18 @@ def thumbnail(path: Path, sha256: str) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def calibration(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The record of ``quant.seen`` with its histograms drawn; None where there is none."""
-    if record is None:
-        return None
-    return {**record, "charts": [_histogram(one) for one in record["drawn"]]}
+def histograms(drawn: Iterable[ClippedTensor]) -> list[Chart]:
+    """How often each magnitude was seen, and the amax that was chosen."""
+    return [_histogram(one) for one in drawn]
 
 
-def _histogram(row: Mapping[str, Any]) -> Chart:
+def _histogram(tensor: ClippedTensor) -> Chart:
+    floor = min((share for share in tensor.shares if share > 0.0), default=1e-6) / 2
     bars = [
-        {"from": a, "to": b, "share": share}
-        for a, b, share in zip(row["edges"][:-1], row["edges"][1:], row["shares"], strict=True)
+        {"from": a, "to": b, "share": share, "floor": floor}
+        for (a, b), share in zip(pairwise(tensor.edges), tensor.shares, strict=True)
         if share > 0.0
     ]
-    floor = min((bar["share"] for bar in bars), default=1e-6) / 2
-    bars = [{**bar, "floor": floor} for bar in bars]
 
     def spec(width: int) -> Mapping[str, Any]:
         x = {"type": "quantitative", "title": "magnitude", "axis": {"tickCount": 4, "grid": False}}
@@ -112,7 +102,7 @@ def _histogram(row: Mapping[str, Any]) -> Chart:
             "x": {**x, "field": "from"}, "x2": {"field": "to"},
             "y": {**y, "field": "share"}, "y2": {"field": "floor"},
         }  # fmt: skip
-        chosen = {"data": {"values": [{"amax": row["amax"], "text": f"amax {row['amax']:.3g}"}]}}
+        chosen = {"data": {"values": [{"amax": tensor.amax, "text": f"amax {tensor.amax:.3g}"}]}}
         at = {"x": {**x, "field": "amax"}}
         return {
             "height": 170 if width > NARROW else 150,
@@ -132,7 +122,7 @@ def _histogram(row: Mapping[str, Any]) -> Chart:
         }
 
     says = (
-        f"histogram of the magnitudes of {row['name']}: largest {row['observed']:.3g}, chosen "
-        f"amax {row['amax']:.3g}"
+        f"histogram of the magnitudes of {tensor.name}: largest {tensor.observed:.3g}, chosen "
+        f"amax {tensor.amax:.3g}"
     )
-    return draw(str(row["name"]), says, spec)
+    return draw(tensor.name, says, spec)

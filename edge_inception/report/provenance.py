@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from edge_inception import records
 from edge_inception.artifact import Artifact
 from edge_inception.report.sources import Source
 from edge_inception.report.vega import finite
+from edge_inception.validate.report_record import ReportRecord
 
 MOST_CLASSES = 20
 _HASH_DIGITS = 12
@@ -19,22 +21,19 @@ def provenance(source: Source) -> dict[str, Any]:
     report = source.report
     return {
         "facts": list(_facts(source)),
-        "machine": pairs(report["machine"]),
-        "protocol": pairs(report["latency_options"]),
+        "machine": pairs(records.plain(report.machine)),
+        "protocol": pairs(records.plain(report.latency_options)),
         "files": [_file(one) for one in source.artifacts],
     }
 
 
 def _facts(source: Source) -> Iterator[tuple[str, str]]:
-    data = source.report["data"]
+    data = source.report.data
     yield "report", str(source.path)
-    yield "validated", str(source.report["created_utc"])
-    yield "images", f"{data['num_images']} of {data['name']}"
-    if data.get("sha256"):
-        yield "sha256 of the images", str(data["sha256"])
-    baseline = (source.report.get("context") or {}).get("baseline_sha256")
-    if baseline:
-        yield "sha256 of the baseline", str(baseline)
+    yield "validated", source.report.created_utc
+    yield "images", f"{data.num_images} of {data.name}"
+    yield "sha256 of the images", data.sha256
+    yield "sha256 of the baseline", source.report.context.baseline_sha256
 
 
 def pairs(record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -49,7 +48,9 @@ def pairs(record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
+    if isinstance(value, list | tuple) and all(
+        isinstance(item, (str, int, float)) for item in value
+    ):
         return ", ".join(map(str, value))
     return json.dumps(value, sort_keys=True)
 
@@ -71,25 +72,22 @@ def _file(one: Artifact) -> dict[str, Any]:
     }
 
 
-def engine_sha256(report: Mapping[str, Any], name: str) -> str:
+def engine_sha256(report: ReportRecord, name: str) -> str:
     """Hash of a row's engine file; empty of a baseline, or where the report does not have it."""
-    context = report.get("context")
-    engines = context.get("engines") if isinstance(context, dict) else None
-    found = engines.get(name) if isinstance(engines, dict) else None
-    return str(found.get("sha256", "")) if isinstance(found, dict) else ""
+    found = report.context.engines.get(name)
+    return found.sha256 if found else ""
 
 
-def classes(report: Mapping[str, Any]) -> dict[str, Any] | None:
+def classes(report: ReportRecord) -> dict[str, Any] | None:
     """Recall of the subject's classes beside the baseline's, those that changed most first.
 
     At most ``MOST_CLASSES``; None where nothing is labelled.
     """
-    subject = next((row for row in report["rows"] if row["role"] == "subject"), None)
-    labelled = subject["accuracy"]["labelled"] if subject and subject["accuracy"] else None
-    if not labelled:
+    labelled = report.subjects[0].labelled
+    if labelled is None:
         return None
-    names = report["data"]["classes"]
-    both = zip(labelled["baseline"]["recall"], labelled["engine"]["recall"], strict=False)
+    names = report.data.classes
+    both = zip(labelled.baseline.recall, labelled.engine.recall, strict=False)
     known = [
         (after - before, index, before, after)
         for index, pair in enumerate(both)

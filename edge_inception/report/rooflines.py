@@ -1,25 +1,66 @@
 """What targets could reach at most, and which groups a search kept in float: charts of estimates.
 
-The records come from ``estimate`` and from ``quant.search``; what does not fit is not drawn.
+A figure that is NaN is not drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from edge_inception.errors import counted
 from edge_inception.report.charts import log_ticks
 from edge_inception.report.vega import NARROW, Chart, draw, finite
+from edge_inception.validate.search_record import ScoredSet, SearchRecord
 
 _QUIET, _ACCENT = "var(--quiet)", "var(--accent)"
 
 
-def targets(rooflines: Sequence[Mapping[str, Any]]) -> Chart | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCost:
+    """A layer's multiply-adds, the bytes it moves, and its share of the least time, 0..1."""
+
+    macs: float
+    num_bytes: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roofline:
+    """An estimate at batch 1 of a target, at the best precision it has.
+
+    ``low``, ``middle`` and ``high`` are images per second to plan with, ``bound`` is what they
+    cannot be above. ``intensity`` is in multiply-adds per byte, of the whole network;
+    ``compute_share`` of the least time, 0..1, is bound by compute.
+    """
+
+    target: str
+    precision: str
+    macs_per_s: float
+    bytes_per_s: float
+    bound: float
+    low: float
+    middle: float
+    high: float
+    compute_share: float
+    intensity: float
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def title(self) -> str:
+        """``orin-nano-8gb, int8``."""
+        return f"{self.target}, {self.precision}"
+
+
+def targets(rooflines: Sequence[Roofline]) -> Chart | None:
     """Images per second to plan with, and the bound, of every target with known peaks."""
     if not rooflines:
         return None
-    points = [{**one, "name": f"{one['target']}, {one['precision']}"} for one in rooflines]
+    points = [
+        {"name": o.title, "low": o.low, "middle": o.middle, "high": o.high, "bound": o.bound}
+        for o in rooflines
+    ]
 
     def spec(_: int) -> Mapping[str, Any]:
         x = {
@@ -50,25 +91,25 @@ def targets(rooflines: Sequence[Mapping[str, Any]]) -> Chart | None:
         }
 
     says = "images per second to plan with, estimated: " + "; ".join(
-        f"{p['name']} {p['low']:.3g} to {p['high']:.3g}, at most {p['bound']:.3g}" for p in points
+        f"{one.title} {one.low:.3g} to {one.high:.3g}, at most {one.bound:.3g}" for one in rooflines
     )
     note = "Blue: the range to plan with. Grey: the roofline's bound. Estimates at batch 1."
     return draw("What targets could reach", says, spec, note)
 
 
-def roofline(one: Mapping[str, Any]) -> Chart:
+def roofline(one: Roofline) -> Chart:
     """Every layer on the roof of one target, the whole network marked."""
-    peak, bandwidth = one["macs_per_s"] / 1e9, one["bytes_per_s"] / 1e9
-    dots = [
-        {"x": layer["macs"] / layer["num_bytes"], "share": layer["share"]}
-        for layer in one["layers"]
-        if layer["macs"] and layer["num_bytes"]
+    peak, bandwidth = one.macs_per_s / 1e9, one.bytes_per_s / 1e9
+    shares = [
+        (layer.macs / layer.num_bytes, layer.share)
+        for layer in one.layers
+        if layer.macs and layer.num_bytes
     ]
-    dots = [{**dot, "y": min(peak, bandwidth * dot["x"])} for dot in dots]
-    whole = one["intensity"]
+    dots = [{"x": x, "share": share, "y": min(peak, bandwidth * x)} for x, share in shares]
+    whole = one.intensity
     ridge = peak / bandwidth
-    lowest = min([dot["x"] for dot in dots] + [whole, ridge]) / 2
-    highest = max([dot["x"] for dot in dots] + [whole, ridge]) * 2
+    lowest = min([x for x, _ in shares] + [whole, ridge]) / 2
+    highest = max([x for x, _ in shares] + [whole, ridge]) * 2
     roof = [
         {"x": lowest, "y": lowest * bandwidth}, {"x": ridge, "y": peak}, {"x": highest, "y": peak},
     ]  # fmt: skip
@@ -108,23 +149,22 @@ def roofline(one: Mapping[str, Any]) -> Chart:
         return {"height": height, "encoding": {"x": x, "y": y}, "layer": layers}
 
     says = (
-        f"roofline of {one['target']} at {one['precision']}: the whole network does {whole:.3g} "
+        f"roofline of {one.target} at {one.precision}: the whole network does {whole:.3g} "
         f"multiply-adds per byte and is bound by {is_bound}; the ridge is at {ridge:.3g}"
     )
-    share = f"{one['compute_share']:.0%} of the least time is bound by compute."
+    share = f"{one.compute_share:.0%} of the least time is bound by compute."
     note = f"A dot is a layer, as large as its share of the least time. {share}"
-    return draw(f"Roofline of {one['target']}, {one['precision']}", says, spec, note)
+    return draw(f"Roofline of {one.title}", says, spec, note)
 
 
-def placements(search: Mapping[str, Any] | None) -> Chart | None:
+def placements(search: SearchRecord | None) -> Chart | None:
     """Top-1 drop over the share of multiply-adds that stays float, of every set that was scored."""
-    points = [point for one in _listed(search, "points") if (point := _placement(one))]
-    if not points or search is None:
+    scored = _finite(search.points) if search else []
+    if not scored or search is None:
         return None
-    outcome = _inner(search, "outcome")
-    kept = _inner(outcome, "chosen").get("keep")
-    points = [{**point, "subject": point["keep"] == kept} for point in points]
-    front = [point for one in _listed(outcome, "front") if (point := _placement(one))]
+    chosen = search.outcome.chosen.keep
+    points = [{**_place(one), "subject": one.keep == chosen} for one in scored]
+    front = [_place(one) for one in _finite(search.outcome.front)]
 
     def spec(width: int) -> Mapping[str, Any]:
         x = {
@@ -150,28 +190,19 @@ def placements(search: Mapping[str, Any] | None) -> Chart | None:
         }
 
     says = f"{counted(len(points), 'set')} of groups in float: " + "; ".join(
-        f"{counted(len(p['keep']), 'group')}, {p['cost']:.1f} % float, drop {p['drop']:.2f} pp"
-        for p in points
+        f"{counted(len(one.keep), 'group')}, {100 * one.float_share_of_macs:.1f} % float, "
+        f"drop {one.drop_pp:.2f} pp"
+        for one in scored
     )
     note = "A dot is one graph, blue the one chosen; the line joins those that nothing beats."
     return draw("Placements tried", says, spec, note)
 
 
-def _inner(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The object at ``key``; an empty one where there is none."""
-    found = record.get(key)
-    return found if isinstance(found, dict) else {}
+def _finite(scored: Sequence[ScoredSet]) -> list[ScoredSet]:
+    return [
+        one for one in scored if None not in (finite(one.float_share_of_macs), finite(one.drop_pp))
+    ]
 
 
-def _listed(record: Mapping[str, Any] | None, key: str) -> Sequence[Any]:
-    found = record.get(key) if record else None
-    return found if isinstance(found, list) else ()
-
-
-def _placement(one: Any) -> dict[str, Any] | None:
-    if not isinstance(one, dict) or not isinstance(one.get("keep"), list):
-        return None
-    cost, drop = finite(one.get("float_share_of_macs")), finite(one.get("drop_pp"))
-    if cost is None or drop is None:
-        return None
-    return {"keep": one["keep"], "cost": 100 * cost, "drop": drop}
+def _place(one: ScoredSet) -> dict[str, Any]:
+    return {"cost": 100 * one.float_share_of_macs, "drop": one.drop_pp}

@@ -1,59 +1,32 @@
 """What a page is made of: reports, what lies beside them in a build folder, and other records.
 
-Files may come from elsewhere and are taken as hostile: their shape is checked before use, a text is
-only ever text, and a number may be NaN.
+Files may come from elsewhere and are taken as hostile: their readers are strict, a text is only
+ever text, and a number may be NaN.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
-from edge_inception import artifact
+from edge_inception import artifact, records
 from edge_inception.artifact import Artifact, RangeTable, Report
 from edge_inception.errors import InputError
-from edge_inception.latency.json_shape import NUMBER, first_mismatch
-from edge_inception.report.table import SCHEMA, require_schema
+from edge_inception.report import noise_record
+from edge_inception.report.noise_record import NoiseRecord
+from edge_inception.report.rooflines import Roofline
+from edge_inception.validate import report_record, search_record
+from edge_inception.validate.report_record import ReportRecord
+from edge_inception.validate.search_record import SearchRecord
 
+if TYPE_CHECKING:
+    from edge_inception.graph.topology import Topology
+    from edge_inception.quant.clipping import Clipping
+
+R = TypeVar("R")
 REPORT = "report.json"
-_ESTIMATE: Mapping[str, Any] = {"value": NUMBER, "lower": NUMBER, "upper": NUMBER}
-_LATENCY: Mapping[str, Any] = {
-    "p50_ms": NUMBER,
-    "p90_ms": NUMBER,
-    "p99_ms": (*NUMBER, None),
-    "threads": (*NUMBER, None),
-    "foreign_cores": (*NUMBER, None),
-}
-_SCORES: Mapping[str, Any] = {"top1": _ESTIMATE, "recall": [(*NUMBER, None)]}
-_LABELLED: Mapping[str, Any] = {"engine": _SCORES, "baseline": _SCORES, "drop_pp": _ESTIMATE}
-_ROW: Mapping[str, Any] = {
-    "name": (str,),
-    "role": (str,),
-    "precision": (str,),
-    "float_precision": (str, None),
-    "accuracy": (
-        {"agreement": _ESTIMATE, "sqnr_db": (*NUMBER, str), "labelled": (_LABELLED, None)},
-        None,
-    ),
-    "latency": (_LATENCY, None),
-    "speedup": (_ESTIMATE, None),
-    "size_bytes": (*NUMBER, None),
-    "weight_bytes": (*NUMBER, None),
-    "executed_layers": (dict, None),
-    "note": (str,),
-}
-_SHAPE: Mapping[str, Any] = {
-    "model": (str,),
-    "created_utc": (str,),
-    "data": {"name": (str,), "num_images": NUMBER, "classes": [(str,)]},
-    "rows": [_ROW],
-    "verdict": {"status": (str,), "sentence": (str,), "checks": [{"sentence": (str,)}]},
-    "machine": (dict, None),
-    "latency_options": (dict, None),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,20 +35,20 @@ class Source:
 
     ``artifacts`` are those whose hash fits their sidecar, in the order of the build, ``problems``
     what was left out and why. ``search`` is the record of a search, ``noise`` that of
-    compare-layers, ``layers`` that of ``graph.topology``; None where there is none. ``rooflines``
-    are estimates of targets, ``calibration`` is the record of ``quant.seen``. ``left_out`` says
-    what files beside it would tell, were a library installed.
+    compare-layers, ``network`` what the graphs tell; None where there is none. ``rooflines`` are
+    estimates of targets, ``calibration`` is what the range table tells. ``left_out`` says what
+    files beside it would tell, were a library installed.
     """
 
     path: Path
-    report: Mapping[str, Any]
+    report: ReportRecord
     artifacts: tuple[Artifact, ...] = ()
     ranges: RangeTable | None = None
-    search: Mapping[str, Any] | None = None
-    noise: Mapping[str, Any] | None = None
-    layers: Mapping[str, Any] | None = None
-    rooflines: tuple[Mapping[str, Any], ...] = ()
-    calibration: Mapping[str, Any] | None = None
+    search: SearchRecord | None = None
+    noise: NoiseRecord | None = None
+    network: Topology | None = None
+    rooflines: tuple[Roofline, ...] = ()
+    calibration: Clipping | None = None
     problems: tuple[str, ...] = field(default=())
     left_out: tuple[str, ...] = ()
 
@@ -83,21 +56,6 @@ class Source:
     def folder(self) -> Path:
         """Where the report lies."""
         return self.path.parent
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        InputError: It cannot be read, or is no JSON object.
-    """
-    try:
-        record: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not readable JSON", hint="name a report.json") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path} holds no JSON object", hint="name a report.json")
-    return record
 
 
 def read_source(path: Path) -> Source:
@@ -110,8 +68,7 @@ def read_source(path: Path) -> Source:
         path /= REPORT
     if not path.is_file():
         raise InputError(f"report not found: {path}", hint="name a report.json or a build folder")
-    record = read_json(path)
-    require_report(record, path)
+    record = report_record.read(path)
     if not artifact.sidecar_path(path).is_file():  # copied here without its build
         return Source(path=path, report=record, problems=(f"{path.name} has no sidecar",))
     artifact.load(Report, path)
@@ -122,8 +79,8 @@ def read_source(path: Path) -> Source:
         report=record,
         artifacts=made,
         ranges=_ranges(ranges) if any(one.path == ranges for one in made) else None,
-        search=_optional(path.with_name("model.search.json"), "points"),
-        noise=_optional(path.with_name("model.noise.json"), "layers"),
+        search=_optional(search_record.read, path.with_name("model.search.json")),
+        noise=_optional(noise_record.read, path.with_name("model.noise.json")),
         problems=problems,
     )
 
@@ -134,16 +91,15 @@ def with_noise(paths: Iterable[Path]) -> list[Source]:
     Raises:
         InputError: A path is neither, or a record belongs to no report or to several.
     """
-    noises: dict[Path, dict[str, Any]] = {}
+    noises: dict[Path, NoiseRecord] = {}
     sources: list[Source] = []
     for path in paths:
-        record = read_json(path) if path.is_file() else {}
-        if record.keys() >= {"graphs", "images", "layers"}:
-            noises[path] = record
+        if path.is_file() and noise_record.is_noise(path):
+            noises[path] = noise_record.read(path)
         else:
             sources.append(read_source(path))
     for path, noise in noises.items():
-        folders = {Path(str(one)).resolve().parent for one in noise["graphs"]}
+        folders = {Path(one).resolve().parent for one in noise.graphs}
         fits = [i for i, one in enumerate(sources) if one.folder.resolve() in folders]
         fits = fits or ([0] if len(sources) == 1 else [])
         if len(fits) != 1:
@@ -156,23 +112,6 @@ def with_noise(paths: Iterable[Path]) -> list[Source]:
     return sources
 
 
-def require_report(record: Mapping[str, Any], path: Path) -> None:
-    """Check that a record is a whole report.
-
-    Raises:
-        InputError: Another schema or version, or a key that is missing or of another type.
-    """
-    require_schema(record)
-    wrong = first_mismatch(record, _SHAPE, SCHEMA)
-    if wrong is None and record["verdict"]["status"] not in {"PASSED", "FAILED", "INCONCLUSIVE"}:
-        wrong = "verdict.status"
-    if wrong is not None:
-        raise InputError(
-            f"{path} is not a whole report: {wrong} is missing or of another type",
-            hint="run `edge-inception validate` again",
-        )
-
-
 def _artifacts(folder: Path) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:
     """All files with a sidecar, in the order they were written, and what does not fit."""
     found: list[Artifact] = []
@@ -182,8 +121,7 @@ def _artifacts(folder: Path) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:
         if not path.is_file():
             continue
         try:
-            kind = str(read_json(sidecar).get("kind"))
-            found.append(artifact.load(_KINDS.get(kind, Artifact), path))
+            found.append(artifact.load(_kind_in(sidecar), path))
         except InputError as error:
             problems.append(str(error))
     return tuple(found), tuple(problems)
@@ -192,18 +130,21 @@ def _artifacts(folder: Path) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:
 _KINDS: Mapping[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}
 
 
+def _kind_in(sidecar: Path) -> type[Artifact]:
+    value = records.read_json(sidecar, hint="run the stage that writes it")
+    kind = value.get("kind") if isinstance(value, dict) else None
+    return _KINDS.get(str(kind), Artifact)
+
+
 def _ranges(path: Path) -> RangeTable:
     return artifact.load(RangeTable, path)
 
 
-def _optional(path: Path, key: str) -> dict[str, Any] | None:
-    """The record in a file that need not be there; one without a list at ``key`` is none."""
-    if not path.is_file():
-        return None
-    record = read_json(path)
-    return record if isinstance(record.get(key), list) else None
+def _optional(read: Callable[[Path], R], path: Path) -> R | None:
+    """The record in a file that need not be there."""
+    return read(path) if path.is_file() else None
 
 
 def newest_first(sources: Sequence[Source]) -> list[Source]:
     """By the time of their reports; equals in the order given."""
-    return sorted(sources, key=lambda one: str(one.report["created_utc"]), reverse=True)
+    return sorted(sources, key=lambda one: one.report.created_utc, reverse=True)

@@ -1,20 +1,19 @@
-"""A report's JSON as the texts of one table: what the terminal and Markdown both show.
+"""A report as the texts of one table: what the terminal and Markdown both show.
 
-Input is the plain dict of ``edge_inception.validate.outcome``, schema "edge-inception/report", read
-from a file or not. Nothing here computes a result; what was not measured is a dash.
+Nothing here computes a result; what was not measured is a dash.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from edge_inception.errors import InputError, counted
+from edge_inception.errors import counted
+from edge_inception.metrics.intervals import Estimate
+from edge_inception.validate.report_record import ReportRecord, Role, Row
+from edge_inception.validate.search_record import ScoredSet, SearchOutcome
 
-SCHEMA = "edge-inception/report"
-SCHEMA_VERSION = 1
 DASH = "-"
 # a desktop at rest uses a few percent of a core
 _QUIET_CORES = 0.1
@@ -69,66 +68,42 @@ class Table:
     last_line: str
 
 
-def table(report: Mapping[str, Any]) -> Table:
-    """The texts of one report.
-
-    Raises:
-        InputError: It is not a report of a schema this version reads.
-    """
-    require_schema(report)
+def table(report: ReportRecord) -> Table:
+    """The texts of one report."""
     notes: list[str] = []
-    rows = tuple(_row(row, notes) for row in report["rows"])
-    verdict = report["verdict"]
+    rows = tuple(_row(row, notes) for row in report.rows)
+    verdict = report.verdict
     return Table(
         title=_title(report),
         columns=_COLUMNS,
         rows=rows,
         notes=tuple(notes),
-        choices=tuple(
-            f"{choice['target']}: {choice['sentence']}" for choice in report.get("choices", ())
-        ),
-        kept=_kept(report.get("search") or {}),
-        front=_front(report.get("search") or {}),
-        checks=tuple((check["status"], check["sentence"]) for check in verdict["checks"]),
-        last_line=f"{verdict['status']}: {verdict['sentence']}",
+        choices=tuple(f"{choice.target}: {choice.sentence}" for choice in report.choices),
+        kept=_kept(report.search) if report.search else (),
+        front=_front(report.search) if report.search else "",
+        checks=tuple((check.status.value, check.sentence) for check in verdict.checks),
+        last_line=verdict.line,
     )
 
 
-def require_schema(report: Mapping[str, Any]) -> None:
-    """Check schema and version.
-
-    Raises:
-        InputError: It is not a report of a schema this version reads.
-    """
-    found = (report.get("schema"), report.get("schema_version"))
-    if found != (SCHEMA, SCHEMA_VERSION):
-        raise InputError(
-            f"not a report: schema {found[0]!r} version {found[1]!r}, wanted {SCHEMA!r} version "
-            f"{SCHEMA_VERSION}",
-            hint="run `edge-inception validate` again",
-        )
-
-
-def _kept(search: Mapping[str, Any]) -> tuple[str, ...]:
+def _kept(search: SearchOutcome) -> tuple[str, ...]:
     """Every group that the search keeps in float with its layers, then why."""
-    if not search:
-        return ()
-    kept = [f"{name}, read by {', '.join(layers)}" for name, layers in search["kept"].items()]
-    return (*kept, search["why"])
+    kept = [f"{name}, read by {', '.join(layers)}" for name, layers in search.kept.items()]
+    return (*kept, search.why)
 
 
-def _front(search: Mapping[str, Any]) -> str:
+def _front(search: SearchOutcome) -> str:
     """The cheapest set for each drop that nothing cheaper reaches, the last few of them."""
-    steps: list[Mapping[str, Any]] = []
-    for point in search.get("front", ()):
-        if not steps or point["drop_pp"] < steps[-1]["drop_pp"]:
+    steps: list[ScoredSet] = []
+    for point in search.front:
+        if not steps or point.drop_pp < steps[-1].drop_pp:
             steps.append(point)
     if len(steps) < _LEAST_FRONT:
         return ""
     texts = []
     for point in steps[-_MOST_FRONT:]:
-        groups, share = counted(len(point["keep"]), "group"), 100 * point["float_share_of_macs"]
-        texts.append(f"{groups}, {share:.1f} % of the multiply-adds: {point['drop_pp']:.2f} pp")
+        groups, share = counted(len(point.keep), "group"), 100 * point.float_share_of_macs
+        texts.append(f"{groups}, {share:.1f} % of the multiply-adds: {point.drop_pp:.2f} pp")
     return "; ".join(texts)
 
 
@@ -144,72 +119,71 @@ def size(num_bytes: int | None) -> str:
     return f"{value:.1f} GiB"
 
 
-def _row(row: Mapping[str, Any], notes: list[str]) -> TableRow:
+def _row(row: Row, notes: list[str]) -> TableRow:
     number = None
     text = _note(row)
     if text:
         if text not in notes:
             notes.append(text)
         number = notes.index(text) + 1
-    latency = row["latency"] or {}
+    timed = row.latency
+    quantiles = (timed.p50_ms, timed.p90_ms, timed.p99_ms) if timed else (None, None, None)
     cells = (
         _top1(row),
         *_closeness(row),
-        *(Cell(value=milliseconds(latency.get(key))) for key in ("p50_ms", "p90_ms", "p99_ms")),
-        _speedup(row["speedup"]),
-        Cell(value=size(row["size_bytes"])),
+        *(Cell(value=milliseconds(value)) for value in quantiles),
+        _speedup(row.speedup),
+        Cell(value=size(row.size_bytes)),
     )
     return TableRow(
-        name=row["name"],
+        name=row.name,
         precision=_precision(row),
         cells=cells,
-        is_subject=row["role"] == "subject",
+        is_subject=row.is_subject,
         note_number=number,
     )
 
 
-def _precision(row: Mapping[str, Any]) -> str:
+def _precision(row: Row) -> str:
     """``fp32``, ``fp32 at bf16``, ``int8, rest f32``: the graph's, then the float arithmetic's."""
-    graph, arithmetic = row["precision"], row["float_precision"]
+    graph, arithmetic = row.precision, row.float_precision
     if not arithmetic or arithmetic == graph.replace("fp", "f"):
-        return str(graph)
+        return graph
     return f"{graph}, rest {arithmetic}" if graph == "int8" else f"{graph} at {arithmetic}"
 
 
-def _note(row: Mapping[str, Any]) -> str:
+def _note(row: Row) -> str:
     """Why cells are empty, and what a compiled engine weighs."""
-    parts = [row["note"]] if row["note"] else []
-    if row["weight_bytes"] is not None:
-        parts.append(f"weights {size(row['weight_bytes'])}")
-    if row["executed_layers"]:
+    parts = [row.note] if row.note else []
+    if row.weight_bytes is not None:
+        parts.append(f"weights {size(row.weight_bytes)}")
+    if row.executed_layers:
         by_precision: Counter[str] = Counter()
-        for kind, count in row["executed_layers"].items():
+        for kind, count in row.executed_layers.items():
             by_precision[kind.rpartition(" ")[2]] += count
         layers = (f"{count} {precision}" for precision, count in by_precision.most_common())
         parts.append(f"executed layers: {', '.join(layers)}")
-    latency, accuracy = row["latency"], row["accuracy"]
-    if latency and latency["p99_ms"] is None:
+    if row.latency and row.latency.p99_ms is None:
         parts.append("p99 needs 100 timed calls or more")
-    if accuracy and accuracy["labelled"] is None:
+    if row.accuracy and row.accuracy.labelled is None:
         parts.append("no labels, so no top-1")
     return "; ".join(parts)
 
 
-def _top1(row: Mapping[str, Any]) -> Cell:
-    if not row["accuracy"] or not row["accuracy"]["labelled"]:
+def _top1(row: Row) -> Cell:
+    if row.labelled is None:
         return Cell(value=DASH)
-    top1 = row["accuracy"]["labelled"]["engine"]["top1"]
-    low, high = 100 * top1["lower"], 100 * top1["upper"]
-    return Cell(value=f"{100 * top1['value']:.2f}", interval=f"{low:.1f}-{high:.1f}")
+    top1 = row.labelled.engine.top1
+    low, high = 100 * top1.lower, 100 * top1.upper
+    return Cell(value=f"{100 * top1.value:.2f}", interval=f"{low:.1f}-{high:.1f}")
 
 
-def _closeness(row: Mapping[str, Any]) -> tuple[Cell, Cell]:
+def _closeness(row: Row) -> tuple[Cell, Cell]:
     """Agreement and SQNR; the baseline is what they are measured against, so it has none."""
-    accuracy = row["accuracy"]
-    if not accuracy or row["role"] == "baseline":
+    if row.accuracy is None or row.role is Role.BASELINE:
         return Cell(value=DASH), Cell(value=DASH)
-    agreement = Cell(value=f"{100 * accuracy['agreement']['value']:.2f}")
-    return agreement, Cell(value=f"{float(accuracy['sqnr_db']):.1f}")
+    agreement = Cell(value=f"{100 * row.accuracy.agreement.value:.2f}")
+    return agreement, Cell(value=f"{row.accuracy.sqnr_db:.1f}")
 
 
 def milliseconds(value: float | None) -> str:
@@ -220,43 +194,43 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.{digits}f}"
 
 
-def _speedup(speedup: Mapping[str, Any] | None) -> Cell:
+def _speedup(speedup: Estimate | None) -> Cell:
     if speedup is None:
         return Cell(value=DASH)
-    interval = f"{speedup['lower']:.2f}-{speedup['upper']:.2f}"
+    interval = f"{speedup.lower:.2f}-{speedup.upper:.2f}"
     return Cell(
-        value=f"{speedup['value']:.2f}x",
-        interval="" if speedup["lower"] == speedup["upper"] else interval,
+        value=f"{speedup.value:.2f}x",
+        interval="" if speedup.lower == speedup.upper else interval,
     )
 
 
-def _title(report: Mapping[str, Any]) -> tuple[str, ...]:
-    data = report["data"]
-    lines = [f"{report['model']} on {data['num_images']} images of {data['name']}, 95 % intervals"]
+def _title(report: ReportRecord) -> tuple[str, ...]:
+    data = report.data
+    lines = [f"{report.model} on {data.num_images} images of {data.name}, 95 % intervals"]
     lines += _terms(report)
-    machine, options = report["machine"], report["latency_options"]
+    machine, options = report.machine, report.latency_options
     if machine and options:
-        timed = [row["latency"] for row in report["rows"] if row["latency"]]
-        threads = sorted({latency["threads"] for latency in timed})
+        timed = [row.latency for row in report.rows if row.latency]
+        threads = sorted({latency.threads for latency in timed})
         lines.append(
-            f"latency: batch {options['batch']}, {_joined(threads)} threads, "
-            f"{options['rounds']} interleaved rounds, fresh process each"
+            f"latency: batch {options.batch}, {_joined(threads)} threads, "
+            f"{options.rounds} interleaved rounds, fresh process each"
         )
-        lines.append(f"{machine['cpu']}: {_joined(machine['instruction_sets'])}")
-        foreign = max((latency["foreign_cores"] or 0.0 for latency in timed), default=0.0)
+        lines.append(f"{machine.cpu}: {_joined(machine.instruction_sets)}")
+        foreign = max((latency.foreign_cores or 0.0 for latency in timed), default=0.0)
         if foreign > _QUIET_CORES:
             lines.append(f"not a quiet machine: other programs used {foreign:.1f} cores meanwhile")
     return tuple(lines)
 
 
-def _terms(report: Mapping[str, Any]) -> list[str]:
+def _terms(report: ReportRecord) -> list[str]:
     """What agreement and SQNR compare; a report without accuracy says nothing."""
-    found = [row["accuracy"].get("terms") for row in report["rows"] if row["accuracy"]]
+    found = [row.accuracy.terms for row in report.rows if row.accuracy]
     if not found or not found[-1]:
         return []
     same = "nearest other image" if found[-1] == "embeddings" else "top-1"
     return [f"agree: same {same} as the baseline; SQNR: of {found[-1]}"]
 
 
-def _joined(values: Sequence[Any]) -> str:
+def _joined(values: Iterable[object]) -> str:
     return ", ".join(str(value) for value in values) or DASH

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from edge_inception.report.table import Cell, Table, TableRow, table
+from edge_inception.validate.report_record import ReportRecord
 
 WIDTH = 80
 _STYLES = {"PASSED": "bold green", "FAILED": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
-def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
+def print_report(report: ReportRecord, console: Console | None = None) -> None:
     """Print a report; styled on a terminal, plain in a file or pipe.
 
     Args:
-        report: JSON of ``validate.outcome.to_json``.
+        report: What to print.
         console: Where to; standard output when None.
-
-    Raises:
-        InputError: It is not a report of a schema this version reads.
     """
     out = console or _console()
     content = table(report)
@@ -48,7 +44,7 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
     out.print(Text.assemble((status, _STYLES[status]), f":{reason}"), soft_wrap=True)
 
 
-def plain_text(report: Mapping[str, Any]) -> str:
+def plain_text(report: ReportRecord) -> str:
     """The same without styles, as one string."""
     stream = io.StringIO()
     print_report(report, Console(file=stream, width=WIDTH, no_color=True, legacy_windows=False))

@@ -65,7 +65,7 @@ def part(timing: Timing, identity: str) -> dict[str, Any]:
     """What the page shows of one file."""
     first = timing.records[0]
     arms = list(_arms(timing))
-    drawn = {"latency": charts.latency([arm.row for arm in arms]), **_more(timing, arms)}
+    drawn = {"latency": charts.latencies([arm.row for arm in arms]), **_more(timing, arms)}
     return {
         "id": identity,
         "model": first["model"]["name"] or DASH,
@@ -122,7 +122,7 @@ class _Arm:
     name: str
     engine: Mapping[str, Any]
     runs: tuple[_Record, ...]
-    row: Mapping[str, Any]
+    row: charts.Timed
 
 
 def _arms(timing: Timing) -> Iterator[_Arm]:
@@ -134,9 +134,12 @@ def _arms(timing: Timing) -> Iterator[_Arm]:
             if len(timing.records) > 1:
                 name = f"batch {record['protocol']['batch']}"
             samples = [sample for run in runs for sample in run["samples_ms"]]
-            latency = {"p50_ms": _middle(runs, "median"), "samples_ms": samples}
-            role = "subject" if arm == list(engines)[-1] else "other"
-            row = {"name": name, "role": role, "latency": latency}
+            row = charts.Timed(
+                name=name,
+                is_subject=arm == list(engines)[-1],
+                median_ms=_middle(runs, "median"),
+                samples_ms=samples,
+            )
             yield _Arm(name=name, engine=engine, runs=runs, row=row)
 
 
@@ -221,7 +224,7 @@ def _table_row(arm: _Arm) -> dict[str, Any]:
     return {
         "name": arm.name,
         "path": arm.engine["path"],
-        "is_subject": arm.row["role"] == "subject",
+        "is_subject": arm.row.is_subject,
         "cells": [
             *(milliseconds(_middle(arm.runs, key)) for key in _KEYS),
             DASH if speed is None else f"{speed:.1f}",
@@ -265,7 +268,7 @@ def _slowest(found: Sequence[Mapping[str, Any]]) -> Chart | None:
     known = [one for one in found if finite(one["ms"]) is not None]
     ranked = sorted(known, key=lambda one: -float(one["ms"]))[:_MOST_LAYERS]
     values = [
-        {"name": one["name"], "subject": True, "value": one["ms"], "text": f"{one['ms']:.3f}"}
+        charts.Point(name=one["name"], subject=True, value=one["ms"], text=f"{one['ms']:.3f}")
         for one in ranked
     ]
     return charts.bars("Slowest layers, ms", values, "ms", "time of the slowest layers")
@@ -296,7 +299,7 @@ def _more(timing: Timing, arms: Sequence[_Arm]) -> dict[str, Chart | None]:
     if len(timing.records) == 1:
         return {"slowest": _slowest(first.get("layers", ()))}
     bars = [
-        {**charts.identity(arm.row), "value": speed, "text": f"{speed:.1f}"}
+        charts.Point(name=arm.name, subject=arm.row.is_subject, value=speed, text=f"{speed:.1f}")
         for arm in arms
         if (speed := _middle(arm.runs, "throughput")) is not None
     ]

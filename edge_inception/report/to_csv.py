@@ -7,6 +7,9 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from edge_inception.metrics.intervals import Estimate
+from edge_inception.validate.report_record import Accuracy, ReportRecord
+
 _COLUMNS = (
     "report", "model", "created_utc", "status", "row", "role", "backend", "precision",
     "float_precision", "num_images", "top1", "top1_lower", "top1_upper", "drop_pp",
@@ -23,7 +26,7 @@ _TIMING_COLUMNS = (
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def to_csv(reports: Mapping[str, Mapping[str, Any]]) -> str:
+def to_csv(reports: Mapping[str, ReportRecord]) -> str:
     """The reports, each under its name, shares as 0..1; empty where nothing was measured.
 
     A text that a spreadsheet would take for a formula has an apostrophe before it.
@@ -65,40 +68,41 @@ def _safe(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
-def _lines(name: str, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _lines(name: str, report: ReportRecord) -> Iterator[dict[str, Any]]:
     common = {
         "report": name,
-        "model": report["model"],
-        "created_utc": report["created_utc"],
-        "status": report["verdict"]["status"],
-        "num_images": report["data"]["num_images"],
+        "model": report.model,
+        "created_utc": report.created_utc,
+        "status": report.status,
+        "num_images": report.data.num_images,
     }
-    taken = ("role", "backend", "precision", "float_precision", "size_bytes", "note")
+    taken = ("backend", "precision", "float_precision", "size_bytes", "note")
     timed = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "num_calls", "batch", "threads")
-    for row in report["rows"]:
+    for row in report.rows:
         yield {
             **common,
-            "row": row["name"],
-            **{key: row.get(key) for key in taken},
-            **{key: (row["latency"] or {}).get(key) for key in timed},
-            **_accuracy(row["accuracy"]),
-            **_estimate("speedup", row["speedup"]),
+            "row": row.name,
+            "role": row.role.value,
+            **{key: getattr(row, key) for key in taken},
+            **{key: getattr(row.latency, key, None) for key in timed},
+            **_accuracy(row.accuracy),
+            **_estimate("speedup", row.speedup),
         }
 
 
-def _accuracy(found: Mapping[str, Any] | None) -> dict[str, Any]:
-    if not found:
+def _accuracy(found: Accuracy | None) -> dict[str, Any]:
+    if found is None:
         return {}
-    labelled = found["labelled"] or {}
+    labelled = found.labelled
     return {
-        **_estimate("agreement", found["agreement"]),
-        "sqnr_db": found["sqnr_db"],
-        **_estimate("top1", labelled["engine"]["top1"] if labelled else None),
-        **_estimate("drop_pp", labelled.get("drop_pp")),
+        **_estimate("agreement", found.agreement),
+        "sqnr_db": found.sqnr_db,
+        **_estimate("top1", labelled.engine.top1 if labelled else None),
+        **_estimate("drop_pp", labelled.drop_pp if labelled else None),
     }
 
 
-def _estimate(name: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
-    if not found:
+def _estimate(name: str, found: Estimate | None) -> dict[str, Any]:
+    if found is None:
         return {}
-    return {name: found["value"], f"{name}_lower": found["lower"], f"{name}_upper": found["upper"]}
+    return {name: found.value, f"{name}_lower": found.lower, f"{name}_upper": found.upper}

@@ -18,6 +18,13 @@ from edge_inception.metrics import classification
 from edge_inception.metrics.intervals import Estimate, exact_share, paired_drop, wilson
 from edge_inception.spec import Head, Progress, no_progress
 from edge_inception.validate import comparable
+from edge_inception.validate.report_record import (
+    Accuracy,
+    Cell,
+    ChangedImage,
+    ClassScores,
+    LabelledAccuracy,
+)
 
 if TYPE_CHECKING:
     from edge_inception.engines._backend import Session
@@ -25,9 +32,6 @@ if TYPE_CHECKING:
 UNLABELLED = -1
 MOST_CHANGED = 50
 _NUM_BINARY_CLASSES = 2
-
-Cell = tuple[int, int, int]
-"""(label, predicted class, count) of a confusion matrix; only non-zero cells are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,77 +44,6 @@ class BaselineArrays:
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     sha256: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassScores:
-    """Quality of one set of logits against labels.
-
-    ``top1`` is a share with Wilson's interval; ``recall`` is by class, None where the set has no
-    image of it; ``balanced_accuracy`` is the mean of the recalls there are; ``auroc`` exists for
-    two classes only, class 1 being the positive one.
-    """
-
-    top1: Estimate
-    balanced_accuracy: float
-    recall: tuple[float | None, ...]
-    confusion: tuple[Cell, ...]
-    auroc: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledAccuracy:
-    """Baseline and engine against the labels of the same images.
-
-    ``drop_pp`` is the top-1 drop in percentage points, positive when the engine is worse, with
-    bounds that are one-sided 95 % each. ``confusion_change`` is engine minus baseline.
-    """
-
-    num_images: int
-    baseline: ClassScores
-    engine: ClassScores
-    num_right_to_wrong: int
-    num_wrong_to_right: int
-    drop_pp: Estimate
-    confusion_change: tuple[Cell, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangedImage:
-    """An image whose class the engine changed.
-
-    ``image`` is its path, or its number where no paths are known; ``label`` None when unlabelled.
-    ``before`` and ``after`` are the classes that baseline and engine chose; the scores are the
-    probabilities, 0..1, of these two by the baseline and by the engine.
-    """
-
-    image: str
-    sha256: str
-    label: int | None
-    before: int
-    after: int
-    baseline_scores: tuple[float, float]
-    engine_scores: tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accuracy:
-    """One engine against the baseline.
-
-    ``agreement`` is the share of images with the same top-1, of embeddings with the same nearest
-    other image; bounds one-sided 95 % each. ``sqnr_db`` compares ``terms``, such as ``centred
-    logits``, and is ``inf`` when they are identical; ``labelled`` is None when no image has a
-    label. ``changed`` are up to ``MOST_CHANGED`` images of another class than the baseline's, those
-    that the baseline was surest of first; embeddings have no classes and none of these.
-    """
-
-    num_images: int
-    num_classes: int
-    agreement: Estimate
-    sqnr_db: float
-    labelled: LabelledAccuracy | None
-    terms: str = comparable.TERMS["logits"]
-    changed: tuple[ChangedImage, ...] = ()
 
 
 def load_baseline(baseline: Baseline) -> BaselineArrays:
@@ -201,7 +134,7 @@ def compare(
         labels: int64 [N]; -1 where unlabelled, as all are of embeddings.
         engine: float32 [N, C] of the same images, as ``Session.run`` gives them.
         head: The engine's: probabilities are compared as log-probabilities.
-        items: The images, to name those that changed.
+        items: The images, to name those that changed, up to ``MOST_CHANGED``.
 
     Raises:
         InputError: No image, shapes that differ, a label outside -1..C-1, a NaN or infinite logit,

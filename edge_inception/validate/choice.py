@@ -11,13 +11,14 @@ faster.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from edge_inception.latency.measure import ratio
 from edge_inception.sidecar import EngineDetails, PlanDetails
-from edge_inception.validate.gate import Status, Verdict
-from edge_inception.validate.outcome import Choice, Row
+from edge_inception.validate.report_record import Choice, Row, Status, Verdict
 
 _ORDER = (Status.PASSED, Status.INCONCLUSIVE, Status.FAILED)
 _MEGA = 1e6

@@ -22,7 +22,8 @@ from edge_inception.latency.record import read_record
 from edge_inception.latency.regression import EXIT_CODES, Gate, Result, Verdict
 from edge_inception.spec import Gates, Progress
 from edge_inception.validate import accuracy, comparable
-from edge_inception.validate.gate import Status, judge
+from edge_inception.validate.gate import judge
+from edge_inception.validate.report_record import Status
 
 _SCORE_BATCH = 16
 _SHA256, _HASH_DIGITS = re.compile("[0-9a-f]{64}"), 12

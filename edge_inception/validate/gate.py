@@ -8,58 +8,15 @@ gate nothing was claimed, so the verdict is INCONCLUSIVE with the reason "no gat
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+
+import msgspec
 
 from edge_inception.errors import counted, listed
 from edge_inception.metrics.intervals import Estimate
 from edge_inception.spec import Gates
-from edge_inception.validate.accuracy import Accuracy
-
-
-class Status(Enum):
-    """Outcome of one gate or of all."""
-
-    PASSED = "PASSED"
-    FAILED = "FAILED"
-    INCONCLUSIVE = "INCONCLUSIVE"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One gate: ``wanted`` is the limit, ``got`` the measured value (None: not measured).
-
-    ``lower`` and ``upper`` bound ``got``; both are None when it has no sampling error (SQNR, a
-    figure of the logits on exactly these images).
-    """
-
-    name: str
-    wanted: float
-    got: float | None
-    lower: float | None
-    upper: float | None
-    status: Status
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Status of all gates together, each gate, and the reason in one line."""
-
-    status: Status
-    checks: tuple[Check, ...]
-    sentence: str
-
-    @property
-    def line(self) -> str:
-        """The last line people read: status and reason."""
-        return f"{self.status.value}: {self.sentence}"
-
-
-_NO_SEARCH: Mapping[str, Any] = {}
+from edge_inception.validate.report_record import Accuracy, Check, Status, Verdict
+from edge_inception.validate.search_record import SearchOutcome
 
 
 def judge(
@@ -67,7 +24,7 @@ def judge(
     *,
     accuracy: Accuracy | None,
     speedup: Estimate | None,
-    search: Mapping[str, Any] = _NO_SEARCH,
+    search: SearchOutcome | None = None,
 ) -> Verdict:
     """Verdict on one engine.
 
@@ -75,7 +32,7 @@ def judge(
         gates: Limits; None is not judged.
         accuracy: Engine against baseline; None when it was not executed.
         speedup: Latency of the FP32 engine over this one's, with bounds; None when not measured.
-        search: What a search chose, the outcome in model.search.json: its budget is a gate.
+        search: What a search chose: its budget is a gate.
     """
     checks: list[Check] = []
     if gates.max_drop_pp is not None:
@@ -91,15 +48,15 @@ def judge(
     return _combine(tuple(checks))
 
 
-def search_sentence(search: Mapping[str, Any]) -> str:
+def search_sentence(search: SearchOutcome) -> str:
     """What a search found: the groups in float, and the drop with them."""
-    chosen, limit = search["chosen"], search["allowed_pp"]
-    kept = f"{counted(len(chosen['keep']), 'group')} in float ({listed(chosen['keep'])})"
-    relation = "within" if search["is_met"] else f"{search['why']}, the closest is over"
+    chosen = search.chosen
+    kept = f"{counted(len(chosen.keep), 'group')} in float ({listed(chosen.keep)})"
+    relation = "within" if search.is_met else f"{search.why}, the closest is over"
     return (
-        f"{kept if chosen['keep'] else 'nothing in float'}: {search['metric']} "
-        f"{chosen['drop_pp']:.2f} pp on {search['num_images']} calibration images, "
-        f"{relation} the {limit:.2f} pp budget"
+        f"{kept if chosen.keep else 'nothing in float'}: {search.metric} "
+        f"{chosen.drop_pp:.2f} pp on {search.num_images} calibration images, "
+        f"{relation} the {search.allowed_pp:.2f} pp budget"
     )
 
 
@@ -109,7 +66,7 @@ def joint(verdicts: Mapping[str, Verdict]) -> Verdict:
         return next(iter(verdicts.values()))
     return _combine(
         tuple(
-            dataclasses.replace(check, sentence=f"{name}: {check.sentence}")
+            msgspec.structs.replace(check, sentence=f"{name}: {check.sentence}")
             for name, verdict in verdicts.items()
             for check in verdict.checks
         )
@@ -155,15 +112,15 @@ def _check_drop(limit_pp: float, accuracy: Accuracy | None) -> Check:
     return _decided(name, limit_pp, drop, status=status, sentence=sentence)
 
 
-def _check_search(search: Mapping[str, Any]) -> Check:
+def _check_search(search: SearchOutcome) -> Check:
     """The budget on the calibration images; the point is chosen on them, so it has no interval."""
     return Check(
         name="search",
-        wanted=search["allowed_pp"],
-        got=search["chosen"]["drop_pp"],
+        wanted=search.allowed_pp,
+        got=search.chosen.drop_pp,
         lower=None,
         upper=None,
-        status=Status.PASSED if search["is_met"] else Status.FAILED,
+        status=Status.PASSED if search.is_met else Status.FAILED,
         sentence=search_sentence(search),
     )
 

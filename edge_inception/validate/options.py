@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_inception import stage
+from edge_inception import records, stage
 from edge_inception.artifact import Baseline, EngineFile
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
@@ -14,6 +14,7 @@ from edge_inception.latency import machine
 from edge_inception.sidecar import Provenance
 from edge_inception.spec import Gates, Head, Preprocess
 from edge_inception.stage import Stage
+from edge_inception.validate.search_record import SearchOutcome
 
 VALIDATE = Stage(
     name="validate",
@@ -63,7 +64,7 @@ class ValidateOptions:
     ``batch`` is the number of images of one latency call. ``cuda_graph``: engines on a GPU launch
     captured work, where the driver can. ``is_best``: the subjects of one target compete, and the
     one that is chosen is judged. ``search``: what the search for groups in float chose on the
-    calibration images, and why; empty without one.
+    calibration images, and why; None without one.
     """
 
     model: str
@@ -75,7 +76,7 @@ class ValidateOptions:
     rounds: int = 10
     calls_per_block: int = 20
     is_best: bool = False
-    search: Mapping[str, Any] = field(default_factory=dict)
+    search: SearchOutcome | None = None
     baseline: Reference = field(default_factory=Reference)
 
 
@@ -108,6 +109,7 @@ def validate_provenance(
     here = machine.describe()
     choices = {
         **stage.plain(options),
+        "search": records.plain(options.search) or {},
         "baseline": {**stage.plain(reference), "arguments": stage.plain(arguments)},
         "machine": [here.cpu, list(here.instruction_sets), list(here.affinity)],
     }

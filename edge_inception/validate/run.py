@@ -10,9 +10,9 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from edge_inception import artifact, inference
 from edge_inception.artifact import Baseline, EngineFile, Report
@@ -25,7 +25,7 @@ from edge_inception.latency.measure import Contender, Latency, LatencyOptions
 from edge_inception.sidecar import BlobDetails, EngineDetails, PlanDetails, ReportDetails
 from edge_inception.spec import Head, Preprocess, Progress, no_progress
 from edge_inception.validate import accuracy, gate
-from edge_inception.validate.accuracy import Accuracy, BaselineArrays
+from edge_inception.validate.accuracy import BaselineArrays
 from edge_inception.validate.choice import Candidate, choose
 from edge_inception.validate.options import (
     EngineEntry,
@@ -34,7 +34,19 @@ from edge_inception.validate.options import (
     require_gates,
     validate_provenance,
 )
-from edge_inception.validate.outcome import Choice, Outcome, Role, Row, to_json, with_speedups
+from edge_inception.validate.report_record import (
+    Accuracy,
+    Choice,
+    Context,
+    JudgedFile,
+    ReportRecord,
+    Role,
+    Row,
+    Status,
+    ValidationSet,
+    Verdict,
+    to_json,
+)
 
 _SCORE_BATCH = 16
 _BLOCK_WEIGHT = 10  # images scored in about the time of one block of timed calls
@@ -85,35 +97,49 @@ def validate(
     verdicts = _verdicts(rows, entries, options)
     if options.is_best:
         rows, choices, verdicts = _choose(rows, entries, options)
-    outcome = Outcome(
+    record = ReportRecord(
         model=options.model,
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        data={
-            "name": image_set.name,
-            "sha256": image_set.sha256,
-            "num_images": len(image_set.items),
-            "num_left_out": image_set.num_left_out,
-            "classes": list(image_set.classes),
-        },
+        data=ValidationSet(
+            name=image_set.name,
+            sha256=image_set.sha256,
+            num_images=len(image_set.items),
+            num_left_out=image_set.num_left_out,
+            classes=tuple(image_set.classes),
+        ),
         rows=rows,
         verdict=gate.joint(verdicts),
         choices=choices,
         search=options.search,
         machine=machine.describe(),
         latency_options=_latency_options(options),
-        context={
-            "engines": {name_of(entry): _identity(entry.engine) for entry in entries},
-            "baseline_sha256": baseline.sha256,
-        },
+        context=Context(
+            engines={name_of(entry): _judged_file(entry.engine) for entry in entries},
+            baseline_sha256=baseline.sha256,
+        ),
     )
-    text = json.dumps(to_json(outcome), indent=1) + "\n"
+    text = json.dumps(to_json(record), indent=1) + "\n"
     return artifact.publish(
         Report,
         out,
         text.encode(),
         provenance=validate_provenance(baseline, entries, image_set, options),
         counts={"num_images": len(image_set.items), "num_engines": len(running)},
-        details=ReportDetails(status=outcome.verdict.status.value),
+        details=ReportDetails(status=record.status),
+    )
+
+
+def with_speedups(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Rows with ``speedup`` filled in: latency of the reference row over the row's own.
+
+    A row without latency keeps None, and so do all when there is no reference with a latency.
+    """
+    timed = [row.latency for row in rows if row.role is Role.REFERENCE and row.latency]
+    if not timed:
+        return rows
+    return tuple(
+        structs.replace(row, speedup=measure.ratio(timed[0], row.latency)) if row.latency else row
+        for row in rows
     )
 
 
@@ -210,6 +236,10 @@ def _baseline_row(
         float_precision="f32",
         accuracy=accuracy.compare(arrays.logits, arrays.labels, arrays.logits, head=own),
         latency=timed.get(reference.name),
+        speedup=None,
+        size_bytes=None,
+        weight_bytes=None,
+        executed_layers={},
         note="" if timed else "no engine can be executed here, so nothing was timed",
     )
 
@@ -234,6 +264,7 @@ def _rows(
             float_precision=entry.float_precision,
             accuracy=scores.get(name),
             latency=timed.get(name),
+            speedup=None,
             size_bytes=entry.engine.path.stat().st_size,
             weight_bytes=_weight_bytes(details),
             executed_layers=_executed(details),
@@ -270,7 +301,7 @@ def _executed(details: EngineDetails) -> dict[str, int]:
 
 def _choose(
     rows: tuple[Row, ...], entries: Sequence[EngineEntry], options: ValidateOptions
-) -> tuple[tuple[Row, ...], tuple[Choice, ...], dict[str, gate.Verdict]]:
+) -> tuple[tuple[Row, ...], tuple[Choice, ...], dict[str, Verdict]]:
     """Rows in which only chosen engines are judged, the choice of each target, their verdicts.
 
     Judged are those that were executed, if any was, and of the others those that are known to fail:
@@ -285,7 +316,7 @@ def _choose(
     verdicts = {one.row.name: one.verdict for found in competing.values() for one in found}
     chosen = {choice.row for choice in choices}
     judged = {row.name for row in rows if row.name in chosen and row.accuracy} or chosen
-    judged |= {name for name in chosen if verdicts[name].status is gate.Status.FAILED}
+    judged |= {name for name in chosen if verdicts[name].status is Status.FAILED}
     lost = set(verdicts) - judged
     seen = tuple(_in_role(row, judged, lost) for row in rows)
     return seen, choices, {row.name: verdicts[row.name] for row in seen if row.name in judged}
@@ -307,7 +338,7 @@ def _candidate(
     # Accuracy is a matter of the graph; how fast it is there says nothing of here.
     accuracy = by_name[name_of(seen)].accuracy
     gates = replace(options.gates, min_speedup=None)
-    verdict = _judged(replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
+    verdict = _judged(structs.replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
     return Candidate(row=row, verdict=verdict, details=details, seen_on=seen.target)
 
 
@@ -319,27 +350,27 @@ def _computes_alike(one: EngineEntry, other: EngineEntry) -> bool:
 
 def _in_role(row: Row, judged: AbstractSet[str], lost: AbstractSet[str]) -> Row:
     if row.name in judged:
-        return replace(row, role=Role.SUBJECT)
-    return replace(row, role=Role.OTHER) if row.name in lost else row
+        return structs.replace(row, role=Role.SUBJECT)
+    return structs.replace(row, role=Role.OTHER) if row.name in lost else row
 
 
 def _verdicts(
     rows: Sequence[Row], entries: Sequence[EngineEntry], options: ValidateOptions
-) -> dict[str, gate.Verdict]:
+) -> dict[str, Verdict]:
     """The verdict on every subject, by the name of its row."""
     made_of = {name_of(entry): entry for entry in entries}
-    subjects = [row for row in rows if row.role is Role.SUBJECT]
+    subjects = [row for row in rows if row.is_subject]
     return {row.name: _judged(row, made_of[row.name], options) for row in subjects}
 
 
-def _judged(subject: Row, entry: EngineEntry, options: ValidateOptions) -> gate.Verdict:
+def _judged(subject: Row, entry: EngineEntry, options: ValidateOptions) -> Verdict:
     gates = options.gates
     if (subject.precision, subject.float_precision) == ("fp32", "f32"):
         # the speed-up is over this very engine: there is nothing to judge
         gates = replace(gates, min_speedup=None)
-    found = options.search if entry.is_searched else {}
+    found = options.search if entry.is_searched else None
     return gate.judge(gates, accuracy=subject.accuracy, speedup=subject.speedup, search=found)
 
 
-def _identity(engine: EngineFile) -> dict[str, Any]:
-    return {"file": engine.path.name, "sha256": engine.sha256}
+def _judged_file(engine: EngineFile) -> JudgedFile:
+    return JudgedFile(file=engine.path.name, sha256=engine.sha256)

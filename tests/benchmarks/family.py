@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edge_inception import artifact, registry, stage
+from edge_inception import artifact, records, registry, stage
 from edge_inception.artifact import EngineFile, SimplifiedGraph
 from edge_inception.cli._terminal import Terminal
 from edge_inception.data import images
@@ -38,6 +38,7 @@ from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.options import QuantizeOptions
 from edge_inception.recipe.reader import load_recipe
 from edge_inception.spec import Precision
+from edge_inception.validate.report_record import ReportRecord
 
 SOLAR = Path(__file__).parents[2] / "calibration" / "sets" / "solar.json"
 NUM_STATISTICS, NUM_CALIBRATION, NUM_VALIDATION = 16, 64, 64
@@ -196,18 +197,18 @@ def write_checkpoint(form: Form, photos: Path, path: Path) -> None:
     artifact.replace_file(path, lambda temporary: save_file(model.state_dict(), temporary))
 
 
-def _row(form: Form, out: Path, report: dict[str, Any]) -> dict[str, Any]:
+def _row(form: Form, out: Path, report: ReportRecord) -> dict[str, Any]:
     spec = registry.model(form.model)
     family = next(family for family in spec.families if family.name == form.family)
     simplified = artifact.load(SimplifiedGraph, out / "model.simplified.onnx")
     size = tuple(simplified.details.preprocess["input_size"])
     options = {**family.options, **form.options}
     macs = total(trace(spec.describe(num_classes=spec.num_classes, **options), size)).macs
-    rows = {row["name"]: row for row in report["rows"]}
+    rows = {row.name: row for row in report.rows}
     subject, eager = rows["INT8 (cpu)"], rows["PyTorch FP32"]
     with np.load(out / "baseline.npz") as baseline:
         num_predicted = len(np.unique(baseline["logits"].argmax(1)))
-    p50 = {name: rows[name]["latency"]["p50_ms"] for name in rows if rows[name]["latency"]}
+    p50 = {name: row.latency.p50_ms for name, row in rows.items() if row.latency}
     engines = {
         target: artifact.load(EngineFile, out / f"model.int8.{target}{suffix}")
         for target, suffix in (("cpu", ".blob"), ("rtx", ".engine"))
@@ -221,13 +222,13 @@ def _row(form: Form, out: Path, report: dict[str, Any]) -> dict[str, Any]:
         "p50_ms": p50,
         "speedup_over_eager": p50["PyTorch FP32"] / p50["INT8 (cpu)"],
         "speedup_over_f32": p50["engine f32 (cpu)"] / p50["INT8 (cpu)"],
-        "sqnr_db": subject["accuracy"]["sqnr_db"],
+        "sqnr_db": subject.accuracy.sqnr_db,
         "num_classes_predicted": num_predicted,
-        "agreement": subject["accuracy"]["agreement"],
+        "agreement": records.plain(subject.accuracy.agreement),
         "int8_layers": engines["cpu"].counts,
         "rtx_int8": engines["rtx"].counts,
         "engine_bytes": {target: e.path.stat().st_size for target, e in engines.items()},
-        "num_images": eager["accuracy"]["num_images"],
+        "num_images": eager.accuracy.num_images,
     }
 
 

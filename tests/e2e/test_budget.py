@@ -124,10 +124,11 @@ def test_plain_int8_breaks_the_fragile_network_alone(bench, tmp_path, capsys):
 def test_the_page_draws_what_the_search_wrote(saved):
     """Every scored point of a real search is on the chart of placements."""
     from edge_inception.report import rooflines
+    from edge_inception.validate import search_record
 
-    record = searched(saved)
+    record = search_record.read(saved / "model.search.json")
     drawn = rooflines.placements(record)
-    assert drawn.says.startswith(f"{len(record['points'])} sets of groups in float: ")
+    assert drawn.says.startswith(f"{len(record.points)} sets of groups in float: ")
 
 
 def test_the_search_saves_it_with_the_two_groups_that_are_fragile(saved, capsys):
@@ -222,9 +223,12 @@ def test_a_budget_that_cannot_be_met_ships_nothing(bench, tmp_path, capsys):
 _SEARCH = """
     import sys
     from pathlib import Path
-    from edge_inception import artifact, imageset, scoring
+    from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
-    from edge_inception.quant.options import QuantizeOptions, SearchOptions
+    from edge_inception.data import imageset
+    from edge_inception.quant.options import QuantizeOptions
+    from edge_inception.search import scoring
+    from edge_inception.search.options import SearchOptions
     from edge_inception.spec import Budget, Precision
     folder, photos, out = map(Path, sys.argv[1:4])
     options = SearchOptions(

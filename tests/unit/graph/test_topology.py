@@ -1,4 +1,4 @@
-"""Blocks of a network, and what each layer costs and is, as JSON."""
+"""Blocks of a network, and what each layer costs and is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_inception import records
 from edge_inception.graph import topology
 
 
@@ -70,19 +71,21 @@ def test_a_module_is_a_stem_a_block_and_a_head():
     model = _module()
     onnx.checker.check_model(model)
     record = topology.describe(model)
-    assert json.loads(json.dumps(record)) == record
-    names = [layer["name"] for layer in record["layers"]]
+    value = json.loads(records.to_json(record))
+    assert records.convert(topology.Topology, value, where="", hint="") == record
+    names = [layer.name for layer in record.layers]
     assert names == [
         "stem/conv", "mix.left/conv", "mix.right/conv", "mix/concat", "pool/mean", "last/gemm"
     ]  # fmt: skip
-    assert [layer["inputs"] for layer in record["layers"]] == [[-1], [0], [0], [1, 2, 0], [3], [4]]
-    assert [(b["name"], b["entry"], b["layers"]) for b in record["blocks"]] == [
-        ("stem", -1, [0]), ("mix", 0, [1, 2, 3]), ("pool to last", 3, [4, 5]),
+    inputs = [layer.inputs for layer in record.layers]
+    assert inputs == [(-1,), (0,), (0,), (1, 2, 0), (3,), (4,)]
+    assert [(block.name, block.entry, block.layers) for block in record.blocks] == [
+        ("stem", -1, (0,)), ("mix", 0, (1, 2, 3)), ("pool to last", 3, (4, 5)),
     ]  # fmt: skip
-    right = record["layers"][2]
-    assert right["label"] == "conv 3x3"
-    assert right["sizes"] == [1, 5, 8, 8]
-    assert right["macs"] == 5 * 4 * 9 * 64  # outputs x inputs x taps x positions
+    right = record.layers[2]
+    assert right.label == "conv 3x3"
+    assert right.sizes == (1, 5, 8, 8)
+    assert right.macs == 5 * 4 * 9 * 64  # outputs x inputs x taps x positions
 
 
 @pytest.mark.parametrize("quantized", [True, False])
@@ -100,6 +103,6 @@ def test_precision_is_that_of_the_typed_graph(quantized):
         nodes[2].input[0] = "dq"
         del typed.graph.node[:]
         typed.graph.node.extend([*nodes[:2], *pair, *nodes[2:]])
-    layers = topology.describe(model, typed)["layers"]
+    layers = topology.describe(model, typed).layers
     wanted = "int8" if quantized else "float"
-    assert [layer["precision"] for layer in layers[:3]] == ["float", wanted, "float"]
+    assert [layer.precision for layer in layers[:3]] == ["float", wanted, "float"]

@@ -1,4 +1,4 @@
-"""What calibration saw, as JSON."""
+"""What calibration saw."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
+from edge_inception import records
 from edge_inception.quant import clipping
 from edge_inception.quant.calibrators import Observation
 from edge_inception.quant.observe import calibrate
@@ -24,10 +25,12 @@ def test_shares_and_clipping_are_those_of_the_histogram():
     observed = Observation(amax=1.0, histogram=counts)
     assert clipping._clipped(observed, 0.75) == pytest.approx(0.5, abs=0.01)  # a bin is 1 % or less
     assert clipping._clipped(observed, 1.0) == pytest.approx(0.0, abs=1e-9)
-    bins = clipping._bins(observed)
-    assert json.loads(json.dumps(bins)) == bins
-    assert sum(bins["shares"]) == pytest.approx(1.0)
-    assert sum(bins["shares"][:31]) == pytest.approx(0.0, abs=0.01)  # nothing below 0.48
+    row = clipping.ClippedTensor(name="a", observed=1.0, amax=1.0, ratio=1.0, clipped=None)
+    bins = clipping._with_bins(row, observed)
+    value = json.loads(records.to_json(bins))
+    assert records.convert(clipping.ClippedTensor, value, where="", hint="") == bins
+    assert sum(bins.shares) == pytest.approx(1.0)
+    assert sum(bins.shares[:31]) == pytest.approx(0.0, abs=0.01)  # nothing below 0.48
 
 
 def test_a_dead_tensor_is_clipped_nowhere(model, save, photos, options, tmp_path):
@@ -38,7 +41,7 @@ def test_a_dead_tensor_is_clipped_nowhere(model, save, photos, options, tmp_path
             tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
     table = calibrate(save(model), photos, options, tmp_path / "r.json")
     found = clipping.describe(table)
-    dead = [row for row in found["rows"] if row["observed"] == 0.0]
+    dead = [row for row in found.rows if row.observed == 0.0]
     assert dead
-    assert {row["clipped"] for row in dead} == {None}
-    assert not any(row["observed"] == 0.0 for row in found["drawn"])
+    assert {row.clipped for row in dead} == {None}
+    assert not any(row.observed == 0.0 for row in found.drawn)

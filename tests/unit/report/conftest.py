@@ -6,18 +6,24 @@ import copy
 
 import pytest
 
+from edge_inception.validate import report_record
+
 
 def estimate(value, lower, upper):
     return {"value": value, "lower": lower, "upper": upper, "method": "by hand"}
 
 
 def scores(top1, recall):
-    return {"top1": estimate(top1, top1 - 0.03, top1 + 0.03), "recall": recall}
+    return {
+        "top1": estimate(top1, top1 - 0.03, top1 + 0.03), "balanced_accuracy": 0.7,
+        "recall": recall, "confusion": [[0, 0, 90], [1, 0, 10]], "auroc": None,
+    }  # fmt: skip
 
 
 def latency(median_ms):
     samples = [median_ms * (0.9 + 0.01 * i) for i in range(21)]
     return {
+        "name": "engine", "variation": 0.06, "info": {},
         "p50_ms": median_ms, "p90_ms": 1.1 * median_ms, "p99_ms": None, "mean_ms": median_ms,
         "num_calls": 21, "batch": 1, "threads": 2, "foreign_cores": 0.0,
         "block_medians_ms": [median_ms, 1.01 * median_ms], "samples_ms": samples,
@@ -26,6 +32,10 @@ def latency(median_ms):
 
 def row(name, role, median_ms, *, precision="fp32", num_bytes=10 << 20):
     labelled = {
+        "num_images": 100,
+        "num_right_to_wrong": 1,
+        "num_wrong_to_right": 0,
+        "confusion_change": [],
         "baseline": scores(0.9, [0.95, 0.5]),
         "engine": scores(0.89, [0.94, 0.51]),
         "drop_pp": estimate(1.0, 0.2, 1.8),
@@ -34,14 +44,28 @@ def row(name, role, median_ms, *, precision="fp32", num_bytes=10 << 20):
         "name": name, "role": role, "backend": "openvino", "precision": precision,
         "float_precision": "f32",
         "accuracy": {
-            "agreement": estimate(0.99, 0.98, 1.0), "sqnr_db": 30.5, "labelled": labelled,
+            "num_images": 100, "num_classes": 2, "agreement": estimate(0.99, 0.98, 1.0),
+            "sqnr_db": 30.5, "labelled": labelled,
         },
         "latency": latency(median_ms), "speedup": estimate(20 / median_ms, 1.0, 3.0),
         "size_bytes": num_bytes, "weight_bytes": None, "executed_layers": {}, "note": "",
     }  # fmt: skip
 
 
-CHECK = {"name": "max_drop_pp", "status": "PASSED", "sentence": "top-1 drop 1.00 pp, within 2 pp"}
+CHECK = {
+    "name": "max_drop_pp", "wanted": 2.0, "got": 1.0, "lower": 0.2, "upper": 1.8,
+    "status": "PASSED", "sentence": "top-1 drop 1.00 pp, within 2 pp",
+}  # fmt: skip
+MACHINE = {
+    "cpu": "Test CPU", "architecture": "x86_64", "instruction_sets": ["avx2"], "num_cores": 2,
+    "affinity": [0, 1], "load_average": 0.5, "governor": None, "system": "Linux",
+    "python": "3.11.7",
+}  # fmt: skip
+PROTOCOL = {
+    "threads": 2, "batch": 1, "rounds": 10, "calls_per_block": 20, "min_calls_per_block": 3,
+    "block_s": 1.0, "discard_calls": 2, "warmup_calls": 5, "warmup_s": 1.0, "settle_s": 0.05,
+    "timeout_s": 300.0,
+}  # fmt: skip
 REPORT = {
     "schema": "edge-inception/report",
     "schema_version": 1,
@@ -54,8 +78,8 @@ REPORT = {
         row("INT8 (cpu)", "subject", 8.0, precision="int8", num_bytes=3 << 20),
     ],
     "verdict": {"status": "PASSED", "sentence": CHECK["sentence"], "checks": [CHECK]},
-    "machine": {"cpu": "Test CPU", "instruction_sets": ["avx2"]},
-    "latency_options": {"batch": 1, "threads": 2, "rounds": 10},
+    "machine": MACHINE,
+    "latency_options": PROTOCOL,
     "context": {"baseline_sha256": "cd" * 32, "engines": {}},
 }
 
@@ -69,14 +93,14 @@ REPORT["rows"][2]["accuracy"]["changed"] = [CHANGED]
 
 @pytest.fixture
 def report():
-    """A whole report that passed; a copy for each test."""
+    """The JSON of a whole report that passed; a copy for each test."""
     return copy.deepcopy(REPORT)
 
 
 @pytest.fixture(scope="session")
 def whole_report():
-    """The same, not to be changed."""
-    return REPORT
+    """The same, as a record."""
+    return report_record.convert(REPORT, where="a report")
 
 
 def timed_engine(precision):

@@ -8,6 +8,7 @@ import pytest
 from edge_inception.report import history
 from edge_inception.report.sources import Source
 from edge_inception.report.timings import Timing
+from edge_inception.validate import report_record
 
 
 @pytest.mark.parametrize("at", [6, 12, 20])
@@ -50,7 +51,8 @@ def test_runs_of_one_engine_are_one_line(report, tmp_path):
         ms = (8.0 if day < 7 else 9.0) + 0.02 * (day % 3)
         row["latency"] = {**row["latency"], "p50_ms": ms}
         made["rows"] = [*report["rows"][:2], row]
-        sources.append(Source(path=tmp_path / f"{day}.json", report=made))
+        found = report_record.convert(made, where="a report")
+        sources.append(Source(path=tmp_path / f"{day}.json", report=found))
     latency, _ = history.histories(sources[::-1])
     assert latency.note == "Changed with run 8 of 2026-11-08T00:00:00Z."
     assert "2026-11-08" in latency.wide

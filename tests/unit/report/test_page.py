@@ -19,6 +19,7 @@ from edge_inception.artifact import Provenance, RangeTable, Report, SimplifiedGr
 from edge_inception.cli import main
 from edge_inception.report import charts
 from edge_inception.report.to_csv import to_csv
+from edge_inception.validate import report_record
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}"
 
@@ -132,7 +133,9 @@ def test_nan_is_a_dash_and_is_not_drawn(report, page):
     """Results that are NaN or infinite show as such or as a dash; no coordinate is NaN."""
     subject = report["rows"][2]
     subject["latency"].update(p50_ms=math.nan, p90_ms=math.inf, samples_ms=[math.nan, 8.0])
-    subject["speedup"] = {"value": math.nan, "lower": -math.inf, "upper": math.inf}
+    subject["speedup"] = {
+        "value": math.nan, "lower": -math.inf, "upper": math.inf, "method": "by hand",
+    }  # fmt: skip
     subject["accuracy"]["labelled"]["engine"]["top1"]["value"] = math.nan
     subject["accuracy"]["sqnr_db"] = "-inf"
     subject["accuracy"]["labelled"]["engine"]["recall"] = [None, math.nan]
@@ -193,7 +196,8 @@ def test_many_reports_have_an_overview_and_the_newest_first(report, page):
 def test_csv_has_a_line_for_each_engine(report):
     """Numbers are those of the report; a name that is a formula to a spreadsheet is not one."""
     report["rows"][2]["name"] = "=1+1"
-    lines = list(csv.DictReader(io.StringIO(to_csv({"a.json": report}))))
+    record = report_record.convert(report, where="a.json")
+    lines = list(csv.DictReader(io.StringIO(to_csv({"a.json": record}))))
     assert [line["row"] for line in lines] == ["PyTorch FP32", "engine f32 (cpu)", "'=1+1"]
     assert float(lines[2]["p50_ms"]) == 8.0
     assert float(lines[2]["top1"]) == 0.89

@@ -5,10 +5,16 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from msgspec.structs import replace
 
+from edge_inception.graph.topology import Block, DrawnLayer, Topology
+from edge_inception.quant.clipping import ClippedTensor, Clipping
+from edge_inception.report.noise_record import NoiseRecord, NoisyLayer
 from edge_inception.report.page import to_html
+from edge_inception.report.rooflines import LayerCost, Roofline
 from edge_inception.report.sources import Source
 from edge_inception.report.timings import Timing
+from edge_inception.validate.search_record import ScoredSet, SearchOutcome, SearchRecord
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -34,54 +40,92 @@ def browser():
         started.close()
 
 
-def layer(name, inputs, **facts):
-    return {
-        "name": name, "op": "Conv", "label": "conv 3x3", "sizes": [1, 4, 8, 8], "macs": 2_000_000,
-        "num_parameters": 10, "precision": "int8", "inputs": inputs, **facts,
-    }  # fmt: skip
+def layer(name, *inputs, **facts):
+    known = {"label": "conv 3x3", "macs": 2_000_000, "precision": "int8", **facts}
+    return DrawnLayer(
+        name=name, op="Conv", sizes=(1, 4, 8, 8), num_parameters=10, inputs=inputs, **known
+    )
 
 
-LAYERS = {
-    "layers": [
-        layer("stem", [-1]), layer("left", [0]), layer("right", [0], precision="float"),
-        layer("join", [1, 2], label="concat", macs=None),
-    ],
-    "blocks": [
-        {"name": "stem", "entry": -1, "layers": [0], "exit": 0},
-        {"name": "block", "entry": 0, "layers": [1, 2, 3], "exit": 3},
-    ],
-}  # fmt: skip
-ROOFLINE = {
-    "target": "orin-nano-8gb", "precision": "int8", "low": 100.0, "middle": 200.0, "high": 300.0,
-    "bound": 400.0, "macs_per_s": 1e13, "bytes_per_s": 6.8e10, "intensity": 40.0,
-    "compute_share": 0.2, "layers": [{"macs": 2e6, "num_bytes": 5e4, "share": 1.0}],
-}  # fmt: skip
-TENSOR = {"name": "stem", "observed": 8.0, "amax": 6.0, "ratio": 0.75, "clipped": 0.001}
-CALIBRATION = {
-    "set": "64 images of cells, calibrator mse",
-    "rows": [TENSOR],
-    "drawn": [{**TENSOR, "edges": [0.0, 4.0, 8.0], "shares": [0.9, 0.1]}],
-}
-NOISE = {"layers": [{"name": "left", "sqnr_db": 21.0, "is_jump": True}]}
-SEARCH = {
-    "points": [
-        {"keep": [], "float_share_of_macs": 0.0, "drop_pp": 1.5},
-        {"keep": ["stem"], "float_share_of_macs": 0.25, "drop_pp": 0.1},
-        {"keep": ["flat"], "float_share_of_macs": 0.35, "drop_pp": 1.2},
-    ]
-}
-SEARCH["outcome"] = {"chosen": SEARCH["points"][1], "front": SEARCH["points"][:2]}
+NETWORK = Topology(
+    layers=(
+        layer("stem", -1),
+        layer("left", 0),
+        layer("right", 0, precision="float"),
+        layer("join", 1, 2, label="concat", macs=None),
+    ),
+    blocks=(
+        Block(name="stem", entry=-1, layers=(0,)),
+        Block(name="block", entry=0, layers=(1, 2, 3)),
+    ),
+)
+ROOFLINE = Roofline(
+    target="orin-nano-8gb",
+    precision="int8",
+    low=100.0,
+    middle=200.0,
+    high=300.0,
+    bound=400.0,
+    macs_per_s=1e13,
+    bytes_per_s=6.8e10,
+    intensity=40.0,
+    compute_share=0.2,
+    layers=(LayerCost(macs=2e6, num_bytes=5e4, share=1.0),),
+)
+TENSOR = ClippedTensor(name="stem", observed=8.0, amax=6.0, ratio=0.75, clipped=0.001)
+CALIBRATION = Clipping(
+    set="64 images of cells, calibrator mse",
+    rows=(TENSOR,),
+    drawn=(replace(TENSOR, edges=(0.0, 4.0, 8.0), shares=(0.9, 0.1)),),
+)
+NOISY = NoisyLayer(
+    name="left",
+    op="Conv",
+    tensor="x",
+    sqnr_db=21.0,
+    input_sqnr_db=40.0,
+    read_sqnr_db=40.0,
+    noisiest_input="y",
+    is_jump=True,
+    is_scale_to_blame=False,
+    worst_image="a.png",
+)
+NOISE = NoiseRecord(graphs=(), images=(), layers=(NOISY,), left_out=(), jump=NOISY)
+POINTS = tuple(
+    ScoredSet(
+        keep=keep,
+        drop_pp=drop,
+        noise_to_signal=0.1,
+        worst_tenth_noise_to_signal=0.2,
+        float_share_of_macs=share,
+    )
+    for keep, share, drop in (((), 0.0, 1.5), (("stem",), 0.25, 0.1), (("flat",), 0.35, 1.2))
+)
+OUTCOME = SearchOutcome(
+    metric="top-1 drop",
+    num_images=64,
+    fp32_top1=0.9,
+    max_drop_pp=0.5,
+    drop_type="absolute",
+    allowed_pp=0.5,
+    is_met=True,
+    why="the fewest",
+    chosen=POINTS[1],
+    kept={"stem": ("left",)},
+    front=POINTS[:2],
+)
+SEARCH = SearchRecord(schema=1, outcome=OUTCOME, points=POINTS, ranking=())
 
 
 @pytest.fixture(scope="module")
 def path(whole_report, whole_timings, tmp_path_factory):
     """A page of reports and records with everything that a page can show but a history."""
     folder = tmp_path_factory.mktemp("page")
-    older = {**whole_report, "model": "googlenet", "created_utc": "2026-11-24T20:00:00Z"}
+    older = replace(whole_report, model="googlenet", created_utc="2026-11-24T20:00:00Z")
     reports = (whole_report, older)
     sources = [
         Source(
-            path=folder / f"{i}.json", report=r, layers=LAYERS, rooflines=(ROOFLINE,),
+            path=folder / f"{i}.json", report=r, network=NETWORK, rooflines=(ROOFLINE,),
             calibration=CALIBRATION, noise=NOISE, search=SEARCH,
         )
         for i, r in enumerate(reports)

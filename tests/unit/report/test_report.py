@@ -2,69 +2,120 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from edge_inception.errors import InputError
+from edge_inception.latency import machine
+from edge_inception.latency.measure import Latency, LatencyOptions
+from edge_inception.metrics.intervals import Estimate
 from edge_inception.report import table
 from edge_inception.report.markdown import escape, to_markdown
 from edge_inception.report.terminal import plain_text, print_report
+from edge_inception.validate import report_record
+from edge_inception.validate.report_record import (
+    Accuracy,
+    Check,
+    ClassScores,
+    Context,
+    LabelledAccuracy,
+    ReportRecord,
+    Role,
+    Row,
+    Status,
+    ValidationSet,
+    Verdict,
+)
+from edge_inception.validate.search_record import ScoredSet, SearchOutcome
 
 
 def _estimate(value, lower, upper):
-    return {"value": value, "lower": lower, "upper": upper, "method": "test"}
+    return Estimate(value=value, lower=lower, upper=upper, method="test")
 
 
-def _accuracy(top1=0.8419, sqnr: float | str = 31.25, *, is_labelled=True):
-    engine = {"top1": _estimate(top1, top1 - 0.034, top1 + 0.029)}
-    return {
-        "num_images": 525,
-        "agreement": _estimate(0.9962, 0.986, 0.9993),
-        "sqnr_db": sqnr,
-        "labelled": {"engine": engine} if is_labelled else None,
-    }
+def _scores(top1):
+    return ClassScores(
+        top1=_estimate(top1, top1 - 0.034, top1 + 0.029),
+        balanced_accuracy=0.7,
+        recall=(0.9, 0.5),
+        confusion=(),
+        auroc=None,
+    )
 
 
-def _latency(p50, *, p99: float | None = 175.3):
-    return {"p50_ms": p50, "p90_ms": p50 * 1.02, "p99_ms": p99, "threads": 2, "foreign_cores": 0.04}
+def _accuracy(top1=0.8419, sqnr=31.25, *, is_labelled=True):
+    labelled = LabelledAccuracy(
+        num_images=525,
+        baseline=_scores(0.85),
+        engine=_scores(top1),
+        num_right_to_wrong=0,
+        num_wrong_to_right=0,
+        drop_pp=_estimate(0.0, -0.5, 0.5),
+        confusion_change=(),
+    )
+    return Accuracy(
+        num_images=525,
+        num_classes=2,
+        agreement=_estimate(0.9962, 0.986, 0.9993),
+        sqnr_db=sqnr,
+        labelled=labelled if is_labelled else None,
+    )
+
+
+def _latency(p50, *, p99: float | None = 175.3, foreign_cores=0.04):
+    return Latency(
+        name="engine",
+        num_calls=200,
+        batch=1,
+        threads=2,
+        p50_ms=p50,
+        p90_ms=p50 * 1.02,
+        p99_ms=p99,
+        mean_ms=p50,
+        variation=0.1,
+        block_medians_ms=(p50,),
+        foreign_cores=foreign_cores,
+        info={},
+    )
 
 
 def _row(name, role="other", **facts):
-    row = {
-        "name": name,
-        "role": role,
-        "backend": "openvino",
-        "precision": "int8",
-        "float_precision": "bf16",
-        "accuracy": None,
-        "latency": None,
-        "speedup": None,
-        "size_bytes": None,
-        "weight_bytes": None,
-        "executed_layers": {},
-        "note": "",
-    }
-    return row | facts
+    unmeasured = {
+        "backend": "openvino", "precision": "int8", "float_precision": "bf16", "accuracy": None,
+        "latency": None, "speedup": None, "size_bytes": None, "weight_bytes": None,
+        "executed_layers": {}, "note": "",
+    }  # fmt: skip
+    return Row(name=name, role=Role(role), **(unmeasured | facts))
 
 
-def _report(*rows, status="PASSED", sentence="all is well"):
-    return {
-        "schema": "edge-inception/report",
-        "schema_version": 1,
-        "model": "inception_v4",
-        "created_utc": "2026-11-23T20:00:00+00:00",
-        "data": {"name": "solar/validation", "num_images": 525},
-        "rows": list(rows),
-        "verdict": {
-            "status": status,
-            "sentence": sentence,
-            "checks": [{"status": status, "sentence": sentence}],
-        },
-        "machine": {"cpu": "AMD EPYC", "instruction_sets": ["avx512_vnni"], "affinity": [0, 1]},
-        "latency_options": {"batch": 1, "rounds": 8},
-    }
+def _report(*rows, status="PASSED", sentence="all is well", search=None):
+    check = Check(
+        name="gate",
+        wanted=1.0,
+        got=None,
+        lower=None,
+        upper=None,
+        status=Status(status),
+        sentence=sentence,
+    )
+    here = {"cpu": "AMD EPYC", "instruction_sets": ("avx512_vnni",), "affinity": (0, 1)}
+    return ReportRecord(
+        model="inception_v4",
+        created_utc="2026-11-23T20:00:00+00:00",
+        data=ValidationSet(
+            name="solar/validation", sha256="ab" * 32, num_images=525, classes=("good", "bad")
+        ),
+        rows=rows,
+        verdict=Verdict(status=Status(status), sentence=sentence, checks=(check,)),
+        search=search,
+        machine=msgspec.structs.replace(machine.describe(), **here),
+        latency_options=LatencyOptions(batch=1, rounds=8),
+        context=Context(engines={}, baseline_sha256="cd" * 32),
+    )
 
 
 def _full():
@@ -74,7 +125,7 @@ def _full():
             "baseline",
             precision="fp32",
             float_precision="f32",
-            accuracy=_accuracy(sqnr="inf"),
+            accuracy=_accuracy(sqnr=math.inf),
             latency=_latency(168.2),
             speedup=_estimate(0.4, 0.38, 0.41),
             size_bytes=170_719_264,
@@ -210,7 +261,7 @@ def test_a_pipe_is_80_columns_whatever_the_environment_says(capsys, monkeypatch)
 def test_another_schema_is_refused(change):
     """A JSON of another kind or version is named, not half shown."""
     with pytest.raises(InputError, match="not a report"):
-        table.table(_full() | change)
+        report_record.convert(report_record.to_json(_full()) | change, where="report.json")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +275,8 @@ def test_sizes(num_bytes, text):
 
 def test_the_report_may_come_from_a_file():
     """A report that went through JSON text looks the same."""
-    assert plain_text(json.loads(json.dumps(_full()))) == plain_text(_full())
+    value = json.loads(json.dumps(report_record.to_json(_full())))
+    assert plain_text(report_record.convert(value, where="report.json")) == plain_text(_full())
 
 
 @pytest.mark.parametrize(
@@ -245,7 +297,7 @@ def test_precision_names_graph_and_arithmetic(graph, arithmetic, text):
 
 def test_a_busy_machine_is_told():
     """Latencies taken beside other programs carry the warning, on a quiet machine there is none."""
-    noisy = _latency(5.0) | {"foreign_cores": 1.62}
+    noisy = _latency(5.0, foreign_cores=1.62)
     report = _report(_row("x", "subject", latency=noisy, note="n"))
     assert "not a quiet machine: other programs used 1.6 cores" in plain_text(report)
     assert "quiet" not in plain_text(_full())
@@ -253,19 +305,41 @@ def test_a_busy_machine_is_told():
 
 def test_the_front_of_a_search_tells_what_each_drop_costs():
     """One step for each drop that nothing cheaper reaches; a tie in drop is no step."""
-    front = [
-        {"keep": [], "float_share_of_macs": 0.0, "drop_pp": 47.5},
-        {"keep": ["a"], "float_share_of_macs": 0.381, "drop_pp": 10.83},
-        {"keep": ["a", "b"], "float_share_of_macs": 0.4, "drop_pp": 10.83},
-        {"keep": ["a", "c"], "float_share_of_macs": 0.448, "drop_pp": 0.0},
-    ]
-    search = {"kept": {"a": ["conv"], "c": ["gemm"]}, "why": "the fewest", "front": front}
-    report = _report(_row("int8", role="subject")) | {"search": search}
+    front = tuple(
+        ScoredSet(
+            keep=keep,
+            drop_pp=drop,
+            noise_to_signal=0.1,
+            worst_tenth_noise_to_signal=0.2,
+            float_share_of_macs=share,
+        )
+        for keep, share, drop in (
+            ((), 0.0, 47.5),
+            (("a",), 0.381, 10.83),
+            (("a", "b"), 0.4, 10.83),
+            (("a", "c"), 0.448, 0.0),
+        )
+    )
+    search = SearchOutcome(
+        metric="top-1 drop",
+        num_images=64,
+        fp32_top1=0.9,
+        max_drop_pp=0.5,
+        drop_type="absolute",
+        allowed_pp=0.5,
+        is_met=True,
+        why="the fewest",
+        chosen=front[-1],
+        kept={"a": ("conv",), "c": ("gemm",)},
+        front=front,
+    )
+    int8 = _row("int8", role="subject", note="n")
+    report = _report(int8, search=search)
     steps = (
         "0 groups, 0.0 % of the multiply-adds: 47.50 pp; 1 group, 38.1 % of the multiply-adds: "
         "10.83 pp; 2 groups, 44.8 % of the multiply-adds: 0.00 pp"
     )
     assert f"front {steps}" in " ".join(plain_text(report).split())
     assert f"- groups in float and the drop that is left: {steps}" in to_markdown(report)
-    search["front"] = front[:1]  # plain int8 met the budget: nothing to choose from
-    assert "front" not in plain_text(report)
+    met = msgspec.structs.replace(search, front=front[:1])  # by plain int8: nothing to choose from
+    assert "front" not in plain_text(_report(int8, search=met))

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import pytest
 import sidecars
 
 from edge_inception.latency.measure import Latency
 from edge_inception.validate.choice import Candidate, choose
-from edge_inception.validate.gate import Status, Verdict
-from edge_inception.validate.outcome import Role, Row
+from edge_inception.validate.report_record import Role, Row, Status, Verdict
 
 NOISE = (0.02, -0.01, 0.0, 0.015, -0.02, 0.01)
 FP16_PLAN = sidecars.plan(
@@ -45,7 +45,12 @@ def _candidate(precision, middle=None, status=Status.PASSED, details=None):
         backend="any",
         precision=precision,
         float_precision="f32",
+        accuracy=None,
         latency=middle and _latency(middle),
+        speedup=None,
+        size_bytes=None,
+        weight_bytes=None,
+        executed_layers={},
         note="not scored in this test",
     )
     verdict = Verdict(status=status, checks=(), sentence="the drop is 3.00 pp")
@@ -81,7 +86,7 @@ def test_gates_come_before_speed():
 def test_the_fastest_float_engine_is_the_one_to_beat():
     """INT8 faster than float32 but not than bfloat16 is not chosen."""
     half = _candidate("fp32", 2.0)
-    half = dataclasses.replace(half, row=dataclasses.replace(half.row, float_precision="bf16"))
+    half = dataclasses.replace(half, row=msgspec.structs.replace(half.row, float_precision="bf16"))
     found = choose("here", [half, _candidate("fp16", 4.0), _candidate("int8", 3.0)])
     assert found.sentence.startswith("FP32 at bf16: INT8 is slower")
 

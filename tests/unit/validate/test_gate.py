@@ -8,7 +8,9 @@ import pytest
 from edge_inception.metrics.intervals import Estimate
 from edge_inception.spec import Gates
 from edge_inception.validate.accuracy import compare
-from edge_inception.validate.gate import Status, joint, judge
+from edge_inception.validate.gate import joint, judge
+from edge_inception.validate.report_record import Status
+from edge_inception.validate.search_record import ScoredSet, SearchOutcome
 
 
 def _accuracy(*, num=525, lost=0, gained=0, is_labelled=True):
@@ -164,14 +166,26 @@ def test_two_spellings_of_a_graph_must_both_hold():
 @pytest.mark.parametrize("is_met", [True, False])
 def test_a_budget_of_the_search_is_a_gate(is_met):
     """What the search found on calibration images decides, whatever the other gates say."""
-    search = {
-        "metric": "top-1 drop",
-        "num_images": 200,
-        "allowed_pp": 0.5,
-        "is_met": is_met,
-        "why": "no set of up to 3 groups meets the budget",
-        "chosen": {"keep": ["a", "b"], "drop_pp": 0.5 if is_met else 4.0},
-    }
+    chosen = ScoredSet(
+        keep=("a", "b"),
+        drop_pp=0.5 if is_met else 4.0,
+        noise_to_signal=0.1,
+        worst_tenth_noise_to_signal=0.2,
+        float_share_of_macs=0.3,
+    )
+    search = SearchOutcome(
+        metric="top-1 drop",
+        num_images=200,
+        fp32_top1=0.9,
+        max_drop_pp=0.5,
+        drop_type="absolute",
+        allowed_pp=0.5,
+        is_met=is_met,
+        why="no set of up to 3 groups meets the budget",
+        chosen=chosen,
+        kept={"a": ("conv",), "b": ("gemm",)},
+        front=(chosen,),
+    )
     verdict = judge(Gates(), accuracy=None, speedup=None, search=search)
     assert verdict.status is (Status.PASSED if is_met else Status.FAILED)
     assert "2 groups in float (a, b)" in verdict.sentence

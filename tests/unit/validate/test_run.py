@@ -19,16 +19,29 @@ from edge_inception.latency.measure import Latency
 from edge_inception.spec import Gates, Preprocess
 from edge_inception.validate import accuracy, run
 from edge_inception.validate.options import EngineEntry, ValidateOptions
+from edge_inception.validate.search_record import ScoredSet, SearchOutcome
 
 PICTURE = Preprocess(input_size=(8, 8))
-MISSED = {
-    "chosen": {"keep": [], "drop_pp": 9.0},
-    "allowed_pp": 1.0,
-    "is_met": False,
-    "why": "no set of groups meets the budget",
-    "metric": "top-1 drop",
-    "num_images": 100,
-}
+PLAIN = ScoredSet(
+    keep=(),
+    drop_pp=9.0,
+    noise_to_signal=0.1,
+    worst_tenth_noise_to_signal=0.2,
+    float_share_of_macs=0,
+)
+MISSED = SearchOutcome(
+    metric="top-1 drop",
+    num_images=100,
+    fp32_top1=0.9,
+    max_drop_pp=1.0,
+    drop_type="absolute",
+    allowed_pp=1.0,
+    is_met=False,
+    why="no set of groups meets the budget",
+    chosen=PLAIN,
+    kept={},
+    front=(PLAIN,),
+)
 FEW_KERNELS = {"num_kernels": 100, "activation_bytes": 10**6, "total_weight_bytes": 10**6}
 MANY_KERNELS = {"num_kernels": 200, "activation_bytes": 2 * 10**6, "total_weight_bytes": 10**6}
 LOGITS = np.tile(np.array([1.0, 0.0], np.float32), (1000, 1))
@@ -158,7 +171,7 @@ def compete(validated):
     """``compete(figures, gates)``: the chosen rows, those that are judged, and the verdict."""
 
     def run_it(figures, gates, search=None):
-        options = options_of(gates, is_best=True, search=search or {})
+        options = options_of(gates, is_best=True, search=search)
         report, _ = validated(figures, options)
         judged = [row["name"] for row in report["rows"] if row["role"] == "subject"]
         return [choice["row"] for choice in report["choices"]], judged, report["verdict"]
@@ -182,7 +195,7 @@ def four(tmp_path, fp16, int8):
     return [(one, *figures) for one, figures in zip(entries, (fp16, int8, none, none), strict=True)]
 
 
-@pytest.mark.parametrize("search", [MISSED, {}])
+@pytest.mark.parametrize("search", [MISSED, None])
 def test_int8_that_failed_on_the_cpu_is_not_chosen_for_the_rtx(tmp_path, compete, search):
     """By a search or by its agreement; both targets ship FP16, which passed."""
     int8 = measured(1000 if search else 900)

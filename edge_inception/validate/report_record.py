@@ -1,0 +1,340 @@
+"""``report.json``: what one validation found.
+
+``schema`` "edge-inception/report", ``schema_version`` 1; units are in the names. An estimate has
+its bounds and its method, what was not measured is null, and infinite SQNR is the word "inf" or
+"-inf", since JSON has no infinity. A validation without a search has {} at ``search``. Reports
+before 2026-11-26 lack ``changed`` and some the defaults below; they are read as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+
+from edge_inception import records
+from edge_inception.errors import InputError
+from edge_inception.latency.machine import Machine
+from edge_inception.latency.measure import Latency, LatencyOptions
+from edge_inception.metrics.intervals import Estimate
+from edge_inception.records import Count, Record
+from edge_inception.validate.search_record import Number, SearchOutcome
+
+SCHEMA: Final = "edge-inception/report"
+SCHEMA_VERSION: Final = 1
+_HINT = "run `edge-inception validate` again"
+_SAMPLE_DIGITS = 4  # of a ms: the clock of perf_counter_ns does not resolve more
+
+if TYPE_CHECKING:
+    Unbounded = float
+else:  # the words are numbers once a record holds them
+    Unbounded = float | Literal["inf", "-inf"]
+
+Cell = tuple[int, int, int]
+"""(label, predicted class, count) of a confusion matrix; only non-zero cells are kept."""
+
+
+class Role(Enum):
+    """What a row is for: judged, compared with, or only shown.
+
+    ``BASELINE`` is PyTorch, whose logits define agreement and SQNR; ``REFERENCE`` is the FP32
+    engine that speed-ups are over; ``SUBJECT`` is the engine that is judged.
+    """
+
+    BASELINE = "baseline"
+    REFERENCE = "reference"
+    SUBJECT = "subject"
+    OTHER = "other"
+
+
+class Status(Enum):
+    """Outcome of one gate or of all."""
+
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+class ClassScores(Record, frozen=True, kw_only=True):
+    """Quality of one set of logits against labels.
+
+    ``top1`` is a share with Wilson's interval; ``recall`` is by class, None where the set has no
+    image of it; ``balanced_accuracy`` is the mean of the recalls there are; ``auroc`` exists for
+    two classes only, class 1 being the positive one.
+    """
+
+    top1: Estimate
+    balanced_accuracy: float
+    recall: tuple[float | None, ...]
+    confusion: tuple[Cell, ...]
+    auroc: float | None
+
+
+class LabelledAccuracy(Record, frozen=True, kw_only=True):
+    """Baseline and engine against the labels of the same images.
+
+    ``drop_pp`` is the top-1 drop in percentage points, positive when the engine is worse, with
+    bounds that are one-sided 95 % each. ``confusion_change`` is engine minus baseline.
+    """
+
+    num_images: Count
+    baseline: ClassScores
+    engine: ClassScores
+    num_right_to_wrong: Count
+    num_wrong_to_right: Count
+    drop_pp: Estimate
+    confusion_change: tuple[Cell, ...]
+
+
+class ChangedImage(Record, frozen=True, kw_only=True):
+    """An image whose class the engine changed.
+
+    ``image`` is its path, or its number where no paths are known; ``label`` None when unlabelled.
+    ``before`` and ``after`` are the classes that baseline and engine chose; the scores are the
+    probabilities, 0..1, of these two by the baseline and by the engine.
+    """
+
+    image: str
+    sha256: str
+    label: Count | None
+    before: Count
+    after: Count
+    baseline_scores: tuple[float, float]
+    engine_scores: tuple[float, float]
+
+
+class Accuracy(Record, frozen=True, kw_only=True):
+    """One engine against the baseline.
+
+    ``agreement`` is the share of images with the same top-1, of embeddings with the same nearest
+    other image; bounds one-sided 95 % each. ``sqnr_db`` compares ``terms``, such as ``centred
+    logits``, and is infinite when they are identical; ``labelled`` is None when no image has a
+    label. ``changed`` are some images of another class than the baseline's, those that the baseline
+    was surest of first; embeddings have none of these, and None means an older report.
+    """
+
+    num_images: Count
+    num_classes: Count
+    agreement: Estimate
+    sqnr_db: Unbounded
+    labelled: LabelledAccuracy | None
+    terms: str = ""
+    changed: tuple[ChangedImage, ...] | None = None
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "sqnr_db", float(self.sqnr_db))
+
+
+class Row(Record, frozen=True, kw_only=True):
+    """One line of the report: a model or an engine and what was measured on it.
+
+    ``precision`` is of the typed graph, ``float_precision`` of the arithmetic in its float part.
+    ``speedup`` is over the reference. ``executed_layers`` counts layers by ``"<type> <precision>"``
+    as the library's runtime model names them. ``note`` says why a measurement is missing; a row
+    without accuracy or latency must have one.
+    """
+
+    name: str
+    role: Role
+    backend: str
+    precision: str
+    float_precision: str
+    accuracy: Accuracy | None
+    latency: Latency | None
+    speedup: Estimate | None
+    size_bytes: Count | None
+    weight_bytes: Count | None
+    executed_layers: dict[str, Count]
+    note: str
+
+    def __post_init__(self) -> None:
+        if (self.accuracy is None or self.latency is None) and not self.note:
+            raise ValueError(f"row '{self.name}' lacks a measurement and the note that says why")
+
+    @property
+    def is_subject(self) -> bool:
+        """Whether it is the engine that is judged."""
+        return self.role is Role.SUBJECT
+
+    @property
+    def labelled(self) -> LabelledAccuracy | None:
+        """Its accuracy against labels; None where either is missing."""
+        return self.accuracy.labelled if self.accuracy else None
+
+
+class Choice(Record, frozen=True, kw_only=True):
+    """The engine of a target that ships when several compete: name of its row, and why.
+
+    ``failed`` are the rows of those that competed and miss a gate.
+    """
+
+    target: str
+    row: str
+    sentence: str
+    failed: tuple[str, ...] = ()
+
+
+class Check(Record, frozen=True, kw_only=True):
+    """One gate: ``wanted`` is the limit, ``got`` the measured value (None: not measured).
+
+    ``lower`` and ``upper`` bound ``got``; both are None when it has no sampling error (SQNR, a
+    figure of the logits on exactly these images).
+    """
+
+    name: str
+    wanted: Number
+    got: Unbounded | None
+    lower: float | None
+    upper: float | None
+    status: Status
+    sentence: str
+
+    def __post_init__(self) -> None:
+        if self.got is not None:
+            msgspec.structs.force_setattr(self, "got", float(self.got))
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """Status of all gates together, each gate, and the reason in one line."""
+
+    status: Status
+    checks: tuple[Check, ...]
+    sentence: str
+
+    @property
+    def line(self) -> str:
+        """The last line people read: status and reason."""
+        return f"{self.status.value}: {self.sentence}"
+
+
+class ValidationSet(Record, frozen=True, kw_only=True):
+    """The images: name, hash of them all, how many, how many were unusable, names of classes."""
+
+    name: str
+    sha256: str
+    num_images: Count
+    num_left_out: Count = 0
+    classes: tuple[str, ...]
+
+
+class JudgedFile(Record, frozen=True, kw_only=True):
+    """An engine's file in the folder of the report, and its hash."""
+
+    file: str
+    sha256: str
+
+
+class Context(Record, frozen=True, kw_only=True):
+    """Whatever else identifies the build: engines by the name of their row, and the baseline."""
+
+    engines: dict[str, JudgedFile]
+    baseline_sha256: str
+
+
+class ReportRecord(Record, frozen=True, kw_only=True):
+    """Everything one validation found; one row is a subject, or several spellings of it are.
+
+    ``choices`` are the engines that were chosen where several competed. ``machine`` and
+    ``latency_options`` are None without latencies.
+    """
+
+    schema: Literal["edge-inception/report"] = SCHEMA
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: str
+    created_utc: str
+    data: ValidationSet
+    rows: tuple[Row, ...]
+    verdict: Verdict
+    choices: tuple[Choice, ...] = ()
+    search: SearchOutcome | None = None
+    machine: Machine | None
+    latency_options: LatencyOptions | None
+    context: Context
+
+    def __post_init__(self) -> None:
+        if not any(row.is_subject for row in self.rows):
+            raise ValueError("a report judges a subject, got none")
+
+    @property
+    def subjects(self) -> tuple[Row, ...]:
+        """The rows that are judged, one at least."""
+        return tuple(row for row in self.rows if row.is_subject)
+
+    @property
+    def status(self) -> Literal["PASSED", "FAILED", "INCONCLUSIVE"]:
+        """The verdict in one word: PASSED, FAILED or INCONCLUSIVE."""
+        return self.verdict.status.value
+
+    def file_of(self, row: str) -> JudgedFile:
+        """The engine file that a row is about.
+
+        Raises:
+            InputError: The context does not have it.
+        """
+        found = self.context.engines.get(row)
+        if found is None:
+            raise InputError(f"report without the engine file of row '{row}'", hint=_HINT)
+        return found
+
+
+def read(path: Path) -> ReportRecord:
+    """The report in a file; a figure in it may be NaN.
+
+    Raises:
+        InputError: It cannot be read, or is no report that this version reads.
+    """
+    value = records.read_json(path, hint="name a report.json", allow_nan=True)
+    return convert(value, where=str(path))
+
+
+def convert(value: Any, *, where: str) -> ReportRecord:
+    """A JSON value as a report.
+
+    Raises:
+        InputError: It is none that this version reads; names the place in ``where``.
+    """
+    if isinstance(value, dict):
+        found = (value.get("schema"), value.get("schema_version"))
+        if found != (SCHEMA, SCHEMA_VERSION):
+            raise InputError(
+                f"{where} is not a report: schema {found[0]!r:.60} version {found[1]!r:.60}, "
+                f"wanted {SCHEMA!r} version {SCHEMA_VERSION}",
+                hint=_HINT,
+            )
+        if value.get("search") == {}:
+            value = value | {"search": None}
+    return records.convert(ReportRecord, value, where=where, hint=_HINT)
+
+
+def to_json(report: ReportRecord, *, with_samples: bool = True) -> dict[str, Any]:
+    """The record as JSON values; see the module's docstring for the schema.
+
+    Args:
+        report: What was found.
+        with_samples: Keep every single latency, for a later look at tails.
+    """
+    rows = tuple(_with_samples(row, with_samples=with_samples) for row in report.rows)
+    value: dict[str, Any] = _finite(records.plain(msgspec.structs.replace(report, rows=rows)))
+    return value | {"search": value["search"] or {}}
+
+
+def _with_samples(row: Row, *, with_samples: bool) -> Row:
+    if row.latency is None:
+        return row
+    kept = row.latency.samples_ms if with_samples else ()
+    samples = tuple(round(sample, _SAMPLE_DIGITS) for sample in kept)
+    latency = msgspec.structs.replace(row.latency, samples_ms=samples)
+    return msgspec.structs.replace(row, latency=latency)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
