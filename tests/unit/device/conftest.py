@@ -6,9 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
+import reports
 import sidecars
 from PIL import Image
 
@@ -20,16 +20,9 @@ from edge_inception.device import manifest
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.sidecar import ReportDetails
-from edge_inception.spec import Gates
-from edge_inception.validate import gate
 from edge_inception.validate.report_record import (
-    Context,
     JudgedFile,
-    ReportRecord,
-    Role,
-    Row,
     Status,
-    ValidationSet,
     to_json,
 )
 
@@ -92,33 +85,12 @@ def _publish_report(
     path: Path, engines: tuple[EngineFile, ...], baseline: Baseline, status: str = "PASSED"
 ) -> Report:
     """A report on these engines, of that verdict."""
-    verdict = gate.judge(Gates(min_sqnr_db=10.0), accuracy=None, speedup=None)
-    files = {e.path.name: JudgedFile(file=e.path.name, sha256=e.sha256) for e in engines}
-    record = ReportRecord(
-        model="tiny",
-        created_utc="2026-11-26T07:00:00Z",
-        data=ValidationSet(name="photos", sha256="ab" * 32, num_images=1, classes=()),
-        rows=tuple(
-            Row(
-                name=e.path.name,
-                role=Role.SUBJECT,
-                backend="openvino",
-                precision="int8",
-                float_precision="f32",
-                accuracy=None,
-                latency=None,
-                speedup=None,
-                size_bytes=None,
-                weight_bytes=None,
-                executed_layers={},
-                note="not measured here",
-            )
-            for e in engines
-        ),
-        verdict=msgspec.structs.replace(verdict, status=Status(status)),
-        machine=None,
-        latency_options=None,
-        context=Context(engines=files, baseline_sha256=baseline.sha256),
+    record = reports.report(
+        *(reports.row(e.path.name) for e in engines),
+        checks=(reports.check("min_sqnr_db"),),
+        status=Status(status),
+        engines={e.path.name: JudgedFile(file=e.path.name, sha256=e.sha256) for e in engines},
+        baseline_sha256=baseline.sha256,
     )
     content = json.dumps(to_json(record)).encode()
     return artifact.publish(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import reports
 
 from edge_inception.pipeline import build
 from edge_inception.recipe.reader import load_recipe
 from edge_inception.spec import Head
+from edge_inception.validate.report_record import Role, Status
 
 CALIBRATION = "more calibration images or --calibrator max may help"
 RANKED = "`edge-inception sensitivity out` ranks the groups for --keep-float"
@@ -16,15 +18,15 @@ SEARCHED = f"{RANKED}; --max-drop searches those that have to stay float"
 def advice(missed, precision="int8", answers="logits", **overrides):
     """After a build that missed the gates named; every other gate passed."""
     named = ("max_drop_pp", "min_agreement", "min_sqnr_db", "min_speedup", "search")
-    statuses = {name: "FAILED" if name in missed else "PASSED" for name in named}
-    report = {
-        "verdict": {"checks": [{"name": n, "status": status} for n, status in statuses.items()]},
-        "rows": [
-            {"precision": "fp32", "role": "baseline"},
-            {"precision": "int8", "role": "subject" if precision == "int8" else "other"},
-            {"precision": precision, "role": "subject"},
-        ],
-    }
+    checks = (
+        reports.check(name, Status.FAILED if name in missed else Status.PASSED) for name in named
+    )
+    report = reports.report(
+        reports.row("fp32", precision="fp32", role=Role.BASELINE),
+        reports.row("int8", role=Role.SUBJECT if precision == "int8" else Role.OTHER),
+        reports.row("judged", precision=precision),
+        checks=tuple(checks),
+    )
     asked = {"model.name": "inception_v3", "model.checkpoint": "a", "build.out": "out"}
     named = {key.replace("__", "."): value for key, value in overrides.items()}
     return build._advice(load_recipe(None, {**asked, **named}), Head(kind=answers), report)

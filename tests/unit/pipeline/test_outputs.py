@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
+import reports
 import sidecars
 from msgspec import structs
 
 from edge_inception import artifact
-from edge_inception.artifact import Baseline, EngineFile, Provenance, Report, TypedGraph
+from edge_inception.artifact import (
+    Baseline,
+    EngineFile,
+    Provenance,
+    Report,
+    TypedGraph,
+    file_sha256,
+)
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
 from edge_inception.hardware import targets
@@ -17,6 +25,7 @@ from edge_inception.pipeline import devices, outputs
 from edge_inception.recipe.reader import load_recipe
 from edge_inception.sidecar import ReportDetails
 from edge_inception.spec import Precision, Preprocess, ShapeProfile
+from edge_inception.validate.report_record import JudgedFile, to_json
 
 NO_IMAGES = ImageSet(name="none", items=(), classes=())
 
@@ -43,12 +52,10 @@ def packed(tmp_path, tiny_typed):
         engine = sidecars.blob(precision=Precision.FP16)
         publish(EngineFile, tmp_path / "e.blob", b"engine", engine)
         publish(Baseline, tmp_path / "baseline.npz", b"baseline", sidecars.baseline())
-        record = {
-            "rows": [{"name": "FP16 (cpu)", "role": "subject", "backend": "openvino"}],
-            "context": {"engines": {"FP16 (cpu)": {"file": "e.blob"}}},
-        }
+        files = {"FP16 (cpu)": JudgedFile(file="e.blob", sha256=file_sha256(tmp_path / "e.blob"))}
+        record = reports.report(reports.row("FP16 (cpu)", precision="fp16"), engines=files)
         passed = ReportDetails(status="PASSED")
-        publish(Report, tmp_path / "report.json", json.dumps(record).encode(), passed)
+        publish(Report, tmp_path / "report.json", json.dumps(to_json(record)).encode(), passed)
         return outputs.material(tmp_path, device, NO_IMAGES)
 
     return pack
