@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +92,8 @@ def _require_fit(flags: Mapping[str, Any]) -> None:
 
 
 def _train(sets: tuple[ImageSet, ImageSet], flags: Mapping[str, Any], terminal: Terminal) -> None:
+    from msgspec import structs
+
     from edge_inception import registry, stage
     from edge_inception.training.options import TrainOptions
     from edge_inception.training.train import train as run
@@ -104,7 +105,7 @@ def _train(sets: tuple[ImageSet, ImageSet], flags: Mapping[str, Any], terminal: 
     options = TrainOptions(
         model=spec.name,
         num_classes=len(sets[0].classes),
-        preprocess=dataclasses.replace(spec.preprocess, **changes),
+        preprocess=structs.replace(spec.preprocess, **changes),
         model_options=model_options(flags["option"]),
         **_given((*_SHARED, "start_size"), flags),
     )
