@@ -179,6 +179,7 @@ class PlanDetails(EngineDetails, frozen=True, kw_only=True):
     """NVIDIA's: the layers as ``_inspection.describe_layers`` tells them, and what was asked for.
 
     ``graph`` is the file name of the typed graph; ``equivalent_command`` that of NVIDIA's own tool.
+    ``activation_bytes`` is negative where the library leaves a batch free, as -1 images.
     """
 
     layers: Mapping[str, Mapping[str, Count]]
@@ -188,7 +189,7 @@ class PlanDetails(EngineDetails, frozen=True, kw_only=True):
     float_kernels: Count
     reformat_layers: Count
     num_kernels: Count
-    activation_bytes: Count
+    activation_bytes: int
     dla_islands: Count
     weight_bytes: Mapping[str, Count]
     total_weight_bytes: Count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +126,8 @@ def _require_fit(flags: _Flags) -> None:
 
 
 def _train(sets: tuple[ImageSet, ImageSet], model: str, flags: _Flags, terminal: Terminal) -> None:
+    from msgspec import structs
+
     from edge_inception import registry, stage
     from edge_inception.training.options import TrainOptions
     from edge_inception.training.train import train as run
@@ -138,7 +139,7 @@ def _train(sets: tuple[ImageSet, ImageSet], model: str, flags: _Flags, terminal:
     options = TrainOptions(
         model=spec.name,
         num_classes=len(sets[0].classes),
-        preprocess=dataclasses.replace(spec.preprocess, **changes),
+        preprocess=structs.replace(spec.preprocess, **changes),
         model_options=model_options(flags.option),
         **_given((*_SHARED, "start_size"), flags),
     )

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
+
+from edge_inception import records
 from edge_inception.artifact import file_sha256
 from edge_inception.errors import InputError
+from edge_inception.records import Count, Sha256, Share
 
 SCHEMA = 1
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jfif"))
@@ -235,88 +238,85 @@ def _hashed(files: Sequence[tuple[Path, int | None]]) -> tuple[ImageItem, ...]:
         )
 
 
+class _Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the images are: a folder beside the set file, or inside a package."""
+
+    folder: str = "."
+    module: str | None = None
+    distribution: str | None = None
+
+
+class _SetImage(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    sha256: Sha256
+    split: str
+    label: Count | None
+    weight: Share = 1.0
+
+
+class _SetFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A set file; it may say more of itself and its images, for people: licence, grades."""
+
+    schema: Literal[1]
+    name: str
+    classes: tuple[str, ...]
+    source: _Source
+    images: tuple[Any, ...]
+
+
 def _open_set_file(path: Path, split: str) -> ImageSet:
-    record = _read_set_file(path)
-    splits = sorted({image["split"] for image in record["images"]})
+    hint = "wanted schema, name, classes, source and images, see calibration/README.md"
+    value = records.read_json(path, hint=hint)
+    where = f"{path} is not a set file of schema {SCHEMA}"
+    record = records.convert(_SetFile, value, where=where, hint=hint)
+    images = _set_images(path, record)
+    splits = sorted({image.split for image in images})
     if split not in splits:
         raise InputError(
             f"{path} has no split '{split}'" if split else f"{path} has splits, and none is named",
             hint=f"splits: {', '.join(splits)}; name one with --split, --calibration-split, "
             "--validation-split or --data-split",
         )
-    root = _locate(path, record["source"])
-    chosen = [image for image in record["images"] if image["split"] == split]
-    origin = record["source"].get("distribution")
+    root = _locate(path, record.source)
+    chosen = [image for image in images if image.split == split]
+    origin = record.source.distribution
     hint = f"pip install {origin}" if origin else "restore the original images"
-    absent = [image["id"] for image in chosen if not (root / image["id"]).is_file()]
+    absent = [image.id for image in chosen if not (root / image.id).is_file()]
     if absent:
         raise InputError(
             f"{len(absent)} images of {path.name} are not in {root}, first {absent[0]}", hint=hint
         )
-    items = _hashed([(root / image["id"], image["label"]) for image in chosen])
+    items = _hashed([(root / image.id, image.label) for image in chosen])
     for item, image in zip(items, chosen, strict=True):
-        if item.sha256 != image["sha256"]:
+        if item.sha256 != image.sha256:
             raise InputError(f"{item.path} is not the image {path.name} was made from", hint=hint)
     _refuse_contradictions(items)
     weighted = tuple(
-        replace(item, weight=float(image.get("weight", 1.0)))
-        for item, image in zip(items, chosen, strict=True)
+        replace(item, weight=image.weight) for item, image in zip(items, chosen, strict=True)
     )
-    return ImageSet(
-        name=f"{record['name']}/{split}", items=weighted, classes=tuple(record["classes"])
-    )
+    return ImageSet(name=f"{record.name}/{split}", items=weighted, classes=record.classes)
 
 
-def _read_set_file(path: Path) -> dict[str, Any]:
-    try:
-        record: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"cannot read set file {path}: {error.strerror}", hint="check the path"
-        ) from error
-    except ValueError as error:
-        raise InputError(
-            f"{path} is not JSON: {error}", hint="see calibration/README.md"
-        ) from error
-    kinds = {"schema": int, "name": str, "classes": list, "source": dict, "images": list}
-    wrong = [
-        key
-        for key, kind in kinds.items()
-        if not isinstance(record, dict) or not isinstance(record.get(key), kind)
-    ]
-    if wrong or record["schema"] != SCHEMA:
-        raise InputError(
-            f"{path} is not a set file of schema {SCHEMA}",
-            hint=f"missing or wrong: {', '.join(wrong or ['schema'])}",
-        )
-    for number, image in enumerate(record["images"]):
-        if not _is_image_record(image, len(record["classes"])):
-            raise InputError(
-                f"{path}: image {number} is not a record of id, sha256, split, label and weight",
-                hint=f"label is 0 to {len(record['classes']) - 1} or null, weight 0 to 1",
-            )
-    return dict(record)
+def _set_images(path: Path, record: _SetFile) -> list[_SetImage]:
+    last = len(record.classes) - 1
+    hint = f"label is 0 to {last} or null, weight 0 to 1"
+    found = []
+    for number, value in enumerate(record.images):
+        where = f"{path}: image {number} is not a record of id, sha256, split, label and weight"
+        image = records.convert(_SetImage, value, where=where, hint=hint)
+        if image.label is not None and image.label > last:
+            raise InputError(f"{where}: its label is {image.label}", hint=hint)
+        found.append(image)
+    return found
 
 
-def _is_image_record(image: Any, num_classes: int) -> bool:
-    if not isinstance(image, dict) or not image.keys() >= {"id", "sha256", "split", "label"}:
-        return False
-    label, weight = image["label"], image.get("weight", 1.0)
-    return (
-        all(isinstance(image[key], str) for key in ("id", "sha256", "split"))
-        and (label is None or (type(label) is int and 0 <= label < num_classes))
-        and (type(weight) in {int, float} and 0 <= weight <= 1)
-    )
-
-
-def _locate(path: Path, source: Mapping[str, str]) -> Path:
+def _locate(path: Path, source: _Source) -> Path:
     """Folder the image ids are relative to: inside a pip package, or next to the set file."""
-    module = source.get("module")
-    if module is None:
-        return path.parent / source.get("folder", ".")
-    package = source.get("distribution", module)
+    if source.module is None:
+        return path.parent / source.folder
+    package = source.distribution or source.module
     try:
-        found = importlib.util.find_spec(module)
+        found = importlib.util.find_spec(source.module)
     except ModuleNotFoundError:  # of the package around a dotted name
         found = None
     if found is None or not found.submodule_search_locations:
@@ -324,4 +324,4 @@ def _locate(path: Path, source: Mapping[str, str]) -> Path:
             f"images of {path.name} come from package '{package}', not installed",
             hint=f"pip install {package}",
         )
-    return Path(found.submodule_search_locations[0]) / source.get("folder", ".")
+    return Path(found.submodule_search_locations[0]) / source.folder

@@ -78,12 +78,13 @@ def import_cache(
     }
     digest = file_sha256(cache)
     table = Table(
+        schema=ranges.SCHEMA,
         graph=graph.sha256,
         set=cache.name,
         set_sha256=images.sha256 if images else digest,
         num_images=0,
         calibrator=algorithm,
-        preprocess=stage.plain(options.preprocess),
+        preprocess=options.preprocess,
         tensors=tensors,
     )
     means = (

@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from edge_inception import artifact, stage
+from edge_inception import artifact
 from edge_inception.artifact import RangeTable, SimplifiedGraph
 from edge_inception.data.imageset import ImageItem, ImageSet
 from edge_inception.errors import InputError
@@ -157,12 +157,13 @@ def publish(
     best = max(tables, key=lambda name: tried.get(name, 0.0))
     tensors = tables[best]
     table = Table(
+        schema=ranges.SCHEMA,
         graph=subject.graph.sha256,
         set=chosen.name,
         set_sha256=chosen.sha256,
         num_images=record.num_images,
         calibrator=best,
-        preprocess=stage.plain(options.preprocess),
+        preprocess=options.preprocess,
         shard=options.shard,
         tensors=tensors,
     )

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_inception import records
 from edge_inception.artifact import RangeTable, SimplifiedGraph, file_sha256
 from edge_inception.errors import InputError
 from edge_inception.quant.calibrators import Observation
 from edge_inception.quant.scales import LARGEST_SCALE, LEVELS, int8_scale
+from edge_inception.records import Count, Positive, Record, Sha256
+from edge_inception.spec import Preprocess
 from edge_inception.stage import plain, tool_version
 
-SCHEMA = 2
+SCHEMA: Final = 2
 BESIDE = ".npz"
-_PLAIN = ("graph", "set", "set_sha256", "num_images", "calibrator", "preprocess", "shard")
-_KEYS = frozenset((*_PLAIN, "schema", "tensors"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorRange:
+class TensorRange(Record, frozen=True, kw_only=True):
     """One tensor: the amax its scale is made from, and the exact amax that was observed.
 
     ``scale_of`` names the tensor whose amax it shares; its own name unless it is a MaxPool output.
@@ -57,38 +58,26 @@ class ChannelMeans:
     quantized: NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(Record, frozen=True, kw_only=True):
     """Content of a range table; ``graph`` and ``set_sha256`` are the hashes it belongs to.
 
     ``shard`` (i, n): what is seen is of the i-th of n shares of the set's images.
     """
 
-    graph: str
+    schema: Literal[2]
+    graph: Sha256
     set: str
-    set_sha256: str
-    num_images: int
+    set_sha256: Sha256
+    num_images: Count
     calibrator: str
-    preprocess: Mapping[str, Any]
-    shard: tuple[int, int] = (1, 1)
+    preprocess: Preprocess
+    shard: tuple[Positive, Positive] = (1, 1)
     tensors: Mapping[str, TensorRange]
 
 
 def table_text(table: Table) -> str:
     """The table as JSON, tensors in graph order."""
-    record = {
-        "schema": SCHEMA,
-        **{key: getattr(table, key) for key in _PLAIN},
-        "tensors": {
-            name: {
-                "amax": tensor.amax,
-                "observed_amax": tensor.observed_amax,
-                "scale_of": tensor.scale_of,
-            }
-            for name, tensor in table.tensors.items()
-        },
-    }
-    return json.dumps(record, indent=1) + "\n"
+    return json.dumps(records.plain(table), indent=1) + "\n"
 
 
 def read_table(ranges: RangeTable) -> Table:
@@ -97,19 +86,17 @@ def read_table(ranges: RangeTable) -> Table:
     Raises:
         InputError: Not readable, of another schema, or an amax that is not a finite number >= 0.
     """
-    try:
-        record: Any = json.loads(ranges.path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"range table {ranges.path} is not readable JSON", hint="run calibrate again"
-        ) from error
-    if not isinstance(record, dict) or set(record) != _KEYS or record["schema"] != SCHEMA:
-        raise InputError(
-            f"{ranges.path} is not a range table of schema {SCHEMA}", hint="run calibrate again"
-        )
-    tensors = {name: _tensor(ranges.path, name, entry) for name, entry in record["tensors"].items()}
-    rest = {key: record[key] for key in _PLAIN}
-    return Table(tensors=tensors, **{**rest, "shard": tuple(rest["shard"])})
+    again, where = "run calibrate again", f"range table {ranges.path}"
+    value = records.parse(ranges.path.read_bytes(), where=where, hint=again, allow_nan=True)
+    table = records.convert(Table, value, where=where, hint=again)
+    for name, tensor in table.tensors.items():
+        for amax in (tensor.amax, tensor.observed_amax):
+            if not (math.isfinite(amax) and amax >= 0.0):
+                raise InputError(
+                    f"{ranges.path}: tensor '{name}' has amax {amax}, wanted a finite number >= 0",
+                    hint=again,
+                )
+    return table
 
 
 def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
@@ -134,7 +121,7 @@ def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
     got = {"graph": table.graph, **_flat(table.preprocess, tools)}
     wanted = {
         "graph": graph.sha256,
-        **_flat(plain(graph.details.preprocess), {n: tool_version(n) for n in tools}),
+        **_flat(graph.details.preprocess, {n: tool_version(n) for n in tools}),
     }
     require_keys(ranges, got=got, wanted=wanted, again=_command(graph, ranges, table))
     return table
@@ -178,19 +165,9 @@ def require_keys(
             )
 
 
-def _flat(preprocess: Mapping[str, Any], tools: Mapping[str, str]) -> dict[str, Any]:
-    named = {f"preprocess.{key}": value for key, value in preprocess.items()}
+def _flat(preprocess: Preprocess, tools: Mapping[str, str]) -> dict[str, Any]:
+    named = {f"preprocess.{key}": value for key, value in plain(preprocess).items()}
     return named | {f"version of {name}": version for name, version in tools.items()}
-
-
-def _tensor(path: Path, name: str, entry: Mapping[str, Any]) -> TensorRange:
-    found = TensorRange(**entry)
-    if not (np.isfinite(found.amax) and found.amax >= 0.0):
-        raise InputError(
-            f"{path}: tensor '{name}' has amax {found.amax}, wanted a finite number >= 0",
-            hint="run calibrate again",
-        )
-    return found
 
 
 def group_ranges(

@@ -8,12 +8,37 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Literal
 
+from edge_inception import records
 from edge_inception.artifact import replace_file, writing
+from edge_inception.errors import InputError
+from edge_inception.records import Count, R, Record
+
+Images = Literal["all", "worst"]
+"""On which images a graph was scored."""
+
+
+class Figures(Record, frozen=True, kw_only=True):
+    """The figures of a ``Point``."""
+
+    drop_pp: float
+    noise: float
+    tail: float
+    worst: tuple[Count, ...]
+
+
+class _Head(Record, frozen=True, kw_only=True):
+    key: str
+
+
+class _Line(Record, frozen=True, kw_only=True):
+    keep: tuple[str, ...]
+    images: Images
+    score: Figures
 
 
 class Journal:
@@ -29,13 +54,9 @@ class Journal:
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._key = path, key
-        self._known: dict[tuple[frozenset[str], str], Mapping[str, Any]] = {}
-        lines = _whole_lines(path)
-        if lines[:1] != [{"key": key}]:
-            lines = [{"key": key}]
-        for line in lines[1:]:
-            self._known[frozenset(line["keep"]), line["images"]] = line["score"]
-        replace_file(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        lines = _whole_lines(path, key)
+        self._known = {(frozenset(line.keep), line.images): line.score for line in lines}
+        replace_file(path, "".join(map(_text, (_Head(key=key), *lines))).encode())
         with writing(path):
             self._stream = path.open("a", encoding="utf-8")
 
@@ -44,19 +65,19 @@ class Journal:
         """Scores that were read or added."""
         return len(self._known)
 
-    def known(self, keep: frozenset[str], images: str) -> Mapping[str, Any] | None:
+    def known(self, keep: frozenset[str], images: Images) -> Figures | None:
         """The score of ``keep`` on these images, if it is known."""
         return self._known.get((keep, images))
 
-    def add(self, keep: frozenset[str], images: str, score: Mapping[str, Any]) -> None:
+    def add(self, keep: frozenset[str], images: Images, score: Figures) -> None:
         """Write a score down; it is on the disk when this returns.
 
         Raises:
             InputError: The disk is full.
         """
-        line = {"keep": sorted(keep), "images": images, "score": dict(score)}
+        line = _Line(keep=tuple(sorted(keep)), images=images, score=score)
         with writing(self._path):
-            self._stream.write(json.dumps(line) + "\n")
+            self._stream.write(_text(line))
             self._stream.flush()
             os.fsync(self._stream.fileno())
         self._known[keep, images] = score
@@ -73,17 +94,26 @@ class Journal:
         self._stream.close()
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Records up to the first line that is cut off or no JSON."""
+def _text(line: Record) -> str:
+    return json.dumps(records.plain(line)) + "\n"
+
+
+def _whole_lines(path: Path, key: str) -> list[_Line]:
+    """Scores up to the first line that is cut off or no record; none of another key."""
     if not path.is_file():
         return []
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            record: Any = json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith("\n") or not isinstance(record, dict):
-            break
-        found.append(record)
+    found: list[_Line] = []
+    with suppress(InputError):
+        head, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
+        if _read(_Head, head).key != key:
+            return []
+        for line in lines:
+            if line.endswith(b"\n"):
+                found.append(_read(_Line, line))  # noqa: PERF401 -- those before a refusal stay
     return found
+
+
+def _read(kind: type[R], line: bytes) -> R:
+    where, hint = "a line of the journal", "it is dropped"
+    value = records.parse(line, where=where, hint=hint, allow_nan=True)
+    return records.convert(kind, value, where=where, hint=hint)

@@ -14,15 +14,14 @@ before it is used, so a search that was killed goes on where it was, to the same
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_inception.errors import counted
-from edge_inception.search.journal import Journal
+from edge_inception.search.journal import Figures, Images, Journal
 from edge_inception.spec import Budget, DropType
 
 FEWEST_CANDIDATES = 8
@@ -195,8 +194,10 @@ class Points:
             self._points[keep] = Point(
                 keep=tuple(name for name in self.groups if name in keep),
                 cost=sum(self.groups[name].cost for name in self.groups if name in keep),
-                worst=tuple(record["worst"]),
-                **{name: record[name] for name in ("drop_pp", "noise", "tail")},
+                drop_pp=record.drop_pp,
+                noise=record.noise,
+                tail=record.tail,
+                worst=record.worst,
             )
         return self._points[keep]
 
@@ -205,17 +206,17 @@ class Points:
         worst = self.of(frozenset()).worst
         if group.has_weights:
             record = self._record(frozenset(self.groups) - {group.name}, worst)
-            return Ranked(group=group, harm=record["noise"], lost_pp=record["drop_pp"])
+            return Ranked(group=group, harm=record.noise, lost_pp=record.drop_pp)
         plain = self._record(frozenset(), worst)
         without = self._record(frozenset({group.name}), worst)
         return Ranked(
             group=group,
-            harm=max(plain["noise"] - without["noise"], 0.0),
-            lost_pp=plain["drop_pp"] - without["drop_pp"],
+            harm=max(plain.noise - without.noise, 0.0),
+            lost_pp=plain.drop_pp - without.drop_pp,
         )
 
-    def _record(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Mapping[str, Any]:
-        images = "all" if rows is None else "worst"
+    def _record(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Figures:
+        images: Images = "all" if rows is None else "worst"
         record = self._journal.known(keep, images)
         if record is None:
             record = _measured(self._score(keep, rows))
@@ -276,19 +277,19 @@ def _badness(point: Point) -> tuple[float, float]:
     return point.drop_pp, point.tail
 
 
-def _measured(evidence: Evidence) -> Mapping[str, Any]:
-    """The figures of a point, as JSON holds them."""
+def _measured(evidence: Evidence) -> Figures:
+    """The figures of a point, as the journal holds them."""
     each = evidence.noise / np.maximum(evidence.signal, np.finfo(np.float64).tiny)
     worst_first = np.argsort(-each, kind="stable")
     count = len(each)
     tail = worst_first[: max(1, count // _SHARE_OF_TAIL)]
     affected = min(max(count // _SHARE_OF_WORST, _FEWEST_WORST), _MOST_WORST)
-    return {
-        "drop_pp": float(-100.0 * evidence.change.mean()) + 0.0,
-        "noise": float(evidence.noise.sum() / max(evidence.signal.sum(), np.finfo(float).tiny)),
-        "tail": float(each[tail].mean()),
-        "worst": [int(index) for index in worst_first[:affected]],
-    }
+    return Figures(
+        drop_pp=float(-100.0 * evidence.change.mean()) + 0.0,
+        noise=float(evidence.noise.sum() / max(evidence.signal.sum(), np.finfo(float).tiny)),
+        tail=float(each[tail].mean()),
+        worst=tuple(int(index) for index in worst_first[:affected]),
+    )
 
 
 def _why(best: Point, tried: int) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,7 +26,7 @@ def load_augmented(
     """
     rng = np.random.default_rng((options.seed, epoch, index))
     image = augment(images.decode(item.path), rng, options)
-    at_size = dataclasses.replace(
+    at_size = structs.replace(
         options.preprocess.normalised,
         input_size=(size, size),
         crop_fraction=1.0,

@@ -12,7 +12,6 @@ solar network fell from 26 to 19 dB in 24 steps, with the float logits alone to 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -379,7 +378,7 @@ def _publish(
         counts=graph.counts,
         details=structs.replace(graph.details, qat=found),
     )
-    bound = dataclasses.replace(ranges.read_table(table), graph=trained.sha256)
+    bound = structs.replace(ranges.read_table(table), graph=trained.sha256)
     seen, path = ranges.read_histograms(table), out / RANGES_FILE
     beside = artifact.write_beside(
         path, ranges.BESIDE, lambda file: ranges.write_statistics(file, seen, {})

@@ -110,7 +110,8 @@ def make_engines(folder: Path, photos: ImageSet, threads: int) -> tuple[dict[str
         )
         record[f"compile {name}"]["size_bytes"] = engines[name].path.stat().st_size
         record[f"compile {name}"]["details"] = {
-            key: engines[name].details.get(key) for key in ("executed_layers", "weight_bytes")
+            key: getattr(engines[name].details, key, None)
+            for key in ("executed_layers", "weight_bytes")
         }
     return engines, record
 

@@ -106,7 +106,7 @@ def plans(typed: dict[str, TypedGraph], folder: Path) -> dict[str, Any]:
     backend, found = backends.backend("tensorrt_rtx"), {}
     for name, graph in typed.items():
         made = backend.compile(graph, CompileOptions(), folder / f"{name}.engine")
-        found[name] = {key: made.details[key] for key in PLAN}
+        found[name] = {key: getattr(made.details, key) for key in PLAN}
         found[name]["convolutions"] = made.details.convolutions
         sys.stderr.write(f"{name}: {found[name]}\n")
     return found
@@ -164,7 +164,7 @@ def network(recipe: Recipe, folder: Path, options: LatencyOptions) -> dict[str, 
             "latency_over_default": stage.plain(
                 measure.ratio(measured[name], measured[SANDWICH.name])
             ),
-            "executed_layers": engines[name].details.get("executed_layers"),
+            "executed_layers": getattr(engines[name].details, "executed_layers", None),
             "plan": compiled[name],
         }
     return {

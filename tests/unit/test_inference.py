@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 import edge_inception
-from edge_inception import inference
-from edge_inception.data import images
+from edge_inception import artifact, inference
+from edge_inception.artifact import EngineFile
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.errors import InputError
@@ -112,13 +112,15 @@ def test_large_logits_do_not_overflow(top_of):
     assert [name for name, _ in top_of([0.0, 0.0, 0.0], [])] == ["0", "1", "2"]
 
 
-def test_preprocess_of_a_sidecar():
+def test_preprocess_of_a_sidecar(engine):
     """All fields are read back, lists as tuples; a sidecar without them is refused."""
     how = Preprocess(input_size=(3, 4), crop_fraction=0.5, mean=(0.1, 0.2, 0.3))
     record = {"input_size": [3, 4], "crop_fraction": 0.5, "mean": [0.1, 0.2, 0.3]}
-    assert images.preprocess_of({"preprocess": record}) == how
-    with pytest.raises(InputError, match="no preprocessing"):
-        images.preprocess_of({})
+    _change_sidecar(engine, preprocess=record)
+    assert artifact.load(EngineFile, engine).details.preprocess == how
+    _change_sidecar(engine, preprocess=None)
+    with pytest.raises(InputError, match="at preprocess: got null, wanted object"):
+        artifact.load(EngineFile, engine)
 
 
 def test_changed_engine_is_refused(engine, photos):

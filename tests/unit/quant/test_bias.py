@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_inception import artifact
@@ -262,7 +263,7 @@ def test_a_table_without_means_is_refused(model, save, photos, options, tmp_path
     shard = replace(options, shard=(1, 2))
     part = calibrate(graph, photos, shard, tmp_path / "r.json")
     record = ranges.read_table(part)
-    text = ranges.table_text(replace(record, shard=(1, 1))).encode()
+    text = ranges.table_text(structs.replace(record, shard=(1, 1))).encode()
     table = artifact.publish(
         RangeTable, part.path, text, provenance=part.provenance, details=part.details
     )

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_inception import artifact
@@ -252,7 +253,7 @@ def test_a_range_table_of_another_library_is_refused(graph, ranges, tmp_path):
     """What another release of OpenVINO measured is measured again."""
     record = ranges.provenance
     stale = replace(
-        ranges, provenance=replace(record, tools={**record.tools, "openvino": "2020.1"})
+        ranges, provenance=structs.replace(record, tools={**record.tools, "openvino": "2020.1"})
     )
     with pytest.raises(InputError, match=r"version of openvino: got 2020.1, wanted 20\d\d"):
         quantize(graph, stale, INT8, tmp_path / "typed.onnx")

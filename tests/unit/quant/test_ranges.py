@@ -14,14 +14,16 @@ from edge_inception.artifact import Provenance, RangeTable
 from edge_inception.errors import InputError
 from edge_inception.quant import ranges
 from edge_inception.quant.ranges import Table, TensorRange
+from edge_inception.spec import Preprocess
 
 TABLE = Table(
+    schema=2,
     graph="a" * 64,
     set="photos",
     set_sha256="b" * 64,
     num_images=3,
     calibrator="mse",
-    preprocess={"input_size": [8, 8]},
+    preprocess=Preprocess(input_size=(8, 8)),
     tensors={"z": TensorRange(amax=0.1, observed_amax=1 / 3, scale_of="z")},
 )
 

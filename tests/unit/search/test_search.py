@@ -12,8 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from edge_inception.search.journal import Journal
+from edge_inception.search.journal import Figures, Journal
 from edge_inception.search.search import Evidence, Group, allowed_drop, search, sizes
 from edge_inception.spec import Budget, DropType
 
@@ -202,12 +204,16 @@ def test_known_scores_are_not_asked_for_again(tmp_path):
     assert network.calls == []
 
 
+def figures(noise):
+    return Figures(drop_pp=1.5, noise=noise, tail=noise, worst=(2, 0))
+
+
 def test_a_journal_of_something_else_is_not_used(tmp_path):
     """Another key: started anew."""
     with Journal(tmp_path / "j", "a") as journal:
-        journal.add(frozenset({"x"}), "all", {"noise": 1.0})
+        journal.add(frozenset({"x"}), "all", figures(1.0))
     with Journal(tmp_path / "j", "a") as journal:
-        assert journal.known(frozenset({"x"}), "all") == {"noise": 1.0}
+        assert journal.known(frozenset({"x"}), "all") == figures(1.0)
         assert journal.known(frozenset({"x"}), "worst") is None
     with Journal(tmp_path / "j", "b") as journal:
         assert journal.num_known == 0
@@ -219,7 +225,7 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path, cut):
     path = tmp_path / "j"
     with Journal(path, "a") as journal:
         for name in "xyz":
-            journal.add(frozenset(name), "all", {"noise": 1 / 3})
+            journal.add(frozenset(name), "all", figures(1 / 3))
     path.write_bytes(path.read_bytes()[:-cut])
     with Journal(path, "a") as journal:
         assert [journal.known(frozenset(n), "all") is not None for n in "xyz"] == [
@@ -227,10 +233,52 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path, cut):
             True,
             False,
         ]
-        journal.add(frozenset("z"), "all", {"noise": 2 / 3})
+        journal.add(frozenset("z"), "all", figures(2 / 3))
     with Journal(path, "a") as journal:
-        assert journal.known(frozenset("x"), "all") == {"noise": 1 / 3}
-        assert journal.known(frozenset("z"), "all") == {"noise": 2 / 3}
+        assert journal.known(frozenset("x"), "all") == figures(1 / 3)
+        assert journal.known(frozenset("z"), "all") == figures(2 / 3)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}",
+        b"[" * 100_000,
+        b'{"keep": ["x"], "images": "all", "score": {"noise": 1.0}}',
+        b'{"keep": "x", "images": "all", "score": null}',
+        b'{"keep": ["x"], "keep": ["y"], "images": "some", "score": {}}',
+        b"\xff\xfe",
+    ],
+)
+def test_a_line_that_is_no_score_ends_the_journal(tmp_path, line):
+    """What another version or nobody wrote is scored again, with all that follows it."""
+    path = tmp_path / "j"
+    with Journal(path, "a") as journal:
+        journal.add(frozenset("x"), "all", figures(1.0))
+    path.write_bytes(path.read_bytes() + line + b"\n" + path.read_bytes().splitlines()[1] + b"\n")
+    with Journal(path, "a") as journal:
+        assert journal.num_known == 1
+        assert journal.known(frozenset("x"), "all") == figures(1.0)
+    path.write_bytes(line + b"\n")
+    with Journal(path, "a") as journal:
+        assert journal.num_known == 0
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    keep=st.frozensets(st.text(st.characters(exclude_categories=("Cs",)))),
+    images=st.sampled_from(("all", "worst")),
+    noise=st.floats(allow_nan=False),
+    worst=st.lists(st.integers(0, 2**53)),
+)
+def test_a_journal_reads_back_equal(tmp_path, keep, images, noise, worst):
+    """No bit of a figure is lost on the way over the disk."""
+    score = Figures(drop_pp=-noise, noise=noise, tail=noise, worst=tuple(worst))
+    (tmp_path / "j").unlink(missing_ok=True)
+    with Journal(tmp_path / "j", "a") as journal:
+        journal.add(keep, images, score)
+    with Journal(tmp_path / "j", "a") as journal:
+        assert journal.known(keep, images) == score
 
 
 _KILLED = """

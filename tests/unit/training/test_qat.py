@@ -111,10 +111,10 @@ def narrowed(table, share):
     """The table with every amax at a share of itself: values above are clipped."""
     content = range_tables.read_table(table)
     tensors = {
-        name: dataclasses.replace(tensor, amax=share * tensor.amax)
+        name: structs.replace(tensor, amax=share * tensor.amax)
         for name, tensor in content.tensors.items()
     }
-    text = range_tables.table_text(dataclasses.replace(content, tensors=tensors))
+    text = range_tables.table_text(structs.replace(content, tensors=tensors))
     return artifact.publish(
         RangeTable,
         table.path,
