@@ -49,7 +49,9 @@ def pairs(record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
+    if isinstance(value, list | tuple) and all(
+        isinstance(item, (str, int, float)) for item in value
+    ):
         return ", ".join(map(str, value))
     return json.dumps(value, sort_keys=True)
 

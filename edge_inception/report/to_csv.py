@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from edge_inception.latency.record import BenchRecord
+
 _COLUMNS = (
     "report", "model", "created_utc", "status", "row", "role", "backend", "precision",
     "float_precision", "num_images", "top1", "top1_lower", "top1_upper", "drop_pp",
@@ -33,7 +35,7 @@ def to_csv(reports: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def timings_to_csv(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def timings_to_csv(records: Mapping[str, Sequence[BenchRecord]]) -> str:
     """The runs of records of ``bench`` and ``compare``, each under the name of its file."""
     named = ((name, record) for name, found in records.items() for record in found)
     return _written(_TIMING_COLUMNS, (one for pair in named for one in _runs(*pair)))
@@ -47,17 +49,18 @@ def _written(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def _runs(name: str, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for run in record["runs"]:
-        engine, how = record["engines"][run["arm"]], record["protocol"]
+def _runs(name: str, record: BenchRecord) -> Iterator[dict[str, Any]]:
+    how, result = record.protocol, record.result
+    for run in record.runs:
+        engine = record.engines[run.arm]
         yield {
             "record": name,
-            "model": record["model"]["name"],
-            "created_utc": record["created_utc"],
-            "verdict": (record.get("result") or {}).get("verdict"),
-            **{key: engine[key] for key in ("path", "backend", "precision", "bytes")},
-            **{key: how[key] for key in ("batch", "streams", "threads")},
-            **{key: run[key] for key in ("arm", "pair", "t0", *_TIMED)},
+            "model": record.model.name,
+            "created_utc": record.created_utc,
+            "verdict": result.verdict.value if result else None,
+            **{key: getattr(engine, key) for key in ("path", "backend", "precision", "bytes")},
+            **{key: getattr(how, key) for key in ("batch", "streams", "threads")},
+            **{key: getattr(run, key) for key in ("arm", "pair", "t0", *_TIMED)},
         }
 
 
