@@ -30,15 +30,9 @@ from edge_inception.device import measure
 from edge_inception.latency import machine, telemetry
 from edge_inception.latency._worker_process import Worker
 from edge_inception.latency.contender import EngineUnderTest
+from edge_inception.latency.facts import DeviceFacts, UsedProtocol
 from edge_inception.latency.measure import MIN_SAMPLES_P99, Contender, check_threads, worker_of
-from edge_inception.latency.record import (
-    SCHEMA,
-    SCHEMA_VERSION,
-    BenchRecord,
-    DeviceFacts,
-    RunRecord,
-    UsedProtocol,
-)
+from edge_inception.latency.record import SCHEMA, SCHEMA_VERSION, BenchRecord, RunRecord
 from edge_inception.spec import Progress, no_progress
 
 _BUSY_CORES = 0.1

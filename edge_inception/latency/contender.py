@@ -17,8 +17,8 @@ from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet
 from edge_inception.engines import _registry as backends
 from edge_inception.errors import BackendMissing, InputError
+from edge_inception.latency.facts import Batches, EngineFacts, Model
 from edge_inception.latency.measure import Contender
-from edge_inception.latency.record import Batches, EngineFacts, Model
 from edge_inception.spec import Preprocess
 
 _NUM_IMAGES = 16

@@ -34,20 +34,23 @@ Source: facts/jetson.md 6.4.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from edge_inception import records
 from edge_inception.device import measure
 from edge_inception.errors import InputError
+from edge_inception.latency.facts import DeviceFacts, EngineFacts, Model, UsedProtocol
 from edge_inception.latency.measure import MIN_SAMPLES_P99
-from edge_inception.records import Count, Positive, Record, SparseRecord
+from edge_inception.latency.telemetry import Clocks, Temperatures
+from edge_inception.records import Count, Record, SparseRecord
 
 SCHEMA = measure.SCHEMA
 SCHEMA_VERSION = 2
@@ -56,9 +59,6 @@ BASELINE, CANDIDATE = "A", "B"
 
 _FROM_DEVICES = measure.SCHEMA_VERSION
 _HINT = "measure again: edge-inception bench or compare, with --out"
-_ENDLESS_MS = 1e12
-_Text = str | None | UnsetType
-_Whole = int | None | UnsetType
 
 
 class Verdict(Enum):
@@ -69,128 +69,6 @@ class Verdict(Enum):
     IMPROVED = "improved"
     INCONCLUSIVE = "inconclusive"
     INVALID = "invalid"
-
-
-class Model(Record, frozen=True, kw_only=True):
-    """The model of the engines; ``input`` is its shape."""
-
-    name: str | None
-    input: tuple[int | str | None, ...] | None
-    onnx_sha256: str | UnsetType = UNSET
-
-
-class Batches(Record, frozen=True, kw_only=True):
-    """Images of a call: fewest, the number compiled for, and most."""
-
-    min: Positive
-    opt: Positive
-    max: Positive
-
-
-class EngineFacts(Record, frozen=True, kw_only=True):
-    """An engine file, and what it is tied to by library; the last six are of a device."""
-
-    path: str
-    sha256: str
-    bytes: Count
-    backend: str
-    precision: str | None
-    float_precision: str | None
-    typed: str | None
-    batch: Batches | Positive
-    dla_core: Count | None
-    tied_to: dict[str, str]
-    graph_sha256: str | None
-    build_id: _Text = UNSET
-    build_s: float | UnsetType | None = UNSET
-    int8_layers: _Whole = UNSET
-    key: _Text = UNSET
-    plan_trt: _Text = UNSET
-    sm: _Text = UNSET
-
-
-class PowerMode(Record, frozen=True, kw_only=True):
-    """Of a Jetson."""
-
-    name: str
-    id: int | UnsetType = UNSET
-
-
-class DeviceFacts(Record, frozen=True, kw_only=True):
-    """The machine as ``machine`` describes it, or as a device's own program does."""
-
-    cpu: _Text = UNSET
-    architecture: _Text = UNSET
-    instruction_sets: tuple[str, ...] | UnsetType = UNSET
-    num_cores: _Whole = UNSET
-    affinity: tuple[Count, ...] | UnsetType = UNSET
-    governor: _Text = UNSET
-    system: _Text = UNSET
-    python: _Text = UNSET
-    libraries: dict[str, str] | UnsetType = UNSET
-    load_average: float | UnsetType = UNSET
-    clocks_locked: bool | UnsetType | None = UNSET
-    compatible: tuple[str, ...] | UnsetType | None = UNSET
-    container: _Text = UNSET
-    cuda: _Text = UNSET
-    emc_mhz: _Whole = UNSET
-    fan_pwm: _Whole = UNSET
-    gpu: _Text = UNSET
-    gpu_max_mhz: _Whole = UNSET
-    gpu_mhz: _Whole = UNSET
-    hostname_hash: _Text = UNSET
-    jetpack: _Text = UNSET
-    l4t: _Text = UNSET
-    library: _Text = UNSET
-    machine: _Text = UNSET
-    mem_mib: _Whole = UNSET
-    model: _Text = UNSET
-    power_mode: PowerMode | UnsetType | None = UNSET
-    sm: _Text = UNSET
-    trt: _Text = UNSET
-
-
-class UsedProtocol(Record, frozen=True, kw_only=True):
-    """``bench.Protocol`` as it was resolved, and what was fed; the last two are of a device."""
-
-    threads: Count | None
-    batch: Positive
-    streams: Positive
-    warmup_calls: Count | UnsetType = UNSET
-    warmup_s: float | UnsetType = UNSET
-    calls: Count | UnsetType = UNSET
-    seconds: float | UnsetType = UNSET
-    stable: float | UnsetType | None = UNSET
-    most_s: float | UnsetType = UNSET
-    block_calls: Count | UnsetType = UNSET
-    block_s: float | UnsetType = UNSET
-    discard_calls: Count | UnsetType = UNSET
-    settle_s: float | UnsetType = UNSET
-    timeout_s: float | UnsetType = UNSET
-    runner: str
-    order: str | UnsetType = UNSET
-    transfers: bool | UnsetType = UNSET
-    spin_wait: bool | UnsetType = UNSET
-    metric: str
-    input_sha256: str
-    input: str
-    affinity: tuple[Count, ...] | UnsetType = UNSET
-    k: Count | UnsetType = UNSET
-    cuda_graph: bool | UnsetType = UNSET
-
-
-class Temperatures(Record, frozen=True, kw_only=True):
-    """Degrees Celsius by zone, before and after."""
-
-    start: dict[str, float]
-    end: dict[str, float]
-
-
-class Clocks(Record, frozen=True, kw_only=True):
-    """Lowest MHz of all cores, before and after."""
-
-    start: float | None
-    end: float | None
 
 
 class RunRecord(Record, frozen=True, kw_only=True):
@@ -376,11 +254,11 @@ def _read(value: Any, where: str) -> BenchRecord:
             hint="update edge-inception",
         )
     is_old = head.schema_version == _FROM_DEVICES
-    whole = upgrade_from_v1(value, where) if is_old else value
+    whole = _filled_from_v1(value) if is_old else value
     record = records.convert(BenchRecord, whole, where=where, hint=_HINT)
-    if lack := _lack(record):
+    if lack := (is_old and _lack_of_v1(record)) or _lack(record):
         raise InputError(f"{where}, at {lack}", hint=_HINT)
-    return record
+    return upgrade_from_v1(record) if is_old else record
 
 
 def _lack(record: BenchRecord) -> str | None:
@@ -400,83 +278,75 @@ def _listed(arms: set[str]) -> str:
     return " and ".join(sorted(arms)) or "none"
 
 
-class _OldEngine(msgspec.Struct, frozen=True, kw_only=True):
-    backend: str
+_NOT_IN_V1 = ("open_s", "first_ms", "peak_mib", "compute_median", "power_mw", "throttled",
+              "foreign_cores")  # fmt: skip
+_RUN_OF_V1: Mapping[str, Any] = {
+    **dict.fromkeys(_NOT_IN_V1),
+    "pair": 0,
+    "p95": 0.0,
+    "throughput": 0.0,
+    "blocks": [],
+    "unavailable": {},
+    "cpu_mhz": {"start": None, "end": None},
+}
+_ENGINE_OF_V1: Mapping[str, Any] = {"path": "", "float_precision": None, "tied_to": {}}
 
 
-class _OldEngines(msgspec.Struct, frozen=True, kw_only=True):
-    A: _OldEngine
-
-
-class _OldDevice(msgspec.Struct, frozen=True, kw_only=True):
-    power_mode: PowerMode | None
-    machine: str | None = None
-    library: str | None = None
-
-
-class _OldProtocol(msgspec.Struct, frozen=True, kw_only=True):
-    batch: Positive
-
-
-class _OldRun(msgspec.Struct, frozen=True, kw_only=True):
-    n: Count
-    mean: Annotated[float, msgspec.Meta(gt=0, lt=_ENDLESS_MS)]
-    p99: float
-    samples_ms: Annotated[
-        tuple[Annotated[float, msgspec.Meta(ge=0, lt=_ENDLESS_MS)], ...], msgspec.Meta(min_length=1)
-    ]
-    gpu_median: float | None = None
-
-
-class _Old(msgspec.Struct, frozen=True, kw_only=True):
-    """What the upgrade of version 1 relies on; the rest is checked as version 2."""
-
-    bundle: Bundle
-    engines: _OldEngines
-    device: _OldDevice
-    protocol: _OldProtocol
-    runs: tuple[_OldRun, ...]
-
-
-def upgrade_from_v1(value: Any, where: str) -> dict[str, Any]:
-    """What ``device.py`` wrote, as version 2 says it.
-
-    Raises:
-        InputError: It is not what ``device.py`` writes.
-    """
-    old = records.convert(_Old, value, where=where, hint=_HINT)
-    library = old.device.library
-    device = {
-        "architecture": old.device.machine,
-        "libraries": {old.engines.A.backend: library} if library else {},
-    }
-    engine: dict[str, Any] = {
-        "path": f"{old.bundle.name} {old.bundle.version}",
-        "float_precision": None,
-        "tied_to": {},
-    }
+def _filled_from_v1(value: dict[str, Any]) -> dict[str, Any]:
+    """The same with what version 1 lacks, of no value yet."""
     protocol = {"threads": None, "input": "golden images of the bundle"}
-    runs = zip(value["runs"], old.runs, strict=True)
+    engines, runs = value.get("engines"), value.get("runs")
     return {
         **value,
         "schema_version": SCHEMA_VERSION,
-        "device": value["device"] | device,
-        "engines": value["engines"] | {BASELINE: engine | value["engines"][BASELINE]},
-        "protocol": protocol | value["protocol"],
-        "runs": [_upgraded_run(raw, run, old.protocol.batch) for raw, run in runs],
+        "engines": {arm: _filled(one, _ENGINE_OF_V1) for arm, one in engines.items()}
+        if isinstance(engines, dict)
+        else engines,
+        "protocol": _filled(value.get("protocol"), protocol),
+        "runs": [_filled(run, _RUN_OF_V1) for run in runs] if isinstance(runs, list) else runs,
     }
 
 
-def _upgraded_run(value: dict[str, Any], run: _OldRun, batch: int) -> dict[str, Any]:
-    unknown = ("open_s", "first_ms", "peak_mib", "power_mw", "throttled", "foreign_cores")
-    found = {
-        "pair": 0,
-        "p95": float(np.percentile(run.samples_ms, 95)),
-        "throughput": 1000 * batch / run.mean,
-        "compute_median": run.gpu_median,
-        "cpu_mhz": {"start": None, "end": None},
-        "unavailable": {},
-        "blocks": [run.n],
-    }
-    p99 = run.p99 if run.n >= MIN_SAMPLES_P99 else None
-    return {**dict.fromkeys(unknown), **found, **value, "p99": p99}
+def _filled(value: Any, defaults: Mapping[str, Any]) -> Any:
+    return {**defaults, **value} if isinstance(value, dict) else value
+
+
+def _lack_of_v1(record: BenchRecord) -> str | None:
+    if record.bundle is None:
+        return "bundle: got none, wanted that of the device"
+    if record.device.power_mode is UNSET:
+        return "device: object missing required field 'power_mode'"
+    for index, run in enumerate(record.runs):
+        if not run.samples_ms or not run.mean > 0:
+            return f"runs[{index}]: got no call that took time, wanted one"
+    return None
+
+
+def upgrade_from_v1(old: BenchRecord) -> BenchRecord:
+    """What ``device.py`` wrote, with what follows from it."""
+    device, engine, bundle = old.device, old.engine, old.bundle
+    assert bundle is not None
+    path, library = f"{bundle.name} {bundle.version}", device.library
+    return replace(
+        old,
+        device=replace(
+            device,
+            architecture=device.machine or None,
+            libraries={engine.backend: library} if library else {},
+        ),
+        engines={arm: replace(one, path=path) for arm, one in old.engines.items()},
+        runs=tuple(_upgraded_run(run, old.protocol.batch) for run in old.runs),
+    )
+
+
+def _upgraded_run(run: RunRecord, batch: int) -> RunRecord:
+    with np.errstate(invalid="ignore"):  # infinite times
+        p95 = float(np.percentile(run.samples_ms, 95))
+    return replace(
+        run,
+        p95=p95,
+        p99=run.p99 if run.n >= MIN_SAMPLES_P99 else None,
+        throughput=1000 * batch / run.mean,
+        compute_median=run.gpu_median or None,
+        blocks=(run.n,),
+    )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_inception.device import jetson_board
-from edge_inception.latency.record import Clocks, Temperatures
+from edge_inception.records import Record
 
 _CPU = "devices/system/cpu"
 _RAPL = "class/powercap/intel-rapl:0/energy_uj"
@@ -41,6 +41,20 @@ class Reading:
     power_mw: float | None
     throttle_count: int | None
     unavailable: Mapping[str, str] = field(default_factory=dict)
+
+
+class Temperatures(Record, frozen=True, kw_only=True):
+    """Degrees Celsius by zone, before and after."""
+
+    start: dict[str, float]
+    end: dict[str, float]
+
+
+class Clocks(Record, frozen=True, kw_only=True):
+    """Lowest MHz of all cores, before and after."""
+
+    start: float | None
+    end: float | None
 
 
 class Seen(NamedTuple):

@@ -9,14 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as ET
 
-from edge_inception.latency.record import (
-    BenchRecord,
-    Layer,
-    ResultRecord,
-    RunRecord,
-    UsedProtocol,
-    Verdict,
-)
+from edge_inception.latency.facts import UsedProtocol
+from edge_inception.latency.record import BenchRecord, Layer, ResultRecord, RunRecord, Verdict
 from edge_inception.report.markdown import escape
 from edge_inception.report.table import DASH, size
 from edge_inception.report.table import milliseconds as _ms

@@ -12,19 +12,11 @@ from edge_inception.latency import bench
 from edge_inception.latency import record as bench_record
 from edge_inception.latency.bench import Protocol, run_together
 from edge_inception.latency.contender import EngineUnderTest, Feed
+from edge_inception.latency.facts import Batches, EngineFacts, Model
 from edge_inception.latency.measure import Contender
-from edge_inception.latency.record import (
-    Batches,
-    Clocks,
-    EngineFacts,
-    Model,
-    Temperatures,
-    Verdict,
-    read_record,
-    to_json,
-)
+from edge_inception.latency.record import Verdict, read_record, to_json
 from edge_inception.latency.regression import Gate
-from edge_inception.latency.telemetry import Seen
+from edge_inception.latency.telemetry import Clocks, Seen, Temperatures
 from edge_inception.validate.comparison import Comparison
 
 # a session with known figures; workers import it by name
@@ -149,7 +141,7 @@ def test_a_record_is_whole_and_strict_json(feed, tmp_path):
     assert read_record(path) == record
     for kind, part in (
         (bench_record.BenchRecord, found),
-        (bench_record.EngineFacts, found["engines"]["A"]),
+        (EngineFacts, found["engines"]["A"]),
         (bench_record.RunRecord, found["runs"][0]),
     ):
         needed = kind.__struct_fields__[: -len(kind.__struct_defaults__)]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from edge_inception.cli import main
-from edge_inception.report.timings import Timing, pair_changes, times_of
+from edge_inception.report.pairs import pair_changes
+from edge_inception.report.timings import Timing, times_of
 
 HOSTILE = "<script>alert(1)</script>"
 
