@@ -29,6 +29,7 @@ import pytest
 
 if TYPE_CHECKING:
     from edge_inception.latency.contender import EngineUnderTest
+    from edge_inception.latency.record import BenchRecord, Verdict
     from edge_inception.validate.comparison import Comparison
 
 BASELINES = "latency_baselines"
@@ -92,6 +93,8 @@ def latency_gate(request: pytest.FixtureRequest) -> Iterator[Callable[..., dict[
     threads=0, batch=1, seconds=5.0, images=None)``: engine files, or an ``EngineUnderTest``
     for a session of your own; photos to feed, or noise.
     """
+    from edge_inception.latency.record import to_json  # noqa: PLC0415 -- pytest starts without it
+
     with _folder(request) as folder:
 
         def gate(
@@ -110,9 +113,10 @@ def latency_gate(request: pytest.FixtureRequest) -> Iterator[Callable[..., dict[
                     max_drop_pp=math.inf,
                     progress=_silent,
                 )
-            result = record["result"]
-            _conclude(request, result["verdict"], result["sentence"])
-            return record
+            assert record.result is not None
+            _conclude(request, record.result.verdict, record.result.sentence)
+            found: dict[str, Any] = json.loads(to_json(record))
+            return found
 
         yield gate
 
@@ -127,15 +131,17 @@ def accuracy_gate(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any
     def gate(
         candidate: str | Path, baseline: str | Path, images: str | Path, *, max_drop: float = 1.0
     ) -> dict[str, Any]:
-        from edge_inception.data import imageset  # noqa: PLC0415 -- pytest starts without it
+        from edge_inception import records  # noqa: PLC0415 -- pytest starts without it
+        from edge_inception.data import imageset  # noqa: PLC0415
         from edge_inception.validate import comparison  # noqa: PLC0415
 
         labelled = imageset.open_set(Path(images))
         judged = comparison.accuracy_of(
             Path(baseline), Path(candidate), labelled, max_drop_pp=max_drop
         )
-        _conclude(request, judged["verdict"], judged["sentence"])
-        return judged
+        _conclude(request, judged.verdict, judged.sentence)
+        found: dict[str, Any] = records.plain(judged)
+        return found
 
     return gate
 
@@ -181,16 +187,17 @@ def _comparison(folder: str, choices: dict[str, Any]) -> Comparison:
 
 def _against_stored(
     request: pytest.FixtureRequest, session: Comparison, engine: Path | EngineUnderTest
-) -> dict[str, Any]:
+) -> BenchRecord:
     """The candidate against this machine's record; without one the test is skipped."""
     from edge_inception.artifact import replace_file  # noqa: PLC0415 -- pytest starts without it
+    from edge_inception.latency.record import to_json  # noqa: PLC0415
 
     folder = Path(request.config.rootpath, request.config.getoption("--baselines"))
     path = folder / session.fingerprint(engine) / f"{_file_name(request.node.nodeid)}.json"
     if request.config.getoption("--update-baselines"):
         record = session.baseline(engine, progress=_silent)
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
+        replace_file(path, to_json(record))
         return record
     if not path.exists():
         pytest.skip(f"no record of this machine, {path}: run pytest --update-baselines once")
@@ -211,13 +218,15 @@ def _engine(engine: str | Path | EngineUnderTest) -> Path | EngineUnderTest:
     return found
 
 
-def _conclude(request: pytest.FixtureRequest, verdict: str, sentence: str) -> None:
+def _conclude(request: pytest.FixtureRequest, verdict: Verdict, sentence: str) -> None:
     """Keep the line for the table, then fail or skip; a pass goes on."""
-    request.config.stash[_ROWS].append((request.node.nodeid, verdict, sentence))
-    if verdict == "fail":
+    from edge_inception.latency.record import Verdict  # noqa: PLC0415 -- pytest starts without it
+
+    request.config.stash[_ROWS].append((request.node.nodeid, verdict.value, sentence))
+    if verdict is Verdict.FAIL:
         pytest.fail(sentence, pytrace=False)
-    if verdict in {"inconclusive", "invalid"}:
-        told = f"{verdict}: {sentence}"
+    if verdict in {Verdict.INCONCLUSIVE, Verdict.INVALID}:
+        told = f"{verdict.value}: {sentence}"
         if request.config.getoption("--gate-strict"):
             pytest.fail(told, pytrace=False)
         pytest.skip(told)

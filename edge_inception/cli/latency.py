@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,8 @@ from edge_inception.errors import InputError
 if TYPE_CHECKING:
     from edge_inception.data.imageset import ImageSet
     from edge_inception.latency.bench import Protocol
+    from edge_inception.latency.record import BenchRecord
     from edge_inception.latency.regression import Gate
-    from edge_inception.spec import Progress
-    from edge_inception.validate.comparison import Comparison
 
 
 def _protocol_options(command: Any) -> Any:
@@ -50,40 +48,57 @@ def _protocol_options(command: Any) -> Any:
 @click.option("--fixed", is_flag=True, help="End at --duration, though the median moves still.")
 @_protocol_options
 @terminal_options
-def bench(engine: Path, **flags: Any) -> None:
+def bench(
+    engine: Path,
+    *,
+    batch: tuple[int, ...],
+    streams: int,
+    layers: bool,
+    fixed: bool,
+    images: Path | None,
+    threads: int,
+    warm_up: float,
+    duration: float,
+    iterations: int,
+    out: Path | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Time an engine in a fresh process: latency, throughput, cold start, memory, power.
 
     The record is "edge-inception/bench"; with several --batch the last is a list of records.
     """
+    from dataclasses import replace
+
+    from msgspec import structs
+
     from edge_inception.latency import bench as bench_of
     from edge_inception.latency.contender import prepare_engine
     from edge_inception.latency.layer_times import layer_times
+    from edge_inception.latency.record import BASELINE
     from edge_inception.report.latency import bench_lines
 
     records = []
-    with terminal_of(flags) as terminal, _pictures(flags["images"]) as (image_set, folder):
-        for batch in flags["batch"] or (1,):
-            protocol = _protocol(
-                flags, batch=batch, streams=flags["streams"], is_fixed=flags["fixed"]
-            )
-            arm = prepare_engine(engine, batch, image_set, folder)
-            layers = {"layers": layer_times(arm, protocol)} if flags["layers"] else {}
-            with terminal.working(f"bench batch {batch}") as progress:
+    fixed_protocol = _protocol(threads, warm_up, duration, iterations)
+    # what pairs differ by tells how sure a comparison is; a single run must be sure of itself
+    stable = None if fixed else bench_of.Protocol().stable
+    with terminal_of(flags) as terminal, _image_set(images) as (image_set, folder):
+        for size in batch or (1,):
+            protocol = replace(fixed_protocol, stable=stable, batch=size, streams=streams)
+            arm = prepare_engine(engine, size, image_set, folder)
+            times = layer_times(arm, protocol) if layers else None
+            with terminal.working(f"bench batch {size}") as progress:
                 runs = bench_of.run_together(
-                    {"A": arm.contender}, folder, protocol, progress=progress
+                    {BASELINE: arm.contender}, folder, protocol, progress=progress
                 )
-            record = bench_of.record(
-                "single", {"A": arm.facts}, runs, protocol, input_facts=arm.feed
-            )
-            records.append(record | layers)
-    whole = records[0] if len(records) == 1 else records
-    _write(flags["out"], whole)
-    if flags["as_json"]:
-        click.echo(json.dumps(whole, indent=1))
+            record = bench_of.record("single", {BASELINE: arm}, runs, protocol)
+            records.append(structs.replace(record, layers=times))
+    text = _publish(records[0] if len(records) == 1 else records, out)
+    if as_json:
+        click.echo(text, nl=False)
         return
     for record in records:
-        for line in bench_lines(record):
-            click.echo(line)
+        click.echo("\n".join(bench_lines(record)))
 
 
 @click.command()
@@ -106,95 +121,103 @@ def bench(engine: Path, **flags: Any) -> None:
 @click.option("--markdown", type=PATH, help="Write a summary for a pull request here.")
 @_protocol_options
 @terminal_options
-def compare(engines: tuple[Path, ...], **flags: Any) -> int:
+def compare(
+    engines: tuple[Path, ...],
+    *,
+    is_self: bool,
+    against: Path | None,
+    trust_stored: bool,
+    max_regression: str,
+    pairs: int,
+    most_pairs: int,
+    batch: int,
+    validation: Path | None,
+    validation_split: str,
+    max_drop: float,
+    junit: Path | None,
+    markdown: Path | None,
+    images: Path | None,
+    threads: int,
+    warm_up: float,
+    duration: float,
+    iterations: int,
+    out: Path | None,
+    as_json: bool,
+    **flags: Any,
+) -> int:
     """Say whether B is slower than A, measured side by side in fresh processes.
 
     compare A B: A is the baseline, B the candidate. Exit codes: 0 pass or improved, 6 fail,
     8 inconclusive or invalid.
     """
+    from dataclasses import replace
+
     from edge_inception.report import latency as report
     from edge_inception.validate import comparison
 
-    gate = _gate(flags)
-    with terminal_of(flags) as terminal, _pictures(flags["images"]) as (image_set, folder):
+    gate = _gate(max_regression, pairs, most_pairs)
+    with terminal_of(flags) as terminal, _image_set(images) as (image_set, folder):
+        protocol = replace(_protocol(threads, warm_up, duration, iterations), batch=batch)
         session = comparison.Comparison(
-            protocol=_protocol(flags, batch=flags["batch"], is_fixed=True),
-            gate=gate,
-            image_set=image_set,
-            folder=folder,
+            protocol=protocol, gate=gate, image_set=image_set, folder=folder
         )
+        _check_number(engines, 1 if is_self or against else 2)
         with terminal.working("compare") as progress:
-            record = _compared(session, engines, flags, progress)
-        _write(flags["out"], record)
-        if flags["junit"]:
-            _replace(flags["junit"], report.to_junit(record))
-        if flags["markdown"]:
-            _replace(flags["markdown"], report.to_markdown(record).encode())
-        if flags["as_json"]:
-            click.echo(json.dumps(record, indent=1))
-        else:
-            for line in report.compare_lines(record):
-                click.echo(line)
+            if is_self:
+                record = session.noise(engines[0], progress=progress)
+            elif against:
+                record = session.against(
+                    engines[0], against, trusted=trust_stored, progress=progress
+                )
+            else:
+                labelled = _labelled(validation, validation_split)
+                record = session.pairs(
+                    *engines, labelled=labelled, max_drop_pp=max_drop, progress=progress
+                )
+        text = _publish(record, out)
+        _replace(junit, report.to_junit(record))
+        _replace(markdown, report.to_markdown(record).encode())
+        click.echo(text if as_json else "\n".join(report.compare_lines(record)), nl=not as_json)
     return comparison.exit_code(record)
 
 
-def _compared(
-    session: Comparison, engines: tuple[Path, ...], flags: Mapping[str, Any], progress: Progress
-) -> dict[str, Any]:
-    """The record of whichever comparison was asked for."""
-    wanted = 1 if flags["is_self"] or flags["against"] else 2
+def _check_number(engines: Sequence[Path], wanted: int) -> None:
     if len(engines) != wanted:
         what = "--self and --against take one engine" if wanted == 1 else "compare takes A and B"
         raise InputError(f"{what}, got {len(engines)}", hint="edge-inception compare A B")
-    if flags["is_self"]:
-        return session.noise(engines[0], progress=progress)
-    if flags["against"]:
-        return session.against(
-            engines[0], flags["against"], trusted=flags["trust_stored"], progress=progress
-        )
-    labelled = _labelled(flags)
-    return session.pairs(
-        *engines, labelled=labelled, max_drop_pp=flags["max_drop"], progress=progress
-    )
 
 
-def _labelled(flags: Mapping[str, Any]) -> ImageSet | None:
-    if not flags["validation"]:
+def _labelled(validation: Path | None, split: str) -> ImageSet | None:
+    if not validation:
         return None
     from edge_inception.data import imageset
 
-    return imageset.open_set(flags["validation"], split=flags["validation_split"])
+    return imageset.open_set(validation, split=split)
 
 
-def _protocol(
-    flags: Mapping[str, Any], *, batch: int, streams: int = 1, is_fixed: bool
-) -> Protocol:
+def _protocol(threads: int, warm_up_ms: float, seconds: float, calls: int) -> Protocol:
+    """One that ends at its length, whether its estimate is stable or not."""
     from edge_inception.latency.bench import Protocol
     from edge_inception.pipeline import inputs
 
-    # what pairs differ by tells how sure a comparison is; a single run must be sure of itself
     return Protocol(
-        stable=None if is_fixed else Protocol().stable,
-        threads=inputs.require_threads(flags["threads"]),
-        batch=batch,
-        streams=streams,
-        warmup_s=flags["warm_up"] / 1000,
-        calls=flags["iterations"],
-        seconds=flags["duration"],
+        stable=None,
+        threads=inputs.require_threads(threads),
+        warmup_s=warm_up_ms / 1000,
+        calls=calls,
+        seconds=seconds,
     )
 
 
-def _gate(flags: Mapping[str, Any]) -> Gate:
+def _gate(max_regression: str, pairs: int, most_pairs: int) -> Gate:
     from edge_inception.latency.regression import Gate
 
-    if flags["most_pairs"] < flags["pairs"]:
+    if most_pairs < pairs:
         raise InputError(
-            f"--most-pairs {flags['most_pairs']} is below --pairs {flags['pairs']}",
+            f"--most-pairs {most_pairs} is below --pairs {pairs}",
             hint="pairs are added from --pairs up to --most-pairs",
         )
-    return Gate(
-        delta=share(flags["max_regression"]), pairs=flags["pairs"], most_pairs=flags["most_pairs"]
-    )
+    return Gate(delta=share(max_regression), pairs=pairs, most_pairs=most_pairs)
 
 
 def share(text: str) -> float:
@@ -213,7 +236,7 @@ def share(text: str) -> float:
 
 
 @contextmanager
-def _pictures(images: Path | None) -> Iterator[tuple[ImageSet | None, Path]]:
+def _image_set(images: Path | None) -> Iterator[tuple[ImageSet | None, Path]]:
     """The photos to feed, and a folder for them while the block runs."""
     import tempfile
 
@@ -224,15 +247,20 @@ def _pictures(images: Path | None) -> Iterator[tuple[ImageSet | None, Path]]:
         yield found, Path(folder)
 
 
-def _write(path: Path | None, record: Any) -> None:
+def _publish(record: BenchRecord | Sequence[BenchRecord], path: Path | None) -> str:
+    """The text of a record, written where that was asked for."""
+    from edge_inception.latency.record import to_json
+
+    text = to_json(record)
+    _replace(path, text)
+    return text.decode()
+
+
+def _replace(path: Path | None, content: bytes) -> None:
     if path:
-        _replace(path, (json.dumps(record, indent=1) + "\n").encode())
+        from edge_inception.artifact import replace_file
 
-
-def _replace(path: Path, content: bytes) -> None:
-    from edge_inception.artifact import replace_file
-
-    replace_file(path, content)
+        replace_file(path, content)
 
 
 COMMANDS = (bench, compare)

@@ -178,10 +178,10 @@ def _print(sources: Sequence[Source], timed: Sequence[Timing]) -> None:
     for index, record in enumerate(record for one in timed for record in one.records):
         if index or sources:
             click.echo()
-        if "bundle" in record:
+        if record.bundle:
             click.echo(devices.to_text(record))
             continue
-        lines = latency.compare_lines if "result" in record else latency.bench_lines
+        lines = latency.compare_lines if record.result else latency.bench_lines
         click.echo("\n".join(lines(record)))
 
 
@@ -217,7 +217,7 @@ def _code(sources: Sequence[Source], timed: Sequence[Timing]) -> int:
         newest.setdefault(source.report.model, source.report.status)
     codes = {VERDICT_CODES[status] for status in newest.values()}
     records = [record for one in timed for record in one.records]
-    codes |= {comparison.exit_code(one) for one in records if "result" in one}
+    codes |= {comparison.exit_code(one) for one in records if one.result}
     return next((code for code in _WORST_FIRST if code in codes), 0)
 
 

@@ -1,8 +1,10 @@
 """The process that holds one contender of a latency comparison; started by ``latency.py``.
 
 Run as a file with the number of a pipe as argument, before any of the project can be imported: the
-first line on standard input holds the parent's ``sys.path``. Each later line is one JSON command,
-answered by one JSON line on the pipe. Standard output stays free for whatever a library prints.
+first line on standard input holds the parent's number and ``sys.path``, the second the ``Work``.
+Each later line is one command, ``[method of _Bench, its arguments]``. All are JSON. Each but the
+first is answered by a line of JSON on the pipe: ``["done", answer]`` or ``["failed", Failure]``.
+Standard output stays free for whatever a library prints.
 """
 
 from __future__ import annotations
@@ -17,14 +19,49 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from edge_inception.engines._backend import Session
 
 _PR_SET_PDEATHSIG = 1
+
+
+class Work(NamedTuple):
+    """What is timed: a session for each of the streams, and a file of images."""
+
+    factory: str
+    arguments: dict[str, Any]
+    threads: int
+    streams: int
+    images: str
+    batch: int
+
+
+class Opened(NamedTuple):
+    """Answer to ``Work``: what the session says of itself, and the time that opening took."""
+
+    info: dict[str, Any]
+    open_s: float
+
+
+class Block(NamedTuple):
+    """Answer to ``block``: each call in ms, and the GPU's part of it where the session tells."""
+
+    samples_ms: list[float]
+    compute_ms: list[float]
+
+
+class Failure(NamedTuple):
+    """An exception on its way to the parent."""
+
+    kind: str
+    message: str
+    hint: str
+    traceback: str
 
 
 class _Bench:
@@ -63,39 +100,35 @@ class _Bench:
                 )
         return (after - before) / 1e6
 
-    def warm_up(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Run at least ``calls`` times and ``seconds`` long."""
-        start, calls = time.perf_counter(), 0
-        while calls < command["calls"] or time.perf_counter() - start < command["seconds"]:
+    def warm_up(self, calls: int, seconds: float) -> int:
+        """Run at least ``calls`` times and ``seconds`` long; the number of calls."""
+        start, done = time.perf_counter(), 0
+        while done < calls or time.perf_counter() - start < seconds:
             self.call()
-            calls += 1
-        return {"calls": calls}
+            done += 1
+        return done
 
-    def block(self, command: dict[str, Any]) -> dict[str, Any]:
+    def block(self, calls: int, least: int, seconds: float, discard: int) -> Block:
         """Run ``discard`` calls untimed, then time calls until ``calls`` or ``seconds`` is reached.
 
         At least ``least`` calls are timed, however long they take.
         """
-        for _ in range(command["discard"]):
+        for _ in range(discard):
             self.call()
         gc.collect()
         gc.disable()
         self._compute_ms.clear()
         start, samples = time.perf_counter(), [self.call()]
-        while len(samples) < command["calls"] and (
-            len(samples) < command["least"] or time.perf_counter() - start < command["seconds"]
+        while len(samples) < calls and (
+            len(samples) < least or time.perf_counter() - start < seconds
         ):
             samples.append(self.call())
         gc.enable()
-        return {"samples_ms": samples, "compute_ms": list(self._compute_ms)}
+        return Block(samples_ms=samples, compute_ms=list(self._compute_ms))
 
-    def first(self, _: dict[str, Any]) -> dict[str, Any]:
-        """The first run, which pays for what a library does only once."""
-        return {"ms": self.call()}
-
-    def memory(self, _: dict[str, Any]) -> dict[str, Any]:
+    def peak_mib(self) -> float:
         """Largest resident memory of this process so far, in MiB; Linux counts in KiB."""
-        return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _die_with_parent(parent: int) -> None:
@@ -106,42 +139,37 @@ def _die_with_parent(parent: int) -> None:
         sys.exit(1)
 
 
-def _open(spec: dict[str, Any]) -> Session:
-    module, _, function = spec["factory"].partition(":")
+def _open(work: Work) -> Session:
+    module, _, function = work.factory.partition(":")
     factory = getattr(importlib.import_module(module), function)
-    session: Session = factory(threads=spec["threads"], **spec["arguments"])
+    session: Session = factory(threads=work.threads, **work.arguments)
     return session
 
 
-def _serve(reply: Any) -> None:
+def _serve(reply: Callable[[str, Any], None]) -> None:
     import numpy as np  # noqa: PLC0415 -- sys.path is set by now
 
-    spec = json.loads(sys.stdin.readline())
+    work = Work(*json.loads(sys.stdin.readline()))
     started = time.perf_counter()
     with ExitStack() as stack:
-        sessions = [stack.enter_context(_open(spec)) for _ in range(spec["streams"])]
+        sessions = [stack.enter_context(_open(work)) for _ in range(work.streams)]
         # not memory-mapped: libraries copy read-only arrays or warn about them
-        bench = _Bench(sessions, np.load(spec["images"]), spec["batch"])
-        actions = {
-            "warm_up": bench.warm_up,
-            "block": bench.block,
-            "first": bench.first,
-            "memory": bench.memory,
-        }
-        reply({"info": dict(sessions[0].info), "open_s": time.perf_counter() - started})
+        bench = _Bench(sessions, np.load(work.images), work.batch)
+        info = dict(sessions[0].info)
+        reply("done", Opened(info=info, open_s=time.perf_counter() - started))
         for line in sys.stdin:
-            command = json.loads(line)
-            reply(actions[command["action"]](command))
+            method, arguments = json.loads(line)
+            reply("done", getattr(bench, method)(**arguments))
 
 
 def _main() -> None:
-    preamble = json.loads(sys.stdin.readline())
-    _die_with_parent(preamble["parent"])
-    sys.path[:] = preamble["sys_path"]
+    parent, paths = json.loads(sys.stdin.readline())
+    _die_with_parent(parent)
+    sys.path[:] = paths
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
 
-        def reply(answer: dict[str, Any]) -> None:
-            pipe.write(json.dumps(answer, default=str) + "\n")
+        def reply(outcome: str, answer: Any) -> None:
+            pipe.write(json.dumps([outcome, answer], default=str) + "\n")
             pipe.flush()
 
         try:
@@ -150,12 +178,13 @@ def _main() -> None:
             sys.exit(1)
         except Exception as error:  # noqa: BLE001 -- the border of a process: all of it travels
             reply(
-                {
-                    "error": type(error).__name__,
-                    "message": str(error),
-                    "hint": getattr(error, "hint", ""),
-                    "traceback": traceback.format_exc(),
-                }
+                "failed",
+                Failure(
+                    kind=type(error).__name__,
+                    message=str(error),
+                    hint=getattr(error, "hint", ""),
+                    traceback=traceback.format_exc(),
+                ),
             )
 
 

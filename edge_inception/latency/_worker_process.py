@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
 from edge_inception import errors
 from edge_inception.errors import EdgeInceptionError, Inconclusive
+from edge_inception.latency._worker_main import Block, Failure, Opened, Work
 
 _WORKER = Path(__file__).with_name("_worker_main.py")
 _READ_BYTES = 1 << 16
@@ -32,7 +33,7 @@ class Worker:
     took, with the import of its library.
     """
 
-    def __init__(self, name: str, spec: Mapping[str, Any], *, timeout_s: float) -> None:
+    def __init__(self, name: str, work: Work, *, timeout_s: float) -> None:
         self.name = name
         self._timeout_s = timeout_s
         self._buffer = b""
@@ -45,26 +46,21 @@ class Worker:
                 stdout=self._noise,
                 stderr=self._noise,
                 pass_fds=(far_end,),
-                env=os.environ | dict.fromkeys(_THREAD_VARIABLES, str(spec["threads"])),
+                env=os.environ | dict.fromkeys(_THREAD_VARIABLES, str(work.threads)),
                 # Ctrl-C must reach the parent alone, which then ends its workers
                 start_new_session=True,
             )
         finally:
             os.close(far_end)
-        self._first = {
-            "parent": os.getpid(),
-            "sys_path": [entry or os.curdir for entry in sys.path],
-        }
-        self._spec = dict(spec)
+        self._work = work
         self.info: Mapping[str, Any] = {}
         self.open_s = 0.0
 
     def __enter__(self) -> Worker:  # noqa: PYI034 -- Self needs Python 3.11
         try:
-            self._send(self._first)
-            self._send(self._spec)
-            opened = self._receive()
-            self.info, self.open_s = opened["info"], float(opened["open_s"])
+            self._send([os.getpid(), [entry or os.curdir for entry in sys.path]])
+            self._send(self._work)
+            self.info, self.open_s = Opened(*self._receive())
         except BaseException:
             self._end(is_urgent=True)
             raise
@@ -78,22 +74,42 @@ class Worker:
     ) -> None:
         self._end(is_urgent=kind is not None)
 
-    def ask(self, action: str, **values: float) -> dict[str, Any]:
-        """The worker's answer to one command.
+    def first_ms(self) -> float:
+        """Time of the first run, which pays for what a library does only once.
 
-        Raises:
+        This and each of the following raises:
             EdgeInceptionError: The contender raised it.
             Inconclusive: The worker died or did not answer in time.
             RuntimeError: The contender raised something else.
         """
-        self._send({"action": action, **values})
-        return self._receive()
+        return float(self._ask("call"))
+
+    def warm_up(self, *, calls: int, seconds: float) -> None:
+        """Run at least ``calls`` times and ``seconds`` long."""
+        self._ask("warm_up", calls=calls, seconds=seconds)
+
+    def block(self, *, calls: int, least: int, seconds: float, discard: int) -> Block:
+        """Times of a block: after ``discard`` calls at most ``calls`` or ``seconds`` of them.
+
+        At least ``least`` calls are timed, however long they take.
+        """
+        return Block(
+            *self._ask("block", calls=calls, least=least, seconds=seconds, discard=discard)
+        )
+
+    def peak_mib(self) -> float:
+        """Largest resident memory of the worker so far."""
+        return float(self._ask("peak_mib"))
 
     def settle(self, seconds: float) -> None:
         """Let threads that still spin after a call, of any worker, go to sleep."""
         time.sleep(seconds)
 
-    def _send(self, message: Mapping[str, Any]) -> None:
+    def _ask(self, method: str, **arguments: float) -> Any:
+        self._send([method, arguments])
+        return self._receive()
+
+    def _send(self, message: Sequence[Any]) -> None:
         stream = self._process.stdin
         assert stream is not None
         try:
@@ -102,7 +118,7 @@ class Worker:
         except BrokenPipeError:
             self._raise_death()
 
-    def _receive(self) -> dict[str, Any]:
+    def _receive(self) -> Any:
         deadline = time.monotonic() + self._timeout_s
         while b"\n" not in self._buffer:
             left = max(0.0, deadline - time.monotonic())
@@ -116,17 +132,17 @@ class Worker:
                 self._raise_death()
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            self._raise_remote(answer)
+        outcome, answer = json.loads(line)
+        if outcome == "failed":
+            self._raise_remote(Failure(*answer))
         return answer
 
-    def _raise_remote(self, answer: Mapping[str, str]) -> NoReturn:
-        message = f"latency of '{self.name}': {answer['message']}"
-        kind = getattr(errors, answer["error"], None)
+    def _raise_remote(self, failure: Failure) -> NoReturn:
+        message = f"latency of '{self.name}': {failure.message}"
+        kind = getattr(errors, failure.kind, None)
         if isinstance(kind, type) and issubclass(kind, EdgeInceptionError):
-            raise kind(message, hint=answer["hint"])
-        raise RuntimeError(f"{message}\n{answer['traceback']}")
+            raise kind(message, hint=failure.hint)
+        raise RuntimeError(f"{message}\n{failure.traceback}")
 
     def _raise_death(self) -> NoReturn:
         try:

@@ -19,18 +19,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 
+import msgspec.structs
 import numpy as np
 
+from edge_inception import records
 from edge_inception._version import __version__
 from edge_inception.device import measure
 from edge_inception.latency import machine, telemetry
 from edge_inception.latency._worker_process import Worker
+from edge_inception.latency.contender import EngineUnderTest
+from edge_inception.latency.facts import DeviceFacts, UsedProtocol
 from edge_inception.latency.measure import MIN_SAMPLES_P99, Contender, check_threads, worker_of
-from edge_inception.latency.record import SCHEMA, SCHEMA_VERSION
+from edge_inception.latency.record import SCHEMA, SCHEMA_VERSION, BenchRecord, RunRecord
 from edge_inception.spec import Progress, no_progress
-from edge_inception.stage import plain
 
 _BUSY_CORES = 0.1
 
@@ -73,8 +76,7 @@ class Run:
     open_s: float
     first_ms: float
     peak_mib: float
-    info: Mapping[str, Any]
-    seen: Mapping[str, Any]
+    seen: telemetry.Seen
     foreign_cores: float | None
 
     @property
@@ -126,14 +128,13 @@ def run_together(
             )
             workers[arm] = stack.enter_context(worker)
             check_threads(worker, per_stream)
-        firsts = {arm: float(worker.ask("first")["ms"]) for arm, worker in workers.items()}
+        firsts = {arm: worker.first_ms() for arm, worker in workers.items()}
         for worker in workers.values():
-            worker.ask("warm_up", calls=protocol.warmup_calls, seconds=protocol.warmup_s)
+            worker.warm_up(calls=protocol.warmup_calls, seconds=protocol.warmup_s)
         before = telemetry.read()
         blocks, computes = _take_turns(workers, protocol, progress)
         seen = telemetry.between(before, telemetry.read())
-        peaks = {arm: float(one.ask("memory")["peak_mib"]) for arm, one in workers.items()}
-        opened = {arm: (worker.open_s, dict(worker.info)) for arm, worker in workers.items()}
+        peaks = {arm: worker.peak_mib() for arm, worker in workers.items()}
     foreign = machine.foreign_cores(use, machine.cpu_use())  # the workers' own time is known now
     return [
         Run(
@@ -142,10 +143,9 @@ def run_together(
             t0=started,
             blocks=tuple(tuple(block) for block in blocks[arm]),
             compute_ms=tuple(computes[arm]),
-            open_s=opened[arm][0],
+            open_s=workers[arm].open_s,
             first_ms=firsts[arm],
             peak_mib=peaks[arm],
-            info=opened[arm][1],
             seen=seen,
             foreign_cores=foreign,
         )
@@ -164,15 +164,14 @@ def _take_turns(
         arms = list(workers) if turn % 2 == 0 else list(workers)[::-1]
         for arm in arms:
             workers[arm].settle(protocol.settle_s)
-            answer = workers[arm].ask(
-                "block",
+            block = workers[arm].block(
                 calls=protocol.block_calls,
                 least=1,
                 seconds=protocol.block_s,
                 discard=protocol.discard_calls,
             )
-            blocks[arm].append(answer["samples_ms"])
-            computes[arm] += answer["compute_ms"]
+            blocks[arm].append(block.samples_ms)
+            computes[arm] += block.compute_ms
         turn += 1
         done = sum(map(len, blocks[arms[0]]))
         progress(min(done, protocol.calls), protocol.calls)
@@ -201,93 +200,116 @@ def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
     return error <= protocol.stable
 
 
-def run_record(run: Run, protocol: Protocol) -> dict[str, Any]:
+def run_record(run: Run, protocol: Protocol) -> RunRecord:
     """A run as the record keeps it."""
-    figures = measure.summary(run.samples, run.compute_ms)
-    samples, compute = figures.pop("samples_ms"), figures.pop("gpu_median")
-    return {
-        "arm": run.arm,
-        "pair": run.pair,
-        "t0": run.t0,
-        **figures,
-        "p95": float(np.percentile(run.samples, 95)),
-        "p99": figures["p99"] if figures["n"] >= MIN_SAMPLES_P99 else None,
-        "throughput": 1000 * protocol.batch * protocol.streams / figures["mean"],
-        "open_s": run.open_s,
-        "first_ms": run.first_ms,
-        "peak_mib": run.peak_mib,
-        "compute_median": compute,
-        **run.seen,
-        "foreign_cores": run.foreign_cores,
-        "warnings": warnings_of(run),
-        "blocks": [len(block) for block in run.blocks],
-        "samples_ms": samples,
-    }
+    figures = _Figures(**measure.summary(run.samples, run.compute_ms))
+    return RunRecord(
+        arm=run.arm,
+        pair=run.pair,
+        t0=run.t0,
+        n=figures.n,
+        median=figures.median,
+        mean=figures.mean,
+        p90=figures.p90,
+        p95=float(np.percentile(run.samples, 95)),
+        p99=figures.p99 if figures.n >= MIN_SAMPLES_P99 else None,
+        cov=figures.cov,
+        throughput=1000 * protocol.batch * protocol.streams / figures.mean,
+        open_s=run.open_s,
+        first_ms=run.first_ms,
+        peak_mib=run.peak_mib,
+        compute_median=figures.gpu_median,
+        **run.seen._asdict(),
+        foreign_cores=run.foreign_cores,
+        warnings=tuple(warnings_of(run)),
+        blocks=tuple(len(block) for block in run.blocks),
+        samples_ms=tuple(figures.samples_ms),
+    )
+
+
+class _Figures(NamedTuple):
+    """``measure.summary``, which travels to devices and gives a dictionary."""
+
+    n: int
+    median: float
+    mean: float
+    p90: float
+    p99: float
+    cov: float
+    gpu_median: float | None
+    samples_ms: list[float]
 
 
 def warnings_of(run: Run) -> list[str]:
     """What makes the figures of a run doubtful: what a device warns of, and a busy machine."""
-    heat = {"temp_c": run.seen["temp_c"], "gpu_mhz_min": None}  # of a GPU whose clocks are locked
-    found = measure.warnings_of({**measure.summary(run.samples, ()), **heat}, {})
+    figures = _Figures(**measure.summary(run.samples, ()))
+    heat = {"end": run.seen.temp_c.end}
+    # the clock is that of a GPU whose clocks are locked
+    found = measure.warnings_of({"cov": figures.cov, "temp_c": heat, "gpu_mhz_min": None}, {})
     if run.foreign_cores is not None and run.foreign_cores > _BUSY_CORES:
         found.append(f"other programs used {run.foreign_cores:.1f} cores")
-    if run.seen.get("throttled"):
+    if run.seen.throttled:
         found.append("the machine throttled")
     return found
 
 
 def record(
-    kind: str,
-    engines: Mapping[str, Mapping[str, Any]],
+    kind: Literal["single", "ab", "aa"],
+    arms: Mapping[str, EngineUnderTest],
     runs: Sequence[Run],
     protocol: Protocol,
-    *,
-    input_facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The record of a session; ``result`` is added by ``regression``.
+) -> BenchRecord:
+    """The record of a session; ``result`` is added by ``comparison``.
 
     Args:
         kind: "single", "ab" or "aa".
-        engines: Facts of each arm's engine; "model" is taken out of the first.
+        arms: The engines; the model, the libraries and what was fed are those of the first.
         runs: All of them.
         protocol: As given; threads are resolved here.
-        input_facts: ``sha256`` of the images that were fed and what they are.
     """
+    first = next(iter(arms.values()))
     here = machine.describe()
-    device = plain(here)
-    load = device.pop("load_average")
-    how = {
-        **asdict(protocol),
-        "threads": protocol.threads or len(here.affinity),
-        "runner": "python",
-        "order": "A" if kind == "single" else "ABBA, block by block",
-        "transfers": True,
-        "spin_wait": False,
-        "metric": "host_to_host_ms",
-        "input_sha256": input_facts["sha256"],
-        "input": input_facts["what"],
-        "affinity": device["affinity"],
-    }
-    first = next(iter(engines.values()))
-    device["libraries"] = dict(first["tied_to"])
-    return {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "kind": kind,
-        "created_utc": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "tool": {"version": __version__},
-        "model": dict(first["model"]),
-        "engines": {
-            arm: {k: v for k, v in e.items() if k != "model"} for arm, e in engines.items()
-        },
-        "device": {**device, "load_average": load},
-        "protocol": how,
-        "runs": [run_record(run, protocol) for run in runs],
-        "fingerprint": fingerprint(device, how),
-    }
+    device = DeviceFacts(
+        cpu=here.cpu,
+        architecture=here.architecture,
+        instruction_sets=here.instruction_sets,
+        num_cores=here.num_cores,
+        affinity=here.affinity,
+        governor=here.governor,
+        system=here.system,
+        python=here.python,
+        libraries=first.facts.tied_to,
+        load_average=here.load_average,
+    )
+    choices = asdict(protocol) | {"threads": protocol.threads or len(here.affinity)}
+    how = UsedProtocol(
+        **choices,
+        runner="python",
+        order="A" if kind == "single" else "ABBA, block by block",
+        transfers=True,
+        spin_wait=False,
+        metric="host_to_host_ms",
+        input_sha256=first.feed.sha256,
+        input=first.feed.description,
+        affinity=here.affinity,
+    )
+    return BenchRecord(
+        schema=SCHEMA,
+        schema_version=SCHEMA_VERSION,
+        kind=kind,
+        created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        tool={"version": __version__},
+        model=first.model,
+        engines={name: arm.facts for name, arm in arms.items()},
+        device=device,
+        protocol=how,
+        runs=tuple(run_record(run, protocol) for run in runs),
+        fingerprint=fingerprint(device, how),
+    )
 
 
-def fingerprint(device: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
-    """Same where two records may be compared: machine, libraries, protocol, input."""
-    text = json.dumps([device, protocol], sort_keys=True, default=str)
+def fingerprint(device: DeviceFacts, protocol: UsedProtocol) -> str:
+    """Same where two records may be compared: machine but for its load, libraries, protocol."""
+    idle = msgspec.structs.replace(device, load_average=msgspec.UNSET)
+    text = json.dumps(records.plain([idle, protocol]), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

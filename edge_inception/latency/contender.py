@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inception import artifact, stage
+from edge_inception import artifact
 from edge_inception.artifact import EngineFile
 from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet
 from edge_inception.engines import _registry as backends
 from edge_inception.errors import BackendMissing, InputError
+from edge_inception.latency.facts import Batches, EngineFacts, Model
 from edge_inception.latency.measure import Contender
 from edge_inception.sidecar import PlanDetails
 from edge_inception.spec import Preprocess
@@ -26,13 +26,22 @@ _SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """What is fed: a hash of the preprocessed images, and in words what they are."""
+
+    sha256: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineUnderTest:
-    """``contender`` opens it, ``facts`` are for the record, ``feed`` tells what it is fed."""
+    """``contender`` opens it, ``facts`` and ``model`` are for the record, ``feed`` is its input."""
 
     engine: EngineFile
     contender: Contender
-    facts: Mapping[str, Any]
-    feed: Mapping[str, Any]
+    facts: EngineFacts
+    model: Model
+    feed: Feed
 
 
 def prepare_engine(
@@ -75,13 +84,12 @@ def prepare_engine(
             images=fed,
         ),
         facts=_facts(engine, path),
+        model=Model(name=engine.details.model, input=engine.details.input_shape),
         feed=feed,
     )
 
 
-def _write(
-    path: Path, engine: EngineFile, batch: int, image_set: ImageSet | None
-) -> dict[str, Any]:
+def _write(path: Path, engine: EngineFile, batch: int, image_set: ImageSet | None) -> Feed:
     how = engine.details.preprocess
     count = max(_NUM_IMAGES, batch)
     if image_set is None:
@@ -97,7 +105,7 @@ def _write(
         found = photos(image_set, how, batch)
         what = f"{min(count, len(image_set.items))} images of {image_set.name}"
     np.save(path, found)
-    return {"what": what, "sha256": hashlib.sha256(found.tobytes()).hexdigest()}
+    return Feed(sha256=hashlib.sha256(found.tobytes()).hexdigest(), description=what)
 
 
 def photos(image_set: ImageSet, how: Preprocess, batch: int) -> NDArray[Any]:
@@ -111,19 +119,18 @@ def photos(image_set: ImageSet, how: Preprocess, batch: int) -> NDArray[Any]:
     return np.concatenate([one.images for one in images.batches(repeated, how, batch)])
 
 
-def _facts(engine: EngineFile, path: Path) -> dict[str, Any]:
+def _facts(engine: EngineFile, path: Path) -> EngineFacts:
     details = engine.details
-    return {
-        "path": str(path),
-        "sha256": engine.sha256,
-        "bytes": path.stat().st_size,
-        "backend": details.backend,
-        "precision": details.precision.value,
-        "float_precision": details.float_precision,
-        "typed": details.typing,
-        "batch": stage.plain(details.batch),
-        "dla_core": details.dla_core if isinstance(details, PlanDetails) else None,
-        "tied_to": dict(details.tied_to),
-        "graph_sha256": engine.provenance.parents.get("typed graph"),
-        "model": {"name": details.model, "input": list(details.input_shape)},
-    }
+    return EngineFacts(
+        path=str(path),
+        sha256=engine.sha256,
+        bytes=path.stat().st_size,
+        backend=details.backend,
+        precision=details.precision.value,
+        float_precision=details.float_precision,
+        typed=details.typing,
+        batch=Batches(min=details.batch.min, opt=details.batch.opt, max=details.batch.max),
+        dla_core=details.dla_core if isinstance(details, PlanDetails) else None,
+        tied_to=dict(details.tied_to),
+        graph_sha256=engine.provenance.parents.get("typed graph"),
+    )

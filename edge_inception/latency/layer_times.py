@@ -7,7 +7,6 @@ goes and not how much of it there is.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
@@ -16,12 +15,13 @@ from edge_inception.engines._backend import SessionOptions
 from edge_inception.errors import InputError
 from edge_inception.latency.bench import Protocol
 from edge_inception.latency.contender import EngineUnderTest
+from edge_inception.latency.record import Layer
 
 _CALLS = 50
 
 
-def layer_times(arm: EngineUnderTest, protocol: Protocol) -> list[dict[str, Any]]:
-    """``layers`` of a record: name, kind, kernel and mean ms of each, in order of execution.
+def layer_times(arm: EngineUnderTest, protocol: Protocol) -> tuple[Layer, ...]:
+    """``layers`` of a record, in order of execution.
 
     Args:
         arm: With its images in place.
@@ -47,4 +47,4 @@ def layer_times(arm: EngineUnderTest, protocol: Protocol) -> list[dict[str, Any]
     ]
     calls = [fed[index % batches] for index in range(1 + _CALLS)]
     options = SessionOptions(threads=protocol.threads)
-    return [asdict(one) for one in backend.layer_times(arm.engine, options, calls)]
+    return tuple(Layer(**asdict(one)) for one in backend.layer_times(arm.engine, options, calls))

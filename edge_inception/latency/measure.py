@@ -19,6 +19,7 @@ import numpy as np
 
 from edge_inception.errors import Inconclusive, InputError
 from edge_inception.latency import machine
+from edge_inception.latency._worker_main import Work
 from edge_inception.latency._worker_process import Worker
 from edge_inception.metrics.intervals import Estimate, paired_ratio
 from edge_inception.records import Count, Record, SparseRecord
@@ -160,20 +161,19 @@ def _race(
     progress: Progress,
 ) -> None:
     for worker in workers:
-        worker.ask("warm_up", calls=options.warmup_calls, seconds=options.warmup_s)
+        worker.warm_up(calls=options.warmup_calls, seconds=options.warmup_s)
     done, total = 0, options.rounds * len(workers)
     for turn in range(options.rounds):
         # forwards, backwards: a linear drift within two rounds cancels
         for worker in workers if turn % 2 == 0 else reversed(workers):
             worker.settle(options.settle_s)
-            answer = worker.ask(
-                "block",
+            block = worker.block(
                 calls=options.calls_per_block,
                 least=options.min_calls_per_block,
                 seconds=options.block_s,
                 discard=options.discard_calls,
             )
-            samples[worker.name].append(answer["samples_ms"])
+            samples[worker.name].append(block.samples_ms)
             done += 1
             progress(done, total)
 
@@ -204,15 +204,15 @@ def worker_of(
     streams: int = 1,
 ) -> Worker:
     """The process that a contender is timed in, to be entered; each stream has ``threads``."""
-    spec = {
-        "factory": contender.factory,
-        "arguments": dict(contender.arguments),
-        "threads": threads,
-        "streams": streams,
-        "images": str((contender.images or images).resolve()),
-        "batch": batch,
-    }
-    return Worker(contender.name, spec, timeout_s=timeout_s)
+    work = Work(
+        factory=contender.factory,
+        arguments=dict(contender.arguments),
+        threads=threads,
+        streams=streams,
+        images=str((contender.images or images).resolve()),
+        batch=batch,
+    )
+    return Worker(contender.name, work, timeout_s=timeout_s)
 
 
 def check_threads(worker: Worker, threads: int) -> None:

@@ -13,16 +13,20 @@
   compute_median in ms (null where the engine cannot tell), temp_c, cpu_mhz, gpu_mhz_min, power_mw,
   throttled, unavailable {what: why}, foreign_cores, warnings, blocks (calls of each), samples_ms;
 - ``fingerprint``: of device and protocol;
-- ``result``, of "ab" and "aa": ratio B over A, ci95, method, delta, k, verdict, reasons, sentence;
-- ``accuracy``, where labelled images were given: verdict, sentence, drop_pp, num_images;
 - ``layers``, of bench --layers: name, kind, kernel and mean ms of each executed layer;
-- ``against``, where A is of another day: file, created_utc.
+- ``against``, where A is of another day: file, created_utc;
+- ``result``, of "ab" and "aa": ratio B over A, ci95, method, delta, k, verdict, reasons, sentence;
+  of --self also spread and pairs_needed;
+- ``accuracy``, where labelled images were given: verdict, sentence, drop_pp, num_images;
+- ``bundle``, where a device measured: name, version.
 
-``SHAPE`` says the same to a program. Several batches of one ``bench`` are a list of records.
+Several batches of one ``bench`` are a list of records. Figures of a record from elsewhere may be
+NaN or infinite.
 
 Version 1 is what ``device.py bench`` writes on a device: "single", without what was fed, threads,
 pair, p95, throughput, first_ms, peak_mib, cpu_mhz, power_mw, throttled, foreign_cores and blocks.
-It is read as version 2: what follows from its samples is computed, the rest is null.
+It is read as version 2: what follows from its samples is computed, the rest is null. What only a
+device tells is kept, so those fields are optional.
 
 Source: docs/latency.md, "Record".
 """
@@ -30,105 +34,171 @@ Source: docs/latency.md, "Record".
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
+from edge_inception import records
 from edge_inception.device import measure
 from edge_inception.errors import InputError
-from edge_inception.latency.json_shape import NUMBER, first_mismatch
+from edge_inception.latency.facts import DeviceFacts, EngineFacts, Model, UsedProtocol
 from edge_inception.latency.measure import MIN_SAMPLES_P99
+from edge_inception.latency.telemetry import Clocks, Temperatures
+from edge_inception.records import Count, Record, SparseRecord
 
 SCHEMA = measure.SCHEMA
 SCHEMA_VERSION = 2
+BASELINE, CANDIDATE = "A", "B"
+"""The arms; an engine that is timed alone is the baseline."""
+
 _FROM_DEVICES = measure.SCHEMA_VERSION
-_VERDICTS = {"pass", "fail", "improved", "inconclusive", "invalid"}
-_TEXT, _MAYBE_TEXT, _WHOLE, _MAYBE_NUMBER = (str,), (str, None), (int,), (*NUMBER, None)
-
-_ENGINE: Mapping[str, Any] = {
-    "path": _TEXT,
-    "sha256": _TEXT,
-    "bytes": _WHOLE,
-    "backend": _TEXT,
-    "precision": _MAYBE_TEXT,
-    "float_precision": _MAYBE_TEXT,
-    "typed": _MAYBE_TEXT,
-    "batch": (dict, *NUMBER),
-    "dla_core": _MAYBE_NUMBER,
-    "tied_to": (dict,),
-    "graph_sha256": _MAYBE_TEXT,
-}
-_RUN: Mapping[str, Any] = {
-    "arm": _TEXT,
-    "pair": _WHOLE,
-    "t0": _TEXT,
-    "n": _WHOLE,
-    "median": NUMBER,
-    "mean": NUMBER,
-    "p90": NUMBER,
-    "p95": NUMBER,
-    "p99": _MAYBE_NUMBER,
-    "cov": NUMBER,
-    "throughput": NUMBER,
-    "open_s": NUMBER,
-    "first_ms": _MAYBE_NUMBER,
-    "peak_mib": _MAYBE_NUMBER,
-    "compute_median": _MAYBE_NUMBER,
-    "temp_c": {"start": (dict,), "end": (dict,)},
-    "cpu_mhz": {"start": _MAYBE_NUMBER, "end": _MAYBE_NUMBER},
-    "gpu_mhz_min": _MAYBE_NUMBER,
-    "power_mw": _MAYBE_NUMBER,
-    "throttled": (bool, None),
-    "unavailable": (dict,),
-    "foreign_cores": _MAYBE_NUMBER,
-    "warnings": [_TEXT],
-    "blocks": [_WHOLE],
-    "samples_ms": [NUMBER],
-}
-_RESULT: Mapping[str, Any] = {
-    "ratio": _MAYBE_NUMBER,
-    "ci95": ([NUMBER], None),
-    "method": _MAYBE_TEXT,
-    "delta": NUMBER,
-    "k": NUMBER,
-    "verdict": _TEXT,
-    "reasons": [_TEXT],
-    "sentence": _TEXT,
-}
-_ACCURACY: Mapping[str, Any] = {
-    "verdict": _TEXT,
-    "sentence": _TEXT,
-    "drop_pp": {"value": NUMBER, "lower": NUMBER, "upper": NUMBER},
-    "num_images": NUMBER,
-}
-SHAPE: Mapping[str, Any] = {
-    "schema": _TEXT,
-    "schema_version": NUMBER,
-    "kind": _TEXT,
-    "created_utc": _TEXT,
-    "tool": (dict,),
-    "model": {"name": _MAYBE_TEXT, "input": (list, None)},
-    "engines": {"A": _ENGINE},
-    "device": (dict,),
-    "protocol": {
-        "threads": _MAYBE_NUMBER,
-        "batch": NUMBER,
-        "streams": NUMBER,
-        "runner": _TEXT,
-        "metric": _TEXT,
-        "input": _TEXT,
-        "input_sha256": _TEXT,
-    },
-    "runs": [_RUN],
-    "fingerprint": _TEXT,
-}
-_LAYERS = [{"name": _TEXT, "kind": _TEXT, "kernel": _TEXT, "ms": NUMBER}]
-_JUDGED: Mapping[str, Any] = {"engines": {"B": _ENGINE}, "result": _RESULT}
+_HINT = "measure again: edge-inception bench or compare, with --out"
 
 
-def read_record(path: Path) -> dict[str, Any]:
+class Verdict(Enum):
+    """What may be claimed of B against A."""
+
+    PASS = "pass"  # noqa: S105 -- no password
+    FAIL = "fail"
+    IMPROVED = "improved"
+    INCONCLUSIVE = "inconclusive"
+    INVALID = "invalid"
+
+
+class RunRecord(Record, frozen=True, kw_only=True):
+    """One process; times in ms. What no run on a host has is at the end."""
+
+    arm: str
+    pair: Count
+    t0: str | None
+    n: Count
+    median: float
+    mean: float
+    p90: float
+    p99: float | None
+    cov: float
+    p95: float
+    throughput: float
+    open_s: float | None
+    first_ms: float | None
+    peak_mib: float | None
+    compute_median: float | None
+    temp_c: Temperatures
+    cpu_mhz: Clocks
+    gpu_mhz_min: int | None
+    power_mw: float | None
+    throttled: bool | None
+    unavailable: dict[str, str]
+    foreign_cores: float | None
+    warnings: tuple[str, ...]
+    blocks: tuple[Count, ...]
+    samples_ms: tuple[float, ...]
+    block: Count | UnsetType = UNSET
+    slot: Count | UnsetType = UNSET
+    gpu_median: float | UnsetType | None = UNSET
+    cuda_graph: bool | UnsetType = UNSET
+    runner: str | UnsetType = UNSET
+    metric: str | UnsetType = UNSET
+    spin_wait: bool | UnsetType = UNSET
+
+
+class ResultRecord(Record, frozen=True, kw_only=True):
+    """``regression.Result``, and its sentence; the last two are of an engine against itself."""
+
+    ratio: float | None
+    ci95: tuple[float, float] | None
+    method: str | None
+    delta: float
+    k: Count
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    sentence: str
+    spread: float | UnsetType = UNSET
+    pairs_needed: Count | UnsetType = UNSET
+
+
+class Drop(Record, frozen=True, kw_only=True):
+    """Percentage points of top-1, with both bounds."""
+
+    value: float
+    lower: float
+    upper: float
+
+
+class AccuracyRecord(Record, frozen=True, kw_only=True):
+    """The verdict on the top-1 drop from A to B."""
+
+    verdict: Verdict
+    sentence: str
+    drop_pp: Drop
+    num_images: Count
+
+
+class Layer(Record, frozen=True, kw_only=True):
+    """An executed layer with its mean time."""
+
+    name: str
+    kind: str
+    kernel: str
+    ms: float
+
+
+class Against(Record, frozen=True, kw_only=True):
+    """The record of another day that A was taken from."""
+
+    file: str
+    created_utc: str
+
+
+class Bundle(Record, frozen=True, kw_only=True):
+    """What the device ran."""
+
+    name: str
+    version: str
+
+
+class BenchRecord(SparseRecord, frozen=True, kw_only=True):
+    """One record, as the module says."""
+
+    schema: str
+    schema_version: int
+    kind: Literal["single", "ab", "aa"]
+    created_utc: str
+    tool: dict[str, str]
+    model: Model
+    engines: dict[str, EngineFacts]
+    device: DeviceFacts
+    protocol: UsedProtocol
+    runs: tuple[RunRecord, ...]
+    fingerprint: str
+    layers: tuple[Layer, ...] | None = None
+    against: Against | None = None
+    result: ResultRecord | None = None
+    accuracy: AccuracyRecord | None = None
+    bundle: Bundle | None = None
+
+    @property
+    def engine(self) -> EngineFacts:
+        """That of arm A."""
+        return self.engines[BASELINE]
+
+    def runs_of(self, arm: str) -> tuple[RunRecord, ...]:
+        """Those of one arm, in order."""
+        return tuple(run for run in self.runs if run.arm == arm)
+
+
+def to_json(record: BenchRecord | Sequence[BenchRecord]) -> bytes:
+    """The text of a file: one record, or those of several batches."""
+    return json.dumps(records.plain(record), indent=1).encode() + b"\n"
+
+
+def read_record(path: Path) -> BenchRecord:
     """A record of ``bench``, ``compare`` or ``device.py bench``, whatever version wrote it.
 
     Raises:
@@ -143,119 +213,140 @@ def read_record(path: Path) -> dict[str, Any]:
     return found[0]
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path) -> list[BenchRecord]:
     """All records of a file, as version 2: one, or those of several batches.
 
     Raises:
         InputError: Not readable, something else, or damaged.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not readable JSON", hint="give a record of bench") from error
-    whole = found if isinstance(found, list) and found else [found]
-    return [_checked(one, path) for one in whole]
+    found = records.read_json(path, hint="give a record of bench", allow_nan=True)
+    if isinstance(found, list) and len(found) > 1:
+        return [_read(one, f"{path}, record {index}") for index, one in enumerate(found)]
+    return [_read(found[0] if isinstance(found, list) and found else found, str(path))]
 
 
 def is_record(path: Path) -> bool:
     """Does a file hold what calls itself a record, or a list of them, of whatever version?"""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = records.read_json(path, hint="", allow_nan=True)
+    except InputError:
         return False
     first = found[0] if isinstance(found, list) and found else found
     return isinstance(first, dict) and first.get("schema") == SCHEMA
 
 
-def _checked(record: Any, path: Path) -> dict[str, Any]:
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SCHEMA:
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    schema: str | None = None
+    schema_version: Count | None = None
+
+
+def _read(value: Any, where: str) -> BenchRecord:
+    head = records.convert(_Head, value, where=where, hint=_HINT)
+    if head.schema != SCHEMA:
         raise InputError(
-            f"{path} holds schema {schema!r}, wanted {SCHEMA!r}",
+            f"{where} holds schema {head.schema!r}, wanted {SCHEMA!r}",
             hint="write one: edge-inception bench ENGINE --out FILE",
         )
-    version = record.get("schema_version")
-    if version not in (_FROM_DEVICES, SCHEMA_VERSION):
+    if head.schema_version not in (_FROM_DEVICES, SCHEMA_VERSION):
         raise InputError(
-            f"{path} is a record of version {version}, this reads {_FROM_DEVICES} to "
+            f"{where} is a record of version {head.schema_version}, this reads {_FROM_DEVICES} to "
             f"{SCHEMA_VERSION}",
             hint="update edge-inception",
         )
-    wrong = first_mismatch(record, _SHAPE_1, SCHEMA) if version == _FROM_DEVICES else None
-    whole = upgrade_from_v1(record) if wrong is None and version == _FROM_DEVICES else record
-    wrong = wrong or _damage(whole)
-    if wrong:
-        raise InputError(
-            f"{path} is not a whole record: {wrong} is missing or of another type",
-            hint="measure again: edge-inception bench or compare, with --out",
-        )
-    return dict(whole)
+    is_old = head.schema_version == _FROM_DEVICES
+    whole = _filled_from_v1(value) if is_old else value
+    record = records.convert(BenchRecord, whole, where=where, hint=_HINT)
+    if lack := (is_old and _lack_of_v1(record)) or _lack(record):
+        raise InputError(f"{where}, at {lack}", hint=_HINT)
+    return upgrade_from_v1(record) if is_old else record
 
 
-def _damage(record: Mapping[str, Any]) -> str | None:
-    """Where a record of version 2 is not what it says; None where it is whole."""
-    wrong = first_mismatch(record, SHAPE, SCHEMA)
-    if wrong is None and {run["arm"] for run in record["runs"]} != record["engines"].keys():
-        wrong = f"{SCHEMA}.runs of each engine"
-    if wrong is None and record["kind"] != "single":
-        judged = _JUDGED if record["kind"] == "ab" else {"result": _RESULT}
-        wrong = first_mismatch(record, judged, SCHEMA)
-        if wrong is None and record["result"]["verdict"] not in _VERDICTS:
-            wrong = f"{SCHEMA}.result.verdict"
-    if wrong is None and "layers" in record:
-        wrong = first_mismatch(record["layers"], _LAYERS, f"{SCHEMA}.layers")
-    if wrong is None and record.get("accuracy"):
-        wrong = first_mismatch(record["accuracy"], _ACCURACY, f"{SCHEMA}.accuracy")
-        if wrong is None and record["accuracy"]["verdict"] not in _VERDICTS:
-            wrong = f"{SCHEMA}.accuracy.verdict"
-    return wrong
+def _lack(record: BenchRecord) -> str | None:
+    """What the kind of a record needs and it does not have, and where; None where it is whole."""
+    arms, timed = set(record.engines), {run.arm for run in record.runs}
+    if record.kind != "single" and record.result is None:
+        return "result: got none, wanted that of a comparison"
+    wanted = {BASELINE, CANDIDATE} if record.kind == "ab" else {BASELINE}
+    if not wanted <= arms <= {BASELINE, CANDIDATE}:
+        return f"engines: got {_listed(arms)}, wanted {_listed(wanted)}"
+    if timed != arms:
+        return f"runs: got those of {_listed(timed)}, wanted those of {_listed(arms)}"
+    return None
 
 
-_SHAPE_1: Mapping[str, Any] = {
-    "bundle": {"name": _TEXT, "version": _TEXT},
-    "engines": {"A": {"backend": _TEXT, "plan_trt": _MAYBE_TEXT}},
-    "device": {"power_mode": ({"name": _TEXT}, None)},
-    "protocol": {"batch": NUMBER},
-    "runs": [{"mean": NUMBER, "n": _WHOLE, "p99": NUMBER, "samples_ms": [NUMBER]}],
+def _listed(arms: set[str]) -> str:
+    return " and ".join(sorted(arms)) or "none"
+
+
+_NOT_IN_V1 = ("open_s", "first_ms", "peak_mib", "compute_median", "power_mw", "throttled",
+              "foreign_cores")  # fmt: skip
+_RUN_OF_V1: Mapping[str, Any] = {
+    **dict.fromkeys(_NOT_IN_V1),
+    "pair": 0,
+    "p95": 0.0,
+    "throughput": 0.0,
+    "blocks": [],
+    "unavailable": {},
+    "cpu_mhz": {"start": None, "end": None},
 }
+_ENGINE_OF_V1: Mapping[str, Any] = {"path": "", "float_precision": None, "tied_to": {}}
 
 
-def upgrade_from_v1(old: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``device.py`` wrote, as version 2 says it."""
-    device, engine = old["device"], old["engines"]["A"]
-    library = device.get("library")
+def _filled_from_v1(value: dict[str, Any]) -> dict[str, Any]:
+    """The same with what version 1 lacks, of no value yet."""
+    protocol = {"threads": None, "input": "golden images of the bundle"}
+    engines, runs = value.get("engines"), value.get("runs")
     return {
-        **old,
+        **value,
         "schema_version": SCHEMA_VERSION,
-        "device": {
-            **device,
-            "architecture": device.get("machine"),
-            "libraries": {engine["backend"]: library} if library else {},
-        },
-        "engines": {
-            "A": {
-                "path": f"{old['bundle']['name']} {old['bundle']['version']}",
-                "float_precision": None,
-                "tied_to": {},
-                **engine,
-            }
-        },
-        "protocol": {"threads": None, "input": "golden images of the bundle", **old["protocol"]},
-        "runs": [_raised_run(run, old["protocol"]["batch"]) for run in old["runs"]],
+        "engines": {arm: _filled(one, _ENGINE_OF_V1) for arm, one in engines.items()}
+        if isinstance(engines, dict)
+        else engines,
+        "protocol": _filled(value.get("protocol"), protocol),
+        "runs": [_filled(run, _RUN_OF_V1) for run in runs] if isinstance(runs, list) else runs,
     }
 
 
-def _raised_run(run: Mapping[str, Any], batch: float) -> dict[str, Any]:
-    samples = run["samples_ms"]
-    found = {
-        "pair": 0,
-        "p95": float(np.percentile(samples, 95)) if samples else None,
-        "throughput": 1000 * batch / run["mean"] if run["mean"] else None,
-        "compute_median": run.get("gpu_median"),
-        "cpu_mhz": {"start": None, "end": None},
-        "unavailable": {},
-        "blocks": [run["n"]],
-    }
-    missing = ("first_ms", "peak_mib", "power_mw", "throttled", "foreign_cores")
-    p99 = run["p99"] if run["n"] >= MIN_SAMPLES_P99 else None
-    return {**dict.fromkeys(missing), **found, **run, "p99": p99}
+def _filled(value: Any, defaults: Mapping[str, Any]) -> Any:
+    return {**defaults, **value} if isinstance(value, dict) else value
+
+
+def _lack_of_v1(record: BenchRecord) -> str | None:
+    if record.bundle is None:
+        return "bundle: got none, wanted that of the device"
+    if record.device.power_mode is UNSET:
+        return "device: object missing required field 'power_mode'"
+    for index, run in enumerate(record.runs):
+        if not run.samples_ms or not run.mean > 0:
+            return f"runs[{index}]: got no call that took time, wanted one"
+    return None
+
+
+def upgrade_from_v1(old: BenchRecord) -> BenchRecord:
+    """What ``device.py`` wrote, with what follows from it."""
+    device, engine, bundle = old.device, old.engine, old.bundle
+    assert bundle is not None
+    path, library = f"{bundle.name} {bundle.version}", device.library
+    return replace(
+        old,
+        device=replace(
+            device,
+            architecture=device.machine or None,
+            libraries={engine.backend: library} if library else {},
+        ),
+        engines={arm: replace(one, path=path) for arm, one in old.engines.items()},
+        runs=tuple(_upgraded_run(run, old.protocol.batch) for run in old.runs),
+    )
+
+
+def _upgraded_run(run: RunRecord, batch: int) -> RunRecord:
+    with np.errstate(invalid="ignore"):  # infinite times
+        p95 = float(np.percentile(run.samples_ms, 95))
+    return replace(
+        run,
+        p95=p95,
+        p99=run.p99 if run.n >= MIN_SAMPLES_P99 else None,
+        throughput=1000 * batch / run.mean,
+        compute_median=run.gpu_median or None,
+        blocks=(run.n,),
+    )

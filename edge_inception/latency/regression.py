@@ -19,30 +19,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edge_inception.latency.bench import Protocol, Run, run_together
 from edge_inception.latency.measure import Contender
+from edge_inception.latency.record import BASELINE, CANDIDATE, ResultRecord, Verdict
 from edge_inception.metrics.intervals import Estimate, geometric_mean, student_quantile
 from edge_inception.spec import Progress, no_progress
 
 RESAMPLES = 10_000
 SEED = 0
 _BOOTSTRAP_FROM = 9  # pairs; docs/latency.md, "Gate": Student's t up to 8
-
-
-class Verdict(Enum):
-    """What may be claimed of B against A."""
-
-    PASS = "pass"  # noqa: S105 -- no password
-    FAIL = "fail"
-    IMPROVED = "improved"
-    INCONCLUSIVE = "inconclusive"
-    INVALID = "invalid"
 
 
 EXIT_CODES: Mapping[Verdict, int] = {
@@ -194,14 +183,15 @@ def compare(
     runs: list[Run] = []
 
     def figure(index: int) -> float:
-        arms = {"A": a, "B": b} if index % 2 == 0 else {"B": b, "A": a}
+        arms = {BASELINE: a, CANDIDATE: b} if index % 2 == 0 else {CANDIDATE: b, BASELINE: a}
         found = {run.arm: run for run in run_together(arms, images, protocol, pair=index)}
-        runs.extend(found[arm] for arm in ("A", "B"))
+        pair = found[BASELINE], found[CANDIDATE]
+        runs.extend(pair)
         progress(index + 1, max(gate.pairs, index + 1))
-        return log_ratio(found["A"], found["B"])
+        return log_ratio(*pair)
 
     result, _ = sequential(figure, gate)
-    throttled = sorted({run.pair for run in runs if run.seen.get("throttled")})
+    throttled = sorted({run.pair for run in runs if run.seen.throttled})
     if throttled:
         reason = f"the machine throttled in {len(throttled)} of {result.num_pairs} pairs"
         return _invalid(result, reason), runs
@@ -245,19 +235,19 @@ def _invalid(result: Result, reason: str) -> Result:
     )
 
 
-def result_record(result: Result) -> dict[str, Any]:
-    """``result`` of a record: ratio, ci95, method, delta, verdict, reasons, k, sentence."""
+def result_record(result: Result) -> ResultRecord:
+    """``result`` of a record."""
     ratio = result.ratio
-    return {
-        "ratio": ratio and ratio.value,
-        "ci95": ratio and [ratio.lower, ratio.upper],
-        "method": ratio and ratio.method,
-        "delta": result.delta,
-        "k": result.num_pairs,
-        "verdict": result.verdict.value,
-        "reasons": list(result.reasons),
-        "sentence": result.sentence,
-    }
+    return ResultRecord(
+        ratio=ratio.value if ratio else None,
+        ci95=(ratio.lower, ratio.upper) if ratio else None,
+        method=ratio.method if ratio else None,
+        delta=result.delta,
+        k=result.num_pairs,
+        verdict=result.verdict,
+        reasons=result.reasons,
+        sentence=result.sentence,
+    )
 
 
 def pairs_needed(logs: Sequence[float], gate: Gate, *, true_change: float = 0.05) -> int:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from edge_inception.device import jetson_board
+from edge_inception.records import Record
 
 _CPU = "devices/system/cpu"
 _RAPL = "class/powercap/intel-rapl:0/energy_uj"
@@ -42,6 +43,31 @@ class Reading:
     unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
+class Temperatures(Record, frozen=True, kw_only=True):
+    """Degrees Celsius by zone, before and after."""
+
+    start: dict[str, float]
+    end: dict[str, float]
+
+
+class Clocks(Record, frozen=True, kw_only=True):
+    """Lowest MHz of all cores, before and after."""
+
+    start: float | None
+    end: float | None
+
+
+class Seen(NamedTuple):
+    """What happened from one reading to another, with the names that the record of a run has."""
+
+    temp_c: Temperatures
+    cpu_mhz: Clocks
+    gpu_mhz_min: int | None
+    power_mw: float | None
+    throttled: bool | None
+    unavailable: dict[str, str]
+
+
 def read(root: Path = Path("/sys")) -> Reading:
     """The machine, now.
 
@@ -52,34 +78,37 @@ def read(root: Path = Path("/sys")) -> Reading:
     clocks = _numbers(root, f"{_CPU}/cpu[0-9]*/cpufreq/scaling_cur_freq")
     counts = _numbers(root, f"{_CPU}/cpu[0-9]*/thermal_throttle/package_throttle_count")
     energy = _numbers(root, _RAPL)
-    rails = _rails(root)
-    gpu = _nvml()
-    found: dict[str, Any] = {
-        "cpu_mhz": min(clocks) / 1000 if clocks else None,
-        "gpu_mhz": gpu.get("mhz", jetson_board.gpu_clock_mhz(str(root.parent))),
-        "energy_j": energy[0] / _MICRO if energy else None,
-        "power_mw": gpu.get("power_mw", rails),
-        "throttle_count": gpu.get("throttled", max(counts) if counts else None),
-    }
-    reasons = {name: _WHY[name] for name, value in found.items() if value is None}
-    heat = {**heat, **gpu.get("temp_c", {})}
-    if not heat:
-        reasons["temp_c"] = _WHY["temp_c"]
-    return Reading(at_s=time.monotonic(), temp_c=heat, unavailable=reasons, **found)
+    gpu = _nvml() or _Gpu(
+        mhz=jetson_board.gpu_clock_mhz(str(root.parent)),
+        power_mw=_rails(root),
+        temp_c={},
+        throttled=max(counts) if counts else None,
+    )
+    found = Reading(
+        at_s=time.monotonic(),
+        temp_c={**heat, **gpu.temp_c},
+        cpu_mhz=min(clocks) / 1000 if clocks else None,
+        gpu_mhz=gpu.mhz,
+        energy_j=energy[0] / _MICRO if energy else None,
+        power_mw=gpu.power_mw,
+        throttle_count=gpu.throttled,
+    )
+    lacking = {name: why for name, why in _WHY.items() if getattr(found, name) in (None, {})}
+    return replace(found, unavailable=lacking)
 
 
 _WHY: Mapping[str, str] = {
-    "temp_c": "no thermal zone in /sys/class/thermal",
     "cpu_mhz": "no cpufreq in /sys/devices/system/cpu: a virtual machine hides it",
     "gpu_mhz": "no GPU that devfreq or NVML tells of",
     "energy_j": "no readable RAPL counter in /sys/class/powercap",
     "power_mw": "no INA3221 rails in /sys/class/hwmon and no NVML",
     "throttle_count": "no throttle counter of CPU or GPU",
+    "temp_c": "no thermal zone in /sys/class/thermal",
 }
 
 
-def between(before: Reading, after: Reading) -> dict[str, Any]:
-    """What happened from one reading to another, as the record of a run keeps it.
+def between(before: Reading, after: Reading) -> Seen:
+    """What happened from one reading to another.
 
     ``power_mw`` is the mean of RAPL's energy over the time, else of the two readings.
     ``throttled`` is None where no counter tells.
@@ -93,14 +122,14 @@ def between(before: Reading, after: Reading) -> dict[str, Any]:
         power = (before.power_mw + after.power_mw) / 2
     counts = before.throttle_count, after.throttle_count
     throttled = None if None in counts else counts[0] != counts[1]
-    return {
-        "temp_c": {"start": dict(before.temp_c), "end": dict(after.temp_c)},
-        "cpu_mhz": {"start": before.cpu_mhz, "end": after.cpu_mhz},
-        "gpu_mhz_min": min((c for c in (before.gpu_mhz, after.gpu_mhz) if c), default=None),
-        "power_mw": power,
-        "throttled": throttled,
-        "unavailable": dict(after.unavailable),
-    }
+    return Seen(
+        temp_c=Temperatures(start=dict(before.temp_c), end=dict(after.temp_c)),
+        cpu_mhz=Clocks(start=before.cpu_mhz, end=after.cpu_mhz),
+        gpu_mhz_min=min((c for c in (before.gpu_mhz, after.gpu_mhz) if c), default=None),
+        power_mw=power,
+        throttled=throttled,
+        unavailable=dict(after.unavailable),
+    )
 
 
 def _numbers(root: Path, pattern: str) -> list[int]:
@@ -129,29 +158,35 @@ def _rails(root: Path) -> float | None:
     return sum(known) if known else None
 
 
-def _nvml() -> dict[str, Any]:
-    """Clock, power, temperature and throttle reasons of the first GPU; empty without NVML."""
+class _Gpu(NamedTuple):
+    mhz: int | None
+    power_mw: float | None
+    temp_c: dict[str, float]
+    throttled: int | None
+
+
+def _nvml() -> _Gpu | None:
+    """Clock, power, temperature and throttle reasons of the first GPU; None without NVML."""
     try:
         import pynvml  # noqa: PLC0415 -- optional, and only where there is a GPU
     except ModuleNotFoundError:
-        return {}
+        return None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return {}
+        return None
     try:
         gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
         reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
         idle = pynvml.nvmlClocksThrottleReasonGpuIdle | pynvml.nvmlClocksThrottleReasonNone
-        return {
-            "mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
-            "power_mw": float(pynvml.nvmlDeviceGetPowerUsage(gpu)),
-            "temp_c": {
-                "gpu": float(pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU))
-            },
-            "throttled": int(bool(reasons & ~idle)),
-        }
+        heat = float(pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU))
+        return _Gpu(
+            mhz=pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+            power_mw=float(pynvml.nvmlDeviceGetPowerUsage(gpu)),
+            temp_c={"gpu": heat},
+            throttled=int(bool(reasons & ~idle)),
+        )
     except pynvml.NVMLError:
-        return {}
+        return None
     finally:
         pynvml.nvmlShutdown()

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_inception.device import measure, verify
+from edge_inception.device import verify
 from edge_inception.errors import InputError
+from edge_inception.latency.record import BenchRecord
 from edge_inception.report.table import milliseconds as _ms
 
 
@@ -33,13 +34,13 @@ def read_proof(path: Path) -> dict[str, Any] | None:
     return record
 
 
-def to_text(record: Mapping[str, Any]) -> str:
-    """A record of ``verify``, or of ``bench`` as version 2, in lines.
+def to_text(record: Mapping[str, Any] | BenchRecord) -> str:
+    """A record of ``verify``, or of ``bench`` on a device, in lines.
 
     The verdict is the last line of a verification.
     """
-    is_bench = record["schema"] == measure.SCHEMA
-    return "\n".join(_bench_lines(record) if is_bench else _verify_lines(record))
+    lines = _bench_lines(record) if isinstance(record, BenchRecord) else _verify_lines(record)
+    return "\n".join(lines)
 
 
 def _head(record: Mapping[str, Any], device: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
@@ -63,17 +64,26 @@ def _verify_lines(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _bench_lines(record: Mapping[str, Any]) -> list[str]:
-    device, (run,) = record["device"], record["runs"]
-    lines = [_head(record, device, record["engines"]["A"])]
-    mode = device.get("power_mode")
-    if mode:
-        clocks = {True: "locked", False: "not locked"}.get(device.get("clocks_locked"), "unknown")
-        lines.append(f"power mode {mode['name']}, clocks {clocks}")
+def _bench_lines(record: BenchRecord) -> list[str]:
+    bundle, device, engine, run = record.bundle, record.device, record.engine, record.runs[0]
+    assert bundle is not None
+    where = device.model or device.cpu or "unknown device"
+    library = f" {engine.plan_trt}" if engine.plan_trt else ""
+    lines = [
+        (
+            f"{bundle.name} {bundle.version} on {where}: {engine.precision} by "
+            f"{engine.backend}{library}, {record.created_utc}"
+        )
+    ]
+    if mode := device.power_mode:
+        clocks = "locked" if device.clocks_locked else "not locked"
+        if not isinstance(device.clocks_locked, bool):
+            clocks = "unknown"
+        lines.append(f"power mode {mode.name}, clocks {clocks}")
     lines.append(
-        f"batch {record['protocol']['batch']}, {run['n']} calls: p50 {_ms(run['median'])} ms, "
-        f"p90 {_ms(run['p90'])} ms" + (f", p99 {_ms(run['p99'])} ms" if run["p99"] else "")
+        f"batch {record.protocol.batch}, {run.n} calls: p50 {_ms(run.median)} ms, "
+        f"p90 {_ms(run.p90)} ms" + (f", p99 {_ms(run.p99)} ms" if run.p99 else "")
     )
-    if run["compute_median"] is not None:
-        lines.append(f"of that on the GPU, median: {_ms(run['compute_median'])} ms")
-    return [*lines, *(f"warning: {warning}" for warning in run["warnings"])]
+    if run.compute_median is not None:
+        lines.append(f"of that on the GPU, median: {_ms(run.compute_median)} ms")
+    return [*lines, *(f"warning: {warning}" for warning in run.warnings)]

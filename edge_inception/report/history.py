@@ -98,16 +98,16 @@ def histories_of_timings(timed: Sequence[Timing]) -> list[Chart]:
     protocol are the same.
     """
     runs: dict[tuple[str, ...], list[tuple[str, float | None]]] = {}
-    singles = (r for one in timed for r in one.records if r["kind"] == "single")
-    for record in sorted(singles, key=lambda one: str(one["created_utc"])):
-        engine, how = record["engines"]["A"], record["protocol"]
+    singles = (record for one in timed for record in one.records if record.kind == "single")
+    for record in sorted(singles, key=lambda one: one.created_utc):
+        engine, batch = record.engine, record.protocol.batch
         key = (
-            str(record["model"]["name"]),
-            f"{engine['precision'] or ''} by {engine['backend']}, batch {how['batch']}".strip(),
-            record["fingerprint"],
+            str(record.model.name),
+            f"{engine.precision or ''} by {engine.backend}, batch {batch}".strip(),
+            record.fingerprint,
         )
-        median = finite(record["runs"][0]["median"])
-        runs.setdefault(key, []).append((record["created_utc"], median))
+        median = finite(record.runs[0].median)
+        runs.setdefault(key, []).append((record.created_utc, median))
     charts = [
         _series(points, f"{model}, {name}", "median, ms")
         for (model, name, _), points in runs.items()

@@ -83,7 +83,7 @@ def _environment() -> jinja2.Environment:
 
 def _page_title(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
     named: list[tuple[str, str]] = [(one.report.model, one.report.status) for one in sources]
-    named += [(str(one.records[0]["model"]["name"]), one.status) for one in timed]
+    named += [(str(one.records[0].model.name), one.status) for one in timed]
     if len(named) == 1:
         return f"{named[0][1]}: {named[0][0]}"
     models = list(dict.fromkeys(model for model, _ in named))

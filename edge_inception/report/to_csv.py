@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from edge_inception.latency.record import BenchRecord
 from edge_inception.metrics.intervals import Estimate
 from edge_inception.validate.report_record import Accuracy, ReportRecord
 
@@ -36,7 +37,7 @@ def to_csv(reports: Mapping[str, ReportRecord]) -> str:
     )
 
 
-def timings_to_csv(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def timings_to_csv(records: Mapping[str, Sequence[BenchRecord]]) -> str:
     """The runs of records of ``bench`` and ``compare``, each under the name of its file."""
     named = ((name, record) for name, found in records.items() for record in found)
     return _written(_TIMING_COLUMNS, (one for pair in named for one in _runs(*pair)))
@@ -50,17 +51,18 @@ def _written(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def _runs(name: str, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for run in record["runs"]:
-        engine, how = record["engines"][run["arm"]], record["protocol"]
+def _runs(name: str, record: BenchRecord) -> Iterator[dict[str, Any]]:
+    how, result = record.protocol, record.result
+    for run in record.runs:
+        engine = record.engines[run.arm]
         yield {
             "record": name,
-            "model": record["model"]["name"],
-            "created_utc": record["created_utc"],
-            "verdict": (record.get("result") or {}).get("verdict"),
-            **{key: engine[key] for key in ("path", "backend", "precision", "bytes")},
-            **{key: how[key] for key in ("batch", "streams", "threads")},
-            **{key: run[key] for key in ("arm", "pair", "t0", *_TIMED)},
+            "model": record.model.name,
+            "created_utc": record.created_utc,
+            "verdict": result.verdict.value if result else None,
+            **{key: getattr(engine, key) for key in ("path", "backend", "precision", "bytes")},
+            **{key: getattr(how, key) for key in ("batch", "streams", "threads")},
+            **{key: getattr(run, key) for key in ("arm", "pair", "t0", *_TIMED)},
         }
 
 

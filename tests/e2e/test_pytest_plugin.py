@@ -17,8 +17,8 @@ import dataclasses
 import sys
 from pathlib import Path
 sys.path.insert(0, {benchmarks!r})
-from edge_inception.validate.arm import prepare_engine
-from edge_inception.validate.latency import Contender
+from edge_inception.latency.contender import prepare_engine
+from edge_inception.latency.measure import Contender
 
 def slowed(engine, percent, folder):
     arm = prepare_engine(Path(engine), 1, None, Path(folder))

@@ -9,11 +9,14 @@ import pytest
 
 from edge_inception.errors import Inconclusive
 from edge_inception.latency import bench
+from edge_inception.latency import record as bench_record
 from edge_inception.latency.bench import Protocol, run_together
-from edge_inception.latency.contender import EngineUnderTest
+from edge_inception.latency.contender import EngineUnderTest, Feed
+from edge_inception.latency.facts import Batches, EngineFacts, Model
 from edge_inception.latency.measure import Contender
-from edge_inception.latency.record import SHAPE, read_record
+from edge_inception.latency.record import Verdict, read_record, to_json
 from edge_inception.latency.regression import Gate
+from edge_inception.latency.telemetry import Clocks, Seen, Temperatures
 from edge_inception.validate.comparison import Comparison
 
 # a session with known figures; workers import it by name
@@ -55,11 +58,18 @@ def feed(tmp_path, monkeypatch):
     return images
 
 
-FACTS = {
-    "path": "clock", "sha256": "0" * 64, "bytes": 1, "backend": "clock", "precision": None,
-    "float_precision": None, "typed": None, "batch": {"min": 1, "opt": 1, "max": 1},
-    "dla_core": None, "tied_to": {}, "graph_sha256": None,
-}  # fmt: skip
+FACTS = EngineFacts(
+    path="clock", sha256="0" * 64, bytes=1, backend="clock", precision=None,
+    float_precision=None, typed=None, batch=Batches(min=1, opt=1, max=1),
+    dla_core=None, tied_to={}, graph_sha256=None,
+)  # fmt: skip
+
+
+def _arm(contender, **feed):
+    model = Model(name="clock", input=None)
+    return EngineUnderTest(
+        engine=None, contender=contender, facts=FACTS, model=model, feed=Feed(**feed)
+    )
 
 
 def _contender(**arguments):
@@ -70,15 +80,15 @@ def test_a_run_of_known_length(feed):
     """Calls that sleep 20 ms, the first 60 more: medians, first call, opening, blocks, compute."""
     (run,) = run_together({"A": _contender(ms=20, first_ms=60)}, feed, QUICK)
     record = bench.run_record(run, QUICK)
-    assert record["n"] == 12
-    assert record["blocks"] == [3, 3, 3, 3]
-    assert 20.0 <= record["median"] < 60
-    assert record["first_ms"] >= 80
-    assert record["open_s"] >= 0.05
-    assert record["compute_median"] == 10.0
-    assert record["p99"] is None  # twelve calls have no 99th percentile
-    assert record["throughput"] == pytest.approx(1000 / record["mean"])
-    assert 5 < record["peak_mib"] < 5000
+    assert record.n == 12
+    assert record.blocks == (3, 3, 3, 3)
+    assert 20.0 <= record.median < 60
+    assert record.first_ms >= 80
+    assert record.open_s >= 0.05
+    assert record.compute_median == 10.0
+    assert record.p99 is None  # twelve calls have no 99th percentile
+    assert record.throughput == pytest.approx(1000 / record.mean)
+    assert 5 < record.peak_mib < 5000
 
 
 def test_two_take_turns_in_processes_of_their_own(feed, tmp_path):
@@ -98,8 +108,8 @@ def test_streams_run_at_once(feed):
     protocol = _with(streams=3)
     (run,) = run_together({"A": _contender(ms=60)}, feed, protocol)
     record = bench.run_record(run, protocol)
-    assert record["median"] < 150
-    assert record["throughput"] == pytest.approx(3000 / record["mean"])
+    assert record.median < 150
+    assert record.throughput == pytest.approx(3000 / record.mean)
 
 
 def _with(**changes):
@@ -120,26 +130,24 @@ def test_other_threads_than_asked_for_are_no_measurement(feed):
 
 def test_a_record_is_whole_and_strict_json(feed, tmp_path):
     """Its keys are the documented ones, and it survives JSON without NaN or infinity."""
-    protocol = QUICK
-    runs = run_together({"A": _contender()}, feed, protocol)
-    facts = {**FACTS, "model": {"name": "clock", "input": None}}
-    record = bench.record(
-        "single", {"A": facts}, runs, protocol, input_facts={"sha256": "x", "what": "zeros"}
-    )
-    text = json.dumps(record, allow_nan=False)
+    runs = run_together({"A": _contender()}, feed, QUICK)
+    arm = _arm(_contender(), sha256="x", description="zeros")
+    record = bench.record("single", {"A": arm}, runs, QUICK)
+    text = to_json(record)
     path = tmp_path / "record.json"
-    path.write_text(text, encoding="utf-8")
-    assert read_record(path) == json.loads(text)
-    for shape, found in (
-        (SHAPE, record),
-        (SHAPE["engines"]["A"], record["engines"]["A"]),
-        (SHAPE["runs"][0], record["runs"][0]),
+    path.write_bytes(text)
+    found = json.loads(text)
+    json.dumps(found, allow_nan=False)
+    assert read_record(path) == record
+    for kind, part in (
+        (bench_record.BenchRecord, found),
+        (EngineFacts, found["engines"]["A"]),
+        (bench_record.RunRecord, found["runs"][0]),
     ):
-        assert shape.keys() == found.keys()
-    assert record["protocol"]["threads"] == 1
-    assert record["fingerprint"] == bench.fingerprint(
-        {k: v for k, v in record["device"].items() if k != "load_average"}, record["protocol"]
-    )
+        needed = kind.__struct_fields__[: -len(kind.__struct_defaults__)]
+        assert part.keys() == set(needed)
+    assert record.protocol.threads == 1
+    assert record.fingerprint == bench.fingerprint(record.device, record.protocol)
 
 
 def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
@@ -148,31 +156,30 @@ def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
     session = Comparison(
         protocol=QUICK, gate=Gate(pairs=2, most_pairs=2), image_set=None, folder=tmp_path
     )
-    arm = EngineUnderTest(
-        engine=None,
-        contender=dataclasses.replace(_contender(), images=feed),
-        facts={**FACTS, "model": {"name": "clock", "input": None}},
-        feed={"sha256": "ab" * 32, "what": "zeros"},
-    )
+    contender = dataclasses.replace(_contender(), images=feed)
+    arm = _arm(contender, sha256="ab" * 32, description="zeros")
     found = session.against(arm, stored, trusted=True, progress=lambda *_: None)
-    assert found["result"]["verdict"] == "invalid"
-    told = found["result"]["sentence"]
+    assert found.result.verdict is Verdict.INVALID
+    told = found.result.sentence
     assert "threads (not recorded then, 1 now)" in told
     assert "input_sha256 (86987e5b1e15 then, abababababab now)" in told
     path = tmp_path / "compared.json"
-    path.write_text(json.dumps(found), encoding="utf-8")
-    assert [run["arm"] for run in read_record(path)["runs"]] == ["A", "B", "B"]
+    path.write_bytes(to_json(found))
+    assert [run.arm for run in read_record(path).runs] == ["A", "B", "B"]
 
 
 def test_doubts_are_named():
     """A busy machine, throttling and heat each become a warning; a quiet run has none."""
-    quiet = {"throttled": False, "temp_c": {"end": {"cpu": 40.0}}}
+    quiet = Seen(
+        throttled=False, temp_c=Temperatures(start={}, end={"cpu": 40.0}), power_mw=None,
+        cpu_mhz=Clocks(start=None, end=None), gpu_mhz_min=None, unavailable={},
+    )  # fmt: skip
     run = bench.Run(
         arm="A", pair=0, t0="", blocks=((1.0, 1.0), (1.0, 1.0)), compute_ms=(), open_s=0,
-        first_ms=1, peak_mib=1, info={}, seen=quiet, foreign_cores=0.0,
+        first_ms=1, peak_mib=1, seen=quiet, foreign_cores=0.0,
     )  # fmt: skip
     assert bench.warnings_of(run) == []
-    hot = {"throttled": True, "temp_c": {"end": {"cpu": 95.0}}}
+    hot = quiet._replace(throttled=True, temp_c=Temperatures(start={}, end={"cpu": 95.0}))
     bad = dataclasses.replace(run, seen=hot, foreign_cores=1.5, blocks=((1.0, 2.0), (1.0, 9.0)))
     text = " ".join(bench.warnings_of(bad))
     for word in ("throttled", "cpu reached 90 C", "1.5 cores", "calls vary"):

@@ -183,7 +183,7 @@ import sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {str(tmp_path)!r})
-from edge_inception.validate.latency import Contender, LatencyOptions, measure
+from edge_inception.latency.measure import Contender, LatencyOptions, measure
 measure([Contender(name="a", factory="sleepers:Sleeper",
                    arguments={arguments!r})],
         Path({str(sleepers)!r}), LatencyOptions(threads=1, rounds=10000))

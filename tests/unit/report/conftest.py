@@ -6,6 +6,8 @@ import copy
 
 import pytest
 
+from edge_inception import records
+from edge_inception.latency.record import BenchRecord
 from edge_inception.validate import report_record
 
 
@@ -165,8 +167,15 @@ def compared():
 
 
 @pytest.fixture(scope="session")
-def whole_timings():
+def as_record():
+    """JSON as a file holds it -> the record of bench or compare."""
+    return lambda value: records.convert(BenchRecord, value, where="by hand", hint="")
+
+
+@pytest.fixture(scope="session")
+def whole_timings(as_record):
     """Records as files hold them: a comparison, two batches, layers; not to be changed."""
     four = {**SINGLE, "protocol": {**SINGLE["protocol"], "batch": 4}}
     layers = [{"name": "left", "kind": "Convolution", "kernel": "jit_I8", "ms": 0.05}]
-    return (COMPARED,), (SINGLE, four), ({**SINGLE, "layers": layers},)
+    timed = (COMPARED,), (SINGLE, four), ({**SINGLE, "layers": layers},)
+    return tuple(tuple(map(as_record, one)) for one in timed)

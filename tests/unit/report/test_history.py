@@ -58,15 +58,15 @@ def test_runs_of_one_engine_are_one_line(report, tmp_path):
     assert "2026-11-08" in latency.wide
 
 
-def test_records_of_bench_make_a_line_of_their_own(single, tmp_path):
+def test_records_of_bench_make_a_line_of_their_own(single, as_record, tmp_path):
     """One machine, protocol and engine: the change is told; another fingerprint is not mixed in."""
     timed = []
     for day in range(14):
         ms = (8.0 if day < 7 else 9.0) + 0.02 * (day % 3)
         run = {**single["runs"][0], "median": ms}
         made = {**single, "created_utc": f"2026-11-{day + 1:02d}T00:00:00Z", "runs": [run]}
-        timed.append(Timing(path=tmp_path / f"{day}.json", records=(made,)))
-    other = {**single, "fingerprint": "another"}
+        timed.append(Timing(path=tmp_path / f"{day}.json", records=(as_record(made),)))
+    other = as_record({**single, "fingerprint": "another"})
     timed += [Timing(path=tmp_path / f"other{i}.json", records=(other,)) for i in range(2)]
     (found,) = history.histories_of_timings(timed[::-1])
     assert found.title == "inception_v4, int8 by openvino, batch 1: median, ms"

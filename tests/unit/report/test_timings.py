@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from edge_inception.cli import main
-from edge_inception.report.timings import Timing, pair_changes, times_of
+from edge_inception.report.pairs import pair_changes
+from edge_inception.report.timings import Timing, times_of
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -74,7 +75,7 @@ def test_a_damaged_record_is_an_input_error(single, shown):
     del single["runs"][0]["p90"]
     code, said = shown(single)
     assert code == 3
-    assert "runs[0].p90 is missing" in said.err
+    assert "at runs[0]: object missing required field 'p90'" in said.err
     assert not said.out
 
 
@@ -138,15 +139,17 @@ def test_layers_are_told_with_their_share(single, shown, page):
     assert "All 2 executed layers" in found
     assert '<td class="number">3.000</td><td class="number">75.0</td>' in found
     single["layers"][0].pop("kind")
-    assert "layers[0].kind is missing" in shown(single)[1].err
+    assert "at layers[0]: object missing required field 'kind'" in shown(single)[1].err
 
 
-def test_times_belong_to_the_file_that_was_timed(single):
+def test_times_belong_to_the_file_that_was_timed(single, as_record):
     """A report takes those of a record whose engine has the hash of its own; of others none."""
-    other = {**single, "layers": LAYERS, "engines": {"A": {"sha256": "ef" * 32}}}
+    engine = {**single["engines"]["A"], "sha256": "ef" * 32}
+    other = as_record({**single, "layers": LAYERS, "engines": {"A": engine}})
+    layered = as_record({**single, "layers": LAYERS})
     timed = [
         Timing(path=Path("a"), records=(other,)),
-        Timing(path=Path("b"), records=(single, {**single, "layers": LAYERS})),
+        Timing(path=Path("b"), records=(as_record(single), layered)),
     ]
     assert times_of(timed, "ab" * 32) == {"stem": 3.0, "tail": 1.0}
     assert times_of(timed, "") == times_of(timed, "cd" * 32) == {}
@@ -178,9 +181,10 @@ def test_hostile_records_are_text_and_nan_is_a_dash(compared, page):
     assert ">inf" not in found
 
 
-def test_changes_are_of_the_blocks_of_a_pair(compared):
+def test_changes_are_of_the_blocks_of_a_pair(compared, as_record):
     """B is 10 % above A in each turn of each pair; without whole blocks a pair tells nothing."""
-    assert pair_changes(compared) == [(i, pytest.approx(10.0)) for i in range(3)]
+    assert pair_changes(as_record(compared)) == [(i, pytest.approx(10.0)) for i in range(3)]
     compared["runs"][0]["blocks"] = [7, 7]
-    assert [number for number, _ in pair_changes(compared)] == [1, 2]
-    assert pair_changes({**compared, "against": {}}) == []
+    assert [number for number, _ in pair_changes(as_record(compared))] == [1, 2]
+    day = {"file": "old.json", "created_utc": "2026-11-25T07:00:00Z"}
+    assert pair_changes(as_record({**compared, "against": day})) == []
