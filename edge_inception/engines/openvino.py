@@ -24,6 +24,7 @@ from edge_inception.engines._backend import (
     Takes,
 )
 from edge_inception.errors import BackendMissing, CompileFailed, InputError, unknown
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.spec import Progress, ShapeProfile, no_progress
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _compile(
             model,
             name=str(typed.path),
             precision=precision,
-            threads=_backend.usable_threads(),
+            threads=usable_threads(),
             batch=(profile.min, profile.max),
         )
     _backend.check_int8(
@@ -153,7 +154,7 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
             engine.path.read_bytes(),
             name=str(engine.path),
             precision=_require_known(str(engine.details["float_precision"])),
-            threads=options.threads or _backend.usable_threads(),
+            threads=options.threads or usable_threads(),
         )
     return _OpenVinoSession(runner, engine)
 
@@ -174,7 +175,7 @@ def _layer_times(
             batches,
             name=str(engine.path),
             precision=_require_known(str(engine.details["float_precision"])),
-            threads=options.threads or _backend.usable_threads(),
+            threads=options.threads or usable_threads(),
         )
     return tuple(LayerTime(**one._asdict()) for one in found)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ import numpy as np
 
 from edge_inception._version import __version__
 from edge_inception.device import measure
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.latency import machine, telemetry
 from edge_inception.latency._worker_process import Worker
 from edge_inception.latency.measure import MIN_SAMPLES_P99, Contender, check_threads, worker_of
@@ -109,7 +109,7 @@ def run_together(
         InputError: An engine cannot be opened or refuses the images.
         Inconclusive: A process died, hung, or took another number of threads.
     """
-    threads = protocol.threads or len(os.sched_getaffinity(0))
+    threads = protocol.threads or usable_threads()
     per_stream = max(1, threads // protocol.streams)
     started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
     use = machine.cpu_use()
@@ -203,7 +203,7 @@ def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
 
 def run_record(run: Run, protocol: Protocol) -> dict[str, Any]:
     """A run as the record keeps it."""
-    figures = measure.summary(run.samples, run.compute_ms)
+    figures = measure.summary(run.samples, run.compute_ms)._asdict()
     samples, compute = figures.pop("samples_ms"), figures.pop("gpu_median")
     return {
         "arm": run.arm,
@@ -227,8 +227,8 @@ def run_record(run: Run, protocol: Protocol) -> dict[str, Any]:
 
 def warnings_of(run: Run) -> list[str]:
     """What makes the figures of a run doubtful: what a device warns of, and a busy machine."""
-    heat = {"temp_c": run.seen["temp_c"], "gpu_mhz_min": None}  # of a GPU whose clocks are locked
-    found = measure.warnings_of({**measure.summary(run.samples, ()), **heat}, {})
+    cov = measure.summary(run.samples, ()).cov
+    found = measure.unsteady(cov, run.seen["temp_c"]["end"])
     if run.foreign_cores is not None and run.foreign_cores > _BUSY_CORES:
         found.append(f"other programs used {run.foreign_cores:.1f} cores")
     if run.seen.get("throttled"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 from edge_inception import stage
 from edge_inception.artifact import EngineFile
@@ -11,6 +10,7 @@ from edge_inception.data import imageset
 from edge_inception.data.images import preprocess_of
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.inference import head_of
 from edge_inception.pipeline.listener import Listener
 from edge_inception.recipe.reader import Recipe, Source
@@ -117,7 +117,7 @@ def require_threads(threads: int) -> int:
     Raises:
         InputError: Negative, or more than that.
     """
-    usable = len(os.sched_getaffinity(0))
+    usable = usable_threads()
     if not 0 <= threads <= usable:
         raise InputError(
             f"{threads} threads asked for, this process may use {usable}",

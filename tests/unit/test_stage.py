@@ -31,7 +31,8 @@ from edge_inception.validate import options as validate
 PACKAGE = Path(subject.__file__).parent
 # Words decide nothing about a result by themselves: records, reading and writing, looking up.
 WORDS = {"__init__", "_version", "errors", "spec", "artifact", "stage", "registry"} | {
-    "data/imageset"
+    "data/imageset",
+    "hardware/cores",
 }
 STAGES = {
     found.name: found
