@@ -36,8 +36,9 @@ _COPY_AGAIN = "copy the bundle to the device again, or make it again: edge-incep
 _SHA256, _VERSION = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{%d}" % VERSION_DIGITS)
 _TENSORRT = re.compile(r"|[0-9]{1,9}(\.[0-9]{1,9}){0,5}")
 _HEAD = re.compile(r"logits|softmax|embedding|topk:[1-9][0-9]{0,6}")
-_MOST_IMAGES, _MOST_CLASSES, _MOST_SIDE = 1 << 16, 1 << 24, 1 << 14
+_MOST_IMAGES, _MOST_CLASSES, _MOST_SIDE = 1 << 12, 1 << 24, 1 << 12
 _TYPINGS, _PRECISIONS = ("strong", "weak", "implicit"), ("fp32", "fp16", "int8")
+_MOST_VALUE = 1e6  # its products and quotients fit a float32
 _FLOAT_PRECISIONS = (None, "f32", "bf16", "f16")  # OpenVINO's
 _MOST_LEVEL = 5  # of TensorRT's builder optimization
 
@@ -294,7 +295,10 @@ def _preprocess_rules(how: Preprocess) -> Iterator[records.Rule]:
     is_sized = all(1 <= side <= _MOST_SIDE for side in how.input_size)
     yield is_sized, at + "input_size", how.input_size, "1 to {} pixels".format(_MOST_SIDE)
     yield 0 < share <= 1, at + "crop_fraction", share, "above 0, at most 1"
-    yield all(std > 0 for std in how.std), at + "std", how.std, "above 0"
+    is_scaled = all(1 / _MOST_VALUE <= std <= _MOST_VALUE for std in how.std)
+    is_near = all(abs(mean) <= _MOST_VALUE for mean in how.mean)
+    yield is_scaled, at + "std", how.std, "1e-6 to 1e6, of pixels from 0 to 1"
+    yield is_near, at + "mean", how.mean, "at most 1e6 either way, of pixels from 0 to 1"
     yield records.one_of(at + "interpolation", how.interpolation, _FILTERS)
     yield records.one_of(at + "channel_order", how.channel_order, ("RGB", "BGR"))
     yield records.one_of(at + "crop", how.crop, ("after_resize", "before_resize"))
@@ -319,7 +323,7 @@ def _graph_rules(at: str, graph: Graph, files: Mapping[str, File]) -> Iterator[r
     yield records.one_of(at + "typing", graph.typing, _TYPINGS)
     yield records.one_of(at + "precision", graph.precision, _PRECISIONS)
     yield records.one_of(at + "float_rest", graph.float_rest, (None, "fp16", "fp32"))
-    yield is_ordered, at + "profile", tuple(sizes), "1 <= min <= opt <= max <= 65536"
+    yield is_ordered, at + "profile", tuple(sizes), "1 <= min <= opt <= max <= 4096"
 
 
 def _versions(place: str, got: Tuple[str, str]) -> records.Rule:

@@ -193,7 +193,7 @@ class OpenVino:
             runner = library.BlobRunner(
                 content,
                 name=facts.file,
-                precision=facts.float_precision,
+                precision=self._precision,
                 threads=self._threads,
             )
             return _Refusing(runner, (RuntimeError, TypeError, ValueError), _CPU_FAILS)
@@ -336,7 +336,9 @@ class TensorRt:
             raise Refusal(why, "build it again: python3 device.py build --force")
         nvinfer, cuda = _travelling_module("_nvinfer"), _travelling_module("_cuda")
         try:
-            runner = nvinfer.PlanRunner(self.library(), content, dla_core=facts.dla_core)
+            runner = nvinfer.PlanRunner(
+                self.library(), content, dla_core=self._bundle.record.build.dla_core
+            )
             return _RefusingPlan(runner, (nvinfer.VendorError, cuda.CudaError), _GPU_FAILS)
         except nvinfer.VendorError as error:
             raise Refusal(
