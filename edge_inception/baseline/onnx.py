@@ -14,7 +14,8 @@ from edge_inception.artifact import Baseline, Graph
 from edge_inception.baseline import record
 from edge_inception.baseline.options import OnnxBaselineOptions, onnx_baseline_provenance
 from edge_inception.data.imageset import ImageSet
-from edge_inception.engines._backend import Closing, Takes, run_in_batches, usable_threads
+from edge_inception.engines._backend import Closing, Takes, run_in_batches
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.sidecar import BaselineDetails
 from edge_inception.spec import Progress, ShapeProfile, no_progress
 

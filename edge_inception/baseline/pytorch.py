@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from edge_inception.baseline.options import BaselineOptions, baseline_provenance
 from edge_inception.checkpoints.load import load, num_classes_of
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError, unknown
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.sidecar import BaselineDetails
 from edge_inception.spec import Progress, no_progress
 
@@ -43,7 +43,7 @@ class TorchSession:
         autocast: torch.dtype | None,
     ) -> None:
         self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(threads or usable_threads())
         self._layout, self._autocast = memory_format, autocast
         self._model = model.eval().to(memory_format=memory_format)  # type: ignore[call-overload]
 

@@ -80,7 +80,7 @@ def write_archive(folder: Path, path: Path) -> None:
 
 
 def _files_of(folder: Path) -> Sequence[Path]:
-    names = manifest.open_bundle(str(folder)).record["files"]
+    names = manifest.open_bundle(str(folder)).record.files
     own = (folder / name for name in (manifest.FILE, manifest.SIGNATURE))
     found = [*(folder / name for name in names), *(path for path in own if path.exists())]
     return sorted(found, key=Path.as_posix)

@@ -5,8 +5,8 @@ Its flags come from ``engines._trtexec``. The script has not run on a device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from edge_inception.device import manifest, runtimes
 from edge_inception.engines import _trtexec
@@ -79,7 +79,7 @@ esac
 """
 
 
-def render(graphs: Sequence[Mapping[str, Any]], choices: Mapping[str, Any]) -> str:
+def render(graphs: Sequence[manifest.Graph], choices: manifest.Choices) -> str:
     """The script.
 
     Args:
@@ -94,7 +94,7 @@ def render(graphs: Sequence[Mapping[str, Any]], choices: Mapping[str, Any]) -> s
 
 
 def _case(
-    release: _Release, graphs: Sequence[Mapping[str, Any]], choices: Mapping[str, Any]
+    release: _Release, graphs: Sequence[manifest.Graph], choices: manifest.Choices
 ) -> list[str]:
     graph = manifest.graph_of(graphs, ".".join(map(str, release.version)))
     if graph is None:
@@ -102,11 +102,12 @@ def _case(
     settings = runtimes.settings_of(
         graph, choices, _CACHE if runtimes.is_calibrated(graph) else None
     )
-    batch, *image = graph["input_shape"]
+    batch, *rest = graph.input_shape
+    image = [size for size in rest if isinstance(size, int)]
     is_free = not isinstance(batch, int)
     try:
         words = _trtexec.command(
-            release.version, settings, "$1", "$2", (graph["input"], image) if is_free else None
+            release.version, settings, "$1", "$2", (graph.input, image) if is_free else None
         )
     except _trtexec.NoSuchFlag as error:
         return _refusal(release, str(error))
@@ -114,7 +115,7 @@ def _case(
     times = f'"--loadEngine=$1" "--exportTimes=$2" {_TIMED} {release.bench}'
     return [
         f"  {release.pattern})  # {release.comment}",
-        f"    graph={graph['file']}",
+        f"    graph={graph.file}",
         f'    build() {{ run "$tool" {flags}; }}',
         f'    bench() {{ run "$tool" {times}; }}',
         "    ;;",

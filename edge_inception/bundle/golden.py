@@ -12,7 +12,7 @@ baseline's. An engine of another library rounds otherwise, so the limits are:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from edge_inception import inference
 from edge_inception.artifact import EngineFile
 from edge_inception.data import images
 from edge_inception.data.imageset import ImageItem, ImageSet
-from edge_inception.device import outputs
+from edge_inception.device import outputs, recorded
+from edge_inception.device.manifest import Tolerance
 from edge_inception.errors import InputError
 from edge_inception.validate.accuracy import BaselineArrays
 
@@ -50,7 +51,7 @@ class Golden:
     images: NDArray[Any]
     validated: NDArray[np.float32]
     baseline: NDArray[np.float32]
-    tolerance: Mapping[str, float | None]
+    tolerance: Tolerance
 
     def names(self) -> list[str]:
         """Where the photos lie in a bundle."""
@@ -63,15 +64,15 @@ class Golden:
         (folder / "golden").mkdir()
         for name, item in zip(self.names(), self.items, strict=True):
             (folder / name).write_bytes(item.path.read_bytes())
-        arrays = {
-            "images": self.images,
-            "validated": self.validated,
-            "baseline": self.baseline,
-            "files": np.array(self.names()),
-            "sha256": np.array([item.sha256 for item in self.items]),
-        }
-        with (folder / "golden.npz").open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
+        arrays = recorded.Golden(
+            images=self.images,
+            validated=self.validated,
+            baseline=self.baseline,
+            files=np.array(self.names()),
+            sha256=np.array([item.sha256 for item in self.items]),
+        )
+        with (folder / recorded.GOLDEN).open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays._asdict())
 
 
 def record_golden(
@@ -143,13 +144,19 @@ def _sure(validated: NDArray[np.float32], exact: NDArray[np.float32], head: str)
 
 def _tolerance(
     exact: NDArray[np.float32], validated: NDArray[np.float32], head: str, precision: str
-) -> dict[str, float | None]:
+) -> Tolerance:
     own = outputs.sqnr_db(*outputs.comparable(exact, validated, head))
+    if own == -math.inf:
+        raise InputError(
+            "the baseline answers the same to every class of every golden image, which proves no "
+            "engine",
+            hint="give other photos: --validation",
+        )
     reachable = _REACHABLE_DB[precision]
     has_classes = head != "embedding"
-    return {
-        "min_sqnr_db": round(min(own, reachable), 2),
-        "min_baseline_sqnr_db": round(min(own - _BASELINE_LOSS_DB, reachable), 2),
-        "min_agreement": 1.0 if has_classes else None,
-        "max_pixel_steps": _PIXEL_STEPS,
-    }
+    return Tolerance(
+        min_sqnr_db=round(min(own, reachable), 2),
+        min_baseline_sqnr_db=round(min(own - _BASELINE_LOSS_DB, reachable), 2),
+        min_agreement=1.0 if has_classes else None,
+        max_pixel_steps=_PIXEL_STEPS,
+    )

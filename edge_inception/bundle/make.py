@@ -6,12 +6,10 @@ to nobody and are of 1970. It is written beside its final name and renamed when 
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +21,7 @@ from edge_inception.bundle.golden import Golden, record_golden
 from edge_inception.bundle.licences import licence_texts
 from edge_inception.bundle.serving.facts import serving_facts
 from edge_inception.data.imageset import ImageSet
-from edge_inception.device import manifest
+from edge_inception.device import manifest, recorded, records
 from edge_inception.errors import InputError
 from edge_inception.hardware import targets
 from edge_inception.hardware.targets import Target
@@ -34,13 +32,15 @@ _PACKAGE = Path(__file__).parent.parent
 DEVICE_FILES = tuple(
     f"device/{file.name}" for file in sorted((_PACKAGE / "device").glob("[!_]*.py"))
 )
+SHARED = ("data/batches.py", "data/pixels.py", "hardware/cores.py")
+"""Files of other rooms that every bundle carries."""
 TRAVELLING: Mapping[str, tuple[str, ...]] = {
     "openvino": ("engines/_openvino.py", "engines/_openvino_unsigned.py"),
     "tensorrt": tuple(
         f"engines/{name}.py" for name in ("_nvinfer", "_cuda", "_plan", "_inspection")
     ),
 }
-"""Backend -> files of this package that a bundle carries besides ``device`` and ``pixels``."""
+"""Backend -> files of this package that a bundle carries besides those."""
 
 # typing of a graph -> the TensorRT versions that it is for: from, and below
 _BOUNDS: Mapping[str, tuple[str, str]] = {
@@ -127,10 +127,10 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
     with artifact.writing(folder), archive.temporary_beside(folder) as made:
         content.write(made)
         record = content.manifest(made)
-        text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+        text = records.to_json(record)
         (made / manifest.FILE).write_text(text, encoding="utf-8")
         if key is not None:
-            signed = signing.sign(text.encode(), key, f"{folder.name} {record['version']}")
+            signed = signing.sign(text.encode(), key, f"{folder.name} {record.version}")
             (made / manifest.SIGNATURE).write_text(signed, encoding="ascii")
             signing.write_public_key(key, out / f"{folder.name}.pub")
         is_new = archive.publish_folder(made, folder, force=options.force)
@@ -138,7 +138,7 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
     return BundleResult(
         folder=folder,
         archive=packed,
-        version=str(record["version"]),
+        version=record.version,
         num_golden=len(content.golden.items),
         is_new=is_new,
     )
@@ -190,14 +190,13 @@ def _write_baseline(path: Path, arrays: BaselineArrays, most: int) -> None:
     total = len(arrays.labels)
     count = min(most, total)
     rows = [index * total // count for index in range(count)]
+    chosen = recorded.Baseline(
+        logits=arrays.logits[rows],
+        labels=arrays.labels[rows],
+        sha256=np.array([arrays.sha256[row] for row in rows]),
+    )
     with path.open("wb") as stream:
-        np.savez(
-            stream,
-            allow_pickle=False,
-            logits=arrays.logits[rows],
-            labels=arrays.labels[rows],
-            sha256=np.array([arrays.sha256[row] for row in rows]),
-        )
+        np.savez(stream, allow_pickle=False, **chosen._asdict())
 
 
 class _Content:
@@ -219,7 +218,7 @@ class _Content:
         """Every file but the manifest, into an empty folder."""
         is_openvino = self._target.backend == "openvino"
         backend = "openvino" if is_openvino else "tensorrt"
-        for name in (*DEVICE_FILES, "data/pixels.py", *TRAVELLING[backend]):
+        for name in (*DEVICE_FILES, *SHARED, *TRAVELLING[backend]):
             shutil.copyfile(_PACKAGE / name, folder / Path(name).name)
         (folder / "graphs").mkdir()
         for graph in self._material.graphs:
@@ -227,7 +226,7 @@ class _Content:
         if self._material.calibration_cache is not None:
             shutil.copyfile(self._material.calibration_cache, folder / "calibration.cache")
         self.golden.write(folder)
-        _write_baseline(folder / "baseline.npz", self._arrays, self._options.num_baseline)
+        _write_baseline(folder / recorded.BASELINE, self._arrays, self._options.num_baseline)
         shutil.copyfile(self._material.report.path, folder / "report.json")
         for name, text in self._texts(is_openvino=is_openvino).items():
             path = folder / name
@@ -244,71 +243,73 @@ class _Content:
             texts["build.sh"] = build_script.render(self._graph_records(), self._choices())
         return texts
 
-    def _graph_records(self) -> list[dict[str, Any]]:
-        names = ("typing", "precision", "float_rest", "input", "output", "input_shape", "profile")
-        records = []
-        for graph in self._material.graphs:
-            found = stage.plain(graph.details)
-            facts = {name: found[name] for name in names}
-            if graph.details.float_layers:
-                facts["float_layers"] = list(graph.details.float_layers)
-            is_dla = self._options.dla_core is not None and graph.details.typing == "strong"
-            bounds = _STRONG_DLA if is_dla else _BOUNDS[graph.details.typing]
-            records.append({"file": _graph_file(graph), "tensorrt": list(bounds), **facts})
-        return records
+    def _graph_records(self) -> list[manifest.Graph]:
+        return [self._graph_record(graph) for graph in self._material.graphs]
 
-    def _choices(self) -> dict[str, Any]:
-        names = ("workspace_mib", "dla_core", "allow_gpu_fallback", "builder_optimization_level")
-        choices = {name: getattr(self._options, name) for name in names}
-        if self._target.backend == "openvino":
-            choices["float_precision"] = self._details.float_precision
-        return choices
+    def _graph_record(self, graph: TypedGraph) -> manifest.Graph:
+        is_dla = self._options.dla_core is not None and graph.details.typing == "strong"
+        return manifest.Graph(
+            file=_graph_file(graph),
+            tensorrt=_STRONG_DLA if is_dla else _BOUNDS[graph.details.typing],
+            float_rest=graph.details.float_rest,
+            profile=manifest.Profile(**stage.plain(graph.details.profile)),
+            float_layers=list(graph.details.float_layers) or None,
+            typing=graph.details.typing,
+            precision=graph.details.precision.value,
+            input=graph.details.input,
+            output=graph.details.output,
+            input_shape=list(graph.details.input_shape),
+        )
 
-    def manifest(self, folder: Path) -> dict[str, Any]:
+    def _choices(self) -> manifest.Choices:
+        is_openvino = self._target.backend == "openvino"
+        return manifest.Choices(
+            workspace_mib=self._options.workspace_mib,
+            dla_core=self._options.dla_core,
+            allow_gpu_fallback=self._options.allow_gpu_fallback,
+            builder_optimization_level=self._options.builder_optimization_level,
+            float_precision=self._details.float_precision if is_openvino else None,
+        )
+
+    def manifest(self, folder: Path) -> manifest.Manifest:
         """The manifest of the files in ``folder``."""
         files = {
-            path.relative_to(folder).as_posix(): {
-                "sha256": artifact.file_sha256(path),
-                "bytes": path.stat().st_size,
-            }
+            path.relative_to(folder).as_posix(): manifest.File(
+                artifact.file_sha256(path), path.stat().st_size
+            )
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
         verdict = report_record.read(self._material.report.path).verdict
         details = self._details
-        record: dict[str, Any] = {
-            "schema": manifest.SCHEMA,
-            "schema_version": manifest.SCHEMA_VERSION,
-            "name": self.name,
-            "made_with": {"edge-inception": __version__}
-            | {tool: stage.tool_version(tool) for tool in _TOOLS},
-            "model": details.model,
-            "precision": details.precision.value,
-            "head": details.head_text,
-            "num_classes": details.num_classes,
-            "preprocess": stage.plain(details.preprocess),
-            "target": _target_record(self._target, self._options.tensorrt),
-            "graphs": self._graph_records(),
-            "build": self._choices(),
-            "gates": {check.name: check.wanted for check in verdict.checks},
-            "verdict": verdict.status.value,
-            "golden": {
-                "count": len(self.golden.items),
-                "tolerance": dict(self.golden.tolerance),
-            },
-            "files": files,
-        }
-        record["version"] = manifest.version_of(record)
-        return {**record, "sha256": manifest.digest_of(record)}
+        return manifest.sealed(
+            manifest.Manifest(
+                name=self.name,
+                made_with={"edge-inception": __version__}
+                | {tool: stage.tool_version(tool) for tool in _TOOLS},
+                model=details.model,
+                precision=details.precision.value,
+                head=details.head_text,
+                num_classes=details.num_classes,
+                preprocess=manifest.Preprocess(**stage.plain(details.preprocess)),
+                target=_target_record(self._target, self._options.tensorrt),
+                graphs=self._graph_records(),
+                build=self._choices(),
+                gates=manifest.Gates(**{check.name: check.wanted for check in verdict.checks}),
+                verdict=verdict.status.value,
+                golden=manifest.Golden(len(self.golden.items), self.golden.tolerance),
+                files=files,
+            )
+        )
 
 
-def _target_record(target: Target, tensorrt: tuple[str, str] | None) -> dict[str, Any]:
-    return {
-        "name": target.name,
-        "title": target.title,
-        "backend": target.backend,
-        "compute_capabilities": list(target.compute_capabilities),
-        "tensorrt": list(tensorrt or target.tensorrt),
-        "memory_gb": target.memory_gb,
-        "num_dla_cores": target.num_dla_cores,
-    }
+def _target_record(target: Target, tensorrt: tuple[str, str] | None) -> manifest.Target:
+    return manifest.Target(
+        name=target.name,
+        title=target.title,
+        backend=target.backend,
+        compute_capabilities=list(target.compute_capabilities),
+        tensorrt=tensorrt or target.tensorrt,
+        memory_gb=target.memory_gb,
+        num_dla_cores=target.num_dla_cores,
+    )

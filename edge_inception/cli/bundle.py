@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,8 +19,7 @@ from edge_inception.cli._options import (
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
-    from edge_inception.bundle.make import BundleOptions, BundleResult
-    from edge_inception.pipeline.devices import Device
+    from edge_inception.bundle.make import BundleResult
 
 
 @click.command()
@@ -39,43 +38,52 @@ if TYPE_CHECKING:
 @recipe_options
 @validation_options
 @terminal_options
-def bundle(**flags: Any) -> None:
+def bundle(
+    *,
+    folder: Path | None,
+    target: str,
+    out: Path,
+    name: str,
+    golden: int,
+    baseline_images: int,
+    sign: Path | None,
+    workspace: int | None,
+    builder_optimization_level: int | None,
+    keep_failed: bool,
+    force: bool,
+    **flags: Any,
+) -> None:
     """Make the folder that builds and proves an engine on a device, and its archive."""
     from edge_inception.bundle import make as bundles
     from edge_inception.pipeline import devices, inputs, outputs
 
     with terminal_of(flags) as terminal:
-        recipe = recipe_of({**flags, "out": None, "target": (flags["target"],)}, terminal)
-        device = devices.device(recipe, flags["target"])
-        options = _options(flags, device)
+        recipe = recipe_of({**flags, "target": (target,)}, terminal)
+        device = devices.device(recipe, target)
+        options = bundles.BundleOptions(
+            target=device.target.name,
+            tensorrt=device.bounds,
+            dla_core=device.dla_core,
+            name=name,
+            num_golden=_at_least_one("golden", golden),
+            num_baseline=_at_least_one("baseline-images", baseline_images),
+            workspace_mib=workspace,
+            builder_optimization_level=builder_optimization_level,
+            key=sign,
+            keep_failed=keep_failed,
+            force=force,
+        )
         photos = inputs.open_source(recipe.validation, "validation", recipe, terminal)
-        material = outputs.material(flags["folder"] or recipe.out, device, photos)
-        made = bundles.make_bundle(material, options, flags["out"])
+        material = outputs.material(folder or recipe.out, device, photos)
+        made = bundles.make_bundle(material, options, out)
         terminal.note(_told(made))
         click.echo(f"{made.folder}\n{made.archive}")
 
 
-def _options(flags: Mapping[str, Any], device: Device) -> BundleOptions:
-    from edge_inception.bundle.make import BundleOptions
-
-    for name in ("golden", "baseline_images"):
-        if flags[name] < 1:
-            raise InputError(
-                f"--{name.replace('_', '-')} is {flags[name]}", hint="wanted at least 1"
-            )
-    return BundleOptions(
-        target=device.target.name,
-        tensorrt=device.bounds,
-        dla_core=device.dla_core,
-        name=flags["name"],
-        num_golden=flags["golden"],
-        num_baseline=flags["baseline_images"],
-        workspace_mib=flags["workspace"],
-        builder_optimization_level=flags["builder_optimization_level"],
-        key=flags["sign"],
-        keep_failed=flags["keep_failed"],
-        force=flags["force"],
-    )
+def _at_least_one(flag: str, value: int) -> int:
+    if value < 1:
+        raise InputError(f"--{flag} is {value}", hint="wanted at least 1")
+    return value
 
 
 def _told(made: BundleResult) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from edge_inception.errors import DeployFailed
 if TYPE_CHECKING:
     from edge_inception.cli._terminal import Terminal
     from edge_inception.deploy.address import Address
-    from edge_inception.deploy.run import DeployOptions, DeviceResult
+    from edge_inception.deploy.run import DeviceResult
 
 
 @click.command()
@@ -33,7 +33,22 @@ if TYPE_CHECKING:
 @click.option("--out", type=PATH, default="deployed", show_default=True, help="Their results.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @terminal_options
-def deploy(hosts: tuple[str, ...], **flags: Any) -> int:
+def deploy(
+    hosts: tuple[str, ...],
+    *,
+    bundle: Path,
+    public_key: Path | None,
+    rollback: bool,
+    dry_run: bool,
+    identity: Path | None,
+    known_hosts: Path | None,
+    remote_dir: str,
+    python: str,
+    wheelhouse: Path | None,
+    out: Path,
+    as_json: bool,
+    **flags: Any,
+) -> int:
     """Copy a bundle to devices, build and prove it there, then switch to it.
 
     Host keys must be known. The version in use stays until the new one has passed; a copy that was
@@ -41,36 +56,31 @@ def deploy(hosts: tuple[str, ...], **flags: Any) -> int:
     """
     from edge_inception.deploy import payload, run
     from edge_inception.deploy.address import parse_address
+    from edge_inception.deploy.login import Access
 
+    options = run.DeployOptions(
+        access=Access(identity=identity, known_hosts=known_hosts),
+        remote_dir=remote_dir,
+        python=python,
+        out=out,
+        is_rollback=rollback,
+        is_dry=dry_run,
+    )
     addresses = list(dict.fromkeys(parse_address(host) for host in hosts))
     with ExitStack() as stack:
         terminal = stack.enter_context(terminal_of(flags))
-        wheels = payload.read_wheels(flags["wheelhouse"]) if flags["wheelhouse"] else None
+        wheels = payload.read_wheels(wheelhouse) if wheelhouse else None
         results = run.deploy(
             addresses,
-            stack.enter_context(payload.opened(flags["bundle"], flags["public_key"])),
-            _options(flags),
+            stack.enter_context(payload.opened(bundle, public_key)),
+            options,
             wheels=wheels,
             say=_say(terminal, addresses),
             progress=stack.enter_context(terminal.working("copy")),
         )
-    _print(results, as_json=flags["as_json"])
+    _print(results, as_json=as_json)
     is_failed = any(result.status == "FAILED" for result in results)
     return DeployFailed.exit_code if is_failed else 0
-
-
-def _options(flags: Mapping[str, Any]) -> DeployOptions:
-    from edge_inception.deploy.login import Access
-    from edge_inception.deploy.run import DeployOptions
-
-    return DeployOptions(
-        access=Access(identity=flags["identity"], known_hosts=flags["known_hosts"]),
-        remote_dir=flags["remote_dir"],
-        python=flags["python"],
-        out=flags["out"],
-        is_rollback=flags["rollback"],
-        is_dry=flags["dry_run"],
-    )
 
 
 def _say(terminal: Terminal, addresses: Sequence[Address]) -> Any:

@@ -44,7 +44,7 @@ def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv:
         proof = devices.read_proof(paths[0])
         if proof is not None:
             click.echo(devices.to_text(proof))
-            return VERDICT_CODES[proof["status"]]
+            return VERDICT_CODES[proof.status]
     timed = read_timings(paths)
     sources = with_noise(path for path in paths if path not in {one.path for one in timed})
     if html is not None:

@@ -13,7 +13,7 @@ This very file travels to devices: Python 3.6 syntax, numpy and Pillow 8 or late
 """
 
 import struct
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, features
@@ -66,28 +66,6 @@ class ImageError(Exception):
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
         self.remedy = remedy
-
-
-class How(NamedTuple):
-    """The fields of ``spec.Preprocess``, which has their meaning, for where that cannot go."""
-
-    input_size: Tuple[int, int]
-    crop_fraction: float = 1.0
-    interpolation: str = "bilinear"
-    mean: Tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: Tuple[float, ...] = (0.5, 0.5, 0.5)
-    channel_order: str = "RGB"
-    crop: str = "after_resize"
-    element: str = "float32"
-    layout: str = "NCHW"
-
-
-def how_of(record: Mapping[str, Any]) -> How:
-    """The preprocessing that a JSON record tells; TypeError where it holds what no ``How`` has."""
-    fields: Dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
-    }
-    return How(**fields)
 
 
 def decode(path: Any) -> Image.Image:
@@ -182,7 +160,7 @@ def _white(image: Image.Image) -> int:
 
 
 def preprocess(image: Image.Image, how: Any) -> Any:
-    """One image as ``how`` says, a ``spec.Preprocess`` or a ``How``: its element and shape."""
+    """One image as ``how`` says, a ``spec.Preprocess`` or the manifest's: its element and shape."""
     cropped = crop(image, how)
     values = cropped if how.element == "uint8" else normalise(cropped, how)
     return np.ascontiguousarray(values if how.layout == "NHWC" else values.transpose(2, 0, 1))

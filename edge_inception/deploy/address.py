@@ -42,12 +42,11 @@ def parse_address(text: str) -> Address:
         InputError: It is none of these.
     """
     found = _ADDRESS.fullmatch(text)
-    port = int(found["port"] or SSH_PORT) if found else 0
+    user, ipv6, host, digits = found.groups() if found else ("", "", "", "0")
+    port = int(digits or SSH_PORT)
     if not found or not 0 < port <= _LAST_PORT:
         raise InputError(
             f"'{text}' is not a device's address",
             hint="write user@host, user@host:port or user@[IPv6]:port",
         )
-    return Address(
-        user=found["user"] or getpass.getuser(), host=found["ipv6"] or found["host"], port=port
-    )
+    return Address(user=user or getpass.getuser(), host=ipv6 or host, port=port)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from edge_inception.deploy import agent
 from edge_inception.deploy.payload import is_version
 from edge_inception.deploy.remote import Machine
 from edge_inception.errors import DeployFailed, InputError
@@ -78,17 +79,17 @@ class Releases:
         Raises:
             DeployFailed: Somebody else deploys.
         """
-        request = {
-            "folder": self.folder,
-            "file": LOCK,
-            "holder": f"{getpass.getuser()}@{socket.gethostname()}",
-            "patience_s": _PATIENCE_S,
-        }
-        with self.machine.asking(python, "lock", request) as answer:
-            if not answer["locked"]:
+        request = agent.Lock(
+            folder=self.folder,
+            file=LOCK,
+            holder=f"{getpass.getuser()}@{socket.gethostname()}",
+            patience_s=_PATIENCE_S,
+        )
+        with self.machine.asking(python, request, agent.Locked) as answer:
+            if not answer.locked:
                 raise DeployFailed(
                     f"{self.machine.address}: another deploy works in {self.folder}: "
-                    f"{answer['holder'] or 'it has just started'}",
+                    f"{answer.holder or 'it has just started'}",
                     hint="wait for it; if it hangs, kill that pid on the device",
                 )
             yield

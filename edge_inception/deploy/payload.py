@@ -84,18 +84,16 @@ def read_payload(folder: Path, public_key: Path | None = None) -> Payload:
     except Refusal as error:
         raise InputError(f"{folder}: {error}", hint=error.fix) from error
     record = found.record
-    name = f"{record['name']}-{found.target['name']}"
-    if not _SAFE_NAME.fullmatch(name) or not _VERSION.fullmatch(record["version"]):
+    name = f"{record.name}-{found.target.name}"
+    if not _SAFE_NAME.fullmatch(name):
         raise InputError(
-            f"{folder}: '{name}', version '{record['version']}', cannot name folders on a device",
+            f"{folder}: '{name}' cannot name folders on a device",
             hint="use letters, digits, '.', '_', '+' and '-': edge-inception bundle --name NAME",
         )
-    names = [*record["files"], *_last(folder)]
-    for inside in names:
-        _require_inside(folder, inside)
+    names = [*record.files, *_last(folder)]
     return Payload(
         name=name,
-        version=record["version"],
+        version=record.version,
         items=tuple(_item(folder / inside, inside) for inside in names),
     )
 

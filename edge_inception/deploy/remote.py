@@ -9,15 +9,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import paramiko
 
 from edge_inception.deploy import agent
 from edge_inception.deploy.address import Address
+from edge_inception.device import records
+from edge_inception.device.errors import Refusal
 from edge_inception.errors import DeployFailed
 
 Tell = Callable[[str], None]
+Request = agent.Survey | agent.Flush | agent.Lock | agent.Run
+R = TypeVar("R")
 
 CONNECT_S = 20
 _GRACE_S = 1.0  # between the end of a channel and that of its connection
@@ -64,7 +68,7 @@ class Machine:
         """Run a command in a folder to its end, and tell its lines, stderr's too, as they come."""
         lines = []
         with self._speaking(f"cannot run {words[0]}"):
-            channel = self._question(python, "run", {"words": list(words), "folder": folder})
+            channel = self._question(python, agent.Run(folder, list(words)))
             channel.set_combine_stderr(True)
             for raw in channel.makefile("r"):
                 line = _plain(str(raw).rstrip("\r\n"))
@@ -75,19 +79,19 @@ class Machine:
         self._require_ended(code, words[0])
         return Outcome(code=code, lines=tuple(lines))
 
-    def ask(self, python: str, command: str, request: Mapping[str, Any]) -> Any:
-        """The agent's answer, from a Python on the device."""
-        with self.asking(python, command, request) as answer:
+    def ask(self, python: str, request: Request, kind: type[R]) -> R:
+        """The agent's answer of that kind, from a Python on the device."""
+        with self.asking(python, request, kind) as answer:
             return answer
 
     @contextmanager
-    def asking(self, python: str, command: str, request: Mapping[str, Any]) -> Iterator[Any]:
+    def asking(self, python: str, request: Request, kind: type[R]) -> Iterator[R]:
         """Likewise, of a command that goes on until the block ends."""
         with self._speaking(f"cannot run {python}"):
-            channel = self._question(python, command, request)
+            channel = self._question(python, request)
             answer = str(channel.makefile("r").readline())
         try:
-            yield self._answer(python, answer, channel)
+            yield self._answer(python, answer, channel, kind)
         finally:
             channel.close()
 
@@ -192,7 +196,7 @@ class Machine:
         except FileNotFoundError:
             return False
 
-    def _question(self, python: str, command: str, request: Mapping[str, Any]) -> paramiko.Channel:
+    def _question(self, python: str, request: Request) -> paramiko.Channel:
         """The agent at work; the one line that a shell of the device reads has nothing of ours."""
         transport = self._client.get_transport()
         if transport is None:
@@ -200,21 +204,25 @@ class Machine:
         text = Path(agent.__file__).read_text(encoding="utf-8")
         channel = transport.open_session(timeout=CONNECT_S)
         # -I: a json.py in the login's home is not imported in place of Python's own.
+        command = type(request).__name__.lower()
         channel.exec_command(shlex.join([python, "-I", "-S", "-c", text, command]))
-        channel.sendall(json.dumps(request).encode() + b"\n")
+        channel.sendall(json.dumps(request._asdict()).encode() + b"\n")
         return channel
 
-    def _answer(self, python: str, text: str, channel: paramiko.Channel) -> Any:
+    def _answer(self, python: str, text: str, channel: paramiko.Channel, kind: type[R]) -> R:
+        where, hint = str(self.address), "check owner and permissions there, or give another "
         try:
-            answer = json.loads(text)
-        except ValueError as error:
+            answer = records.parse(text.encode(), where, hint)
+        except Refusal as error:
             raise self._no_answer(python, channel) from error
-        if "error" in answer:
+        if isinstance(answer, dict) and (reason := answer.get("error")):
+            raise DeployFailed(f"{where}: {_plain(str(reason))}", hint=f"{hint}--remote-dir")
+        try:
+            return records.convert(kind, answer, where, hint)
+        except Refusal as error:
             raise DeployFailed(
-                f"{self.address}: {answer['error']}",
-                hint="check owner and permissions there, or give another --remote-dir",
-            )
-        return answer
+                str(error), hint="do not trust this device: deploy's own program answers otherwise"
+            ) from error
 
     def _no_answer(self, python: str, channel: paramiko.Channel) -> DeployFailed:
         with self._speaking(f"cannot run {python}"):

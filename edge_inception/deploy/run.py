@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +183,11 @@ def _insisting(
 def as_record(result: DeviceResult) -> dict[str, Any]:
     """The result as JSON has it."""
     done = result.done
+    results = str(done.results) if done and done.results else None
     return {
         "address": result.address,
         "status": result.status,
         "error": result.error or None,
         "hint": result.hint or None,
-        **(done.as_record() if done else {}),
+        **({**asdict(done), "results": results} if done else {}),
     }

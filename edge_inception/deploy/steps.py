@@ -7,17 +7,17 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from edge_inception import artifact
-from edge_inception.deploy import transfer
+from edge_inception.deploy import agent, transfer
 from edge_inception.deploy.address import Address
 from edge_inception.deploy.layout import Releases, absolute
 from edge_inception.deploy.payload import Payload, Wheels
 from edge_inception.deploy.remote import ConnectionLost, Machine, Outcome
-from edge_inception.device import manifest
+from edge_inception.device import manifest, measure, records
+from edge_inception.device.errors import Refusal
 from edge_inception.errors import DeployFailed
 from edge_inception.spec import Progress
 
@@ -71,10 +71,6 @@ class Done:
     python: str
     results: Path | None = None
     p50_ms: float | None = None
-
-    def as_record(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {**asdict(self), "results": str(self.results) if self.results else None}
 
 
 def folder_name(address: Address) -> str:
@@ -133,7 +129,7 @@ def deploy(machine: Machine, work: Work) -> Done:
         python = _environment(releases, work)
         fetched = _prove(releases, work, python)
         before = releases.current()
-        machine.ask(work.python, "flush", {"folder": releases.folder})
+        machine.ask(work.python, agent.Flush(releases.folder), agent.Flush)
         releases.switch(work.payload.version)
         _leave_note(releases, work, python)
         return _done(releases, work, before, python, fetched)
@@ -322,5 +318,17 @@ def _done(
 
 
 def _p50_ms(fetched: dict[str, bytes]) -> float | None:
-    content = fetched.get(f"{_RESULTS}/bench.json")
-    return float(json.loads(content)["runs"][0]["median"]) if content else None
+    """The median that bench measured there.
+
+    Raises:
+        DeployFailed: The device's record is none.
+    """
+    name = f"{_RESULTS}/bench.json"
+    if name not in fetched:
+        return None
+    hint = "see the file; the bundle may be of another edge-inception"
+    try:
+        (run,) = measure.read_bench(records.parse(fetched[name], name, hint), name, hint).runs
+    except Refusal as error:
+        raise DeployFailed(str(error), hint=error.fix) from error
+    return run.median

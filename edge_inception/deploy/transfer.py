@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from edge_inception.deploy import agent
 from edge_inception.deploy.payload import Item
 from edge_inception.deploy.remote import ConnectionLost, Machine
 from edge_inception.errors import DeployFailed
@@ -43,16 +43,16 @@ def plan(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> P
     answer = _survey(machine, python, folder, items)
     starts = {}
     for item in items:
-        whole, part = answer["files"][item.name]
-        if whole != {"bytes": item.bytes, "sha256": item.sha256}:
+        whole, part = answer.files.get(item.name, (None, None))
+        if whole != agent.Facts(item.bytes, item.sha256):
             starts[item] = _start(item, part)
     return Plan(
         folder=folder,
         starts=starts,
         num_same=len(items) - len(starts),
-        free_bytes=answer["free_bytes"],
-        machine=answer["machine"],
-        python=answer["python"],
+        free_bytes=answer.free_bytes,
+        machine=answer.machine,
+        python=answer.python,
     )
 
 
@@ -85,28 +85,28 @@ def copy(machine: Machine, python: str, plan: Plan, sent: Callable[[int], None])
         machine.send(item.path, f"{plan.folder}/{item.name}{PART}", start=start, sent=sent)
     answer = _survey(machine, python, plan.folder, tuple(plan.starts))
     for item in plan.starts:
-        path, part = f"{plan.folder}/{item.name}", answer["files"][item.name][1]
-        if part != {"bytes": item.bytes, "sha256": item.sha256}:
+        path, sent_facts = f"{plan.folder}/{item.name}", agent.Facts(item.bytes, item.sha256)
+        _, part = answer.files.get(item.name, (None, None))
+        if part != sent_facts:
             machine.remove(path + PART)
             raise ConnectionLost(
                 f"{machine.address}: {item.name} arrived with sha256 {_digest(part)}, sent was "
-                f"{_digest({'sha256': item.sha256})}",
+                f"{_digest(sent_facts)}",
                 hint="run the same command again; if it stays, test the device's disk and memory",
             )
         machine.rename(path + PART, path)
 
 
-def _survey(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> Any:
-    request = {"folder": folder, "names": [item.name for item in items], "part": PART}
-    return machine.ask(python, "survey", request)
+def _survey(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> agent.Surveyed:
+    request = agent.Survey(folder, [item.name for item in items], PART)
+    return machine.ask(python, request, agent.Surveyed)
 
 
-def _start(item: Item, part: Mapping[str, Any] | None) -> int:
+def _start(item: Item, part: agent.Facts | None) -> int:
     """How much of an unfinished copy can stay: all of it, if it is how the file begins."""
-    if part is None or part["bytes"] > item.bytes:
+    if part is None or part.bytes > item.bytes:
         return 0
-    size = int(part["bytes"])
-    return size if _prefix_sha256(item.path, size) == part["sha256"] else 0
+    return part.bytes if _prefix_sha256(item.path, part.bytes) == part.sha256 else 0
 
 
 def _prefix_sha256(path: Path, size: int) -> str:
@@ -122,8 +122,8 @@ def _parent(folder: str, item: Item) -> str:
     return f"{folder}/{item.name}".rpartition("/")[0]
 
 
-def _digest(facts: Mapping[str, Any] | None) -> str:
-    return str(facts["sha256"])[:12] if facts else "none"
+def _digest(facts: agent.Facts | None) -> str:
+    return facts.sha256[:12] if facts else "none"
 
 
 def _mib(size: int) -> str:

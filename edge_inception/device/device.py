@@ -15,7 +15,7 @@ import argparse
 import json
 import os
 import sys
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 sys.dont_write_bytecode = True  # a bundle stays as it was made
 
@@ -27,6 +27,7 @@ if __package__:
         measure,
         outputs,
         readiness,
+        records,
         replay,
         runtimes,
         signature,
@@ -42,6 +43,7 @@ else:
     import measure  # type: ignore[import-not-found,no-redef]
     import outputs  # type: ignore[import-not-found,no-redef]
     import readiness  # type: ignore[import-not-found,no-redef]
+    import records  # type: ignore[import-not-found,no-redef]
     import replay  # type: ignore[import-not-found,no-redef]
     import runtimes  # type: ignore[import-not-found,no-redef]
     import signature  # type: ignore[import-not-found,no-redef]
@@ -67,6 +69,9 @@ def main(arguments: List[str]) -> int:
             _print_json({"status": "ERROR", "error": str(error), "fix": error.fix})
         sys.stderr.write("error: {}\nfix: {}\n".format(error, error.fix))
         return error.code
+    except MemoryError as error:
+        sys.stderr.write("error: not enough memory: {}\nfix: free memory\n".format(error))
+        return errors.BAD_INPUT
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return _INTERRUPTED
@@ -119,23 +124,23 @@ def open_runner(way: Any, engine: Any) -> Any:
 
 def _check(session: _Session) -> int:
     found = readiness.examine(session.bundle, session.way, session.board)
-    failed = [entry for entry in found if entry["status"] == readiness.FAILED]
+    failed = [entry for entry in found if entry.status == readiness.FAILED]
     if session.options.json:
         _print_json(
             {
                 "status": "FAILED" if failed else "PASSED",
-                "bundle": _identity(session.bundle),
+                "bundle": session.bundle.identity,
                 "findings": found,
                 "board": session.board,
             }
         )
     else:
         for entry in found:
-            print("{:<9}{:<12}{}".format(entry["status"], entry["what"], entry["detail"]))
-            if entry["fix"]:
-                print("{:<21}fix: {}".format("", entry["fix"]))
-        print("FAILED: {}".format(failed[0]["detail"]) if failed else "PASSED: ready to build")
-    return int(failed[0]["code"]) if failed else 0
+            print("{:<9}{:<12}{}".format(entry.status, entry.what, entry.detail))
+            if entry.fix:
+                print("{:<21}fix: {}".format("", entry.fix))
+        print("FAILED: {}".format(failed[0].detail) if failed else "PASSED: ready to build")
+    return failed[0].code if failed else 0
 
 
 def _build(session: _Session) -> int:
@@ -151,21 +156,22 @@ def _build(session: _Session) -> int:
         )
         engine = store.build(session.bundle, session.way)
     if session.options.json:
-        _print_json(dict(engine.facts, status="PASSED", built=is_new, path=engine.path))
+        facts = records.plain(engine.facts)
+        _print_json(dict(facts, status="PASSED", built=is_new, path=engine.path))
         return 0
     print("{} {} ({})".format("built" if is_new else "unchanged", engine.path, _summary(engine)))
-    for warning in engine.facts.get("warnings", [])[:_WARNINGS]:
+    for warning in (engine.facts.warnings or [])[:_WARNINGS]:
         print("warning: {}".format(warning))
     return 0
 
 
-def _summary(engine: Any) -> str:
+def _summary(engine: store.Engine) -> str:
     facts = engine.facts
-    words = ["{:.1f} MiB".format(facts["bytes"] / (1 << 20)), facts["precision"]]
-    if facts["precision"] == "int8" and facts.get("int8_layers"):
-        words[1] = "{} layers in int8".format(facts["int8_layers"])
-    if facts.get("dla_islands"):
-        words.append("{} pieces on DLA core {}".format(facts["dla_islands"], facts["dla_core"]))
+    words = ["{:.1f} MiB".format(facts.bytes / (1 << 20)), facts.precision]
+    if facts.precision == "int8" and facts.int8_layers:
+        words[1] = "{} layers in int8".format(facts.int8_layers)
+    if facts.dla_islands:
+        words.append("{} pieces on DLA core {}".format(facts.dla_islands, facts.dla_core))
     return ", ".join(words)
 
 
@@ -173,51 +179,49 @@ def _verify(session: _Session) -> int:
     bundle, graph = session.bundle, session.way.graph()
     engine, runner = session.open()
     num_images = 0
-    checks: List[Dict[str, Any]] = [_files_check(bundle)]
+    checks = [_files_check(bundle)]
     try:
-        checks += verify.golden_checks(bundle, runner, graph["profile"])
+        checks += verify.golden_checks(bundle, runner, graph.profile)
         if session.options.images:
             found, num_images = verify.folder_checks(
-                bundle, runner, graph["profile"], session.options.images
+                bundle, runner, graph.profile, session.options.images
             )
             checks += found
     finally:
         runner.close()
-    failed = [entry for entry in checks if entry["status"] == verify.FAILED]
-    record = {
-        "schema": verify.SCHEMA,
-        "schema_version": verify.SCHEMA_VERSION,
-        "status": verify.FAILED if failed else verify.PASSED,
-        "created_utc": store.now(),
-        "bundle": _identity(bundle),
-        "engine": engine.facts,
-        "checks": checks,
-        "num_images": num_images,
-        "board": session.board,
-    }
+    failed = [entry for entry in checks if entry.status == verify.FAILED]
+    record = verify.Verification(
+        status=verify.FAILED if failed else verify.PASSED,
+        created_utc=store.now(),
+        bundle=bundle.identity,
+        engine=engine.facts,
+        checks=checks,
+        num_images=num_images,
+        board=session.board,
+    )
     return _tell_verdict(session, record, failed)
 
 
-def _files_check(bundle: Any) -> Dict[str, Any]:
-    count = len(bundle.record["files"])
-    return {
-        "name": "files", "status": verify.PASSED, "got": count, "wanted": count,
-        "sentence": "{} files are those of the manifest".format(count),
-    }  # fmt: skip
+def _files_check(bundle: manifest.Bundle) -> verify.Check:
+    count = len(bundle.record.files)
+    sentence = "{} files are those of the manifest".format(count)
+    return verify.Check("files", verify.PASSED, count, count, sentence)
 
 
-def _tell_verdict(session: _Session, record: Mapping[str, Any], failed: List[Any]) -> int:
+def _tell_verdict(
+    session: _Session, record: verify.Verification, failed: Sequence[verify.Check]
+) -> int:
     if session.options.out:
         store.write_result(session.options.out, record)
     if session.options.json:
         _print_json(record)
     else:
-        if record["num_images"]:
-            print("{} photos of the baseline were compared too".format(record["num_images"]))
-        for entry in record["checks"]:
-            print("{:<12} {:<18} {}".format(entry["status"], entry["name"], entry["sentence"]))
-        reason = failed[0]["sentence"] if failed else "this device answers as it was validated"
-        print("{}: {}".format(record["status"], reason))
+        if record.num_images:
+            print("{} photos of the baseline were compared too".format(record.num_images))
+        for entry in record.checks:
+            print("{:<12} {:<18} {}".format(entry.status, entry.name, entry.sentence))
+        reason = failed[0].sentence if failed else "this device answers as it was validated"
+        print("{}: {}".format(record.status, reason))
     return errors.GATE_FAILED if failed else 0
 
 
@@ -229,7 +233,6 @@ def _bench(session: _Session) -> int:
     )
     if isinstance(session.way, trtexec.Trtexec):
         run = session.way.timed_run(engine.path, protocol)
-        run["warnings"] = measure.warnings_of(run, session.board)
         record = measure.record_of(
             session.bundle, session.way.graph(), engine, session.board, protocol, run
         )
@@ -240,30 +243,29 @@ def _bench(session: _Session) -> int:
     if options.json:
         _print_json(record)
         return 0
-    run = record["runs"][0]
+    (run,) = record.runs
     print(
         "batch {}, {} calls: p50 {:.2f} ms, p90 {:.2f} ms, p99 {:.2f} ms".format(
-            record["protocol"]["batch"], run["n"], run["median"], run["p90"], run["p99"]
+            record.protocol.batch, run.n, run.median, run.p90, run.p99
         )
     )
-    for warning in run["warnings"]:
+    for warning in run.warnings:
         print("warning: {}".format(warning))
     return 0
 
 
 def _classify(session: _Session) -> int:
-    bundle, head = session.bundle, session.bundle.record["head"]
+    bundle, head = session.bundle, session.bundle.record.head
     if head == "embedding":
         raise Refusal("this network gives embeddings, which name no class", "use another bundle")
-    how, profile = verify.preprocess_of(bundle), session.way.graph()["profile"]
+    how, profile = bundle.record.preprocess, session.way.graph().profile
     labels = _labels(bundle)
     _, runner = session.open()
     try:
         for path in session.options.image:
             image = verify.read_image(path, how)
-            scores = outputs.probabilities(replay.run(runner, image[None], bundle, profile), head)[
-                0
-            ]
+            answers = replay.run(runner, image[None], bundle, profile)
+            scores = outputs.probabilities(answers, head)[0]
             _print_top(session.options, path, _top(scores, head, session.options.top, labels))
     finally:
         runner.close()
@@ -293,12 +295,8 @@ def _print_top(options: argparse.Namespace, path: str, top: List[Tuple[str, floa
         print("{}: {}".format(path, words))
 
 
-def _identity(bundle: Any) -> Dict[str, Any]:
-    return {"name": bundle.record["name"], "version": bundle.record["version"]}
-
-
-def _print_json(record: Mapping[str, Any]) -> None:
-    print(json.dumps(record, indent=1, sort_keys=True))
+def _print_json(record: Any) -> None:
+    sys.stdout.write(records.to_json(record))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -311,23 +309,23 @@ def _parser() -> argparse.ArgumentParser:
         ("bench", _bench, "latency of this engine on this device"),
         ("classify", _classify, "classes of image files"),
     )
-    found = {}
-    for name, run, text in table:
-        found[name] = commands.add_parser(name, help=text, description=text)
-        found[name].set_defaults(run=run)
-        _add_common(found[name])
-    found["build"].add_argument("--force", action="store_true", help="build although it is there")
-    found["build"].add_argument(
+    made = [commands.add_parser(name, help=text, description=text) for name, _, text in table]
+    for one, (_, run, _) in zip(made, table):
+        one.set_defaults(run=run)
+        _add_common(one)
+    _, build, check_answers, time_calls, classify = made
+    build.add_argument("--force", action="store_true", help="build although it is there")
+    build.add_argument(
         "--accept-float", action="store_true", help="keep an int8 engine without int8 layers"
     )
-    found["verify"].add_argument("--images", help="folder of validation images to compare as well")
-    for name in ("verify", "bench"):
-        found[name].add_argument("--out", help="write the record to this file too")
-    found["bench"].add_argument("--calls", type=int, default=300, help="timed calls, at least")
-    found["bench"].add_argument("--seconds", type=float, default=5.0, help="of them, at least")
-    found["bench"].add_argument("--warmup", type=float, default=2.0, help="seconds, at least")
-    found["classify"].add_argument("image", nargs="+", help="image file")
-    found["classify"].add_argument("--top", type=int, default=5, help="classes to print")
+    check_answers.add_argument("--images", help="folder of validation images to compare as well")
+    for one in (check_answers, time_calls):
+        one.add_argument("--out", help="write the record to this file too")
+    time_calls.add_argument("--calls", type=int, default=300, help="timed calls, at least")
+    time_calls.add_argument("--seconds", type=float, default=5.0, help="of them, at least")
+    time_calls.add_argument("--warmup", type=float, default=2.0, help="seconds, at least")
+    classify.add_argument("image", nargs="+", help="image file")
+    classify.add_argument("--top", type=int, default=5, help="classes to print")
     return parser
 
 

@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import subprocess
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 _L4T_TO_JETPACK = (
     ("32.6.1", "4.6"), ("32.7", "4.6.1 or later"), ("35.1", "5.0.2"), ("35.2", "5.1"),
@@ -27,6 +27,50 @@ _GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gpc")  # parts of the GPU's nam
 _KIB, _MHZ = 1024, 1000 * 1000
 
 Run = Callable[[List[str]], str]
+
+
+class PowerMode(NamedTuple):
+    """A power mode: its id on this board, and its name."""
+
+    id: int
+    name: str
+
+
+class Board(NamedTuple):
+    """Facts of a device, None where it does not tell; sizes in MiB, clocks in MHz.
+
+    ``power_modes`` are names by id; ``temperatures_c`` are by zone; ``unread`` names what the
+    device does not tell.
+    """
+
+    model: Optional[str]
+    compatible: Optional[List[str]]
+    l4t: Optional[str]
+    jetpack: Optional[str]
+    tensorrt: Optional[str]
+    cuda: Optional[str]
+    cpu: Optional[str]
+    num_cores: Optional[int]
+    machine: str
+    system: str
+    python: str
+    container: str
+    hostname_hash: str
+    mem_total_mib: Optional[int]
+    mem_free_mib: Optional[int]
+    swap_mib: Optional[int]
+    disk_free_mib: Optional[int]
+    power_mode: Optional[PowerMode]
+    power_modes: Optional[Dict[int, str]]
+    power_mode_default: Optional[int]
+    clocks_locked: Optional[bool]
+    gpu_mhz: Optional[int]
+    gpu_max_mhz: Optional[int]
+    emc_mhz: Optional[int]
+    governor: Optional[str]
+    fan_pwm: Optional[int]
+    temperatures_c: Dict[str, float]
+    unread: List[str]
 
 
 def run_tool(command: List[str]) -> str:
@@ -45,8 +89,8 @@ def run_tool(command: List[str]) -> str:
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
 
 
-def read_board(folder: str, root: str = "/", run: Run = run_tool) -> Dict[str, Any]:
-    """Facts of this device; ``unread`` names those that it does not tell.
+def read_board(folder: str, root: str = "/", run: Run = run_tool) -> Board:
+    """Facts of this device.
 
     Args:
         folder: Where engines are written: its free disk counts.
@@ -54,14 +98,16 @@ def read_board(folder: str, root: str = "/", run: Run = run_tool) -> Dict[str, A
         run: Runs a tool and gives its output.
     """
     files = _Files(root)
-    board = _identity(files)
-    board.update(_memory(files))
-    board["disk_free_mib"] = _free_mib(folder)
-    board.update(_power(files, run))
-    board.update(_clocks(files))
-    board["temperatures_c"] = _temperatures(files)
-    board["unread"] = sorted(name for name, value in board.items() if value in (None, [], {}))
-    return board
+    facts = dict(
+        _identity(files),
+        disk_free_mib=_free_mib(folder),
+        temperatures_c=_temperatures(files),
+        **_memory(files),
+        **_power(files, run),
+        **_clocks(files),
+    )
+    unread = sorted(name for name, value in facts.items() if value in (None, [], {}))
+    return Board(unread=unread, **facts)
 
 
 class _Files:
@@ -135,7 +181,7 @@ def _power(files: _Files, run: Run) -> Dict[str, Any]:
     if mode is None:
         number = parse_power_status(files.text("/var/lib/nvpmodel/status") or "")
         if number is not None:
-            mode = {"id": number, "name": modes.get(number, "unknown")}
+            mode = PowerMode(number, modes.get(number, "unknown"))
     return {"power_mode": mode, "power_modes": modes or None, "power_mode_default": default}
 
 
@@ -227,7 +273,7 @@ def parse_cuda(text: str) -> Optional[str]:
     """CUDA of ``version.json``, or of the older ``version.txt``: ``CUDA Version 10.2.300``."""
     try:
         return str(json.loads(text)["cuda"]["version"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         found = re.search(r"CUDA Version (\d[\d.]*)", text)
         return found.group(1) if found else None
 
@@ -259,10 +305,10 @@ def parse_power_modes(text: str) -> Tuple[Dict[int, str], Optional[int]]:
     return modes, int(default.group(1)) if default else None
 
 
-def parse_power_query(text: str) -> Optional[Dict[str, Any]]:
+def parse_power_query(text: str) -> Optional[PowerMode]:
     """Mode that ``nvpmodel -q`` prints: ``NV Power Mode: NAME``, and its id on the next line."""
     found = re.search(r"Power Mode\s*:\s*(\S+)\s+(\d+)\s*$", text, re.MULTILINE)
-    return {"id": int(found.group(2)), "name": found.group(1)} if found else None
+    return PowerMode(int(found.group(2)), found.group(1)) if found else None
 
 
 def parse_power_status(text: str) -> Optional[int]:

@@ -1,19 +1,23 @@
-"""A bundle's manifest: reading it, and refusing a bundle that is not what was made.
+"""A bundle's manifest: its record, and refusing a bundle that is not what was made.
 
 ``manifest.json`` lists the sha256 of every other file and carries a digest of itself, so that any
 change is noticed, by accident or by hand. Whoever changes a file on purpose can also change the
-digests: only a signature checked with a key that came another way stops that.
+digests: only a signature checked with a key that came another way stops that. So a manifest is
+believed in nothing: what would lead out of the bundle, or make no sense, is refused here.
 This file travels to devices: Python 3.6 syntax, standard library.
 """
 
 import hashlib
 import json
 import os
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+import re
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 if __package__:
+    from edge_inception.device import records
     from edge_inception.device.errors import Refusal
 else:
+    import records  # type: ignore[import-not-found,no-redef]
     from errors import Refusal  # type: ignore[import-not-found,no-redef]
 
 SCHEMA = "edge-inception/bundle"
@@ -25,30 +29,174 @@ TIMING_CACHE = "timing.cache"  # beside the engines: a later build is faster wit
 VERSION_DIGITS = 12
 _BLOCK_BYTES = 1 << 20
 _CODE = (".py", ".pyc", ".so", ".sh", ".pth")
-_KEYS = {
-    "schema": str, "schema_version": int, "name": str, "version": str, "made_with": dict,
-    "model": str, "precision": str, "head": str, "num_classes": int, "preprocess": dict,
-    "target": dict, "graphs": list, "build": dict, "gates": dict, "golden": dict, "files": dict,
-    "sha256": str,
-}  # fmt: skip
+_FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")
 _COPY_AGAIN = "copy the bundle to the device again, or make it again: edge-inception bundle"
+
+
+_SHA256, _VERSION = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{%d}" % VERSION_DIGITS)
+_TENSORRT = re.compile(r"|[0-9]{1,9}(\.[0-9]{1,9}){0,5}")
+_HEAD = re.compile(r"logits|softmax|embedding|topk:[1-9][0-9]{0,6}")
+_MOST_IMAGES, _MOST_CLASSES, _MOST_SIDE = 1 << 12, 1 << 24, 1 << 12
+_TYPINGS, _PRECISIONS = ("strong", "weak", "implicit"), ("fp32", "fp16", "int8")
+_MOST_VALUE = 1e6  # its products and quotients fit a float32
+_FLOAT_PRECISIONS = (None, "f32", "bf16", "f16")  # OpenVINO's
+_MOST_LEVEL = 5  # of TensorRT's builder optimization
+
+
+class Identity(NamedTuple):
+    """Name and version of a bundle."""
+
+    name: str
+    version: str
+
+
+class File(NamedTuple):
+    """One file of the bundle."""
+
+    sha256: str
+    bytes: int
+
+
+class Preprocess(NamedTuple):
+    """The fields of ``spec.Preprocess``, which has their meaning, for where that cannot go."""
+
+    input_size: Tuple[int, int]
+    crop_fraction: float = 1.0
+    interpolation: str = "bilinear"
+    mean: Tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: Tuple[float, float, float] = (0.5, 0.5, 0.5)
+    channel_order: str = "RGB"
+    crop: str = "after_resize"
+    element: str = "float32"
+    layout: str = "NCHW"
+
+
+class Target(NamedTuple):
+    """The hardware that a bundle is for; ``tensorrt`` is oldest and newest, empty for any."""
+
+    name: str
+    title: str
+    backend: str
+    compute_capabilities: List[str]
+    tensorrt: Tuple[str, str]
+    memory_gb: Optional[float]
+    num_dla_cores: int
+
+
+class Profile(NamedTuple):
+    """Batch sizes."""
+
+    min: int
+    opt: int
+    max: int
+
+
+class Graph(NamedTuple):
+    """One typed graph; ``tensorrt`` are the versions that it is for: from, and below.
+
+    ``input_shape`` begins with the batch, which is a word where it is dynamic.
+    """
+
+    file: str
+    tensorrt: Tuple[str, str]
+    typing: str
+    precision: str
+    float_rest: Optional[str]
+    input: str
+    output: str
+    input_shape: List[Union[int, str]]
+    profile: Profile
+    float_layers: Optional[List[str]] = None
+
+
+class Choices(NamedTuple):
+    """How an engine is built; ``float_precision`` is a choice of OpenVINO alone."""
+
+    workspace_mib: Optional[int]
+    dla_core: Optional[int]
+    allow_gpu_fallback: bool
+    builder_optimization_level: Optional[int]
+    float_precision: Optional[str] = None
+
+
+class Gates(NamedTuple):
+    """Limits of the checks that the report made."""
+
+    max_drop_pp: Optional[float] = None
+    min_agreement: Optional[float] = None
+    min_sqnr_db: Optional[float] = None
+    min_speedup: Optional[float] = None
+    search: Optional[float] = None
+
+
+class Tolerance(NamedTuple):
+    """What the answers to the golden images may differ by."""
+
+    min_sqnr_db: float
+    min_baseline_sqnr_db: float
+    min_agreement: Optional[float]
+    max_pixel_steps: float
+
+
+class Golden(NamedTuple):
+    """How many golden images there are, and the limits."""
+
+    count: int  # type: ignore[assignment]  # a tuple has a method of that name
+    tolerance: Tolerance
+
+
+class Manifest(NamedTuple):
+    """All of ``manifest.json``."""
+
+    name: str
+    made_with: Dict[str, str]
+    model: str
+    precision: str
+    head: str
+    num_classes: int
+    preprocess: Preprocess
+    target: Target
+    graphs: List[Graph]
+    build: Choices
+    gates: Gates
+    verdict: str
+    golden: Golden
+    files: Dict[str, File]
+    version: str = ""
+    sha256: str = ""
+    schema: str = SCHEMA
+    schema_version: int = SCHEMA_VERSION
 
 
 class Bundle(NamedTuple):
     """A bundle whose files are those that its manifest lists."""
 
     root: str
-    record: Dict[str, Any]
+    record: Manifest
 
     def path(self, name: str) -> str:
         """Where the file of that name in the bundle is."""
         return os.path.join(self.root, *name.split("/"))
 
+    def sha256(self, name: str) -> str:
+        """The digest of the file of that name.
+
+        Raises:
+            Refusal: The manifest lists no such file.
+        """
+        if name not in self.record.files:
+            raise Refusal("{} lists no {}".format(FILE, name), _COPY_AGAIN)
+        return self.record.files[name].sha256
+
     @property
-    def target(self) -> Dict[str, Any]:
+    def target(self) -> Target:
         """The hardware it is for."""
-        found: Dict[str, Any] = self.record["target"]
-        return found
+        return self.record.target
+
+    @property
+    def identity(self) -> Identity:
+        """Name and version."""
+        return Identity(self.record.name, self.record.version)
 
 
 def file_sha256(path: str) -> str:
@@ -72,6 +220,12 @@ def digest_of(record: Mapping[str, Any], without: Iterable[str] = ("sha256",)) -
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def sealed(record: Manifest) -> Manifest:
+    """The manifest with its version and its digest."""
+    named = record._replace(version=version_of(records.plain(record)))
+    return named._replace(sha256=digest_of(records.plain(named)))
+
+
 def open_bundle(root: str) -> Bundle:
     """The bundle in the folder ``root``.
 
@@ -79,68 +233,127 @@ def open_bundle(root: str) -> Bundle:
         Refusal: The manifest cannot be read, is of another schema, or a file is missing, was
             changed, or is code that the manifest does not list.
     """
-    record = _read(os.path.join(root, FILE))
-    _require_schema(record)
-    if digest_of(record) != record["sha256"] or version_of(record) != record["version"]:
-        raise Refusal("{} was changed after the bundle was made".format(FILE), _COPY_AGAIN)
+    record = read_manifest(os.path.join(root, FILE))
     bundle = Bundle(root, record)
-    for name, entry in sorted(record["files"].items()):
+    for name, entry in sorted(record.files.items()):
         _require_same(bundle.path(name), name, entry)
-    strangers = _strangers(root, record["files"])
+    strangers = _strangers(root, record.files)
     if strangers:
         raise Refusal(
-            "{} is code that the manifest does not list".format(strangers[0]),
+            "{} is code that the manifest does not list".format(ascii(strangers[0])[1:-1]),
             "move it out of the bundle, a virtual environment too: Python could run it in place "
             "of the bundle's own",
         )
     return bundle
 
 
-def _read(path: str) -> Any:
+def read_manifest(path: str) -> Manifest:
+    """The manifest in a file; the files that it lists are not looked at.
+
+    Raises:
+        Refusal: It cannot be read, is of another schema, was changed, or makes no sense.
+    """
     try:
-        with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
+        with open(path, "rb") as stream:
+            content = stream.read()
     except OSError as error:
         raise Refusal(
             "cannot read {}: {}".format(path, error.strerror),
             "run device.py of an unpacked bundle: tar xzf BUNDLE.tar.gz",
         ) from error
-    except ValueError as error:
-        raise Refusal("{} is not JSON: {}".format(path, error), _COPY_AGAIN) from error
-
-
-def _require_schema(record: Any) -> None:
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+    value = records.parse(content, FILE, _COPY_AGAIN)
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise Refusal("{} is not the manifest of a bundle".format(FILE), _COPY_AGAIN)
-    if record.get("schema_version") != SCHEMA_VERSION:
-        raise Refusal(
-            "{} has schema version {}, this device.py reads {}".format(
-                FILE, record.get("schema_version"), SCHEMA_VERSION
-            ),
-            "use the device.py that came with the bundle",
-        )
-    wrong = [key for key, kind in _KEYS.items() if not isinstance(record.get(key), kind)]
-    if wrong:
-        raise Refusal("{} lacks {}".format(FILE, ", ".join(sorted(wrong))), _COPY_AGAIN)
+    records.require_version(value, SCHEMA, SCHEMA_VERSION, FILE)
+    record = records.convert(Manifest, value, FILE, _COPY_AGAIN)
+    if digest_of(value) != record.sha256 or version_of(value) != record.version:
+        raise Refusal("{} was changed after the bundle was made".format(FILE), _COPY_AGAIN)
+    records.require(_rules(record), FILE, _COPY_AGAIN)
+    return record
 
 
-def _require_same(path: str, name: str, entry: Mapping[str, Any]) -> None:
+def _rules(record: Manifest) -> Iterator[records.Rule]:
+    """What the types of a manifest do not say."""
+    for name, entry in record.files.items():
+        yield _is_inside(name), "files", name, "a path that is not outside of the bundle"
+        yield bool(_SHA256.fullmatch(entry.sha256)), "files." + name, entry.sha256, "a sha256"
+        yield entry.bytes >= 0, "files." + name, entry.bytes, "a size"
+    yield bool(_VERSION.fullmatch(record.version)), "version", record.version, "12 hex digits"
+    yield bool(_HEAD.fullmatch(record.head)), "head", record.head, "logits, softmax, topk:K, ..."
+    yield 0 <= record.num_classes <= _MOST_CLASSES, "num_classes", record.num_classes, "a number"
+    yield bool(record.graphs), "graphs", record.graphs, "at least one"
+    yield records.one_of("precision", record.precision, _PRECISIONS)
+    yield _versions("target.tensorrt", record.target.tensorrt)
+    yield from _preprocess_rules(record.preprocess)
+    yield from _build_rules(record.build)
+    for index, graph in enumerate(record.graphs):
+        yield from _graph_rules("graphs[{}].".format(index), graph, record.files)
+
+
+def _preprocess_rules(how: Preprocess) -> Iterator[records.Rule]:
+    at, share = "preprocess.", how.crop_fraction
+    is_sized = all(1 <= side <= _MOST_SIDE for side in how.input_size)
+    yield is_sized, at + "input_size", how.input_size, "1 to {} pixels".format(_MOST_SIDE)
+    yield 0 < share <= 1, at + "crop_fraction", share, "above 0, at most 1"
+    is_scaled = all(1 / _MOST_VALUE <= std <= _MOST_VALUE for std in how.std)
+    is_near = all(abs(mean) <= _MOST_VALUE for mean in how.mean)
+    yield is_scaled, at + "std", how.std, "1e-6 to 1e6, of pixels from 0 to 1"
+    yield is_near, at + "mean", how.mean, "at most 1e6 either way, of pixels from 0 to 1"
+    yield records.one_of(at + "interpolation", how.interpolation, _FILTERS)
+    yield records.one_of(at + "channel_order", how.channel_order, ("RGB", "BGR"))
+    yield records.one_of(at + "crop", how.crop, ("after_resize", "before_resize"))
+    yield records.one_of(at + "element", how.element, ("float32", "uint8"))
+    yield records.one_of(at + "layout", how.layout, ("NCHW", "NHWC"))
+
+
+def _build_rules(choices: Choices) -> Iterator[records.Rule]:
+    at, level = "build.", choices.builder_optimization_level or 0
+    for name in ("dla_core", "workspace_mib"):
+        value = getattr(choices, name) or 0
+        yield value >= 0, at + name, value, "0 or more"
+    yield 0 <= level <= _MOST_LEVEL, at + "builder_optimization_level", level, "0 to 5"
+    yield records.one_of(at + "float_precision", choices.float_precision, _FLOAT_PRECISIONS)
+
+
+def _graph_rules(at: str, graph: Graph, files: Mapping[str, File]) -> Iterator[records.Rule]:
+    sizes = graph.profile
+    is_ordered = 1 <= sizes.min <= sizes.opt <= sizes.max <= _MOST_IMAGES
+    yield graph.file in files, at + "file", graph.file, "a file that the manifest lists"
+    yield _versions(at + "tensorrt", graph.tensorrt)
+    yield records.one_of(at + "typing", graph.typing, _TYPINGS)
+    yield records.one_of(at + "precision", graph.precision, _PRECISIONS)
+    yield records.one_of(at + "float_rest", graph.float_rest, (None, "fp16", "fp32"))
+    yield is_ordered, at + "profile", tuple(sizes), "1 <= min <= opt <= max <= 4096"
+
+
+def _versions(place: str, got: Tuple[str, str]) -> records.Rule:
+    is_whole = all(_TENSORRT.fullmatch(one) for one in got)
+    return is_whole, place, got, "two versions such as 8.5.2, or nothing"
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a path is relative, goes nowhere up, and is spelt in one way."""
+    parts = name.split("/")
+    return name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
+
+
+def _require_same(path: str, name: str, entry: File) -> None:
     try:
         size = os.path.getsize(path)
-        found = file_sha256(path) if size == entry["bytes"] else ""
+        found = file_sha256(path) if size == entry.bytes else ""
     except OSError as error:
         raise Refusal(
             "{} of the bundle cannot be read: {}".format(name, error.strerror), _COPY_AGAIN
         ) from error
-    if size != entry["bytes"]:
+    if size != entry.bytes:
         raise Refusal(
-            "{} was changed: {} bytes, the manifest says {}".format(name, size, entry["bytes"]),
+            "{} was changed: {} bytes, the manifest says {}".format(name, size, entry.bytes),
             _COPY_AGAIN,
         )
-    if found != entry["sha256"]:
+    if found != entry.sha256:
         raise Refusal(
             "{} was changed: sha256 {}, the manifest says {}".format(
-                name, found[:VERSION_DIGITS], str(entry["sha256"])[:VERSION_DIGITS]
+                name, found[:VERSION_DIGITS], entry.sha256[:VERSION_DIGITS]
             ),
             _COPY_AGAIN,
         )
@@ -163,7 +376,7 @@ def numbers(version: str) -> Tuple[int, ...]:
     """``"10.3.0.30"`` as (10, 3, 0, 30), which compares as versions do."""
     parts = []
     for part in version.split("."):
-        digits = "".join(c for c in part if c.isdigit())
+        digits = "".join(c for c in part if c in "0123456789")
         if not digits:
             break
         parts.append(int(digits))
@@ -183,7 +396,7 @@ def require_tensorrt(bundle: Bundle, version: str) -> None:
     Raises:
         Refusal: Out of the manifest's range.
     """
-    oldest, newest = bundle.target["tensorrt"]
+    oldest, newest = bundle.target.tensorrt
     if not is_within(version, oldest, newest):
         raise Refusal(
             "this bundle is for TensorRT {} to {}, here is {}".format(oldest, newest, version),
@@ -192,39 +405,33 @@ def require_tensorrt(bundle: Bundle, version: str) -> None:
         )
 
 
-def graph_for(bundle: Bundle, version: Optional[str]) -> Dict[str, Any]:
+def graph_for(bundle: Bundle, version: Optional[str]) -> Graph:
     """The graph for a TensorRT version, by the bounds of each; None stands for another library.
 
     Raises:
         Refusal: None of the bundle's graphs is for it.
     """
-    graphs: List[Dict[str, Any]] = bundle.record["graphs"]
-    graph: Optional[Dict[str, Any]] = graph_of(graphs, version)
+    graph = graph_of(bundle.record.graphs, version)
     if graph is None:
+        bounds = "; ".join(
+            "{} is for {} up to {}".format(one.typing, *(bound or "any" for bound in one.tensorrt))
+            for one in bundle.record.graphs
+        )
         raise Refusal(
-            "the bundle has no graph for TensorRT {}: {}".format(version, _bounds(graphs)),
+            "the bundle has no graph for TensorRT {}: {}".format(version, bounds),
             "make a bundle for this device: edge-inception bundle --target NAME",
         )
     return graph
 
 
-def graph_of(graphs: Iterable[Any], version: Optional[str]) -> Any:
+def graph_of(graphs: Iterable[Graph], version: Optional[str]) -> Optional[Graph]:
     """The first of ``graphs`` that is for a TensorRT version; None where there is none."""
     return next((graph for graph in graphs if _is_for(graph, version)), None)
 
 
-def _is_for(graph: Mapping[str, Any], version: Optional[str]) -> bool:
+def _is_for(graph: Graph, version: Optional[str]) -> bool:
     if version is None:
-        return bool(graph["typing"] == "strong")
-    least, below = graph["tensorrt"]
+        return graph.typing == "strong"
+    least, below = graph.tensorrt
     is_old_enough = not below or numbers(version)[: len(numbers(below))] < numbers(below)
     return is_old_enough and is_within(version, least, None)
-
-
-def _bounds(graphs: Iterable[Mapping[str, Any]]) -> str:
-    return "; ".join(
-        "{} is for {} up to {}".format(
-            g["typing"], g["tensorrt"][0] or "any", g["tensorrt"][1] or "any"
-        )
-        for g in graphs
-    )

@@ -9,27 +9,24 @@ This file travels to devices: Python 3.6 syntax and numpy 1.13.
 import hashlib
 import json
 import time
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
 if __package__:
     from edge_inception.device import jetson_board as board_files
-    from edge_inception.device import manifest, store
+    from edge_inception.device import manifest, recorded, records, store
 else:
     import jetson_board as board_files  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
+    import recorded  # type: ignore[import-not-found,no-redef]
+    import records  # type: ignore[import-not-found,no-redef]
     import store  # type: ignore[import-not-found,no-redef]
 
 SCHEMA = "edge-inception/bench"
 SCHEMA_VERSION = 1
 _UNSTABLE = 0.025  # trtexec's limit since 10.13 for the variation of compute times
 _HOT_C = 90.0  # docs/hardware.md, "On the device"
-_BOARD_KEYS = (
-    "model", "compatible", "l4t", "jetpack", "cuda", "cpu", "num_cores", "machine", "system",
-    "python", "power_mode", "clocks_locked", "gpu_mhz", "gpu_max_mhz", "emc_mhz", "governor",
-    "fan_pwm", "container", "hostname_hash",
-)  # fmt: skip
 _FINGERPRINT = (
     "model", "compatible", "l4t", "cpu", "power_mode", "clocks_locked", "library", "sm"
 )  # fmt: skip
@@ -45,9 +42,177 @@ class Protocol(NamedTuple):
     most_s: float = 120.0
 
 
+class Heat(NamedTuple):
+    """Temperatures in degrees Celsius by zone, before and after."""
+
+    start: Dict[str, float]
+    end: Dict[str, float]
+
+
+class Figures(NamedTuple):
+    """What timed calls in ms come to; ``cov`` is their coefficient of variation."""
+
+    n: int
+    median: float
+    mean: float
+    p90: float
+    p99: float
+    cov: float
+    gpu_median: Optional[float]
+    samples_ms: List[float]
+
+
+class Run(NamedTuple):
+    """Timed calls of one process in ms; ``gpu_median`` is the GPU's own time, where it is known.
+
+    The last four are there where they apply: ``open_s`` to a run of this program, ``runner``,
+    ``metric`` and ``spin_wait`` to one of trtexec.
+    """
+
+    t0: Optional[str]
+    n: int
+    median: float
+    mean: float
+    p90: float
+    p99: float
+    cov: float
+    gpu_median: Optional[float]
+    samples_ms: List[float]
+    temp_c: Heat
+    gpu_mhz_min: Optional[int]
+    warnings: List[str]
+    cuda_graph: bool = False
+    arm: str = "A"
+    block: int = 0
+    slot: int = 0
+    open_s: Optional[float] = None
+    runner: Optional[str] = None
+    metric: Optional[str] = None
+    spin_wait: Optional[bool] = None
+
+
+class Model(NamedTuple):
+    """What was compiled."""
+
+    name: str
+    onnx_sha256: str
+    input: List[Union[int, str]]
+
+
+class TimedEngine(NamedTuple):
+    """The engine that was timed; ``build_id`` is when it was built."""
+
+    sha256: str
+    bytes: int
+    sm: Optional[str]
+    precision: str
+    dla_core: Optional[int]
+    key: str
+    graph_sha256: str
+    build_s: float
+    backend: str
+    plan_trt: Optional[str]
+    typed: str
+    batch: int
+    build_id: str
+    int8_layers: Optional[int]
+
+
+class Device(NamedTuple):
+    """The board, as far as a latency depends on it, and its library."""
+
+    model: Optional[str]
+    compatible: Optional[List[str]]
+    l4t: Optional[str]
+    jetpack: Optional[str]
+    cuda: Optional[str]
+    cpu: Optional[str]
+    num_cores: Optional[int]
+    machine: str
+    system: str
+    python: str
+    power_mode: Optional[board_files.PowerMode]
+    clocks_locked: Optional[bool]
+    gpu_mhz: Optional[int]
+    gpu_max_mhz: Optional[int]
+    emc_mhz: Optional[int]
+    governor: Optional[str]
+    fan_pwm: Optional[int]
+    container: str
+    hostname_hash: str
+    library: Optional[str]
+    sm: Optional[str]
+    trt: Optional[str]
+    gpu: Optional[str]
+    mem_mib: Optional[int]
+
+
+class Conditions(NamedTuple):
+    """``protocol`` of the record: how the calls were made."""
+
+    runner: str
+    spin_wait: bool
+    cuda_graph: bool
+    metric: str
+    input_sha256: str
+    batch: int
+    warmup_s: float
+    warmup_calls: int
+    seconds: float
+    calls: int
+    most_s: float
+    order: str = "A"
+    k: int = 1
+    streams: int = 1
+    transfers: bool = True
+
+
+class Bench(NamedTuple):
+    """The record that the host's ``compare`` and ``report`` read: facts/jetson.md 6.4."""
+
+    created_utc: str
+    tool: Dict[str, str]
+    bundle: manifest.Identity
+    model: Model
+    engines: Dict[str, TimedEngine]
+    device: Device
+    protocol: Conditions
+    runs: List[Run]
+    fingerprint: str
+    kind: str = "single"
+    schema: str = SCHEMA
+    schema_version: int = SCHEMA_VERSION
+
+
+def read_bench(value: Any, where: str, fix: str) -> Bench:
+    """The record that ``bench`` wrote, from the JSON value of its file.
+
+    Raises:
+        Refusal: It is not such a record, or one of another version.
+    """
+    records.require_version(value, SCHEMA, SCHEMA_VERSION, where)
+    record = records.convert(Bench, value, where, fix)
+    arms = [run.arm for run in record.runs]
+    num_calls = [len(run.samples_ms) for run in record.runs]
+    records.require(
+        [
+            records.one_of("kind", record.kind, ("single",)),
+            (arms == list(record.engines), "runs", arms, "one of each engine"),
+            (num_calls == [run.n for run in record.runs], "runs", num_calls, "n samples"),
+        ],
+        where,
+        fix,
+    )
+    return record
+
+
 def bench(
-    bundle: Any, way: Any, engine: Any, board: Mapping[str, Any], protocol: Protocol
-) -> Dict[str, Any]:
+    bundle: manifest.Bundle,
+    way: Any,
+    engine: store.Engine,
+    board: board_files.Board,
+    protocol: Protocol,
+) -> Bench:
     """One run of an engine, as a record with every timed call.
 
     Raises:
@@ -59,13 +224,12 @@ def bench(
     opened_s = time.time() - started
     graph = way.graph()
     try:
-        batches = _batches(bundle, graph["profile"]["opt"])
+        batches = _batches(bundle, graph.profile.opt)
         run = timed_run(runner.run, batches, protocol, _gpu_ms(runner))
-        run["cuda_graph"] = bool(getattr(runner, "uses_graph", False))
+        is_graph = bool(getattr(runner, "uses_graph", False))
     finally:
         runner.close()
-    run.update({"arm": "A", "block": 0, "slot": 0, "open_s": round(opened_s, 3)})
-    run["warnings"] = warnings_of(run, board)
+    run = run._replace(cuda_graph=is_graph, open_s=round(opened_s, 3))
     return record_of(bundle, graph, engine, board, protocol, run)
 
 
@@ -75,9 +239,8 @@ def _gpu_ms(runner: Any) -> Optional[Callable[[], float]]:
     return (lambda: float(runner.gpu_ms)) if hasattr(type(runner), "gpu_ms") else None
 
 
-def _batches(bundle: Any, size: int) -> List[Any]:
-    with np.load(bundle.path("golden.npz"), allow_pickle=False) as archive:
-        images = archive["images"]
+def _batches(bundle: manifest.Bundle, size: int) -> List[Any]:
+    images = recorded.read_golden(bundle).images
     repeated = np.concatenate([images] * -(-size // len(images)))
     last = len(repeated) - size
     starts = sorted({min(start, last) for start in range(0, len(repeated), size)})
@@ -89,12 +252,12 @@ def timed_run(
     batches: List[Any],
     protocol: Protocol,
     gpu_ms: Optional[Callable[[], float]] = None,
-) -> Dict[str, Any]:
+) -> Run:
     """Warm up, then time calls of ``run``; the statistics and every sample in ms."""
     samples: List[float] = []
     computes: List[float] = []
     clocks: List[Optional[int]] = []
-    heat = board_files.read_temperatures()
+    start = board_files.read_temperatures()
     _repeat(run, batches, protocol.warmup_calls, protocol.warmup_s, protocol.most_s, None)
 
     def keep(milliseconds: float) -> None:
@@ -107,27 +270,29 @@ def timed_run(
     began = store.now()
     _repeat(run, batches, protocol.calls, protocol.seconds, protocol.most_s, keep)
     known = [clock for clock in clocks if clock is not None]
-    return {
-        "t0": began,
-        **summary(samples, computes),
-        "temp_c": {"start": heat, "end": board_files.read_temperatures()},
-        "gpu_mhz_min": min(known) if known else None,
-    }
+    heat = Heat(start, board_files.read_temperatures())
+    slowest = min(known) if known else None
+    return run_of(summary(samples, computes), began, heat, slowest)
 
 
-def summary(samples: Sequence[float], computes: Sequence[float]) -> Dict[str, Any]:
+def run_of(figures: Figures, t0: Optional[str], heat: Heat, gpu_mhz_min: Optional[int]) -> Run:
+    """A run of this program with those figures."""
+    return Run(t0=t0, temp_c=heat, gpu_mhz_min=gpu_mhz_min, warnings=[], **figures._asdict())
+
+
+def summary(samples: Sequence[float], computes: Sequence[float]) -> Figures:
     """Figures of timed calls in ms; ``computes`` are those of the GPU alone, empty if unknown."""
     values = np.array(samples)
-    return {
-        "n": len(values),
-        "median": float(np.median(values)),
-        "mean": float(values.mean()),
-        "p90": float(np.percentile(values, 90)),
-        "p99": float(np.percentile(values, 99)),
-        "cov": float(values.std() / values.mean()),
-        "gpu_median": float(np.median(computes)) if computes else None,
-        "samples_ms": [round(float(value), 4) for value in values],
-    }
+    return Figures(
+        n=len(values),
+        median=float(np.median(values)),
+        mean=float(values.mean()),
+        p90=float(np.percentile(values, 90)),
+        p99=float(np.percentile(values, 99)),
+        cov=float(values.std() / values.mean()),
+        gpu_median=float(np.median(computes)) if computes else None,
+        samples_ms=[round(float(value), 4) for value in values],
+    )
 
 
 def _repeat(
@@ -150,94 +315,87 @@ def _repeat(
             return
 
 
-def warnings_of(run: Mapping[str, Any], board: Mapping[str, Any]) -> List[str]:
+def warnings_of(run: Run, board: board_files.Board) -> List[str]:
     """What makes a run's figures doubtful; NVIDIA's own tools warn of the same."""
     found = []
-    mode, locked = board.get("power_mode"), board.get("clocks_locked")
-    modes = board.get("power_modes") or {}
+    mode, modes = board.power_mode, board.power_modes or {}
     best = board_files.highest_mode(modes)
-    if mode and best is not None and mode["id"] != best:
-        found.append("power mode {}, the board also has {}".format(mode["name"], modes[best]))
-    if locked is False:
+    if mode and best is not None and mode.id != best:
+        found.append("power mode {}, the board also has {}".format(mode.name, modes[best]))
+    if board.clocks_locked is False:
         found.append("clocks are not locked: sudo jetson_clocks")
-    if run["cov"] > _UNSTABLE:
-        found.append("calls vary by {:.1f} %, over 2.5 %".format(100 * run["cov"]))
-    hot = [z for z, c in run["temp_c"]["end"].items() if c >= _HOT_C]
+    found += unsteady(run.cov, run.temp_c.end)
+    if run.gpu_mhz_min and board.clocks_locked and run.gpu_mhz_min < (board.gpu_max_mhz or 0):
+        found.append("the GPU's clock fell to {} MHz".format(run.gpu_mhz_min))
+    return found
+
+
+def unsteady(cov: float, temperatures: Mapping[str, float]) -> List[str]:
+    """What makes figures doubtful on any machine: calls that vary, zones that are hot."""
+    found = []
+    if cov > _UNSTABLE:
+        found.append("calls vary by {:.1f} %, over 2.5 %".format(100 * cov))
+    hot = [zone for zone, celsius in temperatures.items() if celsius >= _HOT_C]
     if hot:
         found.append("{} reached {:g} C: throttling is near".format(hot[0], _HOT_C))
-    if run["gpu_mhz_min"] and locked and run["gpu_mhz_min"] < (board.get("gpu_max_mhz") or 0):
-        found.append("the GPU's clock fell to {} MHz".format(run["gpu_mhz_min"]))
     return found
 
 
 def record_of(
-    bundle: Any,
-    graph: Mapping[str, Any],
-    engine: Any,
-    board: Mapping[str, Any],
+    bundle: manifest.Bundle,
+    graph: manifest.Graph,
+    engine: store.Engine,
+    board: board_files.Board,
     protocol: Protocol,
-    run: Mapping[str, Any],
-) -> Dict[str, Any]:
-    """What the host's ``compare`` and ``report`` read; source: docs/latency.md, "Record"."""
+    run: Run,
+) -> Bench:
+    """The record of one run, its warnings included; source: docs/latency.md, "Record"."""
     facts = engine.facts
-    library = facts.get("tensorrt") or facts.get("openvino")
-    device = {key: board.get(key) for key in _BOARD_KEYS}
-    device.update(
-        library=library,
-        sm=facts.get("sm"),
-        trt=facts.get("tensorrt"),
-        gpu=facts.get("device"),
-        mem_mib=board.get("mem_total_mib"),
+    known = board._asdict()
+    device = Device(
+        library=facts.tensorrt or facts.openvino,
+        sm=facts.sm,
+        trt=facts.tensorrt,
+        gpu=facts.device,
+        mem_mib=board.mem_total_mib,
+        **{name: known[name] for name in Device._fields if name in known},
     )
-    how = {
-        "runner": run.get("runner", "python"),
-        "order": "A",
-        "k": 1,
-        "streams": 1,
-        "transfers": True,
-        "spin_wait": run.get("spin_wait", False),
-        "cuda_graph": run.get("cuda_graph", False),
-        "metric": run.get("metric", "host_to_host_ms"),
-        "input_sha256": bundle.record["files"]["golden.npz"]["sha256"],
-        "batch": graph["profile"]["opt"],
-    }
-    how.update({key: getattr(protocol, key) for key in protocol._fields})
-    return {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "kind": "single",
-        "created_utc": store.now(),
-        "tool": dict(bundle.record["made_with"]),
-        "bundle": {"name": bundle.record["name"], "version": bundle.record["version"]},
-        "model": {
-            "name": bundle.record["model"],
-            "onnx_sha256": bundle.record["files"][graph["file"]]["sha256"],
-            "input": graph["input_shape"],
-        },
-        "engines": {"A": _engine_of(facts, graph)},
-        "device": device,
-        "protocol": how,
-        "runs": [dict(run)],
-        "fingerprint": fingerprint(device, how),
-    }
-
-
-def _engine_of(facts: Mapping[str, Any], graph: Mapping[str, Any]) -> Dict[str, Any]:
-    names = ("sha256", "bytes", "sm", "precision", "dla_core", "key", "graph_sha256", "build_s")
-    found = {name: facts.get(name) for name in names}
-    found.update(
-        backend=facts["backend"],
-        plan_trt=facts.get("tensorrt"),
-        typed=facts["typing"],
-        batch=graph["profile"]["opt"],
-        build_id=facts["created_utc"],
-        int8_layers=facts.get("int8_layers"),
+    conditions = Conditions(
+        runner=run.runner or "python",
+        spin_wait=bool(run.spin_wait),
+        cuda_graph=run.cuda_graph,
+        metric=run.metric or "host_to_host_ms",
+        input_sha256=bundle.sha256(recorded.GOLDEN),
+        batch=graph.profile.opt,
+        **protocol._asdict(),
     )
-    return found
+    return Bench(
+        created_utc=store.now(),
+        tool=bundle.record.made_with,
+        bundle=bundle.identity,
+        model=Model(bundle.record.model, bundle.sha256(graph.file), graph.input_shape),
+        engines={"A": _engine_of(facts, graph)},
+        device=device,
+        protocol=conditions,
+        runs=[run._replace(warnings=warnings_of(run, board))],
+        fingerprint=fingerprint(device, conditions),
+    )
 
 
-def fingerprint(device: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+def _engine_of(facts: store.EngineFacts, graph: manifest.Graph) -> TimedEngine:
+    known = facts._asdict()
+    return TimedEngine(
+        plan_trt=facts.tensorrt,
+        typed=facts.typing,
+        batch=graph.profile.opt,
+        build_id=facts.created_utc,
+        **{name: known[name] for name in TimedEngine._fields if name in known},
+    )
+
+
+def fingerprint(device: Device, protocol: Conditions) -> str:
     """Same where two records may be compared: device, mode, clocks, library, protocol, input."""
-    rest = {key: value for key, value in protocol.items() if key not in {"k", "order"}}
-    text = json.dumps([{key: device.get(key) for key in _FINGERPRINT}, rest], sort_keys=True)
+    known, rest = records.plain(device), records.plain(protocol)
+    rest = {key: value for key, value in rest.items() if key not in {"k", "order"}}
+    text = json.dumps([{key: known[key] for key in _FINGERPRINT}, rest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[: manifest.VERSION_DIGITS]

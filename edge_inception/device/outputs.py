@@ -5,7 +5,7 @@ embeddings as they are. This file travels to devices: Python 3.6 syntax and nump
 """
 
 import math
-from typing import Any, Mapping, Tuple
+from typing import Any, Tuple
 
 import numpy as np
 
@@ -16,17 +16,6 @@ def head_of(text: str) -> Tuple[str, int]:
     """``"topk:5"`` as ("topk", 5), any other head with 0."""
     kind, _, k = text.partition(":")
     return kind, int(k or 0)
-
-
-def dense(outputs: Mapping[str, Any], head: str, num_classes: int) -> Any:
-    """float32 [N, columns] of an engine's outputs by name; of top-k 0 outside the k classes."""
-    if head_of(head)[0] != "topk":
-        (answer,) = outputs.values()
-        return np.asarray(answer).astype(np.float32, copy=False)
-    scores, classes = outputs["scores"], outputs["classes"].astype(np.int64)
-    spread = np.zeros((len(scores), num_classes), np.float32)
-    spread[np.arange(len(scores))[:, np.newaxis], classes] = scores
-    return spread
 
 
 def sqnr_db(signal: Any, approximation: Any) -> float:

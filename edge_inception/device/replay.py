@@ -1,40 +1,40 @@
-"""Images through an open engine in the batches it takes.
+"""Answers of an open engine to the images of a bundle.
 
 This file travels to devices: Python 3.6 syntax and numpy 1.13.
 """
 
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 
 if __package__:
-    from edge_inception.device import errors
-    from edge_inception.device import outputs as answers
+    from edge_inception.data import batches
+    from edge_inception.device import errors, manifest
     from edge_inception.device.errors import Refusal
 else:
+    import batches  # type: ignore[import-not-found,no-redef]
     import errors  # type: ignore[import-not-found,no-redef]
-    import outputs as answers  # type: ignore[import-not-found,no-redef]
+    import manifest  # type: ignore[import-not-found,no-redef]
     from errors import Refusal  # type: ignore[no-redef]
 
 
-def run(runner: Any, images: Any, bundle: Any, profile: Mapping[str, int]) -> Any:
+def run(runner: Any, images: Any, bundle: manifest.Bundle, profile: manifest.Profile) -> Any:
     """float32 [N, columns]: answers to images [N, ...], in batches of profile min to max.
 
-    Fewer images than ``min`` are padded by repeating the last; the padding's answers are dropped.
-
     Raises:
-        Refusal: An answer is NaN or infinite.
+        Refusal: An answer is NaN or infinite, or the engine's outputs are others.
     """
-    record = bundle.record
-    parts = []
-    for start in range(0, len(images), profile["max"]):
-        batch = images[start : start + profile["max"]]
-        missing = max(profile["min"] - len(batch), 0)
-        padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-        outputs = runner.run(np.ascontiguousarray(padded))
-        found = answers.dense(outputs, record["head"], record["num_classes"])
-        parts.append(np.array(found[: len(batch)]))
-    result = np.concatenate(parts)
+
+    def answer(batch: Any) -> Any:
+        try:
+            found = batches.dense(runner.run(batch), bundle.record.num_classes)
+        except (ValueError, IndexError) as error:
+            raise _others(str(error)) from error
+        if found.ndim != 2 or len(found) != len(batch):  # noqa: PLR2004 -- images and columns
+            raise _others("shape {} to {} images".format(found.shape, len(batch)))
+        return np.array(found)
+
+    result = batches.in_batches(answer, images, profile.min, profile.max)
     is_bad = ~np.isfinite(result).all(axis=1)
     if is_bad.any():
         raise Refusal(
@@ -45,3 +45,10 @@ def run(runner: Any, images: Any, bundle: Any, profile: Mapping[str, int]) -> An
             errors.GATE_FAILED,
         )
     return result
+
+
+def _others(reason: str) -> Refusal:
+    return Refusal(
+        "the engine's outputs are not those of the bundle: {}".format(reason),
+        "make the bundle again: edge-inception bundle",
+    )

@@ -11,15 +11,18 @@ import os
 import platform
 import re
 import sys
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 if __package__:
     from edge_inception.device import errors as refusal
-    from edge_inception.device import manifest
+    from edge_inception.device import manifest, records
     from edge_inception.device.errors import Refusal
+    from edge_inception.hardware import cores
 else:
+    import cores  # type: ignore[import-not-found,no-redef]
     import errors as refusal  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
+    import records  # type: ignore[import-not-found,no-redef]
     from errors import Refusal  # type: ignore[no-redef]
 
 _MODULES = {
@@ -27,8 +30,41 @@ _MODULES = {
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
 _ENGINES = "edge_inception.engines."
+_CPU_FAILS, _GPU_FAILS = "OpenVINO cannot run the engine", "TensorRT cannot run the plan"
 CALIBRATION_CACHE = "calibration.cache"
 _OPENVINO_PYTHON = (3, 10)
+
+
+class CpuIdentity(NamedTuple):
+    """What an engine of OpenVINO is tied to."""
+
+    openvino: str
+    machine: str
+
+
+class GpuIdentity(NamedTuple):
+    """What a plan is tied to; ``sm`` is the compute capability, None where it is not told."""
+
+    tensorrt: str
+    sm: Optional[str]
+    device: str
+
+
+class Layers(NamedTuple):
+    """What ``_inspection.describe_layers`` counts."""
+
+    layers: Dict[str, Dict[str, int]]
+    precisions: Dict[str, int]
+    int8_layers: int
+    convolutions: Dict[str, int]
+    float_kernels: List[str]
+    reformat_layers: int
+    num_kernels: int
+    activation_bytes: int
+    dla_islands: int
+    weight_bytes: Dict[str, int]
+    total_weight_bytes: int
+    padding_bytes: int
 
 
 def _travelling_module(name: str) -> Any:
@@ -45,20 +81,15 @@ def way_of(bundle: Any, threads: int = 0, *, accepts_float: bool = False) -> Any
         Refusal: The manifest names a library that this program does not know, or there are not
             that many threads.
     """
-    backend = bundle.target["backend"]
+    backend = bundle.target.backend
     if backend == "openvino":
         return OpenVino(bundle, threads, accepts_float=accepts_float)
     if backend in _MODULES:
         return TensorRt(bundle, accepts_float=accepts_float)
     raise Refusal(
-        "the manifest asks for engine library '{}'".format(backend),
+        "the manifest asks for engine library '{}'".format(ascii(backend)[1:-1]),
         "known: openvino, {}".format(", ".join(sorted(_MODULES))),
     )
-
-
-def usable_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class OpenVino:
@@ -68,14 +99,14 @@ class OpenVino:
     suffix = ".blob"
 
     def __init__(self, bundle: Any, threads: int, *, accepts_float: bool = False) -> None:
-        usable = usable_threads()
+        usable = cores.usable_threads()
         if not 0 <= threads <= usable:
             raise Refusal(
                 "{} threads asked for, this process may use {}".format(threads, usable),
                 "wanted 1 to {}, or 0 for all".format(usable),
             )
         self._threads, self._accepts_float = threads or usable, accepts_float
-        self._precision = bundle.record["build"].get("float_precision") or "f32"
+        self._precision = bundle.record.build.float_precision or "f32"
         self._bundle = bundle
 
     def _library(self) -> Any:
@@ -94,9 +125,9 @@ class OpenVino:
         Raises:
             Refusal: It cannot be imported.
         """
-        return str(self.identity()["openvino"])
+        return self.identity().openvino
 
-    def identity(self) -> Dict[str, Any]:
+    def identity(self) -> CpuIdentity:
         """What an engine of this library is tied to.
 
         Raises:
@@ -104,37 +135,38 @@ class OpenVino:
         """
         library = self._library()
         try:
-            return dict(library.ties())
+            return CpuIdentity(**library.ties())
         except library.LibraryMissing as error:
             raise Refusal(str(error), error.hint, refusal.LIBRARY_MISSING) from error
 
-    def graph(self) -> Dict[str, Any]:
+    def graph(self) -> manifest.Graph:
         """The graph to build."""
         return manifest.graph_for(self._bundle, None)
 
-    def compile(self, path: str, graph: Mapping[str, Any]) -> Tuple[bytes, Dict[str, Any]]:
-        """The engine of a typed graph, and what the library counts in it.
+    def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
+        """The engine of a typed graph, and fields of ``EngineFacts`` that the library counts.
 
         Raises:
             Refusal: The library refuses the graph, or computes no int8 layer of an int8 graph.
         """
         library = self._library()
-        profile = graph["profile"]
         try:
             made = library.compile_graph(
                 library.read_graph(path),
                 name=path,
                 precision=self._precision,
                 threads=self._threads,
-                batch=(profile["min"], profile["max"]),
+                batch=(graph.profile.min, graph.profile.max),
             )
         except library.Refusal as error:
             raise Refusal(str(error), error.hint, refusal.BUILD_FAILED) from error
-        facts = {key: made.layers[key] for key in ("weighted_layers", "int8_layers")}
-        told: List[str] = []
-        if graph["precision"] == "int8":
-            told = self._in_float(facts["int8_layers"], facts["weighted_layers"])
-        return made.blob, dict(facts, float_precision=self._precision, warnings=told)
+        num_int8, total = (made.layers[key] for key in ("int8_layers", "weighted_layers"))
+        return made.blob, {
+            "int8_layers": num_int8,
+            "weighted_layers": total,
+            "float_precision": self._precision,
+            "warnings": self._in_float(num_int8, total) if graph.precision == "int8" else [],
+        }
 
     def _in_float(self, num_int8: int, total: int) -> List[str]:
         """On x86-64 every layer of our graphs is int8; on aarch64 OpenVINO computes most in float.
@@ -150,7 +182,7 @@ class OpenVino:
         text = "OpenVINO computes {} of {} layers in int8 on this CPU ({}), the others in float"
         return [text.format(num_int8, total, platform.machine()) + ", which is slower"]
 
-    def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
+    def load(self, content: bytes, facts: Any) -> Any:
         """An open engine.
 
         Raises:
@@ -158,12 +190,13 @@ class OpenVino:
         """
         library = self._library()
         try:
-            return library.BlobRunner(
+            runner = library.BlobRunner(
                 content,
-                name=sidecar["file"],
-                precision=sidecar["float_precision"],
+                name=facts.file,
+                precision=self._precision,
                 threads=self._threads,
             )
+            return _Refusing(runner, (RuntimeError, TypeError, ValueError), _CPU_FAILS)
         except library.Refusal as error:
             raise Refusal(str(error), "build it again: python3 device.py build --force") from error
 
@@ -174,7 +207,7 @@ class TensorRt:
     suffix = ".engine"
 
     def __init__(self, bundle: Any, *, accepts_float: bool = False) -> None:
-        self.name = bundle.target["backend"]
+        self.name = bundle.target.backend
         self._bundle, self._accepts_float = bundle, accepts_float
         self._module: Any = None
 
@@ -207,11 +240,11 @@ class TensorRt:
             Refusal: It cannot be imported, or the bundle is not for it.
         """
         version = str(self.library().__version__)
-        if self._bundle.target.get("tensorrt", ["", ""])[0]:
+        if self._bundle.target.tensorrt[0]:
             manifest.require_tensorrt(self._bundle, version)
         return version
 
-    def identity(self) -> Dict[str, Any]:
+    def identity(self) -> GpuIdentity:
         """What a plan is tied to: version, compute capability and name of the GPU.
 
         Raises:
@@ -225,13 +258,9 @@ class TensorRt:
                 "run it on the device itself; in a container: docker run --runtime nvidia",
                 refusal.LIBRARY_MISSING,
             )
-        return {
-            "tensorrt": version,
-            "sm": cuda.compute_capability(),
-            "device": cuda.gpu_name(),
-        }
+        return GpuIdentity(version, cuda.compute_capability(), cuda.gpu_name())
 
-    def graph(self) -> Dict[str, Any]:
+    def graph(self) -> manifest.Graph:
         """The graph for this version.
 
         Raises:
@@ -240,8 +269,8 @@ class TensorRt:
         version = self.version() if self.name == "tensorrt" else None
         return manifest.graph_for(self._bundle, version)
 
-    def compile(self, path: str, graph: Mapping[str, Any]) -> Tuple[bytes, Dict[str, Any]]:
-        """The plan of a typed graph, and what the library says of it.
+    def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
+        """The plan of a typed graph, and fields of ``EngineFacts`` that the library tells.
 
         Raises:
             Refusal: The library refuses the graph, or computes no layer of an int8 graph in int8
@@ -250,7 +279,7 @@ class TensorRt:
         nvinfer, inspection = _travelling_module("_nvinfer"), _travelling_module("_inspection")
         # The builder stamps the first line of the cache with its own version.
         cache = self._bundle.path(CALIBRATION_CACHE) if is_calibrated(graph) else None
-        settings = settings_of(graph, self._bundle.record["build"], cache)
+        settings = settings_of(graph, self._bundle.record.build, cache)
         settings = settings._replace(timing_cache=self._timing_cache())
         try:
             built = nvinfer.build(self.library(), path, settings)
@@ -260,26 +289,27 @@ class TensorRt:
                 _advice(str(error)),
                 refusal.BUILD_FAILED,
             ) from error
-        facts = inspection.describe_layers(built.layers)
+        described = inspection.describe_layers(built.layers)
+        layers = Layers(**described)
         told = list(built.warnings)
-        if graph["precision"] == "int8":
+        if graph.precision == "int8":
             told = (
-                self._without_int8(facts)
-                + inspection.fallbacks(facts, graph.get("float_layers", ()))
+                self._without_int8(layers)
+                + inspection.fallbacks(described, graph.float_layers or ())
                 + told
             )
-        if self._bundle.record["build"]["dla_core"] is not None and not facts["dla_islands"]:
+        if self._bundle.record.build.dla_core is not None and not layers.dla_islands:
             told.insert(0, "a DLA core was asked for, and no part of the engine runs on one")
-        return built.plan, dict(facts, warnings=told)
+        return built.plan, dict(described, warnings=told)
 
-    def _without_int8(self, facts: Mapping[str, Any]) -> List[str]:
+    def _without_int8(self, found: Layers) -> List[str]:
         """Where the layers were listed by kind, and none is a DLA's, which hides its own.
 
         Raises:
             Refusal: None of them is int8, and that was not accepted.
         """
-        is_listed = set(facts["layers"]) - {"unknown"}
-        if not is_listed or facts["int8_layers"] or facts["dla_islands"]:
+        is_listed = set(found.layers) - {"unknown"}
+        if not is_listed or found.int8_layers or found.dla_islands:
             return []
         return _no_int8(
             "none of the layers that TensorRT lists multiplies in int8",
@@ -290,24 +320,26 @@ class TensorRt:
         """One for each TensorRT and GPU: timings of another are refused, as after an upgrade."""
         folder = os.path.join(self._bundle.root, manifest.ENGINES)
         os.makedirs(folder, exist_ok=True)
-        here = "-".join(str(value) for _, value in sorted(self.identity().items()))
+        here = "-".join(str(value) for _, value in sorted(self.identity()._asdict().items()))
         name = "{}-{}".format(manifest.TIMING_CACHE, re.sub(r"[^\w.-]", "_", here))
         return os.path.join(folder, name)
 
-    def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
+    def load(self, content: bytes, facts: Any) -> Any:
         """An open plan.
 
         Raises:
             Refusal: It is of another version or GPU, or the library refuses it.
         """
         plan = _travelling_module("_plan")
-        why, _ = plan.refusal(content, sidecar, self.identity())
+        why, _ = plan.refusal(content, records.plain(facts), self.identity()._asdict())
         if why:
             raise Refusal(why, "build it again: python3 device.py build --force")
         nvinfer, cuda = _travelling_module("_nvinfer"), _travelling_module("_cuda")
         try:
-            runner = nvinfer.PlanRunner(self.library(), content, dla_core=sidecar["dla_core"])
-            return _Refusing(runner, (nvinfer.VendorError, cuda.CudaError))
+            runner = nvinfer.PlanRunner(
+                self.library(), content, dla_core=self._bundle.record.build.dla_core
+            )
+            return _RefusingPlan(runner, (nvinfer.VendorError, cuda.CudaError), _GPU_FAILS)
         except nvinfer.VendorError as error:
             raise Refusal(
                 "TensorRT cannot load the plan: {}".format(error),
@@ -335,27 +367,26 @@ def _no_int8(what: str, *, is_accepted: bool) -> List[str]:
     )
 
 
-def is_calibrated(graph: Mapping[str, Any]) -> bool:
+def is_calibrated(graph: manifest.Graph) -> bool:
     """Whether the scales of a graph stand in the calibration cache, and not in the graph."""
-    return bool(graph["typing"] == "implicit" and graph["precision"] == "int8")
+    return graph.typing == "implicit" and graph.precision == "int8"
 
 
-def settings_of(graph: Mapping[str, Any], choices: Mapping[str, Any], cache: Optional[str]) -> Any:
+def settings_of(graph: manifest.Graph, choices: manifest.Choices, cache: Optional[str]) -> Any:
     """``_nvinfer.BuildSettings`` of a graph and of ``build`` in the manifest."""
-    profile = graph["profile"]
     return _travelling_module("_nvinfer").BuildSettings(
-        min_batch=profile["min"],
-        opt_batch=profile["opt"],
-        max_batch=profile["max"],
-        workspace_mib=choices["workspace_mib"],
-        typing=graph["typing"],
-        precision=graph["precision"],
-        float_rest=graph["float_rest"] or "fp32",
+        min_batch=graph.profile.min,
+        opt_batch=graph.profile.opt,
+        max_batch=graph.profile.max,
+        workspace_mib=choices.workspace_mib,
+        typing=graph.typing,
+        precision=graph.precision,
+        float_rest=graph.float_rest or "fp32",
         calibration_cache=cache,
-        dla_core=choices["dla_core"],
+        dla_core=choices.dla_core,
         # without a core there is nothing to fall back from
-        allow_gpu_fallback=bool(choices["allow_gpu_fallback"]) and choices["dla_core"] is not None,
-        builder_optimization_level=choices["builder_optimization_level"],
+        allow_gpu_fallback=bool(choices.allow_gpu_fallback) and choices.dla_core is not None,
+        builder_optimization_level=choices.builder_optimization_level,
     )
 
 
@@ -368,18 +399,8 @@ def _advice(reason: str) -> str:
 class _Refusing:
     """A runner whose failures while it runs are refusals, such as memory that is not there."""
 
-    def __init__(self, runner: Any, errors: Tuple[Any, ...]) -> None:
-        self._runner, self._errors = runner, errors
-
-    @property
-    def gpu_ms(self) -> float:
-        """GPU time of the last batch in ms."""
-        return float(self._runner.gpu_ms)
-
-    @property
-    def uses_graph(self) -> bool:
-        """Whether batches run as one captured CUDA graph."""
-        return bool(self._runner.uses_graph)
+    def __init__(self, runner: Any, errors: Tuple[Any, ...], what: str) -> None:
+        self._runner, self._errors, self._what = runner, errors, what
 
     def close(self) -> None:
         """Release the engine."""
@@ -395,7 +416,21 @@ class _Refusing:
             outputs: Dict[str, Any] = self._runner.run(images)
         except self._errors as error:
             raise Refusal(
-                "TensorRT cannot run the plan: {}".format(error),
+                "{}: {}".format(self._what, error),
                 "free memory: stop the desktop (sudo init 3), add swap, or use a smaller batch",
             ) from error
         return outputs
+
+
+class _RefusingPlan(_Refusing):
+    """Likewise of TensorRT, which knows the GPU's own time."""
+
+    @property
+    def gpu_ms(self) -> float:
+        """GPU time of the last batch in ms."""
+        return float(self._runner.gpu_ms)
+
+    @property
+    def uses_graph(self) -> bool:
+        """Whether batches run as one captured CUDA graph."""
+        return bool(self._runner.uses_graph)

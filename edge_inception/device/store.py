@@ -12,14 +12,15 @@ import hashlib
 import json
 import os
 import time
-from typing import Any, Dict, Mapping, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 if __package__:
-    from edge_inception.device import errors, manifest
+    from edge_inception.device import errors, manifest, records
     from edge_inception.device.errors import Refusal
 else:
     import errors  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
+    import records  # type: ignore[import-not-found,no-redef]
     from errors import Refusal  # type: ignore[no-redef]
 
 SCHEMA = "edge-inception/device-engine"
@@ -28,25 +29,71 @@ _KEY_DIGITS = 12
 _NAME = "model"
 
 
+class EngineFacts(NamedTuple):
+    """What ``model.engine.json`` holds: the build, what it is tied to, what the library counts.
+
+    ``sm`` is None where trtexec built it, which tells no compute capability; ``runner`` is then
+    "trtexec". The counts are those of ``_inspection.describe_layers``.
+    """
+
+    key: str
+    file: str
+    bundle: str
+    backend: str
+    graph: str
+    graph_sha256: str
+    precision: str
+    typing: str
+    dla_core: Optional[int]
+    sha256: str
+    bytes: int
+    build_s: float
+    created_utc: str
+    schema: str = SCHEMA
+    openvino: Optional[str] = None
+    machine: Optional[str] = None
+    float_precision: Optional[str] = None
+    weighted_layers: Optional[int] = None
+    tensorrt: Optional[str] = None
+    sm: Optional[str] = None
+    device: Optional[str] = None
+    runner: Optional[str] = None
+    layers: Optional[Dict[str, Dict[str, int]]] = None
+    precisions: Optional[Dict[str, int]] = None
+    int8_layers: Optional[int] = None
+    convolutions: Optional[Dict[str, int]] = None
+    float_kernels: Optional[List[str]] = None
+    reformat_layers: Optional[int] = None
+    num_kernels: Optional[int] = None
+    activation_bytes: Optional[int] = None
+    dla_islands: Optional[int] = None
+    weight_bytes: Optional[Dict[str, int]] = None
+    total_weight_bytes: Optional[int] = None
+    padding_bytes: Optional[int] = None
+    warnings: Optional[List[str]] = None
+
+    def nulls(self) -> Tuple[str, ...]:
+        """TensorRT's ``sm`` is written also where it is unknown."""
+        return ("sm",) if self.tensorrt else ()
+
+
 class Engine(NamedTuple):
     """An engine of this device: its path and the facts beside it."""
 
     path: str
-    facts: Dict[str, Any]
+    facts: EngineFacts
 
 
-def key_of(way: Any, bundle: Any, graph: Mapping[str, Any]) -> str:
+def key_of(way: Any, bundle: Any, graph: manifest.Graph) -> str:
     """Digest of all that the engine of this device depends on: library, GPU, graph, choices."""
-    text = json.dumps(
-        [
-            way.name,
-            way.identity(),
-            bundle.record["files"][graph["file"]]["sha256"],
-            graph["profile"],
-            bundle.record["build"],
-        ],
-        sort_keys=True,
-    )
+    parts = [
+        way.name,
+        way.identity()._asdict(),
+        bundle.sha256(graph.file),
+        records.plain(graph.profile),
+        records.plain(bundle.record.build),
+    ]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
 
 
@@ -58,10 +105,10 @@ def find(bundle: Any, way: Any) -> Optional[Engine]:
     """
     key, path = key_of(way, bundle, way.graph()), _path(bundle, way)
     facts = _facts(path)
-    if facts is None or facts.get("key") != key:
+    if facts is None or facts.key != key:
         return None
     try:
-        is_whole = manifest.file_sha256(path) == facts.get("sha256")
+        is_whole = manifest.file_sha256(path) == facts.sha256
     except OSError:
         is_whole = False
     return Engine(path, facts) if is_whole else None
@@ -89,27 +136,26 @@ def build(bundle: Any, way: Any) -> Engine:
     _write(path + ".probe", b"")  # a folder that cannot be written is known before the minutes
     os.remove(path + ".probe")
     started = time.time()
-    content, made = way.compile(bundle.path(graph["file"]), graph)
-    facts = {
-        "schema": SCHEMA,
-        "key": key,
-        "file": os.path.basename(path),
-        "bundle": bundle.record["version"],
-        "backend": way.name,
-        "graph": graph["file"],
-        "graph_sha256": bundle.record["files"][graph["file"]]["sha256"],
-        "precision": graph["precision"],
-        "typing": graph["typing"],
-        "dla_core": bundle.record["build"]["dla_core"],
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
-        "build_s": round(time.time() - started, 1),
-        "created_utc": now(),
-    }
-    facts.update(way.identity())
-    facts.update(made)
+    content, made = way.compile(bundle.path(graph.file), graph)
+    facts = EngineFacts(
+        key=key,
+        file=os.path.basename(path),
+        bundle=bundle.record.version,
+        backend=way.name,
+        graph=graph.file,
+        graph_sha256=bundle.sha256(graph.file),
+        precision=graph.precision,
+        typing=graph.typing,
+        dla_core=bundle.record.build.dla_core,
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        build_s=round(time.time() - started, 1),
+        created_utc=now(),
+        **way.identity()._asdict(),
+        **made,
+    )
     _write(path, content)
-    _write(path + ".json", (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+    write_result(path + ".json", facts)
     return Engine(path, facts)
 
 
@@ -118,26 +164,26 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def write_result(path: str, record: Mapping[str, Any]) -> None:
+def write_result(path: str, record: Any) -> None:
     """A record as JSON, whole or not at all.
 
     Raises:
         Refusal: The disk is full, or the folder cannot be written.
     """
-    _write(path, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    _write(path, records.to_json(record).encode())
 
 
 def _path(bundle: Any, way: Any) -> str:
     return os.path.join(bundle.root, manifest.ENGINES, _NAME + str(way.suffix))
 
 
-def _facts(path: str) -> Optional[Dict[str, Any]]:
+def _facts(path: str) -> Optional[EngineFacts]:
     try:
-        with open(path + ".json", encoding="utf-8") as stream:
-            found = json.load(stream)
-    except (OSError, ValueError):
+        with open(path + ".json", "rb") as stream:
+            found = records.read(EngineFacts, stream.read(), path, "")
+    except (OSError, Refusal):
         return None
-    return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
+    return found if found.schema == SCHEMA else None
 
 
 def _write(path: str, content: bytes) -> None:

@@ -5,25 +5,29 @@ builds and times an engine, and gives no answers to compare: ``verify`` needs th
 This file travels to devices: Python 3.6 syntax and numpy. It has not run on a device.
 """
 
-import json
 import os
 import shutil
 import subprocess
 import tempfile
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 if __package__:
     from edge_inception.device import errors as refusal
-    from edge_inception.device import manifest, measure
+    from edge_inception.device import jetson_board, manifest, measure, records, runtimes
     from edge_inception.device.errors import Refusal
 else:
     import errors as refusal  # type: ignore[import-not-found,no-redef]
+    import jetson_board  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
     import measure  # type: ignore[import-not-found,no-redef]
+    import records  # type: ignore[import-not-found,no-redef]
+    import runtimes  # type: ignore[import-not-found,no-redef]
     from errors import Refusal  # type: ignore[no-redef]
 
 TOOL = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it; not on PATH
 _TAIL_LINES = 3
+_TIMES = ("latencyMs", "computeMs")
+_BY_HAND = "run sh build.sh bench by hand"
 
 
 def find_tool() -> Optional[str]:
@@ -40,7 +44,7 @@ class Trtexec:
     name = "tensorrt"
     suffix = ".engine"
 
-    def __init__(self, bundle: Any, board: Mapping[str, Any], tool: str) -> None:
+    def __init__(self, bundle: Any, board: jetson_board.Board, tool: str) -> None:
         self._bundle, self._board, self._tool = bundle, board, tool
 
     def version(self) -> str:
@@ -49,7 +53,7 @@ class Trtexec:
         Raises:
             Refusal: No library, or the bundle is not for it.
         """
-        version = self._board["tensorrt"]
+        version = self._board.tensorrt
         if version is None:
             raise Refusal(
                 "{} is here, and no libnvinfer.so".format(self._tool),
@@ -57,18 +61,17 @@ class Trtexec:
                 refusal.LIBRARY_MISSING,
             )
         manifest.require_tensorrt(self._bundle, version)
-        return str(version)
+        return version
 
-    def identity(self) -> Dict[str, Any]:
+    def identity(self) -> runtimes.GpuIdentity:
         """What its plans are tied to, as far as it can be told without the bindings.
 
         Raises:
             Refusal: As ``version``.
         """
-        device = self._board["model"] or "unknown"
-        return {"tensorrt": self.version(), "sm": None, "device": device}
+        return runtimes.GpuIdentity(self.version(), None, self._board.model or "unknown")
 
-    def graph(self) -> Dict[str, Any]:
+    def graph(self) -> manifest.Graph:
         """The graph for this version.
 
         Raises:
@@ -76,7 +79,7 @@ class Trtexec:
         """
         return manifest.graph_for(self._bundle, self.version())
 
-    def compile(self, path: str, graph: Mapping[str, Any]) -> Tuple[bytes, Dict[str, Any]]:
+    def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
         """The plan that trtexec builds.
 
         Raises:
@@ -89,20 +92,20 @@ class Trtexec:
             with open(engine, "rb") as stream:
                 return stream.read(), {"runner": "trtexec"}
 
-    def load(self, content: bytes, sidecar: Mapping[str, Any]) -> Any:
+    def load(self, content: bytes, facts: Any) -> Any:
         """Refuse: trtexec gives no answers.
 
         Raises:
             Refusal: Always.
         """
-        del content, sidecar
+        del content, facts
         raise Refusal(
             "answers need TensorRT's Python bindings; trtexec can only build and bench",
             "sudo apt-get install python3-libnvinfer",
             refusal.LIBRARY_MISSING,
         )
 
-    def timed_run(self, engine: str, protocol: Any) -> Dict[str, Any]:
+    def timed_run(self, engine: str, protocol: measure.Protocol) -> measure.Run:
         """Latency that trtexec measures: statistics and every sample in ms.
 
         What ``build.sh`` asks of it: copies are timed, the CPU spins, and from 10.0 on the calls
@@ -119,17 +122,13 @@ class Trtexec:
                 "CALLS": str(protocol.calls),
             }
             self._run("bench", engine, times, **lengths)
-            with open(times, encoding="utf-8") as stream:
-                run = statistics(json.load(stream))
-        run.update(
-            arm="A",
-            block=0,
-            slot=0,
+            with open(times, "rb") as stream:
+                run = statistics(records.parse(stream.read(), "what trtexec wrote", _BY_HAND))
+        return run._replace(
             metric="h2d_compute_d2h_ms",
             spin_wait=True,
             cuda_graph=manifest.numbers(self.version()) >= (10,),
         )
-        return run
 
     def _run(self, *arguments: str, **environment: str) -> None:
         done = subprocess.run(
@@ -157,22 +156,19 @@ class Trtexec:
             )
 
 
-def statistics(times: List[Mapping[str, float]]) -> Dict[str, Any]:
-    """A run in the form of ``measure.timed_run`` from what ``--exportTimes`` wrote.
+def statistics(times: Any) -> measure.Run:
+    """A run from what ``--exportTimes`` wrote: a list of calls, of whose times two are read.
 
     Raises:
         Refusal: It holds no call.
     """
-    if not times:
+    try:
+        samples, computes = ([float(call[key]) for call in times] for key in _TIMES)
+    except (KeyError, TypeError, ValueError) as error:
         raise Refusal(
-            "trtexec timed no call", "run sh build.sh bench by hand", refusal.BUILD_FAILED
-        )
-    samples = [float(entry["latencyMs"]) for entry in times]
-    computes = [float(entry["computeMs"]) for entry in times]
-    return {
-        "runner": "trtexec",
-        "t0": None,
-        **measure.summary(samples, computes),
-        "temp_c": {"start": {}, "end": {}},
-        "gpu_mhz_min": None,
-    }
+            "trtexec wrote no times: {}".format(error), _BY_HAND, refusal.BUILD_FAILED
+        ) from error
+    if not samples:
+        raise Refusal("trtexec timed no call", _BY_HAND, refusal.BUILD_FAILED)
+    figures = measure.summary(samples, computes)
+    return measure.run_of(figures, None, measure.Heat({}, {}), None)._replace(runner="trtexec")

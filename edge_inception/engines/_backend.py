@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from edge_inception.artifact import EngineFile, TypedGraph
 from edge_inception.errors import CompileFailed, InputError
-from edge_inception.spec import HEAD_OUTPUTS, Precision, Progress, ShapeProfile, no_progress
+from edge_inception.spec import Precision, Progress, ShapeProfile, no_progress
 from edge_inception.stage import Stage
 
 if TYPE_CHECKING:
@@ -224,14 +223,8 @@ class Takes:
 def compile_stage(name: str, distributions: tuple[str, ...]) -> Stage:
     """The compile stage of the backend in ``engines/<name>.py``, keyed on it and what all share."""
     shared = sorted(f"engines/{file.name}" for file in Path(__file__).parent.glob("_*.py"))
-    return Stage(
-        name=f"compile:{name}", tools=distributions, sources=(f"engines/{name}.py", *shared)
-    )
-
-
-def usable_threads() -> int:
-    """Cores that this process may use: what ``SessionOptions.threads`` 0 stands for."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    sources = (f"engines/{name}.py", *shared, "data/batches.py")
+    return Stage(name=f"compile:{name}", tools=distributions, sources=sources)
 
 
 def check_typed(typed: TypedGraph) -> None:
@@ -336,9 +329,8 @@ def run_in_batches(
 ) -> NDArray[np.float32]:
     """Answers to any number of images through an engine that takes profile.min..max at a time.
 
-    More than ``profile.max`` images go through in several runs; fewer than ``profile.min`` are
-    padded by repeating the last image, and the padding's answers are dropped. Images are
-    independent in an inference graph, so neither changes a logit beyond kernel rounding.
+    ``data.batches`` splits and pads. Images are independent in an inference graph, so neither
+    changes a logit beyond kernel rounding.
 
     Args:
         run: Runs one batch of an accepted size; returns a fresh array.
@@ -349,7 +341,7 @@ def run_in_batches(
     Raises:
         InputError: The shape or the element type does not fit.
     """
-    import numpy as np
+    from edge_inception.data import batches  # numpy on first use
 
     shape = tuple(images.shape)
     if str(images.dtype) != takes.element or shape[1:] != takes.shape or not shape[0]:
@@ -358,28 +350,13 @@ def run_in_batches(
             f"{images.dtype} {list(shape)}",
             hint="preprocess with edge_inception.data.images and the engine's own preprocessing",
         )
-    if profile.min <= shape[0] <= profile.max:
-        return run(np.ascontiguousarray(images))
-    parts = []
-    for start in range(0, shape[0], profile.max):
-        batch = images[start : start + profile.max]
-        missing = max(profile.min - len(batch), 0)
-        padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-        parts.append(run(padded)[: len(batch)])
-    return np.concatenate(parts)
+    answers: NDArray[np.float32] = batches.in_batches(run, images, profile.min, profile.max)
+    return answers
 
 
 def dense(outputs: Mapping[str, NDArray[Any]], num_classes: int) -> NDArray[np.float32]:
-    """One float32 array [N, classes] of an engine's outputs by name.
+    """``data.batches.dense``: one array [N, classes] of an engine's outputs by name."""
+    from edge_inception.data import batches  # numpy on first use
 
-    The only output as it is; of a top-k head probabilities that are 0 outside the k classes.
-    """
-    import numpy as np
-
-    if outputs.keys() != set(HEAD_OUTPUTS["topk"]):
-        (answer,) = outputs.values()
-        return answer.astype(np.float32, copy=False)
-    scores, classes = (outputs[name] for name in HEAD_OUTPUTS["topk"])
-    spread = np.zeros((len(scores), num_classes), np.float32)
-    np.put_along_axis(spread, classes.astype(np.int64), scores.astype(np.float32), axis=1)
-    return spread
+    answers: NDArray[np.float32] = batches.dense(outputs, num_classes)
+    return answers

@@ -24,6 +24,7 @@ from edge_inception.engines._backend import (
     Takes,
 )
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.sidecar import EngineDetails
 from edge_inception.spec import Progress, no_progress
 
@@ -163,7 +164,7 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
     """
     _library()
     _backend.check_tied(engine, tied_to())
-    threads = options.threads or _backend.usable_threads()
+    threads = options.threads or usable_threads()
     with _loading(engine.path, InputError):
         session = _session(engine.path, threads)
     info = {

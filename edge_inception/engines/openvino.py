@@ -24,6 +24,7 @@ from edge_inception.engines._backend import (
     Takes,
 )
 from edge_inception.errors import BackendMissing, CompileFailed, InputError, unknown
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.sidecar import BlobDetails
 from edge_inception.spec import Progress, no_progress
 
@@ -88,7 +89,7 @@ def _compile(
             model,
             name=str(typed.path),
             precision=precision,
-            threads=_backend.usable_threads(),
+            threads=usable_threads(),
             batch=(profile.min, profile.max),
         )
     _backend.check_int8(
@@ -154,7 +155,7 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
             engine.path.read_bytes(),
             name=str(engine.path),
             precision=_require_known(engine.details.float_precision),
-            threads=options.threads or _backend.usable_threads(),
+            threads=options.threads or usable_threads(),
         )
     return _OpenVinoSession(runner, engine)
 
@@ -175,7 +176,7 @@ def _layer_times(
             batches,
             name=str(engine.path),
             precision=_require_known(engine.details.float_precision),
-            threads=options.threads or _backend.usable_threads(),
+            threads=options.threads or usable_threads(),
         )
     return tuple(LayerTime(**one._asdict()) for one in found)
 

@@ -14,12 +14,11 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec.structs
 import numpy as np
@@ -27,6 +26,7 @@ import numpy as np
 from edge_inception import records
 from edge_inception._version import __version__
 from edge_inception.device import measure
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.latency import machine, telemetry
 from edge_inception.latency._worker_process import Worker
 from edge_inception.latency.contender import EngineUnderTest
@@ -111,7 +111,7 @@ def run_together(
         InputError: An engine cannot be opened or refuses the images.
         Inconclusive: A process died, hung, or took another number of threads.
     """
-    threads = protocol.threads or len(os.sched_getaffinity(0))
+    threads = protocol.threads or usable_threads()
     per_stream = max(1, threads // protocol.streams)
     started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
     use = machine.cpu_use()
@@ -202,7 +202,7 @@ def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
 
 def run_record(run: Run, protocol: Protocol) -> RunRecord:
     """A run as the record keeps it."""
-    figures = _Figures(**measure.summary(run.samples, run.compute_ms))
+    figures = measure.summary(run.samples, run.compute_ms)
     return RunRecord(
         arm=run.arm,
         pair=run.pair,
@@ -227,25 +227,10 @@ def run_record(run: Run, protocol: Protocol) -> RunRecord:
     )
 
 
-class _Figures(NamedTuple):
-    """``measure.summary``, which travels to devices and gives a dictionary."""
-
-    n: int
-    median: float
-    mean: float
-    p90: float
-    p99: float
-    cov: float
-    gpu_median: float | None
-    samples_ms: list[float]
-
-
 def warnings_of(run: Run) -> list[str]:
     """What makes the figures of a run doubtful: what a device warns of, and a busy machine."""
-    figures = _Figures(**measure.summary(run.samples, ()))
-    heat = {"end": run.seen.temp_c.end}
-    # the clock is that of a GPU whose clocks are locked
-    found = measure.warnings_of({"cov": figures.cov, "temp_c": heat, "gpu_mhz_min": None}, {})
+    cov = measure.summary(run.samples, ()).cov
+    found = measure.unsteady(cov, run.seen.temp_c.end)
     if run.foreign_cores is not None and run.foreign_cores > _BUSY_CORES:
         found.append(f"other programs used {run.foreign_cores:.1f} cores")
     if run.seen.throttled:

@@ -8,7 +8,6 @@ the rounds: the medians of a round's blocks are paired.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from edge_inception.errors import Inconclusive, InputError
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.latency import machine
 from edge_inception.latency._worker_main import Work
 from edge_inception.latency._worker_process import Worker
@@ -115,7 +115,7 @@ def measure(
         raise ValueError(f"contenders need unique names, got {names}")
     for path in {images, *(each.images for each in contenders if each.images)}:
         _check_images(path, options.batch)
-    threads = options.threads or len(os.sched_getaffinity(0))
+    threads = options.threads or usable_threads()
     samples: dict[str, list[list[float]]] = {name: [] for name in names}
     before = machine.cpu_use()
     with ExitStack() as stack:

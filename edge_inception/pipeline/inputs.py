@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 from edge_inception import stage
 from edge_inception.artifact import EngineFile
@@ -13,6 +12,7 @@ from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
 from edge_inception.export.options import EndsOptions, ExportOptions
 from edge_inception.graph.options import ImportOptions
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.pipeline.listener import Listener
 from edge_inception.recipe.reader import Recipe, Source
 from edge_inception.spec import Gates
@@ -164,7 +164,7 @@ def require_threads(threads: int) -> int:
     Raises:
         InputError: Negative, or more than that.
     """
-    usable = len(os.sched_getaffinity(0))
+    usable = usable_threads()
     if not 0 <= threads <= usable:
         raise InputError(
             f"{threads} threads asked for, this process may use {usable}",

@@ -6,7 +6,6 @@ cut off.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from openvino import opset13 as ops
 from edge_inception.data.images import Batch, batches
 from edge_inception.data.imageset import ImageItem
 from edge_inception.errors import CompileFailed, InputError
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.quant.options import CalibrateOptions
 from edge_inception.sidecar import StreamEngine
 from edge_inception.spec import INPUT_NAME, Progress
@@ -60,7 +60,7 @@ class Stream:
             model = ov.Model(results, model.get_parameters())
             wanted = {
                 "INFERENCE_PRECISION_HINT": "f32",
-                "INFERENCE_NUM_THREADS": options.threads or len(os.sched_getaffinity(0)),
+                "INFERENCE_NUM_THREADS": options.threads or usable_threads(),
                 "NUM_STREAMS": 1,
                 "LP_TRANSFORMS_MODE": "NO",  # a Q/DQ is computed as it is written, without int8
             }

@@ -2,65 +2,56 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from edge_inception.device import verify
+from edge_inception.device import records, verify
+from edge_inception.device.errors import Refusal
 from edge_inception.errors import InputError
 from edge_inception.latency.record import BenchRecord
 from edge_inception.report.table import milliseconds as _ms
 
+_HINT = "verify again on the device, with --out"
 
-def read_proof(path: Path) -> dict[str, Any] | None:
+
+def read_proof(path: Path) -> verify.Verification | None:
     """The record of ``verify`` in a file; None where the file is something else.
 
     Raises:
-        InputError: A record of a later version.
+        InputError: A record that is damaged, or of a later version.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = records.parse(path.read_bytes(), str(path), _HINT)
+    except (OSError, Refusal):
         return None
-    if not isinstance(record, dict) or record.get("schema") != verify.SCHEMA:
+    if not isinstance(value, dict) or value.get("schema") != verify.SCHEMA:
         return None
-    if record.get("schema_version") != verify.SCHEMA_VERSION:
-        raise InputError(
-            f"{path} is a record of version {record.get('schema_version')}, this edge-inception "
-            f"reads {verify.SCHEMA_VERSION}",
-            hint="use the edge-inception that made the bundle",
-        )
-    return record
+    try:
+        return verify.read_verification(value, str(path), _HINT)
+    except Refusal as error:
+        raise InputError(str(error), hint=error.fix) from error
 
 
-def to_text(record: Mapping[str, Any] | BenchRecord) -> str:
+def to_text(record: verify.Verification | BenchRecord) -> str:
     """A record of ``verify``, or of ``bench`` on a device, in lines.
 
     The verdict is the last line of a verification.
     """
-    lines = _bench_lines(record) if isinstance(record, BenchRecord) else _verify_lines(record)
-    return "\n".join(lines)
+    if isinstance(record, verify.Verification):
+        return "\n".join(_verify_lines(record))
+    return "\n".join(_bench_lines(record))
 
 
-def _head(record: Mapping[str, Any], device: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
-    bundle = record["bundle"]
-    where = device.get("model") or device.get("cpu") or "unknown device"
-    library = engine.get("tensorrt") or engine.get("plan_trt") or engine.get("openvino")
-    return (
-        f"{bundle['name']} {bundle['version']} on {where}: {engine['precision']} by "
-        f"{engine['backend']}{f' {library}' if library else ''}, {record['created_utc']}"
-    )
-
-
-def _verify_lines(record: Mapping[str, Any]) -> list[str]:
-    checks = record["checks"]
-    failed = [check["sentence"] for check in checks if check["status"] == verify.FAILED]
+def _verify_lines(record: verify.Verification) -> list[str]:
+    bundle, engine = record.bundle, record.engine
+    where = record.board.model or record.board.cpu or "unknown device"
+    library = engine.tensorrt or engine.openvino
+    failed = [check.sentence for check in record.checks if check.status == verify.FAILED]
     reason = failed[0] if failed else "the device answers as it was validated"
+    engine_by = f"{engine.precision} by {engine.backend}{f' {library}' if library else ''}"
     return [
-        _head(record, record["board"], record["engine"]),
-        *(f"{c['status']:<12} {c['name']:<18} {c['sentence']}" for c in checks),
-        f"{record['status']}: {reason}",
+        f"{bundle.name} {bundle.version} on {where}: {engine_by}, {record.created_utc}",
+        *(f"{check.status:<12} {check.name:<18} {check.sentence}" for check in record.checks),
+        f"{record.status}: {reason}",
     ]
 
 

@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 
 from edge_inception import artifact, stage
 from edge_inception.artifact import RangeTable, SearchResult, SimplifiedGraph, TypedGraph
-from edge_inception.data import images
+from edge_inception.data import batches, images
 from edge_inception.data.imageset import ImageItem, ImageSet
 from edge_inception.device import outputs as answers
-from edge_inception.engines import _backend, _openvino
+from edge_inception.engines import _openvino
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
 from edge_inception.graph.check import load_graph
+from edge_inception.hardware.cores import usable_threads
 from edge_inception.quant import placement as place
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.options import QuantizeOptions, policy_of
@@ -292,7 +293,7 @@ class Scorer:
 
     def _answers(self, typed: TypedGraph, batch_of_images: NDArray[Any]) -> NDArray[np.float32]:
         options = self._subject.options
-        threads = options.threads or len(os.sched_getaffinity(0))
+        threads = options.threads or usable_threads()
         with _border():
             model = _openvino.read_graph(str(typed.path))
             model.reshape([options.batch, *batch_of_images.shape[1:]])
@@ -306,19 +307,14 @@ class Scorer:
             runner = _openvino.BlobRunner(
                 made.blob, name=str(typed.path), precision="f32", threads=threads
             )
-            parts = list(self._parts(runner, batch_of_images))
+            answers: NDArray[np.float32] = batches.in_batches(
+                lambda batch: batches.dense(runner.run(batch), self._num_classes),
+                batch_of_images,
+                options.batch,
+                options.batch,
+            )
             runner.close()
-        return np.concatenate(parts)
-
-    def _parts(
-        self, runner: _openvino.BlobRunner, batch_of_images: NDArray[Any]
-    ) -> Iterator[NDArray[np.float32]]:
-        size = self._subject.options.batch
-        for start in range(0, len(batch_of_images), size):
-            batch = batch_of_images[start : start + size]
-            padding = np.repeat(batch[-1:], size - len(batch), axis=0)
-            outputs = runner.run(np.concatenate([batch, padding]))
-            yield _backend.dense(outputs, self._num_classes)[: len(batch)]
+        return answers
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from edge_inception.cli import main
-from edge_inception.device import manifest
+from edge_inception.device import manifest, measure, records
 
 _SBIN = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 SSHD = shutil.which("sshd", path=_SBIN)
@@ -71,10 +71,58 @@ if command == "build":
     json.dump({"sha256": "x"}, open("engine/abc.engine.json", "w"))
 if "--out" in sys.argv and not plan.get("silent"):
     os.makedirs("results", exist_ok=True)
-    record = {"status": "PASSED", "runs": [{"median": 12.5}]}
-    json.dump(record, open(sys.argv[sys.argv.index("--out") + 1], "w"))
+    record = json.dumps(json.load(open("behaviour.json"))["record"])
+    open(sys.argv[sys.argv.index("--out") + 1], "w").write(record)
 sys.exit(plan.get("code", 0))
 """
+
+
+_GRAPH = manifest.Graph(
+    file="graphs/strong.onnx", tensorrt=("10.0", ""), typing="strong", precision="int8",
+    float_rest="fp16", input="input", output="logits", input_shape=[1, 3, 8, 8],
+    profile=manifest.Profile(1, 1, 1),
+)  # fmt: skip
+_MANIFEST = manifest.Manifest(
+    name="solar",
+    made_with={},
+    model="inception_v4",
+    precision="int8",
+    head="logits",
+    num_classes=2,
+    preprocess=manifest.Preprocess((8, 8)),
+    target=manifest.Target("cpu", "this CPU", "openvino", [], ("", ""), None, 0),
+    graphs=[_GRAPH],
+    build=manifest.Choices(None, None, allow_gpu_fallback=True, builder_optimization_level=None),
+    gates=manifest.Gates(),
+    verdict="PASSED",
+    golden=manifest.Golden(0, manifest.Tolerance(30.0, 30.0, 1.0, 2)),
+    files={},
+)
+_BENCH = measure.Bench(
+    created_utc="2026-11-25T19:00:00Z",
+    tool={},
+    bundle=manifest.Identity("solar", "0123456789ab"),
+    model=measure.Model("inception_v4", "ab", [1, 3, 8, 8]),
+    engines={
+        "A": measure.TimedEngine(
+            sha256="x", bytes=4, sm=None, precision="int8", dla_core=None, key="k",
+            graph_sha256="ab", build_s=0.1, backend="openvino", plan_trt=None, typed="strong",
+            batch=1, build_id="2026-11-25T19:00:00Z", int8_layers=1,
+        )
+    },
+    device=measure.Device(
+        **{
+            **dict.fromkeys(measure.Device._fields),
+            **dict.fromkeys(("machine", "system", "python", "container", "hostname_hash"), ""),
+        }
+    ),
+    protocol=measure.Conditions(
+        runner="python", spin_wait=False, cuda_graph=False, metric="host_to_host_ms",
+        input_sha256="ef", batch=1, **measure.Protocol()._asdict(),
+    ),
+    runs=[measure.run_of(measure.summary([12.5], ()), None, measure.Heat({}, {}), None)],
+    fingerprint="0123456789ab",
+)  # fmt: skip
 
 
 def free_port() -> int:
@@ -175,7 +223,8 @@ def write_bundle(folder: Path, *, weight: bytes = b"", **behaviour: Any) -> Path
     """A bundle of a tiny device.py that does what ``behaviour`` says of each command."""
     (folder / "graphs").mkdir(parents=True)
     (folder / "device.py").write_text(_DEVICE)
-    (folder / "behaviour.json").write_text(json.dumps(behaviour))
+    told = {"record": records.plain(_BENCH), **behaviour}
+    (folder / "behaviour.json").write_text(json.dumps(told))
     (folder / "graphs" / "strong.onnx").write_bytes(weight or os.urandom(200_000))
     files = {
         path.relative_to(folder).as_posix(): {
@@ -189,25 +238,8 @@ def write_bundle(folder: Path, *, weight: bytes = b"", **behaviour: Any) -> Path
 
 
 def write_manifest(folder: Path, files: dict[str, Any], **changed: Any) -> Path:
-    record: dict[str, Any] = {
-        "schema": manifest.SCHEMA,
-        "schema_version": manifest.SCHEMA_VERSION,
-        "name": "solar",
-        "made_with": {},
-        "model": "inception_v4",
-        "precision": "int8",
-        "head": "logits",
-        "num_classes": 2,
-        "preprocess": {},
-        "target": {"name": "cpu"},
-        "graphs": [{"file": "graphs/strong.onnx"}],
-        "build": {},
-        "gates": {},
-        "golden": {},
-        "files": files,
-        **changed,
-    }
-    record.setdefault("version", manifest.version_of(record))
+    record = {**records.plain(_MANIFEST), "files": files, **changed}
+    record["version"] = record["version"] or manifest.version_of(record)
     record["sha256"] = manifest.digest_of(record)
     (folder / manifest.FILE).write_text(json.dumps(record))
     return folder

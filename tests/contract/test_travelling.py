@@ -13,9 +13,7 @@ import edge_inception
 from edge_inception.bundle import make
 
 PACKAGE = Path(edge_inception.__file__).parent
-OLD = sorted(
-    {*make.DEVICE_FILES, "data/pixels.py", "deploy/agent.py", *make.TRAVELLING["tensorrt"]}
-)
+OLD = sorted({*make.DEVICE_FILES, *make.SHARED, "deploy/agent.py", *make.TRAVELLING["tensorrt"]})
 ALL = [*OLD, *make.TRAVELLING["openvino"]]
 
 

@@ -43,7 +43,7 @@ WORDS = {
     "artifact",
     "stage",
     "registry",
-} | {"data/imageset"}
+} | {"data/imageset", "hardware/cores"}
 STAGES = {
     found.name: found
     for found in (

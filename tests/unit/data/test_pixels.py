@@ -14,6 +14,7 @@ from PIL import Image, features
 
 from edge_inception import stage
 from edge_inception.data import images, pixels
+from edge_inception.device import manifest, records
 from edge_inception.errors import InputError
 from edge_inception.spec import Preprocess
 
@@ -25,12 +26,12 @@ def photo(tmp_path):
     return tmp_path / "photo.png"
 
 
-def test_how_has_the_fields_of_preprocess():
+def test_the_manifest_has_the_fields_of_preprocess():
     """Names, order and defaults are those of the record that sidecars and manifests hold."""
     fields = dataclasses.fields(Preprocess)
-    assert pixels.How._fields == tuple(field.name for field in fields)
+    assert manifest.Preprocess._fields == tuple(field.name for field in fields)
     defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
-    assert pixels.How._field_defaults == defaults
+    assert manifest.Preprocess._field_defaults == defaults
 
 
 @pytest.mark.parametrize(
@@ -44,8 +45,8 @@ def test_how_has_the_fields_of_preprocess():
 )
 def test_a_manifest_record_gives_the_array_of_the_host(photo, how):
     """The record after JSON, on the file alone, gives bit for bit what the host computes."""
-    record = json.loads(json.dumps(stage.plain(how)))
-    got = pixels.load_image(str(photo), pixels.how_of(record))
+    text = json.dumps(stage.plain(how)).encode()
+    got = pixels.load_image(str(photo), records.read(manifest.Preprocess, text, "record", "none"))
     np.testing.assert_array_equal(got, images.load_image(photo, how))
 
 
@@ -58,7 +59,7 @@ def test_an_older_pillow_serves(photo, monkeypatch, tmp_path):
     with monkeypatch.context() as older:
         older.delattr(Image, "Resampling")
         spec.loader.exec_module(alone)
-    got = alone.load_image(photo, alone.how_of({"input_size": [9, 9]}))
+    got = alone.load_image(photo, manifest.Preprocess((9, 9)))
     np.testing.assert_array_equal(got, images.load_image(photo, Preprocess(input_size=(9, 9))))
 
 

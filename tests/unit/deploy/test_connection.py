@@ -237,7 +237,7 @@ def test_a_build_does_not_outlive_its_connection(deploy, proxy, tmp_path):
 AT_A_TERMINAL = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from edge_inception.cli import main
+from edge_inception.cli.main import main
 main()
 """
 

@@ -51,9 +51,9 @@ def test_again_is_unchanged_and_another_needs_force(strong, tmp_path):
     with pytest.raises(InputError, match="is another bundle") as caught:
         make_bundle(strong, other, tmp_path)
     assert "--force" in caught.value.hint
-    assert manifest.open_bundle(str(tmp_path / "tiny-cpu")).record["golden"]["count"] == 3
+    assert manifest.open_bundle(str(tmp_path / "tiny-cpu")).record.golden.count == 3
     assert make_bundle(strong, dataclasses.replace(other, force=True), tmp_path).is_new
-    assert manifest.open_bundle(str(tmp_path / "tiny-cpu")).record["golden"]["count"] == 2
+    assert manifest.open_bundle(str(tmp_path / "tiny-cpu")).record.golden.count == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny-cpu", "tiny-cpu.tar.gz"]
 
 
@@ -120,7 +120,7 @@ def test_only_one_build_and_not_a_failed_one(strong, material, tmp_path, publish
     assert "--keep-failed" in caught.value.hint
     kept = dataclasses.replace(CPU, keep_failed=True)
     made = make_bundle(dataclasses.replace(strong, report=failed), kept, tmp_path)
-    assert manifest.open_bundle(str(made.folder)).record["verdict"] == "FAILED"
+    assert manifest.open_bundle(str(made.folder)).record.verdict == "FAILED"
     for change, words in (
         ({"engine": dataclasses.replace(strong.engine, sha256="0")}, "is not an engine that"),
         ({"baseline": dataclasses.replace(strong.baseline, sha256="0")}, "not the baseline of"),
@@ -160,10 +160,10 @@ def test_limits_follow_from_the_build():
     """int8 at 20 dB of the baseline: 20 to the validated engine, 17 to the baseline."""
     exact = np.array([[3.0, -3.0], [4.0, -4.0]], np.float32)
     limits = golden._tolerance(exact, exact * np.float32(0.9), "logits", "int8")
-    assert limits["min_sqnr_db"] == pytest.approx(20, abs=0.01)
-    assert limits["min_baseline_sqnr_db"] == pytest.approx(17, abs=0.01)
+    assert limits.min_sqnr_db == pytest.approx(20, abs=0.01)
+    assert limits.min_baseline_sqnr_db == pytest.approx(17, abs=0.01)
     plain = golden._tolerance(exact, exact, "logits", "fp32")
-    assert plain["min_sqnr_db"] == plain["min_baseline_sqnr_db"] == 40.0
+    assert plain.min_sqnr_db == plain.min_baseline_sqnr_db == 40.0
 
 
 @pytest.fixture(scope="module")

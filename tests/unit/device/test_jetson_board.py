@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_inception.device import jetson_board, readiness
-from edge_inception.device.manifest import Bundle
+from edge_inception.device import jetson_board, manifest, readiness
+from edge_inception.device.runtimes import GpuIdentity
 
 ORIN_NANO = {
     "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
@@ -54,7 +54,7 @@ def rooted(folder: Path, files: dict[str, str]) -> str:
     return str(folder)
 
 
-def read(folder: Path, files: dict[str, str], query: str = "") -> dict:
+def read(folder: Path, files: dict[str, str], query: str = "") -> jetson_board.Board:
     return jetson_board.read_board(str(folder), rooted(folder, files), lambda _: query)
 
 
@@ -71,7 +71,7 @@ def test_an_orin_nano(tmp_path):
         "mem_free_mib": 5078,
         "swap_mib": 3810,
         "num_cores": 6,
-        "power_mode": {"id": 1, "name": "25W"},
+        "power_mode": jetson_board.PowerMode(1, "25W"),
         "power_modes": {0: "15W", 1: "25W", 2: "MAXN_SUPER"},
         "power_mode_default": 1,
         "clocks_locked": False,
@@ -81,13 +81,13 @@ def test_an_orin_nano(tmp_path):
         "fan_pwm": 128,
         "unread": ["cpu", "emc_mhz"],
     }
-    assert {name: found[name] for name in wanted} == wanted
-    assert found["compatible"][1] == "nvidia,p3767-0005"
+    assert {name: getattr(found, name) for name in wanted} == wanted
+    assert found.compatible[1] == "nvidia,p3767-0005"
 
 
 def test_the_status_file_stands_in_for_the_tool(tmp_path):
     """nvpmodel may be missing in a container: the id of the status file, named by the table."""
-    assert read(tmp_path, ORIN_NANO)["power_mode"] == {"id": 1, "name": "25W"}
+    assert read(tmp_path, ORIN_NANO).power_mode == jetson_board.PowerMode(1, "25W")
 
 
 def test_locked_clocks(tmp_path):
@@ -97,15 +97,15 @@ def test_locked_clocks(tmp_path):
         "sys/class/devfreq/17000000.gpu/min_freq": "1020000000",
         "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq": "1728000",
     }
-    assert read(tmp_path, locked)["clocks_locked"] is True
+    assert read(tmp_path, locked).clocks_locked is True
 
 
 def test_an_empty_board_names_what_it_does_not_tell(tmp_path):
     """Nothing readable: no exception, no guess, and a list of what is missing."""
     found = read(tmp_path, {})
     missing = {"model", "l4t", "cuda", "tensorrt", "mem_total_mib", "power_mode", "clocks_locked"}
-    assert missing <= set(found["unread"])
-    assert found["disk_free_mib"] > 0
+    assert missing <= set(found.unread)
+    assert found.disk_free_mib > 0
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_an_empty_board_names_what_it_does_not_tell(tmp_path):
         (jetson_board.parse_cuda, "{}", None),
         (jetson_board.parse_cuda, "[1]", None),
         (jetson_board.parse_power_query, "NV Fan Mode:quiet\nNV Power Mode: MODE_15W_6CORE\n2\n",
-         {"id": 2, "name": "MODE_15W_6CORE"}),
+         jetson_board.PowerMode(2, "MODE_15W_6CORE")),
         (jetson_board.parse_power_query, "NVPM ERROR: Error opening /sys\n", None),
         (jetson_board.parse_power_status, "pmode:0002 fmode:quiet", 2),
         (jetson_board.jetpack_of, "32.7.1", "4.6.1 or later"),
@@ -143,33 +143,29 @@ class FakeWay:
         return self._version
 
     def identity(self):
-        return {"tensorrt": self._version, "sm": self._sm, "device": "Orin"}
+        return GpuIdentity(self._version, self._sm, "Orin")
 
 
-RECORD = {
-    "target": {
-        "name": "orin-nano-8gb", "backend": "tensorrt", "compute_capabilities": ["8.7"],
-        "tensorrt": ["8.5.2", "10.16.2"], "memory_gb": 8,
-    },
-    "made_with": {"tensorrt": "absent"},
-    "build": {"workspace_mib": 256},
-    "graphs": [{"file": "g"}],
-    "files": {"g": {"bytes": 3 << 20}},
-}  # fmt: skip
+@pytest.fixture
+def orins(jetson_bundle):
+    """A bundle for an Orin Nano whose largest graph has 3 MiB."""
+    bundle = manifest.open_bundle(str(jetson_bundle))
+    files = dict(bundle.record.files)
+    files["graphs/weak.onnx"] = files["graphs/weak.onnx"]._replace(bytes=3 << 20)
+    return bundle._replace(record=bundle.record._replace(files=files))
 
 
-def statuses(facts: dict, way=None) -> dict[str, dict]:
-    found = readiness.examine(Bundle("", RECORD), way or FakeWay(), facts)
-    return {entry["what"]: entry for entry in found}
+def statuses(bundle, facts, way=None) -> dict[str, readiness.Finding]:
+    return {one.what: one for one in readiness.examine(bundle, way or FakeWay(), facts)}
 
 
-def test_a_ready_orin_is_told_its_higher_power_mode(tmp_path):
+def test_a_ready_orin_is_told_its_higher_power_mode(orins, tmp_path):
     """All is well but mode and clocks, and the commands that raise them are those of this board."""
-    found = statuses(read(tmp_path, ORIN_NANO, QUERY))
-    warned = {name for name, entry in found.items() if entry["status"] != readiness.OK}
+    found = statuses(orins, read(tmp_path, ORIN_NANO, QUERY))
+    warned = {name for name, entry in found.items() if entry.status != readiness.OK}
     assert warned == {"power mode", "clocks"}
-    assert found["power mode"]["fix"].startswith("sudo nvpmodel -m 2 ")
-    assert found["clocks"]["fix"] == "sudo jetson_clocks"
+    assert found["power mode"].fix.startswith("sudo nvpmodel -m 2 ")
+    assert found["clocks"].fix == "sudo jetson_clocks"
 
 
 @pytest.mark.parametrize(
@@ -186,32 +182,33 @@ def test_a_ready_orin_is_told_its_higher_power_mode(tmp_path):
         ({"clocks_locked": True}, "clocks", readiness.OK, "locked, GPU 612 of 1020 MHz"),
     ],
 )
-def test_each_shortage_is_a_finding(tmp_path, change, what, status, words):
+def test_each_shortage_is_a_finding(orins, tmp_path, change, what, status, words):
     """One fact changed, one finding: its state and the number that counts."""
-    entry = statuses({**read(tmp_path, ORIN_NANO, QUERY), **change})[what]
-    assert entry["status"] == status
-    assert words in entry["detail"]
+    entry = statuses(orins, read(tmp_path, ORIN_NANO, QUERY)._replace(**change))[what]
+    assert entry.status == status
+    assert words in entry.detail
 
 
-def test_jetpack_7_2_needs_room_for_builder_resources(tmp_path):
+def test_jetpack_7_2_needs_room_for_builder_resources(orins, tmp_path):
     """TensorRT 10.16 unpacks 2 GB: 76 MiB are not enough there, though they are for 10.3."""
-    facts = {**read(tmp_path, ORIN_NANO, QUERY), "disk_free_mib": 500}
-    assert statuses(facts)["disk"]["status"] == readiness.OK
-    entry = statuses(facts, FakeWay("10.16.2"))["disk"]
-    assert entry["status"] == readiness.FAILED
-    assert "2124" in entry["detail"]
+    facts = read(tmp_path, ORIN_NANO, QUERY)._replace(disk_free_mib=500)
+    assert statuses(orins, facts)["disk"].status == readiness.OK
+    entry = statuses(orins, facts, FakeWay("10.16.2"))["disk"]
+    assert entry.status == readiness.FAILED
+    assert "2124" in entry.detail
 
 
-def test_another_gpu_is_refused(tmp_path):
+def test_another_gpu_is_refused(orins, tmp_path):
     """A Xavier under a bundle for Orin: both compute capabilities are said."""
-    entry = statuses(read(tmp_path, ORIN_NANO, QUERY), FakeWay(sm="7.2"))["GPU"]
-    assert entry["status"] == readiness.FAILED
-    assert "7.2; the bundle is for 8.7" in entry["detail"]
+    entry = statuses(orins, read(tmp_path, ORIN_NANO, QUERY), FakeWay(sm="7.2"))["GPU"]
+    assert entry.status == readiness.FAILED
+    assert "7.2; the bundle is for 8.7" in entry.detail
 
 
 @pytest.mark.parametrize("sm", ["10.1", "11.0"])
-def test_thor_has_two_names(tmp_path, sm):
+def test_thor_has_two_names(orins, tmp_path, sm):
     """CUDA before 13 called its compute capability 10.1: both are the device."""
-    record = {**RECORD, "target": {**RECORD["target"], "compute_capabilities": ["11.0"]}}
-    found = readiness.examine(Bundle("", record), FakeWay(sm=sm), read(tmp_path, ORIN_NANO, QUERY))
-    assert {entry["what"]: entry["status"] for entry in found}["GPU"] == readiness.OK
+    target = orins.target._replace(compute_capabilities=["11.0"])
+    thor = orins._replace(record=orins.record._replace(target=target))
+    found = statuses(thor, read(tmp_path, ORIN_NANO, QUERY), FakeWay(sm=sm))
+    assert found["GPU"].status == readiness.OK

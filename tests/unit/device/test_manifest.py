@@ -20,7 +20,7 @@ def every_file(folder: Path) -> list[str]:
 def test_a_whole_bundle_opens(cpu_bundle):
     """Untouched, it opens, and its manifest lists every file but itself."""
     bundle = manifest.open_bundle(str(cpu_bundle))
-    assert {*bundle.record["files"], manifest.FILE} == {*every_file(cpu_bundle)}
+    assert {*bundle.record.files, manifest.FILE} == {*every_file(cpu_bundle)}
 
 
 def test_any_changed_file_is_refused_by_name(copied):
@@ -84,7 +84,7 @@ def test_what_is_no_bundle_is_refused(tmp_path, copied):
 def test_the_graph_follows_the_version(jetson_bundle, version, typing):
     """Weak typing for TensorRT 8, strong from 10 on."""
     bundle = manifest.open_bundle(str(jetson_bundle))
-    assert manifest.graph_for(bundle, version)["typing"] == typing
+    assert manifest.graph_for(bundle, version).typing == typing
 
 
 @pytest.mark.parametrize("version", ["8.2.1.8", "8.5.1", "10.16.3", "11.0.0"])

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from edge_inception.data import batches
 from edge_inception.device import outputs
 from edge_inception.engines import _backend
 from edge_inception.spec import Head
@@ -39,7 +40,7 @@ OUTPUTS = {
 @pytest.mark.parametrize("head", OUTPUTS)
 def test_figures_are_the_hosts(head):
     """Dense answers, what SQNR compares, and agreement, to the last bits of float64."""
-    dense = outputs.dense(OUTPUTS[head], head, 6)
+    dense = batches.dense(OUTPUTS[head], 6)
     np.testing.assert_array_equal(dense, _backend.dense(OUTPUTS[head], 6))
     for mine, theirs in zip(
         outputs.comparable(LOGITS, dense, head),
@@ -65,7 +66,7 @@ def test_sqnr_in_closed_form():
 @pytest.mark.parametrize("head", OUTPUTS)
 def test_the_same_answers_do_not_differ(head):
     """An engine against itself has no error, whatever its head."""
-    dense = outputs.dense(OUTPUTS[head], head, 6)
+    dense = batches.dense(OUTPUTS[head], 6)
     assert outputs.sqnr_db(*outputs.same_kind(dense, dense, head)) == math.inf
 
 

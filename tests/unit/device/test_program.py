@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_inception.device import device, errors, measure, store, verify
+from edge_inception.device import device, errors, jetson_board, measure, store, verify
 from edge_inception.latency.record import read_record
 from edge_inception.report import devices
 
@@ -24,6 +24,10 @@ def run(bundle, *arguments):
 
 def said(capsys):
     return json.loads(capsys.readouterr().out)
+
+
+def proof(record):
+    return verify.read_verification(record, "record", "none")
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_verify_passes_and_says_how(built, photos, capsys):
     assert checks["agreement"]["got"] == 100
     assert record["num_images"] == 12
     assert checks["SQNR"]["wanted"] == 10.0
-    assert devices.to_text(record).endswith("PASSED: the device answers as it was validated")
+    assert devices.to_text(proof(record)).endswith("PASSED: the device answers as it was validated")
 
 
 def test_verify_without_engine_names_build(copied, capsys):
@@ -175,51 +179,71 @@ def test_bench_writes_the_record(built, tmp_path, capsys):
     assert "batch 1, 120 calls: p50 " in devices.to_text(read_record(out))
 
 
+NO_BOARD = dict.fromkeys(jetson_board.Board._fields)
+
+
+def board(**facts):
+    return jetson_board.Board(**{**NO_BOARD, **facts})
+
+
 def test_fingerprints_tell_devices_apart():
     """Another power mode or input is another fingerprint; the number of runs is not."""
-    device_facts, protocol = {"model": "x", "power_mode": {"id": 1}}, {"batch": 1, "k": 1}
-    one = measure.fingerprint(device_facts, protocol)
-    assert measure.fingerprint({**device_facts, "power_mode": {"id": 2}}, protocol) != one
-    assert measure.fingerprint(device_facts, {**protocol, "batch": 2}) != one
-    assert measure.fingerprint(device_facts, {**protocol, "k": 10}) == one
+    facts = measure.Device(**dict.fromkeys(measure.Device._fields))
+    protocol = measure.Conditions(
+        runner="python", spin_wait=False, cuda_graph=False, metric="host_to_host_ms",
+        input_sha256="ef", batch=1, **measure.Protocol()._asdict(),
+    )  # fmt: skip
+    one = measure.fingerprint(facts, protocol)
+    other_mode = facts._replace(power_mode=jetson_board.PowerMode(2, "25W"))
+    assert measure.fingerprint(other_mode, protocol) != one
+    assert measure.fingerprint(facts, protocol._replace(batch=2)) != one
+    assert measure.fingerprint(facts, protocol._replace(k=10)) == one
+
+
+def steady_run(**facts):
+    run = measure.run_of(measure.summary([1.0], ()), None, measure.Heat({}, {}), None)
+    return run._replace(cov=0.01, **facts)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"cov": 0.03}, "vary by 3.0 %"),
-        ({"temp_c": {"end": {"gpu": 91.0}}}, "gpu reached 90 C"),
+        ({"temp_c": measure.Heat({}, {"gpu": 91.0})}, "gpu reached 90 C"),
         ({"gpu_mhz_min": 900}, "fell to 900 MHz"),
     ],
 )
 def test_doubtful_runs_are_warned_of(change, words):
     """Unstable, hot or throttled: said; a steady run on a pinned board is not."""
-    steady = {"cov": 0.01, "temp_c": {"end": {"gpu": 60.0}}, "gpu_mhz_min": 1020}
-    board = {"power_mode": {"id": 0, "name": "MAXN"}, "clocks_locked": True, "gpu_max_mhz": 1020}
-    assert measure.warnings_of(steady, board) == []
-    (warning,) = measure.warnings_of({**steady, **change}, board)
+    steady = steady_run(temp_c=measure.Heat({}, {"gpu": 60.0}), gpu_mhz_min=1020)
+    mode = jetson_board.PowerMode(0, "MAXN")
+    pinned = board(power_mode=mode, clocks_locked=True, gpu_max_mhz=1020)
+    assert measure.warnings_of(steady, pinned) == []
+    (warning,) = measure.warnings_of(steady._replace(**change), pinned)
     assert words in warning
 
 
 def test_a_lower_power_mode_is_warned_of():
     """By the board's own list: a Xavier NX has no MAXN, so its 20 W mode is no lower one."""
-    steady = {"cov": 0.01, "temp_c": {"end": {}}, "gpu_mhz_min": None}
-    mode = {"id": 1, "name": "25W"}
-    board = {"power_mode": mode, "power_modes": {1: "25W", 2: "MAXN_SUPER"}, "clocks_locked": True}
-    assert measure.warnings_of(steady, board) == ["power mode 25W, the board also has MAXN_SUPER"]
-    board["power_modes"] = {0: "MODE_15W_2CORE", 8: "MODE_20W_6CORE"}
-    board["power_mode"] = {"id": 8, "name": "MODE_20W_6CORE"}
-    assert measure.warnings_of(steady, board) == []
+    mode = jetson_board.PowerMode(1, "25W")
+    orin = board(power_mode=mode, power_modes={1: "25W", 2: "MAXN_SUPER"}, clocks_locked=True)
+    warned = measure.warnings_of(steady_run(), orin)
+    assert warned == ["power mode 25W, the board also has MAXN_SUPER"]
+    xavier = orin._replace(
+        power_modes={0: "MODE_15W_2CORE", 8: "MODE_20W_6CORE"},
+        power_mode=jetson_board.PowerMode(8, "MODE_20W_6CORE"),
+    )
+    assert measure.warnings_of(steady_run(), xavier) == []
 
 
 def test_timed_calls_end_when_both_limits_are_reached():
     """At least so many calls and so many seconds; the hard limit ends a run that is too slow."""
     calls = []
     short = measure.Protocol(warmup_s=0, warmup_calls=3, seconds=0, calls=10, most_s=60)
-    assert measure.timed_run(calls.append, ["a", "b"], short)["n"] == 10
+    assert measure.timed_run(calls.append, ["a", "b"], short).n == 10
     assert calls == ["a", "b", "a"] + ["a", "b"] * 5
     cut = measure.Protocol(warmup_s=0, warmup_calls=1, seconds=0, calls=1000, most_s=0)
-    assert measure.timed_run(calls.append, ["a"], cut)["n"] == 1
+    assert measure.timed_run(calls.append, ["a"], cut).n == 1
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,13 @@ PROGRAM = """
 import sys; sys.dont_write_bytecode = True
 import device, jetson_board
 read = jetson_board.read_board
-jetson_board.read_board = lambda folder: dict(read(folder), tensorrt="8.5.2")
+jetson_board.read_board = lambda folder: read(folder)._replace(tensorrt="8.5.2")
 sys.exit(device.main(sys.argv[1:]))
 """
 PIXELS = """
-import json, sys; sys.dont_write_bytecode = True
-import numpy, PIL, pixels
-how = pixels.how_of(json.load(open("manifest.json"))["preprocess"])
+import sys; sys.dont_write_bytecode = True
+import manifest, numpy, PIL, pixels
+how = manifest.open_bundle(".").record.preprocess
 numpy.savez(sys.argv[1], *[pixels.load_image(path, how) for path in sys.argv[2:]])
 print(sys.version_info[:2], numpy.__version__, PIL.__version__)
 """
@@ -71,7 +71,7 @@ def run(python: Path, folder: Path, code: str, *arguments: object, **environment
 
 def test_every_file_is_imported(python36, jetson):
     """All that travels to a Jetson, without a warning."""
-    files = (*make.DEVICE_FILES, "data/pixels.py", *make.TRAVELLING["tensorrt"])
+    files = (*make.DEVICE_FILES, *make.SHARED, *make.TRAVELLING["tensorrt"])
     names = ",".join(Path(file).stem for file in files)
     done = run(python36, jetson, f"import sys; sys.dont_write_bytecode = True; import {names}")
     assert done.returncode == 0, done.stderr

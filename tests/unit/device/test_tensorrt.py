@@ -260,7 +260,7 @@ def trtexec(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     read = functools.partial(jetson_board.read_board)
     monkeypatch.setattr(
-        jetson_board, "read_board", lambda folder: {**read(folder), "tensorrt": "8.5.2"}
+        jetson_board, "read_board", lambda folder: read(folder)._replace(tensorrt="8.5.2")
     )
     return tmp_path / "log"
 

@@ -7,22 +7,52 @@ import json
 import pytest
 
 from edge_inception.cli import main
+from edge_inception.device import jetson_board
 
 BUNDLE = {"name": "inception_v4", "version": "0123456789ab"}
 ENGINE = {"precision": "int8", "backend": "tensorrt", "tensorrt": "10.3.0"}
+# fmt: off
 CHECKS = [
-    {"name": "files", "status": "PASSED", "sentence": "45 files are those of the manifest"},
-    {"name": "classes", "status": "PASSED", "sentence": "100.0 % of golden images"},
+    {"name": "files", "status": "PASSED", "got": 45, "wanted": 45,
+     "sentence": "45 files are those of the manifest"},
+    {"name": "classes", "status": "PASSED", "got": 100.0, "wanted": 100.0,
+     "sentence": "100.0 % of golden images"},
 ]
+# fmt: on
+BUILT = {
+    **ENGINE,
+    "schema": "edge-inception/device-engine",
+    "key": "k",
+    "file": "model.engine",
+    "bundle": "0123456789ab",
+    "graph": "g",
+    "graph_sha256": "cd",
+    "typing": "strong",
+    "dla_core": None,
+    "sha256": "ab",
+    "bytes": 1,
+    "build_s": 1.5,
+    "sm": "8.7",
+    "device": "Orin",
+    "created_utc": "2026-11-25T19:00:00Z",
+    "warnings": [],
+}  # fmt: skip
+BOARD = {
+    **dict.fromkeys(jetson_board.Board._fields),
+    **dict.fromkeys(("machine", "system", "python", "container", "hostname_hash"), "x"),
+    "model": "Orin Nano", "power_modes": {"0": "15W", "10": "MAXN"}, "temperatures_c": {"cpu": 41},
+    "unread": [],
+}  # fmt: skip
 VERIFY = {
     "schema": "edge-inception/verify",
     "schema_version": 1,
     "status": "PASSED",
     "created_utc": "2026-11-25T19:00:00Z",
     "bundle": BUNDLE,
-    "engine": ENGINE,
-    "board": {"model": "Orin Nano"},
+    "engine": BUILT,
+    "board": BOARD,
     "checks": CHECKS,
+    "num_images": 0,
 }
 RUN = {
     "arm": "A", "t0": "2026-11-25T19:00:00Z", "n": 300, "mean": 3.6, "median": 3.5, "p90": 3.75,

@@ -1,0 +1,93 @@
+"""Arrays that a bundle carries: ``golden.npz`` and ``baseline.npz``.
+
+This file travels to devices: Python 3.6 syntax and numpy 1.13.
+"""
+
+import struct
+import zipfile
+import zlib
+from typing import Any, NamedTuple, Type, TypeVar
+
+import numpy as np
+
+if __package__:
+    from edge_inception.device import manifest
+    from edge_inception.device.errors import Refusal
+else:
+    import manifest  # type: ignore[import-not-found,no-redef]
+    from errors import Refusal  # type: ignore[import-not-found,no-redef]
+
+GOLDEN, BASELINE = "golden.npz", "baseline.npz"
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, SyntaxError),
+)
+_A = TypeVar("_A", "Golden", "Baseline")
+
+
+class Golden(NamedTuple):
+    """A row for each golden image.
+
+    ``images`` as the engine takes them; ``validated`` and ``baseline`` float32 [N, columns], the
+    answers of the engine that was validated and of FP32; ``files`` in the bundle; ``sha256``.
+    """
+
+    images: Any
+    validated: Any
+    baseline: Any
+    files: Any
+    sha256: Any
+
+
+class Baseline(NamedTuple):
+    """A row for each image of the baseline: float32 [N, columns], int64 [N], text [N]."""
+
+    logits: Any
+    labels: Any
+    sha256: Any
+
+
+_KINDS = {
+    "images": "fu", "validated": "f", "baseline": "f", "logits": "f", "labels": "i", "files": "U",
+    "sha256": "U",
+}  # fmt: skip # numpy's letters
+
+
+def read_golden(bundle: manifest.Bundle) -> Golden:
+    """The golden images' arrays.
+
+    Raises:
+        Refusal: The file is not that.
+    """
+    golden = _read(Golden, bundle, GOLDEN)
+    wrong = [name for name in golden.files if str(name) not in bundle.record.files]
+    if wrong:
+        raise Refusal("{} names '{}', which the manifest lacks".format(GOLDEN, wrong[0]), _AGAIN)
+    return golden
+
+
+def read_baseline(bundle: manifest.Bundle) -> Baseline:
+    """The baseline's arrays.
+
+    Raises:
+        Refusal: The file is not that.
+    """
+    return _read(Baseline, bundle, BASELINE)
+
+
+_AGAIN = "make the bundle again: edge-inception bundle"
+
+
+def _read(kind: Type[_A], bundle: manifest.Bundle, name: str) -> _A:
+    try:
+        with np.load(bundle.path(name), allow_pickle=False) as archive:
+            arrays = {field: archive[field] for field in kind._fields}
+    except _DAMAGE as error:
+        raise Refusal("{} of the bundle cannot be read: {}".format(name, error), _AGAIN) from error
+    wrong = [field for field, array in arrays.items() if array.dtype.kind not in _KINDS[field]]
+    if wrong:
+        raise Refusal("{} holds no such array '{}'".format(name, wrong[0]), _AGAIN)
+    shapes = [array.shape[:1] for array in arrays.values()]
+    if shapes[0] in ((), (0,)) or len(set(shapes)) > 1:
+        raise Refusal("{} holds arrays of {} rows".format(name, shapes), _AGAIN)
+    return kind(**arrays)
