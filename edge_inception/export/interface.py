@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_inception.data import images
 from edge_inception.errors import InputError
+from edge_inception.graph import parity
+from edge_inception.graph.check import image_input
 from edge_inception.spec import HEAD_SCOPE, PREPROCESS_SCOPE, Head, Preprocess
 
 _WHITE = 255.0
@@ -45,7 +45,7 @@ def add_preprocessing(model: onnx.ModelProto, how: Preprocess) -> None:
             nodes. The channels of the pixels are in ``how.channel_order``.
     """
     graph = model.graph
-    source = _image_input(model)
+    source = image_input(model)
     constants = {
         "white": np.array(_WHITE, np.float32),
         "mean": np.array(how.mean, np.float32).reshape(1, 3, 1, 1),
@@ -121,42 +121,22 @@ def require_k(head: Head, num_classes: int) -> None:
         )
 
 
-def _image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    source: onnx.ValueInfoProto
-    (source,) = (value for value in model.graph.input if value.name not in weights)
-    return source
-
-
 def _batch(value: onnx.ValueInfoProto) -> int | str:
     size = value.type.tensor_type.shape.dim[0]
     return size.dim_value or size.dim_param or "batch"
 
 
 def _require_same_answers(plain: onnx.ModelProto, folded: onnx.ModelProto, how: Preprocess) -> None:
-    batch = _batch(_image_input(plain))
+    batch = _batch(image_input(plain))
     count = batch if isinstance(batch, int) else _FREE_BATCH
     shape = (count, *how.input_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     floats = np.ascontiguousarray(images.normalise(pixels, how).transpose(0, 3, 1, 2))
     fed = pixels if how.layout == "NHWC" else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-    expected, got = _answer(plain, floats), _answer(folded, fed)
+    expected, got = parity.run(plain, floats), parity.run(folded, fed)
     if not np.array_equal(expected, got):
         difference = float(np.abs(expected - got).max())
         raise InputError(
             f"from uint8 pixels the graph answers otherwise than from floats, by {difference:.1e}",
             hint="report it with the architecture's name, or leave --fold-preprocessing out",
         )
-
-
-def _answer(model: onnx.ModelProto, batch: NDArray[Any]) -> NDArray[Any]:
-    """First output of the graph exactly as written: one thread, no fusions."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    answer: NDArray[Any] = session.run(None, {_image_input(model).name: batch})[0]
-    return answer

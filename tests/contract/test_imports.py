@@ -96,6 +96,13 @@ def test_models_are_listed_without_torch():
     assert "inception_v4" in python(code, without=THIRD_PARTIES)
 
 
+def test_the_stages_of_a_model_are_shown_without_torch():
+    """`models NAME` follows every layer's shape where none of the libraries is: published size."""
+    code = "from edge_inception.cli import main\nsys.exit(main.run(['models', 'inception_v4']))"
+    total = python(code, without=THIRD_PARTIES).splitlines()[-1].split()
+    assert total == ["total", "42,679,816", "12,254.0"]
+
+
 def test_backends_load_without_their_libraries():
     """A backend's record loads where its library is missing, and says what is missing."""
     code = (
