@@ -49,10 +49,7 @@ def pairs_chart(record: BenchRecord, result: ResultRecord) -> Chart | None:
     if not changes:
         return None
     limit = 100 * (finite(result.delta) or 0.0)
-    low, high = (finite(bound) for bound in result.ci95 or (None, None))
-    band = []
-    if low is not None and high is not None:
-        band.append({"low": 100 * (low - 1), "high": 100 * (high - 1)})
+    band = _band(result)
     dots = [{"pair": number + 1, "change": change} for number, change in changes]
     last = max(number for number, _ in changes) + 1
 
@@ -105,3 +102,11 @@ def pairs_chart(record: BenchRecord, result: ResultRecord) -> Chart | None:
     if band:
         note += " The band is the 95 % interval that the verdict rests on."
     return draw("Change from A to B by pair, %", says, spec, note)
+
+
+def _band(result: ResultRecord) -> list[Mapping[str, float]]:
+    """The interval of the whole in percent; none where a bound is no number."""
+    low, high = (finite(bound) for bound in result.ci95 or (None, None))
+    if low is None or high is None:
+        return []
+    return [{"low": 100 * (low - 1), "high": 100 * (high - 1)}]

@@ -121,7 +121,7 @@ def test_baselines_are_this_machines(repository):
         entry["median"] /= 4
     stored.write_text(json.dumps(record))
     code, text = run(repository, "-k", "recorded")
-    assert code == 1
+    assert code == 1, text
     assert "slower than A" in text
 
 
