@@ -109,7 +109,7 @@ class _Builder:
         return model
 
 
-def publish_typed(path: Path, proto: Any, **details: Any) -> TypedGraph:
+def publish_typed(path: Path, proto: Any, /, **details: Any) -> TypedGraph:
     """Any ONNX model as a TypedGraph with a sidecar, as the quantize stage would leave it."""
     origin = Provenance(stage="quantize", parents={}, options={}, tools={}, source="test")
     return artifact.publish(

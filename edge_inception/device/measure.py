@@ -168,7 +168,7 @@ class Conditions(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """The record that the host's ``compare`` and ``report`` read: facts/jetson.md 6.4."""
+    """The record that the host's ``compare`` and ``report`` read: docs/latency.md, "Record"."""
 
     created_utc: str
     tool: Dict[str, str]

@@ -196,7 +196,7 @@ def model() -> onnx.ModelProto:
 def save(tmp_path: Path) -> Callable[[onnx.ModelProto], SimplifiedGraph]:
     """Publish a model as the simplified graph of a test."""
 
-    def write(model: onnx.ModelProto, **details: Any) -> SimplifiedGraph:
+    def write(model: onnx.ModelProto, /, **details: Any) -> SimplifiedGraph:
         return artifact.publish(
             SimplifiedGraph,
             tmp_path / "simplified.onnx",
