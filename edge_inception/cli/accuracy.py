@@ -230,7 +230,7 @@ def sensitivity(
     sums read it, both are what the whole int8 graph loses by it. "MACs": share of the
     multiply-adds that stays float when the group does.
     """
-    from edge_inception import artifact
+    from edge_inception import artifact, records
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.data import imageset
     from edge_inception.pipeline import inputs
@@ -265,8 +265,8 @@ def sensitivity(
             "placement": searched.placement,
             "kept_float": sorted(searched.kept),
             "metric": (found.metric or None) if found else None,
-            "plain": scoring.point_record(found.plain) if found else None,
-            "ranking": [scoring.ranked_record(one) for one in ranking],
+            "plain": records.plain(scoring.scored_set(found.plain)) if found else None,
+            "ranking": [records.plain(scoring.ranked_group(one)) for one in ranking],
         }
         click.echo(json.dumps(record, indent=1))
         return

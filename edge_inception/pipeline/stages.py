@@ -36,6 +36,7 @@ from edge_inception.graph.options import SimplifyOptions, simplify_provenance
 from edge_inception.hardware import targets
 from edge_inception.pipeline import inputs
 from edge_inception.pipeline.runner import Runner
+from edge_inception.quant import search_record
 from edge_inception.quant.calibrators import AUTO, trial_in_words
 from edge_inception.quant.options import (
     CacheOptions,
@@ -47,13 +48,13 @@ from edge_inception.quant.options import (
     calibrate_provenance,
     quantize_provenance,
 )
+from edge_inception.quant.search_record import SearchOutcome
 from edge_inception.recipe.reader import Recipe
 from edge_inception.search.options import SearchOptions, search_provenance
 from edge_inception.sidecar import PlanDetails, Provenance
 from edge_inception.spec import Precision, Progress
-from edge_inception.validate import gate, report_record, search_record
+from edge_inception.validate import gate, report_record
 from edge_inception.validate.options import EngineEntry, validate_provenance
-from edge_inception.validate.search_record import SearchOutcome
 
 REPORT = "report.json"
 SEARCH = "model.search.json"

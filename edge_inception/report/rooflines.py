@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_inception.errors import counted
+from edge_inception.quant.search_record import ScoredSet, SearchRecord
 from edge_inception.report.charts import log_ticks
 from edge_inception.report.vega import NARROW, Chart, draw, finite
-from edge_inception.validate.search_record import ScoredSet, SearchRecord
 
 _QUIET, _ACCENT = "var(--quiet)", "var(--accent)"
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 from edge_inception import artifact, records
 from edge_inception.artifact import Artifact, RangeTable, Report
 from edge_inception.errors import InputError
+from edge_inception.quant import search_record
+from edge_inception.quant.search_record import SearchRecord
 from edge_inception.report import noise_record
 from edge_inception.report.noise_record import NoiseRecord
 from edge_inception.report.rooflines import Roofline
-from edge_inception.validate import report_record, search_record
+from edge_inception.validate import report_record
 from edge_inception.validate.report_record import ReportRecord
-from edge_inception.validate.search_record import SearchRecord
 
 if TYPE_CHECKING:
     from edge_inception.graph.topology import Topology

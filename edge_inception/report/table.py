@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from edge_inception.errors import counted
 from edge_inception.metrics.intervals import Estimate
+from edge_inception.quant.search_record import ScoredSet, SearchOutcome
 from edge_inception.validate.report_record import ReportRecord, Role, Row
-from edge_inception.validate.search_record import ScoredSet, SearchOutcome
 
 DASH = "-"
 # a desktop at rest uses a few percent of a core

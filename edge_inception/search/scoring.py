@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,18 +31,23 @@ from edge_inception.errors import BackendMissing, CompileFailed, InputError
 from edge_inception.graph.check import load_graph
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.quant import placement as place
+from edge_inception.quant import search_record
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.options import QuantizeOptions, policy_of
 from edge_inception.quant.ranges import table_for
+from edge_inception.quant.search_record import (
+    RankedGroup,
+    ScoredSet,
+    SearchOutcome,
+    SearchRecord,
+)
 from edge_inception.search import search
 from edge_inception.search.journal import Journal
 from edge_inception.search.options import SearchOptions, search_provenance
 from edge_inception.search.search import Evidence, Found, Group, Point, Points, Ranked
 from edge_inception.search.sensitivity import free_scores
 from edge_inception.sidecar import Provenance, SearchDetails
-from edge_inception.spec import Precision, Progress, no_progress
-
-SCHEMA = 1
+from edge_inception.spec import Budget, Precision, Progress, no_progress
 
 
 def journal_path(path: Path) -> Path:
@@ -87,18 +92,11 @@ def search_precision(
         found = search.search(
             groups, tell, budget=options.budget, top1=scorer.top1, journal=journal
         )
-    facts = {
-        "metric": scorer.metric,
-        "num_images": scorer.num_images,
-        "fp32_top1": scorer.top1 if scorer.is_labelled else None,
-        "max_drop_pp": options.budget.max_drop_pp,
-        "drop_type": options.budget.drop_type.value,
-    }
-    record = {"schema": SCHEMA, **_record(found, groups, facts)}
+    record = _recorded(found, groups, scorer, options.budget)
     return artifact.publish(
         SearchResult,
         out,
-        (json.dumps(record, indent=1) + "\n").encode(),
+        search_record.to_json(record),
         provenance=provenance,
         counts={
             "num_kept": len(found.chosen.keep),
@@ -183,46 +181,51 @@ def _key(provenance: Provenance) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def _record(found: Found, groups: Sequence[Group], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """``outcome`` is what a report tells; then everything that was scored."""
-    layers = {group.name: list(group.layers) for group in groups}
-    outcome = {
-        **facts,
-        "allowed_pp": found.allowed_pp,
-        "is_met": found.is_met,
-        "why": found.why,
-        "chosen": point_record(found.chosen),
-        "kept": {name: layers[name] for name in found.chosen.keep},
-        "front": [point_record(point) for point in found.front],
-    }
-    return {
-        "outcome": outcome,
-        "points": [point_record(point) for point in found.points],
-        "ranking": [ranked_record(one) for one in found.ranking],
-    }
+def _recorded(
+    found: Found, groups: Sequence[Group], scorer: Scorer, budget: Budget
+) -> SearchRecord:
+    layers = {group.name: group.layers for group in groups}
+    outcome = SearchOutcome(
+        metric=scorer.metric,
+        num_images=scorer.num_images,
+        fp32_top1=scorer.top1 if scorer.is_labelled else None,
+        max_drop_pp=budget.max_drop_pp,
+        drop_type=budget.drop_type.value,
+        allowed_pp=found.allowed_pp,
+        is_met=found.is_met,
+        why=found.why,
+        chosen=scored_set(found.chosen),
+        kept={name: layers[name] for name in found.chosen.keep},
+        front=tuple(map(scored_set, found.front)),
+    )
+    return SearchRecord(
+        outcome=outcome,
+        points=tuple(map(scored_set, found.points)),
+        ranking=tuple(map(ranked_group, found.ranking)),
+    )
 
 
-def point_record(point: Point) -> dict[str, Any]:
-    """A scored graph as JSON."""
-    return {
-        "keep": list(point.keep),
-        "drop_pp": point.drop_pp,
-        "noise_to_signal": point.noise,
-        "worst_tenth_noise_to_signal": point.tail,
-        "float_share_of_macs": point.cost,
-    }
+def scored_set(point: Point) -> ScoredSet:
+    """A scored graph as it is written down."""
+    return ScoredSet(
+        keep=point.keep,
+        drop_pp=point.drop_pp,
+        noise_to_signal=point.noise,
+        worst_tenth_noise_to_signal=point.tail,
+        float_share_of_macs=point.cost,
+    )
 
 
-def ranked_record(one: Ranked) -> dict[str, Any]:
-    """A group of a ranking as JSON; ``harm`` and ``lost_pp`` are null where it was not scored."""
-    return {
-        "group": one.group.name,
-        "layers": list(one.group.layers),
-        "free_noise_to_signal": one.group.free,
-        "harm": one.harm,
-        "lost_pp": one.lost_pp,
-        "float_share_of_macs": one.group.cost,
-    }
+def ranked_group(one: Ranked) -> RankedGroup:
+    """A group of a ranking as it is written down."""
+    return RankedGroup(
+        group=one.group.name,
+        layers=one.group.layers,
+        free_noise_to_signal=one.group.free,
+        harm=one.harm,
+        lost_pp=one.lost_pp,
+        float_share_of_macs=one.group.cost,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ import msgspec
 
 from edge_inception.errors import counted, listed
 from edge_inception.metrics.intervals import Estimate
+from edge_inception.quant.search_record import SearchOutcome
 from edge_inception.spec import Gates
 from edge_inception.validate.report_record import Accuracy, Check, Status, Verdict
-from edge_inception.validate.search_record import SearchOutcome
 
 
 def judge(

@@ -11,10 +11,10 @@ from edge_inception.artifact import Baseline, EngineFile
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
 from edge_inception.latency import machine
+from edge_inception.quant.search_record import SearchOutcome
 from edge_inception.sidecar import Provenance
 from edge_inception.spec import Gates, Head, Preprocess
 from edge_inception.stage import Stage
-from edge_inception.validate.search_record import SearchOutcome
 
 VALIDATE = Stage(
     name="validate",

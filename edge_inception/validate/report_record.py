@@ -20,8 +20,8 @@ from edge_inception.errors import InputError
 from edge_inception.latency.machine import Machine
 from edge_inception.latency.measure import Latency, LatencyOptions
 from edge_inception.metrics.intervals import Estimate
+from edge_inception.quant.search_record import Number, SearchOutcome
 from edge_inception.records import Count, Record
-from edge_inception.validate.search_record import Number, SearchOutcome
 
 SCHEMA: Final = "edge-inception/report"
 SCHEMA_VERSION: Final = 1

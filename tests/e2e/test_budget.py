@@ -123,8 +123,8 @@ def test_plain_int8_breaks_the_fragile_network_alone(bench, tmp_path, capsys):
 
 def test_the_page_draws_what_the_search_wrote(saved):
     """Every scored point of a real search is on the chart of placements."""
+    from edge_inception.quant import search_record
     from edge_inception.report import rooflines
-    from edge_inception.validate import search_record
 
     record = search_record.read(saved / "model.search.json")
     drawn = rooflines.placements(record)

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from edge_inception.graph.topology import Block, DrawnLayer, Topology
 from edge_inception.quant.clipping import ClippedTensor, Clipping
+from edge_inception.quant.search_record import ScoredSet, SearchOutcome, SearchRecord
 from edge_inception.report.noise_record import NoiseRecord, NoisyLayer
 from edge_inception.report.page import to_html
 from edge_inception.report.rooflines import LayerCost, Roofline
 from edge_inception.report.sources import Source
 from edge_inception.report.timings import Timing
-from edge_inception.validate.search_record import ScoredSet, SearchOutcome, SearchRecord
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -13,6 +13,7 @@ from edge_inception.errors import InputError
 from edge_inception.latency import machine
 from edge_inception.latency.measure import Latency, LatencyOptions
 from edge_inception.metrics.intervals import Estimate
+from edge_inception.quant.search_record import ScoredSet, SearchOutcome
 from edge_inception.report import table
 from edge_inception.report.markdown import escape, to_markdown
 from edge_inception.report.terminal import plain_text, print_report
@@ -30,7 +31,6 @@ from edge_inception.validate.report_record import (
     ValidationSet,
     Verdict,
 )
-from edge_inception.validate.search_record import ScoredSet, SearchOutcome
 
 
 def _estimate(value, lower, upper):

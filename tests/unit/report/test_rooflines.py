@@ -10,9 +10,9 @@ import pytest
 
 from edge_inception import records
 from edge_inception.errors import InputError
+from edge_inception.quant.search_record import ScoredSet, SearchOutcome, SearchRecord
 from edge_inception.report import rooflines
 from edge_inception.report.rooflines import LayerCost, Roofline
-from edge_inception.validate.search_record import ScoredSet, SearchOutcome, SearchRecord
 
 ROOFLINE = Roofline(
     target="orin",

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from edge_inception.metrics.intervals import Estimate
+from edge_inception.quant.search_record import ScoredSet, SearchOutcome
 from edge_inception.spec import Gates
 from edge_inception.validate.accuracy import compare
 from edge_inception.validate.gate import joint, judge
 from edge_inception.validate.report_record import Status
-from edge_inception.validate.search_record import ScoredSet, SearchOutcome
 
 
 def _accuracy(*, num=525, lost=0, gained=0, is_labelled=True):

@@ -14,6 +14,7 @@ from edge_inception.errors import InputError
 from edge_inception.latency.machine import Machine, describe
 from edge_inception.latency.measure import Latency, LatencyOptions
 from edge_inception.metrics.intervals import Estimate
+from edge_inception.quant.search_record import ScoredSet, SearchOutcome
 from edge_inception.spec import Gates
 from edge_inception.validate import report_record
 from edge_inception.validate.accuracy import compare
@@ -36,7 +37,6 @@ from edge_inception.validate.report_record import (
     to_json,
 )
 from edge_inception.validate.run import with_speedups
-from edge_inception.validate.search_record import ScoredSet, SearchOutcome
 
 SAMPLE = Path(__file__).parents[1] / "report" / "records" / "report-1.json"
 

@@ -16,10 +16,10 @@ from edge_inception import artifact
 from edge_inception.artifact import Baseline, EngineFile, Provenance
 from edge_inception.data import imageset
 from edge_inception.latency.measure import Latency
+from edge_inception.quant.search_record import ScoredSet, SearchOutcome
 from edge_inception.spec import Gates, Preprocess
 from edge_inception.validate import accuracy, run
 from edge_inception.validate.options import EngineEntry, ValidateOptions
-from edge_inception.validate.search_record import ScoredSet, SearchOutcome
 
 PICTURE = Preprocess(input_size=(8, 8))
 PLAIN = ScoredSet(

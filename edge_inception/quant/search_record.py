@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from edge_inception import records
 from edge_inception.records import Count, Record
+
+SCHEMA: Final = 1
 
 Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)] | float
 """A sum of no shares is written as 0, not as 0.0, and stays as it is written."""
@@ -63,10 +66,15 @@ class SearchOutcome(Record, frozen=True, kw_only=True):
 class SearchRecord(Record, frozen=True, kw_only=True):
     """The file: the outcome, every set that was scored, and the groups by the harm they do."""
 
-    schema: Literal[1]
+    schema: Literal[1] = SCHEMA
     outcome: SearchOutcome
     points: tuple[ScoredSet, ...]
     ranking: tuple[RankedGroup, ...]
+
+
+def to_json(record: SearchRecord) -> bytes:
+    """The text of the file; a figure may be infinite."""
+    return json.dumps(records.plain(record), indent=1).encode() + b"\n"
 
 
 def read(path: Path) -> SearchRecord:
