@@ -122,10 +122,13 @@ def test_the_free_score_is_the_noise_that_is_measured(save, options, tmp_path):
     photos = imageset.open_set(tmp_path)
     weight = rng.normal(0, 1, (16, 3, 1, 1)).astype(np.float32)
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["input", "w"], ["logits"], name="layer")],
+        [
+            helper.make_node("Conv", ["input", "w"], ["maps"], name="layer"),
+            helper.make_node("Flatten", ["maps"], ["logits"], name="flatten"),
+        ],
         "pointwise",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 16, 16])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 16, 16, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 16 * 16 * 16])],
         [numpy_helper.from_array(weight, "w")],
     )
     opset = [helper.make_opsetid("", 18)]
