@@ -60,7 +60,7 @@ class Sidecar(Provenance, frozen=True, kw_only=True):
     """The whole file; ``details`` are read once the kind is known."""
 
     schema: Literal[1]
-    kind: str
+    kind: Annotated[str, msgspec.Meta(min_length=1)]
     sha256: Sha256
     counts: Mapping[str, Count]
     details: dict[str, Any]

@@ -66,7 +66,7 @@ class SearchOutcome(Record, frozen=True, kw_only=True):
 class SearchRecord(Record, frozen=True, kw_only=True):
     """The file: the outcome, every set that was scored, and the groups by the harm they do."""
 
-    schema: Literal[1] = SCHEMA
+    schema: Literal[1]
     outcome: SearchOutcome
     points: tuple[ScoredSet, ...]
     ranking: tuple[RankedGroup, ...]

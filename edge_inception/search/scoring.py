@@ -199,6 +199,7 @@ def _recorded(
         front=tuple(map(scored_set, found.front)),
     )
     return SearchRecord(
+        schema=search_record.SCHEMA,
         outcome=outcome,
         points=tuple(map(scored_set, found.points)),
         ranking=tuple(map(ranked_group, found.ranking)),

@@ -7,6 +7,7 @@ import copy
 import json
 import typing
 
+import hostile
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -55,25 +56,9 @@ def test_what_is_written_is_read(kind):
     check()
 
 
-HUGE = "9" * 5000
-TEXTS = {
-    "deep list": "[" * 100_000,
-    "deep object": '{"a":' * 100_000,
-    "NaN": '{"schema": NaN}',
-    "infinity": '{"schema": 1e999}',
-    "huge": f'{{"schema": {HUGE}}}',
-    "twice": '{"schema": 1, "schema": 1}',
-    "not UTF-8": b"\xff\xfe{}",
-    "empty": "",
-    "null": "null",
-    "list": "[]",
-}
-
-
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_what_is_no_record(text, copied, capsys):
+@pytest.mark.parametrize("content", hostile.TEXTS.values(), ids=hostile.TEXTS)
+def test_what_is_no_record(content, copied, capsys):
     """The program ends with its exit code and two lines; so does what reads its records here."""
-    content = text if isinstance(text, bytes) else text.encode()
     for kind in (manifest.Manifest, verify.Verification, measure.Bench, store.EngineFacts):
         with pytest.raises(Refusal, match=r"^file"):
             records.read(kind, content, "file", "fix")
@@ -84,23 +69,8 @@ def test_what_is_no_record(text, copied, capsys):
     ]  # fmt: skip
 
 
-VALUES = (
-    *(None, True, -1, 0, 10**15, 2**53 + 1, 10**30, 0.5, 1e308, "", "x", "../x", "/etc/passwd"),
-    *("\ud800", "\0", "²", "9" * 100, [], {}, [[]], {"a": 1}, [None], ["", ""], ["x", "y", "z"]),
-)
 REMOVE, ADD = object(), object()
-CHANGES = (*VALUES, REMOVE, ADD)
-
-
-def places(value, path=()):
-    """Every place in a JSON value; of many files and samples two."""
-    yield path
-    if isinstance(value, dict):
-        for name in sorted(value)[: 2 if path == ("files",) else None]:
-            yield from places(value[name], (*path, name))
-    elif isinstance(value, list):
-        for index in range(min(2, len(value))):
-            yield from places(value[index], (*path, index))
+CHANGES = (*hostile.VALUES, REMOVE, ADD)
 
 
 def changed(value, path, change):
@@ -121,7 +91,7 @@ def changed(value, path, change):
 
 
 def every_change(value):
-    for path in places(value):
+    for path in hostile.places(value):
         for change in CHANGES:
             made = changed(value, path, change)
             if made is not None and made != value:
