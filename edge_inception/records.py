@@ -162,7 +162,10 @@ def _shown(value: Any, place: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A record as JSON types: dictionaries, lists, strings, numbers, booleans and None."""
+    """A record as what ``json`` writes: dictionaries, tuples, lists, texts, numbers, None.
+
+    A tuple stays one: a value of it that is read back has lists.
+    """
     return msgspec.to_builtins(value, builtin_types=(), str_keys=True)
 
 

@@ -50,9 +50,9 @@ class Details(SparseRecord, frozen=True, kw_only=True):
         return cls(**{**msgspec.structs.asdict(parent), **facts})
 
     @classmethod
-    def kind_of(cls, details: Mapping[str, Any]) -> type[Details]:
-        """The record that ``details``, not read yet, are to be."""
-        del details
+    def kind_of(cls, unread: Mapping[str, Any]) -> type[Details]:
+        """The record that the JSON values ``unread`` are to be."""
+        del unread
         return cls
 
 
@@ -155,9 +155,9 @@ class EngineDetails(TypedDetails, frozen=True, kw_only=True):
     batch: ShapeProfile
 
     @classmethod
-    def kind_of(cls, details: Mapping[str, Any]) -> type[Details]:
+    def kind_of(cls, unread: Mapping[str, Any]) -> type[Details]:
         """That of the backend: libraries tell different things of their engines."""
-        return _OF_BACKEND.get(str(details.get("backend")), cls)
+        return _OF_BACKEND.get(str(unread.get("backend")), cls)
 
 
 class BlobDetails(EngineDetails, frozen=True, kw_only=True):
