@@ -8,6 +8,8 @@ import os
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edge_inception.data import imageset as subject
 from edge_inception.data.imageset import open_set
@@ -411,3 +413,37 @@ class TestSetFile:
         put(tmp_path / "photos" / "1.png", "photo 0")
         record["images"][1]["sha256"] = record["images"][0]["sha256"]
         assert "another class" in refused(saved(), split="train")
+
+    @settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(("train", "validation")),
+                st.none() | st.integers(0, 2),
+                st.floats(0, 1),
+                st.dictionaries(st.sampled_from(("grade", "licence")), st.text("ab"), max_size=2),
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        st.text(st.characters(exclude_categories=("Cs",)), max_size=8),
+    )
+    def test_whatever_a_set_says_is_read(self, tmp_path, rows, name):
+        """Each split is its images, in order, with labels and weights; what people add is left."""
+        images = []
+        for index, (split, label, weight, notes) in enumerate(rows):
+            path = put(tmp_path / "any" / f"{index}.png", f"photo {index}")
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            known = {"id": path.name, "sha256": digest, "split": split, "label": label}
+            images.append(known | {"weight": weight} | notes)
+        said = {"schema": 1, "name": name, "classes": ["a", "b", "c"], "images": images}
+        said |= {"source": {"folder": "any"}, "licence": "CC0"}
+        saved = put(tmp_path / "any.json", json.dumps(said))
+        for split in {row[0] for row in rows}:
+            found = open_set(saved, split=split)
+            assert (found.name, found.classes) == (f"{name}/{split}", ("a", "b", "c"))
+            assert [(one.path.name, one.label, one.weight) for one in found.items] == [
+                (f"{index}.png", row[1], row[2])
+                for index, row in enumerate(rows)
+                if row[0] == split
+            ]

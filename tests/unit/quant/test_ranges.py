@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import sidecars
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from msgspec import structs
 
 from edge_inception import artifact
@@ -45,6 +47,39 @@ def publish(tmp_path):
 def test_a_table_reads_back_equal(publish):
     """Writing and reading lose no bit of any number."""
     assert ranges.read_table(publish(ranges.table_text(TABLE))) == TABLE
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)))
+FLOAT = st.floats(allow_nan=False, allow_infinity=False)
+AMAX = st.floats(0, allow_infinity=False)
+SHA256 = st.text("0123456789abcdef", min_size=64, max_size=64)
+SIZE = st.integers(1, 2**53)
+TABLES = st.builds(
+    Table,
+    schema=st.just(2),
+    graph=SHA256,
+    set=TEXT,
+    set_sha256=SHA256,
+    num_images=st.integers(0, 2**53),
+    calibrator=TEXT,
+    preprocess=st.builds(
+        Preprocess, input_size=st.tuples(SIZE, SIZE), std=st.tuples(FLOAT, FLOAT, FLOAT)
+    ),
+    shard=st.tuples(SIZE, SIZE),
+    tensors=st.dictionaries(
+        TEXT, st.builds(TensorRange, amax=AMAX, observed_amax=AMAX, scale_of=TEXT), max_size=3
+    ),
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(TABLES)
+def test_round_trip(publish, table):
+    """Whatever calibrate writes is read back equal, and written again the same."""
+    text = ranges.table_text(table)
+    found = ranges.read_table(publish(text))
+    assert found == table
+    assert ranges.table_text(found) == text
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 2}'])
