@@ -22,7 +22,7 @@ VALIDATE = Stage(
     # The checkpoint's model is timed in a worker, beside the engines.
     sources=(
         *("validate", "latency", "metrics", "data", "inference.py", "engines", "device"),
-        *("baseline", "checkpoints", "models"),
+        *("baseline", "checkpoints", "models", "quant/search_record.py"),
     ),
 )
 
