@@ -21,7 +21,13 @@ EXPORT = Stage(
     name="export",
     tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
     sources=(
-        *("export/export.py", "export/interface.py", "export/options.py"),
+        *(
+            "export/export.py",
+            "export/interface.py",
+            "export/options.py",
+            "graph/check.py",
+            "graph/parity.py",
+        ),
         *("checkpoints", "models", "data"),
     ),
 )
