@@ -139,7 +139,7 @@ def _deploy_to(
     elif options.is_rollback:
         action = steps.rollback
     try:
-        done = _insisting(address, options.access, stop, work, action)
+        done = _with_retries(address, options.access, stop, work, action)
     except DeployFailed as error:
         return DeviceResult(
             address=str(address), status="FAILED", error=str(error), hint=error.hint
@@ -148,7 +148,7 @@ def _deploy_to(
     return DeviceResult(address=str(address), status=status, done=done)
 
 
-def _insisting(
+def _with_retries(
     address: Address,
     access: Access,
     stop: _Stop,

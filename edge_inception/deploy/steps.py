@@ -127,11 +127,11 @@ def deploy(machine: Machine, work: Work) -> Done:
     with releases.locked(work.python):
         _copy(releases, work)
         python = _environment(releases, work)
-        fetched = _prove(releases, work, python)
+        fetched = _run_steps(releases, work, python)
         before = releases.current()
         machine.ask(work.python, agent.Flush(releases.folder), agent.Flush)
         releases.switch(work.payload.version)
-        _leave_note(releases, work, python)
+        _write_note(releases, work, python)
         return _done(releases, work, before, python, fetched)
 
 
@@ -145,12 +145,12 @@ def _plans(releases: Releases, work: Work) -> list[transfer.Plan]:
         transfer.plan(
             releases.machine,
             work.python,
-            releases.of(work.payload.version),
+            releases.path(work.payload.version),
             work.payload.items,
         )
     ]
     if work.wheels:
-        folder = releases.of(f"wheels-{work.wheels.key}")
+        folder = releases.path(f"wheels-{work.wheels.key}")
         found.append(transfer.plan(releases.machine, work.python, folder, work.wheels.items))
     return found
 
@@ -185,7 +185,7 @@ def _environment(releases: Releases, work: Work) -> str:
     if work.wheels is None:
         return work.python
     machine, key = releases.machine, work.wheels.key
-    venv, wheels = releases.of(f"venv-{key}"), releases.of(f"wheels-{key}")
+    venv, wheels = releases.path(f"venv-{key}"), releases.path(f"wheels-{key}")
     python = f"{venv}/bin/python"
     if _COMPLETE in machine.names(venv):
         return python
@@ -208,14 +208,14 @@ def _environment(releases: Releases, work: Work) -> str:
     return python
 
 
-def _prove(releases: Releases, work: Work, python: str) -> dict[str, bytes]:
+def _run_steps(releases: Releases, work: Work, python: str) -> dict[str, bytes]:
     """Every step, and the records they left, which are fetched of a step that failed too.
 
     Raises:
         DeployFailed: A step fails.
     """
     for name, *_ in _STEPS:  # those of another day would pass for today's
-        releases.machine.remove(f"{releases.of(work.payload.version)}/{_RESULTS}/{name}.json")
+        releases.machine.remove(f"{releases.path(work.payload.version)}/{_RESULTS}/{name}.json")
     try:
         for step in _STEPS:
             _run_step(releases, work, python, step)
@@ -234,7 +234,7 @@ def _run_step(releases: Releases, work: Work, python: str, step: Sequence[str]) 
     Raises:
         DeployFailed: It fails; its own fix is the hint.
     """
-    name, folder = step[0], releases.of(work.payload.version)
+    name, folder = step[0], releases.path(work.payload.version)
     ended = releases.machine.run(
         work.python,
         [python, "-u", "device.py", *step],
@@ -269,10 +269,10 @@ def _fetch(releases: Releases, work: Work) -> dict[str, bytes]:
     machine, version = releases.machine, work.payload.version
     found = {}
     for folder in (_RESULTS, manifest.ENGINES):
-        for name, is_folder in machine.names(f"{releases.of(version)}/{folder}").items():
+        for name, is_folder in machine.names(f"{releases.path(version)}/{folder}").items():
             if name.endswith(".json") and not is_folder:
                 inside = f"{folder}/{name}"
-                found[inside] = machine.read(f"{releases.of(version)}/{inside}")
+                found[inside] = machine.read(f"{releases.path(version)}/{inside}")
     for inside, content in found.items():
         path = _results(work) / inside
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,7 +284,7 @@ def _results(work: Work) -> Path:
     return work.out / work.payload.name / work.payload.version
 
 
-def _leave_note(releases: Releases, work: Work, python: str) -> None:
+def _write_note(releases: Releases, work: Work, python: str) -> None:
     """For whoever looks at the device: which Python runs this version, and since when."""
     record = {
         "version": work.payload.version,
@@ -293,7 +293,7 @@ def _leave_note(releases: Releases, work: Work, python: str) -> None:
     }
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     releases.machine.write(
-        f"{releases.of(work.payload.version)}/{_RESULTS}/deployed.json", text.encode()
+        f"{releases.path(work.payload.version)}/{_RESULTS}/deployed.json", text.encode()
     )
 
 

@@ -1,7 +1,7 @@
-"""onnxruntime on the CPU: the numeric reference, where every operator means what ONNX says.
+"""onnxruntime on the CPU: the numeric reference, which computes operators as ONNX defines them.
 
-The engine file is the typed graph itself. Graph optimisations are off: they fuse Q/DQ into kernels
-with roundings of their own, and a reference must not. Do not read its latency as an INT8 result.
+The engine file is the typed graph itself. Graph optimisations are off, since they fuse Q/DQ into
+kernels that round in another way than the reference should. Its latency is not that of INT8.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _library() -> Any:
     """The onnxruntime module.
 
     Raises:
-        BackendMissing: It is not installed, or its native part does not load.
+        BackendMissing: onnxruntime is not installed, or its native part does not load.
     """
     try:
         import onnxruntime
@@ -97,8 +97,8 @@ def _compile(
 
     Raises:
         BackendMissing: onnxruntime is not installed.
-        CompileFailed: It refuses the graph.
-        InputError: Not a typed graph, or an option that cannot be honoured.
+        CompileFailed: onnxruntime refuses the graph.
+        InputError: The artifact is no typed graph, or an option cannot be honoured.
     """
     del progress  # a compile takes seconds
     _backend.check_typed(typed)
@@ -130,7 +130,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class _OnnxRuntimeSession(_backend.Closing):
-    """One session of the CPU provider."""
+    """A session of onnxruntime's CPU provider."""
 
     def __init__(self, session: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
         self.info = info
@@ -181,17 +181,15 @@ def _availability() -> Availability:
     try:
         version = str(_library().__version__)
     except BackendMissing as error:
-        return Availability(
-            can_compile=False, can_execute=False, version="", why_not=str(error), remedy=error.hint
-        )
+        return Availability(why_not=str(error), remedy=error.hint)
     return Availability(can_compile=True, can_execute=True, version=version)
 
 
 def tied_to() -> Mapping[str, str]:
-    """Version of onnxruntime.
+    """Version of onnxruntime, which an engine is tied to.
 
     Raises:
-        BackendMissing: It is not installed.
+        BackendMissing: onnxruntime is not installed.
     """
     return {_NAME: str(_library().__version__)}
 

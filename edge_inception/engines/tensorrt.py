@@ -1,8 +1,8 @@
 """TensorRT 8.2 to 11: compiled on the GPU that runs the engine, such as a Jetson's.
 
 On a Jetson TensorRT belongs to JetPack and pip must not replace it; elsewhere it is a wheel. A plan
-is tied to the library version and to the GPU it was timed on. Untested on hardware so far: this
-project's machines have no NVIDIA GPU that TensorRT could time.
+is tied to the library version and to the GPU it was timed on. It has not run on hardware so far:
+this project's machines have no NVIDIA GPU that TensorRT could time.
 """
 
 from __future__ import annotations

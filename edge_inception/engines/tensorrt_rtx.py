@@ -1,4 +1,4 @@
-"""TensorRT-RTX: NVIDIA's own parser and compiler, ahead of time, without a GPU.
+"""TensorRT-RTX: NVIDIA's parser and compiler, which compile ahead of time without a GPU.
 
 The engine holds portable code that the driver of an RTX GPU finishes at its first run. When no
 compute capability is asked for, the library's default stands: compute capability 8.0 (Ampere) and
