@@ -121,7 +121,7 @@ def read_wheels(folder: Path) -> Wheels:
 
 
 def _manifest_files(folder: Path) -> tuple[str, ...]:
-    """Files to copy last: device.py refuses a folder without its manifest, so a half copy is safe."""
+    """Files to copy last, since device.py refuses a folder that lacks its manifest."""
     signature = (manifest.SIGNATURE,) if (folder / manifest.SIGNATURE).is_file() else ()
     return (*signature, manifest.FILE)
 

@@ -204,7 +204,7 @@ def _clocks(files: _Files) -> Dict[str, Any]:
         "gpu_max_mhz": gpu_max,
         "emc_mhz": _mhz(emc),
         "governor": files.text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "fan_pwm": _first_number(files, "/sys/class/hwmon/hwmon*/pwm1"),
+        "fan_pwm": next(map(files.number, files.matching("/sys/class/hwmon/hwmon*/pwm1")), None),
     }
 
 
@@ -217,10 +217,6 @@ def _gpu_folder(files: _Files) -> Optional[str]:
 
 def _mhz(hertz: Optional[int]) -> Optional[int]:
     return None if hertz is None else hertz // _MHZ
-
-
-def _first_number(files: _Files, pattern: str) -> Optional[int]:
-    return next((files.number(path) for path in files.matching(pattern)), None)
 
 
 def _temperatures(files: _Files) -> Dict[str, float]:

@@ -278,7 +278,7 @@ def read_manifest(path: str) -> Manifest:
 def _rules(record: Manifest) -> Iterator[records.Rule]:
     """The rules of a manifest that its types do not express."""
     for name, entry in record.files.items():
-        yield is_inside(name), "files", name, "a path inside the bundle"
+        yield is_inside(name), "files", name, "a path that is not outside of the bundle"
         yield bool(_SHA256.fullmatch(entry.sha256)), "files." + name, entry.sha256, "a sha256"
         yield entry.bytes >= 0, "files." + name, entry.bytes, "a size"
     yield bool(_VERSION.fullmatch(record.version)), "version", record.version, "12 hex digits"
