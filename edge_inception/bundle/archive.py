@@ -15,34 +15,34 @@ from edge_inception.device import errors, manifest
 from edge_inception.errors import InputError
 
 
-def publish_folder(made: Path, folder: Path, *, force: bool) -> bool:
-    """Rename the finished bundle ``made`` to ``folder``; False if the same bundle is there already.
+def publish_folder(temporary: Path, folder: Path, *, force: bool) -> bool:
+    """Rename the finished bundle ``temporary`` to ``folder``; False if the same one is there.
 
     Raises:
         InputError: Another bundle, or anything else, is there, and ``force`` is off.
     """
     if not folder.exists():
-        made.rename(folder)
+        temporary.rename(folder)
         return True
     if not force:
-        if _is_same(made, folder):
+        if _is_same(temporary, folder):
             return False
         raise InputError(f"{folder} is there already and is another bundle", hint="use --force")
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     folder.rename(old / folder.name)
-    made.rename(folder)
+    temporary.rename(folder)
     shutil.rmtree(old)
     return True
 
 
-def _is_same(made: Path, folder: Path) -> bool:
-    """Whether ``folder`` is a whole bundle with the manifest and the signature of ``made``."""
+def _is_same(temporary: Path, folder: Path) -> bool:
+    """Whether ``folder`` is a whole bundle with the manifest and the signature of ``temporary``."""
     try:
         manifest.open_bundle(str(folder))
     except errors.Refusal:
         return False
     names = (manifest.FILE, manifest.SIGNATURE)
-    return all(_content(made / name) == _content(folder / name) for name in names)
+    return all(_content(temporary / name) == _content(folder / name) for name in names)
 
 
 def _content(path: Path) -> bytes:
@@ -53,12 +53,12 @@ def _content(path: Path) -> bytes:
 def temporary_beside(folder: Path) -> Iterator[Path]:
     """A new folder beside ``folder`` on the same disk, removed at the end if it is still there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    made.chmod(0o755)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary.chmod(0o755)
     try:
-        yield made
+        yield temporary
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_archive(folder: Path, path: Path) -> None:

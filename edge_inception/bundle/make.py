@@ -126,16 +126,16 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
     content = _Content(material, options, target)
     folder = out / f"{content.name}-{target.name}"
     packed = out / f"{folder.name}.tar.gz"
-    with artifact.writing(folder), archive.temporary_beside(folder) as made:
-        content.write(made)
-        record = content.manifest(made)
+    with artifact.writing(folder), archive.temporary_beside(folder) as temporary:
+        content.write(temporary)
+        record = content.manifest(temporary)
         text = records.to_json(record)
-        (made / manifest.FILE).write_text(text, encoding="utf-8")
+        (temporary / manifest.FILE).write_text(text, encoding="utf-8")
         if key is not None:
             signed = signing.sign(text.encode(), key, f"{folder.name} {record.version}")
-            (made / manifest.SIGNATURE).write_text(signed, encoding="ascii")
+            (temporary / manifest.SIGNATURE).write_text(signed, encoding="ascii")
             signing.write_public_key(key, out / f"{folder.name}.pub")
-        is_new = archive.publish_folder(made, folder, force=options.force)
+        is_new = archive.publish_folder(temporary, folder, force=options.force)
         artifact.replace_file(packed, lambda path: archive.write_archive(folder, path))
     return BundleResult(
         folder=folder,

@@ -130,18 +130,16 @@ def _item(path: Path, name: str) -> Item:
     return Item(name=name, path=path, bytes=path.stat().st_size, sha256=artifact.file_sha256(path))
 
 
-def _require_inside(folder: Path, name: str) -> None:
-    if not manifest.is_inside(name):
-        raise InputError(f"{folder}: the manifest names '{name}', outside of it", hint=_AGAIN)
-
-
 def _unpack(path: Path, into: Path) -> Path:
     """The folder in ``into`` that a bundle was unpacked to; nothing is written elsewhere."""
     tops = set()
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
-                _require_inside(path, member.name)
+                if not manifest.is_inside(member.name):
+                    raise InputError(
+                        f"{path}: the archive names '{member.name}', outside of it", hint=_AGAIN
+                    )
                 source = archive.extractfile(member) if member.isfile() else None
                 if source is None:
                     if member.isdir():

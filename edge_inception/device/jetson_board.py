@@ -252,8 +252,8 @@ def gpu_clock_mhz(root: str = "/") -> Optional[int]:
 
 def parse_release(text: str) -> Optional[str]:
     """The L4T version, ``36.4.3`` of ``# R36 (release), REVISION: 4.3, GCID: ...``."""
-    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text)
-    return "{}.{}".format(found.group(1), found.group(2)) if found else None
+    match = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text)
+    return "{}.{}".format(match.group(1), match.group(2)) if match else None
 
 
 def jetpack_of(l4t: str) -> Optional[str]:
@@ -272,8 +272,8 @@ def parse_cuda(text: str) -> Optional[str]:
     try:
         return str(json.loads(text)["cuda"]["version"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        found = re.search(r"CUDA Version (\d[\d.]*)", text)
-        return found.group(1) if found else None
+        match = re.search(r"CUDA Version (\d[\d.]*)", text)
+        return match.group(1) if match else None
 
 
 def parse_cpuinfo(text: str) -> Tuple[Optional[str], Optional[int]]:
@@ -305,14 +305,14 @@ def parse_power_modes(text: str) -> Tuple[Dict[int, str], Optional[int]]:
 
 def parse_power_query(text: str) -> Optional[PowerMode]:
     """The mode that ``nvpmodel -q`` prints: ``NV Power Mode: NAME``, its id on the next line."""
-    found = re.search(r"Power Mode\s*:\s*(\S+)\s+(\d+)\s*$", text, re.MULTILINE)
-    return PowerMode(int(found.group(2)), found.group(1)) if found else None
+    match = re.search(r"Power Mode\s*:\s*(\S+)\s+(\d+)\s*$", text, re.MULTILINE)
+    return PowerMode(int(match.group(2)), match.group(1)) if match else None
 
 
 def parse_power_status(text: str) -> Optional[int]:
     """The id of the power mode in ``/var/lib/nvpmodel/status``, 2 of ``pmode:0002``."""
-    found = re.search(r"pmode:(\d+)", text)
-    return int(found.group(1)) if found else None
+    match = re.search(r"pmode:(\d+)", text)
+    return int(match.group(1)) if match else None
 
 
 def highest_mode(modes: Mapping[int, str]) -> Optional[int]:

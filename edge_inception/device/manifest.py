@@ -254,7 +254,7 @@ def read_manifest(path: str) -> Manifest:
     """The manifest in a file; the files that it lists are not read.
 
     Raises:
-        Refusal: It cannot be read, is of another schema, was changed, or makes no sense.
+        Refusal: The file cannot be read, is of another schema, was changed, or breaks a rule.
     """
     try:
         with open(path, "rb") as stream:

@@ -190,7 +190,7 @@ def read_bench(value: Any, where: str, fix: str) -> Bench:
     """The record that ``bench`` wrote, from the JSON value of its file.
 
     Raises:
-        Refusal: It is not such a record, or one of another version.
+        Refusal: The value is not such a record, or of another version.
     """
     records.require_version(value, SCHEMA, SCHEMA_VERSION, where)
     record = records.convert(Bench, value, where, fix)

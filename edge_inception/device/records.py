@@ -248,7 +248,7 @@ def require_version(value: Any, schema: str, version: int, where: str) -> None:
     """Refuse a JSON value that does not name this schema and this version.
 
     Raises:
-        Refusal: It names another one, or none.
+        Refusal: The value names another schema or version, or none.
     """
     if not isinstance(value, dict) or value.get("schema") != schema:
         raise Refusal("{} is not of schema {}".format(where, schema), "give another file")

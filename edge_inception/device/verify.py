@@ -71,7 +71,7 @@ def read_verification(value: Any, where: str, fix: str) -> Verification:
     """The record that ``verify`` wrote, from the JSON value of its file.
 
     Raises:
-        Refusal: It is not such a record, or one of another version.
+        Refusal: The value is not such a record, or of another version.
     """
     records.require_version(value, SCHEMA, SCHEMA_VERSION, where)
     record = records.convert(Verification, value, where, fix)

@@ -145,7 +145,7 @@ class SessionOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Availability:
-    """What this machine can do with a backend, and the command that adds what is missing.
+    """Uses of a backend on this machine, and the command that installs a missing part.
 
     ``float_precisions`` are the values of ``CompileOptions.float_precision`` it can execute.
     """
@@ -363,6 +363,34 @@ def run_in_batches(
         )
     answers: NDArray[np.float32] = batches.in_batches(run, images, profile.min, profile.max)
     return answers
+
+
+class EngineSession(Closing):
+    """The session of an engine file around its library's runner.
+
+    The runner has ``run(images)``, which returns fresh outputs of one batch by name, and
+    ``close()``.
+    """
+
+    def __init__(
+        self, engine: EngineFile, runner: Any, *, takes: Takes, info: Mapping[str, Any]
+    ) -> None:
+        self._runner, self._takes, self._info = runner, takes, info
+        self._details = engine.details
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """Facts that the library reports of the engine."""
+        return self._info
+
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        return run_in_batches(self._infer, images, takes=self._takes, profile=self._details.batch)
+
+    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        return dense(self._runner.run(images), self._details.num_classes)
+
+    def close(self) -> None:
+        self._runner.close()
 
 
 def dense(outputs: Mapping[str, NDArray[Any]], num_classes: int) -> NDArray[np.float32]:

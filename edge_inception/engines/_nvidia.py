@@ -270,7 +270,7 @@ def _check_options(vendor: Vendor, trt: Any, typed: TypedGraph, options: Compile
     _check_cache(typed, options)
     if options.allow_gpu_fallback and options.dla_core is None:
         raise InputError(
-            "GPU fallback is what a build for a DLA core may have, and none is asked for",
+            "only a build for a DLA core may have GPU fallback, and none is asked for",
             hint="add --use-dla-core, or leave --allow-gpu-fallback out",
         )
     if options.float_precision != "f32":

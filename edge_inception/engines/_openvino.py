@@ -302,10 +302,10 @@ def _read_back(compiled: Any, precision: str, threads: int) -> dict[str, Any]:
         "performance_hint": str(compiled.get_property("PERFORMANCE_HINT")).rpartition(".")[2],
         "cpu_pinning": compiled.get_property("ENABLE_CPU_PINNING"),
     }
-    for name, asked in (("float_precision", precision), ("threads", threads)):
-        if facts[name] != asked:
+    for name, wanted in (("float_precision", precision), ("threads", threads)):
+        if facts[name] != wanted:
             raise Unavailable(
-                f"asked OpenVINO for {name} {asked}, it uses {facts[name]}",
+                f"asked OpenVINO for {name} {wanted}, it uses {facts[name]}",
                 f"ask for {facts[name]}",
             )
     return facts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edge_inception import stage
 from edge_inception.artifact import EngineFile
 from edge_inception.engines import _backend, _cuda, _nvidia, _nvinfer, _plan, _refit
-from edge_inception.engines._backend import Session, SessionOptions, Takes
+from edge_inception.engines._backend import Backend, Session, SessionOptions, Takes
 from edge_inception.engines._nvidia import Vendor
 from edge_inception.errors import BackendMissing, InputError
 from edge_inception.sidecar import PlanDetails
@@ -20,15 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class _PlanSession(_backend.Closing):
+class _PlanSession(_backend.EngineSession):
     """A session of a plan on the first GPU."""
-
-    def __init__(self, runner: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
-        self._info = info
-        self._runner = runner
-        self._num_classes = engine.details.num_classes
-        self._takes = Takes(element=runner.input_element, shape=engine.details.input_shape[1:])
-        self._profile = engine.details.batch
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -40,19 +33,24 @@ class _PlanSession(_backend.Closing):
         """GPU time of the last batch in ms, without copies."""
         return float(self._runner.gpu_ms)
 
-    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return _backend.dense(self._runner.run(images), self._num_classes)
-
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         try:
-            return _backend.run_in_batches(
-                self._infer, images, takes=self._takes, profile=self._profile
-            )
+            return super().run(images)
         except (_nvinfer.VendorError, _cuda.CudaError) as error:
             raise InputError(f"the engine failed to run: {error}") from error
 
-    def close(self) -> None:
-        self._runner.close()
+
+def backend_of(vendor: Vendor) -> Backend:
+    """The backend of one of NVIDIA's libraries."""
+    return Backend(
+        name=vendor.name,
+        suffix=".engine",
+        distributions=vendor.distributions,
+        compile=partial(_nvidia.compile_graph, vendor),
+        open=partial(open_engine, vendor),
+        availability=partial(_nvidia.availability, vendor),
+        tied_to=partial(_nvidia.tied_to, vendor),
+    )
 
 
 def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> Session:
@@ -104,7 +102,8 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
         "float_precision": details.float_precision,
         "batch": stage.plain(details.batch),
     }
-    return _PlanSession(runner, info, engine)
+    takes = Takes(element=runner.input_element, shape=details.input_shape[1:])
+    return _PlanSession(engine, runner, takes=takes, info=info)
 
 
 def plan_details(engine: EngineFile) -> PlanDetails:

@@ -29,7 +29,6 @@ from edge_inception.sidecar import EngineDetails
 from edge_inception.spec import Progress, no_progress
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 _NAME = "onnxruntime"
@@ -129,27 +128,19 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-class _OnnxRuntimeSession(_backend.Closing):
+class _Runner:
     """A session of onnxruntime's CPU provider."""
 
-    def __init__(self, session: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
-        self.info = info
-        self._session = session
-        self._profile = engine.details.batch
-        self._num_classes = engine.details.num_classes
+    def __init__(self, session: Any) -> None:
+        self._session: Any = session
         entry = session.get_inputs()[0]
         self._input = entry.name
         self._outputs = [output.name for output in session.get_outputs()]
-        self._takes = Takes(element=_ELEMENTS[entry.type], shape=tuple(entry.shape[1:]))
+        self.takes = Takes(element=_ELEMENTS[entry.type], shape=tuple(entry.shape[1:]))
 
-    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return _backend.run_in_batches(
-            self._infer, images, takes=self._takes, profile=self._profile
-        )
-
-    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
+    def run(self, images: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         values = self._session.run(self._outputs, {self._input: images})
-        return _backend.dense(dict(zip(self._outputs, values, strict=True)), self._num_classes)
+        return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:
         self._session = None
@@ -174,7 +165,8 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
         "float_precision": "f32",
         "providers": session.get_providers(),
     }
-    return _OnnxRuntimeSession(session, info, engine)
+    runner = _Runner(session)
+    return _backend.EngineSession(engine, runner, takes=runner.takes, info=info)
 
 
 def _availability() -> Availability:

@@ -29,7 +29,6 @@ from edge_inception.sidecar import BlobDetails
 from edge_inception.spec import Progress, no_progress
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 _NAME = "openvino"
@@ -119,28 +118,6 @@ def _compile(
     )
 
 
-class _OpenVinoSession(_backend.Closing):
-    """A session of one infer request on one stream."""
-
-    def __init__(self, runner: _openvino.BlobRunner, engine: EngineFile) -> None:
-        self.info: Mapping[str, Any] = runner.info
-        self._runner = runner
-        self._profile = engine.details.batch
-        self._num_classes = engine.details.num_classes
-        self._takes = Takes(element=runner.element, shape=runner.shape)
-
-    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return _backend.run_in_batches(
-            self._infer, images, takes=self._takes, profile=self._profile
-        )
-
-    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return _backend.dense(self._runner.run(images), self._num_classes)
-
-    def close(self) -> None:
-        self._runner.close()
-
-
 def _open(engine: EngineFile, options: SessionOptions) -> Session:
     """A session on ``options.threads`` threads, at the float precision of the compile.
 
@@ -157,7 +134,8 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
             precision=_require_known(engine.details.float_precision),
             threads=options.threads or usable_threads(),
         )
-    return _OpenVinoSession(runner, engine)
+    takes = Takes(element=runner.element, shape=runner.shape)
+    return _backend.EngineSession(engine, runner, takes=takes, info=runner.info)
 
 
 def _layer_times(
