@@ -95,7 +95,7 @@ def unsigned_activations(model: Any) -> Respelled:
 
 
 def _respell_signed(ops: Any, node: Any) -> list[str]:
-    """Replace a tensor of both signs before kernels that fail on it; names the counts to raise."""
+    """Replace a tensor of both signs before kernels that fail on it; names of counts to raise."""
     readers = _pair_readers(node)
     weighted = [r for r in readers if r.get_node().get_type_name() in _WEIGHTED]
     others = [r for r in readers if r.get_node().get_type_name() not in _WEIGHTED]
@@ -179,7 +179,7 @@ def _clamped(ops: Any, value: Any, top: float) -> Any:
 
 
 def _before_relu(value: Any) -> Any:
-    """The input of a Relu that only ``value``'s reader uses, since a Clamp from 0 replaces it."""
+    """``value``, or the input of its Relu where it has one reader: a Clamp from 0 replaces that."""
     node = value.get_node()
     is_needless = node.get_type_name() == "Relu" and len(_readers(node)) == 1
     return node.input_value(0) if is_needless else value
