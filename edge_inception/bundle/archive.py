@@ -1,4 +1,4 @@
-"""A finished folder gets its name at once; its archive depends on nothing but its content."""
+"""Publication of a finished bundle folder, and its reproducible archive."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from edge_inception.device import errors, manifest
 from edge_inception.errors import InputError
 
 
-def publish_folder(made: Path, folder: Path, *, force: bool) -> bool:
-    """Give the finished bundle ``made`` its name; False where the same one has it already.
+def publish_folder(temporary: Path, folder: Path, *, force: bool) -> bool:
+    """Rename the finished bundle ``temporary`` to ``folder``; False if the same one is there.
 
     Raises:
-        InputError: Another bundle, or anything else, has it.
+        InputError: Another bundle, or anything else, is there, and ``force`` is off.
     """
     if not folder.exists():
-        made.rename(folder)
+        temporary.rename(folder)
         return True
     if not force:
-        if _is_same(made, folder):
+        if _is_same(temporary, folder):
             return False
         raise InputError(f"{folder} is there already and is another bundle", hint="use --force")
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     folder.rename(old / folder.name)
-    made.rename(folder)
+    temporary.rename(folder)
     shutil.rmtree(old)
     return True
 
 
-def _is_same(made: Path, folder: Path) -> bool:
-    """Whether ``folder`` is a whole bundle with the manifest and the signature of ``made``."""
+def _is_same(temporary: Path, folder: Path) -> bool:
+    """Whether ``folder`` is a whole bundle with the manifest and the signature of ``temporary``."""
     try:
         manifest.open_bundle(str(folder))
     except errors.Refusal:
         return False
     names = (manifest.FILE, manifest.SIGNATURE)
-    return all(_content(made / name) == _content(folder / name) for name in names)
+    return all(_content(temporary / name) == _content(folder / name) for name in names)
 
 
 def _content(path: Path) -> bytes:
@@ -51,20 +51,21 @@ def _content(path: Path) -> bytes:
 
 @contextmanager
 def temporary_beside(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` on the same disk; what is left of it is removed."""
+    """A new folder beside ``folder`` on the same disk, removed at the end if it is still there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    made.chmod(0o755)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary.chmod(0o755)
     try:
-        yield made
+        yield temporary
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_archive(folder: Path, path: Path) -> None:
-    """The bundle in a folder as a .tar.gz that depends on nothing but what its manifest lists.
+    """Write the bundle in a folder as a .tar.gz whose bytes depend on the bundle alone.
 
-    What was made there since, engines and records, stays out.
+    Only the manifest, its signature and the files that it lists are packed, so engines and records
+    that were made in the folder stay out.
     """
     with (
         path.open("wb") as raw,
@@ -82,5 +83,5 @@ def write_archive(folder: Path, path: Path) -> None:
 def _files_of(folder: Path) -> Sequence[Path]:
     names = manifest.open_bundle(str(folder)).record.files
     own = (folder / name for name in (manifest.FILE, manifest.SIGNATURE))
-    found = [*(folder / name for name in names), *(path for path in own if path.exists())]
-    return sorted(found, key=Path.as_posix)
+    paths = [*(folder / name for name in names), *(path for path in own if path.exists())]
+    return sorted(paths, key=Path.as_posix)

@@ -1,6 +1,6 @@
-"""``build.sh`` of a bundle: trtexec's command for each TensorRT version, to read and to run.
+"""``build.sh`` of a bundle: a shell script with trtexec's command for each TensorRT version.
 
-Its flags come from ``engines._trtexec``. The script has not run on a device.
+The flags come from ``engines._trtexec``. The script has not run on a device.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CACHE = "$cache"
 
 
 class _Release(NamedTuple):
-    """Versions whose trtexec takes the same flags: a shell pattern, and one of them."""
+    """TensorRT versions whose trtexec takes the same flags: a shell pattern, and one version."""
 
     pattern: str
     version: tuple[int, ...]
@@ -80,10 +80,10 @@ esac
 
 
 def render(graphs: Sequence[manifest.Graph], choices: manifest.Choices) -> str:
-    """The script.
+    """The text of ``build.sh``.
 
     Args:
-        graphs: Records of the manifest.
+        graphs: The graphs of the manifest.
         choices: ``build`` of the manifest.
     """
     has_cache = any(runtimes.is_calibrated(graph) for graph in graphs)

@@ -1,13 +1,13 @@
-"""Golden images of a bundle: a few photos whose answers prove an engine on the device.
+"""Golden images of a bundle: a few photos whose recorded answers test an engine on the device.
 
-Recorded are the preprocessed arrays, the answers of the engine that was validated here, and the
-baseline's. An engine of another library rounds otherwise, so the limits are:
+``golden.npz`` holds the preprocessed arrays, the answers of the engine that was validated here, and
+the answers of the baseline. An engine of another library rounds in another way, so the limits are:
 
-- its answers lie as near to the validated engine's as those lie to the baseline's (SQNR), but never
-  nearer than the arithmetic of the library allows: ``_REACHABLE_DB``;
-- against the baseline it may lose 3 dB, which is twice the error power;
-- every golden image keeps its class. Photos near a class border prove nothing about an engine, so
-  only those are taken whose margin is at least the median's and whose class the baseline gives too.
+- the SQNR against the validated engine is at least that of the validated engine against the
+  baseline, or ``_REACHABLE_DB`` where that is less;
+- the SQNR against the baseline may be 3 dB lower, which is twice the error power;
+- every golden image keeps its class. A photo near a class border tests no engine, so the margin of
+  a golden image is at least the median, and its class is the baseline's.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ from edge_inception.device.manifest import Tolerance
 from edge_inception.errors import InputError
 from edge_inception.validate.accuracy import BaselineArrays
 
-# What two correct libraries may differ by. fp32: TensorRT multiplies in TF32 (11 bits, 66 dB for
+# SQNR that two correct libraries reach. fp32: TensorRT multiplies in TF32 (11 bits, 66 dB for
 # one product) through some hundred layers; fp16: 11 bits in the sums too. int8: OpenVINO and
 # onnxruntime on the demo's graph are 38 dB apart (24 photos), and 23 dB from the baseline. Nothing
 # of this was measured on a device.
 _REACHABLE_DB = {"fp32": 40.0, "fp16": 30.0, "int8": 30.0}
 _BASELINE_LOSS_DB = 3.0
-_PIXEL_STEPS = 2  # of 255: JPEG decoders and resizers of other Pillow versions round otherwise
+_PIXEL_STEPS = 2  # of 255: decoders and resizers of other Pillow versions round in another way
 _CANDIDATES = 4  # times as many photos are looked at
 _SCORE_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golden:
-    """Chosen photos in order; arrays have one row for each.
+    """Chosen photos in order; each array has one row for each photo.
 
-    ``images`` as the engine takes them; ``validated`` and ``baseline`` float32 [G, columns].
+    ``images`` are preprocessed as the engine takes them; ``validated`` and ``baseline`` are
+    answers, float32 [G, columns].
     """
 
     items: tuple[ImageItem, ...]
@@ -54,7 +55,7 @@ class Golden:
     tolerance: Tolerance
 
     def names(self) -> list[str]:
-        """Where the photos lie in a bundle."""
+        """Paths of the photos in a bundle."""
         return [
             f"golden/{index:03}{item.path.suffix.lower()}" for index, item in enumerate(self.items)
         ]
@@ -81,26 +82,26 @@ def record_golden(
     """Choose ``count`` photos of ``photos`` and record what ``engine`` answers to them.
 
     Args:
-        engine: Validated, executable here.
-        baseline: Its rows name the photos by sha256.
-        photos: Validation images, any of those that the baseline was recorded on.
-        count: At least 1; fewer are taken where there are fewer.
+        engine: The validated engine, which runs on this machine.
+        baseline: Recorded answers, whose rows name the photos by sha256.
+        photos: Validation images; those that the baseline lacks are left out.
+        count: At least 1; fewer photos are taken where there are fewer.
 
     Raises:
         InputError: None of the photos is in the baseline.
     """
     rows = {digest: row for row, digest in enumerate(baseline.sha256)}
-    known = [item for item in photos.items if item.sha256 in rows]
-    if not known:
+    recorded_items = [item for item in photos.items if item.sha256 in rows]
+    if not recorded_items:
         raise InputError(
             f"none of the {len(photos.items)} images of {photos.name} is in the baseline",
             hint="give the validation images that the build was run with: --validation",
         )
-    candidates = _spread(known, _CANDIDATES * count)
+    candidates = spread(recorded_items, _CANDIDATES * count)
     arrays, validated = _answers(engine, candidates)
     exact = baseline.logits[[rows[item.sha256] for item in candidates]]
     head = engine.details.head_text
-    chosen = _spread(_sure(validated, exact, head), count)
+    chosen = spread(_confident_rows(validated, exact, head), count)
     return Golden(
         items=tuple(candidates[index] for index in chosen),
         images=arrays[chosen],
@@ -112,7 +113,7 @@ def record_golden(
     )
 
 
-def _spread(values: list[Any], count: int) -> list[Any]:
+def spread(values: list[Any], count: int) -> list[Any]:
     """At most ``count`` of ``values``, spread evenly over their order."""
     if count >= len(values):
         return values
@@ -122,24 +123,26 @@ def _spread(values: list[Any], count: int) -> list[Any]:
 def _answers(
     engine: EngineFile, items: list[ImageItem]
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    how = engine.details.preprocess
+    preprocess = engine.details.preprocess
     with inference.open_engine(engine.path) as session:
         parts = [
             (batch.images, session.run(batch.images))
-            for batch in images.batches(items, how, _SCORE_BATCH)
+            for batch in images.batches(items, preprocess, _SCORE_BATCH)
         ]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
-def _sure(validated: NDArray[np.float32], exact: NDArray[np.float32], head: str) -> list[int]:
-    """Rows whose class is sure and is the baseline's; every row where answers name no class."""
+def _confident_rows(
+    validated: NDArray[np.float32], exact: NDArray[np.float32], head: str
+) -> list[int]:
+    """Rows with a large margin and the baseline's class; every row where answers name no class."""
     if head == "embedding" or validated.shape[1] == 1:
         return list(range(len(validated)))
     ordered = np.sort(validated, axis=1)
     margins = ordered[:, -1] - ordered[:, -2]
-    is_sure = (margins >= np.median(margins)) & (validated.argmax(1) == exact.argmax(1))
-    found = [int(row) for row in np.flatnonzero(is_sure)]
-    return found or [int(margins.argmax())]
+    is_confident = (margins >= np.median(margins)) & (validated.argmax(1) == exact.argmax(1))
+    rows = [int(row) for row in np.flatnonzero(is_confident)]
+    return rows or [int(margins.argmax())]
 
 
 def _tolerance(

@@ -1,4 +1,4 @@
-"""Licences that go with a bundle: ours, and what is known of the checkpoint's."""
+"""Texts of the licences in a bundle: that of this code, and notes on the checkpoint's."""
 
 from __future__ import annotations
 
@@ -12,16 +12,12 @@ _DISTRIBUTION = "edge-inception"
 
 
 def licence_texts(details: ModelDetails) -> dict[str, str]:
-    """File name -> text, for the folder ``licences`` of a bundle.
-
-    Args:
-        details: Of a graph's sidecar.
-    """
+    """File name -> text, for the folder ``licences``; ``details`` are of a graph's sidecar."""
     return {"edge-inception.txt": _own(), "checkpoint.txt": _checkpoint(details)}
 
 
 def _own() -> str:
-    """The licence of the code in a bundle, as this package was installed with it."""
+    """The licence of the code in a bundle, as it was installed with this package."""
     try:
         files = metadata.distribution(_DISTRIBUTION).files or []
     except metadata.PackageNotFoundError:
@@ -33,7 +29,7 @@ def _own() -> str:
 
 
 def _checkpoint(details: ModelDetails) -> str:
-    """What the table of models says of those who published such weights; no legal advice."""
+    """Notes on the licences of published weights from the table of models; no legal advice."""
     model, family = details.model, details.checkpoint_family
     lines = [
         f"The graphs hold the weights of a checkpoint of {model}.",

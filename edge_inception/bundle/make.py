@@ -1,7 +1,8 @@
-"""A bundle: the folder that goes to a device, builds its engine there and proves itself.
+"""A bundle: the folder that goes to a device, and builds and verifies its engine there.
 
-The same content gives the same bytes: no times, sorted names, and an archive whose members belong
-to nobody and are of 1970. It is written beside its final name and renamed when it is whole.
+The same content gives the same bytes: names are sorted, no file holds a time, and the members of
+the archive have no owner and are stamped 1970. A bundle is written beside its final name and
+renamed when it is whole.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edge_inception import artifact, stage
 from edge_inception._version import __version__
 from edge_inception.artifact import Baseline, EngineFile, Report, TypedGraph
 from edge_inception.bundle import archive, build_script, serving, signing
-from edge_inception.bundle.golden import Golden, record_golden
+from edge_inception.bundle.golden import Golden, record_golden, spread
 from edge_inception.bundle.licences import licence_texts
 from edge_inception.bundle.serving.facts import serving_facts
 from edge_inception.data.imageset import ImageSet
@@ -40,9 +41,9 @@ TRAVELLING: Mapping[str, tuple[str, ...]] = {
         f"engines/{name}.py" for name in ("_nvinfer", "_cuda", "_plan", "_inspection")
     ),
 }
-"""Backend -> files of this package that a bundle carries besides those."""
+"""Backend -> more files of this package that a bundle for it carries."""
 
-# typing of a graph -> the TensorRT versions that it is for: from, and below
+# Typing of a graph -> the first TensorRT version that it is for, and the first that it is not for
 _BOUNDS: Mapping[str, tuple[str, str]] = {
     "strong": ("10.0", ""),
     "weak": ("8.2", "10.0"),
@@ -56,9 +57,10 @@ _TOOLS = ("numpy", "Pillow", "onnx", "openvino", "torch")
 class Material:
     """Artifacts of one build.
 
-    ``graphs`` are spellings of one typed graph, each once; ``engine`` is of the strong one, was
-    validated in ``report`` and is executable here; ``proofs`` are all such engines. ``images`` are
-    validation images, any of those that ``baseline`` was recorded on.
+    ``graphs`` are one graph in different typings. ``engine`` is compiled from the strongly typed
+    graph, was validated in ``report`` and runs on this machine; ``proofs`` are all engines that
+    were validated in ``report``. ``images`` are validation images; those that ``baseline`` lacks
+    are left out.
     """
 
     graphs: tuple[TypedGraph, ...]
@@ -72,12 +74,12 @@ class Material:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleOptions:
-    """Choices of one bundle.
+    """Options of one bundle.
 
-    ``name`` empty is the model's; ``tensorrt`` empty the whole range of the target, else oldest and
-    newest. ``num_baseline`` rows of the baseline travel at most.
-    ``key`` is an Ed25519 private key in a PEM file; ``public_key`` is where its public half is
-    written for those who check. ``force`` replaces another bundle of that name.
+    An empty ``name`` stands for the model's name. ``tensorrt`` is the oldest and the newest
+    version; None is the whole range of the target. At most ``num_baseline`` rows of the baseline
+    are packed. ``key`` is an Ed25519 private key in a PEM file. ``force`` replaces another bundle
+    of that name.
     """
 
     target: str
@@ -96,7 +98,7 @@ class BundleOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleResult:
-    """Where the bundle lies, its archive, its version, and whether it was there already."""
+    """Paths of a bundle's folder and archive, its version, and whether it is new."""
 
     folder: Path
     archive: Path
@@ -109,14 +111,14 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
     """Write ``out/NAME-TARGET`` and ``out/NAME-TARGET.tar.gz``.
 
     Args:
-        material: What a build left.
+        material: Artifacts of a build.
         options: Target, name, signature.
-        out: Folder that holds bundles.
+        out: Folder for bundles.
 
     Raises:
         InputError: The report failed, the artifacts are not of one build, none of the images is in
             the baseline, another bundle has that name, or the disk is full or read-only.
-        BackendMissing: Signing without ``cryptography``; running the engine without OpenVINO.
+        BackendMissing: Signing needs ``cryptography``, or the engine needs OpenVINO.
     """
     target = targets.target(options.target)
     _require_one_build(material, options)
@@ -124,16 +126,16 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
     content = _Content(material, options, target)
     folder = out / f"{content.name}-{target.name}"
     packed = out / f"{folder.name}.tar.gz"
-    with artifact.writing(folder), archive.temporary_beside(folder) as made:
-        content.write(made)
-        record = content.manifest(made)
+    with artifact.writing(folder), archive.temporary_beside(folder) as temporary:
+        content.write(temporary)
+        record = content.manifest(temporary)
         text = records.to_json(record)
-        (made / manifest.FILE).write_text(text, encoding="utf-8")
+        (temporary / manifest.FILE).write_text(text, encoding="utf-8")
         if key is not None:
             signed = signing.sign(text.encode(), key, f"{folder.name} {record.version}")
-            (made / manifest.SIGNATURE).write_text(signed, encoding="ascii")
+            (temporary / manifest.SIGNATURE).write_text(signed, encoding="ascii")
             signing.write_public_key(key, out / f"{folder.name}.pub")
-        is_new = archive.publish_folder(made, folder, force=options.force)
+        is_new = archive.publish_folder(temporary, folder, force=options.force)
         artifact.replace_file(packed, lambda path: archive.write_archive(folder, path))
     return BundleResult(
         folder=folder,
@@ -145,10 +147,10 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
 
 
 def _require_one_build(material: Material, options: BundleOptions) -> None:
-    """Refuse artifacts that do not belong together, and a build that failed.
+    """Refuse artifacts of different builds, and a build that failed.
 
     Raises:
-        InputError: They do not.
+        InputError: The report failed, or an artifact is not the one that it judged.
     """
     status = material.report.details.status
     if status == "FAILED" and not options.keep_failed:
@@ -157,7 +159,7 @@ def _require_one_build(material: Material, options: BundleOptions) -> None:
             hint="meet the gates, or say --keep-failed",
         )
     context = report_record.read(material.report.path).context
-    judged = {made.sha256 for made in context.engines.values()}
+    judged = {engine.sha256 for engine in context.engines.values()}
     if material.engine.sha256 not in judged:
         raise InputError(
             f"{material.engine.path} is not an engine that {material.report.path} judged",
@@ -186,10 +188,8 @@ def _graph_file(graph: TypedGraph) -> str:
 
 
 def _write_baseline(path: Path, arrays: BaselineArrays, most: int) -> None:
-    """At most ``most`` rows, spread evenly."""
-    total = len(arrays.labels)
-    count = min(most, total)
-    rows = [index * total // count for index in range(count)]
+    """Write at most ``most`` rows of the baseline, spread evenly."""
+    rows = spread(list(range(len(arrays.labels))), most)
     chosen = recorded.Baseline(
         logits=arrays.logits[rows],
         labels=arrays.labels[rows],
@@ -200,11 +200,12 @@ def _write_baseline(path: Path, arrays: BaselineArrays, most: int) -> None:
 
 
 class _Content:
-    """Everything in one bundle but its manifest, and the manifest of that."""
+    """The files of one bundle, and their manifest."""
 
     def __init__(self, material: Material, options: BundleOptions, target: Target) -> None:
         self._material, self._options, self._target = material, options, target
         self._details = material.engine.details
+        self._is_openvino = target.backend == "openvino"
         self.name = options.name or self._details.model
         self._serving = serving_facts(
             material.graphs[0].details, target, name=self.name, dla_core=options.dla_core
@@ -215,9 +216,8 @@ class _Content:
         )
 
     def write(self, folder: Path) -> None:
-        """Every file but the manifest, into an empty folder."""
-        is_openvino = self._target.backend == "openvino"
-        backend = "openvino" if is_openvino else "tensorrt"
+        """Write every file but the manifest into an empty folder."""
+        backend = "openvino" if self._is_openvino else "tensorrt"
         for name in (*DEVICE_FILES, *SHARED, *TRAVELLING[backend]):
             shutil.copyfile(_PACKAGE / name, folder / Path(name).name)
         (folder / "graphs").mkdir()
@@ -228,18 +228,18 @@ class _Content:
         self.golden.write(folder)
         _write_baseline(folder / recorded.BASELINE, self._arrays, self._options.num_baseline)
         shutil.copyfile(self._material.report.path, folder / "report.json")
-        for name, text in self._texts(is_openvino=is_openvino).items():
+        for name, text in self._texts().items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
 
-    def _texts(self, *, is_openvino: bool) -> dict[str, str]:
+    def _texts(self) -> dict[str, str]:
         texts = {f"licences/{k}": v for k, v in licence_texts(self._details).items()}
         texts |= {f"serving/{k}": v for k, v in serving.render_all(self._serving).items()}
         labels = self._details.classes
         if labels:
             texts["labels.txt"] = "\n".join(labels) + "\n"
-        if not is_openvino:
+        if not self._is_openvino:
             texts["build.sh"] = build_script.render(self._graph_records(), self._choices())
         return texts
 
@@ -262,13 +262,12 @@ class _Content:
         )
 
     def _choices(self) -> manifest.Choices:
-        is_openvino = self._target.backend == "openvino"
         return manifest.Choices(
             workspace_mib=self._options.workspace_mib,
             dla_core=self._options.dla_core,
             allow_gpu_fallback=self._options.allow_gpu_fallback,
             builder_optimization_level=self._options.builder_optimization_level,
-            float_precision=self._details.float_precision if is_openvino else None,
+            float_precision=self._details.float_precision if self._is_openvino else None,
         )
 
     def manifest(self, folder: Path) -> manifest.Manifest:

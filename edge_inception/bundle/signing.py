@@ -1,6 +1,7 @@
-"""Sign a manifest with an Ed25519 key, in minisign's format, which ``device.signature`` checks.
+"""Signatures of a manifest by an Ed25519 key, in minisign's format.
 
-``minisign -Vm manifest.json -x manifest.json.sig -p KEY.pub`` checks it too.
+``device.signature`` checks them, as does
+``minisign -Vm manifest.json -x manifest.json.sig -p KEY.pub``.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from edge_inception.artifact import replace_file
 from edge_inception.device import manifest, signature
 from edge_inception.errors import BackendMissing, InputError
 
+_MAKE = "make one: openssl genpkey -algorithm ed25519 -out KEY.pem"
+
 
 def read_key(path: Path) -> Any:
     """The Ed25519 private key in a PEM file without a password.
 
     Raises:
         BackendMissing: The package cryptography is not installed.
-        InputError: No such key.
+        InputError: The file cannot be read, or holds no such key.
     """
     try:
         from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 -- an extra
@@ -38,9 +41,6 @@ def read_key(path: Path) -> Any:
     return key
 
 
-_MAKE = "make one: openssl genpkey -algorithm ed25519 -out KEY.pem"
-
-
 def sign(content: bytes, key: Any, comment: str) -> str:
     """The text of the signature file of ``content``; ``comment`` is signed with it."""
     signed = key.sign(signature.digest(content))
@@ -56,7 +56,7 @@ def write_public_key(key: Any, path: Path) -> None:
     """Write minisign's public key file of ``key``.
 
     Raises:
-        InputError: It cannot be written.
+        InputError: The file cannot be written.
     """
     content = signature.KEY_KIND + _key_id(key) + key.public_key().public_bytes_raw()
     text = f"untrusted comment: minisign public key\n{base64.b64encode(content).decode()}\n"

@@ -1,5 +1,6 @@
-"""A bundle onto devices over ssh: copied, proved there, then switched to at once.
+"""Deployment of a bundle to devices over ssh: copy it, verify it there, then switch to it at once.
 
-``run`` is the door. ``remote`` alone knows paramiko, ``agent`` is what runs on the device for it.
-What enters talks to another machine; what a bundle holds belongs to ``bundle``.
+``run`` is the entry point. ``login`` and ``remote`` alone use paramiko; ``agent`` is the program
+that they run on the device. Code that talks to a device belongs here, the content of a bundle to
+``bundle``.
 """

@@ -1,4 +1,4 @@
-"""Where a device is: user, host and port, of which none can hold a word for a shell."""
+"""A device's address: user, host and port, none of which a shell could take for a command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ADDRESS = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where to log in; ``host`` is a name, an IPv4 or an IPv6 address."""
+    """An account on a device; ``host`` is a name, an IPv4 or an IPv6 address."""
 
     user: str
     host: str
@@ -31,20 +31,22 @@ class Address:
 
     @property
     def known_as(self) -> str:
-        """The name of its line in known_hosts."""
+        """The host's name in known_hosts."""
         return self.host if self.port == SSH_PORT else f"[{self.host}]:{self.port}"
 
 
 def parse_address(text: str) -> Address:
-    """``user@host``, ``host:port`` or ``user@[IPv6]:port``; the user is ours where none is named.
+    """The address in ``user@host``, ``host:port`` or ``user@[IPv6]:port``.
+
+    Without a user it is the one who runs this program.
 
     Raises:
-        InputError: It is none of these.
+        InputError: The text is none of these.
     """
-    found = _ADDRESS.fullmatch(text)
-    user, ipv6, host, digits = found.groups() if found else ("", "", "", "0")
+    match = _ADDRESS.fullmatch(text)
+    user, ipv6, host, digits = match.groups() if match else ("", "", "", "0")
     port = int(digits or SSH_PORT)
-    if not found or not 0 < port <= _LAST_PORT:
+    if not match or not 0 < port <= _LAST_PORT:
         raise InputError(
             f"'{text}' is not a device's address",
             hint="write user@host, user@host:port or user@[IPv6]:port",

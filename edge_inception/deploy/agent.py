@@ -1,7 +1,7 @@
-"""What deploy asks of a device's own Python: which files are there, how much room, who deploys.
+"""The program that deploy runs in a device's own Python: survey files, lock, flush, run a command.
 
-Its text is sent as ``python3 -c TEXT COMMAND`` and its questions come as one line of JSON on stdin,
-so that no path is ever part of a command line. Python 3.6 syntax, standard library.
+Deploy sends this file's text as ``python3 -c TEXT COMMAND`` and the request as one line of JSON on
+stdin, so that no path is ever part of a command line. Python 3.6 syntax, standard library.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ _NOT_FOUND = 127
 
 
 class Survey(NamedTuple):
-    """Asks for files in a folder, and for their unfinished copies, which end in ``part``."""
+    """Request for files in a folder, and for their unfinished copies, which end in ``part``."""
 
     folder: str
     names: List[str]
@@ -40,7 +40,7 @@ class Facts(NamedTuple):
 
 
 class Surveyed(NamedTuple):
-    """Each file and its unfinished copy, None where there is none; free room; who answers."""
+    """Each file and its unfinished copy, None where absent; free bytes; Python and processor."""
 
     files: Dict[str, Tuple[Optional[Facts], Optional[Facts]]]
     free_bytes: int
@@ -49,13 +49,13 @@ class Surveyed(NamedTuple):
 
 
 class Flush(NamedTuple):
-    """Asks that everything written to a folder is on the disk."""
+    """Request that everything written to a folder is on the disk."""
 
     folder: str
 
 
 class Lock(NamedTuple):
-    """Asks to be alone in a folder; ``holder`` is who asks."""
+    """Request for the lock of a folder; ``holder`` names who asks, who waits ``patience_s``."""
 
     folder: str
     file: str
@@ -64,35 +64,35 @@ class Lock(NamedTuple):
 
 
 class Locked(NamedTuple):
-    """Whether the lock is held, or else by whom."""
+    """Whether the lock was taken, or else its holder."""
 
     locked: bool
     holder: str = ""
 
 
 class Run(NamedTuple):
-    """Asks to run a command in a folder."""
+    """Request to run a command in a folder."""
 
     folder: str
     words: List[str]
 
 
 def survey(request: Survey) -> Surveyed:
-    """Size and sha256 of each file named and of its unfinished copy; free room; who answers."""
-    found = {}
+    """Size and sha256 of each file named and of its unfinished copy, and facts of the device."""
+    files = {}
     for name in request.names:
         path = os.path.join(request.folder, *name.split("/"))
-        found[name] = (_facts(path), _facts(path + request.part))
+        files[name] = (_facts(path), _facts(path + request.part))
     return Surveyed(
-        files=found,
-        free_bytes=shutil.disk_usage(_nearest(request.folder)).free,
+        files=files,
+        free_bytes=shutil.disk_usage(_existing(request.folder)).free,
         python=platform.python_version(),
         machine=platform.machine(),
     )
 
 
 def _facts(path: str) -> Optional[Facts]:
-    """None where there is no such file; a link is none, since what it points to is not ours."""
+    """Size and digest of a file, None where there is none; a link does not count as a file."""
     if os.path.islink(path) or not os.path.isfile(path):
         return None
     digest, size = hashlib.sha256(), 0
@@ -103,23 +103,23 @@ def _facts(path: str) -> Optional[Facts]:
     return Facts(size, digest.hexdigest())
 
 
-def _nearest(folder: str) -> str:
-    """The folder, or the nearest above it that exists: they share a disk."""
+def _existing(folder: str) -> str:
+    """The folder, or the nearest folder above it that exists, on the same disk."""
     while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
         folder = os.path.dirname(folder)
     return folder
 
 
 def flush(request: Flush) -> Flush:
-    """Everything written reaches the disk before the switch: a power cut must not undo it."""
+    """Write everything to the disk before the switch, so that a power cut does not undo it."""
     os.sync()
     return request
 
 
 def lock(request: Lock) -> Locked:
-    """Hold the lock of a folder until stdin ends, which a dropped connection does too.
+    """Hold the lock of a folder until stdin ends, as it does when the connection drops.
 
-    Tells that it is locked and waits, or answers with who holds it.
+    The function prints that the lock is taken and waits, or returns the holder's name.
     """
     with open(os.path.join(request.folder, request.file), "a+") as stream:
         if not _is_locked(stream, request.patience_s):
@@ -130,18 +130,18 @@ def lock(request: Lock) -> Locked:
         started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         stream.write("{}, since {}, pid {}".format(request.holder, started, os.getpid()))
         stream.flush()
-        _tell(_json(Locked(locked=True)))
+        _print_line(_json(Locked(locked=True)))
         while not select.select([0], [], [], _SIGN_OF_LIFE_S)[0] or os.read(0, 1):
-            # A host that vanished is noticed only by what is sent to it.
-            _tell("")
+            # A host that is gone is noticed only when a write to it fails.
+            _print_line("")
     return Locked(locked=False)
 
 
 def run(request: Run) -> int:
-    """Run a command with our stdout; its exit code. It is killed when stdin ends.
+    """Exit code of a command that writes to this stdout and is killed when stdin ends.
 
-    A build goes on for minutes without a word: were it left alone when the connection drops, the
-    next deploy would start a second one beside it.
+    A build prints nothing for minutes: if it went on after the connection dropped, the next deploy
+    would start a second build beside it.
     """
     try:
         child = subprocess.Popen(  # noqa: S603 -- what deploy asked for, and no shell
@@ -162,20 +162,20 @@ def run(request: Run) -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     code = child.wait()
-    return code if code >= 0 else 128 - code  # as shells tell a signal
+    return code if code >= 0 else 128 - code  # shells write a signal as 128 + its number
 
 
 def _is_locked(stream: Any, patience_s: float) -> bool:
-    """Whether the lock was free, or became so in time: a dropped holder takes a moment to go."""
+    """Whether the lock was taken in time; a holder whose connection dropped may hold it still."""
     last = time.time() + patience_s
-    while not _is_ours(stream):
+    while not _try_lock(stream):
         if time.time() > last:
             return False
         time.sleep(_PAUSE_S)
     return True
 
 
-def _is_ours(stream: Any) -> bool:
+def _try_lock(stream: Any) -> bool:
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -183,47 +183,47 @@ def _is_ours(stream: Any) -> bool:
     return True
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def _json(answer: Union[Surveyed, Flush, Locked]) -> str:
-    """A record as JSON, files as objects: json itself would write a list of each."""
-    found = answer._asdict()
+    """A record as JSON; json itself would write the facts of each file as a list."""
+    fields = answer._asdict()
     if isinstance(answer, Surveyed):
         pairs = answer.files.items()
-        found.update(files={name: [one and one._asdict() for one in two] for name, two in pairs})
-    return json.dumps(found)
+        fields.update(files={name: [f and f._asdict() for f in pair] for name, pair in pairs})
+    return json.dumps(fields)
 
 
 def _line() -> str:
-    """The first line of stdin, and nothing of what follows: it is read without a buffer."""
-    found = b""
-    while not found.endswith(b"\n"):
+    """The first line of stdin, read without a buffer, so that nothing behind it is consumed."""
+    line = b""
+    while not line.endswith(b"\n"):
         byte = os.read(0, 1)
         if not byte:
             break
-        found += byte
-    return found.decode()
+        line += byte
+    return line.decode()
 
 
 def main(command: str) -> None:
-    """Answer one question with one line of JSON."""
-    asked = json.loads(_line())
+    """Answer one request with one line of JSON."""
+    fields = json.loads(_line())
     if command == "run":
-        os._exit(run(Run(**asked)))  # the thread that reads stdin may still wait
+        os._exit(run(Run(**fields)))  # the thread that reads stdin may still wait
     try:
         if command == "survey":
-            _tell(_json(survey(Survey(**asked))))
+            _print_line(_json(survey(Survey(**fields))))
         elif command == "flush":
-            _tell(_json(flush(Flush(**asked))))
+            _print_line(_json(flush(Flush(**fields))))
         else:
-            _tell(_json(lock(Lock(**asked))))
+            _print_line(_json(lock(Lock(**fields))))
     except BrokenPipeError:
         os._exit(0)
     except OSError as error:
-        _tell(json.dumps({"error": "{}: {}".format(error.filename or "", error.strerror)}))
+        _print_line(json.dumps({"error": "{}: {}".format(error.filename or "", error.strerror)}))
 
 
 if __name__ == "__main__":

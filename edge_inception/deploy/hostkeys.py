@@ -1,7 +1,7 @@
-"""Which host keys are trusted: known_hosts as OpenSSH reads it.
+"""Trusted host keys: known_hosts as OpenSSH reads it.
 
-paramiko's own reader fails on a file that holds ``@revoked`` or ``@cert-authority``, knows no
-patterns, and looks at one key per host alone.
+paramiko's own reader fails on a file that holds ``@revoked`` or ``@cert-authority``, has no
+patterns, and reads only one key per host.
 
 Source: "SSH_KNOWN_HOSTS FILE FORMAT" of sshd(8).
 """
@@ -18,13 +18,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 _HASHED, _REVOKED = "|1|", "@revoked"
-# What a host offers its RSA key as: the name of the key's own type stands for SHA-1.
+# Kind of key -> algorithms that a host offers it with; ssh-rsa itself would be SHA-1.
 _ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostKey:
-    """A public key, as its line holds it; ``kind`` such as ``ssh-ed25519``."""
+    """A public key of known_hosts; ``kind`` is such as ``ssh-ed25519``."""
 
     kind: str
     blob: bytes
@@ -35,13 +35,13 @@ class HostKey:
 
     @property
     def text(self) -> str:
-        """Kind and blob as lines of known_hosts end in."""
+        """Kind and key in base64, as at the end of a line of known_hosts."""
         return f"{self.kind} {base64.b64encode(self.blob).decode()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Patterns of names, one key, and whether it is there to be refused."""
+    """One line of known_hosts: patterns of host names, a key, and whether the key is revoked."""
 
     patterns: tuple[str, ...]
     key: HostKey
@@ -49,7 +49,7 @@ class Line:
 
 
 def read(paths: Iterable[Path]) -> tuple[Line, ...]:
-    """Every line that can be read; certificate authorities and broken lines are left out.
+    """Lines of the files, without certificate authorities and lines that cannot be parsed.
 
     Raises:
         OSError: A file cannot be read.
@@ -67,15 +67,15 @@ def keys_of(name: str, lines: Iterable[Line], *, is_revoked: bool = False) -> li
 
     Args:
         name: The host, as ``[host]:port`` where the port is not 22.
-        lines: Of known_hosts.
-        is_revoked: Which of the two.
+        lines: Lines of known_hosts.
+        is_revoked: Whether the revoked keys are wanted.
     """
-    found = [line for line in lines if line.is_revoked == is_revoked]
-    return [line.key for line in found if _is_for(line.patterns, name)]
+    chosen = [line for line in lines if line.is_revoked == is_revoked]
+    return [line.key for line in chosen if _is_for(line.patterns, name)]
 
 
 def preferred(offered: Iterable[str], keys: Iterable[HostKey]) -> list[str]:
-    """The algorithms to ask a host for, those first in which we know it."""
+    """The offered algorithms, first those of the host's keys in known_hosts."""
     known = {name for key in keys for name in _ALGORITHMS.get(key.kind, (key.kind,))}
     return sorted(offered, key=lambda name: name not in known)
 
@@ -93,7 +93,7 @@ def _parsed(words: list[str]) -> Iterator[Line]:
 
 
 def _is_for(patterns: Iterable[str], name: str) -> bool:
-    """Whether one of the patterns fits and none of the ``!negated``."""
+    """Whether one of the patterns fits ``name``, and none of those negated by ``!``."""
     is_negated = any(_fits(each[1:], name) for each in patterns if each.startswith("!"))
     return not is_negated and any(_fits(each, name) for each in patterns)
 
@@ -110,7 +110,7 @@ def _fits_hashed(pattern: str, name: str) -> bool:
     salt, _, digest = pattern.removeprefix(_HASHED).partition("|")
     try:
         wanted = base64.b64decode(digest, validate=True)
-        made = hmac.digest(base64.b64decode(salt, validate=True), name.encode(), "sha1")
+        actual = hmac.digest(base64.b64decode(salt, validate=True), name.encode(), "sha1")
     except binascii.Error:
         return False
-    return hmac.compare_digest(made, wanted)
+    return hmac.compare_digest(actual, wanted)

@@ -1,4 +1,4 @@
-"""Where versions lie on a device, and which of them is current.
+"""The folders of a bundle's versions on a device, and the links to the current version.
 
 ``REMOTE_DIR/NAME-TARGET/`` holds one folder per version, the links ``current`` and ``previous``, a
 lock, and for devices without a network ``wheels-KEY`` and ``venv-KEY``.
@@ -29,35 +29,35 @@ class Releases:
     machine: Machine
     folder: str
 
-    def of(self, name: str) -> str:
-        """The path of something in it."""
+    def path(self, name: str) -> str:
+        """Path of ``name`` in the folder."""
         return f"{self.folder}/{name}"
 
     def current(self) -> str | None:
-        """The version that is switched to."""
-        return self.machine.link(self.of(CURRENT))
+        """The current version, None before the first switch."""
+        return self.machine.link(self.path(CURRENT))
 
     def previous(self) -> str | None:
         """The version that a rollback goes to; None if there is none, or it was removed."""
-        found = self.machine.link(self.of(PREVIOUS))
-        return found if found != self.current() and found in self.versions() else None
+        version = self.machine.link(self.path(PREVIOUS))
+        return version if version != self.current() and version in self.versions() else None
 
     def versions(self) -> tuple[str, ...]:
-        """Those that have a folder, complete or not."""
-        found = self.machine.names(self.folder)
-        return tuple(name for name, is_folder in found.items() if is_folder and is_version(name))
+        """The versions that have a folder, complete or not."""
+        names = self.machine.names(self.folder)
+        return tuple(name for name, is_folder in names.items() if is_folder and is_version(name))
 
     def switch(self, version: str) -> None:
-        """Make a version current in one step, and the one before it previous."""
+        """Make a version current in one step, and the old current version previous."""
         before = self.current()
         if before == version:
             return
         if before is not None:
-            self.machine.set_link(self.of(PREVIOUS), before)
-        self.machine.set_link(self.of(CURRENT), version)
+            self.machine.set_link(self.path(PREVIOUS), before)
+        self.machine.set_link(self.path(CURRENT), version)
 
     def rollback(self) -> tuple[str, str]:
-        """Switch to the previous version, which makes this one previous; both, new one first.
+        """Swap the current and the previous version; returns them, the new current version first.
 
         Raises:
             DeployFailed: There is no previous version.
@@ -68,16 +68,16 @@ class Releases:
                 f"{self.machine.address}: no previous version in {self.folder} to go back to",
                 hint="deploy the bundle that you want: edge-inception deploy ... --bundle FOLDER",
             )
-        self.machine.set_link(self.of(CURRENT), version)
-        self.machine.set_link(self.of(PREVIOUS), before)
+        self.machine.set_link(self.path(CURRENT), version)
+        self.machine.set_link(self.path(PREVIOUS), before)
         return version, before
 
     @contextmanager
     def locked(self, python: str) -> Iterator[None]:
-        """Alone in this folder while the block runs; the lock goes with the connection.
+        """Hold the lock of this folder while the block runs; it ends with the connection.
 
         Raises:
-            DeployFailed: Somebody else deploys.
+            DeployFailed: Another deploy holds the lock.
         """
         request = agent.Lock(
             folder=self.folder,
@@ -96,18 +96,14 @@ class Releases:
 
 
 def require_path(remote_dir: str) -> None:
-    """Refuse what is no absolute path on any device.
+    """Refuse a remote folder that is not an absolute path.
 
     Raises:
-        InputError: It is relative, goes up, or holds control characters.
+        InputError: The path is relative, has ``..``, or holds control characters.
     """
     parts = remote_dir.split("/")
-    if (
-        parts[0] not in {"", "~"}
-        or len(parts) == 1
-        or ".." in parts
-        or not remote_dir.isprintable()
-    ):
+    is_absolute = parts[0] in {"", "~"} and len(parts) > 1
+    if not is_absolute or ".." in parts or not remote_dir.isprintable():
         raise InputError(
             f"--remote-dir '{remote_dir}' is not an absolute path",
             hint="begin it with / or ~/, without '..'",
@@ -115,6 +111,6 @@ def require_path(remote_dir: str) -> None:
 
 
 def absolute(machine: Machine, remote_dir: str) -> str:
-    """A --remote-dir as the device sees it: ``~`` is where a login starts."""
+    """The absolute path of a --remote-dir on the device; ``~`` is the folder of a login."""
     first, *rest = remote_dir.split("/")
     return "/".join([machine.home() if first else "", *filter(None, rest)])

@@ -18,16 +18,18 @@ from edge_inception.deploy.hostkeys import HostKey
 from edge_inception.deploy.remote import CONNECT_S, ConnectionLost, Machine
 from edge_inception.errors import DeployFailed, InputError, listed
 
-_SILENCE_S = 30  # what was sent and is not acknowledged for so long was lost
+_SILENCE_S = 30  # after so long without an acknowledgement a connection is lost
 _KEEPALIVE_S = 10
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How to log in: key file (else the agent's and ~/.ssh's), and the keys that hosts must have.
+    """Key files of a login.
 
-    ``known_hosts`` None is ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts.
+    ``identity`` is a private key; None stands for the ssh agent's keys and those in ~/.ssh.
+    ``known_hosts`` holds host keys; None stands for ~/.ssh/known_hosts and
+    /etc/ssh/ssh_known_hosts.
     """
 
     identity: Path | None = None
@@ -35,9 +37,9 @@ class Access:
 
 
 class _Trusted(paramiko.MissingHostKeyPolicy):
-    """Let in the hosts whose key known_hosts has, and show the key of any other.
+    """Policy that accepts the hosts in known_hosts and refuses any other with its key in the text.
 
-    paramiko asks it for every host, since it is given no host keys of its own.
+    paramiko asks the policy for every host, since it is given no host keys of its own.
     """
 
     def __init__(self, address: Address, access: Access) -> None:
@@ -47,11 +49,11 @@ class _Trusted(paramiko.MissingHostKeyPolicy):
         self._keys = hostkeys.keys_of(address.known_as, self._lines)
 
     def transport(self, sock: Any, **options: Any) -> paramiko.Transport:
-        """A transport that asks for the kinds of key in which the host is known."""
-        made = paramiko.Transport(sock, **options)
-        choices = made.get_security_options()
-        choices.key_types = hostkeys.preferred(choices.key_types, self._keys)
-        return made
+        """A transport that asks first for the kinds of key that known_hosts has of the host."""
+        transport = paramiko.Transport(sock, **options)
+        security = transport.get_security_options()
+        security.key_types = hostkeys.preferred(security.key_types, self._keys)
+        return transport
 
     def missing_host_key(
         self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
@@ -66,9 +68,9 @@ class _Trusted(paramiko.MissingHostKeyPolicy):
         if shown in self._keys:
             return
         if self._keys:
-            had = listed(str(key) for key in self._keys)
+            trusted = listed(str(key) for key in self._keys)
             raise DeployFailed(
-                f"{self._address}: host key changed: it shows {shown}, {self._file} has {had}",
+                f"{self._address}: host key changed: it shows {shown}, {self._file} has {trusted}",
                 hint="another machine, or one that was set up again; only if you know why: "
                 f"ssh-keygen -f {shlex.quote(str(self._file))} -R {shlex.quote(name)}, "
                 "then deploy again",
@@ -95,10 +97,10 @@ def _known_hosts(access: Access) -> tuple[Path, ...]:
 
 
 def require(access: Access) -> None:
-    """Refuse a key file or known hosts that cannot be read, before any device is bothered.
+    """Refuse a key file or known hosts that cannot be read, before any connection is made.
 
     Raises:
-        InputError: They cannot.
+        InputError: A file is missing or cannot be read.
     """
     if access.identity is not None and not access.identity.is_file():
         raise InputError(f"no key file {access.identity}", hint="--identity names a private key")
@@ -114,8 +116,8 @@ def connect(address: Address, access: Access) -> Machine:
     """Log in to a device whose host key is known.
 
     Raises:
-        DeployFailed: It cannot be reached, its host key is unknown or another, or it takes none of
-            our keys.
+        DeployFailed: The device cannot be reached, its host key is unknown or was changed, or it
+            accepts none of our keys.
     """
     client = paramiko.SSHClient()
     trusted = _Trusted(address, access)
@@ -144,22 +146,22 @@ def connect(address: Address, access: Access) -> Machine:
 
 
 def _readable(access: Access) -> list[Path]:
-    """The files of known hosts, less the usual ones that are not there."""
+    """The files of known hosts, without the default files that do not exist."""
     return [path for path in _known_hosts(access) if access.known_hosts or path.is_file()]
 
 
 def _socket(address: Address) -> socket.socket:
-    """A connection that the kernel gives up when the other side is silent: paramiko never would."""
-    found = socket.create_connection((address.host, address.port), timeout=CONNECT_S)
-    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    """A connection that the kernel closes when the other side is silent; paramiko never would."""
+    connection = socket.create_connection((address.host, address.port), timeout=CONNECT_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_S * 1000)
-    return found
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_S * 1000)
+    return connection
 
 
 @contextmanager
 def _connecting(address: Address, access: Access) -> Iterator[None]:
-    """Turn what can go wrong before a login into errors that say what to do."""
+    """Turn the failures of a login into errors that say what to do."""
     try:
         yield
     except paramiko.PasswordRequiredException as error:

@@ -1,4 +1,4 @@
-"""What is copied to a device: a bundle's files, and wheels for a device without a network."""
+"""Files that are copied to a device: a bundle's, and wheels for a device without a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AGAIN = "make it again: edge-inception bundle"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One file: its name below the folder it goes to, and its bytes here."""
+    """One file: its name below the folder on the device, its path here, and its content's facts."""
 
     name: str
     path: Path
@@ -35,7 +35,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
-    """A bundle as it is copied: NAME-TARGET, its version, its files with the manifest last."""
+    """A bundle to copy: NAME-TARGET, its version, and its files with the manifest last."""
 
     name: str
     version: str
@@ -44,7 +44,7 @@ class Payload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wheels:
-    """Wheels of a folder; ``key`` digests them, ``packages`` are what they install."""
+    """Wheels of a folder; ``key`` is their digest, ``packages`` are the requirements they meet."""
 
     key: str
     packages: tuple[str, ...]
@@ -52,21 +52,21 @@ class Wheels:
 
 
 def is_version(name: str) -> bool:
-    """Whether a folder's name is that of a version."""
+    """Whether a folder's name is a bundle's version."""
     return _VERSION.fullmatch(name) is not None
 
 
 @contextmanager
 def opened(bundle: Path, public_key: Path | None = None) -> Iterator[Payload]:
-    """The payload of a bundle, folder or .tar.gz, of which every file is as its manifest says.
+    """The payload of a bundle whose files are those of its manifest.
 
     Args:
-        bundle: Where it is.
-        public_key: minisign's public key file of its maker: the manifest must be signed by it.
+        bundle: A bundle's folder or its .tar.gz.
+        public_key: minisign's public key file; the manifest must be signed by that key.
 
     Raises:
-        InputError: It is no bundle, was changed, is not signed by that key, or names files that lie
-            outside of it.
+        InputError: The path is no bundle, or the bundle was changed, is not signed by that key, or
+            names files outside of it.
     """
     if bundle.is_dir():
         yield read_payload(bundle, public_key)
@@ -76,21 +76,21 @@ def opened(bundle: Path, public_key: Path | None = None) -> Iterator[Payload]:
 
 
 def read_payload(folder: Path, public_key: Path | None = None) -> Payload:
-    """Likewise, of an unpacked bundle."""
+    """The payload of an unpacked bundle, as by ``opened``."""
     try:
-        found = manifest.open_bundle(str(folder))
+        bundle = manifest.open_bundle(str(folder))
         if public_key is not None:
-            signature.check(found, str(public_key))
+            signature.check(bundle, str(public_key))
     except Refusal as error:
         raise InputError(f"{folder}: {error}", hint=error.fix) from error
-    record = found.record
-    name = f"{record.name}-{found.target.name}"
+    record = bundle.record
+    name = f"{record.name}-{bundle.target.name}"
     if not _SAFE_NAME.fullmatch(name):
         raise InputError(
             f"{folder}: '{name}' cannot name folders on a device",
             hint="use letters, digits, '.', '_', '+' and '-': edge-inception bundle --name NAME",
         )
-    names = [*record.files, *_last(folder)]
+    names = [*record.files, *_manifest_files(folder)]
     return Payload(
         name=name,
         version=record.version,
@@ -99,10 +99,10 @@ def read_payload(folder: Path, public_key: Path | None = None) -> Payload:
 
 
 def read_wheels(folder: Path) -> Wheels:
-    """The wheels of a folder, every one of which is meant for the devices.
+    """All wheels of a folder.
 
     Raises:
-        InputError: There is none, or a name is no wheel's.
+        InputError: The folder holds no wheel, or a file is not named as wheels are.
     """
     paths = sorted(folder.glob("*.whl"))
     if not paths:
@@ -120,8 +120,8 @@ def read_wheels(folder: Path) -> Wheels:
     return Wheels(key=key, packages=tuple(packages), items=items)
 
 
-def _last(folder: Path) -> tuple[str, ...]:
-    """A folder without its manifest is refused by device.py: a half copy is never a bundle."""
+def _manifest_files(folder: Path) -> tuple[str, ...]:
+    """Files to copy last, since device.py refuses a folder that lacks its manifest."""
     signature = (manifest.SIGNATURE,) if (folder / manifest.SIGNATURE).is_file() else ()
     return (*signature, manifest.FILE)
 
@@ -130,20 +130,16 @@ def _item(path: Path, name: str) -> Item:
     return Item(name=name, path=path, bytes=path.stat().st_size, sha256=artifact.file_sha256(path))
 
 
-def _require_inside(folder: Path, name: str) -> None:
-    parts = PurePosixPath(name).parts
-    is_plain = name.isprintable() and "\\" not in name and "/".join(parts) == name
-    if not parts or not is_plain or ".." in parts or parts[0] == "/":
-        raise InputError(f"{folder}: the manifest names '{name}', outside of it", hint=_AGAIN)
-
-
 def _unpack(path: Path, into: Path) -> Path:
-    """The bundle's folder, in ``into``; nothing is written elsewhere, whatever the archive says."""
+    """The folder in ``into`` that a bundle was unpacked to; nothing is written elsewhere."""
     tops = set()
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
-                _require_inside(path, member.name)
+                if not manifest.is_inside(member.name):
+                    raise InputError(
+                        f"{path}: the archive names '{member.name}', outside of it", hint=_AGAIN
+                    )
                 source = archive.extractfile(member) if member.isfile() else None
                 if source is None:
                     if member.isdir():

@@ -1,4 +1,4 @@
-"""A device that is logged in to: run words there, write and read its files."""
+"""Commands and files of a device over an open ssh connection."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ _SHOWN = 200
 
 
 class ConnectionLost(DeployFailed):
-    """A connection broke, or spoilt what it carried: another one may go on from there."""
+    """The connection broke, or data arrived damaged; a new connection may go on from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a command ended: exit code, and its lines."""
+    """Exit code and output lines of a command."""
 
     code: int
     lines: tuple[str, ...]
 
 
 def _plain(line: str) -> str:
-    """A device's line without control characters, which would steer the terminal that shows it."""
+    """A device's line without control characters, which would control our terminal."""
     return "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
 
 
 class Machine:
-    """A device that is logged in to; close it.
+    """A device with an open ssh connection; the caller closes it.
 
     Every method raises ConnectionLost where the connection breaks, and DeployFailed, naming the
     device, where the device refuses.
@@ -61,11 +61,11 @@ class Machine:
             self.sftp = client.open_sftp()
 
     def close(self) -> None:
-        """Hang up; commands that still run there lose their stdin and stdout."""
+        """Close the connection; commands that still run there lose their stdin and stdout."""
         self._client.close()
 
     def run(self, python: str, words: Sequence[str], folder: str, tell: Tell) -> Outcome:
-        """Run a command in a folder to its end, and tell its lines, stderr's too, as they come."""
+        """Run a command in a folder to its end; ``tell`` gets each line of stdout and stderr."""
         lines = []
         with self._speaking(f"cannot run {words[0]}"):
             channel = self._question(python, agent.Run(folder, list(words)))
@@ -80,13 +80,13 @@ class Machine:
         return Outcome(code=code, lines=tuple(lines))
 
     def ask(self, python: str, request: Request, kind: type[R]) -> R:
-        """The agent's answer of that kind, from a Python on the device."""
+        """The agent's answer, a record of type ``kind``; ``python`` runs it on the device."""
         with self.asking(python, request, kind) as answer:
             return answer
 
     @contextmanager
     def asking(self, python: str, request: Request, kind: type[R]) -> Iterator[R]:
-        """Likewise, of a command that goes on until the block ends."""
+        """The agent's answer, as by ``ask``; the agent runs until the block ends."""
         with self._speaking(f"cannot run {python}"):
             channel = self._question(python, request)
             answer = str(channel.makefile("r").readline())
@@ -96,7 +96,10 @@ class Machine:
             channel.close()
 
     def send(self, path: Path, to: str, *, start: int, sent: Callable[[int], None]) -> None:
-        """Write a local file's bytes from ``start`` on behind those that the far file has."""
+        """Append a local file's bytes from ``start`` on to the remote file.
+
+        ``sent`` gets the number of bytes after each block.
+        """
         with (
             path.open("rb") as source,
             self._speaking(f"cannot write {to}"),
@@ -107,19 +110,19 @@ class Machine:
             while block := source.read(_BLOCK):
                 sink.write(block)
                 sent(len(block))
-            # Pipelined writes tell no error: a full disk shows in the size alone.
+            # Pipelined writes report no error: only the size shows that a disk is full.
             arrived, wanted = sink.stat().st_size, source.tell()
             if arrived != wanted:
                 raise OSError(f"{arrived} of {wanted} bytes arrived")
 
     def read(self, path: str) -> bytes:
-        """A small file's bytes."""
+        """Bytes of a small file."""
         with self._speaking(f"cannot read {path}"), self.sftp.open(path, "rb") as source:
             source.prefetch()
             return source.read()
 
     def write(self, path: str, content: bytes) -> None:
-        """A small file, whole or not at all."""
+        """Write a small file, whole or not at all."""
         with self._speaking(f"cannot write {path}"):
             with self.sftp.open(f"{path}.new", "wb") as sink:
                 sink.write(content)
@@ -136,27 +139,27 @@ class Machine:
             self.sftp.remove(path)
 
     def names(self, folder: str) -> Mapping[str, bool]:
-        """What a folder holds -> whether it is a folder; nothing where there is none.
+        """Names in a folder -> whether each is a folder; empty where there is no such folder.
 
-        The names become paths here, so a device that tells one with a slash is refused: it would
-        write where it likes.
+        The names become local paths, so a name with a slash, which could write anywhere here, is
+        refused.
         """
         with self._speaking(f"cannot list {folder}"):
             try:
-                found = self.sftp.listdir_attr(folder)
+                entries = self.sftp.listdir_attr(folder)
             except FileNotFoundError:
                 return {}
-        for entry in found:
+        for entry in entries:
             if "/" in entry.filename or entry.filename == ".." or not entry.filename.isprintable():
                 raise DeployFailed(
                     f"{self.address}: its sftp server says that {folder} holds "
                     f"{entry.filename!r}, which is no file's name",
                     hint="do not trust this device: no honest server answers so",
                 )
-        return {entry.filename: stat.S_ISDIR(entry.st_mode or 0) for entry in found}
+        return {entry.filename: stat.S_ISDIR(entry.st_mode or 0) for entry in entries}
 
     def link(self, path: str) -> str | None:
-        """What a symbolic link says; None where there is none."""
+        """Target of a symbolic link; None where there is no link."""
         with self._speaking(f"cannot read {path}"):
             try:
                 return self.sftp.readlink(path)
@@ -168,7 +171,7 @@ class Machine:
                 raise
 
     def set_link(self, path: str, to: str) -> None:
-        """Make or change a symbolic link in one step: at no time is there none."""
+        """Make or change a symbolic link in one step, so that it is never absent."""
         with self._speaking(f"cannot link {path}"):
             with suppress(FileNotFoundError):
                 self.sftp.remove(f"{path}.new")
@@ -176,7 +179,7 @@ class Machine:
             self.sftp.posix_rename(f"{path}.new", path)
 
     def make_folders(self, folder: str) -> None:
-        """The folder and those above it, where they are missing."""
+        """Make the folder and the folders above it that are missing."""
         with self._speaking(f"cannot make {folder}"):
             missing = []
             while not self._is_folder(folder):
@@ -197,7 +200,7 @@ class Machine:
             return False
 
     def _question(self, python: str, request: Request) -> paramiko.Channel:
-        """The agent at work; the one line that a shell of the device reads has nothing of ours."""
+        """Channel of an agent at work; the command line has no path or word of the request."""
         transport = self._client.get_transport()
         if transport is None:
             raise EOFError
@@ -226,17 +229,17 @@ class Machine:
 
     def _no_answer(self, python: str, channel: paramiko.Channel) -> DeployFailed:
         with self._speaking(f"cannot run {python}"):
-            said = channel.makefile_stderr("rb").read().decode(errors="replace")
+            text = channel.makefile_stderr("rb").read().decode(errors="replace")
             code = channel.recv_exit_status()
         self._require_ended(code, python)
-        lines = said.strip().splitlines() or [f"exit code {code}"]
+        lines = text.strip().splitlines() or [f"exit code {code}"]
         return DeployFailed(
             f"{self.address}: {python} cannot run what deploy asks: {lines[-1][:_SHOWN]}",
             hint="name a Python of 3.6 or later with --python",
         )
 
     def _require_ended(self, code: int, program: str) -> None:
-        """Refuse the ends that are not the command's own."""
+        """Refuse an exit code of the connection or the shell, which is not the command's own."""
         if code == -1 and not self._is_open():
             raise self._lost(f"{program} was running")
         if code in {_NOT_FOUND, _NOT_EXECUTABLE}:
@@ -246,7 +249,7 @@ class Machine:
             )
 
     def _is_open(self) -> bool:
-        """Whether the connection stands, when something on it just ended."""
+        """Whether the connection is still open shortly after a channel ended."""
         transport = self._client.get_transport()
         if transport is None:
             return False
@@ -255,7 +258,7 @@ class Machine:
 
     @contextmanager
     def _speaking(self, doing: str) -> Iterator[None]:
-        """Turn what paramiko raises into our errors."""
+        """Turn paramiko's errors into ours; ``doing`` says what failed."""
         try:
             yield
         except (EOFError, paramiko.SSHException, OSError) as error:

@@ -1,4 +1,4 @@
-"""Deploy to several devices: each on its own, so that one that fails stops none of the others."""
+"""Deploys to several devices at once, of which none stops another by its failure."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from edge_inception.errors import DeployFailed
 from edge_inception.spec import Progress, no_progress
 
 _AT_ONCE = 8
-_PAUSES_S = (0.5, 2.0, 5.0, 10.0, 20.0)  # before each new connection that makes no headway
+_PAUSES_S = (0.5, 2.0, 5.0, 10.0, 20.0)  # before each new attempt in a row that sent nothing more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeployOptions:
-    """Choices of one deploy.
+    """Options of one deploy.
 
-    ``remote_dir`` begins with / or ~/; ``python`` is the device's own; results of the devices go
-    to ``out``.
+    ``remote_dir`` begins with / or ~/; ``python`` is a command on the device; ``out`` is the local
+    folder for the devices' results.
     """
 
     access: Access = field(default_factory=Access)
@@ -42,7 +42,7 @@ class DeployOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceResult:
-    """How one device fared: PASSED, FAILED with ``error`` and ``hint``, or PLANNED (dry run)."""
+    """Result of one device: PASSED, FAILED with ``error`` and ``hint``, or PLANNED (dry run)."""
 
     address: str
     status: str
@@ -52,7 +52,7 @@ class DeviceResult:
 
 
 class _Stop(threading.Event):
-    """Ends every connection at once, so that Ctrl-C does not wait for a build on a device."""
+    """Event that closes every connection, so that Ctrl-C does not wait for a device's build."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,41 +86,41 @@ def deploy(
     say: Callable[[Address, str], None],
     progress: Progress = no_progress,
 ) -> tuple[DeviceResult, ...]:
-    """Copy, prove and switch to a bundle on every device, or go back to the previous version.
+    """Copy a bundle to every device, verify it and switch to it, or roll back; the results.
 
     Args:
-        addresses: Where to log in.
+        addresses: The devices.
         payload: The bundle.
-        options: How.
-        wheels: For devices without a network.
-        say: Gets each line that a device says; called from several threads, one at a time.
-        progress: Bytes sent of those to send, where there is one device.
+        options: Options for all devices.
+        wheels: Wheels for devices without a network.
+        say: Gets each line of a device's output; called from several threads, one at a time.
+        progress: Gets bytes sent and bytes to send, if there is one device.
 
     Raises:
-        InputError: Key file, known hosts or remote folder cannot be used.
+        InputError: The key file, the known hosts or the remote folder cannot be used.
     """
     require_path(options.remote_dir)
     login.require(options.access)
     stop, speaking = _Stop(), threading.Lock()
 
-    def told(address: Address, line: str) -> None:
+    def say_alone(address: Address, line: str) -> None:
         with speaking:
             say(address, line)
 
-    def one(address: Address) -> DeviceResult:
+    def deploy_to(address: Address) -> DeviceResult:
         work = steps.Work(
             payload=payload,
             wheels=wheels,
             remote_dir=options.remote_dir,
             python=options.python,
             out=options.out / steps.folder_name(address),
-            say=lambda line: told(address, line),
+            say=lambda line: say_alone(address, line),
             progress=progress if len(addresses) == 1 else no_progress,
         )
         return _deploy_to(address, work, options, stop)
 
     with ThreadPoolExecutor(min(len(addresses), _AT_ONCE)) as pool:
-        futures = [pool.submit(one, address) for address in addresses]
+        futures = [pool.submit(deploy_to, address) for address in addresses]
         try:
             return tuple(future.result() for future in futures)
         except BaseException:
@@ -132,14 +132,14 @@ def deploy(
 def _deploy_to(
     address: Address, work: steps.Work, options: DeployOptions, stop: _Stop
 ) -> DeviceResult:
-    """One device to the end, through dropped connections."""
+    """The result of one device, whose dropped connections are made again."""
     action = steps.deploy
     if options.is_dry:
         action = steps.plan
     elif options.is_rollback:
         action = steps.rollback
     try:
-        done = _insisting(address, options.access, stop, work, action)
+        done = _with_retries(address, options.access, stop, work, action)
     except DeployFailed as error:
         return DeviceResult(
             address=str(address), status="FAILED", error=str(error), hint=error.hint
@@ -148,17 +148,17 @@ def _deploy_to(
     return DeviceResult(address=str(address), status=status, done=done)
 
 
-def _insisting(
+def _with_retries(
     address: Address,
     access: Access,
     stop: _Stop,
     work: steps.Work,
     action: Callable[[Machine, steps.Work], Done],
 ) -> Done:
-    """The action's result; a connection that was made and broke is made again.
+    """The action's result; a connection that broke is made again, and the action run again.
 
-    Every step finds what was done before, so the whole action simply runs again. Attempts are
-    counted from the last one that found less left to send.
+    Each step skips the work of an earlier attempt. Attempts are counted from the last one that had
+    less left to send than the one before.
 
     Raises:
         DeployFailed: The device refuses, or the connection breaks again and again.
@@ -181,7 +181,7 @@ def _insisting(
 
 
 def as_record(result: DeviceResult) -> dict[str, Any]:
-    """The result as JSON has it."""
+    """The result as JSON types."""
     done = result.done
     results = str(done.results) if done and done.results else None
     return {

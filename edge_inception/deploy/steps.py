@@ -1,4 +1,4 @@
-"""What happens on one device: copy, check, build, verify, bench, and only then the switch."""
+"""Steps of a deploy on one device: copy, check, build, verify, bench, and only then the switch."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _STEPS: tuple[tuple[str, ...], ...] = (
     ("verify", "--out", f"{_RESULTS}/verify.json"),
     ("bench", "--out", f"{_RESULTS}/bench.json"),
 )
-_COMPLETE = "complete"  # the last file of a virtual environment: what lacks it is made again
+_COMPLETE = "complete"  # last file of a virtual environment, which is made again without it
 _VENV = "venv --system-site-packages"
 _MIB = 1 << 20
 
 
 @dataclass(slots=True)
 class Sent:
-    """Bytes sent to one device so far, over all its connections, and left when it last looked."""
+    """Bytes sent to one device over all connections, and bytes left at the last comparison."""
 
     total: int = 0
     left: float = math.inf
@@ -43,7 +43,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What to do on one device, and whom to tell; ``out`` is where its results go here."""
+    """Work on one device, and callbacks for its output; ``out`` is the local folder of results."""
 
     payload: Payload
     wheels: Wheels | None
@@ -57,10 +57,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """What a device has now.
+    """State of a device after a deploy.
 
-    ``before`` was current; ``num_kept`` versions lie beside the current one; ``p50_ms`` is what
-    bench measured there, at the batch of its profile.
+    ``before`` is the version that was current; ``num_kept`` versions lie beside the current one;
+    ``p50_ms`` is the median latency that bench measured there, at the batch of its profile.
     """
 
     folder: str
@@ -74,12 +74,12 @@ class Done:
 
 
 def folder_name(address: Address) -> str:
-    """The address as the name of a folder here."""
+    """The address as the name of a local folder."""
     return str(address).replace(":", "_").replace("[", "").replace("]", "").replace("%", "_")
 
 
 def plan(machine: Machine, work: Work) -> Done:
-    """Say what a deploy would send; change nothing."""
+    """Say what a deploy would send, and change nothing on the device."""
     releases = _releases(machine, work)
     plans = _plans(releases, work)
     transfer.require_room(machine, *plans)
@@ -96,7 +96,7 @@ def rollback(machine: Machine, work: Work) -> Done:
     """Switch to the previous version.
 
     Raises:
-        DeployFailed: There is none.
+        DeployFailed: There is no previous version.
     """
     releases = _releases(machine, work)
     if not machine.names(releases.folder):
@@ -117,21 +117,21 @@ def rollback(machine: Machine, work: Work) -> Done:
 
 
 def deploy(machine: Machine, work: Work) -> Done:
-    """Copy the bundle, prove it there, switch to it, fetch what was measured.
+    """Copy the bundle, run its steps, switch to it, and fetch its records.
 
     Raises:
-        DeployFailed: A step fails; the version that was current still is.
+        DeployFailed: A step fails; the current version stays current.
     """
     releases = _releases(machine, work)
     machine.make_folders(releases.folder)
     with releases.locked(work.python):
         _copy(releases, work)
         python = _environment(releases, work)
-        fetched = _prove(releases, work, python)
+        fetched = _run_steps(releases, work, python)
         before = releases.current()
         machine.ask(work.python, agent.Flush(releases.folder), agent.Flush)
         releases.switch(work.payload.version)
-        _leave_note(releases, work, python)
+        _write_note(releases, work, python)
         return _done(releases, work, before, python, fetched)
 
 
@@ -141,18 +141,13 @@ def _releases(machine: Machine, work: Work) -> Releases:
 
 
 def _plans(releases: Releases, work: Work) -> list[transfer.Plan]:
-    found = [
-        transfer.plan(
-            releases.machine,
-            work.python,
-            releases.of(work.payload.version),
-            work.payload.items,
-        )
-    ]
+    folders = {releases.path(work.payload.version): work.payload.items}
     if work.wheels:
-        folder = releases.of(f"wheels-{work.wheels.key}")
-        found.append(transfer.plan(releases.machine, work.python, folder, work.wheels.items))
-    return found
+        folders[releases.path(f"wheels-{work.wheels.key}")] = work.wheels.items
+    return [
+        transfer.plan(releases.machine, work.python, folder, items)
+        for folder, items in folders.items()
+    ]
 
 
 def _copy(releases: Releases, work: Work) -> None:
@@ -177,7 +172,7 @@ def _copy(releases: Releases, work: Work) -> None:
 
 
 def _environment(releases: Releases, work: Work) -> str:
-    """The Python that runs the bundle: the device's own, or one with the wheels beside it.
+    """The Python that runs the bundle: the device's own, or that of an environment of the wheels.
 
     Raises:
         DeployFailed: A virtual environment cannot be made, or a wheel does not fit the device.
@@ -185,7 +180,7 @@ def _environment(releases: Releases, work: Work) -> str:
     if work.wheels is None:
         return work.python
     machine, key = releases.machine, work.wheels.key
-    venv, wheels = releases.of(f"venv-{key}"), releases.of(f"wheels-{key}")
+    venv, wheels = releases.path(f"venv-{key}"), releases.path(f"wheels-{key}")
     python = f"{venv}/bin/python"
     if _COMPLETE in machine.names(venv):
         return python
@@ -208,14 +203,14 @@ def _environment(releases: Releases, work: Work) -> str:
     return python
 
 
-def _prove(releases: Releases, work: Work, python: str) -> dict[str, bytes]:
-    """Every step, and the records they left, which are fetched of a step that failed too.
+def _run_steps(releases: Releases, work: Work, python: str) -> dict[str, bytes]:
+    """Run every step and fetch their records, also if a step fails; the records by path.
 
     Raises:
         DeployFailed: A step fails.
     """
-    for name, *_ in _STEPS:  # those of another day would pass for today's
-        releases.machine.remove(f"{releases.of(work.payload.version)}/{_RESULTS}/{name}.json")
+    for name, *_ in _STEPS:  # an old record would pass for a new one
+        releases.machine.remove(f"{releases.path(work.payload.version)}/{_RESULTS}/{name}.json")
     try:
         for step in _STEPS:
             _run_step(releases, work, python, step)
@@ -232,9 +227,9 @@ def _run_step(releases: Releases, work: Work, python: str, step: Sequence[str]) 
     """Run a command of device.py in the new version's folder.
 
     Raises:
-        DeployFailed: It fails; its own fix is the hint.
+        DeployFailed: The command fails; its own fix is the hint.
     """
-    name, folder = step[0], releases.of(work.payload.version)
+    name, folder = step[0], releases.path(work.payload.version)
     ended = releases.machine.run(
         work.python,
         [python, "-u", "device.py", *step],
@@ -259,33 +254,33 @@ def _reason(ended: Outcome) -> str:
 
 
 def _after(ended: Outcome, lead: str) -> str:
-    """The last line with that lead, less the lead."""
-    found = [line.strip() for line in ended.lines if line.strip().startswith(lead)]
-    return found[-1].removeprefix(lead) if found else ""
+    """The rest of the last line that begins with ``lead``; empty where there is no such line."""
+    lines = [line.strip() for line in ended.lines if line.strip().startswith(lead)]
+    return lines[-1].removeprefix(lead) if lines else ""
 
 
 def _fetch(releases: Releases, work: Work) -> dict[str, bytes]:
-    """Write the device's records here: what verify and bench found, and the engine's facts."""
+    """Fetch the records of verify and bench and the engine's facts to a local folder, by path."""
     machine, version = releases.machine, work.payload.version
-    found = {}
+    records_by_path = {}
     for folder in (_RESULTS, manifest.ENGINES):
-        for name, is_folder in machine.names(f"{releases.of(version)}/{folder}").items():
+        for name, is_folder in machine.names(f"{releases.path(version)}/{folder}").items():
             if name.endswith(".json") and not is_folder:
                 inside = f"{folder}/{name}"
-                found[inside] = machine.read(f"{releases.of(version)}/{inside}")
-    for inside, content in found.items():
+                records_by_path[inside] = machine.read(f"{releases.path(version)}/{inside}")
+    for inside, content in records_by_path.items():
         path = _results(work) / inside
         path.parent.mkdir(parents=True, exist_ok=True)
         artifact.replace_file(path, content)
-    return found
+    return records_by_path
 
 
 def _results(work: Work) -> Path:
     return work.out / work.payload.name / work.payload.version
 
 
-def _leave_note(releases: Releases, work: Work, python: str) -> None:
-    """For whoever looks at the device: which Python runs this version, and since when."""
+def _write_note(releases: Releases, work: Work, python: str) -> None:
+    """Write ``deployed.json`` on the device: the Python of this version, and the time."""
     record = {
         "version": work.payload.version,
         "python": python,
@@ -293,7 +288,7 @@ def _leave_note(releases: Releases, work: Work, python: str) -> None:
     }
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     releases.machine.write(
-        f"{releases.of(work.payload.version)}/{_RESULTS}/deployed.json", text.encode()
+        f"{releases.path(work.payload.version)}/{_RESULTS}/deployed.json", text.encode()
     )
 
 
@@ -318,10 +313,10 @@ def _done(
 
 
 def _p50_ms(fetched: dict[str, bytes]) -> float | None:
-    """The median that bench measured there.
+    """The median latency in ms that bench measured on the device; None without its record.
 
     Raises:
-        DeployFailed: The device's record is none.
+        DeployFailed: The file is not a record of bench.
     """
     name = f"{_RESULTS}/bench.json"
     if name not in fetched:

@@ -1,4 +1,4 @@
-"""A resumable copy: only what differs is sent, and what was cut off goes on where it stopped."""
+"""A resumable copy: only files that differ are sent, and a cut-off file goes on where it ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a copy has to do: files to send, each from a byte on; what the device said of itself."""
+    """Files to send, each from its first missing byte on, and facts of the device."""
 
     folder: str
     starts: Mapping[Item, int]
@@ -30,12 +30,12 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """To be sent."""
+        """Number of bytes to send."""
         return sum(item.bytes - start for item, start in self.starts.items())
 
 
 def plan(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> Plan:
-    """Compare a folder of the device, by size and sha256, with what should be there.
+    """The plan for a folder of the device, by comparison of sizes and sha256 with ``items``.
 
     Raises:
         DeployFailed: The device, or its Python, does not answer.
@@ -57,10 +57,10 @@ def plan(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> P
 
 
 def require_room(machine: Machine, *plans: Plan) -> None:
-    """Refuse a copy that does not fit.
+    """Refuse a copy that does not fit on the device's disk.
 
     Raises:
-        DeployFailed: It does not.
+        DeployFailed: The disk has too little free space.
     """
     needed = sum(each.bytes for each in plans)
     free = plans[0].free_bytes
@@ -73,10 +73,10 @@ def require_room(machine: Machine, *plans: Plan) -> None:
 
 
 def copy(machine: Machine, python: str, plan: Plan, sent: Callable[[int], None]) -> None:
-    """Send what the plan says, check its sha256 there, and only then give it its name.
+    """Send the files of the plan, check their sha256 on the device, and only then name them.
 
     Raises:
-        ConnectionLost: Or what arrived is not what was sent; the next plan goes on from here.
+        ConnectionLost: The connection broke, or a file arrived damaged; a new plan goes on here.
         DeployFailed: The device refuses.
     """
     for folder in dict.fromkeys(_parent(plan.folder, item) for item in plan.starts):
@@ -103,7 +103,7 @@ def _survey(machine: Machine, python: str, folder: str, items: Sequence[Item]) -
 
 
 def _start(item: Item, part: agent.Facts | None) -> int:
-    """How much of an unfinished copy can stay: all of it, if it is how the file begins."""
+    """Size of an unfinished copy that is the beginning of the file, 0 for any other."""
     if part is None or part.bytes > item.bytes:
         return 0
     return part.bytes if _prefix_sha256(item.path, part.bytes) == part.sha256 else 0

@@ -2,12 +2,12 @@
 
     python3 device.py check                  is this the device, and is it ready?
     python3 device.py build                  compile the graph for this device
-    python3 device.py verify [--images DIR]  are the answers those that were validated?
-    python3 device.py bench                  latency, as JSON for the host
-    python3 device.py classify IMAGE...
+    python3 device.py verify [--images DIR]  are the answers those of the validated engine?
+    python3 device.py bench                  latency of this engine on this device
+    python3 device.py classify IMAGE...      classes of image files
 
 Exit codes: 0 passed, 2 usage, 3 bad input or a changed file, 4 library missing, 5 build failed,
-6 answers differ, 130 interrupted. Every error is one line, and one line on what to do.
+6 answers differ, 130 interrupted. An error is one line, and its fix is another.
 This file travels to devices: Python 3.6 syntax, standard library and numpy.
 """
 
@@ -57,7 +57,7 @@ _WARNINGS = 5  # of a build; all of them are in the engine's JSON
 
 
 def main(arguments: List[str]) -> int:
-    """Run one command; the only place that turns refusals into text and exit codes."""
+    """Exit code of one command; only this function turns refusals into text and exit codes."""
     options = _parser().parse_args(arguments)
     if not options.command:
         _parser().print_help()
@@ -87,55 +87,52 @@ class _Session:
         if note:
             self.say(note)
         self.board = jetson_board.read_board(self.bundle.root)
-        self.way = self._way()
+        self.runtime = self._open_runtime()
 
-    def _way(self) -> Any:
+    def _open_runtime(self) -> Any:
+        """The target's engine library, or trtexec where its Python bindings are missing."""
         accepts_float = getattr(self.options, "accept_float", False)
-        way = runtimes.way_of(self.bundle, self.options.threads, accepts_float=accepts_float)
+        runtime = runtimes.open_runtime(
+            self.bundle, self.options.threads, accepts_float=accepts_float
+        )
         tool = trtexec.find_tool()
-        if way.name != "tensorrt" or tool is None:
-            return way
+        if runtime.name != "tensorrt" or tool is None:
+            return runtime
         try:
-            way.library()
+            runtime.library()
         except Refusal as error:
             self.say("{}; using {}".format(error, tool))
             return trtexec.Trtexec(self.bundle, self.board, tool)
-        return way
+        return runtime
 
     def say(self, text: str) -> None:
-        """A line for people, beside the results."""
+        """Write a line for people to stderr, apart from the results."""
         sys.stderr.write(text + "\n")
 
-    def open(self) -> Tuple[Any, Any]:
-        """The engine of this device, and an open runner of it."""
-        engine = store.require(self.bundle, self.way)
-        return engine, open_runner(self.way, engine)
+    def open(self) -> Tuple[store.Engine, Any]:
+        """The engine of this device, and a runner of it: ``run(images) -> dict`` and ``close()``.
 
-
-def open_runner(way: Any, engine: Any) -> Any:
-    """An object with ``run(images) -> dict of arrays`` and ``close()``.
-
-    Raises:
-        Refusal: The engine is not for this device, or cannot be loaded.
-    """
-    with open(engine.path, "rb") as stream:
-        return way.load(stream.read(), engine.facts)
+        Raises:
+            Refusal: There is no engine for this device, or it cannot be loaded.
+        """
+        engine = store.require(self.bundle, self.runtime)
+        return engine, store.load(self.runtime, engine)
 
 
 def _check(session: _Session) -> int:
-    found = readiness.examine(session.bundle, session.way, session.board)
-    failed = [entry for entry in found if entry.status == readiness.FAILED]
+    findings = readiness.examine(session.bundle, session.runtime, session.board)
+    failed = [entry for entry in findings if entry.status == readiness.FAILED]
     if session.options.json:
         _print_json(
             {
                 "status": "FAILED" if failed else "PASSED",
                 "bundle": session.bundle.identity,
-                "findings": found,
+                "findings": findings,
                 "board": session.board,
             }
         )
     else:
-        for entry in found:
+        for entry in findings:
             print("{:<9}{:<12}{}".format(entry.status, entry.what, entry.detail))
             if entry.fix:
                 print("{:<21}fix: {}".format("", entry.fix))
@@ -144,17 +141,17 @@ def _check(session: _Session) -> int:
 
 
 def _build(session: _Session) -> int:
-    engine = None if session.options.force else store.find(session.bundle, session.way)
+    engine = None if session.options.force else store.find(session.bundle, session.runtime)
     is_new = engine is None
     if engine is None:
         session.say(
             "building with {} {}{}".format(
-                session.way.name,
-                session.way.version(),
-                "; minutes on a Jetson" if session.way.name == "tensorrt" else "",
+                session.runtime.name,
+                session.runtime.version(),
+                "; minutes on a Jetson" if session.runtime.name == "tensorrt" else "",
             )
         )
-        engine = store.build(session.bundle, session.way)
+        engine = store.build(session.bundle, session.runtime)
     if session.options.json:
         facts = records.plain(engine.facts)
         _print_json(dict(facts, status="PASSED", built=is_new, path=engine.path))
@@ -176,17 +173,17 @@ def _summary(engine: store.Engine) -> str:
 
 
 def _verify(session: _Session) -> int:
-    bundle, graph = session.bundle, session.way.graph()
+    bundle, graph = session.bundle, session.runtime.graph()
     engine, runner = session.open()
     num_images = 0
     checks = [_files_check(bundle)]
     try:
         checks += verify.golden_checks(bundle, runner, graph.profile)
         if session.options.images:
-            found, num_images = verify.folder_checks(
+            folder_checks, num_images = verify.folder_checks(
                 bundle, runner, graph.profile, session.options.images
             )
-            checks += found
+            checks += folder_checks
     finally:
         runner.close()
     failed = [entry for entry in checks if entry.status == verify.FAILED]
@@ -199,7 +196,8 @@ def _verify(session: _Session) -> int:
         num_images=num_images,
         board=session.board,
     )
-    return _tell_verdict(session, record, failed)
+    _report_verification(session, record, failed)
+    return errors.GATE_FAILED if failed else 0
 
 
 def _files_check(bundle: manifest.Bundle) -> verify.Check:
@@ -208,36 +206,35 @@ def _files_check(bundle: manifest.Bundle) -> verify.Check:
     return verify.Check("files", verify.PASSED, count, count, sentence)
 
 
-def _tell_verdict(
+def _report_verification(
     session: _Session, record: verify.Verification, failed: Sequence[verify.Check]
-) -> int:
+) -> None:
     if session.options.out:
         store.write_result(session.options.out, record)
     if session.options.json:
         _print_json(record)
-    else:
-        if record.num_images:
-            print("{} photos of the baseline were compared too".format(record.num_images))
-        for entry in record.checks:
-            print("{:<12} {:<18} {}".format(entry.status, entry.name, entry.sentence))
-        reason = failed[0].sentence if failed else "this device answers as it was validated"
-        print("{}: {}".format(record.status, reason))
-    return errors.GATE_FAILED if failed else 0
+        return
+    if record.num_images:
+        print("{} photos of the baseline were compared too".format(record.num_images))
+    for entry in record.checks:
+        print("{:<12} {:<18} {}".format(entry.status, entry.name, entry.sentence))
+    reason = failed[0].sentence if failed else "this device answers as it was validated"
+    print("{}: {}".format(record.status, reason))
 
 
 def _bench(session: _Session) -> int:
-    engine = store.require(session.bundle, session.way)
+    engine = store.require(session.bundle, session.runtime)
     options = session.options
     protocol = measure.Protocol(
         warmup_s=options.warmup, seconds=options.seconds, calls=options.calls
     )
-    if isinstance(session.way, trtexec.Trtexec):
-        run = session.way.timed_run(engine.path, protocol)
+    if isinstance(session.runtime, trtexec.Trtexec):
+        run = session.runtime.timed_run(engine.path, protocol)
         record = measure.record_of(
-            session.bundle, session.way.graph(), engine, session.board, protocol, run
+            session.bundle, session.runtime.graph(), engine, session.board, protocol, run
         )
     else:
-        record = measure.bench(session.bundle, session.way, engine, session.board, protocol)
+        record = measure.bench(session.bundle, session.runtime, engine, session.board, protocol)
     if options.out:
         store.write_result(options.out, record)
     if options.json:
@@ -257,13 +254,13 @@ def _bench(session: _Session) -> int:
 def _classify(session: _Session) -> int:
     bundle, head = session.bundle, session.bundle.record.head
     if head == "embedding":
-        raise Refusal("this network gives embeddings, which name no class", "use another bundle")
-    how, profile = bundle.record.preprocess, session.way.graph().profile
+        raise Refusal("this model answers with embeddings, not classes", "use another bundle")
+    preprocess, profile = bundle.record.preprocess, session.runtime.graph().profile
     labels = _labels(bundle)
     _, runner = session.open()
     try:
         for path in session.options.image:
-            image = verify.read_image(path, how)
+            image = verify.read_image(path, preprocess)
             answers = replay.run(runner, image[None], bundle, profile)
             scores = outputs.probabilities(answers, head)[0]
             _print_top(session.options, path, _top(scores, head, session.options.top, labels))
@@ -305,25 +302,25 @@ def _parser() -> argparse.ArgumentParser:
     table: Tuple[Tuple[str, Callable[[_Session], int], str], ...] = (
         ("check", _check, "is this the device, and is it ready?"),
         ("build", _build, "compile the graph for this device"),
-        ("verify", _verify, "are the answers those that were validated?"),
+        ("verify", _verify, "are the answers those of the validated engine?"),
         ("bench", _bench, "latency of this engine on this device"),
         ("classify", _classify, "classes of image files"),
     )
-    made = [commands.add_parser(name, help=text, description=text) for name, _, text in table]
-    for one, (_, run, _) in zip(made, table):
-        one.set_defaults(run=run)
-        _add_common(one)
-    _, build, check_answers, time_calls, classify = made
-    build.add_argument("--force", action="store_true", help="build although it is there")
+    parsers = [commands.add_parser(name, help=text, description=text) for name, _, text in table]
+    for command, (_, run, _) in zip(parsers, table):
+        command.set_defaults(run=run)
+        _add_common(command)
+    _, build, verify_, bench, classify = parsers
+    build.add_argument("--force", action="store_true", help="replace an engine that is up to date")
     build.add_argument(
         "--accept-float", action="store_true", help="keep an int8 engine without int8 layers"
     )
-    check_answers.add_argument("--images", help="folder of validation images to compare as well")
-    for one in (check_answers, time_calls):
-        one.add_argument("--out", help="write the record to this file too")
-    time_calls.add_argument("--calls", type=int, default=300, help="timed calls, at least")
-    time_calls.add_argument("--seconds", type=float, default=5.0, help="of them, at least")
-    time_calls.add_argument("--warmup", type=float, default=2.0, help="seconds, at least")
+    verify_.add_argument("--images", help="folder of validation images to compare as well")
+    for command in (verify_, bench):
+        command.add_argument("--out", help="write the record to this file too")
+    bench.add_argument("--calls", type=int, default=300, help="timed calls, at least")
+    bench.add_argument("--seconds", type=float, default=5.0, help="of timed calls, at least")
+    bench.add_argument("--warmup", type=float, default=2.0, help="seconds of warm-up, at least")
     classify.add_argument("image", nargs="+", help="image file")
     classify.add_argument("--top", type=int, default=5, help="classes to print")
     return parser
@@ -332,9 +329,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     here = os.path.dirname(os.path.abspath(__file__))
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
-    parser.add_argument("--bundle", default=here, help="folder of the bundle; this file's own")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is all usable")
-    parser.add_argument("--public-key", help="minisign public key: refuse other signatures")
+    parser.add_argument(
+        "--bundle", default=here, help="folder of the bundle; this file's by default"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is all usable cores")
+    parser.add_argument("--public-key", help="minisign public key file that must fit the signature")
 
 
 if __name__ == "__main__":

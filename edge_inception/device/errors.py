@@ -1,4 +1,4 @@
-"""The one exception of the device's program: a line, the fix, and the exit code.
+"""The exception of the device program: its message, its fix and its exit code.
 
 The codes are those of ``edge_inception.errors``. This file travels to devices: Python 3.6 syntax.
 """
@@ -11,7 +11,7 @@ INCONCLUSIVE = 8
 
 
 class Refusal(Exception):
-    """Why it cannot go on, and what to do about it; each on one line."""
+    """A reason why a command cannot go on, and what to do about it, each on one line."""
 
     def __init__(self, message: str, fix: str, code: int = BAD_INPUT) -> None:
         super().__init__(" ".join(message.split()))

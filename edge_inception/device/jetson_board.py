@@ -1,11 +1,10 @@
-"""What the device is: board, memory, disk, versions, power mode and clocks, as its files tell.
+"""Facts of a device, read from its files: board, memory, disk, versions, power mode and clocks.
 
-Every reader takes text and gives None where it finds nothing, since these files differ from release
-to release; what could not be read is named, never guessed. NVIDIA's numbering of power modes is a
-board's own, so modes are read from its configuration.
-This file travels to devices: Python 3.6 syntax, standard library. It has not met a real Jetson: its
-tests read texts of the formats that NVIDIA's tools document: docs/hardware.md,
-"Power modes and clocks".
+Each parser takes text and returns None where the text lacks the fact, since the files differ from
+release to release; facts that could not be read are listed, never guessed. Each board numbers its
+power modes in its own way, so the modes are read from its configuration.
+This file travels to devices: Python 3.6 syntax, standard library. It has not run on a Jetson: its
+tests read texts in the formats that NVIDIA documents: docs/hardware.md, "Power modes and clocks".
 """
 
 import glob
@@ -37,10 +36,10 @@ class PowerMode(NamedTuple):
 
 
 class Board(NamedTuple):
-    """Facts of a device, None where it does not tell; sizes in MiB, clocks in MHz.
+    """Facts of a device, None where its files lack them; sizes in MiB, clocks in MHz.
 
-    ``power_modes`` are names by id; ``temperatures_c`` are by zone; ``unread`` names what the
-    device does not tell.
+    ``power_modes`` are names by id; ``temperatures_c`` are by zone; ``unread`` names the facts that
+    could not be read.
     """
 
     model: Optional[str]
@@ -74,9 +73,9 @@ class Board(NamedTuple):
 
 
 def run_tool(command: List[str]) -> str:
-    """What a tool of the board prints; empty where it is absent or fails."""
+    """The output of a tool of the board; empty where the tool is absent or fails."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -86,16 +85,16 @@ def run_tool(command: List[str]) -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+    return process.stdout.decode("utf-8", "replace") if process.returncode == 0 else ""
 
 
 def read_board(folder: str, root: str = "/", run: Run = run_tool) -> Board:
     """Facts of this device.
 
     Args:
-        folder: Where engines are written: its free disk counts.
-        root: Where the file system is; tests have one of their own.
-        run: Runs a tool and gives its output.
+        folder: The folder that engines are written to; the free space of its disk is read.
+        root: The root of the file system; tests give a folder of their own.
+        run: Runs a tool and returns its output.
     """
     files = _Files(root)
     facts = dict(
@@ -127,9 +126,9 @@ class _Files:
         return os.path.join(self._root, path.lstrip("/"))
 
     def matching(self, pattern: str) -> List[str]:
-        """Paths below the root that match, sorted, as this class takes them."""
-        found = glob.glob(self.path(pattern))
-        return sorted("/" + os.path.relpath(path, self._root) for path in found)
+        """Sorted paths that match a pattern, each from the root."""
+        paths = glob.glob(self.path(pattern))
+        return sorted("/" + os.path.relpath(path, self._root) for path in paths)
 
     def number(self, path: str) -> Optional[int]:
         text = self.text(path)
@@ -162,9 +161,9 @@ def _identity(files: _Files) -> Dict[str, Any]:
 
 
 def _memory(files: _Files) -> Dict[str, Any]:
-    found = parse_meminfo(files.text("/proc/meminfo") or "")
+    sizes = parse_meminfo(files.text("/proc/meminfo") or "")
     names = {"mem_total_mib": "MemTotal", "mem_free_mib": "MemAvailable", "swap_mib": "SwapFree"}
-    return {name: found.get(key) for name, key in names.items()}
+    return {name: sizes.get(key) for name, key in names.items()}
 
 
 def _free_mib(folder: str) -> Optional[int]:
@@ -186,7 +185,7 @@ def _power(files: _Files, run: Run) -> Dict[str, Any]:
 
 
 def _clocks(files: _Files) -> Dict[str, Any]:
-    """Clocks now, and whether CPU and GPU are held at one frequency each."""
+    """Present clocks, and whether CPU and GPU are held at one frequency each."""
     gpu = _gpu_folder(files)
     pairs = [
         (files.number(cpu + "/scaling_min_freq"), files.number(cpu + "/scaling_max_freq"))
@@ -205,7 +204,7 @@ def _clocks(files: _Files) -> Dict[str, Any]:
         "gpu_max_mhz": gpu_max,
         "emc_mhz": _mhz(emc),
         "governor": files.text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "fan_pwm": _first_number(files, "/sys/class/hwmon/hwmon*/pwm1"),
+        "fan_pwm": next(map(files.number, files.matching("/sys/class/hwmon/hwmon*/pwm1")), None),
     }
 
 
@@ -220,49 +219,45 @@ def _mhz(hertz: Optional[int]) -> Optional[int]:
     return None if hertz is None else hertz // _MHZ
 
 
-def _first_number(files: _Files, pattern: str) -> Optional[int]:
-    return next((files.number(path) for path in files.matching(pattern)), None)
-
-
 def _temperatures(files: _Files) -> Dict[str, float]:
-    """Zones by name in degrees Celsius; the kernel tells thousandths."""
-    found = {}
+    """Temperatures in degrees Celsius by zone; the kernel's files hold thousandths."""
+    temperatures = {}
     for zone in files.matching("/sys/class/thermal/thermal_zone*"):
         name, value = files.text(zone + "/type"), files.number(zone + "/temp")
         if name and value is not None:
-            found[name] = value / 1000.0
-    return found
+            temperatures[name] = value / 1000.0
+    return temperatures
 
 
 def _installed_tensorrt(files: _Files) -> Optional[str]:
-    """Version in the name of the installed library, which needs no Python bindings."""
+    """TensorRT's version from the name of the installed library, without Python bindings."""
     for path in files.matching("/usr/lib/*/libnvinfer.so.*"):
-        found = re.search(r"libnvinfer\.so\.(\d+\.\d+\.\d+)$", path)
-        if found:
-            return found.group(1)
+        version = re.search(r"libnvinfer\.so\.(\d+\.\d+\.\d+)$", path)
+        if version:
+            return version.group(1)
     return None
 
 
 def read_temperatures(root: str = "/") -> Dict[str, float]:
-    """Temperatures by zone in degrees Celsius, now."""
+    """Present temperatures in degrees Celsius by zone."""
     return _temperatures(_Files(root))
 
 
 def gpu_clock_mhz(root: str = "/") -> Optional[int]:
-    """The GPU's clock now; None where no file tells it."""
+    """The GPU's present clock in MHz; None where no file holds it."""
     files = _Files(root)
     folder = _gpu_folder(files)
     return _mhz(files.number(folder + "/cur_freq")) if folder else None
 
 
 def parse_release(text: str) -> Optional[str]:
-    """L4T of ``# R36 (release), REVISION: 4.3, GCID: ...`` as ``36.4.3``."""
-    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text)
-    return "{}.{}".format(found.group(1), found.group(2)) if found else None
+    """The L4T version, ``36.4.3`` of ``# R36 (release), REVISION: 4.3, GCID: ...``."""
+    match = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text)
+    return "{}.{}".format(match.group(1), match.group(2)) if match else None
 
 
 def jetpack_of(l4t: str) -> Optional[str]:
-    """The JetPack that ships this L4T; None where the table does not know it."""
+    """The JetPack that ships this L4T; None where the table lacks it."""
     for start, jetpack in _L4T_TO_JETPACK:
         if l4t == start or l4t.startswith(start + "."):
             return jetpack
@@ -270,16 +265,19 @@ def jetpack_of(l4t: str) -> Optional[str]:
 
 
 def parse_cuda(text: str) -> Optional[str]:
-    """CUDA of ``version.json``, or of the older ``version.txt``: ``CUDA Version 10.2.300``."""
+    """CUDA's version from ``version.json``, or from the older ``version.txt``.
+
+    The latter holds ``CUDA Version 10.2.300``.
+    """
     try:
         return str(json.loads(text)["cuda"]["version"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        found = re.search(r"CUDA Version (\d[\d.]*)", text)
-        return found.group(1) if found else None
+        match = re.search(r"CUDA Version (\d[\d.]*)", text)
+        return match.group(1) if match else None
 
 
 def parse_cpuinfo(text: str) -> Tuple[Optional[str], Optional[int]]:
-    """Name of the CPU and number of cores in ``/proc/cpuinfo``; Arm kernels tell no name."""
+    """Name of the CPU and number of cores in ``/proc/cpuinfo``; Arm kernels write no name."""
     name = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
     cores = len(re.findall(r"^processor\s*:", text, re.MULTILINE))
     return (name.group(1).strip() if name else None), cores or None
@@ -287,12 +285,12 @@ def parse_cpuinfo(text: str) -> Tuple[Optional[str], Optional[int]]:
 
 def parse_meminfo(text: str) -> Dict[str, int]:
     """Sizes of ``/proc/meminfo`` in MiB by name."""
-    found = re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
-    return {name: int(size) // _KIB for name, size in found}
+    entries = re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
+    return {name: int(size) // _KIB for name, size in entries}
 
 
 def parse_power_modes(text: str) -> Tuple[Dict[int, str], Optional[int]]:
-    """Modes by id in ``/etc/nvpmodel.conf``, and the id of the default."""
+    """Power modes by id in ``/etc/nvpmodel.conf``, and the id of the default mode."""
     modes = {}
     for line in text.splitlines():
         model = re.match(r"\s*<\s*POWER_MODEL\b(.*)>", line)
@@ -306,21 +304,20 @@ def parse_power_modes(text: str) -> Tuple[Dict[int, str], Optional[int]]:
 
 
 def parse_power_query(text: str) -> Optional[PowerMode]:
-    """Mode that ``nvpmodel -q`` prints: ``NV Power Mode: NAME``, and its id on the next line."""
-    found = re.search(r"Power Mode\s*:\s*(\S+)\s+(\d+)\s*$", text, re.MULTILINE)
-    return PowerMode(int(found.group(2)), found.group(1)) if found else None
+    """The mode that ``nvpmodel -q`` prints: ``NV Power Mode: NAME``, its id on the next line."""
+    match = re.search(r"Power Mode\s*:\s*(\S+)\s+(\d+)\s*$", text, re.MULTILINE)
+    return PowerMode(int(match.group(2)), match.group(1)) if match else None
 
 
 def parse_power_status(text: str) -> Optional[int]:
-    """Id in ``/var/lib/nvpmodel/status``: ``pmode:0002``."""
-    found = re.search(r"pmode:(\d+)", text)
-    return int(found.group(1)) if found else None
+    """The id of the power mode in ``/var/lib/nvpmodel/status``, 2 of ``pmode:0002``."""
+    match = re.search(r"pmode:(\d+)", text)
+    return int(match.group(1)) if match else None
 
 
 def highest_mode(modes: Mapping[int, str]) -> Optional[int]:
-    """Id of the mode without a power limit, by its name: ids differ from board to board."""
-    for start in ("MAXN_SUPER", "MAXN"):
-        for number, name in sorted(modes.items()):
-            if name.upper() == start or (start == "MAXN" and name.upper().startswith("MAXN")):
-                return number
-    return None
+    """Id of the mode without a power limit, by its name, since ids differ from board to board."""
+    named = [(number, name.upper()) for number, name in sorted(modes.items())]
+    unlimited = [number for number, name in named if name == "MAXN_SUPER"]
+    unlimited += [number for number, name in named if name.startswith("MAXN")]
+    return unlimited[0] if unlimited else None

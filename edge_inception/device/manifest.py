@@ -1,9 +1,9 @@
-"""A bundle's manifest: its record, and refusing a bundle that is not what was made.
+"""The manifest of a bundle: its record, and the refusal of a bundle that was changed.
 
 ``manifest.json`` lists the sha256 of every other file and carries a digest of itself, so that any
 change is noticed, by accident or by hand. Whoever changes a file on purpose can also change the
-digests: only a signature checked with a key that came another way stops that. So a manifest is
-believed in nothing: what would lead out of the bundle, or make no sense, is refused here.
+digests: only a signature checked with a key that came another way stops that. So nothing in a
+manifest is trusted: paths that lead out of the bundle and values without sense are refused here.
 This file travels to devices: Python 3.6 syntax, standard library.
 """
 
@@ -32,7 +32,6 @@ _CODE = (".py", ".pyc", ".so", ".sh", ".pth")
 _FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")
 _COPY_AGAIN = "copy the bundle to the device again, or make it again: edge-inception bundle"
 
-
 _SHA256, _VERSION = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{%d}" % VERSION_DIGITS)
 _TENSORRT = re.compile(r"|[0-9]{1,9}(\.[0-9]{1,9}){0,5}")
 _HEAD = re.compile(r"logits|softmax|embedding|topk:[1-9][0-9]{0,6}")
@@ -58,7 +57,7 @@ class File(NamedTuple):
 
 
 class Preprocess(NamedTuple):
-    """The fields of ``spec.Preprocess``, which has their meaning, for where that cannot go."""
+    """The fields of ``spec.Preprocess``, which explains them and does not travel to devices."""
 
     input_size: Tuple[int, int]
     crop_fraction: float = 1.0
@@ -72,7 +71,10 @@ class Preprocess(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The hardware that a bundle is for; ``tensorrt`` is oldest and newest, empty for any."""
+    """The hardware that a bundle is for.
+
+    ``tensorrt`` is the oldest and the newest version, empty texts where any will do.
+    """
 
     name: str
     title: str
@@ -84,7 +86,7 @@ class Target(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Batch sizes."""
+    """The batch sizes that an engine takes: smallest, most frequent and largest."""
 
     min: int
     opt: int
@@ -92,8 +94,9 @@ class Profile(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """One typed graph; ``tensorrt`` are the versions that it is for: from, and below.
+    """One typed graph.
 
+    ``tensorrt`` is the first version that it is for, and the first later one that it is not for.
     ``input_shape`` begins with the batch, which is a word where it is dynamic.
     """
 
@@ -110,7 +113,7 @@ class Graph(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """How an engine is built; ``float_precision`` is a choice of OpenVINO alone."""
+    """Choices for building an engine; only OpenVINO has ``float_precision``."""
 
     workspace_mib: Optional[int]
     dla_core: Optional[int]
@@ -120,7 +123,7 @@ class Choices(NamedTuple):
 
 
 class Gates(NamedTuple):
-    """Limits of the checks that the report made."""
+    """Limits of the report's checks; None is no limit."""
 
     max_drop_pp: Optional[float] = None
     min_agreement: Optional[float] = None
@@ -130,7 +133,7 @@ class Gates(NamedTuple):
 
 
 class Tolerance(NamedTuple):
-    """What the answers to the golden images may differ by."""
+    """Limits for the answers to the golden images; ``max_pixel_steps`` are of 255."""
 
     min_sqnr_db: float
     min_baseline_sqnr_db: float
@@ -139,14 +142,14 @@ class Tolerance(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """How many golden images there are, and the limits."""
+    """The number of golden images, and the limits for the answers to them."""
 
     count: int  # type: ignore[assignment]  # a tuple has a method of that name
     tolerance: Tolerance
 
 
 class Manifest(NamedTuple):
-    """All of ``manifest.json``."""
+    """The content of ``manifest.json``."""
 
     name: str
     made_with: Dict[str, str]
@@ -169,13 +172,13 @@ class Manifest(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """A bundle whose files are those that its manifest lists."""
+    """An unpacked bundle whose files are those that its manifest lists."""
 
     root: str
     record: Manifest
 
     def path(self, name: str) -> str:
-        """Where the file of that name in the bundle is."""
+        """Path of the file of that name in the bundle."""
         return os.path.join(self.root, *name.split("/"))
 
     def sha256(self, name: str) -> str:
@@ -190,12 +193,12 @@ class Bundle(NamedTuple):
 
     @property
     def target(self) -> Target:
-        """The hardware it is for."""
+        """The hardware that the bundle is for."""
         return self.record.target
 
     @property
     def identity(self) -> Identity:
-        """Name and version."""
+        """Name and version of the bundle."""
         return Identity(self.record.name, self.record.version)
 
 
@@ -209,12 +212,12 @@ def file_sha256(path: str) -> str:
 
 
 def version_of(record: Mapping[str, Any]) -> str:
-    """The bundle's version: a digest of all that its manifest says, its files and its choices."""
+    """The bundle's version: a digest of its manifest, and so of its files and choices."""
     return digest_of(record, without=("sha256", "version"))[:VERSION_DIGITS]
 
 
 def digest_of(record: Mapping[str, Any], without: Iterable[str] = ("sha256",)) -> str:
-    """sha256 of the manifest less its own ``sha256``, in one spelling whatever wrote it."""
+    """sha256 of the manifest without the keys ``without``, over JSON in one fixed form."""
     rest = {name: value for name, value in record.items() if name not in without}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -237,10 +240,10 @@ def open_bundle(root: str) -> Bundle:
     bundle = Bundle(root, record)
     for name, entry in sorted(record.files.items()):
         _require_same(bundle.path(name), name, entry)
-    strangers = _strangers(root, record.files)
-    if strangers:
+    unlisted = _unlisted_code(root, record.files)
+    if unlisted:
         raise Refusal(
-            "{} is code that the manifest does not list".format(ascii(strangers[0])[1:-1]),
+            "{} is code that the manifest does not list".format(ascii(unlisted[0])[1:-1]),
             "move it out of the bundle, a virtual environment too: Python could run it in place "
             "of the bundle's own",
         )
@@ -248,10 +251,10 @@ def open_bundle(root: str) -> Bundle:
 
 
 def read_manifest(path: str) -> Manifest:
-    """The manifest in a file; the files that it lists are not looked at.
+    """The manifest in a file; the files that it lists are not read.
 
     Raises:
-        Refusal: It cannot be read, is of another schema, was changed, or makes no sense.
+        Refusal: The file cannot be read, is of another schema, was changed, or breaks a rule.
     """
     try:
         with open(path, "rb") as stream:
@@ -273,9 +276,9 @@ def read_manifest(path: str) -> Manifest:
 
 
 def _rules(record: Manifest) -> Iterator[records.Rule]:
-    """What the types of a manifest do not say."""
+    """The rules of a manifest that its types do not express."""
     for name, entry in record.files.items():
-        yield _is_inside(name), "files", name, "a path that is not outside of the bundle"
+        yield is_inside(name), "files", name, "a path that is not outside of the bundle"
         yield bool(_SHA256.fullmatch(entry.sha256)), "files." + name, entry.sha256, "a sha256"
         yield entry.bytes >= 0, "files." + name, entry.bytes, "a size"
     yield bool(_VERSION.fullmatch(record.version)), "version", record.version, "12 hex digits"
@@ -290,20 +293,20 @@ def _rules(record: Manifest) -> Iterator[records.Rule]:
         yield from _graph_rules("graphs[{}].".format(index), graph, record.files)
 
 
-def _preprocess_rules(how: Preprocess) -> Iterator[records.Rule]:
-    at, share = "preprocess.", how.crop_fraction
-    is_sized = all(1 <= side <= _MOST_SIDE for side in how.input_size)
-    yield is_sized, at + "input_size", how.input_size, "1 to {} pixels".format(_MOST_SIDE)
+def _preprocess_rules(preprocess: Preprocess) -> Iterator[records.Rule]:
+    at, share = "preprocess.", preprocess.crop_fraction
+    is_sized = all(1 <= side <= _MOST_SIDE for side in preprocess.input_size)
+    yield is_sized, at + "input_size", preprocess.input_size, "1 to {} pixels".format(_MOST_SIDE)
     yield 0 < share <= 1, at + "crop_fraction", share, "above 0, at most 1"
-    is_scaled = all(1 / _MOST_VALUE <= std <= _MOST_VALUE for std in how.std)
-    is_near = all(abs(mean) <= _MOST_VALUE for mean in how.mean)
-    yield is_scaled, at + "std", how.std, "1e-6 to 1e6, of pixels from 0 to 1"
-    yield is_near, at + "mean", how.mean, "at most 1e6 either way, of pixels from 0 to 1"
-    yield records.one_of(at + "interpolation", how.interpolation, _FILTERS)
-    yield records.one_of(at + "channel_order", how.channel_order, ("RGB", "BGR"))
-    yield records.one_of(at + "crop", how.crop, ("after_resize", "before_resize"))
-    yield records.one_of(at + "element", how.element, ("float32", "uint8"))
-    yield records.one_of(at + "layout", how.layout, ("NCHW", "NHWC"))
+    is_scaled = all(1 / _MOST_VALUE <= std <= _MOST_VALUE for std in preprocess.std)
+    is_near = all(abs(mean) <= _MOST_VALUE for mean in preprocess.mean)
+    yield is_scaled, at + "std", preprocess.std, "1e-6 to 1e6, of pixels from 0 to 1"
+    yield is_near, at + "mean", preprocess.mean, "at most 1e6 either way, of pixels from 0 to 1"
+    yield records.one_of(at + "interpolation", preprocess.interpolation, _FILTERS)
+    yield records.one_of(at + "channel_order", preprocess.channel_order, ("RGB", "BGR"))
+    yield records.one_of(at + "crop", preprocess.crop, ("after_resize", "before_resize"))
+    yield records.one_of(at + "element", preprocess.element, ("float32", "uint8"))
+    yield records.one_of(at + "layout", preprocess.layout, ("NCHW", "NHWC"))
 
 
 def _build_rules(choices: Choices) -> Iterator[records.Rule]:
@@ -327,12 +330,12 @@ def _graph_rules(at: str, graph: Graph, files: Mapping[str, File]) -> Iterator[r
 
 
 def _versions(place: str, got: Tuple[str, str]) -> records.Rule:
-    is_whole = all(_TENSORRT.fullmatch(one) for one in got)
-    return is_whole, place, got, "two versions such as 8.5.2, or nothing"
+    are_versions = all(_TENSORRT.fullmatch(version) for version in got)
+    return are_versions, place, got, "two versions such as 8.5.2, or nothing"
 
 
-def _is_inside(name: str) -> bool:
-    """Whether a path is relative, goes nowhere up, and is spelt in one way."""
+def is_inside(name: str) -> bool:
+    """Whether a path is relative, printable, without ``..`` and without needless parts."""
     parts = name.split("/")
     return name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
 
@@ -340,7 +343,7 @@ def _is_inside(name: str) -> bool:
 def _require_same(path: str, name: str, entry: File) -> None:
     try:
         size = os.path.getsize(path)
-        found = file_sha256(path) if size == entry.bytes else ""
+        sha256 = file_sha256(path) if size == entry.bytes else ""
     except OSError as error:
         raise Refusal(
             "{} of the bundle cannot be read: {}".format(name, error.strerror), _COPY_AGAIN
@@ -350,30 +353,30 @@ def _require_same(path: str, name: str, entry: File) -> None:
             "{} was changed: {} bytes, the manifest says {}".format(name, size, entry.bytes),
             _COPY_AGAIN,
         )
-    if found != entry.sha256:
+    if sha256 != entry.sha256:
         raise Refusal(
             "{} was changed: sha256 {}, the manifest says {}".format(
-                name, found[:VERSION_DIGITS], entry.sha256[:VERSION_DIGITS]
+                name, sha256[:VERSION_DIGITS], entry.sha256[:VERSION_DIGITS]
             ),
             _COPY_AGAIN,
         )
 
 
-def _strangers(root: str, files: Mapping[str, Any]) -> List[str]:
-    """Files beside the bundle's own that Python or a shell could run instead of them."""
-    found = []
+def _unlisted_code(root: str, files: Mapping[str, Any]) -> List[str]:
+    """Files that Python or a shell could run, and that the manifest does not list."""
+    unlisted = []
     for folder, folders, names in os.walk(root):
         if folder == root and ENGINES in folders:
             folders.remove(ENGINES)
         for name in names:
             inside = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
             if name.endswith(_CODE) and inside not in files:
-                found.append(inside)
-    return sorted(found)
+                unlisted.append(inside)
+    return sorted(unlisted)
 
 
 def numbers(version: str) -> Tuple[int, ...]:
-    """``"10.3.0.30"`` as (10, 3, 0, 30), which compares as versions do."""
+    """The numbers of a version, (10, 3, 0, 30) of ``"10.3.0.30"``; they compare as versions do."""
     parts = []
     for part in version.split("."):
         digits = "".join(c for c in part if c in "0123456789")
@@ -384,7 +387,7 @@ def numbers(version: str) -> Tuple[int, ...]:
 
 
 def is_within(version: str, oldest: Optional[str], newest: Optional[str]) -> bool:
-    """Whether oldest <= version <= newest, to as many places as the bounds have."""
+    """Whether oldest <= version <= newest, compared to as many places as each bound has."""
     here = numbers(version)
     least, most = numbers(oldest or ""), numbers(newest or "")
     return here[: len(least)] >= least and (not most or here[: len(most)] <= most)
@@ -394,7 +397,7 @@ def require_tensorrt(bundle: Bundle, version: str) -> None:
     """Refuse a TensorRT that the bundle is not for.
 
     Raises:
-        Refusal: Out of the manifest's range.
+        Refusal: The version is out of the manifest's range.
     """
     oldest, newest = bundle.target.tensorrt
     if not is_within(version, oldest, newest):
@@ -406,10 +409,10 @@ def require_tensorrt(bundle: Bundle, version: str) -> None:
 
 
 def graph_for(bundle: Bundle, version: Optional[str]) -> Graph:
-    """The graph for a TensorRT version, by the bounds of each; None stands for another library.
+    """The bundle's graph for a TensorRT version; None stands for another library.
 
     Raises:
-        Refusal: None of the bundle's graphs is for it.
+        Refusal: None of the bundle's graphs is for that version.
     """
     graph = graph_of(bundle.record.graphs, version)
     if graph is None:
@@ -425,7 +428,7 @@ def graph_for(bundle: Bundle, version: Optional[str]) -> Graph:
 
 
 def graph_of(graphs: Iterable[Graph], version: Optional[str]) -> Optional[Graph]:
-    """The first of ``graphs`` that is for a TensorRT version; None where there is none."""
+    """The first of ``graphs`` that is for a TensorRT version; None where none is."""
     return next((graph for graph in graphs if _is_for(graph, version)), None)
 
 

@@ -1,8 +1,8 @@
-"""Latency of an engine in this process, and the record of it.
+"""The latency of an engine in this process, and its record.
 
 One process is one run: fresh warm-up, then timed calls one after the other, host to host, cycling
 through the golden images. Runs of several engines are interleaved and compared by the host, which
-starts one process for each (docs/latency.md, "Gate"); the record is its ``kind: single``.
+starts one process for each (docs/latency.md, "Gate"); this record is of ``kind: single`` there.
 This file travels to devices: Python 3.6 syntax and numpy 1.13.
 """
 
@@ -14,10 +14,9 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 
 if __package__:
-    from edge_inception.device import jetson_board as board_files
-    from edge_inception.device import manifest, recorded, records, store
+    from edge_inception.device import jetson_board, manifest, recorded, records, store
 else:
-    import jetson_board as board_files  # type: ignore[import-not-found,no-redef]
+    import jetson_board  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
     import recorded  # type: ignore[import-not-found,no-redef]
     import records  # type: ignore[import-not-found,no-redef]
@@ -33,7 +32,10 @@ _FINGERPRINT = (
 
 
 class Protocol(NamedTuple):
-    """How long a run is: warm-up and timed part each end when both their limits are reached."""
+    """Length of a run: warm-up and timed part each end when both their limits are reached.
+
+    ``most_s`` ends either part, in seconds, whatever the other limits say.
+    """
 
     warmup_s: float = 2.0
     warmup_calls: int = 50
@@ -43,14 +45,14 @@ class Protocol(NamedTuple):
 
 
 class Heat(NamedTuple):
-    """Temperatures in degrees Celsius by zone, before and after."""
+    """Temperatures in degrees Celsius by zone, before and after the timed calls."""
 
     start: Dict[str, float]
     end: Dict[str, float]
 
 
 class Figures(NamedTuple):
-    """What timed calls in ms come to; ``cov`` is their coefficient of variation."""
+    """Statistics of timed calls in ms; ``cov`` is their coefficient of variation."""
 
     n: int
     median: float
@@ -65,8 +67,8 @@ class Figures(NamedTuple):
 class Run(NamedTuple):
     """Timed calls of one process in ms; ``gpu_median`` is the GPU's own time, where it is known.
 
-    The last four are there where they apply: ``open_s`` to a run of this program, ``runner``,
-    ``metric`` and ``spin_wait`` to one of trtexec.
+    ``open_s`` is set in a run of this program; ``runner``, ``metric`` and ``spin_wait`` in a run of
+    trtexec.
     """
 
     t0: Optional[str]
@@ -92,7 +94,7 @@ class Run(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What was compiled."""
+    """The model and graph that were compiled."""
 
     name: str
     onnx_sha256: str
@@ -100,7 +102,7 @@ class Model(NamedTuple):
 
 
 class TimedEngine(NamedTuple):
-    """The engine that was timed; ``build_id`` is when it was built."""
+    """The engine that was timed; ``build_id`` is the UTC time of its build."""
 
     sha256: str
     bytes: int
@@ -119,7 +121,7 @@ class TimedEngine(NamedTuple):
 
 
 class Device(NamedTuple):
-    """The board, as far as a latency depends on it, and its library."""
+    """The library, and the facts of the board that a latency depends on."""
 
     model: Optional[str]
     compatible: Optional[List[str]]
@@ -131,7 +133,7 @@ class Device(NamedTuple):
     machine: str
     system: str
     python: str
-    power_mode: Optional[board_files.PowerMode]
+    power_mode: Optional[jetson_board.PowerMode]
     clocks_locked: Optional[bool]
     gpu_mhz: Optional[int]
     gpu_max_mhz: Optional[int]
@@ -148,7 +150,7 @@ class Device(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """``protocol`` of the record: how the calls were made."""
+    """Conditions of the timed calls: ``protocol`` of the record."""
 
     runner: str
     spin_wait: bool
@@ -188,16 +190,16 @@ def read_bench(value: Any, where: str, fix: str) -> Bench:
     """The record that ``bench`` wrote, from the JSON value of its file.
 
     Raises:
-        Refusal: It is not such a record, or one of another version.
+        Refusal: The value is not such a record, or of another version.
     """
     records.require_version(value, SCHEMA, SCHEMA_VERSION, where)
     record = records.convert(Bench, value, where, fix)
-    arms = [run.arm for run in record.runs]
+    names = [run.arm for run in record.runs]
     num_calls = [len(run.samples_ms) for run in record.runs]
     records.require(
         [
             records.one_of("kind", record.kind, ("single",)),
-            (arms == list(record.engines), "runs", arms, "one of each engine"),
+            (names == list(record.engines), "runs", names, "one of each engine"),
             (num_calls == [run.n for run in record.runs], "runs", num_calls, "n samples"),
         ],
         where,
@@ -208,21 +210,20 @@ def read_bench(value: Any, where: str, fix: str) -> Bench:
 
 def bench(
     bundle: manifest.Bundle,
-    way: Any,
+    runtime: Any,
     engine: store.Engine,
-    board: board_files.Board,
+    board: jetson_board.Board,
     protocol: Protocol,
 ) -> Bench:
-    """One run of an engine, as a record with every timed call.
+    """The record of one run of an engine, with every timed call.
 
     Raises:
         Refusal: The engine cannot be loaded.
     """
     started = time.time()
-    with open(engine.path, "rb") as stream:
-        runner = way.load(stream.read(), engine.facts)
+    runner = store.load(runtime, engine)
     opened_s = time.time() - started
-    graph = way.graph()
+    graph = runtime.graph()
     try:
         batches = _batches(bundle, graph.profile.opt)
         run = timed_run(runner.run, batches, protocol, _gpu_ms(runner))
@@ -234,7 +235,7 @@ def bench(
 
 
 def _gpu_ms(runner: Any) -> Optional[Callable[[], float]]:
-    """Reads the GPU's own time of the last call, where the runner knows it."""
+    """A function that reads the GPU's own time of the last call; None where no runner knows it."""
     # Asked of the class: before the first call the property itself has nothing to read.
     return (lambda: float(runner.gpu_ms)) if hasattr(type(runner), "gpu_ms") else None
 
@@ -253,11 +254,11 @@ def timed_run(
     protocol: Protocol,
     gpu_ms: Optional[Callable[[], float]] = None,
 ) -> Run:
-    """Warm up, then time calls of ``run``; the statistics and every sample in ms."""
+    """Statistics and every sample, in ms, of calls of ``run`` that are timed after a warm-up."""
     samples: List[float] = []
     computes: List[float] = []
     clocks: List[Optional[int]] = []
-    start = board_files.read_temperatures()
+    start = jetson_board.read_temperatures()
     _repeat(run, batches, protocol.warmup_calls, protocol.warmup_s, protocol.most_s, None)
 
     def keep(milliseconds: float) -> None:
@@ -265,23 +266,22 @@ def timed_run(
         if gpu_ms is not None:
             computes.append(gpu_ms())
         if len(samples) % 100 == 1:
-            clocks.append(board_files.gpu_clock_mhz())
+            clocks.append(jetson_board.gpu_clock_mhz())
 
     began = store.now()
     _repeat(run, batches, protocol.calls, protocol.seconds, protocol.most_s, keep)
-    known = [clock for clock in clocks if clock is not None]
-    heat = Heat(start, board_files.read_temperatures())
-    slowest = min(known) if known else None
+    heat = Heat(start, jetson_board.read_temperatures())
+    slowest = min((clock for clock in clocks if clock is not None), default=None)
     return run_of(summary(samples, computes), began, heat, slowest)
 
 
 def run_of(figures: Figures, t0: Optional[str], heat: Heat, gpu_mhz_min: Optional[int]) -> Run:
-    """A run of this program with those figures."""
+    """A run with these figures and no warnings yet."""
     return Run(t0=t0, temp_c=heat, gpu_mhz_min=gpu_mhz_min, warnings=[], **figures._asdict())
 
 
 def summary(samples: Sequence[float], computes: Sequence[float]) -> Figures:
-    """Figures of timed calls in ms; ``computes`` are those of the GPU alone, empty if unknown."""
+    """Statistics of timed calls in ms; ``computes`` are the GPU's own times, empty if unknown."""
     values = np.array(samples)
     return Figures(
         n=len(values),
@@ -315,50 +315,49 @@ def _repeat(
             return
 
 
-def warnings_of(run: Run, board: board_files.Board) -> List[str]:
-    """What makes a run's figures doubtful; NVIDIA's own tools warn of the same."""
-    found = []
+def warnings_of(run: Run, board: jetson_board.Board) -> List[str]:
+    """Reasons to doubt a run's figures; NVIDIA's own tools warn of the same."""
+    warnings = []
     mode, modes = board.power_mode, board.power_modes or {}
-    best = board_files.highest_mode(modes)
+    best = jetson_board.highest_mode(modes)
     if mode and best is not None and mode.id != best:
-        found.append("power mode {}, the board also has {}".format(mode.name, modes[best]))
+        warnings.append("power mode {}, the board also has {}".format(mode.name, modes[best]))
     if board.clocks_locked is False:
-        found.append("clocks are not locked: sudo jetson_clocks")
-    found += unsteady(run.cov, run.temp_c.end)
+        warnings.append("clocks are not locked: sudo jetson_clocks")
+    warnings += unsteady(run.cov, run.temp_c.end)
     if run.gpu_mhz_min and board.clocks_locked and run.gpu_mhz_min < (board.gpu_max_mhz or 0):
-        found.append("the GPU's clock fell to {} MHz".format(run.gpu_mhz_min))
-    return found
+        warnings.append("the GPU's clock fell to {} MHz".format(run.gpu_mhz_min))
+    return warnings
 
 
 def unsteady(cov: float, temperatures: Mapping[str, float]) -> List[str]:
-    """What makes figures doubtful on any machine: calls that vary, zones that are hot."""
-    found = []
+    """Reasons to doubt figures on any machine: calls that vary, zones that are hot."""
+    warnings = []
     if cov > _UNSTABLE:
-        found.append("calls vary by {:.1f} %, over 2.5 %".format(100 * cov))
+        warnings.append("calls vary by {:.1f} %, over 2.5 %".format(100 * cov))
     hot = [zone for zone, celsius in temperatures.items() if celsius >= _HOT_C]
     if hot:
-        found.append("{} reached {:g} C: throttling is near".format(hot[0], _HOT_C))
-    return found
+        warnings.append("{} reached {:g} C: throttling is near".format(hot[0], _HOT_C))
+    return warnings
 
 
 def record_of(
     bundle: manifest.Bundle,
     graph: manifest.Graph,
     engine: store.Engine,
-    board: board_files.Board,
+    board: jetson_board.Board,
     protocol: Protocol,
     run: Run,
 ) -> Bench:
     """The record of one run, its warnings included; source: docs/latency.md, "Record"."""
-    facts = engine.facts
-    known = board._asdict()
+    facts, board_facts = engine.facts, board._asdict()
     device = Device(
         library=facts.tensorrt or facts.openvino,
         sm=facts.sm,
         trt=facts.tensorrt,
         gpu=facts.device,
         mem_mib=board.mem_total_mib,
-        **{name: known[name] for name in Device._fields if name in known},
+        **{name: board_facts[name] for name in Device._fields if name in board_facts},
     )
     conditions = Conditions(
         runner=run.runner or "python",
@@ -383,19 +382,22 @@ def record_of(
 
 
 def _engine_of(facts: store.EngineFacts, graph: manifest.Graph) -> TimedEngine:
-    known = facts._asdict()
+    built = facts._asdict()
     return TimedEngine(
         plan_trt=facts.tensorrt,
         typed=facts.typing,
         batch=graph.profile.opt,
         build_id=facts.created_utc,
-        **{name: known[name] for name in TimedEngine._fields if name in known},
+        **{name: built[name] for name in TimedEngine._fields if name in built},
     )
 
 
 def fingerprint(device: Device, protocol: Conditions) -> str:
-    """Same where two records may be compared: device, mode, clocks, library, protocol, input."""
-    known, rest = records.plain(device), records.plain(protocol)
+    """Digest of device, power mode, clocks, library, protocol and input.
+
+    Records may be compared where it is the same.
+    """
+    facts, rest = records.plain(device), records.plain(protocol)
     rest = {key: value for key, value in rest.items() if key not in {"k", "order"}}
-    text = json.dumps([{key: known[key] for key in _FINGERPRINT}, rest], sort_keys=True)
+    text = json.dumps([{key: facts[key] for key in _FINGERPRINT}, rest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[: manifest.VERSION_DIGITS]

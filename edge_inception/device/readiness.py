@@ -1,17 +1,18 @@
-"""Whether this device can build and run the bundle: findings, each with its fix.
+"""Findings on whether this device can build and run the bundle, each with its fix.
 
-This file travels to devices: Python 3.6 syntax, standard library.
+This file travels to devices: Python 3.6 syntax, standard library and numpy.
 """
 
 import importlib
-from typing import Any, Callable, List, NamedTuple
+from typing import Any, List, NamedTuple
+
+import numpy as np
 
 if __package__:
-    from edge_inception.device import jetson_board as board_files
-    from edge_inception.device import manifest
+    from edge_inception.device import jetson_board, manifest
     from edge_inception.device.errors import Refusal
 else:
-    import jetson_board as board_files  # type: ignore[import-not-found,no-redef]
+    import jetson_board  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
     from errors import Refusal  # type: ignore[import-not-found,no-redef]
 
@@ -36,42 +37,49 @@ class Finding(NamedTuple):
     code: int = 3
 
 
-def examine(bundle: Any, way: Any, board: board_files.Board) -> List[Finding]:
-    """Everything that ``check`` says, in the order of a person's interest."""
-    looks: List[Callable[[Any, Any, Any], Finding]] = [
-        _device, _library, _processor, _memory, _disk, _python, _numpy, _pillow,
-    ]  # fmt: skip
-    if way.name != "openvino":
-        looks += [_cuda, _power, _clocks]
-    return [look(bundle, way, board) for look in looks]
+def examine(bundle: Any, runtime: Any, board: jetson_board.Board) -> List[Finding]:
+    """All findings of ``check``, in the order in which they are printed."""
+    findings = [
+        _device(bundle, board),
+        _library(bundle, runtime, board),
+        _processor(bundle, runtime, board),
+        _memory(bundle, runtime, board),
+        _disk(bundle, runtime, board),
+        Finding("Python", OK, board.python),
+        Finding("numpy", OK, np.__version__),
+        _pillow(),
+    ]
+    if runtime.name != "openvino":
+        findings += [_cuda(board), _power(board), _clocks(board)]
+    return findings
 
 
-def _device(bundle: Any, way: Any, board: board_files.Board) -> Finding:
-    del way
-    found = board.model or board.cpu or board.machine
+def _device(bundle: Any, board: jetson_board.Board) -> Finding:
+    model = board.model or board.cpu or board.machine
     jetpack = ", JetPack {} (L4T {})".format(board.jetpack, board.l4t) if board.l4t else ""
-    return Finding("device", OK, "{}{}; bundle for {}".format(found, jetpack, bundle.target.name))
+    return Finding("device", OK, "{}{}; bundle for {}".format(model, jetpack, bundle.target.name))
 
 
-def _library(bundle: Any, way: Any, board: board_files.Board) -> Finding:
+def _library(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
     try:
-        version = way.version()
+        version = runtime.version()
     except Refusal as error:
         installed = board.tensorrt
         note = "; libnvinfer {} is installed".format(installed) if installed else ""
-        return Finding(way.name, FAILED, "{}{}".format(error, note), error.fix, error.code)
-    made = bundle.record.made_with.get(way.name)
-    note = "; validated with {}".format(made) if made and made.split("-")[0] != version else ""
-    return Finding(way.name, OK, version.partition("-")[0] + note)
+        return Finding(runtime.name, FAILED, "{}{}".format(error, note), error.fix, error.code)
+    validated = bundle.record.made_with.get(runtime.name)
+    is_other = validated and validated.split("-")[0] != version
+    note = "; validated with {}".format(validated) if is_other else ""
+    return Finding(runtime.name, OK, version.partition("-")[0] + note)
 
 
-def _processor(bundle: Any, way: Any, board: board_files.Board) -> Finding:
-    """The compute capability where the target has one."""
+def _processor(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
+    """The GPU's compute capability, or the CPU where the target is one."""
     wanted = bundle.target.compute_capabilities
-    if not wanted or way.name == "openvino":
+    if not wanted or runtime.name == "openvino":
         return Finding("processor", OK, "{} cores, {}".format(board.num_cores, board.machine))
     try:
-        identity = way.identity()
+        identity = runtime.identity()
     except Refusal as error:
         return Finding("GPU", FAILED, str(error), error.fix, error.code)
     if identity.sm is None:
@@ -87,7 +95,7 @@ def _processor(bundle: Any, way: Any, board: board_files.Board) -> Finding:
     )
 
 
-def _memory(bundle: Any, way: Any, board: board_files.Board) -> Finding:
+def _memory(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
     total, free, swap = board.mem_total_mib, board.mem_free_mib, board.swap_mib
     if total is None or free is None:
         return Finding("memory", UNREAD, "/proc/meminfo tells no MemTotal or MemAvailable")
@@ -101,7 +109,7 @@ def _memory(bundle: Any, way: Any, board: board_files.Board) -> Finding:
             "make a bundle for this device: edge-inception targets",
         )
     workspace = bundle.record.build.workspace_mib or 0
-    needed = _BUILD_MIB + workspace if way.name != "openvino" else 0
+    needed = _BUILD_MIB + workspace if runtime.name != "openvino" else 0
     if free + (swap or 0) < needed:
         return Finding(
             "memory",
@@ -112,13 +120,13 @@ def _memory(bundle: Any, way: Any, board: board_files.Board) -> Finding:
     return Finding("memory", OK, text)
 
 
-def _disk(bundle: Any, way: Any, board: board_files.Board) -> Finding:
+def _disk(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
     free = board.disk_free_mib
     if free is None:
         return Finding("disk", UNREAD, "the file system does not tell its free space")
     graphs = [bundle.record.files[graph.file].bytes for graph in bundle.record.graphs]
     needed = 64 + _ENGINE_TIMES * max(graphs) // (1 << 20)
-    if way.name == "tensorrt" and _has_resources(way, board):
+    if runtime.name == "tensorrt" and _has_resources(runtime, board):
         needed += _RESOURCES_MIB
     text = "{} MiB free, a build needs {}".format(free, needed)
     if free < needed:
@@ -126,27 +134,16 @@ def _disk(bundle: Any, way: Any, board: board_files.Board) -> Finding:
     return Finding("disk", OK, text)
 
 
-def _has_resources(way: Any, board: board_files.Board) -> bool:
+def _has_resources(runtime: Any, board: jetson_board.Board) -> bool:
     """Whether TensorRT unpacks builder resources of its own: JetPack 7.2 and later."""
     try:
-        version = way.version()
+        version = runtime.version()
     except Refusal:
         version = board.tensorrt or "0"
     return manifest.numbers(version) >= _RESOURCES_FROM
 
 
-def _python(bundle: Any, way: Any, board: board_files.Board) -> Finding:
-    del bundle, way
-    return Finding("Python", OK, str(board.python))
-
-
-def _numpy(bundle: Any, way: Any, board: board_files.Board) -> Finding:
-    del bundle, way, board
-    return Finding("numpy", OK, str(importlib.import_module("numpy").__version__))
-
-
-def _pillow(bundle: Any, way: Any, board: board_files.Board) -> Finding:
-    del bundle, way, board
+def _pillow() -> Finding:
     fix = "pip3 install 'Pillow>=8'; only verify --images and classify need it"
     try:
         version = str(importlib.import_module("PIL").__version__)
@@ -157,20 +154,18 @@ def _pillow(bundle: Any, way: Any, board: board_files.Board) -> Finding:
     return Finding("Pillow", OK, version)
 
 
-def _cuda(bundle: Any, way: Any, board: board_files.Board) -> Finding:
-    del bundle, way
+def _cuda(board: jetson_board.Board) -> Finding:
     if board.cuda is None:
         return Finding("CUDA", UNREAD, "/usr/local/cuda tells no version")
     return Finding("CUDA", OK, str(board.cuda))
 
 
-def _power(bundle: Any, way: Any, board: board_files.Board) -> Finding:
-    del bundle, way
+def _power(board: jetson_board.Board) -> Finding:
     mode, modes = board.power_mode, board.power_modes or {}
     if mode is None:
         return Finding("power mode", UNREAD, "neither nvpmodel nor /var/lib/nvpmodel tells it")
     text = "{} (id {})".format(mode.name, mode.id)
-    best = board_files.highest_mode(modes)
+    best = jetson_board.highest_mode(modes)
     if best is None or best == mode.id:
         return Finding("power mode", OK, text)
     return Finding(
@@ -181,8 +176,7 @@ def _power(bundle: Any, way: Any, board: board_files.Board) -> Finding:
     )
 
 
-def _clocks(bundle: Any, way: Any, board: board_files.Board) -> Finding:
-    del bundle, way
+def _clocks(board: jetson_board.Board) -> Finding:
     locked = board.clocks_locked
     if locked is None:
         return Finding("clocks", UNREAD, "no frequency limits in /sys/devices and /sys/class")

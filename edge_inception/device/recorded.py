@@ -18,6 +18,7 @@ else:
     from errors import Refusal  # type: ignore[import-not-found,no-redef]
 
 GOLDEN, BASELINE = "golden.npz", "baseline.npz"
+_AGAIN = "make the bundle again: edge-inception bundle"
 _DAMAGE = (
     *(OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, SyntaxError),
@@ -26,10 +27,11 @@ _A = TypeVar("_A", "Golden", "Baseline")
 
 
 class Golden(NamedTuple):
-    """A row for each golden image.
+    """Arrays with one row for each golden image.
 
-    ``images`` as the engine takes them; ``validated`` and ``baseline`` float32 [N, columns], the
-    answers of the engine that was validated and of FP32; ``files`` in the bundle; ``sha256``.
+    ``images`` are preprocessed as the engine takes them; ``validated`` and ``baseline`` are the
+    answers of the validated engine and of FP32, float32 [N, columns]; ``files`` are paths in the
+    bundle; ``sha256`` are digests of those files.
     """
 
     images: Any
@@ -40,7 +42,10 @@ class Golden(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """A row for each image of the baseline: float32 [N, columns], int64 [N], text [N]."""
+    """Arrays with one row for each image of the baseline.
+
+    ``logits`` are float32 [N, columns], ``labels`` int64 [N], ``sha256`` text [N].
+    """
 
     logits: Any
     labels: Any
@@ -54,10 +59,10 @@ _KINDS = {
 
 
 def read_golden(bundle: manifest.Bundle) -> Golden:
-    """The golden images' arrays.
+    """The arrays of ``golden.npz``.
 
     Raises:
-        Refusal: The file is not that.
+        Refusal: The file is damaged, or names an image that the manifest does not list.
     """
     golden = _read(Golden, bundle, GOLDEN)
     wrong = [name for name in golden.files if str(name) not in bundle.record.files]
@@ -67,15 +72,12 @@ def read_golden(bundle: manifest.Bundle) -> Golden:
 
 
 def read_baseline(bundle: manifest.Bundle) -> Baseline:
-    """The baseline's arrays.
+    """The arrays of ``baseline.npz``.
 
     Raises:
-        Refusal: The file is not that.
+        Refusal: The file is damaged or holds other arrays.
     """
     return _read(Baseline, bundle, BASELINE)
-
-
-_AGAIN = "make the bundle again: edge-inception bundle"
 
 
 def _read(kind: Type[_A], bundle: manifest.Bundle, name: str) -> _A:

@@ -1,9 +1,9 @@
 """Records of the device's files: strict JSON in, plain JSON out.
 
 A record is a ``typing.NamedTuple`` of texts, numbers, lists, dictionaries and records. Its fields
-are the keys of a JSON object, no more and no fewer; those whose default is None are left out of the
-file while they are None. Whatever else a file holds is one kind of refusal, which says where, got
-and wanted. The host's own files are read by ``edge_inception.records``.
+are the keys of a JSON object, no more and no fewer; a field whose default is None is left out of
+the file while it is None. A file that does not fit is refused with the place, the value found and
+the value wanted. The host's own files are read by ``edge_inception.records``.
 This file travels to devices: Python 3.6 syntax, standard library.
 """
 
@@ -36,7 +36,7 @@ Rule = Tuple[bool, str, Any, str]
 
 
 class _Mismatch(Exception):
-    """What does not fit, and at which place."""
+    """A value that does not fit its type, and its place in the file."""
 
     def __init__(self, place: str, reason: str) -> None:
         super().__init__("{}: {}".format(", at " + place if place else "", reason))
@@ -47,12 +47,12 @@ def parse(content: bytes, where: str, fix: str) -> Any:
 
     Args:
         content: The text.
-        where: What it is, for the refusal.
-        fix: What to do about it.
+        where: Name of the file, for the refusal.
+        fix: What to do about a refusal.
 
     Raises:
-        Refusal: It is not JSON, has a key twice in one object, a number that is not finite or has
-            over 20 digits, or is nested too deep for Python.
+        Refusal: The text is not JSON, has a key twice in one object, a number that is not finite or
+            has over 20 digits, or is nested too deep for Python.
     """
     try:
         return json.loads(
@@ -69,11 +69,11 @@ def parse(content: bytes, where: str, fix: str) -> Any:
 
 
 def _unique(pairs: Sequence[Tuple[str, Any]]) -> Dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError("key {} twice".format(ascii(next(k for k in keys if keys.count(k) > 1))))
-    return made
+    return entries
 
 
 def _whole(text: str) -> int:
@@ -93,23 +93,23 @@ def convert(kind: Type[R], value: Any, where: str, fix: str) -> R:
     """A JSON value as a record.
 
     Args:
-        kind: A NamedTuple.
-        value: What ``parse`` gave.
-        where: What it is part of, for the refusal.
-        fix: What to do about it.
+        kind: The record's NamedTuple.
+        value: The result of ``parse``.
+        where: Name of the file, for the refusal.
+        fix: What to do about a refusal.
 
     Raises:
-        Refusal: It is no such record.
+        Refusal: The value does not fit the record.
     """
     try:
-        made: R = _convert(kind, value, "")
+        record: R = _convert(kind, value, "")
     except _Mismatch as error:
         raise Refusal("{}{}".format(where, error), fix) from error
-    return made
+    return record
 
 
 def read(kind: Type[R], content: bytes, where: str, fix: str) -> R:
-    """The record in a JSON text: ``parse``, then ``convert``."""
+    """The record in a JSON text, by ``parse`` and ``convert``; the same refusals."""
     return convert(kind, parse(content, where, fix), where, fix)
 
 
@@ -133,7 +133,7 @@ def _record(kind: Any, value: Any, place: str) -> Any:
 
 
 def _union(kind: Any, value: Any, place: str) -> Any:
-    """None where it is one of them, else the one kind, or of several scalars that of the value."""
+    """A value of an Optional or of a Union of scalar types."""
     kinds = [one for one in kind.__args__ if one is not type(None)]
     if value is None and len(kinds) < len(kind.__args__):
         return None
@@ -146,12 +146,12 @@ def _union(kind: Any, value: Any, place: str) -> Any:
 def _dict(kind: Any, value: Any, place: str) -> Any:
     _require(dict, value, place)
     names, values = kind.__args__
-    made = {}
-    for key, one in value.items():
+    entries = {}
+    for key, entry in value.items():
         is_number = names is int and key.isdecimal() and len(key) < _MOST_DIGITS
         name = int(key) if is_number else _convert(names, key, place)
-        made[name] = _convert(values, one, _at(place, key))
-    return made
+        entries[name] = _convert(values, entry, _at(place, key))
+    return entries
 
 
 def _list(kind: Any, value: Any, place: str) -> Any:
@@ -170,14 +170,14 @@ def _tuple(kind: Any, value: Any, place: str) -> Any:
     )
 
 
-# Python 3.6 tells the class of typing, later ones that of Python
+# In Python 3.6 the origin is a class of typing, later a class of Python
 _CONTAINERS: Dict[Any, Callable[[Any, Any, str], Any]] = {
     Union: _union, dict: _dict, Dict: _dict, list: _list, List: _list, tuple: _tuple, Tuple: _tuple,
 }  # fmt: skip
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    # json gives these very types; to isinstance a bool is an int
+    # json returns exactly these types; isinstance would take a bool for an int
     return type(value) is kind or (kind is float and type(value) is int)
 
 
@@ -208,17 +208,17 @@ def _at(place: str, name: str) -> str:
 def plain(value: Any) -> Any:
     """A record as JSON types.
 
-    A field whose default is None is left out where it is None, but for those that its record's own
-    ``nulls()`` names.
+    A field whose default is None is left out where it is None, unless the record's own ``nulls()``
+    names it.
     """
     if hasattr(value, "_fields"):
         absent = {name for name, default in value._field_defaults.items() if default is None}
         absent -= set(value.nulls() if hasattr(value, "nulls") else ())
-        found = value._asdict()
-        return {k: plain(v) for k, v in found.items() if v is not None or k not in absent}
+        fields = value._asdict()
+        return {k: plain(v) for k, v in fields.items() if v is not None or k not in absent}
     if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def to_json(value: Any) -> str:
@@ -227,10 +227,10 @@ def to_json(value: Any) -> str:
 
 
 def require(rules: Iterable[Rule], where: str, fix: str) -> None:
-    """Refuse what a type alone does not say.
+    """Refuse a record that breaks one of ``rules``: (whether it holds, place, got, wanted).
 
     Raises:
-        Refusal: The first of the rules, (whether it holds, place, got, wanted), does not hold.
+        Refusal: A rule does not hold; the first of them is named.
     """
     for holds, place, got, wanted in rules:
         if not holds:
@@ -245,18 +245,18 @@ def one_of(place: str, got: Optional[str], known: Sequence[Optional[str]]) -> Ru
 
 
 def require_version(value: Any, schema: str, version: int, where: str) -> None:
-    """Refuse a JSON value that does not say it is of this schema and this version.
+    """Refuse a JSON value that does not name this schema and this version.
 
     Raises:
-        Refusal: It does not.
+        Refusal: The value names another schema or version, or none.
     """
     if not isinstance(value, dict) or value.get("schema") != schema:
         raise Refusal("{} is not of schema {}".format(where, schema), "give another file")
-    found = value.get("schema_version")
-    if found != version:
+    got = value.get("schema_version")
+    if got != version:
         raise Refusal(
             "{} has schema version {}, this program reads {}".format(
-                where, ascii(found)[:_MOST_SHOWN], version
+                where, ascii(got)[:_MOST_SHOWN], version
             ),
             "use the edge-inception that made the bundle",
         )

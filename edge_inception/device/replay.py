@@ -1,4 +1,4 @@
-"""Answers of an open engine to the images of a bundle.
+"""The answers of an open engine to the images of a bundle.
 
 This file travels to devices: Python 3.6 syntax and numpy 1.13.
 """
@@ -22,17 +22,17 @@ def run(runner: Any, images: Any, bundle: manifest.Bundle, profile: manifest.Pro
     """float32 [N, columns]: answers to images [N, ...], in batches of profile min to max.
 
     Raises:
-        Refusal: An answer is NaN or infinite, or the engine's outputs are others.
+        Refusal: An answer is NaN or infinite, or the outputs are not those of the manifest.
     """
 
     def answer(batch: Any) -> Any:
         try:
-            found = batches.dense(runner.run(batch), bundle.record.num_classes)
+            rows = batches.dense(runner.run(batch), bundle.record.num_classes)
         except (ValueError, IndexError) as error:
-            raise _others(str(error)) from error
-        if found.ndim != 2 or len(found) != len(batch):  # noqa: PLR2004 -- images and columns
-            raise _others("shape {} to {} images".format(found.shape, len(batch)))
-        return np.array(found)
+            raise _wrong_outputs(str(error)) from error
+        if rows.ndim != 2 or len(rows) != len(batch):  # noqa: PLR2004 -- images and columns
+            raise _wrong_outputs("shape {} to {} images".format(rows.shape, len(batch)))
+        return np.array(rows)
 
     result = batches.in_batches(answer, images, profile.min, profile.max)
     is_bad = ~np.isfinite(result).all(axis=1)
@@ -47,7 +47,7 @@ def run(runner: Any, images: Any, bundle: manifest.Bundle, profile: manifest.Pro
     return result
 
 
-def _others(reason: str) -> Refusal:
+def _wrong_outputs(reason: str) -> Refusal:
     return Refusal(
         "the engine's outputs are not those of the bundle: {}".format(reason),
         "make the bundle again: edge-inception bundle",

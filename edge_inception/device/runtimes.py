@@ -1,9 +1,10 @@
 """The engine libraries behind one interface: TensorRT, TensorRT-RTX, OpenVINO.
 
-A way has ``version()``, ``identity()`` (what its engines are tied to), ``compile(path, graph)`` and
-``load(content, sidecar)``, which gives an object with ``run(images) -> dict of arrays`` and
-``close()``. TensorRT is driven by ``_nvinfer``, OpenVINO by ``_openvino``: the files that the host
-itself uses. This file travels to devices: Python 3.6 syntax; a library is imported on first use.
+A runtime has ``version()``, ``identity()`` (the facts that its engines are tied to), ``graph()``,
+``compile(path, graph)`` and ``load(content, facts)``, which returns an object with
+``run(images) -> dict of arrays`` and ``close()``. ``_nvinfer`` drives TensorRT and ``_openvino``
+drives OpenVINO, on the host too.
+This file travels to devices: Python 3.6 syntax; a library is imported on first use.
 """
 
 import importlib
@@ -14,13 +15,12 @@ import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 if __package__:
-    from edge_inception.device import errors as refusal
-    from edge_inception.device import manifest, records
+    from edge_inception.device import errors, manifest, records
     from edge_inception.device.errors import Refusal
     from edge_inception.hardware import cores
 else:
     import cores  # type: ignore[import-not-found,no-redef]
-    import errors as refusal  # type: ignore[import-not-found,no-redef]
+    import errors  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
     import records  # type: ignore[import-not-found,no-redef]
     from errors import Refusal  # type: ignore[no-redef]
@@ -30,20 +30,20 @@ _MODULES = {
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
 _ENGINES = "edge_inception.engines."
-_CPU_FAILS, _GPU_FAILS = "OpenVINO cannot run the engine", "TensorRT cannot run the plan"
+_OPENVINO_FAILS, _TENSORRT_FAILS = "OpenVINO cannot run the engine", "TensorRT cannot run the plan"
 CALIBRATION_CACHE = "calibration.cache"
 _OPENVINO_PYTHON = (3, 10)
 
 
 class CpuIdentity(NamedTuple):
-    """What an engine of OpenVINO is tied to."""
+    """The facts that an engine of OpenVINO is tied to."""
 
     openvino: str
     machine: str
 
 
 class GpuIdentity(NamedTuple):
-    """What a plan is tied to; ``sm`` is the compute capability, None where it is not told."""
+    """The facts that a plan is tied to; ``sm`` is the compute capability, None if unknown."""
 
     tensorrt: str
     sm: Optional[str]
@@ -51,7 +51,7 @@ class GpuIdentity(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """What ``_inspection.describe_layers`` counts."""
+    """The counts of ``_inspection.describe_layers``, which explains them."""
 
     layers: Dict[str, Dict[str, int]]
     precisions: Dict[str, int]
@@ -68,18 +68,18 @@ class Layers(NamedTuple):
 
 
 def _travelling_module(name: str) -> Any:
-    """A travelling file of ``engines``: beside this one in a bundle, in the package on the host."""
+    """A module of ``engines`` that travels: a file beside this one in a bundle."""
     return importlib.import_module(_ENGINES + name if __package__ else name)
 
 
-def way_of(bundle: Any, threads: int = 0, *, accepts_float: bool = False) -> Any:
-    """The way of a bundle's target; ``threads`` 0 is all that this process may use.
+def open_runtime(bundle: Any, threads: int = 0, *, accepts_float: bool = False) -> Any:
+    """The runtime of a bundle's target; ``threads`` 0 is all that this process may use.
 
-    ``accepts_float`` builds an int8 engine although none of its layers computes in int8.
+    With ``accepts_float`` an int8 engine is built even if none of its layers computes in int8.
 
     Raises:
-        Refusal: The manifest names a library that this program does not know, or there are not
-            that many threads.
+        Refusal: The manifest names a library that this program lacks, or this process may not use
+            so many threads.
     """
     backend = bundle.target.backend
     if backend == "openvino":
@@ -93,7 +93,7 @@ def way_of(bundle: Any, threads: int = 0, *, accepts_float: bool = False) -> Any
 
 
 class OpenVino:
-    """OpenVINO on the CPU: what the typed graph was validated with."""
+    """OpenVINO on the CPU."""
 
     name = "openvino"
     suffix = ".blob"
@@ -110,12 +110,12 @@ class OpenVino:
         self._bundle = bundle
 
     def _library(self) -> Any:
-        # An older Python cannot even parse that file.
+        # An older Python cannot parse _openvino.py.
         if sys.version_info < _OPENVINO_PYTHON:
             raise Refusal(
                 "OpenVINO needs Python 3.10 or later, this is {}".format(platform.python_version()),
                 "run it with a newer one: python3.10 device.py",
-                refusal.LIBRARY_MISSING,
+                errors.LIBRARY_MISSING,
             )
         return _travelling_module("_openvino")
 
@@ -123,35 +123,35 @@ class OpenVino:
         """Version of the library.
 
         Raises:
-            Refusal: It cannot be imported.
+            Refusal: The library cannot be imported.
         """
         return self.identity().openvino
 
     def identity(self) -> CpuIdentity:
-        """What an engine of this library is tied to.
+        """The facts that an engine of this library is tied to.
 
         Raises:
-            Refusal: It cannot be imported.
+            Refusal: The library cannot be imported.
         """
         library = self._library()
         try:
             return CpuIdentity(**library.ties())
         except library.LibraryMissing as error:
-            raise Refusal(str(error), error.hint, refusal.LIBRARY_MISSING) from error
+            raise Refusal(str(error), error.hint, errors.LIBRARY_MISSING) from error
 
     def graph(self) -> manifest.Graph:
-        """The graph to build."""
+        """The bundle's graph for this library."""
         return manifest.graph_for(self._bundle, None)
 
     def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
-        """The engine of a typed graph, and fields of ``EngineFacts`` that the library counts.
+        """The engine of a typed graph, and the library's counts as fields of ``EngineFacts``.
 
         Raises:
             Refusal: The library refuses the graph, or computes no int8 layer of an int8 graph.
         """
         library = self._library()
         try:
-            made = library.compile_graph(
+            compiled = library.compile_graph(
                 library.read_graph(path),
                 name=path,
                 precision=self._precision,
@@ -159,9 +159,9 @@ class OpenVino:
                 batch=(graph.profile.min, graph.profile.max),
             )
         except library.Refusal as error:
-            raise Refusal(str(error), error.hint, refusal.BUILD_FAILED) from error
-        num_int8, total = (made.layers[key] for key in ("int8_layers", "weighted_layers"))
-        return made.blob, {
+            raise Refusal(str(error), error.hint, errors.BUILD_FAILED) from error
+        num_int8, total = (compiled.layers[key] for key in ("int8_layers", "weighted_layers"))
+        return compiled.blob, {
             "int8_layers": num_int8,
             "weighted_layers": total,
             "float_precision": self._precision,
@@ -169,14 +169,16 @@ class OpenVino:
         }
 
     def _in_float(self, num_int8: int, total: int) -> List[str]:
-        """On x86-64 every layer of our graphs is int8; on aarch64 OpenVINO computes most in float.
+        """A warning where OpenVINO computes layers of an int8 graph in float.
+
+        On x86-64 it computes every layer in int8, on aarch64 most of them in float.
 
         Raises:
-            Refusal: None is, and that was not accepted.
+            Refusal: No layer is computed in int8, and that was not accepted.
         """
         if not num_int8:
-            what = "OpenVINO computes none of {} layers in int8 on this CPU".format(total)
-            return _no_int8(what, is_accepted=self._accepts_float)
+            reason = "OpenVINO computes none of {} layers in int8 on this CPU".format(total)
+            return _no_int8(reason, is_accepted=self._accepts_float)
         if num_int8 == total:
             return []
         text = "OpenVINO computes {} of {} layers in int8 on this CPU ({}), the others in float"
@@ -186,7 +188,7 @@ class OpenVino:
         """An open engine.
 
         Raises:
-            Refusal: The library refuses it.
+            Refusal: The library refuses the engine.
         """
         library = self._library()
         try:
@@ -196,13 +198,13 @@ class OpenVino:
                 precision=self._precision,
                 threads=self._threads,
             )
-            return _Refusing(runner, (RuntimeError, TypeError, ValueError), _CPU_FAILS)
+            return _RefusingRunner(runner, (RuntimeError, TypeError, ValueError), _OPENVINO_FAILS)
         except library.Refusal as error:
             raise Refusal(str(error), "build it again: python3 device.py build --force") from error
 
 
 class TensorRt:
-    """NVIDIA's library, of the version that this device has."""
+    """TensorRT or TensorRT-RTX, of the version that this device has."""
 
     suffix = ".engine"
 
@@ -229,7 +231,7 @@ class TensorRt:
                 "TensorRT's Python bindings cannot be imported: {}".format("; ".join(reasons)),
                 "sudo apt-get install python3-libnvinfer; in a virtual environment: python3 -m "
                 "venv --system-site-packages",
-                refusal.LIBRARY_MISSING,
+                errors.LIBRARY_MISSING,
             )
         return self._module
 
@@ -237,7 +239,7 @@ class TensorRt:
         """Version of the library, checked against the manifest's range.
 
         Raises:
-            Refusal: It cannot be imported, or the bundle is not for it.
+            Refusal: The library cannot be imported, or the bundle is not for this version.
         """
         version = str(self.library().__version__)
         if self._bundle.target.tensorrt[0]:
@@ -245,7 +247,7 @@ class TensorRt:
         return version
 
     def identity(self) -> GpuIdentity:
-        """What a plan is tied to: version, compute capability and name of the GPU.
+        """The facts that a plan is tied to: TensorRT's version, and the GPU.
 
         Raises:
             Refusal: As ``version``, or no driver answers.
@@ -256,7 +258,7 @@ class TensorRt:
             raise Refusal(
                 "no NVIDIA driver answers on this machine",
                 "run it on the device itself; in a container: docker run --runtime nvidia",
-                refusal.LIBRARY_MISSING,
+                errors.LIBRARY_MISSING,
             )
         return GpuIdentity(version, cuda.compute_capability(), cuda.gpu_name())
 
@@ -270,7 +272,7 @@ class TensorRt:
         return manifest.graph_for(self._bundle, version)
 
     def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
-        """The plan of a typed graph, and fields of ``EngineFacts`` that the library tells.
+        """The plan of a typed graph, and the library's counts as fields of ``EngineFacts``.
 
         Raises:
             Refusal: The library refuses the graph, or computes no layer of an int8 graph in int8
@@ -287,29 +289,28 @@ class TensorRt:
             raise Refusal(
                 "TensorRT refused {}: {}".format(path, error),
                 _advice(str(error)),
-                refusal.BUILD_FAILED,
+                errors.BUILD_FAILED,
             ) from error
         described = inspection.describe_layers(built.layers)
-        layers = Layers(**described)
-        told = list(built.warnings)
+        layers, warnings = Layers(**described), list(built.warnings)
         if graph.precision == "int8":
-            told = (
-                self._without_int8(layers)
-                + inspection.fallbacks(described, graph.float_layers or ())
-                + told
-            )
+            fallbacks = inspection.fallbacks(described, graph.float_layers or ())
+            warnings = self._without_int8(layers) + fallbacks + warnings
         if self._bundle.record.build.dla_core is not None and not layers.dla_islands:
-            told.insert(0, "a DLA core was asked for, and no part of the engine runs on one")
-        return built.plan, dict(described, warnings=told)
+            warnings.insert(0, "a DLA core was asked for, and no part of the engine runs on one")
+        return built.plan, dict(described, warnings=warnings)
 
-    def _without_int8(self, found: Layers) -> List[str]:
-        """Where the layers were listed by kind, and none is a DLA's, which hides its own.
+    def _without_int8(self, layers: Layers) -> List[str]:
+        """A warning where none of the listed layers is int8.
+
+        Engines whose layers are not listed by kind are not judged, nor those with parts on a DLA
+        core, whose layers are hidden.
 
         Raises:
-            Refusal: None of them is int8, and that was not accepted.
+            Refusal: None of the layers is int8, and that was not accepted.
         """
-        is_listed = set(found.layers) - {"unknown"}
-        if not is_listed or found.int8_layers or found.dla_islands:
+        is_listed = set(layers.layers) - {"unknown"}
+        if not is_listed or layers.int8_layers or layers.dla_islands:
             return []
         return _no_int8(
             "none of the layers that TensorRT lists multiplies in int8",
@@ -317,7 +318,7 @@ class TensorRt:
         )
 
     def _timing_cache(self) -> str:
-        """One for each TensorRT and GPU: timings of another are refused, as after an upgrade."""
+        """Path of the timing cache, one for each TensorRT and GPU, which refuse others' timings."""
         folder = os.path.join(self._bundle.root, manifest.ENGINES)
         os.makedirs(folder, exist_ok=True)
         here = "-".join(str(value) for _, value in sorted(self.identity()._asdict().items()))
@@ -328,18 +329,20 @@ class TensorRt:
         """An open plan.
 
         Raises:
-            Refusal: It is of another version or GPU, or the library refuses it.
+            Refusal: The plan is of another version or GPU, or the library refuses it.
         """
         plan = _travelling_module("_plan")
-        why, _ = plan.refusal(content, records.plain(facts), self.identity()._asdict())
-        if why:
-            raise Refusal(why, "build it again: python3 device.py build --force")
+        reason, _ = plan.refusal(content, records.plain(facts), self.identity()._asdict())
+        if reason:
+            raise Refusal(reason, "build it again: python3 device.py build --force")
         nvinfer, cuda = _travelling_module("_nvinfer"), _travelling_module("_cuda")
         try:
             runner = nvinfer.PlanRunner(
                 self.library(), content, dla_core=self._bundle.record.build.dla_core
             )
-            return _RefusingPlan(runner, (nvinfer.VendorError, cuda.CudaError), _GPU_FAILS)
+            return _RefusingPlanRunner(
+                runner, (nvinfer.VendorError, cuda.CudaError), _TENSORRT_FAILS
+            )
         except nvinfer.VendorError as error:
             raise Refusal(
                 "TensorRT cannot load the plan: {}".format(error),
@@ -347,28 +350,28 @@ class TensorRt:
             ) from error
         except cuda.CudaError as error:
             raise Refusal(
-                str(error), "check the driver and the CUDA of the JetPack", refusal.LIBRARY_MISSING
+                str(error), "check the driver and the CUDA of the JetPack", errors.LIBRARY_MISSING
             ) from error
 
 
-def _no_int8(what: str, *, is_accepted: bool) -> List[str]:
-    """An int8 engine without int8, as a warning where that was accepted.
+def _no_int8(reason: str, *, is_accepted: bool) -> List[str]:
+    """A warning that an int8 engine computes nothing in int8, where that was accepted.
 
     Raises:
-        Refusal: It was not: the engine would be slower and larger than the one that was promised.
+        Refusal: That was not accepted: the engine is slower and larger than an int8 engine.
     """
     if is_accepted:
-        return ["int8 was asked for: " + what]
+        return ["int8 was asked for: " + reason]
     raise Refusal(
-        "int8 was asked for: " + what,
+        "int8 was asked for: " + reason,
         "make a bundle of --precision fp16 or fp32 for this device, or keep this engine: python3 "
         "device.py build --accept-float",
-        refusal.BUILD_FAILED,
+        errors.BUILD_FAILED,
     )
 
 
 def is_calibrated(graph: manifest.Graph) -> bool:
-    """Whether the scales of a graph stand in the calibration cache, and not in the graph."""
+    """Whether a graph's scales are in the calibration cache instead of the graph."""
     return graph.typing == "implicit" and graph.precision == "int8"
 
 
@@ -396,11 +399,14 @@ def _advice(reason: str) -> str:
     return "the message names the node; please report it with the TensorRT version"
 
 
-class _Refusing:
-    """A runner whose failures while it runs are refusals, such as memory that is not there."""
+class _RefusingRunner:
+    """A runner whose failures, such as too little memory, become refusals.
 
-    def __init__(self, runner: Any, errors: Tuple[Any, ...], what: str) -> None:
-        self._runner, self._errors, self._what = runner, errors, what
+    ``description`` begins the message, and ``errors`` are the exceptions that become refusals.
+    """
+
+    def __init__(self, runner: Any, errors: Tuple[Any, ...], description: str) -> None:
+        self._runner, self._errors, self._description = runner, errors, description
 
     def close(self) -> None:
         """Release the engine."""
@@ -416,14 +422,14 @@ class _Refusing:
             outputs: Dict[str, Any] = self._runner.run(images)
         except self._errors as error:
             raise Refusal(
-                "{}: {}".format(self._what, error),
+                "{}: {}".format(self._description, error),
                 "free memory: stop the desktop (sudo init 3), add swap, or use a smaller batch",
             ) from error
         return outputs
 
 
-class _RefusingPlan(_Refusing):
-    """Likewise of TensorRT, which knows the GPU's own time."""
+class _RefusingPlanRunner(_RefusingRunner):
+    """A runner of TensorRT's, which also knows the GPU's own time."""
 
     @property
     def gpu_ms(self) -> float:

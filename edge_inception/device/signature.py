@@ -1,8 +1,8 @@
 """The signature of a manifest, in minisign's format: Ed25519 over the file's BLAKE2b-512.
 
-It proves who made the bundle, if the public key came another way than the bundle, and so did the
-program that checks: a changed bundle may bring a changed device.py. It is checked with the package
-``cryptography`` or the tool ``minisign``; where neither is, a key is refused.
+A signature proves who made the bundle only if the public key and the program that checks it did not
+come with the bundle: a changed bundle may bring a changed device.py. The package ``cryptography``
+or the tool ``minisign`` checks it; where neither is installed, a key is refused.
 This file travels to devices: Python 3.6 syntax, standard library.
 
 Source: "minisign: signature format" of jedisct1.github.io/minisign.
@@ -34,22 +34,21 @@ _NOT_OURS = "get the bundle again, and the public key from its maker by another 
 class Signature(NamedTuple):
     """The parts of a signature file; ``comment`` is signed too, by ``comment_signature``."""
 
-    key_id: bytes
     signature: bytes
     comment: str
     comment_signature: bytes
 
 
 def check(bundle: Any, public_key: Optional[str]) -> str:
-    """One line on what is known of the signature; empty where there is none and none was asked for.
+    """One line on the state of the signature; empty for an unsigned bundle if no key is given.
 
     Args:
         bundle: An opened bundle.
         public_key: Path of minisign's public key file, or None.
 
     Raises:
-        Refusal: The key was given, and there is no signature, not one of that key, or nothing here
-            that can check it.
+        Refusal: A key was given, and the bundle is not signed, is signed by another key, or nothing
+            on this machine can check it.
     """
     path = os.path.join(bundle.root, manifest.SIGNATURE)
     if not os.path.exists(path):
@@ -75,10 +74,10 @@ def check(bundle: Any, public_key: Optional[str]) -> str:
 
 
 def read_signature(path: str) -> Signature:
-    """The signature file at ``path``.
+    """The parts of the signature file at ``path``.
 
     Raises:
-        Refusal: It is none.
+        Refusal: The file is not a signature in minisign's format.
     """
     lines = _lines(path)
     try:
@@ -90,27 +89,27 @@ def read_signature(path: str) -> Signature:
     is_whole = len(first) == start + _SIGNATURE_BYTES and len(last) == _SIGNATURE_BYTES
     if not is_whole or first[: len(HASHED)] != HASHED:
         raise Refusal("{} is not a signature of minisign's format".format(path), _NOT_OURS)
-    return Signature(first[len(HASHED) : start], first[start:], comment, last)
+    return Signature(first[start:], comment, last)
 
 
 def read_public_key(path: str) -> bytes:
     """Key id and Ed25519 key of minisign's public key file, 8 + 32 bytes.
 
     Raises:
-        Refusal: It is none.
+        Refusal: The file is not a public key in minisign's format.
     """
     try:
-        found = base64.b64decode(_lines(path)[-1])
+        content = base64.b64decode(_lines(path)[-1])
     except (IndexError, binascii.Error):
-        found = b""
+        content = b""
     wanted = len(KEY_KIND) + KEY_ID_BYTES + _KEY_BYTES
-    if len(found) != wanted or found[: len(KEY_KIND)] != KEY_KIND:
+    if len(content) != wanted or content[: len(KEY_KIND)] != KEY_KIND:
         raise Refusal("{} is not a public key of minisign's format".format(path), _NOT_OURS)
-    return found[len(KEY_KIND) :]
+    return content[len(KEY_KIND) :]
 
 
 def digest(content: bytes) -> bytes:
-    """What is signed."""
+    """BLAKE2b-512 of a manifest, which is what the key signs."""
     return hashlib.blake2b(content).digest()
 
 

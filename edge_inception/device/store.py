@@ -1,9 +1,9 @@
-"""The engine made on the device: one file and its facts, built once for what it depends on.
+"""The engine that a device builds: one file and its facts, kept until a dependency changes.
 
-``engine/model.engine`` (or ``.blob``) lies beside ``engine/model.engine.json``: a name that servers
-can be told before it is built. The key in the facts covers the graph, the choices of the manifest,
-and the library and processor that the engine is tied to: an engine of another key is not opened,
-and the next build replaces it.
+``engine/model.engine`` (or ``.blob``) lies beside ``engine/model.engine.json``. The name is fixed,
+so that a server can be configured before the engine is built. The key in the facts covers the
+graph, the choices of the manifest, and the library and processor that the engine is tied to: an
+engine of another key is not opened, and the next build replaces it.
 This file travels to devices: Python 3.6 syntax, standard library.
 """
 
@@ -30,10 +30,10 @@ _NAME = "model"
 
 
 class EngineFacts(NamedTuple):
-    """What ``model.engine.json`` holds: the build, what it is tied to, what the library counts.
+    """The content of ``model.engine.json``: the build, its ties, and the library's counts.
 
-    ``sm`` is None where trtexec built it, which tells no compute capability; ``runner`` is then
-    "trtexec". The counts are those of ``_inspection.describe_layers``.
+    ``sm`` is None where trtexec built the engine, since it tells no compute capability; ``runner``
+    is then "trtexec". The counts are those of ``_inspection.describe_layers``.
     """
 
     key: str
@@ -84,11 +84,14 @@ class Engine(NamedTuple):
     facts: EngineFacts
 
 
-def key_of(way: Any, bundle: Any, graph: manifest.Graph) -> str:
-    """Digest of all that the engine of this device depends on: library, GPU, graph, choices."""
+def key_of(runtime: Any, bundle: Any, graph: manifest.Graph) -> str:
+    """Digest of everything that an engine of this device depends on.
+
+    It covers the library, the processor, the graph, its batch sizes and the manifest's choices.
+    """
     parts = [
-        way.name,
-        way.identity()._asdict(),
+        runtime.name,
+        runtime.identity()._asdict(),
         bundle.sha256(graph.file),
         records.plain(graph.profile),
         records.plain(bundle.record.build),
@@ -97,13 +100,13 @@ def key_of(way: Any, bundle: Any, graph: manifest.Graph) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
 
 
-def find(bundle: Any, way: Any) -> Optional[Engine]:
+def find(bundle: Any, runtime: Any) -> Optional[Engine]:
     """The engine that was built here for this device; None if there is none, or it is damaged.
 
     Raises:
         Refusal: The library is missing, or not one that the bundle is for.
     """
-    key, path = key_of(way, bundle, way.graph()), _path(bundle, way)
+    key, path = key_of(runtime, bundle, runtime.graph()), _path(bundle, runtime)
     facts = _facts(path)
     if facts is None or facts.key != key:
         return None
@@ -114,9 +117,13 @@ def find(bundle: Any, way: Any) -> Optional[Engine]:
     return Engine(path, facts) if is_whole else None
 
 
-def require(bundle: Any, way: Any) -> Engine:
-    """``find``, or a refusal that names the command."""
-    engine = find(bundle, way)
+def require(bundle: Any, runtime: Any) -> Engine:
+    """The engine that was built here for this device.
+
+    Raises:
+        Refusal: There is none, it is damaged, or the library is missing or another one.
+    """
+    engine = find(bundle, runtime)
     if engine is None:
         raise Refusal(
             "no engine for this device in {}".format(os.path.join(bundle.root, manifest.ENGINES)),
@@ -125,23 +132,33 @@ def require(bundle: Any, way: Any) -> Engine:
     return engine
 
 
-def build(bundle: Any, way: Any) -> Engine:
-    """Build the engine, and write it and its facts over those that were there.
+def load(runtime: Any, engine: Engine) -> Any:
+    """An open engine: an object with ``run(images) -> dict of arrays`` and ``close()``.
+
+    Raises:
+        Refusal: The engine is not for this device, or cannot be loaded.
+    """
+    with open(engine.path, "rb") as stream:
+        return runtime.load(stream.read(), engine.facts)
+
+
+def build(bundle: Any, runtime: Any) -> Engine:
+    """Build the engine, and replace the old engine and its facts.
 
     Raises:
         Refusal: The library refuses, the disk is full, or the folder cannot be written.
     """
-    graph = way.graph()
-    key, path = key_of(way, bundle, graph), _path(bundle, way)
-    _write(path + ".probe", b"")  # a folder that cannot be written is known before the minutes
+    graph = runtime.graph()
+    key, path = key_of(runtime, bundle, graph), _path(bundle, runtime)
+    _write(path + ".probe", b"")  # a build takes minutes: try the folder first
     os.remove(path + ".probe")
     started = time.time()
-    content, made = way.compile(bundle.path(graph.file), graph)
+    content, counts = runtime.compile(bundle.path(graph.file), graph)
     facts = EngineFacts(
         key=key,
         file=os.path.basename(path),
         bundle=bundle.record.version,
-        backend=way.name,
+        backend=runtime.name,
         graph=graph.file,
         graph_sha256=bundle.sha256(graph.file),
         precision=graph.precision,
@@ -151,8 +168,8 @@ def build(bundle: Any, way: Any) -> Engine:
         bytes=len(content),
         build_s=round(time.time() - started, 1),
         created_utc=now(),
-        **way.identity()._asdict(),
-        **made,
+        **runtime.identity()._asdict(),
+        **counts,
     )
     _write(path, content)
     write_result(path + ".json", facts)
@@ -160,12 +177,12 @@ def build(bundle: Any, way: Any) -> Engine:
 
 
 def now() -> str:
-    """The time in UTC, as JSON records hold it."""
+    """The time in UTC to the second, as JSON records hold it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def write_result(path: str, record: Any) -> None:
-    """A record as JSON, whole or not at all.
+    """Write a record as JSON, whole or not at all.
 
     Raises:
         Refusal: The disk is full, or the folder cannot be written.
@@ -173,17 +190,17 @@ def write_result(path: str, record: Any) -> None:
     _write(path, records.to_json(record).encode())
 
 
-def _path(bundle: Any, way: Any) -> str:
-    return os.path.join(bundle.root, manifest.ENGINES, _NAME + str(way.suffix))
+def _path(bundle: Any, runtime: Any) -> str:
+    return os.path.join(bundle.root, manifest.ENGINES, _NAME + str(runtime.suffix))
 
 
 def _facts(path: str) -> Optional[EngineFacts]:
     try:
         with open(path + ".json", "rb") as stream:
-            found = records.read(EngineFacts, stream.read(), path, "")
+            facts = records.read(EngineFacts, stream.read(), path, "")
     except (OSError, Refusal):
         return None
-    return found if found.schema == SCHEMA else None
+    return facts if facts.schema == SCHEMA else None
 
 
 def _write(path: str, content: bytes) -> None:

@@ -1,7 +1,7 @@
 """TensorRT through NVIDIA's own tool, where its Python bindings are missing.
 
-``build.sh`` of the bundle holds the commands; this file runs it and reads what it writes. trtexec
-builds and times an engine, and gives no answers to compare: ``verify`` needs the bindings.
+This file runs the commands in ``build.sh`` of the bundle and reads their results. trtexec builds
+and times an engine, and returns no answers to compare: ``verify`` needs the bindings.
 This file travels to devices: Python 3.6 syntax and numpy. It has not run on a device.
 """
 
@@ -12,11 +12,10 @@ import tempfile
 from typing import Any, Dict, Optional, Tuple
 
 if __package__:
-    from edge_inception.device import errors as refusal
-    from edge_inception.device import jetson_board, manifest, measure, records, runtimes
+    from edge_inception.device import errors, jetson_board, manifest, measure, records, runtimes
     from edge_inception.device.errors import Refusal
 else:
-    import errors as refusal  # type: ignore[import-not-found,no-redef]
+    import errors  # type: ignore[import-not-found,no-redef]
     import jetson_board  # type: ignore[import-not-found,no-redef]
     import manifest  # type: ignore[import-not-found,no-redef]
     import measure  # type: ignore[import-not-found,no-redef]
@@ -31,7 +30,7 @@ _BY_HAND = "run sh build.sh bench by hand"
 
 
 def find_tool() -> Optional[str]:
-    """Path of trtexec: TRTEXEC of the environment, JetPack's, or one on PATH."""
+    """Path of trtexec: that of the variable TRTEXEC, JetPack's, or one on PATH; None without."""
     for path in (os.environ.get("TRTEXEC"), TOOL, shutil.which("trtexec")):
         if path and os.access(path, os.X_OK):
             return path
@@ -39,7 +38,7 @@ def find_tool() -> Optional[str]:
 
 
 class Trtexec:
-    """The way of ``ways`` for a device that has trtexec and no bindings."""
+    """A runtime, like those of ``runtimes``, for a device with trtexec and without bindings."""
 
     name = "tensorrt"
     suffix = ".engine"
@@ -51,20 +50,20 @@ class Trtexec:
         """Version of the installed library, checked against the manifest's range.
 
         Raises:
-            Refusal: No library, or the bundle is not for it.
+            Refusal: No library is installed, or the bundle is not for its version.
         """
         version = self._board.tensorrt
         if version is None:
             raise Refusal(
                 "{} is here, and no libnvinfer.so".format(self._tool),
                 "install TensorRT from the JetPack: sudo apt-get install nvidia-jetpack",
-                refusal.LIBRARY_MISSING,
+                errors.LIBRARY_MISSING,
             )
         manifest.require_tensorrt(self._bundle, version)
         return version
 
     def identity(self) -> runtimes.GpuIdentity:
-        """What its plans are tied to, as far as it can be told without the bindings.
+        """The facts that its plans are tied to, as far as they are known without the bindings.
 
         Raises:
             Refusal: As ``version``.
@@ -83,7 +82,7 @@ class Trtexec:
         """The plan that trtexec builds.
 
         Raises:
-            Refusal: It fails; its last lines are the message.
+            Refusal: trtexec fails; the message has its last lines.
         """
         del graph
         with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +92,7 @@ class Trtexec:
                 return stream.read(), {"runner": "trtexec"}
 
     def load(self, content: bytes, facts: Any) -> Any:
-        """Refuse: trtexec gives no answers.
+        """Refuse to open an engine, since trtexec returns no answers.
 
         Raises:
             Refusal: Always.
@@ -102,17 +101,17 @@ class Trtexec:
         raise Refusal(
             "answers need TensorRT's Python bindings; trtexec can only build and bench",
             "sudo apt-get install python3-libnvinfer",
-            refusal.LIBRARY_MISSING,
+            errors.LIBRARY_MISSING,
         )
 
     def timed_run(self, engine: str, protocol: measure.Protocol) -> measure.Run:
-        """Latency that trtexec measures: statistics and every sample in ms.
+        """Statistics and every sample, in ms, of calls that trtexec times.
 
-        What ``build.sh`` asks of it: copies are timed, the CPU spins, and from 10.0 on the calls
-        are one captured CUDA graph.
+        With the flags of ``build.sh`` copies are timed, the CPU spins while it waits, and from
+        TensorRT 10.0 on a call is one captured CUDA graph.
 
         Raises:
-            Refusal: It fails, or writes no times.
+            Refusal: trtexec fails, or writes no times.
         """
         with tempfile.TemporaryDirectory() as folder:
             times = os.path.join(folder, "times.json")
@@ -131,7 +130,7 @@ class Trtexec:
         )
 
     def _run(self, *arguments: str, **environment: str) -> None:
-        done = subprocess.run(
+        process = subprocess.run(
             ["sh", self._bundle.path("build.sh"), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -141,34 +140,34 @@ class Trtexec:
             ),
             check=False,
         )
-        if done.returncode != 0:
-            lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
-            errors = [line for line in lines if "[E]" in line] or lines
+        if process.returncode != 0:
+            lines = process.stdout.decode("utf-8", "replace").strip().splitlines()
+            failures = [line for line in lines if "[E]" in line] or lines
             raise Refusal(
                 "trtexec failed (exit {}): {}".format(
-                    done.returncode, " | ".join(errors[-_TAIL_LINES:])
+                    process.returncode, " | ".join(failures[-_TAIL_LINES:])
                 ),
                 "run it to see everything: sh build.sh {} {}".format(
                     " ".join(arguments[:2]),
                     "my.engine" if arguments[0] == "build" else "times.json",
                 ),
-                refusal.BUILD_FAILED,
+                errors.BUILD_FAILED,
             )
 
 
 def statistics(times: Any) -> measure.Run:
-    """A run from what ``--exportTimes`` wrote: a list of calls, of whose times two are read.
+    """The run in the JSON that ``--exportTimes`` wrote: a list of calls with two times in ms each.
 
     Raises:
-        Refusal: It holds no call.
+        Refusal: The JSON holds no call.
     """
     try:
         samples, computes = ([float(call[key]) for call in times] for key in _TIMES)
     except (KeyError, TypeError, ValueError) as error:
         raise Refusal(
-            "trtexec wrote no times: {}".format(error), _BY_HAND, refusal.BUILD_FAILED
+            "trtexec wrote no times: {}".format(error), _BY_HAND, errors.BUILD_FAILED
         ) from error
     if not samples:
-        raise Refusal("trtexec timed no call", _BY_HAND, refusal.BUILD_FAILED)
+        raise Refusal("trtexec timed no call", _BY_HAND, errors.BUILD_FAILED)
     figures = measure.summary(samples, computes)
     return measure.run_of(figures, None, measure.Heat({}, {}), None)._replace(runner="trtexec")

@@ -1,8 +1,8 @@
-"""Whether an engine on this device answers as the bundle promises, and the record of it.
+"""The comparison of an engine on this device with the answers in its bundle, and its record.
 
 The golden images are preprocessed again and replayed. Their answers are compared with those of the
 engine that was validated on the host, and with the FP32 baseline; the limits are in the manifest.
-With a folder of images the whole recorded baseline is compared, photo by photo, by sha256.
+With a folder of images the recorded baseline is compared too, for the photos of equal sha256.
 This file travels to devices: Python 3.6 syntax, numpy, and Pillow where image files are read.
 """
 
@@ -44,7 +44,7 @@ _WHITE = 255.0
 
 
 class Check(NamedTuple):
-    """One figure and its limit; an infinite ``got`` is a text, as JSON has no such number."""
+    """One figure and its limit; an infinite ``got`` is a text, since JSON has no infinity."""
 
     name: str
     status: str
@@ -54,7 +54,7 @@ class Check(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """The record of ``verify``; ``num_images`` photos were compared besides the golden ones."""
+    """The record of ``verify``; ``num_images`` photos were compared besides the golden images."""
 
     status: str
     created_utc: str
@@ -71,7 +71,7 @@ def read_verification(value: Any, where: str, fix: str) -> Verification:
     """The record that ``verify`` wrote, from the JSON value of its file.
 
     Raises:
-        Refusal: It is not such a record, or one of another version.
+        Refusal: The value is not such a record, or of another version.
     """
     records.require_version(value, SCHEMA, SCHEMA_VERSION, where)
     record = records.convert(Verification, value, where, fix)
@@ -82,33 +82,31 @@ def read_verification(value: Any, where: str, fix: str) -> Verification:
 
 
 def golden_checks(bundle: manifest.Bundle, runner: Any, profile: manifest.Profile) -> List[Check]:
-    """The golden images through ``runner``: preprocessing, answers, classes.
+    """Checks of the golden images through ``runner``: preprocessing, answers, classes.
 
     Raises:
         Refusal: The engine answers NaN or infinity.
     """
     golden, limits = recorded.read_golden(bundle), bundle.record.golden.tolerance
     got = replay.run(runner, golden.images, bundle, profile)
-    for known in (golden.validated, golden.baseline):
-        _require_alike(got, known)
+    for recorded_answers in (golden.validated, golden.baseline):
+        _require_alike(got, recorded_answers)
     head = bundle.record.head
-    checks = [_preprocessing(bundle, golden, limits)]
-    checks.append(
+    checks = [
+        _preprocessing(bundle, golden, limits),
         _at_least(
             "validated answers",
             outputs.sqnr_db(*outputs.same_kind(golden.validated, got, head)),
             limits.min_sqnr_db,
             "SQNR {:.1f} dB against the validated engine",
-        )
-    )
-    checks.append(
+        ),
         _at_least(
             "baseline answers",
             outputs.sqnr_db(*outputs.comparable(golden.baseline, got, head)),
             limits.min_baseline_sqnr_db,
             "SQNR {:.1f} dB against the FP32 baseline",
-        )
-    )
+        ),
+    ]
     if limits.min_agreement is not None:
         checks.append(
             _at_least(
@@ -121,17 +119,16 @@ def golden_checks(bundle: manifest.Bundle, runner: Any, profile: manifest.Profil
     return checks
 
 
-def _require_alike(got: Any, known: Any) -> None:
-    """Refuse answers that were recorded with another number of columns.
+def _require_alike(got: Any, wanted: Any) -> None:
+    """Refuse answers of another number of columns than the recorded answers.
 
     Raises:
-        Refusal: They were.
+        Refusal: The numbers differ.
     """
-    if got.shape[1:] != known.shape[1:]:
+    shape, recorded_shape = got.shape[1:], wanted.shape[1:]
+    if shape != recorded_shape:
         raise Refusal(
-            "the engine answers {} columns, recorded were {}".format(
-                got.shape[1:], known.shape[1:]
-            ),
+            "the engine answers {} columns, recorded were {}".format(shape, recorded_shape),
             "make the bundle again: edge-inception bundle",
         )
 
@@ -154,10 +151,11 @@ def _pixels() -> Any:
     Raises:
         Refusal: Pillow is missing or too old: the package of Ubuntu 18.04 is 5.1, of 20.04 7.0.
     """
-    found: Any = None
+    pixels: Any = None
     try:
-        found = importlib.import_module("edge_inception.data.pixels" if __package__ else "pixels")
-        reason = "" if _is_new_enough() else "Pillow {} is too old".format(_pillow_version())
+        pixels = importlib.import_module("edge_inception.data.pixels" if __package__ else "pixels")
+        is_old = manifest.numbers(_pillow_version()) < _PILLOW_LEAST
+        reason = "Pillow {} is too old".format(_pillow_version()) if is_old else ""
     except (ImportError, AttributeError) as error:
         reason = str(error)
     if reason:
@@ -166,27 +164,23 @@ def _pixels() -> Any:
             "pip3 install --upgrade pip && pip3 install 'Pillow>=8'",
             errors.LIBRARY_MISSING,
         )
-    return found
-
-
-def _is_new_enough() -> bool:
-    return manifest.numbers(_pillow_version()) >= _PILLOW_LEAST
+    return pixels
 
 
 def _preprocessing(
     bundle: manifest.Bundle, golden: recorded.Golden, limits: manifest.Tolerance
 ) -> Check:
-    """Image files to arrays, bit for bit; another Pillow may resize by a step of 255."""
+    """Check that image files become the recorded arrays; another Pillow may differ by a step."""
     try:
         _pixels()
     except Refusal as error:
         return Check("preprocessing", UNKNOWN, None, 0, "{}; {}".format(error, error.fix))
-    how = bundle.record.preprocess
+    preprocess = bundle.record.preprocess
     worst, num_different = 0.0, 0
     for name, wanted in zip(golden.files, golden.images):
-        image = read_image(bundle.path(str(name)), how)
+        image = read_image(bundle.path(str(name)), preprocess)
         _require_alike(image[None], wanted[None])
-        steps = _steps(image, wanted, how)
+        steps = _steps(image, wanted, preprocess)
         worst = max(worst, float(steps.max()))
         num_different += int(np.count_nonzero(steps))
     limit = limits.max_pixel_steps
@@ -199,28 +193,28 @@ def _preprocessing(
     return Check("preprocessing", PASSED if worst <= limit else FAILED, worst, limit, text)
 
 
-def _steps(got: Any, wanted: Any, how: Any) -> Any:
-    """How far pixels lie apart, in steps of 1 of 255; 0 only where they are the same bits."""
+def _steps(got: Any, wanted: Any, preprocess: manifest.Preprocess) -> Any:
+    """Distances of pixels in steps of 1 of 255; 0 only where the bits are the same."""
     apart = np.abs(got.astype(np.float64) - wanted.astype(np.float64))
-    if how.element == "uint8":
+    if preprocess.element == "uint8":
         return apart
-    # The least float difference is far below one step, and must not vanish.
-    return apart * (np.array(how.std, np.float64).reshape(3, 1, 1) * _WHITE)
+    # The smallest difference of two floats is far below one step, and must not become 0.
+    return apart * (np.array(preprocess.std, np.float64).reshape(3, 1, 1) * _WHITE)
 
 
 def _pillow_version() -> str:
     return str(importlib.import_module("PIL").__version__)
 
 
-def read_image(path: str, how: Any) -> Any:
-    """One image file as the engine takes it.
+def read_image(path: str, preprocess: manifest.Preprocess) -> Any:
+    """The preprocessed array of one image file, as the engine takes it.
 
     Raises:
-        Refusal: It is not a usable image, or Pillow is missing.
+        Refusal: The file is not a usable image, or Pillow is missing.
     """
     pixels = _pixels()
     try:
-        return pixels.load_image(path, how)
+        return pixels.load_image(path, preprocess)
     except pixels.ImageError as error:
         raise Refusal(str(error), error.remedy or "give another image") from error
 
@@ -228,31 +222,32 @@ def read_image(path: str, how: Any) -> Any:
 def folder_checks(
     bundle: manifest.Bundle, runner: Any, profile: manifest.Profile, folder: str
 ) -> Tuple[List[Check], int]:
-    """The photos of ``folder`` that the baseline knows, against its answers; and their number.
+    """Checks of the photos of ``folder`` that are in the baseline, and the number of those photos.
 
     Raises:
-        Refusal: The folder cannot be read, or holds none of them.
+        Refusal: The folder cannot be read, or holds none of the baseline's photos.
     """
     baseline = recorded.read_baseline(bundle)
     rows = {str(digest): row for row, digest in enumerate(baseline.sha256)}
-    found = [(rows[d], path) for path, d in _digests(folder) if d in rows]
-    if not found:
+    photos = [(rows[d], path) for path, d in _digests(folder) if d in rows]
+    if not photos:
         raise Refusal(
             "none of the files in {} is among the {} images of the baseline".format(
                 folder, len(rows)
             ),
             "give the folder of validation images that the build was run with",
         )
-    how, record = bundle.record.preprocess, bundle.record
+    record = bundle.record
     got = []
-    for start in range(0, len(found), profile.max):
-        paths = [path for _, path in found[start : start + profile.max]]
-        images = np.stack([read_image(path, how) for path in paths])
+    for start in range(0, len(photos), profile.max):
+        batch = photos[start : start + profile.max]
+        images = np.stack([read_image(path, record.preprocess) for _, path in batch])
         got.append(replay.run(runner, images, bundle, profile))
-    chosen = [row for row, _ in found]
+    chosen = [row for row, _ in photos]
     exact, labels = baseline.logits[chosen], baseline.labels[chosen]
     _require_alike(got[0], exact)
-    return _against(exact, np.concatenate(got), labels, record.gates, record.head), len(found)
+    checks = _gate_checks(exact, np.concatenate(got), labels, record.gates, record.head)
+    return checks, len(photos)
 
 
 def _digests(folder: str) -> List[Tuple[str, str]]:
@@ -262,8 +257,10 @@ def _digests(folder: str) -> List[Tuple[str, str]]:
     return [(path, manifest.file_sha256(path)) for path in sorted(paths)]
 
 
-def _against(exact: Any, got: Any, labels: Any, gates: manifest.Gates, head: str) -> List[Check]:
-    """The figures that the gates limit; without bounds, which are the host's to compute."""
+def _gate_checks(
+    exact: Any, got: Any, labels: Any, gates: manifest.Gates, head: str
+) -> List[Check]:
+    """Checks of the figures that the gates limit; the host alone computes confidence bounds."""
     signal, approximation = outputs.comparable(exact, got, head)
     sqnr = outputs.sqnr_db(signal, approximation)
     checks = [_at_least("SQNR", sqnr, gates.min_sqnr_db, "SQNR {:.1f} dB")]
@@ -271,10 +268,10 @@ def _against(exact: Any, got: Any, labels: Any, gates: manifest.Gates, head: str
         share, wanted = 100 * outputs.agreement(exact, got, head), gates.min_agreement
         limit = None if wanted is None else 100 * wanted
         checks.append(_at_least("agreement", share, limit, "agreement {:.2f} %"))
-    known = labels != _UNLABELLED
-    if known.any() and head != "embedding":
-        was = float(np.mean(exact[known].argmax(axis=1) == labels[known]))
-        now = float(np.mean(got[known].argmax(axis=1) == labels[known]))
+    labelled = labels != _UNLABELLED
+    if labelled.any() and head != "embedding":
+        was = float(np.mean(exact[labelled].argmax(axis=1) == labels[labelled]))
+        now = float(np.mean(got[labelled].argmax(axis=1) == labels[labelled]))
         drop, limit = 100 * (was - now), gates.max_drop_pp
         text = "top-1 {:.2f} %, the baseline has {:.2f} %: drop {:.2f} pp".format(
             100 * now, 100 * was, drop

@@ -1,5 +1,5 @@
 """Engine backends: one file each, found by file name.
 
 A file without a leading underscore ends in ``BACKEND``, a record of plain functions that compile
-and open engines of one library. What enters imports neither torch nor onnx: it runs on devices.
+and open engines of one library. No file here imports torch or onnx, since engines run on devices.
 """

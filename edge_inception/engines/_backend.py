@@ -1,4 +1,4 @@
-"""What an engine backend is: one frozen record of plain functions, and the session it opens."""
+"""Records of an engine backend, its options and its sessions, and checks that backends share."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ class Session(Protocol):
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """Facts read back from the library: threads, float precision, executed layers by type."""
+        """Facts that the library reports: threads, float precision, executed layers by type."""
         ...
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Answer [N, classes] to preprocessed images; a fresh array each call.
+        """Answers [N, classes] to preprocessed images, in a fresh array each call.
 
-        Images are [N, ...] of the element type and layout that the engine's sidecar tells, float32
-        [N, 3, H, W] unless preprocessing is inside. The answer holds logits, probabilities or an
-        embedding as the head says; of a top-k head the probabilities, 0 outside the k classes.
+        Images are [N, ...] of the element type and layout in the engine's sidecar: float32
+        [N, 3, H, W] unless the graph does the preprocessing. The head decides whether the answers
+        are logits, probabilities or embeddings; a top-k head gives probabilities, 0 outside the k
+        classes.
 
-        Any N >= 1 is accepted: ``run_in_batches`` splits and pads to what the engine takes.
+        Any N >= 1 is accepted: ``run_in_batches`` splits and pads to the engine's batch sizes.
 
         Raises:
             InputError: The shape or the element type does not fit the engine.
@@ -54,10 +55,10 @@ _C = TypeVar("_C", bound="Closing")
 
 
 class Closing:
-    """What a ``with`` block needs of a session: it is closed at the end."""
+    """A session that a ``with`` block closes at its end."""
 
     def close(self) -> None:
-        """Release the library's engine; the session is of no use afterwards."""
+        """Release the library's engine; the session cannot be used afterwards."""
         raise NotImplementedError
 
     def __enter__(self: _C) -> _C:  # noqa: PYI019 -- typing.Self needs Python 3.11
@@ -74,27 +75,27 @@ class Closing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileOptions:
-    """Choices of one compile; a backend refuses what it cannot honour.
+    """Options of one compile; a backend refuses those that it cannot honour.
 
     Attributes:
         profile: Batch sizes that the engine takes.
         float_precision: Arithmetic of the float part where the library chooses it (OpenVINO):
             ``f32`` or ``bf16``.
-        compute_capabilities: NVIDIA's, such as ``"8.9"``; empty is the backend's documented
-            default.
+        compute_capabilities: GPU generations to compile for, such as ``"8.9"``; empty is the
+            backend's documented default.
         workspace_mib: Scratch memory that the library may plan with, MiB.
-        memory_pools: MiB by trtexec's name of a pool, such as ``dlaSRAM``.
-        builder_optimization_level: 0 to 5: more takes longer to compile and may run faster.
+        memory_pools: Sizes in MiB by trtexec's name of a pool, such as ``dlaSRAM``.
+        builder_optimization_level: 0 to 5; a higher level compiles longer and may run faster.
         timing_cache: File of kernel timings, read and written; builds on one device may share it.
         calibration_cache: Scales for an ``implicit`` graph, which has no Q/DQ nodes.
-        dla_core: Deep learning accelerator to compile for; None is the GPU.
+        dla_core: Deep learning accelerator (DLA) to compile for; None is the GPU.
         allow_gpu_fallback: Layers that the accelerator cannot take run on the GPU.
         version_compatible: The engine also loads in later TensorRT versions, and carries code.
         hardware_compatibility: trtexec's level, ``ampere+`` or ``sameComputeCapability``.
         strip_weights: The engine holds no weights and is refitted before it runs.
         refit: The engine's weights can be exchanged.
         sparsity: Kernels for 2:4 sparse weights may be used where the weights are sparse.
-        extra: One backend's own switches.
+        extra: Switches of one backend alone.
     """
 
     profile: ShapeProfile = field(default_factory=ShapeProfile)
@@ -132,10 +133,10 @@ TENSORRT_OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """How an engine is run.
+    """Options of a session.
 
-    ``threads`` 0 means all cores the process may use. ``cuda_graph``: work on a GPU is captured
-    once and launched in one piece, where the driver can.
+    ``threads`` 0 means all cores the process may use. With ``cuda_graph`` the work of a call on a
+    GPU is captured once and launched in one piece, where the driver can.
     """
 
     threads: int = 0
@@ -144,21 +145,21 @@ class SessionOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Availability:
-    """What this machine can do with a backend, and the command that adds what is missing.
+    """Uses of a backend on this machine, and the command that installs a missing part.
 
     ``float_precisions`` are the values of ``CompileOptions.float_precision`` it can execute.
     """
 
-    can_compile: bool
-    can_execute: bool
-    version: str
+    can_compile: bool = False
+    can_execute: bool = False
+    version: str = ""
     why_not: str = ""
     remedy: str = ""
     float_precisions: tuple[str, ...] = ("f32",)
 
 
 class Compile(Protocol):
-    """Compiles a typed graph and publishes the engine; ``progress`` hears of long builds."""
+    """Compiles a typed graph and publishes the engine; long builds call ``progress``."""
 
     def __call__(
         self,
@@ -172,9 +173,10 @@ class Compile(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTime:
-    """Mean time of one executed layer; ``kernel`` is the library's name of what computes it.
+    """Mean time of one executed layer in ms.
 
-    ``name`` is that of the graph's node where the layer stands for one.
+    ``name`` is the graph node's where the layer stands for one node; ``kernel`` is the library's
+    name of the code that computes the layer.
     """
 
     name: str
@@ -188,11 +190,11 @@ class Backend:
     """One engine library.
 
     ``compile(typed, options, path)`` publishes an EngineFile; ``open(engine, options)`` returns a
-    Session; ``availability()`` never raises; ``tied_to()`` names what an engine depends on, such as
-    ``{"openvino": "2026.4.1"}``; it goes into the sidecar and ``open`` refuses a mismatch.
-    ``layer_times(engine, options, batches)`` runs the batches, at least two, and tells how long
-    each layer took in those after the first, in the order of execution; None where the library
-    does not tell.
+    Session; ``availability()`` never raises; ``tied_to()`` names the versions and the hardware that
+    an engine depends on, such as ``{"openvino": "2026.4.1"}``: the sidecar holds them, and ``open``
+    refuses a mismatch. ``layer_times(engine, options, batches)`` runs the batches, at least two,
+    and returns the mean time of each layer in those after the first, in the order of execution; it
+    is None where the library has no such times.
     """
 
     name: str
@@ -221,17 +223,17 @@ class Takes:
 
 
 def compile_stage(name: str, distributions: tuple[str, ...]) -> Stage:
-    """The compile stage of the backend in ``engines/<name>.py``, keyed on it and what all share."""
+    """The compile stage of the backend in ``engines/<name>.py``, keyed on its source files."""
     shared = sorted(f"engines/{file.name}" for file in Path(__file__).parent.glob("_*.py"))
     sources = (f"engines/{name}.py", *shared, "data/batches.py")
     return Stage(name=f"compile:{name}", tools=distributions, sources=sources)
 
 
 def check_typed(typed: TypedGraph) -> None:
-    """Refuse what is not a typed graph, also where no type checker looked.
+    """Refuse an artifact that is not a typed graph, for callers without a type checker.
 
     Raises:
-        InputError: Another kind of artifact.
+        InputError: It is another kind of artifact.
     """
     if typed.kind != TypedGraph.kind:
         raise InputError(
@@ -241,15 +243,15 @@ def check_typed(typed: TypedGraph) -> None:
 
 
 def is_int8_by_cache(typed: TypedGraph) -> bool:
-    """Whether the calibration cache beside a graph holds its scales, and the graph none."""
+    """Whether a graph's scales are in the calibration cache beside it instead of the graph."""
     return typed.details.typing == "implicit" and typed.details.precision is Precision.INT8
 
 
 def check_explicit(typed: TypedGraph, *, library: str) -> None:
-    """Refuse a graph whose int8 is outside of it, for a library that does not read the cache.
+    """Refuse a graph whose scales are in a calibration cache, which ``library`` does not read.
 
     Raises:
-        InputError: It is implicit int8, and would run as float32.
+        InputError: The graph is implicit int8, and would run as float32.
     """
     if is_int8_by_cache(typed):
         raise InputError(
@@ -259,35 +261,42 @@ def check_explicit(typed: TypedGraph, *, library: str) -> None:
 
 
 def refuse_options(backend: str, options: CompileOptions, honoured: Iterable[str]) -> None:
-    """Refuse what was chosen and is not among the ``honoured`` fields of CompileOptions.
+    """Refuse options that differ from their default and that the backend does not honour.
+
+    Args:
+        backend: The backend's name, for the message.
+        options: The options of a compile.
+        honoured: Fields of CompileOptions that the backend honours, besides ``profile``.
 
     Raises:
-        InputError: The first such field.
+        InputError: There is such an option; the message names the first.
     """
-    default, known = CompileOptions(), {"profile", *honoured}
-    for choice in fields(options):
-        value = getattr(options, choice.name)
-        if choice.name not in known and value != getattr(default, choice.name):
+    default, accepted = CompileOptions(), {"profile", *honoured}
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if option.name not in accepted and value != getattr(default, option.name):
             raise InputError(
-                f"backend '{backend}' has no option {choice.name.replace('_', ' ')}, got {value}",
+                f"backend '{backend}' has no option {option.name.replace('_', ' ')}, got {value}",
                 hint="leave it out",
             )
 
 
 def check_profile(typed: TypedGraph, num_images: int | None, profile: ShapeProfile) -> None:
-    """Refuse batch sizes that the graph cannot have; ``num_images`` None is a dynamic batch.
+    """Refuse batch sizes that do not fit the graph.
+
+    ``num_images`` is the graph's static batch, None where the batch is dynamic.
 
     Raises:
-        InputError: The profile is not 1 <= min <= opt <= max, or the graph's batch is another one.
+        InputError: The profile is not 1 <= min <= opt <= max, or is not the graph's static batch.
     """
-    asked = f"{profile.min}:{profile.opt}:{profile.max}"
+    sizes = f"{profile.min}:{profile.opt}:{profile.max}"
     if not 1 <= profile.min <= profile.opt <= profile.max:
         raise InputError(
-            f"batch profile {asked} is not 1 <= min <= opt <= max", hint="write it as MIN:OPT:MAX"
+            f"batch profile {sizes} is not 1 <= min <= opt <= max", hint="write it as MIN:OPT:MAX"
         )
     if num_images is not None and (profile.min, profile.max) != (num_images, num_images):
         raise InputError(
-            f"{typed.path} has the static batch {num_images}, the profile asks for {asked}",
+            f"{typed.path} has the static batch {num_images}, the profile asks for {sizes}",
             hint="export again with that --batch, or with --dynamic-batch MIN:OPT:MAX",
         )
 
@@ -296,7 +305,7 @@ def check_int8(typed: TypedGraph, num_int8: int, *, library: str, hint: str) -> 
     """Refuse an engine of an int8 graph in which no convolution computes in int8.
 
     Raises:
-        CompileFailed: It is one; the library fell back to float.
+        CompileFailed: The library fell back to float for all of them.
     """
     if typed.details.precision is Precision.INT8 and not num_int8:
         raise CompileFailed(
@@ -305,17 +314,19 @@ def check_int8(typed: TypedGraph, num_int8: int, *, library: str, hint: str) -> 
 
 
 def check_tied(engine: EngineFile, here: Mapping[str, str]) -> None:
-    """Refuse an engine that was compiled for something else than ``here`` (``tied_to()``).
+    """Refuse an engine that was compiled for other versions or hardware than ``here``.
+
+    ``here`` is the result of the backend's ``tied_to()``.
 
     Raises:
-        InputError: One of its ties differs.
+        InputError: A version or a piece of hardware differs.
     """
     there = engine.details.tied_to
-    for what in sorted(there.keys() | here.keys()):
-        made_for, have = there.get(what, "not recorded"), here.get(what, "absent")
-        if made_for != have:
+    for name in sorted(there.keys() | here.keys()):
+        compiled_for, have = there.get(name, "not recorded"), here.get(name, "absent")
+        if compiled_for != have:
             raise InputError(
-                f"{engine.path} was compiled for {what} {made_for}, here is {have}",
+                f"{engine.path} was compiled for {name} {compiled_for}, here is {have}",
                 hint="compile it again here: edge-inception compile, or build --force",
             )
 
@@ -329,8 +340,8 @@ def run_in_batches(
 ) -> NDArray[np.float32]:
     """Answers to any number of images through an engine that takes profile.min..max at a time.
 
-    ``data.batches`` splits and pads. Images are independent in an inference graph, so neither
-    changes a logit beyond kernel rounding.
+    ``data.batches`` splits and pads. Images are independent in an inference graph, so this changes
+    no logit beyond the rounding of other kernels.
 
     Args:
         run: Runs one batch of an accepted size; returns a fresh array.
@@ -354,8 +365,36 @@ def run_in_batches(
     return answers
 
 
+class EngineSession(Closing):
+    """The session of an engine file around its library's runner.
+
+    The runner has ``run(images)``, which returns fresh outputs of one batch by name, and
+    ``close()``.
+    """
+
+    def __init__(
+        self, engine: EngineFile, runner: Any, *, takes: Takes, info: Mapping[str, Any]
+    ) -> None:
+        self._runner, self._takes, self._info = runner, takes, info
+        self._details = engine.details
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """Facts that the library reports of the engine."""
+        return self._info
+
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        return run_in_batches(self._infer, images, takes=self._takes, profile=self._details.batch)
+
+    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        return dense(self._runner.run(images), self._details.num_classes)
+
+    def close(self) -> None:
+        self._runner.close()
+
+
 def dense(outputs: Mapping[str, NDArray[Any]], num_classes: int) -> NDArray[np.float32]:
-    """``data.batches.dense``: one array [N, classes] of an engine's outputs by name."""
+    """One array [N, classes] from an engine's outputs by name, by ``data.batches.dense``."""
     from edge_inception.data import batches  # numpy on first use
 
     answers: NDArray[np.float32] = batches.dense(outputs, num_classes)

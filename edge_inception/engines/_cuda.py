@@ -1,9 +1,9 @@
-"""The GPU without a framework: memory, one stream, events, pinned buffers, a captured graph.
+"""CUDA without a framework: memory, one stream, events, pinned buffers, a captured graph.
 
-Through pycuda where it is installed, otherwise through ctypes on CUDA's own runtime library, so
-that a JetPack without pycuda needs nothing more. Graphs and facts of the device come from the
-driver library in both cases: streams of the runtime and of the driver are the same objects.
-This very file travels to devices: Python 3.6 syntax, standard library and numpy.
+Calls go through pycuda where it is installed, otherwise through ctypes to CUDA's own runtime
+library, so that a JetPack without pycuda needs nothing more. Captured graphs and facts of the GPU
+come from the driver library in both cases: the runtime's streams are also the driver's.
+This file travels to devices: Python 3.6 syntax, standard library and numpy.
 
 Written after NVIDIA's documented C interfaces; no GPU has executed it so far. The tests run the
 ctypes part against a library in C with the same symbols, which moves real bytes on the host.
@@ -28,7 +28,7 @@ _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allo
 
 
 class CudaError(Exception):
-    """CUDA refused, or there is no way to it; the text names the call and CUDA's reason."""
+    """CUDA refused a call, or is not installed; the text names the call and CUDA's reason."""
 
 
 def _load(names: Tuple[str, ...]) -> Any:
@@ -48,8 +48,8 @@ def _driver() -> Any:
 
 def _runtime() -> Any:
     """CUDA's runtime library; None where it is not installed."""
-    found = ctypes.util.find_library("cudart")
-    return _load((*_RUNTIMES, _CUDA_HOME + _RUNTIMES[0], *([found] if found else [])))
+    name = ctypes.util.find_library("cudart")
+    return _load((*_RUNTIMES, _CUDA_HOME + _RUNTIMES[0], *([name] if name else [])))
 
 
 def driver_version() -> int:
@@ -83,12 +83,12 @@ def compute_capability() -> str:
 
 
 def has_pycuda() -> bool:
-    """Whether pycuda is installed; nothing is imported."""
+    """Whether pycuda is installed; it is not imported."""
     return importlib.util.find_spec("pycuda") is not None
 
 
 def can_allocate() -> bool:
-    """Whether pycuda or CUDA's runtime library is here: one of them is needed to run an engine."""
+    """Whether pycuda or CUDA's runtime library is installed, one of which runs engines."""
     return has_pycuda() or _runtime() is not None
 
 
@@ -112,13 +112,16 @@ def open_device() -> Any:
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _told(method: _Method) -> _Method:
-    """Make CudaError of what pycuda raises; no context manager, since calls are timed."""
+def _pycuda_call(method: _Method) -> _Method:
+    """``method`` with pycuda's errors raised as CudaError.
+
+    A decorator adds less time to a call, which is timed, than a context manager.
+    """
 
     @functools.wraps(method)
-    def call(self: Any, *given: Any) -> Any:
+    def call(self: Any, *arguments: Any) -> Any:
         try:
-            return method(self, *given)
+            return method(self, *arguments)
         except self._cuda.Error as error:  # its text names the call and the reason
             raise CudaError("pycuda: " + " ".join(str(error).split())) from error
 
@@ -126,9 +129,9 @@ def _told(method: _Method) -> _Method:
 
 
 class PycudaDevice:
-    """The first GPU's primary context, which TensorRT uses too, and one stream on it.
+    """The first GPU's primary context, which TensorRT uses too, and one stream in it.
 
-    Methods raise CudaError where pycuda raises its own errors.
+    Every method may raise CudaError.
     """
 
     name = "pycuda"
@@ -147,60 +150,60 @@ class PycudaDevice:
             raise
         self.stream = int(self._stream.handle)
 
-    @_told
+    @_pycuda_call
     def _open(self) -> None:
         self._cuda.init()
         self._context = self._cuda.Device(0).retain_primary_context()
         self._context.push()
 
-    @_told
+    @_pycuda_call
     def _new_stream(self) -> Any:
         return self._cuda.Stream()
 
-    @_told
+    @_pycuda_call
     def allocate(self, num_bytes: int) -> Any:
         """Device memory; ``int()`` of it is the address."""
         return self._cuda.mem_alloc(num_bytes)
 
-    @_told
+    @_pycuda_call
     def pinned(self, shape: Tuple[int, ...], element: str) -> Any:
         """An array in page-locked host memory, which copies at full speed."""
         return self._cuda.pagelocked_empty(shape, element)
 
-    @_told
+    @_pycuda_call
     def upload(self, memory: Any, array: Any) -> None:
         """Copy a host array to the device, in the stream's order."""
         self._cuda.memcpy_htod_async(memory, array, self._stream)
 
-    @_told
+    @_pycuda_call
     def download(self, array: Any, memory: Any) -> None:
         """Copy device memory to a host array, in the stream's order."""
         self._cuda.memcpy_dtoh_async(array, memory, self._stream)
 
-    @_told
+    @_pycuda_call
     def synchronize(self) -> None:
         """Wait for the stream."""
         self._stream.synchronize()
 
-    @_told
+    @_pycuda_call
     def mark(self, event: Any = None) -> Any:
-        """An event behind all that the stream was given so far; a passed one can be used again."""
+        """An event behind all work on the stream so far; ``event``, if given, is used again."""
         event = self._cuda.Event() if event is None else event
         event.record(self._stream)
         return event
 
-    @_told
+    @_pycuda_call
     def milliseconds(self, start: Any, end: Any) -> float:
-        """GPU time between two marks that have passed."""
+        """GPU time in ms between two events that have passed."""
         return float(end.time_since(start))
 
     def close(self) -> None:
-        """Leave the context; memory goes with the arrays and allocations themselves."""
+        """Leave the context; memory is freed with the arrays and allocations themselves."""
         self._context.pop()
 
 
 class _Owned:
-    """Something that the runtime library made, freed with its last reference."""
+    """An object of the runtime library, freed with its last reference."""
 
     def __init__(self, library: Any, make: str, free: str, *sizes: Any) -> None:
         self._library, self._free = library, free
@@ -284,26 +287,24 @@ class RuntimeDevice:
         _checked(self._library, "cudaStreamSynchronize", self._stream.handle)
 
     def mark(self, event: Any = None) -> Any:
-        """An event behind all that the stream was given so far; a passed one can be used again."""
+        """An event behind all work on the stream so far; ``event``, if given, is used again."""
         event = self._owned("cudaEventCreate", "cudaEventDestroy") if event is None else event
         _checked(self._library, "cudaEventRecord", event.handle, self._stream.handle)
         return event
 
     def milliseconds(self, start: Any, end: Any) -> float:
-        """GPU time between two marks that have passed."""
-        found = ctypes.c_float(0)
-        _checked(
-            self._library, "cudaEventElapsedTime", ctypes.byref(found), start.handle, end.handle
-        )
-        return float(found.value)
+        """GPU time in ms between two events that have passed."""
+        elapsed_ms, events = ctypes.c_float(0), (start.handle, end.handle)
+        _checked(self._library, "cudaEventElapsedTime", ctypes.byref(elapsed_ms), *events)
+        return float(elapsed_ms.value)
 
     def close(self) -> None:
-        """Free the stream; memory goes with its last reference."""
+        """Free the stream; memory is freed with its last reference."""
         del self._stream
 
 
 class CapturedGraph:
-    """The work that ``enqueue`` gives a stream, recorded once and launched as one piece."""
+    """The work that ``enqueue`` puts on a stream, recorded once and launched as one piece."""
 
     def __init__(self, stream: int, enqueue: Callable[[], Any]) -> None:
         """Record ``enqueue``; nothing is executed yet.
@@ -341,12 +342,11 @@ class CapturedGraph:
             flags = ctypes.c_ulonglong(0)
             self._call("cuGraphInstantiateWithFlags", target, self._graph, flags)
         else:
-            nothing = ctypes.c_void_p()
-            size = ctypes.c_size_t(0)
-            self._call("cuGraphInstantiate", target, self._graph, nothing, nothing, size)
+            null, size = ctypes.c_void_p(), ctypes.c_size_t(0)
+            self._call("cuGraphInstantiate", target, self._graph, null, null, size)
 
     def launch(self) -> None:
-        """Give the recorded work to the stream.
+        """Put the recorded work on the stream.
 
         Raises:
             CudaError: The driver refuses.
@@ -354,7 +354,7 @@ class CapturedGraph:
         self._call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
-        """Free the graph, or what there is of it."""
+        """Free the graph, also one that is only half made."""
         if self._executable.value:
             self._library.cuGraphExecDestroy(self._executable)
         if self._graph.value:
@@ -362,7 +362,7 @@ class CapturedGraph:
 
 
 def captured(stream: int, enqueue: Callable[[], Any]) -> Tuple[Optional[CapturedGraph], str]:
-    """The graph of ``enqueue``, or None and why it cannot be had; DLA work cannot be captured."""
+    """The graph of ``enqueue``, or None and the reason; work of a DLA core cannot be captured."""
     try:
         return CapturedGraph(stream, enqueue), ""
     except CudaError as error:

@@ -1,14 +1,14 @@
-"""What the library says of an engine: its log, and its layers from either of two sources.
+"""An engine's layers, from the library's log or its EngineInspector, and the library's callbacks.
 
-TensorRT-RTX writes its layers to the log of the build and needs no GPU for it; TensorRT tells them
-through EngineInspector, whose JSON has one schema up to 10.x ("Bindings", "Format/Datatype") and
-another from 11.0 ("I/O Tensors", "Format" and "DataType" apart). Both become the same records.
-The objects that the library calls back are here too: logger, progress monitor, calibrator.
-This very file travels to devices: Python 3.6 syntax and standard library.
+TensorRT-RTX writes the layers to the log of the build and needs no GPU for that. TensorRT lists
+them through EngineInspector, whose JSON has one schema up to 10.x ("Bindings", "Format/Datatype")
+and another from 11.0 ("I/O Tensors", "Format" and "DataType" apart). All become the same records.
+The callback objects are the logger, the progress monitor and the calibrator.
+This file travels to devices: Python 3.6 syntax and standard library.
 
-The log is parsed from real builds of TensorRT-RTX. The JSON is read after NVIDIA's documentation
-and published engine dumps; no TensorRT has produced it here. TensorRT-RTX 1.7.1 has an
-EngineInspector too, but only a deserialized engine has one, and deserializing needs a GPU.
+The parser of the log was tried on real builds of TensorRT-RTX. The reader of the JSON follows
+NVIDIA's documentation and published engine dumps; it has seen no JSON of a TensorRT run here.
+TensorRT-RTX 1.7.1 has an EngineInspector too, but it takes a deserialized engine and so a GPU.
 
 Source: "Engine Inspector" and "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x".
 """
@@ -49,14 +49,14 @@ _CONVOLUTION = re.compile(r"conv|correlation", re.IGNORECASE)
 _MULTIPLIES = re.compile(r"conv|correlation|gemm|matri|fullyconnected", re.IGNORECASE)
 _SYNCHRONISATION = ("signal", "wait")
 _FAILURES, _WARNING = ("INTERNAL_ERROR", "ERROR"), "WARNING"
-_READ = ("Layers:", "Total Weights Memory")  # of the rest of the log, which is long
+_READ = ("Layers:", "Total Weights Memory")  # messages that are kept besides failures and warnings
 _NAMED, _PER_MILLE = 3, 1000
 
 Tensor = Tuple[str, Tuple[int, ...], str]
 
 
 class VendorError(Exception):
-    """The library refused; the text is its own reason, with the node's name, on one line."""
+    """The library refused; the text is its own reason, on one line, with the node's name."""
 
 
 class Layer(NamedTuple):
@@ -73,10 +73,10 @@ _LOGGERS: List[Tuple[Any, "CapturingLogger"]] = []
 
 
 def capturing_logger(trt: "Library") -> "CapturingLogger":
-    """The logger of the library that keeps (severity name, text) in ``messages``, emptied.
+    """The emptied logger of the library, which keeps (severity name, text) in ``messages``.
 
-    One for each library and process: TensorRT goes on writing to the first logger it was given
-    for as long as any of its objects lives, so a second one would stay silent.
+    A process has one logger for each library: TensorRT writes to the first logger it was given for
+    as long as any of its objects lives, so a second logger would stay silent.
     """
     for library, logger in _LOGGERS:
         if library is trt:
@@ -84,7 +84,7 @@ def capturing_logger(trt: "Library") -> "CapturingLogger":
             return logger
 
     class Capture(trt.ILogger):  # type: ignore[name-defined,misc]  # known at run time only
-        """Keeps what is read; the libraries explain a None result nowhere else."""
+        """Keeps messages; the libraries explain a None result nowhere else."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -116,7 +116,7 @@ def one_line(text: str) -> str:
 
 
 def parser_error(error: "ParserError") -> str:
-    """A parser's error with the name and operator of its node, where the library knows them."""
+    """A parser's error with the name and operator of its node, where the library has them."""
     reason = one_line(error.desc())
     if error.node() < 0:
         return reason
@@ -126,20 +126,20 @@ def parser_error(error: "ParserError") -> str:
 
 
 def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> Any:
-    """A monitor that tells ``progress`` how far the build is, never back: (per mille, 1000).
+    """A monitor that calls ``progress`` with (per mille done, 1000), which never falls.
 
-    What ``progress`` raises ends the build and is kept in ``stopped_by``: an exception must not
+    An exception of ``progress`` ends the build and is kept in ``stopped_by``, since it must not
     pass through the library's C++ code.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]  # as above
-        """Phases nest: a step of one is the whole of those that name it as their parent."""
+        """Nested phases: the phases with one parent together make up one step of that parent."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.stopped_by: List[BaseException] = []
             self._open: Dict[str, Tuple[Optional[str], int, int]] = {}
-            self._told = 0
+            self._per_mille = 0
 
         def phase_start(self, phase: str, parent: Optional[str], num_steps: int) -> None:
             self._open[phase] = (parent, max(num_steps, 1), 0)
@@ -147,9 +147,9 @@ def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> An
         def step_complete(self, phase: str, step: int) -> bool:
             parent, num_steps, _ = self._open[phase]
             self._open[phase] = (parent, num_steps, step + 1)
-            self._told = max(self._told, int(_PER_MILLE * self._done(None)))
+            self._per_mille = max(self._per_mille, int(_PER_MILLE * self._done(None)))
             try:
-                progress(self._told, _PER_MILLE)
+                progress(self._per_mille, _PER_MILLE)
             except BaseException as error:  # noqa: BLE001 -- raised again after the build
                 self.stopped_by.append(error)
             return not self.stopped_by
@@ -171,22 +171,22 @@ def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> An
 
 
 def cache_header(version: str) -> str:
-    """First line of a calibration cache that a TensorRT of ``version`` accepts.
+    """The first line of a calibration cache that a TensorRT of ``version`` accepts.
 
-    Its number is NV_TENSORRT_VERSION: 8502 of 8.5.2, 100300 of 10.3.0.
+    The number in it is NV_TENSORRT_VERSION: 8502 of 8.5.2, 100300 of 10.3.0.
     """
     major, minor, patch = (int(part) for part in version.split(".")[:3])
-    thousands = 1 if major < 10 else 10  # noqa: PLR2004 -- NvInferVersion.h counts so since 10.0
+    thousands = 1 if major < 10 else 10  # noqa: PLR2004 -- NvInferVersion.h since 10.0
     number = major * thousands * 1000 + minor * 100 + patch
     return "TRT-{}-EntropyCalibration2".format(number)
 
 
 def cached_calibrator(trt: "Library", cache: bytes) -> Any:
-    """A calibrator with our scales and no images, so the library takes the scales or fails.
+    """A calibrator with the scales of ``cache`` and no images: the library reads them or fails.
 
-    The library takes a cache of its own version only, or calibrates anew. Our scales depend on no
-    version, so the first line becomes that of this one: NV_TENSORRT_VERSION and the algorithm. The
-    entropy-2 kind is the only one that a DLA core accepts.
+    The library reads a cache of its own version only, and calibrates anew otherwise. Scales do not
+    depend on the version, so the first line, which names version and algorithm, is replaced. A DLA
+    core accepts no other calibrator than the entropy-2 kind.
     """
     stamped = cache_header(trt.__version__).encode() + b"\n" + cache.partition(b"\n")[2]
     base = trt.IInt8EntropyCalibrator2
@@ -205,7 +205,7 @@ _TENSOR = re.compile(
 
 
 def logged_layers(messages: Iterable[str]) -> List[Layer]:
-    """Layers in the verbose log of a build with detailed profiling; empty when it holds none."""
+    """Layers in the verbose log of a build with detailed profiling; empty if the log lists none."""
     layers = []
     for text in messages:
         if text.startswith("Layers:"):
@@ -225,8 +225,8 @@ def _logged(line: str) -> Layer:
     )
 
 
-def _tensors(line: str, what: str, following: str) -> List[Tensor]:
-    part = re.search(r"{}: \[(.*?)\], {}: ".format(what, following), line)
+def _tensors(line: str, field: str, following: str) -> List[Tensor]:
+    part = re.search(r"{}: \[(.*?)\], {}: ".format(field, following), line)
     return [
         (name, tuple(int(size) for size in dims.split(",") if size), kind)
         for name, dims, kind in _TENSOR.findall(part.group(1) if part else "")
@@ -234,15 +234,15 @@ def _tensors(line: str, what: str, following: str) -> List[Tensor]:
 
 
 def weights_memory(messages: Iterable[str]) -> Optional[int]:
-    """Bytes of weights that the library itself reports."""
-    found = [re.match(r"Total Weights Memory: (\d+) bytes", text) for text in messages]
-    return max((int(match.group(1)) for match in found if match), default=None)
+    """Bytes of weights that the library reports in its log; None if it reports none."""
+    matches = [re.match(r"Total Weights Memory: (\d+) bytes", text) for text in messages]
+    return max((int(match.group(1)) for match in matches if match), default=None)
 
 
 def inspected_layers(text: str) -> List[Layer]:
-    """Layers in the JSON of ``EngineInspector.get_engine_information``, either schema.
+    """Layers in the JSON of ``EngineInspector.get_engine_information``, of either schema.
 
-    Layers built without detailed profiling are names alone and become layers of unknown kind.
+    Without detailed profiling a layer is a name alone, and becomes a layer of unknown kind.
     """
     return [_inspected(entry) for entry in json.loads(text).get("Layers", [])]
 
@@ -252,11 +252,11 @@ def _inspected(entry: Any) -> Layer:
         return Layer(name=entry, kind="unknown", inputs=[], constants=[], outputs=[])
     name = str(entry.get("Name", "unknown"))
     constants = [_tensor(tensor) for tensor in entry.get("Constants", ())]
-    for what, rank in (("Weights", 2), ("Bias", 1)):
-        part = entry.get(what)
+    for key, rank in (("Weights", 2), ("Bias", 1)):
+        part = entry.get(key)
         if isinstance(part, dict) and part.get("Count"):
             dims = (1,) * (rank - 1) + (int(part["Count"]),)
-            constants.append((name + " " + what, dims, _element(str(part.get("Type", "")))))
+            constants.append((name + " " + key, dims, _element(str(part.get("Type", "")))))
     return Layer(
         name=name,
         kind=str(entry.get("LayerType", "unknown")),
@@ -274,45 +274,48 @@ def _tensor(record: Mapping[str, Any]) -> Tensor:
 
 def _element(text: str) -> str:
     """Element type in a text such as "Row major linear FP32" or "Half"."""
-    found = _ELEMENT.search(text)
-    return _SPELLINGS[found.group(1).lower()] if found else "unknown"
+    match = _ELEMENT.search(text)
+    return _SPELLINGS[match.group(1).lower()] if match else "unknown"
 
 
 def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
     """Counts of an engine's layers.
 
     Returns:
-        ``layers`` by kind and input type; ``precisions``: layers by type of kernel, or of input
-        where they have none; ``int8_layers``: those that multiply int8 data by an int8 kernel;
-        ``convolutions`` by input type; ``float_kernels``: names of those that multiply in float;
-        ``reformat_layers``; ``num_kernels``: all of them; ``activation_bytes`` that they read and
-        write for one run of the shapes built for; ``dla_islands``: pieces that run on a DLA core,
-        whose layers are not seen from outside; ``weight_bytes`` by type and
-        ``total_weight_bytes``. A constant used by several layers counts once. Planes that only
-        pad the input's channels, which the INT8 kernels of TensorRT-RTX need, are no weights and
-        stand apart in ``padding_bytes``.
+        ``layers``: number by kind and input type. ``precisions``: number of layers by type of
+        kernel, or of input where a layer has no kernel. ``int8_layers``: number that multiply int8
+        data by an int8 kernel. ``convolutions``: number by input type. ``float_kernels``: names of
+        the layers that multiply in float. ``reformat_layers``, ``num_kernels``: numbers of
+        reformatting layers and of all layers. ``activation_bytes``: bytes that the layers read and
+        write in one run of the shapes that were built for. ``dla_islands``: number of pieces that
+        run on a DLA core, which hides the layers inside. ``weight_bytes`` by type and
+        ``total_weight_bytes`` count a constant of several layers once. ``padding_bytes``: bytes of
+        the planes that only pad the input's channels for the INT8 kernels of TensorRT-RTX; they
+        are no weights.
     """
-    found = [layer for layer in layers if layer.kind not in _SYNCHRONISATION]
+    executed = [layer for layer in layers if layer.kind not in _SYNCHRONISATION]
     kinds: Dict[str, Counter[str]] = {}
-    for layer in found:
+    for layer in executed:
         kinds.setdefault(layer.kind, Counter())[_input_type(layer)] += 1
-    weights, padding = _constants(found)
+    weights, padding = _constants(executed)
     by_type: Counter[str] = Counter()
     for kind, size in weights.values():
         by_type[kind] += size
-    convolutions = [_input_type(layer) for layer in found if _CONVOLUTION.search(layer.kind)]
+    convolutions = [_input_type(layer) for layer in executed if _CONVOLUTION.search(layer.kind)]
     return {
         "layers": {kind: dict(counts) for kind, counts in sorted(kinds.items())},
-        "precisions": dict(Counter(_kernel_type(layer) or _input_type(layer) for layer in found)),
-        "int8_layers": sum(map(_multiplies_int8, found)),
+        "precisions": dict(
+            Counter(_kernel_type(layer) or _input_type(layer) for layer in executed)
+        ),
+        "int8_layers": sum(map(_multiplies_int8, executed)),
         "convolutions": dict(Counter(convolutions)),
         "float_kernels": [
-            layer.name for layer in found if _kernel_type(layer) in ("Float", "Half", "BFloat16")
+            layer.name for layer in executed if _kernel_type(layer) in ("Float", "Half", "BFloat16")
         ],
-        "reformat_layers": sum(layer.kind == "Reformat" for layer in found),
-        "num_kernels": len(found),
-        "activation_bytes": sum(map(_traffic, found)),
-        "dla_islands": sum(map(_is_dla_island, found)),
+        "reformat_layers": sum(layer.kind == "Reformat" for layer in executed),
+        "num_kernels": len(executed),
+        "activation_bytes": sum(map(_traffic, executed)),
+        "dla_islands": sum(map(_is_dla_island, executed)),
         "weight_bytes": dict(by_type),
         "total_weight_bytes": sum(by_type.values()),
         "padding_bytes": sum(padding.values()),
@@ -320,24 +323,24 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
 
 
 def fallbacks(described: Mapping[str, Any], float_layers: Sequence[str] = ()) -> List[str]:
-    """What an int8 engine does not compute in int8, as sentences for people; often none.
+    """Sentences for people about the layers that an int8 engine computes in float; often none.
 
-    ``described`` is what ``describe_layers`` gives; ``float_layers`` names the layers that the
+    ``described`` is the result of ``describe_layers``; ``float_layers`` names the layers that the
     typed graph itself leaves in float.
     """
-    told = []
+    sentences = []
     names = [name for name in described["float_kernels"] if not _is_of(name, float_layers)]
     if names:
         total = len(described["float_kernels"]) + described["int8_layers"]
         shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-        told.append(
+        sentences.append(
             "int8 was asked for, and {} of {} layers with kernels compute in float: {}".format(
                 len(names), total, shown
             )
         )
     if not described["layers"]:
-        told.append("the library listed no layers, so their precision is not known")
-    return told
+        sentences.append("the library listed no layers, so their precision is not known")
+    return sentences
 
 
 def _is_of(kernel: str, layers: Sequence[str]) -> bool:
@@ -355,9 +358,9 @@ def _input_type(layer: Layer) -> str:
 
 
 def _kernel_type(layer: Layer) -> str:
-    """Element type of the kernel that a layer multiplies by; empty where it has none.
+    """Element type of the kernel that a layer multiplies by; empty where it has no kernel.
 
-    Generated code (kgen) moves and pads data; it multiplies no matrices.
+    Layers of kind kgen, generated code, move and pad data and multiply no matrices.
     """
     if layer.kind == "kgen":
         return ""
@@ -368,12 +371,12 @@ def _kernel_type(layer: Layer) -> str:
 
 
 def _multiplies_int8(layer: Layer) -> bool:
-    """Whether int8 data meet an int8 kernel: a convolution or a matrix product in INT8."""
+    """Whether a layer is a convolution or a matrix product of int8 data and an int8 kernel."""
     return _kernel_type(layer) == "Int8" and any(kind == "Int8" for _, _, kind in layer.inputs)
 
 
 def _is_dla_island(layer: Layer) -> bool:
-    """A piece of the network compiled for a DLA core; Myelin's pieces have the same names."""
+    """Whether a layer is a piece for a DLA core; Myelin's pieces have such names, and a kind."""
     return layer.kind == "DLA" or (layer.kind == "unknown" and "{ForeignNode[" in layer.name)
 
 
@@ -402,7 +405,7 @@ def _volume(dims: Tuple[int, ...]) -> int:
 
 
 def _is_padding(dims: Tuple[int, ...], inputs: List[Tensor]) -> bool:
-    """One image plane, as large as the images that the layer reads, and no channel of its own."""
+    """Whether a constant is one image plane, as large as the images that the layer reads."""
     return (
         len(dims) == 4  # noqa: PLR2004 -- NCHW
         and dims[:2] == (1, 1)

@@ -1,9 +1,10 @@
-"""Types of NVIDIA's Python module, for the type checker alone; nothing of it exists at run time.
+"""Types of NVIDIA's Python module for the type checker; none of them exists at run time.
 
-The library is an argument (``trt``) everywhere, since several modules fill that place. Here is what
-the code may ask of it, in the classes of ``tensorrt-stubs`` (TensorRT 10.13), so that a misspelled
-method or a parameter too many is found without the library. What only other releases have is asked
-for by ``hasattr`` and checked against their recorded surfaces (tests/contract/surfaces).
+The library is an argument (``trt``) everywhere, since several modules can be that argument. These
+are the members that the code may use, typed by ``tensorrt-stubs`` (TensorRT 10.13), so that a
+misspelled method or a surplus parameter is found without the library. Members that only other
+releases have are looked up by ``hasattr`` and checked against the recorded surfaces of those
+releases (tests/contract/surfaces).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     Runtime = tensorrt.Runtime
 
     class CapturingLogger(tensorrt.ILogger):
-        """What ``_inspection.capturing_logger`` returns."""
+        """The logger that ``_inspection.capturing_logger`` returns."""
 
         messages: list[tuple[str, str]]
 
@@ -53,4 +54,4 @@ if TYPE_CHECKING:
         __name__: str
         __version__: str
 
-    published: Names = tensorrt  # what the code asks for is what the stubs have
+    published: Names = tensorrt  # the type checker compares Names with the stubs

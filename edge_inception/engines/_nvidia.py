@@ -1,8 +1,8 @@
-"""What the TensorRT and the TensorRT-RTX backend share on the host: a typed graph to a plan.
+"""The compile of a typed graph to a plan, which the TensorRT and TensorRT-RTX backends share.
 
-``_nvinfer`` and its neighbours talk to the library and know no artifacts, since they travel to
-devices alone. Compiling with TensorRT-RTX runs here; compiling with TensorRT has not run on
-hardware.
+``_nvinfer``, ``_plan``, ``_inspection`` and ``_cuda`` use the library and know no artifacts, since
+they travel to devices without this package. Compiling with TensorRT-RTX has run; compiling with
+TensorRT has not run on hardware.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Vendor:
     """One of NVIDIA's libraries.
 
     Attributes:
-        name: Of the backend, and of its plans' kind.
-        title: For people.
-        modules: Import names, in the order of trial.
+        name: Name of the backend, and of the kind in its plans' header.
+        title: Name for people.
+        modules: Import names, in the order in which they are tried.
         distributions: Installed packages whose version decides the plan.
-        remedy: The command that installs it.
-        tool: NVIDIA's own command line for the same build.
-        needs_gpu_to_compile: Whether a plan is timed on the GPU it will run on.
-        honours: Fields of CompileOptions that it can honour.
+        remedy: The command that installs the library.
+        tool: NVIDIA's own command-line tool for the same build.
+        needs_gpu_to_compile: Whether a plan is timed on the GPU that will run it.
+        honours: Fields of CompileOptions that the library can honour.
     """
 
     name: str
@@ -53,7 +53,7 @@ def library(vendor: Vendor) -> Any:
     """The vendor's module.
 
     Raises:
-        BackendMissing: None of its names can be imported.
+        BackendMissing: None of its import names can be imported.
     """
     reasons = []
     for name in vendor.modules:
@@ -67,13 +67,11 @@ def library(vendor: Vendor) -> Any:
 
 
 def availability(vendor: Vendor) -> Availability:
-    """Never raises; without a driver an engine can at most be compiled."""
+    """Uses of the vendor's library on this machine; without a driver it can at most compile."""
     try:
         version = str(library(vendor).__version__)
     except BackendMissing as error:
-        return Availability(
-            can_compile=False, can_execute=False, version="", why_not=str(error), remedy=error.hint
-        )
+        return Availability(why_not=str(error), remedy=error.hint)
     has_driver = bool(_cuda.driver_version())
     has_cuda = _cuda.can_allocate()
     why_not, remedy = "", ""
@@ -93,7 +91,7 @@ def availability(vendor: Vendor) -> Availability:
 
 
 def tied_to(vendor: Vendor) -> Mapping[str, str]:
-    """Version of the library, and the GPU's name and SM where plans belong to one GPU.
+    """The library's version, and the GPU's name and compute capability where a plan needs both.
 
     Raises:
         BackendMissing: The library is not installed.
@@ -112,13 +110,13 @@ def compile_graph(
     *,
     progress: Progress = no_progress,
 ) -> EngineFile:
-    """Compile a typed graph to a plan and publish it with what its layers compute in.
+    """Compile a typed graph to a plan and publish it with counts of its layers by precision.
 
     Raises:
-        BackendMissing: The library, or a GPU it needs, is absent.
-        CompileFailed: The parser or the builder refuses the graph; the node is named. Or the graph
-            is int8 and not one layer of the plan multiplies in int8.
-        InputError: Not a typed graph, or an option that cannot be honoured.
+        BackendMissing: The library, or a GPU that it needs, is absent.
+        CompileFailed: The parser or the builder refuses the graph, and the message names the node;
+            or the graph is int8 and no layer of the plan multiplies in int8.
+        InputError: The artifact is no typed graph, or an option cannot be honoured.
     """
     _backend.check_typed(typed)
     if not vendor.needs_gpu_to_compile:
@@ -131,7 +129,6 @@ def compile_graph(
     built = _build(vendor, trt, typed, settings)
     layers = _inspection.describe_layers(built.layers)
     _check_int8(vendor, typed, options, layers)
-    notes = _fallbacks(typed, options, layers)
     return artifact.publish(
         EngineFile,
         path,
@@ -159,7 +156,7 @@ def compile_graph(
             graph=typed.path.name,
             batch=options.profile,
             equivalent_command=equivalent_command(vendor, typed, settings, path),
-            fallbacks=notes,
+            fallbacks=_fallbacks(typed, options, layers),
             warnings=built.warnings,
         ),
     )
@@ -182,7 +179,7 @@ def _build(
 
 
 def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]) -> list[str]:
-    """What was asked for and did not become so, for people; a DLA core hides its layers."""
+    """Sentences for people about parts that do not run as asked for, in int8 or on a DLA core."""
     if options.dla_core is not None:
         return on_dla(layers)
     if typed.details.precision is not Precision.INT8:
@@ -191,9 +188,9 @@ def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, 
 
 
 def on_dla(described: Mapping[str, Any]) -> list[str]:
-    """How much of an engine for a DLA core runs there, as sentences for people.
+    """Sentences for people about an engine for a DLA core that does not wholly run there.
 
-    ``described`` is what ``_inspection.describe_layers`` gives.
+    ``described`` is the result of ``_inspection.describe_layers``.
     """
     islands = described["dla_islands"]
     outside = sum(sum(counts.values()) for counts in described["layers"].values()) - islands
@@ -213,7 +210,7 @@ def _parents(typed: TypedGraph, options: CompileOptions) -> dict[str, TypedGraph
 def build_settings(
     vendor: Vendor, typed: TypedGraph, options: CompileOptions, progress: Progress
 ) -> _nvinfer.BuildSettings:
-    """What the sidecar of the graph and the options say to the library."""
+    """The settings of a build from the graph's sidecar and the options."""
     profile, details = options.profile, typed.details
     return _nvinfer.BuildSettings(
         min_batch=profile.min,
@@ -247,22 +244,22 @@ def _text(path: Path | None) -> str | None:
 def equivalent_command(
     vendor: Vendor, typed: TypedGraph, settings: _nvinfer.BuildSettings, path: Path
 ) -> str:
-    """The same build by NVIDIA's own tool, in the spelling of the version that is installed."""
+    """The command of NVIDIA's own tool, in its installed version, for the same build."""
     shape = None
     if _static_batch(typed) is None:
         shape = (INPUT_NAME, typed.details.input_shape[1:])
     if vendor.tool != "trtexec":  # TensorRT-RTX: one release so far, and no choice of typing
         settings = settings._replace(typing="weak", precision="fp32")
         _, *words = _trtexec.command(_RTX_SPELLING, settings, str(typed.path), str(path), shape)
-        asked = ",".join(name.replace(".", "") for name in settings.compute_capabilities)
-        words += ["--computeCapabilities=" + asked] if asked else []
+        generations = ",".join(name.replace(".", "") for name in settings.compute_capabilities)
+        words += ["--computeCapabilities=" + generations] if generations else []
         return " ".join([vendor.tool, *words])
     version = tuple(int(part) for part in str(library(vendor).__version__).split(".")[:3])
     return " ".join(_trtexec.command(version, settings, str(typed.path), str(path), shape))
 
 
 def _static_batch(typed: TypedGraph) -> int | None:
-    """Batch of the graph as its sidecar tells it; None is dynamic."""
+    """The graph's batch in its sidecar; None where it is dynamic."""
     batch = typed.details.input_shape[0]
     return batch if isinstance(batch, int) and batch > 0 else None
 
@@ -273,7 +270,7 @@ def _check_options(vendor: Vendor, trt: Any, typed: TypedGraph, options: Compile
     _check_cache(typed, options)
     if options.allow_gpu_fallback and options.dla_core is None:
         raise InputError(
-            "GPU fallback is what a build for a DLA core may have, and none is asked for",
+            "only a build for a DLA core may have GPU fallback, and none is asked for",
             hint="add --use-dla-core, or leave --allow-gpu-fallback out",
         )
     if options.float_precision != "f32":
@@ -286,7 +283,7 @@ def _check_options(vendor: Vendor, trt: Any, typed: TypedGraph, options: Compile
 
 
 def _check_names(trt: Any, options: CompileOptions) -> None:
-    """Refuse pools, hardware levels and compute capabilities that nobody knows."""
+    """Refuse unknown memory pools, hardware levels and compute capabilities."""
     for pool in options.memory_pools:
         if pool not in _nvinfer.POOLS:
             raise unknown("memory pool", pool, _nvinfer.POOLS)
@@ -300,7 +297,7 @@ def _check_names(trt: Any, options: CompileOptions) -> None:
 
 
 def _check_cache(typed: TypedGraph, options: CompileOptions) -> None:
-    """Refuse an implicit int8 graph without its calibration cache, and a cache that is not read."""
+    """Refuse an implicit int8 graph without its calibration cache, and a cache without use."""
     path = options.calibration_cache
     is_read = _backend.is_int8_by_cache(typed)
     if is_read and path is None:
@@ -314,7 +311,7 @@ def _check_cache(typed: TypedGraph, options: CompileOptions) -> None:
             hint="leave --calibration-cache out, or quantize --typing implicit",
         )
     if path is None or not artifact.sidecar_path(path).exists():
-        return  # missing, or another tool's: the build reads it or says why not
+        return  # missing, or of another tool: the build reads it or gives the reason
     graph = artifact.load(CalibrationCache, path).provenance.parents.get("typed graph")
     if graph != typed.sha256:
         raise InputError(
@@ -327,29 +324,29 @@ def _check_cache(typed: TypedGraph, options: CompileOptions) -> None:
 def _check_int8(
     vendor: Vendor, typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]
 ) -> None:
-    """Refuse an int8 graph whose convolutions all became float, as they do for Turing on RTX.
+    """Refuse an int8 graph whose convolutions all became float, as for Turing in TensorRT-RTX.
 
-    What runs on a DLA core is not seen from outside, so nothing is judged there.
+    Engines with parts on a DLA core are not judged, since it hides its layers.
     """
     if not layers["convolutions"] or layers["dla_islands"]:
         return
-    asked = ", ".join(options.compute_capabilities) or "the library's default"
+    generations = ", ".join(options.compute_capabilities) or "the library's default"
     _backend.check_int8(
         typed,
         layers["convolutions"].get("Int8", 0),
-        library=f"{vendor.title} for compute capability {asked}",
+        library=f"{vendor.title} for compute capability {generations}",
         hint="ask for compute capability 8.0 or later, or use --precision fp16",
     )
 
 
-def require_driver(vendor: Vendor, why: str) -> None:
-    """Refuse a machine without an NVIDIA driver.
+def require_driver(vendor: Vendor, reason: str) -> None:
+    """Refuse a machine without an NVIDIA driver; ``reason`` says why one is needed.
 
     Raises:
-        BackendMissing: It is one.
+        BackendMissing: No driver answers.
     """
     if not _cuda.driver_version():
         raise BackendMissing(
-            f"no NVIDIA driver answers on this machine: {why}",
+            f"no NVIDIA driver answers on this machine: {reason}",
             hint=f"use a machine with an NVIDIA GPU, its driver and {vendor.title}",
         )

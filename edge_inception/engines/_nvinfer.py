@@ -1,14 +1,15 @@
-"""Build with NVIDIA's inference libraries: TensorRT 8.2 to 11 and TensorRT-RTX.
+"""Builds with NVIDIA's inference libraries: TensorRT 8.2 to 11 and TensorRT-RTX.
 
-The vendor module is an argument (``trt``), so one implementation serves all of them. What a library
-can do is asked of the library (``hasattr``), never derived from its version number. There are two
-ways to build: strongly typed, where the graph alone decides the precision; and weak, for TensorRT 8
-to 10, where builder flags allow FP16 and INT8 and the scales come from Q/DQ nodes or, on a graph
-without them, from a calibration cache (``implicit``: what a DLA core of TensorRT 8 to 10.7 needs).
+The vendor module is an argument (``trt``), so one implementation serves all of them. Members of the
+library are looked up (``hasattr``), never derived from its version number. A build is either
+strongly typed, where the graph alone decides the precision, or weakly typed, for TensorRT 8 to 10,
+where builder flags allow FP16 and INT8. The scales of a weakly typed build come from Q/DQ nodes or,
+for a graph without them, from a calibration cache (``implicit``: what a DLA core of TensorRT 8 to
+10.7 needs).
 
-This very file travels to devices: Python 3.6 syntax, standard library and numpy. TensorRT-RTX runs
-the strong way for real, without a GPU. No full TensorRT has run either way here: tests drive both
-through the recorded surface of each version, which raises on anything that version lacks.
+This file travels to devices: Python 3.6 syntax, standard library and numpy. Strongly typed builds
+have run with TensorRT-RTX, without a GPU. No build has run with TensorRT itself: tests run both
+kinds on the recorded surface of each version, which raises on any member that it lacks.
 """
 
 import contextlib
@@ -39,8 +40,8 @@ POOLS = {
 }
 # trtexec's names of hardware compatibility levels -> the library's
 HARDWARE_LEVELS = {"ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
-# Where a part of the interface is to be had. Source: docs/tensorrt.md, "Names"
-_FOUND_IN = {
+# Member of the library -> versions that have it. Source: docs/tensorrt.md, "Names"
+_VERSIONS = {
     "STRONGLY_TYPED": "TensorRT 9.0 and later",
     "FP16": "TensorRT 8 to 10",
     "INT8": "TensorRT 8 to 10",
@@ -56,12 +57,13 @@ _FOUND_IN = {
 
 
 class BuildSettings(NamedTuple):
-    """What a build may choose; batch sizes count only where the graph's batch is dynamic.
+    """Settings of a build; batch sizes count only where the graph's batch is dynamic.
 
     ``typing`` is ``strong``, ``weak`` or ``implicit``; ``precision`` and ``float_rest`` count only
-    where it is not strong. ``memory_pools`` are (name in POOLS, MiB); ``workspace_mib`` is short
-    for the first of them. ``hardware_compatible`` is a name in HARDWARE_LEVELS or empty.
-    ``progress`` is called with (steps done, steps in all) and may raise to stop the build.
+    where it is not strong. ``memory_pools`` are (name in POOLS, MiB); ``workspace_mib`` is the size
+    of the pool ``workspace`` unless that is among them. ``hardware_compatible`` is a name in
+    HARDWARE_LEVELS or empty. ``progress`` is called with (steps done, steps in all) and may raise
+    to stop the build.
     """
 
     min_batch: int
@@ -87,10 +89,10 @@ class BuildSettings(NamedTuple):
 
 
 class Built(NamedTuple):
-    """A serialized engine and what the library said about it.
+    """A serialized engine and the library's facts about it.
 
     ``layers`` come from EngineInspector where the plan can be deserialized here, else from the log;
-    ``source`` tells which: ``inspector``, ``log`` or empty.
+    ``source`` is ``inspector``, ``log`` or, where no layers are listed, empty.
     """
 
     plan: bytes
@@ -104,7 +106,7 @@ def build(trt: "Library", onnx_path: str, settings: BuildSettings) -> Built:
     """Compile the ONNX graph at ``onnx_path``.
 
     Raises:
-        VendorError: The parser or the builder refused, or the library lacks what was asked for.
+        VendorError: The parser or the builder refused, or the library lacks a setting.
         OSError: The calibration cache or the timing cache cannot be read or written.
     """
     logger = _inspection.capturing_logger(trt)
@@ -121,12 +123,12 @@ def _serialized(
     _parse(trt, network, logger, onnx_path)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    kept = _configure(trt, builder, config, settings)
+    calibrator = _configure(trt, builder, config, settings)
     _add_profile(builder, network, config, settings)
     timings = _timing_cache(config, settings.timing_cache, logger)
     with timings, _watched(trt, config, settings.progress):
         plan = builder.build_serialized_network(network, config)
-    del kept
+    del calibrator  # it had to live until here
     if plan is None:
         error = VendorError(_inspection.failures(logger))
         if settings.compute_capabilities:
@@ -143,7 +145,7 @@ def _described(
     try:
         inspected = _inspected(trt, plan, settings)
         layers, source = (inspected, "inspector") if inspected else (layers, source)
-    except (VendorError, ValueError) as error:  # no GPU for TensorRT-RTX; text that is no JSON
+    except (VendorError, ValueError) as error:  # TensorRT-RTX without a GPU; broken JSON
         if not layers:
             warnings.append("the plan's layers cannot be listed: {}".format(error))
     return Built(
@@ -156,7 +158,7 @@ def _described(
 
 
 def _inspected(trt: "Library", plan: bytes, settings: BuildSettings) -> List[Layer]:
-    """Layers of a plan by EngineInspector.
+    """Layers of a plan, listed by EngineInspector.
 
     Raises:
         VendorError: The plan cannot be deserialized here.
@@ -171,10 +173,10 @@ def _inspected(trt: "Library", plan: bytes, settings: BuildSettings) -> List[Lay
 
 
 def _forget_failed_build(trt: "Library") -> None:
-    """Build one identity layer and drop it.
+    """Build a network of one identity layer and drop it.
 
     After a failed build for Turing, TensorRT-RTX 1.7.1 compiles the next network of the process for
-    Turing too, whatever that one asks for; the build after it is right again (measured).
+    Turing too, whatever its settings; the network after that is compiled right again (measured).
     """
     builder = trt.Builder(_inspection.capturing_logger(trt))
     network = builder.create_network(_network_flags(trt, BuildSettings(1, 1, 1)))
@@ -184,18 +186,22 @@ def _forget_failed_build(trt: "Library") -> None:
 
 
 def _part(trt: "Library", owner: Any, name: str) -> Any:
-    """``owner.name``; a library that lacks it is told where it is to be had."""
+    """``owner.name``.
+
+    Raises:
+        VendorError: The library lacks it; the message names the versions that have it.
+    """
     if not hasattr(owner, name):
-        found_in = _FOUND_IN.get(name, "another release")
+        versions = _VERSIONS.get(name, "another release")
         raise VendorError(
-            "{} {} has no {}; {} has it".format(trt.__name__, trt.__version__, name, found_in)
+            "{} {} has no {}; {} has it".format(trt.__name__, trt.__version__, name, versions)
         )
     return getattr(owner, name)
 
 
 def _network_flags(trt: "Library", settings: BuildSettings) -> int:
     flags = trt.NetworkDefinitionCreationFlag
-    # TensorRT 8 and 9 must be told that the batch is a dimension like any other; 10 ignores it.
+    # TensorRT 8 and 9 take the batch for an ordinary dimension only with this flag; 10 ignores it.
     bits = 1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0
     if settings.typing == "strong":
         bits |= 1 << int(_part(trt, flags, "STRONGLY_TYPED"))
@@ -206,7 +212,7 @@ def _parse(trt: "Library", network: "Network", logger: "CapturingLogger", onnx_p
     parser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(onnx_path):
         return
-    # Errors belong to the parser: they are read here, since reading them later crashes the process.
+    # The errors belong to the parser: to read them after it is gone crashes the process.
     errors = [
         _inspection.parser_error(parser.get_error(index)) for index in range(parser.num_errors)
     ]
@@ -216,7 +222,7 @@ def _parse(trt: "Library", network: "Network", logger: "CapturingLogger", onnx_p
 def _configure(
     trt: "Library", builder: "Builder", config: "Config", settings: BuildSettings
 ) -> Any:
-    """Set what was asked for; what it returns must live until the build is over."""
+    """Apply the settings, and return the calibrator, which must live until the build is over."""
     calibrator = None
     if settings.typing != "strong":
         calibrator = _allow_precisions(trt, builder, config, settings)
@@ -246,11 +252,11 @@ def _configure(
 def _allow_precisions(
     trt: "Library", builder: "Builder", config: "Config", settings: BuildSettings
 ) -> Any:
-    """Flags of a weakly typed build, and its calibrator where scales come from a cache."""
-    wanted = {"fp16": ["FP16"], "int8": ["INT8"]}.get(settings.precision, [])
+    """Set the flags of a weakly typed build; a calibrator where scales come from a cache."""
+    flags = {"fp16": ["FP16"], "int8": ["INT8"]}.get(settings.precision, [])
     if settings.precision == "int8" and settings.float_rest == "fp16":
-        wanted = ["INT8", "FP16"]
-    for name in wanted:
+        flags = ["INT8", "FP16"]
+    for name in flags:
         if not getattr(builder, "platform_has_fast_" + name.lower(), True):
             raise VendorError(
                 "this GPU has no fast {}, so the library would compute in float32; "
@@ -301,15 +307,15 @@ def _use_dla(trt: "Library", builder: "Builder", config: "Config", settings: Bui
 
 
 def compute_capabilities(trt: "Library") -> List[str]:
-    """Those the library can compile for without a GPU, as NVIDIA writes them: ``["7.5", ...]``."""
+    """Compute capabilities that need no GPU to compile for, as NVIDIA writes them: ``["7.5"]``."""
     if not hasattr(trt, "ComputeCapability"):
         return []
-    found = [re.match(r"SM(\d+)(\d)$", name) for name in trt.ComputeCapability.__members__]
-    return ["{}.{}".format(match.group(1), match.group(2)) for match in found if match]
+    matches = [re.match(r"SM(\d+)(\d)$", name) for name in trt.ComputeCapability.__members__]
+    return ["{}.{}".format(match.group(1), match.group(2)) for match in matches if match]
 
 
 def _choose_compute_capabilities(trt: Any, config: Any, wanted: Tuple[str, ...]) -> None:
-    # TensorRT-RTX alone has this, so the types of TensorRT do not.
+    # TensorRT-RTX alone has compute capabilities, so the types of TensorRT lack them.
     if not wanted:
         return
     known = compute_capabilities(trt)
@@ -341,7 +347,7 @@ def _add_profile(
 
 @contextlib.contextmanager
 def _watched(trt: "Library", config: "Config", progress: Any) -> Iterator[None]:
-    """Report the build, from TensorRT 10.0 on; what ``progress`` raises stops it, raised again."""
+    """Report the build from TensorRT 10.0 on; an exception of ``progress`` stops it."""
     if progress is None or not hasattr(trt, "IProgressMonitor"):
         yield
         return
@@ -356,17 +362,17 @@ def _watched(trt: "Library", config: "Config", progress: Any) -> Iterator[None]:
 def _timing_cache(
     config: "Config", path: Optional[str], logger: "CapturingLogger"
 ) -> Iterator[None]:
-    """Timings of kernels from ``path`` and, after the build, back into it; other builds may share.
+    """Use kernel timings from ``path`` and write them back after the build; builds may share it.
 
     Raises:
-        VendorError: The file holds timings of another GPU or TensorRT, or none.
+        VendorError: The file is damaged, or holds timings of another GPU or TensorRT.
     """
     if path is None:
         yield
         return
-    cache: Any = config.create_timing_cache(_content(path))  # None if damaged; the stubs say never
+    cache: Any = config.create_timing_cache(_content(path))  # None if damaged
     foreign = "timing cache {} is of another GPU or TensorRT, or damaged: ".format(path)
-    if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 -- theirs
+    if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 -- its signature
         raise VendorError(foreign + "delete it, or name another file")
     yield
     with _locked(path):
@@ -391,7 +397,7 @@ def _content(path: str) -> bytes:
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Hold ``path`` against other builds; the lock goes with the process."""
+    """Lock ``path`` against other builds; the lock ends with the process at the latest."""
     import fcntl
 
     with open(path + ".lock", "w") as stream:

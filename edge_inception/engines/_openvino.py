@@ -1,11 +1,11 @@
 """OpenVINO on the CPU, without artifacts: read a typed graph, compile it, run its blob.
 
-The blob is the graph, not the machine code: importing it compiles kernels again, so float precision
-and threads are chosen at import and OpenVINO's own default (bfloat16 where the CPU has it) would
-silently replace what was asked at compile time. Both are therefore set and read back each time.
+The blob holds the graph, not machine code: an import compiles the kernels again, and OpenVINO's own
+default float precision (bfloat16 where the CPU has it) would silently replace that of the compile.
+Float precision and threads are therefore set at each import, and read back.
 
-This very file travels to devices with ``_openvino_unsigned``: it stands on numpy and openvino
-alone, and raises errors of its own. Its Python is that of OpenVINO, 3.10 or later.
+This file travels to devices with ``_openvino_unsigned``: it imports numpy and openvino alone, and
+raises errors of its own. It runs with the Python of OpenVINO, 3.10 or later.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ DEVICE = "CPU"
 CAPABILITIES: Mapping[str, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 _ELEMENTS = {"f32": "float32", "u8": "uint8"}
 _NAMES_THE_NODE = "the message names the node; compile takes graphs written by quantize"
-_FUSED = "/WithoutBiases"  # from here on, a name tells what OpenVINO made of the graph's node
+_FUSED = "/WithoutBiases"  # what OpenVINO appends to the names of nodes that it fuses
 _NO_KERNEL = ("undef", "unknown")  # a part of a fused layer; a layer that works in place
 _INT8 = frozenset(("i8", "u8"))
 _WEIGHTED = frozenset(("Convolution", "FullyConnected", "MatMul"))
 
 
 class Refusal(Exception):
-    """What cannot be done, on one line; ``hint`` says what to do instead, and may be empty."""
+    """A reason on one line why a call cannot be done; ``hint``, which may be empty, is its fix."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -54,14 +54,14 @@ class BlobRefused(Refusal):
 
 
 class Unavailable(Refusal):
-    """OpenVINO on this CPU cannot do what was asked for."""
+    """OpenVINO on this CPU lacks the arithmetic, the threads or a kernel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """A compiled graph: what an engine file holds, and facts read back from the library.
+    """A compiled graph: the content of an engine file, and facts read back from the library.
 
-    ``layers`` counts what is executed, by type and precision.
+    ``layers`` counts the executed layers by type and precision.
     """
 
     blob: bytes
@@ -74,7 +74,7 @@ def library() -> Any:
     """The openvino module.
 
     Raises:
-        LibraryMissing: It cannot be imported.
+        LibraryMissing: OpenVINO cannot be imported.
     """
     try:
         import openvino
@@ -86,36 +86,41 @@ def library() -> Any:
 
 
 def ties() -> dict[str, str]:
-    """What a blob depends on: version and instruction family.
+    """Version and instruction family that a blob depends on.
 
-    The blob itself also names the exact instruction set and checks it.
+    The blob itself also names the exact instruction set, which OpenVINO checks.
     """
     version = str(library().__version__).partition("-")[0]
     return {"openvino": version, "machine": platform.machine()}
 
 
 def capabilities() -> list[str]:
-    """Element types that this CPU computes in, as OpenVINO names them; RuntimeError: no CPU."""
-    found: list[str] = library().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
-    return found
+    """Element types that this CPU computes in, as OpenVINO names them.
+
+    Raises:
+        LibraryMissing: OpenVINO is not installed.
+        RuntimeError: OpenVINO has no CPU device here.
+    """
+    names: list[str] = library().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    return names
 
 
 def reason(error: RuntimeError) -> str:
     """OpenVINO's message without its C++ source positions, on one line."""
-    kept = [
+    lines = [
         line.strip(" -\t")
         for line in str(error).splitlines()
         if line.strip() and not line.startswith(("Exception from ", "Check '"))
     ]
-    return "; ".join(kept) or str(error).replace("\n", "; ")
+    return "; ".join(lines) or str(error).replace("\n", "; ")
 
 
 @contextmanager
-def _border(kind: type[Refusal], what: str, hint: str) -> Iterator[None]:
+def _border(kind: type[Refusal], failure: str, hint: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise kind(f"OpenVINO {what}: {reason(error)}", hint) from error
+        raise kind(f"OpenVINO {failure}: {reason(error)}", hint) from error
 
 
 def read_graph(path: str) -> Any:
@@ -123,7 +128,7 @@ def read_graph(path: str) -> Any:
 
     Raises:
         LibraryMissing: OpenVINO is not installed.
-        GraphRefused: It cannot be read.
+        GraphRefused: The graph cannot be read.
     """
     core = library().Core()
     with _border(GraphRefused, f"refused {path}", _NAMES_THE_NODE):
@@ -142,16 +147,15 @@ def compile_graph(
     """``model`` compiled for this CPU; it is changed in place.
 
     Args:
-        model: As ``read_graph`` made it, with one input.
-        name: What messages call it.
+        model: The result of ``read_graph``, with one input.
+        name: The graph's name in messages.
         precision: Arithmetic of the float part, a key of CAPABILITIES.
         threads: At least 1.
         batch: Smallest and largest number of images; counts where the batch is dynamic.
 
     Raises:
-        GraphRefused: OpenVINO cannot compile it.
-        Unavailable: No such arithmetic or so many threads here, or an int8 layer that this CPU
-            cannot compute.
+        GraphRefused: OpenVINO cannot compile the graph.
+        Unavailable: This CPU lacks the arithmetic or the threads, or cannot compute an int8 layer.
     """
     core = library().Core()
     require_precision(core, precision)
@@ -176,7 +180,7 @@ def compile_graph(
 class BlobRunner:
     """An imported blob: one infer request on one stream.
 
-    ``element`` and ``shape`` are those of one image; ``info`` holds facts read back.
+    ``element`` and ``shape`` describe one image; ``info`` holds facts that OpenVINO reports.
     """
 
     def __init__(self, blob: bytes, *, name: str, precision: str, threads: int) -> None:
@@ -184,8 +188,8 @@ class BlobRunner:
 
         Raises:
             LibraryMissing: OpenVINO is not installed.
-            BlobRefused: Damaged, or for another version or CPU.
-            Unavailable: No such arithmetic or so many threads here.
+            BlobRefused: The blob is damaged, or was made for another version or CPU.
+            Unavailable: This CPU lacks the arithmetic or the threads.
         """
         core = library().Core()
         require_precision(core, precision)
@@ -216,7 +220,7 @@ class BlobRunner:
 
 
 class Timed(NamedTuple):
-    """An executed layer: name of its node, kind, kernel, and its mean time of a call in ms."""
+    """An executed layer: name of its node, kind, kernel, and mean time in a call in ms."""
 
     name: str
     kind: str
@@ -227,17 +231,17 @@ class Timed(NamedTuple):
 def layer_times(
     blob: bytes, batches: Sequence[Any], *, name: str, precision: str, threads: int
 ) -> list[Timed]:
-    """Layers that were executed, in order; ``batches`` are two or more, the first warms up.
+    """Executed layers in order; the first of two or more ``batches`` is a warm-up.
 
-    OpenVINO's counters hold the mean of all calls since the load, in whole microseconds: what the
-    warm-up took is taken off again. A layer of under 1 us reads 0.0 ms. The library calls it not
-    executed, as it does the parts of a fused layer and a layer that works in place, which are left
-    out: they have no kernel.
+    OpenVINO's counters hold the mean of all calls since the load, in whole microseconds, from which
+    the time of the warm-up is subtracted. A layer of under 1 us has 0.0 ms, and OpenVINO calls it
+    not executed. It says the same of parts of a fused layer and of layers that work in place; those
+    have no kernel and are left out.
 
     Raises:
         LibraryMissing: OpenVINO is not installed.
-        BlobRefused: Damaged, or for another version or CPU.
-        Unavailable: No such arithmetic here.
+        BlobRefused: The blob is damaged, or was made for another version or CPU.
+        Unavailable: This CPU lacks the arithmetic.
     """
     core = library().Core()
     require_precision(core, precision)
@@ -250,7 +254,7 @@ def layer_times(
         for images in others:
             request.infer({0: images})
         counters = request.profiling_info
-    found = []
+    times = []
     for layer in counters:
         has_run = str(layer.status).endswith(".EXECUTED")
         if not has_run and layer.exec_type.startswith(_NO_KERNEL):
@@ -258,15 +262,15 @@ def layer_times(
         counted = len(batches) * layer.real_time - warm_up[layer.node_name]
         own_name = layer.node_name.partition(_FUSED)[0]
         ms = max(1000 * counted.total_seconds() / len(others), 0.0)
-        found.append(Timed(own_name, layer.node_type, layer.exec_type, ms))
-    return found
+        times.append(Timed(own_name, layer.node_type, layer.exec_type, ms))
+    return times
 
 
 def require_precision(core: Any, precision: str) -> None:
-    """Refuse arithmetic that the CPU behind ``core`` lacks; ``precision`` is in CAPABILITIES.
+    """Refuse arithmetic that this CPU lacks; ``precision`` is a key of CAPABILITIES.
 
     Raises:
-        Unavailable: It lacks it.
+        Unavailable: OpenVINO does not list it for this CPU.
     """
     if CAPABILITIES[precision] not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
         cpu = core.get_property(DEVICE, "FULL_DEVICE_NAME")
@@ -276,7 +280,7 @@ def require_precision(core: Any, precision: str) -> None:
 
 
 def _properties(precision: str, threads: int) -> dict[str, Any]:
-    """One stream on ``threads`` threads: the shortest time for one batch."""
+    """Properties for one stream on ``threads`` threads, the fastest for one batch at a time."""
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -286,10 +290,10 @@ def _properties(precision: str, threads: int) -> dict[str, Any]:
 
 
 def _read_back(compiled: Any, precision: str, threads: int) -> dict[str, Any]:
-    """Settings that OpenVINO reports.
+    """Settings that OpenVINO reports of a compiled graph.
 
     Raises:
-        Unavailable: It does not use the precision or the threads that were asked for.
+        Unavailable: OpenVINO uses another precision or number of threads than asked for.
     """
     facts = {
         "float_precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
@@ -298,19 +302,19 @@ def _read_back(compiled: Any, precision: str, threads: int) -> dict[str, Any]:
         "performance_hint": str(compiled.get_property("PERFORMANCE_HINT")).rpartition(".")[2],
         "cpu_pinning": compiled.get_property("ENABLE_CPU_PINNING"),
     }
-    for name, asked in (("float_precision", precision), ("threads", threads)):
-        if facts[name] != asked:
+    for name, wanted in (("float_precision", precision), ("threads", threads)):
+        if facts[name] != wanted:
             raise Unavailable(
-                f"asked OpenVINO for {name} {asked}, it uses {facts[name]}",
+                f"asked OpenVINO for {name} {wanted}, it uses {facts[name]}",
                 f"ask for {facts[name]}",
             )
     return facts
 
 
 def _executed_layers(compiled: Any) -> dict[str, Any]:
-    """Layers of the runtime model that compute at inference, by type and input precision.
+    """Numbers of layers that compute at inference, by type and input precision.
 
-    Constants, and what is computed from constants alone when the engine is loaded, do not count.
+    Constants do not count, nor layers that compute from constants alone at load time.
     """
     layers: dict[str, Counter[str]] = {}
     kernels: Counter[str] = Counter()

@@ -1,19 +1,20 @@
-"""Symmetric int8, spelled as uint8 up to 128 for OpenVINO's CPU kernels.
+"""A rewrite of signed int8 activations as uint8 up to 128 for OpenVINO's CPU kernels.
 
-TensorRT wants signed int8 with zero point 0, so that is what a typed graph holds. OpenVINO does not
-always compute what such a graph says. Seen with OpenVINO 2026.4.1, held against onnxruntime:
+A typed graph holds signed int8 with zero point 0, as TensorRT needs it. OpenVINO computes some
+layers of such a graph wrongly. Seen with OpenVINO 2026.4.1, compared with onnxruntime:
 
-- AVX2 without VNNI (AMD EPYC): it shifts signed activations to 0..255 and adds products of uint8
-  and int8 in pairs in 16 bits, which saturate. Every convolution and matrix product of a signed
-  tensor is wrong: 16 to 23 dB SQNR with weights over the whole int8 range, whatever the kernel
-  size and the number of channels, and the trained demo Inception-v4 fell from 22 to 9 dB, since the
-  input of a network is signed. Up to 128 nothing saturates: 2 * 128 * 127 < 2^15. Then all of them
-  are exact (138 dB or more, the rounding of float32), and so are pools of either sign.
-- AVX512-VNNI without AMX (also 2024.6 to 2026.4.1): behind a Concat it loses the scale of a signed
-  tensor; values are rounded to whole numbers of the tensor's own unit.
+- AVX2 without VNNI (AMD EPYC): OpenVINO shifts signed activations to 0..255 and adds products of
+  uint8 and int8 in pairs in 16 bits, which saturate. Every convolution and matrix product of a
+  signed tensor is wrong: 16 to 23 dB SQNR with weights over the whole int8 range, for every kernel
+  size and number of channels. The trained demo Inception-v4 fell from 22 to 9 dB, since the input
+  of the model is signed. Activations up to 128 cannot saturate, since 2 * 128 * 127 < 2^15: with
+  them these layers are exact (138 dB or more, the rounding of float32). Pools of either sign are
+  exact too.
+- AVX512-VNNI without AMX (also 2024.6 to 2026.4.1): OpenVINO loses the scale of a signed tensor
+  behind a Concat and rounds its values to whole numbers of the tensor's own unit.
 
-So no such layer is given a signed tensor, on any CPU: one graph to test. A tensor that cannot be
-negative, such as one behind a ReLU, has only the levels 0..127 of the 256:
+So no such layer gets a signed tensor, on any CPU, which leaves one graph to test. A tensor that
+cannot be negative, such as one behind a ReLU, uses only the levels 0..127 of the 256:
 
     before  Relu - FakeQuantize [-128 s, 127 s] -> [-128, 127] - Convert int8 - ...
     after   Clamp [0, 127 s] - FakeQuantize [0, 255 s] -> [0, 255] - Convert uint8 - ...
@@ -27,9 +28,10 @@ W * x becomes [W, -W] * [max(x, 0), max(-x, 0)] in every layer with weights that
 
 A pool or sum that reads a signed tensor behind a Concat gets values rounded in float instead.
 
-All round x / s to the nearest integer, ties to even (128 is even, so the shift keeps ties), and
-stop at the same levels: the graph computes what the typed graph says. A split layer costs twice the
-multiplications; that is the first one, and the few behind a sum or convolution without ReLU.
+All rewrites round x / s to the nearest integer, ties to even (128 is even, so the shift keeps
+ties), and clip at the same levels, so the result is that of the typed graph. A split layer costs
+twice the multiplications: the first layer is split, and the few behind a sum or a convolution
+without ReLU.
 
 This file travels to devices: numpy and openvino alone.
 """
@@ -56,7 +58,7 @@ class SharedWeights(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Respelled:
-    """How many Q/DQ became unsigned, how many in two parts, and how many stay in float."""
+    """Numbers of Q/DQ pairs that became unsigned, that were split, and that stay in float."""
 
     unsigned: int = 0
     split: int = 0
@@ -64,10 +66,10 @@ class Respelled:
 
 
 def unsigned_activations(model: Any) -> Respelled:
-    """Respell the signed Q/DQ of activations in ``model``, in place.
+    """Replace the signed Q/DQ pairs of activations in ``model``, in place, and count them.
 
     Args:
-        model: ``openvino.Model`` as its ONNX reader made it.
+        model: The ``openvino.Model`` of OpenVINO's ONNX reader.
 
     Raises:
         SharedWeights: A layer whose input must be split shares its weights with another layer.
@@ -93,7 +95,7 @@ def unsigned_activations(model: Any) -> Respelled:
 
 
 def _respell_signed(ops: Any, node: Any) -> list[str]:
-    """Take a tensor of both signs away from the kernels that fail on it; returns what was done."""
+    """Replace a tensor of both signs before kernels that fail on it; names of counts to raise."""
     readers = _pair_readers(node)
     weighted = [r for r in readers if r.get_node().get_type_name() in _WEIGHTED]
     others = [r for r in readers if r.get_node().get_type_name() not in _WEIGHTED]
@@ -109,20 +111,20 @@ def _source(node: Any, port: int = 0) -> Any:
     return node.input_value(port).get_node()
 
 
-def _is_non_negative(node: Any, known: set[str]) -> bool:
+def _is_non_negative(node: Any, non_negative: set[str]) -> bool:
     """Whether the first output of ``node`` cannot be negative, from its type and its sources."""
     kind = node.get_type_name()
     if kind == "Relu" or (kind == "Clamp" and node.get_attributes()["min"] >= 0):
         return True
     sources = [_source(node, port).get_name() for port in range(node.get_input_size())]
     if kind in _JOIN:
-        return known.issuperset(sources)
+        return non_negative.issuperset(sources)
     keeps = (
         kind in _KEEP_SIGN
         or (kind == "Subtract" and _is_constant(_source(node, 1), lambda data: data == 0))
         or (kind == "Multiply" and _is_constant(_source(node, 1), lambda data: data >= 0))
     )
-    return keeps and sources[0] in known
+    return keeps and sources[0] in non_negative
 
 
 def _is_constant(node: Any, holds: Callable[[Any], Any]) -> bool:
@@ -133,13 +135,13 @@ def _is_constant(node: Any, holds: Callable[[Any], Any]) -> bool:
 
 
 def _readers(node: Any) -> list[Any]:
-    """Input ports that read the values of ``node``; ShapeOf does not."""
+    """Input ports that read the values of ``node``, which ShapeOf does not."""
     entries = node.output(0).get_target_inputs()
     return [entry for entry in entries if entry.get_node().get_type_name() != "ShapeOf"]
 
 
 def _is_signed_pair(node: Any) -> bool:
-    """Whether ``node`` is the Q of a symmetric int8 pair of an activation."""
+    """Whether ``node`` is the FakeQuantize of a symmetric int8 Q/DQ pair of an activation."""
     return (
         node.get_type_name() == "FakeQuantize"
         and _source(node).get_type_name() != "Constant"
@@ -177,14 +179,14 @@ def _clamped(ops: Any, value: Any, top: float) -> Any:
 
 
 def _before_relu(value: Any) -> Any:
-    """What a Relu that nobody else reads takes: a Clamp from 0 does its work in the same step."""
+    """``value``, or the input of its Relu where it has one reader: a Clamp from 0 replaces that."""
     node = value.get_node()
-    is_idle = node.get_type_name() == "Relu" and len(_readers(node)) == 1
-    return node.input_value(0) if is_idle else value
+    is_needless = node.get_type_name() == "Relu" and len(_readers(node)) == 1
+    return node.input_value(0) if is_needless else value
 
 
 def _scale(node: Any) -> Any:
-    """Step of a symmetric pair: its upper end is 127 of them."""
+    """The scale of a symmetric pair, whose upper end is 127 times the scale."""
     import numpy as np
 
     return np.float32(float(_source(node, 2).data.reshape(-1)[0]) / _TOP)
@@ -207,19 +209,19 @@ def _respell(ops: Any, node: Any) -> list[str]:
     scale = _scale(node)
     clamped = _clamped(ops, node.input_value(0), float(scale * np.float32(_TOP)))
     respelled = _unsigned_pair(ops, clamped, scale)
-    made = []
+    converts = []
     for entry in list(node.output(0).get_target_inputs()):
         convert = entry.get_node()
         unsigned = ops.convert(respelled, "u8")
         unsigned.set_friendly_name(convert.get_friendly_name())
         for reader in list(convert.output(0).get_target_inputs()):
             reader.replace_source_output(unsigned.output(0))
-        made.append(unsigned.get_name())
-    return made
+        converts.append(unsigned.get_name())
+    return converts
 
 
 def _split(ops: Any, node: Any, readers: list[Any]) -> None:
-    """Give layers with weights the two parts of the value that ``node`` quantizes."""
+    """Give layers with weights the positive and negative part of the value of ``node``."""
     import numpy as np
 
     scale = _scale(node)
@@ -227,7 +229,7 @@ def _split(ops: Any, node: Any, readers: list[Any]) -> None:
     kind = clamped.get_output_element_type(0)
     negative = ops.multiply(clamped, ops.constant(np.float32(-1), dtype=kind))
     parts = ops.concat([clamped, negative], axis=1).output(0)
-    values: dict[int, Any] = {}  # by number of groups: layers alike read the same tensor
+    values: dict[int, Any] = {}  # by number of groups, which layers share
     for reader in readers:
         layer = reader.get_node()
         groups = _num_groups(layer)
@@ -247,7 +249,7 @@ def _clamp_signed(ops: Any, value: Any, scale: Any) -> Any:
 
 
 def _round_in_float(ops: Any, node: Any, readers: list[Any]) -> None:
-    """Give ``readers`` the values of a pair without its integers, which lose their scale."""
+    """Give ``readers`` the values of a pair rounded in float: the scale of its integers is lost."""
     scale = _scale(node)
     for reader in readers:
         clamped = _clamp_signed(ops, node.input_value(0), scale)
@@ -257,12 +259,12 @@ def _round_in_float(ops: Any, node: Any, readers: list[Any]) -> None:
 
 
 def _pair_readers(node: Any) -> list[Any]:
-    """The ports that read what the pair that starts at ``node`` dequantizes."""
-    found = []
+    """Input ports that read the dequantized values of the pair that starts at ``node``."""
+    ports = []
     for entry in _readers(node):
         reader = entry.get_node()
-        found += _readers(reader) if reader.get_type_name() == "Multiply" else _pair_readers(reader)
-    return found
+        ports += _readers(reader) if reader.get_type_name() == "Multiply" else _pair_readers(reader)
+    return ports
 
 
 def _num_groups(layer: Any) -> int:
@@ -272,7 +274,7 @@ def _num_groups(layer: Any) -> int:
 
 
 def _grouped(ops: Any, parts: Any, groups: int) -> Any:
-    """``parts`` in the order that groups of channels need: both parts of a group side by side."""
+    """``parts`` with both parts of each group of channels side by side."""
     import numpy as np
 
     if groups == 1:

@@ -1,9 +1,9 @@
-"""A plan (serialized engine): its header, whether it may load here, and running it.
+"""Plans (serialized engines): their header, a check that they fit this machine, and a runner.
 
-The header and the sidecar are compared with this machine before the library is asked, since the
-library answers a foreign plan with None and a line in its log. This very file travels to devices:
-Python 3.6 syntax, standard library and numpy. Running needs a GPU, and no GPU has executed it so
-far: tests drive both ways of running through the recorded surface of each TensorRT version.
+The header and the sidecar are compared with this machine before the library loads the plan, since
+the library answers a foreign plan with None and a line in its log. This file travels to devices:
+Python 3.6 syntax, standard library and numpy. The runner needs a GPU, and no GPU has executed it so
+far: tests run it on the recorded surface of each TensorRT version.
 
 Source: trtexec ``printPlanVersion`` (samples/common/sampleEngines.cpp), docs/tensorrt.md, "Plans".
 """
@@ -30,8 +30,8 @@ VendorError = _inspection.VendorError
 MAGIC = {"ftrt": "tensorrt", "ptrt": "tensorrt", "vtrt": "tensorrt_rtx"}
 _VERSION_AT = 24  # major, minor, patch, build: one byte each
 _SAME_GPU = (("sm", "SM"), ("device", "device"))
-# What of that a plan of a hardware compatibility level is still held to; HardwareCompatibilityLevel
-_HELD_TO = {"ampere+": (), "sameComputeCapability": _SAME_GPU[:1]}
+# Hardware compatibility level -> facts of the GPU that must still be equal
+_LEVEL_FACTS = {"ampere+": (), "sameComputeCapability": _SAME_GPU[:1]}
 _AMPERE = (8, 0)
 _AGAIN = "compile it again on this machine: edge-inception compile, or python3 device.py build"
 _NUMPY_NAMES = {
@@ -41,16 +41,16 @@ _NUMPY_NAMES = {
 
 
 class Header(NamedTuple):
-    """First bytes of a plan: ``kind`` is a backend's name or empty, ``version`` if it is told."""
+    """The first bytes of a plan: a backend's name or nothing, and TensorRT's version if written."""
 
     kind: str
     version: Optional[str]
 
 
 def read_header(plan: bytes) -> Header:
-    """Which library a plan is for, and the TensorRT version that built it if the plan tells.
+    """The library that a plan is for, and the TensorRT version that built it.
 
-    Plans before TensorRT 8.6 and those of TensorRT-RTX hold no readable version.
+    The version is None for plans before TensorRT 8.6 and of TensorRT-RTX, which do not name it.
     """
     start = plan[:4].decode("latin-1")
     kind = MAGIC.get(start, "")
@@ -60,25 +60,25 @@ def read_header(plan: bytes) -> Header:
 
 
 def refusal(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]) -> Tuple[str, str]:
-    """Why ``plan`` must not be loaded here, and the command that mends it; empty if it may.
+    """The reason why ``plan`` must not be loaded here, and its fix; both are empty if it may.
 
     Args:
         plan: The file's bytes.
         sidecar: Facts of the build: ``sha256``, ``tensorrt``, ``sm``, ``device``, ``precision``,
             ``dla_core``, ``version_compatible``, ``hardware_compatible``.
         here: The same facts of this machine (``tensorrt``, ``sm``, ``device``, ``num_dla_cores``)
-            and of the request (``precision``, ``dla_core``). What is absent or None in either is
-            not compared.
+            and of the request (``precision``, ``dla_core``). Facts that are absent or None on
+            either side are not compared.
     """
     reason = _damage(plan, sidecar) or _difference(plan, sidecar, here)
     return (reason, _AGAIN) if reason else ("", "")
 
 
 def _damage(plan: bytes, sidecar: Mapping[str, Any]) -> str:
-    """How the file differs from what its own sidecar says."""
-    recorded, found = sidecar.get("sha256"), hashlib.sha256(plan).hexdigest()
-    if recorded is not None and found != recorded:
-        return "the plan has sha256 {}, its sidecar says {}".format(found[:12], recorded[:12])
+    """How the file differs from its own sidecar; empty if it does not."""
+    recorded, sha256 = sidecar.get("sha256"), hashlib.sha256(plan).hexdigest()
+    if recorded is not None and sha256 != recorded:
+        return "the plan has sha256 {}, its sidecar says {}".format(sha256[:12], recorded[:12])
     if recorded is None and sidecar.get("version_compatible"):
         return (
             "a version-compatible plan executes code that it carries, and no sha256 in its "
@@ -91,7 +91,7 @@ def _damage(plan: bytes, sidecar: Mapping[str, Any]) -> str:
 
 
 def _difference(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """How what the plan was built for differs from this machine."""
+    """How this machine differs from the one that the plan was built for; empty if not."""
     built = sidecar.get("tensorrt") or read_header(plan).version
     library = here.get("tensorrt")
     is_portable = bool(sidecar.get("version_compatible"))
@@ -100,7 +100,7 @@ def _difference(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]
     level, sm = sidecar.get("hardware_compatible"), here.get("sm")
     if level == "ampere+" and sm and tuple(int(part) for part in sm.split(".")) < _AMPERE:
         return _unlike("SM", "8.0 or later", sm)
-    hardware = _HELD_TO.get(level or "", _SAME_GPU)
+    hardware = _LEVEL_FACTS.get(level or "", _SAME_GPU)
     for key, title in (*hardware, ("precision", "precision"), ("dla_core", "DLA core")):
         was, wanted = sidecar.get(key), here.get(key)
         if was is not None and wanted is not None and was != wanted:
@@ -111,17 +111,17 @@ def _difference(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]
     return ""
 
 
-def _unlike(what: str, was: Any, wanted: Any) -> str:
-    return "the plan was compiled for {} {}, here is {}".format(what, was, wanted)
+def _unlike(name: str, was: Any, here: Any) -> str:
+    return "the plan was compiled for {} {}, here is {}".format(name, was, here)
 
 
 def _same_release(one: str, other: str) -> bool:
-    """Whether two spellings name one release: 10.3.0 and 10.3.0.30 do."""
+    """Whether two versions name one release, as 10.3.0 and 10.3.0.30 do."""
     return all(a == b for a, b in zip(one.split("."), other.split(".")))  # noqa: B905
 
 
 def _loads_in(built: str, here: str, *, is_version_compatible: bool) -> bool:
-    """Whether a plan of one TensorRT loads in another.
+    """Whether a plan of the TensorRT ``built`` loads in the TensorRT ``here``.
 
     A version-compatible plan of 8 loads in 10, of 10 in 11, and in later releases of its own major.
 
@@ -191,14 +191,14 @@ def started(kind: Any, logger: Any) -> Any:
     """A builder or a runtime of the library, made with ``logger``.
 
     Raises:
-        VendorError: The library cannot start, as with a driver that is too old for it; its log
-            tells why, and pybind11 makes a TypeError of it.
+        VendorError: The library cannot start, as with a driver that is too old. Its log has the
+            reason; pybind11 raises a TypeError.
     """
     try:
         return kind(logger)
     except TypeError as error:
-        told = "; ".join(_inspection.warnings(logger)) or _inspection.failures(logger)
-        raise VendorError("the library cannot start: " + told) from error
+        reason = "; ".join(_inspection.warnings(logger)) or _inspection.failures(logger)
+        raise VendorError("the library cannot start: " + reason) from error
 
 
 def deserialized(
@@ -210,8 +210,8 @@ def deserialized(
         trt: The library.
         plan: The file's bytes.
         dla_core: The core that the plan was built for; None for a plan of the GPU alone.
-        is_trusted: Whether the plan may execute code that it carries, as version-compatible ones
-            do.
+        is_trusted: Whether the plan may execute code that it carries, as version-compatible
+            plans do.
 
     Raises:
         VendorError: The library refuses the plan; its own reason is the text.
@@ -235,7 +235,7 @@ def deserialized(
 
 
 class PlanRunner:
-    """A plan on the first GPU. Not executed on hardware so far.
+    """A plan on the first GPU; it has not run on hardware so far.
 
     Attributes:
         input_element: numpy's name of the input's element type.
@@ -253,15 +253,15 @@ class PlanRunner:
         wants_graph: bool = True,
         prepare: Optional[Callable[[Any], None]] = None,
     ) -> None:
-        """Deserialize ``plan``; arguments as for ``deserialized``.
+        """Deserialize ``plan``; the arguments are those of ``deserialized``, and two more.
 
-        ``wants_graph``: capture each input shape's work as a CUDA graph and launch that; work for
-        a DLA core cannot be captured and is enqueued call by call. ``prepare`` gets the engine
-        before its first use, to give it weights that the plan lacks.
+        With ``wants_graph`` the work for each input shape is captured as a CUDA graph; work for a
+        DLA core cannot be captured and is enqueued call by call. ``prepare`` gets the engine before
+        its first use, to give it weights that the plan lacks.
 
         Raises:
             VendorError: The library refuses the plan; its reason is the text.
-            CudaError: There is neither pycuda nor libcudart, or CUDA refuses the GPU.
+            CudaError: Neither pycuda nor libcudart is installed, or CUDA refuses the GPU.
         """
         self._device = _cuda.open_device()
         self._logger = _inspection.capturing_logger(trt)
@@ -286,8 +286,8 @@ class PlanRunner:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise VendorError(_inspection.failures(self._logger))
-        way = _NamedTensors if hasattr(self._engine, "num_io_tensors") else _Bindings
-        self._tensors: Any = way(trt, self._engine, self._context)
+        kind = _NamedTensors if hasattr(self._engine, "num_io_tensors") else _Bindings
+        self._tensors: Any = kind(trt, self._engine, self._context)
         names = self._tensors.names
         (self._input,) = [name for name in names if self._tensors.is_input(name)]
         self._outputs = [name for name in names if name != self._input]
@@ -344,7 +344,7 @@ class PlanRunner:
         return True
 
     def _prepare(self, shape: Tuple[int, ...]) -> None:
-        """Buffers, and the graph, for one input shape; latency loops keep theirs."""
+        """Make buffers and the graph for one input shape; calls of one shape use them again."""
         self._forget_graph()
         self._shape = ()
         if self._tensors.reshape(self._input, shape) is False:
@@ -364,8 +364,8 @@ class PlanRunner:
             self._capture()
 
     def _capture(self) -> None:
-        # TensorRT sets itself up in the first call after a change of shape; that call cannot be
-        # captured, so it runs before, on whatever the buffers hold.
+        # TensorRT initialises itself in the first call after a change of shape, which cannot be
+        # captured: that call runs before, on whatever the buffers hold.
         stream = self._device.stream
         if not self._tensors.enqueue(stream):
             raise VendorError(_inspection.failures(self._logger))

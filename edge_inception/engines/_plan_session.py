@@ -1,4 +1,4 @@
-"""A plan as a session: pre-flight, then the first GPU. Running has not been done on hardware."""
+"""Sessions of plans on the first GPU, after a check of the plan; none has run on hardware."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edge_inception import stage
 from edge_inception.artifact import EngineFile
 from edge_inception.engines import _backend, _cuda, _nvidia, _nvinfer, _plan, _refit
-from edge_inception.engines._backend import Session, SessionOptions, Takes
+from edge_inception.engines._backend import Backend, Session, SessionOptions, Takes
 from edge_inception.engines._nvidia import Vendor
 from edge_inception.errors import BackendMissing, InputError
 from edge_inception.sidecar import PlanDetails
@@ -20,16 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class _PlanSession(_backend.Closing):
-    """A plan on the first GPU; untested on hardware."""
-
-    def __init__(self, runner: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
-        self._info = info
-        self._runner = runner
-        self._num_classes = engine.details.num_classes
-        shape = engine.details.input_shape[1:]
-        self._takes = Takes(element=runner.input_element, shape=shape)
-        self._profile = engine.details.batch
+class _PlanSession(_backend.EngineSession):
+    """A session of a plan on the first GPU."""
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -41,22 +33,24 @@ class _PlanSession(_backend.Closing):
         """GPU time of the last batch in ms, without copies."""
         return float(self._runner.gpu_ms)
 
-    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return _backend.dense(self._runner.run(images), self._num_classes)
-
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         try:
-            return _backend.run_in_batches(
-                self._infer,
-                images,
-                takes=self._takes,
-                profile=self._profile,
-            )
+            return super().run(images)
         except (_nvinfer.VendorError, _cuda.CudaError) as error:
             raise InputError(f"the engine failed to run: {error}") from error
 
-    def close(self) -> None:
-        self._runner.close()
+
+def backend_of(vendor: Vendor) -> Backend:
+    """The backend of one of NVIDIA's libraries."""
+    return Backend(
+        name=vendor.name,
+        suffix=".engine",
+        distributions=vendor.distributions,
+        compile=partial(_nvidia.compile_graph, vendor),
+        open=partial(open_engine, vendor),
+        availability=partial(_nvidia.availability, vendor),
+        tied_to=partial(_nvidia.tied_to, vendor),
+    )
 
 
 def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> Session:
@@ -65,7 +59,7 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
     The plan of a ``strip_weights`` build gets its weights from the typed graph beside it.
 
     Raises:
-        BackendMissing: The library, a way to CUDA, or an NVIDIA driver is absent.
+        BackendMissing: The library, pycuda and libcudart, or an NVIDIA driver is absent.
         InputError: The engine is damaged, or belongs to another version or GPU.
     """
     plan, details = engine.path.read_bytes(), plan_details(engine)
@@ -108,23 +102,24 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
         "float_precision": details.float_precision,
         "batch": stage.plain(details.batch),
     }
-    return _PlanSession(runner, info, engine)
+    takes = Takes(element=runner.input_element, shape=details.input_shape[1:])
+    return _PlanSession(engine, runner, takes=takes, info=info)
 
 
 def plan_details(engine: EngineFile) -> PlanDetails:
-    """What the sidecar of an engine tells that a backend of NVIDIA is asked to open."""
+    """The details in the sidecar of a plan; the backends of NVIDIA open no other engine."""
     assert isinstance(engine.details, PlanDetails), engine.details.backend
     return engine.details
 
 
 def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | None) -> None:
-    """Compare the plan's header and sidecar with this machine, before the library sees it.
+    """Compare the plan's header and sidecar with this machine, before the library loads it.
 
-    ``version`` is the library's, None where it is not known without importing it.
+    ``version`` is the library's, None where only an import would find it.
 
     Raises:
-        InputError: It is another library's plan, was changed since it was compiled, or was
-            compiled for another TensorRT, GPU or DLA core than are here.
+        InputError: The plan is another library's, was changed since it was compiled, or was
+            compiled for another TensorRT, GPU or DLA core.
     """
     details = plan_details(engine)
     if _plan.read_header(plan).kind != vendor.name:
@@ -155,7 +150,7 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | No
 
 
 def installed_version(vendor: Vendor) -> str | None:
-    """Version of the library as its packaging tells it, without importing it; None if unknown."""
+    """Version of the library in its package metadata, without an import; None if not there."""
     try:
         return importlib.metadata.version(vendor.modules[0])
     except importlib.metadata.PackageNotFoundError:

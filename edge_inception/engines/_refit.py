@@ -1,6 +1,6 @@
-"""Weights back into a plan that was built without them, from the graph it was built of.
+"""The return of weights from the typed graph into a plan that was built without them.
 
-Untested on hardware; the tests run it on the recorded surfaces of TensorRT 10.0 and later.
+It has not run on hardware; the tests run it on the recorded surfaces of TensorRT 10.0 and later.
 
 Source: "Refitting a Weight-Stripped Engine Directly from ONNX", TensorRT docs.
 """
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def graph_of(engine: EngineFile, name: str) -> Path:
-    """The typed graph ``name`` with the weights of a stripped plan: it lies beside it, unchanged.
+    """Path of the typed graph ``name`` that a plan without weights was compiled from.
 
     Raises:
-        InputError: It does not.
+        InputError: The graph is not beside the plan, or was changed.
     """
     sha256, path = engine.provenance.parents.get("typed graph"), engine.path.with_name(name)
     if not path.is_file() or artifact.file_sha256(path) != sha256:
@@ -41,7 +41,7 @@ def refit(trt: Library, engine: Engine, graph: Path) -> None:
     """Give a deserialized engine the weights of ``graph``.
 
     Raises:
-        VendorError: The graph cannot be read, or weights are missing; the library's own reason.
+        VendorError: The graph cannot be read, or lacks weights; the text is the library's reason.
     """
     logger = _inspection.capturing_logger(trt)
     refitter = trt.Refitter(engine, logger)

@@ -1,6 +1,6 @@
-"""Engine backends by name: a file of this folder without a leading underscore is one.
+"""Engine backends by name: each file of this folder without a leading underscore is a backend.
 
-Listing them imports nothing; a backend's own file is imported when it is asked for.
+Listing the names imports nothing; ``backend`` imports the file of the one that is asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def backend(name: str) -> Backend:
     """The backend record of ``engines/<name>.py``.
 
     Raises:
-        InputError: No such backend.
+        InputError: There is no such backend.
     """
     if name not in backend_names():
         raise unknown("backend", name, backend_names())

@@ -1,4 +1,4 @@
-"""NVIDIA's own command line for a build: trtexec's spelling differs from version to version.
+"""trtexec commands for a build, whose flags differ from version to version.
 
 Python 3.6 syntax and standard library, like the files that travel to devices: ``build.sh`` of a
 bundle is written from this table. No trtexec has been run here.
@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 Version = Tuple[int, ...]
 
 _END = (99,)
-# Setting, flag, first version that has it, first version that has it no more
+# Setting, flag, first version with the flag, first later version without it
 _FLAGS = (
     ("workspace", "--workspace={}", (8, 2), (8, 4)),
     ("pools", "--memPoolSize={}", (8, 4), _END),
@@ -35,7 +35,7 @@ _FLAGS = (
 
 
 class NoSuchFlag(Exception):
-    """This version's trtexec cannot express the build; the text says what and who can."""
+    """This version's trtexec lacks a flag; the text names it and the versions that have it."""
 
 
 def command(
@@ -66,20 +66,20 @@ def command(
             del values[name]
     missing = sorted(name for name, value in values.items() if value)
     if missing:
-        found = [row for row in _FLAGS if row[0] == missing[0]][-1]
+        _, flag, first, end = [row for row in _FLAGS if row[0] == missing[0]][-1]
         raise NoSuchFlag(
             "trtexec {} has no {}; TensorRT {}{} has it".format(
                 _dotted(version),
-                found[1].partition("=")[0],
-                _dotted(found[2]),
-                " and later" if found[3] == _END else " up to before " + _dotted(found[3]),
+                flag.partition("=")[0],
+                _dotted(first),
+                " and later" if end == _END else " up to before " + _dotted(end),
             )
         )
     return words
 
 
 def _values(version: Version, settings: Any) -> Dict[str, str]:
-    """What the flags say, as text; an empty text leaves the flag out."""
+    """Values of the flags as text, by setting; an empty text leaves the flag out."""
     is_weak = settings.typing != "strong"
     is_int8 = is_weak and settings.precision == "int8"
     pools = dict(settings.memory_pools)
@@ -87,24 +87,24 @@ def _values(version: Version, settings: Any) -> Dict[str, str]:
         pools.setdefault("workspace", settings.workspace_mib)
     has_pools = tuple(version) >= (8, 4)
     values = {
-        name: _said(getattr(settings, name))
+        name: _text(getattr(settings, name))
         for name in settings._fields
         if any(name == row[0] for row in _FLAGS)
     }
     values.update(
-        # From 11.0 every network is strongly typed, and the flag says nothing any more.
+        # From 11.0 on every network is strongly typed, and trtexec has no flag for it.
         strong="" if is_weak or tuple(version) >= (11, 0) else "yes",
-        fp16=_said(is_weak and "fp16" in (settings.precision, is_int8 and settings.float_rest)),
-        int8=_said(is_int8),
+        fp16=_text(is_weak and "fp16" in (settings.precision, is_int8 and settings.float_rest)),
+        int8=_text(is_int8),
         calibration_cache=(settings.calibration_cache or "") if is_int8 else "",
-        workspace="" if has_pools else _said(pools.pop("workspace", None)),
+        workspace="" if has_pools else _text(pools.pop("workspace", None)),
         pools=",".join("{}:{:g}".format(name, mib) for name, mib in sorted(pools.items())),
         skip="yes",
     )
     return values
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return "" if value is None or value is False else str(value)
 
 

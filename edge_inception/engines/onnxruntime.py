@@ -1,7 +1,7 @@
-"""onnxruntime on the CPU: the numeric reference, where every operator means what ONNX says.
+"""onnxruntime on the CPU: the numeric reference, which computes operators as ONNX defines them.
 
-The engine file is the typed graph itself. Graph optimisations are off: they fuse Q/DQ into kernels
-with roundings of their own, and a reference must not. Do not read its latency as an INT8 result.
+The engine file is the typed graph itself. Graph optimisations are off, since they fuse Q/DQ into
+kernels that round in another way than the reference should. Its latency is not that of INT8.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from edge_inception.sidecar import EngineDetails
 from edge_inception.spec import Progress, no_progress
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 _NAME = "onnxruntime"
@@ -41,7 +40,7 @@ def _library() -> Any:
     """The onnxruntime module.
 
     Raises:
-        BackendMissing: It is not installed, or its native part does not load.
+        BackendMissing: onnxruntime is not installed, or its native part does not load.
     """
     try:
         import onnxruntime
@@ -97,8 +96,8 @@ def _compile(
 
     Raises:
         BackendMissing: onnxruntime is not installed.
-        CompileFailed: It refuses the graph.
-        InputError: Not a typed graph, or an option that cannot be honoured.
+        CompileFailed: onnxruntime refuses the graph.
+        InputError: The artifact is no typed graph, or an option cannot be honoured.
     """
     del progress  # a compile takes seconds
     _backend.check_typed(typed)
@@ -129,27 +128,19 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-class _OnnxRuntimeSession(_backend.Closing):
-    """One session of the CPU provider."""
+class _Runner:
+    """A session of onnxruntime's CPU provider."""
 
-    def __init__(self, session: Any, info: Mapping[str, Any], engine: EngineFile) -> None:
-        self.info = info
-        self._session = session
-        self._profile = engine.details.batch
-        self._num_classes = engine.details.num_classes
+    def __init__(self, session: Any) -> None:
+        self._session: Any = session
         entry = session.get_inputs()[0]
         self._input = entry.name
         self._outputs = [output.name for output in session.get_outputs()]
-        self._takes = Takes(element=_ELEMENTS[entry.type], shape=tuple(entry.shape[1:]))
+        self.takes = Takes(element=_ELEMENTS[entry.type], shape=tuple(entry.shape[1:]))
 
-    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return _backend.run_in_batches(
-            self._infer, images, takes=self._takes, profile=self._profile
-        )
-
-    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
+    def run(self, images: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         values = self._session.run(self._outputs, {self._input: images})
-        return _backend.dense(dict(zip(self._outputs, values, strict=True)), self._num_classes)
+        return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:
         self._session = None
@@ -174,24 +165,23 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
         "float_precision": "f32",
         "providers": session.get_providers(),
     }
-    return _OnnxRuntimeSession(session, info, engine)
+    runner = _Runner(session)
+    return _backend.EngineSession(engine, runner, takes=runner.takes, info=info)
 
 
 def _availability() -> Availability:
     try:
         version = str(_library().__version__)
     except BackendMissing as error:
-        return Availability(
-            can_compile=False, can_execute=False, version="", why_not=str(error), remedy=error.hint
-        )
+        return Availability(why_not=str(error), remedy=error.hint)
     return Availability(can_compile=True, can_execute=True, version=version)
 
 
 def tied_to() -> Mapping[str, str]:
-    """Version of onnxruntime.
+    """Version of onnxruntime, which an engine is tied to.
 
     Raises:
-        BackendMissing: It is not installed.
+        BackendMissing: onnxruntime is not installed.
     """
     return {_NAME: str(_library().__version__)}
 

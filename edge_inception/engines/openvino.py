@@ -1,7 +1,7 @@
-"""OpenVINO on the CPU: the embedded default, which needs no GPU.
+"""OpenVINO on the CPU: the default backend, which needs no GPU.
 
-The engine file is OpenVINO's exported blob. ``_openvino`` talks to the library and knows no
-artifacts, since it travels to devices alone.
+The engine file is OpenVINO's exported blob. ``_openvino`` uses the library and knows no artifacts,
+since it travels to devices without this package.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from edge_inception.sidecar import BlobDetails
 from edge_inception.spec import Progress, no_progress
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 _NAME = "openvino"
@@ -38,7 +37,7 @@ _REMEDY = "pip install 'edge-inception[cpu]'"
 
 @contextmanager
 def _border() -> Iterator[None]:
-    """The only place that turns refusals of the library into ours."""
+    """Turn the refusals of ``_openvino`` into this package's errors."""
     try:
         yield
     except _openvino.LibraryMissing as error:
@@ -70,7 +69,7 @@ def _compile(
     Raises:
         BackendMissing: OpenVINO is not installed.
         CompileFailed: OpenVINO refuses the graph.
-        InputError: Not a typed graph, or an option that this backend or this CPU cannot honour.
+        InputError: The artifact is no typed graph, or an option cannot be honoured here.
     """
     del progress  # a compile takes seconds
     _backend.check_typed(typed)
@@ -85,7 +84,7 @@ def _compile(
                 hint="pass a typed graph written by quantize",
             )
         _backend.check_profile(typed, _openvino.static_batch(model), profile)
-        made = _openvino.compile_graph(
+        compiled = _openvino.compile_graph(
             model,
             name=str(typed.path),
             precision=precision,
@@ -94,51 +93,29 @@ def _compile(
         )
     _backend.check_int8(
         typed,
-        made.layers["int8_layers"],
+        compiled.layers["int8_layers"],
         library="OpenVINO",
         hint="use --precision fp32 on this CPU",
     )
     details = BlobDetails.of(
         typed.details,
-        **made.layers,
-        unsigned_activations=made.respelled.unsigned,
-        split_activations=made.respelled.split,
-        float_activations=made.respelled.floating,
+        **compiled.layers,
+        unsigned_activations=compiled.respelled.unsigned,
+        split_activations=compiled.respelled.split,
+        float_activations=compiled.respelled.floating,
         backend=_NAME,
         tied_to=tied_to(),
-        float_precision=made.settings["float_precision"],
+        float_precision=compiled.settings["float_precision"],
         batch=profile,
     )
     return artifact.publish(
         EngineFile,
         path,
-        made.blob,
+        compiled.blob,
         provenance=stage.provenance(BACKEND.stage, parents={"typed graph": typed}, options=options),
-        counts={key: made.layers[key] for key in ("weighted_layers", "int8_layers")},
+        counts={key: compiled.layers[key] for key in ("weighted_layers", "int8_layers")},
         details=details,
     )
-
-
-class _OpenVinoSession(_backend.Closing):
-    """One infer request on one stream."""
-
-    def __init__(self, runner: _openvino.BlobRunner, engine: EngineFile) -> None:
-        self.info: Mapping[str, Any] = runner.info
-        self._runner = runner
-        self._profile = engine.details.batch
-        self._num_classes = engine.details.num_classes
-        self._takes = Takes(element=runner.element, shape=runner.shape)
-
-    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return _backend.run_in_batches(
-            self._infer, images, takes=self._takes, profile=self._profile
-        )
-
-    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return _backend.dense(self._runner.run(images), self._num_classes)
-
-    def close(self) -> None:
-        self._runner.close()
 
 
 def _open(engine: EngineFile, options: SessionOptions) -> Session:
@@ -146,8 +123,8 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
 
     Raises:
         BackendMissing: OpenVINO is not installed.
-        InputError: The engine belongs to another version or CPU, is damaged, or the threads
-            cannot be had.
+        InputError: The engine belongs to another version or CPU, is damaged, or the CPU lacks the
+            threads.
     """
     _backend.check_tied(engine, tied_to())
     with _border():
@@ -157,13 +134,14 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
             precision=_require_known(engine.details.float_precision),
             threads=options.threads or usable_threads(),
         )
-    return _OpenVinoSession(runner, engine)
+    takes = Takes(element=runner.element, shape=runner.shape)
+    return _backend.EngineSession(engine, runner, takes=takes, info=runner.info)
 
 
 def _layer_times(
     engine: EngineFile, options: SessionOptions, batches: Sequence[NDArray[Any]]
 ) -> tuple[LayerTime, ...]:
-    """As OpenVINO's own counters tell, which make a call slower.
+    """Layer times by OpenVINO's own counters, which make a call slower.
 
     Raises:
         BackendMissing: OpenVINO is not installed.
@@ -171,29 +149,25 @@ def _layer_times(
     """
     _backend.check_tied(engine, tied_to())
     with _border():
-        found = _openvino.layer_times(
+        times = _openvino.layer_times(
             engine.path.read_bytes(),
             batches,
             name=str(engine.path),
             precision=_require_known(engine.details.float_precision),
             threads=options.threads or usable_threads(),
         )
-    return tuple(LayerTime(**one._asdict()) for one in found)
+    return tuple(LayerTime(**layer._asdict()) for layer in times)
 
 
 def _availability() -> Availability:
     try:
         version = str(_openvino.library().__version__)
     except _openvino.LibraryMissing as error:
-        return Availability(
-            can_compile=False, can_execute=False, version="", why_not=str(error), remedy=_REMEDY
-        )
+        return Availability(why_not=str(error), remedy=_REMEDY)
     try:
-        has = _openvino.capabilities()
+        capabilities = _openvino.capabilities()
     except RuntimeError as error:
         return Availability(
-            can_compile=False,
-            can_execute=False,
             version=version,
             why_not=f"OpenVINO has no CPU device here: {_openvino.reason(error)}",
             remedy=_REMEDY,
@@ -203,12 +177,14 @@ def _availability() -> Availability:
         can_compile=True,
         can_execute=True,
         version=version,
-        float_precisions=tuple(name for name, needed in names if needed in has),
+        float_precisions=tuple(name for name, needed in names if needed in capabilities),
     )
 
 
 def tied_to() -> Mapping[str, str]:
-    """Version and instruction family; the blob also names the exact instruction set and checks it.
+    """Version and instruction family that an engine is tied to.
+
+    The blob also names the exact instruction set, which OpenVINO checks.
 
     Raises:
         BackendMissing: OpenVINO is not installed.

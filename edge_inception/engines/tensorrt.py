@@ -1,16 +1,14 @@
 """TensorRT 8.2 to 11: compiled on the GPU that runs the engine, such as a Jetson's.
 
 On a Jetson TensorRT belongs to JetPack and pip must not replace it; elsewhere it is a wheel. A plan
-is tied to the library version and to the GPU it was timed on. Untested on hardware so far: this
-project's machines have no NVIDIA GPU that TensorRT could time.
+is tied to the library version and to the GPU it was timed on. It has not run on hardware so far:
+this project's machines have no NVIDIA GPU that TensorRT could time.
 """
 
 from __future__ import annotations
 
-from functools import partial
-
 from edge_inception.engines import _nvidia, _plan_session
-from edge_inception.engines._backend import TENSORRT_OPTIONS, Backend
+from edge_inception.engines._backend import TENSORRT_OPTIONS
 
 _VENDOR = _nvidia.Vendor(
     name="tensorrt",
@@ -26,12 +24,4 @@ _VENDOR = _nvidia.Vendor(
     honours=frozenset(("workspace_mib", "memory_pools", *TENSORRT_OPTIONS)),
 )
 
-BACKEND = Backend(
-    name=_VENDOR.name,
-    suffix=".engine",
-    distributions=_VENDOR.distributions,
-    compile=partial(_nvidia.compile_graph, _VENDOR),
-    open=partial(_plan_session.open_engine, _VENDOR),
-    availability=partial(_nvidia.availability, _VENDOR),
-    tied_to=partial(_nvidia.tied_to, _VENDOR),
-)
+BACKEND = _plan_session.backend_of(_VENDOR)

@@ -1,4 +1,4 @@
-"""TensorRT-RTX: NVIDIA's own parser and compiler, ahead of time, without a GPU.
+"""TensorRT-RTX: NVIDIA's parser and compiler, which compile ahead of time without a GPU.
 
 The engine holds portable code that the driver of an RTX GPU finishes at its first run. When no
 compute capability is asked for, the library's default stands: compute capability 8.0 (Ampere) and
@@ -11,10 +11,7 @@ docs/tensorrt.md, "TensorRT-RTX".
 
 from __future__ import annotations
 
-from functools import partial
-
 from edge_inception.engines import _nvidia, _plan_session
-from edge_inception.engines._backend import Backend
 
 _VENDOR = _nvidia.Vendor(
     name="tensorrt_rtx",
@@ -30,12 +27,4 @@ _VENDOR = _nvidia.Vendor(
     honours=frozenset(("compute_capabilities", "workspace_mib")),
 )
 
-BACKEND = Backend(
-    name=_VENDOR.name,
-    suffix=".engine",
-    distributions=_VENDOR.distributions,
-    compile=partial(_nvidia.compile_graph, _VENDOR),
-    open=partial(_plan_session.open_engine, _VENDOR),
-    availability=partial(_nvidia.availability, _VENDOR),
-    tied_to=partial(_nvidia.tied_to, _VENDOR),
-)
+BACKEND = _plan_session.backend_of(_VENDOR)

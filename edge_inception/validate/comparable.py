@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_inception.device import outputs
+from edge_inception.device.outputs import nearest
 from edge_inception.spec import Head
 
 _LEAST = float(np.finfo(np.float32).tiny)  # a smaller probability is 0 in float32, its log -inf
-_ROWS = 1024  # rows of cosines in memory at a time
 
 TERMS = {
     "logits": "centred logits",
@@ -58,17 +58,6 @@ def choices(found: NDArray[np.float32], head: Head) -> NDArray[np.intp]:
         found: [N, C]; embeddings need N >= 2.
         head: Whose answers they are.
     """
-    return nearest(found) if head.kind == "embedding" else found.argmax(axis=1)
-
-
-def nearest(vectors: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Index of the other vector with the largest cosine, for each of [N, D], N >= 2."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    units = vectors / np.maximum(lengths, _LEAST)
-    found = np.empty(len(units), np.intp)
-    for start in range(0, len(units), _ROWS):
-        cosines = units[start : start + _ROWS] @ units.T
-        rows = np.arange(len(cosines))
-        cosines[rows, start + rows] = -np.inf
-        found[start : start + _ROWS] = cosines.argmax(axis=1)
-    return found
+    indices: NDArray[np.intp]
+    indices = nearest(found) if head.kind == "embedding" else found.argmax(axis=1)
+    return indices

@@ -1,7 +1,8 @@
-"""Configurations for servers and devices, written into a bundle: text only, no server is started.
+"""Text configurations for servers and devices, which a bundle carries; no server is started here.
 
-Each file renders ``ServingFacts`` into files: relative path -> text. What a server cannot do is
-refused with the option that would work; ``render_all`` lists those refusals in its README.md.
+Each module renders ``ServingFacts`` into files: relative path -> text. A module refuses a model
+that its server cannot run and names the option that would help; ``render_all`` lists the refusals
+in its README.md.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ KINDS: Mapping[str, tuple[_Files, _Text]] = {
     "Docker": (docker.render, docker.usage),
     "systemd": (systemd.render, systemd.usage),
 }
-"""Title -> files, and the Markdown that says how to use them."""
+"""Title -> functions for the files, and for the Markdown that explains their use."""
 
 
 def render_all(facts: ServingFacts) -> dict[str, str]:
-    """Every configuration that is possible, and README.md: how to use them, what is left out, why.
+    """Every possible configuration, and a README.md on their use and on those left out.
 
     Returns:
         Path relative to the bundle's ``serving/`` -> text, in the order of ``KINDS``.
@@ -44,5 +45,5 @@ def _part(title: str, facts: ServingFacts) -> tuple[str, dict[str, str]]:
     render, usage = KINDS[title]
     try:
         return f"## {title}\n\n{usage(facts)}", render(facts)
-    except InputError as error:  # not this server: said in the README, and the others go on
+    except InputError as error:  # the README says so; other servers may still run it
         return f"## {title}: left out\n\n{error}.\nInstead: {error.hint}.\n", {}

@@ -1,13 +1,13 @@
-"""A configuration of DeepStream for a classifier: Gst-nvinfer, or Gst-nvinferserver for pixels.
+"""Configuration of DeepStream for a classifier: Gst-nvinfer, or Gst-nvinferserver for pixels.
 
 Sources: docs.nvidia.com/metropolis/deepstream, "Gst-nvinfer" and "Gst-nvinferserver"; of the SDK
 ``gstnvinfer_property_parser.cpp``, ``nvdsinfer_context_impl.cpp``, ``nvdsinfer_conversion.cu``,
-``infer_preprocess_kernel.cu`` and both output parsers. What they do decides what is refused here:
+``infer_preprocess_kernel.cu`` and both output parsers. These limits of theirs decide the refusals:
 
 - nvinfer writes float32 ``net-scale-factor * (x - offset[c])`` whatever the engine's input is;
   nvinferserver, which is Triton inside DeepStream, writes what the model takes, uint8 too;
-- the parser takes every output for float32 probabilities, and each line of the labels file for the
-  classes of one output.
+- the parser takes every output for float32 probabilities, and each line of the labels file for
+  the classes of one output.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _SOFTMAX = "build with --head softmax"
 def render(facts: ServingFacts) -> dict[str, str]:
     """``deepstream/config_infer.txt``, or ``config_inferserver.txt`` for pixels, and the labels.
 
-    nvinfer gets the engine and no ``onnx-file``: with one it would build another engine than the
-    validated one as soon as that is missing or does not fit, and only warn.
+    nvinfer gets the engine and no ``onnx-file``: from that it would build another, unvalidated
+    engine if the engine is missing or does not fit, and only warn.
 
     Raises:
-        InputError: The engine, head, normalisation, batch or a label is not for DeepStream.
+        InputError: DeepStream cannot take the engine, head, normalisation, batch or a label.
     """
     _require_head(facts)
     _require_plain_labels(facts)
@@ -46,7 +46,7 @@ def render(facts: ServingFacts) -> dict[str, str]:
 
 
 def usage(facts: ServingFacts) -> str:
-    """How to put the engine in its place, and what differs from the validated preprocessing."""
+    """Markdown on installing the engine, and on the difference to the validated preprocessing."""
     if _takes_pixels(facts):
         start = (
             "Fill Triton's repository as above; DeepStream reads it itself. Then `nvinferserver "
@@ -68,18 +68,19 @@ def _takes_pixels(facts: ServingFacts) -> bool:
     return facts.preprocess.element == "uint8"
 
 
-def normalisation(how: Preprocess) -> tuple[float, tuple[float, ...]]:
+def normalisation(preprocess: Preprocess) -> tuple[float, tuple[float, ...]]:
     """net-scale-factor and offsets with scale * (x - offset[c]) = (x / 255 - mean[c]) / std[c].
 
     Raises:
-        InputError: ``std`` differs between the channels: nvinfer has one scale.
+        InputError: ``std`` differs between the channels, and nvinfer has one scale for all.
     """
-    if len(set(how.std)) > 1:
+    if len(set(preprocess.std)) > 1:
         raise InputError(
-            f"nvinfer has one net-scale-factor, this model divides its channels by {how.std}",
+            "nvinfer has one net-scale-factor, this model divides its channels by "
+            f"{preprocess.std}",
             hint="build with --fold-preprocessing: Gst-nvinferserver then feeds it pixels",
         )
-    return 1.0 / (_WHITE * how.std[0]), tuple(_WHITE * mean for mean in how.mean)
+    return 1.0 / (_WHITE * preprocess.std[0]), tuple(_WHITE * mean for mean in preprocess.mean)
 
 
 def _require_head(facts: ServingFacts) -> None:
@@ -88,7 +89,7 @@ def _require_head(facts: ServingFacts) -> None:
             f"DeepStream runs TensorRT plans, target '{facts.target.name}' has other engines",
             hint="bundle for a Jetson or another target with its own TensorRT",
         )
-    wants = {
+    refusals = {
         "logits": ("its parser takes logits for probabilities and skips those up to 0", _SOFTMAX),
         "topk": ("its parser takes both outputs of a top-k head for probabilities", _SOFTMAX),
         "embedding": (
@@ -96,8 +97,8 @@ def _require_head(facts: ServingFacts) -> None:
             "read the embedding through the Triton repository",
         ),
     }
-    if facts.head.kind in wants:
-        reason, hint = wants[facts.head.kind]
+    if facts.head.kind in refusals:
+        reason, hint = refusals[facts.head.kind]
         raise InputError(f"no classifier config for head {facts.head}: {reason}", hint=hint)
 
 

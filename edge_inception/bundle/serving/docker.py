@@ -1,7 +1,7 @@
-"""A Dockerfile per JetPack base image that the target may have.
+"""A Dockerfile for each base image that fits a JetPack of the target.
 
-The engine is built when a container first runs and not in the image: it needs the GPU, and it is
-tied to the device. The sources of each base image stand in its row.
+The engine is built when a container first runs and not in the image, since the build needs the GPU
+and the engine is tied to the device. The last column of the table names the source of each row.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _TENSORRT = "NGC tensorrt; l4t-jetpack ends with JetPack 6"
 class BaseImage:
     """A base image and the JetPack releases ``first`` to ``last`` that run it.
 
-    ``tensorrt`` is the version inside; ``is_mounted`` where the host's libraries are mounted in
-    its place, so that host and image must be of one release.
+    ``tensorrt`` is the version inside, except where it ``is_mounted``: there the host's TensorRT is
+    mounted, so that host and image must be of one release.
     """
 
     first: str
@@ -29,70 +29,38 @@ class BaseImage:
     image: str
     tensorrt: str
     source: str
-    is_mounted: bool = False
+    is_mounted: bool
 
     def runs_on(self, release: JetPack) -> bool:
-        """Whether some of these releases are its own."""
-        return parsed(self.first) <= parsed(release.last) and parsed(release.first) <= parsed(
-            self.last
-        )
+        """Whether ``release`` and the releases of this image overlap."""
+        first, last = parsed(release.first), parsed(release.last)
+        return parsed(self.first) <= last and first <= parsed(self.last)
 
 
-BASE_IMAGES = (
-    BaseImage(
-        first="4.6.1",
-        last="4.6.6",
-        image="nvcr.io/nvidia/l4t-base:r32.7.1",
-        tensorrt="8.2.1",
-        source=_CONTAINERS,
-        is_mounted=True,
-    ),
-    BaseImage(
-        first="5.0.2",
-        last="5.0.2",
-        image="nvcr.io/nvidia/l4t-jetpack:r35.1.0",
-        tensorrt="8.4.1",
-        source=_CONTAINERS,
-    ),
-    BaseImage(
-        first="5.1",
-        last="5.1.6",
-        image="nvcr.io/nvidia/l4t-jetpack:r35.4.1",
-        tensorrt="8.5.2",
-        source=_CONTAINERS,
-    ),
-    BaseImage(
-        first="6.0",
-        last="6.0",
-        image="nvcr.io/nvidia/l4t-jetpack:r36.3.0",
-        tensorrt="8.6.2",
-        source="NGC l4t-jetpack, tag of L4T 36.3.0",
-    ),
-    BaseImage(
-        first="6.1",
-        last="6.2.2",
-        image="nvcr.io/nvidia/l4t-jetpack:r36.4.0",
-        tensorrt="10.3.0",
-        source="NGC l4t-jetpack, tag of L4T 36.4.0",
-    ),
-    BaseImage(
-        first="7.0",
-        last="7.1",
-        image="nvcr.io/nvidia/tensorrt:25.09-py3",
-        tensorrt="10.13.3",
-        source=_TENSORRT,
-    ),
-    BaseImage(
-        first="7.2",
-        last="7.2.2",
-        image="nvcr.io/nvidia/tensorrt:26.05-py3",
-        tensorrt="10.16.1",
-        source=_TENSORRT,
-    ),
+# First and last JetPack, image below nvcr.io/nvidia, TensorRT, source
+_ROWS = (
+    ("4.6.1", "4.6.6", "l4t-base:r32.7.1", "8.2.1", _CONTAINERS),
+    ("5.0.2", "5.0.2", "l4t-jetpack:r35.1.0", "8.4.1", _CONTAINERS),
+    ("5.1", "5.1.6", "l4t-jetpack:r35.4.1", "8.5.2", _CONTAINERS),
+    ("6.0", "6.0", "l4t-jetpack:r36.3.0", "8.6.2", "NGC l4t-jetpack, tag of L4T 36.3.0"),
+    ("6.1", "6.2.2", "l4t-jetpack:r36.4.0", "10.3.0", "NGC l4t-jetpack, tag of L4T 36.4.0"),
+    ("7.0", "7.1", "tensorrt:25.09-py3", "10.13.3", _TENSORRT),
+    ("7.2", "7.2.2", "tensorrt:26.05-py3", "10.16.1", _TENSORRT),
 )
-"""JetPack 4.6 itself is not among them: its TensorRT is 8.0.1, and the oldest we build for is 8.2.
+BASE_IMAGES = tuple(
+    BaseImage(
+        first=first,
+        last=last,
+        image=f"nvcr.io/nvidia/{image}",
+        tensorrt=tensorrt,
+        source=source,
+        is_mounted=image.startswith("l4t-base"),
+    )
+    for first, last, image, tensorrt, source in _ROWS
+)
+"""Base images, oldest first; none was pulled or run here: names and versions are the sources'.
 
-No image was pulled or run where this was written: names and versions are those of the sources.
+JetPack 4.6 itself has none, since its TensorRT is 8.0.1 and the oldest that we build for is 8.2.
 """
 
 
@@ -106,7 +74,7 @@ def render(facts: ServingFacts) -> dict[str, str]:
 
 
 def usage(facts: ServingFacts) -> str:
-    """How to build the image, the engine inside it, and how to prove it."""
+    """Markdown on building the image, and building and verifying the engine in it."""
     base = base_images(facts)[-1]
     tag = _tag(facts)
     run = f"docker run --rm --runtime nvidia -v {tag}-engine:{_home(facts)}/engine {tag}"
@@ -119,7 +87,7 @@ def usage(facts: ServingFacts) -> str:
 
 
 def base_images(facts: ServingFacts) -> tuple[BaseImage, ...]:
-    """Those that the target's JetPacks run, oldest first; never empty.
+    """Base images that the target's JetPacks run, oldest first; at least one.
 
     Raises:
         InputError: The target has no JetPack.
@@ -142,7 +110,7 @@ def _home(facts: ServingFacts) -> str:
 
 
 def _tag(facts: ServingFacts) -> str:
-    """An image name: lower case, and single separators inside it."""
+    """The image's name, in lower case and with single separators, as docker wants it."""
     words = "".join(char if char.isalnum() else " " for char in facts.name.lower()).split()
     return "-".join(words)
 

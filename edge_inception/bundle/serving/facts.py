@@ -1,4 +1,4 @@
-"""What the configurations of servers are made from: one graph, its ends, and its target."""
+"""Facts for the configurations of servers: one graph, its input and outputs, and its target."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from edge_inception.hardware.target import Target
 from edge_inception.sidecar import TypedDetails
 from edge_inception.spec import Head, Precision, Preprocess, ShapeProfile
 
-# Part of paths, of a unit's name and of commands: nothing that any of them would have to quote.
+# A name becomes part of paths, of a unit's name and of commands, and needs no quotes in any.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LINE_BREAKERS = frozenset(("Cc", "Cs", "Zl", "Zp"))  # control, surrogate, line, paragraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """An input or output: ``element`` as numpy names it, ``shape`` of one image, no batch."""
+    """An input or output: its element type as numpy names it, and its shape without the batch."""
 
     name: str
     element: str
@@ -30,17 +30,17 @@ class ServingFacts:
     """One typed graph for one target.
 
     Attributes:
-        name: Of the bundle, of Triton's model and of the systemd unit.
+        name: Name of the bundle, of Triton's model and of the systemd unit.
         input: The image input.
-        outputs: In the graph's order.
+        outputs: The outputs in the graph's order.
         profile: Batch sizes; min = max is a static batch.
         labels: Class names by logit index; empty where unknown or the head has no classes.
-        preprocess: What makes an image the input.
-        precision: Of the typed graph.
-        head: What the graph answers.
+        preprocess: Preprocessing from an image to the input.
+        precision: Precision of the typed graph.
+        head: Kind of the graph's answers.
         target: The hardware.
-        compute_capabilities: Those that share one Triton repository, one plan each.
-        dla_core: The core that the engine runs on, None is the GPU.
+        compute_capabilities: GPU generations in one Triton repository, with one plan each.
+        dla_core: The DLA core that the engine runs on; None is the GPU.
     """
 
     name: str
@@ -64,18 +64,18 @@ def serving_facts(
     compute_capabilities: tuple[str, ...] = (),
     dla_core: int | None = None,
 ) -> ServingFacts:
-    """The facts that a typed graph's sidecar carries, checked for what no server could take.
+    """The facts in a typed graph's sidecar, after a check of name and labels.
 
     Args:
-        details: Of the sidecar.
+        details: Details of the sidecar.
         target: The hardware.
-        name: Of the bundle.
+        name: Name of the bundle.
         compute_capabilities: Such as ("7.2", "8.7"); empty is the target's own.
-        dla_core: The core that the engine is built for, None is the GPU.
+        dla_core: The DLA core that the engine is built for; None is the GPU.
 
     Raises:
-        InputError: A name that paths and units would have to quote, a label that is not one line,
-            or a number of labels that is not that of the classes.
+        InputError: The name needs quotes in a path or unit, a label is not one line, or the number
+            of labels is not that of the classes.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
@@ -101,7 +101,7 @@ def serving_facts(
 
 
 def _outputs(head: Head, first: str, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Only a top-k head has two; every first one is float32, whatever the precision inside."""
+    """The outputs: two of a top-k head, else one; the first is float32 at any precision inside."""
     scores = Tensor(name=first, element="float32", shape=shape)
     if head.kind != "topk":
         return (scores,)
@@ -112,7 +112,8 @@ def require_labels(labels: tuple[str, ...], num_classes: int) -> None:
     """Refuse labels that a file with one label per line cannot hold.
 
     Raises:
-        InputError: A line break, a control character or nothing in a label; too many or too few.
+        InputError: A label is empty or holds a line break or control character, or the number of
+            labels is not that of the classes.
     """
     if labels and len(labels) != num_classes:
         raise InputError(

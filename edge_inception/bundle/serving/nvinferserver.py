@@ -1,4 +1,4 @@
-"""A configuration of DeepStream's Gst-nvinferserver: pixels into the model of Triton's repository.
+"""Configuration of DeepStream's Gst-nvinferserver, which feeds pixels to a model of Triton.
 
 Source: ``nvdsinferserver_plugin.proto``, ``nvdsinferserver_config.proto`` and
 ``nvdsinferserver_common.proto`` of the DeepStream SDK; paths in it are relative to its own folder.
@@ -10,17 +10,17 @@ from edge_inception.bundle.serving.facts import ServingFacts
 from edge_inception.bundle.serving.triton import quoted
 from edge_inception.errors import InputError
 
-# NvBufSurfTransform_Inter; without it DeepStream takes the nearest pixel.
+# NvBufSurfTransform_Inter; by default DeepStream takes the nearest pixel.
 FILTERS = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos": 4}
 _ORDERS = {"NCHW": "TENSOR_ORDER_LINEAR", "NHWC": "TENSOR_ORDER_NHWC"}
 
 
 def config(facts: ServingFacts) -> str:
-    """Protobuf text of a ``PluginControl``; the normalisation is left to the graph.
+    """Protobuf text of a ``PluginControl``; the graph itself normalises the pixels.
 
     Raises:
-        InputError: The engine's batch is static: Triton would then take it for a dimension of the
-            image, which nvinferserver cannot give; or no batch of one frame is accepted.
+        InputError: The engine takes no batch of one frame, or its batch is static: Triton would
+            then count it as a dimension of the image, which nvinferserver does not send.
     """
     if not facts.profile.is_dynamic or facts.profile.min > 1:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Units that set the clocks and prove the engine at every start of the device.
+"""systemd units that set the clocks and verify the engine at every start of the device.
 
 Sources: systemd.service(5), systemd.exec(5); NVIDIA's unit for jetson_clocks, docs/hardware.md,
 "Power modes and clocks". JetPack 4 has systemd 237: no ``Type=exec``, no ``Restart=`` of a oneshot
@@ -14,9 +14,9 @@ _USER = "edge-inception"
 _CLOCKS = "edge-inception-clocks.service"
 _START_TIMEOUT_S = 3600  # an INT8 engine of Inception-v4 takes minutes on the smallest module
 _RESTARTS, _RESTART_PAUSE_S = 3, 10
-# Longer than all of them together: in a shorter window builds that fail late would go on for ever.
+# Longer than all restarts together: in a shorter window a build that fails late restarts for ever.
 _RESTART_WINDOW_S = (_RESTARTS + 1) * (_START_TIMEOUT_S + _RESTART_PAUSE_S)
-# errors.py: usage, input, a missing library. Nothing of it changes by trying again.
+# Exit codes of errors.py for usage, input and a missing library, which a restart does not mend.
 _FINAL_EXIT_CODES = (2, 3, 4)
 
 
@@ -29,7 +29,7 @@ def render(facts: ServingFacts) -> dict[str, str]:
 
 
 def usage(facts: ServingFacts) -> str:
-    """How to install the units, and where an application goes."""
+    """Markdown on installing the units, and on running an application with them."""
     groups = f" --groups {','.join(_groups(facts))}" if _groups(facts) else ""
     return (
         f"```\nsudo useradd --system{groups} {_USER}\n"
@@ -42,7 +42,7 @@ def usage(facts: ServingFacts) -> str:
 
 
 def _groups(facts: ServingFacts) -> tuple[str, ...]:
-    """Owners of the GPU's device files; Ubuntu 18.04 of JetPack 4 has no group ``render``."""
+    """Groups that own the GPU's device files; Ubuntu 18.04 of JetPack 4 has no ``render``."""
     if not facts.target.is_jetson:
         return ()
     return ("video", "render") if parsed(facts.target.jetpack[0]) >= (5,) else ("video",)

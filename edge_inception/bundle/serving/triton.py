@@ -1,4 +1,4 @@
-"""A model repository of Triton Inference Server.
+"""Model repository of Triton Inference Server.
 
 Source: ``model_config.proto`` of triton-inference-server/common and its user guide, "Model
 Repository" and "Model Configuration".
@@ -13,38 +13,33 @@ from edge_inception.bundle.serving.facts import ServingFacts, Tensor
 from edge_inception.errors import InputError
 from edge_inception.hardware.jetpack import parsed
 
-_QUEUE_DELAY_US = 500  # what a request may wait for others; far below any latency measured here
+_QUEUE_DELAY_US = 500  # a request waits so long for others; far below any latency measured here
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Platform:
-    """How Triton runs the engines of one of our backends."""
+    """Triton's backend and file suffix for the engines of one of our backends."""
 
     backend: str
     suffix: str
     kind: str
-    has_cuda_graphs: bool
 
 
 _PLATFORMS: Mapping[str, _Platform] = {
-    "tensorrt": _Platform(
-        backend="tensorrt", suffix=".plan", kind="KIND_GPU", has_cuda_graphs=True
-    ),
-    # Triton's own OpenVINO backend reads neither our blobs nor every opset; onnxruntime runs the
-    # typed graph itself.
-    "openvino": _Platform(
-        backend="onnxruntime", suffix=".onnx", kind="KIND_CPU", has_cuda_graphs=False
-    ),
+    "tensorrt": _Platform(backend="tensorrt", suffix=".plan", kind="KIND_GPU"),
+    # Triton's own OpenVINO backend reads neither our blobs nor every opset; its onnxruntime runs
+    # the typed graph itself.
+    "openvino": _Platform(backend="onnxruntime", suffix=".onnx", kind="KIND_CPU"),
 }
 
 
 def render(facts: ServingFacts) -> dict[str, str]:
-    """``triton/NAME/config.pbtxt`` and the labels; the model file itself is copied after the build.
+    """``triton/NAME/config.pbtxt`` and the labels; the model file is copied after the build.
 
     Raises:
         InputError: Triton has no backend for the target, its batcher would send batches that the
-            engine refuses, or the element of the classes depends on the device's TensorRT.
+            engine refuses, or the classes' element type depends on the device's TensorRT.
     """
     platform = _platform(facts)
     _require_batch(facts)
@@ -57,7 +52,7 @@ def render(facts: ServingFacts) -> dict[str, str]:
 
 
 def usage(facts: ServingFacts) -> str:
-    """How to put the model file in its place and start the server."""
+    """Markdown on copying the model file and starting the server."""
     platform = _platform(facts)
     folder = f"serving/triton/{facts.name}/1"
     source = "graphs/strong.onnx" if platform.suffix == ".onnx" else "engine/model.engine"
@@ -106,20 +101,20 @@ def _require_classes_element(facts: ServingFacts) -> None:
 
 
 def _elements_of_classes(facts: ServingFacts) -> set[str]:
-    """TensorRT before 10 turns an int64 output into int32, and a repository must name one."""
+    """Possible element types of a top-k head's classes: TensorRT before 10 turns int64 to int32."""
     if facts.target.backend != "tensorrt":
         return {"TYPE_INT64"}
-    known = [parsed(version) >= (10,) for version in facts.target.tensorrt if version]
-    return {"TYPE_INT64" if is_new else "TYPE_INT32" for is_new in known or (False, True)}
+    are_new = [parsed(version) >= (10,) for version in facts.target.tensorrt if version]
+    return {"TYPE_INT64" if is_new else "TYPE_INT32" for is_new in are_new or (False, True)}
 
 
 def _has_label_file(facts: ServingFacts) -> bool:
-    # Triton looks labels up by position; the positions of a top-k answer are ranks, not classes.
+    # Triton finds a label by its position, and positions in a top-k answer are ranks, not classes.
     return bool(facts.labels) and facts.head.kind in {"logits", "softmax"}
 
 
 def _filenames(facts: ServingFacts) -> dict[str, str]:
-    """Compute capability -> file in the version folder; "" is the only one."""
+    """Compute capability -> file in the version folder; the key of a single file is empty."""
     suffix = _platform(facts).suffix
     if suffix == ".plan" and len(facts.compute_capabilities) > 1:
         return {cc: f"model.sm{cc.replace('.', '')}.plan" for cc in facts.compute_capabilities}
@@ -146,7 +141,7 @@ def _config(facts: ServingFacts, platform: _Platform) -> str:
         ]
     for size in [1, *_preferred(facts)] if facts.profile.is_dynamic else [1]:
         lines += _warmup(facts, size)
-    if platform.has_cuda_graphs and facts.dla_core is None:
+    if platform.kind == "KIND_GPU" and facts.dla_core is None:
         lines += ["optimization { cuda { graphs: true } }"]
     for cc, filename in _filenames(facts).items():
         if cc:
@@ -167,27 +162,24 @@ def _io(kind: str, tensor: Tensor, facts: ServingFacts, more: list[str] | None =
 
 def _type(tensor: Tensor, facts: ServingFacts) -> str:
     if tensor.element == "int64":
-        return min(_elements_of_classes(facts))  # exactly one, as required before
+        return min(_elements_of_classes(facts))  # one type, as _require_classes_element made sure
     return _TYPES[tensor.element]
 
 
 def _dims(tensor: Tensor, facts: ServingFacts) -> tuple[int, ...]:
-    """Without the batch where Triton batches; with it where the batch is static."""
+    """The tensor's dimensions, without the batch where Triton batches, else with the static one."""
     return tensor.shape if facts.profile.is_dynamic else (facts.profile.max, *tensor.shape)
 
 
 def _preferred(facts: ServingFacts) -> list[int]:
-    """What the kernels were timed for, and the most."""
+    """The batch size that kernels were timed for, and the largest, if over 1."""
     return sorted({facts.profile.opt, facts.profile.max} - {1})
 
 
 def _instances(facts: ServingFacts, platform: _Platform) -> list[str]:
     core = facts.dla_core
-    dla = (
-        []
-        if core is None
-        else [f"  secondary_devices [ {{ kind: KIND_NVDLA device_id: {core} }} ]"]
-    )
+    line = f"  secondary_devices [ {{ kind: KIND_NVDLA device_id: {core} }} ]"
+    dla = [] if core is None else [line]
     return ["instance_group {", f"  kind: {platform.kind}", "  count: 1", *dla, "}"]
 
 
