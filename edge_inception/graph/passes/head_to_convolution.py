@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import helper
 
-from edge_inception.graph.check import attribute, constants, known_shape, only_reader
+from edge_inception.graph.check import attribute, constants, known_shape, only_reader, refill
 from edge_inception.graph.passes._affine import (
     has_own_weights,
     output_channels,
@@ -21,7 +21,7 @@ _BIAS = 2  # position among the inputs of Gemm
 
 
 def head_to_convolution(model: onnx.ModelProto) -> bool:
-    """For engines without GlobalAveragePool, and without Flatten before a Gemm.
+    """Rewrite the head for engines without GlobalAveragePool, and without Flatten before a Gemm.
 
     Before: x [N, C, H, W] -> GlobalAveragePool -> Flatten -> Gemm(w [M, C], b) -> y [N, M].
     After:  x -> AveragePool(H x W) -> Conv(w [M, C, 1, 1], b) -> Flatten -> y.
@@ -29,8 +29,8 @@ def head_to_convolution(model: onnx.ModelProto) -> bool:
     More layers of the head, Relu and Gemm, go before the Flatten too. A name that stays has the
     values it had, so that a range table stays true; what the last convolution writes is new.
 
-    Stays where H or W is free, a tensor between has other readers, a weight is shared, or the Gemm
-    has a factor alpha.
+    The head stays where H or W is free, a tensor in it has other readers, a weight is shared, or
+    the Gemm has a factor alpha.
     """
     changed = [
         _rewrite(model, node)
@@ -86,7 +86,7 @@ def _is_plain_gemm(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 def _convolutions(
     model: onnx.ModelProto, layers: Sequence[onnx.NodeProto], *, rank: int
 ) -> list[onnx.NodeProto]:
-    """A node for each layer, of the same names; weights of Gemms get ``rank`` axes of size 1."""
+    """The layers as Conv and Relu nodes; weights of Gemms get ``rank`` axes of size 1."""
     known = constants(model)
     made = []
     for layer in layers:
@@ -106,9 +106,8 @@ def _convolutions(
 
 def _forget_shapes(model: onnx.ModelProto, names: Sequence[str]) -> None:
     """Drop recorded shapes of tensors that get four axes; they are inferred again later."""
-    kept = [value for value in model.graph.value_info if value.name not in names]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(kept)
+    shapes = model.graph.value_info
+    refill(shapes, (value for value in shapes if value.name not in names))
 
 
 PASS = Pass(name="head_to_convolution", call=head_to_convolution, ensures=topological_order)

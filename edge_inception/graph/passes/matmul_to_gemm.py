@@ -14,8 +14,8 @@ _RANK = 2
 def matmul_to_gemm(model: onnx.ModelProto) -> bool:
     """Before: x [N, K] -> MatMul(w [K, M]) -> y. After: x -> Gemm(w) -> y.
 
-    Stays where x is of another rank or unknown, or w is no constant. The Add of a bias behind it is
-    the business of ``fold_affine``.
+    A MatMul stays where the rank of x is not 2 or is unknown, or w is no constant. ``fold_affine``
+    then folds the Add of a bias that follows.
     """
     is_modified = False
     known = constants(model)

@@ -1,4 +1,4 @@
-"""Write a sum of many as sums of two."""
+"""Write a Sum of many tensors as Adds of two."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from edge_inception.graph.passes._contract import Pass, replace_node, scoped, to
 def sum_to_add(model: onnx.ModelProto) -> bool:
     """Before: Sum(a, b, c) -> y. After: Add(a, b) -> s, Add(s, c) -> y.
 
-    From the left, as ONNX defines Sum. Sum of one tensor is an Identity. Caffe2 writes the joins of
-    a residual network so; engines and our placement know Add.
+    Tensors are added from the left, as ONNX defines Sum. Sum of one tensor becomes an Identity.
+    Caffe2 writes the joins of a residual network as Sum; engines and our placement know Add.
     """
     changed = [node for node in list(model.graph.node) if node.op_type == "Sum"]
     for node in changed:
