@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -99,8 +100,7 @@ def without_head(model: onnx.ModelProto) -> onnx.ModelProto:
     head = [node for node in model.graph.node if node.name.startswith(HEAD_SCOPE)]
     if not head:
         return model
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
+    bare = copy.deepcopy(model)
     graph = bare.graph
     for node in head:
         graph.node.remove(node)
@@ -204,8 +204,8 @@ def set_opset(model: onnx.ModelProto, opset: int) -> None:
 def set_attributes(node: onnx.NodeProto, *removed: str, **values: object) -> None:
     """Remove attributes of a node, and set those of ``values``."""
     kept = [entry for entry in node.attribute if entry.name not in {*removed, *values}]
-    made = [helper.make_attribute(name, value) for name, value in values.items()]
-    refill(node.attribute, [*kept, *made])
+    added = [helper.make_attribute(name, value) for name, value in values.items()]
+    refill(node.attribute, [*kept, *added])
 
 
 def constants(model: onnx.ModelProto) -> Mapping[str, TensorProto]:

@@ -176,8 +176,8 @@ def _subgraphs(nodes: Sequence[onnx.NodeProto], on_dla: Sequence[bool]) -> list[
 
     Sets of nodes are integers, one bit a node.
     """
-    made = {name: i for i, node in enumerate(nodes) for name in node.output if name}
-    before = [sorted({made[name] for name in node.input if name in made}) for node in nodes]
+    maker = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    before = [sorted({maker[name] for name in node.input if name in maker}) for node in nodes]
     above: list[int] = []
     for sources in before:
         direct = sum(1 << i for i in sources)

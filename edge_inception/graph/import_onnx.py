@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,7 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
     is_cut = _cut_softmax(model)
     if is_cut:
         notes.append("its Softmax is cut off, the engine answers logits; --head softmax keeps it")
-    original = onnx.ModelProto()
-    original.CopyFrom(model)
+    original = copy.deepcopy(model)
     _convert(model, source)
     batch = FREE if options.profile.is_dynamic else options.profile.max
     _set_sides(model, preprocess)

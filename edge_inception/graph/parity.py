@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,8 +57,7 @@ def rounding(model: onnx.ModelProto, *, seed: int) -> float:
     Returns:
         As ``largest_difference``.
     """
-    moved = onnx.ModelProto()
-    moved.CopyFrom(model)
+    moved = copy.deepcopy(model)
     rng = np.random.default_rng(seed)
     for tensor in moved.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
@@ -113,8 +113,7 @@ class Probe:
         first = shape_of(source)[0]
         self._batch = first if isinstance(first, int) else 1
         self._names = [name for name in dict.fromkeys(names) if name != self._input]
-        open_model = onnx.ModelProto()
-        open_model.CopyFrom(model)
+        open_model = copy.deepcopy(model)
         del open_model.graph.output[:]
         open_model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
         with _refusals():

@@ -6,6 +6,7 @@ leave it out.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,8 +101,8 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
     written = _written(shaped, nodes, tensors)
     read = _read(nodes, inputs, tensors)
     layers = tuple(
-        _layer(node, tensors, owned=weights, moved=(taken, made))
-        for node, weights, taken, made in zip(nodes, owned, read, written, strict=True)
+        _layer(node, tensors, owned=weights, moved=moved)
+        for node, weights, *moved in zip(nodes, owned, read, written, strict=True)
     )
     alive = _alive(nodes, inputs, {value.name for value in shaped.graph.output}, written)
     peak = max(range(len(alive)), key=alive.__getitem__, default=None)
@@ -135,8 +136,7 @@ _MOST_READ = 1024
 
 
 def _inferred(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
-    filled = onnx.ModelProto()
-    filled.CopyFrom(model)
+    filled = copy.deepcopy(model)
     for tensor in filled.graph.initializer:  # 2 GiB is inference's limit
         if tensor.data_type != TensorProto.INT64 and math.prod(tensor.dims) > _MOST_READ:
             tensor.ClearField("raw_data")
@@ -222,16 +222,16 @@ def _reads(node: onnx.NodeProto) -> list[str]:
 
 def _require_order(model: onnx.ModelProto) -> None:
     graph = model.graph
-    made = {value.name for value in (*graph.input, *graph.initializer)}
-    made.update(sparse.values.name for sparse in graph.sparse_initializer)
+    known = {value.name for value in (*graph.input, *graph.initializer)}
+    known.update(sparse.values.name for sparse in graph.sparse_initializer)
     for node in graph.node:
-        missing = next((name for name in _reads(node) if name not in made), None)
+        missing = next((name for name in _reads(node) if name not in known), None)
         if missing is not None:
             raise InputError(
                 f"node '{label(node)}' reads '{missing}', which nothing before it makes",
                 hint="nodes must stand in the order they run; export the model again",
             )
-        made.update(node.output)
+        known.update(node.output)
 
 
 _QUANTIZATION = (1, 2)
@@ -319,7 +319,7 @@ def _layer(
     tensors: Mapping[str, Tensor],
     *,
     owned: list[Tensor],
-    moved: tuple[list[Tensor], list[Tensor]],
+    moved: Sequence[Sequence[Tensor]],
 ) -> Layer:
     output = next((name for name in node.output if name), "")
     return Layer(
@@ -343,8 +343,9 @@ def _read(
     nodes: Sequence[onnx.NodeProto], inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]
 ) -> list[list[Tensor]]:
     """For each node, the tensors that it reads from the graph's inputs and from other nodes."""
-    made = {tensor.name for tensor in inputs} | {name for node in nodes for name in node.output}
-    return [[tensors[n] for n in dict.fromkeys(_reads(node)) if n in made] for node in nodes]
+    computed = {tensor.name for tensor in inputs}
+    computed |= {name for node in nodes for name in node.output}
+    return [[tensors[n] for n in dict.fromkeys(_reads(node)) if n in computed] for node in nodes]
 
 
 def _written(

@@ -41,8 +41,8 @@ def to_float16(model: onnx.ModelProto) -> None:
         for name in node.output:
             if name in both:
                 nodes.append(_to_half(name))
-            elif name.removesuffix(".float16") in both:
-                nodes.append(_to_full(name.removesuffix(".float16")))
+            elif (full_name := name.removesuffix(".float16")) in both:
+                nodes.append(_cast(name, full_name, TensorProto.FLOAT))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
 
@@ -80,10 +80,6 @@ def _halve_weights(
 
 def _to_half(name: str) -> onnx.NodeProto:
     return _cast(name, f"{name}.float16", TensorProto.FLOAT16)
-
-
-def _to_full(name: str) -> onnx.NodeProto:
-    return _cast(f"{name}.float16", name, TensorProto.FLOAT)
 
 
 def _cast(source: str, result: str, to: int) -> onnx.NodeProto:

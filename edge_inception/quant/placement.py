@@ -112,15 +112,6 @@ def place(
     return _without(placement, {*keep, *_ends(placement, graph, policy)})
 
 
-def groups(placement: Placement, model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
-    """Name of every group -> names of the layers that read one of its pairs, in graph order."""
-    nodes = model.graph.node
-    return {
-        root: tuple(nodes[index].name or nodes[index].output[0] for index in indices)
-        for root, indices in group_readers(placement).items()
-    }
-
-
 def group_readers(placement: Placement) -> dict[str, list[int]]:
     """Name of every group -> indices of the nodes that read one of its pairs, ascending."""
     read: dict[str, set[int]] = {root: set() for root in placement.scale_of.values()}

@@ -124,7 +124,13 @@ def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
         "graph": graph.sha256,
         **_flat(graph.details.preprocess, {n: tool_version(n) for n in tools}),
     }
-    require_keys(ranges, got=got, wanted=wanted, again=_command(graph, ranges, table))
+    for key, value in wanted.items():
+        if got.get(key) != value:
+            raise InputError(
+                f"range table {ranges.path} is of another {key}: "
+                f"got {got.get(key)}, wanted {value}",
+                hint=f"edge-inception {_command(graph, ranges, table)}",
+            )
     return table
 
 
@@ -147,23 +153,6 @@ def _command(graph: SimplifiedGraph, ranges: RangeTable, table: Table) -> str:
         flags += ["--calibration IMAGES"]
     source, out = shlex.quote(str(graph.path)), shlex.quote(str(ranges.path))
     return f"calibrate {source} {' '.join(flags)} --out {out}"
-
-
-def require_keys(
-    ranges: RangeTable, *, got: Mapping[str, Any], wanted: Mapping[str, Any], again: str
-) -> None:
-    """Check facts of a table against the wanted ones; ``again`` is the command to make it anew.
-
-    Raises:
-        InputError: A fact differs; the message names the first, its value and the wanted value.
-    """
-    for key, value in wanted.items():
-        if got.get(key) != value:
-            raise InputError(
-                f"range table {ranges.path} is of another {key}: "
-                f"got {got.get(key)}, wanted {value}",
-                hint=f"edge-inception {again}",
-            )
 
 
 def _flat(preprocess: Preprocess, tools: Mapping[str, str]) -> dict[str, Any]:

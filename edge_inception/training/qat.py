@@ -12,6 +12,7 @@ solar network's logits fell from 26 to 19 dB in 24 steps, with the float logits 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -274,11 +275,10 @@ def _biases(model: onnx.ModelProto) -> dict[str, str]:
 def _with_biases(model: onnx.ModelProto, typed: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the float graph with the corrected biases of its typed graph."""
     stored, corrected = check.constants(typed), _biases(typed)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copied = copy.deepcopy(model)
     biases = {name: corrected[layer] for layer, name in _biases(model).items() if name}
-    _set_values(copy, {n: numpy_helper.to_array(stored[bias]) for n, bias in biases.items()})
-    return copy
+    _set_values(copied, {n: numpy_helper.to_array(stored[bias]) for n, bias in biases.items()})
+    return copied
 
 
 def _require_same(

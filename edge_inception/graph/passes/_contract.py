@@ -81,12 +81,12 @@ def rename_reads(model: onnx.ModelProto, old: str, new: str) -> None:
 
 
 def replace_node(
-    model: onnx.ModelProto, node: onnx.NodeProto, made: Sequence[onnx.NodeProto]
+    model: onnx.ModelProto, node: onnx.NodeProto, new: Sequence[onnx.NodeProto]
 ) -> None:
-    """Put ``made`` where ``node`` stands."""
+    """Put ``new`` where ``node`` stands."""
     position = list(model.graph.node).index(node)
     del model.graph.node[position]
-    for offset, each in enumerate(made):
+    for offset, each in enumerate(new):
         model.graph.node.insert(position + offset, each)
 
 

@@ -51,14 +51,14 @@ def _rewrite(model: onnx.ModelProto, pool: onnx.NodeProto) -> bool:
     flat, result = flatten.output[0], layers[-1].output[0]
     maps = f"{result}.maps"
     _forget_shapes(model, [flat, *(layer.output[0] for layer in layers[:-1])])
-    made = _convolutions(model, layers, rank=len(size))
-    made[-1].output[0] = maps
+    convolutions = _convolutions(model, layers, rank=len(size))
+    convolutions[-1].output[0] = maps
     name = scoped(pool, "average_pool")
     head = helper.make_node("AveragePool", pool.input, [flat], name, kernel_shape=size)
     tail = helper.make_node("Flatten", [maps], [result], flatten.name, axis=1)
     model.graph.node.remove(flatten)
     replace_node(model, pool, [head])
-    for old, new in zip(layers, made, strict=True):
+    for old, new in zip(layers, convolutions, strict=True):
         replace_node(model, old, [new, tail] if old is layers[-1] else [new])
     return True
 
@@ -88,10 +88,10 @@ def _convolutions(
 ) -> list[onnx.NodeProto]:
     """The layers as Conv and Relu nodes; weights of Gemms get ``rank`` axes of size 1."""
     known = constants(model)
-    made = []
+    convolutions = []
     for layer in layers:
         if layer.op_type == "Relu":
-            made.append(helper.make_node("Relu", layer.input, layer.output, layer.name))
+            convolutions.append(helper.make_node("Relu", layer.input, layer.output, layer.name))
             continue
         weight = known[layer.input[1]]
         _, classes = output_channels(layer, known)
@@ -100,8 +100,8 @@ def _convolutions(
         matrix = matrix if attribute(layer, "transB", 0) else matrix.T
         set_values(weight, matrix.reshape(*matrix.shape, *(1 for _ in range(rank))))
         inputs = [layer.input[0], weight.name, *bias]
-        made.append(helper.make_node("Conv", inputs, layer.output, scoped(layer, "conv")))
-    return made
+        convolutions.append(helper.make_node("Conv", inputs, layer.output, scoped(layer, "conv")))
+    return convolutions
 
 
 def _forget_shapes(model: onnx.ModelProto, names: Sequence[str]) -> None:

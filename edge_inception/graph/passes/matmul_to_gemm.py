@@ -24,8 +24,8 @@ def matmul_to_gemm(model: onnx.ModelProto) -> bool:
             continue
         is_matrix = len(known[node.input[1]].dims) == _RANK
         if is_matrix and len(known_shape(model, node.input[0])) == _RANK:
-            made = helper.make_node("Gemm", node.input, node.output, scoped(node, "gemm"))
-            node.CopyFrom(made)
+            gemm = helper.make_node("Gemm", node.input, node.output, scoped(node, "gemm"))
+            node.CopyFrom(gemm)
             is_modified = True
     return is_modified
 

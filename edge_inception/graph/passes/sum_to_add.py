@@ -25,12 +25,12 @@ def _steps(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     result = node.output[0]
     if not others:
         return [helper.make_node("Identity", [first], [result], scoped(node, "identity"))]
-    made = []
+    adds = []
     for index, name in enumerate(others, start=1):
         written = result if index == len(others) else f"{result}.sum{index}"
-        made.append(helper.make_node("Add", [first, name], [written], scoped(node, "add")))
+        adds.append(helper.make_node("Add", [first, name], [written], scoped(node, "add")))
         first = written
-    return made
+    return adds
 
 
 PASS = Pass(name="sum_to_add", call=sum_to_add, ensures=topological_order)
