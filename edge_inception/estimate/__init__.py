@@ -1,5 +1,5 @@
-"""What a target could reach at best, from its tables and a graph's sizes: a bound, no measurement.
+"""Upper bounds for the speed of a graph on a target, computed from tables and not measured.
 
-What enters combines ``graph`` and ``hardware``. It is a room of its own, since no graph on disk
+A module here combines ``graph`` and ``hardware``. This is a room of its own, since no graph on disk
 depends on the tables of hardware.
 """

@@ -1,14 +1,16 @@
-"""How fast a graph could run on a target: a roofline per layer, and a range to plan with.
+"""Estimate of a graph's speed on a target: a roofline bound per layer, and a range to plan with.
 
-Nothing here is a measurement. A layer takes at least its operations at the target's dense peak, and
-at least its bytes at the memory's bandwidth; the longer of the two is its bound, and the sum over
-the layers that of the graph (Williams, Waterman, Patterson: Roofline, CACM 2009). Caches that hold
-a whole layer and Winograd's algorithm could beat it; the time to start kernels is not in it.
+This is no measurement. The time of a layer is at least that of its operations at the target's dense
+peak, and at least that of its bytes at the memory's bandwidth. The longer of the two is the layer's
+bound, and the sum over the layers is that of the graph (Williams, Waterman, Patterson: Roofline,
+CACM 2009). Caches that hold a whole layer and Winograd's algorithm could beat the bound; it does
+not include the time to start kernels.
 
 Engines reach a share of that bound. ``SHARE`` is one number for every target and precision: the
 geometric mean over the four devices of ``CHECK_POINTS``, 0.50. Predicting each device from the
-other three errs by up to 32 %; ``BAND`` is somewhat more, since four devices are few. Two of the
-seven figures are recalled and not confirmed, and on Orin, Thor and cards the band is untested.
+other three has an error of up to 32 %; ``BAND`` is somewhat more, since four devices are few. Two
+of the seven figures are recalled and not confirmed, and the band is untested on Orin, Thor and
+discrete GPUs.
 """
 
 from __future__ import annotations
@@ -26,16 +28,16 @@ SHARE = 0.50
 BAND = 0.40
 """The range to plan with is SHARE x (1 - BAND) to SHARE x (1 + BAND) of the bound."""
 LEAST_SHARE = 0.15
-"""A measurement below this share of the bound points to a wrong peak, power mode, precision or
-batch, and so does one above the bound; source: docs/hardware.md, "Roofline"."""
+"""Share of the bound below which a measurement points to a wrong peak, power mode, precision or
+batch; a measurement above the bound does so too. Source: docs/hardware.md, "Roofline"."""
 
 KERNEL_START_S = 5e-6
-"""Of the order of what a GPU takes to start one kernel; recalled, and used for a warning only."""
+"""Rough time for a GPU to start one kernel, from memory; it is used for a warning only."""
 
 BYTES = {Precision.INT8: 1, Precision.FP16: 2, Precision.FP32: 4}
 _OPERATIONS_OF_A_MAC = 2
 
-# Computed in the layer before, or where they are written: they move nothing of their own.
+# Ops that are fused into the layer before, or write in place: they move no bytes of their own.
 _FUSED = frozenset(
     (
         "BatchNormalization", "Cast", "Clip", "Concat", "DequantizeLinear", "Dropout", "Elu",
@@ -43,13 +45,16 @@ _FUSED = frozenset(
         "Relu", "Reshape", "Sigmoid", "Squeeze", "Tanh", "Unsqueeze",
     )
 )  # fmt: skip
-# Likewise, but an operand that the layer before did not compute is read.
+# Ops that are fused too, but read an operand that the layer before did not compute.
 _JOINED = frozenset(("Add", "Div", "Mul", "Sub", "Sum"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckPoint:
-    """A published figure of Inception-v4; ``batch`` is that of the GPU."""
+    """A published speed of Inception-v4; ``batch`` is that of the GPU.
+
+    ``sure`` grades the source, as in the tables of hardware.
+    """
 
     target: str
     precision: Precision
@@ -99,9 +104,9 @@ CHECK_POINTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peaks:
-    """What a target can do, and what that is known from.
+    """Peak rates of a target: multiply-adds and bytes of memory per second.
 
-    ``macs_per_s`` multiply-adds, ``bytes_per_s`` of memory; ``words`` say both with their sources.
+    ``words`` describe both with their sources.
     """
 
     macs_per_s: float
@@ -123,7 +128,7 @@ class LayerBound:
 
     @property
     def seconds(self) -> float:
-        """The longer of the two."""
+        """The longer of the times for compute and for memory."""
         return max(self.compute_s, self.memory_s)
 
     @property
@@ -134,14 +139,14 @@ class LayerBound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Bounds of all layers that take time; images/s of the whole target."""
+    """Bounds of all layers that take time; rates are images per second of the whole target."""
 
     batch: int
     layers: tuple[LayerBound, ...]
 
     @property
     def seconds(self) -> float:
-        """Least time of a batch."""
+        """Least time of a batch in seconds."""
         return sum(layer.seconds for layer in self.layers)
 
     @property
@@ -156,7 +161,7 @@ class Estimate:
 
     @property
     def compute_share(self) -> float:
-        """Share of that time in layers bound by compute, 0..1."""
+        """Share of the least time, 0..1, in layers that are bound by compute."""
         bound = (layer.seconds for layer in self.layers if layer.bound_by == "compute")
         return sum(bound) / self.seconds
 
@@ -168,21 +173,21 @@ class Estimate:
 
     @property
     def suspicious_below(self) -> float:
-        """Images per second; see ``LEAST_SHARE``."""
+        """Images per second below which a measurement is suspicious, by ``LEAST_SHARE``."""
         return LEAST_SHARE * self.bound
 
 
 def is_tested(target: Target) -> bool:
-    """Whether a check point is of a module with the same GPU."""
+    """Whether a check point was measured on a module with the same GPU."""
     checked = {TARGETS[point.target].compute_capabilities for point in CHECK_POINTS}
     return target.compute_capabilities in checked
 
 
 def peaks_of(target: Target, precision: Precision, *, dla: bool = False) -> Peaks:
-    """Peaks of the target's GPU, with ``dla`` of the GPU and all its DLA cores together.
+    """Peaks of the target's GPU, or with ``dla`` of the GPU and all its DLA cores together.
 
     Raises:
-        InputError: One of them is not known.
+        InputError: A peak is not known.
     """
     figures = {Precision.INT8: target.int8_tops, Precision.FP16: target.fp16_tflops}
     if dla:
@@ -210,41 +215,42 @@ def _known(fact: Fact | None, target: Target, what: str) -> Fact:
     return fact
 
 
-def batch_of(found: Statistics) -> int:
-    """Images of the counted graph: the first size of its first input.
+def batch_of(statistics: Statistics) -> int:
+    """The batch of a graph: the first size of its first input.
 
     Raises:
-        InputError: It has no input with a first size.
+        InputError: The graph has no input with a first size.
     """
-    sizes = found.inputs[0].sizes if found.inputs else None
+    sizes = statistics.inputs[0].sizes if statistics.inputs else None
     if not sizes or not isinstance(sizes[0], int):
         raise InputError("the graph has no input with a batch", hint="export with a first size")
     return sizes[0]
 
 
-def estimate(found: Statistics, peaks: Peaks) -> Estimate:
-    """Bound of a graph with its batch filled.
+def estimate(statistics: Statistics, peaks: Peaks) -> Estimate:
+    """The bound of a graph of fixed batch.
 
     Every layer is taken to run at ``peaks``, whatever precision the file has: activations and
-    weights are read and written once, each of ``peaks.bytes_per_element``. What engines fuse moves
-    nothing; a sum reads the branch that the layer before it did not compute.
+    weights are read and written once, each of ``peaks.bytes_per_element``. Ops that engines fuse
+    move no bytes; a sum reads the branch that the layer before it did not compute.
 
     Raises:
-        InputError: A shape or the work of a layer is unknown, or there is no work.
+        InputError: A shape or the multiply-adds of a layer are unknown, or there are none.
     """
-    if found.unknown_shapes or found.unknown_macs:
-        unknown = listed((*found.unknown_shapes, *found.unknown_macs))
+    if statistics.unknown_shapes or statistics.unknown_macs:
+        unknown = listed((*statistics.unknown_shapes, *statistics.unknown_macs))
         raise InputError(
             f"shape or multiply-adds are not known of: {unknown}",
             hint="`edge-inception inspect` shows all; export with fixed sizes but the batch's",
         )
-    if not found.macs:
+    if not statistics.macs:
         raise InputError(
             "the graph has no Conv, Gemm or MatMul: there is nothing to estimate",
             hint="name a network's ONNX file",
         )
-    bounds = (_bound(layer, peaks) for layer in found.layers)
-    return Estimate(batch=batch_of(found), layers=tuple(bound for bound in bounds if bound.seconds))
+    bounds = (_bound(layer, peaks) for layer in statistics.layers)
+    timed = tuple(bound for bound in bounds if bound.seconds)
+    return Estimate(batch=batch_of(statistics), layers=timed)
 
 
 def _bound(layer: Layer, peaks: Peaks) -> LayerBound:
@@ -261,7 +267,7 @@ def _bound(layer: Layer, peaks: Peaks) -> LayerBound:
 
 
 def _moved(layer: Layer) -> int:
-    """Elements between the layer and memory."""
+    """Number of elements that a layer reads from memory and writes to it."""
     read, written = layer.num_read or 0, layer.num_written or 0
     if layer.op in _FUSED:
         return 0
@@ -270,10 +276,10 @@ def _moved(layer: Layer) -> int:
     return read + written + layer.num_parameters
 
 
-def memory_need(found: Statistics, precision: Precision, *, workspace: int = 0) -> MemoryNeed:
-    """Bytes that any engine needs: all weights, and what its largest layer reads and writes."""
+def memory_need(statistics: Statistics, precision: Precision, *, workspace: int = 0) -> MemoryNeed:
+    """Bytes that any engine needs: all weights, and the inputs and outputs of its largest layer."""
     size = BYTES[precision]
-    kept = (layer for layer in found.layers if layer.op not in _FUSED | _JOINED)
+    kept = (layer for layer in statistics.layers if layer.op not in _FUSED | _JOINED)
     largest = max(((layer.num_read or 0) + (layer.num_written or 0) for layer in kept), default=0)
-    weights = sum(layer.num_parameters for layer in found.layers)
+    weights = sum(layer.num_parameters for layer in statistics.layers)
     return MemoryNeed(weights=weights * size, activations=largest * size, workspace=workspace)

@@ -1,4 +1,4 @@
-"""Give a foreign graph another batch size, or say which node holds the one it has."""
+"""Another batch size for an imported graph, or the node that is written for one size only."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FREE = "batch"
 
 
 def set_batch(model: onnx.ModelProto, batch: int | str, path: Path) -> None:
-    """Change ``model`` in place: the image input takes ``batch`` images, a number or a free size.
+    """Let the image input of ``model`` take ``batch`` images, a number or the name of a free size.
 
-    A Reshape to ``[1, 1024]`` after a batch of 1 becomes one to ``[0, 1024]``, where 0 copies the
-    size of its input. Shapes of all tensors are inferred again.
+    A Reshape to ``[1, 1024]`` after a batch of 1 becomes a Reshape to ``[0, 1024]``, where 0 copies
+    the size of its input. Shapes of all tensors are inferred again.
 
     Raises:
-        InputError: The batch of some node's answer does not follow; the first such node is named.
+        InputError: An output of some node keeps the old batch; the first such node is named.
     """
     (source,) = model.graph.input
     before = shapes(model)
@@ -40,11 +40,11 @@ def set_batch(model: onnx.ModelProto, batch: int | str, path: Path) -> None:
     _forget_shapes(model)
     inferred = _inferred(model)
     after = shapes(inferred)
-    held = _first_held(model, before, after, batch)
-    if held is not None:
-        got = after.get(held.output[0]) or "no known size"
+    node = _first_of_fixed_batch(model, before, after, batch)
+    if node is not None:
+        got = after.get(node.output[0]) or "no known size"
         raise InputError(
-            f"{path}: node '{label(held)}' is {held.op_type}: it gives {got} for a batch of "
+            f"{path}: node '{label(node)}' is {node.op_type}: it gives {got} for a batch of "
             f"{batch}, the graph was made for {old}",
             hint=f"use --batch {old}, or export again with a dynamic batch",
         )
@@ -52,13 +52,13 @@ def set_batch(model: onnx.ModelProto, batch: int | str, path: Path) -> None:
 
 
 def shapes(model: onnx.ModelProto) -> Shapes:
-    """Sizes of every float32 tensor that shape inference knows."""
+    """Sizes of every float32 tensor whose sizes ONNX's shape inference knows, by name."""
     graph = _inferred(model).graph
     values = (*graph.value_info, *graph.input, *graph.output)
     return {
         value.name: shape_of(value)
         for value in values
-        # the answer of Shape has sizes inside, and is none itself
+        # not the output of Shape, whose values are sizes, and whose size is a rank
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
 
@@ -74,7 +74,7 @@ def _forget_shapes(model: onnx.ModelProto) -> None:
 
 
 def _free_reshapes(model: onnx.ModelProto, old: int, known: Shapes) -> None:
-    """Let constant shapes that begin with the old batch copy the batch of their input."""
+    """Let a Reshape to a constant [old batch, ...] copy the batch of its input."""
     tensors = constants(model)
     for index, node in enumerate(model.graph.node):
         target = tensors.get(node.input[1]) if node.op_type == "Reshape" else None
@@ -88,13 +88,13 @@ def _free_reshapes(model: onnx.ModelProto, old: int, known: Shapes) -> None:
             node.input[1] = free
 
 
-def _first_held(
+def _first_of_fixed_batch(
     model: onnx.ModelProto,
     before: Shapes,
     after: Shapes,
     batch: int | str,
 ) -> onnx.NodeProto | None:
-    """The first node whose answer began with the old batch and does not begin with the new one."""
+    """The first node with an output [batch, ...] that keeps the old batch; None if none does."""
     name = model.graph.input[0].name
     old, from_image = before[name][0], {name}
     node: onnx.NodeProto
@@ -106,7 +106,7 @@ def _first_held(
         for output in outputs:
             had_batch = before.get(output, [])[:1] == [old]
             has = next(iter(after.get(output, [])), None)
-            # a size that inference leaves free is no proof; the answers are compared later
+            # a size that inference leaves free proves nothing; the logits are compared later
             if had_batch and has != batch and not isinstance(has, str):
                 return node
     return None

@@ -1,11 +1,12 @@
-"""Read ONNX files and state what a graph must be before later stages trust it."""
+"""Reading of ONNX files, checks that later stages rely on, and small queries on a graph."""
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx
@@ -21,7 +22,8 @@ def load_graph(path: Path) -> onnx.ModelProto:
     """The ONNX model at ``path`` with its weights in memory.
 
     Raises:
-        InputError: Missing, not ONNX, truncated, empty, or external weights that are not there.
+        InputError: The file is missing, not ONNX, truncated or without nodes, or its external
+            weights are missing.
     """
     try:
         model = onnx.load(str(path), format="protobuf", load_external_data=False)
@@ -57,13 +59,10 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _require_whole_weights(model: onnx.ModelProto, path: Path) -> None:
-    for tensor in model.graph.initializer:
-        _require_whole(tensor, path)
-
-
-def _require_whole(tensor: TensorProto, path: Path) -> None:
+    tensor = TensorProto()
     try:
-        numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer:
+            numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path}: weight '{tensor.name}' is truncated or malformed: {error}",
@@ -72,7 +71,7 @@ def _require_whole(tensor: TensorProto, path: Path) -> None:
 
 
 def node_counts(model: onnx.ModelProto) -> dict[str, int]:
-    """Nodes by op, sorted by name."""
+    """Number of nodes of every op, sorted by op."""
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
@@ -80,7 +79,7 @@ def require_plain_opset(model: onnx.ModelProto) -> None:
     """Check that the graph uses ONNX's own operators only.
 
     Raises:
-        InputError: It imports other operator sets, or none.
+        InputError: The graph imports other operator sets, or none.
     """
     sets = {entry.domain or "ai.onnx" for entry in model.opset_import}
     if sets != {"ai.onnx"}:
@@ -97,12 +96,11 @@ def shape_of(value: onnx.ValueInfoProto) -> list[int | str]:
 
 
 def without_head(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` itself, or where it has a head a copy that answers with what the head reads."""
+    """A copy of ``model`` whose output is the input of its head; ``model`` itself without one."""
     head = [node for node in model.graph.node if node.name.startswith(HEAD_SCOPE)]
     if not head:
         return model
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
+    bare = copy.deepcopy(model)
     graph = bare.graph
     for node in head:
         graph.node.remove(node)
@@ -156,10 +154,10 @@ def _refuse(role: str, values: list[onnx.ValueInfoProto], wanted: str) -> NoRetu
 
 
 def require_finite(model: onnx.ModelProto) -> None:
-    """Check every float initializer.
+    """Check that no weight is NaN or infinite.
 
     Raises:
-        InputError: One holds NaN or an infinity.
+        InputError: A weight is; the message names it.
     """
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
@@ -181,9 +179,33 @@ def attribute(node: onnx.NodeProto, name: str, default: object) -> object:
 
 def integers(node: onnx.NodeProto, name: str, default: Sequence[int] = ()) -> list[int]:
     """Value of an attribute that is a list of integers."""
-    found = attribute(node, name, default)
-    assert isinstance(found, Sequence)
-    return [int(number) for number in found]
+    numbers = attribute(node, name, default)
+    assert isinstance(numbers, Sequence)
+    return [int(number) for number in numbers]
+
+
+def channel_axis(node: onnx.NodeProto) -> int:
+    """Axis of the output channels: Conv [O, I, kh, kw], Gemm [O, I] when transB else [I, O]."""
+    return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+
+
+def refill(field: Any, items: Iterable[Any]) -> None:
+    """Replace the content of a repeated protobuf field; ``items`` may be taken from it."""
+    kept = list(items)
+    del field[:]
+    field.extend(kept)
+
+
+def set_opset(model: onnx.ModelProto, opset: int) -> None:
+    """Let the model import this version of ONNX's own operators and no other set."""
+    refill(model.opset_import, [helper.make_operatorsetid("", opset)])
+
+
+def set_attributes(node: onnx.NodeProto, *removed: str, **values: object) -> None:
+    """Remove attributes of a node, and set those of ``values``."""
+    kept = [entry for entry in node.attribute if entry.name not in {*removed, *values}]
+    added = [helper.make_attribute(name, value) for name, value in values.items()]
+    refill(node.attribute, [*kept, *added])
 
 
 def constants(model: onnx.ModelProto) -> Mapping[str, TensorProto]:
@@ -198,13 +220,13 @@ def readers(model: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
 
 def only_reader(model: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
     """The node that alone reads tensor ``name``, when the graph does not return it."""
-    found = readers(model, name)
+    nodes = readers(model, name)
     is_output = any(value.name == name for value in model.graph.output)
-    return found[0] if len(found) == 1 and not is_output else None
+    return nodes[0] if len(nodes) == 1 and not is_output else None
 
 
 def known_shape(model: onnx.ModelProto, name: str) -> list[int]:
     """Sizes of a tensor, 0 where free; empty when unknown."""
     values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
-    found = next((value for value in values if value.name == name), None)
-    return [] if found is None else [dim.dim_value for dim in found.type.tensor_type.shape.dim]
+    value = next((value for value in values if value.name == name), None)
+    return [] if value is None else [dim.dim_value for dim in value.type.tensor_type.shape.dim]

@@ -1,8 +1,9 @@
-"""What of a graph runs on NVIDIA's DLA, and in how many pieces, told without a device."""
+"""Which nodes of a graph run on NVIDIA's DLA, in how many subgraphs: computed without a device."""
 
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,16 +22,19 @@ PASSES = (
     inclusive_average_pool.PASS,
     remove_unused.PASS,
 )
-"""What DLA lacks, written in what it has; for simplified graphs with fixed sizes.
+"""Rewrites of ops that DLA lacks into ops that it has; for simplified graphs with fixed sizes.
 
-DLA takes neither GlobalAveragePool nor Flatten before a Gemm, and averages over padding only. A
-tensor whose name stays has the values it had.
+DLA takes neither GlobalAveragePool nor Flatten before a Gemm, and its average pool always counts
+the padding. A tensor whose name stays has the values it had.
 Source: "Working with DLA", TensorRT docs; operators/README.md of
 NVIDIA/Deep-Learning-Accelerator-SW.
 """
 
 MAX_SUBGRAPHS = 16
-"""Loadables that one core holds at once: DLA Supported Layers and Restrictions, TensorRT docs."""
+"""Loadables that one core holds at once.
+
+Source: DLA Supported Layers and Restrictions, TensorRT docs.
+"""
 
 LOCAL_DRAM_BYTES, GLOBAL_DRAM_BYTES = 1 << 30, 512 << 20
 """Default limits of one subgraph's intermediate tensors and of its weights: MemoryPoolType."""
@@ -54,9 +58,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subgraph:
-    """One loadable. Bytes are at float16; int8 takes half.
+    """One loadable of the DLA. Bytes are those of float16; int8 takes half.
 
-    ``peak_bytes`` is the most that is alive at once in graph order; ``weight_bytes`` all constants.
+    ``peak_bytes`` are the most bytes of tensors that are alive at once in graph order;
+    ``weight_bytes`` those of all its constants.
     """
 
     num_layers: int
@@ -74,16 +79,16 @@ class Plan:
 
     @property
     def gpu_layers(self) -> tuple[Verdict, ...]:
-        """What falls to the GPU."""
+        """Verdicts of the nodes that run on the GPU."""
         return tuple(verdict for verdict in self.verdicts if verdict.reason)
 
     @property
     def broken_limits(self) -> tuple[str, ...]:
-        """What exceeds a limit of the DLA, one line each."""
-        return tuple(_broken(self.subgraphs))
+        """The limits of the DLA that the plan exceeds, one line each."""
+        return tuple(_broken_limits(self.subgraphs))
 
 
-def _broken(subgraphs: Sequence[Subgraph]) -> Iterator[str]:
+def _broken_limits(subgraphs: Sequence[Subgraph]) -> Iterator[str]:
     if len(subgraphs) > MAX_SUBGRAPHS:
         yield f"{len(subgraphs)} subgraphs, one core holds {MAX_SUBGRAPHS}"
     for index, one in enumerate(subgraphs):
@@ -104,7 +109,7 @@ def plan(model: onnx.ModelProto, generation: str) -> Plan:
 
     Args:
         model: Plain ONNX with fixed sizes, shapes inferred or inferable.
-        generation: ``XAVIER`` or ``ORIN``, as the targets say.
+        generation: ``XAVIER`` or ``ORIN``, as in the table of targets.
 
     Raises:
         InputError: A size of the input is free.
@@ -138,7 +143,7 @@ def plan(model: onnx.ModelProto, generation: str) -> Plan:
 
 
 def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy after ``PASSES``.
+    """A copy of ``model`` with ``PASSES`` applied.
 
     Raises:
         InputError: A size of the input is free.
@@ -161,7 +166,7 @@ def _require_fixed(model: onnx.ModelProto) -> None:
 
 
 def _fixed(sizes: Sequence[int | str]) -> tuple[int, ...]:
-    """Sizes, or nothing where one is free."""
+    """The sizes as a tuple; empty where one is free."""
     known = tuple(size for size in sizes if isinstance(size, int))
     return known if len(known) == len(sizes) else ()
 
@@ -171,8 +176,8 @@ def _subgraphs(nodes: Sequence[onnx.NodeProto], on_dla: Sequence[bool]) -> list[
 
     Sets of nodes are integers, one bit a node.
     """
-    made = {name: i for i, node in enumerate(nodes) for name in node.output if name}
-    before = [sorted({made[name] for name in node.input if name in made}) for node in nodes]
+    maker = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    before = [sorted({maker[name] for name in node.input if name in maker}) for node in nodes]
     above: list[int] = []
     for sources in before:
         direct = sum(1 << i for i in sources)
@@ -193,12 +198,12 @@ def _subgraphs(nodes: Sequence[onnx.NodeProto], on_dla: Sequence[bool]) -> list[
 
 
 def _returns(members: int, above: Sequence[int], group: Sequence[int]) -> bool:
-    """Whether a path leaves the set and comes back, other groups being run as one each."""
-    seen, found = 0, _above(members, above) & ~members
-    while found != seen:
-        seen = found
+    """Whether a path leaves the set of nodes and comes back, where every other group runs whole."""
+    seen, reached = 0, _above(members, above) & ~members
+    while reached != seen:
+        seen = reached
         whole = functools.reduce(operator.or_, (group[i] for i in _bits(seen)), seen)
-        found = whole | _above(whole, above)
+        reached = whole | _above(whole, above)
         if _above(whole, above) & members:
             return True
     return False
@@ -218,20 +223,13 @@ def _measured(nodes: Sequence[onnx.NodeProto], view: View) -> Subgraph:
     peak = 0
     for index, node in enumerate(nodes):
         names = (*view.computed(node), *(name for name in node.output if name))
-        alive.update((name, _count(view.of(name))) for name in names)
+        alive.update((name, math.prod(view.of(name))) for name in names)
         peak = max(peak, sum(alive.values()))
         alive = {name: size for name, size in alive.items() if last.get(name, index) > index}
     read = {name for node in nodes for name in node.input if name in view.constants}
-    weights = sum(_count(tuple(view.constants[name].dims)) for name in read)
+    weights = sum(math.prod(view.constants[name].dims) for name in read)
     return Subgraph(
         num_layers=len(nodes),
         peak_bytes=peak * _ELEMENT_BYTES,
         weight_bytes=weights * _ELEMENT_BYTES,
     )
-
-
-def _count(sizes: Sequence[int]) -> int:
-    product = 1
-    for size in sizes:
-        product *= size
-    return product

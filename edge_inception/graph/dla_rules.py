@@ -1,7 +1,7 @@
-"""What NVIDIA's DLA takes, layer by layer, as published for TensorRT 8.2 to 10.7.
+"""The layers that NVIDIA's DLA takes, as published for TensorRT 8.2 to 10.7.
 
-A rule answers why TensorRT would give a node to the GPU, or an empty string. Where the documents
-are silent the answer is the GPU: a device may do better than its plan, never worse.
+A rule returns the reason why TensorRT would give a node to the GPU, or an empty string. Where the
+documents are silent the node goes to the GPU: a device may do better than the plan, never worse.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SOFTMAX_ALONE, _SOFTMAX_AMONG = 8192, 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What rules read: fixed sizes of every tensor, constants, and the generation of the DLA."""
+    """The facts that rules read: fixed sizes of every tensor, constants, the DLA's generation."""
 
     sizes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, TensorProto]
@@ -56,7 +56,7 @@ Check = Callable[[onnx.NodeProto, View], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """How one op is judged, and who says so."""
+    """The check of one op, and the document that states it."""
 
     check: Check
     source: str
@@ -73,7 +73,7 @@ def _first(*reasons: str) -> str:
 
 
 def _window(node: onnx.NodeProto, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    """Strides, dilations and pads."""
+    """Strides, dilations and pads of a node's windows."""
     rank = len(kernel)
     strides = integers(node, "strides", [1] * rank)
     dilations = integers(node, "dilations", [1] * rank)
@@ -130,8 +130,8 @@ def _average(node: onnx.NodeProto, view: View) -> str:
 def _concat(node: onnx.NodeProto, view: View) -> str:
     axis = attribute(node, "axis", None)
     assert isinstance(axis, int)
-    known = [view.of(name) for name in node.input]
-    spaces = {sizes[:1] + sizes[2:] for sizes in known}
+    sizes_of_inputs = [view.of(name) for name in node.input]
+    spaces = {sizes[:1] + sizes[2:] for sizes in sizes_of_inputs}
     return _first(
         f"axis {axis}, wanted that of the channels" if axis % _RANK != 1 else "",
         "a single input" if len(node.input) == 1 else "",
@@ -141,7 +141,7 @@ def _concat(node: onnx.NodeProto, view: View) -> str:
 
 
 def _elementwise(node: onnx.NodeProto, view: View) -> str:
-    """Two computed tensors of one size, or a computed tensor and what Scale takes."""
+    """An op on two computed tensors of one size, or on one and a constant, as layer Scale."""
     if len(node.input) != 2:  # noqa: PLR2004 -- ElementWise has two
         return f"{len(node.input)} inputs, wanted 2"
     computed = view.computed(node)
@@ -252,7 +252,7 @@ _UNKNOWN = Rule(check=_never("DLA has no such layer"), source=LAYERS)
 
 
 def judge(node: onnx.NodeProto, view: View) -> tuple[str, str]:
-    """Why ``node`` would run on the GPU, or an empty string; and the source of that answer."""
+    """The reason why ``node`` would run on the GPU, empty if it would not, and its source."""
     is_own = node.domain in OWN_DOMAINS
     rule = RULES.get(node.op_type, _UNKNOWN) if is_own else _UNKNOWN
     general = "" if rule is _UNKNOWN else _sizes(node, view)
@@ -260,17 +260,17 @@ def judge(node: onnx.NodeProto, view: View) -> tuple[str, str]:
 
 
 def _sizes(node: onnx.NodeProto, view: View) -> str:
-    """What holds of every layer: four axes, none of them free or too large."""
+    """Why the sizes of a node do not suit any layer: four axes, none of them free or too large."""
     for name in (*view.computed(node), *(name for name in node.output if name)):
         sizes = view.of(name)
         if not sizes:
             return f"the size of '{name}' is not known"
         if len(sizes) != _RANK and node.op_type not in _ANY_RANK:
             return f"rank {len(sizes)}, wanted {_RANK}"
-        found = _first(
+        reason = _first(
             _outside("batch", sizes[:1], (1, _LARGEST_BATCH)),
             _outside("size", sizes[1:], (1, _LARGEST_SIZE)),
         )
-        if found:
-            return found
+        if reason:
+            return reason
     return ""

@@ -1,4 +1,4 @@
-"""Half, bfloat16 and double numbers of a graph as float32."""
+"""Conversion of a graph's float16, bfloat16 and double numbers to float32."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TYPE_ATTRIBUTES = frozenset(("to", "dtype"))  # of Cast, EyeLike and their like
 
 
 def to_float32(model: onnx.ModelProto) -> dict[str, int]:
-    """Change ``model`` in place; how many weights were of each other float type.
+    """Make every float of ``model`` float32, in place; number of weights by former type.
 
     float16 and bfloat16 become float32 exactly; a double is rounded. Casts between float types are
     left as casts to float32, which do nothing.

@@ -1,8 +1,8 @@
-"""Any other float ONNX classifier -> graph: the stage ``import``."""
+"""A float ONNX classifier of another exporter -> graph: the stage ``import``."""
 
 from __future__ import annotations
 
-from collections import Counter
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +27,19 @@ __all__ = ["ImportOptions", "import_graph", "import_provenance"]
 
 OPSET = 18  # older graphs are converted to it; newer ones stay, and simplify checks what is left
 TOLERANCE = 1e-5
-"""Of the largest logit: conversion and another batch leave every kernel and weight as it was."""
+"""Largest accepted difference of a logit, as a share of the largest logit.
+
+It can be small, since conversion and another batch leave every kernel and weight as it was.
+"""
 _PASS_THROUGH = frozenset(("Identity", "Flatten", "Reshape", "Squeeze"))
-_COMPARED = 2  # images; a graph that errs does so on any
+_COMPARED = 2  # images; a graph that errs does so on any image
 _CLASSES_AXES = {2: (1, -1), 4: (1, -3)}
 _CONVERTED_SINCE = 13  # before, Softmax flattens everything from its axis on
 _DEFAULTS = {"crop_fraction": 0.875, "interpolation": "bilinear"}
 
 
 def import_provenance(source: Path, options: ImportOptions) -> Provenance:
-    """What ``import_graph`` records for these inputs.
+    """The provenance that ``import_graph`` records for these inputs.
 
     Raises:
         InputError: The file, or one that holds its weights, cannot be read.
@@ -51,8 +54,8 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
     """The classifier in ``source`` as a graph: ``input`` [N, 3, H, W] -> ``logits`` [N, classes].
 
     Opset 7 to 17 becomes 18; functions are inlined; initialisers are no inputs any more; half and
-    double weights become float32; a Softmax at the end is cut off, so that what is compared later
-    are logits, and kept as the head.
+    double weights become float32. A Softmax at the end is cut off, so that later stages compare
+    logits, and recorded as the head.
 
     Args:
         source: An .onnx file, with its external weights beside it.
@@ -60,26 +63,26 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
         out: Path of the .onnx file; weights are inside it.
 
     Raises:
-        InputError: What cannot be handled, by node, op and reason; no mean and std; class names or
-            sizes that do not fit; or onnxruntime's logits are not those of ``source``.
+        InputError: A node cannot be handled (its op and the reason are named), mean or std is not
+            given, class names or sizes do not fit, or onnxruntime's logits of the graph are not
+            those of ``source``.
     """
     provenance = import_provenance(source, options)
     model = check.load_graph(source)
     opset = support_checks.opset_of(model)
     notes = _normalise(model, source)
-    how = _preprocessing(model, options, source, notes)
-    support_checks.class_output(model, source)
+    preprocess = _preprocessing(model, options, source, notes)
+    support_checks.require_class_output(model, source)
     is_cut = _cut_softmax(model)
     if is_cut:
         notes.append("its Softmax is cut off, the engine answers logits; --head softmax keeps it")
-    original = onnx.ModelProto()
-    original.CopyFrom(model)
+    original = copy.deepcopy(model)
     _convert(model, source)
     batch = FREE if options.profile.is_dynamic else options.profile.max
-    _set_sides(model, how)
+    _set_sides(model, preprocess)
     set_batch(model, batch, source)
     _name_ends(model, source)
-    num_classes = _require_same_answers(original, model, how, source)
+    num_classes = _require_same_logits(original, model, preprocess, source)
     _require_classes(options, num_classes, source)
     content: bytes = model.SerializeToString(deterministic=True)
     return artifact.publish(
@@ -87,17 +90,17 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
         out,
         content,
         provenance=provenance,
-        counts=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
+        counts=check.node_counts(model),
         details=GraphDetails(
             model=source.stem,
             model_options={},
             num_classes=num_classes,
             classes=options.classes,
-            preprocess=how,
+            preprocess=preprocess,
             profile=options.profile,
             input=INPUT_NAME,
             output=OUTPUT_NAME,
-            input_shape=(batch, 3, *how.input_size),
+            input_shape=(batch, 3, *preprocess.input_size),
             opset=support_checks.opset_of(model),
             source_opset=opset,
             head_text=str(Head()),
@@ -111,7 +114,7 @@ def _external_files(source: Path) -> list[str]:
     """Files beside ``source`` that hold weights, by name."""
     try:
         model = onnx.load(str(source), format="protobuf", load_external_data=False)
-    except DecodeError:  # load_graph says it
+    except DecodeError:  # load_graph refuses the file and says why
         return []
     external = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
     pairs = (entry for tensor in external for entry in tensor.external_data)
@@ -120,7 +123,7 @@ def _external_files(source: Path) -> list[str]:
 
 
 def _normalise(model: onnx.ModelProto, source: Path) -> list[str]:
-    """Plain operators, float32, constants as initialisers, weights that are no inputs."""
+    """Rewrite to plain operators, float32 and initialisers that are no inputs; notes on it."""
     notes = []
     if model.functions:
         notes.append(f"{len(model.functions)} functions inlined")
@@ -131,12 +134,8 @@ def _normalise(model: onnx.ModelProto, source: Path) -> list[str]:
         kinds = ", ".join(f"{count} of {name}" for name, count in widened.items())
         notes.append(f"weights made float32: {kinds}")
     weights = set(check.constants(model))
-    images = [value for value in model.graph.input if value.name not in weights]
-    del model.graph.input[:]
-    model.graph.input.extend(images)
-    opset = support_checks.opset_of(model)
-    del model.opset_import[:]
-    model.opset_import.append(helper.make_opsetid("", opset))
+    check.refill(model.graph.input, (v for v in model.graph.input if v.name not in weights))
+    check.set_opset(model, support_checks.opset_of(model))
     model.ir_version = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
     model.ir_version = max(model.ir_version, 4)  # from 4 on, initialisers need not be inputs
     _constants_to_initialisers(model)
@@ -152,21 +151,20 @@ def _constants_to_initialisers(model: onnx.ModelProto) -> None:
             model.graph.initializer[-1].name = node.output[0]
         else:
             kept.append(node)
-    if len(kept) < len(model.graph.node):
-        del model.graph.node[:]
-        model.graph.node.extend(kept)
+    check.refill(model.graph.node, kept)
 
 
 def _preprocessing(
     model: onnx.ModelProto, options: ImportOptions, source: Path, notes: list[str]
 ) -> Preprocess:
-    """What the user says of it, and the sides the graph has.
+    """The preprocessing that the user gave, with the image size of the graph and our defaults.
 
     Raises:
-        InputError: Mean or std is missing, the sides are free and not given, or given otherwise.
+        InputError: Mean or std is missing, the image size is free and not given, or the given one
+            is not the graph's.
     """
-    given = dict(options.preprocess)
-    missing = [key for key in ("mean", "std") if key not in given]
+    fields = dict(options.preprocess)
+    missing = [key for key in ("mean", "std") if key not in fields]
     if missing:
         raise InputError(
             f"{source} does not say how images become its input: no {' and no '.join(missing)}",
@@ -174,28 +172,28 @@ def _preprocessing(
             "0.5,0.5,0.5 --std 0.5,0.5,0.5; Caffe, 0..255: --channel-order BGR --mean "
             "0.408,0.459,0.482 --std 0.00392,0.00392,0.00392",
         )
-    entry = support_checks.image_input(model, source)
+    entry = support_checks.require_image_input(model, source)
     sides = shape_of(entry)[2:]
-    asked = given.setdefault("input_size", tuple(sides))
-    if not all(isinstance(side, int) for side in asked):
+    size = fields.setdefault("input_size", tuple(sides))
+    if not all(isinstance(side, int) for side in size):
         raise InputError(
             f"{source}: input '{entry.name}' is {shape_of(entry)}, its sides are free",
             hint="pass --input-size",
         )
-    if any(isinstance(side, int) and side != want for side, want in zip(sides, asked, strict=True)):
+    if any(isinstance(side, int) and side != want for side, want in zip(sides, size, strict=True)):
         raise InputError(
-            f"{source} takes images of {sides[0]} x {sides[1]}, {asked[0]} x {asked[1]} asked for",
+            f"{source} takes images of {sides[0]} x {sides[1]}, {size[0]} x {size[1]} asked for",
             hint="leave --input-size out: the size is in the graph",
         )
     for key, value in _DEFAULTS.items():
-        if key not in given:
-            given[key] = value
+        if key not in fields:
+            fields[key] = value
             notes.append(f"{key} {value} is assumed; --{key.replace('_', '-')} changes it")
-    return Preprocess(**given)
+    return Preprocess(**fields)
 
 
 def _cut_softmax(model: onnx.ModelProto) -> bool:
-    """Let the nodes behind a Softmax at the end read what it read; whether there was one."""
+    """Remove a Softmax over the classes at the end of the graph; whether there was one."""
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
     node = makers.get(graph.output[0].name)
@@ -213,7 +211,7 @@ def _cut_softmax(model: onnx.ModelProto) -> bool:
 
 
 def _is_over_classes(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
-    """Whether every image gets probabilities of its own, over all classes."""
+    """Whether a Softmax normalises every image by itself, over all classes."""
     if support_checks.opset_of(model) < _CONVERTED_SINCE:
         return check.attribute(node, "axis", 1) == 1
     inferred = onnx.shape_inference.infer_shapes(model).graph
@@ -223,7 +221,7 @@ def _is_over_classes(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
 
 
 def _convert(model: onnx.ModelProto, source: Path) -> None:
-    """Opset 18 for older graphs.
+    """Convert a graph of an older opset to opset 18, in place.
 
     Raises:
         InputError: onnx cannot convert an operator.
@@ -246,30 +244,32 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _set_sides(model: onnx.ModelProto, how: Preprocess) -> None:
+def _set_sides(model: onnx.ModelProto, preprocess: Preprocess) -> None:
     (entry,) = model.graph.input
-    for place, side in zip((2, 3), how.input_size, strict=True):
-        entry.type.tensor_type.shape.dim[place].dim_value = side
+    for axis, side in zip((2, 3), preprocess.input_size, strict=True):
+        entry.type.tensor_type.shape.dim[axis].dim_value = side
 
 
 def _name_ends(model: onnx.ModelProto, source: Path) -> None:
-    """``input`` and ``logits``, of rank 2; a tensor that has such a name gives way.
+    """Name the ends of the graph ``input`` and ``logits`` [N, classes].
+
+    An inner tensor that already has such a name gets another.
 
     Raises:
         InputError: The output is neither [N, classes] nor [N, classes, 1, 1].
     """
     graph = model.graph
-    answer = support_checks.class_output(model, source)
-    shape = shape_of(answer)
+    output = support_checks.require_class_output(model, source)
+    shape = shape_of(output)
     if len(shape) != 2 and shape[2:] != [1, 1]:  # noqa: PLR2004 -- [N, classes]
         raise InputError(
-            f"{source}: output '{answer.name}' is {shape}, wanted [N, classes]",
+            f"{source}: output '{output.name}' is {shape}, wanted [N, classes]",
             hint="an image classifier maps one [N, 3, H, W] to [N, classes]",
         )
-    flat = answer.name
+    flat = output.name
     if len(shape) != 2:  # noqa: PLR2004 -- [N, classes]
-        flat = f"{answer.name}/flat"
-        graph.node.append(helper.make_node("Flatten", [answer.name], [flat], flat, axis=1))
+        flat = f"{output.name}/flat"
+        graph.node.append(helper.make_node("Flatten", [output.name], [flat], flat, axis=1))
     names = {graph.input[0].name: INPUT_NAME, flat: OUTPUT_NAME}
     for taken in {INPUT_NAME, OUTPUT_NAME} - names.keys():
         names[taken] = f"{taken}/inner"
@@ -284,10 +284,12 @@ def _name_ends(model: onnx.ModelProto, source: Path) -> None:
     )
 
 
-def _require_same_answers(
-    original: onnx.ModelProto, model: onnx.ModelProto, how: Preprocess, source: Path
+def _require_same_logits(
+    original: onnx.ModelProto, model: onnx.ModelProto, preprocess: Preprocess, source: Path
 ) -> int:
-    """Number of classes; one image at a time through ``original``, a batch through ``model``.
+    """Check that both graphs compute the same logits; their number of classes.
+
+    ``original`` runs one random image at a time, ``model`` a batch.
 
     Raises:
         InputError: onnxruntime refuses a graph, logits are not finite, all 0, or not the same.
@@ -295,10 +297,13 @@ def _require_same_answers(
     batch = shape_of(model.graph.input[0])[0]
     count = batch if isinstance(batch, int) else _COMPARED + 1
     rng = np.random.default_rng(0)
-    pixels = rng.random((count, 3, *how.input_size), dtype=np.float32)
-    mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (how.mean, how.std))
+    pixels = rng.random((count, 3, *preprocess.input_size), dtype=np.float32)
+    mean, std = (
+        np.array(values, np.float32).reshape(1, 3, 1, 1)
+        for values in (preprocess.mean, preprocess.std)
+    )
     images = (pixels - mean) / std
-    wanted = np.stack([_alone(original, image) for image in images[:_COMPARED]])
+    wanted = np.stack([_logits_of_one(original, image) for image in images[:_COMPARED]])
     unit = float(np.abs(wanted).max())
     if not np.isfinite(unit) or unit == 0.0:
         raise InputError(
@@ -317,7 +322,7 @@ def _require_same_answers(
     return int(wanted.shape[1])
 
 
-def _alone(model: onnx.ModelProto, image: NDArray[np.float32]) -> NDArray[np.float32]:
+def _logits_of_one(model: onnx.ModelProto, image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits [classes] of one image [3, H, W], whatever batch ``model`` was made for."""
     batch = shape_of(model.graph.input[0])[0]
     copies = np.repeat(image[np.newaxis], batch if isinstance(batch, int) else 1, axis=0)

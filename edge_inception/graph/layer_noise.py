@@ -1,11 +1,11 @@
 """Where the error of a typed graph arises: noise to signal, layer by layer, against a float graph.
 
 Both graphs run in onnxruntime as they are written, without its optimisations, on the same images,
-one at a time. A tensor of the float graph is found in the typed one by its name; what a layer of
-the typed graph reads through a Q/DQ pair or a cast is compared too, so that the noise of a pair is
-told apart from that of the weights behind it. A graph that was rewritten, as for DLA, may write a
-tensor in another shape or not at all: axes of one element make no difference, and a layer whose
-result cannot be found is left out and named.
+one at a time. A tensor of the float graph is found in the typed graph by its name. An input that a
+layer of the typed graph reads through a Q/DQ pair or a cast is compared too, so that the noise of a
+pair is told apart from that of the weights behind it. A graph that was rewritten, as for DLA, may
+write a tensor in another shape or not at all: axes of one element make no difference, and a layer
+whose result is missing is left out and named.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ from edge_inception.graph.check import image_input
 from edge_inception.spec import Progress, no_progress
 
 _Pair = tuple[str, str]
-"""A tensor of the float graph, and what stands for it in the typed one."""
+"""Names of a tensor in the float graph and of its counterpart in the typed graph."""
 
 QUIET = 1e-3
-"""Noise to signal below which an input counts as this noisy: -30 dB, about what 8 bits leave."""
+"""Floor of the noise to signal of an input, -30 dB: about the noise of rounding to 8 bits."""
 
 JUMP = 10.0
-"""Times the noise to signal of a layer's noisiest input from which its output is a jump: 10 dB."""
+"""Ratio of a layer's output noise to its input noise from which it counts as a jump: 10 dB."""
 
 LIMIT_DB = 300.0
-"""Stands for no noise at all, and negative for noise where there is no signal."""
+"""SQNR that stands for no noise at all; its negative stands for noise without a signal."""
 
 _CARRIERS = frozenset(("QuantizeLinear", "DequantizeLinear", "Cast"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerNoise:
-    """One node of the float graph; all figures are noise to signal in power, over all images.
+    """Noise to signal at one node of the float graph, in power, over all images.
 
-    ``output`` is that of its result, ``inputs`` the largest of the tensors it reads as their makers
-    left them, ``read`` the largest as it reads them, behind Q/DQ and casts; ``noisiest`` names that
-    tensor and is "" where the layer of the typed graph reads nothing that the float one computes.
-    ``worst_image`` is the index of the image with the largest ``output``.
+    ``output`` is that of the node's result. ``inputs`` is the largest among its inputs as they were
+    computed, ``read`` the largest among its inputs as it reads them, behind Q/DQ and casts;
+    ``noisiest`` names the input of ``read``, or is "" where the node of the typed graph reads no
+    tensor that the float graph computes. ``worst_image`` is the index of the image with the largest
+    ``output``.
     """
 
     name: str
@@ -66,20 +67,20 @@ class LayerNoise:
 
     @property
     def is_jump(self) -> bool:
-        """Whether much of the error arises here."""
+        """Whether much of the error arises at this layer."""
         return self.rise >= JUMP
 
     @property
     def is_pair_to_blame(self) -> bool:
-        """Whether most of it is there before the layer computes: the scale of what it reads."""
+        """Whether most of a jump comes from rounding the layer's input, not from its weights."""
         return self.is_jump and self.read >= self.output / JUMP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Layers in graph order; ``left_out`` names those whose result the typed graph does not have.
+    """Noise of layers in graph order; ``left_out`` names those that could not be compared.
 
-    Not by its name, or not in its shape.
+    Their result is not in the typed graph under its name, or has another shape there.
     """
 
     layers: tuple[LayerNoise, ...]
@@ -102,16 +103,16 @@ def first_jump(layers: Sequence[LayerNoise]) -> LayerNoise | None:
 
 def compare_layers(
     graphs: tuple[onnx.ModelProto, onnx.ModelProto],
-    pictures: Iterable[NDArray[Any]],
+    images: Iterable[NDArray[Any]],
     *,
     progress: Progress = no_progress,
 ) -> Comparison:
     """Noise of every layer of a float graph whose result the typed graph has, in graph order.
 
     Args:
-        graphs: The float graph, and a typed graph that was made of it.
-        pictures: Preprocessed images [1, ...], at least one.
-        progress: Called with images done, and with that again: how many there are is not known.
+        graphs: The float graph, and a typed graph that was made from it.
+        images: Preprocessed images [1, ...], at least one.
+        progress: Called with the number of images done, twice: their total is not known.
 
     Raises:
         InputError: The first graph is quantized, no tensor of one is in the other, or onnxruntime
@@ -122,24 +123,22 @@ def compare_layers(
         raise InputError(
             "the first graph is quantized itself", hint="give the float graph first, then the other"
         )
-    whole = list(_layers(exact, typed))
-    pairs = list(dict.fromkeys(pair for layer in whole for pair in layer.pairs))
+    layers = list(_layers(exact, typed))
+    pairs = list(dict.fromkeys(pair for layer in layers for pair in layer.pairs))
     noise: list[list[float]] = []
     signal: list[list[float]] = []
     unlike: set[_Pair] = set()
     first = parity.Probe(exact, [name for name, _ in pairs])
     second = parity.Probe(typed, [name for _, name in pairs])
-    for picture in pictures if pairs else ():
-        ours, theirs = first.tensors(picture), second.tensors(picture)
-        unlike.update(pair for pair in pairs if not _are_alike(ours[pair[0]], theirs[pair[1]]))
-        powers = [
-            (0.0, 0.0) if pair in unlike else _powers(ours[pair[0]], theirs[pair[1]])
-            for pair in pairs
-        ]
+    for image in images if pairs else ():
+        values, approximations = first.tensors(image), second.tensors(image)
+        compared = [(pair, values[pair[0]], approximations[pair[1]]) for pair in pairs]
+        unlike.update(pair for pair, *arrays in compared if not _have_one_shape(*arrays))
+        powers = [(0.0, 0.0) if pair in unlike else _powers(*arrays) for pair, *arrays in compared]
         noise.append([power for power, _ in powers])
         signal.append([power for _, power in powers])
         progress(len(noise), len(noise))
-    kept = list(_kept(whole, set(pairs) - unlike))
+    kept = list(_comparable(layers, set(pairs) - unlike))
     if not kept:
         raise InputError(
             "no tensor of the first graph has its name and its shape in the second",
@@ -147,16 +146,17 @@ def compare_layers(
         )
     results = {layer.result for layer in kept}
     return Comparison(
-        layers=tuple(_judged(layer, pairs, np.array(noise), np.array(signal)) for layer in kept),
-        left_out=tuple(layer.name for layer in whole if layer.result not in results),
+        layers=tuple(_noise(layer, pairs, np.array(noise), np.array(signal)) for layer in kept),
+        left_out=tuple(layer.name for layer in layers if layer.result not in results),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
-    """A node of the float graph, with the pairs of names: its outputs, its inputs, what is read.
+    """A node of the float graph, with the pairs of names of its outputs and inputs.
 
-    ``found`` are the outputs whose name the typed graph has; the first output is the result.
+    The first output is the result. ``found`` are the outputs whose name the typed graph has;
+    ``reads`` pair an input with the tensor that the node of the typed graph reads for it.
     """
 
     name: str
@@ -198,13 +198,14 @@ def _layers(exact: onnx.ModelProto, typed: onnx.ModelProto) -> Iterator[_Layer]:
         )
 
 
-def _kept(whole: Iterable[_Layer], comparable: AbstractSet[_Pair]) -> Iterator[_Layer]:
-    """The layers whose result can be compared; an input that cannot gives way to what made it.
+def _comparable(layers: Iterable[_Layer], comparable: AbstractSet[_Pair]) -> Iterator[_Layer]:
+    """The layers whose result can be compared.
 
-    Otherwise a layer behind it would seem to read no noise at all, and be blamed for all there is.
+    An input that cannot be compared is replaced by the inputs of the layer that computed it. Else
+    a layer behind it would seem to read no noise, and be blamed for all noise before it.
     """
     stands_for: dict[_Pair, tuple[_Pair, ...]] = {}
-    for layer in whole:
+    for layer in layers:
         known = [stands_for.get(pair, ()) for pair in layer.inputs]
         inputs = tuple(dict.fromkeys(pair for pairs in known for pair in pairs))
         for pair in layer.outputs:
@@ -215,7 +216,7 @@ def _kept(whole: Iterable[_Layer], comparable: AbstractSet[_Pair]) -> Iterator[_
 
 
 def _layer_behind(name: str, op_type: str, makers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:
-    """The node that computes ``name``, whatever casts follow it."""
+    """The node that computes tensor ``name``, skipping casts behind it."""
     node = makers[name]
     while node.op_type == "Cast" and op_type != "Cast" and node.input[0] in makers:
         node = makers[node.input[0]]
@@ -228,14 +229,14 @@ def _carries(
     """Whether input ``index`` of ``reader`` is ``name``, as it is or behind Q/DQ and casts."""
     if index >= len(reader.input):
         return False
-    found = reader.input[index]
-    while found != name and found in makers and makers[found].op_type in _CARRIERS:
-        found = makers[found].input[0]
-    return bool(found == name)
+    source = reader.input[index]
+    while source != name and source in makers and makers[source].op_type in _CARRIERS:
+        source = makers[source].input[0]
+    return bool(source == name)
 
 
-def _are_alike(exact: NDArray[Any], approximation: NDArray[Any]) -> bool:
-    """Whether their shapes differ in axes of one element alone: [N, C] and [N, C, 1, 1]."""
+def _have_one_shape(exact: NDArray[Any], approximation: NDArray[Any]) -> bool:
+    """Whether two shapes are equal but for axes of one element, such as [N, C] and [N, C, 1, 1]."""
     first, second = ([n for n in values.shape if n != 1] for values in (exact, approximation))
     return first == second
 
@@ -247,7 +248,7 @@ def _powers(exact: NDArray[Any], approximation: NDArray[Any]) -> tuple[float, fl
     return float(np.sum(error * error)), float(np.sum(reference * reference))
 
 
-def _judged(
+def _noise(
     layer: _Layer,
     pairs: Sequence[_Pair],
     noise: NDArray[np.float64],

@@ -1,4 +1,4 @@
-"""Sizes of tensors, and the multiply-adds that nodes spend on them."""
+"""Sizes of tensors, and the number of multiply-adds of nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BITS_OF_BYTE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """A value of the graph; ``element`` is numpy's name of its type."""
+    """A tensor of a graph; ``element`` is numpy's name of its element type, ``?`` if unknown."""
 
     name: str
     element: str
@@ -29,14 +29,12 @@ class Tensor:
 
     @property
     def count(self) -> int | None:
-        """Elements; None when a size is unknown."""
-        sizes = self.sizes if self.sizes is not None else ("?",)
-        known = [size for size in sizes if isinstance(size, int)]
-        return math.prod(known) if len(known) == len(sizes) else None
+        """Number of elements; None when a size is unknown."""
+        return _product(1, self.sizes)
 
     @property
     def num_bytes(self) -> int | None:
-        """Memory; None when a size or the type is unknown."""
+        """Bytes in memory; None when a size or the type is unknown."""
         if self.count is None or self.element in {"?", "object"}:
             return None
         return -(-self.count * _bits(self.element) // _BITS_OF_BYTE)
@@ -55,7 +53,10 @@ def element_of(code: int) -> str:
 
 
 def macs_of(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
-    """Multiply-adds of a node for the whole batch; None where a size or the op is not known."""
+    """Multiply-adds of a node for the whole batch; None where they cannot be counted.
+
+    A size is unknown, or the op is of another domain or one that is not counted here.
+    """
     is_own = node.domain in OWN_DOMAINS
     if not is_own or node.op_type in _UNCOUNTED:
         return None
@@ -64,7 +65,7 @@ def macs_of(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def _product(whole: int | None, sizes: Sequence[int | str] | None) -> int | None:
-    """``whole`` x all ``sizes``; None where one is unknown."""
+    """The product of ``whole`` and all ``sizes``; None where one of them is unknown."""
     if whole is None or sizes is None:
         return None
     known = [size for size in sizes if isinstance(size, int)]
@@ -75,7 +76,7 @@ Count = Callable[[onnx.NodeProto, Mapping[str, Tensor]], int | None]
 
 
 def _per_output(weight: int) -> Count:
-    """Each output element of a convolution costs one filter: [channels / group, *kernel]."""
+    """The count of a convolution: one filter [channels / group, *kernel] per output element."""
 
     def count(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
         sizes = tensors[node.input[weight]].sizes
@@ -85,7 +86,7 @@ def _per_output(weight: int) -> Count:
 
 
 def _conv_transpose(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
-    """Each input element meets one filter: [out channels / group, *kernel]."""
+    """One filter [out channels / group, *kernel] per input element."""
     sizes = tensors[node.input[1]].sizes
     return _product(tensors[node.input[0]].count, sizes and sizes[1:])
 

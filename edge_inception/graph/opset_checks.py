@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from edge_inception.errors import InputError
 from edge_inception.graph.check import attribute
+from edge_inception.graph.macs import OWN_DOMAINS
 
 MIN_OPSET, MAX_OPSET = 13, 21
 
@@ -101,10 +102,11 @@ _REFUSED: Mapping[str, tuple[tuple[Callable[[onnx.NodeProto], bool], str], ...]]
 
 
 def require_portable(model: onnx.ModelProto) -> None:
-    """Check that the graph may be stamped with any opset from 13 to 21 and mean the same.
+    """Check that the graph computes the same under any opset from 13 to 21.
 
     Raises:
-        InputError: A node is of another op, or uses what opset 13 lacks or defines differently.
+        InputError: A node is of an op that is not listed, or uses a feature that opset 13 lacks or
+            defines differently.
     """
     for node in model.graph.node:
         reason = why_not_portable(node)
@@ -117,8 +119,8 @@ def require_portable(model: onnx.ModelProto) -> None:
 
 
 def why_not_portable(node: onnx.NodeProto) -> str:
-    """Why a node has no fixed meaning from opset 13 to 21; empty when it has one."""
-    if node.op_type not in PORTABLE_OPS or node.domain not in {"", "ai.onnx"}:
+    """The reason why a node does not mean the same in opsets 13 to 21; empty when it does."""
+    if node.op_type not in PORTABLE_OPS or node.domain not in OWN_DOMAINS:
         return f"op {node.op_type} is not portable between opsets"
     oldest = onnx.defs.get_schema(node.op_type, MIN_OPSET, "")
     newer = [entry.name for entry in node.attribute if entry.name not in oldest.attributes]

@@ -1,6 +1,6 @@
-"""Options of import and simplify, and what a run with them is recorded as.
+"""Options of import and simplify, and the provenance of their results; imports no onnx.
 
-A pipeline asks whether a stage can be reused before it imports onnx.
+A pipeline asks whether a result can be reused before it imports onnx.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SIMPLIFY = Stage(name="simplify", tools=("onnx", "onnxsim", "onnxruntime"), sour
 class ImportOptions:
     """How a foreign ONNX file is imported.
 
-    ``preprocess`` are fields of ``Preprocess``; mean and std must be among them, since the file
-    does not say. The others are as in ``ExportOptions``.
+    ``preprocess`` are fields of ``Preprocess``; mean and std must be among them, since an ONNX file
+    does not state them. The other fields are as in ``ExportOptions``.
     """
 
     preprocess: Mapping[str, Any] = field(default_factory=dict)
@@ -35,19 +35,20 @@ class ImportOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimplifyOptions:
-    """How simplify proves that it changed nothing.
+    """How simplify checks that the simplified graph computes the same as the graph.
 
     Both graphs run on seeded normal images. ``tolerance`` is the largest accepted difference of a
     logit, as a share of the largest logit.
     """
 
-    # Both run the same kernels on the same weights, only the head sums in another order: 1.6e-7 of
-    # the largest logit on the full Inception-v4. A batch norm folded here rounds weights once more:
-    # up to 1.5e-6: docs/models.md, "Rounding between implementations".
+    # Both graphs run the same kernels on the same weights; only the head sums in another order,
+    # which moves a logit by 1.6e-7 of the largest on the full Inception-v4. Folding a batch norm
+    # rounds weights once more, which moves a logit by up to 1.5e-6 of the largest. Source:
+    # docs/models.md, "Rounding between implementations".
     tolerance: float = 1e-5
     seed: int = 0
 
 
 def simplify_provenance(graph: Graph, options: SimplifyOptions) -> Provenance:
-    """What ``simplify`` records for these inputs."""
+    """The provenance that ``simplify`` records for these inputs."""
     return stage.provenance(SIMPLIFY, parents={"graph": graph}, options=options)

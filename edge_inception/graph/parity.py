@@ -1,7 +1,8 @@
-"""Whether two graphs compute the same, asked of onnxruntime without its optimisations."""
+"""Comparison of two graphs by running them in onnxruntime without its optimisations."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,42 +23,41 @@ _FREE_BATCHES = (1, 3)  # two sizes, so that a batch size left inside the graph 
 def largest_difference(first: onnx.ModelProto, second: onnx.ModelProto, *, seed: int) -> float:
     """Largest difference of a logit on seeded images, as a share of the largest logit.
 
-    A head is left out: its probabilities would hide differences that the logits show.
+    Heads are left out: their probabilities would hide differences that the logits show.
 
     Args:
-        first: The reference; its largest logit is the unit.
-        second: Another graph with the same signature.
-        seed: Of the images.
+        first: The reference, whose largest logit is the unit.
+        second: Another graph with the same inputs and outputs.
+        seed: Seed of the random images.
 
     Returns:
-        0 or more; infinity when a logit is NaN or infinite.
+        A share of 0 or more; infinity when a logit is NaN or infinite.
 
     Raises:
         InputError: onnxruntime refuses a graph, or all logits of the first are 0.
     """
-    pictures = _images(first, seed)
-    bare = (without_head(second), without_head(first))
-    ours, theirs = ([run(model, p) for p in pictures] for model in bare)
-    unit = max(float(np.abs(logits).max()) for logits in theirs)
+    batches = _images(first, seed)
+    bare = (without_head(first), without_head(second))
+    wanted, got = ([run(model, images) for images in batches] for model in bare)
+    unit = max(float(np.abs(logits).max()) for logits in wanted)
     if unit == 0.0:
         raise InputError(
             "all logits of the exported graph are 0", hint="the checkpoint holds no trained weights"
         )
-    worst = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
+    worst = max(float(np.abs(a - b).max()) for a, b in zip(got, wanted, strict=True))
     return worst / unit if math.isfinite(worst) else math.inf
 
 
 def rounding(model: onnx.ModelProto, *, seed: int) -> float:
-    """How far float32 itself moves the logits: the difference when every weight moves by an ulp.
+    """Difference of the logits when every weight moves by up to one float32 rounding step.
 
-    How much a network magnifies rounding depends on its weights: 2e-7 of the largest logit on one
-    ResNet-50, 2e-5 on one Inception-v3, both with random weights.
+    It depends on the weights: 2e-7 of the largest logit on a ResNet-50, 2e-5 on an Inception-v3,
+    both with random weights.
 
     Returns:
         As ``largest_difference``.
     """
-    moved = onnx.ModelProto()
-    moved.CopyFrom(model)
+    moved = copy.deepcopy(model)
     rng = np.random.default_rng(seed)
     for tensor in moved.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
@@ -70,10 +70,10 @@ def rounding(model: onnx.ModelProto, *, seed: int) -> float:
 
 
 def require(difference: float, tolerance: float) -> None:
-    """Refuse a difference beyond the tolerance.
+    """Check that the difference of the logits is within the tolerance.
 
     Raises:
-        InputError: It is.
+        InputError: The difference is larger.
     """
     if not difference <= tolerance:
         raise InputError(
@@ -84,7 +84,7 @@ def require(difference: float, tolerance: float) -> None:
 
 
 def run(model: onnx.ModelProto, images: NDArray[Any]) -> NDArray[np.float32]:
-    """Logits of the graph exactly as written: one thread, no fusions.
+    """Logits of the graph, computed as it is written: one thread, no fusions.
 
     Raises:
         InputError: onnxruntime cannot load or run the graph.
@@ -97,11 +97,11 @@ def run(model: onnx.ModelProto, images: NDArray[Any]) -> NDArray[np.float32]:
 
 
 class Probe:
-    """A graph whose inner tensors can be looked at, computed exactly as written.
+    """A session that returns inner tensors of a graph, computed as the graph is written.
 
     Args:
-        model: Not changed.
-        names: Tensors that it computes, or its image.
+        model: The graph; it is not changed.
+        names: Tensors that the graph computes, or its image.
 
     Raises:
         InputError: onnxruntime cannot load the graph.
@@ -113,24 +113,22 @@ class Probe:
         first = shape_of(source)[0]
         self._batch = first if isinstance(first, int) else 1
         self._names = [name for name in dict.fromkeys(names) if name != self._input]
-        open_model = onnx.ModelProto()
-        open_model.CopyFrom(model)
+        open_model = copy.deepcopy(model)
         del open_model.graph.output[:]
         open_model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
         with _refusals():
             self._session = _session(open_model)
 
     def tensors(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Every tensor by name for one image [1, ...]; a static batch is filled with copies of it.
+        """The tensors by name for one image [1, ...]; a static batch is filled with copies of it.
 
         Raises:
             InputError: onnxruntime cannot run the graph on it.
         """
         with _refusals():
-            found = self._session.run(
-                self._names, {self._input: np.repeat(image, self._batch, axis=0)}
-            )
-        values = {name: value[:1] for name, value in zip(self._names, found, strict=True)}
+            images = np.repeat(image, self._batch, axis=0)
+            outputs = self._session.run(self._names, {self._input: images})
+        values = {name: value[:1] for name, value in zip(self._names, outputs, strict=True)}
         return {**values, self._input: image}
 
 

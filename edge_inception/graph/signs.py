@@ -12,10 +12,10 @@ _JOIN = frozenset(("Concat", "Add"))
 
 def non_negative(model: onnx.ModelProto) -> frozenset[str]:
     """Tensors without negative values: behind ReLU or sigmoid, also through pools, joins, sums."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in model.graph.node:
         data = node.input if node.op_type in _JOIN else node.input[:1]
-        kept = node.op_type in _KEEP_SIGN | _JOIN and found.issuperset(data)
-        if kept or node.op_type in {"Relu", "Sigmoid"}:
-            found.add(node.output[0])
-    return frozenset(found)
+        is_kept = node.op_type in _KEEP_SIGN | _JOIN and names.issuperset(data)
+        if is_kept or node.op_type in {"Relu", "Sigmoid"}:
+            names.add(node.output[0])
+    return frozenset(names)

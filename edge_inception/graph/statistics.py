@@ -1,11 +1,12 @@
-"""What an ONNX graph costs: parameters, multiply-adds, activation memory, layer by layer.
+"""Costs of an ONNX graph: parameters, multiply-adds, activation memory, layer by layer.
 
-Sizes come from ONNX's shape inference. What it does not know stays unknown and is counted as such;
-sums are then of what is known.
+Sizes come from ONNX's shape inference. A size that it does not know is listed as unknown, and sums
+leave it out.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,10 +32,10 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """A node that depends on the graph's input; None is unknown.
+    """Costs of a node that depends on the graph's input; None where a cost is unknown.
 
-    For the whole batch: ``macs``, and the elements of activations that it reads, each tensor once,
-    and writes.
+    ``macs`` and the activation elements ``num_read`` (each tensor once) and ``num_written`` are
+    those of the whole batch.
     """
 
     name: str
@@ -50,8 +51,8 @@ class Layer:
 class Statistics:
     """Everything ``inspect`` shows. Sums leave out what is listed as unknown.
 
-    ``activation_bytes`` is the sum of the inputs and of what every layer writes; ``peak_bytes`` the
-    most that is alive at once when nodes run in graph order, each with buffers of its own, and a
+    ``activation_bytes`` are the bytes of the inputs and of all layer outputs. ``peak_bytes`` are
+    the most bytes alive at once when nodes run in graph order, each with buffers of its own, and a
     tensor dies after its last reader. An optional output that nothing reads, such as the mask of a
     Dropout, is not written. Engines fuse layers and reuse buffers, and need less.
     """
@@ -74,20 +75,20 @@ class Statistics:
 
 
 def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistics:
-    """Count ``model``, which is not changed.
+    """The costs of ``model``, which is not changed.
 
     A parameter is an element of a float or quantized weight that a layer reads, directly or through
-    nodes that compute constants; scales, zero points, limits and shapes are none. Batch norm's
-    stored mean and variance are parameters, as they are in the file. Shared weights count once, at
+    nodes that compute constants; scales, zero points, limits and shapes are no parameters. Batch
+    norm's stored mean and variance are, as they are in the file. Shared weights count once, at
     their first reader. A multiply-add is one tap of Conv, ConvTranspose, Gemm or MatMul, taps on
-    padding included. Functions that the model brings along count as the nodes of their bodies.
+    padding included. Functions inside the model count as the nodes of their bodies.
 
     Args:
-        model: Any ONNX model; weights may be anywhere, only their shapes are read.
-        batch: Images; fills a free first size of the inputs, 1 when None.
+        model: Any ONNX model; external weights may be missing, only their shapes are read.
+        batch: Number of images for a free first size of the inputs; 1 when None.
 
     Raises:
-        InputError: ``batch`` contradicts a fixed one, nodes are out of order, or shape inference
+        InputError: ``batch`` contradicts a fixed batch, nodes are out of order, or shape inference
             refuses the graph.
     """
     if model.functions:
@@ -100,8 +101,8 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
     written = _written(shaped, nodes, tensors)
     read = _read(nodes, inputs, tensors)
     layers = tuple(
-        _layer(node, tensors, owned=weights, moved=(taken, made))
-        for node, weights, taken, made in zip(nodes, owned, read, written, strict=True)
+        _layer(node, tensors, owned=weights, moved=moved)
+        for node, weights, *moved in zip(nodes, owned, read, written, strict=True)
     )
     alive = _alive(nodes, inputs, {value.name for value in shaped.graph.output}, written)
     peak = max(range(len(alive)), key=alive.__getitem__, default=None)
@@ -114,7 +115,7 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
         inputs=inputs,
         outputs=_values(shaped.graph.output, tensors),
         ops=node_counts(model),
-        parameters=_byelement_of(weight for group in owned for weight in group),
+        parameters=_parameters(weight for group in owned for weight in group),
         macs=sum(layer.macs or 0 for layer in layers),
         activation_bytes=sum(tensor.num_bytes or 0 for tensor in activations),
         peak_bytes=0 if peak is None else alive[peak],
@@ -131,12 +132,11 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
 
 
 _MOST_READ = 1024
-"""Values: shape inference reads shapes, axes and the scales of a Resize, never a weight."""
+"""Most elements of a constant that shape inference needs: shapes, axes, scales of a Resize."""
 
 
 def _inferred(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
-    filled = onnx.ModelProto()
-    filled.CopyFrom(model)
+    filled = copy.deepcopy(model)
     for tensor in filled.graph.initializer:  # 2 GiB is inference's limit
         if tensor.data_type != TensorProto.INT64 and math.prod(tensor.dims) > _MOST_READ:
             tensor.ClearField("raw_data")
@@ -150,7 +150,11 @@ def _inferred(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
 
 
 def fill_batch(model: onnx.ModelProto, batch: int | None) -> None:
-    """Write the batch for the free first size of the first input, wherever that size is named."""
+    """Replace the free batch of a graph by ``batch``, 1 when None, wherever its name occurs.
+
+    Raises:
+        InputError: The batch is fixed at another number.
+    """
     weights = constants(model)
     inputs = [value for value in model.graph.input if value.name not in weights]
     firsts = [value.type.tensor_type.shape.dim[:1] for value in inputs]
@@ -179,7 +183,7 @@ def fill_batch(model: onnx.ModelProto, batch: int | None) -> None:
 
 def _tensors(model: onnx.ModelProto) -> dict[str, Tensor]:
     graph = model.graph
-    found = {
+    tensors = {
         name: Tensor(name=name, element="?", sizes=None)
         for node in graph.node
         for name in node.output
@@ -187,15 +191,14 @@ def _tensors(model: onnx.ModelProto) -> dict[str, Tensor]:
     for value in (*graph.value_info, *graph.input, *graph.output):
         kind = value.type.tensor_type
         sizes = tuple(shape_of(value)) if kind.HasField("shape") else None
-        found[value.name] = Tensor(name=value.name, element=element_of(kind.elem_type), sizes=sizes)
-    for tensor in graph.initializer:
+        element = element_of(kind.elem_type)
+        tensors[value.name] = Tensor(name=value.name, element=element, sizes=sizes)
+    stored = [(tensor, tensor.dims) for tensor in graph.initializer]
+    stored += [(sparse.values, sparse.dims) for sparse in graph.sparse_initializer]
+    for tensor, dims in stored:
         element = element_of(tensor.data_type)
-        found[tensor.name] = Tensor(name=tensor.name, element=element, sizes=tuple(tensor.dims))
-    for sparse in graph.sparse_initializer:
-        name = sparse.values.name
-        element = element_of(sparse.values.data_type)
-        found[name] = Tensor(name=name, element=element, sizes=tuple(sparse.dims))
-    return found
+        tensors[tensor.name] = Tensor(name=tensor.name, element=element, sizes=tuple(dims))
+    return tensors
 
 
 def _values(
@@ -207,7 +210,7 @@ def _values(
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:
-    """What a node reads: its inputs, and what its bodies capture."""
+    """Names of the tensors that a node reads: its inputs, and those that its bodies capture."""
     names = list(node.input)
     for entry in node.attribute:
         for body in (*([entry.g] if entry.HasField("g") else []), *entry.graphs):
@@ -219,20 +222,20 @@ def _reads(node: onnx.NodeProto) -> list[str]:
 
 def _require_order(model: onnx.ModelProto) -> None:
     graph = model.graph
-    made = {value.name for value in (*graph.input, *graph.initializer)}
-    made.update(sparse.values.name for sparse in graph.sparse_initializer)
+    known = {value.name for value in (*graph.input, *graph.initializer)}
+    known.update(sparse.values.name for sparse in graph.sparse_initializer)
     for node in graph.node:
-        missing = next((name for name in _reads(node) if name not in made), None)
+        missing = next((name for name in _reads(node) if name not in known), None)
         if missing is not None:
             raise InputError(
                 f"node '{label(node)}' reads '{missing}', which nothing before it makes",
                 hint="nodes must stand in the order they run; export the model again",
             )
-        made.update(node.output)
+        known.update(node.output)
 
 
 _QUANTIZATION = (1, 2)
-# Inputs that set a node up and are no weights: scales, zero points, limits, regions.
+# Positions of inputs that are settings and no weights: scales, zero points, limits, regions.
 _SETTINGS: Mapping[str, tuple[int, ...]] = {
     "QuantizeLinear": _QUANTIZATION,
     "DequantizeLinear": _QUANTIZATION,
@@ -252,7 +255,7 @@ _READ_INT32 = frozenset(("DequantizeLinear", "QLinearConv"))  # as biases; elsew
 def _layers_and_weights(
     model: onnx.ModelProto, tensors: Mapping[str, Tensor]
 ) -> tuple[list[onnx.NodeProto], list[list[Tensor]], int]:
-    """Nodes that depend on the input, the weights each is first to read, and how many others."""
+    """Nodes that depend on the input, the weights each is first to read, number of other nodes."""
     graph = model.graph
     stored = [*constants(model), *(sparse.values.name for sparse in graph.sparse_initializer)]
     # a constant's name -> the weights it was computed from
@@ -296,7 +299,8 @@ def _weights_read(
             yield from origins[name]
 
 
-def _byelement_of(weights: Iterator[Tensor]) -> tuple[Parameters, ...]:
+def _parameters(weights: Iterator[Tensor]) -> tuple[Parameters, ...]:
+    """Parameters of every element type, sorted by type."""
     groups: dict[str, list[Tensor]] = {}
     for weight in weights:
         groups.setdefault(weight.element, []).append(weight)
@@ -315,7 +319,7 @@ def _layer(
     tensors: Mapping[str, Tensor],
     *,
     owned: list[Tensor],
-    moved: tuple[list[Tensor], list[Tensor]],
+    moved: Sequence[Sequence[Tensor]],
 ) -> Layer:
     output = next((name for name in node.output if name), "")
     return Layer(
@@ -338,15 +342,16 @@ def _count(tensors: Sequence[Tensor]) -> int | None:
 def _read(
     nodes: Sequence[onnx.NodeProto], inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]
 ) -> list[list[Tensor]]:
-    """Of each node, what it reads of the graph's inputs and of other nodes."""
-    made = {tensor.name for tensor in inputs} | {name for node in nodes for name in node.output}
-    return [[tensors[n] for n in dict.fromkeys(_reads(node)) if n in made] for node in nodes]
+    """For each node, the tensors that it reads from the graph's inputs and from other nodes."""
+    computed = {tensor.name for tensor in inputs}
+    computed |= {name for node in nodes for name in node.output}
+    return [[tensors[n] for n in dict.fromkeys(_reads(node)) if n in computed] for node in nodes]
 
 
 def _written(
     model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], tensors: Mapping[str, Tensor]
 ) -> list[list[Tensor]]:
-    """Of each node, its outputs but the optional ones that nothing reads."""
+    """For each node, its outputs without optional outputs that nothing reads."""
     used = {name for node in model.graph.node for name in _reads(node)}
     used.update(value.name for value in model.graph.output)
     spared = [_optional_outputs(node, opset_of(model)) - used for node in nodes]
@@ -372,7 +377,7 @@ def _alive(
     outputs: set[str],
     written: Sequence[Sequence[Tensor]],
 ) -> list[int]:
-    """Bytes alive while each node runs: what it reads, what it writes, what later nodes read."""
+    """Bytes of the tensors alive while each node runs: its inputs, its outputs, later inputs."""
     last = {name: index for index, node in enumerate(nodes) for name in _reads(node)}
     alive = {tensor.name: tensor.num_bytes or 0 for tensor in inputs}
     sums = []

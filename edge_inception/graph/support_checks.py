@@ -1,4 +1,4 @@
-"""What a foreign graph may not hold: each refusal names the node, its op and the reason."""
+"""Checks that an imported graph can be handled; a refusal names the node, its op and the reason."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from onnx import TensorProto
 
 from edge_inception.errors import InputError
 from edge_inception.graph.check import attribute, constants, shape_of
+from edge_inception.graph.macs import OWN_DOMAINS
 
 OPSETS = range(7, 22)
-_OWN_DOMAINS = frozenset(("", "ai.onnx"))
 _NCHW, _RGB = 4, 3
 _TRAINING_SINCE = 14  # BatchNormalization's attribute; before, a second output meant training
 
@@ -59,16 +59,16 @@ _REFUSED = {op: (why, hint) for why, hint, ops in _REASONS.values() for op in op
 
 def opset_of(model: onnx.ModelProto) -> int:
     """Version of ONNX's own operators; 0 when the graph imports none."""
-    return max((e.version for e in model.opset_import if e.domain in _OWN_DOMAINS), default=0)
+    return max((e.version for e in model.opset_import if e.domain in OWN_DOMAINS), default=0)
 
 
 def label(node: onnx.NodeProto) -> str:
-    """A name for messages; unnamed nodes go by what they write."""
+    """The name of a node for messages; an unnamed node goes by the tensors it writes."""
     return str(node.name) or f"-> {', '.join(filter(None, node.output))}"
 
 
 def require_supported(model: onnx.ModelProto, path: Path) -> None:
-    """Check opset, weights and nodes.
+    """Check the opset, the weights and every node of an imported graph.
 
     Raises:
         InputError: Opset outside 7 to 21, sparse weights, or a node that cannot be handled.
@@ -92,7 +92,7 @@ def require_supported(model: onnx.ModelProto, path: Path) -> None:
 def _objections(
     node: onnx.NodeProto, model: onnx.ModelProto, opset: int
 ) -> Iterator[tuple[str, str]]:
-    if node.domain not in _OWN_DOMAINS:
+    if node.domain not in OWN_DOMAINS:
         yield (
             f"operator of domain '{node.domain}', not of ONNX",
             "export without custom operators; save before onnxruntime optimises the graph",
@@ -116,11 +116,11 @@ def _is_training(node: onnx.NodeProto, model: onnx.ModelProto, opset: int) -> bo
     return False
 
 
-def image_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
-    """The one input that is not a weight: float32 [N, 3, H, W].
+def require_image_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
+    """The one input that is not a weight, checked to be float32 [N, 3, H, W].
 
     Raises:
-        InputError: Another number, element type, rank or layout.
+        InputError: There are more inputs or none, or its element type, rank or layout is another.
     """
     inputs = [value for value in model.graph.input if value.name not in constants(model)]
     if len(inputs) != 1:
@@ -143,23 +143,23 @@ def image_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
     return source
 
 
-def class_output(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
-    """The one output: float32.
+def require_class_output(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
+    """The one output, checked to be float32.
 
     Raises:
-        InputError: Another number or element type.
+        InputError: There are more outputs or none, or its element type is another.
     """
     outputs = list(model.graph.output)
     if len(outputs) != 1:
         _refuse_values(path, "outputs", outputs, "one, the logits")
-    answer: onnx.ValueInfoProto = outputs[0]
-    if answer.type.tensor_type.elem_type != TensorProto.FLOAT:
-        kind = TensorProto.DataType.Name(answer.type.tensor_type.elem_type).lower()
+    output: onnx.ValueInfoProto = outputs[0]
+    if output.type.tensor_type.elem_type != TensorProto.FLOAT:
+        kind = TensorProto.DataType.Name(output.type.tensor_type.elem_type).lower()
         raise InputError(
-            f"{path}: output '{answer.name}' is {kind}, wanted float32 [N, classes]",
+            f"{path}: output '{output.name}' is {kind}, wanted float32 [N, classes]",
             hint="export the model without ArgMax or TopK; --head topk:K adds it",
         )
-    return answer
+    return output
 
 
 def _refuse_values(

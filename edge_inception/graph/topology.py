@@ -1,7 +1,7 @@
 """A network as blocks of parallel branches, to be drawn.
 
 A layer is a node that an engine runs on its own; activations, casts, Q/DQ and reshapes belong to
-the layer they follow. A layer that every path passes is a *cut*; what lies between two cuts is a
+the layer they follow. A layer that every path passes is a *cut*. The layers between two cuts are a
 block, and cuts in a row are one block, a chain.
 """
 
@@ -33,7 +33,7 @@ _WORDS: Mapping[str, str] = {
 
 
 class DrawnLayer(Record, frozen=True, kw_only=True):
-    """A layer with its ``label``, such as ``conv 1x7``, and what is known of its costs.
+    """A layer with its ``label``, such as ``conv 1x7``, and its costs, None where unknown.
 
     ``sizes`` are those of its output, free ones by name; ``precision`` is int8 or float, None
     without a typed graph; ``inputs`` are indices of layers, -1 is the image.
@@ -50,9 +50,10 @@ class DrawnLayer(Record, frozen=True, kw_only=True):
 
 
 class Block(Record, frozen=True, kw_only=True):
-    """What lies between two cuts, with the later one as the last of ``layers``, or a chain of cuts.
+    """The layers between two cuts with the later cut as the last of ``layers``, or a chain of cuts.
 
-    ``entry`` is the index of the layer it reads, -1 of the image; ``layers`` are indices.
+    ``entry`` is the index of the layer that the block reads, -1 for the image; ``layers`` are
+    indices.
     """
 
     name: str
@@ -72,17 +73,17 @@ def describe(model: onnx.ModelProto, typed: onnx.ModelProto | None = None) -> To
 
     Args:
         model: The simplified graph.
-        typed: What quantize made of it, for the precision of each layer.
+        typed: The typed graph that quantize made from it, for the precision of each layer.
 
     Raises:
-        InputError: Its shapes cannot be inferred, or its nodes are out of order.
+        InputError: Shapes of the graph cannot be inferred, or its nodes are out of order.
     """
     costs = {layer.name: layer for layer in statistics(model).layers}
     precisions = _precisions(typed) if typed is not None else {}
-    made = {value.name: IMAGE for value in model.graph.input}
+    layer_of = {value.name: IMAGE for value in model.graph.input}
     layers: list[DrawnLayer] = []
     for node in model.graph.node:
-        reads = [made[name] for name in node.input if name in made]
+        reads = [layer_of[name] for name in node.input if name in layer_of]
         if not reads:  # computed from constants
             continue
         own = reads[0]
@@ -91,9 +92,9 @@ def describe(model: onnx.ModelProto, typed: onnx.ModelProto | None = None) -> To
             name = label(node)
             inputs = tuple(dict.fromkeys(reads))
             layers.append(_layer(node, costs.get(name), inputs, precisions.get(name)))
-        made.update(dict.fromkeys(node.output, own))
-    found = blocks([layer.inputs for layer in layers], [layer.name for layer in layers])
-    return Topology(layers=tuple(layers), blocks=tuple(found))
+        layer_of.update(dict.fromkeys(node.output, own))
+    in_order = blocks([layer.inputs for layer in layers], [layer.name for layer in layers])
+    return Topology(layers=tuple(layers), blocks=tuple(in_order))
 
 
 def _layer(
@@ -116,8 +117,8 @@ def _layer(
 def _precisions(typed: onnx.ModelProto) -> dict[str, str]:
     """Name of a node -> ``int8`` or ``float``.
 
-    A node is int8 that reads a DequantizeLinear, and a Concat whose result is quantized: engines
-    join the branches after they are.
+    A node is int8 if it reads a DequantizeLinear, or if it is a Concat whose result is quantized:
+    engines quantize the branches first and then join them.
     """
     makers = {name: node.op_type for node in typed.graph.node for name in node.output}
     quantized = {n.input[0] for n in typed.graph.node if n.op_type == "QuantizeLinear"}
@@ -132,25 +133,25 @@ def _precisions(typed: onnx.ModelProto) -> dict[str, str]:
 
 
 def cuts(inputs: Sequence[Sequence[int]]) -> list[int]:
-    """Layers that every path from the image to the last layer passes, in order.
+    """Indices of the layers that every path from the image to the last layer passes, in order.
 
-    A layer is one when no edge jumps over it: graph order is topological.
+    A layer is such a cut when no edge jumps over it, since graph order is topological.
     """
     readers: dict[int, int] = {}
     for index, sources in enumerate(inputs):
         for source in sources:
             readers[source] = index
-    found = []
-    reaches = readers.get(IMAGE, 0)  # the last layer that the image or an earlier one feeds
+    indices = []
+    reaches = readers.get(IMAGE, 0)  # the last layer that the image or an earlier layer feeds
     for index in range(len(inputs)):
         if reaches <= index:
-            found.append(index)
+            indices.append(index)
         reaches = max(reaches, readers.get(index, index))
-    return found
+    return indices
 
 
 def blocks(inputs: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator[Block]:
-    """Blocks in order: what lies between two cuts with the later one, or a chain of cuts."""
+    """Blocks in order: the layers between two cuts with the later cut, or a chain of cuts."""
     entry, chain = IMAGE, list[int]()
     last = IMAGE
     for cut in cuts(inputs):
@@ -169,7 +170,7 @@ def blocks(inputs: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator[Bl
 
 
 def _block(entry: int, layers: list[int], names: Sequence[str], *, is_chain: bool = False) -> Block:
-    """A block, named by the parts that all names in it start with, a chain by its ends."""
+    """A block, named by the common start of its layers' names; a chain by its first and last."""
     owners = [names[index].partition("/")[0] for index in layers]
     together = zip(*(owner.split(".") for owner in owners), strict=False)
     shared = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, together)]

@@ -1,7 +1,8 @@
 """TensorRT's calibration cache from the scales of a range table: the stage ``calibration_cache``.
 
-Text: a header with the version of the TensorRT that will read it, then a line per tensor. TensorRT
-calibrates anew, for which it has no images, where the header is not its own.
+The cache is text: a header with the version of the TensorRT that will read it, then a line per
+tensor. TensorRT ignores a cache whose header names another version, and would calibrate anew, for
+which it has no images.
 
 Source: sampleINT8 README and ``readScalesFromCalibrationCache`` of trtexec, NVIDIA/TensorRT;
 headers seen in public caches: TRT-7202, TRT-8401, TRT-8502, TRT-100300, TRT-101401.
@@ -26,7 +27,7 @@ from edge_inception.sidecar import CacheDetails
 from edge_inception.spec import Precision
 
 ALGORITHM = "EntropyCalibration2"
-"""Word of IInt8EntropyCalibrator2, the only calibrator that DLA takes."""
+"""Name of IInt8EntropyCalibrator2 in a header; DLA takes no other calibrator."""
 
 _OLDEST, _NEWEST = 8, 10  # major versions with calibrators that this project builds for
 _TENFOLD = 10  # from this major version on the number has two digits more
@@ -35,37 +36,34 @@ _TENFOLD = 10  # from this major version on the number has two digits more
 def write_cache(
     graph: TypedGraph, ranges: RangeTable, options: CacheOptions, out: Path
 ) -> CalibrationCache:
-    """The cache of an implicit int8 graph.
+    """The calibration cache of an implicit int8 graph.
 
     The sidecar's details name the tensors that stay without a scale, which DLA runs in float16.
 
     Args:
-        graph: From quantize in the typing ``implicit``.
-        ranges: The range table it was made with.
+        graph: The graph of quantize with the typing ``implicit``.
+        ranges: The range table that the graph was made with.
         options: Version of the TensorRT that builds the engine.
         out: Path of the text file.
 
     Raises:
-        InputError: Another typing, another table, or a TensorRT without calibrators.
+        InputError: The graph has another typing or was made with another table, or this TensorRT
+            has no calibrators.
     """
     _require_implicit(graph, ranges)
     header(options.tensorrt)
     model = check.load_graph(graph.path)
-    found = implicit_scales(model, read_table(ranges).tensors)
+    scales = implicit_scales(model, read_table(ranges).tensors)
     return artifact.publish(
         CalibrationCache,
         out,
-        cache_text(found.scale_of, options.tensorrt).encode(),
+        cache_text(scales.scale_of, options.tensorrt).encode(),
         provenance=cache_provenance(graph, ranges, options),
-        counts={
-            "num_scaled": len(found.scale_of),
-            "num_distinct_scales": found.num_distinct,
-            "num_unscaled": len(found.unscaled),
-        },
+        counts=scales.counts,
         details=CacheDetails(
             tensorrt=options.tensorrt,
             header=header(options.tensorrt),
-            unscaled=tuple(found.unscaled),
+            unscaled=scales.unscaled,
         ),
     )
 
@@ -86,12 +84,12 @@ def _require_implicit(graph: TypedGraph, ranges: RangeTable) -> None:
 
 
 def header(tensorrt: str) -> str:
-    """First line for a TensorRT version such as ``8.5.2``.
+    """First line of the cache for a TensorRT version such as ``8.5.2``.
 
     Its number is NV_TENSORRT_VERSION of NvInferVersion.h: 8.5.2 is 8502, 10.3.0 is 100300.
 
     Raises:
-        InputError: Not three numbers, or a version without calibrators.
+        InputError: The version is not three numbers, or has no calibrators.
     """
     parts = tensorrt.split(".")[:3]
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):  # noqa: PLR2004
@@ -109,14 +107,14 @@ def header(tensorrt: str) -> str:
 
 
 def cache_text(scale_of: Mapping[str, np.float32], tensorrt: str) -> str:
-    """The cache as text.
+    """The text of the cache.
 
     Args:
-        scale_of: Tensor -> scale, positive.
+        scale_of: Tensor -> positive scale.
         tensorrt: Version such as ``8.5.2``.
 
     Raises:
-        InputError: A name with a line break, or see ``header``.
+        InputError: A tensor's name has a line break, or the version is refused by ``header``.
     """
     broken = next((name for name in scale_of if len(name.splitlines()) != 1), None)
     if broken is not None:
@@ -126,5 +124,5 @@ def cache_text(scale_of: Mapping[str, np.float32], tensorrt: str) -> str:
 
 
 def _hex(scale: np.float32) -> str:
-    """The bits of a float32, most significant first; eight digits, since scales are not tiny."""
+    """The bits of a float32 as eight hexadecimal digits, most significant first."""
     return struct.pack(">f", scale).hex()

@@ -1,6 +1,6 @@
-"""Histogram of |values| -> amax: the closed list of calibrators.
+"""The closed list of calibrators: functions from a histogram of |values| to an amax.
 
-A histogram counts magnitudes in bins that are fixed once for all tensors: float16 bit patterns with
+A histogram counts magnitudes in bins that are the same for all tensors: float16 bit patterns with
 the last mantissa bits dropped. Such bins need no first pass to find a range, add up in any order,
 and resolve every octave equally (256 bins each, so an amax is found to 0.4 %).
 """
@@ -18,13 +18,13 @@ from edge_inception.quant.scales import LEVELS
 from edge_inception.sidecar import TrialDetails
 
 AUTO = "auto"
-"""Chosen by trial, see ``trial``: not by looking at one tensor."""
+"""Name for the choice of a calibrator by ``trial`` of whole int8 graphs."""
 
 DROPPED_BITS = 2
-"""Mantissa bits dropped from float16's ten."""
+"""Number of mantissa bits dropped from float16's ten."""
 
 NUM_BINS = (0x7C00 >> DROPPED_BITS) + 1
-"""Bins of finite float16 magnitudes, and one for what overflows float16."""
+"""Number of bins: those of finite float16 magnitudes, and one for larger magnitudes."""
 
 _HALF_OVERFLOW = 65520.0  # half way from float16's largest, 65504, to 65536: rounds to infinity
 
@@ -51,12 +51,12 @@ def bin_edges() -> NDArray[np.float64]:
 _EDGES = bin_edges()
 
 _NARROWEST = 2.0**-12
-"""Width of a bin, relative to its value, when the exact amax would cut it to nothing."""
+"""Least width of the last bin, relative to its value; the exact amax could cut it to 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What was seen of one tensor.
+    """The statistics of one tensor over the calibration images.
 
     ``amax`` is exact, over all elements. ``histogram`` int64 [NUM_BINS] counts |values| of all
     elements, or of a sample of positions, by ``bin_edges``.
@@ -66,9 +66,9 @@ class Observation:
     histogram: NDArray[np.int64]
 
     def mass(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Edges [B + 1] of the bins from the first to the last that is filled, and counts [B].
+        """Edges [B + 1] and counts [B] of the bins from the first to the last that is not empty.
 
-        The last edge is the exact amax, or a hair beyond where that leaves its bin no width.
+        The last edge is the exact amax, or slightly more where its bin would have no width.
         """
         filled = np.flatnonzero(self.histogram)
         first, end = int(filled[0]), int(filled[-1]) + 1
@@ -78,7 +78,7 @@ class Observation:
 
 
 Calibrator = Callable[[Observation], float]
-"""Turns what was observed into an amax, 0 <= result <= observed amax."""
+"""A function from the statistics of a tensor to an amax, 0 <= result <= observed amax."""
 
 
 def maximum(seen: Observation) -> float:
@@ -93,7 +93,7 @@ def percentile(seen: Observation, percent: float) -> float:
     of the positive values.
 
     Args:
-        seen: One tensor.
+        seen: Statistics of one tensor.
         percent: 0 < percent <= 100; 100 is the exact amax.
     """
     if percent >= 100.0 or seen.amax == 0.0:  # noqa: PLR2004 -- all of them
@@ -103,8 +103,8 @@ def percentile(seen: Observation, percent: float) -> float:
     wanted = below[-1] * percent / 100.0
     index = int(np.searchsorted(below, wanted))
     inside = (wanted - (below[index] - count[index])) / count[index]
-    found = edges[index] + inside * (edges[index + 1] - edges[index])
-    return min(float(found), seen.amax)
+    magnitude = edges[index] + inside * (edges[index + 1] - edges[index])
+    return min(float(magnitude), seen.amax)
 
 
 def mean_squared_error(seen: Observation) -> float:
@@ -127,11 +127,12 @@ def mean_squared_error(seen: Observation) -> float:
 
 
 def between(seen: Observation) -> float:
-    """Half way, in octaves, from the amax of ``mean_squared_error`` to the exact one.
+    """The geometric mean of the amax of ``mean_squared_error`` and the exact amax.
 
-    The mean square weighs a clipped value by how rare it is, and the image that holds it may be
-    wrong throughout: on a trained Inception-v4 three photos of 105 made 65 % of the logits error.
-    On residual networks that are not harmed so, it costs resolution; ``auto`` tries both.
+    The mean square error hardly counts a rare value, but clipping it may spoil the whole image that
+    holds it: on a trained Inception-v4 three photos of 105 made 65 % of the error of the logits.
+    Residual networks do not suffer from this; there a larger amax only costs resolution, so
+    ``auto`` tries both.
     """
     return float(np.sqrt(mean_squared_error(seen) * seen.amax))
 
@@ -139,17 +140,17 @@ def between(seen: Observation) -> float:
 def _best(
     candidates: Sequence[float], bins: tuple[NDArray[np.float64], NDArray[np.float64]]
 ) -> float:
-    """The candidate with the least error; of equals the first, which is the largest."""
+    """The candidate with the least error; the first, which is the largest, if several are equal."""
     return min(candidates, key=lambda amax: squared_error(amax, *bins))
 
 
 def squared_error(amax: float, edges: NDArray[np.float64], count: NDArray[np.float64]) -> float:
-    """Sum of (v - Q(v))^2 for symmetric INT8 with scale amax / 127, v even inside its bin.
+    """Sum of (v - Q(v))^2 for symmetric INT8 with scale amax / 127, v spread evenly in its bin.
 
     Args:
-        amax: > 0.
-        edges: Strictly ascending, [B + 1].
-        count: [B].
+        amax: Largest magnitude of int8, above 0.
+        edges: Edges [B + 1] of the bins, strictly ascending.
+        count: Number [B] of values in each bin.
     """
     step = amax / LEVELS
     steps = edges / step
@@ -165,17 +166,17 @@ def _error_area(steps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def entropy(seen: Observation) -> float:
-    """The amax at which 128 levels tell most about the values: TensorRT's entropy calibrator 2.
+    """The amax at which 128 levels lose least information: TensorRT's entropy calibrator 2.
 
-    Of the candidates i / 2048 of the exact amax, i = 128..2048, the last one with the least
+    It is the last of the candidates i / 2048 of the exact amax, i = 128..2048, that has the least
     Kullback-Leibler divergence between the clipped distribution and its 128 levels. ReLU's zeros
-    carry no weight: the first of 2048 bins counts as much as the second. Where outliers are so far
-    out that no candidate can clip them, which leaves the maximum alone, the 2048 bins of half the
-    range, and of half of that, give more of them.
+    have no weight: the first of 2048 bins counts as much as the second. If outliers are so far out
+    that no candidate but the exact amax itself is possible, the range is halved, again and again,
+    until its 2048 bins give other candidates.
 
-    It is the loss of information that is least, not the error: rare large values are cut off, so it
-    suits plain Inceptions and harms the stream of residual networks, whose large values matter
-    (8.6 dB of SQNR against 15.7 dB of ``mse`` on a trained Inception-ResNet-v1).
+    The calibrator minimises the loss of information, not the error, and clips rare large values. So
+    it suits plain Inceptions, and harms residual networks, whose large values matter: on a trained
+    Inception-ResNet-v1 the SQNR of the logits is 8.6 dB, and 15.7 dB with ``mse``.
 
     Source: GTC 2017 S7310 (Migacz); ``calib/histogram.py``, tools/pytorch-quantization,
     NVIDIA/TensorRT.
@@ -196,10 +197,11 @@ def entropy(seen: Observation) -> float:
 
 
 def linear_histogram(seen: Observation, reach: float) -> tuple[NDArray[np.float64], float]:
-    """Counts [2048] in bins of equal width from 0 to ``reach``, and the count beyond; all whole.
+    """Counts [2048] in bins of equal width from 0 to ``reach``, and the count of larger values.
 
-    Values lie evenly inside a bin of the observation. The running total is rounded to whole counts,
-    so that a lone value stays one value in one bin: the divergence asks which bins are empty.
+    Values are taken to lie evenly inside a bin of the observation. The running total is rounded to
+    whole counts, so that a lone value stays one value in one bin: the divergence depends on which
+    bins are empty.
     """
     edges, count = seen.mass()
     total = np.concatenate([[0.0], np.cumsum(count)])
@@ -210,16 +212,17 @@ def linear_histogram(seen: Observation, reach: float) -> tuple[NDArray[np.float6
 
 
 def divergence(count: NDArray[np.float64], above: float) -> NDArray[np.float64]:
-    """KL(P_i || Q_i) of every candidate i = 128..B, infinite where Q_i misses what P_i has.
+    """KL(P_i || Q_i) of every candidate i = 128..B, infinite where Q_i is 0 and P_i is not.
 
-    P_i is the first i bins, with all that lies beyond them added to the last. Q_i spreads what each
-    of 128 equal parts of those i bins holds over its bins that are not empty. With S_k the mass and
-    n_k the number of such bins in the part of bin k, N the sum of all counts and R that of the
-    counts beyond i: ``sum(P log P) / N - log N - sum_k P_k log(S_k / n_k) / N + log(N - R)``.
+    P_i is the first i bins, with all counts beyond them added to the last. Q_i divides those i bins
+    into 128 equal parts, and spreads the count of each part over its bins that are not empty. With
+    S_k the count and n_k the number of such bins in the part of bin k, N the sum of all counts and
+    R that of the counts beyond i, the divergence is
+    ``sum(P log P) / N - log N - sum_k P_k log(S_k / n_k) / N + log(N - R)``.
     All sums come from prefix sums, so a candidate costs 128 steps, not i.
 
     Args:
-        count: [B], not all zero, B >= 128.
+        count: Counts [B], not all zero, B >= 128.
         above: Count beyond the last bin.
     """
     candidates = np.arange(_LEVELS_OF_KL, count.size + 1)
@@ -256,14 +259,14 @@ _NAMES = (*_PLAIN, "percentile:P", AUTO)
 
 
 def trial_in_words(details: TrialDetails) -> str:
-    """What ``auto`` found, from a range table's details; empty where nothing was tried."""
-    found = details.tried_sqnr_db
-    if not found:
+    """The result of ``auto`` in a sentence, from a range table's details; empty without a trial."""
+    sqnr_db = details.tried_sqnr_db
+    if not sqnr_db:
         return ""
-    best = max(found, key=lambda name: found[name])
-    others = ", ".join(f"{name} {found[name]:.1f}" for name in found if name != best)
+    best = max(sqnr_db, key=lambda name: sqnr_db[name])
+    others = ", ".join(f"{name} {sqnr_db[name]:.1f}" for name in sqnr_db if name != best)
     return (
-        f"calibrator {best}: logits SQNR {found[best]:.1f} dB on a few calibration images, "
+        f"calibrator {best}: logits SQNR {sqnr_db[best]:.1f} dB on a few calibration images, "
         f"{others}; {_correction_in_words(details)}"
     )
 

@@ -1,4 +1,4 @@
-"""The second pass of calibration: channel means of what convolutions read, float and quantized."""
+"""The second pass of calibration: channel means of the inputs of layers, float and quantized."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from edge_inception.spec import Progress
 
 
 def chosen(items: Sequence[ImageItem]) -> list[ImageItem]:
-    """The NUM_IMAGES items with the smallest sha256, in that order: those the means are of.
+    """The images that means are measured on: the NUM_IMAGES with the smallest sha256, sorted.
 
-    The order of ``items`` and how they were shared out change nothing.
+    They do not depend on the order of ``items`` or on the number of shards.
     """
     return sorted(items, key=lambda item: item.sha256)[:NUM_IMAGES]
 
@@ -33,9 +33,9 @@ def channel_means(
     options: CalibrateOptions,
     progress: Progress,
 ) -> dict[str, ChannelMeans]:
-    """Means of every tensor in ``scale_of`` as it is, and rounded as its Q/DQ pair does.
+    """Channel means of every tensor in ``scale_of``, in float and rounded as by its Q/DQ pair.
 
-    Over those that ``chosen`` picks.
+    They are measured on the images that ``chosen`` picks.
 
     Args:
         path: The simplified graph.
@@ -53,15 +53,15 @@ def channel_means(
         pairs = (_means(tensors[name], scale) for name, scale in scale_of.items())
         return [ops.result(mean) for pair in pairs for mean in pair]
 
-    fed = chosen(items)
+    images = chosen(items)
     totals: list[NDArray[np.float64]] = []
-    for _, found in Stream(path, options, outputs).read(fed, progress):
+    for _, readings in Stream(path, options, outputs).read(images, progress):
         sums = [
             values.sum(axis=0, dtype=np.float64).reshape(-1)
-            for values in found[: 2 * len(scale_of)]
+            for values in readings[: 2 * len(scale_of)]
         ]
         totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
-    means = iter(total / len(fed) for total in totals)
+    means = iter(total / len(images) for total in totals)
     return {
         name: ChannelMeans(scale=scale, plain=next(means), quantized=next(means) * scale)
         for name, scale in scale_of.items()
@@ -69,7 +69,7 @@ def channel_means(
 
 
 def _means(source: Any, scale: float) -> tuple[Any, Any]:
-    """Mean over positions [N, C, ...] of a tensor, and of its codes before they are clipped."""
+    """Nodes for the means of a tensor [N, C, ...] over positions, and of its unclipped codes."""
     step = np.array(scale, np.float32)
     codes = ops.round(ops.divide(source, step), "half_to_even")
     axes = np.arange(2, len(source.get_shape()), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What calibration saw of each tensor and which amax was chosen, to be drawn."""
+"""Observed and chosen amax of every tensor of a range table, and histograms to be drawn."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class ClippedTensor(Record, frozen=True, kw_only=True):
     """A tensor with a scale of its own: ``observed`` and chosen ``amax`` in its own units.
 
     ``ratio`` is amax over observed; ``clipped`` is the share of values above amax, 0..1, None where
-    it is not known. ``shares`` [B] are of the even bins between ``edges`` [B + 1] in a tensor that
-    is drawn, else both are empty.
+    it is not known. ``shares`` [B] of the values lie in the even bins between ``edges`` [B + 1];
+    both are empty in a tensor that is not drawn.
     """
 
     name: str
@@ -32,7 +32,7 @@ class ClippedTensor(Record, frozen=True, kw_only=True):
 
 
 class Clipping(Record, frozen=True, kw_only=True):
-    """The calibration in words, all its tensors, and those to draw, which are clipped most."""
+    """The calibration in words, all its tensors, and the most clipped of them, to be drawn."""
 
     set: str
     rows: tuple[ClippedTensor, ...]
@@ -40,13 +40,13 @@ class Clipping(Record, frozen=True, kw_only=True):
 
 
 def describe(ranges: RangeTable) -> Clipping:
-    """All tensors with a scale of their own, and histograms of those that are clipped most.
+    """The tensors with a scale of their own, and histograms of those that are clipped most.
 
     Raises:
         InputError: The table cannot be read, or the histograms are not those written with it.
     """
-    table, found = read_table(ranges), read_histograms(ranges)
-    seen = {name: one for name, one in found.items() if one.amax > 0.0}  # all of a dead one is 0
+    table, histograms = read_table(ranges), read_histograms(ranges)
+    seen = {name: one for name, one in histograms.items() if one.amax > 0.0}  # others are all 0
     rows = tuple(
         ClippedTensor(
             name=name,
@@ -67,7 +67,7 @@ def describe(ranges: RangeTable) -> Clipping:
 
 
 def _clipped(seen: Observation, amax: float) -> float:
-    """Values within a bin are taken as spread evenly."""
+    """Share of the values above ``amax``, if values lie evenly within a bin."""
     edges, count = seen.mass()
     above = np.clip((edges[1:] - amax) / np.diff(edges), 0.0, 1.0)
     return float(count @ above) / float(count.sum())

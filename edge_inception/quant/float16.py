@@ -1,4 +1,4 @@
-"""A float32 graph -> the same graph in float16 from its first to its last layer."""
+"""Conversion of a float32 graph to float16 from its first to its last layer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _FLOAT32_OPS = frozenset(("LRN",))  # it sums squares, and beyond 256 a square i
 
 
 def to_float16(model: onnx.ModelProto) -> None:
-    """Change ``model`` in place: layers and what lies between them become float16.
+    """Make the layers of ``model`` and the nodes between them float16, in place.
 
     Before: input -> preparation -> layers -> head -> output, all float32.
     After:  input -> preparation -> Cast -> layers (float16) -> Cast -> head -> output.
 
-    What prepares the image, what follows the last layer and LRN stay float32. A tensor that both
-    parts use has a second name, ``.float16`` behind the first.
+    Nodes that prepare the image, nodes behind the last layer and LRN stay float32. A tensor that
+    both parts use exists twice; the name of the float16 one ends in ``.float16``.
 
     Raises:
         InputError: A weight is beyond float16.
@@ -41,8 +41,8 @@ def to_float16(model: onnx.ModelProto) -> None:
         for name in node.output:
             if name in both:
                 nodes.append(_to_half(name))
-            elif name.removesuffix(".float16") in both:
-                nodes.append(_to_full(name.removesuffix(".float16")))
+            elif (full_name := name.removesuffix(".float16")) in both:
+                nodes.append(_cast(name, full_name, TensorProto.FLOAT))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
 
@@ -54,7 +54,7 @@ def _read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
 def _crossing(
     graph: onnx.GraphProto, half: Sequence[onnx.NodeProto], full: Sequence[onnx.NodeProto]
 ) -> set[str]:
-    """Computed tensors that one part makes, or the caller gives, and the other part reads."""
+    """Tensors that one part computes, or that are inputs, and that the other part reads."""
     made_half = {name for node in half for name in node.output}
     read_full = _read(full) | {value.name for value in graph.output}
     stored = {tensor.name for tensor in graph.initializer}
@@ -64,7 +64,7 @@ def _crossing(
 def _halve_weights(
     graph: onnx.GraphProto, half: Sequence[onnx.NodeProto], full: Sequence[onnx.NodeProto]
 ) -> set[str]:
-    """Round the weights that ``half`` reads; a copy where ``full`` reads them too, by name."""
+    """Round the weights that ``half`` reads; names of those that ``full`` reads too."""
     read_half, read_full = _read(half), _read(full)
     both = set()
     for tensor in list(graph.initializer):
@@ -80,10 +80,6 @@ def _halve_weights(
 
 def _to_half(name: str) -> onnx.NodeProto:
     return _cast(name, f"{name}.float16", TensorProto.FLOAT16)
-
-
-def _to_full(name: str) -> onnx.NodeProto:
-    return _cast(f"{name}.float16", name, TensorProto.FLOAT)
 
 
 def _cast(source: str, result: str, to: int) -> onnx.NodeProto:

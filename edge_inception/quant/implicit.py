@@ -1,9 +1,9 @@
-"""int8 without Q/DQ: which tensors have a scale, and which of them must have the same.
+"""Scales for int8 without Q/DQ: the tensors that have one, and those that must share one.
 
 TensorRT up to 10.x, and DLA up to TensorRT 10.7, quantize a float graph themselves, from one scale
-per tensor. A layer is int8 where its input and output have scales; DLA runs the others in float16
-without a word. So every tensor between layers gets a scale, and what DLA wants equal is equal.
-Constants get none: the map of a rewritten average pool, 1 to 2.25, would be off by 1 % in int8.
+per tensor. A layer is int8 where its input and output have scales; DLA silently runs other layers
+in float16. So every tensor between layers gets a scale, and tensors share one where DLA requires
+it. Constants get none: the map of a rewritten average pool, 1 to 2.25, would be off by 1 % in int8.
 
 Source: DLA Supported Layers and Restrictions, TensorRT docs (pool, concatenation);
 IElementWiseLayer in NvInfer.h (both inputs); qdq-translator of
@@ -26,35 +26,40 @@ from edge_inception.quant.ranges import TensorRange, tensor_scales
 
 _POOLS = frozenset(("MaxPool", "AveragePool"))
 VIEW_OPS = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
-"""Ops that move values and change none: one scale in and out."""
+"""Ops that move values without changing them: their input and output share a scale."""
 _JOINS = frozenset(("Add", "Max", "Min", "Mul", "Sub", "Sum"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scales:
-    """What a calibration cache holds, in graph order.
+    """The scales of a calibration cache, in graph order.
 
     ``scale_of`` maps a tensor to its scale, amax / 127, a float16 number. ``unscaled`` are computed
-    tensors without one: before the first layer, from the last layer on.
+    tensors without a scale: before the first layer, and from the last layer on.
     """
 
     scale_of: Mapping[str, np.float32]
     unscaled: tuple[str, ...]
 
     @property
-    def num_distinct(self) -> int:
-        """Groups of tensors that share a scale are fewer than tensors."""
-        return len({scale.tobytes() for scale in self.scale_of.values()})
+    def counts(self) -> dict[str, int]:
+        """Numbers of scaled tensors, of distinct scales and of unscaled tensors, for a sidecar."""
+        return {
+            "num_scaled": len(self.scale_of),
+            "num_distinct_scales": len({scale.tobytes() for scale in self.scale_of.values()}),
+            "num_unscaled": len(self.unscaled),
+        }
 
 
 def implicit_scales(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> Scales:
-    """The scales of a float graph from the range table of the graph it was made of.
+    """The scales of a float graph from the range table of the simplified graph it was made from.
 
-    A group of tied tensors has the largest amax of those that were observed.
+    A group of tensors that share a scale has the largest amax of those that were observed.
 
     Args:
-        model: After the rewrites for DLA; names that were in the simplified graph mean the same.
-        seen: Ranges of the simplified graph.
+        model: The graph after the rewrites for DLA; a tensor name that the simplified graph has too
+            stands for the same tensor.
+        seen: Ranges of the simplified graph, by tensor.
 
     Raises:
         InputError: A tensor between layers is neither in the table nor derived from one that is,
@@ -74,15 +79,16 @@ def implicit_scales(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> 
 def dla_placement(
     model: onnx.ModelProto, seen: Mapping[str, TensorRange]
 ) -> tuple[Placement, Mapping[str, TensorRange]]:
-    """The same scales as Q/DQ pairs, and the range of each group by its name.
+    """The placement of Q/DQ pairs with the scales of ``implicit_scales``, and the group ranges.
 
-    For DLA of strongly typed networks, whose layers want scales throughout; and since any engine
-    computes it, a proof of what the calibration cache is worth. A pair behind a ReLU stands for the
-    one before it. The last layer, which has no scale behind it, keeps float weights.
+    It is for DLA of strongly typed networks, whose layers want scales throughout. Any engine can
+    compute such a graph, so it also shows the accuracy that the calibration cache gives. A pair
+    behind a ReLU makes the one before it superfluous. The last layer, which has no scale behind it,
+    keeps float weights.
 
     Args:
-        model: After the rewrites for DLA.
-        seen: Ranges of the simplified graph.
+        model: The graph after the rewrites for DLA.
+        seen: Ranges of the simplified graph, by tensor.
 
     Raises:
         InputError: As ``implicit_scales``.
@@ -107,7 +113,7 @@ def dla_placement(
 def _shared_ranges(
     model: onnx.ModelProto, seen: Mapping[str, TensorRange]
 ) -> tuple[Mapping[str, str], Mapping[str, TensorRange]]:
-    """Tensor -> its group, and group -> the largest range in it."""
+    """Tensor -> the group that shares its scale, and group -> the largest range in it."""
     missing = unobserved(model, seen)
     if missing:
         raise InputError(
@@ -126,28 +132,29 @@ def _shared_ranges(
 def unobserved(model: onnx.ModelProto, seen: Collection[str]) -> list[str]:
     """Tensors to observe on top of ``seen`` so that every tensor between layers has a range.
 
-    None in plain Inceptions. In residual networks the convolution that an Add adds; around LRN what
-    it reads. Of a convolution and its ReLU the ReLU, whose range is the narrower.
+    Plain Inceptions have none. In residual networks it is the output of the convolution that an Add
+    adds, around LRN its input. Of a convolution and its ReLU it is the output of the ReLU, whose
+    range is narrower.
     """
     covered = set(seen)
     _spread(model, covered)
-    found = []
+    missing = []
     for name in reversed(_between(model)):
         if name not in covered:
-            found.append(name)
+            missing.append(name)
             covered.add(name)
             _spread(model, covered)
-    return found[::-1]
+    return missing[::-1]
 
 
 def _between(model: onnx.ModelProto) -> list[str]:
-    """Computed tensors that a layer, or a node between layers, reads: in graph order."""
+    """Computed tensors that a layer or a node between layers reads, in graph order."""
     graph, stored = model.graph, constants(model)
     inner = place.between_layers(graph)
     read = {name for index in inner for name in graph.node[index].input} - set(stored) - {""}
-    made = [value.name for value in graph.input]
-    made += [name for node in graph.node for name in node.output]
-    return [name for name in made if name in read]
+    computed = [value.name for value in graph.input]
+    computed += [name for node in graph.node for name in node.output]
+    return [name for name in computed if name in read]
 
 
 def _inner(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
@@ -159,7 +166,7 @@ def _inner(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[str]]]
 
 
 def _is_bare_relu(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """A ReLU that alone reads its input: what it cuts off needs no range."""
+    """Whether ``node`` is a ReLU that alone reads its input; negative values need no range then."""
     return node.op_type == "Relu" and only_reader(model, node.input[0]) is not None
 
 
@@ -181,7 +188,7 @@ def _spread(model: onnx.ModelProto, covered: set[str]) -> None:
 
 
 def _groups(model: onnx.ModelProto) -> dict[str, str]:
-    """Tensor between layers -> one of those it shares a scale with."""
+    """Tensor between layers -> the tensor that its group, which shares a scale, is named after."""
     leader: dict[str, str] = {}
 
     def find(name: str) -> str:

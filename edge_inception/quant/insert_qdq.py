@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -56,24 +55,24 @@ def quantize(
 ) -> TypedGraph:
     """The typed graph of one precision in one typing.
 
-    ``fp32`` is the simplified graph, byte for byte (restamped when weak). ``fp16`` computes in
-    float16 between float32 input and output. ``int8`` has Q/DQ where ``place`` says and a float
-    rest. Weak spellings keep float32 tensors; the sidecar's ``typing: weak`` tells the builder.
-    Implicit ones have no Q/DQ at all: the calibration cache that ``write_cache`` makes of the same
-    ranges stands for them.
+    ``fp32`` is the simplified graph, byte for byte (with another opset when weak). ``fp16``
+    computes in float16 between float32 input and output. ``int8`` has Q/DQ pairs where ``place``
+    puts them and a float rest. A weak graph keeps float32 tensors; ``typing: weak`` in its sidecar
+    lets the builder choose float16. An implicit graph has no Q/DQ; ``write_cache`` makes its
+    calibration cache from the same ranges.
 
     Args:
-        graph: From simplify.
+        graph: The simplified graph.
         ranges: The range table of this very graph; needed for int8, else None.
         options: Precision, typing, float rest, placement.
         out: Path of the .onnx file.
 
     Raises:
-        InputError: No range table, one of another graph or without a tensor, no Conv to quantize,
-            NaN or infinite weights, an op that cannot be typed, values beyond float16, a free size
-            where it must be fixed, or a placement that does not fit.
+        InputError: The range table is missing, of another graph or without a needed tensor; there
+            is no Conv to quantize; weights are NaN or infinite; an op cannot be typed; values are
+            beyond float16; a size is free that must be fixed; or the placement does not fit.
     """
-    policy_of(options)  # refused before any work
+    policy_of(options)  # refuses wrong options before any work
     model = check.load_graph(graph.path)
     is_plain = options.precision is Precision.FP32 and options.typing is Typing.STRONG
     is_untouched = is_plain and not options.batch and not options.is_for_dla
@@ -92,7 +91,10 @@ def quantize(
     if options.precision is Precision.INT8:
         seen = table_for(graph, ranges).tensors
         means = _means(ranges, options)
-        counts |= _scaled(model, seen) if is_implicit else _insert(model, seen, means, options)
+        if is_implicit:
+            counts |= implicit.implicit_scales(model, seen).counts
+        else:
+            counts |= _insert(model, seen, means, options)
     if _is_half(options):
         to_float16(model)
     content = graph.path.read_bytes() if is_untouched else _checked(model)
@@ -107,22 +109,15 @@ def quantize(
 
 
 def _planned(model: onnx.ModelProto) -> dict[str, int]:
-    """How the graph would lie on the elder of the two accelerators, which takes less."""
-    found = dla.plan(model, XAVIER)
-    return {
-        "dla_layers": len(found.verdicts) - len(found.gpu_layers),
-        "dla_subgraphs": len(found.subgraphs),
-        "gpu_layers": len(found.gpu_layers),
-    }
+    """Numbers of layers on DLA, of its subgraphs, and of layers on the GPU, for a Xavier.
 
-
-def _scaled(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> dict[str, int]:
-    """Check that the ranges suffice for a calibration cache, and count what it will hold."""
-    found = implicit.implicit_scales(model, seen)
+    Its DLA is the older one and takes fewer layers than that of Orin.
+    """
+    plan = dla.plan(model, XAVIER)
     return {
-        "num_scaled": len(found.scale_of),
-        "num_distinct_scales": found.num_distinct,
-        "num_unscaled": len(found.unscaled),
+        "dla_layers": len(plan.verdicts) - len(plan.gpu_layers),
+        "dla_subgraphs": len(plan.subgraphs),
+        "gpu_layers": len(plan.gpu_layers),
     }
 
 
@@ -135,8 +130,7 @@ def _is_half(options: QuantizeOptions) -> bool:
 
 def _stamp(model: onnx.ModelProto, typing: Typing) -> None:
     opset, ir_version = _STAMPS[typing]
-    del model.opset_import[:]
-    model.opset_import.append(helper.make_operatorsetid("", opset))
+    check.set_opset(model, opset)
     model.ir_version = ir_version
     model.producer_name, model.producer_version = "edge-inception", __version__
     del model.graph.value_info[:]
@@ -149,16 +143,16 @@ def _checked(model: onnx.ModelProto) -> bytes:
 
 
 def _details(
-    of: SimplifiedDetails, model: onnx.ModelProto, options: QuantizeOptions
+    simplified: SimplifiedDetails, model: onnx.ModelProto, options: QuantizeOptions
 ) -> TypedDetails:
-    """What compile and the engines need to know; the profile of a batch that is fixed here."""
+    """The facts of a typed graph for compile and the engines, with the profile of a fixed batch."""
     source, result = model.graph.input[0], model.graph.output[0]
     rest = options.float_rest if options.precision is Precision.INT8 else options.precision
     is_paired = options.precision is Precision.INT8 and options.typing is not Typing.IMPLICIT
     batch = options.batch
     return TypedDetails.of(
-        of,
-        profile=ShapeProfile(min=batch, opt=batch, max=batch) if batch else of.profile,
+        simplified,
+        profile=ShapeProfile(min=batch, opt=batch, max=batch) if batch else simplified.profile,
         float_layers=tuple(_float_layers(model)) if is_paired else (),
         precision=options.precision,
         typing=options.typing.value,
@@ -172,12 +166,12 @@ def _details(
 
 
 def _float_layers(model: onnx.ModelProto) -> list[str]:
-    """Names of the layers with weights whose weights are not int8, in a graph with pairs."""
-    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    """Names of the Conv and Gemm nodes with float weights, in a graph with Q/DQ pairs."""
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
     return [
         node.name or node.output[0]
         for node in model.graph.node
-        if node.op_type in place.WEIGHTED_OPS and made.get(node.input[1]) != "DequantizeLinear"
+        if node.op_type in place.WEIGHTED_OPS and makers.get(node.input[1]) != "DequantizeLinear"
     ]
 
 
@@ -188,10 +182,10 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[TensorSize, ...]:
 def _means(
     ranges: RangeTable | None, options: QuantizeOptions
 ) -> Mapping[str, ChannelMeans] | None:
-    """Channel means for bias correction; None where there is none to do.
+    """Channel means for bias correction; None where biases stay as they are.
 
-    On DLA tensors share scales, and the means were taken with others. What is asked for wins over
-    what a trial found.
+    On DLA tensors share scales, and the means were measured with others. The option of the user
+    wins over the result of a trial.
     """
     is_shared = options.is_for_dla or options.typing is Typing.IMPLICIT
     if ranges is None or is_shared:
@@ -201,13 +195,13 @@ def _means(
         is_wanted = ranges.details.bias_correction_helps is not False
     if not is_wanted:
         return None
-    found = read_means(ranges)
-    if not found:
+    means = read_means(ranges)
+    if not means:
         raise InputError(
             f"range table {ranges.path} has no channel means, which bias correction needs",
             hint="calibrate with images, or quantize with --no-bias-correction",
         )
-    return found
+    return means
 
 
 def int8_graph(
@@ -216,11 +210,11 @@ def int8_graph(
     means: Mapping[str, ChannelMeans] | None,
     placement: str,
 ) -> bytes:
-    """The int8 graph of a simplified one, to try these ranges and means.
+    """The int8 graph of the simplified graph at ``path``, to try these ranges and means.
 
     Raises:
-        InputError: A tensor is missing, no Conv to quantize, no such placement, or a scale is
-            beyond float16.
+        InputError: A tensor has no range, there is no Conv to quantize, no such placement, or a
+            scale is beyond float16.
     """
     options = QuantizeOptions(
         precision=Precision.INT8, float_rest=FloatRest.FP32, placement=placement
@@ -237,7 +231,7 @@ def _insert(
     means: Mapping[str, ChannelMeans] | None,
     options: QuantizeOptions,
 ) -> dict[str, int]:
-    """Put Q/DQ into ``model`` and count what was done.
+    """Put Q/DQ pairs into ``model``, and return the counts for its sidecar.
 
     Before: x -> Conv(w) -> y. After: x -> Q -> DQ -> Conv(w.int8 -> DQ) -> y.
     """
@@ -252,7 +246,7 @@ def _insert(
     if means is not None:
         used = {root: float(scale) for root, scale in scale_of.items()}
         counts["biases_corrected"] = bias.correct_biases(model, placement, means, used)
-    pairs = {name: _tensor_pair(name, root) for name, root in placement.scale_of.items()}
+    pairs = {name: _pair(name, f"{root}.scale", _ZERO) for name, root in placement.scale_of.items()}
     for name, readers in placement.readers.items():
         for index in readers:
             _rewire(graph.node[index], name)
@@ -266,7 +260,7 @@ def _insert(
     graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO))
     for root, scale in scale_of.items():
         graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{root}.scale"))
-    _replace(graph.node, nodes)
+    check.refill(graph.node, nodes)
     _drop_unread(graph)
     return counts
 
@@ -300,17 +294,15 @@ def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:
 
 
 def _num_adds(model: onnx.ModelProto) -> int:
-    """Sums of two computed tensors; the Add of a constant is no residual."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return sum(
-        node.op_type == "Add" and not constants.intersection(node.input)
-        for node in model.graph.node
-    )
+    """Number of Adds of two computed tensors; the Add of a constant is no residual."""
+    constants = check.constants(model)
+    adds = (node for node in model.graph.node if node.op_type == "Add")
+    return sum(not any(name in constants for name in node.input) for node in adds)
 
 
 def _scales(seen: Mapping[str, TensorRange], options: QuantizeOptions) -> dict[str, np.float32]:
-    """Scale of every group; what is not int8 must fit the float type besides."""
-    found = tensor_scales({root: one.amax for root, one in seen.items()})
+    """Scale of every group; values must also fit float16 if the float rest is float16."""
+    scale_of = tensor_scales({root: one.amax for root, one in seen.items()})
     largest = max(seen, key=lambda root: seen[root].observed_amax, default="")
     if _is_half(options) and largest and seen[largest].observed_amax > _LARGEST_HALF:
         reach = seen[largest].observed_amax
@@ -318,16 +310,11 @@ def _scales(seen: Mapping[str, TensorRange], options: QuantizeOptions) -> dict[s
             f"tensor '{largest}' reaches {reach:g}, beyond float16's {_LARGEST_HALF:g}",
             hint="keep the float part in float32: --float-rest fp32",
         )
-    return found
+    return scale_of
 
 
 def _rewire(node: onnx.NodeProto, name: str) -> None:
     node.input[:] = [f"{name}.dq" if source == name else source for source in node.input]
-
-
-def _tensor_pair(name: str, root: str) -> tuple[onnx.NodeProto, onnx.NodeProto]:
-    """Q and DQ of tensor ``name`` with the scale of ``root``."""
-    return _pair(name, f"{root}.scale", _ZERO)
 
 
 def _pair(
@@ -350,10 +337,10 @@ def _dequantize(
 def _add_weights(
     graph: onnx.GraphProto, placement: Placement, typing: Typing
 ) -> list[onnx.NodeProto]:
-    """Add quantized initializers of all weights; the nodes that read them.
+    """Add the quantized initializers of all weights, and return the nodes that read them.
 
-    Strong stores int8. Weak stores floats that already lie on the int8 grid, so whichever way a
-    parser rounds, it finds the same integers.
+    A strong graph stores int8. A weak graph stores floats that already lie on the int8 grid, so
+    that every parser finds the same integers, whichever way it rounds.
     """
     stored = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -373,15 +360,6 @@ def _add_weights(
     return nodes
 
 
-def _replace(field: Any, items: list[Any]) -> None:
-    """Fill a repeated protobuf field anew; items may come from the field itself."""
-    copies = [type(item)() for item in items]
-    for copy, item in zip(copies, items, strict=True):
-        copy.CopyFrom(item)
-    del field[:]
-    field.extend(copies)
-
-
 def _drop_unread(graph: onnx.GraphProto) -> None:
     read = {name for node in graph.node for name in node.input}
-    _replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
+    check.refill(graph.initializer, (t for t in graph.initializer if t.name in read))

@@ -12,7 +12,6 @@ from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
 from edge_inception.quant import observe
 from edge_inception.quant.calibrators import Observation
-from edge_inception.quant.observe import Record
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
 from edge_inception.quant.ranges import read_histograms, read_table
 from edge_inception.sidecar import StreamEngine
@@ -28,21 +27,21 @@ def merge(
     *,
     progress: Progress = no_progress,
 ) -> RangeTable:
-    """The table that ``calibrate`` makes of the whole set, bit by bit, from that of every shard.
+    """The table that ``calibrate`` makes of the whole set, bit by bit, from the shards' tables.
 
-    Counts add up and the largest amax stays. The means for bias correction are of few images, and
-    their scales are known only now, so that pass is made here.
+    Counts add up and the largest amax stays. The channel means for bias correction are measured
+    here, on few images, since the scales that they need are known only now.
 
     Args:
-        graph: From simplify, as the shards had it.
+        graph: The simplified graph of the shards.
         images: The whole calibration set.
-        options: As the shards had them, less the shard.
+        options: The options of the shards; their ``shard`` is ignored.
         parts: The table of every shard, in any order.
         out: Path of the .json table.
         progress: Called with images done and images in all of the second pass.
 
     Raises:
-        InputError: A shard is missing, given twice, or was made of or with something else, such as
+        InputError: A shard is missing or given twice, or was made with other inputs, options or
             another number of threads.
     """
     tables = [read_table(part) for part in parts]
@@ -52,48 +51,48 @@ def merge(
         one = dataclasses.replace(options, shard=shard)
         stage.require_provenance(part, calibrate_provenance(graph, images, one))
     _require_one_engine(parts)
-    record = Record(
+    observations = observe.Observations(
         seen=_sum([read_histograms(part) for part in parts]),
         num_images=sum(table.num_images for table in tables),
         counts={name: parts[0].counts[name] for name in observe.PER_IMAGE},
         engine=_engine(parts[0]),
     )
     whole = dataclasses.replace(options, shard=WHOLE)
-    return observe.publish(observe.subject_of(graph), images, whole, record, out, progress=progress)
+    watched = observe.watched_graph(graph)
+    return observe.publish(watched, images, whole, observations, out, progress=progress)
 
 
 def _require_all(shards: Sequence[tuple[int, int]]) -> None:
-    """Every shard once, all of one sharing."""
-    sharings = sorted({of for _, of in shards})
-    if len(sharings) != 1:
+    """Check that the shards (i, n) have one n, and that every i occurs once."""
+    totals = sorted({of for _, of in shards})
+    if len(totals) != 1:
         raise InputError(
-            f"the tables are shards of {', '.join(map(str, sharings))}, wanted one sharing",
+            f"the tables are shards of {', '.join(map(str, totals))}, wanted one sharing",
             hint="calibrate every shard with the same N in --shard I/N",
         )
-    given = sorted(number for number, _ in shards)
-    wanted = list(range(1, sharings[0] + 1))
-    if given != wanted:
+    numbers = sorted(number for number, _ in shards)
+    if numbers != list(range(1, totals[0] + 1)):
         raise InputError(
-            f"got shards {', '.join(map(str, given))} of {sharings[0]}, wanted each of them once",
+            f"got shards {', '.join(map(str, numbers))} of {totals[0]}, wanted each of them once",
             hint="name the table of every shard in --merge",
         )
 
 
 def _require_one_engine(parts: Sequence[RangeTable]) -> None:
-    """One number of threads: "all usable" differs between machines, and then sums may differ."""
+    """Check the number of threads, on which sums depend; "all usable" differs between machines."""
     first, *others = parts
     for other in others:
-        ours, theirs = _engine(other), _engine(first)
-        if ours != theirs:
+        engine, wanted = _engine(other), _engine(first)
+        if engine != wanted:
             raise InputError(
-                f"{other.path} was made with {ours.threads} threads, "
-                f"{first.path} with {theirs.threads}",
+                f"{other.path} was made with {engine.threads} threads, "
+                f"{first.path} with {wanted.threads}",
                 hint="calibrate every shard with the same --threads",
             )
 
 
 def _engine(part: RangeTable) -> StreamEngine:
-    assert part.details.engine is not None, "calibrate tells it"
+    assert part.details.engine is not None, "calibrate records it"
     return part.details.engine
 
 

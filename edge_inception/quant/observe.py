@@ -1,12 +1,13 @@
-"""Stream a calibration set through the graph and watch tensors: the stage ``calibrate``.
+"""Ranges of tensors over a calibration set that is streamed through the graph: ``calibrate``.
 
-The statistics ride inside the inference graph: every watched tensor gets a ReduceMax (the exact
-amax of each channel) and a strided Slice turned to float16 (the sample its histogram counts), so
-Python sees at most ``max_positions`` halves per tensor and image. Nothing grows with the set.
+OpenVINO computes the statistics inside the graph: every watched tensor gets a ReduceMax (the exact
+amax of each channel) and a strided Slice cast to float16 (the sample that its histogram counts), so
+Python sees at most ``max_positions`` float16 numbers per tensor and image. Memory does not grow
+with the set.
 
-Images are read in the order of their hashes, shards are dealt whole batches, and counts and maxima
-add up in any order: at one batch size neither the order of the images nor the number of shards
-changes a bit, whatever the library's arithmetic does with an image's place in its batch.
+Images are read in the order of their hashes, every shard gets whole batches, and counts and maxima
+add up in any order. So at one batch size neither the order of the images nor the number of shards
+changes a bit, even if the library's arithmetic depends on an image's position in its batch.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _NUM_CODES = (0x7FFF >> DROPPED_BITS) + 1
 _SPATIAL_RANK = 4
 
 PER_IMAGE = ("num_elements_per_image", "num_sampled_per_image")
-"""Counts of a table that do not add up over shards."""
+"""Names of the counts of a table that do not add up over shards."""
 
 
 def calibrate(
@@ -61,45 +62,45 @@ def calibrate(
     *,
     progress: Progress = no_progress,
 ) -> RangeTable:
-    """Range table of every tensor that needs one; histograms and channel means beside it as .npz.
+    """The range table of a graph; histograms and channel means lie beside it as .npz.
 
-    Those are the tensors that will carry a Q/DQ pair, and those that implicit int8 needs besides:
-    in residual networks what an Add adds. One shard of several counts its share of the images;
-    ``merge`` makes the table of all shards, and takes the means.
+    It holds the tensors that will carry a Q/DQ pair, and the other tensors that implicit int8
+    needs: in residual networks the inputs of an Add. One shard of several counts its share of the
+    images; ``merge`` makes the table of all shards, and measures the channel means.
 
     Args:
-        graph: From simplify; one image input.
+        graph: The simplified graph, with one image input.
         images: The calibration set; labels are not used.
         options: Calibrator, preprocessing, batch, threads, sampling, shard.
         out: Path of the .json table.
         progress: Called with images done and images in all, in every pass.
 
     Raises:
-        InputError: Unknown calibrator, empty set, unusable image, nothing to quantize, or NaN or
-            infinity in the weights, the images or a tensor.
+        InputError: The calibrator is unknown, the set empty, an image unusable or no tensor to be
+            quantized; or weights, images or a tensor hold NaN or infinity.
         CompileFailed: OpenVINO does not take the graph.
     """
     require_known(options.calibrator)
     share = _share(chosen_images(images, options), options)
-    subject = subject_of(graph)
-    watcher = Watcher(subject, options)
-    record = Record(
+    watched = watched_graph(graph)
+    watcher = Watcher(watched, options)
+    observations = Observations(
         seen=watcher.watch(share, progress),
         num_images=len(share),
         counts=watcher.counts,
         engine=watcher.engine,
     )
     del watcher  # its compiled graph and buffers, before the second pass makes its own
-    return publish(subject, images, options, record, out, progress=progress)
+    return publish(watched, images, options, observations, out, progress=progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What is to be known of a simplified graph.
+class WatchedGraph:
+    """A simplified graph and its tensors that calibration watches.
 
-    ``scale_of`` maps every tensor that a range table holds to the one whose amax it uses, in graph
-    order; ``signed`` are those that can be negative; ``convolved`` those that a layer with int8
-    weights reads.
+    ``scale_of`` maps every tensor of the range table to the tensor whose amax it uses, in graph
+    order; ``signed`` are the tensors that can be negative; ``convolved`` those that a layer with
+    int8 weights reads.
     """
 
     graph: SimplifiedGraph
@@ -109,8 +110,8 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """What a pass over images found: statistics by tensor, elements per image, the engine used."""
+class Observations:
+    """Results of a pass over images: statistics by tensor, elements per image, the engine used."""
 
     seen: Mapping[str, Observation]
     num_images: int
@@ -118,11 +119,11 @@ class Record:
     engine: StreamEngine
 
 
-def subject_of(graph: SimplifiedGraph) -> Subject:
-    """Read a simplified graph.
+def watched_graph(graph: SimplifiedGraph) -> WatchedGraph:
+    """The tensors of a simplified graph that calibration watches.
 
     Raises:
-        InputError: NaN or infinity in its weights.
+        InputError: A weight is NaN or infinite.
     """
     model = onnx.load(str(graph.path))
     place.require_finite_weights(model)
@@ -130,7 +131,7 @@ def subject_of(graph: SimplifiedGraph) -> Subject:
     placed = placement.scale_of
     scale_of = {**placed, **{name: name for name in unobserved(model, placed)}}
     read = dict.fromkeys(model.graph.node[index].input[0] for index in placement.weights)
-    return Subject(
+    return WatchedGraph(
         graph=graph,
         scale_of=scale_of,
         signed=frozenset(scale_of) - non_negative(model),
@@ -139,29 +140,29 @@ def subject_of(graph: SimplifiedGraph) -> Subject:
 
 
 def publish(
-    subject: Subject,
+    watched: WatchedGraph,
     images: ImageSet,
     options: CalibrateOptions,
-    record: Record,
+    observations: Observations,
     out: Path,
     *,
     progress: Progress,
 ) -> RangeTable:
-    """Statistics to a range table; of all images also the channel means, in a second pass."""
-    seen, chosen = record.seen, chosen_images(images, options)
-    tables = {name: _tensors(subject, seen, name) for name in _tried(options)}
+    """Make a range table from statistics; if they are of all images, measure channel means too."""
+    seen, chosen = observations.seen, chosen_images(images, options)
+    tables = {name: _tensors(watched, seen, name) for name in _tried(options)}
     is_tried = len(tables) > 1
-    judge = Trial(subject.graph.path, chosen.items, options, progress) if is_tried else None
-    noise = {name: judge.noise(one) for name, one in tables.items()} if judge else {}
-    tried = {name: judge.sqnr_db(one) for name, one in noise.items()} if judge else {}
-    best = max(tables, key=lambda name: tried.get(name, 0.0))
+    trial = Trial(watched.graph.path, chosen.items, options, progress) if is_tried else None
+    noise = {name: trial.noise(one) for name, one in tables.items()} if trial else {}
+    sqnr_db = {name: trial.sqnr_db(one) for name, one in noise.items()} if trial else {}
+    best = max(tables, key=lambda name: sqnr_db.get(name, 0.0))
     tensors = tables[best]
     table = Table(
         schema=ranges.SCHEMA,
-        graph=subject.graph.sha256,
+        graph=watched.graph.sha256,
         set=chosen.name,
         set_sha256=chosen.sha256,
-        num_images=record.num_images,
+        num_images=observations.num_images,
         calibrator=best,
         preprocess=options.preprocess,
         shard=options.shard,
@@ -169,8 +170,8 @@ def publish(
     )
     means: Mapping[str, ChannelMeans] = {}
     if options.shard == WHOLE:
-        means = measured_means(subject, tensors, chosen, options, progress=progress)
-    found = judge.correction(tensors, means, noise[best]) if judge else TrialDetails()
+        means = measured_means(watched, tensors, chosen, options, progress=progress)
+    correction = trial.correction(tensors, means, noise[best]) if trial else TrialDetails()
     beside = artifact.write_beside(
         out, ranges.BESIDE, lambda path: ranges.write_statistics(path, seen, means)
     )
@@ -178,40 +179,40 @@ def publish(
         RangeTable,
         out,
         ranges.table_text(table).encode(),
-        provenance=calibrate_provenance(subject.graph, images, options),
+        provenance=calibrate_provenance(watched.graph, images, options),
         counts={
-            "num_images": record.num_images,
+            "num_images": observations.num_images,
             "num_left_out": images.num_left_out,
             "num_tensors": len(seen),
-            **record.counts,
+            **observations.counts,
         },
         details=RangeTableDetails.of(
-            found, tried_sqnr_db=tried, engine=record.engine, beside=beside
+            correction, tried_sqnr_db=sqnr_db, engine=observations.engine, beside=beside
         ),
     )
 
 
 def _tried(options: CalibrateOptions) -> tuple[str, ...]:
-    """Calibrators to choose from; a shard cannot choose for the others, and takes the first."""
+    """The calibrators to choose from; a shard cannot choose for the others, and takes the first."""
     if options.calibrator != AUTO:
         return (options.calibrator,)
     return TRIED if options.shard == WHOLE else TRIED[:1]
 
 
 def _tensors(
-    subject: Subject, seen: Mapping[str, Observation], name: str
+    watched: WatchedGraph, seen: Mapping[str, Observation], name: str
 ) -> dict[str, TensorRange]:
-    """Ranges by one calibrator."""
+    """The range of every watched tensor by the calibrator ``name``."""
     choose = calibrator(name)
-    amax = {root: choose(seen[root]) for root in dict.fromkeys(subject.scale_of.values())}
+    amax = {root: choose(seen[root]) for root in dict.fromkeys(watched.scale_of.values())}
     return {
         name: TensorRange(amax=amax[root], observed_amax=seen[name].amax, scale_of=root)
-        for name, root in subject.scale_of.items()
+        for name, root in watched.scale_of.items()
     }
 
 
 def measured_means(
-    subject: Subject,
+    watched: WatchedGraph,
     tensors: Mapping[str, TensorRange],
     images: ImageSet,
     options: CalibrateOptions,
@@ -219,16 +220,16 @@ def measured_means(
     progress: Progress,
 ) -> Mapping[str, ChannelMeans]:
     """Channel means of every tensor that convolutions read, with the scales of the table."""
-    found = ranges.tensor_scales({name: tensors[name].amax for name in subject.convolved})
-    scales = {name: float(scale) for name, scale in found.items()}
-    return channel_means(subject.graph.path, scales, images.items, options, progress)
+    scale_of = ranges.tensor_scales({name: tensors[name].amax for name in watched.convolved})
+    scales = {name: float(scale) for name, scale in scale_of.items()}
+    return channel_means(watched.graph.path, scales, images.items, options, progress)
 
 
 def chosen_images(images: ImageSet, options: CalibrateOptions) -> ImageSet:
-    """At most ``max_images`` of the set.
+    """The calibration images: at most ``max_images`` of the set, all when that is 0.
 
     Raises:
-        InputError: There are none.
+        InputError: The set is empty.
     """
     chosen = images.subset(options.max_images) if options.max_images else images
     if not chosen.items:
@@ -237,14 +238,14 @@ def chosen_images(images: ImageSet, options: CalibrateOptions) -> ImageSet:
 
 
 def _share(chosen: ImageSet, options: CalibrateOptions) -> list[ImageItem]:
-    """The shard's images. Sorted by hash, batches are dealt out whole: no sharding changes one."""
+    """The images of the shard, in whole batches of the set sorted by hash."""
     number, of = options.shard
     ordered = sorted(chosen.items, key=lambda item: item.sha256)
     dealt = range((number - 1) * options.batch, len(ordered), of * options.batch)
     share = [item for start in dealt for item in ordered[start : start + options.batch]]
     if not share:
         raise InputError(
-            f"nothing left for shard {number} of {of}: {len(ordered)} images are "
+            f"no image left for shard {number} of {of}: {len(ordered)} images are "
             f"{-(-len(ordered) // options.batch)} batches of {options.batch}",
             hint="use fewer shards",
         )
@@ -260,26 +261,26 @@ class _Tally:
 
 
 class Watcher:
-    """An observation graph, compiled.
+    """A compiled graph that returns statistics of the watched tensors.
 
     Attributes:
         counts: Elements per image of all watched tensors, and how many of them are sampled.
         engine: Threads and float precision, read back from OpenVINO.
     """
 
-    def __init__(self, subject: Subject, options: CalibrateOptions) -> None:
-        self._names, self._signed = tuple(subject.scale_of), subject.signed
+    def __init__(self, watched: WatchedGraph, options: CalibrateOptions) -> None:
+        self._names, self._signed = tuple(watched.scale_of), watched.signed
         self._options = options
         self._sizes: list[tuple[int, int]] = []
-        self._stream = Stream(subject.graph.path, options, self._outputs)
+        self._stream = Stream(watched.graph.path, options, self._outputs)
         self.engine = self._stream.engine
         self.counts = dict(zip(PER_IMAGE, map(sum, zip(*self._sizes, strict=True)), strict=True))
 
     def watch(self, items: Sequence[ImageItem], progress: Progress) -> dict[str, Observation]:
         """Statistics of every tensor over all images, streamed once."""
         tallies = {n: _Tally(amax=0.0, codes=np.zeros(_NUM_CODES, np.int64)) for n in self._names}
-        for batch, found in self._stream.read(items, progress):
-            readings = iter(found)
+        for batch, outputs in self._stream.read(items, progress):
+            readings = iter(outputs)
             for name, tally in tallies.items():
                 amax, sample = next(readings), next(readings)
                 require_finite(name, amax, batch)
@@ -290,11 +291,11 @@ class Watcher:
         return {name: _observation(name, tally) for name, tally in tallies.items()}
 
     def _outputs(self, tensors: Mapping[str, Any]) -> list[Any]:
-        """Two results per tensor, channel maxima and a float16 sample; then the graph's own.
+        """Two results per watched tensor: channel maxima and a float16 sample.
 
-        OpenVINO executes what the first output needs, then the second, and so on. So the logits
-        come last: a tensor is looked at as soon as it exists, while it is in the cache, and can be
-        freed.
+        OpenVINO executes the nodes that the first output needs, then those of the second, and so
+        on. So the logits come after these: a tensor is read as soon as it exists, while it is in
+        the cache, and can be freed.
         """
         random = np.random.default_rng(self._options.seed)
         results = []
@@ -321,10 +322,10 @@ def _num_elements(shape: Sequence[int]) -> int:
 
 
 def _amax(source: Any, shape: Sequence[int], *, is_signed: bool) -> Any:
-    """Largest magnitude of every channel [N, C, 1, 1], or of a row [N, 1].
+    """A node for the largest magnitude of every channel [N, C, 1, 1], or of a row [N, 1].
 
-    Behind a ReLU the maximum is enough. Reducing H and W alone stays in the layout in which
-    convolutions keep their channels.
+    Behind a ReLU the maximum is enough. A reduction over H and W alone needs no other layout than
+    that of the convolutions.
     """
     node = ops.absolute(source) if is_signed else source
     axes = range(len(shape))[2 if len(shape) == _SPATIAL_RANK else 1 :]
@@ -332,7 +333,7 @@ def _amax(source: Any, shape: Sequence[int], *, is_signed: bool) -> Any:
 
 
 def _sampled(source: Any, shape: Sequence[int], limit: int, random: np.random.Generator) -> Any:
-    """All channels at a grid of positions with a random offset; the whole tensor when it is small.
+    """A node for all channels at a grid of positions with a random offset; all of a small tensor.
 
     The stride is the smallest that leaves at most ``limit`` elements per image, or one position.
     """

@@ -1,7 +1,7 @@
-"""Stream images through a graph in OpenVINO and read tensors in the middle of it.
+"""Streaming of images through a graph in OpenVINO, with outputs for inner tensors.
 
-Every forward pass has the same batch shape: the last batch is padded, and what the padding gives is
-cut off.
+Every forward pass has the same batch shape: the last batch is padded, and the outputs of the
+padding are cut off.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from edge_inception.sidecar import StreamEngine
 from edge_inception.spec import INPUT_NAME, Progress
 
 Readings = list[NDArray[Any]]
-"""One array [N, ...] per output that was asked for, then the graph's own; without padding."""
+"""One array [N, ...] per chosen output, then those of the graph's own outputs; without padding."""
 
 
 class Stream:
-    """A graph with outputs of our choice, compiled at float32 for one batch size.
+    """A graph with chosen outputs, compiled in float32 for one batch size.
 
     Args:
-        path: ONNX graph with one image input.
+        path: An ONNX graph with one image input.
         options: Preprocessing, batch, threads.
-        outputs: Gets every tensor of the graph by name, shapes fixed, and returns OpenVINO results.
+        outputs: A function from the tensors of the graph by name, with fixed shapes, to OpenVINO
+            results: the chosen outputs.
 
     Attributes:
         engine: Threads and float precision, read back from OpenVINO.
 
     Raises:
-        InputError: The graph does not take what preprocessing gives.
+        InputError: The graph takes other images than preprocessing makes.
         CompileFailed: OpenVINO does not take the graph, or would not compute in float32.
     """
 
@@ -78,7 +79,7 @@ class Stream:
     def read(
         self, items: Sequence[ImageItem], progress: Progress
     ) -> Iterator[tuple[Batch, Readings]]:
-        """Every batch in order and what its outputs are, valid until the next batch.
+        """Every batch in order with its outputs, which are valid until the next batch.
 
         Raises:
             InputError: An image is not usable, or its pixels are NaN or infinite.
@@ -89,19 +90,19 @@ class Stream:
             require_finite(INPUT_NAME, batch.images, batch)
             missing = [(0, self._options.batch - size), (0, 0), (0, 0), (0, 0)]
             with _openvino_errors(self._path):
-                found = self._request.infer(
+                outputs = self._request.infer(
                     [np.pad(batch.images, missing)], share_inputs=True, share_outputs=True
                 )
-            yield batch, [found[index][:size] for index in range(len(found))]
+            yield batch, [outputs[index][:size] for index in range(len(outputs))]
             done += size
             progress(done, len(items))
 
 
 def require_finite(name: str, values: NDArray[Any], batch: Batch) -> None:
-    """Check one tensor of a batch.
+    """Check that a tensor of a batch is finite.
 
     Raises:
-        InputError: It holds NaN or infinity.
+        InputError: The tensor holds NaN or infinity.
     """
     if not np.isfinite(values).all():
         first = batch.items[0].path
@@ -124,14 +125,14 @@ def _openvino_errors(path: Path) -> Iterator[None]:
 
 def _fix_batch(model: Any, path: Path, options: CalibrateOptions) -> None:
     """Give the one image input its static shape, such as [batch, 3, height, width]."""
-    source, how = model.inputs[0], options.preprocess
-    shape, image = source.get_partial_shape(), list(how.image_shape)
+    source, preprocess = model.inputs[0], options.preprocess
+    shape, image = source.get_partial_shape(), list(preprocess.image_shape)
     element = {"f32": "float32", "u8": "uint8"}.get(source.get_element_type().get_type_name())
-    is_fit = element == how.element and shape.compatible(ov.PartialShape([shape[0], *image]))
+    is_fit = element == preprocess.element and shape.compatible(ov.PartialShape([shape[0], *image]))
     if len(model.inputs) != 1 or not is_fit:
         raise InputError(
             f"{path} takes {len(model.inputs)} inputs, the first {element} {shape}; preprocessing "
-            f"gives {how.element} [N, {', '.join(map(str, image))}]",
+            f"gives {preprocess.element} [N, {', '.join(map(str, image))}]",
             hint="calibrate with the preprocessing that the graph was exported with",
         )
     model.reshape([options.batch, *image])

@@ -1,6 +1,7 @@
-"""Options of calibrate and quantize, and what a run with them is recorded as.
+"""Options of calibrate and quantize, and the provenance of their results.
 
-Words only: a pipeline asks whether a stage can be reused before it imports onnx or openvino.
+This module imports no onnx and no openvino: a pipeline asks whether a result can be reused before
+it imports them.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ CALIBRATION_CACHE = Stage(
 class Typing(Enum):
     """How a precision is written into the graph.
 
-    ``strong``: opset 19, every tensor's type is the type it is computed in; TensorRT 10 and later,
-    TensorRT-RTX, CPU. ``weak``: opset 13, float32 tensors and float weights, builder flags derived
-    from the sidecar allow less; TensorRT 8.2 to 8.6. ``implicit``: opset 13, float32, the rewrites
-    for DLA, a fixed batch; what is int8 stands in the calibration cache beside it; DLA up to
-    TensorRT 10.7, and GPUs up to 10.16 where that is asked for.
+    ``strong``: opset 19, every tensor's type is the type it is computed in; for TensorRT 10 and
+    later, TensorRT-RTX, CPU. ``weak``: opset 13, float32 tensors and float weights, where builder
+    flags derived from the sidecar allow lower precision; for TensorRT 8.2 to 8.6. ``implicit``:
+    opset 13, float32, the rewrites for DLA, a fixed batch, and int8 scales in a calibration cache
+    beside the graph; for DLA up to TensorRT 10.7, and for GPUs up to 10.16 on request.
     """
 
     STRONG = "strong"
@@ -44,9 +45,9 @@ class Typing(Enum):
 
 
 class FloatRest(Enum):
-    """What an int8 graph computes in where it is not int8.
+    """The float type of those layers of an int8 graph that are not int8.
 
-    In a weak graph the tensors stay float32 and this only says which builder flag is allowed.
+    In a weak graph the tensors stay float32, and only the allowed builder flag follows from this.
     """
 
     FP16 = "fp16"
@@ -54,7 +55,7 @@ class FloatRest(Enum):
 
 
 WHOLE = (1, 1)
-"""The only shard of one."""
+"""The shard (i, n) that is the whole set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +66,9 @@ class CalibrateOptions:
     tries the first three end to end. ``threads`` 0 means all cores the process may use.
     ``max_images`` 0 means the whole set. ``max_positions`` bounds how many elements of one tensor
     of one image enter the histogram, 0 means all; ``seed`` places them. The exact amax always sees
-    every element. ``shard`` (i, n) counts the i-th of n shares of the images. ``placement`` is that
-    of the int8 graphs that ``auto`` tries, as of ``QuantizeOptions``: which calibrator is the best
-    depends on what stays float.
+    every element. ``shard`` (i, n) observes the i-th of n shares of the images. ``placement`` is
+    that of the int8 graphs that ``auto`` tries, as in ``QuantizeOptions``: which calibrator is the
+    best depends on the layers that stay float.
     """
 
     preprocess: Preprocess
@@ -87,11 +88,11 @@ class QuantizeOptions:
 
     ``batch`` fixes a free batch, which DLA needs. ``is_for_dla`` makes the rewrites for DLA and, in
     int8, puts a pair on every tensor with the scales of the calibration cache: for DLA of TensorRT
-    11.4.1, and to prove on a CPU what an implicit graph, which is always for DLA, computes.
+    11.4.1, and to measure on a CPU the accuracy of an implicit graph, which is always for DLA.
 
-    ``placement`` names a policy, "" the default of what the graph is for. ``keep`` are the groups
-    that stay float, sorted. ``bias_correction`` takes what rounding adds to the mean of a
-    layer's output off its float bias; not where scales are those of DLA. None: unless the trial of
+    ``placement`` names a policy; "" is the default of the kind of target. ``keep`` are the groups
+    that stay float, sorted. ``bias_correction`` corrects float biases for the mean error of
+    rounding, which is not possible with the scales of DLA. None corrects them unless the trial of
     the calibrator ``auto`` found that it does not help.
     """
 
@@ -109,30 +110,30 @@ def policy_of(options: QuantizeOptions) -> Policy:
     """The placement that these options ask for.
 
     Raises:
-        InputError: No such policy, or one where there is nothing to choose.
+        InputError: There is no such policy, or a choice is made where there is none.
     """
     is_for_dla = options.is_for_dla or options.typing is Typing.IMPLICIT
     default = default_policy("dla" if is_for_dla else "gpu")
-    asked = [f"placement {options.placement}"] if options.placement else []
-    asked += [f"{counted(len(options.keep), 'group')} in float"] if options.keep else []
-    asked += ["bias correction"] if options.bias_correction else []
-    if asked and options.precision is not Precision.INT8:
+    choices = [f"placement {options.placement}"] if options.placement else []
+    choices += [f"{counted(len(options.keep), 'group')} in float"] if options.keep else []
+    choices += ["bias correction"] if options.bias_correction else []
+    if choices and options.precision is not Precision.INT8:
         raise InputError(
-            f"{' and '.join(asked)}: for int8 only, got {options.precision.value}",
+            f"{' and '.join(choices)}: for int8 only, got {options.precision.value}",
             hint="leave it out, or ask for --precision int8",
         )
-    found = policy(options.placement) if options.placement else default
-    if is_for_dla and (options.keep or options.bias_correction or found is not default):
+    chosen = policy(options.placement) if options.placement else default
+    if is_for_dla and (options.keep or options.bias_correction or chosen is not default):
         raise InputError(
-            f"{' and '.join(asked)}: DLA wants a scale on every tensor and ties them itself",
+            f"{' and '.join(choices)}: DLA wants a scale on every tensor and ties them itself",
             hint=f"leave it out where DLA is a target; its placement is {default.name}",
         )
-    return found
+    return chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheOptions:
-    """``tensorrt``: the version that will read the calibration cache, such as ``8.5.2``."""
+    """The TensorRT version that will read a calibration cache, such as ``8.5.2``."""
 
     tensorrt: str
 
@@ -140,7 +141,7 @@ class CacheOptions:
 def calibrate_provenance(
     graph: SimplifiedGraph, images: ImageSet, options: CalibrateOptions
 ) -> Provenance:
-    """What ``calibrate`` with these inputs is recorded as."""
+    """The provenance that ``calibrate`` records for these inputs."""
     parents = {"graph": graph.sha256, "images": images.sha256}
     return stage.provenance(CALIBRATE, parents=parents, options=options)
 
@@ -148,12 +149,12 @@ def calibrate_provenance(
 def quantize_provenance(
     graph: SimplifiedGraph, ranges: RangeTable | None, options: QuantizeOptions
 ) -> Provenance:
-    """What ``quantize`` with these inputs is recorded as."""
+    """The provenance that ``quantize`` records for these inputs."""
     parents = {"graph": graph, **({} if ranges is None else {"ranges": ranges})}
     return stage.provenance(QUANTIZE, parents=parents, options=options)
 
 
 def cache_provenance(graph: TypedGraph, ranges: RangeTable, options: CacheOptions) -> Provenance:
-    """What ``write_cache`` with these inputs is recorded as."""
+    """The provenance that ``write_cache`` records for these inputs."""
     parents = {"typed graph": graph.sha256, "ranges": ranges.sha256}
     return stage.provenance(CALIBRATION_CACHE, parents=parents, options=options)

@@ -1,19 +1,19 @@
-"""Which tensors carry a Q/DQ pair: the placement, read from the graph and a policy.
+"""The placement of Q/DQ pairs: the tensors that carry one, by the graph and a policy.
 
-One pair per tensor, read by all of its consumers in ``WEIGHTED_OPS`` and ``POOL_OPS``, so that
-compilers keep one int8 copy of it. Concat, Relu and Flatten get none: a pair behind them serves.
-MaxPool alone has a pair on both sides, with one scale, since TensorRT-RTX does not move Q/DQ across
-it. That is the default; ``policies`` lists the others.
+A tensor has one pair, read by all of its consumers in ``WEIGHTED_OPS`` and ``POOL_OPS``, so that
+compilers keep one int8 copy of it. Concat, Relu and Flatten get no pair before them: a pair behind
+them serves. Only MaxPool has a pair on both sides, with one scale, since TensorRT-RTX does not move
+Q/DQ across it. That is the default; ``policies`` lists the others.
 
-A residual Add reads its identity through the pair that the convolutions of its block read, and the
-convolution it adds as it is: then convolution, sum and ReLU are one int8 kernel. The identity is
-the input with fewer nodes between it and the network's input; where both are convolutions, that is
-the projection.
+A residual Add reads its identity input through the pair that the convolutions of its block read,
+and the output of the last convolution without a pair: then convolution, sum and ReLU are one int8
+kernel. The identity is the input with fewer nodes between it and the network's input; where both
+are convolutions, that is the projection.
 
-LRN, Softmax, TopK, what prepares the image and what follows the last layer get no pair.
+LRN, Softmax, TopK, nodes that prepare the image and nodes behind the last layer get no pair.
 
-Tensors with one scale, and the layers that read them through their pairs, are a group: what the
-precision search weighs and ``keep`` names.
+Tensors that share a scale, and the layers that read them through their pairs, are a group. The
+precision search ranks groups, and ``keep`` names groups.
 
 Source: "Working with Quantized Types", TensorRT docs; InceptionQDQCase and ResNet50V1QDQCase in
 tools/tensorflow-quantization, NVIDIA/TensorRT v8.6.1.
@@ -22,15 +22,15 @@ tools/tensorflow-quantization, NVIDIA/TensorRT v8.6.1.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge_inception.errors import InputError
+from edge_inception.graph.check import channel_axis
 from edge_inception.quant.policies import SANDWICH, Policy, Residual
 
 WEIGHTED_OPS = frozenset(("Conv", "Gemm"))
@@ -50,14 +50,14 @@ class Weight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where the pairs go.
+    """The tensors and weights of a graph that are quantized.
 
-    ``scale_of`` maps every tensor with a pair to the tensor that its group is named after, whose
-    scale it uses: itself, for a MaxPool output the tensor that was pooled, and with
-    ``tie_concat`` the first of those around the Concat. ``readers`` maps it to the indices of the
-    nodes that read the pair instead of the tensor. ``weights`` maps node index to weight,
-    ``identities`` that of every residual Add that reads a pair to its identity input.
-    ``kept`` are the groups that have none because they stay float.
+    ``scale_of`` maps every tensor with a pair to the tensor that its group is named after and whose
+    scale it uses: itself, for a MaxPool output the tensor that was pooled, and with ``tie_concat``
+    the first tensor of those around the Concat. ``readers`` maps a tensor with a pair to the
+    indices of the nodes that read the pair instead of the tensor. ``weights`` maps the index of a
+    node to its weight that becomes int8, ``identities`` the index of a residual Add that reads a
+    pair to its identity input. ``kept`` are the groups that stay float and have no pair.
     """
 
     scale_of: Mapping[str, str]
@@ -72,12 +72,13 @@ def place(
 ) -> Placement:
     """The placement of a simplified graph.
 
-    A Conv or Gemm whose weight is not a constant stays float; counting it is the caller's business.
+    A Conv or Gemm whose weight is not a constant stays float.
 
     Args:
-        model: Simplified.
-        policy: Which tensors get a pair.
-        keep: Names of groups that stay float: no pair, and float weights where they are read.
+        model: The simplified graph.
+        policy: The rule for the tensors that get a pair.
+        keep: Names of groups that stay float: without a pair, and with float weights in the layers
+            that read them.
 
     Raises:
         InputError: ``keep`` names no group of this graph.
@@ -85,7 +86,7 @@ def place(
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     weights = {
-        index: Weight(name=node.input[1], axis=_channel_axis(node))
+        index: Weight(name=node.input[1], axis=channel_axis(node))
         for index, node in enumerate(graph.node)
         if node.op_type in WEIGHTED_OPS and node.input[1] in constants
     }
@@ -101,22 +102,14 @@ def place(
     scale_of = _scales(graph, read, policy)
     if policy.tie_concat:
         _tie_concats(graph, scale_of, read, constants)
-    found = Placement(
+    placement = Placement(
         scale_of=scale_of,
         readers={name: frozenset(i for i in read if name in read[i]) for name in scale_of},
         weights=weights,
         identities=identities,
     )
-    return _without(found, {*_required(found, keep), *_ends(found, graph, policy)})
-
-
-def groups(placement: Placement, model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
-    """Name of every group -> names of the layers that read one of its pairs, in graph order."""
-    nodes = model.graph.node
-    return {
-        root: tuple(nodes[index].name or nodes[index].output[0] for index in indices)
-        for root, indices in group_readers(placement).items()
-    }
+    _require_groups(placement, keep)
+    return _without(placement, {*keep, *_ends(placement, graph, policy)})
 
 
 def group_readers(placement: Placement) -> dict[str, list[int]]:
@@ -130,7 +123,7 @@ def group_readers(placement: Placement) -> dict[str, list[int]]:
 def _scales(
     graph: onnx.GraphProto, read: dict[int, frozenset[str]], policy: Policy
 ) -> dict[str, str]:
-    """Tensor with a pair -> its group; enters what reads a MaxPool's output into ``read``."""
+    """Tensor with a pair -> its group; adds the readers of MaxPool outputs to ``read``."""
     outputs = {value.name for value in graph.output}
     scale_of: dict[str, str] = {}
     root_of: dict[str, str] = {}
@@ -142,14 +135,14 @@ def _scales(
         root_of[node.output[0]] = scale_of[node.input[0]]
         if policy.maxpool_outputs and node.output[0] not in outputs:
             scale_of[node.output[0]] = root_of[node.output[0]]
-            _read_by_all(graph, node.output[0], read, policy)
+            _add_readers(graph, node.output[0], read, policy)
     return scale_of
 
 
-def _read_by_all(
+def _add_readers(
     graph: onnx.GraphProto, name: str, read: dict[int, frozenset[str]], policy: Policy
 ) -> None:
-    """Everyone reads a MaxPool through its pair, but a sum that is to be float."""
+    """Let all readers of a MaxPool output read its pair, except sums that stay float."""
     for index, node in enumerate(graph.node):
         is_float = node.op_type == "Add" and policy.residual is Residual.FLOAT
         if name in node.input and not is_float:
@@ -162,10 +155,10 @@ def _tie_concats(
     read: dict[int, frozenset[str]],
     constants: set[str],
 ) -> None:
-    """Give what enters a Concat the group of what leaves it, where that has one.
+    """Give the inputs of a Concat the group of its output, if the output has one.
 
-    Groups that meet become one, named after the first of them. Outer Concats come first, so that
-    an inner one's output has its group by then.
+    Groups that meet at a Concat become one, named after the first of them. Outer Concats are tied
+    first, so that the output of an inner Concat has its group by then.
     """
     for index, node in reversed(list(enumerate(graph.node))):
         if node.op_type != "Concat" or node.output[0] not in scale_of:
@@ -178,11 +171,11 @@ def _tie_concats(
         read[index] = frozenset(sources)
 
 
-def _required(placement: Placement, keep: Collection[str]) -> Collection[str]:
-    """``keep``, all of which are groups.
+def _require_groups(placement: Placement, keep: Collection[str]) -> None:
+    """Check that ``keep`` names groups of the placement.
 
     Raises:
-        InputError: One is not.
+        InputError: A name is no group's.
     """
     known = set(placement.scale_of.values())
     for name in keep:
@@ -193,11 +186,10 @@ def _required(placement: Placement, keep: Collection[str]) -> Collection[str]:
                 hint=f"did you mean one of {', '.join(near)}? a group is called what the range "
                 f"table calls scale_of; this graph has {len(known)}",
             )
-    return keep
 
 
 def _ends(placement: Placement, graph: onnx.GraphProto, policy: Policy) -> set[str]:
-    """The groups that the first and last weighted layers read, as many as the policy says."""
+    """The groups that the first and last weighted layers read, as many as the policy states."""
     layers = sorted(placement.weights)
     last = layers[len(layers) - policy.float_last :]
     chosen = {graph.node[index].input[0] for index in (*layers[: policy.float_first], *last)}
@@ -205,17 +197,17 @@ def _ends(placement: Placement, graph: onnx.GraphProto, policy: Policy) -> set[s
 
 
 def _without(placement: Placement, kept: Collection[str]) -> Placement:
-    """The placement less these groups: no pair, and whatever reads one of their tensors is float.
+    """The placement without the pairs of these groups, and with float layers where they are read.
 
-    A sum that reads another group as well keeps the pair of that one.
+    A sum that reads another group as well keeps the pair of that group.
     """
-    gone = {name for name, root in placement.scale_of.items() if root in kept}
-    is_float = {index for name in gone for index in placement.readers[name]}
+    removed = {name for name, root in placement.scale_of.items() if root in kept}
+    is_float = {index for name in removed for index in placement.readers[name]}
     return Placement(
-        scale_of={n: root for n, root in placement.scale_of.items() if n not in gone},
-        readers={n: indices for n, indices in placement.readers.items() if n not in gone},
+        scale_of={n: root for n, root in placement.scale_of.items() if n not in removed},
+        readers={n: indices for n, indices in placement.readers.items() if n not in removed},
         weights={i: weight for i, weight in placement.weights.items() if i not in is_float},
-        identities={i: n for i, n in placement.identities.items() if n not in gone},
+        identities={i: n for i, n in placement.identities.items() if n not in removed},
         kept=frozenset(kept),
     )
 
@@ -223,60 +215,49 @@ def _without(placement: Placement, kept: Collection[str]) -> Placement:
 def _identities(graph: onnx.GraphProto, constants: set[str]) -> dict[int, str]:
     """Index of every Add of two computed tensors between layers -> its identity input."""
     depth = dict.fromkeys(constants | {value.name for value in graph.input}, 0)
-    inner, found = between_layers(graph), {}
+    inner, identities = between_layers(graph), {}
     for index, node in enumerate(graph.node):
         level = 1 + max((depth[name] for name in node.input if name), default=0)
         depth |= dict.fromkeys(node.output, level)
         if node.op_type == "Add" and index in inner and not constants.intersection(node.input):
-            found[index] = min(node.input, key=lambda name: depth[name])
-    return found
+            identities[index] = min(node.input, key=lambda name: depth[name])
+    return identities
 
 
 def between_layers(graph: onnx.GraphProto) -> frozenset[int]:
     """Indices of the layers, and of all nodes with a layer both before and behind them.
 
-    Layers have weights, pool or quantize. The rest prepares the image or follows the last layer.
+    A layer has weights, pools or quantizes. Other nodes prepare the image or follow the last layer.
     """
     behind: set[str] = set()
     for node in graph.node:
         if node.op_type in _LAYERS or behind.intersection(node.input):
             behind.update(node.output)
     before: set[str] = set()
-    found = []
+    indices = []
     for index, node in reversed(list(enumerate(graph.node))):
         is_layer = node.op_type in _LAYERS
         if is_layer or before.intersection(node.output):
             before.update(node.input)
             if is_layer or behind.intersection(node.output):
-                found.append(index)
-    return frozenset(found)
-
-
-def _channel_axis(node: onnx.NodeProto) -> int:
-    """Axis of the output channels: Conv [O, I, kh, kw], Gemm [O, I] when transB else [I, O]."""
-    if node.op_type == "Conv":
-        return 0
-    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return 0 if transposed else 1
+                indices.append(index)
+    return frozenset(indices)
 
 
 def require_finite_weights(model: onnx.ModelProto) -> None:
-    """Check every float initializer.
+    """Check that no float32 initializer is NaN or infinite.
 
     Raises:
-        InputError: One holds NaN or infinity.
+        InputError: An initializer is; the message names it.
     """
-    for name, values in float_initializers(model.graph):
-        bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-        if bad:
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        num_bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+        if num_bad:
             raise InputError(
-                f"weight '{name}' holds {bad} of {values.size} values that are NaN or infinite",
+                f"weight '{tensor.name}' holds {num_bad} of {values.size} values that are NaN or "
+                "infinite",
                 hint="the checkpoint is broken; train or download it again",
             )
-
-
-def float_initializers(graph: onnx.GraphProto) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Name and values of every float32 initializer."""
-    for tensor in graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            yield tensor.name, numpy_helper.to_array(tensor)

@@ -1,6 +1,6 @@
-"""Placement policies: which tensors of an int8 graph carry a Q/DQ pair, as records with a name.
+"""Placement policies: named rules for the tensors of an int8 graph that carry a Q/DQ pair.
 
-Words only: no onnx. ``place`` reads them; tests/benchmarks/placement.py measures them.
+This module imports no onnx. ``place`` applies a policy; tests/benchmarks/placement.py measures all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from edge_inception.errors import InputError, known_names
 
 
 class Residual(Enum):
-    """Which inputs of a residual Add have a pair: the identity, both, or neither."""
+    """The inputs of a residual Add that have a pair: the identity, both, or neither."""
 
     IDENTITY = "identity"
     BOTH = "both"
@@ -22,12 +22,12 @@ class Residual(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """One way to place pairs; convolutions and Gemms always read one.
+    """A rule for the placement of pairs; convolutions and Gemms always read a pair.
 
-    ``pools``: pools read one too. ``maxpool_outputs``: and a MaxPool's output has one, with the
-    scale of its input. ``tie_concat``: what enters a Concat has a pair with the scale of what
-    leaves it. ``float_first`` and ``float_last``: so many of the first and last weighted layers
-    stay float, with whatever else reads their input.
+    ``pools``: pools read a pair too. ``maxpool_outputs``: a MaxPool's output has a pair with the
+    scale of its input. ``tie_concat``: the inputs of a Concat have pairs with the scale of its
+    output. ``float_first`` and ``float_last`` are the numbers of first and last weighted layers
+    that stay float, with all other readers of their input. ``says`` describes the policy to users.
     """
 
     name: str
@@ -81,20 +81,20 @@ POLICIES = (
         float_last=1,
     ),
 )
-# What a graph is for -> its policy. "gpu" is TensorRT and TensorRT-RTX. In the plan of TensorRT-RTX
-# the sandwich moves the fewest bytes of those that leave no layer float: 46.8 MB for the trained
-# Inception-v4, 49.5 without the pairs on MaxPool outputs, 57.3 with float pools
-# (tests/benchmarks/results/placement.json). On the CPU none was faster beyond doubt.
-# DLA: "DLA Supported Layers and Restrictions", TensorRT docs; nothing could be measured here.
+# Kind of target -> its policy. "gpu" is TensorRT and TensorRT-RTX. In the plan of TensorRT-RTX
+# the sandwich moves the fewest bytes of the policies that leave no layer float: 46.8 MB for the
+# trained Inception-v4, 49.5 MB without the pairs on MaxPool outputs, 57.3 MB with float pools
+# (tests/benchmarks/results/placement.json). On the CPU no policy was faster beyond doubt.
+# DLA: "DLA Supported Layers and Restrictions", TensorRT docs; it could not be measured here.
 _DEFAULTS: Mapping[str, Policy] = {"cpu": SANDWICH, "gpu": SANDWICH, "dla": TIED_CONCAT}
 _BY_NAME: Mapping[str, Policy] = {policy.name: policy for policy in POLICIES}
 
 
 def policy(name: str) -> Policy:
-    """The policy of that name.
+    """The policy called ``name``.
 
     Raises:
-        InputError: There is none.
+        InputError: No policy has that name.
     """
     if name not in _BY_NAME:
         raise InputError(f"no placement named '{name}'", hint=known_names(name, _BY_NAME))
@@ -102,9 +102,9 @@ def policy(name: str) -> Policy:
 
 
 def default_policy(target_kind: str) -> Policy:
-    """The policy of ``cpu``, ``gpu`` or ``dla``.
+    """The default policy of targets of the kind ``cpu``, ``gpu`` or ``dla``.
 
-    CPU and GPU share one, so that the graph that is validated is the graph that ships. For DLA
-    ``implicit`` goes further: pools and views are tied as well.
+    CPU and GPU share a policy, so that the graph that is validated is the graph that ships. For DLA
+    ``implicit`` also ties the scales of pools and views.
     """
     return _DEFAULTS[target_kind]

@@ -1,4 +1,4 @@
-"""The range table as a file: readable JSON; beside it the histograms and channel means, as .npz."""
+"""The files of a range table: readable JSON, and an .npz of histograms and channel means."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BESIDE = ".npz"
 
 
 class TensorRange(Record, frozen=True, kw_only=True):
-    """One tensor: the amax its scale is made from, and the exact amax that was observed.
+    """The range of one tensor: the ``amax`` of its scale, and the exact amax that was observed.
 
     ``scale_of`` names the tensor whose amax it shares; its own name unless it is a MaxPool output.
     """
@@ -37,7 +37,7 @@ class TensorRange(Record, frozen=True, kw_only=True):
     scale_of: str
 
     def widened(self, other: TensorRange, *, scale_of: str) -> TensorRange:
-        """What holds the values of both, in the group ``scale_of``."""
+        """The range that holds the values of both tensors, in the group ``scale_of``."""
         return TensorRange(
             amax=max(self.amax, other.amax),
             observed_amax=max(self.observed_amax, other.observed_amax),
@@ -47,10 +47,10 @@ class TensorRange(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelMeans:
-    """Means of one tensor per channel, over the images and all positions.
+    """Means of the channels of one tensor, over the images and all positions.
 
-    ``plain`` [C] of the float tensor, ``quantized`` [C] of what rounding to multiples of ``scale``
-    makes of it, both float64.
+    ``plain`` [C] are those of the float tensor, ``quantized`` [C] those of the tensor rounded to
+    multiples of ``scale``, both float64.
     """
 
     scale: float
@@ -59,9 +59,9 @@ class ChannelMeans:
 
 
 class Table(Record, frozen=True, kw_only=True):
-    """Content of a range table; ``graph`` and ``set_sha256`` are the hashes it belongs to.
+    """Content of a range table; ``graph`` and ``set_sha256`` are hashes of its graph and image set.
 
-    ``shard`` (i, n): what is seen is of the i-th of n shares of the set's images.
+    ``shard`` (i, n): the ranges are those of the i-th of n shares of the set's images.
     """
 
     schema: Literal[2]
@@ -84,7 +84,8 @@ def read_table(ranges: RangeTable) -> Table:
     """The table in the file of ``ranges``.
 
     Raises:
-        InputError: Not readable, of another schema, or an amax that is not a finite number >= 0.
+        InputError: The file is not readable or of another schema, or an amax is not a finite number
+            >= 0.
     """
     again, where = "run calibrate again", f"range table {ranges.path}"
     value = records.parse(ranges.path.read_bytes(), where=where, hint=again, allow_nan=True)
@@ -100,11 +101,11 @@ def read_table(ranges: RangeTable) -> Table:
 
 
 def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
-    """The table, checked to belong to ``graph`` and to this installation.
+    """The table of ``ranges``, checked to belong to ``graph`` and to this installation.
 
     Raises:
-        InputError: None is given, or it is of another graph or other preprocessing, of a shard, or
-            was made with other versions of a library; names the key, and what it is and should be.
+        InputError: ``ranges`` is None, of another graph or preprocessing, of a shard, or was made
+            with other versions of a library; the message names the first difference.
     """
     if ranges is None:
         raise InputError(
@@ -123,46 +124,35 @@ def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
         "graph": graph.sha256,
         **_flat(graph.details.preprocess, {n: tool_version(n) for n in tools}),
     }
-    require_keys(ranges, got=got, wanted=wanted, again=_command(graph, ranges, table))
-    return table
-
-
-def _command(graph: SimplifiedGraph, ranges: RangeTable, table: Table) -> str:
-    """What makes a table of ``graph`` in the way that this one was made.
-
-    The table's own calibrator is not always one to ask for: that of ``auto`` is what the trial
-    chose, that of a cache is TensorRT's.
-    """
-    made = ranges.provenance
-    if made.stage == "qat":
-        out = shlex.quote(str(ranges.path.parent))
-        return f"train --qat RANGES --data IMAGES --validation IMAGES --out {out}"
-    if made.stage == "import_ranges":
-        ways = [f"--import-cache {shlex.quote(table.set)}"]
-        ways += ["--calibration IMAGES"] if "images" in made.parents else []
-    else:
-        ways = [f"--calibrator {made.options['calibrator']}"]
-        ways += [f"--placement {name}"] if (name := made.options.get("placement")) else []
-        ways += ["--calibration IMAGES"]
-    source, out = shlex.quote(str(graph.path)), shlex.quote(str(ranges.path))
-    return f"calibrate {source} {' '.join(ways)} --out {out}"
-
-
-def require_keys(
-    ranges: RangeTable, *, got: Mapping[str, Any], wanted: Mapping[str, Any], again: str
-) -> None:
-    """Check a table's keys against those that are wanted; ``again`` is the command to make it.
-
-    Raises:
-        InputError: Names the first that differs, what it is and what it should be.
-    """
     for key, value in wanted.items():
         if got.get(key) != value:
             raise InputError(
                 f"range table {ranges.path} is of another {key}: "
                 f"got {got.get(key)}, wanted {value}",
-                hint=f"edge-inception {again}",
+                hint=f"edge-inception {_command(graph, ranges, table)}",
             )
+    return table
+
+
+def _command(graph: SimplifiedGraph, ranges: RangeTable, table: Table) -> str:
+    """The command that makes a table of ``graph`` with the options of this table.
+
+    The calibrator in the table is not always that option: after ``auto`` it is the one that the
+    trial chose, and after an import it is TensorRT's.
+    """
+    origin = ranges.provenance
+    if origin.stage == "qat":
+        out = shlex.quote(str(ranges.path.parent))
+        return f"train --qat RANGES --data IMAGES --validation IMAGES --out {out}"
+    if origin.stage == "import_ranges":
+        flags = [f"--import-cache {shlex.quote(table.set)}"]
+        flags += ["--calibration IMAGES"] if "images" in origin.parents else []
+    else:
+        flags = [f"--calibrator {origin.options['calibrator']}"]
+        flags += [f"--placement {name}"] if (name := origin.options.get("placement")) else []
+        flags += ["--calibration IMAGES"]
+    source, out = shlex.quote(str(graph.path)), shlex.quote(str(ranges.path))
+    return f"calibrate {source} {' '.join(flags)} --out {out}"
 
 
 def _flat(preprocess: Preprocess, tools: Mapping[str, str]) -> dict[str, Any]:
@@ -175,31 +165,31 @@ def group_ranges(
 ) -> dict[str, TensorRange]:
     """Group -> the largest range among its tensors.
 
-    A tensor without one lies in the range of another: tied branches in that of their Concat.
+    A tensor without a range lies in that of another: tied branches in the range of their Concat.
 
     Args:
         scale_of: Tensor with a pair -> its group, of a placement.
         seen: Ranges by tensor.
 
     Raises:
-        InputError: Nothing in a group was observed.
+        InputError: No tensor of a group was observed.
     """
-    found: dict[str, TensorRange] = {}
+    widest: dict[str, TensorRange] = {}
     pairs = ((n, root) for name, root in scale_of.items() for n in (name, root))
     for name, root in pairs:
         if name in seen:
-            found[root] = seen[name].widened(found.get(root, seen[name]), scale_of=root)
-    missing = [root for root in dict.fromkeys(scale_of.values()) if root not in found]
+            widest[root] = seen[name].widened(widest.get(root, seen[name]), scale_of=root)
+    missing = [root for root in dict.fromkeys(scale_of.values()) if root not in widest]
     if missing:
         raise InputError(
             f"the range table has no amax for {len(missing)} tensors, first '{missing[0]}'",
             hint="calibrate this graph again",
         )
-    return found
+    return widest
 
 
 def tensor_scales(amax_of: Mapping[str, float]) -> dict[str, np.float32]:
-    """The scale of every tensor that becomes int8, see ``int8_scale``.
+    """Tensor -> its scale, by ``int8_scale``.
 
     Raises:
         InputError: An amax is so large that its scale is beyond float16; the largest is named.
@@ -218,7 +208,7 @@ def tensor_scales(amax_of: Mapping[str, float]) -> dict[str, np.float32]:
 def write_statistics(
     path: Path, seen: Mapping[str, Observation], means: Mapping[str, ChannelMeans]
 ) -> None:
-    """All that was seen, with channel means [C] one after the other; the same gives equal bytes."""
+    """Write the .npz of histograms and channel means [C]; equal content gives equal bytes."""
     sizes = [one.plain.size for one in means.values()]
     with path.open("wb") as stream:
         np.savez_compressed(
@@ -235,7 +225,7 @@ def write_statistics(
 
 
 def read_histograms(ranges: RangeTable) -> dict[str, Observation]:
-    """What was observed, by tensor name.
+    """Tensor -> its exact amax and histogram, from the .npz beside a range table.
 
     Raises:
         InputError: The file beside the table is missing or was not written with it.
@@ -251,7 +241,7 @@ def read_histograms(ranges: RangeTable) -> dict[str, Observation]:
 
 
 def read_means(ranges: RangeTable) -> dict[str, ChannelMeans]:
-    """Channel means of what convolutions read, by tensor name; none in a shard's table.
+    """Input tensor of a layer -> its channel means; empty for a shard's table.
 
     Raises:
         InputError: The file beside the table is missing or was not written with it.

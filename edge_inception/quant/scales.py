@@ -1,4 +1,4 @@
-"""amax -> scale, and weights -> int8: the arithmetic of symmetric INT8."""
+"""The arithmetic of symmetric INT8: the scale of an amax, and weights as int8."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LARGEST_SCALE = np.float32(np.finfo(np.float16).max)
 def int8_scale(amax: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale of symmetric INT8: real = int8 * scale, zero point 0.
 
-    Every scale is a float16 number, so the spellings with float16 and with float32 scales compute
-    the same thing. It is rounded to nearest, but up where rounding down would clip ``amax`` by half
-    a level or more, which only happens among float16 subnormals. Scales are not raised to the
-    smallest normal float16 (2^-14): that would leave a channel of weights with amax 1e-4 two levels
-    instead of a hundred.
+    Every scale is a float16 number, so graphs with float16 and with float32 scales compute the
+    same. It is rounded to nearest, but up where rounding down would clip ``amax`` by half a level
+    or more, which only happens among float16 subnormals. Scales are not raised to the smallest
+    normal float16 (2^-14): that would leave a channel of weights with amax 1e-4 two levels instead
+    of a hundred.
 
     Args:
         amax: float32, [] per tensor or [C] per channel. Largest |value| to represent, in the

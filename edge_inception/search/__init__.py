@@ -1,4 +1,4 @@
-"""Which groups of layers stay float so that an int8 graph meets its budget.
+"""The search for groups of layers that stay float so that an int8 graph meets its budget.
 
-What enters scores quantized candidates by executing them, so this room may use ``engines``.
+A module here scores int8 graphs by executing them, so this room may use ``engines``.
 """

@@ -1,7 +1,8 @@
-"""Scores that are already known, on disk: what a search that was killed goes on from.
+"""A journal of scores on disk, from which a search that was killed continues.
 
-JSON lines: first the key of the search, then one scored set of groups each, flushed to the disk
-before it is used. A line that was cut off by a crash is dropped, and so is a file of another key.
+It holds JSON lines: first the key of the search, then one line per scored set of groups, which is
+flushed to the disk before the score is used. A line that was cut off by a crash is dropped, and a
+file with another key is overwritten.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from edge_inception.errors import InputError
 from edge_inception.records import Count, R, Record
 
 Images = Literal["all", "worst"]
-"""On which images a graph was scored."""
+"""The images on which a graph was scored: all, or those that plain int8 affects most."""
 
 
 class Figures(Record, frozen=True, kw_only=True):
-    """The figures of a ``Point``."""
+    """The figures of a scored graph, as in ``search.Point``."""
 
     drop_pp: float
     noise: float
@@ -45,8 +46,8 @@ class Journal:
     """Scores by set of groups and kind of images; use it as a context manager.
 
     Args:
-        path: The file; its folder exists.
-        key: What the scores belong to: graph, ranges, images, options, code.
+        path: The file, in a folder that exists.
+        key: Hash of everything the scores depend on: graph, ranges, images, options, code.
 
     Raises:
         InputError: The file cannot be written.
@@ -62,15 +63,15 @@ class Journal:
 
     @property
     def num_known(self) -> int:
-        """Scores that were read or added."""
+        """Number of scores that were read or added."""
         return len(self._known)
 
     def known(self, keep: frozenset[str], images: Images) -> Figures | None:
-        """The score of ``keep`` on these images, if it is known."""
+        """The score of the graph that keeps these groups in float; None if it is not known."""
         return self._known.get((keep, images))
 
     def add(self, keep: frozenset[str], images: Images, score: Figures) -> None:
-        """Write a score down; it is on the disk when this returns.
+        """Write a score; it is on the disk when this returns.
 
         Raises:
             InputError: The disk is full.
@@ -99,18 +100,18 @@ def _text(line: Record) -> str:
 
 
 def _whole_lines(path: Path, key: str) -> list[_Line]:
-    """Scores up to the first line that is cut off or no record; none of another key."""
+    """The lines up to the first that is cut off or malformed; empty for a file of another key."""
     if not path.is_file():
         return []
-    found: list[_Line] = []
+    scored: list[_Line] = []
     with suppress(InputError):
         head, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
         if _read(_Head, head).key != key:
             return []
         for line in lines:
             if line.endswith(b"\n"):
-                found.append(_read(_Line, line))  # noqa: PERF401 -- those before a refusal stay
-    return found
+                scored.append(_read(_Line, line))  # noqa: PERF401 -- lines before a bad one stay
+    return scored
 
 
 def _read(kind: type[R], line: bytes) -> R:

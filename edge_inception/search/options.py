@@ -1,4 +1,4 @@
-"""Options of the search for groups that stay float, and what a run with them is recorded as."""
+"""Options of the search for groups that stay float, and the provenance of its result."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ SEARCH = Stage(
 class SearchOptions:
     """Choices of one search for the groups that stay float.
 
-    ``quantize`` is the graph that is searched, with what is kept in any case. ``max_images`` bounds
-    how many images score it, ``batch`` how many at a time; ``threads`` 0 means all.
+    ``quantize`` describes the int8 graph, with the groups that stay float in any case.
+    ``max_images`` is the largest number of images that score a graph, ``batch`` how many run at a
+    time; ``threads`` 0 means all.
     """
 
     budget: Budget
@@ -37,6 +38,6 @@ class SearchOptions:
 def search_provenance(
     graph: SimplifiedGraph, ranges: RangeTable, images: ImageSet, options: SearchOptions
 ) -> Provenance:
-    """What ``scoring.search_precision`` with these inputs is recorded as."""
+    """The provenance that ``scoring.search_precision`` records for these inputs."""
     parents: stage.Parents = {"graph": graph, "ranges": ranges, "images": images.sha256}
     return stage.provenance(SEARCH, parents=parents, options=options)

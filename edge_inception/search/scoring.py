@@ -1,8 +1,8 @@
-"""Score typed graphs on calibration images, here on the CPU: the stage ``search``.
+"""Scores of int8 graphs on calibration images, computed on this CPU: the stage ``search``.
 
-A graph is quantized to a temporary file and run by OpenVINO, several images at a time, beside the
-FP32 graph in the same library. Labels are used where all images have one and their classes are the
-network's; else the top-1 of FP32 stands for them.
+An int8 graph is written to a temporary file and run by OpenVINO, several images at a time; its
+logits are compared with those of the FP32 graph in OpenVINO. Labels are used where all images have
+a label and their classes are the network's; else the top-1 class of FP32 is the label.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edge_inception import artifact, stage
 from edge_inception.artifact import RangeTable, SearchResult, SimplifiedGraph, TypedGraph
 from edge_inception.data import batches, images
 from edge_inception.data.imageset import ImageItem, ImageSet
-from edge_inception.device import outputs as answers
+from edge_inception.device import outputs
 from edge_inception.engines import _openvino
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
 from edge_inception.graph.check import load_graph
@@ -47,7 +47,7 @@ from edge_inception.search.options import SearchOptions, search_provenance
 from edge_inception.search.search import Evidence, Found, Group, Point, Points, Ranked
 from edge_inception.search.sensitivity import free_scores
 from edge_inception.sidecar import Provenance, SearchDetails
-from edge_inception.spec import Budget, Precision, Progress, no_progress
+from edge_inception.spec import Budget, Precision, Preprocess, Progress, no_progress
 
 
 def journal_path(path: Path) -> Path:
@@ -64,21 +64,21 @@ def search_precision(
     *,
     progress: Progress = no_progress,
 ) -> SearchResult:
-    """Which groups stay float so that int8 keeps within its budget; points and ranking as JSON.
+    """The groups that stay float so that int8 meets its budget, with all scores, as a JSON file.
 
-    Scores go to a journal beside ``out`` as they are made: a search that was killed goes on from
-    there, and so does one with another budget.
+    Every score goes to a journal beside ``out``: a search that was killed continues from there, and
+    so does a search with another budget.
 
     Args:
-        graph: From simplify.
+        graph: The simplified graph.
         ranges: Its range table.
         image_set: The calibration images, never those of the validation.
-        options: Budget, and the int8 graph to search.
+        options: Budget, and the options of the int8 graph.
         out: Path of the .json file.
-        progress: Called with graphs scored and graphs that are likely to be scored.
+        progress: Called with the number of scored graphs and the likely number of all.
 
     Raises:
-        InputError: No images, one that is unusable, or ranges of another graph.
+        InputError: There are no images, an image is unusable, or the ranges are of another graph.
         CompileFailed: OpenVINO does not take a graph.
     """
     groups = groups_of(graph, ranges, options.quantize)
@@ -88,9 +88,9 @@ def search_precision(
         Journal(journal_path(out), _key(provenance)) as journal,
         opened(graph, ranges, image_set, options) as scorer,
     ):
-        tell = _telling(scorer, journal, lambda done: progress(done, max(done, expected)))
+        score = _with_progress(scorer, journal, lambda done: progress(done, max(done, expected)))
         found = search.search(
-            groups, tell, budget=options.budget, top1=scorer.top1, journal=journal
+            groups, score, budget=options.budget, top1=scorer.top1, journal=journal
         )
     record = _recorded(found, groups, scorer, options.budget)
     return artifact.publish(
@@ -109,7 +109,7 @@ def search_precision(
 def groups_of(
     graph: SimplifiedGraph, ranges: RangeTable, options: QuantizeOptions
 ) -> tuple[Group, ...]:
-    """Groups of the int8 graph that ``options`` ask for, each with its free score.
+    """The groups of the int8 graph with these options, each with its free score.
 
     Raises:
         InputError: The ranges are of another graph, of a shard, stale or damaged.
@@ -122,9 +122,10 @@ def groups_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """The plain int8 graph and its groups by the harm that each does alone, on ``num_images``.
+    """Scores of the plain int8 graph and of each of its groups alone, on ``num_images`` images.
 
-    ``metric`` is what their ``drop_pp`` and ``lost_pp`` are; "" of embeddings, which have none.
+    ``ranking`` begins with the most harmful group. ``metric`` names the quantity ``drop_pp`` and
+    ``lost_pp``; it is "" for embeddings, which have none.
     """
 
     plain: Point
@@ -141,10 +142,12 @@ def sensitivity(
     *,
     progress: Progress = no_progress,
 ) -> Sensitivity:
-    """What plain int8 costs, and each of its groups alone; no budget is used.
+    """The accuracy that plain int8 loses, and that each of its groups alone loses.
+
+    The budget in ``options`` is not used.
 
     Raises:
-        As ``search_precision``.
+        InputError, CompileFailed: As in ``search_precision``.
     """
     groups = groups_of(graph, ranges, options.quantize)
     chosen = search.candidates(groups)
@@ -153,8 +156,8 @@ def sensitivity(
         Journal(Path(folder) / "journal", "") as journal,
         opened(graph, ranges, image_set, options) as scorer,
     ):
-        tell = _telling(scorer, journal, lambda done: progress(done, 1 + len(chosen)))
-        points = Points(groups, tell, journal)
+        score = _with_progress(scorer, journal, lambda done: progress(done, 1 + len(chosen)))
+        points = Points(groups, score, journal)
         ranking = search.confirmed(points, chosen)
         if not scorer.metric:
             ranking = [dataclasses.replace(one, lost_pp=None) for one in ranking]
@@ -166,16 +169,20 @@ def sensitivity(
         )
 
 
-def _telling(score: search.Score, journal: Journal, say: Callable[[int], None]) -> search.Score:
-    def told(keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
-        say(journal.num_known)
+def _with_progress(
+    score: search.Score, journal: Journal, progress: Callable[[int], None]
+) -> search.Score:
+    """``score``, after a call of ``progress`` with the number of known scores."""
+
+    def reported(keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
+        progress(journal.num_known)
         return score(keep, rows)
 
-    return told
+    return reported
 
 
 def _key(provenance: Provenance) -> str:
-    """What scores depend on: all but the budget."""
+    """Hash of everything that scores depend on: the provenance without the budget."""
     plain = stage.plain(provenance)
     plain["options"] = {k: v for k, v in plain["options"].items() if k != "budget"}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
@@ -231,7 +238,7 @@ def ranked_group(one: Ranked) -> RankedGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _QuantizedCandidate:
-    """What is quantized, again and again, in a folder of temporary files."""
+    """A graph that is quantized with changing groups in float, into a folder of temporary files."""
 
     graph: SimplifiedGraph
     ranges: RangeTable
@@ -249,22 +256,22 @@ class _QuantizedCandidate:
 
 
 class Scorer:
-    """``quant.search.Score`` on images that are decoded once.
+    """A ``search.Score`` on images that are decoded once.
 
     Attributes:
-        top1: Share of the images that FP32 has right; 1 where labels are not used.
+        top1: Share of the images, 0..1, that FP32 classifies correctly; 1 without labels.
         is_labelled: Whether labels are used.
-        num_images: How many images score a graph.
+        num_images: Number of images that score a graph.
     """
 
     def __init__(
-        self, subject: _QuantizedCandidate, items: Sequence[ImageItem], *, is_labelled: bool
+        self, candidate: _QuantizedCandidate, items: Sequence[ImageItem], *, is_labelled: bool
     ) -> None:
-        self._subject, details = subject, subject.graph.details
+        self._candidate, details = candidate, candidate.graph.details
         self._head, self._num_classes = details.head_text, details.num_classes
-        self._images = _decoded(items, details.preprocess, subject)
+        self._images = _decoded(items, details.preprocess, candidate)
         self.is_labelled, self.num_images = is_labelled, len(items)
-        self._exact = self._answers(subject.fp32(), self._images)
+        self._exact = self._logits(candidate.fp32(), self._images)
         choice = self._exact.argmax(axis=1)
         labels = [item.label for item in items]
         self._labels = np.array(labels, np.int64) if is_labelled else choice.astype(np.int64)
@@ -273,21 +280,21 @@ class Scorer:
 
     @property
     def metric(self) -> str:
-        """What ``drop_pp`` is; "" of embeddings, whose largest element is no class."""
+        """Name of the quantity ``drop_pp``; "" for embeddings, which have no classes."""
         if self._head == "embedding":
             return ""
         return "top-1 drop" if self.is_labelled else "disagreement with FP32"
 
     def __call__(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
-        """Score the int8 graph that keeps these groups, on the images of these indices or on all.
+        """Score the int8 graph with these groups in float, on the images ``rows`` or on all.
 
         Raises:
-            CompileFailed: OpenVINO does not take it.
+            CompileFailed: OpenVINO does not take the graph.
         """
         chosen = np.arange(self.num_images) if rows is None else np.array(rows)
-        found = self._answers(self._subject.typed(keep), self._images[chosen])
-        exact, approximation = answers.same_kind(self._exact[chosen], found, self._head)
-        is_right = found.argmax(axis=1) == self._labels[chosen]
+        logits = self._logits(self._candidate.typed(keep), self._images[chosen])
+        exact, approximation = outputs.same_kind(self._exact[chosen], logits, self._head)
+        is_right = logits.argmax(axis=1) == self._labels[chosen]
         change = is_right.astype(np.int64) - self._was_right[chosen]
         return Evidence(
             noise=np.sum((exact - approximation) ** 2, axis=1),
@@ -295,13 +302,13 @@ class Scorer:
             change=change if self.metric else np.zeros_like(change),
         )
 
-    def _answers(self, typed: TypedGraph, batch_of_images: NDArray[Any]) -> NDArray[np.float32]:
-        options = self._subject.options
+    def _logits(self, typed: TypedGraph, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        options = self._candidate.options
         threads = options.threads or usable_threads()
-        with _border():
+        with _openvino_errors():
             model = _openvino.read_graph(str(typed.path))
-            model.reshape([options.batch, *batch_of_images.shape[1:]])
-            made = _openvino.compile_graph(
+            model.reshape([options.batch, *pixels.shape[1:]])
+            compiled = _openvino.compile_graph(
                 model,
                 name=str(typed.path),
                 precision="f32",
@@ -309,29 +316,29 @@ class Scorer:
                 batch=(options.batch, options.batch),
             )
             runner = _openvino.BlobRunner(
-                made.blob, name=str(typed.path), precision="f32", threads=threads
+                compiled.blob, name=str(typed.path), precision="f32", threads=threads
             )
-            answers: NDArray[np.float32] = batches.in_batches(
+            logits: NDArray[np.float32] = batches.in_batches(
                 lambda batch: batches.dense(runner.run(batch), self._num_classes),
-                batch_of_images,
+                pixels,
                 options.batch,
                 options.batch,
             )
             runner.close()
-        return answers
+        return logits
 
 
 @contextmanager
 def opened(
     graph: SimplifiedGraph, ranges: RangeTable, image_set: ImageSet, options: SearchOptions
 ) -> Iterator[Scorer]:
-    """A scorer with its temporary files.
+    """A scorer with its temporary files, as a context.
 
-    At most ``options.max_images`` are used, in the order of their hashes: nothing depends on that
-    of the set.
+    At most ``options.max_images`` are used, in the order of their hashes, so that the order of the
+    set does not matter.
 
     Raises:
-        InputError: No images, or one that is unusable.
+        InputError: There are no images, or an image is unusable.
         CompileFailed: OpenVINO does not take the FP32 graph.
     """
     chosen = sorted(image_set.subset(options.max_images).items, key=lambda item: item.sha256)
@@ -339,34 +346,36 @@ def opened(
         raise InputError(f"{image_set.name} has no images", hint="give at least one")
     is_labelled = image_set.is_labelled and image_set.classes == graph.details.classes
     with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
-        subject = _QuantizedCandidate(
+        candidate = _QuantizedCandidate(
             graph=graph, ranges=ranges, options=options, folder=Path(folder)
         )
-        yield Scorer(subject, chosen, is_labelled=is_labelled)
+        yield Scorer(candidate, chosen, is_labelled=is_labelled)
 
 
-def _decoded(items: Sequence[ImageItem], how: Any, subject: _QuantizedCandidate) -> NDArray[Any]:
+def _decoded(
+    items: Sequence[ImageItem], preprocess: Preprocess, candidate: _QuantizedCandidate
+) -> NDArray[Any]:
     """All images preprocessed, in a file that is mapped into memory: a large set needs no RAM.
 
-    Its space is taken at once, since a page that finds none kills the process; and its name away,
-    so that a killed process leaves nothing.
+    The space of the file is allocated at once, since a full disk would kill the process later. Its
+    name is removed at once, so that a killed process leaves no file.
     """
-    path = subject.folder / "images.npy"
-    shape = (len(items), *how.image_shape)
-    found = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(how.element), shape=shape)
+    path = candidate.folder / "images.npy"
+    shape, dtype = (len(items), *preprocess.image_shape), np.dtype(preprocess.element)
+    pixels = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     path.unlink()
     done = 0
-    for group in images.batches(items, how, subject.options.batch):
-        found[done : done + len(group.items)] = group.images
-        done += len(group.items)
-    return found
+    for batch in images.batches(items, preprocess, candidate.options.batch):
+        pixels[done : done + len(batch.items)] = batch.images
+        done += len(batch.items)
+    return pixels
 
 
 @contextmanager
-def _border() -> Iterator[None]:
-    """The only place that turns refusals of OpenVINO into ours."""
+def _openvino_errors() -> Iterator[None]:
+    """Translate errors of OpenVINO into ours."""
     try:
         yield
     except _openvino.LibraryMissing as error:

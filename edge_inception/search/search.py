@@ -1,14 +1,14 @@
-"""Which groups an int8 graph keeps in float so that it keeps its accuracy: the fewest that do.
+"""The search for the fewest groups that an int8 graph must keep in float to meet its budget.
 
-A group is a tensor's Q/DQ pair and the layers that read it. Groups are ranked by what can be known
-without running anything (``sensitivity``); of the worst quarter the harm is confirmed end to end,
-with that group alone in int8, on the images that suffer most from the plain int8 graph: first the
-task metric, then the error of the logits. Then the worst 1, 2, 3, 4, 6, 8, ... are kept in float
-until the budget is met, those that were not confirmed last, and those that turn out to be
-dispensable are quantized again, the least harmful first.
+A group is a tensor's Q/DQ pair and the layers that read it. Groups are ranked by an estimate that
+runs no graph (``sensitivity``). The harm of the worst quarter is then measured, with that group
+alone in int8, on the images that suffer most from the plain int8 graph: by the task metric, and if
+that is equal by the error of the logits. Then the worst 1, 2, 3, 4, 6, 8, ... groups are kept in
+float until the budget is met; groups that were not measured come last. Finally groups that are not
+needed become int8 again, the least harmful first.
 
-Nothing here runs a network: the caller scores sets of groups. Every score is written to a journal
-before it is used, so a search that was killed goes on where it was, to the same result.
+No network runs in this module: the caller scores sets of groups. Every score is written to a
+journal before it is used, so a search that was killed continues where it was, to the same result.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _SHARE_OF_WORST, _MOST_WORST, _FEWEST_WORST = 4, 64, 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A tensor's pair and what reads it; named by the tensor whose scale it is.
+    """A tensor's Q/DQ pair and the layers that read it; named by the tensor whose scale it is.
 
     ``layers`` are the readers in graph order. ``free`` is the expected noise to signal of the
-    noisiest reader's output. ``cost`` is the share of the network's multiply-adds that stays float
-    when the group does; ``has_weights``: a reader has int8 weights.
+    noisiest reader's output. ``cost`` is the share of the network's multiply-adds, 0..1, that stays
+    float with the group; ``has_weights`` tells whether a reader has int8 weights.
     """
 
     name: str
@@ -48,10 +48,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Answers of a typed graph beside those of FP32, image by image; arrays [N], N >= 1.
+    """Differences between a typed graph and FP32, image by image; arrays [N], N >= 1.
 
-    ``noise`` and ``signal`` are powers of the logits, centred. ``change`` is 1 where only the typed
-    graph is right, -1 where only FP32 is, else 0; of unlabelled images -1 where they disagree.
+    ``noise`` and ``signal`` are powers of the centred logits. ``change`` is 1 where only the typed
+    graph is right, -1 where only FP32 is, else 0; for unlabelled images it is -1 where the two
+    disagree, else 0.
     """
 
     noise: NDArray[np.float64]
@@ -65,11 +66,11 @@ Score = Callable[[frozenset[str], tuple[int, ...] | None], Evidence]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One scored graph.
+    """One scored graph, which keeps the groups ``keep`` in float.
 
-    ``drop_pp`` is the top-1 drop, or the disagreement of unlabelled images, in percentage points;
-    ``noise`` the noise to signal of the logits, ``tail`` the mean of it over the tenth of the
-    images that suffers most. ``cost`` is the share of multiply-adds that stays float. ``worst`` are
+    ``drop_pp`` is the top-1 drop, or the disagreement on unlabelled images, in percentage points;
+    ``noise`` is the noise to signal of the logits, ``tail`` its mean over the tenth of the images
+    that suffers most. ``cost`` is the share of multiply-adds that stays float, 0..1. ``worst`` are
     indices of images, the most affected first.
     """
 
@@ -83,10 +84,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """A group, and what it does alone in int8 to the most affected images, if that was scored.
+    """A group and its measured harm; both figures are None where it was not scored.
 
-    ``harm`` is the noise to signal of their logits, ``lost_pp`` their top-1 drop. No graph is int8
-    in a group that holds no weights alone: what plain int8 has more of both than without it.
+    With this group alone in int8, ``harm`` is the noise to signal of the logits of the images that
+    plain int8 affects most, and ``lost_pp`` their top-1 drop in percentage points. A group without
+    weights cannot be int8 alone: there both are the excess of plain int8 over the graph with only
+    this group in float.
     """
 
     group: Group
@@ -96,7 +99,10 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Outcome of a search; ``chosen`` is the point to build, or the closest to the budget."""
+    """Outcome of a search; ``chosen`` meets the budget, or is the closest point to it.
+
+    ``allowed_pp`` is the budget in percentage points; ``why`` explains the choice to users.
+    """
 
     ranking: tuple[Ranked, ...]
     points: tuple[Point, ...]
@@ -107,7 +113,7 @@ class Found:
 
     @property
     def front(self) -> tuple[Point, ...]:
-        """Points that no other beats: each is more accurate than all that cost less."""
+        """The Pareto front: points that are more accurate than every point that costs less."""
         front: list[Point] = []
         for point in sorted(self.points, key=lambda p: (p.cost, len(p.keep), *_badness(p))):
             if not front or _badness(point) < _badness(front[-1]):
@@ -116,7 +122,7 @@ class Found:
 
 
 def allowed_drop(budget: Budget, top1: float) -> float:
-    """The budget in percentage points, where FP32 has ``top1`` (0..1) on the same images."""
+    """The budget in percentage points, if FP32 has the accuracy ``top1`` (0..1) on the images."""
     is_relative = budget.drop_type is DropType.RELATIVE
     return budget.max_drop_pp * (top1 if is_relative else 1.0)
 
@@ -129,14 +135,14 @@ def search(
     top1: float,
     journal: Journal,
 ) -> Found:
-    """The fewest groups in float with which the budget is met, or the closest point.
+    """The point with the fewest groups in float that meets the budget, or the closest point.
 
     Args:
         groups: All groups of the plain int8 graph, in graph order.
-        score: Scores sets of them.
-        budget: What is allowed.
-        top1: Share of images that FP32 has right, for a relative budget; 1 of unlabelled ones.
-        journal: Scores that are known already; new ones are added.
+        score: The function that scores a set of groups.
+        budget: The allowed loss of accuracy.
+        top1: Share of images, 0..1, that FP32 classifies correctly; 1 for unlabelled images.
+        journal: Scores that are known already; new scores are added.
     """
     points = Points(groups, score, journal)
     allowed = allowed_drop(budget, top1)
@@ -156,7 +162,7 @@ def search(
         return found(ranked(groups), plain, "plain int8 meets the budget")
     order = confirmed(points, candidates(groups))
     weighted = [one.group.name for one in order if one.group.has_weights]
-    # the least harmful stays int8: with all of them in float no layer would
+    # the least harmful group with weights stays int8; else no layer would be int8
     names = [one.group.name for one in order if one.group.name not in weighted[-1:]]
     most = len(names)
     if budget.max_groups:
@@ -164,18 +170,18 @@ def search(
     for count in sizes(most):
         keep = frozenset(names[:count])
         if points.of(keep).drop_pp <= allowed:
-            _dispense(points, names[:count], allowed)
+            _score_smaller_sets(points, names[:count], allowed)
             met = [point for point in points.known if point.drop_pp <= allowed]
             best = min(met, key=lambda p: (len(p.keep), p.cost, *_badness(p)))
             return found(order, best, _why(best, len(points.known)))
     closest = min(points.known, key=lambda p: (*_badness(p), len(p.keep)))
-    tried = counted(len(points.known), "scored set")
-    why = f"none of {tried}, with up to {counted(most, 'group')} in float, meets the budget"
+    num_tried = counted(len(points.known), "scored set")
+    why = f"none of {num_tried}, with up to {counted(most, 'group')} in float, meets the budget"
     return found(order, closest, why)
 
 
 class Points:
-    """Scored sets of groups: asked of the journal first, else of ``score`` and written down."""
+    """Scores of sets of groups: from the journal, or else from ``score`` and then written to it."""
 
     def __init__(self, groups: Sequence[Group], score: Score, journal: Journal) -> None:
         self.groups = {group.name: group for group in groups}
@@ -184,51 +190,51 @@ class Points:
 
     @property
     def known(self) -> list[Point]:
-        """Points on all images, in the order they were asked for."""
+        """The points scored on all images, in the order of their scoring."""
         return list(self._points.values())
 
     def of(self, keep: frozenset[str]) -> Point:
-        """The point of ``keep`` on all images."""
+        """The point of the graph that keeps these groups in float, on all images."""
         if keep not in self._points:
-            record = self._record(keep, None)
+            figures = self._figures(keep, None)
             self._points[keep] = Point(
                 keep=tuple(name for name in self.groups if name in keep),
                 cost=sum(self.groups[name].cost for name in self.groups if name in keep),
-                drop_pp=record.drop_pp,
-                noise=record.noise,
-                tail=record.tail,
-                worst=record.worst,
+                drop_pp=figures.drop_pp,
+                noise=figures.noise,
+                tail=figures.tail,
+                worst=figures.worst,
             )
         return self._points[keep]
 
     def alone(self, group: Group) -> Ranked:
-        """What this group alone in int8 does to the images that plain int8 affects most."""
+        """The harm of this group alone in int8, on the images that plain int8 affects most."""
         worst = self.of(frozenset()).worst
         if group.has_weights:
-            record = self._record(frozenset(self.groups) - {group.name}, worst)
-            return Ranked(group=group, harm=record.noise, lost_pp=record.drop_pp)
-        plain = self._record(frozenset(), worst)
-        without = self._record(frozenset({group.name}), worst)
+            figures = self._figures(frozenset(self.groups) - {group.name}, worst)
+            return Ranked(group=group, harm=figures.noise, lost_pp=figures.drop_pp)
+        plain = self._figures(frozenset(), worst)
+        without = self._figures(frozenset({group.name}), worst)
         return Ranked(
             group=group,
             harm=max(plain.noise - without.noise, 0.0),
             lost_pp=plain.drop_pp - without.drop_pp,
         )
 
-    def _record(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Figures:
+    def _figures(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Figures:
         images: Images = "all" if rows is None else "worst"
-        record = self._journal.known(keep, images)
-        if record is None:
-            record = _measured(self._score(keep, rows))
-            self._journal.add(keep, images, record)
-        return record
+        figures = self._journal.known(keep, images)
+        if figures is None:
+            figures = _figures_of(self._score(keep, rows))
+            self._journal.add(keep, images, figures)
+        return figures
 
 
 def candidates(groups: Sequence[Group]) -> list[Group]:
-    """The worst quarter by the free score, but at least eight, of those that hold weights.
+    """The groups to measure: with weights the worst quarter by the free score, but at least eight.
 
-    And the worst eight that only pools or sums read: no multiply-add is lost with them in float,
-    and the free score does not know which of their channels matter.
+    The worst eight without weights, which only pools or sums read, follow: with them in float no
+    multiply-add is lost, and the free score does not know which of their channels matter.
     """
     most = max(FEWEST_CANDIDATES, math.ceil(len(groups) / _SHARE_OF_CANDIDATES))
     order = [one.group for one in ranked(groups)]
@@ -237,20 +243,20 @@ def candidates(groups: Sequence[Group]) -> list[Group]:
 
 
 def ranked(groups: Iterable[Group]) -> list[Ranked]:
-    """Groups by their free score, the most harmful first; equals in graph order."""
+    """The groups by their free score, the most harmful first; in graph order if it is equal."""
     return [Ranked(group=group) for group in sorted(groups, key=lambda g: -g.free)]
 
 
 def confirmed(points: Points, chosen: Sequence[Group]) -> list[Ranked]:
-    """All groups: those ``chosen`` by the harm they do alone, then the rest by the free score."""
+    """All groups: the ``chosen`` by their measured harm, then the others by the free score."""
     scored = [points.alone(group) for group in chosen]
-    # an image won by luck is no merit
+    # an image that int8 gets right by luck does not make a group harmless
     scored.sort(key=lambda one: (max(one.lost_pp or 0.0, 0.0), one.harm or 0.0), reverse=True)
     return [*scored, *(one for one in ranked(points.groups.values()) if one.group not in chosen)]
 
 
-def _dispense(points: Points, names: Sequence[str], allowed: float) -> None:
-    """Score smaller sets: without each group, the least harmful first, if none is missed."""
+def _score_smaller_sets(points: Points, names: Sequence[str], allowed: float) -> None:
+    """Leave groups out one by one, the least harmful first, as long as the budget is met."""
     keep = frozenset(names)
     for name in reversed(names):
         smaller = keep - {name}
@@ -270,15 +276,15 @@ def sizes(most: int) -> Iterator[int]:
 
 
 def _badness(point: Point) -> tuple[float, float]:
-    """What less of is better: the metric, then the logits of the worst-affected images.
+    """The loss of a point: by the metric, and if that is equal by the worst-affected logits.
 
     One image of a few hundred moves the metric by half a percentage point, so ties are common.
     """
     return point.drop_pp, point.tail
 
 
-def _measured(evidence: Evidence) -> Figures:
-    """The figures of a point, as the journal holds them."""
+def _figures_of(evidence: Evidence) -> Figures:
+    """The figures of a graph over all images of the evidence."""
     each = evidence.noise / np.maximum(evidence.signal, np.finfo(np.float64).tiny)
     worst_first = np.argsort(-each, kind="stable")
     count = len(each)
@@ -292,9 +298,8 @@ def _measured(evidence: Evidence) -> Figures:
     )
 
 
-def _why(best: Point, tried: int) -> str:
-    plural = "s" if len(best.keep) > 1 else ""
+def _why(best: Point, num_tried: int) -> str:
     return (
-        f"the fewest of {tried} scored sets that meet the budget: {len(best.keep)} group{plural} "
-        f"in float, {100 * best.cost:.1f} % of the multiply-adds"
+        f"the fewest of {num_tried} scored sets that meet the budget: "
+        f"{counted(len(best.keep), 'group')} in float, {100 * best.cost:.1f} % of the multiply-adds"
     )

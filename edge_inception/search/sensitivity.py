@@ -1,10 +1,10 @@
-"""How much noise each group of an int8 graph should add, told without running it.
+"""The expected noise of each group of an int8 graph, computed without running the graph.
 
-The range table knows how often which magnitude occurs in a tensor, and the mean of each of its
-channels. With the weights of a layer that gives the noise its output takes from rounding its input
-and its weights, relative to its signal. Channels matter: where one branch of a concat is a hundred
-times larger than the others, the rounding error is small against the tensor and large against the
-small channels, which the weights behind it magnify.
+The range table holds the distribution of the magnitudes of a tensor, and the mean of each of its
+channels. With the weights of a layer these give the noise to signal of its output that comes from
+rounding its input and its weights. Channels matter: where one branch of a Concat is a hundred times
+larger than the others, the rounding error is small relative to the tensor, but large relative to
+the small channels, which the weights behind it magnify.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from edge_inception.search.search import Group
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tensor:
-    """What is known of a group's tensor.
+    """Signal and error of a group's tensor.
 
-    ``power`` is its mean square, ``error`` the mean square of what int8 changes; ``channels`` [C]
-    the mean square by channel, None where the means were not taken.
+    ``power`` is its mean square, ``error`` the mean square of its int8 error; ``channels`` [C] is
+    the mean square by channel, None where no channel means were measured.
     """
 
     power: float
@@ -53,17 +53,17 @@ def free_scores(
 
     Args:
         model: The simplified graph.
-        placement: Of that graph.
-        table: Its range table, with what lies beside it.
+        placement: The placement of that graph.
+        table: Its range table, with the .npz beside it.
 
     Raises:
-        InputError: The table is damaged, or knows no tensor of a group.
+        InputError: The table is damaged, or holds no tensor of a group.
     """
     macs = {layer.name: layer.macs or 0 for layer in statistics(model).layers}
     total = max(sum(macs.values()), 1)
     tensors = _tensors(model, placement, table)
     weights = check.constants(model)
-    found = []
+    groups = []
     for root, readers in group_readers(placement).items():
         known = [tensors[n] for n, r in placement.scale_of.items() if r == root and n in tensors]
         nodes = [(model.graph.node[i], placement.weights.get(i)) for i in readers]
@@ -73,7 +73,7 @@ def free_scores(
             for node, weight in weighted
             if node.input[0] in tensors
         ]
-        found.append(
+        groups.append(
             Group(
                 name=root,
                 layers=tuple(label(node) for node, _ in nodes),
@@ -82,28 +82,28 @@ def free_scores(
                 has_weights=bool(weighted),
             )
         )
-    return tuple(found)
+    return tuple(groups)
 
 
 def _tensors(model: onnx.ModelProto, placement: Placement, table: RangeTable) -> dict[str, _Tensor]:
-    """What is known of every tensor with a pair, rounded with the scale of its group."""
+    """Signal and error of every tensor with a pair, rounded with the scale of its group."""
     seen, means = ranges.read_histograms(table), ranges.read_means(table)
     of_group = ranges.group_ranges(placement.scale_of, ranges.read_table(table).tensors)
     scale_of = ranges.tensor_scales({root: one.amax for root, one in of_group.items()})
     positive = non_negative(model)
-    found = {}
+    tensors = {}
     for name, root in placement.scale_of.items():
         if name in seen:
             scale = float(scale_of[root])
             plain = means[name].plain if name in means else None
-            found[name] = _tensor(seen[name], scale, plain, is_positive=name in positive)
-    missing = set(placement.scale_of.values()) - {placement.scale_of[name] for name in found}
+            tensors[name] = _tensor(seen[name], scale, plain, is_positive=name in positive)
+    missing = set(placement.scale_of.values()) - {placement.scale_of[name] for name in tensors}
     if missing:
         raise InputError(
             f"the range table knows nothing of {len(missing)} groups, first '{min(missing)}'",
             hint="calibrate this graph again",
         )
-    return found
+    return tensors
 
 
 def _tensor(
@@ -117,22 +117,22 @@ def _tensor(
     power = float(count @ squares) / total
     channels = None
     if plain is not None:
-        # Behind a ReLU the mean tells how large a channel is; else all count alike.
-        known = is_positive and plain.any()
-        share = plain**2 / np.mean(plain**2) if known else np.ones(plain.shape)
+        # Behind a ReLU the mean tells how large a channel is; else all channels count alike.
+        is_telling = is_positive and plain.any()
+        share = plain**2 / np.mean(plain**2) if is_telling else np.ones(plain.shape)
         channels = power * share
     error = squared_error(scale * scales.LEVELS, edges, count) / total
     return _Tensor(power=power, error=error, channels=channels)
 
 
 def _output_first(tensor: onnx.TensorProto, weight: Weight) -> NDArray[np.float32]:
-    """Weights [O, I, positions]."""
+    """The weights as an array [O, I, positions]."""
     values = np.moveaxis(numpy_helper.to_array(tensor), weight.axis, 0)
     return values.reshape(*values.shape[:2], -1)
 
 
 def _noise(tensor: _Tensor, weight: NDArray[np.float32]) -> float:
-    """Noise to signal of a layer's output, its inputs and roundings taken as independent."""
+    """Noise to signal of a layer's output, if inputs and rounding errors are independent."""
     if not tensor.power:
         return 0.0
     outputs, inputs = weight.shape[:2]

@@ -1,4 +1,4 @@
-"""Random changes of training images under which the label stays valid; no torch."""
+"""Random changes of training images that keep the label valid; imports no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def load_augmented(
     item: ImageItem, *, index: int, options: TrainOptions, size: int, epoch: int
 ) -> NDArray[np.float32]:
-    """float32 [3, size, size] of a training image, as drawn for (seed, epoch, index).
+    """A training image as float32 [3, size, size], changed at random by (seed, epoch, index).
 
     Raises:
         InputError: The file is not a usable image.
@@ -39,10 +39,10 @@ def load_augmented(
 
 
 def augment(image: Image.Image, rng: np.random.Generator, options: TrainOptions) -> Image.Image:
-    """Random flips, small rotation, random crop of the image's own shape; any size, 8-bit RGB."""
-    if options.is_flipped_horizontally and rng.random() < 0.5:  # noqa: PLR2004 -- a coin
+    """The 8-bit RGB image with random flips, a small rotation, and a crop of its own shape."""
+    if options.is_flipped_horizontally and rng.random() < 0.5:  # noqa: PLR2004 -- half of all images
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if options.is_flipped_vertically and rng.random() < 0.5:  # noqa: PLR2004 -- a coin
+    if options.is_flipped_vertically and rng.random() < 0.5:  # noqa: PLR2004 -- half of all images
         image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     if options.rotation:
         angle = rng.uniform(-options.rotation, options.rotation)

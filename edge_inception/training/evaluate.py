@@ -1,4 +1,4 @@
-"""What training reports about a model on labelled images."""
+"""Accuracy figures of a PyTorch model on labelled images."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def evaluate(model: nn.Module, image_set: ImageSet, options: TrainOptions) -> dict[str, float]:
-    """Accuracy, balanced accuracy and, where two classes occur, AUROC; float32, final size."""
-    return figures(*answers(model, image_set, options), options)
+    """Accuracy, balanced accuracy and, if two classes occur, AUROC; float32, final image size."""
+    return figures(*logits_of(model, image_set, options), options)
 
 
-def answers(
+def logits_of(
     model: nn.Module, image_set: ImageSet, options: TrainOptions
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Logits [N, classes] of the images in their order, and their labels [N]."""
@@ -32,8 +32,8 @@ def answers(
     with torch.inference_mode():
         for batch in images.batches(image_set.items, options.preprocess, options.batch):
             pixels = torch.from_numpy(batch.images).to(options.device)
-            out = model(pixels.to(memory_format=torch.channels_last))
-            logits.append(out.float().cpu().numpy())
+            output = model(pixels.to(memory_format=torch.channels_last))
+            logits.append(output.float().cpu().numpy())
             labels.extend(item.label for item in batch.items)
     return np.concatenate(logits), np.array(labels, dtype=np.int64)
 
@@ -41,7 +41,7 @@ def answers(
 def figures(
     logits: NDArray[np.float32], labels: NDArray[np.int64], options: TrainOptions
 ) -> dict[str, float]:
-    """Accuracy, balanced accuracy and, where two classes occur, AUROC of logits."""
+    """Accuracy, balanced accuracy and, if two classes occur, AUROC of logits [N, classes]."""
     predicted = logits.argmax(axis=1).astype(np.int64)
     result = {
         "accuracy": float((predicted == labels).mean()),

@@ -1,7 +1,7 @@
 """A simplified graph as a PyTorch module that can be trained, in float or as its int8 graph.
 
 With a ``Rounding`` every tensor that carries a Q/DQ pair in the typed graph goes through the same
-pair here, and so do the weights: what the module computes is what the typed graph will.
+pair here, and so do the weights: the module computes what the typed graph will compute.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from edge_inception.quant.placement import WEIGHTED_OPS, Placement
 
 Op = Callable[..., Tensor]
 Arrays = Mapping[str, NDArray[Any]]
-_LOWEST = -128.0  # of activations: QuantizeLinear saturates there, weights stop at -127
+_LOWEST = -128.0  # lowest int8 level of activations, by QuantizeLinear; that of weights is -127
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounding:
-    """Where the pairs go, and the scale of each root tensor; weights bring their own scales."""
+    """The placement of the pairs, and root tensor -> scale; scales of weights follow from them."""
 
     placement: Placement
     scale_of: Mapping[str, float]
 
 
 class FakeQuantize(torch.autograd.Function):
-    """What QuantizeLinear and DequantizeLinear make of a tensor; zero point 0.
+    """QuantizeLinear and DequantizeLinear on a tensor, with zero point 0.
 
-    The gradient goes straight through where the value is within range, and is 0 where it is
+    The gradient is passed on unchanged where the value is within range, and is 0 where it is
     clipped.
 
     Source: ONNX QuantizeLinear; the straight-through estimator of arXiv:1308.3432.
@@ -48,7 +48,7 @@ class FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, scale: Tensor, lowest: float) -> Tensor:
-        """``values`` on the grid of ``scale``, which broadcasts; steps ``lowest`` to 127."""
+        """``values`` rounded to multiples ``lowest`` to 127 of ``scale``, which broadcasts."""
         steps = (values / scale).round_()
         ctx.save_for_backward((steps >= lowest) & (steps <= scales.LEVELS))
         return steps.clamp_(lowest, scales.LEVELS).mul_(scale)
@@ -60,32 +60,32 @@ class FakeQuantize(torch.autograd.Function):
 
 
 def fake_quantize(values: Tensor, scale: Tensor, lowest: float) -> Tensor:
-    """``FakeQuantize`` with its gradient."""
+    """``values`` after ``FakeQuantize``, with its gradient."""
     result: Tensor = FakeQuantize.apply(values, scale, lowest)  # type: ignore[no-untyped-call]
     return result
 
 
 def fake_quantize_weight(weight: Tensor, axis: int) -> Tensor:
-    """Weights as the typed graph stores them: one scale per output channel, of the weights now.
+    """Weights as the typed graph stores them: with one scale per output channel, set anew here.
 
     Raises:
-        InputError: Training made them too large for a scale.
+        InputError: Training made the weights too large for a scale.
     """
     others = [i for i in range(weight.ndim) if i != axis]
     amax = weight.detach().abs().amax(others).cpu().numpy()
     try:
-        found = scales.int8_scale(amax)
+        channel_scales = scales.int8_scale(amax)
     except ValueError as error:
         raise InputError(
             f"weights without a scale: {error}", hint="lower --learning-rate"
         ) from error
-    scale = scales.along(found, axis=axis, ndim=weight.ndim)
+    scale = scales.along(channel_scales, axis=axis, ndim=weight.ndim)
     return fake_quantize(weight, torch.from_numpy(scale).to(weight.device), -scales.LEVELS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
-    """One node: what it reads, pairs resolved, what it makes, and what is read no more after it."""
+    """One node: keys of its inputs, tensor or pair, of its output, and of values to free then."""
 
     run: Op
     inputs: tuple[str, ...]
@@ -94,16 +94,16 @@ class _Step:
 
 
 class GraphModule(nn.Module):
-    """Images [N, 3, H, W] float32 -> the graph's answer [N, classes].
+    """A module from images [N, 3, H, W] float32 to the graph's output [N, classes].
 
-    Parameters are the weights and biases of its Conv and Gemm nodes; other constants stay.
+    Parameters are the weights and biases of Conv and Gemm nodes; other constants stay fixed.
 
     Args:
         model: A simplified graph with one float32 image input and one output.
         rounding: The pairs of its typed graph; None computes in float.
 
     Raises:
-        InputError: A node is of an op, or of a form of it, that has no PyTorch counterpart here.
+        InputError: A node has an op, or an attribute of it, without a PyTorch counterpart here.
     """
 
     is_embedding = False
@@ -131,12 +131,14 @@ class GraphModule(nn.Module):
         self._steps = _steps(graph, arrays, rounding.placement if rounding else None)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The answer; with a ``Rounding`` that of the int8 graph whose float rest is float32."""
+        """The output; with a ``Rounding`` that of the int8 graph whose float rest is float32."""
         values: dict[str, Tensor] = dict(zip(self._names, self.weights, strict=True))
         values |= {name: getattr(self, f"fixed{i}") for i, name in enumerate(self._fixed)}
         placement = self._rounding.placement if self._rounding else None
         for weight in placement.weights.values() if placement else ():
-            values[_behind(weight.name)] = fake_quantize_weight(values[weight.name], weight.axis)
+            values[_dequantized(weight.name)] = fake_quantize_weight(
+                values[weight.name], weight.axis
+            )
         self._keep(values, self._source, images)
         for step in self._steps:
             self._keep(values, step.output, step.run(*(values[name] for name in step.inputs)))
@@ -145,23 +147,23 @@ class GraphModule(nn.Module):
         return values[self._answer]
 
     def _keep(self, values: dict[str, Tensor], name: str, value: Tensor) -> None:
-        """Remember a tensor, and what its pair makes of it."""
+        """Store a tensor, and its value behind its pair if it has one."""
         values[name] = value
         root = self._rounding.placement.scale_of.get(name) if self._rounding else None
         if root is not None:
             scale = getattr(self, self._roots[root])
-            values[_behind(name)] = fake_quantize(value, scale, _LOWEST)
+            values[_dequantized(name)] = fake_quantize(value, scale, _LOWEST)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The parameters by the names of their initializers."""
+        """Name of an initializer -> its trained values."""
         return {
             name: weight.detach().cpu().contiguous().numpy()
             for name, weight in zip(self._names, self.weights, strict=True)
         }
 
 
-def _behind(name: str) -> str:
-    """Key of a tensor behind its pair."""
+def _dequantized(name: str) -> str:
+    """Key of a tensor's value behind its pair."""
     return f"{name}.dq"
 
 
@@ -174,41 +176,41 @@ def _steps(
     graph: onnx.GraphProto, arrays: Arrays, placement: Placement | None
 ) -> tuple[_Step, ...]:
     last = {name: index for index, node in enumerate(graph.node) for name in node.input}
-    answers = {value.name for value in graph.output}
+    outputs = {value.name for value in graph.output}
     steps = []
     for index, node in enumerate(graph.node):
-        over = [name for name in (*node.input, *node.output) if last.get(name, index) == index]
-        frees = tuple(name for name in dict.fromkeys(over) if name not in answers)
+        unread = [name for name in (*node.input, *node.output) if last.get(name, index) == index]
+        frees = tuple(name for name in dict.fromkeys(unread) if name not in outputs)
         steps.append(
             _Step(
                 run=_operation(node, arrays),
                 inputs=tuple(_read(index, name, placement) for name in _tensors(node)),
                 output=node.output[0],
-                frees=(*frees, *map(_behind, frees)),
+                frees=(*frees, *map(_dequantized, frees)),
             )
         )
     return tuple(steps)
 
 
 def _read(index: int, name: str, placement: Placement | None) -> str:
-    """What node ``index`` reads where the graph says ``name``: the tensor, or behind its pair."""
+    """Key of the value that node ``index`` reads for input ``name``: the tensor, or its pair's."""
     if placement is None:
         return name
     weight = placement.weights.get(index)
     is_rounded = index in placement.readers.get(name, ()) or (weight and weight.name == name)
-    return _behind(name) if is_rounded else name
+    return _dequantized(name) if is_rounded else name
 
 
 def _tensors(node: onnx.NodeProto) -> list[str]:
-    """Inputs that are float tensors; the shape of a Reshape is a constant of the operation."""
+    """Names of a node's inputs that are float tensors; the shape of a Reshape is none."""
     return list(node.input[:1]) if node.op_type == "Reshape" else [n for n in node.input if n]
 
 
 def _operation(node: onnx.NodeProto, arrays: Arrays) -> Op:
-    """The node as a function of its tensors.
+    """A function that computes the node from its tensors.
 
     Raises:
-        InputError: There is none.
+        InputError: The node cannot be trained here.
     """
     build = _OPERATIONS.get(node.op_type)
     if build is None or len(node.output) > 1:
@@ -243,12 +245,9 @@ def _convolution(node: onnx.NodeProto, _: Arrays) -> Op:
         "groups": attribute(node, "group", 1),
     }
     if begin == end:
-        return partial(_convolve, padding=begin, **settings)
-    return lambda x, *rest: _convolve(_padded(x, begin, end, 0.0), *rest, padding=0, **settings)
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, **settings: Any) -> Tensor:
-    return functional.conv2d(x, weight, bias, **settings)
+        return partial(functional.conv2d, padding=begin, **settings)
+    run = partial(functional.conv2d, padding=0, **settings)
+    return lambda x, *weights: run(_padded(x, begin, end, 0.0), *weights)
 
 
 def _max_pool(node: onnx.NodeProto, _: Arrays) -> Op:
@@ -265,7 +264,7 @@ def _max_pool(node: onnx.NodeProto, _: Arrays) -> Op:
 
 
 def _average_pool(node: onnx.NodeProto, _: Arrays) -> Op:
-    """Sums of the padded windows over the number of pixels that count."""
+    """The sum of each padded window divided by the number of its pixels that count."""
     begin, end = _sides(node)
     if attribute(node, "ceil_mode", 0):
         _refuse(node, "AveragePool with ceil_mode")
@@ -297,7 +296,7 @@ def _gemm(node: onnx.NodeProto, _: Arrays) -> Op:
 
 
 def _reshape(node: onnx.NodeProto, arrays: Arrays) -> Op:
-    """0 in the shape copies the size of the input."""
+    """A Reshape to a constant shape, where 0 copies the size of the input."""
     if node.input[1] not in arrays:
         _refuse(node, "Reshape to a computed shape")
     shape = [int(size) for size in arrays[node.input[1]]]
@@ -322,19 +321,19 @@ def _concat(node: onnx.NodeProto, _: Arrays) -> Op:
 
 
 def _axis(node: onnx.NodeProto, default: int) -> int:
-    found = attribute(node, "axis", default)
-    assert isinstance(found, int)
-    return found
+    axis = attribute(node, "axis", default)
+    assert isinstance(axis, int)
+    return axis
 
 
 def _flatten(node: onnx.NodeProto, _: Arrays) -> Op:
-    """To a matrix; ``axis`` is the first that goes into its columns."""
+    """A Flatten to a matrix; ``axis`` is the first of the axes that become its columns."""
     axis = _axis(node, 1)
     return lambda x: x.reshape(int(np.prod(x.shape[:axis])), -1)
 
 
 def _plain(run: Op) -> Callable[[onnx.NodeProto, Arrays], Op]:
-    """An op without attributes."""
+    """The builder of an op without attributes."""
     return lambda _node, _arrays: run
 
 

@@ -26,12 +26,12 @@ QAT = Stage(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """One training run; ``preprocess.input_size`` is square.
+    """Choices of one training run; ``preprocess.input_size`` is square.
 
-    ``crop_scale`` is the smallest side of a random crop as a share of the image; ``rotation`` in
-    degrees, uniform in both directions; ``brightness`` and ``contrast`` relative, 0..1; flips are
-    on per axis. ``start_size`` is the side of the first epoch's images; it grows linearly to
-    ``preprocess.input_size``. ``device`` is ``cpu`` or ``cuda``.
+    ``crop_scale`` is the smallest side of a random crop as a share of the image, ``rotation`` the
+    largest angle in degrees in either direction; ``brightness`` and ``contrast`` are the largest
+    relative changes, 0..1. ``start_size`` is the side of the first epoch's images in pixels; it
+    grows linearly to ``preprocess.input_size``. ``device`` is ``cpu`` or ``cuda``.
     """
 
     model: str

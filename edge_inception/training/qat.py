@@ -1,17 +1,18 @@
-"""Fine-tune a quantized graph with the pairs of its typed graph: the stage ``qat``.
+"""Quantization-aware fine-tuning of a graph with the pairs of its typed graph: the stage ``qat``.
 
-The last resort, for networks that lose accuracy in int8 whatever the ranges: the weights learn to
-live with the rounding. Ranges stay, so that the graph that comes out has the same pairs with the
-same scales as the one that went in, under the same names; only weights and biases differ.
+It is the last resort, for networks that lose accuracy in int8 with any ranges: the weights adapt to
+the rounding. Ranges stay, so that the new graph has the same pairs with the same scales and names
+as the old one; only weights and biases differ.
 
-Images pull towards the logits of the float graph, towards their labels, or both:
+The loss compares logits with those of the float graph, with the labels, or both:
 ``QatOptions.distillation``. A network that has learnt its training images gains nothing from their
-labels any more, and with few images they pull it away from what it knew: with a share of 0.5 the
-solar network fell from 26 to 19 dB in 24 steps, with the float logits alone to 24 dB.
+labels any more, and the labels of few images spoil it: with an equal share of both the SQNR of the
+solar network's logits fell from 26 to 19 dB in 24 steps, with the float logits alone to 24 dB.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,23 +49,24 @@ from edge_inception.training.run import Run, TrainingModel
 
 GRAPH_FILE, RANGES_FILE, RECORD_FILE = "model.simplified.onnx", "model.ranges.json", "qat.json"
 MAX_SHARE_OF_NOISE = 0.5
-"""Of the int8 noise of the logits, between the module and onnxruntime on the typed graph.
+"""Largest difference of the logits between the module and onnxruntime on the typed graph, as a
+share of their int8 noise.
 
-Where sums are added in another order some values are rounded to the next step: 0.1 on an
-Inception-v4 of width 0.25. That every single pair is in its place the tests prove, on small
-networks."""
-_SMALLEST_POWER = 1e-12  # of logits that are the same for every class
+PyTorch sums in another order, so that some values are rounded to the next step: the share is 0.1 on
+an Inception-v4 of width 0.25. Tests check on small networks that every single pair is in its place.
+"""
+_SMALLEST_POWER = 1e-12  # in place of 0, of logits that are the same for every class
 _CHECKED_IMAGES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QatOptions:
-    """One fine-tuning.
+    """Choices of one fine-tuning.
 
-    ``distillation`` is the share of the loss, 0..1, that pulls the logits towards those of the
+    ``distillation`` is the share of the loss, 0..1, that compares the logits with those of the
     float graph; the rest is cross entropy with the labels. ``learning_rate`` is the peak of half a
-    cosine. ``device`` is ``cpu`` or ``cuda``. ``placement`` and ``keep`` are what ``quantize`` will
-    be given. ``is_kept_when_worse`` writes the graph even where int8 got worse.
+    cosine. ``device`` is ``cpu`` or ``cuda``. ``placement`` and ``keep`` are those that
+    ``quantize`` will get. ``is_kept_when_worse`` writes the graph even if int8 got worse.
     """
 
     epochs: int = 3
@@ -85,13 +87,12 @@ def qat_provenance(
     sets: tuple[ImageSet, ImageSet],
     options: QatOptions,
 ) -> Provenance:
-    """What ``fine_tune`` with these inputs is recorded as."""
-    images, monitored = (images.sha256 for images in sets)
+    """The provenance that ``fine_tune`` records for these inputs."""
     parents: stage.Parents = {
         "graph": graph,
         "ranges": table,
-        "images": images,
-        "monitored images": monitored,
+        "images": sets[0].sha256,
+        "monitored images": sets[1].sha256,
     }
     return stage.provenance(QAT, parents=parents, options=options)
 
@@ -107,40 +108,40 @@ def fine_tune(
 ) -> tuple[SimplifiedGraph, RangeTable]:
     """The graph with trained weights and its range table, both ready for ``quantize``.
 
-    ``out/qat.json`` says what was gained; it is written even where the graph is not. The new table
-    has the old amax and no channel means: training starts with corrected biases, so ``quantize`` is
-    to leave them as they are.
+    ``out/qat.json`` holds the accuracy before and after; it is written even if the graph is not.
+    The new table has the old amax and no channel means: training starts with corrected biases, so
+    ``quantize`` must not correct them again.
 
     Args:
-        graph: From simplify; float32 images in.
+        graph: The simplified graph, which takes float32 images.
         table: The range table of this very graph.
-        sets: Labelled images to train on, and held out ones to compare before and after.
+        sets: Labelled images to train on, and held out images to compare before and after.
         options: The run; a state file of other options is refused.
         out: Folder; an unfinished run found there is resumed.
         progress: Called with (steps done, steps in all).
 
     Raises:
-        InputError: A table of another graph; a graph that takes pixels, gives embeddings or holds
-            an op that cannot be trained; images unlabelled, damaged, none, of other classes or in
-            both sets; a state file of another run; a loss that is not finite.
-        GateFailed: int8 got worse on the held out images, and that was not asked to be kept.
+        InputError: The table is of another graph; the graph takes raw pixels, computes embeddings
+            or holds an op that cannot be trained; images are unlabelled, damaged, missing, of other
+            classes or in both sets; a state file is of another run; or a loss is not finite.
+        GateFailed: int8 got worse on the held out images, and ``is_kept_when_worse`` is not set.
     """
     if (out / GRAPH_FILE).resolve() == graph.path.resolve():
         raise InputError(f"{out} holds the graph to be trained", hint="choose another --out")
     training, choices = _training(graph, sets, options), _choices(graph, table, options)
     teacher, module, average = _modules(graph, table, choices, sets[1], training, out)
-    exact = evaluate.answers(teacher, sets[1], training)
+    exact = evaluate.logits_of(teacher, sets[1], training)
     before = _figures(average, exact, sets[1], training)
-    subject = TrainingModel(
+    trained = TrainingModel(
         model=module,
         average=average,
         losses=partial(_losses, teacher=teacher, share=options.distillation),
         identity=(graph.sha256, table.sha256, str(options.distillation), repr(choices)),
         is_half=False,
     )
-    run = Run(subject, *sets, training, out)
+    run = Run(trained, *sets, training, out)
     run.train(progress)
-    found = QatDetails(
+    details = QatDetails(
         float32=QatFigures(**evaluate.figures(*exact, training)),
         before=before,
         after=_figures(average, exact, sets[1], training),
@@ -149,28 +150,29 @@ def fine_tune(
         "schema": 1,
         **run.record(QAT),
         "distillation": options.distillation,
-        **records.plain(found),
+        **records.plain(details),
         "history": run.history,
     }
     text = json.dumps(record, indent=1) + "\n"
     artifact.replace_file(out / RECORD_FILE, text.encode())
     if not options.is_kept_when_worse:
-        _require_no_worse(found)
-    return _publish(graph, table, average, found, out, qat_provenance(graph, table, sets, options))
+        _require_no_worse(details)
+    origin = qat_provenance(graph, table, sets, options)
+    return _publish(graph, table, average, details, out, origin)
 
 
 def _training(
     graph: SimplifiedGraph, sets: tuple[ImageSet, ImageSet], options: QatOptions
 ) -> TrainOptions:
-    """The run as ``training_run`` takes it: images of the final size, no warm-up, no decay.
+    """Options of the training run: images of the final size, no warm-up, no weight decay.
 
-    Decay would pull on weights that hold a folded norm, which is another function.
+    Weight decay was meant for weights without the batch norm that is folded into these.
     """
     facts = graph.details
-    how, classes = facts.preprocess, facts.classes
-    if how.element != "float32":
+    preprocess, classes = facts.preprocess, facts.classes
+    if preprocess.element != "float32":
         raise InputError(
-            f"{graph.path} takes {how.element} pixels, wanted float32 images",
+            f"{graph.path} takes {preprocess.element} pixels, wanted float32 images",
             hint="fine-tune the graph that is exported without --fold-preprocessing",
         )
     if not 0 <= options.distillation <= 1:
@@ -188,8 +190,8 @@ def _training(
     training = TrainOptions(
         model=facts.model,
         num_classes=facts.num_classes,
-        preprocess=how,
-        start_size=how.input_size[0],
+        preprocess=preprocess,
+        start_size=preprocess.input_size[0],
         weight_decay=0.0,
         warmup_epochs=0,
         **{name: getattr(options, name) for name in _SHARED},
@@ -203,10 +205,10 @@ _SHARED = ("epochs", "batch", "learning_rate", "seed", "device", "threads")
 
 
 def _choices(graph: SimplifiedGraph, table: RangeTable, options: QatOptions) -> QuantizeOptions:
-    """The typed graph to begin with.
+    """Options of the typed graph that training starts from.
 
-    Where the table has channel means and every layer a bias of its own, biases are corrected unless
-    a trial found that this does not help.
+    If the table has channel means and every layer has a bias of its own, biases are corrected,
+    unless a trial found that this does not help.
     """
     biases = list(_biases(check.load_graph(graph.path)).values())
     are_own = all(biases) and len(set(biases)) == len(biases)
@@ -228,7 +230,7 @@ def _modules(
     training: TrainOptions,
     out: Path,
 ) -> tuple[GraphModule, GraphModule, GraphModule]:
-    """The float graph that teaches, what is trained, and what its average is kept in."""
+    """The float graph as teacher, the module that is trained, and the one of averaged weights."""
     typed = _typed(graph, table, choices, out)
     bare = check.without_head(check.load_graph(graph.path))
     rounding = _rounding(bare, typed, choices)
@@ -243,7 +245,7 @@ def _modules(
 def _typed(
     graph: SimplifiedGraph, table: RangeTable, options: QuantizeOptions, out: Path
 ) -> onnx.ModelProto:
-    """The typed graph of ``quantize``, which refuses what cannot be one, such as foreign ranges."""
+    """The typed graph that ``quantize`` makes, without its head; refused inputs raise there."""
     path = out / "before.int8.onnx"
     try:
         insert_qdq.quantize(graph, table, options, path)
@@ -262,7 +264,7 @@ def _rounding(model: onnx.ModelProto, typed: onnx.ModelProto, options: QuantizeO
 
 
 def _biases(model: onnx.ModelProto) -> dict[str, str]:
-    """Output of every Conv and Gemm -> the initializer that is its bias, empty where none is."""
+    """Output of every Conv and Gemm -> the initializer that is its bias, empty if there is none."""
     stored = check.constants(model)
     third = {
         n.output[0]: "".join(n.input[2:]) for n in model.graph.node if n.op_type in WEIGHTED_OPS
@@ -271,16 +273,12 @@ def _biases(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _with_biases(model: onnx.ModelProto, typed: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the float graph with the biases of its typed graph under their own names."""
+    """A copy of the float graph with the corrected biases of its typed graph."""
     stored, corrected = check.constants(typed), _biases(typed)
-    values = {name: stored[corrected[layer]] for layer, name in _biases(model).items() if name}
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for tensor in copy.graph.initializer:
-        if tensor.name in values:
-            array = numpy_helper.to_array(values[tensor.name])
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    return copy
+    copied = copy.deepcopy(model)
+    biases = {name: corrected[layer] for layer, name in _biases(model).items() if name}
+    _set_values(copied, {n: numpy_helper.to_array(stored[bias]) for n, bias in biases.items()})
+    return copied
 
 
 def _require_same(
@@ -288,16 +286,17 @@ def _require_same(
     teacher: GraphModule,
     typed: onnx.ModelProto,
     images: ImageSet,
-    how: Preprocess,
+    preprocess: Preprocess,
 ) -> None:
-    """Check that what is trained is what will be compiled.
+    """Check that the module computes what the typed graph computes.
 
     Raises:
-        InputError: It is not.
+        InputError: Their logits differ by too much.
     """
     batch = check.shape_of(check.image_input(typed))[0]
     copies = batch if isinstance(batch, int) else 1
-    loaded = [load_image(item.path, how)[np.newaxis] for item in images.items[:_CHECKED_IMAGES]]
+    items = images.items[:_CHECKED_IMAGES]
+    loaded = [load_image(item.path, preprocess)[np.newaxis] for item in items]
     wanted = np.concatenate([parity.run(typed, np.repeat(i, copies, axis=0))[:1] for i in loaded])
     pixels = torch.from_numpy(np.concatenate(loaded))
     with torch.inference_mode():
@@ -317,8 +316,8 @@ def _losses(
 ) -> Tensor:
     """Loss of every image, [N].
 
-    Cross entropy with the labels, and the error of the centred logits against the teacher's as a
-    share of their power: what SQNR measures, here 0.01 for 20 dB.
+    It is the weighted sum of the cross entropy with the labels and the noise to signal of the
+    centred logits against those of the teacher, which is 0.01 at an SQNR of 20 dB.
     """
     with torch.no_grad():
         wanted = _centred(teacher(pixels))
@@ -337,8 +336,8 @@ def _figures(
     images: ImageSet,
     training: TrainOptions,
 ) -> QatFigures:
-    """Accuracy of the module, and SQNR of its centred logits against ``exact``, those in float."""
-    logits, labels = evaluate.answers(module, images, training)
+    """Accuracy of the module, and SQNR of its centred logits against the float logits ``exact``."""
+    logits, labels = evaluate.logits_of(module, images, training)
     wanted = exact[0].astype(np.float64)
     sqnr = sqnr_db(centred(wanted), centred(logits.astype(np.float64)))
     agreement = float((logits.argmax(1) == wanted.argmax(1)).mean())
@@ -346,13 +345,14 @@ def _figures(
     return QatFigures(**figures, agreement=agreement, sqnr_db=sqnr)
 
 
-def _require_no_worse(found: QatDetails) -> None:
-    """Check the gain: top-1, and where that is equal SQNR.
+def _require_no_worse(details: QatDetails) -> None:
+    """Check that int8 did not get worse in top-1, or if that is equal in SQNR.
 
     Raises:
-        GateFailed: There is none.
+        GateFailed: It got worse.
     """
-    before, after = ((each.accuracy, each.sqnr_db or 0.0) for each in (found.before, found.after))
+    figures = (details.before, details.after)
+    before, after = ((each.accuracy, each.sqnr_db or 0.0) for each in figures)
     if after < before:
         raise GateFailed(
             f"int8 got worse: top-1 {100 * before[0]:.2f} % and {before[1]:.1f} dB before, "
@@ -365,18 +365,20 @@ def _publish(
     graph: SimplifiedGraph,
     table: RangeTable,
     average: GraphModule,
-    found: QatDetails,
+    details: QatDetails,
     out: Path,
     origin: Provenance,
 ) -> tuple[SimplifiedGraph, RangeTable]:
     """The graph with the averaged weights, and the table that belongs to it."""
+    model = check.load_graph(graph.path)
+    _set_values(model, average.arrays())
     trained = artifact.publish(
         SimplifiedGraph,
         out / GRAPH_FILE,
-        _with_weights(check.load_graph(graph.path), average.arrays()),
+        model.SerializeToString(deterministic=True),
         provenance=origin,
         counts=graph.counts,
-        details=structs.replace(graph.details, qat=found),
+        details=structs.replace(graph.details, qat=details),
     )
     bound = structs.replace(ranges.read_table(table), graph=trained.sha256)
     seen, path = ranges.read_histograms(table), out / RANGES_FILE
@@ -393,10 +395,8 @@ def _publish(
     )
 
 
-def _with_weights(model: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """The same graph with other values in its initializers."""
+def _set_values(model: onnx.ModelProto, values: Mapping[str, NDArray[np.float32]]) -> None:
+    """Replace the values of the named initializers."""
     for tensor in model.graph.initializer:
-        if tensor.name in weights:
-            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))

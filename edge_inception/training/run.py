@@ -1,8 +1,8 @@
 """One training run: batches, steps, the moving average of the weights, and a state to resume from.
 
 Every random choice is drawn from the seed, the epoch and the image, so a run that was interrupted
-ends, on the CPU, with the very weights of an undisturbed one. Nothing is selected on the monitored
-images: what counts is the moving average of the weights after the last epoch.
+and resumed ends, on the CPU, with the same weights as a run that was not. No choice is made on the
+monitored images: the result is the moving average of the weights after the last epoch.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ STATE_FILE = "state.pt"
 FULL_SIZE_FROM = 0.7  # share of the epochs after which images have their final size
 SIZE_STEP = 16
 _SMALLEST = {"epochs": 1, "batch": 1, "monitor_every": 1, "start_size": 1, "threads": 0, "seed": 0}
-_SMALLEST_WEIGHT = 1e-6  # a batch of images that all weigh nothing has loss 0 and not 0 / 0
+_SMALLEST_WEIGHT = 1e-6  # so that a batch of images of weight 0 has the loss 0 and not 0 / 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingModel:
-    """What is trained.
+    """A model to train, with its loss.
 
-    ``average`` has the modules of ``model`` and starts with its weights. ``losses`` maps pixels
-    [N, 3, H, W], the model's answers and labels [N] to the loss of each image [N]. ``identity`` is
-    what a state must have been written for, beside options and images. ``is_half`` computes the
-    model in bfloat16.
+    ``average`` is another module of the same kind, for the averaged weights; it starts with those
+    of ``model``. ``losses`` maps pixels [N, 3, H, W], the model's output and labels [N] to the loss
+    of each image [N]. ``identity`` must match that in a state file, like options and images.
+    ``is_half`` computes the model in bfloat16.
     """
 
     model: nn.Module
@@ -60,10 +60,10 @@ class TrainingModel:
 
 
 def require_sets(train_set: ImageSet, monitor_set: ImageSet, options: TrainOptions) -> None:
-    """Check that the images can be trained and measured on, every one decoded once.
+    """Check the images of both sets; every image is decoded once.
 
     Raises:
-        InputError: Images unlabelled, damaged, of other classes or in both sets.
+        InputError: Images are unlabelled, damaged, of other classes or in both sets.
     """
     for image_set in (train_set, monitor_set):
         if not image_set.is_labelled:
@@ -89,14 +89,14 @@ def require_sets(train_set: ImageSet, monitor_set: ImageSet, options: TrainOptio
             hint="metrics on trained images prove nothing; use others",
         )
     for item in images.usable((*train_set.items, *monitor_set.items))[1]:
-        images.decode(item.path)  # raises, before hours of training and not after
+        images.decode(item.path)  # a damaged image raises here, before hours of training
 
 
 def require_options(options: TrainOptions) -> None:
-    """Check what does not depend on the model.
+    """Check the options that do not depend on the model.
 
     Raises:
-        InputError: A number too small, an input that is not square, or no such device.
+        InputError: A number is too small, the input is not square, or there is no such device.
     """
     height, width = options.preprocess.input_size
     if height != width:
@@ -116,7 +116,7 @@ class Run:
 
     def __init__(
         self,
-        subject: TrainingModel,
+        trained: TrainingModel,
         train_set: ImageSet,
         monitor_set: ImageSet,
         options: TrainOptions,
@@ -124,7 +124,7 @@ class Run:
     ) -> None:
         if options.threads:
             torch.set_num_threads(options.threads)
-        self.subject, self.model, self.average = subject, subject.model, subject.average
+        self.trained, self.model, self.average = trained, trained.model, trained.average
         self.train_set, self.monitor_set = train_set, monitor_set
         self.options, self.out = options, out
         self.steps_per_epoch = max(1, len(train_set.items) // options.batch)
@@ -132,24 +132,24 @@ class Run:
         self.epoch, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         sets = (train_set.sha256, monitor_set.sha256)
-        self.identity = json.dumps([stage.plain(options), *sets, *subject.identity], sort_keys=True)
+        self.identity = json.dumps([stage.plain(options), *sets, *trained.identity], sort_keys=True)
         self._resume()
 
     def train(self, progress: Progress) -> None:
-        """Train all epochs that are left; the state is saved after each."""
+        """Train the epochs that are left, and save the state after each."""
         while self.epoch < self.options.epochs:
             self.train_epoch(progress)
             self.save()
 
-    def record(self, of: stage.Stage) -> dict[str, Any]:
-        """What was trained on what, and with which tools: those of the stage ``of``."""
+    def record(self, training_stage: stage.Stage) -> dict[str, Any]:
+        """The run as JSON: options, classes, image sets, versions of the stage's tools, seconds."""
         return {
             "options": stage.plain(self.options),
             "classes": self.train_set.classes,
             "train": {"set": self.train_set.name, "images": len(self.train_set.items)},
             "train_sha256": self.train_set.sha256,
             "monitor": {"set": self.monitor_set.name, "images": len(self.monitor_set.items)},
-            "tools": {tool: stage.tool_version(tool) for tool in of.tools},
+            "tools": {tool: stage.tool_version(tool) for tool in training_stage.tools},
             "seconds": round(self.seconds),
         }
 
@@ -174,10 +174,10 @@ class Run:
         options = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate * schedule(done, self.steps_per_epoch, options)
-        is_half = self.subject.is_half and _has_bfloat16(options.device)
+        is_half = self.trained.is_half and _has_bfloat16(options.device)
         with torch.autocast(options.device, dtype=torch.bfloat16, enabled=is_half):
-            answers = self.model(pixels)
-        per_image = self.subject.losses(pixels, answers, labels)
+            output = self.model(pixels)
+        per_image = self.trained.losses(pixels, output, labels)
         loss = (per_image * weights).sum() / weights.sum().clamp_min(_SMALLEST_WEIGHT)
         if not torch.isfinite(loss):
             raise InputError(f"loss is {loss.item()} at step {done}", hint="lower --learning-rate")
@@ -262,7 +262,7 @@ class Run:
 
 
 def _has_bfloat16(device: str) -> bool:
-    """Whether bf16 saves time; a CPU with AVX2 alone takes five times as long for it as for f32."""
+    """Whether bfloat16 saves time; on a CPU with AVX2 alone it takes five times that of float32."""
     if device != "cpu":
         return True
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 -- no public name
@@ -273,7 +273,7 @@ def _seed_torch(seed: int, epoch: int) -> None:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels only, not on biases and batch norms."""
+    """Parameters with their weight decay, which is 0 for biases and batch norms."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     return [
@@ -283,7 +283,7 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def schedule(done: int, steps_per_epoch: int, options: TrainOptions) -> float:
-    """Share of the learning rate at step ``done``: linear warm-up, then half a cosine to zero."""
+    """Share of the learning rate after ``done`` steps: linear warm-up, then half a cosine to 0."""
     warmup, total = options.warmup_epochs * steps_per_epoch, options.epochs * steps_per_epoch
     if done < warmup:
         return (done + 1) / warmup
@@ -291,7 +291,7 @@ def schedule(done: int, steps_per_epoch: int, options: TrainOptions) -> float:
 
 
 def image_size(epoch: int, options: TrainOptions) -> int:
-    """Side of the training images in ``epoch``: linear growth in steps of 16, then the final."""
+    """Side of the training images of an epoch in pixels: it grows linearly in steps of 16."""
     final = options.preprocess.input_size[0]
     share = epoch / max(1.0, FULL_SIZE_FROM * options.epochs)
     if share >= 1 or options.start_size >= final:

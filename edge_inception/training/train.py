@@ -1,6 +1,6 @@
-"""Train a model on an image set: checkpoint.safetensors, metrics.json, and a state to resume from.
+"""Training of a model on an image set, with a checkpoint, metrics and a state to resume from.
 
-How a run goes stands in ``training_run``.
+``training.run`` holds the training loop.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def train(
     *,
     progress: Progress = no_progress,
 ) -> Path:
-    """Train and write ``out/checkpoint.safetensors`` (fp16 weights, fp32 batch-norm statistics).
+    """Path of the trained checkpoint, with fp16 weights and fp32 batch-norm statistics.
 
     Args:
         train_set: Labelled images; ``ImageItem.weight`` scales an image's loss.
@@ -45,19 +45,20 @@ def train(
         progress: Called with (steps done, steps in all).
 
     Raises:
-        InputError: Images unlabelled, damaged, of other classes or in both sets; options that do
-            not fit the model or the machine; a state file of another run; a loss not finite.
+        InputError: Images are unlabelled, damaged, of other classes or in both sets; options do not
+            fit the model or the machine; a state file is of another run; or a loss is not finite.
     """
     training_run.require_sets(train_set, monitor_set, options)
     training_run.require_options(options)
     registry.options(registry.model(options.model), options.model_options)
-    run = Run(_subject(len(train_set.items), options), train_set, monitor_set, options, out)
+    model = _training_model(len(train_set.items), options)
+    run = Run(model, train_set, monitor_set, options, out)
     run.train(progress)
     return _finish(run)
 
 
-def _subject(num_images: int, options: TrainOptions) -> TrainingModel:
-    """The model with random weights, and the module of their average."""
+def _training_model(num_images: int, options: TrainOptions) -> TrainingModel:
+    """The model with random weights, the module of their average, and the loss."""
     torch.manual_seed(options.seed)
     arguments = (registry.model(options.model), options.num_classes, options.model_options)
     model, average = (
@@ -77,7 +78,13 @@ def _subject(num_images: int, options: TrainOptions) -> TrainingModel:
 
 
 def _refuse_small_images(average: nn.Module, num_images: int, options: TrainOptions) -> None:
-    """A training pass of ``average``, whose statistics are set afterwards."""
+    """Refuse images that become too small inside the model, by a pass with the smallest ones.
+
+    The pass changes the batch-norm statistics of ``average``, which the caller sets afterwards.
+
+    Raises:
+        InputError: The model cannot train on images of this size.
+    """
     size = min(image_size(epoch, options) for epoch in range(options.epochs))
     batch = min(2, options.batch, num_images)
     try:
@@ -91,14 +98,16 @@ def _refuse_small_images(average: nn.Module, num_images: int, options: TrainOpti
 
 
 def _losses(
-    _: Tensor, answers: Any, labels: Tensor, *, smoothing: float, weights: tuple[float, ...]
+    _: Tensor, output: Any, labels: Tensor, *, smoothing: float, weights: tuple[float, ...]
 ) -> Tensor:
-    """Loss of every image, [N]: of the logits, and of auxiliary heads by their weight."""
-    logits, *auxiliary = answers if isinstance(answers, tuple) else (answers,)
-    smooth = partial(nn.functional.cross_entropy, reduction="none", label_smoothing=smoothing)
-    loss = smooth(logits.float(), labels)
-    for weight, answer in zip(weights, auxiliary, strict=True):
-        loss = loss + weight * smooth(answer.float(), labels)
+    """Cross entropy of every image, [N]: of the logits, and of auxiliary heads by their weight."""
+    logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+    cross_entropy = partial(
+        nn.functional.cross_entropy, reduction="none", label_smoothing=smoothing
+    )
+    loss = cross_entropy(logits.float(), labels)
+    for weight, head in zip(weights, auxiliary, strict=True):
+        loss = loss + weight * cross_entropy(head.float(), labels)
     return loss
 
 
@@ -106,7 +115,7 @@ def _finish(run: Run) -> Path:
     """Write checkpoint and metrics; the metrics are those of the rounded weights."""
     weights = {name: _as_stored(name, tensor) for name, tensor in run.average.state_dict().items()}
     path = run.out / CHECKPOINT_FILE
-    # One entry of metadata: safetensors would write several in an order of their own each time.
+    # Only one entry of metadata: safetensors writes several entries in a random order.
     content = save(weights, metadata={"classes": json.dumps(run.train_set.classes)})
     replace_file(path, content)
     run.average.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -117,13 +126,13 @@ def _finish(run: Run) -> Path:
 
 
 def _as_stored(name: str, tensor: Tensor) -> Tensor:
-    """fp16 for weights; batch-norm statistics stay fp32, where fp16 would lose small variances."""
+    """A weight in fp16; a batch-norm statistic in fp32, since fp16 would lose small variances."""
     is_statistic = name.endswith(("running_mean", "running_var")) or not tensor.is_floating_point()
     return tensor.cpu().contiguous() if is_statistic else tensor.half().cpu().contiguous()
 
 
 def _initialise(model: nn.Module) -> None:
-    """Kaiming-normal convolutions for ReLU, fan out."""
+    """Give convolutions random weights: Kaiming normal for ReLU, fan out."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

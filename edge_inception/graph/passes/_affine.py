@@ -1,4 +1,4 @@
-"""y = gain * x + shift with one value per channel: read from a node, written into weights."""
+"""Nodes that compute gain * x + shift, one gain and one shift per channel: read and written."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from edge_inception.graph.check import attribute, constants, only_reader, readers
+from edge_inception.graph.check import attribute, channel_axis, constants, only_reader, readers
+from edge_inception.graph.passes._contract import replace_node, scoped
 
 Float64 = NDArray[np.float64]
 
@@ -29,7 +30,7 @@ class Affine:
 def read_chain(
     model: onnx.ModelProto, name: str, *, rank: int, channels: int
 ) -> tuple[list[onnx.NodeProto], Affine]:
-    """The nodes behind tensor ``name`` that are affine, and what all of them do to it.
+    """The chain of affine nodes behind tensor ``name``, and the one affine map they make together.
 
     The chain ends where a tensor has other readers or is an output of the graph.
     """
@@ -50,26 +51,26 @@ def read_chain(
 def read_affine(
     node: onnx.NodeProto, known: Mapping[str, TensorProto], *, rank: int, channels: int
 ) -> Affine | None:
-    """What ``node`` does to the channels of its one input that is not a constant.
+    """The affine map that ``node`` applies to its one input that is not a constant.
 
     Args:
-        node: Of any op.
+        node: A node of any op.
         known: Constants by name.
-        rank: Of that input; its channels are axis 1.
-        channels: Their number.
+        rank: Rank of that input; its channels are axis 1.
+        channels: Number of its channels.
 
     Returns:
         None where the node is not arithmetic with one finite constant per channel, or would
         broadcast its input to another shape.
     """
     if node.op_type == "BatchNormalization":
-        found = _read_norm(node, known)
+        affine = _read_norm(node, known)
     else:
-        found = _read_arithmetic(node, known, rank, channels)
-    if found is None:
+        affine = _read_arithmetic(node, known, rank, channels)
+    if affine is None:
         return None
-    is_finite = np.isfinite(found.gain).all() and np.isfinite(found.shift).all()
-    return found if is_finite and found.gain.shape == (channels,) else None
+    is_finite = np.isfinite(affine.gain).all() and np.isfinite(affine.shift).all()
+    return affine if is_finite and affine.gain.shape == (channels,) else None
 
 
 def _read_norm(node: onnx.NodeProto, known: Mapping[str, TensorProto]) -> Affine | None:
@@ -123,13 +124,13 @@ def _by_channel(values: Float64, rank: int, channels: int) -> Float64 | None:
 
 
 def to_float64(tensor: TensorProto) -> Float64:
-    """Values of a constant."""
+    """Values of a constant as float64."""
     return np.asarray(numpy_helper.to_array(tensor), dtype=np.float64)
 
 
 def set_values(tensor: TensorProto, values: Float64) -> None:
-    """Round once to the tensor's own element type; name and type stay."""
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    """Give a tensor other values, rounded to its element type; its name and type stay."""
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     tensor.CopyFrom(numpy_helper.from_array(values.astype(dtype), tensor.name))
 
 
@@ -160,17 +161,13 @@ def _is_row(tensor: TensorProto) -> bool:
 def output_channels(node: onnx.NodeProto, known: Mapping[str, TensorProto]) -> tuple[int, int]:
     """Rank of a Conv's or Gemm's output and the number of its channels."""
     weight = known[node.input[1]]
-    return len(weight.dims), weight.dims[_output_axis(node)]
-
-
-def _output_axis(node: onnx.NodeProto) -> int:
-    return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+    return len(weight.dims), weight.dims[channel_axis(node)]
 
 
 def apply_to_output(model: onnx.ModelProto, node: onnx.NodeProto, affine: Affine) -> None:
-    """Give a Conv or Gemm the weights for ``gain * output + shift``."""
+    """Fold ``gain * output + shift`` into the weight and bias of a Conv or Gemm."""
     weight = constants(model)[node.input[1]]
-    axis = _output_axis(node)
+    axis = channel_axis(node)
     shape = [-1 if each == axis else 1 for each in range(len(weight.dims))]
     bias = own_bias(model, node, len(affine.gain))
     set_values(weight, to_float64(weight) * affine.gain.reshape(shape))
@@ -183,7 +180,7 @@ def own_bias(model: onnx.ModelProto, node: onnx.NodeProto, channels: int) -> Ten
     name = node.input[_X_AND_WEIGHT] if len(node.input) > _X_AND_WEIGHT else ""
     if not name:
         name = f"{node.output[0]}.bias"
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(known[node.input[1]].data_type)
+        dtype = helper.tensor_dtype_to_np_dtype(known[node.input[1]].data_type)
         model.graph.initializer.append(numpy_helper.from_array(np.zeros(channels, dtype), name))
         del node.input[_X_AND_WEIGHT:]
         node.input.append(name)
@@ -192,3 +189,20 @@ def own_bias(model: onnx.ModelProto, node: onnx.NodeProto, channels: int) -> Ten
     if values.shape != (channels,):  # Gemm's C may be a scalar or a row
         set_values(bias, np.broadcast_to(values.reshape(-1), (channels,)))
     return bias
+
+
+def write_affine(
+    model: onnx.ModelProto, node: onnx.NodeProto, affine: Affine, *, rank: int, element: int
+) -> None:
+    """Put Mul(gain) and Add(shift), constants [1, C, 1, ...] of type ``element``, for ``node``."""
+    result = node.output[0]
+    dtype = helper.tensor_dtype_to_np_dtype(element)
+    for name, values in (("gain", affine.gain), ("shift", affine.shift)):
+        array = np.asarray(values, dtype).reshape(1, -1, *(1,) * (rank - 2))
+        model.graph.initializer.append(numpy_helper.from_array(array, f"{result}.{name}"))
+    gain, scaled, shift = f"{result}.gain", f"{result}.scaled", f"{result}.shift"
+    steps = (
+        helper.make_node("Mul", [affine.source, gain], [scaled], scoped(node, "mul")),
+        helper.make_node("Add", [scaled, shift], [result], scoped(node, "add")),
+    )
+    replace_node(model, node, steps)

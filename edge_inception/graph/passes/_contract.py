@@ -1,4 +1,4 @@
-"""What a pass is: a record of plain functions that changes a model in place."""
+"""The record of a graph pass, and what the passes share: running, renaming, replacing nodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Pass:
     ensures: Callable[[onnx.ModelProto], str] = lambda _: ""
 
     def __call__(self, model: onnx.ModelProto) -> bool:
-        """Run it between its two checks; a broken check is a bug of ours, so it asserts."""
+        """Run the pass between its two checks; a failed check is a bug of ours, so it asserts."""
         before = self.requires(model)
         assert not before, f"{self.name} requires: {before}"
         is_modified = self.call(model)
@@ -34,17 +34,17 @@ class Pass:
 
 
 def run_passes(passes: Sequence[Pass], model: onnx.ModelProto, *, round_number: int = 1) -> bool:
-    """Run every pass once, in order; whether one of them changed something.
+    """Run every pass once, in order, and return whether one of them changed something.
 
     Args:
-        passes: What to run.
-        model: Changed in place.
-        round_number: How often these passes are being run, from 1 on; errors tell it.
+        passes: The passes.
+        model: The model that is changed in place.
+        round_number: Number of this round, from 1 on, for the message of an error.
 
     Raises:
-        EdgeInceptionError: A pass raised one: of its class and with its hint.
+        EdgeInceptionError: A pass raised one; this one has its class and its hint.
         RuntimeError: A pass raised anything else, which is a bug of ours.
-            Both name the pass and those that ran before it, and are chained to what it raised.
+            Both name the pass and those that ran before it, and are chained to the first error.
     """
     is_modified, done = False, list[Pass]()
     try:
@@ -61,7 +61,7 @@ def run_passes(passes: Sequence[Pass], model: onnx.ModelProto, *, round_number: 
 
 
 def topological_order(model: onnx.ModelProto) -> str:
-    """Name the first node that reads a tensor nobody wrote before it."""
+    """Why the nodes are out of order, naming the first that reads too early; empty if in order."""
     known = {tensor.name for tensor in model.graph.initializer}
     known |= {value.name for value in model.graph.input} | {""}
     for node in model.graph.node:
@@ -73,7 +73,7 @@ def topological_order(model: onnx.ModelProto) -> str:
 
 
 def rename_reads(model: onnx.ModelProto, old: str, new: str) -> None:
-    """Let every reader of tensor ``old`` read ``new``."""
+    """Let every reader of tensor ``old`` read tensor ``new`` instead."""
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             if name == old:
@@ -81,16 +81,16 @@ def rename_reads(model: onnx.ModelProto, old: str, new: str) -> None:
 
 
 def replace_node(
-    model: onnx.ModelProto, node: onnx.NodeProto, made: Sequence[onnx.NodeProto]
+    model: onnx.ModelProto, node: onnx.NodeProto, new: Sequence[onnx.NodeProto]
 ) -> None:
-    """Put ``made`` where ``node`` stands."""
+    """Put ``new`` where ``node`` stands."""
     position = list(model.graph.node).index(node)
     del model.graph.node[position]
-    for offset, each in enumerate(made):
+    for offset, each in enumerate(new):
         model.graph.node.insert(position + offset, each)
 
 
 def scoped(node: onnx.NodeProto, op: str) -> str:
-    """Name of an op that takes the place of ``node``: in the module that ``node`` came from."""
+    """Name of a node that replaces ``node``: ``op``, in the module that ``node`` came from."""
     scope, slash, _ = node.name.rpartition("/")
     return f"{scope}{slash}{op}"

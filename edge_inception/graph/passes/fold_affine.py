@@ -15,13 +15,13 @@ from edge_inception.graph.passes._contract import Pass, topological_order
 
 
 def fold_affine(model: onnx.ModelProto) -> bool:
-    """Fold what follows a Conv or Gemm and is gain * x + shift per channel.
+    """Fold nodes behind a Conv or Gemm that compute gain * x + shift per channel.
 
     Before: x -> Conv(w, b) -> BatchNormalization -> Mul(c) -> Add(d) -> y.
     After:  x -> Conv(w', b') -> y.
 
-    Any chain of BatchNormalization, Mul, Add, Sub and of Div by a constant: the scale of a residual
-    branch, or the Scale layer that Caffe puts behind its norm. The chain is multiplied out in
+    The chain may be any of BatchNormalization, Mul, Add, Sub and of Div by a constant: the scale of
+    a residual branch, or the Scale layer that Caffe puts behind its norm. It is multiplied out in
     float64 and rounded once. It ends where a tensor has other readers or is an output of the graph,
     where a constant varies within a channel, or before a weight that is shared or no constant.
     """

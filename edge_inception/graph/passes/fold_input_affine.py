@@ -27,9 +27,10 @@ def fold_input_affine(model: onnx.ModelProto) -> bool:
     After, with padding: input -> Add(b / a) -> Conv(a w, c) -> y. Zeros are padded behind the
     normalisation, so the shift must stay before them; a = 0 leaves nothing to divide by.
 
-    Any chain of Mul, Add, Sub and of Div by a constant, in float64 and rounded once. Stays where
-    the input or a tensor in the chain has other readers, and behind the Cast of a uint8 input: raw
-    pixels have no sign, so half of the levels of an int8 stem would never be used.
+    The chain may be any of Mul, Add, Sub and of Div by a constant; it is multiplied out in float64
+    and rounded once. It stays where the input or a tensor in it has other readers, and behind the
+    Cast of a uint8 input: raw pixels have no sign, so half of the levels of an int8 stem would
+    never be used.
     """
     changed = [_fold(model, value) for value in model.graph.input]
     return any(changed)
@@ -74,7 +75,7 @@ def _is_padded(conv: onnx.NodeProto) -> bool:
 
 
 def _move_shift(model: onnx.ModelProto, conv: onnx.NodeProto, shift: Float64) -> None:
-    """Add to the bias what a constant input of ``shift`` gives."""
+    """Add to the bias the output of the convolution for a constant input of ``shift`` [C]."""
     weight = to_float64(constants(model)[conv.input[1]])
     per_channel = weight.reshape(*weight.shape[:2], -1).sum(axis=2)
     bias = own_bias(model, conv, len(weight))

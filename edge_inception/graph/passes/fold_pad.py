@@ -7,9 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
-from edge_inception.graph.check import attribute, constants, integers, known_shape, readers
+from edge_inception.graph.check import (
+    attribute,
+    constants,
+    integers,
+    known_shape,
+    readers,
+    set_attributes,
+)
 from edge_inception.graph.passes._contract import Pass, topological_order
 from edge_inception.graph.signs import non_negative
 
@@ -19,7 +26,7 @@ _LOWEST = float(np.finfo(np.float32).min)  # some exporters write it for minus i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Padding:
-    """``begins`` and ``ends`` per axis of space, and what is put there."""
+    """A Pad of tensor ``source``: sizes per axis of space, and the value that fills them."""
 
     source: str
     begins: Sequence[int]
@@ -30,15 +37,16 @@ class _Padding:
 def fold_pad(model: onnx.ModelProto) -> bool:
     """Before: x -> Pad(p) -> Conv | AveragePool | MaxPool (pads q). After: x -> the same (p + q).
 
-    So TF's SAME padding arrives, which is asymmetric for even maps. It goes into
+    TensorFlow's SAME padding, which is asymmetric for even maps, is exported so. A Pad moves into
 
-    1. Conv: zeros.
-    2. AveragePool: zeros. They count as pixels, so count_include_pad becomes 1; not where the pool
-       has padding of its own that does not count.
-    3. MaxPool: minus infinity, or zeros where no pixel is negative and every window holds a pixel.
+    1. Conv, if it pads with zeros.
+    2. AveragePool, if it pads with zeros. They count as pixels, so count_include_pad becomes 1; not
+       where the pool has padding of its own that does not count.
+    3. MaxPool, if it pads with minus infinity, or with zeros where no pixel is negative and every
+       window holds a pixel.
 
-    Stays where batch or channels are padded, sizes are negative or no constants, a pool rounds up
-    (ceil_mode) or spreads (dilations), or its padding would reach its kernel's size.
+    The Pad stays where batch or channels are padded, sizes are negative or no constants, a pool
+    rounds up (ceil_mode) or spreads (dilations), or its padding would reach its kernel's size.
     """
     positive = non_negative(model)
     is_modified = False
@@ -54,7 +62,7 @@ def fold_pad(model: onnx.ModelProto) -> bool:
 
 
 def _read(model: onnx.ModelProto, node: onnx.NodeProto) -> _Padding | None:
-    """What a Pad adds, when it is constant, not negative, and on axes of space only."""
+    """The padding of a Pad node, if it is constant, not negative, and on axes of space only."""
     known = constants(model)
     is_constant = all(name in known for name in node.input[1:] if name)
     if not is_constant or attribute(node, "mode", b"constant") != b"constant":
@@ -70,8 +78,8 @@ def _read(model: onnx.ModelProto, node: onnx.NodeProto) -> _Padding | None:
     begins[places], ends[places] = pads[:num_padded], pads[num_padded:]
     if begins[:2].any() or ends[:2].any():
         return None
-    filled = float(numpy_helper.to_array(known[value]).reshape(-1)[0]) if value else 0.0
-    return _Padding(source=source, begins=begins[2:].tolist(), ends=ends[2:].tolist(), value=filled)
+    fill = float(numpy_helper.to_array(known[value]).reshape(-1)[0]) if value else 0.0
+    return _Padding(source=source, begins=begins[2:].tolist(), ends=ends[2:].tolist(), value=fill)
 
 
 def _takes(node: onnx.NodeProto, padding: _Padding, *, is_positive: bool) -> bool:
@@ -109,13 +117,8 @@ def _sum(node: onnx.NodeProto, padding: _Padding) -> list[int]:
 
 
 def _move(node: onnx.NodeProto, padding: _Padding) -> None:
-    changed: dict[str, object] = {"pads": _sum(node, padding)}
-    if node.op_type == "AveragePool":
-        changed["count_include_pad"] = 1
-    kept = [entry for entry in node.attribute if entry.name not in {*changed, "auto_pad"}]
-    made = [helper.make_attribute(name, value) for name, value in changed.items()]
-    del node.attribute[:]
-    node.attribute.extend([*kept, *made])
+    counted = {"count_include_pad": 1} if node.op_type == "AveragePool" else {}
+    set_attributes(node, "auto_pad", pads=_sum(node, padding), **counted)
     node.input[0] = padding.source
 
 

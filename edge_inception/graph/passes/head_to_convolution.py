@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import helper
 
-from edge_inception.graph.check import attribute, constants, known_shape, only_reader
+from edge_inception.graph.check import attribute, constants, known_shape, only_reader, refill
 from edge_inception.graph.passes._affine import (
     has_own_weights,
     output_channels,
@@ -21,7 +21,7 @@ _BIAS = 2  # position among the inputs of Gemm
 
 
 def head_to_convolution(model: onnx.ModelProto) -> bool:
-    """For engines without GlobalAveragePool, and without Flatten before a Gemm.
+    """Rewrite the head for engines without GlobalAveragePool, and without Flatten before a Gemm.
 
     Before: x [N, C, H, W] -> GlobalAveragePool -> Flatten -> Gemm(w [M, C], b) -> y [N, M].
     After:  x -> AveragePool(H x W) -> Conv(w [M, C, 1, 1], b) -> Flatten -> y.
@@ -29,8 +29,8 @@ def head_to_convolution(model: onnx.ModelProto) -> bool:
     More layers of the head, Relu and Gemm, go before the Flatten too. A name that stays has the
     values it had, so that a range table stays true; what the last convolution writes is new.
 
-    Stays where H or W is free, a tensor between has other readers, a weight is shared, or the Gemm
-    has a factor alpha.
+    The head stays where H or W is free, a tensor in it has other readers, a weight is shared, or
+    the Gemm has a factor alpha.
     """
     changed = [
         _rewrite(model, node)
@@ -51,14 +51,14 @@ def _rewrite(model: onnx.ModelProto, pool: onnx.NodeProto) -> bool:
     flat, result = flatten.output[0], layers[-1].output[0]
     maps = f"{result}.maps"
     _forget_shapes(model, [flat, *(layer.output[0] for layer in layers[:-1])])
-    made = _convolutions(model, layers, rank=len(size))
-    made[-1].output[0] = maps
+    convolutions = _convolutions(model, layers, rank=len(size))
+    convolutions[-1].output[0] = maps
     name = scoped(pool, "average_pool")
     head = helper.make_node("AveragePool", pool.input, [flat], name, kernel_shape=size)
     tail = helper.make_node("Flatten", [maps], [result], flatten.name, axis=1)
     model.graph.node.remove(flatten)
     replace_node(model, pool, [head])
-    for old, new in zip(layers, made, strict=True):
+    for old, new in zip(layers, convolutions, strict=True):
         replace_node(model, old, [new, tail] if old is layers[-1] else [new])
     return True
 
@@ -86,12 +86,12 @@ def _is_plain_gemm(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 def _convolutions(
     model: onnx.ModelProto, layers: Sequence[onnx.NodeProto], *, rank: int
 ) -> list[onnx.NodeProto]:
-    """A node for each layer, of the same names; weights of Gemms get ``rank`` axes of size 1."""
+    """The layers as Conv and Relu nodes; weights of Gemms get ``rank`` axes of size 1."""
     known = constants(model)
-    made = []
+    convolutions = []
     for layer in layers:
         if layer.op_type == "Relu":
-            made.append(helper.make_node("Relu", layer.input, layer.output, layer.name))
+            convolutions.append(helper.make_node("Relu", layer.input, layer.output, layer.name))
             continue
         weight = known[layer.input[1]]
         _, classes = output_channels(layer, known)
@@ -100,15 +100,14 @@ def _convolutions(
         matrix = matrix if attribute(layer, "transB", 0) else matrix.T
         set_values(weight, matrix.reshape(*matrix.shape, *(1 for _ in range(rank))))
         inputs = [layer.input[0], weight.name, *bias]
-        made.append(helper.make_node("Conv", inputs, layer.output, scoped(layer, "conv")))
-    return made
+        convolutions.append(helper.make_node("Conv", inputs, layer.output, scoped(layer, "conv")))
+    return convolutions
 
 
 def _forget_shapes(model: onnx.ModelProto, names: Sequence[str]) -> None:
     """Drop recorded shapes of tensors that get four axes; they are inferred again later."""
-    kept = [value for value in model.graph.value_info if value.name not in names]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(kept)
+    shapes = model.graph.value_info
+    refill(shapes, (value for value in shapes if value.name not in names))
 
 
 PASS = Pass(name="head_to_convolution", call=head_to_convolution, ensures=topological_order)

@@ -7,12 +7,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edge_inception.graph.check import attribute, integers, known_shape
+from edge_inception.graph.check import attribute, integers, known_shape, set_attributes
 from edge_inception.graph.passes._contract import Pass, replace_node, topological_order
 
 
 def inclusive_average_pool(model: onnx.ModelProto) -> bool:
-    """For engines whose average pool divides by the size of its window everywhere.
+    """Rewrite pools for engines that divide by the size of the window everywhere.
 
     Before: x -> AveragePool(count_include_pad = 0, pads) -> y.
     After:  x -> AveragePool(count_include_pad = 1, pads) -> Mul(map) -> y.
@@ -20,7 +20,7 @@ def inclusive_average_pool(model: onnx.ModelProto) -> bool:
     map [1, C, H, W] is the size of the window over the number of real pixels in it: 1 inside, for
     3 x 3 windows 9/6 at edges and 9/4 in corners. All channels are the same; they are written out
     since DLA scales by one number, one per channel or one per element, not by one per pixel.
-    y keeps its name and its values. Stays without padding and where C, H or W is free.
+    y keeps its name and its values. A pool without padding stays, and one whose C, H or W is free.
     """
     changed = [
         _rewrite(model, node) for node in list(model.graph.node) if node.op_type == "AveragePool"
@@ -51,9 +51,7 @@ def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     scale = helper.make_node("Mul", [summed, name], node.output, f"{node.output[0]}/mul")
     pool = onnx.NodeProto()
     pool.CopyFrom(node)
-    kept = [entry for entry in pool.attribute if entry.name != "count_include_pad"]
-    del pool.attribute[:]
-    pool.attribute.extend([*kept, helper.make_attribute("count_include_pad", 1)])
+    set_attributes(pool, count_include_pad=1)
     pool.output[0] = summed
     replace_node(model, node, [pool, scale])
     return True

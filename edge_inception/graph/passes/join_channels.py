@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from edge_inception.graph.check import attribute, constants, known_shape
-from edge_inception.graph.passes._affine import read_affine
-from edge_inception.graph.passes._contract import Pass, replace_node, scoped, topological_order
+from edge_inception.graph.passes._affine import Affine, read_affine, write_affine
+from edge_inception.graph.passes._contract import Pass, topological_order
 
 _RANK = 4
 
@@ -33,36 +33,29 @@ def join_channels(model: onnx.ModelProto) -> bool:
     Before: x -> Gather(i) -> Unsqueeze -> Mul(a_i) -> Add(b_i), for every i -> Concat -> y.
     After:  x -> Mul(a) -> Add(b) -> y, with a and b of shape [1, C, 1, 1].
 
-    So PyTorch exports torchvision's ``transform_input``. A channel may be taken by Slice too.
-    Stays where a channel is missing, out of order, or from another tensor.
+    PyTorch exports torchvision's ``transform_input`` so. A channel may be taken by Slice too. The
+    nodes stay where a channel is missing, out of order, or from another tensor.
     """
     changed = [_join(model, node) for node in list(model.graph.node) if node.op_type == "Concat"]
     return any(changed)
 
 
 def _join(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    found = [_trace(model, name) for name in node.input]
-    channels = [each for each in found if each is not None]
-    if len(channels) != len(found) or len({each.source for each in channels}) != 1:
+    traced = [_trace(model, name) for name in node.input]
+    channels = [each for each in traced if each is not None]
+    if len(channels) != len(traced) or len({each.source for each in channels}) != 1:
         return False
     source = channels[0].source
     shape = _shape_of_image(model, source)
     is_whole = shape and [each.index for each in channels] == list(range(shape[1]))
     if not is_whole or attribute(node, "axis", 1) not in {1, 1 - len(shape)}:
         return False
-    result = node.output[0]
-    for name, values in (
-        ("gain", [each.gain for each in channels]),
-        ("shift", [each.shift for each in channels]),
-    ):
-        array = np.asarray(values, np.float32).reshape(1, -1, *(1,) * (len(shape) - 2))
-        model.graph.initializer.append(numpy_helper.from_array(array, f"{result}.{name}"))
-    scaled = f"{result}.scaled"
-    made = (
-        helper.make_node("Mul", [source, f"{result}.gain"], [scaled], scoped(node, "mul")),
-        helper.make_node("Add", [scaled, f"{result}.shift"], [result], scoped(node, "add")),
+    affine = Affine(
+        source=source,
+        gain=np.array([each.gain for each in channels]),
+        shift=np.array([each.shift for each in channels]),
     )
-    replace_node(model, node, made)
+    write_affine(model, node, affine, rank=len(shape), element=TensorProto.FLOAT)
     return True
 
 
@@ -75,7 +68,7 @@ def _shape_of_image(model: onnx.ModelProto, name: str) -> list[int]:
 
 
 def _trace(model: onnx.ModelProto, name: str) -> _Channel | None:
-    """The channel that ``name``, of shape [N, 1, H, W], was made from."""
+    """The channel that tensor ``name`` [N, 1, H, W] was computed from, with its gain and shift."""
     known = constants(model)
     writers = {output: node for node in model.graph.node for output in node.output}
     gain, shift = 1.0, 0.0

@@ -14,8 +14,8 @@ _RANK = 2
 def matmul_to_gemm(model: onnx.ModelProto) -> bool:
     """Before: x [N, K] -> MatMul(w [K, M]) -> y. After: x -> Gemm(w) -> y.
 
-    Stays where x is of another rank or unknown, or w is no constant. The Add of a bias behind it is
-    the business of ``fold_affine``.
+    A MatMul stays where the rank of x is not 2 or is unknown, or w is no constant. ``fold_affine``
+    then folds the Add of a bias that follows.
     """
     is_modified = False
     known = constants(model)
@@ -24,8 +24,8 @@ def matmul_to_gemm(model: onnx.ModelProto) -> bool:
             continue
         is_matrix = len(known[node.input[1]].dims) == _RANK
         if is_matrix and len(known_shape(model, node.input[0])) == _RANK:
-            made = helper.make_node("Gemm", node.input, node.output, scoped(node, "gemm"))
-            node.CopyFrom(made)
+            gemm = helper.make_node("Gemm", node.input, node.output, scoped(node, "gemm"))
+            node.CopyFrom(gemm)
             is_modified = True
     return is_modified
 

@@ -20,11 +20,11 @@ _NUM_NAMED_INPUTS = 2  # x and w; what follows is a bias
 def name_tensors(model: onnx.ModelProto) -> bool:
     """Before: getitem_3 = Conv "node_Conv_2097". After: features.1/conv = Conv "features.1/conv".
 
-    The module path is that of a Conv's or Gemm's weight, else the one in the node's own name before
-    a slash, else that of the node which writes its first input. A tensor has the name of the node
-    that writes it, with ``:i`` behind it from its second output on; a number tells equal names
-    apart. The graph's input and output are ``input`` and ``logits``; outputs of another head keep
-    their names. A bias stands beside its weight. Nothing else changes.
+    A node's module path is that of the weight of a Conv or Gemm, else the part of the node's own
+    name before its last slash, else the path of the node that writes its first input. A tensor has
+    the name of the node that writes it, with ``:i`` behind it from its second output on; a number
+    tells equal names apart. The graph's input and output are ``input`` and ``logits``; outputs of
+    another head keep their names. A bias is named after its weight. Nothing else changes.
     """
     is_modified = _name_nodes(model)
     renamed = _tensor_names(model)
@@ -65,7 +65,7 @@ def _snake(op: str) -> str:
 
 
 def _tensor_names(model: onnx.ModelProto) -> dict[str, str]:
-    """Old name -> new name of every tensor that has one to give."""
+    """Old name -> new name of every tensor that is renamed."""
     graph = model.graph
     outputs = tuple(value.name for value in graph.output)
     if outputs not in HEAD_OUTPUTS.values():

@@ -1,13 +1,18 @@
-"""Write where the windows of a convolution or pool lie as plain numbers."""
+"""Write the padding of convolutions and pools as plain numbers."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import onnx
-from onnx import helper
 
-from edge_inception.graph.check import attribute, constants, integers, known_shape
+from edge_inception.graph.check import (
+    attribute,
+    constants,
+    integers,
+    known_shape,
+    set_attributes,
+)
 from edge_inception.graph.passes._contract import Pass, topological_order
 
 _OPS = frozenset(("Conv", "AveragePool", "MaxPool"))
@@ -22,7 +27,7 @@ def plain_windows(model: onnx.ModelProto) -> bool:
     Before: auto_pad = VALID. After: no padding.
     Before: ceil_mode = 1, (size + pads - kernel) a multiple of the stride. After: no ceil_mode.
 
-    Stays where a size is unknown or free.
+    A node stays as it is where a size is unknown or free.
     """
     changed = [_rewrite(model, node) for node in model.graph.node if node.op_type in _OPS]
     return any(changed)
@@ -41,25 +46,24 @@ class _Axis(NamedTuple):
 def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     mode = attribute(node, "auto_pad", None)
     if mode == b"VALID":
-        _drop(node, "auto_pad")
+        set_attributes(node, "auto_pad")
         return True
     axes = _axes(model, node)
     if not axes:
         return False
     if mode in _MODES:
         pads = [_same(axis, is_upper=mode == b"SAME_UPPER") for axis in axes]
-        _drop(node, "auto_pad", "pads")
         sides = [begin for begin, _ in pads] + [end for _, end in pads]
-        node.attribute.append(helper.make_attribute("pads", sides))
+        set_attributes(node, "auto_pad", pads=sides)
         return True
     if attribute(node, "ceil_mode", 0) and all(_fits(axis) for axis in axes):
-        _drop(node, "ceil_mode")
+        set_attributes(node, "ceil_mode")
         return True
     return False
 
 
 def _axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[_Axis]:
-    """Axes of space of a node; empty when a size is unknown."""
+    """Height and width of a node's input with its windows; empty when a size is unknown."""
     sizes = known_shape(model, node.input[0])[2:]
     kernel = _kernel(model, node)
     if not sizes or not all(sizes) or len(kernel) != len(sizes):
@@ -89,12 +93,6 @@ def _same(axis: _Axis, *, is_upper: bool) -> tuple[int, int]:
 
 def _fits(axis: _Axis) -> bool:
     return (axis.size + axis.begin + axis.end - axis.reach) % axis.stride == 0
-
-
-def _drop(node: onnx.NodeProto, *names: str) -> None:
-    kept = [entry for entry in node.attribute if entry.name not in names]
-    del node.attribute[:]
-    node.attribute.extend(kept)
 
 
 PASS = Pass(name="plain_windows", call=plain_windows, ensures=topological_order)

@@ -15,7 +15,7 @@ _FLATTENERS = frozenset(("Reshape", "Squeeze"))
 
 
 def pool_head(model: onnx.ModelProto) -> bool:
-    """Turn means of whole maps into GlobalAveragePool, and what flattens into Flatten.
+    """Turn means over whole maps into GlobalAveragePool, and Reshape or Squeeze into Flatten.
 
     Before: x -> ReduceMean over [2, 3], keepdims=0 -> [N, C].
     After:  x -> GlobalAveragePool -> [N, C, 1, 1] -> Flatten(axis=1) -> [N, C].

@@ -1,9 +1,10 @@
-"""Remove what no output depends on."""
+"""Remove nodes and initializers that no output depends on."""
 
 from __future__ import annotations
 
 import onnx
 
+from edge_inception.graph.check import refill
 from edge_inception.graph.passes._contract import Pass, topological_order
 
 
@@ -11,7 +12,7 @@ def remove_unused(model: onnx.ModelProto) -> bool:
     """Before: nodes and initializers, some never read. After: only those an output depends on.
 
     Initializers listed as graph inputs (IR version 3) are taken off the inputs, so that nobody can
-    feed another weight. Shapes of tensors that are gone go too.
+    feed another weight. Recorded shapes of removed tensors are removed too.
     """
     graph = model.graph
     needed = {value.name for value in graph.output}
@@ -19,19 +20,14 @@ def remove_unused(model: onnx.ModelProto) -> bool:
         if needed.intersection(node.output):
             needed.update(name for name in node.input if name)
     before = _sizes(model)
-    _keep(graph.node, [node for node in graph.node if needed.intersection(node.output)])
-    _keep(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+    refill(graph.node, (node for node in graph.node if needed.intersection(node.output)))
+    refill(graph.initializer, (tensor for tensor in graph.initializer if tensor.name in needed))
     weights = {tensor.name for tensor in graph.initializer}
-    _keep(graph.input, [value for value in graph.input if value.name not in weights])
+    refill(graph.input, (value for value in graph.input if value.name not in weights))
     written = {name for node in graph.node for name in node.output}
     outputs = {value.name for value in graph.output}
-    _keep(graph.value_info, [v for v in graph.value_info if v.name in written - outputs])
+    refill(graph.value_info, (v for v in graph.value_info if v.name in written - outputs))
     return _sizes(model) != before
-
-
-def _keep(field: object, kept: list[object]) -> None:
-    del field[:]  # type: ignore[attr-defined]
-    field.extend(kept)  # type: ignore[attr-defined]
 
 
 def _sizes(model: onnx.ModelProto) -> tuple[int, ...]:

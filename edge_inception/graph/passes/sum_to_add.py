@@ -1,4 +1,4 @@
-"""Write a sum of many as sums of two."""
+"""Write a Sum of many tensors as Adds of two."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from edge_inception.graph.passes._contract import Pass, replace_node, scoped, to
 def sum_to_add(model: onnx.ModelProto) -> bool:
     """Before: Sum(a, b, c) -> y. After: Add(a, b) -> s, Add(s, c) -> y.
 
-    From the left, as ONNX defines Sum. Sum of one tensor is an Identity. Caffe2 writes the joins of
-    a residual network so; engines and our placement know Add.
+    Tensors are added from the left, as ONNX defines Sum. Sum of one tensor becomes an Identity.
+    Caffe2 writes the joins of a residual network as Sum; engines and our placement know Add.
     """
     changed = [node for node in list(model.graph.node) if node.op_type == "Sum"]
     for node in changed:
@@ -25,12 +25,12 @@ def _steps(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     result = node.output[0]
     if not others:
         return [helper.make_node("Identity", [first], [result], scoped(node, "identity"))]
-    made = []
+    adds = []
     for index, name in enumerate(others, start=1):
         written = result if index == len(others) else f"{result}.sum{index}"
-        made.append(helper.make_node("Add", [first, name], [written], scoped(node, "add")))
+        adds.append(helper.make_node("Add", [first, name], [written], scoped(node, "add")))
         first = written
-    return made
+    return adds
 
 
 PASS = Pass(name="sum_to_add", call=sum_to_add, ensures=topological_order)

@@ -76,7 +76,8 @@ def batch(photos, options):
 def test_groups_are_named_after_their_scale_and_list_their_layers(residual):
     """A pooled tensor is of the group of what was pooled; layers come in graph order."""
     model = residual()
-    found = placement.groups(placement.place(model), model)
+    nodes, read = model.graph.node, placement.group_readers(placement.place(model))
+    found = {root: tuple(nodes[index].name for index in indices) for root, indices in read.items()}
     assert found["stem"] == ("pooled", "a1.c", "down")
     assert found["x"] == ("b1.c", "b2.c", "sum_b")
     assert "pooled" not in found
