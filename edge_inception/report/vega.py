@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,21 +65,39 @@ def draw(title: str, says: str, spec: Callable[[int], Mapping[str, Any]], note: 
     """A chart at both widths.
 
     Args:
-        title: Above it.
-        says: What it shows, in words.
-        spec: Pixels to the Vega-Lite specification without width, its data inline.
-        note: Beneath it.
+        title: Text above the drawing.
+        says: What the drawing shows, in words.
+        spec: Width in pixels -> Vega-Lite specification without its width, with its data inside.
+        note: Text beneath the drawing.
     """
     wide, narrow = (svg({**spec(width), "width": width}, says) for width in (WIDE, NARROW))
     return Chart(title=title, says=says, wide=wide, narrow=narrow, note=note)
+
+
+def layer(
+    mark: str,
+    encoding: Mapping[str, Any] | None = None,
+    data: Sequence[Mapping[str, Any]] | None = None,
+    **look: Any,
+) -> Mapping[str, Any]:
+    """A layer of a Vega-Lite specification.
+
+    Args:
+        mark: Type of its marks, such as "point".
+        encoding: Channels besides those that the whole specification has.
+        data: Values of this layer; None draws those of the whole specification.
+        look: Properties of its marks.
+    """
+    own = {} if data is None else {"data": {"values": data}}
+    return {**own, "mark": {"type": mark, **look}, "encoding": encoding or {}}
 
 
 def svg(spec: Mapping[str, Any], says: str) -> Markup:
     """An ``svg`` element for a page, an image to assistive technology; text in it is escaped.
 
     Args:
-        spec: With ``width`` in pixels, all around it included.
-        says: Its accessible name.
+        spec: Vega-Lite specification; ``width`` is in pixels and includes axes and padding.
+        says: Accessible name of the image.
     """
     whole = {
         "autosize": {"type": "fit", "contains": "padding"},
@@ -97,6 +115,6 @@ def svg(spec: Mapping[str, Any], says: str) -> Markup:
 
 
 def finite(value: Any) -> float | None:
-    """The number to draw; None of what is none, NaN or infinite."""
+    """``value`` as a number to draw; None where it is no number, NaN or infinite."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None
