@@ -1,8 +1,8 @@
-"""Answers of a baseline and an engine in the same terms, whatever head the engine has.
+"""Outputs of a baseline and an engine in comparable form, for every head of the engine.
 
-The baseline holds logits, or embeddings. A common offset of all logits of an image changes no class
-and no probability, so it is taken out before anything is compared: logits are *centred*. Centred
-log-probabilities are centred logits.
+The baseline holds logits or embeddings. Adding a constant to all logits of an image changes neither
+classes nor probabilities, so logits are *centred* before they are compared: their mean over the
+classes is subtracted. Centred log-probabilities equal centred logits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_inception.device import outputs
 from edge_inception.spec import Head
 
-_LEAST = float(np.finfo(np.float32).tiny)  # a smaller probability is 0 in float32, its log -inf
+_LEAST = float(np.finfo(np.float32).tiny)  # the logarithm of 0 is -inf
 _ROWS = 1024  # rows of cosines in memory at a time
 
 TERMS = {
@@ -22,53 +22,56 @@ TERMS = {
     "topk": "centred log-probabilities of the k classes",
     "embedding": "embeddings",
 }
-"""Kind of head -> what SQNR compares."""
+"""Kind of head -> name of the quantity that SQNR compares."""
 
 
-def as_logits(found: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
-    """Logits and embeddings as they are, of probabilities the logs; [N, C] in and out."""
+def as_logits(answers: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
+    """Logits [N, C] of an engine's outputs [N, C]: the logarithms of probabilities.
+
+    Logits and embeddings are returned unchanged.
+    """
     if head.kind in {"logits", "embedding"}:
-        return found
-    logs: NDArray[np.float32] = np.log(np.maximum(found, np.float32(_LEAST)))
+        return answers
+    logs: NDArray[np.float32] = np.log(np.maximum(answers, np.float32(_LEAST)))
     return logs
 
 
 def signals(
     baseline: NDArray[np.float32], engine: NDArray[np.float32], head: Head
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What SQNR compares: baseline's and engine's values, float64 of one shape.
+    """Values of baseline and engine that SQNR compares, float64 of one shape.
 
     Args:
-        baseline: Logits [N, C], or embeddings [N, D].
-        engine: What ``Session.run`` gives for the same images.
-        head: The engine's.
+        baseline: Logits [N, C] or embeddings [N, D].
+        engine: Result of ``Session.run`` for the same images.
+        head: Head of the engine.
 
     Returns:
-        Both centred per image over the classes; of a top-k head over the k that the engine chose,
-        where k is 1 the probabilities themselves; embeddings as they are.
+        Both centred per image over the classes, for a top-k head over the k classes that the engine
+        chose. With k = 1 they are probabilities. Embeddings are not centred.
     """
-    exact, found = outputs.comparable(baseline, engine, str(head))
-    return exact, found
+    exact, approximate = outputs.comparable(baseline, engine, str(head))
+    return exact, approximate
 
 
-def choices(found: NDArray[np.float32], head: Head) -> NDArray[np.intp]:
-    """Per image what agreement compares: the class, or the nearest other image by cosine.
+def choices(answers: NDArray[np.float32], head: Head) -> NDArray[np.intp]:
+    """Class of each image, or for embeddings its nearest other image; agreement compares these.
 
     Args:
-        found: [N, C]; embeddings need N >= 2.
-        head: Whose answers they are.
+        answers: Outputs [N, C] of the head; embeddings need N >= 2.
+        head: Head of the engine.
     """
-    return nearest(found) if head.kind == "embedding" else found.argmax(axis=1)
+    return nearest(answers) if head.kind == "embedding" else answers.argmax(axis=1)
 
 
 def nearest(vectors: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Index of the other vector with the largest cosine, for each of [N, D], N >= 2."""
+    """Index of the other vector with the largest cosine, [N], for each vector of [N, D], N >= 2."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     units = vectors / np.maximum(lengths, _LEAST)
-    found = np.empty(len(units), np.intp)
+    indices = np.empty(len(units), np.intp)
     for start in range(0, len(units), _ROWS):
         cosines = units[start : start + _ROWS] @ units.T
         rows = np.arange(len(cosines))
         cosines[rows, start + rows] = -np.inf
-        found[start : start + _ROWS] = cosines.argmax(axis=1)
-    return found
+        indices[start : start + _ROWS] = cosines.argmax(axis=1)
+    return indices
