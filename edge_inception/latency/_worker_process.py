@@ -30,7 +30,8 @@ class Worker:
     """A worker process that times one contender; a context manager that ends the process.
 
     ``info`` is the ``info`` of the session, and ``open_s`` the seconds that opening it took,
-    including the import of its library; both are set once the context is entered.
+    including the import of its library; both are set once the context is entered. Entering raises
+    Inconclusive if the session runs with another number of threads than ``work.threads``.
     """
 
     def __init__(self, name: str, work: Work, *, timeout_s: float) -> None:
@@ -61,6 +62,7 @@ class Worker:
             self._send([os.getpid(), [entry or os.curdir for entry in sys.path]])
             self._send(self._work)
             self.info, self.open_s = Opened(*self._receive())
+            self._check_threads()
         except BaseException:
             self._end(is_urgent=True)
             raise
@@ -73,6 +75,15 @@ class Worker:
         trace: TracebackType | None,
     ) -> None:
         self._end(is_urgent=kind is not None)
+
+    def _check_threads(self) -> None:
+        wanted = self._work.threads
+        got = self.info.get("threads", wanted)  # an engine on a GPU has none to report
+        if got != wanted:
+            raise Inconclusive(
+                f"'{self.name}' runs with threads={got}, wanted {wanted}: not a fair comparison",
+                hint="choose a --threads that every library accepts",
+            )
 
     def first_ms(self) -> float:
         """Milliseconds of the first call, which includes what a library does only once.
@@ -102,10 +113,6 @@ class Worker:
     def peak_mib(self) -> float:
         """Largest resident memory of the worker so far, in MiB."""
         return float(self._ask("peak_mib"))
-
-    def settle(self, seconds: float) -> None:
-        """Wait until threads of any worker that still spin after a call have gone to sleep."""
-        time.sleep(seconds)
 
     def _ask(self, method: str, **arguments: float) -> Any:
         self._send([method, arguments])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +30,7 @@ from edge_inception.latency import machine, telemetry
 from edge_inception.latency._worker_process import Worker
 from edge_inception.latency.contender import EngineUnderTest
 from edge_inception.latency.facts import DeviceFacts, UsedProtocol
-from edge_inception.latency.measure import MIN_SAMPLES_P99, Contender, check_threads, worker_of
+from edge_inception.latency.measure import MIN_SAMPLES_P99, Contender, worker_of
 from edge_inception.latency.record import SCHEMA, SCHEMA_VERSION, BenchRecord, RunRecord
 from edge_inception.latency.telemetry import Telemetry
 from edge_inception.spec import Progress, no_progress
@@ -127,7 +128,6 @@ def run_together(
                 streams=protocol.streams,
             )
             workers[side] = stack.enter_context(worker)
-            check_threads(worker, per_stream)
         firsts = {side: worker.first_ms() for side, worker in workers.items()}
         for worker in workers.values():
             worker.warm_up(calls=protocol.warmup_calls, seconds=protocol.warmup_s)
@@ -163,7 +163,7 @@ def _take_turns(
     while not all(_is_stable(timed, protocol) for timed in blocks.values()):
         sides = list(workers) if turn % 2 == 0 else list(workers)[::-1]
         for side in sides:
-            workers[side].settle(protocol.settle_s)
+            time.sleep(protocol.settle_s)  # threads that spin after a call go to sleep
             block = workers[side].block(
                 calls=protocol.block_calls,
                 least=1,

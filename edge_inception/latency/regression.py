@@ -29,8 +29,8 @@ from edge_inception.latency.record import BASELINE, CANDIDATE, ResultRecord, Ver
 from edge_inception.metrics.intervals import Estimate, geometric_mean, student_quantile
 from edge_inception.spec import Progress, no_progress
 
-RESAMPLES = 10_000
-SEED = 0
+_RESAMPLES = 10_000
+_SEED = 0
 _BOOTSTRAP_FROM = 9  # pairs; docs/latency.md, "Gate": Student's t up to 8
 
 EXIT_CODES: Mapping[Verdict, int] = {
@@ -112,8 +112,8 @@ def interval(logs: Sequence[float]) -> Estimate:
     values = np.asarray(logs, dtype=np.float64)
     if len(values) < _BOOTSTRAP_FROM:
         return geometric_mean(logs)
-    random = np.random.default_rng(SEED)
-    drawn = values[random.integers(0, len(values), (RESAMPLES, len(values)))]
+    random = np.random.default_rng(_SEED)
+    drawn = values[random.integers(0, len(values), (_RESAMPLES, len(values)))]
     low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
     return _estimate(float(np.median(values)), float(low), float(high), "paired-bootstrap-log-95")
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_inception.metrics.intervals import Estimate
 from edge_inception.report.table import milliseconds
-from edge_inception.report.vega import NARROW, Chart, draw, finite, layer
+from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
 from edge_inception.validate.report_record import Row
 
 _Rows = Sequence[Row]
@@ -26,7 +26,6 @@ _LOG_FROM = 6.0
 """Axes are logarithmic when the largest value is this many times the smallest."""
 _HALO = {"stroke": "var(--paper)", "strokeWidth": 4, "strokeJoin": "round"}
 _ACCENT, _QUIET = "var(--accent)", "var(--quiet)"
-_TEXT = {"text": {"field": "text"}}
 _COLOUR = {"condition": {"test": "datum.subject", "value": _ACCENT}, "value": _QUIET}
 _LONGEST_NAME_PX, _CHARACTER_PX = 136, 7.4
 """Browsers' fonts are wider than the one that Vega measures with."""
@@ -96,7 +95,7 @@ def bars(title: str, values: Sequence[Point], unit: str, word: str) -> Chart | N
         x = {"field": "value", "type": "quantitative", "title": unit, "axis": {"tickCount": 4}}
         layers = [
             layer("bar", {"color": _COLOUR}, height=12),
-            layer("text", _TEXT, align="left", dx=5),
+            layer("text", TEXT, align="left", dx=5),
         ]
         return _by_name(values, x, layers)
 
@@ -142,7 +141,7 @@ def latencies(engines: Sequence[Timed]) -> Chart | None:
         layers = [
             layer("tick", {"color": _COLOUR}, _data(ticks), size=14, opacity=0.45, yOffset=5),
             layer("tick", ink, _data(marks), size=22, thickness=3, yOffset=3),
-            layer("text", _TEXT, _data(marks), dy=-13),
+            layer("text", TEXT, _data(marks), dy=-13),
         ]
         return _by_name(ticks, x, layers, row_px=46)
 
@@ -247,7 +246,7 @@ def _dots(
             layer("rule", {"y": None}, reference, strokeWidth=1, color="var(--muted)"),
             layer("rule", {"x": lower, "x2": {"field": "upper"}, "color": _COLOUR}),
             layer("point", {"color": _COLOUR}),
-            layer("text", _TEXT, dy=-11),
+            layer("text", TEXT, dy=-11),
         ]
         return _by_name(points, x, layers)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_inception.report.charts import quality
 from edge_inception.report.sources import Source
 from edge_inception.report.timings import Timing
-from edge_inception.report.vega import NARROW, Chart, draw, finite, layer
+from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
 
 ALPHA = 0.005
 _PERMUTATIONS = 1999
@@ -140,7 +140,7 @@ def _series(points: Sequence[tuple[str, float | None]], title: str, unit: str) -
             "scale": {"domain": [0.5, len(known) + 0.5], "nice": False},
             "axis": {"tickMinStep": 1, "grid": False, "tickCount": 6},
         }  # fmt: skip
-        red, text = "var(--failed)", {"text": {"field": "text"}}
+        red = "var(--failed)"
         return {
             "height": 200 if width > NARROW else 180,
             "encoding": {"x": x},
@@ -148,7 +148,7 @@ def _series(points: Sequence[tuple[str, float | None]], title: str, unit: str) -
                 layer("rule", {"y": y, "x2": {"field": "end"}}, levels, color="var(--quiet)"),
                 layer("point", {"y": y}, dots, color="var(--accent)", size=40),
                 layer("rule", None, marks, color=red),
-                layer("text", text, marks, align="left", dx=4, y=8, color=red),
+                layer("text", TEXT, marks, align="left", dx=4, y=8, color=red),
             ],
         }
 

@@ -17,7 +17,7 @@ from edge_inception.latency.record import (
     RunRecord,
 )
 from edge_inception.latency.regression import log_ratio
-from edge_inception.report.vega import NARROW, Chart, draw, finite, layer
+from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
 
 
 def pair_changes(record: BenchRecord) -> list[tuple[int, float]]:
@@ -68,13 +68,13 @@ def pairs_chart(record: BenchRecord, result: ResultRecord) -> Chart | None:
         at_limit = [{"change": limit, "text": f"limit {limit:+g} %"}]
         bounds = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
         place = {"y": {**y, "field": "change"}}
-        text = {"text": {"field": "text"}, "x": {"value": 4}}
+        text = {**place, **TEXT, "x": {"value": 4}}
         return {
             "height": 220 if width > NARROW else 200,
             "layer": [
                 layer("rect", bounds, band, color="var(--accent-wash)"),
                 layer("rule", place, at_limit, color=red, strokeDash=[4, 3]),
-                layer("text", {**place, **text}, at_limit, align="left", dy=-8, color=red),
+                layer("text", text, at_limit, align="left", dy=-8, color=red),
                 layer("point", {**place, "x": x}, dots, color="var(--accent)"),
             ],
         }

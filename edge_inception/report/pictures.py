@@ -13,7 +13,7 @@ from edge_inception.artifact import file_sha256
 from edge_inception.data.images import decode
 from edge_inception.errors import InputError
 from edge_inception.report.sources import Source
-from edge_inception.report.vega import NARROW, Chart, draw, finite, layer
+from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
 from edge_inception.validate.report_record import ChangedImage
 
 if TYPE_CHECKING:
@@ -101,13 +101,12 @@ def histogram(tensor: ClippedTensor) -> Chart:
         }  # fmt: skip
         chosen = [{"amax": tensor.amax, "text": f"amax {tensor.amax:.3g}"}]
         at = {"x": {**x, "field": "amax"}}
-        text = {**at, "text": {"field": "text"}}
         return {
             "height": 170 if width > NARROW else 150,
             "layer": [
                 layer("rect", place, bars, color="var(--quiet)"),
                 layer("rule", at, chosen, color="var(--accent)"),
-                layer("text", text, chosen, align="right", dx=-5, y=8),
+                layer("text", {**at, **TEXT}, chosen, align="right", dx=-5, y=8),
             ],
         }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from edge_inception.errors import counted
 from edge_inception.report.charts import log_ticks
-from edge_inception.report.vega import NARROW, Chart, draw, finite, layer
+from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
 from edge_inception.validate.search_record import ScoredSet, SearchRecord
 
 _QUIET, _ACCENT = "var(--quiet)", "var(--accent)"
@@ -122,12 +122,11 @@ def roofline(one: Roofline) -> Chart:
         size = {
             "field": "share", "type": "quantitative", "legend": None, "scale": {"rangeMax": 240},
         }  # fmt: skip
-        text = {"text": {"field": "text"}}
         layers = [
             layer("line", None, roof, color="var(--muted)"),
             layer("point", {"size": size}, dots, color=_QUIET, opacity=0.5),
             layer("point", None, network, color=_ACCENT, size=90),
-            layer("text", text, network, align="right", dx=-9, dy=-8),
+            layer("text", TEXT, network, align="right", dx=-9, dy=-8),
         ]
         height = 240 if width > NARROW else 220
         return {"height": height, "encoding": {"x": x, "y": y}, "layer": layers}

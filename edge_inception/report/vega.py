@@ -19,6 +19,9 @@ from markupsafe import Markup
 WIDE, NARROW = 520, 335
 """Pixels: a column on a desktop and on paper, and all of a phone."""
 
+TEXT = {"text": {"field": "text"}}
+"""Encoding of a layer that writes the field ``text``."""
+
 _VEGA_LITE = "5.20"
 _FONT = "system-ui, sans-serif"
 _TEXT = {"font": _FONT, "fontSize": 12, "fontWeight": "normal", "color": "var(--ink)"}

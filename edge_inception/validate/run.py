@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import structs
 
 from edge_inception import artifact, inference
-from edge_inception.artifact import Baseline, EngineFile, Report
+from edge_inception.artifact import Baseline, Report
 from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet
 from edge_inception.engines import _registry as backends
@@ -114,7 +114,10 @@ def validate(
         machine=machine.describe(),
         latency_options=_latency_options(options),
         context=Context(
-            engines={name_of(entry): _judged_file(entry.engine) for entry in entries},
+            engines={
+                name_of(entry): JudgedFile(file=entry.engine.path.name, sha256=entry.engine.sha256)
+                for entry in entries
+            },
             baseline_sha256=baseline.sha256,
         ),
     )
@@ -368,7 +371,3 @@ def _judged(row: Row, entry: EngineEntry, options: ValidateOptions) -> Verdict:
         gates = replace(gates, min_speedup=None)
     search = options.search if entry.is_searched else None
     return gate.judge(gates, accuracy=row.accuracy, speedup=row.speedup, search=search)
-
-
-def _judged_file(engine: EngineFile) -> JudgedFile:
-    return JudgedFile(file=engine.path.name, sha256=engine.sha256)
