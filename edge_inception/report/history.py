@@ -117,14 +117,14 @@ def histories_of_timings(timed: Sequence[Timing]) -> list[Chart]:
 
 
 def _series(points: Sequence[tuple[str, float | None]], title: str, unit: str) -> Chart | None:
-    known = [(at, value) for at, value in points if value is not None]
-    if len(known) < _FEWEST_RUNS:
+    measured = [(at, value) for at, value in points if value is not None]
+    if len(measured) < _FEWEST_RUNS:
         return None
-    values = np.array([value for _, value in known])
+    values = np.array([value for _, value in measured])
     changes = change_points(values)
-    dots = [{"run": i + 1, "value": value} for i, (_, value) in enumerate(known)]
-    marks = [{"run": at + 0.5, "text": known[at][0][:10]} for at in changes]
-    starts, ends = [0, *changes], [*changes, len(known)]
+    dots = [{"run": i + 1, "value": value} for i, (_, value) in enumerate(measured)]
+    marks = [{"run": at + 0.5, "text": measured[at][0][:10]} for at in changes]
+    starts, ends = [0, *changes], [*changes, len(measured)]
     levels = [
         {"run": a + 0.7, "end": b + 0.3, "value": float(np.median(values[a:b]))}
         for a, b in zip(starts, ends, strict=True)
@@ -137,7 +137,7 @@ def _series(points: Sequence[tuple[str, float | None]], title: str, unit: str) -
         }  # fmt: skip
         x = {
             "field": "run", "type": "quantitative", "title": "run, oldest first",
-            "scale": {"domain": [0.5, len(known) + 0.5], "nice": False},
+            "scale": {"domain": [0.5, len(measured) + 0.5], "nice": False},
             "axis": {"tickMinStep": 1, "grid": False, "tickCount": 6},
         }  # fmt: skip
         red = "var(--failed)"
@@ -152,8 +152,8 @@ def _series(points: Sequence[tuple[str, float | None]], title: str, unit: str) -
             ],
         }
 
-    runs = ", ".join(f"run {at + 1} of {known[at][0]}" for at in changes)
+    runs = ", ".join(f"run {at + 1} of {measured[at][0]}" for at in changes)
     note = f"Changed with {runs}." if changes else "No change that stands out of the noise."
     lowest, highest = float(values.min()), float(values.max())
-    says = f"{title}: {unit} of {len(known)} runs, {lowest:.4g} to {highest:.4g}. {note}"
+    says = f"{title}: {unit} of {len(measured)} runs, {lowest:.4g} to {highest:.4g}. {note}"
     return draw(f"{title}: {unit}", says, spec, note)

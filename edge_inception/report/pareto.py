@@ -82,7 +82,7 @@ def _front(group: Sequence[Source]) -> Front | None:
             name=one.row.name,
             place=one.place,
             is_subject=one.row.is_subject,
-            quality=f"{100 * found.value:.2f}" if (found := estimate(one.row)) else DASH,
+            quality=f"{100 * figure.value:.2f}" if (figure := estimate(one.row)) else DASH,
             ms=milliseconds(one.ms),
         )
         for number, one in enumerate(tried, 1)
@@ -99,15 +99,15 @@ def _tried(group: Sequence[Source]) -> Iterator[_Tried]:
     Names begin with the model's where there are several models.
     """
     models = {source.report.model for source in group}
-    seen = set()
+    drawn = set()
     for source in group:
         model = source.report.model
         for row in source.report.rows:
             key = (model, row.name, engine_sha256(source.report, row.name))
-            found = quality([row])[0](row)
+            figure = quality([row])[0](row)
             ms = finite(row.latency.p50_ms) if row.latency else None
-            if key in seen or ms is None or found is None or finite(found.value) is None:
+            if key in drawn or ms is None or figure is None or finite(figure.value) is None:
                 continue
-            seen.add(key)
+            drawn.add(key)
             name = row.name if len(models) == 1 else f"{model} {row.name}"
             yield _Tried(row=replace(row, name=name), ms=ms, place=str(source.path))

@@ -88,12 +88,12 @@ def classes(report: ReportRecord) -> dict[str, Any] | None:
         return None
     names = report.data.classes
     both = zip(labelled.baseline.recall, labelled.engine.recall, strict=False)
-    known = [
+    changes = [
         (after - before, index, before, after)
         for index, pair in enumerate(both)
         if (before := finite(pair[0])) is not None and (after := finite(pair[1])) is not None
     ]
-    known.sort(key=lambda one: -abs(one[0]))
+    changes.sort(key=lambda one: -abs(one[0]))
     rows = [
         {
             "name": names[index] if index < len(names) else f"class {index}",
@@ -101,6 +101,6 @@ def classes(report: ReportRecord) -> dict[str, Any] | None:
             "after": after,
             "change": change,
         }
-        for change, index, before, after in known[:MOST_CLASSES]
+        for change, index, before, after in changes[:MOST_CLASSES]
     ]
-    return {"rows": rows, "num_classes": len(known)}
+    return {"rows": rows, "num_classes": len(changes)}

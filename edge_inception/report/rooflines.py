@@ -98,15 +98,15 @@ def roofline(one: Roofline) -> Chart:
         if cost.macs and cost.num_bytes
     ]
     dots = [{"x": x, "share": share, "y": min(peak, bandwidth * x)} for x, share in shares]
-    whole = one.intensity
+    intensity = one.intensity
     ridge = peak / bandwidth
-    lowest = min([x for x, _ in shares] + [whole, ridge]) / 2
-    highest = max([x for x, _ in shares] + [whole, ridge]) * 2
+    lowest = min([x for x, _ in shares] + [intensity, ridge]) / 2
+    highest = max([x for x, _ in shares] + [intensity, ridge]) * 2
     roof = [
         {"x": lowest, "y": lowest * bandwidth}, {"x": ridge, "y": peak}, {"x": highest, "y": peak},
     ]  # fmt: skip
-    network = [{"x": whole, "y": min(peak, whole * bandwidth), "text": "whole network"}]
-    is_bound = "memory" if whole < ridge else "compute"
+    network = [{"x": intensity, "y": min(peak, intensity * bandwidth), "text": "whole network"}]
+    is_bound = "memory" if intensity < ridge else "compute"
 
     def spec(width: int) -> Mapping[str, Any]:
         log = {"type": "log", "nice": False}
@@ -132,7 +132,7 @@ def roofline(one: Roofline) -> Chart:
         return {"height": height, "encoding": {"x": x, "y": y}, "layer": layers}
 
     says = (
-        f"roofline of {one.target} at {one.precision}: the whole network does {whole:.3g} "
+        f"roofline of {one.target} at {one.precision}: the whole network does {intensity:.3g} "
         f"multiply-adds per byte and is bound by {is_bound}; the ridge is at {ridge:.3g}"
     )
     share = f"{one.compute_share:.0%} of the least time is bound by compute."

@@ -102,13 +102,13 @@ def svg(spec: Mapping[str, Any], says: str) -> Markup:
         spec: Vega-Lite specification; ``width`` is in pixels and includes axes and padding.
         says: Accessible name of the image.
     """
-    whole = {
+    complete = {
         "autosize": {"type": "fit", "contains": "padding"},
         "padding": {"left": 2, "right": 12, "top": 4, "bottom": 2},
         **spec,
         "config": _CONFIG,
     }
-    drawn = vl_convert.vegalite_to_svg(whole, vl_version=_VEGA_LITE, allowed_base_urls=[])
+    drawn = vl_convert.vegalite_to_svg(complete, vl_version=_VEGA_LITE, allowed_base_urls=[])
     opening = _OPENING.match(drawn)
     assert opening, "Vega writes its size first"
     attributes = f'role="img" aria-label="{html.escape(says)}" data-chart="vega"'

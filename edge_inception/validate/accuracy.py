@@ -153,14 +153,16 @@ def compare(
     num_same = int(np.sum(same))
     signal, approximation = comparable.signals(baseline, engine, head)
     engine = comparable.as_logits(engine, head)
-    known = labels != UNLABELLED
+    has_label = labels != UNLABELLED
     return Accuracy(
         num_images=num_images,
         num_classes=num_classes,
         agreement=exact_share(num_same, num_images),
         sqnr_db=sqnr_db(signal, approximation),
         terms=comparable.TERMS[head.kind],
-        labelled=_labelled(baseline[known], labels[known], engine[known]) if known.any() else None,
+        labelled=_labelled(baseline[has_label], labels[has_label], engine[has_label])
+        if has_label.any()
+        else None,
         changed=() if head.kind == "embedding" else _changed(baseline, labels, engine, items),
     )
 

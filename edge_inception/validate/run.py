@@ -334,14 +334,14 @@ def _candidate(
     by_name = {row.name: row for row in rows}
     row, details = by_name[name_of(entry)], entry.engine.details
     same = [other for other in entries if _computes_alike(other, entry)]
-    seen = next((other for other in same if by_name[name_of(other)].accuracy), None)
-    if row.accuracy or seen is None:
+    executed = next((other for other in same if by_name[name_of(other)].accuracy), None)
+    if row.accuracy or executed is None:
         return Candidate(row=row, verdict=_judged(row, entry, options), details=details)
     # Accuracy depends on the graph alone; latency on another target says nothing about this one.
-    accuracy = by_name[name_of(seen)].accuracy
+    accuracy = by_name[name_of(executed)].accuracy
     gates = replace(options.gates, min_speedup=None)
     verdict = _judged(structs.replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
-    return Candidate(row=row, verdict=verdict, details=details, seen_on=seen.target)
+    return Candidate(row=row, verdict=verdict, details=details, seen_on=executed.target)
 
 
 def _computes_alike(one: EngineEntry, other: EngineEntry) -> bool:
