@@ -5,15 +5,15 @@ Three lines are a test::
     def test_no_slower(latency_gate):
         latency_gate("build/model.int8.cpu.blob", "released/model.int8.cpu.blob")
 
-``latency_gate(candidate, baseline, ...)`` measures both side by side in fresh processes, as
-``edge-inception compare`` does, and fails the test where the candidate is slower beyond doubt. With
-no baseline engine the candidate is judged against the record of this very machine in the baseline
-folder, which ``--update-baselines`` writes. ``accuracy_gate(candidate, baseline, images)`` judges
-the paired top-1 drop. An undecided result skips the test with the reason: it is neither a pass nor
-a failure; ``--gate-strict`` makes it a failure.
+``latency_gate(candidate, baseline, ...)`` measures both engines side by side in fresh processes, as
+``edge-inception compare`` does, and fails the test if the whole interval of the slow-down is above
+the limit. Without a baseline engine the candidate is judged against the record of this machine in
+the baseline folder, which ``--update-baselines`` writes. ``accuracy_gate(candidate, baseline,
+images)`` judges the paired top-1 drop. An undecided result skips the test with the reason, since it
+is neither a pass nor a failure; ``--gate-strict`` makes it a failure.
 
-Both marks are set by using the fixtures: ``-m latency_gate`` selects such tests. Under pytest-xdist
-nothing is measured in parallel: the gates refuse to run in a worker unless there is a single one.
+A test that uses a fixture gets the mark of the same name: ``-m latency_gate`` selects such tests.
+The gates fail under pytest-xdist with several workers, which would disturb each other's latency.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MARKS = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of the gates."""
+    """Add the options of the gates."""
     group = parser.getgroup("edge-inception", "latency and accuracy gates")
     group.addoption(
         "--update-baselines",
@@ -60,14 +60,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marks, and a place for the table."""
-    for name, says in _MARKS.items():
-        config.addinivalue_line("markers", f"{name}: {says}")
+    """Declare the marks, and prepare the table of results."""
+    for name, description in _MARKS.items():
+        config.addinivalue_line("markers", f"{name}: {description}")
     config.stash[_ROWS] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that uses a gate carries its mark."""
+    """Mark the tests that use a gate."""
     for item in items:
         for name in _MARKS:
             if name in getattr(item, "fixturenames", ()):
@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """One line for every gate."""
+    """Print the table of results, a line for each use of a gate."""
     rows = config.stash[_ROWS]
     if not rows:
         return
@@ -87,11 +87,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture
 def latency_gate(request: pytest.FixtureRequest) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Call it with engines; it fails, skips or returns the record of the comparison.
+    """Function that compares two engines, and fails or skips the test or returns the record.
 
     ``latency_gate(candidate, baseline=None, *, max_regression=0.03, pairs=10, most_pairs=50,
-    threads=0, batch=1, seconds=5.0, images=None)``: engine files, or an ``EngineUnderTest``
-    for a session of your own; photos to feed, or noise.
+    threads=0, batch=1, seconds=5.0, images=None)``: engines are files, or an ``EngineUnderTest``
+    for a session of your own; ``images`` are photos to feed, None feeds noise.
     """
     from edge_inception.latency.record import to_json  # noqa: PLC0415 -- pytest starts without it
 
@@ -115,17 +115,18 @@ def latency_gate(request: pytest.FixtureRequest) -> Iterator[Callable[..., dict[
                 )
             assert record.result is not None
             _conclude(request, record.result.verdict, record.result.sentence)
-            found: dict[str, Any] = json.loads(to_json(record))
-            return found
+            plain: dict[str, Any] = json.loads(to_json(record))
+            return plain
 
         yield gate
 
 
 @pytest.fixture
 def accuracy_gate(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
-    """Call it with engines and labelled images: the paired top-1 drop is judged.
+    """Function that judges the paired top-1 drop of two engines on labelled images.
 
-    ``accuracy_gate(candidate, baseline, images, *, max_drop=1.0)``: percentage points.
+    ``accuracy_gate(candidate, baseline, images, *, max_drop=1.0)``; ``max_drop`` is in percentage
+    points.
     """
 
     def gate(
@@ -140,8 +141,8 @@ def accuracy_gate(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any
             Path(baseline), Path(candidate), labelled, max_drop_pp=max_drop
         )
         _conclude(request, judged.verdict, judged.sentence)
-        found: dict[str, Any] = records.plain(judged)
-        return found
+        plain: dict[str, Any] = records.plain(judged)
+        return plain
 
     return gate
 
@@ -164,13 +165,13 @@ def _comparison(folder: str, choices: dict[str, Any]) -> Comparison:
     from edge_inception.latency.regression import Gate  # noqa: PLC0415
     from edge_inception.validate.comparison import Comparison  # noqa: PLC0415
 
-    usual = Gate()
-    pairs = choices.pop("pairs", usual.pairs)
+    default = Gate()
+    pairs = choices.pop("pairs", default.pairs)
     images = choices.pop("images", None)
     gate = Gate(
-        delta=choices.pop("max_regression", usual.delta),
+        delta=choices.pop("max_regression", default.delta),
         pairs=pairs,
-        most_pairs=choices.pop("most_pairs", max(usual.most_pairs, pairs)),
+        most_pairs=choices.pop("most_pairs", max(default.most_pairs, pairs)),
     )
     protocol = Protocol(
         stable=None,
@@ -188,7 +189,7 @@ def _comparison(folder: str, choices: dict[str, Any]) -> Comparison:
 def _against_stored(
     request: pytest.FixtureRequest, session: Comparison, engine: Path | EngineUnderTest
 ) -> BenchRecord:
-    """The candidate against this machine's record; without one the test is skipped."""
+    """Record of the candidate against this machine's; the test is skipped if there is none."""
     from edge_inception.artifact import replace_file  # noqa: PLC0415 -- pytest starts without it
     from edge_inception.latency.record import to_json  # noqa: PLC0415
 
@@ -205,31 +206,31 @@ def _against_stored(
 
 
 def _file_name(nodeid: str) -> str:
-    """A test's id as a file's name."""
+    """Name of a file for a test's id."""
     return "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in nodeid)
 
 
 def _engine(engine: str | Path | EngineUnderTest) -> Path | EngineUnderTest:
     if not isinstance(engine, (str, Path)):
         return engine
-    found = Path(engine)
-    if not found.is_file():
-        pytest.fail(f"no engine {found}; build it first: edge-inception build", pytrace=False)
-    return found
+    path = Path(engine)
+    if not path.is_file():
+        pytest.fail(f"no engine {path}; build it first: edge-inception build", pytrace=False)
+    return path
 
 
 def _conclude(request: pytest.FixtureRequest, verdict: Verdict, sentence: str) -> None:
-    """Keep the line for the table, then fail or skip; a pass goes on."""
+    """Add a line to the table, then fail or skip the test unless the verdict is a pass."""
     from edge_inception.latency.record import Verdict  # noqa: PLC0415 -- pytest starts without it
 
     request.config.stash[_ROWS].append((request.node.nodeid, verdict.value, sentence))
     if verdict is Verdict.FAIL:
         pytest.fail(sentence, pytrace=False)
     if verdict in {Verdict.INCONCLUSIVE, Verdict.INVALID}:
-        told = f"{verdict.value}: {sentence}"
+        reason = f"{verdict.value}: {sentence}"
         if request.config.getoption("--gate-strict"):
-            pytest.fail(told, pytrace=False)
-        pytest.skip(told)
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
 
 
 def _silent(done: int, total: int) -> None:

@@ -85,13 +85,13 @@ def bench(
     with terminal_of(flags) as terminal, _image_set(images) as (image_set, folder):
         for size in batch or (1,):
             protocol = replace(fixed_protocol, stable=stable, batch=size, streams=streams)
-            arm = prepare_engine(engine, size, image_set, folder)
-            times = layer_times(arm, protocol) if layers else None
+            under_test = prepare_engine(engine, size, image_set, folder)
+            times = layer_times(under_test, protocol) if layers else None
             with terminal.working(f"bench batch {size}") as progress:
                 runs = bench_of.run_together(
-                    {BASELINE: arm.contender}, folder, protocol, progress=progress
+                    {BASELINE: under_test.contender}, folder, protocol, progress=progress
                 )
-            record = bench_of.record("single", {BASELINE: arm}, runs, protocol)
+            record = bench_of.record("single", {BASELINE: under_test}, runs, protocol)
             records.append(structs.replace(record, layers=times))
     text = _publish(records[0] if len(records) == 1 else records, out)
     if as_json:

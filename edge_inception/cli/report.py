@@ -41,10 +41,10 @@ def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv:
 
     paths = list(dict.fromkeys(results))
     if len(paths) == 1 and html is None:
-        proof = devices.read_proof(paths[0])
-        if proof is not None:
-            click.echo(devices.to_text(proof))
-            return VERDICT_CODES[proof.status]
+        verification = devices.read_verification(paths[0])
+        if verification is not None:
+            click.echo(devices.to_text(verification))
+            return VERDICT_CODES[verification.status]
     timed = read_timings(paths)
     sources = with_noise(path for path in paths if path not in {one.path for one in timed})
     if html is not None:

@@ -1,4 +1,5 @@
-"""Measuring time: engines run in fresh worker processes, and their calls become records.
+"""Latency of engines in fresh worker processes, and the records of ``bench`` and ``compare``.
 
-What enters times, samples or stores measurements. Verdicts on accuracy belong to ``validate``.
+Code belongs here if it times, samples or stores measurements. Verdicts on accuracy belong to
+``validate``.
 """

@@ -1,10 +1,10 @@
-"""The process that holds one contender of a latency comparison; started by ``latency.py``.
+"""The worker process that holds one contender of a latency measurement.
 
-Run as a file with the number of a pipe as argument, before any of the project can be imported: the
-first line on standard input holds the parent's number and ``sys.path``, the second the ``Work``.
-Each later line is one command, ``[method of _Bench, its arguments]``. All are JSON. Each but the
-first is answered by a line of JSON on the pipe: ``["done", answer]`` or ``["failed", Failure]``.
-Standard output stays free for whatever a library prints.
+``_worker_process`` runs this file with the descriptor of a pipe as its argument; the project cannot
+be imported yet. The first line on standard input holds the parent's process id and ``sys.path``,
+the second the ``Work``, and each later line a command, ``[method of _Bench, its arguments]``. Lines
+are JSON. The worker answers every line but the first on the pipe, with ``["done", answer]`` or
+``["failed", Failure]``. Standard output stays free for whatever a library prints.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Work(NamedTuple):
-    """What is timed: a session for each of the streams, and a file of images."""
+    """Task of a worker: a session for each stream, and the file of images to time it on."""
 
     factory: str
     arguments: dict[str, Any]
@@ -42,14 +42,14 @@ class Work(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Answer to ``Work``: what the session says of itself, and the time that opening took."""
+    """Answer to ``Work``: the session's ``info``, and the seconds that opening it took."""
 
     info: dict[str, Any]
     open_s: float
 
 
 class Block(NamedTuple):
-    """Answer to ``block``: each call in ms, and the GPU's part of it where the session tells."""
+    """Answer to ``block``: times of the calls, and of the GPU's part if it is known, in ms."""
 
     samples_ms: list[float]
     compute_ms: list[float]
@@ -74,12 +74,12 @@ class _Bench:
         self._images = images
         self._batch = batch
         self._next = 0
-        # asked of the class: before the first call the property itself has nothing to read
-        self._tells_compute = hasattr(type(session), "gpu_ms")
+        # of the class, since the property raises before the first call
+        self._has_compute_ms = hasattr(type(session), "gpu_ms")
         self._compute_ms: list[float] = []
 
     def call(self) -> float:
-        """Milliseconds of one run on the next batch, by all streams at once; images go round."""
+        """Milliseconds that all streams together take for a run on the next batch of images."""
         start, end = self._next, self._next + self._batch
         self._next = end if end + self._batch <= len(self._images) else 0
         batch = self._images[start:end]
@@ -90,9 +90,9 @@ class _Bench:
             waiting = [self._pool.submit(session.run, batch) for session in self._sessions]
             answers = [answer.result() for answer in waiting]
         after = time.perf_counter_ns()
-        if self._tells_compute:
+        if self._has_compute_ms:
             self._compute_ms.append(float(self._sessions[0].gpu_ms))  # type: ignore[attr-defined]
-        # outside the timed part: an engine that computes nonsense must not win a race
+        # an engine with invalid results must not count as fast; checked outside the timed part
         for logits in answers:
             if len(logits) != self._batch or not bool((logits - logits == 0).all()):
                 raise ValueError(
@@ -101,7 +101,7 @@ class _Bench:
         return (after - before) / 1e6
 
     def warm_up(self, calls: int, seconds: float) -> int:
-        """Run at least ``calls`` times and ``seconds`` long; the number of calls."""
+        """Number of calls made: at least ``calls``, and for at least ``seconds``."""
         start, done = time.perf_counter(), 0
         while done < calls or time.perf_counter() - start < seconds:
             self.call()
@@ -109,7 +109,7 @@ class _Bench:
         return done
 
     def block(self, calls: int, least: int, seconds: float, discard: int) -> Block:
-        """Run ``discard`` calls untimed, then time calls until ``calls`` or ``seconds`` is reached.
+        """Times of calls up to ``calls`` or ``seconds``, after ``discard`` calls that do not count.
 
         At least ``least`` calls are timed, however long they take.
         """

@@ -1,4 +1,4 @@
-"""The parent's end of one latency worker: start it, ask it, end it, and never leave it behind."""
+"""A worker process as its parent sees it: started, sent commands, and ended in any case."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 class Worker:
-    """A running worker process; use it as a context manager.
+    """A worker process that times one contender; a context manager that ends the process.
 
-    ``info`` is what the session says of itself, read once it is open; ``open_s`` is how long that
-    took, with the import of its library.
+    ``info`` is the ``info`` of the session, and ``open_s`` the seconds that opening it took,
+    including the import of its library; both are set once the context is entered. Entering raises
+    Inconclusive if the session runs with another number of threads than ``work.threads``.
     """
 
     def __init__(self, name: str, work: Work, *, timeout_s: float) -> None:
@@ -61,6 +62,7 @@ class Worker:
             self._send([os.getpid(), [entry or os.curdir for entry in sys.path]])
             self._send(self._work)
             self.info, self.open_s = Opened(*self._receive())
+            self._check_threads()
         except BaseException:
             self._end(is_urgent=True)
             raise
@@ -74,22 +76,33 @@ class Worker:
     ) -> None:
         self._end(is_urgent=kind is not None)
 
-    def first_ms(self) -> float:
-        """Time of the first run, which pays for what a library does only once.
+    def _check_threads(self) -> None:
+        wanted = self._work.threads
+        got = self.info.get("threads", wanted)  # an engine on a GPU has none to report
+        if got != wanted:
+            raise Inconclusive(
+                f"'{self.name}' runs with threads={got}, wanted {wanted}: not a fair comparison",
+                hint="choose a --threads that every library accepts",
+            )
 
-        This and each of the following raises:
-            EdgeInceptionError: The contender raised it.
+    def first_ms(self) -> float:
+        """Milliseconds of the first call, which includes what a library does only once.
+
+        This and the following methods have the same errors.
+
+        Raises:
+            EdgeInceptionError: The contender raised an error of this package.
             Inconclusive: The worker died or did not answer in time.
-            RuntimeError: The contender raised something else.
+            RuntimeError: The contender raised another error; its traceback is in the message.
         """
         return float(self._ask("call"))
 
     def warm_up(self, *, calls: int, seconds: float) -> None:
-        """Run at least ``calls`` times and ``seconds`` long."""
+        """Make at least ``calls`` calls, for at least ``seconds``."""
         self._ask("warm_up", calls=calls, seconds=seconds)
 
     def block(self, *, calls: int, least: int, seconds: float, discard: int) -> Block:
-        """Times of a block: after ``discard`` calls at most ``calls`` or ``seconds`` of them.
+        """Times of calls up to ``calls`` or ``seconds``, after ``discard`` calls that do not count.
 
         At least ``least`` calls are timed, however long they take.
         """
@@ -98,12 +111,8 @@ class Worker:
         )
 
     def peak_mib(self) -> float:
-        """Largest resident memory of the worker so far."""
+        """Largest resident memory of the worker so far, in MiB."""
         return float(self._ask("peak_mib"))
-
-    def settle(self, seconds: float) -> None:
-        """Let threads that still spin after a call, of any worker, go to sleep."""
-        time.sleep(seconds)
 
     def _ask(self, method: str, **arguments: float) -> Any:
         self._send([method, arguments])
@@ -163,7 +172,7 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):
             stream.close()
         try:
-            # an idle worker leaves at the end of its input; one inside a call is not waited for
+            # an idle worker exits at the end of its input; a busy one is killed if urgent
             self._process.wait(timeout=0 if is_urgent else _END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()

@@ -1,10 +1,8 @@
-"""Latency of engines, one fresh process to a run: the records of ``bench`` and ``compare``.
+"""Runs of engines, each in a fresh process, and their record.
 
 A run opens an engine in a process of its own, makes its first call, warms up, and times calls in
-blocks. Runs that are to be compared live side by side and take turns block by block, A B B A, so
-that whatever the machine does in these seconds meets both.
-
-The record, its schema and its versions: ``record``.
+blocks. Runs that are compared exist at the same time and take turns block by block, A B B A, so
+that a disturbance of the machine affects both.
 
 Source: docs/latency.md, "Gate"; trtexec's protocol and warnings.
 """
@@ -14,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -31,8 +30,9 @@ from edge_inception.latency import machine, telemetry
 from edge_inception.latency._worker_process import Worker
 from edge_inception.latency.contender import EngineUnderTest
 from edge_inception.latency.facts import DeviceFacts, UsedProtocol
-from edge_inception.latency.measure import MIN_SAMPLES_P99, Contender, check_threads, worker_of
+from edge_inception.latency.measure import MIN_SAMPLES_P99, Contender, worker_of
 from edge_inception.latency.record import SCHEMA, SCHEMA_VERSION, BenchRecord, RunRecord
+from edge_inception.latency.telemetry import Telemetry
 from edge_inception.spec import Progress, no_progress
 
 _BUSY_CORES = 0.1
@@ -40,12 +40,13 @@ _BUSY_CORES = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """How a run is made.
+    """Protocol of a run.
 
-    Warm-up ends when both its limits are reached, the timed part when ``calls`` or ``seconds`` is,
-    and not before the estimate is ``stable``: standard error of the blocks' medians over their
-    mean, None for any; ``most_s`` ends it in any case. ``threads`` 0 means all cores this process
-    may use; each of the ``streams``, which run at once, has its share of them.
+    Warm-up ends when both ``warmup_calls`` and ``warmup_s`` are reached. The timed part ends when
+    ``calls`` or ``seconds`` is reached and the estimate is stable: the standard error of the block
+    medians over their mean is at most ``stable`` (None: any). It ends after ``most_s`` in any case.
+    ``threads`` 0 means all cores this process may use; the ``streams`` run concurrently and share
+    the threads.
     """
 
     threads: int = 0
@@ -66,9 +67,9 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One process: its blocks of call times in ms, and what was seen of the machine meanwhile."""
+    """One process: its side, its blocks of call times in ms, and the machine's state meanwhile."""
 
-    arm: str
+    side: str
     pair: int
     t0: str
     blocks: tuple[tuple[float, ...], ...]
@@ -76,7 +77,7 @@ class Run:
     open_s: float
     first_ms: float
     peak_mib: float
-    seen: telemetry.Seen
+    telemetry: Telemetry
     foreign_cores: float | None
 
     @property
@@ -101,11 +102,11 @@ def run_together(
     """One run of each contender, in fresh processes that take turns block by block.
 
     Args:
-        contenders: By arm, such as "A" and "B".
+        contenders: Contenders by side, such as "A" and "B".
         images: ``.npy`` file of preprocessed images, at least one batch.
-        protocol: See Protocol.
-        pair: Number of this sitting in its session.
-        progress: Called with (timed calls, calls wanted) of the first arm.
+        protocol: Protocol of the runs.
+        pair: Number that the runs of one pair share.
+        progress: Called with (timed calls, calls wanted) of the first side.
 
     Raises:
         InputError: An engine cannot be opened or refuses the images.
@@ -117,72 +118,67 @@ def run_together(
     use = machine.cpu_use()
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
-        for arm, one in contenders.items():
+        for side, contender in contenders.items():
             worker = worker_of(
-                replace(one, name=f"{arm}: {one.name}"),
+                replace(contender, name=f"{side}: {contender.name}"),
                 images,
                 batch=protocol.batch,
                 threads=per_stream,
                 timeout_s=protocol.timeout_s,
                 streams=protocol.streams,
             )
-            workers[arm] = stack.enter_context(worker)
-            check_threads(worker, per_stream)
-        firsts = {arm: worker.first_ms() for arm, worker in workers.items()}
+            workers[side] = stack.enter_context(worker)
+        firsts = {side: worker.first_ms() for side, worker in workers.items()}
         for worker in workers.values():
             worker.warm_up(calls=protocol.warmup_calls, seconds=protocol.warmup_s)
         before = telemetry.read()
         blocks, computes = _take_turns(workers, protocol, progress)
-        seen = telemetry.between(before, telemetry.read())
-        peaks = {arm: worker.peak_mib() for arm, worker in workers.items()}
+        state = telemetry.between(before, telemetry.read())
+        peaks = {side: worker.peak_mib() for side, worker in workers.items()}
     foreign = machine.foreign_cores(use, machine.cpu_use())  # the workers' own time is known now
     return [
         Run(
-            arm=arm,
+            side=side,
             pair=pair,
             t0=started,
-            blocks=tuple(tuple(block) for block in blocks[arm]),
-            compute_ms=tuple(computes[arm]),
-            open_s=workers[arm].open_s,
-            first_ms=firsts[arm],
-            peak_mib=peaks[arm],
-            seen=seen,
+            blocks=tuple(tuple(block) for block in blocks[side]),
+            compute_ms=tuple(computes[side]),
+            open_s=workers[side].open_s,
+            first_ms=firsts[side],
+            peak_mib=peaks[side],
+            telemetry=state,
             foreign_cores=foreign,
         )
-        for arm in contenders
+        for side in contenders
     ]
 
 
 def _take_turns(
     workers: Mapping[str, Worker], protocol: Protocol, progress: Progress
 ) -> tuple[dict[str, list[list[float]]], dict[str, list[float]]]:
-    """Blocks of call times and compute times by arm: A B, B A, A B ... until both have enough."""
-    blocks: dict[str, list[list[float]]] = {arm: [] for arm in workers}
-    computes: dict[str, list[float]] = {arm: [] for arm in workers}
+    """Blocks of call times and compute times by side: A B, B A, A B ... until both have enough."""
+    blocks: dict[str, list[list[float]]] = {side: [] for side in workers}
+    computes: dict[str, list[float]] = {side: [] for side in workers}
     turn = 0
-    while not _is_enough(blocks, protocol):
-        arms = list(workers) if turn % 2 == 0 else list(workers)[::-1]
-        for arm in arms:
-            workers[arm].settle(protocol.settle_s)
-            block = workers[arm].block(
+    while not all(_is_stable(timed, protocol) for timed in blocks.values()):
+        sides = list(workers) if turn % 2 == 0 else list(workers)[::-1]
+        for side in sides:
+            time.sleep(protocol.settle_s)  # threads that spin after a call go to sleep
+            block = workers[side].block(
                 calls=protocol.block_calls,
                 least=1,
                 seconds=protocol.block_s,
                 discard=protocol.discard_calls,
             )
-            blocks[arm].append(block.samples_ms)
-            computes[arm] += block.compute_ms
+            blocks[side].append(block.samples_ms)
+            computes[side] += block.compute_ms
         turn += 1
-        done = sum(map(len, blocks[arms[0]]))
+        done = sum(map(len, blocks[sides[0]]))
         progress(min(done, protocol.calls), protocol.calls)
     return blocks, computes
 
 
-_LEAST_BLOCKS = 4  # two there and two back: a drift is seen, and half of it cancels
-
-
-def _is_enough(blocks: Mapping[str, Sequence[Sequence[float]]], protocol: Protocol) -> bool:
-    return all(_is_stable(found, protocol) for found in blocks.values())
+_LEAST_BLOCKS = 4  # two turns in each order: a drift shows, and half of it cancels
 
 
 def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
@@ -201,10 +197,10 @@ def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
 
 
 def run_record(run: Run, protocol: Protocol) -> RunRecord:
-    """A run as the record keeps it."""
+    """Entry of a run in the record."""
     figures = measure.summary(run.samples, run.compute_ms)
     return RunRecord(
-        arm=run.arm,
+        arm=run.side,
         pair=run.pair,
         t0=run.t0,
         n=figures.n,
@@ -219,7 +215,7 @@ def run_record(run: Run, protocol: Protocol) -> RunRecord:
         first_ms=run.first_ms,
         peak_mib=run.peak_mib,
         compute_median=figures.gpu_median,
-        **run.seen._asdict(),
+        **run.telemetry._asdict(),
         foreign_cores=run.foreign_cores,
         warnings=tuple(warnings_of(run)),
         blocks=tuple(len(block) for block in run.blocks),
@@ -228,46 +224,35 @@ def run_record(run: Run, protocol: Protocol) -> RunRecord:
 
 
 def warnings_of(run: Run) -> list[str]:
-    """What makes the figures of a run doubtful: what a device warns of, and a busy machine."""
+    """Reasons to doubt the figures of a run: unsteady calls, heat, a busy machine, throttling."""
     cov = measure.summary(run.samples, ()).cov
-    found = measure.unsteady(cov, run.seen.temp_c.end)
+    warnings = measure.unsteady(cov, run.telemetry.temp_c.end)
     if run.foreign_cores is not None and run.foreign_cores > _BUSY_CORES:
-        found.append(f"other programs used {run.foreign_cores:.1f} cores")
-    if run.seen.throttled:
-        found.append("the machine throttled")
-    return found
+        warnings.append(f"other programs used {run.foreign_cores:.1f} cores")
+    if run.telemetry.throttled:
+        warnings.append("the machine throttled")
+    return warnings
 
 
 def record(
     kind: Literal["single", "ab", "aa"],
-    arms: Mapping[str, EngineUnderTest],
+    engines: Mapping[str, EngineUnderTest],
     runs: Sequence[Run],
     protocol: Protocol,
 ) -> BenchRecord:
-    """The record of a session; ``result`` is added by ``comparison``.
+    """The record of runs, without ``result``, which ``comparison`` adds.
 
     Args:
         kind: "single", "ab" or "aa".
-        arms: The engines; the model, the libraries and what was fed are those of the first.
-        runs: All of them.
-        protocol: As given; threads are resolved here.
+        engines: Engines by side; the record has the model, libraries and images of the first.
+        runs: Runs of all engines.
+        protocol: Protocol of the runs; ``threads`` 0 is resolved here.
     """
-    first = next(iter(arms.values()))
+    first = next(iter(engines.values()))
     here = machine.describe()
-    device = DeviceFacts(
-        cpu=here.cpu,
-        architecture=here.architecture,
-        instruction_sets=here.instruction_sets,
-        num_cores=here.num_cores,
-        affinity=here.affinity,
-        governor=here.governor,
-        system=here.system,
-        python=here.python,
-        libraries=first.facts.tied_to,
-        load_average=here.load_average,
-    )
+    device = DeviceFacts(**msgspec.structs.asdict(here), libraries=first.facts.tied_to)
     choices = asdict(protocol) | {"threads": protocol.threads or len(here.affinity)}
-    how = UsedProtocol(
+    used = UsedProtocol(
         **choices,
         runner="python",
         order="A" if kind == "single" else "ABBA, block by block",
@@ -285,16 +270,16 @@ def record(
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         tool={"version": __version__},
         model=first.model,
-        engines={name: arm.facts for name, arm in arms.items()},
+        engines={side: engine.facts for side, engine in engines.items()},
         device=device,
-        protocol=how,
+        protocol=used,
         runs=tuple(run_record(run, protocol) for run in runs),
-        fingerprint=fingerprint(device, how),
+        fingerprint=fingerprint(device, used),
     )
 
 
 def fingerprint(device: DeviceFacts, protocol: UsedProtocol) -> str:
-    """Same where two records may be compared: machine but for its load, libraries, protocol."""
+    """Hash of machine without its load, libraries and protocol; equal for comparable records."""
     idle = msgspec.structs.replace(device, load_average=msgspec.UNSET)
     text = json.dumps(records.plain([idle, protocol]), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""An engine file as one side of a latency session: how to open it, what it is, what it is fed."""
+"""Engines under test: an engine file with its images, ready to be timed in a worker process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
-    """What is fed: a hash of the preprocessed images, and in words what they are."""
+    """Hash of the preprocessed images that an engine is fed, and a description of them."""
 
     sha256: str
     description: str
@@ -35,7 +35,11 @@ class Feed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineUnderTest:
-    """``contender`` opens it, ``facts`` and ``model`` are for the record, ``feed`` is its input."""
+    """An engine to be timed.
+
+    ``contender`` says how a worker opens the engine; ``facts``, ``model`` and ``feed`` are what the
+    record keeps of it.
+    """
 
     engine: EngineFile
     contender: Contender
@@ -47,17 +51,17 @@ class EngineUnderTest:
 def prepare_engine(
     path: Path, batch: int, image_set: ImageSet | None, folder: Path
 ) -> EngineUnderTest:
-    """An engine that this machine can execute, with its images in ``folder``.
+    """An engine that this machine can execute, with its preprocessed images in ``folder``.
 
     Args:
-        path: Engine file, its sidecar beside it.
+        path: Engine file with its sidecar beside it.
         batch: Images of one call.
-        image_set: Photos to feed; None feeds noise, which convolutions take as long for.
-        folder: Where the preprocessed images go.
+        image_set: Photos to feed; None feeds noise, on which convolutions take the same time.
+        folder: Folder for the preprocessed images.
 
     Raises:
-        InputError: Not an engine, or the batch is not among those that it takes.
-        BackendMissing: Its library cannot execute here.
+        InputError: The file is not an engine, or the engine does not take this batch size.
+        BackendMissing: The engine's library cannot execute here.
     """
     engine = artifact.load(EngineFile, path)
     backend = backends.backend(engine.details.backend)
@@ -73,15 +77,15 @@ def prepare_engine(
             f"{path} takes batches of {profile.min} to {profile.max}, asked for {batch}",
             hint="--batch, or build with --dynamic-batch MIN:OPT:MAX",
         )
-    fed = folder / f"{engine.sha256[:12]}.npy"
-    feed = _write(fed, engine, batch, image_set)
+    images_path = folder / f"{engine.sha256[:12]}.npy"
+    feed = _write_feed(images_path, engine.details.preprocess, batch, image_set)
     return EngineUnderTest(
         engine=engine,
         contender=Contender(
             name=path.name,
             factory="edge_inception.inference:open_engine",
             arguments={"path": str(path.resolve())},
-            images=fed,
+            images=images_path,
         ),
         facts=_facts(engine, path),
         model=Model(name=engine.details.model, input=engine.details.input_shape),
@@ -89,34 +93,33 @@ def prepare_engine(
     )
 
 
-def _write(path: Path, engine: EngineFile, batch: int, image_set: ImageSet | None) -> Feed:
-    how = engine.details.preprocess
+def _write_feed(path: Path, preprocess: Preprocess, batch: int, image_set: ImageSet | None) -> Feed:
     count = max(_NUM_IMAGES, batch)
-    if image_set is None:
-        random = np.random.default_rng(_SEED)
-        shape = (count, *how.image_shape)
-        found: NDArray[Any]
-        if how.element == "uint8":
-            found = random.integers(0, 256, shape, dtype=np.uint8)
-        else:
-            found = random.standard_normal(shape, dtype=np.float32)
-        what = f"noise, seed {_SEED}"
+    array: NDArray[Any]
+    if image_set is not None:
+        array = photos(image_set, preprocess, batch)
+        description = f"{min(count, len(image_set.items))} images of {image_set.name}"
     else:
-        found = photos(image_set, how, batch)
-        what = f"{min(count, len(image_set.items))} images of {image_set.name}"
-    np.save(path, found)
-    return Feed(sha256=hashlib.sha256(found.tobytes()).hexdigest(), description=what)
+        random, shape = np.random.default_rng(_SEED), (count, *preprocess.image_shape)
+        if preprocess.element == "uint8":
+            array = random.integers(0, 256, shape, dtype=np.uint8)
+        else:
+            array = random.standard_normal(shape, dtype=np.float32)
+        description = f"noise, seed {_SEED}"
+    np.save(path, array)
+    return Feed(sha256=hashlib.sha256(array.tobytes()).hexdigest(), description=description)
 
 
-def photos(image_set: ImageSet, how: Preprocess, batch: int) -> NDArray[Any]:
-    """Images for timed calls, one batch or sixteen: spread over the set, repeated if it is small.
+def photos(image_set: ImageSet, preprocess: Preprocess, batch: int) -> NDArray[Any]:
+    """Preprocessed images for timed calls: sixteen, or one batch if that is more.
 
-    Calls cycle through them, so that no call meets the data of the last one.
+    The images are spread evenly over the set, and repeated where the set is smaller. Timed calls
+    cycle through them, so that no call runs on the images of the call before.
     """
     count = max(_NUM_IMAGES, batch)
     spread = image_set.subset(count).items
     repeated = [spread[i % len(spread)] for i in range(count)]
-    return np.concatenate([one.images for one in images.batches(repeated, how, batch)])
+    return np.concatenate([one.images for one in images.batches(repeated, preprocess, batch)])
 
 
 def _facts(engine: EngineFile, path: Path) -> EngineFacts:

@@ -1,6 +1,6 @@
-"""What a record tells of an engine, the machine and the protocol, whatever was then measured.
+"""Facts of a latency record about the engine, the machine and the protocol.
 
-Fields that may be missing are those that only a device tells, or only a host.
+A field may be missing if only a device records it, or only a host.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _Whole = int | UnsetType | None
 
 
 class Model(Record, frozen=True, kw_only=True):
-    """The model of the engines; ``input`` is its shape."""
+    """The model that the engines compute; ``input`` is the shape of its input."""
 
     name: str | None
     input: tuple[int | str | None, ...] | None
@@ -22,7 +22,7 @@ class Model(Record, frozen=True, kw_only=True):
 
 
 class Batches(Record, frozen=True, kw_only=True):
-    """Images of a call: fewest, the number compiled for, and most."""
+    """Images of one call: the fewest, the number the engine is optimized for, and the most."""
 
     min: Positive
     opt: Positive
@@ -30,7 +30,10 @@ class Batches(Record, frozen=True, kw_only=True):
 
 
 class EngineFacts(Record, frozen=True, kw_only=True):
-    """An engine file, and what it is tied to by library; the last six are of a device."""
+    """An engine file; only a device records the last six fields.
+
+    ``tied_to`` are the names and versions that the engine runs with only, such as its library's.
+    """
 
     path: str
     sha256: str
@@ -52,14 +55,14 @@ class EngineFacts(Record, frozen=True, kw_only=True):
 
 
 class PowerMode(Record, frozen=True, kw_only=True):
-    """Of a Jetson."""
+    """Power mode of a Jetson, as nvpmodel names it."""
 
     name: str
     id: int | UnsetType = UNSET
 
 
 class DeviceFacts(Record, frozen=True, kw_only=True):
-    """The machine as ``machine`` describes it, or as a device's own program does."""
+    """The machine as ``machine.describe`` sees it on a host, or ``device.py`` on a device."""
 
     cpu: _Text = UNSET
     architecture: _Text = UNSET
@@ -93,7 +96,7 @@ class DeviceFacts(Record, frozen=True, kw_only=True):
 
 
 class UsedProtocol(Record, frozen=True, kw_only=True):
-    """``bench.Protocol`` as it was resolved, and what was fed; the last two are of a device."""
+    """``bench.Protocol`` with its choices resolved, and the images; a device adds the last two."""
 
     threads: Count | None
     batch: Positive

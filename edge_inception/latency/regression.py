@@ -1,16 +1,16 @@
-"""Is B slower than A: the verdict of ``compare``, by intervals over pairs of fresh processes.
+"""The verdict of ``compare`` on whether B is slower than A, from pairs of fresh processes.
 
-A pair is a sitting of two fresh processes that take turns block by block (``bench``). Its figure is
-the median over turns of log(block median of B / block median of A): a disturbance that hits some
-turns changes a median little, and a drift meets both. Calls inside a process are not independent,
-so the interval comes from the pairs alone.
+The two processes of a pair take turns block by block (``bench``). The figure of a pair is the
+median over turns of log(block median of B / block median of A): a disturbance of some turns hardly
+changes the median, and a drift affects both processes. Calls of one process are not independent, so
+the interval is computed over the pairs.
 
-The verdict claims only what the whole interval says: ``pass`` when the ratio's upper bound is below
-1 + delta, ``fail`` when its lower bound is above it, ``improved`` when the upper bound is below
-1 - delta; otherwise pairs are added up to a limit, and then it is ``inconclusive``. ``invalid`` is
-no verdict: what was measured may not be compared.
+The verdict depends on the whole interval of the ratio: ``pass`` if its upper bound is below
+1 + delta, ``improved`` if the upper bound is below 1 - delta, ``fail`` if its lower bound is above
+1 + delta. Otherwise pairs are added up to a limit, at which the verdict is ``inconclusive``. It is
+``invalid`` if the two measurements are not comparable.
 
-Source: docs/latency.md, "Simulation"; docs/latency.md, "Gate"; Student, Biometrika 6 (1908) 1-25;
+Source: docs/latency.md, "Simulation" and "Gate"; Student, Biometrika 6 (1908) 1-25;
 Efron, Annals of Statistics 7 (1979) 1-26.
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,9 @@ from edge_inception.latency.record import BASELINE, CANDIDATE, ResultRecord, Ver
 from edge_inception.metrics.intervals import Estimate, geometric_mean, student_quantile
 from edge_inception.spec import Progress, no_progress
 
-RESAMPLES = 10_000
-SEED = 0
+_RESAMPLES = 10_000
+_SEED = 0
 _BOOTSTRAP_FROM = 9  # pairs; docs/latency.md, "Gate": Student's t up to 8
-
 
 EXIT_CODES: Mapping[Verdict, int] = {
     Verdict.PASS: 0,
@@ -45,7 +44,10 @@ EXIT_CODES: Mapping[Verdict, int] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """``delta``: the slow-down that is too much, as a share; pairs at first and at most."""
+    """Limit of a comparison: ``delta`` is the largest slow-down allowed, as a share.
+
+    ``pairs`` are measured first, then ``step`` more at a time up to ``most_pairs``.
+    """
 
     delta: float = 0.03
     pairs: int = 10
@@ -55,7 +57,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The verdict with the ratio B over A that it rests on; None when nothing could be compared."""
+    """Verdict with the ratio B over A it is based on; None where nothing could be compared."""
 
     verdict: Verdict
     ratio: Estimate | None
@@ -65,14 +67,15 @@ class Result:
 
     @property
     def sentence(self) -> str:
-        """What people read, verdict apart."""
+        """Ratio, interval, limit and reasons in one sentence, without the verdict."""
         if self.ratio is None:
             return "; ".join(self.reasons)
         percent = 100 * (self.ratio.value - 1)
         low, high = 100 * (self.ratio.lower - 1), 100 * (self.ratio.upper - 1)
-        way = "slower" if percent >= 0 else "faster"
+        direction = "slower" if percent >= 0 else "faster"
         return (
-            f"B is {abs(percent):.1f} % {way} than A (95 % interval {low:+.1f} % to {high:+.1f} %, "
+            f"B is {abs(percent):.1f} % {direction} than A "
+            f"(95 % interval {low:+.1f} % to {high:+.1f} %, "
             f"{self.num_pairs} pairs), limit {100 * self.delta:+g} %"
             + "".join(f"; {reason}" for reason in self.reasons)
         )
@@ -82,11 +85,11 @@ def log_ratio(a: Run | Sequence[float], b: Run | Sequence[float]) -> float:
     """Figure of one pair: median over turns of log(B's block median / A's).
 
     Args:
-        a: The run of A, or the medians of its blocks in ms, in order.
-        b: B's, as many.
+        a: Run of A, or the medians of its blocks in ms, in order.
+        b: Run of B, or as many medians.
 
     Raises:
-        ValueError: Not the same number of blocks, or none.
+        ValueError: The numbers of blocks differ, or there is no block.
     """
     first = a.medians if isinstance(a, Run) else a
     second = b.medians if isinstance(b, Run) else b
@@ -98,8 +101,8 @@ def log_ratio(a: Run | Sequence[float], b: Run | Sequence[float]) -> float:
 def interval(logs: Sequence[float]) -> Estimate:
     """Ratio B over A with its two-sided 95 % interval, from the figures of the pairs.
 
-    Up to 8 pairs Student's t of their mean; from 9 on the bootstrap of pairs of their median,
-    10,000 resamples with a fixed seed.
+    Up to 8 pairs this is Student's t interval of their mean; from 9 pairs on it is the bootstrap
+    interval of their median, from 10,000 resamples with a fixed seed.
 
     Raises:
         ValueError: Fewer than two pairs.
@@ -109,8 +112,8 @@ def interval(logs: Sequence[float]) -> Estimate:
     values = np.asarray(logs, dtype=np.float64)
     if len(values) < _BOOTSTRAP_FROM:
         return geometric_mean(logs)
-    random = np.random.default_rng(SEED)
-    drawn = values[random.integers(0, len(values), (RESAMPLES, len(values)))]
+    random = np.random.default_rng(_SEED)
+    drawn = values[random.integers(0, len(values), (_RESAMPLES, len(values)))]
     low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
     return _estimate(float(np.median(values)), float(low), float(high), "paired-bootstrap-log-95")
 
@@ -122,11 +125,11 @@ def _estimate(centre: float, lower: float, upper: float, method: str) -> Estimat
 
 
 def judge(logs: Sequence[float], delta: float) -> Result:
-    """Verdict of these pairs alone.
+    """Verdict on the given pairs.
 
     Args:
-        logs: Figures of the pairs, see ``log_ratio``; two or more.
-        delta: Slow-down that is too much, a share above 0.
+        logs: Figures of two or more pairs, see ``log_ratio``.
+        delta: Largest slow-down allowed, a share above 0.
 
     Raises:
         ValueError: Fewer than two pairs, or delta is not above 0.
@@ -149,11 +152,11 @@ def _decided(ratio: Estimate, delta: float, count: int) -> Result:
 
 
 def sequential(figure: Callable[[int], float], gate: Gate) -> tuple[Result, list[float]]:
-    """Judge after ``gate.pairs`` pairs, and while undecided after each ``step`` more.
+    """Result and figures of the pairs, from as many pairs as a verdict needs.
 
     Args:
-        figure: Gives the figure of pair number i, measuring it.
-        gate: Limits.
+        figure: Function that measures pair number i and gives its figure.
+        gate: Limit and numbers of pairs.
     """
     logs: list[float] = []
     wanted = gate.pairs
@@ -174,7 +177,7 @@ def compare(
     *,
     progress: Progress = no_progress,
 ) -> tuple[Result, list[Run]]:
-    """Measure pairs until the verdict stands.
+    """Result and runs of a comparison, from as many pairs as a verdict needs.
 
     Raises:
         InputError: An engine cannot be opened or refuses the images.
@@ -183,34 +186,34 @@ def compare(
     runs: list[Run] = []
 
     def figure(index: int) -> float:
-        arms = {BASELINE: a, CANDIDATE: b} if index % 2 == 0 else {CANDIDATE: b, BASELINE: a}
-        found = {run.arm: run for run in run_together(arms, images, protocol, pair=index)}
-        pair = found[BASELINE], found[CANDIDATE]
+        sides = {BASELINE: a, CANDIDATE: b} if index % 2 == 0 else {CANDIDATE: b, BASELINE: a}
+        by_side = {run.side: run for run in run_together(sides, images, protocol, pair=index)}
+        pair = by_side[BASELINE], by_side[CANDIDATE]
         runs.extend(pair)
         progress(index + 1, max(gate.pairs, index + 1))
         return log_ratio(*pair)
 
     result, _ = sequential(figure, gate)
-    throttled = sorted({run.pair for run in runs if run.seen.throttled})
+    throttled = {run.pair for run in runs if run.telemetry.throttled}
     if throttled:
         reason = f"the machine throttled in {len(throttled)} of {result.num_pairs} pairs"
-        return _invalid(result, reason), runs
+        result = replace(result, verdict=Verdict.INVALID, reasons=(reason,))
     return result, runs
 
 
 def against(stored: Sequence[float], fresh: Sequence[float], delta: float) -> Result:
-    """Verdict on runs of today against runs of another day; weaker than pairs.
+    """Verdict on runs of today against runs of another day, which is weaker than one on pairs.
 
-    Welch's interval on the logarithms of the runs' medians: what differs between the days is in the
-    ratio, and no statistic takes it out.
+    The interval is Welch's, on the logarithms of the runs' medians. Any difference of the machine
+    between the two days is part of the ratio, and no statistic can remove it.
 
     Args:
         stored: Medians of the baseline's runs in ms, two or more.
         fresh: Medians of today's runs in ms, two or more.
-        delta: As in ``judge``.
+        delta: Largest slow-down allowed, a share.
 
     Raises:
-        ValueError: Fewer than two of either.
+        ValueError: There are fewer than two medians of either.
     """
     if min(len(stored), len(fresh)) < 2:  # noqa: PLR2004 -- a variance
         raise ValueError(f"need two or more runs of each, got {len(stored)} and {len(fresh)}")
@@ -225,18 +228,8 @@ def against(stored: Sequence[float], fresh: Sequence[float], delta: float) -> Re
     return _decided(ratio, delta, min(len(stored), len(fresh)))
 
 
-def _invalid(result: Result, reason: str) -> Result:
-    return Result(
-        verdict=Verdict.INVALID,
-        ratio=result.ratio,
-        delta=result.delta,
-        num_pairs=result.num_pairs,
-        reasons=(reason,),
-    )
-
-
 def result_record(result: Result) -> ResultRecord:
-    """``result`` of a record."""
+    """``result`` of a record, with the sentence."""
     ratio = result.ratio
     return ResultRecord(
         ratio=ratio.value if ratio else None,
@@ -251,15 +244,18 @@ def result_record(result: Result) -> ResultRecord:
 
 
 def pairs_needed(logs: Sequence[float], gate: Gate, *, true_change: float = 0.05) -> int:
-    """Pairs at which a true slow-down of ``true_change`` fails in 9 of 10 sessions.
+    """Number of pairs with which a true slow-down of ``true_change`` fails 9 times in 10.
 
-    From the spread of A/A pairs by the usual normal formula: (1.96 + 1.28) sd over the distance to
-    the limit, squared.
+    The number follows from the standard deviation sd of A/A pairs by the normal approximation:
+    ((1.96 + 1.28) sd / distance to the limit) squared.
 
     Args:
-        logs: Figures of A/A pairs, two or more.
-        gate: For its delta, which must be below ``true_change``.
-        true_change: As a share.
+        logs: Figures of two or more A/A pairs.
+        gate: Gate whose ``delta`` is below ``true_change``.
+        true_change: True slow-down, as a share.
+
+    Raises:
+        ValueError: ``true_change`` is within the gate's limit.
     """
     distance = math.log(1 + true_change) - math.log(1 + gate.delta)
     if distance <= 0:

@@ -1,7 +1,7 @@
-"""What the machine did while something was timed: clocks, temperatures, power, throttling.
+"""Clocks, temperatures, power and throttling of the machine while an engine was timed.
 
-Read from the kernel's files, and from NVIDIA's management library where it is installed. What a
-machine does not tell is recorded with the reason, never as a zero.
+They are read from the kernel's files, and from NVIDIA's management library where it is installed.
+What cannot be read is recorded as None with the reason, never as 0.
 
 Source: Linux ``cpufreq``, ``thermal`` and ``powercap`` (RAPL) in Documentation/; INA3221 rails of
 Jetson as docs/hardware.md, "Power modes and clocks"; NVML as ``nvidia-ml-py`` binds it.
@@ -27,10 +27,11 @@ _MICRO = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One look at the machine; None and empty where it does not tell, with the reason.
+    """State of the machine at one moment; what cannot be read is None or empty.
 
-    ``cpu_mhz`` is the lowest of all cores; ``energy_j`` counts up from an arbitrary start;
-    ``power_mw`` is the sum of a Jetson's rails, or of the GPU; ``throttle_count`` counts up.
+    ``at_s`` is on the monotonic clock. ``cpu_mhz`` is the lowest clock of all cores. ``energy_j``
+    and ``throttle_count`` count up from an arbitrary start. ``power_mw`` is the sum of a Jetson's
+    rails, or the power of the GPU. ``unavailable`` gives the reason for each missing figure.
     """
 
     at_s: float
@@ -44,21 +45,21 @@ class Reading:
 
 
 class Temperatures(Record, frozen=True, kw_only=True):
-    """Degrees Celsius by zone, before and after."""
+    """Degrees Celsius by thermal zone, at the start and the end of a run."""
 
     start: dict[str, float]
     end: dict[str, float]
 
 
 class Clocks(Record, frozen=True, kw_only=True):
-    """Lowest MHz of all cores, before and after."""
+    """Lowest clock of all cores in MHz, at the start and the end of a run."""
 
     start: float | None
     end: float | None
 
 
-class Seen(NamedTuple):
-    """What happened from one reading to another, with the names that the record of a run has."""
+class Telemetry(NamedTuple):
+    """State of the machine during a run, with the field names of a run's record."""
 
     temp_c: Temperatures
     cpu_mhz: Clocks
@@ -69,12 +70,12 @@ class Seen(NamedTuple):
 
 
 def read(root: Path = Path("/sys")) -> Reading:
-    """The machine, now.
+    """State of the machine now.
 
     Args:
-        root: Where ``/sys`` is; tests have one of their own.
+        root: The folder ``/sys``, or a copy of it in tests.
     """
-    heat = jetson_board.read_temperatures(str(root.parent))
+    temperatures = jetson_board.read_temperatures(str(root.parent))
     clocks = _numbers(root, f"{_CPU}/cpu[0-9]*/cpufreq/scaling_cur_freq")
     counts = _numbers(root, f"{_CPU}/cpu[0-9]*/thermal_throttle/package_throttle_count")
     energy = _numbers(root, _RAPL)
@@ -84,20 +85,20 @@ def read(root: Path = Path("/sys")) -> Reading:
         temp_c={},
         throttled=max(counts) if counts else None,
     )
-    found = Reading(
+    reading = Reading(
         at_s=time.monotonic(),
-        temp_c={**heat, **gpu.temp_c},
+        temp_c={**temperatures, **gpu.temp_c},
         cpu_mhz=min(clocks) / 1000 if clocks else None,
         gpu_mhz=gpu.mhz,
         energy_j=energy[0] / _MICRO if energy else None,
         power_mw=gpu.power_mw,
         throttle_count=gpu.throttled,
     )
-    lacking = {name: why for name, why in _WHY.items() if getattr(found, name) in (None, {})}
-    return replace(found, unavailable=lacking)
+    missing = {name: why for name, why in _REASONS.items() if getattr(reading, name) in (None, {})}
+    return replace(reading, unavailable=missing)
 
 
-_WHY: Mapping[str, str] = {
+_REASONS: Mapping[str, str] = {
     "cpu_mhz": "no cpufreq in /sys/devices/system/cpu: a virtual machine hides it",
     "gpu_mhz": "no GPU that devfreq or NVML tells of",
     "energy_j": "no readable RAPL counter in /sys/class/powercap",
@@ -107,22 +108,22 @@ _WHY: Mapping[str, str] = {
 }
 
 
-def between(before: Reading, after: Reading) -> Seen:
-    """What happened from one reading to another.
+def between(before: Reading, after: Reading) -> Telemetry:
+    """State of the machine between two readings.
 
-    ``power_mw`` is the mean of RAPL's energy over the time, else of the two readings.
-    ``throttled`` is None where no counter tells.
+    ``power_mw`` is the energy that RAPL counted over the time, or else the mean of both readings.
+    ``throttled`` is None where there is no counter.
     """
     seconds = after.at_s - before.at_s
     power = None
     if before.energy_j is not None and after.energy_j is not None and seconds > 0:
-        joules = after.energy_j - before.energy_j  # below zero when the counter went round
+        joules = after.energy_j - before.energy_j  # negative after an overflow
         power = 1000 * joules / seconds if joules >= 0 else None
     elif before.power_mw is not None and after.power_mw is not None:
         power = (before.power_mw + after.power_mw) / 2
     counts = before.throttle_count, after.throttle_count
     throttled = None if None in counts else counts[0] != counts[1]
-    return Seen(
+    return Telemetry(
         temp_c=Temperatures(start=dict(before.temp_c), end=dict(after.temp_c)),
         cpu_mhz=Clocks(start=before.cpu_mhz, end=after.cpu_mhz),
         gpu_mhz_min=min((c for c in (before.gpu_mhz, after.gpu_mhz) if c), default=None),
@@ -133,8 +134,8 @@ def between(before: Reading, after: Reading) -> Seen:
 
 
 def _numbers(root: Path, pattern: str) -> list[int]:
-    found = (_number(path) for path in sorted(root.glob(pattern)))
-    return [value for value in found if value is not None]
+    numbers = (_number(path) for path in sorted(root.glob(pattern)))
+    return [number for number in numbers if number is not None]
 
 
 def _number(path: Path) -> int | None:
@@ -154,8 +155,8 @@ def _rails(root: Path) -> float | None:
         for chip in chips
         for current in chip.glob("curr[1-3]_input")
     ]
-    known = [amps * volts / 1000 for amps, volts in pairs if amps is not None and volts is not None]
-    return sum(known) if known else None
+    powers = [ma * mv / 1000 for ma, mv in pairs if ma is not None and mv is not None]
+    return sum(powers) if powers else None
 
 
 class _Gpu(NamedTuple):
@@ -179,11 +180,11 @@ def _nvml() -> _Gpu | None:
         gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
         reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
         idle = pynvml.nvmlClocksThrottleReasonGpuIdle | pynvml.nvmlClocksThrottleReasonNone
-        heat = float(pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU))
+        temperature = float(pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU))
         return _Gpu(
             mhz=pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
             power_mw=float(pynvml.nvmlDeviceGetPowerUsage(gpu)),
-            temp_c={"gpu": heat},
+            temp_c={"gpu": temperature},
             throttled=int(bool(reasons & ~idle)),
         )
     except pynvml.NVMLError:

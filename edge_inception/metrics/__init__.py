@@ -1,5 +1,5 @@
 """Figures of merit and their confidence intervals, from plain arrays and counts.
 
-What enters is a closed formula with its source, in numpy only: training, validation and latency
-share it.
+Code belongs here if it is a formula with its source and needs only numpy. Training, validation and
+latency use these formulas.
 """

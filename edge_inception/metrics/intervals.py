@@ -49,7 +49,7 @@ def wilson(count: int, total: int) -> Estimate:
     half = z / shrunk * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
     return Estimate(
         value=share,
-        # at a share of exactly 0 or 1 the bound equals it; rounding may miss by one bit
+        # at a share of 0 or 1 the bound equals the share; rounding may miss it by one bit
         lower=0.0 if count == 0 else max(0.0, centre - half),
         upper=1.0 if count == total else min(1.0, centre + half),
         method="wilson-95",
@@ -67,7 +67,7 @@ def exact_share(count: int, total: int) -> Estimate:
     """
     _check_count(count, total)
     tail = 1 - CONFIDENCE
-    # ends in closed form, so that no flip among n gives 1 - 0.05 ** (1 / n) to the last digit
+    # closed forms at both ends are exact: no flip among n gives 1 - 0.05 ** (1 / n)
     if count == 0:
         lower, upper = 0.0, -math.expm1(math.log(tail) / total)
     elif count == total:
@@ -83,8 +83,9 @@ def exact_share(count: int, total: int) -> Estimate:
 def paired_drop(lost: int, gained: int, total: int) -> Estimate:
     """Drop of a share measured twice on the same images, ``(lost - gained) / total``.
 
-    The exact bounds of the two flip shares are joined by square-and-add with the correlation of
-    two cells of one multinomial. Bounds are one-sided 95 % each.
+    The exact bounds of the shares of images that became wrong and right are combined by
+    square-and-add, with the correlation of two cells of one multinomial. Bounds are one-sided 95 %
+    each.
 
     Args:
         lost: Images right before and wrong after.
@@ -99,9 +100,10 @@ def paired_drop(lost: int, gained: int, total: int) -> Estimate:
 
     Source:
         Newcombe, Stat. Med. 17 (1998) 2635-2650, method 10 (square-and-add); Zou and Donner,
-        Stat. Med. 27 (2008) 1693-1702 (any limits may be joined so); flip shares instead of
-        marginals and exact limits instead of Wilson's, since Wilson's (and Tango's) bound is too
-        small just where quantized engines are: at zero to five flips.
+        Stat. Med. 27 (2008) 1693-1702 (square-and-add of any limits). Newcombe's method has shares
+        of right images and Wilson's limits; here they are shares of changed images and exact
+        limits, since Wilson's and Tango's bounds are too small at zero to five changed images,
+        where quantized engines are.
     """
     if lost + gained > total:
         raise ValueError(f"{lost} + {gained} flips among {total} images")
@@ -155,7 +157,7 @@ def geometric_mean(logs: Sequence[float]) -> Estimate:
 
 
 def student_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """Two-sided t: P(-t < T < t) = ``confidence`` at ``freedom`` >= 1 degrees of freedom."""
+    """The t for which P(-t < T < t) = ``confidence`` at ``freedom`` >= 1 degrees of freedom."""
     if freedom < 1:
         raise ValueError(f"degrees of freedom must be at least 1, got {freedom}")
     return _bisect(lambda t: _student_within(t, freedom) < confidence, 0.0, _LARGEST_T)

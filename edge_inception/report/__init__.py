@@ -1,5 +1,4 @@
-"""Records of validation, latency and calibration as something people read.
+"""Records of validation, latency and calibration as terminal text, Markdown, CSV and HTML.
 
-What enters turns records into a terminal's table, Markdown, CSV or one HTML page. It measures and
-judges nothing.
+Code belongs here if it turns records into text or drawings; it neither measures nor judges.
 """

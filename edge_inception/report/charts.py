@@ -1,6 +1,6 @@
-"""The charts of a report, as Vega-Lite: what cannot be drawn, since it is NaN or missing, is not.
+"""The charts of a report, as Vega-Lite; values that are NaN or missing are left out.
 
-Each function gives None where nothing is left.
+Each function gives None where no value is left to draw.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_inception.metrics.intervals import Estimate
 from edge_inception.report.table import milliseconds
-from edge_inception.report.vega import NARROW, Chart, draw, finite
+from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
 from edge_inception.validate.report_record import Row
 
 _Rows = Sequence[Row]
@@ -33,7 +33,7 @@ _LONGEST_NAME_PX, _CHARACTER_PX = 136, 7.4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A value with its name and text, and bounds where it has them; ``subject``: it is judged."""
+    """A value with its name, its text and its bounds; ``subject``: it is of the judged engine."""
 
     name: str
     subject: bool
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timed:
-    """An engine's calls in ms; ``is_subject``: it is judged."""
+    """Call times of an engine in ms; ``is_subject``: the engine is judged."""
 
     name: str
     is_subject: bool
@@ -55,29 +55,29 @@ class Timed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tried(Point):
-    """A point over its median latency, with what stands beside it."""
+    """A point at its median latency in ms, and the label beside it."""
 
     ms: float
     label: str
 
 
 def accuracy(rows: _Rows) -> Chart | None:
-    """Top-1, or agreement where nothing is labelled, with its interval."""
+    """Chart of top-1 with its interval, or of agreement where no image is labelled."""
     estimate, word = quality(rows)
     points = [point for row in rows if (point := _point(row, estimate(row), 100.0))]
-    says = _told(points, "%", f"{word} with 95 % intervals")
+    says = _describe(points, "%", f"{word} with 95 % intervals")
     return _dots(f"{word.capitalize()}, %", points, says, word)
 
 
 def speedup(rows: _Rows) -> Chart | None:
-    """How many times as fast as the FP32 engine, with intervals."""
+    """Chart of the speed-up over the FP32 engine, with intervals."""
     points = [point for row in rows if (point := _point(row, row.speedup))]
-    says = _told(points, "x", "speed-up over the FP32 engine with 95 % intervals")
+    says = _describe(points, "x", "speed-up over the FP32 engine with 95 % intervals")
     return _dots("Speed-up over the FP32 engine", points, says, "times", ends_at=1.0)
 
 
 def size(rows: _Rows) -> Chart | None:
-    """Bytes of the engine files, in MiB."""
+    """Chart of the sizes of the engine files, in MiB."""
     sizes = [
         Point(name=row.name, subject=row.is_subject, value=mib, text=f"{mib:.1f}")
         for row in rows
@@ -87,32 +87,29 @@ def size(rows: _Rows) -> Chart | None:
 
 
 def bars(title: str, values: Sequence[Point], unit: str, word: str) -> Chart | None:
-    """A bar for each of the values; None of none."""
+    """Chart with a bar for each value; None where there is no value."""
     if not values:
         return None
 
     def spec(_: int) -> _Spec:
         x = {"field": "value", "type": "quantitative", "title": unit, "axis": {"tickCount": 4}}
         layers = [
-            {"mark": {"type": "bar", "height": 12}, "encoding": {"color": _COLOUR}},
-            {
-                "mark": {"type": "text", "align": "left", "dx": 5},
-                "encoding": {"text": {"field": "text"}},
-            },
+            layer("bar", {"color": _COLOUR}, height=12),
+            layer("text", TEXT, align="left", dx=5),
         ]
         return _by_name(values, x, layers)
 
-    return draw(title, _told(values, f" {unit}", word), spec)
+    return draw(title, _describe(values, f" {unit}", word), spec)
 
 
 def latency(rows: _Rows) -> Chart | None:
-    """Every timed call of the rows, as ``latencies`` draws them."""
+    """Chart of every timed call of the rows, as ``latencies`` draws it."""
     timed = [
         Timed(
             name=row.name,
             is_subject=row.is_subject,
             median_ms=row.latency.p50_ms,
-            # of a report without samples its medians of blocks
+            # a report may have been written without single calls
             samples_ms=row.latency.samples_ms or row.latency.block_medians_ms,
         )
         for row in rows
@@ -122,7 +119,7 @@ def latency(rows: _Rows) -> Chart | None:
 
 
 def latencies(engines: Sequence[Timed]) -> Chart | None:
-    """Every timed call as a tick, the median beneath."""
+    """Chart with a thin line for every timed call and a thick one for the median."""
     timed = [(one, samples) for one in engines if len(samples := _sorted(one.samples_ms))]
     if not timed:
         return None
@@ -140,22 +137,11 @@ def latencies(engines: Sequence[Timed]) -> Chart | None:
     x = {"field": "value", "type": "quantitative", "title": "ms", **scale}
 
     def spec(_: int) -> _Spec:
+        ink = {"color": {"value": "var(--ink)"}}
         layers = [
-            {
-                "data": {"values": _data(ticks)},
-                "mark": {"type": "tick", "size": 14, "opacity": 0.45, "yOffset": 5},
-                "encoding": {"color": _COLOUR},
-            },
-            {
-                "data": {"values": _data(marks)},
-                "mark": {"type": "tick", "size": 22, "thickness": 3, "yOffset": 3},
-                "encoding": {"color": {"value": "var(--ink)"}},
-            },
-            {
-                "data": {"values": _data(marks)},
-                "mark": {"type": "text", "dy": -13},
-                "encoding": {"text": {"field": "text"}},
-            },
+            layer("tick", {"color": _COLOUR}, _data(ticks), size=14, opacity=0.45, yOffset=5),
+            layer("tick", ink, _data(marks), size=22, thickness=3, yOffset=3),
+            layer("text", TEXT, _data(marks), dy=-13),
         ]
         return _by_name(ticks, x, layers, row_px=46)
 
@@ -163,20 +149,20 @@ def latencies(engines: Sequence[Timed]) -> Chart | None:
     note = "Each thin line is one call, the thick one the median."
     if thinned:
         note = f"{_MOST_TICKS} evenly spaced quantiles of all calls; the thick line is the median."
-    says = _told(marks, " ms", "distribution of the latency; medians")
+    says = _describe(marks, " ms", "distribution of the latency; medians")
     return draw("Latency of every call, ms", says, spec, note)
 
 
 def pareto(
     rows: _Rows, *, labels: Sequence[str] = (), title: str = "", note: str = ""
 ) -> Chart | None:
-    """Accuracy over median latency; the line joins what no other row beats in both.
+    """Chart of accuracy over median latency; a line joins the rows that no other beats in both.
 
     Args:
-        rows: Those with a latency and a quality are drawn.
-        labels: What stands beside the points; the names where not given.
-        title: Before the chart's own.
-        note: Beneath it, after the chart's own.
+        rows: Rows of reports; those with a latency and an accuracy are drawn.
+        labels: Texts beside the points; the names of the rows where not given.
+        title: Text before the chart's own title.
+        note: Text after the chart's own note.
     """
     estimate, word = quality(rows)
     points = [
@@ -198,21 +184,23 @@ def pareto(
     def spec(width: int) -> _Spec:
         x = {"field": "ms", "type": "quantitative", "title": "median latency, ms", **x_scale}
         layers = [
-            {
-                "data": {"values": _data(front)},
-                "mark": {"type": "line", "color": _QUIET, "strokeDash": [3, 3]},
-                "encoding": {"y": y, "order": {"field": "ms"}},
-            },
+            layer(
+                "line",
+                {"y": y, "order": {"field": "ms"}},
+                _data(front),
+                color=_QUIET,
+                strokeDash=[3, 3],
+            ),
             *_whiskers(points, y),
             *_labels(points, y),
         ]
         return {"height": 260 if width > NARROW else 240, "encoding": {"x": x}, "layer": layers}
 
     says = "; ".join(f"{p.name} {p.ms:.3g} ms at {p.value:.2f} %" for p in points)
-    notes = ["The broken line joins what no other beats in both."] if len(front) > 1 else []
-    told = f"{word.capitalize()} over latency"
+    notes = ["The broken line joins the points that no other beats in both."] * (len(front) > 1)
+    own_title = f"{word.capitalize()} over latency"
     return draw(
-        f"{title}: {told}" if title else told,
+        f"{title}: {own_title}" if title else own_title,
         f"{word} over latency: {says}",
         spec,
         " ".join((*notes, note)).strip(),
@@ -220,7 +208,7 @@ def pareto(
 
 
 def quality(rows: _Rows) -> tuple[Callable[[Row], Estimate | None], str]:
-    """Row -> the estimate that tells its quality, and the word for it."""
+    """Function from a row to the estimate of its accuracy, and the name of that figure."""
 
     def top1(row: Row) -> Estimate | None:
         return row.labelled.engine.top1 if row.labelled else None
@@ -232,18 +220,18 @@ def quality(rows: _Rows) -> tuple[Callable[[Row], Estimate | None], str]:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other beats, less being better in both, by the first."""
-    found: list[int] = []
+    """Indices of the Pareto-optimal points, by their first coordinate; less is better in both."""
+    front: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: points[i]):
-        if not found or points[index][1] < points[found[-1]][1]:
-            found.append(index)
-    return found
+        if not front or points[index][1] < points[front[-1]][1]:
+            front.append(index)
+    return front
 
 
 def _dots(
     title: str, points: Sequence[Point], says: str, unit: str, *, ends_at: float | None = None
 ) -> Chart | None:
-    """Values with intervals, one line each; a rule at ``ends_at``."""
+    """Chart of values with intervals, a line for each; a rule at ``ends_at``."""
     if not points:
         return None
     reference = [] if ends_at is None else [{"value": ends_at}]
@@ -253,22 +241,12 @@ def _dots(
             "field": "value", "type": "quantitative", "title": unit,
             "scale": {"zero": False, "padding": 26}, "axis": {"tickCount": 5},
         }  # fmt: skip
-        layers: list[Mapping[str, Any]] = [
-            {
-                "data": {"values": reference},
-                "mark": {"type": "rule", "strokeWidth": 1, "color": "var(--muted)"},
-                "encoding": {"y": None},
-            },
-            {
-                "mark": "rule",
-                "encoding": {
-                    "x": {"field": "lower", "type": "quantitative"},
-                    "x2": {"field": "upper"},
-                    "color": _COLOUR,
-                },
-            },
-            {"mark": "point", "encoding": {"color": _COLOUR}},
-            {"mark": {"type": "text", "dy": -11}, "encoding": {"text": {"field": "text"}}},
+        lower = {"field": "lower", "type": "quantitative"}
+        layers = [
+            layer("rule", {"y": None}, reference, strokeWidth=1, color="var(--muted)"),
+            layer("rule", {"x": lower, "x2": {"field": "upper"}, "color": _COLOUR}),
+            layer("point", {"color": _COLOUR}),
+            layer("text", TEXT, dy=-11),
         ]
         return _by_name(points, x, layers)
 
@@ -278,7 +256,7 @@ def _dots(
 def _by_name(
     points: Sequence[Point], x: _Spec, layers: Sequence[_Spec], *, row_px: int = _ROW_PX
 ) -> _Spec:
-    """A specification with a row per name."""
+    """Specification of a chart with a line for each name."""
     names = list(dict.fromkeys(point.name for point in points))
     extent = min(_LONGEST_NAME_PX, _CHARACTER_PX * max(map(len, names)))
     axis = {"grid": False, "labelLimit": 120, "minExtent": extent}
@@ -296,39 +274,25 @@ def _data(points: Sequence[Point]) -> list[_Spec]:
 
 
 def _whiskers(points: Sequence[Point], y: _Spec) -> Iterator[_Spec]:
-    yield {
-        "data": {"values": _data(points)},
-        "mark": "rule",
-        "encoding": {
-            "y": {**y, "field": "lower"},
-            "y2": {"field": "upper"},
-            "color": _COLOUR,
-        },
-    }
-    yield {
-        "data": {"values": _data(points)},
-        "mark": {"type": "point", "size": 90},
-        "encoding": {"y": y, "color": _COLOUR},
-    }
+    bounds = {"y": {**y, "field": "lower"}, "y2": {"field": "upper"}, "color": _COLOUR}
+    yield layer("rule", bounds, _data(points))
+    yield layer("point", {"y": y, "color": _COLOUR}, _data(points), size=90)
 
 
 def _labels(points: Sequence[_Tried], y: _Spec) -> Iterator[_Spec]:
-    """Names beside the points, towards the middle; neighbours above and below in turn."""
+    """Labels beside the points, on the side of the middle, above and below them in turn."""
     ordered = sorted(points, key=lambda p: p.ms)
     middle = (ordered[0].ms + ordered[-1].ms) / 2 if ordered else 0.0
     for place, point in enumerate(ordered):
         align, dx = ("left", 9) if point.ms <= middle else ("right", -9)
-        mark = {"type": "text", "align": align, "dx": dx, "dy": -10 if place % 2 else 14}
-        for look in (_HALO, {}):
-            yield {
-                "data": {"values": _data([point])},
-                "mark": {**mark, **look},
-                "encoding": {"y": y, "text": {"field": "label"}},
-            }
+        text = {"y": y, "text": {"field": "label"}}
+        for halo in (_HALO, {}):
+            dy = -10 if place % 2 else 14
+            yield layer("text", text, _data([point]), align=align, dx=dx, dy=dy, **halo)
 
 
 def _point(row: Row, estimate: Estimate | None, factor: float = 1.0) -> Point | None:
-    """Value and bounds times ``factor``; bounds that are no numbers fall on the value."""
+    """An estimate times ``factor``; a bound that is no number is drawn at the value."""
     if estimate is None or (value := finite(factor * estimate.value)) is None:
         return None
     lower, upper = finite(factor * estimate.lower), finite(factor * estimate.upper)
@@ -354,7 +318,7 @@ def _thinned(samples: Any) -> Any:
 
 
 def _scale(values: Sequence[float], *, room: float = 1.0) -> dict[str, Any]:
-    """A logarithmic axis where values differ much and all are above 0; ``room`` at both ends."""
+    """Scale and axis, logarithmic where positive values differ much; ``room`` widens both ends."""
     least, most = min(values), max(values)
     if least <= 0 or most < _LOG_FROM * least:
         return {"scale": {"zero": False, "padding": 20}, "axis": {"tickCount": 5}}
@@ -365,19 +329,18 @@ def _scale(values: Sequence[float], *, room: float = 1.0) -> dict[str, Any]:
 
 
 def log_ticks(least: float, most: float) -> list[float]:
-    """Up to six of 1, 2, 5 times powers of ten from least to most, or of the powers alone."""
+    """At most six ticks from ``least`` to ``most``: 1, 2 and 5 times powers of ten, or fewer."""
     highest = min(int(np.ceil(np.log10(most))), sys.float_info.max_10_exp)
     powers = range(int(np.floor(np.log10(least))), highest + 1)
-    found: list[float] = []
+    end = min(most * 1.3, sys.float_info.max)
+    ticks: list[float] = []
     for digits in ((1, 2, 5), (1, 3), (1,)):
         ticks = [digit * 10.0**power for power in powers for digit in digits]
-        found = [
-            tick for tick in ticks if least / 1.3 <= tick <= min(most * 1.3, sys.float_info.max)
-        ]
-        if len(found) <= _MOST_LABELS:
+        ticks = [tick for tick in ticks if least / 1.3 <= tick <= end]
+        if len(ticks) <= _MOST_LABELS:
             break
-    return found
+    return ticks
 
 
-def _told(points: Sequence[Point], unit: str, lead: str) -> str:
+def _describe(points: Sequence[Point], unit: str, lead: str) -> str:
     return f"{lead}: " + "; ".join(f"{p.name} {p.text}{unit}" for p in points)

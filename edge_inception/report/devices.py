@@ -1,4 +1,4 @@
-"""Records that ``device.py`` wrote on a device, for people: of ``verify`` and of ``bench``."""
+"""Records of ``device.py verify`` and ``device.py bench`` as lines of text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edge_inception.report.table import milliseconds as _ms
 _HINT = "verify again on the device, with --out"
 
 
-def read_proof(path: Path) -> verify.Verification | None:
-    """The record of ``verify`` in a file; None where the file is something else.
+def read_verification(path: Path) -> verify.Verification | None:
+    """The record of ``verify`` in a file; None where the file holds something else.
 
     Raises:
-        InputError: A record that is damaged, or of a later version.
+        InputError: The record is damaged or of a later version.
     """
     try:
         value = records.parse(path.read_bytes(), str(path), _HINT)
@@ -32,10 +32,7 @@ def read_proof(path: Path) -> verify.Verification | None:
 
 
 def to_text(record: verify.Verification | BenchRecord) -> str:
-    """A record of ``verify``, or of ``bench`` on a device, in lines.
-
-    The verdict is the last line of a verification.
-    """
+    """Lines of a device's ``verify`` or ``bench``; those of ``verify`` end in the verdict."""
     if isinstance(record, verify.Verification):
         return "\n".join(_verify_lines(record))
     return "\n".join(_bench_lines(record))

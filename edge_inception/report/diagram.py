@@ -1,6 +1,6 @@
-"""The network as a graph: a drawing for each block, its branches side by side, its layers in boxes.
+"""Drawings of the network's blocks as SVG: branches side by side, a box for each layer.
 
-No chart library draws this, so it is written by hand; every text goes through markupsafe.
+No chart library draws such graphs, so the SVG is written here; markupsafe escapes every text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LARGE, _MEGA, _KILO = 1e9, 1e6, 1e3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One drawing with its words."""
+    """Drawing of one block; ``says`` describes it for those who cannot see it."""
 
     name: str
     says: str
@@ -36,7 +36,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerLine:
-    """A layer in the table beneath; texts, empty where not known."""
+    """A layer's line in the table beneath the drawings; texts, empty where not known."""
 
     name: str
     label: str
@@ -51,9 +51,9 @@ class LayerLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Where everything in a block stands.
+    """Positions in the drawing of a block.
 
-    ``columns`` and ``rows`` by layer; ``edges`` are (source, layer, column it runs down in).
+    ``columns`` and ``rows`` are by layer; ``edges`` are (source, layer, column of the line).
     """
 
     columns: Mapping[int, int]
@@ -64,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
-    """A layer, its noise and its time in ms, where they are known."""
+    """A layer with its noise and its time in ms; None where not measured."""
 
     layer: DrawnLayer
     noise: NoisyLayer | None
@@ -72,7 +72,7 @@ class _Measured:
 
     @property
     def macs(self) -> int:
-        """Its multiply-adds; 0 where they are not known."""
+        """Multiply-adds of the layer; 0 where they are not known."""
         return self.layer.macs or 0
 
 
@@ -81,12 +81,12 @@ def blocks(
     noise: NoiseRecord | None = None,
     times: Mapping[str, float] | None = None,
 ) -> list[Block]:
-    """All blocks, drawn.
+    """Drawings of all blocks.
 
     Args:
-        network: Its layers and blocks.
-        noise: Of compare-layers, for the SQNR of each layer.
-        times: Name of a layer to its time in ms, where an engine was asked for it.
+        network: Layers and blocks of the network.
+        noise: Record of compare-layers, for the SQNR of each layer.
+        times: Name of a layer -> its time in ms, where ``bench --layers`` measured it.
     """
     layers = _measured(network, noise, times)
     most = max((one.macs for one in layers), default=0)
@@ -98,7 +98,7 @@ def lines(
     noise: NoiseRecord | None = None,
     times: Mapping[str, float] | None = None,
 ) -> list[LayerLine]:
-    """All layers, for a table; arguments as those of ``blocks``."""
+    """Table lines of all layers; the arguments are those of ``blocks``."""
     layers = _measured(network, noise, times)
     total = sum(one.macs for one in layers)
     return [
@@ -118,7 +118,7 @@ def lines(
 
 
 def count(number: int) -> str:
-    """``12.3 M``; empty for 0."""
+    """A number to three digits, such as ``12.3 M``; empty for 0."""
     if not number:
         return ""
     for least, unit in ((_LARGE, "G"), (_MEGA, "M"), (_KILO, "k")):
@@ -134,9 +134,9 @@ def plan(entry: int, layers: Sequence[int], inputs: Mapping[int, Sequence[int]])
     stands one row below the lowest of what it reads.
 
     Args:
-        entry: What the block reads.
-        layers: Its layers in graph order; the last one is where its branches meet.
-        inputs: What each reads, within the block.
+        entry: Layer whose result the block reads.
+        layers: Layers of the block in graph order; its branches meet in the last one.
+        inputs: Layer -> layers it reads, of the block or its entry.
     """
     readers = _readers(layers, inputs)
     last = layers[-1]
@@ -168,51 +168,53 @@ def plan(entry: int, layers: Sequence[int], inputs: Mapping[int, Sequence[int]])
 
 
 def _readers(layers: Sequence[int], inputs: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
+    readers: dict[int, list[int]] = {}
     for layer in layers:
         for source in inputs[layer]:
-            found.setdefault(source, []).append(layer)
-    return found
+            readers.setdefault(source, []).append(layer)
+    return readers
 
 
 def _block(block: topology.Block, layers: Sequence[_Measured], most: int) -> Block:
     entry, own = block.entry, block.layers
     inside = {entry, *own}
-    # what a long connection brings from before the block counts as the block's own input
+    # a layer from before the block that is read inside it counts as the block's entry
     inputs = {
         layer: list(dict.fromkeys(s if s in inside else entry for s in layers[layer].layer.inputs))
         for layer in own
     }
-    found = plan(entry, own, inputs)
+    layout = plan(entry, own, inputs)
     return Block(
         name=block.name,
-        says=f"{block.name}: {_told(found, own, layers)}",
+        says=f"{block.name}: {_describe_branches(layout, own, layers)}",
         macs=count(sum(layers[layer].macs for layer in own)),
-        drawing=_drawn(found, block, layers, most),
+        drawing=_drawn(layout, block, layers, most),
     )
 
 
-def _told(found: Plan, own: Sequence[int], layers: Sequence[_Measured]) -> str:
+def _describe_branches(layout: Plan, own: Sequence[int], layers: Sequence[_Measured]) -> str:
     branches: dict[int, list[str]] = {}
-    for layer, column in found.columns.items():
+    for layer, column in layout.columns.items():
         branches.setdefault(column, []).append(layers[layer].layer.label)
     words = "; ".join(", ".join(branch) for _, branch in sorted(branches.items()))
     end = layers[own[-1]].layer.label
     return f"{words}; then {end}" if words else end
 
 
-def _drawn(found: Plan, block: topology.Block, layers: Sequence[_Measured], most: int) -> Markup:
-    entry, own = block.entry, block.layers
-    last = own[-1]
-    width = found.num_columns * (_BOX + _GAP) - _GAP + 2 * _MARGIN
-    height = _top(found.rows[last]) + _TALL + _MARGIN
-    parts = [_edge(found, edge, last) for edge in found.edges]  # beneath the boxes
-    parts.append(_bar(Markup("from {}").format(_name(entry, layers)), width))
-    for layer in own:
-        column = found.columns.get(layer)
+def _drawn(layout: Plan, block: topology.Block, layers: Sequence[_Measured], most: int) -> Markup:
+    entry, last = block.entry, block.layers[-1]
+    width = layout.num_columns * (_BOX + _GAP) - _GAP + 2 * _MARGIN
+    height = _top(layout.rows[last]) + _TALL + _MARGIN
+    parts = [_edge(layout, edge, last) for edge in layout.edges]  # beneath the boxes
+    source = "image" if entry == _INPUT else layers[entry].layer.label
+    parts.append(
+        Markup('<text class="entry" x="{}" y="11">from {}</text>').format(width // 2, source)
+    )
+    for layer in block.layers:
+        column = layout.columns.get(layer)
         left = _MARGIN + (column or 0) * (_BOX + _GAP)
         wide = _BOX if column is not None else width - 2 * _MARGIN
-        place = (left, _top(found.rows[layer]), wide)
+        place = (left, _top(layout.rows[layer]), wide)
         parts.append(_box(layers[layer], place, most))
     return Markup(
         '<svg data-chart="block" width="{0}" height="{1}" viewBox="0 0 {0} {1}" '
@@ -220,28 +222,20 @@ def _drawn(found: Plan, block: topology.Block, layers: Sequence[_Measured], most
     ).format(width, height, Markup("").join(parts))
 
 
-def _name(index: int, layers: Sequence[_Measured]) -> str:
-    return "image" if index == _INPUT else layers[index].layer.label
-
-
 def _top(row: int) -> int:
-    """Pixels from the top; row 0 is the entry, which is a line of text."""
+    """Upper edge of a row in pixels; row 0, the entry, is a line of text."""
     return row * (_TALL + _DROP) - _TALL + 14
 
 
-def _bar(text: Markup, width: int) -> Markup:
-    return Markup('<text class="entry" x="{}" y="11">{}</text>').format(width // 2, text)
-
-
-def _edge(found: Plan, edge: tuple[int, int, int], last: int) -> Markup:
-    """Down from its source in its own column, to its layer."""
+def _edge(layout: Plan, edge: tuple[int, int, int], last: int) -> Markup:
+    """Line from a source down its own column to a layer."""
     source, layer, column = edge
-    start = found.columns.get(source, column)
-    end = column if layer == last else found.columns[layer]
-    top = 15 if found.rows[source] == 0 else _top(found.rows[source]) + _BAR
-    bottom = _top(found.rows[layer])
+    start = layout.columns.get(source, column)
+    end = column if layer == last else layout.columns[layer]
+    bottom = _top(layout.rows[layer])
     first, run, to = (_MARGIN + c * (_BOX + _GAP) + _BOX // 2 for c in (start, column, end))
-    leaves = 15 if found.rows[source] == 0 else _top(found.rows[source]) + _TALL
+    above = layout.rows[source]
+    top, leaves = (15 if above == 0 else _top(above) + tall for tall in (_BAR, _TALL))
     bend = _DROP // 2
     path = (
         f"M{first} {top} V{leaves} C{first} {leaves + bend} {run} {leaves} {run} {leaves + bend} "

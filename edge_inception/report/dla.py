@@ -1,4 +1,4 @@
-"""A plan for DLA in words."""
+"""Lines of text on which layers of a graph run on a DLA, and why the others do not."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _LAST_WORD = (
     "TensorRT's builder on the device has the last word; its log names the layers of each "
     "subgraph as {ForeignNode[...]}. `quantize --typing implicit` writes the graph for DLA."
 )
-_MIB = 20
+_MIB = 1 << 20
 
 
 def rows(hardware: Target, plans: Mapping[str, Plan]) -> Iterator[tuple[str, str]]:
-    """Title and text of what runs on the DLA of ``hardware``, and of what does not and why.
+    """Title and text of each line: layers on the DLA, layers on the GPU with reasons, limits.
 
     Args:
-        hardware: A target with DLA.
-        plans: ``as_it_is`` and ``rewritten``.
+        hardware: Target that has a DLA.
+        plans: Plans of the graph ``as_it_is`` and ``rewritten`` for DLA.
     """
     assert hardware.dla
     cores = f"{hardware.dla.num_cores} core{'s' if hardware.dla.num_cores > 1 else ''}"
@@ -46,7 +46,7 @@ def _counts(plan: Plan) -> str:
     if not plan.subgraphs:
         return text
     tensors, weights = (
-        max(getattr(one, name) for one in plan.subgraphs) / (1 << _MIB)
+        max(getattr(one, name) for one in plan.subgraphs) / _MIB
         for name in ("peak_bytes", "weight_bytes")
     )
     return f"{text}; at most {tensors:.1f} MiB of tensors and {weights:.1f} MiB of weights in one"
@@ -57,6 +57,6 @@ def _reasons(layers: tuple[Verdict, ...]) -> Iterator[str]:
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for layer in layers:
         groups.setdefault((layer.reason, layer.source), []).append(layer)
-    for (reason, source), found in groups.items():
-        ops = ", ".join(f"{n} {op}" for op, n in Counter(layer.op for layer in found).items())
-        yield f"{ops}: {reason} ({listed(layer.name for layer in found)}) [{source}]"
+    for (reason, source), refused in groups.items():
+        ops = ", ".join(f"{n} {op}" for op, n in Counter(layer.op for layer in refused).items())
+        yield f"{ops}: {reason} ({listed(layer.name for layer in refused)}) [{source}]"

@@ -1,9 +1,9 @@
-"""One engine over many runs, and where its latency or accuracy changed for good.
+"""Latency or accuracy of one engine over many runs, and the runs at which it changed for good.
 
-A series is split where the means before and after differ most for their spread, if a permutation
-test calls that rarer than ``ALPHA``; then each part again (binary segmentation, Scott and Knott
-1974). Values far out are drawn in first, so that one wild run hides nothing. It takes about five
-runs on each side to be sure.
+Binary segmentation (Scott and Knott 1974): a series is split where the split explains most of its
+variance, if a permutation test gives such a split a probability below ``ALPHA``; each part is then
+split again. Outliers are clipped first, so that a single one hides no change. The test needs about
+five runs on each side of a change.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from numpy.typing import NDArray
 from edge_inception.report.charts import quality
 from edge_inception.report.sources import Source
 from edge_inception.report.timings import Timing
-from edge_inception.report.vega import NARROW, Chart, draw, finite
+from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
 
 ALPHA = 0.005
 _PERMUTATIONS = 1999
 _FEWEST_ON_A_SIDE = 3
 _FEWEST_RUNS = 3
-_WILD, _SIGMA_OF_MAD = 3.0, 1.4826  # of a normal distribution
+_MOST_SIGMAS = 3.0
+_SIGMA_OVER_MAD = 1.4826  # of a normal distribution
 _Runs = list[tuple[str, float | None]]
 
 
 def change_points(values: NDArray[np.float64]) -> list[int]:
-    """Indices of the first value after each change, ascending; the same input gives the same."""
+    """Indices of the first value after each change, ascending; equal inputs give equal results."""
     if len(values) < 2 * _FEWEST_ON_A_SIDE:
         return []
-    tamed = _tamed(values)
-    split, size = _best_split(tamed[np.newaxis])
+    clipped = _without_outliers(values)
+    split, size = _best_split(clipped[np.newaxis])
     random = np.random.default_rng(0)
-    shuffled = random.permuted(np.tile(tamed, (_PERMUTATIONS, 1)), axis=1)
+    shuffled = random.permuted(np.tile(clipped, (_PERMUTATIONS, 1)), axis=1)
     rarer = int(np.sum(_best_split(shuffled)[1] >= size[0]))
     if (1 + rarer) / (1 + _PERMUTATIONS) > ALPHA:
         return []
@@ -42,18 +43,18 @@ def change_points(values: NDArray[np.float64]) -> list[int]:
     return [*change_points(values[:at]), at, *(at + one for one in change_points(values[at:]))]
 
 
-def _tamed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values at most ``_WILD`` robust standard deviations from their median."""
+def _without_outliers(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values, clipped to ``_MOST_SIGMAS`` robust standard deviations around their median."""
     middle = np.median(values)
-    reach = _WILD * _SIGMA_OF_MAD * np.median(np.abs(values - middle))
-    if reach == 0.0:  # most are equal
+    reach = _MOST_SIGMAS * _SIGMA_OVER_MAD * np.median(np.abs(values - middle))
+    if reach == 0.0:  # more than half of the values are equal
         return values
-    tamed: NDArray[np.float64] = np.clip(values, middle - reach, middle + reach)
-    return tamed
+    clipped: NDArray[np.float64] = np.clip(values, middle - reach, middle + reach)
+    return clipped
 
 
 def _best_split(rows: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Of each row [R, N]: where it is split best, and the share of its variance that explains."""
+    """Best split of each row of [R, N], and the share of the row's variance that it explains."""
     count = rows.shape[1]
     centred = rows - rows.mean(axis=1, keepdims=True)
     before = np.cumsum(centred, axis=1)[:, :-1]
@@ -66,18 +67,18 @@ def _best_split(rows: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np
 
 
 def histories(sources: Sequence[Source]) -> list[Chart]:
-    """Median latency and accuracy of each engine that three reports or more have in common.
+    """Charts of median latency and accuracy for each engine that is in three reports or more.
 
-    Runs are of one engine where model, row, images and CPU are the same.
+    Two rows are of one engine where model, name of the row, images and CPU are the same.
     """
     runs: dict[tuple[str, ...], tuple[_Runs, _Runs]] = {}
     for report in sorted((one.report for one in sources), key=lambda one: one.created_utc):
         estimate, word = quality(report.rows)
         cpu = report.machine.cpu if report.machine else ""
         for row in report.subjects:
-            found = estimate(row)
+            figure = estimate(row)
             latency = finite(row.latency.p50_ms) if row.latency else None
-            accuracy = finite(found.value) if found else None
+            accuracy = finite(figure.value) if figure else None
             share = None if accuracy is None else 100 * accuracy
             key = (report.model, row.name, report.data.name, cpu, word)
             times, shares = runs.setdefault(key, ([], []))
@@ -92,10 +93,10 @@ def histories(sources: Sequence[Source]) -> list[Chart]:
 
 
 def histories_of_timings(timed: Sequence[Timing]) -> list[Chart]:
-    """Median latency of each engine that three records of ``bench`` or more have in common.
+    """Charts of median latency for each engine that is in three records of ``bench`` or more.
 
-    They are of one engine where model, precision, library and the fingerprint of machine and
-    protocol are the same.
+    Two records are of one engine where model, precision, library and the fingerprint of machine
+    and protocol are the same.
     """
     runs: dict[tuple[str, ...], list[tuple[str, float | None]]] = {}
     singles = (record for one in timed for record in one.records if record.kind == "single")
@@ -116,14 +117,14 @@ def histories_of_timings(timed: Sequence[Timing]) -> list[Chart]:
 
 
 def _series(points: Sequence[tuple[str, float | None]], title: str, unit: str) -> Chart | None:
-    known = [(at, value) for at, value in points if value is not None]
-    if len(known) < _FEWEST_RUNS:
+    measured = [(at, value) for at, value in points if value is not None]
+    if len(measured) < _FEWEST_RUNS:
         return None
-    values = np.array([value for _, value in known])
+    values = np.array([value for _, value in measured])
     changes = change_points(values)
-    dots = [{"run": i + 1, "value": value} for i, (_, value) in enumerate(known)]
-    marks = [{"run": at + 0.5, "text": known[at][0][:10]} for at in changes]
-    starts, ends = [0, *changes], [*changes, len(known)]
+    dots = [{"run": i + 1, "value": value} for i, (_, value) in enumerate(measured)]
+    marks = [{"run": at + 0.5, "text": measured[at][0][:10]} for at in changes]
+    starts, ends = [0, *changes], [*changes, len(measured)]
     levels = [
         {"run": a + 0.7, "end": b + 0.3, "value": float(np.median(values[a:b]))}
         for a, b in zip(starts, ends, strict=True)
@@ -136,7 +137,7 @@ def _series(points: Sequence[tuple[str, float | None]], title: str, unit: str) -
         }  # fmt: skip
         x = {
             "field": "run", "type": "quantitative", "title": "run, oldest first",
-            "scale": {"domain": [0.5, len(known) + 0.5], "nice": False},
+            "scale": {"domain": [0.5, len(measured) + 0.5], "nice": False},
             "axis": {"tickMinStep": 1, "grid": False, "tickCount": 6},
         }  # fmt: skip
         red = "var(--failed)"
@@ -144,27 +145,15 @@ def _series(points: Sequence[tuple[str, float | None]], title: str, unit: str) -
             "height": 200 if width > NARROW else 180,
             "encoding": {"x": x},
             "layer": [
-                {
-                    "data": {"values": levels},
-                    "mark": {"type": "rule", "color": "var(--quiet)"},
-                    "encoding": {"y": y, "x2": {"field": "end"}},
-                },
-                {
-                    "data": {"values": dots},
-                    "mark": {"type": "point", "color": "var(--accent)", "size": 40},
-                    "encoding": {"y": y},
-                },
-                {"data": {"values": marks}, "mark": {"type": "rule", "color": red}},
-                {
-                    "data": {"values": marks},
-                    "mark": {"type": "text", "align": "left", "dx": 4, "y": 8, "color": red},
-                    "encoding": {"text": {"field": "text"}},
-                },
+                layer("rule", {"y": y, "x2": {"field": "end"}}, levels, color="var(--quiet)"),
+                layer("point", {"y": y}, dots, color="var(--accent)", size=40),
+                layer("rule", None, marks, color=red),
+                layer("text", TEXT, marks, align="left", dx=4, y=8, color=red),
             ],
         }
 
-    told = ", ".join(f"run {at + 1} of {known[at][0]}" for at in changes)
-    note = f"Changed with {told}." if changes else "No change that stands out of the noise."
+    runs = ", ".join(f"run {at + 1} of {measured[at][0]}" for at in changes)
+    note = f"Changed with {runs}." if changes else "No change that stands out of the noise."
     lowest, highest = float(values.min()), float(values.max())
-    says = f"{title}: {unit} of {len(known)} runs, {lowest:.4g} to {highest:.4g}. {note}"
+    says = f"{title}: {unit} of {len(measured)} runs, {lowest:.4g} to {highest:.4g}. {note}"
     return draw(f"{title}: {unit}", says, spec, note)

@@ -1,7 +1,7 @@
 """Records of ``bench`` and ``compare`` as text, Markdown and JUnit XML.
 
-Source: "edge-inception/bench", ``latency.record``; JUnit XML as its consumers read it: testsuites,
-testsuite, testcase with failure, error or skipped.
+JUnit XML has the elements that its consumers read: testsuites, testsuite, and testcase with
+failure, error or skipped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as ET
 
-from edge_inception.latency.facts import UsedProtocol
 from edge_inception.latency.record import BenchRecord, Layer, ResultRecord, RunRecord, Verdict
 from edge_inception.report.markdown import escape
 from edge_inception.report.table import DASH, size
@@ -31,13 +30,13 @@ _MOST_LAYERS = 3
 
 
 def bench_lines(record: BenchRecord) -> list[str]:
-    """One engine's figures, for a terminal."""
-    run, how, engine = record.runs[0], record.protocol, record.engine
+    """Lines for a terminal with the figures of one engine."""
+    run, protocol, engine = record.runs[0], record.protocol, record.engine
     lines = [
         f"{record.model.name} {engine.precision} by {engine.backend}, {size(engine.bytes)}",
         (
-            f"{record.device.cpu or None}: {how.threads} threads, batch {how.batch}, "
-            f"{how.streams} streams, fed {how.input}"
+            f"{record.device.cpu or None}: {protocol.threads} threads, batch {protocol.batch}, "
+            f"{protocol.streams} streams, fed {protocol.input}"
         ),
         (
             f"latency   p50 {_ms(run.median)}  p90 {_ms(run.p90)}  p95 {_ms(run.p95)}  "
@@ -53,62 +52,62 @@ def bench_lines(record: BenchRecord) -> list[str]:
         f"peak memory {memory(run.peak_mib)}"
     )
     lines += _slowest(record.layers or ())
-    lines += _seen(run)
+    lines += _machine_lines(run)
     lines += [f"warning: {text}" for text in run.warnings]
     return lines
 
 
 def _slowest(layers: Sequence[Layer]) -> list[str]:
-    """The three layers that took longest, each with its share of the time that was counted."""
+    """A line on the three slowest layers, each with its share of the layers' time."""
     total = sum(one.ms for one in layers)
     ranked = sorted(layers, key=lambda one: -one.ms)[:_MOST_LAYERS]
     if not total:
         return []
-    told = (f"{one.name} {one.kind} {100 * one.ms / total:.0f} %" for one in ranked)
-    return [f"layers    {', '.join(told)}"]
+    shares = (f"{one.name} {one.kind} {100 * one.ms / total:.0f} %" for one in ranked)
+    return [f"layers    {', '.join(shares)}"]
 
 
 def memory(mib: float | None) -> str:
-    """``113 MiB``; a dash for None."""
+    """A size such as ``113 MiB``; a dash for None."""
     return DASH if mib is None else f"{mib:.0f} MiB"
 
 
-def _seen(run: RunRecord) -> list[str]:
-    found = []
+def _machine_lines(run: RunRecord) -> list[str]:
+    """Power, highest temperature and clocks, and the names of what could not be read."""
+    readings = []
     if run.power_mw is not None:
-        found.append(f"power {run.power_mw / 1000:.1f} W")
-    heat = run.temp_c.end
-    if heat:
-        zone, degrees = max(heat.items(), key=lambda item: item[1])
-        found.append(f"{zone} {degrees:.0f} C")
+        readings.append(f"power {run.power_mw / 1000:.1f} W")
+    if run.temp_c.end:
+        zone, degrees = max(run.temp_c.end.items(), key=lambda item: item[1])
+        readings.append(f"{zone} {degrees:.0f} C")
     if run.cpu_mhz.end:
-        found.append(f"CPU {run.cpu_mhz.end:.0f} MHz")
+        readings.append(f"CPU {run.cpu_mhz.end:.0f} MHz")
     if run.gpu_mhz_min:
-        found.append(f"GPU {run.gpu_mhz_min} MHz")
-    lines = [f"machine   {', '.join(found)}"] if found else []
+        readings.append(f"GPU {run.gpu_mhz_min} MHz")
+    lines = [f"machine   {', '.join(readings)}"] if readings else []
     if run.unavailable:
         lines.append(f"unknown   {', '.join(sorted(run.unavailable))}: not told by this machine")
     return lines
 
 
 def status(result: ResultRecord) -> str:
-    """PASSED, FAILED or INCONCLUSIVE of a comparison."""
+    """PASSED, FAILED or INCONCLUSIVE for the result of a comparison."""
     return _TITLES[result.verdict]
 
 
 def verdict_line(result: ResultRecord) -> str:
-    """The last line people read: verdict and reason."""
+    """Verdict and reason of a comparison in one line, the last that is printed."""
     return f"{status(result)}: {result.verdict.value}, {result.sentence}"
 
 
 def compare_lines(record: BenchRecord) -> list[str]:
-    """Both engines' figures and the verdict, for a terminal."""
+    """Lines for a terminal with the figures of both engines and the verdict."""
     assert record.result is not None
     lines = []
-    for arm, engine in record.engines.items():
-        medians = [run.median for run in record.runs_of(arm)]
+    for side, engine in record.engines.items():
+        medians = [run.median for run in record.runs_of(side)]
         lines.append(
-            f"{arm}  {engine.precision} by {engine.backend}, {engine.path}: {_range(medians)}"
+            f"{side}  {engine.precision} by {engine.backend}, {engine.path}: {_range(medians)}"
         )
     lines += [f"warning: {text}" for text in doubts(record)]
     if record.accuracy:
@@ -126,7 +125,7 @@ def _range(medians: Sequence[float]) -> str:
 
 
 def doubts(record: BenchRecord) -> list[str]:
-    """Each warning once, with the number of runs that have it."""
+    """Warnings of a record's runs, each once with the number of runs that have it."""
     counts: dict[str, int] = {}
     for text in (text for run in record.runs for text in run.warnings):
         kind = text.split(" by ")[0] if text.startswith("calls vary") else text
@@ -137,31 +136,21 @@ def doubts(record: BenchRecord) -> list[str]:
 
 
 def to_markdown(record: BenchRecord) -> str:
-    """A summary for a pull request, in GitHub's flavour; the verdict first, where there is one."""
+    """A summary in GitHub's Markdown for a pull request; a comparison starts with its verdict."""
     lines = [f"**{escape(verdict_line(record.result))}**", ""] if record.result else []
     lines += ["| arm | engine | p50 ms | p90 ms | p99 ms | processes |"]
     lines += ["|---|---|---:|---:|---:|---:|"]
-    for arm, engine in record.engines.items():
-        runs = record.runs_of(arm)
+    for side, engine in record.engines.items():
+        runs = record.runs_of(side)
         figures = zip(*((run.median, run.p90, run.p99) for run in runs), strict=True)
         cells = [_middle(one) for one in figures]
         name = f"{engine.precision} {engine.path}"
-        lines.append(f"| {arm} | {escape(name)} | {' | '.join(cells)} | {len(runs)} |")
+        lines.append(f"| {side} | {escape(name)} | {' | '.join(cells)} | {len(runs)} |")
     lines += ["", *(f"- warning: {escape(text)}" for text in doubts(record)), ""]
-    how = record.protocol
-    lines += [
-        (
-            f"{escape(str(record.device.cpu or None))}, {_threads(how)}batch {how.batch}, "
-            f"{record.created_utc}"
-        ),
-        "",
-    ]
+    cpu, protocol = escape(str(record.device.cpu or None)), record.protocol
+    threads = "" if protocol.threads is None else f"{protocol.threads} threads, "
+    lines += [f"{cpu}, {threads}batch {protocol.batch}, {record.created_utc}", ""]
     return "\n".join(lines)
-
-
-def _threads(how: UsedProtocol) -> str:
-    """Their number before what follows; nothing where it was not recorded."""
-    return "" if how.threads is None else f"{how.threads} threads, "
 
 
 def _middle(values: Sequence[float | None]) -> str:
@@ -170,7 +159,7 @@ def _middle(values: Sequence[float | None]) -> str:
 
 
 def to_junit(record: BenchRecord) -> bytes:
-    """One test case for the latency, one for the accuracy where it was judged."""
+    """JUnit XML with a test case for the latency, and for the accuracy where it was judged."""
     assert record.result is not None
     cases = [("latency", record.result.verdict, verdict_line(record.result))]
     if judged := record.accuracy:

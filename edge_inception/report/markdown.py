@@ -7,7 +7,7 @@ from edge_inception.validate.report_record import ReportRecord
 
 
 def to_markdown(report: ReportRecord) -> str:
-    """One table with its title, notes and gates; the last line is the verdict."""
+    """A table with title, notes and gates; the last line is the verdict."""
     content = table(report)
     heads = [
         f"{name}{unit}" if name.endswith("-") else f"{name} {unit}".strip()
@@ -30,7 +30,7 @@ def to_markdown(report: ReportRecord) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, also inside a table."""
+    """``text`` with Markdown's special characters escaped, also those of tables."""
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}")
     return text.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""What ``compare-layers --json`` prints, and a report shows beside the layers; JSON, no version."""
+"""The record that ``compare-layers --json`` prints: JSON without a version."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ _HINT = "run `edge-inception compare-layers --json` again"
 
 
 class NoisyLayer(Record, frozen=True, kw_only=True):
-    """A layer of the float graph and the SQNR in dB of what the typed graph makes of it.
+    """A layer of the float graph, and the SQNR in dB of its counterpart in the typed graph.
 
-    Of its result ``tensor``, of the noisiest tensor it reads as that was made, and of that as it is
-    read. ``is_jump``: much of the error arises here; ``is_scale_to_blame``: before it computes.
+    ``sqnr_db`` is of the layer's result ``tensor``; ``input_sqnr_db`` of its noisiest input as the
+    layer before wrote it; ``read_sqnr_db`` of that input as the layer reads it, quantized.
+    ``is_jump``: much of the error arises in this layer. ``is_scale_to_blame``: it arises when the
+    input is quantized, before the layer computes.
     """
 
     name: str
@@ -30,7 +32,7 @@ class NoisyLayer(Record, frozen=True, kw_only=True):
 
 
 class NoiseRecord(Record, frozen=True, kw_only=True):
-    """Paths of both graphs and of the images, the layers, and the first of them that jumps."""
+    """Paths of both graphs and of the images, the layers, and the first layer with ``is_jump``."""
 
     graphs: tuple[str, ...]
     images: tuple[str, ...]
@@ -43,16 +45,16 @@ def read(path: Path) -> NoiseRecord:
     """The record in a file.
 
     Raises:
-        InputError: It cannot be read, or is none.
+        InputError: The file cannot be read or holds no such record.
     """
     return records.read(NoiseRecord, path, hint=_HINT)
 
 
 def is_noise(path: Path) -> bool:
-    """Whether a file of JSON, whole or damaged, is of compare-layers.
+    """Whether a JSON file is a record of compare-layers, be it complete or damaged.
 
     Raises:
-        InputError: It is no JSON.
+        InputError: The file is no JSON.
     """
     value = records.read_json(path, hint="name a report.json", allow_nan=True)
     return isinstance(value, dict) and value.keys() >= {"graphs", "images", "layers"}

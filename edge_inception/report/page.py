@@ -25,22 +25,22 @@ from edge_inception.report import (
     timings,
 )
 from edge_inception.report.sources import Source, newest_first
-from edge_inception.report.table import DASH, milliseconds, size, table
-from edge_inception.report.timings import Timing
+from edge_inception.report.table import DASH, size, table
+from edge_inception.report.timings import Timing, ms_text
 from edge_inception.report.vega import Chart, finite
 from edge_inception.validate.report_record import ReportRecord, Role, Row
 
 MOST_DETAILED = 6
-"""Reports with a part of their own, the newest of each model; the overview tells of the others."""
+"""Most reports shown in detail, the newest of each model; others stand in the overview only."""
 
 
 def to_html(sources: Sequence[Source], timed: Sequence[Timing] = (), *, created_utc: str) -> str:
-    """The page.
+    """The page as HTML.
 
     Args:
-        sources: Reports; the newest stands first.
-        timed: Records of latency, after the reports; one of either at least.
-        created_utc: When the page is made.
+        sources: Reports, shown from the newest to the oldest.
+        timed: Records of latency, shown after the reports; at least one report or record.
+        created_utc: Date and time that the page is made at.
     """
     ordered = newest_first(sources)
     newest: dict[str, Source] = {}
@@ -91,7 +91,7 @@ def _page_title(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
 
 
 def _part(source: Source, index: int, timed: Sequence[Timing]) -> dict[str, Any]:
-    report = source.report
+    report, calibration = source.report, source.calibration
     judged = provenance.engine_sha256(report, report.subjects[0].name)
     measured = (source.noise, timings.times_of(timed, judged))
     rows = report.rows
@@ -118,8 +118,8 @@ def _part(source: Source, index: int, timed: Sequence[Timing]) -> dict[str, Any]
         "has_times": bool(measured[1]),
         "rooflines": _rooflines(source),
         "changed": pictures.changed(source),
-        "calibration": source.calibration,
-        "histograms": pictures.histograms(source.calibration.drawn) if source.calibration else [],
+        "calibration": calibration,
+        "histograms": list(map(pictures.histogram, calibration.drawn)) if calibration else [],
         "provenance": provenance.provenance(source),
         "classes": provenance.classes(report),
         "problems": source.problems,
@@ -132,19 +132,19 @@ def _anchor(index: int) -> str:
 
 
 def _rooflines(source: Source) -> list[Chart]:
-    """All targets, and the roof of the one the build is for, or of the smallest Orin."""
+    """Charts of all targets, and of the build's target, or of the smallest Orin without one."""
     overview = rooflines.targets(source.rooflines)
     if overview is None:
         return []
-    made = {str(one.path.name).split(".")[2] for one in source.artifacts if one.kind == "engine"}
-    wanted = [*made, "orin-nano-8gb"]
+    built = {one.path.name.split(".")[2] for one in source.artifacts if one.kind == "engine"}
+    wanted = built | {"orin-nano-8gb"}
     ranked = sorted(source.rooflines, key=lambda one: one.target not in wanted)
     return [overview, rooflines.roofline(ranked[0])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A name, its value and what that is compared with."""
+    """A figure with its name; ``note`` says what it is compared with."""
 
     name: str
     value: str
@@ -152,11 +152,11 @@ class Figure:
 
 
 def figures(report: ReportRecord) -> list[Figure]:
-    """What the verdict is about, in one glance."""
+    """Accuracy, speed-up, latency and size of the judged engine, as far as they were measured."""
     subject = report.subjects[0]
     reference = next((row for row in report.rows if row.role is Role.REFERENCE), None)
-    found = [_quality(subject), _speed(subject), _latency(subject), _size(subject, reference)]
-    return [figure for figure in found if figure]
+    measured = [_quality(subject), _speed(subject), _latency(subject), _size(subject, reference)]
+    return [figure for figure in measured if figure]
 
 
 def _quality(row: Row) -> Figure | None:
@@ -179,11 +179,11 @@ def _speed(row: Row) -> Figure | None:
 
 
 def _latency(row: Row) -> Figure | None:
-    found = row.latency
-    if found is None:
+    timed = row.latency
+    if timed is None:
         return None
-    tail = f"p90 {_ms(found.p90_ms)}, p99 {_ms(found.p99_ms)} ms"
-    return Figure(name="latency p50", value=f"{_ms(found.p50_ms)} ms", note=tail)
+    tail = f"p90 {ms_text(timed.p90_ms)}, p99 {ms_text(timed.p99_ms)} ms"
+    return Figure(name="latency p50", value=f"{ms_text(timed.p50_ms)} ms", note=tail)
 
 
 def _size(row: Row, reference: Row | None) -> Figure | None:
@@ -195,7 +195,7 @@ def _size(row: Row, reference: Row | None) -> Figure | None:
 
 
 def _line(source: Source) -> dict[str, Any]:
-    """One report in the overview."""
+    """Line of a report in the overview."""
     report = source.report
     return {
         "path": str(source.path),
@@ -215,10 +215,6 @@ def _fixed(value: float, factor: float, digits: int) -> str:
 def _signed(value: float) -> str:
     number = finite(value)
     return DASH if number is None else f"{number:+.2f}"
-
-
-def _ms(value: float | None) -> str:
-    return milliseconds(finite(value))
 
 
 def _range(estimate: Estimate, factor: float, digits: int) -> str:

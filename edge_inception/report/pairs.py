@@ -1,4 +1,4 @@
-"""The pairs of a comparison: how B changed against A in each, and the chart of that."""
+"""Change of latency from A to B in each pair of a comparison, and its chart."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from edge_inception.latency.record import (
     RunRecord,
 )
 from edge_inception.latency.regression import log_ratio
-from edge_inception.report.vega import NARROW, Chart, draw, finite
+from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
 
 
 def pair_changes(record: BenchRecord) -> list[tuple[int, float]]:
-    """Number of each pair and B over A in percent, from the blocks of its two runs.
+    """Number of each pair with its change from A to B in percent, from the blocks of its two runs.
 
-    A pair whose runs have no blocks that take turns is left out, and so is a record of two days.
+    Pairs whose two runs did not take turns block by block are left out. A record whose A is of
+    another day has no pairs.
     """
     if record.against:
         return []
     blocks = {(run.pair, run.arm): _block_medians(run) for run in record.runs}
-    found = []
+    changes = []
     for number in sorted({run.pair for run in record.runs}):
-        a, b = (blocks.get((number, arm), []) for arm in (BASELINE, CANDIDATE))
+        a, b = (blocks.get((number, side), []) for side in (BASELINE, CANDIDATE))
         if a and len(a) == len(b) and min(*a, *b) > 0:
-            found.append((number, 100 * math.expm1(log_ratio(a, b))))
-    return [(number, change) for number, change in found if math.isfinite(change)]
+            changes.append((number, 100 * math.expm1(log_ratio(a, b))))
+    return [(number, change) for number, change in changes if math.isfinite(change)]
 
 
 def _block_medians(run: RunRecord) -> list[float]:
@@ -44,7 +45,7 @@ def _block_medians(run: RunRecord) -> list[float]:
 
 
 def pairs_chart(record: BenchRecord, result: ResultRecord) -> Chart | None:
-    """B over A in each pair, the interval of the whole and the limit."""
+    """Chart of the change in each pair, with the interval over all pairs and the limit."""
     changes = pair_changes(record)
     if not changes:
         return None
@@ -64,32 +65,17 @@ def pairs_chart(record: BenchRecord, result: ResultRecord) -> Chart | None:
             "axis": {"tickMinStep": 1, "grid": False, "tickCount": min(last, 10)},
         }  # fmt: skip
         red = "var(--failed)"
-        at_limit = {"data": {"values": [{"change": limit, "text": f"limit {limit:+g} %"}]}}
+        at_limit = [{"change": limit, "text": f"limit {limit:+g} %"}]
+        bounds = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
         place = {"y": {**y, "field": "change"}}
-        text = {"text": {"field": "text"}, "x": {"value": 4}}
+        text = {**place, **TEXT, "x": {"value": 4}}
         return {
             "height": 220 if width > NARROW else 200,
             "layer": [
-                {
-                    "data": {"values": band},
-                    "mark": {"type": "rect", "color": "var(--accent-wash)"},
-                    "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}},
-                },
-                {
-                    **at_limit,
-                    "mark": {"type": "rule", "color": red, "strokeDash": [4, 3]},
-                    "encoding": place,
-                },
-                {
-                    **at_limit,
-                    "mark": {"type": "text", "align": "left", "dy": -8, "color": red},
-                    "encoding": {**place, **text},
-                },
-                {
-                    "data": {"values": dots},
-                    "mark": {"type": "point", "color": "var(--accent)"},
-                    "encoding": {**place, "x": x},
-                },
+                layer("rect", bounds, band, color="var(--accent-wash)"),
+                layer("rule", place, at_limit, color=red, strokeDash=[4, 3]),
+                layer("text", text, at_limit, align="left", dy=-8, color=red),
+                layer("point", {**place, "x": x}, dots, color="var(--accent)"),
             ],
         }
 
@@ -105,7 +91,7 @@ def pairs_chart(record: BenchRecord, result: ResultRecord) -> Chart | None:
 
 
 def _band(result: ResultRecord) -> list[Mapping[str, float]]:
-    """The interval of the whole in percent; none where a bound is no number."""
+    """The interval over all pairs in percent; empty where a bound is no number."""
     low, high = (finite(bound) for bound in result.ci95 or (None, None))
     if low is None or high is None:
         return []

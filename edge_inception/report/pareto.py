@@ -1,7 +1,7 @@
-"""Accuracy over latency of all that several reports tried: precisions, placements, models.
+"""Charts of accuracy over latency for the engines of several reports.
 
-Reports stand in one chart where images, machine, threads and batch are the same. Their latencies
-are of several sittings, so a small distance between two reports means little.
+Reports share a chart where images, machine, threads and batch are the same. Their latencies were
+not measured side by side, so a small difference between two reports means little.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from edge_inception.report.table import DASH, milliseconds
 from edge_inception.report.vega import Chart, finite
 from edge_inception.validate.report_record import ReportRecord, Row
 
-_NOTE = "Of several reports, so not of one sitting: what is close may be equal."
+_NOTE = "These latencies are not of one sitting, so points that lie close may be equal."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontLine:
-    """A row of the table beside a chart; ``place`` is where its report lies."""
+    """A row of the table beside a chart; ``place`` is the path of its report."""
 
     number: int
     name: str
@@ -35,7 +35,7 @@ class FrontLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """A chart with its numbered rows; ``word`` says what their quality is."""
+    """A chart with its numbered rows; ``word`` is "top-1" or "agreement", whichever is drawn."""
 
     chart: Chart
     lines: tuple[FrontLine, ...]
@@ -44,7 +44,7 @@ class Front:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tried:
-    """An engine that can be drawn, its median latency and where its report lies."""
+    """An engine that can be drawn, its median latency and the path of its report."""
 
     row: Row
     ms: float
@@ -52,10 +52,10 @@ class _Tried:
 
 
 def fronts(sources: Sequence[Source]) -> list[Front]:
-    """Chart and numbered rows of each group of reports that may be compared, two or more.
+    """Chart and numbered rows for each group of two or more comparable reports.
 
     Args:
-        sources: The newest first; of an engine that several reports timed, the newest counts.
+        sources: Reports from the newest to the oldest; an engine is drawn from its newest report.
     """
     groups: dict[tuple[str, ...], list[Source]] = {}
     for source in sources:
@@ -64,10 +64,10 @@ def fronts(sources: Sequence[Source]) -> list[Front]:
 
 
 def _conditions(report: ReportRecord) -> tuple[str, ...]:
-    """What two reports must have in common to stand in one chart."""
+    """Conditions that must be equal for two reports to share a chart."""
     data, machine, options = report.data, report.machine, report.latency_options
-    how = (options.threads, options.batch) if options else ()
-    return (data.name, data.sha256, machine.cpu if machine else "", *map(str, how))
+    protocol = (options.threads, options.batch) if options else ()
+    return (data.name, data.sha256, machine.cpu if machine else "", *map(str, protocol))
 
 
 def _front(group: Sequence[Source]) -> Front | None:
@@ -82,7 +82,7 @@ def _front(group: Sequence[Source]) -> Front | None:
             name=one.row.name,
             place=one.place,
             is_subject=one.row.is_subject,
-            quality=f"{100 * found.value:.2f}" if (found := estimate(one.row)) else DASH,
+            quality=f"{100 * figure.value:.2f}" if (figure := estimate(one.row)) else DASH,
             ms=milliseconds(one.ms),
         )
         for number, one in enumerate(tried, 1)
@@ -94,20 +94,20 @@ def _front(group: Sequence[Source]) -> Front | None:
 
 
 def _tried(group: Sequence[Source]) -> Iterator[_Tried]:
-    """Every engine once whose latency and accuracy are numbers.
+    """Each engine whose latency and accuracy are numbers, once.
 
-    Where there are several models, names have the model's before them.
+    Names begin with the model's where there are several models.
     """
     models = {source.report.model for source in group}
-    seen = set()
+    drawn = set()
     for source in group:
         model = source.report.model
         for row in source.report.rows:
             key = (model, row.name, engine_sha256(source.report, row.name))
-            found = quality([row])[0](row)
+            figure = quality([row])[0](row)
             ms = finite(row.latency.p50_ms) if row.latency else None
-            if key in seen or ms is None or found is None or finite(found.value) is None:
+            if key in drawn or ms is None or figure is None or finite(figure.value) is None:
                 continue
-            seen.add(key)
+            drawn.add(key)
             name = row.name if len(models) == 1 else f"{model} {row.name}"
             yield _Tried(row=replace(row, name=name), ms=ms, place=str(source.path))

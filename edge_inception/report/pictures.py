@@ -1,10 +1,10 @@
-"""Images whose class changed, with both scores, and what calibration saw of each tensor."""
+"""Images whose class the engine changed, and histograms of the tensors that were calibrated."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from edge_inception.artifact import file_sha256
 from edge_inception.data.images import decode
 from edge_inception.errors import InputError
 from edge_inception.report.sources import Source
-from edge_inception.report.vega import NARROW, Chart, draw, finite
+from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
 from edge_inception.validate.report_record import ChangedImage
 
 if TYPE_CHECKING:
@@ -22,37 +22,38 @@ if TYPE_CHECKING:
 MOST_SHOWN = 24
 _THUMBNAIL_PX = 96
 _MOST_BYTES = 64 << 20
-"""Of a file that is read for a thumbnail."""
+"""A larger file gets no thumbnail."""
 
 
 def changed(source: Source) -> dict[str, Any] | None:
-    """Images that the subject gives another class, up to ``MOST_SHOWN``, with thumbnails.
+    """Cards of the images whose class the engine changed, up to ``MOST_SHOWN``, with thumbnails.
 
-    None where the report has no accuracy of a subject, or is older than this part of it.
+    None where the judged engine was not executed, or the report is too old to list such images.
     """
     subject = source.report.subjects[0]
-    found = subject.accuracy.changed if subject.accuracy else None
-    if found is None:
+    images = subject.accuracy.changed if subject.accuracy else None
+    if images is None:
         return None
     names = source.report.data.classes
     return {
-        "rows": [_image(one, names) for one in found[:MOST_SHOWN]],
-        "num_listed": len(found),
+        "rows": [_card(image, names) for image in images[:MOST_SHOWN]],
+        "num_listed": len(images),
         "row": subject.name,
     }
 
 
-def _image(one: ChangedImage, names: Sequence[str]) -> dict[str, Any]:
+def _card(changed: ChangedImage, names: Sequence[str]) -> dict[str, Any]:
+    path = Path(changed.image)
     return {
-        "name": Path(one.image).name,
-        "thumbnail": thumbnail(Path(one.image), one.sha256),
-        "label": "" if one.label is None else _class(one.label, names),
-        "is_right_after": one.label == one.after,
-        "is_right_before": one.label == one.before,
-        "before": _class(one.before, names),
-        "after": _class(one.after, names),
-        "baseline_scores": [_share(value) for value in one.baseline_scores],
-        "engine_scores": [_share(value) for value in one.engine_scores],
+        "name": path.name,
+        "thumbnail": thumbnail(path, changed.sha256),
+        "label": "" if changed.label is None else _class(changed.label, names),
+        "is_right_after": changed.label == changed.after,
+        "is_right_before": changed.label == changed.before,
+        "before": _class(changed.before, names),
+        "after": _class(changed.after, names),
+        "baseline_scores": [_share(value) for value in changed.baseline_scores],
+        "engine_scores": [_share(value) for value in changed.engine_scores],
     }
 
 
@@ -66,7 +67,7 @@ def _share(value: float) -> str:
 
 
 def thumbnail(path: Path, sha256: str) -> str:
-    """A small JPEG as a data address; empty where the file is gone or is another one."""
+    """A small JPEG as a data URL; empty where the file is gone or has another hash."""
     try:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES or file_sha256(path) != sha256:
             return ""
@@ -79,12 +80,8 @@ def thumbnail(path: Path, sha256: str) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def histograms(drawn: Iterable[ClippedTensor]) -> list[Chart]:
-    """How often each magnitude was seen, and the amax that was chosen."""
-    return [_histogram(one) for one in drawn]
-
-
-def _histogram(tensor: ClippedTensor) -> Chart:
+def histogram(tensor: ClippedTensor) -> Chart:
+    """Chart of how often each magnitude of a tensor was seen, with the amax that was chosen."""
     floor = min((share for share in tensor.shares if share > 0.0), default=1e-6) / 2
     bars = [
         {"from": a, "to": b, "share": share, "floor": floor}
@@ -102,22 +99,14 @@ def _histogram(tensor: ClippedTensor) -> Chart:
             "x": {**x, "field": "from"}, "x2": {"field": "to"},
             "y": {**y, "field": "share"}, "y2": {"field": "floor"},
         }  # fmt: skip
-        chosen = {"data": {"values": [{"amax": tensor.amax, "text": f"amax {tensor.amax:.3g}"}]}}
+        chosen = [{"amax": tensor.amax, "text": f"amax {tensor.amax:.3g}"}]
         at = {"x": {**x, "field": "amax"}}
         return {
             "height": 170 if width > NARROW else 150,
             "layer": [
-                {
-                    "data": {"values": bars},
-                    "mark": {"type": "rect", "color": "var(--quiet)"},
-                    "encoding": place,
-                },
-                {**chosen, "mark": {"type": "rule", "color": "var(--accent)"}, "encoding": at},
-                {
-                    **chosen,
-                    "mark": {"type": "text", "align": "right", "dx": -5, "y": 8},
-                    "encoding": {**at, "text": {"field": "text"}},
-                },
+                layer("rect", place, bars, color="var(--quiet)"),
+                layer("rule", at, chosen, color="var(--accent)"),
+                layer("text", {**at, **TEXT}, chosen, align="right", dx=-5, y=8),
             ],
         }
 

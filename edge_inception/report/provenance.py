@@ -1,4 +1,4 @@
-"""Facts of a report that are told as they are: provenance, hashes, versions, classes."""
+"""Provenance of a report, its hashes and versions, and the recall of its classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HASH_DIGITS = 12
 
 
 def provenance(source: Source) -> dict[str, Any]:
-    """Where the report comes from, its machine and protocol, and every file of the build."""
+    """Path, hashes, machine and protocol of a report, and every file of the build."""
     report = source.report
     return {
         "facts": list(_facts(source)),
@@ -37,7 +37,7 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def pairs(record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Names and values of a record as texts, what is None left out."""
+    """Names and values of a record as texts, without the values that are None."""
     return [
         (str(key).replace("_", " "), _text(value))
         for key, value in (record or {}).items()
@@ -56,16 +56,16 @@ def _text(value: Any) -> str:
 
 
 def _file(one: Artifact) -> dict[str, Any]:
-    made = one.provenance
+    provenance = one.provenance
     return {
         "name": one.path.name,
         "kind": one.kind,
-        "stage": made.stage,
+        "stage": provenance.stage,
         "sha256": one.sha256,
         "short": one.sha256[:_HASH_DIGITS],
-        "tools": ", ".join(f"{name} {version}" for name, version in made.tools.items()),
-        "parents": [(role, digest[:_HASH_DIGITS]) for role, digest in made.parents.items()],
-        "options": json.dumps(made.options, indent=1, sort_keys=True),
+        "tools": ", ".join(f"{name} {version}" for name, version in provenance.tools.items()),
+        "parents": [(role, digest[:_HASH_DIGITS]) for role, digest in provenance.parents.items()],
+        "options": json.dumps(provenance.options, indent=1, sort_keys=True),
         "counts": ", ".join(
             f"{name.replace('_', ' ')} {_text(value)}" for name, value in one.counts.items()
         ),
@@ -73,27 +73,27 @@ def _file(one: Artifact) -> dict[str, Any]:
 
 
 def engine_sha256(report: ReportRecord, name: str) -> str:
-    """Hash of a row's engine file; empty of a baseline, or where the report does not have it."""
-    found = report.context.engines.get(name)
-    return found.sha256 if found else ""
+    """Hash of a row's engine file; empty for the baseline and where the report lacks it."""
+    engine = report.context.engines.get(name)
+    return engine.sha256 if engine else ""
 
 
 def classes(report: ReportRecord) -> dict[str, Any] | None:
-    """Recall of the subject's classes beside the baseline's, those that changed most first.
+    """Recall of each class by the baseline and by the judged engine, largest changes first.
 
-    At most ``MOST_CLASSES``; None where nothing is labelled.
+    At most ``MOST_CLASSES`` are given; None where no image is labelled.
     """
     labelled = report.subjects[0].labelled
     if labelled is None:
         return None
     names = report.data.classes
     both = zip(labelled.baseline.recall, labelled.engine.recall, strict=False)
-    known = [
+    changes = [
         (after - before, index, before, after)
         for index, pair in enumerate(both)
         if (before := finite(pair[0])) is not None and (after := finite(pair[1])) is not None
     ]
-    known.sort(key=lambda one: -abs(one[0]))
+    changes.sort(key=lambda one: -abs(one[0]))
     rows = [
         {
             "name": names[index] if index < len(names) else f"class {index}",
@@ -101,6 +101,6 @@ def classes(report: ReportRecord) -> dict[str, Any] | None:
             "after": after,
             "change": change,
         }
-        for change, index, before, after in known[:MOST_CLASSES]
+        for change, index, before, after in changes[:MOST_CLASSES]
     ]
-    return {"rows": rows, "num_classes": len(known)}
+    return {"rows": rows, "num_classes": len(changes)}

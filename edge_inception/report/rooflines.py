@@ -1,6 +1,6 @@
-"""What targets could reach at most, and which groups a search kept in float: charts of estimates.
+"""Charts of estimated speeds on targets, and of the sets of groups in float that a search scored.
 
-A figure that is NaN is not drawn.
+Figures that are NaN are not drawn.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from edge_inception.errors import counted
 from edge_inception.quant.search_record import ScoredSet, SearchRecord
 from edge_inception.report.charts import log_ticks
-from edge_inception.report.vega import NARROW, Chart, draw, finite
+from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
 
 _QUIET, _ACCENT = "var(--quiet)", "var(--accent)"
 
@@ -28,11 +28,11 @@ class LayerCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roofline:
-    """An estimate at batch 1 of a target, at the best precision it has.
+    """Estimated speed of a network on a target at batch 1, at the best precision of the target.
 
-    ``low``, ``middle`` and ``high`` are images per second to plan with, ``bound`` is what they
-    cannot be above. ``intensity`` is in multiply-adds per byte, of the whole network;
-    ``compute_share`` of the least time, 0..1, is bound by compute.
+    ``low``, ``middle`` and ``high`` are images per second to plan with; ``bound`` is their upper
+    bound. ``intensity`` is that of the whole network, in multiply-adds per byte.
+    ``compute_share`` is the share of the least time, 0..1, that is bound by compute.
     """
 
     target: str
@@ -54,7 +54,7 @@ class Roofline:
 
 
 def targets(rooflines: Sequence[Roofline]) -> Chart | None:
-    """Images per second to plan with, and the bound, of every target with known peaks."""
+    """Chart of images per second to plan with, and their bound, for every target."""
     if not rooflines:
         return None
     points = [
@@ -67,6 +67,7 @@ def targets(rooflines: Sequence[Roofline]) -> Chart | None:
             "type": "quantitative", "title": "images/s", "scale": {"type": "log"},
             "axis": {"format": "~s", "tickCount": 5},
         }  # fmt: skip
+        span = {"x": {**x, "field": "low"}, "x2": {"field": "high"}}
         axis = {"grid": False, "labelLimit": 190, "minExtent": 172}
         return {
             "height": 22 * len(points) + 50,
@@ -75,18 +76,9 @@ def targets(rooflines: Sequence[Roofline]) -> Chart | None:
                 "y": {"field": "name", "type": "nominal", "sort": None, "title": None, "axis": axis}
             },
             "layer": [
-                {
-                    "mark": {"type": "rule", "color": _ACCENT},
-                    "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}},
-                },
-                {
-                    "mark": {"type": "point", "color": _ACCENT, "size": 40},
-                    "encoding": {"x": {**x, "field": "middle"}},
-                },
-                {
-                    "mark": {"type": "tick", "color": _QUIET, "size": 14, "thickness": 3},
-                    "encoding": {"x": {**x, "field": "bound"}},
-                },
+                layer("rule", span, color=_ACCENT),
+                layer("point", {"x": {**x, "field": "middle"}}, color=_ACCENT, size=40),
+                layer("tick", {"x": {**x, "field": "bound"}}, color=_QUIET, size=14, thickness=3),
             ],
         }
 
@@ -98,23 +90,23 @@ def targets(rooflines: Sequence[Roofline]) -> Chart | None:
 
 
 def roofline(one: Roofline) -> Chart:
-    """Every layer on the roof of one target, the whole network marked."""
+    """Chart of one target's roofline with every layer on it, and the whole network marked."""
     peak, bandwidth = one.macs_per_s / 1e9, one.bytes_per_s / 1e9
     shares = [
-        (layer.macs / layer.num_bytes, layer.share)
-        for layer in one.layers
-        if layer.macs and layer.num_bytes
+        (cost.macs / cost.num_bytes, cost.share)
+        for cost in one.layers
+        if cost.macs and cost.num_bytes
     ]
     dots = [{"x": x, "share": share, "y": min(peak, bandwidth * x)} for x, share in shares]
-    whole = one.intensity
+    intensity = one.intensity
     ridge = peak / bandwidth
-    lowest = min([x for x, _ in shares] + [whole, ridge]) / 2
-    highest = max([x for x, _ in shares] + [whole, ridge]) * 2
+    lowest = min([x for x, _ in shares] + [intensity, ridge]) / 2
+    highest = max([x for x, _ in shares] + [intensity, ridge]) * 2
     roof = [
         {"x": lowest, "y": lowest * bandwidth}, {"x": ridge, "y": peak}, {"x": highest, "y": peak},
     ]  # fmt: skip
-    network = [{"x": whole, "y": min(peak, whole * bandwidth), "text": "whole network"}]
-    is_bound = "memory" if whole < ridge else "compute"
+    network = [{"x": intensity, "y": min(peak, intensity * bandwidth), "text": "whole network"}]
+    is_bound = "memory" if intensity < ridge else "compute"
 
     def spec(width: int) -> Mapping[str, Any]:
         log = {"type": "log", "nice": False}
@@ -128,28 +120,19 @@ def roofline(one: Roofline) -> Chart:
             "axis": {"values": log_ticks(lowest * bandwidth, peak), "format": "~s"},
         }  # fmt: skip
         size = {
-            "field": "share",
-            "type": "quantitative",
-            "legend": None,
-            "scale": {"rangeMax": 240},
-        }
-        mark = {"type": "point", "color": _QUIET, "opacity": 0.5}
-        name = {"type": "text", "align": "right", "dx": -9, "dy": -8}
+            "field": "share", "type": "quantitative", "legend": None, "scale": {"rangeMax": 240},
+        }  # fmt: skip
         layers = [
-            {"data": {"values": roof}, "mark": {"type": "line", "color": "var(--muted)"}},
-            {"data": {"values": dots}, "mark": mark, "encoding": {"size": size}},
-            {"data": {"values": network}, "mark": {"type": "point", "color": _ACCENT, "size": 90}},
-            {
-                "data": {"values": network},
-                "mark": name,
-                "encoding": {"text": {"field": "text"}},
-            },
+            layer("line", None, roof, color="var(--muted)"),
+            layer("point", {"size": size}, dots, color=_QUIET, opacity=0.5),
+            layer("point", None, network, color=_ACCENT, size=90),
+            layer("text", TEXT, network, align="right", dx=-9, dy=-8),
         ]
         height = 240 if width > NARROW else 220
         return {"height": height, "encoding": {"x": x, "y": y}, "layer": layers}
 
     says = (
-        f"roofline of {one.target} at {one.precision}: the whole network does {whole:.3g} "
+        f"roofline of {one.target} at {one.precision}: the whole network does {intensity:.3g} "
         f"multiply-adds per byte and is bound by {is_bound}; the ridge is at {ridge:.3g}"
     )
     share = f"{one.compute_share:.0%} of the least time is bound by compute."
@@ -158,7 +141,7 @@ def roofline(one: Roofline) -> Chart:
 
 
 def placements(search: SearchRecord | None) -> Chart | None:
-    """Top-1 drop over the share of multiply-adds that stays float, of every set that was scored."""
+    """Chart of top-1 drop over the share of multiply-adds in float, a dot for each scored set."""
     scored = _finite(search.points) if search else []
     if not scored or search is None:
         return None
@@ -180,12 +163,8 @@ def placements(search: SearchRecord | None) -> Chart | None:
             "height": 240 if width > NARROW else 220,
             "encoding": {"x": x, "y": y},
             "layer": [
-                {"data": {"values": front}, "mark": {"type": "line", "color": "var(--muted)"}},
-                {
-                    "data": {"values": points},
-                    "mark": {"type": "point", "size": 60},
-                    "encoding": {"color": colour},
-                },
+                layer("line", None, front, color="var(--muted)"),
+                layer("point", {"color": colour}, points, size=60),
             ],
         }
 
@@ -194,7 +173,7 @@ def placements(search: SearchRecord | None) -> Chart | None:
         f"drop {one.drop_pp:.2f} pp"
         for one in scored
     )
-    note = "A dot is one graph, blue the one chosen; the line joins those that nothing beats."
+    note = "A dot is one graph, the blue one was chosen; the line joins those that none beats."
     return draw("Placements tried", says, spec, note)
 
 

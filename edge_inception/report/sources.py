@@ -1,7 +1,7 @@
-"""What a page is made of: reports, what lies beside them in a build folder, and other records.
+"""Reports with the artifacts and records that lie beside them in a build folder.
 
-Files may come from elsewhere and are taken as hostile: their readers are strict, a text is only
-ever text, and a number may be NaN.
+Files may come from elsewhere and are not trusted: their readers are strict, texts are escaped, and
+numbers may be NaN.
 """
 
 from __future__ import annotations
@@ -32,13 +32,20 @@ REPORT = "report.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One report and what was found beside it.
+    """A report with the artifacts and records beside it.
 
-    ``artifacts`` are those whose hash fits their sidecar, in the order of the build, ``problems``
-    what was left out and why. ``search`` is the record of a search, ``noise`` that of
-    compare-layers, ``network`` what the graphs tell; None where there is none. ``rooflines`` are
-    estimates of targets, ``calibration`` is what the range table tells. ``left_out`` says what
-    files beside it would tell, were a library installed.
+    Attributes:
+        path: The report's file.
+        report: Content of the file.
+        artifacts: Files of the folder whose hash fits their sidecar, in the order of the build.
+        ranges: Range table of the build.
+        search: Record of the search for groups in float.
+        noise: Record of compare-layers.
+        network: Layers and blocks, read from the graphs.
+        rooflines: Estimated speeds on targets.
+        calibration: Clipping of each tensor, read from the range table.
+        problems: Files that were left out, each with the reason.
+        left_out: Parts of the page that need a library which is not installed.
     """
 
     path: Path
@@ -55,15 +62,15 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """Where the report lies."""
+        """Folder of the report."""
         return self.path.parent
 
 
 def read_source(path: Path) -> Source:
-    """The report in ``path``, a file or a build folder, with what lies beside it.
+    """The report at ``path``, a file or a build folder, with the artifacts and records beside it.
 
     Raises:
-        InputError: There is no report, it does not match its sidecar, or it is damaged.
+        InputError: There is no report, or it is damaged or does not match its sidecar.
     """
     if path.is_dir():
         path /= REPORT
@@ -73,13 +80,13 @@ def read_source(path: Path) -> Source:
     if not artifact.sidecar_path(path).is_file():  # copied here without its build
         return Source(path=path, report=record, problems=(f"{path.name} has no sidecar",))
     artifact.load(Report, path)
-    made, problems = _artifacts(path.parent)
+    artifacts, problems = _artifacts(path.parent)
     ranges = path.with_name("model.ranges.json")
     return Source(
         path=path,
         report=record,
-        artifacts=made,
-        ranges=_ranges(ranges) if any(one.path == ranges for one in made) else None,
+        artifacts=artifacts,
+        ranges=artifact.load(RangeTable, ranges) if ranges in {a.path for a in artifacts} else None,
         search=_optional(search_record.read, path.with_name("model.search.json")),
         noise=_optional(noise_record.read, path.with_name("model.noise.json")),
         problems=problems,
@@ -87,10 +94,11 @@ def read_source(path: Path) -> Source:
 
 
 def with_noise(paths: Iterable[Path]) -> list[Source]:
-    """The reports among the paths, each with the record of compare-layers that is of its graphs.
+    """The reports among the paths, each with the record of compare-layers on its graphs.
 
     Raises:
-        InputError: A path is neither, or a record belongs to no report or to several.
+        InputError: A path is neither a report nor such a record, or a record fits no report or
+            several.
     """
     noises: dict[Path, NoiseRecord] = {}
     sources: list[Source] = []
@@ -114,18 +122,18 @@ def with_noise(paths: Iterable[Path]) -> list[Source]:
 
 
 def _artifacts(folder: Path) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:
-    """All files with a sidecar, in the order they were written, and what does not fit."""
-    found: list[Artifact] = []
+    """Files with a sidecar in the order they were written, and what is wrong with the others."""
+    artifacts: list[Artifact] = []
     problems: list[str] = []
     for sidecar in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         path = sidecar.with_name(sidecar.name.removesuffix(".json"))
         if not path.is_file():
             continue
         try:
-            found.append(artifact.load(_kind_in(sidecar), path))
+            artifacts.append(artifact.load(_kind_in(sidecar), path))
         except InputError as error:
             problems.append(str(error))
-    return tuple(found), tuple(problems)
+    return tuple(artifacts), tuple(problems)
 
 
 _KINDS: Mapping[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}
@@ -137,15 +145,11 @@ def _kind_in(sidecar: Path) -> type[Artifact]:
     return _KINDS.get(str(kind), Artifact)
 
 
-def _ranges(path: Path) -> RangeTable:
-    return artifact.load(RangeTable, path)
-
-
 def _optional(read: Callable[[Path], R], path: Path) -> R | None:
-    """The record in a file that need not be there."""
+    """The record in a file; None where there is no such file."""
     return read(path) if path.is_file() else None
 
 
 def newest_first(sources: Sequence[Source]) -> list[Source]:
-    """By the time of their reports; equals in the order given."""
+    """Sources from the newest report to the oldest; equally old ones keep their order."""
     return sorted(sources, key=lambda one: one.report.created_utc, reverse=True)

@@ -1,6 +1,6 @@
-"""A report as the texts of one table: what the terminal and Markdown both show.
+"""Texts of a report's table, for the terminal, Markdown and the page.
 
-Nothing here computes a result; what was not measured is a dash.
+No result is computed here. A dash stands for what was not measured.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One value and, beneath it, its interval or nothing."""
+    """A value, and the interval beneath it; empty without one."""
 
     value: str
     interval: str = ""
@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
-    """Name, a line on precision, one cell per column, and the note with its number."""
+    """A row: name, precision, a cell for each column, and the number of its note."""
 
     name: str
     precision: str
@@ -52,9 +52,11 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Everything people read: title, heads, rows, notes, choices, what is float, checks, end.
+    """All texts of a report, in the order they are read; ``last_line`` is the verdict.
 
-    ``front`` tells of a search what the least drop costs, from nothing in float on.
+    ``columns`` are (name, unit), ``checks`` are (status, sentence) of each gate. ``choices`` name
+    the engine chosen for each target, ``kept`` the groups that a search left in float and why.
+    ``front`` lists the top-1 drop that is left by the number of groups in float.
     """
 
     title: tuple[str, ...]
@@ -87,13 +89,13 @@ def table(report: ReportRecord) -> Table:
 
 
 def _kept(search: SearchOutcome) -> tuple[str, ...]:
-    """Every group that the search keeps in float with its layers, then why."""
+    """Each group that the search keeps in float with its layers, then the reason."""
     kept = [f"{name}, read by {', '.join(layers)}" for name, layers in search.kept.items()]
     return (*kept, search.why)
 
 
 def _front(search: SearchOutcome) -> str:
-    """The cheapest set for each drop that nothing cheaper reaches, the last few of them."""
+    """Sets of groups on the Pareto front of cost and top-1 drop, up to the five of least drop."""
     steps: list[ScoredSet] = []
     for point in search.front:
         if not steps or point.drop_pp < steps[-1].drop_pp:
@@ -153,7 +155,7 @@ def _precision(row: Row) -> str:
 
 
 def _note(row: Row) -> str:
-    """Why cells are empty, and what a compiled engine weighs."""
+    """Why cells are empty, the size of the weights, and the precisions of the executed layers."""
     parts = [row.note] if row.note else []
     if row.weight_bytes is not None:
         parts.append(f"weights {size(row.weight_bytes)}")
@@ -179,7 +181,7 @@ def _top1(row: Row) -> Cell:
 
 
 def _closeness(row: Row) -> tuple[Cell, Cell]:
-    """Agreement and SQNR; the baseline is what they are measured against, so it has none."""
+    """Agreement with the baseline and SQNR against it; dashes for the baseline itself."""
     if row.accuracy is None or row.role is Role.BASELINE:
         return Cell(value=DASH), Cell(value=DASH)
     agreement = Cell(value=f"{100 * row.accuracy.agreement.value:.2f}")
@@ -187,7 +189,7 @@ def _closeness(row: Row) -> tuple[Cell, Cell]:
 
 
 def milliseconds(value: float | None) -> str:
-    """Three digits that matter, without the unit; a dash for None."""
+    """A time to three significant digits, without the unit; a dash for None."""
     if value is None:
         return DASH
     digits = 1 if value >= 10 else 2 if value >= 1 else 3  # noqa: PLR2004 -- decimal places
@@ -224,12 +226,12 @@ def _title(report: ReportRecord) -> tuple[str, ...]:
 
 
 def _terms(report: ReportRecord) -> list[str]:
-    """What agreement and SQNR compare; a report without accuracy says nothing."""
-    found = [row.accuracy.terms for row in report.rows if row.accuracy]
-    if not found or not found[-1]:
+    """A line on what agreement and SQNR compare; none where no accuracy was measured."""
+    terms = [row.accuracy.terms for row in report.rows if row.accuracy]
+    if not terms or not terms[-1]:
         return []
-    same = "nearest other image" if found[-1] == "embeddings" else "top-1"
-    return [f"agree: same {same} as the baseline; SQNR: of {found[-1]}"]
+    same = "nearest other image" if terms[-1] == "embeddings" else "top-1"
+    return [f"agree: same {same} as the baseline; SQNR: of {terms[-1]}"]
 
 
 def _joined(values: Iterable[object]) -> str:

@@ -19,8 +19,8 @@ def print_report(report: ReportRecord, console: Console | None = None) -> None:
     """Print a report; styled on a terminal, plain in a file or pipe.
 
     Args:
-        report: What to print.
-        console: Where to; standard output when None.
+        report: The report to print.
+        console: Console to print on; None means standard output.
     """
     out = console or _console()
     content = table(report)
@@ -45,7 +45,7 @@ def print_report(report: ReportRecord, console: Console | None = None) -> None:
 
 
 def plain_text(report: ReportRecord) -> str:
-    """The same without styles, as one string."""
+    """The text that ``print_report`` prints, without styles."""
     stream = io.StringIO()
     print_report(report, Console(file=stream, width=WIDTH, no_color=True, legacy_windows=False))
     return stream.getvalue()

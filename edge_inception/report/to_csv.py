@@ -1,4 +1,4 @@
-"""Reports as CSV: a line for each engine of each report; records of latency: one for each run."""
+"""CSV of reports, with a line for each engine, and of latency records, with a line for each run."""
 
 from __future__ import annotations
 
@@ -28,19 +28,18 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def to_csv(reports: Mapping[str, ReportRecord]) -> str:
-    """The reports, each under its name, shares as 0..1; empty where nothing was measured.
+    """CSV of the reports by name; shares are 0..1, cells of what was not measured are empty.
 
-    A text that a spreadsheet would take for a formula has an apostrophe before it.
+    An apostrophe precedes a text that a spreadsheet would take for a formula.
     """
-    return _written(
-        _COLUMNS, (one for name, report in reports.items() for one in _lines(name, report))
-    )
+    lines = (line for name, report in reports.items() for line in _lines(name, report))
+    return _written(_COLUMNS, lines)
 
 
 def timings_to_csv(records: Mapping[str, Sequence[BenchRecord]]) -> str:
-    """The runs of records of ``bench`` and ``compare``, each under the name of its file."""
-    named = ((name, record) for name, found in records.items() for record in found)
-    return _written(_TIMING_COLUMNS, (one for pair in named for one in _runs(*pair)))
+    """CSV of the runs of ``bench`` and ``compare``, by the name of their file."""
+    named = ((name, record) for name, several in records.items() for record in several)
+    return _written(_TIMING_COLUMNS, (line for pair in named for line in _runs(*pair)))
 
 
 def _written(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
@@ -52,7 +51,7 @@ def _written(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _runs(name: str, record: BenchRecord) -> Iterator[dict[str, Any]]:
-    how, result = record.protocol, record.result
+    result = record.result
     for run in record.runs:
         engine = record.engines[run.arm]
         yield {
@@ -61,7 +60,7 @@ def _runs(name: str, record: BenchRecord) -> Iterator[dict[str, Any]]:
             "created_utc": record.created_utc,
             "verdict": result.verdict.value if result else None,
             **{key: getattr(engine, key) for key in ("path", "backend", "precision", "bytes")},
-            **{key: getattr(how, key) for key in ("batch", "streams", "threads")},
+            **{key: getattr(record.protocol, key) for key in ("batch", "streams", "threads")},
             **{key: getattr(run, key) for key in ("arm", "pair", "t0", *_TIMED)},
         }
 
@@ -92,19 +91,19 @@ def _lines(name: str, report: ReportRecord) -> Iterator[dict[str, Any]]:
         }
 
 
-def _accuracy(found: Accuracy | None) -> dict[str, Any]:
-    if found is None:
+def _accuracy(accuracy: Accuracy | None) -> dict[str, Any]:
+    if accuracy is None:
         return {}
-    labelled = found.labelled
+    labelled = accuracy.labelled
     return {
-        **_estimate("agreement", found.agreement),
-        "sqnr_db": found.sqnr_db,
+        **_estimate("agreement", accuracy.agreement),
+        "sqnr_db": accuracy.sqnr_db,
         **_estimate("top1", labelled.engine.top1 if labelled else None),
         **_estimate("drop_pp", labelled.drop_pp if labelled else None),
     }
 
 
-def _estimate(name: str, found: Estimate | None) -> dict[str, Any]:
-    if found is None:
+def _estimate(name: str, figure: Estimate | None) -> dict[str, Any]:
+    if figure is None:
         return {}
-    return {name: found.value, f"{name}_lower": found.lower, f"{name}_upper": found.upper}
+    return {name: figure.value, f"{name}_lower": figure.lower, f"{name}_upper": figure.upper}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from markupsafe import Markup
 
 WIDE, NARROW = 520, 335
 """Pixels: a column on a desktop and on paper, and all of a phone."""
+
+TEXT = {"text": {"field": "text"}}
+"""Encoding of a layer that writes the field ``text``."""
 
 _VEGA_LITE = "5.20"
 _FONT = "system-ui, sans-serif"
@@ -65,29 +68,47 @@ def draw(title: str, says: str, spec: Callable[[int], Mapping[str, Any]], note: 
     """A chart at both widths.
 
     Args:
-        title: Above it.
-        says: What it shows, in words.
-        spec: Pixels to the Vega-Lite specification without width, its data inline.
-        note: Beneath it.
+        title: Text above the drawing.
+        says: What the drawing shows, in words.
+        spec: Width in pixels -> Vega-Lite specification without its width, with its data inside.
+        note: Text beneath the drawing.
     """
     wide, narrow = (svg({**spec(width), "width": width}, says) for width in (WIDE, NARROW))
     return Chart(title=title, says=says, wide=wide, narrow=narrow, note=note)
+
+
+def layer(
+    mark: str,
+    encoding: Mapping[str, Any] | None = None,
+    data: Sequence[Mapping[str, Any]] | None = None,
+    **look: Any,
+) -> Mapping[str, Any]:
+    """A layer of a Vega-Lite specification.
+
+    Args:
+        mark: Type of its marks, such as "point".
+        encoding: Channels besides those that the whole specification has.
+        data: Values of this layer; None draws those of the whole specification.
+        look: Properties of its marks.
+    """
+    own = {} if data is None else {"data": {"values": data}}
+    return {**own, "mark": {"type": mark, **look}, "encoding": encoding or {}}
 
 
 def svg(spec: Mapping[str, Any], says: str) -> Markup:
     """An ``svg`` element for a page, an image to assistive technology; text in it is escaped.
 
     Args:
-        spec: With ``width`` in pixels, all around it included.
-        says: Its accessible name.
+        spec: Vega-Lite specification; ``width`` is in pixels and includes axes and padding.
+        says: Accessible name of the image.
     """
-    whole = {
+    complete = {
         "autosize": {"type": "fit", "contains": "padding"},
         "padding": {"left": 2, "right": 12, "top": 4, "bottom": 2},
         **spec,
         "config": _CONFIG,
     }
-    drawn = vl_convert.vegalite_to_svg(whole, vl_version=_VEGA_LITE, allowed_base_urls=[])
+    drawn = vl_convert.vegalite_to_svg(complete, vl_version=_VEGA_LITE, allowed_base_urls=[])
     opening = _OPENING.match(drawn)
     assert opening, "Vega writes its size first"
     attributes = f'role="img" aria-label="{html.escape(says)}" data-chart="vega"'
@@ -97,6 +118,6 @@ def svg(spec: Mapping[str, Any], says: str) -> Markup:
 
 
 def finite(value: Any) -> float | None:
-    """The number to draw; None of what is none, NaN or infinite."""
+    """``value`` as a number to draw; None where it is no number, NaN or infinite."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Judging engines: accuracy against the baseline, gates, the choice of a precision.
+"""Verdicts on engines: accuracy against the baseline, gates, the choice of a precision.
 
-What enters compares measured figures with limits. Timing itself belongs to ``latency``.
+Code belongs here if it compares measured figures with limits. Timing belongs to ``latency``.
 """

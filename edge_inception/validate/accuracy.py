@@ -1,4 +1,4 @@
-"""How close an engine's answers are to the baseline's, and what that does to the classes."""
+"""Accuracy of an engine: agreement with the baseline, SQNR, and quality against labels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ _NUM_BINARY_CLASSES = 2
 class BaselineArrays:
     """Content of ``baseline.npz``, in the order of the images.
 
-    ``logits`` float32 [N, C]; ``labels`` int64 [N], -1 where unlabelled; ``sha256`` of the files.
+    ``logits`` are float32 [N, C]; ``labels`` are int64 [N], -1 where unlabelled; ``sha256`` are the
+    hashes of the N image files.
     """
 
     logits: NDArray[np.float32]
@@ -80,13 +81,13 @@ def score(
     head: Head = Head(),  # noqa: B008 -- frozen
     progress: Progress = no_progress,
 ) -> Accuracy:
-    """Accuracy of ``session`` on the baseline's images, streamed: one batch in memory at a time.
+    """Accuracy of ``session`` on the baseline's images, with one batch in memory at a time.
 
     Args:
         session: An open engine.
         baseline: Arrays of the same images in the same order.
         batches: Batches such as ``images.batches`` yields.
-        head: The engine's.
+        head: Head of the engine.
         progress: Called with (images done, images in all).
 
     Raises:
@@ -127,14 +128,14 @@ def compare(
     head: Head = Head(),  # noqa: B008 -- frozen
     items: Sequence[ImageItem] = (),
 ) -> Accuracy:
-    """Accuracy of an engine's answers against the baseline's logits or embeddings.
+    """Accuracy of an engine's outputs against the baseline's logits or embeddings.
 
     Args:
         baseline: float32 [N, C], N >= 1.
-        labels: int64 [N]; -1 where unlabelled, as all are of embeddings.
-        engine: float32 [N, C] of the same images, as ``Session.run`` gives them.
-        head: The engine's: probabilities are compared as log-probabilities.
-        items: The images, to name those that changed, up to ``MOST_CHANGED``.
+        labels: int64 [N]; -1 where unlabelled, and for all embeddings.
+        engine: float32 [N, C] for the same images, as ``Session.run`` gives them.
+        head: Head of the engine; probabilities are compared as log-probabilities.
+        items: Images, to name up to ``MOST_CHANGED`` of those whose class changed.
 
     Raises:
         InputError: No image, shapes that differ, a label outside -1..C-1, a NaN or infinite logit,
@@ -152,14 +153,16 @@ def compare(
     num_same = int(np.sum(same))
     signal, approximation = comparable.signals(baseline, engine, head)
     engine = comparable.as_logits(engine, head)
-    known = labels != UNLABELLED
+    has_label = labels != UNLABELLED
     return Accuracy(
         num_images=num_images,
         num_classes=num_classes,
         agreement=exact_share(num_same, num_images),
         sqnr_db=sqnr_db(signal, approximation),
         terms=comparable.TERMS[head.kind],
-        labelled=_labelled(baseline[known], labels[known], engine[known]) if known.any() else None,
+        labelled=_labelled(baseline[has_label], labels[has_label], engine[has_label])
+        if has_label.any()
+        else None,
         changed=() if head.kind == "embedding" else _changed(baseline, labels, engine, items),
     )
 
@@ -172,8 +175,8 @@ def _changed(
 ) -> tuple[ChangedImage, ...]:
     before, after = baseline.argmax(axis=1), engine.argmax(axis=1)
     rows = np.flatnonzero(before != after)
-    sure, found = _probabilities(baseline[rows]), _probabilities(engine[rows])
-    margins = sure.max(axis=1, initial=0.0) - sure[np.arange(len(rows)), after[rows]]
+    shares, engine_shares = _probabilities(baseline[rows]), _probabilities(engine[rows])
+    margins = shares.max(axis=1, initial=0.0) - shares[np.arange(len(rows)), after[rows]]
     chosen = []
     for place in np.argsort(-margins, kind="stable")[:MOST_CHANGED]:
         row = int(rows[place])
@@ -186,8 +189,8 @@ def _changed(
                 label=int(labels[row]) if labels[row] != UNLABELLED else None,
                 before=classes[0],
                 after=classes[1],
-                baseline_scores=_pair(sure[place], classes),
-                engine_scores=_pair(found[place], classes),
+                baseline_scores=_pair(shares[place], classes),
+                engine_scores=_pair(engine_shares[place], classes),
             )
         )
     return tuple(chosen)
@@ -201,8 +204,8 @@ def _pair(scores: NDArray[np.float64], classes: list[int]) -> tuple[float, float
 def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Softmax over the classes, [N, C]."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return found
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> ClassScores:
@@ -255,7 +258,7 @@ def _cell_changes(before: tuple[Cell, ...], after: tuple[Cell, ...]) -> tuple[Ce
     changes = {(label, guess): count for label, guess, count in after}
     for label, guess, count in before:
         changes[label, guess] = changes.get((label, guess), 0) - count
-    return tuple((*place, change) for place, change in sorted(changes.items()) if change)
+    return tuple((*cell, change) for cell, change in sorted(changes.items()) if change)
 
 
 def _auroc(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
@@ -301,13 +304,13 @@ def _require_fit(
 
 
 def _require_finite(
-    logits: NDArray[np.float32], who: str, names: Sequence[str] | None = None
+    logits: NDArray[np.float32], owner: str, names: Sequence[str] | None = None
 ) -> None:
     is_bad = ~np.isfinite(logits).all(axis=1)
     if is_bad.any():
         first = int(is_bad.argmax())
         raise InputError(
-            f"{who} logits are NaN or infinite for {is_bad.sum()} of {len(logits)} images, first "
+            f"{owner} logits are NaN or infinite for {is_bad.sum()} of {len(logits)} images, first "
             f"at image {names[first] if names else first}",
             hint="look for NaN in the weights or for float16 overflow in the graph",
         )

@@ -1,11 +1,11 @@
-"""Which precision of a target to ship: INT8 has to earn its place.
+"""Choice between INT8 and float for the engine of a target that ships.
 
-Gates come first, then speed. Where engines were executed that is latency: INT8 is chosen when the
-whole interval of its speed-up over the fastest float engine lies above 1. Where none was executed,
-what is known of their accuracy is what the same graphs computed on another target, and the budget
-of a search; then the compiled plans are compared by kernels and by the activations these move:
-TensorRT-RTX fuses less in INT8 than in FP16, and a plan of more kernels and more traffic is no
-faster.
+An engine whose gates are better met is chosen first. Between equals, speed decides. If the engines
+were executed, INT8 is chosen if the whole interval of its speed-up over the fastest float engine is
+above 1. If none was executed, accuracy is that of the same graph on another target or of a search,
+and the compiled plans are compared by their number of kernels and the activations they move.
+TensorRT-RTX fuses less in INT8 than in FP16, and a plan with more kernels or more traffic is not
+expected to be faster.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _INT8 = "int8"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An engine that may ship, and the verdict on it; ``details`` are those of its sidecar.
+    """An engine that may ship, the verdict on it, and the ``details`` of its sidecar.
 
-    ``seen_on``: the target on which the same graph was executed for this verdict, where the engine
-    itself was not.
+    ``seen_on`` is the target on which the same graph was executed for this verdict; empty if the
+    engine itself was executed.
     """
 
     row: Row
@@ -40,7 +40,7 @@ class Candidate:
 
 
 class _Plan(NamedTuple):
-    """What a plan that was not executed is judged by; megabytes for one run."""
+    """Figures of a compiled plan that was not executed; megabytes for one run."""
 
     kernels: int
     activations: float
@@ -54,14 +54,14 @@ class _Plan(NamedTuple):
 
 
 def choose(target: str, candidates: Sequence[Candidate]) -> Choice:
-    """One of the engines of a target.
+    """The engine that ships for a target, and the reason.
 
     Args:
-        target: Its name.
-        candidates: At least one in float and one of int8, executed all or none.
+        target: Name of the target.
+        candidates: One or more float engines and one int8 engine, either all executed or none.
 
     Raises:
-        ValueError: One kind is missing.
+        ValueError: There is no float engine, or not exactly one int8 engine.
     """
     floats = [one for one in candidates if one.row.precision != _INT8]
     int8 = [one for one in candidates if one.row.precision == _INT8]
@@ -87,7 +87,7 @@ def _by_latency(target: str, floats: Sequence[Candidate], int8: Candidate) -> Ch
 
 
 def _by_gates(target: str, one: Candidate, other: Candidate) -> Choice:
-    """The one whose gates are the better met; of equals the second."""
+    """The engine whose gates are better met; the second of two equals."""
     winner, loser = (one, other) if _rank(one) < _rank(other) else (other, one)
     where = f" (the same graph, executed on {loser.seen_on})" if loser.seen_on else ""
     return _choice(target, winner, f"{_title(loser)} is {loser.verdict.line}{where}")
@@ -95,16 +95,14 @@ def _by_gates(target: str, one: Candidate, other: Candidate) -> Choice:
 
 def _by_plan(target: str, floats: Sequence[Candidate], int8: Candidate) -> Choice:
     best = min(floats, key=_rank)
-    # Nothing will judge this engine after the choice, so one that failed never ships for its plan.
+    # Nothing judges the engine after this choice, so a failed one never ships for its plan.
     if int8.verdict.status is Status.FAILED or _rank(int8) != _rank(best):
         return _by_gates(target, int8, best)
-    plans = _plan(int8.details), _plan(best.details)
-    if None in plans:
+    ours, theirs = _plan(int8.details), _plan(best.details)
+    if ours is None or theirs is None:
         return _choice(target, best, "not executed here, and the plans tell nothing of INT8")
-    ours, theirs = plans
     evidence = f"not executed here; INT8: {ours}; {_title(best)}: {theirs}"
-    is_less = ours.kernels <= theirs.kernels and ours.activations <= theirs.activations  # type: ignore[union-attr]
-    if is_less:
+    if ours.kernels <= theirs.kernels and ours.activations <= theirs.activations:
         return _choice(target, int8, evidence)
     return _choice(target, best, f"{evidence}; measure both on the GPU if size matters more")
 
@@ -114,14 +112,14 @@ def _choice(target: str, winner: Candidate, sentence: str) -> Choice:
 
 
 def _title(candidate: Candidate) -> str:
-    """``INT8``, ``FP16``, or ``FP32 at bf16``."""
+    """Precision in capitals, such as ``INT8`` or ``FP32 at bf16``."""
     row = candidate.row
     floats = row.float_precision
     return row.precision.upper() + (f" at {floats}" if floats not in {"", "f32"} else "")
 
 
 def _rank(candidate: Candidate) -> int:
-    """How well its gates are met; the least is best."""
+    """Rank of a candidate by its verdict; 0, passed, is best."""
     return _ORDER.index(candidate.verdict.status)
 
 
@@ -134,7 +132,7 @@ def _p50(candidate: Candidate) -> float:
 
 
 def _plan(details: EngineDetails) -> _Plan | None:
-    """The figures that the plan's own library told when it was compiled."""
+    """Figures of a plan that its library reported at compilation; None without them."""
     if not isinstance(details, PlanDetails) or not details.num_kernels:
         return None
     return _Plan(

@@ -1,8 +1,8 @@
-"""Answers of a baseline and an engine in the same terms, whatever head the engine has.
+"""Outputs of a baseline and an engine in comparable form, for every head of the engine.
 
-The baseline holds logits, or embeddings. A common offset of all logits of an image changes no class
-and no probability, so it is taken out before anything is compared: logits are *centred*. Centred
-log-probabilities are centred logits.
+The baseline holds logits or embeddings. Adding a constant to all logits of an image changes neither
+classes nor probabilities, so logits are *centred* before they are compared: their mean over the
+classes is subtracted. Centred log-probabilities equal centred logits.
 """
 
 from __future__ import annotations
@@ -22,42 +22,45 @@ TERMS = {
     "topk": "centred log-probabilities of the k classes",
     "embedding": "embeddings",
 }
-"""Kind of head -> what SQNR compares."""
+"""Kind of head -> name of the quantity that SQNR compares."""
 
 
-def as_logits(found: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
-    """Logits and embeddings as they are, of probabilities the logs; [N, C] in and out."""
+def as_logits(answers: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
+    """Logits [N, C] of an engine's outputs [N, C]: the logarithms of probabilities.
+
+    Logits and embeddings are returned unchanged.
+    """
     if head.kind in {"logits", "embedding"}:
-        return found
-    logs: NDArray[np.float32] = np.log(np.maximum(found, np.float32(_LEAST)))
+        return answers
+    logs: NDArray[np.float32] = np.log(np.maximum(answers, np.float32(_LEAST)))
     return logs
 
 
 def signals(
     baseline: NDArray[np.float32], engine: NDArray[np.float32], head: Head
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What SQNR compares: baseline's and engine's values, float64 of one shape.
+    """Values of baseline and engine that SQNR compares, float64 of one shape.
 
     Args:
-        baseline: Logits [N, C], or embeddings [N, D].
-        engine: What ``Session.run`` gives for the same images.
-        head: The engine's.
+        baseline: Logits [N, C] or embeddings [N, D].
+        engine: Result of ``Session.run`` for the same images.
+        head: Head of the engine.
 
     Returns:
-        Both centred per image over the classes; of a top-k head over the k that the engine chose,
-        where k is 1 the probabilities themselves; embeddings as they are.
+        Both centred per image over the classes, for a top-k head over the k classes that the engine
+        chose. With k = 1 they are probabilities. Embeddings are not centred.
     """
-    exact, found = outputs.comparable(baseline, engine, str(head))
-    return exact, found
+    exact, approximate = outputs.comparable(baseline, engine, str(head))
+    return exact, approximate
 
 
-def choices(found: NDArray[np.float32], head: Head) -> NDArray[np.intp]:
-    """Per image what agreement compares: the class, or the nearest other image by cosine.
+def choices(answers: NDArray[np.float32], head: Head) -> NDArray[np.intp]:
+    """Class of each image, or for embeddings its nearest other image; agreement compares these.
 
     Args:
-        found: [N, C]; embeddings need N >= 2.
-        head: Whose answers they are.
+        answers: Outputs [N, C] of the head; embeddings need N >= 2.
+        head: Head of the engine.
     """
     indices: NDArray[np.intp]
-    indices = nearest(found) if head.kind == "embedding" else found.argmax(axis=1)
+    indices = nearest(answers) if head.kind == "embedding" else answers.argmax(axis=1)
     return indices

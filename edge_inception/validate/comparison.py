@@ -1,4 +1,4 @@
-"""The command ``compare``: two engines in one sitting, one against itself, or against a record."""
+"""Comparisons of two engines, of an engine with itself, or of an engine with a stored record."""
 
 from __future__ import annotations
 
@@ -50,13 +50,15 @@ _ORDER = (Verdict.FAIL, Verdict.INVALID, Verdict.INCONCLUSIVE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How engines are compared.
+    """Settings of a comparison, with a method for each kind of it.
+
+    Engines are given as files, or as an ``EngineUnderTest``, whose ``contender`` opens the session.
 
     Attributes:
-        protocol: Of every run.
+        protocol: Protocol of every run.
         gate: Limit and number of pairs.
         image_set: Photos to feed; None feeds noise.
-        folder: For the preprocessed images.
+        folder: Folder for the preprocessed images.
     """
 
     protocol: bench.Protocol
@@ -73,16 +75,14 @@ class Comparison:
         max_drop_pp: float,
         progress: Progress,
     ) -> BenchRecord:
-        """Record of B against A, with ``accuracy`` where labelled images are given.
-
-        An ``EngineUnderTest`` instead of a file times a session that its ``contender`` opens.
+        """Record of B, the second engine, against A, with ``accuracy`` on labelled images if given.
 
         Raises:
-            InputError: An engine cannot be used, or the two do not answer in the same classes.
+            InputError: An engine cannot be used, or the two have different classes.
             BackendMissing: A library cannot execute here.
             Inconclusive: A process died or hung.
         """
-        a, b = self._arm(first), self._arm(second)
+        a, b = self._prepared(first), self._prepared(second)
         judged = None
         if labelled:
             paths = a.engine.path, b.engine.path
@@ -94,14 +94,14 @@ class Comparison:
         return replace(record, result=regression.result_record(result), accuracy=judged)
 
     def noise(self, engine: Path | EngineUnderTest, *, progress: Progress) -> BenchRecord:
-        """Record of an engine against itself: what this machine's noise alone shows.
+        """Record of an engine against itself, which shows the noise of this machine.
 
-        ``result`` has the spread of the pairs and the number of pairs at which a true slow-down of
-        limit + 2 % fails in 9 of 10 sessions.
+        ``result`` has the spread of the pairs, and the number of pairs with which a true slow-down
+        of limit + 2 % fails 9 times in 10.
         """
-        arm = self._arm(engine)
+        a = self._prepared(engine)
         result, runs = regression.compare(
-            arm.contender, arm.contender, self.folder, self.protocol, self.gate, progress=progress
+            a.contender, a.contender, self.folder, self.protocol, self.gate, progress=progress
         )
         logs = _logs(runs)
         spread = float(np.std(logs, ddof=1))
@@ -111,36 +111,38 @@ class Comparison:
             f"pairs spread by {100 * spread:.1f} %; to see "
             f"{100 * true_change:+.0f} % nine times in ten use --pairs {needed}"
         )
+        record = bench.record("aa", {BASELINE: a, CANDIDATE: a}, runs, self.protocol)
         judged = regression.result_record(result)
-        told = replace(
+        judged = replace(
             judged,
             reasons=(reason,),
             sentence=f"{judged.sentence}; {reason}",
             spread=spread,
             pairs_needed=needed,
         )
-        record = bench.record("aa", {BASELINE: arm, CANDIDATE: arm}, runs, self.protocol)
-        return replace(record, result=told)
+        return replace(record, result=judged)
 
     def baseline(self, engine: Path | EngineUnderTest, *, progress: Progress) -> BenchRecord:
-        """Record of as many runs of an engine as there are pairs, to judge others against."""
-        arm = self._arm(engine)
-        runs = self._alone(BASELINE, arm, progress)
+        """Record of an engine alone, with a run for each pair, for later comparisons with it."""
+        a = self._prepared(engine)
+        runs = self._runs_alone(BASELINE, a, progress)
         reason = f"{len(runs)} processes recorded, nothing judged"
         pending = _unmeasured(Verdict.PASS, reason, self.gate)
-        record = bench.record("aa", {BASELINE: arm}, runs, self.protocol)
+        record = bench.record("aa", {BASELINE: a}, runs, self.protocol)
         return replace(record, result=regression.result_record(pending))
 
     def fingerprint(self, engine: Path | EngineUnderTest) -> str:
-        """Of this machine, this protocol and the library of an engine: a folder's name."""
-        arm = self._arm(engine)
-        return bench.record("aa", {BASELINE: arm}, (), self.protocol).fingerprint
+        """Hash of this machine, the protocol and the engine's library, used as a folder's name."""
+        a = self._prepared(engine)
+        return bench.record("aa", {BASELINE: a}, (), self.protocol).fingerprint
 
-    def _alone(self, name: str, arm: EngineUnderTest, progress: Progress) -> list[bench.Run]:
+    def _runs_alone(
+        self, side: str, engine: EngineUnderTest, progress: Progress
+    ) -> list[bench.Run]:
         runs: list[bench.Run] = []
         for index in range(self.gate.pairs):
             runs += bench.run_together(
-                {name: arm.contender}, self.folder, self.protocol, pair=index
+                {side: engine.contender}, self.folder, self.protocol, pair=index
             )
             progress(index + 1, self.gate.pairs)
         return runs
@@ -150,16 +152,16 @@ class Comparison:
     ) -> BenchRecord:
         """Record of an engine today against a record of another day.
 
-        It only warns: unless ``trusted``, a ``fail`` is turned into ``inconclusive``. Where the
-        machine or the protocol differ the verdict is ``invalid`` and names what differs.
+        Unless ``trusted``, a ``fail`` becomes ``inconclusive``, so the comparison only warns. If
+        machine or protocol differ, the verdict is ``invalid`` and its reason names the differences.
 
         Raises:
             InputError: The file is no record of ``bench`` or ``compare``.
         """
         old = read_record(stored)
-        arm = self._arm(engine)
-        runs = self._alone(CANDIDATE, arm, progress)
-        now = bench.record("ab", {CANDIDATE: arm}, runs, self.protocol)
+        b = self._prepared(engine)
+        runs = self._runs_alone(CANDIDATE, b, progress)
+        now = bench.record("ab", {CANDIDATE: b}, runs, self.protocol)
         result = _stored_result(old, now, self.gate, trusted=trusted)
         return replace(
             now,
@@ -169,14 +171,14 @@ class Comparison:
             result=regression.result_record(result),
         )
 
-    def _arm(self, engine: Path | EngineUnderTest) -> EngineUnderTest:
+    def _prepared(self, engine: Path | EngineUnderTest) -> EngineUnderTest:
         if isinstance(engine, EngineUnderTest):
             return engine
         return prepare_engine(engine, self.protocol.batch, self.image_set, self.folder)
 
 
 def _logs(runs: Sequence[bench.Run]) -> list[float]:
-    a, b = ([run for run in runs if run.arm == arm] for arm in (BASELINE, CANDIDATE))
+    a, b = ([run for run in runs if run.side == side] for side in (BASELINE, CANDIDATE))
     return [regression.log_ratio(*pair) for pair in zip(a, b, strict=True)]
 
 
@@ -188,15 +190,15 @@ def _stored_result(old: BenchRecord, new: BenchRecord, gate: Gate, *, trusted: b
     if min(len(before), len(now)) < 2:  # noqa: PLR2004 -- a variance
         few = f"the record has {len(before)} runs of A, wanted 2 or more"
         return _unmeasured(Verdict.INVALID, few, gate)
-    found = regression.against(before, now, gate.delta)
-    if found.verdict is not Verdict.FAIL or trusted:
-        return found
+    result = regression.against(before, now, gate.delta)
+    if result.verdict is not Verdict.FAIL or trusted:
+        return result
     reason = "a record of another day only warns: compare both engines, or --trust-stored"
-    return dataclasses.replace(found, verdict=Verdict.INCONCLUSIVE, reasons=(reason,))
+    return dataclasses.replace(result, verdict=Verdict.INCONCLUSIVE, reasons=(reason,))
 
 
 def _unmeasured(verdict: Verdict, reason: str, gate: Gate) -> Result:
-    """Without a ratio."""
+    """A result without a ratio."""
     return Result(verdict=verdict, ratio=None, delta=gate.delta, num_pairs=0, reasons=(reason,))
 
 
@@ -205,25 +207,25 @@ _SAME_PROTOCOL = ("threads", "batch", "streams", "runner", "metric", "input_sha2
 
 
 def differences(old: BenchRecord, new: BenchRecord) -> list[str]:
-    """What keeps two records from being compared: names with both values."""
+    """Facts that differ between two records and so forbid a comparison, with both values."""
     parts = ((old.device, new.device, _SAME_DEVICE), (old.protocol, new.protocol, _SAME_PROTOCOL))
-    found = []
+    differing = []
     for then, now, names in parts:
         for name in names:
             before, after = (_recorded(part, name) for part in (then, now))
             if before != after:
-                found.append(f"{name} ({_seen(before)} then, {_seen(after)} now)")
-    return found
+                differing.append(f"{name} ({_describe(before)} then, {_describe(after)} now)")
+    return differing
 
 
 def _recorded(part: Record, name: str) -> Any:
-    """A value as JSON has it; None where it was not recorded."""
+    """A field's value as in JSON; None where it was not recorded."""
     value = getattr(part, name)
     return None if value is UNSET else records.plain(value)
 
 
-def _seen(value: Any) -> str:
-    """A value of a record in a sentence: a hash is short, and what was not recorded is not."""
+def _describe(value: Any) -> str:
+    """A field's value for a sentence; hashes are shortened, None is "not recorded"."""
     if value is None:
         return "not recorded"
     text = str(list(value) if isinstance(value, tuple) else value)
@@ -231,11 +233,7 @@ def _seen(value: Any) -> str:
 
 
 def exit_code(record: BenchRecord) -> int:
-    """Of the worse of latency and accuracy.
-
-    Args:
-        record: Of a comparison.
-    """
+    """Exit code of a comparison's record: that of the worse verdict, on latency or accuracy."""
     assert record.result is not None
     verdicts = {record.result.verdict}
     if record.accuracy:
@@ -247,36 +245,37 @@ def exit_code(record: BenchRecord) -> int:
 def accuracy_of(
     first: Path, second: Path, labelled: ImageSet, *, max_drop_pp: float
 ) -> AccuracyRecord:
-    """Top-1 of the second engine against the first on the same labelled images, paired.
+    """Verdict on the top-1 drop from the first engine to the second, paired by image.
 
     Raises:
-        InputError: No labels, embeddings, or the two do not answer in the same classes.
+        InputError: The images have no labels, an engine gives embeddings, or the engines have
+            different classes.
     """
     if not labelled.is_labelled:
         raise InputError(
             f"{labelled.name} has no labels", hint="--validation takes class folders or a set file"
         )
     labels = np.array([item.label for item in labelled.items], np.int64)
-    found = accuracy.compare(_answers(first, labelled), labels, _answers(second, labelled))
-    verdict = judge(Gates(max_drop_pp=max_drop_pp), accuracy=found, speedup=None)
-    assert found.labelled is not None
-    drop = found.labelled.drop_pp
+    compared = accuracy.compare(_logits(first, labelled), labels, _logits(second, labelled))
+    verdict = judge(Gates(max_drop_pp=max_drop_pp), accuracy=compared, speedup=None)
+    assert compared.labelled is not None
+    drop = compared.labelled.drop_pp
     return AccuracyRecord(
         verdict=_OF_STATUS[verdict.status],
         sentence=verdict.sentence,
         drop_pp=Drop(value=drop.value, lower=drop.lower, upper=drop.upper),
-        num_images=found.num_images,
+        num_images=compared.num_images,
     )
 
 
-def _answers(path: Path, labelled: ImageSet) -> NDArray[np.float32]:
+def _logits(path: Path, labelled: ImageSet) -> NDArray[np.float32]:
     details = artifact.load(EngineFile, path).details
-    how, head = details.preprocess, details.head
+    head = details.head
     if head.kind == "embedding":
         raise InputError(
             f"{path} gives embeddings, which have no top-1", hint="leave --validation out"
         )
     with inference.open_engine(path) as session:
-        groups = images.batches(labelled.items, how, _SCORE_BATCH)
-        found = [session.run(group.images) for group in groups]
-    return comparable.as_logits(np.concatenate(found), head)
+        batches = images.batches(labelled.items, details.preprocess, _SCORE_BATCH)
+        answers = [session.run(batch.images) for batch in batches]
+    return comparable.as_logits(np.concatenate(answers), head)

@@ -1,9 +1,9 @@
-"""The verdict: which gates are met, missed, or cannot be decided by the data at hand.
+"""The verdict on engines: which gates are met, missed, or cannot be decided by the data.
 
-A gate is PASSED when the whole interval lies on the good side of the limit, FAILED when it lies on
-the bad side, else INCONCLUSIVE: a claim of "no worse than" must be earned, and absence of evidence
-is not it. One miss fails the whole; otherwise one undecided gate leaves it undecided. Without any
-gate nothing was claimed, so the verdict is INCONCLUSIVE with the reason "no gate set".
+A gate is PASSED if the whole interval lies on the good side of the limit, FAILED if it lies on the
+bad side, and INCONCLUSIVE otherwise, since a lack of evidence for a loss does not show that there
+is none. The verdict is FAILED if one gate is, else INCONCLUSIVE if one gate is. Without any gate it
+is INCONCLUSIVE with the reason "no gate set".
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def judge(
     """Verdict on one engine.
 
     Args:
-        gates: Limits; None is not judged.
-        accuracy: Engine against baseline; None when it was not executed.
-        speedup: Latency of the FP32 engine over this one's, with bounds; None when not measured.
-        search: What a search chose: its budget is a gate.
+        gates: Limits; a limit of None is not judged.
+        accuracy: Accuracy against the baseline; None if the engine was not executed.
+        speedup: Latency of the FP32 engine over this engine's, with bounds; None if not measured.
+        search: Outcome of the search for groups in float, whose budget is a gate.
     """
     checks: list[Check] = []
     if gates.max_drop_pp is not None:
@@ -49,7 +49,7 @@ def judge(
 
 
 def search_sentence(search: SearchOutcome) -> str:
-    """What a search found: the groups in float, and the drop with them."""
+    """Sentence on the groups that a search keeps in float and the drop that is left."""
     chosen = search.chosen
     kept = f"{counted(len(chosen.keep), 'group')} in float ({listed(chosen.keep)})"
     relation = "within" if search.is_met else f"{search.why}, the closest is over"
@@ -61,7 +61,7 @@ def search_sentence(search: SearchOutcome) -> str:
 
 
 def joint(verdicts: Mapping[str, Verdict]) -> Verdict:
-    """One verdict on several engines by name, each of which has to hold; sentences name theirs."""
+    """One verdict on several engines by name; all must pass, and each sentence names its engine."""
     if len(verdicts) == 1:
         return next(iter(verdicts.values()))
     return _combine(
@@ -109,20 +109,14 @@ def _check_drop(limit_pp: float, accuracy: Accuracy | None) -> Check:
     )
     if status is Status.INCONCLUSIVE:
         sentence += f" on {accuracy.labelled.num_images} labelled images"
-    return _decided(name, limit_pp, drop, status=status, sentence=sentence)
+    return _check(name, limit_pp, drop, status, sentence)
 
 
 def _check_search(search: SearchOutcome) -> Check:
-    """The budget on the calibration images; the point is chosen on them, so it has no interval."""
-    return Check(
-        name="search",
-        wanted=search.allowed_pp,
-        got=search.chosen.drop_pp,
-        lower=None,
-        upper=None,
-        status=Status.PASSED if search.is_met else Status.FAILED,
-        sentence=search_sentence(search),
-    )
+    """Check of the budget; no interval, since the groups were chosen on the very same images."""
+    status = Status.PASSED if search.is_met else Status.FAILED
+    drop_pp = search.chosen.drop_pp
+    return _check("search", search.allowed_pp, drop_pp, status, search_sentence(search))
 
 
 def _check_agreement(limit: float, accuracy: Accuracy | None) -> Check:
@@ -137,7 +131,7 @@ def _check_agreement(limit: float, accuracy: Accuracy | None) -> Check:
     )
     if status is Status.INCONCLUSIVE:
         sentence += f" on {accuracy.num_images} images"
-    return _decided(name, limit, agreement, status=status, sentence=sentence)
+    return _check(name, limit, agreement, status, sentence)
 
 
 def _check_sqnr(limit_db: float, accuracy: Accuracy | None) -> Check:
@@ -146,16 +140,9 @@ def _check_sqnr(limit_db: float, accuracy: Accuracy | None) -> Check:
         return _undecided(name, limit_db, "SQNR not measured: the engine was not executed")
     got = accuracy.sqnr_db
     is_met = got >= limit_db
-    relation = "meets" if is_met else "below"
-    return Check(
-        name=name,
-        wanted=limit_db,
-        got=got,
-        lower=None,
-        upper=None,
-        status=Status.PASSED if is_met else Status.FAILED,
-        sentence=f"SQNR {got:.1f} dB, {relation} the {limit_db:g} dB gate",
-    )
+    status, relation = (Status.PASSED, "meets") if is_met else (Status.FAILED, "below")
+    sentence = f"SQNR {got:.1f} dB, {relation} the {limit_db:g} dB gate"
+    return _check(name, limit_db, got, status, sentence)
 
 
 def _check_speedup(limit: float, speedup: Estimate | None) -> Check:
@@ -167,7 +154,7 @@ def _check_speedup(limit: float, speedup: Estimate | None) -> Check:
         f"speed-up {speedup.value:.2f}x (95 % interval {speedup.lower:.2f} to "
         f"{speedup.upper:.2f}), {relation} the {limit:g}x gate"
     )
-    return _decided(name, limit, speedup, status=status, sentence=sentence)
+    return _check(name, limit, speedup, status, sentence)
 
 
 def _at_least(got: Estimate, limit: float) -> tuple[Status, str]:
@@ -178,25 +165,22 @@ def _at_least(got: Estimate, limit: float) -> tuple[Status, str]:
     return Status.INCONCLUSIVE, "too uncertain for"
 
 
-def _decided(name: str, wanted: float, got: Estimate, *, status: Status, sentence: str) -> Check:
+def _undecided(name: str, wanted: float, reason: str) -> Check:
+    return _check(name, wanted, None, Status.INCONCLUSIVE, reason)
+
+
+def _check(
+    name: str, wanted: float, got: Estimate | float | None, status: Status, sentence: str
+) -> Check:
+    value, lower, upper = (
+        (got.value, got.lower, got.upper) if isinstance(got, Estimate) else (got, None, None)
+    )
     return Check(
         name=name,
         wanted=wanted,
-        got=got.value,
-        lower=got.lower,
-        upper=got.upper,
+        got=value,
+        lower=lower,
+        upper=upper,
         status=status,
         sentence=sentence,
-    )
-
-
-def _undecided(name: str, wanted: float, reason: str) -> Check:
-    return Check(
-        name=name,
-        wanted=wanted,
-        got=None,
-        lower=None,
-        upper=None,
-        status=Status.INCONCLUSIVE,
-        sentence=reason,
     )

@@ -1,4 +1,4 @@
-"""Options of validate, and what a run with them is recorded as; imports no library."""
+"""Options of the stage ``validate`` and its provenance; imports no library."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ VALIDATE = Stage(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry:
-    """An engine to show in the report; ``is_subject``: of the precision that was asked for.
+    """An engine for the report.
 
-    ``is_searched``: of the very graph in which a search chose what stays float, so that its budget
-    is a gate of this engine; other spellings of that graph were not scored.
+    ``is_subject``: the engine has the precision that was asked for. ``is_searched``: a search chose
+    the groups in float on the very graph of this engine, so the search's budget is a gate of it;
+    graphs with another typing were not scored.
     """
 
     engine: EngineFile
@@ -45,9 +46,9 @@ class EngineEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What the engines are compared with: its row's name, and how a worker opens it.
+    """The baseline that is timed beside the engines: the name of its row, and its factory.
 
-    ``arguments`` are those of ``factory`` less ``threads``.
+    A worker opens it by calling ``factory`` with ``arguments`` and ``threads``.
     """
 
     name: str = "PyTorch FP32"
@@ -60,11 +61,10 @@ class Reference:
 class ValidateOptions:
     """Choices of one validation.
 
-    ``baseline`` is what the baseline was recorded with, to be timed beside the engines.
-    ``batch`` is the number of images of one latency call. ``cuda_graph``: engines on a GPU launch
-    captured work, where the driver can. ``is_best``: the subjects of one target compete, and the
-    one that is chosen is judged. ``search``: what the search for groups in float chose on the
-    calibration images, and why; None without one.
+    ``baseline`` is timed beside the engines. ``batch`` is the number of images of one timed call.
+    ``cuda_graph``: engines on a GPU launch a captured CUDA graph where the driver can do so.
+    ``is_best``: the engines of one target compete, and only the chosen one is judged. ``search`` is
+    the outcome of the search for groups in float on the calibration images; None without one.
     """
 
     model: str
@@ -81,10 +81,10 @@ class ValidateOptions:
 
 
 def require_gates(gates: Gates, head: Head, model: str) -> None:
-    """Refuse gates that what the graph answers cannot be judged by.
+    """Refuse gates that do not apply to the head of the model.
 
     Raises:
-        InputError: A top-1 drop of embeddings.
+        InputError: A top-1 drop is limited, but the model gives embeddings.
     """
     if head.kind == "embedding" and gates.max_drop_pp is not None:
         raise InputError(
@@ -96,7 +96,7 @@ def require_gates(gates: Gates, head: Head, model: str) -> None:
 def validate_provenance(
     baseline: Baseline, entries: Sequence[EngineEntry], images: ImageSet, options: ValidateOptions
 ) -> Provenance:
-    """What ``validate`` with these inputs is recorded as."""
+    """Provenance of a validation: its parents, its options, and the machine that it ran on."""
     engines = {
         f"{entry.precision} {entry.target} {entry.float_precision}": entry.engine
         for entry in entries

@@ -1,9 +1,10 @@
-"""``report.json``: what one validation found.
+"""The record of a validation, ``report.json``.
 
 ``schema`` "edge-inception/report", ``schema_version`` 1; units are in the names. An estimate has
-its bounds and its method, what was not measured is null, and infinite SQNR is the word "inf" or
-"-inf", since JSON has no infinity. A validation without a search has {} at ``search``. Reports
-before 2026-11-26 lack ``changed`` and some the defaults below; they are read as they are.
+its bounds and its method. A figure that was not measured is null, and an infinite SQNR is the
+string "inf" or "-inf", since JSON has no infinity. ``search`` is {} without a search. Reports from
+before 2026-11-26 lack ``changed``, and some lack the fields that have defaults below; both are
+read.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _SAMPLE_DIGITS = 4  # of a ms: the clock of perf_counter_ns does not resolve mor
 
 if TYPE_CHECKING:
     Unbounded = float
-else:  # the words are numbers once a record holds them
+else:  # a record turns the strings into numbers
     Unbounded = float | Literal["inf", "-inf"]
 
 Cell = tuple[int, int, int]
@@ -38,10 +39,11 @@ Cell = tuple[int, int, int]
 
 
 class Role(Enum):
-    """What a row is for: judged, compared with, or only shown.
+    """Role of a row in the report.
 
     ``BASELINE`` is PyTorch, whose logits define agreement and SQNR; ``REFERENCE`` is the FP32
-    engine that speed-ups are over; ``SUBJECT`` is the engine that is judged.
+    engine that speed-ups are relative to; ``SUBJECT`` is the engine that is judged; ``OTHER`` is
+    only shown.
     """
 
     BASELINE = "baseline"
@@ -51,7 +53,7 @@ class Role(Enum):
 
 
 class Status(Enum):
-    """Outcome of one gate or of all."""
+    """Outcome of one gate, or of all gates together."""
 
     PASSED = "PASSED"
     FAILED = "FAILED"
@@ -61,9 +63,9 @@ class Status(Enum):
 class ClassScores(Record, frozen=True, kw_only=True):
     """Quality of one set of logits against labels.
 
-    ``top1`` is a share with Wilson's interval; ``recall`` is by class, None where the set has no
-    image of it; ``balanced_accuracy`` is the mean of the recalls there are; ``auroc`` exists for
-    two classes only, class 1 being the positive one.
+    ``top1`` is a share with Wilson's interval. ``recall`` is by class, None for a class without
+    images; ``balanced_accuracy`` is the mean of the others. ``auroc`` exists for two classes only,
+    with class 1 as the positive one.
     """
 
     top1: Estimate
@@ -92,9 +94,9 @@ class LabelledAccuracy(Record, frozen=True, kw_only=True):
 class ChangedImage(Record, frozen=True, kw_only=True):
     """An image whose class the engine changed.
 
-    ``image`` is its path, or its number where no paths are known; ``label`` None when unlabelled.
-    ``before`` and ``after`` are the classes that baseline and engine chose; the scores are the
-    probabilities, 0..1, of these two by the baseline and by the engine.
+    ``image`` is its path, or its number where paths are not known; ``label`` is None if unlabelled.
+    ``before`` is the class by the baseline, ``after`` the class by the engine. The scores are the
+    probabilities, 0..1, that the baseline and the engine give to these two classes.
     """
 
     image: str
@@ -109,11 +111,11 @@ class ChangedImage(Record, frozen=True, kw_only=True):
 class Accuracy(Record, frozen=True, kw_only=True):
     """One engine against the baseline.
 
-    ``agreement`` is the share of images with the same top-1, of embeddings with the same nearest
-    other image; bounds one-sided 95 % each. ``sqnr_db`` compares ``terms``, such as ``centred
-    logits``, and is infinite when they are identical; ``labelled`` is None when no image has a
-    label. ``changed`` are some images of another class than the baseline's, those that the baseline
-    was surest of first; embeddings have none of these, and None means an older report.
+    ``agreement`` is the share of images with the same top-1, or for embeddings with the same
+    nearest other image; each bound is one-sided 95 %. ``sqnr_db`` compares ``terms``, such as
+    ``centred logits``, and is infinite if they are identical. ``labelled`` is None if no image has
+    a label. ``changed`` lists images whose class the engine changed, those that the baseline was
+    surest of first; it is empty for embeddings and None in older reports.
     """
 
     num_images: Count
@@ -131,10 +133,10 @@ class Accuracy(Record, frozen=True, kw_only=True):
 class Row(Record, frozen=True, kw_only=True):
     """One line of the report: a model or an engine and what was measured on it.
 
-    ``precision`` is of the typed graph, ``float_precision`` of the arithmetic in its float part.
-    ``speedup`` is over the reference. ``executed_layers`` counts layers by ``"<type> <precision>"``
-    as the library's runtime model names them. ``note`` says why a measurement is missing; a row
-    without accuracy or latency must have one.
+    ``precision`` is that of the typed graph, ``float_precision`` that of the arithmetic in its
+    float part. ``speedup`` is relative to the reference. ``executed_layers`` counts layers by
+    ``"<type> <precision>"``, as the library's runtime model names them. ``note`` is the reason for
+    a missing measurement; a row without accuracy or latency must have a note.
     """
 
     name: str
@@ -156,19 +158,19 @@ class Row(Record, frozen=True, kw_only=True):
 
     @property
     def is_subject(self) -> bool:
-        """Whether it is the engine that is judged."""
+        """Whether the row's engine is judged."""
         return self.role is Role.SUBJECT
 
     @property
     def labelled(self) -> LabelledAccuracy | None:
-        """Its accuracy against labels; None where either is missing."""
+        """Accuracy against labels; None if the engine was not executed or no image has a label."""
         return self.accuracy.labelled if self.accuracy else None
 
 
 class Choice(Record, frozen=True, kw_only=True):
-    """The engine of a target that ships when several compete: name of its row, and why.
+    """The engine of a target that ships if several compete: the name of its row, and the reason.
 
-    ``failed`` are the rows of those that competed and miss a gate.
+    ``failed`` are the rows of the competing engines that miss a gate.
     """
 
     target: str
@@ -180,8 +182,8 @@ class Choice(Record, frozen=True, kw_only=True):
 class Check(Record, frozen=True, kw_only=True):
     """One gate: ``wanted`` is the limit, ``got`` the measured value (None: not measured).
 
-    ``lower`` and ``upper`` bound ``got``; both are None when it has no sampling error (SQNR, a
-    figure of the logits on exactly these images).
+    ``lower`` and ``upper`` are the bounds of ``got``; both are None for a figure without sampling
+    error, such as SQNR, which describes the logits of exactly these images.
     """
 
     name: str
@@ -198,7 +200,7 @@ class Check(Record, frozen=True, kw_only=True):
 
 
 class Verdict(Record, frozen=True, kw_only=True):
-    """Status of all gates together, each gate, and the reason in one line."""
+    """Status of all gates together, the check of each gate, and the reason in one line."""
 
     status: Status
     checks: tuple[Check, ...]
@@ -206,12 +208,12 @@ class Verdict(Record, frozen=True, kw_only=True):
 
     @property
     def line(self) -> str:
-        """The last line people read: status and reason."""
+        """Status and reason in one line, the last that is printed."""
         return f"{self.status.value}: {self.sentence}"
 
 
 class ValidationSet(Record, frozen=True, kw_only=True):
-    """The images: name, hash of them all, how many, how many were unusable, names of classes."""
+    """The images: name and hash of the set, numbers of used and unusable images, class names."""
 
     name: str
     sha256: str
@@ -228,14 +230,14 @@ class JudgedFile(Record, frozen=True, kw_only=True):
 
 
 class Context(Record, frozen=True, kw_only=True):
-    """Whatever else identifies the build: engines by the name of their row, and the baseline."""
+    """Files that identify the build: engines by the name of their row, and the baseline."""
 
     engines: dict[str, JudgedFile]
     baseline_sha256: str
 
 
 class ReportRecord(Record, frozen=True, kw_only=True):
-    """Everything one validation found; one row is a subject, or several spellings of it are.
+    """The results of a validation; one or more rows are judged.
 
     ``choices`` are the engines that were chosen where several competed. ``machine`` and
     ``latency_options`` are None without latencies.
@@ -260,7 +262,7 @@ class ReportRecord(Record, frozen=True, kw_only=True):
 
     @property
     def subjects(self) -> tuple[Row, ...]:
-        """The rows that are judged, one at least."""
+        """The rows that are judged, at least one."""
         return tuple(row for row in self.rows if row.is_subject)
 
     @property
@@ -269,38 +271,38 @@ class ReportRecord(Record, frozen=True, kw_only=True):
         return self.verdict.status.value
 
     def file_of(self, row: str) -> JudgedFile:
-        """The engine file that a row is about.
+        """The engine file of a row.
 
         Raises:
-            InputError: The context does not have it.
+            InputError: The context lacks the file.
         """
-        found = self.context.engines.get(row)
-        if found is None:
+        file = self.context.engines.get(row)
+        if file is None:
             raise InputError(f"report without the engine file of row '{row}'", hint=_HINT)
-        return found
+        return file
 
 
 def read(path: Path) -> ReportRecord:
-    """The report in a file; a figure in it may be NaN.
+    """The report in a file; its figures may be NaN.
 
     Raises:
-        InputError: It cannot be read, or is no report that this version reads.
+        InputError: The file cannot be read, or holds no report of a known version.
     """
     value = records.read_json(path, hint="name a report.json", allow_nan=True)
     return convert(value, where=str(path))
 
 
 def convert(value: Any, *, where: str) -> ReportRecord:
-    """A JSON value as a report.
+    """The report that a JSON value holds; ``where`` names the value in errors.
 
     Raises:
-        InputError: It is none that this version reads; names the place in ``where``.
+        InputError: The value is no report of a known version.
     """
     if isinstance(value, dict):
-        found = (value.get("schema"), value.get("schema_version"))
-        if found != (SCHEMA, SCHEMA_VERSION):
+        schema, version = value.get("schema"), value.get("schema_version")
+        if (schema, version) != (SCHEMA, SCHEMA_VERSION):
             raise InputError(
-                f"{where} is not a report: schema {found[0]!r:.60} version {found[1]!r:.60}, "
+                f"{where} is not a report: schema {schema!r:.60} version {version!r:.60}, "
                 f"wanted {SCHEMA!r} version {SCHEMA_VERSION}",
                 hint=_HINT,
             )
@@ -313,8 +315,8 @@ def to_json(report: ReportRecord, *, with_samples: bool = True) -> dict[str, Any
     """The record as JSON values; see the module's docstring for the schema.
 
     Args:
-        report: What was found.
-        with_samples: Keep every single latency, for a later look at tails.
+        report: Results of the validation.
+        with_samples: Keep the latency of every single call.
     """
     rows = tuple(_with_samples(row, with_samples=with_samples) for row in report.rows)
     value: dict[str, Any] = _finite(records.plain(msgspec.structs.replace(report, rows=rows)))

@@ -1,4 +1,4 @@
-"""The stage ``validate``: engines against the baseline, and the verdict on the asked precision."""
+"""The stage ``validate``: accuracy and latency of engines, and the verdict on a precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import structs
 
 from edge_inception import artifact, inference
-from edge_inception.artifact import Baseline, EngineFile, Report
+from edge_inception.artifact import Baseline, Report
 from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet
 from edge_inception.engines import _registry as backends
@@ -64,16 +64,16 @@ def validate(
     """Accuracy and latency of every engine that this machine can execute, and the verdict.
 
     Args:
-        baseline: Recorded on ``image_set``, in the same order.
+        baseline: Baseline that was recorded on ``image_set``, in the same order.
         entries: Engines; those of backends that cannot execute here are listed, not measured.
         image_set: Validation images.
-        options: Gates, threads, latency protocol.
+        options: Gates, threads and latency protocol.
         out: Path of report.json.
-        progress: Called with (images scored and timed, all of them); a block of timed calls
-            stands for as many images as take about as long.
+        progress: Called with (images done, images in all), scored or timed; a block of timed calls
+            counts as the number of images that take about as long.
 
     Raises:
-        InputError: An engine or the baseline does not fit, NaN logits.
+        InputError: An engine or the baseline does not fit, or a logit is NaN or infinite.
         Inconclusive: Latency could not be measured.
     """
     head = entries[0].engine.details.head
@@ -85,11 +85,11 @@ def validate(
     blocks = options.rounds * (len(running) + 1) if running else 0  # PyTorch is timed as well
     total = scored + blocks * _BLOCK_WEIGHT
     for index, entry in enumerate(running):
-        seen = index * len(image_set.items)
-        tell: Progress = lambda done, _, seen=seen: progress(seen + done, total)  # type: ignore[misc] # noqa: E731
-        scores[name_of(entry)] = _score(entry, arrays, image_set, options, tell)
-    tell_timed: Progress = lambda done, _: progress(scored + done * _BLOCK_WEIGHT, total)  # noqa: E731
-    timed = _times(running, image_set, options, tell_timed)
+        before = index * len(image_set.items)
+        on_score: Progress = lambda done, _, before=before: progress(before + done, total)  # type: ignore[misc] # noqa: E731
+        scores[name_of(entry)] = _score(entry, arrays, image_set, options, on_score)
+    on_block: Progress = lambda done, _: progress(scored + done * _BLOCK_WEIGHT, total)  # noqa: E731
+    timed = _times(running, image_set, options, on_block)
     rows = with_speedups(
         (_baseline_row(arrays, timed, head, options.baseline), *_rows(entries, scores, timed))
     )
@@ -114,7 +114,10 @@ def validate(
         machine=machine.describe(),
         latency_options=_latency_options(options),
         context=Context(
-            engines={name_of(entry): _judged_file(entry.engine) for entry in entries},
+            engines={
+                name_of(entry): JudgedFile(file=entry.engine.path.name, sha256=entry.engine.sha256)
+                for entry in entries
+            },
             baseline_sha256=baseline.sha256,
         ),
     )
@@ -130,9 +133,9 @@ def validate(
 
 
 def with_speedups(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """Rows with ``speedup`` filled in: latency of the reference row over the row's own.
+    """Rows with their ``speedup``, the latency of the reference row over the row's own.
 
-    A row without latency keeps None, and so do all when there is no reference with a latency.
+    It stays None for a row without latency, and for all rows without a reference with latency.
     """
     timed = [row.latency for row in rows if row.role is Role.REFERENCE and row.latency]
     if not timed:
@@ -144,7 +147,7 @@ def with_speedups(rows: tuple[Row, ...]) -> tuple[Row, ...]:
 
 
 def name_of(entry: EngineEntry) -> str:
-    """Row name, such as ``INT8 (cpu)`` or ``engine bf16 (cpu)``."""
+    """Name of an engine's row, such as ``INT8 (cpu)`` or ``engine bf16 (cpu)``."""
     if entry.precision == "fp32":
         return f"engine {entry.float_precision} ({entry.target})"
     return f"{entry.precision.upper()} ({entry.target})"
@@ -175,18 +178,18 @@ def _times(
     options: ValidateOptions,
     progress: Progress,
 ) -> dict[str, Latency]:
-    """Latency of PyTorch and every executable engine, interleaved."""
+    """Latency of the baseline and every executable engine by row name, interleaved."""
     if not running:
         return {}
     floats = options.preprocess.normalised
-    ways = [entry.engine.details.preprocess for entry in running]
-    with _pixels(image_set, options, {floats, *ways}) as fed:
+    own = {name_of(entry): entry.engine.details.preprocess for entry in running}
+    with _written_photos(image_set, options, {floats, *own.values()}) as photo_files:
         contenders = [
             Contender(
                 name=options.baseline.name,
                 factory=options.baseline.factory,
                 arguments=options.baseline.arguments,
-                images=fed[floats],
+                images=photo_files[floats],
             )
         ]
         contenders += [
@@ -194,24 +197,25 @@ def _times(
                 name=name_of(entry),
                 factory="edge_inception.inference:open_engine",
                 arguments={"path": str(entry.engine.path), "cuda_graph": options.cuda_graph},
-                images=fed[how],
+                images=photo_files[own[name_of(entry)]],
             )
-            for entry, how in zip(running, ways, strict=True)
+            for entry in running
         ]
         return measure.measure(
-            contenders, fed[floats], _latency_options(options), progress=progress
+            contenders, photo_files[floats], _latency_options(options), progress=progress
         )
 
 
 @contextmanager
-def _pixels(
-    image_set: ImageSet, options: ValidateOptions, ways: set[Preprocess]
+def _written_photos(
+    image_set: ImageSet, options: ValidateOptions, preprocesses: set[Preprocess]
 ) -> Iterator[dict[Preprocess, Path]]:
-    """An .npy file per way of photos for latency calls."""
+    """An .npy file of photos for timed calls by each preprocessing."""
     with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
-        paths = {how: Path(folder) / f"images{index}.npy" for index, how in enumerate(ways)}
-        for how, path in paths.items():
-            np.save(path, photos(image_set, how, options.batch))
+        paths = {}
+        for index, preprocess in enumerate(preprocesses):
+            paths[preprocess] = Path(folder) / f"images{index}.npy"
+            np.save(paths[preprocess], photos(image_set, preprocess, options.batch))
         yield paths
 
 
@@ -227,7 +231,7 @@ def _latency_options(options: ValidateOptions) -> LatencyOptions:
 def _baseline_row(
     arrays: BaselineArrays, timed: dict[str, Latency], head: Head, reference: Reference
 ) -> Row:
-    own = head if head.kind == "embedding" else Head()  # its own answers are logits
+    own = head if head.kind == "embedding" else Head()  # a baseline gives logits or embeddings
     return Row(
         name=reference.name,
         role=Role.BASELINE,
@@ -273,20 +277,18 @@ def _rows(
 
 
 def _subjects(entries: Sequence[EngineEntry], scores: dict[str, Accuracy]) -> list[EngineEntry]:
-    """The engines that are judged: of the asked precision, those executed if any was."""
-    asked = [entry for entry in entries if entry.is_subject]
-    return [entry for entry in asked if name_of(entry) in scores] or asked[:1]
+    """Engines to judge: of the precision asked for, those that were executed, or else the first."""
+    candidates = [entry for entry in entries if entry.is_subject]
+    return [entry for entry in candidates if name_of(entry) in scores] or candidates[:1]
 
 
 def _reference(entries: Sequence[EngineEntry], subject: EngineEntry) -> EngineEntry | None:
-    """The FP32 engine of the subject's own library and target; None when FP32 itself is judged."""
-    plain = [
-        entry
-        for entry in entries
-        if (entry.precision, entry.float_precision) == ("fp32", "f32")
-        and entry.target == subject.target
-    ]
-    return next((entry for entry in plain if entry is not subject), None)
+    """The FP32 engine of the judged engine's target; None if that engine itself is judged."""
+    for entry in entries:
+        is_fp32 = (entry.precision, entry.float_precision) == ("fp32", "f32")
+        if is_fp32 and entry.target == subject.target and entry is not subject:
+            return entry
+    return None
 
 
 def _weight_bytes(details: EngineDetails) -> int | None:
@@ -294,7 +296,7 @@ def _weight_bytes(details: EngineDetails) -> int | None:
 
 
 def _executed(details: EngineDetails) -> dict[str, int]:
-    """{"Convolution": {"i8": 149}} as {"Convolution i8": 149}."""
+    """Number of layers by type and precision, such as {"Convolution i8": 149}."""
     layers = details.executed_layers if isinstance(details, BlobDetails) else {}
     return {f"{kind} {p}": n for kind, counts in layers.items() for p, n in counts.items()}
 
@@ -302,24 +304,24 @@ def _executed(details: EngineDetails) -> dict[str, int]:
 def _choose(
     rows: tuple[Row, ...], entries: Sequence[EngineEntry], options: ValidateOptions
 ) -> tuple[tuple[Row, ...], tuple[Choice, ...], dict[str, Verdict]]:
-    """Rows in which only chosen engines are judged, the choice of each target, their verdicts.
+    """Rows with the chosen engines as the judged ones, the choices, and verdicts by row name.
 
-    Judged are those that were executed, if any was, and of the others those that are known to fail:
-    a target on which every engine failed ships none.
+    A chosen engine is judged if it was executed, or if none of the chosen was. One that was not
+    executed but is known to fail is judged as well, so that a target where all fail ships none.
     """
     competing: dict[str, list[Candidate]] = {}
     for entry in entries:
         if entry.is_subject:
             candidate = _candidate(entry, rows, entries, options)
             competing.setdefault(entry.target, []).append(candidate)
-    choices = tuple(choose(target, found) for target, found in competing.items())
-    verdicts = {one.row.name: one.verdict for found in competing.values() for one in found}
+    choices = tuple(choose(target, candidates) for target, candidates in competing.items())
+    verdicts = {one.row.name: one.verdict for some in competing.values() for one in some}
     chosen = {choice.row for choice in choices}
     judged = {row.name for row in rows if row.name in chosen and row.accuracy} or chosen
     judged |= {name for name in chosen if verdicts[name].status is Status.FAILED}
-    lost = set(verdicts) - judged
-    seen = tuple(_in_role(row, judged, lost) for row in rows)
-    return seen, choices, {row.name: verdicts[row.name] for row in seen if row.name in judged}
+    others = set(verdicts) - judged
+    rows = tuple(_in_role(row, judged, others) for row in rows)
+    return rows, choices, {row.name: verdicts[row.name] for row in rows if row.name in judged}
 
 
 def _candidate(
@@ -328,49 +330,44 @@ def _candidate(
     entries: Sequence[EngineEntry],
     options: ValidateOptions,
 ) -> Candidate:
-    """An engine and the verdict on it; one that was not executed has the accuracy of its graph."""
+    """An engine and its verdict, with the accuracy of its graph if it was not executed itself."""
     by_name = {row.name: row for row in rows}
     row, details = by_name[name_of(entry)], entry.engine.details
     same = [other for other in entries if _computes_alike(other, entry)]
-    seen = next((other for other in same if by_name[name_of(other)].accuracy), None)
-    if row.accuracy or seen is None:
+    executed = next((other for other in same if by_name[name_of(other)].accuracy), None)
+    if row.accuracy or executed is None:
         return Candidate(row=row, verdict=_judged(row, entry, options), details=details)
-    # Accuracy is a matter of the graph; how fast it is there says nothing of here.
-    accuracy = by_name[name_of(seen)].accuracy
+    # Accuracy depends on the graph alone; latency on another target says nothing about this one.
+    accuracy = by_name[name_of(executed)].accuracy
     gates = replace(options.gates, min_speedup=None)
     verdict = _judged(structs.replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
-    return Candidate(row=row, verdict=verdict, details=details, seen_on=seen.target)
+    return Candidate(row=row, verdict=verdict, details=details, seen_on=executed.target)
 
 
 def _computes_alike(one: EngineEntry, other: EngineEntry) -> bool:
-    """Whether both are compiled of one typed graph, with its float part in the same arithmetic."""
+    """Whether both engines have the same typed graph and the same arithmetic in its float part."""
     parents = one.engine.provenance.parents, other.engine.provenance.parents
     return parents[0] == parents[1] and one.float_precision == other.float_precision
 
 
-def _in_role(row: Row, judged: AbstractSet[str], lost: AbstractSet[str]) -> Row:
+def _in_role(row: Row, judged: AbstractSet[str], others: AbstractSet[str]) -> Row:
     if row.name in judged:
         return structs.replace(row, role=Role.SUBJECT)
-    return structs.replace(row, role=Role.OTHER) if row.name in lost else row
+    return structs.replace(row, role=Role.OTHER) if row.name in others else row
 
 
 def _verdicts(
     rows: Sequence[Row], entries: Sequence[EngineEntry], options: ValidateOptions
 ) -> dict[str, Verdict]:
-    """The verdict on every subject, by the name of its row."""
-    made_of = {name_of(entry): entry for entry in entries}
-    subjects = [row for row in rows if row.is_subject]
-    return {row.name: _judged(row, made_of[row.name], options) for row in subjects}
+    """The verdict on every judged engine, by the name of its row."""
+    by_name = {name_of(entry): entry for entry in entries}
+    return {row.name: _judged(row, by_name[row.name], options) for row in rows if row.is_subject}
 
 
-def _judged(subject: Row, entry: EngineEntry, options: ValidateOptions) -> Verdict:
+def _judged(row: Row, entry: EngineEntry, options: ValidateOptions) -> Verdict:
     gates = options.gates
-    if (subject.precision, subject.float_precision) == ("fp32", "f32"):
-        # the speed-up is over this very engine: there is nothing to judge
+    if (row.precision, row.float_precision) == ("fp32", "f32"):
+        # this engine is the one that speed-ups are relative to
         gates = replace(gates, min_speedup=None)
-    found = options.search if entry.is_searched else None
-    return gate.judge(gates, accuracy=subject.accuracy, speedup=subject.speedup, search=found)
-
-
-def _judged_file(engine: EngineFile) -> JudgedFile:
-    return JudgedFile(file=engine.path.name, sha256=engine.sha256)
+    search = options.search if entry.is_searched else None
+    return gate.judge(gates, accuracy=row.accuracy, speedup=row.speedup, search=search)

@@ -91,7 +91,7 @@ def _sitting(engine: Path, images: Path, index: int) -> dict[str, object]:
         "index": index,
         "time": started,
         "foreign_cores": runs[0].foreign_cores,
-        "arms": {run.arm: [[round(v, 4) for v in block] for block in run.blocks] for run in runs},
+        "arms": {run.side: [[round(v, 4) for v in block] for block in run.blocks] for run in runs},
     }
 
 

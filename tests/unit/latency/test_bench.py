@@ -16,7 +16,7 @@ from edge_inception.latency.facts import Batches, EngineFacts, Model
 from edge_inception.latency.measure import Contender
 from edge_inception.latency.record import Verdict, read_record, to_json
 from edge_inception.latency.regression import Gate
-from edge_inception.latency.telemetry import Clocks, Seen, Temperatures
+from edge_inception.latency.telemetry import Clocks, Telemetry, Temperatures
 from edge_inception.validate.comparison import Comparison
 
 # a session with known figures; workers import it by name
@@ -65,7 +65,7 @@ FACTS = EngineFacts(
 )  # fmt: skip
 
 
-def _arm(contender, **feed):
+def _under_test(contender, **feed):
     model = Model(name="clock", input=None)
     return EngineUnderTest(
         engine=None, contender=contender, facts=FACTS, model=model, feed=Feed(**feed)
@@ -92,11 +92,11 @@ def test_a_run_of_known_length(feed):
 
 
 def test_two_take_turns_in_processes_of_their_own(feed, tmp_path):
-    """Blocks go A B, B A, A B, B A; each arm is one process, and neither is ours."""
+    """Blocks go A B, B A, A B, B A; each side is one process, and neither is ours."""
     log = tmp_path / "calls"
-    arms = {arm: _contender(log=str(log)) for arm in ("A", "B")}
-    runs = run_together(arms, feed, QUICK, pair=7)
-    assert [(run.arm, run.pair, len(run.blocks)) for run in runs] == [("A", 7, 4), ("B", 7, 4)]
+    sides = {side: _contender(log=str(log)) for side in ("A", "B")}
+    runs = run_together(sides, feed, QUICK, pair=7)
+    assert [(run.side, run.pair, len(run.blocks)) for run in runs] == [("A", 7, 4), ("B", 7, 4)]
     pids = [line.split()[0] for line in log.read_text().splitlines()]
     a, b = dict.fromkeys(pids)
     blocks = pids[4:]  # after a first and a warm-up call of each
@@ -131,8 +131,8 @@ def test_other_threads_than_asked_for_are_no_measurement(feed):
 def test_a_record_is_whole_and_strict_json(feed, tmp_path):
     """Its keys are the documented ones, and it survives JSON without NaN or infinity."""
     runs = run_together({"A": _contender()}, feed, QUICK)
-    arm = _arm(_contender(), sha256="x", description="zeros")
-    record = bench.record("single", {"A": arm}, runs, QUICK)
+    under_test = _under_test(_contender(), sha256="x", description="zeros")
+    record = bench.record("single", {"A": under_test}, runs, QUICK)
     text = to_json(record)
     path = tmp_path / "record.json"
     path.write_bytes(text)
@@ -157,8 +157,8 @@ def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
         protocol=QUICK, gate=Gate(pairs=2, most_pairs=2), image_set=None, folder=tmp_path
     )
     contender = dataclasses.replace(_contender(), images=feed)
-    arm = _arm(contender, sha256="ab" * 32, description="zeros")
-    found = session.against(arm, stored, trusted=True, progress=lambda *_: None)
+    under_test = _under_test(contender, sha256="ab" * 32, description="zeros")
+    found = session.against(under_test, stored, trusted=True, progress=lambda *_: None)
     assert found.result.verdict is Verdict.INVALID
     told = found.result.sentence
     assert "threads (not recorded then, 1 now)" in told
@@ -170,17 +170,19 @@ def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
 
 def test_doubts_are_named():
     """A busy machine, throttling and heat each become a warning; a quiet run has none."""
-    quiet = Seen(
+    quiet = Telemetry(
         throttled=False, temp_c=Temperatures(start={}, end={"cpu": 40.0}), power_mw=None,
         cpu_mhz=Clocks(start=None, end=None), gpu_mhz_min=None, unavailable={},
     )  # fmt: skip
     run = bench.Run(
-        arm="A", pair=0, t0="", blocks=((1.0, 1.0), (1.0, 1.0)), compute_ms=(), open_s=0,
-        first_ms=1, peak_mib=1, seen=quiet, foreign_cores=0.0,
+        side="A", pair=0, t0="", blocks=((1.0, 1.0), (1.0, 1.0)), compute_ms=(), open_s=0,
+        first_ms=1, peak_mib=1, telemetry=quiet, foreign_cores=0.0,
     )  # fmt: skip
     assert bench.warnings_of(run) == []
     hot = quiet._replace(throttled=True, temp_c=Temperatures(start={}, end={"cpu": 95.0}))
-    bad = dataclasses.replace(run, seen=hot, foreign_cores=1.5, blocks=((1.0, 2.0), (1.0, 9.0)))
+    bad = dataclasses.replace(
+        run, telemetry=hot, foreign_cores=1.5, blocks=((1.0, 2.0), (1.0, 9.0))
+    )
     text = " ".join(bench.warnings_of(bad))
     for word in ("throttled", "cpu reached 90 C", "1.5 cores", "calls vary"):
         assert word in text
