@@ -124,7 +124,7 @@ recipe_options = option_group(
     click.option("--interpolation", help="Resize by nearest, bilinear, bicubic or lanczos."),
     click.option("--channel-order", help="Order of the channels that the model takes: RGB or BGR."),
     click.option("--mean", metavar="R,G,B", help="Subtracted from each channel of pixels in 0..1."),
-    click.option("--std", metavar="R,G,B", help="What each channel is divided by then."),
+    click.option("--std", metavar="R,G,B", help="Divides each channel after that."),
 )
 graph_options = option_group(
     click.option("--head", help="Output of the graph: logits, softmax or topk:K."),
