@@ -47,7 +47,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
 class Preprocess(Record, frozen=True, kw_only=True):
-    """How an image file becomes one tensor: float32 [3, H, W] unless ``element`` says otherwise.
+    """Steps from an image file to one tensor, which is float32 [3, H, W] by default.
 
     ``crop`` ``after_resize``: the shorter side is resized to ``round(side / crop_fraction)``, then
     the centre H x W is cropped. ``before_resize``: the centre share ``crop_fraction`` of each side
@@ -71,7 +71,7 @@ class Preprocess(Record, frozen=True, kw_only=True):
 
     @property
     def normalised(self) -> Preprocess:
-        """The same pixels as float32 NCHW: what a PyTorch model takes."""
+        """The same preprocessing to float32 NCHW, as a PyTorch model takes it."""
         return replace(self, element="float32", layout="NCHW")
 
     @property

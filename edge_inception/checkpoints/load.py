@@ -186,11 +186,11 @@ def _completed(
     factors = [key for key in missing if expected[key].is_floating_point()]
     if factors:
         notes.append(f"set {len(factors)} batch-norm factors to 1: stored without them")
-    made = {
+    filled = {
         key: torch.ones(expected[key].shape) if key in factors else torch.tensor(0)
         for key in missing
     }
-    return {**state, **made}
+    return {**state, **filled}
 
 
 def _skeleton(spec: ModelSpec, num_classes: int, options: Mapping[str, Any]) -> nn.Module:

@@ -86,23 +86,23 @@ def _no_state(path: Path, value: Any, is_tensor: IsTensor) -> InputError:
 def _without_prefix(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The state without a wrapper's prefix, and a note, which is empty without a prefix."""
     known = (*_PREFIXES, *_AVERAGED_PREFIXES)
-    found = [prefix for prefix in known if any(key.startswith(prefix) for key in state)]
-    if not found:
+    prefixes = [prefix for prefix in known if any(key.startswith(prefix) for key in state)]
+    if not prefixes:
         return dict(state), ""
-    chosen, note = _chosen(path, found, _AVERAGED_PREFIXES, "prefixes")
+    chosen, note = _chosen(path, prefixes, _AVERAGED_PREFIXES, "prefixes")
     inner = {key[len(chosen) :]: tensor for key, tensor in state.items() if key.startswith(chosen)}
-    aside = [key for key in state if not key.startswith(tuple(found))]
+    aside = [key for key in state if not key.startswith(tuple(prefixes))]
     if aside:
         note += f"; left aside {len(aside)} tensors outside it: {listed(aside)}"
     return inner, note
 
 
 def _chosen(
-    path: Path, found: Sequence[str], averaged: Sequence[str], what: str
+    path: Path, places: Sequence[str], averaged: Sequence[str], what: str
 ) -> tuple[str, str]:
     """The place to take the weights from, a moving average if there is one, and a note."""
-    averages = [name for name in found if name in averaged]
-    plain = [name for name in found if name not in averaged]
+    averages = [name for name in places if name in averaged]
+    plain = [name for name in places if name not in averaged]
     for several in (averages, plain):
         if len(several) > 1:
             names = ", ".join(f"'{name}'" for name in several)

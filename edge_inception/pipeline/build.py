@@ -222,7 +222,7 @@ _ACCURACY_GATES = frozenset(("max_drop_pp", "min_agreement", "min_sqnr_db"))
 
 
 def _advice(recipe: Recipe, head: Head, report: ReportRecord) -> str:
-    """What may make int8 accurate enough for the gate that it missed; empty without advice."""
+    """Advice for an int8 graph that missed a gate of accuracy; empty where nothing may help."""
     missed = {check.name for check in report.verdict.checks if check.status is Status.FAILED}
     judged = {row.precision for row in report.subjects}
     if judged != {Precision.INT8.value} or not missed & {*_ACCURACY_GATES, "search"}:

@@ -154,9 +154,9 @@ def device(recipe: Recipe, name: str) -> Device:
     )
     dla_versions = _shipped(row, tensorrt_versions(row, request), recipe) if recipe.dla else ()
     if recipe.dla and len(dla_versions) != 1:  # a calibration cache is for one version
-        found = f"TensorRT {', '.join(dla_versions)} have" if dla_versions else "no JetPack ships"
+        owners = f"TensorRT {', '.join(dla_versions)} have" if dla_versions else "no JetPack ships"
         raise InputError(
-            f"{row.name}: {found} its DLA, and a build is for one",
+            f"{row.name}: {owners} its DLA, and a build is for one",
             hint=f"--jetpack or --tensorrt; `edge-inception targets {row.name}` lists both",
         )
     return Device(target=row, tensorrt=versions, dla_tensorrt=dla_versions)

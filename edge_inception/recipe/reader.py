@@ -61,7 +61,7 @@ _PATH_KEYS = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where images come from: a folder, or a set file and one of its splits."""
+    """Source of images: a folder, or a set file and one of its splits."""
 
     location: Path
     split: str = ""

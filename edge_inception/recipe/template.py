@@ -12,7 +12,7 @@ name = "inception_v4"              # `edge-inception models` lists all
 checkpoint = "my.safetensors"      # safetensors, torch.load(weights_only=True) or npz file
 # checkpoint_format = "auto"       # or its publisher: timm, torchvision, slim, keras, ...
 # onnx = "classifier.onnx"         # instead of the three above; then [preprocess] mean and std too
-# num_classes = 1000               # checked against the checkpoint's head
+# num_classes = 1000               # classes that the checkpoint's head must have
 # options = { width = 1.0 }        # width of the channels, for small edge variants
 # head = "logits"                  # output of the graph; or softmax, topk:5
 # fold_preprocessing = "none"      # uint8, uint8-nhwc: the graph takes pixels and normalises them
