@@ -1,6 +1,6 @@
 """Take a trained Inception network and put it, verified, on an edge device.
 
-The public functions; importing this package imports nothing but the standard library.
+This module holds the public functions; importing it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """The recipe in a TOML file, with ``overrides`` such as ``{"build.precision": "fp16"}``.
 
     Raises:
-        InputError: Missing file, unknown key, wrong type.
+        InputError: The file is missing, or has an unknown key or a value of a wrong type.
     """
     from edge_inception.recipe import reader
 
@@ -45,11 +45,11 @@ def build(recipe: Recipe, *, force: bool = False, keep_failed: bool = False) -> 
 def open_engine(path: str | Path, *, threads: int = 0, cuda_graph: bool = True) -> Session:
     """A session on an engine file: ``run(images float32 [N, 3, H, W]) -> logits [N, classes]``.
 
-    ``threads`` 0 are all usable ones of a CPU; ``cuda_graph`` is for engines on a GPU.
+    ``threads`` 0 means all that this process may use. ``cuda_graph`` concerns engines on a GPU.
 
     Raises:
-        InputError: Not an engine, or it does not fit this machine.
-        BackendMissing: Its library is not installed.
+        InputError: The file is no engine, or does not fit this machine.
+        BackendMissing: The library of the engine is not installed.
     """
     from edge_inception import inference
 

@@ -1,9 +1,9 @@
 """Files with a sidecar: written atomically, refused when the hash does not match.
 
-``model.onnx`` travels with ``model.onnx.json``, which says which stage wrote it, from what, with
-which options and tools, and what it counted. Both are written to a temporary name in the same
-folder, flushed to disk, then renamed, the sidecar last: a crash leaves either the old pair or a
-pair whose hash does not match, and the latter is built again.
+``model.onnx`` travels with ``model.onnx.json``, which records the stage that wrote it, the hashes
+of its inputs, its options and tools, and what the stage counted. Both are written to a temporary
+name in the same folder, flushed to disk, then renamed, the sidecar last. A crash leaves either the
+old pair or a pair whose hash does not match, which is built again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _CANNOT_WRITE = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """One file and its sidecar; subclasses name the kind so that stages take only what fits."""
+    """One file and its sidecar; each kind is a subclass, so that a stage takes only what fits."""
 
     kind: ClassVar[str] = "artifact"
 
@@ -60,63 +60,63 @@ class Artifact:
 
 
 class Graph(Artifact):
-    """ONNX as exported."""
+    """An ONNX graph as it was exported or imported."""
 
     kind = "graph"
     details: GraphDetails
 
 
 class SimplifiedGraph(Artifact):
-    """ONNX after onnxsim and our passes."""
+    """An ONNX graph after onnxsim and this project's passes."""
 
     kind = "simplified graph"
     details: SimplifiedDetails
 
 
 class TypedGraph(Artifact):
-    """ONNX in which the precision of every tensor is explicit; the only input of compile."""
+    """An ONNX graph with an explicit precision for every tensor; the only input of compile."""
 
     kind = "typed graph"
     details: TypedDetails
 
 
 class RangeTable(Artifact):
-    """JSON: tensor name -> amax, with provenance."""
+    """A JSON file: tensor name -> amax, with provenance."""
 
     kind = "range table"
     details: RangeTableDetails
 
 
 class SearchResult(Artifact):
-    """JSON: which groups an int8 graph keeps in float, what was scored, and why."""
+    """A JSON file: the groups that an int8 graph keeps in float, and all that was scored."""
 
     kind = "precision search"
     details: SearchDetails
 
 
 class CalibrationCache(Artifact):
-    """TensorRT's text: tensor name -> scale, for graphs without Q/DQ."""
+    """A text file of TensorRT: tensor name -> scale, for graphs without Q/DQ."""
 
     kind = "calibration cache"
     details: CacheDetails
 
 
 class Baseline(Artifact):
-    """npz: FP32 logits of PyTorch on the validation set, labels, image hashes."""
+    """An npz file: FP32 logits of the validation images, their labels and hashes."""
 
     kind = "baseline"
     details: BaselineDetails
 
 
 class EngineFile(Artifact):
-    """Serialized output of a backend."""
+    """An engine, the serialized output of a backend."""
 
     kind = "engine"
     details: EngineDetails
 
 
 class Report(Artifact):
-    """JSON of one validation."""
+    """A JSON file: measurements and verdict of one validation."""
 
     kind = "report"
     details: ReportDetails
@@ -161,8 +161,8 @@ def publish(
     Args:
         kind: Class of the artifact.
         path: Final name; its folder is made when missing.
-        content: Bytes, or a function that writes them to the temporary path it is given, through
-            Python's own files: those report a full disk as OSError, vendor writers as anything.
+        content: Bytes, or a function that writes them to the temporary path it is given. It must
+            use Python's own files, which report a full disk as OSError; vendor writers do not.
         provenance: What the content was made from.
         details: Facts later stages need, such as preprocessing and class names.
         counts: Counted work, such as ``{"conv_quantized": 149}``.
@@ -181,23 +181,23 @@ def publish(
     }
     text = records.to_json(record)
     replace_file(sidecar_path(path), text)
-    # What a later run will load, so that a stage sees the same types after a fresh run and a reuse.
+    # Read back, so that the details have the same types after a fresh run and after a reuse.
     return _artifact(kind, path, _parsed(text, sidecar_path(path)))
 
 
 def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> dict[str, str]:
     """Write a file that belongs to the artifact at ``path``, before that is published.
 
-    The artifact's old sidecar goes before the file is renamed: a crash in between leaves no pair
-    that seems whole.
+    The artifact's old sidecar is deleted before the file is renamed, so that a crash in between
+    leaves no pair that looks complete.
 
     Args:
-        path: Of the artifact, such as ``ranges.json``.
-        suffix: Of the other file in its place, such as ``.npz``.
+        path: Path of the artifact, such as ``ranges.json``.
+        suffix: Suffix of the other file, such as ``.npz``, in place of the artifact's.
         content: As in ``publish``.
 
     Returns:
-        The details' ``beside`` to publish the artifact with, by which ``load`` knows the file.
+        The value of ``details.beside`` to publish the artifact with; ``load`` checks it.
 
     Raises:
         InputError: As ``publish``; a full disk leaves the old files as they are.
@@ -212,12 +212,12 @@ def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> di
 
 
 def load(kind: type[A], path: Path) -> A:
-    """The artifact at ``path``, its hashes checked; ``Artifact`` takes any kind.
+    """The artifact at ``path``, after its hash and those of the files beside it were checked.
 
-    Those are its own and of the files beside it.
+    The kind ``Artifact`` takes any artifact.
 
     Raises:
-        InputError: File or sidecar missing, of another kind or schema, or a hash differs.
+        InputError: File or sidecar is missing, of another kind or schema, or a hash differs.
     """
     try:
         if not path.is_file():
@@ -234,14 +234,14 @@ def load(kind: type[A], path: Path) -> A:
             f"{record.sha256[:12]}",
             hint=f"the file was changed after stage '{record.stage}' wrote it; run it again",
         )
-    found = _artifact(kind, path, record)
-    for suffix, wanted in found.details.beside.items():
+    loaded = _artifact(kind, path, record)
+    for suffix, wanted in loaded.details.beside.items():
         if file_sha256(path.with_suffix(suffix)) != wanted:
             raise InputError(
                 f"{path.with_suffix(suffix)} was not written with {path}",
                 hint=f"run stage '{record.stage}' again",
             )
-    return found
+    return loaded
 
 
 def replace_file(path: Path, content: Content) -> None:
@@ -255,7 +255,7 @@ def replace_file(path: Path, content: Content) -> None:
     temporary = path.parent / f".{path.name}.{owner}{_TEMPORARY_SUFFIX}"
     with writing(path):
         try:
-            if path.is_dir():  # renaming would say so too, but not of `.`
+            if path.is_dir():  # renaming onto a folder fails too, but not clearly for `.`
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             path.parent.mkdir(parents=True, exist_ok=True)
             if callable(content):
@@ -293,7 +293,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of processes that were killed; those of living ones stay."""
+    """Delete the temporary files of processes that were killed; running processes keep theirs."""
     for leftover in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
         owner = _OWNER.search(leftover.name)
         if owner and not _is_alive(int(owner[1])):
@@ -310,7 +310,7 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _one(kind: str) -> str:
+def _with_article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
@@ -323,7 +323,7 @@ def _read_sidecar(kind: type[A], path: Path, sidecar: Path) -> Sidecar:
     record = _parsed(sidecar.read_bytes(), sidecar)
     if kind.kind not in {Artifact.kind, record.kind}:
         raise InputError(
-            f"{path} is {_one(record.kind)}, wanted {_one(kind.kind)}",
+            f"{path} is {_with_article(record.kind)}, wanted {_with_article(kind.kind)}",
             hint=f"it was written by stage '{record.stage}'",
         )
     return record
@@ -339,10 +339,10 @@ def _parsed(text: bytes, sidecar: Path) -> Sidecar:
 
 
 def _artifact(kind: type[A], path: Path, record: Sidecar) -> A:
-    """What the sidecar tells; of the class that it names where any kind is taken."""
-    named = {one.kind: one for one in kind.__subclasses__()}.get(record.kind, kind)
+    """The artifact of a sidecar; for the kind ``Artifact``, of the subclass that it names."""
+    named = {sub.kind: sub for sub in kind.__subclasses__()}.get(record.kind, kind)
     wanted: type[Details] = get_type_hints(named)["details"]
-    where = f"{sidecar_path(path)}, details of {_one(named.kind)}"
+    where = f"{sidecar_path(path)}, details of {_with_article(named.kind)}"
     return named(
         path=path,
         sha256=record.sha256,

@@ -1,12 +1,12 @@
 """Every error this project raises on purpose.
 
 EdgeInceptionError
-├── InputError         3   what was given cannot be used: a file, an image, a name, a full disk
+├── InputError         3   an input cannot be used: a file, an image, a name, a full disk
 ├── BackendMissing     4   a library that the request needs is not installed
 ├── CompileFailed      5   an engine library refused the graph
-├── GateFailed         6   measured, and a gate of the recipe is not met
+├── GateFailed         6   a measurement misses a gate of the recipe
 ├── DeployFailed       7   a device could not be reached or refused the bundle
-└── Inconclusive       8   measured, and the data cannot decide the gate
+└── Inconclusive       8   the measurements cannot decide a gate
 
 The exit code belongs to the class; click keeps 2 for usage errors, 1 is a bug, 130 an interrupt.
 """
@@ -29,8 +29,8 @@ class EdgeInceptionError(Exception):
         message: What, where, got, wanted.
         hint: What to do next; may be empty.
 
-    Both are kept on one line: line breaks and control characters, which file names may hold, are
-    written as escapes.
+    Line breaks and control characters in either, which file names may contain, become escapes, so
+    that each stays on one line.
     """
 
     exit_code: ClassVar[int] = 1
@@ -46,7 +46,7 @@ def one_line(text: str) -> str:
 
 
 class InputError(EdgeInceptionError):
-    """What was given cannot be used."""
+    """An input cannot be used."""
 
     exit_code = 3
 
@@ -64,7 +64,7 @@ class CompileFailed(EdgeInceptionError):
 
 
 class GateFailed(EdgeInceptionError):
-    """A gate of the recipe is not met."""
+    """A measurement misses a gate of the recipe."""
 
     exit_code = 6
 
@@ -76,13 +76,13 @@ class DeployFailed(EdgeInceptionError):
 
 
 class Inconclusive(EdgeInceptionError):
-    """The data cannot decide the gate."""
+    """The measurements cannot decide a gate."""
 
     exit_code = 8
 
 
 def known_names(name: str, known: Iterable[str]) -> str:
-    """Hint for a name that is not in a closed set: the nearest known name, then all of them."""
+    """Hint for a name that is not in a closed set: the nearest known name, then all names."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     start = f"did you mean '{near[0]}'? known: " if near else "known: "
@@ -95,22 +95,22 @@ def counted(number: int, noun: str) -> str:
 
 
 def listed(names: Iterable[str], separator: str = ", ") -> str:
-    """The first three of ``names``, and how many more there are."""
-    found = list(names)
-    more = f"{separator}and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return separator.join(found[:_LISTED]) + more
+    """The first three of ``names``, and the number of the others."""
+    texts = list(names)
+    more = f"{separator}and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
+    return separator.join(texts[:_LISTED]) + more
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
-    """Error for a name that is not in a closed set, with the nearest known name."""
+    """Error for a name that is not in a closed set; its hint has the known names."""
     return InputError(f"no {what} named '{name}'", hint=known_names(name, known))
 
 
 def member(kind: type[_E], what: str, value: str) -> _E:
-    """The member of an enum by its value, as users type it.
+    """The member of an enum with this value, as users type it.
 
     Raises:
-        InputError: No such value.
+        InputError: No member has the value.
     """
     known: dict[str, _E] = {str(item.value): item for item in kind}
     if value not in known:

@@ -19,7 +19,7 @@ from edge_inception.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """Classes of one image, most likely first: (name or index, softmax score 0..1)."""
+    """The most likely classes of one image, best first: (name or index, softmax score 0..1)."""
 
     path: Path
     top: tuple[tuple[str, float], ...]
@@ -28,11 +28,11 @@ class Prediction:
 def open_engine(path: str | Path, *, threads: int = 0, cuda_graph: bool = True) -> Session:
     """The engine at ``path`` as an open session; use it as a context manager.
 
-    ``threads`` 0 are all that this process may use. ``cuda_graph`` concerns engines on a GPU: their
-    work is launched as one captured piece where the driver can.
+    ``threads`` 0 means all that this process may use. ``cuda_graph`` concerns engines on a GPU: one
+    run is launched as one CUDA graph where the driver can.
 
     Raises:
-        InputError: Not an engine, hash or library version does not match its sidecar.
+        InputError: The file is no engine, or its hash or library version is not its sidecar's.
         BackendMissing: The engine's library is not installed or finds no device.
     """
     options = SessionOptions(threads=threads, cuda_graph=cuda_graph)
@@ -59,7 +59,7 @@ def classify(
             embeddings.
     """
     engine = artifact.load(EngineFile, engine_path)
-    how, head = engine.details.preprocess, engine.details.head
+    preprocess, head = engine.details.preprocess, engine.details.head
     if head.kind == "embedding":
         raise InputError(
             f"{engine_path} gives embeddings, which name no class",
@@ -67,14 +67,14 @@ def classify(
         )
     with _open(engine, SessionOptions(threads=threads)) as session:
         for path in paths:
-            answer = session.run(images.load_image(path, how)[np.newaxis])[0]
-            scores = softmax(answer) if head.kind == "logits" else answer
+            output = session.run(images.load_image(path, preprocess)[np.newaxis])[0]
+            scores = softmax(output) if head.kind == "logits" else output
             limit = min(top, head.k or top)
             yield Prediction(path=path, top=_top(scores, engine.details.classes, limit))
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities of the logits of one image, [C]."""
+    """Softmax probabilities [C] of the logits [C] of one image."""
     shifted: NDArray[np.float32] = np.exp(logits - logits.max())
     shares: NDArray[np.float32] = shifted / shifted.sum()
     return shares

@@ -1,10 +1,10 @@
-"""Records that files hold: strict JSON in, plain JSON out.
+"""Records of file formats: a strict reader of JSON, and a writer of plain JSON.
 
-Each file format has one module with its ``Record``, its version and its reader; all of them read
-through this one. Inside the house nobody looks a key up by its name.
+Each file format has one module with its ``Record``, its version and its reader, and all of them use
+this module. Other code uses the fields of records, never the keys of a file.
 
-Unknown and missing keys, wrong types, numbers out of range, NaN, duplicate keys, nesting without
-end and strings that are no Unicode are one kind of error, which names file, place, got and wanted.
+Unknown and missing keys, wrong types, numbers out of range, NaN, duplicate keys, unlimited nesting
+and strings that are no Unicode raise InputError, which names file, place, got and wanted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 from edge_inception.errors import InputError
 
 MOST_BYTES = 512 << 20
-"""Longest file of JSON that is read."""
+"""Size in bytes of the longest JSON file that is read."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
@@ -30,7 +30,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every record that a file holds: immutable, by keyword, no unknown keys."""
+    """Base of every record of a file: frozen, keyword-only, without unknown keys."""
 
 
 class SparseRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,8 +46,8 @@ def read(kind: type[R], path: Path, *, hint: str, allow_nan: bool = False) -> R:
     Args:
         kind: A ``Record``, or any type that ``msgspec.convert`` knows.
         path: The file.
-        hint: What to do about a file that does not hold one.
-        allow_nan: Take NaN and infinities, which JSON itself does not have.
+        hint: What to do about a file that holds no such record.
+        allow_nan: Accept NaN and infinities, which standard JSON does not have.
 
     Raises:
         InputError: The file cannot be read, or does not hold such a record.
@@ -76,13 +76,13 @@ def parse(text: bytes | str, *, where: str, hint: str, allow_nan: bool = False) 
 
     Args:
         text: UTF-8.
-        where: What the text is, for the error.
-        hint: What to do about it.
-        allow_nan: As of ``read``.
+        where: What the text is, for the message.
+        hint: What to do about a text that is not JSON.
+        allow_nan: As in ``read``.
 
     Raises:
-        InputError: Not JSON, a key twice in one object, a number that is not finite or has over
-            4,300 digits, nesting too deep for Python, or half of a surrogate pair.
+        InputError: The text is not JSON, has a key twice in one object, a number that is infinite
+            or has over 4,300 digits, nesting too deep for Python, or half of a surrogate pair.
     """
     try:
         value = json.loads(
@@ -96,7 +96,7 @@ def parse(text: bytes | str, *, where: str, hint: str, allow_nan: bool = False) 
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise InputError(f"{where} is not readable JSON: nested too deep", hint=hint) from error
-    except ValueError as error:  # also of the encoding, of a duplicate, of a number
+    except ValueError as error:  # bad encoding, duplicate keys and bad numbers are ValueErrors too
         reason = str(error).splitlines()[0].partition("; use sys.")[0]
         raise InputError(f"{where} is not readable JSON: {reason}", hint=hint) from error
     return value
@@ -106,11 +106,11 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"key '{next(key for key in keys if keys.count(key) > 1)}' twice")
-    return found
+    return unique
 
 
 def _finite(text: str) -> float:
@@ -124,7 +124,8 @@ def convert(kind: type[R], value: Any, *, where: str, hint: str) -> R:
     """A JSON value as a record of ``kind``.
 
     Raises:
-        InputError: It is none; says at which place of ``where``, what was got and what was wanted.
+        InputError: The value is no such record; the message names the place in ``where``, got and
+            wanted.
     """
     try:
         return msgspec.convert(value, kind)
@@ -139,20 +140,20 @@ _EXPECTED = re.compile(r"Expected (?P<wanted>.*?)(?:, got (?P<got>.*))?$")
 
 
 def _refuse(reason: str, value: Any, where: str, hint: str, error: Exception) -> NoReturn:
-    found = _PLACE.search(reason)
-    place = found[1].removeprefix("$").removeprefix(".") if found else ""
-    said = reason[: found.start()] if found else reason
-    if expected := _EXPECTED.match(said):
+    match = _PLACE.search(reason)
+    place = match[1].removeprefix("$").removeprefix(".") if match else ""
+    problem = reason[: match.start()] if match else reason
+    if expected := _EXPECTED.match(problem):
         got = expected["got"] or _shown(value, place)
-        said = f"got {got}, wanted {expected['wanted']}".replace("`", "")
+        problem = f"got {got}, wanted {expected['wanted']}".replace("`", "")
     else:
-        said = said[0].lower() + said[1:].replace("`", "'")
+        problem = problem[0].lower() + problem[1:].replace("`", "'")
     at = f", at {place}" if place else ""
-    raise InputError(f"{where}{at}: {said}", hint=hint) from error
+    raise InputError(f"{where}{at}: {problem}", hint=hint) from error
 
 
 def _shown(value: Any, place: str) -> str:
-    """The value at ``place``, short; msgspec writes ``[...]`` where the key is free."""
+    """The value at ``place`` as short text; msgspec writes ``[...]`` for any key of a mapping."""
     for name, index in re.findall(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]", place):
         if index == "...":
             return "another value"

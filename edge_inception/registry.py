@@ -1,4 +1,4 @@
-"""Plug-ins found by file name and imported on use.
+"""Plug-ins, found by file name and imported when they are used.
 
 A file without a leading underscore in a plug-in folder is a plug-in; its name is what users type.
 Listing imports nothing.
@@ -22,8 +22,8 @@ _PACKAGE = Path(__file__).parent
 
 def plugin_files(folder: str) -> list[str]:
     """Names of the plug-ins in a folder of this package, sorted; imports none of them."""
-    found = pkgutil.iter_modules([str(_PACKAGE / folder)])
-    return sorted(m.name for m in found if not m.name.startswith("_"))
+    modules = pkgutil.iter_modules([str(_PACKAGE / folder)])
+    return sorted(module.name for module in modules if not module.name.startswith("_"))
 
 
 def models() -> dict[str, ModelSpec]:
@@ -48,11 +48,11 @@ def model(name: str) -> ModelSpec:
 
 
 def options(spec: ModelSpec, given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given``, if they are options of the model with values that can be meant.
+    """``given`` as a dictionary, once every option and its value are checked.
 
     Raises:
-        InputError: Unknown option, a value of another type, a number that is negative or not
-            finite, or no width.
+        InputError: An unknown option, a value of another type than the default, a negative or
+            infinite number, or a width of 0.
     """
     for key, value in given.items():
         if key not in spec.options:
@@ -83,22 +83,26 @@ _KINDS: Mapping[type, str] = {
 
 
 def build(spec: ModelSpec, num_classes: int, chosen: Mapping[str, Any]) -> Any:
-    """The module of ``spec`` with freshly initialised weights.
+    """The torch module of ``spec`` with freshly initialised weights.
 
     Raises:
         InputError: A choice the architecture does not have, or sizes beyond what torch can hold.
     """
-    return made(spec, spec.build, num_classes, chosen)
+    return _call(spec, spec.build, num_classes, chosen)
 
 
-def made(
-    spec: ModelSpec, make: Callable[..., Any], num_classes: int, chosen: Mapping[str, Any]
-) -> Any:
-    """What ``spec.describe`` or ``spec.build`` makes of the options.
+def describe(spec: ModelSpec, num_classes: int, chosen: Mapping[str, Any]) -> Any:
+    """The ``Architecture`` of ``spec``: layers and head as records, without torch.
 
     Raises:
-        InputError: As ``build``.
+        InputError: A choice the architecture does not have.
     """
+    return _call(spec, spec.describe, num_classes, chosen)
+
+
+def _call(
+    spec: ModelSpec, make: Callable[..., Any], num_classes: int, chosen: Mapping[str, Any]
+) -> Any:
     try:
         return make(num_classes=num_classes, **chosen)
     except (ValueError, RuntimeError) as error:
@@ -109,6 +113,6 @@ def made(
 
 
 def option_hint(spec: ModelSpec) -> str:
-    """How the options of a model are set, with their defaults."""
+    """A hint how the options of a model are set, with their defaults."""
     defaults = ", ".join(f"{key}={json.dumps(value)}" for key, value in spec.options.items())
     return f"--option KEY=VALUE, by default {defaults}"

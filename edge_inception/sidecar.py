@@ -1,7 +1,7 @@
-"""What stands in a sidecar: the file ``<artifact>.json``.
+"""Records of a sidecar, the file ``<artifact>.json``.
 
-One record of details per kind of artifact, each with all that the one before it in the build had.
-What a stage may leave out has a default here, and is left out of the file again.
+Each kind of artifact has its record of details, which inherits the fields of the kind before it in
+the build. A field that a stage may leave out has a default, and defaults are not written.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 TensorSize = int | str
-"""Size of an axis; a free one is its name."""
+"""Size of an axis, or the name of a free axis."""
 
 HeadText = Annotated[str, msgspec.Meta(pattern="^(logits|softmax|embedding|topk:[1-9][0-9]{0,8})$")]
 D = TypeVar("D", bound="Details")
 
 
 class Provenance(Record, frozen=True, kw_only=True):
-    """What decides the content of an artifact; equal provenance means the file can be reused.
+    """All that decides the content of an artifact; with equal provenance it can be reused.
 
     ``parents`` maps a role to the sha256 of that input; ``source`` digests the stage's own code.
     """
@@ -40,24 +40,27 @@ class Provenance(Record, frozen=True, kw_only=True):
 
 
 class Details(SparseRecord, frozen=True, kw_only=True):
-    """Facts that later stages need. ``beside`` maps a suffix to the sha256 of such a file."""
+    """Facts that later stages need.
+
+    ``beside`` maps a suffix such as ``.npz`` to the sha256 of the file beside the artifact.
+    """
 
     beside: Mapping[str, Sha256] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(cls, parent: Details, **facts: Any) -> Self:
-        """A record with all that ``parent`` says, but for ``facts``."""
+        """A record with the fields of ``parent``, replaced or extended by ``facts``."""
         return cls(**{**msgspec.structs.asdict(parent), **facts})
 
     @classmethod
     def kind_of(cls, unread: Mapping[str, Any]) -> type[Details]:
-        """The record that the JSON values ``unread`` are to be."""
+        """The class to read the plain values ``unread`` of a file into."""
         del unread
         return cls
 
 
 class Sidecar(Provenance, frozen=True, kw_only=True):
-    """The whole file; ``details`` are read once the kind is known."""
+    """A whole sidecar; ``details`` stay plain until their kind is known."""
 
     schema: Literal[1]
     kind: Annotated[str, msgspec.Meta(min_length=1)]
@@ -67,7 +70,7 @@ class Sidecar(Provenance, frozen=True, kw_only=True):
 
 
 class ModelDetails(Details, frozen=True, kw_only=True):
-    """What is known of a checkpoint, and how images become its input.
+    """Facts about a model: its classes, its checkpoint, and its preprocessing.
 
     ``model`` is a name of the registry, or that of the file where the graph was imported.
     ``num_classes`` is 0 of an embedding; ``classes`` are names by logit index, or none.
@@ -82,11 +85,11 @@ class ModelDetails(Details, frozen=True, kw_only=True):
 
 
 class GraphDetails(ModelDetails, frozen=True, kw_only=True):
-    """Of a graph. ``input_shape`` is [N, ...], ``profile`` the batch sizes an engine will take.
+    """Details of a graph; ``input_shape`` is [N, ...], ``profile`` the batch sizes of its engines.
 
-    An exported one has ``checkpoint_types``, how many tensors of which type the file holds, and
-    ``error_of_pytorchs``, see ``export``. An imported one has ``source_opset``, and ``cut_head``,
-    the name of a head that was cut off or "".
+    An exported graph has ``checkpoint_types``, the number of tensors of each type in its
+    checkpoint, and ``error_of_pytorchs``, see ``export``. An imported graph has ``source_opset``,
+    and ``cut_head``, the name of the head that was cut off or "".
     """
 
     model_options: Options
@@ -103,12 +106,12 @@ class GraphDetails(ModelDetails, frozen=True, kw_only=True):
 
     @property
     def head(self) -> Head:
-        """What the graph answers."""
+        """The head, which decides the outputs of the graph."""
         return Head.of(self.head_text)
 
 
 class QatFigures(SparseRecord, frozen=True, kw_only=True):
-    """Answers on held out images; the float graph has no ``agreement`` (0..1) and no SQNR."""
+    """Accuracy on held-out images; the float graph has no ``agreement`` (0..1) and no SQNR."""
 
     accuracy: float
     balanced_accuracy: float
@@ -118,7 +121,7 @@ class QatFigures(SparseRecord, frozen=True, kw_only=True):
 
 
 class QatDetails(Record, frozen=True, kw_only=True):
-    """What fine-tuning gained: the float graph, and the int8 graph before and after."""
+    """Gain of fine-tuning: figures of the float graph, and of the int8 graph before and after."""
 
     float32: QatFigures
     before: QatFigures
@@ -126,7 +129,11 @@ class QatDetails(Record, frozen=True, kw_only=True):
 
 
 class SimplifiedDetails(GraphDetails, frozen=True, kw_only=True):
-    """``nodes_before`` counts by operator; ``simplify_difference`` is that of the logits."""
+    """Details of a simplified graph.
+
+    ``nodes_before`` counts nodes by operator; ``simplify_difference`` is the largest difference of
+    the logits from those of the exported graph.
+    """
 
     nodes_before: Mapping[str, Count]
     simplify_difference: float
@@ -134,7 +141,7 @@ class SimplifiedDetails(GraphDetails, frozen=True, kw_only=True):
 
 
 class TypedDetails(SimplifiedDetails, frozen=True, kw_only=True):
-    """What compile and the engines need to know of a typed graph without onnx.
+    """Details of a typed graph, from which compile and the engines read it without onnx.
 
     ``float_layers`` names the layers with weights that an int8 graph leaves in float.
     """
@@ -147,7 +154,10 @@ class TypedDetails(SimplifiedDetails, frozen=True, kw_only=True):
 
 
 class EngineDetails(TypedDetails, frozen=True, kw_only=True):
-    """``tied_to`` is what the engine depends on, ``batch`` the sizes it takes."""
+    """Details of an engine.
+
+    ``tied_to`` are the library and hardware versions it depends on, ``batch`` the sizes it takes.
+    """
 
     backend: str
     tied_to: Mapping[str, str]
@@ -156,14 +166,15 @@ class EngineDetails(TypedDetails, frozen=True, kw_only=True):
 
     @classmethod
     def kind_of(cls, unread: Mapping[str, Any]) -> type[Details]:
-        """That of the backend: libraries tell different things of their engines."""
+        """The class of the backend, since libraries report different facts on their engines."""
         return _OF_BACKEND.get(str(unread.get("backend")), cls)
 
 
 class BlobDetails(EngineDetails, frozen=True, kw_only=True):
-    """OpenVINO's: layers by type and precision, kernels by name, and how activations became int8.
+    """Details of an OpenVINO engine: layers by type and precision, kernels by name.
 
-    ``weighted_layers`` are convolutions and products, ``int8_layers`` those of them in int8.
+    ``weighted_layers`` counts convolutions and matrix products, ``int8_layers`` those of them in
+    int8; the three counts of activations say how they became int8.
     """
 
     executed_layers: Mapping[str, Mapping[str, Count]]
@@ -176,7 +187,7 @@ class BlobDetails(EngineDetails, frozen=True, kw_only=True):
 
 
 class PlanDetails(EngineDetails, frozen=True, kw_only=True):
-    """NVIDIA's: the layers as ``_inspection.describe_layers`` tells them, and what was asked for.
+    """Details of a TensorRT engine: layers as in ``_inspection.describe_layers``, and the options.
 
     ``graph`` is the file name of the typed graph; ``equivalent_command`` that of NVIDIA's own tool.
     ``activation_bytes`` is negative where the library leaves a batch free, as -1 images.
@@ -215,17 +226,17 @@ _OF_BACKEND: Mapping[str, type[EngineDetails]] = {
 
 
 class StreamEngine(Record, frozen=True, kw_only=True):
-    """What observed the activations: its float precision, and threads."""
+    """The engine that observed the activations: its float precision and its threads."""
 
     precision: str
     threads: Positive
 
 
 class TrialDetails(Details, frozen=True, kw_only=True):
-    """What the calibrator ``auto`` found; all SQNR in dB.
+    """Results of the trial of the calibrator ``auto``; all SQNR are in dB.
 
-    ``tried_sqnr_db`` by calibrator; bias correction is judged on ``bias_images`` images, or not
-    where they are too few.
+    ``tried_sqnr_db`` is by calibrator. Bias correction is judged on ``bias_images`` images, and not
+    judged where they are too few.
     """
 
     tried_sqnr_db: Mapping[str, float] = msgspec.field(default_factory=dict)
@@ -236,7 +247,11 @@ class TrialDetails(Details, frozen=True, kw_only=True):
 
 
 class RangeTableDetails(TrialDetails, frozen=True, kw_only=True):
-    """``engine`` of a table of images; ``not_in_graph``: tensors of a cache that found no place."""
+    """Details of a range table.
+
+    ``engine`` observed the images of the table; ``not_in_graph`` are tensors of an imported cache
+    that the graph does not have.
+    """
 
     engine: StreamEngine | None = None
     not_in_graph: tuple[str, ...] | None = None
@@ -250,7 +265,11 @@ class SearchDetails(Details, frozen=True, kw_only=True):
 
 
 class CacheDetails(Details, frozen=True, kw_only=True):
-    """TensorRT's version and the first line it wants; tensors that stay without a scale."""
+    """Details of a calibration cache.
+
+    ``tensorrt`` is the version that reads it, ``header`` its first line; ``unscaled`` are tensors
+    without a scale.
+    """
 
     tensorrt: str
     header: str
@@ -258,13 +277,13 @@ class CacheDetails(Details, frozen=True, kw_only=True):
 
 
 class BaselineDetails(ModelDetails, frozen=True, kw_only=True):
-    """``set`` names the images; ``library`` is told where it is not PyTorch."""
+    """Details of a baseline: ``set`` names the images; ``library`` is empty for PyTorch."""
 
     set: str
     library: str = ""
 
 
 class ReportDetails(Details, frozen=True, kw_only=True):
-    """The verdict."""
+    """Details of a report: its verdict."""
 
     status: Literal["PASSED", "FAILED", "INCONCLUSIVE"]

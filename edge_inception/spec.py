@@ -47,7 +47,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
 class Preprocess(Record, frozen=True, kw_only=True):
-    """How an image file becomes one tensor: float32 [3, H, W] unless ``element`` says otherwise.
+    """Steps from an image file to one tensor, which is float32 [3, H, W] by default.
 
     ``crop`` ``after_resize``: the shorter side is resized to ``round(side / crop_fraction)``, then
     the centre H x W is cropped. ``before_resize``: the centre share ``crop_fraction`` of each side
@@ -71,7 +71,7 @@ class Preprocess(Record, frozen=True, kw_only=True):
 
     @property
     def normalised(self) -> Preprocess:
-        """The same pixels as float32 NCHW: what a PyTorch model takes."""
+        """The same preprocessing to float32 NCHW, as a PyTorch model takes it."""
         return replace(self, element="float32", layout="NCHW")
 
     @property
@@ -82,7 +82,7 @@ class Preprocess(Record, frozen=True, kw_only=True):
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of RGB pixels in 0..1, as torchvision states them."""
+"""Mean and standard deviation of RGB pixels in 0..1, as torchvision states them."""
 
 
 class ShapeProfile(Record, frozen=True, kw_only=True):
@@ -100,10 +100,11 @@ class ShapeProfile(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gates:
-    """Limits that decide PASSED, FAILED or INCONCLUSIVE; None is not gated.
+    """Limits that decide PASSED, FAILED or INCONCLUSIVE; None sets no limit.
 
-    ``max_drop_pp`` top-1 drop in percentage points; ``min_agreement`` 0..1; ``min_sqnr_db`` of the
-    centred logits; ``min_speedup`` latency ratio over the same engine library at FP32.
+    ``max_drop_pp`` limits the top-1 drop in percentage points, ``min_agreement`` the agreement
+    (0..1), ``min_sqnr_db`` the SQNR of the centred logits, ``min_speedup`` the latency ratio over
+    the same engine library at FP32.
     """
 
     max_drop_pp: float | None = None
@@ -113,7 +114,7 @@ class Gates:
 
 
 class DropType(Enum):
-    """What a budget is measured in: percentage points, or percent of FP32's top-1."""
+    """Unit of a budget: percentage points (absolute), or percent of FP32's top-1 (relative)."""
 
     ABSOLUTE = "absolute"
     RELATIVE = "relative"
@@ -121,9 +122,9 @@ class DropType(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What INT8 may cost in top-1 on the calibration images before groups are kept in float.
+    """The top-1 drop on the calibration images above which groups are kept in float.
 
-    ``max_groups`` is the most of them, 0 for no limit.
+    ``max_groups`` is the largest number of such groups, 0 for no limit.
     """
 
     max_drop_pp: float
@@ -133,11 +134,11 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What the exported graph answers; ``HEAD_OUTPUTS`` has the names.
+    """The last part of a graph, which decides its outputs; ``HEAD_OUTPUTS`` has their names.
 
     ``logits``: float32 [N, classes]. ``softmax``: probabilities, float32 [N, classes]. ``topk``:
     scores float32 [N, k], softmax probabilities in falling order, and classes int64 [N, k].
-    ``embedding``: float32 [N, D]; no choice, but what an embedding network has.
+    ``embedding``: float32 [N, D]; only embedding networks have it, and no other head.
     """
 
     kind: str = "logits"
@@ -150,7 +151,7 @@ class Head:
 
     @classmethod
     def of(cls, text: str) -> Head:
-        """The head that ``str`` wrote into a sidecar."""
+        """The head whose text, as in a sidecar, is ``text``."""
         kind, _, k = text.partition(":")
         return cls(kind=kind, k=int(k or 0))
 
@@ -160,10 +161,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedCheckpoint:
-    """A checkpoint that others published, with what they claim for it.
+    """A checkpoint that others published, with the accuracy they claim.
 
-    ``top1`` and ``top5`` are single-crop ImageNet accuracies in percent; ``claim`` says it in words
-    where the figure is another one.
+    ``top1`` and ``top5`` are single-crop ImageNet accuracies in percent; ``claim`` is the text of a
+    claim that is measured otherwise.
     """
 
     name: str
@@ -177,10 +178,10 @@ class PublishedCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFamily:
-    """Who published weights of an architecture: their preprocessing, and what they trained.
+    """A publisher of weights of an architecture, with its preprocessing and its checkpoints.
 
-    ``name`` is that of the key map in ``keymaps/``. ``options`` are the model options its weights
-    need. ``num_background`` logits come before class 0 in its ImageNet heads.
+    ``name`` is also the name of its key map in ``keymaps/``. ``options`` are the model options that
+    its weights need. ``num_background`` logits come before class 0 in its ImageNet heads.
     """
 
     name: str

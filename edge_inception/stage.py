@@ -1,6 +1,6 @@
-"""Decide whether a stage must run: same inputs, options, tools and source mean reuse.
+"""Reuse of artifacts: a stage whose inputs, options, tools and source are unchanged does not run.
 
-One lock per output folder; the operating system drops it when a process dies.
+An output folder has one lock, which the operating system drops when the process dies.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _PACKAGE = Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A step from one artifact to the next, as the room that owns it declares it.
+    """A step from one artifact to the next, as the package that owns it declares it.
 
-    ``tools`` are the distributions and ``sources`` the files and folders of this package, relative
-    to it, whose change makes what the stage wrote stale.
+    An artifact is stale when one of its stage's ``tools`` (distributions) or ``sources`` (files and
+    folders, relative to this package) has changed.
     """
 
     name: str
@@ -64,7 +64,7 @@ def tool_version(distribution: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A record as JSON types, so that it compares equal to what a sidecar holds."""
+    """A record as JSON types, which compare equal to the values that a sidecar holds."""
     if isinstance(value, msgspec.Struct):
         value = records.plain(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -77,24 +77,24 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        value = sorted(value, key=repr)  # a set has no order to record
+        value = sorted(value, key=repr)  # so that equal sets are recorded alike
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     return value
 
 
 Parents = Mapping[str, Artifact | str]
-"""Role -> sha256 of an input, or the artifact itself where the stage reads its details or hands
-them on: preprocessing and class names stand there, and in no graph."""
+"""Role -> sha256 of an input, or the artifact itself where the stage uses its details: they hold
+facts that are in no graph, such as preprocessing and class names."""
 
 
 def provenance(stage: Stage, *, parents: Parents, options: Any) -> Provenance:
-    """What a run of ``stage`` would be recorded as.
+    """The provenance that a run of ``stage`` records.
 
     Args:
-        stage: The stage's own declaration.
-        parents: Each input.
-        options: The stage's frozen options record.
+        stage: The declaration of the stage.
+        parents: All inputs by role.
+        options: The frozen options record of the stage.
     """
     return Provenance(
         stage=stage.name,
@@ -119,64 +119,67 @@ A = TypeVar("A", bound=Artifact)
 
 
 def reusable(kind: type[A], path: Path, expected: Provenance) -> tuple[A | None, str]:
-    """The artifact at ``path`` if it was made from the same things, else None and why not."""
+    """The artifact at ``path`` if its provenance is as expected, else None and the reason."""
     if not path.exists():
         return None, "not built yet"
     try:
-        found = artifact.load(kind, path)
+        loaded = artifact.load(kind, path)
     except InputError as error:
         return None, str(error)
-    name, keys, _ = _difference(expected, found.provenance)
-    return (None, f"{name} changed{': ' if keys else ''}{keys}") if name else (found, "")
+    name, keys, _ = _difference(expected, loaded.provenance)
+    return (None, f"{name} changed{': ' if keys else ''}{keys}") if name else (loaded, "")
 
 
-def require_provenance(found: Artifact, expected: Provenance) -> None:
-    """Check that an artifact was made from the same things.
+def require_provenance(given: Artifact, expected: Provenance) -> None:
+    """Check that an artifact has the expected provenance.
 
     Raises:
-        InputError: Names what differs, as it is and as it is wanted.
+        InputError: The provenance differs; the message names the part, got and wanted.
     """
-    name, keys, values = _difference(expected, found.provenance)
+    name, keys, values = _difference(expected, given.provenance)
     if name:
         raise InputError(
-            f"{found.path} was made with other {name}{': ' if keys else ''}{keys}{values}",
+            f"{given.path} was made with other {name}{': ' if keys else ''}{keys}{values}",
             hint=f"run stage '{expected.stage}' again, or give what it was made with",
         )
 
 
-def _difference(expected: Provenance, found: Provenance) -> tuple[str, str, str]:
-    """First part of a provenance that differs, its keys, and the first key's values; or nothing."""
-    wanted, have = json.loads(json.dumps(plain(expected))), plain(found)
+def _difference(expected: Provenance, recorded: Provenance) -> tuple[str, str, str]:
+    """The first part that differs, the keys in it that differ, and the values of the first key.
+
+    All three are empty where nothing differs.
+    """
+    wanted_parts, got_parts = json.loads(json.dumps(plain(expected))), plain(recorded)
     for name in ("stage", "parents", "options", "tools", "source"):
-        theirs, ours = have[name], wanted[name]
-        if ours == theirs:
+        got, wanted = got_parts[name], wanted_parts[name]
+        if wanted == got:
             continue
-        if not isinstance(ours, dict):
+        if not isinstance(wanted, dict):
             return name, "", ""
-        keys = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+        keys = sorted(key for key in wanted | got if wanted.get(key) != got.get(key))
         first = keys[0]
-        return name, ", ".join(keys), f" (got {theirs.get(first)}, wanted {ours.get(first)})"
+        return name, ", ".join(keys), f" (got {got.get(first)}, wanted {wanted.get(first)})"
     return "", "", ""
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process; temporary files of killed builds are removed.
+    """Lock ``folder`` for this process, and remove the temporary files of killed builds.
 
     Raises:
-        InputError: Another build holds it, or the folder cannot be made.
+        InputError: Another build holds the lock, or the folder cannot be made.
     """
     descriptor = _acquire(folder)
     try:
         artifact.remove_leftovers(folder)
         yield
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that a library forked has it open still
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that a library forked still has it open
         os.close(descriptor)
 
 
 def _acquire(folder: Path) -> int:
-    """Open and locked descriptor of the folder's lock file, which names this process."""
+    """Locked descriptor of the folder's lock file, into which this process writes its number."""
     descriptor = -1
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,9 +21,9 @@ from edge_inception.spec import Progress, ShapeProfile, no_progress
 
 
 class OnnxSession(Closing):
-    """A float graph in onnxruntime as a session: the CPU provider with its optimisations on.
+    """A session on a float graph: the CPU provider of onnxruntime, with its optimisations.
 
-    They fuse float kernels, as PyTorch's would be; only on Q/DQ graphs do they change answers.
+    On float graphs the optimisations fuse kernels; only on Q/DQ graphs do they change outputs.
     """
 
     def __init__(self, path: Path, *, threads: int, profile: ShapeProfile) -> None:
@@ -59,7 +59,7 @@ class OnnxSession(Closing):
 
 
 def open_session(graph: str | Path, *, profile: Mapping[str, int], threads: int = 0) -> OnnxSession:
-    """A session on an imported graph; every argument is a JSON value, for a worker process."""
+    """A session on an imported graph; all arguments are JSON values, so a worker can call it."""
     return OnnxSession(Path(graph), threads=threads, profile=ShapeProfile(**profile))
 
 
@@ -71,33 +71,33 @@ def record_baseline(
     *,
     progress: Progress = no_progress,
 ) -> Baseline:
-    """Onnxruntime's logits of the images; see ``recording.publish`` for the file.
+    """The baseline: logits of onnxruntime, in the file that ``record.publish`` describes.
 
     Args:
-        graph: As ``import`` wrote it: float32 images to logits.
+        graph: The imported graph, float32 images to logits.
         image_set: Images in the order of the rows.
         options: Batch and threads.
         out: Path of the .npz file.
         progress: Called with (images done, images in all).
 
     Raises:
-        InputError: No images, one that cannot be decoded, a label beyond the head, or logits that
-            are NaN or infinite.
+        InputError: The set is empty, an image cannot be decoded, a label is beyond the head, or a
+            logit is NaN or infinite.
     """
-    how = graph.details.preprocess
+    preprocess = graph.details.preprocess
     with OnnxSession(graph.path, profile=graph.details.profile, threads=options.threads) as session:
-        found = record.answers(session, image_set, how, options.batch, progress=progress)
+        outputs = record.answers(session, image_set, preprocess, options.batch, progress=progress)
     return record.publish(
-        found,
+        outputs,
         image_set,
         out,
         provenance=onnx_baseline_provenance(graph, image_set, options),
         details=BaselineDetails(
             set=image_set.name,
             classes=image_set.classes,
-            num_classes=found.num_classes,
+            num_classes=outputs.num_classes,
             model=graph.details.model,
-            preprocess=how,
+            preprocess=preprocess,
             library=f"onnxruntime {onnxruntime.__version__}",
         ),
     )

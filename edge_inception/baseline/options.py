@@ -1,6 +1,6 @@
-"""Options of the two baselines, and what a run with them is recorded as.
+"""Options and provenance of the two baselines.
 
-A pipeline asks whether a stage can be reused before it imports torch or onnxruntime.
+This module imports neither torch nor onnxruntime, since a pipeline needs it to decide on reuse.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ONNX_BASELINE = Stage(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineOptions:
-    """How the baseline is recorded: PyTorch in float32, ``threads`` 0 = all the process may use.
+    """Options of a baseline by PyTorch in float32; ``threads`` 0 means all the process may use.
 
     ``preprocess``, ``model_options`` and ``checkpoint_format`` are as in ``ExportOptions``.
     """
@@ -53,14 +53,14 @@ class BaselineOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxBaselineOptions:
-    """How the baseline of an imported graph is recorded, in onnxruntime at float32."""
+    """Options of a baseline of an imported graph by onnxruntime in float32."""
 
     batch: int = 8
     threads: int = 0
 
 
 def baseline_provenance(checkpoint: Path, images: ImageSet, options: BaselineOptions) -> Provenance:
-    """What ``record_baseline`` records for these inputs.
+    """The provenance that ``pytorch.record_baseline`` records for these inputs.
 
     Raises:
         InputError: The checkpoint cannot be read.
@@ -72,12 +72,12 @@ def baseline_provenance(checkpoint: Path, images: ImageSet, options: BaselineOpt
 def onnx_baseline_provenance(
     graph: Graph, images: ImageSet, options: OnnxBaselineOptions
 ) -> Provenance:
-    """What ``onnx_baseline.record_baseline`` records for these inputs."""
+    """The provenance that ``onnx.record_baseline`` records for these inputs."""
     parents: stage.Parents = {"graph": graph, **_rows(images)}
     return stage.provenance(ONNX_BASELINE, parents=parents, options=options)
 
 
 def _rows(images: ImageSet) -> dict[str, str]:
-    # The set's own digest is order free; the rows of a baseline are in the order of the images.
+    # The digest of a set ignores its order, in which the rows of a baseline are.
     order = hashlib.sha256("\n".join(item.sha256 for item in images.items).encode()).hexdigest()
     return {"images": images.sha256, "order": order}

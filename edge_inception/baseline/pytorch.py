@@ -1,4 +1,4 @@
-"""PyTorch's own answers: the recorded FP32 baseline, and PyTorch as a session to race against."""
+"""The FP32 baseline by PyTorch, and PyTorch as a session for latency comparisons."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _AUTOCASTS = {"none": None, "bf16": torch.bfloat16}
 
 
 class TorchSession:
-    """A PyTorch model on the CPU as a session: eager, inference mode."""
+    """A session on a PyTorch model on the CPU, eager and in inference mode."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class TorchSession:
 
 
 def _as_tensor(images: NDArray[np.float32]) -> Tensor:
-    """The same memory as a tensor; it is only read, so that of a mapped file serves as well."""
+    """A tensor on the same memory, which may be that of a read-only mapped file."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(images)
@@ -103,20 +103,20 @@ def open_session(  # noqa: PLR0913 -- the keywords of one JSON line
     autocast: str = "none",
     checkpoint_format: str = "auto",
 ) -> TorchSession:
-    """PyTorch eager on the CPU; every argument is a JSON value, so a worker process can be told.
+    """A session on a checkpoint's model; all arguments are JSON values, so a worker can call it.
 
     Args:
-        checkpoint: Weights, see ``checkpoint.load_model``.
+        checkpoint: Weights, see ``checkpoints.load.load``.
         model: Name of the architecture.
-        model_options: Of its builder.
+        model_options: Options of the model.
         num_classes: Classes the head must have; None takes the checkpoint's.
         threads: 0 means all cores this process may use.
         memory_format: ``contiguous`` or ``channels_last``.
         autocast: ``none`` (float32) or ``bf16``.
-        checkpoint_format: The checkpoint's family, see ``checkpoint.load``.
+        checkpoint_format: The checkpoint's family, see ``checkpoints.load.load``.
 
     Raises:
-        InputError: An unknown name, or the checkpoint does not fit.
+        InputError: A name is unknown, or the checkpoint does not fit.
     """
     if memory_format not in _LAYOUTS:
         raise unknown("memory format", memory_format, _LAYOUTS)
@@ -145,18 +145,18 @@ def record_baseline(
     *,
     progress: Progress = no_progress,
 ) -> Baseline:
-    """Write npz: logits float32 [N, C], labels int64 [N] (-1 unlabelled), sha256 str [N].
+    """The baseline: logits of PyTorch, in the file that ``record.publish`` describes.
 
     Args:
-        checkpoint: Weights, see ``checkpoint.load_model``.
+        checkpoint: Weights, see ``checkpoints.load.load``.
         image_set: Images in the order of the rows.
         options: Model, preprocessing, batch, threads.
         out: Path of the .npz file.
         progress: Called with (images done, images in all).
 
     Raises:
-        InputError: No images, one that cannot be decoded, a label beyond the head, logits that are
-            NaN or infinite, or a checkpoint that does not fit.
+        InputError: The set is empty, an image cannot be decoded, a label is beyond the head, a
+            logit is NaN or infinite, or the checkpoint does not fit.
     """
     provenance = baseline_provenance(checkpoint, image_set, options)
     loaded = load(
@@ -166,7 +166,7 @@ def record_baseline(
         num_classes=options.num_classes,
         options=options.model_options,
     )
-    how = structs.replace(loaded.preprocess, **options.preprocess)
+    preprocess = structs.replace(loaded.preprocess, **options.preprocess)
     session = TorchSession(
         loaded.model,
         threads=options.threads,
@@ -177,7 +177,7 @@ def record_baseline(
         answers = record.answers(
             session,
             image_set,
-            how,
+            preprocess,
             options.batch,
             is_embedding=bool(loaded.model.is_embedding),
             progress=progress,
@@ -192,7 +192,7 @@ def record_baseline(
             classes=image_set.classes,
             num_classes=answers.num_classes,
             model=options.model,
-            preprocess=how,
+            preprocess=preprocess,
             checkpoint_family=loaded.family,
             checkpoint_notes=tuple(loaded.notes),
         ),

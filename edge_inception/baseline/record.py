@@ -1,4 +1,4 @@
-"""Record a session's FP32 answers on labelled or unlabelled images: the file ``baseline.npz``."""
+"""Recording of a session's FP32 outputs for a set of images, in the file ``baseline.npz``."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ UNLABELLED = -1
 
 
 class Runs(Protocol):
-    """What answers images [N, 3, H, W] with [N, columns]."""
+    """A session, from images [N, 3, H, W] to outputs [N, columns]."""
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """Rows in the order of the images: float32 [N, columns], int64 labels [N] (-1 unlabelled).
+    """Outputs and labels in the order of the images.
 
-    ``num_classes`` is 0 where the columns are those of an embedding.
+    ``logits`` are float32 [N, columns], ``labels`` int64 [N], -1 for unlabelled images.
+    ``num_classes`` is 0 when the columns are those of an embedding.
     """
 
     logits: NDArray[np.float32]
@@ -48,11 +49,11 @@ def answers(
     is_embedding: bool = False,
     progress: Progress,
 ) -> Answers:
-    """What ``session`` says of every image.
+    """Outputs of ``session`` for every image.
 
     Raises:
-        InputError: No images, one that cannot be decoded, a label beyond the head, or an answer
-            that is NaN or infinite.
+        InputError: The set is empty, an image cannot be decoded, a label is beyond the head, or an
+            output is NaN or infinite.
     """
     if not image_set.items:
         raise InputError(f"{image_set.name} has no images", hint="give at least one")
@@ -98,7 +99,7 @@ def publish(
     provenance: Provenance,
     details: BaselineDetails,
 ) -> Baseline:
-    """Write npz: logits float32 [N, columns], labels int64 [N], sha256 str [N] of the images."""
+    """Write an npz file: logits float32 [N, columns], labels int64 [N], sha256 str [N]."""
     arrays: dict[str, NDArray[Any]] = {
         "logits": found.logits,
         "labels": found.labels,
@@ -119,6 +120,6 @@ def publish(
 
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """An npz; every member of the zip is stamped 1980, so equal arrays give equal bytes."""
+    """Write an npz file; numpy dates every member 1980, so that equal arrays give equal bytes."""
     with path.open("wb") as stream:  # np.savez would append .npz to the temporary name
         np.savez(stream, allow_pickle=False, **arrays)

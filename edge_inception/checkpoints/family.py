@@ -1,8 +1,8 @@
-"""Whose checkpoint is this? Told by its keys, and where several publishers share them, by evidence.
+"""Recognition of a checkpoint's family by its keys and, where families share keys, by evidence.
 
-Where nothing tells families apart that feed the network the same values, the first of
-``ModelSpec.families`` is taken and the others are named; families that differ in options or in
-normalisation are never guessed between.
+Where several families fit that feed the network the same values, the first of
+``ModelSpec.families`` is taken and a note names the others. Families that differ in options or in
+normalisation are never guessed: the checkpoint is refused.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _MLP_LAST = ".3.weight"  # of our two-layer head: linear, ReLU, dropout, linear
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What besides the keys of a file may tell its family.
+    """Facts besides the names of the keys that may identify a file's family.
 
-    ``num_rows`` of the head by our keys of it, when it has one; ``is_trained_here``: its metadata
-    are those of ``edge-inception train``.
+    ``shapes`` are those of the tensors by key; ``is_trained_here`` is whether the file has the
+    metadata of ``edge-inception train``.
     """
 
     sha256: str
@@ -41,10 +41,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """One family held against the keys of a checkpoint.
+    """How well the keys of a checkpoint fit one family.
 
-    ``found``: our key -> the table's name and the key in the file. ``left_out`` are optional heads
-    the model is built without. ``options`` are the family's with the asked ones on top.
+    ``found`` maps our key to (name in the key map, key in the file). ``left_out`` are our keys of
+    optional heads that the model is built without. ``options`` are the family's, with those of the
+    user on top.
     """
 
     family: CheckpointFamily
@@ -59,15 +60,17 @@ class Fit:
 
     @property
     def num_wrong(self) -> int:
-        """Keys missing and keys too many; 0 fits."""
+        """Number of missing and unexpected keys; 0 fits."""
         return len(self.missing) + len(self.unexpected)
 
 
 def candidates(spec: ModelSpec, asked: str) -> tuple[CheckpointFamily, ...]:
-    """The families of ``spec`` that ``--checkpoint-format`` leaves, ``native`` last if unlisted.
+    """The families of ``spec`` to try: one that is named, or all of them for ``auto``.
+
+    The family ``native`` comes last where ``spec`` does not list it.
 
     Raises:
-        InputError: No such format, or the model has no such family.
+        InputError: There is no such format, or the model has no such family.
     """
     known = {family.name: family for family in spec.families}
     known.setdefault(NATIVE, CheckpointFamily(name=NATIVE, preprocess=spec.preprocess))
@@ -90,7 +93,7 @@ def fit(
     keys: Iterable[str],
     expected: Collection[str],
 ) -> Fit:
-    """How well ``keys`` of a file, read as ``family`` names them, are the ``expected`` of ours."""
+    """The fit of a file's ``keys``, read by ``key_map``, to the ``expected`` keys of the model."""
     reading = key_map.read(keys)
     found: dict[str, tuple[str, str]] = {}
     unexpected: list[str] = []
@@ -128,9 +131,9 @@ def fit(
 def _with_mlp_indices(
     found: Mapping[str, tuple[str, str]], expected: Collection[str]
 ) -> dict[str, tuple[str, str]]:
-    """``fc.0`` and ``fc.2`` as ``fc.0`` and ``fc.3``, where a two-layer head was asked for.
+    """Keys of a two-layer head, such as ``fc.0`` and ``fc.2``, as our ``fc.0`` and ``fc.3``.
 
-    Between the two linear layers there is nothing with weights, so their numbers mean nothing.
+    Publishers number the two linear layers differently, as the layers between them have no weights.
     """
     heads = [key.removesuffix(_MLP_LAST) for key in expected if key.endswith(_MLP_LAST)]
     renamed = dict(found)
@@ -149,35 +152,33 @@ def _with_mlp_indices(
 
 
 def choose(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence) -> tuple[Fit, str]:
-    """The family of a checkpoint, and a note that says how it was told.
+    """The fit of the checkpoint's family, and a note on how it was recognised.
 
     Args:
-        path: Named in errors.
+        path: Checkpoint, for messages.
         spec: The model.
-        fits: Its families held against the keys, in the order of preference.
-        evidence: What else is known.
+        fits: The fit of each family, in the order of preference.
+        evidence: Further facts about the file.
 
     Raises:
-        InputError: No family fits, or several that differ in what the network computes.
+        InputError: No family fits, or several fit that make the network compute different values.
     """
     fitting = [item for item in fits if not item.num_wrong]
     if not fitting:
         raise _no_fit(path, spec, fits, evidence)
     if len(fits) == 1:
         return fitting[0], f"family {fitting[0].family.name}, as asked for"
-    for tell, how in _TELLS:
-        told = [item for item in fitting if tell(item, evidence, spec)]
-        if told:
-            fitting = told
-            if len(told) == 1:
-                return told[0], f"family {told[0].family.name}, {how}"
+    for is_likely, reason in _CLUES:
+        likely = [item for item in fitting if is_likely(item, evidence, spec)]
+        if len(likely) == 1:
+            return likely[0], f"family {likely[0].family.name}, {reason}"
+        fitting = likely or fitting
     published = [item for item in fitting if item.family in spec.families] or fitting
     first, *others = published
     if not others:
         return first, f"family {first.family.name}, by its keys"
     names = [item.family.name for item in published]
-    differing = [item for item in others if _seen(item) != _seen(first)]
-    if differing:
+    if any(_computation(item) != _computation(first) for item in others):
         raise InputError(
             f"{path} has the keys of several families of {spec.name}, which need other options or "
             f"pixels: {', '.join(names)}",
@@ -190,10 +191,10 @@ def choose(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence)
     )
 
 
-def _seen(item: Fit) -> tuple[Any, ...]:
-    """What decides the values that the network computes on one crop."""
-    how = item.family.preprocess
-    return dict(item.options), how.mean, how.std, how.channel_order
+def _computation(item: Fit) -> tuple[Any, ...]:
+    """All that decides which values the network computes on one crop."""
+    preprocess = item.family.preprocess
+    return dict(item.options), preprocess.mean, preprocess.std, preprocess.channel_order
 
 
 def _is_native(item: Fit, evidence: Evidence, _: ModelSpec) -> bool:
@@ -201,7 +202,7 @@ def _is_native(item: Fit, evidence: Evidence, _: ModelSpec) -> bool:
 
 
 def _is_published(item: Fit, evidence: Evidence, _: ModelSpec) -> bool:
-    """The file's hash is the one in the name of a published file, as torchvision names them."""
+    """Whether the file's hash is in the name of a published file, as torchvision names them."""
     named = [re.search(r"-([0-9a-f]{8,})\.pth$", claim.url) for claim in item.family.published]
     return any(match and evidence.sha256.startswith(match[1]) for match in named)
 
@@ -213,7 +214,7 @@ def _has_background(item: Fit, evidence: Evidence, spec: ModelSpec) -> bool:
 
 
 def _head(item: Fit, evidence: Evidence) -> Mapping[str, tuple[int, ...]]:
-    """Shapes of the last two tensors that the model has: its head's."""
+    """Shapes of the model's last two tensors, which belong to its head."""
     last = list(item.found.values())[-2:]
     return {key: evidence.shapes[key] for _, key in last}
 
@@ -224,8 +225,8 @@ def _has_auxiliary(item: Fit, _: Evidence, __: ModelSpec) -> bool:
     )
 
 
-# In the order of their strength.
-_TELLS: tuple[tuple[Callable[[Fit, Evidence, ModelSpec], bool], str], ...] = (
+# Whether a family is likely -> the reason to give; the strongest clue first.
+_CLUES: tuple[tuple[Callable[[Fit, Evidence, ModelSpec], bool], str], ...] = (
     (_is_native, "written by edge-inception train"),
     (_is_published, "the published file by its hash"),
     (_has_background, "by the row for background in its head"),
@@ -236,8 +237,9 @@ _TELLS: tuple[tuple[Callable[[Fit, Evidence, ModelSpec], bool], str], ...] = (
 def _no_fit(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence) -> InputError:
     fewest = min(item.num_wrong for item in fits)
     nearest, *others = (item for item in fits if item.num_wrong == fewest)
-    for tell, _ in reversed(_TELLS if others else ()):
-        nearest = next((item for item in (nearest, *others) if tell(item, evidence, spec)), nearest)
+    for is_likely, _ in reversed(_CLUES if others else ()):
+        likely = (item for item in (nearest, *others) if is_likely(item, evidence, spec))
+        nearest = next(likely, nearest)
     parts = []
     if nearest.missing:
         count = f"{len(nearest.missing)} of {nearest.num_expected} keys missing"

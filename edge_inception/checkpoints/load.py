@@ -1,7 +1,7 @@
-"""A checkpoint file -> a model with exactly its weights, or an error that names what does not fit.
+"""A model with exactly the weights of a checkpoint file, or an error that names what differs.
 
-Whose checkpoint it is decides the model's options, the preprocessing and the names of the tensors:
-see ``checkpoint_family.py``.
+The family of the checkpoint decides the model's options, the preprocessing and the names of the
+tensors: see ``family.py``.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _HEAD = re.compile(r"(?:fc|head|classifier|last_linear|classif|logits)\.(?:.+\.)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A model with a checkpoint's weights, and what was decided on the way.
+    """A model with a checkpoint's weights, and the decisions that led to it.
 
-    ``family`` names who published such a checkpoint; ``options`` are the family's with the asked
-    ones on top, ``preprocess`` is the family's. ``notes`` say in words what was chosen, unwrapped
-    or left out; ``classes`` and ``stored`` are the checkpoint's.
+    ``family`` is the publisher of such checkpoints. ``options`` are the family's, with those of the
+    user on top; ``preprocess`` is the family's. ``notes`` are sentences on what was chosen,
+    unwrapped or left out; ``classes`` and ``stored`` are the checkpoint's.
     """
 
     model: nn.Module
@@ -54,19 +54,10 @@ def load_model(
     num_classes: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """The model called ``name`` with the weights of ``checkpoint``, float32, in eval mode.
-
-    Args:
-        name: A name in ``registry.models()``.
-        checkpoint: safetensors, a file of ``torch.save``, or an npz dump of TensorFlow's or Keras's
-            variables.
-        checkpoint_format: Its family, see ``load``.
-        num_classes: Rows the head must have; None takes what the checkpoint has.
-        **options: Of the model's builder, such as ``width``.
+    """The module of ``load``, float32 and in eval mode, with the model's options as keywords.
 
     Raises:
-        InputError: Unknown model or option, unreadable file, a pickle with code, NaN or infinite
-            weights, or any key that is missing, unexpected or of another shape.
+        InputError: As ``load``.
     """
     return load(
         name, checkpoint, family=checkpoint_format, num_classes=num_classes, options=options
@@ -81,19 +72,22 @@ def load(
     num_classes: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Loaded:
-    """The model called ``name`` with the weights of ``path``, and how it came about.
+    """The model called ``name`` with the weights of ``path``, and the decisions that led to it.
 
     Args:
         name: A name in ``registry.models()``.
-        path: Checkpoint file.
+        path: A safetensors file, a file of ``torch.save``, or an npz dump of the variables of
+            TensorFlow or Keras.
         family: A name in ``ModelSpec.families``, ``native`` for our own names, or ``auto`` to
             recognise it.
-        num_classes: Rows the head must have; None takes what the checkpoint has, less the row for
-            background where the family's ImageNet heads have one.
-        options: Of the model's builder, on top of the family's.
+        num_classes: Classes that the head must have; None takes those of the checkpoint, less the
+            row for background where the family's ImageNet heads have one.
+        options: Options of the model, such as ``width``, on top of the family's.
 
     Raises:
-        InputError: As ``load_model``, and a family that is unknown or cannot be told.
+        InputError: The model, an option or the family is unknown, the family cannot be recognised,
+            the file is unreadable or a pickle with code, a weight is NaN or infinite, or a key is
+            missing, unexpected or of another shape.
     """
     spec = registry.model(name)
     families = candidates(spec, family)
@@ -111,16 +105,16 @@ def load(
     if all(item.num_wrong for item in fits):
         _refuse_other_head(path, spec, fits, shapes)
         _refuse_other_model(path, spec, shapes)
-    found, how = choose(path, spec, fits, evidence)
-    notes = [*checkpoint.notes, how, *found.notes]
-    model = _filled(spec, checkpoint, found, num_classes, notes)
+    chosen_fit, reason = choose(path, spec, fits, evidence)
+    notes = [*checkpoint.notes, reason, *chosen_fit.notes]
+    model = _filled(spec, checkpoint, chosen_fit, num_classes, notes)
     for note in notes:
         _LOG.info("%s: %s", path, note)
     return Loaded(
         model=model.eval(),
-        family=found.family.name,
-        options=found.options,
-        preprocess=found.family.preprocess,
+        family=chosen_fit.family.name,
+        options=chosen_fit.options,
+        preprocess=chosen_fit.family.preprocess,
         notes=tuple(notes),
         classes=checkpoint.classes,
         stored=checkpoint.stored,
@@ -136,27 +130,27 @@ def num_classes_of(model: nn.Module) -> int:
 def _filled(
     spec: ModelSpec,
     checkpoint: Checkpoint,
-    found: Fit,
+    chosen: Fit,
     num_classes: int | None,
     notes: list[str],
 ) -> nn.Module:
-    """The model with the tensors of ``found``; adds to ``notes`` what was left out or made up."""
-    ranks = {key: t.ndim for key, t in _skeleton(spec, 1, found.options).state_dict().items()}
+    """The model with the tensors of ``chosen``; ``notes`` get what was left out or filled in."""
+    ranks = {key: t.ndim for key, t in _skeleton(spec, 1, chosen.options).state_dict().items()}
     state = {
-        ours: _travelling_module(checkpoint.state[key], found.key_map.layout(name), ranks[ours])
-        for ours, (name, key) in found.found.items()
+        ours: _in_our_layout(checkpoint.state[key], chosen.key_map.layout(name), ranks[ours])
+        for ours, (name, key) in chosen.found.items()
     }
-    head = _head_keys(spec, found.options)
-    dropped = found.family.num_background
+    head = _head_keys(spec, chosen.options)
+    dropped = chosen.family.num_background
     rows = _head_rows(state, head)
     if dropped and rows == spec.num_classes + dropped and num_classes != rows:
         state |= {key: state[key][dropped:] for key in head}
         rows = spec.num_classes
         notes.append("dropped row 0 of the head, which is the background")
-    if found.left_out:
-        names = sorted({key.partition(".")[0] for key in found.left_out})
-        notes.append(f"left out {len(found.left_out)} tensors of heads: {', '.join(names)}")
-    model = _skeleton(spec, num_classes or rows or spec.num_classes, found.options)
+    if chosen.left_out:
+        names = sorted({key.partition(".")[0] for key in chosen.left_out})
+        notes.append(f"left out {len(chosen.left_out)} tensors of heads: {', '.join(names)}")
+    model = _skeleton(spec, num_classes or rows or spec.num_classes, chosen.options)
     expected = model.state_dict()
     if num_classes is not None and rows not in {None, num_classes}:
         raise InputError(
@@ -169,8 +163,8 @@ def _filled(
     return model
 
 
-def _travelling_module(tensor: Tensor, layout: Layout, rank: int) -> Tensor:
-    """The tensor in our order of axes and, where only axes of length 1 are in the way, our rank."""
+def _in_our_layout(tensor: Tensor, layout: Layout, rank: int) -> Tensor:
+    """The tensor with its axes in PyTorch's order and, less axes of length 1, of our ``rank``."""
     if layout is Layout.DEPTHWISE and tensor.ndim == 4:  # noqa: PLR2004 -- a kernel
         rows, columns, channels, multiplier = tensor.shape
         kernels = tensor.permute(2, 3, 0, 1)
@@ -187,16 +181,16 @@ def _travelling_module(tensor: Tensor, layout: Layout, rank: int) -> Tensor:
 def _completed(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], notes: list[str]
 ) -> dict[str, Tensor]:
-    """State with what files may lack: batch counters, which inference ignores, and factors of 1."""
+    """The state, completed by batch counters, which inference ignores, and norm factors of 1."""
     missing = [key for key in expected if key not in state]
     factors = [key for key in missing if expected[key].is_floating_point()]
     if factors:
         notes.append(f"set {len(factors)} batch-norm factors to 1: stored without them")
-    made = {
+    filled = {
         key: torch.ones(expected[key].shape) if key in factors else torch.tensor(0)
         for key in missing
     }
-    return {**state, **made}
+    return {**state, **filled}
 
 
 def _skeleton(spec: ModelSpec, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
@@ -207,13 +201,13 @@ def _skeleton(spec: ModelSpec, num_classes: int, options: Mapping[str, Any]) -> 
 
 
 def _head_keys(spec: ModelSpec, options: Mapping[str, Any]) -> list[str]:
-    """Keys whose first axis is the class: those that change shape with ``num_classes``."""
+    """Keys whose first axis is the class, found as those whose shape depends on their number."""
     one, two = (_skeleton(spec, count, options).state_dict() for count in (1, 2))
     return [key for key, tensor in one.items() if tensor.shape != two[key].shape]
 
 
 def _head_rows(state: Mapping[str, Tensor], head: Iterable[str]) -> int | None:
-    """Classes of the checkpoint; None when it has no such head."""
+    """Number of classes of the checkpoint's head; None without such a head."""
     rows = {state[key].shape[0] for key in head if key in state and state[key].ndim}
     return rows.pop() if len(rows) == 1 else None
 
@@ -221,7 +215,7 @@ def _head_rows(state: Mapping[str, Tensor], head: Iterable[str]) -> int | None:
 def _refuse_other_head(
     path: Path, spec: ModelSpec, fits: Iterable[Fit], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Only the head differs: name the options that declare one of two layers."""
+    """Refuse a checkpoint of which only the head differs, and name the option for two layers."""
     for item in fits:
         wrong = (*item.missing, *item.unexpected)
         linear = [key for key in item.unexpected if len(shapes[key]) == 2]  # noqa: PLR2004 -- out, in

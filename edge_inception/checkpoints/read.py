@@ -1,4 +1,4 @@
-"""A checkpoint file -> tensors by name, all float ones float32 and finite.
+"""Reader of checkpoint files: tensors by name, where all floats are float32 and finite.
 
 Reading never runs code from the file: safetensors, ``torch.load(weights_only=True)``, or npz
 without pickles.
@@ -28,10 +28,10 @@ from edge_inception.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 _FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
-_REFUSED = "unsupported"  # what torch's safe unpickler says of anything but tensors
+_REFUSED = "unsupported"  # word in the message of torch's safe unpickler for other objects
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-_DUMP = "dump it to npz as edge_inception/keymaps/"
-# First bytes of what people pass by mistake: what it is, and what to do.
+_DUMP = "dump it to npz as edge_inception/checkpoints/keymaps/"
+# First bytes of files that people pass by mistake -> what the file is, and what to do.
 _FOREIGN = {
     b"version https://git-lfs": ("a Git LFS pointer", "run `git lfs pull`"),
     b"\x89HDF": ("an HDF5 file of Keras", f"{_DUMP}keras.py says"),
@@ -41,11 +41,11 @@ _FOREIGN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint as read: tensors by name, all float ones float32 and finite.
+    """Tensors of a checkpoint by name, where all floats are float32 and finite.
 
-    ``stored`` counts float tensors by the type they had in the file, such as ``{"float16": 447}``.
-    ``classes`` are the class names its metadata carries, empty when it has none. ``notes`` say what
-    was unwrapped or left aside.
+    ``stored`` counts float tensors by their type in the file, such as ``{"float16": 447}``.
+    ``classes`` are the class names in its metadata, or none. ``notes`` are sentences on what was
+    unwrapped or left aside.
     """
 
     path: Path
@@ -60,8 +60,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Tensors and metadata of a checkpoint file.
 
     Raises:
-        InputError: Missing, truncated, of another format, a pickle with code, without tensors by
-            name, with several sets of them, or a value that is NaN or infinite.
+        InputError: The file is missing, truncated, of another format or a pickle with code; it
+            holds no tensors by name or several sets of them; or a value is NaN or infinite.
     """
     sha256 = file_sha256(path)
     with path.open("rb") as stream:
@@ -93,7 +93,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def type_name(tensor: Tensor) -> str:
-    """``float16`` of a tensor of that type."""
+    """Name of the tensor's type, such as ``float16``."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
@@ -109,16 +109,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _is_npz(path: Path) -> bool:
-    """Whether a zip file holds arrays; a torch.save file is a zip of another kind.
+    """Whether a zip file holds numpy arrays; files of torch.save are zip files too.
 
     Raises:
-        InputError: It is a .keras archive.
+        InputError: The file is a .keras archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile:
-        return path.suffix == ".npz"  # its reader says what is wrong
+        return path.suffix == ".npz"  # the reader of npz files raises the error
     if "model.weights.h5" in names:
         raise InputError(
             f"{path} is not a checkpoint but a .keras file", hint=f"{_DUMP}keras.py says"
@@ -189,7 +189,7 @@ def _as_float32(path: Path, key: str, tensor: Tensor) -> Tensor:
             f"{path}: tensor '{key}' is {type_name(tensor)}, wanted float32, float16 or bfloat16",
             hint="publish the float weights",
         )
-    # copied: memory mapped from a file has the alignment of the file, which changes kernels' sums
+    # Copied, since the alignment of memory mapped from a file changes the sums of kernels.
     values = tensor.to(torch.float32, copy=True)
     num_bad = int(values.numel() - torch.isfinite(values).sum())
     if num_bad:
@@ -216,7 +216,7 @@ def _classes(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _first_line(error: Exception, marker: str = "") -> str:
-    """The sentence of a vendor message that says what happened; torch's next ones give advice."""
+    """The first sentence of a vendor's message, or the first with ``marker``; others are advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     chosen = next((line for line in lines if marker in line.lower()), "") if marker else ""
     return (chosen or (lines[0] if lines else type(error).__name__)).partition(". ")[0][:200]

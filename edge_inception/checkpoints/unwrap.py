@@ -1,4 +1,4 @@
-"""The state dict inside what training scripts save; whatever is taken or left is said."""
+"""The state dict inside the files of training scripts, with notes on what was left aside."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from edge_inception.errors import InputError, listed
 
 IsTensor = Callable[[Any], bool]
 
-# Where training scripts put weights: plain PyTorch, timm, Lightning, MMEngine.
+# Keys under which training scripts save weights: plain PyTorch, timm, Lightning, MMEngine.
 _SLOTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 _AVERAGED_SLOTS = (
     *("state_dict_ema", "model_ema_state_dict", "ema_state_dict", "model_ema", "ema"),
-    *("shadow", "module"),  # inside one of the former
+    *("shadow", "module"),  # inside one of the keys above
 )
-# What DataParallel, Lightning, torch.compile and copies for averaging put before every key.
+# Prefixes that DataParallel, Lightning, torch.compile and averaged copies add to every key.
 _PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
 _AVERAGED_PREFIXES = ("model_ema.", "ema_model.", "ema.")
 
@@ -28,12 +28,13 @@ def unwrap(path: Path, loaded: Any, is_tensor: IsTensor) -> tuple[dict[str, Any]
     published accuracies are those of averages (arXiv 1602.07261, section 4).
 
     Args:
-        path: Named in errors.
-        loaded: What the file holds.
+        path: Checkpoint, for messages.
+        loaded: Content of the file.
         is_tensor: Whether a value is a tensor.
 
     Raises:
-        InputError: No tensors by name, or several places that may be the weights.
+        InputError: The file holds no tensors by name, or has several entries that may be the
+            weights.
     """
     state, notes = _open_slots(path, loaded, is_tensor)
     while True:
@@ -83,25 +84,25 @@ def _no_state(path: Path, value: Any, is_tensor: IsTensor) -> InputError:
 
 
 def _without_prefix(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The state less a wrapper's prefix, and what was done; an empty note when there is none."""
+    """The state without a wrapper's prefix, and a note, which is empty without a prefix."""
     known = (*_PREFIXES, *_AVERAGED_PREFIXES)
-    found = [prefix for prefix in known if any(key.startswith(prefix) for key in state)]
-    if not found:
+    prefixes = [prefix for prefix in known if any(key.startswith(prefix) for key in state)]
+    if not prefixes:
         return dict(state), ""
-    chosen, note = _chosen(path, found, _AVERAGED_PREFIXES, "prefixes")
+    chosen, note = _chosen(path, prefixes, _AVERAGED_PREFIXES, "prefixes")
     inner = {key[len(chosen) :]: tensor for key, tensor in state.items() if key.startswith(chosen)}
-    aside = [key for key in state if not key.startswith(tuple(found))]
+    aside = [key for key in state if not key.startswith(tuple(prefixes))]
     if aside:
         note += f"; left aside {len(aside)} tensors outside it: {listed(aside)}"
     return inner, note
 
 
 def _chosen(
-    path: Path, found: Sequence[str], averaged: Sequence[str], what: str
+    path: Path, places: Sequence[str], averaged: Sequence[str], what: str
 ) -> tuple[str, str]:
-    """One of the places found, the moving average if there is one, and a note."""
-    averages = [name for name in found if name in averaged]
-    plain = [name for name in found if name not in averaged]
+    """The place to take the weights from, a moving average if there is one, and a note."""
+    averages = [name for name in places if name in averaged]
+    plain = [name for name in places if name not in averaged]
     for several in (averages, plain):
         if len(several) > 1:
             names = ", ".join(f"'{name}'" for name in several)

@@ -1,4 +1,4 @@
-"""What this machine can compile and run, and the one command that adds what is missing."""
+"""Findings of ``doctor``: what this machine can compile and run, and how to add the rest."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 from edge_inception import stage
 from edge_inception.engines import _registry as backends
+from edge_inception.engines._backend import Availability
 
-_LEFT_OF_GRAPH = {
-    "torch": "torch",
-    "onnx": "onnx",
-    "onnxscript": "onnxscript",
-    "onnxsim": "onnxsim",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "safetensors": "safetensors",
-}
+# Distributions that a build needs; each has one module of the same name.
+_BUILD_LIBRARIES = (
+    *("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime"),
+    *("openvino", "safetensors"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line: ``what`` is fine or missing, ``detail`` says more, ``remedy`` is a command."""
+    """One line of ``doctor``: ``what`` is present or missing, and ``detail`` about it.
+
+    ``remedy`` is the command that adds a missing part, or empty.
+    """
 
     what: str
     is_ok: bool
@@ -32,7 +32,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Python, the libraries of the build, each engine backend, the demo's photos."""
+    """Findings on Python, the libraries of the build, each engine backend, the demo's photos."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     findings = [Finding(what="python", is_ok=True, detail=f"{version} on {platform.platform()}")]
     findings.append(_build_libraries())
@@ -42,36 +42,44 @@ def examine() -> list[Finding]:
 
 
 def _build_libraries() -> Finding:
-    missing = [name for name, module in _LEFT_OF_GRAPH.items() if not _is_installed(module)]
-    found = ", ".join(f"{n} {stage.tool_version(n)}" for n in _LEFT_OF_GRAPH if n not in missing)
+    missing = [name for name in _BUILD_LIBRARIES if not _is_installed(name)]
+    present = [name for name in _BUILD_LIBRARIES if name not in missing]
+    versions = ", ".join(f"{name} {stage.tool_version(name)}" for name in present)
     return Finding(
         what="checkpoint to engine",
         is_ok=not missing,
-        detail=f"missing: {', '.join(missing)}" if missing else found,
+        detail=f"missing: {', '.join(missing)}" if missing else versions,
         remedy="pip install 'edge-inception[compile]'" if missing else "",
     )
 
 
 def _backend(name: str) -> Finding:
     state = backends.backend(name).availability()
-    can = [
-        w for w, is_so in (("compile", state.can_compile), ("execute", state.can_execute)) if is_so
-    ]
-    version = state.version.partition("-")[0]  # OpenVINO's goes on with its build
-    detail = f"{version} can {' and '.join(can)}" if can else state.why_not
+    can = abilities(state)
+    detail = f"{short_version(state)} can {can}" if can else state.why_not
     if can and state.why_not:
         detail += f"; {state.why_not}"
     return Finding(what=f"engine {name}", is_ok=bool(can), detail=detail, remedy=state.remedy)
 
 
+def abilities(state: Availability) -> str:
+    """``compile and execute``, one of the two words, or nothing."""
+    words = {"compile": state.can_compile, "execute": state.can_execute}
+    return " and ".join(word for word, is_possible in words.items() if is_possible)
+
+
+def short_version(state: Availability) -> str:
+    """The library's version, without the number of its build that OpenVINO appends."""
+    return state.version.partition("-")[0]
+
+
 def _photos() -> Finding:
     is_installed = _is_installed("elpv_dataset")
+    absent = "elpv-dataset is not installed; only the demo needs it"
     return Finding(
         what="demo photos",
         is_ok=is_installed,
-        detail="elpv-dataset"
-        if is_installed
-        else "elpv-dataset is not installed; only the demo needs it",
+        detail="elpv-dataset" if is_installed else absent,
         remedy="" if is_installed else "pip install 'edge-inception[demo]'",
     )
 

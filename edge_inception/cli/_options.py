@@ -1,7 +1,7 @@
 """Flags that several commands share, and how flags become a recipe.
 
-A command names its own flags as parameters. Those of the terminal and of the recipe stay together
-in ``flags``, which ``terminal_of`` and ``recipe_of`` alone look into.
+A command takes its own flags as parameters. The flags of the terminal and of the recipe stay
+together in ``flags``, which only ``terminal_of`` and ``recipe_of`` read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from edge_inception.cli._terminal import Terminal
     from edge_inception.recipe.reader import Recipe
 
-_PLACEMENT = f"Of Q/DQ pairs: {', '.join(one.name for one in POLICIES)}; the first is the default."
+_PLACEMENT = (
+    f"Which tensors get Q/DQ pairs: {', '.join(policy.name for policy in POLICIES)}. "
+    "The first is the default."
+)
 _F = TypeVar("_F", bound=Callable[..., Any])
 _R = TypeVar("_R", bound="DataclassInstance")
 PATH = click.Path(path_type=Path)
@@ -79,11 +82,13 @@ OVERRIDES: Mapping[str, str] = {
 }
 
 
-# A flag that says two things: a limit to judge by is also the budget of the search.
+# Flags that set a second key: the limit on the top-1 drop is also the budget of the search.
 _ALSO: Mapping[str, str] = {"max_drop": "search.max_drop_pp"}
 
 
-def _options(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
+def option_group(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    """One decorator that adds all of the options, in the order of the help text."""
+
     def apply(function: _F) -> _F:
         for decorator in reversed(decorators):
             function = decorator(function)
@@ -92,108 +97,121 @@ def _options(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
     return apply
 
 
-terminal_options = _options(
-    click.option("--verbose", "-v", "verbosity", flag_value=1, type=int, help="Say more."),
-    click.option("--quiet", "-q", "verbosity", flag_value=-1, type=int, help="Only errors."),
-    click.option("--log-file", type=PATH, help="Append every line, with a UTC time."),
+terminal_options = option_group(
+    click.option(
+        "--verbose", "-v", "verbosity", flag_value=1, type=int, help="Print counts and reasons."
+    ),
+    click.option("--quiet", "-q", "verbosity", flag_value=-1, type=int, help="Print errors only."),
+    click.option("--log-file", type=PATH, help="Append all lines to this file, with times."),
 )
-recipe_options = _options(
-    click.option("--recipe", type=PATH, help="Recipe TOML; else edge-inception.toml here."),
-    click.option("--model", help="Architecture; `edge-inception models` lists them."),
-    click.option("--checkpoint", type=PATH, help="safetensors, torch.load or npz file."),
-    click.option("--onnx", type=PATH, help="A float ONNX classifier instead of the two."),
-    click.option("--checkpoint-format", help="auto (default), or whose names: timm, slim, ..."),
-    click.option("--num-classes", type=int, help="Check the checkpoint's head against this."),
-    click.option("--option", multiple=True, metavar="KEY=VALUE", help="Model option: width=0.25."),
+recipe_options = option_group(
+    click.option("--recipe", type=PATH, help="Recipe file; by default edge-inception.toml here."),
+    click.option("--model", help="Architecture; `edge-inception models` lists all."),
+    click.option("--checkpoint", type=PATH, help="Weights: safetensors, torch.save or npz file."),
+    click.option("--onnx", type=PATH, help="A float ONNX classifier to build instead."),
+    click.option(
+        "--checkpoint-format",
+        help="Publisher whose tensor names the checkpoint has: timm, slim, ...; by default "
+        "auto, which recognises it.",
+    ),
+    click.option("--num-classes", type=int, help="Classes that the checkpoint's head must have."),
+    click.option(
+        "--option", multiple=True, metavar="KEY=VALUE", help="Model option, such as width=0.25."
+    ),
     click.option("--input-size", "--imgsz", type=int, help="Side of the input in pixels."),
-    click.option("--crop-fraction", type=float, help="Share of the image that is cropped, 0..1."),
-    click.option("--crop", help="after_resize, or before_resize as TF-slim does."),
-    click.option("--interpolation", help="nearest, bilinear, bicubic or lanczos."),
-    click.option("--channel-order", help="RGB or BGR: what the model sees."),
-    click.option("--mean", metavar="R,G,B", help="Subtracted from pixels of 0..1, by channel."),
-    click.option("--std", metavar="R,G,B", help="Divided by after that, by channel."),
+    click.option("--crop-fraction", type=float, help="Share of the image that is kept, 0..1."),
+    click.option("--crop", help="Crop after_resize, or before_resize as TF-slim does."),
+    click.option("--interpolation", help="Resize by nearest, bilinear, bicubic or lanczos."),
+    click.option("--channel-order", help="Order of the channels that the model takes: RGB or BGR."),
+    click.option("--mean", metavar="R,G,B", help="Subtracted from each channel of pixels in 0..1."),
+    click.option("--std", metavar="R,G,B", help="Divides each channel after that."),
 )
-graph_options = _options(
-    click.option("--head", help="logits, softmax or topk:K: what the graph answers."),
+graph_options = option_group(
+    click.option("--head", help="Output of the graph: logits, softmax or topk:K."),
     click.option(
         "--fold-preprocessing",
         is_flag=False,
         flag_value="uint8",
         metavar="[none|uint8|uint8-nhwc]",
-        help="Put the normalisation into the graph, which then takes pixels; alone: uint8.",
+        help="Put the normalisation into the graph, which then takes pixels. The flag without a "
+        "value means uint8.",
     ),
 )
-calibration_options = _options(
-    click.option("--calibration", "--calibration-data-path", type=PATH, help="Folder or set."),
-    click.option("--calibration-split", help="Split of a set file."),
+calibration_options = option_group(
+    click.option("--calibration", "--calibration-data-path", type=PATH, help="Folder or set file."),
+    click.option("--calibration-split", help="Split of the set file of --calibration."),
     click.option(
         "--calibrator",
         "--calibration-method",
-        help="mse (the default), mse-max, max, entropy, percentile:P, or auto: the best of the "
-        "first three.",
+        help="How ranges are chosen: mse (the default), mse-max, max, entropy, percentile:P, or "
+        "auto, which takes the best of the first three.",
     ),
     click.option(
         "--max-images",
         "--subset-size",
         type=int,
-        help="Calibrate on at most so many; else build on 512, calibrate on all.",
+        help="Calibrate on at most this many images. By default build takes 512 and calibrate all.",
     ),
 )
 labels_option = click.option(
     "--labels", type=PATH, help="Class names, one per line, in logit order."
 )
 skip_option = click.option(
-    "--skip-bad-images", is_flag=True, default=None, help="Leave out, and count."
+    "--skip-bad-images", is_flag=True, default=None, help="Leave out unreadable images."
 )
-validation_options = _options(
-    click.option("--validation", type=PATH, help="Class folders, plain images, or a set file."),
-    click.option("--validation-split", help="Split of a set file."),
+validation_options = option_group(
+    click.option("--validation", type=PATH, help="Class folders, plain images or a set file."),
+    click.option("--validation-split", help="Split of the set file of --validation."),
     labels_option,
     skip_option,
 )
-typing_options = _options(
+typing_options = option_group(
     click.option(
-        "--precision", help="fp32, fp16 or int8; for build also best: the faster of those accurate."
+        "--precision",
+        help="fp32, fp16 or int8; build also takes best: the faster one of fp16 and int8 that "
+        "meets the gates.",
     ),
-    click.option("--float-rest", help="fp16 or fp32: the part of an int8 graph that is float."),
+    click.option("--float-rest", help="Float part of an int8 graph: fp16 or fp32."),
     click.option("--placement", metavar="NAME", help=_PLACEMENT),
-    click.option("--keep-float", metavar="GROUP[,GROUP]", help="Groups of an int8 graph in float."),
+    click.option("--keep-float", metavar="GROUP[,GROUP]", help="Groups that stay float in int8."),
     click.option(
         "--bias-correction/--no-bias-correction",
         default=None,
-        help="Take what int8 adds to a layer's mean output off its bias, or do not.",
+        help="Correct each bias by what int8 adds to the mean output of its layer, or do not.",
     ),
 )
-batch_options = _options(
+batch_options = option_group(
     click.option("--batch", type=int, help="Static batch size."),
-    click.option("--dynamic-batch", metavar="MIN:OPT:MAX", help="Batch range instead."),
+    click.option("--dynamic-batch", metavar="MIN:OPT:MAX", help="Range of batch sizes instead."),
 )
 
 
-device_options = _options(
-    click.option("--jetpack", help="Of a Jetson, such as 6.2; else all of its releases."),
-    click.option("--tensorrt", help="Of the device, such as 10.7; else what its JetPacks ship."),
-    click.option("--use-dla", is_flag=True, default=None, help="For the DLA of a Jetson too."),
+device_options = option_group(
+    click.option("--jetpack", help="JetPack of a Jetson, such as 6.2; by default all."),
+    click.option("--tensorrt", help="TensorRT of the device; by default its JetPacks'."),
+    click.option("--use-dla", is_flag=True, default=None, help="Build for a Jetson's DLA too."),
 )
 drop_type_option = click.option(
-    "--drop-type", help="Of --max-drop on calibration images: absolute pp, or relative percent."
+    "--drop-type",
+    help="Unit of --max-drop on the calibration images: absolute (percentage points) or relative "
+    "(percent of the float accuracy).",
 )
-gate_options = _options(
+gate_options = option_group(
     click.option(
         "--max-drop",
         type=float,
-        help="Gate: top-1 drop in percentage points; build keeps groups of int8 in float to meet "
-        "it.",
+        help="Gate: top-1 drop in percentage points; to meet it build keeps groups of an int8 "
+        "graph in float.",
     ),
     click.option("--min-agreement", type=float, help="Gate: share of equal top-1, 0..1."),
     click.option("--min-sqnr", type=float, help="Gate: SQNR of the centred logits in dB."),
-    click.option("--min-speedup", type=float, help="Gate: over the same engine library at f32."),
+    click.option("--min-speedup", type=float, help="Gate: over FP32 in the same engine library."),
 )
 
 
 @contextmanager
 def terminal_of(flags: Mapping[str, Any]) -> Iterator[Terminal]:
-    """The terminal that --verbose, --quiet and --log-file ask for; errors go to the log too."""
+    """The terminal as --verbose, --quiet and --log-file set it; errors go to the log file too."""
     from edge_inception.cli._terminal import Terminal
 
     terminal = Terminal(verbosity=flags["verbosity"] or 0, log_file=flags["log_file"])
@@ -206,21 +224,21 @@ def terminal_of(flags: Mapping[str, Any]) -> Iterator[Terminal]:
         terminal.close()
 
 
-def say_made(terminal: Terminal, made: Artifact) -> None:
-    """Notes and counts of a finished stage on stderr, its path on stdout."""
-    from edge_inception.pipeline.runner import told
+def print_artifact(terminal: Terminal, artifact: Artifact) -> None:
+    """Print the notes and counts of a finished stage on stderr, its path on stdout."""
+    from edge_inception.pipeline.runner import summarize_counts
     from edge_inception.sidecar import ModelDetails
 
-    if isinstance(made.details, ModelDetails):
-        for note in made.details.checkpoint_notes or ():
+    if isinstance(artifact.details, ModelDetails):
+        for note in artifact.details.checkpoint_notes or ():
             terminal.note(f"checkpoint: {note}")
-    terminal.note(told(made.counts))
-    terminal.detail(told(made.counts, is_full=True))
-    click.echo(f"{made.path}")
+    terminal.note(summarize_counts(artifact.counts))
+    terminal.detail(summarize_counts(artifact.counts, is_full=True))
+    click.echo(f"{artifact.path}")
 
 
 def recipe_of(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:
-    """The recipe that is looked up, with the flags on top; says which one is in use."""
+    """The recipe that is looked up, with the flags on top; a note names its file."""
     from edge_inception.recipe.reader import find_recipe, load_recipe
 
     path = flags.get("recipe")
@@ -236,21 +254,21 @@ def recipe_of(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:
 
 
 def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Recipe keys and values of the flags that were given."""
-    chosen: dict[str, Any] = {}
+    """Recipe key -> value of each flag on the command line."""
+    overrides: dict[str, Any] = {}
     for flag, key in OVERRIDES.items():
         value = flags.get(flag)
         if value is None or value == ():
             continue
         if flag in _READERS:
-            chosen[key] = _READERS[flag](value)
+            overrides[key] = _READERS[flag](value)
         elif isinstance(value, Path):
-            chosen[key] = str(value)
+            overrides[key] = str(value)
         else:
-            chosen[key] = list(value) if isinstance(value, tuple) else value
+            overrides[key] = list(value) if isinstance(value, tuple) else value
         if flag in _ALSO:
-            chosen[_ALSO[flag]] = chosen[key]
-    return chosen
+            overrides[_ALSO[flag]] = overrides[key]
+    return overrides
 
 
 def model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -274,7 +292,7 @@ def model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _numbers(text: str) -> list[float]:
-    """``"0.485,0.456,0.406"`` as numbers; the recipe's reader counts them."""
+    """``"0.485,0.456,0.406"`` as numbers; the recipe's reader refuses another count than 3."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
@@ -284,13 +302,16 @@ def _numbers(text: str) -> list[float]:
 
 
 def record_of(kind: type[_R], flags: Mapping[str, Any]) -> _R:
-    """The flags of a command whose record has a field for each of its own."""
+    """A record of ``kind`` filled from the flags that have the names of its fields."""
     return kind(**{field.name: flags[field.name] for field in dataclasses.fields(kind)})
 
 
-def given_flags(of: Sequence[str], flags: DataclassInstance) -> list[str]:
-    """Those of the flags that the command line has, 0 included, as they are written there."""
-    values = {name: getattr(flags, name) for name in of}
+def given_flags(candidates: Sequence[str], flags: DataclassInstance) -> list[str]:
+    """The ``candidates`` on the command line, as they are written there, such as ``--batch``.
+
+    A flag with the value 0 counts as given; None, () and False are flags that were left out.
+    """
+    values = {name: getattr(flags, name) for name in candidates}
     return [
         f"--{name.replace('_', '-')}"
         for name, value in values.items()
@@ -303,7 +324,7 @@ def names(text: str | None) -> list[str]:
     return sorted({part.strip() for part in (text or "").split(",")} - {""})
 
 
-# Flags whose text is more than one value.
+# Flags that hold several values in one text -> how it is read.
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "option": model_options,
     "mean": _numbers,

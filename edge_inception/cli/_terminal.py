@@ -1,6 +1,6 @@
-"""What a person sees while stages run: bars on a terminal, clean lines in a log.
+"""Progress of the stages: lines and bars on stderr, lines with times in a log file.
 
-Everything here goes to stderr; results go to stdout and are not this module's business.
+Results go to stdout, and the commands print them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import sys
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,33 +16,11 @@ from typing import TextIO
 from edge_inception.errors import InputError
 from edge_inception.spec import Progress, no_progress
 
-WIDTH = 80
 _LOGGER = "edge_inception"
 
 
-def wrapped(lead: str, text: str, *, indent: int) -> str:
-    """``lead`` and then ``text`` from column ``indent`` on, in lines of at most 80 columns."""
-    margin = " " * indent
-    return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=lead.ljust(indent),
-        subsequent_indent=margin,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def shortened(text: str, width: int) -> str:
-    """At most ``width`` characters: the first third, two dots, and the end, which tells apart."""
-    if len(text) <= width:
-        return text
-    start = max(0, width // 3 - 2)
-    return f"{text[:start]}..{text[len(text) - (width - start - 2) :]}"
-
-
 class _Forward(logging.Handler):
-    """Log records of this package become lines: warnings for all, the rest for --verbose."""
+    """Prints the package's log records: warnings always, the others with --verbose."""
 
     def __init__(self, terminal: Terminal) -> None:
         super().__init__(logging.INFO)
@@ -106,7 +83,7 @@ class Terminal:
         from rich.text import Text
 
         class Rate(ProgressColumn):
-            """How many a second, once two were counted."""
+            """Items per second, from the second item on."""
 
             def render(self, task: Task) -> Text:
                 speed = task.finished_speed or task.speed

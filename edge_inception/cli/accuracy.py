@@ -1,4 +1,4 @@
-"""Commands that say where int8 loses accuracy: ``compare-layers`` and ``sensitivity``."""
+"""Commands that show where int8 loses accuracy: ``compare-layers`` and ``sensitivity``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
+from edge_inception.cli._layout import shortened, wrapped
 from edge_inception.cli._options import PATH, terminal_of, terminal_options
+from edge_inception.errors import InputError, counted, listed, member, one_line
 
 if TYPE_CHECKING:
     from edge_inception.artifact import Artifact
@@ -29,16 +31,16 @@ _ROW = "{:<36} {:<18}{:>8}{:>8}{:>8}"
 @click.command("compare-layers")
 @click.argument("float_graph", type=PATH)
 @click.argument("typed_graph", type=PATH)
-@click.option("--images", type=PATH, required=True, help="Folder or set; labels are not used.")
+@click.option("--images", type=PATH, required=True, help="Folder or set file; labels are not used.")
 @click.option("--split", default="", help="Split of a set file.")
 @click.option(
     "--max-images",
     type=click.IntRange(min=1),
     default=8,
     show_default=True,
-    help="Compare on at most so many.",
+    help="Compare on at most this many images.",
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with full names.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with full names.")
 @terminal_options
 def compare_layers(
     float_graph: Path,
@@ -52,10 +54,10 @@ def compare_layers(
 ) -> None:
     """Show the noise of every layer of a typed graph, and where it jumps.
 
-    FLOAT_GRAPH is the simplified graph, TYPED_GRAPH what quantize made of it. SQNR in dB of a
-    layer's result, of its noisiest input, and of that input as the layer reads it, behind the Q/DQ
-    pair. A jump is a layer whose noise is 10 dB above that of its noisiest input, inputs better
-    than 30 dB counting as 30 dB.
+    FLOAT_GRAPH is the simplified graph, TYPED_GRAPH what quantize made of it. The columns are SQNR
+    in dB: "input" of the layer's noisiest input, "read" of that input behind its Q/DQ pair, and
+    "SQNR dB" of the layer's output. A jump, marked *, is a layer whose output is 10 dB worse than
+    its noisiest input; an input better than 30 dB counts as 30 dB.
     """
     from edge_inception import artifact
     from edge_inception.artifact import Artifact, TypedGraph
@@ -65,56 +67,55 @@ def compare_layers(
     from edge_inception.graph.check import load_graph
 
     with terminal_of(flags) as terminal:
-        made = (artifact.load(Artifact, float_graph), artifact.load(TypedGraph, typed_graph))
-        how = _same_preprocess(made)
-        whole = imageset.open_set(images, split=split)
-        chosen = whole.subset(max_images)
-        first, second = (load_graph(one.path) for one in made)
+        graphs = (artifact.load(Artifact, float_graph), artifact.load(TypedGraph, typed_graph))
+        preprocess = _same_preprocess(graphs)
+        image_set = imageset.open_set(images, split=split)
+        chosen = image_set.subset(max_images)
+        first, second = (load_graph(graph.path) for graph in graphs)
         with terminal.working("compare-layers") as say:
-            found = layer_noise.compare_layers(
+            comparison = layer_noise.compare_layers(
                 (first, second),
-                (group.images for group in batches(chosen.items, how, 1)),
+                (group.images for group in batches(chosen.items, preprocess, 1)),
                 progress=lambda done, _: say(done, len(chosen.items)),
             )
-    lines = [_json(made, found, chosen)] if as_json else _text(found, chosen, whole)
+    lines = [_json(graphs, comparison, chosen)] if as_json else _text(comparison, chosen, image_set)
     click.echo("\n".join(lines))
 
 
-def _same_preprocess(made: Sequence[Artifact]) -> Preprocess:
-    """The preprocessing of both graphs.
+def _same_preprocess(graphs: Sequence[Artifact]) -> Preprocess:
+    """The preprocessing that both graphs share.
 
     Raises:
-        InputError: They differ: one image would be two different inputs.
+        InputError: Their preprocessing differs, or one artifact is no graph.
     """
-    from edge_inception.errors import InputError
     from edge_inception.sidecar import ModelDetails
 
-    first, second = (one.details for one in made)
+    first, second = (graph.details for graph in graphs)
     if not isinstance(first, ModelDetails) or not isinstance(second, ModelDetails):
         raise InputError(
-            f"{made[0].path} is a {made[0].kind}, which takes no images", hint="give two graphs"
+            f"{graphs[0].path} is a {graphs[0].kind}, which takes no images", hint="give two graphs"
         )
     if first.preprocess != second.preprocess:
         raise InputError(
-            f"{made[0].path} and {made[1].path} take differently preprocessed images",
+            f"{graphs[0].path} and {graphs[1].path} take differently preprocessed images",
             hint="compare graphs of one export",
         )
     return first.preprocess
 
 
-def _json(made: Sequence[Artifact], found: Comparison, chosen: ImageSet) -> str:
+def _json(graphs: Sequence[Artifact], comparison: Comparison, chosen: ImageSet) -> str:
     from edge_inception import records
     from edge_inception.graph import layer_noise
     from edge_inception.report.noise_record import NoiseRecord
 
-    layers = tuple(_noisy_layer(layer, chosen) for layer in found.layers)
-    jump = layer_noise.first_jump(found.layers)
+    layers = tuple(_noisy_layer(layer, chosen) for layer in comparison.layers)
+    jump = layer_noise.first_jump(comparison.layers)
     record = NoiseRecord(
-        graphs=tuple(str(one.path) for one in made),
+        graphs=tuple(str(graph.path) for graph in graphs),
         images=tuple(str(item.path) for item in chosen.items),
         layers=layers,
-        left_out=tuple(found.left_out),
-        jump=layers[found.layers.index(jump)] if jump else None,
+        left_out=tuple(comparison.left_out),
+        jump=layers[comparison.layers.index(jump)] if jump else None,
     )
     return json.dumps(records.plain(record), indent=1)
 
@@ -137,21 +138,19 @@ def _noisy_layer(layer: LayerNoise, chosen: ImageSet) -> NoisyLayer:
     )
 
 
-def _text(found: Comparison, chosen: ImageSet, whole: ImageSet) -> Iterator[str]:
-    from edge_inception.cli._terminal import wrapped
-    from edge_inception.errors import listed, one_line
+def _text(comparison: Comparison, chosen: ImageSet, image_set: ImageSet) -> Iterator[str]:
     from edge_inception.graph.layer_noise import first_jump
 
     yield _ROW.format("layer", "op", "input", "read", "SQNR dB")
-    yield from (_line(layer) for layer in found.layers)
+    yield from (_line(layer) for layer in comparison.layers)
     yield ""
-    if found.left_out:
-        what = f"{listed(found.left_out)}: not in the second graph by name and shape"
-        yield wrapped("left out", one_line(what), indent=9)
+    if comparison.left_out:
+        absent = f"{listed(comparison.left_out)}: not in the second graph by name and shape"
+        yield wrapped("left out", one_line(absent), indent=9)
     names = listed(item.path.name for item in chosen.items)
-    count = f"{len(chosen.items)} of {len(whole.items)} in {whole.name}: {names}"
+    count = f"{len(chosen.items)} of {len(image_set.items)} in {image_set.name}: {names}"
     yield wrapped("images", one_line(count), indent=9)
-    jump = first_jump(found.layers)
+    jump = first_jump(comparison.layers)
     if jump is None:
         yield wrapped("jump", "none: the error grows evenly", indent=9)
         return
@@ -160,9 +159,6 @@ def _text(found: Comparison, chosen: ImageSet, whole: ImageSet) -> Iterator[str]
 
 
 def _line(layer: LayerNoise) -> str:
-    from edge_inception.cli._terminal import shortened
-    from edge_inception.errors import one_line
-
     name, op = shortened(one_line(layer.name), _NAME), shortened(one_line(layer.op), _OP)
     figures = (_cell(value) for value in (layer.inputs, layer.read, layer.output))
     return _ROW.format(name, op, *figures) + (" *" if layer.is_jump else "")
@@ -193,19 +189,19 @@ _RANKED = "{:>8} {:>8} {:>7} {:>6}  "
 @click.command()
 @click.argument("folder", type=PATH, required=False)
 @click.option("--graph", type=PATH, help="Simplified graph, instead of a build's FOLDER.")
-@click.option("--ranges", type=PATH, help="Its range table.")
+@click.option("--ranges", type=PATH, help="Range table of --graph.")
 @click.option(
     "--images",
     type=PATH,
-    help="Calibration images, of which 512 are used: confirm the worst groups on them.",
+    help="Calibration images, of which 512 are used to measure the worst groups.",
 )
 @click.option("--split", default="", help="Split of a set file.")
 @click.option(
-    "--placement", default="", help="Of the Q/DQ pairs; that of FOLDER, else the default."
+    "--placement", default="", help="Placement of the Q/DQ pairs; by default that of FOLDER."
 )
-@click.option("--float-rest", default="", help="fp16 or fp32; that of FOLDER, else fp16.")
+@click.option("--float-rest", default="", help="fp16 or fp32; by default that of FOLDER.")
 @click.option("--threads", type=int, default=0, help="CPU threads; 0 = all usable.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @terminal_options
 def sensitivity(
     folder: Path | None,
@@ -222,13 +218,14 @@ def sensitivity(
 ) -> None:
     """Rank the groups of an int8 graph by the accuracy that they cost.
 
-    A group is one int8 tensor with the layers that read it; its name is what --keep-float takes.
-    "expected" is the SQNR of those layers in dB as the range table tells it, without running
-    anything. With --images, for the worst quarter, of the images that int8 affects most:
-    "measured" is the SQNR of the logits in dB with the group alone in int8, "lost" the top-1 drop
-    in percentage points, "-" of embeddings. Of a group that holds no weights, since only pools or
-    sums read it, both are what the whole int8 graph loses by it. "MACs": share of the
-    multiply-adds that stays float when the group does.
+    A group is one int8 tensor with the layers that read it; --keep-float takes its name.
+    "expected" is the SQNR in dB of those layers, computed from the range table without running
+    the graph. "MACs" is the share of the multiply-adds that stays float when the group does.
+
+    With --images the worst quarter of the groups is also measured, on the images that int8
+    affects most. "measured" is the SQNR in dB of the logits with this group alone in int8, and
+    "lost" the top-1 drop in percentage points ("-" for embeddings). A group without weights,
+    which only pools or sums read, is measured as the loss that it adds to the whole int8 graph.
     """
     from edge_inception import artifact, records
     from edge_inception.artifact import RangeTable, SimplifiedGraph
@@ -238,9 +235,9 @@ def sensitivity(
     from edge_inception.search.options import SearchOptions
     from edge_inception.spec import Budget
 
-    graph_path, ranges_path = _material(folder, graph, ranges)
+    graph_path, ranges_path = _graph_and_ranges(folder, graph, ranges)
     if split and not images:
-        _refuse_split(split)
+        raise InputError(f"--split {split} of no set", hint="give its set file as --images")
     with terminal_of(flags) as terminal:
         simplified = artifact.load(SimplifiedGraph, graph_path)
         table = artifact.load(RangeTable, ranges_path)
@@ -250,41 +247,37 @@ def sensitivity(
             quantize=searched.options,
             threads=inputs.require_threads(threads),
         )
-        found = None
+        measured = None
         if images is None:
             ranking = search.ranked(scoring.groups_of(simplified, table, options.quantize))
         else:
             chosen = imageset.open_set(images, split=split)
             with terminal.working("sensitivity") as progress:
-                found = scoring.sensitivity(simplified, table, chosen, options, progress=progress)
-            ranking = list(found.ranking)
+                measured = scoring.sensitivity(
+                    simplified, table, chosen, options, progress=progress
+                )
+            ranking = list(measured.ranking)
     if as_json:
         record = {
             "graph": str(graph_path),
             "ranges": str(ranges_path),
             "placement": searched.placement,
             "kept_float": sorted(searched.kept),
-            "metric": (found.metric or None) if found else None,
-            "plain": records.plain(scoring.scored_set(found.plain)) if found else None,
-            "ranking": [records.plain(scoring.ranked_group(one)) for one in ranking],
+            "metric": (measured.metric or None) if measured else None,
+            "plain": records.plain(scoring.scored_set(measured.plain)) if measured else None,
+            "ranking": [records.plain(scoring.ranked_group(group)) for group in ranking],
         }
         click.echo(json.dumps(record, indent=1))
         return
-    lines = [*searched.lines(), *(_plain(found) if found else ()), *_ranking(ranking, searched)]
-    click.echo("\n".join(lines))
-
-
-def _refuse_split(split: str) -> NoReturn:
-    from edge_inception.errors import InputError
-
-    raise InputError(f"--split {split} of no set", hint="give its set file as --images")
+    whole = _whole_graph(measured) if measured else ()
+    click.echo("\n".join((*searched.lines(), *whole, *_ranking(ranking, searched))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Searched:
-    """The int8 graph whose groups are ranked: all of them in int8, in the placement of a build.
+    """The int8 graph whose groups are ranked: all in int8, with the placement of a build.
 
-    ``typed`` is the graph of that build, and ``kept`` the groups that are float in it.
+    ``typed`` is the typed graph of that build, ``kept`` the groups that are float in it.
     """
 
     options: QuantizeOptions
@@ -293,47 +286,43 @@ class _Searched:
 
     @classmethod
     def of(cls, folder: Path | None, placement: str, float_rest: str) -> _Searched:
-        """Of a build's folder, unless another graph is asked for, or the default.
+        """The graph of a build's folder, or of the placement and float rest that are named.
 
         Raises:
-            InputError: No such placement or float rest.
+            InputError: The placement or the float rest is unknown.
         """
         from edge_inception import artifact, records
         from edge_inception.artifact import TypedGraph
-        from edge_inception.errors import member
         from edge_inception.quant.options import FloatRest, QuantizeOptions
         from edge_inception.spec import Precision
 
         typed = folder / "model.int8.onnx" if folder else None
-        made = QuantizeOptions(precision=Precision.INT8)
+        built = QuantizeOptions(precision=Precision.INT8)
         if typed and typed.exists():
-            kept = artifact.load(TypedGraph, typed).provenance.options
-            hint = f"quantize {typed.name} again"
-            made = records.convert(QuantizeOptions, kept, where=f"{typed}, its options", hint=hint)
+            written = artifact.load(TypedGraph, typed).provenance.options
+            where, hint = f"{typed}, its options", f"quantize {typed.name} again"
+            built = records.convert(QuantizeOptions, written, where=where, hint=hint)
         else:
             typed = None
         options = QuantizeOptions(
             precision=Precision.INT8,
-            placement=placement or made.placement,
-            float_rest=member(FloatRest, "float rest", float_rest or made.float_rest.value),
-            bias_correction=made.bias_correction,
+            placement=placement or built.placement,
+            float_rest=member(FloatRest, "float rest", float_rest or built.float_rest.value),
+            bias_correction=built.bias_correction,
         )
-        if (options.placement, options.float_rest) != (made.placement, made.float_rest):
+        if (options.placement, options.float_rest) != (built.placement, built.float_rest):
             return cls(options=options, typed=None, kept=frozenset())
-        return cls(options=options, typed=typed, kept=frozenset(made.keep))
+        return cls(options=options, typed=typed, kept=frozenset(built.keep))
 
     @property
     def placement(self) -> str:
-        """Its name, also of the default."""
+        """Name of the placement."""
         from edge_inception.quant.options import policy_of
 
         return policy_of(self.options).name
 
     def lines(self) -> Iterator[str]:
-        """What is ranked."""
-        from edge_inception.cli._terminal import wrapped
-        from edge_inception.errors import counted
-
+        """A line that names the placement and, with a build's graph, the groups marked *."""
         text = self.placement
         if self.typed:
             text += f", as in {self.typed}"
@@ -342,14 +331,14 @@ class _Searched:
         yield wrapped("placement", text, indent=11)
 
 
-def _material(folder: Path | None, graph: Path | None, ranges: Path | None) -> tuple[Path, Path]:
-    """Graph and range table: those of a build's folder, or the two that are named.
+def _graph_and_ranges(
+    folder: Path | None, graph: Path | None, ranges: Path | None
+) -> tuple[Path, Path]:
+    """Paths of graph and range table: those of a build's folder, or the two that are named.
 
     Raises:
-        InputError: Neither, or both.
+        InputError: Neither a folder nor both files are named, or a folder and files.
     """
-    from edge_inception.errors import InputError
-
     if folder and not graph and not ranges:
         return folder / "model.simplified.onnx", folder / "model.ranges.json"
     if graph and ranges and not folder:
@@ -360,32 +349,29 @@ def _material(folder: Path | None, graph: Path | None, ranges: Path | None) -> t
     )
 
 
-def _plain(found: Sensitivity) -> Iterator[str]:
-    """What all of them cost together."""
-    from edge_inception.cli._terminal import wrapped
-    from edge_inception.errors import counted
+def _whole_graph(measured: Sensitivity) -> Iterator[str]:
+    """A line with what all groups cost together."""
     from edge_inception.graph.layer_noise import decibels
 
-    lost = f"{found.metric} {found.plain.drop_pp:.2f} pp, " if found.metric else ""
-    noise = f"SQNR {decibels(found.plain.noise):.1f} dB"
-    figures = f"{lost}{noise} on {counted(found.num_images, 'image')}"
+    plain = measured.plain
+    lost = f"{measured.metric} {plain.drop_pp:.2f} pp, " if measured.metric else ""
+    noise = f"SQNR {decibels(plain.noise):.1f} dB"
+    figures = f"{lost}{noise} on {counted(measured.num_images, 'image')}"
     yield wrapped("all int8", figures, indent=11)
 
 
 def _ranking(ranking: Sequence[Ranked], searched: _Searched) -> Iterator[str]:
-    """Figures first, so that names are never cut: they are what --keep-float takes."""
-    from edge_inception.cli._terminal import wrapped
-    from edge_inception.errors import listed, one_line
+    """A row per group. Figures come first, so that names are never cut: --keep-float takes them."""
     from edge_inception.graph.layer_noise import decibels
 
     header = _RANKED.format("expected", "measured", "lost", "MACs")
     yield f"{header}group: layers that read it"
-    for one in ranking:
-        group = one.group
+    for ranked in ranking:
+        group = ranked.group
         figures = _RANKED.format(
             f"{decibels(group.free):.1f}",
-            "-" if one.harm is None else f"{decibels(one.harm):.1f}",
-            "-" if one.lost_pp is None else f"{one.lost_pp:.1f}",
+            "-" if ranked.harm is None else f"{decibels(ranked.harm):.1f}",
+            "-" if ranked.lost_pp is None else f"{ranked.lost_pp:.1f}",
             f"{100 * group.cost:.1f}%",
         )
         mark = "*" if group.name in searched.kept else ""

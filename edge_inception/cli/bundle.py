@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -18,20 +18,23 @@ from edge_inception.cli._options import (
 )
 from edge_inception.errors import InputError
 
-if TYPE_CHECKING:
-    from edge_inception.bundle.make import BundleResult
-
 
 @click.command()
-@click.option("--from", "folder", type=PATH, help="Folder of a finished build; else the recipe's.")
+@click.option("--from", "folder", type=PATH, help="Finished build; by default the recipe's.")
 @click.option("--target", required=True, help="Named hardware: `edge-inception targets`.")
-@click.option("--out", type=PATH, default="bundles", show_default=True, help="Where bundles lie.")
-@click.option("--name", default="", help="Name of the bundle; else the model's.")
-@click.option("--golden", default=8, show_default=True, help="Photos whose answers prove it.")
+@click.option("--out", type=PATH, default="bundles", show_default=True, help="Folder of bundles.")
+@click.option("--name", default="", help="Name of the bundle; by default the model's.")
+@click.option(
+    "--golden", default=8, show_default=True, help="Images that check the engine on the device."
+)
 @click.option("--baseline-images", default=1000, show_default=True, help="Baseline rows, at most.")
 @click.option("--sign", type=PATH, help="Ed25519 private key (PEM) to sign the manifest with.")
-@click.option("--workspace", type=int, help="TensorRT's workspace limit in MiB.")
-@click.option("--builder-optimization-level", type=click.IntRange(0, 5), help="TensorRT's.")
+@click.option("--workspace", type=int, help="Workspace limit of TensorRT in MiB.")
+@click.option(
+    "--builder-optimization-level",
+    type=click.IntRange(0, 5),
+    help="TensorRT: a higher level compiles longer, and the engine may run faster.",
+)
 @click.option("--keep-failed", is_flag=True, help="Bundle a build that missed a gate.")
 @click.option("--force", is_flag=True, help="Replace another bundle of that name.")
 @device_options
@@ -53,7 +56,7 @@ def bundle(
     force: bool,
     **flags: Any,
 ) -> None:
-    """Make the folder that builds and proves an engine on a device, and its archive."""
+    """Make a bundle, the folder that builds and checks an engine on a device, and its archive."""
     from edge_inception.bundle import make as bundles
     from edge_inception.pipeline import devices, inputs, outputs
 
@@ -75,20 +78,17 @@ def bundle(
         )
         photos = inputs.open_source(recipe.validation, "validation", recipe, terminal)
         material = outputs.material(folder or recipe.out, device, photos)
-        made = bundles.make_bundle(material, options, out)
-        terminal.note(_told(made))
-        click.echo(f"{made.folder}\n{made.archive}")
+        result = bundles.make_bundle(material, options, out)
+        what = "made" if result.is_new else "unchanged"
+        golden_images = f"{result.num_golden} golden images"
+        terminal.note(f"{what}: version {result.version}, {golden_images}")
+        click.echo(f"{result.folder}\n{result.archive}")
 
 
 def _at_least_one(flag: str, value: int) -> int:
     if value < 1:
         raise InputError(f"--{flag} is {value}", hint="wanted at least 1")
     return value
-
-
-def _told(made: BundleResult) -> str:
-    what = "made" if made.is_new else "unchanged"
-    return f"{what}: version {made.version}, {made.num_golden} golden images"
 
 
 COMMANDS = (bundle,)

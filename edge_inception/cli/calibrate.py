@@ -1,4 +1,4 @@
-"""The command that finds ranges: from images, the tables of shards, or TensorRT's cache."""
+"""The command ``calibrate``: ranges from images, tables of shards, or TensorRT's cache."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from edge_inception.cli._options import (
     PATH,
     calibration_options,
     given_flags,
+    print_artifact,
     record_of,
-    say_made,
     skip_option,
     terminal_of,
     terminal_options,
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from edge_inception.quant.options import CalibrateOptions
 
 
-_WAYS = ("shard", "merge", "import_cache")
-_OF_RANGES = ("calibrator", "placement")
-_OF_IMAGES = ("calibration_split", "max_images", "skip_bad_images")
+_EXCLUSIVE = ("shard", "merge", "import_cache")
+_FLAGS_OF_RANGES = ("calibrator", "placement")
+_FLAGS_OF_IMAGES = ("calibration_split", "max_images", "skip_bad_images")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Flags:
-    """What ``calibrate`` was called with; None and empty are flags that were not given."""
+    """Flags of ``calibrate``; None and () are flags that were not given."""
 
     calibration: Path | None
     calibration_split: str | None
@@ -53,75 +53,79 @@ class _Flags:
 @click.argument("graph", type=PATH)
 @calibration_options
 @skip_option
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--threads", type=int, help="CPU threads; 0 or none given = all usable.")
-@click.option("--shard", metavar="I/N", help="Count the I-th of N shares of the images: 1/4.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images per run."
+)
+@click.option("--threads", type=int, help="CPU threads; by default, and for 0, all usable ones.")
+@click.option("--shard", metavar="I/N", help="Observe the I-th of N shares of the images: 1/4.")
 @click.option(
     "--merge",
     type=PATH,
     multiple=True,
     metavar="TABLE",
-    help="Table of a shard, once for each: what one run over all images would give.",
+    help="Merge tables of shards to what one run over all images gives; once for each table.",
 )
 @click.option(
     "--import-cache",
     type=PATH,
     metavar="CACHE",
-    help="Take the scales of TensorRT's calibration cache; images are for bias correction.",
+    help="Take the scales of TensorRT's calibration cache; images then serve bias correction.",
 )
-@click.option("--placement", metavar="NAME", help="With auto: what quantize will be given.")
-@click.option("--out", type=PATH, required=True, help="File to write; .npz lies beside it.")
+@click.option("--placement", metavar="NAME", help="With auto: the placement quantize will get.")
+@click.option("--out", type=PATH, required=True, help="File to write; an .npz goes beside it.")
 @terminal_options
-def calibrate(graph: Path, out: Path, **given: object) -> None:
-    """Find the range of every tensor that will be int8: a readable table."""
+def calibrate(graph: Path, out: Path, **options: object) -> None:
+    """Write a table of the ranges of all tensors that will be int8."""
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.quant.calibrators import trial_in_words
 
-    flags = record_of(_Flags, given)
+    flags = record_of(_Flags, options)
     _require_fit(flags)
-    with terminal_of(given) as terminal:
+    with terminal_of(options) as terminal:
         simplified = artifact.load(SimplifiedGraph, graph)
         cache = flags.import_cache
         images = _images(flags, terminal) if flags.calibration or not cache else None
-        options = _options(simplified, flags)
+        chosen = _options(simplified, flags)
         with terminal.working("calibrate") as progress:
             if cache or images is None:
                 from edge_inception.quant.import_cache import import_cache
 
-                assert cache is not None  # nothing else does without images
-                made = import_cache(simplified, cache, images, options, out, progress=progress)
+                assert cache is not None  # only a cache needs no images
+                table = import_cache(simplified, cache, images, chosen, out, progress=progress)
             elif flags.merge:
                 from edge_inception.quant.merge import merge
 
                 parts = [artifact.load(RangeTable, path) for path in flags.merge]
-                made = merge(simplified, images, options, parts, out, progress=progress)
+                table = merge(simplified, images, chosen, parts, out, progress=progress)
             else:
                 from edge_inception.quant.observe import calibrate as run
 
-                made = run(simplified, images, options, out, progress=progress)
-        if tried := trial_in_words(made.details):
+                table = run(simplified, images, chosen, out, progress=progress)
+        if tried := trial_in_words(table.details):
             terminal.note(tried)
-        say_made(terminal, made)
+        print_artifact(terminal, table)
 
 
 def _require_fit(flags: _Flags) -> None:
-    """Refuse ways that exclude each other, and flags that would do nothing.
+    """Refuse flags that exclude each other, and flags that would have no effect.
 
     Raises:
-        InputError: Two ways, a choice of ranges where a cache has them, or of images without any.
+        InputError: Two of --shard, --merge and --import-cache; a flag about ranges with a cache,
+            which has them; or a flag about images without any.
     """
-    ways = given_flags(_WAYS, flags)
-    if len(ways) > 1:
-        raise InputError(f"{' and '.join(ways)} together", hint="they exclude each other: give one")
+    exclusive = given_flags(_EXCLUSIVE, flags)
+    if len(exclusive) > 1:
+        both = " and ".join(exclusive)
+        raise InputError(f"{both} together", hint="they exclude each other: give one")
     if not flags.import_cache:
         return
-    if given := given_flags(_OF_RANGES, flags):
+    if given := given_flags(_FLAGS_OF_RANGES, flags):
         raise InputError(
             f"{' and '.join(given)} with --import-cache",
             hint="leave it out: the ranges are those of the cache; quantize takes a --placement",
         )
-    if flags.calibration is None and (given := given_flags(_OF_IMAGES, flags)):
+    if flags.calibration is None and (given := given_flags(_FLAGS_OF_IMAGES, flags)):
         raise InputError(
             f"{' and '.join(given)} without images",
             hint="pass --calibration FOLDER too: with a cache, images are for bias correction",
@@ -158,10 +162,10 @@ def _options(graph: SimplifiedGraph, flags: _Flags) -> CalibrateOptions:
 
 
 def _placement(flags: _Flags) -> str:
-    """Placement of a trial.
+    """Placement that ``--calibrator auto`` tries its ranges with; empty for other calibrators.
 
     Raises:
-        InputError: It is given where nothing is tried, or unknown.
+        InputError: --placement is given for another calibrator, or is unknown.
     """
     from edge_inception.quant.calibrators import AUTO
     from edge_inception.quant.policies import policy

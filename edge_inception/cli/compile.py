@@ -1,15 +1,14 @@
-"""The command ``compile``: a typed graph to an engine, with trtexec's names for its choices."""
+"""The command ``compile``: a typed graph to an engine, with the flag names of trtexec."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_inception.cli._options import PATH, say_made, terminal_of, terminal_options
+from edge_inception.cli._options import PATH, print_artifact, terminal_of, terminal_options
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,35 +21,35 @@ _TENSORRT = "TensorRT: "
 
 @click.command(name="compile")
 @click.argument("graph", type=PATH)
-@click.option("--target", default="cpu", show_default=True, help="Named hardware.")
+@click.option("--target", default="cpu", show_default=True, help="Hardware to compile for.")
 @click.option("--compute-capability", multiple=True, help="For rtx, such as 8.9; repeatable.")
-@click.option("--float-precision", default="f32", show_default=True, help="f32 or bf16 on cpu.")
-@click.option("--workspace", type=click.IntRange(min=0), help="Workspace limit in MiB.")
+@click.option("--float-precision", default="f32", show_default=True, help="f32 or bf16 on a CPU.")
+@click.option("--workspace", type=click.IntRange(min=0), help="Limit of the workspace in MiB.")
 @click.option(
     "--mem-pool-size",
     "--memPoolSize",
     multiple=True,
     metavar="POOL:MIB",
-    help=_TENSORRT + "such as workspace:512 or dlaSRAM:1; repeatable.",
+    help=_TENSORRT + "size of a memory pool, such as workspace:512 or dlaSRAM:1; repeatable.",
 )
 @click.option(
     "--builder-optimization-level",
     "--builderOptimizationLevel",
     type=click.IntRange(0, 5),
-    help=_TENSORRT + "more takes longer to compile and may run faster.",
+    help=_TENSORRT + "a higher level compiles longer, and the engine may run faster.",
 )
 @click.option(
     "--timing-cache-file",
     "--timingCacheFile",
     "timing_cache",
     type=PATH,
-    help=_TENSORRT + "kernel timings, read and written; builds may share it.",
+    help=_TENSORRT + "file of kernel timings, read and then updated; builds may share it.",
 )
 @click.option(
     "--calibration-cache",
     "--calib",
     type=PATH,
-    help=_TENSORRT + "the .cache that quantize --typing implicit wrote.",
+    help=_TENSORRT + "the .cache file that quantize --typing implicit wrote.",
 )
 @click.option(
     "--use-dla-core",
@@ -69,7 +68,7 @@ _TENSORRT = "TensorRT: "
     "--version-compatible",
     "--versionCompatible",
     is_flag=True,
-    help=_TENSORRT + "also loads in later versions; carries code that it executes.",
+    help=_TENSORRT + "the engine also loads in later versions; it then carries code to execute.",
 )
 @click.option(
     "--hardware-compatibility-level",
@@ -77,13 +76,13 @@ _TENSORRT = "TensorRT: "
     "hardware_compatibility",
     default="",
     metavar="LEVEL",
-    help=_TENSORRT + "ampere+ or sameComputeCapability; not for Jetson.",
+    help=_TENSORRT + "GPUs that can load it: ampere+ or sameComputeCapability; not for Jetson.",
 )
 @click.option(
-    "--strip-weights", "--stripWeights", is_flag=True, help=_TENSORRT + "leave weights out."
+    "--strip-weights", "--stripWeights", is_flag=True, help=_TENSORRT + "leave the weights out."
 )
-@click.option("--refit", is_flag=True, help=_TENSORRT + "weights can be exchanged later.")
-@click.option("--sparsity", is_flag=True, help=_TENSORRT + "kernels for 2:4 sparse weights.")
+@click.option("--refit", is_flag=True, help=_TENSORRT + "let weights be replaced later.")
+@click.option("--sparsity", is_flag=True, help=_TENSORRT + "use kernels for 2:4 sparse weights.")
 @click.option("--out", type=PATH, required=True, help="File to write.")
 @terminal_options
 def compile_graph(
@@ -94,12 +93,13 @@ def compile_graph(
     compute_capability: tuple[str, ...],
     workspace: int | None,
     mem_pool_size: tuple[str, ...],
-    **flags: object,
+    **flags: Any,
 ) -> None:
     """Compile a typed graph to an engine."""
     from edge_inception import artifact
     from edge_inception.artifact import TypedGraph
     from edge_inception.engines import _registry as backends
+    from edge_inception.engines._backend import TENSORRT_OPTIONS
     from edge_inception.hardware import targets
     from edge_inception.sidecar import PlanDetails
 
@@ -111,21 +111,21 @@ def compile_graph(
             _options(typed, hardware, compute_capability),
             workspace_mib=workspace,
             memory_pools=dict(_pool(text) for text in mem_pool_size),
-            **_same(flags),
+            **{name: flags[name] for name in ("float_precision", *TENSORRT_OPTIONS)},
         )
         _require_feasible(hardware, typed, options)
         backend = backends.backend(hardware.backend)
         with terminal.working("compile") as progress:
-            made = backend.compile(typed, options, out, progress=progress)
-        if isinstance(made.details, PlanDetails):
-            for line in made.details.fallbacks:
+            engine = backend.compile(typed, options, out, progress=progress)
+        if isinstance(engine.details, PlanDetails):
+            for line in engine.details.fallbacks:
                 terminal.note(f"warning: {line}")
-            terminal.detail(f"the same by NVIDIA's tool: {made.details.equivalent_command}")
-        say_made(terminal, made)
+            terminal.detail(f"the same by NVIDIA's tool: {engine.details.equivalent_command}")
+        print_artifact(terminal, engine)
 
 
 def _require_compilable(hardware: Target) -> None:
-    """A device compiles for itself: where its GPU is this machine's, nothing is refused."""
+    """Refuse a target that only compiles for itself, unless this machine has its GPU."""
     from edge_inception.engines import _cuda
     from edge_inception.hardware import targets
 
@@ -134,7 +134,7 @@ def _require_compilable(hardware: Target) -> None:
 
 
 def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptions) -> None:
-    """Refuse before work starts what this device and its TensorRT cannot do."""
+    """Refuse what the target and its TensorRT cannot do, before any work starts."""
     from edge_inception.engines import tensorrt
     from edge_inception.hardware import feasibility
 
@@ -145,7 +145,7 @@ def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptio
             f"--hardware-compatibility-level is for GPUs on cards, '{hardware.name}' is a Jetson",
             hint="leave it out: each device compiles its own engine",
         )
-    asked = feasibility.Request(
+    request = feasibility.Request(
         precision=typed.details.precision,
         typing=typed.details.typing,
         tensorrt=tensorrt.BACKEND.availability().version or None,
@@ -155,14 +155,7 @@ def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptio
         opset=typed.details.opset,
         element=typed.details.preprocess.element,
     )
-    feasibility.require(hardware, asked)
-
-
-def _same(flags: Mapping[str, object]) -> dict[str, Any]:
-    """The flags that have the name of their option."""
-    from edge_inception.engines._backend import TENSORRT_OPTIONS
-
-    return {name: flags[name] for name in ("float_precision", *TENSORRT_OPTIONS)}
+    feasibility.require(hardware, request)
 
 
 def _options(typed: TypedGraph, hardware: Target, asked: tuple[str, ...]) -> CompileOptions:
@@ -175,10 +168,7 @@ def _options(typed: TypedGraph, hardware: Target, asked: tuple[str, ...]) -> Com
             f"--compute-capability is {', '.join(asked)}, '{hardware.name}' leaves no choice",
             hint="leave it out, or choose --target rtx",
         )
-    return CompileOptions(
-        profile=typed.details.profile,
-        compute_capabilities=capabilities,
-    )
+    return CompileOptions(profile=typed.details.profile, compute_capabilities=capabilities)
 
 
 def _pool(text: str) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""The command that brings a bundle to devices."""
+"""The command ``deploy``: a bundle onto devices over ssh."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_inception.cli._options import PATH, terminal_of, terminal_options
-from edge_inception.errors import DeployFailed
+from edge_inception.errors import DeployFailed, counted
 
 if TYPE_CHECKING:
     from edge_inception.cli._terminal import Terminal
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("hosts", nargs=-1, required=True, metavar="[USER@]HOST[:PORT]...")
-@click.option("--bundle", type=PATH, required=True, help="Folder or .tar.gz of a bundle.")
-@click.option("--public-key", type=PATH, help="Its maker's: other signatures are refused here.")
+@click.option("--bundle", type=PATH, required=True, help="Bundle to send: its folder or .tar.gz.")
+@click.option("--public-key", type=PATH, help="Refuse bundles not signed with this key.")
 @click.option("--rollback", is_flag=True, help="Switch back to the previous version instead.")
-@click.option("--dry-run", is_flag=True, help="Log in and say what would be sent; change nothing.")
-@click.option("--identity", "-i", type=PATH, help="Private key; else the agent's and ~/.ssh's.")
-@click.option("--known-hosts", type=PATH, help="Keys that hosts must have; else ~/.ssh's.")
-@click.option("--remote-dir", default="~/edge-inception", show_default=True, help="Where it goes.")
-@click.option("--python", default="python3", show_default=True, help="The device's Python.")
+@click.option("--dry-run", is_flag=True, help="Print what would be sent; change nothing.")
+@click.option("--identity", "-i", type=PATH, help="Private key; by default those of ssh.")
+@click.option("--known-hosts", type=PATH, help="Known host keys; by default those of ssh.")
+@click.option("--remote-dir", default="~/edge-inception", show_default=True, help="Folder there.")
+@click.option("--python", default="python3", show_default=True, help="Python there.")
 @click.option("--wheelhouse", type=PATH, help="Wheels for devices without a network.")
-@click.option("--out", type=PATH, default="deployed", show_default=True, help="Their results.")
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@click.option("--out", type=PATH, default="deployed", show_default=True, help="Folder of results.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @terminal_options
 def deploy(
     hosts: tuple[str, ...],
@@ -49,10 +49,10 @@ def deploy(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Copy a bundle to devices, build and prove it there, then switch to it.
+    """Copy a bundle to devices, build and verify its engine there, then switch to it.
 
-    Host keys must be known. The version in use stays until the new one has passed; a copy that was
-    cut off goes on where it stopped.
+    Host keys must be known. The version in use stays until the new one has passed. A copy that was
+    interrupted continues where it stopped.
     """
     from edge_inception.deploy import payload, run
     from edge_inception.deploy.address import parse_address
@@ -91,7 +91,7 @@ def _say(terminal: Terminal, addresses: Sequence[Address]) -> Any:
 
 
 def _print(results: Sequence[DeviceResult], *, as_json: bool) -> None:
-    """Results on stdout, errors on stderr, the verdict last."""
+    """Print results on stdout, errors on stderr, the verdict last."""
     from edge_inception.deploy.run import as_record
 
     failed = [result for result in results if result.status == "FAILED"]
@@ -106,20 +106,20 @@ def _print(results: Sequence[DeviceResult], *, as_json: bool) -> None:
         return
     for result in results:
         if result.done:
-            click.echo(f"{result.address}: {'; '.join(_words(result))}")
+            click.echo(f"{result.address}: {'; '.join(_outcome(result))}")
     num_passed = len(results) - len(failed)
-    click.echo(f"{verdict}: {num_passed} of {len(results)} device{'s' * (len(results) != 1)}")
+    click.echo(f"{verdict}: {num_passed} of {counted(len(results), 'device')}")
 
 
-def _words(result: DeviceResult) -> Iterator[str]:
+def _outcome(result: DeviceResult) -> Iterator[str]:
     done = result.done
-    assert done is not None  # asked of results that have one
+    assert done is not None  # the caller passes finished results only
     if result.status == "PLANNED":
         yield f"{done.folder} has {done.before or 'no version'}, would get {done.version}"
         return
     was = "as before" if done.before == done.version else f"was {done.before or 'none'}"
     yield f"{done.version} is current, {was}"
-    yield f"{done.num_kept} other version{'s' * (done.num_kept != 1)} kept"
+    yield f"{counted(done.num_kept, 'other version')} kept"
     if done.p50_ms is not None:
         yield f"p50 {done.p50_ms:.2f} ms"
     if done.results:

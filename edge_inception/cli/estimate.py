@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_inception.cli._layout import shortened, wrapped
 from edge_inception.cli._options import PATH
 from edge_inception.spec import Precision
 
@@ -28,18 +29,18 @@ _STARTS = "starting a kernel takes some us, which is not counted; try a larger -
 
 @click.command()
 @click.argument("graph", type=PATH)
-@click.option("--target", required=True, help="Named hardware with known peaks.")
+@click.option("--target", required=True, help="Hardware whose peaks are known.")
 @click.option(
     "--precision",
     type=click.Choice([precision.value for precision in Precision]),
     default=Precision.INT8.value,
     show_default=True,
-    help="What every layer is taken to run at, whatever the file has.",
+    help="Precision assumed for every layer, whatever the file has.",
 )
-@click.option("--batch", type=click.IntRange(min=1), help="Fills a free batch; 1 if not given.")
-@click.option("--dla", is_flag=True, help="GPU and all DLA cores at once, each with this batch.")
-@click.option("--workspace", type=click.IntRange(min=0), default=0, help="MiB for the compiler.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with every layer.")
+@click.option("--batch", type=click.IntRange(min=1), help="Size of a free batch; by default 1.")
+@click.option("--dla", is_flag=True, help="Use the GPU and all DLA cores, each with this batch.")
+@click.option("--workspace", type=click.IntRange(min=0), default=0, help="MiB of workspace.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every layer.")
 def estimate(
     graph: Path,
     target: str,
@@ -52,44 +53,48 @@ def estimate(
 ) -> None:
     """Bound the speed of any ONNX file on a target; an estimate, not a measurement.
 
-    A roofline per layer: operations at the dense peak, bytes at the bandwidth of memory. Then the
-    range to plan with, from published figures of Inception-v4. What cannot be built is refused.
+    Each layer takes the longer of two times: its operations at the dense peak, its bytes at the
+    bandwidth of memory (a roofline). The range to plan with comes from published figures of
+    Inception-v4. A graph that the target cannot build is refused.
     """
     from edge_inception.estimate import roofline as rooflines
     from edge_inception.graph.check import load_graph
     from edge_inception.graph.statistics import statistics
     from edge_inception.hardware import feasibility, targets
 
-    hardware, asked_precision = targets.target(target), Precision(precision)
-    found = statistics(load_graph(graph), batch=batch)
-    asked = feasibility.Request(
-        precision=asked_precision,
+    hardware = targets.target(target)
+    figures = statistics(load_graph(graph), batch=batch)
+    request = feasibility.Request(
+        precision=Precision(precision),
         dla=dla,
-        batch=rooflines.batch_of(found),
-        memory=rooflines.memory_need(found, asked_precision, workspace=workspace * _MIB),
+        batch=rooflines.batch_of(figures),
+        memory=rooflines.memory_need(figures, Precision(precision), workspace=workspace * _MIB),
     )
-    feasibility.require(hardware, asked)
-    peaks = rooflines.peaks_of(hardware, asked.precision, dla=asked.dla)
-    bound = rooflines.estimate(found, peaks)
+    feasibility.require(hardware, request)
+    peaks = rooflines.peaks_of(hardware, request.precision, dla=request.dla)
+    bound = rooflines.estimate(figures, peaks)
     if as_json:
-        record = {"graph": str(graph), **_record(hardware, asked, bound), "peaks": peaks.words}
+        record = {"graph": str(graph), **_record(hardware, request, bound), "peaks": peaks.words}
         click.echo(json.dumps(record, indent=1))
         return
-    lines = (*_title(graph, hardware, asked), "", *_table(bound), "")
-    click.echo("\n".join((*lines, *_summary(hardware, asked, peaks, bound))))
+    summary = (
+        wrapped(lead, text, indent=_INDENT)
+        for lead, text in _sentences(hardware, request, peaks, bound)
+    )
+    click.echo("\n".join((_title(graph, hardware, request), "", *_table(bound), "", *summary)))
 
 
-def _record(target: Target, asked: Request, bound: Estimate) -> dict[str, Any]:
+def _record(target: Target, request: Request, bound: Estimate) -> dict[str, Any]:
     from edge_inception.estimate import roofline as rooflines
 
-    assert asked.memory is not None  # the command always states it
+    assert request.memory is not None  # the command always states it
     low, middle, high = bound.expected
     return {
         "is_measurement": False,
         "target": target.name,
-        "precision": asked.precision.value,
-        "dla": asked.dla,
-        "batch": asked.batch,
+        "precision": request.precision.value,
+        "dla": request.dla,
+        "batch": request.batch,
         "bound_images_per_s": bound.bound,
         "plan_images_per_s": {"low": low, "middle": middle, "high": high},
         "share": rooflines.SHARE,
@@ -97,24 +102,20 @@ def _record(target: Target, asked: Request, bound: Estimate) -> dict[str, Any]:
         "is_band_tested": rooflines.is_tested(target),
         "suspicious_below_images_per_s": bound.suspicious_below,
         "compute_share": bound.compute_share,
-        "memory_bytes": dataclasses.asdict(asked.memory),
+        "memory_bytes": dataclasses.asdict(request.memory),
         "layers": [
             {**dataclasses.asdict(layer), "bound_by": layer.bound_by} for layer in bound.layers
         ],
     }
 
 
-def _title(graph: Path, target: Target, asked: Request) -> Iterator[str]:
-    from edge_inception.cli._terminal import wrapped
-
-    where = f"{target.name}, GPU and {target.num_dla_cores} DLA" if asked.dla else target.name
-    text = f"{graph} on {where} at {asked.precision.value}, batch {asked.batch}"
-    yield wrapped("", f"{text}: an estimate, not a measurement", indent=0)
+def _title(graph: Path, target: Target, request: Request) -> str:
+    where = f"{target.name}, GPU and {target.num_dla_cores} DLA" if request.dla else target.name
+    text = f"{graph} on {where} at {request.precision.value}, batch {request.batch}"
+    return wrapped("", f"{text}: an estimate, not a measurement", indent=0)
 
 
 def _table(bound: Estimate) -> Iterator[str]:
-    from edge_inception.cli._terminal import shortened
-
     slowest = sorted(bound.layers, key=lambda layer: -layer.seconds)[:_SLOWEST]
     yield _ROW.format("slowest layers", "op", "MMACs", "MiB", "us", "bound by")
     for layer in slowest:
@@ -131,19 +132,12 @@ def _figures(macs: int, num_bytes: int, seconds: float) -> tuple[str, str, str]:
     return f"{macs / 1e6:,.0f}", f"{num_bytes / _MIB:,.1f}", f"{seconds * 1e6:,.1f}"
 
 
-def _summary(target: Target, asked: Request, peaks: Peaks, bound: Estimate) -> Iterator[str]:
-    from edge_inception.cli._terminal import wrapped
-
-    for lead, text in _sentences(target, asked, peaks, bound):
-        yield wrapped(lead, text, indent=_INDENT)
-
-
 def _sentences(
-    target: Target, asked: Request, peaks: Peaks, bound: Estimate
+    target: Target, request: Request, peaks: Peaks, bound: Estimate
 ) -> Iterator[tuple[str, str]]:
     from edge_inception.estimate.roofline import BAND, SHARE, is_tested
 
-    assert asked.memory is not None  # the command always states it
+    assert request.memory is not None  # the command always states it
     low, middle, high = map(_rate, bound.expected)
     compute = f"{bound.compute_share:.0%} of the time bound by compute, the rest by memory"
     yield "peaks", peaks.words
@@ -158,13 +152,12 @@ def _sentences(
         yield "too high", f"the mean bound of a layer is {mean}, and {_STARTS}"
     limits = f"above {_rate(bound.bound)} or below {_rate(bound.suspicious_below)} images/s"
     yield "suspicious", f"a measurement {limits}: wrong peak, power mode, precision or batch"
-    yield "memory", f"at least {asked.memory.words} of {target.memory_gb} GiB"
+    yield "memory", f"at least {request.memory.words} of {target.memory_gb} GiB"
 
 
 def _rate(value: float) -> str:
-    """Three figures at least."""
+    """A rate with at least three significant figures."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004
 
 
 COMMANDS = (estimate,)
-"""Every command. Bodies import the one function they call: ``--help`` imports only click."""

@@ -1,4 +1,4 @@
-"""The command ``inspect``: what any ONNX graph holds and costs."""
+"""The command ``inspect``: operators, parameters, memory and layers of any ONNX graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_inception.cli._layout import WIDTH, shortened, wrapped
 from edge_inception.cli._options import PATH
+from edge_inception.errors import InputError, listed, one_line
 
 if TYPE_CHECKING:
     import onnx
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from edge_inception.graph.statistics import Layer, Statistics
     from edge_inception.hardware.target import Target
 
-_WIDTH = 80
 _INDENT = 15
 _MAX_SHAPE = 20
 _MAX_OP = 18
@@ -29,11 +30,13 @@ _UNKNOWN = "?"
 
 @click.command()
 @click.argument("graph", type=PATH)
-@click.option("--batch", type=click.IntRange(min=1), help="Fills a free batch; 1 if not given.")
-@click.option("--layers/--no-layers", default=True, help="The table of layers; on by default.")
-@click.option("--dla", is_flag=True, help="What would run on the DLA of --target.")
-@click.option("--target", help="Named hardware, for --dla.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with full names.")
+@click.option("--batch", type=click.IntRange(min=1), help="Size of a free batch; by default 1.")
+@click.option(
+    "--layers/--no-layers", default=True, help="Print the table of layers; on by default."
+)
+@click.option("--dla", is_flag=True, help="Print what would run on the DLA of --target.")
+@click.option("--target", help="Hardware for --dla.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with full names.")
 def inspect(
     graph: Path,
     *,
@@ -46,43 +49,41 @@ def inspect(
     """Show ops, parameters, multiply-adds, memory and layers of any ONNX file.
 
     Multiply-adds and activation memory are for the whole batch. Nodes that compute constants, such
-    as DequantizeLinear of a weight, are no layers.
+    as DequantizeLinear of a weight, do not count as layers.
 
-    --dla tells, without a device, which layers TensorRT would run on a Jetson's deep learning
-    accelerator, in how many pieces, and what falls to the GPU and why.
+    --dla predicts, without a device, which layers TensorRT would run on a Jetson's deep learning
+    accelerator and in how many pieces, and which layers fall back to the GPU and why.
     """
     from edge_inception.graph.check import load_graph
     from edge_inception.graph.statistics import statistics
 
     hardware = _dla_target(target, is_dla=dla)
     model = load_graph(graph)
-    found = statistics(model, batch=batch)
+    figures = statistics(model, batch=batch)
     plans = _plans(model, batch, hardware) if hardware else {}
     if as_json:
-        record = {"graph": str(graph), **dataclasses.asdict(found)}
+        record = {"graph": str(graph), **dataclasses.asdict(figures)}
         if not layers:
             record.pop("layers")
         if plans:
             record |= {"dla": {name: dataclasses.asdict(plan) for name, plan in plans.items()}}
         click.echo(json.dumps(record, indent=1))
         return
-    lines = [*_table(found), ""] if layers else []
+    lines = [*_table(figures), ""] if layers else []
     if hardware:
-        from edge_inception.cli._terminal import wrapped
         from edge_inception.report.dla import rows
 
-        told = rows(hardware, plans)
-        lines += [*(wrapped(lead, text, indent=_INDENT) for lead, text in told), ""]
-    click.echo("\n".join((*lines, *_summary(graph, found))))
+        lines += [wrapped(lead, text, indent=_INDENT) for lead, text in rows(hardware, plans)]
+        lines.append("")
+    click.echo("\n".join((*lines, *_summary(graph, figures))))
 
 
 def _dla_target(name: str | None, *, is_dla: bool) -> Target | None:
-    """The target whose DLA is asked about; None when none is.
+    """The target of ``--dla``; None without that flag.
 
     Raises:
-        InputError: One flag without the other, or a target without DLA.
+        InputError: Only one of --dla and --target is given, or the target has no DLA.
     """
-    from edge_inception.errors import InputError
     from edge_inception.hardware import targets
 
     with_dla = ", ".join(row.name for row in targets.TARGETS.values() if row.dla)
@@ -96,7 +97,7 @@ def _dla_target(name: str | None, *, is_dla: bool) -> Target | None:
 
 
 def _plans(model: onnx.ModelProto, batch: int | None, hardware: Target) -> Mapping[str, Plan]:
-    """The plan of the graph as it is, and after the rewrites for DLA."""
+    """DLA plans of the graph as it is and after the rewrites for DLA."""
     from edge_inception.graph import dla
     from edge_inception.graph.statistics import fill_batch
 
@@ -109,51 +110,49 @@ def _plans(model: onnx.ModelProto, batch: int | None, hardware: Target) -> Mappi
     }
 
 
-def _summary(graph: Path, found: Statistics) -> Iterator[str]:
-    from edge_inception.cli._terminal import wrapped
-    from edge_inception.errors import one_line
+def _summary(graph: Path, figures: Statistics) -> Iterator[str]:
     from edge_inception.report.table import size
 
     opsets = ", ".join(
         f"opset {version}" if domain == "ai.onnx" else f"{domain} {version}"
-        for domain, version in found.opsets.items()
+        for domain, version in figures.opsets.items()
     )
-    maker = f", by {found.producer}" if found.producer else ""
-    rows = [("graph", str(graph)), ("format", f"{opsets}, IR version {found.ir_version}{maker}")]
-    rows += [("input", _tensor(tensor)) for tensor in found.inputs]
-    rows += [("output", _tensor(tensor)) for tensor in found.outputs]
-    ops = sorted(found.ops.items(), key=lambda entry: (-entry[1], entry[0]))
+    maker = f", by {figures.producer}" if figures.producer else ""
+    rows = [("graph", str(graph)), ("format", f"{opsets}, IR version {figures.ir_version}{maker}")]
+    rows += [("input", _tensor(tensor)) for tensor in figures.inputs]
+    rows += [("output", _tensor(tensor)) for tensor in figures.outputs]
+    ops = sorted(figures.ops.items(), key=lambda entry: (-entry[1], entry[0]))
     counted = ", ".join(f"{count} {op}" for op, count in ops)
-    rows.append(("nodes", f"{sum(found.ops.values())}: {counted}"))
-    total = sum(kind.count for kind in found.parameters)
-    kinds = (f"{kind.count:,} {kind.element}" for kind in found.parameters)
-    weight = size(sum(kind.num_bytes for kind in found.parameters))
+    rows.append(("nodes", f"{sum(figures.ops.values())}: {counted}"))
+    total = sum(kind.count for kind in figures.parameters)
+    kinds = (f"{kind.count:,} {kind.element}" for kind in figures.parameters)
+    weight = size(sum(kind.num_bytes for kind in figures.parameters))
     listing = f" in {weight}: {', '.join(kinds)}" if total else ""
     rows.append(("parameters", f"{total:,}{listing}"))
-    rows.append(("multiply-adds", f"{_least(found.unknown_macs)}{found.macs:,}"))
-    least = _least(found.unknown_shapes)
-    peak = f", peak {least}{size(found.peak_bytes)} at {found.peak_at}" if found.layers else ""
-    rows.append(("activations", f"{least}{size(found.activation_bytes)} in all{peak}"))
-    rows += [("note", note) for note in _notes(found)]
+    rows.append(("multiply-adds", f"{_least(figures.unknown_macs)}{figures.macs:,}"))
+    least = _least(figures.unknown_shapes)
+    peak = (
+        f", peak {least}{size(figures.peak_bytes)} at {figures.peak_at}" if figures.layers else ""
+    )
+    rows.append(("activations", f"{least}{size(figures.activation_bytes)} in all{peak}"))
+    rows += [("note", note) for note in _notes(figures)]
     for lead, text in rows:
         yield wrapped(lead, one_line(text), indent=_INDENT)
 
 
 def _least(unknown: Collection[str]) -> str:
-    """Stands before a sum that leaves out what is unknown."""
+    """``at least`` before a sum that leaves out ``unknown`` parts."""
     return "at least " if unknown else ""
 
 
-def _notes(found: Statistics) -> Iterator[str]:
-    from edge_inception.errors import listed
-
-    if found.num_constant_nodes:
-        yield f"{found.num_constant_nodes} nodes compute constants and are no layers"
-    if found.unknown_shapes:
-        names = listed(found.unknown_shapes)
-        yield f"{len(found.unknown_shapes)} nodes have unknown shape: {names}"
-    if found.unknown_macs:
-        ops = ", ".join(f"{count} {op}" for op, count in found.unknown_macs.items())
+def _notes(figures: Statistics) -> Iterator[str]:
+    if figures.num_constant_nodes:
+        yield f"{figures.num_constant_nodes} nodes compute constants and are no layers"
+    if figures.unknown_shapes:
+        names = listed(figures.unknown_shapes)
+        yield f"{len(figures.unknown_shapes)} nodes have unknown shape: {names}"
+    if figures.unknown_macs:
+        ops = ", ".join(f"{count} {op}" for op, count in figures.unknown_macs.items())
         yield f"multiply-adds not known of {ops}"
 
 
@@ -167,29 +166,25 @@ def _shape(sizes: Sizes) -> str:
     return "x".join(map(str, sizes)) or "scalar"
 
 
-def _table(found: Statistics) -> Iterator[str]:
-    from edge_inception.cli._terminal import shortened
-    from edge_inception.errors import one_line
-
+def _table(figures: Statistics) -> Iterator[str]:
     rows: list[tuple[str, ...]] = [("layer", "op", "output", "params", "MMACs")]
-    rows += [tuple(map(one_line, _row(layer))) for layer in found.layers]
-    total = sum(layer.num_parameters for layer in found.layers)
-    rows.append(("total", "", "", f"{total:,}", f"{found.macs / 1e6:,.1f}"))
+    rows += [tuple(map(one_line, _row(layer))) for layer in figures.layers]
+    total = sum(layer.num_parameters for layer in figures.layers)
+    rows.append(("total", "", "", f"{total:,}", f"{figures.macs / 1e6:,.1f}"))
     _, op, shape, parameters, macs = (max(map(len, column)) for column in zip(*rows, strict=True))
     op, shape = min(op, _MAX_OP), min(shape, _MAX_SHAPE)
-    name = _WIDTH - op - shape - parameters - macs - 4
+    name = WIDTH - op - shape - parameters - macs - 4
     for row in rows:
         lead = f"{shortened(row[0], name):<{name}} {shortened(row[1], op):<{op}}"
-        figures = f"{row[3]:>{parameters}} {row[4]:>{macs}}"
-        yield f"{lead} {shortened(row[2], shape):>{shape}} {figures}"
+        counts = f"{row[3]:>{parameters}} {row[4]:>{macs}}"
+        yield f"{lead} {shortened(row[2], shape):>{shape}} {counts}"
 
 
 def _row(layer: Layer) -> tuple[str, str, str, str, str]:
-    """Cells of a layer; blank where there is nothing."""
+    """Cells of a layer; zero is blank, an unknown number is a question mark."""
     macs = _UNKNOWN if layer.macs is None else f"{layer.macs / 1e6:,.1f}" if layer.macs else ""
     parameters = f"{layer.num_parameters:,}" if layer.num_parameters else ""
     return layer.name, layer.op, _shape(layer.sizes), parameters, macs
 
 
 COMMANDS = (inspect,)
-"""Every command. Bodies import the one function they call: ``--help`` imports only click."""

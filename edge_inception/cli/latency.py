@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_inception.cli._options import PATH, terminal_of, terminal_options
+from edge_inception.cli._options import PATH, option_group, terminal_of, terminal_options
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,33 +20,33 @@ if TYPE_CHECKING:
     from edge_inception.latency.regression import Gate
 
 
-def _protocol_options(command: Any) -> Any:
-    for option in reversed(
-        (
-            click.option("--images", type=PATH, help="Photos to feed; noise without."),
-            click.option("--threads", default=0, help="CPU threads; 0 = all usable."),
-            click.option(
-                "--warm-up", "--warmUp", type=float, default=2000, show_default=True, help="ms."
-            ),
-            click.option("--duration", type=float, default=5, show_default=True, help="s a run."),
-            click.option(
-                "--iterations", type=click.IntRange(8), default=300, show_default=True,
-                help="Timed calls a run, unless --duration ends first.",
-            ),
-            click.option("--out", type=PATH, help="Write the record here."),
-            click.option("--json", "as_json", is_flag=True, help="The record on stdout."),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+_protocol_options = option_group(
+    click.option("--images", type=PATH, help="Images to feed; by default noise."),
+    click.option("--threads", default=0, help="CPU threads; 0 = all usable."),
+    click.option(
+        "--warm-up", "--warmUp", type=float, default=2000, show_default=True, help="Warm-up in ms."
+    ),
+    click.option("--duration", type=float, default=5, show_default=True, help="Seconds a run."),
+    click.option(
+        "--iterations",
+        type=click.IntRange(8),
+        default=300,
+        show_default=True,
+        help="Timed calls a run, unless --duration ends first.",
+    ),
+    click.option("--out", type=PATH, help="Write the record to this file."),
+    click.option("--json", "as_json", is_flag=True, help="Print the record on stdout."),
+)
 
 
 @click.command()
 @click.argument("engine", type=PATH)
 @click.option("--batch", type=click.IntRange(1), multiple=True, help="Images a call; repeatable.")
-@click.option("--streams", type=click.IntRange(1), default=1, show_default=True, help="At once.")
-@click.option("--layers", is_flag=True, help="Time each layer too, in calls of their own.")
-@click.option("--fixed", is_flag=True, help="End at --duration, though the median moves still.")
+@click.option(
+    "--streams", type=click.IntRange(1), default=1, show_default=True, help="Calls at once."
+)
+@click.option("--layers", is_flag=True, help="Time each layer too, in separate calls.")
+@click.option("--fixed", is_flag=True, help="End at --duration, even if the median still moves.")
 @_protocol_options
 @terminal_options
 def bench(
@@ -66,13 +67,11 @@ def bench(
 ) -> None:
     """Time an engine in a fresh process: latency, throughput, cold start, memory, power.
 
-    The record is "edge-inception/bench"; with several --batch the last is a list of records.
+    The record has the schema "edge-inception/bench"; several --batch give a list of records.
     """
-    from dataclasses import replace
-
     from msgspec import structs
 
-    from edge_inception.latency import bench as bench_of
+    from edge_inception.latency import bench as benchmark
     from edge_inception.latency.contender import prepare_engine
     from edge_inception.latency.layer_times import layer_times
     from edge_inception.latency.record import BASELINE
@@ -80,18 +79,18 @@ def bench(
 
     records = []
     fixed_protocol = _protocol(threads, warm_up, duration, iterations)
-    # what pairs differ by tells how sure a comparison is; a single run must be sure of itself
-    stable = None if fixed else bench_of.Protocol().stable
+    # A comparison learns its uncertainty from its pairs; a single run continues until it is stable.
+    stable = None if fixed else benchmark.Protocol().stable
     with terminal_of(flags) as terminal, _image_set(images) as (image_set, folder):
         for size in batch or (1,):
             protocol = replace(fixed_protocol, stable=stable, batch=size, streams=streams)
-            under_test = prepare_engine(engine, size, image_set, folder)
-            times = layer_times(under_test, protocol) if layers else None
+            prepared = prepare_engine(engine, size, image_set, folder)
+            times = layer_times(prepared, protocol) if layers else None
             with terminal.working(f"bench batch {size}") as progress:
-                runs = bench_of.run_together(
-                    {BASELINE: under_test.contender}, folder, protocol, progress=progress
+                runs = benchmark.run_together(
+                    {BASELINE: prepared.contender}, folder, protocol, progress=progress
                 )
-            record = bench_of.record("single", {BASELINE: under_test}, runs, protocol)
+            record = benchmark.record("single", {BASELINE: prepared}, runs, protocol)
             records.append(structs.replace(record, layers=times))
     text = _publish(records[0] if len(records) == 1 else records, out)
     if as_json:
@@ -103,20 +102,24 @@ def bench(
 
 @click.command()
 @click.argument("engines", nargs=-1, required=True, type=PATH)
-@click.option("--self", "is_self", is_flag=True, help="Measure this machine's noise: A against A.")
-@click.option("--against", type=PATH, help="A record of another day instead of an engine B.")
-@click.option("--trust-stored", is_flag=True, help="Let --against fail, not only warn.")
-@click.option("--max-regression", default="3%", show_default=True, help="Slow-down too much.")
-@click.option("--pairs", type=click.IntRange(3), default=10, show_default=True, help="At first.")
 @click.option(
-    "--most-pairs", type=click.IntRange(3), default=50, show_default=True, help="At most."
+    "--self", "is_self", is_flag=True, help="Compare A with itself: the noise of this machine."
+)
+@click.option("--against", type=PATH, help="Stored record to compare with, instead of engine A.")
+@click.option("--trust-stored", is_flag=True, help="Let --against fail instead of only warn.")
+@click.option("--max-regression", default="3%", show_default=True, help="Largest slow-down.")
+@click.option(
+    "--pairs", type=click.IntRange(3), default=10, show_default=True, help="Pairs at first."
+)
+@click.option(
+    "--most-pairs", type=click.IntRange(3), default=50, show_default=True, help="Pairs at most."
 )
 @click.option(
     "--batch", type=click.IntRange(1), default=1, show_default=True, help="Images a call."
 )
-@click.option("--validation", type=PATH, help="Labelled images: accuracy is gated too.")
+@click.option("--validation", type=PATH, help="Labelled images, to gate accuracy too.")
 @click.option("--validation-split", default="", help="Split of a set file.")
-@click.option("--max-drop", type=float, default=1.0, show_default=True, help="Top-1, in pp.")
+@click.option("--max-drop", type=float, default=1.0, show_default=True, help="Top-1 drop in pp.")
 @click.option("--junit", type=PATH, help="Write JUnit XML here.")
 @click.option("--markdown", type=PATH, help="Write a summary for a pull request here.")
 @_protocol_options
@@ -147,11 +150,9 @@ def compare(
 ) -> int:
     """Say whether B is slower than A, measured side by side in fresh processes.
 
-    compare A B: A is the baseline, B the candidate. Exit codes: 0 pass or improved, 6 fail,
-    8 inconclusive or invalid.
+    In compare A B, A is the baseline and B the candidate. Exit codes: 0 passed or improved,
+    6 failed, 8 inconclusive or invalid.
     """
-    from dataclasses import replace
-
     from edge_inception.report import latency as report
     from edge_inception.validate import comparison
 
@@ -161,7 +162,7 @@ def compare(
         session = comparison.Comparison(
             protocol=protocol, gate=gate, image_set=image_set, folder=folder
         )
-        _check_number(engines, 1 if is_self or against else 2)
+        _require_count(engines, 1 if is_self or against else 2)
         with terminal.working("compare") as progress:
             if is_self:
                 record = session.noise(engines[0], progress=progress)
@@ -181,7 +182,7 @@ def compare(
     return comparison.exit_code(record)
 
 
-def _check_number(engines: Sequence[Path], wanted: int) -> None:
+def _require_count(engines: Sequence[Path], wanted: int) -> None:
     if len(engines) != wanted:
         what = "--self and --against take one engine" if wanted == 1 else "compare takes A and B"
         raise InputError(f"{what}, got {len(engines)}", hint="edge-inception compare A B")
@@ -196,7 +197,7 @@ def _labelled(validation: Path | None, split: str) -> ImageSet | None:
 
 
 def _protocol(threads: int, warm_up_ms: float, seconds: float, calls: int) -> Protocol:
-    """One that ends at its length, whether its estimate is stable or not."""
+    """A protocol of fixed length, which ends whether its estimate is stable or not."""
     from edge_inception.latency.bench import Protocol
     from edge_inception.pipeline import inputs
 
@@ -237,18 +238,18 @@ def share(text: str) -> float:
 
 @contextmanager
 def _image_set(images: Path | None) -> Iterator[tuple[ImageSet | None, Path]]:
-    """The photos to feed, and a folder for them while the block runs."""
+    """The images to feed, and a temporary folder for them while the block runs."""
     import tempfile
 
     from edge_inception.data import imageset
 
-    found = imageset.open_set(images) if images else None
+    image_set = imageset.open_set(images) if images else None
     with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
-        yield found, Path(folder)
+        yield image_set, Path(folder)
 
 
 def _publish(record: BenchRecord | Sequence[BenchRecord], path: Path | None) -> str:
-    """The text of a record, written where that was asked for."""
+    """The text of a record, which is also written to ``path`` if there is one."""
     from edge_inception.latency.record import to_json
 
     text = to_json(record)

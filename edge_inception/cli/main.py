@@ -1,4 +1,7 @@
-"""Every command. Bodies import the one function they call: ``--help`` imports only click."""
+"""The command line: the commands ``build`` to ``doctor``, and the entry point.
+
+Commands import their libraries in their bodies, so that ``--help`` imports only click.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,9 @@ from edge_inception.cli import (
     targets,
     train,
 )
-from edge_inception.cli import (
-    compile as cli_compile,
-)
-from edge_inception.cli import (
-    report as cli_report,
-)
+from edge_inception.cli import compile as cli_compile
+from edge_inception.cli import report as cli_report
+from edge_inception.cli._layout import wrapped
 from edge_inception.cli._options import (
     PATH,
     VERDICT_CODES,
@@ -51,7 +51,6 @@ from edge_inception.cli._options import (
 from edge_inception.errors import BackendMissing, EdgeInceptionError, InputError
 
 if TYPE_CHECKING:
-    from edge_inception.engines._backend import Availability
     from edge_inception.validate.report_record import ReportRecord
 
 INTERRUPTED = 130
@@ -87,7 +86,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _explained(error: EdgeInceptionError | ModuleNotFoundError | OSError) -> EdgeInceptionError:
-    """The error as one of ours: a missing extra, a full disk; anything else is a bug and rises."""
+    """The error as one of ours: a missing extra or a full disk. Others are bugs, and are raised."""
     if isinstance(error, EdgeInceptionError):
         return error
     if isinstance(error, ModuleNotFoundError):
@@ -126,17 +125,17 @@ def cli() -> None:
 @validation_options
 @typing_options
 @batch_options
-@click.option("--target", multiple=True, help="cpu, rtx, ...; repeat for several.")
+@click.option("--target", multiple=True, help="Named hardware: cpu, rtx, ...; repeatable.")
 @click.option("--compute-capability", multiple=True, help="For rtx, such as 8.9; repeatable.")
 @device_options
-@click.option("--bundle", is_flag=True, default=None, help="Pack what ships, for each device.")
+@click.option("--bundle", is_flag=True, default=None, help="Pack a bundle for each device.")
 @click.option("--threads", type=int, help="CPU threads; 0 = all this process may use.")
-@click.option("--out", type=PATH, help="Output folder.")
+@click.option("--out", type=PATH, help="Folder for all files of the build.")
 @gate_options
 @drop_type_option
-@click.option("--force", is_flag=True, help="Run every stage, reuse nothing.")
-@click.option("--dry-run", is_flag=True, help="Say what would run, and why; change nothing.")
-@click.option("--keep-failed", is_flag=True, help="Keep the engine of a failed gate.")
+@click.option("--force", is_flag=True, help="Run every stage and reuse nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would run, and why; change nothing.")
+@click.option("--keep-failed", is_flag=True, help="Keep the engines although a gate failed.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 @terminal_options
 def build(*, force: bool, dry_run: bool, keep_failed: bool, as_json: bool, **flags: object) -> int:
@@ -154,7 +153,7 @@ def build(*, force: bool, dry_run: bool, keep_failed: bool, as_json: bool, **fla
 
 
 def _print_report(report: ReportRecord, *, as_json: bool, written: Sequence[Path] = ()) -> int:
-    """Result on stdout, verdict last; returns the exit code of the verdict."""
+    """Print the report on stdout, the verdict last; the result is the verdict's exit code."""
     if as_json:
         from edge_inception.validate.report_record import to_json
 
@@ -217,37 +216,27 @@ def init(out: Path, *, force: bool) -> None:
 def engines(*, as_json: bool) -> None:
     """List engine backends and what this machine can do with each."""
     from edge_inception import stage
-    from edge_inception.cli._terminal import wrapped
+    from edge_inception.cli import _doctor
     from edge_inception.engines import _registry as backends
 
-    found = {name: backends.backend(name).availability() for name in backends.backend_names()}
+    states = {name: backends.backend(name).availability() for name in backends.backend_names()}
     if as_json:
         click.echo(
-            json.dumps({name: stage.plain(state) for name, state in found.items()}, indent=1)
+            json.dumps({name: stage.plain(state) for name, state in states.items()}, indent=1)
         )
         return
-    for name, state in found.items():
-        version = state.version.partition("-")[0]  # OpenVINO's goes on with its build
-        text = "; ".join(word for word in (version, state.why_not) if word)
-        click.echo(wrapped(f"{name:<14}{_ability(state):<22}", text, indent=36))
-
-
-def _ability(state: Availability) -> str:
-    words = [
-        word
-        for word, is_possible in (("compile", state.can_compile), ("execute", state.can_execute))
-        if is_possible
-    ]
-    return " and ".join(words) or "missing"
+    for name, state in states.items():
+        text = "; ".join(part for part in (_doctor.short_version(state), state.why_not) if part)
+        can = _doctor.abilities(state) or "missing"
+        click.echo(wrapped(f"{name:<14}{can:<22}", text, indent=36))
 
 
 @cli.command()
 def doctor() -> int:
-    """Say what this machine can compile and run, and the command that adds what is missing."""
-    from edge_inception.cli import _doctor as examination
-    from edge_inception.cli._terminal import wrapped
+    """Print what this machine can compile and run, and the command that adds what is missing."""
+    from edge_inception.cli import _doctor
 
-    findings = examination.examine()
+    findings = _doctor.examine()
     for finding in findings:
         mark = "ok" if finding.is_ok else "missing"
         click.echo(wrapped(f"{mark:<9}{finding.what:<23}", finding.detail, indent=32))

@@ -1,4 +1,4 @@
-"""The command ``models``: what each architecture is, stage by stage, and who publishes weights."""
+"""The command ``models``: architectures, their stages, and their published checkpoints."""
 
 from __future__ import annotations
 
@@ -9,22 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_inception.cli._layout import wrapped
 from edge_inception.cli._options import model_options
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
     from edge_inception.models._trace import Stage
-    from edge_inception.spec import CheckpointFamily, ModelSpec, Preprocess, PublishedCheckpoint
+    from edge_inception.spec import (
+        CheckpointFamily,
+        ModelSpec,
+        Options,
+        Preprocess,
+        PublishedCheckpoint,
+    )
 
 _NAME = 21
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--option", multiple=True, metavar="KEY=VALUE", help="Model option: width=0.25.")
-@click.option("--input-size", "--imgsz", type=click.IntRange(min=1), help="Side in pixels.")
-@click.option("--num-classes", type=click.IntRange(min=1), help="Rows of the head.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option(
+    "--option", multiple=True, metavar="KEY=VALUE", help="Model option, such as width=0.25."
+)
+@click.option(
+    "--input-size", "--imgsz", type=click.IntRange(min=1), help="Side of the input in pixels."
+)
+@click.option("--num-classes", type=click.IntRange(min=1), help="Classes of the head.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(
     name: str | None,
     *,
@@ -35,8 +46,8 @@ def models(
 ) -> None:
     """List architectures, or show NAME stage by stage.
 
-    Input size, parameters, multiply-adds, published accuracy with its source, and the checkpoint
-    families that load. With NAME also its options, forms, preprocessing and stages.
+    The list has input size, parameters, multiply-adds, the checkpoint families that load, and
+    published accuracies with their sources. NAME adds options, forms, preprocessing and stages.
     """
     from edge_inception import registry
 
@@ -68,7 +79,7 @@ def _stages(
     from edge_inception.models._trace import grouped, trace
 
     registry.options(spec, options)
-    architecture = registry.made(spec, spec.describe, num_classes, options)
+    architecture = registry.describe(spec, num_classes, options)
     try:
         return list(grouped(trace(architecture, size)))
     except ValueError as error:
@@ -87,13 +98,15 @@ def _record(spec: ModelSpec) -> dict[str, Any]:
     return {name: stage.plain(getattr(spec, name)) for name in names if name not in builders}
 
 
+def _choices(options: Options) -> str:
+    return ", ".join(f"{key}={value}" for key, value in options.items())
+
+
 def _size(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
 def _listed(spec: ModelSpec) -> Iterator[str]:
-    from edge_inception.cli._terminal import wrapped
-
     figures = f"{spec.num_parameters:>12,} parameters{spec.gmacs:>8.3f} GMACs"
     yield f"{spec.name:<{_NAME}}{_size(spec.variants[0].input_size):<9}{figures}"
     yield wrapped("  checkpoints", ", ".join(f.name for f in spec.families), indent=_NAME)
@@ -108,13 +121,11 @@ def _claim(claim: PublishedCheckpoint) -> str:
 
 
 def _described(spec: ModelSpec) -> Iterator[str]:
-    from edge_inception.cli._terminal import wrapped
-
     yield f"{spec.name}: {spec.title}"
     yield spec.paper
     yield ""
     for form in spec.variants:
-        chosen = ", ".join(f"{key}={value}" for key, value in form.options.items()) or "default"
+        chosen = _choices(form.options) or "default"
         figures = f"{form.num_parameters:,} parameters, {form.gmacs} GMACs at "
         text = f"{figures}{_size(form.input_size)}: {chosen}"
         yield wrapped("form", f"{form.name}: {text}", indent=_NAME)
@@ -125,9 +136,7 @@ def _described(spec: ModelSpec) -> Iterator[str]:
 
 
 def _family(family: CheckpointFamily) -> Iterator[str]:
-    from edge_inception.cli._terminal import wrapped
-
-    chosen = ", ".join(f"{key}={value}" for key, value in family.options.items())
+    chosen = _choices(family.options)
     text = family.name + (f" ({chosen})" if chosen else "")
     yield wrapped("checkpoints", text, indent=_NAME)
     yield wrapped("  preprocessing", _preprocessing(family.preprocess), indent=_NAME)
@@ -138,20 +147,19 @@ def _family(family: CheckpointFamily) -> Iterator[str]:
         yield wrapped("", f"{claim.licence}, {claim.url}", indent=_NAME)
 
 
-def _preprocessing(how: Preprocess) -> str:
-    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (how.mean, how.std))
-    order = "crop, then resize" if how.crop == "before_resize" else "resize, then crop"
+def _preprocessing(steps: Preprocess) -> str:
+    mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (steps.mean, steps.std))
+    order = "crop, then resize" if steps.crop == "before_resize" else "resize, then crop"
     return (
-        f"{_size(how.input_size)} {how.channel_order}, {order} {how.crop_fraction:.4g}, "
-        f"{how.interpolation}, mean {mean}, std {std}"
+        f"{_size(steps.input_size)} {steps.channel_order}, {order} {steps.crop_fraction:.4g}, "
+        f"{steps.interpolation}, mean {mean}, std {std}"
     )
 
 
 def _table(stages: list[Stage], size: tuple[int, int], options: dict[str, Any]) -> Iterator[str]:
     from edge_inception.models._trace import total
 
-    chosen = ", ".join(f"{key}={value}" for key, value in options.items()) or "default options"
-    yield f"stages at {_size(size)}, {chosen}"
+    yield f"stages at {_size(size)}, {_choices(options) or 'default options'}"
     yield f"{'stage':<16}{'what':<32}{'output':>12}{'params':>11}{'MMACs':>9}"
     for stage in stages:
         what = f"{stage.count} x {stage.what}" if stage.count > 1 else stage.what

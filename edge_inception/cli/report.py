@@ -1,7 +1,9 @@
-"""The command ``report``: results again, on the terminal, as a page, Markdown or CSV."""
+"""The command ``report``: stored results on the terminal, as a page, Markdown or CSV."""
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_inception.cli._options import PATH, VERDICT_CODES
+from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
     from edge_inception.estimate.roofline import Estimate, Peaks
@@ -24,16 +27,16 @@ _WORST_FIRST = tuple(VERDICT_CODES[word] for word in ("FAILED", "INCONCLUSIVE"))
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=PATH)
-@click.option("--html", type=PATH, help="Write one self-contained page.")
-@click.option("--markdown", is_flag=True, help="Markdown instead of the terminal's table.")
+@click.option("--html", type=PATH, help="Write one self-contained HTML page.")
+@click.option("--markdown", is_flag=True, help="Print Markdown instead of a table.")
 @click.option(
-    "--csv", is_flag=True, help="CSV on stdout, a line for each engine, or each timed run."
+    "--csv", is_flag=True, help="Print CSV, with a line for each engine or each timed run."
 )
 def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv: bool) -> int:
-    """Show results again: reports, build folders, records of bench, compare and device.py.
+    """Show stored results: reports, build folders, records of bench, compare and device.py.
 
-    A file that compare-layers wrote with --json gives a page the SQNR of each layer.
-    The exit code is the worst verdict: of the newest report of each model, and of each record.
+    A file that compare-layers wrote with --json adds the SQNR of each layer to the page. The exit
+    code is the worst verdict among the newest report of each model and all records.
     """
     from edge_inception.report import devices
     from edge_inception.report.sources import with_noise
@@ -57,41 +60,36 @@ def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv:
 
 
 def _write_page(sources: Sequence[Source], timed: Sequence[Timing], path: Path) -> None:
-    import datetime as dt
-
     from edge_inception.artifact import replace_file
     from edge_inception.report.page import to_html
 
-    whole = [_told_by_files(source) for source in sources]
-    for text in dict.fromkeys(text for source in whole for text in source.left_out):
+    complete = [_with_artifacts(source) for source in sources]
+    for text in dict.fromkeys(text for source in complete for text in source.left_out):
         click.echo(text, err=True)
     now = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    replace_file(path, to_html(whole, timed, created_utc=now).encode("utf-8", "backslashreplace"))
+    replace_file(
+        path, to_html(complete, timed, created_utc=now).encode("utf-8", "backslashreplace")
+    )
     click.echo(f"wrote {path}", err=True)
 
 
-def _told_by_files(source: Source) -> Source:
-    """The source with what its graphs and range table tell; what cannot be read here is said."""
-    import dataclasses
+def _with_artifacts(source: Source) -> Source:
+    """The source with facts from its graphs and range table; without onnx, a note of what lacks."""
     from importlib.util import find_spec
 
     names = {one.path.name for one in source.artifacts}
     if find_spec("onnx"):
         return _with_calibration(_with_layers(source, names))
-    lost = ["block diagram", "rooflines"] if _SIMPLIFIED in names else []
-    lost += ["calibration"] if source.ranges else []
-    if not lost:
+    missing = ["block diagram", "rooflines"] if _SIMPLIFIED in names else []
+    missing += ["calibration"] if source.ranges else []
+    if not missing:
         return source
-    told = f"not on the page: {', '.join(lost)}, which need onnx: {_WITH_ONNX}"
-    return dataclasses.replace(source, left_out=(told,))
+    note = f"not on the page: {', '.join(missing)}, which need onnx: {_WITH_ONNX}"
+    return dataclasses.replace(source, left_out=(note,))
 
 
 def _with_calibration(source: Source) -> Source:
-    """The source with what its range table tells; a table that cannot be read is said."""
-    import dataclasses
-
-    from edge_inception.errors import InputError
-
+    """The source with facts from its range table, or with the problem of reading it."""
     if source.ranges is None:
         return source
     from edge_inception.quant.clipping import describe
@@ -103,9 +101,7 @@ def _with_calibration(source: Source) -> Source:
 
 
 def _with_layers(source: Source, names: AbstractSet[str]) -> Source:
-    """The source with what its graphs tell, where they are among the files beside it."""
-    import dataclasses
-
+    """The source with facts from its graphs, if they are among the files beside it."""
     simplified = source.folder / _SIMPLIFIED
     if simplified.name not in names:
         return source
@@ -122,20 +118,19 @@ def _with_layers(source: Source, names: AbstractSet[str]) -> Source:
 
 
 def _rooflines(model: Any) -> Iterator[Roofline]:
-    """Bounds of the graph on every target whose peaks are known, at the best precision it has."""
-    from edge_inception.errors import InputError
+    """Bounds of the graph on every target with known peaks, at INT8 or else FP16."""
     from edge_inception.estimate import roofline as rooflines
     from edge_inception.graph.statistics import statistics
     from edge_inception.hardware.targets import TARGETS
     from edge_inception.spec import Precision
 
-    found = statistics(model, batch=1)
+    figures = statistics(model, batch=1)
     for target in TARGETS.values():
         precision = Precision.INT8 if target.int8_tops else Precision.FP16
         try:
             peaks = rooflines.peaks_of(target, precision)
-            bound = rooflines.estimate(found, peaks)
-        except InputError:  # its peaks, or the sizes of the graph, are not known: no estimate
+            bound = rooflines.estimate(figures, peaks)
+        except InputError:  # peaks of the target or sizes of the graph are unknown: no estimate
             continue
         yield _roofline(target.name, precision.value, peaks, bound)
 
@@ -195,13 +190,12 @@ def _as_markdown(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
 
 
 def _as_csv(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
-    from edge_inception.errors import InputError
     from edge_inception.report.to_csv import timings_to_csv, to_csv
 
     if sources and timed:
         raise InputError(
             "--csv got reports and records of latency, whose columns differ",
-            hint="name the ones or the others",
+            hint="name only reports, or only records of latency",
         )
     if timed:
         return timings_to_csv({str(one.path): one.records for one in timed})

@@ -16,15 +16,15 @@ from edge_inception.cli._options import (
     graph_options,
     labels_option,
     names,
+    print_artifact,
     recipe_of,
     recipe_options,
-    say_made,
     terminal_of,
     terminal_options,
     typing_options,
     validation_options,
 )
-from edge_inception.errors import InputError
+from edge_inception.errors import InputError, member
 
 if TYPE_CHECKING:
     from edge_inception.artifact import Baseline, Graph
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from edge_inception.recipe.reader import Recipe
 
 _OUT = click.option("--out", type=PATH, required=True, help="File to write.")
-_THREADS = click.option("--threads", type=int, help="CPU threads; 0 or none given = all usable.")
+_THREADS = click.option(
+    "--threads", type=int, help="CPU threads; by default, and for 0, all usable ones."
+)
 
 
 @click.command()
@@ -45,17 +47,17 @@ _THREADS = click.option("--threads", type=int, help="CPU threads; 0 or none give
 @_OUT
 @terminal_options
 def export(*, out: Path, **flags: object) -> None:
-    """Write a checkpoint's model, or another ONNX graph, as the graph to build."""
+    """Write the graph to build, from a checkpoint or from another ONNX graph."""
     from edge_inception.export.export import export as run
     from edge_inception.pipeline import inputs
 
     with terminal_of(flags) as terminal:
         recipe = recipe_of(flags, terminal)
         if recipe.is_foreign:
-            say_made(terminal, _imported(recipe, out)[1])
+            print_artifact(terminal, _imported(recipe, out)[1])
             return
         options = inputs.export_options(recipe, inputs.classes(recipe))
-        say_made(terminal, run(recipe.checkpoint, options, out))
+        print_artifact(terminal, run(recipe.checkpoint, options, out))
 
 
 @click.command()
@@ -63,14 +65,14 @@ def export(*, out: Path, **flags: object) -> None:
 @_OUT
 @terminal_options
 def simplify(graph: Path, out: Path, **flags: object) -> None:
-    """Simplify an exported graph: onnxsim, then our passes."""
+    """Simplify an exported graph by onnxsim and this project's passes."""
     from edge_inception import artifact
     from edge_inception.artifact import Graph
     from edge_inception.graph.options import SimplifyOptions
     from edge_inception.graph.simplify import simplify as run
 
     with terminal_of(flags) as terminal:
-        say_made(terminal, run(artifact.load(Graph, graph), SimplifyOptions(), out))
+        print_artifact(terminal, run(artifact.load(Graph, graph), SimplifyOptions(), out))
 
 
 @click.command()
@@ -80,7 +82,7 @@ def simplify(graph: Path, out: Path, **flags: object) -> None:
 @_OUT
 @terminal_options
 def baseline(*, out: Path, **flags: object) -> None:
-    """Record FP32 logits on the validation images: PyTorch's, or onnxruntime's with --onnx."""
+    """Record FP32 logits of the validation images, by PyTorch, or onnxruntime with --onnx."""
     from edge_inception.baseline.pytorch import record_baseline
     from edge_inception.pipeline import inputs
 
@@ -89,16 +91,16 @@ def baseline(*, out: Path, **flags: object) -> None:
         images = inputs.open_source(recipe.validation, "validation", recipe, terminal)
         inputs.require_threads(recipe.threads)
         if recipe.is_foreign:
-            say_made(terminal, _onnx_baseline(recipe, images, out, terminal))
+            print_artifact(terminal, _onnx_baseline(recipe, images, out, terminal))
             return
         options = inputs.baseline_options(recipe)
         with terminal.working("baseline") as progress:
-            made = record_baseline(recipe.checkpoint, images, options, out, progress=progress)
-        say_made(terminal, made)
+            recorded = record_baseline(recipe.checkpoint, images, options, out, progress=progress)
+        print_artifact(terminal, recorded)
 
 
 def _imported(recipe: Recipe, out: Path) -> tuple[Graph, Graph]:
-    """The imported graph, beside ``out``, and the one with the ends that are asked for, in it."""
+    """The imported graph, beside ``out``, and in ``out`` that graph with the recipe's ends."""
     from edge_inception.export.ends import give_ends
     from edge_inception.graph.import_onnx import import_graph
     from edge_inception.pipeline import inputs
@@ -120,17 +122,19 @@ def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Termin
 
 @click.command()
 @click.argument("graph", type=PATH)
-@click.option("--ranges", type=PATH, help="Range table from calibrate; needed for int8.")
+@click.option("--ranges", type=PATH, help="Range table from calibrate; int8 needs it.")
 @typing_options
 @click.option(
     "--typing",
     default="strong",
     show_default=True,
-    help="strong, weak (TensorRT 8), or implicit (DLA; also writes OUT's calibration .cache).",
+    help="strong, weak (TensorRT 8) or implicit (DLA; a calibration .cache is written too).",
 )
-@click.option("--batch", type=click.IntRange(min=1), help="Fixes a free batch; DLA needs that.")
-@click.option("--dla", is_flag=True, help="With the rewrites and scales of --typing implicit.")
-@click.option("--tensorrt", metavar="VERSION", help="Reader of the calibration cache: 8.5.2.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="Fix a free batch to this size, as DLA needs."
+)
+@click.option("--dla", is_flag=True, help="Apply the rewrites and scales of --typing implicit.")
+@click.option("--tensorrt", metavar="VERSION", help="TensorRT that will read the .cache: 8.5.2.")
 @_OUT
 @terminal_options
 def quantize(
@@ -149,10 +153,9 @@ def quantize(
     tensorrt: str | None,
     **flags: object,
 ) -> None:
-    """Write the typed graph of a precision: Q/DQ for int8, casts for fp16."""
+    """Write the typed graph of a precision, with Q/DQ nodes for int8 and casts for fp16."""
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
-    from edge_inception.errors import member
     from edge_inception.quant.insert_qdq import quantize as run
     from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
     from edge_inception.spec import Precision
@@ -170,21 +173,23 @@ def quantize(
         )
         table = artifact.load(RangeTable, ranges) if ranges else None
         version = _cache_version(options, tensorrt)
-        made = run(artifact.load(SimplifiedGraph, graph), table, options, out)
-        say_made(terminal, made)
+        typed = run(artifact.load(SimplifiedGraph, graph), table, options, out)
+        print_artifact(terminal, typed)
         if version and table:
             from edge_inception.quant.calibration_cache import write_cache
             from edge_inception.quant.options import CacheOptions
 
             path = out.with_suffix(".cache")
-            say_made(terminal, write_cache(made, table, CacheOptions(tensorrt=version), path))
+            cache = write_cache(typed, table, CacheOptions(tensorrt=version), path)
+            print_artifact(terminal, cache)
 
 
 def _cache_version(options: QuantizeOptions, version: str | None) -> str:
-    """The TensorRT that will read the calibration cache; empty where there is none.
+    """Version of the TensorRT that will read the calibration cache; empty without a cache.
 
     Raises:
-        InputError: It is needed and missing, is given in vain, or has no calibrators.
+        InputError: A cache is written and no version is given, a version is given and no cache is
+            written, or this TensorRT has no calibrators.
     """
     is_cached = options.typing.value == "implicit" and options.precision.value == "int8"
     if is_cached and not version:
@@ -206,18 +211,20 @@ def _cache_version(options: QuantizeOptions, version: str | None) -> str:
 
 @click.command()
 @click.argument("engine", type=PATH)
-@click.option("--baseline", "baseline_path", type=PATH, required=True, help="baseline.npz")
+@click.option(
+    "--baseline", "baseline_path", type=PATH, required=True, help="Baseline of the images."
+)
 @recipe_options
 @validation_options
 @gate_options
 @_THREADS
-@click.option("--cuda-graph/--no-cuda-graph", default=True, help="On a GPU; else call by call.")
+@click.option("--cuda-graph/--no-cuda-graph", default=True, help="Run as a CUDA graph on a GPU.")
 @_OUT
 @terminal_options
 def validate(
     engine: Path, baseline_path: Path, out: Path, *, cuda_graph: bool, **flags: object
 ) -> int:
-    """Measure one engine against the baseline and judge the gates."""
+    """Measure one engine against the baseline, and judge it by the gates."""
     from edge_inception import artifact
     from edge_inception.artifact import Baseline, EngineFile
     from edge_inception.pipeline import inputs
@@ -239,7 +246,7 @@ def validate(
         chosen = inputs.validate_options(recipe, images, loaded, terminal)
         options = dataclasses.replace(chosen, cuda_graph=cuda_graph)
         with terminal.working("validate") as progress:
-            made = run(
+            written = run(
                 artifact.load(Baseline, baseline_path),
                 [entry],
                 images,
@@ -247,7 +254,7 @@ def validate(
                 out,
                 progress=progress,
             )
-        record = report_record.read(made.path)
+        record = report_record.read(written.path)
         print_report(record)
         return VERDICT_CODES[record.status]
 

@@ -1,4 +1,4 @@
-"""The commands about named hardware: ``targets``."""
+"""The command ``targets``: named hardware with its peaks, memory and JetPack releases."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from edge_inception.cli._layout import wrapped
 
 if TYPE_CHECKING:
     from edge_inception.hardware.jetpack import JetPack
@@ -26,12 +28,12 @@ _FOOT = (
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def targets(name: str | None, *, as_json: bool) -> None:
-    """List targets, or show all that is known of NAME.
+    """List targets, or show all facts about NAME.
 
-    Peaks, memory and accelerators, each with its source; the JetPack releases of a Jetson with the
-    TensorRT, CUDA and Python they bring.
+    Peaks, memory and accelerators come with their sources, the JetPack releases of a Jetson with
+    the TensorRT, CUDA and Python that they ship.
     """
     from edge_inception.hardware import targets as table
 
@@ -61,7 +63,7 @@ def _record(target: Target) -> dict[str, Any]:
 
 
 def _facts(of: Target | Dla) -> dict[str, Any]:
-    """Facts with the names of their parts; the others are plain already."""
+    """The fields that are facts, as dictionaries of value, sure and source."""
     from edge_inception.hardware.target import Fact
 
     values = {field.name: getattr(of, field.name) for field in dataclasses.fields(of)}
@@ -69,20 +71,18 @@ def _facts(of: Target | Dla) -> dict[str, Any]:
 
 
 def _listed(rows: list[Target]) -> Iterator[str]:
-    from edge_inception.cli._terminal import wrapped
-
     yield _LIST.format("target", "backend", "SM", "GB", "INT8", "FP16", "GB/s", "DLA", "TensorRT")
     for row in rows:
-        found = row.compute_capabilities or (_NONE,)
+        versions = row.compute_capabilities or (_NONE,)
         is_one = len(row.compute_capabilities) == 1
         yield _LIST.format(
             row.name,
             row.backend,
-            "-".join(dict.fromkeys((found[0], found[-1]))),
+            "-".join(dict.fromkeys((versions[0], versions[-1]))),
             row.memory_gb or _NONE,
-            _short(row.int8_tops, is_asked=is_one and "int8" not in row.slow),
-            _short(row.fp16_tflops, is_asked=is_one),
-            _short(row.bandwidth_gb_s, is_asked=is_one),
+            _short(row.int8_tops, has_figure=is_one and "int8" not in row.slow),
+            _short(row.fp16_tflops, has_figure=is_one),
+            _short(row.bandwidth_gb_s, has_figure=is_one),
             row.num_dla_cores or _NONE,
             _versions(row),
         )
@@ -98,17 +98,15 @@ def _cut(version: str, num_parts: int) -> str:
     return ".".join(version.split(".")[:num_parts])
 
 
-def _short(fact: Fact | None, *, is_asked: bool) -> str:
-    """Three figures or more; nothing where a family or a missing instruction has no number."""
+def _short(fact: Fact | None, *, has_figure: bool) -> str:
+    """A figure for the list: ``?`` where it is unknown, ``-`` where the target has none."""
     if fact is None:
-        return _UNKNOWN if is_asked else _NONE
+        return _UNKNOWN if has_figure else _NONE
     figures = f"{int(fact.value + 0.5)}" if fact.value >= _WHOLE else f"{fact.value:g}"
     return f"{'' if fact.sure == 'V' else '~'}{figures}"
 
 
 def _described(row: Target) -> Iterator[str]:
-    from edge_inception.cli._terminal import wrapped
-
     yield wrapped("", f"{row.name}: {row.title}", indent=0)
     yield ""
     for lead, text in (*_rows(row), *(("note", note) for note in row.notes)):
@@ -129,8 +127,8 @@ def _rows(row: Target) -> Iterator[tuple[str, str]]:
         return
     yield "memory", f"{row.memory_gb} GB"
     yield "bandwidth", _long(row.bandwidth_gb_s, "GB/s")
-    yield "GPU INT8", _none(row, "int8") or _long(row.int8_tops, "TOPS dense")
-    yield "GPU FP16", _none(row, "fp16") or _long(row.fp16_tflops, "TFLOPS dense")
+    yield "GPU INT8", _without(row, "int8") or _long(row.int8_tops, "TOPS dense")
+    yield "GPU FP16", _without(row, "fp16") or _long(row.fp16_tflops, "TFLOPS dense")
     if row.fp8_tflops:
         yield "GPU FP8", _long(row.fp8_tflops, "TFLOPS dense")
     if row.dla:
@@ -145,7 +143,7 @@ def _rows(row: Target) -> Iterator[tuple[str, str]]:
         yield "power modes", row.power_modes or "unknown; read nvpmodel -q on the device"
 
 
-def _none(row: Target, precision: str) -> str:
+def _without(row: Target, precision: str) -> str:
     return f"none: {row.slow[precision]}" if precision in row.slow else ""
 
 
@@ -154,8 +152,6 @@ def _long(fact: Fact | None, unit: str) -> str:
 
 
 def _releases(rows: tuple[JetPack, ...]) -> Iterator[str]:
-    from edge_inception.cli._terminal import wrapped
-
     yield _RELEASES.format(
         "JetPack", "L4T", "TensorRT", "CUDA", "cuDNN", "Ubuntu", "Python", "opset"
     )
@@ -178,12 +174,11 @@ def _releases(rows: tuple[JetPack, ...]) -> Iterator[str]:
 
 
 def _legend() -> Iterator[str]:
-    from edge_inception.cli._terminal import wrapped
     from edge_inception.hardware.target import SURE
 
-    yield wrapped("", "; ".join(f"[{key}] {words}" for key, words in SURE.items()), indent=0)
+    legend = "; ".join(f"[{key}] {meaning}" for key, meaning in SURE.items())
+    yield wrapped("", legend, indent=0)
     yield "docs/... are pages of the installed package: edge_inception/docs/"
 
 
 COMMANDS = (targets,)
-"""Every command. Bodies import the one function they call: ``--help`` imports only click."""

@@ -1,4 +1,4 @@
-"""The command that trains: a model from an image set, or with --qat a quantized graph."""
+"""The command ``train``: a model on an image set, or with --qat a quantized graph."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ if TYPE_CHECKING:
     from edge_inception.sidecar import QatFigures
 
 _SHARED = ("epochs", "batch", "learning_rate", "seed", "device", "threads")
-_OF_A_MODEL = ("model", "option", "input_size", "crop_fraction", "interpolation", "start_size")
-_OF_A_GRAPH = ("graph", "distillation", "placement", "keep_float", "keep_failed")
-_OTHERS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "--model": (_OF_A_GRAPH, "leave it out: it is for --qat"),
-    "--qat": (_OF_A_MODEL, "leave it out: the graph has its own"),
+_FLAGS_OF_MODEL = ("model", "option", "input_size", "crop_fraction", "interpolation", "start_size")
+_FLAGS_OF_QAT = ("graph", "distillation", "placement", "keep_float", "keep_failed")
+# Kind of training -> flags that it refuses, and the hint.
+_REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "--model": (_FLAGS_OF_QAT, "leave it out: it is for --qat"),
+    "--qat": (_FLAGS_OF_MODEL, "leave it out: the graph has its own"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Flags:
-    """What ``train`` was called with; None and empty are flags that were not given."""
+    """Flags of ``train``; None and () are flags that were not given."""
 
     model: str | None
     option: tuple[str, ...]
@@ -64,45 +65,54 @@ class _Flags:
 
 
 @click.command()
-@click.option("--model", help="Architecture.")
-@click.option("--option", multiple=True, metavar="KEY=VALUE", help="Model option: width=0.25.")
-@click.option("--qat", type=PATH, metavar="RANGES", help="Fine-tune a graph in int8 instead.")
-@click.option("--graph", type=PATH, help="With --qat: else model.simplified.onnx beside RANGES.")
-@click.option("--data", type=PATH, required=True, help="Class folders, or a set file.")
-@click.option("--data-split", default="", help="Split of a set file to train on.")
-@click.option("--validation", type=PATH, required=True, help="Class folders, or a set file.")
-@click.option("--validation-split", default="", help="Split of a set file for the metrics.")
-@click.option("--input-size", "--imgsz", type=int, help="Side of the input in pixels.")
-@click.option("--crop-fraction", type=float, help="Share of the image that validation sees.")
-@click.option("--interpolation", help="nearest, bilinear, bicubic or lanczos.")
-@click.option("--epochs", type=int, help="Passes over the training images: 60, with --qat 3.")
-@click.option("--batch", type=int, help="Images per step: 32.")
+@click.option("--model", help="Architecture to train.")
 @click.option(
-    "--learning-rate", type=float, help="Peak of the cosine schedule: 0.002, with --qat 0.00005."
+    "--option", multiple=True, metavar="KEY=VALUE", help="Model option, such as width=0.25."
 )
-@click.option("--start-size", type=int, help="Side of the first epoch's images: 160; grows.")
-@click.option("--distillation", type=float, help="With --qat: pull to the float logits, 0..1: 1.")
-@click.option("--placement", metavar="NAME", help="With --qat: what quantize will be given.")
-@click.option("--keep-float", metavar="GROUP[,GROUP]", help="With --qat: likewise.")
-@click.option("--keep-failed", is_flag=True, help="With --qat: write it even if int8 got worse.")
-@click.option("--seed", type=int, help="Of every random choice.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train.")
+@click.option("--qat", type=PATH, metavar="RANGES", help="Fine-tune a graph in int8 instead.")
+@click.option("--graph", type=PATH, help="With --qat: graph; by default beside RANGES.")
+@click.option("--data", type=PATH, required=True, help="Training images.")
+@click.option("--data-split", default="", help="Split of the set file of --data.")
+@click.option("--validation", type=PATH, required=True, help="Images for the metrics.")
+@click.option("--validation-split", default="", help="Split of the set file of --validation.")
+@click.option("--input-size", "--imgsz", type=int, help="Side of the input in pixels.")
+@click.option("--crop-fraction", type=float, help="Share of the image kept for validation.")
+@click.option("--interpolation", help="Resize by nearest, bilinear, bicubic or lanczos.")
+@click.option("--epochs", type=int, help="Passes over the images. Default: 60, with --qat 3.")
+@click.option("--batch", type=int, help="Images per step. Default: 32.")
+@click.option(
+    "--learning-rate",
+    type=float,
+    help="Peak of the cosine schedule. Default: 0.002, with --qat 0.00005.",
+)
+@click.option(
+    "--start-size", type=int, help="Side of the first epoch's images. Default: 160; it grows."
+)
+@click.option(
+    "--distillation", type=float, help="With --qat: weight of the float logits, 0..1. Default: 1."
+)
+@click.option("--placement", metavar="NAME", help="With --qat: placement that quantize will get.")
+@click.option("--keep-float", metavar="GROUP[,GROUP]", help="With --qat: as quantize will get it.")
+@click.option("--keep-failed", is_flag=True, help="With --qat: write a graph that got worse.")
+@click.option("--seed", type=int, help="Seed of every random choice.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device to train on.")
 @click.option("--threads", type=int, help="CPU threads; 0 = all usable.")
-@click.option("--out", type=PATH, required=True, help="Folder; an unfinished run is resumed.")
+@click.option("--out", type=PATH, required=True, help="Folder to write; an unfinished run resumes.")
 @terminal_options
-def train(**given: object) -> None:
-    """Train a model on an image folder or set: a checkpoint and its metrics.
+def train(**options: object) -> None:
+    """Train a model on class folders or a set file; writes a checkpoint and its metrics.
 
-    With --qat RANGES a simplified graph learns to live with the int8 scales of its range table: the
-    last resort where calibration, placement and layers in float do not suffice. It writes the same
-    graph with other weights and its range table, for quantize --no-bias-correction, and says in
-    qat.json what was gained; int8 that got worse exits 6 and writes no graph.
+    With --qat RANGES the weights of a simplified graph are fine-tuned for the int8 scales of its
+    range table, as a last resort where calibration, placement and layers in float do not suffice.
+    The command then writes the graph with its new weights and range table, to be quantized with
+    --no-bias-correction, and the gain in qat.json. If int8 got worse it exits with 6 and writes no
+    graph.
     """
     from edge_inception.data import imageset
 
-    flags = record_of(_Flags, given)
+    flags = record_of(_Flags, options)
     _require_fit(flags)
-    with terminal_of(given) as terminal:
+    with terminal_of(options) as terminal:
         train_set = imageset.open_set(flags.data, split=flags.data_split)
         monitor = imageset.open_set(flags.validation, split=flags.validation_split)
         if flags.qat:
@@ -115,14 +125,14 @@ def _require_fit(flags: _Flags) -> None:
     """Refuse flags of the other kind of training.
 
     Raises:
-        InputError: One is given, or neither a model nor ranges are.
+        InputError: Such a flag is given, or neither --model nor --qat is.
     """
     if not flags.qat and not flags.model:
         raise InputError("nothing to train", hint="--model NAME, or --qat RANGES")
     kind = "--qat" if flags.qat else "--model"
-    others, why = _OTHERS[kind]
-    if given := given_flags(others, flags):
-        raise InputError(f"{', '.join(given)} with {kind}", hint=why)
+    refused, hint = _REFUSED[kind]
+    if given := given_flags(refused, flags):
+        raise InputError(f"{', '.join(given)} with {kind}", hint=hint)
 
 
 def _train(sets: tuple[ImageSet, ImageSet], model: str, flags: _Flags, terminal: Terminal) -> None:
@@ -168,7 +178,7 @@ def _fine_tune(
     gained = trained.details.qat
     assert gained is not None
     for when in ("float32", "before", "after"):
-        terminal.note(f"{when}: {_told(getattr(gained, when))}")
+        terminal.note(f"{when}: {_accuracy(getattr(gained, when))}")
     click.echo(f"{trained.path}\n{bound.path}")
 
 
@@ -177,7 +187,7 @@ def _given(names_of: tuple[str, ...], flags: _Flags) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _told(figures: QatFigures) -> str:
+def _accuracy(figures: QatFigures) -> str:
     """``top-1 83.2 %, 31.0 dB``; the float graph has no SQNR."""
     sqnr = "" if figures.sqnr_db is None else f", {figures.sqnr_db:.1f} dB"
     return f"top-1 {100 * figures.accuracy:.2f} %{sqnr}"

@@ -1,4 +1,4 @@
-"""Images through an engine in the batches it takes, and its answers as one array.
+"""Running images through an engine in batches that it takes, with one array of outputs.
 
 This very file travels to devices: Python 3.6 syntax and numpy 1.13.
 """
@@ -11,10 +11,11 @@ _TOP_K = ("scores", "classes")  # outputs of spec.HEAD_OUTPUTS
 
 
 def in_batches(run: Callable[[Any], Any], images: Any, smallest: int, largest: int) -> Any:
-    """Answers [N, ...] to images [N, ...], N >= 1, by an engine that takes so many at a time.
+    """Outputs [N, ...] of an engine for images [N, ...], N >= 1.
 
-    More than ``largest`` go through in several runs; fewer than ``smallest`` are padded by
-    repeating the last image, and the padding's answers are dropped. ``run`` gives a fresh array.
+    The engine takes ``smallest`` to ``largest`` images per run. More images need several runs; a
+    smaller batch is padded by repeating the last image, and the outputs of the padding are dropped.
+    ``run`` must return a new array each time.
     """
     if smallest <= len(images) <= largest:
         return run(np.ascontiguousarray(images))
@@ -28,13 +29,14 @@ def in_batches(run: Callable[[Any], Any], images: Any, smallest: int, largest: i
 
 
 def dense(outputs: Mapping[str, Any], num_classes: int) -> Any:
-    """float32 [N, columns] of an engine's outputs by name.
+    """The outputs of an engine, by name, as one array float32 [N, columns].
 
-    The only output as it is; of a top-k head probabilities that are 0 outside the k classes.
+    A single output is returned as it is. A top-k head gives probabilities for all classes, which
+    are 0 outside its k classes.
     """
     if set(outputs) != set(_TOP_K):
-        (answer,) = outputs.values()
-        return np.asarray(answer).astype(np.float32, copy=False)
+        (output,) = outputs.values()
+        return np.asarray(output).astype(np.float32, copy=False)
     scores, classes = (outputs[name] for name in _TOP_K)
     spread = np.zeros((len(scores), num_classes), np.float32)
     spread[np.arange(len(scores))[:, np.newaxis], classes.astype(np.int64)] = scores

@@ -1,6 +1,7 @@
-"""Images of a set as batches that an engine takes; ``pixels`` decodes and preprocesses each one.
+"""Batches of the images of a set.
 
-What is read and what is refused by name stands there; here its refusals become input errors.
+``pixels`` decodes and preprocesses each image and lists what it refuses; this module turns its
+refusals into input errors.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def decode(path: Path) -> Image.Image:
     """Upright 8-bit RGB image.
 
     Raises:
-        InputError: Missing or not usable; ``pixels`` says what is.
+        InputError: The file is missing or not usable; ``pixels`` lists usable files.
     """
     try:
         return pixels.decode(path)
@@ -45,7 +46,7 @@ def decode(path: Path) -> Image.Image:
 
 
 def preprocess(image: Image.Image, how: Preprocess) -> NDArray[Any]:
-    """One image as ``how`` says: ``how.element`` of shape ``how.image_shape``."""
+    """One preprocessed image, of type ``how.element`` and shape ``how.image_shape``."""
     values: NDArray[Any] = pixels.preprocess(image, how)
     return values
 
@@ -57,7 +58,7 @@ def normalise(values: NDArray[np.uint8], how: Preprocess) -> NDArray[np.float32]
 
 
 def load_image(path: Path, how: Preprocess) -> NDArray[Any]:
-    """An image file as ``how`` says.
+    """A preprocessed image file, of type ``how.element`` and shape ``how.image_shape``.
 
     Raises:
         InputError: The file is not a usable image.

@@ -1,9 +1,10 @@
-"""Which images, in which order, with which labels: a folder, class folders, or a set file.
+"""Ordered sets of images with labels, from a folder, class folders, or a set file.
 
-A set file is JSON in ``calibration/sets``: ids, sha256, classes and splits of images that live
-elsewhere (a pip package or a folder), so images stay out of git and a changed image is noticed.
-It alone of all formats takes keys that nobody here knows: people note licences and grades in it.
-Hidden files and folders are passed over; links to files and to class folders are followed.
+A set file, as in ``calibration/sets``, is JSON with ids, sha256, classes and splits of images that
+are stored elsewhere (a pip package or a folder), so that images stay out of git and a changed image
+is noticed. Hidden files and folders are ignored; links to files and to class folders are followed.
+
+This format alone takes keys that nobody here reads: people note licences and grades in it.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageItem:
-    """One image: its file, sha256 of the bytes, logit index of its class (None: unlabelled).
+    """One image: its file, the sha256 of its bytes, and the logit index of its class or None.
 
-    ``weight`` is how much the label is trusted, 0..1; training uses it, accuracy does not.
+    ``weight`` is the trust in the label, 0..1; training uses it, accuracy does not.
     """
 
     path: Path
@@ -44,7 +45,7 @@ class ImageItem:
 class ImageSet:
     """An ordered set of images; ``classes`` are names by logit index, empty when unlabelled.
 
-    ``num_left_out`` is how many unusable images of the source are not among ``items``.
+    ``num_left_out`` counts unusable images of the source that are not among ``items``.
     """
 
     name: str
@@ -59,16 +60,16 @@ class ImageSet:
 
     @property
     def sha256(self) -> str:
-        """Digest of image hashes, labels and ``num_left_out``; not of order or file names."""
+        """Digest of hashes, labels and ``num_left_out``; order and file names do not count."""
         lines = sorted(f"{item.sha256} {item.label} {item.weight}" for item in self.items)
         left_out = (f"left out {self.num_left_out}",) if self.num_left_out else ()
         text = "\n".join((*self.classes, *lines, *left_out))
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def subset(self, num_images: int) -> ImageSet:
-        """At most ``num_images`` images, in the set's order: each class has its share.
+        """At most ``num_images`` images, in the set's order, with each class's share of them.
 
-        Within a class the hashes decide, so neither the order nor the names of the images do.
+        Within a class the images are chosen by hash, whatever their order and their names.
 
         Raises:
             ValueError: ``num_images`` is below 1.
@@ -97,8 +98,8 @@ def open_set(location: Path, *, split: str = "", labels: Path | None = None) -> 
             classes than there are folders. Without it class folders are indexed in sorted order.
 
     Raises:
-        InputError: Missing, empty, unreadable, a split or class that does not exist, the same image
-            in two classes, or an image whose bytes are not those the set file was made from.
+        InputError: The location is missing, empty or unreadable, a split or class does not exist,
+            one image is in two classes, or an image differs from the one in the set file.
     """
     try:
         return _open(location, split, labels)
@@ -111,8 +112,8 @@ def open_set(location: Path, *, split: str = "", labels: Path | None = None) -> 
 
 def overlap(first: ImageSet, second: ImageSet) -> list[Path]:
     """Files of ``first`` whose bytes also occur in ``second``."""
-    theirs = {item.sha256 for item in second.items}
-    return [item.path for item in first.items if item.sha256 in theirs]
+    hashes = {item.sha256 for item in second.items}
+    return [item.path for item in first.items if item.sha256 in hashes]
 
 
 def _open(location: Path, split: str, labels: Path | None) -> ImageSet:
@@ -137,7 +138,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Class names by logit index, one per line.
 
     Raises:
-        InputError: Unreadable, an empty line, or a name given twice.
+        InputError: The file is unreadable, has an empty line, or names a class twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -183,7 +184,7 @@ def _open_folder(folder: Path, names: tuple[str, ...]) -> ImageSet:
 def _refuse_misfits(
     folders: Mapping[Path, Sequence[Path]], classes: Sequence[str], *, is_sorted_order: bool
 ) -> None:
-    """Folders that are no class, and empty ones when the folders decide the logit index."""
+    """Refuse folders that are no class, and empty folders when folders decide the logit index."""
     strangers = [p.name for p, inside in folders.items() if inside and p.name not in classes]
     if strangers:
         raise InputError(
@@ -215,19 +216,19 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _is_image(entry: Path) -> bool:
-    """By name; a broken link counts, so that reading it is refused and not passed over."""
+    """Whether the name is that of an image; a broken link counts, so that it gets refused."""
     return entry.suffix.lower() in SUFFIXES and not entry.is_dir()
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Images in a class folder, its own folders included; links to those are not followed."""
-    found: list[Path] = []
+    """Images in a class folder and its subfolders; links to subfolders are not followed."""
+    images: list[Path] = []
     for entry in _visible(folder):
         if entry.is_dir() and not entry.is_symlink():
-            found += _images_in(entry)
+            images += _images_in(entry)
         elif _is_image(entry):
-            found.append(entry)
-    return found
+            images.append(entry)
+    return images
 
 
 def _hashed(files: Sequence[tuple[Path, int | None]]) -> tuple[ImageItem, ...]:
@@ -240,7 +241,7 @@ def _hashed(files: Sequence[tuple[Path, int | None]]) -> tuple[ImageItem, ...]:
 
 
 class _Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the images are: a folder beside the set file, or inside a package."""
+    """Place of the images: a folder beside the set file, or a folder inside a package."""
 
     folder: str = "."
     module: str | None = None
@@ -256,7 +257,7 @@ class _SetImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _SetFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A set file; it may say more of itself and its images, for people: licence, grades."""
+    """A set file; other keys, such as licence and grades, are for people and ignored."""
 
     schema: Literal[1]
     name: str
@@ -301,14 +302,14 @@ def _open_set_file(path: Path, split: str) -> ImageSet:
 def _set_images(path: Path, record: _SetFile) -> list[_SetImage]:
     last = len(record.classes) - 1
     hint = f"label is 0 to {last} or null, weight 0 to 1"
-    found = []
+    images = []
     for number, value in enumerate(record.images):
         where = f"{path}: image {number} is not a record of id, sha256, split, label and weight"
         image = records.convert(_SetImage, value, where=where, hint=hint)
         if image.label is not None and image.label > last:
             raise InputError(f"{where}: its label is {image.label}", hint=hint)
-        found.append(image)
-    return found
+        images.append(image)
+    return images
 
 
 def _locate(path: Path, source: _Source) -> Path:
@@ -317,12 +318,12 @@ def _locate(path: Path, source: _Source) -> Path:
         return path.parent / source.folder
     package = source.distribution or source.module
     try:
-        found = importlib.util.find_spec(source.module)
-    except (ImportError, ValueError):  # of the package around a dotted name; no name at all
-        found = None
-    if found is None or not found.submodule_search_locations:
+        spec = importlib.util.find_spec(source.module)
+    except (ImportError, ValueError):  # of the parent of a dotted name, or of no name at all
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
         raise InputError(
             f"images of {path.name} come from package '{package}', not installed",
             hint=f"pip install {package}",
         )
-    return Path(found.submodule_search_locations[0]) / source.folder
+    return Path(spec.submodule_search_locations[0]) / source.folder

@@ -1,13 +1,14 @@
-"""Image file to the array an engine takes: the only preprocessing in the project.
+"""The only preprocessing in the project: an image file becomes the array that an engine takes.
 
-Read: PNG, JPEG, BMP, WebP, TIFF and GIF, told apart by their first bytes and not by their name; the
-first frame of an animation; 1-bit, grey, palette, RGB, YCbCr and CMYK pixels, 8 or 16 bits wide,
-turned upright as EXIF says. 16-bit values are scaled to 8 bits, never clipped. CMYK is converted
-without its colour profile. Transparency is dropped, and with it the colour that would have shown
-behind: the network sees the stored colour, as it did wherever images were opened as RGB to train.
+Formats that are read: PNG, JPEG, BMP, WebP, TIFF and GIF, recognised by their first bytes and not
+by their name. Of an animation the first frame is read. Pixels may be 1-bit, grey, palette, RGB,
+YCbCr or CMYK, 8 or 16 bits wide; EXIF orientation is applied. 16-bit values are scaled to 8 bits,
+never clipped. CMYK is converted without its colour profile. Transparency is dropped: the network
+sees the stored colour, as in training pipelines that open images as RGB.
 
-Refused by name: empty, truncated and undecodable files, other formats, float and 32-bit pixels
-(their white is unknown), over 64 megapixels, and one side over 100 times the other.
+Files that are refused by an error with their name: empty, truncated and undecodable files, other
+formats, float and 32-bit pixels (the value of their white is unknown), images over 64 megapixels,
+and images with one side over 100 times the other.
 
 This very file travels to devices: Python 3.6 syntax, numpy and Pillow 8 or later.
 """
@@ -25,7 +26,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 MAX_PIXELS = 64000000
-MAX_ASPECT = 100  # the shorter side fills the input, so the longer one grows with this ratio
+MAX_ASPECT = 100  # the shorter side fills the input, so that memory grows with this ratio
 _EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"))
 _SIXTEEN_BIT_MODES = frozenset(("I;16", "I;16L", "I;16B", "I;16N"))
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
@@ -49,7 +50,7 @@ _READERS: Tuple[Tuple[bytes, Callable[[Any], ImageFile.ImageFile]], ...] = (
     (b"MM\0+", TiffImageFile),
     (b"GIF8", GifImageFile),
 )
-# Formats that a build of Pillow may leave out; its readers then fail with a NameError or worse.
+# Formats that a build of Pillow may lack; their readers then fail with unrelated errors.
 _OPTIONAL: Dict[Any, Tuple[str, str]] = {
     WebPImageFile: ("webp", "WebP"),
     JpegImageFile: ("jpg", "JPEG"),
@@ -61,7 +62,7 @@ _DAMAGE = (
 
 
 class ImageError(Exception):
-    """A file that is no usable image; ``remedy`` says what to do with it, and may be empty."""
+    """A file that is no usable image; ``remedy`` is what to do about it, or empty."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -72,7 +73,7 @@ def decode(path: Any) -> Image.Image:
     """Upright 8-bit RGB image of the file at ``path``.
 
     Raises:
-        ImageError: Missing or not usable; the module says what is.
+        ImageError: The file is missing or not usable, see the docstring of the module.
     """
     try:
         with open(str(path), "rb") as stream:
@@ -111,7 +112,7 @@ def _require_reader(path: Any, reader: Any) -> None:
 
 
 def _refuse_size(path: Any, image: Image.Image) -> None:
-    """Refuse by the header what would need too much memory to decode or to resize."""
+    """Refuse an image by its header when it would take too much memory to decode or to resize."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -151,7 +152,7 @@ def _is_sixteen_bit(image: Image.Image) -> bool:
 
 
 def _white(image: Image.Image) -> int:
-    """Value of white in a 16-bit grey image; TIFF may fill fewer bits."""
+    """Value of white in a 16-bit grey image; a TIFF file may use fewer bits."""
     if not isinstance(image, TiffImageFile):
         return (1 << 16) - 1
     if image.tag_v2.get(_PHOTOMETRIC) != _BLACK_IS_ZERO:
@@ -160,14 +161,17 @@ def _white(image: Image.Image) -> int:
 
 
 def preprocess(image: Image.Image, how: Any) -> Any:
-    """One image as ``how`` says, a ``spec.Preprocess`` or the manifest's: its element and shape."""
+    """One preprocessed image, in the element type and layout of ``how``.
+
+    ``how`` is a ``spec.Preprocess``, or the record with the same fields in a manifest.
+    """
     cropped = crop(image, how)
     values = cropped if how.element == "uint8" else normalise(cropped, how)
     return np.ascontiguousarray(values if how.layout == "NHWC" else values.transpose(2, 0, 1))
 
 
 def crop(image: Image.Image, how: Any) -> Any:
-    """uint8 [H, W, 3]: resized and cropped, channels in ``how.channel_order``."""
+    """Resized and cropped pixels, uint8 [H, W, 3], with channels in ``how.channel_order``."""
     cut = _crop_resized if how.crop == "before_resize" else _resize_cropped
     values = np.asarray(cut(image, how), dtype=np.uint8)
     return values[..., ::-1] if how.channel_order == "BGR" else values
@@ -181,7 +185,7 @@ def normalise(values: Any, how: Any) -> Any:
 
 
 def _resize_cropped(image: Image.Image, how: Any) -> Image.Image:
-    """Shorter side resized, then the centre cropped."""
+    """The image with its shorter side resized, then its centre cropped."""
     height, width = how.input_size
     scale = max(height / image.height, width / image.width) / how.crop_fraction
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
@@ -192,7 +196,7 @@ def _resize_cropped(image: Image.Image, how: Any) -> Image.Image:
 
 
 def _crop_resized(image: Image.Image, how: Any) -> Image.Image:
-    """Centre share of each side cropped with ``tf.image.central_crop``'s rounding, then resized."""
+    """The image cropped to its centre, as ``tf.image.central_crop`` rounds it, then resized."""
     left, top = (int((side - side * how.crop_fraction) / 2) for side in image.size)
     image = image.crop((left, top, image.width - left, image.height - top))
     height, width = how.input_size
@@ -201,7 +205,7 @@ def _crop_resized(image: Image.Image, how: Any) -> Image.Image:
 
 
 def load_image(path: Any, how: Any) -> Any:
-    """An image file as ``how`` says.
+    """A preprocessed image file, see ``preprocess``.
 
     Raises:
         ImageError: The file is not a usable image.

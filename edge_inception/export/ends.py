@@ -1,4 +1,4 @@
-"""Imported graph -> graph with the ends that are asked for: the stage ``ends``."""
+"""The stage ``ends``: an imported graph gets folded preprocessing and a head."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from edge_inception.graph import check
 
 
 def give_ends(graph: Graph, options: EndsOptions, out: Path) -> Graph:
-    """An imported graph with preprocessing inside and a head behind, where they are asked for.
+    """An imported graph with the preprocessing and the head that ``options`` ask for.
 
     Args:
         graph: From ``import_graph``.
-        options: The ends; the defaults leave the graph as it is.
+        options: Preprocessing and head; the defaults leave the graph as it is.
         out: Path of the .onnx file.
 
     Raises:
@@ -27,9 +27,9 @@ def give_ends(graph: Graph, options: EndsOptions, out: Path) -> Graph:
     """
     model = check.load_graph(graph.path)
     facts = graph.details
-    how = replace(facts.preprocess, element=options.element, layout=options.layout)
+    preprocess = replace(facts.preprocess, element=options.element, layout=options.layout)
     interface.require_k(options.head, facts.num_classes)
-    interface.add_ends(model, how, options.head)
+    interface.add_ends(model, preprocess, options.head)
     content: bytes = model.SerializeToString(deterministic=True)
     return artifact.publish(
         Graph,
@@ -39,9 +39,9 @@ def give_ends(graph: Graph, options: EndsOptions, out: Path) -> Graph:
         counts=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
         details=replace(
             facts,
-            preprocess=how,
+            preprocess=preprocess,
             head_text=str(options.head),
             output=options.head.outputs[0],
-            input_shape=(facts.input_shape[0], *how.image_shape),
+            input_shape=(facts.input_shape[0], *preprocess.image_shape),
         ),
     )

@@ -1,4 +1,4 @@
-"""A checkpoint -> ONNX graph: the stage ``export``."""
+"""The stage ``export``: the model of a checkpoint as an ONNX graph."""
 
 from __future__ import annotations
 
@@ -39,21 +39,20 @@ MAX_ERROR_OF_PYTORCHS = 4.0
 """Measured on the full Inception-v4: onnxruntime, which adds in another order, errs 0.8 to 1.2
 times as much as PyTorch, one average pool with the wrong border rule at least 400 times."""
 _FLOOR = 1e-6  # of the largest logit, for networks so small that PyTorch rounds to the exact answer
-_FEW_CLASSES, _SEEDS_OF_FEW = 10, 4  # two logits may err little by luck, which is no yardstick
-_NUM_COMPARED = 2  # float64 is slow, and a graph that errs does so on any image
+_FEW_CLASSES, _SEEDS_OF_FEW = 10, 4  # PyTorch's error on few logits may be small by chance
+_NUM_COMPARED = 2  # images; float64 is slow, and a wrong graph is wrong on any image
 _LEAST_EXAMPLE = 2  # torch.export specialises an example batch of 1 to a static one
 
 
 def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     """The model of ``checkpoint`` as ONNX: ``input`` [N, 3, H, W] -> ``logits`` [N, classes].
 
-    ``options.preprocess.element`` uint8 and ``options.head`` change the ends: see ``interface``.
-
-    The bytes depend on the weights, the options and the tools only: stack traces, paths and other
-    records of the exporter are removed.
+    ``element`` uint8 in ``options.preprocess`` and ``options.head`` change the first and the last
+    nodes, see ``interface``. The bytes depend only on weights, options and tools: stack traces,
+    paths and other records of the exporter are removed.
 
     Args:
-        checkpoint: Weights, see ``checkpoint.load_model``.
+        checkpoint: Weights, see ``checkpoints.load.load``.
         options: Model, preprocessing, batch.
         out: Path of the .onnx file; weights are inside it.
 
@@ -69,8 +68,8 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         num_classes=options.num_classes,
         options=options.model_options,
     )
-    how = structs.replace(loaded.preprocess, **options.preprocess)
-    pixels = _Pixels(size=how.input_size, profile=options.profile)
+    preprocess = structs.replace(loaded.preprocess, **options.preprocess)
+    pixels = _Pixels(size=preprocess.input_size, profile=options.profile)
     head = _head(loaded, options)
     num_classes = 0 if head.kind == "embedding" else num_classes_of(loaded.model)
     classes = _class_names(checkpoint, loaded, options, num_classes) if num_classes else ()
@@ -85,7 +84,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     _require_opset(exported)
     plain = exported.SerializeToString()
     share = _require_parity(plain, loaded.model, pixels, num_classes)
-    interface.add_ends(exported, how, head)
+    interface.add_ends(exported, preprocess, head)
     content: bytes = exported.SerializeToString(deterministic=True)
     return artifact.publish(
         Graph,
@@ -100,12 +99,12 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             checkpoint_notes=tuple(notes),
             num_classes=num_classes,
             classes=classes,
-            preprocess=how,
+            preprocess=preprocess,
             profile=options.profile,
             head_text=str(head),
             input=INPUT_NAME,
             output=head.outputs[0],
-            input_shape=(pixels.batch, *how.image_shape),
+            input_shape=(pixels.batch, *preprocess.image_shape),
             opset=OPSET,
             checkpoint_types=loaded.stored,
             error_of_pytorchs=share,
@@ -116,25 +115,25 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
 def _class_names(
     checkpoint: Path, loaded: Loaded, options: ExportOptions, num_classes: int
 ) -> tuple[str, ...]:
-    """Names by logit index: those given, else those the checkpoint carries."""
-    given = options.classes or loaded.classes
-    if given and len(given) != num_classes:
+    """Class names by logit index: those of the options, else those in the checkpoint."""
+    names = options.classes or loaded.classes
+    if names and len(names) != num_classes:
         raise InputError(
-            f"{len(given)} class names for a head of {num_classes} classes in {checkpoint}",
+            f"{len(names)} class names for a head of {num_classes} classes in {checkpoint}",
             hint="give --labels with one class name per logit, in logit order",
         )
-    if loaded.classes and sorted(given) == sorted(loaded.classes) and given != loaded.classes:
+    if loaded.classes and sorted(names) == sorted(loaded.classes) and names != loaded.classes:
         raise InputError(
             f"class names are in another order than in {checkpoint}: "
-            f"{', '.join(given[:5])} against {', '.join(loaded.classes[:5])}",
+            f"{', '.join(names[:5])} against {', '.join(loaded.classes[:5])}",
             hint="give --labels with the checkpoint's order",
         )
-    return given
+    return names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pixels:
-    """What the model takes: images of ``size`` (height, width) in batches of ``profile``."""
+    """Input of the model: images of ``size`` (height, width) in batches of ``profile``."""
 
     size: tuple[int, int]
     profile: ShapeProfile
@@ -144,7 +143,7 @@ class _Pixels:
         return "batch" if self.profile.is_dynamic else self.profile.max
 
     def example(self, seed: int = 0) -> Tensor:
-        """Seeded normal images of a batch size the graph takes."""
+        """Normally distributed images, float32 [N, 3, H, W], of a batch size the graph takes."""
         profile = self.profile
         batch = max(profile.min, _LEAST_EXAMPLE) if profile.is_dynamic else profile.max
         generator = torch.Generator().manual_seed(seed)
@@ -152,7 +151,7 @@ class _Pixels:
 
 
 def _head(loaded: Loaded, options: ExportOptions) -> Head:
-    """The head that is asked for; of an embedding network its embedding."""
+    """The head of the options, or the embedding of an embedding network."""
     if not getattr(loaded.model, "is_embedding", False):
         return options.head
     if options.head != Head():
@@ -185,10 +184,13 @@ def _to_onnx(model: nn.Module, pixels: _Pixels, head: Head) -> onnx.ModelProto:
 
 
 def _require_parity(content: bytes, model: nn.Module, pixels: _Pixels, num_classes: int) -> float:
-    """Error of onnxruntime's logits as a multiple of that of PyTorch's; float64 is the truth.
+    """Error of onnxruntime's logits as a multiple of PyTorch's, both against float64.
 
-    How far float32 may drift depends on the weights: PyTorch's own rounding, on the same images, is
-    the yardstick. ``model`` is float64 afterwards.
+    Float32 errors depend on the weights, so that PyTorch's own error on the same images is the
+    unit. ``model`` is float64 afterwards.
+
+    Raises:
+        InputError: The error is more than MAX_ERROR_OF_PYTORCHS times as large.
     """
     seeds = range(1 if not 0 < num_classes <= _FEW_CLASSES else _SEEDS_OF_FEW)
     batches = [pixels.example(seed) for seed in seeds]
@@ -223,7 +225,7 @@ def _onnxruntime(content: bytes) -> onnxruntime.InferenceSession:
 
 
 def _require_answer(model: nn.Module, pixels: _Pixels, name: str, checkpoint: Path) -> None:
-    """Refuse in a second what the exporter would take a minute to fail on."""
+    """Refuse images that are too small and weights that give no finite logits, before exporting."""
     try:
         logits = _answer(model, pixels.example()[:1])
     except RuntimeError as error:
@@ -246,7 +248,7 @@ def _require_answer(model: nn.Module, pixels: _Pixels, name: str, checkpoint: Pa
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress lines, and no warning about torch's own code calling its own old functions."""
+    """Suppress progress lines, and a deprecation warning about code inside torch."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -261,7 +263,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Name nodes by module path, then drop what depends on the clone, the run or the exporter."""
+    """Name nodes by module path; remove all that depends on the folder, the run or the exporter."""
     for node in model.graph.node:
         node.name = f"{_module_path(node)}/{node.op_type}"
         del node.metadata_props[:]
@@ -271,20 +273,20 @@ def _strip(model: onnx.ModelProto) -> None:
     for item in (graph, model, *values):
         del item.metadata_props[:]
         item.ClearField("doc_string")
-    _require_unique_names(model)
+    _number_equal_names(model)
     model.producer_name, model.producer_version = "edge-inception", __version__
     model.ir_version = IR_VERSION
     graph.name = "graph"
 
 
 def _module_path(node: onnx.NodeProto) -> str:
-    """``features.4.branch1.0`` of a node; the last scope is the traced call, not a module."""
+    """Module path of a node, such as ``features.4.branch1.0``; the last scope is no module."""
     scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
     names = [name for name in scopes.strip("[]").replace("'", "").split(", ") if name]
     return names[-2] if len(names) > 1 else ""
 
 
-def _require_unique_names(model: onnx.ModelProto) -> None:
+def _number_equal_names(model: onnx.ModelProto) -> None:
     """Number nodes that share a module path and an op, since ONNX names should be unique."""
     seen: Counter[str] = Counter()
     for node in model.graph.node:
@@ -294,7 +296,7 @@ def _require_unique_names(model: onnx.ModelProto) -> None:
 
 
 def _require_opset(model: onnx.ModelProto) -> None:
-    """The exporter may write another opset than the one asked for, without saying so."""
+    """Refuse another opset, which the exporter may write without a word, and ONNX functions."""
     got = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if got != {"ai.onnx": OPSET}:
         raise InputError(

@@ -1,7 +1,7 @@
-"""The two ends of an exported graph: preprocessing in front, a head behind.
+"""The two ends of a graph: preprocessing before the network, a head after it.
 
-Both are added to a float graph ``input`` float32 [N, 3, H, W] -> [N, classes], ours or not. Their
-nodes are named ``preprocess/...`` and ``head/...``; later stages keep them as they are, in float32.
+Both are added to an exported or imported float graph, float32 [N, 3, H, W] -> [N, classes]. Their
+nodes are named ``preprocess/...`` and ``head/...``; later stages keep them unchanged, in float32.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _FREE_BATCH = 2  # images to compare on where the batch is free
 
 
 def add_ends(model: onnx.ModelProto, how: Preprocess, head: Head) -> None:
-    """Change ``model`` in place: preprocessing inside where ``how.element`` is uint8, and the head.
+    """Add the head to ``model`` in place, and the preprocessing where ``how.element`` is uint8.
 
     Raises:
-        InputError: The head does not fit the graph's output, or onnxruntime does not give the very
-            same numbers from pixels as from normalised floats.
+        InputError: The head does not fit the graph's output, or onnxruntime does not give exactly
+            the same numbers from pixels as from normalised floats.
     """
     if how.element == "uint8":
         plain = onnx.ModelProto()
@@ -38,7 +38,7 @@ def add_ends(model: onnx.ModelProto, how: Preprocess, head: Head) -> None:
 
 
 def add_preprocessing(model: onnx.ModelProto, how: Preprocess) -> None:
-    """Let ``model`` take pixels and normalise them as ``images.normalise`` does, operation by op.
+    """Let ``model`` take pixels, and normalise them by the operations of ``images.normalise``.
 
     Before: input float32 [N, 3, H, W] -> nodes.
     After:  input uint8 -> Cast -> [Transpose, for NHWC] -> Div(255) -> Sub(mean) -> Div(std) ->
@@ -77,21 +77,21 @@ def add_preprocessing(model: onnx.ModelProto, how: Preprocess) -> None:
 
 
 def add_head(model: onnx.ModelProto, head: Head) -> None:
-    """Let ``model`` answer as ``head`` says.
+    """Replace the outputs of ``model`` by those of ``head``.
 
     Before: nodes -> logits.
     softmax: nodes -> logits -> Softmax -> probabilities.
     topk:    nodes -> logits -> Softmax -> TopK -> scores, classes.
 
     Raises:
-        InputError: More classes are asked for than there are.
+        InputError: The head asks for more classes than the model has.
     """
     if head.kind not in {"softmax", "topk"}:
         return
     graph = model.graph
-    (answer,) = graph.output
-    logits, batch = answer.name, _batch(answer)
-    num_classes = answer.type.tensor_type.shape.dim[1].dim_value
+    (output,) = graph.output
+    logits, batch = output.name, _batch(output)
+    num_classes = output.type.tensor_type.shape.dim[1].dim_value
     softmax, topk = f"{HEAD_SCOPE}softmax", f"{HEAD_SCOPE}top_k"
     first = softmax if head.kind == "topk" else head.outputs[0]
     graph.node.append(helper.make_node("Softmax", [logits], [first], softmax, axis=1))
@@ -109,10 +109,10 @@ def add_head(model: onnx.ModelProto, head: Head) -> None:
 
 
 def require_k(head: Head, num_classes: int) -> None:
-    """Refuse a top-k head that asks for more classes than there are.
+    """Refuse a top-k head that asks for more classes than the model has.
 
     Raises:
-        InputError: It does.
+        InputError: ``head.k`` is larger than ``num_classes``.
     """
     if head.k > num_classes:
         raise InputError(

@@ -1,7 +1,6 @@
-"""Options of export, simplify and baseline, and what a run with them is recorded as.
+"""Options and provenance of the stages ``export`` and ``ends``.
 
-Words only: a pipeline asks whether a stage can be reused before it imports torch or
-onnx.
+This module imports neither torch nor onnx, since a pipeline needs it to decide on reuse.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ ENDS = Stage(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """What is exported.
+    """Options of ``export``.
 
-    ``preprocess`` and ``model_options`` are what is asked for on top of the checkpoint family's
-    own, such as ``{"crop_fraction": 1.0}``; ``checkpoint_format`` names the family. ``element``
-    uint8 in ``preprocess`` puts the normalisation into the graph. ``num_classes`` None is what the
-    checkpoint's head has. ``classes`` are names by logit index, empty when unknown. ``profile`` min
-    = max is a static batch of that size.
+    ``preprocess`` and ``model_options`` replace values of the checkpoint's family, such as
+    ``{"crop_fraction": 1.0}``; ``checkpoint_format`` names the family. ``element`` uint8 in
+    ``preprocess`` puts the normalisation into the graph. ``num_classes`` None takes the number of
+    the checkpoint's head. ``classes`` are names by logit index, empty when unknown. A ``profile``
+    with min = max is a static batch of that size.
     """
 
     model: str
@@ -61,7 +60,7 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndsOptions:
-    """What an imported graph takes and answers: pixels where ``element`` is uint8, and the head."""
+    """Options of ``ends``: the graph takes pixels where ``element`` is uint8; its head."""
 
     element: str = "float32"
     layout: str = "NCHW"
@@ -69,7 +68,7 @@ class EndsOptions:
 
 
 def export_provenance(checkpoint: Path, options: ExportOptions) -> Provenance:
-    """What ``export`` records for these inputs.
+    """The provenance that ``export`` records for these inputs.
 
     Raises:
         InputError: The checkpoint cannot be read.
@@ -79,5 +78,5 @@ def export_provenance(checkpoint: Path, options: ExportOptions) -> Provenance:
 
 
 def ends_provenance(graph: Graph, options: EndsOptions) -> Provenance:
-    """What ``ends.give_ends`` records for these inputs."""
+    """The provenance that ``ends.give_ends`` records for these inputs."""
     return stage.provenance(ENDS, parents={"graph": graph}, options=options)

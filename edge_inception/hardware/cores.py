@@ -1,4 +1,4 @@
-"""How many cores this process may use.
+"""The number of cores that this process may use.
 
 This very file travels to devices: Python 3.6 syntax, standard library.
 """
@@ -7,5 +7,5 @@ import os
 
 
 def usable_threads() -> int:
-    """Cores that this process may use: what a number of threads of 0 stands for."""
+    """The number of cores that this process may use; 0 threads stand for this number."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""What no amount of work can build: refused before work starts, with the reason and its source.
+"""Refusal of impossible builds before any work, with the reason and its source.
 
-Each row of ``RULES`` is one fact. Those about TensorRT hold for one version; where none is named,
-every version that the JetPacks of the device bring is tried, and one that can is enough.
+Each row of ``RULES`` is one fact. The rules about TensorRT judge one version. Where a request names
+no version, all that the JetPacks of the device ship are tried, and one possible version is enough.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MIB, _GIB = 2**20, 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryNeed:
-    """Bytes that an engine needs at the very least; activations are those of the whole batch."""
+    """Bytes that an engine needs at least; ``activations`` are those of the whole batch."""
 
     weights: int
     activations: int
@@ -29,7 +29,7 @@ class MemoryNeed:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of the three, in bytes."""
         return self.weights + self.activations + self.workspace
 
     @property
@@ -43,10 +43,10 @@ class MemoryNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of a target; None is not decided yet and refuses nothing.
+    """A build that a target shall take; None is not decided yet and refuses nothing.
 
-    ``batch`` is the largest, ``is_dynamic`` whether smaller ones are accepted too; ``opset`` and
-    ``element`` (type of the input) are those of the graph; ``tensorrt`` and ``jetpack`` are
+    ``batch`` is the largest batch, ``is_dynamic`` whether smaller ones are accepted too. ``opset``
+    and ``element`` (type of the input) describe the graph. ``tensorrt`` and ``jetpack`` are
     versions such as ``10.3`` and ``6.2``.
     """
 
@@ -72,57 +72,57 @@ class Case:
 
     @property
     def version(self) -> Version:
-        """Its numbers; () where there is none."""
+        """Numbers of the TensorRT version; () without a version."""
         return parsed(self.tensorrt) if self.tensorrt else ()
 
     def is_between(self, oldest: Version, before: Version) -> bool:
-        """Whether there is a version, from ``oldest`` on and older than ``before``."""
+        """Whether the version is known, at least ``oldest`` and older than ``before``."""
         return bool(self.version) and oldest <= self.version < before
 
     @property
     def opset(self) -> int | None:
-        """Highest that this TensorRT parses; None where it is not known."""
+        """Highest ONNX opset that this TensorRT parses; None where it is not known."""
         return opset_of(self.tensorrt) if self.tensorrt else None
 
     @property
     def releases(self) -> tuple[JetPack, ...]:
-        """Those of the target that are meant: all, or those that include ``asked.jetpack``."""
+        """Releases of the target, of which only those that include ``asked.jetpack``, if any."""
         release = self.asked.jetpack
         rows = self.target.releases
         return tuple(row for row in rows if release is None or row.includes(release))
 
     @property
     def known_releases(self) -> str:
-        """Releases that the target has."""
+        """Names of the releases that support the target."""
         return ", ".join(row.name for row in self.target.releases if row.is_stock)
 
     @property
     def brought(self) -> list[str]:
-        """TensorRT versions that these releases bring, oldest first; 8.0 where all else fails."""
+        """TensorRT versions of ``releases``, oldest first; 8.0 only if there is no other."""
         usable = [row for row in self.releases if row.opset is not None]
         return list(dict.fromkeys(row.tensorrt for row in usable or self.releases))
 
     @property
     def known_tensorrt(self) -> str:
-        """The same in words."""
+        """The versions in ``brought`` as text."""
         return ", ".join(self.brought)
 
     @property
     def origin(self) -> str:
-        """Where it is known from that a precision is slow."""
+        """Source of the fact that the precision is slow on the target."""
         return self.target.slow.get(self.asked.precision.value, "")
 
     @property
     def is_too_large(self) -> bool:
-        """Whether that is more than the whole memory of the target."""
+        """Whether the request needs more than the whole memory of the target."""
         need, has = self.asked.memory, self.target.memory_gb
         return need is not None and has is not None and need.total > has * _GIB
 
     @property
     def largest_batch(self) -> str:
-        """The largest that could fit, in words."""
+        """A sentence on the largest batch that could fit."""
         need, has = self.asked.memory, self.target.memory_gb
-        assert need is not None  # asked only where it is too large
+        assert need is not None  # the rule that uses this has found it too large
         assert has is not None
         left = has * _GIB - need.weights - need.workspace
         batch = left * self.asked.batch // max(need.activations, 1)
@@ -131,7 +131,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One fact: where it ``refuses``, ``reason`` and ``hint`` with fields of a Case, ``source``."""
+    """A fact that makes some requests impossible.
+
+    ``refuses`` decides whether the fact concerns a case; ``reason``, ``hint`` and ``source`` are
+    templates of the message, filled with the fields of that ``case``.
+    """
 
     refuses: Callable[[Case], bool]
     reason: str
@@ -295,35 +299,38 @@ RULES = (*_OF_THE_DEVICE, *_OF_TENSORRT)
 
 
 def require(target: Target, asked: Request) -> None:
-    """Refuse what is impossible.
+    """Refuse an impossible request.
 
     Raises:
-        InputError: It is; the message has every reason with its source, the hint is the first's.
+        InputError: No version of TensorRT can take the request; the message names every reason with
+            its source, the hint belongs to the first.
     """
     cases = _cases(target, asked)
     refused = [next((rule for rule in RULES if rule.refuses(case)), None) for case in cases]
     if not all(refused):
         return
-    # one rule refuses several versions: said once, of the newest
+    # A rule that refuses several versions is reported once, for the newest of them.
     last = {id(rule): (rule, case) for rule, case in zip(refused, cases, strict=True) if rule}
-    reasons = [_said(f"{rule.reason} ({rule.source})", case) for rule, case in last.values()]
+    reasons = [f"{rule.reason} ({rule.source})".format(case=case) for rule, case in last.values()]
     first, case = next(iter(last.values()))
-    raise InputError(f"{target.name}: {'; '.join(reasons)}", hint=_said(first.hint, case))
+    raise InputError(f"{target.name}: {'; '.join(reasons)}", hint=first.hint.format(case=case))
 
 
 def tensorrt_versions(target: Target, asked: Request) -> tuple[str, ...]:
-    """Versions among which ``asked`` is possible, oldest first; empty where none is named.
+    """Versions of TensorRT that can take the request, oldest first; empty for other backends.
 
     Raises:
-        InputError: It is impossible.
+        InputError: No version can.
     """
     require(target, asked)
-    possible = (case for case in _cases(target, asked) if not any(r.refuses(case) for r in RULES))
+    possible = (
+        case for case in _cases(target, asked) if not any(rule.refuses(case) for rule in RULES)
+    )
     return tuple(case.tensorrt for case in possible if case.tensorrt)
 
 
 def _cases(target: Target, asked: Request) -> list[Case]:
-    """One per version of TensorRT that is meant; never empty."""
+    """A case for each version of TensorRT that the request may get; never empty."""
     if asked.tensorrt and len(parsed(asked.tensorrt)) == 1:
         raise InputError(
             f"TensorRT '{asked.tensorrt}' leaves the minor version open",
@@ -333,7 +340,3 @@ def _cases(target: Target, asked: Request) -> list[Case]:
     if asked.tensorrt is None:
         versions = Case(target=target, asked=asked, tensorrt=None).brought or [None]
     return [Case(target=target, asked=asked, tensorrt=version) for version in versions]
-
-
-def _said(template: str, case: Case) -> str:
-    return template.format(case=case)

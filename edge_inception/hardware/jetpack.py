@@ -1,7 +1,4 @@
-"""JetPack releases and TensorRT's versions as tables with sources. Standard library only.
-
-``sure`` is V: read in a primary source, S: in a secondary one, R: recalled, I: inferred.
-"""
+"""JetPack releases and TensorRT's opsets as tables with sources; without third-party imports."""
 
 from __future__ import annotations
 
@@ -28,10 +25,10 @@ class JetPack:
 
     Attributes:
         devices: Names of targets.
-        cuda: Empty where it is not known, as are the others.
-        is_stock: Its TensorRT comes with the release; else it is installed on top of it.
-        is_open: Later releases, and later TensorRT of the same major version, are meant too.
-        sure: V, S, R or I.
+        cuda: Version of CUDA; this and the other versions are empty where they are not known.
+        is_stock: Whether its TensorRT comes with the release, or is installed on top of it.
+        is_open: Whether later releases, and later TensorRT of the same major version, count too.
+        sure: A key of ``hardware.target.SURE``.
     """
 
     first: str
@@ -61,12 +58,12 @@ class JetPack:
         return opset_of(self.tensorrt)
 
     def includes(self, release: str) -> bool:
-        """Whether ``release``, such as ``6.2.1``, is one of these."""
-        found = parsed(release)
-        return parsed(self.first) <= found and (self.is_open or found <= parsed(self.last))
+        """Whether ``release``, such as ``6.2.1``, is one of these releases."""
+        version = parsed(release)
+        return parsed(self.first) <= version and (self.is_open or version <= parsed(self.last))
 
     def ships(self, tensorrt: str) -> bool:
-        """Whether ``tensorrt`` is its version, as far as both are spelled out: 10.3 is 10.3.0."""
+        """Whether ``tensorrt`` is its version in all numbers that both have: 10.3 is 10.3.0."""
         wanted, has = parsed(tensorrt), parsed(self.tensorrt)
         if self.is_open and wanted[0] == has[0]:
             return wanted >= has[: len(wanted)]
@@ -138,7 +135,7 @@ JETPACKS = (
         source=f"docs.nvidia.com/deeplearning/tensorrt/11.4.1, {_PAGE}",
     ),
 )  # fmt: skip
-"""In the order of their release; what is installed on top stands behind its release."""
+"""In the order of release; a TensorRT that is installed on top follows its release."""
 
 # Lowest TensorRT version -> highest opset of its parser, falling.
 _OPSETS: tuple[tuple[Version, int], ...] = (
@@ -154,10 +151,10 @@ OPSET_SOURCE = 'operators.md per branch of onnx/onnx-tensorrt, docs/tensorrt.md,
 
 
 def parsed(version: str) -> Version:
-    """``10.3.0`` as (10, 3, 0), which compares as versions do.
+    """``10.3.0`` as (10, 3, 0); such tuples compare as versions do.
 
     Raises:
-        InputError: It is no version number.
+        InputError: ``version`` is no version number.
     """
     parts = version.split(".")
     if not all(part.isascii() and part.isdigit() for part in parts):

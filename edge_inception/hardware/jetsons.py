@@ -1,4 +1,4 @@
-"""The Jetson modules: docs/hardware.md, "Jetson modules". Standard library only."""
+"""The Jetson modules as targets; sources are in docs/hardware.md, "Jetson modules"."""
 
 from __future__ import annotations
 
@@ -223,6 +223,6 @@ _THORS = (
 
 
 def modules() -> Iterator[Target]:
-    """Every module, oldest first."""
+    """The targets of all Jetson modules, oldest first."""
     for group in (_MAXWELL, _XAVIER, _ORIN_NANOS, _ORIN_NXS, _AGX_ORINS, _THORS):
         yield from group

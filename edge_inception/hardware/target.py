@@ -1,4 +1,4 @@
-"""What is known of a piece of hardware, each number with its source. Standard library only."""
+"""The records of hardware, whose numbers carry their sources; without third-party imports."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SURE: Mapping[str, str] = {
     "R": "recalled, not confirmed",
     "I": "inferred from other figures",
 }
-"""How sure a fact is."""
+"""How certain a fact is: the letter of ``Fact.sure`` -> its meaning."""
 
 
 class Fact(NamedTuple):
-    """A number, how sure it is (a key of ``SURE``) and where it comes from."""
+    """A number, how certain it is (a key of ``SURE``), and its source."""
 
     value: float
     sure: str
@@ -45,8 +45,8 @@ class Target:
         name: What users type.
         title: One line for people.
         backend: File name in ``engines/``.
-        is_compiled_here: Its engines can be compiled on another machine than itself.
-        sources: Where SM, memory size and number of accelerators come from.
+        is_compiled_here: Whether its engines can be compiled on another machine.
+        sources: Sources of the SM version, the memory size and the number of accelerators.
         compute_capabilities: NVIDIA's SM versions: one for a device, several for a family.
         memory_gb: Shared by CPU and GPU on a Jetson.
         bandwidth_gb_s: Of that memory, 1e9 bytes/s.
@@ -54,11 +54,11 @@ class Target:
         fp16_tflops: GPU, likewise; tensor cores with float32 sums on cards.
         fp8_tflops: GPU, likewise.
         module_int8_tops: GPU and all DLA cores together.
-        slow: Precisions that the GPU has no fast instructions for -> source.
+        slow: Precision that the GPU has no fast instructions for -> source.
         dla: None where there is none.
         headline: The figure in advertisements, and what it counts.
         power_modes: Names by number as ``nvpmodel`` knows them; they differ from board to board.
-        notes: What else a user must know, one sentence each.
+        notes: Further facts for users, one sentence each.
     """
 
     name: str
@@ -86,12 +86,12 @@ class Target:
 
     @property
     def releases(self) -> tuple[JetPack, ...]:
-        """JetPack releases that support the module, oldest first; empty for what is no Jetson."""
+        """JetPack releases that support the module, oldest first; empty for other hardware."""
         return tuple(releases_of(self.name))
 
     @property
     def is_jetson(self) -> bool:
-        """Whether a JetPack brings its TensorRT."""
+        """Whether its TensorRT comes with a JetPack."""
         return bool(self.releases)
 
     @property
@@ -102,7 +102,7 @@ class Target:
 
     @property
     def tensorrt(self) -> tuple[str, str]:
-        """(oldest, newest) TensorRT of those releases, without what is installed on top."""
+        """(oldest, newest) TensorRT that these releases ship."""
         usable = self._stock()
         return (usable[0].tensorrt, usable[-1].tensorrt) if usable else ("", "")
 
@@ -113,5 +113,5 @@ class Target:
         return usable[0].opset if usable else None
 
     def _stock(self) -> list[JetPack]:
-        """Releases of TensorRT 8.2 or later; the parser of what is older is not known."""
+        """Releases that ship TensorRT 8.2 or later, whose parser is known."""
         return [row for row in self.releases if row.is_stock and row.opset is not None]

@@ -1,4 +1,4 @@
-"""Named hardware as a table with sources. Standard library only, so a device can read it."""
+"""The targets, named hardware, as a table with sources; without third-party imports."""
 
 from __future__ import annotations
 
@@ -30,8 +30,19 @@ _SPHERON = "castromedia.org and spheron.network, " + _CARDS
 _CLOCK = "Published peaks differ by a few percent with the clock they assume."
 
 
+class _Peaks(NamedTuple):
+    int8_tops: Fact
+    fp16_tflops: Fact
+    bandwidth_gb_s: Fact
+    fp8_tflops: Fact | None = None
+
+
 def _recalled(value: float) -> Fact:
     return Fact(value, "R", _CARDS)
+
+
+def _secondary(source: str, *values: float) -> tuple[Fact, ...]:
+    return tuple(Fact(value, "S", source) for value in values)
 
 
 def _card(name: str, title: str, *, sm: str, memory_gb: int, peaks: _Peaks) -> Target:
@@ -43,19 +54,9 @@ def _card(name: str, title: str, *, sm: str, memory_gb: int, peaks: _Peaks) -> T
         sources=(_CARDS,),
         compute_capabilities=(sm,),
         memory_gb=memory_gb,
-        int8_tops=peaks.int8_tops,
-        fp16_tflops=peaks.fp16_tflops,
-        fp8_tflops=peaks.fp8_tflops,
-        bandwidth_gb_s=peaks.bandwidth_gb_s,
         notes=(_CLOCK,),
+        **peaks._asdict(),
     )
-
-
-class _Peaks(NamedTuple):
-    int8_tops: Fact
-    fp16_tflops: Fact
-    bandwidth_gb_s: Fact
-    fp8_tflops: Fact | None = None
 
 
 def _rtx_card(name: str, title: str, *, sm: str, memory_gb: int, peaks: _Peaks) -> Target:
@@ -68,98 +69,35 @@ def _rtx_card(name: str, title: str, *, sm: str, memory_gb: int, peaks: _Peaks) 
     )
 
 
-_DATACENTER = (
-    _card(
-        "t4",
-        "NVIDIA T4",
-        sm="7.5",
-        memory_gb=16,
-        peaks=_Peaks(
-            Fact(130, "S", _COMPARED), Fact(65, "S", _COMPARED), Fact(320, "S", _COMPARED)
-        ),
-    ),
-    _card(
-        "a2",
-        "NVIDIA A2",
-        sm="8.6",
-        memory_gb=16,
-        peaks=_Peaks(Fact(36, "S", _COMPARED), Fact(18, "S", _COMPARED), Fact(200, "S", _COMPARED)),
-    ),
-    _card(
-        "l4",
-        "NVIDIA L4",
-        sm="8.9",
-        memory_gb=24,
-        peaks=_Peaks(
-            Fact(242, "S", _COMPARED),
-            Fact(121, "S", _COMPARED),
-            Fact(300, "S", _COMPARED),
-            Fact(242, "S", _COMPARED),
-        ),
-    ),
-    _card(
-        "a100-40gb",
-        "NVIDIA A100 40 GB",
-        sm="8.0",
-        memory_gb=40,
-        peaks=_Peaks(Fact(624, "S", _COMPARED), Fact(312, "S", _COMPARED), _recalled(1555)),
-    ),
-    _card(
-        "a100-80gb",
-        "NVIDIA A100 80 GB",
-        sm="8.0",
-        memory_gb=80,
-        peaks=_Peaks(Fact(624, "S", _COMPARED), Fact(312, "S", _COMPARED), _recalled(2039)),
-    ),
-    _card(
-        "h100-sxm",
-        "NVIDIA H100 SXM 80 GB",
-        sm="9.0",
-        memory_gb=80,
-        peaks=_Peaks(_recalled(1979), _recalled(989), _recalled(3350), _recalled(1979)),
-    ),
-    _card(
-        "h200",
-        "NVIDIA H200 141 GB",
-        sm="9.0",
-        memory_gb=141,
-        peaks=_Peaks(
-            _recalled(1979),
-            _recalled(989),
-            Fact(4800, "V", "NVIDIA H200 datasheet"),
-            _recalled(1979),
-        ),
-    ),
+_A100 = _secondary(_COMPARED, 624, 312)
+_HOPPER = (_recalled(1979), _recalled(989))
+_RTX_5090 = _Peaks(
+    int8_tops=Fact(838, "S", _SPHERON),
+    fp16_tflops=_recalled(210),
+    bandwidth_gb_s=Fact(1792, "S", _SPHERON),
+    fp8_tflops=_recalled(419),
 )
-_GEFORCE = (
-    _rtx_card(
-        "rtx-3060",
-        "GeForce RTX 3060 12 GB",
-        sm="8.6",
-        memory_gb=12,
-        peaks=_Peaks(_recalled(102), _recalled(25), _recalled(360)),
-    ),
-    _rtx_card(
-        "rtx-4090",
-        "GeForce RTX 4090",
-        sm="8.9",
-        memory_gb=24,
-        peaks=_Peaks(
-            Fact(660.6, "S", _WAREDB),
-            Fact(165, "S", _WAREDB),
-            Fact(1008, "S", _WAREDB),
-            Fact(330, "S", _WAREDB),
-        ),
-    ),
-    _rtx_card(
-        "rtx-5090",
-        "GeForce RTX 5090",
-        sm="12.0",
-        memory_gb=32,
-        peaks=_Peaks(
-            Fact(838, "S", _SPHERON), _recalled(210), Fact(1792, "S", _SPHERON), _recalled(419)
-        ),
-    ),
+_H200_BANDWIDTH = Fact(4800, "V", "NVIDIA H200 datasheet")
+# Name, title, SM version, GB of memory, facts in the order of _Peaks.
+_DATACENTER = tuple(
+    _card(name, f"NVIDIA {title}", sm=sm, memory_gb=memory_gb, peaks=_Peaks(*facts))
+    for name, title, sm, memory_gb, facts in (
+        ("t4", "T4", "7.5", 16, _secondary(_COMPARED, 130, 65, 320)),
+        ("a2", "A2", "8.6", 16, _secondary(_COMPARED, 36, 18, 200)),
+        ("l4", "L4", "8.9", 24, _secondary(_COMPARED, 242, 121, 300, 242)),
+        ("a100-40gb", "A100 40 GB", "8.0", 40, (*_A100, _recalled(1555))),
+        ("a100-80gb", "A100 80 GB", "8.0", 80, (*_A100, _recalled(2039))),
+        ("h100-sxm", "H100 SXM 80 GB", "9.0", 80, (*_HOPPER, _recalled(3350), _recalled(1979))),
+        ("h200", "H200 141 GB", "9.0", 141, (*_HOPPER, _H200_BANDWIDTH, _recalled(1979))),
+    )
+)
+_GEFORCE = tuple(
+    _rtx_card(name, f"GeForce {title}", sm=sm, memory_gb=memory_gb, peaks=_Peaks(*facts))
+    for name, title, sm, memory_gb, facts in (
+        ("rtx-3060", "RTX 3060 12 GB", "8.6", 12, tuple(map(_recalled, (102, 25, 360)))),
+        ("rtx-4090", "RTX 4090", "8.9", 24, _secondary(_WAREDB, 660.6, 165, 1008, 330)),
+        ("rtx-5090", "RTX 5090", "12.0", 32, _RTX_5090),
+    )
 )
 
 _ROWS = (
@@ -207,7 +145,7 @@ def require_compilable(hardware: Target) -> None:
     """Refuse a target whose engines only the device itself can compile.
 
     Raises:
-        InputError: It is one.
+        InputError: ``hardware`` is such a target.
     """
     if not hardware.is_compiled_here:
         oldest, newest = hardware.tensorrt
@@ -220,11 +158,11 @@ def require_compilable(hardware: Target) -> None:
 
 
 def compute_capabilities(hardware: Target, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """What the compiler is told: ``asked`` for a family, its own for one card, else nothing.
+    """Compute capabilities to compile for: ``asked`` for a family of GPUs, else those of the card.
 
-    A device that compiles for itself needs no telling, and a CPU has none.
+    They are empty for a CPU, and for a device that compiles for itself and knows its own.
     """
-    is_one_card = hardware.is_compiled_here and len(hardware.compute_capabilities) == 1
-    if is_one_card:
-        return hardware.compute_capabilities
-    return asked if hardware.compute_capabilities and hardware.is_compiled_here else ()
+    if not hardware.is_compiled_here or not hardware.compute_capabilities:
+        return ()
+    is_one_card = len(hardware.compute_capabilities) == 1
+    return hardware.compute_capabilities if is_one_card else asked

@@ -1,4 +1,4 @@
-"""Records of ``_layers.py`` as torch modules; shared by every architecture."""
+"""torch modules of the records in ``_layers.py``, for every architecture."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ConvUnit(nn.Module):
 
 
 def pad_same(x: Tensor, kernel: tuple[int, int], stride: int) -> Tensor:
-    """X [N, C, H, W] with the zeros that TensorFlow's SAME adds before a strided convolution."""
+    """``x`` [N, C, H, W] with the zeros that TensorFlow's SAME adds for a strided convolution."""
     pads: list[int] = []
     for size, side in zip(reversed(x.shape[2:]), reversed(kernel), strict=True):
         total = max((-(-size // stride) - 1) * stride + side - size, 0)
@@ -180,7 +180,7 @@ class Classifier(nn.Sequential):
 
 
 class Auxiliary(nn.Module):
-    """A classifier on a map in the middle, [N, C, H, W] -> [N, num_classes]; for training."""
+    """A classifier on an inner feature map, [N, C, H, W] -> [N, num_classes]; for training."""
 
     def __init__(self, channels: int, head: AuxiliaryHead) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ class Auxiliary(nn.Module):
 
 
 class Network(nn.Module):
-    """An architecture's layers in order, and its head.
+    """The module of an architecture: its layers in order, then its head.
 
     Input float32 [N, 3, H, W]. Output logits [N, num_classes] or unit-length embeddings [N, size];
     in training, where it has auxiliary heads, a tuple of the logits and those of each of them.
@@ -283,13 +283,13 @@ class Network(nn.Module):
 
 
 def to_unit_length(vectors: Tensor) -> Tensor:
-    """Rows [N, D] divided by their length; in operators that every ONNX opset spells alike."""
+    """Rows [N, D] divided by their length, in operators that are the same in every ONNX opset."""
     square = (vectors * vectors).sum(dim=1, keepdim=True)
     return vectors / (square + _SMALLEST_SQUARE).sqrt()
 
 
 def to_unit_range(x: Tensor) -> Tensor:
-    """Pixels normalised with ImageNet's mean and std -> pixels in -1..1, [N, 3, H, W]."""
+    """Pixels [N, 3, H, W] in -1..1 from pixels normalised with ImageNet's mean and std."""
     factors = [std / _HALF for std in IMAGENET_STD]
     shifts = [(mean - _HALF) / _HALF for mean in IMAGENET_MEAN]
     return x * x.new_tensor(factors).view(1, 3, 1, 1) + x.new_tensor(shifts).view(1, 3, 1, 1)
@@ -305,7 +305,7 @@ def _register(root: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _layer(channels: int, layer: Layer) -> tuple[nn.Module, int]:
-    """Module of one layer and the channels that leave it."""
+    """The module of one layer, and its number of output channels."""
     if isinstance(layer, Concat | Residual | Bottleneck):
         kinds: dict[type, Callable[[int, Any], Any]] = {
             Concat: Branches,
@@ -328,7 +328,7 @@ def _layer(channels: int, layer: Layer) -> tuple[nn.Module, int]:
 
 
 def _unit(channels: int, unit: Unit) -> tuple[nn.Module, int]:
-    """Module of one unit and the channels that leave it."""
+    """The module of one unit, and its number of output channels."""
     if isinstance(unit, tuple):
         chain: list[nn.Module] = []
         for part in unit:
@@ -338,18 +338,15 @@ def _unit(channels: int, unit: Unit) -> tuple[nn.Module, int]:
     if isinstance(unit, Conv):
         return ConvUnit(channels, unit), unit.out
     if isinstance(unit, MaxPool):
-        return _max_pool(unit), channels
+        pool = nn.MaxPool2d(unit.kernel, unit.stride, unit.padding, ceil_mode=unit.is_ceil)
+        return pool, channels
     padding = unit.kernel // 2
-    pool = nn.AvgPool2d(unit.kernel, 1, padding, count_include_pad=unit.count_include_pad)
-    return pool, channels
-
-
-def _max_pool(unit: MaxPool) -> nn.Module:
-    return nn.MaxPool2d(unit.kernel, unit.stride, unit.padding, ceil_mode=unit.is_ceil)
+    average = nn.AvgPool2d(unit.kernel, 1, padding, count_include_pad=unit.count_include_pad)
+    return average, channels
 
 
 class LocalNorm(nn.Module):
-    """Normalisation over neighbouring channels; without weights."""
+    """Local response normalisation over neighbouring channels; it has no weights."""
 
     def __init__(self, layer: LocalResponseNorm) -> None:
         super().__init__()

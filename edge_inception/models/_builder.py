@@ -1,7 +1,8 @@
-"""What makes a PyTorch module of an architecture's table; imports torch when called."""
+"""From the function that describes an architecture: its builder and its default options."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,14 @@ from edge_inception.models._layers import Architecture
 if TYPE_CHECKING:
     from torch import nn
 
+    from edge_inception.spec import Options
+
 
 def builder(describe: Callable[..., Architecture]) -> Callable[..., nn.Module]:
-    """The function that makes a module of what ``describe`` returns; imports torch when called."""
+    """A function that makes the torch module of what ``describe`` returns.
+
+    It takes the options of ``describe``, and imports torch only when it is called.
+    """
 
     def build(**options: Any) -> nn.Module:
         from edge_inception.models._blocks import Network
@@ -20,3 +26,9 @@ def builder(describe: Callable[..., Architecture]) -> Callable[..., nn.Module]:
         return Network(describe(**options))
 
     return build
+
+
+def default_options(describe: Callable[..., Architecture]) -> Options:
+    """The options that ``describe`` takes, with their defaults: all keywords but num_classes."""
+    parameters = inspect.signature(describe).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}

@@ -18,9 +18,9 @@ RGB_CHANNELS = 3
 NORM_EPS = 1e-3  # TF-slim, Keras, torchvision and timm agree on it for the Inception family
 
 SAME, VALID, TF_SAME = "same", "valid", "tf_same"
-PADDINGS = (SAME, VALID, TF_SAME)
-"""``same``: k // 2 zeros on both sides. ``tf_same``: as many as give ceil(n / stride) outputs, the
-odd one behind, so an even map at stride 2 is padded on one side only. ``valid``: none."""
+"""Padding of a convolution. ``same``: k // 2 zeros on both sides of a k x k kernel. ``tf_same``:
+as many zeros as give ceil(n / stride) outputs, the odd one at the end, so that an even map at
+stride 2 is padded on one side only. ``valid``: no zeros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Conv:
 
 @dataclass(frozen=True, slots=True)
 class PlainConv:
-    """Convolution without bias, norm and ReLU, k // 2 zeros around; keys are its own."""
+    """Convolution without bias, norm and ReLU; k // 2 zeros on each side; keys without a prefix."""
 
     out: int
     kernel: tuple[int, int]
@@ -46,7 +46,7 @@ class PlainConv:
 
 @dataclass(frozen=True, slots=True)
 class BatchNorm:
-    """Batch norm and ReLU; keys are its own."""
+    """Batch norm and ReLU; keys without a prefix."""
 
     eps: float
 
@@ -64,7 +64,7 @@ class SeparableConv:
 
 @dataclass(frozen=True, slots=True)
 class MaxPool:
-    """Max pool; ``is_ceil``: the last window may hang over the edge, as in TensorFlow's SAME."""
+    """Max pool; with ``is_ceil`` the last window may reach over the edge, as TensorFlow's SAME."""
 
     kernel: int = 3
     stride: int = 2
@@ -76,8 +76,8 @@ class MaxPool:
 class AvgPool:
     """3x3 average pool of stride 1, SAME.
 
-    ``count_include_pad`` False divides by the number of real pixels, as TensorFlow does; True, by
-    9 everywhere, as torchvision's Inception-v3 does.
+    With ``count_include_pad`` False each sum is divided by its number of real pixels, as TensorFlow
+    does; with True always by 9, as torchvision's Inception-v3 does.
     """
 
     kernel: int = 3
@@ -177,8 +177,9 @@ Head: TypeAlias = ClassifierHead | EmbeddingHead
 class AuxiliaryHead:
     """A classifier on the output of layer ``after``, for training; absent from inference.
 
-    Average pool - ``convs`` - global average - ``fc``. With ``hidden`` the pool makes a 4 x 4 map
-    of any size, and ``fc1`` - ReLU - dropout .7 - ``fc2`` follow. ``weight`` is that of its loss.
+    Average pool - ``convs`` - global average - ``fc``. With ``hidden`` units the pool gives a 4 x 4
+    map whatever its input, and ``fc1`` - ReLU - dropout 0.7 - ``fc2`` follow ``convs``. ``weight``
+    scales its loss.
     """
 
     name: str
@@ -191,11 +192,11 @@ class AuxiliaryHead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """Everything a network consists of.
+    """Layers, head and auxiliary heads of a network.
 
-    ``layers`` are in the order of execution, keys are dotted module paths. With
-    ``is_input_transformed`` the image comes normalised with ImageNet's mean and std, and is brought
-    to -1..1 first (torchvision's ``transform_input``).
+    ``layers`` are in the order of execution, their keys are dotted module paths. With
+    ``is_input_transformed`` the network expects images normalised with ImageNet's mean and std, and
+    rescales them to -1..1 first (torchvision's ``transform_input``).
     """
 
     layers: Mapping[str, Layer]
@@ -218,7 +219,7 @@ def widen(channels: int, width: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Makes an architecture's convolutions: every channel count is scaled by ``width``."""
+    """Maker of an architecture's convolutions, whose channel counts are scaled by ``width``."""
 
     width: float = 1.0
     padding: str = SAME
@@ -226,7 +227,7 @@ class Filters:
     norm_eps: float | None = NORM_EPS
 
     def conv(self, kernel: str, out: int, stride: int = 1, padding: str = "") -> Conv:
-        """Convolution such as ``conv("1x7", 64)``; ``padding`` empty is this record's."""
+        """A convolution such as ``conv("1x7", 64)``; an empty ``padding`` means this record's."""
         rows, columns = (int(side) for side in kernel.split("x"))
         return Conv(
             self.count(out),
@@ -242,15 +243,15 @@ class Filters:
         return self.conv("3x3", out, 2, VALID)
 
     def count(self, channels: int) -> int:
-        """``channels`` scaled."""
+        """``channels`` scaled by ``width``."""
         return widen(channels, self.width)
 
 
 def checked(name: str, value: _K, meaning: Mapping[_K, _V]) -> _V:
-    """What option ``name`` means with this value.
+    """The meaning of ``value``, which a user chose for option ``name``.
 
     Raises:
-        ValueError: It is none of the values it may have.
+        ValueError: ``value`` is not a key of ``meaning``.
     """
     if value not in meaning:
         raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(map(repr, meaning))}")

@@ -1,4 +1,4 @@
-"""Follow an architecture's shapes without torch: what each layer puts out, weighs and costs."""
+"""Output shape, parameters and multiply-adds of each layer of an architecture, without torch."""
 
 from __future__ import annotations
 
@@ -34,20 +34,23 @@ _EXPANSION = 4
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A layer's output, parameters and multiply-adds for one image."""
+    """Output shape, number of parameters and multiply-adds of a layer, for one image."""
 
     shape: Shape
     num_parameters: int = 0
     macs: int = 0
 
     def then(self, after: Cost) -> Cost:
-        """This layer followed by another."""
+        """The cost of this layer and of ``after``, which takes its output."""
         return Cost(after.shape, self.num_parameters + after.num_parameters, self.macs + after.macs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One row of an architecture's table; ``count`` equal layers stand for one."""
+    """One row of an architecture's table; it stands for ``count`` equal layers in a row.
+
+    ``what`` describes the layer in words; ``cost`` is that of all ``count`` of them.
+    """
 
     path: str
     what: str
@@ -66,14 +69,14 @@ def trace(architecture: Architecture, size: tuple[int, int]) -> list[Stage]:
     for path, layer in architecture.layers.items():
         cost = _layer(layer, shape)
         if min(cost.shape) < 1:
-            raise ValueError(f"layer {path} has nothing left of them")
+            raise ValueError(f"the output of layer {path} would be empty")
         stages.append(Stage(path=path, what=_WORDS[type(layer)](layer), cost=cost))
         shape = cost.shape
     return [*stages, _head(architecture, shape[0])]
 
 
 def total(stages: list[Stage]) -> Cost:
-    """All rows together; the shape is that of the last."""
+    """The cost of all rows together; its shape is that of the last row."""
     return Cost(
         stages[-1].cost.shape,
         sum(stage.cost.num_parameters for stage in stages),
@@ -178,15 +181,15 @@ def _conv(
 
 
 def _sides(shape: Shape, kernel: tuple[int, int], stride: int, padding: str) -> tuple[int, int]:
-    """Height and width behind a convolution; with odd kernels both kinds of SAME give the same."""
+    """Height and width of a convolution's output; for odd kernels SAME and TF_SAME agree."""
     if padding == VALID:
         return (shape[1] - kernel[0]) // stride + 1, (shape[2] - kernel[1]) // stride + 1
     return -(-shape[1] // stride), -(-shape[2] // stride)
 
 
 def _pooled(side: int, pool: MaxPool) -> int:
-    room = side + 2 * pool.padding - pool.kernel
-    steps = -(-room // pool.stride) if pool.is_ceil else room // pool.stride
+    travel = side + 2 * pool.padding - pool.kernel
+    steps = -(-travel // pool.stride) if pool.is_ceil else travel // pool.stride
     # a window that starts in the padding behind the map is dropped, as PyTorch does
     return steps + (steps * pool.stride < side + pool.padding)
 
@@ -227,7 +230,7 @@ _WORDS: Mapping[type, Callable[[Any], str]] = {
 
 
 def grouped(stages: list[Stage]) -> Iterator[Stage]:
-    """Rows with runs of equal layers as one, such as ``repeat.0-9``."""
+    """The rows, where each run of equal layers is one row such as ``repeat.0-9``."""
     run: list[Stage] = []
     for stage in stages:
         if run and (stage.what, stage.cost) != (run[0].what, run[0].cost):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from edge_inception.models._builder import builder
+from edge_inception.models import _published
+from edge_inception.models._builder import builder, default_options
 from edge_inception.models._layers import (
     NORM_EPS,
     SAME,
@@ -32,7 +33,6 @@ from edge_inception.spec import (
     ModelSpec,
     Options,
     Preprocess,
-    PublishedCheckpoint,
     Variant,
 )
 
@@ -62,7 +62,7 @@ _TABLE = {
 
 
 def _block(filters: Filters, row: _Row, kernel: int) -> Concat:
-    """Four branches; ``kernel`` is that of the wide one."""
+    """An Inception block of four branches; ``kernel`` is the side of the widest convolution."""
     conv = filters.conv
     return branches(
         branch1=conv("1x1", row.one),
@@ -88,7 +88,7 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     """Stem, two blocks at 28 x 28, five at 14 x 14, two at 7 x 7.
 
     Raises:
-        ValueError: An option has none of its values.
+        ValueError: An option has a value that it cannot have.
     """
     has_norm = checked("norm", norm, {"bn": True, "lrn": False})
     kernel = checked("branch_kernel", branch_kernel, {3: 3, 5: 5})
@@ -148,17 +148,7 @@ MODELS = (
         paper="Szegedy et al., CVPR 2015, arXiv 1409.4842",
         describe=_describe,
         build=builder(_describe),
-        options={
-            "width": 1.0,
-            "dropout": 0.2,
-            "head_hidden": 0,
-            "aux": False,
-            "norm": "bn",
-            "branch_kernel": 3,
-            "pool4_kernel": 2,
-            "padding": "symmetric",
-            "transform_input": False,
-        },
+        options=default_options(_describe),
         variants=(
             Variant(name="torchvision", num_parameters=6_624_904, gmacs=1.498, input_size=_SIZE),
             Variant(
@@ -184,13 +174,8 @@ MODELS = (
                 ),
                 options={"transform_input": True},
                 published=(
-                    PublishedCheckpoint(
-                        name="GoogLeNet_Weights.IMAGENET1K_V1",
-                        url="https://download.pytorch.org/models/googlenet-1378be20.pth",
-                        licence="BSD-3-Clause",
-                        top1=69.778,
-                        top5=89.530,
-                        source="torchvision 0.28 weight metadata",
+                    _published.torchvision(
+                        "GoogLeNet_Weights.IMAGENET1K_V1", "googlenet-1378be20", 69.778, 89.530
                     ),
                 ),
             ),
@@ -199,16 +184,7 @@ MODELS = (
                 preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.875, crop="before_resize"),
                 options={"padding": "tf_same"},
                 num_background=1,
-                published=(
-                    PublishedCheckpoint(
-                        name="inception_v1_2016_08_28",
-                        url="http://download.tensorflow.org/models/inception_v1_2016_08_28.tar.gz",
-                        licence="Apache-2.0",
-                        top1=69.8,
-                        top5=89.6,
-                        source="tensorflow/models research/slim README",
-                    ),
-                ),
+                published=(_published.slim("inception_v1_2016_08_28", 69.8, 89.6),),
             ),
         ),
     ),

@@ -7,7 +7,7 @@ embedding of unit length. Shapes are for a 299 x 299 input at width 1.
 
 from __future__ import annotations
 
-from edge_inception.models._builder import builder
+from edge_inception.models._builder import builder, default_options
 from edge_inception.models._inception_resnet import (
     SCALES,
     BlockA,
@@ -107,15 +107,7 @@ MODELS = (
         paper="Szegedy et al., AAAI 2017, arXiv 1602.07261",
         describe=_describe,
         build=builder(_describe),
-        options={
-            "width": 1.0,
-            "dropout": 0.2,
-            "head_hidden": 0,
-            "tail": "paper",
-            "scale_a": SCALES[0],
-            "scale_b": SCALES[1],
-            "scale_c": SCALES[2],
-        },
+        options=default_options(_describe),
         variants=(
             Variant(name="paper", num_parameters=22_756_328, gmacs=6.206, input_size=(299, 299)),
             Variant(

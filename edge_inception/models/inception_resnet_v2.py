@@ -8,9 +8,8 @@ Shapes are for a 299 x 299 input at width 1.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from edge_inception.models._builder import builder
+from edge_inception.models import _published
+from edge_inception.models._builder import builder, default_options
 from edge_inception.models._inception_resnet import (
     SCALES,
     BlockA,
@@ -39,7 +38,6 @@ from edge_inception.spec import (
     CheckpointFamily,
     ModelSpec,
     Preprocess,
-    PublishedCheckpoint,
     Variant,
 )
 
@@ -100,13 +98,13 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     if not is_paper:
         layers["block8"] = block_c(filters, _C, 1.0, has_relu=False)
         layers["conv2d_7b"] = filters.conv("1x1", 1536)
-    auxiliary = auxiliary_head("aux_logits", f"repeat_1.{counts[1] - 1}", filters)
+    auxiliary = auxiliary_head("aux_logits", f"repeat_1.{counts[1] - 1}", filters, num_classes)
     return Architecture(
         layers=layers,
         head=ClassifierHead(
             name="classif", num_classes=num_classes, dropout=dropout, hidden=head_hidden
         ),
-        auxiliary=(replace(auxiliary, num_classes=num_classes),) if aux else (),
+        auxiliary=(auxiliary,) if aux else (),
     )
 
 
@@ -119,16 +117,7 @@ MODELS = (
         paper="Szegedy et al., AAAI 2017, arXiv 1602.07261",
         describe=_describe,
         build=builder(_describe),
-        options={
-            "width": 1.0,
-            "dropout": 0.2,
-            "head_hidden": 0,
-            "aux": False,
-            "form": "released",
-            "scale_a": SCALES[0],
-            "scale_b": SCALES[1],
-            "scale_c": SCALES[2],
-        },
+        options=default_options(_describe),
         variants=(
             Variant(
                 name="released (TF-slim)", num_parameters=55_843_464, gmacs=13.156, input_size=_SIZE
@@ -147,29 +136,18 @@ MODELS = (
                 preprocess=Preprocess(
                     input_size=_SIZE, crop_fraction=0.8975, interpolation="bicubic"
                 ),
-                published=(
-                    PublishedCheckpoint(
-                        name="inception_resnet_v2.tf_in1k",
-                        url="https://huggingface.co/timm/inception_resnet_v2.tf_in1k",
-                        licence="Apache-2.0",
-                        top1=80.434,
-                        top5=95.312,
-                        source="timm results csv at aa4b5850",
-                    ),
-                ),
+                published=(_published.timm("inception_resnet_v2.tf_in1k", 80.434, 95.312),),
             ),
             CheckpointFamily(
                 name="cadene",
                 preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.875),
                 num_background=1,
                 published=(
-                    PublishedCheckpoint(
-                        name="inceptionresnetv2-520b38e4",
-                        url="http://data.lip6.fr/cadene/pretrainedmodels/inceptionresnetv2-520b38e4.pth",
-                        licence="Apache-2.0 (ported from TF-slim)",
-                        top1=80.170,
-                        top5=95.234,
-                        source="README of Cadene/pretrained-models.pytorch",
+                    _published.cadene(
+                        "inceptionresnetv2-520b38e4",
+                        "Apache-2.0 (ported from TF-slim)",
+                        80.170,
+                        95.234,
                     ),
                 ),
             ),
@@ -177,30 +155,12 @@ MODELS = (
                 name="slim",
                 preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.875, crop="before_resize"),
                 num_background=1,
-                published=(
-                    PublishedCheckpoint(
-                        name="inception_resnet_v2_2016_08_30",
-                        url="http://download.tensorflow.org/models/inception_resnet_v2_2016_08_30.tar.gz",
-                        licence="Apache-2.0",
-                        top1=80.4,
-                        top5=95.3,
-                        source="tensorflow/models research/slim README",
-                    ),
-                ),
+                published=(_published.slim("inception_resnet_v2_2016_08_30", 80.4, 95.3),),
             ),
             CheckpointFamily(
                 name="keras",
                 preprocess=Preprocess(input_size=_SIZE),
-                published=(
-                    PublishedCheckpoint(
-                        name="keras.applications InceptionResNetV2",
-                        url="https://keras.io/api/applications/inceptionresnetv2/",
-                        licence="Apache-2.0",
-                        top1=80.3,
-                        top5=95.3,
-                        source="Keras applications table",
-                    ),
-                ),
+                published=(_published.keras("InceptionResNetV2", 80.3, 95.3),),
             ),
         ),
     ),

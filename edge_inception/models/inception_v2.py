@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from edge_inception.models._builder import builder
+from edge_inception.models import _published
+from edge_inception.models._builder import builder, default_options
 from edge_inception.models._layers import (
     SAME,
     TF_SAME,
@@ -30,7 +31,6 @@ from edge_inception.spec import (
     ModelSpec,
     Options,
     Preprocess,
-    PublishedCheckpoint,
     Variant,
 )
 
@@ -63,7 +63,7 @@ _MAX_POOLED = "5b"  # its pool branch takes the maximum
 
 
 def _reduction(filters: Filters, row: _Row) -> Concat:
-    """Halves the map; the pool passes its channels on."""
+    """A block that halves the map; its pool branch keeps all channels of the input."""
     conv = filters.conv
     units: dict[str, Unit] = {
         "3x3_reduce": conv("1x1", row.reduce3),
@@ -118,7 +118,7 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     """Stem, ten blocks; 3c and 4e halve the map.
 
     Raises:
-        ValueError: An option has none of its values.
+        ValueError: An option has a value that it cannot have.
     """
     borders = checked("padding", padding, {"symmetric": SAME, "tf_same": TF_SAME})
     rows = _TABLE | checked("channels", channels, {608: {}, 576: _NARROW})
@@ -167,17 +167,7 @@ MODELS = (
         paper="Ioffe and Szegedy, ICML 2015, arXiv 1502.03167",
         describe=_describe,
         build=builder(_describe),
-        options={
-            "width": 1.0,
-            "dropout": 0.2,
-            "head_hidden": 0,
-            "channels": 608,
-            "stem": "full",
-            "padding": "symmetric",
-            "count_include_pad": True,
-            "conv_bias": True,
-            "batch_norm_eps": 1e-5,
-        },
+        options=default_options(_describe),
         variants=(
             Variant(name="Caffe, 608", num_parameters=11_295_240, gmacs=2.033, input_size=_SIZE),
             Variant(
@@ -210,13 +200,8 @@ MODELS = (
                     channel_order="BGR",
                 ),
                 published=(
-                    PublishedCheckpoint(
-                        name="bn_inception-52deb4733",
-                        url="http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth",
-                        licence="BSD-3-Clause (ported from Caffe)",
-                        top1=73.524,
-                        top5=91.562,
-                        source="README of Cadene/pretrained-models.pytorch",
+                    _published.cadene(
+                        "bn_inception-52deb4733", "BSD-3-Clause (ported from Caffe)", 73.524, 91.562
                     ),
                 ),
             ),
@@ -225,16 +210,7 @@ MODELS = (
                 preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.875, crop="before_resize"),
                 options=_SLIM,
                 num_background=1,
-                published=(
-                    PublishedCheckpoint(
-                        name="inception_v2_2016_08_28",
-                        url="http://download.tensorflow.org/models/inception_v2_2016_08_28.tar.gz",
-                        licence="Apache-2.0",
-                        top1=73.9,
-                        top5=91.8,
-                        source="tensorflow/models research/slim README",
-                    ),
-                ),
+                published=(_published.slim("inception_v2_2016_08_28", 73.9, 91.8),),
             ),
         ),
     ),

@@ -7,9 +7,8 @@ width 1.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from edge_inception.models._builder import builder
+from edge_inception.models import _published
+from edge_inception.models._builder import builder, default_options
 from edge_inception.models._layers import (
     VALID,
     Architecture,
@@ -28,20 +27,19 @@ from edge_inception.spec import (
     CheckpointFamily,
     ModelSpec,
     Preprocess,
-    PublishedCheckpoint,
     Variant,
 )
 
 
 class _Blocks:
-    """The blocks of the paper with one rule for the borders of average pools."""
+    """The blocks of the paper, all with the same border rule for their average pools."""
 
     def __init__(self, filters: Filters, *, count_include_pad: bool) -> None:
         self._filters = filters
         self._pool = AvgPool(count_include_pad=count_include_pad)
 
     def a(self, pool_out: int) -> Concat:
-        """35 x 35 to the same; figure 5 with a 5x5 kept."""
+        """35 x 35 to the same; figure 5, but one branch keeps its 5x5 convolution."""
         conv = self._filters.conv
         units: dict[str, Unit] = {
             "branch1x1": conv("1x1", 64),
@@ -182,13 +180,13 @@ def _describe(  # noqa: PLR0913 -- the options of the model
         "Mixed_7b": blocks.e(),  # 2048 x 8 x 8
         "Mixed_7c": blocks.e(),
     }
-    auxiliary = auxiliary_head("AuxLogits", "Mixed_6e", filters)
+    auxiliary = auxiliary_head("AuxLogits", "Mixed_6e", filters, num_classes)
     return Architecture(
         layers=layers,
         head=ClassifierHead(
             name="fc", num_classes=num_classes, dropout=dropout, hidden=head_hidden
         ),
-        auxiliary=(replace(auxiliary, num_classes=num_classes),) if aux else (),
+        auxiliary=(auxiliary,) if aux else (),
         is_input_transformed=transform_input,
     )
 
@@ -203,14 +201,7 @@ MODELS = (
         paper="Szegedy et al., CVPR 2016, arXiv 1512.00567",
         describe=_describe,
         build=builder(_describe),
-        options={
-            "width": 1.0,
-            "dropout": 0.5,
-            "head_hidden": 0,
-            "aux": False,
-            "count_include_pad": True,
-            "transform_input": False,
-        },
+        options=default_options(_describe),
         variants=(
             Variant(name="released", num_parameters=23_834_568, gmacs=5.713, input_size=_SIZE),
             Variant(
@@ -226,21 +217,12 @@ MODELS = (
                 name="timm",
                 preprocess=_TIMM,
                 published=(
-                    PublishedCheckpoint(
-                        name="inception_v3.tf_in1k",
-                        url="https://huggingface.co/timm/inception_v3.tf_in1k",
-                        licence="Apache-2.0",
-                        top1=77.866,
-                        top5=93.644,
-                        source="timm results csv at aa4b5850",
-                    ),
-                    PublishedCheckpoint(
-                        name="inception_v3.gluon_in1k (needs ImageNet mean and std)",
-                        url="https://huggingface.co/timm/inception_v3.gluon_in1k",
-                        licence="Apache-2.0",
-                        top1=78.806,
-                        top5=94.372,
-                        source="timm results csv at aa4b5850",
+                    _published.timm("inception_v3.tf_in1k", 77.866, 93.644),
+                    _published.timm(
+                        "inception_v3.gluon_in1k",
+                        78.806,
+                        94.372,
+                        note=" (needs ImageNet mean and std)",
                     ),
                 ),
             ),
@@ -251,13 +233,11 @@ MODELS = (
                 ),
                 options={"transform_input": True},
                 published=(
-                    PublishedCheckpoint(
-                        name="Inception_V3_Weights.IMAGENET1K_V1",
-                        url="https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
-                        licence="BSD-3-Clause",
-                        top1=77.294,
-                        top5=93.450,
-                        source="torchvision 0.28 weight metadata",
+                    _published.torchvision(
+                        "Inception_V3_Weights.IMAGENET1K_V1",
+                        "inception_v3_google-0cc3c7bd",
+                        77.294,
+                        93.450,
                     ),
                 ),
             ),
@@ -266,31 +246,13 @@ MODELS = (
                 preprocess=Preprocess(input_size=_SIZE, crop_fraction=0.875, crop="before_resize"),
                 options={"count_include_pad": False},
                 num_background=1,
-                published=(
-                    PublishedCheckpoint(
-                        name="inception_v3_2016_08_28",
-                        url="http://download.tensorflow.org/models/inception_v3_2016_08_28.tar.gz",
-                        licence="Apache-2.0",
-                        top1=78.0,
-                        top5=93.9,
-                        source="tensorflow/models research/slim README",
-                    ),
-                ),
+                published=(_published.slim("inception_v3_2016_08_28", 78.0, 93.9),),
             ),
             CheckpointFamily(
                 name="keras",
                 preprocess=Preprocess(input_size=_SIZE),
                 options={"count_include_pad": False},
-                published=(
-                    PublishedCheckpoint(
-                        name="keras.applications InceptionV3",
-                        url="https://keras.io/api/applications/inceptionv3/",
-                        licence="Apache-2.0",
-                        top1=77.9,
-                        top5=93.7,
-                        source="Keras applications table",
-                    ),
-                ),
+                published=(_published.keras("InceptionV3", 77.9, 93.7),),
             ),
         ),
     ),

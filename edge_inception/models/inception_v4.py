@@ -7,9 +7,8 @@ Shapes are for a 299 x 299 input at width 1.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from edge_inception.models._builder import builder
+from edge_inception.models import _published
+from edge_inception.models._builder import builder, default_options
 from edge_inception.models._layers import (
     VALID,
     Architecture,
@@ -28,7 +27,6 @@ from edge_inception.spec import (
     CheckpointFamily,
     ModelSpec,
     Preprocess,
-    PublishedCheckpoint,
     Variant,
 )
 
@@ -36,7 +34,7 @@ BLOCKS = (4, 7, 3)
 
 
 def stem(filters: Filters) -> tuple[Layer, ...]:
-    """3 x 299 x 299 to 384 x 35 x 35; Inception-ResNet-v2 has it too in the paper."""
+    """3 x 299 x 299 to 384 x 35 x 35; the paper's Inception-ResNet-v2 has the same stem."""
     conv, reduce = filters.conv, filters.reduce
     return (
         reduce(32),  # 32 x 149 x 149
@@ -155,21 +153,23 @@ def _describe(  # noqa: PLR0913 -- the options of the model
         _reduction_b(filters),
         *(_inception_c(filters) for _ in range(blocks_c)),
     )
-    # TF-slim has it after the last Inception-B; the paper has none
-    auxiliary = auxiliary_head("aux_logits", f"features.{len(before_reduction_b) - 1}", filters)
+    # TF-slim puts the auxiliary head after the last Inception-B; the paper has none
+    auxiliary = auxiliary_head(
+        "aux_logits", f"features.{len(before_reduction_b) - 1}", filters, num_classes
+    )
     return Architecture(
         layers=chained("features", layers),
         head=ClassifierHead(
             name="last_linear", num_classes=num_classes, dropout=dropout, hidden=head_hidden
         ),
-        auxiliary=(replace(auxiliary, num_classes=num_classes),) if aux else (),
+        auxiliary=(auxiliary,) if aux else (),
     )
 
 
-def auxiliary_head(name: str, after: str, filters: Filters) -> AuxiliaryHead:
+def auxiliary_head(name: str, after: str, filters: Filters, num_classes: int) -> AuxiliaryHead:
     """Average pool 5x5 of stride 3 - 1x1 128 - 5x5 768 - linear; its loss weighs 0.4 (TF-slim)."""
     convs = {"conv0": filters.conv("1x1", 128), "conv1": filters.conv("5x5", 768, padding=VALID)}
-    return AuxiliaryHead(name=name, after=after, convs=convs, num_classes=0, weight=0.4)
+    return AuxiliaryHead(name=name, after=after, convs=convs, num_classes=num_classes, weight=0.4)
 
 
 _TIMM = Preprocess(input_size=(299, 299), crop_fraction=0.875, interpolation="bicubic")
@@ -183,15 +183,7 @@ MODELS = (
         paper="Szegedy et al., AAAI 2017, arXiv 1602.07261",
         describe=_describe,
         build=builder(_describe),
-        options={
-            "width": 1.0,
-            "dropout": 0.2,
-            "head_hidden": 0,
-            "aux": False,
-            "blocks_a": BLOCKS[0],
-            "blocks_b": BLOCKS[1],
-            "blocks_c": BLOCKS[2],
-        },
+        options=default_options(_describe),
         variants=(
             Variant(name="TF-slim", num_parameters=42_679_816, gmacs=12.254, input_size=(299, 299)),
         ),
@@ -199,29 +191,15 @@ MODELS = (
             CheckpointFamily(
                 name="timm",
                 preprocess=_TIMM,
-                published=(
-                    PublishedCheckpoint(
-                        name="inception_v4.tf_in1k",
-                        url="https://huggingface.co/timm/inception_v4.tf_in1k",
-                        licence="Apache-2.0",
-                        top1=80.144,
-                        top5=94.982,
-                        source="timm results csv at aa4b5850",
-                    ),
-                ),
+                published=(_published.timm("inception_v4.tf_in1k", 80.144, 94.982),),
             ),
             CheckpointFamily(
                 name="cadene",
                 preprocess=_CADENE,
                 num_background=1,
                 published=(
-                    PublishedCheckpoint(
-                        name="inceptionv4-8e4777a0",
-                        url="http://data.lip6.fr/cadene/pretrainedmodels/inceptionv4-8e4777a0.pth",
-                        licence="Apache-2.0 (ported from TF-slim)",
-                        top1=80.062,
-                        top5=94.926,
-                        source="README of Cadene/pretrained-models.pytorch",
+                    _published.cadene(
+                        "inceptionv4-8e4777a0", "Apache-2.0 (ported from TF-slim)", 80.062, 94.926
                     ),
                 ),
             ),
@@ -229,16 +207,7 @@ MODELS = (
                 name="slim",
                 preprocess=_SLIM,
                 num_background=1,
-                published=(
-                    PublishedCheckpoint(
-                        name="inception_v4_2016_09_09",
-                        url="http://download.tensorflow.org/models/inception_v4_2016_09_09.tar.gz",
-                        licence="Apache-2.0",
-                        top1=80.2,
-                        top5=95.2,
-                        source="tensorflow/models research/slim README",
-                    ),
-                ),
+                published=(_published.slim("inception_v4_2016_09_09", 80.2, 95.2),),
             ),
         ),
     ),

@@ -7,9 +7,11 @@ strides in the first 1x1 of a block, torchvision in the 3x3. Shapes are for 224 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
-from edge_inception.models._builder import builder
+from edge_inception.models import _published
+from edge_inception.models._builder import builder, default_options
 from edge_inception.models._layers import (
     Architecture,
     BatchNorm,
@@ -84,9 +86,9 @@ def _pixels(crop_fraction: float, interpolation: Interpolation) -> Preprocess:
     )
 
 
-# The families have one set of names and need the same network; they resize photos differently.
-# timm's is that of its recipes a1 and a2, and of a1h but for resnet50; it states their accuracies
-# at 288 x 288, crop 1.
+# The families name tensors alike and need the same network, but resize images differently. The row
+# of timm is that of its recipes a1 and a2, and of a1h except for resnet50; timm states their
+# accuracies at 288 x 288 with crop fraction 1.
 _PREPROCESS = {
     "torchvision": _pixels(224 / 256, "bilinear"),
     "torchvision_v2": _pixels(224 / 232, "bilinear"),
@@ -94,38 +96,21 @@ _PREPROCESS = {
 }
 
 
-def _of_torchvision(
-    weights: str, file: str, top1: float, top5: float
-) -> tuple[PublishedCheckpoint, ...]:
-    checkpoint = PublishedCheckpoint(
-        name=weights,
-        url=f"https://download.pytorch.org/models/{file}.pth",
-        licence="BSD-3-Clause",
-        top1=top1,
-        top5=top5,
-        source="torchvision 0.28 weight metadata",
-    )
-    return (checkpoint,)
-
-
-def _of_timm(name: str, top1: float, top5: float) -> tuple[PublishedCheckpoint, ...]:
-    checkpoint = PublishedCheckpoint(
-        name=name,
-        url=f"https://huggingface.co/timm/{name}",
-        licence="Apache-2.0",
-        claim=f"top-1 {top1} %, top-5 {top5} % at 288 x 288, crop 1",
-        source="timm results csv at aa4b5850",
-    )
-    return (checkpoint,)
+def _timm(name: str, top1: float, top5: float) -> PublishedCheckpoint:
+    claim = f"top-1 {top1} %, top-5 {top5} % at 288 x 288, crop 1"
+    return replace(_published.timm(name, top1, top5), top1=None, top5=None, claim=claim)
 
 
 def _spec(
     depth: int,
     blocks: tuple[int, int, int, int],
     size: tuple[int, float],
-    published: Mapping[str, tuple[PublishedCheckpoint, ...]],
+    published: Mapping[str, PublishedCheckpoint],
 ) -> ModelSpec:
-    """One depth; ``size`` is parameters and GMACs, ``published`` what each family has of it."""
+    """The facts of one depth.
+
+    ``size`` is (parameters, GMACs); ``published`` maps a family to the checkpoint it publishes.
+    """
     describe: Callable[..., Architecture] = partial(_describe, blocks)
     return ModelSpec(
         name=f"resnet{depth}",
@@ -133,15 +118,19 @@ def _spec(
         paper="He et al., CVPR 2016, arXiv 1512.03385",
         describe=describe,
         build=builder(describe),
-        options={"width": 1.0, "dropout": 0.0, "head_hidden": 0, "stride_in": "3x3"},
+        options=default_options(describe),
         variants=(
             Variant(
                 name="torchvision (v1.5)", num_parameters=size[0], gmacs=size[1], input_size=_SIZE
             ),
         ),
         families=tuple(
-            CheckpointFamily(name=name, preprocess=how, published=published.get(name, ()))
-            for name, how in _PREPROCESS.items()
+            CheckpointFamily(
+                name=name,
+                preprocess=preprocess,
+                published=(published[name],) if name in published else (),
+            )
+            for name, preprocess in _PREPROCESS.items()
         ),
     )
 
@@ -152,13 +141,13 @@ MODELS = (
         (3, 4, 6, 3),
         (25_557_032, 4.089),
         {
-            "torchvision": _of_torchvision(
+            "torchvision": _published.torchvision(
                 "ResNet50_Weights.IMAGENET1K_V1", "resnet50-0676ba61", 76.130, 92.862
             ),
-            "torchvision_v2": _of_torchvision(
+            "torchvision_v2": _published.torchvision(
                 "ResNet50_Weights.IMAGENET1K_V2", "resnet50-11ad3fa6", 80.858, 95.434
             ),
-            "timm": _of_timm("resnet50.a1_in1k", 81.240, 95.112),
+            "timm": _timm("resnet50.a1_in1k", 81.240, 95.112),
         },
     ),
     _spec(
@@ -166,10 +155,10 @@ MODELS = (
         (3, 4, 23, 3),
         (44_549_160, 7.801),
         {
-            "torchvision": _of_torchvision(
+            "torchvision": _published.torchvision(
                 "ResNet101_Weights.IMAGENET1K_V1", "resnet101-63fe2227", 77.374, 93.546
             ),
-            "torchvision_v2": _of_torchvision(
+            "torchvision_v2": _published.torchvision(
                 "ResNet101_Weights.IMAGENET1K_V2", "resnet101-cd907fc2", 81.886, 95.780
             ),
         },
@@ -179,13 +168,13 @@ MODELS = (
         (3, 8, 36, 3),
         (60_192_808, 11.514),
         {
-            "torchvision": _of_torchvision(
+            "torchvision": _published.torchvision(
                 "ResNet152_Weights.IMAGENET1K_V1", "resnet152-394f9c45", 78.312, 94.046
             ),
-            "torchvision_v2": _of_torchvision(
+            "torchvision_v2": _published.torchvision(
                 "ResNet152_Weights.IMAGENET1K_V2", "resnet152-f82ba261", 82.284, 96.002
             ),
-            "timm": _of_timm("resnet152.a1h_in1k", 83.494, 96.522),
+            "timm": _timm("resnet152.a1h_in1k", 83.494, 96.522),
         },
     ),
 )

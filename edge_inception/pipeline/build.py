@@ -1,12 +1,13 @@
-"""The recipe run in order, checkpoint to report: wiring only.
+"""The stages of a recipe in order, from checkpoint to report and bundle.
 
-Files in the output folder: model.onnx (of an imported graph also model.imported.onnx),
-model.simplified.onnx, baseline.npz, model.ranges.json, with a budget model.search.json and its
-journal, model.<precision>.onnx,
-model.<precision>.<target><suffix>, report.json and report.md; each artifact with its sidecar
-<file>.json. For hardware that compiles for itself also model.<precision>.weak.onnx and
-model.<precision>.implicit.onnx with its .cache, where its TensorRT needs them; with ``--bundle``
-bundles/NAME-TARGET and its .tar.gz.
+Files in the output folder, each artifact with its sidecar <file>.json:
+
+- model.onnx (for an imported graph also model.imported.onnx), model.simplified.onnx;
+- baseline.npz, model.ranges.json, and with a budget model.search.json and its journal;
+- model.<precision>.onnx, model.<precision>.<target><suffix>, report.json and report.md;
+- for hardware that compiles for itself, where its TensorRT needs them, model.<precision>.weak.onnx
+  and model.<precision>.implicit.onnx with its .cache;
+- with ``--bundle``, bundles/NAME-TARGET and its .tar.gz.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ BUNDLES = "bundles"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """``report`` as in report.json, its ``status``, the shipped engines and all files written."""
+    """Result of a build.
+
+    ``report`` is the record in report.json and ``status`` its verdict; ``engines`` are the files
+    that ship, ``written`` all files that were made or reused.
+    """
 
     report: ReportRecord
     status: str
@@ -59,10 +64,10 @@ def build(
         recipe: What to build.
         force: Reuse nothing.
         keep_failed: Keep the engine although a gate failed.
-        listener: Told what happens; None says nothing.
+        listener: Where progress is reported; None reports nothing.
 
     Raises:
-        EdgeInceptionError: See errors.py; a missed gate is not raised but is in the result.
+        EdgeInceptionError: See errors.py. A missed gate is not raised; the result holds it.
     """
     with stage.lock(recipe.out):
         runner = Runner(listener or Silent(), force=force)
@@ -70,7 +75,7 @@ def build(
 
 
 def plan(recipe: Recipe, *, force: bool = False) -> list[str]:
-    """What ``build`` would reuse, and the first stage it would run with the reason.
+    """Lines that say what ``build`` would reuse, and which stage it would run first and why.
 
     Raises:
         InputError: Inputs are missing or do not fit together.
@@ -90,7 +95,7 @@ class _Build:
     def __init__(self, recipe: Recipe, runner: Runner) -> None:
         self._recipe, self._runner, self._listener = recipe, runner, runner.listener
         if not recipe.is_foreign:
-            registry.model(recipe.model)  # a misspelt name is refused before any work
+            registry.model(recipe.model)  # refuses a misspelt name before any work
         self._devices = devices.devices(recipe)
         self._hosts = devices.hosts(recipe)
         self._bundled = devices.bundled(recipe, self._devices, self._hosts)
@@ -100,27 +105,26 @@ class _Build:
         inputs.require_threads(recipe.threads)
         validation = inputs.open_source(recipe.validation, "validation", recipe, self._listener)
         self._validation = validation
-        given = Inputs(
+        opened = Inputs(
             recipe=recipe,
             validation=validation,
             calibration=_calibration_set(recipe, validation, self._listener),
         )
-        self._steps = Steps(given, runner)
+        self._steps = Steps(opened, runner)
         _say_classes(validation, self._listener)
 
     def run(self, *, keep_failed: bool) -> BuildResult:
-        """All stages, then ship or withhold the engines."""
-        report, shipped = self.stages(keep_failed=keep_failed)
+        """Run all stages, then ship or withhold the engines."""
+        report, judged = self.stages(keep_failed=keep_failed)
         record = report_record.read(report.path)
-        status = record.status
-        asked, shipped = shipped, _chosen(shipped, record)
+        status, shipped = record.status, _chosen(judged, record)
         if status == "FAILED" and not keep_failed:
-            self._withhold(asked, "gate failed")
-            if advice := _advice(self._recipe, asked[0].details.head, record):
+            self._withhold(judged, "gate failed")
+            if advice := _advice(self._recipe, judged[0].details.head, record):
                 self._listener.note(advice)
             shipped = []
-        elif not keep_failed and (lost := _failed(asked, record)):
-            self._withhold(lost, "not chosen, gate failed")
+        elif not keep_failed and (failed := _failed(judged, record)):
+            self._withhold(failed, "not chosen, gate failed")
         if shipped:
             self._pack()
         engines = tuple(engine.path for engine in shipped)
@@ -128,7 +132,7 @@ class _Build:
         return BuildResult(report=record, status=status, engines=engines, written=written)
 
     def stages(self, *, keep_failed: bool = False) -> tuple[Report, list[EngineFile]]:
-        """Checkpoint to report; the second value is the engines of the asked precision."""
+        """The report, and the engines of the recipe's precisions."""
         steps, precision = self._steps, self._recipe.precision
         graph, plain = steps.source()
         require_gates(self._recipe.gates, graph.details.head, self._recipe.model)
@@ -137,9 +141,9 @@ class _Build:
         typed = {Precision.FP32: steps.quantize(simplified, None, Precision.FP32)}
         ranges = steps.calibrate(simplified)
         self._search(simplified, ranges)
-        for asked in self._recipe.precisions:
-            if asked is not Precision.FP32:
-                typed[asked] = steps.quantize(simplified, ranges, asked)
+        for wanted in self._recipe.precisions:
+            if wanted is not Precision.FP32:
+                typed[wanted] = steps.quantize(simplified, ranges, wanted)
         entries = [entry for name in self._hosts for entry in steps.compile(name, typed)]
         if any(device.needs_weak for device in self._devices):
             weak = steps.quantize(simplified, ranges, precision, WEAK)
@@ -159,30 +163,29 @@ class _Build:
         return report, shipped
 
     def _search(self, graph: SimplifiedGraph, ranges: RangeTable | None) -> None:
-        """With a budget: the groups that stay float in what is quantized after this."""
-        if ranges is None or self._recipe.budget is None:
-            return
-        self._steps.search(graph, ranges)
+        """With a budget, find the groups that stay float in all graphs quantized later."""
+        if ranges is not None and self._recipe.budget is not None:
+            self._steps.search(graph, ranges)
 
     def _pack(self) -> None:
-        """A bundle for each device, once its graphs are judged."""
+        """Make a bundle for each device, after its graphs were judged."""
         for device in self._bundled:
             options = BundleOptions(
                 target=device.target.name,
                 tensorrt=device.bounds,
                 dla_core=device.dla_core,
-                keep_failed=True,  # a failed gate gets here only where that was asked for
-                force=True,  # of the same build, so there is nothing to lose
+                keep_failed=True,  # a failed gate gets here only with --keep-failed
+                force=True,  # a bundle of this very build may be replaced
             )
-            found = outputs.material(self._recipe.out, device, self._validation)
-            made = make.make_bundle(found, options, self._recipe.out / BUNDLES)
-            self._runner.written += [made.folder, made.archive]
-            self._listener.note(f"bundle {device.target.name:<16}  version {made.version}")
+            material = outputs.material(self._recipe.out, device, self._validation)
+            bundle = make.make_bundle(material, options, self._recipe.out / BUNDLES)
+            self._runner.written += [bundle.folder, bundle.archive]
+            self._listener.note(f"bundle {device.target.name:<16}  version {bundle.version}")
 
     def _plan_dla(
         self, simplified: SimplifiedGraph, ranges: RangeTable | None, tensorrt: str
     ) -> None:
-        """What a DLA takes: a graph without Q/DQ and, for int8, the scales beside it."""
+        """Write what a DLA takes: a graph without Q/DQ and, for int8, its scales beside it."""
         implicit = self._steps.quantize(simplified, ranges, self._recipe.precision, IMPLICIT)
         if ranges is not None:
             self._steps.calibration_cache(implicit, ranges, tensorrt)
@@ -196,7 +199,7 @@ class _Build:
 
 
 def _chosen(engines: list[EngineFile], report: ReportRecord) -> list[EngineFile]:
-    """The engines that ``--precision best`` chose, one for a target; all where it had no choice."""
+    """The engines that ``--precision best`` chose, one per target; all of them without it."""
     if not report.choices:
         return engines
     return _of_rows(engines, report, [choice.row for choice in report.choices])
@@ -210,7 +213,7 @@ def _failed(engines: list[EngineFile], report: ReportRecord) -> list[EngineFile]
 def _of_rows(
     engines: list[EngineFile], report: ReportRecord, rows: Sequence[str]
 ) -> list[EngineFile]:
-    """Those of the engines that the rows of these names are about."""
+    """The engines that the report's rows of these names judge."""
     hashes = {report.file_of(row).sha256 for row in rows}
     return [engine for engine in engines if engine.sha256 in hashes]
 
@@ -218,8 +221,8 @@ def _of_rows(
 _ACCURACY_GATES = frozenset(("max_drop_pp", "min_agreement", "min_sqnr_db"))
 
 
-def _advice(recipe: Recipe, answers: Head, report: ReportRecord) -> str:
-    """What may make int8 accurate enough for the gate that it missed; empty where nothing may."""
+def _advice(recipe: Recipe, head: Head, report: ReportRecord) -> str:
+    """Advice for an int8 graph that missed a gate of accuracy; empty where nothing may help."""
     missed = {check.name for check in report.verdict.checks if check.status is Status.FAILED}
     judged = {row.precision for row in report.subjects}
     if judged != {Precision.INT8.value} or not missed & {*_ACCURACY_GATES, "search"}:
@@ -228,9 +231,9 @@ def _advice(recipe: Recipe, answers: Head, report: ReportRecord) -> str:
     if missed & _ACCURACY_GATES and recipe.calibrator not in {"max", calibrators.AUTO}:
         return "more calibration images or --calibrator max may help"
     if recipe.dla:
-        return ""  # all groups have to be int8 there
+        return ""  # a DLA needs all groups in int8
     ranks = f"`edge-inception sensitivity {recipe.out}` ranks the groups for --keep-float"
-    if recipe.budget is not None or answers.kind == "embedding":
+    if recipe.budget is not None or head.kind == "embedding":
         return ranks
     return f"{ranks}; --max-drop searches those that have to stay float"
 
@@ -238,14 +241,14 @@ def _advice(recipe: Recipe, answers: Head, report: ReportRecord) -> str:
 def _calibration_set(recipe: Recipe, validation: ImageSet, listener: Listener) -> ImageSet | None:
     if recipe.precision is not Precision.INT8:
         return None
-    found = inputs.open_source(recipe.calibration, "calibration", recipe, listener)
-    shared = imageset.overlap(found, validation)
+    calibration = inputs.open_source(recipe.calibration, "calibration", recipe, listener)
+    shared = imageset.overlap(calibration, validation)
     if shared:
         raise InputError(
             f"{len(shared)} calibration images are also validation images, first {shared[0]}",
             hint="accuracy on images that set the scales proves nothing; use others",
         )
-    return found.subset(recipe.calibration_images)
+    return calibration.subset(recipe.calibration_images)
 
 
 def _say_classes(images: ImageSet, listener: Listener) -> None:

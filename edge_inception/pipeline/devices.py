@@ -1,4 +1,4 @@
-"""What a build compiles for: targets of this machine, and devices that compile for themselves."""
+"""Targets of a build: those compiled on this machine, and devices that compile for themselves."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from edge_inception.hardware.target import Target
 from edge_inception.recipe.reader import Recipe
 from edge_inception.spec import Precision
 
-_NO_CALIBRATORS = 11  # major version of TensorRT that removed them
-
-
-_STRONGLY_TYPED = 10  # first major version of TensorRT for which graphs are spelled strongly
+_NO_CALIBRATORS = 11  # first major version of TensorRT without calibrators
+_STRONGLY_TYPED = 10  # first major version of TensorRT that gets strongly typed graphs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """A target that compiles for itself, with the TensorRT versions that it may have.
 
-    ``dla_tensorrt`` are those among them that can use its accelerators; empty when not asked for.
+    ``dla_tensorrt`` are the versions that can use its DLA; empty when the recipe does not use it.
     """
 
     target: Target
@@ -34,10 +32,10 @@ class Device:
 
     @property
     def typings(self) -> tuple[str, ...]:
-        """Spellings of the graph that its versions need, and its DLA."""
-        is_typed = [parsed(version)[0] >= _STRONGLY_TYPED for version in self.tensorrt]
+        """Typings of the graph that its TensorRT versions and its DLA need."""
+        takes_strong = [parsed(version)[0] >= _STRONGLY_TYPED for version in self.tensorrt]
         needs = {
-            "strong": any(is_typed) or not is_typed,
+            "strong": any(takes_strong) or not takes_strong,
             "weak": self.needs_weak,
             "implicit": bool(self.implicit),
         }
@@ -45,45 +43,46 @@ class Device:
 
     @property
     def is_typed_dla(self) -> bool:
-        """Whether its DLA takes the strong graph, with Q/DQ pairs that suit it: TensorRT 11.4.1."""
+        """Whether its DLA takes a strongly typed graph with Q/DQ, as that of TensorRT 11.4.1."""
         return bool(self.dla_tensorrt) and not self.implicit
 
     @property
     def bounds(self) -> tuple[str, str] | None:
-        """Oldest and newest version without their build numbers; None where none is known."""
-        found = sorted(parsed(version)[:3] for version in self.tensorrt)
-        texts = [".".join(map(str, numbers)) for numbers in found]
+        """Oldest and newest version without build numbers; None where no version is known."""
+        versions = sorted(parsed(version)[:3] for version in self.tensorrt)
+        texts = [".".join(map(str, numbers)) for numbers in versions]
         return (texts[0], texts[-1]) if texts else None
 
     @property
     def dla_core(self) -> int | None:
-        """The accelerator that a build for DLA starts with."""
+        """Number of the DLA core that a build for DLA uses."""
         return 0 if self.dla_tensorrt else None
 
     @property
     def needs_weak(self) -> bool:
-        """Whether one of its versions knows no strongly typed graph."""
+        """Whether one of its TensorRT versions takes no strongly typed graph."""
         return any(parsed(version)[0] < _STRONGLY_TYPED for version in self.tensorrt)
 
     @property
     def implicit(self) -> str:
-        """The version whose DLA wants a graph without Q/DQ and a calibration cache; or none."""
+        """The version whose DLA takes a calibration cache and no Q/DQ; empty if none does."""
         return next((v for v in self.dla_tensorrt if parsed(v)[0] < _NO_CALIBRATORS), "")
 
 
 def devices(recipe: Recipe) -> tuple[Device, ...]:
-    """Targets that compile for themselves; what they cannot do is refused before any work.
+    """The recipe's targets that compile for themselves.
 
     Raises:
-        InputError: Unknown target, an impossible request, JetPack or DLA without such a target, or
-            what int8 on DLA does not have: a budget for groups in float, bias correction.
+        InputError: A target is unknown or cannot do what the recipe asks for; JetPack, TensorRT or
+            DLA is set without such a target; or int8 on DLA is combined with a budget for groups in
+            float or with bias correction.
     """
     rows = [targets.target(name) for name in dict.fromkeys(recipe.targets)]
     if recipe.is_best:
         _require_choice(recipe, [row for row in rows if not row.is_compiled_here])
-    found = tuple(device(recipe, row.name) for row in rows if not row.is_compiled_here)
-    asked = {"jetpack": recipe.jetpack, "tensorrt": recipe.tensorrt, "use-dla": recipe.dla}
-    useless = next((flag for flag, value in asked.items() if value and not found), "")
+    chosen = tuple(device(recipe, row.name) for row in rows if not row.is_compiled_here)
+    flags = {"jetpack": recipe.jetpack, "tensorrt": recipe.tensorrt, "use-dla": recipe.dla}
+    useless = next((flag for flag, value in flags.items() if value and not chosen), "")
     if useless:
         raise InputError(
             f"--{useless} concerns hardware that compiles for itself, and no target is such",
@@ -99,11 +98,11 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
             "bias correction, which int8 on DLA does not have: its tensors share their scales",
             hint="leave out --bias-correction, or --use-dla",
         )
-    return found
+    return chosen
 
 
 def _require_choice(recipe: Recipe, elsewhere: Sequence[Target]) -> None:
-    """Refuse to choose a precision by the speed of another machine than the one it is for."""
+    """Refuse ``--precision best`` for other hardware than this machine, whose speed it measures."""
     if elsewhere or recipe.bundle:
         what = f"target {elsewhere[0].name}" if elsewhere else "--bundle"
         raise InputError(
@@ -113,17 +112,17 @@ def _require_choice(recipe: Recipe, elsewhere: Sequence[Target]) -> None:
 
 
 def bundled(
-    recipe: Recipe, found: tuple[Device, ...], host_names: tuple[str, ...]
+    recipe: Recipe, chosen: tuple[Device, ...], host_names: tuple[str, ...]
 ) -> tuple[Device, ...]:
-    """What ``--bundle`` packs for: the devices of the recipe, else the CPU.
+    """The devices that ``--bundle`` packs for: those of the recipe, else the CPU.
 
     Raises:
-        InputError: There is neither.
+        InputError: The recipe has neither a device nor the CPU as a target.
     """
     if not recipe.bundle:
         return ()
-    if found:
-        return found
+    if chosen:
+        return chosen
     if "cpu" not in host_names:
         raise InputError(
             f"no bundle for {', '.join(host_names)}: its engines cannot be executed here",
@@ -133,14 +132,14 @@ def bundled(
 
 
 def device(recipe: Recipe, name: str) -> Device:
-    """A target as the recipe asks for it.
+    """A target with the TensorRT versions that fit the recipe.
 
     Raises:
-        InputError: Unknown, or it cannot do what is asked.
+        InputError: The target is unknown, or cannot do what the recipe asks for.
     """
     row = targets.target(name)
     profile = recipe.profile
-    asked = Request(
+    request = Request(
         precision=recipe.precision,
         jetpack=recipe.jetpack or None,
         tensorrt=recipe.tensorrt or None,
@@ -149,41 +148,47 @@ def device(recipe: Recipe, name: str) -> Device:
         is_dynamic=profile.min != profile.max,
         element=recipe.fold.get("element", "float32"),
     )
-    # The DLA runs part of the network at most, and the GPU what is left: its versions count too.
-    versions = _shipped(row, tensorrt_versions(row, dataclasses.replace(asked, dla=False)), recipe)
-    dla_versions = _shipped(row, tensorrt_versions(row, asked), recipe) if recipe.dla else ()
+    # The GPU runs the layers that the DLA does not take, so that its versions count too.
+    versions = _shipped(
+        row, tensorrt_versions(row, dataclasses.replace(request, dla=False)), recipe
+    )
+    dla_versions = _shipped(row, tensorrt_versions(row, request), recipe) if recipe.dla else ()
     if recipe.dla and len(dla_versions) != 1:  # a calibration cache is for one version
-        found = f"TensorRT {', '.join(dla_versions)} have" if dla_versions else "no JetPack ships"
+        owners = f"TensorRT {', '.join(dla_versions)} have" if dla_versions else "no JetPack ships"
         raise InputError(
-            f"{row.name}: {found} its DLA, and a build is for one",
+            f"{row.name}: {owners} its DLA, and a build is for one",
             hint=f"--jetpack or --tensorrt; `edge-inception targets {row.name}` lists both",
         )
     return Device(target=row, tensorrt=versions, dla_tensorrt=dla_versions)
 
 
 def _shipped(row: Target, versions: tuple[str, ...], recipe: Recipe) -> tuple[str, ...]:
-    """Without what is only installed on top of a JetPack, unless it was asked for."""
+    """The versions that a JetPack ships; all of them where the recipe names a version."""
     stock = {release.tensorrt for release in row.releases if release.is_stock}
     return versions if recipe.tensorrt else tuple(v for v in versions if v in stock)
 
 
 def hosts(recipe: Recipe) -> tuple[str, ...]:
-    """Targets that are compiled here: the recipe's, else the defaults; with a device always cpu.
+    """Targets that are compiled here: the recipe's, else the defaults.
+
+    With a device the CPU is always among them, since it executes the graphs that the device will
+    compile.
 
     Raises:
-        InputError: Unknown target.
+        InputError: A target or compute capability is unknown.
         BackendMissing: A library is not installed.
     """
     rows = [targets.target(name) for name in dict.fromkeys(recipe.targets)]
     named = tuple(row.name for row in rows if row.is_compiled_here)
     names = named or targets.default_targets()
     if len(named) < len(rows) and "cpu" not in names:
-        names = ("cpu", *names)  # it executes the graphs that the device will compile
+        names = ("cpu", *names)
     for name in names:
         target = targets.target(name)
-        for asked in targets.compute_capabilities(target, recipe.compute_capabilities):
-            if asked not in target.compute_capabilities:
-                raise unknown(f"compute capability of '{name}'", asked, target.compute_capabilities)
+        known = target.compute_capabilities
+        for version in targets.compute_capabilities(target, recipe.compute_capabilities):
+            if version not in known:
+                raise unknown(f"compute capability of '{name}'", version, known)
         available = backends.backend(target.backend).availability()
         if not available.can_compile:
             raise BackendMissing(

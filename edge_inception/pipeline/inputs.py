@@ -1,4 +1,4 @@
-"""What stages work on, as a recipe asks for it: images and options, of a build and of commands."""
+"""Images and options of each stage as a recipe sets them, for builds and for single commands."""
 
 from __future__ import annotations
 
@@ -24,40 +24,42 @@ UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
 
 
 def open_source(source: Source | None, role: str, recipe: Recipe, listener: Listener) -> ImageSet:
-    """The images of ``role``; unusable ones are refused later or, if asked for, left out here.
+    """The images of ``role``, calibration or validation.
+
+    Unusable images are left out here where the recipe skips them; else a stage refuses them later.
 
     Raises:
-        InputError: Not given, missing, empty, or no image is usable.
+        InputError: No images are given, they are missing, or none is usable.
     """
     if source is None:
         raise InputError(f"no {role} images", hint=f"set [data] {role}, or pass --{role}")
     labels = recipe.labels if role == "validation" else None
-    found = imageset.open_set(source.location, split=source.split, labels=labels)
-    return without_bad(found, role, listener) if recipe.skip_bad_images else found
+    image_set = imageset.open_set(source.location, split=source.split, labels=labels)
+    return without_bad(image_set, role, listener) if recipe.skip_bad_images else image_set
 
 
-def without_bad(found: ImageSet, role: str, listener: Listener) -> ImageSet:
-    """``found`` less the images that cannot be used; says how many, and with --verbose which.
+def without_bad(image_set: ImageSet, role: str, listener: Listener) -> ImageSet:
+    """``image_set`` without its unusable images; the listener is told how many, and which.
 
     Raises:
         InputError: No image is usable.
     """
     from edge_inception.data import images  # noqa: PLC0415 -- Pillow, only when asked for
 
-    good, bad = images.usable(found.items)
+    good, bad = images.usable(image_set.items)
     if not good:
         raise InputError(
-            f"none of the {len(bad)} {role} images in {found.name} is usable",
+            f"none of the {len(bad)} {role} images in {image_set.name} is usable",
             hint="without --skip-bad-images the first one is named",
         )
-    listener.note(f"{role}: left out {len(bad)} unusable of {len(found.items)} images")
+    listener.note(f"{role}: left out {len(bad)} unusable of {len(image_set.items)} images")
     for item in bad:
         listener.detail(f"  left out {item.path}")
-    return dataclasses.replace(found, items=tuple(good), num_left_out=len(bad))
+    return dataclasses.replace(image_set, items=tuple(good), num_left_out=len(bad))
 
 
 def import_options(recipe: Recipe, classes: tuple[str, ...]) -> ImportOptions:
-    """Options of the import of a foreign graph, whose classes have these names, if any."""
+    """Options of importing an ONNX graph; ``classes`` are names by logit index, or none."""
     return ImportOptions(
         preprocess=recipe.preprocess,
         num_classes=recipe.num_classes,
@@ -67,12 +69,12 @@ def import_options(recipe: Recipe, classes: tuple[str, ...]) -> ImportOptions:
 
 
 def ends_options(recipe: Recipe) -> EndsOptions:
-    """Options of what is put before and behind an imported graph."""
+    """Options of the stage ``ends``: folded preprocessing and head of an imported graph."""
     return EndsOptions(head=recipe.head, **recipe.fold)
 
 
 def export_options(recipe: Recipe, classes: tuple[str, ...]) -> ExportOptions:
-    """Options of export for a checkpoint, whose classes have these names, if any."""
+    """Options of exporting a checkpoint; ``classes`` are names by logit index, or none."""
     return ExportOptions(
         model=recipe.model,
         preprocess={**recipe.preprocess, **recipe.fold},
@@ -105,7 +107,7 @@ def onnx_baseline_options(recipe: Recipe) -> OnnxBaselineOptions:
 def validate_options(
     recipe: Recipe, images: ImageSet, engine: EngineFile, listener: Listener
 ) -> ValidateOptions:
-    """Options of validate for this recipe; says which gates are used when it has none."""
+    """Options of validate for this recipe; a note names the gates used when it has none."""
     gates = recipe.gates
     if gates == Gates():
         has_labels = images.is_labelled and engine.details.head.kind != "embedding"
@@ -126,7 +128,7 @@ def validate_options(
 
 
 def _reference(recipe: Recipe) -> Reference:
-    """PyTorch, or for an imported graph onnxruntime, as a latency worker opens it."""
+    """The FP32 reference that a latency worker opens: PyTorch, or onnxruntime for a graph."""
     if recipe.is_foreign:
         profile = stage.plain(recipe.profile)
         return Reference(
@@ -147,7 +149,7 @@ def _reference(recipe: Recipe) -> Reference:
 
 
 def entry_of(engine: EngineFile) -> EngineEntry:
-    """An engine file that is to be judged, by what its sidecar says."""
+    """The entry of an engine file that is to be judged, filled from its sidecar."""
     details = engine.details
     return EngineEntry(
         engine=engine,
@@ -159,10 +161,10 @@ def entry_of(engine: EngineFile) -> EngineEntry:
 
 
 def require_threads(threads: int) -> int:
-    """``threads`` if this process may use so many; with more, engines would run with fewer.
+    """``threads``, once it is known that this process may use as many.
 
     Raises:
-        InputError: Negative, or more than that.
+        InputError: The number is negative, or larger than what this process may use.
     """
     usable = usable_threads()
     if not 0 <= threads <= usable:

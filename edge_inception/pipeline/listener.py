@@ -1,4 +1,4 @@
-"""Whom a build tells what it does."""
+"""The listener to which a build reports what it does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edge_inception.spec import Progress, no_progress
 
 
 class Listener(Protocol):
-    """Where a build says what it does."""
+    """Receives the notes, details and progress of a build."""
 
     def note(self, text: str) -> None:
         """A line that people want to see."""

@@ -1,8 +1,8 @@
-"""What a finished build left in its folder, as the material of a bundle.
+"""The material of a bundle, taken from the folder of a finished build.
 
-Only what the report judged is taken: the variant that ships is the variant that was validated. A
-graph without Q/DQ is the exception, since nothing but a DLA or its GPU executes it in int8: the
-same scales as Q/DQ pairs were judged instead.
+Only graphs that the report judged are taken, so that the variant that ships is the variant that was
+validated. The exception is a graph without Q/DQ, which only TensorRT executes in int8; a graph with
+the same scales in Q/DQ pairs was judged in its place.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REPORT = "report.json"
 
 
 def material(folder: Path, device: Device, images: ImageSet) -> Material:
-    """Graphs in the spellings that ``device`` needs, the engines that proved them, the baseline.
+    """Graphs in the typings that ``device`` needs, the engines that were judged, the baseline.
 
     Args:
         folder: Output of a build.
@@ -39,8 +39,8 @@ def material(folder: Path, device: Device, images: ImageSet) -> Material:
         images: The build's validation images.
 
     Raises:
-        InputError: No finished build, one for other hardware, or none that was executed here; or
-            ``device`` cannot take it: too little memory, or a TensorRT without uint8 inputs.
+        InputError: The folder holds no finished build, one for other hardware, or one that was not
+            executed here; or ``device`` cannot take it, for lack of memory or of uint8 inputs.
     """
     report = artifact.load(Report, folder / REPORT)
     engines = _judged(folder, report)
@@ -59,10 +59,10 @@ def material(folder: Path, device: Device, images: ImageSet) -> Material:
 
 
 def _judged(folder: Path, report: Report) -> tuple[EngineFile, ...]:
-    """Engines that the report judged; they must be OpenVINO's, which runs anywhere.
+    """Engines that the report judged, which must be OpenVINO's to run on any machine.
 
     Raises:
-        InputError: Another library's, so that no answers can be recorded here.
+        InputError: They are another library's, so that their outputs cannot be recorded here.
     """
     record = report_record.read(report.path)
     backend = record.subjects[0].backend
@@ -73,7 +73,7 @@ def _judged(folder: Path, report: Report) -> tuple[EngineFile, ...]:
             hint="build with --target cpu: bundles for any target are made from that",
         )
     files = (record.file_of(row.name) for row in record.subjects)
-    return tuple(artifact.load(EngineFile, folder / made.file) for made in files)
+    return tuple(artifact.load(EngineFile, folder / engine.file) for engine in files)
 
 
 def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGraph:
@@ -88,22 +88,24 @@ def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGr
 
 
 def _require_possible(device: Device, graph: TypedGraph) -> None:
-    """Refuse what only a finished graph tells; all spellings have the same sizes and input.
+    """Refuse a graph that is too large, or whose input a TensorRT version cannot take.
+
+    One graph stands for all typings, which have the same sizes and input.
 
     Raises:
-        InputError: A version of ``device`` cannot take it.
+        InputError: A version of ``device`` cannot take the graph.
     """
     precision, batch = graph.details.precision, graph.details.profile.max
-    found = statistics(load_graph(graph.path), batch=batch)
+    figures = statistics(load_graph(graph.path), batch=batch)
     for version in device.tensorrt or (None,):
-        asked = feasibility.Request(
+        request = feasibility.Request(
             precision=precision,
             tensorrt=version,
             batch=batch,
             element=graph.details.preprocess.element,
-            memory=roofline.memory_need(found, precision),
+            memory=roofline.memory_need(figures, precision),
         )
-        feasibility.require(device.target, asked)
+        feasibility.require(device.target, request)
 
 
 def _cache(folder: Path, precision: str, device: Device) -> Path | None:

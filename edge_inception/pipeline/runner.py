@@ -1,4 +1,4 @@
-"""Run one stage or reuse what it made, and say which."""
+"""Runner of stages: each one runs or its artifact is reused, and a listener is told which."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ A = TypeVar("A", bound=Artifact)
 
 
 class WouldRun(Exception):
-    """A dry run met a stage that has to run."""
+    """Raised in a dry run at the first stage that has to run."""
 
 
 class Runner:
-    """Runs stages; ``written`` are the files made or reused, ``lines`` the plan of a dry run."""
+    """Runs stages or reuses their artifacts.
+
+    ``written`` are the files made or reused so far, ``lines`` the plan that a dry run prints.
+    """
 
     def __init__(self, listener: Listener, *, force: bool, is_dry: bool = False) -> None:
         self.listener, self.is_dry = listener, is_dry
@@ -38,10 +41,10 @@ class Runner:
         expected: Provenance,
         run: Callable[[Progress], A],
     ) -> A:
-        """The artifact at ``path`` if it was made from the same things, else what ``run`` makes.
+        """The artifact at ``path`` if its provenance is ``expected``, else the one ``run`` makes.
 
         Raises:
-            WouldRun: A dry run, and it has to run.
+            WouldRun: This is a dry run, and the stage has to run.
         """
         found, reason = stage.reusable(kind, path, expected)
         if self._force:
@@ -58,14 +61,14 @@ class Runner:
             self.listener.note(f"{label:<23}  again: {reason}")
         started = time.monotonic()
         with self.listener.working(label) as progress:
-            made = run(progress)
+            artifact = run(progress)
         seconds = time.monotonic() - started
-        self.listener.note(f"{label:<23}{seconds:6.1f} s  {told(made.counts)}")
-        self.listener.detail(f"  counted: {told(made.counts, is_full=True)}")
-        return made
+        self.listener.note(f"{label:<23}{seconds:6.1f} s  {summarize_counts(artifact.counts)}")
+        self.listener.detail(f"  counted: {summarize_counts(artifact.counts, is_full=True)}")
+        return artifact
 
 
-# Counted work of a stage in a few words: the first whose names are all counted.
+# Summaries of a stage's counts; the first one whose names were all counted is printed.
 _SUMMARIES = (
     "{conv_quantized} of {conv_total} Conv, {gemm_quantized} of {gemm_total} Gemm in int8",
     "groups that stay float: {num_kept}, graphs scored: {num_scored}",
@@ -81,8 +84,8 @@ _SUMMARIES = (
 )
 
 
-def told(counts: Mapping[str, Any], *, is_full: bool = False) -> str:
-    """What a stage counted: in a few words, or everything by name when ``is_full``."""
+def summarize_counts(counts: Mapping[str, Any], *, is_full: bool = False) -> str:
+    """A stage's counts in a few words, or all of them by name with ``is_full``."""
     if is_full:
         return ", ".join(f"{name} {value}" for name, value in counts.items())
     for summary in _SUMMARIES:

@@ -1,7 +1,7 @@
-"""Each stage of a build: the options the recipe gives it, its file, and the call.
+"""The stages of a build: for each one its options from the recipe, its file, and its call.
 
-Stages import their libraries when they run, so that a reused one imports none: a call names its
-function by words.
+A call names its function as text and imports it when the stage runs, so that a reused stage imports
+no library.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCall(Generic[P, A]):
-    """A stage: what it makes, and the function that makes it, imported when it runs.
+    """A stage: the class of artifact it makes, and the function that makes it.
 
-    ``function`` is ``module:name``. It takes what ``provenance`` takes, then the file to write, and
-    ``progress`` where ``is_counting``.
+    ``function`` is ``module:name``, imported when the stage runs. It takes what ``provenance``
+    takes, then the file to write, and ``progress`` where ``is_counting``.
     """
 
     makes: type[A]
@@ -77,12 +77,12 @@ class StageCall(Generic[P, A]):
     is_counting: bool = False
 
     def run(self, path: Path, progress: Progress, *given: P.args, **named: P.kwargs) -> A:
-        """Make the artifact at ``path``."""
+        """The artifact that the function writes to ``path``."""
         module, _, name = self.function.partition(":")
         function = getattr(importlib.import_module(f"edge_inception.{module}"), name)
         counting = {"progress": progress} if self.is_counting else {}
-        made: A = function(*given, path, **named, **counting)
-        return made
+        artifact: A = function(*given, path, **named, **counting)
+        return artifact
 
 
 EXPORT = StageCall(makes=Graph, provenance=export_provenance, function="export.export:export")
@@ -128,11 +128,14 @@ VALIDATE = StageCall(
 
 
 class Variant(NamedTuple):
-    """One way to write a precision into the graph: name in files, typing, name in reports."""
+    """A way to write a precision into the graph.
+
+    ``suffix`` is its name in files and ``title`` its name in reports; both may be empty.
+    """
 
     suffix: str
     typing: Typing
-    says: str = ""
+    title: str = ""
     is_for_dla: bool = False
 
     def kind(self, precision: Precision) -> str:
@@ -148,7 +151,7 @@ DLA = Variant("dla", Typing.STRONG, "scales of DLA", is_for_dla=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a build works on, opened and checked; ``calibration`` None: the precision needs none."""
+    """Recipe and opened images of a build; ``calibration`` is None if the precision needs none."""
 
     recipe: Recipe
     validation: ImageSet
@@ -164,10 +167,10 @@ class Steps:
         self._out = inputs.recipe.out
         self._runner = runner
         self._keep = inputs.recipe.keep_float
-        self._found: SearchOutcome | None = None
+        self._outcome: SearchOutcome | None = None
 
     def source(self) -> tuple[Graph, Graph]:
-        """The graph to build, and the one the baseline is of: another only if imported."""
+        """The graph to build, and the graph of the baseline, which differs if it was imported."""
         if not self._recipe.is_foreign:
             graph = self._export()
             return graph, graph
@@ -177,7 +180,7 @@ class Steps:
     def _run(
         self, call: StageCall[P, A], label: str, file: str, *given: P.args, **named: P.kwargs
     ) -> A:
-        """What the stage makes of ``given`` in the file of this build, or has made of it before."""
+        """The stage's artifact in the output folder, made now or reused."""
         path, expected = self._out / file, call.provenance(*given, **named)
         return self._runner.step(
             label, call.makes, path, expected, lambda say: call.run(path, say, *given, **named)
@@ -188,7 +191,7 @@ class Steps:
 
         source, path = self._recipe.checkpoint, self._out / inputs.IMPORTED
         choices = inputs.import_options(self._recipe, self._validation.classes)
-        expected = import_provenance(source, choices)  # knows where weights lie
+        expected = import_provenance(source, choices)  # it also hashes external weight files
         graph = self._runner.step(
             "import", Graph, path, expected, lambda _: import_graph(source, choices, path)
         )
@@ -232,13 +235,13 @@ class Steps:
             seed=recipe.seed,
             placement=recipe.placement if recipe.calibrator == AUTO else "",
         )
-        made = self._run(CALIBRATE, "calibrate", "model.ranges.json", graph, images, choices)
-        if tried := trial_in_words(made.details):
+        table = self._run(CALIBRATE, "calibrate", "model.ranges.json", graph, images, choices)
+        if tried := trial_in_words(table.details):
             self._runner.listener.note(tried)
-        return made
+        return table
 
     def search(self, graph: SimplifiedGraph, ranges: RangeTable) -> SearchResult:
-        """Which groups stay float in every int8 graph that is quantized from now on."""
+        """The groups that stay float in every int8 graph that is quantized from now on."""
         recipe, images = self._recipe, self._calibration
         assert images is not None
         assert recipe.budget is not None
@@ -249,8 +252,8 @@ class Steps:
         )
         result = self._run(SEARCH_PRECISION, "search", SEARCH, graph, ranges, images, choices)
         self._keep = tuple(sorted({*recipe.keep_float, *result.details.keep}))
-        self._found = search_record.read(result.path).outcome
-        self._runner.listener.note(f"search: {gate.search_sentence(self._found)}")
+        self._outcome = search_record.read(result.path).outcome
+        self._runner.listener.note(f"search: {gate.search_sentence(self._outcome)}")
         return result
 
     def _quantize_options(self, precision: Precision, variant: Variant) -> QuantizeOptions:
@@ -288,7 +291,7 @@ class Steps:
         return self._run(CACHE, "calibration cache", file, graph, ranges, choices)
 
     def compile(self, name: str, typed: Mapping[Precision, TypedGraph]) -> Iterator[EngineEntry]:
-        """Engines of one target: FP32 to compare with, then the asked precision."""
+        """Engines of one target: FP32 to compare with, then the recipe's precisions."""
         target = targets.target(name)
         executable = backends.backend(target.backend).availability().float_precisions
         for precision, graph in typed.items():
@@ -297,7 +300,7 @@ class Steps:
                 yield self._engine(target, graph, precision, float_precision="bf16")
 
     def prove(self, graph: TypedGraph, variant: Variant) -> EngineEntry:
-        """The engine for the CPU of a graph that only a device compiles for itself."""
+        """The CPU engine that stands in for a graph which only a device can compile."""
         cpu = targets.target("cpu")
         return self._engine(cpu, graph, self._recipe.precision, variant=variant)
 
@@ -330,22 +333,22 @@ class Steps:
             expected,
             lambda say: backend.compile(graph, choices, path, progress=say),
         )
-        told = engine.details.fallbacks if isinstance(engine.details, PlanDetails) else ()
-        for line in told:
+        fallbacks = engine.details.fallbacks if isinstance(engine.details, PlanDetails) else ()
+        for line in fallbacks:
             self._runner.listener.note(f"warning: {label}: {line}")
         return EngineEntry(
             engine=engine,
-            target=f"{target.name}, {variant.says}" if variant.says else target.name,
+            target=f"{target.name}, {variant.title}" if variant.title else target.name,
             precision=precision.value,
             float_precision=float_precision,
             is_subject=self._is_subject(precision, float_precision),
-            is_searched=bool(self._found) and (precision, variant) == (Precision.INT8, STRONG),
+            is_searched=bool(self._outcome) and (precision, variant) == (Precision.INT8, STRONG),
         )
 
     def _is_subject(self, precision: Precision, float_precision: str) -> bool:
         if float_precision == "f32":
             return precision in self._recipe.precisions
-        return self._recipe.is_best  # bfloat16 is one more way to be faster than float32
+        return self._recipe.is_best  # bfloat16 competes with FP16 and INT8 for the best engine
 
     def validate(self, baseline: Baseline, entries: list[EngineEntry]) -> Report:
         """Engines to report, as JSON and as Markdown."""
@@ -353,7 +356,7 @@ class Steps:
         choices = inputs.validate_options(
             recipe, self._validation, entries[0].engine, self._runner.listener
         )
-        choices = dataclasses.replace(choices, search=self._found)
+        choices = dataclasses.replace(choices, search=self._outcome)
         judged = (baseline, entries, self._validation, choices)
         report = self._run(VALIDATE, "validate", REPORT, *judged)
         if not self._runner.is_dry:

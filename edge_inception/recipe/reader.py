@@ -1,4 +1,4 @@
-"""Recipe TOML to records: one strict reader.
+"""The strict reader of recipes in TOML.
 
 Paths in a recipe are relative to the recipe file; ``build.out`` is relative to the working folder.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -40,7 +40,7 @@ SCHEMA = 1
 FILE_NAME = "edge-inception.toml"
 Table = dict[str, Any]
 
-# a flag for one of these replaces the others in the file
+# Recipe key -> keys that a flag for it removes from the file, since it excludes them.
 _EITHER_OR: Mapping[str, tuple[str, ...]] = {
     "build.batch": ("build.dynamic_batch",),
     "build.dynamic_batch": ("build.batch",),
@@ -61,7 +61,7 @@ _PATH_KEYS = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where images come from: a folder, or a set file and one of its splits."""
+    """Source of images: a folder, or a set file and one of its splits."""
 
     location: Path
     split: str = ""
@@ -69,15 +69,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything one build needs. ``targets`` empty: those this machine can compile for.
+    """Everything that one build needs.
 
-    ``jetpack`` and ``tensorrt`` empty: all that a device ships with; ``dla``: its accelerators too.
-    ``placement`` empty: the default; ``keep_float``: groups that stay float in INT8.
-    ``bias_correction`` None: as a trial found it.
-    ``is_best``: FP16 and INT8 are both built and one is chosen; ``precision`` is then INT8.
+    Empty ``targets`` are those that this machine can compile for, an empty ``jetpack`` or
+    ``tensorrt`` all versions that a device ships with, an empty ``placement`` the default. ``dla``
+    uses the accelerators of a Jetson too. ``keep_float`` are the groups that stay float in INT8.
+    ``bias_correction`` None follows the trial of the calibrator ``auto``. With ``is_best`` FP16 and
+    INT8 are both built and one is chosen; ``precision`` is then INT8.
 
-    ``preprocess`` and ``model_options`` hold only what the recipe sets; the rest comes from the
-    checkpoint's family. With ``is_foreign`` ``checkpoint`` is an ONNX graph, ``model`` its name.
+    ``preprocess`` and ``model_options`` hold only what the recipe sets; the checkpoint's family
+    decides the rest. With ``is_foreign``, ``checkpoint`` is an ONNX graph and ``model`` its name.
     """
 
     origin: str
@@ -120,7 +121,7 @@ class Recipe:
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """What is built and judged: the precision that was asked for, or both that may win."""
+        """The precisions that are built and judged: FP16 and INT8 for ``best``, else one."""
         return (Precision.FP16, Precision.INT8) if self.is_best else (self.precision,)
 
 
@@ -157,7 +158,8 @@ def load_recipe(path: Path | None, overrides: Mapping[str, Any] | None = None) -
         overrides: ``section.key`` to value; relative paths are relative to the working folder.
 
     Raises:
-        InputError: Missing file, not TOML, unknown section or key, wrong type, missing key.
+        InputError: The file is missing or not TOML, a section or key is unknown or missing, or a
+            value has a wrong type.
     """
     tables: Table = _parse(path) if path else {"schema": SCHEMA}
     where = str(path) if path else "command line"
@@ -183,7 +185,7 @@ def _parse(path: Path) -> Table:
         ) from error
     except RecursionError as error:
         raise InputError(f"{path} is not valid TOML: nested too deep", hint=_NESTED) from error
-    except ValueError as error:  # also of the encoding, or of a number of over 4,300 digits
+    except ValueError as error:  # bad encoding and numbers of over 4,300 digits are this too
         reason = str(error).partition("; use sys.")[0]
         raise InputError(
             f"{path} is not valid TOML: {reason}", hint="fix the line named"
@@ -194,7 +196,7 @@ def _sections(tables: Table, where: str) -> Sections:
     """The tables as records.
 
     Raises:
-        InputError: Another schema, an unknown section or key, or a value that its key cannot have.
+        InputError: The schema is another, or a section, key or value is not known.
     """
     if (schema := tables.get("schema")) != SCHEMA:
         raise InputError(
@@ -202,14 +204,14 @@ def _sections(tables: Table, where: str) -> Sections:
             hint=f"add the line 'schema = {SCHEMA}' at the top",
         )
     known = {field.name: field.type for field in msgspec.structs.fields(Sections)}
-    found: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     for name, table in tables.items():
         if name == "schema":
             continue
         if name not in known:
-            raise _unknown(f"{where}: unknown section [{name}]", name, known)
-        found[name] = _section(known[name], name, table, where)
-    return Sections(**found)
+            raise InputError(f"{where}: unknown section [{name}]", hint=known_names(name, known))
+        sections[name] = _section(known[name], name, table, where)
+    return Sections(**sections)
 
 
 def _section(kind: type[Record], name: str, table: Any, where: str) -> Record:
@@ -218,15 +220,16 @@ def _section(kind: type[Record], name: str, table: Any, where: str) -> Record:
     types = {field.name: field.type for field in msgspec.structs.fields(kind)}
     for key in table:
         if key not in types:
-            raise _unknown(f"{where}: unknown key '{key}' in [{name}]", key, types)
+            problem = f"{where}: unknown key '{key}' in [{name}]"
+            raise InputError(problem, hint=known_names(key, types))
     return kind(**{k: _value(types[k], v, f"{where}: {name}.{k}") for k, v in table.items()})
 
 
 def _value(kind: Any, value: Any, place: str) -> Any:
-    """The value as one of its type.
+    """The value, converted to ``kind``.
 
     Raises:
-        InputError: It is none; says what was got and what is wanted.
+        InputError: The value has another type; the message names place, got and wanted.
     """
     try:
         return msgspec.convert(value, kind)
@@ -236,7 +239,7 @@ def _value(kind: Any, value: Any, place: str) -> Any:
 
 
 def _description(kind: Any) -> str:
-    """How a type describes its values, else how the first of its parts does."""
+    """The description of a type's values: its own, else that of its first part with one."""
     texts = [meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description]
     texts += [_description(part) for part in get_args(kind)]
     return next(filter(None, texts), "")
@@ -256,10 +259,6 @@ def _shown(value: Any) -> str:
         return "beyond all bounds"
 
 
-def _unknown(message: str, name: str, known: Iterable[str]) -> InputError:
-    return InputError(message, hint=known_names(name, known))
-
-
 def _anchor_paths(tables: Table, folder: Path) -> None:
     for section, key in _PATH_KEYS:
         value = tables.get(section, {}).get(key)
@@ -267,10 +266,10 @@ def _anchor_paths(tables: Table, folder: Path) -> None:
             tables[section][key] = str(folder / value)
 
 
-def _to_recipe(said: Sections, where: str) -> Recipe:
-    model, data, build = said.model, said.data, said.build
-    name, source = _subject(model, where)
-    allowed = budget(said.search, where)
+def _to_recipe(sections: Sections, where: str) -> Recipe:
+    model, data, build = sections.model, sections.data, sections.build
+    name, source = _model_and_file(model, where)
+    allowed = budget(sections.search, where)
     return Recipe(
         origin=where,
         model=name,
@@ -281,7 +280,7 @@ def _to_recipe(said: Sections, where: str) -> Recipe:
         model_options=model.options or {},
         head=head(model.head),
         fold=fold(model.fold_preprocessing),
-        preprocess=preprocess_changes(said.preprocess),
+        preprocess=preprocess_changes(sections.preprocess),
         calibration=_source(data.calibration, data.calibration_split),
         validation=_source(data.validation, data.validation_split),
         labels=None if data.labels is None else Path(data.labels),
@@ -297,26 +296,26 @@ def _to_recipe(said: Sections, where: str) -> Recipe:
         tensorrt=build.tensorrt,
         dla=build.dla,
         bundle=build.bundle,
-        calibrator=said.calibrate.calibrator,
-        calibration_images=said.calibrate.max_images,
-        calibration_batch=said.calibrate.batch,
-        seed=said.calibrate.seed,
-        float_rest=one_of(said.quantize.float_rest, _FLOAT_RESTS, "float rest"),
-        placement=said.quantize.placement,
-        keep_float=tuple(sorted(set(said.quantize.keep_float))),
-        bias_correction=said.quantize.bias_correction,
-        latency_rounds=said.latency.rounds,
-        latency_calls=said.latency.calls_per_block,
+        calibrator=sections.calibrate.calibrator,
+        calibration_images=sections.calibrate.max_images,
+        calibration_batch=sections.calibrate.batch,
+        seed=sections.calibrate.seed,
+        float_rest=one_of(sections.quantize.float_rest, _FLOAT_RESTS, "float rest"),
+        placement=sections.quantize.placement,
+        keep_float=tuple(sorted(set(sections.quantize.keep_float))),
+        bias_correction=sections.quantize.bias_correction,
+        latency_rounds=sections.latency.rounds,
+        latency_calls=sections.latency.calls_per_block,
         budget=allowed,
-        gates=_gates(said.gates, allowed),
+        gates=_gates(sections.gates, allowed),
     )
 
 
 _OF_MODELS = ("name", "checkpoint", "checkpoint_format", "options")
 
 
-def _subject(model: Model, where: str) -> tuple[str, Path]:
-    """Name of what is built, and its file: a checkpoint of one of our models, or an ONNX graph."""
+def _model_and_file(model: Model, where: str) -> tuple[str, Path]:
+    """Name of the model and its file: a checkpoint of a known architecture, or an ONNX graph."""
     if model.onnx is not None:
         both = [key for key in given(model) if key in _OF_MODELS]
         if both:
@@ -336,7 +335,7 @@ _FLOAT_RESTS = ("fp16", "fp32")
 
 
 def _gates(limits: Limits, allowed: Budget | None) -> Gates:
-    """The gates, with that of the drop: a budget is one too, unless another is set."""
+    """The gates; a budget is also the gate of the top-1 drop, unless that gate is set."""
     budgeted = {"max_drop_pp": allowed.max_drop_pp} if allowed else {}
     return Gates(**{**budgeted, **given(limits)})
 

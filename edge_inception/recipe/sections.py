@@ -1,7 +1,7 @@
-"""The sections of a recipe, one record each, and what two of them say in one word.
+"""The sections of a recipe as records, and the keys that one word sets several fields of.
 
-A type says which values can be meant, and its description the words for a value that cannot. None
-is a key that is left to its default.
+A type decides which values are valid, and its description is what the message for another value
+wants. None stands for a key that is not set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from edge_inception.errors import InputError, known_names
+from edge_inception.errors import InputError, unknown
 from edge_inception.records import Count, Positive, Record
 from edge_inception.spec import Budget, DropType, Head
 
@@ -56,7 +56,7 @@ _Decibels = Annotated[
 
 
 class Model(Record, frozen=True, kw_only=True):
-    """[model]: a checkpoint of one of our architectures, or an ONNX graph."""
+    """[model]: a checkpoint of a known architecture, or an ONNX graph."""
 
     name: str | None = None
     checkpoint: _File | None = None
@@ -92,7 +92,7 @@ class Data(Record, frozen=True, kw_only=True):
 
 
 class Build(Record, frozen=True, kw_only=True):
-    """[build]: what is made, and for which hardware."""
+    """[build]: precision, targets and output folder."""
 
     precision: str = "int8"
     targets: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ class Calibrate(Record, frozen=True, kw_only=True):
 
 
 class Quantize(Record, frozen=True, kw_only=True):
-    """[quantize]: what of an int8 graph is float."""
+    """[quantize]: which part of an int8 graph stays float, and bias correction."""
 
     float_rest: str = "fp16"
     placement: str = ""
@@ -150,7 +150,7 @@ class Limits(Record, frozen=True, kw_only=True):
 
 
 class Sections(Record, frozen=True, kw_only=True):
-    """A recipe as it is written, less its schema."""
+    """All sections of a recipe; the schema number is checked before."""
 
     model: Model = msgspec.field(default_factory=Model)
     preprocess: Preprocessing = msgspec.field(default_factory=Preprocessing)
@@ -183,14 +183,14 @@ def given(section: Record) -> dict[str, Any]:
 
 
 def one_of(name: str, known: Iterable[str], what: str) -> str:
-    """``name``, if it is one of ``known``.
+    """``name``, after it was found among ``known``.
 
     Raises:
-        InputError: It is not; the nearest is named.
+        InputError: ``name`` is not known; the hint has the nearest name.
     """
     names = tuple(known)
     if name not in names:
-        raise InputError(f"no {what} named '{name}'", hint=known_names(name, names))
+        raise unknown(what, name, names)
     return name
 
 
@@ -198,7 +198,7 @@ def preprocess_changes(section: Preprocessing) -> dict[str, Any]:
     """Fields of ``Preprocess`` that [preprocess] sets.
 
     Raises:
-        InputError: A choice that there is not.
+        InputError: A value is not one of its choices.
     """
     changes = given(section)
     for key, known in _CHOICES.items():
@@ -210,19 +210,19 @@ def preprocess_changes(section: Preprocessing) -> dict[str, Any]:
 
 
 def fold(name: str) -> Mapping[str, str]:
-    """Fields of ``Preprocess`` that ``model.fold_preprocessing`` sets: what the graph takes.
+    """Fields of ``Preprocess`` that ``model.fold_preprocessing`` sets: element and layout.
 
     Raises:
-        InputError: No such choice.
+        InputError: ``name`` is no such choice.
     """
     return _FOLDS[one_of(name, _FOLDS, "folded preprocessing")]
 
 
 def head(text: str) -> Head:
-    """The head that a user names: ``logits``, ``softmax`` or ``topk:5``.
+    """The head of the names ``logits``, ``softmax`` or ``topk:5``.
 
     Raises:
-        InputError: Another name, or a K that is no number of classes.
+        InputError: The name is another, or K is no number of classes.
     """
     kind, colon, k = text.partition(":")
     if kind != "topk":
@@ -235,10 +235,10 @@ def head(text: str) -> Head:
 
 
 def budget(section: Search, where: str) -> Budget | None:
-    """The section [search]; None where it is empty.
+    """The budget of the section [search]; None where the section is empty.
 
     Raises:
-        InputError: No budget, or a value that means nothing.
+        InputError: The section has keys but no budget, or a negative number of groups.
     """
     limit, most = section.max_drop_pp, section.max_groups or 0
     if limit is None:

@@ -10,11 +10,11 @@ schema = 1
 [model]
 name = "inception_v4"              # `edge-inception models` lists all
 checkpoint = "my.safetensors"      # safetensors, torch.load(weights_only=True) or npz file
-# checkpoint_format = "auto"       # whose names it has: timm, torchvision, slim, keras, ...
+# checkpoint_format = "auto"       # or its publisher: timm, torchvision, slim, keras, ...
 # onnx = "classifier.onnx"         # instead of the three above; then [preprocess] mean and std too
-# num_classes = 1000               # checked against the checkpoint's head
+# num_classes = 1000               # classes that the checkpoint's head must have
 # options = { width = 1.0 }        # width of the channels, for small edge variants
-# head = "logits"                  # or softmax, topk:5: what the graph answers
+# head = "logits"                  # output of the graph; or softmax, topk:5
 # fold_preprocessing = "none"      # uint8, uint8-nhwc: the graph takes pixels and normalises them
 
 # [preprocess]                     # only what differs from the model's published preprocessing
@@ -35,7 +35,7 @@ validation = "labelled"            # a folder of class folders; plain images: no
 # skip_bad_images = false          # true leaves unreadable images out and counts them
 
 [build]
-precision = "int8"                 # fp32, fp16, int8, or best of the two
+precision = "int8"                 # fp32, fp16, int8, or best: the better of the last two
 # targets = ["cpu"]                # `edge-inception targets` lists all
 # batch = 1
 # dynamic_batch = "1:4:8"          # MIN:OPT:MAX instead of a static batch
@@ -44,7 +44,7 @@ precision = "int8"                 # fp32, fp16, int8, or best of the two
 # jetpack = "6.2"                  # of a Jetson target; left out, all of its releases
 # tensorrt = "10.7"                # of the device, where it is not the one of its JetPack
 # dla = false                      # true adds what the accelerators of a Jetson need
-# bundle = false                   # true packs a folder that builds and proves itself there
+# bundle = false                   # true packs a folder that builds and checks the engine there
 out = "build/my-model"
 
 [calibrate]
@@ -58,19 +58,19 @@ max_images = 512
 # placement = "sandwich"           # float-ends is more accurate and a little slower; all others
                                    # are in `build --help`
 # keep_float = []                  # groups that stay float in an int8 graph
-# bias_correction = true           # what int8 adds to a layer's mean output comes off its bias;
-#                                  # without this line unless auto finds that it does not help
+# bias_correction = true           # each bias is corrected by what int8 adds to the mean output of
+                                   # its layer; without this line, unless auto finds it no help
 
-# [search]                         # keeps the fewest groups float with which int8 is within
+# [search]                         # keeps the fewest groups in float that bring int8 within
 # max_drop_pp = 0.5                # this budget on the calibration images, best with labels
 # drop_type = "absolute"           # or relative: percent of the FP32 top-1
-# max_groups = 0                   # 0: as many as it takes
+# max_groups = 0                   # most groups in float; 0: no limit
 
 # [latency]
 # rounds = 10                      # interleaved over all engines
 # calls_per_block = 20
 
-[gates]                            # a missed gate is exit code 6, one the data cannot decide is 8
+[gates]                            # exit code 6 for a missed gate, 8 for an undecided one
 max_drop_pp = 1.0                  # top-1 drop, percentage points, upper 95 % bound
 min_agreement = 0.98               # share of images with the same top-1 as PyTorch FP32
 min_sqnr_db = 20.0                 # of the centred logits

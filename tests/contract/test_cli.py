@@ -254,7 +254,7 @@ WRONG_NORM = (
     "error: cannot build googlenet with {'norm': 'x'}: norm is 'x', wanted one of 'bn', 'lrn'"
 )
 TOO_SMALL = (
-    "error: inception_v4 cannot take 50 x 50 images: layer features.18 has nothing left of them"
+    "error: inception_v4 cannot take 50 x 50 images: the output of layer features.18 would be empty"
 )
 
 

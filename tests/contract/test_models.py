@@ -243,7 +243,7 @@ def test_stage_table_follows_any_size(name):
 
 def test_an_image_too_small_is_named():
     """A table of a network on 32 pixels names the layer where nothing is left."""
-    with pytest.raises(ValueError, match=r"layer features\.\d+ has nothing left"):
+    with pytest.raises(ValueError, match=r"layer features\.\d+ would be empty"):
         trace(registry.model("inception_v4").describe(num_classes=10), (32, 32))
 
 

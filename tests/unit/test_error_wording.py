@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import sidecars
 from onnx import helper
 from PIL import Image
 
@@ -153,7 +154,10 @@ def workplace(tmp_path, monkeypatch, tiny_checkpoint, foreign_classifier) -> Non
         foreign_classifier(13, ending="logits", are_weights_inputs=False, extra=[loop]), "loop.onnx"
     )
     origin = Provenance(stage="quantize", parents={}, options={}, tools={}, source="")
-    artifact.publish(TypedGraph, Path("changed.onnx"), b"before", provenance=origin)
+    details = sidecars.typed()
+    artifact.publish(
+        TypedGraph, Path("changed.onnx"), b"before", provenance=origin, details=details
+    )
     Path("changed.onnx").write_bytes(b"after")
 
 

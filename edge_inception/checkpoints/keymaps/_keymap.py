@@ -1,4 +1,4 @@
-"""The record of a key map, and how its tables are spelled out."""
+"""The record of a key map, and functions that expand its tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ AUXILIARY = ("AuxLogits.", "aux1.", "aux2.", "aux_logits.")
 
 
 class Layout(Enum):
-    """Order of a stored tensor's axes; ours is out, in, rows, columns."""
+    """Order of the axes of a stored tensor; in ours it is out, in, rows, columns."""
 
     OURS = "ours"
     CHANNELS_LAST = "rows, columns, in, out; or in, out"
@@ -20,9 +20,9 @@ class Layout(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A file's keys by the names that a table knows.
+    """Keys of a file under the names of a table.
 
-    ``keys``: the table's name -> the key in the file. ``notes`` say what was left out.
+    ``keys`` maps the table's name to the key in the file. ``notes`` name what was left out.
     """
 
     keys: Mapping[str, str]
@@ -30,18 +30,18 @@ class Reading:
 
 
 def as_they_are(keys: Iterable[str]) -> Reading:
-    """Every key is the table's own name."""
+    """A reading in which every key is a name of the table."""
     return Reading(keys={key: key for key in keys})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyMap:
-    """How one publisher names and stores the tensors of one architecture.
+    """Names and layouts of one publisher's tensors of one architecture.
 
-    ``names``: theirs -> ours; empty when the names are ours but for ``prefixes``, theirs -> ours.
-    ``read`` gives a file's keys the names of the table. ``layouts``: ending of their name -> order
-    of axes. ``has_gamma`` False: batch norms may be stored without a factor, which is then 1.
-    ``has_auxiliary``: the publisher's files carry auxiliary heads.
+    ``names`` maps their names to ours; it is empty when only ``prefixes``, theirs -> ours, differ.
+    ``read`` turns the keys of a file into names of the table. ``layouts`` maps an ending of their
+    names to the order of axes. With ``has_gamma`` False batch norms may be stored without a factor,
+    which is then 1. ``has_auxiliary`` is whether the publisher's files contain auxiliary heads.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -52,14 +52,14 @@ class KeyMap:
     has_auxiliary: bool = False
 
     def ours(self, name: str) -> str | None:
-        """Our key for the table's ``name``; None when the table does not know it."""
+        """Our key for the table's ``name``; None for an unknown name."""
         if self.names:
             return self.names.get(name)
         for theirs, ours in self.prefixes.items():
             if name.startswith(theirs):
                 return ours + name[len(theirs) :]
         is_renamed = name.startswith(tuple(self.prefixes.values()))
-        return None if is_renamed else name  # where they call it otherwise, our name is not theirs
+        return None if is_renamed else name  # a name of ours that they renamed is none of theirs
 
     def layout(self, name: str) -> Layout:
         """Order of the axes of the tensor that they call ``name``."""
@@ -73,7 +73,7 @@ SAME_NAMES = KeyMap()
 
 
 def spelled(units: Mapping[str, str], endings: Mapping[str, str]) -> dict[str, str]:
-    """Every tensor of every unit, theirs -> ours: the names of units with all ``endings``."""
+    """Names of all tensors, theirs -> ours: each unit's name with each of the ``endings``."""
     return {
         theirs + their_ending: ours + our_ending
         for theirs, ours in units.items()
@@ -82,7 +82,7 @@ def spelled(units: Mapping[str, str], endings: Mapping[str, str]) -> dict[str, s
 
 
 def placed(scopes: Mapping[str, str], units: Mapping[str, str]) -> dict[str, str]:
-    """The same block in several places: ``scopes`` with ``units``, both theirs -> ours."""
+    """Names of the same block in several places: each scope with each unit, theirs -> ours."""
     return {
         f"{scope}/{theirs}": f"{path}.{ours}"
         for scope, path in scopes.items()

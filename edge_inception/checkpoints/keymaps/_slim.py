@@ -1,4 +1,4 @@
-"""What the tables of TF-slim's networks share: how names are read, what a unit stores."""
+"""Parts of the tables of all TF-slim networks: the reading of names, the tensors of a unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TRAINING = re.compile(
 
 
 def read(keys: Iterable[str]) -> Reading:
-    """Keys without ``:0``; moving averages replace their variables, optimizer slots go."""
+    """Keys without ``:0`` and optimizer slots; moving averages replace their variables."""
     names = {key.partition(":")[0]: key for key in keys}
     kept = {name: key for name, key in names.items() if not _TRAINING.fullmatch(name)}
     shadows = {name: key for name, key in kept.items() if name.endswith(_SHADOW)}

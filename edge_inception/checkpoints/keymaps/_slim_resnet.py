@@ -67,7 +67,7 @@ def _repeats(names: tuple[str, str, str], counts: tuple[int, int, int]) -> list[
 def _resnet(
     names: tuple[str, str, str], counts: tuple[int, int, int]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Convolutions with batch norm, and those with biases."""
+    """Names of the convolutions with batch norm, and of those with biases."""
     block35, block17, block8 = _repeats(names, counts)
     block8["Block8"] = "block8"
     convs = {

@@ -1,9 +1,9 @@
 """The names of Keras: InceptionV3 and InceptionResNetV2 of keras.applications.
 
 Keras numbers layers in the order in which they are made, from whatever number the session has
-reached: ``conv2d``, ``conv2d_1``, ... or ``conv2d_94``, ... Sorted by number that order is the one
-below. The order of ``model.layers`` is another. Dump the weights as npz (``variable.path`` is
-``variable.name`` before Keras 3)::
+reached: ``conv2d``, ``conv2d_1``, ... or ``conv2d_94``, ... The tables below are in the order of
+these numbers, which is not the order of ``model.layers``. Dump the weights as npz
+(``variable.path`` is ``variable.name`` before Keras 3)::
 
     weights = {variable.path: variable.numpy() for variable in model.weights}
     numpy.savez("weights.npz", **weights)
@@ -25,10 +25,10 @@ _NUMBERED = {
 
 
 def read(keys: Iterable[str]) -> Reading:
-    """Keys as ``layer/variable``, auto-numbered layers as ``conv2d:0`` in the order of making.
+    """Keys as ``layer/variable``, with auto-numbered layers as ``conv2d:0`` and so on.
 
-    ``conv2d_3/conv2d_3/kernel:0`` of an H5 file is ``conv2d_3/kernel``. Where two keys come to the
-    same name, the longer stays as it is: no table knows it.
+    ``conv2d_3/conv2d_3/kernel:0`` of an H5 file is ``conv2d_3/kernel``. Where two keys would get
+    the same name, the longer one stays as it is, and no table knows it.
     """
     short: dict[str, str] = {}
     others: dict[str, str] = {}
@@ -55,10 +55,14 @@ def _ranked(kind: str, layers: Iterable[str]) -> dict[str, str]:
 
 
 def _table(
-    made: Iterable[str], named: Mapping[str, str], plain: Mapping[str, str]
+    numbered: Iterable[str], named: Mapping[str, str], plain: Mapping[str, str]
 ) -> dict[str, str]:
-    """``made``: our conv units in the order of making; ``named`` have names; ``plain`` no norm."""
-    convs = {f"conv2d:{rank}": unit for rank, unit in enumerate(made)}
+    """Names of all tensors, theirs -> ours.
+
+    ``numbered`` are our conv units in Keras's order of numbers, ``named`` those that Keras names,
+    ``plain`` the layers without batch norm.
+    """
+    convs = {f"conv2d:{rank}": unit for rank, unit in enumerate(numbered)}
     norms = {f"batch_normalization:{rank}": unit for rank, unit in enumerate(convs.values())}
     norms |= {f"{theirs}_bn": ours for theirs, ours in named.items()}
     return (

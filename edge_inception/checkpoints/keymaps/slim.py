@@ -1,7 +1,7 @@
 """The variable names of TF-slim's Inception networks and of davidsandberg's FaceNet.
 
-Names are irregular where a network's are: a table says what a rule would guess wrongly. Dump a
-TensorFlow checkpoint as npz::
+The tables are written out where the names of a network are irregular. Dump a TensorFlow checkpoint
+as npz::
 
     saved = tf.train.load_checkpoint("inception_v3.ckpt")
     np.savez("v3.npz", **{k: saved.get_tensor(k) for k in saved.get_variable_to_shape_map()})

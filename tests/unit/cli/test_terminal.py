@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
-from edge_inception.cli._terminal import Terminal, wrapped
+from edge_inception.cli._layout import wrapped
+from edge_inception.cli._terminal import Terminal
 from edge_inception.errors import InputError
-from edge_inception.pipeline.runner import told
+from edge_inception.pipeline.runner import summarize_counts
 
 
 @pytest.mark.parametrize(
@@ -132,8 +133,8 @@ def test_log_records_of_the_package(capsys):
 )
 def test_counted_work_in_few_words(counts, wanted):
     """People get the figure that matters; --verbose names them all."""
-    assert told(counts) == wanted
-    full = told(counts, is_full=True)
+    assert summarize_counts(counts) == wanted
+    full = summarize_counts(counts, is_full=True)
     assert full == ", ".join(f"{name} {value}" for name, value in counts.items())
 
 
