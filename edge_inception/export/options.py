@@ -21,7 +21,7 @@ EXPORT = Stage(
     tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
     sources=(
         *("export/export.py", "export/interface.py", "export/options.py"),
-        *("checkpoints", "models", "data"),
+        *("checkpoints", "models", "graph", "data"),
     ),
 )
 ENDS = Stage(
