@@ -20,14 +20,8 @@ EXPORT = Stage(
     name="export",
     tools=("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors"),
     sources=(
-        *(
-            "export/export.py",
-            "export/interface.py",
-            "export/options.py",
-            "graph/check.py",
-            "graph/parity.py",
-        ),
-        *("checkpoints", "models", "data"),
+        *("export/export.py", "export/interface.py", "export/options.py"),
+        *("graph/check.py", "graph/parity.py", "checkpoints", "models", "data"),
     ),
 )
 ENDS = Stage(
