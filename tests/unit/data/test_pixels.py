@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import shutil
 import sys
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec import structs
 from PIL import Image, features
 
 from edge_inception import stage
@@ -28,9 +29,9 @@ def photo(tmp_path):
 
 def test_the_manifest_has_the_fields_of_preprocess():
     """Names, order and defaults are those of the record that sidecars and manifests hold."""
-    fields = dataclasses.fields(Preprocess)
+    fields = structs.fields(Preprocess)
     assert manifest.Preprocess._fields == tuple(field.name for field in fields)
-    defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    defaults = {f.name: f.default for f in fields if f.default is not msgspec.NODEFAULT}
     assert manifest.Preprocess._field_defaults == defaults
 
 
