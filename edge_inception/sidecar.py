@@ -149,7 +149,7 @@ class TypedDetails(SimplifiedDetails, frozen=True, kw_only=True):
     precision: Precision
     typing: Literal["strong", "weak", "implicit"]
     float_rest: Literal["fp16", "fp32"]
-    output_shape: tuple[TensorSize, Positive]
+    output_shape: Annotated[tuple[TensorSize, ...], msgspec.Meta(min_length=2)]
     float_layers: tuple[str, ...] = ()
 
 

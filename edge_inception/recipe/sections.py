@@ -22,7 +22,7 @@ _CHANNELS = "three numbers in the channel order, for pixels from 0 to 1"
 _FLOAT32 = 3.4e38
 
 _Whole = Annotated[int, Meta(ge=-_BOUND, le=_BOUND)]
-_Choice = bool | _Whole | Annotated[float, Meta(ge=-_FLOAT32, le=_FLOAT32)] | str
+_Choice = bool | _Whole | float | str  # the registry judges a number: it knows the option
 _Choices = Annotated[dict[str, _Choice], Meta(description="a word, a number or true for each name")]
 _File = Annotated[str, Meta(pattern="^[^\0]*$", description="a path")]
 # tuple[Positive, Positive] here ends the process: msgspec 0.23 with a bounded number beside it

@@ -88,7 +88,7 @@ def serving_facts(
     return ServingFacts(
         name=name,
         input=Tensor(name=details.input, element=preprocess.element, shape=preprocess.image_shape),
-        outputs=_outputs(head, details.output, details.output_shape[1:]),
+        outputs=_outputs(head, details.output, tuple(map(int, details.output_shape[1:]))),
         profile=details.profile,
         labels=labels,
         preprocess=preprocess,

@@ -74,11 +74,11 @@ def test_the_sidecar_says_what_later_stages_need(classifier, tmp_path):
     assert graph.details.input_shape == (1, 3, SIDE, SIDE)
     assert graph.details.cut_head == "softmax"
     assert graph.details.preprocess.input_size == (SIDE, SIDE)
-    assert graph.details.checkpoint_notes == [
+    assert graph.details.checkpoint_notes == (
         "crop_fraction 0.875 is assumed; --crop-fraction changes it",
         "interpolation bilinear is assumed; --interpolation changes it",
         "its Softmax is cut off, the engine answers logits; --head softmax keeps it",
-    ]
+    )
     assert graph.counts["Conv"] == 2
 
 
