@@ -19,7 +19,7 @@ from edge_inception.engines._backend import CompileOptions
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-BASE = ("numpy", "Pillow", "click", "rich")
+BASE = ("numpy", "Pillow", "click", "msgspec", "rich")
 LEFT_OF_GRAPH = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "safetensors")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

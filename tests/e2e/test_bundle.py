@@ -16,7 +16,7 @@ from edge_inception import inference
 from edge_inception.cli import main
 
 ROOT = Path(__file__).parents[2]
-ABSENT = ("torch", "onnx", "onnxruntime", "edge_inception", "click", "rich")
+ABSENT = ("torch", "onnx", "onnxruntime", "edge_inception", "click", "rich", "msgspec")
 
 
 def bundled(built: Path, workshop, out: Path, *flags: str) -> int:
