@@ -97,7 +97,7 @@ def test_bench_of_each_layer(built, numeric, tmp_path, capsys):
     assert main.run(["report", str(built), str(out), "--html", str(page)]) == 0
     assert " us</text>" in page.read_text()
     assert main.run([*BENCH, str(numeric[0]), "--layers"]) == 3
-    assert "onnxruntime, which is not asked" in capsys.readouterr().err
+    assert "onnxruntime, which does not time its layers" in capsys.readouterr().err
 
 
 def test_bench_of_an_engine_that_cannot_run_here(copied, capsys):

@@ -107,11 +107,11 @@ def test_network_builds_in_fp16_and_int8(name, simplified, photos, tmp_path):
         path = tmp_path / f"{precision.value}.engine"
         kinds[precision] = tensorrt_rtx.BACKEND.compile(typed, CompileOptions(), path).details
     half, int8 = kinds[Precision.FP16], kinds[Precision.INT8]
-    assert set(half["convolutions"]) == {"Half"}
-    assert half["int8_layers"] == 0
-    assert set(int8["convolutions"]) == {"Int8"}
-    assert int8["int8_layers"] >= int8["convolutions"]["Int8"] > 0.5 * graph.counts["Conv"]
-    assert int8["fallbacks"] == []
+    assert set(half.convolutions) == {"Half"}
+    assert half.int8_layers == 0
+    assert set(int8.convolutions) == {"Int8"}
+    assert int8.int8_layers >= int8.convolutions["Int8"] > 0.5 * graph.counts["Conv"]
+    assert int8.fallbacks == ()
 
 
 @pytest.mark.parametrize("name", ["inception_resnet_v1"])

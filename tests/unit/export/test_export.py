@@ -232,7 +232,7 @@ def test_zero_logits_are_refused(tiny_weights, options, tmp_path):
 _SCRIPT = """
 import sys
 from pathlib import Path
-from edge_inception.export import ExportOptions, export
+from edge_inception.export.export import ExportOptions, export
 from edge_inception.graph.simplify import SimplifyOptions, simplify
 options = ExportOptions(
     model="inception_v4", model_options={"width": 0.125}, preprocess={"input_size": (96, 96)}
