@@ -165,7 +165,7 @@ def squared_error(amax: float, edges: NDArray[np.float64], count: NDArray[np.flo
 
 
 def _error_area(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Integral of (t - Q(t))^2 from 0 to ``steps``: n/12 + (t - n)^3 / 3 with n = Q(t) in 0..127."""
+    """Integral of (t - Q(t))^2 from 0 to ``steps``: n/12 + (t - n)^3 / 3, n = Q(t) in 0..127."""
     nearest = np.minimum(np.rint(steps), LEVELS)
     rest = steps - nearest
     return np.asarray(nearest / 12 + rest * rest * rest / 3)  # ** 3 is ten times slower
