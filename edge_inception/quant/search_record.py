@@ -17,7 +17,7 @@ from edge_inception.records import Count, Record
 SCHEMA: Final = 1
 
 Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)] | float
-"""An int or a float: the sum of no shares is the integer 0, and is written again as it was read."""
+"""An int or a float: a sum of no shares is the integer 0, and stays 0 when it is written again."""
 
 
 class ScoredSet(Record, frozen=True, kw_only=True):
