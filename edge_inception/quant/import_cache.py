@@ -149,7 +149,7 @@ def _scale(bits: str) -> float:
 
 
 def filled(model: onnx.ModelProto, given: Mapping[str, float]) -> dict[str, float]:
-    """Tensor -> amax: what ``given`` holds, without graph outputs, and all that follows from it."""
+    """Tensor -> amax: that of ``given``, graph outputs left out, or one that follows from it."""
     outputs = {value.name for value in model.graph.output}
     amax = {name: value for name, value in given.items() if name not in outputs}
     before = -1

@@ -52,10 +52,9 @@ class Group:
 class Evidence:
     """Differences between a typed graph and FP32, image by image; arrays [N], N >= 1.
 
-    ``noise`` is the power of the error of the logits, ``signal`` that of the FP32 logits, both with
-    the logits as ``outputs.same_kind`` makes them comparable. ``change`` is 1 where only the typed
-    graph is right, -1 where only FP32 is right, else 0; for unlabelled images it is -1 where the
-    two disagree, else 0.
+    ``noise`` is the power of the error of the centred logits, ``signal`` the power of those of
+    FP32. ``change`` is 1 where only the typed graph is right, -1 where only FP32 is right, else 0;
+    for unlabelled images it is -1 where the two disagree, else 0.
     """
 
     noise: NDArray[np.float64]
@@ -248,7 +247,7 @@ def candidates(groups: Sequence[Group]) -> list[Group]:
 
 
 def ranked(groups: Iterable[Group]) -> list[Ranked]:
-    """The groups by their free score, the most harmful first; groups with equal scores in order."""
+    """The groups by their free score, the most harmful first; equal scores keep the given order."""
     return [Ranked(group=group) for group in sorted(groups, key=lambda g: -g.free)]
 
 
