@@ -1,17 +1,17 @@
-"""Local bias correction: a float bias takes off the mean error that int8 adds to a layer's output.
+"""Local bias correction: a float bias compensates the mean error of a layer's output in int8.
 
-Rounding moves the mean of a layer's input channels, and rounding its weights moves the mean of its
-output once more. Both errors are known from the channel means of the float and of the rounded
-input. At the border of a padded convolution the mean is another; the correction is that of the
-middle.
+Rounding the input of a layer moves the mean of every input channel, and rounding the weights moves
+the mean of the output once more. Both errors follow from the channel means of the float input and
+of the rounded input. At the border of a padded convolution the mean error differs; the correction
+uses that of the middle for all positions.
 
-The correction leaves out the error of clipping, which is missing in the few images that were
-clipped, while a bias would add it to all images. Measured on the trained solar network, as SQNR of
-the logits of 256 images that were not calibrated on: with the calibrator ``max`` 27.20 dB without
-and 27.72 dB with correction; with ``mse`` 23.40 and 23.45 dB, but 23.17 dB if clipping is corrected
-too, and 23.20 dB if borders are exact as well. Means over 262 images instead of 32 changed the SQNR
-by 0.05 dB; 16 images suffice and halve the cost of the second pass. The correction is on by
-default, and helps most where least is clipped.
+The correction leaves out the error of clipping: clipping affects few images, while a bias acts on
+all of them. Measured on the trained solar network, as SQNR of the logits of 256 images that were
+not calibrated on: with the calibrator ``max`` 27.20 dB without and 27.72 dB with correction; with
+``mse`` 23.40 and 23.45 dB, but 23.17 dB if clipping is corrected too, and 23.20 dB if borders are
+exact as well. Means over 262 images instead of 32 changed the SQNR by 0.05 dB; 16 images suffice
+and halve the cost of the second pass. The correction is on by default, and helps most where least
+is clipped.
 
 Source: the empirical form of section 4.2 of "Data-Free Quantization Through Weight Equalization and
 Bias Correction", arXiv:1906.04721, layer by layer on the float model's activations.
@@ -32,13 +32,13 @@ from edge_inception.quant.ranges import ChannelMeans
 from edge_inception.quant.scales import along, quantize_weight
 
 NUM_IMAGES = 16
-"""Number of images that the means are taken over: those of the set with the smallest sha256."""
+"""Number of images that the means are taken over: the images with the smallest sha256."""
 
 
 def correction(
     means: ChannelMeans, weight: NDArray[np.float32], rounded: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """The correction [O] of a bias: mean float output minus mean int8 output.
+    """The correction [O] to add to a bias: mean float output minus mean int8 output.
 
     Args:
         means: Channel means of the layer's input, C = groups * I channels.
@@ -64,18 +64,19 @@ def correct_biases(
     means: Mapping[str, ChannelMeans],
     scales: Mapping[str, float],
 ) -> int:
-    """Give every layer that becomes int8 a corrected float bias of its own; number of such layers.
+    """Give layers that become int8 a corrected float bias of their own; the number of such layers.
 
     Before: x -> Conv(w, b) -> y. After: x -> Conv(w, b + correction) -> y, still in float.
 
-    A layer is not corrected if its input has no means, or means for another scale than that of its
-    Q/DQ pair; if its bias is computed; or if it is a Gemm whose alpha or beta is not 1.
+    A layer is left as it is if its input has no channel means, or means that were measured with
+    another scale than its Q/DQ pair has; if its bias is the output of a node; or if the layer is a
+    Gemm whose alpha or beta is not 1.
 
     Args:
         model: The graph, before its pairs are inserted.
-        placement: The weights that become int8.
-        means: Channel means by tensor.
-        scales: Root tensor -> the scale of its Q/DQ pair.
+        placement: The weights that become int8, and the pairs of their inputs.
+        means: Input tensor of a layer -> its channel means.
+        scales: Root (the tensor that a group is named after) -> the scale of its Q/DQ pairs.
     """
     graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -97,7 +98,7 @@ def correct_biases(
         before = numpy_helper.to_array(stored[bias]) if bias else np.float32(0)
         after = (before + correction(input_means, values, rounded)).astype(np.float32)
         name = f"{node.output[0]}.corrected"
-        while name in in_use:  # the graph may have a tensor of that name
+        while name in in_use:  # the graph may already have a tensor of that name
             name += "_"
         graph.initializer.append(numpy_helper.from_array(after, name))
         node.input[:] = [node.input[0], node.input[1], name]

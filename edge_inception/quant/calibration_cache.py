@@ -1,8 +1,8 @@
 """TensorRT's calibration cache from the scales of a range table: the stage ``calibration_cache``.
 
-The cache is text: a header with the version of the TensorRT that will read it, then a line per
-tensor. TensorRT ignores a cache whose header names another version, and would calibrate anew, for
-which it has no images.
+The cache is text: a header with the version of the TensorRT that will read it, then one line per
+tensor. TensorRT ignores a cache whose header names another version and calibrates again, which
+fails here, since it is given no images.
 
 Source: sampleINT8 README and ``readScalesFromCalibrationCache`` of trtexec, NVIDIA/TensorRT;
 headers seen in public caches: TRT-7202, TRT-8401, TRT-8502, TRT-100300, TRT-101401.
@@ -27,23 +27,24 @@ from edge_inception.sidecar import CacheDetails
 from edge_inception.spec import Precision
 
 ALGORITHM = "EntropyCalibration2"
-"""Name of IInt8EntropyCalibrator2 in a header; DLA takes no other calibrator."""
+"""Name of the class IInt8EntropyCalibrator2 in a header; DLA accepts no other calibrator."""
 
 _OLDEST, _NEWEST = 8, 10  # major versions with calibrators that this project builds for
-_TENFOLD = 10  # from this major version on the number has two digits more
+_TENFOLD = 10  # from this major version on, the number in the header is major * 10000 + ...
 
 
 def write_cache(
     graph: TypedGraph, ranges: RangeTable, options: CacheOptions, out: Path
 ) -> CalibrationCache:
-    """The calibration cache of an implicit int8 graph.
+    """The calibration cache of an implicit int8 graph: a float graph that TensorRT quantizes.
 
-    The sidecar's details name the tensors that stay without a scale, which DLA runs in float16.
+    The details in its sidecar (the .json file beside it) name the tensors without a scale, which
+    DLA computes in float16.
 
     Args:
-        graph: The graph of quantize with the typing ``implicit``.
+        graph: The result of ``quantize`` with the typing ``implicit``.
         ranges: The range table that the graph was made with.
-        options: Version of the TensorRT that builds the engine.
+        options: Version of the TensorRT that will build the engine.
         out: Path of the text file.
 
     Raises:
@@ -86,10 +87,10 @@ def _require_implicit(graph: TypedGraph, ranges: RangeTable) -> None:
 def header(tensorrt: str) -> str:
     """First line of the cache for a TensorRT version such as ``8.5.2``.
 
-    Its number is NV_TENSORRT_VERSION of NvInferVersion.h: 8.5.2 is 8502, 10.3.0 is 100300.
+    The number in it is NV_TENSORRT_VERSION of NvInferVersion.h: 8.5.2 is 8502, 10.3.0 is 100300.
 
     Raises:
-        InputError: The version is not three numbers, or has no calibrators.
+        InputError: The version is not three numbers, or that TensorRT has no calibrators.
     """
     parts = tensorrt.split(".")[:3]
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):  # noqa: PLR2004
@@ -110,11 +111,11 @@ def cache_text(scale_of: Mapping[str, np.float32], tensorrt: str) -> str:
     """The text of the cache.
 
     Args:
-        scale_of: Tensor -> positive scale.
+        scale_of: Tensor -> its scale, positive.
         tensorrt: Version such as ``8.5.2``.
 
     Raises:
-        InputError: A tensor's name has a line break, or the version is refused by ``header``.
+        InputError: A tensor's name has a line break, or ``header`` refuses the version.
     """
     broken = next((name for name in scale_of if len(name.splitlines()) != 1), None)
     if broken is not None:

@@ -1,8 +1,9 @@
 """The closed list of calibrators: functions from a histogram of |values| to an amax.
 
-A histogram counts magnitudes in bins that are the same for all tensors: float16 bit patterns with
-the last mantissa bits dropped. Such bins need no first pass to find a range, add up in any order,
-and resolve every octave equally (256 bins each, so an amax is found to 0.4 %).
+An amax is the largest magnitude that int8 represents. A histogram counts magnitudes in bins that
+are the same for all tensors: a bin is a float16 bit pattern without its last mantissa bits. Such
+bins need no first pass to find a range, counts can be added in any order, and every octave has 256
+bins, so that an amax is found to 0.4 %.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ from edge_inception.quant.scales import LEVELS
 from edge_inception.sidecar import TrialDetails
 
 AUTO = "auto"
-"""Name for the choice of a calibrator by ``trial`` of whole int8 graphs."""
+"""Name under which ``trial`` chooses the calibrator, by the accuracy of whole int8 graphs."""
 
 DROPPED_BITS = 2
-"""Number of mantissa bits dropped from float16's ten."""
+"""Number of lowest mantissa bits, of float16's ten, that a bin ignores."""
 
 NUM_BINS = (0x7C00 >> DROPPED_BITS) + 1
-"""Number of bins: those of finite float16 magnitudes, and one for larger magnitudes."""
+"""Number of bins: the bins of finite float16 magnitudes, and one for larger magnitudes."""
 
 _HALF_OVERFLOW = 65520.0  # half way from float16's largest, 65504, to 65536: rounds to infinity
 
+# Candidates of ``mean_squared_error``: a coarse geometric series, then a fine linear one.
 _COARSE_STEPS = 24
 _COARSE_RATIO = 2.0**-0.25
 _FINE_STEPS = 32
 
+# TensorRT's figures for ``entropy``: bins of the linear histogram, levels of a magnitude.
 _BINS_OF_KL = 2048
 _LEVELS_OF_KL = 128
 
@@ -39,7 +42,8 @@ _LEVELS_OF_KL = 128
 def bin_edges() -> NDArray[np.float64]:
     """Edges [NUM_BINS + 1] of the bins: bin i counts magnitudes in [edges[i], edges[i + 1]).
 
-    A value is rounded to the nearest float16 first, so an edge lies half way between two of them.
+    A value is first rounded to the nearest float16, so an edge lies half way between two float16
+    numbers.
     """
     codes = np.arange(NUM_BINS - 1, dtype=np.uint16) << DROPPED_BITS
     first = codes.view(np.float16).astype(np.float64)
@@ -51,24 +55,25 @@ def bin_edges() -> NDArray[np.float64]:
 _EDGES = bin_edges()
 
 _NARROWEST = 2.0**-12
-"""Least width of the last bin, relative to its value; the exact amax could cut it to 0."""
+"""Least width of the last filled bin, relative to its lower edge; a cut at the exact amax could
+leave it no width."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """The statistics of one tensor over the calibration images.
 
-    ``amax`` is exact, over all elements. ``histogram`` int64 [NUM_BINS] counts |values| of all
-    elements, or of a sample of positions, by ``bin_edges``.
+    ``amax`` is the exact largest |value| of all elements. ``histogram`` int64 [NUM_BINS] counts the
+    |values| of all elements, or of a sample of positions, in the bins of ``bin_edges``.
     """
 
     amax: float
     histogram: NDArray[np.int64]
 
     def mass(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Edges [B + 1] and counts [B] of the bins from the first to the last that is not empty.
+        """Edges [B + 1] and counts [B] of the bins from the first to the last non-empty bin.
 
-        The last edge is the exact amax, or slightly more where its bin would have no width.
+        The last edge is the exact amax, or slightly more if the last bin would have no width.
         """
         filled = np.flatnonzero(self.histogram)
         first, end = int(filled[0]), int(filled[-1]) + 1
@@ -89,8 +94,8 @@ def maximum(seen: Observation) -> float:
 def percentile(seen: Observation, percent: float) -> float:
     """The magnitude that ``percent`` of all elements do not exceed.
 
-    Zeros count as elements: when a ReLU leaves half of a tensor zero, ``percentile:99`` clips 2 %
-    of the positive values.
+    Zeros count as elements: if a ReLU makes half of a tensor zero, ``percentile:99`` clips 2 % of
+    the positive values.
 
     Args:
         seen: Statistics of one tensor.
@@ -108,15 +113,16 @@ def percentile(seen: Observation, percent: float) -> float:
 
 
 def mean_squared_error(seen: Observation) -> float:
-    """The amax whose INT8 rounding and clipping change the values least, in mean square.
+    """The amax with which INT8 rounding and clipping change the values least, in mean square.
 
-    Minimises the sum over bins of count * mean((v - Q(v))^2), values spread evenly inside a bin,
-    over candidates amax * 2^(-k/4), k = 0..24, then over 32 steps between the best's neighbours.
+    It minimises the sum over bins of count * mean((v - Q(v))^2), with values spread evenly inside a
+    bin. The candidates are observed amax * 2^(-k/4), k = 0..24, then 32 equal steps between the two
+    neighbours of the best of these.
     """
     if seen.amax == 0.0:
         return 0.0
     edges, count = seen.mass()
-    # Below half a step of the smallest candidate every value becomes 0 for every candidate.
+    # A value below half a step of the smallest candidate becomes 0 with every candidate.
     floor = seen.amax * _COARSE_RATIO ** (_COARSE_STEPS + 1) / LEVELS / 2
     start = max(0, int(np.searchsorted(edges, floor)) - 1)
     bins = edges[start:], count[start:]
@@ -129,10 +135,10 @@ def mean_squared_error(seen: Observation) -> float:
 def between(seen: Observation) -> float:
     """The geometric mean of the amax of ``mean_squared_error`` and the exact amax.
 
-    The mean square error hardly counts a rare value, but clipping it may spoil the whole image that
-    holds it: on a trained Inception-v4 three photos of 105 made 65 % of the error of the logits.
-    Residual networks do not suffer from this; there a larger amax only costs resolution, so
-    ``auto`` tries both.
+    A rare large value hardly affects the mean square error, but clipping it may spoil the whole
+    image that holds it: on a trained Inception-v4 three photos of 105 made 65 % of the error of the
+    logits. Residual networks do not suffer from this, and a larger amax only costs them resolution,
+    so ``auto`` tries both calibrators.
     """
     return float(np.sqrt(mean_squared_error(seen) * seen.amax))
 
@@ -145,7 +151,7 @@ def _best(
 
 
 def squared_error(amax: float, edges: NDArray[np.float64], count: NDArray[np.float64]) -> float:
-    """Sum of (v - Q(v))^2 for symmetric INT8 with scale amax / 127, v spread evenly in its bin.
+    """Sum of (v - Q(v))^2 for symmetric INT8 with scale amax / 127, values v spread evenly in bins.
 
     Args:
         amax: Largest magnitude of int8, above 0.
@@ -159,7 +165,7 @@ def squared_error(amax: float, edges: NDArray[np.float64], count: NDArray[np.flo
 
 
 def _error_area(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Integral of (t - Q(t))^2 from 0 to ``steps``, Q rounding to 0..127: n/12 + (t - n)^3 / 3."""
+    """Integral of (t - Q(t))^2 from 0 to ``steps``: n/12 + (t - n)^3 / 3, n = Q(t) in 0..127."""
     nearest = np.minimum(np.rint(steps), LEVELS)
     rest = steps - nearest
     return np.asarray(nearest / 12 + rest * rest * rest / 3)  # ** 3 is ten times slower
@@ -168,15 +174,15 @@ def _error_area(steps: NDArray[np.float64]) -> NDArray[np.float64]:
 def entropy(seen: Observation) -> float:
     """The amax at which 128 levels lose least information: TensorRT's entropy calibrator 2.
 
-    It is the last of the candidates i / 2048 of the exact amax, i = 128..2048, that has the least
-    Kullback-Leibler divergence between the clipped distribution and its 128 levels. ReLU's zeros
-    have no weight: the first of 2048 bins counts as much as the second. If outliers are so far out
-    that no candidate but the exact amax itself is possible, the range is halved, again and again,
-    until its 2048 bins give other candidates.
+    The candidates are i / 2048 of the exact amax, i = 128..2048. The result is the candidate with
+    the least Kullback-Leibler divergence between the clipped distribution and its 128 levels, the
+    largest if several are equal. The zeros of a ReLU have no weight, since the first of the 2048
+    bins gets the count of the second. If outliers are so far out that only the exact amax itself is
+    possible, the range is halved until its 2048 bins give another candidate.
 
     The calibrator minimises the loss of information, not the error, and clips rare large values. So
     it suits plain Inceptions, and harms residual networks, whose large values matter: on a trained
-    Inception-ResNet-v1 the SQNR of the logits is 8.6 dB, and 15.7 dB with ``mse``.
+    Inception-ResNet-v1 the SQNR of the logits is 8.6 dB with it and 15.7 dB with ``mse``.
 
     Source: GTC 2017 S7310 (Migacz); ``calib/histogram.py``, tools/pytorch-quantization,
     NVIDIA/TensorRT.
@@ -199,9 +205,9 @@ def entropy(seen: Observation) -> float:
 def linear_histogram(seen: Observation, reach: float) -> tuple[NDArray[np.float64], float]:
     """Counts [2048] in bins of equal width from 0 to ``reach``, and the count of larger values.
 
-    Values are taken to lie evenly inside a bin of the observation. The running total is rounded to
-    whole counts, so that a lone value stays one value in one bin: the divergence depends on which
-    bins are empty.
+    Values are assumed to lie evenly inside a bin of the observation. The cumulative counts are
+    rounded to whole numbers, so that a single value stays in one bin: the divergence depends on
+    which bins are empty.
     """
     edges, count = seen.mass()
     total = np.concatenate([[0.0], np.cumsum(count)])
@@ -212,21 +218,21 @@ def linear_histogram(seen: Observation, reach: float) -> tuple[NDArray[np.float6
 
 
 def divergence(count: NDArray[np.float64], above: float) -> NDArray[np.float64]:
-    """KL(P_i || Q_i) of every candidate i = 128..B, infinite where Q_i is 0 and P_i is not.
+    """KL(P_i || Q_i) of every candidate i = 128..B, infinite if Q_i is 0 in a bin where P_i is not.
 
-    P_i is the first i bins, with all counts beyond them added to the last. Q_i divides those i bins
-    into 128 equal parts, and spreads the count of each part over its bins that are not empty. With
-    S_k the count and n_k the number of such bins in the part of bin k, N the sum of all counts and
-    R that of the counts beyond i, the divergence is
+    P_i has the counts of the first i bins, with all counts beyond added to the last of them. Q_i
+    divides the same i bins into 128 equal parts and spreads the count of each part evenly over the
+    non-empty bins of the part. Let S_k be the count and n_k the number of non-empty bins in the
+    part of bin k, N the sum of all counts and R the sum of the counts beyond i. The divergence is
     ``sum(P log P) / N - log N - sum_k P_k log(S_k / n_k) / N + log(N - R)``.
-    All sums come from prefix sums, so a candidate costs 128 steps, not i.
+    All sums are differences of cumulative sums, so a candidate costs 128 operations, not i.
 
     Args:
         count: Counts [B], not all zero, B >= 128.
         above: Count beyond the last bin.
     """
     candidates = np.arange(_LEVELS_OF_KL, count.size + 1)
-    # Edges of part j are the whole numbers from j * i / 128 on, so rounded up.
+    # Part j of candidate i begins at bin j * i / 128, rounded up.
     first = -(-np.arange(_LEVELS_OF_KL + 1) * candidates[:, None] // _LEVELS_OF_KL)
     mass, filled = (
         np.diff(np.concatenate([[0.0], np.cumsum(values)])[first], axis=1)
@@ -259,7 +265,7 @@ _NAMES = (*_PLAIN, "percentile:P", AUTO)
 
 
 def trial_in_words(details: TrialDetails) -> str:
-    """The result of ``auto`` in a sentence, from a range table's details; empty without a trial."""
+    """A sentence on the trial of ``auto`` that a range table records; empty without a trial."""
     sqnr_db = details.tried_sqnr_db
     if not sqnr_db:
         return ""
@@ -283,7 +289,7 @@ def _correction_in_words(details: TrialDetails) -> str:
 
 
 def require_known(name: str) -> None:
-    """Check the name of a calibrator, ``auto`` included.
+    """Check that a calibrator has this name, or that it is ``auto``.
 
     Raises:
         InputError: As ``calibrator``.

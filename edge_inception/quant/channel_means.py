@@ -1,4 +1,4 @@
-"""The second pass of calibration: channel means of the inputs of layers, float and quantized."""
+"""The second pass of calibration: channel means of layer inputs, both in float and quantized."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from edge_inception.spec import Progress
 
 
 def chosen(items: Sequence[ImageItem]) -> list[ImageItem]:
-    """The images that means are measured on: the NUM_IMAGES with the smallest sha256, sorted.
+    """The NUM_IMAGES images with the smallest sha256, sorted by it; means are measured on them.
 
-    They do not depend on the order of ``items`` or on the number of shards.
+    The choice does not depend on the order of ``items`` or on the number of shards.
     """
     return sorted(items, key=lambda item: item.sha256)[:NUM_IMAGES]
 
@@ -33,16 +33,16 @@ def channel_means(
     options: CalibrateOptions,
     progress: Progress,
 ) -> dict[str, ChannelMeans]:
-    """Channel means of every tensor in ``scale_of``, in float and rounded as by its Q/DQ pair.
+    """Channel means of every tensor in ``scale_of``, in float and rounded to its scale, unclipped.
 
-    They are measured on the images that ``chosen`` picks.
+    The means are measured on the images that ``chosen`` picks.
 
     Args:
         path: The simplified graph.
         scale_of: Tensor -> scale.
         items: The calibration images, at least one.
         options: Preprocessing, batch, threads.
-        progress: Called with images done and images in all.
+        progress: Called with the number of images done and of all images that ``chosen`` picks.
 
     Raises:
         InputError: An image is not usable.
@@ -69,7 +69,7 @@ def channel_means(
 
 
 def _means(source: Any, scale: float) -> tuple[Any, Any]:
-    """Nodes for the means of a tensor [N, C, ...] over positions, and of its unclipped codes."""
+    """Nodes for the means over positions of a tensor [N, C, ...] and of its unclipped steps."""
     step = np.array(scale, np.float32)
     codes = ops.round(ops.divide(source, step), "half_to_even")
     axes = np.arange(2, len(source.get_shape()), dtype=np.int64)

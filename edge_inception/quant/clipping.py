@@ -1,4 +1,4 @@
-"""Observed and chosen amax of every tensor of a range table, and histograms to be drawn."""
+"""How much calibration clips: observed and chosen amax of every tensor, and histograms to draw."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from edge_inception.quant.calibrators import Observation
 from edge_inception.quant.ranges import read_histograms, read_table
 from edge_inception.records import Record
 
-_MOST_HISTOGRAMS = 6
-_NUM_BINS = 64
+_MOST_HISTOGRAMS = 6  # largest number of tensors that are drawn
+_NUM_BINS = 64  # bins of a drawn histogram
 
 
 class ClippedTensor(Record, frozen=True, kw_only=True):
-    """A tensor with a scale of its own: ``observed`` and chosen ``amax`` in its own units.
+    """A tensor with a scale of its own: the observed and the chosen amax, in the tensor's units.
 
-    ``ratio`` is amax over observed; ``clipped`` is the share of values above amax, 0..1, None where
-    it is not known. ``shares`` [B] of the values lie in the even bins between ``edges`` [B + 1];
-    both are empty in a tensor that is not drawn.
+    ``ratio`` is ``amax`` / ``observed``. ``clipped`` is the share of values above ``amax``, 0..1;
+    None if it is not known. For a drawn tensor ``shares`` [B] are the shares of its values in bins
+    of equal width with the edges ``edges`` [B + 1]; both are empty for other tensors.
     """
 
     name: str
@@ -32,7 +32,7 @@ class ClippedTensor(Record, frozen=True, kw_only=True):
 
 
 class Clipping(Record, frozen=True, kw_only=True):
-    """The calibration in words, all its tensors, and the most clipped of them, to be drawn."""
+    """The calibration in words (``set``), all tensors (``rows``), and the most clipped to draw."""
 
     set: str
     rows: tuple[ClippedTensor, ...]
@@ -40,7 +40,7 @@ class Clipping(Record, frozen=True, kw_only=True):
 
 
 def describe(ranges: RangeTable) -> Clipping:
-    """The tensors with a scale of their own, and histograms of those that are clipped most.
+    """The tensors with a scale of their own, and the histograms of the six most clipped of them.
 
     Raises:
         InputError: The table cannot be read, or the histograms are not those written with it.
@@ -67,7 +67,7 @@ def describe(ranges: RangeTable) -> Clipping:
 
 
 def _clipped(seen: Observation, amax: float) -> float:
-    """Share of the values above ``amax``, if values lie evenly within a bin."""
+    """Share of the values above ``amax``, 0..1, if values lie evenly within a bin."""
     edges, count = seen.mass()
     above = np.clip((edges[1:] - amax) / np.diff(edges), 0.0, 1.0)
     return float(count @ above) / float(count.sum())

@@ -12,7 +12,7 @@ from edge_inception.errors import InputError
 from edge_inception.quant import placement
 
 _LARGEST = float(np.finfo(np.float16).max)
-_FLOAT32_OPS = frozenset(("LRN",))  # it sums squares, and beyond 256 a square is no float16
+_FLOAT32_OPS = frozenset(("LRN",))  # LRN sums squares; float16 overflows at the square of 256
 
 
 def to_float16(model: onnx.ModelProto) -> None:
@@ -22,10 +22,11 @@ def to_float16(model: onnx.ModelProto) -> None:
     After:  input -> preparation -> Cast -> layers (float16) -> Cast -> head -> output.
 
     Nodes that prepare the image, nodes behind the last layer and LRN stay float32. A tensor that
-    both parts use exists twice; the name of the float16 one ends in ``.float16``.
+    the float16 and the float32 part both use exists twice: the name of the float16 tensor ends in
+    ``.float16``.
 
     Raises:
-        InputError: A weight is beyond float16.
+        InputError: A weight is too large for float16.
     """
     graph = model.graph
     inner = placement.between_layers(graph)
@@ -54,7 +55,7 @@ def _read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
 def _crossing(
     graph: onnx.GraphProto, half: Sequence[onnx.NodeProto], full: Sequence[onnx.NodeProto]
 ) -> set[str]:
-    """Tensors that one part computes, or that are inputs, and that the other part reads."""
+    """Tensors that one part computes, or inputs of the graph, that the other part reads."""
     made_half = {name for node in half for name in node.output}
     read_full = _read(full) | {value.name for value in graph.output}
     stored = {tensor.name for tensor in graph.initializer}
@@ -64,7 +65,7 @@ def _crossing(
 def _halve_weights(
     graph: onnx.GraphProto, half: Sequence[onnx.NodeProto], full: Sequence[onnx.NodeProto]
 ) -> set[str]:
-    """Round the weights that ``half`` reads; names of those that ``full`` reads too."""
+    """Round the weights that ``half`` reads; the names of the weights that ``full`` reads too."""
     read_half, read_full = _read(half), _read(full)
     both = set()
     for tensor in list(graph.initializer):

@@ -1,9 +1,10 @@
-"""Scales for int8 without Q/DQ: the tensors that have one, and those that must share one.
+"""Scales for int8 without Q/DQ: which tensors get a scale, and which must share one.
 
-TensorRT up to 10.x, and DLA up to TensorRT 10.7, quantize a float graph themselves, from one scale
-per tensor. A layer is int8 where its input and output have scales; DLA silently runs other layers
-in float16. So every tensor between layers gets a scale, and tensors share one where DLA requires
-it. Constants get none: the map of a rewritten average pool, 1 to 2.25, would be off by 1 % in int8.
+TensorRT up to 10.x, and DLA up to TensorRT 10.7, quantize a float graph themselves if they are
+given one scale per tensor. A layer is int8 if its input and output have scales; DLA silently runs
+other layers in float16. So every tensor between layers gets a scale, and the tensors of a group
+share a scale where DLA requires it. Constants get no scale: the factors by which a rewritten
+average pool multiplies, 1 to 2.25, would be off by 1 % in int8.
 
 Source: DLA Supported Layers and Restrictions, TensorRT docs (pool, concatenation);
 IElementWiseLayer in NvInfer.h (both inputs); qdq-translator of
@@ -34,8 +35,9 @@ _JOINS = frozenset(("Add", "Max", "Min", "Mul", "Sub", "Sum"))
 class Scales:
     """The scales of a calibration cache, in graph order.
 
-    ``scale_of`` maps a tensor to its scale, amax / 127, a float16 number. ``unscaled`` are computed
-    tensors without a scale: before the first layer, and from the last layer on.
+    ``scale_of`` maps a tensor to its scale, amax / 127 rounded to a float16 number. ``unscaled``
+    names the input and the computed tensors without a scale: those before the first layer, and
+    those from the last layer on.
     """
 
     scale_of: Mapping[str, np.float32]
@@ -43,7 +45,7 @@ class Scales:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Numbers of scaled tensors, of distinct scales and of unscaled tensors, for a sidecar."""
+        """Numbers of scaled tensors, distinct scales and unscaled tensors, for a sidecar."""
         return {
             "num_scaled": len(self.scale_of),
             "num_distinct_scales": len({scale.tobytes() for scale in self.scale_of.values()}),
@@ -52,18 +54,18 @@ class Scales:
 
 
 def implicit_scales(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> Scales:
-    """The scales of a float graph from the range table of the simplified graph it was made from.
+    """The scales of a float graph, by the range table of the simplified graph it was made from.
 
-    A group of tensors that share a scale has the largest amax of those that were observed.
+    Tensors that share a scale use the largest amax that was observed among them.
 
     Args:
-        model: The graph after the rewrites for DLA; a tensor name that the simplified graph has too
-            stands for the same tensor.
+        model: The graph after the rewrites for DLA; a tensor has the name that it has in the
+            simplified graph, if it exists there.
         seen: Ranges of the simplified graph, by tensor.
 
     Raises:
-        InputError: A tensor between layers is neither in the table nor derived from one that is,
-            or its scale is beyond float16.
+        InputError: A tensor between layers has no range, in the table or derived from another
+            tensor's, or its scale is beyond float16.
     """
     group_of, ranges = _shared_ranges(model, seen)
     scale_of = tensor_scales({name: ranges[group_of[name]].amax for name in _between(model)})
@@ -81,10 +83,10 @@ def dla_placement(
 ) -> tuple[Placement, Mapping[str, TensorRange]]:
     """The placement of Q/DQ pairs with the scales of ``implicit_scales``, and the group ranges.
 
-    It is for DLA of strongly typed networks, whose layers want scales throughout. Any engine can
-    compute such a graph, so it also shows the accuracy that the calibration cache gives. A pair
-    behind a ReLU makes the one before it superfluous. The last layer, which has no scale behind it,
-    keeps float weights.
+    A graph with these pairs is for DLA with strongly typed networks, where all layers need scales.
+    Any engine can compute the graph, so it also shows the accuracy that the calibration cache
+    gives. A pair behind a ReLU makes a pair before it superfluous. The last layer has no scale
+    behind it and keeps float weights.
 
     Args:
         model: The graph after the rewrites for DLA.
@@ -130,11 +132,11 @@ def _shared_ranges(
 
 
 def unobserved(model: onnx.ModelProto, seen: Collection[str]) -> list[str]:
-    """Tensors to observe on top of ``seen`` so that every tensor between layers has a range.
+    """Tensors to observe besides ``seen`` so that every tensor between layers has a range.
 
-    Plain Inceptions have none. In residual networks it is the output of the convolution that an Add
-    adds, around LRN its input. Of a convolution and its ReLU it is the output of the ReLU, whose
-    range is narrower.
+    Plain Inceptions have no such tensor. Residual networks have the output of the convolution that
+    an Add adds; networks with LRN have its input. If a ReLU follows a convolution, the output of
+    the ReLU is observed instead of its input, since its range is narrower.
     """
     covered = set(seen)
     _spread(model, covered)
@@ -158,7 +160,7 @@ def _between(model: onnx.ModelProto) -> list[str]:
 
 
 def _inner(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
-    """Nodes between layers, each with its inputs that are no constants."""
+    """Nodes between layers, each with its inputs that are not constants."""
     stored = constants(model)
     for index in sorted(place.between_layers(model.graph)):
         node = model.graph.node[index]
@@ -166,12 +168,12 @@ def _inner(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[str]]]
 
 
 def _is_bare_relu(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Whether ``node`` is a ReLU that alone reads its input; negative values need no range then."""
+    """Whether ``node`` is a ReLU and alone reads its input, whose negative values need no range."""
     return node.op_type == "Relu" and only_reader(model, node.input[0]) is not None
 
 
 def _spread(model: onnx.ModelProto, covered: set[str]) -> None:
-    """Add to ``covered`` the tensors whose values lie in the range of covered ones."""
+    """Add to ``covered`` all tensors whose values lie in the range of covered tensors."""
     before = -1
     while len(covered) != before:
         before = len(covered)
@@ -188,7 +190,7 @@ def _spread(model: onnx.ModelProto, covered: set[str]) -> None:
 
 
 def _groups(model: onnx.ModelProto) -> dict[str, str]:
-    """Tensor between layers -> the tensor that its group, which shares a scale, is named after."""
+    """Tensor between layers -> the tensor that names its group; a group shares a scale."""
     leader: dict[str, str] = {}
 
     def find(name: str) -> str:

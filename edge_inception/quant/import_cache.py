@@ -1,10 +1,11 @@
 """TensorRT's calibration cache -> a range table: the stage ``import_ranges``.
 
-A cache holds a scale for every tensor that TensorRT kept apart, under its ONNX name. A tensor
-without a line gets the range of a tensor that has the same range, as NVIDIA's Q/DQ translator does:
-over pools and views in both directions, over a ReLU forwards, over Concat from the output to the
-inputs, or from the largest of all inputs to the output. An output of the graph neither gives nor
-gets a range so, since logits and a head behind them say nothing about the layers.
+A cache holds a scale, under the ONNX name, for every tensor that TensorRT did not fuse away. A
+tensor without a line gets the range of a neighbour, as in NVIDIA's Q/DQ translator. A pool or a
+view (an op that only moves values) passes a range on in both directions, a ReLU from its input to
+its output, a Concat from its output to its inputs, or the largest range of all inputs to its
+output. An output of the graph neither gives a range nor gets one, since logits and the head behind
+them say nothing about the layers.
 
 Source: qdq-translator of NVIDIA/Deep-Learning-Accelerator-SW; ``readScalesFromCalibrationCache`` of
 trtexec, NVIDIA/TensorRT.
@@ -34,7 +35,7 @@ from edge_inception.sidecar import RangeTableDetails
 from edge_inception.spec import Progress, no_progress
 
 _HEADER = re.compile(r"TRT-\d+-(\w+)")
-_NAMED = 3  # tensors named in a message
+_NAMED = 3  # largest number of tensors named in a message
 
 
 def import_cache(
@@ -48,20 +49,20 @@ def import_cache(
 ) -> RangeTable:
     """The range table of ``graph`` with the scales of a calibration cache: amax = 127 * scale.
 
-    The table has no histograms. With images it gets channel means; without them there is no bias
-    correction.
+    The table has no histograms. It has channel means if images are given; without channel means
+    there is no bias correction.
 
     Args:
         graph: The simplified graph; its tensors have the names of the graph that TensorRT read.
-        cache: The text file.
+        cache: Path of the cache.
         images: Images to measure channel means on, or None.
         options: Preprocessing, batch and threads for that measurement.
         out: Path of the .json table.
-        progress: Called with images done and images in all.
+        progress: Called with the number of images done and of all images that means are made of.
 
     Raises:
         InputError: The file is no cache, or a range that the graph needs is neither in the cache
-            nor follows from one that is.
+            nor follows from a range in it.
     """
     algorithm, scales = read_cache(cache)
     watched = observe.watched_graph(graph)
@@ -110,11 +111,11 @@ def import_cache(
 
 
 def read_cache(path: Path) -> tuple[str, dict[str, float]]:
-    """Name of the calibrator, and tensor -> scale, of a calibration cache.
+    """The calibrator's name and the scale of every tensor, from a calibration cache.
 
     Raises:
-        InputError: The file is not readable, or its header or a line is not one of a cache, or a
-            scale is not positive, or a tensor occurs twice.
+        InputError: The file is not readable, its header or a line is malformed, a scale is not
+            positive, or a tensor occurs twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -140,7 +141,7 @@ def read_cache(path: Path) -> tuple[str, dict[str, float]]:
 
 
 def _scale(bits: str) -> float:
-    """A float32 from its bits in hex, where TensorRT leaves leading zeros out; NaN if malformed."""
+    """A float32 from its bits in hex; TensorRT omits leading zeros. NaN if they are malformed."""
     try:
         return float(struct.unpack(">f", bytes.fromhex(bits.strip().zfill(8)))[0])
     except (ValueError, struct.error):
@@ -148,7 +149,7 @@ def _scale(bits: str) -> float:
 
 
 def filled(model: onnx.ModelProto, given: Mapping[str, float]) -> dict[str, float]:
-    """Tensor -> amax: those of ``given`` unchanged, and of every tensor that follows from them."""
+    """Tensor -> amax: that of ``given``, graph outputs left out, or one that follows from it."""
     outputs = {value.name for value in model.graph.output}
     amax = {name: value for name, value in given.items() if name not in outputs}
     before = -1
@@ -161,7 +162,7 @@ def filled(model: onnx.ModelProto, given: Mapping[str, float]) -> dict[str, floa
 
 
 def _follow(node: onnx.NodeProto, amax: dict[str, float]) -> None:
-    """Give a tensor on one side of a node the amax of the other side, if it has none."""
+    """Give an input or output of a node without an amax the amax of the other side."""
     result = node.output[0]
     if node.op_type in POOL_OPS | VIEW_OPS | {"Relu"}:
         _share(amax, node.input[0], result)

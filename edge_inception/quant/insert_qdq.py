@@ -1,4 +1,7 @@
-"""Simplified graph + range table -> typed graph: the stage ``quantize``."""
+"""Simplified graph + range table -> typed graph: the stage ``quantize``.
+
+A typed graph is an ONNX graph whose Q/DQ pairs and tensor types state the precision.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +42,8 @@ from edge_inception.quant.ranges import (
 from edge_inception.sidecar import SimplifiedDetails, TensorSize, TypedDetails
 from edge_inception.spec import Precision, ShapeProfile
 
-# Opset and the IR version that came with it. float16 Q/DQ is legal from opset 19 on; 13 is the
-# first with per-channel Q/DQ, and TensorRT 8.2 reads it.
+# Opset and the IR version that came with it. Q/DQ of float16 is legal from opset 19 on. Opset 13 is
+# the first with per-channel Q/DQ, and TensorRT 8.2 reads it.
 _STAMPS: Mapping[Typing, tuple[int, int]] = {
     Typing.STRONG: (19, 9),
     Typing.WEAK: (13, 7),
@@ -55,11 +58,12 @@ def quantize(
 ) -> TypedGraph:
     """The typed graph of one precision in one typing.
 
-    ``fp32`` is the simplified graph, byte for byte (with another opset when weak). ``fp16``
-    computes in float16 between float32 input and output. ``int8`` has Q/DQ pairs where ``place``
-    puts them and a float rest. A weak graph keeps float32 tensors; ``typing: weak`` in its sidecar
-    lets the builder choose float16. An implicit graph has no Q/DQ; ``write_cache`` makes its
-    calibration cache from the same ranges.
+    ``fp32`` is the simplified graph, byte for byte if strong and otherwise with another opset.
+    ``fp16`` computes in float16 between a float32 input and output. ``int8`` has the Q/DQ pairs
+    that ``place`` chooses; its other layers, the float rest, are float16 or float32. A weak graph
+    keeps float32 tensors, and ``typing: weak`` in its sidecar (the .json file beside it) lets the
+    builder choose float16. An implicit graph has no Q/DQ; ``write_cache`` makes its calibration
+    cache from the same ranges.
 
     Args:
         graph: The simplified graph.
@@ -70,7 +74,8 @@ def quantize(
     Raises:
         InputError: The range table is missing, of another graph or without a needed tensor; there
             is no Conv to quantize; weights are NaN or infinite; an op cannot be typed; values are
-            beyond float16; a size is free that must be fixed; or the placement does not fit.
+            beyond float16; a dimension is free that must be fixed; or the options contradict each
+            other.
     """
     policy_of(options)  # refuses wrong options before any work
     model = check.load_graph(graph.path)
@@ -109,9 +114,9 @@ def quantize(
 
 
 def _planned(model: onnx.ModelProto) -> dict[str, int]:
-    """Numbers of layers on DLA, of its subgraphs, and of layers on the GPU, for a Xavier.
+    """Numbers of layers on the DLA of a Xavier, of its subgraphs, and of layers left to the GPU.
 
-    Its DLA is the older one and takes fewer layers than that of Orin.
+    The DLA of Xavier is older than that of Orin and takes fewer layers.
     """
     plan = dla.plan(model, XAVIER)
     return {
@@ -145,7 +150,7 @@ def _checked(model: onnx.ModelProto) -> bytes:
 def _details(
     simplified: SimplifiedDetails, model: onnx.ModelProto, options: QuantizeOptions
 ) -> TypedDetails:
-    """The facts of a typed graph for compile and the engines, with the profile of a fixed batch."""
+    """The details for the sidecar of a typed graph; a fixed batch replaces the free profile."""
     source, result = model.graph.input[0], model.graph.output[0]
     rest = options.float_rest if options.precision is Precision.INT8 else options.precision
     is_paired = options.precision is Precision.INT8 and options.typing is not Typing.IMPLICIT
@@ -182,10 +187,10 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[TensorSize, ...]:
 def _means(
     ranges: RangeTable | None, options: QuantizeOptions
 ) -> Mapping[str, ChannelMeans] | None:
-    """Channel means for bias correction; None where biases stay as they are.
+    """Channel means for bias correction; None if biases stay as they are.
 
-    On DLA tensors share scales, and the means were measured with others. The option of the user
-    wins over the result of a trial.
+    They do for DLA, where tensors share scales and the means were measured with other scales. The
+    user's option wins over the result of a trial.
     """
     is_shared = options.is_for_dla or options.typing is Typing.IMPLICIT
     if ranges is None or is_shared:
@@ -210,11 +215,11 @@ def int8_graph(
     means: Mapping[str, ChannelMeans] | None,
     placement: str,
 ) -> bytes:
-    """The int8 graph of the simplified graph at ``path``, to try these ranges and means.
+    """The serialized int8 graph of the simplified graph at ``path``, to try these ranges and means.
 
     Raises:
-        InputError: A tensor has no range, there is no Conv to quantize, no such placement, or a
-            scale is beyond float16.
+        InputError: A tensor has no range, there is no Conv to quantize, no placement has this name,
+            or a scale is beyond float16.
     """
     options = QuantizeOptions(
         precision=Precision.INT8, float_rest=FloatRest.FP32, placement=placement
@@ -231,7 +236,7 @@ def _insert(
     means: Mapping[str, ChannelMeans] | None,
     options: QuantizeOptions,
 ) -> dict[str, int]:
-    """Put Q/DQ pairs into ``model``, and return the counts for its sidecar.
+    """Put Q/DQ pairs into ``model`` and return the counts for its sidecar.
 
     Before: x -> Conv(w) -> y. After: x -> Q -> DQ -> Conv(w.int8 -> DQ) -> y.
     """
@@ -294,14 +299,14 @@ def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:
 
 
 def _num_adds(model: onnx.ModelProto) -> int:
-    """Number of Adds of two computed tensors; the Add of a constant is no residual."""
+    """Number of Adds of two computed tensors; an Add of a constant is not a residual."""
     constants = check.constants(model)
     adds = (node for node in model.graph.node if node.op_type == "Add")
     return sum(not any(name in constants for name in node.input) for node in adds)
 
 
 def _scales(seen: Mapping[str, TensorRange], options: QuantizeOptions) -> dict[str, np.float32]:
-    """Scale of every group; values must also fit float16 if the float rest is float16."""
+    """Scale of every group; observed values must fit float16 if other layers are float16."""
     scale_of = tensor_scales({root: one.amax for root, one in seen.items()})
     largest = max(seen, key=lambda root: seen[root].observed_amax, default="")
     if _is_half(options) and largest and seen[largest].observed_amax > _LARGEST_HALF:
@@ -339,8 +344,8 @@ def _add_weights(
 ) -> list[onnx.NodeProto]:
     """Add the quantized initializers of all weights, and return the nodes that read them.
 
-    A strong graph stores int8. A weak graph stores floats that already lie on the int8 grid, so
-    that every parser finds the same integers, whichever way it rounds.
+    A strong graph stores int8. A weak graph stores floats that are already multiples of the scale,
+    so that every parser finds the same integers, whichever way it rounds.
     """
     stored = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []

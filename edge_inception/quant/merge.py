@@ -27,10 +27,10 @@ def merge(
     *,
     progress: Progress = no_progress,
 ) -> RangeTable:
-    """The table that ``calibrate`` makes of the whole set, bit by bit, from the shards' tables.
+    """The table that ``calibrate`` would make of the whole set, bit-identical, from shards' tables.
 
-    Counts add up and the largest amax stays. The channel means for bias correction are measured
-    here, on few images, since the scales that they need are known only now.
+    Histograms are added, and the largest amax of a tensor is taken. The channel means for bias
+    correction are measured here, on a few images, since they need the scales of the whole set.
 
     Args:
         graph: The simplified graph of the shards.
@@ -38,11 +38,12 @@ def merge(
         options: The options of the shards; their ``shard`` is ignored.
         parts: The table of every shard, in any order.
         out: Path of the .json table.
-        progress: Called with images done and images in all of the second pass.
+        progress: Called with the number of images done and of all images, in every pass over the
+            few images of trial and channel means.
 
     Raises:
         InputError: A shard is missing or given twice, or was made with other inputs, options or
-            another number of threads.
+            float precision, or with another number of threads.
     """
     tables = [read_table(part) for part in parts]
     shards = [table.shard for table in tables]
@@ -63,7 +64,7 @@ def merge(
 
 
 def _require_all(shards: Sequence[tuple[int, int]]) -> None:
-    """Check that the shards (i, n) have one n, and that every i occurs once."""
+    """Check that all shards (i, n) have the same n, and that every i from 1 to n occurs once."""
     totals = sorted({of for _, of in shards})
     if len(totals) != 1:
         raise InputError(
@@ -79,7 +80,10 @@ def _require_all(shards: Sequence[tuple[int, int]]) -> None:
 
 
 def _require_one_engine(parts: Sequence[RangeTable]) -> None:
-    """Check the number of threads, on which sums depend; "all usable" differs between machines."""
+    """Check that all shards were computed with the same number of threads and float precision.
+
+    Sums depend on both. The option 0 threads (all usable) gives other numbers on other machines.
+    """
     first, *others = parts
     for other in others:
         engine, wanted = _engine(other), _engine(first)

@@ -1,13 +1,14 @@
 """Ranges of tensors over a calibration set that is streamed through the graph: ``calibrate``.
 
 OpenVINO computes the statistics inside the graph: every watched tensor gets a ReduceMax (the exact
-amax of each channel) and a strided Slice cast to float16 (the sample that its histogram counts), so
-Python sees at most ``max_positions`` float16 numbers per tensor and image. Memory does not grow
-with the set.
+amax of each channel) and a strided Slice cast to float16 (the sample that the histogram counts).
+``max_positions`` bounds the number of sampled elements per tensor and image, channels included.
+Memory does not grow with the set.
 
 Images are read in the order of their hashes, every shard gets whole batches, and counts and maxima
-add up in any order. So at one batch size neither the order of the images nor the number of shards
-changes a bit, even if the library's arithmetic depends on an image's position in its batch.
+can be combined in any order. So with one batch size the result is bit-identical for every order of
+the images and every number of shards, even if OpenVINO's arithmetic depends on the position of an
+image in its batch.
 """
 
 from __future__ import annotations
@@ -46,12 +47,14 @@ from edge_inception.quant.trial import TRIED, Trial
 from edge_inception.sidecar import RangeTableDetails, StreamEngine, TrialDetails
 from edge_inception.spec import OUTPUT_NAME, Progress, no_progress
 
-_MAGNITUDE = np.uint16(0x7FFF)
+# A code is the bit pattern of a float16 magnitude without its lowest DROPPED_BITS mantissa bits;
+# codes from NUM_BINS on are NaN.
+_MAGNITUDE = np.uint16(0x7FFF)  # all bits of a float16 but the sign
 _NUM_CODES = (0x7FFF >> DROPPED_BITS) + 1
 _SPATIAL_RANK = 4
 
 PER_IMAGE = ("num_elements_per_image", "num_sampled_per_image")
-"""Names of the counts of a table that do not add up over shards."""
+"""Keys of a table's counts that are per image, so that ``merge`` must not add those of shards."""
 
 
 def calibrate(
@@ -62,22 +65,23 @@ def calibrate(
     *,
     progress: Progress = no_progress,
 ) -> RangeTable:
-    """The range table of a graph; histograms and channel means lie beside it as .npz.
+    """The range table of a graph; an .npz file beside it holds histograms and channel means.
 
-    It holds the tensors that will carry a Q/DQ pair, and the other tensors that implicit int8
-    needs: in residual networks the inputs of an Add. One shard of several counts its share of the
-    images; ``merge`` makes the table of all shards, and measures the channel means.
+    The table has a range for every tensor that will carry a Q/DQ pair, and for every other tensor
+    that implicit int8 (scales in a calibration cache, no Q/DQ) needs: in residual networks the
+    inputs of an Add. The table of one shard of several covers that share of the images and has no
+    channel means; ``merge`` makes the table of all shards and measures the means.
 
     Args:
         graph: The simplified graph, with one image input.
         images: The calibration set; labels are not used.
         options: Calibrator, preprocessing, batch, threads, sampling, shard.
         out: Path of the .json table.
-        progress: Called with images done and images in all, in every pass.
+        progress: Called with the number of images done and of all images, anew in every pass.
 
     Raises:
-        InputError: The calibrator is unknown, the set empty, an image unusable or no tensor to be
-            quantized; or weights, images or a tensor hold NaN or infinity.
+        InputError: The calibrator is unknown, the set is empty, an image is unusable or no tensor
+            is to be quantized; or weights, images or a tensor hold NaN or infinity.
         CompileFailed: OpenVINO does not take the graph.
     """
     require_known(options.calibrator)
@@ -96,11 +100,11 @@ def calibrate(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchedGraph:
-    """A simplified graph and its tensors that calibration watches.
+    """A simplified graph and the tensors in it that calibration watches.
 
     ``scale_of`` maps every tensor of the range table to the tensor whose amax it uses, in graph
-    order; ``signed`` are the tensors that can be negative; ``convolved`` those that a layer with
-    int8 weights reads.
+    order. ``signed`` are the tensors whose values can be negative; ``convolved`` are the tensors
+    that a layer with int8 weights reads.
     """
 
     graph: SimplifiedGraph
@@ -111,7 +115,11 @@ class WatchedGraph:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observations:
-    """Results of a pass over images: statistics by tensor, elements per image, the engine used."""
+    """Results of one pass over ``num_images`` images.
+
+    ``seen`` has the statistics of every tensor, ``counts`` the numbers of elements per image.
+    ``engine`` has the threads and the float precision of OpenVINO.
+    """
 
     seen: Mapping[str, Observation]
     num_images: int
@@ -148,7 +156,7 @@ def publish(
     *,
     progress: Progress,
 ) -> RangeTable:
-    """Make a range table from statistics; if they are of all images, measure channel means too."""
+    """Write the range table of these statistics; without shards, measure the channel means too."""
     seen, chosen = observations.seen, chosen_images(images, options)
     tables = {name: _tensors(watched, seen, name) for name in _tried(options)}
     is_tried = len(tables) > 1
@@ -193,7 +201,7 @@ def publish(
 
 
 def _tried(options: CalibrateOptions) -> tuple[str, ...]:
-    """The calibrators to choose from; a shard cannot choose for the others, and takes the first."""
+    """The calibrators to choose from; one shard cannot choose for all, so it uses TRIED's first."""
     if options.calibrator != AUTO:
         return (options.calibrator,)
     return TRIED if options.shard == WHOLE else TRIED[:1]
@@ -202,7 +210,7 @@ def _tried(options: CalibrateOptions) -> tuple[str, ...]:
 def _tensors(
     watched: WatchedGraph, seen: Mapping[str, Observation], name: str
 ) -> dict[str, TensorRange]:
-    """The range of every watched tensor by the calibrator ``name``."""
+    """The range of every watched tensor, with the amax that the calibrator ``name`` chooses."""
     choose = calibrator(name)
     amax = {root: choose(seen[root]) for root in dict.fromkeys(watched.scale_of.values())}
     return {
@@ -219,14 +227,14 @@ def measured_means(
     *,
     progress: Progress,
 ) -> Mapping[str, ChannelMeans]:
-    """Channel means of every tensor that convolutions read, with the scales of the table."""
+    """Channel means of every tensor in ``watched.convolved``, rounded with the table's scales."""
     scale_of = ranges.tensor_scales({name: tensors[name].amax for name in watched.convolved})
     scales = {name: float(scale) for name, scale in scale_of.items()}
     return channel_means(watched.graph.path, scales, images.items, options, progress)
 
 
 def chosen_images(images: ImageSet, options: CalibrateOptions) -> ImageSet:
-    """The calibration images: at most ``max_images`` of the set, all when that is 0.
+    """The calibration images: at most ``max_images`` of the set, or all if ``max_images`` is 0.
 
     Raises:
         InputError: The set is empty.
@@ -238,7 +246,7 @@ def chosen_images(images: ImageSet, options: CalibrateOptions) -> ImageSet:
 
 
 def _share(chosen: ImageSet, options: CalibrateOptions) -> list[ImageItem]:
-    """The images of the shard, in whole batches of the set sorted by hash."""
+    """The images of the shard: every n-th batch of the set sorted by hash, from the i-th on."""
     number, of = options.shard
     ordered = sorted(chosen.items, key=lambda item: item.sha256)
     dealt = range((number - 1) * options.batch, len(ordered), of * options.batch)
@@ -254,7 +262,7 @@ def _share(chosen: ImageSet, options: CalibrateOptions) -> list[ImageItem]:
 
 @dataclass(slots=True)
 class _Tally:
-    """Running statistics of one tensor."""
+    """Running statistics of one tensor: its amax, and how often each code occurred."""
 
     amax: float
     codes: NDArray[np.int64]
@@ -264,7 +272,7 @@ class Watcher:
     """A compiled graph that returns statistics of the watched tensors.
 
     Attributes:
-        counts: Elements per image of all watched tensors, and how many of them are sampled.
+        counts: Number of elements of all watched tensors per image, and how many are sampled.
         engine: Threads and float precision, read back from OpenVINO.
     """
 
@@ -293,9 +301,9 @@ class Watcher:
     def _outputs(self, tensors: Mapping[str, Any]) -> list[Any]:
         """Two results per watched tensor: channel maxima and a float16 sample.
 
-        OpenVINO executes the nodes that the first output needs, then those of the second, and so
-        on. So the logits come after these: a tensor is read as soon as it exists, while it is in
-        the cache, and can be freed.
+        OpenVINO executes the nodes that the first output needs, then the nodes of the second, and
+        so on. With the logits as the last output, a tensor is read as soon as it is computed, while
+        it is still in the CPU's cache, and is then freed.
         """
         random = np.random.default_rng(self._options.seed)
         results = []
@@ -317,15 +325,15 @@ def _observation(name: str, tally: _Tally) -> Observation:
 
 
 def _num_elements(shape: Sequence[int]) -> int:
-    """Elements of one image in a tensor [N, ...]."""
+    """Number of elements per image of a tensor [N, ...]."""
     return int(np.prod(shape[1:]))
 
 
 def _amax(source: Any, shape: Sequence[int], *, is_signed: bool) -> Any:
     """A node for the largest magnitude of every channel [N, C, 1, 1], or of a row [N, 1].
 
-    Behind a ReLU the maximum is enough. A reduction over H and W alone needs no other layout than
-    that of the convolutions.
+    A tensor without negative values needs no Abs. The reduction leaves the channels apart, since
+    OpenVINO computes it over H and W alone in the memory layout of the convolutions.
     """
     node = ops.absolute(source) if is_signed else source
     axes = range(len(shape))[2 if len(shape) == _SPATIAL_RANK else 1 :]
@@ -333,9 +341,10 @@ def _amax(source: Any, shape: Sequence[int], *, is_signed: bool) -> Any:
 
 
 def _sampled(source: Any, shape: Sequence[int], limit: int, random: np.random.Generator) -> Any:
-    """A node for all channels at a grid of positions with a random offset; all of a small tensor.
+    """A node for the sample of a tensor: all channels at a grid of positions with a random offset.
 
-    The stride is the smallest that leaves at most ``limit`` elements per image, or one position.
+    The grid has the smallest stride that leaves at most ``limit`` elements per image, or a single
+    position. A tensor that is small enough, or not [N, C, H, W], is sampled whole.
     """
     if not limit or len(shape) != _SPATIAL_RANK or np.prod(shape[1:]) <= limit:
         return source

@@ -1,7 +1,7 @@
 """Streaming of images through a graph in OpenVINO, with outputs for inner tensors.
 
-Every forward pass has the same batch shape: the last batch is padded, and the outputs of the
-padding are cut off.
+Every forward pass has the same batch shape: a smaller last batch is padded with zeros, and the
+outputs of the padding are cut off.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edge_inception.sidecar import StreamEngine
 from edge_inception.spec import INPUT_NAME, Progress
 
 Readings = list[NDArray[Any]]
-"""One array [N, ...] per chosen output, then those of the graph's own outputs; without padding."""
+"""One array [N, ...] per chosen output, then one per output of the graph; without padding."""
 
 
 class Stream:
@@ -34,14 +34,14 @@ class Stream:
     Args:
         path: An ONNX graph with one image input.
         options: Preprocessing, batch, threads.
-        outputs: A function from the tensors of the graph by name, with fixed shapes, to OpenVINO
-            results: the chosen outputs.
+        outputs: A function that gets the graph's tensors by name, with fixed shapes, and returns
+            the chosen outputs as OpenVINO results.
 
     Attributes:
         engine: Threads and float precision, read back from OpenVINO.
 
     Raises:
-        InputError: The graph takes other images than preprocessing makes.
+        InputError: The graph takes another shape or type of image than preprocessing makes.
         CompileFailed: OpenVINO does not take the graph, or would not compute in float32.
     """
 
@@ -63,7 +63,7 @@ class Stream:
                 "INFERENCE_PRECISION_HINT": "f32",
                 "INFERENCE_NUM_THREADS": options.threads or usable_threads(),
                 "NUM_STREAMS": 1,
-                "LP_TRANSFORMS_MODE": "NO",  # a Q/DQ is computed as it is written, without int8
+                "LP_TRANSFORMS_MODE": "NO",  # Q/DQ pairs are computed in float as written
             }
             compiled = core.compile_model(model, "CPU", wanted)
             self._request = compiled.create_infer_request()
@@ -79,7 +79,7 @@ class Stream:
     def read(
         self, items: Sequence[ImageItem], progress: Progress
     ) -> Iterator[tuple[Batch, Readings]]:
-        """Every batch in order with its outputs, which are valid until the next batch.
+        """Every batch in order, with its outputs, which stay valid until the next batch.
 
         Raises:
             InputError: An image is not usable, or its pixels are NaN or infinite.
@@ -99,7 +99,7 @@ class Stream:
 
 
 def require_finite(name: str, values: NDArray[Any], batch: Batch) -> None:
-    """Check that a tensor of a batch is finite.
+    """Check that all values of a tensor of a batch are finite.
 
     Raises:
         InputError: The tensor holds NaN or infinity.

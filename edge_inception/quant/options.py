@@ -1,7 +1,7 @@
 """Options of calibrate and quantize, and the provenance of their results.
 
-This module imports no onnx and no openvino: a pipeline asks whether a result can be reused before
-it imports them.
+This module imports neither onnx nor openvino, so that a pipeline can find out whether a result can
+be reused before it imports these libraries.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ CALIBRATION_CACHE = Stage(
 class Typing(Enum):
     """How a precision is written into the graph.
 
-    ``strong``: opset 19, every tensor's type is the type it is computed in; for TensorRT 10 and
-    later, TensorRT-RTX, CPU. ``weak``: opset 13, float32 tensors and float weights, where builder
-    flags derived from the sidecar allow lower precision; for TensorRT 8.2 to 8.6. ``implicit``:
-    opset 13, float32, the rewrites for DLA, a fixed batch, and int8 scales in a calibration cache
-    beside the graph; for DLA up to TensorRT 10.7, and for GPUs up to 10.16 on request.
+    ``strong``: opset 19; every tensor has the type in which it is computed. For TensorRT 10 and
+    later, TensorRT-RTX and the CPU. ``weak``: opset 13; tensors and weights are float32, and
+    builder flags that follow from the sidecar (the .json file beside the graph) allow a lower
+    precision. For TensorRT 8.2 to 8.6. ``implicit``: opset 13; float32 with the rewrites for DLA, a
+    fixed batch, and int8 scales in a calibration cache beside the graph. For DLA up to TensorRT
+    10.7, and on request for GPUs up to TensorRT 10.16.
     """
 
     STRONG = "strong"
@@ -45,9 +46,9 @@ class Typing(Enum):
 
 
 class FloatRest(Enum):
-    """The float type of those layers of an int8 graph that are not int8.
+    """The float type of the layers of an int8 graph that are not int8: the float rest.
 
-    In a weak graph the tensors stay float32, and only the allowed builder flag follows from this.
+    In a weak graph the tensors stay float32, and this type only decides the builder's FP16 flag.
     """
 
     FP16 = "fp16"
@@ -62,13 +63,14 @@ WHOLE = (1, 1)
 class CalibrateOptions:
     """Choices of one calibration.
 
-    ``calibrator``: ``max``, ``mse``, ``mse-max``, ``entropy``, ``percentile:P``, or ``auto``, which
-    tries the first three end to end. ``threads`` 0 means all cores the process may use.
-    ``max_images`` 0 means the whole set. ``max_positions`` bounds how many elements of one tensor
-    of one image enter the histogram, 0 means all; ``seed`` places them. The exact amax always sees
-    every element. ``shard`` (i, n) observes the i-th of n shares of the images. ``placement`` is
-    that of the int8 graphs that ``auto`` tries, as in ``QuantizeOptions``: which calibrator is the
-    best depends on the layers that stay float.
+    ``calibrator`` is ``max``, ``mse``, ``mse-max``, ``entropy``, ``percentile:P``, or ``auto``,
+    which tries the first three on whole int8 graphs. ``batch`` is the number of images per forward
+    pass. ``threads`` 0 means all cores the process may use; ``max_images`` 0 means the whole set.
+    ``max_positions`` bounds the number of elements, channels included, that enter the histogram per
+    tensor and image; 0 means all. ``seed`` places this sample; the exact amax is always taken over
+    every element. ``shard`` (i, n) observes the i-th of n shares of the images. ``placement`` names
+    the policy for the int8 graphs that ``auto`` tries, as in ``QuantizeOptions``: the best
+    calibrator depends on the layers that stay float.
     """
 
     preprocess: Preprocess
@@ -84,16 +86,18 @@ class CalibrateOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeOptions:
-    """Choices of one typed graph.
+    """Choices of one typed graph: an ONNX graph that states its precision.
 
-    ``batch`` fixes a free batch, which DLA needs. ``is_for_dla`` makes the rewrites for DLA and, in
-    int8, puts a pair on every tensor with the scales of the calibration cache: for DLA of TensorRT
-    11.4.1, and to measure on a CPU the accuracy of an implicit graph, which is always for DLA.
+    ``batch`` fixes a free batch size, which DLA needs. ``is_for_dla`` makes the rewrites for DLA
+    and, in int8, puts a Q/DQ pair on every tensor, with the scales of the calibration cache. It is
+    for DLA with TensorRT 11.4.1, and to measure on a CPU the accuracy of an implicit graph, which
+    always has these rewrites.
 
-    ``placement`` names a policy; "" is the default of the kind of target. ``keep`` are the groups
-    that stay float, sorted. ``bias_correction`` corrects float biases for the mean error of
-    rounding, which is not possible with the scales of DLA. None corrects them unless the trial of
-    the calibrator ``auto`` found that it does not help.
+    ``placement`` names a policy; "" is the default of the kind of target. ``keep`` has the names of
+    the groups (tensors that share a scale, with the layers that read them) that stay float, sorted.
+    ``bias_correction`` corrects float biases for the mean error of rounding, which is not possible
+    with the scales of DLA; None corrects them unless the trial of the calibrator ``auto`` found
+    that correction does not help.
     """
 
     precision: Precision
@@ -107,10 +111,11 @@ class QuantizeOptions:
 
 
 def policy_of(options: QuantizeOptions) -> Policy:
-    """The placement that these options ask for.
+    """The placement policy that these options ask for.
 
     Raises:
-        InputError: There is no such policy, or a choice is made where there is none.
+        InputError: No policy has this name, a choice for int8 is made for another precision, or a
+            choice is made that DLA does not leave.
     """
     is_for_dla = options.is_for_dla or options.typing is Typing.IMPLICIT
     default = default_policy("dla" if is_for_dla else "gpu")
@@ -133,7 +138,7 @@ def policy_of(options: QuantizeOptions) -> Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheOptions:
-    """The TensorRT version that will read a calibration cache, such as ``8.5.2``."""
+    """The version of the TensorRT that will read a calibration cache, such as ``8.5.2``."""
 
     tensorrt: str
 

@@ -1,19 +1,20 @@
-"""The placement of Q/DQ pairs: the tensors that carry one, by the graph and a policy.
+"""The placement of Q/DQ pairs: which tensors carry a pair, by the graph and a policy.
 
-A tensor has one pair, read by all of its consumers in ``WEIGHTED_OPS`` and ``POOL_OPS``, so that
-compilers keep one int8 copy of it. Concat, Relu and Flatten get no pair before them: a pair behind
-them serves. Only MaxPool has a pair on both sides, with one scale, since TensorRT-RTX does not move
-Q/DQ across it. That is the default; ``policies`` lists the others.
+A tensor has at most one pair, which all its consumers in ``WEIGHTED_OPS`` and ``POOL_OPS`` read, so
+that compilers keep one int8 copy of the tensor. The inputs of Concat, Relu and Flatten get no pair
+for these ops, since a pair behind them is enough. Only MaxPool has a pair on both sides, with the
+same scale, since TensorRT-RTX does not move Q/DQ across it. This is the default policy;
+``policies`` lists the others.
 
-A residual Add reads its identity input through the pair that the convolutions of its block read,
-and the output of the last convolution without a pair: then convolution, sum and ReLU are one int8
-kernel. The identity is the input with fewer nodes between it and the network's input; where both
-are convolutions, that is the projection.
+A residual Add reads its identity input through the pair that the convolutions of its block read.
+It reads the output of the last convolution without a pair, so that convolution, sum and ReLU become
+one int8 kernel. The identity is the input with fewer nodes between it and the network's input; if
+both inputs are outputs of convolutions, it is the projection.
 
 LRN, Softmax, TopK, nodes that prepare the image and nodes behind the last layer get no pair.
 
-Tensors that share a scale, and the layers that read them through their pairs, are a group. The
-precision search ranks groups, and ``keep`` names groups.
+A group is the tensors that share a scale, with the layers that read them through their pairs. The
+precision search ranks groups, and ``keep`` names the groups that stay float.
 
 Source: "Working with Quantized Types", TensorRT docs; InceptionQDQCase and ResNet50V1QDQCase in
 tools/tensorflow-quantization, NVIDIA/TensorRT v8.6.1.
@@ -42,7 +43,7 @@ _LAYERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
-    """A float initializer that becomes int8: its name and its output channel axis."""
+    """A float initializer that becomes int8: its name, and the axis of its output channels."""
 
     name: str
     axis: int
@@ -52,12 +53,13 @@ class Weight:
 class Placement:
     """The tensors and weights of a graph that are quantized.
 
-    ``scale_of`` maps every tensor with a pair to the tensor that its group is named after and whose
-    scale it uses: itself, for a MaxPool output the tensor that was pooled, and with ``tie_concat``
-    the first tensor of those around the Concat. ``readers`` maps a tensor with a pair to the
-    indices of the nodes that read the pair instead of the tensor. ``weights`` maps the index of a
-    node to its weight that becomes int8, ``identities`` the index of a residual Add that reads a
-    pair to its identity input. ``kept`` are the groups that stay float and have no pair.
+    ``scale_of`` maps every tensor with a pair to the root of its group: the tensor that the group
+    is named after and whose scale it uses. The root is the tensor itself, for a MaxPool output the
+    tensor that was pooled, and with ``tie_concat`` the first of the tensors around the Concat.
+    ``readers`` maps a tensor with a pair to the indices of the nodes that read the pair instead of
+    the tensor. ``weights`` maps the index of a node to its weight that becomes int8. ``identities``
+    maps the index of a residual Add that reads a pair to its identity input. ``kept`` has the names
+    of the groups that stay float and have no pair.
     """
 
     scale_of: Mapping[str, str]
@@ -70,9 +72,9 @@ class Placement:
 def place(
     model: onnx.ModelProto, policy: Policy = SANDWICH, keep: Collection[str] = frozenset()
 ) -> Placement:
-    """The placement of a simplified graph.
+    """The placement of pairs in a simplified graph.
 
-    A Conv or Gemm whose weight is not a constant stays float.
+    A Conv or Gemm whose weight is not an initializer stays float.
 
     Args:
         model: The simplified graph.
@@ -113,7 +115,7 @@ def place(
 
 
 def group_readers(placement: Placement) -> dict[str, list[int]]:
-    """Name of every group -> indices of the nodes that read one of its pairs, ascending."""
+    """Group -> indices of the nodes that read one of its pairs, ascending."""
     read: dict[str, set[int]] = {root: set() for root in placement.scale_of.values()}
     for name, root in placement.scale_of.items():
         read[root] |= placement.readers[name]
@@ -142,7 +144,7 @@ def _scales(
 def _add_readers(
     graph: onnx.GraphProto, name: str, read: dict[int, frozenset[str]], policy: Policy
 ) -> None:
-    """Let all readers of a MaxPool output read its pair, except sums that stay float."""
+    """Let all readers of a MaxPool output read its pair, except Adds that stay float."""
     for index, node in enumerate(graph.node):
         is_float = node.op_type == "Add" and policy.residual is Residual.FLOAT
         if name in node.input and not is_float:
@@ -157,8 +159,8 @@ def _tie_concats(
 ) -> None:
     """Give the inputs of a Concat the group of its output, if the output has one.
 
-    Groups that meet at a Concat become one, named after the first of them. Outer Concats are tied
-    first, so that the output of an inner Concat has its group by then.
+    Groups that meet at a Concat become one group, named after the first of them. Of nested Concats
+    the outer one comes first, so that the output of the inner Concat then has its group.
     """
     for index, node in reversed(list(enumerate(graph.node))):
         if node.op_type != "Concat" or node.output[0] not in scale_of:
@@ -197,9 +199,9 @@ def _ends(placement: Placement, graph: onnx.GraphProto, policy: Policy) -> set[s
 
 
 def _without(placement: Placement, kept: Collection[str]) -> Placement:
-    """The placement without the pairs of these groups, and with float layers where they are read.
+    """The placement without the pairs of the groups ``kept``; the layers that read them are float.
 
-    A sum that reads another group as well keeps the pair of that group.
+    An Add that also reads a group that is not kept keeps reading that group's pair.
     """
     removed = {name for name, root in placement.scale_of.items() if root in kept}
     is_float = {index for name in removed for index in placement.readers[name]}
@@ -213,7 +215,7 @@ def _without(placement: Placement, kept: Collection[str]) -> Placement:
 
 
 def _identities(graph: onnx.GraphProto, constants: set[str]) -> dict[int, str]:
-    """Index of every Add of two computed tensors between layers -> its identity input."""
+    """Index of every Add of two computed tensors that lies between layers -> its identity input."""
     depth = dict.fromkeys(constants | {value.name for value in graph.input}, 0)
     inner, identities = between_layers(graph), {}
     for index, node in enumerate(graph.node):
@@ -227,7 +229,8 @@ def _identities(graph: onnx.GraphProto, constants: set[str]) -> dict[int, str]:
 def between_layers(graph: onnx.GraphProto) -> frozenset[int]:
     """Indices of the layers, and of all nodes with a layer both before and behind them.
 
-    A layer has weights, pools or quantizes. Other nodes prepare the image or follow the last layer.
+    A layer is a node that has weights, pools or quantizes. All other nodes, which are left out,
+    prepare the image or follow the last layer.
     """
     behind: set[str] = set()
     for node in graph.node:
@@ -248,7 +251,7 @@ def require_finite_weights(model: onnx.ModelProto) -> None:
     """Check that no float32 initializer is NaN or infinite.
 
     Raises:
-        InputError: An initializer is; the message names it.
+        InputError: An initializer holds NaN or infinity; the message names it.
     """
     for tensor in model.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT:

@@ -1,6 +1,7 @@
 """Placement policies: named rules for the tensors of an int8 graph that carry a Q/DQ pair.
 
-This module imports no onnx. ``place`` applies a policy; tests/benchmarks/placement.py measures all.
+This module does not import onnx. ``placement.place`` applies a policy to a graph;
+tests/benchmarks/placement.py measures all policies.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from edge_inception.errors import InputError, known_names
 
 
 class Residual(Enum):
-    """The inputs of a residual Add that have a pair: the identity, both, or neither."""
+    """The inputs of a residual Add that have a pair: the identity input, both, or neither."""
 
     IDENTITY = "identity"
     BOTH = "both"
@@ -22,12 +23,13 @@ class Residual(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A rule for the placement of pairs; convolutions and Gemms always read a pair.
+    """A rule for the placement of pairs; convolutions and Gemms read a pair unless they stay float.
 
-    ``pools``: pools read a pair too. ``maxpool_outputs``: a MaxPool's output has a pair with the
-    scale of its input. ``tie_concat``: the inputs of a Concat have pairs with the scale of its
-    output. ``float_first`` and ``float_last`` are the numbers of first and last weighted layers
-    that stay float, with all other readers of their input. ``says`` describes the policy to users.
+    ``pools``: pools read a pair too. ``maxpool_outputs``: the output of a MaxPool has a pair with
+    the scale of the input. ``tie_concat``: the inputs of a Concat have pairs with the scale of the
+    output. ``float_first`` and ``float_last`` are the numbers of layers with weights that stay
+    float at the beginning and the end of the graph; all other readers of their inputs stay float
+    too. ``says`` describes the policy to users.
     """
 
     name: str
@@ -81,11 +83,12 @@ POLICIES = (
         float_last=1,
     ),
 )
-# Kind of target -> its policy. "gpu" is TensorRT and TensorRT-RTX. In the plan of TensorRT-RTX
-# the sandwich moves the fewest bytes of the policies that leave no layer float: 46.8 MB for the
-# trained Inception-v4, 49.5 MB without the pairs on MaxPool outputs, 57.3 MB with float pools
-# (tests/benchmarks/results/placement.json). On the CPU no policy was faster beyond doubt.
-# DLA: "DLA Supported Layers and Restrictions", TensorRT docs; it could not be measured here.
+# Kind of target -> its default policy. "gpu" is TensorRT and TensorRT-RTX. Of the policies that
+# leave no layer float, SANDWICH moves the fewest bytes in the engines of TensorRT-RTX: 46.8 MB for
+# the trained Inception-v4, against 49.5 MB without the pairs on MaxPool outputs and 57.3 MB with
+# float pools (tests/benchmarks/results/placement.json). On the CPU no policy was faster beyond
+# doubt. Source for "dla", which could not be measured here: "DLA Supported Layers and
+# Restrictions", TensorRT docs.
 _DEFAULTS: Mapping[str, Policy] = {"cpu": SANDWICH, "gpu": SANDWICH, "dla": TIED_CONCAT}
 _BY_NAME: Mapping[str, Policy] = {policy.name: policy for policy in POLICIES}
 
@@ -104,7 +107,7 @@ def policy(name: str) -> Policy:
 def default_policy(target_kind: str) -> Policy:
     """The default policy of targets of the kind ``cpu``, ``gpu`` or ``dla``.
 
-    CPU and GPU share a policy, so that the graph that is validated is the graph that ships. For DLA
-    ``implicit`` also ties the scales of pools and views.
+    CPU and GPU have the same default, so that the graph that is validated is the graph that ships.
+    For DLA the module ``implicit`` also ties the scales of pools and views.
     """
     return _DEFAULTS[target_kind]

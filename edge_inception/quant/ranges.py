@@ -29,7 +29,8 @@ BESIDE = ".npz"
 class TensorRange(Record, frozen=True, kw_only=True):
     """The range of one tensor: the ``amax`` of its scale, and the exact amax that was observed.
 
-    ``scale_of`` names the tensor whose amax it shares; its own name unless it is a MaxPool output.
+    ``scale_of`` names the tensor whose amax this tensor uses: itself, or for a MaxPool output the
+    tensor that was pooled.
     """
 
     amax: float
@@ -37,7 +38,7 @@ class TensorRange(Record, frozen=True, kw_only=True):
     scale_of: str
 
     def widened(self, other: TensorRange, *, scale_of: str) -> TensorRange:
-        """The range that holds the values of both tensors, in the group ``scale_of``."""
+        """The smallest range that holds the values of both tensors, for the group ``scale_of``."""
         return TensorRange(
             amax=max(self.amax, other.amax),
             observed_amax=max(self.observed_amax, other.observed_amax),
@@ -49,8 +50,8 @@ class TensorRange(Record, frozen=True, kw_only=True):
 class ChannelMeans:
     """Means of the channels of one tensor, over the images and all positions.
 
-    ``plain`` [C] are those of the float tensor, ``quantized`` [C] those of the tensor rounded to
-    multiples of ``scale``, both float64.
+    ``plain`` [C] has the means of the float tensor, ``quantized`` [C] the means of the tensor
+    rounded to multiples of ``scale``; both are float64.
     """
 
     scale: float
@@ -61,7 +62,7 @@ class ChannelMeans:
 class Table(Record, frozen=True, kw_only=True):
     """Content of a range table; ``graph`` and ``set_sha256`` are hashes of its graph and image set.
 
-    ``shard`` (i, n): the ranges are those of the i-th of n shares of the set's images.
+    ``shard`` (i, n): the ranges were observed on the i-th of n shares of the set's images.
     """
 
     schema: Literal[2]
@@ -84,7 +85,7 @@ def read_table(ranges: RangeTable) -> Table:
     """The table in the file of ``ranges``.
 
     Raises:
-        InputError: The file is not readable or of another schema, or an amax is not a finite number
+        InputError: The file is malformed or of another schema, or an amax is not a finite number
             >= 0.
     """
     again, where = "run calibrate again", f"range table {ranges.path}"
@@ -104,8 +105,8 @@ def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
     """The table of ``ranges``, checked to belong to ``graph`` and to this installation.
 
     Raises:
-        InputError: ``ranges`` is None, of another graph or preprocessing, of a shard, or was made
-            with other versions of a library; the message names the first difference.
+        InputError: ``ranges`` is None, of another graph or preprocessing, of a single shard, or was
+            made with another version of a library; the message names the first difference.
     """
     if ranges is None:
         raise InputError(
@@ -135,10 +136,10 @@ def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
 
 
 def _command(graph: SimplifiedGraph, ranges: RangeTable, table: Table) -> str:
-    """The command that makes a table of ``graph`` with the options of this table.
+    """The command that makes a new table of ``graph`` with the options of this table.
 
-    The calibrator in the table is not always that option: after ``auto`` it is the one that the
-    trial chose, and after an import it is TensorRT's.
+    The calibrator named in the table is not always the option ``--calibrator``: after ``auto`` it
+    is the calibrator that the trial chose, and after an import it is that of TensorRT.
     """
     origin = ranges.provenance
     if origin.stage == "qat":
@@ -165,11 +166,12 @@ def group_ranges(
 ) -> dict[str, TensorRange]:
     """Group -> the largest range among its tensors.
 
-    A tensor without a range lies in that of another: tied branches in the range of their Concat.
+    A tensor without a range of its own lies in that of another tensor of its group, such as a
+    branch in the range of the Concat that joins it.
 
     Args:
-        scale_of: Tensor with a pair -> its group, of a placement.
-        seen: Ranges by tensor.
+        scale_of: Tensor with a pair -> its group, as in a ``Placement``.
+        seen: Tensor -> its range.
 
     Raises:
         InputError: No tensor of a group was observed.
@@ -189,10 +191,10 @@ def group_ranges(
 
 
 def tensor_scales(amax_of: Mapping[str, float]) -> dict[str, np.float32]:
-    """Tensor -> its scale, by ``int8_scale``.
+    """Tensor -> its scale, which ``int8_scale`` computes from its amax.
 
     Raises:
-        InputError: An amax is so large that its scale is beyond float16; the largest is named.
+        InputError: An amax needs a scale beyond float16; the message names the largest.
     """
     largest = max(amax_of, key=lambda name: (amax_of[name], name), default="")
     if largest and amax_of[largest] > LEVELS * LARGEST_SCALE:
@@ -208,7 +210,7 @@ def tensor_scales(amax_of: Mapping[str, float]) -> dict[str, np.float32]:
 def write_statistics(
     path: Path, seen: Mapping[str, Observation], means: Mapping[str, ChannelMeans]
 ) -> None:
-    """Write the .npz of histograms and channel means [C]; equal content gives equal bytes."""
+    """Write histograms and channel means [C] to an .npz file; equal content gives equal bytes."""
     sizes = [one.plain.size for one in means.values()]
     with path.open("wb") as stream:
         np.savez_compressed(
@@ -241,7 +243,7 @@ def read_histograms(ranges: RangeTable) -> dict[str, Observation]:
 
 
 def read_means(ranges: RangeTable) -> dict[str, ChannelMeans]:
-    """Input tensor of a layer -> its channel means; empty for a shard's table.
+    """Input tensor of a layer -> its channel means; empty for the table of a single shard.
 
     Raises:
         InputError: The file beside the table is missing or was not written with it.

@@ -1,4 +1,4 @@
-"""The arithmetic of symmetric INT8: the scale of an amax, and weights as int8."""
+"""The arithmetic of symmetric INT8: the scale for an amax, and weights rounded to int8."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LEVELS = 127
 """Positive levels of symmetric int8; -128 is never used."""
 
 SMALLEST_SCALE = np.float32(2.0**-24)
-"""Smallest positive float16 (subnormal). A scale of 0 is a parse error in TensorRT and RTX."""
+"""Smallest positive float16 (subnormal). TensorRT and TensorRT-RTX refuse to parse a scale of 0."""
 
 LARGEST_SCALE = np.float32(np.finfo(np.float16).max)
 
@@ -17,11 +17,11 @@ LARGEST_SCALE = np.float32(np.finfo(np.float16).max)
 def int8_scale(amax: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale of symmetric INT8: real = int8 * scale, zero point 0.
 
-    Every scale is a float16 number, so graphs with float16 and with float32 scales compute the
-    same. It is rounded to nearest, but up where rounding down would clip ``amax`` by half a level
-    or more, which only happens among float16 subnormals. Scales are not raised to the smallest
-    normal float16 (2^-14): that would leave a channel of weights with amax 1e-4 two levels instead
-    of a hundred.
+    Every scale is a float16 number, so graphs with float16 scales and graphs with float32 scales
+    compute the same. A scale is rounded to the nearest float16, but up if rounding down would clip
+    ``amax`` by half a level or more, which only happens among float16 subnormals. Scales are not
+    raised to the smallest normal float16 (2^-14): a channel of weights with amax 1e-4 would then
+    have two levels instead of a hundred.
 
     Args:
         amax: float32, [] per tensor or [C] per channel. Largest |value| to represent, in the
@@ -53,7 +53,7 @@ def int8_scale(amax: NDArray[np.float32]) -> NDArray[np.float32]:
 def quantize_weight(
     weight: NDArray[np.float32], *, axis: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Weights as int8 with one scale per output channel, amax of the channel over 127.
+    """Weights as int8 with one scale per output channel: the amax of the channel / 127.
 
     Args:
         weight: float32, finite, such as [O, I, kh, kw] of a Conv.

@@ -1,4 +1,7 @@
-"""``model.search.json``, ``schema`` 1: what a search for groups in float scored and chose."""
+"""``model.search.json``, ``schema`` 1: what a search for groups in float scored and chose.
+
+A group is the tensors that share a scale, with the layers that read them.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,16 @@ from edge_inception.records import Count, Record
 SCHEMA: Final = 1
 
 Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)] | float
-"""A sum of no shares is written as 0, not as 0.0, and stays as it is written."""
+"""An int or a float: a sum of no shares is the integer 0, and stays 0 when it is written again."""
 
 
 class ScoredSet(Record, frozen=True, kw_only=True):
-    """A graph that keeps some groups in float.
+    """The scores of the graph that keeps the groups ``keep`` in float.
 
-    ``drop_pp`` is the metric's drop in percentage points, ``noise_to_signal`` is in power of the
-    logits, ``worst_tenth_noise_to_signal`` of the tenth of the images that suffers most;
-    ``float_share_of_macs`` is 0..1.
+    ``drop_pp`` is the drop of the metric in percentage points. ``noise_to_signal`` is the power of
+    the logits' error over the power of the logits; ``worst_tenth_noise_to_signal`` is its mean over
+    the tenth of the images that suffers most. ``float_share_of_macs`` is the share of
+    multiply-adds in float, 0..1.
     """
 
     keep: tuple[str, ...]
@@ -33,7 +37,10 @@ class ScoredSet(Record, frozen=True, kw_only=True):
 
 
 class RankedGroup(Record, frozen=True, kw_only=True):
-    """A group with the layers that read it; ``harm`` and ``lost_pp`` None where not scored."""
+    """A group with the layers that read it, as ``search.Ranked``.
+
+    ``harm`` and ``lost_pp`` are None if the group was not scored.
+    """
 
     group: str
     layers: tuple[str, ...]
@@ -44,10 +51,11 @@ class RankedGroup(Record, frozen=True, kw_only=True):
 
 
 class SearchOutcome(Record, frozen=True, kw_only=True):
-    """What a report tells of a search: the set that was chosen on the calibration images, and why.
+    """What a report tells of a search: the set of groups chosen on the calibration images, and why.
 
-    ``kept`` has the layers of each group in it; ``front`` is what no other set beats. ``fp32_top1``
-    is a share, None of unlabelled images; ``allowed_pp`` is the budget in percentage points.
+    ``kept`` maps each group in the chosen set to the layers that read it. ``front`` has the sets
+    that are more accurate than every set that costs less. ``fp32_top1`` is a share, 0..1, or None
+    for unlabelled images; ``allowed_pp`` is the budget in percentage points.
     """
 
     metric: str
@@ -64,7 +72,7 @@ class SearchOutcome(Record, frozen=True, kw_only=True):
 
 
 class SearchRecord(Record, frozen=True, kw_only=True):
-    """The file: the outcome, every set that was scored, and the groups by the harm they do."""
+    """Content of the file: the outcome, all scored sets, and the groups, most harmful first."""
 
     schema: Literal[1]
     outcome: SearchOutcome
@@ -73,7 +81,7 @@ class SearchRecord(Record, frozen=True, kw_only=True):
 
 
 def to_json(record: SearchRecord) -> bytes:
-    """The text of the file; a figure may be infinite."""
+    """The content of the file as JSON; a figure may be infinite."""
     return json.dumps(records.plain(record), indent=1).encode() + b"\n"
 
 
@@ -81,6 +89,6 @@ def read(path: Path) -> SearchRecord:
     """The record in a file.
 
     Raises:
-        InputError: It cannot be read, or is none.
+        InputError: The file cannot be read, or does not hold such a record.
     """
     return records.read(SearchRecord, path, hint="search again", allow_nan=True)

@@ -1,4 +1,4 @@
-"""The calibrator ``auto``: a few calibrators are tried end to end on some images, one is chosen."""
+"""The calibrator ``auto``: tries a few calibrators on whole int8 graphs, to choose the best."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from edge_inception.sidecar import TrialDetails
 from edge_inception.spec import Progress
 
 TRIED = ("mse", "mse-max", "max")
-"""The calibrators that are tried; each is the best on one trained network of the demo, which are
+"""The calibrators that are tried. Each is the best on one of the demo's three trained networks:
 Inception-ResNet-v1, Inception-v3 and Inception-v4."""
 
 NUM_IMAGES = 32
 """Number of images of a trial."""
 
 MIN_UNSEEN = 8
-"""Fewest images on which bias correction is judged; its channel means must not be made of them.
+"""Smallest number of images on which bias correction is judged; channel means use other images.
 
 Measured on the demo's three networks with each calibrator of TRIED: over 246 such photos bias
 correction changes the SQNR of the logits by -3.0 dB in the worst case and by 5.1 dB in the best. If
-the choice to correct is made on a few random photos instead (2000 draws), a wrong choice costs on
-average 0.22 dB with 4 photos, 0.16 dB with 8 and 0.07 dB with 32; correcting always costs
-0.53 dB. With 8 photos 93 % of the draws recognise the worst case and 98 % the best case; with 4
-photos 90 % and 93 % do.
+a few random photos decide instead whether to correct (2000 draws), wrong choices cost on average
+0.22 dB with 4 photos, 0.16 dB with 8 and 0.07 dB with 32; correcting always costs 0.53 dB. With 8
+photos 93 % of the draws choose right in the worst case and 98 % in the best case; with 4 photos
+90 % and 93 % do.
 """
 
 _TINY = float(np.finfo(np.float64).tiny)
@@ -45,16 +45,16 @@ _TINY = float(np.finfo(np.float64).tiny)
 class Trial:
     """Float logits of a graph over a few images, to compare int8 graphs with.
 
-    The images are the NUM_IMAGES items with the largest sha256. Bias correction is judged on those
-    among them that its channel means are not made of: all of them if the set has 48 images or more,
-    else the images beyond the 16 of the means.
+    The images are the NUM_IMAGES items with the largest sha256. Bias correction is judged on the
+    images among them that its channel means are not made of: all 32 if the set has 48 images or
+    more, else all but the 16 images of the means.
 
     Args:
         path: The simplified graph.
         items: The calibration images, at least one.
         options: Preprocessing, batch, threads, placement.
-        progress: Called with images done and images in all, in this pass and in that of every int8
-            graph.
+        progress: Called with the number of images done and of all images of the trial, anew for the
+            float graph and for every int8 graph.
 
     Raises:
         InputError: An image is not usable.
@@ -77,10 +77,10 @@ class Trial:
     def noise(
         self, tensors: Mapping[str, TensorRange], means: Mapping[str, ChannelMeans] | None = None
     ) -> NDArray[np.float64]:
-        """Noise power [N] of the logits of the int8 graph with these ranges, image by image.
+        """Noise power [N] of the logits of the int8 graph with these ranges, one per image.
 
-        With ``means`` biases are corrected. The graph is computed as it is written, every Q/DQ in
-        float. An error that all classes have in common does not count, since softmax ignores it.
+        With ``means`` the biases are corrected. OpenVINO computes every Q/DQ pair in float, as
+        written. An error that all classes have in common does not count: softmax ignores it.
 
         Raises:
             InputError: A scale is beyond float16.
@@ -93,7 +93,7 @@ class Trial:
     def sqnr_db(
         self, noise: NDArray[np.float64], images: NDArray[np.bool_] | slice = slice(None)
     ) -> float:
-        """SQNR of the logits in dB, to 0.1, over the chosen images of the trial."""
+        """SQNR of the logits over the chosen images of the trial, in dB, rounded to 0.1."""
         signal = max(float(np.square(self._exact[images]).sum()), _TINY)
         return round(decibels(float(noise[images].sum()) / signal), 1)
 
@@ -103,12 +103,12 @@ class Trial:
         means: Mapping[str, ChannelMeans],
         plain: NDArray[np.float64],
     ) -> TrialDetails:
-        """Whether bias correction helps, with the figures; with too few images only their number.
+        """Whether bias correction helps, with its figures; only their number if images are too few.
 
         Args:
-            tensors: The ranges.
+            tensors: The ranges of the tensors.
             means: The channel means for bias correction.
-            plain: The ``noise`` of these ranges without bias correction.
+            plain: The result of ``noise`` for these ranges without bias correction.
 
         Raises:
             CompileFailed: As ``noise``.
@@ -126,10 +126,10 @@ class Trial:
         )
 
     def _logits(self, model: onnx.ModelProto) -> NDArray[np.float64]:
-        """Logits [N, classes] of a graph, less their mean over the classes where there are several.
+        """Logits [N, classes] of a graph, minus their mean over the classes if there are several.
 
-        The head is left out: a probability near 1 tells little about its logit, and the best K
-        scores do not tell their classes.
+        The head (Softmax or TopK behind the logits) is left out: a probability near 1 tells little
+        about its logit, and the best K scores do not tell their classes.
         """
         bare = check.without_head(model)
         with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:

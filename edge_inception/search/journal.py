@@ -1,8 +1,8 @@
 """A journal of scores on disk, from which a search that was killed continues.
 
-It holds JSON lines: first the key of the search, then one line per scored set of groups, which is
-flushed to the disk before the score is used. A line that was cut off by a crash is dropped, and a
-file with another key is overwritten.
+The file holds JSON lines: first the key of the search, then one line per scored set of groups.
+Every line is flushed to the disk before its score is used. A line that a crash cut off is dropped,
+and a file with another key is overwritten.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edge_inception.errors import InputError
 from edge_inception.records import Count, R, Record
 
 Images = Literal["all", "worst"]
-"""The images on which a graph was scored: all, or those that plain int8 affects most."""
+"""The images on which a graph was scored: all images, or those that plain int8 affects most."""
 
 
 class Figures(Record, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class _Line(Record, frozen=True, kw_only=True):
 
 
 class Journal:
-    """Scores by set of groups and kind of images; use it as a context manager.
+    """Scores by set of groups and kind of images; to be used as a context manager.
 
     Args:
         path: The file, in a folder that exists.
@@ -63,7 +63,7 @@ class Journal:
 
     @property
     def num_known(self) -> int:
-        """Number of scores that were read or added."""
+        """Number of scores that were read from the file or added."""
         return len(self._known)
 
     def known(self, keep: frozenset[str], images: Images) -> Figures | None:
@@ -71,10 +71,10 @@ class Journal:
         return self._known.get((keep, images))
 
     def add(self, keep: frozenset[str], images: Images, score: Figures) -> None:
-        """Write a score; it is on the disk when this returns.
+        """Write a score to the disk before returning.
 
         Raises:
-            InputError: The disk is full.
+            InputError: The file cannot be written, such as on a full disk.
         """
         line = _Line(keep=tuple(sorted(keep)), images=images, score=score)
         with writing(self._path):
@@ -100,7 +100,7 @@ def _text(line: Record) -> str:
 
 
 def _whole_lines(path: Path, key: str) -> list[_Line]:
-    """The lines up to the first that is cut off or malformed; empty for a file of another key."""
+    """The lines before the first malformed or cut off line; empty for a file with another key."""
     if not path.is_file():
         return []
     scored: list[_Line] = []

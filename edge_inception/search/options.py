@@ -23,9 +23,9 @@ SEARCH = Stage(
 class SearchOptions:
     """Choices of one search for the groups that stay float.
 
-    ``quantize`` describes the int8 graph, with the groups that stay float in any case.
-    ``max_images`` is the largest number of images that score a graph, ``batch`` how many run at a
-    time; ``threads`` 0 means all.
+    ``quantize`` describes the int8 graph; its ``keep`` names the groups that stay float in any
+    case. ``max_images`` is the largest number of images that score a graph, ``batch`` the number of
+    images per forward pass. ``threads`` 0 means all cores the process may use.
     """
 
     budget: Budget

@@ -1,8 +1,8 @@
 """Scores of int8 graphs on calibration images, computed on this CPU: the stage ``search``.
 
-An int8 graph is written to a temporary file and run by OpenVINO, several images at a time; its
-logits are compared with those of the FP32 graph in OpenVINO. Labels are used where all images have
-a label and their classes are the network's; else the top-1 class of FP32 is the label.
+An int8 graph is written to a temporary file and run by OpenVINO in batches. Its logits are compared
+with those of the FP32 graph in OpenVINO. The images' labels are used if all images have a label and
+their classes are those of the network; else the top-1 class of FP32 is the label.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ def search_precision(
 ) -> SearchResult:
     """The groups that stay float so that int8 meets its budget, with all scores, as a JSON file.
 
-    Every score goes to a journal beside ``out``: a search that was killed continues from there, and
-    so does a search with another budget.
+    A group is the tensors that share a scale, with the layers that read them. Every score goes to a
+    journal beside ``out``, from which a search that was killed continues; a search with another
+    budget uses the same scores.
 
     Args:
         graph: The simplified graph.
@@ -75,7 +76,7 @@ def search_precision(
         image_set: The calibration images, never those of the validation.
         options: Budget, and the options of the int8 graph.
         out: Path of the .json file.
-        progress: Called with the number of scored graphs and the likely number of all.
+        progress: Called with the number of scored graphs and the likely number of graphs in all.
 
     Raises:
         InputError: There are no images, an image is unusable, or the ranges are of another graph.
@@ -122,10 +123,10 @@ def groups_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """Scores of the plain int8 graph and of each of its groups alone, on ``num_images`` images.
+    """Scores of the plain int8 graph and of its groups one by one, on ``num_images`` images.
 
-    ``ranking`` begins with the most harmful group. ``metric`` names the quantity ``drop_pp`` and
-    ``lost_pp``; it is "" for embeddings, which have none.
+    ``ranking`` begins with the most harmful group. ``metric`` names the quantity that ``drop_pp``
+    and ``lost_pp`` give; it is "" for embeddings, which have no such metric.
     """
 
     plain: Point
@@ -142,7 +143,7 @@ def sensitivity(
     *,
     progress: Progress = no_progress,
 ) -> Sensitivity:
-    """The accuracy that plain int8 loses, and that each of its groups alone loses.
+    """The accuracy that plain int8 loses, and that its candidate groups lose one by one.
 
     The budget in ``options`` is not used.
 
@@ -172,7 +173,7 @@ def sensitivity(
 def _with_progress(
     score: search.Score, journal: Journal, progress: Callable[[int], None]
 ) -> search.Score:
-    """``score``, after a call of ``progress`` with the number of known scores."""
+    """A function that calls ``progress`` with the number of known scores, and then ``score``."""
 
     def reported(keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
         progress(journal.num_known)
@@ -238,7 +239,7 @@ def ranked_group(one: Ranked) -> RankedGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _QuantizedCandidate:
-    """A graph that is quantized with changing groups in float, into a folder of temporary files."""
+    """A graph to be quantized with various groups in float, into a folder of temporary files."""
 
     graph: SimplifiedGraph
     ranges: RangeTable
@@ -280,13 +281,13 @@ class Scorer:
 
     @property
     def metric(self) -> str:
-        """Name of the quantity ``drop_pp``; "" for embeddings, which have no classes."""
+        """Name of the quantity that ``drop_pp`` gives; "" for embeddings, which have no classes."""
         if self._head == "embedding":
             return ""
         return "top-1 drop" if self.is_labelled else "disagreement with FP32"
 
     def __call__(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
-        """Score the int8 graph with these groups in float, on the images ``rows`` or on all.
+        """Score the int8 graph with the groups ``keep`` in float, on the images ``rows`` or on all.
 
         Raises:
             CompileFailed: OpenVINO does not take the graph.
@@ -334,8 +335,8 @@ def opened(
 ) -> Iterator[Scorer]:
     """A scorer with its temporary files, as a context.
 
-    At most ``options.max_images`` are used, in the order of their hashes, so that the order of the
-    set does not matter.
+    At most ``options.max_images`` images are used, in the order of their hashes, so that the order
+    of the set does not matter.
 
     Raises:
         InputError: There are no images, or an image is unusable.
@@ -355,10 +356,10 @@ def opened(
 def _decoded(
     items: Sequence[ImageItem], preprocess: Preprocess, candidate: _QuantizedCandidate
 ) -> NDArray[Any]:
-    """All images preprocessed, in a file that is mapped into memory: a large set needs no RAM.
+    """All images preprocessed, in a memory-mapped file, so that a large set needs little memory.
 
-    The space of the file is allocated at once, since a full disk would kill the process later. Its
-    name is removed at once, so that a killed process leaves no file.
+    The disk space is allocated first, since a full disk would kill the process later. The name of
+    the file is then removed, so that a killed process leaves no file.
     """
     path = candidate.folder / "images.npy"
     shape, dtype = (len(items), *preprocess.image_shape), np.dtype(preprocess.element)

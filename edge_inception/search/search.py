@@ -1,11 +1,12 @@
 """The search for the fewest groups that an int8 graph must keep in float to meet its budget.
 
-A group is a tensor's Q/DQ pair and the layers that read it. Groups are ranked by an estimate that
-runs no graph (``sensitivity``). The harm of the worst quarter is then measured, with that group
-alone in int8, on the images that suffer most from the plain int8 graph: by the task metric, and if
-that is equal by the error of the logits. Then the worst 1, 2, 3, 4, 6, 8, ... groups are kept in
-float until the budget is met; groups that were not measured come last. Finally groups that are not
-needed become int8 again, the least harmful first.
+A group is the tensors that share a scale, with the layers that read them through their Q/DQ pairs.
+Plain int8 keeps no group in float. Groups are first ranked by an estimate that runs no graph
+(``sensitivity``). Then the harm of each group in the worst quarter is measured with this group
+alone in int8, on the images that suffer most from plain int8: by the task metric, and between
+groups equal in this by the error of the logits. Then the worst 1, 2, 3, 4, 6, 8, ... groups are
+kept in float until the budget is met; groups that were not measured come last. Finally groups that
+need not stay float become int8 again, the least harmful first.
 
 No network runs in this module: the caller scores sets of groups. Every score is written to a
 journal before it is used, so a search that was killed continues where it was, to the same result.
@@ -25,18 +26,19 @@ from edge_inception.search.journal import Figures, Images, Journal
 from edge_inception.spec import Budget, DropType
 
 FEWEST_CANDIDATES = 8
-_SHARE_OF_CANDIDATES = 4
-_SHARE_OF_TAIL = 10
-_SHARE_OF_WORST, _MOST_WORST, _FEWEST_WORST = 4, 64, 8
+_SHARE_OF_CANDIDATES = 4  # one group of 4 is measured
+_SHARE_OF_TAIL = 10  # one image of 10 counts for ``tail``
+_SHARE_OF_WORST, _MOST_WORST, _FEWEST_WORST = 4, 64, 8  # one image of 4, 8 to 64 images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A tensor's Q/DQ pair and the layers that read it; named by the tensor whose scale it is.
+    """A group, with the name of the tensor whose scale its tensors share.
 
-    ``layers`` are the readers in graph order. ``free`` is the expected noise to signal of the
-    noisiest reader's output. ``cost`` is the share of the network's multiply-adds, 0..1, that stays
-    float with the group; ``has_weights`` tells whether a reader has int8 weights.
+    ``layers`` names its readers in graph order. ``free`` is its free score, which needs no run of a
+    graph: the expected noise to signal of the noisiest reader's output. ``cost`` is the share of
+    the network's multiply-adds, 0..1, that the readers of a float group compute in float.
+    ``has_weights`` tells whether a reader has weights that become int8.
     """
 
     name: str
@@ -50,9 +52,9 @@ class Group:
 class Evidence:
     """Differences between a typed graph and FP32, image by image; arrays [N], N >= 1.
 
-    ``noise`` and ``signal`` are powers of the centred logits. ``change`` is 1 where only the typed
-    graph is right, -1 where only FP32 is, else 0; for unlabelled images it is -1 where the two
-    disagree, else 0.
+    ``noise`` is the power of the error of the centred logits, ``signal`` the power of those of
+    FP32. ``change`` is 1 where only the typed graph is right, -1 where only FP32 is right, else 0;
+    for unlabelled images it is -1 where the two disagree, else 0.
     """
 
     noise: NDArray[np.float64]
@@ -61,17 +63,18 @@ class Evidence:
 
 
 Score = Callable[[frozenset[str], tuple[int, ...] | None], Evidence]
-"""Scores the graph that keeps these groups in float, on the images of these indices or on all."""
+"""A function that scores the graph with these groups in float, on the images with these indices,
+or on all images if the indices are None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One scored graph, which keeps the groups ``keep`` in float.
 
-    ``drop_pp`` is the top-1 drop, or the disagreement on unlabelled images, in percentage points;
-    ``noise`` is the noise to signal of the logits, ``tail`` its mean over the tenth of the images
-    that suffers most. ``cost`` is the share of multiply-adds that stays float, 0..1. ``worst`` are
-    indices of images, the most affected first.
+    ``drop_pp`` is the top-1 drop in percentage points, or on unlabelled images the disagreement
+    with FP32. ``noise`` is the noise to signal of the logits, ``tail`` its mean over the tenth of
+    the images that suffers most. ``cost`` is the share of multiply-adds that stays float, 0..1.
+    ``worst`` has the indices of the most affected images, the worst first.
     """
 
     keep: tuple[str, ...]
@@ -84,11 +87,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """A group and its measured harm; both figures are None where it was not scored.
+    """A group and its measured harm; both figures are None if the group was not scored.
 
     With this group alone in int8, ``harm`` is the noise to signal of the logits of the images that
     plain int8 affects most, and ``lost_pp`` their top-1 drop in percentage points. A group without
-    weights cannot be int8 alone: there both are the excess of plain int8 over the graph with only
+    weights cannot be int8 alone: its figures are the excess of plain int8 over the graph with only
     this group in float.
     """
 
@@ -99,7 +102,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Outcome of a search; ``chosen`` meets the budget, or is the closest point to it.
+    """Outcome of a search; ``chosen`` meets the budget, or is the point closest to it.
 
     ``allowed_pp`` is the budget in percentage points; ``why`` explains the choice to users.
     """
@@ -113,7 +116,7 @@ class Found:
 
     @property
     def front(self) -> tuple[Point, ...]:
-        """The Pareto front: points that are more accurate than every point that costs less."""
+        """The Pareto front: the points more accurate than every point that costs less."""
         front: list[Point] = []
         for point in sorted(self.points, key=lambda p: (p.cost, len(p.keep), *_badness(p))):
             if not front or _badness(point) < _badness(front[-1]):
@@ -122,7 +125,7 @@ class Found:
 
 
 def allowed_drop(budget: Budget, top1: float) -> float:
-    """The budget in percentage points, if FP32 has the accuracy ``top1`` (0..1) on the images."""
+    """The allowed drop in percentage points if FP32 has the accuracy ``top1`` (0..1)."""
     is_relative = budget.drop_type is DropType.RELATIVE
     return budget.max_drop_pp * (top1 if is_relative else 1.0)
 
@@ -135,14 +138,14 @@ def search(
     top1: float,
     journal: Journal,
 ) -> Found:
-    """The point with the fewest groups in float that meets the budget, or the closest point.
+    """The point with the fewest groups in float that meets the budget, or the closest point to it.
 
     Args:
         groups: All groups of the plain int8 graph, in graph order.
         score: The function that scores a set of groups.
         budget: The allowed loss of accuracy.
         top1: Share of images, 0..1, that FP32 classifies correctly; 1 for unlabelled images.
-        journal: Scores that are known already; new scores are added.
+        journal: The scores that are already known; new scores are added to it.
     """
     points = Points(groups, score, journal)
     allowed = allowed_drop(budget, top1)
@@ -181,7 +184,7 @@ def search(
 
 
 class Points:
-    """Scores of sets of groups: from the journal, or else from ``score`` and then written to it."""
+    """Scores of sets of groups: read from the journal, or computed by ``score`` and journaled."""
 
     def __init__(self, groups: Sequence[Group], score: Score, journal: Journal) -> None:
         self.groups = {group.name: group for group in groups}
@@ -231,10 +234,11 @@ class Points:
 
 
 def candidates(groups: Sequence[Group]) -> list[Group]:
-    """The groups to measure: with weights the worst quarter by the free score, but at least eight.
+    """The groups to measure: those with weights that have the worst free scores, then some without.
 
-    The worst eight without weights, which only pools or sums read, follow: with them in float no
-    multiply-add is lost, and the free score does not know which of their channels matter.
+    Of the groups with weights as many as a quarter of all groups are measured, but at least eight.
+    The worst eight without weights, which only pools or Adds read, follow: no multiply-add becomes
+    float with them, and the free score does not know which of their channels matter.
     """
     most = max(FEWEST_CANDIDATES, math.ceil(len(groups) / _SHARE_OF_CANDIDATES))
     order = [one.group for one in ranked(groups)]
@@ -243,7 +247,7 @@ def candidates(groups: Sequence[Group]) -> list[Group]:
 
 
 def ranked(groups: Iterable[Group]) -> list[Ranked]:
-    """The groups by their free score, the most harmful first; in graph order if it is equal."""
+    """The groups by their free score, the most harmful first; equal scores keep the given order."""
     return [Ranked(group=group) for group in sorted(groups, key=lambda g: -g.free)]
 
 
@@ -265,7 +269,7 @@ def _score_smaller_sets(points: Points, names: Sequence[str], allowed: float) ->
 
 
 def sizes(most: int) -> Iterator[int]:
-    """1, 2, 3, 4, 6, 8, 12, 16, ... below ``most``, and ``most`` itself."""
+    """The sizes 1, 2, 3, 4, 6, 8, 12, 16, ... below ``most``, and the largest, ``most`` itself."""
     size = 1
     while size < most:
         yield size
@@ -276,9 +280,9 @@ def sizes(most: int) -> Iterator[int]:
 
 
 def _badness(point: Point) -> tuple[float, float]:
-    """The loss of a point: by the metric, and if that is equal by the worst-affected logits.
+    """The loss of a point as a sort key: the metric, then the error of the worst-affected logits.
 
-    One image of a few hundred moves the metric by half a percentage point, so ties are common.
+    One image of two hundred moves the metric by half a percentage point, so ties are common.
     """
     return point.drop_pp, point.tail
 

@@ -1,10 +1,11 @@
 """The expected noise of each group of an int8 graph, computed without running the graph.
 
-The range table holds the distribution of the magnitudes of a tensor, and the mean of each of its
-channels. With the weights of a layer these give the noise to signal of its output that comes from
-rounding its input and its weights. Channels matter: where one branch of a Concat is a hundred times
-larger than the others, the rounding error is small relative to the tensor, but large relative to
-the small channels, which the weights behind it magnify.
+A group is the tensors that share a scale, with the layers that read them. The range table holds the
+distribution of the magnitudes of every tensor, and the means of its channels. Together with the
+weights of a layer they give the noise to signal of the layer's output that comes from rounding its
+input and its weights. Channels matter: if the values of one branch of a Concat are a hundred times
+larger than those of the others, the rounding error is small relative to the tensor, but large
+relative to the small channels, which the weights of the next layer magnify.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from edge_inception.search.search import Group
 class _Tensor:
     """Signal and error of a group's tensor.
 
-    ``power`` is its mean square, ``error`` the mean square of its int8 error; ``channels`` [C] is
-    the mean square by channel, None where no channel means were measured.
+    ``power`` is the mean square of the tensor, ``error`` the mean square of its int8 error.
+    ``channels`` [C] is the mean square per channel, None if no channel means were measured.
     """
 
     power: float
@@ -49,15 +50,15 @@ class _Tensor:
 def free_scores(
     model: onnx.ModelProto, placement: Placement, table: RangeTable
 ) -> tuple[Group, ...]:
-    """Every group of a placement with its free score, in graph order.
+    """Every group of a placement, in graph order, with its free score: its expected noise.
 
     Args:
         model: The simplified graph.
-        placement: The placement of that graph.
-        table: Its range table, with the .npz beside it.
+        placement: The placement of pairs in that graph.
+        table: The range table of that graph, with the .npz beside the table.
 
     Raises:
-        InputError: The table is damaged, or holds no tensor of a group.
+        InputError: The table is damaged, or lacks all tensors of a group.
     """
     macs = {layer.name: layer.macs or 0 for layer in statistics(model).layers}
     total = max(sum(macs.values()), 1)
@@ -117,7 +118,7 @@ def _tensor(
     power = float(count @ squares) / total
     channels = None
     if plain is not None:
-        # Behind a ReLU the mean tells how large a channel is; else all channels count alike.
+        # The mean tells how large a channel is only if no value is negative; else all count alike.
         is_telling = is_positive and plain.any()
         share = plain**2 / np.mean(plain**2) if is_telling else np.ones(plain.shape)
         channels = power * share
@@ -126,13 +127,13 @@ def _tensor(
 
 
 def _output_first(tensor: onnx.TensorProto, weight: Weight) -> NDArray[np.float32]:
-    """The weights as an array [O, I, positions]."""
+    """The weights as an array [O, I, kernel positions]."""
     values = np.moveaxis(numpy_helper.to_array(tensor), weight.axis, 0)
     return values.reshape(*values.shape[:2], -1)
 
 
 def _noise(tensor: _Tensor, weight: NDArray[np.float32]) -> float:
-    """Noise to signal of a layer's output, if inputs and rounding errors are independent."""
+    """Noise to signal of a layer's output, assuming independent inputs and rounding errors."""
     if not tensor.power:
         return 0.0
     outputs, inputs = weight.shape[:2]
@@ -145,6 +146,6 @@ def _noise(tensor: _Tensor, weight: NDArray[np.float32]) -> float:
     rounded = steps * scales.along(scale, axis=0, ndim=weight.ndim)
     gain = np.sum(weight.astype(np.float64) ** 2, axis=2)
     lost = np.sum((rounded.astype(np.float64) - weight) ** 2, axis=2)
-    error = np.minimum(tensor.error, channels)  # a channel too small for a step becomes 0
+    error = np.minimum(tensor.error, channels)  # a channel below half a step is rounded to 0
     signal = float(np.sum(gain * channels))
     return float(np.sum(gain * error + lost * channels)) / signal if signal else 0.0

@@ -1,4 +1,4 @@
 """Training, evaluation while training, and quantization-aware training in PyTorch.
 
-What enters changes weights. Nothing to the right of a checkpoint is needed to deploy.
+A module belongs here if it changes weights or judges them meanwhile; deployment needs none of them.
 """

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def load_augmented(
     item: ImageItem, *, index: int, options: TrainOptions, size: int, epoch: int
 ) -> NDArray[np.float32]:
-    """A training image as float32 [3, size, size], changed at random by (seed, epoch, index).
+    """A training image as float32 [3, size, size], changed at random.
+
+    The random changes depend only on the seed, the epoch and the image's ``index`` in its set.
 
     Raises:
         InputError: The file is not a usable image.
@@ -39,7 +41,7 @@ def load_augmented(
 
 
 def augment(image: Image.Image, rng: np.random.Generator, options: TrainOptions) -> Image.Image:
-    """The 8-bit RGB image with random flips, a small rotation, and a crop of its own shape."""
+    """The 8-bit RGB image flipped, rotated and cropped at random; a crop keeps the aspect ratio."""
     if options.is_flipped_horizontally and rng.random() < 0.5:  # noqa: PLR2004 -- half of all images
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if options.is_flipped_vertically and rng.random() < 0.5:  # noqa: PLR2004 -- half of all images

@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 
 def evaluate(model: nn.Module, image_set: ImageSet, options: TrainOptions) -> dict[str, float]:
-    """Accuracy, balanced accuracy and, if two classes occur, AUROC; float32, final image size."""
+    """Accuracy, balanced accuracy and, for two classes, AUROC, all 0..1, of a model on images.
+
+    The model computes in float32 on images of their final size.
+    """
     return figures(*logits_of(model, image_set, options), options)
 
 
 def logits_of(
     model: nn.Module, image_set: ImageSet, options: TrainOptions
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Logits [N, classes] of the images in their order, and their labels [N]."""
+    """Logits [N, classes] and labels [N] of the images, in the order of the set."""
     model.eval()
     logits: list[NDArray[np.float32]] = []
     labels: list[int | None] = []
@@ -41,7 +44,10 @@ def logits_of(
 def figures(
     logits: NDArray[np.float32], labels: NDArray[np.int64], options: TrainOptions
 ) -> dict[str, float]:
-    """Accuracy, balanced accuracy and, if two classes occur, AUROC of logits [N, classes]."""
+    """Accuracy, balanced accuracy and, for two classes, AUROC, all 0..1, of logits [N, classes].
+
+    AUROC needs a model of two classes that both occur among the labels.
+    """
     predicted = logits.argmax(axis=1).astype(np.int64)
     result = {
         "accuracy": float((predicted == labels).mean()),

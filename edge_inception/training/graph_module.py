@@ -1,7 +1,8 @@
 """A simplified graph as a PyTorch module that can be trained, in float or as its int8 graph.
 
-With a ``Rounding`` every tensor that carries a Q/DQ pair in the typed graph goes through the same
-pair here, and so do the weights: the module computes what the typed graph will compute.
+A typed graph is an ONNX graph that states its precision, here by Q/DQ pairs. With a ``Rounding``
+every tensor that carries a pair in the typed graph is rounded by the same pair here, and so are the
+weights, so that the module computes what the typed graph will compute.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from edge_inception.quant.placement import WEIGHTED_OPS, Placement
 
 Op = Callable[..., Tensor]
 Arrays = Mapping[str, NDArray[Any]]
-_LOWEST = -128.0  # lowest int8 level of activations, by QuantizeLinear; that of weights is -127
+_LOWEST = -128.0  # lowest int8 level of activations in QuantizeLinear; weights use -127
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounding:
-    """The placement of the pairs, and root tensor -> scale; scales of weights follow from them."""
+    """The placement of the pairs, and the scale of every root, the tensor that names a group.
+
+    The scales of weights are not held here: they follow from the weights.
+    """
 
     placement: Placement
     scale_of: Mapping[str, float]
@@ -40,7 +44,7 @@ class Rounding:
 class FakeQuantize(torch.autograd.Function):
     """QuantizeLinear and DequantizeLinear on a tensor, with zero point 0.
 
-    The gradient is passed on unchanged where the value is within range, and is 0 where it is
+    The gradient is passed on unchanged where the value is within range, and is 0 where the value is
     clipped.
 
     Source: ONNX QuantizeLinear; the straight-through estimator of arXiv:1308.3432.
@@ -48,7 +52,7 @@ class FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, scale: Tensor, lowest: float) -> Tensor:
-        """``values`` rounded to multiples ``lowest`` to 127 of ``scale``, which broadcasts."""
+        """``values`` as the nearest of ``lowest`` to 127 times ``scale``, which broadcasts."""
         steps = (values / scale).round_()
         ctx.save_for_backward((steps >= lowest) & (steps <= scales.LEVELS))
         return steps.clamp_(lowest, scales.LEVELS).mul_(scale)
@@ -60,13 +64,13 @@ class FakeQuantize(torch.autograd.Function):
 
 
 def fake_quantize(values: Tensor, scale: Tensor, lowest: float) -> Tensor:
-    """``values`` after ``FakeQuantize``, with its gradient."""
+    """``FakeQuantize`` applied to ``values``, with its gradient."""
     result: Tensor = FakeQuantize.apply(values, scale, lowest)  # type: ignore[no-untyped-call]
     return result
 
 
 def fake_quantize_weight(weight: Tensor, axis: int) -> Tensor:
-    """Weights as the typed graph stores them: with one scale per output channel, set anew here.
+    """Weights rounded as in the typed graph, with one scale per output channel from their values.
 
     Raises:
         InputError: Training made the weights too large for a scale.
@@ -85,7 +89,10 @@ def fake_quantize_weight(weight: Tensor, axis: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
-    """One node: keys of its inputs, tensor or pair, of its output, and of values to free then."""
+    """One node: the keys of the values it reads, of its output, and of the values to free after it.
+
+    A key is a tensor's name, or the name of its value behind the pair (``_dequantized``).
+    """
 
     run: Op
     inputs: tuple[str, ...]
@@ -96,14 +103,14 @@ class _Step:
 class GraphModule(nn.Module):
     """A module from images [N, 3, H, W] float32 to the graph's output [N, classes].
 
-    Parameters are the weights and biases of Conv and Gemm nodes; other constants stay fixed.
+    The parameters are the weights and biases of Conv and Gemm nodes; other constants stay fixed.
 
     Args:
         model: A simplified graph with one float32 image input and one output.
-        rounding: The pairs of its typed graph; None computes in float.
+        rounding: The pairs of its typed graph; with None the module computes in float.
 
     Raises:
-        InputError: A node has an op, or an attribute of it, without a PyTorch counterpart here.
+        InputError: A node has an op, or an attribute of an op, that this module cannot compute.
     """
 
     is_embedding = False
@@ -131,7 +138,7 @@ class GraphModule(nn.Module):
         self._steps = _steps(graph, arrays, rounding.placement if rounding else None)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The output; with a ``Rounding`` that of the int8 graph whose float rest is float32."""
+        """The graph's output; with a ``Rounding`` that of the int8 graph with a float32 rest."""
         values: dict[str, Tensor] = dict(zip(self._names, self.weights, strict=True))
         values |= {name: getattr(self, f"fixed{i}") for i, name in enumerate(self._fixed)}
         placement = self._rounding.placement if self._rounding else None
@@ -147,7 +154,7 @@ class GraphModule(nn.Module):
         return values[self._answer]
 
     def _keep(self, values: dict[str, Tensor], name: str, value: Tensor) -> None:
-        """Store a tensor, and its value behind its pair if it has one."""
+        """Store the value of a tensor and, if it has a pair, the value behind the pair."""
         values[name] = value
         root = self._rounding.placement.scale_of.get(name) if self._rounding else None
         if root is not None:
@@ -193,7 +200,7 @@ def _steps(
 
 
 def _read(index: int, name: str, placement: Placement | None) -> str:
-    """Key of the value that node ``index`` reads for input ``name``: the tensor, or its pair's."""
+    """Key of the value that node ``index`` reads as ``name``: the tensor's, or that of its pair."""
     if placement is None:
         return name
     weight = placement.weights.get(index)
@@ -202,7 +209,7 @@ def _read(index: int, name: str, placement: Placement | None) -> str:
 
 
 def _tensors(node: onnx.NodeProto) -> list[str]:
-    """Names of a node's inputs that are float tensors; the shape of a Reshape is none."""
+    """Names of a node's inputs that are float tensors, which leaves out the shape of a Reshape."""
     return list(node.input[:1]) if node.op_type == "Reshape" else [n for n in node.input if n]
 
 
@@ -226,7 +233,7 @@ def _refuse(node: onnx.NodeProto, what: str) -> NoReturn:
 
 
 def _sides(node: onnx.NodeProto) -> tuple[list[int], list[int]]:
-    """Padding at the beginning and at the end of height and width."""
+    """Padding of [height, width] in pixels at the beginning, and at the end."""
     if attribute(node, "auto_pad", b"NOTSET") != b"NOTSET":
         _refuse(node, f"{node.op_type} with auto_pad")
     pads = integers(node, "pads", (0, 0, 0, 0))
@@ -264,7 +271,10 @@ def _max_pool(node: onnx.NodeProto, _: Arrays) -> Op:
 
 
 def _average_pool(node: onnx.NodeProto, _: Arrays) -> Op:
-    """The sum of each padded window divided by the number of its pixels that count."""
+    """The sum of each padded window, divided by the number of its pixels.
+
+    Pixels of the padding are included in that number if ``count_include_pad`` is set.
+    """
     begin, end = _sides(node)
     if attribute(node, "ceil_mode", 0):
         _refuse(node, "AveragePool with ceil_mode")
@@ -327,7 +337,7 @@ def _axis(node: onnx.NodeProto, default: int) -> int:
 
 
 def _flatten(node: onnx.NodeProto, _: Arrays) -> Op:
-    """A Flatten to a matrix; ``axis`` is the first of the axes that become its columns."""
+    """A Flatten to a matrix; ``axis`` is the first of the axes that become the columns."""
     axis = _axis(node, 1)
     return lambda x: x.reshape(int(np.prod(x.shape[:axis])), -1)
 

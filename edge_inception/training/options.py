@@ -28,10 +28,14 @@ QAT = Stage(
 class TrainOptions:
     """Choices of one training run; ``preprocess.input_size`` is square.
 
-    ``crop_scale`` is the smallest side of a random crop as a share of the image, ``rotation`` the
-    largest angle in degrees in either direction; ``brightness`` and ``contrast`` are the largest
-    relative changes, 0..1. ``start_size`` is the side of the first epoch's images in pixels; it
-    grows linearly to ``preprocess.input_size``. ``device`` is ``cpu`` or ``cuda``.
+    ``crop_scale`` is the shortest side of a random crop as a share of the same side of the image
+    (not a share of its area). ``rotation`` is the largest angle in degrees in either direction.
+    ``contrast`` is the largest relative change of the normalised pixels, ``brightness`` the largest
+    amount added to them. ``start_size`` is the side in pixels of the first epoch's images; the side
+    grows in steps of 16 pixels to ``preprocess.input_size``, which it reaches after 70 % of the
+    epochs. ``ema_decay`` is the largest decay per step of the moving average of the weights.
+    ``device`` is ``cpu`` or ``cuda``; ``threads`` 0 leaves PyTorch's own number of CPU threads. The
+    averaged weights are evaluated every ``monitor_every`` epochs, and after the last one.
     """
 
     model: str

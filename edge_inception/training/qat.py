@@ -1,13 +1,14 @@
 """Quantization-aware fine-tuning of a graph with the pairs of its typed graph: the stage ``qat``.
 
-It is the last resort, for networks that lose accuracy in int8 with any ranges: the weights adapt to
-the rounding. Ranges stay, so that the new graph has the same pairs with the same scales and names
-as the old one; only weights and biases differ.
+A typed graph is an ONNX graph that states its precision, here by Q/DQ pairs. Fine-tuning is the
+last resort, for networks that lose accuracy in int8 with any ranges: the weights adapt to the
+rounding. The ranges stay, so that the new graph has the same pairs with the same scales and names
+as the old graph; only weights and biases differ.
 
-The loss compares logits with those of the float graph, with the labels, or both:
-``QatOptions.distillation``. A network that has learnt its training images gains nothing from their
-labels any more, and the labels of few images spoil it: with an equal share of both the SQNR of the
-solar network's logits fell from 26 to 19 dB in 24 steps, with the float logits alone to 24 dB.
+The loss compares the logits with those of the float graph, with the labels, or with both, by
+``QatOptions.distillation``. A network that has learnt its training images gains nothing more from
+their labels, and the labels of few images spoil it: in 24 steps the SQNR of the solar network's
+logits fell from 26 dB to 19 dB with equal shares of both, and to 24 dB with the float logits alone.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ from edge_inception.training.run import Run, TrainingModel
 
 GRAPH_FILE, RANGES_FILE, RECORD_FILE = "model.simplified.onnx", "model.ranges.json", "qat.json"
 MAX_SHARE_OF_NOISE = 0.5
-"""Largest difference of the logits between the module and onnxruntime on the typed graph, as a
-share of their int8 noise.
+"""Largest difference allowed between the logits of the module and those of the typed graph in
+onnxruntime, as a share of the int8 noise of the logits.
 
 PyTorch sums in another order, so that some values are rounded to the next step: the share is 0.1 on
 an Inception-v4 of width 0.25. Tests check on small networks that every single pair is in its place.
 """
-_SMALLEST_POWER = 1e-12  # in place of 0, of logits that are the same for every class
-_CHECKED_IMAGES = 4
+_SMALLEST_POWER = 1e-12  # instead of 0, the power of logits that are the same for every class
+_CHECKED_IMAGES = 4  # images on which the module is compared with the typed graph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +65,11 @@ class QatOptions:
     """Choices of one fine-tuning.
 
     ``distillation`` is the share of the loss, 0..1, that compares the logits with those of the
-    float graph; the rest is cross entropy with the labels. ``learning_rate`` is the peak of half a
-    cosine. ``device`` is ``cpu`` or ``cuda``. ``placement`` and ``keep`` are those that
-    ``quantize`` will get. ``is_kept_when_worse`` writes the graph even if int8 got worse.
+    float graph; the rest is cross entropy with the labels. ``learning_rate`` is the rate of the
+    first step, which decays to 0 along half a cosine. ``device`` is ``cpu`` or ``cuda``;
+    ``threads`` 0 leaves PyTorch's own number of CPU threads. ``placement`` and ``keep`` are the
+    options that ``quantize`` will get. ``is_kept_when_worse`` writes the graph even if int8 got
+    worse.
     """
 
     epochs: int = 3
@@ -109,21 +112,21 @@ def fine_tune(
     """The graph with trained weights and its range table, both ready for ``quantize``.
 
     ``out/qat.json`` holds the accuracy before and after; it is written even if the graph is not.
-    The new table has the old amax and no channel means: training starts with corrected biases, so
-    ``quantize`` must not correct them again.
+    The new table has the old amax of every tensor and no channel means: training starts with
+    corrected biases, so ``quantize`` must not correct them again.
 
     Args:
         graph: The simplified graph, which takes float32 images.
         table: The range table of this very graph.
-        sets: Labelled images to train on, and held out images to compare before and after.
+        sets: Labelled images to train on, and labelled held out images to judge int8 on.
         options: The run; a state file of other options is refused.
         out: Folder; an unfinished run found there is resumed.
-        progress: Called with (steps done, steps in all).
+        progress: Called with the number of steps done and of all steps.
 
     Raises:
         InputError: The table is of another graph; the graph takes raw pixels, computes embeddings
             or holds an op that cannot be trained; images are unlabelled, damaged, missing, of other
-            classes or in both sets; a state file is of another run; or a loss is not finite.
+            classes or in both sets; the state file is of another run; or a loss is not finite.
         GateFailed: int8 got worse on the held out images, and ``is_kept_when_worse`` is not set.
     """
     if (out / GRAPH_FILE).resolve() == graph.path.resolve():
@@ -166,7 +169,7 @@ def _training(
 ) -> TrainOptions:
     """Options of the training run: images of the final size, no warm-up, no weight decay.
 
-    Weight decay was meant for weights without the batch norm that is folded into these.
+    Weight decay was meant for the original weights; batch norm is folded into the weights here.
     """
     facts = graph.details
     preprocess, classes = facts.preprocess, facts.classes
@@ -207,8 +210,8 @@ _SHARED = ("epochs", "batch", "learning_rate", "seed", "device", "threads")
 def _choices(graph: SimplifiedGraph, table: RangeTable, options: QatOptions) -> QuantizeOptions:
     """Options of the typed graph that training starts from.
 
-    If the table has channel means and every layer has a bias of its own, biases are corrected,
-    unless a trial found that this does not help.
+    If the table has channel means and every layer has a bias of its own, the biases are corrected,
+    unless the trial of the calibrator ``auto`` found that correction does not help.
     """
     biases = list(_biases(check.load_graph(graph.path)).values())
     are_own = all(biases) and len(set(biases)) == len(biases)
@@ -230,7 +233,7 @@ def _modules(
     training: TrainOptions,
     out: Path,
 ) -> tuple[GraphModule, GraphModule, GraphModule]:
-    """The float graph as teacher, the module that is trained, and the one of averaged weights."""
+    """The float graph as teacher, the module to train, and the module of the averaged weights."""
     typed = _typed(graph, table, choices, out)
     bare = check.without_head(check.load_graph(graph.path))
     rounding = _rounding(bare, typed, choices)
@@ -245,7 +248,7 @@ def _modules(
 def _typed(
     graph: SimplifiedGraph, table: RangeTable, options: QuantizeOptions, out: Path
 ) -> onnx.ModelProto:
-    """The typed graph that ``quantize`` makes, without its head; refused inputs raise there."""
+    """The typed graph that ``quantize`` makes, without its head; bad inputs are refused there."""
     path = out / "before.int8.onnx"
     try:
         insert_qdq.quantize(graph, table, options, path)
@@ -256,7 +259,7 @@ def _typed(
 
 
 def _rounding(model: onnx.ModelProto, typed: onnx.ModelProto, options: QuantizeOptions) -> Rounding:
-    """The placement that ``quantize`` chose, with the scales it wrote."""
+    """The placement that ``quantize`` chose, with the scales that it wrote into ``typed``."""
     placement, stored = place.place(model, policy_of(options), options.keep), check.constants(typed)
     roots = dict.fromkeys(placement.scale_of.values())
     scale_of = {root: numpy_helper.to_array(stored[f"{root}.scale"]).item() for root in roots}
@@ -264,7 +267,7 @@ def _rounding(model: onnx.ModelProto, typed: onnx.ModelProto, options: QuantizeO
 
 
 def _biases(model: onnx.ModelProto) -> dict[str, str]:
-    """Output of every Conv and Gemm -> the initializer that is its bias, empty if there is none."""
+    """Output of every Conv and Gemm -> the initializer that is its bias, "" if it has none."""
     stored = check.constants(model)
     third = {
         n.output[0]: "".join(n.input[2:]) for n in model.graph.node if n.op_type in WEIGHTED_OPS
@@ -291,7 +294,7 @@ def _require_same(
     """Check that the module computes what the typed graph computes.
 
     Raises:
-        InputError: Their logits differ by too much.
+        InputError: The logits of the two differ by more than MAX_SHARE_OF_NOISE.
     """
     batch = check.shape_of(check.image_input(typed))[0]
     copies = batch if isinstance(batch, int) else 1
@@ -314,10 +317,10 @@ def _require_same(
 def _losses(
     pixels: Tensor, logits: Tensor, labels: Tensor, *, teacher: GraphModule, share: float
 ) -> Tensor:
-    """Loss of every image, [N].
+    """Loss per image [N].
 
-    It is the weighted sum of the cross entropy with the labels and the noise to signal of the
-    centred logits against those of the teacher, which is 0.01 at an SQNR of 20 dB.
+    The loss is the weighted sum of the cross entropy with the labels and of the noise to signal of
+    the centred logits against the teacher's. The noise to signal is 0.01 at an SQNR of 20 dB.
     """
     with torch.no_grad():
         wanted = _centred(teacher(pixels))
@@ -346,10 +349,10 @@ def _figures(
 
 
 def _require_no_worse(details: QatDetails) -> None:
-    """Check that int8 did not get worse in top-1, or if that is equal in SQNR.
+    """Check that int8 did not get worse in top-1 accuracy, or with equal top-1 in SQNR.
 
     Raises:
-        GateFailed: It got worse.
+        GateFailed: int8 got worse.
     """
     figures = (details.before, details.after)
     before, after = ((each.accuracy, each.sqnr_db or 0.0) for each in figures)
@@ -369,7 +372,7 @@ def _publish(
     out: Path,
     origin: Provenance,
 ) -> tuple[SimplifiedGraph, RangeTable]:
-    """The graph with the averaged weights, and the table that belongs to it."""
+    """Write the graph with the averaged weights, and the range table that belongs to it."""
     model = check.load_graph(graph.path)
     _set_values(model, average.arrays())
     trained = artifact.publish(

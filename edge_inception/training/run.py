@@ -1,8 +1,8 @@
 """One training run: batches, steps, the moving average of the weights, and a state to resume from.
 
-Every random choice is drawn from the seed, the epoch and the image, so a run that was interrupted
-and resumed ends, on the CPU, with the same weights as a run that was not. No choice is made on the
-monitored images: the result is the moving average of the weights after the last epoch.
+Every random choice depends only on the seed, the epoch and the image. So on the CPU a run that was
+interrupted and resumed ends with the same weights as a run that was not. The monitored images
+decide nothing: the result is always the moving average of the weights after the last epoch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 STATE_FILE = "state.pt"
 FULL_SIZE_FROM = 0.7  # share of the epochs after which images have their final size
-SIZE_STEP = 16
+SIZE_STEP = 16  # pixels
 _SMALLEST = {"epochs": 1, "batch": 1, "monitor_every": 1, "start_size": 1, "threads": 0, "seed": 0}
 _SMALLEST_WEIGHT = 1e-6  # so that a batch of images of weight 0 has the loss 0 and not 0 / 0
 
@@ -46,10 +46,10 @@ _SMALLEST_WEIGHT = 1e-6  # so that a batch of images of weight 0 has the loss 0 
 class TrainingModel:
     """A model to train, with its loss.
 
-    ``average`` is another module of the same kind, for the averaged weights; it starts with those
-    of ``model``. ``losses`` maps pixels [N, 3, H, W], the model's output and labels [N] to the loss
-    of each image [N]. ``identity`` must match that in a state file, like options and images.
-    ``is_half`` computes the model in bfloat16.
+    ``average`` is another module of the same kind, for the moving average of the weights; it starts
+    with the weights of ``model``. ``losses`` maps pixels [N, 3, H, W], the model's output and
+    labels [N] to the loss of each image [N]. A state file is only resumed if it has the same
+    ``identity``, options and images. ``is_half`` computes the model in bfloat16 where that is fast.
     """
 
     model: nn.Module
@@ -60,7 +60,7 @@ class TrainingModel:
 
 
 def require_sets(train_set: ImageSet, monitor_set: ImageSet, options: TrainOptions) -> None:
-    """Check the images of both sets; every image is decoded once.
+    """Check the images of both sets, for which every image is decoded once.
 
     Raises:
         InputError: Images are unlabelled, damaged, of other classes or in both sets.
@@ -136,7 +136,7 @@ class Run:
         self._resume()
 
     def train(self, progress: Progress) -> None:
-        """Train the epochs that are left, and save the state after each."""
+        """Train the epochs that are left, and save the state after each epoch."""
         while self.epoch < self.options.epochs:
             self.train_epoch(progress)
             self.save()
@@ -154,7 +154,7 @@ class Run:
         }
 
     def train_epoch(self, progress: Progress) -> None:
-        """One pass over the training images."""
+        """Train for one pass over the training images, and evaluate the average when it is due."""
         started, losses = time.monotonic(), []
         self.model.train()
         _seed_torch(self.options.seed, self.epoch)  # dropout
@@ -262,7 +262,7 @@ class Run:
 
 
 def _has_bfloat16(device: str) -> bool:
-    """Whether bfloat16 saves time; on a CPU with AVX2 alone it takes five times that of float32."""
+    """Whether bfloat16 saves time; a CPU with only AVX2 needs five times as long as for float32."""
     if device != "cpu":
         return True
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 -- no public name
@@ -273,7 +273,7 @@ def _seed_torch(seed: int, epoch: int) -> None:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters with their weight decay, which is 0 for biases and batch norms."""
+    """The parameters in groups with their weight decay, which is 0 for biases and batch norms."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     return [
@@ -283,7 +283,7 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def schedule(done: int, steps_per_epoch: int, options: TrainOptions) -> float:
-    """Share of the learning rate after ``done`` steps: linear warm-up, then half a cosine to 0."""
+    """Factor of the learning rate after ``done`` steps: linear warm-up, then half a cosine to 0."""
     warmup, total = options.warmup_epochs * steps_per_epoch, options.epochs * steps_per_epoch
     if done < warmup:
         return (done + 1) / warmup
@@ -291,7 +291,7 @@ def schedule(done: int, steps_per_epoch: int, options: TrainOptions) -> float:
 
 
 def image_size(epoch: int, options: TrainOptions) -> int:
-    """Side of the training images of an epoch in pixels: it grows linearly in steps of 16."""
+    """Side of an epoch's training images in pixels: it grows linearly in steps of 16 pixels."""
     final = options.preprocess.input_size[0]
     share = epoch / max(1.0, FULL_SIZE_FROM * options.epochs)
     if share >= 1 or options.start_size >= final:

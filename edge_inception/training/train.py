@@ -39,14 +39,14 @@ def train(
 
     Args:
         train_set: Labelled images; ``ImageItem.weight`` scales an image's loss.
-        monitor_set: Labelled images for the metrics; never used for a decision.
+        monitor_set: Labelled images for the metrics, which decide nothing.
         options: The run; a state file of other options is refused.
         out: Folder; an unfinished run found there is resumed.
-        progress: Called with (steps done, steps in all).
+        progress: Called with the number of steps done and of all steps.
 
     Raises:
         InputError: Images are unlabelled, damaged, of other classes or in both sets; options do not
-            fit the model or the machine; a state file is of another run; or a loss is not finite.
+            fit the model or the machine; the state file is of another run; or a loss is not finite.
     """
     training_run.require_sets(train_set, monitor_set, options)
     training_run.require_options(options)
@@ -58,7 +58,7 @@ def train(
 
 
 def _training_model(num_images: int, options: TrainOptions) -> TrainingModel:
-    """The model with random weights, the module of their average, and the loss."""
+    """The model with random weights, a second module for their moving average, and the loss."""
     torch.manual_seed(options.seed)
     arguments = (registry.model(options.model), options.num_classes, options.model_options)
     model, average = (
@@ -78,9 +78,9 @@ def _training_model(num_images: int, options: TrainOptions) -> TrainingModel:
 
 
 def _refuse_small_images(average: nn.Module, num_images: int, options: TrainOptions) -> None:
-    """Refuse images that become too small inside the model, by a pass with the smallest ones.
+    """Refuse images too small for the model, by a forward pass with images of the smallest size.
 
-    The pass changes the batch-norm statistics of ``average``, which the caller sets afterwards.
+    The pass changes the batch-norm statistics of ``average``, which the caller overwrites later.
 
     Raises:
         InputError: The model cannot train on images of this size.
@@ -100,7 +100,7 @@ def _refuse_small_images(average: nn.Module, num_images: int, options: TrainOpti
 def _losses(
     _: Tensor, output: Any, labels: Tensor, *, smoothing: float, weights: tuple[float, ...]
 ) -> Tensor:
-    """Cross entropy of every image, [N]: of the logits, and of auxiliary heads by their weight."""
+    """Cross entropy per image [N]: that of the logits plus the weighted ones of auxiliary heads."""
     logits, *auxiliary = output if isinstance(output, tuple) else (output,)
     cross_entropy = partial(
         nn.functional.cross_entropy, reduction="none", label_smoothing=smoothing
@@ -112,7 +112,7 @@ def _losses(
 
 
 def _finish(run: Run) -> Path:
-    """Write checkpoint and metrics; the metrics are those of the rounded weights."""
+    """Write the checkpoint and the metrics of its rounded weights; the checkpoint's path."""
     weights = {name: _as_stored(name, tensor) for name, tensor in run.average.state_dict().items()}
     path = run.out / CHECKPOINT_FILE
     # Only one entry of metadata: safetensors writes several entries in a random order.
