@@ -1,4 +1,4 @@
-"""Reading of ONNX files, checks that later stages rely on, and small queries and edits of graphs."""
+"""Reading of ONNX files, checks that later stages rely on, small queries and edits of graphs."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _POOL_WINDOW, _POOL_STRIDE, _POOL_PAD = (1, 8), (1, 16), (0, 7)
 _GROUPS = (1, 8192)
 _CLIP = (1, 127)
 _LRN_WINDOWS = (3, 5, 7, 9)
-_SOFTMAX_ALONE, _SOFTMAX_AMONG = 8192, 1024  # size of its axis, if all others are 1, else
+_SOFTMAX_ALONE, _SOFTMAX_AMONG = 8192, 1024  # its axis: where the others but N are 1, elsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,7 @@ class LayerNoise:
 class Comparison:
     """Noise of layers in graph order; ``left_out`` names the layers that could not be compared.
 
-    The typed graph has no tensor with the name of such a layer's result, or in another shape.
+    The typed graph lacks a tensor named as such a layer's result, or has it in another shape.
     """
 
     layers: tuple[LayerNoise, ...]
