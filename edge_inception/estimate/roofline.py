@@ -32,7 +32,7 @@ LEAST_SHARE = 0.15
 mode, precision or batch. Source: docs/hardware.md, "Roofline"."""
 
 KERNEL_START_S = 5e-6
-"""Rough time, in seconds, for a GPU to start one kernel; it has no source and only warns."""
+"""Rough time, in seconds, for a GPU to start one kernel; it has no source and serves a warning."""
 
 BYTES = {Precision.INT8: 1, Precision.FP16: 2, Precision.FP32: 4}  # per element
 _OPERATIONS_OF_A_MAC = 2

@@ -39,10 +39,11 @@ MAX_ERROR_OF_PYTORCHS = 4.0
 """Largest accepted error of the graph, as a multiple of PyTorch's own float32 error.
 
 Measured on the full Inception-v4: a right graph, which adds in another order, errs 0.8 to 1.2 times
-as much as PyTorch; with one average pool that wrongly counts padding, at least 400 times."""
+as much as PyTorch; with one average pool that treats padding wrongly, at least 400 times."""
 # Least error assumed of PyTorch, as a share of the largest logit: small networks may round to 0.
 _FLOOR = 1e-6
-_FEW_CLASSES, _SEEDS_OF_FEW = 10, 4  # up to 10 logits may hide PyTorch's error: use 4 batches
+# PyTorch's error on up to 10 logits may be small by chance, so 4 batches are compared, not 1.
+_FEW_CLASSES, _SEEDS_OF_FEW = 10, 4
 _NUM_COMPARED = 2  # images per batch; float64 is slow, and a wrong graph is wrong on any image
 _LEAST_EXAMPLE = 2  # images; from an example batch of 1, torch.export makes the batch static
 

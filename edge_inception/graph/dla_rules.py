@@ -25,14 +25,15 @@ XAVIER, ORIN = "NVDLA 1.0", "DLA 2.0"
 """Generations of the DLA, as in the table of targets."""
 
 _RANK = 4  # [N, C, H, W]
-# Limits of LAYERS; pairs are (least, largest). Kernels, windows, strides and pads hold per axis.
+# Limits of the sources in RULES; pairs are (least, largest), for each axis where there are two.
 _LARGEST_BATCH, _LARGEST_SIZE = 4096, 8192
 _CONV_KERNEL, _CONV_STRIDE, _CONV_DILATION, _CONV_PAD = (1, 32), (1, 8), (1, 32), (0, 31)
 _POOL_WINDOW, _POOL_STRIDE, _POOL_PAD = (1, 8), (1, 16), (0, 7)
 _GROUPS = (1, 8192)
 _CLIP = (1, 127)
 _LRN_WINDOWS = (3, 5, 7, 9)
-_SOFTMAX_ALONE, _SOFTMAX_AMONG = 8192, 1024  # its axis: where the others but N are 1, elsewhere
+# Largest size of Softmax's axis: where all other axes but the batch have size 1, and elsewhere.
+_SOFTMAX_ALONE, _SOFTMAX_AMONG = 8192, 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,7 +136,7 @@ def set_values(tensor: TensorProto, values: Float64) -> None:
 
 
 def has_own_weights(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Whether changing the weight and bias of a Conv or Gemm changes no other node."""
+    """Whether a Conv or Gemm alone reads its weight and bias, both constant, and may be changed."""
     if node.op_type not in {"Conv", "Gemm"} or attribute(node, "beta", 1.0) != 1.0:
         return False
     known = constants(model)
