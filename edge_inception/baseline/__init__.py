@@ -1,4 +1,4 @@
-"""FP32 answers that every engine is judged by, recorded by PyTorch or by onnxruntime.
+"""FP32 outputs that every engine is judged by, computed by PyTorch or by onnxruntime.
 
-What enters computes or stores those answers. Nothing here compiles or compares.
+A module belongs here if it computes or stores those outputs. Nothing here compiles or compares.
 """

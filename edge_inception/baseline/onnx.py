@@ -1,4 +1,4 @@
-"""onnxruntime's FP32 answers: the baseline of a graph that came without a PyTorch model."""
+"""The FP32 baseline by onnxruntime, for an imported graph, which has no PyTorch model."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from edge_inception.spec import Progress, ShapeProfile, no_progress
 
 
 class OnnxSession(Closing):
-    """A session on a float graph: the CPU provider of onnxruntime, with its optimisations.
+    """A session of onnxruntime's CPU provider on a float graph, with graph optimisations on.
 
-    On float graphs the optimisations fuse kernels; only on Q/DQ graphs do they change outputs.
+    On float graphs the optimisations only fuse kernels; on Q/DQ graphs they would change outputs.
     """
 
     def __init__(self, path: Path, *, threads: int, profile: ShapeProfile) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_threads()
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; they are raised as well
+        options.log_severity_level = 3  # log errors only; onnxruntime raises them as well
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
@@ -71,18 +71,18 @@ def record_baseline(
     *,
     progress: Progress = no_progress,
 ) -> Baseline:
-    """The baseline: logits of onnxruntime, in the file that ``record.publish`` describes.
+    """Record onnxruntime's logits as the baseline, in the format of ``record.publish``.
 
     Args:
         graph: The imported graph, float32 images to logits.
-        image_set: Images in the order of the rows.
-        options: Batch and threads.
+        image_set: The images; row i of the file belongs to image i.
+        options: Batch size and number of threads.
         out: Path of the .npz file.
         progress: Called with (images done, images in all).
 
     Raises:
-        InputError: The set is empty, an image cannot be decoded, a label is beyond the head, or a
-            logit is NaN or infinite.
+        InputError: The set is empty, an image cannot be decoded, a label is not below the number of
+            logits, or a logit is NaN or infinite.
     """
     preprocess = graph.details.preprocess
     with OnnxSession(graph.path, profile=graph.details.profile, threads=options.threads) as session:

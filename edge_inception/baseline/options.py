@@ -1,6 +1,6 @@
-"""Options and provenance of the two baselines.
+"""Options and provenance of the two baselines, by PyTorch and by onnxruntime.
 
-This module imports neither torch nor onnxruntime, since a pipeline needs it to decide on reuse.
+It imports neither, since a pipeline reads it first, to decide whether a result can be reused.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ ONNX_BASELINE = Stage(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineOptions:
-    """Options of a baseline by PyTorch in float32; ``threads`` 0 means all the process may use.
+    """Options of a baseline by PyTorch in float32; ``batch`` is the number of images per run.
 
-    ``preprocess``, ``model_options`` and ``checkpoint_format`` are as in ``ExportOptions``.
+    ``threads`` 0 means all cores that the process may use. The other fields are as in
+    ``ExportOptions``.
     """
 
     model: str
@@ -53,7 +54,7 @@ class BaselineOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxBaselineOptions:
-    """Options of a baseline of an imported graph by onnxruntime in float32."""
+    """Options of a float32 baseline by onnxruntime; the fields are as in ``BaselineOptions``."""
 
     batch: int = 8
     threads: int = 0
@@ -78,6 +79,6 @@ def onnx_baseline_provenance(
 
 
 def _rows(images: ImageSet) -> dict[str, str]:
-    # The digest of a set ignores its order, in which the rows of a baseline are.
+    # The rows of a baseline follow the order of the images, which the digest of a set ignores.
     order = hashlib.sha256("\n".join(item.sha256 for item in images.items).encode()).hexdigest()
     return {"images": images.sha256, "order": order}

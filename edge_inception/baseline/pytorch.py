@@ -1,4 +1,4 @@
-"""The FP32 baseline by PyTorch, and PyTorch as a session for latency comparisons."""
+"""The FP32 baseline by PyTorch, and a session that runs PyTorch in latency comparisons."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _AUTOCASTS = {"none": None, "bf16": torch.bfloat16}
 
 
 class TorchSession:
-    """A session on a PyTorch model on the CPU, eager and in inference mode."""
+    """A session that runs a PyTorch model eagerly on the CPU, in inference mode."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class TorchSession:
 
 
 def _as_tensor(images: NDArray[np.float32]) -> Tensor:
-    """A tensor on the same memory, which may be that of a read-only mapped file."""
+    """A tensor that shares the memory of ``images``, which may be a read-only mapped file."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(images)
@@ -103,13 +103,13 @@ def open_session(  # noqa: PLR0913 -- the keywords of one JSON line
     autocast: str = "none",
     checkpoint_format: str = "auto",
 ) -> TorchSession:
-    """A session on a checkpoint's model; all arguments are JSON values, so a worker can call it.
+    """A session on a checkpoint's model, which a worker process opens from JSON arguments.
 
     Args:
         checkpoint: Weights, see ``checkpoints.load.load``.
         model: Name of the architecture.
         model_options: Options of the model.
-        num_classes: Classes the head must have; None takes the checkpoint's.
+        num_classes: Number of classes; None means the number in the checkpoint.
         threads: 0 means all cores this process may use.
         memory_format: ``contiguous`` or ``channels_last``.
         autocast: ``none`` (float32) or ``bf16``.
@@ -145,18 +145,18 @@ def record_baseline(
     *,
     progress: Progress = no_progress,
 ) -> Baseline:
-    """The baseline: logits of PyTorch, in the file that ``record.publish`` describes.
+    """Record PyTorch's logits as the baseline, in the format of ``record.publish``.
 
     Args:
         checkpoint: Weights, see ``checkpoints.load.load``.
-        image_set: Images in the order of the rows.
-        options: Model, preprocessing, batch, threads.
+        image_set: The images; row i of the file belongs to image i.
+        options: Model, preprocessing, batch size and number of threads.
         out: Path of the .npz file.
         progress: Called with (images done, images in all).
 
     Raises:
-        InputError: The set is empty, an image cannot be decoded, a label is beyond the head, a
-            logit is NaN or infinite, or the checkpoint does not fit.
+        InputError: The set is empty, an image cannot be decoded, a label is not below the number of
+            logits, a logit is NaN or infinite, or the checkpoint does not fit.
     """
     provenance = baseline_provenance(checkpoint, image_set, options)
     loaded = load(

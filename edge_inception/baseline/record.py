@@ -1,4 +1,4 @@
-"""Recording of a session's FP32 outputs for a set of images, in the file ``baseline.npz``."""
+"""Running an FP32 session on a set of images, and writing its outputs to an .npz file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNLABELLED = -1
 
 
 class Runs(Protocol):
-    """A session, from images [N, 3, H, W] to outputs [N, columns]."""
+    """A session that maps images [N, 3, H, W] to outputs [N, columns]."""
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
@@ -31,8 +31,8 @@ class Runs(Protocol):
 class Answers:
     """Outputs and labels in the order of the images.
 
-    ``logits`` are float32 [N, columns], ``labels`` int64 [N], -1 for unlabelled images.
-    ``num_classes`` is 0 when the columns are those of an embedding.
+    ``logits`` is float32 [N, columns]. ``labels`` is int64 [N], -1 for an image without a label.
+    ``num_classes`` is the number of columns, or 0 for an embedding network.
     """
 
     logits: NDArray[np.float32]
@@ -49,11 +49,11 @@ def answers(
     is_embedding: bool = False,
     progress: Progress,
 ) -> Answers:
-    """Outputs of ``session`` for every image.
+    """Outputs of ``session`` for every image, preprocessed by ``how`` and run ``batch`` at a time.
 
     Raises:
-        InputError: The set is empty, an image cannot be decoded, a label is beyond the head, or an
-            output is NaN or infinite.
+        InputError: The set is empty, an image cannot be decoded, a label is not below the number of
+            logits, or an output is NaN or infinite.
     """
     if not image_set.items:
         raise InputError(f"{image_set.name} has no images", hint="give at least one")
@@ -120,6 +120,6 @@ def publish(
 
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an npz file; numpy dates every member 1980, so that equal arrays give equal bytes."""
+    """Write an npz file; numpy dates each member 1980, so equal arrays give equal bytes."""
     with path.open("wb") as stream:  # np.savez would append .npz to the temporary name
         np.savez(stream, allow_pickle=False, **arrays)

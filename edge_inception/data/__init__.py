@@ -1,4 +1,4 @@
-"""Image sets: which files, how they are decoded, and how pixels become a network's input.
+"""Image sets: their files, the decoding of images, and preprocessing to a network's input.
 
-What enters concerns images before any network sees them; numpy and Pillow only.
+A module belongs here if it handles images before a network sees them, with numpy and Pillow only.
 """

@@ -1,21 +1,21 @@
-"""Running images through an engine in batches that it takes, with one array of outputs.
+"""Running images through an engine in the batch sizes that it takes; outputs as one array.
 
-This very file travels to devices: Python 3.6 syntax and numpy 1.13.
+This file is copied to devices and runs there: Python 3.6 syntax and numpy 1.13.
 """
 
 from typing import Any, Callable, Mapping
 
 import numpy as np
 
-_TOP_K = ("scores", "classes")  # outputs of spec.HEAD_OUTPUTS
+_TOP_K = ("scores", "classes")  # outputs of a top-k head, as in spec.HEAD_OUTPUTS
 
 
 def in_batches(run: Callable[[Any], Any], images: Any, smallest: int, largest: int) -> Any:
     """Outputs [N, ...] of an engine for images [N, ...], N >= 1.
 
-    The engine takes ``smallest`` to ``largest`` images per run. More images need several runs; a
-    smaller batch is padded by repeating the last image, and the outputs of the padding are dropped.
-    ``run`` must return a new array each time.
+    ``run`` is the engine, which takes ``smallest`` to ``largest`` images per call and must return a
+    new array each time. More images take several calls; a smaller batch is padded by repeating the
+    last image, and the outputs of the padding are dropped.
     """
     if smallest <= len(images) <= largest:
         return run(np.ascontiguousarray(images))
@@ -31,8 +31,8 @@ def in_batches(run: Callable[[Any], Any], images: Any, smallest: int, largest: i
 def dense(outputs: Mapping[str, Any], num_classes: int) -> Any:
     """The outputs of an engine, by name, as one array float32 [N, columns].
 
-    A single output is returned as it is. A top-k head gives probabilities for all classes, which
-    are 0 outside its k classes.
+    A single output keeps its values. The outputs of a top-k head become [N, num_classes]: the k
+    scores of each image at their classes, and 0 elsewhere.
     """
     if set(outputs) != set(_TOP_K):
         (output,) = outputs.values()

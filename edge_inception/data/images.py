@@ -1,7 +1,7 @@
-"""Batches of the images of a set.
+"""Batches of decoded and preprocessed images of a set.
 
-``pixels`` decodes and preprocesses each image and lists what it refuses; this module turns its
-refusals into input errors.
+``pixels`` decodes and preprocesses each image, and its docstring lists the files that it refuses;
+this module turns an ImageError of ``pixels`` into an InputError.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _LEAVE_OUT = "--skip-bad-images leaves it out"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Preprocessed images [N, ...] and the items they came from."""
+    """Preprocessed images [N, ...] and the N items of the set they were read from."""
 
     images: NDArray[Any]
     items: tuple[ImageItem, ...]
 
 
 def decode(path: Path) -> Image.Image:
-    """Upright 8-bit RGB image.
+    """The upright 8-bit RGB image in the file at ``path``.
 
     Raises:
         InputError: The file is missing or not usable; ``pixels`` lists usable files.
@@ -67,7 +67,7 @@ def load_image(path: Path, how: Preprocess) -> NDArray[Any]:
 
 
 def usable(items: Sequence[ImageItem]) -> tuple[list[ImageItem], list[ImageItem]]:
-    """Items that decode, and items that do not, both in order."""
+    """Items whose files can be decoded, and items whose files cannot, each in the given order."""
     good: list[ImageItem] = []
     bad: list[ImageItem] = []
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -85,10 +85,10 @@ def _decodes(item: ImageItem) -> bool:
 
 
 def batches(items: Sequence[ImageItem], how: Preprocess, batch: int) -> Iterator[Batch]:
-    """Batches in order, decoded one batch ahead by threads; the last may be smaller.
+    """Batches in order; threads decode one batch ahead. The last batch may be smaller.
 
     Raises:
-        InputError: An image is not usable; use ``usable`` first to leave bad ones out.
+        InputError: An image is not usable; ``usable`` finds such images beforehand.
         ValueError: ``batch`` is below 1.
     """
     if batch < 1:
@@ -104,7 +104,7 @@ def batches(items: Sequence[ImageItem], how: Preprocess, batch: int) -> Iterator
             for futures in ahead:
                 yield _stack(groups[-1], futures)
         finally:
-            pool.shutdown(cancel_futures=True)  # an error or a closed generator decodes no more
+            pool.shutdown(cancel_futures=True)  # stop decoding after an error or an early close
 
 
 def _stack(group: tuple[ImageItem, ...], futures: list[Future[NDArray[Any]]]) -> Batch:

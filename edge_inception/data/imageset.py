@@ -1,10 +1,9 @@
 """Ordered sets of images with labels, from a folder, class folders, or a set file.
 
-A set file, as in ``calibration/sets``, is JSON with ids, sha256, classes and splits of images that
+A set file, as in ``calibration/sets``, is JSON with ids, sha256, labels and splits of images that
 are stored elsewhere (a pip package or a folder), so that images stay out of git and a changed image
-is noticed. Hidden files and folders are ignored; links to files and to class folders are followed.
-
-This format alone takes keys that nobody here reads: people note licences and grades in it.
+is noticed. Unlike our other formats it may have unknown keys, in which people note licences and
+grades. Hidden files and folders are ignored; links to files and to class folders are followed.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageItem:
-    """One image: its file, the sha256 of its bytes, and the logit index of its class or None.
+    """One image: its file, the sha256 of its bytes, and its ``label``, a logit index or None.
 
-    ``weight`` is the trust in the label, 0..1; training uses it, accuracy does not.
+    ``weight``, 0..1, is how far the label is trusted; training uses it, accuracy does not.
     """
 
     path: Path
@@ -60,16 +59,16 @@ class ImageSet:
 
     @property
     def sha256(self) -> str:
-        """Digest of hashes, labels and ``num_left_out``; order and file names do not count."""
+        """Digest of classes, hashes, labels, weights, ``num_left_out``; not of order or names."""
         lines = sorted(f"{item.sha256} {item.label} {item.weight}" for item in self.items)
         left_out = (f"left out {self.num_left_out}",) if self.num_left_out else ()
         text = "\n".join((*self.classes, *lines, *left_out))
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def subset(self, num_images: int) -> ImageSet:
-        """At most ``num_images`` images, in the set's order, with each class's share of them.
+        """At most ``num_images`` images, in the set's order; each class keeps its share.
 
-        Within a class the images are chosen by hash, whatever their order and their names.
+        The images of a class are chosen by hash, so the choice depends on no order and no name.
 
         Raises:
             ValueError: ``num_images`` is below 1.
@@ -111,7 +110,7 @@ def open_set(location: Path, *, split: str = "", labels: Path | None = None) -> 
 
 
 def overlap(first: ImageSet, second: ImageSet) -> list[Path]:
-    """Files of ``first`` whose bytes also occur in ``second``."""
+    """Paths of images of ``first`` whose bytes are also those of an image of ``second``."""
     hashes = {item.sha256 for item in second.items}
     return [item.path for item in first.items if item.sha256 in hashes]
 
@@ -184,7 +183,7 @@ def _open_folder(folder: Path, names: tuple[str, ...]) -> ImageSet:
 def _refuse_misfits(
     folders: Mapping[Path, Sequence[Path]], classes: Sequence[str], *, is_sorted_order: bool
 ) -> None:
-    """Refuse folders that are no class, and empty folders when folders decide the logit index."""
+    """Refuse folders that are not a class, and empty ones where folder order sets the index."""
     strangers = [p.name for p, inside in folders.items() if inside and p.name not in classes]
     if strangers:
         raise InputError(
@@ -216,7 +215,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _is_image(entry: Path) -> bool:
-    """Whether the name is that of an image; a broken link counts, so that it gets refused."""
+    """Whether the entry has an image's suffix; a broken link counts and is refused later."""
     return entry.suffix.lower() in SUFFIXES and not entry.is_dir()
 
 
@@ -241,7 +240,10 @@ def _hashed(files: Sequence[tuple[Path, int | None]]) -> tuple[ImageItem, ...]:
 
 
 class _Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Place of the images: a folder beside the set file, or a folder inside a package."""
+    """Where the images are: in ``folder``, relative to the set file or to Python ``module``.
+
+    ``distribution`` is the name by which pip installs the module.
+    """
 
     folder: str = "."
     module: str | None = None
@@ -257,7 +259,7 @@ class _SetImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _SetFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A set file; other keys, such as licence and grades, are for people and ignored."""
+    """A set file; other keys, such as licence and grades, are ignored."""
 
     schema: Literal[1]
     name: str
@@ -319,7 +321,7 @@ def _locate(path: Path, source: _Source) -> Path:
     package = source.distribution or source.module
     try:
         spec = importlib.util.find_spec(source.module)
-    except (ImportError, ValueError):  # of the parent of a dotted name, or of no name at all
+    except (ImportError, ValueError):  # the parent of a dotted name is absent, or the name empty
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The only preprocessing in the project: an image file becomes the array that an engine takes.
+"""The project's only image decoder and preprocessing: image file -> array that an engine takes.
 
 Formats that are read: PNG, JPEG, BMP, WebP, TIFF and GIF, recognised by their first bytes and not
 by their name. Of an animation the first frame is read. Pixels may be 1-bit, grey, palette, RGB,
@@ -6,11 +6,11 @@ YCbCr or CMYK, 8 or 16 bits wide; EXIF orientation is applied. 16-bit values are
 never clipped. CMYK is converted without its colour profile. Transparency is dropped: the network
 sees the stored colour, as in training pipelines that open images as RGB.
 
-Files that are refused by an error with their name: empty, truncated and undecodable files, other
-formats, float and 32-bit pixels (the value of their white is unknown), images over 64 megapixels,
-and images with one side over 100 times the other.
+These files raise an error that names them: empty, truncated and undecodable files, other formats,
+float and 32-bit pixels (their value of white is unknown), images over 64 megapixels, and images
+with one side over 100 times the other.
 
-This very file travels to devices: Python 3.6 syntax, numpy and Pillow 8 or later.
+This file is copied to devices and runs there: Python 3.6 syntax, numpy and Pillow 8 or later.
 """
 
 import struct
@@ -38,7 +38,7 @@ _FILTERS = {
     "bicubic": _RESAMPLING.BICUBIC,
     "lanczos": _RESAMPLING.LANCZOS,
 }
-# Image.open would do, but it warns about large images before the header can be judged here.
+# First bytes -> reader. Image.open is not used: it warns about large images before _refuse_size.
 _READERS: Tuple[Tuple[bytes, Callable[[Any], ImageFile.ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
     (b"\xff\xd8\xff", JpegImageFile),
@@ -50,7 +50,7 @@ _READERS: Tuple[Tuple[bytes, Callable[[Any], ImageFile.ImageFile]], ...] = (
     (b"MM\0+", TiffImageFile),
     (b"GIF8", GifImageFile),
 )
-# Formats that a build of Pillow may lack; their readers then fail with unrelated errors.
+# Readers that a build of Pillow may lack (they then fail with unrelated errors) -> feature, title.
 _OPTIONAL: Dict[Any, Tuple[str, str]] = {
     WebPImageFile: ("webp", "WebP"),
     JpegImageFile: ("jpg", "JPEG"),
@@ -62,7 +62,7 @@ _DAMAGE = (
 
 
 class ImageError(Exception):
-    """A file that is no usable image; ``remedy`` is what to do about it, or empty."""
+    """A file is not a usable image; ``remedy`` says what the user can do, or is empty."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -112,7 +112,7 @@ def _require_reader(path: Any, reader: Any) -> None:
 
 
 def _refuse_size(path: Any, image: Image.Image) -> None:
-    """Refuse an image by its header when it would take too much memory to decode or to resize."""
+    """Refuse an image whose header shows that decoding or resizing would take too much memory."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -142,7 +142,9 @@ def _to_rgb(path: Any, image: ImageFile.ImageFile) -> Image.Image:
         )
     upright = ImageOps.exif_transpose(image)
     if upright.mode in {"P", "PA"}:
-        upright = upright.convert("RGBA")  # straight to RGB, Pillow warns about transparency
+        upright = upright.convert(
+            "RGBA"
+        )  # Pillow warns if P with transparency becomes RGB directly
     return upright.convert("RGB")
 
 
@@ -152,7 +154,7 @@ def _is_sixteen_bit(image: Image.Image) -> bool:
 
 
 def _white(image: Image.Image) -> int:
-    """Value of white in a 16-bit grey image; a TIFF file may use fewer bits."""
+    """Pixel value of white in a 16-bit grey image; a TIFF file may use fewer than 16 bits."""
     if not isinstance(image, TiffImageFile):
         return (1 << 16) - 1
     if image.tag_v2.get(_PHOTOMETRIC) != _BLACK_IS_ZERO:
@@ -161,9 +163,9 @@ def _white(image: Image.Image) -> int:
 
 
 def preprocess(image: Image.Image, how: Any) -> Any:
-    """One preprocessed image, in the element type and layout of ``how``.
+    """One preprocessed image: ``how.element``, [3, H, W], or [H, W, 3] if ``how.layout`` is NHWC.
 
-    ``how`` is a ``spec.Preprocess``, or the record with the same fields in a manifest.
+    ``how`` is a ``spec.Preprocess``, or the record with the same fields in a bundle's manifest.
     """
     cropped = crop(image, how)
     values = cropped if how.element == "uint8" else normalise(cropped, how)
@@ -185,7 +187,7 @@ def normalise(values: Any, how: Any) -> Any:
 
 
 def _resize_cropped(image: Image.Image, how: Any) -> Image.Image:
-    """The image with its shorter side resized, then its centre cropped."""
+    """The image, resized to the input size / ``crop_fraction``, then cropped to its centre."""
     height, width = how.input_size
     scale = max(height / image.height, width / image.width) / how.crop_fraction
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
@@ -196,7 +198,7 @@ def _resize_cropped(image: Image.Image, how: Any) -> Image.Image:
 
 
 def _crop_resized(image: Image.Image, how: Any) -> Image.Image:
-    """The image cropped to its centre, as ``tf.image.central_crop`` rounds it, then resized."""
+    """The image, cropped to its centre (rounded as ``tf.image.central_crop``), then resized."""
     left, top = (int((side - side * how.crop_fraction) / 2) for side in image.size)
     image = image.crop((left, top, image.width - left, image.height - top))
     height, width = how.input_size

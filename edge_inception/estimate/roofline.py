@@ -1,16 +1,16 @@
 """Estimate of a graph's speed on a target: a roofline bound per layer, and a range to plan with.
 
-This is no measurement. The time of a layer is at least that of its operations at the target's dense
-peak, and at least that of its bytes at the memory's bandwidth. The longer of the two is the layer's
-bound, and the sum over the layers is that of the graph (Williams, Waterman, Patterson: Roofline,
-CACM 2009). Caches that hold a whole layer and Winograd's algorithm could beat the bound; it does
-not include the time to start kernels.
+Nothing is measured. A layer takes at least the time of its operations at the target's dense peak,
+and at least the time to move its bytes at the memory's bandwidth. The longer of the two times is
+the layer's bound, and their sum over the layers is the graph's bound (Williams, Waterman,
+Patterson: Roofline, CACM 2009). Caches that hold a whole layer and Winograd's algorithm could beat
+the bound; the time to start kernels is not in it.
 
-Engines reach a share of that bound. ``SHARE`` is one number for every target and precision: the
-geometric mean over the four devices of ``CHECK_POINTS``, 0.50. Predicting each device from the
-other three has an error of up to 32 %; ``BAND`` is somewhat more, since four devices are few. Two
-of the seven figures are recalled and not confirmed, and the band is untested on Orin, Thor and
-discrete GPUs.
+Engines reach only a share of the speed at the bound. ``SHARE`` is one number for every target and
+precision: the geometric mean of that share over the four devices of ``CHECK_POINTS``, 0.50. If the
+share of each device is predicted from the other three, the error is up to 32 %; ``BAND`` is
+somewhat more, since four devices are few. Two of the seven figures are recalled and not confirmed,
+and the band is untested on Orin, Thor and discrete GPUs.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from edge_inception.spec import Precision
 
 SHARE = 0.50
 BAND = 0.40
-"""The range to plan with is SHARE x (1 - BAND) to SHARE x (1 + BAND) of the bound."""
+"""The range to plan with is SHARE x (1 - BAND) to SHARE x (1 + BAND) of the speed at the bound."""
 LEAST_SHARE = 0.15
-"""Share of the bound below which a measurement points to a wrong peak, power mode, precision or
-batch; a measurement above the bound does so too. Source: docs/hardware.md, "Roofline"."""
+"""A measured speed below this share of the bound, or above the bound, suggests a wrong peak, power
+mode, precision or batch. Source: docs/hardware.md, "Roofline"."""
 
 KERNEL_START_S = 5e-6
-"""Rough time for a GPU to start one kernel, from memory; it is used for a warning only."""
+"""Rough time, in seconds, for a GPU to start one kernel; it has no source and serves a warning."""
 
-BYTES = {Precision.INT8: 1, Precision.FP16: 2, Precision.FP32: 4}
+BYTES = {Precision.INT8: 1, Precision.FP16: 2, Precision.FP32: 4}  # per element
 _OPERATIONS_OF_A_MAC = 2
 
-# Ops that are fused into the layer before, or write in place: they move no bytes of their own.
+# Ops that engines fuse into the layer before or run in place, so that they move no bytes.
 _FUSED = frozenset(
     (
         "BatchNormalization", "Cast", "Clip", "Concat", "DequantizeLinear", "Dropout", "Elu",
@@ -45,15 +45,16 @@ _FUSED = frozenset(
         "Relu", "Reshape", "Sigmoid", "Squeeze", "Tanh", "Unsqueeze",
     )
 )  # fmt: skip
-# Ops that are fused too, but read an operand that the layer before did not compute.
+# Ops that engines fuse too, but that also read an operand which the layer before did not compute.
 _JOINED = frozenset(("Add", "Div", "Mul", "Sub", "Sum"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckPoint:
-    """A published speed of Inception-v4; ``batch`` is that of the GPU.
+    """A published speed of Inception-v4; ``batch`` is the batch size on the GPU.
 
-    ``sure`` grades the source, as in the tables of hardware.
+    ``dla`` is whether the DLA ran too. ``sure`` grades the source by the keys of ``hardware``'s
+    table ``SURE``.
     """
 
     target: str
@@ -99,14 +100,14 @@ CHECK_POINTS = (
         sure="S", source=f"what that user was told to expect, {_ISSUE}",
     ),
 )  # fmt: skip
-"""With a DLA the figure is that of the GPU and both cores at once, the DLA at batch 1."""
+"""Figures with a DLA are of the GPU and both DLA cores running at once, the DLA at batch 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peaks:
     """Peak rates of a target: multiply-adds and bytes of memory per second.
 
-    ``words`` describe both with their sources.
+    ``words`` describe both rates and name their sources.
     """
 
     macs_per_s: float
@@ -117,7 +118,7 @@ class Peaks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerBound:
-    """The least time of a layer, for the whole batch, in seconds."""
+    """The least time of a layer for the whole batch: ``_s`` fields are in seconds."""
 
     name: str
     op: str
@@ -139,7 +140,7 @@ class LayerBound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Bounds of all layers that take time; rates are images per second of the whole target."""
+    """Bounds of all layers that take time; rates are the target's images per second in all."""
 
     batch: int
     layers: tuple[LayerBound, ...]
@@ -156,12 +157,12 @@ class Estimate:
 
     @property
     def is_start_bound(self) -> bool:
-        """Whether starting the kernels, which is not counted, may take longer than running them."""
+        """Whether the time to start the kernels, left out here, may exceed the bound."""
         return self.seconds < KERNEL_START_S * len(self.layers)
 
     @property
     def compute_share(self) -> float:
-        """Share of the least time, 0..1, in layers that are bound by compute."""
+        """Share, 0..1, of ``seconds`` that layers bound by compute take."""
         bound = (layer.seconds for layer in self.layers if layer.bound_by == "compute")
         return sum(bound) / self.seconds
 
@@ -187,7 +188,7 @@ def peaks_of(target: Target, precision: Precision, *, dla: bool = False) -> Peak
     """Peaks of the target's GPU, or with ``dla`` of the GPU and all its DLA cores together.
 
     Raises:
-        InputError: A peak is not known.
+        InputError: The peak or the bandwidth is not in the target's table.
     """
     figures = {Precision.INT8: target.int8_tops, Precision.FP16: target.fp16_tflops}
     if dla:
@@ -219,7 +220,7 @@ def batch_of(statistics: Statistics) -> int:
     """The batch of a graph: the first size of its first input.
 
     Raises:
-        InputError: The graph has no input with a first size.
+        InputError: The graph has no input, or its first size is free or unknown.
     """
     sizes = statistics.inputs[0].sizes if statistics.inputs else None
     if not sizes or not isinstance(sizes[0], int):
@@ -228,14 +229,15 @@ def batch_of(statistics: Statistics) -> int:
 
 
 def estimate(statistics: Statistics, peaks: Peaks) -> Estimate:
-    """The bound of a graph of fixed batch.
+    """The bound of a graph with a fixed batch.
 
-    Every layer is taken to run at ``peaks``, whatever precision the file has: activations and
-    weights are read and written once, each of ``peaks.bytes_per_element``. Ops that engines fuse
-    move no bytes; a sum reads the branch that the layer before it did not compute.
+    Every layer is assumed to run at ``peaks``, whatever precision the file has; each element of
+    activations and weights has ``peaks.bytes_per_element`` and is read or written once. Ops that
+    engines fuse move no bytes; an Add reads only the branch that the layer before did not compute.
 
     Raises:
-        InputError: A shape or the multiply-adds of a layer are unknown, or there are none.
+        InputError: A shape or the multiply-adds of a layer are unknown, there are no multiply-adds
+            in the graph, or its batch is free.
     """
     if statistics.unknown_shapes or statistics.unknown_macs:
         unknown = listed((*statistics.unknown_shapes, *statistics.unknown_macs))
@@ -277,7 +279,10 @@ def _moved(layer: Layer) -> int:
 
 
 def memory_need(statistics: Statistics, precision: Precision, *, workspace: int = 0) -> MemoryNeed:
-    """Bytes that any engine needs: all weights, and the inputs and outputs of its largest layer."""
+    """Bytes that any engine needs: all weights, and inputs and outputs of the largest layer.
+
+    ``workspace`` is the number of bytes of scratch memory to add.
+    """
     size = BYTES[precision]
     kept = (layer for layer in statistics.layers if layer.op not in _FUSED | _JOINED)
     largest = max(((layer.num_read or 0) + (layer.num_written or 0) for layer in kept), default=0)

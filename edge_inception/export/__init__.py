@@ -1,4 +1,4 @@
-"""A PyTorch model to ONNX, with what is put before and behind the network.
+"""Export of a PyTorch model to ONNX, with preprocessing before the network and a head after it.
 
-What enters writes the first graph of a build; passes over graphs belong to ``graph``.
+A module belongs here if it writes the first graph of a build; graph passes belong to ``graph``.
 """

@@ -1,4 +1,7 @@
-"""The stage ``ends``: an imported graph gets folded preprocessing and a head."""
+"""The stage ``ends``: it puts preprocessing before an imported graph and a head after it.
+
+The preprocessing is the normalisation of uint8 pixels; the head is a softmax or a top-k.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,16 @@ from edge_inception.graph import check
 
 
 def give_ends(graph: Graph, options: EndsOptions, out: Path) -> Graph:
-    """An imported graph with the preprocessing and the head that ``options`` ask for.
+    """Write a copy of an imported graph with the preprocessing and head that ``options`` ask for.
 
     Args:
-        graph: From ``import_graph``.
-        options: Preprocessing and head; the defaults leave the graph as it is.
+        graph: A graph that ``import_graph`` wrote.
+        options: Preprocessing and head; the default options add no node.
         out: Path of the .onnx file.
 
     Raises:
-        InputError: The head does not fit the classes.
+        InputError: The graph cannot be read, the head asks for more classes than the graph has, or
+            the graph's outputs from uint8 pixels are not exactly those from normalised floats.
     """
     model = check.load_graph(graph.path)
     facts = graph.details

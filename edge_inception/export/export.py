@@ -36,20 +36,24 @@ IR_VERSION = 8  # of opset 18; see the table in onnx/docs/Versioning.md
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CHANNELS = 3
 MAX_ERROR_OF_PYTORCHS = 4.0
-"""Measured on the full Inception-v4: onnxruntime, which adds in another order, errs 0.8 to 1.2
-times as much as PyTorch, one average pool with the wrong border rule at least 400 times."""
-_FLOOR = 1e-6  # of the largest logit, for networks so small that PyTorch rounds to the exact answer
-_FEW_CLASSES, _SEEDS_OF_FEW = 10, 4  # PyTorch's error on few logits may be small by chance
-_NUM_COMPARED = 2  # images; float64 is slow, and a wrong graph is wrong on any image
-_LEAST_EXAMPLE = 2  # torch.export specialises an example batch of 1 to a static one
+"""Largest accepted error of the graph, as a multiple of PyTorch's own float32 error.
+
+Measured on the full Inception-v4: a right graph, which adds in another order, errs 0.8 to 1.2 times
+as much as PyTorch; with one average pool that treats padding wrongly, at least 400 times."""
+# Least error assumed of PyTorch, as a share of the largest logit: small networks may round to 0.
+_FLOOR = 1e-6
+# PyTorch's error on up to 10 logits may be small by chance, so 4 batches are compared, not 1.
+_FEW_CLASSES, _SEEDS_OF_FEW = 10, 4
+_NUM_COMPARED = 2  # images per batch; float64 is slow, and a wrong graph is wrong on any image
+_LEAST_EXAMPLE = 2  # images; from an example batch of 1, torch.export makes the batch static
 
 
 def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     """The model of ``checkpoint`` as ONNX: ``input`` [N, 3, H, W] -> ``logits`` [N, classes].
 
-    ``element`` uint8 in ``options.preprocess`` and ``options.head`` change the first and the last
-    nodes, see ``interface``. The bytes depend only on weights, options and tools: stack traces,
-    paths and other records of the exporter are removed.
+    ``element`` uint8 in ``options.preprocess`` adds preprocessing nodes and ``options.head`` adds a
+    head, see ``interface``. The file's bytes depend only on weights, options and tools: stack
+    traces, paths and other records of the exporter are removed.
 
     Args:
         checkpoint: Weights, see ``checkpoints.load.load``.
@@ -57,8 +61,9 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         out: Path of the .onnx file; weights are inside it.
 
     Raises:
-        InputError: The checkpoint does not fit, class names do not fit its head, or onnxruntime's
-            logits of the graph are not the model's.
+        InputError: The checkpoint does not fit the model, class names or the head do not fit its
+            classes, the images are too small, the logits are all 0 or not finite, torch wrote
+            another opset, or the graph's outputs in onnxruntime are not the model's.
     """
     provenance = export_provenance(checkpoint, options)
     loaded = load(
@@ -133,7 +138,7 @@ def _class_names(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pixels:
-    """Input of the model: images of ``size`` (height, width) in batches of ``profile``."""
+    """Input of the model: images of ``size`` (height, width), in batch sizes of ``profile``."""
 
     size: tuple[int, int]
     profile: ShapeProfile
@@ -151,7 +156,7 @@ class _Pixels:
 
 
 def _head(loaded: Loaded, options: ExportOptions) -> Head:
-    """The head of the options, or the embedding of an embedding network."""
+    """The head that ``options`` ask for; for an embedding network, the head ``embedding``."""
     if not getattr(loaded.model, "is_embedding", False):
         return options.head
     if options.head != Head():
@@ -184,13 +189,13 @@ def _to_onnx(model: nn.Module, pixels: _Pixels, head: Head) -> onnx.ModelProto:
 
 
 def _require_parity(content: bytes, model: nn.Module, pixels: _Pixels, num_classes: int) -> float:
-    """Error of onnxruntime's logits as a multiple of PyTorch's, both against float64.
+    """Check onnxruntime's logits; their error as a multiple of PyTorch's, both against float64.
 
-    Float32 errors depend on the weights, so that PyTorch's own error on the same images is the
-    unit. ``model`` is float64 afterwards.
+    Float32 errors depend on the weights, so PyTorch's own error on the same images is the unit.
+    This function converts ``model`` to float64.
 
     Raises:
-        InputError: The error is more than MAX_ERROR_OF_PYTORCHS times as large.
+        InputError: The multiple is more than MAX_ERROR_OF_PYTORCHS.
     """
     seeds = range(1 if not 0 < num_classes <= _FEW_CLASSES else _SEEDS_OF_FEW)
     batches = [pixels.example(seed) for seed in seeds]
@@ -263,7 +268,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Name nodes by module path; remove all that depends on the folder, the run or the exporter."""
+    """Name nodes by module path; remove metadata that depends on folder, run or exporter."""
     for node in model.graph.node:
         node.name = f"{_module_path(node)}/{node.op_type}"
         del node.metadata_props[:]
@@ -296,7 +301,7 @@ def _number_equal_names(model: onnx.ModelProto) -> None:
 
 
 def _require_opset(model: onnx.ModelProto) -> None:
-    """Refuse another opset, which the exporter may write without a word, and ONNX functions."""
+    """Refuse ONNX functions and any opset but OPSET, which the exporter may change silently."""
     got = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if got != {"ai.onnx": OPSET}:
         raise InputError(

@@ -1,7 +1,7 @@
-"""The two ends of a graph: preprocessing before the network, a head after it.
+"""The two ends of a graph: preprocessing before the network, a head (softmax or top-k) after it.
 
 Both are added to an exported or imported float graph, float32 [N, 3, H, W] -> [N, classes]. Their
-nodes are named ``preprocess/...`` and ``head/...``; later stages keep them unchanged, in float32.
+nodes are named ``preprocess/...`` and ``head/...``; later stages keep these nodes in float32.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from edge_inception.graph.check import image_input
 from edge_inception.spec import HEAD_SCOPE, PREPROCESS_SCOPE, Head, Preprocess
 
 _WHITE = 255.0
-_FREE_BATCH = 2  # images to compare on where the batch is free
+_FREE_BATCH = 2  # number of images in the comparison of a graph with a free batch
 
 
 def add_ends(model: onnx.ModelProto, how: Preprocess, head: Head) -> None:
     """Add the head to ``model`` in place, and the preprocessing where ``how.element`` is uint8.
 
     Raises:
-        InputError: The head does not fit the graph's output, or onnxruntime does not give exactly
-            the same numbers from pixels as from normalised floats.
+        InputError: A top-k head asks for more classes than the graph has, or onnxruntime's outputs
+            from uint8 pixels are not exactly those from normalised floats.
     """
     if how.element == "uint8":
         plain = onnx.ModelProto()
@@ -38,7 +38,7 @@ def add_ends(model: onnx.ModelProto, how: Preprocess, head: Head) -> None:
 
 
 def add_preprocessing(model: onnx.ModelProto, how: Preprocess) -> None:
-    """Let ``model`` take pixels, and normalise them by the operations of ``images.normalise``.
+    """Change ``model`` in place to take uint8 pixels, normalised in it as by ``images.normalise``.
 
     Before: input float32 [N, 3, H, W] -> nodes.
     After:  input uint8 -> Cast -> [Transpose, for NHWC] -> Div(255) -> Sub(mean) -> Div(std) ->
@@ -77,7 +77,7 @@ def add_preprocessing(model: onnx.ModelProto, how: Preprocess) -> None:
 
 
 def add_head(model: onnx.ModelProto, head: Head) -> None:
-    """Replace the outputs of ``model`` by those of ``head``.
+    """Replace the outputs of ``model`` by those of ``head``, in place; other heads change nothing.
 
     Before: nodes -> logits.
     softmax: nodes -> logits -> Softmax -> probabilities.

@@ -35,11 +35,11 @@ ENDS = Stage(
 class ExportOptions:
     """Options of ``export``.
 
-    ``preprocess`` and ``model_options`` replace values of the checkpoint's family, such as
-    ``{"crop_fraction": 1.0}``; ``checkpoint_format`` names the family. ``element`` uint8 in
-    ``preprocess`` puts the normalisation into the graph. ``num_classes`` None takes the number of
-    the checkpoint's head. ``classes`` are names by logit index, empty when unknown. A ``profile``
-    with min = max is a static batch of that size.
+    ``preprocess`` and ``model_options`` replace defaults of the checkpoint's family, such as
+    ``{"crop_fraction": 1.0}``; ``checkpoint_format`` names the family. With ``element`` uint8 in
+    ``preprocess``, the graph normalises the pixels. ``num_classes`` None means the number in the
+    checkpoint. ``classes`` are names by logit index, empty when unknown. ``profile`` is the range
+    of batch sizes; min = max makes the batch static.
     """
 
     model: str
@@ -54,7 +54,10 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndsOptions:
-    """Options of ``ends``: the graph takes pixels where ``element`` is uint8; its head."""
+    """Options of ``ends``: the head to add, and the ``element`` type and ``layout`` of the input.
+
+    With ``element`` uint8 the graph takes pixels and normalises them.
+    """
 
     element: str = "float32"
     layout: str = "NCHW"

@@ -1,4 +1,4 @@
-"""ONNX in, ONNX out: import of foreign graphs, simplification, checks, sizes and costs.
+"""Work on float ONNX graphs: import from other exporters, simplification, checks, sizes, costs.
 
-A module here reads or rewrites a float graph. Precision belongs to ``quant``; torch stays outside.
+A module belongs here if it reads or rewrites a graph without torch. Precision is set in ``quant``.
 """

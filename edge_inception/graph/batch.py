@@ -1,4 +1,4 @@
-"""Another batch size for an imported graph, or the node that is written for one size only."""
+"""Change of the batch size of an imported graph; a node that fixes the old size is an error."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FREE = "batch"
 
 
 def set_batch(model: onnx.ModelProto, batch: int | str, path: Path) -> None:
-    """Let the image input of ``model`` take ``batch`` images, a number or the name of a free size.
+    """Let ``model`` take ``batch`` images, a number or the name of a free size, in place.
 
     A Reshape to ``[1, 1024]`` after a batch of 1 becomes a Reshape to ``[0, 1024]``, where 0 copies
-    the size of its input. Shapes of all tensors are inferred again.
+    the size of its input. Shapes of all tensors are inferred again. ``path`` is for messages.
 
     Raises:
         InputError: An output of some node keeps the old batch; the first such node is named.
@@ -58,7 +58,7 @@ def shapes(model: onnx.ModelProto) -> Shapes:
     return {
         value.name: shape_of(value)
         for value in values
-        # not the output of Shape, whose values are sizes, and whose size is a rank
+        # integer tensors are left out: the output of Shape has a rank as its size, not a batch
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
 
@@ -74,7 +74,7 @@ def _forget_shapes(model: onnx.ModelProto) -> None:
 
 
 def _free_reshapes(model: onnx.ModelProto, old: int, known: Shapes) -> None:
-    """Let a Reshape to a constant [old batch, ...] copy the batch of its input."""
+    """Let each Reshape to a constant [old batch, ...] copy the batch of its input instead."""
     tensors = constants(model)
     for index, node in enumerate(model.graph.node):
         target = tensors.get(node.input[1]) if node.op_type == "Reshape" else None
@@ -106,7 +106,7 @@ def _first_of_fixed_batch(
         for output in outputs:
             had_batch = before.get(output, [])[:1] == [old]
             has = next(iter(after.get(output, [])), None)
-            # a size that inference leaves free proves nothing; the logits are compared later
+            # a size that inference leaves free may be right; import compares the logits later
             if had_batch and has != batch and not isinstance(has, str):
                 return node
     return None

@@ -1,4 +1,4 @@
-"""Reading of ONNX files, checks that later stages rely on, and small queries on a graph."""
+"""Reading of ONNX files, checks that later stages rely on, small queries and edits of graphs."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def require_plain_opset(model: onnx.ModelProto) -> None:
 
 
 def shape_of(value: onnx.ValueInfoProto) -> list[int | str]:
-    """Sizes of a tensor; a free size is its name, or ``?``."""
+    """Sizes of a tensor; a free size is given by its name, or ``?`` if it has none."""
     dims = value.type.tensor_type.shape.dim
     return [dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "?") for dim in dims]
 
@@ -111,7 +111,7 @@ def without_head(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
-    """The graph's one input that is not a weight; ``require_image_classifier`` says it has one."""
+    """The graph's one input that is not a weight; ``require_image_classifier`` has checked it."""
     weights = constants(model)
     source: onnx.ValueInfoProto
     (source,) = (value for value in model.graph.input if value.name not in weights)
@@ -119,13 +119,13 @@ def image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
 
 
 def require_image_classifier(model: onnx.ModelProto) -> None:
-    """Check the signature: one image input, and the outputs of one of the heads.
+    """Check types and ranks of one image input and of the outputs of a head.
 
-    The input is float32 [N, 3, H, W], or uint8 of rank 4 where preprocessing is inside. Outputs are
-    of rank 2: one float32, or scores float32 and classes int64.
+    The input is float32 [N, 3, H, W], or uint8 of rank 4 where preprocessing is in the graph. The
+    outputs have rank 2: one float32 output, or float32 scores and int64 classes.
 
     Raises:
-        InputError: Another number, type or rank of inputs or outputs.
+        InputError: The number, a type or a rank of inputs or outputs is another.
     """
     inputs = [value for value in model.graph.input if value.name not in constants(model)]
     got = [(_type_of(value), len(shape_of(value))) for value in inputs]
@@ -157,7 +157,7 @@ def require_finite(model: onnx.ModelProto) -> None:
     """Check that no weight is NaN or infinite.
 
     Raises:
-        InputError: A weight is; the message names it.
+        InputError: A weight has such values; the message names the weight.
     """
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
@@ -170,7 +170,7 @@ def require_finite(model: onnx.ModelProto) -> None:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: object) -> object:
-    """Value of an attribute, or the default that the operator's specification states."""
+    """Value of an attribute, or ``default``, which should be that of the ONNX specification."""
     return next(
         (helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name),
         default,
@@ -178,7 +178,7 @@ def attribute(node: onnx.NodeProto, name: str, default: object) -> object:
 
 
 def integers(node: onnx.NodeProto, name: str, default: Sequence[int] = ()) -> list[int]:
-    """Value of an attribute that is a list of integers."""
+    """Value of an attribute that is a list of integers, or ``default`` where it is absent."""
     numbers = attribute(node, name, default)
     assert isinstance(numbers, Sequence)
     return [int(number) for number in numbers]
@@ -219,7 +219,7 @@ def readers(model: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
 
 
 def only_reader(model: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
-    """The node that alone reads tensor ``name``, when the graph does not return it."""
+    """The one node that reads ``name``; None with other readers or as an output of the graph."""
     nodes = readers(model, name)
     is_output = any(value.name == name for value in model.graph.output)
     return nodes[0] if len(nodes) == 1 and not is_output else None

@@ -1,4 +1,4 @@
-"""Which nodes of a graph run on NVIDIA's DLA, in how many subgraphs: computed without a device."""
+"""A plan, made without a device, of the nodes and subgraphs of a graph that run on NVIDIA's DLA."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ PASSES = (
     inclusive_average_pool.PASS,
     remove_unused.PASS,
 )
-"""Rewrites of ops that DLA lacks into ops that it has; for simplified graphs with fixed sizes.
+"""Rewrites of ops that DLA lacks into ops that it has, for simplified graphs with fixed sizes.
 
 DLA takes neither GlobalAveragePool nor Flatten before a Gemm, and its average pool always counts
-the padding. A tensor whose name stays has the values it had.
+the padding. A tensor that keeps its name keeps its values.
 Source: "Working with DLA", TensorRT docs; operators/README.md of
 NVIDIA/Deep-Learning-Accelerator-SW.
 """
 
 MAX_SUBGRAPHS = 16
-"""Loadables that one core holds at once.
+"""Maximum number of loadables (compiled subgraphs) that one DLA core holds at once.
 
 Source: DLA Supported Layers and Restrictions, TensorRT docs.
 """
 
 LOCAL_DRAM_BYTES, GLOBAL_DRAM_BYTES = 1 << 30, 512 << 20
-"""Default limits of one subgraph's intermediate tensors and of its weights: MemoryPoolType."""
+"""TensorRT's default limits (MemoryPoolType) of a subgraph's inner tensors and of its weights."""
 
-_ELEMENT_BYTES = 2  # float16 at most; int8 takes half
+_ELEMENT_BYTES = 2  # of float16, the widest type on DLA; int8 takes half
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """Where one node runs: on the DLA when ``reason`` is empty, else on the GPU for that reason.
 
-    ``source`` says who states the rule. ``subgraph`` counts from 0 and is None on the GPU.
+    ``source`` names the document of the rule. ``subgraph`` is an index from 0, None on the GPU.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subgraph:
-    """One loadable of the DLA. Bytes are those of float16; int8 takes half.
+    """One loadable of the DLA; bytes are those of float16, int8 takes half.
 
-    ``peak_bytes`` are the most bytes of tensors that are alive at once in graph order;
-    ``weight_bytes`` those of all its constants.
+    ``peak_bytes`` is the maximum of the bytes of tensors in use at once, in graph order;
+    ``weight_bytes`` are the bytes of all constants.
     """
 
     num_layers: int
@@ -71,7 +71,7 @@ class Subgraph:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Verdicts in graph order, and the subgraphs that they make."""
+    """Verdicts on the nodes in graph order, and the subgraphs of the nodes that run on the DLA."""
 
     generation: str
     verdicts: tuple[Verdict, ...]
@@ -103,9 +103,9 @@ def _broken_limits(subgraphs: Sequence[Subgraph]) -> Iterator[str]:
 def plan(model: onnx.ModelProto, generation: str) -> Plan:
     """Where TensorRT would put each node of ``model``, which is not changed.
 
-    Subgraphs: neighbouring DLA layers are joined into one loadable, in graph order, as long as no
-    path leaves it and comes back, until no two can be joined. The builder may split further, for
-    memory; its log (``{ForeignNode[...]}``) has the last word.
+    Neighbouring DLA layers are joined into one subgraph, in graph order, until no two can be
+    joined; a join is allowed if no path leaves the subgraph and comes back. TensorRT's builder may
+    split a subgraph to save memory; its log (``{ForeignNode[...]}``) shows the real subgraphs.
 
     Args:
         model: Plain ONNX with fixed sizes, shapes inferred or inferable.
@@ -174,7 +174,7 @@ def _fixed(sizes: Sequence[int | str]) -> tuple[int, ...]:
 def _subgraphs(nodes: Sequence[onnx.NodeProto], on_dla: Sequence[bool]) -> list[list[int]]:
     """Indices of the nodes of every subgraph, in graph order.
 
-    Sets of nodes are integers, one bit a node.
+    A set of nodes is an integer in which bit i stands for node i.
     """
     maker = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     before = [sorted({maker[name] for name in node.input if name in maker}) for node in nodes]
@@ -198,7 +198,7 @@ def _subgraphs(nodes: Sequence[onnx.NodeProto], on_dla: Sequence[bool]) -> list[
 
 
 def _returns(members: int, above: Sequence[int], group: Sequence[int]) -> bool:
-    """Whether a path leaves the set of nodes and comes back, where every other group runs whole."""
+    """Whether a path leaves the set ``members`` and comes back, if other groups run undivided."""
     seen, reached = 0, _above(members, above) & ~members
     while reached != seen:
         seen = reached

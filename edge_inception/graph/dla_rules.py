@@ -1,7 +1,7 @@
-"""The layers that NVIDIA's DLA takes, as published for TensorRT 8.2 to 10.7.
+"""Rules on which layers NVIDIA's DLA can run, as published for TensorRT 8.2 to 10.7.
 
-A rule returns the reason why TensorRT would give a node to the GPU, or an empty string. Where the
-documents are silent the node goes to the GPU: a device may do better than the plan, never worse.
+A rule returns the reason why TensorRT would run a node on the GPU instead, or an empty string. A
+node on which the documents are silent is assigned to the GPU, so that the plan is never too good.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ OPERATORS = "operators/README.md of NVIDIA/Deep-Learning-Accelerator-SW"
 _FACTS = 'docs/dla.md, "Limits"'
 
 XAVIER, ORIN = "NVDLA 1.0", "DLA 2.0"
-"""Generations, as in the table of targets."""
+"""Generations of the DLA, as in the table of targets."""
 
-_RANK = 4
+_RANK = 4  # [N, C, H, W]
+# Limits of the sources in RULES; pairs are (least, largest), for each axis where there are two.
 _LARGEST_BATCH, _LARGEST_SIZE = 4096, 8192
 _CONV_KERNEL, _CONV_STRIDE, _CONV_DILATION, _CONV_PAD = (1, 32), (1, 8), (1, 32), (0, 31)
 _POOL_WINDOW, _POOL_STRIDE, _POOL_PAD = (1, 8), (1, 16), (0, 7)
 _GROUPS = (1, 8192)
 _CLIP = (1, 127)
 _LRN_WINDOWS = (3, 5, 7, 9)
+# Largest size of Softmax's axis: where all other axes but the batch have size 1, and elsewhere.
 _SOFTMAX_ALONE, _SOFTMAX_AMONG = 8192, 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """The facts that rules read: fixed sizes of every tensor, constants, the DLA's generation."""
+    """What the rules read: sizes of tensors and constants by name, and the DLA's generation."""
 
     sizes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, TensorProto]
@@ -47,7 +49,7 @@ class View:
         return self.sizes.get(name, ())
 
     def computed(self, node: onnx.NodeProto) -> list[str]:
-        """Inputs of a node that are no constants."""
+        """Names of a node's inputs that are not constants."""
         return [name for name in node.input if name and name not in self.constants]
 
 
@@ -56,7 +58,7 @@ Check = Callable[[onnx.NodeProto, View], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """The check of one op, and the document that states it."""
+    """The check of one op, and ``source``, the document that states the rule."""
 
     check: Check
     source: str
@@ -99,7 +101,7 @@ def _conv(node: onnx.NodeProto, view: View) -> str:
 
 
 def _matrix(node: onnx.NodeProto, view: View) -> str:
-    """Gemm and MatMul run as 1 x 1 convolutions."""
+    """The check of Gemm and MatMul, which run as 1 x 1 convolutions."""
     if node.input[1] not in view.constants:
         return "its second input is computed"
     is_plain = attribute(node, "alpha", 1.0) == 1.0 and not attribute(node, "transA", 0)
@@ -141,7 +143,10 @@ def _concat(node: onnx.NodeProto, view: View) -> str:
 
 
 def _elementwise(node: onnx.NodeProto, view: View) -> str:
-    """An op on two computed tensors of one size, or on one and a constant, as layer Scale."""
+    """The check of an op on two computed tensors of equal sizes, or on a tensor and a constant.
+
+    With a constant the op runs as the DLA's layer Scale.
+    """
     if len(node.input) != 2:  # noqa: PLR2004 -- ElementWise has two
         return f"{len(node.input)} inputs, wanted 2"
     computed = view.computed(node)
@@ -205,7 +210,7 @@ def _never(reason: str) -> Check:
     return lambda _node, _view: reason
 
 
-_PLAIN = _never("")  # whatever its attributes are
+_PLAIN = _never("")  # the DLA runs the op whatever its attributes are
 _FLAT = _never("a view of rank 2; nothing is computed")
 
 RULES: Mapping[str, Rule] = {
@@ -252,7 +257,7 @@ _UNKNOWN = Rule(check=_never("DLA has no such layer"), source=LAYERS)
 
 
 def judge(node: onnx.NodeProto, view: View) -> tuple[str, str]:
-    """The reason why ``node`` would run on the GPU, empty if it would not, and its source."""
+    """The reason why ``node`` would run on the GPU, or "" for the DLA; and the rule's source."""
     is_own = node.domain in OWN_DOMAINS
     rule = RULES.get(node.op_type, _UNKNOWN) if is_own else _UNKNOWN
     general = "" if rule is _UNKNOWN else _sizes(node, view)
@@ -260,7 +265,7 @@ def judge(node: onnx.NodeProto, view: View) -> tuple[str, str]:
 
 
 def _sizes(node: onnx.NodeProto, view: View) -> str:
-    """Why the sizes of a node do not suit any layer: four axes, none of them free or too large."""
+    """Why the DLA refuses a node's sizes, which must be known, of rank 4 and not too large."""
     for name in (*view.computed(node), *(name for name in node.output if name)):
         sizes = view.of(name)
         if not sizes:

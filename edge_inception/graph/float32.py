@@ -10,14 +10,14 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 _OTHERS = frozenset((TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))
-_TYPE_ATTRIBUTES = frozenset(("to", "dtype"))  # of Cast, EyeLike and their like
+_TYPE_ATTRIBUTES = frozenset(("to", "dtype"))  # attributes of Cast, EyeLike and similar ops
 
 
 def to_float32(model: onnx.ModelProto) -> dict[str, int]:
-    """Make every float of ``model`` float32, in place; number of weights by former type.
+    """Make every float of ``model`` float32, in place; return the number of tensors by old type.
 
-    float16 and bfloat16 become float32 exactly; a double is rounded. Casts between float types are
-    left as casts to float32, which do nothing.
+    float16 and bfloat16 values stay exact; doubles are rounded. Casts between float types stay as
+    casts to float32, which do nothing.
     """
     counts: Counter[str] = Counter()
     graph = model.graph

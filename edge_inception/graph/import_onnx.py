@@ -1,4 +1,4 @@
-"""A float ONNX classifier of another exporter -> graph: the stage ``import``."""
+"""The stage ``import``: a float ONNX classifier of another exporter becomes a graph of ours."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, Head, Preprocess
 
 __all__ = ["ImportOptions", "import_graph", "import_provenance"]
 
-OPSET = 18  # older graphs are converted to it; newer ones stay, and simplify checks what is left
+OPSET = 18  # older graphs are converted to it; newer ones keep their opset until simplify
 TOLERANCE = 1e-5
 """Largest accepted difference of a logit, as a share of the largest logit.
 
-It can be small, since conversion and another batch leave every kernel and weight as it was.
+It can be small, since opset conversion and another batch size change no kernel and no weight.
 """
-_PASS_THROUGH = frozenset(("Identity", "Flatten", "Reshape", "Squeeze"))
-_COMPARED = 2  # images; a graph that errs does so on any image
-_CLASSES_AXES = {2: (1, -1), 4: (1, -3)}
-_CONVERTED_SINCE = 13  # before, Softmax flattens everything from its axis on
-_DEFAULTS = {"crop_fraction": 0.875, "interpolation": "bilinear"}
+_PASS_THROUGH = frozenset(("Identity", "Flatten", "Reshape", "Squeeze"))  # may follow the Softmax
+_COMPARED = 2  # number of images; a wrong graph is wrong on any image
+_CLASSES_AXES = {2: (1, -1), 4: (1, -3)}  # rank of the Softmax -> its axis of the classes
+_CONVERTED_SINCE = 13  # before opset 13, Softmax normalises over all axes from ``axis`` on
+_DEFAULTS = {"crop_fraction": 0.875, "interpolation": "bilinear"}  # a note tells the user
 
 
 def import_provenance(source: Path, options: ImportOptions) -> Provenance:
     """The provenance that ``import_graph`` records for these inputs.
 
     Raises:
-        InputError: The file, or one that holds its weights, cannot be read.
+        InputError: The file, or a file with its external weights, cannot be read.
     """
     parents = {"onnx": file_sha256(source)}
     for name in _external_files(source):
@@ -53,19 +53,19 @@ def import_provenance(source: Path, options: ImportOptions) -> Provenance:
 def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
     """The classifier in ``source`` as a graph: ``input`` [N, 3, H, W] -> ``logits`` [N, classes].
 
-    Opset 7 to 17 becomes 18; functions are inlined; initialisers are no inputs any more; half and
-    double weights become float32. A Softmax at the end is cut off, so that later stages compare
-    logits, and recorded as the head.
+    Opsets 7 to 17 are converted to 18; functions are inlined; initialisers are taken off the list
+    of inputs; float16, bfloat16 and double weights become float32. A Softmax at the end is cut off,
+    so that later stages compare logits; the sidecar, the .json file beside ``out``, records it.
 
     Args:
         source: An .onnx file, with its external weights beside it.
-        options: Preprocessing, class names, batch.
+        options: Preprocessing, class names, range of batch sizes.
         out: Path of the .onnx file; weights are inside it.
 
     Raises:
-        InputError: A node cannot be handled (its op and the reason are named), mean or std is not
-            given, class names or sizes do not fit, or onnxruntime's logits of the graph are not
-            those of ``source``.
+        InputError: A node cannot be handled (the message names its op and the reason), mean or std
+            is not given, class names or sizes do not fit, or onnxruntime's logits of the graph
+            are not those of ``source``.
     """
     provenance = import_provenance(source, options)
     model = check.load_graph(source)
@@ -111,7 +111,7 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
 
 
 def _external_files(source: Path) -> list[str]:
-    """Files beside ``source`` that hold weights, by name."""
+    """Names of the files beside ``source`` that hold its weights."""
     try:
         model = onnx.load(str(source), format="protobuf", load_external_data=False)
     except DecodeError:  # load_graph refuses the file and says why
@@ -123,7 +123,7 @@ def _external_files(source: Path) -> list[str]:
 
 
 def _normalise(model: onnx.ModelProto, source: Path) -> list[str]:
-    """Rewrite to plain operators, float32 and initialisers that are no inputs; notes on it."""
+    """Inline functions, make floats float32 and take initialisers off the inputs; notes on it."""
     notes = []
     if model.functions:
         notes.append(f"{len(model.functions)} functions inlined")
@@ -137,7 +137,7 @@ def _normalise(model: onnx.ModelProto, source: Path) -> list[str]:
     check.refill(model.graph.input, (v for v in model.graph.input if v.name not in weights))
     check.set_opset(model, support_checks.opset_of(model))
     model.ir_version = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
-    model.ir_version = max(model.ir_version, 4)  # from 4 on, initialisers need not be inputs
+    model.ir_version = max(model.ir_version, 4)  # below 4, initialisers must be inputs
     _constants_to_initialisers(model)
     return notes
 
@@ -157,11 +157,11 @@ def _constants_to_initialisers(model: onnx.ModelProto) -> None:
 def _preprocessing(
     model: onnx.ModelProto, options: ImportOptions, source: Path, notes: list[str]
 ) -> Preprocess:
-    """The preprocessing that the user gave, with the image size of the graph and our defaults.
+    """The user's preprocessing, completed with the graph's image size and our defaults.
 
     Raises:
-        InputError: Mean or std is missing, the image size is free and not given, or the given one
-            is not the graph's.
+        InputError: Mean or std is missing, the graph's image size is free and none is given, or
+            the given size is not the graph's.
     """
     fields = dict(options.preprocess)
     missing = [key for key in ("mean", "std") if key not in fields]
@@ -193,7 +193,7 @@ def _preprocessing(
 
 
 def _cut_softmax(model: onnx.ModelProto) -> bool:
-    """Remove a Softmax over the classes at the end of the graph; whether there was one."""
+    """Remove a Softmax over the classes at the end of the graph; return whether it was there."""
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
     node = makers.get(graph.output[0].name)
@@ -211,7 +211,7 @@ def _cut_softmax(model: onnx.ModelProto) -> bool:
 
 
 def _is_over_classes(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
-    """Whether a Softmax normalises every image by itself, over all classes."""
+    """Whether a Softmax normalises each image separately, over all its classes."""
     if support_checks.opset_of(model) < _CONVERTED_SINCE:
         return check.attribute(node, "axis", 1) == 1
     inferred = onnx.shape_inference.infer_shapes(model).graph
@@ -251,9 +251,9 @@ def _set_sides(model: onnx.ModelProto, preprocess: Preprocess) -> None:
 
 
 def _name_ends(model: onnx.ModelProto, source: Path) -> None:
-    """Name the ends of the graph ``input`` and ``logits`` [N, classes].
+    """Name the graph's input ``input`` and its output ``logits`` [N, classes], in place.
 
-    An inner tensor that already has such a name gets another.
+    An inner tensor that already has one of these names is renamed.
 
     Raises:
         InputError: The output is neither [N, classes] nor [N, classes, 1, 1].
@@ -287,9 +287,9 @@ def _name_ends(model: onnx.ModelProto, source: Path) -> None:
 def _require_same_logits(
     original: onnx.ModelProto, model: onnx.ModelProto, preprocess: Preprocess, source: Path
 ) -> int:
-    """Check that both graphs compute the same logits; their number of classes.
+    """Check that both graphs compute the same logits; return the number of classes.
 
-    ``original`` runs one random image at a time, ``model`` a batch.
+    ``original`` runs on one random image at a time, ``model`` on a batch.
 
     Raises:
         InputError: onnxruntime refuses a graph, logits are not finite, all 0, or not the same.
@@ -323,7 +323,7 @@ def _require_same_logits(
 
 
 def _logits_of_one(model: onnx.ModelProto, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits [classes] of one image [3, H, W], whatever batch ``model`` was made for."""
+    """Logits [classes] of one image [3, H, W]; a static batch is filled with copies of it."""
     batch = shape_of(model.graph.input[0])[0]
     copies = np.repeat(image[np.newaxis], batch if isinstance(batch, int) else 1, axis=0)
     logits: NDArray[np.float32] = parity.run(model, copies).reshape(len(copies), -1)[0]

@@ -1,11 +1,12 @@
-"""Where the error of a typed graph arises: noise to signal, layer by layer, against a float graph.
+"""Comparison of a typed graph with its float graph: noise-to-signal power, layer by layer.
 
-Both graphs run in onnxruntime as they are written, without its optimisations, on the same images,
-one at a time. A tensor of the float graph is found in the typed graph by its name. An input that a
-layer of the typed graph reads through a Q/DQ pair or a cast is compared too, so that the noise of a
-pair is told apart from that of the weights behind it. A graph that was rewritten, as for DLA, may
-write a tensor in another shape or not at all: axes of one element make no difference, and a layer
-whose result is missing is left out and named.
+A typed graph is an ONNX graph in which every tensor's precision is explicit, by Q/DQ nodes or
+casts. Both graphs run on the same images, one image at a time, in onnxruntime without its
+optimisations. Tensors of the two graphs are matched by name. Where a layer of the typed graph reads
+an input through a Q/DQ pair or a cast, the value behind them is compared too; this tells noise from
+rounding the input apart from noise from rounding the weights. A rewritten graph, as for DLA, may
+give a tensor another shape, which is accepted if only axes of one element differ; a layer whose
+result is missing is listed and not compared.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ _Pair = tuple[str, str]
 """Names of a tensor in the float graph and of its counterpart in the typed graph."""
 
 QUIET = 1e-3
-"""Floor of the noise to signal of an input, -30 dB: about the noise of rounding to 8 bits."""
+"""Least noise-to-signal power assumed of an input, -30 dB: about that of rounding to 8 bits."""
 
 JUMP = 10.0
-"""Ratio of a layer's output noise to its input noise from which it counts as a jump: 10 dB."""
+"""A layer is a jump if its output noise is at least this many times its input noise: 10 dB."""
 
 LIMIT_DB = 300.0
-"""SQNR that stands for no noise at all; its negative stands for noise without a signal."""
+"""SQNR in dB that stands for no noise at all; its negative stands for noise without a signal."""
 
 _CARRIERS = frozenset(("QuantizeLinear", "DequantizeLinear", "Cast"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerNoise:
-    """Noise to signal at one node of the float graph, in power, over all images.
+    """Noise-to-signal power ratios at one node of the float graph, over all images.
 
-    ``output`` is that of the node's result. ``inputs`` is the largest among its inputs as they were
-    computed, ``read`` the largest among its inputs as it reads them, behind Q/DQ and casts;
-    ``noisiest`` names the input of ``read``, or is "" where the node of the typed graph reads no
-    tensor that the float graph computes. ``worst_image`` is the index of the image with the largest
-    ``output``.
+    ``output`` is the ratio of the node's result. ``inputs`` is the largest ratio among its inputs
+    before Q/DQ and casts, ``read`` the largest among the same inputs after Q/DQ and casts.
+    ``noisiest`` names the input that ``read`` belongs to; it is "" where the node of the typed
+    graph reads no tensor that the float graph computes. ``worst_image`` is the index of the image
+    whose own ``output`` ratio is largest.
     """
 
     name: str
@@ -62,7 +63,7 @@ class LayerNoise:
 
     @property
     def rise(self) -> float:
-        """``output`` over ``inputs``, quiet inputs counting as ``QUIET``."""
+        """``output`` divided by ``inputs``, or by ``QUIET`` where ``inputs`` is less."""
         return self.output / max(self.inputs, QUIET)
 
     @property
@@ -78,9 +79,9 @@ class LayerNoise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Noise of layers in graph order; ``left_out`` names those that could not be compared.
+    """Noise of layers in graph order; ``left_out`` names the layers that could not be compared.
 
-    Their result is not in the typed graph under its name, or has another shape there.
+    The typed graph lacks a tensor named as such a layer's result, or has it in another shape.
     """
 
     layers: tuple[LayerNoise, ...]
@@ -88,7 +89,7 @@ class Comparison:
 
 
 def decibels(noise_to_signal: float) -> float:
-    """SQNR in dB, within ``LIMIT_DB`` either way."""
+    """SQNR in dB of a noise-to-signal power ratio, limited to -LIMIT_DB..LIMIT_DB."""
     if noise_to_signal == 0.0:
         return LIMIT_DB
     if math.isinf(noise_to_signal):
@@ -112,11 +113,11 @@ def compare_layers(
     Args:
         graphs: The float graph, and a typed graph that was made from it.
         images: Preprocessed images [1, ...], at least one.
-        progress: Called with the number of images done, twice: their total is not known.
+        progress: Called with (images done, images done), since their total is not known.
 
     Raises:
-        InputError: The first graph is quantized, no tensor of one is in the other, or onnxruntime
-            refuses a graph.
+        InputError: The first graph is quantized, no layer can be compared, or onnxruntime refuses
+            a graph.
     """
     exact, typed = graphs
     if any(node.op_type == "QuantizeLinear" for node in exact.graph.node):
@@ -153,10 +154,10 @@ def compare_layers(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
-    """A node of the float graph, with the pairs of names of its outputs and inputs.
+    """A node of the float graph; a pair is a tensor's name there and in the typed graph.
 
-    The first output is the result. ``found`` are the outputs whose name the typed graph has;
-    ``reads`` pair an input with the tensor that the node of the typed graph reads for it.
+    The first of ``outputs`` is the result. ``found`` are the outputs whose name the typed graph
+    has. ``reads`` pair each input with the tensor that the typed graph's node reads for it.
     """
 
     name: str
@@ -201,8 +202,8 @@ def _layers(exact: onnx.ModelProto, typed: onnx.ModelProto) -> Iterator[_Layer]:
 def _comparable(layers: Iterable[_Layer], comparable: AbstractSet[_Pair]) -> Iterator[_Layer]:
     """The layers whose result can be compared.
 
-    An input that cannot be compared is replaced by the inputs of the layer that computed it. Else
-    a layer behind it would seem to read no noise, and be blamed for all noise before it.
+    An input that cannot be compared is replaced by the inputs of the layer that computed it.
+    Otherwise the next layer would seem to read no noise and be blamed for all noise before it.
     """
     stands_for: dict[_Pair, tuple[_Pair, ...]] = {}
     for layer in layers:
@@ -216,7 +217,7 @@ def _comparable(layers: Iterable[_Layer], comparable: AbstractSet[_Pair]) -> Ite
 
 
 def _layer_behind(name: str, op_type: str, makers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:
-    """The node that computes tensor ``name``, skipping casts behind it."""
+    """The node that computes tensor ``name``, without the casts between node and tensor."""
     node = makers[name]
     while node.op_type == "Cast" and op_type != "Cast" and node.input[0] in makers:
         node = makers[node.input[0]]
@@ -226,7 +227,7 @@ def _layer_behind(name: str, op_type: str, makers: Mapping[str, onnx.NodeProto])
 def _carries(
     reader: onnx.NodeProto, index: int, name: str, makers: Mapping[str, onnx.NodeProto]
 ) -> bool:
-    """Whether input ``index`` of ``reader`` is ``name``, as it is or behind Q/DQ and casts."""
+    """Whether input ``index`` of ``reader`` is ``name``, directly or through Q/DQ and casts."""
     if index >= len(reader.input):
         return False
     source = reader.input[index]

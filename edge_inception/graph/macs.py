@@ -13,15 +13,16 @@ from edge_inception.graph.check import attribute
 
 OWN_DOMAINS = frozenset(("", "ai.onnx"))
 Sizes = tuple[int | str, ...] | None
-"""Sizes of a tensor; a free size is its name or ``?``; None where not even the rank is known."""
+"""Sizes of a tensor; a free size is given by its name or ``?``; None where the rank is unknown."""
 
-_BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4}  # packed in bytes
+# Bits per element of the types that are packed several to a byte.
+_BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4}
 _BITS_OF_BYTE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """A tensor of a graph; ``element`` is numpy's name of its element type, ``?`` if unknown."""
+    """Name, element type (numpy's name, ``?`` if unknown) and sizes of a tensor of a graph."""
 
     name: str
     element: str
@@ -48,14 +49,14 @@ def _bits(element: str) -> int:
 
 
 def element_of(code: int) -> str:
-    """Numpy's name of an ONNX element type; ``?`` for none."""
+    """Numpy's name of the ONNX element type ``code``; ``?`` for 0, which means undefined."""
     return str(helper.tensor_dtype_to_np_dtype(code).name) if code else "?"
 
 
 def macs_of(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
-    """Multiply-adds of a node for the whole batch; None where they cannot be counted.
+    """Multiply-adds of a node for the whole batch; 0 for an op without any.
 
-    A size is unknown, or the op is of another domain or one that is not counted here.
+    They are None where a size is unknown, or the op is of another domain or in ``_UNCOUNTED``.
     """
     is_own = node.domain in OWN_DOMAINS
     if not is_own or node.op_type in _UNCOUNTED:
@@ -76,7 +77,10 @@ Count = Callable[[onnx.NodeProto, Mapping[str, Tensor]], int | None]
 
 
 def _per_output(weight: int) -> Count:
-    """The count of a convolution: one filter [channels / group, *kernel] per output element."""
+    """The rule for convolutions: one filter [channels / group, *kernel] per output element.
+
+    ``weight`` is the position of the weight among the inputs.
+    """
 
     def count(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
         sizes = tensors[node.input[weight]].sizes
@@ -86,7 +90,7 @@ def _per_output(weight: int) -> Count:
 
 
 def _conv_transpose(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> int | None:
-    """One filter [out channels / group, *kernel] per input element."""
+    """The rule for ConvTranspose: one filter [out channels / group, *kernel] per input element."""
     sizes = tensors[node.input[1]].sizes
     return _product(tensors[node.input[0]].count, sizes and sizes[1:])
 
@@ -112,7 +116,7 @@ _COUNTED: Mapping[str, Count] = {
     "MatMulInteger": _matmul,
     "QLinearMatMul": _matmul,
 }
-# These multiply and add too, or hold a body that may.
+# Ops that multiply and add too, or hold a subgraph that may, and that are not counted.
 _UNCOUNTED = frozenset(
     ("Attention", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop", "RNN", "Scan", "SequenceMap")
 )

@@ -1,4 +1,4 @@
-"""Ops that mean the same from opset 13 to 21, so that one graph can be stamped for every target."""
+"""The ops that mean the same in opsets 13 to 21, so that a graph can be written in any of them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ PORTABLE_OPS: Mapping[str, str] = {
     "Transpose": _TYPES,
     "Unsqueeze": _TYPES,
 }
-"""Op -> why it may be used. An attribute that opset 13 lacks is refused for every op.
+"""Op -> why its meaning is the same. An attribute that opset 13 lacks is refused for every op.
 
 Source: onnx/docs/Changelog.md; the tests read the same from ``onnx.defs``.
 """
@@ -98,15 +98,15 @@ _REFUSED: Mapping[str, tuple[tuple[Callable[[onnx.NodeProto], bool], str], ...]]
     ),
     "Split": ((_lacks_split, "Split without sizes is spelled differently from opset 18 on"),),
 }
-"""Op -> uses of it that opset 13 lacks or defines differently, each with the reason."""
+"""Op -> tests for uses that mean something else in another opset, each with the reason."""
 
 
 def require_portable(model: onnx.ModelProto) -> None:
     """Check that the graph computes the same under any opset from 13 to 21.
 
     Raises:
-        InputError: A node is of an op that is not listed, or uses a feature that opset 13 lacks or
-            defines differently.
+        InputError: A node's op is not in ``PORTABLE_OPS``, or the node uses a feature that some of
+            these opsets lack or define differently.
     """
     for node in model.graph.node:
         reason = why_not_portable(node)

@@ -1,6 +1,6 @@
-"""Options of import and simplify, and the provenance of their results; imports no onnx.
+"""Options of import and simplify, and the provenance of their results.
 
-A pipeline asks whether a result can be reused before it imports onnx.
+This module does not import onnx, since a pipeline decides on reuse before it imports onnx.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ SIMPLIFY = Stage(name="simplify", tools=("onnx", "onnxsim", "onnxruntime"), sour
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """How a foreign ONNX file is imported.
+    """Options of the import of an ONNX file that another exporter wrote.
 
     ``preprocess`` are fields of ``Preprocess``; mean and std must be among them, since an ONNX file
-    does not state them. The other fields are as in ``ExportOptions``.
+    does not state them. ``num_classes`` is compared with the number of logits; None compares
+    nothing. The other fields are as in ``ExportOptions``.
     """
 
     preprocess: Mapping[str, Any] = field(default_factory=dict)
@@ -35,15 +36,16 @@ class ImportOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimplifyOptions:
-    """How simplify checks that the simplified graph computes the same as the graph.
+    """Options of the check that the simplified graph computes the same as the original.
 
-    Both graphs run on seeded normal images. ``tolerance`` is the largest accepted difference of a
-    logit, as a share of the largest logit.
+    Both graphs run on normally distributed images from ``seed``. ``tolerance`` is the largest
+    accepted difference of a logit, as a share of the largest logit; a larger one is accepted only
+    where ``simplify.MAX_ROUNDING`` explains it by rounding.
     """
 
     # Both graphs run the same kernels on the same weights; only the head sums in another order,
-    # which moves a logit by 1.6e-7 of the largest on the full Inception-v4. Folding a batch norm
-    # rounds weights once more, which moves a logit by up to 1.5e-6 of the largest. Source:
+    # which changes a logit by 1.6e-7 of the largest on the full Inception-v4. Folding a batch norm
+    # rounds weights once more, which changes a logit by up to 1.5e-6 of the largest. Source:
     # docs/models.md, "Rounding between implementations".
     tolerance: float = 1e-5
     seed: int = 0

@@ -17,13 +17,13 @@ from onnx import numpy_helper
 from edge_inception.errors import InputError
 from edge_inception.graph.check import image_input, shape_of, without_head
 
-_FREE_BATCHES = (1, 3)  # two sizes, so that a batch size left inside the graph shows
+_FREE_BATCHES = (1, 3)  # two sizes: a graph with a fixed size somewhere inside fails on one
 
 
 def largest_difference(first: onnx.ModelProto, second: onnx.ModelProto, *, seed: int) -> float:
-    """Largest difference of a logit on seeded images, as a share of the largest logit.
+    """Largest difference of a logit on random images, as a share of the largest logit.
 
-    Heads are left out: their probabilities would hide differences that the logits show.
+    The graphs run without their heads, whose probabilities would hide differences of logits.
 
     Args:
         first: The reference, whose largest logit is the unit.
@@ -34,7 +34,8 @@ def largest_difference(first: onnx.ModelProto, second: onnx.ModelProto, *, seed:
         A share of 0 or more; infinity when a logit is NaN or infinite.
 
     Raises:
-        InputError: onnxruntime refuses a graph, or all logits of the first are 0.
+        InputError: onnxruntime refuses a graph, its channels or sides are free, or all logits of
+            ``first`` are 0.
     """
     batches = _images(first, seed)
     bare = (without_head(first), without_head(second))
@@ -49,13 +50,13 @@ def largest_difference(first: onnx.ModelProto, second: onnx.ModelProto, *, seed:
 
 
 def rounding(model: onnx.ModelProto, *, seed: int) -> float:
-    """Difference of the logits when every weight moves by up to one float32 rounding step.
+    """Difference of the logits when every weight of rank 2 or more changes by float32 rounding.
 
-    It depends on the weights: 2e-7 of the largest logit on a ResNet-50, 2e-5 on an Inception-v3,
-    both with random weights.
+    Each weight is multiplied by 1 + r, r random within 2**-23 of 0. The difference depends on the
+    weights: 2e-7 of the largest logit on a ResNet-50, 2e-5 on an Inception-v3, both untrained.
 
     Returns:
-        As ``largest_difference``.
+        A share of the largest logit, as ``largest_difference`` returns it.
     """
     moved = copy.deepcopy(model)
     rng = np.random.default_rng(seed)
@@ -84,7 +85,7 @@ def require(difference: float, tolerance: float) -> None:
 
 
 def run(model: onnx.ModelProto, images: NDArray[Any]) -> NDArray[np.float32]:
-    """Logits of the graph, computed as it is written: one thread, no fusions.
+    """Output of a graph with one output, as float32, run node by node: one thread, no fusions.
 
     Raises:
         InputError: onnxruntime cannot load or run the graph.
@@ -97,11 +98,11 @@ def run(model: onnx.ModelProto, images: NDArray[Any]) -> NDArray[np.float32]:
 
 
 class Probe:
-    """A session that returns inner tensors of a graph, computed as the graph is written.
+    """A session that returns inner tensors of a graph, run node by node without fusions.
 
     Args:
         model: The graph; it is not changed.
-        names: Tensors that the graph computes, or its image.
+        names: Names of tensors that the graph computes, or of its image input.
 
     Raises:
         InputError: onnxruntime cannot load the graph.
@@ -120,10 +121,10 @@ class Probe:
             self._session = _session(open_model)
 
     def tensors(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """The tensors by name for one image [1, ...]; a static batch is filled with copies of it.
+        """The tensors by name for one image [1, ...]; a static batch is filled with its copies.
 
         Raises:
-            InputError: onnxruntime cannot run the graph on it.
+            InputError: onnxruntime cannot run the graph on the image.
         """
         with _refusals():
             images = np.repeat(image, self._batch, axis=0)
@@ -136,7 +137,7 @@ def _session(model: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 3  # log errors only
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -146,7 +147,7 @@ def _session(model: onnx.ModelProto) -> Any:
 def _refusals() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # onnxruntime raises classes of its own without a common base
+    except Exception as error:  # onnxruntime's exception classes have no common base of their own
         if not type(error).__module__.startswith("onnxruntime"):
             raise
         line = str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Which tensors can hold no negative value."""
+"""Search for the tensors of a graph that cannot hold a negative value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _JOIN = frozenset(("Concat", "Add"))
 
 
 def non_negative(model: onnx.ModelProto) -> frozenset[str]:
-    """Tensors without negative values: behind ReLU or sigmoid, also through pools, joins, sums."""
+    """Names of tensors after a ReLU or sigmoid, and after pools, concats or sums of only these."""
     names: set[str] = set()
     for node in model.graph.node:
         data = node.input if node.op_type in _JOIN else node.input[:1]

@@ -1,4 +1,4 @@
-"""Graph -> simplified graph: the stage ``simplify``."""
+"""The stage ``simplify``: a graph of the same function with fewer nodes."""
 
 from __future__ import annotations
 
@@ -33,37 +33,37 @@ from edge_inception.sidecar import SimplifiedDetails
 __all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
 
 OPSET, IR_VERSION = 18, 8  # the IR version that came with opset 18: onnx/docs/Versioning.md
-# Accepted difference, in units of ``parity.rounding``: measured were 0.7 to 1.1 of them.
+# Largest accepted difference, as a multiple of ``parity.rounding``; 0.7 to 1.1 were measured.
 MAX_ROUNDING = 4.0
-MAX_ROUNDS = 10  # each round removes a node or names one; more means that two passes fight
+MAX_ROUNDS = 10  # rounds of all passes; more would mean that two passes undo each other
 
 PASSES = (
-    remove_identity.PASS,  # first: a Dropout between Conv and norm would hide the pair
-    plain_windows.PASS,  # sizes of windows as plain numbers, for the passes that read them
+    remove_identity.PASS,  # first: a Dropout between Conv and norm would prevent folding
+    plain_windows.PASS,  # before the passes that read pads as numbers
     sum_to_add.PASS,
-    matmul_to_gemm.PASS,  # before fold_affine, which then takes in the bias
-    join_channels.PASS,  # before fold_input_affine, which reads what it writes
-    fold_pad.PASS,  # before fold_input_affine, which asks whether the stem is padded
-    fold_affine.PASS,  # leaves weights of the norm behind
-    spell_norm.PASS,  # after fold_affine: norms that no convolution took in
+    matmul_to_gemm.PASS,  # before fold_affine, which folds the bias into the Gemm
+    join_channels.PASS,  # before fold_input_affine, which folds the Mul and Add of this pass
+    fold_pad.PASS,  # before fold_input_affine, which asks whether the first Conv is padded
+    fold_affine.PASS,  # leaves unused weights of norms
+    spell_norm.PASS,  # after fold_affine: for norms that no convolution took in
     fold_input_affine.PASS,
-    pool_head.PASS,  # leaves the axes of the mean behind
-    remove_unused.PASS,  # takes what the passes before left
-    name_tensors.PASS,  # last: names only what stays
+    pool_head.PASS,  # leaves the unused axes of a ReduceMean
+    remove_unused.PASS,  # removes what the passes above left unused
+    name_tensors.PASS,  # last: names only the nodes that stay
 )
 
 
 def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGraph:
-    """A graph of the same function with fewer nodes, which means the same in opsets 13 to 21.
+    """A graph of the same function with fewer nodes, whose ops mean the same in opsets 13 to 21.
 
     Args:
-        graph: The graph of export or import.
-        options: How it is checked that both graphs compute the same.
+        graph: The graph that ``export`` or ``import_graph`` wrote.
+        options: How to check that both graphs compute the same.
         out: Path of the .onnx file.
 
     Raises:
-        InputError: Not an image classifier in plain ONNX, NaN or infinite weights, an op that is
-            not portable, or logits that differ from those of ``graph``.
+        InputError: ``graph`` is no image classifier in plain ONNX, weights are NaN or infinite, an
+            op means different things in opsets 13 to 21, or the logits differ from ``graph``'s.
     """
     original = check.load_graph(graph.path)
     check.require_plain_opset(original)
@@ -73,7 +73,7 @@ def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGra
     check.require_finite(simplified)
     difference = parity.largest_difference(original, simplified, seed=options.seed)
     allowed = options.tolerance
-    if difference > allowed:  # rounding may explain it; measuring that costs another run
+    if difference > allowed:  # rounding may explain the difference; measuring it takes two runs
         allowed = MAX_ROUNDING * parity.rounding(original, seed=options.seed)
     parity.require(difference, max(allowed, options.tolerance))
     content: bytes = simplified.SerializeToString(deterministic=True)
@@ -95,10 +95,10 @@ def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGra
 
 
 def simplify_model(original: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy, simplified by onnxsim and then by ``PASSES`` until none changes anything.
+    """A copy, simplified by onnxsim and then by rounds of ``PASSES`` until nothing changes.
 
     Raises:
-        InputError: onnxsim or the checker refuses the graph, or an op is not portable.
+        InputError: onnxsim refuses the graph, shapes do not fit, or an op is not portable.
     """
     model = _onnxsim(original)
     number = 1
@@ -113,7 +113,7 @@ def simplify_model(original: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _onnxsim(original: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy simplified by onnxsim, with shapes; its own check is off, since ours comes later."""
+    """A copy simplified by onnxsim, without onnxsim's check: ``simplify`` compares the logits."""
     try:
         model, _ = onnxsim.simplify(original, check_n=0)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:

@@ -1,7 +1,7 @@
 """Costs of an ONNX graph: parameters, multiply-adds, activation memory, layer by layer.
 
-Sizes come from ONNX's shape inference. A size that it does not know is listed as unknown, and sums
-leave it out.
+Sizes come from ONNX's shape inference. Where inference does not know a size, the layer is listed as
+unknown, and sums leave the unknown cost out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edge_inception.graph.support_checks import label, opset_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """Parameters of one element type."""
+    """Number and bytes of the parameters of one element type, by numpy's name of the type."""
 
     element: str
     count: int
@@ -32,10 +32,11 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """Costs of a node that depends on the graph's input; None where a cost is unknown.
+    """Costs of a node that depends on the graph's input, for the whole batch; None if unknown.
 
-    ``macs`` and the activation elements ``num_read`` (each tensor once) and ``num_written`` are
-    those of the whole batch.
+    ``macs`` are multiply-adds. ``num_read`` and ``num_written`` count elements of activations; a
+    tensor that is read twice counts once. ``sizes`` are those of the first output.
+    ``num_parameters`` leaves out weights that an earlier layer reads too.
     """
 
     name: str
@@ -51,10 +52,11 @@ class Layer:
 class Statistics:
     """Everything ``inspect`` shows. Sums leave out what is listed as unknown.
 
-    ``activation_bytes`` are the bytes of the inputs and of all layer outputs. ``peak_bytes`` are
-    the most bytes alive at once when nodes run in graph order, each with buffers of its own, and a
-    tensor dies after its last reader. An optional output that nothing reads, such as the mask of a
-    Dropout, is not written. Engines fuse layers and reuse buffers, and need less.
+    ``activation_bytes`` are the bytes of the inputs and of all layer outputs. ``peak_bytes`` is the
+    maximum of bytes in use at once, reached at node ``peak_at``, when nodes run in graph order,
+    every output has its own buffer, and a buffer is freed after its last reader. An optional output
+    that nothing reads, such as the mask of a Dropout, does not count. Engines fuse layers and reuse
+    buffers, and need less. ``num_constant_nodes`` counts nodes that do not depend on the input.
     """
 
     opsets: Mapping[str, int]
@@ -78,14 +80,14 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
     """The costs of ``model``, which is not changed.
 
     A parameter is an element of a float or quantized weight that a layer reads, directly or through
-    nodes that compute constants; scales, zero points, limits and shapes are no parameters. Batch
-    norm's stored mean and variance are, as they are in the file. Shared weights count once, at
-    their first reader. A multiply-add is one tap of Conv, ConvTranspose, Gemm or MatMul, taps on
-    padding included. Functions inside the model count as the nodes of their bodies.
+    nodes that compute constants. Batch norm's stored mean and variance are parameters; scales, zero
+    points, limits and shapes are not. A shared weight counts once, at its first reader. A
+    multiply-add is one product in a Conv, ConvTranspose, Gemm or MatMul; products with padding
+    count too. Functions inside the model count as the nodes of their bodies.
 
     Args:
-        model: Any ONNX model; external weights may be missing, only their shapes are read.
-        batch: Number of images for a free first size of the inputs; 1 when None.
+        model: Any ONNX model; external weights may be missing, since only their shapes are read.
+        batch: Number of images that replaces a free batch of the inputs; None means 1.
 
     Raises:
         InputError: ``batch`` contradicts a fixed batch, nodes are out of order, or shape inference
@@ -132,12 +134,12 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
 
 
 _MOST_READ = 1024
-"""Most elements of a constant that shape inference needs: shapes, axes, scales of a Resize."""
+"""Maximum number of elements of a constant that shape inference reads: axes, a Resize's scales."""
 
 
 def _inferred(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
     filled = copy.deepcopy(model)
-    for tensor in filled.graph.initializer:  # 2 GiB is inference's limit
+    for tensor in filled.graph.initializer:  # drop large weights: inference takes up to 2 GiB
         if tensor.data_type != TensorProto.INT64 and math.prod(tensor.dims) > _MOST_READ:
             tensor.ClearField("raw_data")
     fill_batch(filled, batch)
@@ -150,7 +152,7 @@ def _inferred(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
 
 
 def fill_batch(model: onnx.ModelProto, batch: int | None) -> None:
-    """Replace the free batch of a graph by ``batch``, 1 when None, wherever its name occurs.
+    """Replace the free batch of a graph by ``batch`` (None: 1) wherever its name occurs, in place.
 
     Raises:
         InputError: The batch is fixed at another number.
@@ -210,7 +212,7 @@ def _values(
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:
-    """Names of the tensors that a node reads: its inputs, and those that its bodies capture."""
+    """Names of the tensors that a node reads: its inputs, and outer tensors its subgraphs read."""
     names = list(node.input)
     for entry in node.attribute:
         for body in (*([entry.g] if entry.HasField("g") else []), *entry.graphs):
@@ -235,7 +237,7 @@ def _require_order(model: onnx.ModelProto) -> None:
 
 
 _QUANTIZATION = (1, 2)
-# Positions of inputs that are settings and no weights: scales, zero points, limits, regions.
+# Op -> positions of inputs that are settings and not weights: scales, zero points, limits, regions.
 _SETTINGS: Mapping[str, tuple[int, ...]] = {
     "QuantizeLinear": _QUANTIZATION,
     "DequantizeLinear": _QUANTIZATION,
@@ -248,14 +250,14 @@ _SETTINGS: Mapping[str, tuple[int, ...]] = {
     "Resize": (1, 2, 3),
     "Upsample": (1,),
 }
-_NO_WEIGHTS = frozenset(("int64", "bool", "object", "?"))  # shapes, axes, words
-_READ_INT32 = frozenset(("DequantizeLinear", "QLinearConv"))  # as biases; elsewhere it is an index
+_NO_WEIGHTS = frozenset(("int64", "bool", "object", "?"))  # types of shapes, axes and strings
+_READ_INT32 = frozenset(("DequantizeLinear", "QLinearConv"))  # int32 is a bias here, else an index
 
 
 def _layers_and_weights(
     model: onnx.ModelProto, tensors: Mapping[str, Tensor]
 ) -> tuple[list[onnx.NodeProto], list[list[Tensor]], int]:
-    """Nodes that depend on the input, the weights each is first to read, number of other nodes."""
+    """Nodes that depend on the input, the weights that each reads first, number of other nodes."""
     graph = model.graph
     stored = [*constants(model), *(sparse.values.name for sparse in graph.sparse_initializer)]
     # a constant's name -> the weights it was computed from
@@ -366,7 +368,7 @@ def _optional_outputs(node: onnx.NodeProto, opset: int) -> set[str]:
         return set()
     places = onnx.defs.get_schema(node.op_type, opset, "").outputs
     optional = onnx.defs.OpSchema.FormalParameterOption.Optional
-    # not strict: a variadic output is the last place and stands for many
+    # not strict: the schema's last output may be variadic and stand for many outputs
     pairs = zip(node.output, places, strict=False)
     return {name for name, place in pairs if place.option == optional}
 
@@ -377,7 +379,7 @@ def _alive(
     outputs: set[str],
     written: Sequence[Sequence[Tensor]],
 ) -> list[int]:
-    """Bytes of the tensors alive while each node runs: its inputs, its outputs, later inputs."""
+    """For each node, bytes of the tensors in memory while it runs, later nodes' inputs included."""
     last = {name: index for index, node in enumerate(nodes) for name in _reads(node)}
     alive = {tensor.name: tensor.num_bytes or 0 for tensor in inputs}
     sums = []

@@ -1,4 +1,4 @@
-"""Checks that an imported graph can be handled; a refusal names the node, its op and the reason."""
+"""Checks that an imported graph can be handled; an error names the node, its op and the reason."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from edge_inception.errors import InputError
 from edge_inception.graph.check import attribute, constants, shape_of
 from edge_inception.graph.macs import OWN_DOMAINS
 
-OPSETS = range(7, 22)
+OPSETS = range(7, 22)  # the opsets that can be imported, 7 to 21
 _NCHW, _RGB = 4, 3
-_TRAINING_SINCE = 14  # BatchNormalization's attribute; before, a second output meant training
+# The opset that adds training_mode to BatchNormalization; before, a second output means training.
+_TRAINING_SINCE = 14
 
+# Kind of refused op -> reason, hint, ops.
 _REASONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "quantized": (
         "the graph is already quantized",
@@ -63,7 +65,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def label(node: onnx.NodeProto) -> str:
-    """The name of a node for messages; an unnamed node goes by the tensors it writes."""
+    """The name of a node for messages; for an unnamed node, the names of the tensors it writes."""
     return str(node.name) or f"-> {', '.join(filter(None, node.output))}"
 
 
@@ -71,7 +73,7 @@ def require_supported(model: onnx.ModelProto, path: Path) -> None:
     """Check the opset, the weights and every node of an imported graph.
 
     Raises:
-        InputError: Opset outside 7 to 21, sparse weights, or a node that cannot be handled.
+        InputError: The opset is not 7 to 21, a weight is sparse, or a node cannot be handled.
     """
     opset = opset_of(model)
     if opset not in OPSETS:
@@ -120,7 +122,7 @@ def require_image_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoPro
     """The one input that is not a weight, checked to be float32 [N, 3, H, W].
 
     Raises:
-        InputError: There are more inputs or none, or its element type, rank or layout is another.
+        InputError: There is not exactly one input, or its type, rank or channels are others.
     """
     inputs = [value for value in model.graph.input if value.name not in constants(model)]
     if len(inputs) != 1:
@@ -147,7 +149,7 @@ def require_class_output(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoPr
     """The one output, checked to be float32.
 
     Raises:
-        InputError: There are more outputs or none, or its element type is another.
+        InputError: There is not exactly one output, or its type is not float32.
     """
     outputs = list(model.graph.output)
     if len(outputs) != 1:

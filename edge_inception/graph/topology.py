@@ -1,8 +1,8 @@
-"""A network as blocks of parallel branches, to be drawn.
+"""Division of a network into blocks of parallel branches, for drawings.
 
 A layer is a node that an engine runs on its own; activations, casts, Q/DQ and reshapes belong to
-the layer they follow. A layer that every path passes is a *cut*. The layers between two cuts are a
-block, and cuts in a row are one block, a chain.
+the layer they follow. A layer that every path passes is a *cut*. The layers between two cuts make a
+block; adjacent cuts with nothing between them make one block, a chain.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _WORDS: Mapping[str, str] = {
 
 
 class DrawnLayer(Record, frozen=True, kw_only=True):
-    """A layer with its ``label``, such as ``conv 1x7``, and its costs, None where unknown.
+    """A layer with its ``label``, such as ``conv 1x7``, and its costs; None means unknown.
 
-    ``sizes`` are those of its output, free ones by name; ``precision`` is int8 or float, None
-    without a typed graph; ``inputs`` are indices of layers, -1 is the image.
+    ``sizes`` are those of its output; a free size is given by its name. ``precision`` is int8 or
+    float, None without a typed graph. ``inputs`` are indices of layers; -1 stands for the image.
     """
 
     name: str
@@ -50,10 +50,10 @@ class DrawnLayer(Record, frozen=True, kw_only=True):
 
 
 class Block(Record, frozen=True, kw_only=True):
-    """The layers between two cuts with the later cut as the last of ``layers``, or a chain of cuts.
+    """The layers between two cuts and, as the last one, the later cut; or a chain of cuts.
 
-    ``entry`` is the index of the layer that the block reads, -1 for the image; ``layers`` are
-    indices.
+    ``layers`` are indices of layers. ``entry`` is the index of the layer that the block reads, -1
+    for the image.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Block(Record, frozen=True, kw_only=True):
 
 
 class Topology(Record, frozen=True, kw_only=True):
-    """Layers in graph order, and the blocks they make."""
+    """The layers of a network in graph order, and the blocks that they make."""
 
     layers: tuple[DrawnLayer, ...]
     blocks: tuple[Block, ...]
@@ -73,7 +73,8 @@ def describe(model: onnx.ModelProto, typed: onnx.ModelProto | None = None) -> To
 
     Args:
         model: The simplified graph.
-        typed: The typed graph that quantize made from it, for the precision of each layer.
+        typed: The graph that ``quantize`` made from ``model``, in which Q/DQ nodes make the
+            precision of each layer explicit.
 
     Raises:
         InputError: Shapes of the graph cannot be inferred, or its nodes are out of order.
@@ -133,9 +134,10 @@ def _precisions(typed: onnx.ModelProto) -> dict[str, str]:
 
 
 def cuts(inputs: Sequence[Sequence[int]]) -> list[int]:
-    """Indices of the layers that every path from the image to the last layer passes, in order.
+    """Indices, in order, of the cuts: layers on every path from the image to the last layer.
 
-    A layer is such a cut when no edge jumps over it, since graph order is topological.
+    ``inputs`` are the indices that each layer reads. Since graph order is topological, a layer is a
+    cut when no edge leads from before it to behind it.
     """
     readers: dict[int, int] = {}
     for index, sources in enumerate(inputs):
@@ -151,7 +153,7 @@ def cuts(inputs: Sequence[Sequence[int]]) -> list[int]:
 
 
 def blocks(inputs: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator[Block]:
-    """Blocks in order: the layers between two cuts with the later cut, or a chain of cuts."""
+    """Blocks in order; ``inputs`` are as in ``cuts``, ``names`` are the layers' names."""
     entry, chain = IMAGE, list[int]()
     last = IMAGE
     for cut in cuts(inputs):
@@ -170,7 +172,7 @@ def blocks(inputs: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator[Bl
 
 
 def _block(entry: int, layers: list[int], names: Sequence[str], *, is_chain: bool = False) -> Block:
-    """A block, named by the common start of its layers' names; a chain by its first and last."""
+    """A block, named by the common start of its layers' names, a chain by its first and last."""
     owners = [names[index].partition("/")[0] for index in layers]
     together = zip(*(owner.split(".") for owner in owners), strict=False)
     shared = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, together)]

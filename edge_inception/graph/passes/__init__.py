@@ -1,1 +1,1 @@
-"""Graph passes: one per file."""
+"""Graph passes, one per file: rewrites of an ONNX graph in place that keep its function."""

@@ -1,4 +1,4 @@
-"""Nodes that compute gain * x + shift, one gain and one shift per channel: read and written."""
+"""Reading, folding and writing of affine nodes, which compute gain * x + shift per channel."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edge_inception.graph.passes._contract import replace_node, scoped
 
 Float64 = NDArray[np.float64]
 
-_X_AND_WEIGHT = 2
+_X_AND_WEIGHT = 2  # number of inputs of a Conv or Gemm before the bias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affine:
-    """``gain`` and ``shift``: float64 [C], finite; ``source`` is the tensor they apply to."""
+    """The map gain * source + shift: two finite float64 [C], and the name of a tensor."""
 
     source: str
     gain: Float64
@@ -30,9 +30,10 @@ class Affine:
 def read_chain(
     model: onnx.ModelProto, name: str, *, rank: int, channels: int
 ) -> tuple[list[onnx.NodeProto], Affine]:
-    """The chain of affine nodes behind tensor ``name``, and the one affine map they make together.
+    """The chain of affine nodes that follows tensor ``name``, and the affine map of the chain.
 
-    The chain ends where a tensor has other readers or is an output of the graph.
+    The chain ends at a tensor that has several readers or is an output of the graph. The channels
+    of the tensor, of ``rank`` axes, are axis 1.
     """
     known = constants(model)
     chain: list[onnx.NodeProto] = []
@@ -56,12 +57,12 @@ def read_affine(
     Args:
         node: A node of any op.
         known: Constants by name.
-        rank: Rank of that input; its channels are axis 1.
-        channels: Number of its channels.
+        rank: Rank of that input, whose channels are axis 1.
+        channels: Number of channels of that input.
 
     Returns:
-        None where the node is not arithmetic with one finite constant per channel, or would
-        broadcast its input to another shape.
+        The map; None where the node is not arithmetic with one finite constant per channel, or
+        would broadcast its input to another shape.
     """
     if node.op_type == "BatchNormalization":
         affine = _read_norm(node, known)
@@ -86,7 +87,7 @@ def _read_norm(node: onnx.NodeProto, known: Mapping[str, TensorProto]) -> Affine
 
 _Rule = Callable[[Float64], tuple[Float64, Float64]]
 _ONE = np.float64(1)
-# op, position of the constant -> gain and shift from the constant
+# (op, position of the constant c among the inputs) -> function from c to gain and shift
 _RULES: Mapping[tuple[str, int], _Rule] = {
     ("Mul", 0): lambda c: (c, 0 * c),
     ("Mul", 1): lambda c: (c, 0 * c),
@@ -108,13 +109,13 @@ def _read_arithmetic(
     constant = _by_channel(to_float64(known[node.input[places[0]]]), rank, channels)
     if constant is None:
         return None
-    with np.errstate(divide="ignore", invalid="ignore"):  # a division by 0 is not finite
+    with np.errstate(divide="ignore", invalid="ignore"):  # read_affine refuses the infinite gain
         gain, shift = rule(constant)
     return Affine(source=node.input[1 - places[0]], gain=gain, shift=shift)
 
 
 def _by_channel(values: Float64, rank: int, channels: int) -> Float64 | None:
-    """A constant as [C], when it broadcasts to [N, C, ...] and varies along C only."""
+    """A constant as [C] if it broadcasts to [N, C, ...] and varies along C only, else None."""
     if values.ndim > rank:
         return None
     shape = (1,) * (rank - values.ndim) + values.shape
@@ -129,13 +130,13 @@ def to_float64(tensor: TensorProto) -> Float64:
 
 
 def set_values(tensor: TensorProto, values: Float64) -> None:
-    """Give a tensor other values, rounded to its element type; its name and type stay."""
+    """Replace the values of a tensor, rounded to its element type; its name and type stay."""
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     tensor.CopyFrom(numpy_helper.from_array(values.astype(dtype), tensor.name))
 
 
 def has_own_weights(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Whether a Conv or Gemm may be given other weights without a change elsewhere."""
+    """Whether a Conv or Gemm alone reads its weight and bias, both constant, and may be changed."""
     if node.op_type not in {"Conv", "Gemm"} or attribute(node, "beta", 1.0) != 1.0:
         return False
     known = constants(model)
@@ -146,7 +147,7 @@ def has_own_weights(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     )
     if not is_own or len({node.input[0], *weights}) != len(weights) + 1:
         return False
-    # Gemm also takes a bias [N, C] with a row per image, or one that widens its result
+    # Gemm's bias may also be [N, C], a row per image, or broadcast the result to another shape.
     _, channels = output_channels(node, known)
     return all(
         known[name].dims[-1:] in ([], [1], [channels]) and _is_row(known[name])
@@ -159,7 +160,7 @@ def _is_row(tensor: TensorProto) -> bool:
 
 
 def output_channels(node: onnx.NodeProto, known: Mapping[str, TensorProto]) -> tuple[int, int]:
-    """Rank of a Conv's or Gemm's output and the number of its channels."""
+    """Rank of the output of a Conv or Gemm, and the output's number of channels."""
     weight = known[node.input[1]]
     return len(weight.dims), weight.dims[channel_axis(node)]
 
@@ -175,7 +176,7 @@ def apply_to_output(model: onnx.ModelProto, node: onnx.NodeProto, affine: Affine
 
 
 def own_bias(model: onnx.ModelProto, node: onnx.NodeProto, channels: int) -> TensorProto:
-    """The bias of a Conv or Gemm; one of zeros is added where there is none."""
+    """The bias [channels] of a Conv or Gemm; where it has none, a bias of zeros is added."""
     known = constants(model)
     name = node.input[_X_AND_WEIGHT] if len(node.input) > _X_AND_WEIGHT else ""
     if not name:
@@ -194,7 +195,7 @@ def own_bias(model: onnx.ModelProto, node: onnx.NodeProto, channels: int) -> Ten
 def write_affine(
     model: onnx.ModelProto, node: onnx.NodeProto, affine: Affine, *, rank: int, element: int
 ) -> None:
-    """Put Mul(gain) and Add(shift), constants [1, C, 1, ...] of type ``element``, for ``node``."""
+    """Replace ``node`` by Mul(gain) and Add(shift): [1, C, 1, ...] of ONNX type ``element``."""
     result = node.output[0]
     dtype = helper.tensor_dtype_to_np_dtype(element)
     for name, values in (("gain", affine.gain), ("shift", affine.shift)):

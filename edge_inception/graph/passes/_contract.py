@@ -1,4 +1,4 @@
-"""The record of a graph pass, and what the passes share: running, renaming, replacing nodes."""
+"""The record of a graph pass, and functions that passes share: running, renaming, replacing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from edge_inception.errors import EdgeInceptionError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """One rewrite.
+    """One rewrite of a graph, in place, with a check before it and a check after it.
 
-    ``requires`` and ``ensures`` return why the model is not as they want it, or an empty string.
-    ``call`` returns whether it changed anything; called again it must return False.
+    ``requires`` runs before and ``ensures`` after ``call``; each returns why the model fails its
+    check, or an empty string. ``call`` returns whether it changed anything; a second call must
+    return False.
     """
 
     name: str
@@ -24,7 +25,7 @@ class Pass:
     ensures: Callable[[onnx.ModelProto], str] = lambda _: ""
 
     def __call__(self, model: onnx.ModelProto) -> bool:
-        """Run the pass between its two checks; a failed check is a bug of ours, so it asserts."""
+        """Run the pass between its two checks; a failed check is our bug: an AssertionError."""
         before = self.requires(model)
         assert not before, f"{self.name} requires: {before}"
         is_modified = self.call(model)
@@ -34,17 +35,17 @@ class Pass:
 
 
 def run_passes(passes: Sequence[Pass], model: onnx.ModelProto, *, round_number: int = 1) -> bool:
-    """Run every pass once, in order, and return whether one of them changed something.
+    """Run every pass once, in order, and return whether any of them changed the model.
 
     Args:
         passes: The passes.
         model: The model that is changed in place.
-        round_number: Number of this round, from 1 on, for the message of an error.
+        round_number: Number of this run of all passes, from 1 on, for error messages.
 
     Raises:
-        EdgeInceptionError: A pass raised one; this one has its class and its hint.
-        RuntimeError: A pass raised anything else, which is a bug of ours.
-            Both name the pass and those that ran before it, and are chained to the first error.
+        EdgeInceptionError: A pass raised an EdgeInceptionError; class and hint are the same.
+        RuntimeError: A pass raised any other error, which is a bug of ours.
+            Both messages name the pass and the passes before it; the first error is the cause.
     """
     is_modified, done = False, list[Pass]()
     try:
@@ -61,7 +62,7 @@ def run_passes(passes: Sequence[Pass], model: onnx.ModelProto, *, round_number: 
 
 
 def topological_order(model: onnx.ModelProto) -> str:
-    """Why the nodes are out of order, naming the first that reads too early; empty if in order."""
+    """An empty string if nodes are in order, else which node first reads a tensor too early."""
     known = {tensor.name for tensor in model.graph.initializer}
     known |= {value.name for value in model.graph.input} | {""}
     for node in model.graph.node:
@@ -83,7 +84,7 @@ def rename_reads(model: onnx.ModelProto, old: str, new: str) -> None:
 def replace_node(
     model: onnx.ModelProto, node: onnx.NodeProto, new: Sequence[onnx.NodeProto]
 ) -> None:
-    """Put ``new`` where ``node`` stands."""
+    """Replace ``node`` by the nodes ``new``, at the same place in the order."""
     position = list(model.graph.node).index(node)
     del model.graph.node[position]
     for offset, each in enumerate(new):
@@ -91,6 +92,6 @@ def replace_node(
 
 
 def scoped(node: onnx.NodeProto, op: str) -> str:
-    """Name of a node that replaces ``node``: ``op``, in the module that ``node`` came from."""
+    """Name for a node that replaces ``node``: the module path of ``node``, a slash and ``op``."""
     scope, slash, _ = node.name.rpartition("/")
     return f"{scope}{slash}{op}"

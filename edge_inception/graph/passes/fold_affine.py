@@ -20,10 +20,11 @@ def fold_affine(model: onnx.ModelProto) -> bool:
     Before: x -> Conv(w, b) -> BatchNormalization -> Mul(c) -> Add(d) -> y.
     After:  x -> Conv(w', b') -> y.
 
-    The chain may be any of BatchNormalization, Mul, Add, Sub and of Div by a constant: the scale of
-    a residual branch, or the Scale layer that Caffe puts behind its norm. It is multiplied out in
-    float64 and rounded once. It ends where a tensor has other readers or is an output of the graph,
-    where a constant varies within a channel, or before a weight that is shared or no constant.
+    The chain may hold BatchNormalization, and Mul, Add, Sub and Div by a constant, such as the
+    scale of a residual branch or the Scale layer that Caffe puts after its norm. The chain is
+    multiplied out in float64 and rounded once. It ends where a tensor has several readers or is an
+    output of the graph, or where a constant varies within a channel. Nothing is folded into a
+    weight that is shared or not constant.
     """
     is_modified = False
     for node in list(model.graph.node):

@@ -20,17 +20,17 @@ _MIN_RANK = 3  # [N, C, one axis of space]
 
 
 def fold_input_affine(model: onnx.ModelProto) -> bool:
-    """Fold a normalisation of the input, gain * x + shift per channel, into the stem.
+    """Fold a normalisation of the input, gain * x + shift per channel, into the first Conv.
 
     Before: input -> Mul(a) -> Add(b) -> Conv(w, c) -> y.
     After, without padding: input -> Conv(a w, c + sum of w b) -> y.
-    After, with padding: input -> Add(b / a) -> Conv(a w, c) -> y. Zeros are padded behind the
-    normalisation, so the shift must stay before them; a = 0 leaves nothing to divide by.
+    After, with padding: input -> Add(b / a) -> Conv(a w, c) -> y. The Conv pads the normalised
+    input with zeros, so the shift must stay before it; where a is 0, the chain stays.
 
-    The chain may be any of Mul, Add, Sub and of Div by a constant; it is multiplied out in float64
-    and rounded once. It stays where the input or a tensor in it has other readers, and behind the
-    Cast of a uint8 input: raw pixels have no sign, so half of the levels of an int8 stem would
-    never be used.
+    The chain may hold Mul, Add, Sub and Div by a constant; it is multiplied out in float64 and
+    rounded once. It stays where the input or a tensor in it has several readers, and after the
+    Cast of a uint8 input: raw pixels have no sign, so an int8 Conv that reads them would never use
+    half of its input levels.
     """
     changed = [_fold(model, value) for value in model.graph.input]
     return any(changed)
@@ -75,7 +75,7 @@ def _is_padded(conv: onnx.NodeProto) -> bool:
 
 
 def _move_shift(model: onnx.ModelProto, conv: onnx.NodeProto, shift: Float64) -> None:
-    """Add to the bias the output of the convolution for a constant input of ``shift`` [C]."""
+    """Add to the bias the convolution's output for an input that is ``shift`` [C] everywhere."""
     weight = to_float64(constants(model)[conv.input[1]])
     per_channel = weight.reshape(*weight.shape[:2], -1).sum(axis=2)
     bias = own_bias(model, conv, len(weight))
@@ -85,7 +85,7 @@ def _move_shift(model: onnx.ModelProto, conv: onnx.NodeProto, shift: Float64) ->
 def _add(
     model: onnx.ModelProto, last: onnx.NodeProto, value: onnx.ValueInfoProto, shift: Float64
 ) -> onnx.NodeProto:
-    """An Add of ``shift`` to the input; it writes what ``last`` wrote."""
+    """A node that adds ``shift`` to the input and writes the tensor that ``last`` wrote."""
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     rank = len(value.type.tensor_type.shape.dim)
     array = shift.astype(dtype).reshape(1, -1, *(1,) * (rank - 2))

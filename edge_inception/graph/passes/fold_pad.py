@@ -21,12 +21,12 @@ from edge_inception.graph.passes._contract import Pass, topological_order
 from edge_inception.graph.signs import non_negative
 
 _EXPLICIT = frozenset((b"NOTSET", b"VALID"))
-_LOWEST = float(np.finfo(np.float32).min)  # some exporters write it for minus infinity
+_LOWEST = float(np.finfo(np.float32).min)  # some exporters write this for minus infinity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Padding:
-    """A Pad of tensor ``source``: sizes per axis of space, and the value that fills them."""
+    """A Pad of tensor ``source``: padding per axis of space, and the value of the padding."""
 
     source: str
     begins: Sequence[int]
@@ -39,14 +39,13 @@ def fold_pad(model: onnx.ModelProto) -> bool:
 
     TensorFlow's SAME padding, which is asymmetric for even maps, is exported so. A Pad moves into
 
-    1. Conv, if it pads with zeros.
-    2. AveragePool, if it pads with zeros. They count as pixels, so count_include_pad becomes 1; not
-       where the pool has padding of its own that does not count.
-    3. MaxPool, if it pads with minus infinity, or with zeros where no pixel is negative and every
-       window holds a pixel.
+    1. a Conv, if the Pad fills with zeros.
+    2. an AveragePool, if the Pad fills with zeros. These zeros count as pixels, so
+       count_include_pad becomes 1; a pool whose own padding does not count keeps its Pad.
+    3. a MaxPool, if the Pad fills with minus infinity, or with zeros where no pixel is negative.
 
-    The Pad stays where batch or channels are padded, sizes are negative or no constants, a pool
-    rounds up (ceil_mode) or spreads (dilations), or its padding would reach its kernel's size.
+    The Pad stays where it pads batch or channels, or by a size that is negative or not constant.
+    It also stays where a pool has ceil_mode or dilations, or would be padded by its kernel's size.
     """
     positive = non_negative(model)
     is_modified = False
@@ -62,7 +61,7 @@ def fold_pad(model: onnx.ModelProto) -> bool:
 
 
 def _read(model: onnx.ModelProto, node: onnx.NodeProto) -> _Padding | None:
-    """The padding of a Pad node, if it is constant, not negative, and on axes of space only."""
+    """The padding of a Pad node; None unless constant, not negative and on axes of space only."""
     known = constants(model)
     is_constant = all(name in known for name in node.input[1:] if name)
     if not is_constant or attribute(node, "mode", b"constant") != b"constant":
@@ -83,7 +82,7 @@ def _read(model: onnx.ModelProto, node: onnx.NodeProto) -> _Padding | None:
 
 
 def _takes(node: onnx.NodeProto, padding: _Padding, *, is_positive: bool) -> bool:
-    """Whether ``node`` with more padding gives the same numbers."""
+    """Whether ``node`` gives the same numbers if it pads by itself instead of the Pad."""
     if node.input[0] in node.input[1:] or attribute(node, "auto_pad", b"NOTSET") not in _EXPLICIT:
         return False
     if node.op_type == "Conv":
@@ -98,7 +97,7 @@ def _takes(node: onnx.NodeProto, padding: _Padding, *, is_positive: bool) -> boo
 
 
 def _is_plain(pool: onnx.NodeProto, padding: _Padding) -> bool:
-    """Whether windows are dense, fit exactly by rounding down, and each holds a pixel."""
+    """Whether windows have no dilation, no ceil_mode, and at least one pixel each."""
     kernel = integers(pool, "kernel_shape")
     is_dense = all(step == 1 for step in integers(pool, "dilations"))
     is_small = all(

@@ -26,11 +26,12 @@ def head_to_convolution(model: onnx.ModelProto) -> bool:
     Before: x [N, C, H, W] -> GlobalAveragePool -> Flatten -> Gemm(w [M, C], b) -> y [N, M].
     After:  x -> AveragePool(H x W) -> Conv(w [M, C, 1, 1], b) -> Flatten -> y.
 
-    More layers of the head, Relu and Gemm, go before the Flatten too. A name that stays has the
-    values it had, so that a range table stays true; what the last convolution writes is new.
+    Further Relu and Gemm layers of the head move before the Flatten too. A tensor that keeps its
+    name keeps its values, so a table of value ranges by name stays valid; only the output of the
+    last convolution has a new name.
 
-    The head stays where H or W is free, a tensor in it has other readers, a weight is shared, or
-    the Gemm has a factor alpha.
+    The head stays where H or W is free, a tensor in it has several readers, a weight is shared, or
+    the Gemm has a factor alpha or transposes its input.
     """
     changed = [
         _rewrite(model, node)
@@ -64,7 +65,7 @@ def _rewrite(model: onnx.ModelProto, pool: onnx.NodeProto) -> bool:
 
 
 def _layers(model: onnx.ModelProto, name: str) -> Iterator[onnx.NodeProto]:
-    """The Gemms behind tensor ``name``, and the ReLUs between them; it ends with a Gemm."""
+    """The Gemms that follow tensor ``name``, and the Relus between them; the last is a Gemm."""
     waiting: list[onnx.NodeProto] = []
     while (node := only_reader(model, name)) is not None:
         name = node.output[0]
@@ -86,7 +87,7 @@ def _is_plain_gemm(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 def _convolutions(
     model: onnx.ModelProto, layers: Sequence[onnx.NodeProto], *, rank: int
 ) -> list[onnx.NodeProto]:
-    """The layers as Conv and Relu nodes; weights of Gemms get ``rank`` axes of size 1."""
+    """The layers as Conv and Relu nodes; the weights get ``rank`` more axes, of size 1."""
     known = constants(model)
     convolutions = []
     for layer in layers:
@@ -105,7 +106,7 @@ def _convolutions(
 
 
 def _forget_shapes(model: onnx.ModelProto, names: Sequence[str]) -> None:
-    """Drop recorded shapes of tensors that get four axes; they are inferred again later."""
+    """Drop the recorded shapes of ``names``, which get four axes; inference restores them later."""
     shapes = model.graph.value_info
     refill(shapes, (value for value in shapes if value.name not in names))
 

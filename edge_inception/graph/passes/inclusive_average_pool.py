@@ -1,4 +1,4 @@
-"""Write an average over real pixels as one over the padding too, times a constant map."""
+"""Write an average pool that leaves out padding as one that counts it, times a constant map."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from edge_inception.graph.passes._contract import Pass, replace_node, topologica
 
 
 def inclusive_average_pool(model: onnx.ModelProto) -> bool:
-    """Rewrite pools for engines that divide by the size of the window everywhere.
+    """Rewrite average pools for engines that always divide by the size of the window.
 
     Before: x -> AveragePool(count_include_pad = 0, pads) -> y.
     After:  x -> AveragePool(count_include_pad = 1, pads) -> Mul(map) -> y.
 
-    map [1, C, H, W] is the size of the window over the number of real pixels in it: 1 inside, for
-    3 x 3 windows 9/6 at edges and 9/4 in corners. All channels are the same; they are written out
-    since DLA scales by one number, one per channel or one per element, not by one per pixel.
-    y keeps its name and its values. A pool without padding stays, and one whose C, H or W is free.
+    map [1, C, H, W] is the size of the window divided by the number of real pixels in it: 1 inside;
+    for 3 x 3 windows, 9/6 at edges and 9/4 in corners. All channels of the map are equal; each is
+    written out since DLA multiplies by one number per graph, channel or element, not per pixel.
+    y keeps its name and its values. A pool stays if it has no padding, C, H or W is free, or it
+    has ceil_mode or dilations.
     """
     changed = [
         _rewrite(model, node) for node in list(model.graph.node) if node.op_type == "AveragePool"

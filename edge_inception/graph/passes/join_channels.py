@@ -1,4 +1,4 @@
-"""Write arithmetic that is done channel by channel as one product and one sum."""
+"""Write arithmetic on each channel of an image separately as one Mul and one Add."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RANK = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Channel:
-    """gain * source[:, index] + shift."""
+    """The channel gain * source[:, index] + shift."""
 
     source: str
     index: int
@@ -28,13 +28,13 @@ class _Channel:
 
 
 def join_channels(model: onnx.ModelProto) -> bool:
-    """Join what takes an image apart, changes each channel, and puts it together again.
+    """Join nodes that split an image into channels, scale and shift each, and concatenate them.
 
     Before: x -> Gather(i) -> Unsqueeze -> Mul(a_i) -> Add(b_i), for every i -> Concat -> y.
     After:  x -> Mul(a) -> Add(b) -> y, with a and b of shape [1, C, 1, 1].
 
-    PyTorch exports torchvision's ``transform_input`` so. A channel may be taken by Slice too. The
-    nodes stay where a channel is missing, out of order, or from another tensor.
+    PyTorch exports torchvision's ``transform_input`` so. A Slice may take a channel too. The nodes
+    stay where a channel is missing, out of order, or from another tensor than the graph's input.
     """
     changed = [_join(model, node) for node in list(model.graph.node) if node.op_type == "Concat"]
     return any(changed)
@@ -89,7 +89,7 @@ def _trace(model: onnx.ModelProto, name: str) -> _Channel | None:
 def _taken_by_slice(
     node: onnx.NodeProto, known: Mapping[str, TensorProto]
 ) -> tuple[str, int] | None:
-    """Source and channel of x[:, i : i + 1]."""
+    """Names x and channel i if ``node`` is a Slice x[:, i : i + 1], else None."""
     if node.op_type != "Slice" or not all(name in known for name in node.input[1:]):
         return None
     start, end, axes, *step = (numpy_helper.to_array(known[name]) for name in node.input[1:])
@@ -101,7 +101,7 @@ def _taken_by_slice(
 def _taken_by_gather(
     node: onnx.NodeProto, writers: Mapping[str, onnx.NodeProto], known: Mapping[str, TensorProto]
 ) -> tuple[str, int] | None:
-    """Source and channel of x[:, i] with the axis put back."""
+    """Name x and channel i if ``node`` is the Unsqueeze of a Gather x[:, i], else None."""
     if node.op_type != "Unsqueeze" or _constant(node, known).tolist() != [1]:
         return None
     gather = writers.get(node.input[0])
@@ -112,7 +112,7 @@ def _taken_by_gather(
 
 
 def _constant(node: onnx.NodeProto, known: Mapping[str, TensorProto]) -> NDArray[np.int64]:
-    """Second input of a node; empty when it is no constant."""
+    """The constant that is the second input of a node; an empty array if it is not constant."""
     tensor = known.get(node.input[1])
     return np.empty(0, np.int64) if tensor is None else numpy_helper.to_array(tensor)
 

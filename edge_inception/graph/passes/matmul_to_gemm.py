@@ -1,4 +1,4 @@
-"""Write a product with a constant matrix as the Gemm that quantization knows."""
+"""Write a MatMul by a constant matrix as a Gemm, the op that quantization handles."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _RANK = 2
 def matmul_to_gemm(model: onnx.ModelProto) -> bool:
     """Before: x [N, K] -> MatMul(w [K, M]) -> y. After: x -> Gemm(w) -> y.
 
-    A MatMul stays where the rank of x is not 2 or is unknown, or w is no constant. ``fold_affine``
-    then folds the Add of a bias that follows.
+    A MatMul stays where the rank of x is not 2 or is unknown, or w is not constant. ``fold_affine``
+    later folds an Add of a bias after y into the Gemm.
     """
     is_modified = False
     known = constants(model)

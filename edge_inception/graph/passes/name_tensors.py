@@ -1,4 +1,4 @@
-"""Give nodes and tensors the name of the module they came from."""
+"""Name nodes and tensors after the PyTorch module that they were exported from."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from edge_inception.graph.passes._contract import Pass, topological_order
 from edge_inception.spec import HEAD_OUTPUTS, INPUT_NAME, OUTPUT_NAME
 
 _WEIGHT = ".weight"
-_CONV_UNIT = ".conv"  # the convolution inside a conv-norm-ReLU unit; the unit is what people name
-_NUM_NAMED_INPUTS = 2  # x and w; what follows is a bias
+_CONV_UNIT = ".conv"  # dropped: a convolution in a conv-norm-ReLU unit is named after the unit
+_NUM_NAMED_INPUTS = 2  # x and w; the third input is a bias
 
 
 def name_tensors(model: onnx.ModelProto) -> bool:
     """Before: getitem_3 = Conv "node_Conv_2097". After: features.1/conv = Conv "features.1/conv".
 
-    A node's module path is that of the weight of a Conv or Gemm, else the part of the node's own
-    name before its last slash, else the path of the node that writes its first input. A tensor has
-    the name of the node that writes it, with ``:i`` behind it from its second output on; a number
-    tells equal names apart. The graph's input and output are ``input`` and ``logits``; outputs of
-    another head keep their names. A bias is named after its weight. Nothing else changes.
+    A node is named ``path/op``. The module path is taken from the name of the weight of a Conv or
+    Gemm, else from the node's own name before its last slash, else from the node that writes its
+    first input; equal names are numbered. A tensor has the name of the node that writes it, and the
+    suffix ``:i`` if it is output i > 0. The graph's input and output are named ``input`` and
+    ``logits``; outputs of another head keep their names. A bias is named after its weight.
     """
     is_modified = _name_nodes(model)
     renamed = _tensor_names(model)
@@ -65,7 +65,7 @@ def _snake(op: str) -> str:
 
 
 def _tensor_names(model: onnx.ModelProto) -> dict[str, str]:
-    """Old name -> new name of every tensor that is renamed."""
+    """Old name -> new name of the tensors that this pass names."""
     graph = model.graph
     outputs = tuple(value.name for value in graph.output)
     if outputs not in HEAD_OUTPUTS.values():

@@ -27,14 +27,14 @@ def plain_windows(model: onnx.ModelProto) -> bool:
     Before: auto_pad = VALID. After: no padding.
     Before: ceil_mode = 1, (size + pads - kernel) a multiple of the stride. After: no ceil_mode.
 
-    A node stays as it is where a size is unknown or free.
+    A node stays as it is where a size is unknown or free, except for VALID.
     """
     changed = [_rewrite(model, node) for node in model.graph.node if node.op_type in _OPS]
     return any(changed)
 
 
 class _Axis(NamedTuple):
-    """One axis of space: input size, reach of the kernel, stride, padding before and after."""
+    """An axis of space, in pixels: input size, dilated kernel size, stride, padding at each end."""
 
     size: int
     reach: int
@@ -63,7 +63,7 @@ def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 
 
 def _axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[_Axis]:
-    """Height and width of a node's input with its windows; empty when a size is unknown."""
+    """The axes of space of a node's input, with its windows; empty when a size is unknown."""
     sizes = known_shape(model, node.input[0])[2:]
     kernel = _kernel(model, node)
     if not sizes or not all(sizes) or len(kernel) != len(sizes):
@@ -78,13 +78,13 @@ def _axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[_Axis]:
 
 
 def _kernel(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int]:
-    """Sides of the kernel: an attribute, or those of a Conv's constant weight."""
+    """Kernel size per axis, from the attribute or from a Conv's constant weight."""
     weight = constants(model).get(node.input[1]) if node.op_type == "Conv" else None
     return integers(node, "kernel_shape", list(weight.dims[2:]) if weight is not None else [])
 
 
 def _same(axis: _Axis, *, is_upper: bool) -> tuple[int, int]:
-    """Padding for ceil(size / stride) windows."""
+    """Padding before and after that makes room for ceil(size / stride) windows."""
     windows = -(-axis.size // axis.stride)
     total = max(0, (windows - 1) * axis.stride + axis.reach - axis.size)
     small, large = total // 2, total - total // 2

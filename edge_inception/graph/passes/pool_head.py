@@ -20,11 +20,11 @@ def pool_head(model: onnx.ModelProto) -> bool:
     Before: x -> ReduceMean over [2, 3], keepdims=0 -> [N, C].
     After:  x -> GlobalAveragePool -> [N, C, 1, 1] -> Flatten(axis=1) -> [N, C].
 
-    Before: x -> ReduceMean over [2, 3] | AveragePool whose one window is the map -> [N, C, 1, 1].
+    Before: x -> ReduceMean over [2, 3] | AveragePool of one window, the map -> [N, C, 1, 1].
     After:  x -> GlobalAveragePool -> [N, C, 1, 1].
 
     Before: [N, C, H, W] -> Reshape | Squeeze to [N, C H W]. After: Flatten(axis=1).
-    A Reshape may hold the batch size; Flatten never does, so a dynamic batch survives.
+    A Reshape may contain the batch size; Flatten does not, so it works with a dynamic batch.
     """
     changed = [_rewrite_mean(model, node) for node in list(model.graph.node)]
     changed += [_rewrite_pool(model, node) for node in list(model.graph.node)]
@@ -49,9 +49,10 @@ def _rewrite_mean(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 
 
 def _rewrite_pool(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Turn an AveragePool with one window, which holds every pixel, into GlobalAveragePool.
+    """Turn an AveragePool whose one window holds every pixel into GlobalAveragePool.
 
-    Padding inside that window must not count: Caffe2 pads a 6 x 6 map for a 7 x 7 window.
+    Padding in that window must not count in the average: Caffe2 pads a 6 x 6 map for a 7 x 7
+    window.
     """
     if node.op_type != "AveragePool":
         return False
@@ -70,9 +71,9 @@ def _rewrite_pool(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 
 
 def _rewrite_reshape(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Turn [N, C, H, W] to [N, C H W], where all elements keep their place, into Flatten.
+    """Turn a Reshape or Squeeze from [N, C, H, W] to [N, C H W] into Flatten.
 
-    Where the last map is 1 x 1 already, onnxsim drops the mean and leaves a Squeeze.
+    Such a Squeeze is left by onnxsim, which drops a mean over a 1 x 1 map.
     """
     if node.op_type not in _FLATTENERS:
         return False

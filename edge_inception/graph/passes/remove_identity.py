@@ -13,9 +13,9 @@ _OPS = frozenset(("Identity", "Dropout"))
 def remove_identity(model: onnx.ModelProto) -> bool:
     """Before: x -> Identity -> y -> readers. After: x -> readers.
 
-    Dropout is an identity in inference: its mask is not read and training_mode is absent. Where y
-    is an output of the graph, the node that writes x writes y instead; if x is an input of the
-    graph or another output too, the node stays, since a graph may not return its own input.
+    A Dropout counts as an identity if nothing reads its mask and it has no input training_mode.
+    Where y is an output of the graph, the node that writes x writes y instead. If x is then an
+    input or another output of the graph, the node stays, since both names must remain.
     """
     removed = [node for node in model.graph.node if _is_identity(model, node)]
     done = [node for node in removed if _bypass(model, node)]

@@ -11,8 +11,8 @@ from edge_inception.graph.passes._contract import Pass, topological_order
 def remove_unused(model: onnx.ModelProto) -> bool:
     """Before: nodes and initializers, some never read. After: only those an output depends on.
 
-    Initializers listed as graph inputs (IR version 3) are taken off the inputs, so that nobody can
-    feed another weight. Recorded shapes of removed tensors are removed too.
+    Initializers listed as graph inputs (IR version 3) are taken off that list, so that no caller
+    can replace a weight. Recorded shapes of removed tensors are removed too.
     """
     graph = model.graph
     needed = {value.name for value in graph.output}

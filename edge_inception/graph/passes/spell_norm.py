@@ -1,4 +1,4 @@
-"""Write a batch norm that no convolution takes in as a product and a sum."""
+"""Write a batch norm that could not be folded into a convolution as a Mul and an Add."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from edge_inception.graph.passes._contract import Pass, topological_order
 def spell_norm(model: onnx.ModelProto) -> bool:
     """Before: x -> BatchNormalization -> y. After: x -> Mul(gain) -> Add(shift) -> y.
 
-    gain = gamma / sqrt(var + epsilon) and shift = beta - mean * gain, [1, C, 1, ...], in float64
-    and rounded once. Engines may keep a norm in float32, but compute Mul and Add in the type of the
-    graph. A norm stays where the rank of x is unknown or a statistic is no constant.
+    gain = gamma / sqrt(var + epsilon) and shift = beta - mean * gain, both [1, C, 1, ...], are
+    computed in float64 and rounded once. Engines may keep a norm in float32, but compute Mul and
+    Add in the graph's type. A norm stays where x's rank is unknown or another input not constant.
     """
     changed = [_spell(model, node) for node in list(model.graph.node)]
     return any(changed)

@@ -11,8 +11,8 @@ from edge_inception.graph.passes._contract import Pass, replace_node, scoped, to
 def sum_to_add(model: onnx.ModelProto) -> bool:
     """Before: Sum(a, b, c) -> y. After: Add(a, b) -> s, Add(s, c) -> y.
 
-    Tensors are added from the left, as ONNX defines Sum. Sum of one tensor becomes an Identity.
-    Caffe2 writes the joins of a residual network as Sum; engines and our placement know Add.
+    Tensors are added from left to right. A Sum of one tensor becomes an Identity. Caffe2 writes
+    the additions of a residual network as Sum; engines and our Q/DQ placement handle Add.
     """
     changed = [node for node in list(model.graph.node) if node.op_type == "Sum"]
     for node in changed:
