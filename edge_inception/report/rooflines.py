@@ -19,7 +19,7 @@ _QUIET, _ACCENT = "var(--quiet)", "var(--accent)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCost:
-    """A layer's multiply-adds, the bytes it moves, and its share of the network's least time, 0..1."""
+    """A layer's multiply-adds, the bytes it moves, and its share, 0..1, of the least time."""
 
     macs: float
     num_bytes: float

@@ -124,7 +124,7 @@ def with_noise(paths: Iterable[Path]) -> list[Source]:
 
 
 def _artifacts(folder: Path) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:
-    """Files that match their sidecar, in the order of writing, and what is wrong with the others."""
+    """Files that match their sidecar, in the order of writing, and what is wrong with others."""
     artifacts: list[Artifact] = []
     problems: list[str] = []
     for sidecar in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
