@@ -193,7 +193,7 @@ def _comparison(folder: str, choices: dict[str, Any]) -> Comparison:
 def _against_stored(
     request: pytest.FixtureRequest, session: Comparison, engine: Path | EngineUnderTest
 ) -> BenchRecord:
-    """The candidate's record against this machine's; the test is skipped if the machine has none."""
+    """The candidate's record against this machine's; the test is skipped if there is none."""
     from edge_inception.artifact import replace_file  # noqa: PLC0415 -- pytest starts without it
     from edge_inception.latency.record import to_json  # noqa: PLC0415
 

@@ -208,7 +208,7 @@ def pareto(
 
 
 def quality(rows: _Rows) -> tuple[Callable[[Row], Estimate | None], str]:
-    """Function from a row to its top-1, or to its agreement if no row has labels; and the name."""
+    """Function from a row to its top-1, or agreement if no row has labels; and which of both."""
 
     def top1(row: Row) -> Estimate | None:
         return row.labelled.engine.top1 if row.labelled else None

@@ -236,7 +236,7 @@ def _top(row: int) -> int:
 
 
 def _edge(layout: Plan, edge: tuple[int, int, int], last: int) -> Markup:
-    """Line from the source's column to the column it runs down in, and from there to the layer.
+    """Line from a source to the column of the edge, down that column, and to the layer.
 
     The line starts at the lower edge of a box with one line of text; a taller box covers the start.
     """

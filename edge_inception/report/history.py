@@ -54,7 +54,7 @@ def _without_outliers(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _best_split(rows: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Index of each row's best split, and the share of its variance that it explains; of [R, N]."""
+    """Index of the best split in each row of [R, N], and the share of variance that it explains."""
     count = rows.shape[1]
     centred = rows - rows.mean(axis=1, keepdims=True)
     before = np.cumsum(centred, axis=1)[:, :-1]

@@ -1,6 +1,7 @@
-"""Charts of estimated speeds on targets, and of the sets of groups that a search kept in float.
+"""Charts of estimated speeds on targets, and of the sets of float groups that a search scored.
 
-A group is an int8 tensor with the layers that read it. Figures that are NaN are not drawn.
+A group is a tensor that int8 would quantize, with the layers that read it. Figures that are NaN are
+not drawn.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Roofline:
 
     ``low``, ``middle`` and ``high`` are the images per second to plan with; ``bound`` is what the
     roofline allows. ``intensity`` is the whole network's multiply-adds per byte. ``compute_share``
-    is the share, 0..1, of the least time that compute limits, not memory.
+    is the share, 0..1, of the least time in which compute is the limit.
     """
 
     target: str
