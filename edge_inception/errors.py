@@ -8,8 +8,8 @@ EdgeInceptionError
 ├── DeployFailed       7   a device could not be reached or refused the bundle
 └── Inconclusive       8   the measurements cannot decide a gate
 
-The exit code belongs to the class. Besides, click exits with 2 after a usage error; 1 is a bug, and
-130 an interrupt.
+The exit code belongs to the class. Other codes are 1 for a bug, 2 for a usage error (from click) and
+130 for an interrupt.
 """
 
 from __future__ import annotations

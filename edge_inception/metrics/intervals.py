@@ -101,8 +101,8 @@ def paired_drop(lost: int, gained: int, total: int) -> Estimate:
         Newcombe, Stat. Med. 17 (1998) 2635-2650, method 10 (square-and-add); Zou and Donner,
         Stat. Med. 27 (2008) 1693-1702 (square-and-add of any limits). Newcombe's method combines
         Wilson's limits of the shares of right images; this function combines exact limits of the
-        shares of changed images. Quantized engines change zero to five images, and there Wilson's
-        and Tango's bounds are too small.
+        shares of changed images. Quantized engines usually change at most five images, where
+        Wilson's and Tango's bounds are too small.
     """
     if lost + gained > total:
         raise ValueError(f"{lost} + {gained} flips among {total} images")

@@ -28,7 +28,7 @@ _HALO = {"stroke": "var(--paper)", "strokeWidth": 4, "strokeJoin": "round"}
 _ACCENT, _QUIET = "var(--accent)", "var(--quiet)"
 _COLOUR = {"condition": {"test": "datum.subject", "value": _ACCENT}, "value": _QUIET}
 _LONGEST_NAME_PX, _CHARACTER_PX = 136, 7.4
-"""Vega would leave too little room for names: the browser's font is wider than Vega's."""
+"""Room for a name: the most, and for each character. Vega's own font is narrower than browsers'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +208,7 @@ def pareto(
 
 
 def quality(rows: _Rows) -> tuple[Callable[[Row], Estimate | None], str]:
-    """Function from a row to its top-1, or agreement if no row has labels; and which of both."""
+    """Function from a row to its top-1, or agreement if no row has labels; and the figure's name."""
 
     def top1(row: Row) -> Estimate | None:
         return row.labelled.engine.top1 if row.labelled else None
