@@ -8,7 +8,7 @@ EdgeInceptionError
 ├── DeployFailed       7   a device could not be reached or refused the bundle
 └── Inconclusive       8   the measurements cannot decide a gate
 
-The exit code belongs to the class. Other codes are 1 for a bug, 2 for a usage error (from click) and
+The exit code belongs to the class. Other codes are 1 for a bug, 2 for a usage error (by click), and
 130 for an interrupt.
 """
 

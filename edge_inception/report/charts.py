@@ -208,7 +208,7 @@ def pareto(
 
 
 def quality(rows: _Rows) -> tuple[Callable[[Row], Estimate | None], str]:
-    """Function from a row to its top-1, or agreement if no row has labels; and the figure's name."""
+    """Function from a row to top-1, or to agreement if no row has labels; and the figure's name."""
 
     def top1(row: Row) -> Estimate | None:
         return row.labelled.engine.top1 if row.labelled else None
