@@ -1,9 +1,9 @@
-"""Files with a sidecar: written atomically, refused when the hash does not match.
+"""Artifacts, files with a sidecar: they are written atomically, and refused if the hash differs.
 
-``model.onnx`` travels with ``model.onnx.json``, which records the stage that wrote it, the hashes
-of its inputs, its options and tools, and what the stage counted. Both are written to a temporary
-name in the same folder, flushed to disk, then renamed, the sidecar last. A crash leaves either the
-old pair or a pair whose hash does not match, which is built again.
+The sidecar of ``model.onnx`` is ``model.onnx.json``. It records the stage that wrote the file, the
+hashes of the stage's inputs, its options and tools, and what it counted. Both files are written to
+a temporary name in the same folder, flushed to disk, then renamed, the sidecar last. A crash leaves
+either the old pair or a pair whose hash does not match, which is then built again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _CANNOT_WRITE = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """One file and its sidecar; each kind is a subclass, so that a stage takes only what fits."""
+    """A file with its sidecar; each kind is a subclass, so that a stage can ask for one kind."""
 
     kind: ClassVar[str] = "artifact"
 
@@ -60,7 +60,7 @@ class Artifact:
 
 
 class Graph(Artifact):
-    """An ONNX graph as it was exported or imported."""
+    """An ONNX graph as it was exported or imported, before simplification."""
 
     kind = "graph"
     details: GraphDetails
@@ -81,21 +81,24 @@ class TypedGraph(Artifact):
 
 
 class RangeTable(Artifact):
-    """A JSON file: tensor name -> amax, with provenance."""
+    """A JSON file: tensor name -> amax, the largest magnitude that the tensor's int8 represents."""
 
     kind = "range table"
     details: RangeTableDetails
 
 
 class SearchResult(Artifact):
-    """A JSON file: the groups that an int8 graph keeps in float, and all that was scored."""
+    """A JSON file: the groups that an int8 graph keeps in float, and all sets that were scored.
+
+    A group is an int8 tensor with the layers that read it.
+    """
 
     kind = "precision search"
     details: SearchDetails
 
 
 class CalibrationCache(Artifact):
-    """A text file of TensorRT: tensor name -> scale, for graphs without Q/DQ."""
+    """A text file in TensorRT's format, tensor name -> scale, for graphs without Q/DQ nodes."""
 
     kind = "calibration cache"
     details: CacheDetails
@@ -116,7 +119,7 @@ class EngineFile(Artifact):
 
 
 class Report(Artifact):
-    """A JSON file: measurements and verdict of one validation."""
+    """A JSON file: the measurements and the verdict of one validation."""
 
     kind = "report"
     details: ReportDetails
@@ -143,7 +146,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sidecar_path(path: Path) -> Path:
-    """``model.onnx`` -> ``model.onnx.json``."""
+    """Path of an artifact's sidecar: ``model.onnx`` -> ``model.onnx.json``."""
     return path.with_name(path.name + ".json")
 
 
@@ -160,12 +163,13 @@ def publish(
 
     Args:
         kind: Class of the artifact.
-        path: Final name; its folder is made when missing.
-        content: Bytes, or a function that writes them to the temporary path it is given. It must
-            use Python's own files, which report a full disk as OSError; vendor writers do not.
+        path: Final name; a missing folder is made.
+        content: The bytes, or a function that writes them to the temporary path that it is given.
+            The function must write with Python's own files, which report a full disk as OSError;
+            the writers of vendors' libraries do not.
         provenance: What the content was made from.
-        details: Facts later stages need, such as preprocessing and class names.
-        counts: Counted work, such as ``{"conv_quantized": 149}``.
+        details: Facts that later stages need, such as preprocessing and class names.
+        counts: What the stage counted, such as ``{"conv_quantized": 149}``.
 
     Raises:
         InputError: The disk is full or the folder cannot be written; nothing is left behind.
@@ -181,19 +185,19 @@ def publish(
     }
     text = records.to_json(record)
     replace_file(sidecar_path(path), text)
-    # Read back, so that the details have the same types after a fresh run and after a reuse.
+    # parsed again, so that the details have the same types after a fresh run and after a reuse
     return _artifact(kind, path, _parsed(text, sidecar_path(path)))
 
 
 def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> dict[str, str]:
-    """Write a file that belongs to the artifact at ``path``, before that is published.
+    """Write a second file of the artifact at ``path``, before the artifact itself is published.
 
-    The artifact's old sidecar is deleted before the file is renamed, so that a crash in between
-    leaves no pair that looks complete.
+    The artifact's old sidecar is deleted before the second file is renamed, so that a crash in
+    between leaves nothing that looks complete.
 
     Args:
         path: Path of the artifact, such as ``ranges.json``.
-        suffix: Suffix of the other file, such as ``.npz``, in place of the artifact's.
+        suffix: Suffix of the second file, such as ``.npz``, which replaces that of the artifact.
         content: As in ``publish``.
 
     Returns:
@@ -214,10 +218,11 @@ def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> di
 def load(kind: type[A], path: Path) -> A:
     """The artifact at ``path``, after its hash and those of the files beside it were checked.
 
-    The kind ``Artifact`` takes any artifact.
+    With ``Artifact`` as ``kind``, an artifact of any kind is loaded.
 
     Raises:
-        InputError: File or sidecar is missing, of another kind or schema, or a hash differs.
+        InputError: The file or its sidecar is missing, unreadable, or of another kind or schema, or
+            a hash differs.
     """
     try:
         if not path.is_file():
@@ -245,17 +250,17 @@ def load(kind: type[A], path: Path) -> A:
 
 
 def replace_file(path: Path, content: Content) -> None:
-    """Write ``content`` to a temporary file next to ``path``, flush it, rename it to ``path``.
+    """Write ``content`` to a temporary file next to ``path``, flush the file, and rename it.
 
     Raises:
-        InputError: Disk full, quota, read-only, a folder or missing permission; the old file is
-            untouched.
+        InputError: The disk or the quota is full, or ``path`` is read-only, a folder or forbidden;
+            the old file stays as it was.
     """
     owner = f"{os.getpid()}.{secrets.token_hex(4)}"  # two threads may write the same file
     temporary = path.parent / f".{path.name}.{owner}{_TEMPORARY_SUFFIX}"
     with writing(path):
         try:
-            if path.is_dir():  # renaming onto a folder fails too, but not clearly for `.`
+            if path.is_dir():  # renaming onto a folder fails too, but the error for `.` is unclear
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             path.parent.mkdir(parents=True, exist_ok=True)
             if callable(content):
@@ -339,7 +344,7 @@ def _parsed(text: bytes, sidecar: Path) -> Sidecar:
 
 
 def _artifact(kind: type[A], path: Path, record: Sidecar) -> A:
-    """The artifact of a sidecar; for the kind ``Artifact``, of the subclass that it names."""
+    """The artifact of a sidecar; where ``kind`` is ``Artifact``, the sidecar names the subclass."""
     named = {sub.kind: sub for sub in kind.__subclasses__()}.get(record.kind, kind)
     wanted: type[Details] = get_type_hints(named)["details"]
     where = f"{sidecar_path(path)}, details of {_with_article(named.kind)}"

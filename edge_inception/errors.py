@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose.
+"""Every error that this project raises on purpose, with its exit code.
 
 EdgeInceptionError
 ├── InputError         3   an input cannot be used: a file, an image, a name, a full disk
@@ -8,7 +8,8 @@ EdgeInceptionError
 ├── DeployFailed       7   a device could not be reached or refused the bundle
 └── Inconclusive       8   the measurements cannot decide a gate
 
-The exit code belongs to the class; click keeps 2 for usage errors, 1 is a bug, 130 an interrupt.
+The exit code belongs to the class. Other codes are 1 for a bug, 2 for a usage error (by click), and
+130 for an interrupt.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _E = TypeVar("_E", bound=Enum)
 
 
 class EdgeInceptionError(Exception):
-    """Base of the tree.
+    """Base of all errors.
 
     Args:
         message: What, where, got, wanted.
         hint: What to do next; may be empty.
 
-    Line breaks and control characters in either, which file names may contain, become escapes, so
-    that each stays on one line.
+    Line breaks and control characters, which file names may contain, become escapes in both texts,
+    so that each text stays on one line.
     """
 
     exit_code: ClassVar[int] = 1
@@ -82,7 +83,7 @@ class Inconclusive(EdgeInceptionError):
 
 
 def known_names(name: str, known: Iterable[str]) -> str:
-    """Hint for a name that is not in a closed set: the nearest known name, then all names."""
+    """Hint for an unknown name: the most similar known name, if any, then all known names."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     start = f"did you mean '{near[0]}'? known: " if near else "known: "
@@ -90,24 +91,24 @@ def known_names(name: str, known: Iterable[str]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 group``, ``2 groups``."""
+    """A number with its noun, such as ``1 group`` or ``2 groups``."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def listed(names: Iterable[str], separator: str = ", ") -> str:
-    """The first three of ``names``, and the number of the others."""
+    """Text with the first three of ``names`` and the number of the others."""
     texts = list(names)
     more = f"{separator}and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
     return separator.join(texts[:_LISTED]) + more
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
-    """Error for a name that is not in a closed set; its hint has the known names."""
+    """Error for a name that is not among ``known``; its hint lists the known names."""
     return InputError(f"no {what} named '{name}'", hint=known_names(name, known))
 
 
 def member(kind: type[_E], what: str, value: str) -> _E:
-    """The member of an enum with this value, as users type it.
+    """The member of the enum ``kind`` with this value, as users type it.
 
     Raises:
         InputError: No member has the value.

@@ -1,4 +1,7 @@
-"""Open an engine file and classify images with the preprocessing its sidecar carries."""
+"""Open an engine file, and classify images with the preprocessing that its sidecar records.
+
+The sidecar is the file ``<engine>.json`` beside the engine.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from edge_inception.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The most likely classes of one image, best first: (name or index, softmax score 0..1)."""
+    """The most likely classes of one image, best first, as (name or index, softmax score 0..1)."""
 
     path: Path
     top: tuple[tuple[str, float], ...]
@@ -28,11 +31,12 @@ class Prediction:
 def open_engine(path: str | Path, *, threads: int = 0, cuda_graph: bool = True) -> Session:
     """The engine at ``path`` as an open session; use it as a context manager.
 
-    ``threads`` 0 means all that this process may use. ``cuda_graph`` concerns engines on a GPU: one
-    run is launched as one CUDA graph where the driver can.
+    ``threads`` 0 means all CPU threads that this process may use. With ``cuda_graph``, an engine on
+    a GPU launches each run as one CUDA graph where the driver can.
 
     Raises:
-        InputError: The file is no engine, or its hash or library version is not its sidecar's.
+        InputError: The file is no engine, or its hash or its library's version is not the one that
+            the sidecar records.
         BackendMissing: The engine's library is not installed or finds no device.
     """
     options = SessionOptions(threads=threads, cuda_graph=cuda_graph)
@@ -46,13 +50,13 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
 def classify(
     engine_path: Path, paths: Sequence[Path], *, top: int = 5, threads: int = 0
 ) -> Iterator[Prediction]:
-    """Predictions for image files, in order.
+    """Predictions for image files, in the order of ``paths``.
 
     Args:
         engine_path: Engine with its sidecar beside it.
         paths: Image files.
-        top: How many classes to keep, at most the number of classes, or the K of a top-k head.
-        threads: CPU threads; 0 = all this process may use.
+        top: How many classes to keep; all classes, or all K of a top-k head, if there are fewer.
+        threads: CPU threads; 0 means all that this process may use.
 
     Raises:
         InputError: An image is unusable, or the engine does not fit this machine or gives

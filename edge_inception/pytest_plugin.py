@@ -1,19 +1,20 @@
-"""Latency and accuracy regression tests for users' own suites: a pytest plug-in.
+"""A pytest plug-in with latency and accuracy regression tests for users' own suites.
 
-Three lines are a test::
+A test has two lines::
 
     def test_no_slower(latency_gate):
         latency_gate("build/model.int8.cpu.blob", "released/model.int8.cpu.blob")
 
 ``latency_gate(candidate, baseline, ...)`` measures both engines side by side in fresh processes, as
 ``edge-inception compare`` does, and fails the test if the whole interval of the slow-down is above
-the limit. Without a baseline engine the candidate is judged against the record of this machine in
+the limit. Without a baseline engine, the gate judges the candidate against this machine's record in
 the baseline folder, which ``--update-baselines`` writes. ``accuracy_gate(candidate, baseline,
-images)`` judges the paired top-1 drop. An undecided result skips the test with the reason, since it
-is neither a pass nor a failure; ``--gate-strict`` makes it a failure.
+images)`` judges the paired top-1 drop. An undecided result, neither a pass nor a failure, skips the
+test and says why; with ``--gate-strict`` the test fails.
 
-A test that uses a fixture gets the mark of the same name: ``-m latency_gate`` selects such tests.
-The gates fail under pytest-xdist with several workers, which would disturb each other's latency.
+A test that uses one of these fixtures gets the mark of the same name, so that ``-m latency_gate``
+selects it. The latency gate fails under pytest-xdist with several workers, since they would disturb
+each other's latency.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the table of results, a line for each use of a gate."""
+    """Print the table of results, one line for each use of a gate."""
     rows = config.stash[_ROWS]
     if not rows:
         return
@@ -87,11 +88,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture
 def latency_gate(request: pytest.FixtureRequest) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Function that compares two engines, and fails or skips the test or returns the record.
+    """Function that compares two engines; it returns the record, or fails or skips the test.
 
     ``latency_gate(candidate, baseline=None, *, max_regression=0.03, pairs=10, most_pairs=50,
-    threads=0, batch=1, seconds=5.0, images=None)``: engines are files, or an ``EngineUnderTest``
-    for a session of your own; ``images`` are photos to feed, None feeds noise.
+    threads=0, batch=1, seconds=5.0, warmup_s=2.0, images=None)``: an engine is a file, or an
+    ``EngineUnderTest`` for a session of your own. ``max_regression`` is a share (0.03 is 3 %),
+    ``pairs`` the number of pairs of fresh processes, ``threads`` 0 all cores that this process may
+    use, ``seconds`` the timed part of a process. ``images`` is a set of photos to feed; None feeds
+    noise.
     """
     from edge_inception.latency.record import to_json  # noqa: PLC0415 -- pytest starts without it
 
@@ -189,7 +193,7 @@ def _comparison(folder: str, choices: dict[str, Any]) -> Comparison:
 def _against_stored(
     request: pytest.FixtureRequest, session: Comparison, engine: Path | EngineUnderTest
 ) -> BenchRecord:
-    """Record of the candidate against this machine's; the test is skipped if there is none."""
+    """The candidate's record against this machine's; the test is skipped if there is none."""
     from edge_inception.artifact import replace_file  # noqa: PLC0415 -- pytest starts without it
     from edge_inception.latency.record import to_json  # noqa: PLC0415
 
@@ -206,7 +210,7 @@ def _against_stored(
 
 
 def _file_name(nodeid: str) -> str:
-    """Name of a file for a test's id."""
+    """File name for a test's id, in which other characters than letters, digits, - _ . become -."""
     return "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in nodeid)
 
 
@@ -234,4 +238,4 @@ def _conclude(request: pytest.FixtureRequest, verdict: Verdict, sentence: str) -
 
 
 def _silent(done: int, total: int) -> None:
-    """A test prints no progress."""
+    """Ignore progress; a test prints none."""

@@ -1,10 +1,10 @@
 """Records of file formats: a strict reader of JSON, and a writer of plain JSON.
 
-Each file format has one module with its ``Record``, its version and its reader, and all of them use
-this module. Other code uses the fields of records, never the keys of a file.
+Each file format has one module with its ``Record``, its version and its reader, which use this
+module. All other code uses the fields of records, never the keys of a file.
 
-Unknown and missing keys, wrong types, numbers out of range, NaN, duplicate keys, unlimited nesting
-and strings that are no Unicode raise InputError, which names file, place, got and wanted.
+Unknown, missing and duplicate keys, wrong types, numbers out of range, NaN, nesting too deep for
+Python and strings that are no Unicode raise InputError, which names file, place, got and wanted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 from edge_inception.errors import InputError
 
 MOST_BYTES = 512 << 20
-"""Size in bytes of the longest JSON file that is read."""
+"""Largest size in bytes of a JSON file that is read."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
@@ -30,11 +30,11 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every record of a file: frozen, keyword-only, without unknown keys."""
+    """Base of every record of a file: frozen, keyword-only, and unknown keys are refused."""
 
 
 class SparseRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """A record that leaves fields with their default out of the file."""
+    """A record whose file omits the fields that have their default value."""
 
 
 R = TypeVar("R")
@@ -75,14 +75,15 @@ def parse(text: bytes | str, *, where: str, hint: str, allow_nan: bool = False) 
     """The value of a JSON text.
 
     Args:
-        text: UTF-8.
+        text: The JSON text; bytes are UTF-8.
         where: What the text is, for the message.
         hint: What to do about a text that is not JSON.
         allow_nan: As in ``read``.
 
     Raises:
-        InputError: The text is not JSON, has a key twice in one object, a number that is infinite
-            or has over 4,300 digits, nesting too deep for Python, or half of a surrogate pair.
+        InputError: The text is not JSON, or has a key twice in one object, a number that is
+            infinite or has over 4,300 digits, nesting too deep for Python, or half of a surrogate
+            pair (a string that is no Unicode).
     """
     try:
         value = json.loads(
@@ -124,8 +125,8 @@ def convert(kind: type[R], value: Any, *, where: str, hint: str) -> R:
     """A JSON value as a record of ``kind``.
 
     Raises:
-        InputError: The value is no such record; the message names the place in ``where``, got and
-            wanted.
+        InputError: The value is no such record; the message names ``where``, the place in the
+            value, got and wanted.
     """
     try:
         return msgspec.convert(value, kind)
@@ -153,7 +154,7 @@ def _refuse(reason: str, value: Any, where: str, hint: str, error: Exception) ->
 
 
 def _shown(value: Any, place: str) -> str:
-    """The value at ``place`` as short text; msgspec writes ``[...]`` for any key of a mapping."""
+    """The value at ``place`` as a short text; msgspec writes a mapping's key there as ``[...]``."""
     for name, index in re.findall(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]", place):
         if index == "...":
             return "another value"
@@ -163,13 +164,13 @@ def _shown(value: Any, place: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A record as what ``json`` writes: dictionaries, tuples, lists, texts, numbers, None.
+    """A record as values that ``json`` writes: dictionaries, tuples, lists, texts, numbers, None.
 
-    A tuple stays one: a value of it that is read back has lists.
+    A tuple stays a tuple, which becomes a list once it is written and read back.
     """
     return msgspec.to_builtins(value, builtin_types=(), str_keys=True)
 
 
 def to_json(value: Any, *, indent: int | None = 2) -> bytes:
-    """A record as the text of its file, keys sorted, with a line break at the end."""
+    """A record as the JSON text of its file, with sorted keys and a line break at the end."""
     return json.dumps(plain(value), indent=indent, sort_keys=True).encode() + b"\n"

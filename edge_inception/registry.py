@@ -1,7 +1,7 @@
-"""Plug-ins, found by file name and imported when they are used.
+"""Plug-ins, which are found by file name and imported when they are used.
 
-A file without a leading underscore in a plug-in folder is a plug-in; its name is what users type.
-Listing imports nothing.
+In a plug-in folder, each file without a leading underscore is a plug-in. A listing of the files
+imports none of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def model(name: str) -> ModelSpec:
 
 
 def options(spec: ModelSpec, given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` as a dictionary, once every option and its value are checked.
+    """The options ``given`` for a model, after the check of each name and value.
 
     Raises:
         InputError: An unknown option, a value of another type than the default, a negative or
@@ -86,7 +86,7 @@ def build(spec: ModelSpec, num_classes: int, chosen: Mapping[str, Any]) -> Any:
     """The torch module of ``spec`` with freshly initialised weights.
 
     Raises:
-        InputError: A choice the architecture does not have, or sizes beyond what torch can hold.
+        InputError: The architecture does not have a choice, or torch cannot hold such sizes.
     """
     return _call(spec, spec.build, num_classes, chosen)
 
@@ -95,7 +95,7 @@ def describe(spec: ModelSpec, num_classes: int, chosen: Mapping[str, Any]) -> An
     """The ``Architecture`` of ``spec``: layers and head as records, without torch.
 
     Raises:
-        InputError: A choice the architecture does not have.
+        InputError: The architecture does not have a choice.
     """
     return _call(spec, spec.describe, num_classes, chosen)
 
@@ -113,6 +113,6 @@ def _call(
 
 
 def option_hint(spec: ModelSpec) -> str:
-    """A hint how the options of a model are set, with their defaults."""
+    """Hint that says how to set the options of a model, with their defaults."""
     defaults = ", ".join(f"{key}={json.dumps(value)}" for key, value in spec.options.items())
     return f"--option KEY=VALUE, by default {defaults}"

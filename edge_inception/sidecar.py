@@ -1,7 +1,7 @@
-"""Records of a sidecar, the file ``<artifact>.json``.
+"""Records of a sidecar, the file ``<artifact>.json`` beside an artifact.
 
-Each kind of artifact has its record of details, which inherits the fields of the kind before it in
-the build. A field that a stage may leave out has a default, and defaults are not written.
+Each kind of artifact has a record of its details, which inherits the fields of the kind before it
+in the build. A field that a stage may leave out has a default, and defaults are not written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 TensorSize = int | str
-"""Size of an axis, or the name of a free axis."""
+"""Size of an axis, or the name of an axis whose size is free."""
 
 HeadText = Annotated[str, msgspec.Meta(pattern="^(logits|softmax|embedding|topk:[1-9][0-9]{0,8})$")]
 D = TypeVar("D", bound="Details")
@@ -29,7 +29,8 @@ D = TypeVar("D", bound="Details")
 class Provenance(Record, frozen=True, kw_only=True):
     """All that decides the content of an artifact; with equal provenance it can be reused.
 
-    ``parents`` maps a role to the sha256 of that input; ``source`` digests the stage's own code.
+    ``parents`` maps the role of each input to its sha256, ``tools`` a distribution to its version;
+    ``source`` is the sha256 of the stage's own code.
     """
 
     stage: str
@@ -42,7 +43,7 @@ class Provenance(Record, frozen=True, kw_only=True):
 class Details(SparseRecord, frozen=True, kw_only=True):
     """Facts that later stages need.
 
-    ``beside`` maps a suffix such as ``.npz`` to the sha256 of the file beside the artifact.
+    ``beside`` maps a suffix, such as ``.npz``, to the sha256 of the artifact's second file.
     """
 
     beside: Mapping[str, Sha256] = msgspec.field(default_factory=dict)
@@ -54,13 +55,13 @@ class Details(SparseRecord, frozen=True, kw_only=True):
 
     @classmethod
     def kind_of(cls, unread: Mapping[str, Any]) -> type[Details]:
-        """The class to read the plain values ``unread`` of a file into."""
+        """The record class for the details ``unread``, plain values from a file."""
         del unread
         return cls
 
 
 class Sidecar(Provenance, frozen=True, kw_only=True):
-    """A whole sidecar; ``details`` stay plain until their kind is known."""
+    """A whole sidecar; ``details`` stay plain values until their record class is known."""
 
     schema: Literal[1]
     kind: Annotated[str, msgspec.Meta(min_length=1)]
@@ -72,8 +73,8 @@ class Sidecar(Provenance, frozen=True, kw_only=True):
 class ModelDetails(Details, frozen=True, kw_only=True):
     """Facts about a model: its classes, its checkpoint, and its preprocessing.
 
-    ``model`` is a name of the registry, or that of the file where the graph was imported.
-    ``num_classes`` is 0 of an embedding; ``classes`` are names by logit index, or none.
+    ``model`` is a name of the registry, or the name of the file that the graph was imported from.
+    ``num_classes`` is 0 for an embedding; ``classes`` are names in logit order, empty if unknown.
     """
 
     model: str
@@ -88,8 +89,9 @@ class GraphDetails(ModelDetails, frozen=True, kw_only=True):
     """Details of a graph; ``input_shape`` is [N, ...], ``profile`` the batch sizes of its engines.
 
     An exported graph has ``checkpoint_types``, the number of tensors of each type in its
-    checkpoint, and ``error_of_pytorchs``, see ``export``. An imported graph has ``source_opset``,
-    and ``cut_head``, the name of the head that was cut off or "".
+    checkpoint, and ``error_of_pytorchs``, the error of its logits as a multiple of the error that
+    PyTorch's float32 makes. An imported graph has ``source_opset``, its opset before the import,
+    and ``cut_head``, the name of the head that was cut off, or "" where none was.
     """
 
     model_options: Options
@@ -106,12 +108,12 @@ class GraphDetails(ModelDetails, frozen=True, kw_only=True):
 
     @property
     def head(self) -> Head:
-        """The head, which decides the outputs of the graph."""
+        """The head: the last part of the graph, which decides its outputs."""
         return Head.of(self.head_text)
 
 
 class QatFigures(SparseRecord, frozen=True, kw_only=True):
-    """Accuracy on held-out images; the float graph has no ``agreement`` (0..1) and no SQNR."""
+    """Figures on held-out images, 0..1 and dB; the float graph has no ``agreement`` and no SQNR."""
 
     accuracy: float
     balanced_accuracy: float
@@ -121,7 +123,7 @@ class QatFigures(SparseRecord, frozen=True, kw_only=True):
 
 
 class QatDetails(Record, frozen=True, kw_only=True):
-    """Gain of fine-tuning: figures of the float graph, and of the int8 graph before and after."""
+    """Figures of the float graph, and of the int8 graph before and after fine-tuning (QAT)."""
 
     float32: QatFigures
     before: QatFigures
@@ -131,8 +133,8 @@ class QatDetails(Record, frozen=True, kw_only=True):
 class SimplifiedDetails(GraphDetails, frozen=True, kw_only=True):
     """Details of a simplified graph.
 
-    ``nodes_before`` counts nodes by operator; ``simplify_difference`` is the largest difference of
-    the logits from those of the exported graph.
+    ``nodes_before`` counts the graph's nodes before simplification by operator;
+    ``simplify_difference`` is the largest difference between the logits before and after.
     """
 
     nodes_before: Mapping[str, Count]
@@ -141,9 +143,10 @@ class SimplifiedDetails(GraphDetails, frozen=True, kw_only=True):
 
 
 class TypedDetails(SimplifiedDetails, frozen=True, kw_only=True):
-    """Details of a typed graph, from which compile and the engines read it without onnx.
+    """Details of a typed graph, in which the precision of every tensor is explicit.
 
-    ``float_layers`` names the layers with weights that an int8 graph leaves in float.
+    compile and the engines read these details, so that they need no onnx. ``float_rest`` is the
+    precision of what int8 leaves in float; ``float_layers`` names such layers that have weights.
     """
 
     precision: Precision
@@ -156,7 +159,8 @@ class TypedDetails(SimplifiedDetails, frozen=True, kw_only=True):
 class EngineDetails(TypedDetails, frozen=True, kw_only=True):
     """Details of an engine.
 
-    ``tied_to`` are the library and hardware versions it depends on, ``batch`` the sizes it takes.
+    ``tied_to`` are the library and hardware versions that the engine depends on, ``batch`` the
+    batch sizes that it takes, ``float_precision`` the precision of its float arithmetic.
     """
 
     backend: str
@@ -166,15 +170,16 @@ class EngineDetails(TypedDetails, frozen=True, kw_only=True):
 
     @classmethod
     def kind_of(cls, unread: Mapping[str, Any]) -> type[Details]:
-        """The class of the backend, since libraries report different facts on their engines."""
+        """The record class of the engine's backend, since each library reports other facts."""
         return _OF_BACKEND.get(str(unread.get("backend")), cls)
 
 
 class BlobDetails(EngineDetails, frozen=True, kw_only=True):
     """Details of an OpenVINO engine: layers by type and precision, kernels by name.
 
-    ``weighted_layers`` counts convolutions and matrix products, ``int8_layers`` those of them in
-    int8; the three counts of activations say how they became int8.
+    ``weighted_layers`` counts convolutions and matrix products, ``int8_layers`` those that run in
+    int8. The last three fields count Q/DQ pairs of activations that became unsigned, that were
+    split, and that stay in float.
     """
 
     executed_layers: Mapping[str, Mapping[str, Count]]
@@ -187,10 +192,12 @@ class BlobDetails(EngineDetails, frozen=True, kw_only=True):
 
 
 class PlanDetails(EngineDetails, frozen=True, kw_only=True):
-    """Details of a TensorRT engine: layers as in ``_inspection.describe_layers``, and the options.
+    """Details of a TensorRT engine: its layers, its memory and the options it was compiled with.
 
-    ``graph`` is the file name of the typed graph; ``equivalent_command`` that of NVIDIA's own tool.
-    ``activation_bytes`` is negative where the library leaves a batch free, as -1 images.
+    ``_inspection.describe_layers`` explains the figures on layers; ``float_kernels`` is a number
+    here. ``graph`` is the file name of the typed graph, ``equivalent_command`` the command of
+    NVIDIA's own tool that compiles the same engine. ``activation_bytes`` is negative where the
+    library counts a free batch as -1 images.
     """
 
     layers: Mapping[str, Mapping[str, Count]]
@@ -233,10 +240,10 @@ class StreamEngine(Record, frozen=True, kw_only=True):
 
 
 class TrialDetails(Details, frozen=True, kw_only=True):
-    """Results of the trial of the calibrator ``auto``; all SQNR are in dB.
+    """Results of the trial by which the calibrator ``auto`` chooses; every SQNR is in dB.
 
-    ``tried_sqnr_db`` is by calibrator. Bias correction is judged on ``bias_images`` images, and not
-    judged where they are too few.
+    ``tried_sqnr_db`` maps a calibrator to its SQNR. Bias correction is judged on ``bias_images``
+    images, and not at all where these are too few.
     """
 
     tried_sqnr_db: Mapping[str, float] = msgspec.field(default_factory=dict)
@@ -249,8 +256,8 @@ class TrialDetails(Details, frozen=True, kw_only=True):
 class RangeTableDetails(TrialDetails, frozen=True, kw_only=True):
     """Details of a range table.
 
-    ``engine`` observed the images of the table; ``not_in_graph`` are tensors of an imported cache
-    that the graph does not have.
+    ``engine`` observed the activations on the calibration images; ``not_in_graph`` are tensors of
+    an imported calibration cache that the graph does not have.
     """
 
     engine: StreamEngine | None = None
@@ -258,7 +265,10 @@ class RangeTableDetails(TrialDetails, frozen=True, kw_only=True):
 
 
 class SearchDetails(Details, frozen=True, kw_only=True):
-    """Groups to keep in float, and whether the budget is met with them."""
+    """The groups to keep in float, and whether the budget of the top-1 drop is met with them.
+
+    A group is an int8 tensor with the layers that read it.
+    """
 
     keep: tuple[str, ...]
     is_met: bool
@@ -267,8 +277,8 @@ class SearchDetails(Details, frozen=True, kw_only=True):
 class CacheDetails(Details, frozen=True, kw_only=True):
     """Details of a calibration cache.
 
-    ``tensorrt`` is the version that reads it, ``header`` its first line; ``unscaled`` are tensors
-    without a scale.
+    ``tensorrt`` is the TensorRT version that reads the cache, ``header`` the first line of the
+    cache; ``unscaled`` are tensors without a scale.
     """
 
     tensorrt: str
@@ -277,7 +287,7 @@ class CacheDetails(Details, frozen=True, kw_only=True):
 
 
 class BaselineDetails(ModelDetails, frozen=True, kw_only=True):
-    """Details of a baseline: ``set`` names the images; ``library`` is empty for PyTorch."""
+    """Details of a baseline: ``set`` names its images, ``library`` what ran it (empty: PyTorch)."""
 
     set: str
     library: str = ""

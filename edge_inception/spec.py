@@ -1,4 +1,4 @@
-"""Frozen records that every stage shares; those that sidecars hold are read strictly."""
+"""Frozen records that all stages share; a ``Record`` also stands in sidecars, read strictly."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ HEAD_OUTPUTS: Mapping[str, tuple[str, ...]] = {
 """Kind of head -> names of the graph's outputs, in order."""
 
 PREPROCESS_SCOPE, HEAD_SCOPE = "preprocess/", "head/"
-"""First part of the names of the nodes that ``interface`` adds."""
+"""First parts of the names of the nodes that ``export/interface.py`` adds."""
 
 Options = Mapping[str, float | int | str | bool]
 """Choices of a model's builder, such as ``{"width": 0.25}``."""
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total) while a stage works."""
+"""Function that a stage calls with (done, total) while it works."""
 
 
 def no_progress(done: int, total: int) -> None:
-    """Ignore progress; the default of every stage."""
+    """Ignore progress: the ``Progress`` that every stage has by default."""
 
 
 class Precision(Enum):
-    """Precision of a typed graph; int8 is Q/DQ with a float rest."""
+    """Precision of a typed graph, an ONNX graph in which every tensor's precision is explicit.
+
+    An int8 graph has Q/DQ nodes, and a float rest: the layers that are not quantized.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -49,14 +52,14 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 class Preprocess(Record, frozen=True, kw_only=True):
     """Steps from an image file to one tensor, which is float32 [3, H, W] by default.
 
-    ``crop`` ``after_resize``: the shorter side is resized to ``round(side / crop_fraction)``, then
-    the centre H x W is cropped. ``before_resize``: the centre share ``crop_fraction`` of each side
-    is cropped, then resized to H x W (TF-slim). Then values are scaled to 0..1 and become
-    ``(x - mean) / std`` per channel; ``mean`` and ``std`` are in ``channel_order``, ``RGB`` or
-    ``BGR``, which is the order the network sees.
+    ``input_size`` is (H, W). If ``crop`` is ``after_resize``, the shorter side is resized to
+    ``round(side / crop_fraction)``, then the centre H x W is cropped. If it is ``before_resize``,
+    the centre share ``crop_fraction`` of each side is cropped, then resized to H x W (TF-slim).
+    Then values are scaled to 0..1 and become ``(x - mean) / std`` per channel. The network reads
+    the channels in ``channel_order``, in which ``mean`` and ``std`` are given.
 
-    ``element`` ``uint8`` leaves the cropped pixels as they are, 0..255, since the graph holds the
-    normalisation; ``layout`` is ``NCHW`` or ``NHWC``.
+    If ``element`` is ``uint8``, the cropped pixels stay as they are, 0..255, since the graph itself
+    normalises them.
     """
 
     input_size: tuple[Positive, Positive]
@@ -71,12 +74,12 @@ class Preprocess(Record, frozen=True, kw_only=True):
 
     @property
     def normalised(self) -> Preprocess:
-        """The same preprocessing to float32 NCHW, as a PyTorch model takes it."""
+        """The same preprocessing, but to float32 NCHW, which a PyTorch model takes."""
         return replace(self, element="float32", layout="NCHW")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Shape of one image."""
+        """Shape of one image, (3, H, W) or (H, W, 3) by ``layout``."""
         height, width = self.input_size
         return (height, width, 3) if self.layout == "NHWC" else (3, height, width)
 
@@ -86,7 +89,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ShapeProfile(Record, frozen=True, kw_only=True):
-    """Batch sizes an engine accepts; equal numbers mean a static batch."""
+    """Batch sizes that an engine accepts, tuned for ``opt``; equal numbers mean a static batch."""
 
     min: Positive = 1
     opt: Positive = 1
@@ -103,8 +106,8 @@ class Gates:
     """Limits that decide PASSED, FAILED or INCONCLUSIVE; None sets no limit.
 
     ``max_drop_pp`` limits the top-1 drop in percentage points, ``min_agreement`` the agreement
-    (0..1), ``min_sqnr_db`` the SQNR of the centred logits, ``min_speedup`` the latency ratio over
-    the same engine library at FP32.
+    (0..1), ``min_sqnr_db`` the SQNR of the centred logits, ``min_speedup`` the FP32 latency of the
+    same engine library over the engine's latency.
     """
 
     max_drop_pp: float | None = None
@@ -114,7 +117,7 @@ class Gates:
 
 
 class DropType(Enum):
-    """Unit of a budget: percentage points (absolute), or percent of FP32's top-1 (relative)."""
+    """Unit of a ``Budget``: percentage points (absolute), or percent of FP32's top-1 (relative)."""
 
     ABSOLUTE = "absolute"
     RELATIVE = "relative"
@@ -122,9 +125,10 @@ class DropType(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """The top-1 drop on the calibration images above which groups are kept in float.
+    """The largest top-1 drop on the calibration images; above it, groups are kept in float.
 
-    ``max_groups`` is the largest number of such groups, 0 for no limit.
+    A group is an int8 tensor with the layers that read it. ``max_groups`` is the largest number of
+    groups in float, 0 for no limit.
     """
 
     max_drop_pp: float
@@ -134,11 +138,11 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The last part of a graph, which decides its outputs; ``HEAD_OUTPUTS`` has their names.
+    """The last part of a graph, which decides the outputs; ``HEAD_OUTPUTS`` has their names.
 
     ``logits``: float32 [N, classes]. ``softmax``: probabilities, float32 [N, classes]. ``topk``:
-    scores float32 [N, k], softmax probabilities in falling order, and classes int64 [N, k].
-    ``embedding``: float32 [N, D]; only embedding networks have it, and no other head.
+    scores, float32 [N, k], the k largest probabilities in falling order, and their classes, int64
+    [N, k]. ``embedding``: float32 [N, D]; embedding networks have this head and no other network.
     """
 
     kind: str = "logits"
@@ -151,7 +155,7 @@ class Head:
 
     @classmethod
     def of(cls, text: str) -> Head:
-        """The head whose text, as in a sidecar, is ``text``."""
+        """The head that a sidecar writes as ``text``, such as ``softmax`` or ``topk:5``."""
         kind, _, k = text.partition(":")
         return cls(kind=kind, k=int(k or 0))
 
@@ -161,10 +165,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedCheckpoint:
-    """A checkpoint that others published, with the accuracy they claim.
+    """A checkpoint that others published, with the accuracy that they claim.
 
     ``top1`` and ``top5`` are single-crop ImageNet accuracies in percent; ``claim`` is the text of a
-    claim that is measured otherwise.
+    claim that was measured in another way.
     """
 
     name: str
@@ -178,10 +182,11 @@ class PublishedCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFamily:
-    """A publisher of weights of an architecture, with its preprocessing and its checkpoints.
+    """A publisher's weights of one architecture: their preprocessing and the checkpoints.
 
-    ``name`` is also the name of its key map in ``keymaps/``. ``options`` are the model options that
-    its weights need. ``num_background`` logits come before class 0 in its ImageNet heads.
+    ``name`` is also the name of the family's key map in ``checkpoints/keymaps/``. ``options`` are
+    the model options that the weights need. In the family's ImageNet heads, ``num_background``
+    logits come before that of class 0.
     """
 
     name: str
@@ -193,10 +198,10 @@ class CheckpointFamily:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One published form of an architecture and its size.
+    """One published form of an architecture, with its size.
 
-    ``num_parameters`` and multiply-adds ``gmacs`` of one image are those of the inference graph
-    (no auxiliary heads unless ``options`` ask for them) with ``num_classes`` classes.
+    ``num_parameters`` and ``gmacs`` (1e9 multiply-adds for one image) belong to the inference graph
+    with ``num_classes`` classes, without auxiliary heads unless ``options`` ask for them.
     """
 
     name: str
@@ -212,11 +217,11 @@ class ModelSpec:
     """Facts about one architecture that need no torch, and its builder.
 
     ``build(num_classes=..., **options)`` imports torch when called and returns a module with
-    freshly initialised weights; ``describe``, of the same arguments, returns its
-    ``models._layers.Architecture`` and needs no torch. ``options`` are the choices with their
-    defaults. The first of
-    ``families`` is the default: its preprocessing is used where no checkpoint says otherwise.
-    ``variants`` are its published forms; the first has the default options.
+    freshly initialised weights; ``describe`` takes the same arguments, needs no torch and returns
+    the module's ``models._layers.Architecture``. ``options`` are the model's options with their
+    defaults. The first of ``families`` is the default: its preprocessing is used where no
+    checkpoint says otherwise. ``variants`` are the published forms; the first has the default
+    options.
     """
 
     name: str
@@ -236,10 +241,10 @@ class ModelSpec:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters with default options."""
+        """Number of parameters with default options."""
         return self.variants[0].num_parameters
 
     @property
     def gmacs(self) -> float:
-        """Multiply-adds in 1e9 with default options at the published input size."""
+        """1e9 multiply-adds for one image with default options at the published input size."""
         return self.variants[0].gmacs

@@ -1,6 +1,6 @@
 """Reuse of artifacts: a stage whose inputs, options, tools and source are unchanged does not run.
 
-An output folder has one lock, which the operating system drops when the process dies.
+An output folder has a lock, which the operating system releases when the process dies.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _PACKAGE = Path(__file__).parent
 class Stage:
     """A step from one artifact to the next, as the package that owns it declares it.
 
-    An artifact is stale when one of its stage's ``tools`` (distributions) or ``sources`` (files and
-    folders, relative to this package) has changed.
+    An artifact is built again when one of its stage's ``tools`` (Python distributions) or
+    ``sources`` (files and folders, relative to this package) has changed.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Stage:
 
 @functools.cache
 def _digest(sources: tuple[str, ...]) -> str:
-    """sha256 over the package's own files named in ``sources``, folders recursively."""
+    """sha256 over the names and bytes of the files in ``sources``, of folders every ``*.py``."""
     total = hashlib.sha256()
     for source in sources:
         root = _PACKAGE / source
-        assert root.exists(), source  # a misspelt source would never make a stage stale
+        assert root.exists(), source  # changes of a misspelt source would go unnoticed
         for file in [root] if root.is_file() else sorted(root.rglob("*.py")):
             total.update(file.relative_to(_PACKAGE).as_posix().encode())
             total.update(file.read_bytes())
@@ -56,7 +56,7 @@ def _digest(sources: tuple[str, ...]) -> str:
 
 @functools.cache
 def tool_version(distribution: str) -> str:
-    """Installed version of a distribution, or ``"absent"``."""
+    """Installed version of a Python distribution, or ``"absent"``."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -64,7 +64,7 @@ def tool_version(distribution: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A record as JSON types, which compare equal to the values that a sidecar holds."""
+    """A record as JSON types, which compare equal to the values read from a sidecar."""
     if isinstance(value, msgspec.Struct):
         value = records.plain(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -84,8 +84,8 @@ def plain(value: Any) -> Any:
 
 
 Parents = Mapping[str, Artifact | str]
-"""Role -> sha256 of an input, or the artifact itself where the stage uses its details: they hold
-facts that are in no graph, such as preprocessing and class names."""
+"""Role -> sha256 of an input, or the artifact itself where the stage also uses its details, which
+hold facts that are not in the file, such as preprocessing and class names."""
 
 
 def provenance(stage: Stage, *, parents: Parents, options: Any) -> Provenance:
@@ -134,7 +134,7 @@ def require_provenance(given: Artifact, expected: Provenance) -> None:
     """Check that an artifact has the expected provenance.
 
     Raises:
-        InputError: The provenance differs; the message names the part, got and wanted.
+        InputError: The provenance differs; the message names the part that differs, got and wanted.
     """
     name, keys, values = _difference(expected, given.provenance)
     if name:
@@ -174,12 +174,12 @@ def lock(folder: Path) -> Iterator[None]:
         artifact.remove_leftovers(folder)
         yield
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that a library forked still has it open
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that a library forked may hold it open
         os.close(descriptor)
 
 
 def _acquire(folder: Path) -> int:
-    """Locked descriptor of the folder's lock file, into which this process writes its number."""
+    """Locked descriptor of the folder's lock file, in which this process writes its process id."""
     descriptor = -1
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 def recall_per_class(
     predicted: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int
 ) -> NDArray[np.float64]:
-    """Share of each class predicted right, [num_classes]; NaN for a class without images."""
+    """Recall of each class, 0..1, [num_classes]; NaN for a class without images."""
     total = np.bincount(labels, minlength=num_classes).astype(np.float64)
     right = np.bincount(labels[predicted == labels], minlength=num_classes)
     recall = np.full(num_classes, np.nan)

@@ -1,11 +1,11 @@
 """Confidence intervals in closed form: shares, paired differences, paired latency ratios.
 
-Two conventions, named in every estimate's ``method``:
+Shares follow two conventions, and every estimate's ``method`` names its own:
 
-- shown to people: Wilson's score interval, two-sided 95 %;
-- judged by a gate on accuracy: each bound alone holds with 95 % confidence (one-sided), since
-  "is the drop at most 2 pp" asks about one side. With n images and no flip the upper bound is the
-  exact ``1 - 0.05 ** (1 / n)``: 0.57 pp for 525 images.
+- an interval for people is Wilson's score interval, two-sided 95 %;
+- an interval for a gate on accuracy has one-sided bounds, each with 95 % confidence, since "is the
+  drop at most 2 pp" asks about one side. If none of n images flips (changes between right and
+  wrong), the upper bound is exactly ``1 - 0.05 ** (1 / n)``: 0.57 pp for 525 images.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 from edge_inception.records import Record
 
 CONFIDENCE = 0.95
-_BISECTIONS = 100
+_BISECTIONS = 100  # halvings of the interval that holds the solution
 _LARGEST_T = 1e6
 
 
 class Estimate(Record, frozen=True, kw_only=True):
-    """A measured value and the bounds the data support, in the value's own unit."""
+    """A measured value and the bounds of its interval, in the unit of the value."""
 
     value: float
     lower: float
@@ -49,7 +49,7 @@ def wilson(count: int, total: int) -> Estimate:
     half = z / shrunk * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
     return Estimate(
         value=share,
-        # at a share of 0 or 1 the bound equals the share; rounding may miss it by one bit
+        # at a share of 0 or 1 the bound is the share exactly, which rounding could miss
         lower=0.0 if count == 0 else max(0.0, centre - half),
         upper=1.0 if count == total else min(1.0, centre + half),
         method="wilson-95",
@@ -67,7 +67,7 @@ def exact_share(count: int, total: int) -> Estimate:
     """
     _check_count(count, total)
     tail = 1 - CONFIDENCE
-    # closed forms at both ends are exact: no flip among n gives 1 - 0.05 ** (1 / n)
+    # a count of 0 or of all has a closed form: 0 of n gives the upper bound 1 - 0.05 ** (1 / n)
     if count == 0:
         lower, upper = 0.0, -math.expm1(math.log(tail) / total)
     elif count == total:
@@ -81,11 +81,10 @@ def exact_share(count: int, total: int) -> Estimate:
 
 
 def paired_drop(lost: int, gained: int, total: int) -> Estimate:
-    """Drop of a share measured twice on the same images, ``(lost - gained) / total``.
+    """Drop between two accuracies on the same images, ``(lost - gained) / total``.
 
-    The exact bounds of the shares of images that became wrong and right are combined by
-    square-and-add, with the correlation of two cells of one multinomial. Bounds are one-sided 95 %
-    each.
+    Square-and-add combines the exact bounds of two shares, that of lost and that of gained images,
+    with the correlation of two cells of one multinomial. Each bound is one-sided 95 %.
 
     Args:
         lost: Images right before and wrong after.
@@ -100,10 +99,10 @@ def paired_drop(lost: int, gained: int, total: int) -> Estimate:
 
     Source:
         Newcombe, Stat. Med. 17 (1998) 2635-2650, method 10 (square-and-add); Zou and Donner,
-        Stat. Med. 27 (2008) 1693-1702 (square-and-add of any limits). Newcombe's method has shares
-        of right images and Wilson's limits; here they are shares of changed images and exact
-        limits, since Wilson's and Tango's bounds are too small at zero to five changed images,
-        where quantized engines are.
+        Stat. Med. 27 (2008) 1693-1702 (square-and-add of any limits). Newcombe's method combines
+        Wilson's limits of the shares of right images; this function combines exact limits of the
+        shares of changed images. Quantized engines usually change at most five images, where
+        Wilson's and Tango's bounds are too small.
     """
     if lost + gained > total:
         raise ValueError(f"{lost} + {gained} flips among {total} images")
@@ -124,8 +123,8 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Es
     """Geometric mean of paired ratios with a two-sided 95 % Student interval of their logarithms.
 
     Args:
-        numerator: One value > 0 per round, such as a block's median latency.
-        denominator: Values of the same rounds.
+        numerator: One value > 0 for each round, such as a block's median latency.
+        denominator: The other value > 0 of each round, in the same unit.
 
     Raises:
         ValueError: Lengths differ, fewer than two rounds, or a value is not positive.
@@ -164,7 +163,7 @@ def student_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
 
 
 def _student_within(t: float, freedom: int) -> float:
-    """P(-t < T < t): the finite series of Abramowitz and Stegun 26.7.3 (odd) and 26.7.4 (even)."""
+    """P(-t < T < t) by the series of Abramowitz and Stegun, 26.7.3 (odd freedom), 26.7.4 (even)."""
     angle = math.atan(t / math.sqrt(freedom))
     sine, cosine = math.sin(angle), math.cos(angle)
     is_odd = freedom % 2 == 1
@@ -206,7 +205,7 @@ def _binomial_at_most(count: int, total: int, share: float) -> float:
 
 
 def _bisect(is_low: Callable[[float], bool], low: float, high: float) -> float:
-    """The point in [low, high] where ``is_low`` turns from True to False."""
+    """The point in [low, high] at which ``is_low`` changes from True to False."""
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if is_low(middle):

@@ -1,6 +1,6 @@
-"""The charts of a report, as Vega-Lite; values that are NaN or missing are left out.
+"""The charts of a report, drawn by Vega-Lite; values that are NaN or missing are left out.
 
-Each function gives None where no value is left to draw.
+Each public function that draws returns None where no value is left to draw.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from edge_inception.validate.report_record import Row
 
 _Rows = Sequence[Row]
 _Spec = Mapping[str, Any]
-_MOST_LABELS = 6
-_ROW_PX, _AROUND_PX = 34, 52
-_MOST_TICKS = 120
+_MOST_LABELS = 6  # numbers on a logarithmic axis
+_ROW_PX, _AROUND_PX = 34, 52  # height of a row, and of what is above and below all rows
+_MOST_TICKS = 120  # thin lines for one engine in the chart of latency
 _LOG_FROM = 6.0
-"""Axes are logarithmic when the largest value is this many times the smallest."""
+"""An axis is logarithmic if the largest value is at least this many times the smallest."""
 _HALO = {"stroke": "var(--paper)", "strokeWidth": 4, "strokeJoin": "round"}
 _ACCENT, _QUIET = "var(--accent)", "var(--quiet)"
 _COLOUR = {"condition": {"test": "datum.subject", "value": _ACCENT}, "value": _QUIET}
 _LONGEST_NAME_PX, _CHARACTER_PX = 136, 7.4
-"""Browsers' fonts are wider than the one that Vega measures with."""
+"""Room for a name: the most, and for each character. Vega's own font is narrower than browsers'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A value with its name, its text and its bounds; ``subject``: it is of the judged engine."""
+    """A value with its name, its text and its bounds; ``subject`` marks the judged engine."""
 
     name: str
     subject: bool
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timed:
-    """Call times of an engine in ms; ``is_subject``: the engine is judged."""
+    """Times of an engine's calls in ms; ``is_subject``: this engine is the judged one."""
 
     name: str
     is_subject: bool
@@ -55,7 +55,7 @@ class Timed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tried(Point):
-    """A point at its median latency in ms, and the label beside it."""
+    """An accuracy with the median latency in ms, and the label beside the point."""
 
     ms: float
     label: str
@@ -70,7 +70,7 @@ def accuracy(rows: _Rows) -> Chart | None:
 
 
 def speedup(rows: _Rows) -> Chart | None:
-    """Chart of the speed-up over the FP32 engine, with intervals."""
+    """Chart of the speed-up over the FP32 engine, with 95 % intervals."""
     points = [point for row in rows if (point := _point(row, row.speedup))]
     says = _describe(points, "x", "speed-up over the FP32 engine with 95 % intervals")
     return _dots("Speed-up over the FP32 engine", points, says, "times", ends_at=1.0)
@@ -156,11 +156,11 @@ def latencies(engines: Sequence[Timed]) -> Chart | None:
 def pareto(
     rows: _Rows, *, labels: Sequence[str] = (), title: str = "", note: str = ""
 ) -> Chart | None:
-    """Chart of accuracy over median latency; a line joins the rows that no other beats in both.
+    """Chart of accuracy over median latency; a line joins the rows that no other row beats in both.
 
     Args:
         rows: Rows of reports; those with a latency and an accuracy are drawn.
-        labels: Texts beside the points; the names of the rows where not given.
+        labels: Texts beside the points, one for each row; by default the names of the rows.
         title: Text before the chart's own title.
         note: Text after the chart's own note.
     """
@@ -208,7 +208,7 @@ def pareto(
 
 
 def quality(rows: _Rows) -> tuple[Callable[[Row], Estimate | None], str]:
-    """Function from a row to the estimate of its accuracy, and the name of that figure."""
+    """Function from a row to top-1, or to agreement if no row has labels; and the figure's name."""
 
     def top1(row: Row) -> Estimate | None:
         return row.labelled.engine.top1 if row.labelled else None
@@ -220,7 +220,7 @@ def quality(rows: _Rows) -> tuple[Callable[[Row], Estimate | None], str]:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the Pareto-optimal points, by their first coordinate; less is better in both."""
+    """Indices of the Pareto-optimal points, sorted by first coordinate; less is better in both."""
     front: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: points[i]):
         if not front or points[index][1] < points[front[-1]][1]:
@@ -231,7 +231,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 def _dots(
     title: str, points: Sequence[Point], says: str, unit: str, *, ends_at: float | None = None
 ) -> Chart | None:
-    """Chart of values with intervals, a line for each; a rule at ``ends_at``."""
+    """Chart with a row for each value and its interval; ``ends_at`` places a vertical rule."""
     if not points:
         return None
     reference = [] if ends_at is None else [{"value": ends_at}]
@@ -256,7 +256,7 @@ def _dots(
 def _by_name(
     points: Sequence[Point], x: _Spec, layers: Sequence[_Spec], *, row_px: int = _ROW_PX
 ) -> _Spec:
-    """Specification of a chart with a line for each name."""
+    """Specification of a chart with a row for each name."""
     names = list(dict.fromkeys(point.name for point in points))
     extent = min(_LONGEST_NAME_PX, _CHARACTER_PX * max(map(len, names)))
     axis = {"grid": False, "labelLimit": 120, "minExtent": extent}
@@ -280,7 +280,7 @@ def _whiskers(points: Sequence[Point], y: _Spec) -> Iterator[_Spec]:
 
 
 def _labels(points: Sequence[_Tried], y: _Spec) -> Iterator[_Spec]:
-    """Labels beside the points, on the side of the middle, above and below them in turn."""
+    """Labels on the side of a point that faces the middle, above and below the points in turn."""
     ordered = sorted(points, key=lambda p: p.ms)
     middle = (ordered[0].ms + ordered[-1].ms) / 2 if ordered else 0.0
     for place, point in enumerate(ordered):
@@ -292,7 +292,7 @@ def _labels(points: Sequence[_Tried], y: _Spec) -> Iterator[_Spec]:
 
 
 def _point(row: Row, estimate: Estimate | None, factor: float = 1.0) -> Point | None:
-    """An estimate times ``factor``; a bound that is no number is drawn at the value."""
+    """An estimate times ``factor``, None if NaN; a bound that is no number becomes the value."""
     if estimate is None or (value := finite(factor * estimate.value)) is None:
         return None
     lower, upper = finite(factor * estimate.lower), finite(factor * estimate.upper)
@@ -318,7 +318,7 @@ def _thinned(samples: Any) -> Any:
 
 
 def _scale(values: Sequence[float], *, room: float = 1.0) -> dict[str, Any]:
-    """Scale and axis, logarithmic where positive values differ much; ``room`` widens both ends."""
+    """Scale and axis for the values; ``room`` is the factor that widens a logarithmic axis."""
     least, most = min(values), max(values)
     if least <= 0 or most < _LOG_FROM * least:
         return {"scale": {"zero": False, "padding": 20}, "axis": {"tickCount": 5}}
@@ -329,7 +329,7 @@ def _scale(values: Sequence[float], *, room: float = 1.0) -> dict[str, Any]:
 
 
 def log_ticks(least: float, most: float) -> list[float]:
-    """At most six ticks from ``least`` to ``most``: 1, 2 and 5 times powers of ten, or fewer."""
+    """Ticks from ``least`` to ``most`` at 1, 2 and 5 times powers of ten; fewer where over six."""
     highest = min(int(np.ceil(np.log10(most))), sys.float_info.max_10_exp)
     powers = range(int(np.floor(np.log10(least))), highest + 1)
     end = min(most * 1.3, sys.float_info.max)

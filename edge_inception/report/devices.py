@@ -32,7 +32,7 @@ def read_verification(path: Path) -> verify.Verification | None:
 
 
 def to_text(record: verify.Verification | BenchRecord) -> str:
-    """Lines of a device's ``verify`` or ``bench``; those of ``verify`` end in the verdict."""
+    """Lines of text for a record of ``verify``, which end in the verdict, or of ``bench``."""
     if isinstance(record, verify.Verification):
         return "\n".join(_verify_lines(record))
     return "\n".join(_bench_lines(record))

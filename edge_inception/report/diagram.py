@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from edge_inception.graph import topology
     from edge_inception.graph.topology import DrawnLayer, Topology
 
+# in pixels: width of a box, height of a row, and the gaps between columns and between rows
 _BOX, _TALL, _GAP, _DROP = 58, 36, 5, 16
-_BAR = 22
-_MARGIN = 2
-_INPUT = -1
+_BAR = 22  # pixels: height of a box with one line of text; a box with two fills its row
+_MARGIN = 2  # pixels around the drawing
+_INPUT = -1  # index that stands for the image
 _LARGE, _MEGA, _KILO = 1e9, 1e6, 1e3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Drawing of one block; ``says`` describes it for those who cannot see it."""
+    """The drawing of one block; ``says`` describes the drawing in words, for screen readers."""
 
     name: str
     says: str
@@ -36,7 +37,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerLine:
-    """A layer's line in the table beneath the drawings; texts, empty where not known."""
+    """A layer's line in the table beneath the drawings; a text is empty where it is unknown.
+
+    ``share`` is the percentage of the network's multiply-adds (``macs``), ``sqnr`` is in dB.
+    """
 
     name: str
     label: str
@@ -53,7 +57,9 @@ class LayerLine:
 class Plan:
     """Positions in the drawing of a block.
 
-    ``columns`` and ``rows`` are by layer; ``edges`` are (source, layer, column of the line).
+    ``columns`` and ``rows`` map a layer's index to a number from 0; row 0 is the entry. The entry
+    and the last layer have no column, since they span the drawing. An edge is the line between two
+    layers, as (source, layer that reads it, column in which the line runs down).
     """
 
     columns: Mapping[int, int]
@@ -64,7 +70,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
-    """A layer with its noise and its time in ms; None where not measured."""
+    """A layer with its noise and its time in ms, each None where it was not measured."""
 
     layer: DrawnLayer
     noise: NoisyLayer | None
@@ -85,8 +91,8 @@ def blocks(
 
     Args:
         network: Layers and blocks of the network.
-        noise: Record of compare-layers, for the SQNR of each layer.
-        times: Name of a layer -> its time in ms, where ``bench --layers`` measured it.
+        noise: Record of ``compare-layers``, which has the SQNR of each layer.
+        times: Name of a layer -> its time in ms, as ``bench --layers`` measured it.
     """
     layers = _measured(network, noise, times)
     most = max((one.macs for one in layers), default=0)
@@ -118,7 +124,7 @@ def lines(
 
 
 def count(number: int) -> str:
-    """A number to three digits, such as ``12.3 M``; empty for 0."""
+    """A number to three significant digits, such as ``12.3 M``; an empty text for 0."""
     if not number:
         return ""
     for least, unit in ((_LARGE, "G"), (_MEGA, "M"), (_KILO, "k")):
@@ -130,13 +136,15 @@ def count(number: int) -> str:
 def plan(entry: int, layers: Sequence[int], inputs: Mapping[int, Sequence[int]]) -> Plan:
     """Columns and rows of a block's layers.
 
-    A branch keeps its column until it splits; each further branch opens the next one. A layer
-    stands one row below the lowest of what it reads.
+    Where several layers read the same source, the first keeps the column of the source, and each
+    other one gets a new column on the right. A line to the last layer, or to a layer that has a
+    column already, needs no new column, except a shortcut from the entry straight to the last
+    layer. A layer stands one row below the lowest of the layers it reads.
 
     Args:
-        entry: Layer whose result the block reads.
-        layers: Layers of the block in graph order; its branches meet in the last one.
-        inputs: Layer -> layers it reads, of the block or its entry.
+        entry: Index of the layer whose result the block reads, or -1 for the image.
+        layers: Indices of the block's layers in graph order; its branches meet in the last layer.
+        inputs: Layer -> the layers it reads, which are layers of the block or the entry.
     """
     readers = _readers(layers, inputs)
     last = layers[-1]
@@ -178,7 +186,7 @@ def _readers(layers: Sequence[int], inputs: Mapping[int, Sequence[int]]) -> dict
 def _block(block: topology.Block, layers: Sequence[_Measured], most: int) -> Block:
     entry, own = block.entry, block.layers
     inside = {entry, *own}
-    # a layer from before the block that is read inside it counts as the block's entry
+    # an input from before the block is drawn as a line from the block's entry
     inputs = {
         layer: list(dict.fromkeys(s if s in inside else entry for s in layers[layer].layer.inputs))
         for layer in own
@@ -205,7 +213,7 @@ def _drawn(layout: Plan, block: topology.Block, layers: Sequence[_Measured], mos
     entry, last = block.entry, block.layers[-1]
     width = layout.num_columns * (_BOX + _GAP) - _GAP + 2 * _MARGIN
     height = _top(layout.rows[last]) + _TALL + _MARGIN
-    parts = [_edge(layout, edge, last) for edge in layout.edges]  # beneath the boxes
+    parts = [_edge(layout, edge, last) for edge in layout.edges]  # first, so that boxes cover them
     source = "image" if entry == _INPUT else layers[entry].layer.label
     parts.append(
         Markup('<text class="entry" x="{}" y="11">from {}</text>').format(width // 2, source)
@@ -223,12 +231,15 @@ def _drawn(layout: Plan, block: topology.Block, layers: Sequence[_Measured], mos
 
 
 def _top(row: int) -> int:
-    """Upper edge of a row in pixels; row 0, the entry, is a line of text."""
+    """Upper edge of a row in pixels; row 0, the entry, is one line of text, 14 pixels high."""
     return row * (_TALL + _DROP) - _TALL + 14
 
 
 def _edge(layout: Plan, edge: tuple[int, int, int], last: int) -> Markup:
-    """Line from a source down its own column to a layer."""
+    """Line from a source to the column of the edge, down that column, and to the layer.
+
+    The line starts at the lower edge of a box with one line of text; a taller box covers the start.
+    """
     source, layer, column = edge
     start = layout.columns.get(source, column)
     end = column if layer == last else layout.columns[layer]
@@ -284,7 +295,7 @@ def _decibels(one: _Measured, unit: str = "") -> str:
 
 
 def _micros(one: _Measured) -> str:
-    """``49 us``; empty where the time is not known."""
+    """The time in microseconds, such as ``49 us``; an empty text where it is unknown."""
     return "" if one.ms is None else f"{1000 * one.ms:.0f} us"
 
 

@@ -1,4 +1,4 @@
-"""Lines of text on which layers of a graph run on a DLA, and why the others do not."""
+"""Lines of text that say which layers of a graph run on a DLA, and why the others do not."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Latency or accuracy of one engine over many runs, and the runs at which it changed for good.
 
-Binary segmentation (Scott and Knott 1974): a series is split where the split explains most of its
-variance, if a permutation test gives such a split a probability below ``ALPHA``; each part is then
-split again. Outliers are clipped first, so that a single one hides no change. The test needs about
-five runs on each side of a change.
+The method is binary segmentation (Scott and Knott 1974): a series is split at the point that
+explains the largest share of its variance, if a permutation test finds a p-value of at most
+``ALPHA``; each part is then split again. Outliers are clipped first, so that a single outlier hides
+no change. The test needs about five runs on each side of a change.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _Runs = list[tuple[str, float | None]]
 
 
 def change_points(values: NDArray[np.float64]) -> list[int]:
-    """Indices of the first value after each change, ascending; equal inputs give equal results."""
+    """Indices of the first value after each change, ascending; the random numbers are seeded."""
     if len(values) < 2 * _FEWEST_ON_A_SIDE:
         return []
     clipped = _without_outliers(values)
@@ -54,7 +54,7 @@ def _without_outliers(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _best_split(rows: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Best split of each row of [R, N], and the share of the row's variance that it explains."""
+    """Index of the best split in each row of [R, N], and the share of variance that it explains."""
     count = rows.shape[1]
     centred = rows - rows.mean(axis=1, keepdims=True)
     before = np.cumsum(centred, axis=1)[:, :-1]
@@ -69,7 +69,7 @@ def _best_split(rows: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np
 def histories(sources: Sequence[Source]) -> list[Chart]:
     """Charts of median latency and accuracy for each engine that is in three reports or more.
 
-    Two rows are of one engine where model, name of the row, images and CPU are the same.
+    Rows belong to one engine where model, row name, images, CPU and figure are the same.
     """
     runs: dict[tuple[str, ...], tuple[_Runs, _Runs]] = {}
     for report in sorted((one.report for one in sources), key=lambda one: one.created_utc):
@@ -95,8 +95,8 @@ def histories(sources: Sequence[Source]) -> list[Chart]:
 def histories_of_timings(timed: Sequence[Timing]) -> list[Chart]:
     """Charts of median latency for each engine that is in three records of ``bench`` or more.
 
-    Two records are of one engine where model, precision, library and the fingerprint of machine
-    and protocol are the same.
+    Records belong to one engine where model, precision, library, batch size, and the fingerprint
+    of machine and protocol are the same.
     """
     runs: dict[tuple[str, ...], list[tuple[str, float | None]]] = {}
     singles = (record for one in timed for record in one.records if record.kind == "single")

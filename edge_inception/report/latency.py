@@ -1,7 +1,7 @@
 """Records of ``bench`` and ``compare`` as text, Markdown and JUnit XML.
 
-JUnit XML has the elements that its consumers read: testsuites, testsuite, and testcase with
-failure, error or skipped.
+The JUnit XML has the elements that CI systems read: ``testsuites``, ``testsuite``, and
+``testcase`` with ``failure``, ``error`` or ``skipped``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MOST_LAYERS = 3
 
 
 def bench_lines(record: BenchRecord) -> list[str]:
-    """Lines for a terminal with the figures of one engine."""
+    """Lines of text for a terminal with the figures of one engine."""
     run, protocol, engine = record.runs[0], record.protocol, record.engine
     lines = [
         f"{record.model.name} {engine.precision} by {engine.backend}, {size(engine.bytes)}",
@@ -58,7 +58,7 @@ def bench_lines(record: BenchRecord) -> list[str]:
 
 
 def _slowest(layers: Sequence[Layer]) -> list[str]:
-    """A line on the three slowest layers, each with its share of the layers' time."""
+    """A line with the three slowest layers and the share of each in the time of all layers."""
     total = sum(one.ms for one in layers)
     ranked = sorted(layers, key=lambda one: -one.ms)[:_MOST_LAYERS]
     if not total:
@@ -73,7 +73,7 @@ def memory(mib: float | None) -> str:
 
 
 def _machine_lines(run: RunRecord) -> list[str]:
-    """Power, highest temperature and clocks, and the names of what could not be read."""
+    """Lines with power, highest temperature and clocks, and the names of unreadable figures."""
     readings = []
     if run.power_mw is not None:
         readings.append(f"power {run.power_mw / 1000:.1f} W")
@@ -96,12 +96,12 @@ def status(result: ResultRecord) -> str:
 
 
 def verdict_line(result: ResultRecord) -> str:
-    """Verdict and reason of a comparison in one line, the last that is printed."""
+    """Verdict and reason of a comparison, in the line that is printed last."""
     return f"{status(result)}: {result.verdict.value}, {result.sentence}"
 
 
 def compare_lines(record: BenchRecord) -> list[str]:
-    """Lines for a terminal with the figures of both engines and the verdict."""
+    """Lines of text for a terminal with the figures of both engines and the verdict."""
     assert record.result is not None
     lines = []
     for side, engine in record.engines.items():
@@ -125,7 +125,11 @@ def _range(medians: Sequence[float]) -> str:
 
 
 def doubts(record: BenchRecord) -> list[str]:
-    """Warnings of a record's runs, each once with the number of runs that have it."""
+    """Warnings of a record's runs, each listed once with the number of runs that have it.
+
+    Two texts, of device/measure.py and latency/bench.py, lose their figure, which differs from run
+    to run, so that the same warning of several runs is counted as one.
+    """
     counts: dict[str, int] = {}
     for text in (text for run in record.runs for text in run.warnings):
         kind = text.split(" by ")[0] if text.startswith("calls vary") else text
@@ -136,7 +140,7 @@ def doubts(record: BenchRecord) -> list[str]:
 
 
 def to_markdown(record: BenchRecord) -> str:
-    """A summary in GitHub's Markdown for a pull request; a comparison starts with its verdict."""
+    """A summary in GitHub's Markdown for a pull request; a comparison's verdict comes first."""
     lines = [f"**{escape(verdict_line(record.result))}**", ""] if record.result else []
     lines += ["| arm | engine | p50 ms | p90 ms | p99 ms | processes |"]
     lines += ["|---|---|---:|---:|---:|---:|"]

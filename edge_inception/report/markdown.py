@@ -30,7 +30,7 @@ def to_markdown(report: ReportRecord) -> str:
 
 
 def escape(text: str) -> str:
-    """``text`` with Markdown's special characters escaped, also those of tables."""
+    """``text`` in one line, with the special characters of Markdown and its tables escaped."""
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}")
     return text.replace("\n", " ")

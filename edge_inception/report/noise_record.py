@@ -1,4 +1,4 @@
-"""The record that ``compare-layers --json`` prints: JSON without a version."""
+"""The record that ``compare-layers --json`` prints; its JSON has no schema version."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _HINT = "run `edge-inception compare-layers --json` again"
 
 
 class NoisyLayer(Record, frozen=True, kw_only=True):
-    """A layer of the float graph, and the SQNR in dB of its counterpart in the typed graph.
+    """A layer of the float graph, and the SQNR in dB of the same layer in the typed graph.
 
-    ``sqnr_db`` is of the layer's result ``tensor``; ``input_sqnr_db`` of its noisiest input as the
-    layer before wrote it; ``read_sqnr_db`` of that input as the layer reads it, quantized.
-    ``is_jump``: much of the error arises in this layer. ``is_scale_to_blame``: it arises when the
-    input is quantized, before the layer computes.
+    ``sqnr_db`` is the SQNR of the layer's result ``tensor``; ``input_sqnr_db`` that of its noisiest
+    input as the layer before wrote it; ``read_sqnr_db`` that of the same input after quantization.
+    ``is_jump``: much of the error arises in this layer. ``is_scale_to_blame``: that error arises
+    when the input is quantized, before the layer computes.
     """
 
     name: str

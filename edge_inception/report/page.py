@@ -1,6 +1,6 @@
-"""One self-contained HTML page from reports: no script, no network, nothing outside the file.
+"""One HTML page from reports, which runs no script and loads nothing from outside its file.
 
-Templates escape every value; the page's own policy forbids scripts and requests besides.
+Templates escape every value, and the page's content security policy forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from edge_inception.report.vega import Chart, finite
 from edge_inception.validate.report_record import ReportRecord, Role, Row
 
 MOST_DETAILED = 6
-"""Most reports shown in detail, the newest of each model; others stand in the overview only."""
+"""Largest number of reports shown in detail, the newest of each model, and of latency records.
+
+The others stand in the overview only."""
 
 
 def to_html(sources: Sequence[Source], timed: Sequence[Timing] = (), *, created_utc: str) -> str:
@@ -39,8 +41,8 @@ def to_html(sources: Sequence[Source], timed: Sequence[Timing] = (), *, created_
 
     Args:
         sources: Reports, shown from the newest to the oldest.
-        timed: Records of latency, shown after the reports; at least one report or record.
-        created_utc: Date and time that the page is made at.
+        timed: Records of latency, shown after the reports. One report or record is needed.
+        created_utc: Date and time at which the page is made.
     """
     ordered = newest_first(sources)
     newest: dict[str, Source] = {}
@@ -132,7 +134,7 @@ def _anchor(index: int) -> str:
 
 
 def _rooflines(source: Source) -> list[Chart]:
-    """Charts of all targets, and of the build's target, or of the smallest Orin without one."""
+    """A chart of all targets, and one of the build's target, else of ``orin-nano-8gb``."""
     overview = rooflines.targets(source.rooflines)
     if overview is None:
         return []
@@ -144,7 +146,7 @@ def _rooflines(source: Source) -> list[Chart]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A figure with its name; ``note`` says what it is compared with."""
+    """A figure with its name; ``note`` is its interval, or what the figure is compared with."""
 
     name: str
     value: str
@@ -195,7 +197,7 @@ def _size(row: Row, reference: Row | None) -> Figure | None:
 
 
 def _line(source: Source) -> dict[str, Any]:
-    """Line of a report in the overview."""
+    """A report's line in the overview."""
     report = source.report
     return {
         "path": str(source.path),

@@ -21,10 +21,10 @@ from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
 
 
 def pair_changes(record: BenchRecord) -> list[tuple[int, float]]:
-    """Number of each pair with its change from A to B in percent, from the blocks of its two runs.
+    """Number of each pair, and the change of its latency from A to B in percent.
 
-    Pairs whose two runs did not take turns block by block are left out. A record whose A is of
-    another day has no pairs.
+    The change compares blocks of calls. Pairs whose two runs have no equal number of blocks are
+    left out. A record whose A was measured on another day has no pairs.
     """
     if record.against:
         return []
@@ -91,7 +91,7 @@ def pairs_chart(record: BenchRecord, result: ResultRecord) -> Chart | None:
 
 
 def _band(result: ResultRecord) -> list[Mapping[str, float]]:
-    """The interval over all pairs in percent; empty where a bound is no number."""
+    """The interval of the change over all pairs in percent; empty where a bound is no number."""
     low, high = (finite(bound) for bound in result.ci95 or (None, None))
     if low is None or high is None:
         return []

@@ -1,7 +1,7 @@
 """Charts of accuracy over latency for the engines of several reports.
 
-Reports share a chart where images, machine, threads and batch are the same. Their latencies were
-not measured side by side, so a small difference between two reports means little.
+Reports share a chart where images, CPU, threads and batch are the same. The latencies of different
+reports were not measured side by side, so a small difference between them means little.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FrontLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """A chart with its numbered rows; ``word`` is "top-1" or "agreement", whichever is drawn."""
+    """A chart with its numbered rows; ``word`` names the accuracy: "top-1" or "agreement"."""
 
     chart: Chart
     lines: tuple[FrontLine, ...]
@@ -94,9 +94,9 @@ def _front(group: Sequence[Source]) -> Front | None:
 
 
 def _tried(group: Sequence[Source]) -> Iterator[_Tried]:
-    """Each engine whose latency and accuracy are numbers, once.
+    """Engines whose latency and accuracy are numbers, each once, from its first report.
 
-    Names begin with the model's where there are several models.
+    An engine's name begins with the name of the model where there are several models.
     """
     models = {source.report.model for source in group}
     drawn = set()

@@ -1,4 +1,4 @@
-"""Images whose class the engine changed, and histograms of the tensors that were calibrated."""
+"""Images that the engine puts into another class, and histograms of calibrated tensors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from edge_inception.quant.clipping import ClippedTensor
 
 MOST_SHOWN = 24
-_THUMBNAIL_PX = 96
+_THUMBNAIL_PX = 96  # longer side
 _MOST_BYTES = 64 << 20
-"""A larger file gets no thumbnail."""
+"""An image file of more bytes gets no thumbnail."""
 
 
 def changed(source: Source) -> dict[str, Any] | None:
-    """Cards of the images whose class the engine changed, up to ``MOST_SHOWN``, with thumbnails.
+    """Cards with thumbnails of at most ``MOST_SHOWN`` images whose class the engine changed.
 
     None where the judged engine was not executed, or the report is too old to list such images.
     """
@@ -67,7 +67,7 @@ def _share(value: float) -> str:
 
 
 def thumbnail(path: Path, sha256: str) -> str:
-    """A small JPEG as a data URL; empty where the file is gone or has another hash."""
+    """A small JPEG as a data URL; an empty text where the image is gone, changed or unreadable."""
     try:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES or file_sha256(path) != sha256:
             return ""
@@ -81,7 +81,8 @@ def thumbnail(path: Path, sha256: str) -> str:
 
 
 def histogram(tensor: ClippedTensor) -> Chart:
-    """Chart of how often each magnitude of a tensor was seen, with the amax that was chosen."""
+    """Chart of the share of a tensor's values by magnitude, and the amax that was chosen."""
+    # a logarithmic axis has no 0: bars start at half of the smallest share
     floor = min((share for share in tensor.shares if share > 0.0), default=1e-6) / 2
     bars = [
         {"from": a, "to": b, "share": share, "floor": floor}

@@ -1,4 +1,4 @@
-"""Provenance of a report, its hashes and versions, and the recall of its classes."""
+"""Where a report comes from (files, hashes, versions), and the recall of its classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HASH_DIGITS = 12
 
 
 def provenance(source: Source) -> dict[str, Any]:
-    """Path, hashes, machine and protocol of a report, and every file of the build."""
+    """Facts about a report: path, hashes, machine and protocol, and every file of the build."""
     report = source.report
     return {
         "facts": list(_facts(source)),
@@ -37,7 +37,7 @@ def _facts(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def pairs(record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Names and values of a record as texts, without the values that are None."""
+    """Names and values of a record's fields as texts, without the fields that are None."""
     return [
         (str(key).replace("_", " "), _text(value))
         for key, value in (record or {}).items()
@@ -73,15 +73,15 @@ def _file(one: Artifact) -> dict[str, Any]:
 
 
 def engine_sha256(report: ReportRecord, name: str) -> str:
-    """Hash of a row's engine file; empty for the baseline and where the report lacks it."""
+    """sha256 of a row's engine file; an empty text where the report records none (the baseline)."""
     engine = report.context.engines.get(name)
     return engine.sha256 if engine else ""
 
 
 def classes(report: ReportRecord) -> dict[str, Any] | None:
-    """Recall of each class by the baseline and by the judged engine, largest changes first.
+    """Recall of classes, 0..1, by the baseline and by the judged engine, largest changes first.
 
-    At most ``MOST_CLASSES`` are given; None where no image is labelled.
+    At most ``MOST_CLASSES`` classes are listed; None where no image is labelled.
     """
     labelled = report.subjects[0].labelled
     if labelled is None:

@@ -1,6 +1,7 @@
-"""Charts of estimated speeds on targets, and of the sets of groups in float that a search scored.
+"""Charts of estimated speeds on targets, and of the sets of float groups that a search scored.
 
-Figures that are NaN are not drawn.
+A group is a tensor that int8 would quantize, with the layers that read it. Figures that are NaN are
+not drawn.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _QUIET, _ACCENT = "var(--quiet)", "var(--accent)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCost:
-    """A layer's multiply-adds, the bytes it moves, and its share of the least time, 0..1."""
+    """A layer's multiply-adds, the bytes it moves, and its share, 0..1, of the least time."""
 
     macs: float
     num_bytes: float
@@ -30,9 +31,9 @@ class LayerCost:
 class Roofline:
     """Estimated speed of a network on a target at batch 1, at the best precision of the target.
 
-    ``low``, ``middle`` and ``high`` are images per second to plan with; ``bound`` is their upper
-    bound. ``intensity`` is that of the whole network, in multiply-adds per byte.
-    ``compute_share`` is the share of the least time, 0..1, that is bound by compute.
+    ``low``, ``middle`` and ``high`` are the images per second to plan with; ``bound`` is what the
+    roofline allows. ``intensity`` is the whole network's multiply-adds per byte. ``compute_share``
+    is the share, 0..1, of the least time in which compute is the limit.
     """
 
     target: str
@@ -49,12 +50,12 @@ class Roofline:
 
     @property
     def title(self) -> str:
-        """``orin-nano-8gb, int8``."""
+        """Target and precision, such as ``orin-nano-8gb, int8``."""
         return f"{self.target}, {self.precision}"
 
 
 def targets(rooflines: Sequence[Roofline]) -> Chart | None:
-    """Chart of images per second to plan with, and their bound, for every target."""
+    """Chart of the images per second to plan with, and the roofline's bound, for every target."""
     if not rooflines:
         return None
     points = [
@@ -141,7 +142,7 @@ def roofline(one: Roofline) -> Chart:
 
 
 def placements(search: SearchRecord | None) -> Chart | None:
-    """Chart of top-1 drop over the share of multiply-adds in float, a dot for each scored set."""
+    """Chart of top-1 drop over the share of multiply-adds in float; a dot is a set of groups."""
     scored = _finite(search.points) if search else []
     if not scored or search is None:
         return None

@@ -1,7 +1,7 @@
 """Reports with the artifacts and records that lie beside them in a build folder.
 
-Files may come from elsewhere and are not trusted: their readers are strict, texts are escaped, and
-numbers may be NaN.
+Files may come from other people and are not trusted: the readers are strict, the writers escape all
+texts, and numbers may be NaN.
 """
 
 from __future__ import annotations
@@ -37,15 +37,17 @@ class Source:
     Attributes:
         path: The report's file.
         report: Content of the file.
-        artifacts: Files of the folder whose hash fits their sidecar, in the order of the build.
+        artifacts: Files of the folder that match their sidecar (the ``.json`` file beside each),
+            in the order of the build.
         ranges: Range table of the build.
-        search: Record of the search for groups in float.
-        noise: Record of compare-layers.
+        search: Record of the search for groups (an int8 tensor with the layers that read it) that
+            stay in float.
+        noise: Record of ``compare-layers``.
         network: Layers and blocks, read from the graphs.
         rooflines: Estimated speeds on targets.
         calibration: Clipping of each tensor, read from the range table.
         problems: Files that were left out, each with the reason.
-        left_out: Parts of the page that need a library which is not installed.
+        left_out: Parts of the page whose library is not installed.
     """
 
     path: Path
@@ -94,11 +96,11 @@ def read_source(path: Path) -> Source:
 
 
 def with_noise(paths: Iterable[Path]) -> list[Source]:
-    """The reports among the paths, each with the record of compare-layers on its graphs.
+    """The reports among the paths, each with the ``compare-layers`` record of its graphs, if any.
 
     Raises:
         InputError: A path is neither a report nor such a record, or a record fits no report or
-            several.
+            more than one.
     """
     noises: dict[Path, NoiseRecord] = {}
     sources: list[Source] = []
@@ -122,7 +124,7 @@ def with_noise(paths: Iterable[Path]) -> list[Source]:
 
 
 def _artifacts(folder: Path) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:
-    """Files with a sidecar in the order they were written, and what is wrong with the others."""
+    """Files that match their sidecar, in the order of writing, and what is wrong with others."""
     artifacts: list[Artifact] = []
     problems: list[str] = []
     for sidecar in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
@@ -151,5 +153,5 @@ def _optional(read: Callable[[Path], R], path: Path) -> R | None:
 
 
 def newest_first(sources: Sequence[Source]) -> list[Source]:
-    """Sources from the newest report to the oldest; equally old ones keep their order."""
+    """Sources from the newest report to the oldest; equally old reports keep their order."""
     return sorted(sources, key=lambda one: one.report.created_utc, reverse=True)

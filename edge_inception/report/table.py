@@ -1,6 +1,6 @@
-"""Texts of a report's table, for the terminal, Markdown and the page.
+"""Texts of a report's table, for the terminal, Markdown and the HTML page.
 
-No result is computed here. A dash stands for what was not measured.
+No result is computed here. A dash stands for a value that was not measured.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from edge_inception.quant.search_record import ScoredSet, SearchOutcome
 from edge_inception.validate.report_record import ReportRecord, Role, Row
 
 DASH = "-"
-# a desktop at rest uses a few percent of a core
+# cores in use by other programs; a desktop at rest uses a few percent of one
 _QUIET_CORES = 0.1
 _KIB = 1024
-_LEAST_FRONT, _MOST_FRONT = 2, 5
+_LEAST_FRONT, _MOST_FRONT = 2, 5  # number of sets listed
 _COLUMNS = (
     ("top-1", "%"),
     ("agree", "%"),
@@ -33,7 +33,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A value, and the interval beneath it; empty without one."""
+    """A value, and the text of its interval, which is empty without an interval."""
 
     value: str
     interval: str = ""
@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
-    """A row: name, precision, a cell for each column, and the number of its note."""
+    """A row: name, precision, a cell for each column, and the number of its note from 1, if any."""
 
     name: str
     precision: str
@@ -55,8 +55,9 @@ class Table:
     """All texts of a report, in the order they are read; ``last_line`` is the verdict.
 
     ``columns`` are (name, unit), ``checks`` are (status, sentence) of each gate. ``choices`` name
-    the engine chosen for each target, ``kept`` the groups that a search left in float and why.
-    ``front`` lists the top-1 drop that is left by the number of groups in float.
+    the engine chosen for each target, ``kept`` the groups (an int8 tensor with the layers that read
+    it) that a search left in float, and why. ``front`` lists the top-1 drop that remains with more
+    and more groups in float.
     """
 
     title: tuple[str, ...]
@@ -89,13 +90,13 @@ def table(report: ReportRecord) -> Table:
 
 
 def _kept(search: SearchOutcome) -> tuple[str, ...]:
-    """Each group that the search keeps in float with its layers, then the reason."""
+    """A text for each group that the search keeps in float, with its layers; then the reason."""
     kept = [f"{name}, read by {', '.join(layers)}" for name, layers in search.kept.items()]
     return (*kept, search.why)
 
 
 def _front(search: SearchOutcome) -> str:
-    """Sets of groups on the Pareto front of cost and top-1 drop, up to the five of least drop."""
+    """The five sets of groups, or fewer, with the least top-1 drop on the search's Pareto front."""
     steps: list[ScoredSet] = []
     for point in search.front:
         if not steps or point.drop_pp < steps[-1].drop_pp:
@@ -110,7 +111,7 @@ def _front(search: SearchOutcome) -> str:
 
 
 def size(num_bytes: int | None) -> str:
-    """``11.7 MiB``; a dash for None."""
+    """A size in binary units, such as ``11.7 MiB``; a dash for None."""
     if num_bytes is None:
         return DASH
     value = float(num_bytes)
@@ -147,7 +148,7 @@ def _row(row: Row, notes: list[str]) -> TableRow:
 
 
 def _precision(row: Row) -> str:
-    """``fp32``, ``fp32 at bf16``, ``int8, rest f32``: the graph's, then the float arithmetic's."""
+    """Precisions of graph and float arithmetic: ``fp32``, ``fp32 at bf16``, ``int8, rest f32``."""
     graph, arithmetic = row.precision, row.float_precision
     if not arithmetic or arithmetic == graph.replace("fp", "f"):
         return graph
@@ -155,7 +156,7 @@ def _precision(row: Row) -> str:
 
 
 def _note(row: Row) -> str:
-    """Why cells are empty, the size of the weights, and the precisions of the executed layers."""
+    """The note: why cells are empty, the size of the weights, the executed layers by precision."""
     parts = [row.note] if row.note else []
     if row.weight_bytes is not None:
         parts.append(f"weights {size(row.weight_bytes)}")
@@ -226,7 +227,7 @@ def _title(report: ReportRecord) -> tuple[str, ...]:
 
 
 def _terms(report: ReportRecord) -> list[str]:
-    """A line on what agreement and SQNR compare; none where no accuracy was measured."""
+    """A line that says what agreement and SQNR compare; no line where no accuracy was measured."""
     terms = [row.accuracy.terms for row in report.rows if row.accuracy]
     if not terms or not terms[-1]:
         return []

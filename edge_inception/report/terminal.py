@@ -40,7 +40,7 @@ def print_report(report: ReportRecord, console: Console | None = None) -> None:
     for status, sentence in content.checks:
         out.print(Text.assemble((f"{status:<13}", _STYLES[status]), sentence))
     status, _, reason = content.last_line.partition(":")
-    # one line, however long: a script that reads the last line must find the verdict in it
+    # the verdict is never wrapped, so that a script finds it in the last line
     out.print(Text.assemble((status, _STYLES[status]), f":{reason}"), soft_wrap=True)
 
 
@@ -53,7 +53,7 @@ def plain_text(report: ReportRecord) -> str:
 
 def _console() -> Console:
     console = Console(highlight=False)
-    # a pipe has no width of its own; keep the table from being squeezed by COLUMNS or stretched
+    # a pipe has no width, and rich would take that of COLUMNS
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 

@@ -1,7 +1,8 @@
 """Records of ``bench`` and ``compare`` as sections of the page, one for each file.
 
-A file holds one engine at one or several batch sizes, or two engines with the verdict on B. Files
-may come from elsewhere: ``latency.record`` has checked their structure, but numbers may be NaN.
+A file holds the times of one engine at one or several batch sizes, or those of two engines, A and
+B, with the verdict on B. Files may come from other people: ``latency.record`` has checked their
+structure, but numbers may be NaN.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from edge_inception.report.table import DASH, milliseconds, size
 from edge_inception.report.vega import Chart, finite
 
 MEASURED = "MEASURED"
-"""Status of an engine that was timed alone: without a comparison there is no verdict."""
+"""Status of an engine that was timed alone, since only a comparison has a verdict."""
 
 _MOST_LAYERS = 10
 _COLUMNS = ("p50", "p90", "p95", "p99", "mean")
@@ -40,7 +41,7 @@ _COLUMNS = ("p50", "p90", "p95", "p99", "mean")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Records in a file of ``bench``, ``compare`` or ``device.py bench``, as version 2."""
+    """Records in a file of ``bench``, ``compare`` or ``device.py bench``, upgraded to schema 2."""
 
     path: Path
     records: tuple[BenchRecord, ...]
@@ -63,7 +64,7 @@ class Timing:
 
 
 def read_timings(paths: Iterable[Path]) -> list[Timing]:
-    """Records of latency among the files; other files are skipped.
+    """The latency records among the files; other files are skipped.
 
     Raises:
         InputError: A record is damaged or of a later version.
@@ -112,7 +113,7 @@ def _fact_pairs(record: records.Record) -> list[tuple[str, str]]:
 
 
 def times_of(timed: Iterable[Timing], sha256: str) -> dict[str, float]:
-    """Times of an engine's layers in ms by name, from the first record that has them."""
+    """Layer name -> time in ms in the engine with this hash, by the first record that has them."""
     for record in (record for timing in timed for record in timing.records):
         if record.layers is not None and sha256 and record.engine.sha256 == sha256:
             return {layer.name: layer.ms for layer in record.layers if finite(layer.ms)}
@@ -120,7 +121,7 @@ def times_of(timed: Iterable[Timing], sha256: str) -> dict[str, float]:
 
 
 def line(timing: Timing) -> dict[str, Any]:
-    """Line of one file in the overview; the figures of a comparison are those of B."""
+    """A file's line in the overview; the figures of a comparison are those of B."""
     *_, last = _sides(timing)
     return {
         "path": str(timing.path),
@@ -190,7 +191,7 @@ def _sentence(timing: Timing) -> str:
 
 
 def figures(timing: Timing) -> list[dict[str, str]]:
-    """Main figures of a file: name, value and note of each."""
+    """Main figures of a file, each with ``name``, ``value`` and ``note``."""
     first = timing.records[0]
     return list(_compared(first, first.result) if first.result else _alone(timing))
 
@@ -237,7 +238,7 @@ def _alone(timing: Timing) -> Iterator[dict[str, str]]:
 
 
 def ms_text(value: float | None) -> str:
-    """A time in ms to three digits, without the unit; a dash where it is no number."""
+    """A time in ms to three significant digits, without the unit; a dash where it is no number."""
     return milliseconds(finite(value))
 
 
@@ -264,7 +265,7 @@ def _table_row(side: _Side) -> dict[str, Any]:
 
 
 def _doubts(timing: Timing) -> list[str]:
-    """Warnings of all runs, with the batch size where there are several."""
+    """Warnings of all runs, with the batch size where the file has several."""
     if len(timing.records) == 1:
         runs = timing.records[0].runs
         return list(runs[0].warnings) if len(runs) == 1 else doubts(timing.records[0])
@@ -277,7 +278,7 @@ def _doubts(timing: Timing) -> list[str]:
 
 
 def _layers(layers: Sequence[Layer]) -> list[dict[str, str]]:
-    """Executed layers in order, with their share of the layers' time in percent."""
+    """Executed layers in order, each with its share of the time of all layers in percent."""
     total = sum(finite(one.ms) or 0.0 for one in layers)
     return [
         {

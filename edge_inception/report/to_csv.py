@@ -1,4 +1,4 @@
-"""CSV of reports, with a line for each engine, and of latency records, with a line for each run."""
+"""CSV of reports, one line for each engine, and of latency records, one line for each run."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def to_csv(reports: Mapping[str, ReportRecord]) -> str:
-    """CSV of the reports by name; shares are 0..1, cells of what was not measured are empty.
+    """CSV of the reports by name; shares are 0..1, and a cell that was not measured is empty.
 
-    An apostrophe precedes a text that a spreadsheet would take for a formula.
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     lines = (line for name, report in reports.items() for line in _lines(name, report))
     return _written(_COLUMNS, lines)
 
 
 def timings_to_csv(records: Mapping[str, Sequence[BenchRecord]]) -> str:
-    """CSV of the runs of ``bench`` and ``compare``, by the name of their file."""
+    """CSV of the runs of ``bench`` and ``compare``, from the records of each file by its name."""
     named = ((name, record) for name, several in records.items() for record in several)
     return _written(_TIMING_COLUMNS, (line for pair in named for line in _runs(*pair)))
 

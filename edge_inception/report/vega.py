@@ -1,4 +1,4 @@
-"""Vega-Lite specifications to SVG that is set into a page: no script, no network.
+"""Drawings of Vega-Lite specifications as SVG inside the page, without script or network.
 
 Colours are the page's own CSS variables, so one drawing serves light, dark and print. Each chart is
 drawn at two widths, and the page shows the one that fits.
@@ -17,10 +17,10 @@ import vl_convert
 from markupsafe import Markup
 
 WIDE, NARROW = 520, 335
-"""Pixels: a column on a desktop and on paper, and all of a phone."""
+"""Widths of a drawing in pixels: a column on a desktop or on paper, and a phone's screen."""
 
 TEXT = {"text": {"field": "text"}}
-"""Encoding of a layer that writes the field ``text``."""
+"""Encoding of a layer that writes the field ``text`` of each value."""
 
 _VEGA_LITE = "5.20"
 _FONT = "system-ui, sans-serif"
@@ -28,7 +28,7 @@ _TEXT = {"font": _FONT, "fontSize": 12, "fontWeight": "normal", "color": "var(--
 _CONFIG: Mapping[str, Any] = {
     "font": _FONT,
     "background": None,
-    "mark": {"aria": False},  # the drawing has a name as a whole
+    "mark": {"aria": False},  # screen readers read the name of the whole drawing
     "view": {"stroke": None},
     "axis": {
         "labelFontSize": 12,
@@ -55,7 +55,7 @@ _OPENING = re.compile(r"\A<svg [^>]*?\bwidth=\"([\d.]+)\" height=\"([\d.]+)\"")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A drawing with its words: ``says`` tells those who do not see it what it shows."""
+    """A drawing with its texts; ``says`` describes the drawing in words, for screen readers."""
 
     title: str
     says: str
@@ -86,17 +86,17 @@ def layer(
     """A layer of a Vega-Lite specification.
 
     Args:
-        mark: Type of its marks, such as "point".
-        encoding: Channels besides those that the whole specification has.
-        data: Values of this layer; None draws those of the whole specification.
-        look: Properties of its marks.
+        mark: Type of the marks, such as "point".
+        encoding: Channels in addition to those of the whole specification.
+        data: Values of this layer; None means those of the whole specification.
+        look: Properties of the marks.
     """
     own = {} if data is None else {"data": {"values": data}}
     return {**own, "mark": {"type": mark, **look}, "encoding": encoding or {}}
 
 
 def svg(spec: Mapping[str, Any], says: str) -> Markup:
-    """An ``svg`` element for a page, an image to assistive technology; text in it is escaped.
+    """An ``svg`` element for a page; screen readers take it for an image, and its text is escaped.
 
     Args:
         spec: Vega-Lite specification; ``width`` is in pixels and includes axes and padding.
@@ -112,7 +112,7 @@ def svg(spec: Mapping[str, Any], says: str) -> Markup:
     opening = _OPENING.match(drawn)
     assert opening, "Vega writes its size first"
     attributes = f'role="img" aria-label="{html.escape(says)}" data-chart="vega"'
-    # as large as drawn, and smaller only where the page is
+    # the size as Vega drew it, which the page's style may shrink
     sized = f'<svg {attributes} width="{opening[1]}" height="{opening[2]}"'
     return Markup(sized + drawn[opening.end() :])  # noqa: S704 -- Vega escapes the text in it
 
