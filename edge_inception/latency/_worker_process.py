@@ -29,8 +29,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 class Worker:
     """A worker process that times one contender; a context manager that ends the process.
 
-    ``info`` is the first session's ``info``; ``open_s`` is the time in seconds to open the sessions,
-    including the import of their library. Both are set once the context is entered. Entering raises
+    ``info`` is the first session's ``info``; ``open_s`` is the time in seconds that opening the
+    sessions took, with the import of their library. Both are set once the context is entered. Entering raises
     Inconclusive if the session runs with another number of threads than ``work.threads``.
     """
 

@@ -141,9 +141,8 @@ def run_together(
         blocks, computes = _take_turns(workers, protocol, progress)
         state = telemetry.between(before, telemetry.read())
         peaks = {side: worker.peak_mib() for side, worker in workers.items()}
-    foreign = machine.foreign_cores(
-        use, machine.cpu_use()
-    )  # the workers have ended, so their CPU time is known
+    # the workers have ended, so their CPU time is known
+    foreign = machine.foreign_cores(use, machine.cpu_use())
     return [
         Run(
             side=side,

@@ -1,6 +1,6 @@
 """Facts of a latency record about the engine, the machine and the protocol.
 
-A field is UNSET if only a device records it, or only a host, and it was not recorded.
+A field that only a device or only a host records is UNSET in the records of the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _Whole = int | UnsetType | None
 
 
 class Model(Record, frozen=True, kw_only=True):
-    """The model of the engines; ``input`` is the shape of its input, a name for a free size."""
+    """The model of the engines; ``input`` is the shape of their input."""
 
     name: str | None
     input: tuple[int | str | None, ...] | None
