@@ -30,8 +30,9 @@ class Worker:
     """A worker process that times one contender; a context manager that ends the process.
 
     ``info`` is the first session's ``info``; ``open_s`` is the time in seconds that opening the
-    sessions took, with the import of their library. Both are set once the context is entered. Entering raises
-    Inconclusive if the session runs with another number of threads than ``work.threads``.
+    sessions took, with the import of their library. Both are set once the context is entered.
+    Entering raises Inconclusive if the first session runs with another number of threads than
+    ``work.threads``.
     """
 
     def __init__(self, name: str, work: Work, *, timeout_s: float) -> None:

@@ -55,7 +55,7 @@ class LatencyOptions(Record, frozen=True, kw_only=True):
 
     Warm-up ends when both ``warmup_calls`` and ``warmup_s`` are reached. A block ends after
     ``calls_per_block`` calls or ``block_s``, whichever is first, but not before
-    ``min_calls_per_block`` calls; ``discard_calls`` are made before it and not timed. Before a block
+    ``min_calls_per_block`` calls; ``discard_calls`` are made before it and not timed. Before this
     there is a pause of ``settle_s``, in which spinning threads go to sleep. A process that does not
     answer for ``timeout_s`` is given up. ``threads`` 0 means all cores that this process may use.
     """

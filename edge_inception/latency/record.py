@@ -4,15 +4,15 @@ A record is a JSON object with ``schema`` "edge-inception/bench", ``schema_versi
 
 - ``kind``: "single" (bench), "ab" (compare A B) or "aa" (compare --self, and stored baselines);
 - ``created_utc``, ``tool``, ``model`` (name, input shape);
-- ``engines`` by arm (side of the comparison), "A" and "B": path, sha256, bytes, backend, precision, float_precision,
-  typed, batch, dla_core, tied_to, graph_sha256;
+- ``engines`` by arm (side of the comparison), "A" and "B": path, sha256, bytes, backend, precision,
+  float_precision, typed, batch, dla_core, tied_to, graph_sha256;
 - ``device``: the machine with its load, and the engine's libraries;
 - ``protocol``: every option, with its default resolved;
 - ``runs``, one for each process: arm, pair, t0, n (number of calls), their median, mean, p90, p95
   and p99 in ms (p99 is null below 100 calls), cov (standard deviation over mean), throughput in
-  images/s, open_s, first_ms, peak_mib, compute_median in ms (null if it is not measured), temp_c, cpu_mhz, gpu_mhz_min,
-  power_mw, throttled, unavailable {figure: reason}, foreign_cores, warnings, blocks (number of
-  calls in each), samples_ms;
+  images/s, open_s, first_ms, peak_mib, compute_median in ms (null if it is not measured), temp_c,
+  cpu_mhz, gpu_mhz_min, power_mw, throttled, unavailable {figure: reason}, foreign_cores, warnings,
+  blocks (number of calls of each block), samples_ms;
 - ``fingerprint``: hash of device and protocol;
 - ``layers``, only with bench --layers: name, kind, kernel and mean ms of each executed layer;
 - ``against``, only if A was read from another record: file, created_utc;

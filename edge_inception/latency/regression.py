@@ -2,8 +2,8 @@
 
 The two processes of a pair take turns block by block (``bench``). The figure of a pair is the
 median over the turns of log(block median of B / block median of A), since a disturbance of some
-turns hardly changes the median, and a drift affects both processes. Calls of one process are not independent, so
-the interval is computed over the pairs.
+turns hardly changes the median, and a drift affects both processes. Calls of one process are not
+independent, so the interval is computed over the pairs.
 
 The verdict depends on the whole interval of the ratio: ``pass`` if its upper bound is below
 1 + delta, ``improved`` if the upper bound is below 1 - delta, ``fail`` if its lower bound is above
