@@ -79,8 +79,8 @@ class Recipe:
     ``jetpack`` or ``tensorrt`` for all versions that a device ships with, an empty ``placement``
     for the default. With ``dla``, the deep-learning accelerators of a Jetson are used too.
     ``keep_float`` are the layer groups that stay float in INT8. If ``bias_correction`` is None, the
-    trial of the calibrator ``auto`` decides. ``threads`` 0 means all cores; counts are of images,
-    rounds, and calls per block. ``budget`` is that of the search for groups to keep in float.
+    trial of the calibrator ``auto`` decides. ``threads`` 0 means all cores that this process may
+    use. ``budget`` is that of the search for layer groups to keep in float; None: no search.
     """
 
     origin: str
@@ -340,7 +340,7 @@ _FLOAT_RESTS = ("fp16", "fp32")
 
 
 def _gates(limits: Limits, allowed: Budget | None) -> Gates:
-    """The gates; if no gate of the top-1 drop is set, the budget of the search becomes this gate."""
+    """The gates; without a gate of the top-1 drop, the budget of the search becomes this gate."""
     budgeted = {"max_drop_pp": allowed.max_drop_pp} if allowed else {}
     return Gates(**{**budgeted, **given(limits)})
 

@@ -17,9 +17,9 @@ from edge_inception.errors import InputError, unknown
 from edge_inception.records import Count, Positive, Record
 from edge_inception.spec import Budget, DropType, Head
 
-_BOUND = 2**53
+_BOUND = 2**53  # up to here float64 holds every whole number exactly
 _CHANNELS = "three numbers in the channel order, for pixels from 0 to 1"
-_FLOAT32 = 3.4e38
+_FLOAT32 = 3.4e38  # about the largest float32
 
 _Whole = Annotated[int, Meta(ge=-_BOUND, le=_BOUND)]
 _Choice = bool | _Whole | float | str  # numbers are checked by the registry, which knows the option
