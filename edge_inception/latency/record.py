@@ -14,12 +14,12 @@ A record is a JSON object with ``schema`` "edge-inception/bench", ``schema_versi
   cpu_mhz, gpu_mhz_min, power_mw, throttled, unavailable {figure: reason}, foreign_cores, warnings,
   blocks (number of calls of each block), samples_ms;
 - ``fingerprint``: hash of device and protocol;
-- ``layers``, only with bench --layers: name, kind, kernel and mean ms of each executed layer;
-- ``against``, only if A was read from another record: file, created_utc;
-- ``result``, only for "ab" and "aa": ratio of B over A, ci95, method, delta, k (number of pairs),
+- ``layers``, of bench --layers only: name, kind, kernel and mean ms of each executed layer;
+- ``against``, where A was read from an earlier record: file, created_utc;
+- ``result``, of "ab" and "aa" only: ratio of B over A, ci95, method, delta, k (number of pairs),
   verdict, reasons, sentence; with --self also spread and pairs_needed;
-- ``accuracy``, only with labelled images: verdict, sentence, drop_pp, num_images;
-- ``bundle``, only if a device measured: name, version.
+- ``accuracy``, where labelled images were given: verdict, sentence, drop_pp, num_images;
+- ``bundle``, where a device measured: name, version.
 
 ``bench`` with several batch sizes writes a list of records. A figure in a file may be NaN or
 infinite.

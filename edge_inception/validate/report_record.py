@@ -65,7 +65,7 @@ class ClassScores(Record, frozen=True, kw_only=True):
 
     ``top1`` is a share with Wilson's interval. ``recall`` has a value for each class, None if the
     class has no images; ``balanced_accuracy`` is the mean recall of the classes that have images.
-    ``auroc`` takes class 1 as positive; it is None unless there are exactly two classes.
+    ``auroc`` takes class 1 as positive; None unless there are two classes and both have images.
     """
 
     top1: Estimate
