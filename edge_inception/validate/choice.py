@@ -30,8 +30,8 @@ _INT8 = "int8"
 class Candidate:
     """An engine that may ship, and the verdict on it.
 
-    ``details`` are those of its sidecar, the .json file beside it. ``seen_on`` is the other target
-    on which the same graph was executed for the verdict; empty if there is none, or no need.
+    ``details`` are those of its sidecar, the .json file beside it. ``seen_on`` is the target whose
+    engine of the same graph was executed for the verdict instead; empty if none was.
     """
 
     row: Row
