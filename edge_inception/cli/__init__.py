@@ -1,5 +1,5 @@
 """The command line: one file per group of commands.
 
-What enters parses flags, calls one function of a room below, and prints. Command modules import
-their libraries inside the commands, so that ``--help`` stays fast.
+Code belongs here if it parses flags, calls a function of another package, or prints. Commands
+import libraries in their bodies, so that ``--help`` stays fast.
 """

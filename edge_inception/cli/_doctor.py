@@ -11,7 +11,7 @@ from edge_inception import stage
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import Availability
 
-# Distributions that a build needs; each has one module of the same name.
+# Distributions that a build needs; each has a module of the same name.
 _BUILD_LIBRARIES = (
     *("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime"),
     *("openvino", "safetensors"),
@@ -20,9 +20,10 @@ _BUILD_LIBRARIES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line of ``doctor``: ``what`` is present or missing, and ``detail`` about it.
+    """One line of ``doctor`` about a part that is present (``is_ok``) or missing.
 
-    ``remedy`` is the command that adds a missing part, or empty.
+    ``what`` names the part, ``detail`` has its versions or the reason why it is missing. ``remedy``
+    is the command that adds it, or empty.
     """
 
     what: str
@@ -32,7 +33,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Findings on Python, the libraries of the build, each engine backend, the demo's photos."""
+    """Findings on Python, the libraries of a build, each engine backend and the demo's photos."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     findings = [Finding(what="python", is_ok=True, detail=f"{version} on {platform.platform()}")]
     findings.append(_build_libraries())
@@ -63,13 +64,13 @@ def _backend(name: str) -> Finding:
 
 
 def abilities(state: Availability) -> str:
-    """``compile and execute``, one of the two words, or nothing."""
+    """What a backend can do here: ``compile and execute``, one of the two, or an empty text."""
     words = {"compile": state.can_compile, "execute": state.can_execute}
     return " and ".join(word for word, is_possible in words.items() if is_possible)
 
 
 def short_version(state: Availability) -> str:
-    """The library's version, without the number of its build that OpenVINO appends."""
+    """The library's version without the build number that OpenVINO appends."""
     return state.version.partition("-")[0]
 
 

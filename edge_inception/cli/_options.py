@@ -1,7 +1,7 @@
 """Flags that several commands share, and how flags become a recipe.
 
-A command takes its own flags as parameters. The flags of the terminal and of the recipe stay
-together in ``flags``, which only ``terminal_of`` and ``recipe_of`` read.
+A command has a parameter for each flag of its own. Its parameter ``flags`` has the shared flags, by
+name, of the terminal and of the recipe; ``terminal_of`` and ``recipe_of`` read them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _R = TypeVar("_R", bound="DataclassInstance")
 PATH = click.Path(path_type=Path)
 VERDICT_CODES = {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}
 
-# Flag -> recipe key. Everything here overrides the recipe.
+# Flag -> recipe key that the flag overrides.
 OVERRIDES: Mapping[str, str] = {
     "model": "model.name",
     "checkpoint": "model.checkpoint",
@@ -82,12 +82,12 @@ OVERRIDES: Mapping[str, str] = {
 }
 
 
-# Flags that set a second key: the limit on the top-1 drop is also the budget of the search.
+# Flag -> second key that it sets: the limit of the top-1 drop is also the budget of the search.
 _ALSO: Mapping[str, str] = {"max_drop": "search.max_drop_pp"}
 
 
 def option_group(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
-    """One decorator that adds all of the options, in the order of the help text."""
+    """One decorator that adds the options of all ``decorators``, in this order in the help."""
 
     def apply(function: _F) -> _F:
         for decorator in reversed(decorators):
@@ -211,7 +211,7 @@ gate_options = option_group(
 
 @contextmanager
 def terminal_of(flags: Mapping[str, Any]) -> Iterator[Terminal]:
-    """The terminal as --verbose, --quiet and --log-file set it; errors go to the log file too."""
+    """A terminal by --verbose, --quiet and --log-file; an error in the block is logged too."""
     from edge_inception.cli._terminal import Terminal
 
     terminal = Terminal(verbosity=flags["verbosity"] or 0, log_file=flags["log_file"])
@@ -225,7 +225,7 @@ def terminal_of(flags: Mapping[str, Any]) -> Iterator[Terminal]:
 
 
 def print_artifact(terminal: Terminal, artifact: Artifact) -> None:
-    """Print the notes and counts of a finished stage on stderr, its path on stdout."""
+    """Print an artifact's notes and counts on stderr, and its path on stdout."""
     from edge_inception.pipeline.runner import summarize_counts
     from edge_inception.sidecar import ModelDetails
 
@@ -238,7 +238,13 @@ def print_artifact(terminal: Terminal, artifact: Artifact) -> None:
 
 
 def recipe_of(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:
-    """The recipe that is looked up, with the flags on top; a note names its file."""
+    """The recipe of --recipe, or the one that is found, with flags on top; a note names its file.
+
+    No recipe is looked for if --model, --checkpoint or --onnx is given.
+
+    Raises:
+        InputError: There is no recipe and no such flag, or the recipe is not valid.
+    """
     from edge_inception.recipe.reader import find_recipe, load_recipe
 
     path = flags.get("recipe")
@@ -254,7 +260,7 @@ def recipe_of(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:
 
 
 def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Recipe key -> value of each flag on the command line."""
+    """Values of the flags on the command line, by the recipe key that each overrides."""
     overrides: dict[str, Any] = {}
     for flag, key in OVERRIDES.items():
         value = flags.get(flag)
@@ -272,10 +278,12 @@ def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """``("width=0.25",)`` as ``{"width": 0.25}``.
+    """Model options by name: ``("width=0.25",)`` becomes ``{"width": 0.25}``.
+
+    A value that is not JSON stays a text.
 
     Raises:
-        InputError: No equals sign.
+        InputError: A pair has no equals sign.
     """
     options = {}
     for pair in pairs:
@@ -292,7 +300,7 @@ def model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _numbers(text: str) -> list[float]:
-    """``"0.485,0.456,0.406"`` as numbers; the recipe's reader refuses another count than 3."""
+    """The numbers in ``"0.485,0.456,0.406"``; the reader of recipes checks that there are 3."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
@@ -302,14 +310,14 @@ def _numbers(text: str) -> list[float]:
 
 
 def record_of(kind: type[_R], flags: Mapping[str, Any]) -> _R:
-    """A record of ``kind`` filled from the flags that have the names of its fields."""
+    """A record of ``kind``; each field has the value of the flag of the same name."""
     return kind(**{field.name: flags[field.name] for field in dataclasses.fields(kind)})
 
 
 def given_flags(candidates: Sequence[str], flags: DataclassInstance) -> list[str]:
-    """The ``candidates`` on the command line, as they are written there, such as ``--batch``.
+    """Those of ``candidates``, names of flags, that were given; spelled such as ``--batch``.
 
-    A flag with the value 0 counts as given; None, () and False are flags that were left out.
+    A flag with the value 0 counts as given; one with None, () or False was left out.
     """
     values = {name: getattr(flags, name) for name in candidates}
     return [
@@ -320,11 +328,11 @@ def given_flags(candidates: Sequence[str], flags: DataclassInstance) -> list[str
 
 
 def names(text: str | None) -> list[str]:
-    """``"a,b"`` as sorted names, each once."""
+    """The names in a text such as ``"b,a"``, sorted and without repetition."""
     return sorted({part.strip() for part in (text or "").split(",")} - {""})
 
 
-# Flags that hold several values in one text -> how it is read.
+# Flag whose text holds several values -> function that reads the text.
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "option": model_options,
     "mean": _numbers,

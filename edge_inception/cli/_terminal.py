@@ -1,6 +1,6 @@
-"""Progress of the stages: lines and bars on stderr, lines with times in a log file.
+"""Progress of the stages: lines and bars on stderr, and lines with UTC times in a log file.
 
-Results go to stdout, and the commands print them.
+The commands themselves print their results on stdout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOGGER = "edge_inception"
 
 
 class _Forward(logging.Handler):
-    """Prints the package's log records: warnings always, the others with --verbose."""
+    """Handler that shows the package's log records: warnings as notes, the others as details."""
 
     def __init__(self, terminal: Terminal) -> None:
         super().__init__(logging.INFO)
@@ -36,8 +36,8 @@ class Terminal:
     """Listener of a pipeline: notes, details and progress bars on stderr, all lines in a log.
 
     Args:
-        verbosity: -1 errors only, 0 one line per stage, 1 with counts and reasons.
-        log_file: Gets every line with a UTC time, whatever the verbosity; appended to.
+        verbosity: -1 shows errors only, 0 one line per stage, 1 also counts and reasons.
+        log_file: File that every line is appended to with a UTC time, whatever the verbosity.
 
     Raises:
         InputError: The log file cannot be written.
@@ -53,20 +53,20 @@ class Terminal:
         logger.setLevel(logging.INFO)
 
     def note(self, text: str) -> None:
-        """A line that people want to see."""
+        """Show a line, unless --quiet, and log it."""
         self._line(text, least=0)
 
     def detail(self, text: str) -> None:
-        """A line for --verbose and the log file."""
+        """Show a line with --verbose, and log it."""
         self._line(text, least=1)
 
     def log(self, text: str) -> None:
-        """A line for the log file alone."""
+        """Log a line without showing it."""
         self._line(text, least=2)
 
     @contextmanager
     def working(self, name: str) -> Iterator[Progress]:
-        """A progress bar for the stage ``name`` while the block runs; nothing off a terminal."""
+        """Show a progress bar for the stage ``name`` while the block runs, if on a terminal."""
         if self._verbosity < 0 or not sys.stderr.isatty():
             yield no_progress
             return
@@ -83,7 +83,7 @@ class Terminal:
         from rich.text import Text
 
         class Rate(ProgressColumn):
-            """Items per second, from the second item on."""
+            """Column with the items per second, empty while they are unknown."""
 
             def render(self, task: Task) -> Text:
                 speed = task.finished_speed or task.speed

@@ -275,9 +275,10 @@ def sensitivity(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Searched:
-    """The int8 graph whose groups are ranked: all in int8, with the placement of a build.
+    """The graph whose groups (an int8 tensor with the layers that read it) are ranked.
 
-    ``typed`` is the typed graph of that build, ``kept`` the groups that are float in it.
+    In this graph all groups are int8. ``typed`` is the typed graph of a build with the same
+    ``options``, None without one; ``kept`` are the groups that are float in ``typed``.
     """
 
     options: QuantizeOptions
@@ -286,7 +287,7 @@ class _Searched:
 
     @classmethod
     def of(cls, folder: Path | None, placement: str, float_rest: str) -> _Searched:
-        """The graph of a build's folder, or of the placement and float rest that are named.
+        """The graph by the options of the build in ``folder``, and by those that are given.
 
         Raises:
             InputError: The placement or the float rest is unknown.
@@ -322,7 +323,7 @@ class _Searched:
         return policy_of(self.options).name
 
     def lines(self) -> Iterator[str]:
-        """A line that names the placement and, with a build's graph, the groups marked *."""
+        """A line with the placement and, for a build's graph, its path and number of groups."""
         text = self.placement
         if self.typed:
             text += f", as in {self.typed}"
@@ -334,10 +335,10 @@ class _Searched:
 def _graph_and_ranges(
     folder: Path | None, graph: Path | None, ranges: Path | None
 ) -> tuple[Path, Path]:
-    """Paths of graph and range table: those of a build's folder, or the two that are named.
+    """Paths of graph and range table: those in a build's folder, or the two that are given.
 
     Raises:
-        InputError: Neither a folder nor both files are named, or a folder and files.
+        InputError: Neither a folder nor both files are given, or a folder and a file are.
     """
     if folder and not graph and not ranges:
         return folder / "model.simplified.onnx", folder / "model.ranges.json"
@@ -350,7 +351,7 @@ def _graph_and_ranges(
 
 
 def _whole_graph(measured: Sensitivity) -> Iterator[str]:
-    """A line with what all groups cost together."""
+    """A line with the accuracy that all groups cost together."""
     from edge_inception.graph.layer_noise import decibels
 
     plain = measured.plain
@@ -361,7 +362,7 @@ def _whole_graph(measured: Sensitivity) -> Iterator[str]:
 
 
 def _ranking(ranking: Sequence[Ranked], searched: _Searched) -> Iterator[str]:
-    """A row per group. Figures come first, so that names are never cut: --keep-float takes them."""
+    """A header and a row per group, names last and never cut, since --keep-float needs them."""
     from edge_inception.graph.layer_noise import decibels
 
     header = _RANKED.format("expected", "measured", "lost", "MACs")

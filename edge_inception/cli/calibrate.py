@@ -1,4 +1,4 @@
-"""The command ``calibrate``: ranges from images, tables of shards, or TensorRT's cache."""
+"""The command ``calibrate``: ranges from images, from tables of shards, or a TensorRT cache."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def _require_fit(flags: _Flags) -> None:
     """Refuse flags that exclude each other, and flags that would have no effect.
 
     Raises:
-        InputError: Two of --shard, --merge and --import-cache; a flag about ranges with a cache,
-            which has them; or a flag about images without any.
+        InputError: Two of --shard, --merge and --import-cache are given; or, with a cache, a flag
+            about ranges, which the cache has, or a flag about images without --calibration.
     """
     exclusive = given_flags(_EXCLUSIVE, flags)
     if len(exclusive) > 1:
@@ -162,7 +162,7 @@ def _options(graph: SimplifiedGraph, flags: _Flags) -> CalibrateOptions:
 
 
 def _placement(flags: _Flags) -> str:
-    """Placement that ``--calibrator auto`` tries its ranges with; empty for other calibrators.
+    """Placement with which ``--calibrator auto`` tries ranges; empty for the default.
 
     Raises:
         InputError: --placement is given for another calibrator, or is unknown.
@@ -177,10 +177,10 @@ def _placement(flags: _Flags) -> str:
 
 
 def _shard(text: str) -> tuple[int, int]:
-    """``2/4`` -> (2, 4).
+    """The numbers I and N of a shard: ``2/4`` becomes (2, 4).
 
     Raises:
-        InputError: Not two whole numbers, or I is not one of 1..N.
+        InputError: ``text`` is not two whole numbers, or I is not in 1..N.
     """
     number, _, of = text.partition("/")
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):

@@ -125,7 +125,7 @@ def compile_graph(
 
 
 def _require_compilable(hardware: Target) -> None:
-    """Refuse a target that only compiles for itself, unless this machine has its GPU."""
+    """Refuse a target that compiles only for itself, unless this machine has the target's GPU."""
     from edge_inception.engines import _cuda
     from edge_inception.hardware import targets
 
@@ -134,7 +134,7 @@ def _require_compilable(hardware: Target) -> None:
 
 
 def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptions) -> None:
-    """Refuse what the target and its TensorRT cannot do, before any work starts."""
+    """Refuse options that the target or its TensorRT does not support, before any work starts."""
     from edge_inception.engines import tensorrt
     from edge_inception.hardware import feasibility
 
@@ -172,7 +172,7 @@ def _options(typed: TypedGraph, hardware: Target, asked: tuple[str, ...]) -> Com
 
 
 def _pool(text: str) -> tuple[str, float]:
-    """``dlaSRAM:1`` -> ("dlaSRAM", 1.0)."""
+    """Name and size in MiB of a memory pool: ``dlaSRAM:1`` becomes ("dlaSRAM", 1.0)."""
     name, _, size = text.partition(":")
     try:
         mib = float(size)

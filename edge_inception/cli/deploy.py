@@ -1,4 +1,4 @@
-"""The command ``deploy``: a bundle onto devices over ssh."""
+"""The command ``deploy``, which installs a bundle on devices over ssh."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _say(terminal: Terminal, addresses: Sequence[Address]) -> Any:
 
 
 def _print(results: Sequence[DeviceResult], *, as_json: bool) -> None:
-    """Print results on stdout, errors on stderr, the verdict last."""
+    """Print results on stdout and errors on stderr; the verdict comes last."""
     from edge_inception.deploy.run import as_record
 
     failed = [result for result in results if result.status == "FAILED"]

@@ -1,4 +1,4 @@
-"""The command ``estimate``: how fast a graph could be on a target that is not at hand."""
+"""The command ``estimate``: bounds on the speed of a graph on a target that is not at hand."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def inspect(
 
 
 def _dla_target(name: str | None, *, is_dla: bool) -> Target | None:
-    """The target of ``--dla``; None without that flag.
+    """The target of ``--dla``; None without this flag.
 
     Raises:
         InputError: Only one of --dla and --target is given, or the target has no DLA.
@@ -97,7 +97,7 @@ def _dla_target(name: str | None, *, is_dla: bool) -> Target | None:
 
 
 def _plans(model: onnx.ModelProto, batch: int | None, hardware: Target) -> Mapping[str, Plan]:
-    """DLA plans of the graph as it is and after the rewrites for DLA."""
+    """Plans of what runs on the DLA: for the graph as it is, and after the rewrites for DLA."""
     from edge_inception.graph import dla
     from edge_inception.graph.statistics import fill_batch
 
@@ -141,7 +141,7 @@ def _summary(graph: Path, figures: Statistics) -> Iterator[str]:
 
 
 def _least(unknown: Collection[str]) -> str:
-    """``at least`` before a sum that leaves out ``unknown`` parts."""
+    """``at least``, to put before a sum that lacks ``unknown`` parts; empty if nothing lacks."""
     return "at least " if unknown else ""
 
 
@@ -181,7 +181,7 @@ def _table(figures: Statistics) -> Iterator[str]:
 
 
 def _row(layer: Layer) -> tuple[str, str, str, str, str]:
-    """Cells of a layer; zero is blank, an unknown number is a question mark."""
+    """Cells of a layer's row; zero is blank, an unknown number is a question mark."""
     macs = _UNKNOWN if layer.macs is None else f"{layer.macs / 1e6:,.1f}" if layer.macs else ""
     parameters = f"{layer.num_parameters:,}" if layer.num_parameters else ""
     return layer.name, layer.op, _shape(layer.sizes), parameters, macs

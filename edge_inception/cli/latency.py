@@ -79,7 +79,7 @@ def bench(
 
     records = []
     fixed_protocol = _protocol(threads, warm_up, duration, iterations)
-    # A comparison learns its uncertainty from its pairs; a single run continues until it is stable.
+    # A single run lasts until its median is stable, since it has no pairs to show uncertainty.
     stable = None if fixed else benchmark.Protocol().stable
     with terminal_of(flags) as terminal, _image_set(images) as (image_set, folder):
         for size in batch or (1,):
@@ -197,7 +197,7 @@ def _labelled(validation: Path | None, split: str) -> ImageSet | None:
 
 
 def _protocol(threads: int, warm_up_ms: float, seconds: float, calls: int) -> Protocol:
-    """A protocol of fixed length, which ends whether its estimate is stable or not."""
+    """A protocol that ends after ``calls`` or ``seconds``, whether the median is stable or not."""
     from edge_inception.latency.bench import Protocol
     from edge_inception.pipeline import inputs
 
@@ -222,10 +222,10 @@ def _gate(max_regression: str, pairs: int, most_pairs: int) -> Gate:
 
 
 def share(text: str) -> float:
-    """``3%`` or ``0.03`` as 0.03.
+    """The share in a text: ``3%`` and ``0.03`` become 0.03.
 
     Raises:
-        InputError: Not a share above 0 and below 1.
+        InputError: ``text`` is not a share above 0 and below 1.
     """
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -238,7 +238,7 @@ def share(text: str) -> float:
 
 @contextmanager
 def _image_set(images: Path | None) -> Iterator[tuple[ImageSet | None, Path]]:
-    """The images to feed, and a temporary folder for them while the block runs."""
+    """The image set to feed, and a temporary folder that exists while the block runs."""
     import tempfile
 
     from edge_inception.data import imageset
@@ -249,7 +249,7 @@ def _image_set(images: Path | None) -> Iterator[tuple[ImageSet | None, Path]]:
 
 
 def _publish(record: BenchRecord | Sequence[BenchRecord], path: Path | None) -> str:
-    """The text of a record, which is also written to ``path`` if there is one."""
+    """The JSON text of a record or records, which is also written to ``path`` if it is given."""
     from edge_inception.latency.record import to_json
 
     text = to_json(record)

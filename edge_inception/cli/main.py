@@ -60,12 +60,12 @@ _EXTRAS = dict.fromkeys(
 
 
 def main() -> None:
-    """Entry point: run the command line and exit with its code."""
+    """Run the command line of this process, and exit with its exit code."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; the only place that turns errors into text and exit codes."""
+    """Run a command line and return its exit code; only here do errors become text and codes."""
     try:
         result = cli.main(arguments, prog_name="edge-inception", standalone_mode=False)
     except click.ClickException as error:
@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
         click.echo("interrupted; run the same command again to go on", err=True)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our stdout is gone (`| head`); point stdout elsewhere so exit stays quiet.
+        # The reader of stdout is gone (`| head`), so stdout is redirected to let the exit be quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (EdgeInceptionError, ModuleNotFoundError, OSError) as error:
@@ -86,7 +86,10 @@ def run(arguments: list[str]) -> int:
 
 
 def _explained(error: EdgeInceptionError | ModuleNotFoundError | OSError) -> EdgeInceptionError:
-    """The error as one of ours: a missing extra or a full disk. Others are bugs, and are raised."""
+    """The error as an error of ours, for a missing extra or a full disk.
+
+    Any other error is a bug and is raised again.
+    """
     if isinstance(error, EdgeInceptionError):
         return error
     if isinstance(error, ModuleNotFoundError):
@@ -153,7 +156,7 @@ def build(*, force: bool, dry_run: bool, keep_failed: bool, as_json: bool, **fla
 
 
 def _print_report(report: ReportRecord, *, as_json: bool, written: Sequence[Path] = ()) -> int:
-    """Print the report on stdout, the verdict last; the result is the verdict's exit code."""
+    """Print the report on stdout, verdict last, and return the exit code of the verdict."""
     if as_json:
         from edge_inception.validate.report_record import to_json
 

@@ -74,7 +74,7 @@ def _write_page(sources: Sequence[Source], timed: Sequence[Timing], path: Path) 
 
 
 def _with_artifacts(source: Source) -> Source:
-    """The source with facts from its graphs and range table; without onnx, a note of what lacks."""
+    """The source with facts from its graphs and range table; without onnx, with a note instead."""
     from importlib.util import find_spec
 
     names = {one.path.name for one in source.artifacts}
@@ -101,7 +101,7 @@ def _with_calibration(source: Source) -> Source:
 
 
 def _with_layers(source: Source, names: AbstractSet[str]) -> Source:
-    """The source with facts from its graphs, if they are among the files beside it."""
+    """The source with facts from its graphs; ``names`` are the files that are beside it."""
     simplified = source.folder / _SIMPLIFIED
     if simplified.name not in names:
         return source
@@ -118,7 +118,7 @@ def _with_layers(source: Source, names: AbstractSet[str]) -> Source:
 
 
 def _rooflines(model: Any) -> Iterator[Roofline]:
-    """Bounds of the graph on every target with known peaks, at INT8 or else FP16."""
+    """Bounds on the graph's speed on each target with known peaks, in INT8 or else FP16."""
     from edge_inception.estimate import roofline as rooflines
     from edge_inception.graph.statistics import statistics
     from edge_inception.hardware.targets import TARGETS
@@ -130,7 +130,7 @@ def _rooflines(model: Any) -> Iterator[Roofline]:
         try:
             peaks = rooflines.peaks_of(target, precision)
             bound = rooflines.estimate(figures, peaks)
-        except InputError:  # peaks of the target or sizes of the graph are unknown: no estimate
+        except InputError:  # the target's peaks or the graph's sizes are unknown
             continue
         yield _roofline(target.name, precision.value, peaks, bound)
 

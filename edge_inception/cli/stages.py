@@ -100,7 +100,10 @@ def baseline(*, out: Path, **flags: object) -> None:
 
 
 def _imported(recipe: Recipe, out: Path) -> tuple[Graph, Graph]:
-    """The imported graph, beside ``out``, and in ``out`` that graph with the recipe's ends."""
+    """The imported graph, written beside ``out``, and the graph in ``out``.
+
+    The latter also has the recipe's ends: preprocessing before and head behind the network.
+    """
     from edge_inception.export.ends import give_ends
     from edge_inception.graph.import_onnx import import_graph
     from edge_inception.pipeline import inputs
@@ -188,8 +191,8 @@ def _cache_version(options: QuantizeOptions, version: str | None) -> str:
     """Version of the TensorRT that will read the calibration cache; empty without a cache.
 
     Raises:
-        InputError: A cache is written and no version is given, a version is given and no cache is
-            written, or this TensorRT has no calibrators.
+        InputError: A cache will be written but no version is given, a version is given but no
+            cache will be written, or the version of TensorRT has no calibrators.
     """
     is_cached = options.typing.value == "implicit" and options.precision.value == "int8"
     if is_cached and not version:

@@ -63,7 +63,7 @@ def _record(target: Target) -> dict[str, Any]:
 
 
 def _facts(of: Target | Dla) -> dict[str, Any]:
-    """The fields that are facts, as dictionaries of value, sure and source."""
+    """The fields of type ``Fact`` by name, each as a dictionary of value, sure and source."""
     from edge_inception.hardware.target import Fact
 
     values = {field.name: getattr(of, field.name) for field in dataclasses.fields(of)}
@@ -99,7 +99,7 @@ def _cut(version: str, num_parts: int) -> str:
 
 
 def _short(fact: Fact | None, *, has_figure: bool) -> str:
-    """A figure for the list: ``?`` where it is unknown, ``-`` where the target has none."""
+    """A figure for the list: ``?`` if it is unknown, ``-`` if the target has none."""
     if fact is None:
         return _UNKNOWN if has_figure else _NONE
     figures = f"{int(fact.value + 0.5)}" if fact.value >= _WHOLE else f"{fact.value:g}"

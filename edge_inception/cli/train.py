@@ -1,4 +1,4 @@
-"""The command ``train``: a model on an image set, or with --qat a quantized graph."""
+"""The command ``train``, which trains a model, or with --qat fine-tunes a graph in int8."""
 
 from __future__ import annotations
 
@@ -122,10 +122,10 @@ def train(**options: object) -> None:
 
 
 def _require_fit(flags: _Flags) -> None:
-    """Refuse flags of the other kind of training.
+    """Refuse flags that belong to the other kind of training.
 
     Raises:
-        InputError: Such a flag is given, or neither --model nor --qat is.
+        InputError: Such a flag is given, or neither --model nor --qat is given.
     """
     if not flags.qat and not flags.model:
         raise InputError("nothing to train", hint="--model NAME, or --qat RANGES")
@@ -188,7 +188,7 @@ def _given(names_of: tuple[str, ...], flags: _Flags) -> dict[str, Any]:
 
 
 def _accuracy(figures: QatFigures) -> str:
-    """``top-1 83.2 %, 31.0 dB``; the float graph has no SQNR."""
+    """Figures as text, such as ``top-1 83.20 %, 31.0 dB``; the float graph has no SQNR."""
     sqnr = "" if figures.sqnr_db is None else f", {figures.sqnr_db:.1f} dB"
     return f"top-1 {100 * figures.accuracy:.2f} %{sqnr}"
 

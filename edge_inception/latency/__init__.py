@@ -1,5 +1,5 @@
 """Latency of engines in fresh worker processes, and the records of ``bench`` and ``compare``.
 
-Code belongs here if it times, samples or stores measurements. Verdicts on accuracy belong to
-``validate``.
+Code belongs here if it times engines, or stores and compares their times. Verdicts on accuracy
+belong to ``validate``.
 """

@@ -1,10 +1,11 @@
-"""The worker process that holds one contender of a latency measurement.
+"""The program of a worker process, which times one contender of a latency measurement.
 
-``_worker_process`` runs this file with the descriptor of a pipe as its argument; the project cannot
-be imported yet. The first line on standard input holds the parent's process id and ``sys.path``,
-the second the ``Work``, and each later line a command, ``[method of _Bench, its arguments]``. Lines
-are JSON. The worker answers every line but the first on the pipe, with ``["done", answer]`` or
-``["failed", Failure]``. Standard output stays free for whatever a library prints.
+``_worker_process`` runs this file with the descriptor of a pipe as its argument. The project cannot
+be imported before ``sys.path`` is set. All lines are JSON. The first line on standard input holds
+the parent's process id and ``sys.path``, the second line the ``Work``, and each later line a
+command, ``[method of _Bench, its arguments]``. The worker answers every line except the first on
+the pipe, with ``["done", answer]`` or ``["failed", Failure]``. Standard output is not used, since a
+library may print to it.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from edge_inception.engines._backend import Session
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # prctl option: the signal that the parent's death sends
 
 
 class Work(NamedTuple):
-    """Task of a worker: a session for each stream, and the file of images to time it on."""
+    """Task of a worker.
+
+    The worker opens ``streams`` sessions, each by calling ``factory``, a ``"module:function"``,
+    with ``arguments`` and ``threads``. ``images`` is the path of an .npy file; ``batch`` is the
+    number of images of one call.
+    """
 
     factory: str
     arguments: dict[str, Any]
@@ -42,21 +48,21 @@ class Work(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Answer to ``Work``: the session's ``info``, and the seconds that opening it took."""
+    """Answer to ``Work``: the first session's ``info``, and the time to open all sessions in s."""
 
     info: dict[str, Any]
     open_s: float
 
 
 class Block(NamedTuple):
-    """Answer to ``block``: times of the calls, and of the GPU's part if it is known, in ms."""
+    """Answer to ``block``: times of the calls in ms, and of the GPU's part, empty if unknown."""
 
     samples_ms: list[float]
     compute_ms: list[float]
 
 
 class Failure(NamedTuple):
-    """An exception on its way to the parent."""
+    """An exception that the worker sends to its parent; ``kind`` is the name of its class."""
 
     kind: str
     message: str
@@ -65,7 +71,7 @@ class Failure(NamedTuple):
 
 
 class _Bench:
-    """Open sessions, one for a stream, and the images they are timed on."""
+    """Open sessions, one for each stream, and the images that they are timed on."""
 
     def __init__(self, sessions: list[Session], images: Any, batch: int) -> None:
         session = sessions[0]
@@ -74,12 +80,12 @@ class _Bench:
         self._images = images
         self._batch = batch
         self._next = 0
-        # of the class, since the property raises before the first call
+        # looked up on the class, since the session's property raises before the first call
         self._has_compute_ms = hasattr(type(session), "gpu_ms")
         self._compute_ms: list[float] = []
 
     def call(self) -> float:
-        """Milliseconds that all streams together take for a run on the next batch of images."""
+        """Time in ms until all streams, started together, have run the next batch of images."""
         start, end = self._next, self._next + self._batch
         self._next = end if end + self._batch <= len(self._images) else 0
         batch = self._images[start:end]
@@ -92,7 +98,7 @@ class _Bench:
         after = time.perf_counter_ns()
         if self._has_compute_ms:
             self._compute_ms.append(float(self._sessions[0].gpu_ms))  # type: ignore[attr-defined]
-        # an engine with invalid results must not count as fast; checked outside the timed part
+        # an engine with invalid results must not count as fast; this check is not timed
         for logits in answers:
             if len(logits) != self._batch or not bool((logits - logits == 0).all()):
                 raise ValueError(
@@ -101,7 +107,7 @@ class _Bench:
         return (after - before) / 1e6
 
     def warm_up(self, calls: int, seconds: float) -> int:
-        """Number of calls made: at least ``calls``, and for at least ``seconds``."""
+        """Make at least ``calls`` calls for at least ``seconds``; the result is their number."""
         start, done = time.perf_counter(), 0
         while done < calls or time.perf_counter() - start < seconds:
             self.call()
@@ -109,9 +115,10 @@ class _Bench:
         return done
 
     def block(self, calls: int, least: int, seconds: float, discard: int) -> Block:
-        """Times of calls up to ``calls`` or ``seconds``, after ``discard`` calls that do not count.
+        """Times of the calls of one block, which ends after ``calls`` calls or ``seconds``.
 
-        At least ``least`` calls are timed, however long they take.
+        ``discard`` calls are made before and not timed. At least ``least`` calls are timed,
+        however long they take.
         """
         for _ in range(discard):
             self.call()
@@ -127,12 +134,12 @@ class _Bench:
         return Block(samples_ms=samples, compute_ms=list(self._compute_ms))
 
     def peak_mib(self) -> float:
-        """Largest resident memory of this process so far, in MiB; Linux counts in KiB."""
+        """Largest resident memory of this process so far in MiB; ``ru_maxrss`` is in KiB."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when the parent's starting thread ends, by whatever means."""
+    """Have Linux kill this process when the thread of the parent that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -147,13 +154,13 @@ def _open(work: Work) -> Session:
 
 
 def _serve(reply: Callable[[str, Any], None]) -> None:
-    import numpy as np  # noqa: PLC0415 -- sys.path is set by now
+    import numpy as np  # noqa: PLC0415 -- only now is sys.path set
 
     work = Work(*json.loads(sys.stdin.readline()))
     started = time.perf_counter()
     with ExitStack() as stack:
         sessions = [stack.enter_context(_open(work)) for _ in range(work.streams)]
-        # not memory-mapped: libraries copy read-only arrays or warn about them
+        # the images are not memory-mapped: libraries copy read-only arrays or warn about them
         bench = _Bench(sessions, np.load(work.images), work.batch)
         info = dict(sessions[0].info)
         reply("done", Opened(info=info, open_s=time.perf_counter() - started))
@@ -176,7 +183,7 @@ def _main() -> None:
             _serve(reply)
         except BrokenPipeError:
             sys.exit(1)
-        except Exception as error:  # noqa: BLE001 -- the border of a process: all of it travels
+        except Exception as error:  # noqa: BLE001 -- the parent raises it again
             reply(
                 "failed",
                 Failure(

@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it: started, sent commands, and ended in any case."""
+"""The parent's side of a worker process: start it, send it commands, and end it in any case."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from edge_inception.latency._worker_main import Block, Failure, Opened, Work
 
 _WORKER = Path(__file__).with_name("_worker_main.py")
 _READ_BYTES = 1 << 16
-_END_S = 2.0
-_TAIL_CHARACTERS = 300
+_END_S = 2.0  # seconds that a worker has to exit before it is killed
+_TAIL_CHARACTERS = 300  # of what a dead worker printed, for the message
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Worker:
     """A worker process that times one contender; a context manager that ends the process.
 
-    ``info`` is the ``info`` of the session, and ``open_s`` the seconds that opening it took,
-    including the import of its library; both are set once the context is entered. Entering raises
-    Inconclusive if the session runs with another number of threads than ``work.threads``.
+    ``info`` is the first session's ``info``; ``open_s`` is the time in seconds that opening the
+    sessions took, with the import of their library. Both are set once the context is entered.
+    Entering raises Inconclusive if the first session runs with another number of threads than
+    ``work.threads``.
     """
 
     def __init__(self, name: str, work: Work, *, timeout_s: float) -> None:
@@ -48,7 +49,7 @@ class Worker:
                 stderr=self._noise,
                 pass_fds=(far_end,),
                 env=os.environ | dict.fromkeys(_THREAD_VARIABLES, str(work.threads)),
-                # Ctrl-C must reach the parent alone, which then ends its workers
+                # Ctrl-C must reach only the parent, which then ends its workers
                 start_new_session=True,
             )
         finally:
@@ -78,7 +79,7 @@ class Worker:
 
     def _check_threads(self) -> None:
         wanted = self._work.threads
-        got = self.info.get("threads", wanted)  # an engine on a GPU has none to report
+        got = self.info.get("threads", wanted)  # engines on a GPU report no threads
         if got != wanted:
             raise Inconclusive(
                 f"'{self.name}' runs with threads={got}, wanted {wanted}: not a fair comparison",
@@ -86,25 +87,26 @@ class Worker:
             )
 
     def first_ms(self) -> float:
-        """Milliseconds of the first call, which includes what a library does only once.
+        """Time of the first call in ms, which includes what a library does only once.
 
-        This and the following methods have the same errors.
+        The methods below raise the same errors.
 
         Raises:
-            EdgeInceptionError: The contender raised an error of this package.
+            EdgeInceptionError: The contender raised this error of our package.
             Inconclusive: The worker died or did not answer in time.
             RuntimeError: The contender raised another error; its traceback is in the message.
         """
         return float(self._ask("call"))
 
     def warm_up(self, *, calls: int, seconds: float) -> None:
-        """Make at least ``calls`` calls, for at least ``seconds``."""
+        """Make at least ``calls`` calls for at least ``seconds``."""
         self._ask("warm_up", calls=calls, seconds=seconds)
 
     def block(self, *, calls: int, least: int, seconds: float, discard: int) -> Block:
-        """Times of calls up to ``calls`` or ``seconds``, after ``discard`` calls that do not count.
+        """Times of the calls of one block, which ends after ``calls`` calls or ``seconds``.
 
-        At least ``least`` calls are timed, however long they take.
+        ``discard`` calls are made before and not timed. At least ``least`` calls are timed,
+        however long they take.
         """
         return Block(
             *self._ask("block", calls=calls, least=least, seconds=seconds, discard=discard)

@@ -1,8 +1,8 @@
 """Runs of engines, each in a fresh process, and their record.
 
 A run opens an engine in a process of its own, makes its first call, warms up, and times calls in
-blocks. Runs that are compared exist at the same time and take turns block by block, A B B A, so
-that a disturbance of the machine affects both.
+blocks. The processes of runs that are compared exist at the same time and take turns block by
+block, A B B A, so that a disturbance of the machine affects all of them.
 
 Source: docs/latency.md, "Gate"; trtexec's protocol and warnings.
 """
@@ -35,18 +35,20 @@ from edge_inception.latency.record import SCHEMA, SCHEMA_VERSION, BenchRecord, R
 from edge_inception.latency.telemetry import Telemetry
 from edge_inception.spec import Progress, no_progress
 
-_BUSY_CORES = 0.1
+_BUSY_CORES = 0.1  # a run is warned about if other programs use more cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """Protocol of a run.
+    """Protocol of a run; times are in seconds.
 
     Warm-up ends when both ``warmup_calls`` and ``warmup_s`` are reached. The timed part ends when
-    ``calls`` or ``seconds`` is reached and the estimate is stable: the standard error of the block
-    medians over their mean is at most ``stable`` (None: any). It ends after ``most_s`` in any case.
-    ``threads`` 0 means all cores this process may use; the ``streams`` run concurrently and share
-    the threads.
+    ``calls`` or ``seconds`` is reached and the estimate is stable, that is, the standard error of
+    the block medians over their mean is at most ``stable`` (None: no limit); it ends after
+    ``most_s`` in any case. A block ends after ``block_calls`` or ``block_s``; ``discard_calls`` are
+    made before it and not timed. Before a block there is a pause of ``settle_s``. A process that
+    does not answer for ``timeout_s`` is given up. ``threads`` 0 means all cores that this process
+    may use; the ``streams`` run concurrently and share the threads.
     """
 
     threads: int = 0
@@ -67,7 +69,11 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One process: its side, its blocks of call times in ms, and the machine's state meanwhile."""
+    """Figures of one process, and the state of the machine while it was timed.
+
+    ``side`` is "A" or "B"; runs of one ``pair`` were timed together. ``t0`` is the UTC time of its
+    start. ``blocks`` are call times in ms; ``compute_ms`` those of the GPU's part, if known.
+    """
 
     side: str
     pair: int
@@ -106,11 +112,11 @@ def run_together(
         images: ``.npy`` file of preprocessed images, at least one batch.
         protocol: Protocol of the runs.
         pair: Number that the runs of one pair share.
-        progress: Called with (timed calls, calls wanted) of the first side.
+        progress: Called with (timed calls, wanted calls) of one of the sides.
 
     Raises:
         InputError: An engine cannot be opened or refuses the images.
-        Inconclusive: A process died, hung, or took another number of threads.
+        Inconclusive: A process died, hung, or used another number of threads.
     """
     threads = protocol.threads or usable_threads()
     per_stream = max(1, threads // protocol.streams)
@@ -135,7 +141,8 @@ def run_together(
         blocks, computes = _take_turns(workers, protocol, progress)
         state = telemetry.between(before, telemetry.read())
         peaks = {side: worker.peak_mib() for side, worker in workers.items()}
-    foreign = machine.foreign_cores(use, machine.cpu_use())  # the workers' own time is known now
+    # the workers have ended, so their CPU time is known
+    foreign = machine.foreign_cores(use, machine.cpu_use())
     return [
         Run(
             side=side,
@@ -156,7 +163,7 @@ def run_together(
 def _take_turns(
     workers: Mapping[str, Worker], protocol: Protocol, progress: Progress
 ) -> tuple[dict[str, list[list[float]]], dict[str, list[float]]]:
-    """Blocks of call times and compute times by side: A B, B A, A B ... until both have enough."""
+    """Blocks of call times and all compute times in ms by side; turns are A B, B A, A B, ..."""
     blocks: dict[str, list[list[float]]] = {side: [] for side in workers}
     computes: dict[str, list[float]] = {side: [] for side in workers}
     turn = 0
@@ -178,7 +185,7 @@ def _take_turns(
     return blocks, computes
 
 
-_LEAST_BLOCKS = 4  # two turns in each order: a drift shows, and half of it cancels
+_LEAST_BLOCKS = 4  # of each side: two turns in each order show a drift, and half of it cancels
 
 
 def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
@@ -197,7 +204,7 @@ def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
 
 
 def run_record(run: Run, protocol: Protocol) -> RunRecord:
-    """Entry of a run in the record."""
+    """The entry of ``run`` in a record's ``runs``."""
     figures = measure.summary(run.samples, run.compute_ms)
     return RunRecord(
         arm=run.side,
@@ -240,13 +247,13 @@ def record(
     runs: Sequence[Run],
     protocol: Protocol,
 ) -> BenchRecord:
-    """The record of runs, without ``result``, which ``comparison`` adds.
+    """The record of runs without ``result``, which ``validate.comparison`` adds.
 
     Args:
-        kind: "single", "ab" or "aa".
-        engines: Engines by side; the record has the model, libraries and images of the first.
+        kind: "single", "ab" or "aa", as in the docstring of ``latency.record``.
+        engines: Engines by side; model, libraries and images in the record are the first engine's.
         runs: Runs of all engines.
-        protocol: Protocol of the runs; ``threads`` 0 is resolved here.
+        protocol: Protocol of the runs; the record has the number of cores for ``threads`` 0.
     """
     first = next(iter(engines.values()))
     here = machine.describe()
@@ -279,7 +286,7 @@ def record(
 
 
 def fingerprint(device: DeviceFacts, protocol: UsedProtocol) -> str:
-    """Hash of machine without its load, libraries and protocol; equal for comparable records."""
+    """Hash of device facts and protocol without the load; it is equal for comparable records."""
     idle = msgspec.structs.replace(device, load_average=msgspec.UNSET)
     text = json.dumps(records.plain([idle, protocol]), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

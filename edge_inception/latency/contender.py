@@ -1,4 +1,4 @@
-"""Engines under test: an engine file with its images, ready to be timed in a worker process."""
+"""An engine file with its preprocessed images, ready to be timed in a worker process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edge_inception.latency.measure import Contender
 from edge_inception.sidecar import PlanDetails
 from edge_inception.spec import Preprocess
 
-_NUM_IMAGES = 16
+_NUM_IMAGES = 16  # smallest number of images to cycle through
 _SEED = 0
 
 
@@ -37,8 +37,8 @@ class Feed:
 class EngineUnderTest:
     """An engine to be timed.
 
-    ``contender`` says how a worker opens the engine; ``facts``, ``model`` and ``feed`` are what the
-    record keeps of it.
+    ``contender`` tells a worker process how to open the engine. ``facts``, ``model`` and ``feed``
+    describe the engine, its model and its images in a record.
     """
 
     engine: EngineFile
@@ -51,16 +51,16 @@ class EngineUnderTest:
 def prepare_engine(
     path: Path, batch: int, image_set: ImageSet | None, folder: Path
 ) -> EngineUnderTest:
-    """An engine that this machine can execute, with its preprocessed images in ``folder``.
+    """Prepare an engine for timing: check that it runs here, and write images to ``folder``.
 
     Args:
-        path: Engine file with its sidecar beside it.
-        batch: Images of one call.
+        path: Engine file with its sidecar, a .json file, beside it.
+        batch: Number of images of one call.
         image_set: Photos to feed; None feeds noise, on which convolutions take the same time.
-        folder: Folder for the preprocessed images.
+        folder: Folder that the .npy file of preprocessed images is written to.
 
     Raises:
-        InputError: The file is not an engine, or the engine does not take this batch size.
+        InputError: The file is not an engine, or the engine does not accept this batch size.
         BackendMissing: The engine's library cannot execute here.
     """
     engine = artifact.load(EngineFile, path)
@@ -111,10 +111,10 @@ def _write_feed(path: Path, preprocess: Preprocess, batch: int, image_set: Image
 
 
 def photos(image_set: ImageSet, preprocess: Preprocess, batch: int) -> NDArray[Any]:
-    """Preprocessed images for timed calls: sixteen, or one batch if that is more.
+    """Preprocessed images for timed calls: sixteen, or one batch if a batch is larger.
 
-    The images are spread evenly over the set, and repeated where the set is smaller. Timed calls
-    cycle through them, so that no call runs on the images of the call before.
+    The images are spread evenly over the set, and repeated if the set has too few. Timed calls
+    cycle through them, batch by batch.
     """
     count = max(_NUM_IMAGES, batch)
     spread = image_set.subset(count).items

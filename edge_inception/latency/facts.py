@@ -1,6 +1,6 @@
 """Facts of a latency record about the engine, the machine and the protocol.
 
-A field may be missing if only a device records it, or only a host.
+A field that only a device or only a host records is UNSET in the records of the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _Whole = int | UnsetType | None
 
 
 class Model(Record, frozen=True, kw_only=True):
-    """The model that the engines compute; ``input`` is the shape of its input."""
+    """The model of the engines; ``input`` is the shape of their input."""
 
     name: str | None
     input: tuple[int | str | None, ...] | None
@@ -22,7 +22,7 @@ class Model(Record, frozen=True, kw_only=True):
 
 
 class Batches(Record, frozen=True, kw_only=True):
-    """Images of one call: the fewest, the number the engine is optimized for, and the most."""
+    """Images of one call: minimum, the number that the engine is optimized for, and maximum."""
 
     min: Positive
     opt: Positive
@@ -32,7 +32,7 @@ class Batches(Record, frozen=True, kw_only=True):
 class EngineFacts(Record, frozen=True, kw_only=True):
     """An engine file; only a device records the last six fields.
 
-    ``tied_to`` are the names and versions that the engine runs with only, such as its library's.
+    ``tied_to`` has the names and versions of what the engine needs to run, such as its library.
     """
 
     path: str
@@ -62,7 +62,7 @@ class PowerMode(Record, frozen=True, kw_only=True):
 
 
 class DeviceFacts(Record, frozen=True, kw_only=True):
-    """The machine as ``machine.describe`` sees it on a host, or ``device.py`` on a device."""
+    """The machine as ``machine.describe`` describes a host, or ``device.py`` a device."""
 
     cpu: _Text = UNSET
     architecture: _Text = UNSET
@@ -96,7 +96,10 @@ class DeviceFacts(Record, frozen=True, kw_only=True):
 
 
 class UsedProtocol(Record, frozen=True, kw_only=True):
-    """``bench.Protocol`` with its choices resolved, and the images; a device adds the last two."""
+    """The protocol that was used, ``bench.Protocol`` with its defaults resolved, and the images.
+
+    Only a device records the last two fields.
+    """
 
     threads: Count | None
     batch: Positive

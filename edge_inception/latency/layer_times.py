@@ -1,7 +1,7 @@
-"""Time of each layer of an engine, where its library measures layers.
+"""Time of each layer of an engine, if its library can time layers.
 
-Layers are timed in separate calls, since this makes a call slower: the times show how a call's time
-is divided among the layers, not how long a call takes.
+Layers are timed in separate calls, since timing them slows a call down. The times show how a call's
+time is divided among the layers, not how long a call takes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from edge_inception.latency.bench import Protocol
 from edge_inception.latency.contender import EngineUnderTest
 from edge_inception.latency.record import Layer
 
-_CALLS = 50
+_CALLS = 50  # number of calls that are averaged, after one that warms up
 
 
 def layer_times(under_test: EngineUnderTest, protocol: Protocol) -> tuple[Layer, ...]:
-    """Mean times of the engine's layers in order of execution, the ``layers`` of a record.
+    """Mean times in ms of the engine's layers in order of execution, the ``layers`` of a record.
 
     Args:
-        under_test: The engine; its images have been written.
-        protocol: Batch size and threads; the rest is not used.
+        under_test: The engine, with its file of images.
+        protocol: Protocol of which only ``batch`` and ``threads`` are used.
 
     Raises:
         InputError: The engine's library does not time layers, or the engine cannot be opened.

@@ -1,4 +1,4 @@
-"""The machine a latency was measured on: CPU, instruction sets, cores, load, clocks."""
+"""The machine that a latency is measured on: CPU, instruction sets, cores, load, clocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 INSTRUCTION_SETS = (
-    # x86, as the kernel spells them: what decides the speed of float and INT8 convolutions
+    # x86, as the kernel spells them; they decide the speed of float and INT8 convolutions
     "avx2",
     "fma",
     "f16c",
@@ -41,9 +41,9 @@ INSTRUCTION_SETS = (
 class Machine(Record, frozen=True, kw_only=True):
     """The machine as the operating system describes it.
 
-    ``num_cores`` counts all logical cores, ``affinity`` lists those this process may use;
-    ``load_average`` is over the last minute. ``governor`` is None where the kernel shows none, as
-    in a virtual machine: clocks are then unknown, not fixed.
+    ``num_cores`` counts all logical cores, ``affinity`` lists those that this process may use.
+    ``load_average`` is over the last minute. ``governor`` is the policy for the CPU's clock; None
+    where the kernel shows none, as in a virtual machine, so that the clocks are unknown.
     """
 
     cpu: str
@@ -58,7 +58,7 @@ class Machine(Record, frozen=True, kw_only=True):
 
 
 def describe() -> Machine:
-    """This machine, now."""
+    """Description of this machine with its present load."""
     model, flags = parse_cpuinfo(_read(_CPUINFO) or "")
     return Machine(
         cpu=model or _read(_DEVICE_TREE_MODEL) or platform.processor() or "unknown",
@@ -75,10 +75,11 @@ def describe() -> Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuUse:
-    """Seconds since an arbitrary start: on the clock, of work on all cores, and of own work.
+    """Seconds since an arbitrary start; only differences of two such records have a meaning.
 
-    ``busy_s`` counts every program and, in a virtual machine, the time stolen by the host.
-    ``own_s`` counts this process, and its children once they have ended.
+    ``wall_s`` is elapsed time. ``busy_s`` is the CPU time of all programs on all cores and, in a
+    virtual machine, the time that the host took away. ``own_s`` is the CPU time of this process,
+    and of its children once they have ended.
     """
 
     wall_s: float
@@ -91,7 +92,7 @@ def cpu_use() -> CpuUse | None:
     text = _read(_STAT)
     if text is None:
         return None
-    # user nice system idle iowait irq softirq steal, in ticks, summed over cores
+    # fields: user nice system idle iowait irq softirq steal, in ticks, summed over the cores
     user, nice, system, _, _, *rest = (int(word) for word in text.splitlines()[0].split()[1:9])
     times = os.times()
     return CpuUse(
@@ -102,16 +103,16 @@ def cpu_use() -> CpuUse | None:
 
 
 def foreign_cores(before: CpuUse | None, after: CpuUse | None) -> float | None:
-    """Cores that other programs kept busy between two moments, on average; None when unknown."""
+    """Mean number of cores that other programs kept busy between two moments; None if unknown."""
     if before is None or after is None or after.wall_s <= before.wall_s:
         return None
     foreign = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
-    # ticks are 10 ms: a little below zero is rounding
+    # a tick is 10 ms, so rounding may give a value a little below zero
     return max(0.0, foreign / (after.wall_s - before.wall_s))
 
 
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
-    """Model and flags of the first core in ``/proc/cpuinfo``; empty where they are missing."""
+    """Model name and flags of the first core in ``/proc/cpuinfo``; each is empty if missing."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")

@@ -1,9 +1,9 @@
 """Latency of several contenders, measured in one interleaved session.
 
-Each contender has a fresh process. The contenders take turns block by block, in forward and reverse
-order alternately, while the others sleep, so that a drift of clocks and temperature affects all of
-them alike. Calls of one process are not independent, so intervals are computed over the rounds, by
-pairing the block medians of each round.
+Each contender has a fresh process. In each round every contender times one block of calls while the
+others sleep; the order of the contenders is reversed after each round, so that a drift of clocks or
+temperature affects all of them alike. Calls of one process are not independent, so intervals are
+computed over the rounds, by pairing the block medians of each round.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edge_inception.records import Count, Record, SparseRecord
 from edge_inception.spec import Progress, no_progress
 
 MIN_SAMPLES_P99 = 100
-"""With fewer samples no 99th percentile is given: it would rest on the slowest one or two calls."""
+"""Fewer samples have no 99th percentile, since the slowest one or two calls would decide it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +38,10 @@ class Contender:
         name: Unique name among the contenders.
         factory: ``"module:function"``. The worker calls ``function(threads=..., **arguments)``,
             which returns a Session whose ``info`` has ``threads`` as read back from the library.
-            For engine files this is ``edge_inception.inference:open_engine``.
-        arguments: JSON values.
-        images: ``.npy`` file for this contender, where it takes another element type or layout
-            than the others.
+            The factory of engine files is ``edge_inception.inference:open_engine``.
+        arguments: Keyword arguments of the function, which must be JSON values.
+        images: ``.npy`` file of this contender's own images, for another element type or layout;
+            None for the images of the measurement.
     """
 
     name: str
@@ -51,11 +51,13 @@ class Contender:
 
 
 class LatencyOptions(Record, frozen=True, kw_only=True):
-    """Protocol of a measurement.
+    """Protocol of a measurement; times are in seconds.
 
-    A block ends after ``calls_per_block`` calls or ``block_s`` seconds, whichever is first, but not
-    before ``min_calls_per_block`` calls. ``threads`` 0 means all cores this process may use.
-    Between blocks there is a pause of ``settle_s``, in which spinning threads go to sleep.
+    Warm-up ends when both ``warmup_calls`` and ``warmup_s`` are reached. A block ends after
+    ``calls_per_block`` calls or ``block_s``, whichever is first, but not before
+    ``min_calls_per_block`` calls; ``discard_calls`` are made before it and not timed. Before this
+    there is a pause of ``settle_s``, in which spinning threads go to sleep. A process that does not
+    answer for ``timeout_s`` is given up. ``threads`` 0 means all cores that this process may use.
     """
 
     threads: Count = 0
@@ -75,9 +77,10 @@ class Latency(SparseRecord, frozen=True, kw_only=True):
     """Host-to-host times of one contender's calls, in ms.
 
     ``p99_ms`` is None below 100 calls. ``variation`` is standard deviation over mean.
-    ``block_medians_ms`` are in round order and pair with those of the measurement's other
-    contenders. ``foreign_cores`` is the number of cores that other programs kept busy meanwhile,
-    None when unknown. ``samples_ms`` are empty where a file was written without them.
+    ``block_medians_ms`` has one median for each round, so that contenders are compared round by
+    round. ``foreign_cores`` is the mean number of cores that other programs kept busy meanwhile,
+    None if unknown. ``info`` is the session's. ``samples_ms`` is empty in a report that was written
+    without samples.
     """
 
     name: str
@@ -108,12 +111,13 @@ def measure(
         contenders: Contenders with unique names.
         images: ``.npy`` file of preprocessed images [M, ...], M >= ``options.batch``.
         options: Protocol of the measurement.
-        progress: Called with (blocks done, blocks in all).
+        progress: Called with (blocks done, total number of blocks).
 
     Raises:
         InputError: The images do not fit, or a session refuses them or cannot be opened.
         Inconclusive: A worker died, hung, or ran with another number of threads than asked for.
         RuntimeError: A contender raised another error; its traceback is in the message.
+        ValueError: Two contenders have the same name.
     """
     names = [contender.name for contender in contenders]
     if len(set(names)) != len(names):
@@ -132,7 +136,7 @@ def measure(
             workers.append(stack.enter_context(worker))
         _race(workers, options, samples, progress)
         infos = {worker.name: worker.info for worker in workers}
-    # the workers have ended, so their own time is known
+    # the workers have ended, so their CPU time is known
     foreign = machine.foreign_cores(before, machine.cpu_use())
     return {
         name: Latency(
@@ -148,12 +152,12 @@ def measure(
 
 
 def ratio(numerator: Latency, denominator: Latency) -> Estimate:
-    """Ratio of two latencies with a two-sided 95 % interval.
+    """Ratio of two latencies of one measurement, with a two-sided 95 % interval.
 
     The speed-up of an engine over a reference is ``ratio(reference, engine)``.
 
     Raises:
-        ValueError: The two are of different measurements, or of fewer than two rounds.
+        ValueError: The numbers of rounds differ, or there are fewer than two rounds.
     """
     return paired_ratio(numerator.block_medians_ms, denominator.block_medians_ms)
 
@@ -168,7 +172,7 @@ def _race(
         worker.warm_up(calls=options.warmup_calls, seconds=options.warmup_s)
     done, total = 0, options.rounds * len(workers)
     for turn in range(options.rounds):
-        # alternating order: a linear drift within two rounds cancels
+        # the order alternates, so that a linear drift cancels over two rounds
         for worker in workers if turn % 2 == 0 else reversed(workers):
             time.sleep(options.settle_s)  # threads that spin after a call go to sleep
             block = worker.block(
@@ -207,7 +211,7 @@ def worker_of(
     timeout_s: float,
     streams: int = 1,
 ) -> Worker:
-    """The worker process of a contender, not started yet; each stream gets ``threads``."""
+    """A worker for a contender, to be entered as a context; each stream gets ``threads``."""
     work = Work(
         factory=contender.factory,
         arguments=dict(contender.arguments),

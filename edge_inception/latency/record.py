@@ -1,33 +1,33 @@
 """The record of ``bench`` and ``compare``: its schema, and what earlier versions wrote.
 
-``schema`` "edge-inception/bench", ``schema_version`` 2; JSON, one object:
+A record is a JSON object with ``schema`` "edge-inception/bench", ``schema_version`` 2 and:
 
-- ``kind``: "single" (bench), "ab" or "aa" (compare A B, compare --self and baselines);
+- ``kind``: "single" (bench), "ab" (compare A B) or "aa" (compare --self, and stored baselines);
 - ``created_utc``, ``tool``, ``model`` (name, input shape);
-- ``engines`` by arm (side), "A" and "B": path, sha256, bytes, backend, precision, float_precision,
-  typed, batch, dla_core, tied_to, graph_sha256;
-- ``device``: the machine, its libraries, and its load at the start;
-- ``protocol``: every choice, as resolved;
-- ``runs``, one for each process: arm, pair, t0, n calls, their median, mean, p90, p95
-  and p99 in ms (p99 null below 100 calls), cov, throughput in images/s, open_s, first_ms, peak_mib,
-  compute_median in ms (null where the engine does not measure it), temp_c, cpu_mhz, gpu_mhz_min,
-  power_mw, throttled, unavailable {figure: reason}, foreign_cores, warnings, blocks (number of
-  calls in each), samples_ms;
+- ``engines`` by arm (side of the comparison), "A" and "B": path, sha256, bytes, backend, precision,
+  float_precision, typed, batch, dla_core, tied_to, graph_sha256;
+- ``device``: the machine with its load, and the engine's libraries;
+- ``protocol``: every option, with its default resolved;
+- ``runs``, one for each process: arm, pair, t0, n (number of calls), their median, mean, p90, p95
+  and p99 in ms (p99 is null below 100 calls), cov (standard deviation over mean), throughput in
+  images/s, open_s, first_ms, peak_mib, compute_median in ms (null if it is not measured), temp_c,
+  cpu_mhz, gpu_mhz_min, power_mw, throttled, unavailable {figure: reason}, foreign_cores, warnings,
+  blocks (number of calls of each block), samples_ms;
 - ``fingerprint``: hash of device and protocol;
-- ``layers``, of bench --layers: name, kind, kernel and mean ms of each executed layer;
-- ``against``, where A is of another day: file, created_utc;
-- ``result``, of "ab" and "aa": ratio B over A, ci95, method, delta, k pairs, verdict, reasons,
-  sentence; of --self also spread and pairs_needed;
+- ``layers``, of bench --layers only: name, kind, kernel and mean ms of each executed layer;
+- ``against``, where A was read from an earlier record: file, created_utc;
+- ``result``, of "ab" and "aa" only: ratio of B over A, ci95, method, delta, k (number of pairs),
+  verdict, reasons, sentence; with --self also spread and pairs_needed;
 - ``accuracy``, where labelled images were given: verdict, sentence, drop_pp, num_images;
 - ``bundle``, where a device measured: name, version.
 
-A ``bench`` of several batch sizes writes a list of records. Figures of a record from elsewhere may
-be NaN or infinite.
+``bench`` with several batch sizes writes a list of records. A figure in a file may be NaN or
+infinite.
 
 ``device.py bench`` writes version 1 on a device: a "single" record without the description of the
 images, threads, pair, p95, throughput, first_ms, peak_mib, cpu_mhz, power_mw, throttled,
-foreign_cores and blocks. It is read as version 2: what follows from its samples is computed, the
-rest is null. Fields that only a device records are kept and optional.
+foreign_cores and blocks. Version 1 is read as version 2: what follows from the samples is computed,
+and the rest is null. Fields that only a device records are optional, and kept.
 
 Source: docs/latency.md, "Record".
 """
@@ -56,7 +56,7 @@ from edge_inception.records import Count, Record, SparseRecord
 SCHEMA = measure.SCHEMA
 SCHEMA_VERSION = 2
 BASELINE, CANDIDATE = "A", "B"
-"""The two sides of a comparison; an engine that is timed alone is the baseline."""
+"""The two sides of a comparison; an engine that is timed alone is side A."""
 
 _FROM_DEVICES = measure.SCHEMA_VERSION
 _HINT = "measure again: edge-inception bench or compare, with --out"
@@ -73,7 +73,7 @@ class Verdict(Enum):
 
 
 class RunRecord(Record, frozen=True, kw_only=True):
-    """One process, with times in ms; only a device records the fields from ``block`` on."""
+    """Figures of one process, times in ms; only a device records ``block`` and the later fields."""
 
     arm: str
     pair: Count
@@ -110,7 +110,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
 
 
 class ResultRecord(Record, frozen=True, kw_only=True):
-    """``regression.Result`` with its sentence; ``compare --self`` adds the last two fields."""
+    """Result of a comparison, ``regression.Result``; only --self adds the last two fields."""
 
     ratio: float | None
     ci95: tuple[float, float] | None
@@ -125,7 +125,7 @@ class ResultRecord(Record, frozen=True, kw_only=True):
 
 
 class Drop(Record, frozen=True, kw_only=True):
-    """Drop of top-1 in percentage points, with both bounds."""
+    """Top-1 drop from A to B in percentage points, with both bounds."""
 
     value: float
     lower: float
@@ -151,7 +151,7 @@ class Layer(Record, frozen=True, kw_only=True):
 
 
 class Against(Record, frozen=True, kw_only=True):
-    """The record of another day that side A was taken from."""
+    """The earlier record that side A was taken from."""
 
     file: str
     created_utc: str
@@ -190,12 +190,12 @@ class BenchRecord(SparseRecord, frozen=True, kw_only=True):
         return self.engines[BASELINE]
 
     def runs_of(self, side: str) -> tuple[RunRecord, ...]:
-        """Runs of one side, in order."""
+        """The runs of one side in the order of the record."""
         return tuple(run for run in self.runs if run.arm == side)
 
 
 def to_json(record: BenchRecord | Sequence[BenchRecord]) -> bytes:
-    """Content of a file with one record, or with those of several batch sizes."""
+    """JSON content of a file with one record, or with a list of records."""
     return json.dumps(records.plain(record), indent=1).encode() + b"\n"
 
 
@@ -203,7 +203,7 @@ def read_record(path: Path) -> BenchRecord:
     """The record in a file of ``bench``, ``compare`` or ``device.py bench``, as version 2.
 
     Raises:
-        InputError: The file cannot be read, holds something else or several records, or is damaged.
+        InputError: The file cannot be read, is damaged, or holds anything but one record.
     """
     several = read_records(path)
     if len(several) != 1:
@@ -215,10 +215,10 @@ def read_record(path: Path) -> BenchRecord:
 
 
 def read_records(path: Path) -> list[BenchRecord]:
-    """All records in a file, as version 2: one for each batch size.
+    """All records in a file, one for each batch size, as version 2.
 
     Raises:
-        InputError: The file cannot be read, holds something else, or is damaged.
+        InputError: The file cannot be read, is damaged, or holds anything but records.
     """
     value = records.read_json(path, hint="give a record of bench", allow_nan=True)
     if isinstance(value, list) and len(value) > 1:
@@ -227,7 +227,7 @@ def read_records(path: Path) -> list[BenchRecord]:
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file names the schema of records or of a list of them, in any version."""
+    """Whether a file holds a record, or a list of records, of any version, by its ``schema``."""
     try:
         first = _first(records.read_json(path, hint="", allow_nan=True))
     except InputError:
@@ -266,7 +266,7 @@ def _read(value: Any, where: str) -> BenchRecord:
 
 
 def _problem(record: BenchRecord) -> str | None:
-    """Place and description of what a record of its kind needs but lacks; None if complete."""
+    """Place and description of what a record of this kind lacks; None if it is complete."""
     sides, timed = set(record.engines), {run.arm for run in record.runs}
     if record.kind != "single" and record.result is None:
         return "result: got none, wanted that of a comparison"
@@ -297,7 +297,7 @@ _ENGINE_OF_V1: Mapping[str, Any] = {"path": "", "float_precision": None, "tied_t
 
 
 def _filled_from_v1(value: dict[str, Any]) -> dict[str, Any]:
-    """``value`` with the fields that version 1 lacks, which have no meaning yet."""
+    """``value`` with placeholders for the fields that version 1 lacks."""
     protocol = {"threads": None, "input": "golden images of the bundle"}
     engines, runs = value.get("engines"), value.get("runs")
     return {
@@ -327,7 +327,7 @@ def _problem_of_v1(record: BenchRecord) -> str | None:
 
 
 def upgrade_from_v1(old: BenchRecord) -> BenchRecord:
-    """The record of ``device.py`` with the fields of version 2 that follow from it."""
+    """A record of ``device.py`` in which the placeholders that can be computed are computed."""
     device, engine, bundle = old.device, old.engine, old.bundle
     assert bundle is not None
     path, library = f"{bundle.name} {bundle.version}", device.library
@@ -344,7 +344,7 @@ def upgrade_from_v1(old: BenchRecord) -> BenchRecord:
 
 
 def _upgraded_run(run: RunRecord, batch: int) -> RunRecord:
-    with np.errstate(invalid="ignore"):  # infinite times
+    with np.errstate(invalid="ignore"):  # samples may be infinite
         p95 = float(np.percentile(run.samples_ms, 95))
     return replace(
         run,

@@ -1,14 +1,15 @@
-"""The verdict of ``compare`` on whether B is slower than A, from pairs of fresh processes.
+"""The verdict of ``compare``: whether engine B is slower than engine A, by pairs of processes.
 
 The two processes of a pair take turns block by block (``bench``). The figure of a pair is the
-median over turns of log(block median of B / block median of A): a disturbance of some turns hardly
-changes the median, and a drift affects both processes. Calls of one process are not independent, so
-the interval is computed over the pairs.
+median over the turns of log(block median of B / block median of A), since a disturbance of some
+turns hardly changes the median, and a drift affects both processes. Calls of one process are not
+independent, so the interval is computed over the pairs.
 
 The verdict depends on the whole interval of the ratio: ``pass`` if its upper bound is below
 1 + delta, ``improved`` if the upper bound is below 1 - delta, ``fail`` if its lower bound is above
-1 + delta. Otherwise pairs are added up to a limit, at which the verdict is ``inconclusive``. It is
-``invalid`` if the two measurements are not comparable.
+1 + delta; delta is the largest slow-down allowed, as a share. Otherwise pairs are added up to a
+maximum, at which the verdict is ``inconclusive``. The verdict is ``invalid`` if the measurements
+are not comparable.
 
 Source: docs/latency.md, "Simulation" and "Gate"; Student, Biometrika 6 (1908) 1-25;
 Efron, Annals of Statistics 7 (1979) 1-26.
@@ -31,7 +32,7 @@ from edge_inception.spec import Progress, no_progress
 
 _RESAMPLES = 10_000
 _SEED = 0
-_BOOTSTRAP_FROM = 9  # pairs; docs/latency.md, "Gate": Student's t up to 8
+_BOOTSTRAP_FROM = 9  # number of pairs; Student's t serves up to 8: docs/latency.md, "Gate"
 
 EXIT_CODES: Mapping[Verdict, int] = {
     Verdict.PASS: 0,
@@ -57,7 +58,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """Verdict with the ratio B over A it is based on; None where nothing could be compared."""
+    """Verdict with the ratio of B over A; ``ratio`` is None if nothing could be compared."""
 
     verdict: Verdict
     ratio: Estimate | None
@@ -82,14 +83,14 @@ class Result:
 
 
 def log_ratio(a: Run | Sequence[float], b: Run | Sequence[float]) -> float:
-    """Figure of one pair: median over turns of log(B's block median / A's).
+    """Figure of one pair: median over the turns of log(B's block median / A's block median).
 
     Args:
         a: Run of A, or the medians of its blocks in ms, in order.
-        b: Run of B, or as many medians.
+        b: Run of B, or the same number of medians.
 
     Raises:
-        ValueError: The numbers of blocks differ, or there is no block.
+        ValueError: The numbers of blocks differ, or are 0.
     """
     first = a.medians if isinstance(a, Run) else a
     second = b.medians if isinstance(b, Run) else b
@@ -99,13 +100,13 @@ def log_ratio(a: Run | Sequence[float], b: Run | Sequence[float]) -> float:
 
 
 def interval(logs: Sequence[float]) -> Estimate:
-    """Ratio B over A with its two-sided 95 % interval, from the figures of the pairs.
+    """Ratio of B over A with its two-sided 95 % interval, from the figures of the pairs.
 
-    Up to 8 pairs this is Student's t interval of their mean; from 9 pairs on it is the bootstrap
-    interval of their median, from 10,000 resamples with a fixed seed.
+    Up to 8 pairs give the mean of the figures with Student's t interval; 9 or more pairs give
+    their median with a bootstrap interval, from 10,000 resamples with a fixed seed.
 
     Raises:
-        ValueError: Fewer than two pairs.
+        ValueError: There are fewer than two pairs.
     """
     if len(logs) < 2:  # noqa: PLR2004 -- a variance
         raise ValueError(f"need two or more pairs, got {len(logs)}")
@@ -132,7 +133,7 @@ def judge(logs: Sequence[float], delta: float) -> Result:
         delta: Largest slow-down allowed, a share above 0.
 
     Raises:
-        ValueError: Fewer than two pairs, or delta is not above 0.
+        ValueError: There are fewer than two pairs, or delta is not above 0.
     """
     if delta <= 0:
         raise ValueError(f"delta must be above 0, got {delta}")
@@ -152,7 +153,7 @@ def _decided(ratio: Estimate, delta: float, count: int) -> Result:
 
 
 def sequential(figure: Callable[[int], float], gate: Gate) -> tuple[Result, list[float]]:
-    """Result and figures of the pairs, from as many pairs as a verdict needs.
+    """Result and figures of the pairs; pairs are measured until the verdict is conclusive.
 
     Args:
         figure: Function that measures pair number i and gives its figure.
@@ -177,11 +178,11 @@ def compare(
     *,
     progress: Progress = no_progress,
 ) -> tuple[Result, list[Run]]:
-    """Result and runs of a comparison, from as many pairs as a verdict needs.
+    """Result and runs of a comparison; pairs are measured until the verdict is conclusive.
 
     Raises:
         InputError: An engine cannot be opened or refuses the images.
-        Inconclusive: A process died, hung, or took another number of threads.
+        Inconclusive: A process died, hung, or used another number of threads.
     """
     runs: list[Run] = []
 
@@ -202,10 +203,10 @@ def compare(
 
 
 def against(stored: Sequence[float], fresh: Sequence[float], delta: float) -> Result:
-    """Verdict on runs of today against runs of another day, which is weaker than one on pairs.
+    """Verdict on runs of today against runs of another day, weaker than a verdict on pairs.
 
-    The interval is Welch's, on the logarithms of the runs' medians. Any difference of the machine
-    between the two days is part of the ratio, and no statistic can remove it.
+    The interval is Welch's, on the logarithms of the runs' medians. If the machine differs between
+    the two days, the difference is part of the ratio, and no statistic can remove it.
 
     Args:
         stored: Medians of the baseline's runs in ms, two or more.
@@ -213,7 +214,7 @@ def against(stored: Sequence[float], fresh: Sequence[float], delta: float) -> Re
         delta: Largest slow-down allowed, a share.
 
     Raises:
-        ValueError: There are fewer than two medians of either.
+        ValueError: ``stored`` or ``fresh`` has fewer than two medians.
     """
     if min(len(stored), len(fresh)) < 2:  # noqa: PLR2004 -- a variance
         raise ValueError(f"need two or more runs of each, got {len(stored)} and {len(fresh)}")
@@ -229,7 +230,7 @@ def against(stored: Sequence[float], fresh: Sequence[float], delta: float) -> Re
 
 
 def result_record(result: Result) -> ResultRecord:
-    """``result`` of a record, with the sentence."""
+    """The result as the ``result`` of a record."""
     ratio = result.ratio
     return ResultRecord(
         ratio=ratio.value if ratio else None,
@@ -246,8 +247,9 @@ def result_record(result: Result) -> ResultRecord:
 def pairs_needed(logs: Sequence[float], gate: Gate, *, true_change: float = 0.05) -> int:
     """Number of pairs with which a true slow-down of ``true_change`` fails 9 times in 10.
 
-    The number follows from the standard deviation sd of A/A pairs by the normal approximation:
-    ((1.96 + 1.28) sd / distance to the limit) squared.
+    The normal approximation gives ((1.96 + 1.28) sd / distance) squared, at least 3. sd is the
+    standard deviation of A/A pairs (an engine against itself), distance that of ``true_change`` to
+    the limit, on the logarithmic scale; 1.96 stands for 95 %, 1.28 for 9 times in 10.
 
     Args:
         logs: Figures of two or more A/A pairs.

@@ -1,7 +1,7 @@
 """Clocks, temperatures, power and throttling of the machine while an engine was timed.
 
-They are read from the kernel's files, and from NVIDIA's management library where it is installed.
-What cannot be read is recorded as None with the reason, never as 0.
+These figures are read from the kernel's files, and from NVML, NVIDIA's management library, where it
+is installed. A figure that cannot be read is None with a reason, never 0.
 
 Source: Linux ``cpufreq``, ``thermal`` and ``powercap`` (RAPL) in Documentation/; INA3221 rails of
 Jetson as docs/hardware.md, "Power modes and clocks"; NVML as ``nvidia-ml-py`` binds it.
@@ -27,11 +27,12 @@ _MICRO = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """State of the machine at one moment; what cannot be read is None or empty.
+    """State of the machine at one moment; a figure that cannot be read is None or empty.
 
-    ``at_s`` is on the monotonic clock. ``cpu_mhz`` is the lowest clock of all cores. ``energy_j``
-    and ``throttle_count`` count up from an arbitrary start. ``power_mw`` is the sum of a Jetson's
-    rails, or the power of the GPU. ``unavailable`` gives the reason for each missing figure.
+    ``at_s`` is on the monotonic clock. ``temp_c`` has the temperatures by thermal zone. ``cpu_mhz``
+    is the lowest clock of all cores. ``energy_j`` and ``throttle_count`` count up from an arbitrary
+    start. ``power_mw`` is the power of the GPU, or the sum of a Jetson's supply rails.
+    ``unavailable`` has the reason for each missing figure.
     """
 
     at_s: float
@@ -59,7 +60,7 @@ class Clocks(Record, frozen=True, kw_only=True):
 
 
 class Telemetry(NamedTuple):
-    """State of the machine during a run, with the field names of a run's record."""
+    """State of the machine during a run; the fields are those of a ``RunRecord``."""
 
     temp_c: Temperatures
     cpu_mhz: Clocks
@@ -111,13 +112,13 @@ _REASONS: Mapping[str, str] = {
 def between(before: Reading, after: Reading) -> Telemetry:
     """State of the machine between two readings.
 
-    ``power_mw`` is the energy that RAPL counted over the time, or else the mean of both readings.
-    ``throttled`` is None where there is no counter.
+    ``power_mw`` is the energy that RAPL, a counter of the CPU, counted over the time; without RAPL
+    it is the mean of both readings. ``throttled`` is None without a throttle counter.
     """
     seconds = after.at_s - before.at_s
     power = None
     if before.energy_j is not None and after.energy_j is not None and seconds > 0:
-        joules = after.energy_j - before.energy_j  # negative after an overflow
+        joules = after.energy_j - before.energy_j  # negative if the counter overflowed
         power = 1000 * joules / seconds if joules >= 0 else None
     elif before.power_mw is not None and after.power_mw is not None:
         power = (before.power_mw + after.power_mw) / 2
@@ -146,7 +147,7 @@ def _number(path: Path) -> int | None:
 
 
 def _rails(root: Path) -> float | None:
-    """Milliwatts of all INA3221 rails: millivolts times milliamperes."""
+    """Power in mW of all rails of INA3221 sensors (mV times mA); None without such rails."""
     chips = (
         name.parent for name in root.glob(f"{_RAILS}/name") if name.read_text().strip() == _INA
     )
@@ -167,9 +168,9 @@ class _Gpu(NamedTuple):
 
 
 def _nvml() -> _Gpu | None:
-    """Clock, power, temperature and throttle reasons of the first GPU; None without NVML."""
+    """Clock, power, temperature and throttling of the first GPU; None without a GPU or NVML."""
     try:
-        import pynvml  # noqa: PLC0415 -- optional, and only where there is a GPU
+        import pynvml  # noqa: PLC0415 -- an optional library
     except ModuleNotFoundError:
         return None
     try:

@@ -1,4 +1,5 @@
-"""The recipe run in order, checkpoint to report and bundle.
+"""The stages of a recipe in order, from checkpoint to report and bundle.
 
-What enters decides which stage runs on what, or tells the listener; the rooms below do the work.
+Code belongs here if it decides which stage runs on which inputs, or reports progress; the packages
+that it calls do the work.
 """

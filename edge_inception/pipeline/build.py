@@ -1,12 +1,12 @@
 """The stages of a recipe in order, from checkpoint to report and bundle.
 
-Files in the output folder, each artifact with its sidecar <file>.json:
+The output folder gets these files, each artifact with <file>.json, its sidecar, beside it:
 
 - model.onnx (for an imported graph also model.imported.onnx), model.simplified.onnx;
-- baseline.npz, model.ranges.json, and with a budget model.search.json and its journal;
+- baseline.npz, model.ranges.json, and with [search] model.search.json and its journal;
 - model.<precision>.onnx, model.<precision>.<target><suffix>, report.json and report.md;
-- for hardware that compiles for itself, where its TensorRT needs them, model.<precision>.weak.onnx
-  and model.<precision>.implicit.onnx with its .cache;
+- model.<precision>.weak.onnx, and model.<precision>.implicit.onnx with its .cache, if the TensorRT
+  of hardware that compiles for itself needs them;
 - with ``--bundle``, bundles/NAME-TARGET and its .tar.gz.
 """
 
@@ -41,8 +41,8 @@ BUNDLES = "bundles"
 class BuildResult:
     """Result of a build.
 
-    ``report`` is the record in report.json and ``status`` its verdict; ``engines`` are the files
-    that ship, ``written`` all files that were made or reused.
+    ``report`` is the record in report.json, ``status`` its verdict in one word. ``engines`` are the
+    engine files that ship, ``written`` all files that were made or reused and still exist.
     """
 
     report: ReportRecord
@@ -61,13 +61,14 @@ def build(
     """Run every stage of ``recipe``, reusing those whose inputs, options and tools are unchanged.
 
     Args:
-        recipe: What to build.
+        recipe: Model, data and options of the build.
         force: Reuse nothing.
-        keep_failed: Keep the engine although a gate failed.
-        listener: Where progress is reported; None reports nothing.
+        keep_failed: Keep the engines although a gate failed.
+        listener: Receiver of progress; None for none.
 
     Raises:
-        EdgeInceptionError: See errors.py. A missed gate is not raised; the result holds it.
+        EdgeInceptionError: A stage failed; errors.py lists the classes. A missed gate raises
+            nothing, since ``status`` has it.
     """
     with stage.lock(recipe.out):
         runner = Runner(listener or Silent(), force=force)
@@ -75,7 +76,7 @@ def build(
 
 
 def plan(recipe: Recipe, *, force: bool = False) -> list[str]:
-    """Lines that say what ``build`` would reuse, and which stage it would run first and why.
+    """Lines for people: what ``build`` would reuse, and which stage it would run first and why.
 
     Raises:
         InputError: Inputs are missing or do not fit together.
@@ -90,7 +91,7 @@ def plan(recipe: Recipe, *, force: bool = False) -> list[str]:
 
 
 class _Build:
-    """One run: the stages in order, then ship or withhold the engines."""
+    """One build: run the stages in order, then ship or withhold the engines."""
 
     def __init__(self, recipe: Recipe, runner: Runner) -> None:
         self._recipe, self._runner, self._listener = recipe, runner, runner.listener
@@ -132,7 +133,7 @@ class _Build:
         return BuildResult(report=record, status=status, engines=engines, written=written)
 
     def stages(self, *, keep_failed: bool = False) -> tuple[Report, list[EngineFile]]:
-        """The report, and the engines of the recipe's precisions."""
+        """Run all stages; the result is the report and the engines that may ship."""
         steps, precision = self._steps, self._recipe.precision
         graph, plain = steps.source()
         require_gates(self._recipe.gates, graph.details.head, self._recipe.model)
@@ -163,19 +164,19 @@ class _Build:
         return report, shipped
 
     def _search(self, graph: SimplifiedGraph, ranges: RangeTable | None) -> None:
-        """With a budget, find the groups that stay float in all graphs quantized later."""
+        """If the recipe has a budget, find the layer groups that later graphs keep in float."""
         if ranges is not None and self._recipe.budget is not None:
             self._steps.search(graph, ranges)
 
     def _pack(self) -> None:
-        """Make a bundle for each device, after its graphs were judged."""
+        """Make a bundle for each device; its graphs have been judged."""
         for device in self._bundled:
             options = BundleOptions(
                 target=device.target.name,
                 tensorrt=device.bounds,
                 dla_core=device.dla_core,
-                keep_failed=True,  # a failed gate gets here only with --keep-failed
-                force=True,  # a bundle of this very build may be replaced
+                keep_failed=True,  # engines that missed a gate get here only with --keep-failed
+                force=True,  # an earlier bundle of the same build is replaced
             )
             material = outputs.material(self._recipe.out, device, self._validation)
             bundle = make.make_bundle(material, options, self._recipe.out / BUNDLES)
@@ -185,7 +186,7 @@ class _Build:
     def _plan_dla(
         self, simplified: SimplifiedGraph, ranges: RangeTable | None, tensorrt: str
     ) -> None:
-        """Write what a DLA takes: a graph without Q/DQ and, for int8, its scales beside it."""
+        """Write the graph without Q/DQ that a DLA takes and, for int8, the cache of its scales."""
         implicit = self._steps.quantize(simplified, ranges, self._recipe.precision, IMPLICIT)
         if ranges is not None:
             self._steps.calibration_cache(implicit, ranges, tensorrt)
@@ -199,21 +200,21 @@ class _Build:
 
 
 def _chosen(engines: list[EngineFile], report: ReportRecord) -> list[EngineFile]:
-    """The engines that ``--precision best`` chose, one per target; all of them without it."""
+    """The engines that ``--precision best`` chose, one per target; else all ``engines``."""
     if not report.choices:
         return engines
     return _of_rows(engines, report, [choice.row for choice in report.choices])
 
 
 def _failed(engines: list[EngineFile], report: ReportRecord) -> list[EngineFile]:
-    """The engines that competed under ``--precision best`` and miss a gate of their own."""
+    """The engines that competed under ``--precision best`` and miss a gate."""
     return _of_rows(engines, report, [row for one in report.choices for row in one.failed])
 
 
 def _of_rows(
     engines: list[EngineFile], report: ReportRecord, rows: Sequence[str]
 ) -> list[EngineFile]:
-    """The engines that the report's rows of these names judge."""
+    """The engines whose rows in the report have the names ``rows``."""
     hashes = {report.file_of(row).sha256 for row in rows}
     return [engine for engine in engines if engine.sha256 in hashes]
 
@@ -222,12 +223,12 @@ _ACCURACY_GATES = frozenset(("max_drop_pp", "min_agreement", "min_sqnr_db"))
 
 
 def _advice(recipe: Recipe, head: Head, report: ReportRecord) -> str:
-    """Advice for an int8 graph that missed a gate of accuracy; empty where nothing may help."""
+    """Advice for an int8 graph that missed an accuracy gate; empty if there is none."""
     missed = {check.name for check in report.verdict.checks if check.status is Status.FAILED}
     judged = {row.precision for row in report.subjects}
     if judged != {Precision.INT8.value} or not missed & {*_ACCURACY_GATES, "search"}:
         return ""
-    # auto has tried max itself, and a search has tried every group on the calibration images.
+    # The calibrator auto has tried max already, and a search has tried to leave groups in float.
     if missed & _ACCURACY_GATES and recipe.calibrator not in {"max", calibrators.AUTO}:
         return "more calibration images or --calibrator max may help"
     if recipe.dla:

@@ -16,14 +16,15 @@ from edge_inception.recipe.reader import Recipe
 from edge_inception.spec import Precision
 
 _NO_CALIBRATORS = 11  # first major version of TensorRT without calibrators
-_STRONGLY_TYPED = 10  # first major version of TensorRT that gets strongly typed graphs
+_STRONGLY_TYPED = 10  # first major version of TensorRT that we give strongly typed graphs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """A target that compiles for itself, with the TensorRT versions that it may have.
 
-    ``dla_tensorrt`` are the versions that can use its DLA; empty when the recipe does not use it.
+    ``dla_tensorrt`` are the versions that can use the target's DLA, its deep-learning accelerator;
+    they are empty if the recipe does not use the DLA.
     """
 
     target: Target
@@ -32,7 +33,7 @@ class Device:
 
     @property
     def typings(self) -> tuple[str, ...]:
-        """Typings of the graph that its TensorRT versions and its DLA need."""
+        """Typings (ways to write precision into the graph) that TensorRT and the DLA need."""
         takes_strong = [parsed(version)[0] >= _STRONGLY_TYPED for version in self.tensorrt]
         needs = {
             "strong": any(takes_strong) or not takes_strong,
@@ -43,29 +44,29 @@ class Device:
 
     @property
     def is_typed_dla(self) -> bool:
-        """Whether its DLA takes a strongly typed graph with Q/DQ, as that of TensorRT 11.4.1."""
+        """Whether the DLA takes a strongly typed graph with Q/DQ, as with TensorRT 11.4.1."""
         return bool(self.dla_tensorrt) and not self.implicit
 
     @property
     def bounds(self) -> tuple[str, str] | None:
-        """Oldest and newest version without build numbers; None where no version is known."""
+        """Oldest and newest TensorRT version, without build numbers; None if none is known."""
         versions = sorted(parsed(version)[:3] for version in self.tensorrt)
         texts = [".".join(map(str, numbers)) for numbers in versions]
         return (texts[0], texts[-1]) if texts else None
 
     @property
     def dla_core(self) -> int | None:
-        """Number of the DLA core that a build for DLA uses."""
+        """Number of the DLA core to build for; None if the DLA is not used."""
         return 0 if self.dla_tensorrt else None
 
     @property
     def needs_weak(self) -> bool:
-        """Whether one of its TensorRT versions takes no strongly typed graph."""
+        """Whether a TensorRT version of the target takes no strongly typed graph."""
         return any(parsed(version)[0] < _STRONGLY_TYPED for version in self.tensorrt)
 
     @property
     def implicit(self) -> str:
-        """The version whose DLA takes a calibration cache and no Q/DQ; empty if none does."""
+        """First version whose DLA takes a calibration cache instead of Q/DQ; empty if none does."""
         return next((v for v in self.dla_tensorrt if parsed(v)[0] < _NO_CALIBRATORS), "")
 
 
@@ -102,7 +103,7 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
 
 
 def _require_choice(recipe: Recipe, elsewhere: Sequence[Target]) -> None:
-    """Refuse ``--precision best`` for other hardware than this machine, whose speed it measures."""
+    """Refuse ``--precision best``, which measures speed on this machine, for other hardware."""
     if elsewhere or recipe.bundle:
         what = f"target {elsewhere[0].name}" if elsewhere else "--bundle"
         raise InputError(
@@ -114,7 +115,7 @@ def _require_choice(recipe: Recipe, elsewhere: Sequence[Target]) -> None:
 def bundled(
     recipe: Recipe, chosen: tuple[Device, ...], host_names: tuple[str, ...]
 ) -> tuple[Device, ...]:
-    """The devices that ``--bundle`` packs for: those of the recipe, else the CPU.
+    """The devices to pack bundles for: those of the recipe, else the CPU; none without a bundle.
 
     Raises:
         InputError: The recipe has neither a device nor the CPU as a target.
@@ -148,12 +149,12 @@ def device(recipe: Recipe, name: str) -> Device:
         is_dynamic=profile.min != profile.max,
         element=recipe.fold.get("element", "float32"),
     )
-    # The GPU runs the layers that the DLA does not take, so that its versions count too.
+    # The GPU runs the layers that the DLA does not take, so the versions for the GPU count too.
     versions = _shipped(
         row, tensorrt_versions(row, dataclasses.replace(request, dla=False)), recipe
     )
     dla_versions = _shipped(row, tensorrt_versions(row, request), recipe) if recipe.dla else ()
-    if recipe.dla and len(dla_versions) != 1:  # a calibration cache is for one version
+    if recipe.dla and len(dla_versions) != 1:  # a calibration cache fits one version only
         owners = f"TensorRT {', '.join(dla_versions)} have" if dla_versions else "no JetPack ships"
         raise InputError(
             f"{row.name}: {owners} its DLA, and a build is for one",
@@ -163,16 +164,16 @@ def device(recipe: Recipe, name: str) -> Device:
 
 
 def _shipped(row: Target, versions: tuple[str, ...], recipe: Recipe) -> tuple[str, ...]:
-    """The versions that a JetPack ships; all of them where the recipe names a version."""
+    """The ``versions`` that a JetPack ships; all of them if the recipe names a TensorRT version."""
     stock = {release.tensorrt for release in row.releases if release.is_stock}
     return versions if recipe.tensorrt else tuple(v for v in versions if v in stock)
 
 
 def hosts(recipe: Recipe) -> tuple[str, ...]:
-    """Targets that are compiled here: the recipe's, else the defaults.
+    """Names of the targets to compile for here: the recipe's, else the defaults.
 
-    With a device the CPU is always among them, since it executes the graphs that the device will
-    compile.
+    If the recipe has a device, the CPU is always among the targets, since it executes the graphs
+    that the device will compile.
 
     Raises:
         InputError: A target or compute capability is unknown.

@@ -1,4 +1,4 @@
-"""Images and options of each stage as a recipe sets them, for builds and for single commands."""
+"""Images and options of each stage by a recipe, for builds and for commands of one stage."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
 
 
 def open_source(source: Source | None, role: str, recipe: Recipe, listener: Listener) -> ImageSet:
-    """The images of ``role``, calibration or validation.
+    """The images for ``role``, which is "calibration" or "validation".
 
-    Unusable images are left out here where the recipe skips them; else a stage refuses them later.
+    Unusable images are left out if the recipe skips them; otherwise a later stage refuses them.
 
     Raises:
-        InputError: No images are given, they are missing, or none is usable.
+        InputError: No images are given, they are missing, or the recipe skips unusable images and
+            no image is usable.
     """
     if source is None:
         raise InputError(f"no {role} images", hint=f"set [data] {role}, or pass --{role}")
@@ -39,12 +40,12 @@ def open_source(source: Source | None, role: str, recipe: Recipe, listener: List
 
 
 def without_bad(image_set: ImageSet, role: str, listener: Listener) -> ImageSet:
-    """``image_set`` without its unusable images; the listener is told how many, and which.
+    """``image_set`` without its unusable images; the listener is told their number and paths.
 
     Raises:
         InputError: No image is usable.
     """
-    from edge_inception.data import images  # noqa: PLC0415 -- Pillow, only when asked for
+    from edge_inception.data import images  # noqa: PLC0415 -- imports Pillow, which few builds need here
 
     good, bad = images.usable(image_set.items)
     if not good:
@@ -59,7 +60,7 @@ def without_bad(image_set: ImageSet, role: str, listener: Listener) -> ImageSet:
 
 
 def import_options(recipe: Recipe, classes: tuple[str, ...]) -> ImportOptions:
-    """Options of importing an ONNX graph; ``classes`` are names by logit index, or none."""
+    """Options of importing an ONNX graph; ``classes`` are names by logit index, maybe empty."""
     return ImportOptions(
         preprocess=recipe.preprocess,
         num_classes=recipe.num_classes,
@@ -69,12 +70,12 @@ def import_options(recipe: Recipe, classes: tuple[str, ...]) -> ImportOptions:
 
 
 def ends_options(recipe: Recipe) -> EndsOptions:
-    """Options of the stage ``ends``: folded preprocessing and head of an imported graph."""
+    """Options of the stage ``ends``, which adds preprocessing and head to an imported graph."""
     return EndsOptions(head=recipe.head, **recipe.fold)
 
 
 def export_options(recipe: Recipe, classes: tuple[str, ...]) -> ExportOptions:
-    """Options of exporting a checkpoint; ``classes`` are names by logit index, or none."""
+    """Options of exporting a checkpoint; ``classes`` are names by logit index, maybe empty."""
     return ExportOptions(
         model=recipe.model,
         preprocess={**recipe.preprocess, **recipe.fold},
@@ -107,7 +108,7 @@ def onnx_baseline_options(recipe: Recipe) -> OnnxBaselineOptions:
 def validate_options(
     recipe: Recipe, images: ImageSet, engine: EngineFile, listener: Listener
 ) -> ValidateOptions:
-    """Options of validate for this recipe; a note names the gates used when it has none."""
+    """Options of ``validate``; a recipe without gates gets defaults, which a note names."""
     gates = recipe.gates
     if gates == Gates():
         has_labels = images.is_labelled and engine.details.head.kind != "embedding"
@@ -128,7 +129,7 @@ def validate_options(
 
 
 def _reference(recipe: Recipe) -> Reference:
-    """The FP32 reference that a latency worker opens: PyTorch, or onnxruntime for a graph."""
+    """The FP32 baseline to time: PyTorch's, or onnxruntime's for an imported graph."""
     if recipe.is_foreign:
         profile = stage.plain(recipe.profile)
         return Reference(
@@ -149,7 +150,7 @@ def _reference(recipe: Recipe) -> Reference:
 
 
 def entry_of(engine: EngineFile) -> EngineEntry:
-    """The entry of an engine file that is to be judged, filled from its sidecar."""
+    """The entry of an engine to judge, filled from its sidecar, the .json file beside it."""
     details = engine.details
     return EngineEntry(
         engine=engine,
@@ -161,10 +162,10 @@ def entry_of(engine: EngineFile) -> EngineEntry:
 
 
 def require_threads(threads: int) -> int:
-    """``threads``, once it is known that this process may use as many.
+    """``threads``, after a check that this process may use that many; 0 stands for all.
 
     Raises:
-        InputError: The number is negative, or larger than what this process may use.
+        InputError: ``threads`` is negative, or more than this process may use.
     """
     usable = usable_threads()
     if not 0 <= threads <= usable:
@@ -176,7 +177,7 @@ def require_threads(threads: int) -> int:
 
 
 def classes(recipe: Recipe) -> tuple[str, ...]:
-    """Class names by logit index: the labels file's, else the validation images', else none.
+    """Class names by logit index, from the labels file, else from the validation images, else none.
 
     Raises:
         InputError: The labels file or the images cannot be read.

@@ -1,4 +1,4 @@
-"""The listener to which a build reports what it does."""
+"""The listener, to which a build reports its progress."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class Listener(Protocol):
     """Receives the notes, details and progress of a build."""
 
     def note(self, text: str) -> None:
-        """A line that people want to see."""
+        """Show a line that all users want to see."""
 
     def detail(self, text: str) -> None:
-        """A line for those who asked for more."""
+        """Show a line to users who asked for details."""
 
     def working(self, name: str) -> AbstractContextManager[Progress]:
-        """Progress of the stage ``name`` while the block runs."""
+        """Show the progress of the stage ``name`` while the block runs."""
 
 
 class Silent:
-    """A listener that says nothing."""
+    """A listener that shows nothing."""
 
     def note(self, text: str) -> None: ...
 

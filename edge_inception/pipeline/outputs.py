@@ -1,8 +1,8 @@
 """The material of a bundle, taken from the folder of a finished build.
 
 Only graphs that the report judged are taken, so that the variant that ships is the variant that was
-validated. The exception is a graph without Q/DQ, which only TensorRT executes in int8; a graph with
-the same scales in Q/DQ pairs was judged in its place.
+validated. The one exception is a graph without Q/DQ nodes, which only TensorRT can execute in int8;
+a graph that has the same scales in Q/DQ nodes was judged instead.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ REPORT = "report.json"
 
 
 def material(folder: Path, device: Device, images: ImageSet) -> Material:
-    """Graphs in the typings that ``device`` needs, the engines that were judged, the baseline.
+    """Material of a bundle: graphs in the typings that ``device`` needs, engines, and baseline.
 
     Args:
-        folder: Output of a build.
-        device: Hardware of the bundle, with its TensorRT versions.
+        folder: Output folder of a build.
+        device: Hardware that the bundle is for, with its TensorRT versions.
         images: The build's validation images.
 
     Raises:
-        InputError: The folder holds no finished build, one for other hardware, or one that was not
-            executed here; or ``device`` cannot take it, for lack of memory or of uint8 inputs.
+        InputError: The folder holds no finished build, a build for other hardware, or one whose
+            engines cannot run on a CPU; or ``device`` lacks the memory or the uint8 input for it.
     """
     report = artifact.load(Report, folder / REPORT)
     engines = _judged(folder, report)
@@ -59,10 +59,10 @@ def material(folder: Path, device: Device, images: ImageSet) -> Material:
 
 
 def _judged(folder: Path, report: Report) -> tuple[EngineFile, ...]:
-    """Engines that the report judged, which must be OpenVINO's to run on any machine.
+    """Engines that the report judged; they must be OpenVINO's, which run on any machine.
 
     Raises:
-        InputError: They are another library's, so that their outputs cannot be recorded here.
+        InputError: The engines are another library's, so their outputs cannot be recorded here.
     """
     record = report_record.read(report.path)
     backend = record.subjects[0].backend
@@ -90,7 +90,7 @@ def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGr
 def _require_possible(device: Device, graph: TypedGraph) -> None:
     """Refuse a graph that is too large, or whose input a TensorRT version cannot take.
 
-    One graph stands for all typings, which have the same sizes and input.
+    ``graph`` stands for the graphs in all typings, which have the same sizes and input.
 
     Raises:
         InputError: A version of ``device`` cannot take the graph.

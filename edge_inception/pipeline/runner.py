@@ -1,4 +1,4 @@
-"""Runner of stages: each one runs or its artifact is reused, and a listener is told which."""
+"""Runner of stages: a stage runs or its artifact is reused, and a listener is told which."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ A = TypeVar("A", bound=Artifact)
 
 
 class WouldRun(Exception):
-    """Raised in a dry run at the first stage that has to run."""
+    """Raised in a dry run, which runs nothing, at the first stage that would have to run."""
 
 
 class Runner:
     """Runs stages or reuses their artifacts.
 
-    ``written`` are the files made or reused so far, ``lines`` the plan that a dry run prints.
+    ``written`` are the files made or reused so far; ``lines`` are those that a dry run prints.
     """
 
     def __init__(self, listener: Listener, *, force: bool, is_dry: bool = False) -> None:
@@ -41,7 +41,7 @@ class Runner:
         expected: Provenance,
         run: Callable[[Progress], A],
     ) -> A:
-        """The artifact at ``path`` if its provenance is ``expected``, else the one ``run`` makes.
+        """The artifact at ``path`` if its provenance is ``expected``, else the result of ``run``.
 
         Raises:
             WouldRun: This is a dry run, and the stage has to run.
@@ -68,7 +68,7 @@ class Runner:
         return artifact
 
 
-# Summaries of a stage's counts; the first one whose names were all counted is printed.
+# Templates for a stage's counts; the first template whose names are all among them is used.
 _SUMMARIES = (
     "{conv_quantized} of {conv_total} Conv, {gemm_quantized} of {gemm_total} Gemm in int8",
     "groups that stay float: {num_kept}, graphs scored: {num_scored}",
@@ -85,10 +85,10 @@ _SUMMARIES = (
 
 
 def summarize_counts(counts: Mapping[str, Any], *, is_full: bool = False) -> str:
-    """A stage's counts in a few words, or all of them by name with ``is_full``."""
+    """A stage's counts in a few words, or with ``is_full`` every name and count."""
     if is_full:
         return ", ".join(f"{name} {value}" for name, value in counts.items())
     for summary in _SUMMARIES:
         if counts.keys() >= set(re.findall(r"{(\w+)}", summary)):
             return summary.format_map(counts)
-    return f"{sum(counts.values())} nodes" if counts else ""  # export counts nodes by operator
+    return f"{sum(counts.values())} nodes" if counts else ""  # counts of export: nodes by operator

@@ -1,7 +1,7 @@
-"""The stages of a build: for each one its options from the recipe, its file, and its call.
+"""The stages of a build: the options of each stage by the recipe, its file, and its function.
 
-A call names its function as text and imports it when the stage runs, so that a reused stage imports
-no library.
+A ``StageCall`` names its function as text and imports it when the stage runs, so that a reused
+stage imports no library.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ P = ParamSpec("P")
 class StageCall(Generic[P, A]):
     """A stage: the class of artifact it makes, and the function that makes it.
 
-    ``function`` is ``module:name``, imported when the stage runs. It takes what ``provenance``
-    takes, then the file to write, and ``progress`` where ``is_counting``.
+    ``function`` is ``module:name``, imported when the stage runs. Its arguments are those of
+    ``provenance``, the file to write and, if ``is_counting``, ``progress``.
     """
 
     makes: type[A]
@@ -128,9 +128,10 @@ VALIDATE = StageCall(
 
 
 class Variant(NamedTuple):
-    """A way to write a precision into the graph.
+    """A variant of the typed graph, an ONNX graph in which the precision of tensors is explicit.
 
-    ``suffix`` is its name in files and ``title`` its name in reports; both may be empty.
+    ``suffix`` names the variant in files, ``title`` in reports; both may be empty. ``typing`` is
+    the way in which the precision is written.
     """
 
     suffix: str
@@ -151,7 +152,7 @@ DLA = Variant("dla", Typing.STRONG, "scales of DLA", is_for_dla=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Recipe and opened images of a build; ``calibration`` is None if the precision needs none."""
+    """Recipe and images of a build; ``calibration`` is None if the precision needs none."""
 
     recipe: Recipe
     validation: ImageSet
@@ -159,7 +160,7 @@ class Inputs:
 
 
 class Steps:
-    """The stages of one build; each method is one."""
+    """The stages of one build; each public method is a stage."""
 
     def __init__(self, inputs: Inputs, runner: Runner) -> None:
         self._recipe = inputs.recipe
@@ -170,7 +171,7 @@ class Steps:
         self._outcome: SearchOutcome | None = None
 
     def source(self) -> tuple[Graph, Graph]:
-        """The graph to build, and the graph of the baseline, which differs if it was imported."""
+        """The graph to build, and the graph of the baseline: the same unless it was imported."""
         if not self._recipe.is_foreign:
             graph = self._export()
             return graph, graph
@@ -191,7 +192,7 @@ class Steps:
 
         source, path = self._recipe.checkpoint, self._out / inputs.IMPORTED
         choices = inputs.import_options(self._recipe, self._validation.classes)
-        expected = import_provenance(source, choices)  # it also hashes external weight files
+        expected = import_provenance(source, choices)  # its hashes include external weight files
         graph = self._runner.step(
             "import", Graph, path, expected, lambda _: import_graph(source, choices, path)
         )
@@ -210,11 +211,11 @@ class Steps:
         return graph
 
     def simplify(self, graph: Graph) -> SimplifiedGraph:
-        """Graph to simplified graph."""
+        """The simplified form of ``graph``."""
         return self._run(SIMPLIFY, "simplify", "model.simplified.onnx", graph, SimplifyOptions())
 
     def baseline(self, graph: Graph) -> Baseline:
-        """FP32 logits of the validation images."""
+        """The baseline: FP32 logits of the validation images."""
         label, file, images = "baseline", "baseline.npz", self._validation
         if self._recipe.is_foreign:
             foreign = inputs.onnx_baseline_options(self._recipe)
@@ -223,7 +224,7 @@ class Steps:
         return self._run(BASELINE, label, file, self._recipe.checkpoint, images, choices)
 
     def calibrate(self, graph: SimplifiedGraph) -> RangeTable | None:
-        """Range table of the calibration images; None when there are none."""
+        """The range table of the calibration images; None if there are no such images."""
         recipe, images = self._recipe, self._calibration
         if images is None:
             return None
@@ -241,7 +242,10 @@ class Steps:
         return table
 
     def search(self, graph: SimplifiedGraph, ranges: RangeTable) -> SearchResult:
-        """The groups that stay float in every int8 graph that is quantized from now on."""
+        """The groups (an int8 tensor with the layers that read it) to keep in float.
+
+        Every int8 graph that is quantized after this stage keeps these groups in float.
+        """
         recipe, images = self._recipe, self._calibration
         assert images is not None
         assert recipe.budget is not None
@@ -276,7 +280,7 @@ class Steps:
         precision: Precision,
         variant: Variant = STRONG,
     ) -> TypedGraph:
-        """Simplified graph to typed graph of ``precision``."""
+        """The typed graph of ``precision`` for a simplified graph; only int8 needs ``ranges``."""
         choices = self._quantize_options(precision, variant)
         kind = variant.kind(precision)
         label, file = f"quantize {kind.replace('.', ' ')}", f"model.{kind}.onnx"
@@ -285,13 +289,13 @@ class Steps:
     def calibration_cache(
         self, graph: TypedGraph, ranges: RangeTable, tensorrt: str
     ) -> CalibrationCache:
-        """Implicit graph to the scales that its TensorRT reads."""
+        """The calibration cache, with the scales that ``tensorrt`` reads for an implicit graph."""
         choices = CacheOptions(tensorrt=".".join(tensorrt.split(".")[:3]))
         file = graph.path.with_suffix(".cache").name
         return self._run(CACHE, "calibration cache", file, graph, ranges, choices)
 
     def compile(self, name: str, typed: Mapping[Precision, TypedGraph]) -> Iterator[EngineEntry]:
-        """Engines of one target: FP32 to compare with, then the recipe's precisions."""
+        """The engines of one target for all graphs; FP32 is also the reference of speed-ups."""
         target = targets.target(name)
         executable = backends.backend(target.backend).availability().float_precisions
         for precision, graph in typed.items():
@@ -300,7 +304,7 @@ class Steps:
                 yield self._engine(target, graph, precision, float_precision="bf16")
 
     def prove(self, graph: TypedGraph, variant: Variant) -> EngineEntry:
-        """The CPU engine that stands in for a graph which only a device can compile."""
+        """A CPU engine to validate a graph that will be compiled on a device."""
         cpu = targets.target("cpu")
         return self._engine(cpu, graph, self._recipe.precision, variant=variant)
 
@@ -348,10 +352,10 @@ class Steps:
     def _is_subject(self, precision: Precision, float_precision: str) -> bool:
         if float_precision == "f32":
             return precision in self._recipe.precisions
-        return self._recipe.is_best  # bfloat16 competes with FP16 and INT8 for the best engine
+        return self._recipe.is_best  # with --precision best, bfloat16 competes with FP16 and INT8
 
     def validate(self, baseline: Baseline, entries: list[EngineEntry]) -> Report:
-        """Engines to report, as JSON and as Markdown."""
+        """The report on the engines; a Markdown version is written beside it."""
         recipe = self._recipe
         choices = inputs.validate_options(
             recipe, self._validation, entries[0].engine, self._runner.listener

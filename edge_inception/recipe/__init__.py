@@ -1,4 +1,4 @@
-"""A TOML recipe to frozen records, with every unknown key and wrong type named.
+"""Reader of TOML recipes, which names every unknown key and wrong type, and its records.
 
-What enters reads or describes recipes; nothing is opened or computed.
+Code belongs here if it reads or describes recipes; the files that a recipe names are not opened.
 """

@@ -40,7 +40,7 @@ SCHEMA = 1
 FILE_NAME = "edge-inception.toml"
 Table = dict[str, Any]
 
-# Recipe key -> keys that a flag for it removes from the file, since it excludes them.
+# Recipe key -> other keys that it excludes; an override of the key removes them from the recipe.
 _EITHER_OR: Mapping[str, tuple[str, ...]] = {
     "build.batch": ("build.dynamic_batch",),
     "build.dynamic_batch": ("build.batch",),
@@ -71,14 +71,16 @@ class Source:
 class Recipe:
     """Everything that one build needs.
 
-    Empty ``targets`` are those that this machine can compile for, an empty ``jetpack`` or
-    ``tensorrt`` all versions that a device ships with, an empty ``placement`` the default. ``dla``
-    uses the accelerators of a Jetson too. ``keep_float`` are the groups that stay float in INT8.
-    ``bias_correction`` None follows the trial of the calibrator ``auto``. With ``is_best`` FP16 and
-    INT8 are both built and one is chosen; ``precision`` is then INT8.
-
-    ``preprocess`` and ``model_options`` hold only what the recipe sets; the checkpoint's family
-    decides the rest. With ``is_foreign``, ``checkpoint`` is an ONNX graph and ``model`` its name.
+    ``origin`` names the recipe in errors. ``preprocess`` and ``model_options`` hold only what the
+    recipe sets; the checkpoint's family decides the rest. ``fold`` has the fields of ``Preprocess``
+    for preprocessing inside the graph. With ``is_foreign``, ``checkpoint`` is an ONNX graph and
+    ``model`` its name. With ``is_best``, FP16 and INT8 are built, one is chosen, and ``precision``
+    is INT8. Empty ``targets`` stand for those that this machine can compile for, an empty
+    ``jetpack`` or ``tensorrt`` for all versions that a device ships with, an empty ``placement``
+    for the default. With ``dla``, the deep-learning accelerators of a Jetson are used too.
+    ``keep_float`` are the layer groups that stay float in INT8. If ``bias_correction`` is None, the
+    trial of the calibrator ``auto`` decides. ``threads`` 0 means all cores that this process may
+    use. ``budget`` is that of the search for layer groups to keep in float; None: no search.
     """
 
     origin: str
@@ -121,7 +123,7 @@ class Recipe:
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """The precisions that are built and judged: FP16 and INT8 for ``best``, else one."""
+        """The precisions to build and judge: FP16 and INT8 with ``is_best``, else one."""
         return (Precision.FP16, Precision.INT8) if self.is_best else (self.precision,)
 
 
@@ -130,7 +132,10 @@ _NAMING = "name the recipe's file: [tool.edge-inception] recipe = 'r.toml'"
 
 
 def find_recipe(start: Path) -> Path | None:
-    """``edge-inception.toml`` in ``start``, else the one named by pyproject.toml here or above."""
+    """Path of a recipe: ``edge-inception.toml`` in ``start``, else what pyproject.toml names.
+
+    The nearest pyproject.toml in ``start`` or above that names a recipe counts; None without one.
+    """
     here = start / FILE_NAME
     if here.is_file():
         return here
@@ -142,7 +147,7 @@ def find_recipe(start: Path) -> Path | None:
 
 
 def _named(project: Path) -> str:
-    """The recipe of ``[tool.edge-inception]``; empty where there is none."""
+    """The recipe's path in ``[tool.edge-inception]`` of pyproject.toml; empty if not set."""
     table = _parse(project)
     for key in ("tool", "edge-inception"):
         place = f"{project}, [{key}]"
@@ -154,12 +159,12 @@ def load_recipe(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     """Read a recipe and apply ``overrides`` such as ``{"build.precision": "fp16"}``.
 
     Args:
-        path: TOML file; None starts from an empty recipe, so ``overrides`` must give all.
-        overrides: ``section.key`` to value; relative paths are relative to the working folder.
+        path: TOML file; None stands for an empty recipe, so ``overrides`` has to set all keys.
+        overrides: Value by ``section.key``; paths in values are relative to the working folder.
 
     Raises:
         InputError: The file is missing or not TOML, a section or key is unknown or missing, or a
-            value has a wrong type.
+            value is not valid.
     """
     tables: Table = _parse(path) if path else {"schema": SCHEMA}
     where = str(path) if path else "command line"
@@ -185,7 +190,7 @@ def _parse(path: Path) -> Table:
         ) from error
     except RecursionError as error:
         raise InputError(f"{path} is not valid TOML: nested too deep", hint=_NESTED) from error
-    except ValueError as error:  # bad encoding and numbers of over 4,300 digits are this too
+    except ValueError as error:  # also bad encoding, and numbers of over 4,300 digits
         reason = str(error).partition("; use sys.")[0]
         raise InputError(
             f"{path} is not valid TOML: {reason}", hint="fix the line named"
@@ -193,10 +198,10 @@ def _parse(path: Path) -> Table:
 
 
 def _sections(tables: Table, where: str) -> Sections:
-    """The tables as records.
+    """The sections of a recipe as records.
 
     Raises:
-        InputError: The schema is another, or a section, key or value is not known.
+        InputError: ``schema`` is wrong, a section or key is unknown, or a value is not valid.
     """
     if (schema := tables.get("schema")) != SCHEMA:
         raise InputError(
@@ -229,7 +234,7 @@ def _value(kind: Any, value: Any, place: str) -> Any:
     """The value, converted to ``kind``.
 
     Raises:
-        InputError: The value has another type; the message names place, got and wanted.
+        InputError: The value is not valid; message and hint have place, value, and what is valid.
     """
     try:
         return msgspec.convert(value, kind)
@@ -239,14 +244,14 @@ def _value(kind: Any, value: Any, place: str) -> Any:
 
 
 def _description(kind: Any) -> str:
-    """The description of a type's values: its own, else that of its first part with one."""
+    """Description of valid values: the type's own, else that of its first part that has one."""
     texts = [meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description]
     texts += [_description(part) for part in get_args(kind)]
     return next(filter(None, texts), "")
 
 
 def _bound(reason: str) -> str:
-    """``Expected `int` >= 3`` as ``at least 3``, ``Expected `str | null`, got ...`` as ``str``."""
+    """What msgspec expected: ``at least 3`` for "Expected `int` >= 3", else the type's name."""
     if found := re.search("` ([<>])= (.*)", reason):
         return f"at {'least' if found[1] == '>' else 'most'} {found[2]}"
     return reason.partition("`")[2].partition("`")[0].removesuffix(" | null")
@@ -315,7 +320,7 @@ _OF_MODELS = ("name", "checkpoint", "checkpoint_format", "options")
 
 
 def _model_and_file(model: Model, where: str) -> tuple[str, Path]:
-    """Name of the model and its file: a checkpoint of a known architecture, or an ONNX graph."""
+    """Name of the model, and its file: a checkpoint, or an ONNX graph, which names the model."""
     if model.onnx is not None:
         both = [key for key in given(model) if key in _OF_MODELS]
         if both:
@@ -335,7 +340,7 @@ _FLOAT_RESTS = ("fp16", "fp32")
 
 
 def _gates(limits: Limits, allowed: Budget | None) -> Gates:
-    """The gates; a budget is also the gate of the top-1 drop, unless that gate is set."""
+    """The gates; without a gate of the top-1 drop, the budget of the search becomes this gate."""
     budgeted = {"max_drop_pp": allowed.max_drop_pp} if allowed else {}
     return Gates(**{**budgeted, **given(limits)})
 

@@ -1,7 +1,7 @@
-"""The sections of a recipe as records, and the keys that one word sets several fields of.
+"""The sections of a recipe as records, and readers of keys whose value sets several fields.
 
-A type decides which values are valid, and its description is what the message for another value
-wants. None stands for a key that is not set.
+A field's type decides which values are valid; its description says so in the hint of an error.
+None stands for a key that is not set.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from edge_inception.errors import InputError, unknown
 from edge_inception.records import Count, Positive, Record
 from edge_inception.spec import Budget, DropType, Head
 
-_BOUND = 2**53
+_BOUND = 2**53  # up to here float64 holds every whole number exactly
 _CHANNELS = "three numbers in the channel order, for pixels from 0 to 1"
-_FLOAT32 = 3.4e38
+_FLOAT32 = 3.4e38  # about the largest float32
 
 _Whole = Annotated[int, Meta(ge=-_BOUND, le=_BOUND)]
-_Choice = bool | _Whole | float | str  # the registry judges a number: it knows the option
+_Choice = bool | _Whole | float | str  # numbers are checked by the registry, which knows the option
 _Choices = Annotated[dict[str, _Choice], Meta(description="a word, a number or true for each name")]
 _File = Annotated[str, Meta(pattern="^[^\0]*$", description="a path")]
-# tuple[Positive, Positive] here ends the process: msgspec 0.23 with a bounded number beside it
+# not tuple[Positive, Positive]: beside a bounded number it makes msgspec 0.23 crash the process
 _Pair = Annotated[tuple[Positive, ...], Meta(min_length=2, max_length=2)]
 _Side = Annotated[Positive | _Pair, Meta(description="299 or [299, 299]")]
 _Mean = Annotated[float, Meta(ge=-_FLOAT32, le=_FLOAT32)]
 _Means = Annotated[tuple[_Mean, _Mean, _Mean], Meta(description=_CHANNELS)]
-_Std = Annotated[float, Meta(ge=1e-6, le=_FLOAT32)]  # of pixels 0..255 0.0039; 1 by it is finite
+_Std = Annotated[float, Meta(ge=1e-6, le=_FLOAT32)]  # 1 / std is finite in float32
 _Stds = Annotated[tuple[_Std, _Std, _Std], Meta(description=f"{_CHANNELS}, at least 1e-06")]
-# A number stays what it is written as: 1 is not recorded as 1.0.
+# Types of both int and float, so that a number stays as it is written: 1 does not become 1.0.
 _Crop = Annotated[
     Annotated[int, Meta(ge=1, le=1)] | Annotated[float, Meta(gt=0, le=1)],
     Meta(description="a number above 0 and at most 1"),
@@ -69,7 +69,7 @@ class Model(Record, frozen=True, kw_only=True):
 
 
 class Preprocessing(Record, frozen=True, kw_only=True):
-    """[preprocess]: fields of ``Preprocess`` that differ from the checkpoint family's."""
+    """[preprocess]: fields of ``Preprocess`` that replace those of the checkpoint's family."""
 
     input_size: _Side | None = None
     crop: str | None = None
@@ -81,7 +81,7 @@ class Preprocessing(Record, frozen=True, kw_only=True):
 
 
 class Data(Record, frozen=True, kw_only=True):
-    """[data]: the images."""
+    """[data]: calibration and validation images."""
 
     calibration: _File | None = None
     calibration_split: str = ""
@@ -108,7 +108,7 @@ class Build(Record, frozen=True, kw_only=True):
 
 
 class Calibrate(Record, frozen=True, kw_only=True):
-    """[calibrate]: how ranges are found."""
+    """[calibrate]: how the ranges of tensors are calibrated."""
 
     calibrator: str = "mse"
     max_images: Positive = 512
@@ -126,7 +126,7 @@ class Quantize(Record, frozen=True, kw_only=True):
 
 
 class Search(Record, frozen=True, kw_only=True):
-    """[search]: the budget within which groups of int8 stay float."""
+    """[search]: the budget of the search for the layer groups to keep in float."""
 
     max_drop_pp: _Percent | None = None
     drop_type: str | None = None
@@ -134,7 +134,7 @@ class Search(Record, frozen=True, kw_only=True):
 
 
 class Latency(Record, frozen=True, kw_only=True):
-    """[latency]: how long the engines are timed."""
+    """[latency]: numbers of rounds and of calls for which the engines are timed."""
 
     rounds: Annotated[int, Meta(ge=3, le=_BOUND)] = 10
     calls_per_block: Positive = 20
@@ -150,7 +150,7 @@ class Limits(Record, frozen=True, kw_only=True):
 
 
 class Sections(Record, frozen=True, kw_only=True):
-    """All sections of a recipe; the schema number is checked before."""
+    """All sections of a recipe; the reader checks the schema number."""
 
     model: Model = msgspec.field(default_factory=Model)
     preprocess: Preprocessing = msgspec.field(default_factory=Preprocessing)
@@ -177,16 +177,16 @@ _HEADS = ("logits", "softmax", "topk:K")
 
 
 def given(section: Record) -> dict[str, Any]:
-    """The keys of a section that are set, by name."""
+    """Values of the keys of a section that are set, by key."""
     values = {name: getattr(section, name) for name in section.__struct_fields__}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def one_of(name: str, known: Iterable[str], what: str) -> str:
-    """``name``, after it was found among ``known``.
+    """``name``, after a check that it is among ``known``.
 
     Raises:
-        InputError: ``name`` is not known; the hint has the nearest name.
+        InputError: ``name`` is not known; the hint has the nearest known name.
     """
     names = tuple(known)
     if name not in names:
@@ -198,7 +198,7 @@ def preprocess_changes(section: Preprocessing) -> dict[str, Any]:
     """Fields of ``Preprocess`` that [preprocess] sets.
 
     Raises:
-        InputError: A value is not one of its choices.
+        InputError: A value is not one of the key's choices.
     """
     changes = given(section)
     for key, known in _CHOICES.items():
@@ -213,16 +213,16 @@ def fold(name: str) -> Mapping[str, str]:
     """Fields of ``Preprocess`` that ``model.fold_preprocessing`` sets: element and layout.
 
     Raises:
-        InputError: ``name`` is no such choice.
+        InputError: ``name`` is not a choice of this key.
     """
     return _FOLDS[one_of(name, _FOLDS, "folded preprocessing")]
 
 
 def head(text: str) -> Head:
-    """The head of the names ``logits``, ``softmax`` or ``topk:5``.
+    """The head that ``text`` names: ``logits``, ``softmax`` or ``topk:K``, such as ``topk:5``.
 
     Raises:
-        InputError: The name is another, or K is no number of classes.
+        InputError: ``text`` is another name, or K is not a whole number above 0.
     """
     kind, colon, k = text.partition(":")
     if kind != "topk":
@@ -238,7 +238,7 @@ def budget(section: Search, where: str) -> Budget | None:
     """The budget of the section [search]; None where the section is empty.
 
     Raises:
-        InputError: The section has keys but no budget, or a negative number of groups.
+        InputError: The section has keys but not ``max_drop_pp``, or a negative ``max_groups``.
     """
     limit, most = section.max_drop_pp, section.max_groups or 0
     if limit is None:

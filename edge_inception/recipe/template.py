@@ -1,4 +1,4 @@
-"""The commented recipe that ``init`` writes."""
+"""The starter recipe, with comments, that the command ``init`` writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
 """Verdicts on engines: accuracy against the baseline, gates, the choice of a precision.
 
-Code belongs here if it compares measured figures with limits. Timing belongs to ``latency``.
+Code belongs here if it compares measured figures with limits; code that times is in ``latency``.
 """

@@ -38,8 +38,8 @@ _NUM_BINARY_CLASSES = 2
 class BaselineArrays:
     """Content of ``baseline.npz``, in the order of the images.
 
-    ``logits`` are float32 [N, C]; ``labels`` are int64 [N], -1 where unlabelled; ``sha256`` are the
-    hashes of the N image files.
+    ``logits`` are float32 [N, C]. ``labels`` are int64 [N], -1 for an unlabelled image. ``sha256``
+    are the hashes of the N image files.
     """
 
     logits: NDArray[np.float32]
@@ -81,17 +81,18 @@ def score(
     head: Head = Head(),  # noqa: B008 -- frozen
     progress: Progress = no_progress,
 ) -> Accuracy:
-    """Accuracy of ``session`` on the baseline's images, with one batch in memory at a time.
+    """Accuracy of ``session`` on the baseline's images; one batch of images is in memory at a time.
 
     Args:
         session: An open engine.
         baseline: Arrays of the same images in the same order.
-        batches: Batches such as ``images.batches`` yields.
+        batches: Preprocessed images in batches, as ``images.batches`` yields them.
         head: Head of the engine.
-        progress: Called with (images done, images in all).
+        progress: Called with (images done, total number of images).
 
     Raises:
-        InputError: Images differ from the baseline's, or a logit is NaN or infinite.
+        InputError: The images differ from the baseline's, the engine's outputs have another shape,
+            or an output is NaN or infinite.
     """
     total = len(baseline.sha256)
     logits = np.empty_like(baseline.logits)
@@ -132,14 +133,14 @@ def compare(
 
     Args:
         baseline: float32 [N, C], N >= 1.
-        labels: int64 [N]; -1 where unlabelled, and for all embeddings.
+        labels: int64 [N], -1 for an unlabelled image and for embeddings.
         engine: float32 [N, C] for the same images, as ``Session.run`` gives them.
         head: Head of the engine; probabilities are compared as log-probabilities.
-        items: Images, to name up to ``MOST_CHANGED`` of those whose class changed.
+        items: The N images, which give ``changed`` its paths and hashes; empty if unknown.
 
     Raises:
-        InputError: No image, shapes that differ, a label outside -1..C-1, a NaN or infinite logit,
-            or embeddings of a single image.
+        InputError: There is no image, shapes differ, a label is outside -1..C-1, a logit is NaN or
+            infinite, or there are embeddings of a single image only.
     """
     _require_fit(baseline, labels, engine)
     num_images, num_classes = baseline.shape
@@ -209,7 +210,7 @@ def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> ClassScores:
-    """Quality of logits [N, C] against labels [N], all of them in 0..C-1 and N >= 1."""
+    """Quality of logits [N, C] against labels [N], N >= 1; every label is in 0..C-1."""
     num_classes = logits.shape[1]
     predicted = logits.argmax(axis=1)
     recall = classification.recall_per_class(predicted, labels, num_classes)

@@ -1,11 +1,12 @@
 """Choice between INT8 and float for the engine of a target that ships.
 
-An engine whose gates are better met is chosen first. Between equals, speed decides. If the engines
-were executed, INT8 is chosen if the whole interval of its speed-up over the fastest float engine is
-above 1. If none was executed, accuracy is that of the same graph on another target or of a search,
-and the compiled plans are compared by their number of kernels and the activations they move.
-TensorRT-RTX fuses less in INT8 than in FP16, and a plan with more kernels or more traffic is not
-expected to be faster.
+The engine with the better verdict is chosen: PASSED, then INCONCLUSIVE, then FAILED. Speed decides
+between engines with the same verdict. If the engines were executed, INT8 is chosen if the whole
+interval of its speed-up over the fastest float engine is above 1. If none was executed, the verdict
+uses the accuracy of the same graph on another target, or that of a search, and the compiled plans
+are compared by their number of kernels and the megabytes of activations that they move:
+TensorRT-RTX fuses fewer layers in INT8 than in FP16, and a plan with more kernels or more memory
+traffic is not expected to be faster.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ _INT8 = "int8"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An engine that may ship, the verdict on it, and the ``details`` of its sidecar.
+    """An engine that may ship, and the verdict on it.
 
-    ``seen_on`` is the target on which the same graph was executed for this verdict; empty if the
-    engine itself was executed.
+    ``details`` are those of its sidecar, the .json file beside it. ``seen_on`` is the target whose
+    engine of the same graph was executed for the verdict instead; empty if none was.
     """
 
     row: Row
@@ -40,7 +41,7 @@ class Candidate:
 
 
 class _Plan(NamedTuple):
-    """Figures of a compiled plan that was not executed; megabytes for one run."""
+    """Figures of a compiled plan that was not executed; activations and weights in MB per run."""
 
     kernels: int
     activations: float
@@ -87,7 +88,7 @@ def _by_latency(target: str, floats: Sequence[Candidate], int8: Candidate) -> Ch
 
 
 def _by_gates(target: str, one: Candidate, other: Candidate) -> Choice:
-    """The engine whose gates are better met; the second of two equals."""
+    """The choice of the engine with the better verdict; ``other`` if both have the same."""
     winner, loser = (one, other) if _rank(one) < _rank(other) else (other, one)
     where = f" (the same graph, executed on {loser.seen_on})" if loser.seen_on else ""
     return _choice(target, winner, f"{_title(loser)} is {loser.verdict.line}{where}")
@@ -95,7 +96,7 @@ def _by_gates(target: str, one: Candidate, other: Candidate) -> Choice:
 
 def _by_plan(target: str, floats: Sequence[Candidate], int8: Candidate) -> Choice:
     best = min(floats, key=_rank)
-    # Nothing judges the engine after this choice, so a failed one never ships for its plan.
+    # No later step judges the engine, so an int8 engine that failed is not chosen for its plan.
     if int8.verdict.status is Status.FAILED or _rank(int8) != _rank(best):
         return _by_gates(target, int8, best)
     ours, theirs = _plan(int8.details), _plan(best.details)
@@ -112,14 +113,14 @@ def _choice(target: str, winner: Candidate, sentence: str) -> Choice:
 
 
 def _title(candidate: Candidate) -> str:
-    """Precision in capitals, such as ``INT8`` or ``FP32 at bf16``."""
+    """Precision of a candidate for sentences, such as ``INT8`` or ``FP32 at bf16``."""
     row = candidate.row
     floats = row.float_precision
     return row.precision.upper() + (f" at {floats}" if floats not in {"", "f32"} else "")
 
 
 def _rank(candidate: Candidate) -> int:
-    """Rank of a candidate by its verdict; 0, passed, is best."""
+    """Rank of a candidate by its verdict; 0 is the best, PASSED."""
     return _ORDER.index(candidate.verdict.status)
 
 
@@ -132,7 +133,7 @@ def _p50(candidate: Candidate) -> float:
 
 
 def _plan(details: EngineDetails) -> _Plan | None:
-    """Figures of a plan that its library reported at compilation; None without them."""
+    """Figures that the library reported when it compiled the plan; None if it reported none."""
     if not isinstance(details, PlanDetails) or not details.num_kernels:
         return None
     return _Plan(

@@ -1,8 +1,8 @@
 """Outputs of a baseline and an engine in comparable form, for every head of the engine.
 
-The baseline holds logits or embeddings. Adding a constant to all logits of an image changes neither
-classes nor probabilities, so logits are *centred* before they are compared: their mean over the
-classes is subtracted. Centred log-probabilities equal centred logits.
+The baseline holds logits or embeddings. A constant added to all logits of an image changes neither
+its class nor its probabilities, so logits are *centred* before they are compared: their mean over
+the classes is subtracted. Centred log-probabilities are equal to centred logits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from edge_inception.device import outputs
 from edge_inception.device.outputs import nearest
 from edge_inception.spec import Head
 
-_LEAST = float(np.finfo(np.float32).tiny)  # a smaller probability is 0 in float32, its log -inf
+_LEAST = float(np.finfo(np.float32).tiny)  # lower limit of probabilities, since log(0) is -inf
 
 TERMS = {
     "logits": "centred logits",
@@ -26,9 +26,9 @@ TERMS = {
 
 
 def as_logits(answers: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
-    """Logits [N, C] of an engine's outputs [N, C]: the logarithms of probabilities.
+    """Logits [N, C] for an engine's outputs [N, C].
 
-    Logits and embeddings are returned unchanged.
+    Probabilities become their natural logarithms; logits and embeddings are returned unchanged.
     """
     if head.kind in {"logits", "embedding"}:
         return answers
@@ -47,18 +47,19 @@ def signals(
         head: Head of the engine.
 
     Returns:
-        Both centred per image over the classes, for a top-k head over the k classes that the engine
-        chose. With k = 1 they are probabilities. Embeddings are not centred.
+        Values of the baseline and of the engine, each centred per image over the classes. For a
+        top-k head only the k classes that the engine chose are compared and centred; with k = 1
+        the values are probabilities. Embeddings are not centred.
     """
     exact, approximate = outputs.comparable(baseline, engine, str(head))
     return exact, approximate
 
 
 def choices(answers: NDArray[np.float32], head: Head) -> NDArray[np.intp]:
-    """Class of each image, or for embeddings its nearest other image; agreement compares these.
+    """Indices [N] that agreement compares: each image's class, or its nearest other image's index.
 
     Args:
-        answers: Outputs [N, C] of the head; embeddings need N >= 2.
+        answers: Outputs [N, C] of the head; for embeddings N >= 2.
         head: Head of the engine.
     """
     indices: NDArray[np.intp]

@@ -1,4 +1,4 @@
-"""Comparisons of two engines, of an engine with itself, or of an engine with a stored record."""
+"""Comparisons of two engines, of an engine with itself, and of an engine with a stored record."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ _ORDER = (Verdict.FAIL, Verdict.INVALID, Verdict.INCONCLUSIVE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Settings of a comparison, with a method for each kind of it.
+    """Settings of a comparison; each kind of comparison is a method.
 
-    Engines are given as files, or as an ``EngineUnderTest``, whose ``contender`` opens the session.
+    An engine is given as its file, or as an ``EngineUnderTest`` that was prepared before.
 
     Attributes:
         protocol: Protocol of every run.
-        gate: Limit and number of pairs.
-        image_set: Photos to feed; None feeds noise.
+        gate: Limit of the slow-down, and numbers of pairs.
+        image_set: Photos to feed to the engines; None feeds noise.
         folder: Folder for the preprocessed images.
     """
 
@@ -75,7 +75,9 @@ class Comparison:
         max_drop_pp: float,
         progress: Progress,
     ) -> BenchRecord:
-        """Record of B, the second engine, against A, with ``accuracy`` on labelled images if given.
+        """Record of the second engine, B, against the first, A.
+
+        With ``labelled`` images the record also has ``accuracy``, judged by ``max_drop_pp``.
 
         Raises:
             InputError: An engine cannot be used, or the two have different classes.
@@ -97,7 +99,7 @@ class Comparison:
         """Record of an engine against itself, which shows the noise of this machine.
 
         ``result`` has the spread of the pairs, and the number of pairs with which a true slow-down
-        of limit + 2 % fails 9 times in 10.
+        of 2 percentage points above the limit fails 9 times in 10.
         """
         a = self._prepared(engine)
         result, runs = regression.compare(
@@ -123,7 +125,7 @@ class Comparison:
         return replace(record, result=judged)
 
     def baseline(self, engine: Path | EngineUnderTest, *, progress: Progress) -> BenchRecord:
-        """Record of an engine alone, with a run for each pair, for later comparisons with it."""
+        """Record of an engine alone, to compare with later; it has ``gate.pairs`` runs."""
         a = self._prepared(engine)
         runs = self._runs_alone(BASELINE, a, progress)
         reason = f"{len(runs)} processes recorded, nothing judged"
@@ -132,7 +134,7 @@ class Comparison:
         return replace(record, result=regression.result_record(pending))
 
     def fingerprint(self, engine: Path | EngineUnderTest) -> str:
-        """Hash of this machine, the protocol and the engine's library, used as a folder's name."""
+        """Hash of this machine, the protocol and the engine's library, to name a folder by."""
         a = self._prepared(engine)
         return bench.record("aa", {BASELINE: a}, (), self.protocol).fingerprint
 
@@ -150,13 +152,14 @@ class Comparison:
     def against(
         self, engine: Path | EngineUnderTest, stored: Path, *, trusted: bool, progress: Progress
     ) -> BenchRecord:
-        """Record of an engine today against a record of another day.
+        """Record of an engine today, as B, against A of a ``stored`` record.
 
-        Unless ``trusted``, a ``fail`` becomes ``inconclusive``, so the comparison only warns. If
-        machine or protocol differ, the verdict is ``invalid`` and its reason names the differences.
+        Unless ``trusted``, the verdict ``fail`` becomes ``inconclusive``, so that the comparison
+        only warns. If machine or protocol differ, the verdict is ``invalid`` and its reason names
+        the differences.
 
         Raises:
-            InputError: The file is no record of ``bench`` or ``compare``.
+            InputError: The file is not a record of ``bench`` or ``compare``.
         """
         old = read_record(stored)
         b = self._prepared(engine)
@@ -198,7 +201,7 @@ def _stored_result(old: BenchRecord, new: BenchRecord, gate: Gate, *, trusted: b
 
 
 def _unmeasured(verdict: Verdict, reason: str, gate: Gate) -> Result:
-    """A result without a ratio."""
+    """A result that has no ratio, with its reason."""
     return Result(verdict=verdict, ratio=None, delta=gate.delta, num_pairs=0, reasons=(reason,))
 
 
@@ -207,7 +210,7 @@ _SAME_PROTOCOL = ("threads", "batch", "streams", "runner", "metric", "input_sha2
 
 
 def differences(old: BenchRecord, new: BenchRecord) -> list[str]:
-    """Facts that differ between two records and so forbid a comparison, with both values."""
+    """Names and values of facts that differ between two records and so forbid a comparison."""
     parts = ((old.device, new.device, _SAME_DEVICE), (old.protocol, new.protocol, _SAME_PROTOCOL))
     differing = []
     for then, now, names in parts:
@@ -219,13 +222,13 @@ def differences(old: BenchRecord, new: BenchRecord) -> list[str]:
 
 
 def _recorded(part: Record, name: str) -> Any:
-    """A field's value as in JSON; None where it was not recorded."""
+    """A field's value as in JSON; None if it was not recorded."""
     value = getattr(part, name)
     return None if value is UNSET else records.plain(value)
 
 
 def _describe(value: Any) -> str:
-    """A field's value for a sentence; hashes are shortened, None is "not recorded"."""
+    """A field's value in words: a hash is shortened, None becomes "not recorded"."""
     if value is None:
         return "not recorded"
     text = str(list(value) if isinstance(value, tuple) else value)
@@ -233,7 +236,7 @@ def _describe(value: Any) -> str:
 
 
 def exit_code(record: BenchRecord) -> int:
-    """Exit code of a comparison's record: that of the worse verdict, on latency or accuracy."""
+    """Exit code for the worse of the record's verdicts on latency and, if present, accuracy."""
     assert record.result is not None
     verdicts = {record.result.verdict}
     if record.accuracy:
@@ -245,7 +248,7 @@ def exit_code(record: BenchRecord) -> int:
 def accuracy_of(
     first: Path, second: Path, labelled: ImageSet, *, max_drop_pp: float
 ) -> AccuracyRecord:
-    """Verdict on the top-1 drop from the first engine to the second, paired by image.
+    """Verdict on the top-1 drop from the first engine to the second, on the same images.
 
     Raises:
         InputError: The images have no labels, an engine gives embeddings, or the engines have

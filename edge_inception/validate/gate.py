@@ -1,9 +1,9 @@
 """The verdict on engines: which gates are met, missed, or cannot be decided by the data.
 
-A gate is PASSED if the whole interval lies on the good side of the limit, FAILED if it lies on the
-bad side, and INCONCLUSIVE otherwise, since a lack of evidence for a loss does not show that there
-is none. The verdict is FAILED if one gate is, else INCONCLUSIVE if one gate is. Without any gate it
-is INCONCLUSIVE with the reason "no gate set".
+A gate is PASSED if the whole interval of the figure is within the limit, FAILED if the whole
+interval is beyond it, and INCONCLUSIVE otherwise, since missing evidence of a loss does not show
+that there is no loss. The verdict is FAILED if any gate failed, else INCONCLUSIVE if any gate is
+inconclusive, else PASSED. Without gates the verdict is INCONCLUSIVE, "no gate set".
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def judge(
     """Verdict on one engine.
 
     Args:
-        gates: Limits; a limit of None is not judged.
+        gates: Limits; None stands for no limit.
         accuracy: Accuracy against the baseline; None if the engine was not executed.
-        speedup: Latency of the FP32 engine over this engine's, with bounds; None if not measured.
-        search: Outcome of the search for groups in float, whose budget is a gate.
+        speedup: Latency of the FP32 engine over that of this engine; None if not measured.
+        search: Outcome of the search for layer groups to leave in float; its budget is a gate.
     """
     checks: list[Check] = []
     if gates.max_drop_pp is not None:
@@ -49,7 +49,7 @@ def judge(
 
 
 def search_sentence(search: SearchOutcome) -> str:
-    """Sentence on the groups that a search keeps in float and the drop that is left."""
+    """Sentence on the groups that a search keeps in float and the drop that remains with them."""
     chosen = search.chosen
     kept = f"{counted(len(chosen.keep), 'group')} in float ({listed(chosen.keep)})"
     relation = "within" if search.is_met else f"{search.why}, the closest is over"
@@ -61,7 +61,10 @@ def search_sentence(search: SearchOutcome) -> str:
 
 
 def joint(verdicts: Mapping[str, Verdict]) -> Verdict:
-    """One verdict on several engines by name; all must pass, and each sentence names its engine."""
+    """Verdict on several engines together, from a verdict for each name; all must pass.
+
+    With two or more engines, the sentence of each check starts with the engine's name.
+    """
     if len(verdicts) == 1:
         return next(iter(verdicts.values()))
     return _combine(
@@ -113,7 +116,7 @@ def _check_drop(limit_pp: float, accuracy: Accuracy | None) -> Check:
 
 
 def _check_search(search: SearchOutcome) -> Check:
-    """Check of the budget; no interval, since the groups were chosen on the very same images."""
+    """Check of the search's budget, without bounds: the groups were chosen on the same images."""
     status = Status.PASSED if search.is_met else Status.FAILED
     drop_pp = search.chosen.drop_pp
     return _check("search", search.allowed_pp, drop_pp, status, search_sentence(search))

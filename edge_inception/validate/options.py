@@ -1,4 +1,4 @@
-"""Options of the stage ``validate`` and its provenance; imports no library."""
+"""Options and provenance of the stage ``validate``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edge_inception.stage import Stage
 VALIDATE = Stage(
     name="validate",
     tools=("numpy", "Pillow", "torch"),
-    # The checkpoint's model is timed in a worker, beside the engines.
+    # Needed since a worker process times the checkpoint's PyTorch model beside the engines.
     sources=(
         *("validate", "latency", "metrics", "data", "inference.py", "engines", "device"),
         *("baseline", "checkpoints", "models", "quant/search_record.py"),
@@ -31,9 +31,9 @@ VALIDATE = Stage(
 class EngineEntry:
     """An engine for the report.
 
-    ``is_subject``: the engine has the precision that was asked for. ``is_searched``: a search chose
-    the groups in float on the very graph of this engine, so the search's budget is a gate of it;
-    graphs with another typing were not scored.
+    ``is_subject``: the engine has the precision that was asked for, so it can be judged.
+    ``is_searched``: the search for layer groups to leave in float scored this engine's own graph,
+    so the search's budget is one of its gates. A search scores no graphs of another typing.
     """
 
     engine: EngineFile
@@ -46,9 +46,10 @@ class EngineEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """The baseline that is timed beside the engines: the name of its row, and its factory.
+    """The FP32 baseline that is timed beside the engines.
 
-    A worker opens it by calling ``factory`` with ``arguments`` and ``threads``.
+    ``name`` is the name of its row in the report, ``library`` the library that executes it. A
+    worker process calls ``factory``, a ``"module:function"``, with ``arguments`` and ``threads``.
     """
 
     name: str = "PyTorch FP32"
@@ -59,12 +60,14 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidateOptions:
-    """Choices of one validation.
+    """Options of one validation.
 
-    ``baseline`` is timed beside the engines. ``batch`` is the number of images of one timed call.
+    ``threads`` is the number of CPU threads, 0 for all that this process may use. Each engine is
+    timed in ``rounds`` blocks of at most ``calls_per_block`` calls, with ``batch`` images per call.
     ``cuda_graph``: engines on a GPU launch a captured CUDA graph where the driver can do so.
     ``is_best``: the engines of one target compete, and only the chosen one is judged. ``search`` is
-    the outcome of the search for groups in float on the calibration images; None without one.
+    the outcome of the search for layer groups to leave in float; None if there was no search.
+    ``baseline`` is timed beside the engines.
     """
 
     model: str
@@ -96,17 +99,16 @@ def require_gates(gates: Gates, head: Head, model: str) -> None:
 def validate_provenance(
     baseline: Baseline, entries: Sequence[EngineEntry], images: ImageSet, options: ValidateOptions
 ) -> Provenance:
-    """Provenance of a validation: its parents, its options, and the machine that it ran on."""
+    """Provenance of a validation: parents, options, and the machine that it runs on."""
     engines = {
         f"{entry.precision} {entry.target} {entry.float_precision}": entry.engine
         for entry in entries
     }
     parents: stage.Parents = {"baseline": baseline, "images": images.sha256, **engines}
-    # The baseline's hash stands for the checkpoint, wherever its file lies; latency belongs to this
-    # machine, so a folder that is carried to another one is measured again there.
+    # The paths of checkpoint and graph are left out, since the baseline's hash identifies both.
     reference = options.baseline
     arguments = {k: v for k, v in reference.arguments.items() if k not in {"checkpoint", "graph"}}
-    here = machine.describe()
+    here = machine.describe()  # a report that is copied to another machine is measured again
     choices = {
         **stage.plain(options),
         "search": records.plain(options.search) or {},

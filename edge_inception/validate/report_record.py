@@ -1,10 +1,10 @@
 """The record of a validation, ``report.json``.
 
-``schema`` "edge-inception/report", ``schema_version`` 1; units are in the names. An estimate has
-its bounds and its method. A figure that was not measured is null, and an infinite SQNR is the
-string "inf" or "-inf", since JSON has no infinity. ``search`` is {} without a search. Reports from
-before 2026-11-26 lack ``changed``, and some lack the fields that have defaults below; both are
-read.
+``schema`` is "edge-inception/report" and ``schema_version`` 1. Field names end in their units. An
+estimate has bounds and a method. A figure that was not measured is null; an infinite SQNR is the
+string "inf" or "-inf", since JSON has no infinity. ``search`` is the outcome of the search for the
+layer groups to leave in float, or {} if there was no search. Reports from before 2026-11-26 lack
+``changed``, and some lack fields that have a default below; such reports can still be read.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from edge_inception.records import Count, Record
 SCHEMA: Final = "edge-inception/report"
 SCHEMA_VERSION: Final = 1
 _HINT = "run `edge-inception validate` again"
-_SAMPLE_DIGITS = 4  # of a ms: the clock of perf_counter_ns does not resolve more
+_SAMPLE_DIGITS = 4  # decimals of a time in ms; perf_counter_ns resolves no smaller steps
 
 if TYPE_CHECKING:
     Unbounded = float
-else:  # a record turns the strings into numbers
+else:  # JSON spells infinities as strings; the records' __post_init__ makes them numbers
     Unbounded = float | Literal["inf", "-inf"]
 
 Cell = tuple[int, int, int]
@@ -41,9 +41,9 @@ Cell = tuple[int, int, int]
 class Role(Enum):
     """Role of a row in the report.
 
-    ``BASELINE`` is PyTorch, whose logits define agreement and SQNR; ``REFERENCE`` is the FP32
-    engine that speed-ups are relative to; ``SUBJECT`` is the engine that is judged; ``OTHER`` is
-    only shown.
+    ``BASELINE`` is the FP32 model, such as PyTorch's, whose logits agreement and SQNR compare with.
+    ``REFERENCE`` is the FP32 engine that speed-ups are relative to. ``SUBJECT`` is an engine that
+    is judged. ``OTHER`` is an engine that is only shown.
     """
 
     BASELINE = "baseline"
@@ -61,11 +61,11 @@ class Status(Enum):
 
 
 class ClassScores(Record, frozen=True, kw_only=True):
-    """Quality of one set of logits against labels.
+    """Quality of the logits of one model or engine against labels.
 
-    ``top1`` is a share with Wilson's interval. ``recall`` is by class, None for a class without
-    images; ``balanced_accuracy`` is the mean of the others. ``auroc`` exists for two classes only,
-    with class 1 as the positive one.
+    ``top1`` is a share with Wilson's interval. ``recall`` has a value for each class, None if the
+    class has no images; ``balanced_accuracy`` is the mean recall of the classes that have images.
+    ``auroc`` takes class 1 as positive; None unless there are two classes and both have images.
     """
 
     top1: Estimate
@@ -76,10 +76,11 @@ class ClassScores(Record, frozen=True, kw_only=True):
 
 
 class LabelledAccuracy(Record, frozen=True, kw_only=True):
-    """Baseline and engine against the labels of the same images.
+    """Quality of baseline and engine against the labels of the same images.
 
-    ``drop_pp`` is the top-1 drop in percentage points, positive when the engine is worse, with
-    bounds that are one-sided 95 % each. ``confusion_change`` is engine minus baseline.
+    ``drop_pp`` is the top-1 drop in percentage points, positive when the engine is worse; each of
+    its bounds is one-sided 95 %. ``confusion_change`` has the cells of the engine's confusion
+    matrix minus those of the baseline's.
     """
 
     num_images: Count
@@ -94,9 +95,9 @@ class LabelledAccuracy(Record, frozen=True, kw_only=True):
 class ChangedImage(Record, frozen=True, kw_only=True):
     """An image whose class the engine changed.
 
-    ``image`` is its path, or its number where paths are not known; ``label`` is None if unlabelled.
-    ``before`` is the class by the baseline, ``after`` the class by the engine. The scores are the
-    probabilities, 0..1, that the baseline and the engine give to these two classes.
+    ``image`` is the image's path, or its index in the validation set if the path is unknown.
+    ``label`` is None for an unlabelled image. ``before`` is the baseline's class, ``after`` the
+    engine's. The scores are the probabilities, 0..1, of these two classes in that order.
     """
 
     image: str
@@ -112,10 +113,11 @@ class Accuracy(Record, frozen=True, kw_only=True):
     """One engine against the baseline.
 
     ``agreement`` is the share of images with the same top-1, or for embeddings with the same
-    nearest other image; each bound is one-sided 95 %. ``sqnr_db`` compares ``terms``, such as
-    ``centred logits``, and is infinite if they are identical. ``labelled`` is None if no image has
-    a label. ``changed`` lists images whose class the engine changed, those that the baseline was
-    surest of first; it is empty for embeddings and None in older reports.
+    nearest other image; each bound is one-sided 95 %. ``terms`` names the quantity that ``sqnr_db``
+    compares, such as ``centred logits``; the SQNR of identical values is infinite. ``labelled`` is
+    None if no image has a label. ``changed`` lists at most 50 images whose class the engine
+    changed, by the margin of the baseline's class over the engine's in the baseline's
+    probabilities, largest first; it is empty for embeddings and None in older reports.
     """
 
     num_images: Count
@@ -131,12 +133,15 @@ class Accuracy(Record, frozen=True, kw_only=True):
 
 
 class Row(Record, frozen=True, kw_only=True):
-    """One line of the report: a model or an engine and what was measured on it.
+    """One row of the report: a model or an engine, and its measured figures.
 
-    ``precision`` is that of the typed graph, ``float_precision`` that of the arithmetic in its
-    float part. ``speedup`` is relative to the reference. ``executed_layers`` counts layers by
-    ``"<type> <precision>"``, as the library's runtime model names them. ``note`` is the reason for
-    a missing measurement; a row without accuracy or latency must have a note.
+    ``precision`` is the precision of the typed graph (an ONNX graph in which the precision of every
+    tensor is explicit), ``float_precision`` that of the arithmetic in its float part. ``speedup``
+    is the reference's latency over the row's. ``executed_layers`` counts layers by ``"<type>
+    <precision>"``, in the library's words. ``note`` says why accuracy or latency is missing.
+
+    Raises:
+        ValueError: Accuracy or latency is missing, and ``note`` is empty.
     """
 
     name: str
@@ -168,9 +173,10 @@ class Row(Record, frozen=True, kw_only=True):
 
 
 class Choice(Record, frozen=True, kw_only=True):
-    """The engine of a target that ships if several compete: the name of its row, and the reason.
+    """The engine that was chosen to ship for a target, out of several that compete.
 
-    ``failed`` are the rows of the competing engines that miss a gate.
+    ``row`` is the name of its row and ``sentence`` the reason for the choice. ``failed`` are the
+    names of the rows whose engines competed and miss a gate.
     """
 
     target: str
@@ -180,10 +186,10 @@ class Choice(Record, frozen=True, kw_only=True):
 
 
 class Check(Record, frozen=True, kw_only=True):
-    """One gate: ``wanted`` is the limit, ``got`` the measured value (None: not measured).
+    """Result of one gate: ``wanted`` is the limit, ``got`` the measured value.
 
-    ``lower`` and ``upper`` are the bounds of ``got``; both are None for a figure without sampling
-    error, such as SQNR, which describes the logits of exactly these images.
+    ``got`` is None if nothing was measured. ``lower`` and ``upper`` are its bounds; both are None
+    for a figure without sampling error, such as SQNR, which describes exactly these images.
     """
 
     name: str
@@ -200,7 +206,7 @@ class Check(Record, frozen=True, kw_only=True):
 
 
 class Verdict(Record, frozen=True, kw_only=True):
-    """Status of all gates together, the check of each gate, and the reason in one line."""
+    """Status of all gates together, the check of each gate, and a sentence with the reason."""
 
     status: Status
     checks: tuple[Check, ...]
@@ -208,12 +214,16 @@ class Verdict(Record, frozen=True, kw_only=True):
 
     @property
     def line(self) -> str:
-        """Status and reason in one line, the last that is printed."""
+        """Status and reason in one line, which commands print last."""
         return f"{self.status.value}: {self.sentence}"
 
 
 class ValidationSet(Record, frozen=True, kw_only=True):
-    """The images: name and hash of the set, numbers of used and unusable images, class names."""
+    """The validation images.
+
+    ``name`` and ``sha256`` identify the set. ``num_images`` counts the images that were used,
+    ``num_left_out`` the unusable ones. ``classes`` are names by logit index.
+    """
 
     name: str
     sha256: str
@@ -223,24 +233,27 @@ class ValidationSet(Record, frozen=True, kw_only=True):
 
 
 class JudgedFile(Record, frozen=True, kw_only=True):
-    """An engine's file in the folder of the report, and its hash."""
+    """Name of an engine's file in the folder of the report, and the hash of the file."""
 
     file: str
     sha256: str
 
 
 class Context(Record, frozen=True, kw_only=True):
-    """Files that identify the build: engines by the name of their row, and the baseline."""
+    """Files that the report is about: engine files by the name of their row, and the baseline."""
 
     engines: dict[str, JudgedFile]
     baseline_sha256: str
 
 
 class ReportRecord(Record, frozen=True, kw_only=True):
-    """The results of a validation; one or more rows are judged.
+    """The results of a validation.
 
-    ``choices`` are the engines that were chosen where several competed. ``machine`` and
-    ``latency_options`` are None without latencies.
+    ``choices`` has the chosen engine of each target for which several competed. ``machine`` and
+    ``latency_options`` are None if no latency was measured.
+
+    Raises:
+        ValueError: No row is judged.
     """
 
     schema: Literal["edge-inception/report"] = SCHEMA
@@ -271,10 +284,10 @@ class ReportRecord(Record, frozen=True, kw_only=True):
         return self.verdict.status.value
 
     def file_of(self, row: str) -> JudgedFile:
-        """The engine file of a row.
+        """The engine file of the row with the name ``row``.
 
         Raises:
-            InputError: The context lacks the file.
+            InputError: ``context`` has no file for this row.
         """
         file = self.context.engines.get(row)
         if file is None:
@@ -283,10 +296,10 @@ class ReportRecord(Record, frozen=True, kw_only=True):
 
 
 def read(path: Path) -> ReportRecord:
-    """The report in a file; its figures may be NaN.
+    """The report in the JSON file ``path``; its figures may be NaN.
 
     Raises:
-        InputError: The file cannot be read, or holds no report of a known version.
+        InputError: The file cannot be read, or is not a report of a known version.
     """
     value = records.read_json(path, hint="name a report.json", allow_nan=True)
     return convert(value, where=str(path))
@@ -296,7 +309,7 @@ def convert(value: Any, *, where: str) -> ReportRecord:
     """The report that a JSON value holds; ``where`` names the value in errors.
 
     Raises:
-        InputError: The value is no report of a known version.
+        InputError: The value is not a report of a known version.
     """
     if isinstance(value, dict):
         schema, version = value.get("schema"), value.get("schema_version")
@@ -312,11 +325,11 @@ def convert(value: Any, *, where: str) -> ReportRecord:
 
 
 def to_json(report: ReportRecord, *, with_samples: bool = True) -> dict[str, Any]:
-    """The record as JSON values; see the module's docstring for the schema.
+    """The report as JSON values; the module's docstring describes the schema.
 
     Args:
         report: Results of the validation.
-        with_samples: Keep the latency of every single call.
+        with_samples: Keep the latency of every call; otherwise the lists of samples are empty.
     """
     rows = tuple(_with_samples(row, with_samples=with_samples) for row in report.rows)
     value: dict[str, Any] = _finite(records.plain(msgspec.structs.replace(report, rows=rows)))
@@ -333,6 +346,7 @@ def _with_samples(row: Row, *, with_samples: bool) -> Row:
 
 
 def _finite(value: Any) -> Any:
+    """JSON values with infinities as the strings "inf" and "-inf"; NaN is left as it is."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

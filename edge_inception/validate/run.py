@@ -49,7 +49,7 @@ from edge_inception.validate.report_record import (
 )
 
 _SCORE_BATCH = 16
-_BLOCK_WEIGHT = 10  # images scored in about the time of one block of timed calls
+_BLOCK_WEIGHT = 10  # number of images that are scored in about the time of one timed block
 
 
 def validate(
@@ -64,13 +64,13 @@ def validate(
     """Accuracy and latency of every engine that this machine can execute, and the verdict.
 
     Args:
-        baseline: Baseline that was recorded on ``image_set``, in the same order.
-        entries: Engines; those of backends that cannot execute here are listed, not measured.
+        baseline: Baseline that was recorded on the images of ``image_set`` in the same order.
+        entries: Engines; an engine whose backend cannot execute here is listed, not measured.
         image_set: Validation images.
         options: Gates, threads and latency protocol.
         out: Path of report.json.
-        progress: Called with (images done, images in all), scored or timed; a block of timed calls
-            counts as the number of images that take about as long.
+        progress: Called with (images done, images in all); a block of timed calls counts as the
+            number of images that are scored in about the same time.
 
     Raises:
         InputError: An engine or the baseline does not fit, or a logit is NaN or infinite.
@@ -135,7 +135,8 @@ def validate(
 def with_speedups(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     """Rows with their ``speedup``, the latency of the reference row over the row's own.
 
-    It stays None for a row without latency, and for all rows without a reference with latency.
+    The speed-up stays None for a row without latency. If no reference row has a latency, it stays
+    None for all rows.
     """
     timed = [row.latency for row in rows if row.role is Role.REFERENCE and row.latency]
     if not timed:
@@ -178,7 +179,7 @@ def _times(
     options: ValidateOptions,
     progress: Progress,
 ) -> dict[str, Latency]:
-    """Latency of the baseline and every executable engine by row name, interleaved."""
+    """Latency of the baseline and the ``running`` engines by row name, measured interleaved."""
     if not running:
         return {}
     floats = options.preprocess.normalised
@@ -210,7 +211,7 @@ def _times(
 def _written_photos(
     image_set: ImageSet, options: ValidateOptions, preprocesses: set[Preprocess]
 ) -> Iterator[dict[Preprocess, Path]]:
-    """An .npy file of photos for timed calls by each preprocessing."""
+    """For each preprocessing the .npy file of photos for timed calls, while the block runs."""
     with tempfile.TemporaryDirectory(prefix="edge-inception-") as folder:
         paths = {}
         for index, preprocess in enumerate(preprocesses):
@@ -231,7 +232,7 @@ def _latency_options(options: ValidateOptions) -> LatencyOptions:
 def _baseline_row(
     arrays: BaselineArrays, timed: dict[str, Latency], head: Head, reference: Reference
 ) -> Row:
-    own = head if head.kind == "embedding" else Head()  # a baseline gives logits or embeddings
+    own = head if head.kind == "embedding" else Head()  # baselines hold logits or embeddings
     return Row(
         name=reference.name,
         role=Role.BASELINE,
@@ -277,13 +278,13 @@ def _rows(
 
 
 def _subjects(entries: Sequence[EngineEntry], scores: dict[str, Accuracy]) -> list[EngineEntry]:
-    """Engines to judge: of the precision asked for, those that were executed, or else the first."""
+    """Engines to judge, of the precision asked for: all executed ones, else only the first."""
     candidates = [entry for entry in entries if entry.is_subject]
     return [entry for entry in candidates if name_of(entry) in scores] or candidates[:1]
 
 
 def _reference(entries: Sequence[EngineEntry], subject: EngineEntry) -> EngineEntry | None:
-    """The FP32 engine of the judged engine's target; None if that engine itself is judged."""
+    """The FP32 engine for ``subject``'s target; None if there is none beside ``subject``."""
     for entry in entries:
         is_fp32 = (entry.precision, entry.float_precision) == ("fp32", "f32")
         if is_fp32 and entry.target == subject.target and entry is not subject:
@@ -304,10 +305,10 @@ def _executed(details: EngineDetails) -> dict[str, int]:
 def _choose(
     rows: tuple[Row, ...], entries: Sequence[EngineEntry], options: ValidateOptions
 ) -> tuple[tuple[Row, ...], tuple[Choice, ...], dict[str, Verdict]]:
-    """Rows with the chosen engines as the judged ones, the choices, and verdicts by row name.
+    """Rows in which only chosen engines are subjects, the choices, and verdicts by row name.
 
-    A chosen engine is judged if it was executed, or if none of the chosen was. One that was not
-    executed but is known to fail is judged as well, so that a target where all fail ships none.
+    A chosen engine is judged if it was executed, or if no chosen engine was executed. A chosen
+    engine that is known to fail is always judged, so that a target where all fail ships none.
     """
     competing: dict[str, list[Candidate]] = {}
     for entry in entries:
@@ -330,14 +331,14 @@ def _candidate(
     entries: Sequence[EngineEntry],
     options: ValidateOptions,
 ) -> Candidate:
-    """An engine and its verdict, with the accuracy of its graph if it was not executed itself."""
+    """An engine and its verdict; if it was not executed, its graph's accuracy elsewhere counts."""
     by_name = {row.name: row for row in rows}
     row, details = by_name[name_of(entry)], entry.engine.details
     same = [other for other in entries if _computes_alike(other, entry)]
     executed = next((other for other in same if by_name[name_of(other)].accuracy), None)
     if row.accuracy or executed is None:
         return Candidate(row=row, verdict=_judged(row, entry, options), details=details)
-    # Accuracy depends on the graph alone; latency on another target says nothing about this one.
+    # The graph alone determines accuracy; a speed-up on another target says nothing about this one.
     accuracy = by_name[name_of(executed)].accuracy
     gates = replace(options.gates, min_speedup=None)
     verdict = _judged(structs.replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
@@ -367,7 +368,7 @@ def _verdicts(
 def _judged(row: Row, entry: EngineEntry, options: ValidateOptions) -> Verdict:
     gates = options.gates
     if (row.precision, row.float_precision) == ("fp32", "f32"):
-        # this engine is the one that speed-ups are relative to
+        # speed-ups are relative to the FP32 engine itself
         gates = replace(gates, min_speedup=None)
     search = options.search if entry.is_searched else None
     return gate.judge(gates, accuracy=row.accuracy, speedup=row.speedup, search=search)
