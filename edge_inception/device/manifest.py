@@ -428,7 +428,7 @@ def graph_for(bundle: Bundle, version: Optional[str]) -> Graph:
 
 
 def graph_of(graphs: Iterable[Graph], version: Optional[str]) -> Optional[Graph]:
-    """The first of ``graphs`` that is for a TensorRT version; None where none is."""
+    """The first of ``graphs`` that is for TensorRT ``version``; None if no graph is for it."""
     return next((graph for graph in graphs if _is_for(graph, version)), None)
 
 

@@ -24,7 +24,7 @@ def sqnr_db(signal: Any, approximation: Any) -> float:
     """Signal power over error power in dB; ``inf`` if the error is 0, ``-inf`` if the signal is 0.
 
     Both arrays have the same shape; sums are taken in float64. Centred logits that are equal for
-    all classes are a signal of 0: an engine with the same logits is not thereby proved right.
+    all classes are a signal of 0, so an engine that repeats them is not shown to be right.
     """
     exact = signal.astype(np.float64)
     noise = float(np.sum((exact - approximation) ** 2))
@@ -40,7 +40,7 @@ def comparable(baseline: Any, engine: Any, head: str) -> Tuple[Any, Any]:
     Args:
         baseline: Logits [N, C], or embeddings [N, D].
         engine: The engine's answers to the same images, of ``head``.
-        head: The head (last operation) of the engine as text, such as ``"topk:5"``.
+        head: The kind of the engine's outputs (its head) as text, such as ``"topk:5"``.
 
     Returns:
         The baseline's and the engine's values, centred unless they are embeddings. For a top-k
@@ -108,7 +108,7 @@ def _softmax(logits: Any) -> Any:
 
 
 def probabilities(answers: Any, head: str) -> Any:
-    """Scores from answers [N, C]: the softmax of logits; answers of other heads unchanged."""
+    """Scores of 0..1 from answers [N, C]: softmax of logits; answers of other heads unchanged."""
     return _softmax(answers.astype(np.float64)) if head_of(head)[0] == "logits" else answers
 
 
