@@ -1,8 +1,8 @@
 """The manifest of a bundle (the folder that ships to a device), and checks of the bundle's files.
 
 ``manifest.json`` lists the sha256 of every other file and holds a digest of itself, so that this
-program notices any change of a file. Whoever changes a file on purpose can change the digests too;
-only a signature shows that, if the public key did not come with the bundle. So no value in a
+program notices a changed file. Whoever changes a file on purpose can change the digests too; only
+a signature shows that, checked with a key that did not come with the bundle. So no value in a
 manifest is trusted: paths that lead out of the bundle and impossible values are refused here.
 This file travels to devices: Python 3.6 syntax, standard library.
 """

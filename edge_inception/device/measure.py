@@ -25,7 +25,7 @@ else:
 
 SCHEMA = "edge-inception/bench"
 SCHEMA_VERSION = 1
-_UNSTABLE = 0.025  # trtexec 10.13's limit for the coefficient of variation of compute times
+_UNSTABLE = 0.025  # trtexec's limit since 10.13 for the coefficient of variation of times
 _HOT_C = 90.0  # docs/hardware.md, "On the device"
 _FINGERPRINT = (
     "model", "compatible", "l4t", "cpu", "power_mode", "clocks_locked", "library", "sm"

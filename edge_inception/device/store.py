@@ -87,7 +87,7 @@ class Engine(NamedTuple):
 def key_of(runtime: Any, bundle: Any, graph: manifest.Graph) -> str:
     """Digest of everything that an engine of this device depends on.
 
-    These are the library, the processor, the graph, its batch sizes and the manifest's choices.
+    The digest covers library, processor, graph, batch sizes and the manifest's choices.
     """
     parts = [
         runtime.name,
