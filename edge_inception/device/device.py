@@ -17,7 +17,7 @@ import os
 import sys
 from typing import Any, Callable, List, Sequence, Tuple
 
-sys.dont_write_bytecode = True  # a bundle stays as it was made
+sys.dont_write_bytecode = True  # no .pyc files: a bundle's files stay as they were made
 
 if __package__:
     from edge_inception.device import (  # fmt: skip
@@ -53,11 +53,11 @@ else:
     from errors import Refusal  # type: ignore[no-redef]
 
 _INTERRUPTED = 130
-_WARNINGS = 5  # of a build; all of them are in the engine's JSON
+_WARNINGS = 5  # of a build that are printed at most; the engine's JSON holds all
 
 
 def main(arguments: List[str]) -> int:
-    """Exit code of one command; only this function turns refusals into text and exit codes."""
+    """Run one command and return its exit code; only this function reports refusals."""
     options = _parser().parse_args(arguments)
     if not options.command:
         _parser().print_help()
@@ -78,7 +78,7 @@ def main(arguments: List[str]) -> int:
 
 
 class _Session:
-    """The bundle, the board and the engine library that one command works with."""
+    """The bundle, the board's facts and the engine library that a command uses."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -90,7 +90,7 @@ class _Session:
         self.runtime = self._open_runtime()
 
     def _open_runtime(self) -> Any:
-        """The target's engine library, or trtexec where its Python bindings are missing."""
+        """The runtime of the bundle's target, or trtexec where TensorRT's bindings are missing."""
         accepts_float = getattr(self.options, "accept_float", False)
         runtime = runtimes.open_runtime(
             self.bundle, self.options.threads, accepts_float=accepts_float
@@ -106,14 +106,14 @@ class _Session:
         return runtime
 
     def say(self, text: str) -> None:
-        """Write a line for people to stderr, apart from the results."""
+        """Write a line to stderr, so that stdout holds only results."""
         sys.stderr.write(text + "\n")
 
     def open(self) -> Tuple[store.Engine, Any]:
-        """The engine of this device, and a runner of it: ``run(images) -> dict`` and ``close()``.
+        """This device's engine, and its open runner with ``run(images) -> dict`` and ``close()``.
 
         Raises:
-            Refusal: There is no engine for this device, or it cannot be loaded.
+            Refusal: There is no engine for this device, or the engine cannot be loaded.
         """
         engine = store.require(self.bundle, self.runtime)
         return engine, store.load(self.runtime, engine)

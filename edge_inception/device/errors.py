@@ -1,6 +1,7 @@
-"""The exception of the device program: its message, its fix and its exit code.
+"""The exception of the device program, which carries a message, a fix and an exit code.
 
-The codes are those of ``edge_inception.errors``. This file travels to devices: Python 3.6 syntax.
+The exit codes are those of ``edge_inception.errors``.
+This file travels to devices: Python 3.6 syntax.
 """
 
 BAD_INPUT = 3
@@ -11,7 +12,7 @@ INCONCLUSIVE = 8
 
 
 class Refusal(Exception):
-    """A reason why a command cannot go on, and what to do about it, each on one line."""
+    """A command cannot go on; the message is the reason, ``fix`` is what to do, each on a line."""
 
     def __init__(self, message: str, fix: str, code: int = BAD_INPUT) -> None:
         super().__init__(" ".join(message.split()))

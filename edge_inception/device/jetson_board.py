@@ -1,10 +1,10 @@
 """Facts of a device, read from its files: board, memory, disk, versions, power mode and clocks.
 
-Each parser takes text and returns None where the text lacks the fact, since the files differ from
-release to release; facts that could not be read are listed, never guessed. Each board numbers its
-power modes in its own way, so the modes are read from its configuration.
-This file travels to devices: Python 3.6 syntax, standard library. It has not run on a Jetson: its
-tests read texts in the formats that NVIDIA documents: docs/hardware.md, "Power modes and clocks".
+The files differ from release to release, so a parser returns None where its text lacks the fact.
+Facts that could not be read are listed, never guessed. Each board numbers its power modes in its
+own way, so the modes are read from the board's configuration.
+This file travels to devices: Python 3.6 syntax, standard library. It has not run on a Jetson; its
+tests read texts in the formats that NVIDIA documents (docs/hardware.md, "Power modes and clocks").
 """
 
 import glob
@@ -29,17 +29,18 @@ Run = Callable[[List[str]], str]
 
 
 class PowerMode(NamedTuple):
-    """A power mode: its id on this board, and its name."""
+    """A power mode of this board: its number and its name."""
 
     id: int
     name: str
 
 
 class Board(NamedTuple):
-    """Facts of a device, None where its files lack them; sizes in MiB, clocks in MHz.
+    """Facts of a device, each None where no file tells it; sizes in MiB, clocks in MHz.
 
-    ``power_modes`` are names by id; ``temperatures_c`` are by zone; ``unread`` names the facts that
-    could not be read.
+    ``l4t`` is the version of NVIDIA's Linux for Tegra; ``emc_mhz`` is the memory clock.
+    ``power_modes`` are names by id; ``temperatures_c`` are degrees Celsius by thermal
+    zone; ``unread`` names the facts that could not be read.
     """
 
     model: Optional[str]
@@ -73,7 +74,7 @@ class Board(NamedTuple):
 
 
 def run_tool(command: List[str]) -> str:
-    """The output of a tool of the board; empty where the tool is absent or fails."""
+    """The standard output of ``command``; empty if the tool is absent, fails or takes over 10 s."""
     try:
         process = subprocess.run(
             command,
@@ -92,8 +93,8 @@ def read_board(folder: str, root: str = "/", run: Run = run_tool) -> Board:
     """Facts of this device.
 
     Args:
-        folder: The folder that engines are written to; the free space of its disk is read.
-        root: The root of the file system; tests give a folder of their own.
+        folder: The folder of the bundle; the free space on its disk is read.
+        root: The root of the file system; tests pass a folder of their own.
         run: Runs a tool and returns its output.
     """
     files = _Files(root)
@@ -110,7 +111,7 @@ def read_board(folder: str, root: str = "/", run: Run = run_tool) -> Board:
 
 
 class _Files:
-    """Text files below a root; None where one cannot be read."""
+    """Text files below a root; the content of a file that cannot be read is None."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -126,7 +127,7 @@ class _Files:
         return os.path.join(self._root, path.lstrip("/"))
 
     def matching(self, pattern: str) -> List[str]:
-        """Sorted paths that match a pattern, each from the root."""
+        """Sorted absolute paths below the root that match a pattern."""
         paths = glob.glob(self.path(pattern))
         return sorted("/" + os.path.relpath(path, self._root) for path in paths)
 
@@ -185,7 +186,7 @@ def _power(files: _Files, run: Run) -> Dict[str, Any]:
 
 
 def _clocks(files: _Files) -> Dict[str, Any]:
-    """Present clocks, and whether CPU and GPU are held at one frequency each."""
+    """Present clocks, and whether each CPU and the GPU is locked to one frequency."""
     gpu = _gpu_folder(files)
     pairs = [
         (files.number(cpu + "/scaling_min_freq"), files.number(cpu + "/scaling_max_freq"))
@@ -196,7 +197,7 @@ def _clocks(files: _Files) -> Dict[str, Any]:
         pairs.append((files.number(gpu + "/min_freq"), files.number(gpu + "/max_freq")))
         gpu_mhz = _mhz(files.number(gpu + "/cur_freq"))
         gpu_max = _mhz(pairs[-1][1])
-    emc = files.number("/sys/kernel/debug/bpmp/debug/clk/emc/rate")  # readable by root
+    emc = files.number("/sys/kernel/debug/bpmp/debug/clk/emc/rate")  # only root may read it
     is_known = bool(pairs) and all(None not in pair for pair in pairs)
     return {
         "clocks_locked": all(low == high for low, high in pairs) if is_known else None,
@@ -230,7 +231,7 @@ def _temperatures(files: _Files) -> Dict[str, float]:
 
 
 def _installed_tensorrt(files: _Files) -> Optional[str]:
-    """TensorRT's version from the name of the installed library, without Python bindings."""
+    """TensorRT's version by the name of its library file, which needs no Python bindings."""
     for path in files.matching("/usr/lib/*/libnvinfer.so.*"):
         version = re.search(r"libnvinfer\.so\.(\d+\.\d+\.\d+)$", path)
         if version:
@@ -251,7 +252,7 @@ def gpu_clock_mhz(root: str = "/") -> Optional[int]:
 
 
 def parse_release(text: str) -> Optional[str]:
-    """The L4T version, ``36.4.3`` of ``# R36 (release), REVISION: 4.3, GCID: ...``."""
+    """The L4T version: ``36.4.3`` for ``# R36 (release), REVISION: 4.3, GCID: ...``."""
     match = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text)
     return "{}.{}".format(match.group(1), match.group(2)) if match else None
 
@@ -265,9 +266,9 @@ def jetpack_of(l4t: str) -> Optional[str]:
 
 
 def parse_cuda(text: str) -> Optional[str]:
-    """CUDA's version from ``version.json``, or from the older ``version.txt``.
+    """CUDA's version from the content of ``version.json`` or of the older ``version.txt``.
 
-    The latter holds ``CUDA Version 10.2.300``.
+    ``version.txt`` holds a line such as ``CUDA Version 10.2.300``.
     """
     try:
         return str(json.loads(text)["cuda"]["version"])
@@ -277,20 +278,20 @@ def parse_cuda(text: str) -> Optional[str]:
 
 
 def parse_cpuinfo(text: str) -> Tuple[Optional[str], Optional[int]]:
-    """Name of the CPU and number of cores in ``/proc/cpuinfo``; Arm kernels write no name."""
+    """(name of the CPU, number of cores) from ``/proc/cpuinfo``; Arm kernels write no name."""
     name = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
     cores = len(re.findall(r"^processor\s*:", text, re.MULTILINE))
     return (name.group(1).strip() if name else None), cores or None
 
 
 def parse_meminfo(text: str) -> Dict[str, int]:
-    """Sizes of ``/proc/meminfo`` in MiB by name."""
+    """Sizes in MiB from ``/proc/meminfo``, by name."""
     entries = re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
     return {name: int(size) // _KIB for name, size in entries}
 
 
 def parse_power_modes(text: str) -> Tuple[Dict[int, str], Optional[int]]:
-    """Power modes by id in ``/etc/nvpmodel.conf``, and the id of the default mode."""
+    """(names of power modes by id, id of the default mode) from ``/etc/nvpmodel.conf``."""
     modes = {}
     for line in text.splitlines():
         model = re.match(r"\s*<\s*POWER_MODEL\b(.*)>", line)
@@ -304,19 +305,19 @@ def parse_power_modes(text: str) -> Tuple[Dict[int, str], Optional[int]]:
 
 
 def parse_power_query(text: str) -> Optional[PowerMode]:
-    """The mode that ``nvpmodel -q`` prints: ``NV Power Mode: NAME``, its id on the next line."""
+    """The mode that ``nvpmodel -q`` prints: ``NV Power Mode: NAME``, then a line with the id."""
     match = re.search(r"Power Mode\s*:\s*(\S+)\s+(\d+)\s*$", text, re.MULTILINE)
     return PowerMode(int(match.group(2)), match.group(1)) if match else None
 
 
 def parse_power_status(text: str) -> Optional[int]:
-    """The id of the power mode in ``/var/lib/nvpmodel/status``, 2 of ``pmode:0002``."""
+    """The power mode's id in ``/var/lib/nvpmodel/status``: 2 for ``pmode:0002``."""
     match = re.search(r"pmode:(\d+)", text)
     return int(match.group(1)) if match else None
 
 
 def highest_mode(modes: Mapping[int, str]) -> Optional[int]:
-    """Id of the mode without a power limit, by its name, since ids differ from board to board."""
+    """Id of the mode without a power limit, found by its name, since ids differ between boards."""
     named = [(number, name.upper()) for number, name in sorted(modes.items())]
     unlimited = [number for number, name in named if name == "MAXN_SUPER"]
     unlimited += [number for number, name in named if name.startswith("MAXN")]

@@ -1,9 +1,9 @@
-"""The manifest of a bundle: its record, and the refusal of a bundle that was changed.
+"""The manifest of a bundle (the folder that ships to a device), and checks of the bundle's files.
 
-``manifest.json`` lists the sha256 of every other file and carries a digest of itself, so that any
-change is noticed, by accident or by hand. Whoever changes a file on purpose can also change the
-digests: only a signature checked with a key that came another way stops that. So nothing in a
-manifest is trusted: paths that lead out of the bundle and values without sense are refused here.
+``manifest.json`` lists the sha256 of every other file and holds a digest of itself, so that this
+program notices a changed file. Whoever changes a file on purpose can change the digests too; only
+a signature shows that, checked with a key that did not come with the bundle. So no value in a
+manifest is trusted: paths that lead out of the bundle and impossible values are refused here.
 This file travels to devices: Python 3.6 syntax, standard library.
 """
 
@@ -24,8 +24,8 @@ SCHEMA = "edge-inception/bundle"
 SCHEMA_VERSION = 1
 FILE = "manifest.json"
 SIGNATURE = "manifest.json.sig"
-ENGINES = "engine"  # made on the device; not part of the bundle
-TIMING_CACHE = "timing.cache"  # beside the engines: a later build is faster with it
+ENGINES = "engine"  # folder of what the device builds; not part of the bundle
+TIMING_CACHE = "timing.cache"  # in that folder; makes later builds faster
 VERSION_DIGITS = 12
 _BLOCK_BYTES = 1 << 20
 _CODE = (".py", ".pyc", ".so", ".sh", ".pth")
@@ -37,7 +37,7 @@ _TENSORRT = re.compile(r"|[0-9]{1,9}(\.[0-9]{1,9}){0,5}")
 _HEAD = re.compile(r"logits|softmax|embedding|topk:[1-9][0-9]{0,6}")
 _MOST_IMAGES, _MOST_CLASSES, _MOST_SIDE = 1 << 12, 1 << 24, 1 << 12
 _TYPINGS, _PRECISIONS = ("strong", "weak", "implicit"), ("fp32", "fp16", "int8")
-_MOST_VALUE = 1e6  # its products and quotients fit a float32
+_MOST_VALUE = 1e6  # products and quotients of two such values fit a float32
 _FLOAT_PRECISIONS = (None, "f32", "bf16", "f16")  # OpenVINO's
 _MOST_LEVEL = 5  # of TensorRT's builder optimization
 
@@ -73,7 +73,7 @@ class Preprocess(NamedTuple):
 class Target(NamedTuple):
     """The hardware that a bundle is for.
 
-    ``tensorrt`` is the oldest and the newest version, empty texts where any will do.
+    ``tensorrt`` is (oldest version, newest version); an empty text is no bound.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Target(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """The batch sizes that an engine takes: smallest, most frequent and largest."""
+    """Batch sizes of an engine: the smallest, the one it is optimised for, and the largest."""
 
     min: int
     opt: int
@@ -94,10 +94,10 @@ class Profile(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """One typed graph.
+    """A typed graph: an ONNX graph in which every tensor's precision is explicit.
 
-    ``tensorrt`` is the first version that it is for, and the first later one that it is not for.
-    ``input_shape`` begins with the batch, which is a word where it is dynamic.
+    ``tensorrt`` is (first version that the graph is for, first later version that it is not for).
+    ``input_shape`` begins with the batch, which is a name where the batch is dynamic.
     """
 
     file: str
@@ -123,7 +123,7 @@ class Choices(NamedTuple):
 
 
 class Gates(NamedTuple):
-    """Limits of the report's checks; None is no limit."""
+    """Limits of the checks in the validation report; None is no limit."""
 
     max_drop_pp: Optional[float] = None
     min_agreement: Optional[float] = None
@@ -133,7 +133,7 @@ class Gates(NamedTuple):
 
 
 class Tolerance(NamedTuple):
-    """Limits for the answers to the golden images; ``max_pixel_steps`` are of 255."""
+    """Limits for the engine's answers to the golden images; ``max_pixel_steps`` are 1/255 each."""
 
     min_sqnr_db: float
     min_baseline_sqnr_db: float
@@ -142,7 +142,7 @@ class Tolerance(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """The number of golden images, and the limits for the answers to them."""
+    """Number of golden images (images with recorded answers), and the limits for the answers."""
 
     count: int  # type: ignore[assignment]  # a tuple has a method of that name
     tolerance: Tolerance
@@ -172,7 +172,7 @@ class Manifest(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """An unpacked bundle whose files are those that its manifest lists."""
+    """An unpacked bundle whose files were checked against its manifest."""
 
     root: str
     record: Manifest
@@ -203,7 +203,7 @@ class Bundle(NamedTuple):
 
 
 def file_sha256(path: str) -> str:
-    """Hex sha256 of a file's bytes; OSError as ``open`` raises it."""
+    """Hex sha256 of a file's bytes; raises the OSError of ``open``."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         for block in iter(lambda: stream.read(_BLOCK_BYTES), b""):
@@ -212,19 +212,19 @@ def file_sha256(path: str) -> str:
 
 
 def version_of(record: Mapping[str, Any]) -> str:
-    """The bundle's version: a digest of its manifest, and so of its files and choices."""
+    """The bundle's version: a digest of its manifest, which changes with any file or choice."""
     return digest_of(record, without=("sha256", "version"))[:VERSION_DIGITS]
 
 
 def digest_of(record: Mapping[str, Any], without: Iterable[str] = ("sha256",)) -> str:
-    """sha256 of the manifest without the keys ``without``, over JSON in one fixed form."""
+    """Hex sha256 of the manifest's JSON with sorted keys, without the keys in ``without``."""
     rest = {name: value for name, value in record.items() if name not in without}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sealed(record: Manifest) -> Manifest:
-    """The manifest with its version and its digest."""
+    """``record`` with its version and its digest filled in."""
     named = record._replace(version=version_of(records.plain(record)))
     return named._replace(sha256=digest_of(records.plain(named)))
 
@@ -376,7 +376,7 @@ def _unlisted_code(root: str, files: Mapping[str, Any]) -> List[str]:
 
 
 def numbers(version: str) -> Tuple[int, ...]:
-    """The numbers of a version, (10, 3, 0, 30) of ``"10.3.0.30"``; they compare as versions do."""
+    """The numbers of a version, comparable as a tuple: (10, 3, 0, 30) for ``"10.3.0.30"``."""
     parts = []
     for part in version.split("."):
         digits = "".join(c for c in part if c in "0123456789")
@@ -387,17 +387,17 @@ def numbers(version: str) -> Tuple[int, ...]:
 
 
 def is_within(version: str, oldest: Optional[str], newest: Optional[str]) -> bool:
-    """Whether oldest <= version <= newest, compared to as many places as each bound has."""
+    """Whether oldest <= version <= newest; a bound of n numbers is compared with the first n."""
     here = numbers(version)
     least, most = numbers(oldest or ""), numbers(newest or "")
     return here[: len(least)] >= least and (not most or here[: len(most)] <= most)
 
 
 def require_tensorrt(bundle: Bundle, version: str) -> None:
-    """Refuse a TensorRT that the bundle is not for.
+    """Refuse a TensorRT version that the bundle is not for.
 
     Raises:
-        Refusal: The version is out of the manifest's range.
+        Refusal: The version is outside the manifest's range.
     """
     oldest, newest = bundle.target.tensorrt
     if not is_within(version, oldest, newest):
@@ -409,7 +409,7 @@ def require_tensorrt(bundle: Bundle, version: str) -> None:
 
 
 def graph_for(bundle: Bundle, version: Optional[str]) -> Graph:
-    """The bundle's graph for a TensorRT version; None stands for another library.
+    """The bundle's graph for a TensorRT version; ``version`` None stands for another library.
 
     Raises:
         Refusal: None of the bundle's graphs is for that version.
@@ -428,7 +428,7 @@ def graph_for(bundle: Bundle, version: Optional[str]) -> Graph:
 
 
 def graph_of(graphs: Iterable[Graph], version: Optional[str]) -> Optional[Graph]:
-    """The first of ``graphs`` that is for a TensorRT version; None where none is."""
+    """The first of ``graphs`` that is for TensorRT ``version``; None if no graph is for it."""
     return next((graph for graph in graphs if _is_for(graph, version)), None)
 
 

@@ -1,8 +1,9 @@
 """The latency of an engine in this process, and its record.
 
-One process is one run: fresh warm-up, then timed calls one after the other, host to host, cycling
-through the golden images. Runs of several engines are interleaved and compared by the host, which
-starts one process for each (docs/latency.md, "Gate"); this record is of ``kind: single`` there.
+A process makes one run: a warm-up, then timed calls one after the other, host to host, cycling
+through the golden images (those with recorded answers). The host compares several engines by
+interleaved runs, and starts a process for each run (docs/latency.md, "Gate"); there, this file's
+record has ``kind: single``.
 This file travels to devices: Python 3.6 syntax and numpy 1.13.
 """
 
@@ -24,7 +25,7 @@ else:
 
 SCHEMA = "edge-inception/bench"
 SCHEMA_VERSION = 1
-_UNSTABLE = 0.025  # trtexec's limit since 10.13 for the variation of compute times
+_UNSTABLE = 0.025  # trtexec's limit since 10.13 for the coefficient of variation of times
 _HOT_C = 90.0  # docs/hardware.md, "On the device"
 _FINGERPRINT = (
     "model", "compatible", "l4t", "cpu", "power_mode", "clocks_locked", "library", "sm"
@@ -32,9 +33,9 @@ _FINGERPRINT = (
 
 
 class Protocol(NamedTuple):
-    """Length of a run: warm-up and timed part each end when both their limits are reached.
+    """Length of a run: the warm-up and the timed part each last for a time and a number of calls.
 
-    ``most_s`` ends either part, in seconds, whatever the other limits say.
+    A part ends when both limits are reached, but after ``most_s`` seconds in any case.
     """
 
     warmup_s: float = 2.0
@@ -65,10 +66,10 @@ class Figures(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Timed calls of one process in ms; ``gpu_median`` is the GPU's own time, where it is known.
+    """Timed calls of a process in ms; ``gpu_median`` is the median GPU time, None if unknown.
 
-    ``open_s`` is set in a run of this program; ``runner``, ``metric`` and ``spin_wait`` in a run of
-    trtexec.
+    This program's runs have ``open_s``, the seconds it took to open the engine; trtexec's runs have
+    ``runner``, ``metric`` and ``spin_wait``.
     """
 
     t0: Optional[str]
@@ -150,7 +151,7 @@ class Device(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """Conditions of the timed calls: ``protocol`` of the record."""
+    """Conditions of the timed calls; the record holds them under ``protocol``."""
 
     runner: str
     spin_wait: bool
@@ -235,8 +236,8 @@ def bench(
 
 
 def _gpu_ms(runner: Any) -> Optional[Callable[[], float]]:
-    """A function that reads the GPU's own time of the last call; None where no runner knows it."""
-    # Asked of the class: before the first call the property itself has nothing to read.
+    """A function that reads the last call's GPU time in ms; None if the runner does not know it."""
+    # The class is asked, since the object's property fails before the first call.
     return (lambda: float(runner.gpu_ms)) if hasattr(type(runner), "gpu_ms") else None
 
 
@@ -281,7 +282,7 @@ def run_of(figures: Figures, t0: Optional[str], heat: Heat, gpu_mhz_min: Optiona
 
 
 def summary(samples: Sequence[float], computes: Sequence[float]) -> Figures:
-    """Statistics of timed calls in ms; ``computes`` are the GPU's own times, empty if unknown."""
+    """Statistics of timed calls in ms; ``computes`` are their GPU times, empty if unknown."""
     values = np.array(samples)
     return Figures(
         n=len(values),
@@ -316,7 +317,7 @@ def _repeat(
 
 
 def warnings_of(run: Run, board: jetson_board.Board) -> List[str]:
-    """Reasons to doubt a run's figures; NVIDIA's own tools warn of the same."""
+    """Reasons to doubt a run's figures; NVIDIA's own tools warn for the same reasons."""
     warnings = []
     mode, modes = board.power_mode, board.power_modes or {}
     best = jetson_board.highest_mode(modes)

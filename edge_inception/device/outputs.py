@@ -1,7 +1,7 @@
-"""Similarity of two engines' answers: the figures of ``edge_inception.validate``.
+"""Similarity of two engines' answers (network outputs): the figures of ``edge_inception.validate``.
 
-Logits are centred over the classes of each image, probabilities are compared as centred logs,
-embeddings as they are. The host uses this file too.
+Logits are compared after each image's mean over the classes is subtracted (centred), probabilities
+as centred logarithms, embeddings unchanged. The host uses this file too.
 This file travels to devices: Python 3.6 syntax and numpy 1.13.
 """
 
@@ -10,21 +10,21 @@ from typing import Any, Tuple
 
 import numpy as np
 
-_LEAST = float(np.finfo(np.float32).tiny)  # a smaller probability is 0 in float32, its log -inf
-_ROWS = 1024  # rows of cosines in memory at a time
+_LEAST = float(np.finfo(np.float32).tiny)  # replaces smaller probabilities, whose log may be -inf
+_ROWS = 1024  # rows of the cosine matrix that are in memory at a time
 
 
 def head_of(text: str) -> Tuple[str, int]:
-    """``"topk:5"`` as ("topk", 5), any other head with 0."""
+    """(kind, k) of a head's text: ("topk", 5) for ``"topk:5"``; k is 0 for any other head."""
     kind, _, k = text.partition(":")
     return kind, int(k or 0)
 
 
 def sqnr_db(signal: Any, approximation: Any) -> float:
-    """Signal power over error power in dB; ``inf`` for no error, ``-inf`` where there is no signal.
+    """Signal power over error power in dB; ``inf`` if the error is 0, ``-inf`` if the signal is 0.
 
-    Both arrays have the same shape; sums are taken in float64. Logits that are the same for every
-    class carry no signal, so an engine that repeats them is not shown to be right.
+    Both arrays have the same shape; sums are taken in float64. Centred logits that are equal for
+    all classes are a signal of 0, so an engine that repeats them is not shown to be right.
     """
     exact = signal.astype(np.float64)
     noise = float(np.sum((exact - approximation) ** 2))
@@ -35,16 +35,16 @@ def sqnr_db(signal: Any, approximation: Any) -> float:
 
 
 def comparable(baseline: Any, engine: Any, head: str) -> Tuple[Any, Any]:
-    """The values that SQNR compares of a baseline and of an engine, both float64 of one shape.
+    """The two arrays, baseline's and engine's, that SQNR compares: float64, of the same shape.
 
     Args:
         baseline: Logits [N, C], or embeddings [N, D].
         engine: The engine's answers to the same images, of ``head``.
-        head: The engine's head as text, such as ``"topk:5"``.
+        head: The kind of the engine's outputs (its head) as text, such as ``"topk:5"``.
 
     Returns:
-        Both centred over the classes of each image. Of a top-k head only the k classes that the
-        engine chose count, and where k is 1 the probabilities themselves are compared.
+        The baseline's and the engine's values, centred unless they are embeddings. For a top-k
+        head only the k classes that the engine chose; where k is 1, uncentred probabilities.
     """
     kind, k = head_of(head)
     exact = baseline.astype(np.float64)
@@ -57,9 +57,9 @@ def comparable(baseline: Any, engine: Any, head: str) -> Tuple[Any, Any]:
 
 
 def same_kind(first: Any, second: Any, head: str) -> Tuple[Any, Any]:
-    """The values that SQNR compares of two engines' answers [N, C] of one head, in float64.
+    """The two float64 arrays that SQNR compares, of two engines' answers [N, C] with one head.
 
-    Of a top-k head only the k classes that the first engine chose count.
+    For a top-k head only the k classes that the first engine chose are compared.
     """
     kind, k = head_of(head)
     pair = first.astype(np.float64), second.astype(np.float64)
@@ -71,21 +71,21 @@ def same_kind(first: Any, second: Any, head: str) -> Tuple[Any, Any]:
 
 
 def _top_k(chooser: Any, other: Any, k: int) -> Tuple[Any, Any]:
-    """Both arrays [N, C] at the k largest columns of ``chooser``, as [N, k]."""
+    """The columns of both arrays [N, C] where ``chooser`` has its k largest values, as [N, k]."""
     rows = np.arange(len(chooser))[:, np.newaxis]
     columns = np.argsort(-chooser, axis=1, kind="mergesort")[:, :k]
     return chooser[rows, columns], other[rows, columns]
 
 
 def agreement(first: Any, second: Any, head: str) -> float:
-    """Share of images in the same class; of embeddings, with the same nearest other image."""
+    """Share of images with the same top class; for embeddings, the same nearest other image."""
     if head_of(head)[0] != "embedding":
         return float(np.mean(first.argmax(axis=1) == second.argmax(axis=1)))
     return float(np.mean(nearest(first) == nearest(second)))
 
 
 def nearest(vectors: Any) -> Any:
-    """Index of the other vector with the largest cosine, for each of [N, D], N >= 2."""
+    """For each of the vectors [N, D], N >= 2: index of the other vector with the largest cosine."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     units = vectors / np.maximum(lengths, _LEAST)
     indices = np.empty(len(units), np.intp)
@@ -98,7 +98,7 @@ def nearest(vectors: Any) -> Any:
 
 
 def centred(values: Any) -> Any:
-    """Values [N, C] minus the mean of each row."""
+    """Values [N, C] minus the mean of their row."""
     return values - values.mean(axis=1, keepdims=True)
 
 
@@ -108,7 +108,7 @@ def _softmax(logits: Any) -> Any:
 
 
 def probabilities(answers: Any, head: str) -> Any:
-    """Scores of 0..1 from answers [N, C]: the softmax of logits, any other answers as they are."""
+    """Scores of 0..1 from answers [N, C]: softmax of logits; answers of other heads unchanged."""
     return _softmax(answers.astype(np.float64)) if head_of(head)[0] == "logits" else answers
 
 

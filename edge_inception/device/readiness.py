@@ -1,4 +1,4 @@
-"""Findings on whether this device can build and run the bundle, each with its fix.
+"""Checks whether this device can build and run the bundle; a finding may state its fix.
 
 This file travels to devices: Python 3.6 syntax, standard library and numpy.
 """
@@ -18,17 +18,17 @@ else:
 
 OK, WARNING, FAILED, UNREAD = "ok", "warning", "failed", "not read"
 _MIB_PER_GB = 1000 * 1000 * 1000 / (1 << 20)
-_LEAST_SHARE = 0.8  # of the nominal memory; carve-outs of the firmware take up to a tenth
-_BUILD_MIB = 1500  # of free memory and swap: CUDA's own 0.3 to 0.6 GB, then the builder's tactics
-_ENGINE_TIMES = 4  # engine, its temporary copy and FP32 weights, over the graph's size
-_RESOURCES_MIB = 2048  # builder resources: docs/hardware.md, "JetPack releases"
+_LEAST_SHARE = 0.8  # of the nominal memory; the firmware reserves up to a tenth
+_BUILD_MIB = 1500  # free memory and swap: 0.3 to 0.6 GB for CUDA, the rest for tried kernels
+_ENGINE_TIMES = 4  # engine, temporary copy and FP32 weights, relative to the graph's size
+_RESOURCES_MIB = 2048  # disk space of builder resources: docs/hardware.md, "JetPack releases"
 _RESOURCES_FROM = (10, 16)
 _PILLOW_LEAST = (8,)
-_RENAMED = {"10.1": "11.0"}  # Thor before CUDA 13: docs/hardware.md, "Jetson modules"
+_RENAMED = {"10.1": "11.0"}  # what Thor reported before CUDA 13: docs/hardware.md, "Jetson modules"
 
 
 class Finding(NamedTuple):
-    """One line of ``check``; ``code`` is the exit code where it failed."""
+    """One line of ``check``; ``code`` is the exit code if the finding failed."""
 
     what: str
     status: str
@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 
 
 def examine(bundle: Any, runtime: Any, board: jetson_board.Board) -> List[Finding]:
-    """All findings of ``check``, in the order in which they are printed."""
+    """All findings of ``check``, in the order of printing."""
     findings = [
         _device(bundle, board),
         _library(bundle, runtime, board),
@@ -74,7 +74,7 @@ def _library(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
 
 
 def _processor(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
-    """The GPU's compute capability, or the CPU where the target is one."""
+    """The finding on the GPU's compute capability, or on the CPU if the target is a CPU."""
     wanted = bundle.target.compute_capabilities
     if not wanted or runtime.name == "openvino":
         return Finding("processor", OK, "{} cores, {}".format(board.num_cores, board.machine))
@@ -135,7 +135,7 @@ def _disk(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
 
 
 def _has_resources(runtime: Any, board: jetson_board.Board) -> bool:
-    """Whether TensorRT unpacks builder resources of its own: JetPack 7.2 and later."""
+    """Whether TensorRT unpacks builder resources, as in JetPack 7.2 and later."""
     try:
         version = runtime.version()
     except Refusal:

@@ -1,4 +1,4 @@
-"""Arrays that a bundle carries: ``golden.npz`` and ``baseline.npz``.
+"""The recorded arrays of a bundle: ``golden.npz`` and ``baseline.npz``.
 
 This file travels to devices: Python 3.6 syntax and numpy 1.13.
 """
@@ -27,7 +27,7 @@ _A = TypeVar("_A", "Golden", "Baseline")
 
 
 class Golden(NamedTuple):
-    """Arrays with one row for each golden image.
+    """Arrays with a row for each golden image (an image with recorded answers).
 
     ``images`` are preprocessed as the engine takes them; ``validated`` and ``baseline`` are the
     answers of the validated engine and of FP32, float32 [N, columns]; ``files`` are paths in the
@@ -42,7 +42,7 @@ class Golden(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """Arrays with one row for each image of the baseline.
+    """Arrays with a row for each image of the baseline, the answers of FP32.
 
     ``logits`` are float32 [N, columns], ``labels`` int64 [N], ``sha256`` text [N].
     """
@@ -55,7 +55,7 @@ class Baseline(NamedTuple):
 _KINDS = {
     "images": "fu", "validated": "f", "baseline": "f", "logits": "f", "labels": "i", "files": "U",
     "sha256": "U",
-}  # fmt: skip # numpy's letters
+}  # fmt: skip # allowed kinds by numpy's letters
 
 
 def read_golden(bundle: manifest.Bundle) -> Golden:

@@ -28,7 +28,7 @@ if __package__:
 else:
     from errors import Refusal  # type: ignore[import-not-found,no-redef]
 
-_MOST = 1 << 53  # whole numbers beyond it are no longer exact everywhere
+_MOST = 1 << 53  # larger integers are not exact in programs that read JSON numbers as floats
 _MOST_DIGITS = 20
 _MOST_SHOWN = 60
 R = TypeVar("R")
@@ -64,7 +64,7 @@ def parse(content: bytes, where: str, fix: str) -> Any:
         )
     except RecursionError as error:
         raise Refusal("{} is not JSON: nested too deep".format(where), fix) from error
-    except ValueError as error:  # also of the encoding
+    except ValueError as error:  # JSON's errors and the encoding's
         raise Refusal("{} is not JSON: {}".format(where, error), fix) from error
 
 
@@ -109,7 +109,7 @@ def convert(kind: Type[R], value: Any, where: str, fix: str) -> R:
 
 
 def read(kind: Type[R], content: bytes, where: str, fix: str) -> R:
-    """The record in a JSON text, by ``parse`` and ``convert``; the same refusals."""
+    """The record in a JSON text, by ``parse`` and ``convert``, whose refusals it raises."""
     return convert(kind, parse(content, where, fix), where, fix)
 
 
@@ -170,7 +170,7 @@ def _tuple(kind: Any, value: Any, place: str) -> Any:
     )
 
 
-# In Python 3.6 the origin is a class of typing, later a class of Python
+# A type's __origin__ is a class of typing in Python 3.6 (List), and a builtin later (list)
 _CONTAINERS: Dict[Any, Callable[[Any, Any, str], Any]] = {
     Union: _union, dict: _dict, Dict: _dict, list: _list, List: _list, tuple: _tuple, Tuple: _tuple,
 }  # fmt: skip
@@ -206,9 +206,9 @@ def _at(place: str, name: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A record as JSON types.
+    """A record as dictionaries, lists and scalars of JSON.
 
-    A field whose default is None is left out where it is None, unless the record's own ``nulls()``
+    A field whose default is None is left out while it is None, unless the record's own ``nulls()``
     names it.
     """
     if hasattr(value, "_fields"):
@@ -230,7 +230,7 @@ def require(rules: Iterable[Rule], where: str, fix: str) -> None:
     """Refuse a record that breaks one of ``rules``: (whether it holds, place, got, wanted).
 
     Raises:
-        Refusal: A rule does not hold; the first of them is named.
+        Refusal: A rule does not hold; the message names the first such rule.
     """
     for holds, place, got, wanted in rules:
         if not holds:

@@ -19,7 +19,7 @@ else:
 
 
 def run(runner: Any, images: Any, bundle: manifest.Bundle, profile: manifest.Profile) -> Any:
-    """float32 [N, columns]: answers to images [N, ...], in batches of profile min to max.
+    """The engine's answers, float32 [N, columns], to images [N, ...] in batches of min to max.
 
     Raises:
         Refusal: An answer is NaN or infinite, or the outputs are not those of the manifest.

@@ -1,9 +1,9 @@
 """The engine libraries behind one interface: TensorRT, TensorRT-RTX, OpenVINO.
 
-A runtime has ``version()``, ``identity()`` (the facts that its engines are tied to), ``graph()``,
-``compile(path, graph)`` and ``load(content, facts)``, which returns an object with
-``run(images) -> dict of arrays`` and ``close()``. ``_nvinfer`` drives TensorRT and ``_openvino``
-drives OpenVINO, on the host too.
+A runtime has ``version()``, ``identity()`` (the versions and hardware that its engines depend on),
+``graph()``, ``compile(path, graph)`` and ``load(content, facts)``, which returns an object with
+``run(images) -> dict of arrays`` and ``close()``. The modules ``_nvinfer`` and ``_openvino`` call
+the libraries TensorRT and OpenVINO; the host uses these modules too.
 This file travels to devices: Python 3.6 syntax; a library is imported on first use.
 """
 
@@ -36,14 +36,14 @@ _OPENVINO_PYTHON = (3, 10)
 
 
 class CpuIdentity(NamedTuple):
-    """The facts that an engine of OpenVINO is tied to."""
+    """OpenVINO's version and the machine type, on which an engine of OpenVINO depends."""
 
     openvino: str
     machine: str
 
 
 class GpuIdentity(NamedTuple):
-    """The facts that a plan is tied to; ``sm`` is the compute capability, None if unknown."""
+    """The facts that a plan depends on; ``sm`` is the compute capability, None if unknown."""
 
     tensorrt: str
     sm: Optional[str]
@@ -73,13 +73,13 @@ def _travelling_module(name: str) -> Any:
 
 
 def open_runtime(bundle: Any, threads: int = 0, *, accepts_float: bool = False) -> Any:
-    """The runtime of a bundle's target; ``threads`` 0 is all that this process may use.
+    """The runtime of a bundle's target; ``threads`` 0 means all cores this process may use.
 
-    With ``accepts_float`` an int8 engine is built even if none of its layers computes in int8.
+    With ``accepts_float`` an int8 graph's engine is kept even if no layer computes in int8.
 
     Raises:
-        Refusal: The manifest names a library that this program lacks, or this process may not use
-            so many threads.
+        Refusal: The manifest names a library that this program does not know, or this process may
+            not use so many threads.
     """
     backend = bundle.target.backend
     if backend == "openvino":
@@ -110,7 +110,7 @@ class OpenVino:
         self._bundle = bundle
 
     def _library(self) -> Any:
-        # An older Python cannot parse _openvino.py.
+        # A Python before 3.10 cannot parse _openvino.py.
         if sys.version_info < _OPENVINO_PYTHON:
             raise Refusal(
                 "OpenVINO needs Python 3.10 or later, this is {}".format(platform.python_version()),
@@ -128,7 +128,7 @@ class OpenVino:
         return self.identity().openvino
 
     def identity(self) -> CpuIdentity:
-        """The facts that an engine of this library is tied to.
+        """The facts that an engine of this library depends on.
 
         Raises:
             Refusal: The library cannot be imported.
@@ -171,10 +171,10 @@ class OpenVino:
     def _in_float(self, num_int8: int, total: int) -> List[str]:
         """A warning where OpenVINO computes layers of an int8 graph in float.
 
-        On x86-64 it computes every layer in int8, on aarch64 most of them in float.
+        On x86-64 OpenVINO computes every layer in int8, on aarch64 most layers in float.
 
         Raises:
-            Refusal: No layer is computed in int8, and that was not accepted.
+            Refusal: No layer is computed in int8, and ``accepts_float`` was not given.
         """
         if not num_int8:
             reason = "OpenVINO computes none of {} layers in int8 on this CPU".format(total)
@@ -204,7 +204,7 @@ class OpenVino:
 
 
 class TensorRt:
-    """TensorRT or TensorRT-RTX, of the version that this device has."""
+    """TensorRT or TensorRT-RTX, in the version that is installed on this device."""
 
     suffix = ".engine"
 
@@ -217,7 +217,7 @@ class TensorRt:
         """The vendor's module.
 
         Raises:
-            Refusal: None of its names can be imported.
+            Refusal: The module cannot be imported by any of its names.
         """
         reasons: List[str] = []
         for name in () if self._module else _MODULES[self.name]:
@@ -247,7 +247,7 @@ class TensorRt:
         return version
 
     def identity(self) -> GpuIdentity:
-        """The facts that a plan is tied to: TensorRT's version, and the GPU.
+        """The facts that a plan depends on: TensorRT's version, and the GPU.
 
         Raises:
             Refusal: As ``version``, or no driver answers.
@@ -276,10 +276,10 @@ class TensorRt:
 
         Raises:
             Refusal: The library refuses the graph, or computes no layer of an int8 graph in int8
-                and that was not accepted.
+                without ``accepts_float``.
         """
         nvinfer, inspection = _travelling_module("_nvinfer"), _travelling_module("_inspection")
-        # The builder stamps the first line of the cache with its own version.
+        # The build replaces the cache's first line, which must name the installed version.
         cache = self._bundle.path(CALIBRATION_CACHE) if is_calibrated(graph) else None
         settings = settings_of(graph, self._bundle.record.build, cache)
         settings = settings._replace(timing_cache=self._timing_cache())
@@ -303,11 +303,11 @@ class TensorRt:
     def _without_int8(self, layers: Layers) -> List[str]:
         """A warning where none of the listed layers is int8.
 
-        Engines whose layers are not listed by kind are not judged, nor those with parts on a DLA
-        core, whose layers are hidden.
+        Engines without a list of layers by kind, and engines with parts on a DLA core (deep
+        learning accelerator), whose layers are not listed, are accepted.
 
         Raises:
-            Refusal: None of the layers is int8, and that was not accepted.
+            Refusal: None of the layers is int8, and ``accepts_float`` was not given.
         """
         is_listed = set(layers.layers) - {"unknown"}
         if not is_listed or layers.int8_layers or layers.dla_islands:
@@ -318,7 +318,7 @@ class TensorRt:
         )
 
     def _timing_cache(self) -> str:
-        """Path of the timing cache, one for each TensorRT and GPU, which refuse others' timings."""
+        """Path of the timing cache, one for each TensorRT version and GPU."""
         folder = os.path.join(self._bundle.root, manifest.ENGINES)
         os.makedirs(folder, exist_ok=True)
         here = "-".join(str(value) for _, value in sorted(self.identity()._asdict().items()))
@@ -329,7 +329,7 @@ class TensorRt:
         """An open plan.
 
         Raises:
-            Refusal: The plan is of another version or GPU, or the library refuses it.
+            Refusal: The plan was built for another version or GPU, or the library refuses the plan.
         """
         plan = _travelling_module("_plan")
         reason, _ = plan.refusal(content, records.plain(facts), self.identity()._asdict())
@@ -355,10 +355,10 @@ class TensorRt:
 
 
 def _no_int8(reason: str, *, is_accepted: bool) -> List[str]:
-    """A warning that an int8 engine computes nothing in int8, where that was accepted.
+    """A warning that the engine of an int8 graph computes nothing in int8, if ``is_accepted``.
 
     Raises:
-        Refusal: That was not accepted: the engine is slower and larger than an int8 engine.
+        Refusal: ``is_accepted`` is False; such an engine is slower and larger than an int8 engine.
     """
     if is_accepted:
         return ["int8 was asked for: " + reason]
@@ -371,12 +371,12 @@ def _no_int8(reason: str, *, is_accepted: bool) -> List[str]:
 
 
 def is_calibrated(graph: manifest.Graph) -> bool:
-    """Whether a graph's scales are in the calibration cache instead of the graph."""
+    """Whether an int8 graph's scales are in the calibration cache, not in the graph's nodes."""
     return graph.typing == "implicit" and graph.precision == "int8"
 
 
 def settings_of(graph: manifest.Graph, choices: manifest.Choices, cache: Optional[str]) -> Any:
-    """``_nvinfer.BuildSettings`` of a graph and of ``build`` in the manifest."""
+    """``_nvinfer.BuildSettings`` for a graph and the choices under ``build`` in the manifest."""
     return _travelling_module("_nvinfer").BuildSettings(
         min_batch=graph.profile.min,
         opt_batch=graph.profile.opt,
@@ -387,7 +387,7 @@ def settings_of(graph: manifest.Graph, choices: manifest.Choices, cache: Optiona
         float_rest=graph.float_rest or "fp32",
         calibration_cache=cache,
         dla_core=choices.dla_core,
-        # without a core there is nothing to fall back from
+        # fallback has a meaning only for a DLA core
         allow_gpu_fallback=bool(choices.allow_gpu_fallback) and choices.dla_core is not None,
         builder_optimization_level=choices.builder_optimization_level,
     )
@@ -402,7 +402,7 @@ def _advice(reason: str) -> str:
 class _RefusingRunner:
     """A runner whose failures, such as too little memory, become refusals.
 
-    ``description`` begins the message, and ``errors`` are the exceptions that become refusals.
+    ``description`` starts the message; ``errors`` are the exceptions that become refusals.
     """
 
     def __init__(self, runner: Any, errors: Tuple[Any, ...], description: str) -> None:
@@ -429,11 +429,11 @@ class _RefusingRunner:
 
 
 class _RefusingPlanRunner(_RefusingRunner):
-    """A runner of TensorRT's, which also knows the GPU's own time."""
+    """A runner of a TensorRT plan, which also tells the time that the GPU took."""
 
     @property
     def gpu_ms(self) -> float:
-        """GPU time of the last batch in ms."""
+        """GPU time of the last batch in ms, without copies."""
         return float(self._runner.gpu_ms)
 
     @property

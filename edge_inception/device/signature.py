@@ -2,7 +2,7 @@
 
 A signature proves who made the bundle only if the public key and the program that checks it did not
 come with the bundle: a changed bundle may bring a changed device.py. The package ``cryptography``
-or the tool ``minisign`` checks it; where neither is installed, a key is refused.
+or the tool ``minisign`` checks the signature; if neither is installed, a given key is refused.
 This file travels to devices: Python 3.6 syntax, standard library.
 
 Source: "minisign: signature format" of jedisct1.github.io/minisign.
@@ -32,7 +32,7 @@ _NOT_OURS = "get the bundle again, and the public key from its maker by another 
 
 
 class Signature(NamedTuple):
-    """The parts of a signature file; ``comment`` is signed too, by ``comment_signature``."""
+    """The parts of a signature file; ``comment_signature`` signs ``comment``."""
 
     signature: bytes
     comment: str
@@ -47,8 +47,8 @@ def check(bundle: Any, public_key: Optional[str]) -> str:
         public_key: Path of minisign's public key file, or None.
 
     Raises:
-        Refusal: A key was given, and the bundle is not signed, is signed by another key, or nothing
-            on this machine can check it.
+        Refusal: A key was given, and the bundle is not signed, is signed by another key, or cannot
+            be checked on this machine.
     """
     path = os.path.join(bundle.root, manifest.SIGNATURE)
     if not os.path.exists(path):
@@ -109,7 +109,7 @@ def read_public_key(path: str) -> bytes:
 
 
 def digest(content: bytes) -> bytes:
-    """BLAKE2b-512 of a manifest, which is what the key signs."""
+    """BLAKE2b-512 of a manifest; the signature signs this digest."""
     return hashlib.blake2b(content).digest()
 
 

@@ -1,9 +1,9 @@
 """The engine that a device builds: one file and its facts, kept until a dependency changes.
 
 ``engine/model.engine`` (or ``.blob``) lies beside ``engine/model.engine.json``. The name is fixed,
-so that a server can be configured before the engine is built. The key in the facts covers the
-graph, the choices of the manifest, and the library and processor that the engine is tied to: an
-engine of another key is not opened, and the next build replaces it.
+so that a server can be configured before the engine is built. The key in the facts is a digest of
+the graph, the manifest's choices, the library and the processor: an engine with another key is
+not opened, and the next build replaces it.
 This file travels to devices: Python 3.6 syntax, standard library.
 """
 
@@ -30,7 +30,7 @@ _NAME = "model"
 
 
 class EngineFacts(NamedTuple):
-    """The content of ``model.engine.json``: the build, its ties, and the library's counts.
+    """The content of ``model.engine.json``: facts about the build, and the library's counts.
 
     ``sm`` is None where trtexec built the engine, since it tells no compute capability; ``runner``
     is then "trtexec". The counts are those of ``_inspection.describe_layers``.
@@ -73,7 +73,7 @@ class EngineFacts(NamedTuple):
     warnings: Optional[List[str]] = None
 
     def nulls(self) -> Tuple[str, ...]:
-        """TensorRT's ``sm`` is written also where it is unknown."""
+        """Fields that are written even if None: ``sm`` of a TensorRT engine."""
         return ("sm",) if self.tensorrt else ()
 
 
@@ -87,7 +87,7 @@ class Engine(NamedTuple):
 def key_of(runtime: Any, bundle: Any, graph: manifest.Graph) -> str:
     """Digest of everything that an engine of this device depends on.
 
-    It covers the library, the processor, the graph, its batch sizes and the manifest's choices.
+    The digest covers library, processor, graph, batch sizes and the manifest's choices.
     """
     parts = [
         runtime.name,
@@ -101,10 +101,10 @@ def key_of(runtime: Any, bundle: Any, graph: manifest.Graph) -> str:
 
 
 def find(bundle: Any, runtime: Any) -> Optional[Engine]:
-    """The engine that was built here for this device; None if there is none, or it is damaged.
+    """The engine that was built here for this device; None if it is absent or damaged.
 
     Raises:
-        Refusal: The library is missing, or not one that the bundle is for.
+        Refusal: The library is missing, or the bundle is not for its version.
     """
     key, path = key_of(runtime, bundle, runtime.graph()), _path(bundle, runtime)
     facts = _facts(path)
@@ -121,7 +121,7 @@ def require(bundle: Any, runtime: Any) -> Engine:
     """The engine that was built here for this device.
 
     Raises:
-        Refusal: There is none, it is damaged, or the library is missing or another one.
+        Refusal: The engine is absent or damaged, or the library is missing or of a wrong version.
     """
     engine = find(bundle, runtime)
     if engine is None:
@@ -177,12 +177,12 @@ def build(bundle: Any, runtime: Any) -> Engine:
 
 
 def now() -> str:
-    """The time in UTC to the second, as JSON records hold it."""
+    """The present time in UTC to the second, in the format of JSON records."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def write_result(path: str, record: Any) -> None:
-    """Write a record as JSON, whole or not at all.
+    """Write a record as JSON; a failure leaves the old file unchanged.
 
     Raises:
         Refusal: The disk is full, or the folder cannot be written.

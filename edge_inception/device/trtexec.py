@@ -1,4 +1,4 @@
-"""TensorRT through NVIDIA's own tool, where its Python bindings are missing.
+"""TensorRT through NVIDIA's tool trtexec, where TensorRT's Python bindings are missing.
 
 This file runs the commands in ``build.sh`` of the bundle and reads their results. trtexec builds
 and times an engine, and returns no answers to compare: ``verify`` needs the bindings.
@@ -30,7 +30,7 @@ _BY_HAND = "run sh build.sh bench by hand"
 
 
 def find_tool() -> Optional[str]:
-    """Path of trtexec: that of the variable TRTEXEC, JetPack's, or one on PATH; None without."""
+    """Path of trtexec: from the variable TRTEXEC, of JetPack, or on PATH; None if not found."""
     for path in (os.environ.get("TRTEXEC"), TOOL, shutil.which("trtexec")):
         if path and os.access(path, os.X_OK):
             return path
@@ -63,7 +63,7 @@ class Trtexec:
         return version
 
     def identity(self) -> runtimes.GpuIdentity:
-        """The facts that its plans are tied to, as far as they are known without the bindings.
+        """The facts that a plan depends on, as far as they are known without the bindings.
 
         Raises:
             Refusal: As ``version``.
@@ -107,8 +107,8 @@ class Trtexec:
     def timed_run(self, engine: str, protocol: measure.Protocol) -> measure.Run:
         """Statistics and every sample, in ms, of calls that trtexec times.
 
-        With the flags of ``build.sh`` copies are timed, the CPU spins while it waits, and from
-        TensorRT 10.0 on a call is one captured CUDA graph.
+        With the flags in ``build.sh`` trtexec includes copies in the times, the CPU spins while it
+        waits, and from TensorRT 10.0 on each call launches a captured CUDA graph.
 
         Raises:
             Refusal: trtexec fails, or writes no times.
@@ -156,7 +156,7 @@ class Trtexec:
 
 
 def statistics(times: Any) -> measure.Run:
-    """The run in the JSON that ``--exportTimes`` wrote: a list of calls with two times in ms each.
+    """The run in the JSON of trtexec's ``--exportTimes``: a list of calls, each with times in ms.
 
     Raises:
         Refusal: The JSON holds no call.

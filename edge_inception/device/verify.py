@@ -1,8 +1,8 @@
 """The comparison of an engine on this device with the answers in its bundle, and its record.
 
-The golden images are preprocessed again and replayed. Their answers are compared with those of the
-engine that was validated on the host, and with the FP32 baseline; the limits are in the manifest.
-With a folder of images the recorded baseline is compared too, for the photos of equal sha256.
+The golden images (images with recorded answers) are preprocessed again and run. The answers are
+compared with those of the engine that was validated on the host, and with the FP32 baseline; the
+limits are in the manifest. With a folder of images, those in the baseline (by sha256) are run too.
 This file travels to devices: Python 3.6 syntax, numpy, and Pillow where image files are read.
 """
 
@@ -54,7 +54,7 @@ class Check(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """The record of ``verify``; ``num_images`` photos were compared besides the golden images."""
+    """The record of ``verify``; ``num_images`` counts compared images besides the golden images."""
 
     status: str
     created_utc: str
@@ -82,7 +82,7 @@ def read_verification(value: Any, where: str, fix: str) -> Verification:
 
 
 def golden_checks(bundle: manifest.Bundle, runner: Any, profile: manifest.Profile) -> List[Check]:
-    """Checks of the golden images through ``runner``: preprocessing, answers, classes.
+    """Checks of preprocessing, and of the answers and classes that ``runner`` gives golden images.
 
     Raises:
         Refusal: The engine answers NaN or infinity.
@@ -170,7 +170,7 @@ def _pixels() -> Any:
 def _preprocessing(
     bundle: manifest.Bundle, golden: recorded.Golden, limits: manifest.Tolerance
 ) -> Check:
-    """Check that image files become the recorded arrays; another Pillow may differ by a step."""
+    """Check preprocessing against the recorded arrays; another Pillow may differ by 1/255."""
     try:
         _pixels()
     except Refusal as error:
@@ -194,7 +194,7 @@ def _preprocessing(
 
 
 def _steps(got: Any, wanted: Any, preprocess: manifest.Preprocess) -> Any:
-    """Distances of pixels in steps of 1 of 255; 0 only where the bits are the same."""
+    """Differences of pixels in steps of 1/255; 0 only where the values are the same."""
     apart = np.abs(got.astype(np.float64) - wanted.astype(np.float64))
     if preprocess.element == "uint8":
         return apart
@@ -260,7 +260,7 @@ def _digests(folder: str) -> List[Tuple[str, str]]:
 def _gate_checks(
     exact: Any, got: Any, labels: Any, gates: manifest.Gates, head: str
 ) -> List[Check]:
-    """Checks of the figures that the gates limit; the host alone computes confidence bounds."""
+    """Checks of the figures that have gates; confidence bounds are computed only on the host."""
     signal, approximation = outputs.comparable(exact, got, head)
     sqnr = outputs.sqnr_db(signal, approximation)
     checks = [_at_least("SQNR", sqnr, gates.min_sqnr_db, "SQNR {:.1f} dB")]

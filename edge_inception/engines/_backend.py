@@ -1,4 +1,4 @@
-"""Records of an engine backend, its options and its sessions, and checks that backends share."""
+"""The records that describe an engine backend, its options and sessions, and shared checks."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Session(Protocol):
         ...
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Answers [N, classes] to preprocessed images, in a fresh array each call.
+        """The network's outputs [N, classes] for preprocessed images, in a fresh array each call.
 
-        Images are [N, ...] of the element type and layout in the engine's sidecar: float32
-        [N, 3, H, W] unless the graph does the preprocessing. The head decides whether the answers
-        are logits, probabilities or embeddings; a top-k head gives probabilities, 0 outside the k
-        classes.
+        Images are [N, ...] of the element type and layout in the engine's sidecar (the .json file
+        beside it): float32 [N, 3, H, W] unless the graph does the preprocessing. The head decides
+        whether the outputs are logits, probabilities or embeddings; a top-k head gives
+        probabilities, 0 outside the k classes.
 
         Any N >= 1 is accepted: ``run_in_batches`` splits and pads to the engine's batch sizes.
 
@@ -75,27 +75,28 @@ class Closing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileOptions:
-    """Options of one compile; a backend refuses those that it cannot honour.
+    """Options of one compile; a backend refuses an option that it cannot honour.
 
     Attributes:
         profile: Batch sizes that the engine takes.
-        float_precision: Arithmetic of the float part where the library chooses it (OpenVINO):
-            ``f32`` or ``bf16``.
+        float_precision: Arithmetic of the layers that stay float, where the library chooses it
+            (OpenVINO): ``f32`` or ``bf16``.
         compute_capabilities: GPU generations to compile for, such as ``"8.9"``; empty is the
             backend's documented default.
-        workspace_mib: Scratch memory that the library may plan with, MiB.
-        memory_pools: Sizes in MiB by trtexec's name of a pool, such as ``dlaSRAM``.
+        workspace_mib: Largest scratch memory of an engine in MiB.
+        memory_pools: Size limits in MiB by trtexec's name of a pool, such as ``dlaSRAM``.
         builder_optimization_level: 0 to 5; a higher level compiles longer and may run faster.
         timing_cache: File of kernel timings, read and written; builds on one device may share it.
-        calibration_cache: Scales for an ``implicit`` graph, which has no Q/DQ nodes.
-        dla_core: Deep learning accelerator (DLA) to compile for; None is the GPU.
-        allow_gpu_fallback: Layers that the accelerator cannot take run on the GPU.
-        version_compatible: The engine also loads in later TensorRT versions, and carries code.
-        hardware_compatibility: trtexec's level, ``ampere+`` or ``sameComputeCapability``.
-        strip_weights: The engine holds no weights and is refitted before it runs.
-        refit: The engine's weights can be exchanged.
-        sparsity: Kernels for 2:4 sparse weights may be used where the weights are sparse.
-        extra: Switches of one backend alone.
+        calibration_cache: File of scales for an ``implicit`` graph, which has no Q/DQ nodes.
+        dla_core: Number of the deep learning accelerator (DLA) to compile for; None is the GPU.
+        allow_gpu_fallback: Layers that the DLA core does not support run on the GPU.
+        version_compatible: The engine also loads in later TensorRT versions, by code it carries.
+        hardware_compatibility: GPUs that the engine also runs on, by trtexec's name: ``ampere+`` or
+            ``sameComputeCapability``; empty is the GPU of the compile.
+        strip_weights: The engine holds no weights; it gets them from the graph when it is opened.
+        refit: The engine's weights can be replaced.
+        sparsity: The library may use kernels for 2:4 sparse weights where weights are 2:4 sparse.
+        extra: Options that a single backend has.
     """
 
     profile: ShapeProfile = field(default_factory=ShapeProfile)
@@ -135,8 +136,8 @@ TENSORRT_OPTIONS = (
 class SessionOptions:
     """Options of a session.
 
-    ``threads`` 0 means all cores the process may use. With ``cuda_graph`` the work of a call on a
-    GPU is captured once and launched in one piece, where the driver can.
+    ``threads`` 0 means all cores the process may use. With ``cuda_graph`` a GPU session captures
+    the work of a call once as a CUDA graph and launches the graph, where the driver supports it.
     """
 
     threads: int = 0
@@ -145,9 +146,9 @@ class SessionOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Availability:
-    """Uses of a backend on this machine, and the command that installs a missing part.
+    """What a backend can do on this machine; ``why_not`` and ``remedy`` tell what is missing.
 
-    ``float_precisions`` are the values of ``CompileOptions.float_precision`` it can execute.
+    ``float_precisions`` are the values of ``CompileOptions.float_precision`` that run here.
     """
 
     can_compile: bool = False
@@ -159,7 +160,10 @@ class Availability:
 
 
 class Compile(Protocol):
-    """Compiles a typed graph and publishes the engine; long builds call ``progress``."""
+    """The function that compiles a typed graph (an ONNX graph whose every precision is explicit).
+
+    It publishes the engine; long builds call ``progress``.
+    """
 
     def __call__(
         self,
@@ -175,8 +179,8 @@ class Compile(Protocol):
 class LayerTime:
     """Mean time of one executed layer in ms.
 
-    ``name`` is the graph node's where the layer stands for one node; ``kernel`` is the library's
-    name of the code that computes the layer.
+    ``name`` is the name of the graph node where the layer computes a single node; ``kernel`` is the
+    library's name of the code that computes the layer.
     """
 
     name: str
@@ -191,10 +195,10 @@ class Backend:
 
     ``compile(typed, options, path)`` publishes an EngineFile; ``open(engine, options)`` returns a
     Session; ``availability()`` never raises; ``tied_to()`` names the versions and the hardware that
-    an engine depends on, such as ``{"openvino": "2026.4.1"}``: the sidecar holds them, and ``open``
-    refuses a mismatch. ``layer_times(engine, options, batches)`` runs the batches, at least two,
-    and returns the mean time of each layer in those after the first, in the order of execution; it
-    is None where the library has no such times.
+    an engine depends on, such as ``{"openvino": "2026.4.1"}``: its sidecar records them, and
+    ``open`` refuses a mismatch. ``layer_times(engine, options, batches)`` runs two or more batches
+    and returns each layer's mean time over all but the first, in the order of execution;
+    ``layer_times`` is None where the library measures no layers.
     """
 
     name: str
@@ -223,7 +227,7 @@ class Takes:
 
 
 def compile_stage(name: str, distributions: tuple[str, ...]) -> Stage:
-    """The compile stage of the backend in ``engines/<name>.py``, keyed on its source files."""
+    """The compile stage of ``engines/<name>.py``; a change of its source files reruns the stage."""
     shared = sorted(f"engines/{file.name}" for file in Path(__file__).parent.glob("_*.py"))
     sources = (f"engines/{name}.py", *shared, "data/batches.py")
     return Stage(name=f"compile:{name}", tools=distributions, sources=sources)
@@ -233,7 +237,7 @@ def check_typed(typed: TypedGraph) -> None:
     """Refuse an artifact that is not a typed graph, for callers without a type checker.
 
     Raises:
-        InputError: It is another kind of artifact.
+        InputError: The artifact is of another kind.
     """
     if typed.kind != TypedGraph.kind:
         raise InputError(
@@ -243,7 +247,7 @@ def check_typed(typed: TypedGraph) -> None:
 
 
 def is_int8_by_cache(typed: TypedGraph) -> bool:
-    """Whether a graph's scales are in the calibration cache beside it instead of the graph."""
+    """Whether an int8 graph's scales are in a calibration cache, not in the graph's Q/DQ nodes."""
     return typed.details.typing == "implicit" and typed.details.precision is Precision.INT8
 
 
@@ -251,7 +255,7 @@ def check_explicit(typed: TypedGraph, *, library: str) -> None:
     """Refuse a graph whose scales are in a calibration cache, which ``library`` does not read.
 
     Raises:
-        InputError: The graph is implicit int8, and would run as float32.
+        InputError: The graph is int8 without Q/DQ nodes, and would run as float32.
     """
     if is_int8_by_cache(typed):
         raise InputError(
@@ -269,7 +273,7 @@ def refuse_options(backend: str, options: CompileOptions, honoured: Iterable[str
         honoured: Fields of CompileOptions that the backend honours, besides ``profile``.
 
     Raises:
-        InputError: There is such an option; the message names the first.
+        InputError: An option must be refused; the message names the first.
     """
     default, accepted = CompileOptions(), {"profile", *honoured}
     for option in fields(options):
@@ -287,7 +291,7 @@ def check_profile(typed: TypedGraph, num_images: int | None, profile: ShapeProfi
     ``num_images`` is the graph's static batch, None where the batch is dynamic.
 
     Raises:
-        InputError: The profile is not 1 <= min <= opt <= max, or is not the graph's static batch.
+        InputError: The profile is not 1 <= min <= opt <= max, or differs from the static batch.
     """
     sizes = f"{profile.min}:{profile.opt}:{profile.max}"
     if not 1 <= profile.min <= profile.opt <= profile.max:
@@ -305,7 +309,7 @@ def check_int8(typed: TypedGraph, num_int8: int, *, library: str, hint: str) -> 
     """Refuse an engine of an int8 graph in which no convolution computes in int8.
 
     Raises:
-        CompileFailed: The library fell back to float for all of them.
+        CompileFailed: The library computes all convolutions in float.
     """
     if typed.details.precision is Precision.INT8 and not num_int8:
         raise CompileFailed(
@@ -338,10 +342,10 @@ def run_in_batches(
     takes: Takes,
     profile: ShapeProfile,
 ) -> NDArray[np.float32]:
-    """Answers to any number of images through an engine that takes profile.min..max at a time.
+    """Outputs for any number of images, from an engine that takes profile.min..max images a call.
 
-    ``data.batches`` splits and pads. Images are independent in an inference graph, so this changes
-    no logit beyond the rounding of other kernels.
+    ``data.batches`` splits and pads. Images do not affect each other in an inference graph, so
+    other batches change a logit only by the rounding of other kernels.
 
     Args:
         run: Runs one batch of an accepted size; returns a fresh array.
@@ -366,10 +370,10 @@ def run_in_batches(
 
 
 class EngineSession(Closing):
-    """The session of an engine file around its library's runner.
+    """A session of an engine file, which calls the runner of the engine's library.
 
-    The runner has ``run(images)``, which returns fresh outputs of one batch by name, and
-    ``close()``.
+    The runner has ``run(images)``, which returns the outputs of one batch by name in fresh arrays,
+    and ``close()``.
     """
 
     def __init__(
@@ -380,7 +384,7 @@ class EngineSession(Closing):
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """Facts that the library reports of the engine."""
+        """Facts that the library reports about the engine."""
         return self._info
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
@@ -394,7 +398,7 @@ class EngineSession(Closing):
 
 
 def dense(outputs: Mapping[str, NDArray[Any]], num_classes: int) -> NDArray[np.float32]:
-    """One array [N, classes] from an engine's outputs by name, by ``data.batches.dense``."""
+    """One array [N, classes] made by ``data.batches.dense`` of an engine's outputs by name."""
     from edge_inception.data import batches  # numpy on first use
 
     answers: NDArray[np.float32] = batches.dense(outputs, num_classes)

@@ -1,12 +1,12 @@
 """CUDA without a framework: memory, one stream, events, pinned buffers, a captured graph.
 
 Calls go through pycuda where it is installed, otherwise through ctypes to CUDA's own runtime
-library, so that a JetPack without pycuda needs nothing more. Captured graphs and facts of the GPU
-come from the driver library in both cases: the runtime's streams are also the driver's.
+library, so that a JetPack without pycuda needs nothing more. In both cases the driver library
+captures graphs and tells facts about the GPU: it accepts the streams of the runtime library.
 This file travels to devices: Python 3.6 syntax, standard library and numpy.
 
-Written after NVIDIA's documented C interfaces; no GPU has executed it so far. The tests run the
-ctypes part against a library in C with the same symbols, which moves real bytes on the host.
+The code follows NVIDIA's documented C interfaces and has not run on a GPU so far. The tests run
+the ctypes part with a C library that has the same symbols and copies the bytes in host memory.
 
 Source: CUDA Runtime API and CUDA Driver API reference, 10.2 to 13.0.
 """
@@ -21,14 +21,14 @@ import numpy as np
 
 _DRIVERS = ("libcuda.so.1", "nvcuda.dll")
 _RUNTIMES = tuple("libcudart.so" + version for version in ("", ".13", ".12", ".11.0", ".10.2"))
-_CUDA_HOME = "/usr/local/cuda/lib64/"  # where JetPack puts it, also without ldconfig
+_CUDA_HOME = "/usr/local/cuda/lib64/"  # JetPack's folder, tried in case ldconfig lacks it
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
-_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate in between
 
 
 class CudaError(Exception):
-    """CUDA refused a call, or is not installed; the text names the call and CUDA's reason."""
+    """CUDA refused a call or is not installed; the message names the call and CUDA's reason."""
 
 
 def _load(names: Tuple[str, ...]) -> Any:
@@ -41,7 +41,7 @@ def _load(names: Tuple[str, ...]) -> Any:
 
 
 def _driver() -> Any:
-    """The CUDA driver library, initialised; None where no driver answers."""
+    """The initialised CUDA driver library; None where no driver answers."""
     library = _load(_DRIVERS)
     return library if library is not None and library.cuInit(0) == 0 else None
 
@@ -53,7 +53,7 @@ def _runtime() -> Any:
 
 
 def driver_version() -> int:
-    """Version of the NVIDIA driver's CUDA, such as 12080; 0 where no driver answers."""
+    """The CUDA version of the NVIDIA driver, 12080 for 12.8; 0 where no driver answers."""
     library, version = _driver(), ctypes.c_int(0)
     if library is None or library.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return 0
@@ -88,7 +88,7 @@ def has_pycuda() -> bool:
 
 
 def can_allocate() -> bool:
-    """Whether pycuda or CUDA's runtime library is installed, one of which runs engines."""
+    """Whether pycuda or CUDA's runtime library is installed; running engines needs either."""
     return has_pycuda() or _runtime() is not None
 
 
@@ -113,9 +113,9 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _pycuda_call(method: _Method) -> _Method:
-    """``method`` with pycuda's errors raised as CudaError.
+    """``method``, whose pycuda errors are raised as CudaError.
 
-    A decorator adds less time to a call, which is timed, than a context manager.
+    Calls are timed, and a decorator adds less time to a call than a context manager.
     """
 
     @functools.wraps(method)
@@ -129,7 +129,7 @@ def _pycuda_call(method: _Method) -> _Method:
 
 
 class PycudaDevice:
-    """The first GPU's primary context, which TensorRT uses too, and one stream in it.
+    """The first GPU's primary context, which TensorRT uses too, and a stream in that context.
 
     Every method may raise CudaError.
     """
@@ -167,7 +167,7 @@ class PycudaDevice:
 
     @_pycuda_call
     def pinned(self, shape: Tuple[int, ...], element: str) -> Any:
-        """An array in page-locked host memory, which copies at full speed."""
+        """A host array in page-locked memory, which is copied to and from the GPU faster."""
         return self._cuda.pagelocked_empty(shape, element)
 
     @_pycuda_call
@@ -198,12 +198,12 @@ class PycudaDevice:
         return float(end.time_since(start))
 
     def close(self) -> None:
-        """Leave the context; memory is freed with the arrays and allocations themselves."""
+        """Leave the context; an array or allocation frees its memory with its last reference."""
         self._context.pop()
 
 
 class _Owned:
-    """An object of the runtime library, freed with its last reference."""
+    """An object of the runtime library, which is freed with the last reference to it."""
 
     def __init__(self, library: Any, make: str, free: str, *sizes: Any) -> None:
         self._library, self._free = library, free
@@ -219,7 +219,7 @@ class _Owned:
 
 
 class _Pinned(_Owned):
-    """Page-locked host memory that numpy reads as an array; the array keeps it alive."""
+    """Page-locked host memory that numpy wraps as an array; the array keeps the memory alive."""
 
     def __init__(self, library: Any, shape: Tuple[int, ...], element: str) -> None:
         kind = np.dtype(element)
@@ -260,7 +260,7 @@ class RuntimeDevice:
         return self._owned("cudaMalloc", "cudaFree", ctypes.c_size_t(num_bytes))
 
     def pinned(self, shape: Tuple[int, ...], element: str) -> Any:
-        """An array in page-locked host memory, which copies at full speed."""
+        """A host array in page-locked memory, which is copied to and from the GPU faster."""
         return np.asarray(_Pinned(self._library, shape, element))
 
     def _copy(self, target: int, source: int, num_bytes: int, direction: int) -> None:
@@ -299,15 +299,15 @@ class RuntimeDevice:
         return float(elapsed_ms.value)
 
     def close(self) -> None:
-        """Free the stream; memory is freed with its last reference."""
+        """Free the stream; memory is freed with the last reference to it."""
         del self._stream
 
 
 class CapturedGraph:
-    """The work that ``enqueue`` puts on a stream, recorded once and launched as one piece."""
+    """A CUDA graph: the work that ``enqueue`` puts on a stream, recorded for repeated launches."""
 
     def __init__(self, stream: int, enqueue: Callable[[], Any]) -> None:
-        """Record ``enqueue``; nothing is executed yet.
+        """Record the work of ``enqueue`` without executing it.
 
         Raises:
             CudaError: The driver is absent or too old, or the work cannot be captured.
@@ -354,7 +354,7 @@ class CapturedGraph:
         self._call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
-        """Free the graph, also one that is only half made."""
+        """Free the graph, even if its making failed halfway."""
         if self._executable.value:
             self._library.cuGraphExecDestroy(self._executable)
         if self._graph.value:
@@ -362,7 +362,7 @@ class CapturedGraph:
 
 
 def captured(stream: int, enqueue: Callable[[], Any]) -> Tuple[Optional[CapturedGraph], str]:
-    """The graph of ``enqueue``, or None and the reason; work of a DLA core cannot be captured."""
+    """(graph, "") of the work of ``enqueue``, or (None, reason), as for work of a DLA core."""
     try:
         return CapturedGraph(stream, enqueue), ""
     except CudaError as error:

@@ -1,14 +1,14 @@
-"""An engine's layers, from the library's log or its EngineInspector, and the library's callbacks.
+"""Layers of an engine, from the library's log or EngineInspector, and objects that it calls back.
 
-TensorRT-RTX writes the layers to the log of the build and needs no GPU for that. TensorRT lists
-them through EngineInspector, whose JSON has one schema up to 10.x ("Bindings", "Format/Datatype")
-and another from 11.0 ("I/O Tensors", "Format" and "DataType" apart). All become the same records.
-The callback objects are the logger, the progress monitor and the calibrator.
-This file travels to devices: Python 3.6 syntax and standard library.
+TensorRT-RTX writes an engine's layers to the log of the build, without a GPU. TensorRT lists the
+layers through EngineInspector, whose JSON has one schema up to 10.x ("Bindings",
+"Format/Datatype") and another from 11.0 on ("I/O Tensors", separate "Format" and "DataType").
+This file turns all three into the same records. The callback objects are the logger, the progress
+monitor and the calibrator. This file travels to devices: Python 3.6 syntax and standard library.
 
 The parser of the log was tried on real builds of TensorRT-RTX. The reader of the JSON follows
-NVIDIA's documentation and published engine dumps; it has seen no JSON of a TensorRT run here.
-TensorRT-RTX 1.7.1 has an EngineInspector too, but it takes a deserialized engine and so a GPU.
+NVIDIA's documentation and published engine dumps; no JSON of a TensorRT run here was read.
+TensorRT-RTX 1.7.1 has an EngineInspector too, which needs a deserialized engine and thus a GPU.
 
 Source: "Engine Inspector" and "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x".
 """
@@ -49,14 +49,14 @@ _CONVOLUTION = re.compile(r"conv|correlation", re.IGNORECASE)
 _MULTIPLIES = re.compile(r"conv|correlation|gemm|matri|fullyconnected", re.IGNORECASE)
 _SYNCHRONISATION = ("signal", "wait")
 _FAILURES, _WARNING = ("INTERNAL_ERROR", "ERROR"), "WARNING"
-_READ = ("Layers:", "Total Weights Memory")  # messages that are kept besides failures and warnings
-_NAMED, _PER_MILLE = 3, 1000
+_READ = ("Layers:", "Total Weights Memory")  # starts of other messages that the logger keeps
+_NAMED, _PER_MILLE = 3, 1000  # layers that a message names at most; whole of the progress
 
 Tensor = Tuple[str, Tuple[int, ...], str]
 
 
 class VendorError(Exception):
-    """The library refused; the text is its own reason, on one line, with the node's name."""
+    """The library refused; the message is its reason on one line, with the node's name if known."""
 
 
 class Layer(NamedTuple):
@@ -73,10 +73,10 @@ _LOGGERS: List[Tuple[Any, "CapturingLogger"]] = []
 
 
 def capturing_logger(trt: "Library") -> "CapturingLogger":
-    """The emptied logger of the library, which keeps (severity name, text) in ``messages``.
+    """The library's logger, emptied; it keeps (severity name, text) in ``messages``.
 
-    A process has one logger for each library: TensorRT writes to the first logger it was given for
-    as long as any of its objects lives, so a second logger would stay silent.
+    A process has one logger for each library: while any TensorRT object lives, TensorRT writes to
+    the first logger that it was given, so a second logger would receive nothing.
     """
     for library, logger in _LOGGERS:
         if library is trt:
@@ -84,7 +84,7 @@ def capturing_logger(trt: "Library") -> "CapturingLogger":
             return logger
 
     class Capture(trt.ILogger):  # type: ignore[name-defined,misc]  # known at run time only
-        """Keeps messages; the libraries explain a None result nowhere else."""
+        """A logger that keeps messages; only these say why a library returned None."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -99,13 +99,13 @@ def capturing_logger(trt: "Library") -> "CapturingLogger":
 
 
 def failures(logger: "CapturingLogger") -> str:
-    """The errors that a capturing logger holds, on one line, without repetition."""
+    """The different errors that a capturing logger holds, on one line."""
     texts = [one_line(text) for severity, text in logger.messages if severity in _FAILURES]
     return "; ".join(dict.fromkeys(texts)) or "the library gave no reason"
 
 
 def warnings(logger: "CapturingLogger") -> List[str]:
-    """The warnings that a capturing logger holds, each on one line and once."""
+    """The different warnings that a capturing logger holds, each on one line."""
     texts = [one_line(text) for severity, text in logger.messages if severity == _WARNING]
     return list(dict.fromkeys(texts))
 
@@ -116,7 +116,7 @@ def one_line(text: str) -> str:
 
 
 def parser_error(error: "ParserError") -> str:
-    """A parser's error with the name and operator of its node, where the library has them."""
+    """A parser's error as text, with the node's name and operator where the library tells them."""
     reason = one_line(error.desc())
     if error.node() < 0:
         return reason
@@ -126,14 +126,14 @@ def parser_error(error: "ParserError") -> str:
 
 
 def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> Any:
-    """A monitor that calls ``progress`` with (per mille done, 1000), which never falls.
+    """A monitor that calls ``progress`` with (done, 1000), where ``done`` never falls.
 
-    An exception of ``progress`` ends the build and is kept in ``stopped_by``, since it must not
-    pass through the library's C++ code.
+    An exception that ``progress`` raises ends the build. The monitor keeps it in ``stopped_by``,
+    since it must not pass through the library's C++ code.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]  # as above
-        """Nested phases: the phases with one parent together make up one step of that parent."""
+        """A build's phases are nested: the phases inside a phase make up one of its steps."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -158,7 +158,7 @@ def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> An
             self._open.pop(phase, None)
 
         def _done(self, parent: Optional[str]) -> float:
-            """Share of a step of ``parent`` that its open phases have done."""
+            """Share, 0 to 1, of a step of ``parent`` that its open phases have done."""
             inside = [
                 (name, steps, done)
                 for name, (above, steps, done) in self._open.items()
@@ -173,7 +173,7 @@ def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> An
 def cache_header(version: str) -> str:
     """The first line of a calibration cache that a TensorRT of ``version`` accepts.
 
-    The number in it is NV_TENSORRT_VERSION: 8502 of 8.5.2, 100300 of 10.3.0.
+    The number in the line is NV_TENSORRT_VERSION: 8502 for 8.5.2, 100300 for 10.3.0.
     """
     major, minor, patch = (int(part) for part in version.split(".")[:3])
     thousands = 1 if major < 10 else 10  # noqa: PLR2004 -- NvInferVersion.h since 10.0
@@ -182,11 +182,11 @@ def cache_header(version: str) -> str:
 
 
 def cached_calibrator(trt: "Library", cache: bytes) -> Any:
-    """A calibrator with the scales of ``cache`` and no images: the library reads them or fails.
+    """A calibrator with the scales of ``cache``, without images: the library reads those or fails.
 
-    The library reads a cache of its own version only, and calibrates anew otherwise. Scales do not
+    The library reads only caches of its own version, and calibrates anew otherwise. Scales do not
     depend on the version, so the first line, which names version and algorithm, is replaced. A DLA
-    core accepts no other calibrator than the entropy-2 kind.
+    core (deep learning accelerator) accepts only calibrators of the kind entropy-2.
     """
     stamped = cache_header(trt.__version__).encode() + b"\n" + cache.partition(b"\n")[2]
     base = trt.IInt8EntropyCalibrator2
@@ -205,7 +205,7 @@ _TENSOR = re.compile(
 
 
 def logged_layers(messages: Iterable[str]) -> List[Layer]:
-    """Layers in the verbose log of a build with detailed profiling; empty if the log lists none."""
+    """Layers listed in a build's verbose log with detailed profiling; empty if none are listed."""
     layers = []
     for text in messages:
         if text.startswith("Layers:"):
@@ -234,15 +234,15 @@ def _tensors(line: str, field: str, following: str) -> List[Tensor]:
 
 
 def weights_memory(messages: Iterable[str]) -> Optional[int]:
-    """Bytes of weights that the library reports in its log; None if it reports none."""
+    """Size of the weights in bytes, as the library's log reports it; None if it does not."""
     matches = [re.match(r"Total Weights Memory: (\d+) bytes", text) for text in messages]
     return max((int(match.group(1)) for match in matches if match), default=None)
 
 
 def inspected_layers(text: str) -> List[Layer]:
-    """Layers in the JSON of ``EngineInspector.get_engine_information``, of either schema.
+    """Layers in the JSON of ``EngineInspector.get_engine_information``, in either schema.
 
-    Without detailed profiling a layer is a name alone, and becomes a layer of unknown kind.
+    Without detailed profiling the JSON has only a layer's name; the layer's kind is then "unknown".
     """
     return [_inspected(entry) for entry in json.loads(text).get("Layers", [])]
 
@@ -279,19 +279,19 @@ def _element(text: str) -> str:
 
 
 def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
-    """Counts of an engine's layers.
+    """Counts over an engine's layers; a kernel is a layer's constant of two or more dimensions.
 
     Returns:
-        ``layers``: number by kind and input type. ``precisions``: number of layers by type of
-        kernel, or of input where a layer has no kernel. ``int8_layers``: number that multiply int8
-        data by an int8 kernel. ``convolutions``: number by input type. ``float_kernels``: names of
-        the layers that multiply in float. ``reformat_layers``, ``num_kernels``: numbers of
-        reformatting layers and of all layers. ``activation_bytes``: bytes that the layers read and
-        write in one run of the shapes that were built for. ``dla_islands``: number of pieces that
-        run on a DLA core, which hides the layers inside. ``weight_bytes`` by type and
-        ``total_weight_bytes`` count a constant of several layers once. ``padding_bytes``: bytes of
-        the planes that only pad the input's channels for the INT8 kernels of TensorRT-RTX; they
-        are no weights.
+        ``layers``: number of layers by kind and input type. ``precisions``: number of layers by
+        type of their kernel, or of their input if they have no kernel. ``int8_layers``: number of
+        layers that multiply int8 data by an int8 kernel. ``convolutions``: number of convolutions
+        by input type. ``float_kernels``: names of the layers that multiply in float.
+        ``reformat_layers``, ``num_kernels``: numbers of reformatting layers and of all layers.
+        ``activation_bytes``: bytes that the layers read and write in one run, with the shapes of
+        the build. ``dla_islands``: number of parts that run on a DLA core; the layers inside are
+        not listed. ``weight_bytes`` by type and ``total_weight_bytes`` count a constant that
+        several layers share once. ``padding_bytes``: bytes of constants that only pad the input's
+        channels for the INT8 kernels of TensorRT-RTX; these are not weights.
     """
     executed = [layer for layer in layers if layer.kind not in _SYNCHRONISATION]
     kinds: Dict[str, Counter[str]] = {}
@@ -323,7 +323,7 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
 
 
 def fallbacks(described: Mapping[str, Any], float_layers: Sequence[str] = ()) -> List[str]:
-    """Sentences for people about the layers that an int8 engine computes in float; often none.
+    """Messages about the layers that an int8 engine computes in float; often an empty list.
 
     ``described`` is the result of ``describe_layers``; ``float_layers`` names the layers that the
     typed graph itself leaves in float.
@@ -344,7 +344,7 @@ def fallbacks(described: Mapping[str, Any], float_layers: Sequence[str] = ()) ->
 
 
 def _is_of(kernel: str, layers: Sequence[str]) -> bool:
-    """Whether a kernel computes one of the layers: ``conv_U0_myl0_1`` and ``conv + relu`` do."""
+    """Whether a kernel computes a layer, as ``conv_U0_myl0_1`` and ``conv + relu`` do for conv."""
     parts = [part.strip() for part in kernel.split("+")]
     return any(
         part.startswith(layer) and not part[len(layer) :][:1].isalnum()
@@ -358,9 +358,9 @@ def _input_type(layer: Layer) -> str:
 
 
 def _kernel_type(layer: Layer) -> str:
-    """Element type of the kernel that a layer multiplies by; empty where it has no kernel.
+    """Element type of the kernel that a layer multiplies by; empty if the layer has no kernel.
 
-    Layers of kind kgen, generated code, move and pad data and multiply no matrices.
+    A layer of kind kgen (generated code) moves and pads data, and multiplies no matrices.
     """
     if layer.kind == "kgen":
         return ""
@@ -376,18 +376,18 @@ def _multiplies_int8(layer: Layer) -> bool:
 
 
 def _is_dla_island(layer: Layer) -> bool:
-    """Whether a layer is a piece for a DLA core; Myelin's pieces have such names, and a kind."""
+    """Whether a layer is a part on a DLA core; Myelin's parts have such names, but a known kind."""
     return layer.kind == "DLA" or (layer.kind == "unknown" and "{ForeignNode[" in layer.name)
 
 
 def _traffic(layer: Layer) -> int:
-    """Bytes of the tensors that a layer reads and writes, constants apart."""
+    """Bytes of the tensors that a layer reads and writes, without constants."""
     moved = layer.inputs + layer.outputs
     return sum(_volume(dims) * ELEMENT_BYTES.get(kind, 0) for _, dims, kind in moved)
 
 
 def _constants(layers: Iterable[Layer]) -> Tuple[Dict[str, Tuple[str, int]], Dict[str, int]]:
-    """Weights as name -> (type, bytes), and bytes of padding by name."""
+    """(weights as name -> (type, bytes), padding constants as name -> bytes)."""
     weights: Dict[str, Tuple[str, int]] = {}
     padding: Dict[str, int] = {}
     for layer in layers:
@@ -405,7 +405,7 @@ def _volume(dims: Tuple[int, ...]) -> int:
 
 
 def _is_padding(dims: Tuple[int, ...], inputs: List[Tensor]) -> bool:
-    """Whether a constant is one image plane, as large as the images that the layer reads."""
+    """Whether a constant is [1, 1, H, W] with the H and W of an input of its layer."""
     return (
         len(dims) == 4  # noqa: PLR2004 -- NCHW
         and dims[:2] == (1, 1)

@@ -1,10 +1,10 @@
 """Types of NVIDIA's Python module for the type checker; none of them exists at run time.
 
-The library is an argument (``trt``) everywhere, since several modules can be that argument. These
-are the members that the code may use, typed by ``tensorrt-stubs`` (TensorRT 10.13), so that a
-misspelled method or a surplus parameter is found without the library. Members that only other
-releases have are looked up by ``hasattr`` and checked against the recorded surfaces of those
-releases (tests/contract/surfaces).
+Functions take the library as the argument ``trt``: it is TensorRT of some release or TensorRT-RTX.
+This file lists the members of ``trt`` that the functions may use. ``tensorrt-stubs`` (TensorRT
+10.13) gives their types, so the type checker finds a misspelled method or a surplus parameter
+without the library. Members that 10.13 lacks are looked up by ``hasattr``, and the tests check them
+against lists of the members of each release (tests/contract/surfaces).
 """
 
 from __future__ import annotations
@@ -54,4 +54,5 @@ if TYPE_CHECKING:
         __name__: str
         __version__: str
 
-    published: Names = tensorrt  # the type checker compares Names with the stubs
+    # An assertion for the type checker alone: the stubs have every member of Names.
+    published: Names = tensorrt

@@ -1,8 +1,8 @@
 """The compile of a typed graph to a plan, which the TensorRT and TensorRT-RTX backends share.
 
-``_nvinfer``, ``_plan``, ``_inspection`` and ``_cuda`` use the library and know no artifacts, since
-they travel to devices without this package. Compiling with TensorRT-RTX has run; compiling with
-TensorRT has not run on hardware.
+A plan is a serialized engine. ``_nvinfer``, ``_plan``, ``_inspection`` and ``_cuda`` call NVIDIA's
+libraries and use no artifact classes, since they travel to devices without the rest of this
+package. Compiling with TensorRT-RTX has run; compiling with TensorRT has not run on hardware.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edge_inception.errors import BackendMissing, CompileFailed, InputError, unk
 from edge_inception.sidecar import PlanDetails
 from edge_inception.spec import INPUT_NAME, Precision, Progress, no_progress
 
-_RTX_SPELLING = (10, 13)  # the tensorrt_rtx tool shares trtexec's flags of that time
+_RTX_SPELLING = (10, 13)  # the tool tensorrt_rtx has the flags of trtexec 10.13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +29,13 @@ class Vendor:
     """One of NVIDIA's libraries.
 
     Attributes:
-        name: Name of the backend, and of the kind in its plans' header.
-        title: Name for people.
+        name: Name of the backend; ``_plan.read_header`` calls its plans by this name.
+        title: The library's name in messages.
         modules: Import names, in the order in which they are tried.
-        distributions: Installed packages whose version decides the plan.
+        distributions: Python packages whose installed versions determine the plan.
         remedy: The command that installs the library.
         tool: NVIDIA's own command-line tool for the same build.
-        needs_gpu_to_compile: Whether a plan is timed on the GPU that will run it.
+        needs_gpu_to_compile: Whether the compile times kernels on the GPU that will run the plan.
         honours: Fields of CompileOptions that the library can honour.
     """
 
@@ -67,7 +67,7 @@ def library(vendor: Vendor) -> Any:
 
 
 def availability(vendor: Vendor) -> Availability:
-    """Uses of the vendor's library on this machine; without a driver it can at most compile."""
+    """What the library can do on this machine; without a driver it can compile at most."""
     try:
         version = str(library(vendor).__version__)
     except BackendMissing as error:
@@ -91,7 +91,7 @@ def availability(vendor: Vendor) -> Availability:
 
 
 def tied_to(vendor: Vendor) -> Mapping[str, str]:
-    """The library's version, and the GPU's name and compute capability where a plan needs both.
+    """The library's version, and the GPU's name and compute capability if plans depend on the GPU.
 
     Raises:
         BackendMissing: The library is not installed.
@@ -110,12 +110,12 @@ def compile_graph(
     *,
     progress: Progress = no_progress,
 ) -> EngineFile:
-    """Compile a typed graph to a plan and publish it with counts of its layers by precision.
+    """Compile a typed graph to a plan, and publish the plan with counts of layers by precision.
 
     Raises:
         BackendMissing: The library, or a GPU that it needs, is absent.
-        CompileFailed: The parser or the builder refuses the graph, and the message names the node;
-            or the graph is int8 and no layer of the plan multiplies in int8.
+        CompileFailed: The parser or the builder refuses the graph (the message names the node), or
+            the graph is int8 and the plan has convolutions but none in int8.
         InputError: The artifact is no typed graph, or an option cannot be honoured.
     """
     _backend.check_typed(typed)
@@ -179,7 +179,7 @@ def _build(
 
 
 def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]) -> list[str]:
-    """Sentences for people about parts that do not run as asked for, in int8 or on a DLA core."""
+    """Messages about parts that do not run as asked for: in int8, or on a DLA core."""
     if options.dla_core is not None:
         return on_dla(layers)
     if typed.details.precision is not Precision.INT8:
@@ -188,7 +188,7 @@ def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, 
 
 
 def on_dla(described: Mapping[str, Any]) -> list[str]:
-    """Sentences for people about an engine for a DLA core that does not wholly run there.
+    """Messages about a plan for a DLA core (deep learning accelerator) that runs partly elsewhere.
 
     ``described`` is the result of ``_inspection.describe_layers``.
     """
@@ -218,7 +218,7 @@ def build_settings(
         max_batch=profile.max,
         workspace_mib=options.workspace_mib,
         compute_capabilities=options.compute_capabilities,
-        # TensorRT-RTX types every network strongly; the weak spelling is a legal graph there too.
+        # TensorRT-RTX types every network strongly, and accepts graphs made for weak typing too.
         typing=details.typing if vendor.needs_gpu_to_compile else "strong",
         precision=details.precision.value,
         float_rest=details.float_rest,
@@ -244,11 +244,11 @@ def _text(path: Path | None) -> str | None:
 def equivalent_command(
     vendor: Vendor, typed: TypedGraph, settings: _nvinfer.BuildSettings, path: Path
 ) -> str:
-    """The command of NVIDIA's own tool, in its installed version, for the same build."""
+    """The same build as a command of NVIDIA's tool, in the version that is installed."""
     shape = None
     if _static_batch(typed) is None:
         shape = (INPUT_NAME, typed.details.input_shape[1:])
-    if vendor.tool != "trtexec":  # TensorRT-RTX: one release so far, and no choice of typing
+    if vendor.tool != "trtexec":  # TensorRT-RTX: one set of flags so far, none for typing
         settings = settings._replace(typing="weak", precision="fp32")
         _, *words = _trtexec.command(_RTX_SPELLING, settings, str(typed.path), str(path), shape)
         generations = ",".join(name.replace(".", "") for name in settings.compute_capabilities)
@@ -259,7 +259,7 @@ def equivalent_command(
 
 
 def _static_batch(typed: TypedGraph) -> int | None:
-    """The graph's batch in its sidecar; None where it is dynamic."""
+    """The batch that the graph's sidecar (its .json file) states; None where it is dynamic."""
     batch = typed.details.input_shape[0]
     return batch if isinstance(batch, int) and batch > 0 else None
 
@@ -297,7 +297,7 @@ def _check_names(trt: Any, options: CompileOptions) -> None:
 
 
 def _check_cache(typed: TypedGraph, options: CompileOptions) -> None:
-    """Refuse an implicit int8 graph without its calibration cache, and a cache without use."""
+    """Refuse an int8 graph without its calibration cache, and a cache the graph does not use."""
     path = options.calibration_cache
     is_read = _backend.is_int8_by_cache(typed)
     if is_read and path is None:
@@ -311,7 +311,7 @@ def _check_cache(typed: TypedGraph, options: CompileOptions) -> None:
             hint="leave --calibration-cache out, or quantize --typing implicit",
         )
     if path is None or not artifact.sidecar_path(path).exists():
-        return  # missing, or of another tool: the build reads it or gives the reason
+        return  # missing, or written by another tool: the build reads it or fails with the reason
     graph = artifact.load(CalibrationCache, path).provenance.parents.get("typed graph")
     if graph != typed.sha256:
         raise InputError(
@@ -324,9 +324,9 @@ def _check_cache(typed: TypedGraph, options: CompileOptions) -> None:
 def _check_int8(
     vendor: Vendor, typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]
 ) -> None:
-    """Refuse an int8 graph whose convolutions all became float, as for Turing in TensorRT-RTX.
+    """Refuse a plan of an int8 graph without int8 convolutions, as TensorRT-RTX makes for Turing.
 
-    Engines with parts on a DLA core are not judged, since it hides its layers.
+    Plans with parts on a DLA core are accepted, since the layers in those parts are not listed.
     """
     if not layers["convolutions"] or layers["dla_islands"]:
         return
@@ -340,7 +340,7 @@ def _check_int8(
 
 
 def require_driver(vendor: Vendor, reason: str) -> None:
-    """Refuse a machine without an NVIDIA driver; ``reason`` says why one is needed.
+    """Refuse a machine without an NVIDIA driver; ``reason`` says why a driver is needed.
 
     Raises:
         BackendMissing: No driver answers.

@@ -1,15 +1,15 @@
 """Builds with NVIDIA's inference libraries: TensorRT 8.2 to 11 and TensorRT-RTX.
 
-The vendor module is an argument (``trt``), so one implementation serves all of them. Members of the
-library are looked up (``hasattr``), never derived from its version number. A build is either
-strongly typed, where the graph alone decides the precision, or weakly typed, for TensorRT 8 to 10,
-where builder flags allow FP16 and INT8. The scales of a weakly typed build come from Q/DQ nodes or,
-for a graph without them, from a calibration cache (``implicit``: what a DLA core of TensorRT 8 to
-10.7 needs).
+Functions take the library's module as the argument ``trt``, so one implementation serves all
+versions. Members of the library are looked up (``hasattr``), never derived from its version number.
+A build is either strongly typed, where the graph alone decides the precision, or weakly typed, for
+TensorRT 8 to 10, where builder flags allow FP16 and INT8. A weakly typed INT8 build takes its
+scales from Q/DQ nodes or, for a graph without Q/DQ nodes, from a calibration cache (``implicit``
+typing, which a DLA core, a deep learning accelerator, needs in TensorRT 8 to 10.7).
 
 This file travels to devices: Python 3.6 syntax, standard library and numpy. Strongly typed builds
 have run with TensorRT-RTX, without a GPU. No build has run with TensorRT itself: tests run both
-kinds on the recorded surface of each version, which raises on any member that it lacks.
+kinds of build on stand-ins that have only the recorded members of each version.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ Layer = _inspection.Layer
 VendorError = _inspection.VendorError
 PlanRunner = _plan.PlanRunner
 
-# trtexec's names of memory pools -> the library's
+# trtexec's names of memory pools -> the library's names
 POOLS = {
     "workspace": "WORKSPACE",
     "dlaSRAM": "DLA_MANAGED_SRAM",
@@ -38,7 +38,7 @@ POOLS = {
     "dlaGlobalDRAM": "DLA_GLOBAL_DRAM",
     "tacticSharedMem": "TACTIC_SHARED_MEMORY",
 }
-# trtexec's names of hardware compatibility levels -> the library's
+# trtexec's names of hardware compatibility levels -> the library's names
 HARDWARE_LEVELS = {"ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
 # Member of the library -> versions that have it. Source: docs/tensorrt.md, "Names"
 _VERSIONS = {
@@ -57,13 +57,14 @@ _VERSIONS = {
 
 
 class BuildSettings(NamedTuple):
-    """Settings of a build; batch sizes count only where the graph's batch is dynamic.
+    """Settings of a build; the batch sizes have an effect only if the graph's batch is dynamic.
 
-    ``typing`` is ``strong``, ``weak`` or ``implicit``; ``precision`` and ``float_rest`` count only
-    where it is not strong. ``memory_pools`` are (name in POOLS, MiB); ``workspace_mib`` is the size
-    of the pool ``workspace`` unless that is among them. ``hardware_compatible`` is a name in
+    ``typing`` is ``strong``, ``weak`` or ``implicit``; ``precision`` and ``float_rest`` (the
+    precision of an int8 graph's float layers) have an effect unless ``typing`` is ``strong``.
+    ``memory_pools`` are (name in POOLS, MiB); ``workspace_mib`` is the size of the pool
+    ``workspace`` unless ``memory_pools`` holds it. ``hardware_compatible`` is a name in
     HARDWARE_LEVELS or empty. ``progress`` is called with (steps done, steps in all) and may raise
-    to stop the build.
+    an exception to stop the build.
     """
 
     min_batch: int
@@ -89,7 +90,7 @@ class BuildSettings(NamedTuple):
 
 
 class Built(NamedTuple):
-    """A serialized engine and the library's facts about it.
+    """A serialized engine (plan) and the library's facts about it.
 
     ``layers`` come from EngineInspector where the plan can be deserialized here, else from the log;
     ``source`` is ``inspector``, ``log`` or, where no layers are listed, empty.
@@ -106,7 +107,7 @@ def build(trt: "Library", onnx_path: str, settings: BuildSettings) -> Built:
     """Compile the ONNX graph at ``onnx_path``.
 
     Raises:
-        VendorError: The parser or the builder refused, or the library lacks a setting.
+        VendorError: The parser or the builder refuses the graph, or the library lacks a setting.
         OSError: The calibration cache or the timing cache cannot be read or written.
     """
     logger = _inspection.capturing_logger(trt)
@@ -117,7 +118,7 @@ def build(trt: "Library", onnx_path: str, settings: BuildSettings) -> Built:
 def _serialized(
     trt: "Library", onnx_path: str, settings: BuildSettings, logger: "CapturingLogger"
 ) -> bytes:
-    """The plan; the builder and the network, which holds all weights, are freed again."""
+    """The plan; on return the builder and the network, which holds all weights, are freed."""
     builder = _plan.started(trt.Builder, logger)
     network = builder.create_network(_network_flags(trt, settings))
     _parse(trt, network, logger, onnx_path)
@@ -128,7 +129,7 @@ def _serialized(
     timings = _timing_cache(config, settings.timing_cache, logger)
     with timings, _watched(trt, config, settings.progress):
         plan = builder.build_serialized_network(network, config)
-    del calibrator  # it had to live until here
+    del calibrator  # the build needed it until here
     if plan is None:
         error = VendorError(_inspection.failures(logger))
         if settings.compute_capabilities:
@@ -145,7 +146,7 @@ def _described(
     try:
         inspected = _inspected(trt, plan, settings)
         layers, source = (inspected, "inspector") if inspected else (layers, source)
-    except (VendorError, ValueError) as error:  # TensorRT-RTX without a GPU; broken JSON
+    except (VendorError, ValueError) as error:  # no GPU for TensorRT-RTX, or broken JSON
         if not layers:
             warnings.append("the plan's layers cannot be listed: {}".format(error))
     return Built(
@@ -175,8 +176,8 @@ def _inspected(trt: "Library", plan: bytes, settings: BuildSettings) -> List[Lay
 def _forget_failed_build(trt: "Library") -> None:
     """Build a network of one identity layer and drop it.
 
-    After a failed build for Turing, TensorRT-RTX 1.7.1 compiles the next network of the process for
-    Turing too, whatever its settings; the network after that is compiled right again (measured).
+    After a failed build for Turing, TensorRT-RTX 1.7.1 compiles the next network in the process for
+    Turing too, whatever its settings, and later networks correctly again (measured).
     """
     builder = trt.Builder(_inspection.capturing_logger(trt))
     network = builder.create_network(_network_flags(trt, BuildSettings(1, 1, 1)))
@@ -201,7 +202,7 @@ def _part(trt: "Library", owner: Any, name: str) -> Any:
 
 def _network_flags(trt: "Library", settings: BuildSettings) -> int:
     flags = trt.NetworkDefinitionCreationFlag
-    # TensorRT 8 and 9 take the batch for an ordinary dimension only with this flag; 10 ignores it.
+    # TensorRT 8 and 9 need this flag to treat the batch as an ordinary dimension; 10 ignores it.
     bits = 1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0
     if settings.typing == "strong":
         bits |= 1 << int(_part(trt, flags, "STRONGLY_TYPED"))
@@ -212,7 +213,7 @@ def _parse(trt: "Library", network: "Network", logger: "CapturingLogger", onnx_p
     parser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(onnx_path):
         return
-    # The errors belong to the parser: to read them after it is gone crashes the process.
+    # The parser owns its errors: reading them after it is freed crashes the process.
     errors = [
         _inspection.parser_error(parser.get_error(index)) for index in range(parser.num_errors)
     ]
@@ -222,7 +223,7 @@ def _parse(trt: "Library", network: "Network", logger: "CapturingLogger", onnx_p
 def _configure(
     trt: "Library", builder: "Builder", config: "Config", settings: BuildSettings
 ) -> Any:
-    """Apply the settings, and return the calibrator, which must live until the build is over."""
+    """Apply the settings, and return the calibrator, which must live until the build ends."""
     calibrator = None
     if settings.typing != "strong":
         calibrator = _allow_precisions(trt, builder, config, settings)
@@ -252,7 +253,7 @@ def _configure(
 def _allow_precisions(
     trt: "Library", builder: "Builder", config: "Config", settings: BuildSettings
 ) -> Any:
-    """Set the flags of a weakly typed build; a calibrator where scales come from a cache."""
+    """Set a weakly typed build's flags; return a calibrator if scales come from a cache."""
     flags = {"fp16": ["FP16"], "int8": ["INT8"]}.get(settings.precision, [])
     if settings.precision == "int8" and settings.float_rest == "fp16":
         flags = ["INT8", "FP16"]
@@ -307,7 +308,7 @@ def _use_dla(trt: "Library", builder: "Builder", config: "Config", settings: Bui
 
 
 def compute_capabilities(trt: "Library") -> List[str]:
-    """Compute capabilities that need no GPU to compile for, as NVIDIA writes them: ``["7.5"]``."""
+    """Compute capabilities, such as ``["7.5"]``, for which ``trt`` compiles without a GPU."""
     if not hasattr(trt, "ComputeCapability"):
         return []
     matches = [re.match(r"SM(\d+)(\d)$", name) for name in trt.ComputeCapability.__members__]
@@ -315,7 +316,7 @@ def compute_capabilities(trt: "Library") -> List[str]:
 
 
 def _choose_compute_capabilities(trt: Any, config: Any, wanted: Tuple[str, ...]) -> None:
-    # TensorRT-RTX alone has compute capabilities, so the types of TensorRT lack them.
+    # Any: only TensorRT-RTX has these members, and the type stubs are those of TensorRT.
     if not wanted:
         return
     known = compute_capabilities(trt)
@@ -347,7 +348,7 @@ def _add_profile(
 
 @contextlib.contextmanager
 def _watched(trt: "Library", config: "Config", progress: Any) -> Iterator[None]:
-    """Report the build from TensorRT 10.0 on; an exception of ``progress`` stops it."""
+    """Report the build's progress (TensorRT 10.0 and later); an exception of it stops the build."""
     if progress is None or not hasattr(trt, "IProgressMonitor"):
         yield
         return
@@ -362,10 +363,10 @@ def _watched(trt: "Library", config: "Config", progress: Any) -> Iterator[None]:
 def _timing_cache(
     config: "Config", path: Optional[str], logger: "CapturingLogger"
 ) -> Iterator[None]:
-    """Use kernel timings from ``path`` and write them back after the build; builds may share it.
+    """Use kernel timings from ``path``, and add this build's; several builds may share the file.
 
     Raises:
-        VendorError: The file is damaged, or holds timings of another GPU or TensorRT.
+        VendorError: The file is damaged, or holds timings of another GPU or TensorRT version.
     """
     if path is None:
         yield
@@ -376,7 +377,7 @@ def _timing_cache(
         raise VendorError(foreign + "delete it, or name another file")
     yield
     with _locked(path):
-        # Another build may have added its own timings since.
+        # Another build may have added its timings to the file since this build read it.
         other = _content(path)
         added: Any = config.create_timing_cache(other)
         if other and (added is None or not cache.combine(added, False)):  # noqa: FBT003
@@ -397,7 +398,7 @@ def _content(path: str) -> bytes:
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Lock ``path`` against other builds; the lock ends with the process at the latest."""
+    """Lock ``path`` against other builds; the lock also ends if the process does."""
     import fcntl
 
     with open(path + ".lock", "w") as stream:

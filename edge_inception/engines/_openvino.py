@@ -1,11 +1,11 @@
-"""OpenVINO on the CPU, without artifacts: read a typed graph, compile it, run its blob.
+"""OpenVINO on the CPU: read a typed graph, compile it to a blob, run the blob.
 
-The blob holds the graph, not machine code: an import compiles the kernels again, and OpenVINO's own
-default float precision (bfloat16 where the CPU has it) would silently replace that of the compile.
-Float precision and threads are therefore set at each import, and read back.
+The blob holds the graph, not machine code: importing it compiles the kernels again, and OpenVINO's
+default float precision (bfloat16 where the CPU has it) would then silently replace the precision
+chosen at compile time. So each import sets float precision and threads, and reads both back.
 
-This file travels to devices with ``_openvino_unsigned``: it imports numpy and openvino alone, and
-raises errors of its own. It runs with the Python of OpenVINO, 3.10 or later.
+This file travels to devices with ``_openvino_unsigned``: it imports only numpy and openvino, and
+raises errors of its own. It needs Python 3.10 or later, as OpenVINO does.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ else:
     import _openvino_unsigned  # type: ignore[import-not-found, no-redef]
 
 DEVICE = "CPU"
-# float precision -> the capability OpenVINO must report for this CPU
+# float precision -> the capability that OpenVINO must report for this CPU
 CAPABILITIES: Mapping[str, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 _ELEMENTS = {"f32": "float32", "u8": "uint8"}
 _NAMES_THE_NODE = "the message names the node; compile takes graphs written by quantize"
 _FUSED = "/WithoutBiases"  # what OpenVINO appends to the names of nodes that it fuses
-_NO_KERNEL = ("undef", "unknown")  # a part of a fused layer; a layer that works in place
+_NO_KERNEL = ("undef", "unknown")  # kernel names of fused parts and of layers that work in place
 _INT8 = frozenset(("i8", "u8"))
 _WEIGHTED = frozenset(("Convolution", "FullyConnected", "MatMul"))
 
 
 class Refusal(Exception):
-    """A reason on one line why a call cannot be done; ``hint``, which may be empty, is its fix."""
+    """Why a call is refused, on one line; ``hint`` says what to do, and may be empty."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -50,18 +50,18 @@ class GraphRefused(Refusal):
 
 
 class BlobRefused(Refusal):
-    """OpenVINO cannot load the blob: damaged, or made for another version or CPU."""
+    """OpenVINO cannot load the blob: it is damaged, or was made for another version or CPU."""
 
 
 class Unavailable(Refusal):
-    """OpenVINO on this CPU lacks the arithmetic, the threads or a kernel."""
+    """OpenVINO on this CPU lacks the float precision, the threads or an int8 kernel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """A compiled graph: the content of an engine file, and facts read back from the library.
+    """A compiled graph: the content of an engine file, and facts that OpenVINO reports about it.
 
-    ``layers`` counts the executed layers by type and precision.
+    ``layers`` are the counts of ``_executed_layers``; ``respelled`` counts rewritten activations.
     """
 
     blob: bytes
@@ -86,16 +86,16 @@ def library() -> Any:
 
 
 def ties() -> dict[str, str]:
-    """Version and instruction family that a blob depends on.
+    """OpenVINO's version and the instruction family (such as x86_64) that a blob depends on.
 
-    The blob itself also names the exact instruction set, which OpenVINO checks.
+    The blob also names the exact instruction set, which OpenVINO checks.
     """
     version = str(library().__version__).partition("-")[0]
     return {"openvino": version, "machine": platform.machine()}
 
 
 def capabilities() -> list[str]:
-    """Element types that this CPU computes in, as OpenVINO names them.
+    """Element types in which this CPU computes, by OpenVINO's names.
 
     Raises:
         LibraryMissing: OpenVINO is not installed.
@@ -144,18 +144,18 @@ def static_batch(model: Any) -> int | None:
 def compile_graph(
     model: Any, *, name: str, precision: str, threads: int, batch: tuple[int, int]
 ) -> Compiled:
-    """``model`` compiled for this CPU; it is changed in place.
+    """``model`` compiled for this CPU; ``model`` itself is changed in place.
 
     Args:
         model: The result of ``read_graph``, with one input.
-        name: The graph's name in messages.
-        precision: Arithmetic of the float part, a key of CAPABILITIES.
-        threads: At least 1.
-        batch: Smallest and largest number of images; counts where the batch is dynamic.
+        name: Name of the graph in messages.
+        precision: Precision of the float layers, a key of CAPABILITIES.
+        threads: Number of CPU threads, at least 1.
+        batch: Smallest and largest number of images; ignored if the model's batch is static.
 
     Raises:
         GraphRefused: OpenVINO cannot compile the graph.
-        Unavailable: This CPU lacks the arithmetic or the threads, or cannot compute an int8 layer.
+        Unavailable: This CPU lacks the precision or the threads, or cannot compute an int8 layer.
     """
     core = library().Core()
     require_precision(core, precision)
@@ -178,18 +178,18 @@ def compile_graph(
 
 
 class BlobRunner:
-    """An imported blob: one infer request on one stream.
+    """An imported blob, run by a single infer request on a single stream.
 
     ``element`` and ``shape`` describe one image; ``info`` holds facts that OpenVINO reports.
     """
 
     def __init__(self, blob: bytes, *, name: str, precision: str, threads: int) -> None:
-        """Import ``blob``, which messages call ``name``.
+        """Import ``blob``; ``name`` is its name in messages.
 
         Raises:
             LibraryMissing: OpenVINO is not installed.
             BlobRefused: The blob is damaged, or was made for another version or CPU.
-            Unavailable: This CPU lacks the arithmetic or the threads.
+            Unavailable: This CPU lacks the precision or the threads.
         """
         core = library().Core()
         require_precision(core, precision)
@@ -210,7 +210,7 @@ class BlobRunner:
             self._request: Any = compiled.create_infer_request()
 
     def run(self, images: Any) -> dict[str, Any]:
-        """Outputs of one batch [N, *shape] by name, in fresh arrays."""
+        """The outputs for one batch [N, *shape] by name, in fresh arrays."""
         results = self._request.infer({0: images}, share_inputs=True, share_outputs=False)
         return {name: results[index] for index, name in enumerate(self._outputs)}
 
@@ -220,7 +220,7 @@ class BlobRunner:
 
 
 class Timed(NamedTuple):
-    """An executed layer: name of its node, kind, kernel, and mean time in a call in ms."""
+    """An executed layer: its node's name, kind and kernel, and its mean time per call in ms."""
 
     name: str
     kind: str
@@ -231,17 +231,17 @@ class Timed(NamedTuple):
 def layer_times(
     blob: bytes, batches: Sequence[Any], *, name: str, precision: str, threads: int
 ) -> list[Timed]:
-    """Executed layers in order; the first of two or more ``batches`` is a warm-up.
+    """Executed layers in order; of ``batches``, two or more, the first is a warm-up.
 
-    OpenVINO's counters hold the mean of all calls since the load, in whole microseconds, from which
-    the time of the warm-up is subtracted. A layer of under 1 us has 0.0 ms, and OpenVINO calls it
-    not executed. It says the same of parts of a fused layer and of layers that work in place; those
-    have no kernel and are left out.
+    OpenVINO's counters hold the mean of all calls since the load, in whole microseconds; the share
+    of the warm-up is subtracted. A layer that takes less than 1 us has 0.0 ms, and OpenVINO reports
+    it as not executed. OpenVINO reports the same for parts of a fused layer and for layers that
+    work in place; these have no kernel and are left out.
 
     Raises:
         LibraryMissing: OpenVINO is not installed.
         BlobRefused: The blob is damaged, or was made for another version or CPU.
-        Unavailable: This CPU lacks the arithmetic.
+        Unavailable: This CPU lacks the precision.
     """
     core = library().Core()
     require_precision(core, precision)
@@ -267,10 +267,10 @@ def layer_times(
 
 
 def require_precision(core: Any, precision: str) -> None:
-    """Refuse arithmetic that this CPU lacks; ``precision`` is a key of CAPABILITIES.
+    """Refuse a precision that this CPU lacks; ``precision`` is a key of CAPABILITIES.
 
     Raises:
-        Unavailable: OpenVINO does not list it for this CPU.
+        Unavailable: OpenVINO does not list the precision for this CPU.
     """
     if CAPABILITIES[precision] not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
         cpu = core.get_property(DEVICE, "FULL_DEVICE_NAME")
@@ -280,7 +280,7 @@ def require_precision(core: Any, precision: str) -> None:
 
 
 def _properties(precision: str, threads: int) -> dict[str, Any]:
-    """Properties for one stream on ``threads`` threads, the fastest for one batch at a time."""
+    """Properties for one stream on ``threads`` threads: the lowest latency of single batches."""
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -290,10 +290,10 @@ def _properties(precision: str, threads: int) -> dict[str, Any]:
 
 
 def _read_back(compiled: Any, precision: str, threads: int) -> dict[str, Any]:
-    """Settings that OpenVINO reports of a compiled graph.
+    """Settings that OpenVINO reports for a compiled graph.
 
     Raises:
-        Unavailable: OpenVINO uses another precision or number of threads than asked for.
+        Unavailable: OpenVINO uses another precision or number of threads than was asked for.
     """
     facts = {
         "float_precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
@@ -314,7 +314,7 @@ def _read_back(compiled: Any, precision: str, threads: int) -> dict[str, Any]:
 def _executed_layers(compiled: Any) -> dict[str, Any]:
     """Numbers of layers that compute at inference, by type and input precision.
 
-    Constants do not count, nor layers that compute from constants alone at load time.
+    Constants are not counted, nor are layers that OpenVINO computes from constants at load time.
     """
     layers: dict[str, Counter[str]] = {}
     kernels: Counter[str] = Counter()

@@ -1,39 +1,40 @@
-"""A rewrite of signed int8 activations as uint8 up to 128 for OpenVINO's CPU kernels.
+"""A rewrite of signed int8 activations as uint8 with values up to 128, for OpenVINO on CPUs.
 
-A typed graph holds signed int8 with zero point 0, as TensorRT needs it. OpenVINO computes some
-layers of such a graph wrongly. Seen with OpenVINO 2026.4.1, compared with onnxruntime:
+A typed graph holds signed int8 with zero point 0, as TensorRT requires. OpenVINO computes some
+layers of such a graph wrongly. Compared with onnxruntime, OpenVINO 2026.4.1 showed two errors:
 
 - AVX2 without VNNI (AMD EPYC): OpenVINO shifts signed activations to 0..255 and adds products of
-  uint8 and int8 in pairs in 16 bits, which saturate. Every convolution and matrix product of a
-  signed tensor is wrong: 16 to 23 dB SQNR with weights over the whole int8 range, for every kernel
-  size and number of channels. The trained demo Inception-v4 fell from 22 to 9 dB, since the input
-  of the model is signed. Activations up to 128 cannot saturate, since 2 * 128 * 127 < 2^15: with
-  them these layers are exact (138 dB or more, the rounding of float32). Pools of either sign are
-  exact too.
+  uint8 and int8 in pairs in 16 bits, and these sums saturate. Every convolution and matrix product
+  of a signed tensor is wrong: 16 to 23 dB SQNR with weights over the whole int8 range, for every
+  kernel size and number of channels. The trained demo Inception-v4 fell from 22 to 9 dB, since the
+  model's input is signed. With activations up to 128 the sums cannot saturate (2 * 128 * 127 <
+  2^15), and these layers are exact (138 dB or more, the rounding of float32). Pools are exact for
+  signed and unsigned tensors.
 - AVX512-VNNI without AMX (also 2024.6 to 2026.4.1): OpenVINO loses the scale of a signed tensor
-  behind a Concat and rounds its values to whole numbers of the tensor's own unit.
+  behind a Concat and rounds its real values, not its quantized values, to integers.
 
-So no such layer gets a signed tensor, on any CPU, which leaves one graph to test. A tensor that
-cannot be negative, such as one behind a ReLU, uses only the levels 0..127 of the 256:
+So the rewrite removes signed tensors before such layers on every CPU, which leaves one graph to
+test. A tensor that cannot be negative, such as the output of a ReLU, uses the levels 0..127 of 256:
 
     before  Relu - FakeQuantize [-128 s, 127 s] -> [-128, 127] - Convert int8 - ...
     after   Clamp [0, 127 s] - FakeQuantize [0, 255 s] -> [0, 255] - Convert uint8 - ...
 
-Any other tensor x is split into its positive and its negative part, twice the channels, and
-W * x becomes [W, -W] * [max(x, 0), max(-x, 0)] in every layer with weights that reads it:
+Any other tensor x is split into its positive and its negative part, which doubles its channels, and
+W * x becomes [W, -W] * [max(x, 0), max(-x, 0)] in every layer with weights that reads x:
 
     before  x - FakeQuantize [-128 s, 127 s] - Convert int8 - ... - Convolution W
     after   x - Clamp [-128 s, 127 s] - Concat(x, -x) - FakeQuantize [0, 255 s] -> [0, 255]
             - Convert uint8 - ... - Convolution [W, -W]
 
-A pool or sum that reads a signed tensor behind a Concat gets values rounded in float instead.
+A pool or sum that reads a signed tensor behind a Concat gets float values instead, which are
+rounded to the same levels.
 
-All rewrites round x / s to the nearest integer, ties to even (128 is even, so the shift keeps
-ties), and clip at the same levels, so the result is that of the typed graph. A split layer costs
-twice the multiplications: the first layer is split, and the few behind a sum or a convolution
-without ReLU.
+All rewrites round x / s (s is the scale) to the nearest integer, ties to even (128 is even, so the
+shift keeps ties), and clip at the same levels, so the result is that of the typed graph. A split
+layer costs twice the multiplications. Only layers whose input can be negative are split: the first
+layer, and a few behind a sum or a convolution without ReLU.
 
-This file travels to devices: numpy and openvino alone.
+This file travels to devices: it imports only numpy and openvino.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class SharedWeights(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Respelled:
-    """Numbers of Q/DQ pairs that became unsigned, that were split, and that stay in float."""
+    """Numbers of Q/DQ pairs that became unsigned, were split, or are computed in float."""
 
     unsigned: int = 0
     split: int = 0
@@ -95,7 +96,7 @@ def unsigned_activations(model: Any) -> Respelled:
 
 
 def _respell_signed(ops: Any, node: Any) -> list[str]:
-    """Replace a tensor of both signs before kernels that fail on it; names of counts to raise."""
+    """Replace a tensor of both signs where readers fail on it; return the counts to raise by 1."""
     readers = _pair_readers(node)
     weighted = [r for r in readers if r.get_node().get_type_name() in _WEIGHTED]
     others = [r for r in readers if r.get_node().get_type_name() not in _WEIGHTED]
@@ -112,7 +113,7 @@ def _source(node: Any, port: int = 0) -> Any:
 
 
 def _is_non_negative(node: Any, non_negative: set[str]) -> bool:
-    """Whether the first output of ``node`` cannot be negative, from its type and its sources."""
+    """Whether the first output of ``node`` cannot be negative, by the node's type and sources."""
     kind = node.get_type_name()
     if kind == "Relu" or (kind == "Clamp" and node.get_attributes()["min"] >= 0):
         return True
@@ -128,14 +129,14 @@ def _is_non_negative(node: Any, non_negative: set[str]) -> bool:
 
 
 def _is_constant(node: Any, holds: Callable[[Any], Any]) -> bool:
-    """Whether ``node``, seen through Convert and Reshape, is a constant that ``holds`` accepts."""
+    """Whether ``node``, behind any Convert and Reshape, is a constant that ``holds`` accepts."""
     while node.get_type_name() in {"Convert", "Reshape"}:
         node = _source(node)
     return node.get_type_name() == "Constant" and bool(holds(node.data).all())
 
 
 def _readers(node: Any) -> list[Any]:
-    """Input ports that read the values of ``node``, which ShapeOf does not."""
+    """Input ports that read the values of ``node``; ShapeOf reads none."""
     entries = node.output(0).get_target_inputs()
     return [entry for entry in entries if entry.get_node().get_type_name() != "ShapeOf"]
 
@@ -156,7 +157,7 @@ def _is_signed_pair(node: Any) -> bool:
 
 
 def _before_converts(value: Any) -> Any:
-    """The node that computes ``value``, seen through Converts that nobody else reads."""
+    """The node that computes ``value``, in front of any Converts with a single reader."""
     node = value.get_node()
     while node.get_type_name() == "Convert" and len(_readers(node)) == 1:
         node = _source(node)
@@ -164,10 +165,10 @@ def _before_converts(value: Any) -> Any:
 
 
 def _clamped(ops: Any, value: Any, top: float) -> Any:
-    """``value`` cut off at ``top``; a concat that nobody else reads is cut off branch by branch.
+    """``value`` clamped to 0..``top``; for a Concat with a single reader, each branch is clamped.
 
-    OpenVINO moves a FakeQuantize through a Concat and into the convolutions before it, which keeps
-    the concat in 8 bits; a Clamp in between would stop it.
+    OpenVINO moves a FakeQuantize through a Concat into the convolutions before that, which keeps
+    the Concat in 8 bits; a Clamp behind the Concat would prevent this.
     """
     node = _before_converts(value)
     if node.get_type_name() != "Concat" or len(_readers(node)) > 1:
@@ -179,21 +180,21 @@ def _clamped(ops: Any, value: Any, top: float) -> Any:
 
 
 def _before_relu(value: Any) -> Any:
-    """``value``, or the input of its Relu where it has one reader: a Clamp from 0 replaces that."""
+    """``value``; if a Relu with one reader computes it, the Relu's input (for a Clamp)."""
     node = value.get_node()
     is_needless = node.get_type_name() == "Relu" and len(_readers(node)) == 1
     return node.input_value(0) if is_needless else value
 
 
 def _scale(node: Any) -> Any:
-    """The scale of a symmetric pair, whose upper end is 127 times the scale."""
+    """The scale of a symmetric Q/DQ pair, whose largest value is 127 times the scale."""
     import numpy as np
 
     return np.float32(float(_source(node, 2).data.reshape(-1)[0]) / _TOP)
 
 
 def _unsigned_pair(ops: Any, value: Any, scale: Any) -> Any:
-    """FakeQuantize of ``value`` to the whole numbers 0..255."""
+    """A FakeQuantize of ``value`` to the integers 0..255."""
     import numpy as np
 
     kind = value.get_element_type()
@@ -203,7 +204,7 @@ def _unsigned_pair(ops: Any, value: Any, scale: Any) -> Any:
 
 
 def _respell(ops: Any, node: Any) -> list[str]:
-    """Replace one FakeQuantize and its Converts; returns the names of the new Converts."""
+    """Replace a FakeQuantize and its Converts by unsigned ones; return the new Converts' names."""
     import numpy as np
 
     scale = _scale(node)
@@ -221,7 +222,7 @@ def _respell(ops: Any, node: Any) -> list[str]:
 
 
 def _split(ops: Any, node: Any, readers: list[Any]) -> None:
-    """Give layers with weights the positive and negative part of the value of ``node``."""
+    """Make ``readers``, ports of layers with weights, read both parts of the value of ``node``."""
     import numpy as np
 
     scale = _scale(node)
@@ -229,7 +230,7 @@ def _split(ops: Any, node: Any, readers: list[Any]) -> None:
     kind = clamped.get_output_element_type(0)
     negative = ops.multiply(clamped, ops.constant(np.float32(-1), dtype=kind))
     parts = ops.concat([clamped, negative], axis=1).output(0)
-    values: dict[int, Any] = {}  # by number of groups, which layers share
+    values: dict[int, Any] = {}  # by number of groups; layers with the same number share a value
     for reader in readers:
         layer = reader.get_node()
         groups = _num_groups(layer)
@@ -249,7 +250,7 @@ def _clamp_signed(ops: Any, value: Any, scale: Any) -> Any:
 
 
 def _round_in_float(ops: Any, node: Any, readers: list[Any]) -> None:
-    """Give ``readers`` the values of a pair rounded in float: the scale of its integers is lost."""
+    """Make ``readers`` read the pair's values rounded in float; in int8 their scale is lost."""
     scale = _scale(node)
     for reader in readers:
         clamped = _clamp_signed(ops, node.input_value(0), scale)
@@ -259,7 +260,7 @@ def _round_in_float(ops: Any, node: Any, readers: list[Any]) -> None:
 
 
 def _pair_readers(node: Any) -> list[Any]:
-    """Input ports that read the dequantized values of the pair that starts at ``node``."""
+    """Input ports that read the dequantized values of the Q/DQ pair that starts at ``node``."""
     ports = []
     for entry in _readers(node):
         reader = entry.get_node()
@@ -274,7 +275,7 @@ def _num_groups(layer: Any) -> int:
 
 
 def _grouped(ops: Any, parts: Any, groups: int) -> Any:
-    """``parts`` with both parts of each group of channels side by side."""
+    """``parts`` with the positive and negative channels of each group side by side."""
     import numpy as np
 
     if groups == 1:
@@ -285,7 +286,7 @@ def _grouped(ops: Any, parts: Any, groups: int) -> Any:
 
 
 def _mirror_weights(ops: Any, layer: Any) -> None:
-    """Append the negated weights along the input channels: [O, I, ...] -> [O, 2 I, ...]."""
+    """Append a layer's negated weights along the input channels: [O, I, ...] -> [O, 2 I, ...]."""
     import numpy as np
 
     port = layer.input(1)

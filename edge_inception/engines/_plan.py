@@ -1,9 +1,10 @@
 """Plans (serialized engines): their header, a check that they fit this machine, and a runner.
 
-The header and the sidecar are compared with this machine before the library loads the plan, since
-the library answers a foreign plan with None and a line in its log. This file travels to devices:
-Python 3.6 syntax, standard library and numpy. The runner needs a GPU, and no GPU has executed it so
-far: tests run it on the recorded surface of each TensorRT version.
+The plan's header and its sidecar (the .json file beside it) are compared with this machine before
+the library loads the plan: given a plan of another version or GPU, the library returns None and
+writes the reason only to its log. This file travels to devices: Python 3.6 syntax, standard library
+and numpy. The runner needs a GPU, and has not run on a GPU so far: tests run it on stand-ins that
+have the recorded members of each TensorRT version.
 
 Source: trtexec ``printPlanVersion`` (samples/common/sampleEngines.cpp), docs/tensorrt.md, "Plans".
 """
@@ -25,32 +26,32 @@ else:
 
 VendorError = _inspection.VendorError
 
-# First bytes of a plan -> backend. ptrt is TensorRT up to 8.5: the library of the 8.5.2.2 wheel
-# compares a plan's first bytes with it and knows no ftrt, that of 8.6.0 writes ftrt before it.
+# First bytes of a plan -> backend. TensorRT up to 8.5 writes ptrt: the library of the 8.5.2.2 wheel
+# compares a plan's first bytes with ptrt and lacks ftrt; the library of 8.6.0 writes ftrt first.
 MAGIC = {"ftrt": "tensorrt", "ptrt": "tensorrt", "vtrt": "tensorrt_rtx"}
-_VERSION_AT = 24  # major, minor, patch, build: one byte each
+_VERSION_AT = 24  # offset in bytes of major, minor, patch and build, one byte each
 _SAME_GPU = (("sm", "SM"), ("device", "device"))
-# Hardware compatibility level -> facts of the GPU that must still be equal
+# Hardware compatibility level -> facts of the GPU that must be equal nevertheless
 _LEVEL_FACTS = {"ampere+": (), "sameComputeCapability": _SAME_GPU[:1]}
 _AMPERE = (8, 0)
 _AGAIN = "compile it again on this machine: edge-inception compile, or python3 device.py build"
 _NUMPY_NAMES = {
     "FLOAT": "float32",
     "HALF": "float16",
-}  # where it is not the library's in lower case
+}  # other names are the library's in lower case
 
 
 class Header(NamedTuple):
-    """The first bytes of a plan: a backend's name or nothing, and TensorRT's version if written."""
+    """What a plan's first bytes tell: the backend (empty if unknown) and TensorRT's version."""
 
     kind: str
     version: Optional[str]
 
 
 def read_header(plan: bytes) -> Header:
-    """The library that a plan is for, and the TensorRT version that built it.
+    """The backend that a plan is for, and the TensorRT version that built the plan.
 
-    The version is None for plans before TensorRT 8.6 and of TensorRT-RTX, which do not name it.
+    The version is None for plans of TensorRT-RTX and of TensorRT before 8.6, which do not hold it.
     """
     start = plan[:4].decode("latin-1")
     kind = MAGIC.get(start, "")
@@ -60,22 +61,22 @@ def read_header(plan: bytes) -> Header:
 
 
 def refusal(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]) -> Tuple[str, str]:
-    """The reason why ``plan`` must not be loaded here, and its fix; both are empty if it may.
+    """Why ``plan`` must not be loaded here, and what to do; both texts are empty if it may be.
 
     Args:
         plan: The file's bytes.
-        sidecar: Facts of the build: ``sha256``, ``tensorrt``, ``sm``, ``device``, ``precision``,
+        sidecar: Facts about the build: ``sha256``, ``tensorrt``, ``sm``, ``device``, ``precision``,
             ``dla_core``, ``version_compatible``, ``hardware_compatible``.
-        here: The same facts of this machine (``tensorrt``, ``sm``, ``device``, ``num_dla_cores``)
-            and of the request (``precision``, ``dla_core``). Facts that are absent or None on
-            either side are not compared.
+        here: Facts about this machine (``tensorrt``, ``sm``, ``device``, ``num_dla_cores``) and
+            about the request (``precision``, ``dla_core``). A fact that is absent or None on
+            either side is not compared.
     """
     reason = _damage(plan, sidecar) or _difference(plan, sidecar, here)
     return (reason, _AGAIN) if reason else ("", "")
 
 
 def _damage(plan: bytes, sidecar: Mapping[str, Any]) -> str:
-    """How the file differs from its own sidecar; empty if it does not."""
+    """How the plan contradicts its own sidecar; empty if it does not."""
     recorded, sha256 = sidecar.get("sha256"), hashlib.sha256(plan).hexdigest()
     if recorded is not None and sha256 != recorded:
         return "the plan has sha256 {}, its sidecar says {}".format(sha256[:12], recorded[:12])
@@ -91,7 +92,7 @@ def _damage(plan: bytes, sidecar: Mapping[str, Any]) -> str:
 
 
 def _difference(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """How this machine differs from the one that the plan was built for; empty if not."""
+    """How this machine differs from that of the build; empty if the plan may run here."""
     built = sidecar.get("tensorrt") or read_header(plan).version
     library = here.get("tensorrt")
     is_portable = bool(sidecar.get("version_compatible"))
@@ -116,14 +117,15 @@ def _unlike(name: str, was: Any, here: Any) -> str:
 
 
 def _same_release(one: str, other: str) -> bool:
-    """Whether two versions name one release, as 10.3.0 and 10.3.0.30 do."""
+    """Whether two versions name the same release, as 10.3.0 and 10.3.0.30 do."""
     return all(a == b for a, b in zip(one.split("."), other.split(".")))  # noqa: B905
 
 
 def _loads_in(built: str, here: str, *, is_version_compatible: bool) -> bool:
-    """Whether a plan of the TensorRT ``built`` loads in the TensorRT ``here``.
+    """Whether a plan built by TensorRT version ``built`` loads in version ``here``.
 
-    A version-compatible plan of 8 loads in 10, of 10 in 11, and in later releases of its own major.
+    A version-compatible plan of major version 8 loads in 10, a plan of 10 loads in 11, and either
+    loads in later releases of its own major version.
 
     Source: TensorRT support matrix 11.4.1, docs/tensorrt.md, "Plans".
     """
@@ -134,7 +136,7 @@ def _loads_in(built: str, here: str, *, is_version_compatible: bool) -> bool:
 
 
 class _NamedTensors:
-    """Inputs and outputs of TensorRT 8.5 and later."""
+    """An engine's inputs and outputs in TensorRT 8.5 and later, by name."""
 
     def __init__(self, trt: "Library", engine: "Engine", context: "Context") -> None:
         self._trt, self._engine, self._context = trt, engine, context
@@ -160,7 +162,7 @@ class _NamedTensors:
 
 
 class _Bindings:
-    """Inputs and outputs of TensorRT 8.4 and earlier: numbered, addresses in one list."""
+    """An engine's inputs and outputs in TensorRT 8.4 and earlier: by index, addresses in a list."""
 
     # Any: the published types begin with TensorRT 10, which has no bindings.
     def __init__(self, _trt: "Library", engine: Any, context: Any) -> None:
@@ -188,11 +190,11 @@ class _Bindings:
 
 
 def started(kind: Any, logger: Any) -> Any:
-    """A builder or a runtime of the library, made with ``logger``.
+    """An object of class ``kind``, a builder or a runtime of the library, that logs to ``logger``.
 
     Raises:
-        VendorError: The library cannot start, as with a driver that is too old. Its log has the
-            reason; pybind11 raises a TypeError.
+        VendorError: The library cannot start, for example with a driver that is too old. Its log
+            has the reason; its binding raises only a TypeError.
     """
     try:
         return kind(logger)
@@ -209,12 +211,12 @@ def deserialized(
     Args:
         trt: The library.
         plan: The file's bytes.
-        dla_core: The core that the plan was built for; None for a plan of the GPU alone.
+        dla_core: The DLA (deep learning accelerator) core of the build; None for the GPU alone.
         is_trusted: Whether the plan may execute code that it carries, as version-compatible
             plans do.
 
     Raises:
-        VendorError: The library refuses the plan; its own reason is the text.
+        VendorError: The library refuses the plan; the message is the library's reason.
     """
     logger = _inspection.capturing_logger(trt)
     runtime = started(trt.Runtime, logger)
@@ -235,12 +237,12 @@ def deserialized(
 
 
 class PlanRunner:
-    """A plan on the first GPU; it has not run on hardware so far.
+    """A plan loaded on the first GPU; this class has not run on hardware so far.
 
     Attributes:
         input_element: numpy's name of the input's element type.
         uses_graph: Whether the current input shape runs as one captured CUDA graph.
-        why_no_graph: The reason where it does not.
+        why_no_graph: Why it does not run as a graph; empty if it does or no batch has run.
     """
 
     def __init__(
@@ -253,14 +255,14 @@ class PlanRunner:
         wants_graph: bool = True,
         prepare: Optional[Callable[[Any], None]] = None,
     ) -> None:
-        """Deserialize ``plan``; the arguments are those of ``deserialized``, and two more.
+        """Deserialize ``plan``; ``deserialized`` explains its arguments.
 
         With ``wants_graph`` the work for each input shape is captured as a CUDA graph; work for a
-        DLA core cannot be captured and is enqueued call by call. ``prepare`` gets the engine before
-        its first use, to give it weights that the plan lacks.
+        DLA core cannot be captured and is enqueued in each call. ``prepare`` is called with the
+        engine before its first use, to give the engine weights that the plan lacks.
 
         Raises:
-            VendorError: The library refuses the plan; its reason is the text.
+            VendorError: The library refuses the plan; the message is its reason.
             CudaError: Neither pycuda nor libcudart is installed, or CUDA refuses the GPU.
         """
         self._device = _cuda.open_device()
@@ -294,7 +296,7 @@ class PlanRunner:
         self.input_element = self._element(self._input)
 
     def _element(self, name: str) -> str:
-        """Element type of a tensor as numpy names it."""
+        """A tensor's element type, by numpy's name."""
         kind = self._tensors.kind(name).name
         return str(_NUMPY_NAMES.get(kind, kind.lower()))
 
@@ -308,10 +310,10 @@ class PlanRunner:
         return float(self._device.milliseconds(*self._marks))
 
     def run(self, images: Any) -> Dict[str, Any]:
-        """Outputs of one batch by name, in fresh arrays.
+        """The outputs for one batch by name, in fresh arrays.
 
         Args:
-            images: Contiguous, of ``input_element`` and a shape inside the plan's profile.
+            images: Contiguous array of ``input_element`` in a shape that the plan's profile allows.
 
         Raises:
             VendorError: The input does not fit, or the library failed to execute.
@@ -344,7 +346,7 @@ class PlanRunner:
         return True
 
     def _prepare(self, shape: Tuple[int, ...]) -> None:
-        """Make buffers and the graph for one input shape; calls of one shape use them again."""
+        """Make buffers and the CUDA graph for an input shape; calls of that shape reuse them."""
         self._forget_graph()
         self._shape = ()
         if self._tensors.reshape(self._input, shape) is False:
@@ -364,8 +366,8 @@ class PlanRunner:
             self._capture()
 
     def _capture(self) -> None:
-        # TensorRT initialises itself in the first call after a change of shape, which cannot be
-        # captured: that call runs before, on whatever the buffers hold.
+        # In the first call after a change of shape TensorRT initialises itself, which cannot be
+        # captured. So one call runs before the capture, on whatever values the buffers hold.
         stream = self._device.stream
         if not self._tensors.enqueue(stream):
             raise VendorError(_inspection.failures(self._logger))

@@ -1,4 +1,4 @@
-"""Sessions of plans on the first GPU, after a check of the plan; none has run on hardware."""
+"""Sessions of plans (serialized engines) on the first GPU; no session has run on hardware."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _PlanSession(_backend.EngineSession):
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """Facts of the engine, and whether its last batch ran as a captured CUDA graph."""
+        """Facts about the engine, and whether its last batch ran as a captured CUDA graph."""
         return {**self._info, "cuda_graph": self._runner.uses_graph}
 
     @property
@@ -54,13 +54,13 @@ def backend_of(vendor: Vendor) -> Backend:
 
 
 def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> Session:
-    """A session on the first GPU; ``options.threads`` does not concern a GPU.
+    """A session on the first GPU; ``options.threads`` is ignored.
 
-    The plan of a ``strip_weights`` build gets its weights from the typed graph beside it.
+    A plan built with ``strip_weights`` gets its weights from the typed graph in its folder.
 
     Raises:
-        BackendMissing: The library, pycuda and libcudart, or an NVIDIA driver is absent.
-        InputError: The engine is damaged, or belongs to another version or GPU.
+        BackendMissing: The library or an NVIDIA driver is absent, or both pycuda and libcudart are.
+        InputError: The engine is damaged, or was compiled for another version or GPU.
     """
     plan, details = engine.path.read_bytes(), plan_details(engine)
     preflight(vendor, engine, plan, installed_version(vendor))
@@ -70,7 +70,7 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
     if details.strip_weights:
         graph = _refit.graph_of(engine, details.graph)
         prepare = partial(_refit.refit, trt, graph=graph)
-    is_trusted = details.version_compatible  # its sha256 was just compared
+    is_trusted = details.version_compatible  # preflight has compared its sha256
     if is_trusted or details.hardware_compatible:
         preflight(vendor, engine, plan, str(trt.__version__))
     else:
@@ -107,18 +107,18 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
 
 
 def plan_details(engine: EngineFile) -> PlanDetails:
-    """The details in the sidecar of a plan; the backends of NVIDIA open no other engine."""
+    """The details in a plan's sidecar, the .json file beside it; NVIDIA's engines are all plans."""
     assert isinstance(engine.details, PlanDetails), engine.details.backend
     return engine.details
 
 
 def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | None) -> None:
-    """Compare the plan's header and sidecar with this machine, before the library loads it.
+    """Compare the plan's header and sidecar with this machine, before the library loads the plan.
 
-    ``version`` is the library's, None where only an import would find it.
+    ``version`` is the library's; None where only an import of the library would tell it.
 
     Raises:
-        InputError: The plan is another library's, was changed since it was compiled, or was
+        InputError: The plan belongs to another library, was changed since the compile, or was
             compiled for another TensorRT, GPU or DLA core.
     """
     details = plan_details(engine)
@@ -150,7 +150,7 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | No
 
 
 def installed_version(vendor: Vendor) -> str | None:
-    """Version of the library in its package metadata, without an import; None if not there."""
+    """Version of the library in its package metadata, read without an import; None if absent."""
     try:
         return importlib.metadata.version(vendor.modules[0])
     except importlib.metadata.PackageNotFoundError:

@@ -1,6 +1,7 @@
-"""The return of weights from the typed graph into a plan that was built without them.
+"""Refit: give a plan that was built without weights the weights of its typed graph.
 
-It has not run on hardware; the tests run it on the recorded surfaces of TensorRT 10.0 and later.
+This code has not run on hardware; the tests run it on stand-ins that have the recorded members of
+TensorRT 10.0 and later.
 
 Source: "Refitting a Weight-Stripped Engine Directly from ONNX", TensorRT docs.
 """
@@ -24,7 +25,7 @@ def graph_of(engine: EngineFile, name: str) -> Path:
     """Path of the typed graph ``name`` that a plan without weights was compiled from.
 
     Raises:
-        InputError: The graph is not beside the plan, or was changed.
+        InputError: The graph is not in the plan's folder, or was changed since the compile.
     """
     sha256, path = engine.provenance.parents.get("typed graph"), engine.path.with_name(name)
     if not path.is_file() or artifact.file_sha256(path) != sha256:
@@ -41,7 +42,7 @@ def refit(trt: Library, engine: Engine, graph: Path) -> None:
     """Give a deserialized engine the weights of ``graph``.
 
     Raises:
-        VendorError: The graph cannot be read, or lacks weights; the text is the library's reason.
+        VendorError: The graph cannot be read, or lacks weights; the message is the library's own.
     """
     logger = _inspection.capturing_logger(trt)
     refitter = trt.Refitter(engine, logger)

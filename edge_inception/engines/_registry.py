@@ -1,6 +1,6 @@
 """Engine backends by name: each file of this folder without a leading underscore is a backend.
 
-Listing the names imports nothing; ``backend`` imports the file of the one that is asked for.
+Listing the names imports no backend; ``backend`` imports the file of the backend it returns.
 """
 
 from __future__ import annotations

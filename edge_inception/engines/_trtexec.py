@@ -1,7 +1,8 @@
 """trtexec commands for a build, whose flags differ from version to version.
 
-Python 3.6 syntax and standard library, like the files that travel to devices: ``build.sh`` of a
-bundle is written from this table. No trtexec has been run here.
+The script ``build.sh`` of a bundle is written from the table of flags below. This file keeps to
+Python 3.6 syntax and the standard library, like the files that travel to devices. No trtexec has
+been run in this project.
 
 Source: samples/common/sampleOptions.cpp of NVIDIA/TensorRT 8.2.1 to 11.1,
 docs/tensorrt.md, "trtexec".
@@ -11,8 +12,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 Version = Tuple[int, ...]
 
-_END = (99,)
-# Setting, flag, first version with the flag, first later version without it
+_END = (99,)  # above every version: the flag still exists
+# Setting, flag, first version with the flag, first later version without the flag
 _FLAGS = (
     ("workspace", "--workspace={}", (8, 2), (8, 4)),
     ("pools", "--memPoolSize={}", (8, 4), _END),
@@ -35,7 +36,7 @@ _FLAGS = (
 
 
 class NoSuchFlag(Exception):
-    """This version's trtexec lacks a flag; the text names it and the versions that have it."""
+    """This version's trtexec lacks a flag; the message names the flag and versions that have it."""
 
 
 def command(
@@ -45,17 +46,17 @@ def command(
     engine: str,
     shape: Optional[Tuple[str, Sequence[int]]] = None,
 ) -> List[str]:
-    """The words of the trtexec command that builds ``engine`` from ``onnx``.
+    """The trtexec command that builds ``engine`` from ``onnx``, as a list of words.
 
     Args:
-        version: TensorRT's, such as (8, 5, 2).
+        version: TensorRT's version, such as (8, 5, 2).
         settings: A ``_nvinfer.BuildSettings``.
         onnx: Path of the graph.
         engine: Path of the plan to write.
         shape: The input's name and the shape of one image, where the graph's batch is dynamic.
 
     Raises:
-        NoSuchFlag: That version lacks a flag that the settings need.
+        NoSuchFlag: This version lacks a flag that the settings need.
     """
     values = _values(version, settings)
     words = ["trtexec", "--onnx=" + onnx, "--saveEngine=" + engine]
@@ -79,7 +80,7 @@ def command(
 
 
 def _values(version: Version, settings: Any) -> Dict[str, str]:
-    """Values of the flags as text, by setting; an empty text leaves the flag out."""
+    """The text that fills each flag, by setting; an empty text leaves the flag out."""
     is_weak = settings.typing != "strong"
     is_int8 = is_weak and settings.precision == "int8"
     pools = dict(settings.memory_pools)
@@ -92,7 +93,7 @@ def _values(version: Version, settings: Any) -> Dict[str, str]:
         if any(name == row[0] for row in _FLAGS)
     }
     values.update(
-        # From 11.0 on every network is strongly typed, and trtexec has no flag for it.
+        # From 11.0 on every network is strongly typed, and trtexec has no flag for that.
         strong="" if is_weak or tuple(version) >= (11, 0) else "yes",
         fp16=_text(is_weak and "fp16" in (settings.precision, is_int8 and settings.float_rest)),
         int8=_text(is_int8),

@@ -1,7 +1,9 @@
 """onnxruntime on the CPU: the numeric reference, which computes operators as ONNX defines them.
 
-The engine file is the typed graph itself. Graph optimisations are off, since they fuse Q/DQ into
-kernels that round in another way than the reference should. Its latency is not that of INT8.
+The engine file is a copy of the typed graph (an ONNX graph in which every tensor's precision is
+explicit). Graph optimisations are off, since they fuse Q/DQ nodes into kernels that round in
+another way than the reference should. Q/DQ nodes thus run as separate float operators, so the
+latency of this backend says nothing about the latency of an INT8 engine.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def _library() -> Any:
 
 @contextmanager
 def _loading(path: Path, kind: type[CompileFailed | InputError]) -> Iterator[None]:
-    """Turn onnxruntime's exceptions, which share no base, into ``kind``."""
+    """Raise onnxruntime's exceptions, which have no base class of their own, as ``kind``."""
     from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
     refusals = (
@@ -81,7 +83,7 @@ def _session(path: Path, threads: int) -> Any:
     options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; they are raised as well
+    options.log_severity_level = 3  # log errors alone; onnxruntime raises them too
     return library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -92,7 +94,7 @@ def _compile(
     *,
     progress: Progress = no_progress,
 ) -> EngineFile:
-    """Check that onnxruntime takes the typed graph, and publish a copy of it.
+    """Check that onnxruntime loads the typed graph, and publish a copy of the graph as the engine.
 
     Raises:
         BackendMissing: onnxruntime is not installed.
@@ -151,7 +153,7 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
 
     Raises:
         BackendMissing: onnxruntime is not installed.
-        InputError: The engine belongs to another version, or is damaged.
+        InputError: The engine was compiled with another version, or is damaged.
     """
     _library()
     _backend.check_tied(engine, tied_to())
@@ -178,7 +180,7 @@ def _availability() -> Availability:
 
 
 def tied_to() -> Mapping[str, str]:
-    """Version of onnxruntime, which an engine is tied to.
+    """Version of the installed onnxruntime; only that version opens an engine compiled with it.
 
     Raises:
         BackendMissing: onnxruntime is not installed.

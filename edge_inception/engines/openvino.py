@@ -1,7 +1,7 @@
 """OpenVINO on the CPU: the default backend, which needs no GPU.
 
-The engine file is OpenVINO's exported blob. ``_openvino`` uses the library and knows no artifacts,
-since it travels to devices without this package.
+The engine file is OpenVINO's exported blob. ``_openvino`` calls the library and uses no artifact
+classes, since that file travels to devices without the rest of this package.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REMEDY = "pip install 'edge-inception[cpu]'"
 
 @contextmanager
 def _border() -> Iterator[None]:
-    """Turn the refusals of ``_openvino`` into this package's errors."""
+    """Raise the exceptions of ``_openvino`` as this package's errors."""
     try:
         yield
     except _openvino.LibraryMissing as error:
@@ -119,12 +119,12 @@ def _compile(
 
 
 def _open(engine: EngineFile, options: SessionOptions) -> Session:
-    """A session on ``options.threads`` threads, at the float precision of the compile.
+    """A session on ``options.threads`` threads, at the float precision chosen at compile time.
 
     Raises:
         BackendMissing: OpenVINO is not installed.
-        InputError: The engine belongs to another version or CPU, is damaged, or the CPU lacks the
-            threads.
+        InputError: The engine is damaged or was compiled for another version or CPU, or this CPU
+            has too few threads.
     """
     _backend.check_tied(engine, tied_to())
     with _border():
@@ -141,11 +141,11 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
 def _layer_times(
     engine: EngineFile, options: SessionOptions, batches: Sequence[NDArray[Any]]
 ) -> tuple[LayerTime, ...]:
-    """Layer times by OpenVINO's own counters, which make a call slower.
+    """Layer times from OpenVINO's own counters, which make each call slower.
 
     Raises:
         BackendMissing: OpenVINO is not installed.
-        InputError: The engine belongs to another version or CPU, or is damaged.
+        InputError: The engine was compiled for another version or CPU, or is damaged.
     """
     _backend.check_tied(engine, tied_to())
     with _border():
@@ -182,7 +182,7 @@ def _availability() -> Availability:
 
 
 def tied_to() -> Mapping[str, str]:
-    """Version and instruction family that an engine is tied to.
+    """OpenVINO's version and the instruction family (such as x86_64) that an engine needs.
 
     The blob also names the exact instruction set, which OpenVINO checks.
 

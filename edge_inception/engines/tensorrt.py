@@ -1,8 +1,9 @@
 """TensorRT 8.2 to 11: compiled on the GPU that runs the engine, such as a Jetson's.
 
-On a Jetson TensorRT belongs to JetPack and pip must not replace it; elsewhere it is a wheel. A plan
-is tied to the library version and to the GPU it was timed on. It has not run on hardware so far:
-this project's machines have no NVIDIA GPU that TensorRT could time.
+On a Jetson, JetPack installs TensorRT and pip must not replace it; elsewhere TensorRT is a wheel. A
+plan (a serialized engine) is tied to the library version and to the GPU on which its kernels were
+timed. This backend has not run on hardware so far: this project's machines have no NVIDIA
+GPU that TensorRT could use.
 """
 
 from __future__ import annotations

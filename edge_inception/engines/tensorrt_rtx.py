@@ -1,9 +1,9 @@
-"""TensorRT-RTX: NVIDIA's parser and compiler, which compile ahead of time without a GPU.
+"""TensorRT-RTX: NVIDIA's library for RTX GPUs, which compiles ahead of time without a GPU.
 
-The engine holds portable code that the driver of an RTX GPU finishes at its first run. When no
-compute capability is asked for, the library's default stands: compute capability 8.0 (Ampere) and
-later in one engine. Turing (7.5) must be asked for, and there INT8 convolutions are computed in
-float16 from dequantized weights, so an int8 graph compiled for 7.5 alone is refused.
+The engine holds portable code, whose compilation the driver of an RTX GPU finishes at the engine's
+first run. Without a requested compute capability the library compiles one engine for 8.0 (Ampere)
+and later. Turing (7.5) must be requested, and computes INT8 convolutions in float16 from
+dequantized weights, so this backend refuses an int8 graph compiled for 7.5 alone.
 
 Source: docs.nvidia.com/deeplearning/tensorrt-rtx, "CPU-Only AOT and TensorRT-RTX Engines";
 docs/tensorrt.md, "TensorRT-RTX".
@@ -21,9 +21,9 @@ _VENDOR = _nvidia.Vendor(
     remedy="pip install 'edge-inception[rtx]'",
     tool="tensorrt_rtx",
     needs_gpu_to_compile=False,
-    # Tried with 1.7.1: an optimization level, sparsity and a hardware level change no byte of the
-    # plan; a timing cache does nothing; no DLA core is seen; refit and stripping need a GPU; and
-    # version compatibility needs a library that the wheel lacks.
+    # The other options were tried with 1.7.1: an optimization level, sparsity and a hardware level
+    # change no byte of the plan; a timing cache has no effect; the library sees no DLA core; refit
+    # and stripped weights need a GPU; version compatibility needs a library that the wheel lacks.
     honours=frozenset(("compute_capabilities", "workspace_mib")),
 )
 
