@@ -63,7 +63,7 @@ class JetPack:
         return parsed(self.first) <= version and (self.is_open or version <= parsed(self.last))
 
     def ships(self, tensorrt: str) -> bool:
-        """Whether ``tensorrt`` is the shipped version in the parts that both have (10.3, 10.3.0)."""
+        """Whether ``tensorrt`` is the shipped version in all parts that both have: 10.3, 10.3.0."""
         wanted, has = parsed(tensorrt), parsed(self.tensorrt)
         if self.is_open and wanted[0] == has[0]:
             return wanted >= has[: len(wanted)]
