@@ -61,8 +61,8 @@ class Material:
     ``graphs`` are variants of one typed graph (each tensor's precision is explicit). ``engine`` is
     compiled from the strongly typed variant, was validated in ``report`` and runs on this machine;
     ``proofs`` are all engines that were validated in ``report``. ``images`` are validation images;
-    images that ``baseline`` lacks are left out. ``calibration_cache`` is TensorRT's, for the
-    versions that take no Q/DQ nodes.
+    images that ``baseline`` lacks are left out. ``calibration_cache`` is TensorRT's file of scales
+    for the graph whose typing is ``implicit``.
     """
 
     graphs: tuple[TypedGraph, ...]
@@ -82,7 +82,7 @@ class BundleOptions:
     means the target's whole range. The bundle has at most ``num_golden`` golden images and
     ``num_baseline`` rows of the baseline. ``key`` is an Ed25519 private key in a PEM file.
     ``keep_failed`` allows a build that missed its gates, and ``force`` replaces another bundle of
-    that name. The other fields are settings of the engine's build on the device.
+    that name. ``workspace_mib`` to ``builder_optimization_level`` are settings of TensorRT's build.
     """
 
     target: str

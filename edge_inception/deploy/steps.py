@@ -176,7 +176,7 @@ def _copy(releases: Releases, work: Work) -> None:
 
 
 def _environment(releases: Releases, work: Work) -> str:
-    """The Python that runs the bundle: the device's own, or an environment's made from wheels.
+    """The Python that runs the bundle: the device's own, or one of an environment with the wheels.
 
     Raises:
         DeployFailed: A virtual environment cannot be made, or a wheel does not fit the device.
@@ -208,7 +208,7 @@ def _environment(releases: Releases, work: Work) -> str:
 
 
 def _run_steps(releases: Releases, work: Work, python: str) -> dict[str, bytes]:
-    """Run every step, and return the records of the steps by path; fetch them if a step fails too.
+    """Run every step and return their records by path, which are fetched even if a step fails.
 
     Raises:
         DeployFailed: A step fails.
