@@ -1,4 +1,4 @@
-"""The folder that ships to a device: graphs, a device program, expected answers, a signed manifest.
+"""The bundle, a folder for a device: graphs, a program, expected answers, a manifest.
 
-The code here packs a finished build. It measures nothing, and does not run on the device.
+The code here packs a finished build. It measures nothing and does not run on the device.
 """

@@ -16,10 +16,13 @@ from edge_inception.errors import InputError
 
 
 def publish_folder(temporary: Path, folder: Path, *, force: bool) -> bool:
-    """Rename the finished bundle ``temporary`` to ``folder``; False if the same one is there.
+    """Rename the finished bundle ``temporary`` to ``folder``; ``force`` replaces what is there.
+
+    Returns:
+        Whether the folder is new; False where it holds the same bundle already.
 
     Raises:
-        InputError: Another bundle, or anything else, is there, and ``force`` is off.
+        InputError: ``folder`` exists and is not this bundle, and ``force`` is off.
     """
     if not folder.exists():
         temporary.rename(folder)
@@ -36,7 +39,7 @@ def publish_folder(temporary: Path, folder: Path, *, force: bool) -> bool:
 
 
 def _is_same(temporary: Path, folder: Path) -> bool:
-    """Whether ``folder`` is a whole bundle with the manifest and the signature of ``temporary``."""
+    """Whether ``folder`` is a complete bundle with the manifest and signature of ``temporary``."""
     try:
         manifest.open_bundle(str(folder))
     except errors.Refusal:
@@ -51,7 +54,7 @@ def _content(path: Path) -> bytes:
 
 @contextmanager
 def temporary_beside(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` on the same disk, removed at the end if it is still there."""
+    """A new folder beside ``folder``, removed at the end unless it was renamed by then."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     temporary.chmod(0o755)

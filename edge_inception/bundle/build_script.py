@@ -1,6 +1,6 @@
-"""``build.sh`` of a bundle: a shell script with trtexec's command for each TensorRT version.
+"""``build.sh`` of a bundle: a shell script with the trtexec command for each TensorRT version.
 
-The flags come from ``engines._trtexec``. The script has not run on a device.
+The flags come from ``engines._trtexec``. No such script was run on a device yet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ _CACHE = "$cache"
 
 
 class _Release(NamedTuple):
-    """TensorRT versions whose trtexec takes the same flags: a shell pattern, and one version."""
+    """TensorRT versions whose trtexec takes the same flags.
+
+    ``pattern`` is a shell pattern for them, ``version`` one of them, and ``bench`` the flags that
+    timing needs.
+    """
 
     pattern: str
     version: tuple[int, ...]
@@ -83,8 +87,8 @@ def render(graphs: Sequence[manifest.Graph], choices: manifest.Choices) -> str:
     """The text of ``build.sh``.
 
     Args:
-        graphs: The graphs of the manifest.
-        choices: ``build`` of the manifest.
+        graphs: The field ``graphs`` of the manifest.
+        choices: The field ``build`` of the manifest.
     """
     has_cache = any(runtimes.is_calibrated(graph) for graph in graphs)
     lines = [_HEAD, *([_CACHE_LINES] if has_cache else []), "case $version in"]

@@ -1,13 +1,16 @@
-"""Golden images of a bundle: a few photos whose recorded answers test an engine on the device.
+"""Golden images of a bundle: a few photos whose recorded outputs test an engine on the device.
 
-``golden.npz`` holds the preprocessed arrays, the answers of the engine that was validated here, and
-the answers of the baseline. An engine of another library rounds in another way, so the limits are:
+``golden.npz`` holds the preprocessed photos, and for each photo the output of the engine validated
+here and of the baseline (FP32). Another library rounds differently, so an engine has to meet these
+limits, where S is the signal-to-noise ratio (SQNR) of the validated engine against the baseline:
 
-- the SQNR against the validated engine is at least that of the validated engine against the
-  baseline, or ``_REACHABLE_DB`` where that is less;
-- the SQNR against the baseline may be 3 dB lower, which is twice the error power;
-- every golden image keeps its class. A photo near a class border tests no engine, so the margin of
-  a golden image is at least the median, and its class is the baseline's.
+- its SQNR against the validated engine is at least S, or ``_REACHABLE_DB`` if that is less;
+- its SQNR against the baseline is at least S - 3 dB (twice the error power), or ``_REACHABLE_DB``
+  if that is less;
+- its class of every golden image is that of the validated engine.
+
+A photo whose two best classes score alike tests no engine. So golden images have a margin between
+these scores of at least the median, and the validated engine gives them the baseline's class.
 """
 
 from __future__ import annotations
@@ -29,23 +32,23 @@ from edge_inception.device.manifest import Tolerance
 from edge_inception.errors import InputError
 from edge_inception.validate.accuracy import BaselineArrays
 
-# SQNR that two correct libraries reach. fp32: TensorRT multiplies in TF32 (11 bits, 66 dB for
-# one product) through some hundred layers; fp16: 11 bits in the sums too. int8: OpenVINO and
-# onnxruntime on the demo's graph are 38 dB apart (24 photos), and 23 dB from the baseline. Nothing
-# of this was measured on a device.
+# SQNR in dB that two correct libraries reach against each other. fp32: TensorRT multiplies in TF32
+# (11 bits, 66 dB for one product) through some hundred layers. fp16: the sums have 11 bits too.
+# int8: on the demo's graph and 24 photos OpenVINO and onnxruntime have 38 dB against each other,
+# and 23 dB against the baseline. None of these figures was measured on a device.
 _REACHABLE_DB = {"fp32": 40.0, "fp16": 30.0, "int8": 30.0}
 _BASELINE_LOSS_DB = 3.0
-_PIXEL_STEPS = 2  # of 255: decoders and resizers of other Pillow versions round in another way
-_CANDIDATES = 4  # times as many photos are looked at
+_PIXEL_STEPS = 2  # of 255: other Pillow versions decode and resize with another rounding
+_CANDIDATES = 4  # photos to run for each golden image that is chosen
 _SCORE_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golden:
-    """Chosen photos in order; each array has one row for each photo.
+    """Golden photos in order; each array has one row per photo, G rows.
 
-    ``images`` are preprocessed as the engine takes them; ``validated`` and ``baseline`` are
-    answers, float32 [G, columns].
+    ``images`` are preprocessed as the engine takes them. ``validated`` and ``baseline`` are the
+    outputs of the validated engine and of the baseline, float32 [G, columns].
     """
 
     items: tuple[ImageItem, ...]
@@ -55,13 +58,13 @@ class Golden:
     tolerance: Tolerance
 
     def names(self) -> list[str]:
-        """Paths of the photos in a bundle."""
+        """Paths of the photos inside a bundle."""
         return [
             f"golden/{index:03}{item.path.suffix.lower()}" for index, item in enumerate(self.items)
         ]
 
     def write(self, folder: Path) -> None:
-        """Write golden.npz and the photos; every member of the zip is stamped 1980."""
+        """Write golden.npz and the photos; every member of the npz has the date 1980."""
         (folder / "golden").mkdir()
         for name, item in zip(self.names(), self.items, strict=True):
             (folder / name).write_bytes(item.path.read_bytes())
@@ -79,16 +82,16 @@ class Golden:
 def record_golden(
     engine: EngineFile, baseline: BaselineArrays, photos: ImageSet, count: int
 ) -> Golden:
-    """Choose ``count`` photos of ``photos`` and record what ``engine`` answers to them.
+    """Choose at most ``count`` of the ``photos`` and record the outputs of ``engine`` for them.
 
     Args:
         engine: The validated engine, which runs on this machine.
-        baseline: Recorded answers, whose rows name the photos by sha256.
-        photos: Validation images; those that the baseline lacks are left out.
-        count: At least 1; fewer photos are taken where there are fewer.
+        baseline: Recorded outputs, whose rows name their photos by sha256.
+        photos: Validation images; images that the baseline lacks are left out.
+        count: Number of photos, at least 1; fewer are taken where fewer are fit.
 
     Raises:
-        InputError: None of the photos is in the baseline.
+        InputError: No photo is in the baseline, or the baseline scores all classes alike.
     """
     rows = {digest: row for row, digest in enumerate(baseline.sha256)}
     recorded_items = [item for item in photos.items if item.sha256 in rows]
@@ -135,7 +138,7 @@ def _answers(
 def _confident_rows(
     validated: NDArray[np.float32], exact: NDArray[np.float32], head: str
 ) -> list[int]:
-    """Rows with a large margin and the baseline's class; every row where answers name no class."""
+    """Rows with a large margin and the baseline's class; all rows where outputs name no class."""
     if head == "embedding" or validated.shape[1] == 1:
         return list(range(len(validated)))
     ordered = np.sort(validated, axis=1)

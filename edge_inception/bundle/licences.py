@@ -1,4 +1,4 @@
-"""Texts of the licences in a bundle: that of this code, and notes on the checkpoint's."""
+"""Texts on licences in a bundle: the licence of this code, and notes on the checkpoint's."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ _DISTRIBUTION = "edge-inception"
 
 
 def licence_texts(details: ModelDetails) -> dict[str, str]:
-    """File name -> text, for the folder ``licences``; ``details`` are of a graph's sidecar."""
+    """File name -> text in the folder ``licences``; ``details`` come from a graph's sidecar.
+
+    A sidecar is the .json file beside an artifact.
+    """
     return {"edge-inception.txt": _own(), "checkpoint.txt": _checkpoint(details)}
 
 
 def _own() -> str:
-    """The licence of the code in a bundle, as it was installed with this package."""
+    """Text of the licence of the code in a bundle, as installed with this package."""
     try:
         files = metadata.distribution(_DISTRIBUTION).files or []
     except metadata.PackageNotFoundError:
@@ -29,7 +32,7 @@ def _own() -> str:
 
 
 def _checkpoint(details: ModelDetails) -> str:
-    """Notes on the licences of published weights from the table of models; no legal advice."""
+    """Notes from the table of models on the licences of published weights; no legal advice."""
     model, family = details.model, details.checkpoint_family
     lines = [
         f"The graphs hold the weights of a checkpoint of {model}.",
@@ -37,7 +40,7 @@ def _checkpoint(details: ModelDetails) -> str:
     ]
     try:
         families = registry.model(model).families
-    except InputError:  # an imported graph has a name of its own
+    except InputError:  # an imported graph has a name that the table of models lacks
         families = ()
     published = [p for f in families if f.name == family for p in f.published]
     if published:

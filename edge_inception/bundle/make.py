@@ -1,8 +1,8 @@
-"""A bundle: the folder that goes to a device, and builds and verifies its engine there.
+"""Writing of a bundle: a folder with the files that build and verify an engine on a device.
 
 The same content gives the same bytes: names are sorted, no file holds a time, and the members of
-the archive have no owner and are stamped 1970. A bundle is written beside its final name and
-renamed when it is whole.
+the archive have no owner and the date 1970. A bundle is written beside its final path and renamed
+when it is complete.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEVICE_FILES = tuple(
     f"device/{file.name}" for file in sorted((_PACKAGE / "device").glob("[!_]*.py"))
 )
 SHARED = ("data/batches.py", "data/pixels.py", "hardware/cores.py")
-"""Files of other rooms that every bundle carries."""
+"""Files from other folders of this package that every bundle carries, besides ``device/``."""
 TRAVELLING: Mapping[str, tuple[str, ...]] = {
     "openvino": ("engines/_openvino.py", "engines/_openvino_unsigned.py"),
     "tensorrt": tuple(
@@ -43,13 +43,14 @@ TRAVELLING: Mapping[str, tuple[str, ...]] = {
 }
 """Backend -> more files of this package that a bundle for it carries."""
 
-# Typing of a graph -> the first TensorRT version that it is for, and the first that it is not for
+# Typing of a graph (how it states precision) -> the first TensorRT version that can build it, and
+# the first later version that cannot; "" means that all later versions can.
 _BOUNDS: Mapping[str, tuple[str, str]] = {
     "strong": ("10.0", ""),
     "weak": ("8.2", "10.0"),
     "implicit": ("8.2", "10.8"),
 }
-_STRONG_DLA = ("11.4.1", "")  # strongly typed: docs/dla.md, "Versions with DLA"
+_STRONG_DLA = ("11.4.1", "")  # a strongly typed graph on DLA: docs/dla.md, "Versions with DLA"
 _TOOLS = ("numpy", "Pillow", "onnx", "openvino", "torch")
 
 
@@ -57,10 +58,11 @@ _TOOLS = ("numpy", "Pillow", "onnx", "openvino", "torch")
 class Material:
     """Artifacts of one build.
 
-    ``graphs`` are one graph in different typings. ``engine`` is compiled from the strongly typed
-    graph, was validated in ``report`` and runs on this machine; ``proofs`` are all engines that
-    were validated in ``report``. ``images`` are validation images; those that ``baseline`` lacks
-    are left out.
+    ``graphs`` are variants of one typed graph (each tensor's precision is explicit). ``engine`` is
+    compiled from the strongly typed variant, was validated in ``report`` and runs on this machine;
+    ``proofs`` are all engines that were validated in ``report``. ``images`` are validation images;
+    images that ``baseline`` lacks are left out. ``calibration_cache`` is TensorRT's file of scales
+    for the graph whose typing is ``implicit``.
     """
 
     graphs: tuple[TypedGraph, ...]
@@ -76,10 +78,11 @@ class Material:
 class BundleOptions:
     """Options of one bundle.
 
-    An empty ``name`` stands for the model's name. ``tensorrt`` is the oldest and the newest
-    version; None is the whole range of the target. At most ``num_baseline`` rows of the baseline
-    are packed. ``key`` is an Ed25519 private key in a PEM file. ``force`` replaces another bundle
-    of that name.
+    An empty ``name`` stands for the model's name. ``tensorrt`` is (oldest, newest) version; None
+    means the target's whole range. The bundle has at most ``num_golden`` golden images and
+    ``num_baseline`` rows of the baseline. ``key`` is an Ed25519 private key in a PEM file.
+    ``keep_failed`` allows a build that missed its gates, and ``force`` replaces another bundle of
+    that name. ``workspace_mib`` to ``builder_optimization_level`` are settings of TensorRT's build.
     """
 
     target: str
@@ -98,7 +101,7 @@ class BundleOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleResult:
-    """Paths of a bundle's folder and archive, its version, and whether it is new."""
+    """Paths and version of a bundle, its number of golden images, and whether the folder is new."""
 
     folder: Path
     archive: Path
@@ -116,8 +119,8 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
         out: Folder for bundles.
 
     Raises:
-        InputError: The report failed, the artifacts are not of one build, none of the images is in
-            the baseline, another bundle has that name, or the disk is full or read-only.
+        InputError: The report says FAILED, the artifacts are not of one build, no image is in the
+            baseline, another bundle has that name, or the disk is full or read-only.
         BackendMissing: Signing needs ``cryptography``, or the engine needs OpenVINO.
     """
     target = targets.target(options.target)
@@ -150,7 +153,7 @@ def _require_one_build(material: Material, options: BundleOptions) -> None:
     """Refuse artifacts of different builds, and a build that failed.
 
     Raises:
-        InputError: The report failed, or an artifact is not the one that it judged.
+        InputError: The report says FAILED, or judged another artifact than the one given.
     """
     status = material.report.details.status
     if status == "FAILED" and not options.keep_failed:
@@ -188,7 +191,7 @@ def _graph_file(graph: TypedGraph) -> str:
 
 
 def _write_baseline(path: Path, arrays: BaselineArrays, most: int) -> None:
-    """Write at most ``most`` rows of the baseline, spread evenly."""
+    """Write at most ``most`` rows of the baseline to ``path``, spread evenly over all rows."""
     rows = spread(list(range(len(arrays.labels))), most)
     chosen = recorded.Baseline(
         logits=arrays.logits[rows],

@@ -1,6 +1,6 @@
-"""Signatures of a manifest by an Ed25519 key, in minisign's format.
+"""Signing of a manifest by an Ed25519 key, in minisign's format.
 
-``device.signature`` checks them, as does
+``device.signature`` checks such a signature, and so does
 ``minisign -Vm manifest.json -x manifest.json.sig -p KEY.pub``.
 """
 
@@ -42,7 +42,7 @@ def read_key(path: Path) -> Any:
 
 
 def sign(content: bytes, key: Any, comment: str) -> str:
-    """The text of the signature file of ``content``; ``comment`` is signed with it."""
+    """Text of the signature file for ``content``; the signature covers ``comment`` too."""
     signed = key.sign(signature.digest(content))
     both = key.sign(signed + comment.encode())
     first = base64.b64encode(signature.HASHED + _key_id(key) + signed).decode()
@@ -53,7 +53,7 @@ def sign(content: bytes, key: Any, comment: str) -> str:
 
 
 def write_public_key(key: Any, path: Path) -> None:
-    """Write minisign's public key file of ``key``.
+    """Write the public key of ``key`` as a file of minisign.
 
     Raises:
         InputError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""A checkpoint file to a state dict that fits one of our models.
+"""Conversion of a checkpoint file into a state dict that fits one of our models.
 
-What enters reads, unwraps, recognises or renames published weights. No weight is ever invented.
+The code here reads, unwraps, recognises or renames published weights. It never invents a weight.
 """

@@ -1,8 +1,9 @@
-"""Recognition of a checkpoint's family by its keys and, where families share keys, by evidence.
+"""Recognition of a checkpoint's family, which is its publisher, such as timm or Keras.
 
-Where several families fit that feed the network the same values, the first of
-``ModelSpec.families`` is taken and a note names the others. Families that differ in options or in
-normalisation are never guessed: the checkpoint is refused.
+The family is recognised by the keys of the state dict and, where families share keys, by further
+evidence. Where several families fit and differ in resizing alone, the first in
+``ModelSpec.families`` is taken, and a note names the others. Families that differ in options or in
+normalisation are never guessed: such a checkpoint is refused.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from edge_inception.spec import CheckpointFamily, ModelSpec
 AUTO, NATIVE = "auto", "native"
 _COUNTER = ".num_batches_tracked"
 _FACTOR = re.compile(r".*bn\.weight")
-_OPTIONAL = (*AUXILIARY, "logits.")  # FaceNet's embedding is complete without its classifier
+_OPTIONAL = (*AUXILIARY, "logits.")  # "logits": FaceNet's classifier, which no embedding needs
 _MLP = re.compile(r"(?P<head>.+)\.(?P<index>\d+)\.(?:weight|bias)")
 _MLP_LAST = ".3.weight"  # of our two-layer head: linear, ReLU, dropout, linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Facts besides the names of the keys that may identify a file's family.
+    """Facts other than the names of the keys that may identify a file's family.
 
-    ``shapes`` are those of the tensors by key; ``is_trained_here`` is whether the file has the
-    metadata of ``edge-inception train``.
+    ``sha256`` is the file's, ``shapes`` maps a key to its tensor's shape, and ``is_trained_here``
+    is whether the file has the metadata of ``edge-inception train``.
     """
 
     sha256: str
@@ -43,9 +44,10 @@ class Evidence:
 class Fit:
     """How well the keys of a checkpoint fit one family.
 
-    ``found`` maps our key to (name in the key map, key in the file). ``left_out`` are our keys of
-    optional heads that the model is built without. ``options`` are the family's, with those of the
-    user on top.
+    ``found`` maps our key to (name in the key map, key in the file). ``missing`` lists our keys
+    that the file lacks, ``unexpected`` the file's keys that the model lacks, and ``left_out`` our
+    keys of optional heads that the model is built without. ``options`` are the family's options of
+    the model, replaced by the user's where given.
     """
 
     family: CheckpointFamily
@@ -60,17 +62,17 @@ class Fit:
 
     @property
     def num_wrong(self) -> int:
-        """Number of missing and unexpected keys; 0 fits."""
+        """Number of missing and unexpected keys; the checkpoint fits if it is 0."""
         return len(self.missing) + len(self.unexpected)
 
 
 def candidates(spec: ModelSpec, asked: str) -> tuple[CheckpointFamily, ...]:
-    """The families of ``spec`` to try: one that is named, or all of them for ``auto``.
+    """The families of ``spec`` to try: all where ``asked`` is ``auto``, else the one of that name.
 
-    The family ``native`` comes last where ``spec`` does not list it.
+    The family ``native`` (our own key names) comes last where ``spec`` does not list it.
 
     Raises:
-        InputError: There is no such format, or the model has no such family.
+        InputError: There is no such family, or the model has none of that name.
     """
     known = {family.name: family for family in spec.families}
     known.setdefault(NATIVE, CheckpointFamily(name=NATIVE, preprocess=spec.preprocess))
@@ -93,7 +95,7 @@ def fit(
     keys: Iterable[str],
     expected: Collection[str],
 ) -> Fit:
-    """The fit of a file's ``keys``, read by ``key_map``, to the ``expected`` keys of the model."""
+    """How well a file's ``keys``, read by ``key_map``, fit the ``expected`` keys of the model."""
     reading = key_map.read(keys)
     found: dict[str, tuple[str, str]] = {}
     unexpected: list[str] = []
@@ -131,9 +133,10 @@ def fit(
 def _with_mlp_indices(
     found: Mapping[str, tuple[str, str]], expected: Collection[str]
 ) -> dict[str, tuple[str, str]]:
-    """Keys of a two-layer head, such as ``fc.0`` and ``fc.2``, as our ``fc.0`` and ``fc.3``.
+    """``found`` with the keys of a two-layer head, such as ``fc.0`` and ``fc.2``, renamed to ours.
 
-    Publishers number the two linear layers differently, as the layers between them have no weights.
+    Ours are ``fc.0`` and ``fc.3``. Publishers number the two linear layers differently, since they
+    count other layers without weights between them.
     """
     heads = [key.removesuffix(_MLP_LAST) for key in expected if key.endswith(_MLP_LAST)]
     renamed = dict(found)
@@ -157,8 +160,8 @@ def choose(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence)
     Args:
         path: Checkpoint, for messages.
         spec: The model.
-        fits: The fit of each family, in the order of preference.
-        evidence: Further facts about the file.
+        fits: The fit of each family, the preferred family first.
+        evidence: Facts about the file other than its keys.
 
     Raises:
         InputError: No family fits, or several fit that make the network compute different values.
@@ -192,7 +195,7 @@ def choose(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence)
 
 
 def _computation(item: Fit) -> tuple[Any, ...]:
-    """All that decides which values the network computes on one crop."""
+    """Options and normalisation, which decide what values the network computes on one crop."""
     preprocess = item.family.preprocess
     return dict(item.options), preprocess.mean, preprocess.std, preprocess.channel_order
 
@@ -202,7 +205,7 @@ def _is_native(item: Fit, evidence: Evidence, _: ModelSpec) -> bool:
 
 
 def _is_published(item: Fit, evidence: Evidence, _: ModelSpec) -> bool:
-    """Whether the file's hash is in the name of a published file, as torchvision names them."""
+    """Whether a published file has the file's hash in its name, as torchvision's files do."""
     named = [re.search(r"-([0-9a-f]{8,})\.pth$", claim.url) for claim in item.family.published]
     return any(match and evidence.sha256.startswith(match[1]) for match in named)
 
@@ -225,7 +228,7 @@ def _has_auxiliary(item: Fit, _: Evidence, __: ModelSpec) -> bool:
     )
 
 
-# Whether a family is likely -> the reason to give; the strongest clue first.
+# Pairs of a test whether a family is likely, and the reason to report; the strongest clue first.
 _CLUES: tuple[tuple[Callable[[Fit, Evidence, ModelSpec], bool], str], ...] = (
     (_is_native, "written by edge-inception train"),
     (_is_published, "the published file by its hash"),

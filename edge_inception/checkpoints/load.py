@@ -1,7 +1,7 @@
-"""A model with exactly the weights of a checkpoint file, or an error that names what differs.
+"""Loading of a model with exactly the weights of a checkpoint file.
 
-The family of the checkpoint decides the model's options, the preprocessing and the names of the
-tensors: see ``family.py``.
+An error names what differs. The checkpoint's family, which is its publisher, decides the model's
+options, the preprocessing and the names of the tensors: see ``family.py``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _HEAD = re.compile(r"(?:fc|head|classifier|last_linear|classif|logits)\.(?:.+\.)
 class Loaded:
     """A model with a checkpoint's weights, and the decisions that led to it.
 
-    ``family`` is the publisher of such checkpoints. ``options`` are the family's, with those of the
-    user on top; ``preprocess`` is the family's. ``notes`` are sentences on what was chosen,
-    unwrapped or left out; ``classes`` and ``stored`` are the checkpoint's.
+    ``family`` names the publisher of such checkpoints. ``options`` are the family's, replaced by
+    the user's where given; ``preprocess`` is the family's. ``notes`` are sentences on what was
+    chosen, unwrapped or left out; ``classes`` and ``stored`` are those of ``Checkpoint``.
     """
 
     model: nn.Module
@@ -54,10 +54,10 @@ def load_model(
     num_classes: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """The module of ``load``, float32 and in eval mode, with the model's options as keywords.
+    """The model that ``load`` returns, float32 and in eval mode; ``options`` are its options.
 
     Raises:
-        InputError: As ``load``.
+        InputError: For the same reasons as in ``load``.
     """
     return load(
         name, checkpoint, family=checkpoint_format, num_classes=num_classes, options=options
@@ -78,11 +78,11 @@ def load(
         name: A name in ``registry.models()``.
         path: A safetensors file, a file of ``torch.save``, or an npz dump of the variables of
             TensorFlow or Keras.
-        family: A name in ``ModelSpec.families``, ``native`` for our own names, or ``auto`` to
-            recognise it.
-        num_classes: Classes that the head must have; None takes those of the checkpoint, less the
-            row for background where the family's ImageNet heads have one.
-        options: Options of the model, such as ``width``, on top of the family's.
+        family: A name in ``ModelSpec.families``, ``native`` for our own key names, or ``auto`` to
+            recognise the family.
+        num_classes: Number of classes that the head must have. None takes the checkpoint's number,
+            less the row for background where the family's ImageNet heads have such a row.
+        options: Options of the model, such as ``width``; they replace the family's.
 
     Raises:
         InputError: The model, an option or the family is unknown, the family cannot be recognised,
@@ -122,7 +122,7 @@ def load(
 
 
 def num_classes_of(model: nn.Module) -> int:
-    """Rows of the last linear layer."""
+    """Number of classes of ``model``, which is the number of outputs of its last linear layer."""
     heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return heads[-1].out_features
 
@@ -134,7 +134,7 @@ def _filled(
     num_classes: int | None,
     notes: list[str],
 ) -> nn.Module:
-    """The model with the tensors of ``chosen``; ``notes`` get what was left out or filled in."""
+    """The model with the tensors of ``chosen``; appends what was left out or added to ``notes``."""
     ranks = {key: t.ndim for key, t in _skeleton(spec, 1, chosen.options).state_dict().items()}
     state = {
         ours: _in_our_layout(checkpoint.state[key], chosen.key_map.layout(name), ranks[ours])
@@ -164,14 +164,14 @@ def _filled(
 
 
 def _in_our_layout(tensor: Tensor, layout: Layout, rank: int) -> Tensor:
-    """The tensor with its axes in PyTorch's order and, less axes of length 1, of our ``rank``."""
+    """The tensor with its axes in PyTorch's order, less axes of size 1 beyond ``rank`` axes."""
     if layout is Layout.DEPTHWISE and tensor.ndim == 4:  # noqa: PLR2004 -- a kernel
         rows, columns, channels, multiplier = tensor.shape
         kernels = tensor.permute(2, 3, 0, 1)
         return kernels.reshape(channels * multiplier, 1, rows, columns).contiguous()
     if layout is Layout.CHANNELS_LAST and tensor.ndim > 1:
         tensor = tensor.permute(tensor.ndim - 1, tensor.ndim - 2, *range(tensor.ndim - 2))
-    if tensor.ndim > rank:  # a head stored as a 1x1 kernel, Caffe's batch norms of [1, C]
+    if tensor.ndim > rank:  # a head stored as 1x1 kernel, or Caffe's batch norm stored as [1, C]
         is_vector = rank == 1 and max(tensor.shape) == tensor.numel()
         is_matrix = rank == 2 and tensor.shape[2:].numel() == 1  # noqa: PLR2004 -- out, in
         tensor = tensor.flatten() if is_vector else tensor.flatten(1) if is_matrix else tensor
@@ -181,7 +181,7 @@ def _in_our_layout(tensor: Tensor, layout: Layout, rank: int) -> Tensor:
 def _completed(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], notes: list[str]
 ) -> dict[str, Tensor]:
-    """The state, completed by batch counters, which inference ignores, and norm factors of 1."""
+    """``state`` with the missing batch counters, which inference ignores, and norm factors of 1."""
     missing = [key for key in expected if key not in state]
     factors = [key for key in missing if expected[key].is_floating_point()]
     if factors:
@@ -194,20 +194,20 @@ def _completed(
 
 
 def _skeleton(spec: ModelSpec, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
-    """The model without memory for its weights."""
+    """The model on torch's meta device, which holds shapes but no weights."""
     with torch.device("meta"):
         model: nn.Module = registry.build(spec, num_classes, options)
     return model
 
 
 def _head_keys(spec: ModelSpec, options: Mapping[str, Any]) -> list[str]:
-    """Keys whose first axis is the class, found as those whose shape depends on their number."""
+    """Keys whose first axis is the class: those whose shape changes with the number of classes."""
     one, two = (_skeleton(spec, count, options).state_dict() for count in (1, 2))
     return [key for key, tensor in one.items() if tensor.shape != two[key].shape]
 
 
 def _head_rows(state: Mapping[str, Tensor], head: Iterable[str]) -> int | None:
-    """Number of classes of the checkpoint's head; None without such a head."""
+    """Number of classes of the checkpoint's head; None where it has no such head."""
     rows = {state[key].shape[0] for key in head if key in state and state[key].ndim}
     return rows.pop() if len(rows) == 1 else None
 
@@ -215,7 +215,7 @@ def _head_rows(state: Mapping[str, Tensor], head: Iterable[str]) -> int | None:
 def _refuse_other_head(
     path: Path, spec: ModelSpec, fits: Iterable[Fit], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Refuse a checkpoint of which only the head differs, and name the option for two layers."""
+    """Refuse a checkpoint that differs in its head alone; the hint names the option to set."""
     for item in fits:
         wrong = (*item.missing, *item.unexpected)
         linear = [key for key in item.unexpected if len(shapes[key]) == 2]  # noqa: PLR2004 -- out, in

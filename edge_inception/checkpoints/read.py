@@ -1,7 +1,7 @@
 """Reader of checkpoint files: tensors by name, where all floats are float32 and finite.
 
-Reading never runs code from the file: safetensors, ``torch.load(weights_only=True)``, or npz
-without pickles.
+Reading never runs code from the file. The formats are safetensors, files of ``torch.save``, read
+with ``weights_only=True``, and npz without pickles.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edge_inception.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 _FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
-_REFUSED = "unsupported"  # word in the message of torch's safe unpickler for other objects
+_REFUSED = "unsupported"  # a word in the error of torch's safe unpickler about non-tensor objects
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _DUMP = "dump it to npz as edge_inception/checkpoints/keymaps/"
 # First bytes of files that people pass by mistake -> what the file is, and what to do.
@@ -44,8 +44,8 @@ class Checkpoint:
     """Tensors of a checkpoint by name, where all floats are float32 and finite.
 
     ``stored`` counts float tensors by their type in the file, such as ``{"float16": 447}``.
-    ``classes`` are the class names in its metadata, or none. ``notes`` are sentences on what was
-    unwrapped or left aside.
+    ``classes`` are the class names in the file's metadata, empty without them. ``notes`` are
+    sentences on what was unwrapped or left aside.
     """
 
     path: Path
@@ -93,7 +93,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def type_name(tensor: Tensor) -> str:
-    """Name of the tensor's type, such as ``float16``."""
+    """Name of the tensor's element type, such as ``float16``."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
@@ -109,7 +109,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _is_npz(path: Path) -> bool:
-    """Whether a zip file holds numpy arrays; files of torch.save are zip files too.
+    """Whether a zip file holds numpy arrays and nothing else, unlike one of torch.save.
 
     Raises:
         InputError: The file is a .keras archive.
@@ -149,7 +149,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            # torch warns that other pickle protocols may fail; if they do, that is an error below
+            # torch warns that other pickle protocols may fail; a failure is caught below.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise anything
@@ -189,7 +189,7 @@ def _as_float32(path: Path, key: str, tensor: Tensor) -> Tensor:
             f"{path}: tensor '{key}' is {type_name(tensor)}, wanted float32, float16 or bfloat16",
             hint="publish the float weights",
         )
-    # Copied, since the alignment of memory mapped from a file changes the sums of kernels.
+    # A copy, since kernels sum differently where memory mapped from a file is aligned differently.
     values = tensor.to(torch.float32, copy=True)
     num_bad = int(values.numel() - torch.isfinite(values).sum())
     if num_bad:
@@ -216,7 +216,7 @@ def _classes(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _first_line(error: Exception, marker: str = "") -> str:
-    """The first sentence of a vendor's message, or the first with ``marker``; others are advice."""
+    """First sentence of the first line of a vendor's message, or of its line with ``marker``."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     chosen = next((line for line in lines if marker in line.lower()), "") if marker else ""
     return (chosen or (lines[0] if lines else type(error).__name__)).partition(". ")[0][:200]

@@ -1,4 +1,4 @@
-"""The state dict inside the files of training scripts, with notes on what was left aside."""
+"""The state dict in a file that a training script saved, with notes on what was left aside."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from edge_inception.errors import InputError, listed
 
 IsTensor = Callable[[Any], bool]
 
-# Keys under which training scripts save weights: plain PyTorch, timm, Lightning, MMEngine.
+# Keys under which plain PyTorch, timm, Lightning and MMEngine scripts save weights.
 _SLOTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 _AVERAGED_SLOTS = (
     *("state_dict_ema", "model_ema_state_dict", "ema_state_dict", "model_ema", "ema"),
-    *("shadow", "module"),  # inside one of the keys above
+    *("shadow", "module"),  # keys inside the value of one of the keys above
 )
 # Prefixes that DataParallel, Lightning, torch.compile and averaged copies add to every key.
 _PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
@@ -22,14 +22,14 @@ _AVERAGED_PREFIXES = ("model_ema.", "ema_model.", "ema.")
 
 
 def unwrap(path: Path, loaded: Any, is_tensor: IsTensor) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Tensors by their own names, and notes on what was unwrapped or left aside.
+    """Tensors by name without wrappers' prefixes, and notes on what was unwrapped or left aside.
 
-    Where a file has both the last weights and their moving average, the average is taken: the
-    published accuracies are those of averages (arXiv 1602.07261, section 4).
+    Where a file has both the last weights and their moving average, the average is taken, since
+    published accuracies are measured with averages (arXiv 1602.07261, section 4).
 
     Args:
         path: Checkpoint, for messages.
-        loaded: Content of the file.
+        loaded: Content of the file, such as a state dict or a dictionary around it.
         is_tensor: Whether a value is a tensor.
 
     Raises:
@@ -63,7 +63,7 @@ def _is_state(value: Any, is_tensor: IsTensor) -> bool:
 
 
 def _slots(value: Mapping[Any, Any], is_tensor: IsTensor) -> list[str]:
-    """Entries with a known name that hold tensors, directly or in a slot of their own."""
+    """Known keys of ``value`` whose entries hold tensors, directly or under another known key."""
     return [
         key
         for key in (*_SLOTS, *_AVERAGED_SLOTS)
@@ -84,7 +84,7 @@ def _no_state(path: Path, value: Any, is_tensor: IsTensor) -> InputError:
 
 
 def _without_prefix(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The state without a wrapper's prefix, and a note, which is empty without a prefix."""
+    """The state without a wrapper's prefix, and a note; the note is empty if there is no prefix."""
     known = (*_PREFIXES, *_AVERAGED_PREFIXES)
     prefixes = [prefix for prefix in known if any(key.startswith(prefix) for key in state)]
     if not prefixes:
@@ -100,7 +100,7 @@ def _without_prefix(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Any
 def _chosen(
     path: Path, places: Sequence[str], averaged: Sequence[str], what: str
 ) -> tuple[str, str]:
-    """The place to take the weights from, a moving average if there is one, and a note."""
+    """The key or prefix to take the weights from (an average before others), and a note."""
     averages = [name for name in places if name in averaged]
     plain = [name for name in places if name not in averaged]
     for several in (averages, plain):

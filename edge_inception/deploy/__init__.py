@@ -1,6 +1,6 @@
 """Deployment of a bundle to devices over ssh: copy it, verify it there, then switch to it at once.
 
-``run`` is the entry point. ``login`` and ``remote`` alone use paramiko; ``agent`` is the program
-that they run on the device. Code that talks to a device belongs here, the content of a bundle to
-``bundle``.
+``run`` is the entry point. Only ``login`` and ``remote`` use paramiko; ``agent`` is the program
+that ``remote`` runs on the device. Code that talks to a device belongs here, code that decides what
+a bundle contains belongs in ``bundle``.
 """

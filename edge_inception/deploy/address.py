@@ -1,4 +1,4 @@
-"""A device's address: user, host and port, none of which a shell could take for a command."""
+"""A device's address: user, host and port, without characters that mean something to a shell."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """The address in ``user@host``, ``host:port`` or ``user@[IPv6]:port``.
+    """The address that ``user@host``, ``host:port`` or ``user@[IPv6]:port`` gives.
 
-    Without a user it is the one who runs this program.
+    Without a user, the address gets the name of the user who runs this program.
 
     Raises:
         InputError: The text is none of these.

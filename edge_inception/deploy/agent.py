@@ -25,7 +25,7 @@ _NOT_FOUND = 127
 
 
 class Survey(NamedTuple):
-    """Request for files in a folder, and for their unfinished copies, which end in ``part``."""
+    """Request for facts about files and their unfinished copies, whose names end in ``part``."""
 
     folder: str
     names: List[str]
@@ -33,14 +33,14 @@ class Survey(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """Size and digest of a file."""
+    """Size in bytes and sha256 of a file."""
 
     bytes: int
     sha256: str
 
 
 class Surveyed(NamedTuple):
-    """Each file and its unfinished copy, None where absent; free bytes; Python and processor."""
+    """Facts about each file and its unfinished copy (None where absent), and about the device."""
 
     files: Dict[str, Tuple[Optional[Facts], Optional[Facts]]]
     free_bytes: int
@@ -49,13 +49,13 @@ class Surveyed(NamedTuple):
 
 
 class Flush(NamedTuple):
-    """Request that everything written to a folder is on the disk."""
+    """Request to write everything in a folder from the cache to the disk."""
 
     folder: str
 
 
 class Lock(NamedTuple):
-    """Request for the lock of a folder; ``holder`` names who asks, who waits ``patience_s``."""
+    """Request for the lock of a folder; ``holder`` names who asks and waits ``patience_s``."""
 
     folder: str
     file: str
@@ -64,7 +64,7 @@ class Lock(NamedTuple):
 
 
 class Locked(NamedTuple):
-    """Whether the lock was taken, or else its holder."""
+    """Whether the lock was taken; if not, ``holder`` names who has it."""
 
     locked: bool
     holder: str = ""
@@ -78,7 +78,7 @@ class Run(NamedTuple):
 
 
 def survey(request: Survey) -> Surveyed:
-    """Size and sha256 of each file named and of its unfinished copy, and facts of the device."""
+    """Size and sha256 of each named file and of its unfinished copy, and facts about the device."""
     files = {}
     for name in request.names:
         path = os.path.join(request.folder, *name.split("/"))
@@ -104,7 +104,7 @@ def _facts(path: str) -> Optional[Facts]:
 
 
 def _existing(folder: str) -> str:
-    """The folder, or the nearest folder above it that exists, on the same disk."""
+    """The folder, or the nearest folder above it that exists, which is on the same disk."""
     while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
         folder = os.path.dirname(folder)
     return folder
@@ -117,9 +117,9 @@ def flush(request: Flush) -> Flush:
 
 
 def lock(request: Lock) -> Locked:
-    """Hold the lock of a folder until stdin ends, as it does when the connection drops.
+    """Hold the lock of a folder until stdin ends, which a dropped connection causes too.
 
-    The function prints that the lock is taken and waits, or returns the holder's name.
+    The function prints that the lock is taken and waits; if another holds it, it returns that name.
     """
     with open(os.path.join(request.folder, request.file), "a+") as stream:
         if not _is_locked(stream, request.patience_s):
@@ -132,15 +132,15 @@ def lock(request: Lock) -> Locked:
         stream.flush()
         _print_line(_json(Locked(locked=True)))
         while not select.select([0], [], [], _SIGN_OF_LIFE_S)[0] or os.read(0, 1):
-            # A host that is gone is noticed only when a write to it fails.
+            # Only a write that fails shows that the host is gone.
             _print_line("")
     return Locked(locked=False)
 
 
 def run(request: Run) -> int:
-    """Exit code of a command that writes to this stdout and is killed when stdin ends.
+    """Exit code of a command, which shares our stdout and is killed when our stdin ends.
 
-    A build prints nothing for minutes: if it went on after the connection dropped, the next deploy
+    A build prints nothing for minutes. If it went on after the connection dropped, the next deploy
     would start a second build beside it.
     """
     try:
@@ -162,11 +162,11 @@ def run(request: Run) -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     code = child.wait()
-    return code if code >= 0 else 128 - code  # shells write a signal as 128 + its number
+    return code if code >= 0 else 128 - code  # as in a shell, 128 + the signal that ended it
 
 
 def _is_locked(stream: Any, patience_s: float) -> bool:
-    """Whether the lock was taken in time; a holder whose connection dropped may hold it still."""
+    """Whether the lock was taken in time; a dropped connection's lock may take a while to free."""
     last = time.time() + patience_s
     while not _try_lock(stream):
         if time.time() > last:
@@ -189,7 +189,7 @@ def _print_line(line: str) -> None:
 
 
 def _json(answer: Union[Surveyed, Flush, Locked]) -> str:
-    """A record as JSON; json itself would write the facts of each file as a list."""
+    """The answer as JSON with named fields; json alone would write Facts as a list."""
     fields = answer._asdict()
     if isinstance(answer, Surveyed):
         pairs = answer.files.items()
@@ -198,7 +198,7 @@ def _json(answer: Union[Surveyed, Flush, Locked]) -> str:
 
 
 def _line() -> str:
-    """The first line of stdin, read without a buffer, so that nothing behind it is consumed."""
+    """The first line of stdin, read byte by byte, so that nothing after it is consumed."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)

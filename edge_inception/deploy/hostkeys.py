@@ -1,7 +1,7 @@
-"""Trusted host keys: known_hosts as OpenSSH reads it.
+"""Trusted host keys in known_hosts, read as OpenSSH reads them.
 
-paramiko's own reader fails on a file that holds ``@revoked`` or ``@cert-authority``, has no
-patterns, and reads only one key per host.
+paramiko's own reader fails on a file that holds ``@revoked`` or ``@cert-authority``, does not
+support patterns, and reads only one key per host.
 
 Source: "SSH_KNOWN_HOSTS FILE FORMAT" of sshd(8).
 """
@@ -18,13 +18,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 _HASHED, _REVOKED = "|1|", "@revoked"
-# Kind of key -> algorithms that a host offers it with; ssh-rsa itself would be SHA-1.
+# Kind of key -> signature algorithms to accept for it; the algorithm ssh-rsa would sign with SHA-1.
 _ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostKey:
-    """A public key of known_hosts; ``kind`` is such as ``ssh-ed25519``."""
+    """A host's public key; ``kind`` is its type such as ``ssh-ed25519``, ``blob`` its bytes."""
 
     kind: str
     blob: bytes
@@ -35,7 +35,7 @@ class HostKey:
 
     @property
     def text(self) -> str:
-        """Kind and key in base64, as at the end of a line of known_hosts."""
+        """Kind and key in base64, as a line of known_hosts has them after the host names."""
         return f"{self.kind} {base64.b64encode(self.blob).decode()}"
 
 
@@ -49,7 +49,7 @@ class Line:
 
 
 def read(paths: Iterable[Path]) -> tuple[Line, ...]:
-    """Lines of the files, without certificate authorities and lines that cannot be parsed.
+    """Lines of the files, except those of certificate authorities and those that cannot be parsed.
 
     Raises:
         OSError: A file cannot be read.
@@ -63,19 +63,19 @@ def read(paths: Iterable[Path]) -> tuple[Line, ...]:
 
 
 def keys_of(name: str, lines: Iterable[Line], *, is_revoked: bool = False) -> list[HostKey]:
-    """The keys that are trusted for a host, or those that are revoked.
+    """The trusted keys of a host, or with ``is_revoked`` its revoked keys.
 
     Args:
         name: The host, as ``[host]:port`` where the port is not 22.
         lines: Lines of known_hosts.
-        is_revoked: Whether the revoked keys are wanted.
+        is_revoked: Whether to return the revoked keys.
     """
     chosen = [line for line in lines if line.is_revoked == is_revoked]
     return [line.key for line in chosen if _is_for(line.patterns, name)]
 
 
 def preferred(offered: Iterable[str], keys: Iterable[HostKey]) -> list[str]:
-    """The offered algorithms, first those of the host's keys in known_hosts."""
+    """The offered algorithms, where those of the host's known keys come first."""
     known = {name for key in keys for name in _ALGORITHMS.get(key.kind, (key.kind,))}
     return sorted(offered, key=lambda name: name not in known)
 
@@ -93,7 +93,7 @@ def _parsed(words: list[str]) -> Iterator[Line]:
 
 
 def _is_for(patterns: Iterable[str], name: str) -> bool:
-    """Whether one of the patterns fits ``name``, and none of those negated by ``!``."""
+    """Whether a pattern matches ``name``, and no pattern negated by ``!`` does."""
     is_negated = any(_fits(each[1:], name) for each in patterns if each.startswith("!"))
     return not is_negated and any(_fits(each, name) for each in patterns)
 
@@ -106,7 +106,7 @@ def _fits(pattern: str, name: str) -> bool:
 
 
 def _fits_hashed(pattern: str, name: str) -> bool:
-    """``|1|salt|HMAC-SHA1(salt, name)``, both in base64."""
+    """Whether ``pattern``, which is ``|1|salt|HMAC-SHA1(salt, name)`` in base64, is of ``name``."""
     salt, _, digest = pattern.removeprefix(_HASHED).partition("|")
     try:
         wanted = base64.b64decode(digest, validate=True)

@@ -1,7 +1,7 @@
 """The folders of a bundle's versions on a device, and the links to the current version.
 
-``REMOTE_DIR/NAME-TARGET/`` holds one folder per version, the links ``current`` and ``previous``, a
-lock, and for devices without a network ``wheels-KEY`` and ``venv-KEY``.
+``REMOTE_DIR/NAME-TARGET/`` holds a folder for each version, the links ``current`` and ``previous``,
+a lock file, and for devices without a network the folders ``wheels-KEY`` and ``venv-KEY``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Releases:
         return self.machine.link(self.path(CURRENT))
 
     def previous(self) -> str | None:
-        """The version that a rollback goes to; None if there is none, or it was removed."""
+        """The version that a rollback switches to; None if there is none or its folder is gone."""
         version = self.machine.link(self.path(PREVIOUS))
         return version if version != self.current() and version in self.versions() else None
 
@@ -48,7 +48,7 @@ class Releases:
         return tuple(name for name, is_folder in names.items() if is_folder and is_version(name))
 
     def switch(self, version: str) -> None:
-        """Make a version current in one step, and the old current version previous."""
+        """Make ``version`` current in one step; the version that was current becomes previous."""
         before = self.current()
         if before == version:
             return
@@ -57,7 +57,7 @@ class Releases:
         self.machine.set_link(self.path(CURRENT), version)
 
     def rollback(self) -> tuple[str, str]:
-        """Swap the current and the previous version; returns them, the new current version first.
+        """Swap the current and the previous version; return the new current one, then the other.
 
         Raises:
             DeployFailed: There is no previous version.
@@ -74,7 +74,7 @@ class Releases:
 
     @contextmanager
     def locked(self, python: str) -> Iterator[None]:
-        """Hold the lock of this folder while the block runs; it ends with the connection.
+        """Hold the lock of this folder while the block runs; a lost connection frees the lock.
 
         Raises:
             DeployFailed: Another deploy holds the lock.
@@ -111,6 +111,6 @@ def require_path(remote_dir: str) -> None:
 
 
 def absolute(machine: Machine, remote_dir: str) -> str:
-    """The absolute path of a --remote-dir on the device; ``~`` is the folder of a login."""
+    """The absolute path of a --remote-dir on the device, where ``~`` is the login's home folder."""
     first, *rest = remote_dir.split("/")
     return "/".join([machine.home() if first else "", *filter(None, rest)])

@@ -18,7 +18,7 @@ from edge_inception.deploy.hostkeys import HostKey
 from edge_inception.deploy.remote import CONNECT_S, ConnectionLost, Machine
 from edge_inception.errors import DeployFailed, InputError, listed
 
-_SILENCE_S = 30  # after so long without an acknowledgement a connection is lost
+_SILENCE_S = 30  # a connection without an acknowledgement for this time is lost
 _KEEPALIVE_S = 10
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
@@ -27,8 +27,8 @@ _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 class Access:
     """Key files of a login.
 
-    ``identity`` is a private key; None stands for the ssh agent's keys and those in ~/.ssh.
-    ``known_hosts`` holds host keys; None stands for ~/.ssh/known_hosts and
+    ``identity`` is the file of a private key; None stands for the ssh agent's keys and the keys in
+    ~/.ssh. ``known_hosts`` is a file of host keys; None stands for ~/.ssh/known_hosts and
     /etc/ssh/ssh_known_hosts.
     """
 
@@ -37,9 +37,9 @@ class Access:
 
 
 class _Trusted(paramiko.MissingHostKeyPolicy):
-    """Policy that accepts the hosts in known_hosts and refuses any other with its key in the text.
+    """Policy that accepts hosts whose key is in known_hosts, and names the key of any other host.
 
-    paramiko asks the policy for every host, since it is given no host keys of its own.
+    paramiko asks the policy about every host, since we give paramiko no host keys.
     """
 
     def __init__(self, address: Address, access: Access) -> None:
@@ -49,7 +49,7 @@ class _Trusted(paramiko.MissingHostKeyPolicy):
         self._keys = hostkeys.keys_of(address.known_as, self._lines)
 
     def transport(self, sock: Any, **options: Any) -> paramiko.Transport:
-        """A transport that asks first for the kinds of key that known_hosts has of the host."""
+        """A transport that prefers the kinds of key that known_hosts has for the host."""
         transport = paramiko.Transport(sock, **options)
         security = transport.get_security_options()
         security.key_types = hostkeys.preferred(security.key_types, self._keys)
@@ -97,7 +97,7 @@ def _known_hosts(access: Access) -> tuple[Path, ...]:
 
 
 def require(access: Access) -> None:
-    """Refuse a key file or known hosts that cannot be read, before any connection is made.
+    """Refuse a key file or a known_hosts file that cannot be read, before any connection is made.
 
     Raises:
         InputError: A file is missing or cannot be read.
@@ -116,8 +116,8 @@ def connect(address: Address, access: Access) -> Machine:
     """Log in to a device whose host key is known.
 
     Raises:
-        DeployFailed: The device cannot be reached, its host key is unknown or was changed, or it
-            accepts none of our keys.
+        DeployFailed: The device cannot be reached, its host key is unknown, revoked or changed, or
+            it accepts none of our keys.
     """
     client = paramiko.SSHClient()
     trusted = _Trusted(address, access)
@@ -146,12 +146,12 @@ def connect(address: Address, access: Access) -> Machine:
 
 
 def _readable(access: Access) -> list[Path]:
-    """The files of known hosts, without the default files that do not exist."""
+    """The known_hosts files; default files that do not exist are left out."""
     return [path for path in _known_hosts(access) if access.known_hosts or path.is_file()]
 
 
 def _socket(address: Address) -> socket.socket:
-    """A connection that the kernel closes when the other side is silent; paramiko never would."""
+    """A connection that the kernel closes when the device is silent, since paramiko would not."""
     connection = socket.create_connection((address.host, address.port), timeout=CONNECT_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -161,7 +161,7 @@ def _socket(address: Address) -> socket.socket:
 
 @contextmanager
 def _connecting(address: Address, access: Access) -> Iterator[None]:
-    """Turn the failures of a login into errors that say what to do."""
+    """Turn the failures of a login into DeployFailed, whose hint says what to do."""
     try:
         yield
     except paramiko.PasswordRequiredException as error:

@@ -1,4 +1,4 @@
-"""Files that are copied to a device: a bundle's, and wheels for a device without a network."""
+"""Files to copy to a device: those of a bundle, and wheels for a device without a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AGAIN = "make it again: edge-inception bundle"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One file: its name below the folder on the device, its path here, and its content's facts."""
+    """One file: its name below the folder on the device, its path here, its size and sha256."""
 
     name: str
     path: Path
@@ -35,7 +35,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
-    """A bundle to copy: NAME-TARGET, its version, and its files with the manifest last."""
+    """A bundle to copy: its name (NAME-TARGET), its version, and its files, the manifest last."""
 
     name: str
     version: str
@@ -44,7 +44,7 @@ class Payload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wheels:
-    """Wheels of a folder; ``key`` is their digest, ``packages`` are the requirements they meet."""
+    """Wheels in a folder; ``key`` is a digest of them, ``packages`` are such as ``numpy==2.0``."""
 
     key: str
     packages: tuple[str, ...]
@@ -58,7 +58,7 @@ def is_version(name: str) -> bool:
 
 @contextmanager
 def opened(bundle: Path, public_key: Path | None = None) -> Iterator[Payload]:
-    """The payload of a bundle whose files are those of its manifest.
+    """The payload of a bundle, whose files are checked against its manifest.
 
     Args:
         bundle: A bundle's folder or its .tar.gz.
@@ -76,7 +76,7 @@ def opened(bundle: Path, public_key: Path | None = None) -> Iterator[Payload]:
 
 
 def read_payload(folder: Path, public_key: Path | None = None) -> Payload:
-    """The payload of an unpacked bundle, as by ``opened``."""
+    """The payload of an unpacked bundle, with the checks and errors of ``opened``."""
     try:
         bundle = manifest.open_bundle(str(folder))
         if public_key is not None:
@@ -121,7 +121,7 @@ def read_wheels(folder: Path) -> Wheels:
 
 
 def _manifest_files(folder: Path) -> tuple[str, ...]:
-    """Files to copy last, since device.py refuses a folder that lacks its manifest."""
+    """Signature and manifest, copied last since device.py refuses a folder without a manifest."""
     signature = (manifest.SIGNATURE,) if (folder / manifest.SIGNATURE).is_file() else ()
     return (*signature, manifest.FILE)
 
@@ -131,7 +131,7 @@ def _item(path: Path, name: str) -> Item:
 
 
 def _unpack(path: Path, into: Path) -> Path:
-    """The folder in ``into`` that a bundle was unpacked to; nothing is written elsewhere."""
+    """Unpack a bundle's archive into ``into``, and nowhere else; return the bundle's folder."""
     tops = set()
     try:
         with tarfile.open(path, "r:gz") as archive:

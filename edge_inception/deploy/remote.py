@@ -24,26 +24,26 @@ Request = agent.Survey | agent.Flush | agent.Lock | agent.Run
 R = TypeVar("R")
 
 CONNECT_S = 20
-_GRACE_S = 1.0  # between the end of a channel and that of its connection
+_GRACE_S = 1.0  # longest time from the end of a channel to the end of its lost connection
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _BLOCK = 1 << 15
 _SHOWN = 200
 
 
 class ConnectionLost(DeployFailed):
-    """The connection broke, or data arrived damaged; a new connection may go on from there."""
+    """The connection broke, or data arrived damaged; a new connection can resume the work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Exit code and output lines of a command."""
+    """Exit code of a command, and the lines of its stdout and stderr."""
 
     code: int
     lines: tuple[str, ...]
 
 
 def _plain(line: str) -> str:
-    """A device's line without control characters, which would control our terminal."""
+    """A line from a device, with ``?`` for control characters, which could alter our terminal."""
     return "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
 
 
@@ -86,7 +86,7 @@ class Machine:
 
     @contextmanager
     def asking(self, python: str, request: Request, kind: type[R]) -> Iterator[R]:
-        """The agent's answer, as by ``ask``; the agent runs until the block ends."""
+        """The agent's answer, as from ``ask``, while the agent runs until the block ends."""
         with self._speaking(f"cannot run {python}"):
             channel = self._question(python, request)
             answer = str(channel.makefile("r").readline())
@@ -96,9 +96,9 @@ class Machine:
             channel.close()
 
     def send(self, path: Path, to: str, *, start: int, sent: Callable[[int], None]) -> None:
-        """Append a local file's bytes from ``start`` on to the remote file.
+        """Append the bytes of a local file, from offset ``start`` on, to the remote file ``to``.
 
-        ``sent`` gets the number of bytes after each block.
+        ``sent`` is called with the number of bytes of each block after it was written.
         """
         with (
             path.open("rb") as source,
@@ -110,7 +110,7 @@ class Machine:
             while block := source.read(_BLOCK):
                 sink.write(block)
                 sent(len(block))
-            # Pipelined writes report no error: only the size shows that a disk is full.
+            # Pipelined writes report no error, so only the file's size shows that the disk is full.
             arrived, wanted = sink.stat().st_size, source.tell()
             if arrived != wanted:
                 raise OSError(f"{arrived} of {wanted} bytes arrived")
@@ -129,7 +129,7 @@ class Machine:
             self.sftp.posix_rename(f"{path}.new", path)
 
     def rename(self, old: str, new: str) -> None:
-        """Rename over whatever has the new name, in one step."""
+        """Rename ``old`` to ``new`` in one step, which replaces a file of that name."""
         with self._speaking(f"cannot rename {old}"):
             self.sftp.posix_rename(old, new)
 
@@ -139,10 +139,10 @@ class Machine:
             self.sftp.remove(path)
 
     def names(self, folder: str) -> Mapping[str, bool]:
-        """Names in a folder -> whether each is a folder; empty where there is no such folder.
+        """Name in the folder -> whether it is a folder; empty where there is no such folder.
 
-        The names become local paths, so a name with a slash, which could write anywhere here, is
-        refused.
+        The names become local paths, so a name with a slash or ``..``, which could lead outside the
+        local folder, is refused.
         """
         with self._speaking(f"cannot list {folder}"):
             try:
@@ -171,7 +171,7 @@ class Machine:
                 raise
 
     def set_link(self, path: str, to: str) -> None:
-        """Make or change a symbolic link in one step, so that it is never absent."""
+        """Make or change a symbolic link in one step, so that the link never is absent."""
         with self._speaking(f"cannot link {path}"):
             with suppress(FileNotFoundError):
                 self.sftp.remove(f"{path}.new")
@@ -189,7 +189,7 @@ class Machine:
                 self.sftp.mkdir(path)
 
     def home(self) -> str:
-        """The folder that a login starts in."""
+        """Absolute path of the folder in which a login starts."""
         with self._speaking("cannot find the home folder"):
             return self.sftp.normalize(".")
 
@@ -200,13 +200,13 @@ class Machine:
             return False
 
     def _question(self, python: str, request: Request) -> paramiko.Channel:
-        """Channel of an agent at work; the command line has no path or word of the request."""
+        """Channel to a started agent; the request goes over stdin, not on the command line."""
         transport = self._client.get_transport()
         if transport is None:
             raise EOFError
         text = Path(agent.__file__).read_text(encoding="utf-8")
         channel = transport.open_session(timeout=CONNECT_S)
-        # -I: a json.py in the login's home is not imported in place of Python's own.
+        # -I, so that a json.py in the home folder is not imported in place of Python's own.
         command = type(request).__name__.lower()
         channel.exec_command(shlex.join([python, "-I", "-S", "-c", text, command]))
         channel.sendall(json.dumps(request._asdict()).encode() + b"\n")
@@ -239,7 +239,7 @@ class Machine:
         )
 
     def _require_ended(self, code: int, program: str) -> None:
-        """Refuse an exit code of the connection or the shell, which is not the command's own."""
+        """Raise where the exit code says that the connection broke or the program did not start."""
         if code == -1 and not self._is_open():
             raise self._lost(f"{program} was running")
         if code in {_NOT_FOUND, _NOT_EXECUTABLE}:
@@ -258,7 +258,7 @@ class Machine:
 
     @contextmanager
     def _speaking(self, doing: str) -> Iterator[None]:
-        """Turn paramiko's errors into ours; ``doing`` says what failed."""
+        """Turn paramiko's errors into ours; ``doing`` says in the message what failed."""
         try:
             yield
         except (EOFError, paramiko.SSHException, OSError) as error:

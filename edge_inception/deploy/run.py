@@ -1,4 +1,4 @@
-"""Deploys to several devices at once, of which none stops another by its failure."""
+"""Deploys to several devices at once; a device that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edge_inception.errors import DeployFailed
 from edge_inception.spec import Progress, no_progress
 
 _AT_ONCE = 8
-_PAUSES_S = (0.5, 2.0, 5.0, 10.0, 20.0)  # before each new attempt in a row that sent nothing more
+_PAUSES_S = (0.5, 2.0, 5.0, 10.0, 20.0)  # before each new attempt; progress starts them over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,8 @@ class DeployOptions:
     """Options of one deploy.
 
     ``remote_dir`` begins with / or ~/; ``python`` is a command on the device; ``out`` is the local
-    folder for the devices' results.
+    folder for the devices' results. ``is_rollback`` switches back to the previous version instead;
+    ``is_dry`` reports what a deploy would send, and changes nothing.
     """
 
     access: Access = field(default_factory=Access)
@@ -52,7 +53,7 @@ class DeviceResult:
 
 
 class _Stop(threading.Event):
-    """Event that closes every connection, so that Ctrl-C does not wait for a device's build."""
+    """Event whose ``now`` closes every connection, so Ctrl-C need not wait for a device's build."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,15 +87,18 @@ def deploy(
     say: Callable[[Address, str], None],
     progress: Progress = no_progress,
 ) -> tuple[DeviceResult, ...]:
-    """Copy a bundle to every device, verify it and switch to it, or roll back; the results.
+    """Copy a bundle to every device, verify it and switch to it, or roll back.
 
     Args:
         addresses: The devices.
         payload: The bundle.
         options: Options for all devices.
         wheels: Wheels for devices without a network.
-        say: Gets each line of a device's output; called from several threads, one at a time.
-        progress: Gets bytes sent and bytes to send, if there is one device.
+        say: Called with each line of a device's output, from several threads, one at a time.
+        progress: Called with bytes sent and bytes to send, if there is only one device.
+
+    Returns:
+        The result of each device, in the order of ``addresses``.
 
     Raises:
         InputError: The key file, the known hosts or the remote folder cannot be used.
@@ -132,7 +136,7 @@ def deploy(
 def _deploy_to(
     address: Address, work: steps.Work, options: DeployOptions, stop: _Stop
 ) -> DeviceResult:
-    """The result of one device, whose dropped connections are made again."""
+    """The result of one device; a dropped connection is made again."""
     action = steps.deploy
     if options.is_dry:
         action = steps.plan
@@ -155,10 +159,10 @@ def _with_retries(
     work: steps.Work,
     action: Callable[[Machine, steps.Work], Done],
 ) -> Done:
-    """The action's result; a connection that broke is made again, and the action run again.
+    """The action's result; where the connection breaks, connect and run the action again.
 
-    Each step skips the work of an earlier attempt. Attempts are counted from the last one that had
-    less left to send than the one before.
+    Each step skips work that an earlier attempt has done. The count of attempts starts over
+    whenever an attempt finds fewer bytes left to send than the attempt before.
 
     Raises:
         DeployFailed: The device refuses, or the connection breaks again and again.

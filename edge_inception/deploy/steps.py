@@ -28,7 +28,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
     ("verify", "--out", f"{_RESULTS}/verify.json"),
     ("bench", "--out", f"{_RESULTS}/bench.json"),
 )
-_COMPLETE = "complete"  # last file of a virtual environment, which is made again without it
+_COMPLETE = "complete"  # written last; a virtual environment without this file is made again
 _VENV = "venv --system-site-packages"
 _MIB = 1 << 20
 
@@ -43,7 +43,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Work on one device, and callbacks for its output; ``out`` is the local folder of results."""
+    """What to deploy to one device, and callbacks for its output.
+
+    ``python`` is a command on the device; ``out`` is the local folder for its results.
+    """
 
     payload: Payload
     wheels: Wheels | None
@@ -59,8 +62,9 @@ class Work:
 class Done:
     """State of a device after a deploy.
 
-    ``before`` is the version that was current; ``num_kept`` versions lie beside the current one;
-    ``p50_ms`` is the median latency that bench measured there, at the batch of its profile.
+    ``version`` is current now, ``before`` the version that was. ``num_kept`` counts the other
+    versions on the device. ``results`` is the local folder of fetched records. ``p50_ms`` is the
+    median latency in ms that bench measured on the device, at the opt batch of the profile.
     """
 
     folder: str
@@ -172,7 +176,7 @@ def _copy(releases: Releases, work: Work) -> None:
 
 
 def _environment(releases: Releases, work: Work) -> str:
-    """The Python that runs the bundle: the device's own, or that of an environment of the wheels.
+    """The Python that runs the bundle: the device's own, or one of an environment with the wheels.
 
     Raises:
         DeployFailed: A virtual environment cannot be made, or a wheel does not fit the device.
@@ -204,7 +208,7 @@ def _environment(releases: Releases, work: Work) -> str:
 
 
 def _run_steps(releases: Releases, work: Work, python: str) -> dict[str, bytes]:
-    """Run every step and fetch their records, also if a step fails; the records by path.
+    """Run every step and return their records by path, which are fetched even if a step fails.
 
     Raises:
         DeployFailed: A step fails.
@@ -227,7 +231,7 @@ def _run_step(releases: Releases, work: Work, python: str, step: Sequence[str]) 
     """Run a command of device.py in the new version's folder.
 
     Raises:
-        DeployFailed: The command fails; its own fix is the hint.
+        DeployFailed: The command fails; the hint is the fix that its output names.
     """
     name, folder = step[0], releases.path(work.payload.version)
     ended = releases.machine.run(
@@ -260,7 +264,7 @@ def _after(ended: Outcome, lead: str) -> str:
 
 
 def _fetch(releases: Releases, work: Work) -> dict[str, bytes]:
-    """Fetch the records of verify and bench and the engine's facts to a local folder, by path."""
+    """Fetch the records of verify, bench and the engine to the local folder; content by path."""
     machine, version = releases.machine, work.payload.version
     records_by_path = {}
     for folder in (_RESULTS, manifest.ENGINES):
@@ -280,7 +284,7 @@ def _results(work: Work) -> Path:
 
 
 def _write_note(releases: Releases, work: Work, python: str) -> None:
-    """Write ``deployed.json`` on the device: the Python of this version, and the time."""
+    """Write ``deployed.json`` on the device, with the version, its Python and the time in UTC."""
     record = {
         "version": work.payload.version,
         "python": python,

@@ -1,4 +1,4 @@
-"""A resumable copy: only files that differ are sent, and a cut-off file goes on where it ended."""
+"""A resumable copy: only files that differ are sent, and a cut-off file is sent from its end on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from edge_inception.deploy.remote import ConnectionLost, Machine
 from edge_inception.errors import DeployFailed
 
 PART = ".part"
-_SPARE_BYTES = 32 << 20  # a device whose disk is full to the last byte cannot even log
+_SPARE_BYTES = 32 << 20  # kept free, since a device with a full disk cannot even write a log
 _BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Files to send, each from its first missing byte on, and facts of the device."""
+    """Files to send, and facts about the device.
+
+    ``starts`` maps a file to the offset of its first byte that the device lacks; ``num_same`` files
+    are there already. ``machine`` is the processor, ``python`` the version of Python.
+    """
 
     folder: str
     starts: Mapping[Item, int]
@@ -35,7 +39,7 @@ class Plan:
 
 
 def plan(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> Plan:
-    """The plan for a folder of the device, by comparison of sizes and sha256 with ``items``.
+    """What to send so that ``folder`` on the device has ``items``, by size and sha256.
 
     Raises:
         DeployFailed: The device, or its Python, does not answer.
@@ -73,10 +77,10 @@ def require_room(machine: Machine, *plans: Plan) -> None:
 
 
 def copy(machine: Machine, python: str, plan: Plan, sent: Callable[[int], None]) -> None:
-    """Send the files of the plan, check their sha256 on the device, and only then name them.
+    """Send the files of the plan, check their sha256 on the device, and then give them their names.
 
     Raises:
-        ConnectionLost: The connection broke, or a file arrived damaged; a new plan goes on here.
+        ConnectionLost: The connection broke, or a file arrived damaged; a new plan can resume.
         DeployFailed: The device refuses.
     """
     for folder in dict.fromkeys(_parent(plan.folder, item) for item in plan.starts):
@@ -103,7 +107,7 @@ def _survey(machine: Machine, python: str, folder: str, items: Sequence[Item]) -
 
 
 def _start(item: Item, part: agent.Facts | None) -> int:
-    """Size of an unfinished copy that is the beginning of the file, 0 for any other."""
+    """Size of an unfinished copy if its bytes are the start of the file, else 0."""
     if part is None or part.bytes > item.bytes:
         return 0
     return part.bytes if _prefix_sha256(item.path, part.bytes) == part.sha256 else 0

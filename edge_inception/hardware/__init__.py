@@ -1,4 +1,4 @@
 """Targets as tables: boards, cards, JetPack releases, and what each of them can do.
 
-What enters is a fact with its source, or a rule that follows from such facts. Nothing is measured.
+The code here states facts with their sources, and rules that follow from them. It measures nothing.
 """

@@ -1,11 +1,11 @@
 """The number of cores that this process may use.
 
-This very file travels to devices: Python 3.6 syntax, standard library.
+This file is copied to devices: Python 3.6 syntax, standard library.
 """
 
 import os
 
 
 def usable_threads() -> int:
-    """The number of cores that this process may use; 0 threads stand for this number."""
+    """The number of cores that this process may use; an option of 0 threads stands for it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

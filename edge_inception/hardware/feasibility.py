@@ -1,7 +1,7 @@
 """Refusal of impossible builds before any work, with the reason and its source.
 
-Each row of ``RULES`` is one fact. The rules about TensorRT judge one version. Where a request names
-no version, all that the JetPacks of the device ship are tried, and one possible version is enough.
+Each row of ``RULES`` is one fact. The rules about TensorRT judge one version of it. Where a request
+names no version, all versions in the device's JetPacks are tried, and one that works is enough.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MIB, _GIB = 2**20, 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryNeed:
-    """Bytes that an engine needs at least; ``activations`` are those of the whole batch."""
+    """Least memory that an engine needs, in bytes; ``activations`` are for the whole batch."""
 
     weights: int
     activations: int
@@ -29,12 +29,12 @@ class MemoryNeed:
 
     @property
     def total(self) -> int:
-        """Sum of the three, in bytes."""
+        """Sum of the three parts, in bytes."""
         return self.weights + self.activations + self.workspace
 
     @property
     def words(self) -> str:
-        """The sum and its parts."""
+        """The sum and its parts in MiB, for a message."""
         parts = {"weights": self.weights, "activations": self.activations}
         parts["workspace"] = self.workspace
         words = [f"{name} {size / _MIB:,.0f}" for name, size in parts.items()]
@@ -43,11 +43,12 @@ class MemoryNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A build that a target shall take; None is not decided yet and refuses nothing.
+    """A build asked for a target; a field that is None is not decided yet and refuses nothing.
 
-    ``batch`` is the largest batch, ``is_dynamic`` whether smaller ones are accepted too. ``opset``
-    and ``element`` (type of the input) describe the graph. ``tensorrt`` and ``jetpack`` are
-    versions such as ``10.3`` and ``6.2``.
+    ``typing`` is how the graph states its precision: ``strong`` (the graph alone), ``weak``
+    (builder flags too) or ``implicit`` (a calibration cache). ``batch`` is the largest batch,
+    ``is_dynamic`` whether smaller ones are accepted too. ``opset`` and ``element`` (type of the
+    input) describe the graph. ``tensorrt`` and ``jetpack`` are versions such as ``10.3``, ``6.2``.
     """
 
     precision: Precision
@@ -76,17 +77,17 @@ class Case:
         return parsed(self.tensorrt) if self.tensorrt else ()
 
     def is_between(self, oldest: Version, before: Version) -> bool:
-        """Whether the version is known, at least ``oldest`` and older than ``before``."""
+        """Whether the version is known, not older than ``oldest`` and older than ``before``."""
         return bool(self.version) and oldest <= self.version < before
 
     @property
     def opset(self) -> int | None:
-        """Highest ONNX opset that this TensorRT parses; None where it is not known."""
+        """Highest ONNX opset that this TensorRT parses; None where that is not known."""
         return opset_of(self.tensorrt) if self.tensorrt else None
 
     @property
     def releases(self) -> tuple[JetPack, ...]:
-        """Releases of the target, of which only those that include ``asked.jetpack``, if any."""
+        """JetPack releases of the target; if ``asked.jetpack`` is set, those that include it."""
         release = self.asked.jetpack
         rows = self.target.releases
         return tuple(row for row in rows if release is None or row.includes(release))
@@ -98,7 +99,7 @@ class Case:
 
     @property
     def brought(self) -> list[str]:
-        """TensorRT versions of ``releases``, oldest first; 8.0 only if there is no other."""
+        """TensorRT versions of ``releases``, oldest first; 8.0 alone if no release has another."""
         usable = [row for row in self.releases if row.opset is not None]
         return list(dict.fromkeys(row.tensorrt for row in usable or self.releases))
 
@@ -133,8 +134,8 @@ class Case:
 class Rule:
     """A fact that makes some requests impossible.
 
-    ``refuses`` decides whether the fact concerns a case; ``reason``, ``hint`` and ``source`` are
-    templates of the message, filled with the fields of that ``case``.
+    ``refuses`` returns whether the fact makes a case impossible. ``reason``, ``hint`` and
+    ``source`` are templates of the message, filled in with the fields of that ``case``.
     """
 
     refuses: Callable[[Case], bool]
@@ -302,8 +303,8 @@ def require(target: Target, asked: Request) -> None:
     """Refuse an impossible request.
 
     Raises:
-        InputError: No version of TensorRT can take the request; the message names every reason with
-            its source, the hint belongs to the first.
+        InputError: The target, or every version of TensorRT, refuses the request. The message names
+            every reason with its source; the hint belongs to the first reason.
     """
     cases = _cases(target, asked)
     refused = [next((rule for rule in RULES if rule.refuses(case)), None) for case in cases]
@@ -320,7 +321,7 @@ def tensorrt_versions(target: Target, asked: Request) -> tuple[str, ...]:
     """Versions of TensorRT that can take the request, oldest first; empty for other backends.
 
     Raises:
-        InputError: No version can.
+        InputError: The request is impossible, as in ``require``.
     """
     require(target, asked)
     possible = (

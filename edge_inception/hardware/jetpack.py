@@ -21,14 +21,14 @@ T5000, T4000 = "thor-t5000", "thor-t4000"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JetPack:
-    """Releases ``first`` to ``last`` that ship the same libraries.
+    """JetPack releases ``first`` to ``last``, which ship the same libraries.
 
     Attributes:
         devices: Names of targets.
-        cuda: Version of CUDA; this and the other versions are empty where they are not known.
-        is_stock: Whether its TensorRT comes with the release, or is installed on top of it.
+        cuda: Version of CUDA; every version is empty where it is not known.
+        is_stock: Whether TensorRT comes with the release; False if it is installed on top of it.
         is_open: Whether later releases, and later TensorRT of the same major version, count too.
-        sure: A key of ``hardware.target.SURE``.
+        sure: How certain the row is, a key of ``hardware.target.SURE``.
     """
 
     first: str
@@ -54,7 +54,7 @@ class JetPack:
 
     @property
     def opset(self) -> int | None:
-        """Highest ONNX opset that its TensorRT parses; None if that is not known."""
+        """Highest ONNX opset that the releases' TensorRT parses; None if that is not known."""
         return opset_of(self.tensorrt)
 
     def includes(self, release: str) -> bool:
@@ -63,7 +63,7 @@ class JetPack:
         return parsed(self.first) <= version and (self.is_open or version <= parsed(self.last))
 
     def ships(self, tensorrt: str) -> bool:
-        """Whether ``tensorrt`` is its version in all numbers that both have: 10.3 is 10.3.0."""
+        """Whether ``tensorrt`` is the shipped version in all parts that both have: 10.3, 10.3.0."""
         wanted, has = parsed(tensorrt), parsed(self.tensorrt)
         if self.is_open and wanted[0] == has[0]:
             return wanted >= has[: len(wanted)]
@@ -135,9 +135,9 @@ JETPACKS = (
         source=f"docs.nvidia.com/deeplearning/tensorrt/11.4.1, {_PAGE}",
     ),
 )  # fmt: skip
-"""In the order of release; a TensorRT that is installed on top follows its release."""
+"""Rows in the order of release; a TensorRT to install on top follows the release it is for."""
 
-# Lowest TensorRT version -> highest opset of its parser, falling.
+# (TensorRT version, highest opset that it and later versions parse), the newest version first.
 _OPSETS: tuple[tuple[Version, int], ...] = (
     ((11,), 25),
     ((10, 13), 24),
@@ -163,7 +163,7 @@ def parsed(version: str) -> Version:
 
 
 def opset_of(tensorrt: str) -> int | None:
-    """Highest ONNX opset that this TensorRT parses; None if that is not known."""
+    """Highest ONNX opset that a version of TensorRT parses; None if that is not known."""
     version = parsed(tensorrt)
     return next((opset for lowest, opset in _OPSETS if version >= lowest), None)
 

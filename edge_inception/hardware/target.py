@@ -1,4 +1,4 @@
-"""The records of hardware, whose numbers carry their sources; without third-party imports."""
+"""Records of hardware, whose numbers carry their sources; without third-party imports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dla:
-    """Deep learning accelerators of a module; ``int8_tops`` dense, per core."""
+    """Deep learning accelerators (DLA) of a module.
+
+    ``int8_tops`` is the dense INT8 peak of one core, in 1e12 operations/s.
+    """
 
     num_cores: int
     generation: str
@@ -38,8 +41,8 @@ class Dla:
 class Target:
     """Hardware that an engine is for, and the library that compiles for it.
 
-    A number is None where it is unknown or does not concern the target. All peaks are dense, at the
-    highest power mode; NVIDIA's headlines for Orin and later are those of 2:4 sparse weights.
+    A number is None where it is unknown or does not concern the target. All peaks are for dense
+    weights at the highest power mode; NVIDIA advertises Orin and later with 2:4 sparse weights.
 
     Attributes:
         name: What users type.
@@ -48,16 +51,16 @@ class Target:
         is_compiled_here: Whether its engines can be compiled on another machine.
         sources: Sources of the SM version, the memory size and the number of accelerators.
         compute_capabilities: NVIDIA's SM versions: one for a device, several for a family.
-        memory_gb: Shared by CPU and GPU on a Jetson.
-        bandwidth_gb_s: Of that memory, 1e9 bytes/s.
-        int8_tops: GPU, 1e12 operations/s, two of them a multiply-add.
-        fp16_tflops: GPU, likewise; tensor cores with float32 sums on cards.
-        fp8_tflops: GPU, likewise.
-        module_int8_tops: GPU and all DLA cores together.
+        memory_gb: Size of the memory, which CPU and GPU share on a Jetson.
+        bandwidth_gb_s: Bandwidth of that memory, 1e9 bytes/s.
+        int8_tops: INT8 peak of the GPU, 1e12 operations/s; a multiply-add is two operations.
+        fp16_tflops: FP16 peak of the GPU in the same unit; for cards with sums in float32.
+        fp8_tflops: FP8 peak of the GPU in the same unit.
+        module_int8_tops: INT8 peak of the GPU and all DLA cores together.
         slow: Precision that the GPU has no fast instructions for -> source.
-        dla: None where there is none.
-        headline: The figure in advertisements, and what it counts.
-        power_modes: Names by number as ``nvpmodel`` knows them; they differ from board to board.
+        dla: The module's DLA cores; None where it has none.
+        headline: The peak that NVIDIA advertises, and what it counts.
+        power_modes: Numbers and names as ``nvpmodel`` knows them; boards differ in them.
         notes: Further facts for users, one sentence each.
     """
 
@@ -81,7 +84,7 @@ class Target:
 
     @property
     def num_dla_cores(self) -> int:
-        """Deep learning accelerators of the module."""
+        """Number of deep learning accelerators of the module."""
         return self.dla.num_cores if self.dla else 0
 
     @property
@@ -91,24 +94,24 @@ class Target:
 
     @property
     def is_jetson(self) -> bool:
-        """Whether its TensorRT comes with a JetPack."""
+        """Whether the target is a Jetson, whose TensorRT comes with a JetPack."""
         return bool(self.releases)
 
     @property
     def jetpack(self) -> tuple[str, str]:
-        """(oldest, newest) release with a TensorRT that this project builds for."""
+        """(oldest, newest) JetPack release whose TensorRT this project builds for; else empty."""
         usable = self._stock()
         return (usable[0].first, usable[-1].last) if usable else ("", "")
 
     @property
     def tensorrt(self) -> tuple[str, str]:
-        """(oldest, newest) TensorRT that these releases ship."""
+        """(oldest, newest) TensorRT that the releases of ``jetpack`` ship; else empty strings."""
         usable = self._stock()
         return (usable[0].tensorrt, usable[-1].tensorrt) if usable else ("", "")
 
     @property
     def opset(self) -> int | None:
-        """Highest ONNX opset that the oldest of these TensorRT versions parses."""
+        """Highest ONNX opset that the oldest version in ``tensorrt`` parses; None without one."""
         usable = self._stock()
         return usable[0].opset if usable else None
 

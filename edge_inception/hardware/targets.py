@@ -1,4 +1,4 @@
-"""The targets, named hardware, as a table with sources; without third-party imports."""
+"""The table of targets, which are named hardware, with sources; without third-party imports."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _RTX_5090 = _Peaks(
     fp8_tflops=_recalled(419),
 )
 _H200_BANDWIDTH = Fact(4800, "V", "NVIDIA H200 datasheet")
-# Name, title, SM version, GB of memory, facts in the order of _Peaks.
+# Columns: name, title, SM version, GB of memory, facts in the order of _Peaks.
 _DATACENTER = tuple(
     _card(name, f"NVIDIA {title}", sm=sm, memory_gb=memory_gb, peaks=_Peaks(*facts))
     for name, title, sm, memory_gb, facts in (
@@ -158,9 +158,9 @@ def require_compilable(hardware: Target) -> None:
 
 
 def compute_capabilities(hardware: Target, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Compute capabilities to compile for: ``asked`` for a family of GPUs, else those of the card.
+    """Compute capabilities to compile for: ``asked`` for a family of GPUs, else the card's own.
 
-    They are empty for a CPU, and for a device that compiles for itself and knows its own.
+    The result is empty for a CPU, and for a device that compiles its own engines.
     """
     if not hardware.is_compiled_here or not hardware.compute_capabilities:
         return ()

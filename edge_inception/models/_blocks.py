@@ -1,4 +1,4 @@
-"""torch modules of the records in ``_layers.py``, for every architecture."""
+"""torch modules for the layer records in ``_layers.py``, which every architecture uses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RESNET_NORM_EPS = 1e-5
 _EXPANSION = 4
 _AUX_DROPOUT, _AUX_MAP = 0.7, 4  # GoogLeNet, section 5 of arXiv 1409.4842
 _HALF = 0.5
-_SMALLEST_SQUARE = 1e-24  # of the length 1e-12 that torch.nn.functional.normalize divides by
+_SMALLEST_SQUARE = 1e-24  # square of 1e-12, the least length that torch's normalize divides by
 
 
 class ConvUnit(nn.Module):
@@ -45,7 +45,7 @@ class ConvUnit(nn.Module):
         padding = (0, 0)
         if layer.padding != VALID:
             padding = (layer.kernel[0] // 2, layer.kernel[1] // 2)
-        # at stride 1 an odd kernel's SAME padding is the same on both sides
+        # At stride 1 TensorFlow's SAME pads an odd kernel equally on both sides, as Conv2d can.
         self._is_padded = layer.padding == TF_SAME and layer.stride > 1
         self._kernel, self._stride = layer.kernel, layer.stride
         self.conv = nn.Conv2d(
@@ -76,7 +76,7 @@ def pad_same(x: Tensor, kernel: tuple[int, int], stride: int) -> Tensor:
 
 
 class SeparableUnit(nn.Module):
-    """depthwise - pointwise with bias - ReLU, as TF-slim's ``separable_conv2d`` of Inception-v2."""
+    """Depthwise - pointwise with bias - ReLU, as ``separable_conv2d`` in TF-slim's Inception-v2."""
 
     def __init__(self, channels: int, layer: SeparableConv) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class NormUnit(nn.BatchNorm2d):
 
 
 class Branches(nn.Module):
-    """Parallel routes through named units, concatenated over channels."""
+    """Parallel routes through named units, concatenated over channels; see ``Concat``."""
 
     def __init__(self, channels: int, layer: Concat) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Branches(nn.Module):
 
 
 class ResidualUnit(Branches):
-    """x + scale * conv2d(branches of x), then ReLU; keys of the branches and ``conv2d``."""
+    """x + scale * conv2d(branches of x), then ReLU; keys are the branches' and ``conv2d.*``."""
 
     def __init__(self, channels: int, layer: Residual) -> None:
         super().__init__(channels, layer.branches)
@@ -213,8 +213,9 @@ class Auxiliary(nn.Module):
 class Network(nn.Module):
     """The module of an architecture: its layers in order, then its head.
 
-    Input float32 [N, 3, H, W]. Output logits [N, num_classes] or unit-length embeddings [N, size];
-    in training, where it has auxiliary heads, a tuple of the logits and those of each of them.
+    The input is float32 [N, 3, H, W], the output logits [N, num_classes] or unit-length embeddings
+    [N, size]. In training mode a network with auxiliary heads returns a tuple: its own output, then
+    the logits of each auxiliary head.
 
     Attributes:
         auxiliary_weights: Weight of each auxiliary head's loss.
@@ -283,13 +284,13 @@ class Network(nn.Module):
 
 
 def to_unit_length(vectors: Tensor) -> Tensor:
-    """Rows [N, D] divided by their length, in operators that are the same in every ONNX opset."""
+    """``vectors`` [N, D] with rows of length 1, by operators that no ONNX opset changed."""
     square = (vectors * vectors).sum(dim=1, keepdim=True)
     return vectors / (square + _SMALLEST_SQUARE).sqrt()
 
 
 def to_unit_range(x: Tensor) -> Tensor:
-    """Pixels [N, 3, H, W] in -1..1 from pixels normalised with ImageNet's mean and std."""
+    """Pixels in -1..1 from pixels ``x`` normalised with ImageNet's mean and std, [N, 3, H, W]."""
     factors = [std / _HALF for std in IMAGENET_STD]
     shifts = [(mean - _HALF) / _HALF for mean in IMAGENET_MEAN]
     return x * x.new_tensor(factors).view(1, 3, 1, 1) + x.new_tensor(shifts).view(1, 3, 1, 1)
@@ -346,7 +347,7 @@ def _unit(channels: int, unit: Unit) -> tuple[nn.Module, int]:
 
 
 class LocalNorm(nn.Module):
-    """Local response normalisation over neighbouring channels; it has no weights."""
+    """Local response normalisation over neighbouring channels, without weights."""
 
     def __init__(self, layer: LocalResponseNorm) -> None:
         super().__init__()
@@ -355,7 +356,7 @@ class LocalNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         layer = self._layer
         if torch.onnx.is_in_onnx_export():
-            # PyTorch would export ten nodes that no engine recognises; ONNX has the operator
+            # PyTorch would export ten nodes that no engine recognises; ONNX has the operator LRN.
             attributes: dict[str, Any] = {
                 "alpha": layer.alpha,
                 "beta": layer.beta,

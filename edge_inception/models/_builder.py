@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def builder(describe: Callable[..., Architecture]) -> Callable[..., nn.Module]:
-    """A function that makes the torch module of what ``describe`` returns.
+    """A function that makes the torch module of the architecture that ``describe`` returns.
 
-    It takes the options of ``describe``, and imports torch only when it is called.
+    The function takes the options of ``describe``, and imports torch only when it is called.
     """
 
     def build(**options: Any) -> nn.Module:
@@ -29,6 +29,6 @@ def builder(describe: Callable[..., Architecture]) -> Callable[..., nn.Module]:
 
 
 def default_options(describe: Callable[..., Architecture]) -> Options:
-    """The options that ``describe`` takes, with their defaults: all keywords but num_classes."""
+    """Name -> default of every option of ``describe``, which is every keyword but num_classes."""
     parameters = inspect.signature(describe).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}

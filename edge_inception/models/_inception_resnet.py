@@ -10,11 +10,11 @@ from typing import NamedTuple
 from edge_inception.models._layers import Concat, Filters, MaxPool, Residual, branches
 
 SCALES = (0.17, 0.10, 0.20)
-"""Residual scales of blocks A, B and C in TF-slim and FaceNet; the paper says 0.1 to 0.3."""
+"""Residual scales of blocks A, B and C in TF-slim and FaceNet; the paper suggests 0.1 to 0.3."""
 
 
 class BlockA(NamedTuple):
-    """1x1; 1x1 - 3x3; 1x1 - 3x3 - 3x3."""
+    """Filters of the three branches 1x1; 1x1 - 3x3; 1x1 - 3x3 - 3x3."""
 
     one: int
     three: tuple[int, int]
@@ -22,21 +22,21 @@ class BlockA(NamedTuple):
 
 
 class BlockB(NamedTuple):
-    """1x1; 1x1 - 1x7 - 7x1."""
+    """Filters of the two branches 1x1; 1x1 - 1x7 - 7x1."""
 
     one: int
     seven: tuple[int, int, int]
 
 
 class BlockC(NamedTuple):
-    """1x1; 1x1 - 1x3 - 3x1."""
+    """Filters of the two branches 1x1; 1x1 - 1x3 - 3x1."""
 
     one: int
     three: tuple[int, int, int]
 
 
 def block_a(filters: Filters, row: BlockA, scale: float) -> Residual:
-    """35 x 35 to the same (block35)."""
+    """Residual block that keeps the map at 35 x 35 (TF-slim's block35)."""
     conv = filters.conv
     first, second = row.three
     one, two, three = row.double
@@ -51,7 +51,7 @@ def block_a(filters: Filters, row: BlockA, scale: float) -> Residual:
 
 
 def block_b(filters: Filters, row: BlockB, scale: float) -> Residual:
-    """17 x 17 to the same (block17)."""
+    """Residual block that keeps the map at 17 x 17 (TF-slim's block17)."""
     conv = filters.conv
     one, two, three = row.seven
     return Residual(
@@ -64,7 +64,7 @@ def block_b(filters: Filters, row: BlockB, scale: float) -> Residual:
 
 
 def block_c(filters: Filters, row: BlockC, scale: float, *, has_relu: bool = True) -> Residual:
-    """8 x 8 to the same (block8)."""
+    """Residual block that keeps the map at 8 x 8 (TF-slim's block8)."""
     conv = filters.conv
     one, two, three = row.three
     return Residual(
@@ -78,7 +78,7 @@ def block_c(filters: Filters, row: BlockC, scale: float, *, has_relu: bool = Tru
 
 
 def reduction_b(filters: Filters, second: int, third: tuple[int, int]) -> Concat:
-    """17 x 17 to 8 x 8; ``second`` and ``third`` are filters of the branches that differ."""
+    """Reduction-B, map 17 x 17 to 8 x 8; v1 and v2 differ in the filters ``second``, ``third``."""
     conv, reduce = filters.conv, filters.reduce
     return branches(
         branch0=(conv("1x1", 256), reduce(384)),

@@ -1,7 +1,7 @@
-"""Layers of the papers' tables as records; no torch, so a device can list architectures.
+"""Records of the layers in the papers' tables; without torch, so a device can list architectures.
 
-``_blocks.py`` turns them into modules, ``_trace.py`` follows their shapes. Names of units are
-state-dict keys and must not change. Shapes are [C, H, W].
+``_blocks.py`` turns the records into torch modules, ``_trace.py`` computes their shapes and costs.
+Names of units are state-dict keys and must not change. Shapes are [C, H, W].
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _V = TypeVar("_V")
 
 CHANNEL_MULTIPLE = 8
 RGB_CHANNELS = 3
-NORM_EPS = 1e-3  # TF-slim, Keras, torchvision and timm agree on it for the Inception family
+NORM_EPS = 1e-3  # of batch norm in the Inception networks of TF-slim, Keras, torchvision and timm
 
 SAME, VALID, TF_SAME = "same", "valid", "tf_same"
-"""Padding of a convolution. ``same``: k // 2 zeros on both sides of a k x k kernel. ``tf_same``:
-as many zeros as give ceil(n / stride) outputs, the odd one at the end, so that an even map at
-stride 2 is padded on one side only. ``valid``: no zeros."""
+"""Padding of a convolution. ``same``: k // 2 zeros on each side for a k x k kernel. ``tf_same``: as
+many zeros as give ceil(n / stride) outputs; if their number is odd, the end gets one more than the
+start, so 3x3 at stride 2 pads an even map at the end alone. ``valid``: no zeros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,10 @@ class Conv:
 
 @dataclass(frozen=True, slots=True)
 class PlainConv:
-    """Convolution without bias, norm and ReLU; k // 2 zeros on each side; keys without a prefix."""
+    """Convolution without bias, norm or ReLU, padded by k // 2 zeros on each side.
+
+    Its state-dict keys have no prefix such as ``conv``.
+    """
 
     out: int
     kernel: tuple[int, int]
@@ -46,14 +49,17 @@ class PlainConv:
 
 @dataclass(frozen=True, slots=True)
 class BatchNorm:
-    """Batch norm and ReLU; keys without a prefix."""
+    """Batch norm and ReLU; the state-dict keys have no prefix such as ``bn``."""
 
     eps: float
 
 
 @dataclass(frozen=True, slots=True)
 class SeparableConv:
-    """Depthwise convolution (key ``depthwise``), 1x1 with bias (key ``pointwise``), ReLU; SAME."""
+    """Depthwise convolution (key ``depthwise``), 1x1 with bias (key ``pointwise``), ReLU.
+
+    ``multiplier`` is the number of depthwise outputs per input channel.
+    """
 
     out: int
     kernel: tuple[int, int]
@@ -64,7 +70,7 @@ class SeparableConv:
 
 @dataclass(frozen=True, slots=True)
 class MaxPool:
-    """Max pool; with ``is_ceil`` the last window may reach over the edge, as TensorFlow's SAME."""
+    """Max pool; with ``is_ceil`` the last window may reach past the map, as TensorFlow's SAME."""
 
     kernel: int = 3
     stride: int = 2
@@ -74,10 +80,10 @@ class MaxPool:
 
 @dataclass(frozen=True, slots=True)
 class AvgPool:
-    """3x3 average pool of stride 1, SAME.
+    """3x3 average pool of stride 1, whose zero padding keeps the map's size.
 
-    With ``count_include_pad`` False each sum is divided by its number of real pixels, as TensorFlow
-    does; with True always by 9, as torchvision's Inception-v3 does.
+    Each window's sum is divided by the number of its pixels that are not padding (TensorFlow), or
+    with ``count_include_pad`` always by 9 (torchvision's Inception-v3).
     """
 
     kernel: int = 3
@@ -100,8 +106,9 @@ Unit: TypeAlias = "Conv | MaxPool | AvgPool | tuple[Conv | MaxPool | AvgPool, ..
 class Concat:
     """Parallel branches, concatenated over channels.
 
-    ``units`` are named layers or chains. ``routes`` list, in concat order, which units each branch
-    passes; a shared prefix is computed once, which is how Inception-C splits one branch into two.
+    ``units`` maps a name to a layer or a chain of layers. ``routes`` lists, in concat order, the
+    names of the units that each branch passes. Units at the start that two routes share are
+    computed once; Inception-C splits one branch into two in this way.
     """
 
     units: Mapping[str, Unit]
@@ -110,7 +117,7 @@ class Concat:
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """x + scale * linear 1x1 (key ``conv2d``, with bias) of the branches of x; then ReLU."""
+    """x + scale * conv2d(branches(x)), then ReLU; ``conv2d`` (its key) is 1x1 with bias."""
 
     branches: Concat
     scale: float
@@ -119,10 +126,11 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class Bottleneck:
-    """ResNet's 1x1 - 3x3 - 1x1 with a shortcut; ``width``, ``width``, 4 * ``width`` channels.
+    """ResNet's block 1x1 - 3x3 - 1x1 with a shortcut.
 
-    ``stride_in`` is the convolution that strides, ``1x1`` (paper) or ``3x3``. The shortcut is a
-    strided 1x1 convolution where ``has_projection``.
+    The convolutions have ``width``, ``width`` and 4 * ``width`` outputs. ``stride_in`` names the
+    convolution that has the stride: ``1x1`` (paper) or ``3x3``. With ``has_projection`` the
+    shortcut is a strided 1x1 convolution, else the identity.
     """
 
     width: int
@@ -147,9 +155,9 @@ Layer: TypeAlias = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifierHead:
-    """Global average pool - dropout - linear layer called ``name``.
+    """Global average pool - dropout - a linear layer called ``name``.
 
-    ``hidden`` units make it linear (key 0) - ReLU - dropout - linear (key 3).
+    With ``hidden`` units that layer becomes linear (key 0) - ReLU - dropout - linear (key 3).
     """
 
     name: str
@@ -160,9 +168,9 @@ class ClassifierHead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingHead:
-    """FaceNet's tail: pool - dropout - ``last_linear`` - ``last_bn`` - unit length, [N, size].
+    """FaceNet's head: pool - dropout - ``last_linear`` - ``last_bn`` - unit length, [N, size].
 
-    With ``num_classes``, ``logits`` follow ``last_bn`` instead.
+    With ``num_classes`` the linear layer ``logits`` follows ``last_bn``, in place of unit length.
     """
 
     dropout: float
@@ -177,9 +185,9 @@ Head: TypeAlias = ClassifierHead | EmbeddingHead
 class AuxiliaryHead:
     """A classifier on the output of layer ``after``, for training; absent from inference.
 
-    Average pool - ``convs`` - global average - ``fc``. With ``hidden`` units the pool gives a 4 x 4
-    map whatever its input, and ``fc1`` - ReLU - dropout 0.7 - ``fc2`` follow ``convs``. ``weight``
-    scales its loss.
+    The layers are: average pool - ``convs`` - global average - ``fc``. With ``hidden`` units the
+    pool gives a 4 x 4 map whatever its input, and ``fc1`` - ReLU - dropout 0.7 - ``fc2`` follow
+    ``convs``. ``weight`` scales the head's loss.
     """
 
     name: str
@@ -194,9 +202,9 @@ class AuxiliaryHead:
 class Architecture:
     """Layers, head and auxiliary heads of a network.
 
-    ``layers`` are in the order of execution, their keys are dotted module paths. With
+    ``layers`` maps dotted module paths to layers, in the order of execution. With
     ``is_input_transformed`` the network expects images normalised with ImageNet's mean and std, and
-    rescales them to -1..1 first (torchvision's ``transform_input``).
+    first rescales them to -1..1 (torchvision's ``transform_input``).
     """
 
     layers: Mapping[str, Layer]
@@ -211,7 +219,7 @@ def branches(**units: Unit) -> Concat:
 
 
 def widen(channels: int, width: float) -> int:
-    """Channels times ``width``, rounded to a multiple of 8 and at least 8; unchanged at width 1."""
+    """``channels * width``, rounded to a multiple of 8, at least 8; unchanged at width 1."""
     if width == 1.0:
         return channels
     return max(CHANNEL_MULTIPLE, round(channels * width / CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE)
@@ -219,7 +227,7 @@ def widen(channels: int, width: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Maker of an architecture's convolutions, whose channel counts are scaled by ``width``."""
+    """Factory for the convolutions of one architecture; ``width`` scales their channel counts."""
 
     width: float = 1.0
     padding: str = SAME
@@ -227,7 +235,7 @@ class Filters:
     norm_eps: float | None = NORM_EPS
 
     def conv(self, kernel: str, out: int, stride: int = 1, padding: str = "") -> Conv:
-        """A convolution such as ``conv("1x7", 64)``; an empty ``padding`` means this record's."""
+        """A convolution such as ``conv("1x7", 64)``; an empty ``padding`` is the record's own."""
         rows, columns = (int(side) for side in kernel.split("x"))
         return Conv(
             self.count(out),
@@ -239,7 +247,7 @@ class Filters:
         )
 
     def reduce(self, out: int) -> Conv:
-        """3x3 of stride 2 without padding."""
+        """A 3x3 convolution of stride 2 without padding."""
         return self.conv("3x3", out, 2, VALID)
 
     def count(self, channels: int) -> int:

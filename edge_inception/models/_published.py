@@ -1,6 +1,6 @@
-"""Checkpoints of the publishers that publish several architectures; each states its own figures.
+"""Records of published checkpoints, one function for each publisher of several architectures.
 
-``top1`` and ``top5`` are single-crop ImageNet accuracies in percent.
+``top1`` and ``top5`` are single-crop ImageNet accuracies in percent, as each publisher says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from edge_inception.spec import PublishedCheckpoint
 
 
 def torchvision(weights: str, file: str, top1: float, top5: float) -> PublishedCheckpoint:
-    """Weights of torchvision by their name in its API and the stem of their file."""
+    """Weights of torchvision: ``weights`` is their name in its API, ``file`` their file's stem."""
     return PublishedCheckpoint(
         name=weights,
         url=f"https://download.pytorch.org/models/{file}.pth",
@@ -45,7 +45,7 @@ def slim(name: str, top1: float, top5: float) -> PublishedCheckpoint:
 
 
 def cadene(file: str, licence: str, top1: float, top5: float) -> PublishedCheckpoint:
-    """A file of Cadene's pretrained-models.pytorch, with the licence of its origin."""
+    """A file of Cadene's pretrained-models.pytorch; ``licence`` is that of the original weights."""
     return PublishedCheckpoint(
         name=file,
         url=f"http://data.lip6.fr/cadene/pretrainedmodels/{file}.pth",

@@ -34,7 +34,7 @@ _EXPANSION = 4
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Output shape, number of parameters and multiply-adds of a layer, for one image."""
+    """Output shape, number of parameters, and multiply-adds per image of a layer."""
 
     shape: Shape
     num_parameters: int = 0
@@ -47,9 +47,9 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One row of an architecture's table; it stands for ``count`` equal layers in a row.
+    """One row of an architecture's table, for ``count`` equal layers that follow each other.
 
-    ``what`` describes the layer in words; ``cost`` is that of all ``count`` of them.
+    ``what`` describes one of the layers in words; ``cost`` is the sum over all of them.
     """
 
     path: str
@@ -76,7 +76,7 @@ def trace(architecture: Architecture, size: tuple[int, int]) -> list[Stage]:
 
 
 def total(stages: list[Stage]) -> Cost:
-    """The cost of all rows together; its shape is that of the last row."""
+    """Sum of the costs of all rows, with the output shape of the last row."""
     return Cost(
         stages[-1].cost.shape,
         sum(stage.cost.num_parameters for stage in stages),
@@ -190,7 +190,7 @@ def _sides(shape: Shape, kernel: tuple[int, int], stride: int, padding: str) -> 
 def _pooled(side: int, pool: MaxPool) -> int:
     travel = side + 2 * pool.padding - pool.kernel
     steps = -(-travel // pool.stride) if pool.is_ceil else travel // pool.stride
-    # a window that starts in the padding behind the map is dropped, as PyTorch does
+    # A window that would start in the padding after the map is dropped, as in PyTorch.
     return steps + (steps * pool.stride < side + pool.padding)
 
 
@@ -230,7 +230,7 @@ _WORDS: Mapping[type, Callable[[Any], str]] = {
 
 
 def grouped(stages: list[Stage]) -> Iterator[Stage]:
-    """The rows, where each run of equal layers is one row such as ``repeat.0-9``."""
+    """The rows, where successive equal layers share one row such as ``repeat.0-9``."""
     run: list[Stage] = []
     for stage in stages:
         if run and (stage.what, stage.cost) != (run[0].what, run[0].cost):

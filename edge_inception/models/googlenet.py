@@ -1,8 +1,8 @@
 """GoogLeNet, which is Inception-v1, with torchvision's state-dict keys.
 
-Source: Szegedy et al., CVPR 2015 (arXiv 1409.4842), table 1. The released forms differ: TF-slim and
-torchvision have batch norm in place of local response norm, 3x3 where the table has 5x5, and a 2x2
-pool before the last two blocks. Shapes are for a 224 x 224 input at width 1.
+Source: Szegedy et al., CVPR 2015 (arXiv 1409.4842), table 1. TF-slim and torchvision released other
+forms: batch norm in place of local response norm, 3x3 where the table has 5x5, and a 2x2 pool
+before the last two blocks. Shapes are [C, H, W] of feature maps for a 224 x 224 input at width 1.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from edge_inception.spec import (
 
 
 class _Row(NamedTuple):
-    """One block of table 1: filters of each convolution."""
+    """Filters of each convolution in a block of table 1."""
 
     one: int
     reduce3: int
@@ -62,7 +62,7 @@ _TABLE = {
 
 
 def _block(filters: Filters, row: _Row, kernel: int) -> Concat:
-    """An Inception block of four branches; ``kernel`` is the side of the widest convolution."""
+    """An Inception block of four branches; ``kernel`` is the third branch's kernel side, 3 or 5."""
     conv = filters.conv
     return branches(
         branch1=conv("1x1", row.one),
@@ -85,7 +85,7 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     padding: str = "symmetric",
     transform_input: bool = False,
 ) -> Architecture:
-    """Stem, two blocks at 28 x 28, five at 14 x 14, two at 7 x 7.
+    """A stem, two blocks on 28 x 28 maps, five on 14 x 14, two on 7 x 7.
 
     Raises:
         ValueError: An option has a value that it cannot have.

@@ -1,4 +1,4 @@
-"""Inception-ResNet-v1: the paper's classifier and FaceNet's embedding; facenet-pytorch's keys.
+"""Inception-ResNet-v1, the paper's classifier or FaceNet's embedding, with facenet-pytorch's keys.
 
 Source: Szegedy et al., AAAI 2017 (arXiv 1602.07261), figures 10 to 15 and table 1. FaceNet
 (davidsandberg/facenet, timesler/facenet-pytorch) adds a last block without ReLU and a 512-value
@@ -46,7 +46,7 @@ _TAILS = ("paper", "facenet", "facenet-classifier")
 
 
 def _stem(filters: Filters) -> dict[str, Layer]:
-    """3 x 299 x 299 to 256 x 35 x 35; figure 14."""
+    """The stem of figure 14, image 3 x 299 x 299 to map 256 x 35 x 35."""
     conv, reduce = filters.conv, filters.reduce
     return {
         "conv2d_1a": reduce(32),  # 32 x 149 x 149
@@ -70,7 +70,7 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     scale_b: float = SCALES[1],
     scale_c: float = SCALES[2],
 ) -> Architecture:
-    """Stem, 5 blocks A, Reduction-A, 10 B, Reduction-B, 5 C; FaceNet has one more C.
+    """Stem, 5 blocks A, Reduction-A, 10 blocks B, Reduction-B, 5 blocks C (FaceNet 6).
 
     Raises:
         ValueError: ``tail`` is none of paper, facenet and facenet-classifier.

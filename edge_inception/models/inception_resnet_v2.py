@@ -1,9 +1,9 @@
-"""Inception-ResNet-v2 as TF-slim released it, and as the paper draws it; timm's state-dict keys.
+"""Inception-ResNet-v2, as TF-slim released it or as the paper draws it; keys are timm's.
 
 Source: Szegedy et al., AAAI 2017 (arXiv 1602.07261), figures 3 and 15 to 19, table 1. The released
-network is another one: more blocks on fewer channels, another stem, a last 1x1 convolution.
-Figures 17 and 19 print 1154 and 2048 channels where the filters give 1152 and 2144.
-Shapes are for a 299 x 299 input at width 1.
+network differs from the paper: more blocks, fewer channels, another stem, a last 1x1 convolution.
+Figures 17 and 19 print 1154 and 2048 channels where the filters add up to 1152 and 2144.
+Shapes are [C, H, W] of feature maps for a 299 x 299 input at width 1.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _C = BlockC(192, (192, 224, 256))
 
 
 def _released_stem(filters: Filters) -> dict[str, Layer]:
-    """3 x 299 x 299 to 320 x 35 x 35."""
+    """The released stem, image 3 x 299 x 299 to map 320 x 35 x 35."""
     conv, reduce = filters.conv, filters.reduce
     return {
         "conv2d_1a": reduce(32),  # 32 x 149 x 149
@@ -78,7 +78,9 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     scale_b: float = SCALES[1],
     scale_c: float = SCALES[2],
 ) -> Architecture:
-    """Stem, blocks A, Reduction-A, blocks B, Reduction-B, blocks C: 10, 20, 10 or 5, 10, 5.
+    """Stem, blocks A, Reduction-A, blocks B, Reduction-B, blocks C.
+
+    The released form has 10, 20 and 10 blocks A, B and C, the paper's 5, 10 and 5.
 
     Raises:
         ValueError: ``form`` is neither released nor paper.

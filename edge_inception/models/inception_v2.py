@@ -1,9 +1,10 @@
 """Inception-v2, which is BN-Inception: the network that introduced batch normalisation.
 
-Source: Ioffe and Szegedy, ICML 2015 (arXiv 1502.03167), figure 5. The figure prints 576 channels
-for blocks 4c and 4d, whose filters add up to 608: Caffe and Cadene kept the filters, TF-slim the
-576. TF-slim's first layer is a separable convolution. The keys are our own: nobody publishes these
-weights in nested modules. Shapes are for a 224 x 224 input at width 1.
+Source: Ioffe and Szegedy, ICML 2015 (arXiv 1502.03167), figure 5. The figure prints 576 output
+channels for blocks 4c and 4d, but their filters add up to 608. Caffe and Cadene kept these filters,
+TF-slim the 576 channels. TF-slim's first layer is a separable convolution. The state-dict keys are
+our own, since nobody publishes these weights in nested modules. Shapes are [C, H, W] of feature
+maps for a 224 x 224 input at width 1.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from edge_inception.spec import (
 
 
 class _Row(NamedTuple):
-    """One block of figure 5: filters of each convolution; ``one`` and ``pool`` 0 is a reduction."""
+    """Filters of each convolution in a block of figure 5; 0 in a reduction: ``one``, ``pool``."""
 
     one: int
     reduce3: int
@@ -59,11 +60,11 @@ _TABLE = {
     "5b": _Row(352, 192, 320, 192, 224, 128),
 }
 _NARROW = {name: _TABLE[name]._replace(pool=96) for name in ("4c", "4d")}
-_MAX_POOLED = "5b"  # its pool branch takes the maximum
+_MAX_POOLED = "5b"  # the block whose pool branch takes the maximum, not the average
 
 
 def _reduction(filters: Filters, row: _Row) -> Concat:
-    """A block that halves the map; its pool branch keeps all channels of the input."""
+    """A block that halves height and width; its pool branch keeps all channels of the input."""
     conv = filters.conv
     units: dict[str, Unit] = {
         "3x3_reduce": conv("1x1", row.reduce3),
@@ -115,7 +116,7 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     conv_bias: bool = True,
     batch_norm_eps: float = 1e-5,
 ) -> Architecture:
-    """Stem, ten blocks; 3c and 4e halve the map.
+    """A stem and ten blocks, of which 3c and 4e halve height and width.
 
     Raises:
         ValueError: An option has a value that it cannot have.

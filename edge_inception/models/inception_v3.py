@@ -1,8 +1,8 @@
 """Inception-v3 as released by TF-slim, Keras and torchvision, with torchvision's state-dict keys.
 
-Source: Szegedy et al., CVPR 2016 (arXiv 1512.00567), figures 5 to 7 and 10; the stem is the
-released one, which table 1 of the paper prints differently. Shapes are for a 299 x 299 input at
-width 1.
+Source: Szegedy et al., CVPR 2016 (arXiv 1512.00567), figures 5 to 7 and 10. The stem is that of the
+released models, which differs from table 1 of the paper. Shapes are [C, H, W] of feature maps for a
+299 x 299 input at width 1 (``width`` scales all channel counts).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from edge_inception.spec import (
 
 
 class _Blocks:
-    """The blocks of the paper, all with the same border rule for their average pools."""
+    """The blocks of the paper; their average pools share ``count_include_pad``, as in PyTorch."""
 
     def __init__(self, filters: Filters, *, count_include_pad: bool) -> None:
         self._filters = filters
         self._pool = AvgPool(count_include_pad=count_include_pad)
 
     def a(self, pool_out: int) -> Concat:
-        """35 x 35 to the same; figure 5, but one branch keeps its 5x5 convolution."""
+        """Block that keeps the map at 35 x 35; figure 5, but one branch has a 5x5 convolution."""
         conv = self._filters.conv
         units: dict[str, Unit] = {
             "branch1x1": conv("1x1", 64),
@@ -60,7 +60,7 @@ class _Blocks:
         return Concat(units, routes)
 
     def b(self) -> Concat:
-        """288 x 35 x 35 to 768 x 17 x 17; figure 10."""
+        """Reduction block, map 288 x 35 x 35 to 768 x 17 x 17; figure 10."""
         conv, reduce = self._filters.conv, self._filters.reduce
         units: dict[str, Unit] = {
             "branch3x3": reduce(384),
@@ -77,7 +77,7 @@ class _Blocks:
         return Concat(units, routes)
 
     def c(self, inner: int) -> Concat:
-        """768 x 17 x 17 to the same; figure 6 with n = 7."""
+        """Block that keeps the map at 768 x 17 x 17; figure 6 with n = 7."""
         conv = self._filters.conv
         units: dict[str, Unit] = {
             "branch1x1": conv("1x1", 192),
@@ -101,7 +101,7 @@ class _Blocks:
         return Concat(units, routes)
 
     def d(self) -> Concat:
-        """768 x 17 x 17 to 1280 x 8 x 8."""
+        """Reduction block, map 768 x 17 x 17 to 1280 x 8 x 8."""
         conv, reduce = self._filters.conv, self._filters.reduce
         units: dict[str, Unit] = {
             "branch3x3_1": conv("1x1", 192),
@@ -120,7 +120,7 @@ class _Blocks:
         return Concat(units, routes)
 
     def e(self) -> Concat:
-        """8 x 8 to 2048 x 8 x 8; figure 7, two branches end in a fork."""
+        """Block, 8 x 8 map to 2048 x 8 x 8; figure 7, where two branches each fork into two."""
         conv = self._filters.conv
         units: dict[str, Unit] = {
             "branch1x1": conv("1x1", 320),
@@ -156,7 +156,7 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     count_include_pad: bool = True,
     transform_input: bool = False,
 ) -> Architecture:
-    """Stem, 3 blocks at 35 x 35, 5 at 17 x 17, 3 at 8 x 8."""
+    """A stem, 3 blocks on 35 x 35 maps, a reduction, 4 on 17 x 17, a reduction, 2 on 8 x 8."""
     filters = Filters(width=width)
     blocks = _Blocks(filters, count_include_pad=count_include_pad)
     conv, reduce = filters.conv, filters.reduce

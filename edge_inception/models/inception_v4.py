@@ -1,8 +1,8 @@
 """Inception-v4 in the TF-slim order of layers, with the state-dict keys of timm.
 
-Source: Szegedy et al., AAAI 2017 (arXiv 1602.07261), figures 3 to 9; where the released TF-slim
-network differs (order of 1x7 and 7x1 in Inception-B, of 1x3 and 3x1 in Inception-C), the release.
-Shapes are for a 299 x 299 input at width 1.
+Source: Szegedy et al., AAAI 2017 (arXiv 1602.07261), figures 3 to 9. The released TF-slim network
+orders 1x7 and 7x1 in Inception-B, and 1x3 and 3x1 in Inception-C, differently; so does this file.
+Shapes are [C, H, W] of feature maps for a 299 x 299 input at width 1.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def stem(filters: Filters) -> tuple[Layer, ...]:
 
 
 def _inception_a(filters: Filters) -> Concat:
-    """384 x 35 x 35 to the same."""
+    """Inception-A, which keeps the map at 384 x 35 x 35."""
     conv = filters.conv
     return branches(
         branch0=conv("1x1", 96),
@@ -66,7 +66,10 @@ def _inception_a(filters: Filters) -> Concat:
 
 
 def reduction_a(filters: Filters, k: int, l: int, m: int, n: int) -> Concat:  # noqa: E741 -- the paper's letters, figure 7
-    """35 x 35 to 17 x 17; table 1 of the paper gives k, l, m, n of each network."""
+    """Reduction-A, map 35 x 35 to 17 x 17.
+
+    ``k``, ``l``, ``m`` and ``n`` are channel counts, which table 1 of the paper gives per network.
+    """
     conv, reduce = filters.conv, filters.reduce
     return branches(
         branch0=reduce(n),
@@ -76,7 +79,7 @@ def reduction_a(filters: Filters, k: int, l: int, m: int, n: int) -> Concat:  # 
 
 
 def _inception_b(filters: Filters) -> Concat:
-    """1024 x 17 x 17 to the same."""
+    """Inception-B, which keeps the map at 1024 x 17 x 17."""
     conv = filters.conv
     return branches(
         branch0=conv("1x1", 384),
@@ -93,7 +96,7 @@ def _inception_b(filters: Filters) -> Concat:
 
 
 def _reduction_b(filters: Filters) -> Concat:
-    """1024 x 17 x 17 to 1536 x 8 x 8."""
+    """Reduction-B, map 1024 x 17 x 17 to 1536 x 8 x 8."""
     conv, reduce = filters.conv, filters.reduce
     return branches(
         branch0=(conv("1x1", 192), reduce(192)),
@@ -103,7 +106,7 @@ def _reduction_b(filters: Filters) -> Concat:
 
 
 def _inception_c(filters: Filters) -> Concat:
-    """1536 x 8 x 8 to the same; two branches end in a fork."""
+    """Inception-C, which keeps the map at 1536 x 8 x 8; two branches each fork into two."""
     conv = filters.conv
     units: dict[str, Unit] = {
         "branch0": conv("1x1", 256),
@@ -153,7 +156,7 @@ def _describe(  # noqa: PLR0913 -- the options of the model
         _reduction_b(filters),
         *(_inception_c(filters) for _ in range(blocks_c)),
     )
-    # TF-slim puts the auxiliary head after the last Inception-B; the paper has none
+    # TF-slim puts the auxiliary head after the last Inception-B; the paper has no such head.
     auxiliary = auxiliary_head(
         "aux_logits", f"features.{len(before_reduction_b) - 1}", filters, num_classes
     )
@@ -167,7 +170,10 @@ def _describe(  # noqa: PLR0913 -- the options of the model
 
 
 def auxiliary_head(name: str, after: str, filters: Filters, num_classes: int) -> AuxiliaryHead:
-    """Average pool 5x5 of stride 3 - 1x1 128 - 5x5 768 - linear; its loss weighs 0.4 (TF-slim)."""
+    """Head of a 5x5 average pool (stride 3), 1x1 and 5x5 convolutions and a linear layer.
+
+    Its loss has the weight 0.4, as in TF-slim.
+    """
     convs = {"conv0": filters.conv("1x1", 128), "conv1": filters.conv("5x5", 768, padding=VALID)}
     return AuxiliaryHead(name=name, after=after, convs=convs, num_classes=num_classes, weight=0.4)
 

@@ -1,7 +1,8 @@
-"""ResNet-50, -101 and -152, the seed of residual connections; torchvision's state-dict keys.
+"""ResNet-50, -101 and -152, the first residual networks, with torchvision's state-dict keys.
 
 Source: He et al., CVPR 2016 (arXiv 1512.03385), table 1, projection shortcuts (option B). The paper
-strides in the first 1x1 of a block, torchvision in the 3x3. Shapes are for 224 x 224 at width 1.
+puts a block's stride into the first 1x1, torchvision into the 3x3. Shapes are [C, H, W] of feature
+maps for a 224 x 224 input at width 1.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _describe(
     head_hidden: int = 0,
     stride_in: str = "3x3",
 ) -> Architecture:
-    """7x7 convolution, max pool, four stages of bottlenecks.
+    """A 7x7 convolution, a max pool and four stages of bottleneck blocks.
 
     Raises:
         ValueError: ``stride_in`` is neither 1x1 nor 3x3.
@@ -86,9 +87,9 @@ def _pixels(crop_fraction: float, interpolation: Interpolation) -> Preprocess:
     )
 
 
-# The families name tensors alike and need the same network, but resize images differently. The row
-# of timm is that of its recipes a1 and a2, and of a1h except for resnet50; timm states their
-# accuracies at 288 x 288 with crop fraction 1.
+# The families have the same tensor names and network, but resize images differently. The row of
+# timm fits its training recipes a1 and a2, and a1h but for resnet50; timm states the accuracies of
+# these recipes at 288 x 288 with crop fraction 1.
 _PREPROCESS = {
     "torchvision": _pixels(224 / 256, "bilinear"),
     "torchvision_v2": _pixels(224 / 232, "bilinear"),
@@ -107,9 +108,10 @@ def _spec(
     size: tuple[int, float],
     published: Mapping[str, PublishedCheckpoint],
 ) -> ModelSpec:
-    """The facts of one depth.
+    """The record of the ResNet with ``depth`` layers.
 
-    ``size`` is (parameters, GMACs); ``published`` maps a family to the checkpoint it publishes.
+    ``size`` is (parameters, 1e9 multiply-adds); ``published`` maps the name of a family (publisher)
+    to its checkpoint.
     """
     describe: Callable[..., Architecture] = partial(_describe, blocks)
     return ModelSpec(

@@ -1,8 +1,8 @@
-"""Text configurations for servers and devices, which a bundle carries; no server is started here.
+"""Configuration files for servers, which a bundle carries as text; no server is started here.
 
-Each module renders ``ServingFacts`` into files: relative path -> text. A module refuses a model
-that its server cannot run and names the option that would help; ``render_all`` lists the refusals
-in its README.md.
+Each module turns ``ServingFacts`` into a mapping from relative path to text. A module refuses a
+model that its server cannot run, and names the option that would help; ``render_all`` lists the
+refusals in the README.md that it makes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ KINDS: Mapping[str, tuple[_Files, _Text]] = {
     "Docker": (docker.render, docker.usage),
     "systemd": (systemd.render, systemd.usage),
 }
-"""Title -> functions for the files, and for the Markdown that explains their use."""
+"""Title -> the function that makes the files, and the one that explains their use in Markdown."""
 
 
 def render_all(facts: ServingFacts) -> dict[str, str]:
-    """Every possible configuration, and a README.md on their use and on those left out.
+    """Configurations of all servers that can run the model, and a README.md.
+
+    The README.md explains the use of each configuration, and why others were left out.
 
     Returns:
         Path relative to the bundle's ``serving/`` -> text, in the order of ``KINDS``.
@@ -45,5 +47,5 @@ def _part(title: str, facts: ServingFacts) -> tuple[str, dict[str, str]]:
     render, usage = KINDS[title]
     try:
         return f"## {title}\n\n{usage(facts)}", render(facts)
-    except InputError as error:  # the README says so; other servers may still run it
+    except InputError as error:  # the README gives the reason; other servers may run the model
         return f"## {title}: left out\n\n{error}.\nInstead: {error.hint}.\n", {}

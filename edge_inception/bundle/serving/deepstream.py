@@ -1,13 +1,16 @@
-"""Configuration of DeepStream for a classifier: Gst-nvinfer, or Gst-nvinferserver for pixels.
+"""Configuration of DeepStream for a classifier whose input is float32, or uint8 pixels.
 
-Sources: docs.nvidia.com/metropolis/deepstream, "Gst-nvinfer" and "Gst-nvinferserver"; of the SDK
+DeepStream's Gst-nvinfer runs the first and Gst-nvinferserver the second. Their limits decide which
+models are refused:
+
+- nvinfer writes float32 ``net-scale-factor * (x - offset[c])`` whatever type the engine takes;
+  nvinferserver, which is Triton inside DeepStream, writes the type that the model takes;
+- the output parser reads every output as float32 probabilities, and each line of the labels file
+  as the classes of one output.
+
+Sources: docs.nvidia.com/metropolis/deepstream, "Gst-nvinfer" and "Gst-nvinferserver"; in the SDK
 ``gstnvinfer_property_parser.cpp``, ``nvdsinfer_context_impl.cpp``, ``nvdsinfer_conversion.cu``,
-``infer_preprocess_kernel.cu`` and both output parsers. These limits of theirs decide the refusals:
-
-- nvinfer writes float32 ``net-scale-factor * (x - offset[c])`` whatever the engine's input is;
-  nvinferserver, which is Triton inside DeepStream, writes what the model takes, uint8 too;
-- the parser takes every output for float32 probabilities, and each line of the labels file for
-  the classes of one output.
+``infer_preprocess_kernel.cu`` and both output parsers.
 """
 
 from __future__ import annotations
@@ -25,13 +28,15 @@ _SOFTMAX = "build with --head softmax"
 
 
 def render(facts: ServingFacts) -> dict[str, str]:
-    """``deepstream/config_infer.txt``, or ``config_inferserver.txt`` for pixels, and the labels.
+    """Path -> text of ``config_infer.txt``, or of ``config_inferserver.txt`` for uint8 pixels.
 
-    nvinfer gets the engine and no ``onnx-file``: from that it would build another, unvalidated
-    engine if the engine is missing or does not fit, and only warn.
+    labels.txt is added where there are labels. The file for nvinfer names the engine and no
+    ``onnx-file``: if the engine is missing or does not fit, nvinfer would only warn, and build
+    another engine from the ONNX file, which nobody validated.
 
     Raises:
-        InputError: DeepStream cannot take the engine, head, normalisation, batch or a label.
+        InputError: DeepStream cannot run the engine, head, normalisation or batch, or a label has
+            DeepStream's separator in it.
     """
     _require_head(facts)
     _require_plain_labels(facts)
@@ -46,7 +51,7 @@ def render(facts: ServingFacts) -> dict[str, str]:
 
 
 def usage(facts: ServingFacts) -> str:
-    """Markdown on installing the engine, and on the difference to the validated preprocessing."""
+    """Markdown on how to install the engine, and how the preprocessing differs from validation."""
     if _takes_pixels(facts):
         start = (
             "Fill Triton's repository as above; DeepStream reads it itself. Then `nvinferserver "
@@ -69,7 +74,7 @@ def _takes_pixels(facts: ServingFacts) -> bool:
 
 
 def normalisation(preprocess: Preprocess) -> tuple[float, tuple[float, ...]]:
-    """net-scale-factor and offsets with scale * (x - offset[c]) = (x / 255 - mean[c]) / std[c].
+    """Scale and offsets of nvinfer: scale * (x - offset[c]) = (x / 255 - mean[c]) / std[c].
 
     Raises:
         InputError: ``std`` differs between the channels, and nvinfer has one scale for all.

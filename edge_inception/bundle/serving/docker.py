@@ -1,7 +1,7 @@
 """A Dockerfile for each base image that fits a JetPack of the target.
 
-The engine is built when a container first runs and not in the image, since the build needs the GPU
-and the engine is tied to the device. The last column of the table names the source of each row.
+The engine is built when a container first runs and not with the image, since that build needs the
+GPU and the engine is tied to the device.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _TENSORRT = "NGC tensorrt; l4t-jetpack ends with JetPack 6"
 class BaseImage:
     """A base image and the JetPack releases ``first`` to ``last`` that run it.
 
-    ``tensorrt`` is the version inside, except where it ``is_mounted``: there the host's TensorRT is
-    mounted, so that host and image must be of one release.
+    ``tensorrt`` is the version in the image. With ``is_mounted`` the image has none: the host's
+    TensorRT is mounted, so host and image must be of the same JetPack release.
     """
 
     first: str
@@ -37,7 +37,7 @@ class BaseImage:
         return parsed(self.first) <= last and first <= parsed(self.last)
 
 
-# First and last JetPack, image below nvcr.io/nvidia, TensorRT, source
+# First and last JetPack, image below nvcr.io/nvidia, TensorRT version, source of the row
 _ROWS = (
     ("4.6.1", "4.6.6", "l4t-base:r32.7.1", "8.2.1", _CONTAINERS),
     ("5.0.2", "5.0.2", "l4t-jetpack:r35.1.0", "8.4.1", _CONTAINERS),
@@ -58,14 +58,14 @@ BASE_IMAGES = tuple(
     )
     for first, last, image, tensorrt, source in _ROWS
 )
-"""Base images, oldest first; none was pulled or run here: names and versions are the sources'.
+"""Base images, oldest first. Names and versions are the sources'; no image was pulled or run here.
 
-JetPack 4.6 itself has none, since its TensorRT is 8.0.1 and the oldest that we build for is 8.2.
+JetPack 4.6 has no row, since its TensorRT is 8.0.1 and the oldest that we build for is 8.2.
 """
 
 
 def render(facts: ServingFacts) -> dict[str, str]:
-    """``docker/Dockerfile.jetpack-X`` for every base image that the target's JetPacks run.
+    """Path -> text of ``docker/Dockerfile.jetpack-X`` for each base image that the target runs.
 
     Raises:
         InputError: The target has no JetPack.
@@ -74,7 +74,7 @@ def render(facts: ServingFacts) -> dict[str, str]:
 
 
 def usage(facts: ServingFacts) -> str:
-    """Markdown on building the image, and building and verifying the engine in it."""
+    """Markdown on how to build the image, and how to build and verify the engine in a container."""
     base = base_images(facts)[-1]
     tag = _tag(facts)
     run = f"docker run --rm --runtime nvidia -v {tag}-engine:{_home(facts)}/engine {tag}"

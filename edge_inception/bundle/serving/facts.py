@@ -1,4 +1,4 @@
-"""Facts for the configurations of servers: one graph, its input and outputs, and its target."""
+"""Facts about one graph, its input and outputs and its target, for configurations of servers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from edge_inception.hardware.target import Target
 from edge_inception.sidecar import TypedDetails
 from edge_inception.spec import Head, Precision, Preprocess, ShapeProfile
 
-# A name becomes part of paths, of a unit's name and of commands, and needs no quotes in any.
+# A name becomes part of paths, commands and the name of a systemd unit; none of them needs quotes.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LINE_BREAKERS = frozenset(("Cc", "Cs", "Zl", "Zp"))  # control, surrogate, line, paragraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """An input or output: its element type as numpy names it, and its shape without the batch."""
+    """An input or output; ``element`` is a numpy dtype name, ``shape`` leaves out the batch."""
 
     name: str
     element: str
@@ -27,7 +27,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingFacts:
-    """One typed graph for one target.
+    """Facts about one typed graph (each tensor's precision is explicit) and its target.
 
     Attributes:
         name: Name of the bundle, of Triton's model and of the systemd unit.
@@ -37,10 +37,10 @@ class ServingFacts:
         labels: Class names by logit index; empty where unknown or the head has no classes.
         preprocess: Preprocessing from an image to the input.
         precision: Precision of the typed graph.
-        head: Kind of the graph's answers.
+        head: The graph's last part, such as softmax, which decides what its outputs mean.
         target: The hardware.
-        compute_capabilities: GPU generations in one Triton repository, with one plan each.
-        dla_core: The DLA core that the engine runs on; None is the GPU.
+        compute_capabilities: NVIDIA's SM versions; a Triton repository has one plan for each.
+        dla_core: Index of the DLA core that runs the engine; None means that the GPU runs it.
     """
 
     name: str
@@ -64,18 +64,18 @@ def serving_facts(
     compute_capabilities: tuple[str, ...] = (),
     dla_core: int | None = None,
 ) -> ServingFacts:
-    """The facts in a typed graph's sidecar, after a check of name and labels.
+    """Facts from the sidecar (.json file) of a typed graph, after a check of name and labels.
 
     Args:
         details: Details of the sidecar.
         target: The hardware.
         name: Name of the bundle.
-        compute_capabilities: Such as ("7.2", "8.7"); empty is the target's own.
-        dla_core: The DLA core that the engine is built for; None is the GPU.
+        compute_capabilities: SM versions such as ("7.2", "8.7"); empty means the target's own.
+        dla_core: Index of the DLA core that the engine is built for; None means the GPU.
 
     Raises:
-        InputError: The name needs quotes in a path or unit, a label is not one line, or the number
-            of labels is not that of the classes.
+        InputError: The name needs quotes in a path or a systemd unit, a label is not one line, or
+            the labels and the classes differ in number.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
@@ -101,7 +101,7 @@ def serving_facts(
 
 
 def _outputs(head: Head, first: str, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The outputs: two of a top-k head, else one; the first is float32 at any precision inside."""
+    """Scores (float32 whatever the graph's precision), and the classes where the head is top-k."""
     scores = Tensor(name=first, element="float32", shape=shape)
     if head.kind != "topk":
         return (scores,)
@@ -112,8 +112,8 @@ def require_labels(labels: tuple[str, ...], num_classes: int) -> None:
     """Refuse labels that a file with one label per line cannot hold.
 
     Raises:
-        InputError: A label is empty or holds a line break or control character, or the number of
-            labels is not that of the classes.
+        InputError: A label is empty or holds a line break or control character, or the labels and
+            the classes differ in number.
     """
     if labels and len(labels) != num_classes:
         raise InputError(

@@ -1,7 +1,7 @@
-"""Configuration of DeepStream's Gst-nvinferserver, which feeds pixels to a model of Triton.
+"""Configuration of DeepStream's Gst-nvinferserver, which feeds pixels to a model in Triton.
 
-Source: ``nvdsinferserver_plugin.proto``, ``nvdsinferserver_config.proto`` and
-``nvdsinferserver_common.proto`` of the DeepStream SDK; paths in it are relative to its own folder.
+Paths in the configuration are relative to its own folder. Source: ``nvdsinferserver_plugin.proto``,
+``nvdsinferserver_config.proto`` and ``nvdsinferserver_common.proto`` of the DeepStream SDK.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from edge_inception.bundle.serving.facts import ServingFacts
 from edge_inception.bundle.serving.triton import quoted
 from edge_inception.errors import InputError
 
-# NvBufSurfTransform_Inter; by default DeepStream takes the nearest pixel.
+# Interpolation -> number in the enum NvBufSurfTransform_Inter; DeepStream's default is nearest.
 FILTERS = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos": 4}
 _ORDERS = {"NCHW": "TENSOR_ORDER_LINEAR", "NHWC": "TENSOR_ORDER_NHWC"}
 
 
 def config(facts: ServingFacts) -> str:
-    """Protobuf text of a ``PluginControl``; the graph itself normalises the pixels.
+    """The configuration: a ``PluginControl`` in protobuf's text format, which normalises nothing.
+
+    The graph normalises the pixels itself.
 
     Raises:
-        InputError: The engine takes no batch of one frame, or its batch is static: Triton would
-            then count it as a dimension of the image, which nvinferserver does not send.
+        InputError: The engine refuses a batch of one frame, or has a static batch, which Triton
+            counts as a dimension of the image that nvinferserver does not send.
     """
     if not facts.profile.is_dynamic or facts.profile.min > 1:
         raise InputError(

@@ -1,8 +1,8 @@
-"""systemd units that set the clocks and verify the engine at every start of the device.
+"""systemd units that set a Jetson's clocks and verify the engine at every start of the device.
 
+JetPack 4 has systemd 237, which knows neither ``Type=exec`` nor ``Restart=`` in a oneshot service.
 Sources: systemd.service(5), systemd.exec(5); NVIDIA's unit for jetson_clocks, docs/hardware.md,
-"Power modes and clocks". JetPack 4 has systemd 237: no ``Type=exec``, no ``Restart=`` of a oneshot
-service.
+"Power modes and clocks".
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from edge_inception.hardware.jetpack import parsed
 
 _USER = "edge-inception"
 _CLOCKS = "edge-inception-clocks.service"
-_START_TIMEOUT_S = 3600  # an INT8 engine of Inception-v4 takes minutes on the smallest module
+_START_TIMEOUT_S = 3600  # the smallest module needs minutes to build an INT8 Inception-v4
 _RESTARTS, _RESTART_PAUSE_S = 3, 10
-# Longer than all restarts together: in a shorter window a build that fails late restarts for ever.
+# systemd gives up after _RESTARTS starts in this window; the window is longer than these starts
+# take together, or a build that fails late would restart for ever.
 _RESTART_WINDOW_S = (_RESTARTS + 1) * (_START_TIMEOUT_S + _RESTART_PAUSE_S)
-# Exit codes of errors.py for usage, input and a missing library, which a restart does not mend.
+# Exit codes of errors.py for wrong usage, wrong input and a missing library: a restart mends none.
 _FINAL_EXIT_CODES = (2, 3, 4)
 
 
 def render(facts: ServingFacts) -> dict[str, str]:
-    """``systemd/NAME.service``, and on a Jetson the unit that pins the clocks before it."""
+    """Path -> text of ``systemd/NAME.service`` and, on a Jetson, the unit that sets the clocks."""
     files = {f"systemd/{facts.name}.service": _service(facts)}
     if facts.target.is_jetson:
         files[f"systemd/{_CLOCKS}"] = _clocks()
@@ -29,7 +30,7 @@ def render(facts: ServingFacts) -> dict[str, str]:
 
 
 def usage(facts: ServingFacts) -> str:
-    """Markdown on installing the units, and on running an application with them."""
+    """Markdown on how to install the units, and how to run an application instead of verify."""
     groups = f" --groups {','.join(_groups(facts))}" if _groups(facts) else ""
     return (
         f"```\nsudo useradd --system{groups} {_USER}\n"
@@ -42,7 +43,7 @@ def usage(facts: ServingFacts) -> str:
 
 
 def _groups(facts: ServingFacts) -> tuple[str, ...]:
-    """Groups that own the GPU's device files; Ubuntu 18.04 of JetPack 4 has no ``render``."""
+    """Groups that own the GPU's device files; JetPack 4 (Ubuntu 18.04) has no group ``render``."""
     if not facts.target.is_jetson:
         return ()
     return ("video", "render") if parsed(facts.target.jetpack[0]) >= (5,) else ("video",)

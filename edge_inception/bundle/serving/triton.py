@@ -13,13 +13,13 @@ from edge_inception.bundle.serving.facts import ServingFacts, Tensor
 from edge_inception.errors import InputError
 from edge_inception.hardware.jetpack import parsed
 
-_QUEUE_DELAY_US = 500  # a request waits so long for others; far below any latency measured here
+_QUEUE_DELAY_US = 500  # longest wait of a request for others; far below any latency measured here
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Platform:
-    """Triton's backend and file suffix for the engines of one of our backends."""
+    """Triton's backend, model file suffix and instance kind for one of our backends."""
 
     backend: str
     suffix: str
@@ -28,18 +28,19 @@ class _Platform:
 
 _PLATFORMS: Mapping[str, _Platform] = {
     "tensorrt": _Platform(backend="tensorrt", suffix=".plan", kind="KIND_GPU"),
-    # Triton's own OpenVINO backend reads neither our blobs nor every opset; its onnxruntime runs
-    # the typed graph itself.
+    # Triton's OpenVINO backend reads neither our blobs nor every opset. Triton's onnxruntime
+    # backend runs the typed graph (the ONNX file itself).
     "openvino": _Platform(backend="onnxruntime", suffix=".onnx", kind="KIND_CPU"),
 }
 
 
 def render(facts: ServingFacts) -> dict[str, str]:
-    """``triton/NAME/config.pbtxt`` and the labels; the model file is copied after the build.
+    """Path -> text of ``triton/NAME/config.pbtxt`` and labels.txt; users copy the model file there.
 
     Raises:
         InputError: Triton has no backend for the target, its batcher would send batches that the
-            engine refuses, or the classes' element type depends on the device's TensorRT.
+            engine refuses, or the element type of a top-k head's classes is not known, since it
+            depends on the device's TensorRT.
     """
     platform = _platform(facts)
     _require_batch(facts)
@@ -52,7 +53,7 @@ def render(facts: ServingFacts) -> dict[str, str]:
 
 
 def usage(facts: ServingFacts) -> str:
-    """Markdown on copying the model file and starting the server."""
+    """Markdown on how to copy the model file and start the server."""
     platform = _platform(facts)
     folder = f"serving/triton/{facts.name}/1"
     source = "graphs/strong.onnx" if platform.suffix == ".onnx" else "engine/model.engine"
@@ -101,7 +102,7 @@ def _require_classes_element(facts: ServingFacts) -> None:
 
 
 def _elements_of_classes(facts: ServingFacts) -> set[str]:
-    """Possible element types of a top-k head's classes: TensorRT before 10 turns int64 to int32."""
+    """Possible types of a top-k head's classes: TensorRT before 10 turns int64 into int32."""
     if facts.target.backend != "tensorrt":
         return {"TYPE_INT64"}
     are_new = [parsed(version) >= (10,) for version in facts.target.tensorrt if version]
@@ -109,12 +110,12 @@ def _elements_of_classes(facts: ServingFacts) -> set[str]:
 
 
 def _has_label_file(facts: ServingFacts) -> bool:
-    # Triton finds a label by its position, and positions in a top-k answer are ranks, not classes.
+    # Triton labels a value by its position, which in a top-k output is a rank and not a class.
     return bool(facts.labels) and facts.head.kind in {"logits", "softmax"}
 
 
 def _filenames(facts: ServingFacts) -> dict[str, str]:
-    """Compute capability -> file in the version folder; the key of a single file is empty."""
+    """Compute capability -> file in the version folder; a single file has an empty key."""
     suffix = _platform(facts).suffix
     if suffix == ".plan" and len(facts.compute_capabilities) > 1:
         return {cc: f"model.sm{cc.replace('.', '')}.plan" for cc in facts.compute_capabilities}
@@ -167,12 +168,12 @@ def _type(tensor: Tensor, facts: ServingFacts) -> str:
 
 
 def _dims(tensor: Tensor, facts: ServingFacts) -> tuple[int, ...]:
-    """The tensor's dimensions, without the batch where Triton batches, else with the static one."""
+    """The tensor's dimensions: a dynamic batch is left out, a static batch comes first."""
     return tensor.shape if facts.profile.is_dynamic else (facts.profile.max, *tensor.shape)
 
 
 def _preferred(facts: ServingFacts) -> list[int]:
-    """The batch size that kernels were timed for, and the largest, if over 1."""
+    """The profile's opt and max batch sizes, in rising order and without 1."""
     return sorted({facts.profile.opt, facts.profile.max} - {1})
 
 
@@ -199,7 +200,7 @@ def _warmup(facts: ServingFacts, size: int) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    r"""A string of protobuf's text format: UTF-8, with ``\``, ``"`` and controls escaped."""
+    r"""A string in protobuf's text format: quoted, with ``\``, ``"`` and controls escaped."""
     return '"' + "".join(_escaped(char) for char in text) + '"'
 
 

@@ -1,4 +1,4 @@
-"""Tables of how publishers name and store tensors, one file per family of names."""
+"""Tables of how publishers name and store tensors, one file for each family (publisher)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from edge_inception.checkpoints.keymaps._keymap import SAME_NAMES, KeyMap
 
 
 def families() -> list[str]:
-    """Names of all families, sorted; ``--checkpoint-format`` takes them, and ``auto``."""
+    """Names of all families, sorted; ``--checkpoint-format`` takes these names, or ``auto``."""
     modules = pkgutil.iter_modules([str(Path(__file__).parent)])
     return sorted(module.name for module in modules if not module.name.startswith("_"))
 
 
 def key_map(family: str, model: str) -> KeyMap:
-    """The names that ``family`` gives the tensors of ``model``; ours where it has no table."""
+    """Names that ``family`` gives the tensors of ``model``; our own where it has no such table."""
     tables: Mapping[str, KeyMap] = importlib.import_module(
         f"edge_inception.checkpoints.keymaps.{family}"
     ).KEY_MAPS

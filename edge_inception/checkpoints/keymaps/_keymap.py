@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.", "aux_logits.")
-"""Our keys of auxiliary heads: for training, absent from a model that is built without them."""
+"""Prefixes of our keys of auxiliary heads, which serve training and may be left out of a model."""
 
 
 class Layout(Enum):
-    """Order of the axes of a stored tensor; in ours it is out, in, rows, columns."""
+    """Order of the axes of a stored tensor; PyTorch's and ours is out, in, rows, columns."""
 
     OURS = "ours"
     CHANNELS_LAST = "rows, columns, in, out; or in, out"
@@ -20,9 +20,10 @@ class Layout(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Keys of a file under the names of a table.
+    """Keys of a file, by the names that a key map's table uses.
 
-    ``keys`` maps the table's name to the key in the file. ``notes`` name what was left out.
+    ``keys`` maps a name in the table to the key in the file. ``notes`` are sentences on what was
+    left out.
     """
 
     keys: Mapping[str, str]
@@ -36,12 +37,13 @@ def as_they_are(keys: Iterable[str]) -> Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyMap:
-    """Names and layouts of one publisher's tensors of one architecture.
+    """Names and layouts that one publisher uses for the tensors of one architecture.
 
-    ``names`` maps their names to ours; it is empty when only ``prefixes``, theirs -> ours, differ.
-    ``read`` turns the keys of a file into names of the table. ``layouts`` maps an ending of their
-    names to the order of axes. With ``has_gamma`` False batch norms may be stored without a factor,
-    which is then 1. ``has_auxiliary`` is whether the publisher's files contain auxiliary heads.
+    ``names`` maps the publisher's names to ours. It is empty when at most prefixes differ, which
+    ``prefixes`` maps to ours. ``read`` turns the keys of a file into names of the table.
+    ``layouts`` maps an ending of the publisher's names to the order of axes. With ``has_gamma``
+    False batch norms may be stored without a factor (gamma), which is then 1. ``has_auxiliary`` is
+    whether the publisher's files contain auxiliary heads.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -59,10 +61,10 @@ class KeyMap:
             if name.startswith(theirs):
                 return ours + name[len(theirs) :]
         is_renamed = name.startswith(tuple(self.prefixes.values()))
-        return None if is_renamed else name  # a name of ours that they renamed is none of theirs
+        return None if is_renamed else name  # the publisher has no name with one of our prefixes
 
     def layout(self, name: str) -> Layout:
-        """Order of the axes of the tensor that they call ``name``."""
+        """Order of the axes of the tensor that the publisher calls ``name``."""
         for ending, layout in self.layouts.items():
             if name.endswith(ending):
                 return layout
@@ -73,7 +75,7 @@ SAME_NAMES = KeyMap()
 
 
 def spelled(units: Mapping[str, str], endings: Mapping[str, str]) -> dict[str, str]:
-    """Names of all tensors, theirs -> ours: each unit's name with each of the ``endings``."""
+    """Publisher's name of each tensor -> ours: every unit's name with every one of ``endings``."""
     return {
         theirs + their_ending: ours + our_ending
         for theirs, ours in units.items()
@@ -82,7 +84,7 @@ def spelled(units: Mapping[str, str], endings: Mapping[str, str]) -> dict[str, s
 
 
 def placed(scopes: Mapping[str, str], units: Mapping[str, str]) -> dict[str, str]:
-    """Names of the same block in several places: each scope with each unit, theirs -> ours."""
+    """Publisher's name of each unit -> ours, for a block that stands in each of ``scopes``."""
     return {
         f"{scope}/{theirs}": f"{path}.{ours}"
         for scope, path in scopes.items()

@@ -1,4 +1,4 @@
-"""Parts of the tables of all TF-slim networks: the reading of names, the tensors of a unit."""
+"""What the tables of all TF-slim networks share: the reading of names, the tensors of a unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TRAINING = re.compile(
 
 
 def read(keys: Iterable[str]) -> Reading:
-    """Keys without ``:0`` and optimizer slots; moving averages replace their variables."""
+    """Names without ``:0``; optimizer slots are left out, moving averages replace variables."""
     names = {key.partition(":")[0]: key for key in keys}
     kept = {name: key for name, key in names.items() if not _TRAINING.fullmatch(name)}
     shadows = {name: key for name, key in kept.items() if name.endswith(_SHADOW)}
@@ -45,10 +45,10 @@ def key_map(
     plain: Mapping[str, str],
     tensors: Mapping[str, str] | None = None,
 ) -> KeyMap:
-    """The map of a network whose variables lie in ``scope``; theirs -> ours.
+    """The key map of a network whose variables lie in ``scope``.
 
-    ``convs`` have a batch norm and no bias, ``plain`` have biases; ``tensors`` are the rest, by
-    their whole names.
+    All arguments map TF-slim's names to ours: ``convs`` those of convolutions with batch norm and
+    no bias, ``plain`` those of layers with biases, ``tensors`` the whole names of other tensors.
     """
     inner = spelled(convs, _CONV) | spelled(plain, PLAIN)
     return KeyMap(

@@ -1,6 +1,7 @@
 """TF-slim's names of Inception-ResNet-v2, and davidsandberg's of FaceNet's Inception-ResNet-v1.
 
-The last 1x1 of a block has biases and no batch norm. FaceNet's classifier lies outside its scope.
+The last 1x1 of a block has biases and no batch norm. The variables of FaceNet's classifier lie
+outside the scope (name prefix) of the network.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _STEM = {
 
 
 def _repeats(names: tuple[str, str, str], counts: tuple[int, int, int]) -> list[dict[str, str]]:
-    """Scopes of block35, block17 and block8 -> our paths."""
+    """TF-slim's scope of each block35, block17 and block8 -> our path, in this order of kinds."""
     theirs = ("Repeat/block35", "Repeat_1/block17", "Repeat_2/block8")
     return [
         {f"{scope}_{index + 1}": f"{name}.{index}" for index in range(count)}
@@ -67,7 +68,7 @@ def _repeats(names: tuple[str, str, str], counts: tuple[int, int, int]) -> list[
 def _resnet(
     names: tuple[str, str, str], counts: tuple[int, int, int]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Names of the convolutions with batch norm, and of those with biases."""
+    """TF-slim's name -> ours of the convolutions with batch norm, and of those with biases."""
     block35, block17, block8 = _repeats(names, counts)
     block8["Block8"] = "block8"
     convs = {

@@ -1,6 +1,6 @@
-"""The names of Cadene's pretrained-models.pytorch: bninception, inceptionv4, inceptionresnetv2.
+"""Names in Cadene's pretrained-models.pytorch: bninception, inceptionv4, inceptionresnetv2.
 
-bninception has one flat name per layer, as Caffe. Its batch norms may be stored as [1, C].
+bninception has one name without dots per layer, as Caffe. Its batch norms may be stored as [1, C].
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The names of facenet-pytorch, which are ours; the classifier ``logits`` may be absent."""
+"""Names in facenet-pytorch, which are ours too; its classifier ``logits`` may be absent."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The names of Keras: InceptionV3 and InceptionResNetV2 of keras.applications.
+"""Names that keras.applications gives the tensors of InceptionV3 and InceptionResNetV2.
 
-Keras numbers layers in the order in which they are made, from whatever number the session has
-reached: ``conv2d``, ``conv2d_1``, ... or ``conv2d_94``, ... The tables below are in the order of
-these numbers, which is not the order of ``model.layers``. Dump the weights as npz
-(``variable.path`` is ``variable.name`` before Keras 3)::
+Keras numbers layers in the order in which they are made. Files of Keras 2 have ``conv2d_1``,
+``conv2d_2``, ...; Keras 3 goes on from the session's last number: ``conv2d``, ``conv2d_1``, ... or
+``conv2d_94``, ... The tables below are in the order of these numbers, which is not that of
+``model.layers``. Dump the weights as npz (before Keras 3 with ``variable.name``, not ``.path``)::
 
     weights = {variable.path: variable.numpy() for variable in model.weights}
     numpy.savez("weights.npz", **weights)
@@ -25,10 +25,11 @@ _NUMBERED = {
 
 
 def read(keys: Iterable[str]) -> Reading:
-    """Keys as ``layer/variable``, with auto-numbered layers as ``conv2d:0`` and so on.
+    """Table names of ``keys``: ``layer/variable``, where an auto-numbered layer is ``conv2d:0``.
 
-    ``conv2d_3/conv2d_3/kernel:0`` of an H5 file is ``conv2d_3/kernel``. Where two keys would get
-    the same name, the longer one stays as it is, and no table knows it.
+    The number after the colon is a rank from 0. ``conv2d_3/conv2d_3/kernel:0`` of an H5 file counts
+    as ``conv2d_3/kernel``. Where two keys would get the same name, the longer key keeps its own
+    name; since no table contains it, the key is then reported as unexpected.
     """
     short: dict[str, str] = {}
     others: dict[str, str] = {}
@@ -49,7 +50,7 @@ def read(keys: Iterable[str]) -> Reading:
 
 
 def _ranked(kind: str, layers: Iterable[str]) -> dict[str, str]:
-    """Auto-numbered layers of a kind -> ``kind:0``, ``kind:1``, ... by their numbers."""
+    """Name of each auto-numbered layer of a kind -> ``kind:0``, ``kind:1``, ... by its number."""
     found = [(int(m[1] or 0), m[0]) for m in map(_NUMBERED[kind].fullmatch, layers) if m]
     return {layer: f"{kind}:{rank}" for rank, (_, layer) in enumerate(sorted(found))}
 
@@ -57,10 +58,11 @@ def _ranked(kind: str, layers: Iterable[str]) -> dict[str, str]:
 def _table(
     numbered: Iterable[str], named: Mapping[str, str], plain: Mapping[str, str]
 ) -> dict[str, str]:
-    """Names of all tensors, theirs -> ours.
+    """Keras's name of each tensor -> ours.
 
-    ``numbered`` are our conv units in Keras's order of numbers, ``named`` those that Keras names,
-    ``plain`` the layers without batch norm.
+    ``numbered`` are our names of the convolutions that Keras numbers, in the order of the numbers.
+    ``named`` maps Keras's names of other convolutions to ours, ``plain`` those of the layers
+    without batch norm.
     """
     convs = {f"conv2d:{rank}": unit for rank, unit in enumerate(numbered)}
     norms = {f"batch_normalization:{rank}": unit for rank, unit in enumerate(convs.values())}

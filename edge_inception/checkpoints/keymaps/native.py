@@ -1,4 +1,4 @@
-"""Our own names: what ``edge-inception train`` writes, for every architecture."""
+"""Our own names of tensors, which ``edge-inception train`` writes for every architecture."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The variable names of TF-slim's Inception networks and of davidsandberg's FaceNet.
+"""Variable names of TF-slim's Inception networks and of davidsandberg's FaceNet -> our keys.
 
-The tables are written out where the names of a network are irregular. Dump a TensorFlow checkpoint
-as npz::
+The tables are written out where the names of a network are irregular. This code dumps a TensorFlow
+checkpoint as npz::
 
     saved = tf.train.load_checkpoint("inception_v3.ckpt")
     np.savez("v3.npz", **{k: saved.get_tensor(k) for k in saved.get_variable_to_shape_map()})
@@ -17,7 +17,7 @@ from edge_inception.checkpoints.keymaps._keymap import KeyMap, placed
 from edge_inception.checkpoints.keymaps._slim import REDUCTION_A, auxiliary, key_map
 from edge_inception.checkpoints.keymaps._slim_resnet import FACENET, RESNET_V2
 
-# Inception-v1. Block names count from the layer before: slim's Mixed_3b is 3a of the paper.
+# Inception-v1. slim's letters are one ahead of the paper's: Mixed_3b is the paper's 3a.
 _V1_BLOCK = {
     "Branch_0/Conv2d_0a_1x1": "branch1",
     "Branch_1/Conv2d_0a_1x1": "branch2.0",
@@ -87,7 +87,7 @@ _V2_STEM = {
     "InceptionV2/Conv2d_1a_7x7/biases": "conv1_7x7_s2.pointwise.bias",
 }
 
-# Inception-v3. Kernels of 6a are 3x3 whatever the names say.
+# Inception-v3. All strided kernels of Mixed_6a are 3x3, although slim names them 1x1.
 _V3_A = {
     "Branch_0/Conv2d_0a_1x1": "branch1x1",
     "Branch_1/Conv2d_0a_1x1": "branch5x5_1",

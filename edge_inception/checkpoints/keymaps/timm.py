@@ -1,4 +1,4 @@
-"""timm's names, which are ours: inception_v3, inception_v4, inception_resnet_v2, the ResNets."""
+"""Architectures whose tensor names in timm are ours too."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""torchvision's names, which are ours: googlenet, inception_v3 and the ResNets.
+"""Architectures whose tensor names in torchvision are ours too.
 
-Its googlenet and inception_v3 files carry auxiliary heads; timm's copies of the latter do not.
+torchvision's googlenet and inception_v3 files have auxiliary heads; timm's inception_v3 has none.
 """
 
 from __future__ import annotations

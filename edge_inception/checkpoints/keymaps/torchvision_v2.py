@@ -1,4 +1,4 @@
-"""torchvision's names, which are ours, of its second weights of the ResNets (IMAGENET1K_V2)."""
+"""ResNets with second weights in torchvision (IMAGENET1K_V2); the tensor names are ours too."""
 
 from __future__ import annotations
 
