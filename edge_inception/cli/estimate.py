@@ -12,7 +12,6 @@ import click
 
 from edge_inception.cli._layout import shortened, wrapped
 from edge_inception.cli._options import PATH
-from edge_inception.spec import Precision
 
 if TYPE_CHECKING:
     from edge_inception.estimate.roofline import Estimate, Peaks
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from edge_inception.hardware.target import Target
 
 _INDENT = 14
+PRECISIONS = ("fp32", "fp16", "int8")
+"""Values of ``spec.Precision``, whose import would slow down every ``--help``."""
 _ROW = "{:<28} {:<17}{:>8}{:>8}{:>9} {}"
 _NAME, _OP = 28, 16
 _SLOWEST = 10
@@ -32,8 +33,8 @@ _STARTS = "starting a kernel takes some us, which is not counted; try a larger -
 @click.option("--target", required=True, help="Hardware whose peaks are known.")
 @click.option(
     "--precision",
-    type=click.Choice([precision.value for precision in Precision]),
-    default=Precision.INT8.value,
+    type=click.Choice(PRECISIONS),
+    default="int8",
     show_default=True,
     help="Precision assumed for every layer, whatever the file has.",
 )
@@ -61,6 +62,7 @@ def estimate(
     from edge_inception.graph.check import load_graph
     from edge_inception.graph.statistics import statistics
     from edge_inception.hardware import feasibility, targets
+    from edge_inception.spec import Precision
 
     hardware = targets.target(target)
     figures = statistics(load_graph(graph), batch=batch)

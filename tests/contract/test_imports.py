@@ -130,3 +130,16 @@ def test_every_module_imports():
     """No module is broken: each imports on a machine that has everything."""
     names = [name for name in ALL if not name.endswith((".__main__", "pytest_plugin"))]
     python(import_all(names))
+
+
+def test_help_reads_no_record():
+    """--help needs no record of a file, and msgspec takes a tenth of its time."""
+    assert "msgspec" not in loaded_by("from edge_inception.cli import main")
+
+
+def test_the_precisions_of_estimate():
+    """Its choices are written out, since ``spec`` imports msgspec: all that there are."""
+    from edge_inception.cli import estimate
+    from edge_inception.spec import Precision
+
+    assert [precision.value for precision in Precision] == list(estimate.PRECISIONS)
