@@ -100,26 +100,14 @@ def validate(
     record = ReportRecord(
         model=options.model,
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        data=ValidationSet(
-            name=image_set.name,
-            sha256=image_set.sha256,
-            num_images=len(image_set.items),
-            num_left_out=image_set.num_left_out,
-            classes=tuple(image_set.classes),
-        ),
+        data=_validation_set(image_set),
         rows=rows,
         verdict=gate.joint(verdicts),
         choices=choices,
         search=options.search,
         machine=machine.describe(),
         latency_options=_latency_options(options),
-        context=Context(
-            engines={
-                name_of(entry): JudgedFile(file=entry.engine.path.name, sha256=entry.engine.sha256)
-                for entry in entries
-            },
-            baseline_sha256=baseline.sha256,
-        ),
+        context=_context(entries, baseline),
     )
     text = json.dumps(to_json(record), indent=1) + "\n"
     return artifact.publish(
@@ -130,6 +118,24 @@ def validate(
         counts={"num_images": len(image_set.items), "num_engines": len(running)},
         details=ReportDetails(status=record.status),
     )
+
+
+def _validation_set(image_set: ImageSet) -> ValidationSet:
+    return ValidationSet(
+        name=image_set.name,
+        sha256=image_set.sha256,
+        num_images=len(image_set.items),
+        num_left_out=image_set.num_left_out,
+        classes=tuple(image_set.classes),
+    )
+
+
+def _context(entries: Sequence[EngineEntry], baseline: Baseline) -> Context:
+    engines = {
+        name_of(entry): JudgedFile(file=entry.engine.path.name, sha256=entry.engine.sha256)
+        for entry in entries
+    }
+    return Context(engines=engines, baseline_sha256=baseline.sha256)
 
 
 def with_speedups(rows: tuple[Row, ...]) -> tuple[Row, ...]:
