@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
-import onnxsim
 
 from edge_inception import artifact
 from edge_inception._version import __version__
@@ -98,24 +100,33 @@ def simplify_model(original: onnx.ModelProto) -> onnx.ModelProto:
     """A copy, simplified by onnxsim and then by rounds of ``PASSES`` until nothing changes.
 
     Raises:
-        InputError: onnxsim refuses the graph, shapes do not fit, or an op is not portable.
+        InputError: onnxsim refuses the graph, an op is not portable, or the result is not valid.
     """
-    model = _onnxsim(original)
+    model = _run_onnxsim(original)
     number = 1
     while run_passes(PASSES, model, round_number=number):
         assert number < MAX_ROUNDS, "two passes undo each other"
         number += 1
     opset_checks.require_portable(model)
     _stamp(model)
-    model = _with_shapes(model)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return _with_shapes(model)
 
 
-def _onnxsim(original: onnx.ModelProto) -> onnx.ModelProto:
+def _import_onnxsim() -> Any:
+    """Import onnxsim without torch, which only its other tools need: 0.6 s instead of 3 s."""
+    if "torch" in sys.modules:
+        return importlib.import_module("onnxsim")
+    sys.modules["torch"] = None  # type: ignore[assignment] -- makes an import of torch fail
+    try:
+        return importlib.import_module("onnxsim")
+    finally:
+        del sys.modules["torch"]
+
+
+def _run_onnxsim(original: onnx.ModelProto) -> onnx.ModelProto:
     """A copy simplified by onnxsim, without onnxsim's check: ``simplify`` compares the logits."""
     try:
-        model, _ = onnxsim.simplify(original, check_n=0)
+        model, _ = _import_onnxsim().simplify(original, check_n=0)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         raise InputError(
             f"onnxsim refuses the graph: {error}", hint="check it with onnx.checker"
@@ -125,16 +136,23 @@ def _onnxsim(original: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with the shape of every tensor; a free batch keeps its name."""
+    """A valid copy with the shape of every tensor; a free batch keeps its name."""
     del model.graph.value_info[:]
     try:
-        return onnx.shape_inference.infer_shapes(
+        shaped = onnx.shape_inference.infer_shapes(
             model, check_type=True, strict_mode=True, data_prop=True
         )
+        onnx.checker.check_model(shaped, full_check=True)
     except onnx.shape_inference.InferenceError as error:
         raise InputError(
             f"shapes of the graph do not fit: {error}", hint="export the model again"
         ) from error
+    except onnx.checker.ValidationError as error:
+        raise InputError(
+            f"the simplified graph is not valid ONNX: {str(error).splitlines()[0]}",
+            hint="report it with the graph; nothing was written",
+        ) from error
+    return shaped
 
 
 def _stamp(model: onnx.ModelProto) -> None:
