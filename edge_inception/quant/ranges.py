@@ -85,12 +85,11 @@ def read_table(ranges: RangeTable) -> Table:
     """The table in the file of ``ranges``.
 
     Raises:
-        InputError: The file is malformed or of another schema, or an amax is not a finite number
-            >= 0.
+        InputError: The file cannot be read, is malformed or of another schema, or an amax is not a
+            finite number >= 0.
     """
-    again, where = "run calibrate again", f"range table {ranges.path}"
-    value = records.parse(ranges.path.read_bytes(), where=where, hint=again, allow_nan=True)
-    table = records.convert(Table, value, where=where, hint=again)
+    again = "run calibrate again"
+    table = records.read(Table, ranges.path, hint=again, allow_nan=True)
     for name, tensor in table.tensors.items():
         for amax in (tensor.amax, tensor.observed_amax):
             if not (math.isfinite(amax) and amax >= 0.0):
