@@ -142,7 +142,7 @@ def plan(model: onnx.ModelProto, generation: str) -> Plan:
     )
 
 
-def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
+def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of ``model`` with ``PASSES`` applied.
 
     Raises:

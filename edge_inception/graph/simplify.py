@@ -116,7 +116,7 @@ def _import_onnxsim() -> Any:
     """Import onnxsim without torch, which only its other tools need: 0.6 s instead of 3 s."""
     if "torch" in sys.modules:
         return importlib.import_module("onnxsim")
-    sys.modules["torch"] = None  # type: ignore[assignment] -- makes an import of torch fail
+    sys.modules["torch"] = None  # type: ignore[assignment]  # None lets an import fail
     try:
         return importlib.import_module("onnxsim")
     finally:

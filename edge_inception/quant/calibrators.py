@@ -70,7 +70,7 @@ class Observation:
     amax: float
     histogram: NDArray[np.int64]
 
-    def mass(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def trimmed_histogram(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Edges [B + 1] and counts [B] of the bins from the first to the last non-empty bin.
 
         The last edge is the exact amax, or slightly more if the last bin would have no width.
@@ -92,18 +92,14 @@ def maximum(seen: Observation) -> float:
 
 
 def percentile(seen: Observation, percent: float) -> float:
-    """The magnitude that ``percent`` of all elements do not exceed.
+    """The magnitude that ``percent``, 0 < percent <= 100, of all elements do not exceed.
 
     Zeros count as elements: if a ReLU makes half of a tensor zero, ``percentile:99`` clips 2 % of
     the positive values.
-
-    Args:
-        seen: Statistics of one tensor.
-        percent: 0 < percent <= 100; 100 is the exact amax.
     """
     if percent >= 100.0 or seen.amax == 0.0:  # noqa: PLR2004 -- all of them
         return seen.amax
-    edges, count = seen.mass()
+    edges, count = seen.trimmed_histogram()
     below = np.cumsum(count)
     wanted = below[-1] * percent / 100.0
     index = int(np.searchsorted(below, wanted))
@@ -121,7 +117,7 @@ def mean_squared_error(seen: Observation) -> float:
     """
     if seen.amax == 0.0:
         return 0.0
-    edges, count = seen.mass()
+    edges, count = seen.trimmed_histogram()
     # A value below half a step of the smallest candidate becomes 0 with every candidate.
     floor = seen.amax * _COARSE_RATIO ** (_COARSE_STEPS + 1) / LEVELS / 2
     start = max(0, int(np.searchsorted(edges, floor)) - 1)
@@ -132,7 +128,7 @@ def mean_squared_error(seen: Observation) -> float:
     return _best([top + (bottom - top) * k / _FINE_STEPS for k in range(_FINE_STEPS + 1)], bins)
 
 
-def between(seen: Observation) -> float:
+def mse_max(seen: Observation) -> float:
     """The geometric mean of the amax of ``mean_squared_error`` and the exact amax.
 
     A rare large value hardly affects the mean square error, but clipping it may spoil the whole
@@ -151,12 +147,9 @@ def _best(
 
 
 def squared_error(amax: float, edges: NDArray[np.float64], count: NDArray[np.float64]) -> float:
-    """Sum of (v - Q(v))^2 for symmetric INT8 with scale amax / 127, values v spread evenly in bins.
+    """Sum of (v - Q(v))^2 for symmetric INT8 with scale amax / 127, amax above 0.
 
-    Args:
-        amax: Largest magnitude of int8, above 0.
-        edges: Edges [B + 1] of the bins, strictly ascending.
-        count: Number [B] of values in each bin.
+    The values v are spread evenly in bins with the counts [B] and the ascending edges [B + 1].
     """
     step = amax / LEVELS
     steps = edges / step
@@ -209,7 +202,7 @@ def linear_histogram(seen: Observation, reach: float) -> tuple[NDArray[np.float6
     rounded to whole numbers, so that a single value stays in one bin: the divergence depends on
     which bins are empty.
     """
-    edges, count = seen.mass()
+    edges, count = seen.trimmed_histogram()
     total = np.concatenate([[0.0], np.cumsum(count)])
     below = np.rint(np.interp(np.linspace(0.0, reach, _BINS_OF_KL + 1), edges, total))
     if reach >= seen.amax:
@@ -258,14 +251,14 @@ def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
 _PLAIN: Mapping[str, Calibrator] = {
     "max": maximum,
     "mse": mean_squared_error,
-    "mse-max": between,
+    "mse-max": mse_max,
     "entropy": entropy,
 }
 _NAMES = (*_PLAIN, "percentile:P", AUTO)
 
 
-def trial_in_words(details: TrialDetails) -> str:
-    """A sentence on the trial of ``auto`` that a range table records; empty without a trial."""
+def describe_trial(details: TrialDetails) -> str:
+    """A sentence on the trial of ``auto`` in a range table's details; empty without a trial."""
     sqnr_db = details.tried_sqnr_db
     if not sqnr_db:
         return ""
@@ -273,11 +266,11 @@ def trial_in_words(details: TrialDetails) -> str:
     others = ", ".join(f"{name} {sqnr_db[name]:.1f}" for name in sqnr_db if name != best)
     return (
         f"calibrator {best}: logits SQNR {sqnr_db[best]:.1f} dB on a few calibration images, "
-        f"{others}; {_correction_in_words(details)}"
+        f"{others}; {_describe_correction(details)}"
     )
 
 
-def _correction_in_words(details: TrialDetails) -> str:
+def _describe_correction(details: TrialDetails) -> str:
     if details.corrected_sqnr_db is None:
         left = counted(details.bias_images or 0, "image")
         return f"bias correction was not tried, {left} beside those of its means are too few"

@@ -68,13 +68,13 @@ def describe(ranges: RangeTable) -> Clipping:
 
 def _clipped(seen: Observation, amax: float) -> float:
     """Share of the values above ``amax``, 0..1, if values lie evenly within a bin."""
-    edges, count = seen.mass()
+    edges, count = seen.trimmed_histogram()
     above = np.clip((edges[1:] - amax) / np.diff(edges), 0.0, 1.0)
     return float(count @ above) / float(count.sum())
 
 
 def _with_bins(row: ClippedTensor, seen: Observation) -> ClippedTensor:
-    edges, count = seen.mass()
+    edges, count = seen.trimmed_histogram()
     even = np.linspace(0.0, float(edges[-1]), _NUM_BINS + 1)
     total = np.interp(even, edges, np.concatenate(([0.0], np.cumsum(count))))
     shares = np.diff(total) / float(total[-1])

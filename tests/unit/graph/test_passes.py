@@ -432,4 +432,4 @@ def test_dla_names_the_pass(monkeypatch):
     before = ", ".join(each.name for each in dla.PASSES)
     monkeypatch.setattr(dla, "PASSES", (*dla.PASSES, odd(0)))
     with pytest.raises(InputError, match=rf"too odd .*pass odd\b.*{before}\b"):
-        dla.rewritten(small())
+        dla.rewrite(small())
