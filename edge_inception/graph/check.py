@@ -189,7 +189,7 @@ def channel_axis(node: onnx.NodeProto) -> int:
     return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
 
 
-def refill(field: Any, items: Iterable[Any]) -> None:
+def replace_items(field: Any, items: Iterable[Any]) -> None:
     """Replace the content of a repeated protobuf field; ``items`` may be taken from it."""
     kept = list(items)
     del field[:]
@@ -198,14 +198,14 @@ def refill(field: Any, items: Iterable[Any]) -> None:
 
 def set_opset(model: onnx.ModelProto, opset: int) -> None:
     """Let the model import this version of ONNX's own operators and no other set."""
-    refill(model.opset_import, [helper.make_operatorsetid("", opset)])
+    replace_items(model.opset_import, [helper.make_operatorsetid("", opset)])
 
 
 def set_attributes(node: onnx.NodeProto, *removed: str, **values: object) -> None:
     """Remove attributes of a node, and set those of ``values``."""
     kept = [entry for entry in node.attribute if entry.name not in {*removed, *values}]
     added = [helper.make_attribute(name, value) for name, value in values.items()]
-    refill(node.attribute, [*kept, *added])
+    replace_items(node.attribute, [*kept, *added])
 
 
 def constants(model: onnx.ModelProto) -> Mapping[str, TensorProto]:

@@ -134,7 +134,7 @@ def _normalise(model: onnx.ModelProto, source: Path) -> list[str]:
         kinds = ", ".join(f"{count} of {name}" for name, count in widened.items())
         notes.append(f"weights made float32: {kinds}")
     weights = set(check.constants(model))
-    check.refill(model.graph.input, (v for v in model.graph.input if v.name not in weights))
+    check.replace_items(model.graph.input, (v for v in model.graph.input if v.name not in weights))
     check.set_opset(model, support_checks.opset_of(model))
     model.ir_version = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
     model.ir_version = max(model.ir_version, 4)  # below 4, initialisers must be inputs
@@ -151,7 +151,7 @@ def _constants_to_initialisers(model: onnx.ModelProto) -> None:
             model.graph.initializer[-1].name = node.output[0]
         else:
             kept.append(node)
-    check.refill(model.graph.node, kept)
+    check.replace_items(model.graph.node, kept)
 
 
 def _preprocessing(

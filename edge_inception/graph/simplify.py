@@ -16,17 +16,17 @@ from edge_inception.errors import InputError
 from edge_inception.graph import check, opset_checks, parity
 from edge_inception.graph.options import SimplifyOptions, simplify_provenance
 from edge_inception.graph.passes import (
+    explicit_padding,
     fold_affine,
     fold_input_affine,
     fold_pad,
     join_channels,
     matmul_to_gemm,
     name_tensors,
-    plain_windows,
+    norm_to_affine,
     pool_head,
     remove_identity,
     remove_unused,
-    spell_norm,
     sum_to_add,
 )
 from edge_inception.graph.passes._contract import run_passes
@@ -41,13 +41,13 @@ MAX_ROUNDS = 10  # rounds of all passes; more would mean that two passes undo ea
 
 PASSES = (
     remove_identity.PASS,  # first: a Dropout between Conv and norm would prevent folding
-    plain_windows.PASS,  # before the passes that read pads as numbers
+    explicit_padding.PASS,  # before the passes that read pads as numbers
     sum_to_add.PASS,
     matmul_to_gemm.PASS,  # before fold_affine, which folds the bias into the Gemm
     join_channels.PASS,  # before fold_input_affine, which folds the Mul and Add of this pass
     fold_pad.PASS,  # before fold_input_affine, which asks whether the first Conv is padded
     fold_affine.PASS,  # leaves unused weights of norms
-    spell_norm.PASS,  # after fold_affine: for norms that no convolution took in
+    norm_to_affine.PASS,  # after fold_affine: for norms that no convolution took in
     fold_input_affine.PASS,
     pool_head.PASS,  # leaves the unused axes of a ReduceMean
     remove_unused.PASS,  # removes what the passes above left unused

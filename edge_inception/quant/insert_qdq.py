@@ -257,7 +257,7 @@ def _insert_pairs(
     graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO))
     for root, scale in scale_of.items():
         graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{root}.scale"))
-    check.refill(graph.node, nodes)
+    check.replace_items(graph.node, nodes)
     _drop_unread(graph)
     return counts
 
@@ -364,4 +364,4 @@ def _add_weights(
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
     read = {name for node in graph.node for name in node.input}
-    check.refill(graph.initializer, (t for t in graph.initializer if t.name in read))
+    check.replace_items(graph.initializer, (t for t in graph.initializer if t.name in read))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import onnx
 
 from edge_inception.graph.check import constants
-from edge_inception.graph.passes._contract import Pass, topological_order
+from edge_inception.graph.passes._contract import Pass
 from edge_inception.spec import HEAD_OUTPUTS, INPUT_NAME, OUTPUT_NAME
 
 _WEIGHT = ".weight"
@@ -93,4 +93,4 @@ def _apply(model: onnx.ModelProto, renamed: Mapping[str, str]) -> None:
         item.name = renamed.get(item.name, item.name)
 
 
-PASS = Pass(name="name_tensors", call=name_tensors, ensures=topological_order)
+PASS = Pass(name="name_tensors", call=name_tensors)
