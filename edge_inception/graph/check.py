@@ -112,10 +112,14 @@ def without_head(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     """The graph's one input that is not a weight; ``require_image_classifier`` has checked it."""
-    weights = constants(model)
-    source: onnx.ValueInfoProto
-    (source,) = (value for value in model.graph.input if value.name not in weights)
+    (source,) = image_inputs(model)
     return source
+
+
+def image_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The graph's inputs that are not weights; in IR version 3 weights are inputs too."""
+    weights = constants(model)
+    return [value for value in model.graph.input if value.name not in weights]
 
 
 def require_image_classifier(model: onnx.ModelProto) -> None:
@@ -127,7 +131,7 @@ def require_image_classifier(model: onnx.ModelProto) -> None:
     Raises:
         InputError: The number, a type or a rank of inputs or outputs is another.
     """
-    inputs = [value for value in model.graph.input if value.name not in constants(model)]
+    inputs = image_inputs(model)
     got = [(_type_of(value), len(shape_of(value))) for value in inputs]
     if got not in _INPUTS:
         _refuse("input", inputs, "one float32 or uint8 of rank 4")

@@ -35,7 +35,7 @@ from edge_inception.sidecar import SimplifiedDetails
 __all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
 
 OPSET, IR_VERSION = 18, 8  # the IR version that came with opset 18: onnx/docs/Versioning.md
-# Largest accepted difference, as a multiple of ``parity.rounding``; 0.7 to 1.1 were measured.
+# Largest accepted multiple of ``parity.rounding_difference``; 0.7 to 1.1 were measured.
 MAX_ROUNDING = 4.0
 MAX_ROUNDS = 10  # rounds of all passes; more would mean that two passes undo each other
 
@@ -58,10 +58,7 @@ PASSES = (
 def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGraph:
     """A graph of the same function with fewer nodes, whose ops mean the same in opsets 13 to 21.
 
-    Args:
-        graph: The graph that ``export`` or ``import_graph`` wrote.
-        options: How to check that both graphs compute the same.
-        out: Path of the .onnx file.
+    ``options`` are those of the check that both graphs compute the same.
 
     Raises:
         InputError: ``graph`` is no image classifier in plain ONNX, weights are NaN or infinite, an
@@ -76,8 +73,8 @@ def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGra
     difference = parity.largest_difference(original, simplified, seed=options.seed)
     allowed = options.tolerance
     if difference > allowed:  # rounding may explain the difference; measuring it takes two runs
-        allowed = MAX_ROUNDING * parity.rounding(original, seed=options.seed)
-    parity.require(difference, max(allowed, options.tolerance))
+        allowed = MAX_ROUNDING * parity.rounding_difference(original, seed=options.seed)
+    parity.require_tolerance(difference, max(allowed, options.tolerance))
     content: bytes = simplified.SerializeToString(deterministic=True)
     before, after = check.node_counts(original), check.node_counts(simplified)
     return artifact.publish(

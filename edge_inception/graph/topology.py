@@ -69,12 +69,7 @@ class Topology(Record, frozen=True, kw_only=True):
 
 
 def describe(model: onnx.ModelProto, typed: onnx.ModelProto | None = None) -> Topology:
-    """Layers and blocks of a simplified graph.
-
-    Args:
-        model: The simplified graph.
-        typed: The graph that ``quantize`` made from ``model``, in which Q/DQ nodes make the
-            precision of each layer explicit.
+    """Layers and blocks of a simplified graph, with the layers' precision in its typed graph.
 
     Raises:
         InputError: Shapes of the graph cannot be inferred, or its nodes are out of order.

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from edge_inception.errors import InputError
-from edge_inception.graph.check import constants, only_reader
+from edge_inception.graph.check import constants, image_inputs, only_reader
 from edge_inception.quant.placement import Placement, between_layers, place_pairs
 from edge_inception.quant.ranges import TensorRange, group_ranges, tensor_scales
 
@@ -64,8 +64,7 @@ def implicit_scales(model: onnx.ModelProto, observed: Mapping[str, TensorRange])
     """
     group_of, ranges = _shared_ranges(model, observed)
     scale_of = tensor_scales({name: ranges[group_of[name]].amax for name in _inner_tensors(model)})
-    known = constants(model)
-    computed = [value.name for value in model.graph.input if value.name not in known]
+    computed = [value.name for value in image_inputs(model)]
     computed += [name for node in model.graph.node for name in node.output if name]
     return Scales(
         scale_of=scale_of,

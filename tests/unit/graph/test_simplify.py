@@ -201,7 +201,7 @@ def test_difference_is_measured_not_assumed(simplified, largest):
     graphs = [with_head(simplified.path, bias) for bias in (logits, moved)]
     assert parity.largest_difference(*graphs, seed=0) == pytest.approx(0.01, rel=1e-3)
     with pytest.raises(InputError, match=r"1\.0e-02 of the largest logit, wanted at most 1e-05"):
-        parity.require(0.01, TOLERANCE)
+        parity.require_tolerance(0.01, TOLERANCE)
 
 
 def with_head(path, bias):
@@ -220,7 +220,7 @@ def with_head(path, bias):
 def test_difference_that_is_no_number_is_refused(difference):
     """NaN logits do not pass a comparison."""
     with pytest.raises(InputError):
-        parity.require(difference, TOLERANCE)
+        parity.require_tolerance(difference, TOLERANCE)
 
 
 def test_other_kinds_of_graphs_are_refused(graph, tmp_path):
