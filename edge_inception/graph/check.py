@@ -212,6 +212,16 @@ def set_attributes(node: onnx.NodeProto, *removed: str, **values: object) -> Non
     replace_items(node.attribute, [*kept, *added])
 
 
+def rename_tensors(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """Rename tensors wherever they occur; ``names`` maps an old name to the new one."""
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        item.name = names.get(item.name, item.name)
+
+
 def constants(model: onnx.ModelProto) -> Mapping[str, TensorProto]:
     """Initializers by name."""
     return {tensor.name: tensor for tensor in model.graph.initializer}

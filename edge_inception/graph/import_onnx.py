@@ -253,11 +253,7 @@ def _rename_input_and_output(model: onnx.ModelProto, source: Path) -> None:
     names = {graph.input[0].name: INPUT_NAME, flat: OUTPUT_NAME}
     for taken in {INPUT_NAME, OUTPUT_NAME} - names.keys():
         names[taken] = f"{taken}/inner"
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    for value in (*graph.input, *graph.value_info, *graph.initializer):
-        value.name = names.get(value.name, value.name)
+    check.rename_tensors(model, names)
     batch = shape_of(graph.input[0])[0]
     graph.output[0].CopyFrom(
         helper.make_tensor_value_info(OUTPUT_NAME, onnx.TensorProto.FLOAT, [batch, shape[1]])

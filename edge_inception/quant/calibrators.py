@@ -8,7 +8,7 @@ bins, so that an amax is found to 0.4 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,49 +86,50 @@ Calibrator = Callable[[Observation], float]
 """A function from the statistics of a tensor to an amax, 0 <= result <= observed amax."""
 
 
-def maximum(seen: Observation) -> float:
+def maximum(observed: Observation) -> float:
     """The exact amax: nothing is clipped."""
-    return seen.amax
+    return observed.amax
 
 
-def percentile(seen: Observation, percent: float) -> float:
+def percentile(observed: Observation, percent: float) -> float:
     """The magnitude that ``percent``, 0 < percent <= 100, of all elements do not exceed.
 
     Zeros count as elements: if a ReLU makes half of a tensor zero, ``percentile:99`` clips 2 % of
     the positive values.
     """
-    if percent >= 100.0 or seen.amax == 0.0:  # noqa: PLR2004 -- all of them
-        return seen.amax
-    edges, count = seen.trimmed_histogram()
+    if percent >= 100.0 or observed.amax == 0.0:  # noqa: PLR2004 -- all of them
+        return observed.amax
+    edges, count = observed.trimmed_histogram()
     below = np.cumsum(count)
     wanted = below[-1] * percent / 100.0
     index = int(np.searchsorted(below, wanted))
     inside = (wanted - (below[index] - count[index])) / count[index]
     magnitude = edges[index] + inside * (edges[index + 1] - edges[index])
-    return min(float(magnitude), seen.amax)
+    return min(float(magnitude), observed.amax)
 
 
-def mean_squared_error(seen: Observation) -> float:
+def mean_squared_error(observed: Observation) -> float:
     """The amax with which INT8 rounding and clipping change the values least, in mean square.
 
     It minimises the sum over bins of count * mean((v - Q(v))^2), with values spread evenly inside a
     bin. The candidates are observed amax * 2^(-k/4), k = 0..24, then 32 equal steps between the two
     neighbours of the best of these.
     """
-    if seen.amax == 0.0:
+    if observed.amax == 0.0:
         return 0.0
-    edges, count = seen.trimmed_histogram()
+    edges, count = observed.trimmed_histogram()
     # A value below half a step of the smallest candidate becomes 0 with every candidate.
-    floor = seen.amax * _COARSE_RATIO ** (_COARSE_STEPS + 1) / LEVELS / 2
+    floor = observed.amax * _COARSE_RATIO ** (_COARSE_STEPS + 1) / LEVELS / 2
     start = max(0, int(np.searchsorted(edges, floor)) - 1)
     bins = edges[start:], count[start:]
-    coarse = [seen.amax * _COARSE_RATIO**k for k in range(_COARSE_STEPS + 1)]
-    best = _best(coarse, bins)
-    top, bottom = min(best / _COARSE_RATIO, seen.amax), best * _COARSE_RATIO
-    return _best([top + (bottom - top) * k / _FINE_STEPS for k in range(_FINE_STEPS + 1)], bins)
+    coarse = [observed.amax * _COARSE_RATIO**k for k in range(_COARSE_STEPS + 1)]
+    best = min(coarse, key=lambda amax: squared_error(amax, *bins))  # the largest of equal ones
+    top, bottom = min(best / _COARSE_RATIO, observed.amax), best * _COARSE_RATIO
+    fine = [top + (bottom - top) * k / _FINE_STEPS for k in range(_FINE_STEPS + 1)]
+    return min(fine, key=lambda amax: squared_error(amax, *bins))
 
 
-def mse_max(seen: Observation) -> float:
+def mse_max(observed: Observation) -> float:
     """The geometric mean of the amax of ``mean_squared_error`` and the exact amax.
 
     A rare large value hardly affects the mean square error, but clipping it may spoil the whole
@@ -136,14 +137,7 @@ def mse_max(seen: Observation) -> float:
     logits. Residual networks do not suffer from this, and a larger amax only costs them resolution,
     so ``auto`` tries both calibrators.
     """
-    return float(np.sqrt(mean_squared_error(seen) * seen.amax))
-
-
-def _best(
-    candidates: Sequence[float], bins: tuple[NDArray[np.float64], NDArray[np.float64]]
-) -> float:
-    """The candidate with the least error; the first, which is the largest, if several are equal."""
-    return min(candidates, key=lambda amax: squared_error(amax, *bins))
+    return float(np.sqrt(mean_squared_error(observed) * observed.amax))
 
 
 def squared_error(amax: float, edges: NDArray[np.float64], count: NDArray[np.float64]) -> float:
@@ -164,7 +158,7 @@ def _error_area(steps: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(nearest / 12 + rest * rest * rest / 3)  # ** 3 is ten times slower
 
 
-def entropy(seen: Observation) -> float:
+def entropy(observed: Observation) -> float:
     """The amax at which 128 levels lose least information: TensorRT's entropy calibrator 2.
 
     The candidates are i / 2048 of the exact amax, i = 128..2048. The result is the candidate with
@@ -180,9 +174,9 @@ def entropy(seen: Observation) -> float:
     Source: GTC 2017 S7310 (Migacz); ``calib/histogram.py``, tools/pytorch-quantization,
     NVIDIA/TensorRT.
     """
-    reach, best = seen.amax, (np.inf, seen.amax)
+    reach, best = observed.amax, (np.inf, observed.amax)
     while reach > 0.0:
-        count, above = linear_histogram(seen, reach)
+        count, above = linear_histogram(observed, reach)
         count[0] = count[1]
         if not count.any():
             break
@@ -195,17 +189,17 @@ def entropy(seen: Observation) -> float:
     return best[1]
 
 
-def linear_histogram(seen: Observation, reach: float) -> tuple[NDArray[np.float64], float]:
+def linear_histogram(observed: Observation, reach: float) -> tuple[NDArray[np.float64], float]:
     """Counts [2048] in bins of equal width from 0 to ``reach``, and the count of larger values.
 
     Values are assumed to lie evenly inside a bin of the observation. The cumulative counts are
     rounded to whole numbers, so that a single value stays in one bin: the divergence depends on
     which bins are empty.
     """
-    edges, count = seen.trimmed_histogram()
+    edges, count = observed.trimmed_histogram()
     total = np.concatenate([[0.0], np.cumsum(count)])
     below = np.rint(np.interp(np.linspace(0.0, reach, _BINS_OF_KL + 1), edges, total))
-    if reach >= seen.amax:
+    if reach >= observed.amax:
         below[-1] = total[-1]
     return np.diff(below), float(total[-1] - below[-1])
 
@@ -282,11 +276,7 @@ def _describe_correction(details: TrialDetails) -> str:
 
 
 def require_known(name: str) -> None:
-    """Check that a calibrator has this name, or that it is ``auto``.
-
-    Raises:
-        InputError: As ``calibrator``.
-    """
+    """Check that a calibrator has this name, or that it is ``auto``; else raise an InputError."""
     if name != AUTO:
         calibrator(name)
 
@@ -311,4 +301,4 @@ def calibrator(name: str) -> Calibrator:
             f"calibrator '{name}': got '{argument}', wanted a percentage above 0 and at most 100",
             hint="for example percentile:99.99",
         )
-    return lambda seen: percentile(seen, percent)
+    return lambda observed: percentile(observed, percent)

@@ -38,7 +38,7 @@ from edge_inception.quant.ranges import (
     table_for,
     tensor_scales,
 )
-from edge_inception.sidecar import SimplifiedDetails, TensorSize, TypedDetails
+from edge_inception.sidecar import SimplifiedDetails, TypedDetails
 from edge_inception.spec import Precision, ShapeProfile
 
 # Opset and the IR version that came with it. Q/DQ of float16 is legal from opset 19 on. Opset 13 is
@@ -120,10 +120,10 @@ def _count_dla_layers(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _is_half(options: QuantizeOptions) -> bool:
-    if options.typing is not Typing.STRONG:
-        return False
-    rest = options.precision is Precision.INT8 and options.float_rest is FloatRest.FP16
-    return rest or options.precision is Precision.FP16
+    """Whether some layers are typed float16; in other typings the builder decides on it."""
+    is_rest = options.precision is Precision.INT8 and options.float_rest is FloatRest.FP16
+    is_fp16 = is_rest or options.precision is Precision.FP16
+    return options.typing is Typing.STRONG and is_fp16
 
 
 def _stamp(model: onnx.ModelProto, typing: Typing) -> None:
@@ -158,8 +158,8 @@ def _details(
         opset=opset_of(model),
         input=source.name,
         output=result.name,
-        input_shape=_shape(source),
-        output_shape=_shape(result),
+        input_shape=tuple(check.shape_of(source)),
+        output_shape=tuple(check.shape_of(result)),
     )
 
 
@@ -171,10 +171,6 @@ def _float_layers(model: onnx.ModelProto) -> list[str]:
         for node in model.graph.node
         if node.op_type in WEIGHTED_OPS and makers.get(node.input[1]) != "DequantizeLinear"
     ]
-
-
-def _shape(value: onnx.ValueInfoProto) -> tuple[TensorSize, ...]:
-    return tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
 
 
 def _read_means_to_correct(
@@ -258,7 +254,8 @@ def _insert_pairs(
     for root, scale in scale_of.items():
         graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{root}.scale"))
     check.replace_items(graph.node, nodes)
-    _drop_unread(graph)
+    read = {name for node in nodes for name in node.input}
+    check.replace_items(graph.initializer, (t for t in graph.initializer if t.name in read))
     return counts
 
 
@@ -360,8 +357,3 @@ def _add_weights(
         graph.initializer.append(numpy_helper.from_array(scale, names[0]))
         graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), names[1]))
     return nodes
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    read = {name for node in graph.node for name in node.input}
-    check.replace_items(graph.initializer, (t for t in graph.initializer if t.name in read))

@@ -46,7 +46,7 @@ def merge(
         stage.require_provenance(part, calibrate_provenance(graph, images, one))
     _require_equal_engines(parts)
     observations = observe.Observations(
-        seen=_add_observations([read_histograms(part) for part in parts]),
+        tensors=_add_observations([read_histograms(part) for part in parts]),
         num_images=sum(table.num_images for table in tables),
         counts={name: parts[0].counts[name] for name in observe.PER_IMAGE},
         engine=_engine(parts[0]),

@@ -84,7 +84,7 @@ def calibrate(
     watched = find_watched_tensors(graph)
     watcher = Watcher(watched, options)
     observations = Observations(
-        seen=watcher.watch(share, progress),
+        tensors=watcher.watch(share, progress),
         num_images=len(share),
         counts=watcher.counts,
         engine=watcher.engine,
@@ -112,11 +112,11 @@ class WatchedGraph:
 class Observations:
     """Results of one pass over ``num_images`` images.
 
-    ``seen`` has the statistics of every tensor, ``counts`` the numbers of elements per image.
+    ``tensors`` has the statistics of every tensor, ``counts`` the numbers of elements per image.
     ``engine`` has the threads and the float precision of OpenVINO.
     """
 
-    seen: Mapping[str, Observation]
+    tensors: Mapping[str, Observation]
     num_images: int
     counts: Mapping[str, int]
     engine: StreamEngine
@@ -152,12 +152,14 @@ def publish(
     progress: Progress,
 ) -> RangeTable:
     """Write the range table of these observations; for a whole set, measure channel means too."""
-    seen, chosen = observations.seen, choose_images(images, options)
-    tables = {name: _choose_ranges(watched, seen, name) for name in _calibrators_to_try(options)}
+    observed, chosen = observations.tensors, choose_images(images, options)
+    tables = {
+        name: _choose_ranges(watched, observed, name) for name in _calibrators_to_try(options)
+    }
     is_tried = len(tables) > 1
     trial = Trial(watched.graph.path, chosen.items, options, progress) if is_tried else None
-    noise = {name: trial.noise(one) for name, one in tables.items()} if trial else {}
-    sqnr_db = {name: trial.sqnr_db(one) for name, one in noise.items()} if trial else {}
+    noise = {name: trial.noise(table) for name, table in tables.items()} if trial else {}
+    sqnr_db = {name: trial.sqnr_db(power) for name, power in noise.items()} if trial else {}
     best = max(tables, key=lambda name: sqnr_db.get(name, 0.0))
     tensors = tables[best]
     table = Table(
@@ -175,7 +177,7 @@ def publish(
     if options.shard == WHOLE:
         means = measure_means(watched, tensors, chosen, options, progress=progress)
     correction = trial.correction(tensors, means, noise[best]) if trial else TrialDetails()
-    beside = ranges.write_statistics(out, seen, means)
+    beside = ranges.write_statistics(out, observed, means)
     return artifact.publish(
         RangeTable,
         out,
@@ -184,7 +186,7 @@ def publish(
         counts={
             "num_images": observations.num_images,
             "num_left_out": images.num_left_out,
-            "num_tensors": len(seen),
+            "num_tensors": len(observed),
             **observations.counts,
         },
         details=RangeTableDetails.of(
@@ -201,13 +203,13 @@ def _calibrators_to_try(options: CalibrateOptions) -> tuple[str, ...]:
 
 
 def _choose_ranges(
-    watched: WatchedGraph, seen: Mapping[str, Observation], name: str
+    watched: WatchedGraph, observed: Mapping[str, Observation], name: str
 ) -> dict[str, TensorRange]:
     """The range of every watched tensor, with the amax that the calibrator ``name`` chooses."""
     choose = calibrator(name)
-    amax = {root: choose(seen[root]) for root in dict.fromkeys(watched.group_of.values())}
+    amax = {root: choose(observed[root]) for root in dict.fromkeys(watched.group_of.values())}
     return {
-        name: TensorRange(amax=amax[root], observed_amax=seen[name].amax, scale_of=root)
+        name: TensorRange(amax=amax[root], observed_amax=observed[name].amax, scale_of=root)
         for name, root in watched.group_of.items()
     }
 
