@@ -51,9 +51,9 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        place = {entry.key: entry.value for entry in external[0].external_data}.get("location")
+        location = {entry.key: entry.value for entry in external[0].external_data}.get("location")
         raise InputError(
-            f"{path} keeps {len(external)} weights in '{place}', which cannot be read",
+            f"{path} keeps {len(external)} weights in '{location}', which cannot be read",
             hint="put that file beside it",
         ) from error
 

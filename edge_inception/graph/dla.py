@@ -91,12 +91,12 @@ class Plan:
 def _broken_limits(subgraphs: Sequence[Subgraph]) -> Iterator[str]:
     if len(subgraphs) > MAX_SUBGRAPHS:
         yield f"{len(subgraphs)} subgraphs, one core holds {MAX_SUBGRAPHS}"
-    for index, one in enumerate(subgraphs):
-        if one.peak_bytes > LOCAL_DRAM_BYTES:
-            size = one.peak_bytes >> 20
+    for index, subgraph in enumerate(subgraphs):
+        if subgraph.peak_bytes > LOCAL_DRAM_BYTES:
+            size = subgraph.peak_bytes >> 20
             yield f"subgraph {index} keeps {size} MiB of tensors, the pool has 1024 MiB"
-        if one.weight_bytes > GLOBAL_DRAM_BYTES:
-            size = one.weight_bytes >> 20
+        if subgraph.weight_bytes > GLOBAL_DRAM_BYTES:
+            size = subgraph.weight_bytes >> 20
             yield f"subgraph {index} holds {size} MiB of weights, the pool has 512 MiB"
 
 

@@ -110,10 +110,9 @@ def compare_layers(
 ) -> Comparison:
     """Noise of every layer of a float graph whose result the typed graph has, in graph order.
 
-    Args:
-        graphs: The float graph, and a typed graph that was made from it.
-        images: Preprocessed images [1, ...], at least one.
-        progress: Called with (images done, images done), since their total is not known.
+    ``graphs`` are the float graph and a typed graph that was made from it; ``images`` are at least
+    one, preprocessed, [1, ...]. ``progress`` gets the number of images done twice, since their
+    total is not known.
 
     Raises:
         InputError: The first graph is quantized, no layer can be compared, or onnxruntime refuses

@@ -207,16 +207,14 @@ def linear_histogram(observed: Observation, reach: float) -> tuple[NDArray[np.fl
 def divergence(count: NDArray[np.float64], above: float) -> NDArray[np.float64]:
     """KL(P_i || Q_i) of every candidate i = 128..B, infinite if Q_i is 0 in a bin where P_i is not.
 
+    The counts [B] are not all zero, B >= 128; ``above`` is the count beyond the last bin.
+
     P_i has the counts of the first i bins, with all counts beyond added to the last of them. Q_i
     divides the same i bins into 128 equal parts and spreads the count of each part evenly over the
     non-empty bins of the part. Let S_k be the count and n_k the number of non-empty bins in the
     part of bin k, N the sum of all counts and R the sum of the counts beyond i. The divergence is
     ``sum(P log P) / N - log N - sum_k P_k log(S_k / n_k) / N + log(N - R)``.
     All sums are differences of cumulative sums, so a candidate costs 128 operations, not i.
-
-    Args:
-        count: Counts [B], not all zero, B >= 128.
-        above: Count beyond the last bin.
     """
     candidates = np.arange(_LEVELS_OF_KL, count.size + 1)
     # Part j of candidate i begins at bin j * i / 128, rounded up.

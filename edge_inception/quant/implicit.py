@@ -177,7 +177,7 @@ def _groups(model: onnx.ModelProto) -> dict[str, str]:
     """Tensor between layers -> the tensor that names its group; a group shares a scale."""
     leader: dict[str, str] = {}
 
-    def find(name: str) -> str:
+    def representative(name: str) -> str:
         while leader.setdefault(name, name) != name:
             name = leader[name]
         return name
@@ -188,5 +188,5 @@ def _groups(model: onnx.ModelProto) -> dict[str, str]:
         if is_same or _is_sole_relu(model, node):
             tied = [*sources, node.output[0]]
         for name in tied:
-            leader[find(name)] = find(tied[0])
-    return {name: find(name) for name in (*leader, *_inner_tensors(model))}
+            leader[representative(name)] = representative(tied[0])
+    return {name: representative(name) for name in (*leader, *_inner_tensors(model))}

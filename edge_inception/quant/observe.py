@@ -131,14 +131,14 @@ def find_watched_tensors(graph: SimplifiedGraph) -> WatchedGraph:
     model = onnx.load(str(graph.path))
     check.require_finite(model)
     placement = place_pairs(model)
-    placed = placement.group_of
-    group_of = {**placed, **{name: name for name in tensors_to_observe(model, placed)}}
+    paired = placement.group_of
+    group_of = {**paired, **{name: name for name in tensors_to_observe(model, paired)}}
     read = dict.fromkeys(model.graph.node[index].input[0] for index in placement.weights)
     return WatchedGraph(
         graph=graph,
         group_of=group_of,
         signed=frozenset(group_of) - non_negative(model),
-        layer_inputs=tuple(name for name in read if name in placed),
+        layer_inputs=tuple(name for name in read if name in paired),
     )
 
 

@@ -159,9 +159,9 @@ def _tie_concats(
         if node.op_type != "Concat" or node.output[0] not in group_of:
             continue
         sources = [name for name in node.input if name not in constants]
-        met = {group_of[name] for name in (*sources, node.output[0]) if name in group_of}
-        first = next(root for root in group_of.values() if root in met)
-        group_of |= {name: first for name, root in group_of.items() if root in met}
+        joined = {group_of[name] for name in (*sources, node.output[0]) if name in group_of}
+        first = next(root for root in group_of.values() if root in joined)
+        group_of |= {name: first for name, root in group_of.items() if root in joined}
         group_of |= dict.fromkeys(sources, first)
         read[index] = frozenset(sources)
 

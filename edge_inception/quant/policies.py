@@ -29,7 +29,7 @@ class Policy:
     the scale of the input. ``tie_concat``: the inputs of a Concat have pairs with the scale of the
     output. ``float_first`` and ``float_last`` are the numbers of layers with weights that stay
     float at the beginning and the end of the graph; all other readers of their inputs stay float
-    too. ``description`` describes the policy to users.
+    too. ``description`` is for users.
     """
 
     name: str

@@ -209,16 +209,16 @@ def write_statistics(
 
     Equal content gives equal bytes. The result is the value of ``details.beside`` for the table.
     """
-    seen, measured = list(observed.values()), list(means.values())
+    tensors, measured = list(observed.values()), list(means.values())
     arrays: dict[str, Any] = {
         "names": np.array(list(observed), dtype=np.str_),
-        "amax": np.array([one.amax for one in seen], dtype=np.float64),
-        "histograms": np.array([one.histogram for one in seen], dtype=np.int64),
+        "amax": np.array([tensor.amax for tensor in tensors], dtype=np.float64),
+        "histograms": np.array([tensor.histogram for tensor in tensors], dtype=np.int64),
         "means_names": np.array(list(means), dtype=np.str_),
-        "means_sizes": np.array([one.plain.size for one in measured], dtype=np.int64),
-        "means_scale": np.array([one.scale for one in measured], dtype=np.float64),
-        "means_plain": np.concatenate([[], *(one.plain for one in measured)]),
-        "means_quantized": np.concatenate([[], *(one.quantized for one in measured)]),
+        "means_sizes": np.array([channels.plain.size for channels in measured], dtype=np.int64),
+        "means_scale": np.array([channels.scale for channels in measured], dtype=np.float64),
+        "means_plain": np.concatenate([[], *(channels.plain for channels in measured)]),
+        "means_quantized": np.concatenate([[], *(channels.quantized for channels in measured)]),
     }
 
     def write(path: Path) -> None:
