@@ -23,10 +23,8 @@ _FREE_BATCHES = (1, 3)  # two sizes: a graph with a fixed size somewhere inside 
 def largest_difference(first: onnx.ModelProto, second: onnx.ModelProto, *, seed: int) -> float:
     """Largest difference of a logit on random images, as a share of the largest logit of ``first``.
 
-    The graphs run without their heads, whose probabilities would hide differences of logits.
-
-    Returns:
-        A share of 0 or more; infinity when a logit is NaN or infinite.
+    The graphs run without their heads, whose probabilities would hide differences of logits. The
+    result is infinite when a logit is NaN or infinite.
 
     Raises:
         InputError: onnxruntime refuses a graph, its channels or sides are free, or all logits of
@@ -45,13 +43,10 @@ def largest_difference(first: onnx.ModelProto, second: onnx.ModelProto, *, seed:
 
 
 def rounding_difference(model: onnx.ModelProto, *, seed: int) -> float:
-    """Difference of the logits when every weight of rank 2 or more changes by float32 rounding.
+    """``largest_difference`` when every weight of rank 2 or more changes by float32 rounding.
 
     Each weight is multiplied by 1 + r, r random within 2**-23 of 0. The difference depends on the
     weights: 2e-7 of the largest logit on a ResNet-50, 2e-5 on an Inception-v3, both untrained.
-
-    Returns:
-        A share of the largest logit, as ``largest_difference`` returns it.
     """
     moved = copy.deepcopy(model)
     rng = np.random.default_rng(seed)

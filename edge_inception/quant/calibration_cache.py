@@ -38,9 +38,8 @@ def write_cache(
 ) -> CalibrationCache:
     """The calibration cache of an implicit int8 graph: a float graph that TensorRT quantizes.
 
-    ``ranges`` is the table that ``quantize`` made the graph with, with the typing ``implicit``. The
-    details in the cache's sidecar (the .json file beside it) name the tensors without a scale,
-    which DLA computes in float16.
+    ``ranges`` is the table that ``quantize`` made ``graph`` with. The cache's sidecar (the .json
+    file beside it) names the tensors without a scale, which DLA computes in float16.
 
     Raises:
         InputError: The graph has another typing or was made with another table, or this TensorRT
@@ -79,7 +78,7 @@ def _require_implicit(graph: TypedGraph, ranges: RangeTable) -> None:
 
 
 def header(tensorrt: str) -> str:
-    """First line of the cache for a TensorRT version such as ``8.5.2``.
+    """The first line of the cache for a TensorRT version such as ``8.5.2``.
 
     The number in it is NV_TENSORRT_VERSION of NvInferVersion.h: 8.5.2 is 8502, 10.3.0 is 100300.
 

@@ -29,8 +29,8 @@ _STATISTICS = ".npz"  # suffix of the file of histograms and channel means
 class TensorRange(Record, frozen=True, kw_only=True):
     """The range of one tensor: the ``amax`` of its scale, and the exact amax that was observed.
 
-    ``scale_of`` names the tensor whose amax this tensor uses: itself, or for a MaxPool output the
-    tensor that was pooled.
+    ``scale_of`` is the tensor's group, named after the tensor whose amax it uses: itself, or for a
+    MaxPool output the tensor that was pooled.
     """
 
     amax: float
