@@ -79,11 +79,12 @@ class Statistics:
 def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistics:
     """The costs of ``model``, for ``batch`` images where its batch is free (None: one image).
 
-    Only the shapes of external weights are read, so their files may be missing. A parameter is an element of a float or quantized weight that a layer reads, directly or through
-    nodes that compute constants. Batch norm's stored mean and variance are parameters; scales, zero
-    points, limits and shapes are not. A shared weight counts once, at its first reader. A
-    multiply-add is one product in a Conv, ConvTranspose, Gemm or MatMul; products with padding
-    count too. Functions inside the model count as the nodes of their bodies.
+    Only the shapes of external weights are read, so their files may be missing. A parameter is an
+    element of a float or quantized weight that a layer reads, directly or through nodes that
+    compute constants. Batch norm's stored mean and variance are parameters; scales, zero points,
+    limits and shapes are not. A shared weight counts once, at its first reader. A multiply-add is
+    one product in a Conv, ConvTranspose, Gemm or MatMul; products with padding count too. Functions
+    inside the model count as the nodes of their bodies.
 
     Raises:
         InputError: ``batch`` contradicts a fixed batch, nodes are out of order, or shape inference
