@@ -200,7 +200,7 @@ def _read_means_to_correct(
 
 def int8_graph(
     path: Path,
-    seen: Mapping[str, TensorRange],
+    observed: Mapping[str, TensorRange],
     means: Mapping[str, ChannelMeans] | None,
     placement: str,
 ) -> bytes:
@@ -215,7 +215,7 @@ def int8_graph(
     )
     model = check.load_graph(path)
     _stamp(model, options.typing)
-    _insert_pairs(model, seen, means, options)
+    _insert_pairs(model, observed, means, options)
     return _serialize(model)
 
 
