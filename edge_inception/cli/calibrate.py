@@ -78,7 +78,7 @@ def calibrate(graph: Path, out: Path, **options: object) -> None:
     """Write a table of the ranges of all tensors that will be int8."""
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
-    from edge_inception.quant.calibrators import trial_in_words
+    from edge_inception.quant.calibrators import describe_trial
 
     flags = record_of(_Flags, options)
     _require_fit(flags)
@@ -102,7 +102,7 @@ def calibrate(graph: Path, out: Path, **options: object) -> None:
                 from edge_inception.quant.observe import calibrate as run
 
                 table = run(simplified, images, chosen, out, progress=progress)
-        if tried := trial_in_words(table.details):
+        if tried := describe_trial(table.details):
             terminal.note(tried)
         print_artifact(terminal, table)
 

@@ -106,7 +106,7 @@ def _plans(model: onnx.ModelProto, batch: int | None, hardware: Target) -> Mappi
         fill_batch(model, batch)
     return {
         "as_it_is": dla.plan(model, hardware.dla.generation),
-        "rewritten": dla.plan(dla.rewritten(model), hardware.dla.generation),
+        "rewritten": dla.plan(dla.rewrite(model), hardware.dla.generation),
     }
 
 

@@ -14,7 +14,8 @@ from edge_inception.graph.check import constants, shape_of
 from edge_inception.graph.support_checks import label
 
 Shapes = Mapping[str, list[int | str]]
-FREE = "batch"
+FREE_BATCH = "batch"
+"""Name of the free size of an imported graph."""
 
 
 def set_batch(model: onnx.ModelProto, batch: int | str, path: Path) -> None:
@@ -37,10 +38,10 @@ def set_batch(model: onnx.ModelProto, batch: int | str, path: Path) -> None:
         first.dim_value = batch
     else:
         first.dim_param = batch
-    _forget_shapes(model)
+    _clear_shapes(model)
     inferred = _inferred(model)
     after = shapes(inferred)
-    node = _first_of_fixed_batch(model, before, after, batch)
+    node = _first_of_old_batch(model, before, after, batch)
     if node is not None:
         got = after.get(node.output[0]) or "no known size"
         raise InputError(
@@ -67,7 +68,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
-def _forget_shapes(model: onnx.ModelProto) -> None:
+def _clear_shapes(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -88,11 +89,8 @@ def _free_reshapes(model: onnx.ModelProto, old: int, known: Shapes) -> None:
             node.input[1] = free
 
 
-def _first_of_fixed_batch(
-    model: onnx.ModelProto,
-    before: Shapes,
-    after: Shapes,
-    batch: int | str,
+def _first_of_old_batch(
+    model: onnx.ModelProto, before: Shapes, after: Shapes, batch: int | str
 ) -> onnx.NodeProto | None:
     """The first node with an output [batch, ...] that keeps the old batch; None if none does."""
     name = model.graph.input[0].name

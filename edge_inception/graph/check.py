@@ -51,9 +51,9 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        place = {entry.key: entry.value for entry in external[0].external_data}.get("location")
+        location = {entry.key: entry.value for entry in external[0].external_data}.get("location")
         raise InputError(
-            f"{path} keeps {len(external)} weights in '{place}', which cannot be read",
+            f"{path} keeps {len(external)} weights in '{location}', which cannot be read",
             hint="put that file beside it",
         ) from error
 
@@ -112,10 +112,14 @@ def without_head(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     """The graph's one input that is not a weight; ``require_image_classifier`` has checked it."""
-    weights = constants(model)
-    source: onnx.ValueInfoProto
-    (source,) = (value for value in model.graph.input if value.name not in weights)
+    (source,) = image_inputs(model)
     return source
+
+
+def image_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The graph's inputs that are not weights; in IR version 3 weights are inputs too."""
+    weights = constants(model)
+    return [value for value in model.graph.input if value.name not in weights]
 
 
 def require_image_classifier(model: onnx.ModelProto) -> None:
@@ -127,7 +131,7 @@ def require_image_classifier(model: onnx.ModelProto) -> None:
     Raises:
         InputError: The number, a type or a rank of inputs or outputs is another.
     """
-    inputs = [value for value in model.graph.input if value.name not in constants(model)]
+    inputs = image_inputs(model)
     got = [(_type_of(value), len(shape_of(value))) for value in inputs]
     if got not in _INPUTS:
         _refuse("input", inputs, "one float32 or uint8 of rank 4")
@@ -189,7 +193,7 @@ def channel_axis(node: onnx.NodeProto) -> int:
     return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
 
 
-def refill(field: Any, items: Iterable[Any]) -> None:
+def replace_items(field: Any, items: Iterable[Any]) -> None:
     """Replace the content of a repeated protobuf field; ``items`` may be taken from it."""
     kept = list(items)
     del field[:]
@@ -198,14 +202,24 @@ def refill(field: Any, items: Iterable[Any]) -> None:
 
 def set_opset(model: onnx.ModelProto, opset: int) -> None:
     """Let the model import this version of ONNX's own operators and no other set."""
-    refill(model.opset_import, [helper.make_operatorsetid("", opset)])
+    replace_items(model.opset_import, [helper.make_operatorsetid("", opset)])
 
 
 def set_attributes(node: onnx.NodeProto, *removed: str, **values: object) -> None:
     """Remove attributes of a node, and set those of ``values``."""
     kept = [entry for entry in node.attribute if entry.name not in {*removed, *values}]
     added = [helper.make_attribute(name, value) for name, value in values.items()]
-    refill(node.attribute, [*kept, *added])
+    replace_items(node.attribute, [*kept, *added])
+
+
+def rename_tensors(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """Rename tensors wherever they occur; ``names`` maps an old name to the new one."""
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        item.name = names.get(item.name, item.name)
 
 
 def constants(model: onnx.ModelProto) -> Mapping[str, TensorProto]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import onnx
 
 from edge_inception.errors import InputError
-from edge_inception.graph.check import constants, shape_of
-from edge_inception.graph.dla_rules import ORIN, XAVIER, View, judge
+from edge_inception.graph.check import constants, image_inputs, shape_of
+from edge_inception.graph.dla_rules import ORIN, XAVIER, GraphView, judge
 from edge_inception.graph.passes import head_to_convolution, inclusive_average_pool, remove_unused
 from edge_inception.graph.passes._contract import run_passes
 from edge_inception.graph.support_checks import label
@@ -91,41 +91,36 @@ class Plan:
 def _broken_limits(subgraphs: Sequence[Subgraph]) -> Iterator[str]:
     if len(subgraphs) > MAX_SUBGRAPHS:
         yield f"{len(subgraphs)} subgraphs, one core holds {MAX_SUBGRAPHS}"
-    for index, one in enumerate(subgraphs):
-        if one.peak_bytes > LOCAL_DRAM_BYTES:
-            size = one.peak_bytes >> 20
+    for index, subgraph in enumerate(subgraphs):
+        if subgraph.peak_bytes > LOCAL_DRAM_BYTES:
+            size = subgraph.peak_bytes >> 20
             yield f"subgraph {index} keeps {size} MiB of tensors, the pool has 1024 MiB"
-        if one.weight_bytes > GLOBAL_DRAM_BYTES:
-            size = one.weight_bytes >> 20
+        if subgraph.weight_bytes > GLOBAL_DRAM_BYTES:
+            size = subgraph.weight_bytes >> 20
             yield f"subgraph {index} holds {size} MiB of weights, the pool has 512 MiB"
 
 
 def plan(model: onnx.ModelProto, generation: str) -> Plan:
-    """Where TensorRT would put each node of ``model``, which is not changed.
+    """Where TensorRT would put each node of ``model``, for a DLA of generation XAVIER or ORIN.
 
     Neighbouring DLA layers are joined into one subgraph, in graph order, until no two can be
     joined; a join is allowed if no path leaves the subgraph and comes back. TensorRT's builder may
     split a subgraph to save memory; its log (``{ForeignNode[...]}``) shows the real subgraphs.
 
-    Args:
-        model: Plain ONNX with fixed sizes, shapes inferred or inferable.
-        generation: ``XAVIER`` or ``ORIN``, as in the table of targets.
-
     Raises:
         InputError: A size of the input is free.
     """
     assert generation in {XAVIER, ORIN}, generation
-    _require_fixed(model)
+    _require_fixed_sizes(model)
     shaped = onnx.shape_inference.infer_shapes(model, data_prop=True)
     graph = shaped.graph
     values = (*graph.input, *graph.value_info, *graph.output)
-    sizes = {value.name: _fixed(shape_of(value)) for value in values}
-    stored = constants(shaped)
-    view = View(sizes=sizes, constants=stored, generation=generation)
+    sizes = {value.name: _fixed_sizes(shape_of(value)) for value in values}
+    view = GraphView(sizes=sizes, constants=constants(shaped), generation=generation)
     nodes = [node for node in graph.node if view.computed(node)]
     judged = [judge(node, view) for node in nodes]
     members = _subgraphs(nodes, [not reason for reason, _ in judged])
-    number = {index: k for k, group in enumerate(members) for index in group}
+    subgraph_of = {index: k for k, group in enumerate(members) for index in group}
     return Plan(
         generation=generation,
         verdicts=tuple(
@@ -134,30 +129,29 @@ def plan(model: onnx.ModelProto, generation: str) -> Plan:
                 op=node.op_type,
                 reason=reason,
                 source=source,
-                subgraph=number.get(index),
+                subgraph=subgraph_of.get(index),
             )
             for index, (node, (reason, source)) in enumerate(zip(nodes, judged, strict=True))
         ),
-        subgraphs=tuple(_measured([nodes[i] for i in group], view) for group in members),
+        subgraphs=tuple(_measure_subgraph([nodes[i] for i in group], view) for group in members),
     )
 
 
-def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of ``model`` with ``PASSES`` applied.
+def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of ``model`` with ``PASSES`` applied, for DLA.
 
     Raises:
         InputError: A size of the input is free.
     """
-    _require_fixed(model)
+    _require_fixed_sizes(model)
     copy = onnx.shape_inference.infer_shapes(model, data_prop=True)
     run_passes(PASSES, copy)
     return copy
 
 
-def _require_fixed(model: onnx.ModelProto) -> None:
-    stored = constants(model)
-    inputs = [value for value in model.graph.input if value.name not in stored]
-    free = [str(size) for value in inputs for size in shape_of(value) if not isinstance(size, int)]
+def _require_fixed_sizes(model: onnx.ModelProto) -> None:
+    sizes = (size for value in image_inputs(model) for size in shape_of(value))
+    free = [size for size in sizes if isinstance(size, str)]
     if free:
         raise InputError(
             f"the input has free sizes {', '.join(free)}; DLA takes fixed ones only",
@@ -165,7 +159,7 @@ def _require_fixed(model: onnx.ModelProto) -> None:
         )
 
 
-def _fixed(sizes: Sequence[int | str]) -> tuple[int, ...]:
+def _fixed_sizes(sizes: Sequence[int | str]) -> tuple[int, ...]:
     """The sizes as a tuple; empty where one is free."""
     known = tuple(size for size in sizes if isinstance(size, int))
     return known if len(known) == len(sizes) else ()
@@ -181,7 +175,7 @@ def _subgraphs(nodes: Sequence[onnx.NodeProto], on_dla: Sequence[bool]) -> list[
     above: list[int] = []
     for sources in before:
         direct = sum(1 << i for i in sources)
-        above.append(direct | _above(direct, above))
+        above.append(direct | _all_sources(direct, above))
     group = [1 << index if is_in else 0 for index, is_in in enumerate(on_dla)]
     edges = [(i, index) for index, sources in enumerate(before) for i in sources]
     edges = [(i, j) for i, j in edges if on_dla[i] and on_dla[j]]
@@ -190,26 +184,26 @@ def _subgraphs(nodes: Sequence[onnx.NodeProto], on_dla: Sequence[bool]) -> list[
         is_stable = True
         for i, j in edges:
             union = group[i] | group[j]
-            if group[i] != group[j] and not _returns(union, above, group):
+            if group[i] != group[j] and not _has_way_back(union, above, group):
                 is_stable = False
                 for member in _bits(union):
                     group[member] = union
     return [_bits(members) for members in sorted(set(group) - {0}, key=_bits)]
 
 
-def _returns(members: int, above: Sequence[int], group: Sequence[int]) -> bool:
+def _has_way_back(members: int, above: Sequence[int], group: Sequence[int]) -> bool:
     """Whether a path leaves the set ``members`` and comes back, if other groups run undivided."""
-    seen, reached = 0, _above(members, above) & ~members
+    seen, reached = 0, _all_sources(members, above) & ~members
     while reached != seen:
         seen = reached
         whole = functools.reduce(operator.or_, (group[i] for i in _bits(seen)), seen)
-        reached = whole | _above(whole, above)
-        if _above(whole, above) & members:
+        reached = whole | _all_sources(whole, above)
+        if _all_sources(whole, above) & members:
             return True
     return False
 
 
-def _above(members: int, above: Sequence[int]) -> int:
+def _all_sources(members: int, above: Sequence[int]) -> int:
     return functools.reduce(operator.or_, (above[i] for i in _bits(members)), 0)
 
 
@@ -217,13 +211,13 @@ def _bits(members: int) -> list[int]:
     return [i for i in range(members.bit_length()) if members >> i & 1]
 
 
-def _measured(nodes: Sequence[onnx.NodeProto], view: View) -> Subgraph:
+def _measure_subgraph(nodes: Sequence[onnx.NodeProto], view: GraphView) -> Subgraph:
     last = {name: index for index, node in enumerate(nodes) for name in node.input}
     alive: dict[str, int] = {}
     peak = 0
     for index, node in enumerate(nodes):
         names = (*view.computed(node), *(name for name in node.output if name))
-        alive.update((name, math.prod(view.of(name))) for name in names)
+        alive.update((name, math.prod(view.sizes_of(name))) for name in names)
         peak = max(peak, sum(alive.values()))
         alive = {name: size for name, size in alive.items() if last.get(name, index) > index}
     read = {name for node in nodes for name in node.input if name in view.constants}

@@ -37,14 +37,14 @@ _SOFTMAX_ALONE, _SOFTMAX_AMONG = 8192, 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class GraphView:
     """What the rules read: sizes of tensors and constants by name, and the DLA's generation."""
 
     sizes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, TensorProto]
     generation: str
 
-    def of(self, name: str) -> tuple[int, ...]:
+    def sizes_of(self, name: str) -> tuple[int, ...]:
         """Sizes of a tensor; empty when unknown."""
         return self.sizes.get(name, ())
 
@@ -53,7 +53,7 @@ class View:
         return [name for name in node.input if name and name not in self.constants]
 
 
-Check = Callable[[onnx.NodeProto, View], str]
+Check = Callable[[onnx.NodeProto, GraphView], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +64,17 @@ class Rule:
     source: str
 
 
-def _outside(what: str, values: Sequence[int], bounds: tuple[int, int]) -> str:
+def _out_of_bounds(what: str, values: Sequence[int], bounds: tuple[int, int]) -> str:
     low, high = bounds
     bad = next((value for value in values if not low <= value <= high), None)
     return "" if bad is None else f"{what} {bad}, wanted {low} to {high}"
 
 
-def _first(*reasons: str) -> str:
+def _first_reason(*reasons: str) -> str:
     return next((reason for reason in reasons if reason), "")
 
 
-def _window(node: onnx.NodeProto, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+def _windows(node: onnx.NodeProto, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
     """Strides, dilations and pads of a node's windows."""
     rank = len(kernel)
     strides = integers(node, "strides", [1] * rank)
@@ -82,25 +82,25 @@ def _window(node: onnx.NodeProto, kernel: Sequence[int]) -> tuple[list[int], lis
     return strides, dilations, integers(node, "pads", [0] * 2 * rank)
 
 
-def _conv(node: onnx.NodeProto, view: View) -> str:
+def _check_conv(node: onnx.NodeProto, view: GraphView) -> str:
     if node.input[1] not in view.constants:
         return "its weight is computed"
     _, _, *kernel = view.constants[node.input[1]].dims
-    strides, dilations, pads = _window(node, kernel)
+    strides, dilations, pads = _windows(node, kernel)
     group = attribute(node, "group", 1)
     assert isinstance(group, int)
     is_wide = any(pad >= side for pad, side in zip(pads, [*kernel, *kernel], strict=True))
-    return _first(
-        _outside("kernel", kernel, _CONV_KERNEL),
-        _outside("stride", strides, _CONV_STRIDE),
-        _outside("dilation", dilations, _CONV_DILATION),
-        _outside("padding", pads, _CONV_PAD),
+    return _first_reason(
+        _out_of_bounds("kernel", kernel, _CONV_KERNEL),
+        _out_of_bounds("stride", strides, _CONV_STRIDE),
+        _out_of_bounds("dilation", dilations, _CONV_DILATION),
+        _out_of_bounds("padding", pads, _CONV_PAD),
         "padding as large as the kernel" if is_wide else "",
-        _outside("groups", [group], _GROUPS),
+        _out_of_bounds("groups", [group], _GROUPS),
     )
 
 
-def _matrix(node: onnx.NodeProto, view: View) -> str:
+def _check_matrix(node: onnx.NodeProto, view: GraphView) -> str:
     """The check of Gemm and MatMul, which run as 1 x 1 convolutions."""
     if node.input[1] not in view.constants:
         return "its second input is computed"
@@ -108,33 +108,33 @@ def _matrix(node: onnx.NodeProto, view: View) -> str:
     return "" if is_plain else "it scales or transposes its input"
 
 
-def _pool(node: onnx.NodeProto, _view: View) -> str:
+def _check_pool(node: onnx.NodeProto, _view: GraphView) -> str:
     kernel = integers(node, "kernel_shape")
-    strides, dilations, pads = _window(node, kernel)
-    return _first(
+    strides, dilations, pads = _windows(node, kernel)
+    return _first_reason(
         "more than one output" if len(node.output) > 1 else "",
-        _outside("window", kernel, _POOL_WINDOW),
-        _outside("stride", strides, _POOL_STRIDE),
-        _outside("padding", pads, _POOL_PAD),
-        _outside("dilation", dilations, (1, 1)),
+        _out_of_bounds("window", kernel, _POOL_WINDOW),
+        _out_of_bounds("stride", strides, _POOL_STRIDE),
+        _out_of_bounds("padding", pads, _POOL_PAD),
+        _out_of_bounds("dilation", dilations, (1, 1)),
     )
 
 
-def _average(node: onnx.NodeProto, view: View) -> str:
+def _check_average(node: onnx.NodeProto, view: GraphView) -> str:
     is_exclusive = any(integers(node, "pads")) and not attribute(node, "count_include_pad", 0)
     if not is_exclusive:
-        return _pool(node, view)
+        return _check_pool(node, view)
     if view.generation == XAVIER:
         return "it averages real pixels only; this DLA averages over the padding too"
     return "it averages real pixels only, which no document says of this DLA"
 
 
-def _concat(node: onnx.NodeProto, view: View) -> str:
+def _check_concat(node: onnx.NodeProto, view: GraphView) -> str:
     axis = attribute(node, "axis", None)
     assert isinstance(axis, int)
-    sizes_of_inputs = [view.of(name) for name in node.input]
+    sizes_of_inputs = [view.sizes_of(name) for name in node.input]
     spaces = {sizes[:1] + sizes[2:] for sizes in sizes_of_inputs}
-    return _first(
+    return _first_reason(
         f"axis {axis}, wanted that of the channels" if axis % _RANK != 1 else "",
         "a single input" if len(node.input) == 1 else "",
         "an input is a constant" if len(view.computed(node)) < len(node.input) else "",
@@ -142,7 +142,7 @@ def _concat(node: onnx.NodeProto, view: View) -> str:
     )
 
 
-def _elementwise(node: onnx.NodeProto, view: View) -> str:
+def _check_elementwise(node: onnx.NodeProto, view: GraphView) -> str:
     """The check of an op on two computed tensors of equal sizes, or on a tensor and a constant.
 
     With a constant the op runs as the DLA's layer Scale.
@@ -151,130 +151,131 @@ def _elementwise(node: onnx.NodeProto, view: View) -> str:
         return f"{len(node.input)} inputs, wanted 2"
     computed = view.computed(node)
     if len(computed) == len(node.input):
-        one, other = (view.of(name) for name in computed)
+        one, other = (view.sizes_of(name) for name in computed)
         return "" if one == other else "its inputs differ in size"
-    return _scale(node, view) if computed else "all its inputs are constants"
+    return _check_scale(node, view) if computed else "all its inputs are constants"
 
 
-def _scale(node: onnx.NodeProto, view: View) -> str:
+def _check_scale(node: onnx.NodeProto, view: GraphView) -> str:
     is_scale = node.op_type in {"Add", "Mul"} or (
         node.op_type == "Sub" and node.input[1] in view.constants
     )
     if not is_scale:
         return "with a constant, DLA scales and shifts only"
     constant = next(name for name in node.input if name in view.constants)
-    _, channels, *space = view.of(node.output[0])
+    _, channels, *space = view.sizes_of(node.output[0])
     sizes = [*view.constants[constant].dims]
     padded = [1] * (_RANK - len(sizes)) + sizes
     wanted = ([1, 1, 1, 1], [1, channels, 1, 1], [1, channels, *space])
     return "" if padded in wanted else "its constant is not one per graph, channel or element"
 
 
-def _clip(node: onnx.NodeProto, view: View) -> str:
+def _check_clip(node: onnx.NodeProto, view: GraphView) -> str:
     limits = [name for name in node.input[1:] if name]
     if len(limits) != 2 or any(name not in view.constants for name in limits):  # noqa: PLR2004
         return "its limits are not two constants"
     low, high = (numpy_helper.to_array(view.constants[name]).item() for name in limits)
     if low != 0:
         return f"it clips from {low:g}, wanted from 0"
-    return _outside("it clips at", [math.floor(high)], _CLIP)
+    return _out_of_bounds("it clips at", [math.floor(high)], _CLIP)
 
 
-def _leaky(node: onnx.NodeProto, _view: View) -> str:
+def _check_leaky(node: onnx.NodeProto, _view: GraphView) -> str:
     slope = attribute(node, "alpha", 0.01)
     assert isinstance(slope, float)
     return "" if slope >= 0 else f"slope {slope:g} is negative"
 
 
-def _lrn(node: onnx.NodeProto, _view: View) -> str:
+def _check_lrn(node: onnx.NodeProto, _view: GraphView) -> str:
     window = attribute(node, "size", 0)
     wanted = ", ".join(map(str, _LRN_WINDOWS))
     return "" if window in _LRN_WINDOWS else f"window {window}, wanted one of {wanted}"
 
 
-def _softmax(node: onnx.NodeProto, view: View) -> str:
+def _check_softmax(node: onnx.NodeProto, view: GraphView) -> str:
     if view.generation == XAVIER:
         return "this DLA has no softmax"
     axis = attribute(node, "axis", -1)
     assert isinstance(axis, int)
-    sizes = view.of(node.output[0])
+    sizes = view.sizes_of(node.output[0])
     axis %= len(sizes)
     if axis == 0:
         return "it is over the batch"
     is_alone = math.prod(sizes[1:]) == sizes[axis]
     largest = _SOFTMAX_ALONE if is_alone else _SOFTMAX_AMONG
-    return _outside("its axis has size", [sizes[axis]], (1, largest))
+    return _out_of_bounds("its axis has size", [sizes[axis]], (1, largest))
 
 
-def _never(reason: str) -> Check:
+def _always(reason: str) -> Check:
+    """A check that gives the same reason for every node."""
     return lambda _node, _view: reason
 
 
-_PLAIN = _never("")  # the DLA runs the op whatever its attributes are
-_FLAT = _never("a view of rank 2; nothing is computed")
+_NO_LIMITS = _always("")  # the DLA runs the op whatever its attributes are
+_VIEW = _always("a view of rank 2; nothing is computed")
 
 RULES: Mapping[str, Rule] = {
-    "Conv": Rule(check=_conv, source=LAYERS),
-    "Gemm": Rule(check=_matrix, source=OPERATORS),
-    "MatMul": Rule(check=_matrix, source=OPERATORS),
-    "MaxPool": Rule(check=_pool, source=LAYERS),
-    "AveragePool": Rule(check=_average, source=f"{LAYERS}; IPoolingLayer, {HEADER}"),
-    "Concat": Rule(check=_concat, source=LAYERS),
+    "Conv": Rule(check=_check_conv, source=LAYERS),
+    "Gemm": Rule(check=_check_matrix, source=OPERATORS),
+    "MatMul": Rule(check=_check_matrix, source=OPERATORS),
+    "MaxPool": Rule(check=_check_pool, source=LAYERS),
+    "AveragePool": Rule(check=_check_average, source=f"{LAYERS}; IPoolingLayer, {HEADER}"),
+    "Concat": Rule(check=_check_concat, source=LAYERS),
     **dict.fromkeys(
         ("Add", "Sum", "Sub", "Mul", "Max", "Min"),
-        Rule(check=_elementwise, source=f"{LAYERS}; IElementWiseLayer, {HEADER}"),
+        Rule(check=_check_elementwise, source=f"{LAYERS}; IElementWiseLayer, {HEADER}"),
     ),
     **dict.fromkeys(
         ("Relu", "Sigmoid", "Tanh", "Abs", "BatchNormalization"),
-        Rule(check=_PLAIN, source=LAYERS),
+        Rule(check=_NO_LIMITS, source=LAYERS),
     ),
-    "Clip": Rule(check=_clip, source=LAYERS),
-    "LeakyRelu": Rule(check=_leaky, source=LAYERS),
-    "LRN": Rule(check=_lrn, source=LAYERS),
-    "Softmax": Rule(check=_softmax, source=f"{LAYERS}; ISoftMaxLayer, {HEADER}"),
+    "Clip": Rule(check=_check_clip, source=LAYERS),
+    "LeakyRelu": Rule(check=_check_leaky, source=LAYERS),
+    "LRN": Rule(check=_check_lrn, source=LAYERS),
+    "Softmax": Rule(check=_check_softmax, source=f"{LAYERS}; ISoftMaxLayer, {HEADER}"),
     **dict.fromkeys(
         ("Div", "Pow"),
         Rule(
-            check=_never("TensorRT 8.4 has no such layer on DLA, though 10.3 has"),
+            check=_always("TensorRT 8.4 has no such layer on DLA, though 10.3 has"),
             source=f"IElementWiseLayer, {HEADER}; operators/docs/ElementWise of TensorRT 10.3",
         ),
     ),
     **dict.fromkeys(
         ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin"),
-        Rule(check=_never("the DLA has it, TensorRT does not offer it"), source=OPERATORS),
+        Rule(check=_always("the DLA has it, TensorRT does not offer it"), source=OPERATORS),
     ),
-    **dict.fromkeys(("Flatten", "Reshape", "Squeeze"), Rule(check=_FLAT, source=_FACTS)),
+    **dict.fromkeys(("Flatten", "Reshape", "Squeeze"), Rule(check=_VIEW, source=_FACTS)),
     **dict.fromkeys(
         ("QuantizeLinear", "DequantizeLinear"),
         Rule(
-            check=_never("no explicit quantization up to TensorRT 10.7; use the implicit graph"),
+            check=_always("no explicit quantization up to TensorRT 10.7; use the implicit graph"),
             source=LAYERS,
         ),
     ),
 }
 _ANY_RANK = frozenset(("Gemm", "MatMul", "Flatten", "Reshape", "Squeeze"))
-_UNKNOWN = Rule(check=_never("DLA has no such layer"), source=LAYERS)
+_UNKNOWN = Rule(check=_always("DLA has no such layer"), source=LAYERS)
 
 
-def judge(node: onnx.NodeProto, view: View) -> tuple[str, str]:
+def judge(node: onnx.NodeProto, view: GraphView) -> tuple[str, str]:
     """The reason why ``node`` would run on the GPU, or "" for the DLA; and the rule's source."""
     is_own = node.domain in OWN_DOMAINS
     rule = RULES.get(node.op_type, _UNKNOWN) if is_own else _UNKNOWN
-    general = "" if rule is _UNKNOWN else _sizes(node, view)
+    general = "" if rule is _UNKNOWN else _check_sizes(node, view)
     return (general, LAYERS) if general else (rule.check(node, view), rule.source)
 
 
-def _sizes(node: onnx.NodeProto, view: View) -> str:
+def _check_sizes(node: onnx.NodeProto, view: GraphView) -> str:
     """Why the DLA refuses a node's sizes, which must be known, of rank 4 and not too large."""
     for name in (*view.computed(node), *(name for name in node.output if name)):
-        sizes = view.of(name)
+        sizes = view.sizes_of(name)
         if not sizes:
             return f"the size of '{name}' is not known"
         if len(sizes) != _RANK and node.op_type not in _ANY_RANK:
             return f"rank {len(sizes)}, wanted {_RANK}"
-        reason = _first(
-            _outside("batch", sizes[:1], (1, _LARGEST_BATCH)),
-            _outside("size", sizes[1:], (1, _LARGEST_SIZE)),
+        reason = _first_reason(
+            _out_of_bounds("batch", sizes[:1], (1, _LARGEST_BATCH)),
+            _out_of_bounds("size", sizes[1:], (1, _LARGEST_SIZE)),
         )
         if reason:
             return reason

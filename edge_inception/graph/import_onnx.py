@@ -16,7 +16,7 @@ from edge_inception import artifact, stage
 from edge_inception.artifact import Graph, file_sha256
 from edge_inception.errors import InputError
 from edge_inception.graph import check, parity, support_checks
-from edge_inception.graph.batch import FREE, set_batch
+from edge_inception.graph.batch import FREE_BATCH, set_batch
 from edge_inception.graph.check import shape_of
 from edge_inception.graph.float32 import to_float32
 from edge_inception.graph.options import IMPORT, ImportOptions
@@ -32,7 +32,7 @@ TOLERANCE = 1e-5
 It can be small, since opset conversion and another batch size change no kernel and no weight.
 """
 _PASS_THROUGH = frozenset(("Identity", "Flatten", "Reshape", "Squeeze"))  # may follow the Softmax
-_COMPARED = 2  # number of images; a wrong graph is wrong on any image
+_NUM_COMPARED = 2  # number of images; a wrong graph is wrong on any image
 _CLASSES_AXES = {2: (1, -1), 4: (1, -3)}  # rank of the Softmax -> its axis of the classes
 _CONVERTED_SINCE = 13  # before opset 13, Softmax normalises over all axes from ``axis`` on
 _DEFAULTS = {"crop_fraction": 0.875, "interpolation": "bilinear"}  # a note tells the user
@@ -56,11 +56,7 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
     Opsets 7 to 17 are converted to 18; functions are inlined; initialisers are taken off the list
     of inputs; float16, bfloat16 and double weights become float32. A Softmax at the end is cut off,
     so that later stages compare logits; the sidecar, the .json file beside ``out``, records it.
-
-    Args:
-        source: An .onnx file, with its external weights beside it.
-        options: Preprocessing, class names, range of batch sizes.
-        out: Path of the .onnx file; weights are inside it.
+    External weights lie beside ``source``; those of ``out`` are inside it.
 
     Raises:
         InputError: A node cannot be handled (the message names its op and the reason), mean or std
@@ -77,11 +73,11 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
     if is_cut:
         notes.append("its Softmax is cut off, the engine answers logits; --head softmax keeps it")
     original = copy.deepcopy(model)
-    _convert(model, source)
-    batch = FREE if options.profile.is_dynamic else options.profile.max
-    _set_sides(model, preprocess)
+    _convert_opset(model, source)
+    batch = FREE_BATCH if options.profile.is_dynamic else options.profile.max
+    _fix_image_size(model, preprocess)
     set_batch(model, batch, source)
-    _name_ends(model, source)
+    _rename_input_and_output(model, source)
     num_classes = _require_same_logits(original, model, preprocess, source)
     _require_classes(options, num_classes, source)
     content: bytes = model.SerializeToString(deterministic=True)
@@ -133,16 +129,15 @@ def _normalise(model: onnx.ModelProto, source: Path) -> list[str]:
     if widened:
         kinds = ", ".join(f"{count} of {name}" for name, count in widened.items())
         notes.append(f"weights made float32: {kinds}")
-    weights = set(check.constants(model))
-    check.refill(model.graph.input, (v for v in model.graph.input if v.name not in weights))
+    check.replace_items(model.graph.input, check.image_inputs(model))
     check.set_opset(model, support_checks.opset_of(model))
     model.ir_version = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
     model.ir_version = max(model.ir_version, 4)  # below 4, initialisers must be inputs
-    _constants_to_initialisers(model)
+    _turn_constants_into_initialisers(model)
     return notes
 
 
-def _constants_to_initialisers(model: onnx.ModelProto) -> None:
+def _turn_constants_into_initialisers(model: onnx.ModelProto) -> None:
     kept = []
     for node in model.graph.node:
         value = check.attribute(node, "value", None)
@@ -151,18 +146,13 @@ def _constants_to_initialisers(model: onnx.ModelProto) -> None:
             model.graph.initializer[-1].name = node.output[0]
         else:
             kept.append(node)
-    check.refill(model.graph.node, kept)
+    check.replace_items(model.graph.node, kept)
 
 
 def _preprocessing(
     model: onnx.ModelProto, options: ImportOptions, source: Path, notes: list[str]
 ) -> Preprocess:
-    """The user's preprocessing, completed with the graph's image size and our defaults.
-
-    Raises:
-        InputError: Mean or std is missing, the graph's image size is free and none is given, or
-            the given size is not the graph's.
-    """
+    """The user's preprocessing, completed with the graph's image size and our defaults."""
     fields = dict(options.preprocess)
     missing = [key for key in ("mean", "std") if key not in fields]
     if missing:
@@ -220,12 +210,8 @@ def _is_over_classes(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
     return check.attribute(node, "axis", -1) in _CLASSES_AXES.get(rank, ())
 
 
-def _convert(model: onnx.ModelProto, source: Path) -> None:
-    """Convert a graph of an older opset to opset 18, in place.
-
-    Raises:
-        InputError: onnx cannot convert an operator.
-    """
+def _convert_opset(model: onnx.ModelProto, source: Path) -> None:
+    """Convert a graph of an older opset to opset 18, in place."""
     opset = support_checks.opset_of(model)
     if opset >= OPSET:
         return
@@ -233,30 +219,24 @@ def _convert(model: onnx.ModelProto, source: Path) -> None:
         converted = version_converter.convert_version(model, OPSET)
     except (RuntimeError, version_converter.ConvertError) as error:
         raise InputError(
-            f"{source}: onnx cannot convert opset {opset} to {OPSET}: {_first_line(error)}",
+            f"{source}: onnx cannot convert opset {opset} to {OPSET}: "
+            f"{next(iter(str(error).splitlines()), type(error).__name__)}",
             hint=f"export again with opset {OPSET}",
         ) from error
     model.CopyFrom(converted)
     model.ir_version = helper.find_min_ir_version_for(model.opset_import)
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _set_sides(model: onnx.ModelProto, preprocess: Preprocess) -> None:
+def _fix_image_size(model: onnx.ModelProto, preprocess: Preprocess) -> None:
     (entry,) = model.graph.input
     for axis, side in zip((2, 3), preprocess.input_size, strict=True):
         entry.type.tensor_type.shape.dim[axis].dim_value = side
 
 
-def _name_ends(model: onnx.ModelProto, source: Path) -> None:
+def _rename_input_and_output(model: onnx.ModelProto, source: Path) -> None:
     """Name the graph's input ``input`` and its output ``logits`` [N, classes], in place.
 
     An inner tensor that already has one of these names is renamed.
-
-    Raises:
-        InputError: The output is neither [N, classes] nor [N, classes, 1, 1].
     """
     graph = model.graph
     output = support_checks.require_class_output(model, source)
@@ -273,11 +253,7 @@ def _name_ends(model: onnx.ModelProto, source: Path) -> None:
     names = {graph.input[0].name: INPUT_NAME, flat: OUTPUT_NAME}
     for taken in {INPUT_NAME, OUTPUT_NAME} - names.keys():
         names[taken] = f"{taken}/inner"
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    for value in (*graph.input, *graph.value_info, *graph.initializer):
-        value.name = names.get(value.name, value.name)
+    check.rename_tensors(model, names)
     batch = shape_of(graph.input[0])[0]
     graph.output[0].CopyFrom(
         helper.make_tensor_value_info(OUTPUT_NAME, onnx.TensorProto.FLOAT, [batch, shape[1]])
@@ -290,12 +266,9 @@ def _require_same_logits(
     """Check that both graphs compute the same logits; return the number of classes.
 
     ``original`` runs on one random image at a time, ``model`` on a batch.
-
-    Raises:
-        InputError: onnxruntime refuses a graph, logits are not finite, all 0, or not the same.
     """
     batch = shape_of(model.graph.input[0])[0]
-    count = batch if isinstance(batch, int) else _COMPARED + 1
+    count = batch if isinstance(batch, int) else _NUM_COMPARED + 1
     rng = np.random.default_rng(0)
     pixels = rng.random((count, 3, *preprocess.input_size), dtype=np.float32)
     mean, std = (
@@ -303,14 +276,14 @@ def _require_same_logits(
         for values in (preprocess.mean, preprocess.std)
     )
     images = (pixels - mean) / std
-    wanted = np.stack([_logits_of_one(original, image) for image in images[:_COMPARED]])
+    wanted = np.stack([_logits_of_one(original, image) for image in images[:_NUM_COMPARED]])
     unit = float(np.abs(wanted).max())
     if not np.isfinite(unit) or unit == 0.0:
         raise InputError(
             f"{source}: logits of ordinary images are {'all 0' if unit == 0.0 else 'not finite'}",
             hint="the graph holds no trained weights, or --mean and --std are another network's",
         )
-    got = parity.run(model, images)[:_COMPARED]
+    got = parity.run(model, images)[:_NUM_COMPARED]
     fits = got.shape == wanted.shape
     share = float(np.abs(got - wanted).max()) / unit if fits else np.inf
     if not share <= TOLERANCE:

@@ -29,7 +29,7 @@ from edge_inception.spec import Progress, no_progress
 _Pair = tuple[str, str]
 """Names of a tensor in the float graph and of its counterpart in the typed graph."""
 
-QUIET = 1e-3
+NOISE_FLOOR = 1e-3
 """Least noise-to-signal power assumed of an input, -30 dB: about that of rounding to 8 bits."""
 
 JUMP = 10.0
@@ -63,8 +63,8 @@ class LayerNoise:
 
     @property
     def rise(self) -> float:
-        """``output`` divided by ``inputs``, or by ``QUIET`` where ``inputs`` is less."""
-        return self.output / max(self.inputs, QUIET)
+        """``output`` divided by ``inputs``, or by ``NOISE_FLOOR`` where ``inputs`` is less."""
+        return self.output / max(self.inputs, NOISE_FLOOR)
 
     @property
     def is_jump(self) -> bool:
@@ -110,10 +110,9 @@ def compare_layers(
 ) -> Comparison:
     """Noise of every layer of a float graph whose result the typed graph has, in graph order.
 
-    Args:
-        graphs: The float graph, and a typed graph that was made from it.
-        images: Preprocessed images [1, ...], at least one.
-        progress: Called with (images done, images done), since their total is not known.
+    ``graphs`` are the float graph and a typed graph that was made from it; ``images`` are at least
+    one, preprocessed, [1, ...]. ``progress`` gets the number of images done twice, since their
+    total is not known.
 
     Raises:
         InputError: The first graph is quantized, no layer can be compared, or onnxruntime refuses
@@ -128,18 +127,18 @@ def compare_layers(
     pairs = list(dict.fromkeys(pair for layer in layers for pair in layer.pairs))
     noise: list[list[float]] = []
     signal: list[list[float]] = []
-    unlike: set[_Pair] = set()
+    skipped: set[_Pair] = set()
     first = parity.Probe(exact, [name for name, _ in pairs])
     second = parity.Probe(typed, [name for _, name in pairs])
     for image in images if pairs else ():
         values, approximations = first.tensors(image), second.tensors(image)
         compared = [(pair, values[pair[0]], approximations[pair[1]]) for pair in pairs]
-        unlike.update(pair for pair, *arrays in compared if not _have_one_shape(*arrays))
-        powers = [(0.0, 0.0) if pair in unlike else _powers(*arrays) for pair, *arrays in compared]
+        skipped.update(pair for pair, *arrays in compared if not _have_equal_shapes(*arrays))
+        powers = [(0.0, 0.0) if pair in skipped else _powers(*arrays) for pair, *arrays in compared]
         noise.append([power for power, _ in powers])
         signal.append([power for _, power in powers])
         progress(len(noise), len(noise))
-    kept = list(_comparable(layers, set(pairs) - unlike))
+    kept = list(_comparable_layers(layers, set(pairs) - skipped))
     if not kept:
         raise InputError(
             "no tensor of the first graph has its name and its shape in the second",
@@ -156,14 +155,14 @@ def compare_layers(
 class _Layer:
     """A node of the float graph; a pair is a tensor's name there and in the typed graph.
 
-    The first of ``outputs`` is the result. ``found`` are the outputs whose name the typed graph
-    has. ``reads`` pair each input with the tensor that the typed graph's node reads for it.
+    The first of ``outputs`` is the result. ``matched`` are the outputs whose name the typed
+    graph has. ``reads`` pair each input with the tensor that the typed graph's node reads for it.
     """
 
     name: str
     op: str
     outputs: tuple[_Pair, ...]
-    found: tuple[_Pair, ...]
+    matched: tuple[_Pair, ...]
     inputs: tuple[_Pair, ...]
     reads: tuple[_Pair, ...] = ()
 
@@ -173,7 +172,7 @@ class _Layer:
 
     @property
     def pairs(self) -> tuple[_Pair, ...]:
-        return (*self.found, *self.reads)
+        return (*self.matched, *self.reads)
 
 
 def _layers(exact: onnx.ModelProto, typed: onnx.ModelProto) -> Iterator[_Layer]:
@@ -188,29 +187,31 @@ def _layers(exact: onnx.ModelProto, typed: onnx.ModelProto) -> Iterator[_Layer]:
         reads: list[_Pair] = []
         if result in makers:
             reader = _layer_behind(result, node.op_type, makers)
-            reads = [(n, reader.input[i]) for i, n in sources if _carries(reader, i, n, makers)]
+            reads = [(n, reader.input[i]) for i, n in sources if _reads(reader, i, n, makers)]
         yield _Layer(
             name=node.name or result,
             op=node.op_type,
             outputs=tuple((name, name) for name in node.output),
-            found=tuple((name, name) for name in node.output if name in makers),
+            matched=tuple((name, name) for name in node.output if name in makers),
             inputs=tuple((name, name) for _, name in sources),
             reads=tuple(reads),
         )
 
 
-def _comparable(layers: Iterable[_Layer], comparable: AbstractSet[_Pair]) -> Iterator[_Layer]:
+def _comparable_layers(
+    layers: Iterable[_Layer], comparable: AbstractSet[_Pair]
+) -> Iterator[_Layer]:
     """The layers whose result can be compared.
 
     An input that cannot be compared is replaced by the inputs of the layer that computed it.
     Otherwise the next layer would seem to read no noise and be blamed for all noise before it.
     """
-    stands_for: dict[_Pair, tuple[_Pair, ...]] = {}
+    substitutes: dict[_Pair, tuple[_Pair, ...]] = {}
     for layer in layers:
-        known = [stands_for.get(pair, ()) for pair in layer.inputs]
+        known = [substitutes.get(pair, ()) for pair in layer.inputs]
         inputs = tuple(dict.fromkeys(pair for pairs in known for pair in pairs))
         for pair in layer.outputs:
-            stands_for[pair] = (pair,) if pair in comparable else inputs
+            substitutes[pair] = (pair,) if pair in comparable else inputs
         if layer.result in comparable:
             reads = tuple(pair for pair in layer.reads if pair in comparable)
             yield replace(layer, inputs=inputs, reads=reads)
@@ -224,7 +225,7 @@ def _layer_behind(name: str, op_type: str, makers: Mapping[str, onnx.NodeProto])
     return node
 
 
-def _carries(
+def _reads(
     reader: onnx.NodeProto, index: int, name: str, makers: Mapping[str, onnx.NodeProto]
 ) -> bool:
     """Whether input ``index`` of ``reader`` is ``name``, directly or through Q/DQ and casts."""
@@ -236,8 +237,8 @@ def _carries(
     return bool(source == name)
 
 
-def _have_one_shape(exact: NDArray[Any], approximation: NDArray[Any]) -> bool:
-    """Whether two shapes are equal but for axes of one element, such as [N, C] and [N, C, 1, 1]."""
+def _have_equal_shapes(exact: NDArray[Any], approximation: NDArray[Any]) -> bool:
+    """Whether two shapes are equal except for axes of one element: [N, C] and [N, C, 1, 1]."""
     first, second = ([n for n in values.shape if n != 1] for values in (exact, approximation))
     return first == second
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx
 from onnx import TensorProto
@@ -73,32 +73,16 @@ _TYPES_OF_13 = frozenset(range(TensorProto.FLOAT, TensorProto.BFLOAT16 + 1))
 _MAX_PAD_INPUTS = 3  # x, pads, value
 
 
-def _casts_to_newer_type(node: onnx.NodeProto) -> bool:
-    return attribute(node, "to", TensorProto.UNDEFINED) not in _TYPES_OF_13
-
-
-def _lacks_split(node: onnx.NodeProto) -> bool:
-    return len(node.input) == 1 or not node.input[1]
-
-
-_REFUSED: Mapping[str, tuple[tuple[Callable[[onnx.NodeProto], bool], str], ...]] = {
-    "AveragePool": (
-        (
-            lambda node: bool(attribute(node, "ceil_mode", 0)),
-            "AveragePool with ceil_mode has another output size from opset 19 on",
-        ),
-    ),
-    "Cast": ((_casts_to_newer_type, "Cast to a type that opset 13 lacks"),),
-    "Pad": (
-        (lambda node: len(node.input) > _MAX_PAD_INPUTS, "Pad takes axes from opset 18 on only"),
-        (
-            lambda node: attribute(node, "mode", b"constant") == b"wrap",
-            "Pad has the mode wrap from opset 19 on only",
-        ),
-    ),
-    "Split": ((_lacks_split, "Split without sizes is spelled differently from opset 18 on"),),
-}
-"""Op -> tests for uses that mean something else in another opset, each with the reason."""
+def _differing_uses(node: onnx.NodeProto) -> Iterator[tuple[str, bool, str]]:
+    """Op, whether ``node`` uses a feature that differs between opsets, and how it differs."""
+    ceil, sizes = attribute(node, "ceil_mode", 0), node.input[1:2]
+    yield "AveragePool", bool(ceil), "with ceil_mode has another output size from opset 19 on"
+    is_new = attribute(node, "to", TensorProto.UNDEFINED) not in _TYPES_OF_13
+    yield "Cast", is_new, "to a type that opset 13 lacks"
+    yield "Pad", len(node.input) > _MAX_PAD_INPUTS, "takes axes from opset 18 on only"
+    is_wrap = attribute(node, "mode", b"constant") == b"wrap"
+    yield "Pad", is_wrap, "has the mode wrap from opset 19 on only"
+    yield "Split", not any(sizes), "without sizes is spelled differently from opset 18 on"
 
 
 def require_portable(model: onnx.ModelProto) -> None:
@@ -126,5 +110,7 @@ def why_not_portable(node: onnx.NodeProto) -> str:
     newer = [entry.name for entry in node.attribute if entry.name not in oldest.attributes]
     if newer:
         return f"attribute {newer[0]} of {node.op_type} is not in opset {MIN_OPSET}"
-    refused = _REFUSED.get(node.op_type, ())
-    return next((reason for is_used, reason in refused if is_used(node)), "")
+    uses = _differing_uses(node)
+    return next(
+        (f"{op} {reason}" for op, is_used, reason in uses if op == node.op_type and is_used), ""
+    )

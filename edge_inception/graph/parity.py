@@ -21,23 +21,16 @@ _FREE_BATCHES = (1, 3)  # two sizes: a graph with a fixed size somewhere inside 
 
 
 def largest_difference(first: onnx.ModelProto, second: onnx.ModelProto, *, seed: int) -> float:
-    """Largest difference of a logit on random images, as a share of the largest logit.
+    """Largest difference of a logit on random images, as a share of the largest logit of ``first``.
 
-    The graphs run without their heads, whose probabilities would hide differences of logits.
-
-    Args:
-        first: The reference, whose largest logit is the unit.
-        second: Another graph with the same inputs and outputs.
-        seed: Seed of the random images.
-
-    Returns:
-        A share of 0 or more; infinity when a logit is NaN or infinite.
+    The graphs run without their heads, whose probabilities would hide differences of logits. The
+    result is infinite when a logit is NaN or infinite.
 
     Raises:
         InputError: onnxruntime refuses a graph, its channels or sides are free, or all logits of
             ``first`` are 0.
     """
-    batches = _images(first, seed)
+    batches = _random_images(first, seed)
     bare = (without_head(first), without_head(second))
     wanted, got = ([run(model, images) for images in batches] for model in bare)
     unit = max(float(np.abs(logits).max()) for logits in wanted)
@@ -49,14 +42,11 @@ def largest_difference(first: onnx.ModelProto, second: onnx.ModelProto, *, seed:
     return worst / unit if math.isfinite(worst) else math.inf
 
 
-def rounding(model: onnx.ModelProto, *, seed: int) -> float:
-    """Difference of the logits when every weight of rank 2 or more changes by float32 rounding.
+def rounding_difference(model: onnx.ModelProto, *, seed: int) -> float:
+    """``largest_difference`` when every weight of rank 2 or more changes by float32 rounding.
 
     Each weight is multiplied by 1 + r, r random within 2**-23 of 0. The difference depends on the
     weights: 2e-7 of the largest logit on a ResNet-50, 2e-5 on an Inception-v3, both untrained.
-
-    Returns:
-        A share of the largest logit, as ``largest_difference`` returns it.
     """
     moved = copy.deepcopy(model)
     rng = np.random.default_rng(seed)
@@ -70,7 +60,7 @@ def rounding(model: onnx.ModelProto, *, seed: int) -> float:
     return largest_difference(model, moved, seed=seed)
 
 
-def require(difference: float, tolerance: float) -> None:
+def require_tolerance(difference: float, tolerance: float) -> None:
     """Check that the difference of the logits is within the tolerance.
 
     Raises:
@@ -90,7 +80,7 @@ def run(model: onnx.ModelProto, images: NDArray[Any]) -> NDArray[np.float32]:
     Raises:
         InputError: onnxruntime cannot load or run the graph.
     """
-    with _refusals():
+    with _onnxruntime_errors():
         session = _session(model)
         (logits,) = session.run(None, {session.get_inputs()[0].name: images})
     result: NDArray[np.float32] = np.asarray(logits, dtype=np.float32)
@@ -98,11 +88,7 @@ def run(model: onnx.ModelProto, images: NDArray[Any]) -> NDArray[np.float32]:
 
 
 class Probe:
-    """A session that returns inner tensors of a graph, run node by node without fusions.
-
-    Args:
-        model: The graph; it is not changed.
-        names: Names of tensors that the graph computes, or of its image input.
+    """A session that returns tensors of a graph by name, run node by node without fusions.
 
     Raises:
         InputError: onnxruntime cannot load the graph.
@@ -117,7 +103,7 @@ class Probe:
         open_model = copy.deepcopy(model)
         del open_model.graph.output[:]
         open_model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
-        with _refusals():
+        with _onnxruntime_errors():
             self._session = _session(open_model)
 
     def tensors(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -126,7 +112,7 @@ class Probe:
         Raises:
             InputError: onnxruntime cannot run the graph on the image.
         """
-        with _refusals():
+        with _onnxruntime_errors():
             images = np.repeat(image, self._batch, axis=0)
             outputs = self._session.run(self._names, {self._input: images})
         values = {name: value[:1] for name, value in zip(self._names, outputs, strict=True)}
@@ -144,7 +130,7 @@ def _session(model: onnx.ModelProto) -> Any:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _onnxruntime_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # onnxruntime's exception classes have no common base of their own
@@ -154,7 +140,7 @@ def _refusals() -> Iterator[None]:
         raise InputError(f"onnxruntime refuses the graph: {line}", hint="export again") from error
 
 
-def _images(model: onnx.ModelProto, seed: int) -> list[NDArray[Any]]:
+def _random_images(model: onnx.ModelProto, seed: int) -> list[NDArray[Any]]:
     source = image_input(model)
     batch, *sizes = shape_of(source)
     sides = [size for size in sizes if isinstance(size, int)]

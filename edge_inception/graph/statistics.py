@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, inliner
 
 from edge_inception.errors import InputError
-from edge_inception.graph.check import constants, node_counts, shape_of
+from edge_inception.graph.check import constants, image_inputs, node_counts, shape_of
 from edge_inception.graph.macs import OWN_DOMAINS, Sizes, Tensor, element_of, macs_of
 from edge_inception.graph.support_checks import label, opset_of
 
@@ -77,17 +77,14 @@ class Statistics:
 
 
 def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistics:
-    """The costs of ``model``, which is not changed.
+    """The costs of ``model``, for ``batch`` images where its batch is free (None: one image).
 
-    A parameter is an element of a float or quantized weight that a layer reads, directly or through
-    nodes that compute constants. Batch norm's stored mean and variance are parameters; scales, zero
-    points, limits and shapes are not. A shared weight counts once, at its first reader. A
-    multiply-add is one product in a Conv, ConvTranspose, Gemm or MatMul; products with padding
-    count too. Functions inside the model count as the nodes of their bodies.
-
-    Args:
-        model: Any ONNX model; external weights may be missing, since only their shapes are read.
-        batch: Number of images that replaces a free batch of the inputs; None means 1.
+    Only the shapes of external weights are read, so their files may be missing. A parameter is an
+    element of a float or quantized weight that a layer reads, directly or through nodes that
+    compute constants. Batch norm's stored mean and variance are parameters; scales, zero points,
+    limits and shapes are not. A shared weight counts once, at its first reader. A multiply-add is
+    one product in a Conv, ConvTranspose, Gemm or MatMul; products with padding count too. Functions
+    inside the model count as the nodes of their bodies.
 
     Raises:
         InputError: ``batch`` contradicts a fixed batch, nodes are out of order, or shape inference
@@ -99,15 +96,15 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
     tensors = _tensors(shaped)
     _require_order(shaped)
     nodes, owned, num_constant_nodes = _layers_and_weights(shaped, tensors)
-    inputs = _values(shaped.graph.input, tensors, frozenset(constants(shaped)))
-    written = _written(shaped, nodes, tensors)
-    read = _read(nodes, inputs, tensors)
+    inputs = tuple(tensors[value.name] for value in image_inputs(shaped))
+    written = _outputs_written(shaped, nodes, tensors)
+    read = _activations_read(nodes, inputs, tensors)
     layers = tuple(
         _layer(node, tensors, owned=weights, moved=moved)
         for node, weights, *moved in zip(nodes, owned, read, written, strict=True)
     )
-    alive = _alive(nodes, inputs, {value.name for value in shaped.graph.output}, written)
-    peak = max(range(len(alive)), key=alive.__getitem__, default=None)
+    live = _live_bytes(nodes, inputs, {value.name for value in shaped.graph.output}, written)
+    peak = max(range(len(live)), key=live.__getitem__, default=None)
     activations = [*inputs, *(tensor for group in written for tensor in group)]
     unknown = Counter(layer.op for layer in layers if layer.macs is None)
     return Statistics(
@@ -115,12 +112,12 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
         ir_version=model.ir_version,
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         inputs=inputs,
-        outputs=_values(shaped.graph.output, tensors),
+        outputs=tuple(tensors[value.name] for value in shaped.graph.output),
         ops=node_counts(model),
         parameters=_parameters(weight for group in owned for weight in group),
         macs=sum(layer.macs or 0 for layer in layers),
         activation_bytes=sum(tensor.num_bytes or 0 for tensor in activations),
-        peak_bytes=0 if peak is None else alive[peak],
+        peak_bytes=0 if peak is None else live[peak],
         peak_at="" if peak is None else label(nodes[peak]),
         layers=layers,
         num_constant_nodes=num_constant_nodes,
@@ -133,14 +130,14 @@ def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistic
     )
 
 
-_MOST_READ = 1024
+_MAX_READ = 1024
 """Maximum number of elements of a constant that shape inference reads: axes, a Resize's scales."""
 
 
 def _inferred(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
     filled = copy.deepcopy(model)
     for tensor in filled.graph.initializer:  # drop large weights: inference takes up to 2 GiB
-        if tensor.data_type != TensorProto.INT64 and math.prod(tensor.dims) > _MOST_READ:
+        if tensor.data_type != TensorProto.INT64 and math.prod(tensor.dims) > _MAX_READ:
             tensor.ClearField("raw_data")
     fill_batch(filled, batch)
     try:
@@ -157,13 +154,10 @@ def fill_batch(model: onnx.ModelProto, batch: int | None) -> None:
     Raises:
         InputError: The batch is fixed at another number.
     """
-    weights = constants(model)
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    firsts = [value.type.tensor_type.shape.dim[:1] for value in inputs]
-    dims = [dim for first in firsts for dim in first]
-    if not dims:
+    dims = (value.type.tensor_type.shape.dim[:1] for value in image_inputs(model))
+    first = next((dim for batch_dim in dims for dim in batch_dim), None)
+    if first is None:
         return
-    first = dims[0]
     if first.HasField("dim_value"):
         if batch not in {None, first.dim_value}:
             raise InputError(
@@ -203,22 +197,14 @@ def _tensors(model: onnx.ModelProto) -> dict[str, Tensor]:
     return tensors
 
 
-def _values(
-    values: Sequence[onnx.ValueInfoProto],
-    tensors: Mapping[str, Tensor],
-    but: frozenset[str] = frozenset(),
-) -> tuple[Tensor, ...]:
-    return tuple(tensors[value.name] for value in values if value.name not in but)
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
+def _names_read(node: onnx.NodeProto) -> list[str]:
     """Names of the tensors that a node reads: its inputs, and outer tensors its subgraphs read."""
     names = list(node.input)
     for entry in node.attribute:
         for body in (*([entry.g] if entry.HasField("g") else []), *entry.graphs):
             own = {value.name for value in (*body.input, *body.initializer)}
             own.update(name for inner in body.node for name in inner.output)
-            names += [n for inner in body.node for n in _reads(inner) if n not in own]
+            names += [n for inner in body.node for n in _names_read(inner) if n not in own]
     return [name for name in names if name]
 
 
@@ -227,7 +213,7 @@ def _require_order(model: onnx.ModelProto) -> None:
     known = {value.name for value in (*graph.input, *graph.initializer)}
     known.update(sparse.values.name for sparse in graph.sparse_initializer)
     for node in graph.node:
-        missing = next((name for name in _reads(node) if name not in known), None)
+        missing = next((name for name in _names_read(node) if name not in known), None)
         if missing is not None:
             raise InputError(
                 f"node '{label(node)}' reads '{missing}', which nothing before it makes",
@@ -280,7 +266,7 @@ def _layers_and_weights(
 
 
 def _is_constant(node: onnx.NodeProto, known: Mapping[str, object]) -> bool:
-    names = _reads(node)
+    names = _names_read(node)
     return node.op_type == "Constant" or (bool(names) and all(name in known for name in names))
 
 
@@ -295,7 +281,7 @@ def _weights_read(
     tensors: Mapping[str, Tensor],
 ) -> Iterator[Tensor]:
     settings = {node.input[i] for i in _SETTINGS.get(node.op_type, ()) if i < len(node.input)}
-    for name in _reads(node):
+    for name in _names_read(node):
         is_index = tensors[name].element == "int32" and node.op_type not in _READ_INT32
         if name in origins and name not in settings and not is_index:
             yield from origins[name]
@@ -330,31 +316,33 @@ def _layer(
         sizes=tensors[output].sizes if output else None,
         num_parameters=sum(weight.count or 0 for weight in owned),
         macs=macs_of(node, tensors),
-        num_read=_count(moved[0]),
-        num_written=_count(moved[1]),
+        num_read=_total_count(moved[0]),
+        num_written=_total_count(moved[1]),
     )
 
 
-def _count(tensors: Sequence[Tensor]) -> int | None:
+def _total_count(tensors: Sequence[Tensor]) -> int | None:
     counts = [tensor.count for tensor in tensors]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
-def _read(
+def _activations_read(
     nodes: Sequence[onnx.NodeProto], inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]
 ) -> list[list[Tensor]]:
     """For each node, the tensors that it reads from the graph's inputs and from other nodes."""
     computed = {tensor.name for tensor in inputs}
     computed |= {name for node in nodes for name in node.output}
-    return [[tensors[n] for n in dict.fromkeys(_reads(node)) if n in computed] for node in nodes]
+    return [
+        [tensors[n] for n in dict.fromkeys(_names_read(node)) if n in computed] for node in nodes
+    ]
 
 
-def _written(
+def _outputs_written(
     model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], tensors: Mapping[str, Tensor]
 ) -> list[list[Tensor]]:
     """For each node, its outputs without optional outputs that nothing reads."""
-    used = {name for node in model.graph.node for name in _reads(node)}
+    used = {name for node in model.graph.node for name in _names_read(node)}
     used.update(value.name for value in model.graph.output)
     spared = [_optional_outputs(node, opset_of(model)) - used for node in nodes]
     return [
@@ -366,25 +354,25 @@ def _written(
 def _optional_outputs(node: onnx.NodeProto, opset: int) -> set[str]:
     if node.domain not in OWN_DOMAINS or not onnx.defs.has(node.op_type, opset, ""):
         return set()
-    places = onnx.defs.get_schema(node.op_type, opset, "").outputs
+    formal = onnx.defs.get_schema(node.op_type, opset, "").outputs
     optional = onnx.defs.OpSchema.FormalParameterOption.Optional
     # not strict: the schema's last output may be variadic and stand for many outputs
-    pairs = zip(node.output, places, strict=False)
-    return {name for name, place in pairs if place.option == optional}
+    pairs = zip(node.output, formal, strict=False)
+    return {name for name, parameter in pairs if parameter.option == optional}
 
 
-def _alive(
+def _live_bytes(
     nodes: Sequence[onnx.NodeProto],
     inputs: Sequence[Tensor],
     outputs: set[str],
     written: Sequence[Sequence[Tensor]],
 ) -> list[int]:
     """For each node, bytes of the tensors in memory while it runs, later nodes' inputs included."""
-    last = {name: index for index, node in enumerate(nodes) for name in _reads(node)}
-    alive = {tensor.name: tensor.num_bytes or 0 for tensor in inputs}
+    last = {name: index for index, node in enumerate(nodes) for name in _names_read(node)}
+    live = {tensor.name: tensor.num_bytes or 0 for tensor in inputs}
     sums = []
     for index in range(len(nodes)):
-        alive.update({tensor.name: tensor.num_bytes or 0 for tensor in written[index]})
-        sums.append(sum(alive.values()))
-        alive = {n: size for n, size in alive.items() if n in outputs or last.get(n, -1) > index}
+        live.update({tensor.name: tensor.num_bytes or 0 for tensor in written[index]})
+        sums.append(sum(live.values()))
+        live = {n: size for n, size in live.items() if n in outputs or last.get(n, -1) > index}
     return sums

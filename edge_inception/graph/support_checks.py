@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from edge_inception.errors import InputError
-from edge_inception.graph.check import attribute, constants, shape_of
+from edge_inception.graph.check import attribute, constants, image_inputs, shape_of
 from edge_inception.graph.macs import OWN_DOMAINS
 
 OPSETS = range(7, 22)  # the opsets that can be imported, 7 to 21
@@ -124,10 +124,10 @@ def require_image_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoPro
     Raises:
         InputError: There is not exactly one input, or its type, rank or channels are others.
     """
-    inputs = [value for value in model.graph.input if value.name not in constants(model)]
+    inputs = image_inputs(model)
     if len(inputs) != 1:
         _refuse_values(path, "inputs", inputs, "one image")
-    source: onnx.ValueInfoProto = inputs[0]
+    source = inputs[0]
     shape = shape_of(source)
     if source.type.tensor_type.elem_type != TensorProto.FLOAT:
         kind = TensorProto.DataType.Name(source.type.tensor_type.elem_type).lower()

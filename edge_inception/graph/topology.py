@@ -69,12 +69,9 @@ class Topology(Record, frozen=True, kw_only=True):
 
 
 def describe(model: onnx.ModelProto, typed: onnx.ModelProto | None = None) -> Topology:
-    """Layers and blocks of a simplified graph.
+    """Layers and blocks of a simplified graph, and each layer's precision if ``typed`` is given.
 
-    Args:
-        model: The simplified graph.
-        typed: The graph that ``quantize`` made from ``model``, in which Q/DQ nodes make the
-            precision of each layer explicit.
+    ``typed`` is a graph that ``quantize`` made from ``model``; its Q/DQ nodes show the precision.
 
     Raises:
         InputError: Shapes of the graph cannot be inferred, or its nodes are out of order.

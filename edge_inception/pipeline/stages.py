@@ -37,7 +37,7 @@ from edge_inception.hardware import targets
 from edge_inception.pipeline import inputs
 from edge_inception.pipeline.runner import Runner
 from edge_inception.quant import search_record
-from edge_inception.quant.calibrators import AUTO, trial_in_words
+from edge_inception.quant.calibrators import AUTO, describe_trial
 from edge_inception.quant.options import (
     CacheOptions,
     CalibrateOptions,
@@ -237,7 +237,7 @@ class Steps:
             placement=recipe.placement if recipe.calibrator == AUTO else "",
         )
         table = self._run(CALIBRATE, "calibrate", "model.ranges.json", graph, images, choices)
-        if tried := trial_in_words(table.details):
+        if tried := describe_trial(table.details):
             self._runner.listener.note(tried)
         return table
 

@@ -62,21 +62,16 @@ def correct_biases(
     model: onnx.ModelProto,
     placement: Placement,
     means: Mapping[str, ChannelMeans],
-    scales: Mapping[str, float],
+    scale_of: Mapping[str, float],
 ) -> int:
-    """Give layers that become int8 a corrected float bias of their own; the number of such layers.
+    """Give layers that become int8 a corrected bias of their own; return the number of such layers.
 
     Before: x -> Conv(w, b) -> y. After: x -> Conv(w, b + correction) -> y, still in float.
 
     A layer is left as it is if its input has no channel means, or means that were measured with
     another scale than its Q/DQ pair has; if its bias is the output of a node; or if the layer is a
-    Gemm whose alpha or beta is not 1.
-
-    Args:
-        model: The graph, before its pairs are inserted.
-        placement: The weights that become int8, and the pairs of their inputs.
-        means: Input tensor of a layer -> its channel means.
-        scales: Root (the tensor that a group is named after) -> the scale of its Q/DQ pairs.
+    Gemm whose alpha or beta is not 1. ``scale_of`` maps the root of a group to the scale of its
+    Q/DQ pairs, which are not inserted yet.
     """
     graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -84,11 +79,11 @@ def correct_biases(
     corrected = 0
     for index, weight in placement.weights.items():
         node = graph.node[index]
-        root = placement.scale_of.get(node.input[0], "")
+        root = placement.group_of.get(node.input[0], "")
         input_means = means.get(node.input[0])
         bias = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004 -- x, w, b
         is_plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
-        if input_means is None or input_means.scale != scales[root] or not is_plain:
+        if input_means is None or input_means.scale != scale_of[root] or not is_plain:
             continue
         if bias and bias not in stored:
             continue

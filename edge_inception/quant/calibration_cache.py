@@ -38,23 +38,16 @@ def write_cache(
 ) -> CalibrationCache:
     """The calibration cache of an implicit int8 graph: a float graph that TensorRT quantizes.
 
-    The details in its sidecar (the .json file beside it) name the tensors without a scale, which
-    DLA computes in float16.
-
-    Args:
-        graph: The result of ``quantize`` with the typing ``implicit``.
-        ranges: The range table that the graph was made with.
-        options: Version of the TensorRT that will build the engine.
-        out: Path of the text file.
+    ``ranges`` is the table that ``quantize`` made ``graph`` with. The cache's sidecar (the .json
+    file beside it) names the tensors without a scale, which DLA computes in float16.
 
     Raises:
         InputError: The graph has another typing or was made with another table, or this TensorRT
             has no calibrators.
     """
     _require_implicit(graph, ranges)
-    header(options.tensorrt)
-    model = check.load_graph(graph.path)
-    scales = implicit_scales(model, read_table(ranges).tensors)
+    first_line = header(options.tensorrt)
+    scales = implicit_scales(check.load_graph(graph.path), read_table(ranges).tensors)
     return artifact.publish(
         CalibrationCache,
         out,
@@ -63,7 +56,7 @@ def write_cache(
         counts=scales.counts,
         details=CacheDetails(
             tensorrt=options.tensorrt,
-            header=header(options.tensorrt),
+            header=first_line,
             unscaled=scales.unscaled,
         ),
     )
@@ -85,7 +78,7 @@ def _require_implicit(graph: TypedGraph, ranges: RangeTable) -> None:
 
 
 def header(tensorrt: str) -> str:
-    """First line of the cache for a TensorRT version such as ``8.5.2``.
+    """The first line of the cache for a TensorRT version such as ``8.5.2``.
 
     The number in it is NV_TENSORRT_VERSION of NvInferVersion.h: 8.5.2 is 8502, 10.3.0 is 100300.
 
@@ -108,11 +101,7 @@ def header(tensorrt: str) -> str:
 
 
 def cache_text(scale_of: Mapping[str, np.float32], tensorrt: str) -> str:
-    """The text of the cache.
-
-    Args:
-        scale_of: Tensor -> its scale, positive.
-        tensorrt: Version such as ``8.5.2``.
+    """The text of the cache for scales by tensor and a TensorRT version such as ``8.5.2``.
 
     Raises:
         InputError: A tensor's name has a line break, or ``header`` refuses the version.

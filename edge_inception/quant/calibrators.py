@@ -8,7 +8,7 @@ bins, so that an amax is found to 0.4 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +70,7 @@ class Observation:
     amax: float
     histogram: NDArray[np.int64]
 
-    def mass(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def trimmed_histogram(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Edges [B + 1] and counts [B] of the bins from the first to the last non-empty bin.
 
         The last edge is the exact amax, or slightly more if the last bin would have no width.
@@ -86,53 +86,50 @@ Calibrator = Callable[[Observation], float]
 """A function from the statistics of a tensor to an amax, 0 <= result <= observed amax."""
 
 
-def maximum(seen: Observation) -> float:
+def maximum(observed: Observation) -> float:
     """The exact amax: nothing is clipped."""
-    return seen.amax
+    return observed.amax
 
 
-def percentile(seen: Observation, percent: float) -> float:
-    """The magnitude that ``percent`` of all elements do not exceed.
+def percentile(observed: Observation, percent: float) -> float:
+    """The magnitude that ``percent``, 0 < percent <= 100, of all elements do not exceed.
 
     Zeros count as elements: if a ReLU makes half of a tensor zero, ``percentile:99`` clips 2 % of
     the positive values.
-
-    Args:
-        seen: Statistics of one tensor.
-        percent: 0 < percent <= 100; 100 is the exact amax.
     """
-    if percent >= 100.0 or seen.amax == 0.0:  # noqa: PLR2004 -- all of them
-        return seen.amax
-    edges, count = seen.mass()
+    if percent >= 100.0 or observed.amax == 0.0:  # noqa: PLR2004 -- all of them
+        return observed.amax
+    edges, count = observed.trimmed_histogram()
     below = np.cumsum(count)
     wanted = below[-1] * percent / 100.0
     index = int(np.searchsorted(below, wanted))
     inside = (wanted - (below[index] - count[index])) / count[index]
     magnitude = edges[index] + inside * (edges[index + 1] - edges[index])
-    return min(float(magnitude), seen.amax)
+    return min(float(magnitude), observed.amax)
 
 
-def mean_squared_error(seen: Observation) -> float:
+def mean_squared_error(observed: Observation) -> float:
     """The amax with which INT8 rounding and clipping change the values least, in mean square.
 
     It minimises the sum over bins of count * mean((v - Q(v))^2), with values spread evenly inside a
     bin. The candidates are observed amax * 2^(-k/4), k = 0..24, then 32 equal steps between the two
     neighbours of the best of these.
     """
-    if seen.amax == 0.0:
+    if observed.amax == 0.0:
         return 0.0
-    edges, count = seen.mass()
+    edges, count = observed.trimmed_histogram()
     # A value below half a step of the smallest candidate becomes 0 with every candidate.
-    floor = seen.amax * _COARSE_RATIO ** (_COARSE_STEPS + 1) / LEVELS / 2
+    floor = observed.amax * _COARSE_RATIO ** (_COARSE_STEPS + 1) / LEVELS / 2
     start = max(0, int(np.searchsorted(edges, floor)) - 1)
     bins = edges[start:], count[start:]
-    coarse = [seen.amax * _COARSE_RATIO**k for k in range(_COARSE_STEPS + 1)]
-    best = _best(coarse, bins)
-    top, bottom = min(best / _COARSE_RATIO, seen.amax), best * _COARSE_RATIO
-    return _best([top + (bottom - top) * k / _FINE_STEPS for k in range(_FINE_STEPS + 1)], bins)
+    coarse = [observed.amax * _COARSE_RATIO**k for k in range(_COARSE_STEPS + 1)]
+    best = min(coarse, key=lambda amax: squared_error(amax, *bins))  # the largest of equal ones
+    top, bottom = min(best / _COARSE_RATIO, observed.amax), best * _COARSE_RATIO
+    fine = [top + (bottom - top) * k / _FINE_STEPS for k in range(_FINE_STEPS + 1)]
+    return min(fine, key=lambda amax: squared_error(amax, *bins))
 
 
-def between(seen: Observation) -> float:
+def mse_max(observed: Observation) -> float:
     """The geometric mean of the amax of ``mean_squared_error`` and the exact amax.
 
     A rare large value hardly affects the mean square error, but clipping it may spoil the whole
@@ -140,23 +137,13 @@ def between(seen: Observation) -> float:
     logits. Residual networks do not suffer from this, and a larger amax only costs them resolution,
     so ``auto`` tries both calibrators.
     """
-    return float(np.sqrt(mean_squared_error(seen) * seen.amax))
-
-
-def _best(
-    candidates: Sequence[float], bins: tuple[NDArray[np.float64], NDArray[np.float64]]
-) -> float:
-    """The candidate with the least error; the first, which is the largest, if several are equal."""
-    return min(candidates, key=lambda amax: squared_error(amax, *bins))
+    return float(np.sqrt(mean_squared_error(observed) * observed.amax))
 
 
 def squared_error(amax: float, edges: NDArray[np.float64], count: NDArray[np.float64]) -> float:
-    """Sum of (v - Q(v))^2 for symmetric INT8 with scale amax / 127, values v spread evenly in bins.
+    """Sum of (v - Q(v))^2 for symmetric INT8 with scale amax / 127, amax above 0.
 
-    Args:
-        amax: Largest magnitude of int8, above 0.
-        edges: Edges [B + 1] of the bins, strictly ascending.
-        count: Number [B] of values in each bin.
+    The values v are spread evenly in bins with the counts [B] and the ascending edges [B + 1].
     """
     step = amax / LEVELS
     steps = edges / step
@@ -171,7 +158,7 @@ def _error_area(steps: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(nearest / 12 + rest * rest * rest / 3)  # ** 3 is ten times slower
 
 
-def entropy(seen: Observation) -> float:
+def entropy(observed: Observation) -> float:
     """The amax at which 128 levels lose least information: TensorRT's entropy calibrator 2.
 
     The candidates are i / 2048 of the exact amax, i = 128..2048. The result is the candidate with
@@ -187,9 +174,9 @@ def entropy(seen: Observation) -> float:
     Source: GTC 2017 S7310 (Migacz); ``calib/histogram.py``, tools/pytorch-quantization,
     NVIDIA/TensorRT.
     """
-    reach, best = seen.amax, (np.inf, seen.amax)
+    reach, best = observed.amax, (np.inf, observed.amax)
     while reach > 0.0:
-        count, above = linear_histogram(seen, reach)
+        count, above = linear_histogram(observed, reach)
         count[0] = count[1]
         if not count.any():
             break
@@ -202,17 +189,17 @@ def entropy(seen: Observation) -> float:
     return best[1]
 
 
-def linear_histogram(seen: Observation, reach: float) -> tuple[NDArray[np.float64], float]:
+def linear_histogram(observed: Observation, reach: float) -> tuple[NDArray[np.float64], float]:
     """Counts [2048] in bins of equal width from 0 to ``reach``, and the count of larger values.
 
     Values are assumed to lie evenly inside a bin of the observation. The cumulative counts are
     rounded to whole numbers, so that a single value stays in one bin: the divergence depends on
     which bins are empty.
     """
-    edges, count = seen.mass()
+    edges, count = observed.trimmed_histogram()
     total = np.concatenate([[0.0], np.cumsum(count)])
     below = np.rint(np.interp(np.linspace(0.0, reach, _BINS_OF_KL + 1), edges, total))
-    if reach >= seen.amax:
+    if reach >= observed.amax:
         below[-1] = total[-1]
     return np.diff(below), float(total[-1] - below[-1])
 
@@ -220,16 +207,14 @@ def linear_histogram(seen: Observation, reach: float) -> tuple[NDArray[np.float6
 def divergence(count: NDArray[np.float64], above: float) -> NDArray[np.float64]:
     """KL(P_i || Q_i) of every candidate i = 128..B, infinite if Q_i is 0 in a bin where P_i is not.
 
+    The counts [B] are not all zero, B >= 128; ``above`` is the count beyond the last bin.
+
     P_i has the counts of the first i bins, with all counts beyond added to the last of them. Q_i
     divides the same i bins into 128 equal parts and spreads the count of each part evenly over the
     non-empty bins of the part. Let S_k be the count and n_k the number of non-empty bins in the
     part of bin k, N the sum of all counts and R the sum of the counts beyond i. The divergence is
     ``sum(P log P) / N - log N - sum_k P_k log(S_k / n_k) / N + log(N - R)``.
     All sums are differences of cumulative sums, so a candidate costs 128 operations, not i.
-
-    Args:
-        count: Counts [B], not all zero, B >= 128.
-        above: Count beyond the last bin.
     """
     candidates = np.arange(_LEVELS_OF_KL, count.size + 1)
     # Part j of candidate i begins at bin j * i / 128, rounded up.
@@ -258,14 +243,14 @@ def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
 _PLAIN: Mapping[str, Calibrator] = {
     "max": maximum,
     "mse": mean_squared_error,
-    "mse-max": between,
+    "mse-max": mse_max,
     "entropy": entropy,
 }
 _NAMES = (*_PLAIN, "percentile:P", AUTO)
 
 
-def trial_in_words(details: TrialDetails) -> str:
-    """A sentence on the trial of ``auto`` that a range table records; empty without a trial."""
+def describe_trial(details: TrialDetails) -> str:
+    """A sentence on the trial of ``auto`` in a range table's details; empty without a trial."""
     sqnr_db = details.tried_sqnr_db
     if not sqnr_db:
         return ""
@@ -273,11 +258,11 @@ def trial_in_words(details: TrialDetails) -> str:
     others = ", ".join(f"{name} {sqnr_db[name]:.1f}" for name in sqnr_db if name != best)
     return (
         f"calibrator {best}: logits SQNR {sqnr_db[best]:.1f} dB on a few calibration images, "
-        f"{others}; {_correction_in_words(details)}"
+        f"{others}; {_describe_correction(details)}"
     )
 
 
-def _correction_in_words(details: TrialDetails) -> str:
+def _describe_correction(details: TrialDetails) -> str:
     if details.corrected_sqnr_db is None:
         left = counted(details.bias_images or 0, "image")
         return f"bias correction was not tried, {left} beside those of its means are too few"
@@ -289,11 +274,7 @@ def _correction_in_words(details: TrialDetails) -> str:
 
 
 def require_known(name: str) -> None:
-    """Check that a calibrator has this name, or that it is ``auto``.
-
-    Raises:
-        InputError: As ``calibrator``.
-    """
+    """Check that a calibrator has this name, or that it is ``auto``; else raise an InputError."""
     if name != AUTO:
         calibrator(name)
 
@@ -318,4 +299,4 @@ def calibrator(name: str) -> Calibrator:
             f"calibrator '{name}': got '{argument}', wanted a percentage above 0 and at most 100",
             hint="for example percentile:99.99",
         )
-    return lambda seen: percentile(seen, percent)
+    return lambda observed: percentile(observed, percent)

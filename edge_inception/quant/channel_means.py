@@ -18,8 +18,8 @@ from edge_inception.quant.ranges import ChannelMeans
 from edge_inception.spec import Progress
 
 
-def chosen(items: Sequence[ImageItem]) -> list[ImageItem]:
-    """The NUM_IMAGES images with the smallest sha256, sorted by it; means are measured on them.
+def select_images(items: Sequence[ImageItem]) -> list[ImageItem]:
+    """The NUM_IMAGES images that means are measured on: those with the smallest sha256, sorted.
 
     The choice does not depend on the order of ``items`` or on the number of shards.
     """
@@ -35,14 +35,8 @@ def channel_means(
 ) -> dict[str, ChannelMeans]:
     """Channel means of every tensor in ``scale_of``, in float and rounded to its scale, unclipped.
 
-    The means are measured on the images that ``chosen`` picks.
-
-    Args:
-        path: The simplified graph.
-        scale_of: Tensor -> scale.
-        items: The calibration images, at least one.
-        options: Preprocessing, batch, threads.
-        progress: Called with the number of images done and of all images that ``chosen`` picks.
+    ``scale_of`` maps a tensor to its scale. The means are measured on the images that
+    ``select_images`` returns; ``progress`` counts these images.
 
     Raises:
         InputError: An image is not usable.
@@ -53,7 +47,7 @@ def channel_means(
         pairs = (_means(tensors[name], scale) for name, scale in scale_of.items())
         return [ops.result(mean) for pair in pairs for mean in pair]
 
-    images = chosen(items)
+    images = select_images(items)
     totals: list[NDArray[np.float64]] = []
     for _, readings in Stream(path, options, outputs).read(images, progress):
         sums = [

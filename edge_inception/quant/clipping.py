@@ -46,35 +46,36 @@ def describe(ranges: RangeTable) -> Clipping:
         InputError: The table cannot be read, or the histograms are not those written with it.
     """
     table, histograms = read_table(ranges), read_histograms(ranges)
-    seen = {name: one for name, one in histograms.items() if one.amax > 0.0}  # others are all 0
+    # a tensor with amax 0 holds only zeros
+    observed = {name: seen for name, seen in histograms.items() if seen.amax > 0.0}
     rows = tuple(
         ClippedTensor(
             name=name,
-            observed=one.observed_amax,
-            amax=one.amax,
-            ratio=one.amax / one.observed_amax if one.observed_amax else 1.0,
-            clipped=_clipped(seen[name], one.amax) if name in seen else None,
+            observed=tensor.observed_amax,
+            amax=tensor.amax,
+            ratio=tensor.amax / tensor.observed_amax if tensor.observed_amax else 1.0,
+            clipped=_share_above(observed[name], tensor.amax) if name in observed else None,
         )
-        for name, one in table.tensors.items()
-        if one.scale_of == name
+        for name, tensor in table.tensors.items()
+        if tensor.scale_of == name
     )
-    clipped = sorted((row for row in rows if row.name in seen), key=lambda row: row.ratio)
+    clipped = sorted((row for row in rows if row.name in observed), key=lambda row: row.ratio)
     return Clipping(
         set=f"{table.num_images} images of {table.set}, calibrator {table.calibrator}",
         rows=rows,
-        drawn=tuple(_with_bins(row, seen[row.name]) for row in clipped[:_MOST_HISTOGRAMS]),
+        drawn=tuple(_add_histogram(row, observed[row.name]) for row in clipped[:_MOST_HISTOGRAMS]),
     )
 
 
-def _clipped(seen: Observation, amax: float) -> float:
+def _share_above(seen: Observation, amax: float) -> float:
     """Share of the values above ``amax``, 0..1, if values lie evenly within a bin."""
-    edges, count = seen.mass()
+    edges, count = seen.trimmed_histogram()
     above = np.clip((edges[1:] - amax) / np.diff(edges), 0.0, 1.0)
     return float(count @ above) / float(count.sum())
 
 
-def _with_bins(row: ClippedTensor, seen: Observation) -> ClippedTensor:
-    edges, count = seen.mass()
+def _add_histogram(row: ClippedTensor, seen: Observation) -> ClippedTensor:
+    edges, count = seen.trimmed_histogram()
     even = np.linspace(0.0, float(edges[-1]), _NUM_BINS + 1)
     total = np.interp(even, edges, np.concatenate(([0.0], np.cumsum(count))))
     shares = np.diff(total) / float(total[-1])

@@ -20,10 +20,9 @@ import numpy as np
 import onnx
 
 from edge_inception.errors import InputError
-from edge_inception.graph.check import constants, only_reader
-from edge_inception.quant import placement as place
-from edge_inception.quant.placement import Placement
-from edge_inception.quant.ranges import TensorRange, tensor_scales
+from edge_inception.graph.check import constants, image_inputs, only_reader
+from edge_inception.quant.placement import Placement, between_layers, place_pairs
+from edge_inception.quant.ranges import TensorRange, group_ranges, tensor_scales
 
 _POOLS = frozenset(("MaxPool", "AveragePool"))
 VIEW_OPS = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
@@ -53,24 +52,19 @@ class Scales:
         }
 
 
-def implicit_scales(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> Scales:
-    """The scales of a float graph, by the range table of the simplified graph it was made from.
+def implicit_scales(model: onnx.ModelProto, observed: Mapping[str, TensorRange]) -> Scales:
+    """The scales of a graph after the rewrites for DLA, from the ranges of its simplified graph.
 
-    Tensors that share a scale use the largest amax that was observed among them.
-
-    Args:
-        model: The graph after the rewrites for DLA; a tensor has the name that it has in the
-            simplified graph, if it exists there.
-        seen: Ranges of the simplified graph, by tensor.
+    Tensors that share a scale use the largest amax that was observed among them. A tensor has the
+    name that it has in the simplified graph, if it exists there.
 
     Raises:
         InputError: A tensor between layers has no range, in the table or derived from another
             tensor's, or its scale is beyond float16.
     """
-    group_of, ranges = _shared_ranges(model, seen)
-    scale_of = tensor_scales({name: ranges[group_of[name]].amax for name in _between(model)})
-    known = constants(model)
-    computed = [value.name for value in model.graph.input if value.name not in known]
+    group_of, ranges = _shared_ranges(model, observed)
+    scale_of = tensor_scales({name: ranges[group_of[name]].amax for name in _inner_tensors(model)})
+    computed = [value.name for value in image_inputs(model)]
     computed += [name for node in model.graph.node for name in node.output if name]
     return Scales(
         scale_of=scale_of,
@@ -79,44 +73,39 @@ def implicit_scales(model: onnx.ModelProto, seen: Mapping[str, TensorRange]) -> 
 
 
 def dla_placement(
-    model: onnx.ModelProto, seen: Mapping[str, TensorRange]
+    model: onnx.ModelProto, observed: Mapping[str, TensorRange]
 ) -> tuple[Placement, Mapping[str, TensorRange]]:
     """The placement of Q/DQ pairs with the scales of ``implicit_scales``, and the group ranges.
 
-    A graph with these pairs is for DLA with strongly typed networks, where all layers need scales.
-    Any engine can compute the graph, so it also shows the accuracy that the calibration cache
-    gives. A pair behind a ReLU makes a pair before it superfluous. The last layer has no scale
-    behind it and keeps float weights.
-
-    Args:
-        model: The graph after the rewrites for DLA.
-        seen: Ranges of the simplified graph, by tensor.
+    Both arguments are those of ``implicit_scales``. A graph with these pairs is for DLA with
+    strongly typed networks, where all layers need scales. Any engine can compute the graph, so it
+    also shows the accuracy that the calibration cache gives. A pair behind a ReLU makes a pair
+    before it superfluous. The last layer has no scale behind it and keeps float weights.
 
     Raises:
         InputError: As ``implicit_scales``.
     """
-    group_of, ranges = _shared_ranges(model, seen)
-    graph, plain, scaled = model.graph, place.place(model), _between(model)
-    inner = place.between_layers(graph)
-    cut_off = {node.input[0] for node in graph.node if _is_bare_relu(model, node)}
+    group_of, ranges = _shared_ranges(model, observed)
+    graph, default, scaled = model.graph, place_pairs(model), _inner_tensors(model)
+    inner = between_layers(graph)
+    before_relu = {node.input[0] for node in graph.node if _is_sole_relu(model, node)}
+    paired = [name for name in scaled if name not in before_relu]
     placement = Placement(
-        scale_of={name: group_of[name] for name in scaled if name not in cut_off},
+        group_of={name: group_of[name] for name in paired},
         readers={
-            name: frozenset(i for i in inner if name in graph.node[i].input)
-            for name in scaled
-            if name not in cut_off
+            name: frozenset(i for i in inner if name in graph.node[i].input) for name in paired
         },
-        weights={i: w for i, w in plain.weights.items() if graph.node[i].output[0] in scaled},
-        identities=plain.identities,
+        weights={i: w for i, w in default.weights.items() if graph.node[i].output[0] in scaled},
+        identities=default.identities,
     )
     return placement, ranges
 
 
 def _shared_ranges(
-    model: onnx.ModelProto, seen: Mapping[str, TensorRange]
+    model: onnx.ModelProto, observed: Mapping[str, TensorRange]
 ) -> tuple[Mapping[str, str], Mapping[str, TensorRange]]:
     """Tensor -> the group that shares its scale, and group -> the largest range in it."""
-    missing = unobserved(model, seen)
+    missing = tensors_to_observe(model, observed)
     if missing:
         raise InputError(
             f"the range table has no amax for {len(missing)} tensors that int8 on DLA needs, "
@@ -124,63 +113,58 @@ def _shared_ranges(
             hint="calibrate this graph again",
         )
     group_of = _groups(model)
-    ranges: dict[str, TensorRange] = {}
-    for name, one in seen.items():
-        group = group_of.get(name, name)
-        ranges[group] = one.widened(ranges.get(group, one), scale_of=group)
-    return group_of, ranges
+    return group_of, group_ranges(group_of, observed)
 
 
-def unobserved(model: onnx.ModelProto, seen: Collection[str]) -> list[str]:
-    """Tensors to observe besides ``seen`` so that every tensor between layers has a range.
+def tensors_to_observe(model: onnx.ModelProto, observed: Collection[str]) -> list[str]:
+    """Tensors to observe besides ``observed`` so that every tensor between layers has a range.
 
     Plain Inceptions have no such tensor. Residual networks have the output of the convolution that
     an Add adds; networks with LRN have its input. If a ReLU follows a convolution, the output of
     the ReLU is observed instead of its input, since its range is narrower.
     """
-    covered = set(seen)
-    _spread(model, covered)
+    covered = set(observed)
+    _cover_neighbours(model, covered)
     missing = []
-    for name in reversed(_between(model)):
+    for name in reversed(_inner_tensors(model)):
         if name not in covered:
             missing.append(name)
             covered.add(name)
-            _spread(model, covered)
+            _cover_neighbours(model, covered)
     return missing[::-1]
 
 
-def _between(model: onnx.ModelProto) -> list[str]:
-    """Computed tensors that a layer or a node between layers reads, in graph order."""
+def _inner_tensors(model: onnx.ModelProto) -> list[str]:
+    """Inner tensors, in graph order: inputs and results that nodes between layers read."""
     graph, stored = model.graph, constants(model)
-    inner = place.between_layers(graph)
+    inner = between_layers(graph)
     read = {name for index in inner for name in graph.node[index].input} - set(stored) - {""}
     computed = [value.name for value in graph.input]
     computed += [name for node in graph.node for name in node.output]
     return [name for name in computed if name in read]
 
 
-def _inner(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
-    """Nodes between layers, each with its inputs that are not constants."""
+def _inner_nodes(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, list[str]]]:
+    """Inner nodes, those that ``between_layers`` gives, with their inputs that are no constants."""
     stored = constants(model)
-    for index in sorted(place.between_layers(model.graph)):
+    for index in sorted(between_layers(model.graph)):
         node = model.graph.node[index]
         yield node, [name for name in node.input if name and name not in stored]
 
 
-def _is_bare_relu(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Whether ``node`` is a ReLU and alone reads its input, whose negative values need no range."""
+def _is_sole_relu(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Whether ``node`` is the only reader of its input and a ReLU: the input needs no range."""
     return node.op_type == "Relu" and only_reader(model, node.input[0]) is not None
 
 
-def _spread(model: onnx.ModelProto, covered: set[str]) -> None:
+def _cover_neighbours(model: onnx.ModelProto, covered: set[str]) -> None:
     """Add to ``covered`` all tensors whose values lie in the range of covered tensors."""
     before = -1
     while len(covered) != before:
         before = len(covered)
-        for node, sources in _inner(model):
+        for node, sources in _inner_nodes(model):
             result = node.output[0]
-            both = node.op_type in VIEW_OPS or _is_bare_relu(model, node)
-            if both or node.op_type == "Concat":
+            if node.op_type in VIEW_OPS | {"Concat"} or _is_sole_relu(model, node):
                 if result in covered:
                     covered.update(sources)
                 elif covered.issuperset(sources):
@@ -193,16 +177,16 @@ def _groups(model: onnx.ModelProto) -> dict[str, str]:
     """Tensor between layers -> the tensor that names its group; a group shares a scale."""
     leader: dict[str, str] = {}
 
-    def find(name: str) -> str:
+    def representative(name: str) -> str:
         while leader.setdefault(name, name) != name:
             name = leader[name]
         return name
 
-    for node, sources in _inner(model):
+    for node, sources in _inner_nodes(model):
         tied = sources if node.op_type in _JOINS else []
         is_same = node.op_type in _POOLS | VIEW_OPS | {"Concat"}
-        if is_same or _is_bare_relu(model, node):
+        if is_same or _is_sole_relu(model, node):
             tied = [*sources, node.output[0]]
         for name in tied:
-            leader[find(name)] = find(tied[0])
-    return {name: find(name) for name in (*leader, *_between(model))}
+            leader[representative(name)] = representative(tied[0])
+    return {name: representative(name) for name in (*leader, *_inner_tensors(model))}

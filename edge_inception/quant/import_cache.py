@@ -35,7 +35,7 @@ from edge_inception.sidecar import RangeTableDetails
 from edge_inception.spec import Progress, no_progress
 
 _HEADER = re.compile(r"TRT-\d+-(\w+)")
-_NAMED = 3  # largest number of tensors named in a message
+_MAX_NAMES = 3  # largest number of tensors named in a message
 
 
 def import_cache(
@@ -49,35 +49,40 @@ def import_cache(
 ) -> RangeTable:
     """The range table of ``graph`` with the scales of a calibration cache: amax = 127 * scale.
 
-    The table has no histograms. It has channel means if images are given; without channel means
-    there is no bias correction.
-
-    Args:
-        graph: The simplified graph; its tensors have the names of the graph that TensorRT read.
-        cache: Path of the cache.
-        images: Images to measure channel means on, or None.
-        options: Preprocessing, batch and threads for that measurement.
-        out: Path of the .json table.
-        progress: Called with the number of images done and of all images that means are made of.
+    The table has no histograms. If images are given, channel means are measured on them with the
+    preprocessing, batch and threads of ``options``; without means there is no bias correction.
+    ``progress`` counts the images of the means.
 
     Raises:
         InputError: The file is no cache, or a range that the graph needs is neither in the cache
             nor follows from a range in it.
     """
     algorithm, scales = read_cache(cache)
-    watched = observe.watched_graph(graph)
+    watched = observe.find_watched_tensors(graph)
     model = onnx.load(str(graph.path), load_external_data=False)
     computed = {name for node in model.graph.node for name in node.output}
     computed |= {value.name for value in model.graph.input}
     in_cache = {name: LEVELS * scale for name, scale in scales.items() if name in computed}
-    foreign = [name for name in scales if name not in computed]
-    amax = filled(model, in_cache)
-    _require_all(cache, [root for root in watched.scale_of.values() if root not in amax], foreign)
+    not_in_graph = [name for name in scales if name not in computed]
+    amax = fill_ranges(model, in_cache)
+    missing = [root for root in dict.fromkeys(watched.group_of.values()) if root not in amax]
+    if missing:
+        others = f"; {len(not_in_graph)} of its names are not in the graph: "
+        raise InputError(
+            f"{cache} has no scale for {len(missing)} tensors, nor one that it follows from: "
+            f"{_first_names(missing)}{others + _first_names(not_in_graph) if not_in_graph else ''}",
+            hint="import it into the graph that TensorRT calibrated, or calibrate with images",
+        )
     tensors = {
         name: TensorRange(amax=amax[root], observed_amax=amax[root], scale_of=root)
-        for name, root in watched.scale_of.items()
+        for name, root in watched.group_of.items()
     }
     digest = file_sha256(cache)
+    means: Mapping[str, ChannelMeans] = {}
+    parents = {"graph": graph.sha256, "cache": digest}
+    if images:
+        means = observe.measure_means(watched, tensors, images, options, progress=progress)
+        parents["images"] = images.sha256
     table = Table(
         schema=ranges.SCHEMA,
         graph=graph.sha256,
@@ -88,14 +93,6 @@ def import_cache(
         preprocess=options.preprocess,
         tensors=tensors,
     )
-    means: Mapping[str, ChannelMeans] = {}
-    parents = {"graph": graph.sha256, "cache": digest}
-    if images:
-        means = observe.measured_means(watched, tensors, images, options, progress=progress)
-        parents["images"] = images.sha256
-    beside = artifact.write_beside(
-        out, ranges.BESIDE, lambda path: ranges.write_statistics(path, {}, means)
-    )
     return artifact.publish(
         RangeTable,
         out,
@@ -103,10 +100,12 @@ def import_cache(
         provenance=stage.provenance(IMPORT_RANGES, parents=parents, options=options),
         counts={
             "num_tensors": len(tensors),
-            "num_from_cache": sum(root in in_cache for root in watched.scale_of.values()),
-            "num_not_in_graph": len(foreign),
+            "num_from_cache": sum(root in in_cache for root in watched.group_of.values()),
+            "num_not_in_graph": len(not_in_graph),
         },
-        details=RangeTableDetails(not_in_graph=tuple(foreign), beside=beside),
+        details=RangeTableDetails(
+            not_in_graph=tuple(not_in_graph), beside=ranges.write_statistics(out, {}, means)
+        ),
     )
 
 
@@ -148,8 +147,8 @@ def _scale(bits: str) -> float:
         return math.nan
 
 
-def filled(model: onnx.ModelProto, given: Mapping[str, float]) -> dict[str, float]:
-    """Tensor -> amax: that of ``given``, graph outputs left out, or one that follows from it."""
+def fill_ranges(model: onnx.ModelProto, given: Mapping[str, float]) -> dict[str, float]:
+    """Tensor -> amax, given or that of a neighbour, in turn; outputs of the graph are left out."""
     outputs = {value.name for value in model.graph.output}
     amax = {name: value for name, value in given.items() if name not in outputs}
     before = -1
@@ -157,39 +156,28 @@ def filled(model: onnx.ModelProto, given: Mapping[str, float]) -> dict[str, floa
         before = len(amax)
         for node in model.graph.node:
             if node.output[0] not in outputs:
-                _follow(node, amax)
+                _fill_from_neighbours(node, amax)
     return amax
 
 
-def _follow(node: onnx.NodeProto, amax: dict[str, float]) -> None:
-    """Give an input or output of a node without an amax the amax of the other side."""
+def _fill_from_neighbours(node: onnx.NodeProto, amax: dict[str, float]) -> None:
+    """Give the inputs of a node the amax of its output and the reverse, where one is missing."""
     result = node.output[0]
     if node.op_type in POOL_OPS | VIEW_OPS | {"Relu"}:
-        _share(amax, node.input[0], result)
+        _copy_amax(amax, node.input[0], result)
     if node.op_type in POOL_OPS | VIEW_OPS:
-        _share(amax, result, node.input[0])
+        _copy_amax(amax, result, node.input[0])
     if node.op_type == "Concat":
         if all(name in amax for name in node.input):
             amax.setdefault(result, max(amax[name] for name in node.input))
         for name in node.input:
-            _share(amax, result, name)
+            _copy_amax(amax, result, name)
 
 
-def _share(amax: dict[str, float], source: str, target: str) -> None:
+def _copy_amax(amax: dict[str, float], source: str, target: str) -> None:
     if source in amax:
         amax.setdefault(target, amax[source])
 
 
-def _require_all(cache: Path, missing: list[str], foreign: list[str]) -> None:
-    if missing:
-        names = list(dict.fromkeys(missing))
-        unknown = f"; {len(foreign)} of its names are not in the graph: {_some(foreign)}"
-        raise InputError(
-            f"{cache} has no scale for {len(names)} tensors, nor one that it follows from: "
-            f"{_some(names)}{unknown if foreign else ''}",
-            hint="import it into the graph that TensorRT calibrated, or calibrate with images",
-        )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+def _first_names(names: list[str]) -> str:
+    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")

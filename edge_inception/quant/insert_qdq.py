@@ -21,7 +21,6 @@ from edge_inception.graph.dla_rules import XAVIER
 from edge_inception.graph.statistics import fill_batch
 from edge_inception.graph.support_checks import opset_of
 from edge_inception.quant import bias, implicit, scales
-from edge_inception.quant import placement as place
 from edge_inception.quant.float16 import to_float16
 from edge_inception.quant.options import (
     FloatRest,
@@ -30,7 +29,7 @@ from edge_inception.quant.options import (
     policy_of,
     quantize_provenance,
 )
-from edge_inception.quant.placement import Placement
+from edge_inception.quant.placement import WEIGHTED_OPS, Placement, place_pairs
 from edge_inception.quant.ranges import (
     ChannelMeans,
     TensorRange,
@@ -39,12 +38,12 @@ from edge_inception.quant.ranges import (
     table_for,
     tensor_scales,
 )
-from edge_inception.sidecar import SimplifiedDetails, TensorSize, TypedDetails
+from edge_inception.sidecar import SimplifiedDetails, TypedDetails
 from edge_inception.spec import Precision, ShapeProfile
 
 # Opset and the IR version that came with it. Q/DQ of float16 is legal from opset 19 on. Opset 13 is
 # the first with per-channel Q/DQ, and TensorRT 8.2 reads it.
-_STAMPS: Mapping[Typing, tuple[int, int]] = {
+_VERSIONS: Mapping[Typing, tuple[int, int]] = {
     Typing.STRONG: (19, 9),
     Typing.WEAK: (13, 7),
     Typing.IMPLICIT: (13, 7),
@@ -56,20 +55,14 @@ _LARGEST_HALF = float(np.finfo(np.float16).max)
 def quantize(
     graph: SimplifiedGraph, ranges: RangeTable | None, options: QuantizeOptions, out: Path
 ) -> TypedGraph:
-    """The typed graph of one precision in one typing.
+    """The typed graph of one precision in one typing; int8 needs the range table of this graph.
 
     ``fp32`` is the simplified graph, byte for byte if strong and otherwise with another opset.
     ``fp16`` computes in float16 between a float32 input and output. ``int8`` has the Q/DQ pairs
-    that ``place`` chooses; its other layers, the float rest, are float16 or float32. A weak graph
-    keeps float32 tensors, and ``typing: weak`` in its sidecar (the .json file beside it) lets the
-    builder choose float16. An implicit graph has no Q/DQ; ``write_cache`` makes its calibration
+    that ``place_pairs`` chooses; its other layers, the float rest, are float16 or float32. A weak
+    graph keeps float32 tensors, and ``typing: weak`` in its sidecar (the .json file beside it) lets
+    the builder choose float16. An implicit graph has no Q/DQ; ``write_cache`` makes its calibration
     cache from the same ranges.
-
-    Args:
-        graph: The simplified graph.
-        ranges: The range table of this very graph; needed for int8, else None.
-        options: Precision, typing, float rest, placement.
-        out: Path of the .onnx file.
 
     Raises:
         InputError: The range table is missing, of another graph or without a needed tensor; there
@@ -83,26 +76,26 @@ def quantize(
     is_untouched = is_plain and not options.batch and not options.is_for_dla
     is_implicit = options.typing is Typing.IMPLICIT
     is_for_dla = is_implicit or options.is_for_dla
-    place.require_finite_weights(model)
+    check.require_finite(model)
     if options.batch:
         fill_batch(model, options.batch)
     if not is_untouched:
         opset_checks.require_portable(model)
-        model = dla.rewritten(model) if is_for_dla else model
+        model = dla.rewrite(model) if is_for_dla else model
         _stamp(model, options.typing)
     counts: dict[str, int] = {"num_nodes": len(model.graph.node)}
     if is_for_dla:
-        counts |= _planned(model)
+        counts |= _count_dla_layers(model)
     if options.precision is Precision.INT8:
-        seen = table_for(graph, ranges).tensors
-        means = _means(ranges, options)
+        observed = table_for(graph, ranges).tensors
+        means = _read_means_to_correct(ranges, options)
         if is_implicit:
-            counts |= implicit.implicit_scales(model, seen).counts
+            counts |= implicit.implicit_scales(model, observed).counts
         else:
-            counts |= _insert(model, seen, means, options)
+            counts |= _insert_pairs(model, observed, means, options)
     if _is_half(options):
         to_float16(model)
-    content = graph.path.read_bytes() if is_untouched else _checked(model)
+    content = graph.path.read_bytes() if is_untouched else _serialize(model)
     return artifact.publish(
         TypedGraph,
         out,
@@ -113,7 +106,7 @@ def quantize(
     )
 
 
-def _planned(model: onnx.ModelProto) -> dict[str, int]:
+def _count_dla_layers(model: onnx.ModelProto) -> dict[str, int]:
     """Numbers of layers on the DLA of a Xavier, of its subgraphs, and of layers left to the GPU.
 
     The DLA of Xavier is older than that of Orin and takes fewer layers.
@@ -127,21 +120,21 @@ def _planned(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _is_half(options: QuantizeOptions) -> bool:
-    if options.typing is not Typing.STRONG:
-        return False
-    rest = options.precision is Precision.INT8 and options.float_rest is FloatRest.FP16
-    return rest or options.precision is Precision.FP16
+    """Whether some layers are typed float16; in other typings the builder decides on it."""
+    is_rest = options.precision is Precision.INT8 and options.float_rest is FloatRest.FP16
+    is_fp16 = is_rest or options.precision is Precision.FP16
+    return options.typing is Typing.STRONG and is_fp16
 
 
 def _stamp(model: onnx.ModelProto, typing: Typing) -> None:
-    opset, ir_version = _STAMPS[typing]
+    opset, ir_version = _VERSIONS[typing]
     check.set_opset(model, opset)
     model.ir_version = ir_version
     model.producer_name, model.producer_version = "edge-inception", __version__
     del model.graph.value_info[:]
 
 
-def _checked(model: onnx.ModelProto) -> bytes:
+def _serialize(model: onnx.ModelProto) -> bytes:
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
@@ -165,8 +158,8 @@ def _details(
         opset=opset_of(model),
         input=source.name,
         output=result.name,
-        input_shape=_shape(source),
-        output_shape=_shape(result),
+        input_shape=tuple(check.shape_of(source)),
+        output_shape=tuple(check.shape_of(result)),
     )
 
 
@@ -176,15 +169,11 @@ def _float_layers(model: onnx.ModelProto) -> list[str]:
     return [
         node.name or node.output[0]
         for node in model.graph.node
-        if node.op_type in place.WEIGHTED_OPS and makers.get(node.input[1]) != "DequantizeLinear"
+        if node.op_type in WEIGHTED_OPS and makers.get(node.input[1]) != "DequantizeLinear"
     ]
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[TensorSize, ...]:
-    return tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
-
-
-def _means(
+def _read_means_to_correct(
     ranges: RangeTable | None, options: QuantizeOptions
 ) -> Mapping[str, ChannelMeans] | None:
     """Channel means for bias correction; None if biases stay as they are.
@@ -211,7 +200,7 @@ def _means(
 
 def int8_graph(
     path: Path,
-    seen: Mapping[str, TensorRange],
+    observed: Mapping[str, TensorRange],
     means: Mapping[str, ChannelMeans] | None,
     placement: str,
 ) -> bytes:
@@ -226,13 +215,13 @@ def int8_graph(
     )
     model = check.load_graph(path)
     _stamp(model, options.typing)
-    _insert(model, seen, means, options)
-    return _checked(model)
+    _insert_pairs(model, observed, means, options)
+    return _serialize(model)
 
 
-def _insert(
+def _insert_pairs(
     model: onnx.ModelProto,
-    seen: Mapping[str, TensorRange],
+    observed: Mapping[str, TensorRange],
     means: Mapping[str, ChannelMeans] | None,
     options: QuantizeOptions,
 ) -> dict[str, int]:
@@ -241,32 +230,32 @@ def _insert(
     Before: x -> Conv(w) -> y. After: x -> Q -> DQ -> Conv(w.int8 -> DQ) -> y.
     """
     if options.is_for_dla:
-        placement, seen = implicit.dla_placement(model, seen)
+        placement, observed = implicit.dla_placement(model, observed)
     else:
-        placement = place.place(model, policy_of(options), options.keep)
+        placement = place_pairs(model, policy_of(options), options.keep)
     counts = _counts(model, placement)
-    seen = group_ranges(placement.scale_of, seen)
-    scale_of = _scales(seen, options)
+    scale_of = _group_scales(group_ranges(placement.group_of, observed), options)
     graph = model.graph
     if means is not None:
         used = {root: float(scale) for root, scale in scale_of.items()}
         counts["biases_corrected"] = bias.correct_biases(model, placement, means, used)
-    pairs = {name: _pair(name, f"{root}.scale", _ZERO) for name, root in placement.scale_of.items()}
+    pairs = {name: _pair(name, f"{root}.scale", _ZERO) for name, root in placement.group_of.items()}
     for name, readers in placement.readers.items():
         for index in readers:
-            _rewire(graph.node[index], name)
+            _read_pair_instead(graph.node[index], name)
     for index, weight in placement.weights.items():
-        _rewire(graph.node[index], weight.name)
+        _read_pair_instead(graph.node[index], weight.name)
     nodes = _add_weights(graph, placement, options.typing)
-    nodes += [node for value in graph.input for node in pairs.get(value.name, ())]
+    nodes += [pair for value in graph.input for pair in pairs.get(value.name, ())]
     for node in graph.node:
         nodes.append(node)
         nodes += [pair for name in node.output for pair in pairs.get(name, ())]
     graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO))
     for root, scale in scale_of.items():
         graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{root}.scale"))
-    check.refill(graph.node, nodes)
-    _drop_unread(graph)
+    check.replace_items(graph.node, nodes)
+    read = {name for node in nodes for name in node.input}
+    check.replace_items(graph.initializer, (t for t in graph.initializer if t.name in read))
     return counts
 
 
@@ -278,7 +267,7 @@ def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:
         "conv_total": ops.count("Conv"),
         "gemm_quantized": quantized.count("Gemm"),
         "gemm_total": ops.count("Gemm"),
-        "num_qdq_pairs": len(placement.scale_of),
+        "num_qdq_pairs": len(placement.group_of),
     }
     if placement.kept:
         counts["groups_float"] = len(placement.kept)
@@ -305,20 +294,25 @@ def _num_adds(model: onnx.ModelProto) -> int:
     return sum(not any(name in constants for name in node.input) for node in adds)
 
 
-def _scales(seen: Mapping[str, TensorRange], options: QuantizeOptions) -> dict[str, np.float32]:
+def _group_scales(
+    ranges: Mapping[str, TensorRange], options: QuantizeOptions
+) -> dict[str, np.float32]:
     """Scale of every group; observed values must fit float16 if other layers are float16."""
-    scale_of = tensor_scales({root: one.amax for root, one in seen.items()})
-    largest = max(seen, key=lambda root: seen[root].observed_amax, default="")
-    if _is_half(options) and largest and seen[largest].observed_amax > _LARGEST_HALF:
-        reach = seen[largest].observed_amax
+    scale_of = tensor_scales({root: one.amax for root, one in ranges.items()})
+    name, reach = max(
+        ((root, one.observed_amax) for root, one in ranges.items()),
+        key=lambda pair: pair[1],
+        default=("", 0.0),
+    )
+    if _is_half(options) and reach > _LARGEST_HALF:
         raise InputError(
-            f"tensor '{largest}' reaches {reach:g}, beyond float16's {_LARGEST_HALF:g}",
+            f"tensor '{name}' reaches {reach:g}, beyond float16's {_LARGEST_HALF:g}",
             hint="keep the float part in float32: --float-rest fp32",
         )
     return scale_of
 
 
-def _rewire(node: onnx.NodeProto, name: str) -> None:
+def _read_pair_instead(node: onnx.NodeProto, name: str) -> None:
     node.input[:] = [f"{name}.dq" if source == name else source for source in node.input]
 
 
@@ -363,8 +357,3 @@ def _add_weights(
         graph.initializer.append(numpy_helper.from_array(scale, names[0]))
         graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), names[1]))
     return nodes
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    read = {name for node in graph.node for name in node.input}
-    check.refill(graph.initializer, (t for t in graph.initializer if t.name in read))

@@ -31,15 +31,8 @@ def merge(
 
     Histograms are added, and the largest amax of a tensor is taken. The channel means for bias
     correction are measured here, on a few images, since they need the scales of the whole set.
-
-    Args:
-        graph: The simplified graph of the shards.
-        images: The whole calibration set.
-        options: The options of the shards; their ``shard`` is ignored.
-        parts: The table of every shard, in any order.
-        out: Path of the .json table.
-        progress: Called with the number of images done and of all images, in every pass over the
-            few images of trial and channel means.
+    ``parts`` are the tables of all shards in any order, ``options`` the options of any shard.
+    ``progress`` counts the few images of trial and channel means, anew in every pass.
 
     Raises:
         InputError: A shard is missing or given twice, or was made with other inputs, options or
@@ -47,25 +40,25 @@ def merge(
     """
     tables = [read_table(part) for part in parts]
     shards = [table.shard for table in tables]
-    _require_all(shards)
+    _require_each_shard(shards)
     for part, shard in zip(parts, shards, strict=True):
         one = dataclasses.replace(options, shard=shard)
         stage.require_provenance(part, calibrate_provenance(graph, images, one))
-    _require_one_engine(parts)
+    _require_equal_engines(parts)
     observations = observe.Observations(
-        seen=_sum([read_histograms(part) for part in parts]),
+        tensors=_add_observations([read_histograms(part) for part in parts]),
         num_images=sum(table.num_images for table in tables),
         counts={name: parts[0].counts[name] for name in observe.PER_IMAGE},
         engine=_engine(parts[0]),
     )
     whole = dataclasses.replace(options, shard=WHOLE)
-    watched = observe.watched_graph(graph)
+    watched = observe.find_watched_tensors(graph)
     return observe.publish(watched, images, whole, observations, out, progress=progress)
 
 
-def _require_all(shards: Sequence[tuple[int, int]]) -> None:
+def _require_each_shard(shards: Sequence[tuple[int, int]]) -> None:
     """Check that all shards (i, n) have the same n, and that every i from 1 to n occurs once."""
-    totals = sorted({of for _, of in shards})
+    totals = sorted({total for _, total in shards})
     if len(totals) != 1:
         raise InputError(
             f"the tables are shards of {', '.join(map(str, totals))}, wanted one sharing",
@@ -79,7 +72,7 @@ def _require_all(shards: Sequence[tuple[int, int]]) -> None:
         )
 
 
-def _require_one_engine(parts: Sequence[RangeTable]) -> None:
+def _require_equal_engines(parts: Sequence[RangeTable]) -> None:
     """Check that all shards were computed with the same number of threads and float precision.
 
     Sums depend on both. The option 0 threads (all usable) gives other numbers on other machines.
@@ -100,7 +93,7 @@ def _engine(part: RangeTable) -> StreamEngine:
     return part.details.engine
 
 
-def _sum(parts: Sequence[Mapping[str, Observation]]) -> dict[str, Observation]:
+def _add_observations(parts: Sequence[Mapping[str, Observation]]) -> dict[str, Observation]:
     return {
         name: Observation(
             amax=max(part[name].amax for part in parts),

@@ -27,8 +27,8 @@ from edge_inception import artifact
 from edge_inception.artifact import RangeTable, SimplifiedGraph
 from edge_inception.data.imageset import ImageItem, ImageSet
 from edge_inception.errors import InputError
+from edge_inception.graph import check
 from edge_inception.graph.signs import non_negative
-from edge_inception.quant import placement as place
 from edge_inception.quant import ranges
 from edge_inception.quant.calibrators import (
     AUTO,
@@ -39,9 +39,10 @@ from edge_inception.quant.calibrators import (
     require_known,
 )
 from edge_inception.quant.channel_means import channel_means
-from edge_inception.quant.implicit import unobserved
+from edge_inception.quant.implicit import tensors_to_observe
 from edge_inception.quant.openvino_reader import Stream, require_finite
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
+from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.ranges import ChannelMeans, Table, TensorRange
 from edge_inception.quant.trial import TRIED, Trial
 from edge_inception.sidecar import RangeTableDetails, StreamEngine, TrialDetails
@@ -70,14 +71,8 @@ def calibrate(
     The table has a range for every tensor that will carry a Q/DQ pair, and for every other tensor
     that implicit int8 (scales in a calibration cache, no Q/DQ) needs: in residual networks the
     inputs of an Add. The table of one shard of several covers that share of the images and has no
-    channel means; ``merge`` makes the table of all shards and measures the means.
-
-    Args:
-        graph: The simplified graph, with one image input.
-        images: The calibration set; labels are not used.
-        options: Calibrator, preprocessing, batch, threads, sampling, shard.
-        out: Path of the .json table.
-        progress: Called with the number of images done and of all images, anew in every pass.
+    channel means; ``merge`` makes the table of all shards and measures the means. Labels of the
+    images are not used. ``progress`` counts images, anew in every pass.
 
     Raises:
         InputError: The calibrator is unknown, the set is empty, an image is unusable or no tensor
@@ -85,11 +80,11 @@ def calibrate(
         CompileFailed: OpenVINO does not take the graph.
     """
     require_known(options.calibrator)
-    share = _share(chosen_images(images, options), options)
-    watched = watched_graph(graph)
+    share = _share(choose_images(images, options), options)
+    watched = find_watched_tensors(graph)
     watcher = Watcher(watched, options)
     observations = Observations(
-        seen=watcher.watch(share, progress),
+        tensors=watcher.watch(share, progress),
         num_images=len(share),
         counts=watcher.counts,
         engine=watcher.engine,
@@ -102,48 +97,48 @@ def calibrate(
 class WatchedGraph:
     """A simplified graph and the tensors in it that calibration watches.
 
-    ``scale_of`` maps every tensor of the range table to the tensor whose amax it uses, in graph
-    order. ``signed`` are the tensors whose values can be negative; ``convolved`` are the tensors
+    ``group_of`` maps every tensor of the range table to the tensor whose amax it uses, in graph
+    order. ``signed`` are the tensors whose values can be negative; ``layer_inputs`` are the tensors
     that a layer with int8 weights reads.
     """
 
     graph: SimplifiedGraph
-    scale_of: Mapping[str, str]
+    group_of: Mapping[str, str]
     signed: frozenset[str]
-    convolved: tuple[str, ...]
+    layer_inputs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observations:
     """Results of one pass over ``num_images`` images.
 
-    ``seen`` has the statistics of every tensor, ``counts`` the numbers of elements per image.
+    ``tensors`` has the statistics of every tensor, ``counts`` the numbers of elements per image.
     ``engine`` has the threads and the float precision of OpenVINO.
     """
 
-    seen: Mapping[str, Observation]
+    tensors: Mapping[str, Observation]
     num_images: int
     counts: Mapping[str, int]
     engine: StreamEngine
 
 
-def watched_graph(graph: SimplifiedGraph) -> WatchedGraph:
+def find_watched_tensors(graph: SimplifiedGraph) -> WatchedGraph:
     """The tensors of a simplified graph that calibration watches.
 
     Raises:
         InputError: A weight is NaN or infinite.
     """
     model = onnx.load(str(graph.path))
-    place.require_finite_weights(model)
-    placement = place.place(model)
-    placed = placement.scale_of
-    scale_of = {**placed, **{name: name for name in unobserved(model, placed)}}
+    check.require_finite(model)
+    placement = place_pairs(model)
+    paired = placement.group_of
+    group_of = {**paired, **{name: name for name in tensors_to_observe(model, paired)}}
     read = dict.fromkeys(model.graph.node[index].input[0] for index in placement.weights)
     return WatchedGraph(
         graph=graph,
-        scale_of=scale_of,
-        signed=frozenset(scale_of) - non_negative(model),
-        convolved=tuple(name for name in read if name in placed),
+        group_of=group_of,
+        signed=frozenset(group_of) - non_negative(model),
+        layer_inputs=tuple(name for name in read if name in paired),
     )
 
 
@@ -156,13 +151,15 @@ def publish(
     *,
     progress: Progress,
 ) -> RangeTable:
-    """Write the range table of these statistics; without shards, measure the channel means too."""
-    seen, chosen = observations.seen, chosen_images(images, options)
-    tables = {name: _tensors(watched, seen, name) for name in _tried(options)}
+    """Write the range table of these observations; for a whole set, measure channel means too."""
+    observed, chosen = observations.tensors, choose_images(images, options)
+    tables = {
+        name: _choose_ranges(watched, observed, name) for name in _calibrators_to_try(options)
+    }
     is_tried = len(tables) > 1
     trial = Trial(watched.graph.path, chosen.items, options, progress) if is_tried else None
-    noise = {name: trial.noise(one) for name, one in tables.items()} if trial else {}
-    sqnr_db = {name: trial.sqnr_db(one) for name, one in noise.items()} if trial else {}
+    noise = {name: trial.noise(table) for name, table in tables.items()} if trial else {}
+    sqnr_db = {name: trial.sqnr_db(power) for name, power in noise.items()} if trial else {}
     best = max(tables, key=lambda name: sqnr_db.get(name, 0.0))
     tensors = tables[best]
     table = Table(
@@ -178,11 +175,9 @@ def publish(
     )
     means: Mapping[str, ChannelMeans] = {}
     if options.shard == WHOLE:
-        means = measured_means(watched, tensors, chosen, options, progress=progress)
+        means = measure_means(watched, tensors, chosen, options, progress=progress)
     correction = trial.correction(tensors, means, noise[best]) if trial else TrialDetails()
-    beside = artifact.write_beside(
-        out, ranges.BESIDE, lambda path: ranges.write_statistics(path, seen, means)
-    )
+    beside = ranges.write_statistics(out, observed, means)
     return artifact.publish(
         RangeTable,
         out,
@@ -191,7 +186,7 @@ def publish(
         counts={
             "num_images": observations.num_images,
             "num_left_out": images.num_left_out,
-            "num_tensors": len(seen),
+            "num_tensors": len(observed),
             **observations.counts,
         },
         details=RangeTableDetails.of(
@@ -200,26 +195,26 @@ def publish(
     )
 
 
-def _tried(options: CalibrateOptions) -> tuple[str, ...]:
+def _calibrators_to_try(options: CalibrateOptions) -> tuple[str, ...]:
     """The calibrators to choose from; one shard cannot choose for all, so it uses TRIED's first."""
     if options.calibrator != AUTO:
         return (options.calibrator,)
     return TRIED if options.shard == WHOLE else TRIED[:1]
 
 
-def _tensors(
-    watched: WatchedGraph, seen: Mapping[str, Observation], name: str
+def _choose_ranges(
+    watched: WatchedGraph, observed: Mapping[str, Observation], name: str
 ) -> dict[str, TensorRange]:
     """The range of every watched tensor, with the amax that the calibrator ``name`` chooses."""
     choose = calibrator(name)
-    amax = {root: choose(seen[root]) for root in dict.fromkeys(watched.scale_of.values())}
+    amax = {root: choose(observed[root]) for root in dict.fromkeys(watched.group_of.values())}
     return {
-        name: TensorRange(amax=amax[root], observed_amax=seen[name].amax, scale_of=root)
-        for name, root in watched.scale_of.items()
+        name: TensorRange(amax=amax[root], observed_amax=observed[name].amax, scale_of=root)
+        for name, root in watched.group_of.items()
     }
 
 
-def measured_means(
+def measure_means(
     watched: WatchedGraph,
     tensors: Mapping[str, TensorRange],
     images: ImageSet,
@@ -227,13 +222,13 @@ def measured_means(
     *,
     progress: Progress,
 ) -> Mapping[str, ChannelMeans]:
-    """Channel means of every tensor in ``watched.convolved``, rounded with the table's scales."""
-    scale_of = ranges.tensor_scales({name: tensors[name].amax for name in watched.convolved})
-    scales = {name: float(scale) for name, scale in scale_of.items()}
-    return channel_means(watched.graph.path, scales, images.items, options, progress)
+    """Channel means of ``watched.layer_inputs``, in float and rounded with the table's scales."""
+    scales = ranges.tensor_scales({name: tensors[name].amax for name in watched.layer_inputs})
+    scale_of = {name: float(scale) for name, scale in scales.items()}
+    return channel_means(watched.graph.path, scale_of, images.items, options, progress)
 
 
-def chosen_images(images: ImageSet, options: CalibrateOptions) -> ImageSet:
+def choose_images(images: ImageSet, options: CalibrateOptions) -> ImageSet:
     """The calibration images: at most ``max_images`` of the set, or all if ``max_images`` is 0.
 
     Raises:
@@ -260,14 +255,6 @@ def _share(chosen: ImageSet, options: CalibrateOptions) -> list[ImageItem]:
     return share
 
 
-@dataclass(slots=True)
-class _Tally:
-    """Running statistics of one tensor: its amax, and how often each code occurred."""
-
-    amax: float
-    codes: NDArray[np.int64]
-
-
 class Watcher:
     """A compiled graph that returns statistics of the watched tensors.
 
@@ -277,7 +264,7 @@ class Watcher:
     """
 
     def __init__(self, watched: WatchedGraph, options: CalibrateOptions) -> None:
-        self._names, self._signed = tuple(watched.scale_of), watched.signed
+        self._names, self._signed = tuple(watched.group_of), watched.signed
         self._options = options
         self._sizes: list[tuple[int, int]] = []
         self._stream = Stream(watched.graph.path, options, self._outputs)
@@ -286,17 +273,18 @@ class Watcher:
 
     def watch(self, items: Sequence[ImageItem], progress: Progress) -> dict[str, Observation]:
         """Statistics of every tensor over all images, streamed once."""
-        tallies = {n: _Tally(amax=0.0, codes=np.zeros(_NUM_CODES, np.int64)) for n in self._names}
+        amaxes = dict.fromkeys(self._names, 0.0)
+        counts = {name: np.zeros(_NUM_CODES, np.int64) for name in self._names}
         for batch, outputs in self._stream.read(items, progress):
             readings = iter(outputs)
-            for name, tally in tallies.items():
+            for name in self._names:
                 amax, sample = next(readings), next(readings)
                 require_finite(name, amax, batch)
-                tally.amax = max(tally.amax, float(amax.max()))
+                amaxes[name] = max(amaxes[name], float(amax.max()))
                 codes = (sample.reshape(-1).view(np.uint16) & _MAGNITUDE) >> DROPPED_BITS
-                tally.codes += np.bincount(codes, minlength=_NUM_CODES)
+                counts[name] += np.bincount(codes, minlength=_NUM_CODES)
             require_finite(OUTPUT_NAME, next(readings), batch)
-        return {name: _observation(name, tally) for name, tally in tallies.items()}
+        return {name: _observation(name, amaxes[name], counts[name]) for name in self._names}
 
     def _outputs(self, tensors: Mapping[str, Any]) -> list[Any]:
         """Two results per watched tensor: channel maxima and a float16 sample.
@@ -318,10 +306,10 @@ class Watcher:
         return results
 
 
-def _observation(name: str, tally: _Tally) -> Observation:
-    if tally.codes[NUM_BINS:].any():
+def _observation(name: str, amax: float, counts: NDArray[np.int64]) -> Observation:
+    if counts[NUM_BINS:].any():
         raise InputError(f"tensor '{name}' holds NaN", hint="the checkpoint does not fit the model")
-    return Observation(amax=tally.amax, histogram=tally.codes[:NUM_BINS].copy())
+    return Observation(amax=amax, histogram=counts[:NUM_BINS].copy())
 
 
 def _num_elements(shape: Sequence[int]) -> int:

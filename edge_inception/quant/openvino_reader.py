@@ -31,11 +31,8 @@ Readings = list[NDArray[Any]]
 class Stream:
     """A graph with chosen outputs, compiled in float32 for one batch size.
 
-    Args:
-        path: An ONNX graph with one image input.
-        options: Preprocessing, batch, threads.
-        outputs: A function that gets the graph's tensors by name, with fixed shapes, and returns
-            the chosen outputs as OpenVINO results.
+    ``outputs`` gets the graph's tensors by name, with fixed shapes, and returns the chosen outputs
+    as OpenVINO results. They come before the outputs of the graph itself.
 
     Attributes:
         engine: Threads and float precision, read back from OpenVINO.
@@ -57,15 +54,15 @@ class Stream:
             model = core.read_model(str(path))
             _fix_batch(model, path, options)
             results = list(outputs(_outputs_by_name(model)))
-            results += [ops.result(made.get_node().input_value(0)) for made in model.outputs]
+            results += [ops.result(own.get_node().input_value(0)) for own in model.outputs]
             model = ov.Model(results, model.get_parameters())
-            wanted = {
+            properties = {
                 "INFERENCE_PRECISION_HINT": "f32",
                 "INFERENCE_NUM_THREADS": options.threads or usable_threads(),
                 "NUM_STREAMS": 1,
                 "LP_TRANSFORMS_MODE": "NO",  # Q/DQ pairs are computed in float as written
             }
-            compiled = core.compile_model(model, "CPU", wanted)
+            compiled = core.compile_model(model, "CPU", properties)
             self._request = compiled.create_infer_request()
         precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if precision != "f32":
@@ -88,10 +85,10 @@ class Stream:
         for batch in batches(items, self._options.preprocess, self._options.batch):
             size = len(batch.items)
             require_finite(INPUT_NAME, batch.images, batch)
-            missing = [(0, self._options.batch - size), (0, 0), (0, 0), (0, 0)]
+            padding = [(0, self._options.batch - size), (0, 0), (0, 0), (0, 0)]
             with _openvino_errors(self._path):
                 outputs = self._request.infer(
-                    [np.pad(batch.images, missing)], share_inputs=True, share_outputs=True
+                    [np.pad(batch.images, padding)], share_inputs=True, share_outputs=True
                 )
             yield batch, [outputs[index][:size] for index in range(len(outputs))]
             done += size

@@ -26,9 +26,7 @@ import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from edge_inception.errors import InputError
 from edge_inception.graph.check import channel_axis
@@ -53,7 +51,7 @@ class Weight:
 class Placement:
     """The tensors and weights of a graph that are quantized.
 
-    ``scale_of`` maps every tensor with a pair to the root of its group: the tensor that the group
+    ``group_of`` maps every tensor with a pair to the root of its group: the tensor that the group
     is named after and whose scale it uses. The root is the tensor itself, for a MaxPool output the
     tensor that was pooled, and with ``tie_concat`` the first of the tensors around the Concat.
     ``readers`` maps a tensor with a pair to the indices of the nodes that read the pair instead of
@@ -62,25 +60,20 @@ class Placement:
     of the groups that stay float and have no pair.
     """
 
-    scale_of: Mapping[str, str]
+    group_of: Mapping[str, str]
     readers: Mapping[str, frozenset[int]]
     weights: Mapping[int, Weight]
     identities: Mapping[int, str]
     kept: frozenset[str] = frozenset()
 
 
-def place(
+def place_pairs(
     model: onnx.ModelProto, policy: Policy = SANDWICH, keep: Collection[str] = frozenset()
 ) -> Placement:
-    """The placement of pairs in a simplified graph.
+    """The placement of Q/DQ pairs in a simplified graph by a policy.
 
-    A Conv or Gemm whose weight is not an initializer stays float.
-
-    Args:
-        model: The simplified graph.
-        policy: The rule for the tensors that get a pair.
-        keep: Names of groups that stay float: without a pair, and with float weights in the layers
-            that read them.
+    A Conv or Gemm whose weight is not an initializer stays float. Groups named in ``keep`` have no
+    pair, and the layers that read them have float weights.
 
     Raises:
         InputError: ``keep`` names no group of this graph.
@@ -101,44 +94,44 @@ def place(
     is_both = policy.residual is Residual.BOTH
     for index, identity in identities.items():
         read[index] = frozenset(graph.node[index].input if is_both else (identity,))
-    scale_of = _scales(graph, read, policy)
+    group_of = _find_groups(graph, read, policy)
     if policy.tie_concat:
-        _tie_concats(graph, scale_of, read, constants)
+        _tie_concats(graph, group_of, read, constants)
     placement = Placement(
-        scale_of=scale_of,
-        readers={name: frozenset(i for i in read if name in read[i]) for name in scale_of},
+        group_of=group_of,
+        readers={name: frozenset(i for i in read if name in read[i]) for name in group_of},
         weights=weights,
         identities=identities,
     )
     _require_groups(placement, keep)
-    return _without(placement, {*keep, *_ends(placement, graph, policy)})
+    return _keep_float(placement, {*keep, *_end_groups(placement, graph, policy)})
 
 
 def group_readers(placement: Placement) -> dict[str, list[int]]:
     """Group -> indices of the nodes that read one of its pairs, ascending."""
-    read: dict[str, set[int]] = {root: set() for root in placement.scale_of.values()}
-    for name, root in placement.scale_of.items():
+    read: dict[str, set[int]] = {root: set() for root in placement.group_of.values()}
+    for name, root in placement.group_of.items():
         read[root] |= placement.readers[name]
     return {root: sorted(indices) for root, indices in read.items()}
 
 
-def _scales(
+def _find_groups(
     graph: onnx.GraphProto, read: dict[int, frozenset[str]], policy: Policy
 ) -> dict[str, str]:
     """Tensor with a pair -> its group; adds the readers of MaxPool outputs to ``read``."""
     outputs = {value.name for value in graph.output}
-    scale_of: dict[str, str] = {}
+    group_of: dict[str, str] = {}
     root_of: dict[str, str] = {}
     for index, node in enumerate(graph.node):
         for source in sorted(read.get(index, ()), key=list(node.input).index):
-            scale_of.setdefault(source, root_of.get(source, source))
+            group_of.setdefault(source, root_of.get(source, source))
         if node.op_type != "MaxPool" or not policy.pools:
             continue
-        root_of[node.output[0]] = scale_of[node.input[0]]
+        root_of[node.output[0]] = group_of[node.input[0]]
         if policy.maxpool_outputs and node.output[0] not in outputs:
-            scale_of[node.output[0]] = root_of[node.output[0]]
+            group_of[node.output[0]] = root_of[node.output[0]]
             _add_readers(graph, node.output[0], read, policy)
-    return scale_of
+    return group_of
 
 
 def _add_readers(
@@ -153,7 +146,7 @@ def _add_readers(
 
 def _tie_concats(
     graph: onnx.GraphProto,
-    scale_of: dict[str, str],
+    group_of: dict[str, str],
     read: dict[int, frozenset[str]],
     constants: set[str],
 ) -> None:
@@ -163,23 +156,19 @@ def _tie_concats(
     the outer one comes first, so that the output of the inner Concat then has its group.
     """
     for index, node in reversed(list(enumerate(graph.node))):
-        if node.op_type != "Concat" or node.output[0] not in scale_of:
+        if node.op_type != "Concat" or node.output[0] not in group_of:
             continue
         sources = [name for name in node.input if name not in constants]
-        met = {scale_of[name] for name in (*sources, node.output[0]) if name in scale_of}
-        first = next(root for root in scale_of.values() if root in met)
-        scale_of |= {name: first for name, root in scale_of.items() if root in met}
-        scale_of |= dict.fromkeys(sources, first)
+        joined = {group_of[name] for name in (*sources, node.output[0]) if name in group_of}
+        first = next(root for root in group_of.values() if root in joined)
+        group_of |= {name: first for name, root in group_of.items() if root in joined}
+        group_of |= dict.fromkeys(sources, first)
         read[index] = frozenset(sources)
 
 
 def _require_groups(placement: Placement, keep: Collection[str]) -> None:
-    """Check that ``keep`` names groups of the placement.
-
-    Raises:
-        InputError: A name is no group's.
-    """
-    known = set(placement.scale_of.values())
+    """Check that ``keep`` names groups of the placement."""
+    known = set(placement.group_of.values())
     for name in keep:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.0)
@@ -190,23 +179,23 @@ def _require_groups(placement: Placement, keep: Collection[str]) -> None:
             )
 
 
-def _ends(placement: Placement, graph: onnx.GraphProto, policy: Policy) -> set[str]:
+def _end_groups(placement: Placement, graph: onnx.GraphProto, policy: Policy) -> set[str]:
     """The groups that the first and last weighted layers read, as many as the policy states."""
     layers = sorted(placement.weights)
     last = layers[len(layers) - policy.float_last :]
     chosen = {graph.node[index].input[0] for index in (*layers[: policy.float_first], *last)}
-    return {placement.scale_of[name] for name in chosen if name in placement.scale_of}
+    return {placement.group_of[name] for name in chosen if name in placement.group_of}
 
 
-def _without(placement: Placement, kept: Collection[str]) -> Placement:
+def _keep_float(placement: Placement, kept: Collection[str]) -> Placement:
     """The placement without the pairs of the groups ``kept``; the layers that read them are float.
 
     An Add that also reads a group that is not kept keeps reading that group's pair.
     """
-    removed = {name for name, root in placement.scale_of.items() if root in kept}
+    removed = {name for name, root in placement.group_of.items() if root in kept}
     is_float = {index for name in removed for index in placement.readers[name]}
     return Placement(
-        scale_of={n: root for n, root in placement.scale_of.items() if n not in removed},
+        group_of={n: root for n, root in placement.group_of.items() if n not in removed},
         readers={n: indices for n, indices in placement.readers.items() if n not in removed},
         weights={i: weight for i, weight in placement.weights.items() if i not in is_float},
         identities={i: n for i, n in placement.identities.items() if n not in removed},
@@ -245,22 +234,3 @@ def between_layers(graph: onnx.GraphProto) -> frozenset[int]:
             if is_layer or behind.intersection(node.output):
                 indices.append(index)
     return frozenset(indices)
-
-
-def require_finite_weights(model: onnx.ModelProto) -> None:
-    """Check that no float32 initializer is NaN or infinite.
-
-    Raises:
-        InputError: An initializer holds NaN or infinity; the message names it.
-    """
-    for tensor in model.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT:
-            continue
-        values = numpy_helper.to_array(tensor)
-        num_bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-        if num_bad:
-            raise InputError(
-                f"weight '{tensor.name}' holds {num_bad} of {values.size} values that are NaN or "
-                "infinite",
-                hint="the checkpoint is broken; train or download it again",
-            )

@@ -1,6 +1,6 @@
 """Placement policies: named rules for the tensors of an int8 graph that carry a Q/DQ pair.
 
-This module does not import onnx. ``placement.place`` applies a policy to a graph;
+This module does not import onnx. ``place_pairs`` applies a policy to a graph;
 tests/benchmarks/placement.py measures all policies.
 """
 
@@ -29,11 +29,11 @@ class Policy:
     the scale of the input. ``tie_concat``: the inputs of a Concat have pairs with the scale of the
     output. ``float_first`` and ``float_last`` are the numbers of layers with weights that stay
     float at the beginning and the end of the graph; all other readers of their inputs stay float
-    too. ``says`` describes the policy to users.
+    too. ``description`` is for users.
     """
 
     name: str
-    says: str
+    description: str
     pools: bool = True
     maxpool_outputs: bool = True
     residual: Residual = Residual.IDENTITY
@@ -44,41 +44,41 @@ class Policy:
 
 SANDWICH = Policy(
     name="sandwich",
-    says="pools run in int8 with their neighbours; conv, sum and ReLU of a residual are one kernel",
+    description="pools run in int8; conv, sum and ReLU of a residual are one kernel",
 )
 TIED_CONCAT = Policy(
     name="tied-concat",
-    says="one scale in and out of a Concat, so that it copies bytes; DLA requires it",
+    description="one scale in and out of a Concat, so that it copies bytes; DLA requires it",
     tie_concat=True,
 )
 POLICIES = (
     SANDWICH,
     Policy(
         name="pool-inputs",
-        says="MaxPool outputs without a pair: for compilers that move DQ across MaxPool",
+        description="MaxPool outputs without a pair: for compilers that move DQ across MaxPool",
         maxpool_outputs=False,
     ),
     Policy(
         name="weighted-only",
-        says="only what convolutions and Gemms read, as simple tools do; pools stay float",
+        description="only what convolutions and Gemms read, as simple tools do; pools stay float",
         pools=False,
         maxpool_outputs=False,
         residual=Residual.FLOAT,
     ),
     Policy(
         name="residual-float",
-        says="the residual stream keeps its float resolution, for a slower sum",
+        description="the residual stream keeps its float resolution, for a slower sum",
         residual=Residual.FLOAT,
     ),
     Policy(
         name="residual-both",
-        says="both inputs of a residual Add in int8, for engines without a fused conv and sum",
+        description="both inputs of a residual Add in int8, for engines that fuse no conv and sum",
         residual=Residual.BOTH,
     ),
     TIED_CONCAT,
     Policy(
         name="float-ends",
-        says="the first two convolutions and the last layer, the most sensitive, stay float",
+        description="the first two convolutions and the last layer, the most sensitive, stay float",
         float_first=2,
         float_last=1,
     ),
@@ -94,11 +94,7 @@ _BY_NAME: Mapping[str, Policy] = {policy.name: policy for policy in POLICIES}
 
 
 def policy(name: str) -> Policy:
-    """The policy called ``name``.
-
-    Raises:
-        InputError: No policy has that name.
-    """
+    """The policy called ``name``; an InputError names the known policies."""
     if name not in _BY_NAME:
         raise InputError(f"no placement named '{name}'", hint=known_names(name, _BY_NAME))
     return _BY_NAME[name]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_inception import records
-from edge_inception.artifact import RangeTable, SimplifiedGraph, file_sha256
+from edge_inception.artifact import RangeTable, SimplifiedGraph, file_sha256, write_beside
 from edge_inception.errors import InputError
 from edge_inception.quant.calibrators import Observation
 from edge_inception.quant.scales import LARGEST_SCALE, LEVELS, int8_scale
@@ -23,14 +23,14 @@ from edge_inception.spec import Preprocess
 from edge_inception.stage import plain, tool_version
 
 SCHEMA: Final = 2
-BESIDE = ".npz"
+_STATISTICS = ".npz"  # suffix of the file of histograms and channel means
 
 
 class TensorRange(Record, frozen=True, kw_only=True):
     """The range of one tensor: the ``amax`` of its scale, and the exact amax that was observed.
 
-    ``scale_of`` names the tensor whose amax this tensor uses: itself, or for a MaxPool output the
-    tensor that was pooled.
+    ``scale_of`` is the tensor's group, named after the tensor whose amax it uses: itself, or for a
+    MaxPool output the tensor that was pooled.
     """
 
     amax: float
@@ -85,12 +85,11 @@ def read_table(ranges: RangeTable) -> Table:
     """The table in the file of ``ranges``.
 
     Raises:
-        InputError: The file is malformed or of another schema, or an amax is not a finite number
-            >= 0.
+        InputError: The file cannot be read, is malformed or of another schema, or an amax is not a
+            finite number >= 0.
     """
-    again, where = "run calibrate again", f"range table {ranges.path}"
-    value = records.parse(ranges.path.read_bytes(), where=where, hint=again, allow_nan=True)
-    table = records.convert(Table, value, where=where, hint=again)
+    again = "run calibrate again"
+    table = records.read(Table, ranges.path, hint=again, allow_nan=True)
     for name, tensor in table.tensors.items():
         for amax in (tensor.amax, tensor.observed_amax):
             if not (math.isfinite(amax) and amax >= 0.0):
@@ -120,22 +119,22 @@ def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
             hint="calibrate --merge puts the tables of all shards together",
         )
     tools = ranges.provenance.tools
-    got = {"graph": table.graph, **_flat(table.preprocess, tools)}
+    got = {"graph": table.graph, **_flatten(table.preprocess, tools)}
     wanted = {
         "graph": graph.sha256,
-        **_flat(graph.details.preprocess, {n: tool_version(n) for n in tools}),
+        **_flatten(graph.details.preprocess, {n: tool_version(n) for n in tools}),
     }
     for key, value in wanted.items():
         if got.get(key) != value:
             raise InputError(
                 f"range table {ranges.path} is of another {key}: "
                 f"got {got.get(key)}, wanted {value}",
-                hint=f"edge-inception {_command(graph, ranges, table)}",
+                hint=f"edge-inception {_recalibrate_command(graph, ranges, table)}",
             )
     return table
 
 
-def _command(graph: SimplifiedGraph, ranges: RangeTable, table: Table) -> str:
+def _recalibrate_command(graph: SimplifiedGraph, ranges: RangeTable, table: Table) -> str:
     """The command that makes a new table of ``graph`` with the options of this table.
 
     The calibrator named in the table is not always the option ``--calibrator``: after ``auto`` it
@@ -156,32 +155,28 @@ def _command(graph: SimplifiedGraph, ranges: RangeTable, table: Table) -> str:
     return f"calibrate {source} {' '.join(flags)} --out {out}"
 
 
-def _flat(preprocess: Preprocess, tools: Mapping[str, str]) -> dict[str, Any]:
+def _flatten(preprocess: Preprocess, tools: Mapping[str, str]) -> dict[str, Any]:
     named = {f"preprocess.{key}": value for key, value in plain(preprocess).items()}
     return named | {f"version of {name}": version for name, version in tools.items()}
 
 
 def group_ranges(
-    scale_of: Mapping[str, str], seen: Mapping[str, TensorRange]
+    group_of: Mapping[str, str], observed: Mapping[str, TensorRange]
 ) -> dict[str, TensorRange]:
-    """Group -> the largest range among its tensors.
+    """Group -> the largest range among its tensors, for groups as in a ``Placement``.
 
     A tensor without a range of its own lies in that of another tensor of its group, such as a
     branch in the range of the Concat that joins it.
-
-    Args:
-        scale_of: Tensor with a pair -> its group, as in a ``Placement``.
-        seen: Tensor -> its range.
 
     Raises:
         InputError: No tensor of a group was observed.
     """
     widest: dict[str, TensorRange] = {}
-    pairs = ((n, root) for name, root in scale_of.items() for n in (name, root))
+    pairs = ((n, root) for name, root in group_of.items() for n in (name, root))
     for name, root in pairs:
-        if name in seen:
-            widest[root] = seen[name].widened(widest.get(root, seen[name]), scale_of=root)
-    missing = [root for root in dict.fromkeys(scale_of.values()) if root not in widest]
+        if name in observed:
+            widest[root] = observed[name].widened(widest.get(root, observed[name]), scale_of=root)
+    missing = [root for root in dict.fromkeys(group_of.values()) if root not in widest]
     if missing:
         raise InputError(
             f"the range table has no amax for {len(missing)} tensors, first '{missing[0]}'",
@@ -208,22 +203,29 @@ def tensor_scales(amax_of: Mapping[str, float]) -> dict[str, np.float32]:
 
 
 def write_statistics(
-    path: Path, seen: Mapping[str, Observation], means: Mapping[str, ChannelMeans]
-) -> None:
-    """Write histograms and channel means [C] to an .npz file; equal content gives equal bytes."""
-    sizes = [one.plain.size for one in means.values()]
-    with path.open("wb") as stream:
-        np.savez_compressed(
-            stream,
-            names=np.array(list(seen), dtype=np.str_),
-            amax=np.array([one.amax for one in seen.values()], dtype=np.float64),
-            histograms=np.array([one.histogram for one in seen.values()], dtype=np.int64),
-            means_names=np.array(list(means), dtype=np.str_),
-            means_sizes=np.array(sizes, dtype=np.int64),
-            means_scale=np.array([one.scale for one in means.values()], dtype=np.float64),
-            means_plain=np.concatenate([[], *(one.plain for one in means.values())]),
-            means_quantized=np.concatenate([[], *(one.quantized for one in means.values())]),
-        )
+    table: Path, observed: Mapping[str, Observation], means: Mapping[str, ChannelMeans]
+) -> dict[str, str]:
+    """Write histograms and channel means [C] to an .npz file beside a table that is not published.
+
+    Equal content gives equal bytes. The result is the value of ``details.beside`` for the table.
+    """
+    tensors, measured = list(observed.values()), list(means.values())
+    arrays: dict[str, Any] = {
+        "names": np.array(list(observed), dtype=np.str_),
+        "amax": np.array([tensor.amax for tensor in tensors], dtype=np.float64),
+        "histograms": np.array([tensor.histogram for tensor in tensors], dtype=np.int64),
+        "means_names": np.array(list(means), dtype=np.str_),
+        "means_sizes": np.array([channels.plain.size for channels in measured], dtype=np.int64),
+        "means_scale": np.array([channels.scale for channels in measured], dtype=np.float64),
+        "means_plain": np.concatenate([[], *(channels.plain for channels in measured)]),
+        "means_quantized": np.concatenate([[], *(channels.quantized for channels in measured)]),
+    }
+
+    def write(path: Path) -> None:
+        with path.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+
+    return write_beside(table, _STATISTICS, write)
 
 
 def read_histograms(ranges: RangeTable) -> dict[str, Observation]:
@@ -232,7 +234,7 @@ def read_histograms(ranges: RangeTable) -> dict[str, Observation]:
     Raises:
         InputError: The file beside the table is missing or was not written with it.
     """
-    content = _statistics(ranges)
+    content = _read_statistics(ranges)
     if not content["names"].size:
         raise InputError(
             f"range table {ranges.path} has no histograms: it comes from a calibration cache",
@@ -248,28 +250,19 @@ def read_means(ranges: RangeTable) -> dict[str, ChannelMeans]:
     Raises:
         InputError: The file beside the table is missing or was not written with it.
     """
-    content = _statistics(ranges)
-    starts = np.cumsum(content["means_sizes"]) - content["means_sizes"]
-    rows = zip(
-        content["means_names"],
-        content["means_scale"],
-        starts,
-        starts + content["means_sizes"],
-        strict=True,
-    )
+    content = _read_statistics(ranges)
+    ends = np.cumsum(content["means_sizes"])[:-1]
+    plain, quantized = (np.split(content[key], ends) for key in ("means_plain", "means_quantized"))
+    rows = zip(content["means_names"], content["means_scale"], plain, quantized, strict=False)
     return {
-        str(name): ChannelMeans(
-            scale=float(scale),
-            plain=content["means_plain"][start:end],
-            quantized=content["means_quantized"][start:end],
-        )
-        for name, scale, start, end in rows
+        str(name): ChannelMeans(scale=float(scale), plain=floats, quantized=rounded)
+        for name, scale, floats, rounded in rows
     }
 
 
-def _statistics(ranges: RangeTable) -> dict[str, NDArray[Any]]:
-    path = ranges.path.with_suffix(BESIDE)
-    if file_sha256(path) != ranges.details.beside.get(BESIDE):
+def _read_statistics(ranges: RangeTable) -> dict[str, NDArray[Any]]:
+    path = ranges.path.with_suffix(_STATISTICS)
+    if file_sha256(path) != ranges.details.beside.get(_STATISTICS):
         raise InputError(f"{path} was not written with {ranges.path}", hint="run calibrate again")
     with np.load(path, allow_pickle=False) as content:
         return dict(content)

@@ -47,14 +47,8 @@ class Trial:
 
     The images are the NUM_IMAGES items with the largest sha256. Bias correction is judged on the
     images among them that its channel means are not made of: all 32 if the set has 48 images or
-    more, else all but the 16 images of the means.
-
-    Args:
-        path: The simplified graph.
-        items: The calibration images, at least one.
-        options: Preprocessing, batch, threads, placement.
-        progress: Called with the number of images done and of all images of the trial, anew for the
-            float graph and for every int8 graph.
+    more, else all but the 16 images of the means. ``progress`` counts the images of the trial, anew
+    for the float graph and for every int8 graph.
 
     Raises:
         InputError: An image is not usable.
@@ -70,7 +64,7 @@ class Trial:
     ) -> None:
         self._path, self._options, self._progress = path, options, progress
         self._items = sorted(items, key=lambda item: item.sha256)[-NUM_IMAGES:]
-        in_means = {item.sha256 for item in channel_means.chosen(items)}
+        in_means = {item.sha256 for item in channel_means.select_images(items)}
         self._unseen = np.array([item.sha256 not in in_means for item in self._items])
         self._exact = self._logits(check.load_graph(path))
 
@@ -105,13 +99,7 @@ class Trial:
     ) -> TrialDetails:
         """Whether bias correction helps, with its figures; only their number if images are too few.
 
-        Args:
-            tensors: The ranges of the tensors.
-            means: The channel means for bias correction.
-            plain: The result of ``noise`` for these ranges without bias correction.
-
-        Raises:
-            CompileFailed: As ``noise``.
+        ``plain`` is the result of ``noise`` for these ranges without bias correction.
         """
         num_images = int(self._unseen.sum())
         if num_images < MIN_UNSEEN:

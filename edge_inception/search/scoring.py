@@ -30,10 +30,10 @@ from edge_inception.engines import _openvino
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
 from edge_inception.graph.check import load_graph
 from edge_inception.hardware.cores import usable_threads
-from edge_inception.quant import placement as place
 from edge_inception.quant import search_record
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.options import QuantizeOptions, policy_of
+from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.ranges import table_for
 from edge_inception.quant.search_record import (
     RankedGroup,
@@ -117,7 +117,7 @@ def groups_of(
     """
     table_for(graph, ranges)
     model = load_graph(graph.path)
-    placement = place.place(model, policy_of(options), options.keep)
+    placement = place_pairs(model, policy_of(options), options.keep)
     return free_scores(model, placement, ranges)
 
 

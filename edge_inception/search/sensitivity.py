@@ -66,7 +66,7 @@ def free_scores(
     weights = check.constants(model)
     groups = []
     for root, readers in group_readers(placement).items():
-        known = [tensors[n] for n, r in placement.scale_of.items() if r == root and n in tensors]
+        known = [tensors[n] for n, r in placement.group_of.items() if r == root and n in tensors]
         nodes = [(model.graph.node[i], placement.weights.get(i)) for i in readers]
         weighted = [(node, weight) for node, weight in nodes if weight]
         noises = [
@@ -89,16 +89,16 @@ def free_scores(
 def _tensors(model: onnx.ModelProto, placement: Placement, table: RangeTable) -> dict[str, _Tensor]:
     """Signal and error of every tensor with a pair, rounded with the scale of its group."""
     seen, means = ranges.read_histograms(table), ranges.read_means(table)
-    of_group = ranges.group_ranges(placement.scale_of, ranges.read_table(table).tensors)
+    of_group = ranges.group_ranges(placement.group_of, ranges.read_table(table).tensors)
     scale_of = ranges.tensor_scales({root: one.amax for root, one in of_group.items()})
     positive = non_negative(model)
     tensors = {}
-    for name, root in placement.scale_of.items():
+    for name, root in placement.group_of.items():
         if name in seen:
             scale = float(scale_of[root])
             plain = means[name].plain if name in means else None
             tensors[name] = _tensor(seen[name], scale, plain, is_positive=name in positive)
-    missing = set(placement.scale_of.values()) - {placement.scale_of[name] for name in tensors}
+    missing = set(placement.group_of.values()) - {placement.group_of[name] for name in tensors}
     if missing:
         raise InputError(
             f"the range table knows nothing of {len(missing)} groups, first '{min(missing)}'",
@@ -112,7 +112,7 @@ def _tensor(
 ) -> _Tensor:
     if seen.amax == 0.0:
         return _Tensor(power=0.0, error=0.0, channels=None)
-    edges, count = seen.mass()
+    edges, count = seen.trimmed_histogram()
     squares = (edges[1:] ** 3 - edges[:-1] ** 3) / np.diff(edges) / 3
     total = float(count.sum())
     power = float(count @ squares) / total

@@ -156,7 +156,7 @@ class GraphModule(nn.Module):
     def _keep(self, values: dict[str, Tensor], name: str, value: Tensor) -> None:
         """Store the value of a tensor and, if it has a pair, the value behind the pair."""
         values[name] = value
-        root = self._rounding.placement.scale_of.get(name) if self._rounding else None
+        root = self._rounding.placement.group_of.get(name) if self._rounding else None
         if root is not None:
             scale = getattr(self, self._roots[root])
             values[_dequantized(name)] = fake_quantize(value, scale, _LOWEST)

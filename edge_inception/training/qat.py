@@ -37,9 +37,8 @@ from edge_inception.device.outputs import centred, sqnr_db
 from edge_inception.errors import GateFailed, InputError
 from edge_inception.graph import check, parity
 from edge_inception.quant import insert_qdq, ranges
-from edge_inception.quant import placement as place
 from edge_inception.quant.options import FloatRest, QuantizeOptions, policy_of
-from edge_inception.quant.placement import WEIGHTED_OPS
+from edge_inception.quant.placement import WEIGHTED_OPS, place_pairs
 from edge_inception.sidecar import Provenance, QatDetails, QatFigures
 from edge_inception.spec import Precision, Preprocess, Progress, no_progress
 from edge_inception.training import evaluate
@@ -260,8 +259,8 @@ def _typed(
 
 def _rounding(model: onnx.ModelProto, typed: onnx.ModelProto, options: QuantizeOptions) -> Rounding:
     """The placement that ``quantize`` chose, with the scales that it wrote into ``typed``."""
-    placement, stored = place.place(model, policy_of(options), options.keep), check.constants(typed)
-    roots = dict.fromkeys(placement.scale_of.values())
+    placement, stored = place_pairs(model, policy_of(options), options.keep), check.constants(typed)
+    roots = dict.fromkeys(placement.group_of.values())
     scale_of = {root: numpy_helper.to_array(stored[f"{root}.scale"]).item() for root in roots}
     return Rounding(placement=placement, scale_of=scale_of)
 
@@ -384,10 +383,8 @@ def _publish(
         details=structs.replace(graph.details, qat=details),
     )
     bound = structs.replace(ranges.read_table(table), graph=trained.sha256)
-    seen, path = ranges.read_histograms(table), out / RANGES_FILE
-    beside = artifact.write_beside(
-        path, ranges.BESIDE, lambda file: ranges.write_statistics(file, seen, {})
-    )
+    path = out / RANGES_FILE
+    beside = ranges.write_statistics(path, ranges.read_histograms(table), {})
     return trained, artifact.publish(
         RangeTable,
         path,

@@ -633,7 +633,7 @@ def test_every_network_is_one_piece_on_a_dla(network, generation):
         {"AveragePool": averages, "GlobalAveragePool": 1, "Flatten": 1}
     )
     assert len(plain.subgraphs) == averages + 2
-    found = dla.plan(dla.rewritten(model), generation)
+    found = dla.plan(dla.rewrite(model), generation)
     assert [layer.op for layer in found.gpu_layers] == ["Flatten"]
     assert len(found.subgraphs) == 1
     assert found.broken_limits == ()

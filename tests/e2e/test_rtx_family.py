@@ -19,10 +19,10 @@ from edge_inception.export.export import export
 from edge_inception.export.options import ExportOptions
 from edge_inception.graph.options import SimplifyOptions
 from edge_inception.graph.simplify import simplify
-from edge_inception.quant import placement as place
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CalibrateOptions, QuantizeOptions
+from edge_inception.quant.placement import place_pairs
 from edge_inception.spec import Precision
 
 pytest.importorskip("tensorrt_rtx_bindings")
@@ -119,7 +119,7 @@ def test_float_and_int8_convolutions_share_an_engine(name, simplified, photos, t
     """With every third group kept in float NVIDIA's compiler takes the graph, and each convolution
     runs in the precision that its typed graph says: none more is int8, none less."""
     graph = simplified(name)
-    groups = list(dict.fromkeys(place.place(onnx.load(str(graph.path))).scale_of.values()))
+    groups = list(dict.fromkeys(place_pairs(onnx.load(str(graph.path))).group_of.values()))
     typed = _int8(graph, photos, tmp_path, keep=tuple(sorted(groups[::3])))
     made = tensorrt_rtx.BACKEND.compile(typed, CompileOptions(), tmp_path / "mixed.engine")
     convolutions = made.details.convolutions

@@ -54,15 +54,9 @@ def read_affine(
 ) -> Affine | None:
     """The affine map that ``node`` applies to its one input that is not a constant.
 
-    Args:
-        node: A node of any op.
-        known: Constants by name.
-        rank: Rank of that input, whose channels are axis 1.
-        channels: Number of channels of that input.
-
-    Returns:
-        The map; None where the node is not arithmetic with one finite constant per channel, or
-        would broadcast its input to another shape.
+    That input has ``rank`` axes, and its ``channels`` are axis 1. The result is None where the node
+    is not arithmetic with one finite constant per channel, or would broadcast the input to another
+    shape.
     """
     if node.op_type == "BatchNormalization":
         affine = _read_norm(node, known)

@@ -12,40 +12,43 @@ from edge_inception.errors import EdgeInceptionError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """One rewrite of a graph, in place, with a check before it and a check after it.
+    """One rewrite of a graph, in place, that leaves the nodes in topological order.
 
-    ``requires`` runs before and ``ensures`` after ``call``; each returns why the model fails its
-    check, or an empty string. ``call`` returns whether it changed anything; a second call must
-    return False.
+    ``call`` returns whether it changed anything; a second call must return False.
     """
 
     name: str
     call: Callable[[onnx.ModelProto], bool]
-    requires: Callable[[onnx.ModelProto], str] = lambda _: ""
-    ensures: Callable[[onnx.ModelProto], str] = lambda _: ""
 
     def __call__(self, model: onnx.ModelProto) -> bool:
-        """Run the pass between its two checks; a failed check is our bug: an AssertionError."""
-        before = self.requires(model)
-        assert not before, f"{self.name} requires: {before}"
+        """Run the pass and check the order of nodes; a wrong order is a bug of the pass."""
         is_modified = self.call(model)
-        after = self.ensures(model)
-        assert not after, f"{self.name} ensures: {after}"
+        disorder = _first_disorder(model)
+        assert not disorder, f"{self.name}: {disorder}"
         return is_modified
+
+
+def on_each(
+    rewrite: Callable[[onnx.ModelProto, onnx.NodeProto], bool], *ops: str
+) -> Callable[[onnx.ModelProto], bool]:
+    """The ``call`` of a pass that rewrites each node of these ops on its own."""
+
+    def call(model: onnx.ModelProto) -> bool:
+        nodes = [node for node in model.graph.node if node.op_type in ops]
+        changed = [rewrite(model, node) for node in nodes]
+        return any(changed)
+
+    return call
 
 
 def run_passes(passes: Sequence[Pass], model: onnx.ModelProto, *, round_number: int = 1) -> bool:
     """Run every pass once, in order, and return whether any of them changed the model.
 
-    Args:
-        passes: The passes.
-        model: The model that is changed in place.
-        round_number: Number of this run of all passes, from 1 on, for error messages.
-
     Raises:
         EdgeInceptionError: A pass raised an EdgeInceptionError; class and hint are the same.
         RuntimeError: A pass raised any other error, which is a bug of ours.
-            Both messages name the pass and the passes before it; the first error is the cause.
+            Both messages name the pass, the round and the passes before it; the first error is the
+            cause.
     """
     is_modified, done = False, list[Pass]()
     try:
@@ -61,8 +64,8 @@ def run_passes(passes: Sequence[Pass], model: onnx.ModelProto, *, round_number: 
     return is_modified
 
 
-def topological_order(model: onnx.ModelProto) -> str:
-    """An empty string if nodes are in order, else which node first reads a tensor too early."""
+def _first_disorder(model: onnx.ModelProto) -> str:
+    """The first node that reads a tensor before it is written; empty if nodes are in order."""
     known = {tensor.name for tensor in model.graph.initializer}
     known |= {value.name for value in model.graph.input} | {""}
     for node in model.graph.node:

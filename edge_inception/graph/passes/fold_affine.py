@@ -11,10 +11,10 @@ from edge_inception.graph.passes._affine import (
     output_channels,
     read_chain,
 )
-from edge_inception.graph.passes._contract import Pass, topological_order
+from edge_inception.graph.passes._contract import Pass, on_each
 
 
-def fold_affine(model: onnx.ModelProto) -> bool:
+def fold_affine(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     """Fold nodes behind a Conv or Gemm that compute gain * x + shift per channel.
 
     Before: x -> Conv(w, b) -> BatchNormalization -> Mul(c) -> Add(d) -> y.
@@ -26,14 +26,6 @@ def fold_affine(model: onnx.ModelProto) -> bool:
     output of the graph, or where a constant varies within a channel. Nothing is folded into a
     weight that is shared or not constant.
     """
-    is_modified = False
-    for node in list(model.graph.node):
-        if node.op_type in {"Conv", "Gemm"}:
-            is_modified |= _fold_chain(model, node)
-    return is_modified
-
-
-def _fold_chain(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     if not has_own_weights(model, node):
         return False
     rank, channels = output_channels(node, constants(model))
@@ -47,4 +39,4 @@ def _fold_chain(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     return True
 
 
-PASS = Pass(name="fold_affine", call=fold_affine, ensures=topological_order)
+PASS = Pass(name="fold_affine", call=on_each(fold_affine, "Conv", "Gemm"))

@@ -14,7 +14,7 @@ from edge_inception.graph.passes._affine import (
     set_values,
     to_float64,
 )
-from edge_inception.graph.passes._contract import Pass, replace_node, scoped, topological_order
+from edge_inception.graph.passes._contract import Pass, replace_node, scoped
 
 _MIN_RANK = 3  # [N, C, one axis of space]
 
@@ -94,4 +94,4 @@ def _add(
     return helper.make_node("Add", [value.name, name], [last.output[0]], scoped(last, "add"))
 
 
-PASS = Pass(name="fold_input_affine", call=fold_input_affine, ensures=topological_order)
+PASS = Pass(name="fold_input_affine", call=fold_input_affine)

@@ -17,7 +17,7 @@ from edge_inception.graph.check import (
     readers,
     set_attributes,
 )
-from edge_inception.graph.passes._contract import Pass, topological_order
+from edge_inception.graph.passes._contract import Pass
 from edge_inception.graph.signs import non_negative
 
 _EXPLICIT = frozenset((b"NOTSET", b"VALID"))
@@ -121,4 +121,4 @@ def _move(node: onnx.NodeProto, padding: _Padding) -> None:
     node.input[0] = padding.source
 
 
-PASS = Pass(name="fold_pad", call=fold_pad, ensures=topological_order)
+PASS = Pass(name="fold_pad", call=fold_pad)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import helper
 
-from edge_inception.graph.check import attribute, constants, known_shape, only_reader, refill
+from edge_inception.graph.check import attribute, constants, known_shape, only_reader, replace_items
 from edge_inception.graph.passes._affine import (
     has_own_weights,
     output_channels,
@@ -15,12 +15,12 @@ from edge_inception.graph.passes._affine import (
     set_values,
     to_float64,
 )
-from edge_inception.graph.passes._contract import Pass, replace_node, scoped, topological_order
+from edge_inception.graph.passes._contract import Pass, on_each, replace_node, scoped
 
 _BIAS = 2  # position among the inputs of Gemm
 
 
-def head_to_convolution(model: onnx.ModelProto) -> bool:
+def head_to_convolution(model: onnx.ModelProto, pool: onnx.NodeProto) -> bool:
     """Rewrite the head for engines without GlobalAveragePool, and without Flatten before a Gemm.
 
     Before: x [N, C, H, W] -> GlobalAveragePool -> Flatten -> Gemm(w [M, C], b) -> y [N, M].
@@ -33,15 +33,6 @@ def head_to_convolution(model: onnx.ModelProto) -> bool:
     The head stays where H or W is free, a tensor in it has several readers, a weight is shared, or
     the Gemm has a factor alpha or transposes its input.
     """
-    changed = [
-        _rewrite(model, node)
-        for node in list(model.graph.node)
-        if node.op_type == "GlobalAveragePool"
-    ]
-    return any(changed)
-
-
-def _rewrite(model: onnx.ModelProto, pool: onnx.NodeProto) -> bool:
     size = known_shape(model, pool.input[0])[2:]
     flatten = only_reader(model, pool.output[0])
     if flatten is None or flatten.op_type != "Flatten" or attribute(flatten, "axis", 1) != 1:
@@ -108,7 +99,7 @@ def _convolutions(
 def _forget_shapes(model: onnx.ModelProto, names: Sequence[str]) -> None:
     """Drop the recorded shapes of ``names``, which get four axes; inference restores them later."""
     shapes = model.graph.value_info
-    refill(shapes, (value for value in shapes if value.name not in names))
+    replace_items(shapes, (value for value in shapes if value.name not in names))
 
 
-PASS = Pass(name="head_to_convolution", call=head_to_convolution, ensures=topological_order)
+PASS = Pass(name="head_to_convolution", call=on_each(head_to_convolution, "GlobalAveragePool"))

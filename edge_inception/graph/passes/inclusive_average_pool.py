@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edge_inception.graph.check import attribute, integers, known_shape, set_attributes
-from edge_inception.graph.passes._contract import Pass, replace_node, topological_order
+from edge_inception.graph.passes._contract import Pass, on_each, replace_node
 
 
-def inclusive_average_pool(model: onnx.ModelProto) -> bool:
+def inclusive_average_pool(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     """Rewrite average pools for engines that always divide by the size of the window.
 
     Before: x -> AveragePool(count_include_pad = 0, pads) -> y.
@@ -23,13 +23,6 @@ def inclusive_average_pool(model: onnx.ModelProto) -> bool:
     y keeps its name and its values. A pool stays if it has no padding, C, H or W is free, or it
     has ceil_mode or dilations.
     """
-    changed = [
-        _rewrite(model, node) for node in list(model.graph.node) if node.op_type == "AveragePool"
-    ]
-    return any(changed)
-
-
-def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     sizes, (channels, *windows) = (
         known_shape(model, name)[first:] or [0]
         for name, first in ((node.input[0], 2), (node.output[0], 1))
@@ -64,4 +57,4 @@ def _pixels(size: int, count: int, side: int, stride: int, begin: int) -> NDArra
     return np.minimum(starts + side, size) - np.maximum(starts, 0)
 
 
-PASS = Pass(name="inclusive_average_pool", call=inclusive_average_pool, ensures=topological_order)
+PASS = Pass(name="inclusive_average_pool", call=on_each(inclusive_average_pool, "AveragePool"))

@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from edge_inception.graph.check import attribute, constants, known_shape
 from edge_inception.graph.passes._affine import Affine, read_affine, write_affine
-from edge_inception.graph.passes._contract import Pass, topological_order
+from edge_inception.graph.passes._contract import Pass, on_each
 
 _RANK = 4
 
@@ -27,7 +27,7 @@ class _Channel:
     shift: float
 
 
-def join_channels(model: onnx.ModelProto) -> bool:
+def join_channels(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     """Join nodes that split an image into channels, scale and shift each, and concatenate them.
 
     Before: x -> Gather(i) -> Unsqueeze -> Mul(a_i) -> Add(b_i), for every i -> Concat -> y.
@@ -36,11 +36,6 @@ def join_channels(model: onnx.ModelProto) -> bool:
     PyTorch exports torchvision's ``transform_input`` so. A Slice may take a channel too. The nodes
     stay where a channel is missing, out of order, or from another tensor than the graph's input.
     """
-    changed = [_join(model, node) for node in list(model.graph.node) if node.op_type == "Concat"]
-    return any(changed)
-
-
-def _join(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     traced = [_trace(model, name) for name in node.input]
     channels = [each for each in traced if each is not None]
     if len(channels) != len(traced) or len({each.source for each in channels}) != 1:
@@ -117,4 +112,4 @@ def _constant(node: onnx.NodeProto, known: Mapping[str, TensorProto]) -> NDArray
     return np.empty(0, np.int64) if tensor is None else numpy_helper.to_array(tensor)
 
 
-PASS = Pass(name="join_channels", call=join_channels, ensures=topological_order)
+PASS = Pass(name="join_channels", call=on_each(join_channels, "Concat"))

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import onnx
 
-from edge_inception.graph.check import constants
-from edge_inception.graph.passes._contract import Pass, topological_order
+from edge_inception.graph.check import constants, rename_tensors
+from edge_inception.graph.passes._contract import Pass
 from edge_inception.spec import HEAD_OUTPUTS, INPUT_NAME, OUTPUT_NAME
 
 _WEIGHT = ".weight"
@@ -28,7 +28,7 @@ def name_tensors(model: onnx.ModelProto) -> bool:
     """
     is_modified = _name_nodes(model)
     renamed = _tensor_names(model)
-    _apply(model, renamed)
+    rename_tensors(model, renamed)
     return is_modified or any(old != new for old, new in renamed.items())
 
 
@@ -83,14 +83,4 @@ def _tensor_names(model: onnx.ModelProto) -> dict[str, str]:
     return renamed
 
 
-def _apply(model: onnx.ModelProto, renamed: Mapping[str, str]) -> None:
-    graph = model.graph
-    for node in graph.node:
-        for field in (node.input, node.output):
-            for index, name in enumerate(field):
-                field[index] = renamed.get(name, name)
-    for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        item.name = renamed.get(item.name, item.name)
-
-
-PASS = Pass(name="name_tensors", call=name_tensors, ensures=topological_order)
+PASS = Pass(name="name_tensors", call=name_tensors)

@@ -8,7 +8,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edge_inception.graph.check import attribute, constants, integers, known_shape
-from edge_inception.graph.passes._contract import Pass, replace_node, scoped, topological_order
+from edge_inception.graph.passes._contract import Pass, replace_node, scoped
 
 _RANK, _SPATIAL = 4, {2, 3}  # [N, C, H, W]
 _FLATTENERS = frozenset(("Reshape", "Squeeze"))
@@ -95,4 +95,4 @@ def _axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[int]:
     return integers(node, "axes")
 
 
-PASS = Pass(name="pool_head", call=pool_head, ensures=topological_order)
+PASS = Pass(name="pool_head", call=pool_head)

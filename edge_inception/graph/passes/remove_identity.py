@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from edge_inception.graph.check import readers
-from edge_inception.graph.passes._contract import Pass, rename_reads, topological_order
+from edge_inception.graph.passes._contract import Pass, rename_reads
 
 _OPS = frozenset(("Identity", "Dropout"))
 
@@ -44,4 +44,4 @@ def _bypass(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     return True
 
 
-PASS = Pass(name="remove_identity", call=remove_identity, ensures=topological_order)
+PASS = Pass(name="remove_identity", call=remove_identity)

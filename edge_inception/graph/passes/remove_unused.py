@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from edge_inception.graph.check import refill
-from edge_inception.graph.passes._contract import Pass, topological_order
+from edge_inception.graph.check import replace_items
+from edge_inception.graph.passes._contract import Pass
 
 
 def remove_unused(model: onnx.ModelProto) -> bool:
@@ -20,13 +20,15 @@ def remove_unused(model: onnx.ModelProto) -> bool:
         if needed.intersection(node.output):
             needed.update(name for name in node.input if name)
     before = _sizes(model)
-    refill(graph.node, (node for node in graph.node if needed.intersection(node.output)))
-    refill(graph.initializer, (tensor for tensor in graph.initializer if tensor.name in needed))
+    replace_items(graph.node, (node for node in graph.node if needed.intersection(node.output)))
+    replace_items(
+        graph.initializer, (tensor for tensor in graph.initializer if tensor.name in needed)
+    )
     weights = {tensor.name for tensor in graph.initializer}
-    refill(graph.input, (value for value in graph.input if value.name not in weights))
+    replace_items(graph.input, (value for value in graph.input if value.name not in weights))
     written = {name for node in graph.node for name in node.output}
     outputs = {value.name for value in graph.output}
-    refill(graph.value_info, (v for v in graph.value_info if v.name in written - outputs))
+    replace_items(graph.value_info, (v for v in graph.value_info if v.name in written - outputs))
     return _sizes(model) != before
 
 
@@ -35,4 +37,4 @@ def _sizes(model: onnx.ModelProto) -> tuple[int, ...]:
     return len(graph.node), len(graph.initializer), len(graph.input), len(graph.value_info)
 
 
-PASS = Pass(name="remove_unused", call=remove_unused, ensures=topological_order)
+PASS = Pass(name="remove_unused", call=remove_unused)

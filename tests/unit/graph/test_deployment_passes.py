@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edge_inception.graph.passes import (
+    explicit_padding,
     fold_affine,
     fold_input_affine,
     fold_pad,
@@ -23,8 +24,7 @@ from edge_inception.graph.passes import (
     inclusive_average_pool,
     join_channels,
     matmul_to_gemm,
-    plain_windows,
-    spell_norm,
+    norm_to_affine,
     sum_to_add,
 )
 
@@ -165,7 +165,7 @@ class TestFoldAffine:
 
 
 class TestSpellNorm:
-    rewrite = staticmethod(spell_norm.PASS)
+    rewrite = staticmethod(norm_to_affine.PASS)
 
     @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 3)])
     def test_a_norm_alone(self, shape):
@@ -419,7 +419,7 @@ class TestMatmulToGemm:
 
 
 class TestPlainWindows:
-    rewrite = staticmethod(plain_windows.PASS)
+    rewrite = staticmethod(explicit_padding.PASS)
 
     @given(
         mode=st.sampled_from(["SAME_UPPER", "SAME_LOWER", "VALID"]),

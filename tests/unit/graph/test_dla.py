@@ -186,7 +186,7 @@ def test_concat_of_different_heights_cannot_be_written():
 def test_a_free_batch_is_refused():
     """DLA takes fixed sizes only; the hint names the flag."""
     model = parse("y = Relu(x)", signature="(float[batch,8,16,16] x) => (y)")
-    for ask in (lambda: dla.plan(model, ORIN), lambda: dla.rewritten(model)):
+    for ask in (lambda: dla.plan(model, ORIN), lambda: dla.rewrite(model)):
         with pytest.raises(InputError, match="free sizes batch") as caught:
             ask()
         assert "--batch" in caught.value.hint
@@ -204,7 +204,7 @@ def test_nothing_changes_in_the_graph_that_is_asked_about():
     model = parse("a = AveragePool<kernel_shape=[3,3],pads=[1,1,1,1]>(x) y = Relu(a)")
     before = model.SerializeToString()
     dla.plan(model, ORIN)
-    assert len(dla.rewritten(model).graph.node) == 3
+    assert len(dla.rewrite(model).graph.node) == 3
     assert model.SerializeToString() == before
 
 

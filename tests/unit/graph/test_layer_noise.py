@@ -172,7 +172,7 @@ def headed(weight=1.0):
 
 def test_a_head_rewritten_for_dla_is_compared_in_its_own_shapes(photos):
     """The same function: [1, 3, 1, 1] and [1, 3] agree, and the pool that is gone is named."""
-    typed = dla.rewritten(headed())
+    typed = dla.rewrite(headed())
     shapes = {v.name: len(v.type.tensor_type.shape.dim) for v in shapes_of(typed)}
     assert shapes["flat"] == 4  # else this tests nothing
     found = compare_layers((headed(), typed), pictures(photos))
@@ -192,7 +192,7 @@ def test_noise_before_a_layer_that_is_gone_is_not_blamed_on_the_next(photos):
     halved.graph.initializer[0].CopyFrom(
         numpy_helper.from_array(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "w")
     )
-    found = compare_layers((headed(), dla.rewritten(halved)), pictures(photos))
+    found = compare_layers((headed(), dla.rewrite(halved)), pictures(photos))
     assert [layer.name for layer in found.layers if layer.is_jump] == ["c"]
     # half of each value is missing from the convolution on
     assert [layer.inputs for layer in found.layers] == pytest.approx([0.0, 0.25, 0.25], rel=1e-5)
@@ -220,7 +220,7 @@ def test_a_result_in_another_shape_is_left_out(photos):
 def test_a_layer_that_reads_a_new_tensor_is_named_without_one(tmp_path, capsys):
     """The Gemm's weights halved behind a rewritten head: no tensor without a name is blamed."""
     first = saved(tmp_path, SimplifiedGraph, "a.onnx", headed())
-    second = saved(tmp_path, TypedGraph, "b.onnx", dla.rewritten(headed(weight=0.5)))
+    second = saved(tmp_path, TypedGraph, "b.onnx", dla.rewrite(headed(weight=0.5)))
     words = ["compare-layers", str(first), str(second), "--images", str(tmp_path / "photos")]
     assert main.run(words) == 0
     text = " ".join(capsys.readouterr().out.split())

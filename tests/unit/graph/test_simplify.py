@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -198,7 +201,7 @@ def test_difference_is_measured_not_assumed(simplified, largest):
     graphs = [with_head(simplified.path, bias) for bias in (logits, moved)]
     assert parity.largest_difference(*graphs, seed=0) == pytest.approx(0.01, rel=1e-3)
     with pytest.raises(InputError, match=r"1\.0e-02 of the largest logit, wanted at most 1e-05"):
-        parity.require(0.01, TOLERANCE)
+        parity.require_tolerance(0.01, TOLERANCE)
 
 
 def with_head(path, bias):
@@ -217,7 +220,7 @@ def with_head(path, bias):
 def test_difference_that_is_no_number_is_refused(difference):
     """NaN logits do not pass a comparison."""
     with pytest.raises(InputError):
-        parity.require(difference, TOLERANCE)
+        parity.require_tolerance(difference, TOLERANCE)
 
 
 def test_other_kinds_of_graphs_are_refused(graph, tmp_path):
@@ -227,3 +230,32 @@ def test_other_kinds_of_graphs_are_refused(graph, tmp_path):
         model.graph.output[0].type.tensor_type.shape.dim.add().dim_value = 1
 
     assert_refused(spoilt(graph, tmp_path, change), tmp_path, "wanted one float32 of rank 2")
+
+
+def test_a_graph_that_becomes_invalid_is_refused(graph, tmp_path):
+    """A constant with the name that a bias gets: onnx.checker's refusal is an error of ours."""
+
+    def change(model):
+        gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+        bias = next(t for t in model.graph.initializer if t.name == gemm.input[2])
+        taken = f"{gemm.input[1].removesuffix('.weight')}.bias"
+        gemm.input[2] = "other"
+        low = numpy_helper.from_array(np.full(bias.dims, -100, np.float32), taken)
+        bias.name = "other"
+        model.graph.initializer.append(low)
+        model.graph.node[-1].output[0] = "inner"
+        model.graph.node.append(onnx.helper.make_node("Max", ["inner", taken], ["logits"]))
+
+    assert_refused(spoilt(graph, tmp_path, change), tmp_path, "not valid ONNX: .*not unique")
+
+
+def test_simplify_does_not_import_torch():
+    """Though onnxsim does where it can; torch can be imported afterwards."""
+    code = (
+        "import sys\n"
+        "from edge_inception.graph import simplify\n"
+        "simplify._import_onnxsim()\n"
+        "assert 'onnxsim' in sys.modules and 'torch' not in sys.modules\n"
+        "import torch\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

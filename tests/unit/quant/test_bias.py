@@ -16,10 +16,10 @@ from edge_inception.artifact import RangeTable
 from edge_inception.data import images
 from edge_inception.errors import InputError
 from edge_inception.quant import bias, ranges
-from edge_inception.quant import placement as place
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
+from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.ranges import ChannelMeans
 from edge_inception.spec import Precision
 
@@ -201,8 +201,8 @@ def test_the_images_with_the_smallest_hashes_are_used(
 
 
 def corrected(model, means, **scales):
-    placement = place.place(model)
-    used = {root: scales.get(root, 1.0) for root in placement.scale_of.values()}
+    placement = place_pairs(model)
+    used = {root: scales.get(root, 1.0) for root in placement.group_of.values()}
     return bias.correct_biases(model, placement, means, used)
 
 

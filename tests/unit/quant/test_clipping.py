@@ -23,10 +23,12 @@ def test_shares_and_clipping_are_those_of_the_histogram():
     values = np.linspace(0.5, 1.0, 100_001)[1:-1]
     counts += np.histogram(values, edges)[0]
     observed = Observation(amax=1.0, histogram=counts)
-    assert clipping._clipped(observed, 0.75) == pytest.approx(0.5, abs=0.01)  # a bin is 1 % or less
-    assert clipping._clipped(observed, 1.0) == pytest.approx(0.0, abs=1e-9)
+    assert clipping._share_above(observed, 0.75) == pytest.approx(
+        0.5, abs=0.01
+    )  # a bin is 1 % or less
+    assert clipping._share_above(observed, 1.0) == pytest.approx(0.0, abs=1e-9)
     row = clipping.ClippedTensor(name="a", observed=1.0, amax=1.0, ratio=1.0, clipped=None)
-    bins = clipping._with_bins(row, observed)
+    bins = clipping._add_histogram(row, observed)
     value = json.loads(records.to_json(bins))
     assert records.convert(clipping.ClippedTensor, value, where="", hint="") == bins
     assert sum(bins.shares) == pytest.approx(1.0)

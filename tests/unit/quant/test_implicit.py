@@ -28,7 +28,7 @@ from edge_inception.errors import InputError
 from edge_inception.graph import dla
 from edge_inception.quant import placement
 from edge_inception.quant.calibration_cache import cache_text, header, write_cache
-from edge_inception.quant.implicit import implicit_scales, unobserved
+from edge_inception.quant.implicit import implicit_scales, tensors_to_observe
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CacheOptions, FloatRest, QuantizeOptions, Typing
@@ -319,8 +319,13 @@ def test_pairs_with_the_same_scales_compute_the_same(made, tmp_path):
 def test_residual_networks_observe_what_an_add_adds(residual, model):
     """The bare convolution of each block, and what LRN reads; plain Inceptions nothing more."""
     network = residual()
-    assert unobserved(network, placement.place(network).scale_of) == ["a2", "b4", "c2", "last"]
-    assert unobserved(model, placement.place(model).scale_of) == []
+    assert tensors_to_observe(network, placement.place_pairs(network).group_of) == [
+        "a2",
+        "b4",
+        "c2",
+        "last",
+    ]
+    assert tensors_to_observe(model, placement.place_pairs(model).group_of) == []
 
 
 def test_a_table_without_them_is_refused(residual):
@@ -328,7 +333,7 @@ def test_a_table_without_them_is_refused(residual):
     network = residual()
     seen = {
         name: TensorRange(amax=1.0, observed_amax=1.0, scale_of=name)
-        for name in placement.place(network).scale_of
+        for name in placement.place_pairs(network).group_of
     }
     with pytest.raises(InputError, match=r"no amax for 4 tensors .* first 'a2'") as caught:
         implicit_scales(network, seen)
@@ -343,7 +348,7 @@ def test_a_relu_with_company_does_not_narrow_its_input():
         }"""
     model = onnx.parser.parse_model(text)
     model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), "w"))
-    assert unobserved(model, {"x", "r", "s"}) == ["a", "b"]
+    assert tensors_to_observe(model, {"x", "r", "s"}) == ["a", "b"]
 
 
 def test_pixels_stay_unscaled(residual, save, photos, options, tmp_path):
@@ -369,8 +374,8 @@ def test_pixels_stay_unscaled(residual, save, photos, options, tmp_path):
 )
 def test_heads_have_no_scale(head, ends, residual):
     """From the last layer on nothing is int8: logits, probabilities, outputs."""
-    network = dla.rewritten(residual(head=head))
-    names = {*placement.place(residual()).scale_of, *unobserved(network, ())}
+    network = dla.rewrite(residual(head=head))
+    names = {*placement.place_pairs(residual()).group_of, *tensors_to_observe(network, ())}
     seen = {name: TensorRange(amax=1.0, observed_amax=1.0, scale_of=name) for name in names}
     assert list(implicit_scales(network, seen).unscaled) == ends
 

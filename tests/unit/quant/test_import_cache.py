@@ -13,7 +13,7 @@ from edge_inception.artifact import RangeTable
 from edge_inception.errors import InputError
 from edge_inception.quant import ranges
 from edge_inception.quant.calibration_cache import write_cache
-from edge_inception.quant.import_cache import filled, import_cache, read_cache
+from edge_inception.quant.import_cache import fill_ranges, import_cache, read_cache
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CacheOptions, FloatRest, QuantizeOptions, Typing
@@ -75,7 +75,9 @@ def test_amax_is_127_scales_of_any_float32(model, save, options, tmp_path):
 
 def test_what_is_given_stays_and_outputs_give_nothing(model):
     """A gap is filled from either side, a given amax is not touched, logits are left alone."""
-    amax = filled(model, {"pooled": 2.0, "stem": 3.0, "joined": 5.0, "left": 4.0, "logits": 9.0})
+    amax = fill_ranges(
+        model, {"pooled": 2.0, "stem": 3.0, "joined": 5.0, "left": 4.0, "logits": 9.0}
+    )
     assert amax["stem"] == 3.0
     assert "stem.c" not in amax  # what a ReLU cuts off is unknown
     assert amax["pooled"] == amax["mean"] == 2.0
@@ -87,8 +89,8 @@ def test_what_is_given_stays_and_outputs_give_nothing(model):
 def test_an_output_of_the_graph_is_never_filled(model):
     """A pool that the graph returns gets no scale, and gives none to what it pools."""
     model.graph.output.add().name = "flat"
-    assert "flat" not in filled(model, {"last": 1.0})
-    assert "last" not in filled(model, {"flat": 1.0})
+    assert "flat" not in fill_ranges(model, {"last": 1.0})
+    assert "last" not in fill_ranges(model, {"flat": 1.0})
 
 
 def test_a_missing_tensor_is_refused_with_what_is_not_ours(model, save, options, tmp_path):

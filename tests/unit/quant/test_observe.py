@@ -216,7 +216,7 @@ def test_an_overflow_in_the_activations_names_the_first_tensor(
 def test_nan_in_the_weights_is_refused(model, save, photos, options, tmp_path):
     """It would vanish in a ReLU, so the weights are checked themselves."""
     scaled(model, "right.b", np.nan)
-    with pytest.raises(InputError, match=r"weight 'right.b' holds 5 of 5"):
+    with pytest.raises(InputError, match=r"weight 'right.b' has 5 of 5"):
         calibrate(save(model), photos, options, tmp_path / "r.json")
 
 

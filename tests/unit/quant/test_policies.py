@@ -76,7 +76,7 @@ def batch(photos, options):
 def test_groups_are_named_after_their_scale_and_list_their_layers(residual):
     """A pooled tensor is of the group of what was pooled; layers come in graph order."""
     model = residual()
-    nodes, read = model.graph.node, placement.group_readers(placement.place(model))
+    nodes, read = model.graph.node, placement.group_readers(placement.place_pairs(model))
     found = {root: tuple(nodes[index].name for index in indices) for root, indices in read.items()}
     assert found["stem"] == ("pooled", "a1.c", "down")
     assert found["x"] == ("b1.c", "b2.c", "sum_b")
@@ -86,7 +86,7 @@ def test_groups_are_named_after_their_scale_and_list_their_layers(residual):
 def test_weighted_only_leaves_pools_and_sums_float(residual):
     """What convolutions and the Gemm read, nothing else."""
     model = residual()
-    found = placement.place(model, policies.policy("weighted-only"))
+    found = placement.place_pairs(model, policies.policy("weighted-only"))
     assert readers(model, found) == {
         "input": {"stem.c"},
         "pooled": {"a1.c", "down"},
@@ -108,7 +108,7 @@ def test_pool_inputs_gives_a_max_pool_output_a_pair_only_where_a_layer_reads_it(
     model.graph.node.insert(3, second)
     concat = next(node for node in model.graph.node if node.op_type == "Concat")
     concat.input.append("again")
-    found = placement.place(model, policies.policy("pool-inputs")).scale_of
+    found = placement.place_pairs(model, policies.policy("pool-inputs")).group_of
     assert found["pooled"] == "stem"
     assert "again" not in found
 
@@ -124,7 +124,7 @@ def test_pool_inputs_gives_a_max_pool_output_a_pair_only_where_a_layer_reads_it(
 def test_what_a_sum_reads_through_pairs(residual, name, sums):
     """Neither, the identity, or both inputs."""
     model = residual()
-    found = readers(model, placement.place(model, policies.policy(name)))
+    found = readers(model, placement.place_pairs(model, policies.policy(name)))
     assert {
         total: {name for name, outputs in found.items() if total in outputs} for total in sums
     } == sums
@@ -135,15 +135,15 @@ def test_a_float_sum_does_not_read_a_max_pool_through_its_pair(residual):
     model = residual()
     add = next(node for node in model.graph.node if node.output[0] == "sum_a")
     add.input[1] = "pooled"
-    found = placement.place(model, policies.policy("residual-float"))
+    found = placement.place_pairs(model, policies.policy("residual-float"))
     assert "sum_a" not in readers(model, found)["pooled"]
-    assert "sum_a" in readers(model, placement.place(model))["pooled"]
+    assert "sum_a" in readers(model, placement.place_pairs(model))["pooled"]
 
 
 def test_tied_concat_gives_branches_the_scale_of_what_leaves(model):
     """One group around the Concat, a pair on each branch, which the Concat reads."""
-    found = placement.place(model, policies.policy("tied-concat"))
-    assert {n for n, root in found.scale_of.items() if root == "joined"} == {
+    found = placement.place_pairs(model, policies.policy("tied-concat"))
+    assert {n for n, root in found.group_of.items() if root == "joined"} == {
         "joined",
         "left",
         "right",
@@ -158,7 +158,7 @@ def test_tied_concat_ties_a_pooled_branch_and_an_inner_concat(model):
     concat.output[0] = "inner"
     outer = helper.make_node("Concat", ["inner", "pooled"], ["joined"], axis=1)
     model.graph.node.insert(index + 1, outer)
-    found = placement.place(model, policies.policy("tied-concat")).scale_of
+    found = placement.place_pairs(model, policies.policy("tied-concat")).group_of
     tied = {name for name, root in found.items() if root == "stem"}
     assert tied == {"stem", "pooled", "joined", "inner", "left", "right"}
 
@@ -187,7 +187,7 @@ def test_a_tied_group_has_the_largest_scale_of_its_tensors(model, save, photos, 
 def test_float_ends_leave_the_first_two_convolutions_and_the_last_layer_float(residual):
     """Their groups are kept, with what else reads them: ``down`` reads what ``a1`` does."""
     model = residual()
-    found = placement.place(model, policies.policy("float-ends"))
+    found = placement.place_pairs(model, policies.policy("float-ends"))
     assert found.kept == {"input", "stem", "flat"}
     quantized = {weight.name for weight in found.weights.values()}
     later = {"b1.c.w", "b2.c.w", "b3.c.w", "b4.w", "c1.c.w", "c2.w", "last.c.w"}
@@ -208,8 +208,8 @@ def test_layers_in_float_are_named_for_the_engine(residual, save, photos, option
 def test_the_whole_group_is_kept(residual):
     """No pair on any of its tensors, float weights in its readers, a sum reads it in float."""
     model = residual()
-    plain, found = placement.place(model), placement.place(model, keep={"stem", "x"})
-    assert set(plain.scale_of) - set(found.scale_of) == {"stem", "pooled", "x"}
+    plain, found = placement.place_pairs(model), placement.place_pairs(model, keep={"stem", "x"})
+    assert set(plain.group_of) - set(found.group_of) == {"stem", "pooled", "x"}
     gone = {weight.name for weight in plain.weights.values()} - {
         weight.name for weight in found.weights.values()
     }
@@ -220,7 +220,7 @@ def test_the_whole_group_is_kept(residual):
 def test_a_group_that_is_none_is_refused_with_its_neighbours(residual):
     """Exit code 3; the hint names what it may have been."""
     with pytest.raises(InputError, match="no group 'joind'") as caught:
-        placement.place(residual(), keep={"joind"})
+        placement.place_pairs(residual(), keep={"joind"})
     assert "joined" in caught.value.hint
 
 
@@ -261,8 +261,8 @@ def test_tensorrt_rtx_takes_every_policy(graph, ranges, tmp_path, name):
 def test_kept_groups_compute_what_the_float_graph_does(graph, ranges, batch, tmp_path):
     """All but the last group kept: what enters it equals the float graph's to the last bit."""
     groups = {one.scale_of for one in read_table(ranges).tensors.values()}
-    placed = placement.place(onnx.load(str(graph.path)))
-    keep = sorted(groups & set(placed.scale_of.values()) - {"z"})
+    placed = placement.place_pairs(onnx.load(str(graph.path)))
+    keep = sorted(groups & set(placed.group_of.values()) - {"z"})
     options = replace(INT8, keep=tuple(keep))
     typed = quantize(graph, ranges, options, tmp_path / "typed.onnx")
     names = ["x", "y", "z", "logits"]
@@ -304,8 +304,8 @@ def test_a_weight_that_a_kept_layer_shares_is_float_there(
 
 def test_nothing_left_for_int8_is_refused(graph, ranges, tmp_path):
     """All groups kept is no int8 graph; the hint names the precision that is."""
-    placed = placement.place(onnx.load(str(graph.path)))
-    options = replace(INT8, keep=tuple(sorted(set(placed.scale_of.values()))))
+    placed = placement.place_pairs(onnx.load(str(graph.path)))
+    options = replace(INT8, keep=tuple(sorted(set(placed.group_of.values()))))
     with pytest.raises(InputError, match="no layer is left for int8") as caught:
         quantize(graph, ranges, options, tmp_path / "typed.onnx")
     assert "fp16" in caught.value.hint

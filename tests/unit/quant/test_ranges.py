@@ -85,9 +85,17 @@ def test_round_trip(publish, table):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 2}'])
 def test_what_is_no_table_is_refused(publish, text):
     """Broken JSON, another shape, another schema."""
-    with pytest.raises(InputError, match="range table") as caught:
+    with pytest.raises(InputError, match=r"ranges\.json") as caught:
         ranges.read_table(publish(text))
     assert caught.value.hint == "run calibrate again"
+
+
+def test_a_table_that_is_gone_is_refused(publish):
+    """The file may be removed after its sidecar was read."""
+    table = publish(ranges.table_text(TABLE))
+    table.path.unlink()
+    with pytest.raises(InputError, match=r"cannot read .*ranges\.json"):
+        ranges.read_table(table)
 
 
 @pytest.mark.parametrize("amax", ["NaN", "Infinity", "-1.0"])

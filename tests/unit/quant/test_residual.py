@@ -43,7 +43,7 @@ def readers(model, found):
 def test_every_add_reads_its_identity_through_the_pair_of_its_block(residual):
     """The projection where both inputs are convolutions, else what the block's layers read."""
     model = residual()
-    assert readers(model, placement.place(model)) == {
+    assert readers(model, placement.place_pairs(model)) == {
         "input": {"stem.c"},
         "stem": {"pooled"},
         "pooled": {"a1.c", "down"},
@@ -62,22 +62,22 @@ def test_every_add_reads_its_identity_through_the_pair_of_its_block(residual):
 
 def test_the_convolution_of_a_residual_branch_is_added_as_it_is(residual):
     """No pair on the longer side of any Add, whichever input it is."""
-    found = placement.place(residual())
-    assert not {"a2", "b4", "c2"} & set(found.scale_of)
+    found = placement.place_pairs(residual())
+    assert not {"a2", "b4", "c2"} & set(found.group_of)
     assert sorted(found.identities.values()) == ["down", "x", "y"]
 
 
 @pytest.mark.parametrize("head", ["softmax", "topk"])
 def test_a_head_gets_no_pair(residual, head):
     """Softmax and TopK read floats."""
-    plain, with_head = placement.place(residual()), placement.place(residual(head=head))
-    assert with_head.scale_of == plain.scale_of
+    plain, with_head = placement.place_pairs(residual()), placement.place_pairs(residual(head=head))
+    assert with_head.group_of == plain.group_of
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_the_pair_of_the_input_is_behind_the_preprocessing(residual, layout):
     """Pixels have none; the normalised image has one."""
-    found = placement.place(residual(element="uint8", layout=layout)).scale_of
+    found = placement.place_pairs(residual(element="uint8", layout=layout)).group_of
     assert "image" in found
     assert not {"input", "preprocess/cast", "preprocess/div", "preprocess/sub"} & set(found)
 
@@ -89,7 +89,7 @@ def test_a_chain_of_sums_has_a_pair_on_each_short_side(residual):
     outer = onnx.helper.make_node("Add", ["z.inner", "x"], ["z"])
     model.graph.node[index].output[0] = "z.inner"
     model.graph.node.insert(index + 1, outer)
-    found = placement.place(model)
+    found = placement.place_pairs(model)
     assert found.identities[index] == "y"
     assert found.identities[index + 1] == "x"
 
@@ -102,9 +102,9 @@ def test_a_sum_behind_the_last_layer_stays_float(residual):
     last.output[0] = "first"
     model.graph.node.append(twin)
     model.graph.node.append(onnx.helper.make_node("Add", ["first", "twin"], ["logits"]))
-    found = placement.place(model)
+    found = placement.place_pairs(model)
     assert len(found.identities) == 3
-    assert not {"first", "twin"} & set(found.scale_of)
+    assert not {"first", "twin"} & set(found.group_of)
 
 
 def test_signs_of_a_residual_network(residual):
@@ -130,7 +130,7 @@ def test_an_add_of_a_constant_is_no_residual(residual):
     index = next(i for i, node in enumerate(model.graph.node) if node.output[0] == "last.c")
     model.graph.node[index].input[0] = "shifted"
     model.graph.node.insert(index, onnx.helper.make_node("Add", ["z", "shift"], ["shifted"]))
-    assert sorted(placement.place(model).identities.values()) == ["down", "x", "y"]
+    assert sorted(placement.place_pairs(model).identities.values()) == ["down", "x", "y"]
 
 
 def elements(model):

@@ -129,7 +129,7 @@ def test_correction_is_not_judged_on_the_photos_it_was_made_of(
     num_left = max(0, 11 - num_means)
     assert table.details.bias_images == num_left
     assert table.details.bias_correction_helps is table.details.corrected_sqnr_db is None
-    told = calibrators.trial_in_words(table.details)
+    told = calibrators.describe_trial(table.details)
     left = f"{num_left} images beside those of its means are too few"
     assert told.endswith(f"bias correction was not tried, {left}")
     how = replace(INT8, bias_correction=None)
@@ -188,10 +188,10 @@ def test_the_note_says_what_correction_does_and_not_what_is_done(corrected, word
         corrected_sqnr_db=corrected,
         bias_correction_helps=corrected > 27.5,
     )
-    told = calibrators.trial_in_words(details)
+    told = calibrators.describe_trial(details)
     assert told.endswith(f"bias correction {words}, {corrected} dB with it, 27.5 dB without")
     elder = structs.replace(details, bias_images=None, uncorrected_sqnr_db=None)
-    told = calibrators.trial_in_words(elder)
+    told = calibrators.describe_trial(elder)
     assert told.endswith(f"bias correction {words}, {corrected} dB with it")
 
 

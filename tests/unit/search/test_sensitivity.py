@@ -102,7 +102,7 @@ def test_the_free_score_is_that_of_slow_loops(model, save, photos, options, tmp_
         "last": alone,
         "flat": by_layer["head"],
     }
-    groups = free_scores(model, placement.place(model), table)
+    groups = free_scores(model, placement.place_pairs(model), table)
     assert [one.name for one in groups] == list(wanted)
     for one in groups:
         assert one.free == pytest.approx(wanted[one.name], rel=KNOWN_TO), one.name
@@ -135,7 +135,7 @@ def test_the_free_score_is_the_noise_that_is_measured(save, options, tmp_path):
     simplified = save(helper.make_model(graph, opset_imports=opset, ir_version=8))
     table = calibrate(simplified, photos, options, tmp_path / "r.json")
     model = onnx.load(str(simplified.path))
-    (group,) = free_scores(model, placement.place(model), table)
+    (group,) = free_scores(model, placement.place_pairs(model), table)
     how = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
     typed = quantize(simplified, table, replace(how, bias_correction=False), tmp_path / "q.onnx")
     batch = pixels_of(photos, options)

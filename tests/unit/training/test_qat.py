@@ -29,7 +29,7 @@ from edge_inception.quant.options import (
     QuantizeOptions,
     policy_of,
 )
-from edge_inception.quant.placement import place
+from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.policies import POLICIES
 from edge_inception.spec import Precision, Preprocess
 from edge_inception.training import qat as subject
@@ -127,9 +127,9 @@ def narrowed(table, share):
 
 def rounded(model, typed, choices):
     """The module that rounds where ``choices`` place pairs, with the scales of the typed graph."""
-    placement = place(model, policy_of(choices), choices.keep)
+    placement = place_pairs(model, policy_of(choices), choices.keep)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in typed.graph.initializer}
-    roots = set(placement.scale_of.values())
+    roots = set(placement.group_of.values())
     scale_of = {root: stored[f"{root}.scale"].item() for root in roots}
     return GraphModule(model, Rounding(placement=placement, scale_of=scale_of))
 

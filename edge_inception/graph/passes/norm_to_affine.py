@@ -6,24 +6,19 @@ import onnx
 
 from edge_inception.graph.check import constants, known_shape
 from edge_inception.graph.passes._affine import read_affine, write_affine
-from edge_inception.graph.passes._contract import Pass, topological_order
+from edge_inception.graph.passes._contract import Pass, on_each
 
 
-def spell_norm(model: onnx.ModelProto) -> bool:
+def norm_to_affine(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     """Before: x -> BatchNormalization -> y. After: x -> Mul(gain) -> Add(shift) -> y.
 
     gain = gamma / sqrt(var + epsilon) and shift = beta - mean * gain, both [1, C, 1, ...], are
     computed in float64 and rounded once. Engines may keep a norm in float32, but compute Mul and
     Add in the graph's type. A norm stays where x's rank is unknown or another input not constant.
     """
-    changed = [_spell(model, node) for node in list(model.graph.node)]
-    return any(changed)
-
-
-def _spell(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    if node.op_type != "BatchNormalization" or node.input[1] not in constants(model):
-        return False
     known = constants(model)
+    if node.input[1] not in known:
+        return False
     gamma, rank = known[node.input[1]], len(known_shape(model, node.input[0]))
     affine = read_affine(node, known, rank=rank, channels=gamma.dims[0])
     if affine is None or not rank:
@@ -32,4 +27,4 @@ def _spell(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     return True
 
 
-PASS = Pass(name="spell_norm", call=spell_norm, ensures=topological_order)
+PASS = Pass(name="norm_to_affine", call=on_each(norm_to_affine, "BatchNormalization"))

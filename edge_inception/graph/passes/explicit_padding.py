@@ -13,24 +13,9 @@ from edge_inception.graph.check import (
     known_shape,
     set_attributes,
 )
-from edge_inception.graph.passes._contract import Pass, topological_order
+from edge_inception.graph.passes._contract import Pass, on_each
 
-_OPS = frozenset(("Conv", "AveragePool", "MaxPool"))
 _MODES = frozenset((b"SAME_UPPER", b"SAME_LOWER"))
-
-
-def plain_windows(model: onnx.ModelProto) -> bool:
-    """Replace auto_pad by pads, and drop ceil_mode where the windows fit exactly.
-
-    Before: auto_pad = SAME_UPPER. After: pads, the larger half at the end.
-    Before: auto_pad = SAME_LOWER. After: pads, the larger half at the beginning.
-    Before: auto_pad = VALID. After: no padding.
-    Before: ceil_mode = 1, (size + pads - kernel) a multiple of the stride. After: no ceil_mode.
-
-    A node stays as it is where a size is unknown or free, except for VALID.
-    """
-    changed = [_rewrite(model, node) for node in model.graph.node if node.op_type in _OPS]
-    return any(changed)
 
 
 class _Axis(NamedTuple):
@@ -43,7 +28,16 @@ class _Axis(NamedTuple):
     end: int
 
 
-def _rewrite(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+def explicit_padding(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Replace auto_pad by pads, and drop ceil_mode where the windows fit exactly.
+
+    Before: auto_pad = SAME_UPPER. After: pads, the larger half at the end.
+    Before: auto_pad = SAME_LOWER. After: pads, the larger half at the beginning.
+    Before: auto_pad = VALID. After: no padding.
+    Before: ceil_mode = 1, (size + pads - kernel) a multiple of the stride. After: no ceil_mode.
+
+    A node stays as it is where a size is unknown or free, except for VALID.
+    """
     mode = attribute(node, "auto_pad", None)
     if mode == b"VALID":
         set_attributes(node, "auto_pad")
@@ -95,4 +89,6 @@ def _fits(axis: _Axis) -> bool:
     return (axis.size + axis.begin + axis.end - axis.reach) % axis.stride == 0
 
 
-PASS = Pass(name="plain_windows", call=plain_windows, ensures=topological_order)
+PASS = Pass(
+    name="explicit_padding", call=on_each(explicit_padding, "Conv", "AveragePool", "MaxPool")
+)
