@@ -239,18 +239,33 @@ class StreamEngine(Record, frozen=True, kw_only=True):
     threads: Positive
 
 
-class TrialDetails(Details, frozen=True, kw_only=True):
-    """Results of the trial by which the calibrator ``auto`` chooses; every SQNR is in dB.
+class TriedGraph(Record, frozen=True, kw_only=True):
+    """An int8 graph of the trial, by its choices, and the SQNR of its logits in dB.
 
-    ``tried_sqnr_db`` maps a calibrator to its SQNR. Bias correction is judged on ``bias_images``
-    images, and not at all where these are too few.
+    ``sqnr_db`` is taken over all images of the trial, ``median_sqnr_db`` over single images.
+    ``float_share`` is the share of multiply-adds, 0..1, that the graph computes in float.
     """
 
-    tried_sqnr_db: Mapping[str, float] = msgspec.field(default_factory=dict)
-    bias_images: Count | None = None
-    uncorrected_sqnr_db: float | None = None
-    corrected_sqnr_db: float | None = None
-    bias_correction_helps: bool | None = None
+    calibrator: str
+    placement: str
+    fold_zero_points: bool
+    bias_correction: bool
+    float_share: float
+    sqnr_db: float
+    median_sqnr_db: float
+
+
+class TrialDetails(Details, frozen=True, kw_only=True):
+    """Results of the trial of whole int8 graphs: all graphs in order, and the one that was chosen.
+
+    ``num_trial_images`` are held back: neither weights nor biases were fitted to them.
+    ``num_rounded`` counts the weights that were rounded by second order.
+    """
+
+    tried: tuple[TriedGraph, ...] = ()
+    chosen: TriedGraph | None = None
+    num_trial_images: Count = 0
+    num_rounded: Count = 0
 
 
 class RangeTableDetails(TrialDetails, frozen=True, kw_only=True):

@@ -69,9 +69,12 @@ OVERRIDES: Mapping[str, str] = {
     "use_dla": "build.dla",
     "bundle": "build.bundle",
     "calibrator": "calibrate.calibrator",
+    "effort": "calibrate.effort",
     "max_images": "calibrate.max_images",
     "float_rest": "quantize.float_rest",
     "placement": "quantize.placement",
+    "rounding": "quantize.rounding",
+    "fold_zero_points": "quantize.fold_zero_points",
     "keep_float": "quantize.keep_float",
     "bias_correction": "quantize.bias_correction",
     "max_drop": "gates.max_drop_pp",
@@ -143,8 +146,13 @@ calibration_options = option_group(
     click.option(
         "--calibrator",
         "--calibration-method",
-        help="How ranges are chosen: mse (the default), mse-max, max, entropy, percentile:P, or "
-        "auto, which takes the best of the first three.",
+        help="How ranges are chosen: mse, mse-max, max, entropy, percentile:P, or auto (the "
+        "default), which tries several on int8 graphs.",
+    ),
+    click.option(
+        "--effort",
+        help="Work of calibration: quick is one pass over the images; default also rounds weights "
+        "by second order and tries about ten int8 graphs; max tries all combinations.",
     ),
     click.option(
         "--max-images",
@@ -173,6 +181,16 @@ typing_options = option_group(
     ),
     click.option("--float-rest", help="Float part of an int8 graph: fp16 or fp32."),
     click.option("--placement", metavar="NAME", help=_PLACEMENT),
+    click.option(
+        "--rounding",
+        metavar="NAME",
+        help="Rounding of weights: nearest, or second-order, in which errors cancel.",
+    ),
+    click.option(
+        "--fold-zero-points/--no-fold-zero-points",
+        default=None,
+        help="Use all 255 levels of int8 for tensors that cannot be negative, or half of them.",
+    ),
     click.option("--keep-float", metavar="GROUP[,GROUP]", help="Groups that stay float in int8."),
     click.option(
         "--bias-correction/--no-bias-correction",

@@ -18,7 +18,7 @@ from edge_inception.cli._options import (
     terminal_of,
     terminal_options,
 )
-from edge_inception.errors import InputError
+from edge_inception.errors import InputError, member
 
 if TYPE_CHECKING:
     from edge_inception.artifact import SimplifiedGraph
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _EXCLUSIVE = ("shard", "merge", "import_cache")
-_FLAGS_OF_RANGES = ("calibrator", "placement")
+_FLAGS_OF_RANGES = ("calibrator", "effort", "placement")
 _FLAGS_OF_IMAGES = ("calibration_split", "max_images", "skip_bad_images")
 
 
@@ -39,6 +39,7 @@ class _Flags:
     calibration: Path | None
     calibration_split: str | None
     calibrator: str | None
+    effort: str | None
     max_images: int | None
     skip_bad_images: bool | None
     batch: int
@@ -71,14 +72,14 @@ class _Flags:
     metavar="CACHE",
     help="Take the scales of TensorRT's calibration cache; images then serve bias correction.",
 )
-@click.option("--placement", metavar="NAME", help="With auto: the placement quantize will get.")
+@click.option("--placement", metavar="NAME", help="Try graphs of this placement alone.")
 @click.option("--out", type=PATH, required=True, help="File to write; an .npz goes beside it.")
 @terminal_options
 def calibrate(graph: Path, out: Path, **options: object) -> None:
     """Write a table of the ranges of all tensors that will be int8."""
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
-    from edge_inception.quant.calibrators import describe_trial
+    from edge_inception.quant.trial_table import describe_trial
 
     flags = record_of(_Flags, options)
     _require_fit(flags)
@@ -102,8 +103,8 @@ def calibrate(graph: Path, out: Path, **options: object) -> None:
                 from edge_inception.quant.observe import calibrate as run
 
                 table = run(simplified, images, chosen, out, progress=progress)
-        if tried := describe_trial(table.details):
-            terminal.note(tried)
+        for line in describe_trial(table.details):
+            terminal.note(line)
         print_artifact(terminal, table)
 
 
@@ -149,31 +150,18 @@ def _images(flags: _Flags, terminal: Terminal) -> ImageSet:
 
 def _options(graph: SimplifiedGraph, flags: _Flags) -> CalibrateOptions:
     from edge_inception.pipeline import inputs
-    from edge_inception.quant.options import WHOLE, CalibrateOptions
+    from edge_inception.quant.options import WHOLE, CalibrateOptions, Effort
+    from edge_inception.quant.policies import policy
 
     return CalibrateOptions(
         preprocess=graph.details.preprocess,
-        calibrator=flags.calibrator or "mse",
+        calibrator=flags.calibrator or "auto",
+        effort=member(Effort, "effort", flags.effort or "default"),
         batch=flags.batch,
         threads=inputs.require_threads(flags.threads or 0),
         shard=_shard(flags.shard) if flags.shard else WHOLE,
-        placement=_placement(flags),
+        placement=policy(flags.placement).name if flags.placement else "",
     )
-
-
-def _placement(flags: _Flags) -> str:
-    """Placement with which ``--calibrator auto`` tries ranges; empty for the default.
-
-    Raises:
-        InputError: --placement is given for another calibrator, or is unknown.
-    """
-    from edge_inception.quant.calibrators import AUTO
-    from edge_inception.quant.policies import policy
-
-    name: str = flags.placement or ""
-    if name and flags.calibrator != AUTO:
-        raise InputError("--placement is for --calibrator auto", hint="give it to quantize")
-    return policy(name).name if name else ""
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -151,6 +151,8 @@ def quantize(
     batch: int | None,
     dla: bool,
     placement: str | None,
+    rounding: str | None,
+    fold_zero_points: bool | None,
     keep_float: str | None,
     bias_correction: bool | None,
     tensorrt: str | None,
@@ -160,7 +162,7 @@ def quantize(
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.quant.insert_qdq import quantize as run
-    from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
+    from edge_inception.quant.options import FloatRest, QuantizeOptions, Rounding, Typing
     from edge_inception.spec import Precision
 
     with terminal_of(flags) as terminal:
@@ -171,6 +173,8 @@ def quantize(
             batch=batch,
             is_for_dla=dla,
             placement=placement or "",
+            rounding=member(Rounding, "rounding", rounding) if rounding else None,
+            fold_zero_points=fold_zero_points,
             keep=tuple(names(keep_float)),
             bias_correction=bias_correction,
         )

@@ -37,18 +37,20 @@ from edge_inception.hardware import targets
 from edge_inception.pipeline import inputs
 from edge_inception.pipeline.runner import Runner
 from edge_inception.quant import search_record
-from edge_inception.quant.calibrators import AUTO, describe_trial
 from edge_inception.quant.options import (
     CacheOptions,
     CalibrateOptions,
+    Effort,
     FloatRest,
     QuantizeOptions,
+    Rounding,
     Typing,
     cache_provenance,
     calibrate_provenance,
     quantize_provenance,
 )
 from edge_inception.quant.search_record import SearchOutcome
+from edge_inception.quant.trial_table import describe_trial
 from edge_inception.recipe.reader import Recipe
 from edge_inception.search.options import SearchOptions, search_provenance
 from edge_inception.sidecar import PlanDetails, Provenance
@@ -234,11 +236,12 @@ class Steps:
             batch=recipe.calibration_batch,
             threads=recipe.threads,
             seed=recipe.seed,
-            placement=recipe.placement if recipe.calibrator == AUTO else "",
+            placement=recipe.placement,
+            effort=member(Effort, "effort", recipe.effort),
         )
         table = self._run(CALIBRATE, "calibrate", "model.ranges.json", graph, images, choices)
-        if tried := describe_trial(table.details):
-            self._runner.listener.note(tried)
+        for line in describe_trial(table.details):
+            self._runner.listener.note(line)
         return table
 
     def search(self, graph: SimplifiedGraph, ranges: RangeTable) -> SearchResult:
@@ -266,12 +269,18 @@ class Steps:
             precision=precision,
             placement=self._recipe.placement if is_int8 else "",
             keep=self._keep if is_int8 else (),
+            rounding=self._rounding() if is_int8 else None,
+            fold_zero_points=self._recipe.fold_zero_points if is_int8 and not is_for_dla else None,
             bias_correction=self._recipe.bias_correction if is_int8 and not is_for_dla else None,
             typing=variant.typing,
             batch=self._recipe.profile.max if is_for_dla else None,
             is_for_dla=variant.is_for_dla,
             float_rest=member(FloatRest, "float rest", self._recipe.float_rest),
         )
+
+    def _rounding(self) -> Rounding | None:
+        name = self._recipe.rounding
+        return member(Rounding, "rounding", name) if name else None
 
     def quantize(
         self,

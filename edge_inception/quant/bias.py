@@ -26,10 +26,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edge_inception.graph.check import attribute
-from edge_inception.quant.placement import Placement
+from edge_inception.graph import check
+from edge_inception.quant.placement import Placement, Weight
 from edge_inception.quant.ranges import ChannelMeans
-from edge_inception.quant.scales import along, quantize_weight
+from edge_inception.quant.scales import QuantizedWeight
 
 NUM_IMAGES = 16
 """Number of images that the means are taken over: the images with the smallest sha256."""
@@ -63,6 +63,7 @@ def correct_biases(
     placement: Placement,
     means: Mapping[str, ChannelMeans],
     scale_of: Mapping[str, float],
+    weights: Mapping[Weight, QuantizedWeight],
 ) -> int:
     """Give layers that become int8 a corrected bias of their own; return the number of such layers.
 
@@ -73,29 +74,48 @@ def correct_biases(
     Gemm whose alpha or beta is not 1. ``scale_of`` maps the root of a group to the scale of its
     Q/DQ pairs, which are not inserted yet.
     """
-    graph = model.graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    in_use = {name for node in graph.node for name in (*node.input, *node.output)}
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
     corrected = 0
     for index, weight in placement.weights.items():
-        node = graph.node[index]
+        node = model.graph.node[index]
         root = placement.group_of.get(node.input[0], "")
         input_means = means.get(node.input[0])
-        bias = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004 -- x, w, b
-        is_plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
-        if input_means is None or input_means.scale != scale_of[root] or not is_plain:
+        if input_means is None or input_means.scale != scale_of[root]:
             continue
-        if bias and bias not in stored:
-            continue
-        values = np.moveaxis(numpy_helper.to_array(stored[weight.name]), weight.axis, 0)
-        steps, scale = quantize_weight(values, axis=0)
-        rounded = steps.astype(np.float32) * along(scale, axis=0, ndim=values.ndim)
-        before = numpy_helper.to_array(stored[bias]) if bias else np.float32(0)
-        after = (before + correction(input_means, values, rounded)).astype(np.float32)
-        name = f"{node.output[0]}.corrected"
-        while name in in_use:  # the graph may already have a tensor of that name
-            name += "_"
-        graph.initializer.append(numpy_helper.from_array(after, name))
-        node.input[:] = [node.input[0], node.input[1], name]
-        corrected += 1
+        if has_plain_bias(model, node):
+            values = np.moveaxis(numpy_helper.to_array(stored[weight.name]), weight.axis, 0)
+            rounded = np.moveaxis(weights[weight].values, weight.axis, 0)
+            add_to_bias(model, node, correction(input_means, values, rounded))
+            corrected += 1
     return corrected
+
+
+def has_plain_bias(model: onnx.ModelProto, layer: onnx.NodeProto) -> bool:
+    """Whether the bias of a Conv or Gemm is a constant, or absent, and is added as it is."""
+    is_constant = not _bias(layer) or _bias(layer) in check.constants(model)
+    is_unscaled = check.attribute(layer, "alpha", 1.0) == check.attribute(layer, "beta", 1.0) == 1.0
+    return is_constant and is_unscaled
+
+
+def add_to_bias(
+    model: onnx.ModelProto,
+    layer: onnx.NodeProto,
+    change: NDArray[np.float32] | NDArray[np.float64],
+) -> None:
+    """Give ``layer``, which ``has_plain_bias``, a bias [O] of its own: the old one + ``change``."""
+    stored = check.constants(model)
+    in_use = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    num_outputs = stored[layer.input[1]].dims[check.channel_axis(layer)]
+    old = _bias(layer)
+    before = numpy_helper.to_array(stored[old]) if old else np.zeros(num_outputs, np.float32)
+    name = f"{layer.output[0]}.corrected"
+    while name in in_use or name in stored:  # the graph may already have a tensor of that name
+        name += "_"
+    after = (before.astype(np.float64) + change).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(after, name))
+    layer.input[:] = [layer.input[0], layer.input[1], name]
+
+
+def _bias(layer: onnx.NodeProto) -> str:
+    """Name of the bias of a Conv or Gemm; empty without one."""
+    return layer.input[2] if len(layer.input) > 2 else ""  # noqa: PLR2004 -- x, w, b

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inception.errors import InputError, counted, unknown
+from edge_inception.errors import InputError, unknown
 from edge_inception.quant.scales import LEVELS
-from edge_inception.sidecar import TrialDetails
 
 AUTO = "auto"
 """Name under which ``trial`` chooses the calibrator, by the accuracy of whole int8 graphs."""
@@ -247,30 +246,6 @@ _PLAIN: Mapping[str, Calibrator] = {
     "entropy": entropy,
 }
 _NAMES = (*_PLAIN, "percentile:P", AUTO)
-
-
-def describe_trial(details: TrialDetails) -> str:
-    """A sentence on the trial of ``auto`` in a range table's details; empty without a trial."""
-    sqnr_db = details.tried_sqnr_db
-    if not sqnr_db:
-        return ""
-    best = max(sqnr_db, key=lambda name: sqnr_db[name])
-    others = ", ".join(f"{name} {sqnr_db[name]:.1f}" for name in sqnr_db if name != best)
-    return (
-        f"calibrator {best}: logits SQNR {sqnr_db[best]:.1f} dB on a few calibration images, "
-        f"{others}; {_describe_correction(details)}"
-    )
-
-
-def _describe_correction(details: TrialDetails) -> str:
-    if details.corrected_sqnr_db is None:
-        left = counted(details.bias_images or 0, "image")
-        return f"bias correction was not tried, {left} beside those of its means are too few"
-    verb = "helps" if details.bias_correction_helps else "does not help"
-    corrected = f"{details.corrected_sqnr_db:.1f} dB with it"
-    if details.uncorrected_sqnr_db is None:  # an older table, judged on all images of the trial
-        return f"bias correction {verb}, {corrected}"
-    return f"bias correction {verb}, {corrected}, {details.uncorrected_sqnr_db:.1f} dB without"
 
 
 def require_known(name: str) -> None:

@@ -1,7 +1,7 @@
-"""Masked bias correction: biases of int8 layers that compensate the mean error of their outputs.
+"""Masked bias correction: biases that compensate the mean error of a layer's output in int8.
 
 The float and the int8 graph run side by side over a few images, node by node. At every layer with
-int8 weights the mean difference of each output channel is added to its bias before the int8 graph
+weights the mean difference of each output channel is added to its bias before the int8 graph
 goes on, so that a later layer corrects what the earlier layers have left. If a ReLU follows, only
 positions count where one of the two values is positive: the rest is 0 behind it. A form without
 this mask is destructive (Inception-v3 fell from 35.9 to 23.6 dB).
@@ -22,7 +22,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 
+from edge_inception.data.images import batches
+from edge_inception.data.imageset import ImageItem
 from edge_inception.quant.placement import WEIGHTED_OPS
+from edge_inception.spec import Preprocess
 
 _FLOOR = 0.002  # share of all positions that is added to the number of those that count
 
@@ -30,16 +33,28 @@ Tensors = dict[str, NDArray[Any]]
 
 
 def bias_corrections(
-    exact: onnx.ModelProto, typed: onnx.ModelProto, images: NDArray[Any], threads: int
+    exact: onnx.ModelProto,
+    typed: onnx.ModelProto,
+    items: Sequence[ImageItem],
+    *,
+    preprocess: Preprocess,
+    threads: int,
 ) -> dict[str, NDArray[np.float32]]:
-    """Output tensor of a layer with int8 weights -> the correction [O] of its bias.
+    """Output tensor of a Conv or Gemm -> the correction [O] of its bias.
+
+    Float layers are corrected too: the rounding of their inputs moves their means as well.
 
     Args:
         exact: The simplified graph.
         typed: Its int8 graph with float32 rest, in which every layer has its output's name.
-        images: A batch [N, ...] of preprocessed images.
+        items: The images, all of which are in memory at once.
+        preprocess: Their preprocessing.
         threads: Number of threads of onnxruntime.
+
+    Raises:
+        InputError: An image is not usable.
     """
+    images = next(batches(items, preprocess, len(items))).images
     relus = {node.input[0] for node in exact.graph.node if node.op_type == "Relu"}
     wanted = {n.output[0] for n in exact.graph.node if n.op_type in WEIGHTED_OPS}
     float_side = _run(exact, images, threads, wanted)
@@ -49,7 +64,7 @@ def bias_corrections(
         assert name == other, (name, other)
         change = _correction(plain, rounded, is_masked=name in relus)
         corrections[name] = change
-        rounded += change.reshape(1, -1, *[1] * (rounded.ndim - 2))
+        np.add(rounded, change.reshape(1, -1, *[1] * (rounded.ndim - 2)), out=rounded)
     return corrections
 
 
@@ -110,9 +125,7 @@ def _outputs(
         [helper.make_empty_tensor_value_info(name) for name in node.output],
         [stored[name] for name in dict.fromkeys(node.input) if name in stored],
     )
-    single = helper.make_model(
-        graph, opset_imports=model.opset_import, ir_version=model.ir_version
-    )
+    single = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -104,7 +104,8 @@ def import_cache(
             "num_not_in_graph": len(not_in_graph),
         },
         details=RangeTableDetails(
-            not_in_graph=tuple(not_in_graph), beside=ranges.write_statistics(out, {}, means)
+            not_in_graph=tuple(not_in_graph),
+            beside=ranges.write_statistics(out, {}, means, ranges.Learned()),
         ),
     )
 

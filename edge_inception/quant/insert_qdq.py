@@ -5,6 +5,7 @@ A typed graph is an ONNX graph whose Q/DQ pairs and tensor types state the preci
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,24 +21,30 @@ from edge_inception.graph import check, dla, opset_checks
 from edge_inception.graph.dla_rules import XAVIER
 from edge_inception.graph.statistics import fill_batch
 from edge_inception.graph.support_checks import opset_of
-from edge_inception.quant import bias, implicit, scales
+from edge_inception.quant import bias, implicit, scales, zero_points
 from edge_inception.quant.float16 import to_float16
 from edge_inception.quant.options import (
     FloatRest,
     QuantizeOptions,
+    Rounding,
     Typing,
     policy_of,
     quantize_provenance,
+    resolve,
 )
-from edge_inception.quant.placement import WEIGHTED_OPS, Placement, place_pairs
+from edge_inception.quant.placement import WEIGHTED_OPS, Placement, Weight, place_pairs
 from edge_inception.quant.ranges import (
     ChannelMeans,
+    Learned,
     TensorRange,
     group_ranges,
+    read_learned,
     read_means,
     table_for,
     tensor_scales,
 )
+from edge_inception.quant.scales import QuantizedWeight
+from edge_inception.quant.zero_points import Shift
 from edge_inception.sidecar import SimplifiedDetails, TypedDetails
 from edge_inception.spec import Precision, ShapeProfile
 
@@ -70,6 +77,7 @@ def quantize(
             beyond float16; a dimension is free that must be fixed; or the options contradict each
             other.
     """
+    options = resolve(options, ranges)
     policy_of(options)  # refuses wrong options before any work
     model = check.load_graph(graph.path)
     is_plain = options.precision is Precision.FP32 and options.typing is Typing.STRONG
@@ -88,11 +96,12 @@ def quantize(
         counts |= _count_dla_layers(model)
     if options.precision is Precision.INT8:
         observed = table_for(graph, ranges).tensors
-        means = _read_means_to_correct(ranges, options)
         if is_implicit:
             counts |= implicit.implicit_scales(model, observed).counts
         else:
-            counts |= _insert_pairs(model, observed, means, options)
+            assert ranges is not None  # table_for has checked it
+            means, learned = _read_corrections(ranges, options)
+            counts |= _insert_pairs(model, observed, learned, options, means=means)
     if _is_half(options):
         to_float16(model)
     content = graph.path.read_bytes() if is_untouched else _serialize(model)
@@ -173,57 +182,76 @@ def _float_layers(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def _read_means_to_correct(
-    ranges: RangeTable | None, options: QuantizeOptions
-) -> Mapping[str, ChannelMeans] | None:
-    """Channel means for bias correction; None if biases stay as they are.
+def _read_corrections(
+    ranges: RangeTable, options: QuantizeOptions
+) -> tuple[Mapping[str, ChannelMeans], Learned]:
+    """Channel means for local bias correction, and what calibration learned, as the options want.
 
-    They do for DLA, where tensors share scales and the means were measured with other scales. The
-    user's option wins over the result of a trial.
+    Biases stay as they are for DLA, where tensors share scales. The corrections of the trial hold
+    for the graph that it chose; for another graph they are local, if the user asks for them or
+    there was no trial.
+
+    Raises:
+        InputError: Corrections are asked for, or weights rounded by second order, and the table has
+            neither.
     """
-    is_shared = options.is_for_dla or options.typing is Typing.IMPLICIT
-    if ranges is None or is_shared:
-        return None
-    is_wanted = options.bias_correction
-    if is_wanted is None:
-        is_wanted = ranges.details.bias_correction_helps is not False
-    if not is_wanted:
-        return None
-    means = read_means(ranges)
-    if not means:
+    learned, chosen = read_learned(ranges), ranges.details.chosen
+    weights = learned.weights if options.rounding is Rounding.SECOND_ORDER else {}
+    if options.rounding is Rounding.SECOND_ORDER and not weights:
+        raise InputError(
+            f"range table {ranges.path} has no weights rounded by second order",
+            hint="calibrate with 8 images or more and without --effort quick",
+        )
+    is_chosen = chosen is not None and (options.placement, options.fold_zero_points) == (
+        chosen.placement,
+        chosen.fold_zero_points,
+    )
+    wanted = options.bias_correction
+    if options.is_for_dla or wanted is False:
+        return {}, Learned(weights=weights)
+    if is_chosen and learned.corrections:
+        return {}, Learned(weights=weights, corrections=learned.corrections)
+    means = read_means(ranges) if wanted or chosen is None else {}
+    if wanted and not means:
         raise InputError(
             f"range table {ranges.path} has no channel means, which bias correction needs",
             hint="calibrate with images, or quantize with --no-bias-correction",
         )
-    return means
+    return means, Learned(weights=weights)
 
 
 def int8_graph(
     path: Path,
     observed: Mapping[str, TensorRange],
-    means: Mapping[str, ChannelMeans] | None,
-    placement: str,
-) -> bytes:
-    """The serialized int8 graph of the simplified graph at ``path``, to try these ranges and means.
+    learned: Learned,
+    options: QuantizeOptions,
+    *,
+    keeps_layers: bool = False,
+) -> onnx.ModelProto:
+    """The int8 graph, with float32 rest, of the simplified graph at ``path``, to try choices.
+
+    With ``keeps_layers`` every layer computes the tensor that it computes in the simplified graph:
+    no producer takes over the shift of a folded zero point.
 
     Raises:
         InputError: A tensor has no range, there is no Conv to quantize, no placement has this name,
             or a scale is beyond float16.
     """
-    options = QuantizeOptions(
-        precision=Precision.INT8, float_rest=FloatRest.FP32, placement=placement
-    )
+    options = dataclasses.replace(options, float_rest=FloatRest.FP32)
     model = check.load_graph(path)
     _stamp(model, options.typing)
-    _insert_pairs(model, observed, means, options)
-    return _serialize(model)
+    _insert_pairs(model, observed, learned, options, keeps_layers=keeps_layers)
+    return model
 
 
 def _insert_pairs(
     model: onnx.ModelProto,
     observed: Mapping[str, TensorRange],
-    means: Mapping[str, ChannelMeans] | None,
+    learned: Learned,
     options: QuantizeOptions,
+    *,
+    means: Mapping[str, ChannelMeans] | None = None,
+    keeps_layers: bool = False,
 ) -> dict[str, int]:
     """Put Q/DQ pairs into ``model`` and return the counts for its sidecar.
 
@@ -234,22 +262,32 @@ def _insert_pairs(
     else:
         placement = place_pairs(model, policy_of(options), options.keep)
     counts = _counts(model, placement)
-    scale_of = _group_scales(group_ranges(placement.group_of, observed), options)
+    folded = zero_points.foldable(model, placement) if options.fold_zero_points else frozenset()
+    ranges = group_ranges(placement.group_of, observed)
+    scale_of = _group_scales(zero_points.fold_ranges(ranges, folded), options)
     graph = model.graph
-    if means is not None:
-        used = {root: float(scale) for root, scale in scale_of.items()}
-        counts["biases_corrected"] = bias.correct_biases(model, placement, means, used)
-    pairs = {name: _pair(name, f"{root}.scale", _ZERO) for name, root in placement.group_of.items()}
+    weights = _quantize_weights(graph, placement, learned)
+    counts["groups_folded"] = len(folded)
+    counts["biases_corrected"] = _correct_biases(
+        model, placement, learned, means, scale_of, weights
+    )
+    shifts = zero_points.fold(model, placement, folded, scale_of, weights, moves=not keeps_layers)
+    dropped = {index for one in shifts.values() for index in one.dropped}
+    pairs = {
+        name: _shifted_pair(name, root, shifts.get(name))
+        for name, root in placement.group_of.items()
+    }
     for name, readers in placement.readers.items():
         for index in readers:
             _read_pair_instead(graph.node[index], name)
     for index, weight in placement.weights.items():
         _read_pair_instead(graph.node[index], weight.name)
-    nodes = _add_weights(graph, placement, options.typing)
+    nodes = _add_weights(graph, weights, options.typing)
     nodes += [pair for value in graph.input for pair in pairs.get(value.name, ())]
-    for node in graph.node:
-        nodes.append(node)
-        nodes += [pair for name in node.output for pair in pairs.get(name, ())]
+    for index, node in enumerate(graph.node):
+        if index not in dropped:
+            nodes.append(node)
+            nodes += [pair for name in node.output for pair in pairs.get(name, ())]
     graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO))
     for root, scale in scale_of.items():
         graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{root}.scale"))
@@ -257,6 +295,30 @@ def _insert_pairs(
     read = {name for node in nodes for name in node.input}
     check.replace_items(graph.initializer, (t for t in graph.initializer if t.name in read))
     return counts
+
+
+def _correct_biases(
+    model: onnx.ModelProto,
+    placement: Placement,
+    learned: Learned,
+    means: Mapping[str, ChannelMeans] | None,
+    scale_of: Mapping[str, np.float32],
+    weights: Mapping[Weight, QuantizedWeight],
+) -> int:
+    """Correct biases by channel means, or by what was learned; the number of corrected layers."""
+    if means:
+        used = {root: float(scale) for root, scale in scale_of.items()}
+        return bias.correct_biases(model, placement, means, used, weights)
+    layers = [node for node in model.graph.node if node.output[0] in learned.corrections]
+    for node in layers:
+        bias.add_to_bias(model, node, learned.corrections[node.output[0]])
+    return len(layers)
+
+
+def _shifted_pair(name: str, root: str, shift: Shift | None) -> list[onnx.NodeProto]:
+    """The nodes behind ``name``: those of its shift, if it has a folded zero point, and its pair."""
+    source = shift.source if shift else name
+    return [*(shift.nodes if shift else ()), *_pair(name, f"{root}.scale", _ZERO, source=source)]
 
 
 def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:
@@ -333,26 +395,37 @@ def _dequantize(
     )
 
 
+def _quantize_weights(
+    graph: onnx.GraphProto, placement: Placement, learned: Learned
+) -> dict[Weight, QuantizedWeight]:
+    """All weights that become int8, with the steps that calibration learned or the nearest."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    weights = {}
+    for weight in dict.fromkeys(placement.weights.values()):
+        values = numpy_helper.to_array(stored[weight.name])
+        steps, scale = scales.quantize_weight(values, axis=weight.axis)
+        steps = learned.weights.get(weight.name, steps)
+        weights[weight] = QuantizedWeight(steps=steps, scale=scale, axis=weight.axis)
+    return weights
+
+
 def _add_weights(
-    graph: onnx.GraphProto, placement: Placement, typing: Typing
+    graph: onnx.GraphProto, weights: Mapping[Weight, QuantizedWeight], typing: Typing
 ) -> list[onnx.NodeProto]:
     """Add the quantized initializers of all weights, and return the nodes that read them.
 
     A strong graph stores int8. A weak graph stores floats that are already multiples of the scale,
     so that every parser finds the same integers, whichever way it rounds.
     """
-    stored = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
-    for weight in dict.fromkeys(placement.weights.values()):
-        name, axis = weight.name, weight.axis
-        steps, scale = scales.quantize_weight(numpy_helper.to_array(stored[name]), axis=axis)
+    for weight, quantized in weights.items():
+        name, axis, scale = weight.name, weight.axis, quantized.scale
         names = f"{name}.scale", f"{name}.zero"
         if typing is Typing.STRONG:
-            graph.initializer.append(numpy_helper.from_array(steps, f"{name}.int8"))
+            graph.initializer.append(numpy_helper.from_array(quantized.steps, f"{name}.int8"))
             nodes.append(_dequantize(name, f"{name}.int8", *names, axis))
         else:
-            grid = steps.astype(np.float32) * scales.along(scale, axis=axis, ndim=steps.ndim)
-            graph.initializer.append(numpy_helper.from_array(grid, f"{name}.grid"))
+            graph.initializer.append(numpy_helper.from_array(quantized.values, f"{name}.grid"))
             nodes += _pair(name, *names, axis, source=f"{name}.grid")
         graph.initializer.append(numpy_helper.from_array(scale, names[0]))
         graph.initializer.append(numpy_helper.from_array(np.zeros(scale.shape, np.int8), names[1]))

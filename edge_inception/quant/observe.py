@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,12 @@ from edge_inception.quant.calibrators import (
 from edge_inception.quant.channel_means import channel_means
 from edge_inception.quant.implicit import tensors_to_observe
 from edge_inception.quant.openvino_reader import Stream, require_finite
-from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
+from edge_inception.quant.options import WHOLE, CalibrateOptions, Effort, calibrate_provenance
 from edge_inception.quant.placement import place_pairs
-from edge_inception.quant.ranges import ChannelMeans, Table, TensorRange
-from edge_inception.quant.trial import TRIED, Trial
-from edge_inception.sidecar import RangeTableDetails, StreamEngine, TrialDetails
+from edge_inception.quant.ranges import ChannelMeans, Learned, Table, TensorRange
+from edge_inception.quant.rounding import round_weights
+from edge_inception.quant.trial import Trial, split_images
+from edge_inception.sidecar import RangeTableDetails, StreamEngine
 from edge_inception.spec import OUTPUT_NAME, Progress, no_progress
 
 # A code is the bit pattern of a float16 magnitude without its lowest DROPPED_BITS mantissa bits;
@@ -53,6 +55,8 @@ from edge_inception.spec import OUTPUT_NAME, Progress, no_progress
 _MAGNITUDE = np.uint16(0x7FFF)  # all bits of a float16 but the sign
 _NUM_CODES = (0x7FFF >> DROPPED_BITS) + 1
 _SPATIAL_RANK = 4
+
+_WITHOUT_TRIAL = "mse"
 
 PER_IMAGE = ("num_elements_per_image", "num_sampled_per_image")
 """Keys of a table's counts that are per image, so that ``merge`` must not add those of shards."""
@@ -151,24 +155,29 @@ def publish(
     *,
     progress: Progress,
 ) -> RangeTable:
-    """Write the range table of these observations; for a whole set, measure channel means too."""
+    """Write the range table of these observations; for a whole set, learn what images teach.
+
+    That is channel means, weights rounded by second order, and the choices of a trial.
+    """
     observed, chosen = observations.tensors, choose_images(images, options)
-    tables = {
-        name: _choose_ranges(watched, observed, name) for name in _calibrators_to_try(options)
-    }
-    is_tried = len(tables) > 1
-    trial = Trial(watched.graph.path, chosen.items, options, progress) if is_tried else None
-    noise = {name: trial.noise(table) for name, table in tables.items()} if trial else {}
-    sqnr_db = {name: trial.sqnr_db(power) for name, power in noise.items()} if trial else {}
-    best = max(tables, key=lambda name: sqnr_db.get(name, 0.0))
-    tensors = tables[best]
+    outcome, trial = None, None
+    weights: Mapping[str, NDArray[np.int8]] = {}
+    if options.shard == WHOLE and options.effort is not Effort.QUICK:
+        path = watched.graph.path
+        learning, _ = split_images(chosen.items)
+        weights = round_weights(path, learning, options, progress)
+        ranges_by = partial(_choose_ranges, watched, observed)
+        trial = Trial(path, chosen.items, options, ranges_by, weights, progress)
+        outcome = trial.run()
+    calibrator_name = outcome.chosen.calibrator if outcome else _untried(options)
+    tensors = _choose_ranges(watched, observed, calibrator_name)
     table = Table(
         schema=ranges.SCHEMA,
         graph=watched.graph.sha256,
         set=chosen.name,
         set_sha256=chosen.sha256,
         num_images=observations.num_images,
-        calibrator=best,
+        calibrator=calibrator_name,
         preprocess=options.preprocess,
         shard=options.shard,
         tensors=tensors,
@@ -176,8 +185,7 @@ def publish(
     means: Mapping[str, ChannelMeans] = {}
     if options.shard == WHOLE:
         means = measure_means(watched, tensors, chosen, options, progress=progress)
-    correction = trial.correction(tensors, means, noise[best]) if trial else TrialDetails()
-    beside = ranges.write_statistics(out, observed, means)
+    learned = Learned(weights=weights, corrections=outcome.corrections if outcome else {})
     return artifact.publish(
         RangeTable,
         out,
@@ -189,17 +197,20 @@ def publish(
             "num_tensors": len(observed),
             **observations.counts,
         },
-        details=RangeTableDetails.of(
-            correction, tried_sqnr_db=sqnr_db, engine=observations.engine, beside=beside
+        details=RangeTableDetails(
+            tried=outcome.tried if outcome else (),
+            chosen=outcome.chosen if outcome else None,
+            num_trial_images=trial.num_images if trial else 0,
+            num_rounded=len(weights),
+            engine=observations.engine,
+            beside=ranges.write_statistics(out, observed, means, learned),
         ),
     )
 
 
-def _calibrators_to_try(options: CalibrateOptions) -> tuple[str, ...]:
-    """The calibrators to choose from; one shard cannot choose for all, so it uses TRIED's first."""
-    if options.calibrator != AUTO:
-        return (options.calibrator,)
-    return TRIED if options.shard == WHOLE else TRIED[:1]
+def _untried(options: CalibrateOptions) -> str:
+    """The calibrator without a trial: that of the options, ``mse`` for ``auto``."""
+    return _WITHOUT_TRIAL if options.calibrator == AUTO else options.calibrator
 
 
 def _choose_ranges(

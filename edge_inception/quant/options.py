@@ -6,13 +6,14 @@ be reused before it imports these libraries.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from edge_inception import stage
 from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError, counted
+from edge_inception.quant.calibrators import AUTO
 from edge_inception.quant.policies import Policy, default_policy, policy
 from edge_inception.sidecar import Provenance
 from edge_inception.spec import Precision, Preprocess
@@ -55,6 +56,28 @@ class FloatRest(Enum):
     FP32 = "fp32"
 
 
+class Rounding(Enum):
+    """How weights become int8: each to its nearest level, or with errors that cancel.
+
+    ``second-order`` compensates the error of each weight in the others of its output channel.
+    """
+
+    NEAREST = "nearest"
+    SECOND_ORDER = "second-order"
+
+
+class Effort(Enum):
+    """How much work calibration does beyond its first pass over the images.
+
+    ``quick``: the channel means alone. ``default``: second-order rounding, and a trial of about ten
+    int8 graphs on images that are held back. ``max``: a trial of every combination of choices.
+    """
+
+    QUICK = "quick"
+    DEFAULT = "default"
+    MAX = "max"
+
+
 WHOLE = (1, 1)
 """The shard (i, n) that is the whole set."""
 
@@ -64,7 +87,7 @@ class CalibrateOptions:
     """Choices of one calibration.
 
     ``calibrator`` is ``max``, ``mse``, ``mse-max``, ``entropy``, ``percentile:P``, or ``auto``,
-    which tries the first three on whole int8 graphs. ``batch`` is the number of images per forward
+    which tries several on whole int8 graphs. ``batch`` is the number of images per forward
     pass. ``threads`` 0 means all cores the process may use; ``max_images`` 0 means the whole set.
     ``max_positions`` bounds the number of elements, channels included, that enter the histogram per
     tensor and image; 0 means all. ``seed`` places this sample; the exact amax is always taken over
@@ -74,7 +97,8 @@ class CalibrateOptions:
     """
 
     preprocess: Preprocess
-    calibrator: str = "mse"
+    calibrator: str = AUTO
+    effort: Effort = Effort.DEFAULT
     batch: int = 8
     threads: int = 0
     seed: int = 0
@@ -106,8 +130,36 @@ class QuantizeOptions:
     batch: int | None = None
     is_for_dla: bool = False
     placement: str = ""
+    rounding: Rounding | None = None
+    fold_zero_points: bool | None = None
     keep: tuple[str, ...] = ()
     bias_correction: bool | None = None
+
+
+def resolve(options: QuantizeOptions, ranges: RangeTable | None) -> QuantizeOptions:
+    """The options with the choices of the table's trial for those that are not given.
+
+    Zero points are folded and weights rounded by second order if the table was made from images
+    here; the ranges of an imported cache or of QAT hold for symmetric scales and their own weights.
+    DLA ties scales, so that no zero point is folded.
+    """
+    if options.precision is not Precision.INT8 or ranges is None:
+        return options
+    is_for_dla = options.is_for_dla or options.typing is Typing.IMPLICIT
+    is_ours = ranges.provenance.stage == CALIBRATE.name
+    details = ranges.details
+    rounding = Rounding.SECOND_ORDER if is_ours and details.num_rounded else Rounding.NEAREST
+    placement, folds = options.placement, options.fold_zero_points
+    if not placement and details.chosen and not is_for_dla:
+        placement = details.chosen.placement
+    if folds is None:
+        folds = is_ours and not is_for_dla
+    return replace(
+        options,
+        placement=placement,
+        fold_zero_points=folds,
+        rounding=options.rounding or rounding,
+    )
 
 
 def policy_of(options: QuantizeOptions) -> Policy:
@@ -122,13 +174,16 @@ def policy_of(options: QuantizeOptions) -> Policy:
     choices = [f"placement {options.placement}"] if options.placement else []
     choices += [f"{counted(len(options.keep), 'group')} in float"] if options.keep else []
     choices += ["bias correction"] if options.bias_correction else []
+    choices += ["folded zero points"] if options.fold_zero_points else []
     if choices and options.precision is not Precision.INT8:
         raise InputError(
             f"{' and '.join(choices)}: for int8 only, got {options.precision.value}",
             hint="leave it out, or ask for --precision int8",
         )
     chosen = policy(options.placement) if options.placement else default
-    if is_for_dla and (options.keep or options.bias_correction or chosen is not default):
+    if is_for_dla and (
+        options.keep or options.bias_correction or options.fold_zero_points or chosen is not default
+    ):
         raise InputError(
             f"{' and '.join(choices)}: DLA wants a scale on every tensor and ties them itself",
             hint=f"leave it out where DLA is a target; its placement is {default.name}",
@@ -156,7 +211,7 @@ def quantize_provenance(
 ) -> Provenance:
     """The provenance that ``quantize`` records for these inputs."""
     parents = {"graph": graph, **({} if ranges is None else {"ranges": ranges})}
-    return stage.provenance(QUANTIZE, parents=parents, options=options)
+    return stage.provenance(QUANTIZE, parents=parents, options=resolve(options, ranges))
 
 
 def cache_provenance(graph: TypedGraph, ranges: RangeTable, options: CacheOptions) -> Provenance:

@@ -66,6 +66,15 @@ POLICIES = (
         residual=Residual.FLOAT,
     ),
     Policy(
+        name="weighted-ends",
+        description="weighted-only with the first two convolutions and the last layer in float",
+        pools=False,
+        maxpool_outputs=False,
+        residual=Residual.FLOAT,
+        float_first=2,
+        float_last=1,
+    ),
+    Policy(
         name="residual-float",
         description="the residual stream keeps its float resolution, for a slower sum",
         residual=Residual.FLOAT,

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -23,6 +23,7 @@ from edge_inception.spec import Preprocess
 from edge_inception.stage import plain, tool_version
 
 SCHEMA: Final = 2
+_WEIGHT, _CORRECTION = "weight:", "correction:"  # prefixes of names in the .npz file
 _STATISTICS = ".npz"  # suffix of the file of histograms and channel means
 
 
@@ -57,6 +58,19 @@ class ChannelMeans:
     scale: float
     plain: NDArray[np.float64]
     quantized: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What calibration fitted to images beside ranges, by the simplified graph's names.
+
+    ``weights`` maps a weight to its int8 steps, where they are not those of rounding to nearest.
+    ``corrections`` maps the output tensor of a layer to the correction [O] of its bias; they hold
+    for the graph that the trial chose.
+    """
+
+    weights: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
+    corrections: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 class Table(Record, frozen=True, kw_only=True):
@@ -203,9 +217,12 @@ def tensor_scales(amax_of: Mapping[str, float]) -> dict[str, np.float32]:
 
 
 def write_statistics(
-    table: Path, observed: Mapping[str, Observation], means: Mapping[str, ChannelMeans]
+    table: Path,
+    observed: Mapping[str, Observation],
+    means: Mapping[str, ChannelMeans],
+    learned: Learned,
 ) -> dict[str, str]:
-    """Write histograms and channel means [C] to an .npz file beside a table that is not published.
+    """Write histograms, channel means [C] and what was learned beside a table to be published.
 
     Equal content gives equal bytes. The result is the value of ``details.beside`` for the table.
     """
@@ -219,6 +236,8 @@ def write_statistics(
         "means_scale": np.array([channels.scale for channels in measured], dtype=np.float64),
         "means_plain": np.concatenate([[], *(channels.plain for channels in measured)]),
         "means_quantized": np.concatenate([[], *(channels.quantized for channels in measured)]),
+        **{f"{_WEIGHT}{name}": steps for name, steps in learned.weights.items()},
+        **{f"{_CORRECTION}{name}": change for name, change in learned.corrections.items()},
     }
 
     def write(path: Path) -> None:
@@ -258,6 +277,20 @@ def read_means(ranges: RangeTable) -> dict[str, ChannelMeans]:
         str(name): ChannelMeans(scale=float(scale), plain=floats, quantized=rounded)
         for name, scale, floats, rounded in rows
     }
+
+
+def read_learned(ranges: RangeTable) -> Learned:
+    """Rounded weights and bias corrections, from the .npz beside a range table.
+
+    Raises:
+        InputError: The file beside the table is missing or was not written with it.
+    """
+    content = _read_statistics(ranges)
+
+    def named(prefix: str) -> dict[str, NDArray[Any]]:
+        return {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
+
+    return Learned(weights=named(_WEIGHT), corrections=named(_CORRECTION))
 
 
 def _read_statistics(ranges: RangeTable) -> dict[str, NDArray[Any]]:

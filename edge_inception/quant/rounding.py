@@ -18,7 +18,7 @@ from edge_inception.data.imageset import ImageItem
 from edge_inception.graph import check
 from edge_inception.quant.openvino_reader import Stream
 from edge_inception.quant.options import CalibrateOptions
-from edge_inception.quant.placement import Weight, place
+from edge_inception.quant.placement import Weight, place_pairs
 from edge_inception.quant.policies import SANDWICH
 from edge_inception.quant.scales import quantize_weight
 from edge_inception.quant.second_order import output_error, round_second_order
@@ -109,7 +109,7 @@ def round_weights(
     if len(ordered) < MIN_IMAGES:
         return {}
     model = check.load_graph(path)
-    layers = place(model, SANDWICH).weights
+    layers = place_pairs(model, SANDWICH).weights
     counts = [weight.name for weight in layers.values()]
     alone = {i: weight for i, weight in layers.items() if counts.count(weight.name) == 1}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -212,11 +212,12 @@ def _patches(
     ]
     count = min(_PATCHES_PER_IMAGE, int(np.prod(sizes)))
     where = np.unravel_index(random.choice(np.prod(sizes), count, replace=False), sizes)
-    grid = []
+    grid: list[NDArray[np.intp]] = []
     for axis, (positions, tap, stride) in enumerate(zip(where, taps, window.strides, strict=True)):
         shape = [count] + [-1 if other == axis else 1 for other in range(rank)]
         grid.append((positions[:, None] * stride + tap).reshape(shape))
-    patches = padded[(slice(None), *grid)]  # [C, P, kernel]
+    index: tuple[Any, ...] = (slice(None), *grid)
+    patches = padded[index]  # [C, P, kernel]
     grouped = patches.reshape(window.groups, -1, count, int(np.prod(window.kernel)))
     return np.ascontiguousarray(grouped.swapaxes(1, 2).reshape(window.groups, count, -1))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,6 +50,21 @@ def int8_scale(amax: NDArray[np.float32]) -> NDArray[np.float32]:
     clips = half.astype(np.float32) * np.float32(LEVELS + 0.5) <= values
     usable = np.where(clips & (values > 0), above, half).astype(np.float32)
     return np.maximum(usable, SMALLEST_SCALE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedWeight:
+    """A weight in int8: ``steps`` of ``scale`` [O] along ``axis``, its axis of output channels."""
+
+    steps: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    axis: int
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The weight that these integers stand for."""
+        scale = along(self.scale, axis=self.axis, ndim=self.steps.ndim)
+        return self.steps.astype(np.float32) * scale
 
 
 def quantize_weight(

@@ -64,7 +64,7 @@ def output_error(
 ) -> NDArray[np.float64]:
     """Sum [O] of the squared output errors that rounding causes over the patches of ``gram``."""
     error = weight - steps.astype(np.float32) * scale[:, None]
-    return np.einsum("ok,ok->o", error @ gram, error, dtype=np.float64)
+    return np.asarray(np.einsum("ok,ok->o", error @ gram, error), np.float64)
 
 
 def _inverse_factor(gram: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -75,4 +75,4 @@ def _inverse_factor(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     mean = float(np.trace(gram)) / len(gram)
     gram[np.diag_indices_from(gram)] += _DAMPING * mean if mean > 0.0 else 1.0
     inverse = np.linalg.inv(gram)
-    return np.linalg.cholesky((inverse + inverse.T) / 2).T
+    return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, np.float64)

@@ -1,10 +1,13 @@
-"""The calibrator ``auto``: tries a few calibrators on whole int8 graphs, to choose the best."""
+"""The trial: int8 graphs of several choices, compared on calibration images that are held back."""
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,42 +16,75 @@ from numpy.typing import NDArray
 from edge_inception.data.imageset import ImageItem
 from edge_inception.graph import check
 from edge_inception.graph.layer_noise import decibels
-from edge_inception.quant import channel_means
+from edge_inception.graph.statistics import statistics
+from edge_inception.graph.support_checks import label
+from edge_inception.hardware.cores import usable_threads
+from edge_inception.quant import rounding
+from edge_inception.quant.calibrators import AUTO
+from edge_inception.quant.corrections import bias_corrections
 from edge_inception.quant.insert_qdq import int8_graph
 from edge_inception.quant.openvino_reader import Stream
-from edge_inception.quant.options import CalibrateOptions
-from edge_inception.quant.ranges import ChannelMeans, TensorRange
-from edge_inception.sidecar import TrialDetails
-from edge_inception.spec import Progress
+from edge_inception.quant.options import CalibrateOptions, Effort, QuantizeOptions, Rounding
+from edge_inception.quant.placement import place_pairs
+from edge_inception.quant.policies import policy
+from edge_inception.quant.ranges import Learned, TensorRange
+from edge_inception.sidecar import TriedGraph
+from edge_inception.spec import Precision, Progress
 
-TRIED = ("mse", "mse-max", "max")
-"""The calibrators that are tried. Each is the best on one of the demo's three trained networks:
-Inception-ResNet-v1, Inception-v3 and Inception-v4."""
+CALIBRATORS = ("mse-max", "mse", "max", "percentile:99.999")
+"""The calibrators that ``auto`` tries; each is the best on one network that was measured."""
+
+PLACEMENTS = ("weighted-ends", "weighted-only", "float-ends", "sandwich")
+"""The placements that are tried; the first is the most accurate on all networks measured."""
 
 NUM_IMAGES = 32
-"""Number of images of a trial."""
+"""Largest number of images that are held back for the trial; never more than a third of the set."""
 
-MIN_UNSEEN = 8
-"""Smallest number of images on which bias correction is judged; channel means use other images.
-
-Measured on the demo's three networks with each calibrator of TRIED: over 246 such photos bias
-correction changes the SQNR of the logits by -3.0 dB in the worst case and by 5.1 dB in the best. If
-a few random photos decide instead whether to correct (2000 draws), wrong choices cost on average
-0.22 dB with 4 photos, 0.16 dB with 8 and 0.07 dB with 32; correcting always costs 0.53 dB. With 8
-photos 93 % of the draws choose right in the worst case and 98 % in the best case; with 4 photos
-90 % and 93 % do.
-"""
-
+_NUM_CORRECTED = 2  # calibrators whose graphs are tried with bias correction
+_NUM_FITTED = 32  # images that biases are corrected on
+_CLOSE_DB = 1.0  # a graph with less in float wins if it loses no more than this
 _TINY = float(np.finfo(np.float64).tiny)
 
 
-class Trial:
-    """Float logits of a graph over a few images, to compare int8 graphs with.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """The choices of one int8 graph of the trial."""
 
-    The images are the NUM_IMAGES items with the largest sha256. Bias correction is judged on the
-    images among them that its channel means are not made of: all 32 if the set has 48 images or
-    more, else all but the 16 images of the means. ``progress`` counts the images of the trial, anew
-    for the float graph and for every int8 graph.
+    calibrator: str
+    placement: str
+    fold_zero_points: bool = True
+    bias_correction: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Outcome of a trial: every graph in order, the best, and the bias corrections of the best."""
+
+    tried: tuple[TriedGraph, ...]
+    chosen: TriedGraph
+    corrections: Mapping[str, NDArray[np.float32]]
+
+
+def split_images(items: Sequence[ImageItem]) -> tuple[list[ImageItem], list[ImageItem]]:
+    """Images to learn from, and images held back to judge by; the same ones if there is only one.
+
+    Both are sorted by sha256, so that they depend on no order of the set.
+    """
+    ordered = sorted(items, key=lambda item: item.sha256)
+    count = min(NUM_IMAGES, max(1, len(ordered) // 3))
+    return ordered[:-count] or ordered, ordered[-count:]
+
+
+class Trial:
+    """Int8 graphs of a simplified graph, compared with it on a few images.
+
+    Args:
+        path: The simplified graph.
+        items: The calibration images, at least one.
+        options: Preprocessing, batch, threads, calibrator, placement, effort.
+        ranges_by: Name of a calibrator -> range of every tensor.
+        weights: Weight -> its int8 steps, where they are not rounded to nearest.
+        progress: Called with the number of images done and of all images, anew in every pass.
 
     Raises:
         InputError: An image is not usable.
@@ -60,58 +96,130 @@ class Trial:
         path: Path,
         items: Sequence[ImageItem],
         options: CalibrateOptions,
+        ranges_by: Callable[[str], Mapping[str, TensorRange]],
+        weights: Mapping[str, NDArray[np.int8]],
         progress: Progress,
     ) -> None:
         self._path, self._options, self._progress = path, options, progress
-        self._items = sorted(items, key=lambda item: item.sha256)[-NUM_IMAGES:]
-        in_means = {item.sha256 for item in channel_means.select_images(items)}
-        self._unseen = np.array([item.sha256 not in in_means for item in self._items])
-        self._exact = self._logits(check.load_graph(path))
+        self._ranges_by, self._weights = ranges_by, weights
+        learning, self._held_back = split_images(items)
+        self._fitted = learning[:_NUM_FITTED] if len(learning) >= rounding.MIN_IMAGES else []
+        self._model = check.load_graph(path)
+        self._exact = self._logits(self._model)
+        self._corrections: dict[Candidate, Mapping[str, NDArray[np.float32]]] = {}
+        self._tried: dict[Candidate, TriedGraph] = {}
 
-    def noise(
-        self, tensors: Mapping[str, TensorRange], means: Mapping[str, ChannelMeans] | None = None
-    ) -> NDArray[np.float64]:
-        """Noise power [N] of the logits of the int8 graph with these ranges, one per image.
+    @property
+    def num_images(self) -> int:
+        """Number of images that the graphs are compared on."""
+        return len(self._held_back)
 
-        With ``means`` the biases are corrected. OpenVINO computes every Q/DQ pair in float, as
-        written. An error that all classes have in common does not count: softmax ignores it.
+    def run(self) -> Outcome:
+        """Try the graphs of the options, from the likely best on, and choose one.
+
+        First every calibrator is tried with the first placement, then the best of them with
+        corrected biases and with the other placements. With the effort ``max`` every combination is
+        tried. The most accurate graph wins, by the mean of both figures of ``TriedGraph``, or one
+        that computes less in float and loses no more than 1 dB.
+        """
+        options = self._options
+        calibrators = CALIBRATORS if options.calibrator == AUTO else (options.calibrator,)
+        placements = (options.placement,) if options.placement else self._placements()
+        if options.effort is Effort.MAX:
+            for name in placements:
+                for is_folded in (True, False):
+                    self._try_all(calibrators, name, is_folded=is_folded)
+        else:
+            plain = [Candidate(calibrator=name, placement=placements[0]) for name in calibrators]
+            plain.sort(key=lambda one: -_merit(self.noise_of(one)))
+            for one in plain[:_NUM_CORRECTED]:
+                self._try_corrected(one)
+            best = max(self._tried, key=lambda one: _merit(self._tried[one]))
+            for name in placements[1:]:
+                other = dataclasses.replace(best, placement=name, bias_correction=False)
+                self._try_corrected(other) or self.noise_of(other)
+        chosen = self._choose()
+        tried = {one: graph for graph, one in self._tried.items()}
+        return Outcome(
+            tried=tuple(self._tried.values()),
+            chosen=chosen,
+            corrections=self._corrections.get(tried[chosen], {}),
+        )
+
+    def noise_of(self, candidate: Candidate) -> TriedGraph:
+        """The figures of one graph; OpenVINO computes every Q/DQ pair in float, as written.
+
+        An error that all classes have in common does not count: softmax ignores it.
 
         Raises:
             InputError: A scale is beyond float16.
             CompileFailed: OpenVINO does not take the graph.
         """
-        typed = int8_graph(self._path, tensors, means, self._options.placement)
-        error = self._logits(onnx.ModelProto.FromString(typed)) - self._exact
-        return np.asarray(np.square(error).sum(axis=1))
+        if candidate not in self._tried:
+            logits = self._logits(self._int8_graph(candidate))
+            noise = np.square(logits - self._exact).sum(axis=1)
+            signal = np.maximum(np.square(self._exact).sum(axis=1), _TINY)
+            self._tried[candidate] = TriedGraph(
+                **dataclasses.asdict(candidate),
+                float_share=round(self._float_share(candidate.placement), 4),
+                sqnr_db=round(decibels(float(noise.sum() / signal.sum())), 1),
+                median_sqnr_db=round(decibels(float(np.median(noise / signal))), 1),
+            )
+        return self._tried[candidate]
 
-    def sqnr_db(
-        self, noise: NDArray[np.float64], images: NDArray[np.bool_] | slice = slice(None)
-    ) -> float:
-        """SQNR of the logits over the chosen images of the trial, in dB, rounded to 0.1."""
-        signal = max(float(np.square(self._exact[images]).sum()), _TINY)
-        return round(decibels(float(noise[images].sum()) / signal), 1)
+    def _placements(self) -> tuple[str, ...]:
+        """The placements to try; in a network without weights enough for float ends, the others."""
+        num_weighted = len(place_pairs(self._model).weights)
+        spare = policy(PLACEMENTS[0]).float_first + policy(PLACEMENTS[0]).float_last
+        if num_weighted <= spare:
+            return tuple(name for name in PLACEMENTS if not policy(name).float_first)
+        return PLACEMENTS
 
-    def correction(
-        self,
-        tensors: Mapping[str, TensorRange],
-        means: Mapping[str, ChannelMeans],
-        plain: NDArray[np.float64],
-    ) -> TrialDetails:
-        """Whether bias correction helps, with its figures; only their number if images are too few.
+    def _try_all(self, calibrators: Sequence[str], placement: str, *, is_folded: bool) -> None:
+        for name in calibrators:
+            one = Candidate(calibrator=name, placement=placement, fold_zero_points=is_folded)
+            self.noise_of(one)
+            self._try_corrected(one)
 
-        ``plain`` is the result of ``noise`` for these ranges without bias correction.
-        """
-        num_images = int(self._unseen.sum())
-        if num_images < MIN_UNSEEN:
-            return TrialDetails(bias_images=num_images)
-        without = self.sqnr_db(plain, self._unseen)
-        corrected = self.sqnr_db(self.noise(tensors, means), self._unseen)
-        return TrialDetails(
-            bias_images=num_images,
-            uncorrected_sqnr_db=without,
-            corrected_sqnr_db=corrected,
-            bias_correction_helps=corrected > without,
+    def _try_corrected(self, candidate: Candidate) -> bool:
+        """Try a graph with corrected biases; False if there are too few images to correct on."""
+        if not self._fitted:
+            return False
+        corrected = dataclasses.replace(candidate, bias_correction=True)
+        typed = self._int8_graph(candidate, keeps_layers=True)
+        self._corrections[corrected] = bias_corrections(
+            self._model,
+            typed,
+            self._fitted,
+            preprocess=self._options.preprocess,
+            threads=self._options.threads or usable_threads(),
         )
+        self.noise_of(corrected)
+        return True
+
+    def _choose(self) -> TriedGraph:
+        best = max(map(_merit, self._tried.values()))
+        close = [one for one in self._tried.values() if _merit(one) >= best - _CLOSE_DB]
+        return min(close, key=lambda one: (one.float_share, -_merit(one)))
+
+    def _int8_graph(self, candidate: Candidate, *, keeps_layers: bool = False) -> onnx.ModelProto:
+        options = QuantizeOptions(
+            precision=Precision.INT8,
+            placement=candidate.placement,
+            rounding=Rounding.SECOND_ORDER,
+            fold_zero_points=candidate.fold_zero_points,
+        )
+        corrections = self._corrections.get(candidate, {})
+        learned = Learned(weights=self._weights, corrections=corrections)
+        ranges = self._ranges_by(candidate.calibrator)
+        return int8_graph(self._path, ranges, learned, options, keeps_layers=keeps_layers)
+
+    def _float_share(self, placement: str) -> float:
+        macs = {layer.name: layer.macs or 0 for layer in statistics(self._model).layers}
+        nodes = self._model.graph.node
+        placed = place_pairs(self._model, policy(placement)).weights
+        is_int8 = sum(macs[label(nodes[index])] for index in placed)
+        return 1.0 - is_int8 / max(sum(macs.values()), 1)
 
     def _logits(self, model: onnx.ModelProto) -> NDArray[np.float64]:
         """Logits [N, classes] of a graph, minus their mean over the classes if there are several.
@@ -124,7 +232,12 @@ class Trial:
             path = Path(folder) / "bare.onnx"
             path.write_bytes(bare.SerializeToString())
             stream = Stream(path, self._options, lambda _: ())
-            batches = stream.read(self._items, self._progress)
-            parts = [outputs[0].astype(np.float64) for _, outputs in batches]
-        logits = np.concatenate(parts).reshape(len(self._items), -1)
+            batches = stream.read(self._held_back, self._progress)
+            parts: list[NDArray[Any]] = [out[0].astype(np.float64) for _, out in batches]
+        logits = np.concatenate(parts).reshape(len(self._held_back), -1)
         return logits - logits.mean(axis=1, keepdims=True) if logits.shape[1] > 1 else logits
+
+
+def _merit(tried: TriedGraph) -> float:
+    """What the trial maximises, in dB: one photo alone must not decide."""
+    return (tried.sqnr_db + tried.median_sqnr_db) / 2

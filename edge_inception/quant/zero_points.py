@@ -17,34 +17,79 @@ Integer-Arithmetic-Only Inference", arXiv:1712.05877, section 2.3, with a zero p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from msgspec.structs import replace
 from onnx import helper, numpy_helper
 
 from edge_inception.graph import check
 from edge_inception.graph.signs import non_negative
-from edge_inception.quant.placement import Placement
+from edge_inception.quant.bias import add_to_bias, has_plain_bias
+from edge_inception.quant.placement import WEIGHTED_OPS, Placement, Weight
+from edge_inception.quant.ranges import TensorRange
+from edge_inception.quant.scales import QuantizedWeight
 
-OFFSET = 128.0
-"""Levels by which a folded tensor is shifted down."""
-
-SHARE_OF_AMAX = 127.0 / 255.0
-"""A folded tensor of amax A has the scale of a symmetric tensor of amax A * SHARE_OF_AMAX."""
+_OFFSET = 128.0  # levels by which a folded tensor is shifted down
+_SHARE_OF_AMAX = 127.0 / 255.0  # the scale amax / 255 is that of a symmetric tensor of this amax
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shift:
-    """The float nodes that shift a tensor: a Sub before its Q, or none if producers take it over.
+    """How a tensor x becomes x - 128 s: by ``nodes`` before its Q, or by its producers.
 
-    ``dropped`` are the indices of ReLUs that go.
+    ``source`` is the shifted tensor. ``dropped`` has the indices of the ReLUs that go.
     """
 
-    nodes: tuple[onnx.NodeProto, ...]
-    dropped: frozenset[int]
+    source: str
+    nodes: tuple[onnx.NodeProto, ...] = ()
+    dropped: frozenset[int] = frozenset()
+
+
+def fold_ranges(
+    ranges: Mapping[str, TensorRange], folded: Collection[str]
+) -> dict[str, TensorRange]:
+    """Group -> its range, for folded groups that of the symmetric tensor with the same scale."""
+    return {
+        root: replace(one, amax=one.amax * _SHARE_OF_AMAX) if root in folded else one
+        for root, one in ranges.items()
+    }
+
+
+def fold(
+    model: onnx.ModelProto,
+    placement: Placement,
+    folded: Collection[str],
+    scale_of: Mapping[str, np.float32],
+    weights: Mapping[Weight, QuantizedWeight],
+    *,
+    moves: bool = True,
+) -> dict[str, Shift]:
+    """Fold the zero points of the groups ``folded``, before pairs are inserted.
+
+    The biases of the layers that read a folded tensor get its constant back. The result maps every
+    tensor that has to be shifted to its shift; the output of a MaxPool is shifted with its input.
+    With ``moves`` producers take over what they can.
+    """
+    makers = {node.output[0]: node for node in model.graph.node}
+    shifts: dict[str, Shift] = {}
+    for name, root in placement.group_of.items():
+        if root not in folded:
+            continue
+        amount = _OFFSET * float(scale_of[root])
+        for index in placement.readers[name]:
+            if index in placement.weights:
+                quantized = weights[placement.weights[index]]
+                others = tuple(i for i in range(quantized.steps.ndim) if i != quantized.axis)
+                total = quantized.values.sum(axis=others, dtype=np.float64)
+                add_to_bias(model, model.graph.node[index], amount * total)
+        if name != root and makers[name].op_type == "MaxPool":
+            continue
+        relus = _movable_relus(model, placement, name) if moves else []
+        shifts[name] = _move(model, name, amount, relus) if relus else _sub(model, name, amount)
+    return shifts
 
 
 def foldable(model: onnx.ModelProto, placement: Placement) -> frozenset[str]:
@@ -56,7 +101,7 @@ def foldable(model: onnx.ModelProto, placement: Placement) -> frozenset[str]:
     """
     positive = non_negative(model)
     members: dict[str, list[str]] = {}
-    for name, root in placement.scale_of.items():
+    for name, root in placement.group_of.items():
         members.setdefault(root, []).append(name)
     readers = _readers(model)
     outputs = {value.name for value in model.graph.output}
@@ -79,16 +124,12 @@ def _takes_shift(model: onnx.ModelProto, index: int, placement: Placement, root:
     """Whether the node ``index`` can read shifted values of the group ``root``."""
     node = model.graph.node[index]
     if node.op_type == "MaxPool":
-        return placement.scale_of.get(node.output[0]) == root
+        return placement.group_of.get(node.output[0]) == root
     if index not in placement.weights:
         return False
-    bias = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004 -- x, w, b
-    if bias and bias not in check.constants(model):
-        return False
-    if node.op_type == "Conv":
-        is_explicit = check.attribute(node, "auto_pad", b"NOTSET") in {b"NOTSET", b"VALID"}
-        return is_explicit and not any(check.integers(node, "pads"))
-    return check.attribute(node, "alpha", 1.0) == check.attribute(node, "beta", 1.0) == 1.0
+    is_padded = check.attribute(node, "auto_pad", b"NOTSET") not in {b"NOTSET", b"VALID"}
+    is_padded = is_padded or any(check.integers(node, "pads"))
+    return has_plain_bias(model, node) and not is_padded
 
 
 def _readers(model: onnx.ModelProto) -> dict[str, list[int]]:
@@ -99,29 +140,26 @@ def _readers(model: onnx.ModelProto) -> dict[str, list[int]]:
     return readers
 
 
-def shift(model: onnx.ModelProto, placement: Placement, name: str, step: float) -> Shift:
-    """Shift the tensor ``name`` by 128 ``step``; changes biases of producers that take it over.
-
-    With a Sub, its output is ``<name>.folded``; without, ``name`` itself is shifted.
-    """
-    relus = _movable(model, placement, name)
-    amount = np.float32(OFFSET * step)
-    graph = model.graph
-    if relus:
-        makers = {node.output[0]: node for node in graph.node}
-        for index in relus:
-            relu = graph.node[index]
-            layer = makers[relu.input[0]]
-            add_to_bias(model, layer, -np.full(1, amount))
-            layer.output[0] = relu.output[0]
-        return Shift(nodes=(), dropped=frozenset(relus))
-    constant = f"{name}.offset"
-    graph.initializer.append(numpy_helper.from_array(np.asarray(amount), constant))
-    nodes = (helper.make_node("Sub", [name, constant], [f"{name}.folded"], name=f"{name}.folded"),)
-    return Shift(nodes=nodes, dropped=frozenset())
+def _sub(model: onnx.ModelProto, name: str, amount: float) -> Shift:
+    """A shift by a node of its own, for a tensor that something else reads too."""
+    constant, shifted = f"{name}.offset", f"{name}.folded"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(amount, np.float32), constant))
+    node = helper.make_node("Sub", [name, constant], [shifted], name=shifted)
+    return Shift(source=shifted, nodes=(node,))
 
 
-def _movable(model: onnx.ModelProto, placement: Placement, name: str) -> list[int]:
+def _move(model: onnx.ModelProto, name: str, amount: float, relus: Collection[int]) -> Shift:
+    """A shift by the biases of the layers before the ReLUs ``relus``, which go."""
+    makers = {node.output[0]: node for node in model.graph.node}
+    for index in relus:
+        relu = model.graph.node[index]
+        layer = makers[relu.input[0]]
+        add_to_bias(model, layer, np.array([-amount]))
+        layer.output[0] = relu.output[0]
+    return Shift(source=name, dropped=frozenset(relus))
+
+
+def _movable_relus(model: onnx.ModelProto, placement: Placement, name: str) -> list[int]:
     """Indices of the ReLUs that compute ``name`` and can go, or none if one of them cannot."""
     graph = model.graph
     readers = _readers(model)
@@ -133,6 +171,8 @@ def _movable(model: onnx.ModelProto, placement: Placement, name: str) -> list[in
     open_tensors = [name]
     while open_tensors:
         tensor = open_tensors.pop()
+        if tensor not in makers:
+            return []
         node = graph.node[makers[tensor]]
         if tensor != name and (len(readers[tensor]) > 1 or tensor in outputs):
             return []
@@ -140,40 +180,10 @@ def _movable(model: onnx.ModelProto, placement: Placement, name: str) -> list[in
             open_tensors += node.input
             continue
         layer = graph.node[makers[node.input[0]]] if node.input[0] in makers else None
-        is_ours = layer is not None and layer.op_type in {"Conv", "Gemm"}
+        is_ours = (
+            layer is not None and layer.op_type in WEIGHTED_OPS and has_plain_bias(model, layer)
+        )
         if node.op_type != "Relu" or not is_ours or len(readers[node.input[0]]) > 1:
             return []
         relus.append(makers[tensor])
     return relus
-
-
-def add_to_bias(model: onnx.ModelProto, layer: onnx.NodeProto, change: NDArray[np.float32]) -> None:
-    """Give ``layer``, a Conv or Gemm, a bias [O] of its own: the old one plus ``change``."""
-    stored = check.constants(model)
-    old = layer.input[2] if len(layer.input) > 2 else ""  # noqa: PLR2004 -- x, w, b
-    weight = stored[layer.input[1]]
-    outputs = weight.dims[check.channel_axis(layer)]
-    before = numpy_helper.to_array(stored[old]) if old else np.zeros(outputs, np.float32)
-    name = f"{layer.output[0]}.bias"
-    while name in stored:
-        name += "_"
-    after = (before.astype(np.float64) + change).astype(np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(after, name))
-    layer.input[:] = [layer.input[0], layer.input[1], name]
-
-
-def compensate(
-    model: onnx.ModelProto, index: int, step: float, weight: NDArray[np.float32], axis: int
-) -> None:
-    """Add 128 ``step`` * sum(W) to the bias of the layer ``index``, which reads a shifted tensor.
-
-    ``weight`` holds the dequantized int8 weights, with their output channels along ``axis``.
-    """
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    change = OFFSET * step * weight.sum(axis=others, dtype=np.float64)
-    add_to_bias(model, model.graph.node[index], change)
-
-
-def folded_amax(amax: Mapping[str, float], folded: frozenset[str]) -> dict[str, float]:
-    """Group -> the amax of a symmetric tensor that has the group's scale."""
-    return {k: v * SHARE_OF_AMAX if k in folded else v for k, v in amax.items()}

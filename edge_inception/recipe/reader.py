@@ -106,11 +106,14 @@ class Recipe:
     dla: bool
     bundle: bool
     calibrator: str
+    effort: str
     calibration_images: int
     calibration_batch: int
     seed: int
     float_rest: str
     placement: str
+    rounding: str
+    fold_zero_points: bool | None
     keep_float: tuple[str, ...]
     bias_correction: bool | None
     latency_rounds: int
@@ -302,11 +305,14 @@ def _to_recipe(sections: Sections, where: str) -> Recipe:
         dla=build.dla,
         bundle=build.bundle,
         calibrator=sections.calibrate.calibrator,
+        effort=sections.calibrate.effort,
         calibration_images=sections.calibrate.max_images,
         calibration_batch=sections.calibrate.batch,
         seed=sections.calibrate.seed,
         float_rest=one_of(sections.quantize.float_rest, _FLOAT_RESTS, "float rest"),
         placement=sections.quantize.placement,
+        rounding=sections.quantize.rounding,
+        fold_zero_points=sections.quantize.fold_zero_points,
         keep_float=tuple(sorted(set(sections.quantize.keep_float))),
         bias_correction=sections.quantize.bias_correction,
         latency_rounds=sections.latency.rounds,

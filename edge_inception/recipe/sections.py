@@ -110,7 +110,8 @@ class Build(Record, frozen=True, kw_only=True):
 class Calibrate(Record, frozen=True, kw_only=True):
     """[calibrate]: how the ranges of tensors are calibrated."""
 
-    calibrator: str = "mse"
+    calibrator: str = "auto"
+    effort: str = "default"
     max_images: Positive = 512
     batch: Positive = 8
     seed: Count = 0
@@ -121,6 +122,8 @@ class Quantize(Record, frozen=True, kw_only=True):
 
     float_rest: str = "fp16"
     placement: str = ""
+    rounding: str = ""
+    fold_zero_points: bool | None = None
     keep_float: tuple[str, ...] = ()
     bias_correction: bool | None = None
 
