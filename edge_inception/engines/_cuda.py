@@ -166,7 +166,7 @@ class PycudaDevice:
         return self._cuda.mem_alloc(num_bytes)
 
     @_pycuda_call
-    def pinned(self, shape: Tuple[int, ...], element: str) -> Any:
+    def allocate_pinned(self, shape: Tuple[int, ...], element: str) -> Any:
         """A host array in page-locked memory, which is copied to and from the GPU faster."""
         return self._cuda.pagelocked_empty(shape, element)
 
@@ -186,14 +186,14 @@ class PycudaDevice:
         self._stream.synchronize()
 
     @_pycuda_call
-    def mark(self, event: Any = None) -> Any:
+    def record_event(self, event: Any = None) -> Any:
         """An event behind all work on the stream so far; ``event``, if given, is used again."""
         event = self._cuda.Event() if event is None else event
         event.record(self._stream)
         return event
 
     @_pycuda_call
-    def milliseconds(self, start: Any, end: Any) -> float:
+    def elapsed_ms(self, start: Any, end: Any) -> float:
         """GPU time in ms between two events that have passed."""
         return float(end.time_since(start))
 
@@ -202,29 +202,29 @@ class PycudaDevice:
         self._context.pop()
 
 
-class _Owned:
+class _Resource:
     """An object of the runtime library, which is freed with the last reference to it."""
 
-    def __init__(self, library: Any, make: str, free: str, *sizes: Any) -> None:
-        self._library, self._free = library, free
+    def __init__(self, library: Any, create: str, destroy: str, *sizes: Any) -> None:
+        self._library, self._destroy = library, destroy
         self.handle = ctypes.c_void_p()
-        _checked(library, make, ctypes.byref(self.handle), *sizes)
+        _call_runtime(library, create, ctypes.byref(self.handle), *sizes)
 
     def __int__(self) -> int:
         return self.handle.value or 0
 
     def __del__(self) -> None:
         if self.handle.value:
-            getattr(self._library, self._free)(self.handle)
+            getattr(self._library, self._destroy)(self.handle)
 
 
-class _Pinned(_Owned):
+class _PinnedMemory(_Resource):
     """Page-locked host memory that numpy wraps as an array; the array keeps the memory alive."""
 
     def __init__(self, library: Any, shape: Tuple[int, ...], element: str) -> None:
         kind = np.dtype(element)
         size = ctypes.c_size_t(int(np.prod(shape)) * kind.itemsize)
-        _Owned.__init__(self, library, "cudaMallocHost", "cudaFreeHost", size)
+        _Resource.__init__(self, library, "cudaMallocHost", "cudaFreeHost", size)
         self.__array_interface__ = {
             "data": (int(self), False),
             "shape": tuple(shape),
@@ -233,7 +233,7 @@ class _Pinned(_Owned):
         }
 
 
-def _checked(library: Any, name: str, *arguments: Any) -> None:
+def _call_runtime(library: Any, name: str, *arguments: Any) -> None:
     code = getattr(library, name)(*arguments)
     if code != 0:
         library.cudaGetErrorString.restype = ctypes.c_char_p
@@ -248,23 +248,23 @@ class RuntimeDevice:
 
     def __init__(self, library: Any) -> None:
         self._library = library
-        _checked(library, "cudaSetDevice", ctypes.c_int(0))
-        self._stream = self._owned("cudaStreamCreate", "cudaStreamDestroy")
+        _call_runtime(library, "cudaSetDevice", ctypes.c_int(0))
+        self._stream = self._create("cudaStreamCreate", "cudaStreamDestroy")
         self.stream = int(self._stream)
 
-    def _owned(self, make: str, free: str, *sizes: Any) -> _Owned:
-        return _Owned(self._library, make, free, *sizes)
+    def _create(self, create: str, destroy: str, *sizes: Any) -> _Resource:
+        return _Resource(self._library, create, destroy, *sizes)
 
     def allocate(self, num_bytes: int) -> Any:
         """Device memory; ``int()`` of it is the address."""
-        return self._owned("cudaMalloc", "cudaFree", ctypes.c_size_t(num_bytes))
+        return self._create("cudaMalloc", "cudaFree", ctypes.c_size_t(num_bytes))
 
-    def pinned(self, shape: Tuple[int, ...], element: str) -> Any:
+    def allocate_pinned(self, shape: Tuple[int, ...], element: str) -> Any:
         """A host array in page-locked memory, which is copied to and from the GPU faster."""
-        return np.asarray(_Pinned(self._library, shape, element))
+        return np.asarray(_PinnedMemory(self._library, shape, element))
 
     def _copy(self, target: int, source: int, num_bytes: int, direction: int) -> None:
-        _checked(
+        _call_runtime(
             self._library,
             "cudaMemcpyAsync",
             ctypes.c_void_p(target),
@@ -284,18 +284,18 @@ class RuntimeDevice:
 
     def synchronize(self) -> None:
         """Wait for the stream."""
-        _checked(self._library, "cudaStreamSynchronize", self._stream.handle)
+        _call_runtime(self._library, "cudaStreamSynchronize", self._stream.handle)
 
-    def mark(self, event: Any = None) -> Any:
+    def record_event(self, event: Any = None) -> Any:
         """An event behind all work on the stream so far; ``event``, if given, is used again."""
-        event = self._owned("cudaEventCreate", "cudaEventDestroy") if event is None else event
-        _checked(self._library, "cudaEventRecord", event.handle, self._stream.handle)
+        event = self._create("cudaEventCreate", "cudaEventDestroy") if event is None else event
+        _call_runtime(self._library, "cudaEventRecord", event.handle, self._stream.handle)
         return event
 
-    def milliseconds(self, start: Any, end: Any) -> float:
+    def elapsed_ms(self, start: Any, end: Any) -> float:
         """GPU time in ms between two events that have passed."""
         elapsed_ms, events = ctypes.c_float(0), (start.handle, end.handle)
-        _checked(self._library, "cudaEventElapsedTime", ctypes.byref(elapsed_ms), *events)
+        _call_runtime(self._library, "cudaEventElapsedTime", ctypes.byref(elapsed_ms), *events)
         return float(elapsed_ms.value)
 
     def close(self) -> None:
@@ -361,7 +361,7 @@ class CapturedGraph:
             self._library.cuGraphDestroy(self._graph)
 
 
-def captured(stream: int, enqueue: Callable[[], Any]) -> Tuple[Optional[CapturedGraph], str]:
+def capture(stream: int, enqueue: Callable[[], Any]) -> Tuple[Optional[CapturedGraph], str]:
     """(graph, "") of the work of ``enqueue``, or (None, reason), as for work of a DLA core."""
     try:
         return CapturedGraph(stream, enqueue), ""

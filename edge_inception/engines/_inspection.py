@@ -39,18 +39,19 @@ ELEMENT_BYTES = {
     "Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "FP8": 1,
     "Int32": 4, "Int64": 8,
 }  # fmt: skip
-_SPELLINGS = {
+_ELEMENT_TYPES = {
     "float": "Float", "fp32": "Float", "half": "Half", "fp16": "Half", "bfloat16": "BFloat16",
     "bf16": "BFloat16", "int8": "Int8", "uint8": "UInt8", "bool": "Bool", "fp8": "FP8",
     "int32": "Int32", "int64": "Int64",
 }  # fmt: skip
-_ELEMENT = re.compile(r"\b({})\b".format("|".join(_SPELLINGS)), re.IGNORECASE)
+_ELEMENT = re.compile(r"\b({})\b".format("|".join(_ELEMENT_TYPES)), re.IGNORECASE)
 _CONVOLUTION = re.compile(r"conv|correlation", re.IGNORECASE)
 _MULTIPLIES = re.compile(r"conv|correlation|gemm|matri|fullyconnected", re.IGNORECASE)
 _SYNCHRONISATION = ("signal", "wait")
-_FAILURES, _WARNING = ("INTERNAL_ERROR", "ERROR"), "WARNING"
-_READ = ("Layers:", "Total Weights Memory")  # starts of other messages that the logger keeps
-_NAMED, _PER_MILLE = 3, 1000  # layers that a message names at most; whole of the progress
+_ERRORS, _WARNING = ("INTERNAL_ERROR", "ERROR"), "WARNING"  # names of severities
+_KEPT_PREFIXES = ("Layers:", "Total Weights Memory")  # the logger also keeps messages with these
+_MAX_NAMED_LAYERS = 3  # in one message
+_PROGRESS_STEPS = 1000
 
 Tensor = Tuple[str, Tuple[int, ...], str]
 
@@ -91,20 +92,20 @@ def capturing_logger(trt: "Library") -> "CapturingLogger":
             self.messages: List[Tuple[str, str]] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if severity.name in (*_FAILURES, _WARNING) or message.startswith(_READ):
+            if severity.name in (*_ERRORS, _WARNING) or message.startswith(_KEPT_PREFIXES):
                 self.messages.append((severity.name, message))
 
     _LOGGERS.append((trt, Capture()))
     return _LOGGERS[-1][1]
 
 
-def failures(logger: "CapturingLogger") -> str:
+def logged_errors(logger: "CapturingLogger") -> str:
     """The different errors that a capturing logger holds, on one line."""
-    texts = [one_line(text) for severity, text in logger.messages if severity in _FAILURES]
+    texts = [one_line(text) for severity, text in logger.messages if severity in _ERRORS]
     return "; ".join(dict.fromkeys(texts)) or "the library gave no reason"
 
 
-def warnings(logger: "CapturingLogger") -> List[str]:
+def logged_warnings(logger: "CapturingLogger") -> List[str]:
     """The different warnings that a capturing logger holds, each on one line."""
     texts = [one_line(text) for severity, text in logger.messages if severity == _WARNING]
     return list(dict.fromkeys(texts))
@@ -138,33 +139,32 @@ def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> An
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.stopped_by: List[BaseException] = []
-            self._open: Dict[str, Tuple[Optional[str], int, int]] = {}
-            self._per_mille = 0
+            self._phases: Dict[str, Tuple[Optional[str], int, int]] = {}
+            self._steps_done = 0
 
         def phase_start(self, phase: str, parent: Optional[str], num_steps: int) -> None:
-            self._open[phase] = (parent, max(num_steps, 1), 0)
+            self._phases[phase] = (parent, max(num_steps, 1), 0)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            parent, num_steps, _ = self._open[phase]
-            self._open[phase] = (parent, num_steps, step + 1)
-            self._per_mille = max(self._per_mille, int(_PER_MILLE * self._done(None)))
+            parent, num_steps, _ = self._phases[phase]
+            self._phases[phase] = (parent, num_steps, step + 1)
+            self._steps_done = max(self._steps_done, int(_PROGRESS_STEPS * self._share_done(None)))
             try:
-                progress(self._per_mille, _PER_MILLE)
+                progress(self._steps_done, _PROGRESS_STEPS)
             except BaseException as error:  # noqa: BLE001 -- raised again after the build
                 self.stopped_by.append(error)
             return not self.stopped_by
 
         def phase_finish(self, phase: str) -> None:
-            self._open.pop(phase, None)
+            self._phases.pop(phase, None)
 
-        def _done(self, parent: Optional[str]) -> float:
-            """Share, 0 to 1, of a step of ``parent`` that its open phases have done."""
-            inside = [
-                (name, steps, done)
-                for name, (above, steps, done) in self._open.items()
+        def _share_done(self, parent: Optional[str]) -> float:
+            """Share, 0 to 1, of a step of ``parent`` that the phases inside it have done."""
+            shares = [
+                min((done + self._share_done(name)) / steps, 1.0)
+                for name, (above, steps, done) in self._phases.items()
                 if above == parent
             ]
-            shares = [min((done + self._done(name)) / steps, 1.0) for name, steps, done in inside]
             return max(shares, default=0.0)
 
     return Monitor()
@@ -206,26 +206,23 @@ _TENSOR = re.compile(
 
 def logged_layers(messages: Iterable[str]) -> List[Layer]:
     """Layers listed in a build's verbose log with detailed profiling; empty if none are listed."""
-    layers = []
-    for text in messages:
-        if text.startswith("Layers:"):
-            layers += [_logged(line) for line in text.splitlines() if line.startswith("Name: ")]
-    return layers
+    listed = [text.splitlines() for text in messages if text.startswith("Layers:")]
+    return [_parse_log_line(line) for lines in listed for line in lines if line[:6] == "Name: "]
 
 
-def _logged(line: str) -> Layer:
+def _parse_log_line(line: str) -> Layer:
     kind = re.search(r", LayerType: ([^,]*),", line)
     name = re.match(r"Name: (.*?), LayerType: ", line)
     return Layer(
         name=name.group(1) if name else "unknown",
         kind=kind.group(1) if kind else "unknown",
-        inputs=_tensors(line, "Inputs", "Constants"),
-        constants=_tensors(line, "Constants", "Outputs"),
-        outputs=_tensors(line, "Outputs", "TacticName"),
+        inputs=_parse_log_tensors(line, "Inputs", "Constants"),
+        constants=_parse_log_tensors(line, "Constants", "Outputs"),
+        outputs=_parse_log_tensors(line, "Outputs", "TacticName"),
     )
 
 
-def _tensors(line: str, field: str, following: str) -> List[Tensor]:
+def _parse_log_tensors(line: str, field: str, following: str) -> List[Tensor]:
     part = re.search(r"{}: \[(.*?)\], {}: ".format(field, following), line)
     return [
         (name, tuple(int(size) for size in dims.split(",") if size), kind)
@@ -244,38 +241,38 @@ def inspected_layers(text: str) -> List[Layer]:
 
     Without detailed profiling the JSON has only a layer's name; the layer's kind is then "unknown".
     """
-    return [_inspected(entry) for entry in json.loads(text).get("Layers", [])]
+    return [_parse_json_layer(entry) for entry in json.loads(text).get("Layers", [])]
 
 
-def _inspected(entry: Any) -> Layer:
+def _parse_json_layer(entry: Any) -> Layer:
     if isinstance(entry, str):
         return Layer(name=entry, kind="unknown", inputs=[], constants=[], outputs=[])
     name = str(entry.get("Name", "unknown"))
-    constants = [_tensor(tensor) for tensor in entry.get("Constants", ())]
+    constants = [_parse_json_tensor(tensor) for tensor in entry.get("Constants", ())]
     for key, rank in (("Weights", 2), ("Bias", 1)):
         part = entry.get(key)
         if isinstance(part, dict) and part.get("Count"):
             dims = (1,) * (rank - 1) + (int(part["Count"]),)
-            constants.append((name + " " + key, dims, _element(str(part.get("Type", "")))))
+            constants.append((name + " " + key, dims, _element_type(str(part.get("Type", "")))))
     return Layer(
         name=name,
         kind=str(entry.get("LayerType", "unknown")),
-        inputs=[_tensor(tensor) for tensor in entry.get("Inputs", ())],
+        inputs=[_parse_json_tensor(tensor) for tensor in entry.get("Inputs", ())],
         constants=constants,
-        outputs=[_tensor(tensor) for tensor in entry.get("Outputs", ())],
+        outputs=[_parse_json_tensor(tensor) for tensor in entry.get("Outputs", ())],
     )
 
 
-def _tensor(record: Mapping[str, Any]) -> Tensor:
+def _parse_json_tensor(record: Mapping[str, Any]) -> Tensor:
     texts = [record.get(key) for key in ("DataType", "Datatype", "Format/Datatype", "Format")]
-    kind = next((_element(text) for text in texts if text), "unknown")
+    kind = next((_element_type(text) for text in texts if text), "unknown")
     return str(record.get("Name", "")), tuple(record.get("Dimensions", ())), kind
 
 
-def _element(text: str) -> str:
+def _element_type(text: str) -> str:
     """Element type in a text such as "Row major linear FP32" or "Half"."""
     match = _ELEMENT.search(text)
-    return _SPELLINGS[match.group(1).lower()] if match else "unknown"
+    return _ELEMENT_TYPES[match.group(1).lower()] if match else "unknown"
 
 
 def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
@@ -288,10 +285,11 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
         by input type. ``float_kernels``: names of the layers that multiply in float.
         ``reformat_layers``, ``num_kernels``: numbers of reformatting layers and of all layers.
         ``activation_bytes``: bytes that the layers read and write in one run, with the shapes of
-        the build. ``dla_islands``: number of parts that run on a DLA core; the layers inside are
-        not listed. ``weight_bytes`` by type and ``total_weight_bytes`` count a constant that
-        several layers share once. ``padding_bytes``: bytes of constants that only pad the input's
-        channels for the INT8 kernels of TensorRT-RTX; these are not weights.
+        the build; a dynamic batch counts as one image. ``dla_islands``: number of parts that run on
+        a DLA core; the layers inside are not listed. ``weight_bytes`` by type and
+        ``total_weight_bytes`` count a constant that several layers share once. ``padding_bytes``:
+        bytes of constants that only pad the input's channels for the INT8 kernels of TensorRT-RTX;
+        these are not weights.
     """
     executed = [layer for layer in layers if layer.kind not in _SYNCHRONISATION]
     kinds: Dict[str, Counter[str]] = {}
@@ -314,7 +312,7 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
         ],
         "reformat_layers": sum(layer.kind == "Reformat" for layer in executed),
         "num_kernels": len(executed),
-        "activation_bytes": sum(map(_traffic, executed)),
+        "activation_bytes": sum(map(_activation_bytes, executed)),
         "dla_islands": sum(map(_is_dla_island, executed)),
         "weight_bytes": dict(by_type),
         "total_weight_bytes": sum(by_type.values()),
@@ -329,13 +327,14 @@ def fallbacks(described: Mapping[str, Any], float_layers: Sequence[str] = ()) ->
     typed graph itself leaves in float.
     """
     sentences = []
-    names = [name for name in described["float_kernels"] if not _is_of(name, float_layers)]
+    kernels = described["float_kernels"]
+    names = [name for name in kernels if not _computes_one_of(name, float_layers)]
     if names:
-        total = len(described["float_kernels"]) + described["int8_layers"]
-        shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        total = len(kernels) + described["int8_layers"]
+        more = ", ..." if len(names) > _MAX_NAMED_LAYERS else ""
         sentences.append(
             "int8 was asked for, and {} of {} layers with kernels compute in float: {}".format(
-                len(names), total, shown
+                len(names), total, ", ".join(names[:_MAX_NAMED_LAYERS]) + more
             )
         )
     if not described["layers"]:
@@ -343,7 +342,7 @@ def fallbacks(described: Mapping[str, Any], float_layers: Sequence[str] = ()) ->
     return sentences
 
 
-def _is_of(kernel: str, layers: Sequence[str]) -> bool:
+def _computes_one_of(kernel: str, layers: Sequence[str]) -> bool:
     """Whether a kernel computes a layer, as ``conv_U0_myl0_1`` and ``conv + relu`` do for conv."""
     parts = [part.strip() for part in kernel.split("+")]
     return any(
@@ -380,10 +379,10 @@ def _is_dla_island(layer: Layer) -> bool:
     return layer.kind == "DLA" or (layer.kind == "unknown" and "{ForeignNode[" in layer.name)
 
 
-def _traffic(layer: Layer) -> int:
+def _activation_bytes(layer: Layer) -> int:
     """Bytes of the tensors that a layer reads and writes, without constants."""
     moved = layer.inputs + layer.outputs
-    return sum(_volume(dims) * ELEMENT_BYTES.get(kind, 0) for _, dims, kind in moved)
+    return sum(_num_elements(dims) * ELEMENT_BYTES.get(kind, 0) for _, dims, kind in moved)
 
 
 def _constants(layers: Iterable[Layer]) -> Tuple[Dict[str, Tuple[str, int]], Dict[str, int]]:
@@ -392,7 +391,7 @@ def _constants(layers: Iterable[Layer]) -> Tuple[Dict[str, Tuple[str, int]], Dic
     padding: Dict[str, int] = {}
     for layer in layers:
         for name, dims, kind in layer.constants:
-            size = _volume(dims) * ELEMENT_BYTES.get(kind, 0)
+            size = _num_elements(dims) * ELEMENT_BYTES.get(kind, 0)
             if _is_padding(dims, layer.inputs):
                 padding[name] = size
             else:
@@ -400,8 +399,9 @@ def _constants(layers: Iterable[Layer]) -> Tuple[Dict[str, Tuple[str, int]], Dic
     return weights, padding
 
 
-def _volume(dims: Tuple[int, ...]) -> int:
-    return functools.reduce(operator.mul, dims, 1)
+def _num_elements(dims: Tuple[int, ...]) -> int:
+    """Number of elements of a tensor; a dynamic size, which the library lists as -1, counts 1."""
+    return functools.reduce(operator.mul, map(abs, dims), 1)
 
 
 def _is_padding(dims: Tuple[int, ...], inputs: List[Tensor]) -> bool:
