@@ -82,7 +82,6 @@ class CompileOptions:
         strip_weights: The engine holds no weights; it gets them from the graph when it is opened.
         refit: The engine's weights can be replaced.
         sparsity: The library may use kernels for 2:4 sparse weights where weights are 2:4 sparse.
-        extra: Options that a single backend has.
     """
 
     profile: ShapeProfile = field(default_factory=ShapeProfile)
@@ -100,7 +99,6 @@ class CompileOptions:
     strip_weights: bool = False
     refit: bool = False
     sparsity: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 TENSORRT_OPTIONS = (

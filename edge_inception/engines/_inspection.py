@@ -18,22 +18,10 @@ import json
 import operator
 import re
 from collections import Counter
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 if TYPE_CHECKING:
-    from edge_inception.engines._library import CapturingLogger, Library, ParserError
+    from edge_inception.engines._library import CapturingLogger, Library, Parser
 
 ELEMENT_BYTES = {
     "Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "FP8": 1,
@@ -116,14 +104,21 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def parser_error(error: "ParserError") -> str:
-    """A parser's error as text, with the node's name and operator where the library tells them."""
-    reason = one_line(error.desc())
-    if error.node() < 0:
-        return reason
-    name = error.node_name() if hasattr(error, "node_name") else ""
-    kind = error.node_operator() if hasattr(error, "node_operator") else ""
-    return "node {} '{}' ({}): {}".format(error.node(), name, kind or "unknown operator", reason)
+def parser_errors(parser: "Parser", logger: "CapturingLogger") -> str:
+    """A parser's errors, or else those of the log, on one line.
+
+    An error names the node and its operator, where the library tells them. The parser owns its
+    errors: reading them after it is freed crashes the process.
+    """
+    texts = []
+    for error in map(parser.get_error, range(parser.num_errors)):
+        texts.append(one_line(error.desc()))
+        if error.node() >= 0:
+            name = error.node_name() if hasattr(error, "node_name") else ""
+            kind = error.node_operator() if hasattr(error, "node_operator") else ""
+            place = (error.node(), name, kind or "unknown operator")
+            texts[-1] = "node {} '{}' ({}): {}".format(*place, texts[-1])
+    return "; ".join(dict.fromkeys(texts)) or logged_errors(logger)
 
 
 def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> Any:
@@ -263,7 +258,7 @@ def _parse_json_layer(entry: Any) -> Layer:
     )
 
 
-def _parse_json_tensor(record: Mapping[str, Any]) -> Tensor:
+def _parse_json_tensor(record: Dict[str, Any]) -> Tensor:
     texts = [record.get(key) for key in ("DataType", "Datatype", "Format/Datatype", "Format")]
     kind = next((_element_type(text) for text in texts if text), "unknown")
     return str(record.get("Name", "")), tuple(record.get("Dimensions", ())), kind
@@ -320,15 +315,15 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
     }
 
 
-def fallbacks(described: Mapping[str, Any], float_layers: Sequence[str] = ()) -> List[str]:
+def fallbacks(described: Dict[str, Any], float_layers: Iterable[str] = ()) -> List[str]:
     """Messages about the layers that an int8 engine computes in float; often an empty list.
 
     ``described`` is the result of ``describe_layers``; ``float_layers`` names the layers that the
     typed graph itself leaves in float.
     """
     sentences = []
-    kernels = described["float_kernels"]
-    names = [name for name in kernels if not _computes_one_of(name, float_layers)]
+    kernels, layers = described["float_kernels"], list(float_layers)
+    names = [name for name in kernels if not _computes_one_of(name, layers)]
     if names:
         total = len(kernels) + described["int8_layers"]
         more = ", ..." if len(names) > _MAX_NAMED_LAYERS else ""
@@ -342,7 +337,7 @@ def fallbacks(described: Mapping[str, Any], float_layers: Sequence[str] = ()) ->
     return sentences
 
 
-def _computes_one_of(kernel: str, layers: Sequence[str]) -> bool:
+def _computes_one_of(kernel: str, layers: List[str]) -> bool:
     """Whether a kernel computes a layer, as ``conv_U0_myl0_1`` and ``conv + relu`` do for conv."""
     parts = [part.strip() for part in kernel.split("+")]
     return any(

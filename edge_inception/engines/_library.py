@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Context = tensorrt.IExecutionContext
     Engine = tensorrt.ICudaEngine
     Network = tensorrt.INetworkDefinition
-    ParserError = tensorrt.ParserError
+    Parser = tensorrt.OnnxParser | tensorrt.OnnxParserRefitter
     Runtime = tensorrt.Runtime
 
     class CapturingLogger(tensorrt.ILogger):

@@ -161,7 +161,7 @@ def _build(
         ) from error
 
 
-def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]) -> list[str]:
+def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: dict[str, Any]) -> list[str]:
     """Messages about parts that do not run as asked for: in int8, or on a DLA core."""
     if options.dla_core is not None:
         return dla_fallbacks(layers)
@@ -170,7 +170,7 @@ def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, 
     return _inspection.fallbacks(layers, typed.details.float_layers)
 
 
-def dla_fallbacks(described: Mapping[str, Any]) -> list[str]:
+def dla_fallbacks(described: dict[str, Any]) -> list[str]:
     """Messages about a plan for a DLA core (deep learning accelerator) that runs partly elsewhere.
 
     ``described`` is the result of ``_inspection.describe_layers``.
@@ -306,7 +306,7 @@ def _check_cache(typed: TypedGraph, options: CompileOptions) -> None:
 
 
 def _check_int8(
-    spec: LibrarySpec, typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]
+    spec: LibrarySpec, typed: TypedGraph, options: CompileOptions, layers: dict[str, Any]
 ) -> None:
     """Refuse a plan of an int8 graph without int8 convolutions, as TensorRT-RTX makes for Turing.
 

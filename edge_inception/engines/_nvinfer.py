@@ -211,13 +211,8 @@ def _network_flags(trt: "Library", settings: BuildSettings) -> int:
 
 def _parse(trt: "Library", network: "Network", logger: "CapturingLogger", onnx_path: str) -> None:
     parser = trt.OnnxParser(network, logger)
-    if parser.parse_from_file(onnx_path):
-        return
-    # The parser owns its errors: reading them after it is freed crashes the process.
-    errors = [
-        _inspection.parser_error(parser.get_error(index)) for index in range(parser.num_errors)
-    ]
-    raise VendorError("; ".join(dict.fromkeys(errors)) or _inspection.logged_errors(logger))
+    if not parser.parse_from_file(onnx_path):
+        raise VendorError(_inspection.parser_errors(parser, logger))
 
 
 def _configure(

@@ -114,7 +114,6 @@ CHOICES = {
     "strip_weights": True,
     "refit": True,
     "sparsity": True,
-    "extra": {"streams": 2},
 }
 
 
