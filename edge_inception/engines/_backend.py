@@ -61,7 +61,7 @@ class Closing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileOptions:
-    """Options of one compile; a backend refuses an option that it cannot honour.
+    """Options of one compile; a backend refuses an option that it does not support.
 
     Attributes:
         profile: Batch sizes that the engine takes.
@@ -356,7 +356,6 @@ class EngineSession(Closing):
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """Facts that the library reports about the engine."""
         return self._info
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:

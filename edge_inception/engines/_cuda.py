@@ -1,8 +1,8 @@
 """CUDA without a framework: memory, one stream, events, pinned buffers, a captured graph.
 
-Calls go through pycuda where it is installed, otherwise through ctypes to CUDA's own runtime
-library, so that a JetPack without pycuda needs nothing more. In both cases the driver library
-captures graphs and tells facts about the GPU: it accepts the streams of the runtime library.
+Calls go through pycuda where it is installed, otherwise through ctypes to CUDA's runtime library,
+so that a JetPack without pycuda needs nothing more. In both cases ctypes calls the driver library
+to query the GPU and to capture graphs: the driver accepts the streams of the runtime library.
 This file travels to devices: Python 3.6 syntax, standard library and numpy.
 
 The code follows NVIDIA's documented C interfaces and has not run on a GPU so far. The tests run
@@ -187,7 +187,7 @@ class PycudaDevice:
 
     @_pycuda_call
     def record_event(self, event: Any = None) -> Any:
-        """An event behind all work on the stream so far; ``event``, if given, is used again."""
+        """Record an event after all work on the stream so far; ``event``, if given, is reused."""
         event = self._cuda.Event() if event is None else event
         event.record(self._stream)
         return event
@@ -242,7 +242,7 @@ def _call_runtime(library: Any, name: str, *arguments: Any) -> None:
 
 
 class RuntimeDevice:
-    """The first GPU through libcudart alone; the same methods as ``PycudaDevice``."""
+    """The first GPU through libcudart alone; its methods are those of ``PycudaDevice``."""
 
     name = "libcudart"
 
@@ -256,11 +256,9 @@ class RuntimeDevice:
         return _Resource(self._library, create, destroy, *sizes)
 
     def allocate(self, num_bytes: int) -> Any:
-        """Device memory; ``int()`` of it is the address."""
         return self._create("cudaMalloc", "cudaFree", ctypes.c_size_t(num_bytes))
 
     def allocate_pinned(self, shape: Tuple[int, ...], element: str) -> Any:
-        """A host array in page-locked memory, which is copied to and from the GPU faster."""
         return np.asarray(_PinnedMemory(self._library, shape, element))
 
     def _copy(self, target: int, source: int, num_bytes: int, direction: int) -> None:
@@ -275,25 +273,20 @@ class RuntimeDevice:
         )
 
     def upload(self, memory: Any, array: Any) -> None:
-        """Copy a host array to the device, in the stream's order."""
         self._copy(int(memory), array.ctypes.data, array.nbytes, _HOST_TO_DEVICE)
 
     def download(self, array: Any, memory: Any) -> None:
-        """Copy device memory to a host array, in the stream's order."""
         self._copy(array.ctypes.data, int(memory), array.nbytes, _DEVICE_TO_HOST)
 
     def synchronize(self) -> None:
-        """Wait for the stream."""
         _call_runtime(self._library, "cudaStreamSynchronize", self._stream.handle)
 
     def record_event(self, event: Any = None) -> Any:
-        """An event behind all work on the stream so far; ``event``, if given, is used again."""
         event = self._create("cudaEventCreate", "cudaEventDestroy") if event is None else event
         _call_runtime(self._library, "cudaEventRecord", event.handle, self._stream.handle)
         return event
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
-        """GPU time in ms between two events that have passed."""
         elapsed_ms, events = ctypes.c_float(0), (start.handle, end.handle)
         _call_runtime(self._library, "cudaEventElapsedTime", ctypes.byref(elapsed_ms), *events)
         return float(elapsed_ms.value)
@@ -354,7 +347,7 @@ class CapturedGraph:
         self._call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
-        """Free the graph, even if its making failed halfway."""
+        """Free the graph, even one whose capture failed."""
         if self._executable.value:
             self._library.cuGraphExecDestroy(self._executable)
         if self._graph.value:
@@ -362,7 +355,7 @@ class CapturedGraph:
 
 
 def capture(stream: int, enqueue: Callable[[], Any]) -> Tuple[Optional[CapturedGraph], str]:
-    """(graph, "") of the work of ``enqueue``, or (None, reason), as for work of a DLA core."""
+    """(captured graph, ""), or (None, reason) for work that cannot be captured, such as a DLA's."""
     try:
         return CapturedGraph(stream, enqueue), ""
     except CudaError as error:

@@ -73,7 +73,7 @@ def capturing_logger(trt: "Library") -> "CapturingLogger":
             return logger
 
     class Capture(trt.ILogger):  # type: ignore[name-defined,misc]  # known at run time only
-        """A logger that keeps messages; only these say why a library returned None."""
+        """A logger that keeps messages, where the library writes why it returned None."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -88,13 +88,13 @@ def capturing_logger(trt: "Library") -> "CapturingLogger":
 
 
 def logged_errors(logger: "CapturingLogger") -> str:
-    """The different errors that a capturing logger holds, on one line."""
+    """The distinct errors that a capturing logger holds, on one line."""
     texts = [one_line(text) for severity, text in logger.messages if severity in _ERRORS]
     return "; ".join(dict.fromkeys(texts)) or "the library gave no reason"
 
 
 def logged_warnings(logger: "CapturingLogger") -> List[str]:
-    """The different warnings that a capturing logger holds, each on one line."""
+    """The distinct warnings that a capturing logger holds, each on one line."""
     texts = [one_line(text) for severity, text in logger.messages if severity == _WARNING]
     return list(dict.fromkeys(texts))
 
@@ -177,7 +177,7 @@ def cache_header(version: str) -> str:
 
 
 def cached_calibrator(trt: "Library", cache: bytes) -> Any:
-    """A calibrator with the scales of ``cache``, without images: the library reads those or fails.
+    """A calibrator that has the scales of ``cache`` and no images.
 
     The library reads only caches of its own version, and calibrates anew otherwise. Scales do not
     depend on the version, so the first line, which names version and algorithm, is replaced. A DLA
@@ -370,7 +370,7 @@ def _multiplies_int8(layer: Layer) -> bool:
 
 
 def _is_dla_island(layer: Layer) -> bool:
-    """Whether a layer is a part on a DLA core; Myelin's parts have such names, but a known kind."""
+    """Whether a layer runs on a DLA core; Myelin's layers have such names too, but a known kind."""
     return layer.kind == "DLA" or (layer.kind == "unknown" and "{ForeignNode[" in layer.name)
 
 

@@ -187,7 +187,7 @@ def _reset_after_failed_build(trt: "Library") -> None:
 
 
 def _require_member(trt: "Library", owner: Any, name: str) -> Any:
-    """``owner.name``.
+    """The attribute ``name`` of ``owner``, the library or a part of it.
 
     Raises:
         VendorError: The library lacks it; the message names the versions that have it.

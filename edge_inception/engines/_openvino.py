@@ -35,7 +35,7 @@ _WEIGHTED = frozenset(("Convolution", "FullyConnected", "MatMul"))
 
 
 class Refusal(Exception):
-    """Base of this file's errors: a reason on one line; ``hint`` says what to do, if not empty.
+    """Base of this file's errors: a reason on one line; ``hint`` says what to do, or is empty.
 
     Every function that takes a graph or a blob may raise one of the four kinds.
     """

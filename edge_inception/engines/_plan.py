@@ -184,15 +184,15 @@ class _BindingTensors:
         return bool(self._context.execute_async_v2(self._addresses, stream))
 
 
-def create_with_logger(kind: Any, logger: Any) -> Any:
-    """An object of class ``kind``, a builder or a runtime of the library, that logs to ``logger``.
+def create_with_logger(cls: Any, logger: Any) -> Any:
+    """A builder or a runtime, as ``cls`` is, of the library that logs to ``logger``.
 
     Raises:
         VendorError: The library cannot start, for example with a driver that is too old. Its log
             has the reason; its binding raises only a TypeError.
     """
     try:
-        return kind(logger)
+        return cls(logger)
     except TypeError as error:
         reason = "; ".join(_inspection.logged_warnings(logger)) or _inspection.logged_errors(logger)
         raise VendorError("the library cannot start: " + reason) from error
@@ -201,7 +201,7 @@ def create_with_logger(kind: Any, logger: Any) -> Any:
 def deserialize(
     trt: "Library", plan: bytes, *, dla_core: Optional[int], is_trusted: bool
 ) -> Tuple["Runtime", "Engine"]:
-    """(runtime, engine) of a plan for a DLA (deep learning accelerator) core, or None: the GPU.
+    """(runtime, engine) of a plan; ``dla_core`` is None for a plan that runs on the GPU alone.
 
     A plan that ``is_trusted`` may execute code that it carries, as version-compatible plans do.
 
@@ -260,7 +260,7 @@ class PlanRunner:
             )
             if refit is not None:
                 refit(self._engine)
-            self._open(trt)
+            self._create_context(trt)
         except BaseException:
             self._device.close()
             raise
@@ -271,7 +271,7 @@ class PlanRunner:
         self._wants_graph = wants_graph and dla_core is None
         self.why_no_graph = "" if self._wants_graph else "not asked for, or work of a DLA core"
 
-    def _open(self, trt: "Library") -> None:
+    def _create_context(self, trt: "Library") -> None:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise VendorError(_inspection.logged_errors(self._logger))

@@ -45,7 +45,7 @@ _FUSED = frozenset(
         "Relu", "Reshape", "Sigmoid", "Squeeze", "Tanh", "Unsqueeze",
     )
 )  # fmt: skip
-# Ops that engines fuse too, but that also read an operand which the layer before did not compute.
+# Ops that engines fuse too; they also read an operand that the layer before did not compute.
 _FUSED_WITH_OPERAND = frozenset(("Add", "Div", "Mul", "Sub", "Sum"))
 
 

@@ -63,7 +63,7 @@ class JetPack:
         return first <= version and (self.includes_later or version <= last)
 
     def ships(self, tensorrt: str) -> bool:
-        """Whether ``tensorrt`` is the shipped version in all parts that both have: 10.3, 10.3.0."""
+        """Whether the releases ship ``tensorrt``, compared in the parts that both versions have."""
         wanted, has = parse_version(tensorrt), parse_version(self.tensorrt)
         if self.includes_later and wanted[0] == has[0]:
             return wanted >= has[: len(wanted)]

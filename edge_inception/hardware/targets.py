@@ -140,12 +140,12 @@ def require_compilable(hardware: Target) -> None:
         )
 
 
-def compute_capabilities(hardware: Target, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Compute capabilities to compile for: ``asked`` for a family of GPUs, else the card's own.
+def compute_capabilities(hardware: Target, requested: tuple[str, ...]) -> tuple[str, ...]:
+    """Compute capabilities to compile for: ``requested`` for a family of GPUs, else the card's own.
 
     The result is empty for a CPU, and for a device that compiles its own engines.
     """
     if not hardware.is_compiled_here or not hardware.compute_capabilities:
         return ()
     is_one_card = len(hardware.compute_capabilities) == 1
-    return hardware.compute_capabilities if is_one_card else asked
+    return hardware.compute_capabilities if is_one_card else requested
