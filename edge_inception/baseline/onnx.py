@@ -14,13 +14,13 @@ from edge_inception.artifact import Baseline, Graph
 from edge_inception.baseline import record
 from edge_inception.baseline.options import OnnxBaselineOptions, onnx_baseline_provenance
 from edge_inception.data.imageset import ImageSet
-from edge_inception.engines._backend import Closing, InputSpec, run_in_batches
+from edge_inception.engines._backend import InputSpec, Session, run_in_batches
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.sidecar import BaselineDetails
 from edge_inception.spec import Progress, ShapeProfile, no_progress
 
 
-class OnnxSession(Closing):
+class OnnxSession(Session):
     """A session of onnxruntime's CPU provider on a float graph, with graph optimisations on.
 
     On float graphs the optimisations only fuse kernels; on Q/DQ graphs they would change outputs.

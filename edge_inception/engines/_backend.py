@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_inception.artifact import EngineFile, TypedGraph
 from edge_inception.errors import CompileFailed, InputError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Session(AbstractContextManager["Session"], Protocol):
-    """An open engine or the PyTorch baseline; use it as a context manager."""
+    """An open engine or baseline; a ``with`` block closes it at its end."""
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -41,19 +41,9 @@ class Session(AbstractContextManager["Session"], Protocol):
         """
         ...
 
-
-_C = TypeVar("_C", bound="Closing")
-
-
-class Closing:
-    """A session that a ``with`` block closes at its end."""
-
     def close(self) -> None:
         """Release the library's engine; the session cannot be used afterwards."""
-        raise NotImplementedError
-
-    def __enter__(self: _C) -> _C:  # noqa: PYI019 -- typing.Self needs Python 3.11
-        return self
+        ...
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -341,7 +331,7 @@ def run_in_batches(
     return answers
 
 
-class EngineSession(Closing):
+class EngineSession(Session):
     """A session of an engine file, which calls the runner of the engine's library.
 
     The runner has ``run(images)``, which returns the outputs of one batch by name in fresh arrays,
