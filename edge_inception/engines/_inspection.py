@@ -1,14 +1,13 @@
-"""Layers of an engine, from the library's log or EngineInspector, and objects that it calls back.
+"""An engine's layers, and the logger, progress monitor and calibrator that the library calls.
 
-TensorRT-RTX writes an engine's layers to the log of the build, without a GPU. TensorRT lists the
-layers through EngineInspector, whose JSON has one schema up to 10.x ("Bindings",
-"Format/Datatype") and another from 11.0 on ("I/O Tensors", separate "Format" and "DataType").
-This file turns all three into the same records. The callback objects are the logger, the progress
-monitor and the calibrator. This file travels to devices: Python 3.6 syntax and standard library.
+TensorRT-RTX writes the layers to the log of the build, without a GPU; its EngineInspector needs a
+deserialized engine and thus a GPU. TensorRT lists them through EngineInspector, whose JSON has one
+schema up to 10.x ("Bindings", "Format/Datatype") and another from 11.0 on ("I/O Tensors", separate
+"Format" and "DataType"). All three become the same records. This file travels to devices: Python
+3.6 syntax and standard library.
 
 The parser of the log was tried on real builds of TensorRT-RTX. The reader of the JSON follows
-NVIDIA's documentation and published engine dumps; no JSON of a TensorRT run here was read.
-TensorRT-RTX 1.7.1 has an EngineInspector too, which needs a deserialized engine and thus a GPU.
+NVIDIA's documentation and published engine dumps, and has read no JSON of a TensorRT run here.
 
 Source: "Engine Inspector" and "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x".
 """
@@ -38,8 +37,7 @@ _MULTIPLIES = re.compile(r"conv|correlation|gemm|matri|fullyconnected", re.IGNOR
 _SYNCHRONISATION = ("signal", "wait")
 _ERRORS, _WARNING = ("INTERNAL_ERROR", "ERROR"), "WARNING"  # names of severities
 _KEPT_PREFIXES = ("Layers:", "Total Weights Memory")  # the logger also keeps messages with these
-_MAX_NAMED_LAYERS = 3  # in one message
-_PROGRESS_STEPS = 1000
+_MAX_NAMED_LAYERS, _PROGRESS_STEPS = 3, 1000  # in one message; of a whole build
 
 Tensor = Tuple[str, Tuple[int, ...], str]
 
@@ -89,17 +87,17 @@ def capturing_logger(trt: "Library") -> "CapturingLogger":
 
 def logged_errors(logger: "CapturingLogger") -> str:
     """The distinct errors that a capturing logger holds, on one line."""
-    texts = [one_line(text) for severity, text in logger.messages if severity in _ERRORS]
+    texts = [_one_line(text) for severity, text in logger.messages if severity in _ERRORS]
     return "; ".join(dict.fromkeys(texts)) or "the library gave no reason"
 
 
 def logged_warnings(logger: "CapturingLogger") -> List[str]:
     """The distinct warnings that a capturing logger holds, each on one line."""
-    texts = [one_line(text) for severity, text in logger.messages if severity == _WARNING]
+    texts = [_one_line(text) for severity, text in logger.messages if severity == _WARNING]
     return list(dict.fromkeys(texts))
 
 
-def one_line(text: str) -> str:
+def _one_line(text: str) -> str:
     """``text`` with single spaces instead of line breaks and indentation."""
     return " ".join(text.split())
 
@@ -112,7 +110,7 @@ def parser_errors(parser: "Parser", logger: "CapturingLogger") -> str:
     """
     texts = []
     for error in map(parser.get_error, range(parser.num_errors)):
-        texts.append(one_line(error.desc()))
+        texts.append(_one_line(error.desc()))
         if error.node() >= 0:
             name = error.node_name() if hasattr(error, "node_name") else ""
             kind = error.node_operator() if hasattr(error, "node_operator") else ""
@@ -206,11 +204,11 @@ def logged_layers(messages: Iterable[str]) -> List[Layer]:
 
 
 def _parse_log_line(line: str) -> Layer:
-    kind = re.search(r", LayerType: ([^,]*),", line)
-    name = re.match(r"Name: (.*?), LayerType: ", line)
+    match = re.match(r"Name: (.*?), LayerType: ([^,]*),", line)
+    name, kind = match.groups() if match else ("unknown", "unknown")
     return Layer(
-        name=name.group(1) if name else "unknown",
-        kind=kind.group(1) if kind else "unknown",
+        name=name,
+        kind=kind,
         inputs=_parse_log_tensors(line, "Inputs", "Constants"),
         constants=_parse_log_tensors(line, "Constants", "Outputs"),
         outputs=_parse_log_tensors(line, "Outputs", "TacticName"),
@@ -295,11 +293,10 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
     for kind, size in weights.values():
         by_type[kind] += size
     convolutions = [_input_type(layer) for layer in executed if _CONVOLUTION.search(layer.kind)]
+    kernel_types = [_kernel_type(layer) or _input_type(layer) for layer in executed]
     return {
         "layers": {kind: dict(counts) for kind, counts in sorted(kinds.items())},
-        "precisions": dict(
-            Counter(_kernel_type(layer) or _input_type(layer) for layer in executed)
-        ),
+        "precisions": dict(Counter(kernel_types)),
         "int8_layers": sum(map(_multiplies_int8, executed)),
         "convolutions": dict(Counter(convolutions)),
         "float_kernels": [
@@ -326,12 +323,9 @@ def fallbacks(described: Dict[str, Any], float_layers: Iterable[str] = ()) -> Li
     names = [name for name in kernels if not _computes_one_of(name, layers)]
     if names:
         total = len(kernels) + described["int8_layers"]
-        more = ", ..." if len(names) > _MAX_NAMED_LAYERS else ""
-        sentences.append(
-            "int8 was asked for, and {} of {} layers with kernels compute in float: {}".format(
-                len(names), total, ", ".join(names[:_MAX_NAMED_LAYERS]) + more
-            )
-        )
+        listed = ", ".join(names[:_MAX_NAMED_LAYERS] + ["..."] * (len(names) > _MAX_NAMED_LAYERS))
+        text = "int8 was asked for, and {} of {} layers with kernels compute in float: {}"
+        sentences.append(text.format(len(names), total, listed))
     if not described["layers"]:
         sentences.append("the library listed no layers, so their precision is not known")
     return sentences
@@ -339,10 +333,9 @@ def fallbacks(described: Dict[str, Any], float_layers: Iterable[str] = ()) -> Li
 
 def _computes_one_of(kernel: str, layers: List[str]) -> bool:
     """Whether a kernel computes a layer, as ``conv_U0_myl0_1`` and ``conv + relu`` do for conv."""
-    parts = [part.strip() for part in kernel.split("+")]
     return any(
         part.startswith(layer) and not part[len(layer) :][:1].isalnum()
-        for part in parts
+        for part in map(str.strip, kernel.split("+"))
         for layer in layers
     )
 
@@ -376,8 +369,7 @@ def _is_dla_island(layer: Layer) -> bool:
 
 def _activation_bytes(layer: Layer) -> int:
     """Bytes of the tensors that a layer reads and writes, without constants."""
-    moved = layer.inputs + layer.outputs
-    return sum(_num_elements(dims) * ELEMENT_BYTES.get(kind, 0) for _, dims, kind in moved)
+    return sum(_num_bytes(dims, kind) for _, dims, kind in layer.inputs + layer.outputs)
 
 
 def _constants(layers: Iterable[Layer]) -> Tuple[Dict[str, Tuple[str, int]], Dict[str, int]]:
@@ -386,17 +378,16 @@ def _constants(layers: Iterable[Layer]) -> Tuple[Dict[str, Tuple[str, int]], Dic
     padding: Dict[str, int] = {}
     for layer in layers:
         for name, dims, kind in layer.constants:
-            size = _num_elements(dims) * ELEMENT_BYTES.get(kind, 0)
             if _is_padding(dims, layer.inputs):
-                padding[name] = size
+                padding[name] = _num_bytes(dims, kind)
             else:
-                weights[name] = (kind, size)
+                weights[name] = (kind, _num_bytes(dims, kind))
     return weights, padding
 
 
-def _num_elements(dims: Tuple[int, ...]) -> int:
-    """Number of elements of a tensor; a dynamic size, which the library lists as -1, counts 1."""
-    return functools.reduce(operator.mul, map(abs, dims), 1)
+def _num_bytes(dims: Tuple[int, ...], kind: str) -> int:
+    """Bytes of a tensor; a dynamic size, which the library lists as -1, counts 1."""
+    return functools.reduce(operator.mul, map(abs, dims), ELEMENT_BYTES.get(kind, 0))
 
 
 def _is_padding(dims: Tuple[int, ...], inputs: List[Tensor]) -> bool:

@@ -187,11 +187,7 @@ def _reset_after_failed_build(trt: "Library") -> None:
 
 
 def _require_member(trt: "Library", owner: Any, name: str) -> Any:
-    """The attribute ``name`` of ``owner``, the library or a part of it.
-
-    Raises:
-        VendorError: The library lacks it; the message names the versions that have it.
-    """
+    """The attribute ``name`` of ``owner``, or VendorError with the versions that have it."""
     if not hasattr(owner, name):
         versions = _MEMBER_VERSIONS.get(name, "another release")
         raise VendorError(

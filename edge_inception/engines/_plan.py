@@ -98,17 +98,17 @@ def _machine_mismatch(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str
         return _describe_mismatch("SM", "8.0 or later", sm)
     hardware = _LEVEL_FACTS.get(level or "", _SAME_GPU)
     for key, title in (*hardware, ("precision", "precision"), ("dla_core", "DLA core")):
-        was, wanted = sidecar.get(key), here.get(key)
-        if was is not None and wanted is not None and was != wanted:
-            return _describe_mismatch(title, was, wanted)
+        built_for, wanted = sidecar.get(key), here.get(key)
+        if built_for is not None and wanted is not None and built_for != wanted:
+            return _describe_mismatch(title, built_for, wanted)
     core, cores = sidecar.get("dla_core"), here.get("num_dla_cores")
     if core is not None and cores is not None and core >= cores:
         return _describe_mismatch("DLA core", core, "{} DLA cores".format(cores))
     return ""
 
 
-def _describe_mismatch(name: str, was: Any, here: Any) -> str:
-    return "the plan was compiled for {} {}, here is {}".format(name, was, here)
+def _describe_mismatch(name: str, built_for: Any, here: Any) -> str:
+    return "the plan was compiled for {} {}, here is {}".format(name, built_for, here)
 
 
 def _same_release(one: str, other: str) -> bool:
