@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from edge_inception.baseline import record
 from edge_inception.baseline.options import BaselineOptions, baseline_provenance
 from edge_inception.checkpoints.load import load, num_classes_of
 from edge_inception.data.imageset import ImageSet
+from edge_inception.engines._backend import Session
 from edge_inception.errors import InputError, unknown
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.sidecar import BaselineDetails
@@ -31,7 +31,7 @@ _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channe
 _AUTOCASTS = {"none": None, "bf16": torch.bfloat16}
 
 
-class TorchSession:
+class TorchSession(Session):
     """A session that runs a PyTorch model eagerly on the CPU, in inference mode."""
 
     def __init__(
@@ -73,15 +73,7 @@ class TorchSession:
             logits: NDArray[np.float32] = self._model(pixels).float().numpy()
         return logits
 
-    def __enter__(self) -> TorchSession:  # noqa: PYI034 -- typing.Self needs Python 3.11
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         torch.set_num_threads(self._threads_before)
 
 

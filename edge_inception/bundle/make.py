@@ -25,7 +25,7 @@ from edge_inception.data.imageset import ImageSet
 from edge_inception.device import manifest, recorded, records
 from edge_inception.errors import InputError
 from edge_inception.hardware import targets
-from edge_inception.hardware.targets import Target
+from edge_inception.hardware.target import Target
 from edge_inception.validate import report_record
 from edge_inception.validate.accuracy import BaselineArrays, load_baseline
 

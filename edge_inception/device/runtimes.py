@@ -135,7 +135,7 @@ class OpenVino:
         """
         library = self._library()
         try:
-            return CpuIdentity(**library.ties())
+            return CpuIdentity(**library.tied_to())
         except library.LibraryMissing as error:
             raise Refusal(str(error), error.hint, errors.LIBRARY_MISSING) from error
 

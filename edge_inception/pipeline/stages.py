@@ -34,6 +34,7 @@ from edge_inception.errors import member
 from edge_inception.export.options import ends_provenance, export_provenance
 from edge_inception.graph.options import SimplifyOptions, simplify_provenance
 from edge_inception.hardware import targets
+from edge_inception.hardware.target import Target
 from edge_inception.pipeline import inputs
 from edge_inception.pipeline.runner import Runner
 from edge_inception.quant import search_record
@@ -310,7 +311,7 @@ class Steps:
 
     def _engine(
         self,
-        target: targets.Target,
+        target: Target,
         graph: TypedGraph,
         precision: Precision,
         *,

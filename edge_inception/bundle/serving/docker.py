@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edge_inception.bundle.serving.facts import ServingFacts
 from edge_inception.errors import InputError
-from edge_inception.hardware.jetpack import JetPack, parsed
+from edge_inception.hardware.jetpack import JetPack, parse_version
 
 _CONTAINERS = 'get_l4t_base in dusty-nv/jetson-containers, docs/hardware.md, "On the device"'
 _TENSORRT = "NGC tensorrt; l4t-jetpack ends with JetPack 6"
@@ -33,8 +33,8 @@ class BaseImage:
 
     def runs_on(self, release: JetPack) -> bool:
         """Whether ``release`` and the releases of this image overlap."""
-        first, last = parsed(release.first), parsed(release.last)
-        return parsed(self.first) <= last and first <= parsed(self.last)
+        first, last = parse_version(release.first), parse_version(release.last)
+        return parse_version(self.first) <= last and first <= parse_version(self.last)
 
 
 # First and last JetPack, image below nvcr.io/nvidia, TensorRT version, source of the row

@@ -8,7 +8,7 @@ Sources: systemd.service(5), systemd.exec(5); NVIDIA's unit for jetson_clocks, d
 from __future__ import annotations
 
 from edge_inception.bundle.serving.facts import ServingFacts
-from edge_inception.hardware.jetpack import parsed
+from edge_inception.hardware.jetpack import parse_version
 
 _USER = "edge-inception"
 _CLOCKS = "edge-inception-clocks.service"
@@ -46,7 +46,7 @@ def _groups(facts: ServingFacts) -> tuple[str, ...]:
     """Groups that own the GPU's device files; JetPack 4 (Ubuntu 18.04) has no group ``render``."""
     if not facts.target.is_jetson:
         return ()
-    return ("video", "render") if parsed(facts.target.jetpack[0]) >= (5,) else ("video",)
+    return ("video", "render") if parse_version(facts.target.jetpack[0]) >= (5,) else ("video",)
 
 
 def _home(facts: ServingFacts) -> str:

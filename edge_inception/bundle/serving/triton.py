@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edge_inception.bundle.serving.facts import ServingFacts, Tensor
 from edge_inception.errors import InputError
-from edge_inception.hardware.jetpack import parsed
+from edge_inception.hardware.jetpack import parse_version
 
 _QUEUE_DELAY_US = 500  # longest wait of a request for others; far below any latency measured here
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
@@ -105,7 +105,7 @@ def _elements_of_classes(facts: ServingFacts) -> set[str]:
     """Possible types of a top-k head's classes: TensorRT before 10 turns int64 into int32."""
     if facts.target.backend != "tensorrt":
         return {"TYPE_INT64"}
-    are_new = [parsed(version) >= (10,) for version in facts.target.tensorrt if version]
+    are_new = [parse_version(version) >= (10,) for version in facts.target.tensorrt if version]
     return {"TYPE_INT64" if is_new else "TYPE_INT32" for is_new in are_new or (False, True)}
 
 
