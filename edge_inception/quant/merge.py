@@ -9,7 +9,7 @@ from pathlib import Path
 from edge_inception import stage
 from edge_inception.artifact import RangeTable, SimplifiedGraph
 from edge_inception.data.imageset import ImageSet
-from edge_inception.errors import InputError
+from edge_inception.errors import InputError, counted
 from edge_inception.quant import observe
 from edge_inception.quant.calibrators import Observation
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
@@ -89,10 +89,14 @@ def _require_one_engine(parts: Sequence[RangeTable]) -> None:
         engine, wanted = _engine(other), _engine(first)
         if engine != wanted:
             raise InputError(
-                f"{other.path} was made with {engine.threads} threads, "
-                f"{first.path} with {wanted.threads}",
-                hint="calibrate every shard with the same --threads",
+                f"{other.path} was made with {_described(engine)}, "
+                f"{first.path} with {_described(wanted)}",
+                hint="calibrate every shard with the same --threads, on CPUs of one kind",
             )
+
+
+def _described(engine: StreamEngine) -> str:
+    return f"{counted(engine.threads, 'thread')} in {engine.precision}"
 
 
 def _engine(part: RangeTable) -> StreamEngine:

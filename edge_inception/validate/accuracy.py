@@ -160,7 +160,7 @@ def compare(
         num_classes=num_classes,
         agreement=exact_share(num_same, num_images),
         sqnr_db=sqnr_db(signal, approximation),
-        terms=comparable.TERMS[head.kind],
+        sqnr_of=comparable.SQNR_OF[head.kind],
         labelled=_labelled(baseline[has_label], labels[has_label], engine[has_label])
         if has_label.any()
         else None,

@@ -16,7 +16,7 @@ from edge_inception.spec import Head
 
 _LEAST = float(np.finfo(np.float32).tiny)  # lower limit of probabilities, since log(0) is -inf
 
-TERMS = {
+SQNR_OF = {
     "logits": "centred logits",
     "softmax": "centred log-probabilities",
     "topk": "centred log-probabilities of the k classes",

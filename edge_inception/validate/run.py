@@ -19,6 +19,7 @@ from edge_inception.artifact import Baseline, Report
 from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet
 from edge_inception.engines import _registry as backends
+from edge_inception.errors import InputError
 from edge_inception.latency import machine, measure
 from edge_inception.latency.contender import photos
 from edge_inception.latency.measure import Contender, Latency, LatencyOptions
@@ -29,7 +30,7 @@ from edge_inception.validate.accuracy import BaselineArrays
 from edge_inception.validate.choice import Candidate, choose
 from edge_inception.validate.options import (
     EngineEntry,
-    Reference,
+    TimedBaseline,
     ValidateOptions,
     require_gates,
     validate_provenance,
@@ -38,7 +39,7 @@ from edge_inception.validate.report_record import (
     Accuracy,
     Choice,
     Context,
-    JudgedFile,
+    EngineFileRef,
     ReportRecord,
     Role,
     Row,
@@ -73,9 +74,14 @@ def validate(
             number of images that are scored in about the same time.
 
     Raises:
-        InputError: An engine or the baseline does not fit, or a logit is NaN or infinite.
+        InputError: No engine has the precision to judge, an engine or the baseline does not fit, or
+            a logit is NaN or infinite.
         Inconclusive: Latency could not be measured.
     """
+    if not any(entry.is_subject for entry in entries):
+        raise InputError(
+            "there is no engine to judge", hint="compile one in the precision to validate"
+        )
     head = entries[0].engine.details.head
     require_gates(options.gates, head, options.model)
     arrays = accuracy.load_baseline(baseline)
@@ -94,9 +100,10 @@ def validate(
         (_baseline_row(arrays, timed, head, options.baseline), *_rows(entries, scores, timed))
     )
     choices: tuple[Choice, ...] = ()
-    verdicts = _verdicts(rows, entries, options)
-    if options.is_best:
+    if options.engines_compete:
         rows, choices, verdicts = _choose(rows, entries, options)
+    else:
+        verdicts = _verdicts(rows, entries, options)
     record = ReportRecord(
         model=options.model,
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -132,7 +139,7 @@ def _validation_set(image_set: ImageSet) -> ValidationSet:
 
 def _context(entries: Sequence[EngineEntry], baseline: Baseline) -> Context:
     engines = {
-        name_of(entry): JudgedFile(file=entry.engine.path.name, sha256=entry.engine.sha256)
+        name_of(entry): EngineFileRef(file=entry.engine.path.name, sha256=entry.engine.sha256)
         for entry in entries
     }
     return Context(engines=engines, baseline_sha256=baseline.sha256)
@@ -236,17 +243,17 @@ def _latency_options(options: ValidateOptions) -> LatencyOptions:
 
 
 def _baseline_row(
-    arrays: BaselineArrays, timed: dict[str, Latency], head: Head, reference: Reference
+    arrays: BaselineArrays, timed: dict[str, Latency], head: Head, model: TimedBaseline
 ) -> Row:
     own = head if head.kind == "embedding" else Head()  # baselines hold logits or embeddings
     return Row(
-        name=reference.name,
+        name=model.name,
         role=Role.BASELINE,
-        backend=reference.library,
+        backend=model.library,
         precision="fp32",
         float_precision="f32",
         accuracy=accuracy.compare(arrays.logits, arrays.labels, arrays.logits, head=own),
-        latency=timed.get(reference.name),
+        latency=timed.get(model.name),
         speedup=None,
         size_bytes=None,
         weight_bytes=None,

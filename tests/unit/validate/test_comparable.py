@@ -87,7 +87,7 @@ def test_embeddings():
     before = np.array([[1, 0], [9, 1], [0, 1]], np.float32)
     after = np.array([[1, 0], [1, 9], [0, 1]], np.float32)
     found = compare(before, np.array([0, 1, 1]), after, head=EMBEDDING)
-    assert (found.agreement.value, found.labelled, found.terms) == (2 / 3, None, "embeddings")
+    assert (found.agreement.value, found.labelled, found.sqnr_of) == (2 / 3, None, "embeddings")
     assert found.sqnr_db == pytest.approx(10 * math.log10(84 / 128))
     with pytest.raises(InputError) as caught:
         compare(before[:1], np.array([-1]), after[:1], head=EMBEDDING)
