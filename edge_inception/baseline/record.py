@@ -43,13 +43,13 @@ class Answers:
 def answers(
     session: Runs,
     image_set: ImageSet,
-    how: Preprocess,
+    preprocess: Preprocess,
     batch: int,
     *,
     is_embedding: bool = False,
     progress: Progress,
 ) -> Answers:
-    """Outputs of ``session`` for every image, preprocessed by ``how`` and run ``batch`` at a time.
+    """Outputs of ``session`` for all preprocessed images, which run ``batch`` at a time.
 
     Raises:
         InputError: The set is empty, an image cannot be decoded, a label is not below the number of
@@ -60,7 +60,7 @@ def answers(
     parts: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
     done = num_classes = 0
-    for group in images.batches(image_set.items, how, batch):
+    for group in images.batches(image_set.items, preprocess, batch):
         part = session.run(group.images)
         num_classes = 0 if is_embedding else part.shape[1]
         labels.append(_labels(group, num_classes))
@@ -92,7 +92,7 @@ def _labels(group: images.Batch, num_classes: int) -> NDArray[np.int64]:
 
 
 def publish(
-    found: Answers,
+    outputs: Answers,
     image_set: ImageSet,
     out: Path,
     *,
@@ -101,8 +101,8 @@ def publish(
 ) -> Baseline:
     """Write an npz file: logits float32 [N, columns], labels int64 [N], sha256 str [N]."""
     arrays: dict[str, NDArray[Any]] = {
-        "logits": found.logits,
-        "labels": found.labels,
+        "logits": outputs.logits,
+        "labels": outputs.labels,
         "sha256": np.array([item.sha256 for item in image_set.items]),
     }
     return artifact.publish(
@@ -111,8 +111,8 @@ def publish(
         lambda path: _write(path, arrays),
         provenance=provenance,
         counts={
-            "images": len(found.labels),
-            "labelled": int((found.labels != UNLABELLED).sum()),
+            "images": len(outputs.labels),
+            "labelled": int((outputs.labels != UNLABELLED).sum()),
             "left_out": image_set.num_left_out,
         },
         details=details,

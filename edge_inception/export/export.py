@@ -89,7 +89,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     _require_opset(exported)
     plain = exported.SerializeToString()
     share = _require_parity(plain, loaded.model, pixels, num_classes)
-    interface.add_ends(exported, preprocess, head)
+    interface.add_preprocessing_and_head(exported, preprocess, head)
     content: bytes = exported.SerializeToString(deterministic=True)
     return artifact.publish(
         Graph,

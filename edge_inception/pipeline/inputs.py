@@ -10,7 +10,7 @@ from edge_inception.baseline.options import BaselineOptions, OnnxBaselineOptions
 from edge_inception.data import imageset
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
-from edge_inception.export.options import EndsOptions, ExportOptions
+from edge_inception.export.options import ExportOptions, InterfaceOptions
 from edge_inception.graph.options import ImportOptions
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.pipeline.listener import Listener
@@ -69,9 +69,9 @@ def import_options(recipe: Recipe, classes: tuple[str, ...]) -> ImportOptions:
     )
 
 
-def ends_options(recipe: Recipe) -> EndsOptions:
-    """Options of the stage ``ends``, which adds preprocessing and head to an imported graph."""
-    return EndsOptions(head=recipe.head, **recipe.fold)
+def interface_options(recipe: Recipe) -> InterfaceOptions:
+    """Options of the stage ``interface``, for the preprocessing and head of an imported graph."""
+    return InterfaceOptions(head=recipe.head, **recipe.fold)
 
 
 def export_options(recipe: Recipe, classes: tuple[str, ...]) -> ExportOptions:

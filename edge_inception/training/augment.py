@@ -34,7 +34,7 @@ def load_augmented(
         crop_fraction=1.0,
         crop="after_resize",
     )
-    pixels = images.preprocess(image, at_size)
+    pixels = images.preprocess_image(image, at_size)
     gain = 1 + rng.uniform(-options.contrast, options.contrast)
     shift = rng.uniform(-options.brightness, options.brightness)
     return (pixels * np.float32(gain) + np.float32(shift)).astype(np.float32)

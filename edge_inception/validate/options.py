@@ -65,9 +65,9 @@ class ValidateOptions:
     ``threads`` is the number of CPU threads, 0 for all that this process may use. Each engine is
     timed in ``rounds`` blocks of at most ``calls_per_block`` calls, with ``batch`` images per call.
     ``cuda_graph``: engines on a GPU launch a captured CUDA graph where the driver can do so.
-    ``engines_compete``: the engines of one target compete, and only the chosen one is judged. ``search`` is
-    the outcome of the search for layer groups to leave in float; None if there was no search.
-    ``baseline`` is timed beside the engines.
+    ``engines_compete``: of the engines of one target one is chosen, and only that one is judged.
+    ``search`` is the outcome of the search for layer groups to leave in float; None if there was no
+    search. ``baseline`` is timed beside the engines.
     """
 
     model: str

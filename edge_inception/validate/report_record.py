@@ -113,9 +113,9 @@ class Accuracy(Record, frozen=True, kw_only=True):
     """One engine against the baseline.
 
     ``agreement`` is the share of images with the same top-1, or for embeddings with the same
-    nearest other image; each bound is one-sided 95 %. ``sqnr_of`` names the quantity that
-    ``sqnr_db`` compares, such as ``centred logits``; the SQNR of identical values is infinite. ``labelled`` is
-    None if no image has a label. ``changed`` lists at most 50 images whose class the engine
+    nearest other image; each bound is one-sided 95 %. ``sqnr_of`` names the values that
+    ``sqnr_db`` compares, such as ``centred logits``; if they are equal it is infinite. ``labelled``
+    is None if no image has a label. ``changed`` lists at most 50 images whose class the engine
     changed, by the margin of the baseline's class over the engine's in the baseline's
     probabilities, largest first; it is empty for embeddings and None in older reports.
     """

@@ -113,13 +113,13 @@ def test_drawn_from_seed_epoch_and_image(item):
 def test_without_changes_it_is_preprocess(item, photo):
     """With every change off a training image is the plain resize, cropped to no fraction."""
     out = subject.load_augmented(item, index=0, options=STILL, size=16, epoch=0)
-    plain = images.preprocess(photo, Preprocess(input_size=(16, 16)))
+    plain = images.preprocess_image(photo, Preprocess(input_size=(16, 16)))
     assert (out == plain).all()
 
 
 def test_brightness_and_contrast_are_linear(item, photo):
     """Pixels change to gain * pixel + shift, within the limits given."""
-    plain = images.preprocess(photo, Preprocess(input_size=(16, 16))).ravel()
+    plain = images.preprocess_image(photo, Preprocess(input_size=(16, 16))).ravel()
     for index in range(10):
         options = changed(brightness=0.1, contrast=0.3)
         out = subject.load_augmented(item, index=index, options=options, size=16, epoch=0)
