@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from edge_inception import artifact, stage
@@ -44,8 +45,8 @@ from edge_inception.quant.search_record import (
 from edge_inception.search import search
 from edge_inception.search.journal import Journal
 from edge_inception.search.options import SearchOptions, search_provenance
-from edge_inception.search.search import Evidence, Found, Group, Point, Points, Ranked
-from edge_inception.search.sensitivity import free_scores
+from edge_inception.search.search import Evidence, Group, Result, ScoreTable
+from edge_inception.search.sensitivity import estimate_groups
 from edge_inception.sidecar import Provenance, SearchDetails
 from edge_inception.spec import Budget, Precision, Preprocess, Progress, no_progress
 
@@ -90,27 +91,27 @@ def search_precision(
         opened(graph, ranges, image_set, options) as scorer,
     ):
         score = _with_progress(scorer, journal, lambda done: progress(done, max(done, expected)))
-        found = search.search(
+        result = search.search(
             groups, score, budget=options.budget, top1=scorer.top1, journal=journal
         )
-    record = _recorded(found, groups, scorer, options.budget)
+    record = _recorded(result, groups, scorer, options.budget)
     return artifact.publish(
         SearchResult,
         out,
         search_record.to_json(record),
         provenance=provenance,
         counts={
-            "num_kept": len(found.chosen.keep),
-            "num_scored": len(found.points) + sum(one.harm is not None for one in found.ranking),
+            "num_kept": len(result.chosen.keep),
+            "num_scored": len(result.points) + sum(one.harm is not None for one in result.ranking),
         },
-        details=SearchDetails(keep=found.chosen.keep, is_met=found.is_met),
+        details=SearchDetails(keep=result.chosen.keep, is_met=result.is_met),
     )
 
 
 def groups_of(
     graph: SimplifiedGraph, ranges: RangeTable, options: QuantizeOptions
 ) -> tuple[Group, ...]:
-    """The groups of the int8 graph with these options, each with its free score.
+    """The groups of the int8 graph with these options, each with its expected noise.
 
     Raises:
         InputError: The ranges are of another graph, of a shard, stale or damaged.
@@ -118,7 +119,7 @@ def groups_of(
     table_for(graph, ranges)
     model = load_graph(graph.path)
     placement = place.place(model, policy_of(options), options.keep)
-    return free_scores(model, placement, ranges)
+    return estimate_groups(model, placement, ranges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +130,8 @@ class Sensitivity:
     and ``lost_pp`` give; it is "" for embeddings, which have no such metric.
     """
 
-    plain: Point
-    ranking: tuple[Ranked, ...]
+    plain: ScoredSet
+    ranking: tuple[RankedGroup, ...]
     metric: str
     num_images: int
 
@@ -158,12 +159,12 @@ def sensitivity(
         opened(graph, ranges, image_set, options) as scorer,
     ):
         score = _with_progress(scorer, journal, lambda done: progress(done, 1 + len(chosen)))
-        points = Points(groups, score, journal)
-        ranking = search.confirmed(points, chosen)
+        points = ScoreTable(groups, score, journal)
+        ranking = search.rank_by_harm(points, chosen)
         if not scorer.metric:
-            ranking = [dataclasses.replace(one, lost_pp=None) for one in ranking]
+            ranking = [structs.replace(one, lost_pp=None) for one in ranking]
         return Sensitivity(
-            plain=points.of(frozenset()),
+            plain=points.score(frozenset()),
             ranking=tuple(ranking),
             metric=scorer.metric,
             num_images=scorer.num_images,
@@ -190,7 +191,7 @@ def _key(provenance: Provenance) -> str:
 
 
 def _recorded(
-    found: Found, groups: Sequence[Group], scorer: Scorer, budget: Budget
+    result: Result, groups: Sequence[Group], scorer: Scorer, budget: Budget
 ) -> SearchRecord:
     layers = {group.name: group.layers for group in groups}
     outcome = SearchOutcome(
@@ -199,41 +200,18 @@ def _recorded(
         fp32_top1=scorer.top1 if scorer.is_labelled else None,
         max_drop_pp=budget.max_drop_pp,
         drop_type=budget.drop_type.value,
-        allowed_pp=found.allowed_pp,
-        is_met=found.is_met,
-        why=found.why,
-        chosen=scored_set(found.chosen),
-        kept={name: layers[name] for name in found.chosen.keep},
-        front=tuple(map(scored_set, found.front)),
+        allowed_pp=result.allowed_pp,
+        is_met=result.is_met,
+        why=result.why,
+        chosen=result.chosen,
+        kept={name: layers[name] for name in result.chosen.keep},
+        front=result.front,
     )
     return SearchRecord(
         schema=search_record.SCHEMA,
         outcome=outcome,
-        points=tuple(map(scored_set, found.points)),
-        ranking=tuple(map(ranked_group, found.ranking)),
-    )
-
-
-def scored_set(point: Point) -> ScoredSet:
-    """A scored graph as it is written down."""
-    return ScoredSet(
-        keep=point.keep,
-        drop_pp=point.drop_pp,
-        noise_to_signal=point.noise,
-        worst_tenth_noise_to_signal=point.tail,
-        float_share_of_macs=point.cost,
-    )
-
-
-def ranked_group(one: Ranked) -> RankedGroup:
-    """A group of a ranking as it is written down."""
-    return RankedGroup(
-        group=one.group.name,
-        layers=one.group.layers,
-        free_noise_to_signal=one.group.free,
-        harm=one.harm,
-        lost_pp=one.lost_pp,
-        float_share_of_macs=one.group.cost,
+        points=result.points,
+        ranking=result.ranking,
     )
 
 

@@ -47,10 +47,10 @@ class _Tensor:
         return self.error / self.power if self.power else 0.0
 
 
-def free_scores(
+def estimate_groups(
     model: onnx.ModelProto, placement: Placement, table: RangeTable
 ) -> tuple[Group, ...]:
-    """Every group of a placement, in graph order, with its free score: its expected noise.
+    """Every group of a placement, in graph order, with its expected noise.
 
     Args:
         model: The simplified graph.
@@ -78,8 +78,8 @@ def free_scores(
             Group(
                 name=root,
                 layers=tuple(label(node) for node, _ in nodes),
-                free=max(noises or [one.noise for one in known]),
-                cost=sum(macs[label(node)] for node, _ in weighted) / total,
+                expected_noise=max(noises or [one.noise for one in known]),
+                mac_share=sum(macs[label(node)] for node, _ in weighted) / total,
                 has_weights=bool(weighted),
             )
         )
