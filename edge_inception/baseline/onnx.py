@@ -71,14 +71,9 @@ def record_baseline(
     *,
     progress: Progress = no_progress,
 ) -> Baseline:
-    """Record onnxruntime's logits as the baseline, in the format of ``record.publish``.
+    """Record onnxruntime's logits as the baseline in ``out``, in the format of ``record.publish``.
 
-    Args:
-        graph: The imported graph, float32 images to logits.
-        image_set: The images; row i of the file belongs to image i.
-        options: Batch size and number of threads.
-        out: Path of the .npz file.
-        progress: Called with (images done, images in all).
+    ``graph`` is an imported graph, float32 images to logits.
 
     Raises:
         InputError: The set is empty, an image cannot be decoded, a label is not below the number of

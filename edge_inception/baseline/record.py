@@ -99,7 +99,7 @@ def publish(
     provenance: Provenance,
     details: BaselineDetails,
 ) -> Baseline:
-    """Write an npz file: logits float32 [N, columns], labels int64 [N], sha256 str [N]."""
+    """Write an npz file, row i for image i: logits float32 [N, columns], labels, sha256."""
     arrays: dict[str, NDArray[Any]] = {
         "logits": outputs.logits,
         "labels": outputs.labels,

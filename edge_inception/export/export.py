@@ -53,12 +53,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
 
     ``element`` uint8 in ``options.preprocess`` adds preprocessing nodes and ``options.head`` adds a
     head, see ``interface``. The file's bytes depend only on weights, options and tools: stack
-    traces, paths and other records of the exporter are removed.
-
-    Args:
-        checkpoint: Weights, see ``checkpoints.load.load``.
-        options: Model, preprocessing, batch.
-        out: Path of the .onnx file; weights are inside it.
+    traces, paths and other records of the exporter are removed. The weights are inside the file.
 
     Raises:
         InputError: The checkpoint does not fit the model, class names or the head do not fit its

@@ -32,10 +32,7 @@ _FREE_BATCH = 2  # number of images in the comparison of a graph with a free bat
 def add_interface(graph: Graph, options: InterfaceOptions, out: Path) -> Graph:
     """Write a copy of an imported graph with the preprocessing and head that ``options`` ask for.
 
-    Args:
-        graph: A graph that ``import_graph`` wrote.
-        options: Preprocessing and head; the default options add no node.
-        out: Path of the .onnx file.
+    The default options add no node.
 
     Raises:
         InputError: The graph cannot be read, the head asks for more classes than the graph has, or

@@ -32,14 +32,8 @@ def merge(
     Histograms are added, and the largest amax of a tensor is taken. The channel means for bias
     correction are measured here, on a few images, since they need the scales of the whole set.
 
-    Args:
-        graph: The simplified graph of the shards.
-        images: The whole calibration set.
-        options: The options of the shards; their ``shard`` is ignored.
-        parts: The table of every shard, in any order.
-        out: Path of the .json table.
-        progress: Called with the number of images done and of all images, in every pass over the
-            few images of trial and channel means.
+    ``images`` is the whole calibration set and ``parts`` the table of every shard, in any order;
+    the ``shard`` of ``options`` is ignored.
 
     Raises:
         InputError: A shard is missing or given twice, or was made with other inputs, options or

@@ -71,13 +71,8 @@ def search_precision(
     journal beside ``out``, from which a search that was killed continues; a search with another
     budget uses the same scores.
 
-    Args:
-        graph: The simplified graph.
-        ranges: Its range table.
-        image_set: The calibration images, never those of the validation.
-        options: Budget, and the options of the int8 graph.
-        out: Path of the .json file.
-        progress: Called with the number of scored graphs and the likely number of graphs in all.
+    ``image_set`` has calibration images, never those of the validation. ``progress`` is called with
+    the number of scored graphs and the likely number of graphs in all.
 
     Raises:
         InputError: There are no images, an image is unusable, or the ranges are of another graph.

@@ -111,7 +111,7 @@ def search(
 
     Args:
         groups: All groups of the plain int8 graph, in graph order.
-        score: The function that scores a set of groups.
+        score: Called for sets of groups whose scores are not in ``journal``.
         budget: The allowed loss of accuracy.
         top1: Share of images, 0..1, that FP32 classifies correctly; 1 for unlabelled images.
         journal: The scores that are already known; new scores are added to it.

@@ -52,11 +52,6 @@ def estimate_groups(
 ) -> tuple[Group, ...]:
     """Every group of a placement, in graph order, with its expected noise.
 
-    Args:
-        model: The simplified graph.
-        placement: The placement of pairs in that graph.
-        table: The range table of that graph, with the .npz beside the table.
-
     Raises:
         InputError: The table is damaged, or lacks all tensors of a group.
     """

@@ -34,7 +34,7 @@ from edge_inception.latency.record import (
 from edge_inception.latency.regression import EXIT_CODES, Gate, Result
 from edge_inception.records import Record
 from edge_inception.spec import Gates, Progress
-from edge_inception.validate import accuracy, comparable
+from edge_inception.validate import accuracy
 from edge_inception.validate.gate import judge
 from edge_inception.validate.report_record import Status
 
@@ -281,4 +281,4 @@ def _logits(path: Path, labelled: ImageSet) -> NDArray[np.float32]:
     with inference.open_engine(path) as session:
         batches = images.batches(labelled.items, details.preprocess, _SCORE_BATCH)
         answers = [session.run(batch.images) for batch in batches]
-    return comparable.as_logits(np.concatenate(answers), head)
+    return accuracy.as_logits(np.concatenate(answers), head)

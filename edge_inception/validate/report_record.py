@@ -324,23 +324,17 @@ def convert(value: Any, *, where: str) -> ReportRecord:
     return records.convert(ReportRecord, value, where=where, hint=_HINT)
 
 
-def to_json(report: ReportRecord, *, with_samples: bool = True) -> dict[str, Any]:
-    """The report as JSON values; the module's docstring describes the schema.
-
-    Args:
-        report: Results of the validation.
-        with_samples: Keep the latency of every call; otherwise the lists of samples are empty.
-    """
-    rows = tuple(_rounded(row, with_samples=with_samples) for row in report.rows)
+def to_json(report: ReportRecord) -> dict[str, Any]:
+    """The report as JSON values; the module's docstring describes the schema."""
+    rows = tuple(_round_samples(row) for row in report.rows)
     value: dict[str, Any] = _finite(records.plain(msgspec.structs.replace(report, rows=rows)))
     return value | {"search": value["search"] or {}}
 
 
-def _rounded(row: Row, *, with_samples: bool) -> Row:
+def _round_samples(row: Row) -> Row:
     if row.latency is None:
         return row
-    kept = row.latency.samples_ms if with_samples else ()
-    samples = tuple(round(sample, _SAMPLE_DIGITS) for sample in kept)
+    samples = tuple(round(sample, _SAMPLE_DIGITS) for sample in row.latency.samples_ms)
     latency = msgspec.structs.replace(row.latency, samples_ms=samples)
     return msgspec.structs.replace(row, latency=latency)
 

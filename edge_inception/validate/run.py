@@ -64,14 +64,9 @@ def validate(
 ) -> Report:
     """Accuracy and latency of every engine that this machine can execute, and the verdict.
 
-    Args:
-        baseline: Baseline that was recorded on the images of ``image_set`` in the same order.
-        entries: Engines; an engine whose backend cannot execute here is listed, not measured.
-        image_set: Validation images.
-        options: Gates, threads and latency protocol.
-        out: Path of report.json.
-        progress: Called with (images done, images in all); a block of timed calls counts as the
-            number of images that are scored in about the same time.
+    The baseline must have been recorded on the images of ``image_set`` in the same order. An
+    engine whose backend cannot execute here is listed, not measured. ``progress`` counts images; a
+    block of timed calls counts as the number of images that are scored in about the same time.
 
     Raises:
         InputError: No engine has the precision to judge, an engine or the baseline does not fit, or
@@ -85,7 +80,11 @@ def validate(
     head = entries[0].engine.details.head
     require_gates(options.gates, head, options.model)
     arrays = accuracy.load_baseline(baseline)
-    running = [entry for entry in entries if _can_execute(entry)]
+    running = [
+        entry
+        for entry in entries
+        if backends.backend(entry.engine.details.backend).availability().can_execute
+    ]
     scores: dict[str, Accuracy] = {}
     scored = len(running) * len(image_set.items)
     blocks = options.rounds * (len(running) + 1) if running else 0  # PyTorch is timed as well
@@ -165,10 +164,6 @@ def name_of(entry: EngineEntry) -> str:
     if entry.precision == "fp32":
         return f"engine {entry.float_precision} ({entry.target})"
     return f"{entry.precision.upper()} ({entry.target})"
-
-
-def _can_execute(entry: EngineEntry) -> bool:
-    return backends.backend(entry.engine.details.backend).availability().can_execute
 
 
 def _score(
@@ -284,7 +279,7 @@ def _rows(
             latency=timed.get(name),
             speedup=None,
             size_bytes=entry.engine.path.stat().st_size,
-            weight_bytes=_weight_bytes(details),
+            weight_bytes=details.total_weight_bytes if isinstance(details, PlanDetails) else None,
             executed_layers=_executed(details),
             note="" if name in scores else "compiled, not executed here",
         )
@@ -303,10 +298,6 @@ def _reference(entries: Sequence[EngineEntry], subject: EngineEntry) -> EngineEn
         if is_fp32 and entry.target == subject.target and entry is not subject:
             return entry
     return None
-
-
-def _weight_bytes(details: EngineDetails) -> int | None:
-    return details.total_weight_bytes if isinstance(details, PlanDetails) else None
 
 
 def _executed(details: EngineDetails) -> dict[str, int]:

@@ -117,11 +117,10 @@ def test_what_was_not_measured_is_null():
     assert row["note"] == "compiled, not executed here"
 
 
-def test_samples_can_be_left_out_and_are_rounded():
-    """Single latencies are kept to 0.1 us, or dropped on request."""
+def test_samples_are_rounded():
+    """Single latencies are kept to 0.1 us."""
     kept = to_json(_outcome())["rows"][0]["latency"]["samples_ms"]
     assert kept == [4.0, 4.2]
-    assert "samples_ms" not in to_json(_outcome(), with_samples=False)["rows"][0]["latency"]
 
 
 def test_speedups_are_over_the_reference():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from edge_inception.device.outputs import nearest
 from edge_inception.errors import InputError
 from edge_inception.spec import Head
 from edge_inception.validate.accuracy import compare
-from edge_inception.validate.comparable import nearest
 
 UNLABELLED = np.full(40, -1)
 SOFTMAX, EMBEDDING = Head(kind="softmax"), Head(kind="embedding")
