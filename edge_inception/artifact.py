@@ -258,7 +258,7 @@ def replace_file(path: Path, content: Content) -> None:
     """
     owner = f"{os.getpid()}.{secrets.token_hex(4)}"  # two threads may write the same file
     temporary = path.parent / f".{path.name}.{owner}{_TEMPORARY_SUFFIX}"
-    with writing(path):
+    with translate_disk_errors(path):
         try:
             if path.is_dir():  # renaming onto a folder fails too, but the error for `.` is unclear
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -276,7 +276,7 @@ def replace_file(path: Path, content: Content) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def translate_disk_errors(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk into an input error that names ``path``, a file or a folder.
 
     Raises:

@@ -81,7 +81,7 @@ def record_baseline(
     """
     preprocess = graph.details.preprocess
     with OnnxSession(graph.path, profile=graph.details.profile, threads=options.threads) as session:
-        outputs = record.answers(session, image_set, preprocess, options.batch, progress=progress)
+        outputs = record.run(session, image_set, preprocess, options.batch, progress=progress)
     return record.publish(
         outputs,
         image_set,

@@ -152,7 +152,7 @@ def record_baseline(
         autocast=None,
     )
     with session:
-        answers = record.answers(
+        outputs = record.run(
             session,
             image_set,
             preprocess,
@@ -161,14 +161,14 @@ def record_baseline(
             progress=progress,
         )
     return record.publish(
-        answers,
+        outputs,
         image_set,
         out,
         provenance=provenance,
         details=BaselineDetails(
             set=image_set.name,
             classes=image_set.classes,
-            num_classes=answers.num_classes,
+            num_classes=outputs.num_classes,
             model=options.model,
             preprocess=preprocess,
             checkpoint_family=loaded.family,

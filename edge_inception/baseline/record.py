@@ -21,14 +21,14 @@ from edge_inception.spec import Preprocess, Progress
 UNLABELLED = -1
 
 
-class Runs(Protocol):
+class Session(Protocol):
     """A session that maps images [N, 3, H, W] to outputs [N, columns]."""
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
+class SessionOutputs:
     """Outputs and labels in the order of the images.
 
     ``logits`` is float32 [N, columns]. ``labels`` is int64 [N], -1 for an image without a label.
@@ -40,15 +40,15 @@ class Answers:
     num_classes: int
 
 
-def answers(
-    session: Runs,
+def run(
+    session: Session,
     image_set: ImageSet,
     preprocess: Preprocess,
     batch: int,
     *,
     is_embedding: bool = False,
     progress: Progress,
-) -> Answers:
+) -> SessionOutputs:
     """Outputs of ``session`` for all preprocessed images, which run ``batch`` at a time.
 
     Raises:
@@ -73,7 +73,7 @@ def answers(
         parts.append(part)
         done += len(part)
         progress(done, len(image_set.items))
-    return Answers(
+    return SessionOutputs(
         logits=np.concatenate(parts), labels=np.concatenate(labels), num_classes=num_classes
     )
 
@@ -92,7 +92,7 @@ def _labels(group: images.Batch, num_classes: int) -> NDArray[np.int64]:
 
 
 def publish(
-    outputs: Answers,
+    outputs: SessionOutputs,
     image_set: ImageSet,
     out: Path,
     *,

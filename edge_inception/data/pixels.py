@@ -77,7 +77,7 @@ def decode(path: Any) -> Image.Image:
     """
     try:
         with open(str(path), "rb") as stream:
-            image = _header(path, stream)
+            image = _open_image(path, stream)
             _refuse_size(path, image)
             return _to_rgb(path, image)
     except _DAMAGE as error:
@@ -85,7 +85,7 @@ def decode(path: Any) -> Image.Image:
         raise ImageError("cannot decode image {}: {}".format(path, reason)) from error
 
 
-def _header(path: Any, stream: Any) -> ImageFile.ImageFile:
+def _open_image(path: Any, stream: Any) -> ImageFile.ImageFile:
     start = stream.read(16)
     if not start:
         raise ImageError("image {} is empty (0 bytes)".format(path))
@@ -128,7 +128,7 @@ def _refuse_size(path: Any, image: Image.Image) -> None:
 
 def _to_rgb(path: Any, image: ImageFile.ImageFile) -> Image.Image:
     if _is_sixteen_bit(image):
-        white = _white(image)
+        white = _white_value(image)
         values = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint32)
         # Integers only: v * 255 / white, rounded; Pillow itself would clip at 255.
         eight_bit = np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8)
@@ -153,7 +153,7 @@ def _is_sixteen_bit(image: Image.Image) -> bool:
     return image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG")
 
 
-def _white(image: Image.Image) -> int:
+def _white_value(image: Image.Image) -> int:
     """Pixel value of white in a 16-bit grey image; a TIFF file may use fewer than 16 bits."""
     if not isinstance(image, TiffImageFile):
         return (1 << 16) - 1

@@ -69,7 +69,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         options=options.model_options,
     )
     preprocess = structs.replace(loaded.preprocess, **options.preprocess)
-    pixels = _Pixels(size=preprocess.input_size, profile=options.profile)
+    pixels = _Examples(size=preprocess.input_size, profile=options.profile)
     head = _head(loaded, options)
     num_classes = 0 if head.kind == "embedding" else num_classes_of(loaded.model)
     classes = _class_names(checkpoint, loaded, options, num_classes) if num_classes else ()
@@ -78,7 +78,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         interface.require_k(head, num_classes)
     elif options.classes:
         notes.append(f"{len(options.classes)} class names not used: an embedding has no classes")
-    _require_answer(loaded.model, pixels, options.model, checkpoint)
+    _require_usable_logits(loaded.model, pixels, options.model, checkpoint)
     exported = _to_onnx(loaded.model, pixels, head)
     _strip(exported)
     _require_opset(exported)
@@ -132,7 +132,7 @@ def _class_names(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pixels:
+class _Examples:
     """Input of the model: images of ``size`` (height, width), in batch sizes of ``profile``."""
 
     size: tuple[int, int]
@@ -163,7 +163,7 @@ def _head(loaded: Loaded, options: ExportOptions) -> Head:
     return Head(kind="embedding")
 
 
-def _to_onnx(model: nn.Module, pixels: _Pixels, head: Head) -> onnx.ModelProto:
+def _to_onnx(model: nn.Module, pixels: _Examples, head: Head) -> onnx.ModelProto:
     profile, shapes = pixels.profile, None
     if profile.is_dynamic:
         shapes = ({0: torch.export.Dim("batch", min=profile.min, max=profile.max)},)
@@ -183,7 +183,7 @@ def _to_onnx(model: nn.Module, pixels: _Pixels, head: Head) -> onnx.ModelProto:
     return exported
 
 
-def _require_parity(content: bytes, model: nn.Module, pixels: _Pixels, num_classes: int) -> float:
+def _require_parity(content: bytes, model: nn.Module, pixels: _Examples, num_classes: int) -> float:
     """Check onnxruntime's logits; their error as a multiple of PyTorch's, both against float64.
 
     Float32 errors depend on the weights, so PyTorch's own error on the same images is the unit.
@@ -198,8 +198,8 @@ def _require_parity(content: bytes, model: nn.Module, pixels: _Pixels, num_class
     answers = [session.run(None, {INPUT_NAME: batch.numpy()})[0] for batch in batches]
     logits = np.concatenate([answer[:_NUM_COMPARED] for answer in answers])
     compared = torch.cat([batch[:_NUM_COMPARED] for batch in batches])
-    rounded = _answer(model, compared)
-    exact = _answer(model.double(), compared.double())
+    rounded = _run_model(model, compared)
+    exact = _run_model(model.double(), compared.double())
     unit = float(np.abs(exact).max())
     own = max(float(np.abs(rounded - exact).max()), _FLOOR * unit)
     share = float(np.abs(logits - exact).max()) / own
@@ -212,7 +212,7 @@ def _require_parity(content: bytes, model: nn.Module, pixels: _Pixels, num_class
     return round(share, 3)
 
 
-def _answer(model: nn.Module, images: Tensor) -> NDArray[np.float64]:
+def _run_model(model: nn.Module, images: Tensor) -> NDArray[np.float64]:
     with torch.inference_mode():
         logits: NDArray[np.float64] = model(images).double().numpy()
     return logits
@@ -224,10 +224,12 @@ def _onnxruntime(content: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def _require_answer(model: nn.Module, pixels: _Pixels, name: str, checkpoint: Path) -> None:
+def _require_usable_logits(
+    model: nn.Module, pixels: _Examples, name: str, checkpoint: Path
+) -> None:
     """Refuse images that are too small and weights that give no finite logits, before exporting."""
     try:
-        logits = _answer(model, pixels.example()[:1])
+        logits = _run_model(model, pixels.example()[:1])
     except RuntimeError as error:
         height, width = pixels.size
         raise InputError(
@@ -273,7 +275,7 @@ def _strip(model: onnx.ModelProto) -> None:
     for item in (graph, model, *values):
         del item.metadata_props[:]
         item.ClearField("doc_string")
-    _number_equal_names(model)
+    _make_names_unique(model)
     model.producer_name, model.producer_version = "edge-inception", __version__
     model.ir_version = IR_VERSION
     graph.name = "graph"
@@ -286,7 +288,7 @@ def _module_path(node: onnx.NodeProto) -> str:
     return names[-2] if len(names) > 1 else ""
 
 
-def _number_equal_names(model: onnx.ModelProto) -> None:
+def _make_names_unique(model: onnx.ModelProto) -> None:
     """Number nodes that share a module path and an op, since ONNX names should be unique."""
     seen: Counter[str] = Counter()
     for node in model.graph.node:

@@ -2,7 +2,7 @@
 
 Shares follow two conventions, and every estimate's ``method`` names its own:
 
-- an interval for people is Wilson's score interval, two-sided 95 %;
+- an interval that is only shown is Wilson's score interval, two-sided 95 %;
 - an interval for a gate on accuracy has one-sided bounds, each with 95 % confidence, since "is the
   drop at most 2 pp" asks about one side. If none of n images flips (changes between right and
   wrong), the upper bound is exactly ``1 - 0.05 ** (1 / n)``: 0.57 pp for 525 images.

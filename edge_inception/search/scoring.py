@@ -83,13 +83,13 @@ def search_precision(
     expected = 1 + len(search.candidates(groups)) + search.FEWEST_CANDIDATES
     with (
         Journal(journal_path(out), _key(provenance)) as journal,
-        opened(graph, ranges, image_set, options) as scorer,
+        open_scorer(graph, ranges, image_set, options) as scorer,
     ):
         score = _with_progress(scorer, journal, lambda done: progress(done, max(done, expected)))
         result = search.search(
             groups, score, budget=options.budget, top1=scorer.top1, journal=journal
         )
-    record = _recorded(result, groups, scorer, options.budget)
+    record = _record(result, groups, scorer, options.budget)
     return artifact.publish(
         SearchResult,
         out,
@@ -151,7 +151,7 @@ def sensitivity(
     with (
         tempfile.TemporaryDirectory(prefix="edge-inception-") as folder,
         Journal(Path(folder) / "journal", "") as journal,
-        opened(graph, ranges, image_set, options) as scorer,
+        open_scorer(graph, ranges, image_set, options) as scorer,
     ):
         score = _with_progress(scorer, journal, lambda done: progress(done, 1 + len(chosen)))
         points = ScoreTable(groups, score, journal)
@@ -185,7 +185,7 @@ def _key(provenance: Provenance) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def _recorded(
+def _record(
     result: Result, groups: Sequence[Group], scorer: Scorer, budget: Budget
 ) -> SearchRecord:
     layers = {group.name: group.layers for group in groups}
@@ -219,7 +219,7 @@ class _QuantizedCandidate:
     options: SearchOptions
     folder: Path
 
-    def typed(self, keep: frozenset[str]) -> TypedGraph:
+    def quantized(self, keep: frozenset[str]) -> TypedGraph:
         whole = tuple(sorted(keep.union(self.options.quantize.keep)))
         options = dataclasses.replace(self.options.quantize, keep=whole)
         return quantize(self.graph, self.ranges, options, self.folder / "int8.onnx")
@@ -243,7 +243,7 @@ class Scorer:
     ) -> None:
         self._candidate, details = candidate, candidate.graph.details
         self._head, self._num_classes = details.head_text, details.num_classes
-        self._images = _decoded(items, details.preprocess, candidate)
+        self._images = _preprocessed(items, details.preprocess, candidate)
         self.is_labelled, self.num_images = is_labelled, len(items)
         self._exact = self._logits(candidate.fp32(), self._images)
         choice = self._exact.argmax(axis=1)
@@ -266,7 +266,7 @@ class Scorer:
             CompileFailed: OpenVINO does not take the graph.
         """
         chosen = np.arange(self.num_images) if rows is None else np.array(rows)
-        logits = self._logits(self._candidate.typed(keep), self._images[chosen])
+        logits = self._logits(self._candidate.quantized(keep), self._images[chosen])
         exact, approximation = outputs.same_kind(self._exact[chosen], logits, self._head)
         is_right = logits.argmax(axis=1) == self._labels[chosen]
         change = is_right.astype(np.int64) - self._was_right[chosen]
@@ -303,7 +303,7 @@ class Scorer:
 
 
 @contextmanager
-def opened(
+def open_scorer(
     graph: SimplifiedGraph, ranges: RangeTable, image_set: ImageSet, options: SearchOptions
 ) -> Iterator[Scorer]:
     """A scorer with its temporary files, as a context.
@@ -326,7 +326,7 @@ def opened(
         yield Scorer(candidate, chosen, is_labelled=is_labelled)
 
 
-def _decoded(
+def _preprocessed(
     items: Sequence[ImageItem], preprocess: Preprocess, candidate: _QuantizedCandidate
 ) -> NDArray[Any]:
     """All images preprocessed, in a memory-mapped file, so that a large set needs little memory.

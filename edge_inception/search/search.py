@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from edge_inception.errors import counted
 from edge_inception.quant.search_record import RankedGroup, ScoredSet
-from edge_inception.search.journal import Figures, Images, Journal
+from edge_inception.search.journal import Figures, ImageSubset, Journal
 from edge_inception.spec import Budget, DropType
 
 FEWEST_CANDIDATES = 8
@@ -195,7 +195,7 @@ class ScoreTable:
         return _ranked(group, harm, plain.drop_pp - without.drop_pp)
 
     def _figures(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Figures:
-        images: Images = "all" if rows is None else "worst"
+        images: ImageSubset = "all" if rows is None else "worst"
         figures = self._journal.known(keep, images)
         if figures is None:
             figures = _figures_of(self._score(keep, rows))

@@ -83,16 +83,16 @@ def estimate_groups(
 
 def _tensors(model: onnx.ModelProto, placement: Placement, table: RangeTable) -> dict[str, _Tensor]:
     """Signal and error of every tensor with a pair, rounded with the scale of its group."""
-    seen, means = ranges.read_histograms(table), ranges.read_means(table)
+    histograms, means = ranges.read_histograms(table), ranges.read_means(table)
     of_group = ranges.group_ranges(placement.scale_of, ranges.read_table(table).tensors)
     scale_of = ranges.tensor_scales({root: one.amax for root, one in of_group.items()})
     positive = non_negative(model)
     tensors = {}
     for name, root in placement.scale_of.items():
-        if name in seen:
+        if name in histograms:
             scale = float(scale_of[root])
             plain = means[name].plain if name in means else None
-            tensors[name] = _tensor(seen[name], scale, plain, is_positive=name in positive)
+            tensors[name] = _tensor(histograms[name], scale, plain, is_positive=name in positive)
     missing = set(placement.scale_of.values()) - {placement.scale_of[name] for name in tensors}
     if missing:
         raise InputError(
@@ -103,11 +103,11 @@ def _tensors(model: onnx.ModelProto, placement: Placement, table: RangeTable) ->
 
 
 def _tensor(
-    seen: Observation, scale: float, plain: NDArray[np.float64] | None, *, is_positive: bool
+    histogram: Observation, scale: float, plain: NDArray[np.float64] | None, *, is_positive: bool
 ) -> _Tensor:
-    if seen.amax == 0.0:
+    if histogram.amax == 0.0:
         return _Tensor(power=0.0, error=0.0, channels=None)
-    edges, count = seen.mass()
+    edges, count = histogram.mass()
     squares = (edges[1:] ** 3 - edges[:-1] ** 3) / np.diff(edges) / 3
     total = float(count.sum())
     power = float(count @ squares) / total

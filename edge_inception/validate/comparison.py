@@ -40,7 +40,7 @@ from edge_inception.validate.report_record import Status
 
 _SCORE_BATCH = 16
 _SHA256, _HASH_DIGITS = re.compile("[0-9a-f]{64}"), 12
-_OF_STATUS = {
+_VERDICT_OF_STATUS = {
     Status.PASSED: Verdict.PASS,
     Status.FAILED: Verdict.FAIL,
     Status.INCONCLUSIVE: Verdict.INCONCLUSIVE,
@@ -264,7 +264,7 @@ def accuracy_of(
     assert compared.labelled is not None
     drop = compared.labelled.drop_pp
     return AccuracyRecord(
-        verdict=_OF_STATUS[verdict.status],
+        verdict=_VERDICT_OF_STATUS[verdict.status],
         sentence=verdict.sentence,
         drop_pp=Drop(value=drop.value, lower=drop.lower, upper=drop.upper),
         num_images=compared.num_images,

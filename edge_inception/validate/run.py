@@ -94,10 +94,9 @@ def validate(
         on_score: Progress = lambda done, _, before=before: progress(before + done, total)  # type: ignore[misc] # noqa: E731
         scores[name_of(entry)] = _score(entry, arrays, image_set, options, on_score)
     on_block: Progress = lambda done, _: progress(scored + done * _BLOCK_WEIGHT, total)  # noqa: E731
-    timed = _times(running, image_set, options, on_block)
-    rows = with_speedups(
-        (_baseline_row(arrays, timed, head, options.baseline), *_rows(entries, scores, timed))
-    )
+    timed = _measure_latency(running, image_set, options, on_block)
+    baseline_row = _baseline_row(arrays, timed, head, options.baseline)
+    rows = with_speedups((baseline_row, *_engine_rows(entries, scores, timed)))
     choices: tuple[Choice, ...] = ()
     if options.engines_compete:
         rows, choices, verdicts = _choose(rows, entries, options)
@@ -181,7 +180,7 @@ def _score(
         return accuracy.score(session, arrays, batches, head=details.head, progress=progress)
 
 
-def _times(
+def _measure_latency(
     running: Sequence[EngineEntry],
     image_set: ImageSet,
     options: ValidateOptions,
@@ -257,7 +256,7 @@ def _baseline_row(
     )
 
 
-def _rows(
+def _engine_rows(
     entries: Sequence[EngineEntry], scores: dict[str, Accuracy], timed: dict[str, Latency]
 ) -> Iterator[Row]:
     subjects = _subjects(entries, scores)
@@ -280,7 +279,7 @@ def _rows(
             speedup=None,
             size_bytes=entry.engine.path.stat().st_size,
             weight_bytes=details.total_weight_bytes if isinstance(details, PlanDetails) else None,
-            executed_layers=_executed(details),
+            executed_layers=_executed_layers(details),
             note="" if name in scores else "compiled, not executed here",
         )
 
@@ -300,7 +299,7 @@ def _reference(entries: Sequence[EngineEntry], subject: EngineEntry) -> EngineEn
     return None
 
 
-def _executed(details: EngineDetails) -> dict[str, int]:
+def _executed_layers(details: EngineDetails) -> dict[str, int]:
     """Number of layers by type and precision, such as {"Convolution i8": 149}."""
     layers = details.executed_layers if isinstance(details, BlobDetails) else {}
     return {f"{kind} {p}": n for kind, counts in layers.items() for p, n in counts.items()}
@@ -325,7 +324,7 @@ def _choose(
     judged = {row.name for row in rows if row.name in chosen and row.accuracy} or chosen
     judged |= {name for name in chosen if verdicts[name].status is Status.FAILED}
     others = set(verdicts) - judged
-    rows = tuple(_in_role(row, judged, others) for row in rows)
+    rows = tuple(_with_role(row, judged, others) for row in rows)
     return rows, choices, {row.name: verdicts[row.name] for row in rows if row.name in judged}
 
 
@@ -341,12 +340,12 @@ def _candidate(
     same = [other for other in entries if _computes_alike(other, entry)]
     executed = next((other for other in same if by_name[name_of(other)].accuracy), None)
     if row.accuracy or executed is None:
-        return Candidate(row=row, verdict=_judged(row, entry, options), details=details)
+        return Candidate(row=row, verdict=_judge(row, entry, options), details=details)
     # The graph alone determines accuracy; a speed-up on another target says nothing about this one.
     accuracy = by_name[name_of(executed)].accuracy
     gates = replace(options.gates, min_speedup=None)
-    verdict = _judged(structs.replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
-    return Candidate(row=row, verdict=verdict, details=details, seen_on=executed.target)
+    verdict = _judge(structs.replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
+    return Candidate(row=row, verdict=verdict, details=details, executed_on=executed.target)
 
 
 def _computes_alike(one: EngineEntry, other: EngineEntry) -> bool:
@@ -355,7 +354,7 @@ def _computes_alike(one: EngineEntry, other: EngineEntry) -> bool:
     return parents[0] == parents[1] and one.float_precision == other.float_precision
 
 
-def _in_role(row: Row, judged: AbstractSet[str], others: AbstractSet[str]) -> Row:
+def _with_role(row: Row, judged: AbstractSet[str], others: AbstractSet[str]) -> Row:
     if row.name in judged:
         return structs.replace(row, role=Role.SUBJECT)
     return structs.replace(row, role=Role.OTHER) if row.name in others else row
@@ -366,10 +365,10 @@ def _verdicts(
 ) -> dict[str, Verdict]:
     """The verdict on every judged engine, by the name of its row."""
     by_name = {name_of(entry): entry for entry in entries}
-    return {row.name: _judged(row, by_name[row.name], options) for row in rows if row.is_subject}
+    return {row.name: _judge(row, by_name[row.name], options) for row in rows if row.is_subject}
 
 
-def _judged(row: Row, entry: EngineEntry, options: ValidateOptions) -> Verdict:
+def _judge(row: Row, entry: EngineEntry, options: ValidateOptions) -> Verdict:
     gates = options.gates
     if (row.precision, row.float_precision) == ("fp32", "f32"):
         # speed-ups are relative to the FP32 engine itself

@@ -91,7 +91,7 @@ def by_hand(subject, folder, keep=()):
 def test_a_score_is_what_onnxruntime_finds(subject, tmp_path, keep):
     """Error of the logits image by image, and which images only one of the graphs has right."""
     wanted = by_hand(subject, tmp_path, keep)
-    with scoring.opened(*subject) as score:
+    with scoring.open_scorer(*subject) as score:
         found = score(frozenset(keep), None)
         few = score(frozenset(keep), (7, 0, 9))
     np.testing.assert_allclose(found.noise, wanted.noise, rtol=ROUNDING)
@@ -115,7 +115,7 @@ def test_without_the_labels_of_the_network_fp32_is_right(subject, tmp_path, clas
         items = tuple(dataclasses.replace(item, label=None) for item in items)
     other = dataclasses.replace(labelled, classes=classes, items=items)
     wanted = by_hand(subject, tmp_path)
-    with scoring.opened(graph, table, other, options) as score:
+    with scoring.open_scorer(graph, table, other, options) as score:
         found = score(frozenset(), None)
     assert (score.top1, score.metric) == (1.0, "disagreement with FP32")
     assert (wanted.exact != wanted.found).any()
@@ -179,7 +179,7 @@ def test_embeddings_have_no_class_to_lose(subject):
     assert {one.lost_pp for one in found.ranking} == {None}
     harms = [one.harm for one in found.ranking if one.harm is not None]
     assert harms == sorted(harms, reverse=True)
-    with scoring.opened(*subject) as score:
+    with scoring.open_scorer(*subject) as score:
         assert score(frozenset(), None).change.any()
 
 
