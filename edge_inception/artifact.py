@@ -159,17 +159,12 @@ def publish(
     details: Details,
     counts: Mapping[str, int] | None = None,
 ) -> A:
-    """Write an artifact and its sidecar, atomically, and return it.
+    """Write an artifact and its sidecar, atomically, and return it; a missing folder is made.
 
-    Args:
-        kind: Class of the artifact.
-        path: Final name; a missing folder is made.
-        content: The bytes, or a function that writes them to the temporary path that it is given.
-            The function must write with Python's own files, which report a full disk as OSError;
-            the writers of vendors' libraries do not.
-        provenance: What the content was made from.
-        details: Facts that later stages need, such as preprocessing and class names.
-        counts: What the stage counted, such as ``{"conv_quantized": 149}``.
+    ``content`` is the bytes, or a function that writes them to the temporary path that it is given.
+    The function must write with Python's own files, which report a full disk as OSError; the
+    writers of vendors' libraries do not. ``counts`` is what the stage counted, such as
+    ``{"conv_quantized": 149}``.
 
     Raises:
         InputError: The disk is full or the folder cannot be written; nothing is left behind.
@@ -193,12 +188,8 @@ def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> di
     """Write a second file of the artifact at ``path``, before the artifact itself is published.
 
     The artifact's old sidecar is deleted before the second file is renamed, so that a crash in
-    between leaves nothing that looks complete.
-
-    Args:
-        path: Path of the artifact, such as ``ranges.json``.
-        suffix: Suffix of the second file, such as ``.npz``, which replaces that of the artifact.
-        content: As in ``publish``.
+    between leaves nothing that looks complete. ``suffix``, such as ``.npz``, replaces that of the
+    artifact in the name of the second file.
 
     Returns:
         The value of ``details.beside`` to publish the artifact with; ``load`` checks it.

@@ -41,13 +41,10 @@ R = TypeVar("R")
 
 
 def read(kind: type[R], path: Path, *, hint: str, allow_nan: bool = False) -> R:
-    """The record of ``kind`` in a JSON file.
+    """The record in a JSON file; ``kind`` is its type, which ``msgspec.convert`` knows.
 
-    Args:
-        kind: A ``Record``, or any type that ``msgspec.convert`` knows.
-        path: The file.
-        hint: What to do about a file that holds no such record.
-        allow_nan: Accept NaN and infinities, which standard JSON does not have.
+    ``hint`` says what to do about a file that holds no such record. ``allow_nan`` accepts NaN and
+    infinities, which standard JSON does not have.
 
     Raises:
         InputError: The file cannot be read, or does not hold such a record.
@@ -72,13 +69,7 @@ def read_json(path: Path, *, hint: str, allow_nan: bool = False) -> Any:
 
 
 def parse(text: bytes | str, *, where: str, hint: str, allow_nan: bool = False) -> Any:
-    """The value of a JSON text.
-
-    Args:
-        text: The JSON text; bytes are UTF-8.
-        where: What the text is, for the message.
-        hint: What to do about a text that is not JSON.
-        allow_nan: As in ``read``.
+    """The value of a JSON text, in UTF-8 if it is bytes; ``where`` names the text in errors.
 
     Raises:
         InputError: The text is not JSON, or has a key twice in one object, a number that is

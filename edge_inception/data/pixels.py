@@ -142,9 +142,8 @@ def _to_rgb(path: Any, image: ImageFile.ImageFile) -> Image.Image:
         )
     upright = ImageOps.exif_transpose(image)
     if upright.mode in {"P", "PA"}:
-        upright = upright.convert(
-            "RGBA"
-        )  # Pillow warns if P with transparency becomes RGB directly
+        # Pillow warns if P with transparency becomes RGB directly
+        upright = upright.convert("RGBA")
     return upright.convert("RGB")
 
 

@@ -300,13 +300,9 @@ def _make_names_unique(model: onnx.ModelProto) -> None:
 def _require_opset(model: onnx.ModelProto) -> None:
     """Refuse ONNX functions and any opset but OPSET, which the exporter may change silently."""
     got = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-    if got != {"ai.onnx": OPSET}:
+    if got != {"ai.onnx": OPSET} or model.functions:
         raise InputError(
-            f"torch wrote opsets {got}, wanted ai.onnx {OPSET}",
-            hint="install the torch and onnxscript versions of .ci/constraints.txt",
-        )
-    if model.functions:
-        raise InputError(
-            f"torch wrote {len(model.functions)} ONNX functions, wanted plain operators",
+            f"torch wrote opsets {got}, wanted ai.onnx {OPSET}, and {len(model.functions)} ONNX "
+            "functions, wanted plain operators",
             hint="install the torch and onnxscript versions of .ci/constraints.txt",
         )

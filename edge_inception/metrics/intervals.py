@@ -120,11 +120,7 @@ def paired_drop(lost: int, gained: int, total: int) -> Estimate:
 
 
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Estimate:
-    """Geometric mean of paired ratios with a two-sided 95 % Student interval of their logarithms.
-
-    Args:
-        numerator: One value > 0 for each round, such as a block's median latency.
-        denominator: The other value > 0 of each round, in the same unit.
+    """``geometric_mean`` of the ratios of two values above 0 that were measured in each round.
 
     Raises:
         ValueError: Lengths differ, fewer than two rounds, or a value is not positive.
@@ -140,11 +136,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Es
 
 
 def geometric_mean(logs: Sequence[float]) -> Estimate:
-    """Geometric mean of ratios with a two-sided 95 % Student interval of their logarithms.
-
-    Args:
-        logs: Logarithms of paired ratios, two or more.
-    """
+    """Geometric mean of ratios with a two-sided 95 % Student interval of their two or more logs."""
     centre = fmean(logs)
     half = student_quantile(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     return Estimate(

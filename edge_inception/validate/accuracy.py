@@ -7,6 +7,7 @@ the classes is subtracted. Centred log-probabilities are equal to centred logits
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -191,7 +192,7 @@ def _changed(
 ) -> tuple[ChangedImage, ...]:
     before, after = baseline.argmax(axis=1), engine.argmax(axis=1)
     rows = np.flatnonzero(before != after)
-    shares, engine_shares = _probabilities(baseline[rows]), _probabilities(engine[rows])
+    shares, engine_shares = (outputs.probabilities(x[rows], "logits") for x in (baseline, engine))
     margins = shares.max(axis=1, initial=0.0) - shares[np.arange(len(rows)), after[rows]]
     chosen = []
     for place in np.argsort(-margins, kind="stable")[:MOST_CHANGED]:
@@ -215,13 +216,6 @@ def _changed(
 def _pair(scores: NDArray[np.float64], classes: list[int]) -> tuple[float, float]:
     first, second = (round(float(scores[index]), 6) for index in classes)
     return first, second
-
-
-def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Softmax over the classes, [N, C]."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> ClassScores:
@@ -263,17 +257,13 @@ def _labelled(
 
 
 def _cells(labels: NDArray[np.int64], predicted: NDArray[np.intp]) -> tuple[Cell, ...]:
-    pairs, counts = np.unique(np.stack((labels, predicted), axis=1), axis=0, return_counts=True)
-    return tuple(
-        (int(label), int(guess), int(count))
-        for (label, guess), count in zip(pairs, counts, strict=True)
-    )
+    counts = Counter(zip(labels.tolist(), predicted.tolist(), strict=True))
+    return tuple((*cell, count) for cell, count in sorted(counts.items()))
 
 
 def _cell_changes(before: tuple[Cell, ...], after: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    changes = {(label, guess): count for label, guess, count in after}
-    for label, guess, count in before:
-        changes[label, guess] = changes.get((label, guess), 0) - count
+    changes = Counter({(label, guess): count for label, guess, count in after})
+    changes.subtract({(label, guess): count for label, guess, count in before})
     return tuple((*cell, change) for cell, change in sorted(changes.items()) if change)
 
 

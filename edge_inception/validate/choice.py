@@ -57,9 +57,7 @@ class _Plan(NamedTuple):
 def choose(target: str, candidates: Sequence[Candidate]) -> Choice:
     """The engine that ships for a target, and the reason.
 
-    Args:
-        target: Name of the target.
-        candidates: One or more float engines and one int8 engine, either all executed or none.
+    ``candidates`` are one or more float engines and one int8 engine, all executed or none.
 
     Raises:
         ValueError: There is no float engine, or not exactly one int8 engine.

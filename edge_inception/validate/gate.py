@@ -26,13 +26,9 @@ def judge(
     speedup: Estimate | None,
     search: SearchOutcome | None = None,
 ) -> Verdict:
-    """Verdict on one engine.
+    """Verdict on one engine; its accuracy and speed-up are None if they were not measured.
 
-    Args:
-        gates: Limits; None stands for no limit.
-        accuracy: Accuracy against the baseline; None if the engine was not executed.
-        speedup: Latency of the FP32 engine over that of this engine; None if not measured.
-        search: Outcome of the search for layer groups to leave in float; its budget is a gate.
+    The budget of a ``search`` for layer groups to leave in float is a gate as well.
     """
     checks: list[Check] = []
     if gates.max_drop_pp is not None:
