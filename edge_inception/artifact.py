@@ -325,13 +325,13 @@ def _read_sidecar(kind: type[A], path: Path, sidecar: Path) -> Sidecar:
     return record
 
 
-_AGAIN = "it was written by another version; run the stage again"
+_REBUILD_HINT = "it was written by another version; run the stage again"
 
 
 def _parsed(text: bytes, sidecar: Path) -> Sidecar:
     value = records.parse(text, where=str(sidecar), hint="run the stage again")
     where = f"{sidecar} is not a sidecar of schema {SCHEMA}"
-    return records.convert(Sidecar, value, where=where, hint=_AGAIN)
+    return records.convert(Sidecar, value, where=where, hint=_REBUILD_HINT)
 
 
 def _artifact(kind: type[A], path: Path, record: Sidecar) -> A:
@@ -345,6 +345,6 @@ def _artifact(kind: type[A], path: Path, record: Sidecar) -> A:
         provenance=Provenance(**{n: getattr(record, n) for n in Provenance.__struct_fields__}),
         counts=record.counts,
         details=records.convert(
-            wanted.kind_of(record.details), record.details, where=where, hint=_AGAIN
+            wanted.kind_of(record.details), record.details, where=where, hint=_REBUILD_HINT
         ),
     )

@@ -122,7 +122,7 @@ def convert(kind: type[R], value: Any, *, where: str, hint: str) -> R:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        _refuse(str(error), value, where, hint, error)
+        _raise_invalid(str(error), value, where, hint, error)
     except (RecursionError, OverflowError) as error:
         raise InputError(f"{where} holds a value beyond all bounds: {error}", hint=hint) from error
 
@@ -131,12 +131,12 @@ _PLACE = re.compile(r" - at `(?:key in )?(\$[^`]*)`$")
 _EXPECTED = re.compile(r"Expected (?P<wanted>.*?)(?:, got (?P<got>.*))?$")
 
 
-def _refuse(reason: str, value: Any, where: str, hint: str, error: Exception) -> NoReturn:
+def _raise_invalid(reason: str, value: Any, where: str, hint: str, error: Exception) -> NoReturn:
     match = _PLACE.search(reason)
     place = match[1].removeprefix("$").removeprefix(".") if match else ""
     problem = reason[: match.start()] if match else reason
     if expected := _EXPECTED.match(problem):
-        got = expected["got"] or _shown(value, place)
+        got = expected["got"] or _text_at(value, place)
         problem = f"got {got}, wanted {expected['wanted']}".replace("`", "")
     else:
         problem = problem[0].lower() + problem[1:].replace("`", "'")
@@ -144,7 +144,7 @@ def _refuse(reason: str, value: Any, where: str, hint: str, error: Exception) ->
     raise InputError(f"{where}{at}: {problem}", hint=hint) from error
 
 
-def _shown(value: Any, place: str) -> str:
+def _text_at(value: Any, place: str) -> str:
     """The value at ``place`` as a short text; msgspec writes a mapping's key there as ``[...]``."""
     for name, index in re.findall(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]", place):
         if index == "...":

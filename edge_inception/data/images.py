@@ -95,13 +95,13 @@ def batches(items: Sequence[ImageItem], preprocess: Preprocess, batch: int) -> I
         raise ValueError(f"batch is {batch}, wanted at least 1")
     groups = [tuple(items[i : i + batch]) for i in range(0, len(items), batch)]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        ahead: list[list[Future[NDArray[Any]]]] = []
+        pending: list[list[Future[NDArray[Any]]]] = []
         try:
             for index, group in enumerate(groups):
-                ahead.append([pool.submit(load_image, item.path, preprocess) for item in group])
+                pending.append([pool.submit(load_image, item.path, preprocess) for item in group])
                 if index > 0:
-                    yield _stack(groups[index - 1], ahead.pop(0))
-            for futures in ahead:
+                    yield _stack(groups[index - 1], pending.pop(0))
+            for futures in pending:
                 yield _stack(groups[-1], futures)
         finally:
             pool.shutdown(cancel_futures=True)  # stop decoding after an error or an early close

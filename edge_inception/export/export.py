@@ -83,7 +83,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     _strip(exported)
     _require_opset(exported)
     plain = exported.SerializeToString()
-    share = _require_parity(plain, loaded.model, pixels, num_classes)
+    error_ratio = _require_parity(plain, loaded.model, pixels, num_classes)
     interface.add_preprocessing_and_head(exported, preprocess, head)
     content: bytes = exported.SerializeToString(deterministic=True)
     return artifact.publish(
@@ -107,7 +107,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             input_shape=(pixels.batch, *preprocess.image_shape),
             opset=OPSET,
             checkpoint_types=loaded.stored,
-            error_of_pytorchs=share,
+            error_of_pytorchs=error_ratio,
         ),
     )
 
@@ -195,21 +195,21 @@ def _require_parity(content: bytes, model: nn.Module, pixels: _Examples, num_cla
     seeds = range(1 if not 0 < num_classes <= _FEW_CLASSES else _SEEDS_OF_FEW)
     batches = [pixels.example(seed) for seed in seeds]
     session = _onnxruntime(content)
-    answers = [session.run(None, {INPUT_NAME: batch.numpy()})[0] for batch in batches]
-    logits = np.concatenate([answer[:_NUM_COMPARED] for answer in answers])
+    outputs = [session.run(None, {INPUT_NAME: batch.numpy()})[0] for batch in batches]
+    logits = np.concatenate([output[:_NUM_COMPARED] for output in outputs])
     compared = torch.cat([batch[:_NUM_COMPARED] for batch in batches])
     rounded = _run_model(model, compared)
     exact = _run_model(model.double(), compared.double())
-    unit = float(np.abs(exact).max())
-    own = max(float(np.abs(rounded - exact).max()), _FLOOR * unit)
-    share = float(np.abs(logits - exact).max()) / own
-    if not share <= MAX_ERROR_OF_PYTORCHS:
+    largest_logit = float(np.abs(exact).max())
+    pytorch_error = max(float(np.abs(rounded - exact).max()), _FLOOR * largest_logit)
+    error_ratio = float(np.abs(logits - exact).max()) / pytorch_error
+    if not error_ratio <= MAX_ERROR_OF_PYTORCHS:
         raise InputError(
-            f"the exported graph errs {share:.1f} times as much as PyTorch's float32, wanted at "
-            f"most {MAX_ERROR_OF_PYTORCHS:.0f} (largest logit {unit:.2e})",
+            f"the exported graph errs {error_ratio:.1f} times as much as PyTorch's float32, wanted "
+            f"at most {MAX_ERROR_OF_PYTORCHS:.0f} (largest logit {largest_logit:.2e})",
             hint="report it with the architecture's name",
         )
-    return round(share, 3)
+    return round(error_ratio, 3)
 
 
 def _run_model(model: nn.Module, images: Tensor) -> NDArray[np.float64]:

@@ -23,7 +23,11 @@ ImageSubset = Literal["all", "worst"]
 
 
 class Figures(Record, frozen=True, kw_only=True):
-    """The figures of a scored graph, as in ``search.Point``."""
+    """The figures of a scored graph, as in ``ScoredSet``, and its most affected images.
+
+    ``noise`` is the noise to signal of the logits, ``tail`` its mean over the worst tenth of the
+    images. ``worst`` has indices of images, the most affected first.
+    """
 
     drop_pp: float
     noise: float

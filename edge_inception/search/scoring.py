@@ -45,7 +45,7 @@ from edge_inception.quant.search_record import (
 from edge_inception.search import search
 from edge_inception.search.journal import Journal
 from edge_inception.search.options import SearchOptions, search_provenance
-from edge_inception.search.search import Evidence, Group, Result, ScoreTable
+from edge_inception.search.search import Group, ImageDifferences, Result, ScoreTable
 from edge_inception.search.sensitivity import estimate_groups
 from edge_inception.sidecar import Provenance, SearchDetails
 from edge_inception.spec import Budget, Precision, Preprocess, Progress, no_progress
@@ -154,12 +154,12 @@ def sensitivity(
         open_scorer(graph, ranges, image_set, options) as scorer,
     ):
         score = _with_progress(scorer, journal, lambda done: progress(done, 1 + len(chosen)))
-        points = ScoreTable(groups, score, journal)
-        ranking = search.rank_by_harm(points, chosen)
+        table = ScoreTable(groups, score, journal)
+        ranking = search.rank_by_harm(table, chosen)
         if not scorer.metric:
             ranking = [structs.replace(one, lost_pp=None) for one in ranking]
         return Sensitivity(
-            plain=points.score(frozenset()),
+            plain=table.score(frozenset()),
             ranking=tuple(ranking),
             metric=scorer.metric,
             num_images=scorer.num_images,
@@ -171,7 +171,7 @@ def _with_progress(
 ) -> search.Score:
     """A function that calls ``progress`` with the number of known scores, and then ``score``."""
 
-    def reported(keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
+    def reported(keep: frozenset[str], rows: tuple[int, ...] | None) -> ImageDifferences:
         progress(journal.num_known)
         return score(keep, rows)
 
@@ -259,7 +259,7 @@ class Scorer:
             return ""
         return "top-1 drop" if self.is_labelled else "disagreement with FP32"
 
-    def __call__(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
+    def __call__(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> ImageDifferences:
         """Score the int8 graph with the groups ``keep`` in float, on the images ``rows`` or on all.
 
         Raises:
@@ -270,7 +270,7 @@ class Scorer:
         exact, approximation = outputs.same_kind(self._exact[chosen], logits, self._head)
         is_right = logits.argmax(axis=1) == self._labels[chosen]
         change = is_right.astype(np.int64) - self._was_right[chosen]
-        return Evidence(
+        return ImageDifferences(
             noise=np.sum((exact - approximation) ** 2, axis=1),
             signal=np.sum(exact**2, axis=1),
             change=change if self.metric else np.zeros_like(change),

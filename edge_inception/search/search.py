@@ -50,7 +50,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class ImageDifferences:
     """Differences between a typed graph and FP32, image by image; arrays [N], N >= 1.
 
     ``noise`` is the power of the error of the centred logits, ``signal`` the power of those of
@@ -63,7 +63,7 @@ class Evidence:
     change: NDArray[np.int64]
 
 
-Score = Callable[[frozenset[str], tuple[int, ...] | None], Evidence]
+Score = Callable[[frozenset[str], tuple[int, ...] | None], ImageDifferences]
 """A function that scores the graph with these groups in float, on the images with these indices,
 or on all images if the indices are None."""
 
@@ -116,24 +116,24 @@ def search(
         top1: Share of images, 0..1, that FP32 classifies correctly; 1 for unlabelled images.
         journal: The scores that are already known; new scores are added to it.
     """
-    points = ScoreTable(groups, score, journal)
+    table = ScoreTable(groups, score, journal)
     allowed = allowed_drop(budget, top1)
 
     def result(ranking: Sequence[RankedGroup], chosen: ScoredSet, why: str) -> Result:
         return Result(
             ranking=tuple(ranking),
-            points=tuple(points.known),
+            points=tuple(table.known),
             chosen=chosen,
             is_met=chosen.drop_pp <= allowed,
             allowed_pp=allowed,
             why=why,
         )
 
-    plain = points.score(frozenset())
+    plain = table.score(frozenset())
     if plain.drop_pp <= allowed:
         return result(rank_by_estimate(groups), plain, "plain int8 meets the budget")
-    order = rank_by_harm(points, candidates(groups))
-    weighted = [one.group for one in order if points.groups[one.group].has_weights]
+    order = rank_by_harm(table, candidates(groups))
+    weighted = [one.group for one in order if table.groups[one.group].has_weights]
     # the least harmful group with weights stays int8; else no layer would be int8
     names = [one.group for one in order if one.group not in weighted[-1:]]
     most = len(names)
@@ -141,13 +141,13 @@ def search(
         most = min(most, budget.max_groups)
     for count in sizes(most):
         keep = frozenset(names[:count])
-        if points.score(keep).drop_pp <= allowed:
-            _score_smaller_sets(points, names[:count], allowed)
-            met = [point for point in points.known if point.drop_pp <= allowed]
+        if table.score(keep).drop_pp <= allowed:
+            _score_smaller_sets(table, names[:count], allowed)
+            met = [point for point in table.known if point.drop_pp <= allowed]
             best = min(met, key=lambda p: (len(p.keep), p.float_share_of_macs, *_loss(p)))
-            return result(order, best, _why(best, len(points.known)))
-    closest = min(points.known, key=lambda p: (*_loss(p), len(p.keep)))
-    num_tried = counted(len(points.known), "scored set")
+            return result(order, best, _why(best, len(table.known)))
+    closest = min(table.known, key=lambda p: (*_loss(p), len(p.keep)))
+    num_tried = counted(len(table.known), "scored set")
     why = f"none of {num_tried}, with up to {counted(most, 'group')} in float, meets the budget"
     return result(order, closest, why)
 
@@ -198,7 +198,7 @@ class ScoreTable:
         images: ImageSubset = "all" if rows is None else "worst"
         figures = self._journal.known(keep, images)
         if figures is None:
-            figures = _figures_of(self._score(keep, rows))
+            figures = _summarize(self._score(keep, rows))
             self._journal.add(keep, images, figures)
         return figures
 
@@ -225,12 +225,12 @@ def rank_by_estimate(groups: Iterable[Group]) -> list[RankedGroup]:
     return [_ranked(group) for group in _noisiest_first(groups)]
 
 
-def rank_by_harm(points: ScoreTable, chosen: Sequence[Group]) -> list[RankedGroup]:
+def rank_by_harm(table: ScoreTable, chosen: Sequence[Group]) -> list[RankedGroup]:
     """All groups: the ``chosen`` by their measured harm, then the others by the estimate."""
-    scored = [points.measure_harm(group) for group in chosen]
+    scored = [table.measure_harm(group) for group in chosen]
     # an image that int8 gets right by luck does not make a group harmless
     scored.sort(key=lambda one: (max(one.lost_pp or 0.0, 0.0), one.harm or 0.0), reverse=True)
-    return [*scored, *rank_by_estimate(g for g in points.groups.values() if g not in chosen)]
+    return [*scored, *rank_by_estimate(g for g in table.groups.values() if g not in chosen)]
 
 
 def _ranked(group: Group, harm: float | None = None, lost_pp: float | None = None) -> RankedGroup:
@@ -244,12 +244,12 @@ def _ranked(group: Group, harm: float | None = None, lost_pp: float | None = Non
     )
 
 
-def _score_smaller_sets(points: ScoreTable, names: Sequence[str], allowed: float) -> None:
+def _score_smaller_sets(table: ScoreTable, names: Sequence[str], allowed: float) -> None:
     """Leave groups out one by one, the least harmful first, as long as the budget is met."""
     keep = frozenset(names)
     for name in reversed(names):
         smaller = keep - {name}
-        if smaller and points.score(smaller).drop_pp <= allowed:
+        if smaller and table.score(smaller).drop_pp <= allowed:
             keep = smaller
 
 
@@ -272,16 +272,16 @@ def _loss(point: ScoredSet) -> tuple[float, float]:
     return point.drop_pp, point.worst_tenth_noise_to_signal
 
 
-def _figures_of(evidence: Evidence) -> Figures:
-    """The figures of a graph over all images of the evidence."""
-    each = evidence.noise / np.maximum(evidence.signal, np.finfo(np.float64).tiny)
+def _summarize(differences: ImageDifferences) -> Figures:
+    """The figures of a graph over all images."""
+    each = differences.noise / np.maximum(differences.signal, np.finfo(np.float64).tiny)
     worst_first = np.argsort(-each, kind="stable")
     count = len(each)
     tail = worst_first[: max(1, count // _SHARE_OF_TAIL)]
     affected = min(max(count // _SHARE_OF_WORST, _FEWEST_WORST), _MOST_WORST)
     return Figures(
-        drop_pp=float(-100.0 * evidence.change.mean()) + 0.0,
-        noise=float(evidence.noise.sum() / max(evidence.signal.sum(), np.finfo(float).tiny)),
+        drop_pp=float(-100.0 * differences.change.mean()) + 0.0,
+        noise=float(differences.noise.sum() / max(differences.signal.sum(), np.finfo(float).tiny)),
         tail=float(each[tail].mean()),
         worst=tuple(int(index) for index in worst_first[:affected]),
     )

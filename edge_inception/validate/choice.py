@@ -97,11 +97,11 @@ def _choose_by_plan(target: str, floats: Sequence[Candidate], int8: Candidate) -
     # No later step judges the engine, so an int8 engine that failed is not chosen for its plan.
     if int8.verdict.status is Status.FAILED or _rank(int8) != _rank(best):
         return _choose_by_verdict(target, int8, best)
-    ours, theirs = _plan(int8.details), _plan(best.details)
-    if ours is None or theirs is None:
+    int8_plan, float_plan = _plan(int8.details), _plan(best.details)
+    if int8_plan is None or float_plan is None:
         return _choice(target, best, "not executed here, and the plans tell nothing of INT8")
-    evidence = f"not executed here; INT8: {ours}; {_title(best)}: {theirs}"
-    if ours.kernels <= theirs.kernels and ours.activations <= theirs.activations:
+    evidence = f"not executed here; INT8: {int8_plan}; {_title(best)}: {float_plan}"
+    if int8_plan.kernels <= float_plan.kernels and int8_plan.activations <= float_plan.activations:
         return _choice(target, int8, evidence)
     return _choice(target, best, f"{evidence}; measure both on the GPU if size matters more")
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_inception.search.journal import Figures, Journal
-from edge_inception.search.search import Evidence, Group, allowed_drop, search, sizes
+from edge_inception.search.search import Group, ImageDifferences, allowed_drop, search, sizes
 from edge_inception.spec import Budget, DropType
 
 IMAGES = 200
@@ -50,7 +50,7 @@ class Network:
         chosen = np.arange(IMAGES) if rows is None else np.array(rows)
         lost = chosen >= IMAGES * (1 - noise)  # the last images suffer first
         signal = np.ones(len(chosen))
-        return Evidence(
+        return ImageDifferences(
             noise=noise * signal * (1 + chosen / IMAGES),
             signal=signal,
             change=-lost.astype(np.int64),
@@ -161,7 +161,9 @@ class Unequal:
         noise = 0.5 * ("g0" not in keep) + 0.01 * ("g1" not in keep)
         is_lost = (chosen % 4 == 0) & ("g1" not in keep)
         signal = np.ones(len(chosen))
-        return Evidence(noise=noise * signal, signal=signal, change=-is_lost.astype(np.int64))
+        return ImageDifferences(
+            noise=noise * signal, signal=signal, change=-is_lost.astype(np.int64)
+        )
 
 
 def test_what_loses_images_ranks_above_what_adds_noise(tmp_path):
