@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "interface",
+    "ends",
     [
         ("uint8", "softmax", "int8"),
         ("uint8-nhwc", "topk:1", "fp16"),
