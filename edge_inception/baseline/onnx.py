@@ -72,14 +72,9 @@ def record_baseline(
     *,
     progress: Progress = no_progress,
 ) -> Baseline:
-    """Record onnxruntime's logits as the baseline, in the format of ``record.publish``.
+    """Record onnxruntime's logits as the baseline in ``out``, in the format of ``record.publish``.
 
-    Args:
-        graph: The imported graph, float32 images to logits.
-        image_set: The images; row i of the file belongs to image i.
-        options: Batch size and number of threads.
-        out: Path of the .npz file.
-        progress: Called with (images done, images in all).
+    ``graph`` is an imported graph, float32 images to logits.
 
     Raises:
         InputError: The set is empty, an image cannot be decoded, a label is not below the number of
@@ -87,7 +82,7 @@ def record_baseline(
     """
     preprocess = graph.details.preprocess
     with OnnxSession(graph.path, profile=graph.details.profile, threads=options.threads) as session:
-        outputs = record.answers(session, image_set, preprocess, options.batch, progress=progress)
+        outputs = record.run(session, image_set, preprocess, options.batch, progress=progress)
     return record.publish(
         outputs,
         image_set,

@@ -129,7 +129,7 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
     content = _Content(material, options, target)
     folder = out / f"{content.name}-{target.name}"
     packed = out / f"{folder.name}.tar.gz"
-    with artifact.writing(folder), archive.temporary_beside(folder) as temporary:
+    with artifact.translate_disk_errors(folder), archive.temporary_beside(folder) as temporary:
         content.write(temporary)
         record = content.manifest(temporary)
         text = records.to_json(record)

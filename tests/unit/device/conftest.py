@@ -21,7 +21,7 @@ from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.sidecar import ReportDetails
 from edge_inception.validate.report_record import (
-    JudgedFile,
+    EngineFileRef,
     Status,
     to_json,
 )
@@ -89,7 +89,7 @@ def _publish_report(
         *(reports.row(e.path.name) for e in engines),
         checks=(reports.check("min_sqnr_db"),),
         status=Status(status),
-        engines={e.path.name: JudgedFile(file=e.path.name, sha256=e.sha256) for e in engines},
+        engines={e.path.name: EngineFileRef(file=e.path.name, sha256=e.sha256) for e in engines},
         baseline_sha256=baseline.sha256,
     )
     content = json.dumps(to_json(record)).encode()

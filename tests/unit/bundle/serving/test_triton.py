@@ -117,7 +117,7 @@ def test_inputs_and_outputs_are_those_of_the_graph(facts, head, element, layout)
     graph = helper.make_graph(nodes, "tiny", [image], [logits])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     how = Preprocess(input_size=size, element=element, layout=layout)
-    interface.add_ends(model, how, Head.of(head))
+    interface.add_preprocessing_and_head(model, how, Head.of(head))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
