@@ -15,42 +15,34 @@ import argparse
 import json
 import os
 import sys
+import types
 from typing import Any, Callable, List, Sequence, Tuple
 
 sys.dont_write_bytecode = True  # no .pyc files: a bundle's files stay as they were made
+_HERE = os.path.dirname(os.path.abspath(__file__))
+if not __package__:
+    # In a bundle all files lie side by side: every package that they import from is this folder.
+    for _suffix in ("", ".data", ".device", ".engines", ".hardware"):
+        _module = types.ModuleType("edge_inception" + _suffix)
+        _module.__path__ = [_HERE]
+        sys.modules[_module.__name__] = _module
 
-if __package__:
-    from edge_inception.device import (  # fmt: skip
-        errors,
-        jetson_board,
-        manifest,
-        measure,
-        outputs,
-        readiness,
-        records,
-        replay,
-        runtimes,
-        signature,
-        store,
-        trtexec,
-        verify,
-    )
-    from edge_inception.device.errors import Refusal
-else:
-    import errors  # type: ignore[import-not-found,no-redef]
-    import jetson_board  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import measure  # type: ignore[import-not-found,no-redef]
-    import outputs  # type: ignore[import-not-found,no-redef]
-    import readiness  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    import replay  # type: ignore[import-not-found,no-redef]
-    import runtimes  # type: ignore[import-not-found,no-redef]
-    import signature  # type: ignore[import-not-found,no-redef]
-    import store  # type: ignore[import-not-found,no-redef]
-    import trtexec  # type: ignore[import-not-found,no-redef]
-    import verify  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import (  # noqa: E402 -- a bundle needs the lines above first
+    errors,
+    jetson_board,
+    manifest,
+    measure,
+    outputs,
+    readiness,
+    records,
+    replay,
+    runtimes,
+    signature,
+    store,
+    trtexec,
+    verify,
+)
+from edge_inception.device.errors import Refusal  # noqa: E402
 
 _INTERRUPTED = 130
 _WARNINGS = 5  # of a build that are printed at most; the engine's JSON holds all
@@ -327,10 +319,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    here = os.path.dirname(os.path.abspath(__file__))
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     parser.add_argument(
-        "--bundle", default=here, help="folder of the bundle; this file's by default"
+        "--bundle", default=_HERE, help="folder of the bundle; this file's by default"
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is all usable cores")
     parser.add_argument("--public-key", help="minisign public key file that must fit the signature")

@@ -13,12 +13,8 @@ import os
 import re
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
-if __package__:
-    from edge_inception.device import records
-    from edge_inception.device.errors import Refusal
-else:
-    import records  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[import-not-found,no-redef]
+from edge_inception.device import records
+from edge_inception.device.errors import Refusal
 
 SCHEMA = "edge-inception/bundle"
 SCHEMA_VERSION = 1

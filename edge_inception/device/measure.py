@@ -14,14 +14,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 
-if __package__:
-    from edge_inception.device import jetson_board, manifest, recorded, records, store
-else:
-    import jetson_board  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import recorded  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    import store  # type: ignore[import-not-found,no-redef]
+from edge_inception.device import jetson_board, manifest, recorded, records, store
 
 SCHEMA = "edge-inception/bench"
 SCHEMA_VERSION = 1

@@ -8,13 +8,8 @@ from typing import Any, List, NamedTuple
 
 import numpy as np
 
-if __package__:
-    from edge_inception.device import jetson_board, manifest
-    from edge_inception.device.errors import Refusal
-else:
-    import jetson_board  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[import-not-found,no-redef]
+from edge_inception.device import jetson_board, manifest
+from edge_inception.device.errors import Refusal
 
 OK, WARNING, FAILED, UNREAD = "ok", "warning", "failed", "not read"
 _MIB_PER_GB = 1000 * 1000 * 1000 / (1 << 20)

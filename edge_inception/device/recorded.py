@@ -10,12 +10,8 @@ from typing import Any, NamedTuple, Type, TypeVar
 
 import numpy as np
 
-if __package__:
-    from edge_inception.device import manifest
-    from edge_inception.device.errors import Refusal
-else:
-    import manifest  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[import-not-found,no-redef]
+from edge_inception.device import manifest
+from edge_inception.device.errors import Refusal
 
 GOLDEN, BASELINE = "golden.npz", "baseline.npz"
 _AGAIN = "make the bundle again: edge-inception bundle"

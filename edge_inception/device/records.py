@@ -23,10 +23,7 @@ from typing import (
     Union,
 )
 
-if __package__:
-    from edge_inception.device.errors import Refusal
-else:
-    from errors import Refusal  # type: ignore[import-not-found,no-redef]
+from edge_inception.device.errors import Refusal
 
 _MOST = 1 << 53  # larger integers are not exact in programs that read JSON numbers as floats
 _MOST_DIGITS = 20

@@ -14,22 +14,14 @@ import re
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-if __package__:
-    from edge_inception.device import errors, manifest, records
-    from edge_inception.device.errors import Refusal
-    from edge_inception.hardware import cores
-else:
-    import cores  # type: ignore[import-not-found,no-redef]
-    import errors  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import errors, manifest, records
+from edge_inception.device.errors import Refusal
+from edge_inception.hardware import cores
 
 _MODULES = {
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
-_ENGINES = "edge_inception.engines."
 _OPENVINO_FAILS, _TENSORRT_FAILS = "OpenVINO cannot run the engine", "TensorRT cannot run the plan"
 CALIBRATION_CACHE = "calibration.cache"
 _OPENVINO_PYTHON = (3, 10)
@@ -68,8 +60,8 @@ class Layers(NamedTuple):
 
 
 def _travelling_module(name: str) -> Any:
-    """A module of ``engines`` that travels: a file beside this one in a bundle."""
-    return importlib.import_module(_ENGINES + name if __package__ else name)
+    """A module of ``engines`` that travels; only the bundles for its library carry it."""
+    return importlib.import_module("edge_inception.engines." + name)
 
 
 def open_runtime(bundle: Any, threads: int = 0, *, accepts_float: bool = False) -> Any:

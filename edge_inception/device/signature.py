@@ -17,13 +17,8 @@ import shutil
 import subprocess
 from typing import Any, List, NamedTuple, Optional
 
-if __package__:
-    from edge_inception.device import errors, manifest
-    from edge_inception.device.errors import Refusal
-else:
-    import errors  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import errors, manifest
+from edge_inception.device.errors import Refusal
 
 KEY_KIND, HASHED = b"Ed", b"ED"
 KEY_ID_BYTES = 8

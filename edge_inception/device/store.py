@@ -14,14 +14,8 @@ import os
 import time
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-if __package__:
-    from edge_inception.device import errors, manifest, records
-    from edge_inception.device.errors import Refusal
-else:
-    import errors  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import errors, manifest, records
+from edge_inception.device.errors import Refusal
 
 SCHEMA = "edge-inception/device-engine"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

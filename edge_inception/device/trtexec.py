@@ -11,17 +11,8 @@ import subprocess
 import tempfile
 from typing import Any, Dict, Optional, Tuple
 
-if __package__:
-    from edge_inception.device import errors, jetson_board, manifest, measure, records, runtimes
-    from edge_inception.device.errors import Refusal
-else:
-    import errors  # type: ignore[import-not-found,no-redef]
-    import jetson_board  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import measure  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    import runtimes  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import errors, jetson_board, manifest, measure, records, runtimes
+from edge_inception.device.errors import Refusal
 
 TOOL = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it; not on PATH
 _TAIL_LINES = 3

@@ -12,28 +12,17 @@ from typing import Any, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-if __package__:
-    from edge_inception.device import (  # fmt: skip
-        errors,
-        jetson_board,
-        manifest,
-        outputs,
-        recorded,
-        records,
-        replay,
-        store,
-    )
-    from edge_inception.device.errors import Refusal
-else:
-    import errors  # type: ignore[import-not-found,no-redef]
-    import jetson_board  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import outputs  # type: ignore[import-not-found,no-redef]
-    import recorded  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    import replay  # type: ignore[import-not-found,no-redef]
-    import store  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import (
+    errors,
+    jetson_board,
+    manifest,
+    outputs,
+    recorded,
+    records,
+    replay,
+    store,
+)
+from edge_inception.device.errors import Refusal
 
 SCHEMA = "edge-inception/verify"
 SCHEMA_VERSION = 1
@@ -153,7 +142,7 @@ def _pixels() -> Any:
     """
     pixels: Any = None
     try:
-        pixels = importlib.import_module("edge_inception.data.pixels" if __package__ else "pixels")
+        pixels = importlib.import_module("edge_inception.data.pixels")
         is_old = manifest.numbers(_pillow_version()) < _PILLOW_LEAST
         reason = "Pillow {} is too old".format(_pillow_version()) if is_old else ""
     except (ImportError, AttributeError) as error:
