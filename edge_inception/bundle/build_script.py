@@ -84,12 +84,7 @@ esac
 
 
 def render(graphs: Sequence[manifest.Graph], choices: manifest.Choices) -> str:
-    """The text of ``build.sh``.
-
-    Args:
-        graphs: The field ``graphs`` of the manifest.
-        choices: The field ``build`` of the manifest.
-    """
+    """The text of ``build.sh`` for the manifest's ``graphs`` and its field ``build``."""
     has_cache = any(runtimes.is_calibrated(graph) for graph in graphs)
     lines = [_HEAD, *([_CACHE_LINES] if has_cache else []), "case $version in"]
     for release in _RELEASES:

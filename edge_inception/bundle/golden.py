@@ -45,38 +45,19 @@ _SCORE_BATCH = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golden:
-    """Golden photos in order; each array has one row per photo, G rows.
-
-    ``images`` are preprocessed as the engine takes them. ``validated`` and ``baseline`` are the
-    outputs of the validated engine and of the baseline, float32 [G, columns].
-    """
+    """Golden photos, their arrays in the same order, and the limits for an engine's answers."""
 
     items: tuple[ImageItem, ...]
-    images: NDArray[Any]
-    validated: NDArray[np.float32]
-    baseline: NDArray[np.float32]
+    arrays: recorded.Golden
     tolerance: Tolerance
-
-    def names(self) -> list[str]:
-        """Paths of the photos inside a bundle."""
-        return [
-            f"golden/{index:03}{item.path.suffix.lower()}" for index, item in enumerate(self.items)
-        ]
 
     def write(self, folder: Path) -> None:
         """Write golden.npz and the photos; every member of the npz has the date 1980."""
         (folder / "golden").mkdir()
-        for name, item in zip(self.names(), self.items, strict=True):
-            (folder / name).write_bytes(item.path.read_bytes())
-        arrays = recorded.Golden(
-            images=self.images,
-            validated=self.validated,
-            baseline=self.baseline,
-            files=np.array(self.names()),
-            sha256=np.array([item.sha256 for item in self.items]),
-        )
+        for name, item in zip(self.arrays.files, self.items, strict=True):
+            (folder / str(name)).write_bytes(item.path.read_bytes())
         with (folder / recorded.GOLDEN).open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays._asdict())
+            np.savez(stream, allow_pickle=False, **self.arrays._asdict())
 
 
 def record_golden(
@@ -105,11 +86,17 @@ def record_golden(
     exact = baseline.logits[[rows[item.sha256] for item in candidates]]
     head = engine.details.head_text
     chosen = spread(_confident_rows(validated, exact, head), count)
+    items = tuple(candidates[index] for index in chosen)
+    names = [f"golden/{index:03}{item.path.suffix.lower()}" for index, item in enumerate(items)]
     return Golden(
-        items=tuple(candidates[index] for index in chosen),
-        images=arrays[chosen],
-        validated=validated[chosen],
-        baseline=exact[chosen],
+        items=items,
+        arrays=recorded.Golden(
+            images=arrays[chosen],
+            validated=validated[chosen],
+            baseline=exact[chosen],
+            files=np.array(names),
+            sha256=np.array([item.sha256 for item in items]),
+        ),
         tolerance=_tolerance(
             exact[chosen], validated[chosen], head, engine.details.precision.value
         ),

@@ -113,11 +113,6 @@ class BundleResult:
 def make_bundle(material: Material, options: BundleOptions, out: Path) -> BundleResult:
     """Write ``out/NAME-TARGET`` and ``out/NAME-TARGET.tar.gz``.
 
-    Args:
-        material: Artifacts of a build.
-        options: Target, name, signature.
-        out: Folder for bundles.
-
     Raises:
         InputError: The report says FAILED, the artifacts are not of one build, no image is in the
             baseline, another bundle has that name, or the disk is full or read-only.

@@ -101,7 +101,7 @@ def read_board(folder: str, root: str = "/", run: Run = run_tool) -> Board:
     facts = dict(
         _identity(files),
         disk_free_mib=_free_mib(folder),
-        temperatures_c=_temperatures(files),
+        temperatures_c=read_temperatures(root),
         **_memory(files),
         **_power(files, run),
         **_clocks(files),
@@ -220,9 +220,9 @@ def _mhz(hertz: Optional[int]) -> Optional[int]:
     return None if hertz is None else hertz // _MHZ
 
 
-def _temperatures(files: _Files) -> Dict[str, float]:
-    """Temperatures in degrees Celsius by zone; the kernel's files hold thousandths."""
-    temperatures = {}
+def read_temperatures(root: str = "/") -> Dict[str, float]:
+    """Present temperatures in degrees Celsius by zone; the kernel's files hold thousandths."""
+    files, temperatures = _Files(root), {}
     for zone in files.matching("/sys/class/thermal/thermal_zone*"):
         name, value = files.text(zone + "/type"), files.number(zone + "/temp")
         if name and value is not None:
@@ -237,11 +237,6 @@ def _installed_tensorrt(files: _Files) -> Optional[str]:
         if version:
             return version.group(1)
     return None
-
-
-def read_temperatures(root: str = "/") -> Dict[str, float]:
-    """Present temperatures in degrees Celsius by zone."""
-    return _temperatures(_Files(root))
 
 
 def gpu_clock_mhz(root: str = "/") -> Optional[int]:

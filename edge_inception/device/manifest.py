@@ -263,8 +263,7 @@ def read_manifest(path: str) -> Manifest:
     value = records.parse(content, FILE, _COPY_AGAIN)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise Refusal("{} is not the manifest of a bundle".format(FILE), _COPY_AGAIN)
-    records.require_version(value, SCHEMA, SCHEMA_VERSION, FILE)
-    record = records.convert(Manifest, value, FILE, _COPY_AGAIN)
+    record: Manifest = records.convert_versioned(Manifest, value, FILE, _COPY_AGAIN)
     if digest_of(value) != record.sha256 or version_of(value) != record.version:
         raise Refusal("{} was changed after the bundle was made".format(FILE), _COPY_AGAIN)
     records.require(_rules(record), FILE, _COPY_AGAIN)

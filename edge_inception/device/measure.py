@@ -45,22 +45,10 @@ class Heat(NamedTuple):
     end: Dict[str, float]
 
 
-class Figures(NamedTuple):
-    """Statistics of timed calls in ms; ``cov`` is their coefficient of variation."""
-
-    n: int
-    median: float
-    mean: float
-    p90: float
-    p99: float
-    cov: float
-    gpu_median: Optional[float]
-    samples_ms: List[float]
-
-
 class Run(NamedTuple):
-    """Timed calls of a process in ms; ``gpu_median`` is the median GPU time, None if unknown.
+    """Statistics of the timed calls of a process, and every call, in ms.
 
+    ``cov`` is the coefficient of variation; ``gpu_median`` is the median GPU time, None if unknown.
     This program's runs have ``open_s``, the seconds it took to open the engine; trtexec's runs have
     ``runner``, ``metric`` and ``spin_wait``.
     """
@@ -186,8 +174,7 @@ def read_bench(value: Any, where: str, fix: str) -> Bench:
     Raises:
         Refusal: The value is not such a record, or of another version.
     """
-    records.require_version(value, SCHEMA, SCHEMA_VERSION, where)
-    record = records.convert(Bench, value, where, fix)
+    record: Bench = records.convert_versioned(Bench, value, where, fix)
     names = [run.arm for run in record.runs]
     num_calls = [len(run.samples_ms) for run in record.runs]
     records.require(
@@ -250,7 +237,7 @@ def timed_run(
 ) -> Run:
     """Statistics and every sample, in ms, of calls of ``run`` that are timed after a warm-up."""
     samples: List[float] = []
-    computes: List[float] = []
+    gpu_times: List[float] = []
     clocks: List[Optional[int]] = []
     start = jetson_board.read_temperatures()
     _repeat(run, batches, protocol.warmup_calls, protocol.warmup_s, protocol.most_s, None)
@@ -258,34 +245,34 @@ def timed_run(
     def keep(milliseconds: float) -> None:
         samples.append(milliseconds)
         if gpu_ms is not None:
-            computes.append(gpu_ms())
+            gpu_times.append(gpu_ms())
         if len(samples) % 100 == 1:
             clocks.append(jetson_board.gpu_clock_mhz())
 
-    began = store.now()
+    started_utc = store.now()
     _repeat(run, batches, protocol.calls, protocol.seconds, protocol.most_s, keep)
     heat = Heat(start, jetson_board.read_temperatures())
     slowest = min((clock for clock in clocks if clock is not None), default=None)
-    return run_of(summary(samples, computes), began, heat, slowest)
+    run_facts = summarize_run(samples, gpu_times)
+    return run_facts._replace(t0=started_utc, temp_c=heat, gpu_mhz_min=slowest)
 
 
-def run_of(figures: Figures, t0: Optional[str], heat: Heat, gpu_mhz_min: Optional[int]) -> Run:
-    """A run with these figures and no warnings yet."""
-    return Run(t0=t0, temp_c=heat, gpu_mhz_min=gpu_mhz_min, warnings=[], **figures._asdict())
-
-
-def summary(samples: Sequence[float], computes: Sequence[float]) -> Figures:
-    """Statistics of timed calls in ms; ``computes`` are their GPU times, empty if unknown."""
+def summarize_run(samples: Sequence[float], gpu_times: Sequence[float]) -> Run:
+    """The run of calls that took ``samples`` in ms; ``gpu_times`` is empty if they are unknown."""
     values = np.array(samples)
-    return Figures(
+    return Run(
+        t0=None,
         n=len(values),
         median=float(np.median(values)),
         mean=float(values.mean()),
         p90=float(np.percentile(values, 90)),
         p99=float(np.percentile(values, 99)),
         cov=float(values.std() / values.mean()),
-        gpu_median=float(np.median(computes)) if computes else None,
+        gpu_median=float(np.median(gpu_times)) if gpu_times else None,
         samples_ms=[round(float(value), 4) for value in values],
+        temp_c=Heat({}, {}),
+        gpu_mhz_min=None,
+        warnings=[],
     )
 
 

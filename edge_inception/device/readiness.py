@@ -8,7 +8,7 @@ from typing import Any, List, NamedTuple
 
 import numpy as np
 
-from edge_inception.device import jetson_board, manifest
+from edge_inception.device import jetson_board, manifest, verify
 from edge_inception.device.errors import Refusal
 
 OK, WARNING, FAILED, UNREAD = "ok", "warning", "failed", "not read"
@@ -18,7 +18,6 @@ _BUILD_MIB = 1500  # free memory and swap: 0.3 to 0.6 GB for CUDA, the rest for 
 _ENGINE_TIMES = 4  # engine, temporary copy and FP32 weights, relative to the graph's size
 _RESOURCES_MIB = 2048  # disk space of builder resources: docs/hardware.md, "JetPack releases"
 _RESOURCES_FROM = (10, 16)
-_PILLOW_LEAST = (8,)
 _RENAMED = {"10.1": "11.0"}  # what Thor reported before CUDA 13: docs/hardware.md, "Jetson modules"
 
 
@@ -144,7 +143,7 @@ def _pillow() -> Finding:
         version = str(importlib.import_module("PIL").__version__)
     except ImportError as error:
         return Finding("Pillow", WARNING, str(error), fix)
-    if manifest.numbers(version) < _PILLOW_LEAST:
+    if manifest.numbers(version) < verify.MIN_PILLOW:
         return Finding("Pillow", WARNING, "{}, wanted 8 or later".format(version), fix)
     return Finding("Pillow", OK, version)
 

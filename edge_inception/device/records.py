@@ -3,7 +3,8 @@
 A record is a ``typing.NamedTuple`` of texts, numbers, lists, dictionaries and records. Its fields
 are the keys of a JSON object, no more and no fewer; a field whose default is None is left out of
 the file while it is None. A file that does not fit is refused with the place, the value found and
-the value wanted. The host's own files are read by ``edge_inception.records``.
+the value wanted; in every function ``where`` names the file and ``fix`` is the refusal's advice.
+The host's own files are read by ``edge_inception.records``.
 This file travels to devices: Python 3.6 syntax, standard library.
 """
 
@@ -41,11 +42,6 @@ class _Mismatch(Exception):
 
 def parse(content: bytes, where: str, fix: str) -> Any:
     """The value of a JSON text in UTF-8.
-
-    Args:
-        content: The text.
-        where: Name of the file, for the refusal.
-        fix: What to do about a refusal.
 
     Raises:
         Refusal: The text is not JSON, has a key twice in one object, a number that is not finite or
@@ -87,13 +83,7 @@ def _finite(text: str) -> float:
 
 
 def convert(kind: Type[R], value: Any, where: str, fix: str) -> R:
-    """A JSON value as a record.
-
-    Args:
-        kind: The record's NamedTuple.
-        value: The result of ``parse``.
-        where: Name of the file, for the refusal.
-        fix: What to do about a refusal.
+    """The result of ``parse`` as a record of the NamedTuple ``kind``.
 
     Raises:
         Refusal: The value does not fit the record.
@@ -103,6 +93,26 @@ def convert(kind: Type[R], value: Any, where: str, fix: str) -> R:
     except _Mismatch as error:
         raise Refusal("{}{}".format(where, error), fix) from error
     return record
+
+
+def convert_versioned(kind: Any, value: Any, where: str, fix: str) -> Any:
+    """As ``convert``, for a record whose fields ``schema`` and ``schema_version`` have defaults.
+
+    Raises:
+        Refusal: The value names another schema or version, or none, or does not fit the record.
+    """
+    schema, version = (kind._field_defaults[key] for key in ("schema", "schema_version"))
+    if not isinstance(value, dict) or value.get("schema") != schema:
+        raise Refusal("{} is not of schema {}".format(where, schema), "give another file")
+    got = value.get("schema_version")
+    if got != version:
+        raise Refusal(
+            "{} has schema version {}, this program reads {}".format(
+                where, ascii(got)[:_MOST_SHOWN], version
+            ),
+            "use the edge-inception that made the bundle",
+        )
+    return convert(kind, value, where, fix)
 
 
 def read(kind: Type[R], content: bytes, where: str, fix: str) -> R:
@@ -239,21 +249,3 @@ def require(rules: Iterable[Rule], where: str, fix: str) -> None:
 def one_of(place: str, got: Optional[str], known: Sequence[Optional[str]]) -> Rule:
     """The rule that ``got`` is one of ``known``."""
     return got in known, place, got, ", ".join(str(one) for one in known)
-
-
-def require_version(value: Any, schema: str, version: int, where: str) -> None:
-    """Refuse a JSON value that does not name this schema and this version.
-
-    Raises:
-        Refusal: The value names another schema or version, or none.
-    """
-    if not isinstance(value, dict) or value.get("schema") != schema:
-        raise Refusal("{} is not of schema {}".format(where, schema), "give another file")
-    got = value.get("schema_version")
-    if got != version:
-        raise Refusal(
-            "{} has schema version {}, this program reads {}".format(
-                where, ascii(got)[:_MOST_SHOWN], version
-            ),
-            "use the edge-inception that made the bundle",
-        )

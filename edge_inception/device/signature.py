@@ -37,10 +37,6 @@ class Signature(NamedTuple):
 def check(bundle: Any, public_key: Optional[str]) -> str:
     """One line on the state of the signature; empty for an unsigned bundle if no key is given.
 
-    Args:
-        bundle: An opened bundle.
-        public_key: Path of minisign's public key file, or None.
-
     Raises:
         Refusal: A key was given, and the bundle is not signed, is signed by another key, or cannot
             be checked on this machine.

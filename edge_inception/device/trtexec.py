@@ -29,7 +29,7 @@ def find_tool() -> Optional[str]:
 
 
 class Trtexec:
-    """A runtime, like those of ``runtimes``, for a device with trtexec and without bindings."""
+    """A runtime, with the methods that ``runtimes`` describes, for a device without bindings."""
 
     name = "tensorrt"
     suffix = ".engine"
@@ -38,11 +38,7 @@ class Trtexec:
         self._bundle, self._board, self._tool = bundle, board, tool
 
     def version(self) -> str:
-        """Version of the installed library, checked against the manifest's range.
-
-        Raises:
-            Refusal: No library is installed, or the bundle is not for its version.
-        """
+        """Version of the installed library, checked against the manifest's range."""
         version = self._board.tensorrt
         if version is None:
             raise Refusal(
@@ -54,27 +50,15 @@ class Trtexec:
         return version
 
     def identity(self) -> runtimes.GpuIdentity:
-        """The facts that a plan depends on, as far as they are known without the bindings.
-
-        Raises:
-            Refusal: As ``version``.
-        """
+        """The facts that a plan depends on, as far as they are known without the bindings."""
         return runtimes.GpuIdentity(self.version(), None, self._board.model or "unknown")
 
     def graph(self) -> manifest.Graph:
-        """The graph for this version.
-
-        Raises:
-            Refusal: As ``version``.
-        """
+        """The graph for this version."""
         return manifest.graph_for(self._bundle, self.version())
 
     def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
-        """The plan that trtexec builds.
-
-        Raises:
-            Refusal: trtexec fails; the message has its last lines.
-        """
+        """The plan that trtexec builds; a refusal has the last lines of a failed trtexec."""
         del graph
         with tempfile.TemporaryDirectory() as folder:
             engine = os.path.join(folder, "built.engine")
@@ -83,11 +67,7 @@ class Trtexec:
                 return stream.read(), {"runner": "trtexec"}
 
     def load(self, content: bytes, facts: Any) -> Any:
-        """Refuse to open an engine, since trtexec returns no answers.
-
-        Raises:
-            Refusal: Always.
-        """
+        """Refuse to open an engine, since trtexec returns no answers."""
         del content, facts
         raise Refusal(
             "answers need TensorRT's Python bindings; trtexec can only build and bench",
@@ -153,12 +133,11 @@ def statistics(times: Any) -> measure.Run:
         Refusal: The JSON holds no call.
     """
     try:
-        samples, computes = ([float(call[key]) for call in times] for key in _TIMES)
+        samples, gpu_times = ([float(call[key]) for call in times] for key in _TIMES)
     except (KeyError, TypeError, ValueError) as error:
         raise Refusal(
             "trtexec wrote no times: {}".format(error), _BY_HAND, errors.BUILD_FAILED
         ) from error
     if not samples:
         raise Refusal("trtexec timed no call", _BY_HAND, errors.BUILD_FAILED)
-    figures = measure.summary(samples, computes)
-    return measure.run_of(figures, None, measure.Heat({}, {}), None)._replace(runner="trtexec")
+    return measure.summarize_run(samples, gpu_times)._replace(runner="trtexec")

@@ -27,7 +27,7 @@ from edge_inception.device.errors import Refusal
 SCHEMA = "edge-inception/verify"
 SCHEMA_VERSION = 1
 PASSED, FAILED, UNKNOWN = _STATUSES = ("PASSED", "FAILED", "NOT CHECKED")
-_PILLOW, _PILLOW_LEAST = "Pillow", (8,)
+_PILLOW, MIN_PILLOW = "Pillow", (8,)
 _UNLABELLED = -1
 _WHITE = 255.0
 
@@ -62,8 +62,7 @@ def read_verification(value: Any, where: str, fix: str) -> Verification:
     Raises:
         Refusal: The value is not such a record, or of another version.
     """
-    records.require_version(value, SCHEMA, SCHEMA_VERSION, where)
-    record = records.convert(Verification, value, where, fix)
+    record: Verification = records.convert_versioned(Verification, value, where, fix)
     statuses = [records.one_of("status", record.status, (PASSED, FAILED))]
     statuses += [records.one_of("checks", one.status, _STATUSES) for one in record.checks]
     records.require(statuses, where, fix)
@@ -143,7 +142,7 @@ def _pixels() -> Any:
     pixels: Any = None
     try:
         pixels = importlib.import_module("edge_inception.data.pixels")
-        is_old = manifest.numbers(_pillow_version()) < _PILLOW_LEAST
+        is_old = manifest.numbers(_pillow_version()) < MIN_PILLOW
         reason = "Pillow {} is too old".format(_pillow_version()) if is_old else ""
     except (ImportError, AttributeError) as error:
         reason = str(error)

@@ -120,7 +120,7 @@ _BENCH = measure.Bench(
         runner="python", spin_wait=False, cuda_graph=False, metric="host_to_host_ms",
         input_sha256="ef", batch=1, **measure.Protocol()._asdict(),
     ),
-    runs=[measure.run_of(measure.summary([12.5], ()), None, measure.Heat({}, {}), None)],
+    runs=[measure.summarize_run([12.5], ())],
     fingerprint="0123456789ab",
 )  # fmt: skip
 

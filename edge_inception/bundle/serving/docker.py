@@ -77,7 +77,7 @@ def usage(facts: ServingFacts) -> str:
     """Markdown on how to build the image, and how to build and verify the engine in a container."""
     base = base_images(facts)[-1]
     tag = _tag(facts)
-    run = f"docker run --rm --runtime nvidia -v {tag}-engine:{_home(facts)}/engine {tag}"
+    run = f"docker run --rm --runtime nvidia -v {tag}-engine:{facts.home}/engine {tag}"
     return (
         f"```\ndocker build -f serving/docker/{_file(base)} -t {tag} .\n"
         f"{run} build\n{run} verify\n```\n"
@@ -105,10 +105,6 @@ def _file(base: BaseImage) -> str:
     return f"Dockerfile.jetpack-{base.first}"
 
 
-def _home(facts: ServingFacts) -> str:
-    return f"/opt/edge-inception/{facts.name}"
-
-
 def _tag(facts: ServingFacts) -> str:
     """The image's name, in lower case and with single separators, as docker wants it."""
     words = "".join(char if char.isalnum() else " " for char in facts.name.lower()).split()
@@ -122,7 +118,6 @@ def _dockerfile(facts: ServingFacts, base: BaseImage) -> str:
         if base.is_mounted
         else ""
     )
-    home = _home(facts)
     return f"""\
 # {facts.name} on JetPack {releases} (TensorRT {base.tensorrt}); run with --runtime nvidia.
 # Base image: {base.source}.
@@ -131,13 +126,13 @@ RUN apt-get update \\
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \\
     python3 python3-numpy python3-pil \\
  && rm -rf /var/lib/apt/lists/*
-WORKDIR {home}
+WORKDIR {facts.home}
 COPY . .
 # Said here so that --runtime nvidia alone shows the GPU, whatever the base image says.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=all
 # An engine is tied to its device: none is taken from the folder of the build.
 RUN rm -rf engine && mkdir engine
-VOLUME {home}/engine
+VOLUME {facts.home}/engine
 ENTRYPOINT ["/usr/bin/python3", "device.py"]
 CMD ["verify"]
 """

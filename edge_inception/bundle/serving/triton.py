@@ -60,7 +60,7 @@ def usage(facts: ServingFacts) -> str:
     copies = "".join(f"cp {source} {folder}/{name}\n" for name in _filenames(facts).values())
     note = (
         "One plan per compute capability: build each on its own device.\n"
-        if len(facts.compute_capabilities) > 1
+        if len(facts.target.compute_capabilities) > 1
         else ""
     )
     if platform.suffix == ".plan":
@@ -117,8 +117,10 @@ def _has_label_file(facts: ServingFacts) -> bool:
 def _filenames(facts: ServingFacts) -> dict[str, str]:
     """Compute capability -> file in the version folder; a single file has an empty key."""
     suffix = _platform(facts).suffix
-    if suffix == ".plan" and len(facts.compute_capabilities) > 1:
-        return {cc: f"model.sm{cc.replace('.', '')}.plan" for cc in facts.compute_capabilities}
+    if suffix == ".plan" and len(facts.target.compute_capabilities) > 1:
+        return {
+            cc: f"model.sm{cc.replace('.', '')}.plan" for cc in facts.target.compute_capabilities
+        }
     return {"": f"model{suffix}"}
 
 

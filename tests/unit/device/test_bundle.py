@@ -146,14 +146,14 @@ def test_golden_answers_are_the_engines(strong):
     """Recorded are the validated engine's own answers and the baseline's, of sure photos."""
     arrays = load_baseline(strong.baseline)
     made = golden.record_golden(strong.engine, arrays, strong.images, 3)
-    how = strong.engine.details.preprocess
-    again = np.stack([images.load_image(item.path, how) for item in made.items])
-    np.testing.assert_array_equal(made.images, again)
+    preprocess = strong.engine.details.preprocess
+    again = np.stack([images.load_image(item.path, preprocess) for item in made.items])
+    np.testing.assert_array_equal(made.arrays.images, again)
     with inference.open_engine(strong.engine.path) as session:
-        np.testing.assert_array_equal(made.validated, session.run(again))
+        np.testing.assert_array_equal(made.arrays.validated, session.run(again))
     rows = [arrays.sha256.index(item.sha256) for item in made.items]
-    np.testing.assert_array_equal(made.baseline, arrays.logits[rows])
-    assert (made.validated.argmax(1) == made.baseline.argmax(1)).all()
+    np.testing.assert_array_equal(made.arrays.baseline, arrays.logits[rows])
+    assert (made.arrays.validated.argmax(1) == made.arrays.baseline.argmax(1)).all()
 
 
 def test_limits_follow_from_the_build():

@@ -201,8 +201,7 @@ def test_fingerprints_tell_devices_apart():
 
 
 def steady_run(**facts):
-    run = measure.run_of(measure.summary([1.0], ()), None, measure.Heat({}, {}), None)
-    return run._replace(cov=0.01, **facts)
+    return measure.summarize_run([1.0], ())._replace(cov=0.01, **facts)
 
 
 @pytest.mark.parametrize(
