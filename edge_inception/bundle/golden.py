@@ -38,9 +38,9 @@ from edge_inception.validate.accuracy import BaselineArrays
 # and 23 dB against the baseline. None of these figures was measured on a device.
 _REACHABLE_DB = {"fp32": 40.0, "fp16": 30.0, "int8": 30.0}
 _BASELINE_LOSS_DB = 3.0
-_PIXEL_STEPS = 2  # of 255: other Pillow versions decode and resize with another rounding
-_CANDIDATES = 4  # photos to run for each golden image that is chosen
-_SCORE_BATCH = 16
+_MAX_PIXEL_STEPS = 2  # of 255: other Pillow versions decode and resize with another rounding
+_CANDIDATES_PER_IMAGE = 4  # photos to run for each golden image that is chosen
+_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +81,11 @@ def record_golden(
             f"none of the {len(photos.items)} images of {photos.name} is in the baseline",
             hint="give the validation images that the build was run with: --validation",
         )
-    candidates = spread(recorded_items, _CANDIDATES * count)
-    arrays, validated = _answers(engine, candidates)
+    candidates = spread_evenly(recorded_items, _CANDIDATES_PER_IMAGE * count)
+    arrays, validated = _run_engine(engine, candidates)
     exact = baseline.logits[[rows[item.sha256] for item in candidates]]
     head = engine.details.head_text
-    chosen = spread(_confident_rows(validated, exact, head), count)
+    chosen = spread_evenly(_confident_rows(validated, exact, head), count)
     items = tuple(candidates[index] for index in chosen)
     names = [f"golden/{index:03}{item.path.suffix.lower()}" for index, item in enumerate(items)]
     return Golden(
@@ -103,21 +103,21 @@ def record_golden(
     )
 
 
-def spread(values: list[Any], count: int) -> list[Any]:
+def spread_evenly(values: list[Any], count: int) -> list[Any]:
     """At most ``count`` of ``values``, spread evenly over their order."""
     if count >= len(values):
         return values
     return [values[index * len(values) // count] for index in range(count)]
 
 
-def _answers(
+def _run_engine(
     engine: EngineFile, items: list[ImageItem]
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     preprocess = engine.details.preprocess
     with inference.open_engine(engine.path) as session:
         parts = [
             (batch.images, session.run(batch.images))
-            for batch in images.batches(items, preprocess, _SCORE_BATCH)
+            for batch in images.batches(items, preprocess, _BATCH_SIZE)
         ]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
@@ -151,5 +151,5 @@ def _tolerance(
         min_sqnr_db=round(min(own, reachable), 2),
         min_baseline_sqnr_db=round(min(own - _BASELINE_LOSS_DB, reachable), 2),
         min_agreement=1.0 if has_classes else None,
-        max_pixel_steps=_PIXEL_STEPS,
+        max_pixel_steps=_MAX_PIXEL_STEPS,
     )

@@ -136,7 +136,7 @@ def _unpack(path: Path, into: Path) -> Path:
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
-                if not manifest.is_inside(member.name):
+                if not manifest.is_safe_path(member.name):
                     raise InputError(
                         f"{path}: the archive names '{member.name}', outside of it", hint=_AGAIN
                     )

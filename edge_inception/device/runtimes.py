@@ -26,13 +26,13 @@ from edge_inception.device import errors, manifest, records
 from edge_inception.device.errors import Refusal
 from edge_inception.hardware import cores
 
-_MODULES = {
+_PYTHON_MODULES = {
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
 _BUILD_AGAIN = "build it again: python3 device.py build --force"
 CALIBRATION_CACHE = "calibration.cache"
-_OPENVINO_PYTHON = (3, 10)
+_MIN_OPENVINO_PYTHON = (3, 10)
 
 
 class CpuIdentity(NamedTuple):
@@ -67,11 +67,11 @@ def open_runtime(bundle: Any, threads: int = 0, *, accepts_float: bool = False) 
     backend = bundle.target.backend
     if backend == "openvino":
         return OpenVino(bundle, threads, accepts_float=accepts_float)
-    if backend in _MODULES:
+    if backend in _PYTHON_MODULES:
         return TensorRt(bundle, accepts_float=accepts_float)
     raise Refusal(
         "the manifest asks for engine library '{}'".format(ascii(backend)[1:-1]),
-        "known: openvino, {}".format(", ".join(sorted(_MODULES))),
+        "known: openvino, {}".format(", ".join(sorted(_PYTHON_MODULES))),
     )
 
 
@@ -94,7 +94,7 @@ class OpenVino:
 
     def _library(self) -> Any:
         # A Python before 3.10 cannot parse _openvino.py.
-        if sys.version_info < _OPENVINO_PYTHON:
+        if sys.version_info < _MIN_OPENVINO_PYTHON:
             raise Refusal(
                 "OpenVINO needs Python 3.10 or later, this is {}".format(platform.python_version()),
                 "run it with a newer one: python3.10 device.py",
@@ -116,7 +116,7 @@ class OpenVino:
 
     def graph(self) -> manifest.Graph:
         """The bundle's graph for this library."""
-        return manifest.graph_for(self._bundle, None)
+        return manifest.require_graph(self._bundle, None)
 
     def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
         """The engine of a typed graph, and the library's counts as fields of ``EngineFacts``."""
@@ -136,17 +136,17 @@ class OpenVino:
             "int8_layers": num_int8,
             "weighted_layers": total,
             "float_precision": self._precision,
-            "warnings": self._in_float(num_int8, total) if graph.precision == "int8" else [],
+            "warnings": self._float_warnings(num_int8, total) if graph.precision == "int8" else [],
         }
 
-    def _in_float(self, num_int8: int, total: int) -> List[str]:
+    def _float_warnings(self, num_int8: int, total: int) -> List[str]:
         """A warning where OpenVINO computes layers of an int8 graph in float.
 
         On x86-64 OpenVINO computes every layer in int8, on aarch64 most layers in float.
         """
         if not num_int8:
             reason = "OpenVINO computes none of {} layers in int8 on this CPU".format(total)
-            return _no_int8(reason, is_accepted=self._accepts_float)
+            return _accept_float(reason, is_accepted=self._accepts_float)
         if num_int8 == total:
             return []
         text = "OpenVINO computes {} of {} layers in int8 on this CPU ({}), the others in float"
@@ -182,7 +182,7 @@ class TensorRt:
     def library(self) -> Any:
         """The vendor's Python module, imported by the first of its names that works."""
         reasons: List[str] = []
-        for name in () if self._module else _MODULES[self.name]:
+        for name in () if self._module else _PYTHON_MODULES[self.name]:
             try:
                 self._module = importlib.import_module(name)
                 break
@@ -219,21 +219,21 @@ class TensorRt:
     def graph(self) -> manifest.Graph:
         """The graph for this version."""
         version = self.version() if self.name == "tensorrt" else None
-        return manifest.graph_for(self._bundle, version)
+        return manifest.require_graph(self._bundle, version)
 
     def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
         """The plan of a typed graph, and the library's counts as fields of ``EngineFacts``."""
         nvinfer, inspection = _travelling_module("_nvinfer"), _travelling_module("_inspection")
         # The build replaces the cache's first line, which must name the installed version.
         cache = self._bundle.path(CALIBRATION_CACHE) if is_calibrated(graph) else None
-        settings = settings_of(graph, self._bundle.record.build, cache)
+        settings = build_settings(graph, self._bundle.record.build, cache)
         settings = settings._replace(timing_cache=self._timing_cache())
         try:
             built = nvinfer.build(self.library(), path, settings)
         except (nvinfer.VendorError, OSError) as error:
             raise Refusal(
                 "TensorRT refused {}: {}".format(path, error),
-                _advice(str(error)),
+                _build_advice(str(error)),
                 errors.BUILD_FAILED,
             ) from error
         described = inspection.describe_layers(built.layers)
@@ -247,7 +247,7 @@ class TensorRt:
             is_listed = set(kinds) - {"unknown"} and not num_islands
             if is_listed and not num_int8:
                 reason = "none of the layers that TensorRT lists multiplies in int8"
-                fallbacks = _no_int8(reason, is_accepted=self._accepts_float) + fallbacks
+                fallbacks = _accept_float(reason, is_accepted=self._accepts_float) + fallbacks
             warnings = fallbacks + warnings
         if self._bundle.record.build.dla_core is not None and not num_islands:
             warnings.insert(0, "a DLA core was asked for, and no part of the engine runs on one")
@@ -285,7 +285,7 @@ class TensorRt:
             ) from error
 
 
-def _no_int8(reason: str, *, is_accepted: bool) -> List[str]:
+def _accept_float(reason: str, *, is_accepted: bool) -> List[str]:
     """A warning that the engine of an int8 graph computes nothing in int8, if ``is_accepted``.
 
     Raises:
@@ -306,7 +306,9 @@ def is_calibrated(graph: manifest.Graph) -> bool:
     return graph.typing == "implicit" and graph.precision == "int8"
 
 
-def settings_of(graph: manifest.Graph, choices: manifest.Choices, cache: Optional[str]) -> Any:
+def build_settings(
+    graph: manifest.Graph, choices: manifest.BuildOptions, cache: Optional[str]
+) -> Any:
     """``_nvinfer.BuildSettings`` for a graph and the choices under ``build`` in the manifest."""
     return _travelling_module("_nvinfer").BuildSettings(
         min_batch=graph.profile.min,
@@ -324,7 +326,7 @@ def settings_of(graph: manifest.Graph, choices: manifest.Choices, cache: Optiona
     )
 
 
-def _advice(reason: str) -> str:
+def _build_advice(reason: str) -> str:
     if "memory" in reason.lower():
         return "free memory: stop the desktop (sudo init 3), add swap, or lower --workspace"
     return "the message names the node; please report it with the TensorRT version"

@@ -14,15 +14,15 @@ from typing import Any, Dict, Optional, Tuple
 from edge_inception.device import errors, jetson_board, manifest, measure, records, runtimes
 from edge_inception.device.errors import Refusal
 
-TOOL = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it; not on PATH
+JETPACK_PATH = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it; not on PATH
 _TAIL_LINES = 3
-_TIMES = ("latencyMs", "computeMs")
-_BY_HAND = "run sh build.sh bench by hand"
+_TIME_KEYS = ("latencyMs", "computeMs")
+_RUN_BY_HAND = "run sh build.sh bench by hand"
 
 
-def find_tool() -> Optional[str]:
+def find_trtexec() -> Optional[str]:
     """Path of trtexec: from the variable TRTEXEC, of JetPack, or on PATH; None if not found."""
-    for path in (os.environ.get("TRTEXEC"), TOOL, shutil.which("trtexec")):
+    for path in (os.environ.get("TRTEXEC"), JETPACK_PATH, shutil.which("trtexec")):
         if path and os.access(path, os.X_OK):
             return path
     return None
@@ -55,7 +55,7 @@ class Trtexec:
 
     def graph(self) -> manifest.Graph:
         """The graph for this version."""
-        return manifest.graph_for(self._bundle, self.version())
+        return manifest.require_graph(self._bundle, self.version())
 
     def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
         """The plan that trtexec builds; a refusal has the last lines of a failed trtexec."""
@@ -93,11 +93,11 @@ class Trtexec:
             }
             self._run("bench", engine, times, **lengths)
             with open(times, "rb") as stream:
-                run = statistics(records.parse(stream.read(), "what trtexec wrote", _BY_HAND))
+                run = parse_times(records.parse(stream.read(), "what trtexec wrote", _RUN_BY_HAND))
         return run._replace(
             metric="h2d_compute_d2h_ms",
             spin_wait=True,
-            cuda_graph=manifest.numbers(self.version()) >= (10,),
+            cuda_graph=manifest.version_numbers(self.version()) >= (10,),
         )
 
     def _run(self, *arguments: str, **environment: str) -> None:
@@ -126,18 +126,18 @@ class Trtexec:
             )
 
 
-def statistics(times: Any) -> measure.Run:
+def parse_times(times: Any) -> measure.Run:
     """The run in the JSON of trtexec's ``--exportTimes``: a list of calls, each with times in ms.
 
     Raises:
         Refusal: The JSON holds no call.
     """
     try:
-        samples, gpu_times = ([float(call[key]) for call in times] for key in _TIMES)
+        samples, gpu_times = ([float(call[key]) for call in times] for key in _TIME_KEYS)
     except (KeyError, TypeError, ValueError) as error:
         raise Refusal(
-            "trtexec wrote no times: {}".format(error), _BY_HAND, errors.BUILD_FAILED
+            "trtexec wrote no times: {}".format(error), _RUN_BY_HAND, errors.BUILD_FAILED
         ) from error
     if not samples:
-        raise Refusal("trtexec timed no call", _BY_HAND, errors.BUILD_FAILED)
+        raise Refusal("trtexec timed no call", _RUN_BY_HAND, errors.BUILD_FAILED)
     return measure.summarize_run(samples, gpu_times)._replace(runner="trtexec")

@@ -233,7 +233,7 @@ def run_record(run: Run, protocol: Protocol) -> RunRecord:
 def warnings_of(run: Run) -> list[str]:
     """Reasons to doubt the figures of a run: unsteady calls, heat, a busy machine, throttling."""
     cov = measure.summarize_run(run.samples, ()).cov
-    warnings = measure.unsteady(cov, run.telemetry.temp_c.end)
+    warnings = measure.stability_warnings(cov, run.telemetry.temp_c.end)
     if run.foreign_cores is not None and run.foreign_cores > _BUSY_CORES:
         warnings.append(f"other programs used {run.foreign_cores:.1f} cores")
     if run.telemetry.throttled:

@@ -13,8 +13,10 @@ import edge_inception
 from edge_inception.bundle import make
 
 PACKAGE = Path(edge_inception.__file__).parent
-OLD = sorted({*make.DEVICE_FILES, *make.SHARED, "deploy/agent.py", *make.TRAVELLING["tensorrt"]})
-ALL = [*OLD, *make.TRAVELLING["openvino"]]
+OLD = sorted(
+    {*make.DEVICE_FILES, *make.SHARED_FILES, "deploy/agent.py", *make.LIBRARY_FILES["tensorrt"]}
+)
+ALL = [*OLD, *make.LIBRARY_FILES["openvino"]]
 
 
 def test_the_list_is_what_travels():
@@ -53,8 +55,12 @@ def carried_with(name: str) -> set[str]:
     """Modules that are in every bundle with this file; the agent travels alone."""
     if name == "deploy/agent.py":
         return set()
-    libraries = [files for files in make.TRAVELLING.values() if name in files]
-    files = {*make.DEVICE_FILES, *make.SHARED, *(file for files in libraries for file in files)}
+    libraries = [files for files in make.LIBRARY_FILES.values() if name in files]
+    files = {
+        *make.DEVICE_FILES,
+        *make.SHARED_FILES,
+        *(file for files in libraries for file in files),
+    }
     return {"edge_inception." + file[: -len(".py")].replace("/", ".") for file in files}
 
 

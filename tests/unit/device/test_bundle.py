@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_made(strong, tmp_path):
 def test_only_one_build_and_not_a_failed_one(strong, material, tmp_path, publish_report):
     """Engine, baseline, graph and report must be of one run, and its gates met."""
     failed = publish_report(tmp_path / "r.json", strong.proofs, strong.baseline, "FAILED")
-    with pytest.raises(InputError, match="says FAILED") as caught:
+    with pytest.raises(InputError, match="has the status FAILED") as caught:
         make_bundle(dataclasses.replace(strong, report=failed), CPU, tmp_path)
     assert "--keep-failed" in caught.value.hint
     kept = dataclasses.replace(CPU, keep_failed=True)
@@ -197,8 +197,8 @@ def test_changes_under_a_signature_are_refused(signed, strong, tmp_path, capsys)
     path = signed.folder / manifest.FILE
     record = json.loads(path.read_text(encoding="utf-8"))
     record["name"] = "mine"
-    record["version"] = manifest.version_of(record)
-    record["sha256"] = manifest.digest_of(record)
+    record["version"] = manifest.compute_version(record)
+    record["sha256"] = manifest.compute_digest(record)
     path.write_text(json.dumps(record), encoding="utf-8")
     check = ["check", "--public-key", public, "--bundle"]
     assert device.main([*check, str(signed.folder)]) == errors.BAD_INPUT
@@ -224,7 +224,7 @@ def test_another_makers_key_is_refused(signed, strong, tmp_path):
 
 def test_a_key_that_cannot_be_used_is_refused(signed, monkeypatch, capsys):
     """Neither library nor tool: who asks for a check never gets a bundle that was not checked."""
-    monkeypatch.setattr(signature, "_crypto", lambda: None)
+    monkeypatch.setattr(signature, "_import_ed25519", lambda: None)
     monkeypatch.setattr(signature.shutil, "which", lambda _: None)
     flags = ["--bundle", str(signed.folder), "--public-key", str(signed.folder) + ".pub"]
     assert device.main(["check", *flags]) == errors.LIBRARY_MISSING
@@ -237,7 +237,7 @@ def test_a_key_that_cannot_be_used_is_refused(signed, monkeypatch, capsys):
 def test_minisign_agrees(signed, monkeypatch):
     """The tool itself accepts the signature, and refuses a changed manifest."""
     make = manifest.open_bundle(str(signed.folder))
-    monkeypatch.setattr(signature, "_crypto", lambda: None)
+    monkeypatch.setattr(signature, "_import_ed25519", lambda: None)
     assert "minisign" in signature.check(make, str(signed.folder) + ".pub")
     path = signed.folder / manifest.FILE
     path.write_text(path.read_text(encoding="utf-8") + " ", encoding="utf-8")

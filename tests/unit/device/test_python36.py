@@ -74,7 +74,7 @@ def run(python: Path, folder: Path, code: str, *arguments: object, **environment
 
 def test_every_file_is_imported(python36, jetson):
     """All that travels to a Jetson, without a warning."""
-    files = (*make.DEVICE_FILES, *make.SHARED, *make.TRAVELLING["tensorrt"])
+    files = (*make.DEVICE_FILES, *make.SHARED_FILES, *make.LIBRARY_FILES["tensorrt"])
     names = ",".join("edge_inception." + file[:-3].replace("/", ".") for file in files)
     done = run(python36, jetson, f"import device, {names}")
     assert done.returncode == 0, done.stderr
