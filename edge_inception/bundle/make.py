@@ -208,6 +208,7 @@ class _Content:
         self._serving = serving_facts(
             material.graphs[0].details, target, name=self.name, dla_core=options.dla_core
         )
+        self._graphs = [self._graph_record(graph) for graph in material.graphs]
         self._arrays = load_baseline(material.baseline)
         self.golden: Golden = record_golden(
             material.engine, self._arrays, material.images, options.num_golden
@@ -238,11 +239,8 @@ class _Content:
         if labels:
             texts["labels.txt"] = "\n".join(labels) + "\n"
         if not self._is_openvino:
-            texts["build.sh"] = build_script.render(self._graph_records(), self._build_options())
+            texts["build.sh"] = build_script.render(self._graphs, self._build_options())
         return texts
-
-    def _graph_records(self) -> list[manifest.Graph]:
-        return [self._graph_record(graph) for graph in self._material.graphs]
 
     def _graph_record(self, graph: TypedGraph) -> manifest.Graph:
         is_dla = self._options.dla_core is not None and graph.details.typing == "strong"
@@ -290,7 +288,7 @@ class _Content:
                 num_classes=details.num_classes,
                 preprocess=manifest.Preprocess(**stage.plain(details.preprocess)),
                 target=_target_record(self._target, self._options.tensorrt),
-                graphs=self._graph_records(),
+                graphs=self._graphs,
                 build=self._build_options(),
                 gates=manifest.Gates(**{check.name: check.wanted for check in verdict.checks}),
                 verdict=verdict.status.value,

@@ -293,10 +293,10 @@ def _preprocess_rules(preprocess: Preprocess) -> Iterator[records.Rule]:
     is_sized = all(1 <= side <= _MAX_SIDE for side in preprocess.input_size)
     yield is_sized, at + "input_size", preprocess.input_size, "1 to {} pixels".format(_MAX_SIDE)
     yield 0 < share <= 1, at + "crop_fraction", share, "above 0, at most 1"
-    is_scaled = all(1 / _MAX_VALUE <= std <= _MAX_VALUE for std in preprocess.std)
-    is_near = all(abs(mean) <= _MAX_VALUE for mean in preprocess.mean)
-    yield is_scaled, at + "std", preprocess.std, "1e-6 to 1e6, of pixels from 0 to 1"
-    yield is_near, at + "mean", preprocess.mean, "at most 1e6 either way, of pixels from 0 to 1"
+    is_std_ok = all(1 / _MAX_VALUE <= std <= _MAX_VALUE for std in preprocess.std)
+    is_mean_ok = all(abs(mean) <= _MAX_VALUE for mean in preprocess.mean)
+    yield is_std_ok, at + "std", preprocess.std, "1e-6 to 1e6, of pixels from 0 to 1"
+    yield is_mean_ok, at + "mean", preprocess.mean, "at most 1e6 either way, of pixels from 0 to 1"
     yield records.one_of(at + "interpolation", preprocess.interpolation, _FILTERS)
     yield records.one_of(at + "channel_order", preprocess.channel_order, ("RGB", "BGR"))
     yield records.one_of(at + "crop", preprocess.crop, ("after_resize", "before_resize"))
@@ -412,8 +412,10 @@ def require_graph(bundle: Bundle, version: Optional[str]) -> Graph:
     graph = select_graph(bundle.record.graphs, version)
     if graph is None:
         bounds = "; ".join(
-            "{} is for {} up to {}".format(one.typing, *(bound or "any" for bound in one.tensorrt))
-            for one in bundle.record.graphs
+            "{} is for {} up to {}".format(
+                entry.typing, *(bound or "any" for bound in entry.tensorrt)
+            )
+            for entry in bundle.record.graphs
         )
         raise Refusal(
             "the bundle has no graph for TensorRT {}: {}".format(version, bounds),

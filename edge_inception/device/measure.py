@@ -169,11 +169,7 @@ class Bench(NamedTuple):
 
 
 def read_bench(value: Any, where: str, fix: str) -> Bench:
-    """The record that ``bench`` wrote, from the JSON value of its file.
-
-    Raises:
-        Refusal: The value is not such a record, or of another version.
-    """
+    """The record of ``bench`` in a JSON value, with the refusals of ``convert_versioned``."""
     record: Bench = records.convert_versioned(Bench, value, where, fix)
     names = [run.arm for run in record.runs]
     num_calls = [len(run.samples_ms) for run in record.runs]
@@ -251,10 +247,10 @@ def timed_run(
 
     started_utc = store.utc_now()
     _call_repeatedly(run, batches, protocol.calls, protocol.seconds, protocol.most_s, record_call)
-    heat = TemperatureChange(start, jetson_board.read_temperatures())
+    temperatures = TemperatureChange(start, jetson_board.read_temperatures())
     slowest = min((clock for clock in clocks if clock is not None), default=None)
     run_facts = summarize_run(samples, gpu_times)
-    return run_facts._replace(t0=started_utc, temp_c=heat, gpu_mhz_min=slowest)
+    return run_facts._replace(t0=started_utc, temp_c=temperatures, gpu_mhz_min=slowest)
 
 
 def summarize_run(samples: Sequence[float], gpu_times: Sequence[float]) -> Run:

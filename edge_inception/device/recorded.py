@@ -68,11 +68,7 @@ def read_golden(bundle: manifest.Bundle) -> Golden:
 
 
 def read_baseline(bundle: manifest.Bundle) -> Baseline:
-    """The arrays of ``baseline.npz``.
-
-    Raises:
-        Refusal: The file is damaged or holds other arrays.
-    """
+    """The arrays of ``baseline.npz``; a file that is damaged or holds others is refused."""
     return _read(Baseline, bundle, BASELINE)
 
 

@@ -143,12 +143,12 @@ def _record(kind: Any, value: Any, place: str) -> Any:
 
 def _union(kind: Any, value: Any, place: str) -> Any:
     """A value of an Optional or of a Union of scalar types."""
-    kinds = [one for one in kind.__args__ if one is not type(None)]
+    kinds = [member for member in kind.__args__ if member is not type(None)]
     if value is None and len(kinds) < len(kind.__args__):
         return None
-    fitting = [one for one in kinds if len(kinds) == 1 or _has_type(one, value)]
+    fitting = [member for member in kinds if len(kinds) == 1 or _has_type(member, value)]
     if not fitting:
-        raise _wrong_type(value, " or ".join(one.__name__ for one in kinds), place)
+        raise _wrong_type(value, " or ".join(member.__name__ for member in kinds), place)
     return _convert(fitting[0], value, place)
 
 
@@ -165,8 +165,8 @@ def _dict(kind: Any, value: Any, place: str) -> Any:
 
 def _list(kind: Any, value: Any, place: str) -> Any:
     _require_type(list, value, place)
-    (one,) = kind.__args__
-    return [_convert(one, v, "{}[{}]".format(place, i)) for i, v in enumerate(value)]
+    (member,) = kind.__args__
+    return [_convert(member, v, "{}[{}]".format(place, i)) for i, v in enumerate(value)]
 
 
 def _tuple(kind: Any, value: Any, place: str) -> Any:
@@ -175,7 +175,8 @@ def _tuple(kind: Any, value: Any, place: str) -> Any:
     if len(value) != len(kinds):
         raise _Mismatch(place, "got {} values, wanted {}".format(len(value), len(kinds)))
     return tuple(
-        _convert(one, v, "{}[{}]".format(place, i)) for i, (one, v) in enumerate(zip(kinds, value))
+        _convert(member, v, "{}[{}]".format(place, i))
+        for i, (member, v) in enumerate(zip(kinds, value))
     )
 
 
@@ -250,4 +251,4 @@ def require(rules: Iterable[Rule], where: str, fix: str) -> None:
 
 def one_of(place: str, got: Optional[str], known: Sequence[Optional[str]]) -> Rule:
     """The rule that ``got`` is one of ``known``."""
-    return got in known, place, got, ", ".join(str(one) for one in known)
+    return got in known, place, got, ", ".join(str(member) for member in known)

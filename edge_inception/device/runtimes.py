@@ -10,8 +10,8 @@ not for its version, or the library refuses what it is given:
   library tells. An int8 graph whose engine computes nothing in int8 is refused too;
 - ``load(content, facts)``: an open engine with ``run(images) -> dict of arrays`` and ``close()``.
 
-The modules ``_nvinfer`` and ``_openvino`` call
-the libraries TensorRT and OpenVINO; the host uses these modules too.
+The modules ``_nvinfer`` and ``_openvino`` call the libraries TensorRT and OpenVINO; the host uses
+these modules too.
 This file travels to devices: Python 3.6 syntax; a library is imported on first use.
 """
 
@@ -140,10 +140,7 @@ class OpenVino:
         }
 
     def _float_warnings(self, num_int8: int, total: int) -> List[str]:
-        """A warning where OpenVINO computes layers of an int8 graph in float.
-
-        On x86-64 OpenVINO computes every layer in int8, on aarch64 most layers in float.
-        """
+        """A warning where OpenVINO computes layers of an int8 graph in float, as on aarch64."""
         if not num_int8:
             reason = "OpenVINO computes none of {} layers in int8 on this CPU".format(total)
             return _accept_float(reason, is_accepted=self._accepts_float)

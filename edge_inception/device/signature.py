@@ -65,11 +65,7 @@ def check(bundle: Any, public_key: Optional[str]) -> str:
 
 
 def read_signature(path: str) -> Signature:
-    """The parts of the signature file at ``path``.
-
-    Raises:
-        Refusal: The file is not a signature in minisign's format.
-    """
+    """The parts of the signature file at ``path``; a file of another format is refused."""
     lines = _read_lines(path)
     try:
         first, last = base64.b64decode(lines[1]), base64.b64decode(lines[3])
@@ -84,11 +80,7 @@ def read_signature(path: str) -> Signature:
 
 
 def read_public_key(path: str) -> bytes:
-    """Key id and Ed25519 key of minisign's public key file, 8 + 32 bytes.
-
-    Raises:
-        Refusal: The file is not a public key in minisign's format.
-    """
+    """Key id and Ed25519 key of minisign's public key file, 8 + 32 bytes, or a refusal."""
     try:
         content = base64.b64decode(_read_lines(path)[-1])
     except (IndexError, binascii.Error):

@@ -109,11 +109,7 @@ def find(bundle: Any, runtime: Any) -> Optional[Engine]:
 
 
 def require(bundle: Any, runtime: Any) -> Engine:
-    """The engine that was built here for this device.
-
-    Raises:
-        Refusal: The engine is absent or damaged, or the library is missing or of a wrong version.
-    """
+    """The engine that was built here for this device; refused if it is absent or damaged."""
     engine = find(bundle, runtime)
     if engine is None:
         raise Refusal(

@@ -57,14 +57,10 @@ class Verification(NamedTuple):
 
 
 def read_verification(value: Any, where: str, fix: str) -> Verification:
-    """The record that ``verify`` wrote, from the JSON value of its file.
-
-    Raises:
-        Refusal: The value is not such a record, or of another version.
-    """
+    """The record of ``verify`` in a JSON value, with the refusals of ``convert_versioned``."""
     record: Verification = records.convert_versioned(Verification, value, where, fix)
     statuses = [records.one_of("status", record.status, (PASSED, FAILED))]
-    statuses += [records.one_of("checks", one.status, _STATUSES) for one in record.checks]
+    statuses += [records.one_of("checks", check.status, _STATUSES) for check in record.checks]
     records.require(statuses, where, fix)
     return record
 
@@ -253,11 +249,11 @@ def _gate_checks(
         checks.append(_check_minimum("agreement", share, limit, "agreement {:.2f} %"))
     labelled = labels != _UNLABELLED
     if labelled.any() and head != "embedding":
-        was = float(np.mean(exact[labelled].argmax(axis=1) == labels[labelled]))
-        now = float(np.mean(got[labelled].argmax(axis=1) == labels[labelled]))
-        drop, limit = 100 * (was - now), gates.max_drop_pp
+        baseline_top1 = float(np.mean(exact[labelled].argmax(axis=1) == labels[labelled]))
+        engine_top1 = float(np.mean(got[labelled].argmax(axis=1) == labels[labelled]))
+        drop, limit = 100 * (baseline_top1 - engine_top1), gates.max_drop_pp
         text = "top-1 {:.2f} %, the baseline has {:.2f} %: drop {:.2f} pp".format(
-            100 * now, 100 * was, drop
+            100 * engine_top1, 100 * baseline_top1, drop
         )
         status = PASSED if limit is None or drop <= limit else FAILED
         checks.append(Check("top-1", status, drop, limit, text))
