@@ -60,14 +60,14 @@ class Material:
 
     ``graphs`` are variants of one typed graph (each tensor's precision is explicit). ``engine`` is
     compiled from the strongly typed variant, was validated in ``report`` and runs on this machine;
-    ``proofs`` are all engines that were validated in ``report``. ``images`` are validation images;
-    images that ``baseline`` lacks are left out. ``calibration_cache`` is TensorRT's file of scales
-    for the graph whose typing is ``implicit``.
+    ``validated_engines`` are all engines of ``report``. ``images`` are validation images; those
+    that ``baseline`` lacks are left out. ``calibration_cache`` is TensorRT's file of scales for the
+    graph whose typing is ``implicit``.
     """
 
     graphs: tuple[TypedGraph, ...]
     engine: EngineFile
-    proofs: tuple[EngineFile, ...]
+    validated_engines: tuple[EngineFile, ...]
     baseline: Baseline
     report: Report
     images: ImageSet
@@ -168,13 +168,13 @@ def _require_one_build(material: Material, options: BundleOptions) -> None:
             f"{material.baseline.path} is not the baseline of {material.report.path}",
             hint="build again, so that baseline and report are of one run",
         )
-    proved = {
+    validated_graphs = {
         engine.provenance.parents.get("typed graph")
-        for engine in (material.engine, *material.proofs)
+        for engine in (material.engine, *material.validated_engines)
         if engine.sha256 in judged
     }
     for graph in material.graphs:
-        if graph.details.typing != "implicit" and graph.sha256 not in proved:
+        if graph.details.typing != "implicit" and graph.sha256 not in validated_graphs:
             raise InputError(
                 f"no engine that {material.report.path} judged was compiled from {graph.path}",
                 hint=f"edge-inception build --target {options.target} judges all that it needs",

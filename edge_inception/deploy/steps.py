@@ -254,7 +254,7 @@ def _failure_reason(outcome: Outcome) -> str:
     return (
         _last_text_after(outcome, "error: ")
         or _last_text_after(outcome, "FAILED: ")
-        or next((line for line in reversed(outcome.lines) if line.strip()), "it said nothing")
+        or next((line for line in reversed(outcome.lines) if line.strip()), "it printed nothing")
     )
 
 

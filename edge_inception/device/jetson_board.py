@@ -36,7 +36,7 @@ class PowerMode(NamedTuple):
 
 
 class Board(NamedTuple):
-    """Facts of a device, each None where no file tells it; sizes in MiB, clocks in MHz.
+    """Facts of a device, each None where no file holds it; sizes in MiB, clocks in MHz.
 
     ``l4t`` is the version of NVIDIA's Linux for Tegra; ``emc_mhz`` is the memory clock.
     ``power_modes`` are names by id; ``temperatures_c`` are degrees Celsius by thermal

@@ -44,14 +44,14 @@ def comparable(baseline: Any, engine: Any, head: str) -> Tuple[Any, Any]:
     kind, k = parse_head(head)
     exact = baseline.astype(np.float64)
     if kind != "topk":
-        return same_kind(_softmax(exact) if kind == "softmax" else exact, engine, head)
+        return comparable_engines(_softmax(exact) if kind == "softmax" else exact, engine, head)
     answers, exact = _top_k(engine.astype(np.float64), _softmax(exact), k)
     if k == 1:
         return exact, answers
     return centred(_log(exact)), centred(_log(answers))
 
 
-def same_kind(first: Any, second: Any, head: str) -> Tuple[Any, Any]:
+def comparable_engines(first: Any, second: Any, head: str) -> Tuple[Any, Any]:
     """The two float64 arrays that SQNR compares, of two engines' answers [N, C] with one head.
 
     For a top-k head only the k classes that the first engine chose are compared.

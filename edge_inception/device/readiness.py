@@ -78,7 +78,7 @@ def _processor(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
     except Refusal as error:
         return Finding("GPU", FAILED, str(error), error.fix, error.code)
     if identity.sm is None:
-        return Finding("GPU", UNREAD, "its compute capability: trtexec does not tell it")
+        return Finding("GPU", UNREAD, "its compute capability: trtexec does not report it")
     text = "{}, compute capability {}".format(identity.device, identity.sm)
     if _RENAMED_CAPABILITIES.get(identity.sm, identity.sm) in wanted:
         return Finding("GPU", OK, text)
@@ -93,7 +93,7 @@ def _processor(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
 def _memory(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
     total, free, swap = board.mem_total_mib, board.mem_free_mib, board.swap_mib
     if total is None or free is None:
-        return Finding("memory", UNREAD, "/proc/meminfo tells no MemTotal or MemAvailable")
+        return Finding("memory", UNREAD, "/proc/meminfo has no MemTotal or MemAvailable")
     text = "{} MiB, {} free, {} swap".format(total, free, swap or 0)
     nominal = bundle.target.memory_gb
     if nominal and total < _MIN_MEMORY_SHARE * nominal * _MIB_PER_GB:
@@ -118,7 +118,7 @@ def _memory(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
 def _disk(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
     free = board.disk_free_mib
     if free is None:
-        return Finding("disk", UNREAD, "the file system does not tell its free space")
+        return Finding("disk", UNREAD, "the file system does not report its free space")
     graphs = [bundle.record.files[graph.file].bytes for graph in bundle.record.graphs]
     needed = 64 + _ENGINE_SIZE_FACTOR * max(graphs) // (1 << 20)
     if runtime.name == "tensorrt" and _unpacks_resources(runtime, board):
@@ -151,14 +151,14 @@ def _pillow() -> Finding:
 
 def _cuda(board: jetson_board.Board) -> Finding:
     if board.cuda is None:
-        return Finding("CUDA", UNREAD, "/usr/local/cuda tells no version")
+        return Finding("CUDA", UNREAD, "/usr/local/cuda has no version file")
     return Finding("CUDA", OK, str(board.cuda))
 
 
 def _power(board: jetson_board.Board) -> Finding:
     mode, modes = board.power_mode, board.power_modes or {}
     if mode is None:
-        return Finding("power mode", UNREAD, "neither nvpmodel nor /var/lib/nvpmodel tells it")
+        return Finding("power mode", UNREAD, "neither nvpmodel nor /var/lib/nvpmodel reports it")
     text = "{} (id {})".format(mode.name, mode.id)
     best = jetson_board.unlimited_power_mode(modes)
     if best is None or best == mode.id:

@@ -7,7 +7,7 @@ not for its version, or the library refuses what it is given:
 - ``identity()``: the versions and hardware that an engine depends on;
 - ``graph()``: the bundle's graph for this version;
 - ``compile(path, graph)``: the engine of a typed graph, and the fields of ``EngineFacts`` that the
-  library tells. An int8 graph whose engine computes nothing in int8 is refused too;
+  library reports. An int8 graph whose engine computes nothing in int8 is refused too;
 - ``load(content, facts)``: an open engine with ``run(images) -> dict of arrays`` and ``close()``.
 
 The modules ``_nvinfer`` and ``_openvino`` call the libraries TensorRT and OpenVINO; the host uses
@@ -355,7 +355,7 @@ class _RefusingRunner:
 
 
 class _RefusingPlanRunner(_RefusingRunner):
-    """A runner of a TensorRT plan, which also tells the time that the GPU took."""
+    """A runner of a TensorRT plan, which also reports the GPU time."""
 
     @property
     def gpu_ms(self) -> float:

@@ -27,7 +27,7 @@ _NAME = "model"
 class EngineFacts(NamedTuple):
     """The content of ``model.engine.json``: facts about the build, and the library's counts.
 
-    ``sm`` is None where trtexec built the engine, since it tells no compute capability; ``runner``
+    ``sm`` is None where trtexec built the engine, which reports no compute capability; ``runner``
     is then "trtexec". The counts are those of ``_inspection.describe_layers``.
     """
 

@@ -80,7 +80,7 @@ def golden_checks(bundle: manifest.Bundle, runner: Any, profile: manifest.Profil
         _preprocessing(bundle, golden, limits),
         _check_minimum(
             "validated answers",
-            outputs.sqnr_db(*outputs.same_kind(golden.validated, got, head)),
+            outputs.sqnr_db(*outputs.comparable_engines(golden.validated, got, head)),
             limits.min_sqnr_db,
             "SQNR {:.1f} dB against the validated engine",
         ),

@@ -65,7 +65,7 @@ def material(tmp_path_factory, publish_tiny, photos) -> Material:
     return Material(
         graphs=(strong, weak),
         engine=engine,
-        proofs=(engine, proof),
+        validated_engines=(engine, proof),
         baseline=baseline,
         report=_publish_report(folder / "report.json", (engine, proof), baseline),
         images=found,

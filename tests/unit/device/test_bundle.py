@@ -114,7 +114,9 @@ def test_a_folder_that_cannot_be_made(strong, tmp_path):
 
 def test_only_one_build_and_not_a_failed_one(strong, material, tmp_path, publish_report):
     """Engine, baseline, graph and report must be of one run, and its gates met."""
-    failed = publish_report(tmp_path / "r.json", strong.proofs, strong.baseline, "FAILED")
+    failed = publish_report(
+        tmp_path / "r.json", strong.validated_engines, strong.baseline, "FAILED"
+    )
     with pytest.raises(InputError, match="has the status FAILED") as caught:
         make_bundle(dataclasses.replace(strong, report=failed), CPU, tmp_path)
     assert "--keep-failed" in caught.value.hint
