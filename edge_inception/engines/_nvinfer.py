@@ -20,11 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, List, NamedTuple, Opt
 if TYPE_CHECKING:
     from edge_inception.engines._library import Builder, CapturingLogger, Config, Library, Network
 
-if __package__:
-    from edge_inception.engines import _inspection, _plan
-else:
-    import _inspection  # type: ignore[import-not-found,no-redef]
-    import _plan  # type: ignore[import-not-found,no-redef]
+from edge_inception.engines import _inspection, _plan
 
 Layer = _inspection.Layer
 VendorError = _inspection.VendorError

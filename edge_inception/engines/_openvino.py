@@ -17,10 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-if __package__:
-    from edge_inception.engines import _openvino_unsigned
-else:
-    import _openvino_unsigned  # type: ignore[import-not-found, no-redef]
+from edge_inception.engines import _openvino_unsigned
 
 DEVICE = "CPU"
 # float precision -> the capability that OpenVINO must report for this CPU

@@ -18,11 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from edge_inception.engines._library import Context, Engine, Library, Runtime
 
-if __package__:
-    from edge_inception.engines import _cuda, _inspection
-else:
-    import _cuda  # type: ignore[import-not-found,no-redef]
-    import _inspection  # type: ignore[import-not-found,no-redef]
+from edge_inception.engines import _cuda, _inspection
 
 VendorError = _inspection.VendorError
 

@@ -267,7 +267,7 @@ class Scorer:
         """
         chosen = np.arange(self.num_images) if rows is None else np.array(rows)
         logits = self._logits(self._candidate.quantized(keep), self._images[chosen])
-        exact, approximation = outputs.same_kind(self._exact[chosen], logits, self._head)
+        exact, approximation = outputs.comparable_engines(self._exact[chosen], logits, self._head)
         is_right = logits.argmax(axis=1) == self._labels[chosen]
         change = is_right.astype(np.int64) - self._was_right[chosen]
         return ImageDifferences(

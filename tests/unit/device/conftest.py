@@ -65,7 +65,7 @@ def material(tmp_path_factory, publish_tiny, photos) -> Material:
     return Material(
         graphs=(strong, weak),
         engine=engine,
-        proofs=(engine, proof),
+        validated_engines=(engine, proof),
         baseline=baseline,
         report=_publish_report(folder / "report.json", (engine, proof), baseline),
         images=found,
@@ -134,8 +134,8 @@ def _reseal(bundle: Path, **values) -> None:
     for name, entry in record["files"].items():
         entry["sha256"] = artifact.file_sha256(bundle / name)
         entry["bytes"] = (bundle / name).stat().st_size
-    record["version"] = manifest.version_of(record)
-    record["sha256"] = manifest.digest_of(record)
+    record["version"] = manifest.compute_version(record)
+    record["sha256"] = manifest.compute_digest(record)
     path.write_text(json.dumps(record), encoding="utf-8")
 
 

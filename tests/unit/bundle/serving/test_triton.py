@@ -205,7 +205,7 @@ def test_any_text_is_quoted_so_that_it_reads_back(text):
     """Quotes, backslashes, line breaks, controls and other scripts survive the text format."""
     if any(0xD800 <= ord(char) < 0xE000 for char in text):
         return  # lone surrogates are no text: protobuf strings are UTF-8
-    parsed = text_format.Parse(f"name: {triton.quoted(text)}", SCHEMA.ModelConfig())
+    parsed = text_format.Parse(f"name: {triton.quote(text)}", SCHEMA.ModelConfig())
     assert parsed.name == text
 
 
