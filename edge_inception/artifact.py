@@ -159,17 +159,12 @@ def publish(
     details: Details,
     counts: Mapping[str, int] | None = None,
 ) -> A:
-    """Write an artifact and its sidecar, atomically, and return it.
+    """Write an artifact and its sidecar, atomically, and return it; a missing folder is made.
 
-    Args:
-        kind: Class of the artifact.
-        path: Final name; a missing folder is made.
-        content: The bytes, or a function that writes them to the temporary path that it is given.
-            The function must write with Python's own files, which report a full disk as OSError;
-            the writers of vendors' libraries do not.
-        provenance: What the content was made from.
-        details: Facts that later stages need, such as preprocessing and class names.
-        counts: What the stage counted, such as ``{"conv_quantized": 149}``.
+    ``content`` is the bytes, or a function that writes them to the temporary path that it is given.
+    The function must write with Python's own files, which report a full disk as OSError; the
+    writers of vendors' libraries do not. ``counts`` is what the stage counted, such as
+    ``{"conv_quantized": 149}``.
 
     Raises:
         InputError: The disk is full or the folder cannot be written; nothing is left behind.
@@ -193,12 +188,8 @@ def write_beside(path: Path, suffix: str, content: Callable[[Path], None]) -> di
     """Write a second file of the artifact at ``path``, before the artifact itself is published.
 
     The artifact's old sidecar is deleted before the second file is renamed, so that a crash in
-    between leaves nothing that looks complete.
-
-    Args:
-        path: Path of the artifact, such as ``ranges.json``.
-        suffix: Suffix of the second file, such as ``.npz``, which replaces that of the artifact.
-        content: As in ``publish``.
+    between leaves nothing that looks complete. ``suffix``, such as ``.npz``, replaces that of the
+    artifact in the name of the second file.
 
     Returns:
         The value of ``details.beside`` to publish the artifact with; ``load`` checks it.
@@ -258,7 +249,7 @@ def replace_file(path: Path, content: Content) -> None:
     """
     owner = f"{os.getpid()}.{secrets.token_hex(4)}"  # two threads may write the same file
     temporary = path.parent / f".{path.name}.{owner}{_TEMPORARY_SUFFIX}"
-    with writing(path):
+    with translate_disk_errors(path):
         try:
             if path.is_dir():  # renaming onto a folder fails too, but the error for `.` is unclear
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -276,7 +267,7 @@ def replace_file(path: Path, content: Content) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def translate_disk_errors(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk into an input error that names ``path``, a file or a folder.
 
     Raises:
@@ -334,13 +325,13 @@ def _read_sidecar(kind: type[A], path: Path, sidecar: Path) -> Sidecar:
     return record
 
 
-_AGAIN = "it was written by another version; run the stage again"
+_REBUILD_HINT = "it was written by another version; run the stage again"
 
 
 def _parsed(text: bytes, sidecar: Path) -> Sidecar:
     value = records.parse(text, where=str(sidecar), hint="run the stage again")
     where = f"{sidecar} is not a sidecar of schema {SCHEMA}"
-    return records.convert(Sidecar, value, where=where, hint=_AGAIN)
+    return records.convert(Sidecar, value, where=where, hint=_REBUILD_HINT)
 
 
 def _artifact(kind: type[A], path: Path, record: Sidecar) -> A:
@@ -354,6 +345,6 @@ def _artifact(kind: type[A], path: Path, record: Sidecar) -> A:
         provenance=Provenance(**{n: getattr(record, n) for n in Provenance.__struct_fields__}),
         counts=record.counts,
         details=records.convert(
-            wanted.kind_of(record.details), record.details, where=where, hint=_AGAIN
+            wanted.kind_of(record.details), record.details, where=where, hint=_REBUILD_HINT
         ),
     )

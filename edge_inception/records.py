@@ -41,13 +41,10 @@ R = TypeVar("R")
 
 
 def read(kind: type[R], path: Path, *, hint: str, allow_nan: bool = False) -> R:
-    """The record of ``kind`` in a JSON file.
+    """The record in a JSON file; ``kind`` is its type, which ``msgspec.convert`` knows.
 
-    Args:
-        kind: A ``Record``, or any type that ``msgspec.convert`` knows.
-        path: The file.
-        hint: What to do about a file that holds no such record.
-        allow_nan: Accept NaN and infinities, which standard JSON does not have.
+    ``hint`` says what to do about a file that holds no such record. ``allow_nan`` accepts NaN and
+    infinities, which standard JSON does not have.
 
     Raises:
         InputError: The file cannot be read, or does not hold such a record.
@@ -72,13 +69,7 @@ def read_json(path: Path, *, hint: str, allow_nan: bool = False) -> Any:
 
 
 def parse(text: bytes | str, *, where: str, hint: str, allow_nan: bool = False) -> Any:
-    """The value of a JSON text.
-
-    Args:
-        text: The JSON text; bytes are UTF-8.
-        where: What the text is, for the message.
-        hint: What to do about a text that is not JSON.
-        allow_nan: As in ``read``.
+    """The value of a JSON text, in UTF-8 if it is bytes; ``where`` names the text in errors.
 
     Raises:
         InputError: The text is not JSON, or has a key twice in one object, a number that is
@@ -131,7 +122,7 @@ def convert(kind: type[R], value: Any, *, where: str, hint: str) -> R:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        _refuse(str(error), value, where, hint, error)
+        _raise_invalid(str(error), value, where, hint, error)
     except (RecursionError, OverflowError) as error:
         raise InputError(f"{where} holds a value beyond all bounds: {error}", hint=hint) from error
 
@@ -140,12 +131,12 @@ _PLACE = re.compile(r" - at `(?:key in )?(\$[^`]*)`$")
 _EXPECTED = re.compile(r"Expected (?P<wanted>.*?)(?:, got (?P<got>.*))?$")
 
 
-def _refuse(reason: str, value: Any, where: str, hint: str, error: Exception) -> NoReturn:
+def _raise_invalid(reason: str, value: Any, where: str, hint: str, error: Exception) -> NoReturn:
     match = _PLACE.search(reason)
     place = match[1].removeprefix("$").removeprefix(".") if match else ""
     problem = reason[: match.start()] if match else reason
     if expected := _EXPECTED.match(problem):
-        got = expected["got"] or _shown(value, place)
+        got = expected["got"] or _text_at(value, place)
         problem = f"got {got}, wanted {expected['wanted']}".replace("`", "")
     else:
         problem = problem[0].lower() + problem[1:].replace("`", "'")
@@ -153,7 +144,7 @@ def _refuse(reason: str, value: Any, where: str, hint: str, error: Exception) ->
     raise InputError(f"{where}{at}: {problem}", hint=hint) from error
 
 
-def _shown(value: Any, place: str) -> str:
+def _text_at(value: Any, place: str) -> str:
     """The value at ``place`` as a short text; msgspec writes a mapping's key there as ``[...]``."""
     for name, index in re.findall(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]", place):
         if index == "...":

@@ -196,8 +196,8 @@ class PlanDetails(EngineDetails, frozen=True, kw_only=True):
 
     ``_inspection.describe_layers`` explains the figures on layers; ``float_kernels`` is a number
     here. ``graph`` is the file name of the typed graph, ``equivalent_command`` the command of
-    NVIDIA's own tool that compiles the same engine. ``activation_bytes`` is negative where the
-    library counts a free batch as -1 images.
+    NVIDIA's own tool that compiles the same engine. ``activation_bytes`` is for one image where the
+    batch is dynamic; in files of edge-inception before that rule it may be negative.
     """
 
     layers: Mapping[str, Mapping[str, Count]]

@@ -89,13 +89,7 @@ hold facts that are not in the file, such as preprocessing and class names."""
 
 
 def provenance(stage: Stage, *, parents: Parents, options: Any) -> Provenance:
-    """The provenance that a run of ``stage`` records.
-
-    Args:
-        stage: The declaration of the stage.
-        parents: All inputs by role.
-        options: The frozen options record of the stage.
-    """
+    """The provenance that a run of ``stage`` with these inputs and options records."""
     return Provenance(
         stage=stage.name,
         parents=dict(_hashes(parents)),

@@ -14,13 +14,13 @@ from edge_inception.artifact import Baseline, Graph
 from edge_inception.baseline import record
 from edge_inception.baseline.options import OnnxBaselineOptions, onnx_baseline_provenance
 from edge_inception.data.imageset import ImageSet
-from edge_inception.engines._backend import Closing, Takes, run_in_batches
+from edge_inception.engines._backend import InputSpec, Session, run_in_batches
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.sidecar import BaselineDetails
 from edge_inception.spec import Progress, ShapeProfile, no_progress
 
 
-class OnnxSession(Closing):
+class OnnxSession(Session):
     """A session of onnxruntime's CPU provider on a float graph, with graph optimisations on.
 
     On float graphs the optimisations only fuse kernels; on Q/DQ graphs they would change outputs.
@@ -37,7 +37,7 @@ class OnnxSession(Closing):
         self._threads, self._profile = options.intra_op_num_threads, profile
         source = self._session.get_inputs()[0]
         self._input = source.name
-        self._takes = Takes(element="float32", shape=tuple(source.shape[1:]))
+        self._input_spec = InputSpec(dtype="float32", shape=tuple(source.shape[1:]))
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -48,7 +48,8 @@ class OnnxSession(Closing):
         }
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return run_in_batches(self._infer, images, takes=self._takes, profile=self._profile)
+        spec, profile = self._input_spec, self._profile
+        return run_in_batches(self._infer, images, input_spec=spec, profile=profile)
 
     def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
@@ -71,14 +72,9 @@ def record_baseline(
     *,
     progress: Progress = no_progress,
 ) -> Baseline:
-    """Record onnxruntime's logits as the baseline, in the format of ``record.publish``.
+    """Record onnxruntime's logits as the baseline in ``out``, in the format of ``record.publish``.
 
-    Args:
-        graph: The imported graph, float32 images to logits.
-        image_set: The images; row i of the file belongs to image i.
-        options: Batch size and number of threads.
-        out: Path of the .npz file.
-        progress: Called with (images done, images in all).
+    ``graph`` is an imported graph, float32 images to logits.
 
     Raises:
         InputError: The set is empty, an image cannot be decoded, a label is not below the number of
@@ -86,7 +82,7 @@ def record_baseline(
     """
     preprocess = graph.details.preprocess
     with OnnxSession(graph.path, profile=graph.details.profile, threads=options.threads) as session:
-        outputs = record.answers(session, image_set, preprocess, options.batch, progress=progress)
+        outputs = record.run(session, image_set, preprocess, options.batch, progress=progress)
     return record.publish(
         outputs,
         image_set,

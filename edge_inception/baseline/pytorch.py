@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,19 +18,18 @@ from edge_inception.baseline import record
 from edge_inception.baseline.options import BaselineOptions, baseline_provenance
 from edge_inception.checkpoints.load import load, num_classes_of
 from edge_inception.data.imageset import ImageSet
+from edge_inception.engines._backend import Session
 from edge_inception.errors import InputError, unknown
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.sidecar import BaselineDetails
 from edge_inception.spec import Progress, no_progress
-
-__all__ = ["BaselineOptions", "TorchSession", "open_session", "record_baseline"]
 
 _NCHW, _RGB = 4, 3
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 _AUTOCASTS = {"none": None, "bf16": torch.bfloat16}
 
 
-class TorchSession:
+class TorchSession(Session):
     """A session that runs a PyTorch model eagerly on the CPU, in inference mode."""
 
     def __init__(
@@ -73,15 +71,7 @@ class TorchSession:
             logits: NDArray[np.float32] = self._model(pixels).float().numpy()
         return logits
 
-    def __enter__(self) -> TorchSession:  # noqa: PYI034 -- typing.Self needs Python 3.11
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         torch.set_num_threads(self._threads_before)
 
 
@@ -105,15 +95,8 @@ def open_session(  # noqa: PLR0913 -- the keywords of one JSON line
 ) -> TorchSession:
     """A session on a checkpoint's model, which a worker process opens from JSON arguments.
 
-    Args:
-        checkpoint: Weights, see ``checkpoints.load.load``.
-        model: Name of the architecture.
-        model_options: Options of the model.
-        num_classes: Number of classes; None means the number in the checkpoint.
-        threads: 0 means all cores this process may use.
-        memory_format: ``contiguous`` or ``channels_last``.
-        autocast: ``none`` (float32) or ``bf16``.
-        checkpoint_format: The checkpoint's family, see ``checkpoints.load.load``.
+    ``memory_format`` is ``contiguous`` or ``channels_last``, ``autocast`` ``none`` (float32) or
+    ``bf16``; the other arguments are as in ``BaselineOptions``.
 
     Raises:
         InputError: A name is unknown, or the checkpoint does not fit.
@@ -145,14 +128,7 @@ def record_baseline(
     *,
     progress: Progress = no_progress,
 ) -> Baseline:
-    """Record PyTorch's logits as the baseline, in the format of ``record.publish``.
-
-    Args:
-        checkpoint: Weights, see ``checkpoints.load.load``.
-        image_set: The images; row i of the file belongs to image i.
-        options: Model, preprocessing, batch size and number of threads.
-        out: Path of the .npz file.
-        progress: Called with (images done, images in all).
+    """Record PyTorch's logits as the baseline in ``out``, in the format of ``record.publish``.
 
     Raises:
         InputError: The set is empty, an image cannot be decoded, a label is not below the number of
@@ -174,7 +150,7 @@ def record_baseline(
         autocast=None,
     )
     with session:
-        answers = record.answers(
+        outputs = record.run(
             session,
             image_set,
             preprocess,
@@ -183,14 +159,14 @@ def record_baseline(
             progress=progress,
         )
     return record.publish(
-        answers,
+        outputs,
         image_set,
         out,
         provenance=provenance,
         details=BaselineDetails(
             set=image_set.name,
             classes=image_set.classes,
-            num_classes=answers.num_classes,
+            num_classes=outputs.num_classes,
             model=options.model,
             preprocess=preprocess,
             checkpoint_family=loaded.family,

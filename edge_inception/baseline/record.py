@@ -21,14 +21,14 @@ from edge_inception.spec import Preprocess, Progress
 UNLABELLED = -1
 
 
-class Runs(Protocol):
+class Session(Protocol):
     """A session that maps images [N, 3, H, W] to outputs [N, columns]."""
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
+class SessionOutputs:
     """Outputs and labels in the order of the images.
 
     ``logits`` is float32 [N, columns]. ``labels`` is int64 [N], -1 for an image without a label.
@@ -40,16 +40,16 @@ class Answers:
     num_classes: int
 
 
-def answers(
-    session: Runs,
+def run(
+    session: Session,
     image_set: ImageSet,
-    how: Preprocess,
+    preprocess: Preprocess,
     batch: int,
     *,
     is_embedding: bool = False,
     progress: Progress,
-) -> Answers:
-    """Outputs of ``session`` for every image, preprocessed by ``how`` and run ``batch`` at a time.
+) -> SessionOutputs:
+    """Outputs of ``session`` for all preprocessed images, which run ``batch`` at a time.
 
     Raises:
         InputError: The set is empty, an image cannot be decoded, a label is not below the number of
@@ -60,7 +60,7 @@ def answers(
     parts: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
     done = num_classes = 0
-    for group in images.batches(image_set.items, how, batch):
+    for group in images.batches(image_set.items, preprocess, batch):
         part = session.run(group.images)
         num_classes = 0 if is_embedding else part.shape[1]
         labels.append(_labels(group, num_classes))
@@ -73,7 +73,7 @@ def answers(
         parts.append(part)
         done += len(part)
         progress(done, len(image_set.items))
-    return Answers(
+    return SessionOutputs(
         logits=np.concatenate(parts), labels=np.concatenate(labels), num_classes=num_classes
     )
 
@@ -92,17 +92,17 @@ def _labels(group: images.Batch, num_classes: int) -> NDArray[np.int64]:
 
 
 def publish(
-    found: Answers,
+    outputs: SessionOutputs,
     image_set: ImageSet,
     out: Path,
     *,
     provenance: Provenance,
     details: BaselineDetails,
 ) -> Baseline:
-    """Write an npz file: logits float32 [N, columns], labels int64 [N], sha256 str [N]."""
+    """Write an npz file, row i for image i: logits float32 [N, columns], labels, sha256."""
     arrays: dict[str, NDArray[Any]] = {
-        "logits": found.logits,
-        "labels": found.labels,
+        "logits": outputs.logits,
+        "labels": outputs.labels,
         "sha256": np.array([item.sha256 for item in image_set.items]),
     }
     return artifact.publish(
@@ -111,8 +111,8 @@ def publish(
         lambda path: _write(path, arrays),
         provenance=provenance,
         counts={
-            "images": len(found.labels),
-            "labelled": int((found.labels != UNLABELLED).sum()),
+            "images": len(outputs.labels),
+            "labelled": int((outputs.labels != UNLABELLED).sum()),
             "left_out": image_set.num_left_out,
         },
         details=details,

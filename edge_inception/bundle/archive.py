@@ -28,7 +28,7 @@ def publish_folder(temporary: Path, folder: Path, *, force: bool) -> bool:
         temporary.rename(folder)
         return True
     if not force:
-        if _is_same(temporary, folder):
+        if _is_same_bundle(temporary, folder):
             return False
         raise InputError(f"{folder} is there already and is another bundle", hint="use --force")
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -38,17 +38,19 @@ def publish_folder(temporary: Path, folder: Path, *, force: bool) -> bool:
     return True
 
 
-def _is_same(temporary: Path, folder: Path) -> bool:
+def _is_same_bundle(temporary: Path, folder: Path) -> bool:
     """Whether ``folder`` is a complete bundle with the manifest and signature of ``temporary``."""
     try:
         manifest.open_bundle(str(folder))
     except errors.Refusal:
         return False
     names = (manifest.FILE, manifest.SIGNATURE)
-    return all(_content(temporary / name) == _content(folder / name) for name in names)
+    return all(
+        _read_if_present(temporary / name) == _read_if_present(folder / name) for name in names
+    )
 
 
-def _content(path: Path) -> bytes:
+def _read_if_present(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
@@ -75,7 +77,7 @@ def write_archive(folder: Path, path: Path) -> None:
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for file in _files_of(folder):
+        for file in _listed_files(folder):
             inside = file.relative_to(folder)
             member = tarfile.TarInfo(f"{folder.name}/{inside.as_posix()}")
             content = file.read_bytes()
@@ -83,7 +85,7 @@ def write_archive(folder: Path, path: Path) -> None:
             archive.addfile(member, io.BytesIO(content))
 
 
-def _files_of(folder: Path) -> Sequence[Path]:
+def _listed_files(folder: Path) -> Sequence[Path]:
     names = manifest.open_bundle(str(folder)).record.files
     own = (folder / name for name in (manifest.FILE, manifest.SIGNATURE))
     paths = [*(folder / name for name in names), *(path for path in own if path.exists())]

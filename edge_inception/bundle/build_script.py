@@ -27,16 +27,16 @@ class _Release(NamedTuple):
     bench: str
 
 
-_ENDS = "copies to and from the GPU are timed by default"
+_COPY = "copies to and from the GPU are timed by default"
 _RELEASES = (
-    _Release("8.2.* | 8.3.*", (8, 2, 1), f"JetPack 4.6; {_ENDS}", "--useSpinWait"),
-    _Release("8.4.* | 8.5.*", (8, 5, 2), f"JetPack 5; {_ENDS}", "--useSpinWait"),
-    _Release("8.6.*", (8, 6, 2), f"JetPack 6.0; {_ENDS}", "--useSpinWait"),
-    _Release("9.*", (9, 3, 0), f"no JetPack has it; {_ENDS}", "--useSpinWait"),
-    _Release("10.*", (10, 3, 0), f"JetPack 6.1 to 7.2; {_ENDS}", "--useSpinWait --useCudaGraph"),
+    _Release("8.2.* | 8.3.*", (8, 2, 1), f"JetPack 4.6; {_COPY}", "--useSpinWait"),
+    _Release("8.4.* | 8.5.*", (8, 5, 2), f"JetPack 5; {_COPY}", "--useSpinWait"),
+    _Release("8.6.*", (8, 6, 2), f"JetPack 6.0; {_COPY}", "--useSpinWait"),
+    _Release("9.*", (9, 3, 0), f"no JetPack has it; {_COPY}", "--useSpinWait"),
+    _Release("10.*", (10, 3, 0), f"JetPack 6.1 to 7.2; {_COPY}", "--useSpinWait --useCudaGraph"),
     _Release("*", (11, 4, 1), "copies are left out unless asked for", "--includeDataTransfers"),
 )
-_TIMED = '"--warmUp=${WARMUP_MS:-2000}" "--duration=${DURATION_S:-5}" "--iterations=${CALLS:-300}"'
+_FLAGS = '"--warmUp=${WARMUP_MS:-2000}" "--duration=${DURATION_S:-5}" "--iterations=${CALLS:-300}"'
 
 _HEAD = """\
 #!/bin/sh
@@ -83,27 +83,22 @@ esac
 """
 
 
-def render(graphs: Sequence[manifest.Graph], choices: manifest.Choices) -> str:
-    """The text of ``build.sh``.
-
-    Args:
-        graphs: The field ``graphs`` of the manifest.
-        choices: The field ``build`` of the manifest.
-    """
+def render(graphs: Sequence[manifest.Graph], choices: manifest.BuildOptions) -> str:
+    """The text of ``build.sh`` for the manifest's ``graphs`` and its field ``build``."""
     has_cache = any(runtimes.is_calibrated(graph) for graph in graphs)
     lines = [_HEAD, *([_CACHE_LINES] if has_cache else []), "case $version in"]
     for release in _RELEASES:
-        lines += _case(release, graphs, choices)
+        lines += _release_case(release, graphs, choices)
     return "\n".join([*lines, "esac", "", _TAIL])
 
 
-def _case(
-    release: _Release, graphs: Sequence[manifest.Graph], choices: manifest.Choices
+def _release_case(
+    release: _Release, graphs: Sequence[manifest.Graph], choices: manifest.BuildOptions
 ) -> list[str]:
-    graph = manifest.graph_of(graphs, ".".join(map(str, release.version)))
+    graph = manifest.select_graph(graphs, ".".join(map(str, release.version)))
     if graph is None:
-        return _refusal(release, "this bundle has no graph for TensorRT $version")
-    settings = runtimes.settings_of(
+        return _refuse_release(release, "this bundle has no graph for TensorRT $version")
+    settings = runtimes.build_settings(
         graph, choices, _CACHE if runtimes.is_calibrated(graph) else None
     )
     batch, *rest = graph.input_shape
@@ -114,9 +109,9 @@ def _case(
             release.version, settings, "$1", "$2", (graph.input, image) if is_free else None
         )
     except _trtexec.NoSuchFlag as error:
-        return _refusal(release, str(error))
+        return _refuse_release(release, str(error))
     flags = " ".join(f'"{word}"' for word in words[1:])
-    times = f'"--loadEngine=$1" "--exportTimes=$2" {_TIMED} {release.bench}'
+    times = f'"--loadEngine=$1" "--exportTimes=$2" {_FLAGS} {release.bench}'
     return [
         f"  {release.pattern})  # {release.comment}",
         f"    graph={graph.file}",
@@ -126,7 +121,7 @@ def _case(
     ]
 
 
-def _refusal(release: _Release, reason: str) -> list[str]:
+def _refuse_release(release: _Release, reason: str) -> list[str]:
     return [
         f"  {release.pattern})",
         f'    echo "error: {reason}" >&2',

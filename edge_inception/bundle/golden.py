@@ -38,45 +38,26 @@ from edge_inception.validate.accuracy import BaselineArrays
 # and 23 dB against the baseline. None of these figures was measured on a device.
 _REACHABLE_DB = {"fp32": 40.0, "fp16": 30.0, "int8": 30.0}
 _BASELINE_LOSS_DB = 3.0
-_PIXEL_STEPS = 2  # of 255: other Pillow versions decode and resize with another rounding
-_CANDIDATES = 4  # photos to run for each golden image that is chosen
-_SCORE_BATCH = 16
+_MAX_PIXEL_STEPS = 2  # of 255: other Pillow versions decode and resize with another rounding
+_CANDIDATES_PER_IMAGE = 4  # photos to run for each golden image that is chosen
+_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golden:
-    """Golden photos in order; each array has one row per photo, G rows.
-
-    ``images`` are preprocessed as the engine takes them. ``validated`` and ``baseline`` are the
-    outputs of the validated engine and of the baseline, float32 [G, columns].
-    """
+    """Golden photos, their arrays in the same order, and the limits for an engine's answers."""
 
     items: tuple[ImageItem, ...]
-    images: NDArray[Any]
-    validated: NDArray[np.float32]
-    baseline: NDArray[np.float32]
+    arrays: recorded.Golden
     tolerance: Tolerance
-
-    def names(self) -> list[str]:
-        """Paths of the photos inside a bundle."""
-        return [
-            f"golden/{index:03}{item.path.suffix.lower()}" for index, item in enumerate(self.items)
-        ]
 
     def write(self, folder: Path) -> None:
         """Write golden.npz and the photos; every member of the npz has the date 1980."""
         (folder / "golden").mkdir()
-        for name, item in zip(self.names(), self.items, strict=True):
-            (folder / name).write_bytes(item.path.read_bytes())
-        arrays = recorded.Golden(
-            images=self.images,
-            validated=self.validated,
-            baseline=self.baseline,
-            files=np.array(self.names()),
-            sha256=np.array([item.sha256 for item in self.items]),
-        )
+        for name, item in zip(self.arrays.files, self.items, strict=True):
+            (folder / str(name)).write_bytes(item.path.read_bytes())
         with (folder / recorded.GOLDEN).open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays._asdict())
+            np.savez(stream, allow_pickle=False, **self.arrays._asdict())
 
 
 def record_golden(
@@ -100,37 +81,43 @@ def record_golden(
             f"none of the {len(photos.items)} images of {photos.name} is in the baseline",
             hint="give the validation images that the build was run with: --validation",
         )
-    candidates = spread(recorded_items, _CANDIDATES * count)
-    arrays, validated = _answers(engine, candidates)
+    candidates = spread_evenly(recorded_items, _CANDIDATES_PER_IMAGE * count)
+    arrays, validated = _run_engine(engine, candidates)
     exact = baseline.logits[[rows[item.sha256] for item in candidates]]
     head = engine.details.head_text
-    chosen = spread(_confident_rows(validated, exact, head), count)
+    chosen = spread_evenly(_confident_rows(validated, exact, head), count)
+    items = tuple(candidates[index] for index in chosen)
+    names = [f"golden/{index:03}{item.path.suffix.lower()}" for index, item in enumerate(items)]
     return Golden(
-        items=tuple(candidates[index] for index in chosen),
-        images=arrays[chosen],
-        validated=validated[chosen],
-        baseline=exact[chosen],
+        items=items,
+        arrays=recorded.Golden(
+            images=arrays[chosen],
+            validated=validated[chosen],
+            baseline=exact[chosen],
+            files=np.array(names),
+            sha256=np.array([item.sha256 for item in items]),
+        ),
         tolerance=_tolerance(
             exact[chosen], validated[chosen], head, engine.details.precision.value
         ),
     )
 
 
-def spread(values: list[Any], count: int) -> list[Any]:
+def spread_evenly(values: list[Any], count: int) -> list[Any]:
     """At most ``count`` of ``values``, spread evenly over their order."""
     if count >= len(values):
         return values
     return [values[index * len(values) // count] for index in range(count)]
 
 
-def _answers(
+def _run_engine(
     engine: EngineFile, items: list[ImageItem]
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     preprocess = engine.details.preprocess
     with inference.open_engine(engine.path) as session:
         parts = [
             (batch.images, session.run(batch.images))
-            for batch in images.batches(items, preprocess, _SCORE_BATCH)
+            for batch in images.batches(items, preprocess, _BATCH_SIZE)
         ]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
@@ -164,5 +151,5 @@ def _tolerance(
         min_sqnr_db=round(min(own, reachable), 2),
         min_baseline_sqnr_db=round(min(own - _BASELINE_LOSS_DB, reachable), 2),
         min_agreement=1.0 if has_classes else None,
-        max_pixel_steps=_PIXEL_STEPS,
+        max_pixel_steps=_MAX_PIXEL_STEPS,
     )

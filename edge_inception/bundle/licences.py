@@ -16,10 +16,10 @@ def licence_texts(details: ModelDetails) -> dict[str, str]:
 
     A sidecar is the .json file beside an artifact.
     """
-    return {"edge-inception.txt": _own(), "checkpoint.txt": _checkpoint(details)}
+    return {"edge-inception.txt": _own_licence(), "checkpoint.txt": _checkpoint_notes(details)}
 
 
-def _own() -> str:
+def _own_licence() -> str:
     """Text of the licence of the code in a bundle, as installed with this package."""
     try:
         files = metadata.distribution(_DISTRIBUTION).files or []
@@ -31,7 +31,7 @@ def _own() -> str:
     return "edge-inception is under the Apache License 2.0.\n"
 
 
-def _checkpoint(details: ModelDetails) -> str:
+def _checkpoint_notes(details: ModelDetails) -> str:
     """Notes from the table of models on the licences of published weights; no legal advice."""
     model, family = details.model, details.checkpoint_family
     lines = [
@@ -46,5 +46,5 @@ def _checkpoint(details: ModelDetails) -> str:
     if published:
         lines.append(f"Weights of this architecture that '{family}' published are under:")
         lines += [f"- {p.name}: {p.licence} ({p.url})" for p in published]
-    lines += [f"Told when it was loaded: {note}" for note in details.checkpoint_notes or ()]
+    lines += [f"Note of its loading: {note}" for note in details.checkpoint_notes or ()]
     return "\n".join(lines) + "\n"

@@ -18,14 +18,14 @@ from edge_inception import artifact, stage
 from edge_inception._version import __version__
 from edge_inception.artifact import Baseline, EngineFile, Report, TypedGraph
 from edge_inception.bundle import archive, build_script, serving, signing
-from edge_inception.bundle.golden import Golden, record_golden, spread
+from edge_inception.bundle.golden import Golden, record_golden, spread_evenly
 from edge_inception.bundle.licences import licence_texts
 from edge_inception.bundle.serving.facts import serving_facts
 from edge_inception.data.imageset import ImageSet
 from edge_inception.device import manifest, recorded, records
 from edge_inception.errors import InputError
 from edge_inception.hardware import targets
-from edge_inception.hardware.targets import Target
+from edge_inception.hardware.target import Target
 from edge_inception.validate import report_record
 from edge_inception.validate.accuracy import BaselineArrays, load_baseline
 
@@ -33,9 +33,9 @@ _PACKAGE = Path(__file__).parent.parent
 DEVICE_FILES = tuple(
     f"device/{file.name}" for file in sorted((_PACKAGE / "device").glob("[!_]*.py"))
 )
-SHARED = ("data/batches.py", "data/pixels.py", "hardware/cores.py")
+SHARED_FILES = ("data/batches.py", "data/pixels.py", "hardware/cores.py")
 """Files from other folders of this package that every bundle carries, besides ``device/``."""
-TRAVELLING: Mapping[str, tuple[str, ...]] = {
+LIBRARY_FILES: Mapping[str, tuple[str, ...]] = {
     "openvino": ("engines/_openvino.py", "engines/_openvino_unsigned.py"),
     "tensorrt": tuple(
         f"engines/{name}.py" for name in ("_nvinfer", "_cuda", "_plan", "_inspection")
@@ -45,13 +45,13 @@ TRAVELLING: Mapping[str, tuple[str, ...]] = {
 
 # Typing of a graph (how it states precision) -> the first TensorRT version that can build it, and
 # the first later version that cannot; "" means that all later versions can.
-_BOUNDS: Mapping[str, tuple[str, str]] = {
+_TENSORRT_RANGES: Mapping[str, tuple[str, str]] = {
     "strong": ("10.0", ""),
     "weak": ("8.2", "10.0"),
     "implicit": ("8.2", "10.8"),
 }
 _STRONG_DLA = ("11.4.1", "")  # a strongly typed graph on DLA: docs/dla.md, "Versions with DLA"
-_TOOLS = ("numpy", "Pillow", "onnx", "openvino", "torch")
+_RECORDED_TOOLS = ("numpy", "Pillow", "onnx", "openvino", "torch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +60,14 @@ class Material:
 
     ``graphs`` are variants of one typed graph (each tensor's precision is explicit). ``engine`` is
     compiled from the strongly typed variant, was validated in ``report`` and runs on this machine;
-    ``proofs`` are all engines that were validated in ``report``. ``images`` are validation images;
-    images that ``baseline`` lacks are left out. ``calibration_cache`` is TensorRT's file of scales
-    for the graph whose typing is ``implicit``.
+    ``validated_engines`` are all engines of ``report``. ``images`` are validation images; those
+    that ``baseline`` lacks are left out. ``calibration_cache`` is TensorRT's file of scales for the
+    graph whose typing is ``implicit``.
     """
 
     graphs: tuple[TypedGraph, ...]
     engine: EngineFile
-    proofs: tuple[EngineFile, ...]
+    validated_engines: tuple[EngineFile, ...]
     baseline: Baseline
     report: Report
     images: ImageSet
@@ -113,13 +113,8 @@ class BundleResult:
 def make_bundle(material: Material, options: BundleOptions, out: Path) -> BundleResult:
     """Write ``out/NAME-TARGET`` and ``out/NAME-TARGET.tar.gz``.
 
-    Args:
-        material: Artifacts of a build.
-        options: Target, name, signature.
-        out: Folder for bundles.
-
     Raises:
-        InputError: The report says FAILED, the artifacts are not of one build, no image is in the
+        InputError: The report has FAILED, the artifacts are not of one build, no image is in the
             baseline, another bundle has that name, or the disk is full or read-only.
         BackendMissing: Signing needs ``cryptography``, or the engine needs OpenVINO.
     """
@@ -129,7 +124,7 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
     content = _Content(material, options, target)
     folder = out / f"{content.name}-{target.name}"
     packed = out / f"{folder.name}.tar.gz"
-    with artifact.writing(folder), archive.temporary_beside(folder) as temporary:
+    with artifact.translate_disk_errors(folder), archive.temporary_beside(folder) as temporary:
         content.write(temporary)
         record = content.manifest(temporary)
         text = records.to_json(record)
@@ -153,13 +148,13 @@ def _require_one_build(material: Material, options: BundleOptions) -> None:
     """Refuse artifacts of different builds, and a build that failed.
 
     Raises:
-        InputError: The report says FAILED, or judged another artifact than the one given.
+        InputError: The report has FAILED, or judged another artifact than the one given.
     """
     status = material.report.details.status
     if status == "FAILED" and not options.keep_failed:
         raise InputError(
-            f"{material.report.path} says FAILED: a bundle ships what was validated",
-            hint="meet the gates, or say --keep-failed",
+            f"{material.report.path} has the status FAILED: a bundle ships only what was validated",
+            hint="meet the gates, or give --keep-failed",
         )
     context = report_record.read(material.report.path).context
     judged = {engine.sha256 for engine in context.engines.values()}
@@ -173,13 +168,13 @@ def _require_one_build(material: Material, options: BundleOptions) -> None:
             f"{material.baseline.path} is not the baseline of {material.report.path}",
             hint="build again, so that baseline and report are of one run",
         )
-    proved = {
+    validated_graphs = {
         engine.provenance.parents.get("typed graph")
-        for engine in (material.engine, *material.proofs)
+        for engine in (material.engine, *material.validated_engines)
         if engine.sha256 in judged
     }
     for graph in material.graphs:
-        if graph.details.typing != "implicit" and graph.sha256 not in proved:
+        if graph.details.typing != "implicit" and graph.sha256 not in validated_graphs:
             raise InputError(
                 f"no engine that {material.report.path} judged was compiled from {graph.path}",
                 hint=f"edge-inception build --target {options.target} judges all that it needs",
@@ -190,9 +185,9 @@ def _graph_file(graph: TypedGraph) -> str:
     return f"graphs/{graph.details.typing}.onnx"
 
 
-def _write_baseline(path: Path, arrays: BaselineArrays, most: int) -> None:
-    """Write at most ``most`` rows of the baseline to ``path``, spread evenly over all rows."""
-    rows = spread(list(range(len(arrays.labels))), most)
+def _write_baseline(path: Path, arrays: BaselineArrays, max_rows: int) -> None:
+    """Write at most ``max_rows`` rows of the baseline to ``path``, spread evenly over all rows."""
+    rows = spread_evenly(list(range(len(arrays.labels))), max_rows)
     chosen = recorded.Baseline(
         logits=arrays.logits[rows],
         labels=arrays.labels[rows],
@@ -213,6 +208,7 @@ class _Content:
         self._serving = serving_facts(
             material.graphs[0].details, target, name=self.name, dla_core=options.dla_core
         )
+        self._graphs = [self._graph_record(graph) for graph in material.graphs]
         self._arrays = load_baseline(material.baseline)
         self.golden: Golden = record_golden(
             material.engine, self._arrays, material.images, options.num_golden
@@ -221,7 +217,7 @@ class _Content:
     def write(self, folder: Path) -> None:
         """Write every file but the manifest into an empty folder."""
         backend = "openvino" if self._is_openvino else "tensorrt"
-        for name in (*DEVICE_FILES, *SHARED, *TRAVELLING[backend]):
+        for name in (*DEVICE_FILES, *SHARED_FILES, *LIBRARY_FILES[backend]):
             shutil.copyfile(_PACKAGE / name, folder / Path(name).name)
         (folder / "graphs").mkdir()
         for graph in self._material.graphs:
@@ -243,17 +239,14 @@ class _Content:
         if labels:
             texts["labels.txt"] = "\n".join(labels) + "\n"
         if not self._is_openvino:
-            texts["build.sh"] = build_script.render(self._graph_records(), self._choices())
+            texts["build.sh"] = build_script.render(self._graphs, self._build_options())
         return texts
-
-    def _graph_records(self) -> list[manifest.Graph]:
-        return [self._graph_record(graph) for graph in self._material.graphs]
 
     def _graph_record(self, graph: TypedGraph) -> manifest.Graph:
         is_dla = self._options.dla_core is not None and graph.details.typing == "strong"
         return manifest.Graph(
             file=_graph_file(graph),
-            tensorrt=_STRONG_DLA if is_dla else _BOUNDS[graph.details.typing],
+            tensorrt=_STRONG_DLA if is_dla else _TENSORRT_RANGES[graph.details.typing],
             float_rest=graph.details.float_rest,
             profile=manifest.Profile(**stage.plain(graph.details.profile)),
             float_layers=list(graph.details.float_layers) or None,
@@ -264,8 +257,8 @@ class _Content:
             input_shape=list(graph.details.input_shape),
         )
 
-    def _choices(self) -> manifest.Choices:
-        return manifest.Choices(
+    def _build_options(self) -> manifest.BuildOptions:
+        return manifest.BuildOptions(
             workspace_mib=self._options.workspace_mib,
             dla_core=self._options.dla_core,
             allow_gpu_fallback=self._options.allow_gpu_fallback,
@@ -284,19 +277,19 @@ class _Content:
         }
         verdict = report_record.read(self._material.report.path).verdict
         details = self._details
-        return manifest.sealed(
+        return manifest.seal(
             manifest.Manifest(
                 name=self.name,
                 made_with={"edge-inception": __version__}
-                | {tool: stage.tool_version(tool) for tool in _TOOLS},
+                | {tool: stage.tool_version(tool) for tool in _RECORDED_TOOLS},
                 model=details.model,
                 precision=details.precision.value,
                 head=details.head_text,
                 num_classes=details.num_classes,
                 preprocess=manifest.Preprocess(**stage.plain(details.preprocess)),
                 target=_target_record(self._target, self._options.tensorrt),
-                graphs=self._graph_records(),
-                build=self._choices(),
+                graphs=self._graphs,
+                build=self._build_options(),
                 gates=manifest.Gates(**{check.name: check.wanted for check in verdict.checks}),
                 verdict=verdict.status.value,
                 golden=manifest.Golden(len(self.golden.items), self.golden.tolerance),

@@ -15,7 +15,7 @@ from edge_inception.artifact import replace_file
 from edge_inception.device import manifest, signature
 from edge_inception.errors import BackendMissing, InputError
 
-_MAKE = "make one: openssl genpkey -algorithm ed25519 -out KEY.pem"
+_MAKE_KEY = "make one: openssl genpkey -algorithm ed25519 -out KEY.pem"
 
 
 def read_key(path: Path) -> Any:
@@ -35,9 +35,9 @@ def read_key(path: Path) -> Any:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"cannot read key {path}: {error}", hint=_MAKE) from error
+        raise InputError(f"cannot read key {path}: {error}", hint=_MAKE_KEY) from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise InputError(f"{path} is no Ed25519 key", hint=_MAKE)
+        raise InputError(f"{path} is no Ed25519 key", hint=_MAKE_KEY)
     return key
 
 
@@ -45,7 +45,7 @@ def sign(content: bytes, key: Any, comment: str) -> str:
     """Text of the signature file for ``content``; the signature covers ``comment`` too."""
     signed = key.sign(signature.digest(content))
     both = key.sign(signed + comment.encode())
-    first = base64.b64encode(signature.HASHED + _key_id(key) + signed).decode()
+    first = base64.b64encode(signature.SIGNATURE_ALGORITHM + _key_id(key) + signed).decode()
     return (
         f"untrusted comment: signature of {manifest.FILE}\n{first}\n"
         f"trusted comment: {comment}\n{base64.b64encode(both).decode()}\n"
@@ -58,7 +58,7 @@ def write_public_key(key: Any, path: Path) -> None:
     Raises:
         InputError: The file cannot be written.
     """
-    content = signature.KEY_KIND + _key_id(key) + key.public_key().public_bytes_raw()
+    content = signature.KEY_ALGORITHM + _key_id(key) + key.public_key().public_bytes_raw()
     text = f"untrusted comment: minisign public key\n{base64.b64encode(content).decode()}\n"
     replace_file(path, text.encode("ascii"))
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from edge_inception.data.imageset import ImageSet
     from edge_inception.graph.layer_noise import Comparison, LayerNoise
     from edge_inception.quant.options import QuantizeOptions
+    from edge_inception.quant.search_record import RankedGroup
     from edge_inception.report.noise_record import NoisyLayer
     from edge_inception.search.scoring import Sensitivity
-    from edge_inception.search.search import Ranked
     from edge_inception.spec import Preprocess
 
 _NAME, _OP = 36, 18
@@ -249,7 +249,9 @@ def sensitivity(
         )
         measured = None
         if images is None:
-            ranking = search.ranked(scoring.groups_of(simplified, table, options.quantize))
+            ranking = search.rank_by_estimate(
+                scoring.groups_of(simplified, table, options.quantize)
+            )
         else:
             chosen = imageset.open_set(images, split=split)
             with terminal.working("sensitivity") as progress:
@@ -264,8 +266,8 @@ def sensitivity(
             "placement": searched.placement,
             "kept_float": sorted(searched.kept),
             "metric": (measured.metric or None) if measured else None,
-            "plain": records.plain(scoring.scored_set(measured.plain)) if measured else None,
-            "ranking": [records.plain(scoring.ranked_group(group)) for group in ranking],
+            "plain": records.plain(measured.plain) if measured else None,
+            "ranking": [records.plain(group) for group in ranking],
         }
         click.echo(json.dumps(record, indent=1))
         return
@@ -356,27 +358,26 @@ def _whole_graph(measured: Sensitivity) -> Iterator[str]:
 
     plain = measured.plain
     lost = f"{measured.metric} {plain.drop_pp:.2f} pp, " if measured.metric else ""
-    noise = f"SQNR {decibels(plain.noise):.1f} dB"
+    noise = f"SQNR {decibels(plain.noise_to_signal):.1f} dB"
     figures = f"{lost}{noise} on {counted(measured.num_images, 'image')}"
     yield wrapped("all int8", figures, indent=11)
 
 
-def _ranking(ranking: Sequence[Ranked], searched: _Searched) -> Iterator[str]:
+def _ranking(ranking: Sequence[RankedGroup], searched: _Searched) -> Iterator[str]:
     """A header and a row per group, names last and never cut, since --keep-float needs them."""
     from edge_inception.graph.layer_noise import decibels
 
     header = _RANKED.format("expected", "measured", "lost", "MACs")
     yield f"{header}group: layers that read it"
     for ranked in ranking:
-        group = ranked.group
         figures = _RANKED.format(
-            f"{decibels(group.free):.1f}",
+            f"{decibels(ranked.free_noise_to_signal):.1f}",
             "-" if ranked.harm is None else f"{decibels(ranked.harm):.1f}",
             "-" if ranked.lost_pp is None else f"{ranked.lost_pp:.1f}",
-            f"{100 * group.cost:.1f}%",
+            f"{100 * ranked.float_share_of_macs:.1f}%",
         )
-        mark = "*" if group.name in searched.kept else ""
-        names = f"{one_line(group.name)}{mark}: {one_line(listed(group.layers))}"
+        mark = "*" if ranked.group in searched.kept else ""
+        names = f"{one_line(ranked.group)}{mark}: {one_line(listed(ranked.layers))}"
         yield wrapped(figures, names, indent=len(figures))
 
 

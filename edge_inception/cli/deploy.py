@@ -72,7 +72,7 @@ def deploy(
         wheels = payload.read_wheels(wheelhouse) if wheelhouse else None
         results = run.deploy(
             addresses,
-            stack.enter_context(payload.opened(bundle, public_key)),
+            stack.enter_context(payload.open_payload(bundle, public_key)),
             options,
             wheels=wheels,
             say=_say(terminal, addresses),

@@ -69,15 +69,15 @@ def estimate(
     request = feasibility.Request(
         precision=Precision(precision),
         dla=dla,
-        batch=rooflines.batch_of(figures),
+        batch=rooflines.batch_size(figures),
         memory=rooflines.memory_need(figures, Precision(precision), workspace=workspace * _MIB),
     )
     feasibility.require(hardware, request)
     peaks = rooflines.peaks_of(hardware, request.precision, dla=request.dla)
     bound = rooflines.estimate(figures, peaks)
     if as_json:
-        record = {"graph": str(graph), **_record(hardware, request, bound), "peaks": peaks.words}
-        click.echo(json.dumps(record, indent=1))
+        record = {"graph": str(graph), **_record(hardware, request, bound)}
+        click.echo(json.dumps({**record, "peaks": peaks.description}, indent=1))
         return
     summary = (
         wrapped(lead, text, indent=_INDENT)
@@ -101,7 +101,7 @@ def _record(target: Target, request: Request, bound: Estimate) -> dict[str, Any]
         "plan_images_per_s": {"low": low, "middle": middle, "high": high},
         "share": rooflines.SHARE,
         "band": rooflines.BAND,
-        "is_band_tested": rooflines.is_tested(target),
+        "is_band_tested": rooflines.has_check_point(target),
         "suspicious_below_images_per_s": bound.suspicious_below,
         "compute_share": bound.compute_share,
         "memory_bytes": dataclasses.asdict(request.memory),
@@ -137,24 +137,24 @@ def _figures(macs: int, num_bytes: int, seconds: float) -> tuple[str, str, str]:
 def _sentences(
     target: Target, request: Request, peaks: Peaks, bound: Estimate
 ) -> Iterator[tuple[str, str]]:
-    from edge_inception.estimate.roofline import BAND, SHARE, is_tested
+    from edge_inception.estimate.roofline import BAND, SHARE, has_check_point
 
     assert request.memory is not None  # the command always states it
     low, middle, high = map(_rate, bound.expected)
     compute = f"{bound.compute_share:.0%} of the time bound by compute, the rest by memory"
-    yield "peaks", peaks.words
+    yield "peaks", peaks.description
     yield "bound", f"{_rate(bound.bound)} images/s: {compute}"
     share = f"{SHARE:.0%} of the bound, +-{BAND:.0%}"
     yield "plan with", f"{middle} images/s, {low} to {high}: {share}"
-    tested = "" if is_tested(target) else f"{target.name} and "
+    tested = "" if has_check_point(target) else f"{target.name} and "
     points = "published figures of Inception-v4 on Nano, TX2, Xavier NX and AGX Xavier"
     yield "band from", f"{points}; untested on {tested}other networks"
-    if bound.is_start_bound:
+    if bound.is_launch_bound:
         mean = f"{bound.seconds / len(bound.layers) * 1e6:.2g} us"
         yield "too high", f"the mean bound of a layer is {mean}, and {_STARTS}"
     limits = f"above {_rate(bound.bound)} or below {_rate(bound.suspicious_below)} images/s"
     yield "suspicious", f"a measurement {limits}: wrong peak, power mode, precision or batch"
-    yield "memory", f"at least {request.memory.words} of {target.memory_gb} GiB"
+    yield "memory", f"at least {request.memory.description} of {target.memory_gb} GiB"
 
 
 def _rate(value: float) -> str:

@@ -102,15 +102,15 @@ def baseline(*, out: Path, **flags: object) -> None:
 def _imported(recipe: Recipe, out: Path) -> tuple[Graph, Graph]:
     """The imported graph, written beside ``out``, and the graph in ``out``.
 
-    The latter also has the recipe's ends: preprocessing before and head behind the network.
+    The latter also has the preprocessing before and the head behind the network.
     """
-    from edge_inception.export.ends import give_ends
+    from edge_inception.export.interface import add_interface
     from edge_inception.graph.import_onnx import import_graph
     from edge_inception.pipeline import inputs
 
     options = inputs.import_options(recipe, inputs.classes(recipe))
     plain = import_graph(recipe.checkpoint, options, out.with_suffix(".imported.onnx"))
-    return plain, give_ends(plain, inputs.ends_options(recipe), out)
+    return plain, add_interface(plain, inputs.interface_options(recipe), out)
 
 
 def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Terminal) -> Baseline:

@@ -45,25 +45,25 @@ def decode(path: Path) -> Image.Image:
         raise InputError(str(error), hint=hint) from error
 
 
-def preprocess(image: Image.Image, how: Preprocess) -> NDArray[Any]:
-    """One preprocessed image, of type ``how.element`` and shape ``how.image_shape``."""
-    values: NDArray[Any] = pixels.preprocess(image, how)
+def preprocess_image(image: Image.Image, preprocess: Preprocess) -> NDArray[Any]:
+    """A preprocessed image; ``preprocess`` decides its element type and its shape."""
+    values: NDArray[Any] = pixels.preprocess_image(image, preprocess)
     return values
 
 
-def normalise(values: NDArray[np.uint8], how: Preprocess) -> NDArray[np.float32]:
+def normalise(values: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
     """float32 (x / 255 - mean) / std of pixels [..., 3]; ``interface`` does the same in ONNX."""
-    normalised: NDArray[np.float32] = pixels.normalise(values, how)
+    normalised: NDArray[np.float32] = pixels.normalise(values, preprocess)
     return normalised
 
 
-def load_image(path: Path, how: Preprocess) -> NDArray[Any]:
-    """A preprocessed image file, of type ``how.element`` and shape ``how.image_shape``.
+def load_image(path: Path, preprocess: Preprocess) -> NDArray[Any]:
+    """The preprocessed image in a file, as ``preprocess_image`` gives it.
 
     Raises:
         InputError: The file is not a usable image.
     """
-    return preprocess(decode(path), how)
+    return preprocess_image(decode(path), preprocess)
 
 
 def usable(items: Sequence[ImageItem]) -> tuple[list[ImageItem], list[ImageItem]]:
@@ -84,7 +84,7 @@ def _decodes(item: ImageItem) -> bool:
     return True
 
 
-def batches(items: Sequence[ImageItem], how: Preprocess, batch: int) -> Iterator[Batch]:
+def batches(items: Sequence[ImageItem], preprocess: Preprocess, batch: int) -> Iterator[Batch]:
     """Batches in order; threads decode one batch ahead. The last batch may be smaller.
 
     Raises:
@@ -95,13 +95,13 @@ def batches(items: Sequence[ImageItem], how: Preprocess, batch: int) -> Iterator
         raise ValueError(f"batch is {batch}, wanted at least 1")
     groups = [tuple(items[i : i + batch]) for i in range(0, len(items), batch)]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        ahead: list[list[Future[NDArray[Any]]]] = []
+        pending: list[list[Future[NDArray[Any]]]] = []
         try:
             for index, group in enumerate(groups):
-                ahead.append([pool.submit(load_image, item.path, how) for item in group])
+                pending.append([pool.submit(load_image, item.path, preprocess) for item in group])
                 if index > 0:
-                    yield _stack(groups[index - 1], ahead.pop(0))
-            for futures in ahead:
+                    yield _stack(groups[index - 1], pending.pop(0))
+            for futures in pending:
                 yield _stack(groups[-1], futures)
         finally:
             pool.shutdown(cancel_futures=True)  # stop decoding after an error or an early close

@@ -173,21 +173,21 @@ def _open_folder(folder: Path, names: tuple[str, ...]) -> ImageSet:
     if not any(folders.values()):
         raise InputError(f"no images in {folder}", hint=f"looked for {', '.join(sorted(SUFFIXES))}")
     classes = names or tuple(path.name for path in folders)
-    _refuse_misfits(folders, classes, is_sorted_order=not names)
+    _refuse_unknown_and_empty_folders(folders, classes, is_sorted_order=not names)
     files = [(file, classes.index(p.name)) for p, inside in folders.items() for file in inside]
     items = _hashed(files)
-    _refuse_contradictions(items)
+    _refuse_conflicting_labels(items)
     return ImageSet(name=folder.name, items=items, classes=classes)
 
 
-def _refuse_misfits(
+def _refuse_unknown_and_empty_folders(
     folders: Mapping[Path, Sequence[Path]], classes: Sequence[str], *, is_sorted_order: bool
 ) -> None:
     """Refuse folders that are not a class, and empty ones where folder order sets the index."""
-    strangers = [p.name for p, inside in folders.items() if inside and p.name not in classes]
-    if strangers:
+    unknown = [p.name for p, inside in folders.items() if inside and p.name not in classes]
+    if unknown:
         raise InputError(
-            f"class folders not in the labels file: {', '.join(strangers)}",
+            f"class folders not in the labels file: {', '.join(unknown)}",
             hint=f"labels are: {', '.join(classes[:10])}",
         )
     empty = [path for path, inside in folders.items() if not inside]
@@ -198,7 +198,7 @@ def _refuse_misfits(
         )
 
 
-def _refuse_contradictions(items: Sequence[ImageItem]) -> None:
+def _refuse_conflicting_labels(items: Sequence[ImageItem]) -> None:
     first: dict[str, ImageItem] = {}
     for item in items:
         other = first.setdefault(item.sha256, item)
@@ -294,7 +294,7 @@ def _open_set_file(path: Path, split: str) -> ImageSet:
     for item, image in zip(items, chosen, strict=True):
         if item.sha256 != image.sha256:
             raise InputError(f"{item.path} is not the image {path.name} was made from", hint=hint)
-    _refuse_contradictions(items)
+    _refuse_conflicting_labels(items)
     weighted = tuple(
         replace(item, weight=image.weight) for item, image in zip(items, chosen, strict=True)
     )

@@ -77,7 +77,7 @@ def decode(path: Any) -> Image.Image:
     """
     try:
         with open(str(path), "rb") as stream:
-            image = _header(path, stream)
+            image = _open_image(path, stream)
             _refuse_size(path, image)
             return _to_rgb(path, image)
     except _DAMAGE as error:
@@ -85,7 +85,7 @@ def decode(path: Any) -> Image.Image:
         raise ImageError("cannot decode image {}: {}".format(path, reason)) from error
 
 
-def _header(path: Any, stream: Any) -> ImageFile.ImageFile:
+def _open_image(path: Any, stream: Any) -> ImageFile.ImageFile:
     start = stream.read(16)
     if not start:
         raise ImageError("image {} is empty (0 bytes)".format(path))
@@ -128,7 +128,7 @@ def _refuse_size(path: Any, image: Image.Image) -> None:
 
 def _to_rgb(path: Any, image: ImageFile.ImageFile) -> Image.Image:
     if _is_sixteen_bit(image):
-        white = _white(image)
+        white = _white_value(image)
         values = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint32)
         # Integers only: v * 255 / white, rounded; Pillow itself would clip at 255.
         eight_bit = np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8)
@@ -142,9 +142,8 @@ def _to_rgb(path: Any, image: ImageFile.ImageFile) -> Image.Image:
         )
     upright = ImageOps.exif_transpose(image)
     if upright.mode in {"P", "PA"}:
-        upright = upright.convert(
-            "RGBA"
-        )  # Pillow warns if P with transparency becomes RGB directly
+        # Pillow warns if P with transparency becomes RGB directly
+        upright = upright.convert("RGBA")
     return upright.convert("RGB")
 
 
@@ -153,7 +152,7 @@ def _is_sixteen_bit(image: Image.Image) -> bool:
     return image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG")
 
 
-def _white(image: Image.Image) -> int:
+def _white_value(image: Image.Image) -> int:
     """Pixel value of white in a 16-bit grey image; a TIFF file may use fewer than 16 bits."""
     if not isinstance(image, TiffImageFile):
         return (1 << 16) - 1
@@ -162,54 +161,57 @@ def _white(image: Image.Image) -> int:
     return (1 << int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])) - 1
 
 
-def preprocess(image: Image.Image, how: Any) -> Any:
-    """One preprocessed image: ``how.element``, [3, H, W], or [H, W, 3] if ``how.layout`` is NHWC.
+def preprocess_image(image: Image.Image, preprocess: Any) -> Any:
+    """The image as an array of ``element`` type, [3, H, W], or [H, W, 3] if ``layout`` is NHWC.
 
-    ``how`` is a ``spec.Preprocess``, or the record with the same fields in a bundle's manifest.
+    ``preprocess`` is a ``spec.Preprocess``, or the record of a bundle's manifest with the same
+    fields.
     """
-    cropped = crop(image, how)
-    values = cropped if how.element == "uint8" else normalise(cropped, how)
-    return np.ascontiguousarray(values if how.layout == "NHWC" else values.transpose(2, 0, 1))
+    cropped = crop(image, preprocess)
+    values = cropped if preprocess.element == "uint8" else normalise(cropped, preprocess)
+    if preprocess.layout != "NHWC":
+        values = values.transpose(2, 0, 1)
+    return np.ascontiguousarray(values)
 
 
-def crop(image: Image.Image, how: Any) -> Any:
-    """Resized and cropped pixels, uint8 [H, W, 3], with channels in ``how.channel_order``."""
-    cut = _crop_resized if how.crop == "before_resize" else _resize_cropped
-    values = np.asarray(cut(image, how), dtype=np.uint8)
-    return values[..., ::-1] if how.channel_order == "BGR" else values
+def crop(image: Image.Image, preprocess: Any) -> Any:
+    """Resized and cropped pixels, uint8 [H, W, 3], with channels in ``channel_order``."""
+    cut = _crop_resized if preprocess.crop == "before_resize" else _resize_cropped
+    values = np.asarray(cut(image, preprocess), dtype=np.uint8)
+    return values[..., ::-1] if preprocess.channel_order == "BGR" else values
 
 
-def normalise(values: Any, how: Any) -> Any:
+def normalise(values: Any, preprocess: Any) -> Any:
     """float32 (x / 255 - mean) / std of pixels [..., 3]; ``interface`` does the same in ONNX."""
     shares = values.astype(np.float32) / np.float32(255.0)
-    mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
+    mean, std = np.array(preprocess.mean, np.float32), np.array(preprocess.std, np.float32)
     return (shares - mean) / std
 
 
-def _resize_cropped(image: Image.Image, how: Any) -> Image.Image:
+def _resize_cropped(image: Image.Image, preprocess: Any) -> Image.Image:
     """The image, resized to the input size / ``crop_fraction``, then cropped to its centre."""
-    height, width = how.input_size
-    scale = max(height / image.height, width / image.width) / how.crop_fraction
+    height, width = preprocess.input_size
+    scale = max(height / image.height, width / image.width) / preprocess.crop_fraction
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
     if size != image.size:
-        image = image.resize(size, _FILTERS[how.interpolation])
+        image = image.resize(size, _FILTERS[preprocess.interpolation])
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 
-def _crop_resized(image: Image.Image, how: Any) -> Image.Image:
+def _crop_resized(image: Image.Image, preprocess: Any) -> Image.Image:
     """The image, cropped to its centre (rounded as ``tf.image.central_crop``), then resized."""
-    left, top = (int((side - side * how.crop_fraction) / 2) for side in image.size)
+    left, top = (int((side - side * preprocess.crop_fraction) / 2) for side in image.size)
     image = image.crop((left, top, image.width - left, image.height - top))
-    height, width = how.input_size
+    height, width = preprocess.input_size
     size = (width, height)
-    return image if size == image.size else image.resize(size, _FILTERS[how.interpolation])
+    return image if size == image.size else image.resize(size, _FILTERS[preprocess.interpolation])
 
 
-def load_image(path: Any, how: Any) -> Any:
-    """A preprocessed image file, see ``preprocess``.
+def load_image(path: Any, preprocess: Any) -> Any:
+    """A preprocessed image file, see ``preprocess_image``.
 
     Raises:
         ImageError: The file is not a usable image.
     """
-    return preprocess(decode(path), how)
+    return preprocess_image(decode(path), preprocess)

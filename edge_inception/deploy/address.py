@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edge_inception.errors import InputError
 
 SSH_PORT = 22
-_LAST_PORT = 65535
+_MAX_PORT = 65535
 _ADDRESS = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*)@)?"
     r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?)\]|(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*))"
@@ -46,7 +46,7 @@ def parse_address(text: str) -> Address:
     match = _ADDRESS.fullmatch(text)
     user, ipv6, host, digits = match.groups() if match else ("", "", "", "0")
     port = int(digits or SSH_PORT)
-    if not match or not 0 < port <= _LAST_PORT:
+    if not match or not 0 < port <= _MAX_PORT:
         raise InputError(
             f"'{text}' is not a device's address",
             hint="write user@host, user@host:port or user@[IPv6]:port",

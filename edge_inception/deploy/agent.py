@@ -19,9 +19,9 @@ import time
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 _BLOCK_BYTES = 1 << 20
-_PAUSE_S = 0.25
-_SIGN_OF_LIFE_S = 30.0
-_NOT_FOUND = 127
+_POLL_S = 0.25
+_HEARTBEAT_S = 30.0
+_COMMAND_NOT_FOUND = 127
 
 
 class Survey(NamedTuple):
@@ -39,7 +39,7 @@ class Facts(NamedTuple):
     sha256: str
 
 
-class Surveyed(NamedTuple):
+class SurveyResult(NamedTuple):
     """Facts about each file and its unfinished copy (None where absent), and about the device."""
 
     files: Dict[str, Tuple[Optional[Facts], Optional[Facts]]]
@@ -55,15 +55,15 @@ class Flush(NamedTuple):
 
 
 class Lock(NamedTuple):
-    """Request for the lock of a folder; ``holder`` names who asks and waits ``patience_s``."""
+    """Request for the lock of a folder; ``holder`` names who asks and waits ``timeout_s``."""
 
     folder: str
     file: str
     holder: str
-    patience_s: float
+    timeout_s: float
 
 
-class Locked(NamedTuple):
+class LockResult(NamedTuple):
     """Whether the lock was taken; if not, ``holder`` names who has it."""
 
     locked: bool
@@ -77,21 +77,21 @@ class Run(NamedTuple):
     words: List[str]
 
 
-def survey(request: Survey) -> Surveyed:
+def survey(request: Survey) -> SurveyResult:
     """Size and sha256 of each named file and of its unfinished copy, and facts about the device."""
     files = {}
     for name in request.names:
         path = os.path.join(request.folder, *name.split("/"))
-        files[name] = (_facts(path), _facts(path + request.part))
-    return Surveyed(
+        files[name] = (_file_facts(path), _file_facts(path + request.part))
+    return SurveyResult(
         files=files,
-        free_bytes=shutil.disk_usage(_existing(request.folder)).free,
+        free_bytes=shutil.disk_usage(_nearest_existing(request.folder)).free,
         python=platform.python_version(),
         machine=platform.machine(),
     )
 
 
-def _facts(path: str) -> Optional[Facts]:
+def _file_facts(path: str) -> Optional[Facts]:
     """Size and digest of a file, None where there is none; a link does not count as a file."""
     if os.path.islink(path) or not os.path.isfile(path):
         return None
@@ -103,7 +103,7 @@ def _facts(path: str) -> Optional[Facts]:
     return Facts(size, digest.hexdigest())
 
 
-def _existing(folder: str) -> str:
+def _nearest_existing(folder: str) -> str:
     """The folder, or the nearest folder above it that exists, which is on the same disk."""
     while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
         folder = os.path.dirname(folder)
@@ -116,25 +116,25 @@ def flush(request: Flush) -> Flush:
     return request
 
 
-def lock(request: Lock) -> Locked:
+def lock(request: Lock) -> LockResult:
     """Hold the lock of a folder until stdin ends, which a dropped connection causes too.
 
     The function prints that the lock is taken and waits; if another holds it, it returns that name.
     """
     with open(os.path.join(request.folder, request.file), "a+") as stream:
-        if not _is_locked(stream, request.patience_s):
+        if not _lock_in_time(stream, request.timeout_s):
             stream.seek(0)
-            return Locked(locked=False, holder=stream.read())
+            return LockResult(locked=False, holder=stream.read())
         stream.seek(0)
         stream.truncate()
         started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         stream.write("{}, since {}, pid {}".format(request.holder, started, os.getpid()))
         stream.flush()
-        _print_line(_json(Locked(locked=True)))
-        while not select.select([0], [], [], _SIGN_OF_LIFE_S)[0] or os.read(0, 1):
+        _print_line(_json(LockResult(locked=True)))
+        while not select.select([0], [], [], _HEARTBEAT_S)[0] or os.read(0, 1):
             # Only a write that fails shows that the host is gone.
             _print_line("")
-    return Locked(locked=False)
+    return LockResult(locked=False)
 
 
 def run(request: Run) -> int:
@@ -153,7 +153,7 @@ def run(request: Run) -> int:
         )
     except OSError as error:
         sys.stderr.write("{}: {}\n".format(request.words[0], error.strerror))
-        return _NOT_FOUND
+        return _COMMAND_NOT_FOUND
 
     def watch() -> None:
         while os.read(0, 1):
@@ -165,13 +165,13 @@ def run(request: Run) -> int:
     return code if code >= 0 else 128 - code  # as in a shell, 128 + the signal that ended it
 
 
-def _is_locked(stream: Any, patience_s: float) -> bool:
+def _lock_in_time(stream: Any, timeout_s: float) -> bool:
     """Whether the lock was taken in time; a dropped connection's lock may take a while to free."""
-    last = time.time() + patience_s
+    last = time.time() + timeout_s
     while not _try_lock(stream):
         if time.time() > last:
             return False
-        time.sleep(_PAUSE_S)
+        time.sleep(_POLL_S)
     return True
 
 
@@ -188,16 +188,16 @@ def _print_line(line: str) -> None:
     sys.stdout.flush()
 
 
-def _json(answer: Union[Surveyed, Flush, Locked]) -> str:
+def _json(answer: Union[SurveyResult, Flush, LockResult]) -> str:
     """The answer as JSON with named fields; json alone would write Facts as a list."""
     fields = answer._asdict()
-    if isinstance(answer, Surveyed):
+    if isinstance(answer, SurveyResult):
         pairs = answer.files.items()
         fields.update(files={name: [f and f._asdict() for f in pair] for name, pair in pairs})
     return json.dumps(fields)
 
 
-def _line() -> str:
+def _read_line() -> str:
     """The first line of stdin, read byte by byte, so that nothing after it is consumed."""
     line = b""
     while not line.endswith(b"\n"):
@@ -210,7 +210,7 @@ def _line() -> str:
 
 def main(command: str) -> None:
     """Answer one request with one line of JSON."""
-    fields = json.loads(_line())
+    fields = json.loads(_read_line())
     if command == "run":
         os._exit(run(Run(**fields)))  # the thread that reads stdin may still wait
     try:

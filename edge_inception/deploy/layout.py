@@ -17,9 +17,9 @@ from edge_inception.deploy.payload import is_version
 from edge_inception.deploy.remote import Machine
 from edge_inception.errors import DeployFailed, InputError
 
-DEFAULT = "~/edge-inception"
+DEFAULT_FOLDER = "~/edge-inception"
 CURRENT, PREVIOUS, LOCK = "current", "previous", ".lock"
-_PATIENCE_S = 5.0  # sshd takes a moment to notice that the last connection was dropped
+_LOCK_TIMEOUT_S = 5.0  # sshd takes a moment to notice that the last connection was dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +83,9 @@ class Releases:
             folder=self.folder,
             file=LOCK,
             holder=f"{getpass.getuser()}@{socket.gethostname()}",
-            patience_s=_PATIENCE_S,
+            timeout_s=_LOCK_TIMEOUT_S,
         )
-        with self.machine.asking(python, request, agent.Locked) as answer:
+        with self.machine.asking(python, request, agent.LockResult) as answer:
             if not answer.locked:
                 raise DeployFailed(
                     f"{self.machine.address}: another deploy works in {self.folder}: "

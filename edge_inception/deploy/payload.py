@@ -20,7 +20,7 @@ from edge_inception.errors import InputError
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _VERSION = re.compile(rf"[0-9a-f]{{{manifest.VERSION_DIGITS}}}")
-_AGAIN = "make it again: edge-inception bundle"
+_REMAKE = "make it again: edge-inception bundle"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ def is_version(name: str) -> bool:
 
 
 @contextmanager
-def opened(bundle: Path, public_key: Path | None = None) -> Iterator[Payload]:
+def open_payload(bundle: Path, public_key: Path | None = None) -> Iterator[Payload]:
     """The payload of a bundle, whose files are checked against its manifest.
 
     Args:
@@ -76,7 +76,7 @@ def opened(bundle: Path, public_key: Path | None = None) -> Iterator[Payload]:
 
 
 def read_payload(folder: Path, public_key: Path | None = None) -> Payload:
-    """The payload of an unpacked bundle, with the checks and errors of ``opened``."""
+    """The payload of an unpacked bundle, with the checks and errors of ``open_payload``."""
     try:
         bundle = manifest.open_bundle(str(folder))
         if public_key is not None:
@@ -94,7 +94,7 @@ def read_payload(folder: Path, public_key: Path | None = None) -> Payload:
     return Payload(
         name=name,
         version=record.version,
-        items=tuple(_item(folder / inside, inside) for inside in names),
+        items=tuple(_read_item(folder / inside, inside) for inside in names),
     )
 
 
@@ -113,7 +113,7 @@ def read_wheels(folder: Path) -> Wheels:
     for path in paths:
         if not _SAFE_NAME.fullmatch(path.name) or path.name.count("-") not in {4, 5}:
             raise InputError(f"{path} is not named as wheels are", hint="remove or rename it")
-    items = tuple(_item(path, path.name) for path in paths)
+    items = tuple(_read_item(path, path.name) for path in paths)
     digest = hashlib.sha256("\n".join(f"{i.name} {i.sha256}" for i in items).encode())
     packages = dict.fromkeys("==".join(path.name.split("-")[:2]) for path in paths)
     key = digest.hexdigest()[: manifest.VERSION_DIGITS]
@@ -126,7 +126,7 @@ def _manifest_files(folder: Path) -> tuple[str, ...]:
     return (*signature, manifest.FILE)
 
 
-def _item(path: Path, name: str) -> Item:
+def _read_item(path: Path, name: str) -> Item:
     return Item(name=name, path=path, bytes=path.stat().st_size, sha256=artifact.file_sha256(path))
 
 
@@ -136,15 +136,16 @@ def _unpack(path: Path, into: Path) -> Path:
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
-                if not manifest.is_inside(member.name):
+                if not manifest.is_safe_path(member.name):
                     raise InputError(
-                        f"{path}: the archive names '{member.name}', outside of it", hint=_AGAIN
+                        f"{path}: the archive names '{member.name}', outside of it",
+                        hint=_REMAKE,
                     )
                 source = archive.extractfile(member) if member.isfile() else None
                 if source is None:
                     if member.isdir():
                         continue
-                    raise InputError(f"{path}: '{member.name}' is no plain file", hint=_AGAIN)
+                    raise InputError(f"{path}: '{member.name}' is no plain file", hint=_REMAKE)
                 target = into / member.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as sink:
@@ -155,5 +156,5 @@ def _unpack(path: Path, into: Path) -> Path:
             f"cannot unpack {path}: {error}", hint="give a bundle's folder or its .tar.gz"
         ) from error
     if len(tops) != 1:
-        raise InputError(f"{path} holds {len(tops)} folders, wanted one", hint=_AGAIN)
+        raise InputError(f"{path} holds {len(tops)} folders, wanted one", hint=_REMAKE)
     return into / tops.pop()

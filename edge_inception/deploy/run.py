@@ -12,16 +12,16 @@ from typing import Any
 
 from edge_inception.deploy import login, steps
 from edge_inception.deploy.address import Address
-from edge_inception.deploy.layout import DEFAULT, require_path
+from edge_inception.deploy.layout import DEFAULT_FOLDER, require_path
 from edge_inception.deploy.login import Access
 from edge_inception.deploy.payload import Payload, Wheels
 from edge_inception.deploy.remote import ConnectionLost, Machine
-from edge_inception.deploy.steps import Done
+from edge_inception.deploy.steps import Deployment
 from edge_inception.errors import DeployFailed
 from edge_inception.spec import Progress, no_progress
 
-_AT_ONCE = 8
-_PAUSES_S = (0.5, 2.0, 5.0, 10.0, 20.0)  # before each new attempt; progress starts them over
+_MAX_CONCURRENT = 8
+_RETRY_DELAYS_S = (0.5, 2.0, 5.0, 10.0, 20.0)  # before each new attempt; progress starts them over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class DeployOptions:
     """
 
     access: Access = field(default_factory=Access)
-    remote_dir: str = DEFAULT
+    remote_dir: str = DEFAULT_FOLDER
     python: str = "python3"
     out: Path = Path("deployed")
     is_rollback: bool = False
@@ -47,13 +47,13 @@ class DeviceResult:
 
     address: str
     status: str
-    done: Done | None = None
+    done: Deployment | None = None
     error: str = ""
     hint: str = ""
 
 
-class _Stop(threading.Event):
-    """Event whose ``now`` closes every connection, so Ctrl-C need not wait for a device's build."""
+class _Cancellation(threading.Event):
+    """Event whose ``cancel`` closes every connection, so Ctrl-C does not wait for a build."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Stop(threading.Event):
                 self._machines.remove(machine)
             machine.close()
 
-    def now(self) -> None:
+    def cancel(self) -> None:
         self.set()
         with self._lock:
             for machine in self._machines:
@@ -105,36 +105,36 @@ def deploy(
     """
     require_path(options.remote_dir)
     login.require(options.access)
-    stop, speaking = _Stop(), threading.Lock()
+    cancellation, output_lock = _Cancellation(), threading.Lock()
 
-    def say_alone(address: Address, line: str) -> None:
-        with speaking:
+    def say_in_turn(address: Address, line: str) -> None:
+        with output_lock:
             say(address, line)
 
     def deploy_to(address: Address) -> DeviceResult:
-        work = steps.Work(
+        job = steps.Job(
             payload=payload,
             wheels=wheels,
             remote_dir=options.remote_dir,
             python=options.python,
             out=options.out / steps.folder_name(address),
-            say=lambda line: say_alone(address, line),
+            say=lambda line: say_in_turn(address, line),
             progress=progress if len(addresses) == 1 else no_progress,
         )
-        return _deploy_to(address, work, options, stop)
+        return _deploy_to(address, job, options, cancellation)
 
-    with ThreadPoolExecutor(min(len(addresses), _AT_ONCE)) as pool:
+    with ThreadPoolExecutor(min(len(addresses), _MAX_CONCURRENT)) as pool:
         futures = [pool.submit(deploy_to, address) for address in addresses]
         try:
             return tuple(future.result() for future in futures)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            stop.now()
+            cancellation.cancel()
             raise
 
 
 def _deploy_to(
-    address: Address, work: steps.Work, options: DeployOptions, stop: _Stop
+    address: Address, job: steps.Job, options: DeployOptions, cancellation: _Cancellation
 ) -> DeviceResult:
     """The result of one device; a dropped connection is made again."""
     action = steps.deploy
@@ -143,7 +143,7 @@ def _deploy_to(
     elif options.is_rollback:
         action = steps.rollback
     try:
-        done = _with_retries(address, options.access, stop, work, action)
+        done = _with_retries(address, options.access, cancellation, job, action)
     except DeployFailed as error:
         return DeviceResult(
             address=str(address), status="FAILED", error=str(error), hint=error.hint
@@ -155,10 +155,10 @@ def _deploy_to(
 def _with_retries(
     address: Address,
     access: Access,
-    stop: _Stop,
-    work: steps.Work,
-    action: Callable[[Machine, steps.Work], Done],
-) -> Done:
+    cancellation: _Cancellation,
+    job: steps.Job,
+    action: Callable[[Machine, steps.Job], Deployment],
+) -> Deployment:
     """The action's result; where the connection breaks, connect and run the action again.
 
     Each step skips work that an earlier attempt has done. The count of attempts starts over
@@ -169,18 +169,18 @@ def _with_retries(
     """
     attempt, was_connected = 0, False
     while True:
-        left = work.sent.left
+        left = job.sent.left
         try:
             machine = login.connect(address, access)
             was_connected = True
-            with stop.watching(machine):
-                return action(machine, work)
+            with cancellation.watching(machine):
+                return action(machine, job)
         except ConnectionLost as error:
-            attempt = 0 if work.sent.left < left else attempt + 1
-            if not was_connected or attempt >= len(_PAUSES_S):
+            attempt = 0 if job.sent.left < left else attempt + 1
+            if not was_connected or attempt >= len(_RETRY_DELAYS_S):
                 raise
-            work.say(f"{error}; trying again")
-            if stop.wait(_PAUSES_S[attempt]):
+            job.say(f"{error}; trying again")
+            if cancellation.wait(_RETRY_DELAYS_S[attempt]):
                 raise
 
 

@@ -34,7 +34,7 @@ _MIB = 1 << 20
 
 
 @dataclass(slots=True)
-class Sent:
+class TransferState:
     """Bytes sent to one device over all connections, and bytes left at the last comparison."""
 
     total: int = 0
@@ -42,7 +42,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Job:
     """What to deploy to one device, and callbacks for its output.
 
     ``python`` is a command on the device; ``out`` is the local folder for its results.
@@ -55,11 +55,11 @@ class Work:
     out: Path
     say: Callable[[str], None]
     progress: Progress
-    sent: Sent = field(default_factory=Sent)
+    sent: TransferState = field(default_factory=TransferState)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class Deployment:
     """State of a device after a deploy.
 
     ``version`` is current now, ``before`` the version that was. ``num_kept`` counts the other
@@ -82,190 +82,191 @@ def folder_name(address: Address) -> str:
     return str(address).replace(":", "_").replace("[", "").replace("]", "").replace("%", "_")
 
 
-def plan(machine: Machine, work: Work) -> Done:
+def plan(machine: Machine, job: Job) -> Deployment:
     """Say what a deploy would send, and change nothing on the device."""
-    releases = _releases(machine, work)
-    plans = _plans(releases, work)
+    releases = _releases(machine, job)
+    plans = _plans(releases, job)
     transfer.require_room(machine, *plans)
     to_send = sum(each.bytes for each in plans)
     num_files = sum(len(each.starts) for each in plans)
-    work.say(
+    job.say(
         f"{plans[0].machine}, Python {plans[0].python}, {plans[0].free_bytes / _MIB:.0f} MiB free"
     )
-    work.say(f"would send {num_files} files, {to_send / _MIB:.1f} MiB, to {plans[0].folder}")
-    return _done(releases, work, releases.current(), work.python)
+    job.say(f"would send {num_files} files, {to_send / _MIB:.1f} MiB, to {plans[0].folder}")
+    return _describe_deployment(releases, job, releases.current(), job.python)
 
 
-def rollback(machine: Machine, work: Work) -> Done:
+def rollback(machine: Machine, job: Job) -> Deployment:
     """Switch to the previous version.
 
     Raises:
         DeployFailed: There is no previous version.
     """
-    releases = _releases(machine, work)
+    releases = _releases(machine, job)
     if not machine.names(releases.folder):
         raise DeployFailed(
             f"{machine.address}: nothing was deployed to {releases.folder}",
             hint="deploy first, or give the --remote-dir and the bundle that were deployed",
         )
-    with releases.locked(work.python):
+    with releases.locked(job.python):
         version, before = releases.rollback()
-    return Done(
+    return Deployment(
         folder=releases.folder,
         version=version,
         before=before,
         num_kept=len(releases.versions()) - 1,
         bytes_sent=0,
-        python=work.python,
+        python=job.python,
     )
 
 
-def deploy(machine: Machine, work: Work) -> Done:
+def deploy(machine: Machine, job: Job) -> Deployment:
     """Copy the bundle, run its steps, switch to it, and fetch its records.
 
     Raises:
         DeployFailed: A step fails; the current version stays current.
     """
-    releases = _releases(machine, work)
+    releases = _releases(machine, job)
     machine.make_folders(releases.folder)
-    with releases.locked(work.python):
-        _copy(releases, work)
-        python = _environment(releases, work)
-        fetched = _run_steps(releases, work, python)
+    with releases.locked(job.python):
+        _copy(releases, job)
+        python = _prepare_python(releases, job)
+        fetched = _run_steps(releases, job, python)
         before = releases.current()
-        machine.ask(work.python, agent.Flush(releases.folder), agent.Flush)
-        releases.switch(work.payload.version)
-        _write_note(releases, work, python)
-        return _done(releases, work, before, python, fetched)
+        machine.ask(job.python, agent.Flush(releases.folder), agent.Flush)
+        releases.switch(job.payload.version)
+        _write_deployment_record(releases, job, python)
+        return _describe_deployment(releases, job, before, python, fetched)
 
 
-def _releases(machine: Machine, work: Work) -> Releases:
-    folder = f"{absolute(machine, work.remote_dir)}/{work.payload.name}"
+def _releases(machine: Machine, job: Job) -> Releases:
+    folder = f"{absolute(machine, job.remote_dir)}/{job.payload.name}"
     return Releases(machine=machine, folder=folder)
 
 
-def _plans(releases: Releases, work: Work) -> list[transfer.Plan]:
-    folders = {releases.path(work.payload.version): work.payload.items}
-    if work.wheels:
-        folders[releases.path(f"wheels-{work.wheels.key}")] = work.wheels.items
+def _plans(releases: Releases, job: Job) -> list[transfer.Plan]:
+    folders = {releases.path(job.payload.version): job.payload.items}
+    if job.wheels:
+        folders[releases.path(f"wheels-{job.wheels.key}")] = job.wheels.items
     return [
-        transfer.plan(releases.machine, work.python, folder, items)
+        transfer.plan(releases.machine, job.python, folder, items)
         for folder, items in folders.items()
     ]
 
 
-def _copy(releases: Releases, work: Work) -> None:
-    plans = _plans(releases, work)
+def _copy(releases: Releases, job: Job) -> None:
+    plans = _plans(releases, job)
     transfer.require_room(releases.machine, *plans)
     total = sum(each.bytes for each in plans)
     num_files = sum(len(each.starts) for each in plans)
     num_same = sum(each.num_same for each in plans)
-    work.say(f"copy: {num_files} files, {total / _MIB:.1f} MiB; {num_same} are there already")
-    work.sent.left = total
+    job.say(f"copy: {num_files} files, {total / _MIB:.1f} MiB; {num_same} are there already")
+    job.sent.left = total
     done = 0
 
     def sent(count: int) -> None:
         nonlocal done
         done += count
-        work.sent.total += count
-        work.progress(done, total)
+        job.sent.total += count
+        job.progress(done, total)
 
     for each in plans:
         if each.starts:
-            transfer.copy(releases.machine, work.python, each, sent)
+            transfer.copy(releases.machine, job.python, each, sent)
 
 
-def _environment(releases: Releases, work: Work) -> str:
+def _prepare_python(releases: Releases, job: Job) -> str:
     """The Python that runs the bundle: the device's own, or one of an environment with the wheels.
 
     Raises:
         DeployFailed: A virtual environment cannot be made, or a wheel does not fit the device.
     """
-    if work.wheels is None:
-        return work.python
-    machine, key = releases.machine, work.wheels.key
+    if job.wheels is None:
+        return job.python
+    machine, key = releases.machine, job.wheels.key
     venv, wheels = releases.path(f"venv-{key}"), releases.path(f"wheels-{key}")
     python = f"{venv}/bin/python"
     if _COMPLETE in machine.names(venv):
         return python
-    work.say(f"venv: {', '.join(work.wheels.packages)}")
+    job.say(f"venv: {', '.join(job.wheels.packages)}")
     pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--no-index")
     commands = (
-        ((work.python, "-m", *_VENV.split(), venv), "on the device: sudo apt install python3-venv"),
+        ((job.python, "-m", *_VENV.split(), venv), "on the device: sudo apt install python3-venv"),
         (
-            (*pip, "--find-links", wheels, *work.wheels.packages),
+            (*pip, "--find-links", wheels, *job.wheels.packages),
             "the wheelhouse must hold every dependency, for the device's Python and processor",
         ),
     )
     for words, hint in commands:
-        ended = machine.run(work.python, words, releases.folder, work.say)
-        if ended.code:
+        outcome = machine.run(job.python, words, releases.folder, job.say)
+        if outcome.code:
             raise DeployFailed(
-                f"{machine.address}: {' '.join(words[1:4])} failed: {_reason(ended)}", hint=hint
+                f"{machine.address}: {' '.join(words[1:4])} failed: {_failure_reason(outcome)}",
+                hint=hint,
             )
     machine.write(f"{venv}/{_COMPLETE}", b"")
     return python
 
 
-def _run_steps(releases: Releases, work: Work, python: str) -> dict[str, bytes]:
+def _run_steps(releases: Releases, job: Job, python: str) -> dict[str, bytes]:
     """Run every step and return their records by path, which are fetched even if a step fails.
 
     Raises:
         DeployFailed: A step fails.
     """
     for name, *_ in _STEPS:  # an old record would pass for a new one
-        releases.machine.remove(f"{releases.path(work.payload.version)}/{_RESULTS}/{name}.json")
+        releases.machine.remove(f"{releases.path(job.payload.version)}/{_RESULTS}/{name}.json")
     try:
         for step in _STEPS:
-            _run_step(releases, work, python, step)
+            _run_step(releases, job, python, step)
     except ConnectionLost:
         raise
     except DeployFailed:
         with suppress(DeployFailed):
-            _fetch(releases, work)
+            _fetch_records(releases, job)
         raise
-    return _fetch(releases, work)
+    return _fetch_records(releases, job)
 
 
-def _run_step(releases: Releases, work: Work, python: str, step: Sequence[str]) -> None:
+def _run_step(releases: Releases, job: Job, python: str, step: Sequence[str]) -> None:
     """Run a command of device.py in the new version's folder.
 
     Raises:
         DeployFailed: The command fails; the hint is the fix that its output names.
     """
-    name, folder = step[0], releases.path(work.payload.version)
-    ended = releases.machine.run(
-        work.python,
+    name, folder = step[0], releases.path(job.payload.version)
+    outcome = releases.machine.run(
+        job.python,
         [python, "-u", "device.py", *step],
         folder,
-        lambda line: work.say(f"{name}: {line}"),
+        lambda line: job.say(f"{name}: {line}"),
     )
-    if ended.code:
+    if outcome.code:
         raise DeployFailed(
-            f"{releases.machine.address}: {name} failed with exit code {ended.code}: "
-            f"{_reason(ended)}",
-            hint=_after(ended, "fix: ")
+            f"{releases.machine.address}: {name} failed with exit code {outcome.code}: "
+            f"{_failure_reason(outcome)}",
+            hint=_last_text_after(outcome, "fix: ")
             or f"see its lines above; there: cd {folder} && {python} device.py {name}",
         )
 
 
-def _reason(ended: Outcome) -> str:
+def _failure_reason(outcome: Outcome) -> str:
     return (
-        _after(ended, "error: ")
-        or _after(ended, "FAILED: ")
-        or next((line for line in reversed(ended.lines) if line.strip()), "it said nothing")
+        _last_text_after(outcome, "error: ")
+        or _last_text_after(outcome, "FAILED: ")
+        or next((line for line in reversed(outcome.lines) if line.strip()), "it printed nothing")
     )
 
 
-def _after(ended: Outcome, lead: str) -> str:
+def _last_text_after(outcome: Outcome, lead: str) -> str:
     """The rest of the last line that begins with ``lead``; empty where there is no such line."""
-    lines = [line.strip() for line in ended.lines if line.strip().startswith(lead)]
+    lines = [line.strip() for line in outcome.lines if line.strip().startswith(lead)]
     return lines[-1].removeprefix(lead) if lines else ""
 
 
-def _fetch(releases: Releases, work: Work) -> dict[str, bytes]:
+def _fetch_records(releases: Releases, job: Job) -> dict[str, bytes]:
     """Fetch the records of verify, bench and the engine to the local folder; content by path."""
-    machine, version = releases.machine, work.payload.version
+    machine, version = releases.machine, job.payload.version
     records_by_path = {}
     for folder in (_RESULTS, manifest.ENGINES):
         for name, is_folder in machine.names(f"{releases.path(version)}/{folder}").items():
@@ -273,50 +274,50 @@ def _fetch(releases: Releases, work: Work) -> dict[str, bytes]:
                 inside = f"{folder}/{name}"
                 records_by_path[inside] = machine.read(f"{releases.path(version)}/{inside}")
     for inside, content in records_by_path.items():
-        path = _results(work) / inside
+        path = _results_folder(job) / inside
         path.parent.mkdir(parents=True, exist_ok=True)
         artifact.replace_file(path, content)
     return records_by_path
 
 
-def _results(work: Work) -> Path:
-    return work.out / work.payload.name / work.payload.version
+def _results_folder(job: Job) -> Path:
+    return job.out / job.payload.name / job.payload.version
 
 
-def _write_note(releases: Releases, work: Work, python: str) -> None:
+def _write_deployment_record(releases: Releases, job: Job, python: str) -> None:
     """Write ``deployed.json`` on the device, with the version, its Python and the time in UTC."""
     record = {
-        "version": work.payload.version,
+        "version": job.payload.version,
         "python": python,
         "deployed_utc": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     releases.machine.write(
-        f"{releases.path(work.payload.version)}/{_RESULTS}/deployed.json", text.encode()
+        f"{releases.path(job.payload.version)}/{_RESULTS}/deployed.json", text.encode()
     )
 
 
-def _done(
+def _describe_deployment(
     releases: Releases,
-    work: Work,
+    job: Job,
     before: str | None,
     python: str,
     fetched: dict[str, bytes] | None = None,
-) -> Done:
-    others = [name for name in releases.versions() if name != work.payload.version]
-    return Done(
+) -> Deployment:
+    others = [name for name in releases.versions() if name != job.payload.version]
+    return Deployment(
         folder=releases.folder,
-        version=work.payload.version,
+        version=job.payload.version,
         before=before,
         num_kept=len(others),
-        bytes_sent=work.sent.total,
+        bytes_sent=job.sent.total,
         python=python,
-        results=_results(work) if fetched else None,
-        p50_ms=_p50_ms(fetched or {}),
+        results=_results_folder(job) if fetched else None,
+        p50_ms=_read_p50_ms(fetched or {}),
     )
 
 
-def _p50_ms(fetched: dict[str, bytes]) -> float | None:
+def _read_p50_ms(fetched: dict[str, bytes]) -> float | None:
     """The median latency in ms that bench measured on the device; None without its record.
 
     Raises:

@@ -12,7 +12,7 @@ from edge_inception.deploy.payload import Item
 from edge_inception.deploy.remote import ConnectionLost, Machine
 from edge_inception.errors import DeployFailed
 
-PART = ".part"
+PARTIAL = ".part"
 _SPARE_BYTES = 32 << 20  # kept free, since a device with a full disk cannot even write a log
 _BLOCK_BYTES = 1 << 20
 
@@ -49,7 +49,7 @@ def plan(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> P
     for item in items:
         whole, part = answer.files.get(item.name, (None, None))
         if whole != agent.Facts(item.bytes, item.sha256):
-            starts[item] = _start(item, part)
+            starts[item] = _resume_offset(item, part)
     return Plan(
         folder=folder,
         starts=starts,
@@ -83,30 +83,32 @@ def copy(machine: Machine, python: str, plan: Plan, sent: Callable[[int], None])
         ConnectionLost: The connection broke, or a file arrived damaged; a new plan can resume.
         DeployFailed: The device refuses.
     """
-    for folder in dict.fromkeys(_parent(plan.folder, item) for item in plan.starts):
+    for folder in dict.fromkeys(_parent_folder(plan.folder, item) for item in plan.starts):
         machine.make_folders(folder)
     for item, start in plan.starts.items():
-        machine.send(item.path, f"{plan.folder}/{item.name}{PART}", start=start, sent=sent)
+        machine.send(item.path, f"{plan.folder}/{item.name}{PARTIAL}", start=start, sent=sent)
     answer = _survey(machine, python, plan.folder, tuple(plan.starts))
     for item in plan.starts:
         path, sent_facts = f"{plan.folder}/{item.name}", agent.Facts(item.bytes, item.sha256)
         _, part = answer.files.get(item.name, (None, None))
         if part != sent_facts:
-            machine.remove(path + PART)
+            machine.remove(path + PARTIAL)
             raise ConnectionLost(
                 f"{machine.address}: {item.name} arrived with sha256 {_digest(part)}, sent was "
                 f"{_digest(sent_facts)}",
                 hint="run the same command again; if it stays, test the device's disk and memory",
             )
-        machine.rename(path + PART, path)
+        machine.rename(path + PARTIAL, path)
 
 
-def _survey(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> agent.Surveyed:
-    request = agent.Survey(folder, [item.name for item in items], PART)
-    return machine.ask(python, request, agent.Surveyed)
+def _survey(
+    machine: Machine, python: str, folder: str, items: Sequence[Item]
+) -> agent.SurveyResult:
+    request = agent.Survey(folder, [item.name for item in items], PARTIAL)
+    return machine.ask(python, request, agent.SurveyResult)
 
 
-def _start(item: Item, part: agent.Facts | None) -> int:
+def _resume_offset(item: Item, part: agent.Facts | None) -> int:
     """Size of an unfinished copy if its bytes are the start of the file, else 0."""
     if part is None or part.bytes > item.bytes:
         return 0
@@ -122,7 +124,7 @@ def _prefix_sha256(path: Path, size: int) -> str:
     return digest.hexdigest()
 
 
-def _parent(folder: str, item: Item) -> str:
+def _parent_folder(folder: str, item: Item) -> str:
     return f"{folder}/{item.name}".rpartition("/")[0]
 
 

@@ -1,10 +1,10 @@
 """Check, build, verify, bench and classify on the device: the program of a bundle.
 
-    python3 device.py check                  is this the device, and is it ready?
-    python3 device.py build                  compile the graph for this device
-    python3 device.py verify [--images DIR]  are the answers those of the validated engine?
-    python3 device.py bench                  latency of this engine on this device
-    python3 device.py classify IMAGE...      classes of image files
+    python3 device.py check                  check that this is the target device, and is ready
+    python3 device.py build                  compile the graph into an engine for this device
+    python3 device.py verify [--images DIR]  compare the answers with the validated engine's
+    python3 device.py bench                  measure the latency of the engine on this device
+    python3 device.py classify IMAGE...      print the most probable classes of image files
 
 Exit codes: 0 passed, 2 usage, 3 bad input or a changed file, 4 library missing, 5 build failed,
 6 answers differ, 130 interrupted. An error is one line, and its fix is another.
@@ -15,42 +15,34 @@ import argparse
 import json
 import os
 import sys
+import types
 from typing import Any, Callable, List, Sequence, Tuple
 
 sys.dont_write_bytecode = True  # no .pyc files: a bundle's files stay as they were made
+_HERE = os.path.dirname(os.path.abspath(__file__))
+if not __package__:
+    # In a bundle all files lie side by side: every package that they import from is this folder.
+    for _suffix in ("", ".data", ".device", ".engines", ".hardware"):
+        _module = types.ModuleType("edge_inception" + _suffix)
+        _module.__path__ = [_HERE]
+        sys.modules[_module.__name__] = _module
 
-if __package__:
-    from edge_inception.device import (  # fmt: skip
-        errors,
-        jetson_board,
-        manifest,
-        measure,
-        outputs,
-        readiness,
-        records,
-        replay,
-        runtimes,
-        signature,
-        store,
-        trtexec,
-        verify,
-    )
-    from edge_inception.device.errors import Refusal
-else:
-    import errors  # type: ignore[import-not-found,no-redef]
-    import jetson_board  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import measure  # type: ignore[import-not-found,no-redef]
-    import outputs  # type: ignore[import-not-found,no-redef]
-    import readiness  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    import replay  # type: ignore[import-not-found,no-redef]
-    import runtimes  # type: ignore[import-not-found,no-redef]
-    import signature  # type: ignore[import-not-found,no-redef]
-    import store  # type: ignore[import-not-found,no-redef]
-    import trtexec  # type: ignore[import-not-found,no-redef]
-    import verify  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import (  # noqa: E402 -- a bundle needs the lines above first
+    errors,
+    jetson_board,
+    manifest,
+    measure,
+    outputs,
+    readiness,
+    records,
+    replay,
+    runtimes,
+    signature,
+    store,
+    trtexec,
+    verify,
+)
+from edge_inception.device.errors import Refusal  # noqa: E402
 
 _INTERRUPTED = 130
 _WARNINGS = 5  # of a build that are printed at most; the engine's JSON holds all
@@ -95,7 +87,7 @@ class _Session:
         runtime = runtimes.open_runtime(
             self.bundle, self.options.threads, accepts_float=accepts_float
         )
-        tool = trtexec.find_tool()
+        tool = trtexec.find_trtexec()
         if runtime.name != "tensorrt" or tool is None:
             return runtime
         try:
@@ -120,7 +112,7 @@ class _Session:
 
 
 def _check(session: _Session) -> int:
-    findings = readiness.examine(session.bundle, session.runtime, session.board)
+    findings = readiness.check_device(session.bundle, session.runtime, session.board)
     failed = [entry for entry in findings if entry.status == readiness.FAILED]
     if session.options.json:
         _print_json(
@@ -189,7 +181,7 @@ def _verify(session: _Session) -> int:
     failed = [entry for entry in checks if entry.status == verify.FAILED]
     record = verify.Verification(
         status=verify.FAILED if failed else verify.PASSED,
-        created_utc=store.now(),
+        created_utc=store.utc_now(),
         bundle=bundle.identity,
         engine=engine.facts,
         checks=checks,
@@ -230,7 +222,7 @@ def _bench(session: _Session) -> int:
     )
     if isinstance(session.runtime, trtexec.Trtexec):
         run = session.runtime.timed_run(engine.path, protocol)
-        record = measure.record_of(
+        record = measure.bench_record(
             session.bundle, session.runtime.graph(), engine, session.board, protocol, run
         )
     else:
@@ -278,7 +270,7 @@ def _labels(bundle: Any) -> List[str]:
 
 
 def _top(scores: Any, head: str, top: int, labels: List[str]) -> List[Tuple[str, float]]:
-    limit = min(top, outputs.head_of(head)[1] or top)
+    limit = min(top, outputs.parse_head(head)[1] or top)
     order = (-scores).argsort(kind="mergesort")[:limit]
     return [(labels[i] if labels else str(i), float(scores[i])) for i in order]
 
@@ -300,40 +292,45 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="device.py", description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     table: Tuple[Tuple[str, Callable[[_Session], int], str], ...] = (
-        ("check", _check, "is this the device, and is it ready?"),
-        ("build", _build, "compile the graph for this device"),
-        ("verify", _verify, "are the answers those of the validated engine?"),
-        ("bench", _bench, "latency of this engine on this device"),
-        ("classify", _classify, "classes of image files"),
+        ("check", _check, "check that this is the target device and that it is ready to build"),
+        ("build", _build, "compile the graph into an engine for this device"),
+        ("verify", _verify, "compare the engine's answers with those of the validated engine"),
+        ("bench", _bench, "measure the latency of the engine on this device"),
+        ("classify", _classify, "print the most probable classes of image files"),
     )
     parsers = [commands.add_parser(name, help=text, description=text) for name, _, text in table]
     for command, (_, run, _) in zip(parsers, table):
         command.set_defaults(run=run)
         _add_common(command)
     _, build, verify_, bench, classify = parsers
-    build.add_argument("--force", action="store_true", help="replace an engine that is up to date")
     build.add_argument(
-        "--accept-float", action="store_true", help="keep an int8 engine without int8 layers"
+        "--force", action="store_true", help="build even if the engine is up to date"
     )
-    verify_.add_argument("--images", help="folder of validation images to compare as well")
+    build.add_argument(
+        "--accept-float", action="store_true", help="accept an int8 engine without int8 layers"
+    )
+    verify_.add_argument("--images", help="also compare the validation images in this folder")
     for command in (verify_, bench):
-        command.add_argument("--out", help="write the record to this file too")
-    bench.add_argument("--calls", type=int, default=300, help="timed calls, at least")
-    bench.add_argument("--seconds", type=float, default=5.0, help="of timed calls, at least")
-    bench.add_argument("--warmup", type=float, default=2.0, help="seconds of warm-up, at least")
-    classify.add_argument("image", nargs="+", help="image file")
-    classify.add_argument("--top", type=int, default=5, help="classes to print")
+        command.add_argument("--out", help="also write the record to this JSON file")
+    bench.add_argument("--calls", type=int, default=300, help="minimum number of timed calls")
+    bench.add_argument(
+        "--seconds", type=float, default=5.0, help="minimum duration of the timed calls in s"
+    )
+    bench.add_argument(
+        "--warmup", type=float, default=2.0, help="minimum duration of the warm-up in s"
+    )
+    classify.add_argument("image", nargs="+", help="image file to classify")
+    classify.add_argument("--top", type=int, default=5, help="number of classes to print")
     return parser
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    here = os.path.dirname(os.path.abspath(__file__))
-    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
-        "--bundle", default=here, help="folder of the bundle; this file's by default"
+        "--bundle", default=_HERE, help="folder of the bundle; default: that of this file"
     )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is all usable cores")
-    parser.add_argument("--public-key", help="minisign public key file that must fit the signature")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all usable cores")
+    parser.add_argument("--public-key", help="minisign public key file, to check the signature")
 
 
 if __name__ == "__main__":

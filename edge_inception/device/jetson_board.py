@@ -25,7 +25,7 @@ _L4T_TO_JETPACK = (
 _GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gpc")  # parts of the GPU's name in devfreq
 _KIB, _MHZ = 1024, 1000 * 1000
 
-Run = Callable[[List[str]], str]
+ToolRunner = Callable[[List[str]], str]
 
 
 class PowerMode(NamedTuple):
@@ -36,7 +36,7 @@ class PowerMode(NamedTuple):
 
 
 class Board(NamedTuple):
-    """Facts of a device, each None where no file tells it; sizes in MiB, clocks in MHz.
+    """Facts of a device, each None where no file holds it; sizes in MiB, clocks in MHz.
 
     ``l4t`` is the version of NVIDIA's Linux for Tegra; ``emc_mhz`` is the memory clock.
     ``power_modes`` are names by id; ``temperatures_c`` are degrees Celsius by thermal
@@ -89,19 +89,16 @@ def run_tool(command: List[str]) -> str:
     return process.stdout.decode("utf-8", "replace") if process.returncode == 0 else ""
 
 
-def read_board(folder: str, root: str = "/", run: Run = run_tool) -> Board:
-    """Facts of this device.
+def read_board(folder: str, root: str = "/", run: ToolRunner = run_tool) -> Board:
+    """Facts of this device, and of the disk that holds ``folder``.
 
-    Args:
-        folder: The folder of the bundle; the free space on its disk is read.
-        root: The root of the file system; tests pass a folder of their own.
-        run: Runs a tool and returns its output.
+    ``root`` is the root of the file system, which tests replace; ``run`` returns a tool's output.
     """
     files = _Files(root)
     facts = dict(
         _identity(files),
         disk_free_mib=_free_mib(folder),
-        temperatures_c=_temperatures(files),
+        temperatures_c=read_temperatures(root),
         **_memory(files),
         **_power(files, run),
         **_clocks(files),
@@ -144,7 +141,7 @@ def _identity(files: _Files) -> Dict[str, Any]:
         "model": files.text("/proc/device-tree/model"),
         "compatible": compatible.split("\0") if compatible else None,
         "l4t": l4t,
-        "jetpack": jetpack_of(l4t) if l4t else None,
+        "jetpack": jetpack_version(l4t) if l4t else None,
         "tensorrt": _installed_tensorrt(files),
         "cuda": parse_cuda(
             files.text("/usr/local/cuda/version.json")
@@ -175,7 +172,7 @@ def _free_mib(folder: str) -> Optional[int]:
     return int(disk.f_bavail * disk.f_frsize) // (_KIB * _KIB)
 
 
-def _power(files: _Files, run: Run) -> Dict[str, Any]:
+def _power(files: _Files, run: ToolRunner) -> Dict[str, Any]:
     modes, default = parse_power_modes(files.text("/etc/nvpmodel.conf") or "")
     mode = parse_power_query(run(["nvpmodel", "-q"]))
     if mode is None:
@@ -220,9 +217,9 @@ def _mhz(hertz: Optional[int]) -> Optional[int]:
     return None if hertz is None else hertz // _MHZ
 
 
-def _temperatures(files: _Files) -> Dict[str, float]:
-    """Temperatures in degrees Celsius by zone; the kernel's files hold thousandths."""
-    temperatures = {}
+def read_temperatures(root: str = "/") -> Dict[str, float]:
+    """Present temperatures in degrees Celsius by zone; the kernel's files hold thousandths."""
+    files, temperatures = _Files(root), {}
     for zone in files.matching("/sys/class/thermal/thermal_zone*"):
         name, value = files.text(zone + "/type"), files.number(zone + "/temp")
         if name and value is not None:
@@ -239,11 +236,6 @@ def _installed_tensorrt(files: _Files) -> Optional[str]:
     return None
 
 
-def read_temperatures(root: str = "/") -> Dict[str, float]:
-    """Present temperatures in degrees Celsius by zone."""
-    return _temperatures(_Files(root))
-
-
 def gpu_clock_mhz(root: str = "/") -> Optional[int]:
     """The GPU's present clock in MHz; None where no file holds it."""
     files = _Files(root)
@@ -257,7 +249,7 @@ def parse_release(text: str) -> Optional[str]:
     return "{}.{}".format(match.group(1), match.group(2)) if match else None
 
 
-def jetpack_of(l4t: str) -> Optional[str]:
+def jetpack_version(l4t: str) -> Optional[str]:
     """The JetPack that ships this L4T; None where the table lacks it."""
     for start, jetpack in _L4T_TO_JETPACK:
         if l4t == start or l4t.startswith(start + "."):
@@ -316,7 +308,7 @@ def parse_power_status(text: str) -> Optional[int]:
     return int(match.group(1)) if match else None
 
 
-def highest_mode(modes: Mapping[int, str]) -> Optional[int]:
+def unlimited_power_mode(modes: Mapping[int, str]) -> Optional[int]:
     """Id of the mode without a power limit, found by its name, since ids differ between boards."""
     named = [(number, name.upper()) for number, name in sorted(modes.items())]
     unlimited = [number for number, name in named if name == "MAXN_SUPER"]

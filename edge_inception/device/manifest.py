@@ -13,12 +13,8 @@ import os
 import re
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
-if __package__:
-    from edge_inception.device import records
-    from edge_inception.device.errors import Refusal
-else:
-    import records  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[import-not-found,no-redef]
+from edge_inception.device import records
+from edge_inception.device.errors import Refusal
 
 SCHEMA = "edge-inception/bundle"
 SCHEMA_VERSION = 1
@@ -28,18 +24,18 @@ ENGINES = "engine"  # folder of what the device builds; not part of the bundle
 TIMING_CACHE = "timing.cache"  # in that folder; makes later builds faster
 VERSION_DIGITS = 12
 _BLOCK_BYTES = 1 << 20
-_CODE = (".py", ".pyc", ".so", ".sh", ".pth")
+_CODE_SUFFIXES = (".py", ".pyc", ".so", ".sh", ".pth")
 _FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")
 _COPY_AGAIN = "copy the bundle to the device again, or make it again: edge-inception bundle"
 
 _SHA256, _VERSION = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{%d}" % VERSION_DIGITS)
 _TENSORRT = re.compile(r"|[0-9]{1,9}(\.[0-9]{1,9}){0,5}")
 _HEAD = re.compile(r"logits|softmax|embedding|topk:[1-9][0-9]{0,6}")
-_MOST_IMAGES, _MOST_CLASSES, _MOST_SIDE = 1 << 12, 1 << 24, 1 << 12
+_MAX_BATCH, _MAX_CLASSES, _MAX_SIDE = 1 << 12, 1 << 24, 1 << 12
 _TYPINGS, _PRECISIONS = ("strong", "weak", "implicit"), ("fp32", "fp16", "int8")
-_MOST_VALUE = 1e6  # products and quotients of two such values fit a float32
+_MAX_VALUE = 1e6  # products and quotients of two such values fit a float32
 _FLOAT_PRECISIONS = (None, "f32", "bf16", "f16")  # OpenVINO's
-_MOST_LEVEL = 5  # of TensorRT's builder optimization
+_MAX_LEVEL = 5  # of TensorRT's builder optimization
 
 
 class Identity(NamedTuple):
@@ -112,7 +108,7 @@ class Graph(NamedTuple):
     float_layers: Optional[List[str]] = None
 
 
-class Choices(NamedTuple):
+class BuildOptions(NamedTuple):
     """Choices for building an engine; only OpenVINO has ``float_precision``."""
 
     workspace_mib: Optional[int]
@@ -160,7 +156,7 @@ class Manifest(NamedTuple):
     preprocess: Preprocess
     target: Target
     graphs: List[Graph]
-    build: Choices
+    build: BuildOptions
     gates: Gates
     verdict: str
     golden: Golden
@@ -211,22 +207,22 @@ def file_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def version_of(record: Mapping[str, Any]) -> str:
+def compute_version(record: Mapping[str, Any]) -> str:
     """The bundle's version: a digest of its manifest, which changes with any file or choice."""
-    return digest_of(record, without=("sha256", "version"))[:VERSION_DIGITS]
+    return compute_digest(record, without=("sha256", "version"))[:VERSION_DIGITS]
 
 
-def digest_of(record: Mapping[str, Any], without: Iterable[str] = ("sha256",)) -> str:
+def compute_digest(record: Mapping[str, Any], without: Iterable[str] = ("sha256",)) -> str:
     """Hex sha256 of the manifest's JSON with sorted keys, without the keys in ``without``."""
     rest = {name: value for name, value in record.items() if name not in without}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sealed(record: Manifest) -> Manifest:
+def seal(record: Manifest) -> Manifest:
     """``record`` with its version and its digest filled in."""
-    named = record._replace(version=version_of(records.plain(record)))
-    return named._replace(sha256=digest_of(records.plain(named)))
+    named = record._replace(version=compute_version(records.plain(record)))
+    return named._replace(sha256=compute_digest(records.plain(named)))
 
 
 def open_bundle(root: str) -> Bundle:
@@ -239,7 +235,7 @@ def open_bundle(root: str) -> Bundle:
     record = read_manifest(os.path.join(root, FILE))
     bundle = Bundle(root, record)
     for name, entry in sorted(record.files.items()):
-        _require_same(bundle.path(name), name, entry)
+        _require_unchanged(bundle.path(name), name, entry)
     unlisted = _unlisted_code(root, record.files)
     if unlisted:
         raise Refusal(
@@ -267,9 +263,8 @@ def read_manifest(path: str) -> Manifest:
     value = records.parse(content, FILE, _COPY_AGAIN)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise Refusal("{} is not the manifest of a bundle".format(FILE), _COPY_AGAIN)
-    records.require_version(value, SCHEMA, SCHEMA_VERSION, FILE)
-    record = records.convert(Manifest, value, FILE, _COPY_AGAIN)
-    if digest_of(value) != record.sha256 or version_of(value) != record.version:
+    record: Manifest = records.convert_versioned(Manifest, value, FILE, _COPY_AGAIN)
+    if compute_digest(value) != record.sha256 or compute_version(value) != record.version:
         raise Refusal("{} was changed after the bundle was made".format(FILE), _COPY_AGAIN)
     records.require(_rules(record), FILE, _COPY_AGAIN)
     return record
@@ -278,15 +273,15 @@ def read_manifest(path: str) -> Manifest:
 def _rules(record: Manifest) -> Iterator[records.Rule]:
     """The rules of a manifest that its types do not express."""
     for name, entry in record.files.items():
-        yield is_inside(name), "files", name, "a path that is not outside of the bundle"
+        yield is_safe_path(name), "files", name, "a path that is not outside of the bundle"
         yield bool(_SHA256.fullmatch(entry.sha256)), "files." + name, entry.sha256, "a sha256"
         yield entry.bytes >= 0, "files." + name, entry.bytes, "a size"
     yield bool(_VERSION.fullmatch(record.version)), "version", record.version, "12 hex digits"
     yield bool(_HEAD.fullmatch(record.head)), "head", record.head, "logits, softmax, topk:K, ..."
-    yield 0 <= record.num_classes <= _MOST_CLASSES, "num_classes", record.num_classes, "a number"
+    yield 0 <= record.num_classes <= _MAX_CLASSES, "num_classes", record.num_classes, "a number"
     yield bool(record.graphs), "graphs", record.graphs, "at least one"
     yield records.one_of("precision", record.precision, _PRECISIONS)
-    yield _versions("target.tensorrt", record.target.tensorrt)
+    yield _version_rule("target.tensorrt", record.target.tensorrt)
     yield from _preprocess_rules(record.preprocess)
     yield from _build_rules(record.build)
     for index, graph in enumerate(record.graphs):
@@ -295,13 +290,13 @@ def _rules(record: Manifest) -> Iterator[records.Rule]:
 
 def _preprocess_rules(preprocess: Preprocess) -> Iterator[records.Rule]:
     at, share = "preprocess.", preprocess.crop_fraction
-    is_sized = all(1 <= side <= _MOST_SIDE for side in preprocess.input_size)
-    yield is_sized, at + "input_size", preprocess.input_size, "1 to {} pixels".format(_MOST_SIDE)
+    is_sized = all(1 <= side <= _MAX_SIDE for side in preprocess.input_size)
+    yield is_sized, at + "input_size", preprocess.input_size, "1 to {} pixels".format(_MAX_SIDE)
     yield 0 < share <= 1, at + "crop_fraction", share, "above 0, at most 1"
-    is_scaled = all(1 / _MOST_VALUE <= std <= _MOST_VALUE for std in preprocess.std)
-    is_near = all(abs(mean) <= _MOST_VALUE for mean in preprocess.mean)
-    yield is_scaled, at + "std", preprocess.std, "1e-6 to 1e6, of pixels from 0 to 1"
-    yield is_near, at + "mean", preprocess.mean, "at most 1e6 either way, of pixels from 0 to 1"
+    is_std_ok = all(1 / _MAX_VALUE <= std <= _MAX_VALUE for std in preprocess.std)
+    is_mean_ok = all(abs(mean) <= _MAX_VALUE for mean in preprocess.mean)
+    yield is_std_ok, at + "std", preprocess.std, "1e-6 to 1e6, of pixels from 0 to 1"
+    yield is_mean_ok, at + "mean", preprocess.mean, "at most 1e6 either way, of pixels from 0 to 1"
     yield records.one_of(at + "interpolation", preprocess.interpolation, _FILTERS)
     yield records.one_of(at + "channel_order", preprocess.channel_order, ("RGB", "BGR"))
     yield records.one_of(at + "crop", preprocess.crop, ("after_resize", "before_resize"))
@@ -309,38 +304,38 @@ def _preprocess_rules(preprocess: Preprocess) -> Iterator[records.Rule]:
     yield records.one_of(at + "layout", preprocess.layout, ("NCHW", "NHWC"))
 
 
-def _build_rules(choices: Choices) -> Iterator[records.Rule]:
+def _build_rules(choices: BuildOptions) -> Iterator[records.Rule]:
     at, level = "build.", choices.builder_optimization_level or 0
     for name in ("dla_core", "workspace_mib"):
         value = getattr(choices, name) or 0
         yield value >= 0, at + name, value, "0 or more"
-    yield 0 <= level <= _MOST_LEVEL, at + "builder_optimization_level", level, "0 to 5"
+    yield 0 <= level <= _MAX_LEVEL, at + "builder_optimization_level", level, "0 to 5"
     yield records.one_of(at + "float_precision", choices.float_precision, _FLOAT_PRECISIONS)
 
 
 def _graph_rules(at: str, graph: Graph, files: Mapping[str, File]) -> Iterator[records.Rule]:
     sizes = graph.profile
-    is_ordered = 1 <= sizes.min <= sizes.opt <= sizes.max <= _MOST_IMAGES
+    is_ordered = 1 <= sizes.min <= sizes.opt <= sizes.max <= _MAX_BATCH
     yield graph.file in files, at + "file", graph.file, "a file that the manifest lists"
-    yield _versions(at + "tensorrt", graph.tensorrt)
+    yield _version_rule(at + "tensorrt", graph.tensorrt)
     yield records.one_of(at + "typing", graph.typing, _TYPINGS)
     yield records.one_of(at + "precision", graph.precision, _PRECISIONS)
     yield records.one_of(at + "float_rest", graph.float_rest, (None, "fp16", "fp32"))
     yield is_ordered, at + "profile", tuple(sizes), "1 <= min <= opt <= max <= 4096"
 
 
-def _versions(place: str, got: Tuple[str, str]) -> records.Rule:
+def _version_rule(place: str, got: Tuple[str, str]) -> records.Rule:
     are_versions = all(_TENSORRT.fullmatch(version) for version in got)
     return are_versions, place, got, "two versions such as 8.5.2, or nothing"
 
 
-def is_inside(name: str) -> bool:
+def is_safe_path(name: str) -> bool:
     """Whether a path is relative, printable, without ``..`` and without needless parts."""
     parts = name.split("/")
     return name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
 
 
-def _require_same(path: str, name: str, entry: File) -> None:
+def _require_unchanged(path: str, name: str, entry: File) -> None:
     try:
         size = os.path.getsize(path)
         sha256 = file_sha256(path) if size == entry.bytes else ""
@@ -350,12 +345,12 @@ def _require_same(path: str, name: str, entry: File) -> None:
         ) from error
     if size != entry.bytes:
         raise Refusal(
-            "{} was changed: {} bytes, the manifest says {}".format(name, size, entry.bytes),
+            "{} was changed: {} bytes, the manifest lists {}".format(name, size, entry.bytes),
             _COPY_AGAIN,
         )
     if sha256 != entry.sha256:
         raise Refusal(
-            "{} was changed: sha256 {}, the manifest says {}".format(
+            "{} was changed: sha256 {}, the manifest lists {}".format(
                 name, sha256[:VERSION_DIGITS], entry.sha256[:VERSION_DIGITS]
             ),
             _COPY_AGAIN,
@@ -370,12 +365,12 @@ def _unlisted_code(root: str, files: Mapping[str, Any]) -> List[str]:
             folders.remove(ENGINES)
         for name in names:
             inside = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
-            if name.endswith(_CODE) and inside not in files:
+            if name.endswith(_CODE_SUFFIXES) and inside not in files:
                 unlisted.append(inside)
     return sorted(unlisted)
 
 
-def numbers(version: str) -> Tuple[int, ...]:
+def version_numbers(version: str) -> Tuple[int, ...]:
     """The numbers of a version, comparable as a tuple: (10, 3, 0, 30) for ``"10.3.0.30"``."""
     parts = []
     for part in version.split("."):
@@ -386,11 +381,11 @@ def numbers(version: str) -> Tuple[int, ...]:
     return tuple(parts)
 
 
-def is_within(version: str, oldest: Optional[str], newest: Optional[str]) -> bool:
+def is_version_within(version: str, oldest: Optional[str], newest: Optional[str]) -> bool:
     """Whether oldest <= version <= newest; a bound of n numbers is compared with the first n."""
-    here = numbers(version)
-    least, most = numbers(oldest or ""), numbers(newest or "")
-    return here[: len(least)] >= least and (not most or here[: len(most)] <= most)
+    here = version_numbers(version)
+    low, high = version_numbers(oldest or ""), version_numbers(newest or "")
+    return here[: len(low)] >= low and (not high or here[: len(high)] <= high)
 
 
 def require_tensorrt(bundle: Bundle, version: str) -> None:
@@ -400,7 +395,7 @@ def require_tensorrt(bundle: Bundle, version: str) -> None:
         Refusal: The version is outside the manifest's range.
     """
     oldest, newest = bundle.target.tensorrt
-    if not is_within(version, oldest, newest):
+    if not is_version_within(version, oldest, newest):
         raise Refusal(
             "this bundle is for TensorRT {} to {}, here is {}".format(oldest, newest, version),
             "make a bundle for this device: edge-inception targets shows which, then "
@@ -408,17 +403,19 @@ def require_tensorrt(bundle: Bundle, version: str) -> None:
         )
 
 
-def graph_for(bundle: Bundle, version: Optional[str]) -> Graph:
+def require_graph(bundle: Bundle, version: Optional[str]) -> Graph:
     """The bundle's graph for a TensorRT version; ``version`` None stands for another library.
 
     Raises:
         Refusal: None of the bundle's graphs is for that version.
     """
-    graph = graph_of(bundle.record.graphs, version)
+    graph = select_graph(bundle.record.graphs, version)
     if graph is None:
         bounds = "; ".join(
-            "{} is for {} up to {}".format(one.typing, *(bound or "any" for bound in one.tensorrt))
-            for one in bundle.record.graphs
+            "{} is for {} up to {}".format(
+                entry.typing, *(bound or "any" for bound in entry.tensorrt)
+            )
+            for entry in bundle.record.graphs
         )
         raise Refusal(
             "the bundle has no graph for TensorRT {}: {}".format(version, bounds),
@@ -427,14 +424,15 @@ def graph_for(bundle: Bundle, version: Optional[str]) -> Graph:
     return graph
 
 
-def graph_of(graphs: Iterable[Graph], version: Optional[str]) -> Optional[Graph]:
+def select_graph(graphs: Iterable[Graph], version: Optional[str]) -> Optional[Graph]:
     """The first of ``graphs`` that is for TensorRT ``version``; None if no graph is for it."""
-    return next((graph for graph in graphs if _is_for(graph, version)), None)
+    return next((graph for graph in graphs if _is_built_by(graph, version)), None)
 
 
-def _is_for(graph: Graph, version: Optional[str]) -> bool:
+def _is_built_by(graph: Graph, version: Optional[str]) -> bool:
     if version is None:
         return graph.typing == "strong"
-    least, below = graph.tensorrt
-    is_old_enough = not below or numbers(version)[: len(numbers(below))] < numbers(below)
-    return is_old_enough and is_within(version, least, None)
+    oldest, first_unsupported = graph.tensorrt
+    limit = version_numbers(first_unsupported)
+    is_old_enough = not limit or version_numbers(version)[: len(limit)] < limit
+    return is_old_enough and is_version_within(version, oldest, None)

@@ -14,20 +14,13 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 
-if __package__:
-    from edge_inception.device import jetson_board, manifest, recorded, records, store
-else:
-    import jetson_board  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import recorded  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    import store  # type: ignore[import-not-found,no-redef]
+from edge_inception.device import jetson_board, manifest, recorded, records, store
 
 SCHEMA = "edge-inception/bench"
 SCHEMA_VERSION = 1
-_UNSTABLE = 0.025  # trtexec's limit since 10.13 for the coefficient of variation of times
-_HOT_C = 90.0  # docs/hardware.md, "On the device"
-_FINGERPRINT = (
+_MAX_VARIATION = 0.025  # trtexec's limit since 10.13 for the coefficient of variation of times
+_THROTTLING_C = 90.0  # docs/hardware.md, "On the device"
+_FINGERPRINT_FIELDS = (
     "model", "compatible", "l4t", "cpu", "power_mode", "clocks_locked", "library", "sm"
 )  # fmt: skip
 
@@ -45,29 +38,17 @@ class Protocol(NamedTuple):
     most_s: float = 120.0
 
 
-class Heat(NamedTuple):
+class TemperatureChange(NamedTuple):
     """Temperatures in degrees Celsius by zone, before and after the timed calls."""
 
     start: Dict[str, float]
     end: Dict[str, float]
 
 
-class Figures(NamedTuple):
-    """Statistics of timed calls in ms; ``cov`` is their coefficient of variation."""
-
-    n: int
-    median: float
-    mean: float
-    p90: float
-    p99: float
-    cov: float
-    gpu_median: Optional[float]
-    samples_ms: List[float]
-
-
 class Run(NamedTuple):
-    """Timed calls of a process in ms; ``gpu_median`` is the median GPU time, None if unknown.
+    """Statistics of the timed calls of a process, and every call, in ms.
 
+    ``cov`` is the coefficient of variation; ``gpu_median`` is the median GPU time, None if unknown.
     This program's runs have ``open_s``, the seconds it took to open the engine; trtexec's runs have
     ``runner``, ``metric`` and ``spin_wait``.
     """
@@ -81,7 +62,7 @@ class Run(NamedTuple):
     cov: float
     gpu_median: Optional[float]
     samples_ms: List[float]
-    temp_c: Heat
+    temp_c: TemperatureChange
     gpu_mhz_min: Optional[int]
     warnings: List[str]
     cuda_graph: bool = False
@@ -188,13 +169,8 @@ class Bench(NamedTuple):
 
 
 def read_bench(value: Any, where: str, fix: str) -> Bench:
-    """The record that ``bench`` wrote, from the JSON value of its file.
-
-    Raises:
-        Refusal: The value is not such a record, or of another version.
-    """
-    records.require_version(value, SCHEMA, SCHEMA_VERSION, where)
-    record = records.convert(Bench, value, where, fix)
+    """The record of ``bench`` in a JSON value, with the refusals of ``convert_versioned``."""
+    record: Bench = records.convert_versioned(Bench, value, where, fix)
     names = [run.arm for run in record.runs]
     num_calls = [len(run.samples_ms) for run in record.runs]
     records.require(
@@ -223,7 +199,7 @@ def bench(
     """
     started = time.time()
     runner = store.load(runtime, engine)
-    opened_s = time.time() - started
+    open_s = time.time() - started
     graph = runtime.graph()
     try:
         batches = _batches(bundle, graph.profile.opt)
@@ -231,8 +207,8 @@ def bench(
         is_graph = bool(getattr(runner, "uses_graph", False))
     finally:
         runner.close()
-    run = run._replace(cuda_graph=is_graph, open_s=round(opened_s, 3))
-    return record_of(bundle, graph, engine, board, protocol, run)
+    run = run._replace(cuda_graph=is_graph, open_s=round(open_s, 3))
+    return bench_record(bundle, graph, engine, board, protocol, run)
 
 
 def _gpu_ms(runner: Any) -> Optional[Callable[[], float]]:
@@ -257,52 +233,52 @@ def timed_run(
 ) -> Run:
     """Statistics and every sample, in ms, of calls of ``run`` that are timed after a warm-up."""
     samples: List[float] = []
-    computes: List[float] = []
+    gpu_times: List[float] = []
     clocks: List[Optional[int]] = []
     start = jetson_board.read_temperatures()
-    _repeat(run, batches, protocol.warmup_calls, protocol.warmup_s, protocol.most_s, None)
+    _call_repeatedly(run, batches, protocol.warmup_calls, protocol.warmup_s, protocol.most_s, None)
 
-    def keep(milliseconds: float) -> None:
+    def record_call(milliseconds: float) -> None:
         samples.append(milliseconds)
         if gpu_ms is not None:
-            computes.append(gpu_ms())
+            gpu_times.append(gpu_ms())
         if len(samples) % 100 == 1:
             clocks.append(jetson_board.gpu_clock_mhz())
 
-    began = store.now()
-    _repeat(run, batches, protocol.calls, protocol.seconds, protocol.most_s, keep)
-    heat = Heat(start, jetson_board.read_temperatures())
+    started_utc = store.utc_now()
+    _call_repeatedly(run, batches, protocol.calls, protocol.seconds, protocol.most_s, record_call)
+    temperatures = TemperatureChange(start, jetson_board.read_temperatures())
     slowest = min((clock for clock in clocks if clock is not None), default=None)
-    return run_of(summary(samples, computes), began, heat, slowest)
+    run_facts = summarize_run(samples, gpu_times)
+    return run_facts._replace(t0=started_utc, temp_c=temperatures, gpu_mhz_min=slowest)
 
 
-def run_of(figures: Figures, t0: Optional[str], heat: Heat, gpu_mhz_min: Optional[int]) -> Run:
-    """A run with these figures and no warnings yet."""
-    return Run(t0=t0, temp_c=heat, gpu_mhz_min=gpu_mhz_min, warnings=[], **figures._asdict())
-
-
-def summary(samples: Sequence[float], computes: Sequence[float]) -> Figures:
-    """Statistics of timed calls in ms; ``computes`` are their GPU times, empty if unknown."""
+def summarize_run(samples: Sequence[float], gpu_times: Sequence[float]) -> Run:
+    """The run of calls that took ``samples`` in ms; ``gpu_times`` is empty if they are unknown."""
     values = np.array(samples)
-    return Figures(
+    return Run(
+        t0=None,
         n=len(values),
         median=float(np.median(values)),
         mean=float(values.mean()),
         p90=float(np.percentile(values, 90)),
         p99=float(np.percentile(values, 99)),
         cov=float(values.std() / values.mean()),
-        gpu_median=float(np.median(computes)) if computes else None,
+        gpu_median=float(np.median(gpu_times)) if gpu_times else None,
         samples_ms=[round(float(value), 4) for value in values],
+        temp_c=TemperatureChange({}, {}),
+        gpu_mhz_min=None,
+        warnings=[],
     )
 
 
-def _repeat(
+def _call_repeatedly(
     run: Callable[[Any], Any],
     batches: List[Any],
     calls: int,
     seconds: float,
     most_s: float,
-    keep: Optional[Callable[[float], None]],
+    record_call: Optional[Callable[[float], None]],
 ) -> None:
     begin, done = time.perf_counter(), 0
     while True:
@@ -310,39 +286,39 @@ def _repeat(
         run(batches[done % len(batches)])
         end = time.perf_counter()
         done += 1
-        if keep is not None:
-            keep(1000 * (end - start))
+        if record_call is not None:
+            record_call(1000 * (end - start))
         if (done >= calls and end - begin >= seconds) or end - begin >= most_s:
             return
 
 
-def warnings_of(run: Run, board: jetson_board.Board) -> List[str]:
+def run_warnings(run: Run, board: jetson_board.Board) -> List[str]:
     """Reasons to doubt a run's figures; NVIDIA's own tools warn for the same reasons."""
     warnings = []
     mode, modes = board.power_mode, board.power_modes or {}
-    best = jetson_board.highest_mode(modes)
+    best = jetson_board.unlimited_power_mode(modes)
     if mode and best is not None and mode.id != best:
         warnings.append("power mode {}, the board also has {}".format(mode.name, modes[best]))
     if board.clocks_locked is False:
         warnings.append("clocks are not locked: sudo jetson_clocks")
-    warnings += unsteady(run.cov, run.temp_c.end)
+    warnings += stability_warnings(run.cov, run.temp_c.end)
     if run.gpu_mhz_min and board.clocks_locked and run.gpu_mhz_min < (board.gpu_max_mhz or 0):
         warnings.append("the GPU's clock fell to {} MHz".format(run.gpu_mhz_min))
     return warnings
 
 
-def unsteady(cov: float, temperatures: Mapping[str, float]) -> List[str]:
+def stability_warnings(cov: float, temperatures: Mapping[str, float]) -> List[str]:
     """Reasons to doubt figures on any machine: calls that vary, zones that are hot."""
     warnings = []
-    if cov > _UNSTABLE:
+    if cov > _MAX_VARIATION:
         warnings.append("calls vary by {:.1f} %, over 2.5 %".format(100 * cov))
-    hot = [zone for zone, celsius in temperatures.items() if celsius >= _HOT_C]
+    hot = [zone for zone, celsius in temperatures.items() if celsius >= _THROTTLING_C]
     if hot:
-        warnings.append("{} reached {:g} C: throttling is near".format(hot[0], _HOT_C))
+        warnings.append("{} reached {:g} C: throttling is near".format(hot[0], _THROTTLING_C))
     return warnings
 
 
-def record_of(
+def bench_record(
     bundle: manifest.Bundle,
     graph: manifest.Graph,
     engine: store.Engine,
@@ -370,19 +346,19 @@ def record_of(
         **protocol._asdict(),
     )
     return Bench(
-        created_utc=store.now(),
+        created_utc=store.utc_now(),
         tool=bundle.record.made_with,
         bundle=bundle.identity,
         model=Model(bundle.record.model, bundle.sha256(graph.file), graph.input_shape),
-        engines={"A": _engine_of(facts, graph)},
+        engines={"A": _timed_engine(facts, graph)},
         device=device,
         protocol=conditions,
-        runs=[run._replace(warnings=warnings_of(run, board))],
+        runs=[run._replace(warnings=run_warnings(run, board))],
         fingerprint=fingerprint(device, conditions),
     )
 
 
-def _engine_of(facts: store.EngineFacts, graph: manifest.Graph) -> TimedEngine:
+def _timed_engine(facts: store.EngineFacts, graph: manifest.Graph) -> TimedEngine:
     built = facts._asdict()
     return TimedEngine(
         plan_trt=facts.tensorrt,
@@ -400,5 +376,5 @@ def fingerprint(device: Device, protocol: Conditions) -> str:
     """
     facts, rest = records.plain(device), records.plain(protocol)
     rest = {key: value for key, value in rest.items() if key not in {"k", "order"}}
-    text = json.dumps([{key: facts[key] for key in _FINGERPRINT}, rest], sort_keys=True)
+    text = json.dumps([{key: facts[key] for key in _FINGERPRINT_FIELDS}, rest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[: manifest.VERSION_DIGITS]

@@ -10,11 +10,11 @@ from typing import Any, Tuple
 
 import numpy as np
 
-_LEAST = float(np.finfo(np.float32).tiny)  # replaces smaller probabilities, whose log may be -inf
-_ROWS = 1024  # rows of the cosine matrix that are in memory at a time
+_MIN_PROBABILITY = float(np.finfo(np.float32).tiny)  # smaller ones may have a log of -inf
+_BLOCK_ROWS = 1024  # rows of the cosine matrix that are in memory at a time
 
 
-def head_of(text: str) -> Tuple[str, int]:
+def parse_head(text: str) -> Tuple[str, int]:
     """(kind, k) of a head's text: ("topk", 5) for ``"topk:5"``; k is 0 for any other head."""
     kind, _, k = text.partition(":")
     return kind, int(k or 0)
@@ -37,31 +37,26 @@ def sqnr_db(signal: Any, approximation: Any) -> float:
 def comparable(baseline: Any, engine: Any, head: str) -> Tuple[Any, Any]:
     """The two arrays, baseline's and engine's, that SQNR compares: float64, of the same shape.
 
-    Args:
-        baseline: Logits [N, C], or embeddings [N, D].
-        engine: The engine's answers to the same images, of ``head``.
-        head: The kind of the engine's outputs (its head) as text, such as ``"topk:5"``.
-
-    Returns:
-        The baseline's and the engine's values, centred unless they are embeddings. For a top-k
-        head only the k classes that the engine chose; where k is 1, uncentred probabilities.
+    ``baseline`` has logits [N, C] or embeddings [N, D], ``engine`` the answers of ``head`` to the
+    same images. Both are centred unless they are embeddings. For a top-k head only the k classes
+    that the engine chose are compared; where k is 1, as uncentred probabilities.
     """
-    kind, k = head_of(head)
+    kind, k = parse_head(head)
     exact = baseline.astype(np.float64)
     if kind != "topk":
-        return same_kind(_softmax(exact) if kind == "softmax" else exact, engine, head)
+        return comparable_engines(_softmax(exact) if kind == "softmax" else exact, engine, head)
     answers, exact = _top_k(engine.astype(np.float64), _softmax(exact), k)
     if k == 1:
         return exact, answers
     return centred(_log(exact)), centred(_log(answers))
 
 
-def same_kind(first: Any, second: Any, head: str) -> Tuple[Any, Any]:
+def comparable_engines(first: Any, second: Any, head: str) -> Tuple[Any, Any]:
     """The two float64 arrays that SQNR compares, of two engines' answers [N, C] with one head.
 
     For a top-k head only the k classes that the first engine chose are compared.
     """
-    kind, k = head_of(head)
+    kind, k = parse_head(head)
     pair = first.astype(np.float64), second.astype(np.float64)
     if kind == "topk":
         return _top_k(*pair, k)
@@ -79,7 +74,7 @@ def _top_k(chooser: Any, other: Any, k: int) -> Tuple[Any, Any]:
 
 def agreement(first: Any, second: Any, head: str) -> float:
     """Share of images with the same top class; for embeddings, the same nearest other image."""
-    if head_of(head)[0] != "embedding":
+    if parse_head(head)[0] != "embedding":
         return float(np.mean(first.argmax(axis=1) == second.argmax(axis=1)))
     return float(np.mean(nearest(first) == nearest(second)))
 
@@ -87,13 +82,13 @@ def agreement(first: Any, second: Any, head: str) -> float:
 def nearest(vectors: Any) -> Any:
     """For each of the vectors [N, D], N >= 2: index of the other vector with the largest cosine."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    units = vectors / np.maximum(lengths, _LEAST)
+    units = vectors / np.maximum(lengths, _MIN_PROBABILITY)
     indices = np.empty(len(units), np.intp)
-    for start in range(0, len(units), _ROWS):
-        cosines = np.dot(units[start : start + _ROWS], units.T)
+    for start in range(0, len(units), _BLOCK_ROWS):
+        cosines = np.dot(units[start : start + _BLOCK_ROWS], units.T)
         rows = np.arange(len(cosines))
         cosines[rows, start + rows] = -np.inf
-        indices[start : start + _ROWS] = cosines.argmax(axis=1)
+        indices[start : start + _BLOCK_ROWS] = cosines.argmax(axis=1)
     return indices
 
 
@@ -109,8 +104,8 @@ def _softmax(logits: Any) -> Any:
 
 def probabilities(answers: Any, head: str) -> Any:
     """Scores of 0..1 from answers [N, C]: softmax of logits; answers of other heads unchanged."""
-    return _softmax(answers.astype(np.float64)) if head_of(head)[0] == "logits" else answers
+    return _softmax(answers.astype(np.float64)) if parse_head(head)[0] == "logits" else answers
 
 
 def _log(values: Any) -> Any:
-    return np.log(np.maximum(values, _LEAST))
+    return np.log(np.maximum(values, _MIN_PROBABILITY))

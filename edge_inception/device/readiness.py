@@ -8,23 +8,18 @@ from typing import Any, List, NamedTuple
 
 import numpy as np
 
-if __package__:
-    from edge_inception.device import jetson_board, manifest
-    from edge_inception.device.errors import Refusal
-else:
-    import jetson_board  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[import-not-found,no-redef]
+from edge_inception.device import jetson_board, manifest, verify
+from edge_inception.device.errors import Refusal
 
 OK, WARNING, FAILED, UNREAD = "ok", "warning", "failed", "not read"
 _MIB_PER_GB = 1000 * 1000 * 1000 / (1 << 20)
-_LEAST_SHARE = 0.8  # of the nominal memory; the firmware reserves up to a tenth
+_MIN_MEMORY_SHARE = 0.8  # of the nominal memory; the firmware reserves up to a tenth
 _BUILD_MIB = 1500  # free memory and swap: 0.3 to 0.6 GB for CUDA, the rest for tried kernels
-_ENGINE_TIMES = 4  # engine, temporary copy and FP32 weights, relative to the graph's size
+_ENGINE_SIZE_FACTOR = 4  # engine, temporary copy and FP32 weights, relative to the graph's size
 _RESOURCES_MIB = 2048  # disk space of builder resources: docs/hardware.md, "JetPack releases"
-_RESOURCES_FROM = (10, 16)
-_PILLOW_LEAST = (8,)
-_RENAMED = {"10.1": "11.0"}  # what Thor reported before CUDA 13: docs/hardware.md, "Jetson modules"
+_MIN_RESOURCES_VERSION = (10, 16)
+# What Thor reported before CUDA 13: docs/hardware.md, "Jetson modules"
+_RENAMED_CAPABILITIES = {"10.1": "11.0"}
 
 
 class Finding(NamedTuple):
@@ -37,7 +32,7 @@ class Finding(NamedTuple):
     code: int = 3
 
 
-def examine(bundle: Any, runtime: Any, board: jetson_board.Board) -> List[Finding]:
+def check_device(bundle: Any, runtime: Any, board: jetson_board.Board) -> List[Finding]:
     """All findings of ``check``, in the order of printing."""
     findings = [
         _device(bundle, board),
@@ -83,9 +78,9 @@ def _processor(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
     except Refusal as error:
         return Finding("GPU", FAILED, str(error), error.fix, error.code)
     if identity.sm is None:
-        return Finding("GPU", UNREAD, "its compute capability: trtexec does not tell it")
+        return Finding("GPU", UNREAD, "its compute capability: trtexec does not report it")
     text = "{}, compute capability {}".format(identity.device, identity.sm)
-    if _RENAMED.get(identity.sm, identity.sm) in wanted:
+    if _RENAMED_CAPABILITIES.get(identity.sm, identity.sm) in wanted:
         return Finding("GPU", OK, text)
     return Finding(
         "GPU",
@@ -98,10 +93,10 @@ def _processor(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
 def _memory(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
     total, free, swap = board.mem_total_mib, board.mem_free_mib, board.swap_mib
     if total is None or free is None:
-        return Finding("memory", UNREAD, "/proc/meminfo tells no MemTotal or MemAvailable")
+        return Finding("memory", UNREAD, "/proc/meminfo has no MemTotal or MemAvailable")
     text = "{} MiB, {} free, {} swap".format(total, free, swap or 0)
     nominal = bundle.target.memory_gb
-    if nominal and total < _LEAST_SHARE * nominal * _MIB_PER_GB:
+    if nominal and total < _MIN_MEMORY_SHARE * nominal * _MIB_PER_GB:
         return Finding(
             "memory",
             WARNING,
@@ -123,10 +118,10 @@ def _memory(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
 def _disk(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
     free = board.disk_free_mib
     if free is None:
-        return Finding("disk", UNREAD, "the file system does not tell its free space")
+        return Finding("disk", UNREAD, "the file system does not report its free space")
     graphs = [bundle.record.files[graph.file].bytes for graph in bundle.record.graphs]
-    needed = 64 + _ENGINE_TIMES * max(graphs) // (1 << 20)
-    if runtime.name == "tensorrt" and _has_resources(runtime, board):
+    needed = 64 + _ENGINE_SIZE_FACTOR * max(graphs) // (1 << 20)
+    if runtime.name == "tensorrt" and _unpacks_resources(runtime, board):
         needed += _RESOURCES_MIB
     text = "{} MiB free, a build needs {}".format(free, needed)
     if free < needed:
@@ -134,13 +129,13 @@ def _disk(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
     return Finding("disk", OK, text)
 
 
-def _has_resources(runtime: Any, board: jetson_board.Board) -> bool:
+def _unpacks_resources(runtime: Any, board: jetson_board.Board) -> bool:
     """Whether TensorRT unpacks builder resources, as in JetPack 7.2 and later."""
     try:
         version = runtime.version()
     except Refusal:
         version = board.tensorrt or "0"
-    return manifest.numbers(version) >= _RESOURCES_FROM
+    return manifest.version_numbers(version) >= _MIN_RESOURCES_VERSION
 
 
 def _pillow() -> Finding:
@@ -149,23 +144,23 @@ def _pillow() -> Finding:
         version = str(importlib.import_module("PIL").__version__)
     except ImportError as error:
         return Finding("Pillow", WARNING, str(error), fix)
-    if manifest.numbers(version) < _PILLOW_LEAST:
+    if manifest.version_numbers(version) < verify.MIN_PILLOW:
         return Finding("Pillow", WARNING, "{}, wanted 8 or later".format(version), fix)
     return Finding("Pillow", OK, version)
 
 
 def _cuda(board: jetson_board.Board) -> Finding:
     if board.cuda is None:
-        return Finding("CUDA", UNREAD, "/usr/local/cuda tells no version")
+        return Finding("CUDA", UNREAD, "/usr/local/cuda has no version file")
     return Finding("CUDA", OK, str(board.cuda))
 
 
 def _power(board: jetson_board.Board) -> Finding:
     mode, modes = board.power_mode, board.power_modes or {}
     if mode is None:
-        return Finding("power mode", UNREAD, "neither nvpmodel nor /var/lib/nvpmodel tells it")
+        return Finding("power mode", UNREAD, "neither nvpmodel nor /var/lib/nvpmodel reports it")
     text = "{} (id {})".format(mode.name, mode.id)
-    best = jetson_board.highest_mode(modes)
+    best = jetson_board.unlimited_power_mode(modes)
     if best is None or best == mode.id:
         return Finding("power mode", OK, text)
     return Finding(

@@ -10,16 +10,12 @@ from typing import Any, NamedTuple, Type, TypeVar
 
 import numpy as np
 
-if __package__:
-    from edge_inception.device import manifest
-    from edge_inception.device.errors import Refusal
-else:
-    import manifest  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[import-not-found,no-redef]
+from edge_inception.device import manifest
+from edge_inception.device.errors import Refusal
 
 GOLDEN, BASELINE = "golden.npz", "baseline.npz"
-_AGAIN = "make the bundle again: edge-inception bundle"
-_DAMAGE = (
+_REMAKE = "make the bundle again: edge-inception bundle"
+_READ_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, SyntaxError),
 )
@@ -55,7 +51,7 @@ class Baseline(NamedTuple):
 _KINDS = {
     "images": "fu", "validated": "f", "baseline": "f", "logits": "f", "labels": "i", "files": "U",
     "sha256": "U",
-}  # fmt: skip # allowed kinds by numpy's letters
+}  # fmt: skip # numpy's letters of the kinds of dtype that each may have
 
 
 def read_golden(bundle: manifest.Bundle) -> Golden:
@@ -67,16 +63,12 @@ def read_golden(bundle: manifest.Bundle) -> Golden:
     golden = _read(Golden, bundle, GOLDEN)
     wrong = [name for name in golden.files if str(name) not in bundle.record.files]
     if wrong:
-        raise Refusal("{} names '{}', which the manifest lacks".format(GOLDEN, wrong[0]), _AGAIN)
+        raise Refusal("{} names '{}', which the manifest lacks".format(GOLDEN, wrong[0]), _REMAKE)
     return golden
 
 
 def read_baseline(bundle: manifest.Bundle) -> Baseline:
-    """The arrays of ``baseline.npz``.
-
-    Raises:
-        Refusal: The file is damaged or holds other arrays.
-    """
+    """The arrays of ``baseline.npz``; a file that is damaged or holds others is refused."""
     return _read(Baseline, bundle, BASELINE)
 
 
@@ -84,12 +76,12 @@ def _read(kind: Type[_A], bundle: manifest.Bundle, name: str) -> _A:
     try:
         with np.load(bundle.path(name), allow_pickle=False) as archive:
             arrays = {field: archive[field] for field in kind._fields}
-    except _DAMAGE as error:
-        raise Refusal("{} of the bundle cannot be read: {}".format(name, error), _AGAIN) from error
+    except _READ_ERRORS as error:
+        raise Refusal("{} of the bundle cannot be read: {}".format(name, error), _REMAKE) from error
     wrong = [field for field, array in arrays.items() if array.dtype.kind not in _KINDS[field]]
     if wrong:
-        raise Refusal("{} holds no such array '{}'".format(name, wrong[0]), _AGAIN)
+        raise Refusal("{} holds no such array '{}'".format(name, wrong[0]), _REMAKE)
     shapes = [array.shape[:1] for array in arrays.values()]
     if shapes[0] in ((), (0,)) or len(set(shapes)) > 1:
-        raise Refusal("{} holds arrays of {} rows".format(name, shapes), _AGAIN)
+        raise Refusal("{} holds arrays of {} rows".format(name, shapes), _REMAKE)
     return kind(**arrays)

@@ -3,7 +3,8 @@
 A record is a ``typing.NamedTuple`` of texts, numbers, lists, dictionaries and records. Its fields
 are the keys of a JSON object, no more and no fewer; a field whose default is None is left out of
 the file while it is None. A file that does not fit is refused with the place, the value found and
-the value wanted. The host's own files are read by ``edge_inception.records``.
+the value wanted; in every function ``where`` names the file and ``fix`` is the refusal's advice.
+The host's own files are read by ``edge_inception.records``.
 This file travels to devices: Python 3.6 syntax, standard library.
 """
 
@@ -23,14 +24,11 @@ from typing import (
     Union,
 )
 
-if __package__:
-    from edge_inception.device.errors import Refusal
-else:
-    from errors import Refusal  # type: ignore[import-not-found,no-redef]
+from edge_inception.device.errors import Refusal
 
-_MOST = 1 << 53  # larger integers are not exact in programs that read JSON numbers as floats
-_MOST_DIGITS = 20
-_MOST_SHOWN = 60
+_MAX_INTEGER = 1 << 53  # larger integers are not exact in programs that read JSON numbers as floats
+_MAX_DIGITS = 20
+_MAX_SHOWN = 60
 R = TypeVar("R")
 Rule = Tuple[bool, str, Any, str]
 
@@ -45,11 +43,6 @@ class _Mismatch(Exception):
 def parse(content: bytes, where: str, fix: str) -> Any:
     """The value of a JSON text in UTF-8.
 
-    Args:
-        content: The text.
-        where: Name of the file, for the refusal.
-        fix: What to do about a refusal.
-
     Raises:
         Refusal: The text is not JSON, has a key twice in one object, a number that is not finite or
             has over 20 digits, or is nested too deep for Python.
@@ -57,10 +50,10 @@ def parse(content: bytes, where: str, fix: str) -> Any:
     try:
         return json.loads(
             content.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_int=_whole,
-            parse_float=_finite,
-            parse_constant=_finite,
+            object_pairs_hook=_object_without_duplicates,
+            parse_int=_parse_integer,
+            parse_float=_parse_finite,
+            parse_constant=_parse_finite,
         )
     except RecursionError as error:
         raise Refusal("{} is not JSON: nested too deep".format(where), fix) from error
@@ -68,7 +61,7 @@ def parse(content: bytes, where: str, fix: str) -> Any:
         raise Refusal("{} is not JSON: {}".format(where, error), fix) from error
 
 
-def _unique(pairs: Sequence[Tuple[str, Any]]) -> Dict[str, Any]:
+def _object_without_duplicates(pairs: Sequence[Tuple[str, Any]]) -> Dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -76,27 +69,21 @@ def _unique(pairs: Sequence[Tuple[str, Any]]) -> Dict[str, Any]:
     return entries
 
 
-def _whole(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
+def _parse_integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
         raise ValueError("a number of {} digits".format(len(text)))
     return int(text)
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError("{} is not a finite number".format(text[:_MOST_DIGITS]))
+        raise ValueError("{} is not a finite number".format(text[:_MAX_DIGITS]))
     return value
 
 
 def convert(kind: Type[R], value: Any, where: str, fix: str) -> R:
-    """A JSON value as a record.
-
-    Args:
-        kind: The record's NamedTuple.
-        value: The result of ``parse``.
-        where: Name of the file, for the refusal.
-        fix: What to do about a refusal.
+    """The result of ``parse`` as a record of the NamedTuple ``kind``.
 
     Raises:
         Refusal: The value does not fit the record.
@@ -106,6 +93,26 @@ def convert(kind: Type[R], value: Any, where: str, fix: str) -> R:
     except _Mismatch as error:
         raise Refusal("{}{}".format(where, error), fix) from error
     return record
+
+
+def convert_versioned(kind: Any, value: Any, where: str, fix: str) -> Any:
+    """As ``convert``, for a record whose fields ``schema`` and ``schema_version`` have defaults.
+
+    Raises:
+        Refusal: The value names another schema or version, or none, or does not fit the record.
+    """
+    schema, version = (kind._field_defaults[key] for key in ("schema", "schema_version"))
+    if not isinstance(value, dict) or value.get("schema") != schema:
+        raise Refusal("{} is not of schema {}".format(where, schema), "give another file")
+    got = value.get("schema_version")
+    if got != version:
+        raise Refusal(
+            "{} has schema version {}, this program reads {}".format(
+                where, ascii(got)[:_MAX_SHOWN], version
+            ),
+            "use the edge-inception that made the bundle",
+        )
+    return convert(kind, value, where, fix)
 
 
 def read(kind: Type[R], content: bytes, where: str, fix: str) -> R:
@@ -121,7 +128,7 @@ def _convert(kind: Any, value: Any, place: str) -> Any:
 
 
 def _record(kind: Any, value: Any, place: str) -> Any:
-    _require(dict, value, place)
+    _require_type(dict, value, place)
     unknown = sorted(set(value) - set(kind._fields))
     if unknown:
         raise _Mismatch(place, "unknown key {}".format(ascii(unknown[0])))
@@ -129,44 +136,47 @@ def _record(kind: Any, value: Any, place: str) -> Any:
     if lacking:
         raise _Mismatch(place, "lacks {}".format(", ".join(lacking)))
     fields = kind.__annotations__
-    return kind(**{name: _convert(fields[name], value[name], _at(place, name)) for name in value})
+    return kind(
+        **{name: _convert(fields[name], value[name], _join_place(place, name)) for name in value}
+    )
 
 
 def _union(kind: Any, value: Any, place: str) -> Any:
     """A value of an Optional or of a Union of scalar types."""
-    kinds = [one for one in kind.__args__ if one is not type(None)]
+    kinds = [member for member in kind.__args__ if member is not type(None)]
     if value is None and len(kinds) < len(kind.__args__):
         return None
-    fitting = [one for one in kinds if len(kinds) == 1 or _is_of(one, value)]
+    fitting = [member for member in kinds if len(kinds) == 1 or _has_type(member, value)]
     if not fitting:
-        raise _unlike(value, " or ".join(one.__name__ for one in kinds), place)
+        raise _wrong_type(value, " or ".join(member.__name__ for member in kinds), place)
     return _convert(fitting[0], value, place)
 
 
 def _dict(kind: Any, value: Any, place: str) -> Any:
-    _require(dict, value, place)
+    _require_type(dict, value, place)
     names, values = kind.__args__
     entries = {}
     for key, entry in value.items():
-        is_number = names is int and key.isdecimal() and len(key) < _MOST_DIGITS
+        is_number = names is int and key.isdecimal() and len(key) < _MAX_DIGITS
         name = int(key) if is_number else _convert(names, key, place)
-        entries[name] = _convert(values, entry, _at(place, key))
+        entries[name] = _convert(values, entry, _join_place(place, key))
     return entries
 
 
 def _list(kind: Any, value: Any, place: str) -> Any:
-    _require(list, value, place)
-    (one,) = kind.__args__
-    return [_convert(one, v, "{}[{}]".format(place, i)) for i, v in enumerate(value)]
+    _require_type(list, value, place)
+    (member,) = kind.__args__
+    return [_convert(member, v, "{}[{}]".format(place, i)) for i, v in enumerate(value)]
 
 
 def _tuple(kind: Any, value: Any, place: str) -> Any:
-    _require(list, value, place)
+    _require_type(list, value, place)
     kinds = kind.__args__
     if len(value) != len(kinds):
         raise _Mismatch(place, "got {} values, wanted {}".format(len(value), len(kinds)))
     return tuple(
-        _convert(one, v, "{}[{}]".format(place, i)) for i, (one, v) in enumerate(zip(kinds, value))
+        _convert(member, v, "{}[{}]".format(place, i))
+        for i, (member, v) in enumerate(zip(kinds, value))
     )
 
 
@@ -176,32 +186,32 @@ _CONTAINERS: Dict[Any, Callable[[Any, Any, str], Any]] = {
 }  # fmt: skip
 
 
-def _is_of(kind: Any, value: Any) -> bool:
+def _has_type(kind: Any, value: Any) -> bool:
     # json returns exactly these types; isinstance would take a bool for an int
     return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _scalar(kind: Any, value: Any, place: str) -> Any:
-    if not _is_of(kind, value):
-        raise _unlike(value, kind.__name__, place)
-    if type(value) is int and abs(value) > _MOST:
-        raise _Mismatch(place, "got {}, wanted at most {} either way".format(value, _MOST))
+    if not _has_type(kind, value):
+        raise _wrong_type(value, kind.__name__, place)
+    if type(value) is int and abs(value) > _MAX_INTEGER:
+        raise _Mismatch(place, "got {}, wanted at most {} either way".format(value, _MAX_INTEGER))
     if kind is str and any("\ud800" <= char <= "\udfff" for char in value):
         raise _Mismatch(place, "got half of a surrogate pair, wanted text")
     return value
 
 
-def _require(kind: Any, value: Any, place: str) -> None:
+def _require_type(kind: Any, value: Any, place: str) -> None:
     if not isinstance(value, kind):
-        raise _unlike(value, "object" if kind is dict else kind.__name__, place)
+        raise _wrong_type(value, "object" if kind is dict else kind.__name__, place)
 
 
-def _unlike(value: Any, wanted: str, place: str) -> _Mismatch:
+def _wrong_type(value: Any, wanted: str, place: str) -> _Mismatch:
     got = "null" if value is None else type(value).__name__
     return _Mismatch(place, "got {}, wanted {}".format(got, wanted))
 
 
-def _at(place: str, name: str) -> str:
+def _join_place(place: str, name: str) -> str:
     return "{}.{}".format(place, ascii(name)[1:-1]) if place else ascii(name)[1:-1]
 
 
@@ -234,29 +244,11 @@ def require(rules: Iterable[Rule], where: str, fix: str) -> None:
     """
     for holds, place, got, wanted in rules:
         if not holds:
-            shown = ascii(got)[:_MOST_SHOWN]
+            shown = ascii(got)[:_MAX_SHOWN]
             text = "{}, at {}: got {}, wanted {}".format(where, ascii(place)[1:-1], shown, wanted)
             raise Refusal(text, fix)
 
 
 def one_of(place: str, got: Optional[str], known: Sequence[Optional[str]]) -> Rule:
     """The rule that ``got`` is one of ``known``."""
-    return got in known, place, got, ", ".join(str(one) for one in known)
-
-
-def require_version(value: Any, schema: str, version: int, where: str) -> None:
-    """Refuse a JSON value that does not name this schema and this version.
-
-    Raises:
-        Refusal: The value names another schema or version, or none.
-    """
-    if not isinstance(value, dict) or value.get("schema") != schema:
-        raise Refusal("{} is not of schema {}".format(where, schema), "give another file")
-    got = value.get("schema_version")
-    if got != version:
-        raise Refusal(
-            "{} has schema version {}, this program reads {}".format(
-                where, ascii(got)[:_MOST_SHOWN], version
-            ),
-            "use the edge-inception that made the bundle",
-        )
+    return got in known, place, got, ", ".join(str(member) for member in known)

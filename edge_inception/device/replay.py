@@ -7,15 +7,9 @@ from typing import Any
 
 import numpy as np
 
-if __package__:
-    from edge_inception.data import batches
-    from edge_inception.device import errors, manifest
-    from edge_inception.device.errors import Refusal
-else:
-    import batches  # type: ignore[import-not-found,no-redef]
-    import errors  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.data import batches
+from edge_inception.device import errors, manifest
+from edge_inception.device.errors import Refusal
 
 
 def run(runner: Any, images: Any, bundle: manifest.Bundle, profile: manifest.Profile) -> Any:

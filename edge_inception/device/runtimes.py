@@ -1,9 +1,17 @@
 """The engine libraries behind one interface: TensorRT, TensorRT-RTX, OpenVINO.
 
-A runtime has ``version()``, ``identity()`` (the versions and hardware that its engines depend on),
-``graph()``, ``compile(path, graph)`` and ``load(content, facts)``, which returns an object with
-``run(images) -> dict of arrays`` and ``close()``. The modules ``_nvinfer`` and ``_openvino`` call
-the libraries TensorRT and OpenVINO; the host uses these modules too.
+A runtime has these methods, and each raises ``Refusal`` where the library is missing, the bundle is
+not for its version, or the library refuses what it is given:
+
+- ``version()``, checked against the manifest;
+- ``identity()``: the versions and hardware that an engine depends on;
+- ``graph()``: the bundle's graph for this version;
+- ``compile(path, graph)``: the engine of a typed graph, and the fields of ``EngineFacts`` that the
+  library reports. An int8 graph whose engine computes nothing in int8 is refused too;
+- ``load(content, facts)``: an open engine with ``run(images) -> dict of arrays`` and ``close()``.
+
+The modules ``_nvinfer`` and ``_openvino`` call the libraries TensorRT and OpenVINO; the host uses
+these modules too.
 This file travels to devices: Python 3.6 syntax; a library is imported on first use.
 """
 
@@ -14,25 +22,17 @@ import re
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-if __package__:
-    from edge_inception.device import errors, manifest, records
-    from edge_inception.device.errors import Refusal
-    from edge_inception.hardware import cores
-else:
-    import cores  # type: ignore[import-not-found,no-redef]
-    import errors  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import errors, manifest, records
+from edge_inception.device.errors import Refusal
+from edge_inception.hardware import cores
 
-_MODULES = {
+_PYTHON_MODULES = {
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
-_ENGINES = "edge_inception.engines."
-_OPENVINO_FAILS, _TENSORRT_FAILS = "OpenVINO cannot run the engine", "TensorRT cannot run the plan"
+_BUILD_AGAIN = "build it again: python3 device.py build --force"
 CALIBRATION_CACHE = "calibration.cache"
-_OPENVINO_PYTHON = (3, 10)
+_MIN_OPENVINO_PYTHON = (3, 10)
 
 
 class CpuIdentity(NamedTuple):
@@ -50,26 +50,9 @@ class GpuIdentity(NamedTuple):
     device: str
 
 
-class Layers(NamedTuple):
-    """The counts of ``_inspection.describe_layers``, which explains them."""
-
-    layers: Dict[str, Dict[str, int]]
-    precisions: Dict[str, int]
-    int8_layers: int
-    convolutions: Dict[str, int]
-    float_kernels: List[str]
-    reformat_layers: int
-    num_kernels: int
-    activation_bytes: int
-    dla_islands: int
-    weight_bytes: Dict[str, int]
-    total_weight_bytes: int
-    padding_bytes: int
-
-
 def _travelling_module(name: str) -> Any:
-    """A module of ``engines`` that travels: a file beside this one in a bundle."""
-    return importlib.import_module(_ENGINES + name if __package__ else name)
+    """A module of ``engines`` that travels; only the bundles for its library carry it."""
+    return importlib.import_module("edge_inception.engines." + name)
 
 
 def open_runtime(bundle: Any, threads: int = 0, *, accepts_float: bool = False) -> Any:
@@ -84,11 +67,11 @@ def open_runtime(bundle: Any, threads: int = 0, *, accepts_float: bool = False) 
     backend = bundle.target.backend
     if backend == "openvino":
         return OpenVino(bundle, threads, accepts_float=accepts_float)
-    if backend in _MODULES:
+    if backend in _PYTHON_MODULES:
         return TensorRt(bundle, accepts_float=accepts_float)
     raise Refusal(
         "the manifest asks for engine library '{}'".format(ascii(backend)[1:-1]),
-        "known: openvino, {}".format(", ".join(sorted(_MODULES))),
+        "known: openvino, {}".format(", ".join(sorted(_PYTHON_MODULES))),
     )
 
 
@@ -111,7 +94,7 @@ class OpenVino:
 
     def _library(self) -> Any:
         # A Python before 3.10 cannot parse _openvino.py.
-        if sys.version_info < _OPENVINO_PYTHON:
+        if sys.version_info < _MIN_OPENVINO_PYTHON:
             raise Refusal(
                 "OpenVINO needs Python 3.10 or later, this is {}".format(platform.python_version()),
                 "run it with a newer one: python3.10 device.py",
@@ -120,35 +103,23 @@ class OpenVino:
         return _travelling_module("_openvino")
 
     def version(self) -> str:
-        """Version of the library.
-
-        Raises:
-            Refusal: The library cannot be imported.
-        """
+        """Version of the library."""
         return self.identity().openvino
 
     def identity(self) -> CpuIdentity:
-        """The facts that an engine of this library depends on.
-
-        Raises:
-            Refusal: The library cannot be imported.
-        """
+        """Version of the library and machine type, on which an engine depends."""
         library = self._library()
         try:
-            return CpuIdentity(**library.ties())
+            return CpuIdentity(**library.tied_to())
         except library.LibraryMissing as error:
             raise Refusal(str(error), error.hint, errors.LIBRARY_MISSING) from error
 
     def graph(self) -> manifest.Graph:
         """The bundle's graph for this library."""
-        return manifest.graph_for(self._bundle, None)
+        return manifest.require_graph(self._bundle, None)
 
     def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
-        """The engine of a typed graph, and the library's counts as fields of ``EngineFacts``.
-
-        Raises:
-            Refusal: The library refuses the graph, or computes no int8 layer of an int8 graph.
-        """
+        """The engine of a typed graph, and the library's counts as fields of ``EngineFacts``."""
         library = self._library()
         try:
             compiled = library.compile_graph(
@@ -165,31 +136,21 @@ class OpenVino:
             "int8_layers": num_int8,
             "weighted_layers": total,
             "float_precision": self._precision,
-            "warnings": self._in_float(num_int8, total) if graph.precision == "int8" else [],
+            "warnings": self._float_warnings(num_int8, total) if graph.precision == "int8" else [],
         }
 
-    def _in_float(self, num_int8: int, total: int) -> List[str]:
-        """A warning where OpenVINO computes layers of an int8 graph in float.
-
-        On x86-64 OpenVINO computes every layer in int8, on aarch64 most layers in float.
-
-        Raises:
-            Refusal: No layer is computed in int8, and ``accepts_float`` was not given.
-        """
+    def _float_warnings(self, num_int8: int, total: int) -> List[str]:
+        """A warning where OpenVINO computes layers of an int8 graph in float, as on aarch64."""
         if not num_int8:
             reason = "OpenVINO computes none of {} layers in int8 on this CPU".format(total)
-            return _no_int8(reason, is_accepted=self._accepts_float)
+            return _accept_float(reason, is_accepted=self._accepts_float)
         if num_int8 == total:
             return []
         text = "OpenVINO computes {} of {} layers in int8 on this CPU ({}), the others in float"
         return [text.format(num_int8, total, platform.machine()) + ", which is slower"]
 
     def load(self, content: bytes, facts: Any) -> Any:
-        """An open engine.
-
-        Raises:
-            Refusal: The library refuses the engine.
-        """
+        """An open engine."""
         library = self._library()
         try:
             runner = library.BlobRunner(
@@ -198,9 +159,11 @@ class OpenVino:
                 precision=self._precision,
                 threads=self._threads,
             )
-            return _RefusingRunner(runner, (RuntimeError, TypeError, ValueError), _OPENVINO_FAILS)
+            return _RefusingRunner(
+                runner, (RuntimeError, TypeError, ValueError), "OpenVINO cannot run the engine"
+            )
         except library.Refusal as error:
-            raise Refusal(str(error), "build it again: python3 device.py build --force") from error
+            raise Refusal(str(error), _BUILD_AGAIN) from error
 
 
 class TensorRt:
@@ -214,13 +177,9 @@ class TensorRt:
         self._module: Any = None
 
     def library(self) -> Any:
-        """The vendor's module.
-
-        Raises:
-            Refusal: The module cannot be imported by any of its names.
-        """
+        """The vendor's Python module, imported by the first of its names that works."""
         reasons: List[str] = []
-        for name in () if self._module else _MODULES[self.name]:
+        for name in () if self._module else _PYTHON_MODULES[self.name]:
             try:
                 self._module = importlib.import_module(name)
                 break
@@ -236,22 +195,14 @@ class TensorRt:
         return self._module
 
     def version(self) -> str:
-        """Version of the library, checked against the manifest's range.
-
-        Raises:
-            Refusal: The library cannot be imported, or the bundle is not for this version.
-        """
+        """Version of the library, checked against the manifest's range."""
         version = str(self.library().__version__)
         if self._bundle.target.tensorrt[0]:
             manifest.require_tensorrt(self._bundle, version)
         return version
 
     def identity(self) -> GpuIdentity:
-        """The facts that a plan depends on: TensorRT's version, and the GPU.
-
-        Raises:
-            Refusal: As ``version``, or no driver answers.
-        """
+        """The facts that a plan depends on: TensorRT's version, and the GPU."""
         cuda = _travelling_module("_cuda")
         version = self.version()
         if not cuda.driver_version():
@@ -263,59 +214,41 @@ class TensorRt:
         return GpuIdentity(version, cuda.compute_capability(), cuda.gpu_name())
 
     def graph(self) -> manifest.Graph:
-        """The graph for this version.
-
-        Raises:
-            Refusal: As ``version``.
-        """
+        """The graph for this version."""
         version = self.version() if self.name == "tensorrt" else None
-        return manifest.graph_for(self._bundle, version)
+        return manifest.require_graph(self._bundle, version)
 
     def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
-        """The plan of a typed graph, and the library's counts as fields of ``EngineFacts``.
-
-        Raises:
-            Refusal: The library refuses the graph, or computes no layer of an int8 graph in int8
-                without ``accepts_float``.
-        """
+        """The plan of a typed graph, and the library's counts as fields of ``EngineFacts``."""
         nvinfer, inspection = _travelling_module("_nvinfer"), _travelling_module("_inspection")
         # The build replaces the cache's first line, which must name the installed version.
         cache = self._bundle.path(CALIBRATION_CACHE) if is_calibrated(graph) else None
-        settings = settings_of(graph, self._bundle.record.build, cache)
+        settings = build_settings(graph, self._bundle.record.build, cache)
         settings = settings._replace(timing_cache=self._timing_cache())
         try:
             built = nvinfer.build(self.library(), path, settings)
         except (nvinfer.VendorError, OSError) as error:
             raise Refusal(
                 "TensorRT refused {}: {}".format(path, error),
-                _advice(str(error)),
+                _build_advice(str(error)),
                 errors.BUILD_FAILED,
             ) from error
         described = inspection.describe_layers(built.layers)
-        layers, warnings = Layers(**described), list(built.warnings)
+        counts = (described[key] for key in ("int8_layers", "dla_islands", "layers"))
+        num_int8, num_islands, kinds = counts
+        warnings = list(built.warnings)
         if graph.precision == "int8":
             fallbacks = inspection.fallbacks(described, graph.float_layers or ())
-            warnings = self._without_int8(layers) + fallbacks + warnings
-        if self._bundle.record.build.dla_core is not None and not layers.dla_islands:
+            # Engines without a list of layers by kind, and engines with parts on a DLA core (deep
+            # learning accelerator), whose layers are not listed, are accepted.
+            is_listed = set(kinds) - {"unknown"} and not num_islands
+            if is_listed and not num_int8:
+                reason = "none of the layers that TensorRT lists multiplies in int8"
+                fallbacks = _accept_float(reason, is_accepted=self._accepts_float) + fallbacks
+            warnings = fallbacks + warnings
+        if self._bundle.record.build.dla_core is not None and not num_islands:
             warnings.insert(0, "a DLA core was asked for, and no part of the engine runs on one")
         return built.plan, dict(described, warnings=warnings)
-
-    def _without_int8(self, layers: Layers) -> List[str]:
-        """A warning where none of the listed layers is int8.
-
-        Engines without a list of layers by kind, and engines with parts on a DLA core (deep
-        learning accelerator), whose layers are not listed, are accepted.
-
-        Raises:
-            Refusal: None of the layers is int8, and ``accepts_float`` was not given.
-        """
-        is_listed = set(layers.layers) - {"unknown"}
-        if not is_listed or layers.int8_layers or layers.dla_islands:
-            return []
-        return _no_int8(
-            "none of the layers that TensorRT lists multiplies in int8",
-            is_accepted=self._accepts_float,
-        )
 
     def _timing_cache(self) -> str:
         """Path of the timing cache, one for each TensorRT version and GPU."""
@@ -326,27 +259,22 @@ class TensorRt:
         return os.path.join(folder, name)
 
     def load(self, content: bytes, facts: Any) -> Any:
-        """An open plan.
-
-        Raises:
-            Refusal: The plan was built for another version or GPU, or the library refuses the plan.
-        """
+        """An open plan, unless it was built for another version or GPU."""
         plan = _travelling_module("_plan")
         reason, _ = plan.refusal(content, records.plain(facts), self.identity()._asdict())
         if reason:
-            raise Refusal(reason, "build it again: python3 device.py build --force")
+            raise Refusal(reason, _BUILD_AGAIN)
         nvinfer, cuda = _travelling_module("_nvinfer"), _travelling_module("_cuda")
         try:
             runner = nvinfer.PlanRunner(
                 self.library(), content, dla_core=self._bundle.record.build.dla_core
             )
             return _RefusingPlanRunner(
-                runner, (nvinfer.VendorError, cuda.CudaError), _TENSORRT_FAILS
+                runner, (nvinfer.VendorError, cuda.CudaError), "TensorRT cannot run the plan"
             )
         except nvinfer.VendorError as error:
             raise Refusal(
-                "TensorRT cannot load the plan: {}".format(error),
-                "build it again: python3 device.py build --force",
+                "TensorRT cannot load the plan: {}".format(error), _BUILD_AGAIN
             ) from error
         except cuda.CudaError as error:
             raise Refusal(
@@ -354,7 +282,7 @@ class TensorRt:
             ) from error
 
 
-def _no_int8(reason: str, *, is_accepted: bool) -> List[str]:
+def _accept_float(reason: str, *, is_accepted: bool) -> List[str]:
     """A warning that the engine of an int8 graph computes nothing in int8, if ``is_accepted``.
 
     Raises:
@@ -375,7 +303,9 @@ def is_calibrated(graph: manifest.Graph) -> bool:
     return graph.typing == "implicit" and graph.precision == "int8"
 
 
-def settings_of(graph: manifest.Graph, choices: manifest.Choices, cache: Optional[str]) -> Any:
+def build_settings(
+    graph: manifest.Graph, choices: manifest.BuildOptions, cache: Optional[str]
+) -> Any:
     """``_nvinfer.BuildSettings`` for a graph and the choices under ``build`` in the manifest."""
     return _travelling_module("_nvinfer").BuildSettings(
         min_batch=graph.profile.min,
@@ -393,7 +323,7 @@ def settings_of(graph: manifest.Graph, choices: manifest.Choices, cache: Optiona
     )
 
 
-def _advice(reason: str) -> str:
+def _build_advice(reason: str) -> str:
     if "memory" in reason.lower():
         return "free memory: stop the desktop (sudo init 3), add swap, or lower --workspace"
     return "the message names the node; please report it with the TensorRT version"
@@ -413,11 +343,7 @@ class _RefusingRunner:
         self._runner.close()
 
     def run(self, images: Any) -> Dict[str, Any]:
-        """Outputs of one batch by name.
-
-        Raises:
-            Refusal: The library or CUDA failed.
-        """
+        """Outputs of one batch by name."""
         try:
             outputs: Dict[str, Any] = self._runner.run(images)
         except self._errors as error:
@@ -429,7 +355,7 @@ class _RefusingRunner:
 
 
 class _RefusingPlanRunner(_RefusingRunner):
-    """A runner of a TensorRT plan, which also tells the time that the GPU took."""
+    """A runner of a TensorRT plan, which also reports the GPU time."""
 
     @property
     def gpu_ms(self) -> float:

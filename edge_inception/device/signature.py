@@ -17,18 +17,13 @@ import shutil
 import subprocess
 from typing import Any, List, NamedTuple, Optional
 
-if __package__:
-    from edge_inception.device import errors, manifest
-    from edge_inception.device.errors import Refusal
-else:
-    import errors  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import errors, manifest
+from edge_inception.device.errors import Refusal
 
-KEY_KIND, HASHED = b"Ed", b"ED"
+KEY_ALGORITHM, SIGNATURE_ALGORITHM = b"Ed", b"ED"
 KEY_ID_BYTES = 8
 _KEY_BYTES, _SIGNATURE_BYTES = 32, 64
-_NOT_OURS = "get the bundle again, and the public key from its maker by another way"
+_GET_AGAIN = "get the bundle again, and the public key from its maker by another way"
 
 
 class Signature(NamedTuple):
@@ -41,10 +36,6 @@ class Signature(NamedTuple):
 
 def check(bundle: Any, public_key: Optional[str]) -> str:
     """One line on the state of the signature; empty for an unsigned bundle if no key is given.
-
-    Args:
-        bundle: An opened bundle.
-        public_key: Path of minisign's public key file, or None.
 
     Raises:
         Refusal: A key was given, and the bundle is not signed, is signed by another key, or cannot
@@ -59,11 +50,11 @@ def check(bundle: Any, public_key: Optional[str]) -> str:
         return "signed, not checked: give the maker's key with --public-key"
     with open(os.path.join(bundle.root, manifest.FILE), "rb") as stream:
         content = stream.read()
-    crypto = _crypto()
+    crypto = _import_ed25519()
     if crypto is not None:
-        return _by_cryptography(crypto, content, read_signature(path), read_public_key(public_key))
+        return _check_ed25519(crypto, content, read_signature(path), read_public_key(public_key))
     if shutil.which("minisign"):
-        return _by_minisign(bundle.root, path, public_key)
+        return _check_with_minisign(bundle.root, path, public_key)
     raise Refusal(
         "the signature cannot be checked: neither the package cryptography (2.6 or later) nor "
         "minisign is installed",
@@ -74,38 +65,30 @@ def check(bundle: Any, public_key: Optional[str]) -> str:
 
 
 def read_signature(path: str) -> Signature:
-    """The parts of the signature file at ``path``.
-
-    Raises:
-        Refusal: The file is not a signature in minisign's format.
-    """
-    lines = _lines(path)
+    """The parts of the signature file at ``path``; a file of another format is refused."""
+    lines = _read_lines(path)
     try:
         first, last = base64.b64decode(lines[1]), base64.b64decode(lines[3])
         comment = lines[2].partition("trusted comment: ")[2]
     except (IndexError, binascii.Error):
         first, last, comment = b"", b"", ""
-    start = len(HASHED) + KEY_ID_BYTES
+    start = len(SIGNATURE_ALGORITHM) + KEY_ID_BYTES
     is_whole = len(first) == start + _SIGNATURE_BYTES and len(last) == _SIGNATURE_BYTES
-    if not is_whole or first[: len(HASHED)] != HASHED:
-        raise Refusal("{} is not a signature of minisign's format".format(path), _NOT_OURS)
+    if not is_whole or first[: len(SIGNATURE_ALGORITHM)] != SIGNATURE_ALGORITHM:
+        raise Refusal("{} is not a signature of minisign's format".format(path), _GET_AGAIN)
     return Signature(first[start:], comment, last)
 
 
 def read_public_key(path: str) -> bytes:
-    """Key id and Ed25519 key of minisign's public key file, 8 + 32 bytes.
-
-    Raises:
-        Refusal: The file is not a public key in minisign's format.
-    """
+    """Key id and Ed25519 key of minisign's public key file, 8 + 32 bytes, or a refusal."""
     try:
-        content = base64.b64decode(_lines(path)[-1])
+        content = base64.b64decode(_read_lines(path)[-1])
     except (IndexError, binascii.Error):
         content = b""
-    wanted = len(KEY_KIND) + KEY_ID_BYTES + _KEY_BYTES
-    if len(content) != wanted or content[: len(KEY_KIND)] != KEY_KIND:
-        raise Refusal("{} is not a public key of minisign's format".format(path), _NOT_OURS)
-    return content[len(KEY_KIND) :]
+    wanted = len(KEY_ALGORITHM) + KEY_ID_BYTES + _KEY_BYTES
+    if len(content) != wanted or content[: len(KEY_ALGORITHM)] != KEY_ALGORITHM:
+        raise Refusal("{} is not a public key of minisign's format".format(path), _GET_AGAIN)
+    return content[len(KEY_ALGORITHM) :]
 
 
 def digest(content: bytes) -> bytes:
@@ -113,7 +96,7 @@ def digest(content: bytes) -> bytes:
     return hashlib.blake2b(content).digest()
 
 
-def _lines(path: str) -> List[str]:
+def _read_lines(path: str) -> List[str]:
     try:
         with open(path, encoding="ascii") as stream:
             return stream.read().splitlines()
@@ -121,14 +104,14 @@ def _lines(path: str) -> List[str]:
         raise Refusal("cannot read {}: {}".format(path, error), "check the path") from error
 
 
-def _crypto() -> Any:
+def _import_ed25519() -> Any:
     try:
         return importlib.import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
     except ImportError:
         return None
 
 
-def _by_cryptography(crypto: Any, content: bytes, signature: Signature, key: bytes) -> str:
+def _check_ed25519(crypto: Any, content: bytes, signature: Signature, key: bytes) -> str:
     invalid = importlib.import_module("cryptography.exceptions").InvalidSignature
     verifier = crypto.Ed25519PublicKey.from_public_bytes(key[KEY_ID_BYTES:])
     try:
@@ -137,11 +120,11 @@ def _by_cryptography(crypto: Any, content: bytes, signature: Signature, key: byt
             signature.comment_signature, signature.signature + signature.comment.encode()
         )
     except invalid as error:
-        raise Refusal("the signature of the manifest is not one of this key", _NOT_OURS) from error
+        raise Refusal("the signature of the manifest is not one of this key", _GET_AGAIN) from error
     return "signed by this key: {}".format(signature.comment)
 
 
-def _by_minisign(root: str, path: str, public_key: str) -> str:
+def _check_with_minisign(root: str, path: str, public_key: str) -> str:
     done = subprocess.run(
         ["minisign", "-Vm", os.path.join(root, manifest.FILE), "-x", path, "-p", public_key],
         stdin=subprocess.DEVNULL,
@@ -150,5 +133,5 @@ def _by_minisign(root: str, path: str, public_key: str) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise Refusal("the signature of the manifest is not one of this key", _NOT_OURS)
+        raise Refusal("the signature of the manifest is not one of this key", _GET_AGAIN)
     return "signed by this key (minisign)"

@@ -3,7 +3,8 @@
 ``engine/model.engine`` (or ``.blob``) lies beside ``engine/model.engine.json``. The name is fixed,
 so that a server can be configured before the engine is built. The key in the facts is a digest of
 the graph, the manifest's choices, the library and the processor: an engine with another key is
-not opened, and the next build replaces it.
+not opened, and the next build replaces it. Every function that asks a runtime also raises its
+refusals (``runtimes``).
 This file travels to devices: Python 3.6 syntax, standard library.
 """
 
@@ -14,17 +15,11 @@ import os
 import time
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-if __package__:
-    from edge_inception.device import errors, manifest, records
-    from edge_inception.device.errors import Refusal
-else:
-    import errors  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import errors, manifest, records
+from edge_inception.device.errors import Refusal
 
 SCHEMA = "edge-inception/device-engine"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _KEY_DIGITS = 12
 _NAME = "model"
 
@@ -32,7 +27,7 @@ _NAME = "model"
 class EngineFacts(NamedTuple):
     """The content of ``model.engine.json``: facts about the build, and the library's counts.
 
-    ``sm`` is None where trtexec built the engine, since it tells no compute capability; ``runner``
+    ``sm`` is None where trtexec built the engine, which reports no compute capability; ``runner``
     is then "trtexec". The counts are those of ``_inspection.describe_layers``.
     """
 
@@ -84,7 +79,7 @@ class Engine(NamedTuple):
     facts: EngineFacts
 
 
-def key_of(runtime: Any, bundle: Any, graph: manifest.Graph) -> str:
+def engine_key(runtime: Any, bundle: Any, graph: manifest.Graph) -> str:
     """Digest of everything that an engine of this device depends on.
 
     The digest covers library, processor, graph, batch sizes and the manifest's choices.
@@ -101,28 +96,20 @@ def key_of(runtime: Any, bundle: Any, graph: manifest.Graph) -> str:
 
 
 def find(bundle: Any, runtime: Any) -> Optional[Engine]:
-    """The engine that was built here for this device; None if it is absent or damaged.
-
-    Raises:
-        Refusal: The library is missing, or the bundle is not for its version.
-    """
-    key, path = key_of(runtime, bundle, runtime.graph()), _path(bundle, runtime)
-    facts = _facts(path)
+    """The engine that was built here for this device; None if it is absent or damaged."""
+    key, path = engine_key(runtime, bundle, runtime.graph()), _path(bundle, runtime)
+    facts = _read_facts(path)
     if facts is None or facts.key != key:
         return None
     try:
-        is_whole = manifest.file_sha256(path) == facts.sha256
+        is_intact = manifest.file_sha256(path) == facts.sha256
     except OSError:
-        is_whole = False
-    return Engine(path, facts) if is_whole else None
+        is_intact = False
+    return Engine(path, facts) if is_intact else None
 
 
 def require(bundle: Any, runtime: Any) -> Engine:
-    """The engine that was built here for this device.
-
-    Raises:
-        Refusal: The engine is absent or damaged, or the library is missing or of a wrong version.
-    """
+    """The engine that was built here for this device; refused if it is absent or damaged."""
     engine = find(bundle, runtime)
     if engine is None:
         raise Refusal(
@@ -133,11 +120,7 @@ def require(bundle: Any, runtime: Any) -> Engine:
 
 
 def load(runtime: Any, engine: Engine) -> Any:
-    """An open engine: an object with ``run(images) -> dict of arrays`` and ``close()``.
-
-    Raises:
-        Refusal: The engine is not for this device, or cannot be loaded.
-    """
+    """An open engine: an object with ``run(images) -> dict of arrays`` and ``close()``."""
     with open(engine.path, "rb") as stream:
         return runtime.load(stream.read(), engine.facts)
 
@@ -149,7 +132,7 @@ def build(bundle: Any, runtime: Any) -> Engine:
         Refusal: The library refuses, the disk is full, or the folder cannot be written.
     """
     graph = runtime.graph()
-    key, path = key_of(runtime, bundle, graph), _path(bundle, runtime)
+    key, path = engine_key(runtime, bundle, graph), _path(bundle, runtime)
     _write(path + ".probe", b"")  # a build takes minutes: try the folder first
     os.remove(path + ".probe")
     started = time.time()
@@ -167,7 +150,7 @@ def build(bundle: Any, runtime: Any) -> Engine:
         sha256=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
         build_s=round(time.time() - started, 1),
-        created_utc=now(),
+        created_utc=utc_now(),
         **runtime.identity()._asdict(),
         **counts,
     )
@@ -176,7 +159,7 @@ def build(bundle: Any, runtime: Any) -> Engine:
     return Engine(path, facts)
 
 
-def now() -> str:
+def utc_now() -> str:
     """The present time in UTC to the second, in the format of JSON records."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -194,7 +177,7 @@ def _path(bundle: Any, runtime: Any) -> str:
     return os.path.join(bundle.root, manifest.ENGINES, _NAME + str(runtime.suffix))
 
 
-def _facts(path: str) -> Optional[EngineFacts]:
+def _read_facts(path: str) -> Optional[EngineFacts]:
     try:
         with open(path + ".json", "rb") as stream:
             facts = records.read(EngineFacts, stream.read(), path, "")
@@ -215,7 +198,7 @@ def _write(path: str, content: bytes) -> None:
     except OSError as error:
         if os.path.exists(temporary):
             os.remove(temporary)
-        is_full = error.errno in _FULL
+        is_full = error.errno in _DISK_FULL_ERRORS
         raise Refusal(
             "{} while writing {}".format("disk full" if is_full else str(error.strerror), path),
             "free space on the device"

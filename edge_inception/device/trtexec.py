@@ -11,34 +11,25 @@ import subprocess
 import tempfile
 from typing import Any, Dict, Optional, Tuple
 
-if __package__:
-    from edge_inception.device import errors, jetson_board, manifest, measure, records, runtimes
-    from edge_inception.device.errors import Refusal
-else:
-    import errors  # type: ignore[import-not-found,no-redef]
-    import jetson_board  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import measure  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    import runtimes  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import errors, jetson_board, manifest, measure, records, runtimes
+from edge_inception.device.errors import Refusal
 
-TOOL = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it; not on PATH
+JETPACK_PATH = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it; not on PATH
 _TAIL_LINES = 3
-_TIMES = ("latencyMs", "computeMs")
-_BY_HAND = "run sh build.sh bench by hand"
+_TIME_KEYS = ("latencyMs", "computeMs")
+_RUN_BY_HAND = "run sh build.sh bench by hand"
 
 
-def find_tool() -> Optional[str]:
+def find_trtexec() -> Optional[str]:
     """Path of trtexec: from the variable TRTEXEC, of JetPack, or on PATH; None if not found."""
-    for path in (os.environ.get("TRTEXEC"), TOOL, shutil.which("trtexec")):
+    for path in (os.environ.get("TRTEXEC"), JETPACK_PATH, shutil.which("trtexec")):
         if path and os.access(path, os.X_OK):
             return path
     return None
 
 
 class Trtexec:
-    """A runtime, like those of ``runtimes``, for a device with trtexec and without bindings."""
+    """A runtime, with the methods that ``runtimes`` describes, for a device without bindings."""
 
     name = "tensorrt"
     suffix = ".engine"
@@ -47,11 +38,7 @@ class Trtexec:
         self._bundle, self._board, self._tool = bundle, board, tool
 
     def version(self) -> str:
-        """Version of the installed library, checked against the manifest's range.
-
-        Raises:
-            Refusal: No library is installed, or the bundle is not for its version.
-        """
+        """Version of the installed library, checked against the manifest's range."""
         version = self._board.tensorrt
         if version is None:
             raise Refusal(
@@ -63,27 +50,15 @@ class Trtexec:
         return version
 
     def identity(self) -> runtimes.GpuIdentity:
-        """The facts that a plan depends on, as far as they are known without the bindings.
-
-        Raises:
-            Refusal: As ``version``.
-        """
+        """The facts that a plan depends on, as far as they are known without the bindings."""
         return runtimes.GpuIdentity(self.version(), None, self._board.model or "unknown")
 
     def graph(self) -> manifest.Graph:
-        """The graph for this version.
-
-        Raises:
-            Refusal: As ``version``.
-        """
-        return manifest.graph_for(self._bundle, self.version())
+        """The graph for this version."""
+        return manifest.require_graph(self._bundle, self.version())
 
     def compile(self, path: str, graph: manifest.Graph) -> Tuple[bytes, Dict[str, Any]]:
-        """The plan that trtexec builds.
-
-        Raises:
-            Refusal: trtexec fails; the message has its last lines.
-        """
+        """The plan that trtexec builds; a refusal has the last lines of a failed trtexec."""
         del graph
         with tempfile.TemporaryDirectory() as folder:
             engine = os.path.join(folder, "built.engine")
@@ -92,11 +67,7 @@ class Trtexec:
                 return stream.read(), {"runner": "trtexec"}
 
     def load(self, content: bytes, facts: Any) -> Any:
-        """Refuse to open an engine, since trtexec returns no answers.
-
-        Raises:
-            Refusal: Always.
-        """
+        """Refuse to open an engine, since trtexec returns no answers."""
         del content, facts
         raise Refusal(
             "answers need TensorRT's Python bindings; trtexec can only build and bench",
@@ -122,11 +93,11 @@ class Trtexec:
             }
             self._run("bench", engine, times, **lengths)
             with open(times, "rb") as stream:
-                run = statistics(records.parse(stream.read(), "what trtexec wrote", _BY_HAND))
+                run = parse_times(records.parse(stream.read(), "what trtexec wrote", _RUN_BY_HAND))
         return run._replace(
             metric="h2d_compute_d2h_ms",
             spin_wait=True,
-            cuda_graph=manifest.numbers(self.version()) >= (10,),
+            cuda_graph=manifest.version_numbers(self.version()) >= (10,),
         )
 
     def _run(self, *arguments: str, **environment: str) -> None:
@@ -155,19 +126,18 @@ class Trtexec:
             )
 
 
-def statistics(times: Any) -> measure.Run:
+def parse_times(times: Any) -> measure.Run:
     """The run in the JSON of trtexec's ``--exportTimes``: a list of calls, each with times in ms.
 
     Raises:
         Refusal: The JSON holds no call.
     """
     try:
-        samples, computes = ([float(call[key]) for call in times] for key in _TIMES)
+        samples, gpu_times = ([float(call[key]) for call in times] for key in _TIME_KEYS)
     except (KeyError, TypeError, ValueError) as error:
         raise Refusal(
-            "trtexec wrote no times: {}".format(error), _BY_HAND, errors.BUILD_FAILED
+            "trtexec wrote no times: {}".format(error), _RUN_BY_HAND, errors.BUILD_FAILED
         ) from error
     if not samples:
-        raise Refusal("trtexec timed no call", _BY_HAND, errors.BUILD_FAILED)
-    figures = measure.summary(samples, computes)
-    return measure.run_of(figures, None, measure.Heat({}, {}), None)._replace(runner="trtexec")
+        raise Refusal("trtexec timed no call", _RUN_BY_HAND, errors.BUILD_FAILED)
+    return measure.summarize_run(samples, gpu_times)._replace(runner="trtexec")

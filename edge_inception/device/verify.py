@@ -12,35 +12,24 @@ from typing import Any, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-if __package__:
-    from edge_inception.device import (  # fmt: skip
-        errors,
-        jetson_board,
-        manifest,
-        outputs,
-        recorded,
-        records,
-        replay,
-        store,
-    )
-    from edge_inception.device.errors import Refusal
-else:
-    import errors  # type: ignore[import-not-found,no-redef]
-    import jetson_board  # type: ignore[import-not-found,no-redef]
-    import manifest  # type: ignore[import-not-found,no-redef]
-    import outputs  # type: ignore[import-not-found,no-redef]
-    import recorded  # type: ignore[import-not-found,no-redef]
-    import records  # type: ignore[import-not-found,no-redef]
-    import replay  # type: ignore[import-not-found,no-redef]
-    import store  # type: ignore[import-not-found,no-redef]
-    from errors import Refusal  # type: ignore[no-redef]
+from edge_inception.device import (
+    errors,
+    jetson_board,
+    manifest,
+    outputs,
+    recorded,
+    records,
+    replay,
+    store,
+)
+from edge_inception.device.errors import Refusal
 
 SCHEMA = "edge-inception/verify"
 SCHEMA_VERSION = 1
 PASSED, FAILED, UNKNOWN = _STATUSES = ("PASSED", "FAILED", "NOT CHECKED")
-_PILLOW, _PILLOW_LEAST = "Pillow", (8,)
+_PILLOW, MIN_PILLOW = "Pillow", (8,)
 _UNLABELLED = -1
-_WHITE = 255.0
+_MAX_PIXEL = 255.0
 
 
 class Check(NamedTuple):
@@ -68,15 +57,10 @@ class Verification(NamedTuple):
 
 
 def read_verification(value: Any, where: str, fix: str) -> Verification:
-    """The record that ``verify`` wrote, from the JSON value of its file.
-
-    Raises:
-        Refusal: The value is not such a record, or of another version.
-    """
-    records.require_version(value, SCHEMA, SCHEMA_VERSION, where)
-    record = records.convert(Verification, value, where, fix)
+    """The record of ``verify`` in a JSON value, with the refusals of ``convert_versioned``."""
+    record: Verification = records.convert_versioned(Verification, value, where, fix)
     statuses = [records.one_of("status", record.status, (PASSED, FAILED))]
-    statuses += [records.one_of("checks", one.status, _STATUSES) for one in record.checks]
+    statuses += [records.one_of("checks", check.status, _STATUSES) for check in record.checks]
     records.require(statuses, where, fix)
     return record
 
@@ -90,17 +74,17 @@ def golden_checks(bundle: manifest.Bundle, runner: Any, profile: manifest.Profil
     golden, limits = recorded.read_golden(bundle), bundle.record.golden.tolerance
     got = replay.run(runner, golden.images, bundle, profile)
     for recorded_answers in (golden.validated, golden.baseline):
-        _require_alike(got, recorded_answers)
+        _require_same_columns(got, recorded_answers)
     head = bundle.record.head
     checks = [
         _preprocessing(bundle, golden, limits),
-        _at_least(
+        _check_minimum(
             "validated answers",
-            outputs.sqnr_db(*outputs.same_kind(golden.validated, got, head)),
+            outputs.sqnr_db(*outputs.comparable_engines(golden.validated, got, head)),
             limits.min_sqnr_db,
             "SQNR {:.1f} dB against the validated engine",
         ),
-        _at_least(
+        _check_minimum(
             "baseline answers",
             outputs.sqnr_db(*outputs.comparable(golden.baseline, got, head)),
             limits.min_baseline_sqnr_db,
@@ -109,7 +93,7 @@ def golden_checks(bundle: manifest.Bundle, runner: Any, profile: manifest.Profil
     ]
     if limits.min_agreement is not None:
         checks.append(
-            _at_least(
+            _check_minimum(
                 "classes",
                 100 * outputs.agreement(golden.validated, got, head),
                 100 * limits.min_agreement,
@@ -119,12 +103,8 @@ def golden_checks(bundle: manifest.Bundle, runner: Any, profile: manifest.Profil
     return checks
 
 
-def _require_alike(got: Any, wanted: Any) -> None:
-    """Refuse answers of another number of columns than the recorded answers.
-
-    Raises:
-        Refusal: The numbers differ.
-    """
+def _require_same_columns(got: Any, wanted: Any) -> None:
+    """Refuse answers of another number of columns than the recorded answers."""
     shape, recorded_shape = got.shape[1:], wanted.shape[1:]
     if shape != recorded_shape:
         raise Refusal(
@@ -133,7 +113,7 @@ def _require_alike(got: Any, wanted: Any) -> None:
         )
 
 
-def _at_least(name: str, got: float, wanted: Optional[float], sentence: str) -> Check:
+def _check_minimum(name: str, got: float, wanted: Optional[float], sentence: str) -> Check:
     is_met = wanted is None or got >= wanted
     text = sentence.format(got) + ("" if wanted is None else ", wanted {:g}".format(wanted))
     return Check(
@@ -145,16 +125,15 @@ def _at_least(name: str, got: float, wanted: Optional[float], sentence: str) -> 
     )
 
 
-def _pixels() -> Any:
-    """The module ``pixels``, which needs Pillow.
+def _import_pixels() -> Any:
+    """The module ``pixels``, unless Pillow is missing or too old.
 
-    Raises:
-        Refusal: Pillow is missing or too old: the package of Ubuntu 18.04 is 5.1, of 20.04 7.0.
+    Ubuntu's package of Pillow is too old in 18.04 (5.1) and 20.04 (7.0).
     """
     pixels: Any = None
     try:
-        pixels = importlib.import_module("edge_inception.data.pixels" if __package__ else "pixels")
-        is_old = manifest.numbers(_pillow_version()) < _PILLOW_LEAST
+        pixels = importlib.import_module("edge_inception.data.pixels")
+        is_old = manifest.version_numbers(_pillow_version()) < MIN_PILLOW
         reason = "Pillow {} is too old".format(_pillow_version()) if is_old else ""
     except (ImportError, AttributeError) as error:
         reason = str(error)
@@ -172,15 +151,15 @@ def _preprocessing(
 ) -> Check:
     """Check preprocessing against the recorded arrays; another Pillow may differ by 1/255."""
     try:
-        _pixels()
+        _import_pixels()
     except Refusal as error:
         return Check("preprocessing", UNKNOWN, None, 0, "{}; {}".format(error, error.fix))
     preprocess = bundle.record.preprocess
     worst, num_different = 0.0, 0
     for name, wanted in zip(golden.files, golden.images):
         image = read_image(bundle.path(str(name)), preprocess)
-        _require_alike(image[None], wanted[None])
-        steps = _steps(image, wanted, preprocess)
+        _require_same_columns(image[None], wanted[None])
+        steps = _pixel_differences(image, wanted, preprocess)
         worst = max(worst, float(steps.max()))
         num_different += int(np.count_nonzero(steps))
     limit = limits.max_pixel_steps
@@ -193,13 +172,13 @@ def _preprocessing(
     return Check("preprocessing", PASSED if worst <= limit else FAILED, worst, limit, text)
 
 
-def _steps(got: Any, wanted: Any, preprocess: manifest.Preprocess) -> Any:
+def _pixel_differences(got: Any, wanted: Any, preprocess: manifest.Preprocess) -> Any:
     """Differences of pixels in steps of 1/255; 0 only where the values are the same."""
     apart = np.abs(got.astype(np.float64) - wanted.astype(np.float64))
     if preprocess.element == "uint8":
         return apart
     # The smallest difference of two floats is far below one step, and must not become 0.
-    return apart * (np.array(preprocess.std, np.float64).reshape(3, 1, 1) * _WHITE)
+    return apart * (np.array(preprocess.std, np.float64).reshape(3, 1, 1) * _MAX_PIXEL)
 
 
 def _pillow_version() -> str:
@@ -212,7 +191,7 @@ def read_image(path: str, preprocess: manifest.Preprocess) -> Any:
     Raises:
         Refusal: The file is not a usable image, or Pillow is missing.
     """
-    pixels = _pixels()
+    pixels = _import_pixels()
     try:
         return pixels.load_image(path, preprocess)
     except pixels.ImageError as error:
@@ -229,7 +208,7 @@ def folder_checks(
     """
     baseline = recorded.read_baseline(bundle)
     rows = {str(digest): row for row, digest in enumerate(baseline.sha256)}
-    photos = [(rows[d], path) for path, d in _digests(folder) if d in rows]
+    photos = [(rows[d], path) for path, d in _hash_files(folder) if d in rows]
     if not photos:
         raise Refusal(
             "none of the files in {} is among the {} images of the baseline".format(
@@ -245,12 +224,12 @@ def folder_checks(
         got.append(replay.run(runner, images, bundle, profile))
     chosen = [row for row, _ in photos]
     exact, labels = baseline.logits[chosen], baseline.labels[chosen]
-    _require_alike(got[0], exact)
+    _require_same_columns(got[0], exact)
     checks = _gate_checks(exact, np.concatenate(got), labels, record.gates, record.head)
     return checks, len(photos)
 
 
-def _digests(folder: str) -> List[Tuple[str, str]]:
+def _hash_files(folder: str) -> List[Tuple[str, str]]:
     if not os.path.isdir(folder):
         raise Refusal("no such folder: {}".format(folder), "give the folder of validation images")
     paths = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
@@ -263,18 +242,18 @@ def _gate_checks(
     """Checks of the figures that have gates; confidence bounds are computed only on the host."""
     signal, approximation = outputs.comparable(exact, got, head)
     sqnr = outputs.sqnr_db(signal, approximation)
-    checks = [_at_least("SQNR", sqnr, gates.min_sqnr_db, "SQNR {:.1f} dB")]
+    checks = [_check_minimum("SQNR", sqnr, gates.min_sqnr_db, "SQNR {:.1f} dB")]
     if len(exact) > 1 or head != "embedding":
         share, wanted = 100 * outputs.agreement(exact, got, head), gates.min_agreement
         limit = None if wanted is None else 100 * wanted
-        checks.append(_at_least("agreement", share, limit, "agreement {:.2f} %"))
+        checks.append(_check_minimum("agreement", share, limit, "agreement {:.2f} %"))
     labelled = labels != _UNLABELLED
     if labelled.any() and head != "embedding":
-        was = float(np.mean(exact[labelled].argmax(axis=1) == labels[labelled]))
-        now = float(np.mean(got[labelled].argmax(axis=1) == labels[labelled]))
-        drop, limit = 100 * (was - now), gates.max_drop_pp
+        baseline_top1 = float(np.mean(exact[labelled].argmax(axis=1) == labels[labelled]))
+        engine_top1 = float(np.mean(got[labelled].argmax(axis=1) == labels[labelled]))
+        drop, limit = 100 * (baseline_top1 - engine_top1), gates.max_drop_pp
         text = "top-1 {:.2f} %, the baseline has {:.2f} %: drop {:.2f} pp".format(
-            100 * now, 100 * was, drop
+            100 * engine_top1, 100 * baseline_top1, drop
         )
         status = PASSED if limit is None or drop <= limit else FAILED
         checks.append(Check("top-1", status, drop, limit, text))

@@ -1,12 +1,12 @@
-"""The records that describe an engine backend, its options and sessions, and shared checks."""
+"""What all engine backends share: the records that describe them, their sessions, and checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_inception.artifact import EngineFile, TypedGraph
 from edge_inception.errors import CompileFailed, InputError
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Session(Protocol):
-    """An open engine or the PyTorch baseline; use it as a context manager."""
+class Session(AbstractContextManager["Session"], Protocol):
+    """An open engine or baseline; a ``with`` block closes it at its end."""
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -41,41 +41,17 @@ class Session(Protocol):
         """
         ...
 
-    def __enter__(self) -> Session: ...  # noqa: PYI034 -- typing.Self needs Python 3.11
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-_C = TypeVar("_C", bound="Closing")
-
-
-class Closing:
-    """A session that a ``with`` block closes at its end."""
-
     def close(self) -> None:
         """Release the library's engine; the session cannot be used afterwards."""
-        raise NotImplementedError
+        ...
 
-    def __enter__(self: _C) -> _C:  # noqa: PYI019 -- typing.Self needs Python 3.11
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileOptions:
-    """Options of one compile; a backend refuses an option that it cannot honour.
+    """Options of one compile; a backend refuses an option that it does not support.
 
     Attributes:
         profile: Batch sizes that the engine takes.
@@ -96,7 +72,6 @@ class CompileOptions:
         strip_weights: The engine holds no weights; it gets them from the graph when it is opened.
         refit: The engine's weights can be replaced.
         sparsity: The library may use kernels for 2:4 sparse weights where weights are 2:4 sparse.
-        extra: Options that a single backend has.
     """
 
     profile: ShapeProfile = field(default_factory=ShapeProfile)
@@ -114,7 +89,6 @@ class CompileOptions:
     strip_weights: bool = False
     refit: bool = False
     sparsity: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 TENSORRT_OPTIONS = (
@@ -160,9 +134,15 @@ class Availability:
 
 
 class Compile(Protocol):
-    """The function that compiles a typed graph (an ONNX graph whose every precision is explicit).
+    """Compiles a typed graph (an ONNX graph whose every precision is explicit) to an engine file.
 
-    It publishes the engine; long builds call ``progress``.
+    Long builds call ``progress``.
+
+    Raises:
+        BackendMissing: The library, or a GPU that the compile needs, is absent.
+        CompileFailed: The library refuses the graph (the message names the node), or computes no
+            convolution of an int8 graph in int8.
+        InputError: The artifact is no typed graph, or an option cannot be honoured here.
     """
 
     def __call__(
@@ -193,12 +173,18 @@ class LayerTime:
 class Backend:
     """One engine library.
 
-    ``compile(typed, options, path)`` publishes an EngineFile; ``open(engine, options)`` returns a
-    Session; ``availability()`` never raises; ``tied_to()`` names the versions and the hardware that
-    an engine depends on, such as ``{"openvino": "2026.4.1"}``: its sidecar records them, and
-    ``open`` refuses a mismatch. ``layer_times(engine, options, batches)`` runs two or more batches
-    and returns each layer's mean time over all but the first, in the order of execution;
-    ``layer_times`` is None where the library measures no layers.
+    ``open(engine, options)`` returns a Session; ``availability()`` never raises; ``tied_to()``
+    names the versions and the hardware that an engine depends on, such as ``{"openvino":
+    "2026.4.1"}``: its sidecar records them, and ``open`` refuses a mismatch.
+    ``layer_times(engine, options, batches)`` runs two or more batches and returns each layer's mean
+    time over all but the first, in the order of execution; ``layer_times`` is None where the
+    library measures no layers.
+
+    Raises:
+        BackendMissing: By ``open``, ``layer_times`` and ``tied_to``: the library, or a driver that
+            it needs, is absent.
+        InputError: By ``open`` and ``layer_times``: the engine is damaged or was compiled for
+            another version or hardware, or the options ask for more than this machine has.
     """
 
     name: str
@@ -219,10 +205,10 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Takes:
-    """Element type and shape of one image, as the library reports an engine's input."""
+class InputSpec:
+    """Element type, by numpy's name, and shape of one image that an engine takes."""
 
-    element: str
+    dtype: str
     shape: tuple[int, ...]
 
 
@@ -234,11 +220,7 @@ def compile_stage(name: str, distributions: tuple[str, ...]) -> Stage:
 
 
 def check_typed(typed: TypedGraph) -> None:
-    """Refuse an artifact that is not a typed graph, for callers without a type checker.
-
-    Raises:
-        InputError: The artifact is of another kind.
-    """
+    """Refuse an artifact that is not a typed graph, for callers without a type checker."""
     if typed.kind != TypedGraph.kind:
         raise InputError(
             f"{typed.path} is a {typed.kind}, compile takes a {TypedGraph.kind}",
@@ -252,11 +234,7 @@ def is_int8_by_cache(typed: TypedGraph) -> bool:
 
 
 def check_explicit(typed: TypedGraph, *, library: str) -> None:
-    """Refuse a graph whose scales are in a calibration cache, which ``library`` does not read.
-
-    Raises:
-        InputError: The graph is int8 without Q/DQ nodes, and would run as float32.
-    """
+    """Refuse an int8 graph without Q/DQ nodes: ``library`` would run it as float32."""
     if is_int8_by_cache(typed):
         raise InputError(
             f"{typed.path} is int8 by its calibration cache, which {library} does not read",
@@ -264,18 +242,15 @@ def check_explicit(typed: TypedGraph, *, library: str) -> None:
         )
 
 
-def refuse_options(backend: str, options: CompileOptions, honoured: Iterable[str]) -> None:
-    """Refuse options that differ from their default and that the backend does not honour.
+def refuse_options(backend: str, options: CompileOptions, supported: Iterable[str]) -> None:
+    """Refuse options that differ from their default and are not among ``supported``.
 
-    Args:
-        backend: The backend's name, for the message.
-        options: The options of a compile.
-        honoured: Fields of CompileOptions that the backend honours, besides ``profile``.
+    ``supported`` are fields of CompileOptions; every backend supports ``profile`` besides.
 
     Raises:
-        InputError: An option must be refused; the message names the first.
+        InputError: The message names the first option that must be refused.
     """
-    default, accepted = CompileOptions(), {"profile", *honoured}
+    default, accepted = CompileOptions(), {"profile", *supported}
     for option in fields(options):
         value = getattr(options, option.name)
         if option.name not in accepted and value != getattr(default, option.name):
@@ -306,11 +281,7 @@ def check_profile(typed: TypedGraph, num_images: int | None, profile: ShapeProfi
 
 
 def check_int8(typed: TypedGraph, num_int8: int, *, library: str, hint: str) -> None:
-    """Refuse an engine of an int8 graph in which no convolution computes in int8.
-
-    Raises:
-        CompileFailed: The library computes all convolutions in float.
-    """
+    """Refuse, as CompileFailed, an engine of an int8 graph with no convolution in int8."""
     if typed.details.precision is Precision.INT8 and not num_int8:
         raise CompileFailed(
             f"{typed.path} is int8, but {library} computes no convolution of it in int8", hint=hint
@@ -321,9 +292,6 @@ def check_tied(engine: EngineFile, here: Mapping[str, str]) -> None:
     """Refuse an engine that was compiled for other versions or hardware than ``here``.
 
     ``here`` is the result of the backend's ``tied_to()``.
-
-    Raises:
-        InputError: A version or a piece of hardware differs.
     """
     there = engine.details.tied_to
     for name in sorted(there.keys() | here.keys()):
@@ -339,37 +307,31 @@ def run_in_batches(
     run: Callable[[NDArray[Any]], NDArray[np.float32]],
     images: NDArray[Any],
     *,
-    takes: Takes,
+    input_spec: InputSpec,
     profile: ShapeProfile,
 ) -> NDArray[np.float32]:
     """Outputs for any number of images, from an engine that takes profile.min..max images a call.
 
-    ``data.batches`` splits and pads. Images do not affect each other in an inference graph, so
-    other batches change a logit only by the rounding of other kernels.
-
-    Args:
-        run: Runs one batch of an accepted size; returns a fresh array.
-        images: [N, ...] as ``takes`` says, N >= 1.
-        takes: Element type and shape of one image.
-        profile: Batch sizes of the engine.
+    ``run`` takes one batch and returns a fresh array; ``images`` are [N, ...] of ``input_spec``,
+    N >= 1. Images do not affect each other in an inference graph, so other batches change a logit
+    only by the rounding of other kernels.
 
     Raises:
         InputError: The shape or the element type does not fit.
     """
     from edge_inception.data import batches  # numpy on first use
 
-    shape = tuple(images.shape)
-    if str(images.dtype) != takes.element or shape[1:] != takes.shape or not shape[0]:
+    shape, wanted = tuple(images.shape), ", ".join(map(str, ("N", *input_spec.shape)))
+    if str(images.dtype) != input_spec.dtype or shape[1:] != input_spec.shape or not shape[0]:
         raise InputError(
-            f"the engine takes {takes.element} [N, {', '.join(map(str, takes.shape))}], got "
-            f"{images.dtype} {list(shape)}",
+            f"the engine takes {input_spec.dtype} [{wanted}], got {images.dtype} {list(shape)}",
             hint="preprocess with edge_inception.data.images and the engine's own preprocessing",
         )
     answers: NDArray[np.float32] = batches.in_batches(run, images, profile.min, profile.max)
     return answers
 
 
-class EngineSession(Closing):
+class EngineSession(Session):
     """A session of an engine file, which calls the runner of the engine's library.
 
     The runner has ``run(images)``, which returns the outputs of one batch by name in fresh arrays,
@@ -377,29 +339,25 @@ class EngineSession(Closing):
     """
 
     def __init__(
-        self, engine: EngineFile, runner: Any, *, takes: Takes, info: Mapping[str, Any]
+        self, engine: EngineFile, runner: Any, *, input_spec: InputSpec, info: Mapping[str, Any]
     ) -> None:
-        self._runner, self._takes, self._info = runner, takes, info
+        self._runner, self._input_spec, self._info = runner, input_spec, info
         self._details = engine.details
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """Facts that the library reports about the engine."""
         return self._info
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return run_in_batches(self._infer, images, takes=self._takes, profile=self._details.batch)
+        spec, profile = self._input_spec, self._details.batch
+        return run_in_batches(self._infer, images, input_spec=spec, profile=profile)
 
     def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return dense(self._runner.run(images), self._details.num_classes)
+        from edge_inception.data import batches  # numpy on first use
+
+        outputs = self._runner.run(images)
+        answers: NDArray[np.float32] = batches.dense(outputs, self._details.num_classes)
+        return answers
 
     def close(self) -> None:
         self._runner.close()
-
-
-def dense(outputs: Mapping[str, NDArray[Any]], num_classes: int) -> NDArray[np.float32]:
-    """One array [N, classes] made by ``data.batches.dense`` of an engine's outputs by name."""
-    from edge_inception.data import batches  # numpy on first use
-
-    answers: NDArray[np.float32] = batches.dense(outputs, num_classes)
-    return answers

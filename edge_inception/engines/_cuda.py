@@ -1,8 +1,8 @@
 """CUDA without a framework: memory, one stream, events, pinned buffers, a captured graph.
 
-Calls go through pycuda where it is installed, otherwise through ctypes to CUDA's own runtime
-library, so that a JetPack without pycuda needs nothing more. In both cases the driver library
-captures graphs and tells facts about the GPU: it accepts the streams of the runtime library.
+Calls go through pycuda where it is installed, otherwise through ctypes to CUDA's runtime library,
+so that a JetPack without pycuda needs nothing more. In both cases ctypes calls the driver library
+to query the GPU and to capture graphs: the driver accepts the streams of the runtime library.
 This file travels to devices: Python 3.6 syntax, standard library and numpy.
 
 The code follows NVIDIA's documented C interfaces and has not run on a GPU so far. The tests run
@@ -166,7 +166,7 @@ class PycudaDevice:
         return self._cuda.mem_alloc(num_bytes)
 
     @_pycuda_call
-    def pinned(self, shape: Tuple[int, ...], element: str) -> Any:
+    def allocate_pinned(self, shape: Tuple[int, ...], element: str) -> Any:
         """A host array in page-locked memory, which is copied to and from the GPU faster."""
         return self._cuda.pagelocked_empty(shape, element)
 
@@ -186,14 +186,14 @@ class PycudaDevice:
         self._stream.synchronize()
 
     @_pycuda_call
-    def mark(self, event: Any = None) -> Any:
-        """An event behind all work on the stream so far; ``event``, if given, is used again."""
+    def record_event(self, event: Any = None) -> Any:
+        """Record an event after all work on the stream so far; ``event``, if given, is reused."""
         event = self._cuda.Event() if event is None else event
         event.record(self._stream)
         return event
 
     @_pycuda_call
-    def milliseconds(self, start: Any, end: Any) -> float:
+    def elapsed_ms(self, start: Any, end: Any) -> float:
         """GPU time in ms between two events that have passed."""
         return float(end.time_since(start))
 
@@ -202,29 +202,29 @@ class PycudaDevice:
         self._context.pop()
 
 
-class _Owned:
+class _Resource:
     """An object of the runtime library, which is freed with the last reference to it."""
 
-    def __init__(self, library: Any, make: str, free: str, *sizes: Any) -> None:
-        self._library, self._free = library, free
+    def __init__(self, library: Any, create: str, destroy: str, *sizes: Any) -> None:
+        self._library, self._destroy = library, destroy
         self.handle = ctypes.c_void_p()
-        _checked(library, make, ctypes.byref(self.handle), *sizes)
+        _call_runtime(library, create, ctypes.byref(self.handle), *sizes)
 
     def __int__(self) -> int:
         return self.handle.value or 0
 
     def __del__(self) -> None:
         if self.handle.value:
-            getattr(self._library, self._free)(self.handle)
+            getattr(self._library, self._destroy)(self.handle)
 
 
-class _Pinned(_Owned):
+class _PinnedMemory(_Resource):
     """Page-locked host memory that numpy wraps as an array; the array keeps the memory alive."""
 
     def __init__(self, library: Any, shape: Tuple[int, ...], element: str) -> None:
         kind = np.dtype(element)
         size = ctypes.c_size_t(int(np.prod(shape)) * kind.itemsize)
-        _Owned.__init__(self, library, "cudaMallocHost", "cudaFreeHost", size)
+        _Resource.__init__(self, library, "cudaMallocHost", "cudaFreeHost", size)
         self.__array_interface__ = {
             "data": (int(self), False),
             "shape": tuple(shape),
@@ -233,7 +233,7 @@ class _Pinned(_Owned):
         }
 
 
-def _checked(library: Any, name: str, *arguments: Any) -> None:
+def _call_runtime(library: Any, name: str, *arguments: Any) -> None:
     code = getattr(library, name)(*arguments)
     if code != 0:
         library.cudaGetErrorString.restype = ctypes.c_char_p
@@ -242,29 +242,27 @@ def _checked(library: Any, name: str, *arguments: Any) -> None:
 
 
 class RuntimeDevice:
-    """The first GPU through libcudart alone; the same methods as ``PycudaDevice``."""
+    """The first GPU through libcudart alone; its methods are those of ``PycudaDevice``."""
 
     name = "libcudart"
 
     def __init__(self, library: Any) -> None:
         self._library = library
-        _checked(library, "cudaSetDevice", ctypes.c_int(0))
-        self._stream = self._owned("cudaStreamCreate", "cudaStreamDestroy")
+        _call_runtime(library, "cudaSetDevice", ctypes.c_int(0))
+        self._stream = self._create("cudaStreamCreate", "cudaStreamDestroy")
         self.stream = int(self._stream)
 
-    def _owned(self, make: str, free: str, *sizes: Any) -> _Owned:
-        return _Owned(self._library, make, free, *sizes)
+    def _create(self, create: str, destroy: str, *sizes: Any) -> _Resource:
+        return _Resource(self._library, create, destroy, *sizes)
 
     def allocate(self, num_bytes: int) -> Any:
-        """Device memory; ``int()`` of it is the address."""
-        return self._owned("cudaMalloc", "cudaFree", ctypes.c_size_t(num_bytes))
+        return self._create("cudaMalloc", "cudaFree", ctypes.c_size_t(num_bytes))
 
-    def pinned(self, shape: Tuple[int, ...], element: str) -> Any:
-        """A host array in page-locked memory, which is copied to and from the GPU faster."""
-        return np.asarray(_Pinned(self._library, shape, element))
+    def allocate_pinned(self, shape: Tuple[int, ...], element: str) -> Any:
+        return np.asarray(_PinnedMemory(self._library, shape, element))
 
     def _copy(self, target: int, source: int, num_bytes: int, direction: int) -> None:
-        _checked(
+        _call_runtime(
             self._library,
             "cudaMemcpyAsync",
             ctypes.c_void_p(target),
@@ -275,27 +273,22 @@ class RuntimeDevice:
         )
 
     def upload(self, memory: Any, array: Any) -> None:
-        """Copy a host array to the device, in the stream's order."""
         self._copy(int(memory), array.ctypes.data, array.nbytes, _HOST_TO_DEVICE)
 
     def download(self, array: Any, memory: Any) -> None:
-        """Copy device memory to a host array, in the stream's order."""
         self._copy(array.ctypes.data, int(memory), array.nbytes, _DEVICE_TO_HOST)
 
     def synchronize(self) -> None:
-        """Wait for the stream."""
-        _checked(self._library, "cudaStreamSynchronize", self._stream.handle)
+        _call_runtime(self._library, "cudaStreamSynchronize", self._stream.handle)
 
-    def mark(self, event: Any = None) -> Any:
-        """An event behind all work on the stream so far; ``event``, if given, is used again."""
-        event = self._owned("cudaEventCreate", "cudaEventDestroy") if event is None else event
-        _checked(self._library, "cudaEventRecord", event.handle, self._stream.handle)
+    def record_event(self, event: Any = None) -> Any:
+        event = self._create("cudaEventCreate", "cudaEventDestroy") if event is None else event
+        _call_runtime(self._library, "cudaEventRecord", event.handle, self._stream.handle)
         return event
 
-    def milliseconds(self, start: Any, end: Any) -> float:
-        """GPU time in ms between two events that have passed."""
+    def elapsed_ms(self, start: Any, end: Any) -> float:
         elapsed_ms, events = ctypes.c_float(0), (start.handle, end.handle)
-        _checked(self._library, "cudaEventElapsedTime", ctypes.byref(elapsed_ms), *events)
+        _call_runtime(self._library, "cudaEventElapsedTime", ctypes.byref(elapsed_ms), *events)
         return float(elapsed_ms.value)
 
     def close(self) -> None:
@@ -354,15 +347,15 @@ class CapturedGraph:
         self._call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
-        """Free the graph, even if its making failed halfway."""
+        """Free the graph, even one whose capture failed."""
         if self._executable.value:
             self._library.cuGraphExecDestroy(self._executable)
         if self._graph.value:
             self._library.cuGraphDestroy(self._graph)
 
 
-def captured(stream: int, enqueue: Callable[[], Any]) -> Tuple[Optional[CapturedGraph], str]:
-    """(graph, "") of the work of ``enqueue``, or (None, reason), as for work of a DLA core."""
+def capture(stream: int, enqueue: Callable[[], Any]) -> Tuple[Optional[CapturedGraph], str]:
+    """(captured graph, ""), or (None, reason) for work that cannot be captured, such as a DLA's."""
     try:
         return CapturedGraph(stream, enqueue), ""
     except CudaError as error:

@@ -1,14 +1,13 @@
-"""Layers of an engine, from the library's log or EngineInspector, and objects that it calls back.
+"""An engine's layers, and the logger, progress monitor and calibrator that the library calls.
 
-TensorRT-RTX writes an engine's layers to the log of the build, without a GPU. TensorRT lists the
-layers through EngineInspector, whose JSON has one schema up to 10.x ("Bindings",
-"Format/Datatype") and another from 11.0 on ("I/O Tensors", separate "Format" and "DataType").
-This file turns all three into the same records. The callback objects are the logger, the progress
-monitor and the calibrator. This file travels to devices: Python 3.6 syntax and standard library.
+TensorRT-RTX writes the layers to the log of the build, without a GPU; its EngineInspector needs a
+deserialized engine and thus a GPU. TensorRT lists them through EngineInspector, whose JSON has one
+schema up to 10.x ("Bindings", "Format/Datatype") and another from 11.0 on ("I/O Tensors", separate
+"Format" and "DataType"). All three become the same records. This file travels to devices: Python
+3.6 syntax and standard library.
 
 The parser of the log was tried on real builds of TensorRT-RTX. The reader of the JSON follows
-NVIDIA's documentation and published engine dumps; no JSON of a TensorRT run here was read.
-TensorRT-RTX 1.7.1 has an EngineInspector too, which needs a deserialized engine and thus a GPU.
+NVIDIA's documentation and published engine dumps, and has read no JSON of a TensorRT run here.
 
 Source: "Engine Inspector" and "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x".
 """
@@ -18,39 +17,27 @@ import json
 import operator
 import re
 from collections import Counter
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 if TYPE_CHECKING:
-    from edge_inception.engines._library import CapturingLogger, Library, ParserError
+    from edge_inception.engines._library import CapturingLogger, Library, Parser
 
 ELEMENT_BYTES = {
     "Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "FP8": 1,
     "Int32": 4, "Int64": 8,
 }  # fmt: skip
-_SPELLINGS = {
+_ELEMENT_TYPES = {
     "float": "Float", "fp32": "Float", "half": "Half", "fp16": "Half", "bfloat16": "BFloat16",
     "bf16": "BFloat16", "int8": "Int8", "uint8": "UInt8", "bool": "Bool", "fp8": "FP8",
     "int32": "Int32", "int64": "Int64",
 }  # fmt: skip
-_ELEMENT = re.compile(r"\b({})\b".format("|".join(_SPELLINGS)), re.IGNORECASE)
+_ELEMENT = re.compile(r"\b({})\b".format("|".join(_ELEMENT_TYPES)), re.IGNORECASE)
 _CONVOLUTION = re.compile(r"conv|correlation", re.IGNORECASE)
 _MULTIPLIES = re.compile(r"conv|correlation|gemm|matri|fullyconnected", re.IGNORECASE)
 _SYNCHRONISATION = ("signal", "wait")
-_FAILURES, _WARNING = ("INTERNAL_ERROR", "ERROR"), "WARNING"
-_READ = ("Layers:", "Total Weights Memory")  # starts of other messages that the logger keeps
-_NAMED, _PER_MILLE = 3, 1000  # layers that a message names at most; whole of the progress
+_ERRORS, _WARNING = ("INTERNAL_ERROR", "ERROR"), "WARNING"  # names of severities
+_KEPT_PREFIXES = ("Layers:", "Total Weights Memory")  # the logger also keeps messages with these
+_MAX_NAMED_LAYERS, _PROGRESS_STEPS = 3, 1000  # in one message; of a whole build
 
 Tensor = Tuple[str, Tuple[int, ...], str]
 
@@ -84,45 +71,52 @@ def capturing_logger(trt: "Library") -> "CapturingLogger":
             return logger
 
     class Capture(trt.ILogger):  # type: ignore[name-defined,misc]  # known at run time only
-        """A logger that keeps messages; only these say why a library returned None."""
+        """A logger that keeps messages, where the library writes why it returned None."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: List[Tuple[str, str]] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if severity.name in (*_FAILURES, _WARNING) or message.startswith(_READ):
+            if severity.name in (*_ERRORS, _WARNING) or message.startswith(_KEPT_PREFIXES):
                 self.messages.append((severity.name, message))
 
     _LOGGERS.append((trt, Capture()))
     return _LOGGERS[-1][1]
 
 
-def failures(logger: "CapturingLogger") -> str:
-    """The different errors that a capturing logger holds, on one line."""
-    texts = [one_line(text) for severity, text in logger.messages if severity in _FAILURES]
+def logged_errors(logger: "CapturingLogger") -> str:
+    """The distinct errors that a capturing logger holds, on one line."""
+    texts = [_one_line(text) for severity, text in logger.messages if severity in _ERRORS]
     return "; ".join(dict.fromkeys(texts)) or "the library gave no reason"
 
 
-def warnings(logger: "CapturingLogger") -> List[str]:
-    """The different warnings that a capturing logger holds, each on one line."""
-    texts = [one_line(text) for severity, text in logger.messages if severity == _WARNING]
+def logged_warnings(logger: "CapturingLogger") -> List[str]:
+    """The distinct warnings that a capturing logger holds, each on one line."""
+    texts = [_one_line(text) for severity, text in logger.messages if severity == _WARNING]
     return list(dict.fromkeys(texts))
 
 
-def one_line(text: str) -> str:
+def _one_line(text: str) -> str:
     """``text`` with single spaces instead of line breaks and indentation."""
     return " ".join(text.split())
 
 
-def parser_error(error: "ParserError") -> str:
-    """A parser's error as text, with the node's name and operator where the library tells them."""
-    reason = one_line(error.desc())
-    if error.node() < 0:
-        return reason
-    name = error.node_name() if hasattr(error, "node_name") else ""
-    kind = error.node_operator() if hasattr(error, "node_operator") else ""
-    return "node {} '{}' ({}): {}".format(error.node(), name, kind or "unknown operator", reason)
+def parser_errors(parser: "Parser", logger: "CapturingLogger") -> str:
+    """A parser's errors, or else those of the log, on one line.
+
+    An error names the node and its operator, where the library tells them. The parser owns its
+    errors: reading them after it is freed crashes the process.
+    """
+    texts = []
+    for error in map(parser.get_error, range(parser.num_errors)):
+        texts.append(_one_line(error.desc()))
+        if error.node() >= 0:
+            name = error.node_name() if hasattr(error, "node_name") else ""
+            kind = error.node_operator() if hasattr(error, "node_operator") else ""
+            place = (error.node(), name, kind or "unknown operator")
+            texts[-1] = "node {} '{}' ({}): {}".format(*place, texts[-1])
+    return "; ".join(dict.fromkeys(texts)) or logged_errors(logger)
 
 
 def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> Any:
@@ -138,33 +132,32 @@ def progress_monitor(trt: "Library", progress: Callable[[int, int], None]) -> An
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.stopped_by: List[BaseException] = []
-            self._open: Dict[str, Tuple[Optional[str], int, int]] = {}
-            self._per_mille = 0
+            self._phases: Dict[str, Tuple[Optional[str], int, int]] = {}
+            self._steps_done = 0
 
         def phase_start(self, phase: str, parent: Optional[str], num_steps: int) -> None:
-            self._open[phase] = (parent, max(num_steps, 1), 0)
+            self._phases[phase] = (parent, max(num_steps, 1), 0)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            parent, num_steps, _ = self._open[phase]
-            self._open[phase] = (parent, num_steps, step + 1)
-            self._per_mille = max(self._per_mille, int(_PER_MILLE * self._done(None)))
+            parent, num_steps, _ = self._phases[phase]
+            self._phases[phase] = (parent, num_steps, step + 1)
+            self._steps_done = max(self._steps_done, int(_PROGRESS_STEPS * self._share_done(None)))
             try:
-                progress(self._per_mille, _PER_MILLE)
+                progress(self._steps_done, _PROGRESS_STEPS)
             except BaseException as error:  # noqa: BLE001 -- raised again after the build
                 self.stopped_by.append(error)
             return not self.stopped_by
 
         def phase_finish(self, phase: str) -> None:
-            self._open.pop(phase, None)
+            self._phases.pop(phase, None)
 
-        def _done(self, parent: Optional[str]) -> float:
-            """Share, 0 to 1, of a step of ``parent`` that its open phases have done."""
-            inside = [
-                (name, steps, done)
-                for name, (above, steps, done) in self._open.items()
+        def _share_done(self, parent: Optional[str]) -> float:
+            """Share, 0 to 1, of a step of ``parent`` that the phases inside it have done."""
+            shares = [
+                min((done + self._share_done(name)) / steps, 1.0)
+                for name, (above, steps, done) in self._phases.items()
                 if above == parent
             ]
-            shares = [min((done + self._done(name)) / steps, 1.0) for name, steps, done in inside]
             return max(shares, default=0.0)
 
     return Monitor()
@@ -182,7 +175,7 @@ def cache_header(version: str) -> str:
 
 
 def cached_calibrator(trt: "Library", cache: bytes) -> Any:
-    """A calibrator with the scales of ``cache``, without images: the library reads those or fails.
+    """A calibrator that has the scales of ``cache`` and no images.
 
     The library reads only caches of its own version, and calibrates anew otherwise. Scales do not
     depend on the version, so the first line, which names version and algorithm, is replaced. A DLA
@@ -206,26 +199,23 @@ _TENSOR = re.compile(
 
 def logged_layers(messages: Iterable[str]) -> List[Layer]:
     """Layers listed in a build's verbose log with detailed profiling; empty if none are listed."""
-    layers = []
-    for text in messages:
-        if text.startswith("Layers:"):
-            layers += [_logged(line) for line in text.splitlines() if line.startswith("Name: ")]
-    return layers
+    listed = [text.splitlines() for text in messages if text.startswith("Layers:")]
+    return [_parse_log_line(line) for lines in listed for line in lines if line[:6] == "Name: "]
 
 
-def _logged(line: str) -> Layer:
-    kind = re.search(r", LayerType: ([^,]*),", line)
-    name = re.match(r"Name: (.*?), LayerType: ", line)
+def _parse_log_line(line: str) -> Layer:
+    match = re.match(r"Name: (.*?), LayerType: ([^,]*),", line)
+    name, kind = match.groups() if match else ("unknown", "unknown")
     return Layer(
-        name=name.group(1) if name else "unknown",
-        kind=kind.group(1) if kind else "unknown",
-        inputs=_tensors(line, "Inputs", "Constants"),
-        constants=_tensors(line, "Constants", "Outputs"),
-        outputs=_tensors(line, "Outputs", "TacticName"),
+        name=name,
+        kind=kind,
+        inputs=_parse_log_tensors(line, "Inputs", "Constants"),
+        constants=_parse_log_tensors(line, "Constants", "Outputs"),
+        outputs=_parse_log_tensors(line, "Outputs", "TacticName"),
     )
 
 
-def _tensors(line: str, field: str, following: str) -> List[Tensor]:
+def _parse_log_tensors(line: str, field: str, following: str) -> List[Tensor]:
     part = re.search(r"{}: \[(.*?)\], {}: ".format(field, following), line)
     return [
         (name, tuple(int(size) for size in dims.split(",") if size), kind)
@@ -244,38 +234,38 @@ def inspected_layers(text: str) -> List[Layer]:
 
     Without detailed profiling the JSON has only a layer's name; the layer's kind is then "unknown".
     """
-    return [_inspected(entry) for entry in json.loads(text).get("Layers", [])]
+    return [_parse_json_layer(entry) for entry in json.loads(text).get("Layers", [])]
 
 
-def _inspected(entry: Any) -> Layer:
+def _parse_json_layer(entry: Any) -> Layer:
     if isinstance(entry, str):
         return Layer(name=entry, kind="unknown", inputs=[], constants=[], outputs=[])
     name = str(entry.get("Name", "unknown"))
-    constants = [_tensor(tensor) for tensor in entry.get("Constants", ())]
+    constants = [_parse_json_tensor(tensor) for tensor in entry.get("Constants", ())]
     for key, rank in (("Weights", 2), ("Bias", 1)):
         part = entry.get(key)
         if isinstance(part, dict) and part.get("Count"):
             dims = (1,) * (rank - 1) + (int(part["Count"]),)
-            constants.append((name + " " + key, dims, _element(str(part.get("Type", "")))))
+            constants.append((name + " " + key, dims, _element_type(str(part.get("Type", "")))))
     return Layer(
         name=name,
         kind=str(entry.get("LayerType", "unknown")),
-        inputs=[_tensor(tensor) for tensor in entry.get("Inputs", ())],
+        inputs=[_parse_json_tensor(tensor) for tensor in entry.get("Inputs", ())],
         constants=constants,
-        outputs=[_tensor(tensor) for tensor in entry.get("Outputs", ())],
+        outputs=[_parse_json_tensor(tensor) for tensor in entry.get("Outputs", ())],
     )
 
 
-def _tensor(record: Mapping[str, Any]) -> Tensor:
+def _parse_json_tensor(record: Dict[str, Any]) -> Tensor:
     texts = [record.get(key) for key in ("DataType", "Datatype", "Format/Datatype", "Format")]
-    kind = next((_element(text) for text in texts if text), "unknown")
+    kind = next((_element_type(text) for text in texts if text), "unknown")
     return str(record.get("Name", "")), tuple(record.get("Dimensions", ())), kind
 
 
-def _element(text: str) -> str:
+def _element_type(text: str) -> str:
     """Element type in a text such as "Row major linear FP32" or "Half"."""
     match = _ELEMENT.search(text)
-    return _SPELLINGS[match.group(1).lower()] if match else "unknown"
+    return _ELEMENT_TYPES[match.group(1).lower()] if match else "unknown"
 
 
 def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
@@ -288,10 +278,11 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
         by input type. ``float_kernels``: names of the layers that multiply in float.
         ``reformat_layers``, ``num_kernels``: numbers of reformatting layers and of all layers.
         ``activation_bytes``: bytes that the layers read and write in one run, with the shapes of
-        the build. ``dla_islands``: number of parts that run on a DLA core; the layers inside are
-        not listed. ``weight_bytes`` by type and ``total_weight_bytes`` count a constant that
-        several layers share once. ``padding_bytes``: bytes of constants that only pad the input's
-        channels for the INT8 kernels of TensorRT-RTX; these are not weights.
+        the build; a dynamic batch counts as one image. ``dla_islands``: number of parts that run on
+        a DLA core; the layers inside are not listed. ``weight_bytes`` by type and
+        ``total_weight_bytes`` count a constant that several layers share once. ``padding_bytes``:
+        bytes of constants that only pad the input's channels for the INT8 kernels of TensorRT-RTX;
+        these are not weights.
     """
     executed = [layer for layer in layers if layer.kind not in _SYNCHRONISATION]
     kinds: Dict[str, Counter[str]] = {}
@@ -302,11 +293,10 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
     for kind, size in weights.values():
         by_type[kind] += size
     convolutions = [_input_type(layer) for layer in executed if _CONVOLUTION.search(layer.kind)]
+    kernel_types = [_kernel_type(layer) or _input_type(layer) for layer in executed]
     return {
         "layers": {kind: dict(counts) for kind, counts in sorted(kinds.items())},
-        "precisions": dict(
-            Counter(_kernel_type(layer) or _input_type(layer) for layer in executed)
-        ),
+        "precisions": dict(Counter(kernel_types)),
         "int8_layers": sum(map(_multiplies_int8, executed)),
         "convolutions": dict(Counter(convolutions)),
         "float_kernels": [
@@ -314,7 +304,7 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
         ],
         "reformat_layers": sum(layer.kind == "Reformat" for layer in executed),
         "num_kernels": len(executed),
-        "activation_bytes": sum(map(_traffic, executed)),
+        "activation_bytes": sum(map(_activation_bytes, executed)),
         "dla_islands": sum(map(_is_dla_island, executed)),
         "weight_bytes": dict(by_type),
         "total_weight_bytes": sum(by_type.values()),
@@ -322,33 +312,30 @@ def describe_layers(layers: Iterable[Layer]) -> Dict[str, Any]:
     }
 
 
-def fallbacks(described: Mapping[str, Any], float_layers: Sequence[str] = ()) -> List[str]:
+def fallbacks(described: Dict[str, Any], float_layers: Iterable[str] = ()) -> List[str]:
     """Messages about the layers that an int8 engine computes in float; often an empty list.
 
     ``described`` is the result of ``describe_layers``; ``float_layers`` names the layers that the
     typed graph itself leaves in float.
     """
     sentences = []
-    names = [name for name in described["float_kernels"] if not _is_of(name, float_layers)]
+    kernels, layers = described["float_kernels"], list(float_layers)
+    names = [name for name in kernels if not _computes_one_of(name, layers)]
     if names:
-        total = len(described["float_kernels"]) + described["int8_layers"]
-        shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-        sentences.append(
-            "int8 was asked for, and {} of {} layers with kernels compute in float: {}".format(
-                len(names), total, shown
-            )
-        )
+        total = len(kernels) + described["int8_layers"]
+        listed = ", ".join(names[:_MAX_NAMED_LAYERS] + ["..."] * (len(names) > _MAX_NAMED_LAYERS))
+        text = "int8 was asked for, and {} of {} layers with kernels compute in float: {}"
+        sentences.append(text.format(len(names), total, listed))
     if not described["layers"]:
         sentences.append("the library listed no layers, so their precision is not known")
     return sentences
 
 
-def _is_of(kernel: str, layers: Sequence[str]) -> bool:
+def _computes_one_of(kernel: str, layers: List[str]) -> bool:
     """Whether a kernel computes a layer, as ``conv_U0_myl0_1`` and ``conv + relu`` do for conv."""
-    parts = [part.strip() for part in kernel.split("+")]
     return any(
         part.startswith(layer) and not part[len(layer) :][:1].isalnum()
-        for part in parts
+        for part in map(str.strip, kernel.split("+"))
         for layer in layers
     )
 
@@ -376,14 +363,13 @@ def _multiplies_int8(layer: Layer) -> bool:
 
 
 def _is_dla_island(layer: Layer) -> bool:
-    """Whether a layer is a part on a DLA core; Myelin's parts have such names, but a known kind."""
+    """Whether a layer runs on a DLA core; Myelin's layers have such names too, but a known kind."""
     return layer.kind == "DLA" or (layer.kind == "unknown" and "{ForeignNode[" in layer.name)
 
 
-def _traffic(layer: Layer) -> int:
+def _activation_bytes(layer: Layer) -> int:
     """Bytes of the tensors that a layer reads and writes, without constants."""
-    moved = layer.inputs + layer.outputs
-    return sum(_volume(dims) * ELEMENT_BYTES.get(kind, 0) for _, dims, kind in moved)
+    return sum(_num_bytes(dims, kind) for _, dims, kind in layer.inputs + layer.outputs)
 
 
 def _constants(layers: Iterable[Layer]) -> Tuple[Dict[str, Tuple[str, int]], Dict[str, int]]:
@@ -392,16 +378,16 @@ def _constants(layers: Iterable[Layer]) -> Tuple[Dict[str, Tuple[str, int]], Dic
     padding: Dict[str, int] = {}
     for layer in layers:
         for name, dims, kind in layer.constants:
-            size = _volume(dims) * ELEMENT_BYTES.get(kind, 0)
             if _is_padding(dims, layer.inputs):
-                padding[name] = size
+                padding[name] = _num_bytes(dims, kind)
             else:
-                weights[name] = (kind, size)
+                weights[name] = (kind, _num_bytes(dims, kind))
     return weights, padding
 
 
-def _volume(dims: Tuple[int, ...]) -> int:
-    return functools.reduce(operator.mul, dims, 1)
+def _num_bytes(dims: Tuple[int, ...], kind: str) -> int:
+    """Bytes of a tensor; a dynamic size, which the library lists as -1, counts 1."""
+    return functools.reduce(operator.mul, map(abs, dims), ELEMENT_BYTES.get(kind, 0))
 
 
 def _is_padding(dims: Tuple[int, ...], inputs: List[Tensor]) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Context = tensorrt.IExecutionContext
     Engine = tensorrt.ICudaEngine
     Network = tensorrt.INetworkDefinition
-    ParserError = tensorrt.ParserError
+    Parser = tensorrt.OnnxParser | tensorrt.OnnxParserRefitter
     Runtime = tensorrt.Runtime
 
     class CapturingLogger(tensorrt.ILogger):
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
         messages: list[tuple[str, str]]
 
-    class Names(Protocol):
-        """Members of the module that the code uses."""
+    class StubbedLibrary(Protocol):
+        """The members of ``trt`` that the functions use and ``tensorrt-stubs`` has."""
 
         Builder: type[tensorrt.Builder]
         BuilderFlag: type[tensorrt.BuilderFlag]
@@ -48,11 +48,10 @@ if TYPE_CHECKING:
         TensorIOMode: type[tensorrt.TensorIOMode]
         float32: tensorrt.DataType
 
-    class Library(Names, Protocol):
-        """A module of NVIDIA's: TensorRT of any release, or TensorRT-RTX."""
+    class Library(StubbedLibrary, Protocol):
+        """TensorRT of any release or TensorRT-RTX; the stubs lack ``__version__``."""
 
         __name__: str
         __version__: str
 
-    # An assertion for the type checker alone: the stubs have every member of Names.
-    published: Names = tensorrt
+    _: StubbedLibrary = tensorrt  # here the type checker compares the stubs with the protocol

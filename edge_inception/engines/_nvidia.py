@@ -21,12 +21,12 @@ from edge_inception.errors import BackendMissing, CompileFailed, InputError, unk
 from edge_inception.sidecar import PlanDetails
 from edge_inception.spec import INPUT_NAME, Precision, Progress, no_progress
 
-_RTX_SPELLING = (10, 13)  # the tool tensorrt_rtx has the flags of trtexec 10.13
+_RTX_TRTEXEC_VERSION = (10, 13)  # the tool tensorrt_rtx has the flags of trtexec 10.13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vendor:
-    """One of NVIDIA's libraries.
+class LibrarySpec:
+    """Facts about one of NVIDIA's libraries: TensorRT or TensorRT-RTX.
 
     Attributes:
         name: Name of the backend; ``_plan.read_header`` calls its plans by this name.
@@ -36,7 +36,7 @@ class Vendor:
         remedy: The command that installs the library.
         tool: NVIDIA's own command-line tool for the same build.
         needs_gpu_to_compile: Whether the compile times kernels on the GPU that will run the plan.
-        honours: Fields of CompileOptions that the library can honour.
+        supported_options: Fields of CompileOptions that the library supports.
     """
 
     name: str
@@ -46,30 +46,24 @@ class Vendor:
     remedy: str
     tool: str
     needs_gpu_to_compile: bool
-    honours: frozenset[str]
+    supported_options: frozenset[str]
 
 
-def library(vendor: Vendor) -> Any:
-    """The vendor's module.
-
-    Raises:
-        BackendMissing: None of its import names can be imported.
-    """
+def import_library(spec: LibrarySpec) -> Any:
+    """The library's Python module; BackendMissing where it cannot be imported."""
     reasons = []
-    for name in vendor.modules:
+    for name in spec.modules:
         try:
             return importlib.import_module(name)
         except (ImportError, OSError) as error:  # noqa: PERF203 -- two names at most
             reasons.append(str(error).splitlines()[0])
-    raise BackendMissing(
-        f"{vendor.title} cannot be imported: {'; '.join(reasons)}", hint=vendor.remedy
-    )
+    raise BackendMissing(f"{spec.title} cannot be imported: {'; '.join(reasons)}", hint=spec.remedy)
 
 
-def availability(vendor: Vendor) -> Availability:
+def availability(spec: LibrarySpec) -> Availability:
     """What the library can do on this machine; without a driver it can compile at most."""
     try:
-        version = str(library(vendor).__version__)
+        version = str(import_library(spec).__version__)
     except BackendMissing as error:
         return Availability(why_not=str(error), remedy=error.hint)
     has_driver = bool(_cuda.driver_version())
@@ -82,7 +76,7 @@ def availability(vendor: Vendor) -> Availability:
         why_not = "running engines needs pycuda or CUDA's libcudart, and neither is installed"
         remedy = "pip install pycuda"
     return Availability(
-        can_compile=has_driver or not vendor.needs_gpu_to_compile,
+        can_compile=has_driver or not spec.needs_gpu_to_compile,
         can_execute=has_driver and has_cuda,
         version=version,
         why_not=why_not,
@@ -90,51 +84,40 @@ def availability(vendor: Vendor) -> Availability:
     )
 
 
-def tied_to(vendor: Vendor) -> Mapping[str, str]:
-    """The library's version, and the GPU's name and compute capability if plans depend on the GPU.
-
-    Raises:
-        BackendMissing: The library is not installed.
-    """
-    ties = {vendor.name: str(library(vendor).__version__)}
-    if vendor.needs_gpu_to_compile:
+def tied_to(spec: LibrarySpec) -> Mapping[str, str]:
+    """The library's version, and the GPU's name and compute capability if plans depend on them."""
+    ties = {spec.name: str(import_library(spec).__version__)}
+    if spec.needs_gpu_to_compile:
         ties |= {"gpu": _cuda.gpu_name() or "none", "sm": _cuda.compute_capability() or "none"}
     return ties
 
 
 def compile_graph(
-    vendor: Vendor,
+    spec: LibrarySpec,
     typed: TypedGraph,
     options: CompileOptions,
     path: Path,
     *,
     progress: Progress = no_progress,
 ) -> EngineFile:
-    """Compile a typed graph to a plan, and publish the plan with counts of layers by precision.
-
-    Raises:
-        BackendMissing: The library, or a GPU that it needs, is absent.
-        CompileFailed: The parser or the builder refuses the graph (the message names the node), or
-            the graph is int8 and the plan has convolutions but none in int8.
-        InputError: The artifact is no typed graph, or an option cannot be honoured.
-    """
+    """Compile a typed graph to a plan, and publish the plan with counts of layers by precision."""
     _backend.check_typed(typed)
-    if not vendor.needs_gpu_to_compile:
-        _backend.check_explicit(typed, library=vendor.title)
-    trt = library(vendor)
-    _check_options(vendor, trt, typed, options)
-    if vendor.needs_gpu_to_compile:
-        require_driver(vendor, "compiling needs the GPU that will run the engine")
-    settings = build_settings(vendor, typed, options, progress)
-    built = _build(vendor, trt, typed, settings)
+    if not spec.needs_gpu_to_compile:
+        _backend.check_explicit(typed, library=spec.title)
+    trt = import_library(spec)
+    _check_options(spec, trt, typed, options)
+    if spec.needs_gpu_to_compile:
+        require_driver(spec, "compiling needs the GPU that will run the engine")
+    settings = build_settings(spec, typed, options, progress)
+    built = _build(spec, trt, typed, settings)
     layers = _inspection.describe_layers(built.layers)
-    _check_int8(vendor, typed, options, layers)
+    _check_int8(spec, typed, options, layers)
     return artifact.publish(
         EngineFile,
         path,
         built.plan,
         provenance=stage.provenance(
-            _backend.compile_stage(vendor.name, vendor.distributions),
+            _backend.compile_stage(spec.name, spec.distributions),
             parents=_parents(typed, options),
             options=options,
         ),
@@ -145,8 +128,8 @@ def compile_graph(
             **{**layers, "float_kernels": len(layers["float_kernels"])},
             layers_from=built.source,
             weights_memory_bytes=built.weights_memory_bytes,
-            backend=vendor.name,
-            tied_to=tied_to(vendor),
+            backend=spec.name,
+            tied_to=tied_to(spec),
             float_precision="f32",
             compute_capabilities=options.compute_capabilities or "library default",
             dla_core=options.dla_core,
@@ -155,7 +138,7 @@ def compile_graph(
             strip_weights=options.strip_weights,
             graph=typed.path.name,
             batch=options.profile,
-            equivalent_command=equivalent_command(vendor, typed, settings, path),
+            equivalent_command=equivalent_command(spec, typed, settings, path),
             fallbacks=_fallbacks(typed, options, layers),
             warnings=built.warnings,
         ),
@@ -163,13 +146,13 @@ def compile_graph(
 
 
 def _build(
-    vendor: Vendor, trt: Any, typed: TypedGraph, settings: _nvinfer.BuildSettings
-) -> _nvinfer.Built:
+    spec: LibrarySpec, trt: Any, typed: TypedGraph, settings: _nvinfer.BuildSettings
+) -> _nvinfer.BuildResult:
     try:
         return _nvinfer.build(trt, str(typed.path), settings)
     except _nvinfer.VendorError as error:
         raise CompileFailed(
-            f"{vendor.title} refused {typed.path}: {error}",
+            f"{spec.title} refused {typed.path}: {error}",
             hint="the message names the node; compile takes graphs written by quantize",
         ) from error
     except OSError as error:
@@ -178,16 +161,16 @@ def _build(
         ) from error
 
 
-def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]) -> list[str]:
+def _fallbacks(typed: TypedGraph, options: CompileOptions, layers: dict[str, Any]) -> list[str]:
     """Messages about parts that do not run as asked for: in int8, or on a DLA core."""
     if options.dla_core is not None:
-        return on_dla(layers)
+        return dla_fallbacks(layers)
     if typed.details.precision is not Precision.INT8:
         return []
     return _inspection.fallbacks(layers, typed.details.float_layers)
 
 
-def on_dla(described: Mapping[str, Any]) -> list[str]:
+def dla_fallbacks(described: dict[str, Any]) -> list[str]:
     """Messages about a plan for a DLA core (deep learning accelerator) that runs partly elsewhere.
 
     ``described`` is the result of ``_inspection.describe_layers``.
@@ -208,7 +191,7 @@ def _parents(typed: TypedGraph, options: CompileOptions) -> dict[str, TypedGraph
 
 
 def build_settings(
-    vendor: Vendor, typed: TypedGraph, options: CompileOptions, progress: Progress
+    spec: LibrarySpec, typed: TypedGraph, options: CompileOptions, progress: Progress
 ) -> _nvinfer.BuildSettings:
     """The settings of a build from the graph's sidecar and the options."""
     profile, details = options.profile, typed.details
@@ -219,14 +202,14 @@ def build_settings(
         workspace_mib=options.workspace_mib,
         compute_capabilities=options.compute_capabilities,
         # TensorRT-RTX types every network strongly, and accepts graphs made for weak typing too.
-        typing=details.typing if vendor.needs_gpu_to_compile else "strong",
+        typing=details.typing if spec.needs_gpu_to_compile else "strong",
         precision=details.precision.value,
         float_rest=details.float_rest,
-        calibration_cache=_text(options.calibration_cache),
+        calibration_cache=_path_text(options.calibration_cache),
         dla_core=options.dla_core,
         allow_gpu_fallback=options.allow_gpu_fallback,
         builder_optimization_level=options.builder_optimization_level,
-        timing_cache=_text(options.timing_cache),
+        timing_cache=_path_text(options.timing_cache),
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatibility,
         strip_weights=options.strip_weights,
@@ -237,25 +220,26 @@ def build_settings(
     )
 
 
-def _text(path: Path | None) -> str | None:
+def _path_text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
 def equivalent_command(
-    vendor: Vendor, typed: TypedGraph, settings: _nvinfer.BuildSettings, path: Path
+    spec: LibrarySpec, typed: TypedGraph, settings: _nvinfer.BuildSettings, path: Path
 ) -> str:
     """The same build as a command of NVIDIA's tool, in the version that is installed."""
-    shape = None
+    graph, plan, shape = str(typed.path), str(path), None
     if _static_batch(typed) is None:
         shape = (INPUT_NAME, typed.details.input_shape[1:])
-    if vendor.tool != "trtexec":  # TensorRT-RTX: one set of flags so far, none for typing
-        settings = settings._replace(typing="weak", precision="fp32")
-        _, *words = _trtexec.command(_RTX_SPELLING, settings, str(typed.path), str(path), shape)
-        generations = ",".join(name.replace(".", "") for name in settings.compute_capabilities)
-        words += ["--computeCapabilities=" + generations] if generations else []
-        return " ".join([vendor.tool, *words])
-    version = tuple(int(part) for part in str(library(vendor).__version__).split(".")[:3])
-    return " ".join(_trtexec.command(version, settings, str(typed.path), str(path), shape))
+    if spec.tool == "trtexec":
+        version = tuple(int(part) for part in str(import_library(spec).__version__).split(".")[:3])
+        return " ".join(_trtexec.command(version, settings, graph, plan, shape))
+    # TensorRT-RTX: one set of flags so far, none for typing
+    settings = settings._replace(typing="weak", precision="fp32")
+    _, *words = _trtexec.command(_RTX_TRTEXEC_VERSION, settings, graph, plan, shape)
+    generations = ",".join(name.replace(".", "") for name in settings.compute_capabilities)
+    words += ["--computeCapabilities=" + generations] if generations else []
+    return " ".join([spec.tool, *words])
 
 
 def _static_batch(typed: TypedGraph) -> int | None:
@@ -264,9 +248,9 @@ def _static_batch(typed: TypedGraph) -> int | None:
     return batch if isinstance(batch, int) and batch > 0 else None
 
 
-def _check_options(vendor: Vendor, trt: Any, typed: TypedGraph, options: CompileOptions) -> None:
+def _check_options(spec: LibrarySpec, trt: Any, typed: TypedGraph, options: CompileOptions) -> None:
     _backend.check_profile(typed, _static_batch(typed), options.profile)
-    _backend.refuse_options(vendor.name, options, vendor.honours | {"float_precision"})
+    _backend.refuse_options(spec.name, options, spec.supported_options | {"float_precision"})
     _check_cache(typed, options)
     if options.allow_gpu_fallback and options.dla_core is None:
         raise InputError(
@@ -275,7 +259,7 @@ def _check_options(vendor: Vendor, trt: Any, typed: TypedGraph, options: Compile
         )
     if options.float_precision != "f32":
         raise InputError(
-            f"backend '{vendor.name}' takes float precision from the graph, "
+            f"backend '{spec.name}' takes float precision from the graph, "
             f"got {options.float_precision}",
             hint="leave it out, and use --precision fp16 for float16",
         )
@@ -322,7 +306,7 @@ def _check_cache(typed: TypedGraph, options: CompileOptions) -> None:
 
 
 def _check_int8(
-    vendor: Vendor, typed: TypedGraph, options: CompileOptions, layers: Mapping[str, Any]
+    spec: LibrarySpec, typed: TypedGraph, options: CompileOptions, layers: dict[str, Any]
 ) -> None:
     """Refuse a plan of an int8 graph without int8 convolutions, as TensorRT-RTX makes for Turing.
 
@@ -334,19 +318,15 @@ def _check_int8(
     _backend.check_int8(
         typed,
         layers["convolutions"].get("Int8", 0),
-        library=f"{vendor.title} for compute capability {generations}",
+        library=f"{spec.title} for compute capability {generations}",
         hint="ask for compute capability 8.0 or later, or use --precision fp16",
     )
 
 
-def require_driver(vendor: Vendor, reason: str) -> None:
-    """Refuse a machine without an NVIDIA driver; ``reason`` says why a driver is needed.
-
-    Raises:
-        BackendMissing: No driver answers.
-    """
+def require_driver(spec: LibrarySpec, reason: str) -> None:
+    """Refuse a machine without an NVIDIA driver, which is needed for ``reason``."""
     if not _cuda.driver_version():
         raise BackendMissing(
             f"no NVIDIA driver answers on this machine: {reason}",
-            hint=f"use a machine with an NVIDIA GPU, its driver and {vendor.title}",
+            hint=f"use a machine with an NVIDIA GPU, its driver and {spec.title}",
         )

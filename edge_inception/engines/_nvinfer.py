@@ -20,11 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, List, NamedTuple, Opt
 if TYPE_CHECKING:
     from edge_inception.engines._library import Builder, CapturingLogger, Config, Library, Network
 
-if __package__:
-    from edge_inception.engines import _inspection, _plan
-else:
-    import _inspection  # type: ignore[import-not-found,no-redef]
-    import _plan  # type: ignore[import-not-found,no-redef]
+from edge_inception.engines import _inspection, _plan
 
 Layer = _inspection.Layer
 VendorError = _inspection.VendorError
@@ -41,7 +37,7 @@ POOLS = {
 # trtexec's names of hardware compatibility levels -> the library's names
 HARDWARE_LEVELS = {"ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
 # Member of the library -> versions that have it. Source: docs/tensorrt.md, "Names"
-_VERSIONS = {
+_MEMBER_VERSIONS = {
     "STRONGLY_TYPED": "TensorRT 9.0 and later",
     "FP16": "TensorRT 8 to 10",
     "INT8": "TensorRT 8 to 10",
@@ -89,7 +85,7 @@ class BuildSettings(NamedTuple):
     progress: Optional[Callable[[int, int], None]] = None
 
 
-class Built(NamedTuple):
+class BuildResult(NamedTuple):
     """A serialized engine (plan) and the library's facts about it.
 
     ``layers`` come from EngineInspector where the plan can be deserialized here, else from the log;
@@ -103,7 +99,7 @@ class Built(NamedTuple):
     source: str = ""
 
 
-def build(trt: "Library", onnx_path: str, settings: BuildSettings) -> Built:
+def build(trt: "Library", onnx_path: str, settings: BuildSettings) -> BuildResult:
     """Compile the ONNX graph at ``onnx_path``.
 
     Raises:
@@ -111,45 +107,45 @@ def build(trt: "Library", onnx_path: str, settings: BuildSettings) -> Built:
         OSError: The calibration cache or the timing cache cannot be read or written.
     """
     logger = _inspection.capturing_logger(trt)
-    plan = _serialized(trt, onnx_path, settings, logger)
-    return _described(trt, plan, logger, settings)
+    plan = _build_plan(trt, onnx_path, settings, logger)
+    return _describe_plan(trt, plan, logger, settings)
 
 
-def _serialized(
+def _build_plan(
     trt: "Library", onnx_path: str, settings: BuildSettings, logger: "CapturingLogger"
 ) -> bytes:
     """The plan; on return the builder and the network, which holds all weights, are freed."""
-    builder = _plan.started(trt.Builder, logger)
+    builder = _plan.create_with_logger(trt.Builder, logger)
     network = builder.create_network(_network_flags(trt, settings))
     _parse(trt, network, logger, onnx_path)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     calibrator = _configure(trt, builder, config, settings)
     _add_profile(builder, network, config, settings)
-    timings = _timing_cache(config, settings.timing_cache, logger)
-    with timings, _watched(trt, config, settings.progress):
+    timings = _use_timing_cache(config, settings.timing_cache, logger)
+    with timings, _report_progress(trt, config, settings.progress):
         plan = builder.build_serialized_network(network, config)
     del calibrator  # the build needed it until here
     if plan is None:
-        error = VendorError(_inspection.failures(logger))
+        error = VendorError(_inspection.logged_errors(logger))
         if settings.compute_capabilities:
-            _forget_failed_build(trt)
+            _reset_after_failed_build(trt)
         raise error
     return bytes(plan)
 
 
-def _described(
+def _describe_plan(
     trt: "Library", plan: bytes, logger: "CapturingLogger", settings: BuildSettings
-) -> Built:
-    texts, warnings = [text for _, text in logger.messages], _inspection.warnings(logger)
+) -> BuildResult:
+    texts, warnings = [text for _, text in logger.messages], _inspection.logged_warnings(logger)
     layers, source = _inspection.logged_layers(texts), "log"
     try:
-        inspected = _inspected(trt, plan, settings)
+        inspected = _inspect_plan(trt, plan, settings)
         layers, source = (inspected, "inspector") if inspected else (layers, source)
     except (VendorError, ValueError) as error:  # no GPU for TensorRT-RTX, or broken JSON
         if not layers:
             warnings.append("the plan's layers cannot be listed: {}".format(error))
-    return Built(
+    return BuildResult(
         plan=plan,
         layers=layers,
         weights_memory_bytes=_inspection.weights_memory(texts),
@@ -158,13 +154,13 @@ def _described(
     )
 
 
-def _inspected(trt: "Library", plan: bytes, settings: BuildSettings) -> List[Layer]:
+def _inspect_plan(trt: "Library", plan: bytes, settings: BuildSettings) -> List[Layer]:
     """Layers of a plan, listed by EngineInspector.
 
     Raises:
         VendorError: The plan cannot be deserialized here.
     """
-    runtime, engine = _plan.deserialized(
+    runtime, engine = _plan.deserialize(
         trt, plan, dla_core=settings.dla_core, is_trusted=settings.version_compatible
     )
     inspector = engine.create_engine_inspector()
@@ -173,7 +169,7 @@ def _inspected(trt: "Library", plan: bytes, settings: BuildSettings) -> List[Lay
     return _inspection.inspected_layers(text)
 
 
-def _forget_failed_build(trt: "Library") -> None:
+def _reset_after_failed_build(trt: "Library") -> None:
     """Build a network of one identity layer and drop it.
 
     After a failed build for Turing, TensorRT-RTX 1.7.1 compiles the next network in the process for
@@ -186,14 +182,10 @@ def _forget_failed_build(trt: "Library") -> None:
     builder.build_serialized_network(network, builder.create_builder_config())
 
 
-def _part(trt: "Library", owner: Any, name: str) -> Any:
-    """``owner.name``.
-
-    Raises:
-        VendorError: The library lacks it; the message names the versions that have it.
-    """
+def _require_member(trt: "Library", owner: Any, name: str) -> Any:
+    """The attribute ``name`` of ``owner``, or VendorError with the versions that have it."""
     if not hasattr(owner, name):
-        versions = _VERSIONS.get(name, "another release")
+        versions = _MEMBER_VERSIONS.get(name, "another release")
         raise VendorError(
             "{} {} has no {}; {} has it".format(trt.__name__, trt.__version__, name, versions)
         )
@@ -205,19 +197,14 @@ def _network_flags(trt: "Library", settings: BuildSettings) -> int:
     # TensorRT 8 and 9 need this flag to treat the batch as an ordinary dimension; 10 ignores it.
     bits = 1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0
     if settings.typing == "strong":
-        bits |= 1 << int(_part(trt, flags, "STRONGLY_TYPED"))
+        bits |= 1 << int(_require_member(trt, flags, "STRONGLY_TYPED"))
     return bits
 
 
 def _parse(trt: "Library", network: "Network", logger: "CapturingLogger", onnx_path: str) -> None:
     parser = trt.OnnxParser(network, logger)
-    if parser.parse_from_file(onnx_path):
-        return
-    # The parser owns its errors: reading them after it is freed crashes the process.
-    errors = [
-        _inspection.parser_error(parser.get_error(index)) for index in range(parser.num_errors)
-    ]
-    raise VendorError("; ".join(dict.fromkeys(errors)) or _inspection.failures(logger))
+    if not parser.parse_from_file(onnx_path):
+        raise VendorError(_inspection.parser_errors(parser, logger))
 
 
 def _configure(
@@ -226,9 +213,9 @@ def _configure(
     """Apply the settings, and return the calibrator, which must live until the build ends."""
     calibrator = None
     if settings.typing != "strong":
-        calibrator = _allow_precisions(trt, builder, config, settings)
-    _choose_compute_capabilities(trt, config, settings.compute_capabilities)
-    _limit_memory(trt, config, settings)
+        calibrator = _set_precision_flags(trt, builder, config, settings)
+    _set_compute_capabilities(trt, config, settings.compute_capabilities)
+    _set_memory_limits(trt, config, settings)
     if settings.dla_core is not None:
         _use_dla(trt, builder, config, settings)
     flags = (
@@ -239,18 +226,18 @@ def _configure(
     )
     for name, is_asked in flags:
         if is_asked:
-            config.set_flag(_part(trt, trt.BuilderFlag, name))
+            config.set_flag(_require_member(trt, trt.BuilderFlag, name))
     if settings.builder_optimization_level is not None:
-        _part(trt, config, "builder_optimization_level")
+        _require_member(trt, config, "builder_optimization_level")
         config.builder_optimization_level = settings.builder_optimization_level
     if settings.hardware_compatible:
-        _part(trt, config, "hardware_compatibility_level")
-        level = HARDWARE_LEVELS[settings.hardware_compatible]
-        config.hardware_compatibility_level = _part(trt, trt.HardwareCompatibilityLevel, level)
+        _require_member(trt, config, "hardware_compatibility_level")
+        levels, name = trt.HardwareCompatibilityLevel, HARDWARE_LEVELS[settings.hardware_compatible]
+        config.hardware_compatibility_level = _require_member(trt, levels, name)
     return calibrator
 
 
-def _allow_precisions(
+def _set_precision_flags(
     trt: "Library", builder: "Builder", config: "Config", settings: BuildSettings
 ) -> Any:
     """Set a weakly typed build's flags; return a calibrator if scales come from a cache."""
@@ -263,10 +250,10 @@ def _allow_precisions(
                 "this GPU has no fast {}, so the library would compute in float32; "
                 "choose another --precision or --float-rest".format(name)
             )
-        config.set_flag(_part(trt, trt.BuilderFlag, name))
+        config.set_flag(_require_member(trt, trt.BuilderFlag, name))
     if settings.typing != "implicit" or settings.precision != "int8":
         return None
-    _part(trt, trt, "IInt8EntropyCalibrator2")
+    _require_member(trt, trt, "IInt8EntropyCalibrator2")
     if settings.calibration_cache is None:
         raise VendorError("implicit INT8 needs a calibration cache, and none was given")
     with open(settings.calibration_cache, "rb") as stream:
@@ -275,19 +262,19 @@ def _allow_precisions(
     return calibrator
 
 
-def _limit_memory(trt: "Library", config: "Config", settings: BuildSettings) -> None:
+def _set_memory_limits(trt: "Library", config: "Config", settings: BuildSettings) -> None:
     pools = dict(settings.memory_pools)
     if settings.workspace_mib is not None:
         pools.setdefault("workspace", settings.workspace_mib)
     for name, mib in sorted(pools.items()):
         size = int(mib * (1 << 20))
         if hasattr(config, "set_memory_pool_limit"):
-            pool = _part(trt, trt.MemoryPoolType, POOLS[name])
+            pool = _require_member(trt, trt.MemoryPoolType, POOLS[name])
             config.set_memory_pool_limit(pool, size)
         elif name == "workspace":
             config.max_workspace_size = size  # type: ignore[attr-defined]  # TensorRT 8.2
         else:
-            _part(trt, trt, "MemoryPoolType")
+            _require_member(trt, trt, "MemoryPoolType")
 
 
 def _use_dla(trt: "Library", builder: "Builder", config: "Config", settings: BuildSettings) -> None:
@@ -315,7 +302,7 @@ def compute_capabilities(trt: "Library") -> List[str]:
     return ["{}.{}".format(match.group(1), match.group(2)) for match in matches if match]
 
 
-def _choose_compute_capabilities(trt: Any, config: Any, wanted: Tuple[str, ...]) -> None:
+def _set_compute_capabilities(trt: Any, config: Any, wanted: Tuple[str, ...]) -> None:
     # Any: only TensorRT-RTX has these members, and the type stubs are those of TensorRT.
     if not wanted:
         return
@@ -347,7 +334,7 @@ def _add_profile(
 
 
 @contextlib.contextmanager
-def _watched(trt: "Library", config: "Config", progress: Any) -> Iterator[None]:
+def _report_progress(trt: "Library", config: "Config", progress: Any) -> Iterator[None]:
     """Report the build's progress (TensorRT 10.0 and later); an exception of it stops the build."""
     if progress is None or not hasattr(trt, "IProgressMonitor"):
         yield
@@ -360,7 +347,7 @@ def _watched(trt: "Library", config: "Config", progress: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _timing_cache(
+def _use_timing_cache(
     config: "Config", path: Optional[str], logger: "CapturingLogger"
 ) -> Iterator[None]:
     """Use kernel timings from ``path``, and add this build's; several builds may share the file.
@@ -371,14 +358,14 @@ def _timing_cache(
     if path is None:
         yield
         return
-    cache: Any = config.create_timing_cache(_content(path))  # None if damaged
+    cache: Any = config.create_timing_cache(_read_if_present(path))  # None if damaged
     foreign = "timing cache {} is of another GPU or TensorRT, or damaged: ".format(path)
     if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 -- its signature
         raise VendorError(foreign + "delete it, or name another file")
     yield
-    with _locked(path):
+    with _lock_file(path):
         # Another build may have added its timings to the file since this build read it.
-        other = _content(path)
+        other = _read_if_present(path)
         added: Any = config.create_timing_cache(other)
         if other and (added is None or not cache.combine(added, False)):  # noqa: FBT003
             logger.messages.append(("WARNING", foreign + "what this build timed is not kept"))
@@ -389,7 +376,7 @@ def _timing_cache(
         os.replace(temporary, path)
 
 
-def _content(path: str) -> bytes:
+def _read_if_present(path: str) -> bytes:
     if not os.path.exists(path):
         return b""
     with open(path, "rb") as stream:
@@ -397,7 +384,7 @@ def _content(path: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
+def _lock_file(path: str) -> Iterator[None]:
     """Lock ``path`` against other builds; the lock also ends if the process does."""
     import fcntl
 

@@ -17,24 +17,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-if __package__:
-    from edge_inception.engines import _openvino_unsigned
-else:
-    import _openvino_unsigned  # type: ignore[import-not-found, no-redef]
+from edge_inception.engines import _openvino_unsigned
 
 DEVICE = "CPU"
 # float precision -> the capability that OpenVINO must report for this CPU
 CAPABILITIES: Mapping[str, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 _ELEMENTS = {"f32": "float32", "u8": "uint8"}
-_NAMES_THE_NODE = "the message names the node; compile takes graphs written by quantize"
-_FUSED = "/WithoutBiases"  # what OpenVINO appends to the names of nodes that it fuses
+_GRAPH_HINT = "the message names the node; compile takes graphs written by quantize"
+_BLOB_HINT = "compile it again on this machine"
+_FUSED_SUFFIX = "/WithoutBiases"  # what OpenVINO appends to the names of nodes that it fuses
 _NO_KERNEL = ("undef", "unknown")  # kernel names of fused parts and of layers that work in place
 _INT8 = frozenset(("i8", "u8"))
 _WEIGHTED = frozenset(("Convolution", "FullyConnected", "MatMul"))
 
 
 class Refusal(Exception):
-    """Why a call is refused, on one line; ``hint`` says what to do, and may be empty."""
+    """Base of this file's errors: a reason on one line; ``hint`` says what to do, or is empty.
+
+    Every function that takes a graph or a blob may raise one of the four kinds.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -58,7 +59,7 @@ class Unavailable(Refusal):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compiled:
+class CompiledGraph:
     """A compiled graph: the content of an engine file, and facts that OpenVINO reports about it.
 
     ``layers`` are the counts of ``_executed_layers``; ``respelled`` counts rewritten activations.
@@ -71,11 +72,7 @@ class Compiled:
 
 
 def library() -> Any:
-    """The openvino module.
-
-    Raises:
-        LibraryMissing: OpenVINO cannot be imported.
-    """
+    """The openvino module, or LibraryMissing where it cannot be imported."""
     try:
         import openvino
     except (ImportError, OSError) as error:
@@ -85,7 +82,7 @@ def library() -> Any:
     return openvino
 
 
-def ties() -> dict[str, str]:
+def tied_to() -> dict[str, str]:
     """OpenVINO's version and the instruction family (such as x86_64) that a blob depends on.
 
     The blob also names the exact instruction set, which OpenVINO checks.
@@ -98,14 +95,13 @@ def capabilities() -> list[str]:
     """Element types in which this CPU computes, by OpenVINO's names.
 
     Raises:
-        LibraryMissing: OpenVINO is not installed.
         RuntimeError: OpenVINO has no CPU device here.
     """
     names: list[str] = library().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
     return names
 
 
-def reason(error: RuntimeError) -> str:
+def error_text(error: RuntimeError) -> str:
     """OpenVINO's message without its C++ source positions, on one line."""
     lines = [
         line.strip(" -\t")
@@ -116,22 +112,17 @@ def reason(error: RuntimeError) -> str:
 
 
 @contextmanager
-def _border(kind: type[Refusal], failure: str, hint: str) -> Iterator[None]:
+def _translated_errors(kind: type[Refusal], failure: str, hint: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise kind(f"OpenVINO {failure}: {reason(error)}", hint) from error
+        raise kind(f"OpenVINO {failure}: {error_text(error)}", hint) from error
 
 
 def read_graph(path: str) -> Any:
-    """``openvino.Model`` of the typed graph at ``path``.
-
-    Raises:
-        LibraryMissing: OpenVINO is not installed.
-        GraphRefused: The graph cannot be read.
-    """
+    """``openvino.Model`` of the typed graph at ``path``."""
     core = library().Core()
-    with _border(GraphRefused, f"refused {path}", _NAMES_THE_NODE):
+    with _translated_errors(GraphRefused, f"refused {path}", _GRAPH_HINT):
         return core.read_model(path)
 
 
@@ -143,23 +134,19 @@ def static_batch(model: Any) -> int | None:
 
 def compile_graph(
     model: Any, *, name: str, precision: str, threads: int, batch: tuple[int, int]
-) -> Compiled:
-    """``model`` compiled for this CPU; ``model`` itself is changed in place.
+) -> CompiledGraph:
+    """Compile ``model``, the result of ``read_graph``, for this CPU; it is changed in place.
 
     Args:
-        model: The result of ``read_graph``, with one input.
+        model: A graph with one input.
         name: Name of the graph in messages.
         precision: Precision of the float layers, a key of CAPABILITIES.
         threads: Number of CPU threads, at least 1.
         batch: Smallest and largest number of images; ignored if the model's batch is static.
-
-    Raises:
-        GraphRefused: OpenVINO cannot compile the graph.
-        Unavailable: This CPU lacks the precision or the threads, or cannot compute an int8 layer.
     """
     core = library().Core()
     require_precision(core, precision)
-    with _border(GraphRefused, f"refused {name}", _NAMES_THE_NODE):
+    with _translated_errors(GraphRefused, f"refused {name}", _GRAPH_HINT):
         if static_batch(model) is None:
             shape = list(model.input(0).partial_shape)[1:]
             model.reshape([batch if batch[0] != batch[1] else batch[1], *shape])
@@ -171,10 +158,10 @@ def compile_graph(
                 "use --precision fp32 on this CPU, or give each layer its own weights",
             ) from error
         compiled = core.compile_model(model, DEVICE, _properties(precision, threads))
-        settings = _read_back(compiled, precision, threads)
+        settings = _applied_settings(compiled, precision, threads)
         layers = _executed_layers(compiled)
         blob = compiled.export_model().getvalue()
-    return Compiled(blob=blob, settings=settings, layers=layers, respelled=respelled)
+    return CompiledGraph(blob=blob, settings=settings, layers=layers, respelled=respelled)
 
 
 class BlobRunner:
@@ -184,23 +171,17 @@ class BlobRunner:
     """
 
     def __init__(self, blob: bytes, *, name: str, precision: str, threads: int) -> None:
-        """Import ``blob``; ``name`` is its name in messages.
-
-        Raises:
-            LibraryMissing: OpenVINO is not installed.
-            BlobRefused: The blob is damaged, or was made for another version or CPU.
-            Unavailable: This CPU lacks the precision or the threads.
-        """
+        """Import ``blob``; ``name`` is its name in messages."""
         core = library().Core()
         require_precision(core, precision)
-        with _border(BlobRefused, f"cannot load {name}", "compile it again on this machine"):
+        with _translated_errors(BlobRefused, f"cannot load {name}", _BLOB_HINT):
             compiled = core.import_model(blob, DEVICE, _properties(precision, threads))
             self.info = {
                 "backend": "openvino",
-                "library": ties(),
+                "library": tied_to(),
                 "cpu": core.get_property(DEVICE, "FULL_DEVICE_NAME").strip(),
                 "capabilities": sorted(core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")),
-                **_read_back(compiled, precision, threads),
+                **_applied_settings(compiled, precision, threads),
                 **_executed_layers(compiled),
             }
             source = compiled.input(0)
@@ -219,7 +200,7 @@ class BlobRunner:
         self._request = None
 
 
-class Timed(NamedTuple):
+class LayerTiming(NamedTuple):
     """An executed layer: its node's name, kind and kernel, and its mean time per call in ms."""
 
     name: str
@@ -230,25 +211,20 @@ class Timed(NamedTuple):
 
 def layer_times(
     blob: bytes, batches: Sequence[Any], *, name: str, precision: str, threads: int
-) -> list[Timed]:
+) -> list[LayerTiming]:
     """Executed layers in order; of ``batches``, two or more, the first is a warm-up.
 
     OpenVINO's counters hold the mean of all calls since the load, in whole microseconds; the share
     of the warm-up is subtracted. A layer that takes less than 1 us has 0.0 ms, and OpenVINO reports
     it as not executed. OpenVINO reports the same for parts of a fused layer and for layers that
     work in place; these have no kernel and are left out.
-
-    Raises:
-        LibraryMissing: OpenVINO is not installed.
-        BlobRefused: The blob is damaged, or was made for another version or CPU.
-        Unavailable: This CPU lacks the precision.
     """
     core = library().Core()
     require_precision(core, precision)
     first, *others = batches
-    with _border(BlobRefused, f"cannot load {name}", "compile it again on this machine"):
-        counting = {**_properties(precision, threads), "PERF_COUNT": True}
-        request = core.import_model(blob, DEVICE, counting).create_infer_request()
+    with _translated_errors(BlobRefused, f"cannot load {name}", _BLOB_HINT):
+        profiled = {**_properties(precision, threads), "PERF_COUNT": True}
+        request = core.import_model(blob, DEVICE, profiled).create_infer_request()
         request.infer({0: first})
         warm_up = {layer.node_name: layer.real_time for layer in request.profiling_info}
         for images in others:
@@ -260,18 +236,14 @@ def layer_times(
         if not has_run and layer.exec_type.startswith(_NO_KERNEL):
             continue
         counted = len(batches) * layer.real_time - warm_up[layer.node_name]
-        own_name = layer.node_name.partition(_FUSED)[0]
+        own_name = layer.node_name.partition(_FUSED_SUFFIX)[0]
         ms = max(1000 * counted.total_seconds() / len(others), 0.0)
-        times.append(Timed(own_name, layer.node_type, layer.exec_type, ms))
+        times.append(LayerTiming(own_name, layer.node_type, layer.exec_type, ms))
     return times
 
 
 def require_precision(core: Any, precision: str) -> None:
-    """Refuse a precision that this CPU lacks; ``precision`` is a key of CAPABILITIES.
-
-    Raises:
-        Unavailable: OpenVINO does not list the precision for this CPU.
-    """
+    """Refuse a precision that OpenVINO does not list for this CPU; it is a key of CAPABILITIES."""
     if CAPABILITIES[precision] not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
         cpu = core.get_property(DEVICE, "FULL_DEVICE_NAME")
         raise Unavailable(
@@ -289,7 +261,7 @@ def _properties(precision: str, threads: int) -> dict[str, Any]:
     }
 
 
-def _read_back(compiled: Any, precision: str, threads: int) -> dict[str, Any]:
+def _applied_settings(compiled: Any, precision: str, threads: int) -> dict[str, Any]:
     """Settings that OpenVINO reports for a compiled graph.
 
     Raises:
@@ -329,10 +301,10 @@ def _executed_layers(compiled: Any) -> dict[str, Any]:
         elif kind not in {"Input", "Output"}:
             layers.setdefault(kind, Counter())[str(facts["runtimePrecision"].value)] += 1
             kernels[str(facts["primitiveType"].value)] += 1
-    weighted = {kind: count for kind, count in layers.items() if kind in _WEIGHTED}
+    weighted = [count for kind, count in layers.items() if kind in _WEIGHTED]
     return {
         "executed_layers": {kind: dict(count) for kind, count in sorted(layers.items())},
         "kernels": dict(sorted(kernels.items())),
-        "weighted_layers": sum(sum(count.values()) for count in weighted.values()),
-        "int8_layers": sum(count[p] for count in weighted.values() for p in _INT8),
+        "weighted_layers": sum(sum(count.values()) for count in weighted),
+        "int8_layers": sum(count[precision] for count in weighted for precision in _INT8),
     }

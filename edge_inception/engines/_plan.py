@@ -18,11 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from edge_inception.engines._library import Context, Engine, Library, Runtime
 
-if __package__:
-    from edge_inception.engines import _cuda, _inspection
-else:
-    import _cuda  # type: ignore[import-not-found,no-redef]
-    import _inspection  # type: ignore[import-not-found,no-redef]
+from edge_inception.engines import _cuda, _inspection
 
 VendorError = _inspection.VendorError
 
@@ -34,25 +30,20 @@ _SAME_GPU = (("sm", "SM"), ("device", "device"))
 # Hardware compatibility level -> facts of the GPU that must be equal nevertheless
 _LEVEL_FACTS = {"ampere+": (), "sameComputeCapability": _SAME_GPU[:1]}
 _AMPERE = (8, 0)
-_AGAIN = "compile it again on this machine: edge-inception compile, or python3 device.py build"
-_NUMPY_NAMES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-}  # other names are the library's in lower case
+_RECOMPILE = "compile it again on this machine: edge-inception compile, or python3 device.py build"
+# The library's element type -> numpy's, for those that differ in more than upper case
+_NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16"}
 
 
 class Header(NamedTuple):
-    """What a plan's first bytes tell: the backend (empty if unknown) and TensorRT's version."""
+    """A plan's backend (empty if unknown) and TensorRT version, from the plan's first bytes."""
 
     kind: str
     version: Optional[str]
 
 
 def read_header(plan: bytes) -> Header:
-    """The backend that a plan is for, and the TensorRT version that built the plan.
-
-    The version is None for plans of TensorRT-RTX and of TensorRT before 8.6, which do not hold it.
-    """
+    """The header of a plan; plans of TensorRT-RTX and of TensorRT before 8.6 hold no version."""
     start = plan[:4].decode("latin-1")
     kind = MAGIC.get(start, "")
     if start != "ftrt" or len(plan) < _VERSION_AT + 4 or struct.unpack("<I", plan[4:8])[0]:
@@ -71,12 +62,12 @@ def refusal(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]) ->
             about the request (``precision``, ``dla_core``). A fact that is absent or None on
             either side is not compared.
     """
-    reason = _damage(plan, sidecar) or _difference(plan, sidecar, here)
-    return (reason, _AGAIN) if reason else ("", "")
+    reason = _sidecar_mismatch(plan, sidecar) or _machine_mismatch(plan, sidecar, here)
+    return (reason, _RECOMPILE) if reason else ("", "")
 
 
-def _damage(plan: bytes, sidecar: Mapping[str, Any]) -> str:
-    """How the plan contradicts its own sidecar; empty if it does not."""
+def _sidecar_mismatch(plan: bytes, sidecar: Mapping[str, Any]) -> str:
+    """A sentence on how the plan contradicts its own sidecar; empty if it does not."""
     recorded, sha256 = sidecar.get("sha256"), hashlib.sha256(plan).hexdigest()
     if recorded is not None and sha256 != recorded:
         return "the plan has sha256 {}, its sidecar says {}".format(sha256[:12], recorded[:12])
@@ -91,29 +82,29 @@ def _damage(plan: bytes, sidecar: Mapping[str, Any]) -> str:
     return ""
 
 
-def _difference(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """How this machine differs from that of the build; empty if the plan may run here."""
+def _machine_mismatch(plan: bytes, sidecar: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """A sentence on why a plan of that build cannot run on this machine; empty if it can."""
     built = sidecar.get("tensorrt") or read_header(plan).version
     library = here.get("tensorrt")
     is_portable = bool(sidecar.get("version_compatible"))
-    if built and library and not _loads_in(built, library, is_version_compatible=is_portable):
-        return _unlike("TensorRT", built, library)
+    if built and library and not _is_loadable(built, library, is_version_compatible=is_portable):
+        return _describe_mismatch("TensorRT", built, library)
     level, sm = sidecar.get("hardware_compatible"), here.get("sm")
     if level == "ampere+" and sm and tuple(int(part) for part in sm.split(".")) < _AMPERE:
-        return _unlike("SM", "8.0 or later", sm)
+        return _describe_mismatch("SM", "8.0 or later", sm)
     hardware = _LEVEL_FACTS.get(level or "", _SAME_GPU)
     for key, title in (*hardware, ("precision", "precision"), ("dla_core", "DLA core")):
-        was, wanted = sidecar.get(key), here.get(key)
-        if was is not None and wanted is not None and was != wanted:
-            return _unlike(title, was, wanted)
+        built_for, wanted = sidecar.get(key), here.get(key)
+        if built_for is not None and wanted is not None and built_for != wanted:
+            return _describe_mismatch(title, built_for, wanted)
     core, cores = sidecar.get("dla_core"), here.get("num_dla_cores")
     if core is not None and cores is not None and core >= cores:
-        return _unlike("DLA core", core, "{} DLA cores".format(cores))
+        return _describe_mismatch("DLA core", core, "{} DLA cores".format(cores))
     return ""
 
 
-def _unlike(name: str, was: Any, here: Any) -> str:
-    return "the plan was compiled for {} {}, here is {}".format(name, was, here)
+def _describe_mismatch(name: str, built_for: Any, here: Any) -> str:
+    return "the plan was compiled for {} {}, here is {}".format(name, built_for, here)
 
 
 def _same_release(one: str, other: str) -> bool:
@@ -121,7 +112,7 @@ def _same_release(one: str, other: str) -> bool:
     return all(a == b for a, b in zip(one.split("."), other.split(".")))  # noqa: B905
 
 
-def _loads_in(built: str, here: str, *, is_version_compatible: bool) -> bool:
+def _is_loadable(built: str, here: str, *, is_version_compatible: bool) -> bool:
     """Whether a plan built by TensorRT version ``built`` loads in version ``here``.
 
     A version-compatible plan of major version 8 loads in 10, a plan of 10 loads in 11, and either
@@ -145,7 +136,7 @@ class _NamedTensors:
     def is_input(self, name: str) -> bool:
         return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT)
 
-    def kind(self, name: str) -> Any:
+    def dtype(self, name: str) -> Any:
         return self._engine.get_tensor_dtype(name)
 
     def reshape(self, name: str, shape: Tuple[int, ...]) -> Any:
@@ -161,10 +152,10 @@ class _NamedTensors:
         return bool(self._context.execute_async_v3(stream))
 
 
-class _Bindings:
+class _BindingTensors:
     """An engine's inputs and outputs in TensorRT 8.4 and earlier: by index, addresses in a list."""
 
-    # Any: the published types begin with TensorRT 10, which has no bindings.
+    # Any: the type stubs are those of TensorRT 10, which has no bindings.
     def __init__(self, _trt: "Library", engine: Any, context: Any) -> None:
         self._engine, self._context = engine, context
         self.names = [engine.get_binding_name(i) for i in range(engine.num_bindings)]
@@ -173,7 +164,7 @@ class _Bindings:
     def is_input(self, name: str) -> bool:
         return bool(self._engine.binding_is_input(self.names.index(name)))
 
-    def kind(self, name: str) -> Any:
+    def dtype(self, name: str) -> Any:
         return self._engine.get_binding_dtype(self.names.index(name))
 
     def reshape(self, name: str, shape: Tuple[int, ...]) -> Any:
@@ -189,50 +180,42 @@ class _Bindings:
         return bool(self._context.execute_async_v2(self._addresses, stream))
 
 
-def started(kind: Any, logger: Any) -> Any:
-    """An object of class ``kind``, a builder or a runtime of the library, that logs to ``logger``.
+def create_with_logger(cls: Any, logger: Any) -> Any:
+    """A builder or a runtime, as ``cls`` is, of the library that logs to ``logger``.
 
     Raises:
         VendorError: The library cannot start, for example with a driver that is too old. Its log
             has the reason; its binding raises only a TypeError.
     """
     try:
-        return kind(logger)
+        return cls(logger)
     except TypeError as error:
-        reason = "; ".join(_inspection.warnings(logger)) or _inspection.failures(logger)
+        reason = "; ".join(_inspection.logged_warnings(logger)) or _inspection.logged_errors(logger)
         raise VendorError("the library cannot start: " + reason) from error
 
 
-def deserialized(
+def deserialize(
     trt: "Library", plan: bytes, *, dla_core: Optional[int], is_trusted: bool
 ) -> Tuple["Runtime", "Engine"]:
-    """(runtime, engine) of a plan.
+    """(runtime, engine) of a plan; ``dla_core`` is None for a plan that runs on the GPU alone.
 
-    Args:
-        trt: The library.
-        plan: The file's bytes.
-        dla_core: The DLA (deep learning accelerator) core of the build; None for the GPU alone.
-        is_trusted: Whether the plan may execute code that it carries, as version-compatible
-            plans do.
+    A plan that ``is_trusted`` may execute code that it carries, as version-compatible plans do.
 
     Raises:
         VendorError: The library refuses the plan; the message is the library's reason.
     """
     logger = _inspection.capturing_logger(trt)
-    runtime = started(trt.Runtime, logger)
+    runtime = create_with_logger(trt.Runtime, logger)
     if dla_core is not None:
         runtime.DLA_core = dla_core
     if is_trusted:
         if not hasattr(runtime, "engine_host_code_allowed"):
-            raise VendorError(
-                "version-compatible plans need TensorRT 8.6 or later, here is {}".format(
-                    trt.__version__
-                )
-            )
+            needed = "version-compatible plans need TensorRT 8.6 or later, here is {}"
+            raise VendorError(needed.format(trt.__version__))
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise VendorError(_inspection.failures(logger))
+        raise VendorError(_inspection.logged_errors(logger))
     return runtime, engine
 
 
@@ -253,13 +236,13 @@ class PlanRunner:
         dla_core: Optional[int] = None,
         is_trusted: bool = False,
         wants_graph: bool = True,
-        prepare: Optional[Callable[[Any], None]] = None,
+        refit: Optional[Callable[[Any], None]] = None,
     ) -> None:
-        """Deserialize ``plan``; ``deserialized`` explains its arguments.
+        """Deserialize ``plan``; the function ``deserialize`` explains its arguments.
 
         With ``wants_graph`` the work for each input shape is captured as a CUDA graph; work for a
-        DLA core cannot be captured and is enqueued in each call. ``prepare`` is called with the
-        engine before its first use, to give the engine weights that the plan lacks.
+        DLA core cannot be captured and is enqueued in each call. ``refit``, if given, sets the
+        weights that the engine lacks.
 
         Raises:
             VendorError: The library refuses the plan; the message is its reason.
@@ -268,37 +251,37 @@ class PlanRunner:
         self._device = _cuda.open_device()
         self._logger = _inspection.capturing_logger(trt)
         try:
-            self._runtime, self._engine = deserialized(
+            self._runtime, self._engine = deserialize(
                 trt, plan, dla_core=dla_core, is_trusted=is_trusted
             )
-            if prepare is not None:
-                prepare(self._engine)
-            self._open(trt)
+            if refit is not None:
+                refit(self._engine)
+            self._create_context(trt)
         except BaseException:
             self._device.close()
             raise
         self._shape: Tuple[int, ...] = ()
         self._buffers: Dict[str, Tuple[Any, Any]] = {}
-        self._marks: List[Any] = []
+        self._events: List[Any] = []
         self._graph: Optional[_cuda.CapturedGraph] = None
         self._wants_graph = wants_graph and dla_core is None
         self.why_no_graph = "" if self._wants_graph else "not asked for, or work of a DLA core"
 
-    def _open(self, trt: "Library") -> None:
+    def _create_context(self, trt: "Library") -> None:
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise VendorError(_inspection.failures(self._logger))
-        kind = _NamedTensors if hasattr(self._engine, "num_io_tensors") else _Bindings
+            raise VendorError(_inspection.logged_errors(self._logger))
+        kind = _NamedTensors if hasattr(self._engine, "num_io_tensors") else _BindingTensors
         self._tensors: Any = kind(trt, self._engine, self._context)
         names = self._tensors.names
         (self._input,) = [name for name in names if self._tensors.is_input(name)]
         self._outputs = [name for name in names if name != self._input]
-        self.input_element = self._element(self._input)
+        self.input_element = self._dtype(self._input)
 
-    def _element(self, name: str) -> str:
+    def _dtype(self, name: str) -> str:
         """A tensor's element type, by numpy's name."""
-        kind = self._tensors.kind(name).name
-        return str(_NUMPY_NAMES.get(kind, kind.lower()))
+        dtype = self._tensors.dtype(name).name
+        return str(_NUMPY_NAMES.get(dtype, dtype.lower()))
 
     @property
     def uses_graph(self) -> bool:
@@ -307,7 +290,7 @@ class PlanRunner:
     @property
     def gpu_ms(self) -> float:
         """GPU time of the last ``run`` in ms, without copies."""
-        return float(self._device.milliseconds(*self._marks))
+        return float(self._device.elapsed_ms(*self._events))
 
     def run(self, images: Any) -> Dict[str, Any]:
         """The outputs for one batch by name, in fresh arrays.
@@ -319,24 +302,23 @@ class PlanRunner:
             VendorError: The input does not fit, or the library failed to execute.
         """
         if images.dtype.name != self.input_element:
-            raise VendorError(
-                "the plan takes {}, got {}".format(self.input_element, images.dtype.name)
-            )
+            text = "the plan takes {}, got {}"
+            raise VendorError(text.format(self.input_element, images.dtype.name))
         if tuple(images.shape) != self._shape:
-            self._prepare(tuple(images.shape))
+            self._allocate(tuple(images.shape))
         device = self._device
         host, memory = self._buffers[self._input]
         np.copyto(host, images)
         device.upload(memory, host)
-        start, end = self._marks or (None, None)
-        start = device.mark(start)
+        start, end = self._events or (None, None)
+        start = device.record_event(start)
         is_done = self._launch()
-        self._marks = [start, device.mark(end)]
+        self._events = [start, device.record_event(end)]
         for name in self._outputs:
             device.download(*self._buffers[name])
         device.synchronize()
         if not is_done:
-            raise VendorError(_inspection.failures(self._logger))
+            raise VendorError(_inspection.logged_errors(self._logger))
         return {name: self._buffers[name][0].copy() for name in self._outputs}
 
     def _launch(self) -> bool:
@@ -345,19 +327,18 @@ class PlanRunner:
         self._graph.launch()
         return True
 
-    def _prepare(self, shape: Tuple[int, ...]) -> None:
-        """Make buffers and the CUDA graph for an input shape; calls of that shape reuse them."""
-        self._forget_graph()
+    def _allocate(self, shape: Tuple[int, ...]) -> None:
+        """Allocate buffers and capture the CUDA graph for the input shapes of the next calls."""
+        self._free_graph()
         self._shape = ()
         if self._tensors.reshape(self._input, shape) is False:
+            reason = _inspection.logged_errors(self._logger)
             raise VendorError(
-                "the plan does not take input shape {}: {}".format(
-                    list(shape), _inspection.failures(self._logger)
-                )
+                "the plan does not take input shape {}: {}".format(list(shape), reason)
             )
         for name in self._tensors.names:
             size = shape if name == self._input else self._tensors.shape(name)
-            host = self._device.pinned(size, self._element(name))
+            host = self._device.allocate_pinned(size, self._dtype(name))
             memory = self._device.allocate(host.nbytes)
             self._tensors.bind(name, int(memory))
             self._buffers[name] = (host, memory)
@@ -370,20 +351,20 @@ class PlanRunner:
         # captured. So one call runs before the capture, on whatever values the buffers hold.
         stream = self._device.stream
         if not self._tensors.enqueue(stream):
-            raise VendorError(_inspection.failures(self._logger))
+            raise VendorError(_inspection.logged_errors(self._logger))
         self._device.synchronize()
-        self._graph, self.why_no_graph = _cuda.captured(
+        self._graph, self.why_no_graph = _cuda.capture(
             stream, lambda: self._tensors.enqueue(stream)
         )
 
-    def _forget_graph(self) -> None:
+    def _free_graph(self) -> None:
         if self._graph is not None:
             self._graph.close()
             self._graph = None
 
     def close(self) -> None:
         """Release the engine and the GPU's memory; the runner cannot be used afterwards."""
-        self._forget_graph()
-        self._marks, self._buffers = [], {}
+        self._free_graph()
+        self._events, self._buffers = [], {}
         del self._tensors, self._context, self._engine, self._runtime
         self._device.close()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from edge_inception import stage
 from edge_inception.artifact import EngineFile
 from edge_inception.engines import _backend, _cuda, _nvidia, _nvinfer, _plan, _refit
-from edge_inception.engines._backend import Backend, Session, SessionOptions, Takes
-from edge_inception.engines._nvidia import Vendor
+from edge_inception.engines._backend import Backend, InputSpec, Session, SessionOptions
+from edge_inception.engines._nvidia import LibrarySpec
 from edge_inception.errors import BackendMissing, InputError
 from edge_inception.sidecar import PlanDetails
 
@@ -40,41 +40,37 @@ class _PlanSession(_backend.EngineSession):
             raise InputError(f"the engine failed to run: {error}") from error
 
 
-def backend_of(vendor: Vendor) -> Backend:
+def backend_of(spec: LibrarySpec) -> Backend:
     """The backend of one of NVIDIA's libraries."""
     return Backend(
-        name=vendor.name,
+        name=spec.name,
         suffix=".engine",
-        distributions=vendor.distributions,
-        compile=partial(_nvidia.compile_graph, vendor),
-        open=partial(open_engine, vendor),
-        availability=partial(_nvidia.availability, vendor),
-        tied_to=partial(_nvidia.tied_to, vendor),
+        distributions=spec.distributions,
+        compile=partial(_nvidia.compile_graph, spec),
+        open=partial(open_engine, spec),
+        availability=partial(_nvidia.availability, spec),
+        tied_to=partial(_nvidia.tied_to, spec),
     )
 
 
-def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> Session:
+def open_engine(spec: LibrarySpec, engine: EngineFile, options: SessionOptions) -> Session:
     """A session on the first GPU; ``options.threads`` is ignored.
 
     A plan built with ``strip_weights`` gets its weights from the typed graph in its folder.
-
-    Raises:
-        BackendMissing: The library or an NVIDIA driver is absent, or both pycuda and libcudart are.
-        InputError: The engine is damaged, or was compiled for another version or GPU.
     """
-    plan, details = engine.path.read_bytes(), plan_details(engine)
-    preflight(vendor, engine, plan, installed_version(vendor))
-    trt = _nvidia.library(vendor)
-    _nvidia.require_driver(vendor, f"{engine.path} was compiled, and is not executed here")
-    prepare = None
+    plan, details = engine.path.read_bytes(), _plan_details(engine)
+    _check_plan(spec, engine, plan, _installed_version(spec))
+    trt = _nvidia.import_library(spec)
+    _nvidia.require_driver(spec, f"{engine.path} was compiled, and is not executed here")
+    refit = None
     if details.strip_weights:
         graph = _refit.graph_of(engine, details.graph)
-        prepare = partial(_refit.refit, trt, graph=graph)
-    is_trusted = details.version_compatible  # preflight has compared its sha256
+        refit = partial(_refit.refit, trt, graph=graph)
+    is_trusted = details.version_compatible  # _check_plan has compared its sha256
     if is_trusted or details.hardware_compatible:
-        preflight(vendor, engine, plan, str(trt.__version__))
+        _check_plan(spec, engine, plan, str(trt.__version__))
     else:
-        _backend.check_tied(engine, _nvidia.tied_to(vendor))
+        _backend.check_tied(engine, _nvidia.tied_to(spec))
     try:
         runner = _nvinfer.PlanRunner(
             trt,
@@ -82,37 +78,37 @@ def open_engine(vendor: Vendor, engine: EngineFile, options: SessionOptions) -> 
             dla_core=details.dla_core,
             is_trusted=is_trusted,
             wants_graph=options.cuda_graph,
-            prepare=prepare,
+            refit=refit,
         )
     except _cuda.CudaError as error:
         raise BackendMissing(
-            f"{vendor.title} engines cannot run here: {error}", hint="pip install pycuda"
+            f"{spec.title} engines cannot run here: {error}", hint="pip install pycuda"
         ) from error
     except _nvinfer.VendorError as error:
         raise InputError(
-            f"{vendor.title} cannot load {engine.path}: {error}",
+            f"{spec.title} cannot load {engine.path}: {error}",
             hint="compile it again on this machine: edge-inception compile, or build --force",
         ) from error
     info = {
-        "backend": vendor.name,
-        "library": dict(_nvidia.tied_to(vendor)),
+        "backend": spec.name,
+        "library": dict(_nvidia.tied_to(spec)),
         "gpu": _cuda.gpu_name(),
         "layers": details.layers,
         "int8_layers": details.int8_layers,
         "float_precision": details.float_precision,
         "batch": stage.plain(details.batch),
     }
-    takes = Takes(element=runner.input_element, shape=details.input_shape[1:])
-    return _PlanSession(engine, runner, takes=takes, info=info)
+    input_spec = InputSpec(dtype=runner.input_element, shape=details.input_shape[1:])
+    return _PlanSession(engine, runner, input_spec=input_spec, info=info)
 
 
-def plan_details(engine: EngineFile) -> PlanDetails:
+def _plan_details(engine: EngineFile) -> PlanDetails:
     """The details in a plan's sidecar, the .json file beside it; NVIDIA's engines are all plans."""
     assert isinstance(engine.details, PlanDetails), engine.details.backend
     return engine.details
 
 
-def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | None) -> None:
+def _check_plan(spec: LibrarySpec, engine: EngineFile, plan: bytes, version: str | None) -> None:
     """Compare the plan's header and sidecar with this machine, before the library loads the plan.
 
     ``version`` is the library's; None where only an import of the library would tell it.
@@ -121,11 +117,11 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | No
         InputError: The plan belongs to another library, was changed since the compile, or was
             compiled for another TensorRT, GPU or DLA core.
     """
-    details = plan_details(engine)
-    if _plan.read_header(plan).kind != vendor.name:
-        wanted = " or ".join(magic for magic, kind in _plan.MAGIC.items() if kind == vendor.name)
+    details = _plan_details(engine)
+    if _plan.read_header(plan).kind != spec.name:
+        wanted = " or ".join(magic for magic, kind in _plan.MAGIC.items() if kind == spec.name)
         raise InputError(
-            f"{engine.path} is no {vendor.title} plan: it starts with "
+            f"{engine.path} is no {spec.title} plan: it starts with "
             f"{plan[:4].decode('latin-1')!r}, wanted {wanted}",
             hint="compile it again: edge-inception compile, or build --force",
         )
@@ -140,7 +136,7 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | No
         "device": details.tied_to.get("gpu"),
     }
     here = {
-        "tensorrt": version if vendor.needs_gpu_to_compile else None,
+        "tensorrt": version if spec.needs_gpu_to_compile else None,
         "sm": _cuda.compute_capability() or None,
         "device": _cuda.gpu_name() or None,
     }
@@ -149,9 +145,9 @@ def preflight(vendor: Vendor, engine: EngineFile, plan: bytes, version: str | No
         raise InputError(f"{engine.path}: {reason}", hint=remedy)
 
 
-def installed_version(vendor: Vendor) -> str | None:
+def _installed_version(spec: LibrarySpec) -> str | None:
     """Version of the library in its package metadata, read without an import; None if absent."""
     try:
-        return importlib.metadata.version(vendor.modules[0])
+        return importlib.metadata.version(spec.modules[0])
     except importlib.metadata.PackageNotFoundError:
         return None

@@ -48,9 +48,7 @@ def refit(trt: Library, engine: Engine, graph: Path) -> None:
     refitter = trt.Refitter(engine, logger)
     parser = trt.OnnxParserRefitter(refitter, logger)
     if not parser.refit_from_file(str(graph)):
-        count = parser.num_errors
-        errors = [_inspection.parser_error(parser.get_error(index)) for index in range(count)]
-        raise VendorError("; ".join(errors) or _inspection.failures(logger))
+        raise VendorError(_inspection.parser_errors(parser, logger))
     if not refitter.refit_cuda_engine():
-        missing = ", ".join(refitter.get_missing_weights()[:3])
-        raise VendorError(f"{_inspection.failures(logger)}; missing weights: {missing or 'none'}")
+        reason, missing = _inspection.logged_errors(logger), refitter.get_missing_weights()[:3]
+        raise VendorError(f"{reason}; missing weights: {', '.join(missing) or 'none'}")

@@ -68,13 +68,10 @@ def command(
     missing = sorted(name for name, value in values.items() if value)
     if missing:
         _, flag, first, end = [row for row in _FLAGS if row[0] == missing[0]][-1]
+        until = " and later" if end == _END else " up to before " + _dotted(end)
+        text = "trtexec {} has no {}; TensorRT {}{} has it"
         raise NoSuchFlag(
-            "trtexec {} has no {}; TensorRT {}{} has it".format(
-                _dotted(version),
-                flag.partition("=")[0],
-                _dotted(first),
-                " and later" if end == _END else " up to before " + _dotted(end),
-            )
+            text.format(_dotted(version), flag.partition("=")[0], _dotted(first), until)
         )
     return words
 
@@ -87,11 +84,8 @@ def _values(version: Version, settings: Any) -> Dict[str, str]:
     if settings.workspace_mib is not None:
         pools.setdefault("workspace", settings.workspace_mib)
     has_pools = tuple(version) >= (8, 4)
-    values = {
-        name: _text(getattr(settings, name))
-        for name in settings._fields
-        if any(name == row[0] for row in _FLAGS)
-    }
+    names = {row[0] for row in _FLAGS}.intersection(settings._fields)
+    values = {name: _text(getattr(settings, name)) for name in names}
     values.update(
         # From 11.0 on every network is strongly typed, and trtexec has no flag for that.
         strong="" if is_weak or tuple(version) >= (11, 0) else "yes",
@@ -113,14 +107,10 @@ def _shapes(settings: Any, shape: Optional[Tuple[str, Sequence[int]]]) -> List[s
     if shape is None:
         return []
     name, image = shape
-    batches = (
-        ("min", settings.min_batch),
-        ("opt", settings.opt_batch),
-        ("max", settings.max_batch),
-    )
+    batches = (settings.min_batch, settings.opt_batch, settings.max_batch)
     return [
-        "--{}Shapes={}:{}".format(word, name, "x".join(str(size) for size in (batch, *image)))
-        for word, batch in batches
+        "--{}Shapes={}:{}".format(bound, name, "x".join(map(str, (batch, *image))))
+        for bound, batch in zip(("min", "opt", "max"), batches)  # noqa: B905 -- Python 3.6
     ]
 
 

@@ -8,7 +8,6 @@ latency of this backend says nothing about the latency of an INT8 engine.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +20,9 @@ from edge_inception.engines._backend import (
     Availability,
     Backend,
     CompileOptions,
+    InputSpec,
     Session,
     SessionOptions,
-    Takes,
 )
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
 from edge_inception.hardware.cores import usable_threads
@@ -39,11 +38,7 @@ _ELEMENTS = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 def _library() -> Any:
-    """The onnxruntime module.
-
-    Raises:
-        BackendMissing: onnxruntime is not installed, or its native part does not load.
-    """
+    """The onnxruntime module, or BackendMissing where it does not load."""
     try:
         import onnxruntime
     except (ImportError, OSError) as error:
@@ -54,19 +49,14 @@ def _library() -> Any:
 
 
 @contextmanager
-def _loading(path: Path, kind: type[CompileFailed | InputError]) -> Iterator[None]:
+def _translated_errors(path: Path, kind: type[CompileFailed | InputError]) -> Iterator[None]:
     """Raise onnxruntime's exceptions, which have no base class of their own, as ``kind``."""
     from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
     refusals = (
-        vendor.Fail,
-        vendor.InvalidArgument,
-        vendor.InvalidGraph,
-        vendor.InvalidProtobuf,
-        vendor.NotImplemented,
-        vendor.RuntimeException,
-        vendor.NoSuchFile,
-    )
+        vendor.Fail, vendor.InvalidArgument, vendor.InvalidGraph, vendor.InvalidProtobuf,
+        vendor.NotImplemented, vendor.RuntimeException, vendor.NoSuchFile,
+    )  # fmt: skip
     try:
         yield
     except refusals as error:
@@ -94,19 +84,13 @@ def _compile(
     *,
     progress: Progress = no_progress,
 ) -> EngineFile:
-    """Check that onnxruntime loads the typed graph, and publish a copy of the graph as the engine.
-
-    Raises:
-        BackendMissing: onnxruntime is not installed.
-        CompileFailed: onnxruntime refuses the graph.
-        InputError: The artifact is no typed graph, or an option cannot be honoured.
-    """
+    """Check that onnxruntime loads the typed graph, and publish a copy of it as the engine."""
     del progress  # a compile takes seconds
     _backend.check_typed(typed)
     _backend.check_explicit(typed, library="onnxruntime")
     _library()
     _backend.refuse_options(_NAME, options, ())
-    with _loading(typed.path, CompileFailed):
+    with _translated_errors(typed.path, CompileFailed):
         session = _session(typed.path, 1)
     batch = session.get_inputs()[0].shape[0]
     profile = options.profile
@@ -114,7 +98,7 @@ def _compile(
     return artifact.publish(
         EngineFile,
         path,
-        lambda temporary: _copy(typed.path, temporary),
+        typed.path.read_bytes(),
         provenance=stage.provenance(BACKEND.stage, parents={"typed graph": typed}, options=options),
         details=EngineDetails.of(
             typed.details,
@@ -126,10 +110,6 @@ def _compile(
     )
 
 
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-
-
 class _Runner:
     """A session of onnxruntime's CPU provider."""
 
@@ -138,7 +118,7 @@ class _Runner:
         entry = session.get_inputs()[0]
         self._input = entry.name
         self._outputs = [output.name for output in session.get_outputs()]
-        self.takes = Takes(element=_ELEMENTS[entry.type], shape=tuple(entry.shape[1:]))
+        self.input_spec = InputSpec(dtype=_ELEMENTS[entry.type], shape=tuple(entry.shape[1:]))
 
     def run(self, images: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         values = self._session.run(self._outputs, {self._input: images})
@@ -149,16 +129,11 @@ class _Runner:
 
 
 def _open(engine: EngineFile, options: SessionOptions) -> Session:
-    """A session on ``options.threads`` threads.
-
-    Raises:
-        BackendMissing: onnxruntime is not installed.
-        InputError: The engine was compiled with another version, or is damaged.
-    """
+    """A session on ``options.threads`` threads."""
     _library()
     _backend.check_tied(engine, tied_to())
     threads = options.threads or usable_threads()
-    with _loading(engine.path, InputError):
+    with _translated_errors(engine.path, InputError):
         session = _session(engine.path, threads)
     info = {
         "backend": _NAME,
@@ -168,7 +143,7 @@ def _open(engine: EngineFile, options: SessionOptions) -> Session:
         "providers": session.get_providers(),
     }
     runner = _Runner(session)
-    return _backend.EngineSession(engine, runner, takes=runner.takes, info=info)
+    return _backend.EngineSession(engine, runner, input_spec=runner.input_spec, info=info)
 
 
 def _availability() -> Availability:
@@ -180,11 +155,7 @@ def _availability() -> Availability:
 
 
 def tied_to() -> Mapping[str, str]:
-    """Version of the installed onnxruntime; only that version opens an engine compiled with it.
-
-    Raises:
-        BackendMissing: onnxruntime is not installed.
-    """
+    """Version of the installed onnxruntime; only that version opens an engine compiled with it."""
     return {_NAME: str(_library().__version__)}
 
 

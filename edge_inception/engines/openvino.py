@@ -18,10 +18,10 @@ from edge_inception.engines._backend import (
     Availability,
     Backend,
     CompileOptions,
+    InputSpec,
     LayerTime,
     Session,
     SessionOptions,
-    Takes,
 )
 from edge_inception.errors import BackendMissing, CompileFailed, InputError, unknown
 from edge_inception.hardware.cores import usable_threads
@@ -36,7 +36,7 @@ _REMEDY = "pip install 'edge-inception[cpu]'"
 
 
 @contextmanager
-def _border() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     """Raise the exceptions of ``_openvino`` as this package's errors."""
     try:
         yield
@@ -64,19 +64,13 @@ def _compile(
     *,
     progress: Progress = no_progress,
 ) -> EngineFile:
-    """Compile a typed graph for this CPU and publish the exported blob.
-
-    Raises:
-        BackendMissing: OpenVINO is not installed.
-        CompileFailed: OpenVINO refuses the graph.
-        InputError: The artifact is no typed graph, or an option cannot be honoured here.
-    """
+    """Compile a typed graph for this CPU and publish the exported blob."""
     del progress  # a compile takes seconds
     _backend.check_typed(typed)
     _backend.check_explicit(typed, library="OpenVINO")
     _backend.refuse_options(_NAME, options, ("float_precision",))
     profile, precision = options.profile, _require_known(options.float_precision)
-    with _border():
+    with _translated_errors():
         model = _openvino.read_graph(str(typed.path))
         if len(model.inputs) != 1:
             raise InputError(
@@ -119,36 +113,25 @@ def _compile(
 
 
 def _open(engine: EngineFile, options: SessionOptions) -> Session:
-    """A session on ``options.threads`` threads, at the float precision chosen at compile time.
-
-    Raises:
-        BackendMissing: OpenVINO is not installed.
-        InputError: The engine is damaged or was compiled for another version or CPU, or this CPU
-            has too few threads.
-    """
+    """A session on ``options.threads`` threads, at the float precision chosen at compile time."""
     _backend.check_tied(engine, tied_to())
-    with _border():
+    with _translated_errors():
         runner = _openvino.BlobRunner(
             engine.path.read_bytes(),
             name=str(engine.path),
             precision=_require_known(engine.details.float_precision),
             threads=options.threads or usable_threads(),
         )
-    takes = Takes(element=runner.element, shape=runner.shape)
-    return _backend.EngineSession(engine, runner, takes=takes, info=runner.info)
+    input_spec = InputSpec(dtype=runner.element, shape=runner.shape)
+    return _backend.EngineSession(engine, runner, input_spec=input_spec, info=runner.info)
 
 
 def _layer_times(
     engine: EngineFile, options: SessionOptions, batches: Sequence[NDArray[Any]]
 ) -> tuple[LayerTime, ...]:
-    """Layer times from OpenVINO's own counters, which make each call slower.
-
-    Raises:
-        BackendMissing: OpenVINO is not installed.
-        InputError: The engine was compiled for another version or CPU, or is damaged.
-    """
+    """Layer times from OpenVINO's own counters, which make each call slower."""
     _backend.check_tied(engine, tied_to())
-    with _border():
+    with _translated_errors():
         times = _openvino.layer_times(
             engine.path.read_bytes(),
             batches,
@@ -169,7 +152,7 @@ def _availability() -> Availability:
     except RuntimeError as error:
         return Availability(
             version=version,
-            why_not=f"OpenVINO has no CPU device here: {_openvino.reason(error)}",
+            why_not=f"OpenVINO has no CPU device here: {_openvino.error_text(error)}",
             remedy=_REMEDY,
         )
     names = _openvino.CAPABILITIES.items()
@@ -185,12 +168,9 @@ def tied_to() -> Mapping[str, str]:
     """OpenVINO's version and the instruction family (such as x86_64) that an engine needs.
 
     The blob also names the exact instruction set, which OpenVINO checks.
-
-    Raises:
-        BackendMissing: OpenVINO is not installed.
     """
-    with _border():
-        return _openvino.ties()
+    with _translated_errors():
+        return _openvino.tied_to()
 
 
 BACKEND = Backend(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from edge_inception.engines import _nvidia, _plan_session
 from edge_inception.engines._backend import TENSORRT_OPTIONS
 
-_VENDOR = _nvidia.Vendor(
+_LIBRARY = _nvidia.LibrarySpec(
     name="tensorrt",
     title="TensorRT",
     modules=("tensorrt",),
@@ -22,7 +22,7 @@ _VENDOR = _nvidia.Vendor(
     ),
     tool="trtexec",
     needs_gpu_to_compile=True,
-    honours=frozenset(("workspace_mib", "memory_pools", *TENSORRT_OPTIONS)),
+    supported_options=frozenset(("workspace_mib", "memory_pools", *TENSORRT_OPTIONS)),
 )
 
-BACKEND = _plan_session.backend_of(_VENDOR)
+BACKEND = _plan_session.backend_of(_LIBRARY)

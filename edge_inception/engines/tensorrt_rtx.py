@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from edge_inception.engines import _nvidia, _plan_session
 
-_VENDOR = _nvidia.Vendor(
+_LIBRARY = _nvidia.LibrarySpec(
     name="tensorrt_rtx",
     title="TensorRT-RTX",
     modules=("tensorrt_rtx_bindings", "tensorrt_rtx"),
@@ -24,7 +24,7 @@ _VENDOR = _nvidia.Vendor(
     # The other options were tried with 1.7.1: an optimization level, sparsity and a hardware level
     # change no byte of the plan; a timing cache has no effect; the library sees no DLA core; refit
     # and stripped weights need a GPU; version compatibility needs a library that the wheel lacks.
-    honours=frozenset(("compute_capabilities", "workspace_mib")),
+    supported_options=frozenset(("compute_capabilities", "workspace_mib")),
 )
 
-BACKEND = _plan_session.backend_of(_VENDOR)
+BACKEND = _plan_session.backend_of(_LIBRARY)

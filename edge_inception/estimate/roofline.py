@@ -4,7 +4,7 @@ Nothing is measured. A layer takes at least the time of its operations at the ta
 and at least the time to move its bytes at the memory's bandwidth. The longer of the two times is
 the layer's bound, and their sum over the layers is the graph's bound (Williams, Waterman,
 Patterson: Roofline, CACM 2009). Caches that hold a whole layer and Winograd's algorithm could beat
-the bound; the time to start kernels is not in it.
+the bound; the time to launch kernels is not in it.
 
 Engines reach only a share of the speed at the bound. ``SHARE`` is one number for every target and
 precision: the geometric mean of that share over the four devices of ``CHECK_POINTS``, 0.50. If the
@@ -27,15 +27,15 @@ from edge_inception.spec import Precision
 SHARE = 0.50
 BAND = 0.40
 """The range to plan with is SHARE x (1 - BAND) to SHARE x (1 + BAND) of the speed at the bound."""
-LEAST_SHARE = 0.15
+MIN_SHARE = 0.15
 """A measured speed below this share of the bound, or above the bound, suggests a wrong peak, power
 mode, precision or batch. Source: docs/hardware.md, "Roofline"."""
 
-KERNEL_START_S = 5e-6
-"""Rough time, in seconds, for a GPU to start one kernel; it has no source and serves a warning."""
+KERNEL_LAUNCH_S = 5e-6
+"""Rough time in seconds to launch one GPU kernel; it has no source and serves a warning alone."""
 
-BYTES = {Precision.INT8: 1, Precision.FP16: 2, Precision.FP32: 4}  # per element
-_OPERATIONS_OF_A_MAC = 2
+BYTES_PER_ELEMENT = {Precision.INT8: 1, Precision.FP16: 2, Precision.FP32: 4}
+_OPERATIONS_PER_MAC = 2
 
 # Ops that engines fuse into the layer before or run in place, so that they move no bytes.
 _FUSED = frozenset(
@@ -45,16 +45,15 @@ _FUSED = frozenset(
         "Relu", "Reshape", "Sigmoid", "Squeeze", "Tanh", "Unsqueeze",
     )
 )  # fmt: skip
-# Ops that engines fuse too, but that also read an operand which the layer before did not compute.
-_JOINED = frozenset(("Add", "Div", "Mul", "Sub", "Sum"))
+# Ops that engines fuse too; they also read an operand that the layer before did not compute.
+_FUSED_WITH_OPERAND = frozenset(("Add", "Div", "Mul", "Sub", "Sum"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckPoint:
     """A published speed of Inception-v4; ``batch`` is the batch size on the GPU.
 
-    ``dla`` is whether the DLA ran too. ``sure`` grades the source by the keys of ``hardware``'s
-    table ``SURE``.
+    ``dla`` is whether the DLA ran too. ``sure`` grades the source: a key of ``target.SURE``.
     """
 
     target: str
@@ -105,15 +104,12 @@ CHECK_POINTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peaks:
-    """Peak rates of a target: multiply-adds and bytes of memory per second.
-
-    ``words`` describe both rates and name their sources.
-    """
+    """Peak rates of a target, per second; ``description`` states both rates and their sources."""
 
     macs_per_s: float
     bytes_per_s: float
     bytes_per_element: int
-    words: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,9 +152,9 @@ class Estimate:
         return self.batch / self.seconds
 
     @property
-    def is_start_bound(self) -> bool:
-        """Whether the time to start the kernels, left out here, may exceed the bound."""
-        return self.seconds < KERNEL_START_S * len(self.layers)
+    def is_launch_bound(self) -> bool:
+        """Whether the time to launch the kernels, left out here, may exceed the bound."""
+        return self.seconds < KERNEL_LAUNCH_S * len(self.layers)
 
     @property
     def compute_share(self) -> float:
@@ -174,11 +170,11 @@ class Estimate:
 
     @property
     def suspicious_below(self) -> float:
-        """Images per second below which a measurement is suspicious, by ``LEAST_SHARE``."""
-        return LEAST_SHARE * self.bound
+        """Images per second below which a measurement is suspicious, by ``MIN_SHARE``."""
+        return MIN_SHARE * self.bound
 
 
-def is_tested(target: Target) -> bool:
+def has_check_point(target: Target) -> bool:
     """Whether a check point was measured on a module with the same GPU."""
     checked = {TARGETS[point.target].compute_capabilities for point in CHECK_POINTS}
     return target.compute_capabilities in checked
@@ -187,27 +183,26 @@ def is_tested(target: Target) -> bool:
 def peaks_of(target: Target, precision: Precision, *, dla: bool = False) -> Peaks:
     """Peaks of the target's GPU, or with ``dla`` of the GPU and all its DLA cores together.
 
-    Raises:
-        InputError: The peak or the bandwidth is not in the target's table.
+    A target whose peak or bandwidth is unknown is refused.
     """
     figures = {Precision.INT8: target.int8_tops, Precision.FP16: target.fp16_tflops}
     if dla:
         figures = {Precision.INT8: target.module_int8_tops}
     what = f"{precision.value} peak{' of GPU and DLA' if dla else ''}"
-    peak = _known(figures.get(precision), target, what)
-    bandwidth = _known(target.bandwidth_gb_s, target, "bandwidth")
+    peak = _require_fact(figures.get(precision), target, what)
+    bandwidth = _require_fact(target.bandwidth_gb_s, target, "bandwidth")
     return Peaks(
-        macs_per_s=peak.value * 1e12 / _OPERATIONS_OF_A_MAC,
+        macs_per_s=peak.value * 1e12 / _OPERATIONS_PER_MAC,
         bytes_per_s=bandwidth.value * 1e9,
-        bytes_per_element=BYTES[precision],
-        words=(
+        bytes_per_element=BYTES_PER_ELEMENT[precision],
+        description=(
             f"{peak.value:g} {precision.value.upper()} tera-operations/s dense [{peak.sure}] "
             f"{peak.source}; {bandwidth.value:g} GB/s [{bandwidth.sure}] {bandwidth.source}"
         ),
     )
 
 
-def _known(fact: Fact | None, target: Target, what: str) -> Fact:
+def _require_fact(fact: Fact | None, target: Target, what: str) -> Fact:
     if fact is None:
         raise InputError(
             f"{target.name}: its {what} is not in the table, so nothing can be estimated",
@@ -216,12 +211,8 @@ def _known(fact: Fact | None, target: Target, what: str) -> Fact:
     return fact
 
 
-def batch_of(statistics: Statistics) -> int:
-    """The batch of a graph: the first size of its first input.
-
-    Raises:
-        InputError: The graph has no input, or its first size is free or unknown.
-    """
+def batch_size(statistics: Statistics) -> int:
+    """The batch, the first size of the graph's first input, which must not be free or unknown."""
     sizes = statistics.inputs[0].sizes if statistics.inputs else None
     if not sizes or not isinstance(sizes[0], int):
         raise InputError("the graph has no input with a batch", hint="export with a first size")
@@ -252,11 +243,11 @@ def estimate(statistics: Statistics, peaks: Peaks) -> Estimate:
         )
     bounds = (_bound(layer, peaks) for layer in statistics.layers)
     timed = tuple(bound for bound in bounds if bound.seconds)
-    return Estimate(batch=batch_of(statistics), layers=timed)
+    return Estimate(batch=batch_size(statistics), layers=timed)
 
 
 def _bound(layer: Layer, peaks: Peaks) -> LayerBound:
-    num_bytes = _moved(layer) * peaks.bytes_per_element
+    num_bytes = _num_moved(layer) * peaks.bytes_per_element
     macs = layer.macs or 0
     return LayerBound(
         name=layer.name,
@@ -268,12 +259,12 @@ def _bound(layer: Layer, peaks: Peaks) -> LayerBound:
     )
 
 
-def _moved(layer: Layer) -> int:
+def _num_moved(layer: Layer) -> int:
     """Number of elements that a layer reads from memory and writes to it."""
     read, written = layer.num_read or 0, layer.num_written or 0
     if layer.op in _FUSED:
         return 0
-    if layer.op in _JOINED:
+    if layer.op in _FUSED_WITH_OPERAND:
         return max(0, read - written)
     return read + written + layer.num_parameters
 
@@ -283,8 +274,8 @@ def memory_need(statistics: Statistics, precision: Precision, *, workspace: int 
 
     ``workspace`` is the number of bytes of scratch memory to add.
     """
-    size = BYTES[precision]
-    kept = (layer for layer in statistics.layers if layer.op not in _FUSED | _JOINED)
+    size = BYTES_PER_ELEMENT[precision]
+    kept = (layer for layer in statistics.layers if layer.op not in _FUSED | _FUSED_WITH_OPERAND)
     largest = max(((layer.num_read or 0) + (layer.num_written or 0) for layer in kept), default=0)
     weights = sum(layer.num_parameters for layer in statistics.layers)
     return MemoryNeed(weights=weights * size, activations=largest * size, workspace=workspace)

@@ -53,12 +53,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
 
     ``element`` uint8 in ``options.preprocess`` adds preprocessing nodes and ``options.head`` adds a
     head, see ``interface``. The file's bytes depend only on weights, options and tools: stack
-    traces, paths and other records of the exporter are removed.
-
-    Args:
-        checkpoint: Weights, see ``checkpoints.load.load``.
-        options: Model, preprocessing, batch.
-        out: Path of the .onnx file; weights are inside it.
+    traces, paths and other records of the exporter are removed. The weights are inside the file.
 
     Raises:
         InputError: The checkpoint does not fit the model, class names or the head do not fit its
@@ -74,7 +69,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         options=options.model_options,
     )
     preprocess = structs.replace(loaded.preprocess, **options.preprocess)
-    pixels = _Pixels(size=preprocess.input_size, profile=options.profile)
+    pixels = _Examples(size=preprocess.input_size, profile=options.profile)
     head = _head(loaded, options)
     num_classes = 0 if head.kind == "embedding" else num_classes_of(loaded.model)
     classes = _class_names(checkpoint, loaded, options, num_classes) if num_classes else ()
@@ -83,13 +78,13 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         interface.require_k(head, num_classes)
     elif options.classes:
         notes.append(f"{len(options.classes)} class names not used: an embedding has no classes")
-    _require_answer(loaded.model, pixels, options.model, checkpoint)
+    _require_usable_logits(loaded.model, pixels, options.model, checkpoint)
     exported = _to_onnx(loaded.model, pixels, head)
     _strip(exported)
     _require_opset(exported)
     plain = exported.SerializeToString()
-    share = _require_parity(plain, loaded.model, pixels, num_classes)
-    interface.add_ends(exported, preprocess, head)
+    error_ratio = _require_parity(plain, loaded.model, pixels, num_classes)
+    interface.add_preprocessing_and_head(exported, preprocess, head)
     content: bytes = exported.SerializeToString(deterministic=True)
     return artifact.publish(
         Graph,
@@ -112,7 +107,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             input_shape=(pixels.batch, *preprocess.image_shape),
             opset=OPSET,
             checkpoint_types=loaded.stored,
-            error_of_pytorchs=share,
+            error_of_pytorchs=error_ratio,
         ),
     )
 
@@ -137,7 +132,7 @@ def _class_names(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pixels:
+class _Examples:
     """Input of the model: images of ``size`` (height, width), in batch sizes of ``profile``."""
 
     size: tuple[int, int]
@@ -168,7 +163,7 @@ def _head(loaded: Loaded, options: ExportOptions) -> Head:
     return Head(kind="embedding")
 
 
-def _to_onnx(model: nn.Module, pixels: _Pixels, head: Head) -> onnx.ModelProto:
+def _to_onnx(model: nn.Module, pixels: _Examples, head: Head) -> onnx.ModelProto:
     profile, shapes = pixels.profile, None
     if profile.is_dynamic:
         shapes = ({0: torch.export.Dim("batch", min=profile.min, max=profile.max)},)
@@ -188,7 +183,7 @@ def _to_onnx(model: nn.Module, pixels: _Pixels, head: Head) -> onnx.ModelProto:
     return exported
 
 
-def _require_parity(content: bytes, model: nn.Module, pixels: _Pixels, num_classes: int) -> float:
+def _require_parity(content: bytes, model: nn.Module, pixels: _Examples, num_classes: int) -> float:
     """Check onnxruntime's logits; their error as a multiple of PyTorch's, both against float64.
 
     Float32 errors depend on the weights, so PyTorch's own error on the same images is the unit.
@@ -200,24 +195,24 @@ def _require_parity(content: bytes, model: nn.Module, pixels: _Pixels, num_class
     seeds = range(1 if not 0 < num_classes <= _FEW_CLASSES else _SEEDS_OF_FEW)
     batches = [pixels.example(seed) for seed in seeds]
     session = _onnxruntime(content)
-    answers = [session.run(None, {INPUT_NAME: batch.numpy()})[0] for batch in batches]
-    logits = np.concatenate([answer[:_NUM_COMPARED] for answer in answers])
+    outputs = [session.run(None, {INPUT_NAME: batch.numpy()})[0] for batch in batches]
+    logits = np.concatenate([output[:_NUM_COMPARED] for output in outputs])
     compared = torch.cat([batch[:_NUM_COMPARED] for batch in batches])
-    rounded = _answer(model, compared)
-    exact = _answer(model.double(), compared.double())
-    unit = float(np.abs(exact).max())
-    own = max(float(np.abs(rounded - exact).max()), _FLOOR * unit)
-    share = float(np.abs(logits - exact).max()) / own
-    if not share <= MAX_ERROR_OF_PYTORCHS:
+    rounded = _run_model(model, compared)
+    exact = _run_model(model.double(), compared.double())
+    largest_logit = float(np.abs(exact).max())
+    pytorch_error = max(float(np.abs(rounded - exact).max()), _FLOOR * largest_logit)
+    error_ratio = float(np.abs(logits - exact).max()) / pytorch_error
+    if not error_ratio <= MAX_ERROR_OF_PYTORCHS:
         raise InputError(
-            f"the exported graph errs {share:.1f} times as much as PyTorch's float32, wanted at "
-            f"most {MAX_ERROR_OF_PYTORCHS:.0f} (largest logit {unit:.2e})",
+            f"the exported graph errs {error_ratio:.1f} times as much as PyTorch's float32, wanted "
+            f"at most {MAX_ERROR_OF_PYTORCHS:.0f} (largest logit {largest_logit:.2e})",
             hint="report it with the architecture's name",
         )
-    return round(share, 3)
+    return round(error_ratio, 3)
 
 
-def _answer(model: nn.Module, images: Tensor) -> NDArray[np.float64]:
+def _run_model(model: nn.Module, images: Tensor) -> NDArray[np.float64]:
     with torch.inference_mode():
         logits: NDArray[np.float64] = model(images).double().numpy()
     return logits
@@ -229,10 +224,12 @@ def _onnxruntime(content: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def _require_answer(model: nn.Module, pixels: _Pixels, name: str, checkpoint: Path) -> None:
+def _require_usable_logits(
+    model: nn.Module, pixels: _Examples, name: str, checkpoint: Path
+) -> None:
     """Refuse images that are too small and weights that give no finite logits, before exporting."""
     try:
-        logits = _answer(model, pixels.example()[:1])
+        logits = _run_model(model, pixels.example()[:1])
     except RuntimeError as error:
         height, width = pixels.size
         raise InputError(
@@ -278,7 +275,7 @@ def _strip(model: onnx.ModelProto) -> None:
     for item in (graph, model, *values):
         del item.metadata_props[:]
         item.ClearField("doc_string")
-    _number_equal_names(model)
+    _make_names_unique(model)
     model.producer_name, model.producer_version = "edge-inception", __version__
     model.ir_version = IR_VERSION
     graph.name = "graph"
@@ -291,7 +288,7 @@ def _module_path(node: onnx.NodeProto) -> str:
     return names[-2] if len(names) > 1 else ""
 
 
-def _number_equal_names(model: onnx.ModelProto) -> None:
+def _make_names_unique(model: onnx.ModelProto) -> None:
     """Number nodes that share a module path and an op, since ONNX names should be unique."""
     seen: Counter[str] = Counter()
     for node in model.graph.node:
@@ -303,13 +300,9 @@ def _number_equal_names(model: onnx.ModelProto) -> None:
 def _require_opset(model: onnx.ModelProto) -> None:
     """Refuse ONNX functions and any opset but OPSET, which the exporter may change silently."""
     got = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-    if got != {"ai.onnx": OPSET}:
+    if got != {"ai.onnx": OPSET} or model.functions:
         raise InputError(
-            f"torch wrote opsets {got}, wanted ai.onnx {OPSET}",
-            hint="install the torch and onnxscript versions of .ci/constraints.txt",
-        )
-    if model.functions:
-        raise InputError(
-            f"torch wrote {len(model.functions)} ONNX functions, wanted plain operators",
+            f"torch wrote opsets {got}, wanted ai.onnx {OPSET}, and {len(model.functions)} ONNX "
+            "functions, wanted plain operators",
             hint="install the torch and onnxscript versions of .ci/constraints.txt",
         )

@@ -1,60 +1,100 @@
-"""The two ends of a graph: preprocessing before the network, a head (softmax or top-k) after it.
+"""Preprocessing before the network and a head (softmax or top-k) after it, as nodes of the graph.
 
-Both are added to an exported or imported float graph, float32 [N, 3, H, W] -> [N, classes]. Their
-nodes are named ``preprocess/...`` and ``head/...``; later stages keep these nodes in float32.
+Both are added to a float graph, float32 [N, 3, H, W] -> [N, classes]: to an exported one by the
+stage ``export``, to an imported one by the stage ``interface``. Their nodes are named
+``preprocess/...`` and ``head/...``; later stages keep these nodes in float32.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_inception import artifact
+from edge_inception.artifact import Graph
 from edge_inception.data import images
 from edge_inception.errors import InputError
+from edge_inception.export.options import InterfaceOptions, interface_provenance
 from edge_inception.graph import parity
-from edge_inception.graph.check import image_input
+from edge_inception.graph.check import image_input, load_graph
 from edge_inception.spec import HEAD_SCOPE, PREPROCESS_SCOPE, Head, Preprocess
 
 _WHITE = 255.0
 _FREE_BATCH = 2  # number of images in the comparison of a graph with a free batch
 
 
-def add_ends(model: onnx.ModelProto, how: Preprocess, head: Head) -> None:
-    """Add the head to ``model`` in place, and the preprocessing where ``how.element`` is uint8.
+def add_interface(graph: Graph, options: InterfaceOptions, out: Path) -> Graph:
+    """Write a copy of an imported graph with the preprocessing and head that ``options`` ask for.
+
+    The default options add no node.
+
+    Raises:
+        InputError: The graph cannot be read, the head asks for more classes than the graph has, or
+            the graph's outputs from uint8 pixels are not exactly those from normalised floats.
+    """
+    model = load_graph(graph.path)
+    facts = graph.details
+    preprocess = replace(facts.preprocess, element=options.element, layout=options.layout)
+    require_k(options.head, facts.num_classes)
+    add_preprocessing_and_head(model, preprocess, options.head)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return artifact.publish(
+        Graph,
+        out,
+        content,
+        provenance=interface_provenance(graph, options),
+        counts=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
+        details=replace(
+            facts,
+            preprocess=preprocess,
+            head_text=str(options.head),
+            output=options.head.outputs[0],
+            input_shape=(facts.input_shape[0], *preprocess.image_shape),
+        ),
+    )
+
+
+def add_preprocessing_and_head(model: onnx.ModelProto, preprocess: Preprocess, head: Head) -> None:
+    """Add the head to ``model`` in place, and the preprocessing of uint8 pixels.
+
+    With another ``element`` than uint8 the graph takes normalised floats and gets no preprocessing.
 
     Raises:
         InputError: A top-k head asks for more classes than the graph has, or onnxruntime's outputs
             from uint8 pixels are not exactly those from normalised floats.
     """
-    if how.element == "uint8":
+    if preprocess.element == "uint8":
         plain = onnx.ModelProto()
         plain.CopyFrom(model)
-        add_preprocessing(model, how)
-        _require_same_answers(plain, model, how)
+        add_preprocessing(model, preprocess)
+        _require_same_logits(plain, model, preprocess)
     add_head(model, head)
 
 
-def add_preprocessing(model: onnx.ModelProto, how: Preprocess) -> None:
+def add_preprocessing(model: onnx.ModelProto, preprocess: Preprocess) -> None:
     """Change ``model`` in place to take uint8 pixels, normalised in it as by ``images.normalise``.
 
     Before: input float32 [N, 3, H, W] -> nodes.
     After:  input uint8 -> Cast -> [Transpose, for NHWC] -> Div(255) -> Sub(mean) -> Div(std) ->
-            nodes. The channels of the pixels are in ``how.channel_order``.
+            nodes. The channels of the pixels are in ``preprocess.channel_order``.
     """
     graph = model.graph
     source = image_input(model)
     constants = {
         "white": np.array(_WHITE, np.float32),
-        "mean": np.array(how.mean, np.float32).reshape(1, 3, 1, 1),
-        "std": np.array(how.std, np.float32).reshape(1, 3, 1, 1),
+        "mean": np.array(preprocess.mean, np.float32).reshape(1, 3, 1, 1),
+        "std": np.array(preprocess.std, np.float32).reshape(1, 3, 1, 1),
     }
     steps: list[tuple[str, str, str, dict[str, Any]]] = [
         ("Cast", "cast", "", {"to": TensorProto.FLOAT})
     ]
-    if how.layout == "NHWC":
+    if preprocess.layout == "NHWC":
         steps.append(("Transpose", "transpose", "", {"perm": (0, 3, 1, 2)}))
     steps += [("Div", "div", "white", {}), ("Sub", "sub", "mean", {}), ("Div", "div_1", "std", {})]
     nodes, value = [], source.name
@@ -71,9 +111,8 @@ def add_preprocessing(model: onnx.ModelProto, how: Preprocess) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     batch = _batch(source)
-    source.CopyFrom(
-        helper.make_tensor_value_info(source.name, TensorProto.UINT8, [batch, *how.image_shape])
-    )
+    shape = (batch, *preprocess.image_shape)
+    source.CopyFrom(helper.make_tensor_value_info(source.name, TensorProto.UINT8, shape))
 
 
 def add_head(model: onnx.ModelProto, head: Head) -> None:
@@ -126,14 +165,17 @@ def _batch(value: onnx.ValueInfoProto) -> int | str:
     return size.dim_value or size.dim_param or "batch"
 
 
-def _require_same_answers(plain: onnx.ModelProto, folded: onnx.ModelProto, how: Preprocess) -> None:
+def _require_same_logits(
+    plain: onnx.ModelProto, folded: onnx.ModelProto, preprocess: Preprocess
+) -> None:
     batch = _batch(image_input(plain))
     count = batch if isinstance(batch, int) else _FREE_BATCH
-    shape = (count, *how.input_size, 3)
+    shape = (count, *preprocess.input_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    floats = np.ascontiguousarray(images.normalise(pixels, how).transpose(0, 3, 1, 2))
-    fed = pixels if how.layout == "NHWC" else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-    expected, got = parity.run(plain, floats), parity.run(folded, fed)
+    floats = np.ascontiguousarray(images.normalise(pixels, preprocess).transpose(0, 3, 1, 2))
+    if preprocess.layout != "NHWC":
+        pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    expected, got = parity.run(plain, floats), parity.run(folded, pixels)
     if not np.array_equal(expected, got):
         difference = float(np.abs(expected - got).max())
         raise InputError(

@@ -1,4 +1,4 @@
-"""Options and provenance of the stages ``export`` and ``ends``.
+"""Options and provenance of the stages ``export`` and ``interface``.
 
 This module imports neither torch nor onnx, since a pipeline needs it to decide on reuse.
 """
@@ -24,10 +24,10 @@ EXPORT = Stage(
         *("graph/check.py", "graph/parity.py", "checkpoints", "models", "data"),
     ),
 )
-ENDS = Stage(
-    name="ends",
+INTERFACE = Stage(
+    name="interface",
     tools=("onnx", "onnxruntime", "numpy"),
-    sources=("export/ends.py", "export/interface.py", "export/options.py", "graph", "data"),
+    sources=("export/interface.py", "export/options.py", "graph", "data"),
 )
 
 
@@ -53,8 +53,8 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndsOptions:
-    """Options of ``ends``: the head to add, and the ``element`` type and ``layout`` of the input.
+class InterfaceOptions:
+    """Options of ``interface``: the head to add, and ``element`` type and ``layout`` of the input.
 
     With ``element`` uint8 the graph takes pixels and normalises them.
     """
@@ -74,6 +74,6 @@ def export_provenance(checkpoint: Path, options: ExportOptions) -> Provenance:
     return stage.provenance(EXPORT, parents=parents, options=options)
 
 
-def ends_provenance(graph: Graph, options: EndsOptions) -> Provenance:
-    """The provenance that ``ends.give_ends`` records for these inputs."""
-    return stage.provenance(ENDS, parents={"graph": graph}, options=options)
+def interface_provenance(graph: Graph, options: InterfaceOptions) -> Provenance:
+    """The provenance that ``interface.add_interface`` records for these inputs."""
+    return stage.provenance(INTERFACE, parents={"graph": graph}, options=options)

@@ -172,10 +172,10 @@ def _subgraphs(nodes: Sequence[onnx.NodeProto], on_dla: Sequence[bool]) -> list[
     """
     maker = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     before = [sorted({maker[name] for name in node.input if name in maker}) for node in nodes]
-    above: list[int] = []
+    ancestors: list[int] = []
     for sources in before:
         direct = sum(1 << i for i in sources)
-        above.append(direct | _all_sources(direct, above))
+        ancestors.append(direct | _ancestors_of(direct, ancestors))
     group = [1 << index if is_in else 0 for index, is_in in enumerate(on_dla)]
     edges = [(i, index) for index, sources in enumerate(before) for i in sources]
     edges = [(i, j) for i, j in edges if on_dla[i] and on_dla[j]]
@@ -184,27 +184,27 @@ def _subgraphs(nodes: Sequence[onnx.NodeProto], on_dla: Sequence[bool]) -> list[
         is_stable = True
         for i, j in edges:
             union = group[i] | group[j]
-            if group[i] != group[j] and not _has_way_back(union, above, group):
+            if group[i] != group[j] and not _has_way_back(union, ancestors, group):
                 is_stable = False
                 for member in _bits(union):
                     group[member] = union
     return [_bits(members) for members in sorted(set(group) - {0}, key=_bits)]
 
 
-def _has_way_back(members: int, above: Sequence[int], group: Sequence[int]) -> bool:
+def _has_way_back(members: int, ancestors: Sequence[int], group: Sequence[int]) -> bool:
     """Whether a path leaves the set ``members`` and comes back, if other groups run undivided."""
-    seen, reached = 0, _all_sources(members, above) & ~members
+    seen, reached = 0, _ancestors_of(members, ancestors) & ~members
     while reached != seen:
         seen = reached
         whole = functools.reduce(operator.or_, (group[i] for i in _bits(seen)), seen)
-        reached = whole | _all_sources(whole, above)
-        if _all_sources(whole, above) & members:
+        reached = whole | _ancestors_of(whole, ancestors)
+        if _ancestors_of(whole, ancestors) & members:
             return True
     return False
 
 
-def _all_sources(members: int, above: Sequence[int]) -> int:
-    return functools.reduce(operator.or_, (above[i] for i in _bits(members)), 0)
+def _ancestors_of(members: int, ancestors: Sequence[int]) -> int:
+    return functools.reduce(operator.or_, (ancestors[i] for i in _bits(members)), 0)
 
 
 def _bits(members: int) -> list[int]:

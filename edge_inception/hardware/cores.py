@@ -7,5 +7,5 @@ import os
 
 
 def usable_threads() -> int:
-    """The number of cores that this process may use; an option of 0 threads stands for it."""
+    """The number of cores that this process may use; options mean it by 0 threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

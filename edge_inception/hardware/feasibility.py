@@ -1,7 +1,7 @@
 """Refusal of impossible builds before any work, with the reason and its source.
 
-Each row of ``RULES`` is one fact. The rules about TensorRT judge one version of it. Where a request
-names no version, all versions in the device's JetPacks are tried, and one that works is enough.
+Each row of ``RULES`` is one fact. Where a request names no version of TensorRT, the versions that
+the device's JetPacks ship are tried, and one that works is enough.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_inception.errors import InputError
-from edge_inception.hardware.jetpack import OPSET_SOURCE, JetPack, Version, opset_of, parsed
-from edge_inception.hardware.targets import Target
+from edge_inception.hardware.jetpack import OPSET_SOURCE, JetPack, Version, max_opset, parse_version
+from edge_inception.hardware.target import Target
 from edge_inception.spec import Precision
 
 Typing = Literal["strong", "weak", "implicit"]
@@ -33,17 +33,16 @@ class MemoryNeed:
         return self.weights + self.activations + self.workspace
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The sum and its parts in MiB, for a message."""
-        parts = {"weights": self.weights, "activations": self.activations}
-        parts["workspace"] = self.workspace
-        words = [f"{name} {size / _MIB:,.0f}" for name, size in parts.items()]
-        return f"{self.total / _MIB:,.0f} MiB ({', '.join(words)})"
+        parts = (self.total, self.weights, self.activations, self.workspace)
+        text = "{:,.0f} MiB (weights {:,.0f}, activations {:,.0f}, workspace {:,.0f})"
+        return text.format(*(part / _MIB for part in parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A build asked for a target; a field that is None is not decided yet and refuses nothing.
+    """What is asked of a build; a field that is None is not decided yet and refuses nothing.
 
     ``typing`` is how the graph states its precision: ``strong`` (the graph alone), ``weak``
     (builder flags too) or ``implicit`` (a calibration cache). ``batch`` is the largest batch,
@@ -68,13 +67,13 @@ class Case:
     """A request on a target with one version of TensorRT, or with none."""
 
     target: Target
-    asked: Request
+    request: Request
     tensorrt: str | None
 
     @property
     def version(self) -> Version:
         """Numbers of the TensorRT version; () without a version."""
-        return parsed(self.tensorrt) if self.tensorrt else ()
+        return parse_version(self.tensorrt) if self.tensorrt else ()
 
     def is_between(self, oldest: Version, before: Version) -> bool:
         """Whether the version is known, not older than ``oldest`` and older than ``before``."""
@@ -83,59 +82,58 @@ class Case:
     @property
     def opset(self) -> int | None:
         """Highest ONNX opset that this TensorRT parses; None where that is not known."""
-        return opset_of(self.tensorrt) if self.tensorrt else None
+        return max_opset(self.tensorrt) if self.tensorrt else None
 
     @property
     def releases(self) -> tuple[JetPack, ...]:
-        """JetPack releases of the target; if ``asked.jetpack`` is set, those that include it."""
-        release = self.asked.jetpack
+        """JetPack releases of the target; if ``request.jetpack`` is set, those that include it."""
+        release = self.request.jetpack
         rows = self.target.releases
         return tuple(row for row in rows if release is None or row.includes(release))
 
     @property
-    def known_releases(self) -> str:
+    def supported_releases(self) -> str:
         """Names of the releases that support the target."""
         return ", ".join(row.name for row in self.target.releases if row.is_stock)
 
     @property
-    def brought(self) -> list[str]:
+    def shipped_tensorrt(self) -> list[str]:
         """TensorRT versions of ``releases``, oldest first; 8.0 alone if no release has another."""
         usable = [row for row in self.releases if row.opset is not None]
         return list(dict.fromkeys(row.tensorrt for row in usable or self.releases))
 
     @property
-    def known_tensorrt(self) -> str:
-        """The versions in ``brought`` as text."""
-        return ", ".join(self.brought)
+    def shipped_text(self) -> str:
+        """The versions in ``shipped_tensorrt`` as text."""
+        return ", ".join(self.shipped_tensorrt)
 
     @property
-    def origin(self) -> str:
+    def slow_source(self) -> str:
         """Source of the fact that the precision is slow on the target."""
-        return self.target.slow.get(self.asked.precision.value, "")
+        return self.target.slow.get(self.request.precision.value, "")
 
     @property
     def is_too_large(self) -> bool:
-        """Whether the request needs more than the whole memory of the target."""
-        need, has = self.asked.memory, self.target.memory_gb
+        """Whether the request needs more than the target's whole memory."""
+        need, has = self.request.memory, self.target.memory_gb
         return need is not None and has is not None and need.total > has * _GIB
 
     @property
     def largest_batch(self) -> str:
         """A sentence on the largest batch that could fit."""
-        need, has = self.asked.memory, self.target.memory_gb
+        need, has = self.request.memory, self.target.memory_gb
         assert need is not None  # the rule that uses this has found it too large
         assert has is not None
         left = has * _GIB - need.weights - need.workspace
-        batch = left * self.asked.batch // max(need.activations, 1)
+        batch = left * self.request.batch // max(need.activations, 1)
         return f"batch {batch} is the largest that could fit" if batch > 0 else "no batch fits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A fact that makes some requests impossible.
+    """A fact that makes the cases impossible for which ``refuses`` returns True.
 
-    ``refuses`` returns whether the fact makes a case impossible. ``reason``, ``hint`` and
-    ``source`` are templates of the message, filled in with the fields of that ``case``.
+    ``reason``, ``hint`` and ``source`` are templates of the message, filled in with the ``case``.
     """
 
     refuses: Callable[[Case], bool]
@@ -144,104 +142,101 @@ class Rule:
     source: str
 
 
-_DEVICES = 'docs/hardware.md, "Jetson modules"'
-_JETPACKS = 'docs/hardware.md, "JetPack releases"'
-_API = 'tags of NVIDIA/TensorRT, docs/tensorrt.md, "Versions"'
-_ENUMS = 'tags of NVIDIA/TensorRT, docs/tensorrt.md, "Names"'
-_DLA = 'TensorRT 11.4.1 release notes and support matrix, docs/dla.md, "Versions with DLA"'
-_DLA_LIMITS = 'TensorRT, DLA supported layers and restrictions, docs/dla.md, "Limits"'
-_NO_DLA = "build for the GPU alone"
+_DEVICES_SOURCE = 'docs/hardware.md, "Jetson modules"'
+_JETPACKS_SOURCE = 'docs/hardware.md, "JetPack releases"'
+_API_SOURCE = 'tags of NVIDIA/TensorRT, docs/tensorrt.md, "Versions"'
+_ENUMS_SOURCE = 'tags of NVIDIA/TensorRT, docs/tensorrt.md, "Names"'
+_DLA_SOURCE = 'TensorRT 11.4.1 release notes and support matrix, docs/dla.md, "Versions with DLA"'
+_DLA_LIMITS_SOURCE = 'TensorRT, DLA supported layers and restrictions, docs/dla.md, "Limits"'
+_NO_DLA_HINT = "build for the GPU alone"
 _MAX_DLA_BATCH = 4096
-_FIRST, _TYPED, _NO_MORE_DLA, _DLA_AGAIN = (8, 2), (9,), (10, 8), (11, 4, 1)
-_PIXELS = (8, 5)
-_ELEVEN = (11,)
 
-_OF_THE_DEVICE = (
+_DEVICE_RULES = (
     Rule(
-        refuses=lambda case: bool(case.asked.tensorrt) and case.target.backend != "tensorrt",
-        reason="it is compiled by {case.target.backend}, not by TensorRT {case.asked.tensorrt}",
+        refuses=lambda case: bool(case.request.tensorrt) and case.target.backend != "tensorrt",
+        reason="it is compiled by {case.target.backend}, not by TensorRT {case.request.tensorrt}",
         hint="leave the TensorRT version out",
         source="targets.py",
     ),
     Rule(
-        refuses=lambda case: bool(case.asked.jetpack) and not case.target.is_jetson,
-        reason="it is no Jetson and has no JetPack {case.asked.jetpack}",
+        refuses=lambda case: bool(case.request.jetpack) and not case.target.is_jetson,
+        reason="it is no Jetson and has no JetPack {case.request.jetpack}",
         hint="leave the JetPack version out",
-        source=_JETPACKS,
+        source=_JETPACKS_SOURCE,
     ),
     Rule(
         refuses=lambda case: case.target.is_jetson and not case.releases,
-        reason="JetPack {case.asked.jetpack} does not support it",
-        hint="known: {case.known_releases}",
-        source=_JETPACKS,
+        reason="JetPack {case.request.jetpack} does not support it",
+        hint="known: {case.supported_releases}",
+        source=_JETPACKS_SOURCE,
     ),
     Rule(
-        refuses=lambda case: case.asked.precision.value in case.target.slow,
-        reason="its GPU has no fast {case.asked.precision.value} instructions",
+        refuses=lambda case: case.request.precision.value in case.target.slow,
+        reason="its GPU has no fast {case.request.precision.value} instructions",
         hint="build another precision; `edge-inception targets {case.target.name}` shows its peaks",
-        source="{case.origin}",
+        source="{case.slow_source}",
     ),
     Rule(
-        refuses=lambda case: case.asked.dla and not case.target.num_dla_cores,
+        refuses=lambda case: case.request.dla and not case.target.num_dla_cores,
         reason="it has no DLA",
-        hint=_NO_DLA,
-        source=_DEVICES,
+        hint=_NO_DLA_HINT,
+        source=_DEVICES_SOURCE,
     ),
     Rule(
-        refuses=lambda case: case.asked.dla and case.asked.precision is Precision.FP32,
+        refuses=lambda case: case.request.dla and case.request.precision is Precision.FP32,
         reason="DLA computes in fp16 and int8, not in fp32",
         hint="--precision int8 or fp16",
-        source=_DLA_LIMITS,
+        source=_DLA_LIMITS_SOURCE,
     ),
     Rule(
-        refuses=lambda case: case.asked.dla and case.asked.is_dynamic,
+        refuses=lambda case: case.request.dla and case.request.is_dynamic,
         reason="DLA takes no dynamic batch: min, opt and max must be equal",
         hint="export with a static batch",
-        source=_DLA_LIMITS,
+        source=_DLA_LIMITS_SOURCE,
     ),
     Rule(
-        refuses=lambda case: case.asked.dla and case.asked.batch > _MAX_DLA_BATCH,
-        reason=f"DLA takes a batch of {_MAX_DLA_BATCH} at most, asked for {{case.asked.batch}}",
+        refuses=lambda case: case.request.dla and case.request.batch > _MAX_DLA_BATCH,
+        reason=f"DLA takes a batch of {_MAX_DLA_BATCH} at most, request for {{case.request.batch}}",
         hint="a smaller --batch",
-        source=_DLA_LIMITS,
+        source=_DLA_LIMITS_SOURCE,
     ),
     Rule(
         refuses=lambda case: case.is_too_large,
         reason=(
-            "batch {case.asked.batch} needs at least {case.asked.memory.words}, "
+            "batch {case.request.batch} needs at least {case.request.memory.description}, "
             "its memory is {case.target.memory_gb} GiB"
         ),
         hint="{case.largest_batch}; the system needs some too",
-        source=_DEVICES,
+        source=_DEVICES_SOURCE,
     ),
 )
-_OF_TENSORRT = (
+_TENSORRT_RULES = (
     Rule(
-        refuses=lambda case: case.is_between((0,), _FIRST),
+        refuses=lambda case: case.is_between((0,), (8, 2)),
         reason="TensorRT {case.tensorrt} is older than 8.2, the oldest this project builds for",
         hint="update the JetPack",
         source='docs/architecture.md, "One typed graph"',
     ),
     Rule(
-        refuses=lambda case: case.asked.dla and case.is_between(_NO_MORE_DLA, _DLA_AGAIN),
+        refuses=lambda case: case.request.dla and case.is_between((10, 8), (11, 4, 1)),
         reason="TensorRT {case.tensorrt} has no DLA: 10.7 had, 11.4.1 has again, on AGX Orin",
-        hint=_NO_DLA,
-        source=_DLA,
+        hint=_NO_DLA_HINT,
+        source=_DLA_SOURCE,
     ),
     Rule(
         refuses=lambda case: (
-            case.asked.dla
-            and case.version >= _DLA_AGAIN
+            case.request.dla
+            and case.version >= (11, 4, 1)
             and not case.target.name.startswith("agx-orin")
         ),
         reason="TensorRT {case.tensorrt} knows the DLA of AGX Orin alone",
-        hint=_NO_DLA,
-        source=_DLA,
+        hint=_NO_DLA_HINT,
+        source=_DLA_SOURCE,
     ),
     Rule(
-        refuses=lambda case: case.target.is_jetson and case.is_between(_ELEVEN, (11, 4)),
+        refuses=lambda case: case.target.is_jetson and case.is_between((11,), (11, 4)),
         reason="TensorRT {case.tensorrt} runs on no JetPack; 11.4.1 is the first of 11 that does",
-        hint="its JetPacks bring {case.known_tensorrt}",
+        hint="its JetPacks bring {case.shipped_text}",
         source='TensorRT 11.4.1 support matrix, docs/hardware.md, "JetPack releases"',
     ),
     Rule(
@@ -251,62 +246,62 @@ _OF_TENSORRT = (
             and not any(row.ships(case.tensorrt) for row in case.releases)
         ),
         reason="none of its JetPacks brings TensorRT {case.tensorrt}",
-        hint="they bring {case.known_tensorrt}",
-        source=_JETPACKS,
+        hint="they bring {case.shipped_text}",
+        source=_JETPACKS_SOURCE,
     ),
     Rule(
-        refuses=lambda case: case.asked.typing in {"weak", "implicit"} and case.version >= _ELEVEN,
+        refuses=lambda case: case.request.typing in {"weak", "implicit"} and case.version >= (11,),
         reason=(
-            "TensorRT {case.tensorrt} has no {case.asked.typing} typing: "
+            "TensorRT {case.tensorrt} has no {case.request.typing} typing: "
             "11 removed its flags and calibrators"
         ),
         hint="the strongly typed graph",
-        source=_API,
+        source=_API_SOURCE,
     ),
     Rule(
-        refuses=lambda case: case.asked.typing == "strong" and case.is_between((0,), _TYPED),
+        refuses=lambda case: case.request.typing == "strong" and case.is_between((0,), (9,)),
         reason="TensorRT {case.tensorrt} has no strongly typed networks",
         hint="the weakly typed graph",
-        source=_ENUMS,
+        source=_ENUMS_SOURCE,
     ),
     Rule(
         refuses=lambda case: (
-            case.asked.dla
-            and case.asked.precision is Precision.INT8
-            and case.asked.typing in {"strong", "weak"}
-            and case.is_between(_FIRST, _NO_MORE_DLA)
+            case.request.dla
+            and case.request.precision is Precision.INT8
+            and case.request.typing in {"strong", "weak"}
+            and case.is_between((8, 2), (10, 8))
         ),
         reason="DLA of TensorRT {case.tensorrt} takes no Q/DQ nodes, but a calibration cache",
         hint="--quantization implicit",
-        source=_DLA_LIMITS,
+        source=_DLA_LIMITS_SOURCE,
     ),
     Rule(
-        refuses=lambda case: case.asked.element == "uint8" and case.is_between(_FIRST, _PIXELS),
+        refuses=lambda case: case.request.element == "uint8" and case.is_between((8, 2), (8, 5)),
         reason="TensorRT {case.tensorrt} takes no uint8 input, 8.5 is the first that does",
         hint="export without --fold-preprocessing, so that the input is float32",
-        source=_ENUMS,
+        source=_ENUMS_SOURCE,
     ),
     Rule(
-        refuses=lambda case: (case.asked.opset or 0) > (case.opset or 0) > 0,
+        refuses=lambda case: (case.request.opset or 0) > (case.opset or 0) > 0,
         reason=(
             "TensorRT {case.tensorrt} parses ONNX opset {case.opset} at most, "
-            "the graph has {case.asked.opset}"
+            "the graph has {case.request.opset}"
         ),
-        hint="export with a lower opset; 13 is parsed by all",
+        hint="export with a lower opset; 13 is parse_version by all",
         source=OPSET_SOURCE,
     ),
 )
-RULES = (*_OF_THE_DEVICE, *_OF_TENSORRT)
+RULES = (*_DEVICE_RULES, *_TENSORRT_RULES)
 
 
-def require(target: Target, asked: Request) -> None:
+def require(target: Target, request: Request) -> None:
     """Refuse an impossible request.
 
     Raises:
         InputError: The target, or every version of TensorRT, refuses the request. The message names
             every reason with its source; the hint belongs to the first reason.
     """
-    cases = _cases(target, asked)
+    cases = _cases(target, request)
     refused = [next((rule for rule in RULES if rule.refuses(case)), None) for case in cases]
     if not all(refused):
         return
@@ -317,27 +312,26 @@ def require(target: Target, asked: Request) -> None:
     raise InputError(f"{target.name}: {'; '.join(reasons)}", hint=first.hint.format(case=case))
 
 
-def tensorrt_versions(target: Target, asked: Request) -> tuple[str, ...]:
+def tensorrt_versions(target: Target, request: Request) -> tuple[str, ...]:
     """Versions of TensorRT that can take the request, oldest first; empty for other backends.
 
-    Raises:
-        InputError: The request is impossible, as in ``require``.
+    An impossible request is refused as in ``require``.
     """
-    require(target, asked)
+    require(target, request)
     possible = (
-        case for case in _cases(target, asked) if not any(rule.refuses(case) for rule in RULES)
+        case for case in _cases(target, request) if not any(rule.refuses(case) for rule in RULES)
     )
     return tuple(case.tensorrt for case in possible if case.tensorrt)
 
 
-def _cases(target: Target, asked: Request) -> list[Case]:
+def _cases(target: Target, request: Request) -> list[Case]:
     """A case for each version of TensorRT that the request may get; never empty."""
-    if asked.tensorrt and len(parsed(asked.tensorrt)) == 1:
+    if request.tensorrt and len(parse_version(request.tensorrt)) == 1:
         raise InputError(
-            f"TensorRT '{asked.tensorrt}' leaves the minor version open",
+            f"TensorRT '{request.tensorrt}' leaves the minor version open",
             hint="wanted one such as 10.3 or 8.5.2",
         )
-    versions: Iterable[str | None] = [asked.tensorrt]
-    if asked.tensorrt is None:
-        versions = Case(target=target, asked=asked, tensorrt=None).brought or [None]
-    return [Case(target=target, asked=asked, tensorrt=version) for version in versions]
+    versions: Iterable[str | None] = [request.tensorrt]
+    if request.tensorrt is None:
+        versions = Case(target=target, request=request, tensorrt=None).shipped_tensorrt or [None]
+    return [Case(target=target, request=request, tensorrt=version) for version in versions]

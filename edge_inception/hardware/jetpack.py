@@ -27,7 +27,7 @@ class JetPack:
         devices: Names of targets.
         cuda: Version of CUDA; every version is empty where it is not known.
         is_stock: Whether TensorRT comes with the release; False if it is installed on top of it.
-        is_open: Whether later releases, and later TensorRT of the same major version, count too.
+        includes_later: Whether later releases, and TensorRT of the same major version, count too.
         sure: How certain the row is, a key of ``hardware.target.SURE``.
     """
 
@@ -41,31 +41,31 @@ class JetPack:
     ubuntu: str = ""
     python: str = ""
     is_stock: bool = True
-    is_open: bool = False
+    includes_later: bool = False
     sure: str = "V"
     source: str
 
     @property
     def name(self) -> str:
         """The releases, such as ``6.1 to 6.2.2``."""
-        if self.is_open:
+        if self.includes_later:
             return f"{self.first} or later"
         return self.first if self.first == self.last else f"{self.first} to {self.last}"
 
     @property
     def opset(self) -> int | None:
         """Highest ONNX opset that the releases' TensorRT parses; None if that is not known."""
-        return opset_of(self.tensorrt)
+        return max_opset(self.tensorrt)
 
     def includes(self, release: str) -> bool:
         """Whether ``release``, such as ``6.2.1``, is one of these releases."""
-        version = parsed(release)
-        return parsed(self.first) <= version and (self.is_open or version <= parsed(self.last))
+        first, version, last = map(parse_version, (self.first, release, self.last))
+        return first <= version and (self.includes_later or version <= last)
 
     def ships(self, tensorrt: str) -> bool:
-        """Whether ``tensorrt`` is the shipped version in all parts that both have: 10.3, 10.3.0."""
-        wanted, has = parsed(tensorrt), parsed(self.tensorrt)
-        if self.is_open and wanted[0] == has[0]:
+        """Whether the releases ship ``tensorrt``, compared in the parts that both versions have."""
+        wanted, has = parse_version(tensorrt), parse_version(self.tensorrt)
+        if self.includes_later and wanted[0] == has[0]:
             return wanted >= has[: len(wanted)]
         return all(a == b for a, b in zip(wanted, has, strict=False))
 
@@ -131,7 +131,7 @@ JETPACKS = (
     ),
     JetPack(
         first="7.2.2", last="7.2.2", l4t="", tensorrt="11.4.1", cuda="13", ubuntu="24.04",
-        python="3.12", devices=(*AGX_ORIN, T5000, T4000), is_stock=False, is_open=True,
+        python="3.12", devices=(*AGX_ORIN, T5000, T4000), is_stock=False, includes_later=True,
         source=f"docs.nvidia.com/deeplearning/tensorrt/11.4.1, {_PAGE}",
     ),
 )  # fmt: skip
@@ -150,7 +150,7 @@ _OPSETS: tuple[tuple[Version, int], ...] = (
 OPSET_SOURCE = 'operators.md per branch of onnx/onnx-tensorrt, docs/tensorrt.md, "Opsets"'
 
 
-def parsed(version: str) -> Version:
+def parse_version(version: str) -> Version:
     """``10.3.0`` as (10, 3, 0); such tuples compare as versions do.
 
     Raises:
@@ -162,9 +162,9 @@ def parsed(version: str) -> Version:
     return tuple(map(int, parts))
 
 
-def opset_of(tensorrt: str) -> int | None:
+def max_opset(tensorrt: str) -> int | None:
     """Highest ONNX opset that a version of TensorRT parses; None if that is not known."""
-    version = parsed(tensorrt)
+    version = parse_version(tensorrt)
     return next((opset for lowest, opset in _OPSETS if version >= lowest), None)
 
 

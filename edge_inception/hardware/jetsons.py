@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from edge_inception.hardware.target import Dla, Fact, Target
@@ -44,7 +43,7 @@ def _module(name: str, title: str, *, sm: str, memory_gb: int, source: str) -> T
 _NO_NANO_INT8 = f"no fast INT8 at SM 5.3, {_FACTS}"
 _NO_TX2_INT8 = f"SM 6.2 is not in TensorRT's list of fast INT8, {_FACTS}, recalled"
 
-_MAXWELL = (
+_NANO_AND_TX2 = (
     replace(
         _module("nano-4gb", "Nano 4 GB", sm="5.3", memory_gb=4, source=_FACTS),
         bandwidth_gb_s=_recalled(25.6),
@@ -64,7 +63,7 @@ _MAXWELL = (
 )
 
 _XAVIER_NX = replace(
-    _module("xavier-nx-8gb", "Xavier NX 8 GB", sm="7.2", memory_gb=8, source=_FACTS),
+    _module("xavier-nx", "Xavier NX", sm="7.2", memory_gb=8, source=_FACTS),
     bandwidth_gb_s=_recalled(59.7),
     int8_tops=_recalled(12.3),
     fp16_tflops=_recalled(6.0),
@@ -75,7 +74,7 @@ _XAVIER_NX = replace(
     notes=("Older documents give 51.2 GB/s.", "JetPack 5 is its last."),
 )
 _AGX_XAVIER = replace(
-    _module("agx-xavier-32gb", "AGX Xavier 32 GB", sm="7.2", memory_gb=32, source=_FACTS),
+    _module("agx-xavier", "AGX Xavier", sm="7.2", memory_gb=32, source=_FACTS),
     bandwidth_gb_s=_recalled(136.5),
     int8_tops=Fact(22.6, "I", f"{_CORES}: 64 x 128 x 2 x 1.377 GHz"),
     fp16_tflops=Fact(11.3, "I", "half of INT8"),
@@ -84,23 +83,15 @@ _AGX_XAVIER = replace(
     headline="32 TOPS INT8, dense",
     notes=("JetPack 5 is its last.",),
 )
-_XAVIER = (
-    _XAVIER_NX,
+_XAVIERS = tuple(
     replace(
-        _XAVIER_NX,
-        name="xavier-nx-16gb",
-        title=_XAVIER_NX.title.replace("8 GB", "16 GB"),
-        memory_gb=16,
-    ),
-    *(
-        replace(
-            _AGX_XAVIER,
-            name=f"agx-xavier-{size}gb",
-            title=_AGX_XAVIER.title.replace("32 GB", f"{size} GB"),
-            memory_gb=size,
-        )
-        for size in (16, 32, 64)
-    ),
+        module,
+        name=f"{module.name}-{size}gb",
+        title=module.title.replace(":", f" {size} GB:"),
+        memory_gb=size,
+    )
+    for module, sizes in ((_XAVIER_NX, (8, 16)), (_AGX_XAVIER, (16, 32, 64)))
+    for size in sizes
 )
 
 _NO_FP8 = "Orin runs neither FP8 nor FP4 (TensorRT-Edge-LLM support matrix)."
@@ -222,7 +213,4 @@ _THORS = (
 )
 
 
-def modules() -> Iterator[Target]:
-    """The targets of all Jetson modules, oldest first."""
-    for group in (_MAXWELL, _XAVIER, _ORIN_NANOS, _ORIN_NXS, _AGX_ORINS, _THORS):
-        yield from group
+MODULES = (*_NANO_AND_TX2, *_XAVIERS, *_ORIN_NANOS, *_ORIN_NXS, *_AGX_ORINS, *_THORS)

@@ -100,21 +100,21 @@ class Target:
     @property
     def jetpack(self) -> tuple[str, str]:
         """(oldest, newest) JetPack release whose TensorRT this project builds for; else empty."""
-        usable = self._stock()
+        usable = self._supported_releases()
         return (usable[0].first, usable[-1].last) if usable else ("", "")
 
     @property
     def tensorrt(self) -> tuple[str, str]:
         """(oldest, newest) TensorRT that the releases of ``jetpack`` ship; else empty strings."""
-        usable = self._stock()
+        usable = self._supported_releases()
         return (usable[0].tensorrt, usable[-1].tensorrt) if usable else ("", "")
 
     @property
     def opset(self) -> int | None:
         """Highest ONNX opset that the oldest version in ``tensorrt`` parses; None without one."""
-        usable = self._stock()
+        usable = self._supported_releases()
         return usable[0].opset if usable else None
 
-    def _stock(self) -> list[JetPack]:
+    def _supported_releases(self) -> list[JetPack]:
         """Releases that ship TensorRT 8.2 or later, whose parser is known."""
         return [row for row in self.releases if row.is_stock and row.opset is not None]

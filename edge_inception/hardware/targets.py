@@ -11,15 +11,6 @@ from edge_inception.errors import InputError, unknown
 from edge_inception.hardware import jetsons
 from edge_inception.hardware.target import Fact, Target
 
-__all__ = (
-    "TARGETS",
-    "Target",
-    "compute_capabilities",
-    "default_targets",
-    "require_compilable",
-    "target",
-)
-
 _RTX_MODULES = ("tensorrt_rtx_bindings", "tensorrt_rtx")
 
 _RTX_DOCS = "TensorRT-RTX documentation, CPU-Only AOT"
@@ -116,7 +107,7 @@ _ROWS = (
         sources=(_RTX_DOCS, "ComputeCapability of 1.7.1.116"),
         compute_capabilities=("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),
     ),
-    *jetsons.modules(),
+    *jetsons.MODULES,
     *_DATACENTER,
     *_GEFORCE,
 )
@@ -125,11 +116,7 @@ TARGETS: Mapping[str, Target] = {row.name: row for row in _ROWS}
 
 
 def target(name: str) -> Target:
-    """The target called ``name``.
-
-    Raises:
-        InputError: No such target.
-    """
+    """The target called ``name``; an unknown name is refused."""
     if name not in TARGETS:
         raise unknown("target", name, TARGETS)
     return TARGETS[name]
@@ -142,11 +129,7 @@ def default_targets() -> tuple[str, ...]:
 
 
 def require_compilable(hardware: Target) -> None:
-    """Refuse a target whose engines only the device itself can compile.
-
-    Raises:
-        InputError: ``hardware`` is such a target.
-    """
+    """Refuse a target whose engines only the device itself can compile."""
     if not hardware.is_compiled_here:
         oldest, newest = hardware.tensorrt
         library = f"the TensorRT ({oldest} to {newest}) of its JetPack"
@@ -157,12 +140,12 @@ def require_compilable(hardware: Target) -> None:
         )
 
 
-def compute_capabilities(hardware: Target, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Compute capabilities to compile for: ``asked`` for a family of GPUs, else the card's own.
+def compute_capabilities(hardware: Target, requested: tuple[str, ...]) -> tuple[str, ...]:
+    """Compute capabilities to compile for: ``requested`` for a family of GPUs, else the card's own.
 
     The result is empty for a CPU, and for a device that compiles its own engines.
     """
     if not hardware.is_compiled_here or not hardware.compute_capabilities:
         return ()
     is_one_card = len(hardware.compute_capabilities) == 1
-    return hardware.compute_capabilities if is_one_card else asked
+    return hardware.compute_capabilities if is_one_card else requested

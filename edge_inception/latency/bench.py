@@ -205,7 +205,7 @@ def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
 
 def run_record(run: Run, protocol: Protocol) -> RunRecord:
     """The entry of ``run`` in a record's ``runs``."""
-    figures = measure.summary(run.samples, run.compute_ms)
+    figures = measure.summarize_run(run.samples, run.compute_ms)
     return RunRecord(
         arm=run.side,
         pair=run.pair,
@@ -232,8 +232,8 @@ def run_record(run: Run, protocol: Protocol) -> RunRecord:
 
 def warnings_of(run: Run) -> list[str]:
     """Reasons to doubt the figures of a run: unsteady calls, heat, a busy machine, throttling."""
-    cov = measure.summary(run.samples, ()).cov
-    warnings = measure.unsteady(cov, run.telemetry.temp_c.end)
+    cov = measure.summarize_run(run.samples, ()).cov
+    warnings = measure.stability_warnings(cov, run.telemetry.temp_c.end)
     if run.foreign_cores is not None and run.foreign_cores > _BUSY_CORES:
         warnings.append(f"other programs used {run.foreign_cores:.1f} cores")
     if run.telemetry.throttled:

@@ -2,7 +2,7 @@
 
 Shares follow two conventions, and every estimate's ``method`` names its own:
 
-- an interval for people is Wilson's score interval, two-sided 95 %;
+- an interval that is only shown is Wilson's score interval, two-sided 95 %;
 - an interval for a gate on accuracy has one-sided bounds, each with 95 % confidence, since "is the
   drop at most 2 pp" asks about one side. If none of n images flips (changes between right and
   wrong), the upper bound is exactly ``1 - 0.05 ** (1 / n)``: 0.57 pp for 525 images.
@@ -120,11 +120,7 @@ def paired_drop(lost: int, gained: int, total: int) -> Estimate:
 
 
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Estimate:
-    """Geometric mean of paired ratios with a two-sided 95 % Student interval of their logarithms.
-
-    Args:
-        numerator: One value > 0 for each round, such as a block's median latency.
-        denominator: The other value > 0 of each round, in the same unit.
+    """``geometric_mean`` of the ratios of two values above 0 that were measured in each round.
 
     Raises:
         ValueError: Lengths differ, fewer than two rounds, or a value is not positive.
@@ -140,11 +136,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Es
 
 
 def geometric_mean(logs: Sequence[float]) -> Estimate:
-    """Geometric mean of ratios with a two-sided 95 % Student interval of their logarithms.
-
-    Args:
-        logs: Logarithms of paired ratios, two or more.
-    """
+    """Geometric mean of ratios with a two-sided 95 % Student interval of their two or more logs."""
     centre = fmean(logs)
     half = student_quantile(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     return Estimate(

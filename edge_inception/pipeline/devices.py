@@ -10,7 +10,7 @@ from edge_inception.engines import _registry as backends
 from edge_inception.errors import BackendMissing, InputError, unknown
 from edge_inception.hardware import targets
 from edge_inception.hardware.feasibility import Request, tensorrt_versions
-from edge_inception.hardware.jetpack import parsed
+from edge_inception.hardware.jetpack import parse_version
 from edge_inception.hardware.target import Target
 from edge_inception.recipe.reader import Recipe
 from edge_inception.spec import Precision
@@ -34,7 +34,7 @@ class Device:
     @property
     def typings(self) -> tuple[str, ...]:
         """Typings (ways to write precision into the graph) that TensorRT and the DLA need."""
-        takes_strong = [parsed(version)[0] >= _STRONGLY_TYPED for version in self.tensorrt]
+        takes_strong = [parse_version(version)[0] >= _STRONGLY_TYPED for version in self.tensorrt]
         needs = {
             "strong": any(takes_strong) or not takes_strong,
             "weak": self.needs_weak,
@@ -50,7 +50,7 @@ class Device:
     @property
     def bounds(self) -> tuple[str, str] | None:
         """Oldest and newest TensorRT version, without build numbers; None if none is known."""
-        versions = sorted(parsed(version)[:3] for version in self.tensorrt)
+        versions = sorted(parse_version(version)[:3] for version in self.tensorrt)
         texts = [".".join(map(str, numbers)) for numbers in versions]
         return (texts[0], texts[-1]) if texts else None
 
@@ -62,12 +62,12 @@ class Device:
     @property
     def needs_weak(self) -> bool:
         """Whether a TensorRT version of the target takes no strongly typed graph."""
-        return any(parsed(version)[0] < _STRONGLY_TYPED for version in self.tensorrt)
+        return any(parse_version(version)[0] < _STRONGLY_TYPED for version in self.tensorrt)
 
     @property
     def implicit(self) -> str:
         """First version whose DLA takes a calibration cache instead of Q/DQ; empty if none does."""
-        return next((v for v in self.dla_tensorrt if parsed(v)[0] < _NO_CALIBRATORS), "")
+        return next((v for v in self.dla_tensorrt if parse_version(v)[0] < _NO_CALIBRATORS), "")
 
 
 def devices(recipe: Recipe) -> tuple[Device, ...]:

@@ -10,13 +10,13 @@ from edge_inception.baseline.options import BaselineOptions, OnnxBaselineOptions
 from edge_inception.data import imageset
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
-from edge_inception.export.options import EndsOptions, ExportOptions
+from edge_inception.export.options import ExportOptions, InterfaceOptions
 from edge_inception.graph.options import ImportOptions
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.pipeline.listener import Listener
 from edge_inception.recipe.reader import Recipe, Source
 from edge_inception.spec import Gates
-from edge_inception.validate.options import EngineEntry, Reference, ValidateOptions
+from edge_inception.validate.options import EngineEntry, TimedBaseline, ValidateOptions
 
 IMPORTED = "model.imported.onnx"
 LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
@@ -69,9 +69,9 @@ def import_options(recipe: Recipe, classes: tuple[str, ...]) -> ImportOptions:
     )
 
 
-def ends_options(recipe: Recipe) -> EndsOptions:
-    """Options of the stage ``ends``, which adds preprocessing and head to an imported graph."""
-    return EndsOptions(head=recipe.head, **recipe.fold)
+def interface_options(recipe: Recipe) -> InterfaceOptions:
+    """Options of the stage ``interface``, for the preprocessing and head of an imported graph."""
+    return InterfaceOptions(head=recipe.head, **recipe.fold)
 
 
 def export_options(recipe: Recipe, classes: tuple[str, ...]) -> ExportOptions:
@@ -123,22 +123,22 @@ def validate_options(
         batch=recipe.profile.opt,
         rounds=recipe.latency_rounds,
         calls_per_block=recipe.latency_calls,
-        is_best=recipe.is_best,
+        engines_compete=recipe.is_best,
         baseline=_reference(recipe),
     )
 
 
-def _reference(recipe: Recipe) -> Reference:
+def _reference(recipe: Recipe) -> TimedBaseline:
     """The FP32 baseline to time: PyTorch's, or onnxruntime's for an imported graph."""
     if recipe.is_foreign:
         profile = stage.plain(recipe.profile)
-        return Reference(
+        return TimedBaseline(
             name="onnxruntime FP32",
             library="onnxruntime",
             factory="edge_inception.baseline.onnx:open_session",
             arguments={"graph": str(recipe.out / IMPORTED), "profile": profile},
         )
-    return Reference(
+    return TimedBaseline(
         arguments={
             "checkpoint": str(recipe.checkpoint),
             "model": recipe.model,

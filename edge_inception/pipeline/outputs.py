@@ -50,7 +50,7 @@ def material(folder: Path, device: Device, images: ImageSet) -> Material:
     return Material(
         graphs=graphs,
         engine=engines[0],
-        proofs=engines,
+        validated_engines=engines,
         baseline=artifact.load(Baseline, folder / "baseline.npz"),
         report=report,
         images=images,

@@ -31,9 +31,10 @@ from edge_inception.data.imageset import ImageSet
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
 from edge_inception.errors import member
-from edge_inception.export.options import ends_provenance, export_provenance
+from edge_inception.export.options import export_provenance, interface_provenance
 from edge_inception.graph.options import SimplifyOptions, simplify_provenance
 from edge_inception.hardware import targets
+from edge_inception.hardware.target import Target
 from edge_inception.pipeline import inputs
 from edge_inception.pipeline.runner import Runner
 from edge_inception.quant import search_record
@@ -88,7 +89,9 @@ class StageCall(Generic[P, A]):
 
 
 EXPORT = StageCall(makes=Graph, provenance=export_provenance, function="export.export:export")
-ENDS = StageCall(makes=Graph, provenance=ends_provenance, function="export.ends:give_ends")
+INTERFACE = StageCall(
+    makes=Graph, provenance=interface_provenance, function="export.interface:add_interface"
+)
 SIMPLIFY = StageCall(
     makes=SimplifiedGraph, provenance=simplify_provenance, function="graph.simplify:simplify"
 )
@@ -178,7 +181,7 @@ class Steps:
             graph = self._export()
             return graph, graph
         imported = self._import()
-        return self._ends(imported), imported
+        return self._interface(imported), imported
 
     def _run(
         self, call: StageCall[P, A], label: str, file: str, *given: P.args, **named: P.kwargs
@@ -202,8 +205,9 @@ class Steps:
             self._runner.listener.note(f"import: {note}")
         return graph
 
-    def _ends(self, imported: Graph) -> Graph:
-        return self._run(ENDS, "ends", "model.onnx", imported, inputs.ends_options(self._recipe))
+    def _interface(self, imported: Graph) -> Graph:
+        options = inputs.interface_options(self._recipe)
+        return self._run(INTERFACE, "interface", "model.onnx", imported, options)
 
     def _export(self) -> Graph:
         choices = inputs.export_options(self._recipe, self._validation.classes)
@@ -319,7 +323,7 @@ class Steps:
 
     def _engine(
         self,
-        target: targets.Target,
+        target: Target,
         graph: TypedGraph,
         precision: Precision,
         *,

@@ -9,7 +9,7 @@ from pathlib import Path
 from edge_inception import stage
 from edge_inception.artifact import RangeTable, SimplifiedGraph
 from edge_inception.data.imageset import ImageSet
-from edge_inception.errors import InputError
+from edge_inception.errors import InputError, counted
 from edge_inception.quant import observe
 from edge_inception.quant.calibrators import Observation
 from edge_inception.quant.options import WHOLE, CalibrateOptions, calibrate_provenance
@@ -31,8 +31,9 @@ def merge(
 
     Histograms are added, and the largest amax of a tensor is taken. The channel means for bias
     correction are measured here, on a few images, since they need the scales of the whole set.
-    ``parts`` are the tables of all shards in any order, ``options`` the options of any shard.
-    ``progress`` counts the few images of trial and channel means, anew in every pass.
+
+    ``images`` is the whole calibration set and ``parts`` the table of every shard, in any order;
+    the ``shard`` of ``options`` is ignored.
 
     Raises:
         InputError: A shard is missing or given twice, or was made with other inputs, options or
@@ -82,10 +83,14 @@ def _require_equal_engines(parts: Sequence[RangeTable]) -> None:
         engine, wanted = _engine(other), _engine(first)
         if engine != wanted:
             raise InputError(
-                f"{other.path} was made with {engine.threads} threads, "
-                f"{first.path} with {wanted.threads}",
-                hint="calibrate every shard with the same --threads",
+                f"{other.path} was made with {_described(engine)}, "
+                f"{first.path} with {_described(wanted)}",
+                hint="calibrate every shard with the same --threads, on CPUs of one kind",
             )
+
+
+def _described(engine: StreamEngine) -> str:
+    return f"{counted(engine.threads, 'thread')} in {engine.precision}"
 
 
 def _engine(part: RangeTable) -> StreamEngine:

@@ -109,7 +109,7 @@ def compare_lines(record: BenchRecord) -> list[str]:
         lines.append(
             f"{side}  {engine.precision} by {engine.backend}, {engine.path}: {_range(medians)}"
         )
-    lines += [f"warning: {text}" for text in doubts(record)]
+    lines += [f"warning: {text}" for text in measurement_warnings(record)]
     if record.accuracy:
         lines.append(f"accuracy  {record.accuracy.sentence}")
     lines.append(verdict_line(record.result))
@@ -124,7 +124,7 @@ def _range(medians: Sequence[float]) -> str:
     )
 
 
-def doubts(record: BenchRecord) -> list[str]:
+def measurement_warnings(record: BenchRecord) -> list[str]:
     """Warnings of a record's runs, each listed once with the number of runs that have it.
 
     Two texts, of device/measure.py and latency/bench.py, lose their figure, which differs from run
@@ -150,7 +150,7 @@ def to_markdown(record: BenchRecord) -> str:
         cells = [_middle(one) for one in figures]
         name = f"{engine.precision} {engine.path}"
         lines.append(f"| {side} | {escape(name)} | {' | '.join(cells)} | {len(runs)} |")
-    lines += ["", *(f"- warning: {escape(text)}" for text in doubts(record)), ""]
+    lines += ["", *(f"- warning: {escape(text)}" for text in measurement_warnings(record)), ""]
     cpu, protocol = escape(str(record.device.cpu or None)), record.protocol
     threads = "" if protocol.threads is None else f"{protocol.threads} threads, "
     lines += [f"{cpu}, {threads}batch {protocol.batch}, {record.created_utc}", ""]

@@ -228,11 +228,11 @@ def _title(report: ReportRecord) -> tuple[str, ...]:
 
 def _terms(report: ReportRecord) -> list[str]:
     """A line that says what agreement and SQNR compare; no line where no accuracy was measured."""
-    terms = [row.accuracy.terms for row in report.rows if row.accuracy]
-    if not terms or not terms[-1]:
+    quantities = [row.accuracy.sqnr_of for row in report.rows if row.accuracy]
+    if not quantities or not quantities[-1]:
         return []
-    same = "nearest other image" if terms[-1] == "embeddings" else "top-1"
-    return [f"agree: same {same} as the baseline; SQNR: of {terms[-1]}"]
+    same = "nearest other image" if quantities[-1] == "embeddings" else "top-1"
+    return [f"agree: same {same} as the baseline; SQNR: of {quantities[-1]}"]
 
 
 def _joined(values: Iterable[object]) -> str:

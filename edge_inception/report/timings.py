@@ -26,7 +26,7 @@ from edge_inception.latency.record import (
     read_records,
 )
 from edge_inception.report import charts
-from edge_inception.report.latency import doubts, memory, status
+from edge_inception.report.latency import measurement_warnings, memory, status
 from edge_inception.report.pairs import pairs_chart
 from edge_inception.report.provenance import pairs as fact_pairs
 from edge_inception.report.table import DASH, milliseconds, size
@@ -92,7 +92,7 @@ def part(timing: Timing, identity: str) -> dict[str, Any]:
         "columns": _COLUMNS,
         "rows": [_table_row(side) for side in sides],
         "charts": {name: chart for name, chart in drawn.items() if chart},
-        "doubts": _doubts(timing),
+        "measurement_warnings": _measurement_warnings(timing),
         "layers": _layers(first.layers or ()),
         "has_several": any(len(side.runs) > 1 for side in sides),
         "facts": _facts(timing),
@@ -264,11 +264,11 @@ def _table_row(side: _Side) -> dict[str, Any]:
     }
 
 
-def _doubts(timing: Timing) -> list[str]:
+def _measurement_warnings(timing: Timing) -> list[str]:
     """Warnings of all runs, with the batch size where the file has several."""
     if len(timing.records) == 1:
         runs = timing.records[0].runs
-        return list(runs[0].warnings) if len(runs) == 1 else doubts(timing.records[0])
+        return list(runs[0].warnings) if len(runs) == 1 else measurement_warnings(timing.records[0])
     return [
         f"batch {record.protocol.batch}: {text}"
         for record in timing.records

@@ -11,20 +11,23 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from edge_inception import records
-from edge_inception.artifact import replace_file, writing
+from edge_inception.artifact import replace_file, translate_disk_errors
 from edge_inception.errors import InputError
 from edge_inception.records import Count, R, Record
 
-Images = Literal["all", "worst"]
+ImageSubset = Literal["all", "worst"]
 """The images on which a graph was scored: all images, or those that plain int8 affects most."""
 
 
 class Figures(Record, frozen=True, kw_only=True):
-    """The figures of a scored graph, as in ``search.Point``."""
+    """The figures of a scored graph, as in ``ScoredSet``, and its most affected images.
+
+    ``noise`` is the noise to signal of the logits, ``tail`` its mean over the worst tenth of the
+    images. ``worst`` has indices of images, the most affected first.
+    """
 
     drop_pp: float
     noise: float
@@ -38,7 +41,7 @@ class _Head(Record, frozen=True, kw_only=True):
 
 class _Line(Record, frozen=True, kw_only=True):
     keep: tuple[str, ...]
-    images: Images
+    images: ImageSubset
     score: Figures
 
 
@@ -55,10 +58,10 @@ class Journal:
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._key = path, key
-        lines = _whole_lines(path, key)
+        lines = _complete_lines(path, key)
         self._known = {(frozenset(line.keep), line.images): line.score for line in lines}
         replace_file(path, "".join(map(_text, (_Head(key=key), *lines))).encode())
-        with writing(path):
+        with translate_disk_errors(path):
             self._stream = path.open("a", encoding="utf-8")
 
     @property
@@ -66,18 +69,18 @@ class Journal:
         """Number of scores that were read from the file or added."""
         return len(self._known)
 
-    def known(self, keep: frozenset[str], images: Images) -> Figures | None:
+    def known(self, keep: frozenset[str], images: ImageSubset) -> Figures | None:
         """The score of the graph that keeps these groups in float; None if it is not known."""
         return self._known.get((keep, images))
 
-    def add(self, keep: frozenset[str], images: Images, score: Figures) -> None:
+    def add(self, keep: frozenset[str], images: ImageSubset, score: Figures) -> None:
         """Write a score to the disk before returning.
 
         Raises:
             InputError: The file cannot be written, such as on a full disk.
         """
         line = _Line(keep=tuple(sorted(keep)), images=images, score=score)
-        with writing(self._path):
+        with translate_disk_errors(self._path):
             self._stream.write(_text(line))
             self._stream.flush()
             os.fsync(self._stream.fileno())
@@ -86,12 +89,7 @@ class Journal:
     def __enter__(self) -> Journal:  # noqa: PYI034 -- typing.Self needs Python 3.11
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stream.close()
 
 
@@ -99,7 +97,7 @@ def _text(line: Record) -> str:
     return json.dumps(records.plain(line)) + "\n"
 
 
-def _whole_lines(path: Path, key: str) -> list[_Line]:
+def _complete_lines(path: Path, key: str) -> list[_Line]:
     """The lines before the first malformed or cut off line; empty for a file with another key."""
     if not path.is_file():
         return []

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from edge_inception import artifact, stage
@@ -44,8 +45,8 @@ from edge_inception.quant.search_record import (
 from edge_inception.search import search
 from edge_inception.search.journal import Journal
 from edge_inception.search.options import SearchOptions, search_provenance
-from edge_inception.search.search import Evidence, Found, Group, Point, Points, Ranked
-from edge_inception.search.sensitivity import free_scores
+from edge_inception.search.search import Group, ImageDifferences, Result, ScoreTable
+from edge_inception.search.sensitivity import estimate_groups
 from edge_inception.sidecar import Provenance, SearchDetails
 from edge_inception.spec import Budget, Precision, Preprocess, Progress, no_progress
 
@@ -70,13 +71,8 @@ def search_precision(
     journal beside ``out``, from which a search that was killed continues; a search with another
     budget uses the same scores.
 
-    Args:
-        graph: The simplified graph.
-        ranges: Its range table.
-        image_set: The calibration images, never those of the validation.
-        options: Budget, and the options of the int8 graph.
-        out: Path of the .json file.
-        progress: Called with the number of scored graphs and the likely number of graphs in all.
+    ``image_set`` has calibration images, never those of the validation. ``progress`` is called with
+    the number of scored graphs and the likely number of graphs in all.
 
     Raises:
         InputError: There are no images, an image is unusable, or the ranges are of another graph.
@@ -87,30 +83,30 @@ def search_precision(
     expected = 1 + len(search.candidates(groups)) + search.FEWEST_CANDIDATES
     with (
         Journal(journal_path(out), _key(provenance)) as journal,
-        opened(graph, ranges, image_set, options) as scorer,
+        open_scorer(graph, ranges, image_set, options) as scorer,
     ):
         score = _with_progress(scorer, journal, lambda done: progress(done, max(done, expected)))
-        found = search.search(
+        result = search.search(
             groups, score, budget=options.budget, top1=scorer.top1, journal=journal
         )
-    record = _recorded(found, groups, scorer, options.budget)
+    record = _record(result, groups, scorer, options.budget)
     return artifact.publish(
         SearchResult,
         out,
         search_record.to_json(record),
         provenance=provenance,
         counts={
-            "num_kept": len(found.chosen.keep),
-            "num_scored": len(found.points) + sum(one.harm is not None for one in found.ranking),
+            "num_kept": len(result.chosen.keep),
+            "num_scored": len(result.points) + sum(one.harm is not None for one in result.ranking),
         },
-        details=SearchDetails(keep=found.chosen.keep, is_met=found.is_met),
+        details=SearchDetails(keep=result.chosen.keep, is_met=result.is_met),
     )
 
 
 def groups_of(
     graph: SimplifiedGraph, ranges: RangeTable, options: QuantizeOptions
 ) -> tuple[Group, ...]:
-    """The groups of the int8 graph with these options, each with its free score.
+    """The groups of the int8 graph with these options, each with its expected noise.
 
     Raises:
         InputError: The ranges are of another graph, of a shard, stale or damaged.
@@ -118,7 +114,7 @@ def groups_of(
     table_for(graph, ranges)
     model = load_graph(graph.path)
     placement = place_pairs(model, policy_of(options), options.keep)
-    return free_scores(model, placement, ranges)
+    return estimate_groups(model, placement, ranges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +125,8 @@ class Sensitivity:
     and ``lost_pp`` give; it is "" for embeddings, which have no such metric.
     """
 
-    plain: Point
-    ranking: tuple[Ranked, ...]
+    plain: ScoredSet
+    ranking: tuple[RankedGroup, ...]
     metric: str
     num_images: int
 
@@ -155,15 +151,15 @@ def sensitivity(
     with (
         tempfile.TemporaryDirectory(prefix="edge-inception-") as folder,
         Journal(Path(folder) / "journal", "") as journal,
-        opened(graph, ranges, image_set, options) as scorer,
+        open_scorer(graph, ranges, image_set, options) as scorer,
     ):
         score = _with_progress(scorer, journal, lambda done: progress(done, 1 + len(chosen)))
-        points = Points(groups, score, journal)
-        ranking = search.confirmed(points, chosen)
+        table = ScoreTable(groups, score, journal)
+        ranking = search.rank_by_harm(table, chosen)
         if not scorer.metric:
-            ranking = [dataclasses.replace(one, lost_pp=None) for one in ranking]
+            ranking = [structs.replace(one, lost_pp=None) for one in ranking]
         return Sensitivity(
-            plain=points.of(frozenset()),
+            plain=table.score(frozenset()),
             ranking=tuple(ranking),
             metric=scorer.metric,
             num_images=scorer.num_images,
@@ -175,7 +171,7 @@ def _with_progress(
 ) -> search.Score:
     """A function that calls ``progress`` with the number of known scores, and then ``score``."""
 
-    def reported(keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
+    def reported(keep: frozenset[str], rows: tuple[int, ...] | None) -> ImageDifferences:
         progress(journal.num_known)
         return score(keep, rows)
 
@@ -189,8 +185,8 @@ def _key(provenance: Provenance) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def _recorded(
-    found: Found, groups: Sequence[Group], scorer: Scorer, budget: Budget
+def _record(
+    result: Result, groups: Sequence[Group], scorer: Scorer, budget: Budget
 ) -> SearchRecord:
     layers = {group.name: group.layers for group in groups}
     outcome = SearchOutcome(
@@ -199,41 +195,18 @@ def _recorded(
         fp32_top1=scorer.top1 if scorer.is_labelled else None,
         max_drop_pp=budget.max_drop_pp,
         drop_type=budget.drop_type.value,
-        allowed_pp=found.allowed_pp,
-        is_met=found.is_met,
-        why=found.why,
-        chosen=scored_set(found.chosen),
-        kept={name: layers[name] for name in found.chosen.keep},
-        front=tuple(map(scored_set, found.front)),
+        allowed_pp=result.allowed_pp,
+        is_met=result.is_met,
+        why=result.why,
+        chosen=result.chosen,
+        kept={name: layers[name] for name in result.chosen.keep},
+        front=result.front,
     )
     return SearchRecord(
         schema=search_record.SCHEMA,
         outcome=outcome,
-        points=tuple(map(scored_set, found.points)),
-        ranking=tuple(map(ranked_group, found.ranking)),
-    )
-
-
-def scored_set(point: Point) -> ScoredSet:
-    """A scored graph as it is written down."""
-    return ScoredSet(
-        keep=point.keep,
-        drop_pp=point.drop_pp,
-        noise_to_signal=point.noise,
-        worst_tenth_noise_to_signal=point.tail,
-        float_share_of_macs=point.cost,
-    )
-
-
-def ranked_group(one: Ranked) -> RankedGroup:
-    """A group of a ranking as it is written down."""
-    return RankedGroup(
-        group=one.group.name,
-        layers=one.group.layers,
-        free_noise_to_signal=one.group.free,
-        harm=one.harm,
-        lost_pp=one.lost_pp,
-        float_share_of_macs=one.group.cost,
+        points=result.points,
+        ranking=result.ranking,
     )
 
 
@@ -246,7 +219,7 @@ class _QuantizedCandidate:
     options: SearchOptions
     folder: Path
 
-    def typed(self, keep: frozenset[str]) -> TypedGraph:
+    def quantized(self, keep: frozenset[str]) -> TypedGraph:
         whole = tuple(sorted(keep.union(self.options.quantize.keep)))
         options = dataclasses.replace(self.options.quantize, keep=whole)
         return quantize(self.graph, self.ranges, options, self.folder / "int8.onnx")
@@ -270,7 +243,7 @@ class Scorer:
     ) -> None:
         self._candidate, details = candidate, candidate.graph.details
         self._head, self._num_classes = details.head_text, details.num_classes
-        self._images = _decoded(items, details.preprocess, candidate)
+        self._images = _preprocessed(items, details.preprocess, candidate)
         self.is_labelled, self.num_images = is_labelled, len(items)
         self._exact = self._logits(candidate.fp32(), self._images)
         choice = self._exact.argmax(axis=1)
@@ -286,18 +259,18 @@ class Scorer:
             return ""
         return "top-1 drop" if self.is_labelled else "disagreement with FP32"
 
-    def __call__(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Evidence:
+    def __call__(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> ImageDifferences:
         """Score the int8 graph with the groups ``keep`` in float, on the images ``rows`` or on all.
 
         Raises:
             CompileFailed: OpenVINO does not take the graph.
         """
         chosen = np.arange(self.num_images) if rows is None else np.array(rows)
-        logits = self._logits(self._candidate.typed(keep), self._images[chosen])
-        exact, approximation = outputs.same_kind(self._exact[chosen], logits, self._head)
+        logits = self._logits(self._candidate.quantized(keep), self._images[chosen])
+        exact, approximation = outputs.comparable_engines(self._exact[chosen], logits, self._head)
         is_right = logits.argmax(axis=1) == self._labels[chosen]
         change = is_right.astype(np.int64) - self._was_right[chosen]
-        return Evidence(
+        return ImageDifferences(
             noise=np.sum((exact - approximation) ** 2, axis=1),
             signal=np.sum(exact**2, axis=1),
             change=change if self.metric else np.zeros_like(change),
@@ -330,7 +303,7 @@ class Scorer:
 
 
 @contextmanager
-def opened(
+def open_scorer(
     graph: SimplifiedGraph, ranges: RangeTable, image_set: ImageSet, options: SearchOptions
 ) -> Iterator[Scorer]:
     """A scorer with its temporary files, as a context.
@@ -353,7 +326,7 @@ def opened(
         yield Scorer(candidate, chosen, is_labelled=is_labelled)
 
 
-def _decoded(
+def _preprocessed(
     items: Sequence[ImageItem], preprocess: Preprocess, candidate: _QuantizedCandidate
 ) -> NDArray[Any]:
     """All images preprocessed, in a memory-mapped file, so that a large set needs little memory.

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_inception.errors import counted
-from edge_inception.search.journal import Figures, Images, Journal
+from edge_inception.quant.search_record import RankedGroup, ScoredSet
+from edge_inception.search.journal import Figures, ImageSubset, Journal
 from edge_inception.spec import Budget, DropType
 
 FEWEST_CANDIDATES = 8
@@ -35,21 +36,21 @@ _SHARE_OF_WORST, _MOST_WORST, _FEWEST_WORST = 4, 64, 8  # one image of 4, 8 to 6
 class Group:
     """A group, with the name of the tensor whose scale its tensors share.
 
-    ``layers`` names its readers in graph order. ``free`` is its free score, which needs no run of a
-    graph: the expected noise to signal of the noisiest reader's output. ``cost`` is the share of
-    the network's multiply-adds, 0..1, that the readers of a float group compute in float.
+    ``layers`` names its readers in graph order. ``expected_noise`` is an estimate that needs no run
+    of a graph: the expected noise to signal of the noisiest reader's output. ``mac_share`` is the
+    share of the network's multiply-adds, 0..1, that the readers of a float group compute in float.
     ``has_weights`` tells whether a reader has weights that become int8.
     """
 
     name: str
     layers: tuple[str, ...]
-    free: float
-    cost: float
+    expected_noise: float
+    mac_share: float
     has_weights: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class ImageDifferences:
     """Differences between a typed graph and FP32, image by image; arrays [N], N >= 1.
 
     ``noise`` is the power of the error of the centred logits, ``signal`` the power of those of
@@ -62,64 +63,32 @@ class Evidence:
     change: NDArray[np.int64]
 
 
-Score = Callable[[frozenset[str], tuple[int, ...] | None], Evidence]
+Score = Callable[[frozenset[str], tuple[int, ...] | None], ImageDifferences]
 """A function that scores the graph with these groups in float, on the images with these indices,
 or on all images if the indices are None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """One scored graph, which keeps the groups ``keep`` in float.
-
-    ``drop_pp`` is the top-1 drop in percentage points, or on unlabelled images the disagreement
-    with FP32. ``noise`` is the noise to signal of the logits, ``tail`` its mean over the tenth of
-    the images that suffers most. ``cost`` is the share of multiply-adds that stays float, 0..1.
-    ``worst`` has the indices of the most affected images, the worst first.
-    """
-
-    keep: tuple[str, ...]
-    drop_pp: float
-    noise: float
-    tail: float
-    cost: float
-    worst: tuple[int, ...] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranked:
-    """A group and its measured harm; both figures are None if the group was not scored.
-
-    With this group alone in int8, ``harm`` is the noise to signal of the logits of the images that
-    plain int8 affects most, and ``lost_pp`` their top-1 drop in percentage points. A group without
-    weights cannot be int8 alone: its figures are the excess of plain int8 over the graph with only
-    this group in float.
-    """
-
-    group: Group
-    harm: float | None = None
-    lost_pp: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """Outcome of a search; ``chosen`` meets the budget, or is the point closest to it.
+class Result:
+    """Result of a search; ``chosen`` meets the budget, or is the scored set closest to it.
 
     ``allowed_pp`` is the budget in percentage points; ``why`` explains the choice to users.
     """
 
-    ranking: tuple[Ranked, ...]
-    points: tuple[Point, ...]
-    chosen: Point
+    ranking: tuple[RankedGroup, ...]
+    points: tuple[ScoredSet, ...]
+    chosen: ScoredSet
     is_met: bool
     allowed_pp: float
     why: str
 
     @property
-    def front(self) -> tuple[Point, ...]:
-        """The Pareto front: the points more accurate than every point that costs less."""
-        front: list[Point] = []
-        for point in sorted(self.points, key=lambda p: (p.cost, len(p.keep), *_badness(p))):
-            if not front or _badness(point) < _badness(front[-1]):
+    def front(self) -> tuple[ScoredSet, ...]:
+        """The Pareto front: the sets more accurate than every set with fewer MACs in float."""
+        front: list[ScoredSet] = []
+        order = sorted(self.points, key=lambda p: (p.float_share_of_macs, len(p.keep), *_loss(p)))
+        for point in order:
+            if not front or _loss(point) < _loss(front[-1]):
                 front.append(point)
         return tuple(front)
 
@@ -137,134 +106,150 @@ def search(
     budget: Budget,
     top1: float,
     journal: Journal,
-) -> Found:
-    """The point with the fewest groups in float that meets the budget, or the closest point to it.
+) -> Result:
+    """The scored set with the fewest groups in float that meets the budget, or the closest to it.
 
     Args:
         groups: All groups of the plain int8 graph, in graph order.
-        score: The function that scores a set of groups.
+        score: Called for sets of groups whose scores are not in ``journal``.
         budget: The allowed loss of accuracy.
         top1: Share of images, 0..1, that FP32 classifies correctly; 1 for unlabelled images.
         journal: The scores that are already known; new scores are added to it.
     """
-    points = Points(groups, score, journal)
+    table = ScoreTable(groups, score, journal)
     allowed = allowed_drop(budget, top1)
 
-    def found(ranking: Sequence[Ranked], chosen: Point, why: str) -> Found:
-        return Found(
+    def result(ranking: Sequence[RankedGroup], chosen: ScoredSet, why: str) -> Result:
+        return Result(
             ranking=tuple(ranking),
-            points=tuple(points.known),
+            points=tuple(table.known),
             chosen=chosen,
             is_met=chosen.drop_pp <= allowed,
             allowed_pp=allowed,
             why=why,
         )
 
-    plain = points.of(frozenset())
+    plain = table.score(frozenset())
     if plain.drop_pp <= allowed:
-        return found(ranked(groups), plain, "plain int8 meets the budget")
-    order = confirmed(points, candidates(groups))
-    weighted = [one.group.name for one in order if one.group.has_weights]
+        return result(rank_by_estimate(groups), plain, "plain int8 meets the budget")
+    order = rank_by_harm(table, candidates(groups))
+    weighted = [one.group for one in order if table.groups[one.group].has_weights]
     # the least harmful group with weights stays int8; else no layer would be int8
-    names = [one.group.name for one in order if one.group.name not in weighted[-1:]]
+    names = [one.group for one in order if one.group not in weighted[-1:]]
     most = len(names)
     if budget.max_groups:
         most = min(most, budget.max_groups)
     for count in sizes(most):
         keep = frozenset(names[:count])
-        if points.of(keep).drop_pp <= allowed:
-            _score_smaller_sets(points, names[:count], allowed)
-            met = [point for point in points.known if point.drop_pp <= allowed]
-            best = min(met, key=lambda p: (len(p.keep), p.cost, *_badness(p)))
-            return found(order, best, _why(best, len(points.known)))
-    closest = min(points.known, key=lambda p: (*_badness(p), len(p.keep)))
-    num_tried = counted(len(points.known), "scored set")
+        if table.score(keep).drop_pp <= allowed:
+            _score_smaller_sets(table, names[:count], allowed)
+            met = [point for point in table.known if point.drop_pp <= allowed]
+            best = min(met, key=lambda p: (len(p.keep), p.float_share_of_macs, *_loss(p)))
+            return result(order, best, _why(best, len(table.known)))
+    closest = min(table.known, key=lambda p: (*_loss(p), len(p.keep)))
+    num_tried = counted(len(table.known), "scored set")
     why = f"none of {num_tried}, with up to {counted(most, 'group')} in float, meets the budget"
-    return found(order, closest, why)
+    return result(order, closest, why)
 
 
-class Points:
+class ScoreTable:
     """Scores of sets of groups: read from the journal, or computed by ``score`` and journaled."""
 
     def __init__(self, groups: Sequence[Group], score: Score, journal: Journal) -> None:
         self.groups = {group.name: group for group in groups}
         self._score, self._journal = score, journal
-        self._points: dict[frozenset[str], Point] = {}
+        self._scored: dict[frozenset[str], ScoredSet] = {}
 
     @property
-    def known(self) -> list[Point]:
-        """The points scored on all images, in the order of their scoring."""
-        return list(self._points.values())
+    def known(self) -> list[ScoredSet]:
+        """The sets scored on all images, in the order of their scoring."""
+        return list(self._scored.values())
 
-    def of(self, keep: frozenset[str]) -> Point:
-        """The point of the graph that keeps these groups in float, on all images."""
-        if keep not in self._points:
+    def score(self, keep: frozenset[str]) -> ScoredSet:
+        """The scores of the graph that keeps these groups in float, on all images."""
+        if keep not in self._scored:
             figures = self._figures(keep, None)
-            self._points[keep] = Point(
-                keep=tuple(name for name in self.groups if name in keep),
-                cost=sum(self.groups[name].cost for name in self.groups if name in keep),
+            kept = [group for name, group in self.groups.items() if name in keep]
+            self._scored[keep] = ScoredSet(
+                keep=tuple(group.name for group in kept),
                 drop_pp=figures.drop_pp,
-                noise=figures.noise,
-                tail=figures.tail,
-                worst=figures.worst,
+                noise_to_signal=figures.noise,
+                worst_tenth_noise_to_signal=figures.tail,
+                float_share_of_macs=sum(group.mac_share for group in kept),
             )
-        return self._points[keep]
+        return self._scored[keep]
 
-    def alone(self, group: Group) -> Ranked:
-        """The harm of this group alone in int8, on the images that plain int8 affects most."""
-        worst = self.of(frozenset()).worst
+    def measure_harm(self, group: Group) -> RankedGroup:
+        """The group with its harm: its loss alone in int8, on the images plain int8 affects most.
+
+        A group without weights cannot be int8 alone: its harm is the excess of plain int8 over the
+        graph with only this group in float.
+        """
+        worst = self._figures(frozenset(), None).worst
         if group.has_weights:
             figures = self._figures(frozenset(self.groups) - {group.name}, worst)
-            return Ranked(group=group, harm=figures.noise, lost_pp=figures.drop_pp)
+            return _ranked(group, figures.noise, figures.drop_pp)
         plain = self._figures(frozenset(), worst)
         without = self._figures(frozenset({group.name}), worst)
-        return Ranked(
-            group=group,
-            harm=max(plain.noise - without.noise, 0.0),
-            lost_pp=plain.drop_pp - without.drop_pp,
-        )
+        harm = max(plain.noise - without.noise, 0.0)
+        return _ranked(group, harm, plain.drop_pp - without.drop_pp)
 
     def _figures(self, keep: frozenset[str], rows: tuple[int, ...] | None) -> Figures:
-        images: Images = "all" if rows is None else "worst"
+        images: ImageSubset = "all" if rows is None else "worst"
         figures = self._journal.known(keep, images)
         if figures is None:
-            figures = _figures_of(self._score(keep, rows))
+            figures = _summarize(self._score(keep, rows))
             self._journal.add(keep, images, figures)
         return figures
 
 
 def candidates(groups: Sequence[Group]) -> list[Group]:
-    """The groups to measure: those with weights that have the worst free scores, then some without.
+    """The groups to measure: those with weights that are expected to be worst, then some without.
 
     Of the groups with weights as many as a quarter of all groups are measured, but at least eight.
     The worst eight without weights, which only pools or Adds read, follow: no multiply-add becomes
-    float with them, and the free score does not know which of their channels matter.
+    float with them, and the estimate does not know which of their channels matter.
     """
     most = max(FEWEST_CANDIDATES, math.ceil(len(groups) / _SHARE_OF_CANDIDATES))
-    order = [one.group for one in ranked(groups)]
+    order = _noisiest_first(groups)
     weighted = [group for group in order if group.has_weights][:most]
     return [*weighted, *[group for group in order if not group.has_weights][:FEWEST_CANDIDATES]]
 
 
-def ranked(groups: Iterable[Group]) -> list[Ranked]:
-    """The groups by their free score, the most harmful first; equal scores keep the given order."""
-    return [Ranked(group=group) for group in sorted(groups, key=lambda g: -g.free)]
+def _noisiest_first(groups: Iterable[Group]) -> list[Group]:
+    return sorted(groups, key=lambda group: -group.expected_noise)
 
 
-def confirmed(points: Points, chosen: Sequence[Group]) -> list[Ranked]:
-    """All groups: the ``chosen`` by their measured harm, then the others by the free score."""
-    scored = [points.alone(group) for group in chosen]
+def rank_by_estimate(groups: Iterable[Group]) -> list[RankedGroup]:
+    """The groups by their expected noise, the most harmful first; equal ones keep their order."""
+    return [_ranked(group) for group in _noisiest_first(groups)]
+
+
+def rank_by_harm(table: ScoreTable, chosen: Sequence[Group]) -> list[RankedGroup]:
+    """All groups: the ``chosen`` by their measured harm, then the others by the estimate."""
+    scored = [table.measure_harm(group) for group in chosen]
     # an image that int8 gets right by luck does not make a group harmless
     scored.sort(key=lambda one: (max(one.lost_pp or 0.0, 0.0), one.harm or 0.0), reverse=True)
-    return [*scored, *(one for one in ranked(points.groups.values()) if one.group not in chosen)]
+    return [*scored, *rank_by_estimate(g for g in table.groups.values() if g not in chosen)]
 
 
-def _score_smaller_sets(points: Points, names: Sequence[str], allowed: float) -> None:
+def _ranked(group: Group, harm: float | None = None, lost_pp: float | None = None) -> RankedGroup:
+    return RankedGroup(
+        group=group.name,
+        layers=group.layers,
+        free_noise_to_signal=group.expected_noise,
+        harm=harm,
+        lost_pp=lost_pp,
+        float_share_of_macs=group.mac_share,
+    )
+
+
+def _score_smaller_sets(table: ScoreTable, names: Sequence[str], allowed: float) -> None:
     """Leave groups out one by one, the least harmful first, as long as the budget is met."""
     keep = frozenset(names)
     for name in reversed(names):
         smaller = keep - {name}
-        if smaller and points.of(smaller).drop_pp <= allowed:
+        if smaller and table.score(smaller).drop_pp <= allowed:
             keep = smaller
 
 
@@ -279,31 +264,32 @@ def sizes(most: int) -> Iterator[int]:
         yield most
 
 
-def _badness(point: Point) -> tuple[float, float]:
-    """The loss of a point as a sort key: the metric, then the error of the worst-affected logits.
+def _loss(point: ScoredSet) -> tuple[float, float]:
+    """The loss of a scored set as a sort key: the metric, then the error of the worst logits.
 
     One image of two hundred moves the metric by half a percentage point, so ties are common.
     """
-    return point.drop_pp, point.tail
+    return point.drop_pp, point.worst_tenth_noise_to_signal
 
 
-def _figures_of(evidence: Evidence) -> Figures:
-    """The figures of a graph over all images of the evidence."""
-    each = evidence.noise / np.maximum(evidence.signal, np.finfo(np.float64).tiny)
+def _summarize(differences: ImageDifferences) -> Figures:
+    """The figures of a graph over all images."""
+    each = differences.noise / np.maximum(differences.signal, np.finfo(np.float64).tiny)
     worst_first = np.argsort(-each, kind="stable")
     count = len(each)
     tail = worst_first[: max(1, count // _SHARE_OF_TAIL)]
     affected = min(max(count // _SHARE_OF_WORST, _FEWEST_WORST), _MOST_WORST)
     return Figures(
-        drop_pp=float(-100.0 * evidence.change.mean()) + 0.0,
-        noise=float(evidence.noise.sum() / max(evidence.signal.sum(), np.finfo(float).tiny)),
+        drop_pp=float(-100.0 * differences.change.mean()) + 0.0,
+        noise=float(differences.noise.sum() / max(differences.signal.sum(), np.finfo(float).tiny)),
         tail=float(each[tail].mean()),
         worst=tuple(int(index) for index in worst_first[:affected]),
     )
 
 
-def _why(best: Point, num_tried: int) -> str:
+def _why(best: ScoredSet, num_tried: int) -> str:
     return (
         f"the fewest of {num_tried} scored sets that meet the budget: "
-        f"{counted(len(best.keep), 'group')} in float, {100 * best.cost:.1f} % of the multiply-adds"
+        f"{counted(len(best.keep), 'group')} in float, "
+        f"{100 * best.float_share_of_macs:.1f} % of the multiply-adds"
     )

@@ -47,15 +47,10 @@ class _Tensor:
         return self.error / self.power if self.power else 0.0
 
 
-def free_scores(
+def estimate_groups(
     model: onnx.ModelProto, placement: Placement, table: RangeTable
 ) -> tuple[Group, ...]:
-    """Every group of a placement, in graph order, with its free score: its expected noise.
-
-    Args:
-        model: The simplified graph.
-        placement: The placement of pairs in that graph.
-        table: The range table of that graph, with the .npz beside the table.
+    """Every group of a placement, in graph order, with its expected noise.
 
     Raises:
         InputError: The table is damaged, or lacks all tensors of a group.
@@ -78,8 +73,8 @@ def free_scores(
             Group(
                 name=root,
                 layers=tuple(label(node) for node, _ in nodes),
-                free=max(noises or [one.noise for one in known]),
-                cost=sum(macs[label(node)] for node, _ in weighted) / total,
+                expected_noise=max(noises or [one.noise for one in known]),
+                mac_share=sum(macs[label(node)] for node, _ in weighted) / total,
                 has_weights=bool(weighted),
             )
         )
@@ -88,16 +83,16 @@ def free_scores(
 
 def _tensors(model: onnx.ModelProto, placement: Placement, table: RangeTable) -> dict[str, _Tensor]:
     """Signal and error of every tensor with a pair, rounded with the scale of its group."""
-    seen, means = ranges.read_histograms(table), ranges.read_means(table)
+    histograms, means = ranges.read_histograms(table), ranges.read_means(table)
     of_group = ranges.group_ranges(placement.group_of, ranges.read_table(table).tensors)
     scale_of = ranges.tensor_scales({root: one.amax for root, one in of_group.items()})
     positive = non_negative(model)
     tensors = {}
     for name, root in placement.group_of.items():
-        if name in seen:
+        if name in histograms:
             scale = float(scale_of[root])
             plain = means[name].plain if name in means else None
-            tensors[name] = _tensor(seen[name], scale, plain, is_positive=name in positive)
+            tensors[name] = _tensor(histograms[name], scale, plain, is_positive=name in positive)
     missing = set(placement.group_of.values()) - {placement.group_of[name] for name in tensors}
     if missing:
         raise InputError(
@@ -108,11 +103,11 @@ def _tensors(model: onnx.ModelProto, placement: Placement, table: RangeTable) ->
 
 
 def _tensor(
-    seen: Observation, scale: float, plain: NDArray[np.float64] | None, *, is_positive: bool
+    histogram: Observation, scale: float, plain: NDArray[np.float64] | None, *, is_positive: bool
 ) -> _Tensor:
-    if seen.amax == 0.0:
+    if histogram.amax == 0.0:
         return _Tensor(power=0.0, error=0.0, channels=None)
-    edges, count = seen.trimmed_histogram()
+    edges, count = histogram.trimmed_histogram()
     squares = (edges[1:] ** 3 - edges[:-1] ** 3) / np.diff(edges) / 3
     total = float(count.sum())
     power = float(count @ squares) / total

@@ -34,7 +34,7 @@ def load_augmented(
         crop_fraction=1.0,
         crop="after_resize",
     )
-    pixels = images.preprocess(image, at_size)
+    pixels = images.preprocess_image(image, at_size)
     gain = 1 + rng.uniform(-options.contrast, options.contrast)
     shift = rng.uniform(-options.brightness, options.brightness)
     return (pixels * np.float32(gain) + np.float32(shift)).astype(np.float32)
@@ -42,9 +42,9 @@ def load_augmented(
 
 def augment(image: Image.Image, rng: np.random.Generator, options: TrainOptions) -> Image.Image:
     """The 8-bit RGB image flipped, rotated and cropped at random; a crop keeps the aspect ratio."""
-    if options.is_flipped_horizontally and rng.random() < 0.5:  # noqa: PLR2004 -- half of all images
+    if options.random_horizontal_flip and rng.random() < 0.5:  # noqa: PLR2004 -- half of all images
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if options.is_flipped_vertically and rng.random() < 0.5:  # noqa: PLR2004 -- half of all images
+    if options.random_vertical_flip and rng.random() < 0.5:  # noqa: PLR2004 -- half of all images
         image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     if options.rotation:
         angle = rng.uniform(-options.rotation, options.rotation)

@@ -54,8 +54,8 @@ class TrainOptions:
     rotation: float = 3.0
     brightness: float = 0.2
     contrast: float = 0.2
-    is_flipped_horizontally: bool = True
-    is_flipped_vertically: bool = True
+    random_horizontal_flip: bool = True
+    random_vertical_flip: bool = True
     seed: int = 0
     device: str = "cpu"
     threads: int = 0

@@ -1,9 +1,16 @@
-"""Accuracy of an engine: agreement with the baseline, SQNR, and quality against labels."""
+"""Accuracy of an engine: agreement with the baseline, SQNR, and quality against labels.
+
+The baseline holds logits or embeddings. A constant added to all logits of an image changes neither
+its class nor its probabilities, so logits are *centred* before SQNR compares them: their mean over
+the classes is subtracted. Centred log-probabilities are equal to centred logits.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +19,11 @@ from numpy.typing import NDArray
 from edge_inception.artifact import Baseline
 from edge_inception.data.images import Batch
 from edge_inception.data.imageset import ImageItem
-from edge_inception.device.outputs import sqnr_db
+from edge_inception.device import outputs
 from edge_inception.errors import InputError
 from edge_inception.metrics import classification
 from edge_inception.metrics.intervals import Estimate, exact_share, paired_drop, wilson
 from edge_inception.spec import Head, Progress, no_progress
-from edge_inception.validate import comparable
 from edge_inception.validate.report_record import (
     Accuracy,
     Cell,
@@ -32,6 +38,13 @@ if TYPE_CHECKING:
 UNLABELLED = -1
 MOST_CHANGED = 50
 _NUM_BINARY_CLASSES = 2
+_LEAST = np.finfo(np.float32).tiny  # lower limit of probabilities, since log(0) is -inf
+_SQNR_OF = {
+    "logits": "centred logits",
+    "softmax": "centred log-probabilities",
+    "topk": "centred log-probabilities of the k classes",
+    "embedding": "embeddings",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +96,7 @@ def score(
 ) -> Accuracy:
     """Accuracy of ``session`` on the baseline's images; one batch of images is in memory at a time.
 
-    Args:
-        session: An open engine.
-        baseline: Arrays of the same images in the same order.
-        batches: Preprocessed images in batches, as ``images.batches`` yields them.
-        head: Head of the engine.
-        progress: Called with (images done, total number of images).
+    ``batches`` are those of ``images.batches``, in the order of the baseline.
 
     Raises:
         InputError: The images differ from the baseline's, the engine's outputs have another shape,
@@ -150,22 +158,30 @@ def compare(
                 "one image has no nearest other image", hint="validate embeddings on more images"
             )
         labels = np.full_like(labels, UNLABELLED)
-    same = comparable.choices(baseline, head) == comparable.choices(engine, head)
-    num_same = int(np.sum(same))
-    signal, approximation = comparable.signals(baseline, engine, head)
-    engine = comparable.as_logits(engine, head)
+    choose = outputs.nearest if head.kind == "embedding" else partial(np.argmax, axis=1)
+    num_same = int(np.sum(choose(baseline) == choose(engine)))
+    sqnr_db = outputs.sqnr_db(*outputs.comparable(baseline, engine, str(head)))
+    engine = as_logits(engine, head)
     has_label = labels != UNLABELLED
     return Accuracy(
         num_images=num_images,
         num_classes=num_classes,
         agreement=exact_share(num_same, num_images),
-        sqnr_db=sqnr_db(signal, approximation),
-        terms=comparable.TERMS[head.kind],
+        sqnr_db=sqnr_db,
+        sqnr_of=_SQNR_OF[head.kind],
         labelled=_labelled(baseline[has_label], labels[has_label], engine[has_label])
         if has_label.any()
         else None,
         changed=() if head.kind == "embedding" else _changed(baseline, labels, engine, items),
     )
+
+
+def as_logits(values: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
+    """Logits [N, C] for an engine's outputs [N, C]: probabilities become their logarithms."""
+    if head.kind in {"logits", "embedding"}:
+        return values
+    logs: NDArray[np.float32] = np.log(np.maximum(values, _LEAST))
+    return logs
 
 
 def _changed(
@@ -176,7 +192,7 @@ def _changed(
 ) -> tuple[ChangedImage, ...]:
     before, after = baseline.argmax(axis=1), engine.argmax(axis=1)
     rows = np.flatnonzero(before != after)
-    shares, engine_shares = _probabilities(baseline[rows]), _probabilities(engine[rows])
+    shares, engine_shares = (outputs.probabilities(x[rows], "logits") for x in (baseline, engine))
     margins = shares.max(axis=1, initial=0.0) - shares[np.arange(len(rows)), after[rows]]
     chosen = []
     for place in np.argsort(-margins, kind="stable")[:MOST_CHANGED]:
@@ -200,13 +216,6 @@ def _changed(
 def _pair(scores: NDArray[np.float64], classes: list[int]) -> tuple[float, float]:
     first, second = (round(float(scores[index]), 6) for index in classes)
     return first, second
-
-
-def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Softmax over the classes, [N, C]."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> ClassScores:
@@ -248,17 +257,13 @@ def _labelled(
 
 
 def _cells(labels: NDArray[np.int64], predicted: NDArray[np.intp]) -> tuple[Cell, ...]:
-    pairs, counts = np.unique(np.stack((labels, predicted), axis=1), axis=0, return_counts=True)
-    return tuple(
-        (int(label), int(guess), int(count))
-        for (label, guess), count in zip(pairs, counts, strict=True)
-    )
+    counts = Counter(zip(labels.tolist(), predicted.tolist(), strict=True))
+    return tuple((*cell, count) for cell, count in sorted(counts.items()))
 
 
 def _cell_changes(before: tuple[Cell, ...], after: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    changes = {(label, guess): count for label, guess, count in after}
-    for label, guess, count in before:
-        changes[label, guess] = changes.get((label, guess), 0) - count
+    changes = Counter({(label, guess): count for label, guess, count in after})
+    changes.subtract({(label, guess): count for label, guess, count in before})
     return tuple((*cell, change) for cell, change in sorted(changes.items()) if change)
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from edge_inception.latency.measure import ratio
+from edge_inception.latency.measure import Latency, ratio
 from edge_inception.sidecar import EngineDetails, PlanDetails
 from edge_inception.validate.report_record import Choice, Row, Status, Verdict
 
@@ -30,14 +30,14 @@ _INT8 = "int8"
 class Candidate:
     """An engine that may ship, and the verdict on it.
 
-    ``details`` are those of its sidecar, the .json file beside it. ``seen_on`` is the target whose
-    engine of the same graph was executed for the verdict instead; empty if none was.
+    ``details`` are those of its sidecar. ``executed_on`` is the target whose engine of the same
+    graph was executed for the verdict instead; empty if none was.
     """
 
     row: Row
     verdict: Verdict
     details: EngineDetails
-    seen_on: str = ""
+    executed_on: str = ""
 
 
 class _Plan(NamedTuple):
@@ -57,9 +57,7 @@ class _Plan(NamedTuple):
 def choose(target: str, candidates: Sequence[Candidate]) -> Choice:
     """The engine that ships for a target, and the reason.
 
-    Args:
-        target: Name of the target.
-        candidates: One or more float engines and one int8 engine, either all executed or none.
+    ``candidates`` are one or more float engines and one int8 engine, all executed or none.
 
     Raises:
         ValueError: There is no float engine, or not exactly one int8 engine.
@@ -69,15 +67,15 @@ def choose(target: str, candidates: Sequence[Candidate]) -> Choice:
     if not floats or len(int8) != 1:
         raise ValueError(f"{target}: nothing to choose between")
     is_timed = all(one.row.latency for one in candidates)
-    chosen = (_by_latency if is_timed else _by_plan)(target, floats, int8[0])
+    chosen = (_choose_by_latency if is_timed else _choose_by_plan)(target, floats, int8[0])
     failed = (one.row.name for one in candidates if one.verdict.status is Status.FAILED)
     return replace(chosen, failed=tuple(failed))
 
 
-def _by_latency(target: str, floats: Sequence[Candidate], int8: Candidate) -> Choice:
-    best = min(floats, key=lambda one: (_rank(one), _p50(one)))
+def _choose_by_latency(target: str, floats: Sequence[Candidate], int8: Candidate) -> Choice:
+    best = min(floats, key=lambda one: (_rank(one), _latency(one).p50_ms))
     if _rank(int8) != _rank(best):
-        return _by_gates(target, int8, best)
+        return _choose_by_verdict(target, int8, best)
     faster = ratio(_latency(best), _latency(int8))
     figures = f"{faster.value:.2f}x (95 % interval {faster.lower:.2f} to {faster.upper:.2f})"
     if faster.lower > 1.0:
@@ -87,23 +85,23 @@ def _by_latency(target: str, floats: Sequence[Candidate], int8: Candidate) -> Ch
     return _choice(target, best, f"INT8 is not seen to be faster here, {figures} as fast")
 
 
-def _by_gates(target: str, one: Candidate, other: Candidate) -> Choice:
+def _choose_by_verdict(target: str, one: Candidate, other: Candidate) -> Choice:
     """The choice of the engine with the better verdict; ``other`` if both have the same."""
     winner, loser = (one, other) if _rank(one) < _rank(other) else (other, one)
-    where = f" (the same graph, executed on {loser.seen_on})" if loser.seen_on else ""
+    where = f" (the same graph, executed on {loser.executed_on})" if loser.executed_on else ""
     return _choice(target, winner, f"{_title(loser)} is {loser.verdict.line}{where}")
 
 
-def _by_plan(target: str, floats: Sequence[Candidate], int8: Candidate) -> Choice:
+def _choose_by_plan(target: str, floats: Sequence[Candidate], int8: Candidate) -> Choice:
     best = min(floats, key=_rank)
     # No later step judges the engine, so an int8 engine that failed is not chosen for its plan.
     if int8.verdict.status is Status.FAILED or _rank(int8) != _rank(best):
-        return _by_gates(target, int8, best)
-    ours, theirs = _plan(int8.details), _plan(best.details)
-    if ours is None or theirs is None:
+        return _choose_by_verdict(target, int8, best)
+    int8_plan, float_plan = _plan(int8.details), _plan(best.details)
+    if int8_plan is None or float_plan is None:
         return _choice(target, best, "not executed here, and the plans tell nothing of INT8")
-    evidence = f"not executed here; INT8: {ours}; {_title(best)}: {theirs}"
-    if ours.kernels <= theirs.kernels and ours.activations <= theirs.activations:
+    evidence = f"not executed here; INT8: {int8_plan}; {_title(best)}: {float_plan}"
+    if int8_plan.kernels <= float_plan.kernels and int8_plan.activations <= float_plan.activations:
         return _choice(target, int8, evidence)
     return _choice(target, best, f"{evidence}; measure both on the GPU if size matters more")
 
@@ -124,12 +122,9 @@ def _rank(candidate: Candidate) -> int:
     return _ORDER.index(candidate.verdict.status)
 
 
-def _latency(candidate: Candidate) -> Any:
+def _latency(candidate: Candidate) -> Latency:
+    assert candidate.row.latency is not None, "only timed candidates are compared by latency"
     return candidate.row.latency
-
-
-def _p50(candidate: Candidate) -> float:
-    return float(_latency(candidate).p50_ms)
 
 
 def _plan(details: EngineDetails) -> _Plan | None:

@@ -34,13 +34,13 @@ from edge_inception.latency.record import (
 from edge_inception.latency.regression import EXIT_CODES, Gate, Result
 from edge_inception.records import Record
 from edge_inception.spec import Gates, Progress
-from edge_inception.validate import accuracy, comparable
+from edge_inception.validate import accuracy
 from edge_inception.validate.gate import judge
 from edge_inception.validate.report_record import Status
 
 _SCORE_BATCH = 16
 _SHA256, _HASH_DIGITS = re.compile("[0-9a-f]{64}"), 12
-_OF_STATUS = {
+_VERDICT_OF_STATUS = {
     Status.PASSED: Verdict.PASS,
     Status.FAILED: Verdict.FAIL,
     Status.INCONCLUSIVE: Verdict.INCONCLUSIVE,
@@ -264,7 +264,7 @@ def accuracy_of(
     assert compared.labelled is not None
     drop = compared.labelled.drop_pp
     return AccuracyRecord(
-        verdict=_OF_STATUS[verdict.status],
+        verdict=_VERDICT_OF_STATUS[verdict.status],
         sentence=verdict.sentence,
         drop_pp=Drop(value=drop.value, lower=drop.lower, upper=drop.upper),
         num_images=compared.num_images,
@@ -281,4 +281,4 @@ def _logits(path: Path, labelled: ImageSet) -> NDArray[np.float32]:
     with inference.open_engine(path) as session:
         batches = images.batches(labelled.items, details.preprocess, _SCORE_BATCH)
         answers = [session.run(batch.images) for batch in batches]
-    return comparable.as_logits(np.concatenate(answers), head)
+    return accuracy.as_logits(np.concatenate(answers), head)

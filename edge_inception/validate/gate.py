@@ -26,13 +26,9 @@ def judge(
     speedup: Estimate | None,
     search: SearchOutcome | None = None,
 ) -> Verdict:
-    """Verdict on one engine.
+    """Verdict on one engine; its accuracy and speed-up are None if they were not measured.
 
-    Args:
-        gates: Limits; None stands for no limit.
-        accuracy: Accuracy against the baseline; None if the engine was not executed.
-        speedup: Latency of the FP32 engine over that of this engine; None if not measured.
-        search: Outcome of the search for layer groups to leave in float; its budget is a gate.
+    The budget of a ``search`` for layer groups to leave in float is a gate as well.
     """
     checks: list[Check] = []
     if gates.max_drop_pp is not None:
@@ -96,9 +92,9 @@ def _combine(checks: tuple[Check, ...]) -> Verdict:
 def _check_drop(limit_pp: float, accuracy: Accuracy | None) -> Check:
     name = "max_drop_pp"
     if accuracy is None:
-        return _undecided(name, limit_pp, "top-1 drop not measured: the engine was not executed")
+        return _not_measured(name, limit_pp, "top-1 drop not measured: the engine was not executed")
     if accuracy.labelled is None:
-        return _undecided(name, limit_pp, "top-1 drop not measured: the images have no labels")
+        return _not_measured(name, limit_pp, "top-1 drop not measured: the images have no labels")
     drop = accuracy.labelled.drop_pp
     if drop.upper <= limit_pp:
         status, relation = Status.PASSED, "within"
@@ -125,9 +121,9 @@ def _check_search(search: SearchOutcome) -> Check:
 def _check_agreement(limit: float, accuracy: Accuracy | None) -> Check:
     name = "min_agreement"
     if accuracy is None:
-        return _undecided(name, limit, "agreement not measured: the engine was not executed")
+        return _not_measured(name, limit, "agreement not measured: the engine was not executed")
     agreement = accuracy.agreement
-    status, relation = _at_least(agreement, limit)
+    status, relation = _check_minimum(agreement, limit)
     sentence = (
         f"agreement {100 * agreement.value:.2f} % (95 % bounds {100 * agreement.lower:.2f} to "
         f"{100 * agreement.upper:.2f}), {relation} the {100 * limit:g} % gate"
@@ -140,7 +136,7 @@ def _check_agreement(limit: float, accuracy: Accuracy | None) -> Check:
 def _check_sqnr(limit_db: float, accuracy: Accuracy | None) -> Check:
     name = "min_sqnr_db"
     if accuracy is None:
-        return _undecided(name, limit_db, "SQNR not measured: the engine was not executed")
+        return _not_measured(name, limit_db, "SQNR not measured: the engine was not executed")
     got = accuracy.sqnr_db
     is_met = got >= limit_db
     status, relation = (Status.PASSED, "meets") if is_met else (Status.FAILED, "below")
@@ -151,8 +147,8 @@ def _check_sqnr(limit_db: float, accuracy: Accuracy | None) -> Check:
 def _check_speedup(limit: float, speedup: Estimate | None) -> Check:
     name = "min_speedup"
     if speedup is None:
-        return _undecided(name, limit, "speed-up not measured")
-    status, relation = _at_least(speedup, limit)
+        return _not_measured(name, limit, "speed-up not measured")
+    status, relation = _check_minimum(speedup, limit)
     sentence = (
         f"speed-up {speedup.value:.2f}x (95 % interval {speedup.lower:.2f} to "
         f"{speedup.upper:.2f}), {relation} the {limit:g}x gate"
@@ -160,7 +156,7 @@ def _check_speedup(limit: float, speedup: Estimate | None) -> Check:
     return _check(name, limit, speedup, status, sentence)
 
 
-def _at_least(got: Estimate, limit: float) -> tuple[Status, str]:
+def _check_minimum(got: Estimate, limit: float) -> tuple[Status, str]:
     if got.lower >= limit:
         return Status.PASSED, "meets"
     if got.upper < limit:
@@ -168,7 +164,7 @@ def _at_least(got: Estimate, limit: float) -> tuple[Status, str]:
     return Status.INCONCLUSIVE, "too uncertain for"
 
 
-def _undecided(name: str, wanted: float, reason: str) -> Check:
+def _not_measured(name: str, wanted: float, reason: str) -> Check:
     return _check(name, wanted, None, Status.INCONCLUSIVE, reason)
 
 

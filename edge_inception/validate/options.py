@@ -45,8 +45,8 @@ class EngineEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """The FP32 baseline that is timed beside the engines.
+class TimedBaseline:
+    """The FP32 model that is timed beside the engines.
 
     ``name`` is the name of its row in the report, ``library`` the library that executes it. A
     worker process calls ``factory``, a ``"module:function"``, with ``arguments`` and ``threads``.
@@ -65,9 +65,9 @@ class ValidateOptions:
     ``threads`` is the number of CPU threads, 0 for all that this process may use. Each engine is
     timed in ``rounds`` blocks of at most ``calls_per_block`` calls, with ``batch`` images per call.
     ``cuda_graph``: engines on a GPU launch a captured CUDA graph where the driver can do so.
-    ``is_best``: the engines of one target compete, and only the chosen one is judged. ``search`` is
-    the outcome of the search for layer groups to leave in float; None if there was no search.
-    ``baseline`` is timed beside the engines.
+    ``engines_compete``: of the engines of one target one is chosen, and only that one is judged.
+    ``search`` is the outcome of the search for layer groups to leave in float; None if there was no
+    search. ``baseline`` is timed beside the engines.
     """
 
     model: str
@@ -78,9 +78,9 @@ class ValidateOptions:
     batch: int = 1
     rounds: int = 10
     calls_per_block: int = 20
-    is_best: bool = False
+    engines_compete: bool = False
     search: SearchOutcome | None = None
-    baseline: Reference = field(default_factory=Reference)
+    baseline: TimedBaseline = field(default_factory=TimedBaseline)
 
 
 def require_gates(gates: Gates, head: Head, model: str) -> None:
@@ -106,13 +106,13 @@ def validate_provenance(
     }
     parents: stage.Parents = {"baseline": baseline, "images": images.sha256, **engines}
     # The paths of checkpoint and graph are left out, since the baseline's hash identifies both.
-    reference = options.baseline
-    arguments = {k: v for k, v in reference.arguments.items() if k not in {"checkpoint", "graph"}}
+    timed = options.baseline
+    arguments = {k: v for k, v in timed.arguments.items() if k not in {"checkpoint", "graph"}}
     here = machine.describe()  # a report that is copied to another machine is measured again
     choices = {
         **stage.plain(options),
         "search": records.plain(options.search) or {},
-        "baseline": {**stage.plain(reference), "arguments": stage.plain(arguments)},
+        "baseline": {**stage.plain(timed), "arguments": stage.plain(arguments)},
         "machine": [here.cpu, list(here.instruction_sets), list(here.affinity)],
     }
     return stage.provenance(VALIDATE, parents=parents, options=choices)

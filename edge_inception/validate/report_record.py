@@ -113,9 +113,9 @@ class Accuracy(Record, frozen=True, kw_only=True):
     """One engine against the baseline.
 
     ``agreement`` is the share of images with the same top-1, or for embeddings with the same
-    nearest other image; each bound is one-sided 95 %. ``terms`` names the quantity that ``sqnr_db``
-    compares, such as ``centred logits``; the SQNR of identical values is infinite. ``labelled`` is
-    None if no image has a label. ``changed`` lists at most 50 images whose class the engine
+    nearest other image; each bound is one-sided 95 %. ``sqnr_of`` names the values that
+    ``sqnr_db`` compares, such as ``centred logits``; if they are equal it is infinite. ``labelled``
+    is None if no image has a label. ``changed`` lists at most 50 images whose class the engine
     changed, by the margin of the baseline's class over the engine's in the baseline's
     probabilities, largest first; it is empty for embeddings and None in older reports.
     """
@@ -125,7 +125,7 @@ class Accuracy(Record, frozen=True, kw_only=True):
     agreement: Estimate
     sqnr_db: Unbounded
     labelled: LabelledAccuracy | None
-    terms: str = ""
+    sqnr_of: str = msgspec.field(default="", name="terms")
     changed: tuple[ChangedImage, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -232,7 +232,7 @@ class ValidationSet(Record, frozen=True, kw_only=True):
     classes: tuple[str, ...]
 
 
-class JudgedFile(Record, frozen=True, kw_only=True):
+class EngineFileRef(Record, frozen=True, kw_only=True):
     """Name of an engine's file in the folder of the report, and the hash of the file."""
 
     file: str
@@ -242,7 +242,7 @@ class JudgedFile(Record, frozen=True, kw_only=True):
 class Context(Record, frozen=True, kw_only=True):
     """Files that the report is about: engine files by the name of their row, and the baseline."""
 
-    engines: dict[str, JudgedFile]
+    engines: dict[str, EngineFileRef]
     baseline_sha256: str
 
 
@@ -271,7 +271,7 @@ class ReportRecord(Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not any(row.is_subject for row in self.rows):
-            raise ValueError("a report judges a subject, got none")
+            raise ValueError("a report needs a row that is judged, got none")
 
     @property
     def subjects(self) -> tuple[Row, ...]:
@@ -283,7 +283,7 @@ class ReportRecord(Record, frozen=True, kw_only=True):
         """The verdict in one word: PASSED, FAILED or INCONCLUSIVE."""
         return self.verdict.status.value
 
-    def file_of(self, row: str) -> JudgedFile:
+    def file_of(self, row: str) -> EngineFileRef:
         """The engine file of the row with the name ``row``.
 
         Raises:
@@ -324,23 +324,17 @@ def convert(value: Any, *, where: str) -> ReportRecord:
     return records.convert(ReportRecord, value, where=where, hint=_HINT)
 
 
-def to_json(report: ReportRecord, *, with_samples: bool = True) -> dict[str, Any]:
-    """The report as JSON values; the module's docstring describes the schema.
-
-    Args:
-        report: Results of the validation.
-        with_samples: Keep the latency of every call; otherwise the lists of samples are empty.
-    """
-    rows = tuple(_with_samples(row, with_samples=with_samples) for row in report.rows)
+def to_json(report: ReportRecord) -> dict[str, Any]:
+    """The report as JSON values; the module's docstring describes the schema."""
+    rows = tuple(_round_samples(row) for row in report.rows)
     value: dict[str, Any] = _finite(records.plain(msgspec.structs.replace(report, rows=rows)))
     return value | {"search": value["search"] or {}}
 
 
-def _with_samples(row: Row, *, with_samples: bool) -> Row:
+def _round_samples(row: Row) -> Row:
     if row.latency is None:
         return row
-    kept = row.latency.samples_ms if with_samples else ()
-    samples = tuple(round(sample, _SAMPLE_DIGITS) for sample in kept)
+    samples = tuple(round(sample, _SAMPLE_DIGITS) for sample in row.latency.samples_ms)
     latency = msgspec.structs.replace(row.latency, samples_ms=samples)
     return msgspec.structs.replace(row, latency=latency)
 

@@ -19,6 +19,7 @@ from edge_inception.artifact import Baseline, Report
 from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet
 from edge_inception.engines import _registry as backends
+from edge_inception.errors import InputError
 from edge_inception.latency import machine, measure
 from edge_inception.latency.contender import photos
 from edge_inception.latency.measure import Contender, Latency, LatencyOptions
@@ -29,7 +30,7 @@ from edge_inception.validate.accuracy import BaselineArrays
 from edge_inception.validate.choice import Candidate, choose
 from edge_inception.validate.options import (
     EngineEntry,
-    Reference,
+    TimedBaseline,
     ValidateOptions,
     require_gates,
     validate_provenance,
@@ -38,7 +39,7 @@ from edge_inception.validate.report_record import (
     Accuracy,
     Choice,
     Context,
-    JudgedFile,
+    EngineFileRef,
     ReportRecord,
     Role,
     Row,
@@ -63,23 +64,27 @@ def validate(
 ) -> Report:
     """Accuracy and latency of every engine that this machine can execute, and the verdict.
 
-    Args:
-        baseline: Baseline that was recorded on the images of ``image_set`` in the same order.
-        entries: Engines; an engine whose backend cannot execute here is listed, not measured.
-        image_set: Validation images.
-        options: Gates, threads and latency protocol.
-        out: Path of report.json.
-        progress: Called with (images done, images in all); a block of timed calls counts as the
-            number of images that are scored in about the same time.
+    The baseline must have been recorded on the images of ``image_set`` in the same order. An
+    engine whose backend cannot execute here is listed, not measured. ``progress`` counts images; a
+    block of timed calls counts as the number of images that are scored in about the same time.
 
     Raises:
-        InputError: An engine or the baseline does not fit, or a logit is NaN or infinite.
+        InputError: No engine has the precision to judge, an engine or the baseline does not fit, or
+            a logit is NaN or infinite.
         Inconclusive: Latency could not be measured.
     """
+    if not any(entry.is_subject for entry in entries):
+        raise InputError(
+            "there is no engine to judge", hint="compile one in the precision to validate"
+        )
     head = entries[0].engine.details.head
     require_gates(options.gates, head, options.model)
     arrays = accuracy.load_baseline(baseline)
-    running = [entry for entry in entries if _can_execute(entry)]
+    running = [
+        entry
+        for entry in entries
+        if backends.backend(entry.engine.details.backend).availability().can_execute
+    ]
     scores: dict[str, Accuracy] = {}
     scored = len(running) * len(image_set.items)
     blocks = options.rounds * (len(running) + 1) if running else 0  # PyTorch is timed as well
@@ -89,14 +94,14 @@ def validate(
         on_score: Progress = lambda done, _, before=before: progress(before + done, total)  # type: ignore[misc] # noqa: E731
         scores[name_of(entry)] = _score(entry, arrays, image_set, options, on_score)
     on_block: Progress = lambda done, _: progress(scored + done * _BLOCK_WEIGHT, total)  # noqa: E731
-    timed = _times(running, image_set, options, on_block)
-    rows = with_speedups(
-        (_baseline_row(arrays, timed, head, options.baseline), *_rows(entries, scores, timed))
-    )
+    timed = _measure_latency(running, image_set, options, on_block)
+    baseline_row = _baseline_row(arrays, timed, head, options.baseline)
+    rows = with_speedups((baseline_row, *_engine_rows(entries, scores, timed)))
     choices: tuple[Choice, ...] = ()
-    verdicts = _verdicts(rows, entries, options)
-    if options.is_best:
+    if options.engines_compete:
         rows, choices, verdicts = _choose(rows, entries, options)
+    else:
+        verdicts = _verdicts(rows, entries, options)
     record = ReportRecord(
         model=options.model,
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -132,7 +137,7 @@ def _validation_set(image_set: ImageSet) -> ValidationSet:
 
 def _context(entries: Sequence[EngineEntry], baseline: Baseline) -> Context:
     engines = {
-        name_of(entry): JudgedFile(file=entry.engine.path.name, sha256=entry.engine.sha256)
+        name_of(entry): EngineFileRef(file=entry.engine.path.name, sha256=entry.engine.sha256)
         for entry in entries
     }
     return Context(engines=engines, baseline_sha256=baseline.sha256)
@@ -160,10 +165,6 @@ def name_of(entry: EngineEntry) -> str:
     return f"{entry.precision.upper()} ({entry.target})"
 
 
-def _can_execute(entry: EngineEntry) -> bool:
-    return backends.backend(entry.engine.details.backend).availability().can_execute
-
-
 def _score(
     entry: EngineEntry,
     arrays: BaselineArrays,
@@ -179,7 +180,7 @@ def _score(
         return accuracy.score(session, arrays, batches, head=details.head, progress=progress)
 
 
-def _times(
+def _measure_latency(
     running: Sequence[EngineEntry],
     image_set: ImageSet,
     options: ValidateOptions,
@@ -236,17 +237,17 @@ def _latency_options(options: ValidateOptions) -> LatencyOptions:
 
 
 def _baseline_row(
-    arrays: BaselineArrays, timed: dict[str, Latency], head: Head, reference: Reference
+    arrays: BaselineArrays, timed: dict[str, Latency], head: Head, model: TimedBaseline
 ) -> Row:
     own = head if head.kind == "embedding" else Head()  # baselines hold logits or embeddings
     return Row(
-        name=reference.name,
+        name=model.name,
         role=Role.BASELINE,
-        backend=reference.library,
+        backend=model.library,
         precision="fp32",
         float_precision="f32",
         accuracy=accuracy.compare(arrays.logits, arrays.labels, arrays.logits, head=own),
-        latency=timed.get(reference.name),
+        latency=timed.get(model.name),
         speedup=None,
         size_bytes=None,
         weight_bytes=None,
@@ -255,7 +256,7 @@ def _baseline_row(
     )
 
 
-def _rows(
+def _engine_rows(
     entries: Sequence[EngineEntry], scores: dict[str, Accuracy], timed: dict[str, Latency]
 ) -> Iterator[Row]:
     subjects = _subjects(entries, scores)
@@ -277,8 +278,8 @@ def _rows(
             latency=timed.get(name),
             speedup=None,
             size_bytes=entry.engine.path.stat().st_size,
-            weight_bytes=_weight_bytes(details),
-            executed_layers=_executed(details),
+            weight_bytes=details.total_weight_bytes if isinstance(details, PlanDetails) else None,
+            executed_layers=_executed_layers(details),
             note="" if name in scores else "compiled, not executed here",
         )
 
@@ -298,11 +299,7 @@ def _reference(entries: Sequence[EngineEntry], subject: EngineEntry) -> EngineEn
     return None
 
 
-def _weight_bytes(details: EngineDetails) -> int | None:
-    return details.total_weight_bytes if isinstance(details, PlanDetails) else None
-
-
-def _executed(details: EngineDetails) -> dict[str, int]:
+def _executed_layers(details: EngineDetails) -> dict[str, int]:
     """Number of layers by type and precision, such as {"Convolution i8": 149}."""
     layers = details.executed_layers if isinstance(details, BlobDetails) else {}
     return {f"{kind} {p}": n for kind, counts in layers.items() for p, n in counts.items()}
@@ -327,7 +324,7 @@ def _choose(
     judged = {row.name for row in rows if row.name in chosen and row.accuracy} or chosen
     judged |= {name for name in chosen if verdicts[name].status is Status.FAILED}
     others = set(verdicts) - judged
-    rows = tuple(_in_role(row, judged, others) for row in rows)
+    rows = tuple(_with_role(row, judged, others) for row in rows)
     return rows, choices, {row.name: verdicts[row.name] for row in rows if row.name in judged}
 
 
@@ -343,12 +340,12 @@ def _candidate(
     same = [other for other in entries if _computes_alike(other, entry)]
     executed = next((other for other in same if by_name[name_of(other)].accuracy), None)
     if row.accuracy or executed is None:
-        return Candidate(row=row, verdict=_judged(row, entry, options), details=details)
+        return Candidate(row=row, verdict=_judge(row, entry, options), details=details)
     # The graph alone determines accuracy; a speed-up on another target says nothing about this one.
     accuracy = by_name[name_of(executed)].accuracy
     gates = replace(options.gates, min_speedup=None)
-    verdict = _judged(structs.replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
-    return Candidate(row=row, verdict=verdict, details=details, seen_on=executed.target)
+    verdict = _judge(structs.replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
+    return Candidate(row=row, verdict=verdict, details=details, executed_on=executed.target)
 
 
 def _computes_alike(one: EngineEntry, other: EngineEntry) -> bool:
@@ -357,7 +354,7 @@ def _computes_alike(one: EngineEntry, other: EngineEntry) -> bool:
     return parents[0] == parents[1] and one.float_precision == other.float_precision
 
 
-def _in_role(row: Row, judged: AbstractSet[str], others: AbstractSet[str]) -> Row:
+def _with_role(row: Row, judged: AbstractSet[str], others: AbstractSet[str]) -> Row:
     if row.name in judged:
         return structs.replace(row, role=Role.SUBJECT)
     return structs.replace(row, role=Role.OTHER) if row.name in others else row
@@ -368,10 +365,10 @@ def _verdicts(
 ) -> dict[str, Verdict]:
     """The verdict on every judged engine, by the name of its row."""
     by_name = {name_of(entry): entry for entry in entries}
-    return {row.name: _judged(row, by_name[row.name], options) for row in rows if row.is_subject}
+    return {row.name: _judge(row, by_name[row.name], options) for row in rows if row.is_subject}
 
 
-def _judged(row: Row, entry: EngineEntry, options: ValidateOptions) -> Verdict:
+def _judge(row: Row, entry: EngineEntry, options: ValidateOptions) -> Verdict:
     gates = options.gates
     if (row.precision, row.float_precision) == ("fp32", "f32"):
         # speed-ups are relative to the FP32 engine itself

@@ -128,7 +128,7 @@ def images_to_decide(found: dict[str, Any], limit_pp: float, total: int) -> int 
 
 def rtx(path: Path) -> dict[str, Any]:
     """What TensorRT-RTX's compiler makes of a graph, without a GPU."""
-    library = _nvidia.library(tensorrt_rtx._VENDOR)
+    library = _nvidia.import_library(tensorrt_rtx._LIBRARY)
     settings = _nvinfer.BuildSettings(min_batch=1, opt_batch=1, max_batch=1)
     try:
         built = _nvinfer.build(library, str(path), settings)

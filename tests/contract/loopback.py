@@ -92,7 +92,9 @@ _MANIFEST = manifest.Manifest(
     preprocess=manifest.Preprocess((8, 8)),
     target=manifest.Target("cpu", "this CPU", "openvino", [], ("", ""), None, 0),
     graphs=[_GRAPH],
-    build=manifest.Choices(None, None, allow_gpu_fallback=True, builder_optimization_level=None),
+    build=manifest.BuildOptions(
+        None, None, allow_gpu_fallback=True, builder_optimization_level=None
+    ),
     gates=manifest.Gates(),
     verdict="PASSED",
     golden=manifest.Golden(0, manifest.Tolerance(30.0, 30.0, 1.0, 2)),
@@ -120,7 +122,7 @@ _BENCH = measure.Bench(
         runner="python", spin_wait=False, cuda_graph=False, metric="host_to_host_ms",
         input_sha256="ef", batch=1, **measure.Protocol()._asdict(),
     ),
-    runs=[measure.run_of(measure.summary([12.5], ()), None, measure.Heat({}, {}), None)],
+    runs=[measure.summarize_run([12.5], ())],
     fingerprint="0123456789ab",
 )  # fmt: skip
 
@@ -239,8 +241,8 @@ def write_bundle(folder: Path, *, weight: bytes = b"", **behaviour: Any) -> Path
 
 def write_manifest(folder: Path, files: dict[str, Any], **changed: Any) -> Path:
     record = {**records.plain(_MANIFEST), "files": files, **changed}
-    record["version"] = record["version"] or manifest.version_of(record)
-    record["sha256"] = manifest.digest_of(record)
+    record["version"] = record["version"] or manifest.compute_version(record)
+    record["sha256"] = manifest.compute_digest(record)
     (folder / manifest.FILE).write_text(json.dumps(record))
     return folder
 

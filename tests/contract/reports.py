@@ -7,7 +7,7 @@ from typing import Any
 from edge_inception.validate.report_record import (
     Check,
     Context,
-    JudgedFile,
+    EngineFileRef,
     ReportRecord,
     Role,
     Row,
@@ -45,7 +45,7 @@ def report(
     *rows: Row,
     checks: tuple[Check, ...] = (),
     status: Status = Status.PASSED,
-    engines: dict[str, JudgedFile] | None = None,
+    engines: dict[str, EngineFileRef] | None = None,
     baseline_sha256: str = "",
 ) -> ReportRecord:
     return ReportRecord(

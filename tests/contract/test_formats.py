@@ -297,8 +297,8 @@ def verification(_: Path) -> Format:
 def sealed(value: Any) -> str:
     """A manifest as its maker would have written it."""
     if isinstance(value, dict):
-        named = {**value, "version": manifest.version_of(value)}
-        value = {**named, "sha256": manifest.digest_of(named)}
+        named = {**value, "version": manifest.compute_version(value)}
+        value = {**named, "sha256": manifest.compute_digest(named)}
     return json.dumps(value)
 
 
@@ -323,14 +323,16 @@ def of_bundle(folder: Path) -> Format:
         preprocess=manifest.Preprocess((8, 8)),
         target=target,
         graphs=[graph],
-        build=manifest.Choices(256, None, allow_gpu_fallback=True, builder_optimization_level=3),
+        build=manifest.BuildOptions(
+            256, None, allow_gpu_fallback=True, builder_optimization_level=3
+        ),
         gates=manifest.Gates(max_drop_pp=1.0),
         verdict="PASSED",
         golden=manifest.Golden(2, manifest.Tolerance(30.0, 20.0, 0.9, 1.0)),
         files=files,
     )
     return Format(
-        sample=device_records.plain(manifest.sealed(made)),
+        sample=device_records.plain(manifest.seal(made)),
         read=through(folder / manifest.FILE, lambda path: manifest.read_manifest(str(path))),
         dump=sealed,  # anew after each change, so these two are always right
         lacks=("version", "sha256", "made_with.*", "gates.*", "graphs.float_layers", *PREPROCESS),

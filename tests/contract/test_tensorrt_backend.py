@@ -48,7 +48,7 @@ class Device:
 
     def say(self, version):
         """Let the packaging tell ``version``."""
-        self._patch.setattr(_plan_session, "installed_version", lambda _vendor: version)
+        self._patch.setattr(_plan_session, "_installed_version", lambda _spec: version)
 
     def typed(self, typing):
         """``weak_fp32`` is the float32 graph for releases without strong typing."""

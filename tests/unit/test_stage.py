@@ -47,7 +47,7 @@ WORDS = {
 STAGES = {
     found.name: found
     for found in (
-        *(train.TRAIN, train.QAT, export.EXPORT, export.ENDS, graph.IMPORT, graph.SIMPLIFY),
+        *(train.TRAIN, train.QAT, export.EXPORT, export.INTERFACE, graph.IMPORT, graph.SIMPLIFY),
         *(baseline.BASELINE, baseline.ONNX_BASELINE, quant.CALIBRATE, quant.IMPORT_RANGES),
         *(quant.QUANTIZE, quant.CALIBRATION_CACHE, search.SEARCH, validate.VALIDATE),
         *(backends.backend(name).stage for name in backends.backend_names()),

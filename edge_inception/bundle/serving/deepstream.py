@@ -22,8 +22,8 @@ from edge_inception.spec import Precision, Preprocess
 
 _WHITE = 255.0
 _SEPARATOR = ";"
-_COLOUR = {"RGB": 0, "BGR": 1}
-_MODE = {Precision.FP32: 0, Precision.INT8: 1, Precision.FP16: 2}
+_COLOUR_FORMATS = {"RGB": 0, "BGR": 1}
+_NETWORK_MODES = {Precision.FP32: 0, Precision.INT8: 1, Precision.FP16: 2}
 _SOFTMAX = "build with --head softmax"
 
 
@@ -40,7 +40,7 @@ def render(facts: ServingFacts) -> dict[str, str]:
     """
     _require_head(facts)
     _require_plain_labels(facts)
-    if _takes_pixels(facts):
+    if _takes_uint8(facts):
         files = {"deepstream/config_inferserver.txt": nvinferserver.config(facts)}
     else:
         _require_batch(facts)
@@ -52,7 +52,7 @@ def render(facts: ServingFacts) -> dict[str, str]:
 
 def usage(facts: ServingFacts) -> str:
     """Markdown on how to install the engine, and how the preprocessing differs from validation."""
-    if _takes_pixels(facts):
+    if _takes_uint8(facts):
         start = (
             "Fill Triton's repository as above; DeepStream reads it itself. Then `nvinferserver "
             "config-file-path=serving/deepstream/config_inferserver.txt`"
@@ -69,11 +69,11 @@ def usage(facts: ServingFacts) -> str:
     )
 
 
-def _takes_pixels(facts: ServingFacts) -> bool:
+def _takes_uint8(facts: ServingFacts) -> bool:
     return facts.preprocess.element == "uint8"
 
 
-def normalisation(preprocess: Preprocess) -> tuple[float, tuple[float, ...]]:
+def nvinfer_normalisation(preprocess: Preprocess) -> tuple[float, tuple[float, ...]]:
     """Scale and offsets of nvinfer: scale * (x - offset[c]) = (x / 255 - mean[c]) / std[c].
 
     Raises:
@@ -127,21 +127,21 @@ def _require_plain_labels(facts: ServingFacts) -> None:
 
 
 def _config(facts: ServingFacts) -> str:
-    scale, offsets = normalisation(facts.preprocess)
+    scale, offsets = nvinfer_normalisation(facts.preprocess)
     lines = [
         "[property]",
         "gpu-id=0",
         "model-engine-file=model.engine",
         *(["labelfile-path=labels.txt"] if facts.labels else []),
         f"batch-size={facts.profile.max}",
-        f"network-mode={_MODE[facts.precision]}",
+        f"network-mode={_NETWORK_MODES[facts.precision]}",
         "network-type=1",
         "process-mode=1",
         "gie-unique-id=1",
-        f"infer-dims={_listed(facts.input.shape)}",
-        f"model-color-format={_COLOUR[facts.preprocess.channel_order]}",
+        f"infer-dims={_join(facts.input.shape)}",
+        f"model-color-format={_COLOUR_FORMATS[facts.preprocess.channel_order]}",
         f"net-scale-factor={scale!r}",
-        f"offsets={_listed(offsets)}",
+        f"offsets={_join(offsets)}",
         "maintain-aspect-ratio=0",
         f"scaling-filter={nvinferserver.FILTERS[facts.preprocess.interpolation]}",
         "# 0: the most probable class, however unsure; 0 to 1 leaves unsure ones out",
@@ -152,5 +152,5 @@ def _config(facts: ServingFacts) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _listed(values: tuple[float, ...]) -> str:
+def _join(values: tuple[float, ...]) -> str:
     return _SEPARATOR.join(map(str, values))

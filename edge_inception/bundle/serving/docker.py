@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from edge_inception.bundle.serving.facts import ServingFacts
 from edge_inception.errors import InputError
-from edge_inception.hardware.jetpack import JetPack, parsed
+from edge_inception.hardware.jetpack import JetPack, parse_version
 
-_CONTAINERS = 'get_l4t_base in dusty-nv/jetson-containers, docs/hardware.md, "On the device"'
-_TENSORRT = "NGC tensorrt; l4t-jetpack ends with JetPack 6"
+_CONTAINERS_SOURCE = 'get_l4t_base in dusty-nv/jetson-containers, docs/hardware.md, "On the device"'
+_NGC_SOURCE = "NGC tensorrt; l4t-jetpack ends with JetPack 6"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,19 +33,19 @@ class BaseImage:
 
     def runs_on(self, release: JetPack) -> bool:
         """Whether ``release`` and the releases of this image overlap."""
-        first, last = parsed(release.first), parsed(release.last)
-        return parsed(self.first) <= last and first <= parsed(self.last)
+        first, last = parse_version(release.first), parse_version(release.last)
+        return parse_version(self.first) <= last and first <= parse_version(self.last)
 
 
 # First and last JetPack, image below nvcr.io/nvidia, TensorRT version, source of the row
 _ROWS = (
-    ("4.6.1", "4.6.6", "l4t-base:r32.7.1", "8.2.1", _CONTAINERS),
-    ("5.0.2", "5.0.2", "l4t-jetpack:r35.1.0", "8.4.1", _CONTAINERS),
-    ("5.1", "5.1.6", "l4t-jetpack:r35.4.1", "8.5.2", _CONTAINERS),
+    ("4.6.1", "4.6.6", "l4t-base:r32.7.1", "8.2.1", _CONTAINERS_SOURCE),
+    ("5.0.2", "5.0.2", "l4t-jetpack:r35.1.0", "8.4.1", _CONTAINERS_SOURCE),
+    ("5.1", "5.1.6", "l4t-jetpack:r35.4.1", "8.5.2", _CONTAINERS_SOURCE),
     ("6.0", "6.0", "l4t-jetpack:r36.3.0", "8.6.2", "NGC l4t-jetpack, tag of L4T 36.3.0"),
     ("6.1", "6.2.2", "l4t-jetpack:r36.4.0", "10.3.0", "NGC l4t-jetpack, tag of L4T 36.4.0"),
-    ("7.0", "7.1", "tensorrt:25.09-py3", "10.13.3", _TENSORRT),
-    ("7.2", "7.2.2", "tensorrt:26.05-py3", "10.16.1", _TENSORRT),
+    ("7.0", "7.1", "tensorrt:25.09-py3", "10.13.3", _NGC_SOURCE),
+    ("7.2", "7.2.2", "tensorrt:26.05-py3", "10.16.1", _NGC_SOURCE),
 )
 BASE_IMAGES = tuple(
     BaseImage(
@@ -70,16 +70,18 @@ def render(facts: ServingFacts) -> dict[str, str]:
     Raises:
         InputError: The target has no JetPack.
     """
-    return {f"docker/{_file(base)}": _dockerfile(facts, base) for base in base_images(facts)}
+    return {
+        f"docker/{_dockerfile_name(base)}": _dockerfile(facts, base) for base in base_images(facts)
+    }
 
 
 def usage(facts: ServingFacts) -> str:
     """Markdown on how to build the image, and how to build and verify the engine in a container."""
     base = base_images(facts)[-1]
-    tag = _tag(facts)
-    run = f"docker run --rm --runtime nvidia -v {tag}-engine:{_home(facts)}/engine {tag}"
+    tag = _image_tag(facts)
+    run = f"docker run --rm --runtime nvidia -v {tag}-engine:{facts.home}/engine {tag}"
     return (
-        f"```\ndocker build -f serving/docker/{_file(base)} -t {tag} .\n"
+        f"```\ndocker build -f serving/docker/{_dockerfile_name(base)} -t {tag} .\n"
         f"{run} build\n{run} verify\n```\n"
         "Take the Dockerfile of the device's own JetPack. The engine lives in the volume: it is "
         "built once per device.\n"
@@ -101,15 +103,11 @@ def base_images(facts: ServingFacts) -> tuple[BaseImage, ...]:
     return tuple(base for base in BASE_IMAGES if any(base.runs_on(release) for release in stock))
 
 
-def _file(base: BaseImage) -> str:
+def _dockerfile_name(base: BaseImage) -> str:
     return f"Dockerfile.jetpack-{base.first}"
 
 
-def _home(facts: ServingFacts) -> str:
-    return f"/opt/edge-inception/{facts.name}"
-
-
-def _tag(facts: ServingFacts) -> str:
+def _image_tag(facts: ServingFacts) -> str:
     """The image's name, in lower case and with single separators, as docker wants it."""
     words = "".join(char if char.isalnum() else " " for char in facts.name.lower()).split()
     return "-".join(words)
@@ -122,7 +120,6 @@ def _dockerfile(facts: ServingFacts, base: BaseImage) -> str:
         if base.is_mounted
         else ""
     )
-    home = _home(facts)
     return f"""\
 # {facts.name} on JetPack {releases} (TensorRT {base.tensorrt}); run with --runtime nvidia.
 # Base image: {base.source}.
@@ -131,13 +128,13 @@ RUN apt-get update \\
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \\
     python3 python3-numpy python3-pil \\
  && rm -rf /var/lib/apt/lists/*
-WORKDIR {home}
+WORKDIR {facts.home}
 COPY . .
-# Said here so that --runtime nvidia alone shows the GPU, whatever the base image says.
+# These let --runtime nvidia alone show the GPU, whatever the base image sets.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=all
 # An engine is tied to its device: none is taken from the folder of the build.
 RUN rm -rf engine && mkdir engine
-VOLUME {home}/engine
+VOLUME {facts.home}/engine
 ENTRYPOINT ["/usr/bin/python3", "device.py"]
 CMD ["verify"]
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edge_inception.errors import InputError
 from edge_inception.hardware.target import Target
@@ -39,7 +39,6 @@ class ServingFacts:
         precision: Precision of the typed graph.
         head: The graph's last part, such as softmax, which decides what its outputs mean.
         target: The hardware.
-        compute_capabilities: NVIDIA's SM versions; a Triton repository has one plan for each.
         dla_core: Index of the DLA core that runs the engine; None means that the GPU runs it.
     """
 
@@ -52,8 +51,12 @@ class ServingFacts:
     precision: Precision
     head: Head
     target: Target
-    compute_capabilities: tuple[str, ...] = field(default=())
     dla_core: int | None = None
+
+    @property
+    def home(self) -> str:
+        """Folder of the bundle on the device, as the Dockerfiles and the systemd unit lay it."""
+        return f"/opt/edge-inception/{self.name}"
 
 
 def serving_facts(
@@ -61,17 +64,9 @@ def serving_facts(
     target: Target,
     *,
     name: str,
-    compute_capabilities: tuple[str, ...] = (),
     dla_core: int | None = None,
 ) -> ServingFacts:
     """Facts from the sidecar (.json file) of a typed graph, after a check of name and labels.
-
-    Args:
-        details: Details of the sidecar.
-        target: The hardware.
-        name: Name of the bundle.
-        compute_capabilities: SM versions such as ("7.2", "8.7"); empty means the target's own.
-        dla_core: Index of the DLA core that the engine is built for; None means the GPU.
 
     Raises:
         InputError: The name needs quotes in a path or a systemd unit, a label is not one line, or
@@ -95,7 +90,6 @@ def serving_facts(
         precision=details.precision,
         head=head,
         target=target,
-        compute_capabilities=compute_capabilities or target.compute_capabilities,
         dla_core=dla_core,
     )
 

@@ -7,7 +7,7 @@ Paths in the configuration are relative to its own folder. Source: ``nvdsinferse
 from __future__ import annotations
 
 from edge_inception.bundle.serving.facts import ServingFacts
-from edge_inception.bundle.serving.triton import quoted
+from edge_inception.bundle.serving.triton import quote
 from edge_inception.errors import InputError
 
 # Interpolation -> number in the enum NvBufSurfTransform_Inter; DeepStream's default is nearest.
@@ -38,7 +38,7 @@ def config(facts: ServingFacts) -> str:
         f"  max_batch_size: {facts.profile.max}",
         "  backend {",
         "    triton {",
-        f"      model_name: {quoted(facts.name)}",
+        f"      model_name: {quote(facts.name)}",
         "      version: -1",
         '      model_repo { root: "../triton" strict_model_config: true }',
         "    }",
@@ -46,7 +46,7 @@ def config(facts: ServingFacts) -> str:
         "  preprocess {",
         f"    network_format: IMAGE_FORMAT_{facts.preprocess.channel_order}",
         f"    tensor_order: {_ORDERS[facts.preprocess.layout]}",
-        f"    tensor_name: {quoted(facts.input.name)}",
+        f"    tensor_name: {quote(facts.input.name)}",
         "    maintain_aspect_ratio: 0",
         f"    frame_scaling_filter: {FILTERS[facts.preprocess.interpolation]}",
         "    normalize { scale_factor: 1.0 channel_offsets: [ 0, 0, 0 ] }",

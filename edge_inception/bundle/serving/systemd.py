@@ -8,7 +8,7 @@ Sources: systemd.service(5), systemd.exec(5); NVIDIA's unit for jetson_clocks, d
 from __future__ import annotations
 
 from edge_inception.bundle.serving.facts import ServingFacts
-from edge_inception.hardware.jetpack import parsed
+from edge_inception.hardware.jetpack import parse_version
 
 _USER = "edge-inception"
 _CLOCKS = "edge-inception-clocks.service"
@@ -34,7 +34,7 @@ def usage(facts: ServingFacts) -> str:
     groups = f" --groups {','.join(_groups(facts))}" if _groups(facts) else ""
     return (
         f"```\nsudo useradd --system{groups} {_USER}\n"
-        f"sudo mkdir -p {_home(facts)} && sudo cp -r . {_home(facts)}\n"
+        f"sudo mkdir -p {facts.home} && sudo cp -r . {facts.home}\n"
         "sudo cp serving/systemd/*.service /etc/systemd/system/\n"
         f"sudo systemctl daemon-reload && sudo systemctl enable --now {facts.name}\n```\n"
         "The first start builds the engine, which takes minutes. The unit then replays the golden "
@@ -46,11 +46,7 @@ def _groups(facts: ServingFacts) -> tuple[str, ...]:
     """Groups that own the GPU's device files; JetPack 4 (Ubuntu 18.04) has no group ``render``."""
     if not facts.target.is_jetson:
         return ()
-    return ("video", "render") if parsed(facts.target.jetpack[0]) >= (5,) else ("video",)
-
-
-def _home(facts: ServingFacts) -> str:
-    return f"/opt/edge-inception/{facts.name}"
+    return ("video", "render") if parse_version(facts.target.jetpack[0]) >= (5,) else ("video",)
 
 
 def _clocks() -> str:
@@ -86,10 +82,10 @@ StartLimitBurst={_RESTARTS}
 Type=simple
 RemainAfterExit=yes
 User={_USER}
-{supplementary}WorkingDirectory={_home(facts)}
+{supplementary}WorkingDirectory={facts.home}
 Environment=PYTHONDONTWRITEBYTECODE=1
 # As root: the bundle belongs to root, and only the engine's folder to the user.
-ExecStartPre=+/usr/bin/install -d -o {_USER} {_home(facts)}/engine
+ExecStartPre=+/usr/bin/install -d -o {_USER} {facts.home}/engine
 ExecStartPre={python} check
 ExecStartPre={python} build
 ExecStart={python} verify

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edge_inception.bundle.serving.facts import ServingFacts, Tensor
 from edge_inception.errors import InputError
-from edge_inception.hardware.jetpack import parsed
+from edge_inception.hardware.jetpack import parse_version
 
 _QUEUE_DELAY_US = 500  # longest wait of a request for others; far below any latency measured here
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
@@ -60,7 +60,7 @@ def usage(facts: ServingFacts) -> str:
     copies = "".join(f"cp {source} {folder}/{name}\n" for name in _filenames(facts).values())
     note = (
         "One plan per compute capability: build each on its own device.\n"
-        if len(facts.compute_capabilities) > 1
+        if len(facts.target.compute_capabilities) > 1
         else ""
     )
     if platform.suffix == ".plan":
@@ -105,7 +105,7 @@ def _elements_of_classes(facts: ServingFacts) -> set[str]:
     """Possible types of a top-k head's classes: TensorRT before 10 turns int64 into int32."""
     if facts.target.backend != "tensorrt":
         return {"TYPE_INT64"}
-    are_new = [parsed(version) >= (10,) for version in facts.target.tensorrt if version]
+    are_new = [parse_version(version) >= (10,) for version in facts.target.tensorrt if version]
     return {"TYPE_INT64" if is_new else "TYPE_INT32" for is_new in are_new or (False, True)}
 
 
@@ -117,62 +117,66 @@ def _has_label_file(facts: ServingFacts) -> bool:
 def _filenames(facts: ServingFacts) -> dict[str, str]:
     """Compute capability -> file in the version folder; a single file has an empty key."""
     suffix = _platform(facts).suffix
-    if suffix == ".plan" and len(facts.compute_capabilities) > 1:
-        return {cc: f"model.sm{cc.replace('.', '')}.plan" for cc in facts.compute_capabilities}
+    if suffix == ".plan" and len(facts.target.compute_capabilities) > 1:
+        return {
+            cc: f"model.sm{cc.replace('.', '')}.plan" for cc in facts.target.compute_capabilities
+        }
     return {"": f"model{suffix}"}
 
 
 def _config(facts: ServingFacts, platform: _Platform) -> str:
     lines = [
-        f"name: {quoted(facts.name)}",
-        f"backend: {quoted(platform.backend)}",
+        f"name: {quote(facts.name)}",
+        f"backend: {quote(platform.backend)}",
         f"max_batch_size: {facts.profile.max if facts.profile.is_dynamic else 0}",
-        *_io("input", facts.input, facts),
+        *_tensor_lines("input", facts.input, facts),
     ]
     for index, output in enumerate(facts.outputs):
         label = ['  label_filename: "labels.txt"'] if not index and _has_label_file(facts) else []
-        lines += _io("output", output, facts, label)
+        lines += _tensor_lines("output", output, facts, label)
     lines += _instances(facts, platform)
     if facts.profile.is_dynamic:
         lines += [
             "dynamic_batching {",
-            *(f"  preferred_batch_size: {size}" for size in _preferred(facts)),
+            *(f"  preferred_batch_size: {size}" for size in _preferred_batch_sizes(facts)),
             f"  max_queue_delay_microseconds: {_QUEUE_DELAY_US}",
             "}",
         ]
-    for size in [1, *_preferred(facts)] if facts.profile.is_dynamic else [1]:
+    for size in [1, *_preferred_batch_sizes(facts)] if facts.profile.is_dynamic else [1]:
         lines += _warmup(facts, size)
     if platform.kind == "KIND_GPU" and facts.dla_core is None:
         lines += ["optimization { cuda { graphs: true } }"]
     for cc, filename in _filenames(facts).items():
         if cc:
-            lines += [f"cc_model_filenames {{ key: {quoted(cc)} value: {quoted(filename)} }}"]
+            lines += [f"cc_model_filenames {{ key: {quote(cc)} value: {quote(filename)} }}"]
     return "\n".join(lines) + "\n"
 
 
-def _io(kind: str, tensor: Tensor, facts: ServingFacts, more: list[str] | None = None) -> list[str]:
+def _tensor_lines(
+    kind: str, tensor: Tensor, facts: ServingFacts, more: list[str] | None = None
+) -> list[str]:
     return [
         f"{kind} {{",
-        f"  name: {quoted(tensor.name)}",
-        f"  data_type: {_type(tensor, facts)}",
-        f"  dims: [ {', '.join(map(str, _dims(tensor, facts)))} ]",
+        f"  name: {quote(tensor.name)}",
+        f"  data_type: {_data_type(tensor, facts)}",
+        f"  dims: [ {', '.join(map(str, _dimensions(tensor, facts)))} ]",
         *(more or []),
         "}",
     ]
 
 
-def _type(tensor: Tensor, facts: ServingFacts) -> str:
+def _data_type(tensor: Tensor, facts: ServingFacts) -> str:
     if tensor.element == "int64":
         return min(_elements_of_classes(facts))  # one type, as _require_classes_element made sure
     return _TYPES[tensor.element]
 
 
-def _dims(tensor: Tensor, facts: ServingFacts) -> tuple[int, ...]:
+def _dimensions(tensor: Tensor, facts: ServingFacts) -> tuple[int, ...]:
     """The tensor's dimensions: a dynamic batch is left out, a static batch comes first."""
     return tensor.shape if facts.profile.is_dynamic else (facts.profile.max, *tensor.shape)
 
 
-def _preferred(facts: ServingFacts) -> list[int]:
+def _preferred_batch_sizes(facts: ServingFacts) -> list[int]:
     """The profile's opt and max batch sizes, in rising order and without 1."""
     return sorted({facts.profile.opt, facts.profile.max} - {1})
 
@@ -185,26 +189,26 @@ def _instances(facts: ServingFacts, platform: _Platform) -> list[str]:
 
 
 def _warmup(facts: ServingFacts, size: int) -> list[str]:
-    dims = ", ".join(map(str, _dims(facts.input, facts)))
-    element = _type(facts.input, facts)
+    dims = ", ".join(map(str, _dimensions(facts.input, facts)))
+    element = _data_type(facts.input, facts)
     return [
         "model_warmup {",
         f'  name: "batch_{size}"',
         f"  batch_size: {size}",
         "  inputs {",
-        f"    key: {quoted(facts.input.name)}",
+        f"    key: {quote(facts.input.name)}",
         f"    value {{ data_type: {element} dims: [ {dims} ] random_data: true }}",
         "  }",
         "}",
     ]
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     r"""A string in protobuf's text format: quoted, with ``\``, ``"`` and controls escaped."""
-    return '"' + "".join(_escaped(char) for char in text) + '"'
+    return '"' + "".join(_escape(char) for char in text) + '"'
 
 
-def _escaped(char: str) -> str:
+def _escape(char: str) -> str:
     if char in '"\\':
         return "\\" + char
     return char if char.isprintable() else "".join(f"\\{byte:03o}" for byte in char.encode())

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from edge_inception import artifact, registry
 from edge_inception.artifact import Baseline
-from edge_inception.baseline.pytorch import BaselineOptions, open_session, record_baseline
+from edge_inception.baseline.options import BaselineOptions
+from edge_inception.baseline.pytorch import open_session, record_baseline
 from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet, open_set
 from edge_inception.errors import InputError

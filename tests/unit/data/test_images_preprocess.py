@@ -100,7 +100,7 @@ class TestPreprocess:
             std=(0.229, 0.224, 0.225),
         )
         image = photo(size)
-        got = subject.preprocess(image, how)
+        got = subject.preprocess_image(image, how)
         wanted = slow_preprocess(np.asarray(image), how)
         assert got.dtype == np.float32
         assert got.flags.c_contiguous
@@ -119,7 +119,7 @@ class TestPreprocess:
             mean=(0.5, 0.25, 0.0),
             std=(0.5, 0.25, 1.0),
         )
-        got = subject.preprocess(Image.new("RGB", (33, 20), (255, 51, 102)), how)
+        got = subject.preprocess_image(Image.new("RGB", (33, 20), (255, 51, 102)), how)
         wanted = [(1 - 0.5) / 0.5, (0.2 - 0.25) / 0.25, 0.4]
         assert got.shape == (3, 10, 14)
         assert np.abs(got - np.reshape(wanted, (3, 1, 1))).max() < 1e-6  # float32
@@ -136,17 +136,17 @@ class TestPreprocess:
         top, left = (int((n - n * crop_fraction) / 2) for n in values.shape[:2])
         share = values[top : len(values) - top, left : values.shape[1] - left]
         wanted = Image.fromarray(share).resize((20, 12), Image.Resampling.BILINEAR)
-        got = subject.preprocess(image, how)
+        got = subject.preprocess_image(image, how)
         assert np.array_equal(got.transpose(1, 2, 0), np.asarray(wanted))
 
     def test_pixels_as_they_are(self):
         """uint8 NHWC is the photo itself where nothing is to be resized; BGR turns the channels."""
         values = np.asarray(photo((20, 12)))
         how = Preprocess(input_size=(12, 20), element="uint8", layout="NHWC")
-        got = subject.preprocess(photo((20, 12)), how)
+        got = subject.preprocess_image(photo((20, 12)), how)
         assert got.dtype == np.uint8
         assert np.array_equal(got, values)
-        bgr = subject.preprocess(photo((20, 12)), structs.replace(how, channel_order="BGR"))
+        bgr = subject.preprocess_image(photo((20, 12)), structs.replace(how, channel_order="BGR"))
         assert bgr.flags.c_contiguous
         assert all(np.array_equal(bgr[..., i], values[..., 2 - i]) for i in range(3))
 
@@ -154,7 +154,7 @@ class TestPreprocess:
         """BGR: the first plane is blue, and the first mean and std belong to it."""
         mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 1.0)
         how = Preprocess(input_size=(4, 4), mean=mean, std=std, channel_order="BGR")
-        got = subject.preprocess(Image.new("RGB", (4, 4), (255, 51, 102)), how)
+        got = subject.preprocess_image(Image.new("RGB", (4, 4), (255, 51, 102)), how)
         wanted = [(0.4 - 0.1) / 0.5, (0.2 - 0.2) / 0.25, (1 - 0.3) / 1.0]
         assert np.abs(got - np.reshape(wanted, (3, 1, 1))).max() < 1e-6  # float32
 
@@ -163,19 +163,19 @@ class TestPreprocess:
         ramp = np.tile(np.arange(0, 160, 4, dtype=np.uint8), (40, 1))
         image = Image.fromarray(np.stack([ramp] * 3, axis=-1))
         how = Preprocess(input_size=(20, 20), mean=(0, 0, 0), std=(1, 1, 1))
-        got = subject.preprocess(image, how)[0, 10, 2:-2] * 255
+        got = subject.preprocess_image(image, how)[0, 10, 2:-2] * 255
         assert np.abs(got - (np.arange(20) * 8 + 2)[2:-2]).max() < 1e-3
 
     def test_channels_keep_their_order(self):
         """Red is channel 0."""
-        got = subject.preprocess(Image.new("RGB", (8, 8), (255, 0, 0)), PLAIN)
+        got = subject.preprocess_image(Image.new("RGB", (8, 8), (255, 0, 0)), PLAIN)
         assert got[:, 0, 0].tolist() == [1.0, 0.0, 0.0]
 
     def test_crop_is_central(self):
         """Of a wide photo the middle stays: equal columns are lost left and right."""
         columns = np.arange(24, dtype=np.uint8)
         image = Image.fromarray(np.tile(columns[None, :, None], (8, 1, 3)))
-        got = subject.preprocess(image, PLAIN)[0, 0] * 255
+        got = subject.preprocess_image(image, PLAIN)[0, 0] * 255
         assert np.rint(got).tolist() == list(range(8, 16))
 
     def test_crop_fraction_enlarges(self):
@@ -189,7 +189,7 @@ class TestPreprocess:
             mean=(0, 0, 0),
             std=(1, 1, 1),
         )
-        assert (subject.preprocess(Image.fromarray(values), how) == 1).all()
+        assert (subject.preprocess_image(Image.fromarray(values), how) == 1).all()
 
 
 class TestBatches:

@@ -24,7 +24,7 @@ OLD_PYTHONS = sorted(Path("/").glob("root/.pyenv/versions/3.[68].*/bin/python3")
 
 @pytest.fixture(autouse=True)
 def _no_long_pauses(monkeypatch):
-    monkeypatch.setattr(run, "_PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(run, "_RETRY_DELAYS_S", (0.01, 0.01, 0.01))
 
 
 def lines(text):

@@ -194,7 +194,7 @@ def test_two_deploys_at_once(deploy, bundle, monkeypatch):
     """The second is refused, and told who is at work; nothing of it was copied."""
     from edge_inception.deploy import layout
 
-    monkeypatch.setattr(layout, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(layout, "_LOCK_TIMEOUT_S", 0.2)
     deploy.root.mkdir(parents=True)
     with (deploy.root / ".lock").open("w") as lock:
         lock.write("ann@desk, since 2026-11-25 10:00:00 UTC, pid 42")

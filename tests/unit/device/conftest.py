@@ -21,7 +21,7 @@ from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions, SessionOptions
 from edge_inception.sidecar import ReportDetails
 from edge_inception.validate.report_record import (
-    JudgedFile,
+    EngineFileRef,
     Status,
     to_json,
 )
@@ -65,7 +65,7 @@ def material(tmp_path_factory, publish_tiny, photos) -> Material:
     return Material(
         graphs=(strong, weak),
         engine=engine,
-        proofs=(engine, proof),
+        validated_engines=(engine, proof),
         baseline=baseline,
         report=_publish_report(folder / "report.json", (engine, proof), baseline),
         images=found,
@@ -89,7 +89,7 @@ def _publish_report(
         *(reports.row(e.path.name) for e in engines),
         checks=(reports.check("min_sqnr_db"),),
         status=Status(status),
-        engines={e.path.name: JudgedFile(file=e.path.name, sha256=e.sha256) for e in engines},
+        engines={e.path.name: EngineFileRef(file=e.path.name, sha256=e.sha256) for e in engines},
         baseline_sha256=baseline.sha256,
     )
     content = json.dumps(to_json(record)).encode()
@@ -134,8 +134,8 @@ def _reseal(bundle: Path, **values) -> None:
     for name, entry in record["files"].items():
         entry["sha256"] = artifact.file_sha256(bundle / name)
         entry["bytes"] = (bundle / name).stat().st_size
-    record["version"] = manifest.version_of(record)
-    record["sha256"] = manifest.digest_of(record)
+    record["version"] = manifest.compute_version(record)
+    record["sha256"] = manifest.compute_digest(record)
     path.write_text(json.dumps(record), encoding="utf-8")
 
 

@@ -114,8 +114,10 @@ def test_a_folder_that_cannot_be_made(strong, tmp_path):
 
 def test_only_one_build_and_not_a_failed_one(strong, material, tmp_path, publish_report):
     """Engine, baseline, graph and report must be of one run, and its gates met."""
-    failed = publish_report(tmp_path / "r.json", strong.proofs, strong.baseline, "FAILED")
-    with pytest.raises(InputError, match="says FAILED") as caught:
+    failed = publish_report(
+        tmp_path / "r.json", strong.validated_engines, strong.baseline, "FAILED"
+    )
+    with pytest.raises(InputError, match="has the status FAILED") as caught:
         make_bundle(dataclasses.replace(strong, report=failed), CPU, tmp_path)
     assert "--keep-failed" in caught.value.hint
     kept = dataclasses.replace(CPU, keep_failed=True)
@@ -146,14 +148,14 @@ def test_golden_answers_are_the_engines(strong):
     """Recorded are the validated engine's own answers and the baseline's, of sure photos."""
     arrays = load_baseline(strong.baseline)
     made = golden.record_golden(strong.engine, arrays, strong.images, 3)
-    how = strong.engine.details.preprocess
-    again = np.stack([images.load_image(item.path, how) for item in made.items])
-    np.testing.assert_array_equal(made.images, again)
+    preprocess = strong.engine.details.preprocess
+    again = np.stack([images.load_image(item.path, preprocess) for item in made.items])
+    np.testing.assert_array_equal(made.arrays.images, again)
     with inference.open_engine(strong.engine.path) as session:
-        np.testing.assert_array_equal(made.validated, session.run(again))
+        np.testing.assert_array_equal(made.arrays.validated, session.run(again))
     rows = [arrays.sha256.index(item.sha256) for item in made.items]
-    np.testing.assert_array_equal(made.baseline, arrays.logits[rows])
-    assert (made.validated.argmax(1) == made.baseline.argmax(1)).all()
+    np.testing.assert_array_equal(made.arrays.baseline, arrays.logits[rows])
+    assert (made.arrays.validated.argmax(1) == made.arrays.baseline.argmax(1)).all()
 
 
 def test_limits_follow_from_the_build():
@@ -197,8 +199,8 @@ def test_changes_under_a_signature_are_refused(signed, strong, tmp_path, capsys)
     path = signed.folder / manifest.FILE
     record = json.loads(path.read_text(encoding="utf-8"))
     record["name"] = "mine"
-    record["version"] = manifest.version_of(record)
-    record["sha256"] = manifest.digest_of(record)
+    record["version"] = manifest.compute_version(record)
+    record["sha256"] = manifest.compute_digest(record)
     path.write_text(json.dumps(record), encoding="utf-8")
     check = ["check", "--public-key", public, "--bundle"]
     assert device.main([*check, str(signed.folder)]) == errors.BAD_INPUT
@@ -224,7 +226,7 @@ def test_another_makers_key_is_refused(signed, strong, tmp_path):
 
 def test_a_key_that_cannot_be_used_is_refused(signed, monkeypatch, capsys):
     """Neither library nor tool: who asks for a check never gets a bundle that was not checked."""
-    monkeypatch.setattr(signature, "_crypto", lambda: None)
+    monkeypatch.setattr(signature, "_import_ed25519", lambda: None)
     monkeypatch.setattr(signature.shutil, "which", lambda _: None)
     flags = ["--bundle", str(signed.folder), "--public-key", str(signed.folder) + ".pub"]
     assert device.main(["check", *flags]) == errors.LIBRARY_MISSING
@@ -237,7 +239,7 @@ def test_a_key_that_cannot_be_used_is_refused(signed, monkeypatch, capsys):
 def test_minisign_agrees(signed, monkeypatch):
     """The tool itself accepts the signature, and refuses a changed manifest."""
     make = manifest.open_bundle(str(signed.folder))
-    monkeypatch.setattr(signature, "_crypto", lambda: None)
+    monkeypatch.setattr(signature, "_import_ed25519", lambda: None)
     assert "minisign" in signature.check(make, str(signed.folder) + ".pub")
     path = signed.folder / manifest.FILE
     path.write_text(path.read_text(encoding="utf-8") + " ", encoding="utf-8")

@@ -120,10 +120,10 @@ def test_an_empty_board_names_what_it_does_not_tell(tmp_path):
          jetson_board.PowerMode(2, "MODE_15W_6CORE")),
         (jetson_board.parse_power_query, "NVPM ERROR: Error opening /sys\n", None),
         (jetson_board.parse_power_status, "pmode:0002 fmode:quiet", 2),
-        (jetson_board.jetpack_of, "32.7.1", "4.6.1 or later"),
-        (jetson_board.jetpack_of, "36.4.7", "6.2.1"),
-        (jetson_board.jetpack_of, "39.2.0", "7.2"),
-        (jetson_board.jetpack_of, "99.0", None),
+        (jetson_board.jetpack_version, "32.7.1", "4.6.1 or later"),
+        (jetson_board.jetpack_version, "36.4.7", "6.2.1"),
+        (jetson_board.jetpack_version, "39.2.0", "7.2"),
+        (jetson_board.jetpack_version, "99.0", None),
     ],
 )  # fmt: skip
 def test_texts_of_other_releases(reader, text, wanted):
@@ -156,7 +156,7 @@ def orins(jetson_bundle):
 
 
 def statuses(bundle, facts, way=None) -> dict[str, readiness.Finding]:
-    return {one.what: one for one in readiness.examine(bundle, way or FakeWay(), facts)}
+    return {one.what: one for one in readiness.check_device(bundle, way or FakeWay(), facts)}
 
 
 def test_a_ready_orin_is_told_its_higher_power_mode(orins, tmp_path):

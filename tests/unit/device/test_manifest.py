@@ -45,7 +45,7 @@ def test_a_missing_or_cut_file_is_refused(copied, name):
     """A copy that broke off: the file is named, with its size or that it is not there."""
     path = copied / name
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(Refusal, match=f"{name} was changed: .* bytes, the manifest says"):
+    with pytest.raises(Refusal, match=f"{name} was changed: .* bytes, the manifest lists"):
         manifest.open_bundle(str(copied))
     path.unlink()
     with pytest.raises(Refusal, match=f"{name} of the bundle cannot be read: No such file"):
@@ -84,7 +84,7 @@ def test_what_is_no_bundle_is_refused(tmp_path, copied):
 def test_the_graph_follows_the_version(jetson_bundle, version, typing):
     """Weak typing for TensorRT 8, strong from 10 on."""
     bundle = manifest.open_bundle(str(jetson_bundle))
-    assert manifest.graph_for(bundle, version).typing == typing
+    assert manifest.require_graph(bundle, version).typing == typing
 
 
 @pytest.mark.parametrize("version", ["8.2.1.8", "8.5.1", "10.16.3", "11.0.0"])
@@ -109,7 +109,7 @@ def test_a_version_out_of_range_is_refused(jetson_bundle, version):
 )
 def test_versions_compare_as_numbers(version, oldest, newest, is_in):
     """Not as text: 10.10 is later than 10.9; bounds count to their own number of places."""
-    assert manifest.is_within(version, oldest, newest) is is_in
+    assert manifest.is_version_within(version, oldest, newest) is is_in
 
 
 def test_errors_of_the_program_are_two_lines(copied, capsys):

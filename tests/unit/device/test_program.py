@@ -201,25 +201,24 @@ def test_fingerprints_tell_devices_apart():
 
 
 def steady_run(**facts):
-    run = measure.run_of(measure.summary([1.0], ()), None, measure.Heat({}, {}), None)
-    return run._replace(cov=0.01, **facts)
+    return measure.summarize_run([1.0], ())._replace(cov=0.01, **facts)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"cov": 0.03}, "vary by 3.0 %"),
-        ({"temp_c": measure.Heat({}, {"gpu": 91.0})}, "gpu reached 90 C"),
+        ({"temp_c": measure.TemperatureChange({}, {"gpu": 91.0})}, "gpu reached 90 C"),
         ({"gpu_mhz_min": 900}, "fell to 900 MHz"),
     ],
 )
 def test_doubtful_runs_are_warned_of(change, words):
     """Unstable, hot or throttled: said; a steady run on a pinned board is not."""
-    steady = steady_run(temp_c=measure.Heat({}, {"gpu": 60.0}), gpu_mhz_min=1020)
+    steady = steady_run(temp_c=measure.TemperatureChange({}, {"gpu": 60.0}), gpu_mhz_min=1020)
     mode = jetson_board.PowerMode(0, "MAXN")
     pinned = board(power_mode=mode, clocks_locked=True, gpu_max_mhz=1020)
-    assert measure.warnings_of(steady, pinned) == []
-    (warning,) = measure.warnings_of(steady._replace(**change), pinned)
+    assert measure.run_warnings(steady, pinned) == []
+    (warning,) = measure.run_warnings(steady._replace(**change), pinned)
     assert words in warning
 
 
@@ -227,13 +226,13 @@ def test_a_lower_power_mode_is_warned_of():
     """By the board's own list: a Xavier NX has no MAXN, so its 20 W mode is no lower one."""
     mode = jetson_board.PowerMode(1, "25W")
     orin = board(power_mode=mode, power_modes={1: "25W", 2: "MAXN_SUPER"}, clocks_locked=True)
-    warned = measure.warnings_of(steady_run(), orin)
+    warned = measure.run_warnings(steady_run(), orin)
     assert warned == ["power mode 25W, the board also has MAXN_SUPER"]
     xavier = orin._replace(
         power_modes={0: "MODE_15W_2CORE", 8: "MODE_20W_6CORE"},
         power_mode=jetson_board.PowerMode(8, "MODE_20W_6CORE"),
     )
-    assert measure.warnings_of(steady_run(), xavier) == []
+    assert measure.run_warnings(steady_run(), xavier) == []
 
 
 def test_timed_calls_end_when_both_limits_are_reached():

@@ -26,16 +26,19 @@ esac; done
 # What ``device.py`` does, on a board that has TensorRT 8.5.2.
 PROGRAM = """
 import sys; sys.dont_write_bytecode = True
-import device, jetson_board
+import device
+from edge_inception.device import jetson_board
 read = jetson_board.read_board
 jetson_board.read_board = lambda folder: read(folder)._replace(tensorrt="8.5.2")
 sys.exit(device.main(sys.argv[1:]))
 """
 PIXELS = """
 import sys; sys.dont_write_bytecode = True
-import manifest, numpy, PIL, pixels
-how = manifest.open_bundle(".").record.preprocess
-numpy.savez(sys.argv[1], *[pixels.load_image(path, how) for path in sys.argv[2:]])
+import device, numpy, PIL
+from edge_inception.data import pixels
+from edge_inception.device import manifest
+preprocess = manifest.open_bundle(".").record.preprocess
+numpy.savez(sys.argv[1], *[pixels.load_image(path, preprocess) for path in sys.argv[2:]])
 print(sys.version_info[:2], numpy.__version__, PIL.__version__)
 """
 
@@ -71,9 +74,9 @@ def run(python: Path, folder: Path, code: str, *arguments: object, **environment
 
 def test_every_file_is_imported(python36, jetson):
     """All that travels to a Jetson, without a warning."""
-    files = (*make.DEVICE_FILES, *make.SHARED, *make.TRAVELLING["tensorrt"])
-    names = ",".join(Path(file).stem for file in files)
-    done = run(python36, jetson, f"import sys; sys.dont_write_bytecode = True; import {names}")
+    files = (*make.DEVICE_FILES, *make.SHARED_FILES, *make.LIBRARY_FILES["tensorrt"])
+    names = ",".join("edge_inception." + file[:-3].replace("/", ".") for file in files)
+    done = run(python36, jetson, f"import device, {names}")
     assert done.returncode == 0, done.stderr
 
 

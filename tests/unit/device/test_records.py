@@ -122,8 +122,8 @@ def read_json(path):
 def sealed(record):
     if not isinstance(record, dict):
         return record
-    named = {**record, "version": manifest.version_of(record)}
-    return {**named, "sha256": manifest.digest_of(named)}
+    named = {**record, "version": manifest.compute_version(record)}
+    return {**named, "sha256": manifest.compute_digest(named)}
 
 
 FEW_OR_ALL = pytest.mark.parametrize("most", [100, pytest.param(10**6, marks=pytest.mark.slow)])

@@ -15,7 +15,7 @@ from edge_inception.errors import CompileFailed, InputError
 from edge_inception.spec import ShapeProfile
 
 ORIGIN = Provenance(stage="compile", parents={}, options={}, tools={}, source="")
-TAKES = _backend.Takes(element="float32", shape=(3, 2, 2))
+INPUT_SPEC = _backend.InputSpec(dtype="float32", shape=(3, 2, 2))
 ENGINE = EngineFile(
     path=Path("e.blob"), sha256="", provenance=ORIGIN, counts={}, details=sidecars.engine()
 )
@@ -42,7 +42,7 @@ def test_batches_fit_the_profile(profile, count, sizes):
 
     images = np.arange(count * 12, dtype=np.float32).reshape(count, 3, 2, 2)
     shapes = ShapeProfile(min=profile[0], opt=profile[1], max=profile[2])
-    logits = _backend.run_in_batches(run, images, takes=TAKES, profile=shapes)
+    logits = _backend.run_in_batches(run, images, input_spec=INPUT_SPEC, profile=shapes)
     assert seen == sizes
     np.testing.assert_array_equal(logits[:, 0], images[:, 0, 0, 0])
 
@@ -55,7 +55,7 @@ def test_strided_images_reach_the_engine_in_one_piece():
     _backend.run_in_batches(
         lambda batch: contiguous.append(batch.flags.c_contiguous) or batch[:, :1, 0, 0],
         images,
-        takes=TAKES,
+        input_spec=INPUT_SPEC,
         profile=ShapeProfile(min=2, opt=2, max=2),
     )
     assert contiguous == [True]
@@ -114,7 +114,6 @@ CHOICES = {
     "strip_weights": True,
     "refit": True,
     "sparsity": True,
-    "extra": {"streams": 2},
 }
 
 

@@ -28,18 +28,18 @@ def test_bytes_go_to_the_device_and_back(stub):
     """What is uploaded from pinned memory is what a download finds, and all of it is freed."""
     device = _cuda.open_device()
     assert device.name == "libcudart"
-    host = device.pinned((2, 3), "float16")
+    host = device.allocate_pinned((2, 3), "float16")
     assert (host.shape, host.dtype) == ((2, 3), np.float16)
     host[...] = np.arange(6).reshape(2, 3)
     memory = device.allocate(host.nbytes)
     device.upload(memory, host)
-    back = device.pinned((2, 3), "float16")
-    start = device.mark()
+    back = device.allocate_pinned((2, 3), "float16")
+    start = device.record_event()
     device.download(back, memory)
-    end = device.mark()
+    end = device.record_event()
     device.synchronize()
     np.testing.assert_array_equal(back, np.arange(6).reshape(2, 3))
-    assert device.milliseconds(start, end) == 1.5
+    assert device.elapsed_ms(start, end) == 1.5
     device.close()
     del host, memory, back, start, end
     assert ctypes.c_int.in_dll(stub, "stub_alive").value == 0
@@ -58,7 +58,7 @@ def test_captured_work_is_launched_again(stub):
     """Work is recorded once under capture and launched as often as asked, by old drivers too."""
     device, capturing = _cuda.open_device(), ctypes.c_int.in_dll(stub, "stub_capturing")
     seen = []
-    graph, why = _cuda.captured(device.stream, lambda: seen.append(capturing.value) or True)
+    graph, why = _cuda.capture(device.stream, lambda: seen.append(capturing.value) or True)
     assert (seen, why) == ([1], "")
     graph.launch()
     graph.launch()
@@ -70,7 +70,7 @@ def test_captured_work_is_launched_again(stub):
 def test_work_that_cannot_be_captured_says_so(stub):
     """Work that refuses to be enqueued leaves no graph and a reason, and capture is over."""
     device = _cuda.open_device()
-    graph, why = _cuda.captured(device.stream, lambda: False)
+    graph, why = _cuda.capture(device.stream, lambda: False)
     assert graph is None
     assert "cannot be captured" in why
     assert ctypes.c_int.in_dll(stub, "stub_capturing").value == 0
@@ -82,7 +82,7 @@ def test_graph_that_the_driver_refuses_is_freed(stub):
     """Captured work that cannot be instantiated says so and leaves nothing behind."""
     device = _cuda.open_device()
     ctypes.c_int.in_dll(stub, "stub_refusal").value = 801
-    graph, why = _cuda.captured(device.stream, lambda: True)
+    graph, why = _cuda.capture(device.stream, lambda: True)
     assert graph is None
     assert "cuGraphInstantiate" in why
     assert "CUresult 801" in why
@@ -106,7 +106,7 @@ def test_pycuda_is_preferred(pycuda):
     host = np.arange(4, dtype=np.uint8)
     memory = device.allocate(4)
     device.upload(memory, host)
-    back = device.pinned((4,), "uint8")
+    back = device.allocate_pinned((4,), "uint8")
     device.download(back, memory)
     assert back.tolist() == [0, 1, 2, 3]
     device.close()
@@ -117,10 +117,10 @@ PYCUDA_CALLS = {
     "init": lambda _: _cuda.open_device(),
     "Stream": lambda _: _cuda.open_device(),
     "mem_alloc": lambda device: device.allocate(4),
-    "pagelocked_empty": lambda device: device.pinned((4,), "uint8"),
+    "pagelocked_empty": lambda device: device.allocate_pinned((4,), "uint8"),
     "memcpy_htod_async": lambda device: device.upload(0, np.zeros(4, np.uint8)),
     "memcpy_dtoh_async": lambda device: device.download(np.zeros(4, np.uint8), 0),
-    "Event": lambda device: device.mark(),
+    "Event": lambda device: device.record_event(),
 }
 
 

@@ -45,6 +45,15 @@ def test_activation_traffic_by_hand():
     assert found["num_kernels"] == 2
 
 
+def test_dynamic_batch_counts_as_one_image():
+    """A library lists a dynamic batch as -1; activations and weights are never negative."""
+    conv = line("correlation", [tensor("x", "-1,4,9,9", "Int8")], [KERNEL, SCALE])
+    described = _inspection.describe_layers(_inspection.logged_layers([f"Layers:\n{conv}"]))
+    fixed = _inspection.describe_layers(_inspection.logged_layers([f"Layers:\n{CONV}"]))
+    assert described["activation_bytes"] == fixed["activation_bytes"] > 0
+    assert described["total_weight_bytes"] == fixed["total_weight_bytes"]
+
+
 def test_shared_constant_counts_once():
     """Two layers that read one constant hold one copy of its bytes."""
     found = _inspection.describe_layers(_inspection.logged_layers([f"Layers:\n{CONV}\n{CONV}"]))
@@ -182,7 +191,7 @@ def test_share_of_the_dla_is_told():
     """A whole network on the core tells nothing; parts outside, or none on it, are told."""
     piece, rest = {"Name": "{ForeignNode[a...z]}", "LayerType": "DLA"}, REFORMAT
     told = [
-        _nvidia.on_dla(
+        _nvidia.dla_fallbacks(
             _inspection.describe_layers(_inspection.inspected_layers(json.dumps({"Layers": found})))
         )
         for found in ([piece], [piece, rest, rest], [rest])
@@ -205,9 +214,9 @@ def test_one_logger_serves_a_process():
     logger = _inspection.capturing_logger(trt)
     logger.log(types.SimpleNamespace(name="ERROR"), "first\n  line")
     logger.log(types.SimpleNamespace(name="ERROR"), "first line")
-    assert _inspection.failures(logger) == "first line"
+    assert _inspection.logged_errors(logger) == "first line"
     assert _inspection.capturing_logger(trt) is logger
-    assert _inspection.failures(logger) == "the library gave no reason"
+    assert _inspection.logged_errors(logger) == "the library gave no reason"
 
 
 def test_progress_of_nested_phases_never_goes_back():

@@ -327,7 +327,6 @@ def test_unknown_operator_is_named(tiny_typed, typed_from_model):
     [
         CompileOptions(compute_capabilities=("8.9",)),
         CompileOptions(workspace_mib=64),
-        CompileOptions(extra={"streams": 2}),
     ],
 )
 def test_options_of_other_backends_are_refused(tiny_typed, options):

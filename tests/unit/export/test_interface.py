@@ -79,13 +79,13 @@ def shown(model, name):
 @pytest.mark.parametrize("is_simplified", [False, True])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_pixels_are_normalised_bit_for_bit(classifier, layout, is_simplified):
-    """Behind the preprocessing lie exactly the floats of images.preprocess, for every pixel value.
+    """Behind the preprocessing lie exactly the floats of images.preprocess_image, for every value.
 
     Simplification keeps it so; the logits are then those of the floats, equal to the last bit.
     """
     plain, how = classifier("batch"), structs.replace(HOW, layout=layout)
     folded = classifier("batch")
-    interface.add_ends(folded, how, Head())
+    interface.add_preprocessing_and_head(folded, how, Head())
     if is_simplified:
         plain, folded = simplify_model(plain), simplify_model(folded)
     onnx.checker.check_model(folded, full_check=True)
@@ -109,7 +109,7 @@ def test_pixels_are_normalised_bit_for_bit(classifier, layout, is_simplified):
 def test_pytorch_agrees(classifier):
     """The arithmetic is (x / 255 - mean) / std in float32, as torch computes it too."""
     folded = classifier(1)
-    interface.add_ends(folded, HOW, Head())
+    interface.add_preprocessing_and_head(folded, HOW, Head())
     pixels = every_pixel()[:1].transpose(0, 3, 1, 2).copy()
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (HOW.mean, HOW.std))
     wanted = (torch.from_numpy(pixels).float() / 255 - mean) / std
@@ -121,13 +121,13 @@ def test_difference_is_refused(classifier, monkeypatch):
     """A graph whose preprocessing computes something else is never handed on."""
     monkeypatch.setattr(interface, "_WHITE", 256.0)
     with pytest.raises(InputError, match="from uint8 pixels the graph answers otherwise"):
-        interface.add_ends(classifier(), HOW, Head())
+        interface.add_preprocessing_and_head(classifier(), HOW, Head())
 
 
 def test_float_graph_stays(classifier):
     """float32 and logits change nothing."""
     model = classifier()
-    interface.add_ends(model, HOW.normalised, Head())
+    interface.add_preprocessing_and_head(model, HOW.normalised, Head())
     assert model == classifier()
 
 
@@ -137,7 +137,7 @@ def test_float_graph_stays(classifier):
 def test_heads_are_those_of_pytorch(classifier, head, batch, is_simplified):
     """Probabilities are softmax of the logits; top-k are its largest, first the largest."""
     plain, model = classifier(batch), classifier(batch)
-    interface.add_ends(model, HOW.normalised, head)
+    interface.add_preprocessing_and_head(model, HOW.normalised, head)
     onnx.checker.check_model(model, full_check=True)
     if is_simplified:
         model = simplify_model(model)

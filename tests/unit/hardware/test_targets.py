@@ -51,9 +51,9 @@ def test_jetson_row_is_complete(row):
     assert len(row.compute_capabilities) == 1
     assert row.memory_gb
     assert row.bandwidth_gb_s
-    oldest, newest = map(jetpack.parsed, row.tensorrt)
+    oldest, newest = map(jetpack.parse_version, row.tensorrt)
     assert oldest <= newest
-    assert jetpack.parsed(row.jetpack[0]) <= jetpack.parsed(row.jetpack[1])
+    assert jetpack.parse_version(row.jetpack[0]) <= jetpack.parse_version(row.jetpack[1])
     minor = ".".join(row.tensorrt[0].split(".")[:2])
     assert row.opset == PARSER.get(minor, 24)  # 24 from 10.13 on
 
@@ -62,7 +62,7 @@ def test_every_device_of_jetpack_is_a_target():
     """A JetPack row names no device that the table lacks; every module is named by one."""
     named = {name for row in jetpack.JETPACKS for name in row.devices}
     assert named == {row.name for row in JETSONS}
-    assert {row.name for row in jetsons.modules()} == named
+    assert {row.name for row in jetsons.MODULES} == named
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.dla], ids=lambda row: row.name)
@@ -141,7 +141,7 @@ def test_releases_of_a_device(name, releases, tensorrt, python):
 )
 def test_opset_of_a_parser(tensorrt, opset):
     """Ceilings of onnx-tensorrt's parsers; that of TensorRT 8.0 is not known."""
-    assert jetpack.opset_of(tensorrt) == opset
+    assert jetpack.max_opset(tensorrt) == opset
 
 
 def test_versions_compare_as_numbers():
@@ -153,7 +153,7 @@ def test_versions_compare_as_numbers():
     assert row.includes("6.1")
     assert not row.includes("6.2")
     with pytest.raises(InputError, match=r"'10\.x' is no version"):
-        jetpack.parsed("10.x")
+        jetpack.parse_version("10.x")
 
 
 def test_open_row_means_later_ones_too():

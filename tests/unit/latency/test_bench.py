@@ -168,7 +168,7 @@ def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
     assert [run.arm for run in read_record(path).runs] == ["A", "B", "B"]
 
 
-def test_doubts_are_named():
+def test_measurement_warnings_are_named():
     """A busy machine, throttling and heat each become a warning; a quiet run has none."""
     quiet = Telemetry(
         throttled=False, temp_c=Temperatures(start={}, end={"cpu": 40.0}), power_mw=None,

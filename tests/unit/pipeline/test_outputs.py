@@ -25,7 +25,7 @@ from edge_inception.pipeline import devices, outputs
 from edge_inception.recipe.reader import load_recipe
 from edge_inception.sidecar import ReportDetails
 from edge_inception.spec import Precision, Preprocess, ShapeProfile
-from edge_inception.validate.report_record import JudgedFile, to_json
+from edge_inception.validate.report_record import EngineFileRef, to_json
 
 NO_IMAGES = ImageSet(name="none", items=(), classes=())
 
@@ -52,7 +52,9 @@ def packed(tmp_path, tiny_typed):
         engine = sidecars.blob(precision=Precision.FP16)
         publish(EngineFile, tmp_path / "e.blob", b"engine", engine)
         publish(Baseline, tmp_path / "baseline.npz", b"baseline", sidecars.baseline())
-        files = {"FP16 (cpu)": JudgedFile(file="e.blob", sha256=file_sha256(tmp_path / "e.blob"))}
+        files = {
+            "FP16 (cpu)": EngineFileRef(file="e.blob", sha256=file_sha256(tmp_path / "e.blob"))
+        }
         record = reports.report(reports.row("FP16 (cpu)", precision="fp16"), engines=files)
         passed = ReportDetails(status="PASSED")
         publish(Report, tmp_path / "report.json", json.dumps(to_json(record)).encode(), passed)

@@ -90,12 +90,19 @@ def test_shards_of_other_things_are_refused(graph, photos, options, tmp_path):
             merge(graph, images, how, parts, tmp_path / "merged.json")
 
 
-def test_shards_of_machines_with_more_cores_are_refused(graph, photos, options, tmp_path):
-    """Threads 0 is all usable ones: the same option, and another order of sums on each machine."""
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threads": 7}, "was made with 7 threads in f32, .* with 1 thread in f32"),
+        ({"precision": "bf16"}, "was made with 1 thread in bf16, .* with 1 thread in f32"),
+    ],
+)
+def test_shards_of_other_machines_are_refused(graph, photos, options, tmp_path, change, message):
+    """Sums depend on threads, of which 0 means all usable ones, and on the float precision."""
     one, two = shards(graph, photos, options, tmp_path, 2)
-    engine = structs.replace(two.details.engine, threads=7)
+    engine = structs.replace(two.details.engine, **change)
     other = replace(two, details=structs.replace(two.details, engine=engine))
-    with pytest.raises(InputError, match=r"was made with 7 threads, .* with 1") as caught:
+    with pytest.raises(InputError, match=message) as caught:
         merge(graph, photos, options, [one, other], tmp_path / "merged.json")
     assert "--threads" in caught.value.hint
     assert not (tmp_path / "merged.json").exists()

@@ -16,21 +16,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_inception.search.journal import Figures, Journal
-from edge_inception.search.search import Evidence, Group, allowed_drop, search, sizes
+from edge_inception.search.search import Group, ImageDifferences, allowed_drop, search, sizes
 from edge_inception.spec import Budget, DropType
 
 IMAGES = 200
 
 
 def groups(harms, free=None):
-    """Groups g0, g1, ... of equal cost; ``free`` is what the free score believes of each."""
+    """Groups g0, g1, ... of equal cost; ``free`` is what the estimate believes of each."""
     believed = free or harms
     return tuple(
         Group(
             name=f"g{index}",
             layers=(f"conv{index}",),
-            free=believed[index],
-            cost=1 / len(harms),
+            expected_noise=believed[index],
+            mac_share=1 / len(harms),
             has_weights=True,
         )
         for index in range(len(harms))
@@ -50,7 +50,7 @@ class Network:
         chosen = np.arange(IMAGES) if rows is None else np.array(rows)
         lost = chosen >= IMAGES * (1 - noise)  # the last images suffer first
         signal = np.ones(len(chosen))
-        return Evidence(
+        return ImageDifferences(
             noise=noise * signal * (1 + chosen / IMAGES),
             signal=signal,
             change=-lost.astype(np.int64),
@@ -71,7 +71,7 @@ def test_plain_int8_that_keeps_its_accuracy_is_one_score(tmp_path):
 
 
 def test_the_two_bad_groups_are_kept_and_no_other(tmp_path):
-    """Two groups do the harm: they are kept, whatever the free score believes of them."""
+    """Two groups do the harm: they are kept, whatever the estimate believes of them."""
     harms = [0.0001] * 20
     harms[5], harms[13] = 0.05, 0.02
     believed = [0.0001 * (index + 1) for index in range(20)]
@@ -79,10 +79,10 @@ def test_the_two_bad_groups_are_kept_and_no_other(tmp_path):
     result = found(Network(harms), groups(harms, believed), tmp_path)
     assert result.is_met
     assert result.chosen.keep == ("g5", "g13")
-    assert result.chosen.cost == pytest.approx(2 / 20)
+    assert result.chosen.float_share_of_macs == pytest.approx(2 / 20)
     # 18 groups of 0.0001 lose no image, since 0.0018 of 200 is less than one
     assert result.chosen.drop_pp == 0.0
-    assert [one.group.name for one in result.ranking[:2]] == ["g5", "g13"]
+    assert [one.group for one in result.ranking[:2]] == ["g5", "g13"]
     # harm of a group alone, on the 50 most affected images: harm times their mean of 1 + i / 200
     assert result.ranking[0].harm == pytest.approx(0.05 * (1 + (150 + 199) / 2 / IMAGES))
 
@@ -92,12 +92,13 @@ def test_a_group_without_weights_is_kept_where_it_does_the_harm(tmp_path):
     harms = [0.0] * 7 + [0.05] + [0.0] * 12
     believed = [0.5] * 7 + [0.001] + [0.5] * 12
     subjects = list(groups(harms, believed))
-    subjects[7] = replace(subjects[7], has_weights=False, cost=0.0)
+    subjects[7] = replace(subjects[7], has_weights=False, mac_share=0.0)
     network = Network(harms)
     result = found(network, subjects, tmp_path)
-    assert (result.is_met, result.chosen.keep, result.chosen.cost) == (True, ("g7",), 0.0)
+    assert result.is_met
+    assert (result.chosen.keep, result.chosen.float_share_of_macs) == (("g7",), 0.0)
     first = result.ranking[0]
-    assert (first.group.name, first.lost_pp) == ("g7", pytest.approx(100 * 10 / 50))
+    assert (first.group, first.lost_pp) == ("g7", pytest.approx(100 * 10 / 50))
     # no graph is asked for in which nothing with weights is int8
     weighted = {one.name for one in subjects if one.has_weights}
     assert not any(weighted <= keep for keep, _ in network.calls)
@@ -160,7 +161,9 @@ class Unequal:
         noise = 0.5 * ("g0" not in keep) + 0.01 * ("g1" not in keep)
         is_lost = (chosen % 4 == 0) & ("g1" not in keep)
         signal = np.ones(len(chosen))
-        return Evidence(noise=noise * signal, signal=signal, change=-is_lost.astype(np.int64))
+        return ImageDifferences(
+            noise=noise * signal, signal=signal, change=-is_lost.astype(np.int64)
+        )
 
 
 def test_what_loses_images_ranks_above_what_adds_noise(tmp_path):
@@ -168,22 +171,26 @@ def test_what_loses_images_ranks_above_what_adds_noise(tmp_path):
     result = found(Unequal(), groups([0.5, 0.01, 0.0, 0.0]), tmp_path, max_groups=1)
     assert (result.is_met, result.chosen.keep) == (True, ("g1",))
     first, second = result.ranking[:2]
-    assert (first.group.name, first.harm, first.lost_pp) == ("g1", pytest.approx(0.01), 26.0)
-    assert (second.group.name, second.lost_pp) == ("g0", 0.0)
+    assert (first.group, first.harm, first.lost_pp) == ("g1", pytest.approx(0.01), 26.0)
+    assert (second.group, second.lost_pp) == ("g0", 0.0)
+
+
+def loss(point):
+    return point.drop_pp, point.worst_tenth_noise_to_signal
 
 
 def test_the_front_holds_what_nothing_beats(tmp_path):
     """Along the front cost rises and the drop falls."""
     harms = [0.05, 0.04, 0.03, 0.02, 0.01, 0.0, 0.0, 0.0]
     result = found(Network(harms), groups(harms), tmp_path, max_drop_pp=0.2)
-    costs = [point.cost for point in result.front]
-    drops = [(point.drop_pp, point.tail) for point in result.front]
+    costs = [point.float_share_of_macs for point in result.front]
+    drops = [loss(point) for point in result.front]
     assert costs == sorted(set(costs))
     assert drops == sorted(set(drops), reverse=True)
     assert result.front[0].keep == ()
     for point in result.points:
         assert any(
-            other.cost <= point.cost and (other.drop_pp, other.tail) <= (point.drop_pp, point.tail)
+            other.float_share_of_macs <= point.float_share_of_macs and loss(other) <= loss(point)
             for other in result.front
         )
 

@@ -1,4 +1,4 @@
-"""The free score against loops over onnxruntime's activations, and against measured noise."""
+"""Expected noise against loops over onnxruntime's activations, and against measured noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge_inception.quant import placement, ranges
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import FloatRest, QuantizeOptions
-from edge_inception.search.sensitivity import free_scores
+from edge_inception.search.sensitivity import estimate_groups
 from edge_inception.spec import Precision
 
 # The table knows values by bins of 0.4 %, even inside each: over 127 levels, half a step.
@@ -102,14 +102,14 @@ def test_the_free_score_is_that_of_slow_loops(model, save, photos, options, tmp_
         "last": alone,
         "flat": by_layer["head"],
     }
-    groups = free_scores(model, placement.place_pairs(model), table)
+    groups = estimate_groups(model, placement.place_pairs(model), table)
     assert [one.name for one in groups] == list(wanted)
     for one in groups:
-        assert one.free == pytest.approx(wanted[one.name], rel=KNOWN_TO), one.name
+        assert one.expected_noise == pytest.approx(wanted[one.name], rel=KNOWN_TO), one.name
     macs = {"stem": 8 * 27 * 256, "left": 48 * 64, "right": 360 * 64, "last": 88 * 64, "head": 32}
     total = sum(macs.values())
     costs = [macs["stem"], macs["left"], macs["right"], macs["last"], 0, macs["head"]]
-    assert [one.cost for one in groups] == pytest.approx([cost / total for cost in costs])
+    assert [one.mac_share for one in groups] == pytest.approx([cost / total for cost in costs])
     assert [one.has_weights for one in groups] == [True, True, True, True, False, True]
 
 
@@ -135,7 +135,7 @@ def test_the_free_score_is_the_noise_that_is_measured(save, options, tmp_path):
     simplified = save(helper.make_model(graph, opset_imports=opset, ir_version=8))
     table = calibrate(simplified, photos, options, tmp_path / "r.json")
     model = onnx.load(str(simplified.path))
-    (group,) = free_scores(model, placement.place_pairs(model), table)
+    (group,) = estimate_groups(model, placement.place_pairs(model), table)
     how = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
     typed = quantize(simplified, table, replace(how, bias_correction=False), tmp_path / "q.onnx")
     batch = pixels_of(photos, options)
@@ -144,4 +144,4 @@ def test_the_free_score_is_the_noise_that_is_measured(save, options, tmp_path):
         for session in (unoptimised(str(simplified.path)), unoptimised(str(typed.path)))
     )
     measured = np.sum((found - exact) ** 2) / np.sum(exact**2)
-    assert group.free == pytest.approx(measured, rel=0.1)
+    assert group.expected_noise == pytest.approx(measured, rel=0.1)

@@ -22,8 +22,8 @@ STILL = TrainOptions(
     rotation=0.0,
     brightness=0.0,
     contrast=0.0,
-    is_flipped_horizontally=False,
-    is_flipped_vertically=False,
+    random_horizontal_flip=False,
+    random_vertical_flip=False,
 )
 LIVELY = TrainOptions(model="none", num_classes=2, preprocess=Preprocess(input_size=(16, 16)))
 
@@ -58,7 +58,7 @@ def test_flips(photo):
     """Flips give the image and its mirror images, each about as often, and nothing else."""
     values = np.asarray(photo)
     wanted = [values, values[:, ::-1], values[::-1], values[::-1, ::-1]]
-    both = changed(is_flipped_horizontally=True, is_flipped_vertically=True)
+    both = changed(random_horizontal_flip=True, random_vertical_flip=True)
     counts = [0] * 4
     for out in draws(photo, both, 200):
         counts[[bool((out == w).all()) for w in wanted].index(True)] += 1
@@ -82,7 +82,7 @@ def test_crop_is_a_part(photo):
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (90, 1), (300, 7)])
 def test_any_shape(size):
     """Images of any shape stay RGB images of at least one pixel, no larger than before."""
-    wild = changed(crop_scale=0.1, rotation=45.0, is_flipped_vertically=True)
+    wild = changed(crop_scale=0.1, rotation=45.0, random_vertical_flip=True)
     for out in draws(Image.new("RGB", size, (9, 9, 9)), wild):
         assert out.ndim == 3
         assert 1 <= out.shape[0] <= size[1]
@@ -113,13 +113,13 @@ def test_drawn_from_seed_epoch_and_image(item):
 def test_without_changes_it_is_preprocess(item, photo):
     """With every change off a training image is the plain resize, cropped to no fraction."""
     out = subject.load_augmented(item, index=0, options=STILL, size=16, epoch=0)
-    plain = images.preprocess(photo, Preprocess(input_size=(16, 16)))
+    plain = images.preprocess_image(photo, Preprocess(input_size=(16, 16)))
     assert (out == plain).all()
 
 
 def test_brightness_and_contrast_are_linear(item, photo):
     """Pixels change to gain * pixel + shift, within the limits given."""
-    plain = images.preprocess(photo, Preprocess(input_size=(16, 16))).ravel()
+    plain = images.preprocess_image(photo, Preprocess(input_size=(16, 16))).ravel()
     for index in range(10):
         options = changed(brightness=0.1, contrast=0.3)
         out = subject.load_augmented(item, index=index, options=options, size=16, epoch=0)

@@ -85,14 +85,14 @@ def test_sqnr_of_a_known_ratio():
     """An error of a tenth of the signal in every element is 20 dB."""
     signal = np.full((4, 3), 2.0, np.float32)
     # float32 rounding of 2.2
-    assert accuracy.sqnr_db(signal, signal * np.float32(1.1)) == pytest.approx(20, abs=1e-5)
+    assert accuracy.outputs.sqnr_db(signal, signal * np.float32(1.1)) == pytest.approx(20, abs=1e-5)
 
 
 def test_sqnr_at_its_ends():
     """Identical logits have infinite SQNR; error on an all-zero signal has minus infinity."""
     zeros, ones = np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)
-    assert accuracy.sqnr_db(ones, ones) == math.inf
-    assert accuracy.sqnr_db(zeros, ones) == -math.inf
+    assert accuracy.outputs.sqnr_db(ones, ones) == math.inf
+    assert accuracy.outputs.sqnr_db(zeros, ones) == -math.inf
 
 
 def test_unlabelled_images_leave_agreement_and_sqnr():
@@ -245,7 +245,7 @@ def test_a_broken_baseline_file_is_refused(tmp_path, arrays):
 def test_a_constant_answer_proves_nothing():
     """No error on no signal is no quality: such an engine would pass any gate."""
     zeros = np.zeros((2, 3), np.float32)
-    assert accuracy.sqnr_db(zeros, zeros) == -math.inf
+    assert accuracy.outputs.sqnr_db(zeros, zeros) == -math.inf
 
 
 def test_changed_images_are_named_with_both_scores():

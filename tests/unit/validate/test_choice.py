@@ -102,16 +102,16 @@ def test_plans_are_compared_where_nothing_ran():
     assert choose("rtx", better).row == "INT8 (here)"
 
 
-@pytest.mark.parametrize("seen_on", ["", "cpu"])
+@pytest.mark.parametrize("executed_on", ["", "cpu"])
 @pytest.mark.parametrize("float_status", list(Status))
-def test_the_better_plan_does_not_outweigh_a_failed_gate(seen_on, float_status):
+def test_the_better_plan_does_not_outweigh_a_failed_gate(executed_on, float_status):
     """INT8 of fewer kernels, which nothing judges later, loses to FP16, and the gate is named."""
     wanting = _candidate("int8", status=Status.FAILED, details=FP16_PLAN)
-    wanting = dataclasses.replace(wanting, seen_on=seen_on)
+    wanting = dataclasses.replace(wanting, executed_on=executed_on)
     found = choose("rtx", [_candidate("fp16", status=float_status, details=INT8_PLAN), wanting])
     assert found.row == "FP16 (here)"
     assert found.sentence.startswith("FP16: INT8 is FAILED: the drop is 3.00 pp")
-    assert ("executed on cpu" in found.sentence) == bool(seen_on)
+    assert ("executed on cpu" in found.sentence) == bool(executed_on)
 
 
 def test_int8_that_is_not_shown_to_be_accurate_loses_to_a_float_that_is():

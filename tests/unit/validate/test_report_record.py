@@ -26,7 +26,7 @@ from edge_inception.validate.report_record import (
     Choice,
     ClassScores,
     Context,
-    JudgedFile,
+    EngineFileRef,
     LabelledAccuracy,
     ReportRecord,
     Role,
@@ -117,11 +117,10 @@ def test_what_was_not_measured_is_null():
     assert row["note"] == "compiled, not executed here"
 
 
-def test_samples_can_be_left_out_and_are_rounded():
-    """Single latencies are kept to 0.1 us, or dropped on request."""
+def test_samples_are_rounded():
+    """Single latencies are kept to 0.1 us."""
     kept = to_json(_outcome())["rows"][0]["latency"]["samples_ms"]
     assert kept == [4.0, 4.2]
-    assert "samples_ms" not in to_json(_outcome(), with_samples=False)["rows"][0]["latency"]
 
 
 def test_speedups_are_over_the_reference():
@@ -147,7 +146,7 @@ def test_a_row_without_measurement_must_say_why():
 
 def test_a_report_judges_a_subject():
     """A report of no subject is a wrong call."""
-    with pytest.raises(ValueError, match="judges a subject, got none"):
+    with pytest.raises(ValueError, match="needs a row that is judged, got none"):
         _outcome(rows=())
 
 
@@ -209,7 +208,7 @@ def test_an_older_report_is_read():
         (("model",), None, "missing required field 'model'"),
         (("model",), 3, "at model: got int, wanted str"),
         (("colour",), "red", "object contains unknown field 'colour'"),
-        (("rows",), [], "a report judges a subject, got none"),
+        (("rows",), [], "a report needs a row that is judged, got none"),
         (("rows", 1, "note"), None, "at rows[1]: object missing required field 'note'"),
         (("machine",), None, "missing required field 'machine'"),
         (("rows", 2, "note"), "", "row 'engine f32 (rtx)' lacks a measurement"),
@@ -280,7 +279,7 @@ CHANGED = st.builds(
 )  # fmt: skip
 ACCURACY = st.builds(
     Accuracy, num_images=COUNT, num_classes=COUNT, agreement=ESTIMATE, sqnr_db=DECIBELS,
-    labelled=st.none() | LABELLED, terms=TEXT, changed=st.none() | many(CHANGED),
+    labelled=st.none() | LABELLED, sqnr_of=TEXT, changed=st.none() | many(CHANGED),
 )  # fmt: skip
 LATENCY = st.builds(
     Latency, name=TEXT, num_calls=COUNT, batch=COUNT, threads=COUNT, p50_ms=FLOAT, p90_ms=FLOAT,
@@ -328,7 +327,7 @@ REPORT = st.builds(
     search=st.none() | OUTCOME, machine=st.none() | MACHINE, latency_options=st.none() | OPTIONS,
     context=st.builds(
         Context, baseline_sha256=TEXT,
-        engines=st.dictionaries(TEXT, st.builds(JudgedFile, file=TEXT, sha256=TEXT), max_size=2),
+        engines=st.dictionaries(TEXT, st.builds(EngineFileRef, file=TEXT, sha256=TEXT), max_size=2),
     ),
 )  # fmt: skip
 

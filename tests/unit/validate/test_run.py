@@ -15,6 +15,7 @@ from PIL import Image
 from edge_inception import artifact
 from edge_inception.artifact import Baseline, EngineFile, Provenance
 from edge_inception.data import imageset
+from edge_inception.errors import InputError
 from edge_inception.latency.measure import Latency
 from edge_inception.quant.search_record import ScoredSet, SearchOutcome
 from edge_inception.spec import Gates, Preprocess
@@ -166,12 +167,31 @@ def test_cuda_graphs_are_timed_as_asked(tmp_path, validated, cuda_graph):
     ]
 
 
+@pytest.mark.parametrize("entries", ["none", "none to judge"])
+def test_a_validation_without_an_engine_to_judge_is_refused(tmp_path, validated, entries):
+    """The message says what to do; nothing is timed."""
+    shown = entry(tmp_path, "fp32", "cpu", is_subject=False)
+    figures = [] if entries == "none" else [(shown, measured(1000), 1.0)]
+    with pytest.raises(InputError, match="no engine to judge"):
+        validated(figures, options_of(Gates()))
+
+
+def test_each_competing_engine_is_judged_once(tmp_path, validated, monkeypatch):
+    """The verdicts that choose an engine are those of the report."""
+    calls = []
+    judge = run.gate.judge
+    monkeypatch.setattr(run.gate, "judge", lambda *a, **k: calls.append(k) or judge(*a, **k))
+    figures = four(tmp_path, (measured(1000), 4.0), (measured(1000), 2.0))
+    validated(figures, options_of(Gates(min_agreement=0.98), engines_compete=True))
+    assert len(calls) == len(figures)
+
+
 @pytest.fixture
 def compete(validated):
     """``compete(figures, gates)``: the chosen rows, those that are judged, and the verdict."""
 
     def run_it(figures, gates, search=None):
-        options = options_of(gates, is_best=True, search=search)
+        options = options_of(gates, engines_compete=True, search=search)
         report, _ = validated(figures, options)
         judged = [row["name"] for row in report["rows"] if row["role"] == "subject"]
         return [choice["row"] for choice in report["choices"]], judged, report["verdict"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import sidecars
 
@@ -61,12 +63,9 @@ def facts():
     """``facts(target="cpu", name=..., head=..., ...)``; an Orin unless said otherwise."""
 
     def make(target="orin-nx-16gb", name="solar", *, dla_core=None, capabilities=(), **changes):
-        return serving_facts(
-            details_of(**changes),
-            targets.target(target),
-            name=name,
-            compute_capabilities=capabilities,
-            dla_core=dla_core,
-        )
+        hardware = targets.target(target)
+        if capabilities:
+            hardware = dataclasses.replace(hardware, compute_capabilities=capabilities)
+        return serving_facts(details_of(**changes), hardware, name=name, dla_core=dla_core)
 
     return make

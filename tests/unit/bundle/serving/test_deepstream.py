@@ -48,10 +48,10 @@ def require_same(how, scale, offsets):
 def test_normalisation_of_every_family_is_exact_or_refused(how):
     """For all 256 pixel values; refused where a channel would need another scale."""
     if len({1 / (255 * std) for std in how.std}) == 1:
-        require_same(how, *deepstream.normalisation(how))
+        require_same(how, *deepstream.nvinfer_normalisation(how))
     else:
         with pytest.raises(InputError, match="one net-scale-factor") as caught:
-            deepstream.normalisation(how)
+            deepstream.nvinfer_normalisation(how)
         assert "--fold-preprocessing" in caught.value.hint
 
 
@@ -69,7 +69,7 @@ def test_both_sorts_of_families_exist():
 def test_any_common_scale_is_exact(mean, std, order):
     """Means may differ by channel; the numbers survive being written and read as text."""
     how = Preprocess(input_size=(8, 8), mean=mean, std=(std, std, std), channel_order=order)
-    scale, offsets = deepstream.normalisation(how)
+    scale, offsets = deepstream.nvinfer_normalisation(how)
     require_same(how, float(repr(scale)), [float(text) for text in map(str, offsets)])
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from edge_inception.bundle.serving import docker
 from edge_inception.errors import InputError
-from edge_inception.hardware.jetpack import JETPACKS, parsed
+from edge_inception.hardware.jetpack import JETPACKS, parse_version
 
 # Of the tags: docs/hardware.md, "JetPack releases"; JetPack 5.1 takes the newest image of L4T 35.
 L4T = {"4": "r32.7.1", "5.0.2": "r35.1.0", "5.1": "r35.", "6.0": "r36.3.0", "6.1": "r36.4.0"}
@@ -41,8 +41,10 @@ STOCK = [row for row in JETPACKS if row.is_stock and row.opset is not None]
 def test_base_image_holds_the_tensorrt_of_its_jetpack(release):
     """Each release that we build for has one image, of its TensorRT up to the last number."""
     (base,) = (row for row in docker.BASE_IMAGES if row.runs_on(release))
-    assert parsed(base.tensorrt)[:2] == parsed(release.tensorrt)[:2]
-    assert base.is_mounted == (parsed(release.first) < (5,)), "only JetPack 4 mounts the host's"
+    assert parse_version(base.tensorrt)[:2] == parse_version(release.tensorrt)[:2]
+    assert base.is_mounted == (parse_version(release.first) < (5,)), (
+        "only JetPack 4 mounts the host's"
+    )
 
 
 @pytest.mark.parametrize("base", docker.BASE_IMAGES, ids=lambda base: base.first)
@@ -52,7 +54,7 @@ def test_image_is_pinned_to_a_release(base):
     name, tag = base.image.removeprefix("nvcr.io/nvidia/").split(":")
     if name == "tensorrt":
         assert re.fullmatch(r"\d\d\.\d\d-py3", tag)
-        assert parsed(base.first) >= (7,)
+        assert parse_version(base.first) >= (7,)
     else:
         assert name == ("l4t-base" if base.is_mounted else "l4t-jetpack")
         (wanted,) = (l4t for first, l4t in L4T.items() if base.first.startswith(first))
@@ -61,7 +63,7 @@ def test_image_is_pinned_to_a_release(base):
 
 def test_rows_are_in_order_and_do_not_overlap():
     """A JetPack release never has two images."""
-    ends = [parsed(end) for base in docker.BASE_IMAGES for end in (base.first, base.last)]
+    ends = [parse_version(end) for base in docker.BASE_IMAGES for end in (base.first, base.last)]
     assert ends == sorted(ends)
 
 

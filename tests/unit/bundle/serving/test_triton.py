@@ -117,7 +117,7 @@ def test_inputs_and_outputs_are_those_of_the_graph(facts, head, element, layout)
     graph = helper.make_graph(nodes, "tiny", [image], [logits])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     how = Preprocess(input_size=size, element=element, layout=layout)
-    interface.add_ends(model, how, Head.of(head))
+    interface.add_preprocessing_and_head(model, how, Head.of(head))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -205,7 +205,7 @@ def test_any_text_is_quoted_so_that_it_reads_back(text):
     """Quotes, backslashes, line breaks, controls and other scripts survive the text format."""
     if any(0xD800 <= ord(char) < 0xE000 for char in text):
         return  # lone surrogates are no text: protobuf strings are UTF-8
-    parsed = text_format.Parse(f"name: {triton.quoted(text)}", SCHEMA.ModelConfig())
+    parsed = text_format.Parse(f"name: {triton.quote(text)}", SCHEMA.ModelConfig())
     assert parsed.name == text
 
 

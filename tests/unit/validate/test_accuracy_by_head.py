@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from edge_inception.device.outputs import nearest
 from edge_inception.errors import InputError
 from edge_inception.spec import Head
 from edge_inception.validate.accuracy import compare
-from edge_inception.validate.comparable import nearest
 
 UNLABELLED = np.full(40, -1)
 SOFTMAX, EMBEDDING = Head(kind="softmax"), Head(kind="embedding")
@@ -87,7 +87,7 @@ def test_embeddings():
     before = np.array([[1, 0], [9, 1], [0, 1]], np.float32)
     after = np.array([[1, 0], [1, 9], [0, 1]], np.float32)
     found = compare(before, np.array([0, 1, 1]), after, head=EMBEDDING)
-    assert (found.agreement.value, found.labelled, found.terms) == (2 / 3, None, "embeddings")
+    assert (found.agreement.value, found.labelled, found.sqnr_of) == (2 / 3, None, "embeddings")
     assert found.sqnr_db == pytest.approx(10 * math.log10(84 / 128))
     with pytest.raises(InputError) as caught:
         compare(before[:1], np.array([-1]), after[:1], head=EMBEDDING)

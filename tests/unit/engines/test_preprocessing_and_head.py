@@ -20,7 +20,7 @@ from edge_inception.spec import Head, Precision, Preprocess, ShapeProfile
 pytestmark = pytest.mark.cpu_isa
 
 CLASSES, BATCH = 7, 2
-ENDS = [
+HEADS_AND_INPUTS = [
     ("uint8", "NCHW", Head(kind="softmax")),
     ("uint8", "NHWC", Head(kind="topk", k=3)),
     ("float32", "NCHW", Head(kind="topk", k=CLASSES)),
@@ -65,7 +65,7 @@ def case(tmp_path):
             [numpy_helper.from_array(v, k) for k, v in layers.items()],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-        interface.add_ends(model, how, head)
+        interface.add_preprocessing_and_head(model, how, head)
         typed = artifact.publish(
             TypedGraph,
             tmp_path / "typed.onnx",
@@ -97,7 +97,7 @@ def fed(pixels, how):
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize(("element", "layout", "head"), ENDS)
+@pytest.mark.parametrize(("element", "layout", "head"), HEADS_AND_INPUTS)
 def test_sessions_answer_as_pytorch(case, name, element, layout, head):
     """Probabilities [N, classes] of pixels; of a top-k head 0 outside the k largest; any N."""
     typed, how, layers = case(element, layout, head)
@@ -130,7 +130,7 @@ def test_the_other_element_is_refused(case, name, element, layout, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(("element", "layout", "head"), ENDS)
+@pytest.mark.parametrize(("element", "layout", "head"), HEADS_AND_INPUTS)
 def test_rtx_compiles_them(case, element, layout, head):
     """TensorRT-RTX's own parser takes pixels, softmax and top-k."""
     pytest.importorskip("tensorrt_rtx_bindings")
