@@ -15,7 +15,7 @@ from edge_inception.cli._options import PATH, terminal_of, terminal_options
 from edge_inception.errors import InputError, counted, listed, member, one_line
 
 if TYPE_CHECKING:
-    from edge_inception.artifact import Artifact
+    from edge_inception.artifact import Artifact, RangeTable
     from edge_inception.data.imageset import ImageSet
     from edge_inception.graph.layer_noise import Comparison, LayerNoise
     from edge_inception.quant.options import QuantizeOptions
@@ -241,7 +241,7 @@ def sensitivity(
     with terminal_of(flags) as terminal:
         simplified = artifact.load(SimplifiedGraph, graph_path)
         table = artifact.load(RangeTable, ranges_path)
-        searched = _Searched.of(folder, placement, float_rest)
+        searched = _Searched.of(folder, table, placement, float_rest)
         options = SearchOptions(
             budget=Budget(max_drop_pp=0.0),
             quantize=searched.options,
@@ -288,15 +288,17 @@ class _Searched:
     kept: frozenset[str]
 
     @classmethod
-    def of(cls, folder: Path | None, placement: str, float_rest: str) -> _Searched:
-        """The graph by the options of the build in ``folder``, and by those that are given.
+    def of(
+        cls, folder: Path | None, ranges: RangeTable, placement: str, float_rest: str
+    ) -> _Searched:
+        """The graph by the options that are given, those of the build in ``folder``, and ``ranges``.
 
         Raises:
             InputError: The placement or the float rest is unknown.
         """
         from edge_inception import artifact, records
         from edge_inception.artifact import TypedGraph
-        from edge_inception.quant.options import FloatRest, QuantizeOptions
+        from edge_inception.quant.options import FloatRest, QuantizeOptions, resolve
         from edge_inception.spec import Precision
 
         typed = folder / "model.int8.onnx" if folder else None
@@ -307,12 +309,15 @@ class _Searched:
             built = records.convert(QuantizeOptions, written, where=where, hint=hint)
         else:
             typed = None
-        options = QuantizeOptions(
+        asked = QuantizeOptions(
             precision=Precision.INT8,
             placement=placement or built.placement,
+            rounding=built.rounding,
+            fold_zero_points=built.fold_zero_points,
             float_rest=member(FloatRest, "float rest", float_rest or built.float_rest.value),
             bias_correction=built.bias_correction,
         )
+        options = resolve(asked, ranges)
         if (options.placement, options.float_rest) != (built.placement, built.float_rest):
             return cls(options=options, typed=None, kept=frozenset())
         return cls(options=options, typed=typed, kept=frozenset(built.keep))

@@ -316,7 +316,7 @@ def _correct_biases(
 
 
 def _shifted_pair(name: str, root: str, shift: Shift | None) -> list[onnx.NodeProto]:
-    """The nodes behind ``name``: those of its shift, if it has a folded zero point, and its pair."""
+    """The nodes behind ``name``: its shift, if it has a folded zero point, and its pair."""
     source = shift.source if shift else name
     return [*(shift.nodes if shift else ()), *_pair(name, f"{root}.scale", _ZERO, source=source)]
 

@@ -31,8 +31,9 @@ from edge_inception.quant.ranges import Learned, TensorRange
 from edge_inception.sidecar import TriedGraph
 from edge_inception.spec import Precision, Progress
 
-CALIBRATORS = ("mse-max", "mse", "max", "percentile:99.999")
-"""The calibrators that ``auto`` tries; each is the best on one network that was measured."""
+CALIBRATORS = ("max", "mse-max", "percentile:99.999", "mse")
+"""The calibrators that ``auto`` tries, from the one that clips least to the one that clips most.
+Each is the best on one network that was measured."""
 
 PLACEMENTS = ("weighted-ends", "weighted-only", "float-ends", "sandwich")
 """The placements that are tried; the first is the most accurate on all networks measured."""
@@ -42,7 +43,7 @@ NUM_IMAGES = 32
 
 _NUM_CORRECTED = 2  # calibrators whose graphs are tried with bias correction
 _NUM_FITTED = 32  # images that biases are corrected on
-_CLOSE_DB = 1.0  # a graph with less in float wins if it loses no more than this
+_CLOSE_DB = 1.0  # between graphs that differ by no more, accuracy does not decide
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -119,8 +120,9 @@ class Trial:
 
         First every calibrator is tried with the first placement, then the best of them with
         corrected biases and with the other placements. With the effort ``max`` every combination is
-        tried. The most accurate graph wins, by the mean of both figures of ``TriedGraph``, or one
-        that computes less in float and loses no more than 1 dB.
+        tried. The most accurate graph wins, by the mean of both figures of ``TriedGraph``. Of graphs
+        that lose no more than 1 dB, the one wins that computes least in float, then the one that
+        clips least: rare large values, of which a few images tell little, harm it least.
         """
         options = self._options
         calibrators = CALIBRATORS if options.calibrator == AUTO else (options.calibrator,)
@@ -200,7 +202,8 @@ class Trial:
     def _choose(self) -> TriedGraph:
         best = max(map(_merit, self._tried.values()))
         close = [one for one in self._tried.values() if _merit(one) >= best - _CLOSE_DB]
-        return min(close, key=lambda one: (one.float_share, -_merit(one)))
+        widest = [*CALIBRATORS, self._options.calibrator].index
+        return min(close, key=lambda one: (one.float_share, widest(one.calibrator), -_merit(one)))
 
     def _int8_graph(self, candidate: Candidate, *, keeps_layers: bool = False) -> onnx.ModelProto:
         options = QuantizeOptions(

@@ -33,7 +33,7 @@ from edge_inception.graph.check import load_graph
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.quant import search_record
 from edge_inception.quant.insert_qdq import quantize
-from edge_inception.quant.options import QuantizeOptions, policy_of
+from edge_inception.quant.options import QuantizeOptions, policy_of, resolve
 from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.ranges import table_for
 from edge_inception.quant.search_record import (
@@ -113,7 +113,7 @@ def groups_of(
     """
     table_for(graph, ranges)
     model = load_graph(graph.path)
-    placement = place_pairs(model, policy_of(options), options.keep)
+    placement = place_pairs(model, policy_of(resolve(options, ranges)), options.keep)
     return estimate_groups(model, placement, ranges)
 
 

@@ -37,8 +37,10 @@ from edge_inception.device.outputs import centred, sqnr_db
 from edge_inception.errors import GateFailed, InputError
 from edge_inception.graph import check, parity
 from edge_inception.quant import insert_qdq, ranges
+from edge_inception.quant import options as quant_options
 from edge_inception.quant.options import FloatRest, QuantizeOptions, policy_of
 from edge_inception.quant.placement import WEIGHTED_OPS, place_pairs
+from edge_inception.quant.policies import default_policy
 from edge_inception.sidecar import Provenance, QatDetails, QatFigures
 from edge_inception.spec import Precision, Preprocess, Progress, no_progress
 from edge_inception.training import evaluate
@@ -209,8 +211,8 @@ _SHARED = ("epochs", "batch", "learning_rate", "seed", "device", "threads")
 def _choices(graph: SimplifiedGraph, table: RangeTable, options: QatOptions) -> QuantizeOptions:
     """Options of the typed graph that training starts from.
 
-    If the table has channel means and every layer has a bias of its own, the biases are corrected,
-    unless the trial of the calibrator ``auto`` found that correction does not help.
+    If the table has channel means and every layer has a bias of its own, the biases are corrected.
+    Training changes the weights, so that they round to nearest, and its scales are symmetric.
     """
     biases = list(_biases(check.load_graph(graph.path)).values())
     are_own = all(biases) and len(set(biases)) == len(biases)
@@ -218,9 +220,11 @@ def _choices(graph: SimplifiedGraph, table: RangeTable, options: QatOptions) -> 
     return QuantizeOptions(
         precision=Precision.INT8,
         float_rest=FloatRest.FP32,
-        placement=options.placement,
+        placement=options.placement or default_policy("gpu").name,
         keep=options.keep,
-        bias_correction=None if is_possible else False,
+        rounding=quant_options.Rounding.NEAREST,
+        fold_zero_points=False,
+        bias_correction=is_possible,
     )
 
 
