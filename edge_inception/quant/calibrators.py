@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_inception.errors import InputError, unknown
+from edge_inception.quant.options import AUTO
 from edge_inception.quant.scales import LEVELS
-
-AUTO = "auto"
-"""Name under which ``trial`` chooses the calibrator, by the accuracy of whole int8 graphs."""
 
 DROPPED_BITS = 2
 """Number of lowest mantissa bits, of float16's ten, that a bin ignores."""

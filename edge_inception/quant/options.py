@@ -13,7 +13,6 @@ from edge_inception import stage
 from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError, counted
-from edge_inception.quant.calibrators import AUTO
 from edge_inception.quant.policies import Policy, default_policy, policy
 from edge_inception.sidecar import Provenance
 from edge_inception.spec import Precision, Preprocess
@@ -28,6 +27,10 @@ QUANTIZE = Stage(name="quantize", tools=("onnx", "numpy"), sources=("quant", "gr
 CALIBRATION_CACHE = Stage(
     name="calibration_cache", tools=("onnx", "numpy"), sources=("quant", "graph")
 )
+
+
+AUTO = "auto"
+"""Name of the calibrator that a trial of whole int8 graphs chooses."""
 
 
 class Typing(Enum):

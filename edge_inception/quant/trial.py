@@ -120,7 +120,7 @@ class Trial:
 
         First every calibrator is tried with the first placement, then the best of them with
         corrected biases and with the other placements. With the effort ``max`` every combination is
-        tried. The most accurate graph wins, by the mean of both figures of ``TriedGraph``. Of graphs
+        tried. The most accurate graph wins, by the mean of both figures of ``TriedGraph``. Of those
         that lose no more than 1 dB, the one wins that computes least in float, then the one that
         clips least: rare large values, of which a few images tell little, harm it least.
         """
