@@ -291,7 +291,7 @@ class _Searched:
     def of(
         cls, folder: Path | None, ranges: RangeTable, placement: str, float_rest: str
     ) -> _Searched:
-        """The graph by the given options, those of the build in ``folder``, and the table ``ranges``.
+        """The graph by the given options, those of the build in ``folder``, and the ranges.
 
         Raises:
             InputError: The placement or the float rest is unknown.

@@ -28,8 +28,9 @@ from edge_inception.pipeline.listener import Listener, Silent
 from edge_inception.pipeline.runner import Runner, WouldRun
 from edge_inception.pipeline.stages import DLA, IMPLICIT, WEAK, Inputs, Steps
 from edge_inception.quant import calibrators, policies
+from edge_inception.quant.options import AUTO
 from edge_inception.recipe.reader import Recipe
-from edge_inception.spec import Head, Precision
+from edge_inception.spec import Precision
 from edge_inception.validate import report_record
 from edge_inception.validate.options import require_gates
 from edge_inception.validate.report_record import ReportRecord, Status
@@ -121,7 +122,7 @@ class _Build:
         status, shipped = record.status, _chosen(judged, record)
         if status == "FAILED" and not keep_failed:
             self._withhold(judged, "gate failed")
-            if advice := _advice(self._recipe, judged[0].details.head, record):
+            if advice := _advice(self._recipe, record):
                 self._listener.note(advice)
             shipped = []
         elif not keep_failed and (failed := _failed(judged, record)):
@@ -164,8 +165,8 @@ class _Build:
         return report, shipped
 
     def _search(self, graph: SimplifiedGraph, ranges: RangeTable | None) -> None:
-        """If the recipe has a budget, find the layer groups that later graphs keep in float."""
-        if ranges is not None and self._recipe.budget is not None:
+        """Find the layer groups that int8 graphs keep in float; a DLA needs all of them in int8."""
+        if ranges is not None and (self._recipe.budget or not self._recipe.dla):
             self._steps.search(graph, ranges)
 
     def _pack(self) -> None:
@@ -222,21 +223,20 @@ def _of_rows(
 _ACCURACY_GATES = frozenset(("max_drop_pp", "min_agreement", "min_sqnr_db"))
 
 
-def _advice(recipe: Recipe, head: Head, report: ReportRecord) -> str:
+def _advice(recipe: Recipe, report: ReportRecord) -> str:
     """Advice for an int8 graph that missed an accuracy gate; empty if there is none."""
     missed = {check.name for check in report.verdict.checks if check.status is Status.FAILED}
     judged = {row.precision for row in report.subjects}
     if judged != {Precision.INT8.value} or not missed & {*_ACCURACY_GATES, "search"}:
         return ""
-    # The calibrator auto has tried max already, and a search has tried to leave groups in float.
-    if missed & _ACCURACY_GATES and recipe.calibrator not in {"max", calibrators.AUTO}:
-        return "more calibration images or --calibrator max may help"
+    if missed & _ACCURACY_GATES and recipe.calibrator != AUTO:
+        return "--calibrator auto, the default, may help; so may more calibration images"
     if recipe.dla:
         return ""  # a DLA needs all groups in int8
-    ranks = f"`edge-inception sensitivity {recipe.out}` ranks the groups for --keep-float"
-    if recipe.budget is not None or head.kind == "embedding":
-        return ranks
-    return f"{ranks}; --max-drop searches those that have to stay float"
+    return (
+        f"`edge-inception sensitivity {recipe.out}` ranks the groups for --keep-float; more "
+        "calibration images or --effort max may help"
+    )
 
 
 def _calibration_set(recipe: Recipe, validation: ImageSet, listener: Listener) -> ImageSet | None:

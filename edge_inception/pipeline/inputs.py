@@ -15,12 +15,13 @@ from edge_inception.graph.options import ImportOptions
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.pipeline.listener import Listener
 from edge_inception.recipe.reader import Recipe, Source
-from edge_inception.spec import Gates
+from edge_inception.spec import Budget, Gates, Head
 from edge_inception.validate.options import EngineEntry, TimedBaseline, ValidateOptions
 
 IMPORTED = "model.imported.onnx"
 LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
 UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
+_FALLBACK_MARGIN_DB = 1.0
 
 
 def open_source(source: Source | None, role: str, recipe: Recipe, listener: Listener) -> ImageSet:
@@ -105,20 +106,42 @@ def onnx_baseline_options(recipe: Recipe) -> OnnxBaselineOptions:
     return OnnxBaselineOptions(threads=recipe.threads)
 
 
+def gates(recipe: Recipe, images: ImageSet, head: Head) -> Gates:
+    """The gates of a build: those of the recipe, or defaults that fit labels and head."""
+    if recipe.gates != Gates():
+        return recipe.gates
+    has_labels = images.is_labelled and head.kind != "embedding"
+    return LABELLED_GATES if has_labels else UNLABELLED_GATES
+
+
+def fallback_budget(wanted: Gates) -> Budget:
+    """The budget on the calibration images that lets int8 meet these gates on other images.
+
+    Above it, groups fall back to float unasked. The margin of the SQNR allows for the difference
+    between two samples of images.
+    """
+    drop_pp = wanted.max_drop_pp
+    if drop_pp is None:
+        drop_pp = 100.0 * (1.0 - (wanted.min_agreement or 0.0))
+    sqnr_db = wanted.min_sqnr_db
+    return Budget(
+        max_drop_pp=drop_pp,
+        min_sqnr_db=None if sqnr_db is None else sqnr_db + _FALLBACK_MARGIN_DB,
+    )
+
+
 def validate_options(
     recipe: Recipe, images: ImageSet, engine: EngineFile, listener: Listener
 ) -> ValidateOptions:
     """Options of ``validate``; a recipe without gates gets defaults, which a note names."""
-    gates = recipe.gates
-    if gates == Gates():
-        has_labels = images.is_labelled and engine.details.head.kind != "embedding"
-        gates = LABELLED_GATES if has_labels else UNLABELLED_GATES
-        named = ", ".join(f"{k} {v}" for k, v in stage.plain(gates).items() if v is not None)
+    wanted = gates(recipe, images, engine.details.head)
+    if recipe.gates == Gates():
+        named = ", ".join(f"{k} {v}" for k, v in stage.plain(wanted).items() if v is not None)
         listener.note(f"no gate given; using {named}")
     return ValidateOptions(
         model=recipe.model,
         preprocess=engine.details.preprocess,
-        gates=gates,
+        gates=wanted,
         threads=recipe.threads,
         batch=recipe.profile.opt,
         rounds=recipe.latency_rounds,

@@ -59,6 +59,7 @@ from edge_inception.spec import Precision, Progress
 from edge_inception.validate import gate, report_record
 from edge_inception.validate.options import EngineEntry, validate_provenance
 
+_MAX_SEARCH_IMAGES, _MAX_FALLBACK_IMAGES = 512, 128
 REPORT = "report.json"
 SEARCH = "model.search.json"
 REPORT_MARKDOWN = "report.md"
@@ -251,20 +252,25 @@ class Steps:
     def search(self, graph: SimplifiedGraph, ranges: RangeTable) -> SearchResult:
         """The groups (an int8 tensor with the layers that read it) to keep in float.
 
-        Every int8 graph that is quantized after this stage keeps these groups in float.
+        Every int8 graph that is quantized after this stage keeps these groups in float. Without a
+        budget in the recipe, they are the fewest that let int8 meet the gates.
         """
         recipe, images = self._recipe, self._calibration
         assert images is not None
-        assert recipe.budget is not None
+        gates = inputs.gates(recipe, self._validation, graph.details.head)
         choices = SearchOptions(
-            budget=recipe.budget,
+            budget=recipe.budget or inputs.fallback_budget(gates),
+            max_images=_MAX_SEARCH_IMAGES if recipe.budget else _MAX_FALLBACK_IMAGES,
             quantize=self._quantize_options(Precision.INT8, STRONG),
             threads=recipe.threads,
         )
         result = self._run(SEARCH_PRECISION, "search", SEARCH, graph, ranges, images, choices)
         self._keep = tuple(sorted({*recipe.keep_float, *result.details.keep}))
-        self._outcome = search_record.read(result.path).outcome
-        self._runner.listener.note(f"search: {gate.search_sentence(self._outcome)}")
+        outcome = search_record.read(result.path).outcome
+        if recipe.budget:  # a budget of the user is a gate as well
+            self._outcome = outcome
+        if recipe.budget or outcome.chosen.keep:
+            self._runner.listener.note(f"search: {gate.search_sentence(outcome)}")
         return result
 
     def _quantize_options(self, precision: Precision, variant: Variant) -> QuantizeOptions:

@@ -32,7 +32,6 @@ from edge_inception.graph import check
 from edge_inception.graph.signs import non_negative
 from edge_inception.quant import ranges
 from edge_inception.quant.calibrators import (
-    AUTO,
     DROPPED_BITS,
     NUM_BINS,
     Observation,
@@ -42,7 +41,7 @@ from edge_inception.quant.calibrators import (
 from edge_inception.quant.channel_means import channel_means
 from edge_inception.quant.implicit import tensors_to_observe
 from edge_inception.quant.openvino_reader import Stream, require_finite
-from edge_inception.quant.options import WHOLE, CalibrateOptions, Effort, calibrate_provenance
+from edge_inception.quant.options import AUTO, WHOLE, CalibrateOptions, Effort, calibrate_provenance
 from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.ranges import ChannelMeans, Learned, Table, TensorRange
 from edge_inception.quant.rounding import round_weights

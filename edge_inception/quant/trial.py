@@ -20,11 +20,10 @@ from edge_inception.graph.statistics import statistics
 from edge_inception.graph.support_checks import label
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.quant import rounding
-from edge_inception.quant.calibrators import AUTO
 from edge_inception.quant.corrections import bias_corrections
 from edge_inception.quant.insert_qdq import int8_graph
 from edge_inception.quant.openvino_reader import Stream
-from edge_inception.quant.options import CalibrateOptions, Effort, QuantizeOptions, Rounding
+from edge_inception.quant.options import AUTO, CalibrateOptions, Effort, QuantizeOptions, Rounding
 from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.policies import policy
 from edge_inception.quant.ranges import Learned, TensorRange

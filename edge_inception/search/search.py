@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,19 +119,20 @@ def search(
     """
     table = ScoreTable(groups, score, journal)
     allowed = allowed_drop(budget, top1)
+    is_met = partial(_is_met, allowed_pp=allowed, min_sqnr_db=budget.min_sqnr_db)
 
     def result(ranking: Sequence[RankedGroup], chosen: ScoredSet, why: str) -> Result:
         return Result(
             ranking=tuple(ranking),
             points=tuple(table.known),
             chosen=chosen,
-            is_met=chosen.drop_pp <= allowed,
+            is_met=is_met(chosen),
             allowed_pp=allowed,
             why=why,
         )
 
     plain = table.score(frozenset())
-    if plain.drop_pp <= allowed:
+    if is_met(plain):
         return result(rank_by_estimate(groups), plain, "plain int8 meets the budget")
     order = rank_by_harm(table, candidates(groups))
     weighted = [one.group for one in order if table.groups[one.group].has_weights]
@@ -141,9 +143,9 @@ def search(
         most = min(most, budget.max_groups)
     for count in sizes(most):
         keep = frozenset(names[:count])
-        if table.score(keep).drop_pp <= allowed:
-            _score_smaller_sets(table, names[:count], allowed)
-            met = [point for point in table.known if point.drop_pp <= allowed]
+        if is_met(table.score(keep)):
+            _score_smaller_sets(table, names[:count], is_met)
+            met = [point for point in table.known if is_met(point)]
             best = min(met, key=lambda p: (len(p.keep), p.float_share_of_macs, *_loss(p)))
             return result(order, best, _why(best, len(table.known)))
     closest = min(table.known, key=lambda p: (*_loss(p), len(p.keep)))
@@ -244,12 +246,20 @@ def _ranked(group: Group, harm: float | None = None, lost_pp: float | None = Non
     )
 
 
-def _score_smaller_sets(table: ScoreTable, names: Sequence[str], allowed: float) -> None:
+def _is_met(point: ScoredSet, *, allowed_pp: float, min_sqnr_db: float | None) -> bool:
+    """Whether a scored set is within the budget."""
+    noise = math.inf if min_sqnr_db is None else 10.0 ** (-min_sqnr_db / 10.0)
+    return point.drop_pp <= allowed_pp and point.noise_to_signal <= noise
+
+
+def _score_smaller_sets(
+    table: ScoreTable, names: Sequence[str], is_met: Callable[[ScoredSet], bool]
+) -> None:
     """Leave groups out one by one, the least harmful first, as long as the budget is met."""
     keep = frozenset(names)
     for name in reversed(names):
         smaller = keep - {name}
-        if smaller and table.score(smaller).drop_pp <= allowed:
+        if smaller and is_met(table.score(smaller)):
             keep = smaller
 
 
