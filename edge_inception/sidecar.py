@@ -242,7 +242,7 @@ class StreamEngine(Record, frozen=True, kw_only=True):
 class TriedGraph(Record, frozen=True, kw_only=True):
     """An int8 graph of the trial, by its choices, and the SQNR of its logits in dB.
 
-    ``sqnr_db`` is taken over all images of the trial, ``median_sqnr_db`` over single images.
+    ``sqnr_db`` is taken over all of its ``num_images``, ``median_sqnr_db`` over single images.
     ``float_share`` is the share of multiply-adds, 0..1, that the graph computes in float.
     """
 
@@ -251,6 +251,7 @@ class TriedGraph(Record, frozen=True, kw_only=True):
     fold_zero_points: bool
     bias_correction: bool
     float_share: float
+    num_images: Count
     sqnr_db: float
     median_sqnr_db: float
 
@@ -258,13 +259,11 @@ class TriedGraph(Record, frozen=True, kw_only=True):
 class TrialDetails(Details, frozen=True, kw_only=True):
     """Results of the trial of whole int8 graphs: all graphs in order, and the one that was chosen.
 
-    ``num_trial_images`` are held back: neither weights nor biases were fitted to them.
     ``num_rounded`` counts the weights that were rounded by second order.
     """
 
     tried: tuple[TriedGraph, ...] = ()
     chosen: TriedGraph | None = None
-    num_trial_images: Count = 0
     num_rounded: Count = 0
 
 

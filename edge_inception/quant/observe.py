@@ -159,7 +159,7 @@ def publish(
     That is channel means, weights rounded by second order, and the choices of a trial.
     """
     observed, chosen = observations.tensors, choose_images(images, options)
-    outcome, trial = None, None
+    outcome = None
     weights: Mapping[str, NDArray[np.int8]] = {}
     if options.shard == WHOLE and options.effort is not Effort.QUICK:
         path = watched.graph.path
@@ -199,7 +199,6 @@ def publish(
         details=RangeTableDetails(
             tried=outcome.tried if outcome else (),
             chosen=outcome.chosen if outcome else None,
-            num_trial_images=trial.num_images if trial else 0,
             num_rounded=len(weights),
             engine=observations.engine,
             beside=ranges.write_statistics(out, observed, means, learned),

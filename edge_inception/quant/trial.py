@@ -40,7 +40,9 @@ PLACEMENTS = ("weighted-ends", "weighted-only", "float-ends", "sandwich")
 NUM_IMAGES = 32
 """Largest number of images that are held back for the trial; never more than a third of the set."""
 
-_NUM_CORRECTED = 2  # calibrators whose graphs are tried with bias correction
+_NUM_FINAL_IMAGES = 256  # images of the final between the best graphs
+_NUM_FINALISTS = 3
+_FINALIST_DB = 6.0  # a graph that is worse by more is no finalist
 _NUM_FITTED = 32  # images that biases are corrected on
 _CLOSE_DB = 1.0  # between graphs that differ by no more, accuracy does not decide
 _TINY = float(np.finfo(np.float64).tiny)
@@ -102,26 +104,23 @@ class Trial:
     ) -> None:
         self._path, self._options, self._progress = path, options, progress
         self._ranges_by, self._weights = ranges_by, weights
-        learning, self._held_back = split_images(items)
+        learning, self._images = split_images(items)
+        self._all = sorted(items, key=lambda item: item.sha256)[:_NUM_FINAL_IMAGES]
         self._fitted = learning[:_NUM_FITTED] if len(learning) >= rounding.MIN_IMAGES else []
         self._model = check.load_graph(path)
         self._exact = self._logits(self._model)
         self._corrections: dict[Candidate, Mapping[str, NDArray[np.float32]]] = {}
         self._tried: dict[Candidate, TriedGraph] = {}
 
-    @property
-    def num_images(self) -> int:
-        """Number of images that the graphs are compared on."""
-        return len(self._held_back)
-
     def run(self) -> Outcome:
         """Try the graphs of the options, from the likely best on, and choose one.
 
-        First every calibrator is tried with the first placement, then the best of them with
-        corrected biases and with the other placements. With the effort ``max`` every combination is
-        tried. The most accurate graph wins, by the mean of both figures of ``TriedGraph``. Of those
-        that lose no more than 1 dB, the one wins that computes least in float, then the one that
-        clips least: rare large values, of which a few images tell little, harm it least.
+        First every calibrator is tried with the first placement, then the best of them and the one
+        that clips least with corrected biases, and the best with the other placements. With the
+        effort ``max`` every combination is tried. Then the best graphs meet on all images: what
+        clips one photo of a hundred, a few photos do not show. The most accurate graph wins, by the
+        mean of both figures of ``TriedGraph``. Of those that lose no more than 1 dB, the one wins
+        that computes least in float, then the one that clips least.
         """
         options = self._options
         calibrators = CALIBRATORS if options.calibrator == AUTO else (options.calibrator,)
@@ -132,19 +131,25 @@ class Trial:
                     self._try_all(calibrators, name, is_folded=is_folded)
         else:
             plain = [Candidate(calibrator=name, placement=placements[0]) for name in calibrators]
+            widest = plain[0]
             plain.sort(key=lambda one: -_merit(self.noise_of(one)))
-            for one in plain[:_NUM_CORRECTED]:
+            for one in dict.fromkeys((plain[0], widest, *plain[1:2])):
                 self._try_corrected(one)
             best = max(self._tried, key=lambda one: _merit(self._tried[one]))
             for name in placements[1:]:
                 other = dataclasses.replace(best, placement=name, bias_correction=False)
                 self._try_corrected(other) or self.noise_of(other)
-        chosen = self._choose()
-        tried = {one: graph for graph, one in self._tried.items()}
+        first = tuple(self._tried.values())
+        finalists = self._finalists()
+        self._images, self._tried = self._all, {}
+        self._exact = self._logits(self._model)
+        for one in finalists:
+            self.noise_of(one)
+        best = self._choose()
         return Outcome(
-            tried=tuple(self._tried.values()),
-            chosen=chosen,
-            corrections=self._corrections.get(tried[chosen], {}),
+            tried=(*first, *self._tried.values()),
+            chosen=self._tried[best],
+            corrections=self._corrections.get(best, {}),
         )
 
     def noise_of(self, candidate: Candidate) -> TriedGraph:
@@ -163,10 +168,23 @@ class Trial:
             self._tried[candidate] = TriedGraph(
                 **dataclasses.asdict(candidate),
                 float_share=round(self._float_share(candidate.placement), 4),
+                num_images=len(self._images),
                 sqnr_db=round(decibels(float(noise.sum() / signal.sum())), 1),
                 median_sqnr_db=round(decibels(float(np.median(noise / signal))), 1),
             )
         return self._tried[candidate]
+
+    def _finalists(self) -> list[Candidate]:
+        """The best graphs on a few images, and the best of the calibrator that clips least."""
+        order = sorted(self._tried, key=lambda one: -_merit(self._tried[one]))
+        least = _merit(self._tried[order[0]]) - _FINALIST_DB
+        close = [one for one in order if _merit(self._tried[one]) >= least][:_NUM_FINALISTS]
+        widest = min(order, key=lambda one: self._clipping(one.calibrator))
+        return list(dict.fromkeys((*close, widest)))
+
+    def _clipping(self, calibrator: str) -> int:
+        """Rank of a calibrator among those that are tried: 0 for the one that clips least."""
+        return [*CALIBRATORS, self._options.calibrator].index(calibrator)
 
     def _placements(self) -> tuple[str, ...]:
         """The placements to try; in a network without weights enough for float ends, the others."""
@@ -198,11 +216,18 @@ class Trial:
         self.noise_of(corrected)
         return True
 
-    def _choose(self) -> TriedGraph:
-        best = max(map(_merit, self._tried.values()))
-        close = [one for one in self._tried.values() if _merit(one) >= best - _CLOSE_DB]
-        widest = [*CALIBRATORS, self._options.calibrator].index
-        return min(close, key=lambda one: (one.float_share, widest(one.calibrator), -_merit(one)))
+    def _choose(self) -> Candidate:
+        merits = {one: _merit(tried) for one, tried in self._tried.items()}
+        best = max(merits.values())
+        close = [one for one, merit in merits.items() if merit >= best - _CLOSE_DB]
+        return min(
+            close,
+            key=lambda one: (
+                self._tried[one].float_share,
+                self._clipping(one.calibrator),
+                -merits[one],
+            ),
+        )
 
     def _int8_graph(self, candidate: Candidate, *, keeps_layers: bool = False) -> onnx.ModelProto:
         options = QuantizeOptions(
@@ -234,9 +259,9 @@ class Trial:
             path = Path(folder) / "bare.onnx"
             path.write_bytes(bare.SerializeToString())
             stream = Stream(path, self._options, lambda _: ())
-            batches = stream.read(self._held_back, self._progress)
+            batches = stream.read(self._images, self._progress)
             parts: list[NDArray[Any]] = [out[0].astype(np.float64) for _, out in batches]
-        logits = np.concatenate(parts).reshape(len(self._held_back), -1)
+        logits = np.concatenate(parts).reshape(len(self._images), -1)
         return logits - logits.mean(axis=1, keepdims=True) if logits.shape[1] > 1 else logits
 
 

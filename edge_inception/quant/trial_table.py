@@ -10,9 +10,9 @@ def describe_trial(details: TrialDetails) -> list[str]:
     if details.chosen is None:
         return []
     lines = [
-        f"int8 graphs tried on {details.num_trial_images} calibration images that were held back,",
-        f"{details.num_rounded} weights rounded by second order; SQNR of the logits in dB:",
-        "    mean  median  float MACs  calibrator         placement      zero points  biases",
+        f"int8 graphs that were tried, with {details.num_rounded} weights rounded by second order;",
+        "SQNR of the logits in dB, over photos of the calibration set:",
+        "    mean  median  photos  float MACs  calibrator         placement      zero points  biases",
     ]
     lines += [_row(graph, is_chosen=graph == details.chosen) for graph in details.tried]
     lines += [f"to repeat the choice: {repeat_flags(details.chosen)}"]
@@ -31,6 +31,6 @@ def _row(graph: TriedGraph, *, is_chosen: bool) -> str:
     biases = "corrected" if graph.bias_correction else "as trained"
     return (
         f"  {'>' if is_chosen else ' '} {graph.sqnr_db:4.1f}  {graph.median_sqnr_db:6.1f}  "
-        f"{100 * graph.float_share:8.1f} %  {graph.calibrator:17}  {graph.placement:13}  "
+        f"{graph.num_images:6}  {100 * graph.float_share:8.1f} %  {graph.calibrator:17}  {graph.placement:13}  "
         f"{zero_points:11}  {biases}"
     )
