@@ -96,20 +96,41 @@ def plan(machine: Machine, work: Work) -> Done:
     return _done(releases, work, releases.current(), work.python)
 
 
+def plan_rollback(machine: Machine, work: Work) -> Done:
+    """Say which version a rollback would make current, and change nothing on the device.
+
+    Raises:
+        DeployFailed: There is no previous version.
+    """
+    releases = _deployed_releases(machine, work)
+    version, before = releases.rollback_versions()
+    work.say(f"would switch back from {before} to {version}, and send nothing")
+    return _rolled_back(releases, work, version, before)
+
+
 def rollback(machine: Machine, work: Work) -> Done:
     """Switch to the previous version.
 
     Raises:
         DeployFailed: There is no previous version.
     """
+    releases = _deployed_releases(machine, work)
+    with releases.locked(work.python):
+        version, before = releases.rollback()
+    return _rolled_back(releases, work, version, before)
+
+
+def _deployed_releases(machine: Machine, work: Work) -> Releases:
     releases = _releases(machine, work)
     if not machine.names(releases.folder):
         raise DeployFailed(
             f"{machine.address}: nothing was deployed to {releases.folder}",
             hint="deploy first, or give the --remote-dir and the bundle that were deployed",
         )
-    with releases.locked(work.python):
-        version, before = releases.rollback()
+    return releases
+
+
+def _rolled_back(releases: Releases, work: Work, version: str, before: str) -> Done:
     return Done(
         folder=releases.folder,
         version=version,
