@@ -155,7 +155,8 @@ def _preprocessing_text(preprocess: Preprocess) -> str:
     )
     order = "crop, then resize" if preprocess.crop == "before_resize" else "resize, then crop"
     return (
-        f"{_size_text(preprocess.input_size)} {preprocess.channel_order}, {order} {preprocess.crop_fraction:.4g}, "
+        f"{_size_text(preprocess.input_size)} {preprocess.channel_order}, "
+        f"{order} {preprocess.crop_fraction:.4g}, "
         f"{preprocess.interpolation}, mean {mean}, std {std}"
     )
 
