@@ -183,7 +183,7 @@ def _describe_jump(jump: LayerNoise) -> str:
 
     cause = f"its own weights, or channels of '{jump.noisiest}' that are small beside others"
     if not jump.noisiest:
-        cause = "its own weights, or its input, which the first graph does not compute"
+        cause = "its own weights, or what it reads, which the first graph does not compute"
     elif jump.is_pair_to_blame:
         cause = f"the int8 scale of '{jump.noisiest}'"
     drop = f"from {_cell(jump.inputs)} to {decibels(jump.output):.1f} dB"
