@@ -19,8 +19,10 @@ each other's latency.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -210,8 +212,9 @@ def _against_stored(
 
 
 def _file_name(nodeid: str) -> str:
-    """File name for a test's id, in which other characters than letters, digits, - _ . become -."""
-    return "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in nodeid)
+    """A readable file name for a test's id; its digest keeps names of different tests apart."""
+    readable = re.sub(r"[^A-Za-z0-9_.-]", "-", nodeid)[-200:]
+    return f"{readable}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
 
 
 def _engine(engine: str | Path | EngineUnderTest) -> Path | EngineUnderTest:

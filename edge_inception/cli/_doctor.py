@@ -20,13 +20,13 @@ _BUILD_LIBRARIES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line of ``doctor`` about a part that is present (``is_ok``) or missing.
+    """One line of ``doctor`` about a part of the installation, present (``is_ok``) or missing.
 
-    ``what`` names the part, ``detail`` has its versions or the reason why it is missing. ``remedy``
-    is the command that adds it, or empty.
+    ``detail`` has the part's versions, or the reason why it is missing. ``remedy`` is the command
+    that adds it, or empty.
     """
 
-    what: str
+    part: str
     is_ok: bool
     detail: str
     remedy: str = ""
@@ -35,7 +35,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Findings on Python, the libraries of a build, each engine backend and the demo's photos."""
     version = ".".join(str(part) for part in sys.version_info[:3])
-    findings = [Finding(what="python", is_ok=True, detail=f"{version} on {platform.platform()}")]
+    findings = [Finding(part="python", is_ok=True, detail=f"{version} on {platform.platform()}")]
     findings.append(_build_libraries())
     findings += [_backend(name) for name in backends.backend_names()]
     findings.append(_photos())
@@ -47,7 +47,7 @@ def _build_libraries() -> Finding:
     present = [name for name in _BUILD_LIBRARIES if name not in missing]
     versions = ", ".join(f"{name} {stage.tool_version(name)}" for name in present)
     return Finding(
-        what="checkpoint to engine",
+        part="checkpoint to engine",
         is_ok=not missing,
         detail=f"missing: {', '.join(missing)}" if missing else versions,
         remedy="pip install 'edge-inception[compile]'" if missing else "",
@@ -56,11 +56,11 @@ def _build_libraries() -> Finding:
 
 def _backend(name: str) -> Finding:
     state = backends.backend(name).availability()
-    can = abilities(state)
-    detail = f"{short_version(state)} can {can}" if can else state.why_not
-    if can and state.why_not:
+    able = abilities(state)
+    detail = f"{short_version(state)} can {able}" if able else state.why_not
+    if able and state.why_not:
         detail += f"; {state.why_not}"
-    return Finding(what=f"engine {name}", is_ok=bool(can), detail=detail, remedy=state.remedy)
+    return Finding(part=f"engine {name}", is_ok=bool(able), detail=detail, remedy=state.remedy)
 
 
 def abilities(state: Availability) -> str:
@@ -78,7 +78,7 @@ def _photos() -> Finding:
     is_installed = _is_installed("elpv_dataset")
     absent = "elpv-dataset is not installed; only the demo needs it"
     return Finding(
-        what="demo photos",
+        part="demo photos",
         is_ok=is_installed,
         detail="elpv-dataset" if is_installed else absent,
         remedy="" if is_installed else "pip install 'edge-inception[demo]'",

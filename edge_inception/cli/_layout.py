@@ -20,9 +20,9 @@ def wrapped(lead: str, text: str, *, indent: int) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """``text`` in at most ``width`` characters; a longer text keeps its start, "..", and its end.
+    """``text`` in at most ``width`` characters: its start, "..", and its end.
 
-    About a third is the start. More of the end is kept, since names of layers differ there.
+    About a third is the start, since the ends of layer names differ more.
     """
     if len(text) <= width:
         return text

@@ -1,7 +1,7 @@
-"""Flags that several commands share, and how flags become a recipe.
+"""Flags that several commands share, and the functions that turn flags into a recipe.
 
 A command has a parameter for each flag of its own. Its parameter ``flags`` has the shared flags, by
-name, of the terminal and of the recipe; ``terminal_of`` and ``recipe_of`` read them.
+name, of the terminal and of the recipe; ``open_terminal`` and ``read_recipe`` read them.
 """
 
 from __future__ import annotations
@@ -34,63 +34,34 @@ _R = TypeVar("_R", bound="DataclassInstance")
 PATH = click.Path(path_type=Path)
 VERDICT_CODES = {"PASSED": 0, "FAILED": 6, "INCONCLUSIVE": 8}
 
+# Section of a recipe -> flags that have the names of the keys that they override.
+_SAME_NAMES: Mapping[str, str] = {
+    "model": "checkpoint onnx checkpoint_format num_classes head fold_preprocessing",
+    "preprocess": "input_size crop channel_order mean std crop_fraction interpolation",
+    "data": "calibration calibration_split validation validation_split labels skip_bad_images",
+    "build": "precision batch dynamic_batch threads out jetpack tensorrt bundle",
+    "calibrate": "calibrator effort max_images",
+    "quantize": "float_rest placement rounding fold_zero_points keep_float bias_correction",
+    "search": "drop_type",
+    "gates": "min_agreement min_speedup",
+}
 # Flag -> recipe key that the flag overrides.
 OVERRIDES: Mapping[str, str] = {
+    **{flag: f"{name}.{flag}" for name, flags in _SAME_NAMES.items() for flag in flags.split()},
     "model": "model.name",
-    "checkpoint": "model.checkpoint",
-    "onnx": "model.onnx",
-    "checkpoint_format": "model.checkpoint_format",
-    "num_classes": "model.num_classes",
     "option": "model.options",
-    "head": "model.head",
-    "fold_preprocessing": "model.fold_preprocessing",
-    "input_size": "preprocess.input_size",
-    "crop": "preprocess.crop",
-    "channel_order": "preprocess.channel_order",
-    "mean": "preprocess.mean",
-    "std": "preprocess.std",
-    "crop_fraction": "preprocess.crop_fraction",
-    "interpolation": "preprocess.interpolation",
-    "calibration": "data.calibration",
-    "calibration_split": "data.calibration_split",
-    "validation": "data.validation",
-    "validation_split": "data.validation_split",
-    "labels": "data.labels",
-    "skip_bad_images": "data.skip_bad_images",
-    "precision": "build.precision",
     "target": "build.targets",
-    "batch": "build.batch",
-    "dynamic_batch": "build.dynamic_batch",
-    "threads": "build.threads",
-    "out": "build.out",
     "compute_capability": "build.compute_capabilities",
-    "jetpack": "build.jetpack",
-    "tensorrt": "build.tensorrt",
     "use_dla": "build.dla",
-    "bundle": "build.bundle",
-    "calibrator": "calibrate.calibrator",
-    "effort": "calibrate.effort",
-    "max_images": "calibrate.max_images",
-    "float_rest": "quantize.float_rest",
-    "placement": "quantize.placement",
-    "rounding": "quantize.rounding",
-    "fold_zero_points": "quantize.fold_zero_points",
-    "keep_float": "quantize.keep_float",
-    "bias_correction": "quantize.bias_correction",
     "max_drop": "gates.max_drop_pp",
-    "drop_type": "search.drop_type",
-    "min_agreement": "gates.min_agreement",
     "min_sqnr": "gates.min_sqnr_db",
-    "min_speedup": "gates.min_speedup",
 }
-
-
 # Flag -> second key that it sets: the limit of the top-1 drop is also the budget of the search.
-_ALSO: Mapping[str, str] = {"max_drop": "search.max_drop_pp"}
+_SECOND_KEYS: Mapping[str, str] = {"max_drop": "search.max_drop_pp"}
 
 
 def option_group(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
-    """One decorator that adds the options of all ``decorators``, in this order in the help."""
+    """A decorator that adds the options of all ``decorators``; the help has them in this order."""
 
     def apply(function: _F) -> _F:
         for decorator in reversed(decorators):
@@ -100,6 +71,16 @@ def option_group(*decorators: Callable[[_F], _F]) -> Callable[[_F], _F]:
     return apply
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+out_option = click.option("--out", type=PATH, required=True, help="File to write.")
+threads_option = click.option(
+    "--threads", type=int, help="Number of CPU threads; by default, and for 0, all usable ones."
+)
+free_batch_option = click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Size of a free batch; by default 1.",
+)
 terminal_options = option_group(
     click.option(
         "--verbose", "-v", "verbosity", flag_value=1, type=int, help="Print counts and reasons."
@@ -107,27 +88,34 @@ terminal_options = option_group(
     click.option("--quiet", "-q", "verbosity", flag_value=-1, type=int, help="Print errors only."),
     click.option("--log-file", type=PATH, help="Append all lines to this file, with times."),
 )
+model_option = click.option(
+    "--option", multiple=True, metavar="KEY=VALUE", help="Option of the model, such as width=0.25."
+)
+input_size_option = click.option(
+    "--input-size", "--imgsz", type=int, help="Height and width of the input in pixels."
+)
+interpolation_option = click.option(
+    "--interpolation", help="Filter of the resize: nearest, bilinear, bicubic or lanczos."
+)
 recipe_options = option_group(
     click.option("--recipe", type=PATH, help="Recipe file; by default edge-inception.toml here."),
     click.option("--model", help="Architecture; `edge-inception models` lists all."),
     click.option("--checkpoint", type=PATH, help="Weights: safetensors, torch.save or npz file."),
-    click.option("--onnx", type=PATH, help="A float ONNX classifier to build instead."),
+    click.option("--onnx", type=PATH, help="Float ONNX classifier to build, not a checkpoint."),
     click.option(
         "--checkpoint-format",
         help="Publisher whose tensor names the checkpoint has: timm, slim, ...; by default "
         "auto, which recognises it.",
     ),
     click.option("--num-classes", type=int, help="Classes that the checkpoint's head must have."),
-    click.option(
-        "--option", multiple=True, metavar="KEY=VALUE", help="Model option, such as width=0.25."
-    ),
-    click.option("--input-size", "--imgsz", type=int, help="Side of the input in pixels."),
+    model_option,
+    input_size_option,
     click.option("--crop-fraction", type=float, help="Share of the image that is kept, 0..1."),
-    click.option("--crop", help="Crop after_resize, or before_resize as TF-slim does."),
-    click.option("--interpolation", help="Resize by nearest, bilinear, bicubic or lanczos."),
-    click.option("--channel-order", help="Order of the channels that the model takes: RGB or BGR."),
-    click.option("--mean", metavar="R,G,B", help="Subtracted from each channel of pixels in 0..1."),
-    click.option("--std", metavar="R,G,B", help="Divides each channel after that."),
+    click.option("--crop", help="after_resize, or before_resize as in TF-slim."),
+    interpolation_option,
+    click.option("--channel-order", help="Channel order of the model's input: RGB or BGR."),
+    click.option("--mean", metavar="R,G,B", help="Mean to subtract from pixels in 0..1."),
+    click.option("--std", metavar="R,G,B", help="Standard deviation to divide by after that."),
 )
 graph_options = option_group(
     click.option("--head", help="Output of the graph: logits, softmax or topk:K."),
@@ -140,8 +128,16 @@ graph_options = option_group(
         "value means uint8.",
     ),
 )
+skip_bad_images_option = click.option(
+    "--skip-bad-images", is_flag=True, default=None, help="Leave out unreadable images."
+)
 calibration_options = option_group(
-    click.option("--calibration", "--calibration-data-path", type=PATH, help="Folder or set file."),
+    click.option(
+        "--calibration",
+        "--calibration-data-path",
+        type=PATH,
+        help="Calibration images: a folder or a set file.",
+    ),
     click.option("--calibration-split", help="Split of the set file of --calibration."),
     click.option(
         "--calibrator",
@@ -162,18 +158,19 @@ calibration_options = option_group(
     ),
 )
 labels_option = click.option(
-    "--labels", type=PATH, help="Class names, one per line, in logit order."
-)
-skip_option = click.option(
-    "--skip-bad-images", is_flag=True, default=None, help="Leave out unreadable images."
+    "--labels", type=PATH, help="File of class names, one per line, in logit order."
 )
 validation_options = option_group(
-    click.option("--validation", type=PATH, help="Class folders, plain images or a set file."),
+    click.option(
+        "--validation",
+        type=PATH,
+        help="Validation images: a folder of class folders, a folder of images or a set file.",
+    ),
     click.option("--validation-split", help="Split of the set file of --validation."),
     labels_option,
-    skip_option,
+    skip_bad_images_option,
 )
-typing_options = option_group(
+precision_options = option_group(
     click.option(
         "--precision",
         help="fp32, fp16 or int8; build also takes best: the faster one of fp16 and int8 that "
@@ -191,7 +188,9 @@ typing_options = option_group(
         default=None,
         help="Use all 255 levels of int8 for tensors that cannot be negative, or half of them.",
     ),
-    click.option("--keep-float", metavar="GROUP[,GROUP]", help="Groups that stay float in int8."),
+    click.option(
+        "--keep-float", metavar="GROUP[,GROUP]", help="Groups that stay float in an int8 graph."
+    ),
     click.option(
         "--bias-correction/--no-bias-correction",
         default=None,
@@ -200,13 +199,15 @@ typing_options = option_group(
 )
 batch_options = option_group(
     click.option("--batch", type=int, help="Static batch size."),
-    click.option("--dynamic-batch", metavar="MIN:OPT:MAX", help="Range of batch sizes instead."),
+    click.option(
+        "--dynamic-batch",
+        metavar="MIN:OPT:MAX",
+        help="Range of batch sizes, instead of --batch.",
+    ),
 )
-
-
 device_options = option_group(
-    click.option("--jetpack", help="JetPack of a Jetson, such as 6.2; by default all."),
-    click.option("--tensorrt", help="TensorRT of the device; by default its JetPacks'."),
+    click.option("--jetpack", help="JetPack release of a Jetson, such as 6.2; by default all."),
+    click.option("--tensorrt", help="TensorRT version of the device; by default its JetPacks'."),
     click.option("--use-dla", is_flag=True, default=None, help="Build for a Jetson's DLA too."),
 )
 drop_type_option = click.option(
@@ -218,18 +219,18 @@ gate_options = option_group(
     click.option(
         "--max-drop",
         type=float,
-        help="Gate: top-1 drop in percentage points; to meet it build keeps groups of an int8 "
-        "graph in float.",
+        help="Gate: largest top-1 drop in percentage points; to meet it build keeps groups of an "
+        "int8 graph in float.",
     ),
-    click.option("--min-agreement", type=float, help="Gate: share of equal top-1, 0..1."),
+    click.option("--min-agreement", type=float, help="Gate: share of equal top-1 classes, 0..1."),
     click.option("--min-sqnr", type=float, help="Gate: SQNR of the centred logits in dB."),
     click.option("--min-speedup", type=float, help="Gate: over FP32 in the same engine library."),
 )
 
 
 @contextmanager
-def terminal_of(flags: Mapping[str, Any]) -> Iterator[Terminal]:
-    """A terminal by --verbose, --quiet and --log-file; an error in the block is logged too."""
+def open_terminal(flags: Mapping[str, Any]) -> Iterator[Terminal]:
+    """Open the terminal that the terminal flags set; an error in the block is logged too."""
     from edge_inception.cli._terminal import Terminal
 
     terminal = Terminal(verbosity=flags["verbosity"] or 0, log_file=flags["log_file"])
@@ -255,10 +256,10 @@ def print_artifact(terminal: Terminal, artifact: Artifact) -> None:
     click.echo(f"{artifact.path}")
 
 
-def recipe_of(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:
-    """The recipe of --recipe, or the one that is found, with flags on top; a note names its file.
+def read_recipe(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:
+    """Read the recipe of --recipe, or the one of this folder, and override its keys by flags.
 
-    No recipe is looked for if --model, --checkpoint or --onnx is given.
+    Without --recipe, no recipe is read if --model, --checkpoint or --onnx is given.
 
     Raises:
         InputError: There is no recipe and no such flag, or the recipe is not valid.
@@ -274,28 +275,27 @@ def recipe_of(flags: Mapping[str, Any], terminal: Terminal) -> Recipe:
                 hint="'edge-inception init' writes a starter recipe",
             )
     terminal.note(f"recipe: {path or 'none, all from flags'}")
-    return load_recipe(path, overrides_of(flags))
+    return load_recipe(path, recipe_overrides(flags))
 
 
-def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the flags on the command line, by the recipe key that each overrides."""
     overrides: dict[str, Any] = {}
     for flag, key in OVERRIDES.items():
         value = flags.get(flag)
         if value is None or value == ():
             continue
-        if flag in _READERS:
-            overrides[key] = _READERS[flag](value)
+        if flag in _PARSERS:
+            value = _PARSERS[flag](value)
         elif isinstance(value, Path):
-            overrides[key] = str(value)
-        else:
-            overrides[key] = list(value) if isinstance(value, tuple) else value
-        if flag in _ALSO:
-            overrides[_ALSO[flag]] = overrides[key]
+            value = str(value)
+        elif isinstance(value, tuple):
+            value = list(value)
+        overrides |= dict.fromkeys((key, _SECOND_KEYS.get(flag, key)), value)
     return overrides
 
 
-def model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+def parse_model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
     """Model options by name: ``("width=0.25",)`` becomes ``{"width": 0.25}``.
 
     A value that is not JSON stays a text.
@@ -317,8 +317,8 @@ def model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
     return options
 
 
-def _numbers(text: str) -> list[float]:
-    """The numbers in ``"0.485,0.456,0.406"``; the reader of recipes checks that there are 3."""
+def _parse_numbers(text: str) -> list[float]:
+    """The numbers in ``"0.485,0.456,0.406"``; the recipe reader checks that there are three."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
@@ -327,15 +327,15 @@ def _numbers(text: str) -> list[float]:
         ) from error
 
 
-def record_of(kind: type[_R], flags: Mapping[str, Any]) -> _R:
+def read_flags(kind: type[_R], flags: Mapping[str, Any]) -> _R:
     """A record of ``kind``; each field has the value of the flag of the same name."""
     return kind(**{field.name: flags[field.name] for field in dataclasses.fields(kind)})
 
 
 def given_flags(candidates: Sequence[str], flags: DataclassInstance) -> list[str]:
-    """Those of ``candidates``, names of flags, that were given; spelled such as ``--batch``.
+    """The flags among ``candidates`` that were given, as users type them: ``--max-images``.
 
-    A flag with the value 0 counts as given; one with None, () or False was left out.
+    None, () and False stand for flags that were left out; 0 is a value that was given.
     """
     values = {name: getattr(flags, name) for name in candidates}
     return [
@@ -345,15 +345,15 @@ def given_flags(candidates: Sequence[str], flags: DataclassInstance) -> list[str
     ]
 
 
-def names(text: str | None) -> list[str]:
+def split_names(text: str | None) -> list[str]:
     """The names in a text such as ``"b,a"``, sorted and without repetition."""
     return sorted({part.strip() for part in (text or "").split(",")} - {""})
 
 
-# Flag whose text holds several values -> function that reads the text.
-_READERS: Mapping[str, Callable[[Any], Any]] = {
-    "option": model_options,
-    "mean": _numbers,
-    "std": _numbers,
-    "keep_float": names,
+# Flag whose text holds several values -> parser of the text.
+_PARSERS: Mapping[str, Callable[[Any], Any]] = {
+    "option": parse_model_options,
+    "mean": _parse_numbers,
+    "std": _parse_numbers,
+    "keep_float": split_names,
 }

@@ -19,7 +19,7 @@ from edge_inception.spec import Progress, no_progress
 _LOGGER = "edge_inception"
 
 
-class _Forward(logging.Handler):
+class _LogForwarder(logging.Handler):
     """Handler that shows the package's log records: warnings as notes, the others as details."""
 
     def __init__(self, terminal: Terminal) -> None:
@@ -28,8 +28,8 @@ class _Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         is_warning = record.levelno >= logging.WARNING
-        say = self._terminal.note if is_warning else self._terminal.detail
-        say(("warning: " if is_warning else "  ") + record.getMessage())
+        show = self._terminal.note if is_warning else self._terminal.detail
+        show(("warning: " if is_warning else "  ") + record.getMessage())
 
 
 class Terminal:
@@ -46,7 +46,7 @@ class Terminal:
     def __init__(self, *, verbosity: int = 0, log_file: Path | None = None) -> None:
         self._verbosity = verbosity
         self._log = _open_log(log_file) if log_file else None
-        self._handler = _Forward(self)
+        self._handler = _LogForwarder(self)
         logger = logging.getLogger(_LOGGER)
         self._level = logger.level
         logger.addHandler(self._handler)
@@ -54,15 +54,15 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Show a line, unless --quiet, and log it."""
-        self._line(text, least=0)
+        self._print(text, min_verbosity=0)
 
     def detail(self, text: str) -> None:
         """Show a line with --verbose, and log it."""
-        self._line(text, least=1)
+        self._print(text, min_verbosity=1)
 
     def log(self, text: str) -> None:
         """Log a line without showing it."""
-        self._line(text, least=2)
+        self._print(text, min_verbosity=2)
 
     @contextmanager
     def working(self, name: str) -> Iterator[Progress]:
@@ -103,8 +103,8 @@ class Terminal:
         if self._log:
             self._log.close()
 
-    def _line(self, text: str, *, least: int) -> None:
-        if self._verbosity >= least:
+    def _print(self, text: str, *, min_verbosity: int) -> None:
+        if self._verbosity >= min_verbosity:
             print(text, file=sys.stderr, flush=True)  # noqa: T201 -- this is the terminal
         if self._log:
             now = dt.datetime.now(dt.timezone.utc)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_inception.cli._layout import shortened, wrapped
-from edge_inception.cli._options import PATH, terminal_of, terminal_options
+from edge_inception.cli._options import (
+    PATH,
+    json_option,
+    open_terminal,
+    terminal_options,
+    threads_option,
+)
 from edge_inception.errors import InputError, counted, listed, member, one_line
 
 if TYPE_CHECKING:
@@ -25,13 +31,13 @@ if TYPE_CHECKING:
     from edge_inception.spec import Preprocess
 
 _NAME, _OP = 36, 18
-_ROW = "{:<36} {:<18}{:>8}{:>8}{:>8}"
+_LAYER_ROW = "{:<36} {:<18}{:>8}{:>8}{:>8}"
 
 
 @click.command("compare-layers")
 @click.argument("float_graph", type=PATH)
 @click.argument("typed_graph", type=PATH)
-@click.option("--images", type=PATH, required=True, help="Folder or set file; labels are not used.")
+@click.option("--images", type=PATH, required=True, help="Images: a folder or a set file.")
 @click.option("--split", default="", help="Split of a set file.")
 @click.option(
     "--max-images",
@@ -40,7 +46,7 @@ _ROW = "{:<36} {:<18}{:>8}{:>8}{:>8}"
     show_default=True,
     help="Compare on at most this many images.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with full names.")
+@json_option
 @terminal_options
 def compare_layers(
     float_graph: Path,
@@ -54,10 +60,10 @@ def compare_layers(
 ) -> None:
     """Show the noise of every layer of a typed graph, and where it jumps.
 
-    FLOAT_GRAPH is the simplified graph, TYPED_GRAPH what quantize made of it. The columns are SQNR
-    in dB: "input" of the layer's noisiest input, "read" of that input behind its Q/DQ pair, and
-    "SQNR dB" of the layer's output. A jump, marked *, is a layer whose output is 10 dB worse than
-    its noisiest input; an input better than 30 dB counts as 30 dB.
+    FLOAT_GRAPH is the simplified graph, and TYPED_GRAPH the graph that quantize made of it. The
+    columns are SQNR in dB: "input" of the layer's noisiest input, "read" of that input behind its
+    Q/DQ pair, and "SQNR dB" of the layer's output. A jump, marked *, is a layer whose output is
+    10 dB worse than its noisiest input; an input better than 30 dB counts as 30 dB.
     """
     from edge_inception import artifact
     from edge_inception.artifact import Artifact, TypedGraph
@@ -66,28 +72,27 @@ def compare_layers(
     from edge_inception.graph import layer_noise
     from edge_inception.graph.check import load_graph
 
-    with terminal_of(flags) as terminal:
+    with open_terminal(flags) as terminal:
         graphs = (artifact.load(Artifact, float_graph), artifact.load(TypedGraph, typed_graph))
-        preprocess = _same_preprocess(graphs)
+        preprocess = _shared_preprocess(graphs)
         image_set = imageset.open_set(images, split=split)
         chosen = image_set.subset(max_images)
-        first, second = (load_graph(graph.path) for graph in graphs)
-        with terminal.working("compare-layers") as say:
+        with terminal.working("compare-layers") as progress:
             comparison = layer_noise.compare_layers(
-                (first, second),
+                (load_graph(float_graph), load_graph(typed_graph)),
                 (group.images for group in batches(chosen.items, preprocess, 1)),
-                progress=lambda done, _: say(done, len(chosen.items)),
+                progress=lambda done, _: progress(done, len(chosen.items)),
             )
-    lines = [_json(graphs, comparison, chosen)] if as_json else _text(comparison, chosen, image_set)
+    lines = (
+        [_to_json(graphs, comparison, chosen)]
+        if as_json
+        else _comparison_lines(comparison, chosen, image_set)
+    )
     click.echo("\n".join(lines))
 
 
-def _same_preprocess(graphs: Sequence[Artifact]) -> Preprocess:
-    """The preprocessing that both graphs share.
-
-    Raises:
-        InputError: Their preprocessing differs, or one artifact is no graph.
-    """
+def _shared_preprocess(graphs: Sequence[Artifact]) -> Preprocess:
+    """The preprocessing that both graphs share; other artifacts and differences are refused."""
     from edge_inception.sidecar import ModelDetails
 
     first, second = (graph.details for graph in graphs)
@@ -103,7 +108,7 @@ def _same_preprocess(graphs: Sequence[Artifact]) -> Preprocess:
     return first.preprocess
 
 
-def _json(graphs: Sequence[Artifact], comparison: Comparison, chosen: ImageSet) -> str:
+def _to_json(graphs: Sequence[Artifact], comparison: Comparison, chosen: ImageSet) -> str:
     from edge_inception import records
     from edge_inception.graph import layer_noise
     from edge_inception.report.noise_record import NoiseRecord
@@ -138,11 +143,13 @@ def _noisy_layer(layer: LayerNoise, chosen: ImageSet) -> NoisyLayer:
     )
 
 
-def _text(comparison: Comparison, chosen: ImageSet, image_set: ImageSet) -> Iterator[str]:
+def _comparison_lines(
+    comparison: Comparison, chosen: ImageSet, image_set: ImageSet
+) -> Iterator[str]:
     from edge_inception.graph.layer_noise import first_jump
 
-    yield _ROW.format("layer", "op", "input", "read", "SQNR dB")
-    yield from (_line(layer) for layer in comparison.layers)
+    yield _LAYER_ROW.format("layer", "op", "input", "read", "SQNR dB")
+    yield from (_layer_row(layer) for layer in comparison.layers)
     yield ""
     if comparison.left_out:
         absent = f"{listed(comparison.left_out)}: not in the second graph by name and shape"
@@ -155,13 +162,13 @@ def _text(comparison: Comparison, chosen: ImageSet, image_set: ImageSet) -> Iter
         yield wrapped("jump", "none: the error grows evenly", indent=9)
         return
     worst = chosen.items[jump.worst_image].path.name
-    yield wrapped("jump", one_line(f"{_sentence(jump)}; worst on {worst}"), indent=9)
+    yield wrapped("jump", one_line(f"{_describe_jump(jump)}; worst on {worst}"), indent=9)
 
 
-def _line(layer: LayerNoise) -> str:
+def _layer_row(layer: LayerNoise) -> str:
     name, op = shortened(one_line(layer.name), _NAME), shortened(one_line(layer.op), _OP)
     figures = (_cell(value) for value in (layer.inputs, layer.read, layer.output))
-    return _ROW.format(name, op, *figures) + (" *" if layer.is_jump else "")
+    return _LAYER_ROW.format(name, op, *figures) + (" *" if layer.is_jump else "")
 
 
 def _cell(noise_to_signal: float) -> str:
@@ -171,24 +178,24 @@ def _cell(noise_to_signal: float) -> str:
     return "exact" if value == LIMIT_DB else f"{value:.1f}"
 
 
-def _sentence(jump: LayerNoise) -> str:
+def _describe_jump(jump: LayerNoise) -> str:
     from edge_inception.graph.layer_noise import decibels
 
-    why = f"its own weights, or channels of '{jump.noisiest}' that are small beside others"
+    cause = f"its own weights, or channels of '{jump.noisiest}' that are small beside others"
     if not jump.noisiest:
-        why = "its own weights, or what it reads, which the first graph does not compute"
+        cause = "its own weights, or what it reads, which the first graph does not compute"
     elif jump.is_pair_to_blame:
-        why = f"the int8 scale of '{jump.noisiest}'"
-    lost = f"from {_cell(jump.inputs)} to {decibels(jump.output):.1f} dB"
-    return f"{jump.op} '{jump.name}' falls {lost}: {why}"
+        cause = f"the int8 scale of '{jump.noisiest}'"
+    drop = f"from {_cell(jump.inputs)} to {decibels(jump.output):.1f} dB"
+    return f"{jump.op} '{jump.name}' falls {drop}: {cause}"
 
 
-_RANKED = "{:>8} {:>8} {:>7} {:>6}  "
+_GROUP_ROW = "{:>8} {:>8} {:>7} {:>6}  "
 
 
 @click.command()
 @click.argument("folder", type=PATH, required=False)
-@click.option("--graph", type=PATH, help="Simplified graph, instead of a build's FOLDER.")
+@click.option("--graph", type=PATH, help="Simplified graph, instead of FOLDER.")
 @click.option("--ranges", type=PATH, help="Range table of --graph.")
 @click.option(
     "--images",
@@ -196,12 +203,10 @@ _RANKED = "{:>8} {:>8} {:>7} {:>6}  "
     help="Calibration images, of which 512 are used to measure the worst groups.",
 )
 @click.option("--split", default="", help="Split of a set file.")
-@click.option(
-    "--placement", default="", help="Placement of the Q/DQ pairs; by default that of FOLDER."
-)
-@click.option("--float-rest", default="", help="fp16 or fp32; by default that of FOLDER.")
-@click.option("--threads", type=int, default=0, help="CPU threads; 0 = all usable.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--placement", default="", help="Placement of the Q/DQ pairs; by default FOLDER's.")
+@click.option("--float-rest", default="", help="fp16 or fp32; by default FOLDER's.")
+@threads_option
+@json_option
 @terminal_options
 def sensitivity(
     folder: Path | None,
@@ -212,13 +217,14 @@ def sensitivity(
     split: str,
     placement: str,
     float_rest: str,
-    threads: int,
+    threads: int | None,
     as_json: bool,
     **flags: object,
 ) -> None:
     """Rank the groups of an int8 graph by the accuracy that they cost.
 
-    A group is one int8 tensor with the layers that read it; --keep-float takes its name.
+    FOLDER is the output folder of a build. A group is one int8 tensor with the layers that read
+    it; --keep-float takes its name.
     "expected" is the SQNR in dB of those layers, computed from the range table without running
     the graph. "MACs" is the share of the multiply-adds that stays float when the group does.
 
@@ -238,13 +244,13 @@ def sensitivity(
     graph_path, ranges_path = _graph_and_ranges(folder, graph, ranges)
     if split and not images:
         raise InputError(f"--split {split} of no set", hint="give its set file as --images")
-    with terminal_of(flags) as terminal:
+    with open_terminal(flags) as terminal:
         simplified = artifact.load(SimplifiedGraph, graph_path)
         table = artifact.load(RangeTable, ranges_path)
-        searched = _Searched.of(folder, table, placement, float_rest)
+        ranked_graph = _RankedGraph.from_build(folder, table, placement, float_rest)
         options = SearchOptions(
             budget=Budget(max_drop_pp=0.0),
-            quantize=searched.options,
+            quantize=ranked_graph.options,
             threads=inputs.require_threads(threads),
         )
         measured = None
@@ -263,20 +269,20 @@ def sensitivity(
         record = {
             "graph": str(graph_path),
             "ranges": str(ranges_path),
-            "placement": searched.placement,
-            "kept_float": sorted(searched.kept),
+            "placement": ranked_graph.placement,
+            "kept_float": sorted(ranked_graph.kept),
             "metric": (measured.metric or None) if measured else None,
             "plain": records.plain(measured.plain) if measured else None,
             "ranking": [records.plain(group) for group in ranking],
         }
         click.echo(json.dumps(record, indent=1))
         return
-    whole = _whole_graph(measured) if measured else ()
-    click.echo("\n".join((*searched.lines(), *whole, *_ranking(ranking, searched))))
+    whole = _int8_line(measured) if measured else ()
+    click.echo("\n".join((*ranked_graph.lines(), *whole, *_ranking_lines(ranking, ranked_graph))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Searched:
+class _RankedGraph:
     """The graph whose groups (an int8 tensor with the layers that read it) are ranked.
 
     In this graph all groups are int8. ``typed`` is the typed graph of a build with the same
@@ -288,14 +294,10 @@ class _Searched:
     kept: frozenset[str]
 
     @classmethod
-    def of(
+    def from_build(
         cls, folder: Path | None, ranges: RangeTable, placement: str, float_rest: str
-    ) -> _Searched:
-        """The graph by the given options, those of the build in ``folder``, and the ranges.
-
-        Raises:
-            InputError: The placement or the float rest is unknown.
-        """
+    ) -> _RankedGraph:
+        """The graph by the given options, those of the build in ``folder``, and the ranges."""
         from edge_inception import artifact, records
         from edge_inception.artifact import TypedGraph
         from edge_inception.quant.options import FloatRest, QuantizeOptions, resolve
@@ -342,11 +344,7 @@ class _Searched:
 def _graph_and_ranges(
     folder: Path | None, graph: Path | None, ranges: Path | None
 ) -> tuple[Path, Path]:
-    """Paths of graph and range table: those in a build's folder, or the two that are given.
-
-    Raises:
-        InputError: Neither a folder nor both files are given, or a folder and a file are.
-    """
+    """Paths of graph and range table: those in a build's folder, or the two that are given."""
     if folder and not graph and not ranges:
         return folder / "model.simplified.onnx", folder / "model.ranges.json"
     if graph and ranges and not folder:
@@ -357,7 +355,7 @@ def _graph_and_ranges(
     )
 
 
-def _whole_graph(measured: Sensitivity) -> Iterator[str]:
+def _int8_line(measured: Sensitivity) -> Iterator[str]:
     """A line with the accuracy that all groups cost together."""
     from edge_inception.graph.layer_noise import decibels
 
@@ -368,22 +366,19 @@ def _whole_graph(measured: Sensitivity) -> Iterator[str]:
     yield wrapped("all int8", figures, indent=11)
 
 
-def _ranking(ranking: Sequence[RankedGroup], searched: _Searched) -> Iterator[str]:
+def _ranking_lines(ranking: Sequence[RankedGroup], ranked_graph: _RankedGraph) -> Iterator[str]:
     """A header and a row per group, names last and never cut, since --keep-float needs them."""
     from edge_inception.graph.layer_noise import decibels
 
-    header = _RANKED.format("expected", "measured", "lost", "MACs")
+    header = _GROUP_ROW.format("expected", "measured", "lost", "MACs")
     yield f"{header}group: layers that read it"
     for ranked in ranking:
-        figures = _RANKED.format(
+        figures = _GROUP_ROW.format(
             f"{decibels(ranked.free_noise_to_signal):.1f}",
             "-" if ranked.harm is None else f"{decibels(ranked.harm):.1f}",
             "-" if ranked.lost_pp is None else f"{ranked.lost_pp:.1f}",
             f"{100 * ranked.float_share_of_macs:.1f}%",
         )
-        mark = "*" if ranked.group in searched.kept else ""
+        mark = "*" if ranked.group in ranked_graph.kept else ""
         names = f"{one_line(ranked.group)}{mark}: {one_line(listed(ranked.layers))}"
         yield wrapped(figures, names, indent=len(figures))
-
-
-COMMANDS = (compare_layers, sensitivity)

@@ -1,4 +1,4 @@
-"""The command that makes a bundle of a finished build."""
+"""The command ``bundle``, which packs a finished build for a device."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import click
 from edge_inception.cli._options import (
     PATH,
     device_options,
-    recipe_of,
+    open_terminal,
+    read_recipe,
     recipe_options,
-    terminal_of,
     terminal_options,
     validation_options,
 )
@@ -20,23 +20,23 @@ from edge_inception.errors import InputError
 
 
 @click.command()
-@click.option("--from", "folder", type=PATH, help="Finished build; by default the recipe's.")
-@click.option("--target", required=True, help="Named hardware: `edge-inception targets`.")
+@click.option("--from", "folder", type=PATH, help="Folder of a build; by default the recipe's.")
+@click.option("--target", required=True, help="Target; `edge-inception targets` lists all.")
 @click.option("--out", type=PATH, default="bundles", show_default=True, help="Folder of bundles.")
 @click.option("--name", default="", help="Name of the bundle; by default the model's.")
 @click.option(
-    "--golden", default=8, show_default=True, help="Images that check the engine on the device."
+    "--golden", default=8, show_default=True, help="Images that verify the engine on the device."
 )
 @click.option("--baseline-images", default=1000, show_default=True, help="Baseline rows, at most.")
 @click.option("--sign", type=PATH, help="Ed25519 private key (PEM) to sign the manifest with.")
-@click.option("--workspace", type=int, help="Workspace limit of TensorRT in MiB.")
+@click.option("--workspace", type=int, help="Limit of TensorRT's workspace in MiB.")
 @click.option(
     "--builder-optimization-level",
     type=click.IntRange(0, 5),
     help="TensorRT: a higher level compiles longer, and the engine may run faster.",
 )
 @click.option("--keep-failed", is_flag=True, help="Bundle a build that missed a gate.")
-@click.option("--force", is_flag=True, help="Replace another bundle of that name.")
+@click.option("--force", is_flag=True, help="Replace another bundle of the same name.")
 @device_options
 @recipe_options
 @validation_options
@@ -60,12 +60,12 @@ def bundle(
     from edge_inception.bundle import make as bundles
     from edge_inception.pipeline import devices, inputs, outputs
 
-    with terminal_of(flags) as terminal:
-        recipe = recipe_of({**flags, "target": (target,)}, terminal)
-        device = devices.device(recipe, target)
+    with open_terminal(flags) as terminal:
+        recipe = read_recipe({**flags, "target": (target,)}, terminal)
+        device = devices.device_for(recipe, target)
         options = bundles.BundleOptions(
             target=device.target.name,
-            tensorrt=device.bounds,
+            tensorrt=device.tensorrt_range,
             dla_core=device.dla_core,
             name=name,
             num_golden=_at_least_one("golden", golden),
@@ -76,12 +76,11 @@ def bundle(
             keep_failed=keep_failed,
             force=force,
         )
-        photos = inputs.open_source(recipe.validation, "validation", recipe, terminal)
-        material = outputs.material(folder or recipe.out, device, photos)
+        images = inputs.open_image_set(recipe.validation, "validation", recipe, terminal)
+        material = outputs.bundle_material(folder or recipe.out, device, images)
         result = bundles.make_bundle(material, options, out)
-        what = "made" if result.is_new else "unchanged"
-        golden_images = f"{result.num_golden} golden images"
-        terminal.note(f"{what}: version {result.version}, {golden_images}")
+        state = "made" if result.is_new else "unchanged"
+        terminal.note(f"{state}: version {result.version}, {result.num_golden} golden images")
         click.echo(f"{result.folder}\n{result.archive}")
 
 
@@ -89,6 +88,3 @@ def _at_least_one(flag: str, value: int) -> int:
     if value < 1:
         raise InputError(f"--{flag} is {value}", hint="wanted at least 1")
     return value
-
-
-COMMANDS = (bundle,)

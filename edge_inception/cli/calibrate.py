@@ -12,11 +12,13 @@ from edge_inception.cli._options import (
     PATH,
     calibration_options,
     given_flags,
+    open_terminal,
+    out_option,
     print_artifact,
-    record_of,
-    skip_option,
-    terminal_of,
+    read_flags,
+    skip_bad_images_option,
     terminal_options,
+    threads_option,
 )
 from edge_inception.errors import InputError, member
 
@@ -53,37 +55,37 @@ class _Flags:
 @click.command()
 @click.argument("graph", type=PATH)
 @calibration_options
-@skip_option
+@skip_bad_images_option
 @click.option(
     "--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images per run."
 )
-@click.option("--threads", type=int, help="CPU threads; by default, and for 0, all usable ones.")
-@click.option("--shard", metavar="I/N", help="Observe the I-th of N shares of the images: 1/4.")
+@threads_option
+@click.option("--shard", metavar="I/N", help="Use the I-th of N parts of the images, as 1/4.")
 @click.option(
     "--merge",
     type=PATH,
     multiple=True,
     metavar="TABLE",
-    help="Merge tables of shards to what one run over all images gives; once for each table.",
+    help="Merge this table of a shard with the others; the result is that of one run over all.",
 )
 @click.option(
     "--import-cache",
     type=PATH,
     metavar="CACHE",
-    help="Take the scales of TensorRT's calibration cache; images then serve bias correction.",
+    help="Take the scales from TensorRT's calibration cache; images then serve bias correction.",
 )
 @click.option("--placement", metavar="NAME", help="Try graphs of this placement alone.")
-@click.option("--out", type=PATH, required=True, help="File to write; an .npz goes beside it.")
+@out_option
 @terminal_options
 def calibrate(graph: Path, out: Path, **options: object) -> None:
-    """Write a table of the ranges of all tensors that will be int8."""
+    """Write the range table of a simplified graph; its histograms go into an .npz beside it."""
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.quant.trial_table import describe_trial
 
-    flags = record_of(_Flags, options)
-    _require_fit(flags)
-    with terminal_of(options) as terminal:
+    flags = read_flags(_Flags, options)
+    _require_fitting_flags(flags)
+    with open_terminal(options) as terminal:
         simplified = artifact.load(SimplifiedGraph, graph)
         cache = flags.import_cache
         images = _images(flags, terminal) if flags.calibration or not cache else None
@@ -108,13 +110,8 @@ def calibrate(graph: Path, out: Path, **options: object) -> None:
         print_artifact(terminal, table)
 
 
-def _require_fit(flags: _Flags) -> None:
-    """Refuse flags that exclude each other, and flags that would have no effect.
-
-    Raises:
-        InputError: Two of --shard, --merge and --import-cache are given; or, with a cache, a flag
-            about ranges, which the cache has, or a flag about images without --calibration.
-    """
+def _require_fitting_flags(flags: _Flags) -> None:
+    """Refuse flags that exclude each other, and flags that would have no effect."""
     exclusive = given_flags(_EXCLUSIVE, flags)
     if len(exclusive) > 1:
         both = " and ".join(exclusive)
@@ -144,7 +141,7 @@ def _images(flags: _Flags, terminal: Terminal) -> ImageSet:
         raise InputError(f"--max-images is {limit}", hint="wanted at least 1")
     images = imageset.open_set(flags.calibration, split=flags.calibration_split or "")
     if flags.skip_bad_images:
-        images = inputs.without_bad(images, "calibration", terminal)
+        images = inputs.without_unusable(images, "calibration", terminal)
     return images if limit is None else images.subset(limit)
 
 
@@ -158,22 +155,15 @@ def _options(graph: SimplifiedGraph, flags: _Flags) -> CalibrateOptions:
         calibrator=flags.calibrator or "auto",
         effort=member(Effort, "effort", flags.effort or "default"),
         batch=flags.batch,
-        threads=inputs.require_threads(flags.threads or 0),
-        shard=_shard(flags.shard) if flags.shard else WHOLE,
+        threads=inputs.require_threads(flags.threads),
+        shard=_parse_shard(flags.shard) if flags.shard else WHOLE,
         placement=policy(flags.placement).name if flags.placement else "",
     )
 
 
-def _shard(text: str) -> tuple[int, int]:
-    """The numbers I and N of a shard: ``2/4`` becomes (2, 4).
-
-    Raises:
-        InputError: ``text`` is not two whole numbers, or I is not in 1..N.
-    """
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+def _parse_shard(text: str) -> tuple[int, int]:
+    """The numbers I and N of a shard: ``2/4`` becomes (2, 4)."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise InputError(f"--shard is '{text}'", hint="wanted I/N with I from 1 to N, such as 1/4")
-    return int(number), int(of)
-
-
-COMMANDS = (calibrate,)
+    return int(index), int(count)

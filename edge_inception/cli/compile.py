@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_inception.cli._options import PATH, print_artifact, terminal_of, terminal_options
+from edge_inception.cli._options import (
+    PATH,
+    open_terminal,
+    out_option,
+    print_artifact,
+    terminal_options,
+)
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,9 +27,9 @@ _TENSORRT = "TensorRT: "
 
 @click.command(name="compile")
 @click.argument("graph", type=PATH)
-@click.option("--target", default="cpu", show_default=True, help="Hardware to compile for.")
+@click.option("--target", default="cpu", show_default=True, help="Target to compile for.")
 @click.option("--compute-capability", multiple=True, help="For rtx, such as 8.9; repeatable.")
-@click.option("--float-precision", default="f32", show_default=True, help="f32 or bf16 on a CPU.")
+@click.option("--float-precision", default="f32", show_default=True, help="On a CPU: f32 or bf16.")
 @click.option("--workspace", type=click.IntRange(min=0), help="Limit of the workspace in MiB.")
 @click.option(
     "--mem-pool-size",
@@ -43,7 +49,7 @@ _TENSORRT = "TensorRT: "
     "--timingCacheFile",
     "timing_cache",
     type=PATH,
-    help=_TENSORRT + "file of kernel timings, read and then updated; builds may share it.",
+    help=_TENSORRT + "file of kernel timings, which is read and updated; builds may share it.",
 )
 @click.option(
     "--calibration-cache",
@@ -56,19 +62,19 @@ _TENSORRT = "TensorRT: "
     "--useDLACore",
     "dla_core",
     type=click.IntRange(min=0),
-    help=_TENSORRT + "the deep learning accelerator to compile for.",
+    help=_TENSORRT + "number of the DLA, a deep-learning accelerator, to compile for.",
 )
 @click.option(
     "--allow-gpu-fallback",
     "--allowGPUFallback",
     is_flag=True,
-    help=_TENSORRT + "layers that the DLA cannot take run on the GPU.",
+    help=_TENSORRT + "run layers that the DLA cannot take on the GPU.",
 )
 @click.option(
     "--version-compatible",
     "--versionCompatible",
     is_flag=True,
-    help=_TENSORRT + "the engine also loads in later versions; it then carries code to execute.",
+    help=_TENSORRT + "make an engine, with code inside, that later versions also load.",
 )
 @click.option(
     "--hardware-compatibility-level",
@@ -76,14 +82,17 @@ _TENSORRT = "TensorRT: "
     "hardware_compatibility",
     default="",
     metavar="LEVEL",
-    help=_TENSORRT + "GPUs that can load it: ampere+ or sameComputeCapability; not for Jetson.",
+    help=_TENSORRT + "GPUs that can load the engine: ampere+ or sameComputeCapability.",
 )
 @click.option(
-    "--strip-weights", "--stripWeights", is_flag=True, help=_TENSORRT + "leave the weights out."
+    "--strip-weights",
+    "--stripWeights",
+    is_flag=True,
+    help=_TENSORRT + "leave the weights out.",
 )
-@click.option("--refit", is_flag=True, help=_TENSORRT + "let weights be replaced later.")
+@click.option("--refit", is_flag=True, help=_TENSORRT + "let the weights be replaced later.")
 @click.option("--sparsity", is_flag=True, help=_TENSORRT + "use kernels for 2:4 sparse weights.")
-@click.option("--out", type=PATH, required=True, help="File to write.")
+@out_option
 @terminal_options
 def compile_graph(
     graph: Path,
@@ -103,14 +112,14 @@ def compile_graph(
     from edge_inception.hardware import targets
     from edge_inception.sidecar import PlanDetails
 
-    with terminal_of(flags) as terminal:
+    with open_terminal(flags) as terminal:
         typed = artifact.load(TypedGraph, graph)
         hardware = targets.target(target)
         _require_compilable(hardware)
         options = dataclasses.replace(
             _options(typed, hardware, compute_capability),
             workspace_mib=workspace,
-            memory_pools=dict(_pool(text) for text in mem_pool_size),
+            memory_pools=dict(_parse_pool(text) for text in mem_pool_size),
             **{name: flags[name] for name in ("float_precision", *TENSORRT_OPTIONS)},
         )
         _require_feasible(hardware, typed, options)
@@ -120,7 +129,7 @@ def compile_graph(
         if isinstance(engine.details, PlanDetails):
             for line in engine.details.fallbacks:
                 terminal.note(f"warning: {line}")
-            terminal.detail(f"the same by NVIDIA's tool: {engine.details.equivalent_command}")
+            terminal.detail(f"the same with trtexec: {engine.details.equivalent_command}")
         print_artifact(terminal, engine)
 
 
@@ -134,7 +143,7 @@ def _require_compilable(hardware: Target) -> None:
 
 
 def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptions) -> None:
-    """Refuse options that the target or its TensorRT does not support, before any work starts."""
+    """Refuse options that the target or its TensorRT does not support."""
     from edge_inception.engines import tensorrt
     from edge_inception.hardware import feasibility
 
@@ -158,20 +167,20 @@ def _require_feasible(hardware: Target, typed: TypedGraph, options: CompileOptio
     feasibility.require(hardware, request)
 
 
-def _options(typed: TypedGraph, hardware: Target, asked: tuple[str, ...]) -> CompileOptions:
+def _options(typed: TypedGraph, hardware: Target, chosen: tuple[str, ...]) -> CompileOptions:
     from edge_inception.engines._backend import CompileOptions
     from edge_inception.hardware import targets
 
-    capabilities = targets.compute_capabilities(hardware, asked)
-    if asked and asked != capabilities:
+    capabilities = targets.compute_capabilities(hardware, chosen)
+    if chosen and chosen != capabilities:
         raise InputError(
-            f"--compute-capability is {', '.join(asked)}, '{hardware.name}' leaves no choice",
+            f"--compute-capability is {', '.join(chosen)}, '{hardware.name}' leaves no choice",
             hint="leave it out, or choose --target rtx",
         )
     return CompileOptions(profile=typed.details.profile, compute_capabilities=capabilities)
 
 
-def _pool(text: str) -> tuple[str, float]:
+def _parse_pool(text: str) -> tuple[str, float]:
     """Name and size in MiB of a memory pool: ``dlaSRAM:1`` becomes ("dlaSRAM", 1.0)."""
     name, _, size = text.partition(":")
     try:
@@ -183,6 +192,3 @@ def _pool(text: str) -> tuple[str, float]:
             f"--mem-pool-size is '{text}', wanted POOL:MIB", hint="for example: workspace:512"
         )
     return name, mib
-
-
-COMMANDS = (compile_graph,)

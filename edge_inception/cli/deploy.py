@@ -10,28 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_inception.cli._options import PATH, terminal_of, terminal_options
+from edge_inception.cli._options import PATH, json_option, open_terminal, terminal_options
 from edge_inception.errors import DeployFailed, counted
 
 if TYPE_CHECKING:
-    from edge_inception.cli._terminal import Terminal
     from edge_inception.deploy.address import Address
     from edge_inception.deploy.run import DeviceResult
+    from edge_inception.deploy.steps import Deployment
+
+_REMOTE_DIR = "~/edge-inception"
 
 
 @click.command()
 @click.argument("hosts", nargs=-1, required=True, metavar="[USER@]HOST[:PORT]...")
-@click.option("--bundle", type=PATH, required=True, help="Bundle to send: its folder or .tar.gz.")
-@click.option("--public-key", type=PATH, help="Refuse bundles not signed with this key.")
+@click.option("--bundle", type=PATH, required=True, help="Folder or .tar.gz of the bundle to send.")
+@click.option("--public-key", type=PATH, help="Refuse a bundle without a signature of this key.")
 @click.option("--rollback", is_flag=True, help="Switch back to the previous version instead.")
-@click.option("--dry-run", is_flag=True, help="Print what would be sent; change nothing.")
-@click.option("--identity", "-i", type=PATH, help="Private key; by default those of ssh.")
-@click.option("--known-hosts", type=PATH, help="Known host keys; by default those of ssh.")
-@click.option("--remote-dir", default="~/edge-inception", show_default=True, help="Folder there.")
-@click.option("--python", default="python3", show_default=True, help="Python there.")
-@click.option("--wheelhouse", type=PATH, help="Wheels for devices without a network.")
-@click.option("--out", type=PATH, default="deployed", show_default=True, help="Folder of results.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
+@click.option("--identity", "-i", type=PATH, help="Private key to log in; by default those of ssh.")
+@click.option("--known-hosts", type=PATH, help="File of known host keys; by default that of ssh.")
+@click.option("--remote-dir", default=_REMOTE_DIR, show_default=True, help="Folder on the device.")
+@click.option("--python", default="python3", show_default=True, help="Python on the device.")
+@click.option("--wheelhouse", type=PATH, help="Folder of wheels for devices without a network.")
+@click.option("--out", type=PATH, default="deployed", show_default=True, help="Folder of records.")
+@json_option
 @terminal_options
 def deploy(
     hosts: tuple[str, ...],
@@ -67,27 +69,24 @@ def deploy(
         is_dry=dry_run,
     )
     addresses = list(dict.fromkeys(parse_address(host) for host in hosts))
+
+    def note_line(address: Address, line: str) -> None:
+        terminal.note(f"{address}: {line}" if len(addresses) > 1 else line)
+
     with ExitStack() as stack:
-        terminal = stack.enter_context(terminal_of(flags))
+        terminal = stack.enter_context(open_terminal(flags))
         wheels = payload.read_wheels(wheelhouse) if wheelhouse else None
         results = run.deploy(
             addresses,
             stack.enter_context(payload.open_payload(bundle, public_key)),
             options,
             wheels=wheels,
-            say=_say(terminal, addresses),
+            say=note_line,
             progress=stack.enter_context(terminal.working("copy")),
         )
     _print(results, as_json=as_json)
     is_failed = any(result.status == "FAILED" for result in results)
     return DeployFailed.exit_code if is_failed else 0
-
-
-def _say(terminal: Terminal, addresses: Sequence[Address]) -> Any:
-    def say(address: Address, line: str) -> None:
-        terminal.note(f"{address}: {line}" if len(addresses) > 1 else line)
-
-    return say
 
 
 def _print(results: Sequence[DeviceResult], *, as_json: bool) -> None:
@@ -106,16 +105,15 @@ def _print(results: Sequence[DeviceResult], *, as_json: bool) -> None:
         return
     for result in results:
         if result.done:
-            click.echo(f"{result.address}: {'; '.join(_outcome(result))}")
+            click.echo(f"{result.address}: {'; '.join(_descriptions(result.done, result.status))}")
     num_passed = len(results) - len(failed)
     click.echo(f"{verdict}: {num_passed} of {counted(len(results), 'device')}")
 
 
-def _outcome(result: DeviceResult) -> Iterator[str]:
-    done = result.done
-    assert done is not None  # the caller passes finished results only
-    if result.status == "PLANNED":
-        yield f"{done.folder} has {done.before or 'no version'}, would get {done.version}"
+def _descriptions(done: Deployment, status: str) -> Iterator[str]:
+    """What a deploy, a rollback or a dry run has found or done on a device."""
+    if status == "PLANNED":
+        yield f"{done.folder} has {done.before or 'no version'}, would make {done.version} current"
         return
     was = "as before" if done.before == done.version else f"was {done.before or 'none'}"
     yield f"{done.version} is current, {was}"
@@ -123,12 +121,5 @@ def _outcome(result: DeviceResult) -> Iterator[str]:
     if done.p50_ms is not None:
         yield f"p50 {done.p50_ms:.2f} ms"
     if done.results:
-        yield f"results in {_short(done.results)}"
-
-
-def _short(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-COMMANDS = (deploy,)
+        here, path = Path.cwd(), done.results
+        yield f"results in {path.relative_to(here) if path.is_relative_to(here) else path}"

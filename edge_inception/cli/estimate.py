@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_inception.cli._layout import shortened, wrapped
-from edge_inception.cli._options import PATH
+from edge_inception.cli._options import PATH, free_batch_option, json_option
 
 if TYPE_CHECKING:
     from edge_inception.estimate.roofline import Estimate, Peaks
@@ -25,23 +25,23 @@ _ROW = "{:<28} {:<17}{:>8}{:>8}{:>9} {}"
 _NAME, _OP = 28, 16
 _SLOWEST = 10
 _MIB = 2**20
-_STARTS = "starting a kernel takes some us, which is not counted; try a larger --batch"
+_KERNEL_STARTS = "starting a kernel takes some us, which is not counted; try a larger --batch"
 
 
 @click.command()
 @click.argument("graph", type=PATH)
-@click.option("--target", required=True, help="Hardware whose peaks are known.")
+@click.option("--target", required=True, help="Target whose peak rates are known.")
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     default="int8",
     show_default=True,
-    help="Precision assumed for every layer, whatever the file has.",
+    help="Precision that is assumed for every layer.",
 )
-@click.option("--batch", type=click.IntRange(min=1), help="Size of a free batch; by default 1.")
+@free_batch_option
 @click.option("--dla", is_flag=True, help="Use the GPU and all DLA cores, each with this batch.")
-@click.option("--workspace", type=click.IntRange(min=0), default=0, help="MiB of workspace.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every layer.")
+@click.option("--workspace", type=click.IntRange(min=0), default=0, help="Workspace in MiB.")
+@json_option
 def estimate(
     graph: Path,
     target: str,
@@ -52,7 +52,7 @@ def estimate(
     workspace: int,
     as_json: bool,
 ) -> None:
-    """Bound the speed of any ONNX file on a target; an estimate, not a measurement.
+    """Estimate the highest speed of any ONNX file on a target, without measuring.
 
     Each layer takes the longer of two times: its operations at the dense peak, its bytes at the
     bandwidth of memory (a roofline). The range to plan with comes from published figures of
@@ -81,9 +81,11 @@ def estimate(
         return
     summary = (
         wrapped(lead, text, indent=_INDENT)
-        for lead, text in _sentences(hardware, request, peaks, bound)
+        for lead, text in _summary(hardware, request, peaks, bound)
     )
-    click.echo("\n".join((_title(graph, hardware, request), "", *_table(bound), "", *summary)))
+    click.echo(
+        "\n".join((_title(graph, hardware, request), "", *_layer_table(bound), "", *summary))
+    )
 
 
 def _record(target: Target, request: Request, bound: Estimate) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def _title(graph: Path, target: Target, request: Request) -> str:
     return wrapped("", f"{text}: an estimate, not a measurement", indent=0)
 
 
-def _table(bound: Estimate) -> Iterator[str]:
+def _layer_table(bound: Estimate) -> Iterator[str]:
     slowest = sorted(bound.layers, key=lambda layer: -layer.seconds)[:_SLOWEST]
     yield _ROW.format("slowest layers", "op", "MMACs", "MiB", "us", "bound by")
     for layer in slowest:
@@ -134,16 +136,16 @@ def _figures(macs: int, num_bytes: int, seconds: float) -> tuple[str, str, str]:
     return f"{macs / 1e6:,.0f}", f"{num_bytes / _MIB:,.1f}", f"{seconds * 1e6:,.1f}"
 
 
-def _sentences(
+def _summary(
     target: Target, request: Request, peaks: Peaks, bound: Estimate
 ) -> Iterator[tuple[str, str]]:
     from edge_inception.estimate.roofline import BAND, SHARE, has_check_point
 
     assert request.memory is not None  # the command always states it
-    low, middle, high = map(_rate, bound.expected)
+    low, middle, high = map(_rate_text, bound.expected)
     compute = f"{bound.compute_share:.0%} of the time bound by compute, the rest by memory"
     yield "peaks", peaks.description
-    yield "bound", f"{_rate(bound.bound)} images/s: {compute}"
+    yield "bound", f"{_rate_text(bound.bound)} images/s: {compute}"
     share = f"{SHARE:.0%} of the bound, +-{BAND:.0%}"
     yield "plan with", f"{middle} images/s, {low} to {high}: {share}"
     tested = "" if has_check_point(target) else f"{target.name} and "
@@ -151,15 +153,14 @@ def _sentences(
     yield "band from", f"{points}; untested on {tested}other networks"
     if bound.is_launch_bound:
         mean = f"{bound.seconds / len(bound.layers) * 1e6:.2g} us"
-        yield "too high", f"the mean bound of a layer is {mean}, and {_STARTS}"
-    limits = f"above {_rate(bound.bound)} or below {_rate(bound.suspicious_below)} images/s"
+        yield "too high", f"the mean bound of a layer is {mean}, and {_KERNEL_STARTS}"
+    limits = (
+        f"above {_rate_text(bound.bound)} or below {_rate_text(bound.suspicious_below)} images/s"
+    )
     yield "suspicious", f"a measurement {limits}: wrong peak, power mode, precision or batch"
     yield "memory", f"at least {request.memory.description} of {target.memory_gb} GiB"
 
 
-def _rate(value: float) -> str:
+def _rate_text(value: float) -> str:
     """A rate with at least three significant figures."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004
-
-
-COMMANDS = (estimate,)

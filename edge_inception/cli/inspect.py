@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_inception.cli._layout import WIDTH, shortened, wrapped
-from edge_inception.cli._options import PATH
+from edge_inception.cli._options import PATH, free_batch_option, json_option
 from edge_inception.errors import InputError, listed, one_line
 
 if TYPE_CHECKING:
@@ -30,13 +30,11 @@ _UNKNOWN = "?"
 
 @click.command()
 @click.argument("graph", type=PATH)
-@click.option("--batch", type=click.IntRange(min=1), help="Size of a free batch; by default 1.")
-@click.option(
-    "--layers/--no-layers", default=True, help="Print the table of layers; on by default."
-)
-@click.option("--dla", is_flag=True, help="Print what would run on the DLA of --target.")
-@click.option("--target", help="Hardware for --dla.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with full names.")
+@free_batch_option
+@click.option("--layers/--no-layers", default=True, help="Print the table of layers, or do not.")
+@click.option("--dla", is_flag=True, help="Predict what the DLA of --target would run.")
+@click.option("--target", help="Target for --dla.")
+@json_option
 def inspect(
     graph: Path,
     *,
@@ -46,7 +44,7 @@ def inspect(
     target: str | None,
     as_json: bool,
 ) -> None:
-    """Show ops, parameters, multiply-adds, memory and layers of any ONNX file.
+    """Show the operators, parameters, multiply-adds, memory and layers of any ONNX file.
 
     Multiply-adds and activation memory are for the whole batch. Nodes that compute constants, such
     as DequantizeLinear of a weight, do not count as layers.
@@ -60,7 +58,7 @@ def inspect(
     hardware = _dla_target(target, is_dla=dla)
     model = load_graph(graph)
     figures = statistics(model, batch=batch)
-    plans = _plans(model, batch, hardware) if hardware else {}
+    plans = _dla_plans(model, batch, hardware) if hardware else {}
     if as_json:
         record = {"graph": str(graph), **dataclasses.asdict(figures)}
         if not layers:
@@ -69,7 +67,7 @@ def inspect(
             record |= {"dla": {name: dataclasses.asdict(plan) for name, plan in plans.items()}}
         click.echo(json.dumps(record, indent=1))
         return
-    lines = [*_table(figures), ""] if layers else []
+    lines = [*_layer_table(figures), ""] if layers else []
     if hardware:
         from edge_inception.report.dla import rows
 
@@ -79,11 +77,7 @@ def inspect(
 
 
 def _dla_target(name: str | None, *, is_dla: bool) -> Target | None:
-    """The target of ``--dla``; None without this flag.
-
-    Raises:
-        InputError: Only one of --dla and --target is given, or the target has no DLA.
-    """
+    """The target of ``--dla``; None without this flag. Each of both flags needs the other."""
     from edge_inception.hardware import targets
 
     with_dla = ", ".join(row.name for row in targets.TARGETS.values() if row.dla)
@@ -96,7 +90,7 @@ def _dla_target(name: str | None, *, is_dla: bool) -> Target | None:
     return hardware
 
 
-def _plans(model: onnx.ModelProto, batch: int | None, hardware: Target) -> Mapping[str, Plan]:
+def _dla_plans(model: onnx.ModelProto, batch: int | None, hardware: Target) -> Mapping[str, Plan]:
     """Plans of what runs on the DLA: for the graph as it is, and after the rewrites for DLA."""
     from edge_inception.graph import dla
     from edge_inception.graph.statistics import fill_batch
@@ -119,8 +113,8 @@ def _summary(graph: Path, figures: Statistics) -> Iterator[str]:
     )
     maker = f", by {figures.producer}" if figures.producer else ""
     rows = [("graph", str(graph)), ("format", f"{opsets}, IR version {figures.ir_version}{maker}")]
-    rows += [("input", _tensor(tensor)) for tensor in figures.inputs]
-    rows += [("output", _tensor(tensor)) for tensor in figures.outputs]
+    rows += [("input", _tensor_text(tensor)) for tensor in figures.inputs]
+    rows += [("output", _tensor_text(tensor)) for tensor in figures.outputs]
     ops = sorted(figures.ops.items(), key=lambda entry: (-entry[1], entry[0]))
     counted = ", ".join(f"{count} {op}" for op, count in ops)
     rows.append(("nodes", f"{sum(figures.ops.values())}: {counted}"))
@@ -129,19 +123,21 @@ def _summary(graph: Path, figures: Statistics) -> Iterator[str]:
     weight = size(sum(kind.num_bytes for kind in figures.parameters))
     listing = f" in {weight}: {', '.join(kinds)}" if total else ""
     rows.append(("parameters", f"{total:,}{listing}"))
-    rows.append(("multiply-adds", f"{_least(figures.unknown_macs)}{figures.macs:,}"))
-    least = _least(figures.unknown_shapes)
+    rows.append(("multiply-adds", f"{_at_least(figures.unknown_macs)}{figures.macs:,}"))
+    at_least = _at_least(figures.unknown_shapes)
     peak = (
-        f", peak {least}{size(figures.peak_bytes)} at {figures.peak_at}" if figures.layers else ""
+        f", peak {at_least}{size(figures.peak_bytes)} at {figures.peak_at}"
+        if figures.layers
+        else ""
     )
-    rows.append(("activations", f"{least}{size(figures.activation_bytes)} in all{peak}"))
+    rows.append(("activations", f"{at_least}{size(figures.activation_bytes)} in all{peak}"))
     rows += [("note", note) for note in _notes(figures)]
     for lead, text in rows:
         yield wrapped(lead, one_line(text), indent=_INDENT)
 
 
-def _least(unknown: Collection[str]) -> str:
-    """``at least``, to put before a sum that lacks ``unknown`` parts; empty if nothing lacks."""
+def _at_least(unknown: Collection[str]) -> str:
+    """The words before a sum that lacks the ``unknown`` parts; empty if there are none."""
     return "at least " if unknown else ""
 
 
@@ -156,19 +152,19 @@ def _notes(figures: Statistics) -> Iterator[str]:
         yield f"multiply-adds not known of {ops}"
 
 
-def _tensor(tensor: Tensor) -> str:
-    return f"{tensor.name} {tensor.element} {_shape(tensor.sizes)}"
+def _tensor_text(tensor: Tensor) -> str:
+    return f"{tensor.name} {tensor.element} {_shape_text(tensor.sizes)}"
 
 
-def _shape(sizes: Sizes) -> str:
+def _shape_text(sizes: Sizes) -> str:
     if sizes is None:
         return _UNKNOWN
     return "x".join(map(str, sizes)) or "scalar"
 
 
-def _table(figures: Statistics) -> Iterator[str]:
+def _layer_table(figures: Statistics) -> Iterator[str]:
     rows: list[tuple[str, ...]] = [("layer", "op", "output", "params", "MMACs")]
-    rows += [tuple(map(one_line, _row(layer))) for layer in figures.layers]
+    rows += [tuple(map(one_line, _layer_row(layer))) for layer in figures.layers]
     total = sum(layer.num_parameters for layer in figures.layers)
     rows.append(("total", "", "", f"{total:,}", f"{figures.macs / 1e6:,.1f}"))
     _, op, shape, parameters, macs = (max(map(len, column)) for column in zip(*rows, strict=True))
@@ -180,11 +176,8 @@ def _table(figures: Statistics) -> Iterator[str]:
         yield f"{lead} {shortened(row[2], shape):>{shape}} {counts}"
 
 
-def _row(layer: Layer) -> tuple[str, str, str, str, str]:
+def _layer_row(layer: Layer) -> tuple[str, str, str, str, str]:
     """Cells of a layer's row; zero is blank, an unknown number is a question mark."""
     macs = _UNKNOWN if layer.macs is None else f"{layer.macs / 1e6:,.1f}" if layer.macs else ""
     parameters = f"{layer.num_parameters:,}" if layer.num_parameters else ""
-    return layer.name, layer.op, _shape(layer.sizes), parameters, macs
-
-
-COMMANDS = (inspect,)
+    return layer.name, layer.op, _shape_text(layer.sizes), parameters, macs

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_inception.cli._options import PATH, option_group, terminal_of, terminal_options
+from edge_inception.cli._options import (
+    PATH,
+    json_option,
+    open_terminal,
+    option_group,
+    terminal_options,
+    threads_option,
+)
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,32 +28,38 @@ if TYPE_CHECKING:
 
 
 _protocol_options = option_group(
-    click.option("--images", type=PATH, help="Images to feed; by default noise."),
-    click.option("--threads", default=0, help="CPU threads; 0 = all usable."),
+    click.option("--images", type=PATH, help="Images that the engine gets; by default noise."),
+    threads_option,
     click.option(
         "--warm-up", "--warmUp", type=float, default=2000, show_default=True, help="Warm-up in ms."
     ),
-    click.option("--duration", type=float, default=5, show_default=True, help="Seconds a run."),
+    click.option(
+        "--duration", type=float, default=5, show_default=True, help="Timed part of a run in s."
+    ),
     click.option(
         "--iterations",
         type=click.IntRange(8),
         default=300,
         show_default=True,
-        help="Timed calls a run, unless --duration ends first.",
+        help="Number of timed calls of a run, unless --duration ends it first.",
     ),
     click.option("--out", type=PATH, help="Write the record to this file."),
-    click.option("--json", "as_json", is_flag=True, help="Print the record on stdout."),
+    json_option,
 )
 
 
 @click.command()
 @click.argument("engine", type=PATH)
-@click.option("--batch", type=click.IntRange(1), multiple=True, help="Images a call; repeatable.")
+@click.option("--batch", type=click.IntRange(1), multiple=True, help="Images per call; repeatable.")
 @click.option(
-    "--streams", type=click.IntRange(1), default=1, show_default=True, help="Calls at once."
+    "--streams",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Concurrent calls.",
 )
-@click.option("--layers", is_flag=True, help="Time each layer too, in separate calls.")
-@click.option("--fixed", is_flag=True, help="End at --duration, even if the median still moves.")
+@click.option("--layers", is_flag=True, help="Also time each layer, in separate calls.")
+@click.option("--fixed", is_flag=True, help="End at --duration even if the median is not stable.")
 @_protocol_options
 @terminal_options
 def bench(
@@ -57,7 +70,7 @@ def bench(
     layers: bool,
     fixed: bool,
     images: Path | None,
-    threads: int,
+    threads: int | None,
     warm_up: float,
     duration: float,
     iterations: int,
@@ -65,7 +78,7 @@ def bench(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Time an engine in a fresh process: latency, throughput, cold start, memory, power.
+    """Measure an engine in a fresh process: latency, throughput, cold start, memory and power.
 
     The record has the schema "edge-inception/bench"; several --batch give a list of records.
     """
@@ -81,7 +94,7 @@ def bench(
     fixed_protocol = _protocol(threads, warm_up, duration, iterations)
     # A single run lasts until its median is stable, since it has no pairs to show uncertainty.
     stable = None if fixed else benchmark.Protocol().stable
-    with terminal_of(flags) as terminal, _image_set(images) as (image_set, folder):
+    with open_terminal(flags) as terminal, _image_set(images) as (image_set, folder):
         for size in batch or (1,):
             protocol = replace(fixed_protocol, stable=stable, batch=size, streams=streams)
             prepared = prepare_engine(engine, size, image_set, folder)
@@ -92,7 +105,7 @@ def bench(
                 )
             record = benchmark.record("single", {BASELINE: prepared}, runs, protocol)
             records.append(structs.replace(record, layers=times))
-    text = _publish(records[0] if len(records) == 1 else records, out)
+    text = _write_record(records[0] if len(records) == 1 else records, out)
     if as_json:
         click.echo(text, nl=False)
         return
@@ -103,25 +116,33 @@ def bench(
 @click.command()
 @click.argument("engines", nargs=-1, required=True, type=PATH)
 @click.option(
-    "--self", "is_self", is_flag=True, help="Compare A with itself: the noise of this machine."
+    "--self", "is_self", is_flag=True, help="Compare A with itself, which shows the noise."
 )
-@click.option("--against", type=PATH, help="Stored record to compare with, instead of engine A.")
-@click.option("--trust-stored", is_flag=True, help="Let --against fail instead of only warn.")
+@click.option("--against", type=PATH, help="Stored record, instead of engine A.")
+@click.option("--trust-stored", is_flag=True, help="Fail, not only warn, by --against.")
 @click.option("--max-regression", default="3%", show_default=True, help="Largest slow-down.")
 @click.option(
-    "--pairs", type=click.IntRange(3), default=10, show_default=True, help="Pairs at first."
+    "--pairs",
+    type=click.IntRange(3),
+    default=10,
+    show_default=True,
+    help="Pairs at first.",
 )
 @click.option(
-    "--most-pairs", type=click.IntRange(3), default=50, show_default=True, help="Pairs at most."
+    "--most-pairs",
+    type=click.IntRange(3),
+    default=50,
+    show_default=True,
+    help="Pairs at most.",
 )
 @click.option(
-    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Images a call."
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per call."
 )
-@click.option("--validation", type=PATH, help="Labelled images, to gate accuracy too.")
+@click.option("--validation", type=PATH, help="Labelled images, to judge accuracy too.")
 @click.option("--validation-split", default="", help="Split of a set file.")
 @click.option("--max-drop", type=float, default=1.0, show_default=True, help="Top-1 drop in pp.")
-@click.option("--junit", type=PATH, help="Write JUnit XML here.")
-@click.option("--markdown", type=PATH, help="Write a summary for a pull request here.")
+@click.option("--junit", type=PATH, help="File to write as JUnit XML.")
+@click.option("--markdown", type=PATH, help="File to write as a summary for a pull request.")
 @_protocol_options
 @terminal_options
 def compare(
@@ -140,7 +161,7 @@ def compare(
     junit: Path | None,
     markdown: Path | None,
     images: Path | None,
-    threads: int,
+    threads: int | None,
     warm_up: float,
     duration: float,
     iterations: int,
@@ -148,7 +169,7 @@ def compare(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    """Say whether B is slower than A, measured side by side in fresh processes.
+    """Judge whether engine B is slower than engine A, side by side in fresh processes.
 
     In compare A B, A is the baseline and B the candidate. Exit codes: 0 passed or improved,
     6 failed, 8 inconclusive or invalid.
@@ -157,7 +178,7 @@ def compare(
     from edge_inception.validate import comparison
 
     gate = _gate(max_regression, pairs, most_pairs)
-    with terminal_of(flags) as terminal, _image_set(images) as (image_set, folder):
+    with open_terminal(flags) as terminal, _image_set(images) as (image_set, folder):
         protocol = replace(_protocol(threads, warm_up, duration, iterations), batch=batch)
         session = comparison.Comparison(
             protocol=protocol, gate=gate, image_set=image_set, folder=folder
@@ -175,9 +196,9 @@ def compare(
                 record = session.pairs(
                     *engines, labelled=labelled, max_drop_pp=max_drop, progress=progress
                 )
-        text = _publish(record, out)
-        _replace(junit, report.to_junit(record))
-        _replace(markdown, report.to_markdown(record).encode())
+        text = _write_record(record, out)
+        _write(junit, report.to_junit(record))
+        _write(markdown, report.to_markdown(record).encode())
         click.echo(text if as_json else "\n".join(report.compare_lines(record)), nl=not as_json)
     return comparison.exit_code(record)
 
@@ -196,7 +217,7 @@ def _labelled(validation: Path | None, split: str) -> ImageSet | None:
     return imageset.open_set(validation, split=split)
 
 
-def _protocol(threads: int, warm_up_ms: float, seconds: float, calls: int) -> Protocol:
+def _protocol(threads: int | None, warm_up_ms: float, seconds: float, calls: int) -> Protocol:
     """A protocol that ends after ``calls`` or ``seconds``, whether the median is stable or not."""
     from edge_inception.latency.bench import Protocol
     from edge_inception.pipeline import inputs
@@ -218,15 +239,11 @@ def _gate(max_regression: str, pairs: int, most_pairs: int) -> Gate:
             f"--most-pairs {most_pairs} is below --pairs {pairs}",
             hint="pairs are added from --pairs up to --most-pairs",
         )
-    return Gate(delta=share(max_regression), pairs=pairs, most_pairs=most_pairs)
+    return Gate(delta=parse_share(max_regression), pairs=pairs, most_pairs=most_pairs)
 
 
-def share(text: str) -> float:
-    """The share in a text: ``3%`` and ``0.03`` become 0.03.
-
-    Raises:
-        InputError: ``text`` is not a share above 0 and below 1.
-    """
+def parse_share(text: str) -> float:
+    """The share above 0 and below 1 in a text: ``3%`` and ``0.03`` become 0.03."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -248,20 +265,17 @@ def _image_set(images: Path | None) -> Iterator[tuple[ImageSet | None, Path]]:
         yield image_set, Path(folder)
 
 
-def _publish(record: BenchRecord | Sequence[BenchRecord], path: Path | None) -> str:
+def _write_record(record: BenchRecord | Sequence[BenchRecord], path: Path | None) -> str:
     """The JSON text of a record or records, which is also written to ``path`` if it is given."""
     from edge_inception.latency.record import to_json
 
     text = to_json(record)
-    _replace(path, text)
+    _write(path, text)
     return text.decode()
 
 
-def _replace(path: Path | None, content: bytes) -> None:
+def _write(path: Path | None, content: bytes) -> None:
     if path:
         from edge_inception.artifact import replace_file
 
         replace_file(path, content)
-
-
-COMMANDS = (bench, compare)

@@ -41,11 +41,13 @@ from edge_inception.cli._options import (
     drop_type_option,
     gate_options,
     graph_options,
-    recipe_of,
+    json_option,
+    open_terminal,
+    precision_options,
+    read_recipe,
     recipe_options,
-    terminal_of,
     terminal_options,
-    typing_options,
+    threads_option,
     validation_options,
 )
 from edge_inception.errors import BackendMissing, EdgeInceptionError, InputError
@@ -65,7 +67,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command line and return its exit code; only here do errors become text and codes."""
+    """Run a command line, and return its exit code; errors become text and codes only here."""
     try:
         result = cli.main(arguments, prog_name="edge-inception", standalone_mode=False)
     except click.ClickException as error:
@@ -80,16 +82,15 @@ def run(arguments: list[str]) -> int:
         return 0
     except (EdgeInceptionError, ModuleNotFoundError, OSError) as error:
         explained = _explained(error)
-        _show(explained)
+        click.echo(f"error: {explained}", err=True)
+        if explained.hint:
+            click.echo(f"hint: {explained.hint}", err=True)
         return explained.exit_code
     return result if isinstance(result, int) else 0
 
 
 def _explained(error: EdgeInceptionError | ModuleNotFoundError | OSError) -> EdgeInceptionError:
-    """The error as an error of ours, for a missing extra or a full disk.
-
-    Any other error is a bug and is raised again.
-    """
+    """The error of this project for a missing library or a full disk; other errors are bugs."""
     if isinstance(error, EdgeInceptionError):
         return error
     if isinstance(error, ModuleNotFoundError):
@@ -100,15 +101,9 @@ def _explained(error: EdgeInceptionError | ModuleNotFoundError | OSError) -> Edg
                 hint=f"pip install 'edge-inception[{_EXTRAS[library]}]'",
             )
     elif error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        where = error.filename or "the output"
-        return InputError(f"disk full while writing {where}", hint="free space, or write elsewhere")
+        path = error.filename or "the output"
+        return InputError(f"disk full while writing {path}", hint="free space, or write elsewhere")
     raise error
-
-
-def _show(error: EdgeInceptionError) -> None:
-    click.echo(f"error: {error}", err=True)
-    if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -126,27 +121,27 @@ def cli() -> None:
 @graph_options
 @calibration_options
 @validation_options
-@typing_options
+@precision_options
 @batch_options
-@click.option("--target", multiple=True, help="Named hardware: cpu, rtx, ...; repeatable.")
+@click.option("--target", multiple=True, help="Target, such as cpu or rtx; repeatable.")
 @click.option("--compute-capability", multiple=True, help="For rtx, such as 8.9; repeatable.")
 @device_options
-@click.option("--bundle", is_flag=True, default=None, help="Pack a bundle for each device.")
-@click.option("--threads", type=int, help="CPU threads; 0 = all this process may use.")
-@click.option("--out", type=PATH, help="Folder for all files of the build.")
+@click.option("--bundle", is_flag=True, default=None, help="Make a bundle for each device.")
+@threads_option
+@click.option("--out", type=PATH, help="Output folder of the build.")
 @gate_options
 @drop_type_option
 @click.option("--force", is_flag=True, help="Run every stage and reuse nothing.")
-@click.option("--dry-run", is_flag=True, help="Print what would run, and why; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would run and why, and change nothing.")
 @click.option("--keep-failed", is_flag=True, help="Keep the engines although a gate failed.")
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
+@json_option
 @terminal_options
 def build(*, force: bool, dry_run: bool, keep_failed: bool, as_json: bool, **flags: object) -> int:
     """Run the whole pipeline: checkpoint to validated engine and report."""
     from edge_inception.pipeline import build as pipeline
 
-    with terminal_of(flags) as terminal:
-        recipe = recipe_of(flags, terminal)
+    with open_terminal(flags) as terminal:
+        recipe = read_recipe(flags, terminal)
         if dry_run:
             for line in pipeline.plan(recipe, force=force):
                 click.echo(line)
@@ -179,19 +174,19 @@ def _print_report(report: ReportRecord, *, as_json: bool, written: Sequence[Path
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Classes to print per image.",
+    help="Number of classes to print per image.",
 )
-@click.option("--threads", default=0, help="CPU threads; 0 = all this process may use.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@threads_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def classify(
-    images: tuple[Path, ...], engine: Path, top: int, threads: int, *, as_json: bool
+    images: tuple[Path, ...], engine: Path, top: int, threads: int | None, *, as_json: bool
 ) -> None:
     """Classify image files with an engine and the preprocessing in its sidecar."""
     from edge_inception.inference import classify as predict
     from edge_inception.pipeline import inputs
 
-    inputs.require_threads(threads)
-    for prediction in predict(engine, images, top=top, threads=threads):
+    num_threads = inputs.require_threads(threads)
+    for prediction in predict(engine, images, top=top, threads=num_threads):
         if as_json:
             scores = [{"class": name, "score": score} for name, score in prediction.top]
             click.echo(json.dumps({"image": str(prediction.path), "top": scores}))
@@ -215,54 +210,55 @@ def init(out: Path, *, force: bool) -> None:
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option
 def engines(*, as_json: bool) -> None:
-    """List engine backends and what this machine can do with each."""
+    """List the engine backends, and what this machine can do with each."""
     from edge_inception import stage
     from edge_inception.cli import _doctor
     from edge_inception.engines import _registry as backends
 
     states = {name: backends.backend(name).availability() for name in backends.backend_names()}
     if as_json:
-        click.echo(
-            json.dumps({name: stage.plain(state) for name, state in states.items()}, indent=1)
-        )
+        click.echo(json.dumps(stage.plain(states), indent=1))
         return
     for name, state in states.items():
         text = "; ".join(part for part in (_doctor.short_version(state), state.why_not) if part)
-        can = _doctor.abilities(state) or "missing"
-        click.echo(wrapped(f"{name:<14}{can:<22}", text, indent=36))
+        able = _doctor.abilities(state) or "missing"
+        click.echo(wrapped(f"{name:<14}{able:<22}", text, indent=36))
 
 
 @cli.command()
-def doctor() -> int:
+def doctor() -> None:
     """Print what this machine can compile and run, and the command that adds what is missing."""
     from edge_inception.cli import _doctor
 
     findings = _doctor.examine()
     for finding in findings:
         mark = "ok" if finding.is_ok else "missing"
-        click.echo(wrapped(f"{mark:<9}{finding.what:<23}", finding.detail, indent=32))
-    remedies = dict.fromkeys(finding.remedy for finding in findings if finding.remedy)
-    for remedy in remedies:
+        click.echo(wrapped(f"{mark:<9}{finding.part:<23}", finding.detail, indent=32))
+    for remedy in dict.fromkeys(finding.remedy for finding in findings if finding.remedy):
         click.echo(wrapped("to add:", remedy, indent=9))
-    return 0
 
 
-for _module in (
-    accuracy,
-    bundle,
-    calibrate,
-    cli_compile,
-    deploy,
-    estimate,
-    inspect,
-    latency,
-    models,
-    cli_report,
-    stages,
-    targets,
-    train,
+for _command in (
+    accuracy.compare_layers,
+    accuracy.sensitivity,
+    bundle.bundle,
+    calibrate.calibrate,
+    cli_compile.compile_graph,
+    deploy.deploy,
+    estimate.estimate,
+    inspect.inspect,
+    latency.bench,
+    latency.compare,
+    models.models,
+    cli_report.report,
+    stages.export,
+    stages.simplify,
+    stages.baseline,
+    stages.quantize,
+    stages.validate,
+    targets.targets,
+    train.train,
 ):
-    for _command in _module.COMMANDS:
-        cli.add_command(_command)
+    cli.add_command(_command)

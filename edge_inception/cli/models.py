@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_inception.cli._layout import wrapped
-from edge_inception.cli._options import model_options
+from edge_inception.cli._options import json_option, model_option, parse_model_options
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,14 +28,15 @@ _NAME = 21
 
 @click.command()
 @click.argument("name", required=False)
+@model_option
 @click.option(
-    "--option", multiple=True, metavar="KEY=VALUE", help="Model option, such as width=0.25."
+    "--input-size",
+    "--imgsz",
+    type=click.IntRange(min=1),
+    help="Side of the input in pixels.",
 )
-@click.option(
-    "--input-size", "--imgsz", type=click.IntRange(min=1), help="Side of the input in pixels."
-)
-@click.option("--num-classes", type=click.IntRange(min=1), help="Classes of the head.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--num-classes", type=click.IntRange(min=1), help="Number of classes of the head.")
+@json_option
 def models(
     name: str | None,
     *,
@@ -44,10 +45,11 @@ def models(
     num_classes: int | None,
     as_json: bool,
 ) -> None:
-    """List architectures, or show NAME stage by stage.
+    """List the architectures, or describe the architecture NAME stage by stage.
 
-    The list has input size, parameters, multiply-adds, the checkpoint families that load, and
-    published accuracies with their sources. NAME adds options, forms, preprocessing and stages.
+    The list has the input size, the parameters, the multiply-adds, the checkpoint families that can
+    be loaded, and published accuracies with their sources. With NAME, options, variants,
+    preprocessing and stages are printed too.
     """
     from edge_inception import registry
 
@@ -58,10 +60,10 @@ def models(
         if as_json:
             click.echo(json.dumps([_record(spec) for spec in specs], indent=1))
         else:
-            click.echo("\n".join(line for spec in specs for line in _listed(spec)))
+            click.echo("\n".join(line for spec in specs for line in _list_lines(spec)))
         return
     spec = registry.model(name)
-    options = model_options(option)
+    options = parse_model_options(option)
     size = (input_size, input_size) if input_size else spec.variants[0].input_size
     stages = _stages(spec, options, size, num_classes or 1000)
     if as_json:
@@ -69,7 +71,7 @@ def models(
         record = {**_record(spec), "stages": rows, "shown_options": options, "shown_size": size}
         click.echo(json.dumps(record, indent=1))
         return
-    click.echo("\n".join((*_described(spec), "", *_table(stages, size, options))))
+    click.echo("\n".join((*_description_lines(spec), "", *_stage_table(stages, size, options))))
 
 
 def _stages(
@@ -98,68 +100,73 @@ def _record(spec: ModelSpec) -> dict[str, Any]:
     return {name: stage.plain(getattr(spec, name)) for name in names if name not in builders}
 
 
-def _choices(options: Options) -> str:
+def _options_text(options: Options) -> str:
     return ", ".join(f"{key}={value}" for key, value in options.items())
 
 
-def _size(size: tuple[int, int]) -> str:
+def _size_text(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _listed(spec: ModelSpec) -> Iterator[str]:
+def _list_lines(spec: ModelSpec) -> Iterator[str]:
     figures = f"{spec.num_parameters:>12,} parameters{spec.gmacs:>8.3f} GMACs"
-    yield f"{spec.name:<{_NAME}}{_size(spec.variants[0].input_size):<9}{figures}"
+    yield f"{spec.name:<{_NAME}}{_size_text(spec.variants[0].input_size):<9}{figures}"
     yield wrapped("  checkpoints", ", ".join(f.name for f in spec.families), indent=_NAME)
     for family in spec.families:
         for claim in family.published:
-            yield wrapped("  published", _claim(claim), indent=_NAME)
+            yield wrapped("  published", _claim_text(claim), indent=_NAME)
 
 
-def _claim(claim: PublishedCheckpoint) -> str:
+def _claim_text(claim: PublishedCheckpoint) -> str:
     figures = claim.claim or f"top-1 {claim.top1} %, top-5 {claim.top5} %"
     return f"{figures}: {claim.name} ({claim.source})"
 
 
-def _described(spec: ModelSpec) -> Iterator[str]:
+def _description_lines(spec: ModelSpec) -> Iterator[str]:
     yield f"{spec.name}: {spec.title}"
     yield spec.paper
     yield ""
-    for form in spec.variants:
-        chosen = _choices(form.options) or "default"
-        figures = f"{form.num_parameters:,} parameters, {form.gmacs} GMACs at "
-        text = f"{figures}{_size(form.input_size)}: {chosen}"
-        yield wrapped("form", f"{form.name}: {text}", indent=_NAME)
+    for variant in spec.variants:
+        chosen = _options_text(variant.options) or "default"
+        figures = f"{variant.num_parameters:,} parameters, {variant.gmacs} GMACs at "
+        text = f"{figures}{_size_text(variant.input_size)}: {chosen}"
+        yield wrapped("form", f"{variant.name}: {text}", indent=_NAME)
     for key, value in spec.options.items():
         yield f"{'option':<{_NAME}}{key} = {value}"
     for family in spec.families:
-        yield from _family(family)
+        yield from _family_lines(family)
 
 
-def _family(family: CheckpointFamily) -> Iterator[str]:
-    chosen = _choices(family.options)
+def _family_lines(family: CheckpointFamily) -> Iterator[str]:
+    chosen = _options_text(family.options)
     text = family.name + (f" ({chosen})" if chosen else "")
     yield wrapped("checkpoints", text, indent=_NAME)
-    yield wrapped("  preprocessing", _preprocessing(family.preprocess), indent=_NAME)
+    yield wrapped("  preprocessing", _preprocessing_text(family.preprocess), indent=_NAME)
     if family.num_background:
         yield wrapped("  background", "logit 0 of 1001 is dropped", indent=_NAME)
     for claim in family.published:
-        yield wrapped("  published", _claim(claim), indent=_NAME)
+        yield wrapped("  published", _claim_text(claim), indent=_NAME)
         yield wrapped("", f"{claim.licence}, {claim.url}", indent=_NAME)
 
 
-def _preprocessing(steps: Preprocess) -> str:
-    mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (steps.mean, steps.std))
-    order = "crop, then resize" if steps.crop == "before_resize" else "resize, then crop"
+def _preprocessing_text(preprocess: Preprocess) -> str:
+    mean, std = (
+        ", ".join(f"{v:.4g}" for v in values) for values in (preprocess.mean, preprocess.std)
+    )
+    order = "crop, then resize" if preprocess.crop == "before_resize" else "resize, then crop"
     return (
-        f"{_size(steps.input_size)} {steps.channel_order}, {order} {steps.crop_fraction:.4g}, "
-        f"{steps.interpolation}, mean {mean}, std {std}"
+        f"{_size_text(preprocess.input_size)} {preprocess.channel_order}, "
+        f"{order} {preprocess.crop_fraction:.4g}, "
+        f"{preprocess.interpolation}, mean {mean}, std {std}"
     )
 
 
-def _table(stages: list[Stage], size: tuple[int, int], options: dict[str, Any]) -> Iterator[str]:
+def _stage_table(
+    stages: list[Stage], size: tuple[int, int], options: dict[str, Any]
+) -> Iterator[str]:
     from edge_inception.models._trace import total
 
-    yield f"stages at {_size(size)}, {_choices(options) or 'default options'}"
+    yield f"stages at {_size_text(size)}, {_options_text(options) or 'default options'}"
     yield f"{'stage':<16}{'what':<32}{'output':>12}{'params':>11}{'MMACs':>9}"
     for stage in stages:
         what = f"{stage.count} x {stage.what}" if stage.count > 1 else stage.what
@@ -173,6 +180,3 @@ def _row(
 ) -> str:
     output = "x".join(map(str, shape)) if shape else ""
     return f"{path:<16}{what:<32}{output:>12}{num_parameters:>11,}{macs / 1e6:>9,.1f}"
-
-
-COMMANDS = (models,)

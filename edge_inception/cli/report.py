@@ -27,11 +27,9 @@ _WORST_FIRST = tuple(VERDICT_CODES[word] for word in ("FAILED", "INCONCLUSIVE"))
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=PATH)
-@click.option("--html", type=PATH, help="Write one self-contained HTML page.")
+@click.option("--html", type=PATH, help="File to write as a self-contained HTML page.")
 @click.option("--markdown", is_flag=True, help="Print Markdown instead of a table.")
-@click.option(
-    "--csv", is_flag=True, help="Print CSV, with a line for each engine or each timed run."
-)
+@click.option("--csv", is_flag=True, help="Print CSV: a line for each engine or timed run.")
 def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv: bool) -> int:
     """Show stored results: reports, build folders, records of bench, compare and device.py.
 
@@ -48,38 +46,38 @@ def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv:
         if verification is not None:
             click.echo(devices.to_text(verification))
             return VERDICT_CODES[verification.status]
-    timed = read_timings(paths)
-    sources = with_noise(path for path in paths if path not in {one.path for one in timed})
+    timings = read_timings(paths)
+    sources = with_noise(path for path in paths if path not in {timing.path for timing in timings})
     if html is not None:
-        _write_page(sources, timed, html)
+        _write_page(sources, timings, html)
     if csv or markdown:
-        click.echo(_as_csv(sources, timed) if csv else _as_markdown(sources, timed), nl=not csv)
+        click.echo(_as_csv(sources, timings) if csv else _as_markdown(sources, timings), nl=not csv)
     elif html is None:
-        _print(sources, timed)
-    return _code(sources, timed)
+        _print(sources, timings)
+    return _exit_code(sources, timings)
 
 
-def _write_page(sources: Sequence[Source], timed: Sequence[Timing], path: Path) -> None:
+def _write_page(sources: Sequence[Source], timings: Sequence[Timing], path: Path) -> None:
     from edge_inception.artifact import replace_file
     from edge_inception.report.page import to_html
 
-    complete = [_with_artifacts(source) for source in sources]
+    complete = [_add_artifacts(source) for source in sources]
     for text in dict.fromkeys(text for source in complete for text in source.left_out):
         click.echo(text, err=True)
     now = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     replace_file(
-        path, to_html(complete, timed, created_utc=now).encode("utf-8", "backslashreplace")
+        path, to_html(complete, timings, created_utc=now).encode("utf-8", "backslashreplace")
     )
     click.echo(f"wrote {path}", err=True)
 
 
-def _with_artifacts(source: Source) -> Source:
+def _add_artifacts(source: Source) -> Source:
     """The source with facts from its graphs and range table; without onnx, with a note instead."""
     from importlib.util import find_spec
 
-    names = {one.path.name for one in source.artifacts}
+    names = {artifact.path.name for artifact in source.artifacts}
     if find_spec("onnx"):
-        return _with_calibration(_with_layers(source, names))
+        return _add_calibration(_add_layers(source, names))
     missing = ["block diagram", "rooflines"] if _SIMPLIFIED in names else []
     missing += ["calibration"] if source.ranges else []
     if not missing:
@@ -88,7 +86,7 @@ def _with_artifacts(source: Source) -> Source:
     return dataclasses.replace(source, left_out=(note,))
 
 
-def _with_calibration(source: Source) -> Source:
+def _add_calibration(source: Source) -> Source:
     """The source with facts from its range table, or with the problem of reading it."""
     if source.ranges is None:
         return source
@@ -100,7 +98,7 @@ def _with_calibration(source: Source) -> Source:
         return dataclasses.replace(source, problems=(*source.problems, str(error)))
 
 
-def _with_layers(source: Source, names: AbstractSet[str]) -> Source:
+def _add_layers(source: Source, names: AbstractSet[str]) -> Source:
     """The source with facts from its graphs; ``names`` are the files that are beside it."""
     simplified = source.folder / _SIMPLIFIED
     if simplified.name not in names:
@@ -162,7 +160,7 @@ def _roofline(target: str, precision: str, peaks: Peaks, bound: Estimate) -> Roo
     )
 
 
-def _print(sources: Sequence[Source], timed: Sequence[Timing]) -> None:
+def _print(sources: Sequence[Source], timings: Sequence[Timing]) -> None:
     from edge_inception.report import devices, latency
     from edge_inception.report.terminal import print_report
 
@@ -170,7 +168,7 @@ def _print(sources: Sequence[Source], timed: Sequence[Timing]) -> None:
         if index:
             click.echo()
         print_report(source.report)
-    for index, record in enumerate(record for one in timed for record in one.records):
+    for index, record in enumerate(record for timing in timings for record in timing.records):
         if index or sources:
             click.echo()
         if record.bundle:
@@ -180,29 +178,29 @@ def _print(sources: Sequence[Source], timed: Sequence[Timing]) -> None:
         click.echo("\n".join(lines(record)))
 
 
-def _as_markdown(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
+def _as_markdown(sources: Sequence[Source], timings: Sequence[Timing]) -> str:
     from edge_inception.report import latency
     from edge_inception.report.markdown import to_markdown
 
     parts = [to_markdown(source.report) for source in sources]
-    parts += [latency.to_markdown(record) for one in timed for record in one.records]
+    parts += [latency.to_markdown(record) for timing in timings for record in timing.records]
     return "\n---\n\n".join(parts)
 
 
-def _as_csv(sources: Sequence[Source], timed: Sequence[Timing]) -> str:
+def _as_csv(sources: Sequence[Source], timings: Sequence[Timing]) -> str:
     from edge_inception.report.to_csv import timings_to_csv, to_csv
 
-    if sources and timed:
+    if sources and timings:
         raise InputError(
             "--csv got reports and records of latency, whose columns differ",
             hint="name only reports, or only records of latency",
         )
-    if timed:
-        return timings_to_csv({str(one.path): one.records for one in timed})
+    if timings:
+        return timings_to_csv({str(timing.path): timing.records for timing in timings})
     return to_csv({str(source.path): source.report for source in sources})
 
 
-def _code(sources: Sequence[Source], timed: Sequence[Timing]) -> int:
+def _exit_code(sources: Sequence[Source], timings: Sequence[Timing]) -> int:
     from edge_inception.report.sources import newest_first
     from edge_inception.validate import comparison
 
@@ -210,9 +208,6 @@ def _code(sources: Sequence[Source], timed: Sequence[Timing]) -> int:
     for source in newest_first(sources):
         newest.setdefault(source.report.model, source.report.status)
     codes = {VERDICT_CODES[status] for status in newest.values()}
-    records = [record for one in timed for record in one.records]
+    records = [record for timing in timings for record in timing.records]
     codes |= {comparison.exit_code(one) for one in records if one.result}
     return next((code for code in _WORST_FIRST if code in codes), 0)
-
-
-COMMANDS = (report,)

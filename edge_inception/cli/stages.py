@@ -15,13 +15,15 @@ from edge_inception.cli._options import (
     gate_options,
     graph_options,
     labels_option,
-    names,
+    open_terminal,
+    out_option,
+    precision_options,
     print_artifact,
-    recipe_of,
+    read_recipe,
     recipe_options,
-    terminal_of,
+    split_names,
     terminal_options,
-    typing_options,
+    threads_option,
     validation_options,
 )
 from edge_inception.errors import InputError, member
@@ -33,62 +35,57 @@ if TYPE_CHECKING:
     from edge_inception.quant.options import QuantizeOptions
     from edge_inception.recipe.reader import Recipe
 
-_OUT = click.option("--out", type=PATH, required=True, help="File to write.")
-_THREADS = click.option(
-    "--threads", type=int, help="CPU threads; by default, and for 0, all usable ones."
-)
-
 
 @click.command()
 @recipe_options
 @graph_options
 @labels_option
 @batch_options
-@_OUT
+@out_option
 @terminal_options
 def export(*, out: Path, **flags: object) -> None:
-    """Write the graph to build, from a checkpoint or from another ONNX graph."""
+    """Export a checkpoint, or with --onnx import a graph, to the ONNX graph of a build."""
     from edge_inception.export.export import export as run
     from edge_inception.pipeline import inputs
 
-    with terminal_of(flags) as terminal:
-        recipe = recipe_of(flags, terminal)
+    with open_terminal(flags) as terminal:
+        recipe = read_recipe(flags, terminal)
         if recipe.is_foreign:
-            print_artifact(terminal, _imported(recipe, out)[1])
+            print_artifact(terminal, _import(recipe, out)[1])
             return
-        options = inputs.export_options(recipe, inputs.classes(recipe))
+        options = inputs.export_options(recipe, inputs.class_names(recipe))
         print_artifact(terminal, run(recipe.checkpoint, options, out))
 
 
 @click.command()
 @click.argument("graph", type=PATH)
-@_OUT
+@out_option
 @terminal_options
 def simplify(graph: Path, out: Path, **flags: object) -> None:
-    """Simplify an exported graph by onnxsim and this project's passes."""
+    """Simplify an exported graph with onnxsim and this project's passes."""
     from edge_inception import artifact
     from edge_inception.artifact import Graph
     from edge_inception.graph.options import SimplifyOptions
     from edge_inception.graph.simplify import simplify as run
 
-    with terminal_of(flags) as terminal:
+    with open_terminal(flags) as terminal:
         print_artifact(terminal, run(artifact.load(Graph, graph), SimplifyOptions(), out))
 
 
 @click.command()
 @recipe_options
 @validation_options
-@_THREADS
-@_OUT
+@threads_option
+@out_option
 @terminal_options
 def baseline(*, out: Path, **flags: object) -> None:
-    """Record FP32 logits of the validation images, by PyTorch, or onnxruntime with --onnx."""
+    """Record the FP32 logits of the validation images: PyTorch's, or with --onnx onnxruntime's."""
     from edge_inception.baseline.pytorch import record_baseline
     from edge_inception.pipeline import inputs
 
-    with terminal_of(flags) as terminal:
-        recipe = recipe_of(flags, terminal)
-        images = inputs.open_source(recipe.validation, "validation", recipe, terminal)
+    with open_terminal(flags) as terminal:
+        recipe = read_recipe(flags, terminal)
+        images = inputs.open_image_set(recipe.validation, "validation", recipe, terminal)
         inputs.require_threads(recipe.threads)
         if recipe.is_foreign:
             print_artifact(terminal, _onnx_baseline(recipe, images, out, terminal))
@@ -99,16 +96,13 @@ def baseline(*, out: Path, **flags: object) -> None:
         print_artifact(terminal, recorded)
 
 
-def _imported(recipe: Recipe, out: Path) -> tuple[Graph, Graph]:
-    """The imported graph, written beside ``out``, and the graph in ``out``.
-
-    The latter also has the preprocessing before and the head behind the network.
-    """
+def _import(recipe: Recipe, out: Path) -> tuple[Graph, Graph]:
+    """The imported graph, beside ``out``, and the graph in ``out`` with preprocessing and head."""
     from edge_inception.export.interface import add_interface
     from edge_inception.graph.import_onnx import import_graph
     from edge_inception.pipeline import inputs
 
-    options = inputs.import_options(recipe, inputs.classes(recipe))
+    options = inputs.import_options(recipe, inputs.class_names(recipe))
     plain = import_graph(recipe.checkpoint, options, out.with_suffix(".imported.onnx"))
     return plain, add_interface(plain, inputs.interface_options(recipe), out)
 
@@ -117,7 +111,7 @@ def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Termin
     from edge_inception.baseline.onnx import record_baseline
     from edge_inception.pipeline import inputs
 
-    plain, _ = _imported(recipe, out.with_suffix(".onnx"))
+    plain, _ = _import(recipe, out.with_suffix(".onnx"))
     options = inputs.onnx_baseline_options(recipe)
     with terminal.working("baseline") as progress:
         return record_baseline(plain, images, options, out, progress=progress)
@@ -125,20 +119,20 @@ def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Termin
 
 @click.command()
 @click.argument("graph", type=PATH)
-@click.option("--ranges", type=PATH, help="Range table from calibrate; int8 needs it.")
-@typing_options
+@click.option("--ranges", type=PATH, help="Range table that calibrate wrote; int8 needs it.")
+@precision_options
 @click.option(
     "--typing",
     default="strong",
     show_default=True,
-    help="strong, weak (TensorRT 8) or implicit (DLA; a calibration .cache is written too).",
+    help="strong, weak (for TensorRT 8) or implicit (for a DLA; int8 also gets a .cache).",
 )
 @click.option(
-    "--batch", type=click.IntRange(min=1), help="Fix a free batch to this size, as DLA needs."
+    "--batch", type=click.IntRange(min=1), help="Fix a free batch to this size, which a DLA needs."
 )
-@click.option("--dla", is_flag=True, help="Apply the rewrites and scales of --typing implicit.")
-@click.option("--tensorrt", metavar="VERSION", help="TensorRT that will read the .cache: 8.5.2.")
-@_OUT
+@click.option("--dla", is_flag=True, help="Rewrite and share scales as --typing implicit does.")
+@click.option("--tensorrt", metavar="VERSION", help="TensorRT to read the .cache, such as 8.5.2.")
+@out_option
 @terminal_options
 def quantize(
     graph: Path,
@@ -158,14 +152,14 @@ def quantize(
     tensorrt: str | None,
     **flags: object,
 ) -> None:
-    """Write the typed graph of a precision, with Q/DQ nodes for int8 and casts for fp16."""
+    """Write the typed graph of a precision: Q/DQ nodes for int8, casts for fp16."""
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
     from edge_inception.quant.insert_qdq import quantize as run
     from edge_inception.quant.options import FloatRest, QuantizeOptions, Rounding, Typing
     from edge_inception.spec import Precision
 
-    with terminal_of(flags) as terminal:
+    with open_terminal(flags) as terminal:
         options = QuantizeOptions(
             precision=member(Precision, "precision", precision or "int8"),
             typing=member(Typing, "typing", typing),
@@ -175,7 +169,7 @@ def quantize(
             placement=placement or "",
             rounding=member(Rounding, "rounding", rounding) if rounding else None,
             fold_zero_points=fold_zero_points,
-            keep=tuple(names(keep_float)),
+            keep=tuple(split_names(keep_float)),
             bias_correction=bias_correction,
         )
         table = artifact.load(RangeTable, ranges) if ranges else None
@@ -192,12 +186,7 @@ def quantize(
 
 
 def _cache_version(options: QuantizeOptions, version: str | None) -> str:
-    """Version of the TensorRT that will read the calibration cache; empty without a cache.
-
-    Raises:
-        InputError: A cache will be written but no version is given, a version is given but no
-            cache will be written, or the version of TensorRT has no calibrators.
-    """
+    """Version of the TensorRT that will read the calibration cache; empty without a cache."""
     is_cached = options.typing.value == "implicit" and options.precision.value == "int8"
     if is_cached and not version:
         raise InputError(
@@ -218,20 +207,18 @@ def _cache_version(options: QuantizeOptions, version: str | None) -> str:
 
 @click.command()
 @click.argument("engine", type=PATH)
-@click.option(
-    "--baseline", "baseline_path", type=PATH, required=True, help="Baseline of the images."
-)
+@click.option("--baseline", "baseline_path", type=PATH, required=True, help="Recorded baseline.")
 @recipe_options
 @validation_options
 @gate_options
-@_THREADS
+@threads_option
 @click.option("--cuda-graph/--no-cuda-graph", default=True, help="Run as a CUDA graph on a GPU.")
-@_OUT
+@out_option
 @terminal_options
 def validate(
     engine: Path, baseline_path: Path, out: Path, *, cuda_graph: bool, **flags: object
 ) -> int:
-    """Measure one engine against the baseline, and judge it by the gates."""
+    """Compare an engine with the baseline, and judge it by the gates."""
     from edge_inception import artifact
     from edge_inception.artifact import Baseline, EngineFile
     from edge_inception.pipeline import inputs
@@ -239,37 +226,21 @@ def validate(
     from edge_inception.validate import report_record
     from edge_inception.validate.run import validate as run
 
-    with terminal_of(flags) as terminal:
-        recipe = recipe_of(flags, terminal)
+    with open_terminal(flags) as terminal:
+        recipe = read_recipe(flags, terminal)
         if recipe.is_foreign:
             raise InputError(
                 "validate takes --model and --checkpoint, not --onnx",
                 hint="build --onnx validates; report shows its report.json again",
             )
-        images = inputs.open_source(recipe.validation, "validation", recipe, terminal)
+        images = inputs.open_image_set(recipe.validation, "validation", recipe, terminal)
         loaded = artifact.load(EngineFile, engine)
-        entry = inputs.entry_of(loaded)
         inputs.require_threads(recipe.threads)
-        chosen = inputs.validate_options(recipe, images, loaded, terminal)
-        options = dataclasses.replace(chosen, cuda_graph=cuda_graph)
+        options = inputs.validate_options(recipe, images, loaded, terminal)
+        options = dataclasses.replace(options, cuda_graph=cuda_graph)
+        recorded, entries = artifact.load(Baseline, baseline_path), [inputs.engine_entry(loaded)]
         with terminal.working("validate") as progress:
-            written = run(
-                artifact.load(Baseline, baseline_path),
-                [entry],
-                images,
-                options,
-                out,
-                progress=progress,
-            )
+            written = run(recorded, entries, images, options, out, progress=progress)
         record = report_record.read(written.path)
         print_report(record)
         return VERDICT_CODES[record.status]
-
-
-COMMANDS = (
-    export,
-    simplify,
-    baseline,
-    quantize,
-    validate,
-)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_inception.cli._layout import wrapped
+from edge_inception.cli._options import json_option
 
 if TYPE_CHECKING:
     from edge_inception.hardware.jetpack import JetPack
@@ -20,7 +21,7 @@ _UNKNOWN, _NONE = "?", "-"
 _LIST = "{:<20}{:<13}{:<9}{:>3}{:>6}{:>7}{:>6}{:>4} {}"
 _RELEASES = "{:<15}{:<14}{:<9}{:<9}{:<7}{:<7}{:<7}{}"
 _WHOLE = 100
-_FOOT = (
+_FOOTNOTE = (
     "GB/s, dense INT8 TOPS and FP16 TFLOPS of the GPU; DLA: cores. ~ not from a primary source, "
     "? unknown, - none. `edge-inception targets NAME` shows sources and JetPack releases."
 )
@@ -28,12 +29,12 @@ _FOOT = (
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def targets(name: str | None, *, as_json: bool) -> None:
-    """List targets, or show all facts about NAME.
+    """List the targets, or show all facts about the target NAME.
 
-    Peaks, memory and accelerators come with their sources, the JetPack releases of a Jetson with
-    the TensorRT, CUDA and Python that they ship.
+    Peak rates, memory and accelerators are printed with their sources, and for a Jetson the JetPack
+    releases with the TensorRT, CUDA and Python that they ship.
     """
     from edge_inception.hardware import targets as table
 
@@ -42,7 +43,7 @@ def targets(name: str | None, *, as_json: bool) -> None:
         records = [_record(row) for row in rows]
         click.echo(json.dumps(records if name is None else records[0], indent=1))
         return
-    lines = _listed(rows) if name is None else _described(rows[0])
+    lines = _list_lines(rows) if name is None else _description_lines(rows[0])
     click.echo("\n".join(line.rstrip() for line in lines))
 
 
@@ -62,15 +63,15 @@ def _record(target: Target) -> dict[str, Any]:
     }
 
 
-def _facts(of: Target | Dla) -> dict[str, Any]:
+def _facts(owner: Target | Dla) -> dict[str, Any]:
     """The fields of type ``Fact`` by name, each as a dictionary of value, sure and source."""
     from edge_inception.hardware.target import Fact
 
-    values = {field.name: getattr(of, field.name) for field in dataclasses.fields(of)}
+    values = {field.name: getattr(owner, field.name) for field in dataclasses.fields(owner)}
     return {name: value._asdict() for name, value in values.items() if isinstance(value, Fact)}
 
 
-def _listed(rows: list[Target]) -> Iterator[str]:
+def _list_lines(rows: list[Target]) -> Iterator[str]:
     yield _LIST.format("target", "backend", "SM", "GB", "INT8", "FP16", "GB/s", "DLA", "TensorRT")
     for row in rows:
         versions = row.compute_capabilities or (_NONE,)
@@ -80,25 +81,27 @@ def _listed(rows: list[Target]) -> Iterator[str]:
             row.backend,
             "-".join(dict.fromkeys((versions[0], versions[-1]))),
             row.memory_gb or _NONE,
-            _short(row.int8_tops, has_figure=is_one and "int8" not in row.slow),
-            _short(row.fp16_tflops, has_figure=is_one),
-            _short(row.bandwidth_gb_s, has_figure=is_one),
+            _short_figure(row.int8_tops, has_figure=is_one and "int8" not in row.slow),
+            _short_figure(row.fp16_tflops, has_figure=is_one),
+            _short_figure(row.bandwidth_gb_s, has_figure=is_one),
             row.num_dla_cores or _NONE,
-            _versions(row),
+            _tensorrt_versions(row),
         )
     yield ""
-    yield wrapped("", _FOOT, indent=0)
+    yield wrapped("", _FOOTNOTE, indent=0)
 
 
-def _versions(row: Target) -> str:
-    return "-".join(dict.fromkeys(_cut(version, 2) for version in row.tensorrt)) or _NONE
+def _tensorrt_versions(row: Target) -> str:
+    return (
+        "-".join(dict.fromkeys(_shorten_version(version, 2) for version in row.tensorrt)) or _NONE
+    )
 
 
-def _cut(version: str, num_parts: int) -> str:
+def _shorten_version(version: str, num_parts: int) -> str:
     return ".".join(version.split(".")[:num_parts])
 
 
-def _short(fact: Fact | None, *, has_figure: bool) -> str:
+def _short_figure(fact: Fact | None, *, has_figure: bool) -> str:
     """A figure for the list: ``?`` if it is unknown, ``-`` if the target has none."""
     if fact is None:
         return _UNKNOWN if has_figure else _NONE
@@ -106,19 +109,19 @@ def _short(fact: Fact | None, *, has_figure: bool) -> str:
     return f"{'' if fact.sure == 'V' else '~'}{figures}"
 
 
-def _described(row: Target) -> Iterator[str]:
+def _description_lines(row: Target) -> Iterator[str]:
     yield wrapped("", f"{row.name}: {row.title}", indent=0)
     yield ""
-    for lead, text in (*_rows(row), *(("note", note) for note in row.notes)):
+    for lead, text in (*_fact_rows(row), *(("note", note) for note in row.notes)):
         yield wrapped(lead, text, indent=_INDENT)
     if row.releases:
         yield ""
-        yield from _releases(row.releases)
+        yield from _release_lines(row.releases)
     yield ""
-    yield from _legend()
+    yield from _legend_lines()
 
 
-def _rows(row: Target) -> Iterator[tuple[str, str]]:
+def _fact_rows(row: Target) -> Iterator[tuple[str, str]]:
     yield "backend", row.backend
     if row.compute_capabilities:
         yield "SM", ", ".join(row.compute_capabilities)
@@ -126,15 +129,18 @@ def _rows(row: Target) -> Iterator[tuple[str, str]]:
     if len(row.compute_capabilities) != 1:
         return
     yield "memory", f"{row.memory_gb} GB"
-    yield "bandwidth", _long(row.bandwidth_gb_s, "GB/s")
-    yield "GPU INT8", _without(row, "int8") or _long(row.int8_tops, "TOPS dense")
-    yield "GPU FP16", _without(row, "fp16") or _long(row.fp16_tflops, "TFLOPS dense")
+    yield "bandwidth", _long_figure(row.bandwidth_gb_s, "GB/s")
+    yield "GPU INT8", _missing_precision(row, "int8") or _long_figure(row.int8_tops, "TOPS dense")
+    yield (
+        "GPU FP16",
+        _missing_precision(row, "fp16") or _long_figure(row.fp16_tflops, "TFLOPS dense"),
+    )
     if row.fp8_tflops:
-        yield "GPU FP8", _long(row.fp8_tflops, "TFLOPS dense")
+        yield "GPU FP8", _long_figure(row.fp8_tflops, "TFLOPS dense")
     if row.dla:
         cores = f"{row.dla.num_cores} x {row.dla.generation}"
-        yield "DLA", f"{cores}, each {_long(row.dla.int8_tops, 'TOPS INT8 dense')}"
-        yield "GPU and DLA", _long(row.module_int8_tops, "TOPS INT8 dense")
+        yield "DLA", f"{cores}, each {_long_figure(row.dla.int8_tops, 'TOPS INT8 dense')}"
+        yield "GPU and DLA", _long_figure(row.module_int8_tops, "TOPS INT8 dense")
     elif row.releases:
         yield "DLA", "none"
     if row.headline:
@@ -143,15 +149,15 @@ def _rows(row: Target) -> Iterator[tuple[str, str]]:
         yield "power modes", row.power_modes or "unknown; read nvpmodel -q on the device"
 
 
-def _without(row: Target, precision: str) -> str:
+def _missing_precision(row: Target, precision: str) -> str:
     return f"none: {row.slow[precision]}" if precision in row.slow else ""
 
 
-def _long(fact: Fact | None, unit: str) -> str:
+def _long_figure(fact: Fact | None, unit: str) -> str:
     return f"{fact.value:g} {unit} [{fact.sure}] {fact.source}" if fact else "unknown"
 
 
-def _releases(rows: tuple[JetPack, ...]) -> Iterator[str]:
+def _release_lines(rows: tuple[JetPack, ...]) -> Iterator[str]:
     yield _RELEASES.format(
         "JetPack", "L4T", "TensorRT", "CUDA", "cuDNN", "Ubuntu", "Python", "opset"
     )
@@ -159,9 +165,9 @@ def _releases(rows: tuple[JetPack, ...]) -> Iterator[str]:
         cells = (
             row.name,
             row.l4t.replace(" to ", "-"),
-            f"{_cut(row.tensorrt, 3)}{'' if row.is_stock else '*'}",
+            f"{_shorten_version(row.tensorrt, 3)}{'' if row.is_stock else '*'}",
             row.cuda,
-            _cut(row.cudnn, 3),
+            _shorten_version(row.cudnn, 3),
             row.ubuntu,
             row.python,
         )
@@ -173,12 +179,9 @@ def _releases(rows: tuple[JetPack, ...]) -> Iterator[str]:
         yield wrapped("source", f"[{sure}] {'; '.join(dict.fromkeys(origins))}", indent=_INDENT)
 
 
-def _legend() -> Iterator[str]:
+def _legend_lines() -> Iterator[str]:
     from edge_inception.hardware.target import SURE
 
     legend = "; ".join(f"[{key}] {meaning}" for key, meaning in SURE.items())
     yield wrapped("", legend, indent=0)
     yield "docs/... are pages of the installed package: edge_inception/docs/"
-
-
-COMMANDS = (targets,)

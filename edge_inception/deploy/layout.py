@@ -56,8 +56,8 @@ class Releases:
             self.machine.set_link(self.path(PREVIOUS), before)
         self.machine.set_link(self.path(CURRENT), version)
 
-    def rollback(self) -> tuple[str, str]:
-        """Swap the current and the previous version; return the new current one, then the other.
+    def rollback_versions(self) -> tuple[str, str]:
+        """The version that a rollback makes current, and the one that is current before it.
 
         Raises:
             DeployFailed: There is no previous version.
@@ -68,6 +68,11 @@ class Releases:
                 f"{self.machine.address}: no previous version in {self.folder} to go back to",
                 hint="deploy the bundle that you want: edge-inception deploy ... --bundle FOLDER",
             )
+        return version, before
+
+    def rollback(self) -> tuple[str, str]:
+        """Swap the versions of ``rollback_versions``, and return them."""
+        version, before = self.rollback_versions()
         self.machine.set_link(self.path(CURRENT), version)
         self.machine.set_link(self.path(PREVIOUS), before)
         return version, before

@@ -30,7 +30,7 @@ class DeployOptions:
 
     ``remote_dir`` begins with / or ~/; ``python`` is a command on the device; ``out`` is the local
     folder for the devices' results. ``is_rollback`` switches back to the previous version instead;
-    ``is_dry`` reports what a deploy would send, and changes nothing.
+    ``is_dry`` reports what would be sent or switched, and changes nothing.
     """
 
     access: Access = field(default_factory=Access)
@@ -137,11 +137,10 @@ def _deploy_to(
     address: Address, job: steps.Job, options: DeployOptions, cancellation: _Cancellation
 ) -> DeviceResult:
     """The result of one device; a dropped connection is made again."""
-    action = steps.deploy
-    if options.is_dry:
-        action = steps.plan
-    elif options.is_rollback:
-        action = steps.rollback
+    planned, carried_out = (
+        (steps.plan_rollback, steps.rollback) if options.is_rollback else (steps.plan, steps.deploy)
+    )
+    action = planned if options.is_dry else carried_out
     try:
         done = _with_retries(address, options.access, cancellation, job, action)
     except DeployFailed as error:

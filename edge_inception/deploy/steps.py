@@ -96,20 +96,41 @@ def plan(machine: Machine, job: Job) -> Deployment:
     return _describe_deployment(releases, job, releases.current(), job.python)
 
 
+def plan_rollback(machine: Machine, job: Job) -> Deployment:
+    """Say which version a rollback would make current, and change nothing on the device.
+
+    Raises:
+        DeployFailed: There is no previous version.
+    """
+    releases = _deployed_releases(machine, job)
+    version, before = releases.rollback_versions()
+    job.say(f"would switch back from {before} to {version}, and send nothing")
+    return _rolled_back(releases, job, version, before)
+
+
 def rollback(machine: Machine, job: Job) -> Deployment:
     """Switch to the previous version.
 
     Raises:
         DeployFailed: There is no previous version.
     """
+    releases = _deployed_releases(machine, job)
+    with releases.locked(job.python):
+        version, before = releases.rollback()
+    return _rolled_back(releases, job, version, before)
+
+
+def _deployed_releases(machine: Machine, job: Job) -> Releases:
     releases = _releases(machine, job)
     if not machine.names(releases.folder):
         raise DeployFailed(
             f"{machine.address}: nothing was deployed to {releases.folder}",
             hint="deploy first, or give the --remote-dir and the bundle that were deployed",
         )
-    with releases.locked(job.python):
-        version, before = releases.rollback()
+    return releases
+
+
+def _rolled_back(releases: Releases, job: Job, version: str, before: str) -> Deployment:
     return Deployment(
         folder=releases.folder,
         version=version,

@@ -98,14 +98,14 @@ class _Build:
         self._recipe, self._runner, self._listener = recipe, runner, runner.listener
         if not recipe.is_foreign:
             registry.model(recipe.model)  # refuses a misspelt name before any work
-        self._devices = devices.devices(recipe)
-        self._hosts = devices.hosts(recipe)
-        self._bundled = devices.bundled(recipe, self._devices, self._hosts)
+        self._devices = devices.self_compiling_devices(recipe)
+        self._hosts = devices.host_targets(recipe)
+        self._bundled = devices.devices_to_bundle(recipe, self._devices, self._hosts)
         calibrators.require_known(recipe.calibrator)
         if recipe.placement:
             policies.policy(recipe.placement)
         inputs.require_threads(recipe.threads)
-        validation = inputs.open_source(recipe.validation, "validation", recipe, self._listener)
+        validation = inputs.open_image_set(recipe.validation, "validation", recipe, self._listener)
         self._validation = validation
         opened = Inputs(
             recipe=recipe,
@@ -174,12 +174,12 @@ class _Build:
         for device in self._bundled:
             options = BundleOptions(
                 target=device.target.name,
-                tensorrt=device.bounds,
+                tensorrt=device.tensorrt_range,
                 dla_core=device.dla_core,
                 keep_failed=True,  # engines that missed a gate get here only with --keep-failed
                 force=True,  # an earlier bundle of the same build is replaced
             )
-            material = outputs.material(self._recipe.out, device, self._validation)
+            material = outputs.bundle_material(self._recipe.out, device, self._validation)
             bundle = make.make_bundle(material, options, self._recipe.out / BUNDLES)
             self._runner.written += [bundle.folder, bundle.archive]
             self._listener.note(f"bundle {device.target.name:<16}  version {bundle.version}")
@@ -242,7 +242,7 @@ def _advice(recipe: Recipe, report: ReportRecord) -> str:
 def _calibration_set(recipe: Recipe, validation: ImageSet, listener: Listener) -> ImageSet | None:
     if recipe.precision is not Precision.INT8:
         return None
-    calibration = inputs.open_source(recipe.calibration, "calibration", recipe, listener)
+    calibration = inputs.open_image_set(recipe.calibration, "calibration", recipe, listener)
     shared = imageset.overlap(calibration, validation)
     if shared:
         raise InputError(

@@ -48,7 +48,7 @@ class Device:
         return bool(self.dla_tensorrt) and not self.implicit
 
     @property
-    def bounds(self) -> tuple[str, str] | None:
+    def tensorrt_range(self) -> tuple[str, str] | None:
         """Oldest and newest TensorRT version, without build numbers; None if none is known."""
         versions = sorted(parse_version(version)[:3] for version in self.tensorrt)
         texts = [".".join(map(str, numbers)) for numbers in versions]
@@ -70,7 +70,7 @@ class Device:
         return next((v for v in self.dla_tensorrt if parse_version(v)[0] < _NO_CALIBRATORS), "")
 
 
-def devices(recipe: Recipe) -> tuple[Device, ...]:
+def self_compiling_devices(recipe: Recipe) -> tuple[Device, ...]:
     """The recipe's targets that compile for themselves.
 
     Raises:
@@ -81,7 +81,7 @@ def devices(recipe: Recipe) -> tuple[Device, ...]:
     rows = [targets.target(name) for name in dict.fromkeys(recipe.targets)]
     if recipe.is_best:
         _require_choice(recipe, [row for row in rows if not row.is_compiled_here])
-    chosen = tuple(device(recipe, row.name) for row in rows if not row.is_compiled_here)
+    chosen = tuple(device_for(recipe, row.name) for row in rows if not row.is_compiled_here)
     flags = {"jetpack": recipe.jetpack, "tensorrt": recipe.tensorrt, "use-dla": recipe.dla}
     useless = next((flag for flag, value in flags.items() if value and not chosen), "")
     if useless:
@@ -112,7 +112,7 @@ def _require_choice(recipe: Recipe, elsewhere: Sequence[Target]) -> None:
         )
 
 
-def bundled(
+def devices_to_bundle(
     recipe: Recipe, chosen: tuple[Device, ...], host_names: tuple[str, ...]
 ) -> tuple[Device, ...]:
     """The devices to pack bundles for: those of the recipe, else the CPU; none without a bundle.
@@ -129,10 +129,10 @@ def bundled(
             f"no bundle for {', '.join(host_names)}: its engines cannot be executed here",
             hint="add --target cpu, or a device that `edge-inception targets` lists",
         )
-    return (device(recipe, "cpu"),)
+    return (device_for(recipe, "cpu"),)
 
 
-def device(recipe: Recipe, name: str) -> Device:
+def device_for(recipe: Recipe, name: str) -> Device:
     """A target with the TensorRT versions that fit the recipe.
 
     Raises:
@@ -169,7 +169,7 @@ def _shipped(row: Target, versions: tuple[str, ...], recipe: Recipe) -> tuple[st
     return versions if recipe.tensorrt else tuple(v for v in versions if v in stock)
 
 
-def hosts(recipe: Recipe) -> tuple[str, ...]:
+def host_targets(recipe: Recipe) -> tuple[str, ...]:
     """Names of the targets to compile for here: the recipe's, else the defaults.
 
     If the recipe has a device, the CPU is always among the targets, since it executes the graphs

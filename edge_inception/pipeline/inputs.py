@@ -24,7 +24,9 @@ UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
 _FALLBACK_MARGIN_DB = 1.0
 
 
-def open_source(source: Source | None, role: str, recipe: Recipe, listener: Listener) -> ImageSet:
+def open_image_set(
+    source: Source | None, role: str, recipe: Recipe, listener: Listener
+) -> ImageSet:
     """The images for ``role``, which is "calibration" or "validation".
 
     Unusable images are left out if the recipe skips them; otherwise a later stage refuses them.
@@ -37,10 +39,10 @@ def open_source(source: Source | None, role: str, recipe: Recipe, listener: List
         raise InputError(f"no {role} images", hint=f"set [data] {role}, or pass --{role}")
     labels = recipe.labels if role == "validation" else None
     image_set = imageset.open_set(source.location, split=source.split, labels=labels)
-    return without_bad(image_set, role, listener) if recipe.skip_bad_images else image_set
+    return without_unusable(image_set, role, listener) if recipe.skip_bad_images else image_set
 
 
-def without_bad(image_set: ImageSet, role: str, listener: Listener) -> ImageSet:
+def without_unusable(image_set: ImageSet, role: str, listener: Listener) -> ImageSet:
     """``image_set`` without its unusable images; the listener is told their number and paths.
 
     Raises:
@@ -172,7 +174,7 @@ def _reference(recipe: Recipe) -> TimedBaseline:
     )
 
 
-def entry_of(engine: EngineFile) -> EngineEntry:
+def engine_entry(engine: EngineFile) -> EngineEntry:
     """The entry of an engine to judge, filled from its sidecar, the .json file beside it."""
     details = engine.details
     return EngineEntry(
@@ -184,13 +186,13 @@ def entry_of(engine: EngineFile) -> EngineEntry:
     )
 
 
-def require_threads(threads: int) -> int:
-    """``threads``, after a check that this process may use that many; 0 stands for all.
+def require_threads(threads: int | None) -> int:
+    """``threads``, after a check that this process may use that many; None and 0 stand for all.
 
     Raises:
         InputError: ``threads`` is negative, or more than this process may use.
     """
-    usable = usable_threads()
+    usable, threads = usable_threads(), threads or 0
     if not 0 <= threads <= usable:
         raise InputError(
             f"{threads} threads asked for, this process may use {usable}",
@@ -199,7 +201,7 @@ def require_threads(threads: int) -> int:
     return threads
 
 
-def classes(recipe: Recipe) -> tuple[str, ...]:
+def class_names(recipe: Recipe) -> tuple[str, ...]:
     """Class names by logit index, from the labels file, else from the validation images, else none.
 
     Raises:

@@ -30,7 +30,7 @@ from edge_inception.validate import report_record
 REPORT = "report.json"
 
 
-def material(folder: Path, device: Device, images: ImageSet) -> Material:
+def bundle_material(folder: Path, device: Device, images: ImageSet) -> Material:
     """Material of a bundle: graphs in the typings that ``device`` needs, engines, and baseline.
 
     Args:

@@ -10,9 +10,9 @@ def describe_trial(details: TrialDetails) -> list[str]:
     if details.chosen is None:
         return []
     lines = [
-        f"int8 graphs that were tried, with {details.num_rounded} weights rounded by second order;",
-        "SQNR of the logits in dB, over photos of the calibration set:",
-        "    mean  median  photos  float MACs  calibrator         placement      zero points  biases",
+        f"int8 graphs tried on photos of the calibration set, {details.num_rounded} weights rounded",
+        "by second order; SQNR of the logits in dB, mean and median:",
+        "    mean   med  photos  float MACs  calibrator         placement      also",
     ]
     lines += [_row(graph, is_chosen=graph == details.chosen) for graph in details.tried]
     lines += [f"to repeat the choice: {repeat_flags(details.chosen)}"]
@@ -27,10 +27,13 @@ def repeat_flags(chosen: TriedGraph) -> str:
 
 
 def _row(graph: TriedGraph, *, is_chosen: bool) -> str:
-    zero_points = "folded" if graph.fold_zero_points else "zero"
-    biases = "corrected" if graph.bias_correction else "as trained"
+    names = {
+        "zero points folded": graph.fold_zero_points,
+        "biases corrected": graph.bias_correction,
+    }
+    also = ", ".join(name for name, is_used in names.items() if is_used)
     return (
-        f"  {'>' if is_chosen else ' '} {graph.sqnr_db:4.1f}  {graph.median_sqnr_db:6.1f}  "
-        f"{graph.num_images:6}  {100 * graph.float_share:8.1f} %  {graph.calibrator:17}  {graph.placement:13}  "
-        f"{zero_points:11}  {biases}"
+        f"  {'>' if is_chosen else ' '} {graph.sqnr_db:4.1f}  {graph.median_sqnr_db:4.1f}  "
+        f"{graph.num_images:6}  {100 * graph.float_share:8.1f} %  {graph.calibrator:17}  "
+        f"{graph.placement:13}  {also}"
     )

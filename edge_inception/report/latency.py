@@ -27,6 +27,7 @@ _JUNIT: Mapping[Verdict, str] = {
     Verdict.INCONCLUSIVE: "skipped",
 }
 _MOST_LAYERS = 3
+_UNKNOWN_CPU = "unknown CPU"
 
 
 def bench_lines(record: BenchRecord) -> list[str]:
@@ -35,8 +36,8 @@ def bench_lines(record: BenchRecord) -> list[str]:
     lines = [
         f"{record.model.name} {engine.precision} by {engine.backend}, {size(engine.bytes)}",
         (
-            f"{record.device.cpu or None}: {protocol.threads} threads, batch {protocol.batch}, "
-            f"{protocol.streams} streams, fed {protocol.input}"
+            f"{record.device.cpu or _UNKNOWN_CPU}: {protocol.threads} threads, "
+            f"batch {protocol.batch}, {protocol.streams} streams, fed {protocol.input}"
         ),
         (
             f"latency   p50 {_ms(run.median)}  p90 {_ms(run.p90)}  p95 {_ms(run.p95)}  "
@@ -151,7 +152,7 @@ def to_markdown(record: BenchRecord) -> str:
         name = f"{engine.precision} {engine.path}"
         lines.append(f"| {side} | {escape(name)} | {' | '.join(cells)} | {len(runs)} |")
     lines += ["", *(f"- warning: {escape(text)}" for text in measurement_warnings(record)), ""]
-    cpu, protocol = escape(str(record.device.cpu or None)), record.protocol
+    cpu, protocol = escape(record.device.cpu or _UNKNOWN_CPU), record.protocol
     threads = "" if protocol.threads is None else f"{protocol.threads} threads, "
     lines += [f"{cpu}, {threads}batch {protocol.batch}, {record.created_utc}", ""]
     return "\n".join(lines)

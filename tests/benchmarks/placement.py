@@ -66,7 +66,7 @@ def graphs(
         threads=threads,
         max_images=recipe.calibration_images,
     )
-    photos = inputs.open_source(recipe.calibration, "calibration", recipe, Silent())
+    photos = inputs.open_image_set(recipe.calibration, "calibration", recipe, Silent())
     ranges = calibrate(simple, photos, how, folder / "ranges.json")
 
     def typed(name: str, table: RangeTable | None, precision: Precision, **how: Any) -> TypedGraph:
@@ -143,7 +143,7 @@ def network(recipe: Recipe, folder: Path, options: LatencyOptions) -> dict[str, 
         name: cpu.compile(graph, CompileOptions(), folder / f"{name}{cpu.suffix}")
         for name, graph in {"fp32": plain, **distinct}.items()
     }
-    photos = inputs.open_source(recipe.validation, "validation", recipe, Silent())
+    photos = inputs.open_image_set(recipe.validation, "validation", recipe, Silent())
     how = plain.details.preprocess
     measured = race(engines, photos, how, options, folder)
     logits = answers(engines, plain, photos, options.threads)

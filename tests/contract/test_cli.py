@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from edge_inception.cli import main
-from edge_inception.cli._options import overrides_of
-from edge_inception.cli.latency import share
+from edge_inception.cli._options import recipe_overrides
+from edge_inception.cli.latency import parse_share
 from edge_inception.latency.regression import Gate
 from edge_inception.recipe.reader import load_recipe, tomllib
 from edge_inception.recipe.sections import Sections
@@ -42,7 +42,7 @@ def test_compare_asks_for_what_the_gate_asks_for():
     usual = {option.name: option.default for option in main.cli.commands["compare"].params}
     gate = Gate()
     assert (usual["pairs"], usual["most_pairs"]) == (gate.pairs, gate.most_pairs)
-    assert share(usual["max_regression"]) == gate.delta
+    assert parse_share(usual["max_regression"]) == gate.delta
 
 
 def test_help_imports_no_heavy_library():
@@ -112,7 +112,7 @@ def test_bad_input_is_one_line_and_a_documented_code(
 )
 def test_flags_become_recipe_keys(flags, wanted):
     """A flag that is given overrides its recipe key; one that is not leaves it alone."""
-    assert overrides_of(flags) == wanted
+    assert recipe_overrides(flags) == wanted
 
 
 def test_every_override_is_a_recipe_key(tmp_path):

@@ -11,7 +11,7 @@ from edge_inception.engines import _registry as backends
 
 
 def _by_name() -> dict[str, _doctor.Finding]:
-    return {finding.what: finding for finding in _doctor.examine()}
+    return {finding.part: finding for finding in _doctor.examine()}
 
 
 def test_here_the_build_can_run():

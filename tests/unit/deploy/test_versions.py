@@ -153,6 +153,19 @@ def test_dry_run_changes_nothing(deploy, bundle):
     assert deploy.out.splitlines()[-1] == "PLANNED: 1 of 1 device"
 
 
+def test_dry_run_of_a_rollback(deploy, tmp_path):
+    """It names the version to switch back to, changes nothing, and refuses where rollback would."""
+    first, second = (write_bundle(tmp_path / name) for name in ("one", "two"))
+    assert deploy(first) == 0
+    assert deploy(second, "--rollback", "--dry-run") == 7
+    assert deploy(second) == 0
+    assert deploy(second, "--rollback", "--dry-run") == 0, deploy.err
+    assert f"would switch back from {version_of(second)} to {version_of(first)}" in deploy.err
+    assert f"would make {version_of(first)} current" in deploy.out
+    assert "would send" not in deploy.err
+    assert deploy.current() == version_of(second)
+
+
 def test_home_is_the_default(deploy, bundle):
     """``~`` of --remote-dir is the home of the login, as the device says."""
     assert deploy(bundle, "--dry-run", "--remote-dir", "~/a b/c") == 0

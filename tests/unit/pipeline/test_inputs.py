@@ -21,16 +21,18 @@ BUDGET = {"search.max_drop_pp": 1.0, "gates.max_drop_pp": 1.0}
 def test_a_budget_for_groups_in_float_is_refused_with_dla():
     """Known from the flags: nothing is calibrated or searched first, and the hint helps."""
     with pytest.raises(InputError, match="DLA wants all of them in int8") as caught:
-        devices.devices(load_recipe(None, {**ORIN, **BUDGET}))
+        devices.self_compiling_devices(load_recipe(None, {**ORIN, **BUDGET}))
     assert "[gates]" in caught.value.hint
 
 
 def test_bias_correction_is_refused_with_dla():
     """Asked for in so many words, it would not be done; left to the trial it is left out."""
     with pytest.raises(InputError, match="int8 on DLA does not have") as caught:
-        devices.devices(load_recipe(None, {**ORIN, "quantize.bias_correction": True}))
+        devices.self_compiling_devices(
+            load_recipe(None, {**ORIN, "quantize.bias_correction": True})
+        )
     assert "--bias-correction" in caught.value.hint
-    assert devices.devices(load_recipe(None, ORIN))
+    assert devices.self_compiling_devices(load_recipe(None, ORIN))
 
 
 @pytest.mark.parametrize(
@@ -43,5 +45,5 @@ def test_bias_correction_is_refused_with_dla():
 )
 def test_what_needs_no_group_in_float_is_taken(change):
     """A gate without a search, a budget without DLA, and a precision that has no groups."""
-    (device,) = devices.devices(load_recipe(None, {**ORIN, **change}))
+    (device,) = devices.self_compiling_devices(load_recipe(None, {**ORIN, **change}))
     assert bool(device.dla_tensorrt) == change.get("build.dla", True)

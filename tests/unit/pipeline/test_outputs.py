@@ -58,7 +58,7 @@ def packed(tmp_path, tiny_typed):
         record = reports.report(reports.row("FP16 (cpu)", precision="fp16"), engines=files)
         passed = ReportDetails(status="PASSED")
         publish(Report, tmp_path / "report.json", json.dumps(to_json(record)).encode(), passed)
-        return outputs.material(tmp_path, device, NO_IMAGES)
+        return outputs.bundle_material(tmp_path, device, NO_IMAGES)
 
     return pack
 
@@ -97,4 +97,4 @@ def test_folded_pixels_narrow_the_versions_of_a_device():
     }
     for fold, versions in (("none", ("8.2.1", "8.4.1", "8.5.2")), ("uint8", ("8.5.2",))):
         recipe = load_recipe(None, {**overrides, "model.fold_preprocessing": fold})
-        assert devices.device(recipe, "agx-xavier-32gb").tensorrt == versions
+        assert devices.device_for(recipe, "agx-xavier-32gb").tensorrt == versions
