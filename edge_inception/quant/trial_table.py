@@ -10,8 +10,8 @@ def describe_trial(details: TrialDetails) -> list[str]:
     if details.chosen is None:
         return []
     lines = [
-        f"int8 graphs tried on photos of the calibration set, {details.num_rounded} weights rounded",
-        "by second order; SQNR of the logits in dB, mean and median:",
+        f"int8 graphs tried on calibration images, {details.num_rounded} weights rounded by second",
+        "order; SQNR of the logits in dB, mean and median:",
         "    mean   med  photos  float MACs  calibrator         placement      also",
     ]
     lines += [_row(graph, is_chosen=graph == details.chosen) for graph in details.tried]
@@ -35,5 +35,5 @@ def _row(graph: TriedGraph, *, is_chosen: bool) -> str:
     return (
         f"  {'>' if is_chosen else ' '} {graph.sqnr_db:4.1f}  {graph.median_sqnr_db:4.1f}  "
         f"{graph.num_images:6}  {100 * graph.float_share:8.1f} %  {graph.calibrator:17}  "
-        f"{graph.placement:13}  {also}"
+        f"{graph.placement:13}  {', '.join(also)}"
     )
