@@ -36,7 +36,7 @@ from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CalibrateOptions, QuantizeOptions
 from edge_inception.spec import Precision
-from edge_inception.validate.accuracy import sqnr_db
+from edge_inception.device.outputs import sqnr_db
 
 MODEL = "inception_v4"
 SOLAR = Path(__file__).parents[2] / "calibration" / "sets" / "solar.json"
