@@ -22,7 +22,7 @@ BASELINE = Stage(
     tools=("torch", "numpy", "Pillow"),
     sources=(
         *("baseline/pytorch.py", "baseline/record.py", "baseline/options.py"),
-        *("checkpoints", "models", "data"),
+        *("checkpoints", "models", "data", "engines/_backend.py"),
     ),
 )
 ONNX_BASELINE = Stage(

@@ -24,6 +24,7 @@ from edge_inception import registry, stage
 from edge_inception.artifact import EngineFile, TypedGraph
 from edge_inception.data import images
 from edge_inception.data.imageset import ImageSet, open_set
+from edge_inception.device.outputs import sqnr_db
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
 from edge_inception.export.export import export
@@ -36,7 +37,6 @@ from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import CalibrateOptions, QuantizeOptions
 from edge_inception.spec import Precision
-from edge_inception.validate.accuracy import sqnr_db
 
 MODEL = "inception_v4"
 SOLAR = Path(__file__).parents[2] / "calibration" / "sets" / "solar.json"
