@@ -48,18 +48,20 @@ precision = "int8"                 # fp32, fp16, int8, or best: the better of th
 out = "build/my-model"
 
 [calibrate]
-calibrator = "auto"                # mse, mse-max or max by trial; or entropy, percentile:99.99
 max_images = 512
+# calibrator = "auto"              # by trial; or max, mse-max, mse, entropy, percentile:99.99
+# effort = "default"               # quick: one pass over the images; max: every combination
 # batch = 8
 # seed = 0                         # of the sample of activations
 
 # [quantize]
 # float_rest = "fp16"              # or fp32: the part of an int8 graph that is float
-# placement = "sandwich"           # float-ends is more accurate and a little slower; all others
-                                   # are in `build --help`
+# placement = "weighted-ends"      # without these lines, each by the trial; all placements
+# rounding = "second-order"        # are in `build --help`
+# fold_zero_points = true
 # keep_float = []                  # groups that stay float in an int8 graph
 # bias_correction = true           # each bias is corrected by what int8 adds to the mean output of
-                                   # its layer; without this line, unless auto finds it no help
+                                   # its layer
 
 # [search]                         # keeps the fewest groups in float that bring int8 within
 # max_drop_pp = 0.5                # this budget on the calibration images, best with labels
