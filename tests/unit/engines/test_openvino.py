@@ -347,7 +347,7 @@ def test_absent_library_names_the_extra(tiny_typed, monkeypatch):
     assert "edge-inception[cpu]" in caught.value.hint
 
 
-def test_weights_of_two_layers_and_signs_are_refused(typed_from_model):
+def test_weights_of_two_layers_and_signs_are_refused(typed_from_model, monkeypatch):
     """What the respelling cannot split is an input error that names the way out."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -371,6 +371,7 @@ def test_weights_of_two_layers_and_signs_are_refused(typed_from_model):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
     onnx.checker.check_model(model)
+    monkeypatch.setattr(_openvino, "saturates", lambda: True)
     with pytest.raises(InputError, match="shares its weights") as caught:
         compiled(typed_from_model(model))
     assert "--precision fp32" in caught.value.hint
