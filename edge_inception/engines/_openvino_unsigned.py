@@ -48,17 +48,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-_KEEP_BOUND = frozenset(("Convert", "MaxPool", "ReduceMax", "ReduceMean", "Reshape", "Squeeze")) | {
-    "Transpose",
-    "Unsqueeze",
-}
-_NON_NEGATIVE = frozenset(("Exp", "HSigmoid", "HardSigmoid", "Sigmoid", "Softmax"))
-_KEEP_SIGN = frozenset(("AvgPool", "Divide", "LRN", "Multiply"))
 _WEIGHTED = frozenset(("Convolution", "GroupConvolution", "MatMul"))
 _LEVELS = 256
 _TOP = 127.0
@@ -136,6 +130,8 @@ def unsigned_activations(model: Any, *, saturates: bool) -> Respelled:
             else:
                 _offset(ops, node)
                 done["offset"] += 1
+        elif done["offset"] and _averages_padding(node) and bounds[_source(node).get_name()] < 0:
+            _compute_in_float(ops, node)
         bounds[node.get_name()] = _lower_bound(node, bounds)
     model.validate_nodes_and_infer_types()
     return Respelled(**done)
@@ -158,34 +154,31 @@ def _source(node: Any, port: int = 0) -> Any:
     return node.input_value(port).get_node()
 
 
+def _keep(_: Any, lows: Sequence[float]) -> float:
+    return lows[0]
+
+
+def _keep_sign(_: Any, lows: Sequence[float]) -> float:
+    return 0.0 if min(lows[:2]) >= 0 else -math.inf
+
+
 def _lower_bound(node: Any, bounds: Mapping[str, float]) -> float:
     """A number that no value of ``node`` is below, by interval arithmetic; -inf if unknown."""
     kind = node.get_type_name()
     if kind == "Constant":
         return float(node.data.min()) if node.data.size else -math.inf
-    sources = [_source(node, port) for port in range(node.get_input_size())]
-    # The rewrite of the node before may have inserted constants, which have no bound yet.
-    lows = [
-        bounds[name] if (name := source.get_name()) in bounds else _lower_bound(source, bounds)
-        for source in sources
-    ]
-    if kind in _KEEP_BOUND:
-        return lows[0]
-    if kind in _NON_NEGATIVE or (kind in _KEEP_SIGN and min(lows[:2]) >= 0):
+    if kind in _NON_NEGATIVE:
         return 0.0
-    if kind == "Relu":
-        return max(lows[0], 0.0)
-    if kind == "Clamp":
-        return max(lows[0], float(node.get_attributes()["min"]))
-    if kind == "Maximum":
-        return max(lows)
-    if kind in {"Concat", "Minimum"}:
-        return min(lows)
-    if kind == "Add":
-        return sum(lows)
-    if kind == "Subtract":
-        return lows[0] - _largest(sources[1])
-    return min(lows[3:]) if kind == "FakeQuantize" else -math.inf  # inputs 3, 4: ends of the output
+    if kind not in _BOUND_OF:
+        return -math.inf
+    # The rewrite of the node before may have inserted constants, which have no bound yet.
+    sources = [_source(node, port) for port in range(node.get_input_size())]
+    names = [source.get_name() for source in sources]
+    lows = [
+        bounds[name] if name in bounds else _lower_bound(source, bounds)
+        for name, source in zip(names, sources, strict=True)
+    ]
+    return _BOUND_OF[kind](node, lows)
 
 
 def _largest(node: Any) -> float:
@@ -193,6 +186,23 @@ def _largest(node: Any) -> float:
     while node.get_type_name() in {"Convert", "Reshape"}:
         node = _source(node)
     return float(node.data.max()) if node.get_type_name() == "Constant" else math.inf
+
+
+_NON_NEGATIVE = frozenset(("Exp", "HSigmoid", "HardSigmoid", "Sigmoid", "Softmax"))
+# a layer's type -> its lower bound, from the layer and the lower bounds of its inputs
+_BOUND_OF: Mapping[str, Callable[[Any, Sequence[float]], float]] = {
+    **dict.fromkeys(("Convert", "MaxPool", "ReduceMax", "ReduceMean", "Reshape", "Squeeze"), _keep),
+    **dict.fromkeys(("Transpose", "Unsqueeze"), _keep),
+    **dict.fromkeys(("AvgPool", "Divide", "LRN", "Multiply"), _keep_sign),
+    "Add": lambda _, lows: sum(lows),
+    "Clamp": lambda node, lows: max(lows[0], float(node.get_attributes()["min"])),
+    "Concat": lambda _, lows: min(lows),
+    "FakeQuantize": lambda _, lows: min(lows[3:]),  # the ends of the output
+    "Maximum": lambda _, lows: max(lows),
+    "Minimum": lambda _, lows: min(lows),
+    "Relu": lambda _, lows: max(lows[0], 0.0),
+    "Subtract": lambda node, lows: lows[0] - _largest(_source(node, 1)),
+}
 
 
 def _readers(node: Any) -> list[Any]:
@@ -261,7 +271,7 @@ def _unsigned_pair(ops: Any, value: Any, scale: Any) -> Any:
 
 
 def _set_ends(ops: Any, node: Any, ends: Sequence[float]) -> None:
-    """Make ``node``, a signed pair's FakeQuantize, map ``ends`` to 0..255 and its Converts uint8."""
+    """Make the FakeQuantize of a signed pair map ``ends`` to 0..255, and its Converts uint8."""
     kind = node.get_output_element_type(0)
     for port, end in enumerate((*ends, 0.0, 255.0), start=1):
         node.input(port).replace_source_output(ops.constant(end, dtype=kind).output(0))
@@ -293,8 +303,31 @@ def _offset(ops: Any, node: Any) -> None:
             port.replace_source_output(ops.subtract(port.get_source_output(), zero).output(0))
 
 
+def _averages_padding(node: Any) -> bool:
+    """Whether ``node`` is an average pool that counts padding as zeros."""
+    if node.get_type_name() != "AvgPool":
+        return False
+    pads = node.get_attributes()
+    has_pads = not pads["exclude-pad"] and any((*pads["pads_begin"], *pads["pads_end"]))
+    return has_pads or _before_converts(node.input_value(0)).get_type_name() == "Pad"
+
+
+def _compute_in_float(ops: Any, pool: Any) -> None:
+    """Make ``pool`` read its values through an identity that OpenVINO moves no scale across.
+
+    OpenVINO subtracts a zero point behind an average pool instead of before it, where padding
+    counts as the step 0 and not as the value 0. In front of a split, OpenVINO rounds averages to
+    steps of the pool's input.
+    """
+    import numpy as np
+
+    value = pool.input_value(0)
+    lowest = np.finfo(value.get_element_type().to_dtype()).min
+    pool.input(0).replace_source_output(ops.maximum(value, ops.constant(lowest)).output(0))
+
+
 def _absorb_shift(node: Any) -> float:
-    """Make ``node`` read what a scalar is subtracted from; return the scalar, 0 if there is none."""
+    """Make ``node`` read what a scalar is subtracted from; return the scalar, or 0 without one."""
     port = node.input(0)
     while (source := port.get_source_output().get_node()).get_type_name() == "Convert":
         if len(_readers(source)) > 1:
@@ -313,7 +346,9 @@ def _split(ops: Any, node: Any, readers: list[Any]) -> None:
     """Make ``readers``, ports of layers with weights, read both parts of the value of ``node``."""
     import numpy as np
 
-    scale = _scale(node)
+    scale, before = _scale(node), _before_converts(node.input_value(0))
+    if before.get_type_name() == "AvgPool":
+        _compute_in_float(ops, before)
     clamped = _clamp_signed(ops, node.input_value(0), scale)
     kind = clamped.get_output_element_type(0)
     negative = ops.multiply(clamped, ops.constant(np.float32(-1), dtype=kind))
