@@ -35,8 +35,8 @@ x; such a layer costs twice the multiplications:
     after   x - Clamp [-128 s, 127 s] - Concat(x, -x) - FakeQuantize [0, 255 s] -> [0, 255]
             - Convert uint8 - ... - Convolution [W, -W]
 
-There a pool or sum that reads a signed tensor behind a Concat gets float values instead, which are
-rounded to the same levels.
+There other layers read float values that are rounded to the same levels, if they read a Concat or
+if a layer with weights reads their output, as behind a Transpose.
 
 All rewrites round x / s (s is the scale) to the nearest integer, ties to even (128 is even, so the
 shift keeps ties), and clip at the same levels, so the result is that of the typed graph.
@@ -139,15 +139,31 @@ def unsigned_activations(model: Any, *, saturates: bool) -> Respelled:
 
 def _respell_signed(ops: Any, node: Any) -> list[str]:
     """Replace a tensor of both signs where readers fail on it; return the counts to raise by 1."""
+    is_joined = _before_converts(node.input_value(0)).get_type_name() == "Concat"
     readers = _pair_readers(node)
     weighted = [r for r in readers if r.get_node().get_type_name() in _WEIGHTED]
     others = [r for r in readers if r.get_node().get_type_name() not in _WEIGHTED]
+    floating = [r for r in others if is_joined or _reaches_weights(r.get_node())]
     if weighted:
         _split(ops, node, weighted)
-    is_joined = _before_converts(node.input_value(0)).get_type_name() == "Concat"
-    if others and is_joined:
-        _round_in_float(ops, node, others)
-    return ["split"] * bool(weighted) + ["floating"] * bool(others and is_joined)
+    if floating:
+        _round_in_float(ops, node, floating)
+    return ["split"] * bool(weighted) + ["floating"] * bool(floating)
+
+
+def _reaches_weights(node: Any) -> bool:
+    """Whether a layer with weights reads the values of ``node`` before a FakeQuantize does."""
+    waiting, visited = [node], set[str]()
+    while waiting:
+        node = waiting.pop()
+        if node.get_type_name() in _WEIGHTED:
+            return True
+        if node.get_type_name() != "FakeQuantize" and node.get_name() not in visited:
+            visited.add(node.get_name())
+            waiting += [
+                port.get_node() for out in node.outputs() for port in out.get_target_inputs()
+            ]
+    return False
 
 
 def _source(node: Any, port: int = 0) -> Any:

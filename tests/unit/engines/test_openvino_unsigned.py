@@ -317,6 +317,19 @@ def test_pools_of_both_signs_are_exact(images, kind, pool):
     check(model, images, offset=4, split=2)
 
 
+@pytest.mark.parametrize("kind", ["MaxPool", "Pad", "Relu", "Slice", "Transpose"])
+def test_a_layer_between_a_pair_and_a_convolution_is_exact(images, kind):
+    """Where sums saturate, a layer that is not split computes in float."""
+    net = Net()
+    x = net.pair(net.linear(net.pair("input", 0.03, "i"), (16, 8, 3, 3), "a"), 0.01, "x")
+    operands = {"Pad": [[0, 0, 1, 1] * 2], "Slice": [[1], [9], [1]]}.get(kind, [])
+    names = [net.constant(f"o{index}", np.int64(value)) for index, value in enumerate(operands)]
+    attributes = {"MaxPool": {"kernel_shape": [3, 3]}, "Transpose": {"perm": [0, 1, 3, 2]}}
+    x = net.op(kind, [x, *names], "between", **attributes.get(kind, {}))
+    model = net.model(net.linear(x, (16, 8 if kind == "Slice" else 16, 3, 3), "last"))
+    check(model, images, offset=2, split=1, floating=1)
+
+
 @pytest.mark.parametrize("before", ["Concat", "MaxPool", "Pad"])
 def test_an_average_counts_padding_as_zero(images, before):
     """Also where the pool reads its values behind another layer, or where a Pad pads them."""
