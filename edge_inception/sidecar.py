@@ -178,8 +178,9 @@ class BlobDetails(EngineDetails, frozen=True, kw_only=True):
     """Details of an OpenVINO engine: layers by type and precision, kernels by name.
 
     ``weighted_layers`` counts convolutions and matrix products, ``int8_layers`` those that run in
-    int8. The last three fields count Q/DQ pairs of activations that became unsigned, that were
-    split, and that stay in float.
+    int8. The four fields of activations count Q/DQ pairs that became unsigned, that got zero point
+    128, that were split, and that stay in float. ``sums_saturate`` is whether the sums of int8
+    products saturate on the CPU that the engine is for; older files do not record it.
     """
 
     executed_layers: Mapping[str, Mapping[str, Count]]
@@ -189,6 +190,8 @@ class BlobDetails(EngineDetails, frozen=True, kw_only=True):
     unsigned_activations: Count
     split_activations: Count
     float_activations: Count
+    offset_activations: Count = 0
+    sums_saturate: bool | None = None
 
 
 class PlanDetails(EngineDetails, frozen=True, kw_only=True):

@@ -62,13 +62,15 @@ class Unavailable(Refusal):
 class CompiledGraph:
     """A compiled graph: the content of an engine file, and facts that OpenVINO reports about it.
 
-    ``layers`` are the counts of ``_executed_layers``; ``respelled`` counts rewritten activations.
+    ``layers`` are the counts of ``_executed_layers``; ``respelled`` counts activations rewritten
+    for a CPU that ``saturates`` or not.
     """
 
     blob: bytes
     settings: Mapping[str, Any]
     layers: Mapping[str, Any]
     respelled: _openvino_unsigned.Respelled
+    saturates: bool
 
 
 def library() -> Any:
@@ -99,6 +101,13 @@ def capabilities() -> list[str]:
     """
     names: list[str] = library().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
     return names
+
+
+def saturates() -> bool:
+    """Whether sums of int8 products saturate on this CPU, which decides what a blob holds."""
+    library()
+    with _translated_errors(Unavailable, "cannot test the int8 arithmetic of this CPU", ""):
+        return _openvino_unsigned.saturates()
 
 
 def error_text(error: RuntimeError) -> str:
@@ -146,12 +155,13 @@ def compile_graph(
     """
     core = library().Core()
     require_precision(core, precision)
+    is_saturating = saturates()
     with _translated_errors(GraphRefused, f"refused {name}", _GRAPH_HINT):
         if static_batch(model) is None:
             shape = list(model.input(0).partial_shape)[1:]
             model.reshape([batch if batch[0] != batch[1] else batch[1], *shape])
         try:
-            respelled = _openvino_unsigned.unsigned_activations(model)
+            respelled = _openvino_unsigned.unsigned_activations(model, saturates=is_saturating)
         except _openvino_unsigned.SharedWeights as error:
             raise Unavailable(
                 str(error),
@@ -161,7 +171,9 @@ def compile_graph(
         settings = _applied_settings(compiled, precision, threads)
         layers = _executed_layers(compiled)
         blob = compiled.export_model().getvalue()
-    return CompiledGraph(blob=blob, settings=settings, layers=layers, respelled=respelled)
+    return CompiledGraph(
+        blob=blob, settings=settings, layers=layers, respelled=respelled, saturates=is_saturating
+    )
 
 
 class BlobRunner:

@@ -1,53 +1,58 @@
-"""A rewrite of signed int8 activations as uint8 with values up to 128, for OpenVINO on CPUs.
+"""A rewrite of signed int8 activations as uint8, for OpenVINO on CPUs.
 
-A typed graph holds signed int8 with zero point 0, as TensorRT requires. OpenVINO computes some
-layers of such a graph wrongly. Compared with onnxruntime, OpenVINO 2026.4.1 showed two errors:
+A typed graph holds signed int8 with zero point 0, as TensorRT requires. OpenVINO 2026.4.1 computes
+some layers of such a graph wrongly (compared with onnxruntime), so that no layer may read a signed
+tensor:
 
-- AVX2 without VNNI (AMD EPYC): OpenVINO shifts signed activations to 0..255 and adds products of
+- CPUs with VNNI: OpenVINO loses the scale of a signed tensor behind a Concat and rounds its real
+  values, not its quantized values, to integers (4 to 6 dB SQNR).
+- CPUs without VNNI, such as AVX2: OpenVINO shifts signed activations to 0..255 and adds products of
   uint8 and int8 in pairs in 16 bits, and these sums saturate. Every convolution and matrix product
-  of a signed tensor is wrong: 16 to 23 dB SQNR with weights over the whole int8 range, for every
-  kernel size and number of channels. The trained demo Inception-v4 fell from 22 to 9 dB, since the
-  model's input is signed. With activations up to 128 the sums cannot saturate (2 * 128 * 127 <
-  2^15), and these layers are exact (138 dB or more, the rounding of float32). Pools are exact for
-  signed and unsigned tensors.
-- AVX512-VNNI without AMX (also 2024.6 to 2026.4.1): OpenVINO loses the scale of a signed tensor
-  behind a Concat and rounds its real values, not its quantized values, to integers.
+  is wrong: 16 to 23 dB with weights over the whole int8 range. With activations up to 128 the sums
+  cannot saturate (2 * 128 * 127 < 2^15), and these layers are exact (138 dB or more, the rounding
+  of float32). Pools are exact for signed and unsigned tensors.
 
-So the rewrite removes signed tensors before such layers on every CPU, which leaves one graph to
-test. A tensor that cannot be negative, such as the output of a ReLU, uses the levels 0..127 of 256:
+``saturates`` finds out which kind this CPU is. A tensor that cannot be negative, such as the output
+of a ReLU, uses the levels 0..127 of 256 on both kinds:
 
     before  Relu - FakeQuantize [-128 s, 127 s] -> [-128, 127] - Convert int8 - ...
     after   Clamp [0, 127 s] - FakeQuantize [0, 255 s] -> [0, 255] - Convert uint8 - ...
 
-Any other tensor x is split into its positive and its negative part, which doubles its channels, and
-W * x becomes [W, -W] * [max(x, 0), max(-x, 0)] in every layer with weights that reads x:
+Any other tensor becomes uint8 with zero point 128 where sums do not saturate; its levels are those
+of int8. A constant that is subtracted before (a folded zero point) moves into the FakeQuantize,
+which OpenVINO can then compute as a part of the layers before it:
+
+    before  x - Subtract c - FakeQuantize [-128 s, 127 s] -> [-128, 127] - Convert int8
+            - Subtract 0 - Multiply s
+    after   x - FakeQuantize [c - 128 s, c + 127 s] -> [0, 255] - Convert uint8
+            - Subtract 128 - Multiply s
+
+Where sums saturate, the tensor is split into its positive and its negative part, which doubles its
+channels, and W * x becomes [W, -W] * [max(x, 0), max(-x, 0)] in every layer with weights that reads
+x; such a layer costs twice the multiplications:
 
     before  x - FakeQuantize [-128 s, 127 s] - Convert int8 - ... - Convolution W
     after   x - Clamp [-128 s, 127 s] - Concat(x, -x) - FakeQuantize [0, 255 s] -> [0, 255]
             - Convert uint8 - ... - Convolution [W, -W]
 
-A pool or sum that reads a signed tensor behind a Concat gets float values instead, which are
-rounded to the same levels.
+There other layers read float values that are rounded to the same levels, if they read a Concat or
+if a layer with weights reads their output, as behind a Transpose.
 
 All rewrites round x / s (s is the scale) to the nearest integer, ties to even (128 is even, so the
-shift keeps ties), and clip at the same levels, so the result is that of the typed graph. A split
-layer costs twice the multiplications. Only layers whose input can be negative are split: the first
-layer, and a few behind a sum or a convolution without ReLU.
+shift keeps ties), and clip at the same levels, so the result is that of the typed graph.
 
 This file travels to devices: it imports only numpy and openvino.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-_KEEP_SIGN = frozenset(
-    ("AvgPool", "Clamp", "Convert", "FakeQuantize", "LRN", "MaxPool", "ReduceMean", "Reshape")
-) | {"Squeeze"}
-_JOIN = frozenset(("Add", "Concat"))
 _WEIGHTED = frozenset(("Convolution", "GroupConvolution", "MatMul"))
 _LEVELS = 256
 _TOP = 127.0
@@ -57,20 +62,53 @@ class SharedWeights(Exception):
     """A layer whose input must be split shares its weights with another layer."""
 
 
+@cache
+def saturates() -> bool:
+    """Whether sums of int8 products saturate on this CPU, by a convolution of known result.
+
+    Every product is (255 - 128) * 127 and every pair of 255 * 127 exceeds 16 bits. The input is
+    padded, as the zero point must be.
+    """
+    import numpy as np
+    import openvino
+    from openvino import opset13 as ops
+
+    side, channels, top = 4, 64, np.float32(_TOP)
+    image = ops.parameter([1, channels, side, side], np.float32)
+    steps = ops.fake_quantize(image, -top - 1, top, np.float32(0), np.float32(255), levels=_LEVELS)
+    value = ops.subtract(ops.convert(ops.convert(steps, "u8"), "f32"), np.float32(128))
+    weights = ops.constant(np.full((channels, channels, 3, 3), _TOP, np.int8))
+    scaled = ops.multiply(ops.convert(weights, "f32"), np.ones((channels, 1, 1, 1), np.float32))
+    one = ops.multiply(value, np.float32(1))
+    sums = ops.convolution(one, scaled, [1, 1], [1, 1], [1, 1], [1, 1])
+    compiled = openvino.Core().compile_model(
+        openvino.Model([sums], [image]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    result = compiled([np.full((1, channels, side, side), top)])[0]
+    pixels = np.convolve(np.ones(side), np.ones(3), "same")  # 2 at an edge, 3 inside
+    return not np.allclose(result, np.outer(pixels, pixels) * channels * top * top)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Respelled:
-    """Numbers of Q/DQ pairs that became unsigned, were split, or are computed in float."""
+    """Numbers of Q/DQ pairs that became unsigned, by what became of them.
+
+    ``unsigned`` have no negative values, ``offset`` have zero point 128, ``split`` have twice the
+    channels, and ``floating`` are computed in float.
+    """
 
     unsigned: int = 0
+    offset: int = 0
     split: int = 0
     floating: int = 0
 
 
-def unsigned_activations(model: Any) -> Respelled:
+def unsigned_activations(model: Any, *, saturates: bool) -> Respelled:
     """Replace the signed Q/DQ pairs of activations in ``model``, in place, and count them.
 
     Args:
         model: The ``openvino.Model`` of OpenVINO's ONNX reader.
+        saturates: Whether this CPU's sums saturate, by ``saturates``.
 
     Raises:
         SharedWeights: A layer whose input must be split shares its weights with another layer.
@@ -80,59 +118,107 @@ def unsigned_activations(model: Any) -> Respelled:
     """
     from openvino import opset13 as ops
 
-    non_negative: set[str] = set()
+    bounds: dict[str, float] = {}
     done: Counter[str] = Counter()
     for node in model.get_ordered_ops():
         if _is_signed_pair(node):
-            if _source(node).get_name() in non_negative:
-                non_negative.update(_respell(ops, node))
+            if bounds[_source(node).get_name()] >= 0:
+                _respell(ops, node)
                 done["unsigned"] += 1
-            else:
+            elif saturates:
                 done.update(_respell_signed(ops, node))
-        if _is_non_negative(node, non_negative):
-            non_negative.add(node.get_name())
+            else:
+                _offset(ops, node)
+                done["offset"] += 1
+        elif done["offset"] and _averages_padding(node) and bounds[_source(node).get_name()] < 0:
+            _compute_in_float(ops, node)
+        bounds[node.get_name()] = _lower_bound(node, bounds)
     model.validate_nodes_and_infer_types()
     return Respelled(**done)
 
 
 def _respell_signed(ops: Any, node: Any) -> list[str]:
     """Replace a tensor of both signs where readers fail on it; return the counts to raise by 1."""
+    is_joined = _before_converts(node.input_value(0)).get_type_name() == "Concat"
     readers = _pair_readers(node)
     weighted = [r for r in readers if r.get_node().get_type_name() in _WEIGHTED]
     others = [r for r in readers if r.get_node().get_type_name() not in _WEIGHTED]
+    floating = [r for r in others if is_joined or _reaches_weights(r.get_node())]
     if weighted:
         _split(ops, node, weighted)
-    is_joined = _before_converts(node.input_value(0)).get_type_name() == "Concat"
-    if others and is_joined:
-        _round_in_float(ops, node, others)
-    return ["split"] * bool(weighted) + ["floating"] * bool(others and is_joined)
+    if floating:
+        _round_in_float(ops, node, floating)
+    return ["split"] * bool(weighted) + ["floating"] * bool(floating)
+
+
+def _reaches_weights(node: Any) -> bool:
+    """Whether a layer with weights reads the values of ``node`` before a FakeQuantize does."""
+    waiting, visited = [node], set[str]()
+    while waiting:
+        node = waiting.pop()
+        if node.get_type_name() in _WEIGHTED:
+            return True
+        if node.get_type_name() != "FakeQuantize" and node.get_name() not in visited:
+            visited.add(node.get_name())
+            waiting += [
+                port.get_node() for out in node.outputs() for port in out.get_target_inputs()
+            ]
+    return False
 
 
 def _source(node: Any, port: int = 0) -> Any:
     return node.input_value(port).get_node()
 
 
-def _is_non_negative(node: Any, non_negative: set[str]) -> bool:
-    """Whether the first output of ``node`` cannot be negative, by the node's type and sources."""
+def _keep(_: Any, lows: Sequence[float]) -> float:
+    return lows[0]
+
+
+def _keep_sign(_: Any, lows: Sequence[float]) -> float:
+    return 0.0 if min(lows[:2]) >= 0 else -math.inf
+
+
+def _lower_bound(node: Any, bounds: Mapping[str, float]) -> float:
+    """A number that no value of ``node`` is below, by interval arithmetic; -inf if unknown."""
     kind = node.get_type_name()
-    if kind == "Relu" or (kind == "Clamp" and node.get_attributes()["min"] >= 0):
-        return True
-    sources = [_source(node, port).get_name() for port in range(node.get_input_size())]
-    if kind in _JOIN:
-        return non_negative.issuperset(sources)
-    keeps = (
-        kind in _KEEP_SIGN
-        or (kind == "Subtract" and _is_constant(_source(node, 1), lambda data: data == 0))
-        or (kind == "Multiply" and _is_constant(_source(node, 1), lambda data: data >= 0))
-    )
-    return keeps and sources[0] in non_negative
+    if kind == "Constant":
+        return float(node.data.min()) if node.data.size else -math.inf
+    if kind in _NON_NEGATIVE:
+        return 0.0
+    if kind not in _BOUND_OF:
+        return -math.inf
+    # The rewrite of the node before may have inserted constants, which have no bound yet.
+    sources = [_source(node, port) for port in range(node.get_input_size())]
+    names = [source.get_name() for source in sources]
+    lows = [
+        bounds[name] if name in bounds else _lower_bound(source, bounds)
+        for name, source in zip(names, sources, strict=True)
+    ]
+    return _BOUND_OF[kind](node, lows)
 
 
-def _is_constant(node: Any, holds: Callable[[Any], Any]) -> bool:
-    """Whether ``node``, behind any Convert and Reshape, is a constant that ``holds`` accepts."""
+def _largest(node: Any) -> float:
+    """The largest value of a constant, behind any Convert and Reshape; inf if ``node`` is none."""
     while node.get_type_name() in {"Convert", "Reshape"}:
         node = _source(node)
-    return node.get_type_name() == "Constant" and bool(holds(node.data).all())
+    return float(node.data.max()) if node.get_type_name() == "Constant" else math.inf
+
+
+_NON_NEGATIVE = frozenset(("Exp", "HSigmoid", "HardSigmoid", "Sigmoid", "Softmax"))
+# a layer's type -> its lower bound, from the layer and the lower bounds of its inputs
+_BOUND_OF: Mapping[str, Callable[[Any, Sequence[float]], float]] = {
+    **dict.fromkeys(("Convert", "MaxPool", "ReduceMax", "ReduceMean", "Reshape", "Squeeze"), _keep),
+    **dict.fromkeys(("Transpose", "Unsqueeze"), _keep),
+    **dict.fromkeys(("AvgPool", "Divide", "LRN", "Multiply"), _keep_sign),
+    "Add": lambda _, lows: sum(lows),
+    "Clamp": lambda node, lows: max(lows[0], float(node.get_attributes()["min"])),
+    "Concat": lambda _, lows: min(lows),
+    "FakeQuantize": lambda _, lows: min(lows[3:]),  # the ends of the output
+    "Maximum": lambda _, lows: max(lows),
+    "Minimum": lambda _, lows: min(lows),
+    "Relu": lambda _, lows: max(lows[0], 0.0),
+    "Subtract": lambda node, lows: lows[0] - _largest(_source(node, 1)),
+}
 
 
 def _readers(node: Any) -> list[Any]:
@@ -195,37 +281,90 @@ def _scale(node: Any) -> Any:
 
 def _unsigned_pair(ops: Any, value: Any, scale: Any) -> Any:
     """A FakeQuantize of ``value`` to the integers 0..255."""
-    import numpy as np
-
-    kind = value.get_element_type()
-    ends = (np.float32(0), scale * np.float32(255), np.float32(0), np.float32(255))
-    bounds = [ops.constant(end, dtype=kind) for end in ends]
+    ends = [0.0, 255 * float(scale), 0.0, 255.0]
+    bounds = [ops.constant(end, dtype=value.get_element_type()) for end in ends]
     return ops.fake_quantize(value, *bounds, levels=_LEVELS)
 
 
-def _respell(ops: Any, node: Any) -> list[str]:
-    """Replace a FakeQuantize and its Converts by unsigned ones; return the new Converts' names."""
+def _set_ends(ops: Any, node: Any, ends: Sequence[float]) -> None:
+    """Make the FakeQuantize of a signed pair map ``ends`` to 0..255, and its Converts uint8."""
+    kind = node.get_output_element_type(0)
+    for port, end in enumerate((*ends, 0.0, 255.0), start=1):
+        node.input(port).replace_source_output(ops.constant(end, dtype=kind).output(0))
+    for entry in _readers(node):
+        entry.get_node().set_destination_type("u8")
+
+
+def _respell(ops: Any, node: Any) -> None:
+    """Make a signed pair without negative values unsigned, in place."""
+    scale = _scale(node)
+    clamped = _clamped(ops, node.input_value(0), float(_TOP * scale))
+    node.input(0).replace_source_output(clamped)
+    _set_ends(ops, node, (0.0, 255 * float(scale)))
+
+
+def _offset(ops: Any, node: Any) -> None:
+    """Make a signed pair uint8 with zero point 128, in place."""
     import numpy as np
 
-    scale = _scale(node)
-    clamped = _clamped(ops, node.input_value(0), float(scale * np.float32(_TOP)))
-    respelled = _unsigned_pair(ops, clamped, scale)
-    converts = []
-    for entry in list(node.output(0).get_target_inputs()):
-        convert = entry.get_node()
-        unsigned = ops.convert(respelled, "u8")
-        unsigned.set_friendly_name(convert.get_friendly_name())
-        for reader in list(convert.output(0).get_target_inputs()):
-            reader.replace_source_output(unsigned.output(0))
-        converts.append(unsigned.get_name())
-    return converts
+    low, high = (float(_source(node, port).data.reshape(-1)[0]) for port in (1, 2))
+    shift = _absorb_shift(node)
+    _set_ends(ops, node, (low + shift, high + shift))
+    for port in _after_converts(node):
+        layer = port.get_node()
+        zero = ops.constant(np.float32(128), dtype=port.get_element_type()).output(0)
+        if layer.get_type_name() == "Subtract":
+            layer.input(1).replace_source_output(zero)
+        else:
+            port.replace_source_output(ops.subtract(port.get_source_output(), zero).output(0))
+
+
+def _averages_padding(node: Any) -> bool:
+    """Whether ``node`` is an average pool that counts padding as zeros."""
+    if node.get_type_name() != "AvgPool":
+        return False
+    pads = node.get_attributes()
+    has_pads = not pads["exclude-pad"] and any((*pads["pads_begin"], *pads["pads_end"]))
+    return has_pads or _before_converts(node.input_value(0)).get_type_name() == "Pad"
+
+
+def _compute_in_float(ops: Any, pool: Any) -> None:
+    """Make ``pool`` read its values through an identity that OpenVINO moves no scale across.
+
+    OpenVINO subtracts a zero point behind an average pool instead of before it, where padding
+    counts as the step 0 and not as the value 0. In front of a split, OpenVINO rounds averages to
+    steps of the pool's input.
+    """
+    import numpy as np
+
+    value = pool.input_value(0)
+    lowest = np.finfo(value.get_element_type().to_dtype()).min
+    pool.input(0).replace_source_output(ops.maximum(value, ops.constant(lowest)).output(0))
+
+
+def _absorb_shift(node: Any) -> float:
+    """Make ``node`` read what a scalar is subtracted from; return the scalar, or 0 without one."""
+    port = node.input(0)
+    while (source := port.get_source_output().get_node()).get_type_name() == "Convert":
+        if len(_readers(source)) > 1:
+            return 0.0
+        port = source.input(0)
+    if source.get_type_name() != "Subtract" or _source(source, 1).get_type_name() != "Constant":
+        return 0.0
+    shift = _source(source, 1).data
+    if shift.size > 1:
+        return 0.0
+    port.replace_source_output(source.input_value(0))
+    return float(shift.reshape(()))
 
 
 def _split(ops: Any, node: Any, readers: list[Any]) -> None:
     """Make ``readers``, ports of layers with weights, read both parts of the value of ``node``."""
     import numpy as np
 
-    scale = _scale(node)
+    scale, before = _scale(node), _before_converts(node.input_value(0))
+    if before.get_type_name() == "AvgPool":
+        _compute_in_float(ops, before)
     clamped = _clamp_signed(ops, node.input_value(0), scale)
     kind = clamped.get_output_element_type(0)
     negative = ops.multiply(clamped, ops.constant(np.float32(-1), dtype=kind))
@@ -257,6 +396,15 @@ def _round_in_float(ops: Any, node: Any, readers: list[Any]) -> None:
         step = ops.constant(scale, dtype=clamped.get_output_element_type(0))
         steps = ops.round(ops.divide(clamped, step), "half_to_even")
         reader.replace_source_output(ops.multiply(steps, step).output(0))
+
+
+def _after_converts(node: Any) -> list[Any]:
+    """Input ports that read the values of ``node`` behind any Converts."""
+    ports = []
+    for entry in _readers(node):
+        is_convert = entry.get_node().get_type_name() == "Convert"
+        ports += _after_converts(entry.get_node()) if is_convert else [entry]
+    return ports
 
 
 def _pair_readers(node: Any) -> list[Any]:

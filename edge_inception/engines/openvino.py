@@ -95,8 +95,10 @@ def _compile(
         typed.details,
         **compiled.layers,
         unsigned_activations=compiled.respelled.unsigned,
+        offset_activations=compiled.respelled.offset,
         split_activations=compiled.respelled.split,
         float_activations=compiled.respelled.floating,
+        sums_saturate=compiled.saturates,
         backend=_NAME,
         tied_to=tied_to(),
         float_precision=compiled.settings["float_precision"],
@@ -112,9 +114,26 @@ def _compile(
     )
 
 
+def _check_here(engine: EngineFile) -> None:
+    """Refuse an engine for another OpenVINO, machine type or kind of int8 sums than this CPU's.
+
+    Engines of edge-inception before ``sums_saturate`` are right on every CPU.
+    """
+    _backend.check_tied(engine, tied_to())
+    there = engine.details.sums_saturate if isinstance(engine.details, BlobDetails) else None
+    with _translated_errors():
+        if there is None or there == _openvino.saturates():
+            return
+    verb = "saturate, here they do not" if there else "do not saturate, here they do"
+    raise InputError(
+        f"{engine.path} was compiled for a CPU whose int8 sums {verb}",
+        hint="compile it again here: edge-inception compile, or build --force",
+    )
+
+
 def _open(engine: EngineFile, options: SessionOptions) -> Session:
     """A session on ``options.threads`` threads, at the float precision chosen at compile time."""
-    _backend.check_tied(engine, tied_to())
+    _check_here(engine)
     with _translated_errors():
         runner = _openvino.BlobRunner(
             engine.path.read_bytes(),
@@ -130,7 +149,7 @@ def _layer_times(
     engine: EngineFile, options: SessionOptions, batches: Sequence[NDArray[Any]]
 ) -> tuple[LayerTime, ...]:
     """Layer times from OpenVINO's own counters, which make each call slower."""
-    _backend.check_tied(engine, tied_to())
+    _check_here(engine)
     with _translated_errors():
         times = _openvino.layer_times(
             engine.path.read_bytes(),

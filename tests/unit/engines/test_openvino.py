@@ -288,6 +288,30 @@ def test_engine_of_another_version_is_refused(tiny_typed):
     assert "compile" in caught.value.hint
 
 
+def test_engine_for_other_int8_sums_is_refused(tiny_typed, monkeypatch):
+    """Its activations are rewritten for sums that saturate, or for sums that do not."""
+    engine = compiled(tiny_typed())
+    here = _openvino.saturates()
+    assert engine.details.sums_saturate is here
+    assert engine.details.offset_activations == (0 if here else 1)
+    assert engine.details.split_activations == (1 if here else 0)
+    monkeypatch.setattr(_openvino, "saturates", lambda: not here)
+    for call in (lambda: BACKEND.open(engine, ONE), lambda: BACKEND.layer_times(engine, ONE, [])):
+        with pytest.raises(InputError, match="int8 sums") as caught:
+            call()
+        assert "compile it again here" in caught.value.hint
+
+
+def test_engine_of_before_the_probe_is_opened(tiny_typed, tiny_images, monkeypatch):
+    """Its sidecar does not say whether sums saturate: its activations are right on every CPU."""
+    with monkeypatch.context() as patch:
+        patch.setattr(_openvino, "saturates", lambda: True)
+        engine = compiled(tiny_typed())
+    details = structs.replace(engine.details, sums_saturate=None)
+    with BACKEND.open(dataclasses.replace(engine, details=details), ONE) as session:
+        assert session.run(tiny_images(1)).size
+
+
 def test_blob_of_another_instruction_set_is_refused(tiny_typed):
     """OpenVINO's own refusal of a foreign CPU arrives as one line with a hint."""
     engine = compiled(tiny_typed())
@@ -347,7 +371,7 @@ def test_absent_library_names_the_extra(tiny_typed, monkeypatch):
     assert "edge-inception[cpu]" in caught.value.hint
 
 
-def test_weights_of_two_layers_and_signs_are_refused(typed_from_model):
+def test_weights_of_two_layers_and_signs_are_refused(typed_from_model, monkeypatch):
     """What the respelling cannot split is an input error that names the way out."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -371,6 +395,7 @@ def test_weights_of_two_layers_and_signs_are_refused(typed_from_model):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
     onnx.checker.check_model(model)
+    monkeypatch.setattr(_openvino, "saturates", lambda: True)
     with pytest.raises(InputError, match="shares its weights") as caught:
         compiled(typed_from_model(model))
     assert "--precision fp32" in caught.value.hint

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
-from onnx import helper
+import pytest
+from onnx import helper, numpy_helper
 
 from edge_inception.graph.signs import non_negative
 from edge_inception.quant import placement
@@ -99,6 +101,34 @@ def test_a_concat_with_one_signed_branch_may_be_negative(model):
     concat = next(node for node in model.graph.node if node.op_type == "Concat")
     concat.input[1] = "right.c"
     assert "joined" not in non_negative(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sources", "is_positive"),
+    [
+        ("Clip", ["input", "zero", "six"], True),
+        ("Clip", ["input", "minus", "six"], False),
+        ("Clip", ["input"], False),
+        ("Max", ["input", "zero"], True),
+        ("Max", ["input", "minus"], False),
+        ("Min", ["stem", "six"], True),
+        ("Min", ["stem", "minus"], False),
+        ("HardSigmoid", ["input"], True),
+        ("Mul", ["stem", "mean"], True),
+        ("Mul", ["stem", "minus"], False),
+        ("Mul", ["stem", "input"], False),
+        ("Div", ["stem", "six"], True),
+        ("Sub", ["stem", "six"], False),
+    ],
+)
+def test_non_negative_knows_elementwise_operators(model, kind, sources, is_positive):
+    """ReLU6 is a Clip; constants count by their values, and are not among the answers."""
+    for name, value in {"zero": 0, "six": 6, "minus": -1}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    model.graph.node.append(helper.make_node(kind, sources, ["y"]))
+    found = non_negative(model)
+    assert ("y" in found) == is_positive
+    assert not {"zero", "six"} & found
 
 
 def test_the_block_is_a_valid_graph(model):
