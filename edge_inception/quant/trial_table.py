@@ -27,11 +27,8 @@ def repeat_flags(chosen: TriedGraph) -> str:
 
 
 def _row(graph: TriedGraph, *, is_chosen: bool) -> str:
-    names = {
-        "zero points folded": graph.fold_zero_points,
-        "biases corrected": graph.bias_correction,
-    }
-    also = ", ".join(name for name, is_used in names.items() if is_used)
+    also = ["zero points folded"] if graph.fold_zero_points else []
+    also += ["biases corrected"] if graph.bias_correction else []
     return (
         f"  {'>' if is_chosen else ' '} {graph.sqnr_db:4.1f}  {graph.median_sqnr_db:4.1f}  "
         f"{graph.num_images:6}  {100 * graph.float_share:8.1f} %  {graph.calibrator:17}  "
