@@ -211,8 +211,10 @@ def _read_corrections(
         return {}, Learned(weights=weights)
     if is_chosen and learned.corrections:
         return {}, Learned(weights=weights, corrections=learned.corrections)
-    means = read_means(ranges) if wanted or chosen is None else {}
-    if wanted and not means:
+    # Training (QAT) has fitted the biases already, and a trial has found whether corrections help.
+    is_default = chosen is None and ranges.provenance.stage != "qat"
+    means = read_means(ranges) if wanted or is_default else {}
+    if not means and (wanted or is_default):
         raise InputError(
             f"range table {ranges.path} has no channel means, which bias correction needs",
             hint="calibrate with images, or quantize with --no-bias-correction",
@@ -267,10 +269,9 @@ def _insert_pairs(
     scale_of = _group_scales(zero_points.fold_ranges(ranges, folded), options)
     graph = model.graph
     weights = _quantize_weights(graph, placement, learned)
-    counts["groups_folded"] = len(folded)
-    counts["biases_corrected"] = _correct_biases(
-        model, placement, learned, means, scale_of, weights
-    )
+    num_corrected = _correct_biases(model, placement, learned, means, scale_of, weights)
+    changes = {"groups_folded": len(folded), "biases_corrected": num_corrected}
+    counts |= {name: number for name, number in changes.items() if number}
     shifts = zero_points.fold(model, placement, folded, scale_of, weights, moves=not keeps_layers)
     dropped = {index for one in shifts.values() for index in one.dropped}
     pairs = {

@@ -395,7 +395,7 @@ def _publish(
         ranges.table_text(bound).encode(),
         provenance=origin,
         counts=table.counts,
-        details=structs.replace(table.details, beside=beside),
+        details=structs.replace(table.details, beside=beside, tried=(), chosen=None, num_rounded=0),
     )
 
 

@@ -17,7 +17,7 @@ from edge_inception import artifact
 from edge_inception.artifact import Provenance, SimplifiedGraph
 from edge_inception.data import imageset
 from edge_inception.data.imageset import ImageSet
-from edge_inception.quant.options import CalibrateOptions
+from edge_inception.quant.options import CalibrateOptions, Effort
 from edge_inception.spec import Preprocess
 
 SIDE, CLASSES = 16, 4
@@ -223,4 +223,6 @@ def photos(tmp_path: Path) -> ImageSet:
 
 @pytest.fixture
 def options() -> CalibrateOptions:
-    return CalibrateOptions(preprocess=HOW, batch=4, threads=1)
+    return CalibrateOptions(
+        preprocess=HOW, batch=4, threads=1, calibrator="mse", effort=Effort.QUICK
+    )

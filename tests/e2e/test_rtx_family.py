@@ -21,7 +21,7 @@ from edge_inception.graph.options import SimplifyOptions
 from edge_inception.graph.simplify import simplify
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
-from edge_inception.quant.options import CalibrateOptions, QuantizeOptions
+from edge_inception.quant.options import CalibrateOptions, Effort, QuantizeOptions
 from edge_inception.quant.placement import place_pairs
 from edge_inception.spec import Precision
 
@@ -97,7 +97,9 @@ def test_network_builds_in_fp16_and_int8(name, simplified, photos, tmp_path):
     """NVIDIA's compiler takes both typed graphs; the int8 engine has no convolution in float, and
     the float16 engine none in int8. Counts come from the library's own list of layers."""
     graph = simplified(name)
-    how = CalibrateOptions(preprocess=graph.details.preprocess, calibrator="max", threads=1)
+    how = CalibrateOptions(
+        preprocess=graph.details.preprocess, calibrator="max", effort=Effort.QUICK, threads=1
+    )
     ranges = calibrate(graph, photos, how, tmp_path / "ranges.json")
     kinds = {}
     for precision in (Precision.FP16, Precision.INT8):
@@ -130,7 +132,9 @@ def test_float_and_int8_convolutions_share_an_engine(name, simplified, photos, t
 
 
 def _int8(graph, photos, folder, **placement):
-    how = CalibrateOptions(preprocess=graph.details.preprocess, calibrator="max", threads=1)
+    how = CalibrateOptions(
+        preprocess=graph.details.preprocess, calibrator="max", effort=Effort.QUICK, threads=1
+    )
     ranges = calibrate(graph, photos, how, folder / "ranges.json")
     options = QuantizeOptions(precision=Precision.INT8, **placement)
     return quantize(graph, ranges, options, folder / "int8.onnx")

@@ -20,7 +20,13 @@ from edge_inception.artifact import (
     TypedGraph,
 )
 from edge_inception.errors import InputError
-from edge_inception.sidecar import Provenance, RangeTableDetails, StreamEngine, TypedDetails
+from edge_inception.sidecar import (
+    Provenance,
+    RangeTableDetails,
+    StreamEngine,
+    TriedGraph,
+    TypedDetails,
+)
 from edge_inception.spec import Preprocess, ShapeProfile
 
 ORIGIN = Provenance(stage="export", parents={}, options={}, tools={}, source="s")
@@ -48,6 +54,17 @@ OF_A_GRAPH = {
     "error_of_pytorchs": st.none() | FLOAT,
     "cut_head": st.none() | st.just(""),
 }
+TRIED = st.builds(
+    TriedGraph,
+    calibrator=TEXT,
+    placement=TEXT,
+    fold_zero_points=st.booleans(),
+    bias_correction=st.booleans(),
+    float_share=FLOAT,
+    num_images=SIZE,
+    sqnr_db=FLOAT,
+    median_sqnr_db=FLOAT,
+)
 DETAILS = st.one_of(
     st.builds(lambda **facts: (Graph, sidecars.graph(**facts)), **OF_A_GRAPH),
     st.builds(
@@ -66,9 +83,9 @@ DETAILS = st.one_of(
     st.builds(lambda **facts: (EngineFile, sidecars.blob(**facts)), kernels=st.just({"a": 1})),
     st.builds(
         lambda **facts: (RangeTable, RangeTableDetails(**facts)),
-        tried_sqnr_db=st.dictionaries(TEXT, FLOAT),
-        bias_images=st.none() | st.integers(0, 99),
-        bias_correction_helps=st.none() | st.booleans(),
+        tried=st.lists(TRIED).map(tuple),
+        chosen=st.none() | TRIED,
+        num_rounded=SIZE,
         engine=st.none() | st.builds(StreamEngine, precision=TEXT, threads=SIZE),
         not_in_graph=st.none() | st.lists(TEXT).map(tuple),
     ),

@@ -11,7 +11,7 @@ from edge_inception.cli import main
 from edge_inception.errors import InputError
 from edge_inception.quant import ranges
 from edge_inception.quant.import_cache import import_cache
-from edge_inception.quant.options import CalibrateOptions
+from edge_inception.quant.options import CalibrateOptions, Effort
 from edge_inception.spec import Preprocess
 
 CACHE = "\n".join(
@@ -156,7 +156,9 @@ def test_the_hint_for_a_table_of_another_graph_is_a_command_that_runs(
 
 def test_the_hint_for_a_cache_without_images_asks_for_none(model, save, tmp_path):
     """What was imported without images is imported without them again."""
-    how = CalibrateOptions(preprocess=Preprocess(input_size=(16, 16)))
+    how = CalibrateOptions(
+        preprocess=Preprocess(input_size=(16, 16)), calibrator="mse", effort=Effort.QUICK
+    )
     (tmp_path / "trt.cache").write_text(CACHE)
     found = import_cache(save(model), tmp_path / "trt.cache", None, how, tmp_path / "r.json")
     model.doc_string = "another"

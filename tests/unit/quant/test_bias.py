@@ -15,15 +15,17 @@ from edge_inception import artifact
 from edge_inception.artifact import RangeTable
 from edge_inception.data import images
 from edge_inception.errors import InputError
+from edge_inception.graph import check
 from edge_inception.quant import bias, ranges
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
 from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.ranges import ChannelMeans
+from edge_inception.quant.scales import QuantizedWeight, quantize_weight
 from edge_inception.spec import Precision
 
-INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
+INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32, fold_zero_points=False)
 # float32 sums of a few hundred values near one.
 ROUNDING = 1e-5
 
@@ -203,7 +205,13 @@ def test_the_images_with_the_smallest_hashes_are_used(
 def corrected(model, means, **scales):
     placement = place_pairs(model)
     used = {root: scales.get(root, 1.0) for root in placement.group_of.values()}
-    return bias.correct_biases(model, placement, means, used)
+    stored = check.constants(model)
+    weights = {}
+    for weight in placement.weights.values():
+        values = numpy_helper.to_array(stored[weight.name])
+        steps, scale = quantize_weight(values, axis=weight.axis)
+        weights[weight] = QuantizedWeight(steps=steps, scale=scale, axis=weight.axis)
+    return bias.correct_biases(model, placement, means, used, weights)
 
 
 def unit(size):

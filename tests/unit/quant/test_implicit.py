@@ -37,7 +37,12 @@ from edge_inception.spec import Precision, ShapeProfile
 
 IMPLICIT = QuantizeOptions(precision=Precision.INT8, typing=Typing.IMPLICIT)
 # TensorRT rounds the float weights of an implicit graph itself, and nothing corrects its biases.
-TYPED = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32, bias_correction=False)
+TYPED = QuantizeOptions(
+    precision=Precision.INT8,
+    float_rest=FloatRest.FP32,
+    fold_zero_points=False,
+    bias_correction=False,
+)
 ORIN = CacheOptions(tensorrt="8.5.2")
 LINE = re.compile(r"(?P<name>.+): (?P<bits>[0-9a-f]{8})")
 

@@ -22,7 +22,7 @@ from edge_inception.quant.options import FloatRest, QuantizeOptions, Typing
 from edge_inception.sidecar import TypedDetails
 from edge_inception.spec import Precision, Preprocess
 
-INT8 = QuantizeOptions(precision=Precision.INT8)
+INT8 = QuantizeOptions(precision=Precision.INT8, fold_zero_points=False)
 STRONG32 = replace(INT8, float_rest=FloatRest.FP32)
 WEAK = replace(INT8, typing=Typing.WEAK)
 FP16 = QuantizeOptions(precision=Precision.FP16)
@@ -331,6 +331,8 @@ def test_a_typed_graph_is_recorded_as_made_from_graph_and_ranges(graph, ranges, 
         "batch": None,
         "is_for_dla": False,
         "placement": "",
+        "rounding": "nearest",
+        "fold_zero_points": False,
         "keep": [],
         "bias_correction": None,
     }

@@ -17,7 +17,7 @@ from edge_inception.errors import CompileFailed, InputError
 from edge_inception.quant import ranges
 from edge_inception.quant.calibrators import bin_edges
 from edge_inception.quant.observe import calibrate
-from edge_inception.quant.options import CalibrateOptions
+from edge_inception.quant.options import CalibrateOptions, Effort
 from edge_inception.sidecar import StreamEngine
 from edge_inception.spec import Preprocess
 
@@ -231,7 +231,13 @@ def test_a_dead_tensor_gets_amax_zero(model, save, photos, options, tmp_path):
 def test_a_graph_for_another_input_size_is_refused(model, save, photos, tmp_path):
     """A fully static head refuses what preprocessing would feed it."""
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 20
-    how = CalibrateOptions(preprocess=Preprocess(input_size=(16, 16)), batch=4, threads=1)
+    how = CalibrateOptions(
+        preprocess=Preprocess(input_size=(16, 16)),
+        batch=4,
+        threads=1,
+        calibrator="mse",
+        effort=Effort.QUICK,
+    )
     with pytest.raises(InputError, match=r"preprocessing gives float32 \[N, 3, 16, 16\]"):
         calibrate(save(model), photos, how, tmp_path / "r.json")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from edge_inception.quant.calibrators import calibrator
+from edge_inception.quant.calibrators import calibrator, require_known
 from edge_inception.quant.options import CalibrateOptions
+from edge_inception.quant.trial import CALIBRATORS
 from edge_inception.spec import Preprocess
 
 
@@ -24,4 +25,5 @@ def test_options_import_no_array_or_graph_library():
 def test_the_default_calibrator_exists():
     """The default is spelled as the registry of calibrators spells it."""
     options = CalibrateOptions(preprocess=Preprocess(input_size=(8, 8)))
-    assert callable(calibrator(options.calibrator))
+    require_known(options.calibrator)
+    assert all(callable(calibrator(name)) for name in CALIBRATORS)

@@ -28,7 +28,12 @@ pytestmark = pytest.mark.cpu_isa
 # An int8 kernel and float arithmetic on Q/DQ differ where a value lies next to half a step.
 ROUNDING = 0.02
 CLASSES = ("a", "b", "c", "d")
-INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32, bias_correction=False)
+INT8 = QuantizeOptions(
+    precision=Precision.INT8,
+    float_rest=FloatRest.FP32,
+    fold_zero_points=False,
+    bias_correction=False,
+)
 
 
 @pytest.fixture

@@ -136,7 +136,9 @@ def test_the_free_score_is_the_noise_that_is_measured(save, options, tmp_path):
     table = calibrate(simplified, photos, options, tmp_path / "r.json")
     model = onnx.load(str(simplified.path))
     (group,) = estimate_groups(model, placement.place_pairs(model), table)
-    how = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
+    how = QuantizeOptions(
+        precision=Precision.INT8, float_rest=FloatRest.FP32, fold_zero_points=False
+    )
     typed = quantize(simplified, table, replace(how, bias_correction=False), tmp_path / "q.onnx")
     batch = pixels_of(photos, options)
     exact, found = (

@@ -25,6 +25,7 @@ from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.observe import calibrate
 from edge_inception.quant.options import (
     CalibrateOptions,
+    Effort,
     FloatRest,
     QuantizeOptions,
     policy_of,
@@ -39,7 +40,12 @@ from edge_inception.training.options import TrainOptions
 
 SIDE = 16
 HOW = Preprocess(input_size=(SIDE, SIDE))
-STRONG = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32, bias_correction=False)
+STRONG = QuantizeOptions(
+    precision=Precision.INT8,
+    float_rest=FloatRest.FP32,
+    fold_zero_points=False,
+    bias_correction=False,
+)
 COLOURS = {
     "blue": (70, 90, 190),
     "green": (80, 180, 90),
@@ -103,7 +109,7 @@ def graph(model, save, sets):
 
 @pytest.fixture
 def table(graph, sets, tmp_path):
-    options = CalibrateOptions(preprocess=HOW, calibrator="max", threads=1)
+    options = CalibrateOptions(preprocess=HOW, calibrator="max", effort=Effort.QUICK, threads=1)
     return calibrate(graph, sets[0], options, tmp_path / "ranges.json")
 
 
@@ -169,7 +175,7 @@ def test_module_is_the_typed_graph(case, request, save, sets, tmp_path):
     network, choices, share = case
     made = request.getfixturevalue(network)
     saved = save(made if network == "model" else made(), preprocess=HOW)
-    options = CalibrateOptions(preprocess=HOW, calibrator="max", threads=1)
+    options = CalibrateOptions(preprocess=HOW, calibrator="max", effort=Effort.QUICK, threads=1)
     found = narrowed(calibrate(saved, sets[1], options, tmp_path / "ranges.json"), share)
     typed = onnx.load(str(quantize(saved, found, choices, tmp_path / "typed.onnx").path))
     images = pixels_of(sets[0])
