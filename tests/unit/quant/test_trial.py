@@ -1,8 +1,7 @@
-"""The calibrator `auto` against onnxruntime on the int8 graphs of the calibrators it tries."""
+"""The trial of whole int8 graphs, against onnxruntime on the graph that quantize then writes."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,226 +9,228 @@ import onnxruntime
 import pytest
 from msgspec import structs
 
-from edge_inception import artifact
 from edge_inception.cli import main
 from edge_inception.data import images
-from edge_inception.quant import calibrators, channel_means, ranges, trial
+from edge_inception.errors import InputError
+from edge_inception.quant import ranges, rounding, trial
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.merge import merge
 from edge_inception.quant.observe import calibrate
-from edge_inception.quant.options import FloatRest, QuantizeOptions
-from edge_inception.sidecar import TrialDetails
+from edge_inception.quant.options import (
+    AUTO,
+    CalibrateOptions,
+    Effort,
+    FloatRest,
+    QuantizeOptions,
+    Rounding,
+    resolve,
+)
+from edge_inception.quant.trial_table import describe_trial, repeat_flags
 from edge_inception.spec import Precision
 
-INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32, bias_correction=False)
-TRIED = ("mse", "mse-max", "max")
+INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
 
 
-def logits(path, photos, options):
+@pytest.fixture
+def unasked(options):
+    """The options of a calibration without flags."""
+    return CalibrateOptions(preprocess=options.preprocess, batch=4, threads=1)
+
+
+def logits(path, items, options):
     """Of every photo, less their mean over the classes; the library moves no Q/DQ."""
     how = onnxruntime.SessionOptions()
     how.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(path), how, providers=["CPUExecutionProvider"])
-    inputs = [images.load_image(item.path, options.preprocess)[None] for item in photos.items]
+    inputs = [images.load_image(item.path, options.preprocess)[None] for item in items]
     found = np.concatenate([session.run(None, {"input": one})[0] for one in inputs])
     return found - found.mean(axis=1, keepdims=True)
 
 
-def noisy(graph, photos, options, folder):
-    """SQNR in dB of the published int8 graph of every calibrator, and the table it came of."""
-    exact = logits(graph.path, photos, options)
-    found = {}
-    for name in TRIED:
-        table = calibrate(graph, photos, replace(options, calibrator=name), folder / f"{name}.json")
-        typed = quantize(graph, table, INT8, folder / f"{name}.onnx")
-        noise = logits(typed.path, photos, options) - exact
-        found[name] = 10 * np.log10(np.square(exact).sum() / np.square(noise).sum()), table
-    return found
-
-
-@pytest.fixture
-def graph(model, save):
-    return save(model)
+def figures(graph, typed, items, options):
+    """SQNR in dB over all photos, and the median over single ones."""
+    exact = logits(graph.path, items, options)
+    noise = np.square(logits(typed.path, items, options) - exact).sum(axis=1)
+    signal = np.square(exact).sum(axis=1)
+    return 10 * np.log10(signal.sum() / noise.sum()), 10 * np.log10(np.median(signal / noise))
 
 
 @pytest.fixture(params=["inception", "residual"])
-def either(request, model, residual, save):
+def graph(request, model, residual, save):
     return save(model if request.param == "inception" else residual())
 
 
-def test_the_table_is_that_of_the_calibrator_with_the_least_error(
-    either, photos, options, tmp_path
-):
-    """Which one that is, onnxruntime says; the error is recorded for each."""
-    graph = either
-    wanted = noisy(graph, photos, options, tmp_path)
-    found = calibrate(graph, photos, replace(options, calibrator="auto"), tmp_path / "auto.json")
-    recorded = found.details.tried_sqnr_db
-    assert set(recorded) == set(TRIED)
-    for name, (sqnr_db, _) in wanted.items():
-        # 0.1 dB is what is recorded; a value on the edge of a step may round differently there.
-        assert recorded[name] == pytest.approx(sqnr_db, abs=0.3), name
-    best = max(TRIED, key=lambda name: wanted[name][0])
-    assert ranges.read_table(found).calibrator == best
-    assert found.path.read_bytes() == wanted[best][1].path.read_bytes()
+def test_the_chosen_graph_is_as_accurate_as_the_trial_says(graph, photos, unasked, tmp_path):
+    """The final is over all photos of so small a set; quantize needs no flag to write its winner."""
+    table = calibrate(graph, photos, unasked, tmp_path / "r.json")
+    chosen = table.details.chosen
+    typed = quantize(graph, table, INT8, tmp_path / "q.onnx")
+    sqnr_db, median_db = figures(graph, typed, photos.items, unasked)
+    assert chosen.num_images == len(photos.items)
+    # 0.1 dB is what is recorded; a value on the edge of a step may round differently there.
+    assert chosen.sqnr_db == pytest.approx(sqnr_db, abs=0.4)
+    assert chosen.median_sqnr_db == pytest.approx(median_db, abs=0.4)
+    assert typed.provenance.options["placement"] == chosen.placement
+    assert ranges.read_table(table).calibrator == chosen.calibrator
 
 
-def test_the_placement_of_the_trial_is_that_of_the_graph(graph, photos, options, tmp_path):
-    """What stays float changes the error, and onnxruntime finds the same one."""
-    how = replace(options, calibrator="auto", placement="float-ends")
-    found = calibrate(graph, photos, how, tmp_path / "auto.json")
-    best = ranges.read_table(found).calibrator
-    typed = quantize(
-        graph, found, replace(INT8, placement="float-ends"), tmp_path / "float-ends.onnx"
+def test_unasked_beats_the_old_default(graph, photos, unasked, options, tmp_path):
+    """Against `mse`, rounding to nearest, in a sandwich, by onnxruntime."""
+    table = calibrate(graph, photos, unasked, tmp_path / "r.json")
+    best = quantize(graph, table, INT8, tmp_path / "q.onnx")
+    plain = calibrate(graph, photos, options, tmp_path / "plain.json")
+    old = replace(INT8, placement="sandwich", fold_zero_points=False)
+    typed = quantize(graph, plain, old, tmp_path / "old.onnx")
+    gain = [sum(figures(graph, one, photos.items, options)) / 2 for one in (best, typed)]
+    assert gain[0] > gain[1] + 3.0
+
+
+def test_no_finalist_is_better_by_more_than_a_decibel(graph, photos, unasked, tmp_path):
+    """Every calibrator is tried, with every placement that fits, and the final decides."""
+    details = calibrate(graph, photos, unasked, tmp_path / "r.json").details
+    assert {one.calibrator for one in details.tried} == set(trial.CALIBRATORS)
+    assert {one.placement for one in details.tried} == set(trial.PLACEMENTS)
+    final = [one for one in details.tried if one.num_images == len(photos.items)]
+    merits = [(one.sqnr_db + one.median_sqnr_db) / 2 for one in final]
+    chosen = (details.chosen.sqnr_db + details.chosen.median_sqnr_db) / 2
+    assert chosen >= max(merits) - 1.0
+
+
+def test_images_that_judge_are_not_learned_from(photos):
+    learning, judging = trial.split_images(photos.items)
+    assert len(judging) == 3
+    assert not {one.sha256 for one in learning} & {one.sha256 for one in judging}
+    assert len(learning) + len(judging) == len(photos.items)
+    only = photos.items[:1]
+    assert trial.split_images(only) == (list(only), list(only))
+
+
+def test_few_images_choose_but_learn_nothing(model, save, photos, unasked, tmp_path):
+    """Seven photos: no weight is rounded by them, no bias corrected."""
+    few = replace(photos, items=photos.items[: rounding.MIN_IMAGES - 1])
+    table = calibrate(save(model), few, unasked, tmp_path / "r.json")
+    assert table.details.num_rounded == 0
+    assert not any(one.bias_correction for one in table.details.tried)
+    assert ranges.read_learned(table) == ranges.Learned()
+
+
+def test_flags_settle_a_choice(model, save, photos, unasked, tmp_path):
+    """One calibrator, one placement: nothing else is tried, and quantize follows."""
+    graph = save(model)
+    how = replace(unasked, calibrator="max", placement="sandwich")
+    table = calibrate(graph, photos, how, tmp_path / "r.json")
+    assert {one.calibrator for one in table.details.tried} == {"max"}
+    assert {one.placement for one in table.details.tried} == {"sandwich"}
+    assert resolve(INT8, table).placement == "sandwich"
+    asked = replace(INT8, placement="float-ends", rounding=Rounding.NEAREST, fold_zero_points=False)
+    assert resolve(asked, table) == asked
+
+
+def test_max_tries_every_combination(model, save, photos, unasked, tmp_path):
+    how = replace(unasked, effort=Effort.MAX, calibrator="mse")
+    details = calibrate(save(model), photos, how, tmp_path / "r.json").details
+    few = {
+        (one.placement, one.fold_zero_points, one.bias_correction)
+        for one in details.tried
+        if one.num_images < len(photos.items)
+    }
+    assert few == {
+        (name, folds, corrects)
+        for name in trial.PLACEMENTS
+        for folds in (True, False)
+        for corrects in (True, False)
+    }
+
+
+def test_quick_tries_nothing(model, save, photos, unasked, tmp_path):
+    table = calibrate(
+        save(model), photos, replace(unasked, effort=Effort.QUICK), tmp_path / "r.json"
     )
-    exact = logits(graph.path, photos, options)
-    noise = logits(typed.path, photos, options) - exact
-    sqnr_db = 10 * np.log10(np.square(exact).sum() / np.square(noise).sum())
-    assert found.details.tried_sqnr_db[best] == pytest.approx(sqnr_db, abs=0.3)
-    plain = calibrate(graph, photos, replace(how, placement=""), tmp_path / "plain.json")
-    assert plain.details.tried_sqnr_db != found.details.tried_sqnr_db
+    assert (table.details.tried, table.details.chosen) == ((), None)
+    assert ranges.read_table(table).calibrator == "mse"
+    assert describe_trial(table.details) == []
 
 
-def unseen(photos, num_means):
-    """The photos that the means are not made of."""
-    return replace(
-        photos, items=tuple(sorted(photos.items, key=lambda one: one.sha256))[num_means:]
-    )
-
-
-def test_biases_are_corrected_where_that_helps(either, photos, options, tmp_path, monkeypatch):
-    """onnxruntime finds the error with and without, on the eight photos that the means miss."""
-    monkeypatch.setattr(channel_means, "NUM_IMAGES", 3)
-    table = calibrate(either, photos, replace(options, calibrator="auto"), tmp_path / "auto.json")
-    best = ranges.read_table(table).calibrator
-    plain = calibrate(either, photos, replace(options, calibrator=best), tmp_path / "plain.json")
-    others, found = unseen(photos, 3), {}
-    exact = logits(either.path, others, options)
-    for is_corrected in (False, True):
-        how = replace(INT8, bias_correction=is_corrected)
-        typed = quantize(either, plain, how, tmp_path / f"{is_corrected}.onnx")
-        noise = logits(typed.path, others, options) - exact
-        found[is_corrected] = 10 * np.log10(np.square(exact).sum() / np.square(noise).sum())
-    assert table.details.bias_images == 8
-    assert table.details.corrected_sqnr_db == pytest.approx(found[True], abs=0.3)
-    assert table.details.uncorrected_sqnr_db == pytest.approx(found[False], abs=0.3)
-    helps = table.details.corrected_sqnr_db > table.details.uncorrected_sqnr_db
-    assert table.details.bias_correction_helps == helps
-    typed = quantize(either, table, replace(INT8, bias_correction=None), tmp_path / "auto.onnx")
-    assert typed.path.read_bytes() == (tmp_path / f"{helps}.onnx").read_bytes()
-
-
-@pytest.mark.parametrize("num_means", [4, 16])
-def test_correction_is_not_judged_on_the_photos_it_was_made_of(
-    graph, photos, options, tmp_path, monkeypatch, num_means
-):
-    """Seven photos or none beside those of the means: nothing is decided, said, and it stays on."""
-    monkeypatch.setattr(channel_means, "NUM_IMAGES", num_means)
-    table = calibrate(graph, photos, replace(options, calibrator="auto"), tmp_path / "auto.json")
-    num_left = max(0, 11 - num_means)
-    assert table.details.bias_images == num_left
-    assert table.details.bias_correction_helps is table.details.corrected_sqnr_db is None
-    told = calibrators.describe_trial(table.details)
-    left = f"{num_left} images beside those of its means are too few"
-    assert told.endswith(f"bias correction was not tried, {left}")
-    how = replace(INT8, bias_correction=None)
-    assert quantize(graph, table, how, tmp_path / "a.onnx").counts["biases_corrected"] > 0
-
-
-def test_a_correction_that_does_harm_is_left_out(graph, photos, options, tmp_path):
-    """As a table says that was tried; one that was not is corrected; what is asked for wins."""
-    table = calibrate(graph, photos, options, tmp_path / "r.json")
-    tables = {"untried": table}
-    for helps in (True, False):
-        details = structs.replace(table.details, bias_correction_helps=helps)
-        tables[f"tried {helps}"] = replace(table, details=details)
-    numbers = {
-        (name, asked): quantize(
-            graph, found, replace(INT8, bias_correction=asked), tmp_path / "q.onnx"
+def test_corrections_hold_for_the_chosen_graph_alone(model, save, photos, unasked, tmp_path):
+    """Another placement gets none of them unasked, and those of channel means if asked."""
+    graph = save(model)
+    table = calibrate(graph, photos, unasked, tmp_path / "r.json")
+    chosen = table.details.chosen
+    counts = {
+        (placement, asked): quantize(
+            graph,
+            table,
+            replace(INT8, placement=placement, bias_correction=asked),
+            tmp_path / "q.onnx",
         ).counts.get("biases_corrected", 0)
-        for name, found in tables.items()
+        for placement in (chosen.placement, "pool-inputs")
         for asked in (None, True, False)
     }
-    corrected = {case for case, number in numbers.items() if number}
-    assert corrected == {
-        ("untried", None),
-        ("untried", True),
-        ("tried True", None),
-        ("tried True", True),
-        ("tried False", True),
-    }
+    assert counts["pool-inputs", None] == 0
+    assert counts["pool-inputs", True] > 0
+    assert not any(counts[name, False] for name in (chosen.placement, "pool-inputs"))
+    assert bool(counts[chosen.placement, None]) == chosen.bias_correction
 
 
-@pytest.mark.parametrize(
-    ("flags", "is_corrected"),
-    [([], False), (["--bias-correction"], True), (["--no-bias-correction"], False)],
-)
-def test_a_flag_wins_over_the_trial(graph, photos, options, tmp_path, flags, is_corrected):
-    """The sidecar says that correction does not help: only the flag corrects."""
+def test_weights_that_were_not_rounded_cannot_be_asked_for(model, save, photos, options, tmp_path):
+    graph = save(model)
     table = calibrate(graph, photos, options, tmp_path / "r.json")
-    sidecar = artifact.sidecar_path(table.path)
-    record = json.loads(sidecar.read_text())
-    record["details"]["bias_correction_helps"] = False
-    sidecar.write_text(json.dumps(record))
-    out = tmp_path / "q.onnx"
-    words = ["quantize", str(graph.path), "--ranges", str(table.path), "--out", str(out), *flags]
-    assert main.run(words) == 0
-    counts = json.loads(artifact.sidecar_path(out).read_text())["counts"]
-    assert ("biases_corrected" in counts) == is_corrected
-
-
-@pytest.mark.parametrize(("corrected", "words"), [(28.5, "helps"), (26.0, "does not help")])
-def test_the_note_says_what_correction_does_and_not_what_is_done(corrected, words):
-    """A flag may decide otherwise, so it claims nothing of the biases of a graph."""
-    details = TrialDetails(
-        tried_sqnr_db={"mse": 24.0, "max": 27.0},
-        bias_images=20,
-        uncorrected_sqnr_db=27.5,
-        corrected_sqnr_db=corrected,
-        bias_correction_helps=corrected > 27.5,
-    )
-    told = calibrators.describe_trial(details)
-    assert told.endswith(f"bias correction {words}, {corrected} dB with it, 27.5 dB without")
-    elder = structs.replace(details, bias_images=None, uncorrected_sqnr_db=None)
-    told = calibrators.describe_trial(elder)
-    assert told.endswith(f"bias correction {words}, {corrected} dB with it")
-
-
-def test_the_trial_is_made_on_a_few_images(graph, photos, options, tmp_path, monkeypatch):
-    """Those with the largest hashes: others, given in any order, change nothing."""
-    monkeypatch.setattr(trial, "NUM_IMAGES", 5)
-    last = sorted(photos.items, key=lambda item: item.sha256)[-5:]
-    table = ranges.read_table(calibrate(graph, photos, options, tmp_path / "all.json"))
-    found = [
-        trial.Trial(graph.path, items, options, lambda *_: None).noise(table.tensors)
-        for items in (photos.items, last[::-1])
-    ]
-    assert found[0].tolist() == found[1].tolist()
-    assert found[0].shape == (5,)
+    with pytest.raises(InputError, match="no weights rounded by second order"):
+        quantize(graph, table, replace(INT8, rounding=Rounding.SECOND_ORDER), tmp_path / "q.onnx")
 
 
 def test_shards_choose_nothing_and_their_merger_chooses_as_one_run(
-    graph, photos, options, tmp_path
+    model, save, photos, unasked, tmp_path
 ):
     """The same bytes; the table of a shard tells no trial."""
-    how = replace(options, calibrator="auto")
-    whole = calibrate(graph, photos, how, tmp_path / "whole.json")
+    graph = save(model)
+    whole = calibrate(graph, photos, unasked, tmp_path / "whole.json")
     shards = [
-        calibrate(graph, photos, replace(how, shard=(i, 2)), tmp_path / f"{i}.json") for i in (1, 2)
+        calibrate(graph, photos, replace(unasked, shard=(i, 2)), tmp_path / f"{i}.json")
+        for i in (1, 2)
     ]
-    assert not any(shard.details.tried_sqnr_db for shard in shards)
-    merged = merge(graph, photos, how, shards, tmp_path / "merged.json")
+    assert not any(shard.details.tried for shard in shards)
+    merged = merge(graph, photos, unasked, shards, tmp_path / "merged.json")
     assert merged.path.read_bytes() == whole.path.read_bytes()
-    assert merged.details.tried_sqnr_db == whole.details.tried_sqnr_db
+    assert (
+        merged.path.with_suffix(".npz").read_bytes() == whole.path.with_suffix(".npz").read_bytes()
+    )
+    assert merged.details.tried == whole.details.tried
 
 
-def test_a_head_does_not_choose(residual, save, photos, options, tmp_path):
+def test_a_head_does_not_choose(residual, save, photos, unasked, tmp_path):
     """The best scores say nothing of whose they are: the trial sees the logits all the same."""
-    told = []
-    for head in ("logits", "softmax", "topk"):
-        graph = save(residual(head=head))
-        table = calibrate(
-            graph, photos, replace(options, calibrator="auto"), tmp_path / f"{head}.json"
-        )
-        told.append((table.details.tried_sqnr_db, ranges.read_table(table).calibrator))
-    assert told[0] == told[1] == told[2]
+    tried = [
+        calibrate(
+            save(residual(head=head)), photos, unasked, tmp_path / f"{head}.json"
+        ).details.tried
+        for head in ("logits", "topk")
+    ]
+    assert tried[0] == tried[1]
+
+
+def test_the_table_marks_the_choice_and_its_flags_repeat_it(model, save, photos, unasked, tmp_path):
+    """By the command line: the same graph, byte for byte."""
+    graph = save(model)
+    table = calibrate(graph, photos, unasked, tmp_path / "r.json")
+    lines = describe_trial(table.details)
+    (marked,) = [line for line in lines if line.startswith("  >")]
+    assert table.details.chosen.calibrator in marked
+    assert lines[-1].endswith(repeat_flags(table.details.chosen))
+    unasked_graph, asked_graph = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    words = ["quantize", str(graph.path), "--ranges", str(table.path), "--out"]
+    flags = repeat_flags(table.details.chosen).split()[2:]  # quantize has no --calibrator
+    assert main.run([*words, str(unasked_graph)]) == 0
+    assert main.run([*words, str(asked_graph), *flags]) == 0
+    assert asked_graph.read_bytes() == unasked_graph.read_bytes()
+
+
+def test_a_table_of_a_cache_folds_nothing(model, save, photos, options, tmp_path):
+    """Its ranges hold for symmetric scales; so do those of QAT."""
+    table = calibrate(save(model), photos, options, tmp_path / "r.json")
+    for stage in ("import_ranges", "qat"):
+        origin = structs.replace(table.provenance, stage=stage)
+        found = resolve(INT8, replace(table, provenance=origin))
+        assert (found.fold_zero_points, found.rounding) == (False, Rounding.NEAREST)
+    assert resolve(INT8, table).fold_zero_points
+    assert CalibrateOptions(preprocess=options.preprocess).calibrator == AUTO
