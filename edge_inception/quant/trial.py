@@ -1,4 +1,7 @@
-"""The trial: int8 graphs of several choices, compared on calibration images that are held back."""
+"""The trial: int8 graphs of several choices, compared on calibration images that are held back.
+
+What else was tried, and lost: docs/int8.md, "What lost, and by how much".
+"""
 
 from __future__ import annotations
 

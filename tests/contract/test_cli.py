@@ -141,6 +141,7 @@ def test_every_override_is_a_recipe_key(tmp_path):
         "quantize.float_rest": "fp32",
         "quantize.keep_float": ["a"],
         "quantize.bias_correction": False,
+        "quantize.fold_zero_points": True,
         "search.drop_type": "relative",
         "build.dynamic_batch": None,
     }

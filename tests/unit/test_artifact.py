@@ -345,7 +345,7 @@ KILLED_BESIDE = """
     if renames == 0:  # killed while it writes, not when it is about to rename
         beside = lambda temporary: os.kill(os.getpid(), signal.SIGKILL)
     Path.replace = replace
-    details = RangeTableDetails(bias_images=1, beside=artifact.write_beside(path, ".npz", beside))
+    details = RangeTableDetails(num_rounded=1, beside=artifact.write_beside(path, ".npz", beside))
     artifact.publish(RangeTable, path, content, provenance=origin, details=details)
 """
 

@@ -186,12 +186,12 @@ def test_a_shard_is_not_merged_at_once(command, capsys):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (("--placement", "float-ends"), "--placement is for --calibrator auto"),
-        (("--calibrator", "auto", "--placement", "float-end"), "no placement named 'float-end'"),
+        (("--placement", "float-end"), "no placement named 'float-end'"),
+        (("--effort", "most"), "no effort named 'most'"),
     ],
 )
-def test_a_placement_is_that_of_a_trial(command, capsys, flags, line):
-    """Refused where nothing is tried, or unknown; before any work."""
+def test_unknown_choices_are_refused(command, capsys, flags, line):
+    """Before any work."""
     assert command("r.json", *flags) == 3
     assert line in capsys.readouterr().err
 
@@ -201,7 +201,7 @@ def test_what_was_tried_is_told(command, tmp_path, capsys):
     assert command("r.json", "--calibrator", "auto") == 0
     told = " ".join(capsys.readouterr().err.split())
     record = json.loads((tmp_path / "r.json").read_text())
-    details = json.loads((tmp_path / "r.json.json").read_text())["details"]
-    best, *_ = sorted(details["tried_sqnr_db"].values(), reverse=True)
-    assert f"calibrator {record['calibrator']}: logits SQNR {best:.1f} dB" in told
-    assert "bias correction was not tried, 0 images" in told
+    chosen = json.loads((tmp_path / "r.json.json").read_text())["details"]["chosen"]
+    assert chosen["calibrator"] == record["calibrator"]
+    assert f"> {chosen['sqnr_db']:.1f} {chosen['median_sqnr_db']:.1f}" in told
+    assert f"to repeat the choice: --calibrator {chosen['calibrator']}" in told

@@ -36,12 +36,13 @@ def relu(source, name):
 
 
 def network(kind):
-    """One tensor, x, that cannot be negative, between layers; ``kind`` says who computes and reads it."""
+    """One tensor, x, between layers; ``kind`` says who computes and reads it."""
     made = {}
     nodes = conv("input", (4, 3, 3, 3), "first", made, pads=[1] * 4)
     if kind == "concat":
         nodes += relu("first", "a") + conv("input", (5, 3, 1, 1), "other", made)
-        nodes += relu("other", "b") + [helper.make_node("Concat", ["a", "b"], ["x"], "x", axis=1)]
+        nodes += relu("other", "b")
+        nodes.append(helper.make_node("Concat", ["a", "b"], ["x"], "x", axis=1))
     else:
         nodes += relu("first", "x")
     width = 9 if kind == "concat" else 4
@@ -137,9 +138,9 @@ def test_what_cannot_be_folded_is_not(kind):
 
 
 def test_groups_of_a_network(model, residual):
-    """Of the block only the Concat and the pooled tensor qualify; sums and padded readers do not."""
+    """Of the block what 1x1 convolutions and the Gemm read qualifies; sums and padded do not."""
     placed = place_pairs(model, policy("weighted-only"))
-    assert zero_points.foldable(model, placed) == {"joined", "flat"}
+    assert zero_points.foldable(model, placed) == {"pooled", "joined", "flat"}
     net = residual()
     placed = place_pairs(net, policy("sandwich"))
     assert not zero_points.foldable(net, placed) & {"x", "y", "z", "a1", "stem"}
