@@ -401,7 +401,7 @@ class TestKilled:
     def test_a_file_beside_is_of_the_same_run(self, kill_beside, renames, content):
         """kill -9 while it is written leaves the old three files; after the last rename the new."""
         path = kill_beside(renames)
-        assert subject.load(RangeTable, path).details.bias_images == 1
+        assert subject.load(RangeTable, path).details.num_rounded == 1
         assert path.read_bytes() == path.with_suffix(".npz").read_bytes() == content
 
     @pytest.mark.parametrize("renames", [1, 2])

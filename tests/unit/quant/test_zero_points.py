@@ -143,7 +143,7 @@ def test_groups_of_a_network(model, residual):
     assert zero_points.foldable(model, placed) == {"pooled", "joined", "flat"}
     net = residual()
     placed = place_pairs(net, policy("sandwich"))
-    assert not zero_points.foldable(net, placed) & {"x", "y", "z", "a1", "stem"}
+    assert not zero_points.foldable(net, placed) & {"x", "y", "z", "a1"}
 
 
 def test_nothing_negative_becomes_folded(residual):
