@@ -31,8 +31,9 @@ class Reading:
 
     ``at_s`` is on the monotonic clock. ``temp_c`` has the temperatures by thermal zone. ``cpu_mhz``
     is the lowest clock of all cores. ``energy_j`` and ``throttle_count`` count up from an arbitrary
-    start. ``power_mw`` is the power of the GPU, or the sum of a Jetson's supply rails.
-    ``unavailable`` has the reason for each missing figure.
+    start; where ``is_flag``, ``throttle_count`` is 1 if the GPU is throttled now, else 0.
+    ``power_mw`` is the power of the GPU, or the sum of a Jetson's supply rails. ``unavailable`` has
+    the reason for each missing figure.
     """
 
     at_s: float
@@ -42,6 +43,7 @@ class Reading:
     energy_j: float | None
     power_mw: float | None
     throttle_count: int | None
+    is_flag: bool = False
     unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -94,6 +96,7 @@ def read(root: Path = Path("/sys")) -> Reading:
         energy_j=energy[0] / _MICRO if energy else None,
         power_mw=gpu.power_mw,
         throttle_count=gpu.throttled,
+        is_flag=gpu.is_flag,
     )
     missing = {name: why for name, why in _REASONS.items() if getattr(reading, name) in (None, {})}
     return replace(reading, unavailable=missing)
@@ -123,7 +126,10 @@ def between(before: Reading, after: Reading) -> Telemetry:
     elif before.power_mw is not None and after.power_mw is not None:
         power = (before.power_mw + after.power_mw) / 2
     counts = before.throttle_count, after.throttle_count
-    throttled = None if None in counts else counts[0] != counts[1]
+    if before.is_flag or after.is_flag:
+        throttled = None if None in counts else any(counts)
+    else:
+        throttled = None if None in counts else counts[0] != counts[1]
     return Telemetry(
         temp_c=Temperatures(start=dict(before.temp_c), end=dict(after.temp_c)),
         cpu_mhz=Clocks(start=before.cpu_mhz, end=after.cpu_mhz),
@@ -141,16 +147,21 @@ def _numbers(root: Path, pattern: str) -> list[int]:
 
 def _number(path: Path) -> int | None:
     try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
+        return int(_text(path))
+    except ValueError:
         return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""
 
 
 def _rails(root: Path) -> float | None:
     """Power in mW of all rails of INA3221 sensors (mV times mA); None without such rails."""
-    chips = (
-        name.parent for name in root.glob(f"{_RAILS}/name") if name.read_text().strip() == _INA
-    )
+    chips = (name.parent for name in root.glob(f"{_RAILS}/name") if _text(name).strip() == _INA)
     pairs = [
         (_number(current), _number(current.with_name(current.name.replace("curr", "in"))))
         for chip in chips
@@ -165,6 +176,7 @@ class _Gpu(NamedTuple):
     power_mw: float | None
     temp_c: dict[str, float]
     throttled: int | None
+    is_flag: bool = False
 
 
 def _nvml() -> _Gpu | None:
@@ -187,6 +199,7 @@ def _nvml() -> _Gpu | None:
             power_mw=float(pynvml.nvmlDeviceGetPowerUsage(gpu)),
             temp_c={"gpu": temperature},
             throttled=int(bool(reasons & ~idle)),
+            is_flag=True,
         )
     except pynvml.NVMLError:
         return None

@@ -339,7 +339,7 @@ def log_ticks(least: float, most: float) -> list[float]:
         ticks = [tick for tick in ticks if least / 1.3 <= tick <= end]
         if len(ticks) <= _MOST_LABELS:
             break
-    return ticks
+    return ticks[:: -(-len(ticks) // _MOST_LABELS) or 1]
 
 
 def _describe(points: Sequence[Point], unit: str, lead: str) -> str:

@@ -6,13 +6,15 @@ The JUnit XML has the elements that CI systems read: ``testsuites``, ``testsuite
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from xml.etree import ElementTree as ET
 
 from edge_inception.latency.record import BenchRecord, Layer, ResultRecord, RunRecord, Verdict
 from edge_inception.report.markdown import escape
 from edge_inception.report.table import DASH, size
 from edge_inception.report.table import milliseconds as _ms
+from edge_inception.report.vega import finite
 
 _TITLES: Mapping[Verdict, str] = {
     Verdict.PASS: "PASSED",
@@ -118,9 +120,8 @@ def compare_lines(record: BenchRecord) -> list[str]:
 
 
 def _range(medians: Sequence[float]) -> str:
-    middle = sorted(medians)[len(medians) // 2]
     return (
-        f"median {_ms(middle)} ms, runs {_ms(min(medians))} to {_ms(max(medians))}, "
+        f"median {_ms(middle(medians))} ms, runs {_ms(min(medians))} to {_ms(max(medians))}, "
         f"{len(medians)} processes"
     )
 
@@ -148,7 +149,7 @@ def to_markdown(record: BenchRecord) -> str:
     for side, engine in record.engines.items():
         runs = record.runs_of(side)
         figures = zip(*((run.median, run.p90, run.p99) for run in runs), strict=True)
-        cells = [_middle(one) for one in figures]
+        cells = [_ms(middle(one)) for one in figures]
         name = f"{engine.precision} {engine.path}"
         lines.append(f"| {side} | {escape(name)} | {' | '.join(cells)} | {len(runs)} |")
     lines += ["", *(f"- warning: {escape(text)}" for text in measurement_warnings(record)), ""]
@@ -158,9 +159,10 @@ def to_markdown(record: BenchRecord) -> str:
     return "\n".join(lines)
 
 
-def _middle(values: Sequence[float | None]) -> str:
-    known = sorted(value for value in values if value is not None)
-    return _ms(known[len(known) // 2]) if known else DASH
+def middle(figures: Iterable[float | None]) -> float | None:
+    """Median of the figures that are finite numbers; None where none is."""
+    numbers = [number for figure in figures if (number := finite(figure)) is not None]
+    return statistics.median(numbers) if numbers else None
 
 
 def to_junit(record: BenchRecord) -> bytes:

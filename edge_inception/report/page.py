@@ -138,7 +138,12 @@ def _rooflines(source: Source) -> list[Chart]:
     overview = rooflines.targets(source.rooflines)
     if overview is None:
         return []
-    built = {one.path.name.split(".")[2] for one in source.artifacts if one.kind == "engine"}
+    built = {
+        part
+        for one in source.artifacts
+        if one.kind == "engine"
+        for part in one.path.name.split(".")[2:3]  # a renamed engine may have no target
+    }
     wanted = built | {"orin-nano-8gb"}
     ranked = sorted(source.rooflines, key=lambda one: one.target not in wanted)
     return [overview, rooflines.roofline(ranked[0])]

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edge_inception import records
 from edge_inception.latency.facts import EngineFacts
 from edge_inception.latency.record import (
@@ -26,7 +24,7 @@ from edge_inception.latency.record import (
     read_records,
 )
 from edge_inception.report import charts
-from edge_inception.report.latency import measurement_warnings, memory, status
+from edge_inception.report.latency import measurement_warnings, memory, middle, status
 from edge_inception.report.pairs import pairs_chart
 from edge_inception.report.provenance import pairs as fact_pairs
 from edge_inception.report.table import DASH, milliseconds, size
@@ -146,7 +144,7 @@ class _Side:
     @property
     def throughput(self) -> float | None:
         """Median over the runs, in images/s."""
-        return _middle(run.throughput for run in self.runs)
+        return middle(run.throughput for run in self.runs)
 
 
 def _sides(timing: Timing) -> Iterator[_Side]:
@@ -160,7 +158,7 @@ def _sides(timing: Timing) -> Iterator[_Side]:
             row = charts.Timed(
                 name=name,
                 is_subject=side == list(engines)[-1],
-                median_ms=_middle(run.median for run in runs),
+                median_ms=middle(run.median for run in runs),
                 samples_ms=[sample for run in runs for sample in run.samples_ms],
             )
             yield _Side(engine=engine, runs=runs, row=row)
@@ -170,14 +168,8 @@ def _title(engine: EngineFacts) -> str:
     return f"{engine.precision or ''} {engine.backend}".strip()
 
 
-def _middle(figures: Iterable[float | None]) -> float | None:
-    """Median of the figures that are numbers; None where none is."""
-    numbers = [number for figure in figures if (number := finite(figure)) is not None]
-    return float(np.median(numbers)) if numbers else None
-
-
 def _median_ms(runs: Sequence[RunRecord]) -> str:
-    return milliseconds(_middle(run.median for run in runs))
+    return milliseconds(middle(run.median for run in runs))
 
 
 def _sentence(timing: Timing) -> str:
@@ -244,7 +236,7 @@ def ms_text(value: float | None) -> str:
 
 def _table_row(side: _Side) -> dict[str, Any]:
     runs = side.runs
-    opened, speed = _middle(run.open_s for run in runs), side.throughput
+    opened, speed = middle(run.open_s for run in runs), side.throughput
     latencies = zip(
         *((run.median, run.p90, run.p95, run.p99, run.mean) for run in runs), strict=True
     )
@@ -253,11 +245,11 @@ def _table_row(side: _Side) -> dict[str, Any]:
         "path": side.engine.path,
         "is_subject": side.row.is_subject,
         "cells": [
-            *(milliseconds(_middle(figures)) for figures in latencies),
+            *(milliseconds(middle(figures)) for figures in latencies),
             DASH if speed is None else f"{speed:.1f}",
             DASH if opened is None else f"{opened:.2f}",
-            milliseconds(_middle(run.first_ms for run in runs)),
-            memory(_middle(run.peak_mib for run in runs)),
+            milliseconds(middle(run.first_ms for run in runs)),
+            memory(middle(run.peak_mib for run in runs)),
             str(len(runs)),
             str(sum(run.n for run in runs)),
         ],
