@@ -151,13 +151,16 @@ def test_a_topology_of_others_becomes_an_int8_engine(name, folders, photos, tmp_
     assert nodes == {**NODES[name], **HEAD}
     assert next(row["name"] for row in report["rows"]) == "onnxruntime FP32"
     engine = artifact.load(EngineFile, out / "model.int8.cpu.blob")
-    assert engine.counts["int8_layers"] == engine.counts["weighted_layers"] == nodes["Conv"] + 1
+    ends = engine.details.float_layers  # the trial may keep the first two layers and the last float
+    assert len(ends) <= 4  # a projection reads what the second convolution reads
+    assert engine.counts["weighted_layers"] == nodes["Conv"] + 1
+    assert engine.counts["int8_layers"] == nodes["Conv"] + 1 - len(ends)
     assert (out / "model.int8.rtx.engine").stat().st_size > 1_000_000
 
 
-EXPLODING = {"light_inception_v1": "flatten", "light_resnet50": "relu_47"}
-"""The largest amax. Unlike Inception-v2, with its norms of constants, these grow to the end, where
-``mse`` cuts more off the tensor before the pool than off this one."""
+EXPLODING = {"light_inception_v1": "relu_52", "light_resnet50": "relu_47"}
+"""The largest amax of a tensor that convolutions read. Unlike Inception-v2, with its norms of
+constants, these networks grow to the end."""
 
 
 @pytest.mark.slow
