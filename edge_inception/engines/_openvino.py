@@ -167,12 +167,26 @@ def compile_graph(
                 str(error),
                 "use --precision fp32 on this CPU, or give each layer its own weights",
             ) from error
-        compiled = core.compile_model(model, DEVICE, _properties(precision, threads))
+        properties = _properties(precision, threads)
+        if _has_residual_add(model):
+            # OpenVINO would compute Add, ReLU and rounding in a kernel of its own behind the
+            # convolution; without such kernels it fuses them into the convolution.
+            properties["SNIPPETS_MODE"] = "DISABLE"
+        compiled = core.compile_model(model, DEVICE, properties)
         settings = _applied_settings(compiled, precision, threads)
         layers = _executed_layers(compiled)
         blob = compiled.export_model().getvalue()
     return CompiledGraph(
         blob=blob, settings=settings, layers=layers, respelled=respelled, saturates=is_saturating
+    )
+
+
+def _has_residual_add(model: Any) -> bool:
+    """Whether the graph adds two computed tensors."""
+    return any(
+        node.get_type_name() == "Add"
+        and not any(value.get_node().get_type_name() == "Constant" for value in node.input_values())
+        for node in model.get_ops()
     )
 
 

@@ -98,6 +98,7 @@ def _compile(
         offset_activations=compiled.respelled.offset,
         split_activations=compiled.respelled.split,
         float_activations=compiled.respelled.floating,
+        limited_layers=compiled.respelled.limited,
         sums_saturate=compiled.saturates,
         backend=_NAME,
         tied_to=tied_to(),

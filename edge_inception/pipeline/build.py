@@ -109,6 +109,7 @@ class _Build:
         self._validation = validation
         opened = Inputs(
             recipe=recipe,
+            typing=devices.int8_typing(recipe, self._hosts, self._devices),
             validation=validation,
             calibration=_calibration_set(recipe, validation, self._listener),
         )

@@ -158,9 +158,13 @@ DLA = Variant("dla", Typing.STRONG, "scales of DLA", is_for_dla=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Recipe and images of a build; ``calibration`` is None if the precision needs none."""
+    """Recipe and images of a build; ``calibration`` is None if the precision needs none.
+
+    ``typing`` is that of the int8 graph which all targets of this machine share.
+    """
 
     recipe: Recipe
+    typing: Typing
     validation: ImageSet
     calibration: ImageSet | None
 
@@ -174,6 +178,7 @@ class Steps:
         self._out = inputs.recipe.out
         self._runner = runner
         self._keep = inputs.recipe.keep_float
+        self._typing = inputs.typing
         self._outcome: SearchOutcome | None = None
 
     def source(self) -> tuple[Graph, Graph]:
@@ -242,6 +247,7 @@ class Steps:
             threads=recipe.threads,
             seed=recipe.seed,
             placement=recipe.placement,
+            typing=self._typing,
             effort=member(Effort, "effort", recipe.effort),
         )
         table = self._run(CALIBRATE, "calibrate", "model.ranges.json", graph, images, choices)
@@ -282,7 +288,7 @@ class Steps:
             rounding=self._rounding() if is_int8 else None,
             fold_zero_points=self._recipe.fold_zero_points if is_int8 and not is_for_dla else None,
             bias_correction=self._recipe.bias_correction if is_int8 and not is_for_dla else None,
-            typing=variant.typing,
+            typing=self._typing if is_int8 and variant is STRONG else variant.typing,
             batch=self._recipe.profile.max if is_for_dla else None,
             is_for_dla=variant.is_for_dla,
             float_rest=member(FloatRest, "float rest", self._recipe.float_rest),
