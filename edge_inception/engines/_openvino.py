@@ -142,7 +142,13 @@ def static_batch(model: Any) -> int | None:
 
 
 def compile_graph(
-    model: Any, *, name: str, precision: str, threads: int, batch: tuple[int, int]
+    model: Any,
+    *,
+    name: str,
+    precision: str,
+    threads: int,
+    batch: tuple[int, int],
+    is_for_cpu: bool = False,
 ) -> CompiledGraph:
     """Compile ``model``, the result of ``read_graph``, for this CPU; it is changed in place.
 
@@ -152,6 +158,7 @@ def compile_graph(
         precision: Precision of the float layers, a key of CAPABILITIES.
         threads: Number of CPU threads, at least 1.
         batch: Smallest and largest number of images; ignored if the model's batch is static.
+        is_for_cpu: Whether the graph has the typing of CPUs, with uint8 activations.
     """
     core = library().Core()
     require_precision(core, precision)
@@ -161,7 +168,9 @@ def compile_graph(
             shape = list(model.input(0).partial_shape)[1:]
             model.reshape([batch if batch[0] != batch[1] else batch[1], *shape])
         try:
-            respelled = _openvino_unsigned.unsigned_activations(model, saturates=is_saturating)
+            respelled = _openvino_unsigned.unsigned_activations(
+                model, saturates=is_saturating, is_for_cpu=is_for_cpu
+            )
         except _openvino_unsigned.SharedWeights as error:
             raise Unavailable(
                 str(error),

@@ -112,12 +112,13 @@ class Respelled:
     limited: int = 0
 
 
-def unsigned_activations(model: Any, *, saturates: bool) -> Respelled:
+def unsigned_activations(model: Any, *, saturates: bool, is_for_cpu: bool = False) -> Respelled:
     """Replace the signed Q/DQ pairs of activations in ``model``, in place, and count them.
 
     Args:
         model: The ``openvino.Model`` of OpenVINO's ONNX reader.
         saturates: Whether this CPU's sums saturate, by ``saturates``.
+        is_for_cpu: Whether the graph has unsigned pairs already, and weights of the whole range.
 
     Raises:
         SharedWeights: A layer whose input must be split shares its weights with another layer.
@@ -129,8 +130,6 @@ def unsigned_activations(model: Any, *, saturates: bool) -> Respelled:
 
     bounds: dict[str, float] = {}
     done: Counter[str] = Counter()
-    if saturates and _has_unsigned_pair(model):
-        return Respelled(limited=limit_weights(model))
     for node in model.get_ordered_ops():
         if _is_signed_pair(node):
             if bounds[_source(node).get_name()] >= 0:
@@ -141,24 +140,17 @@ def unsigned_activations(model: Any, *, saturates: bool) -> Respelled:
             else:
                 _offset(ops, node)
                 done["offset"] += 1
-        elif done["offset"] and _averages_padding(node) and bounds[_source(node).get_name()] < 0:
+        elif (
+            (done["offset"] or is_for_cpu)
+            and _averages_padding(node)
+            and bounds[_source(node).get_name()] < 0
+        ):
             _compute_in_float(ops, node)
         bounds[node.get_name()] = _lower_bound(node, bounds)
+    if is_for_cpu and saturates:
+        done["limited"] = limit_weights(model)
     model.validate_nodes_and_infer_types()
     return Respelled(**done)
-
-
-def _has_unsigned_pair(model: Any) -> bool:
-    """Whether the graph quantizes an activation to uint8, as a graph for CPUs alone does."""
-    return any(
-        node.get_type_name() == "FakeQuantize"
-        and any(
-            entry.get_node().get_type_name() == "Convert"
-            and entry.get_node().get_output_element_type(0).get_type_name() == "u8"
-            for entry in _readers(node)
-        )
-        for node in model.get_ops()
-    )
 
 
 def limit_weights(model: Any) -> int:

@@ -24,7 +24,7 @@ def repeat_flags(chosen: TriedGraph) -> str:
     folds = "--fold-zero-points" if chosen.fold_zero_points else "--no-fold-zero-points"
     corrects = "--bias-correction" if chosen.bias_correction else "--no-bias-correction"
     return (
-        f"--typing {chosen.typing} --calibrator {chosen.calibrator} "
+        f"--calibrator {chosen.calibrator} --typing {chosen.typing} "
         f"--placement {chosen.placement} {folds} {corrects}"
     )
 

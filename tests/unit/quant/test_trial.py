@@ -23,6 +23,7 @@ from edge_inception.quant.options import (
     FloatRest,
     QuantizeOptions,
     Rounding,
+    Typing,
     resolve,
 )
 from edge_inception.quant.trial_table import describe_trial, repeat_flags
@@ -89,7 +90,7 @@ def test_no_finalist_is_better_by_more_than_a_decibel(graph, photos, unasked, tm
     """Every calibrator is tried, with every placement that fits, and the final decides."""
     details = calibrate(graph, photos, unasked, tmp_path / "r.json").details
     assert {one.calibrator for one in details.tried} == set(trial.CALIBRATORS)
-    assert {one.placement for one in details.tried} == set(trial.PLACEMENTS)
+    assert {one.placement for one in details.tried} == set(trial.PLACEMENTS[Typing.STRONG])
     final = [one for one in details.tried if one.num_images == len(photos.items)]
     merits = [(one.sqnr_db + one.median_sqnr_db) / 2 for one in final]
     chosen = (details.chosen.sqnr_db + details.chosen.median_sqnr_db) / 2
@@ -136,7 +137,7 @@ def test_max_tries_every_combination(model, save, photos, unasked, tmp_path):
     }
     assert few == {
         (name, folds, corrects)
-        for name in trial.PLACEMENTS
+        for name in trial.PLACEMENTS[Typing.STRONG]
         for folds in (True, False)
         for corrects in (True, False)
     }
