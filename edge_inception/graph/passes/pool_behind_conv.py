@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from edge_inception.graph.check import attribute, constants, integers, only_reader
+from edge_inception.graph.check import attribute, constants, integers, only_reader, replace_items
 from edge_inception.graph.passes._contract import Pass, on_each
 
 
@@ -29,17 +29,13 @@ def pool_behind_conv(model: onnx.ModelProto, pool: onnx.NodeProto) -> bool:
     is_exact = not (is_padded and attribute(pool, "count_include_pad", 0) and is_biased)
     if any(step != 1 for step in integers(pool, "strides")) or not is_exact:
         return False
-    middle, result = pool.output[0], conv.output[0]
+    result, middle = conv.output[0], f"{conv.output[0]}.unpooled"
     conv.input[0], conv.output[0] = pool.input[0], middle
     pool.input[0], pool.output[0] = middle, result
-    nodes = model.graph.node
-    first, second = (list(nodes).index(node) for node in (pool, conv))
-    moved = onnx.NodeProto()
-    moved.CopyFrom(conv)
-    kept = onnx.NodeProto()
-    kept.CopyFrom(pool)
-    nodes[first].CopyFrom(moved)
-    nodes[second].CopyFrom(kept)
+    nodes = list(model.graph.node)
+    first, second = nodes.index(pool), nodes.index(conv)
+    nodes[first], nodes[second] = conv, pool
+    replace_items(model.graph.node, nodes)
     return True
 
 
