@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from edge_inception.graph.check import attribute, constants, integers, only_reader, replace_items
+from edge_inception.graph.check import attribute, constants, integers, only_reader
 from edge_inception.graph.passes._contract import Pass, on_each
 
 
@@ -32,10 +32,10 @@ def pool_behind_conv(model: onnx.ModelProto, pool: onnx.NodeProto) -> bool:
     result, middle = conv.output[0], f"{conv.output[0]}.unpooled"
     conv.input[0], conv.output[0] = pool.input[0], middle
     pool.input[0], pool.output[0] = middle, result
-    nodes = list(model.graph.node)
-    first, second = nodes.index(pool), nodes.index(conv)
-    nodes[first], nodes[second] = conv, pool
-    replace_items(model.graph.node, nodes)
+    second = onnx.NodeProto()
+    second.CopyFrom(pool)
+    pool.CopyFrom(conv)  # the convolution takes the place of the pool in the order of nodes
+    conv.CopyFrom(second)
     return True
 
 
