@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from edge_inception.checkpoints import keymaps
-from edge_inception.checkpoints.keymaps._keymap import AUXILIARY, KeyMap
+from edge_inception.checkpoints.keymaps._keymap import AUXILIARY_PREFIXES, KeyMap
 from edge_inception.errors import InputError, listed, unknown
 from edge_inception.spec import CheckpointFamily, ModelSpec
 
 AUTO, NATIVE = "auto", "native"
 _COUNTER = ".num_batches_tracked"
 _FACTOR = re.compile(r".*bn\.weight")
-_OPTIONAL = (*AUXILIARY, "logits.")  # "logits": FaceNet's classifier, which no embedding needs
+_OPTIONAL = (
+    *AUXILIARY_PREFIXES,
+    "logits.",
+)  # "logits": FaceNet's classifier, which no embedding needs
 _MLP = re.compile(r"(?P<head>.+)\.(?P<index>\d+)\.(?:weight|bias)")
 _MLP_LAST = ".3.weight"  # of our two-layer head: linear, ReLU, dropout, linear
 
@@ -224,7 +227,7 @@ def _head(item: Fit, evidence: Evidence) -> Mapping[str, tuple[int, ...]]:
 
 def _has_auxiliary(item: Fit, _: Evidence, __: ModelSpec) -> bool:
     return item.key_map.has_auxiliary and any(
-        key.startswith(AUXILIARY) for key in (*item.left_out, *item.found)
+        key.startswith(AUXILIARY_PREFIXES) for key in (*item.left_out, *item.found)
     )
 
 

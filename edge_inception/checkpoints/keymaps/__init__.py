@@ -17,7 +17,7 @@ def families() -> list[str]:
 
 
 def key_map(family: str, model: str) -> KeyMap:
-    """Names that ``family`` gives the tensors of ``model``; our own where it has no such table."""
+    """Names that ``family`` gives the tensors of ``model``, which are ours if it has no table."""
     tables: Mapping[str, KeyMap] = importlib.import_module(
         f"edge_inception.checkpoints.keymaps.{family}"
     ).KEY_MAPS

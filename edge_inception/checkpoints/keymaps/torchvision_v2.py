@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edge_inception.checkpoints.keymaps._keymap import SAME_NAMES, KeyMap
+from edge_inception.checkpoints.keymaps._keymap import KeyMap
 
-KEY_MAPS: Mapping[str, KeyMap] = {
-    "resnet50": SAME_NAMES,
-    "resnet101": SAME_NAMES,
-    "resnet152": SAME_NAMES,
-}
+KEY_MAPS: Mapping[str, KeyMap] = {}
