@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edge_inception import artifact
 from edge_inception._version import __version__
 from edge_inception.artifact import Graph
-from edge_inception.checkpoints.load import Loaded, load, num_classes_of
+from edge_inception.checkpoints.load import LoadedModel, load, num_classes_of
 from edge_inception.errors import InputError
 from edge_inception.export import interface
 from edge_inception.export.options import ExportOptions, export_provenance
@@ -106,14 +106,14 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             output=head.outputs[0],
             input_shape=(pixels.batch, *preprocess.image_shape),
             opset=OPSET,
-            checkpoint_types=loaded.stored,
+            checkpoint_types=loaded.stored_types,
             error_of_pytorchs=error_ratio,
         ),
     )
 
 
 def _class_names(
-    checkpoint: Path, loaded: Loaded, options: ExportOptions, num_classes: int
+    checkpoint: Path, loaded: LoadedModel, options: ExportOptions, num_classes: int
 ) -> tuple[str, ...]:
     """Class names by logit index: those of the options, else those in the checkpoint."""
     names = options.classes or loaded.classes
@@ -150,7 +150,7 @@ class _Examples:
         return torch.randn((batch, _CHANNELS, *self.size), generator=generator)
 
 
-def _head(loaded: Loaded, options: ExportOptions) -> Head:
+def _head(loaded: LoadedModel, options: ExportOptions) -> Head:
     """The head that ``options`` ask for; for an embedding network, the head ``embedding``."""
     if not getattr(loaded.model, "is_embedding", False):
         return options.head

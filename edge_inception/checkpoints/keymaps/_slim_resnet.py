@@ -6,7 +6,7 @@ outside the scope (name prefix) of the network.
 
 from __future__ import annotations
 
-from edge_inception.checkpoints.keymaps._keymap import nest_units, expand_tensors
+from edge_inception.checkpoints.keymaps._keymap import expand_tensors, nest_units
 from edge_inception.checkpoints.keymaps._slim import (
     BIASED_TENSORS,
     NORM_TENSORS,
