@@ -45,7 +45,7 @@ _FLOOR = 1e-6
 # PyTorch's error on up to 10 logits may be small by chance, so 4 batches are compared, not 1.
 _FEW_CLASSES, _SEEDS_OF_FEW = 10, 4
 _NUM_COMPARED = 2  # images per batch; float64 is slow, and a wrong graph is wrong on any image
-_LEAST_EXAMPLE = 2  # images; from an example batch of 1, torch.export makes the batch static
+_MIN_EXAMPLE_BATCH = 2  # images; from an example batch of 1, torch.export makes the batch static
 
 
 def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
@@ -75,7 +75,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     classes = _class_names(checkpoint, loaded, options, num_classes) if num_classes else ()
     notes = list(loaded.notes)
     if num_classes:
-        interface.require_k(head, num_classes)
+        interface.check_top_k(head, num_classes)
     elif options.classes:
         notes.append(f"{len(options.classes)} class names not used: an embedding has no classes")
     _require_usable_logits(loaded.model, pixels, options.model, checkpoint)
@@ -145,7 +145,7 @@ class _Examples:
     def example(self, seed: int = 0) -> Tensor:
         """Normally distributed images, float32 [N, 3, H, W], of a batch size the graph takes."""
         profile = self.profile
-        batch = max(profile.min, _LEAST_EXAMPLE) if profile.is_dynamic else profile.max
+        batch = max(profile.min, _MIN_EXAMPLE_BATCH) if profile.is_dynamic else profile.max
         generator = torch.Generator().manual_seed(seed)
         return torch.randn((batch, _CHANNELS, *self.size), generator=generator)
 
