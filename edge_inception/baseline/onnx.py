@@ -35,9 +35,9 @@ class OnnxSession(Session):
             str(path), options, providers=["CPUExecutionProvider"]
         )
         self._threads, self._profile = options.intra_op_num_threads, profile
-        source = self._session.get_inputs()[0]
-        self._input = source.name
-        self._input_spec = InputSpec(dtype="float32", shape=tuple(source.shape[1:]))
+        image_input = self._session.get_inputs()[0]
+        self._input_name = image_input.name
+        self._input_spec = InputSpec(dtype="float32", shape=tuple(image_input.shape[1:]))
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -48,11 +48,12 @@ class OnnxSession(Session):
         }
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        spec, profile = self._input_spec, self._profile
-        return run_in_batches(self._infer, images, input_spec=spec, profile=profile)
+        return run_in_batches(
+            self._infer, images, input_spec=self._input_spec, profile=self._profile
+        )
 
     def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
+        logits: NDArray[np.float32] = self._session.run(None, {self._input_name: images})[0]
         return logits
 
     def close(self) -> None:
@@ -82,7 +83,9 @@ def record_baseline(
     """
     preprocess = graph.details.preprocess
     with OnnxSession(graph.path, profile=graph.details.profile, threads=options.threads) as session:
-        outputs = record.run(session, image_set, preprocess, options.batch, progress=progress)
+        outputs = record.compute_outputs(
+            session, image_set, preprocess, options.batch, progress=progress
+        )
     return record.publish(
         outputs,
         image_set,

@@ -1,6 +1,6 @@
 """Options and provenance of the two baselines, by PyTorch and by onnxruntime.
 
-It imports neither, since a pipeline reads it first, to decide whether a result can be reused.
+This module imports neither library: a pipeline reads it to decide whether to reuse a result.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def baseline_provenance(checkpoint: Path, images: ImageSet, options: BaselineOpt
     Raises:
         InputError: The checkpoint cannot be read.
     """
-    parents = {"checkpoint": file_sha256(checkpoint), **_rows(images)}
+    parents = {"checkpoint": file_sha256(checkpoint), **_image_parents(images)}
     return stage.provenance(BASELINE, parents=parents, options=options)
 
 
@@ -74,11 +74,11 @@ def onnx_baseline_provenance(
     graph: Graph, images: ImageSet, options: OnnxBaselineOptions
 ) -> Provenance:
     """The provenance that ``onnx.record_baseline`` records for these inputs."""
-    parents: stage.Parents = {"graph": graph, **_rows(images)}
+    parents: stage.Parents = {"graph": graph, **_image_parents(images)}
     return stage.provenance(ONNX_BASELINE, parents=parents, options=options)
 
 
-def _rows(images: ImageSet) -> dict[str, str]:
-    # The rows of a baseline follow the order of the images, which the digest of a set ignores.
+def _image_parents(images: ImageSet) -> dict[str, str]:
+    # The rows of a baseline follow the order of the images, which the set's own hash ignores.
     order = hashlib.sha256("\n".join(item.sha256 for item in images.items).encode()).hexdigest()
     return {"images": images.sha256, "order": order}

@@ -24,9 +24,9 @@ from edge_inception.hardware.cores import usable_threads
 from edge_inception.sidecar import BaselineDetails
 from edge_inception.spec import Progress, no_progress
 
-_NCHW, _RGB = 4, 3
-_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-_AUTOCASTS = {"none": None, "bf16": torch.bfloat16}
+_NUM_AXES, _NUM_CHANNELS = 4, 3
+_MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_AUTOCAST_TYPES = {"none": None, "bf16": torch.bfloat16}
 
 
 class TorchSession(Session):
@@ -42,32 +42,33 @@ class TorchSession(Session):
     ) -> None:
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(threads or usable_threads())
-        self._layout, self._autocast = memory_format, autocast
+        self._memory_format, self._autocast = memory_format, autocast
         self._model = model.eval().to(memory_format=memory_format)  # type: ignore[call-overload]
 
     @property
     def info(self) -> Mapping[str, Any]:
-        layout = next(name for name, value in _LAYOUTS.items() if value is self._layout)
+        formats = {value: name for name, value in _MEMORY_FORMATS.items()}
         return {
             "library": f"torch {torch.__version__}",
             "threads": torch.get_num_threads(),
             "float_precision": "bf16" if self._autocast else "f32",
-            "memory_format": layout,
+            "memory_format": formats[self._memory_format],
             "num_classes": num_classes_of(self._model),
         }
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        shape = tuple(images.shape)
-        if images.dtype != np.float32 or len(shape) != _NCHW or shape[1] != _RGB or not shape[0]:
+        shape = list(images.shape)
+        is_batch = len(shape) == _NUM_AXES and shape[0] > 0 and shape[1] == _NUM_CHANNELS
+        if images.dtype != np.float32 or not is_batch:
             raise InputError(
-                f"PyTorch takes float32 [N, 3, H, W], got {images.dtype} {list(shape)}",
+                f"PyTorch takes float32 [N, 3, H, W], got {images.dtype} {shape}",
                 hint="preprocess with edge_inception.data.images",
             )
         with (
             torch.inference_mode(),
             torch.autocast("cpu", dtype=self._autocast, enabled=self._autocast is not None),
         ):
-            pixels = _as_tensor(images).to(memory_format=self._layout)
+            pixels = _as_tensor(images).to(memory_format=self._memory_format)
             logits: NDArray[np.float32] = self._model(pixels).float().numpy()
         return logits
 
@@ -101,10 +102,10 @@ def open_session(  # noqa: PLR0913 -- the keywords of one JSON line
     Raises:
         InputError: A name is unknown, or the checkpoint does not fit.
     """
-    if memory_format not in _LAYOUTS:
-        raise unknown("memory format", memory_format, _LAYOUTS)
-    if autocast not in _AUTOCASTS:
-        raise unknown("autocast", autocast, _AUTOCASTS)
+    if memory_format not in _MEMORY_FORMATS:
+        raise unknown("memory format", memory_format, _MEMORY_FORMATS)
+    if autocast not in _AUTOCAST_TYPES:
+        raise unknown("autocast", autocast, _AUTOCAST_TYPES)
     loaded = load(
         model,
         Path(checkpoint),
@@ -115,8 +116,8 @@ def open_session(  # noqa: PLR0913 -- the keywords of one JSON line
     return TorchSession(
         loaded.model,
         threads=threads,
-        memory_format=_LAYOUTS[memory_format],
-        autocast=_AUTOCASTS[autocast],
+        memory_format=_MEMORY_FORMATS[memory_format],
+        autocast=_AUTOCAST_TYPES[autocast],
     )
 
 
@@ -150,7 +151,7 @@ def record_baseline(
         autocast=None,
     )
     with session:
-        outputs = record.run(
+        outputs = record.compute_outputs(
             session,
             image_set,
             preprocess,

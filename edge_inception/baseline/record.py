@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_inception import artifact
 from edge_inception.artifact import Baseline
 from edge_inception.data import images
-from edge_inception.data.imageset import ImageSet
+from edge_inception.data.imageset import ImageItem, ImageSet
 from edge_inception.errors import InputError
 from edge_inception.sidecar import BaselineDetails, Provenance
 from edge_inception.spec import Preprocess, Progress
@@ -40,7 +40,7 @@ class SessionOutputs:
     num_classes: int
 
 
-def run(
+def compute_outputs(
     session: Session,
     image_set: ImageSet,
     preprocess: Preprocess,
@@ -49,7 +49,7 @@ def run(
     is_embedding: bool = False,
     progress: Progress,
 ) -> SessionOutputs:
-    """Outputs of ``session`` for all preprocessed images, which run ``batch`` at a time.
+    """Outputs of ``session`` for all images, preprocessed and run ``batch`` at a time.
 
     Raises:
         InputError: The set is empty, an image cannot be decoded, a label is not below the number of
@@ -57,38 +57,38 @@ def run(
     """
     if not image_set.items:
         raise InputError(f"{image_set.name} has no images", hint="give at least one")
-    parts: list[NDArray[np.float32]] = []
-    labels: list[NDArray[np.int64]] = []
-    done = num_classes = 0
+    logits: list[NDArray[np.float32]] = []
+    labels: list[int] = []
+    num_classes = 0
     for group in images.batches(image_set.items, preprocess, batch):
-        part = session.run(group.images)
-        num_classes = 0 if is_embedding else part.shape[1]
-        labels.append(_labels(group, num_classes))
-        for item, row in zip(group.items, part, strict=True):
+        outputs = session.run(group.images)
+        num_classes = 0 if is_embedding else outputs.shape[1]
+        labels += [_label(item, num_classes) for item in group.items]
+        for item, row in zip(group.items, outputs, strict=True):
             if not np.isfinite(row).all():
                 raise InputError(
                     f"logits of {item.path} are NaN or infinite in float32",
                     hint="the checkpoint is damaged, or made for another preprocessing",
                 )
-        parts.append(part)
-        done += len(part)
-        progress(done, len(image_set.items))
+        logits.append(outputs)
+        progress(len(labels), len(image_set.items))
     return SessionOutputs(
-        logits=np.concatenate(parts), labels=np.concatenate(labels), num_classes=num_classes
+        logits=np.concatenate(logits),
+        labels=np.array(labels, dtype=np.int64),
+        num_classes=num_classes,
     )
 
 
-def _labels(group: images.Batch, num_classes: int) -> NDArray[np.int64]:
-    if not num_classes:  # an embedding names no class
-        return np.full(len(group.items), UNLABELLED, dtype=np.int64)
-    labels = [UNLABELLED if item.label is None else item.label for item in group.items]
-    for item, label in zip(group.items, labels, strict=True):
-        if label >= num_classes:
-            raise InputError(
-                f"{item.path} has label {label}, the head has {num_classes} classes",
-                hint="give --labels with one class name per logit, in logit order",
-            )
-    return np.array(labels, dtype=np.int64)
+def _label(item: ImageItem, num_classes: int) -> int:
+    """The image's label, or UNLABELLED without a label and for an embedding (no classes)."""
+    if item.label is None or not num_classes:
+        return UNLABELLED
+    if item.label >= num_classes:
+        raise InputError(
+            f"{item.path} has label {item.label}, the head has {num_classes} classes",
+            hint="give --labels with one class name per logit, in logit order",
+        )
+    return item.label
 
 
 def publish(
@@ -99,7 +99,7 @@ def publish(
     provenance: Provenance,
     details: BaselineDetails,
 ) -> Baseline:
-    """Write an npz file, row i for image i: logits float32 [N, columns], labels, sha256."""
+    """Write ``out``, an npz file: logits float32 [N, columns], labels int64 [N], sha256 [N]."""
     arrays: dict[str, NDArray[Any]] = {
         "logits": outputs.logits,
         "labels": outputs.labels,
@@ -120,6 +120,6 @@ def publish(
 
 
 def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an npz file; numpy dates each member 1980, so equal arrays give equal bytes."""
+    """Write an npz file; equal arrays give equal bytes, since numpy dates each member 1980."""
     with path.open("wb") as stream:  # np.savez would append .npz to the temporary name
         np.savez(stream, allow_pickle=False, **arrays)

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from edge_inception.checkpoints import keymaps
-from edge_inception.checkpoints.keymaps._keymap import AUXILIARY, KeyMap
+from edge_inception.checkpoints.keymaps._keymap import AUXILIARY_PREFIXES, KeyMap
 from edge_inception.errors import InputError, listed, unknown
 from edge_inception.spec import CheckpointFamily, ModelSpec
 
 AUTO, NATIVE = "auto", "native"
-_COUNTER = ".num_batches_tracked"
-_FACTOR = re.compile(r".*bn\.weight")
-_OPTIONAL = (*AUXILIARY, "logits.")  # "logits": FaceNet's classifier, which no embedding needs
-_MLP = re.compile(r"(?P<head>.+)\.(?P<index>\d+)\.(?:weight|bias)")
-_MLP_LAST = ".3.weight"  # of our two-layer head: linear, ReLU, dropout, linear
+_BATCH_COUNTER = ".num_batches_tracked"
+_GAMMA = re.compile(r".*bn\.weight")
+_FACENET_CLASSIFIER = "logits."  # an embedding has no use for it
+_MLP_LAYER = re.compile(r"(?P<head>.+)\.(?P<index>\d+)\.(?P<tensor>weight|bias)")
+_MLP_LAST_WEIGHT = ".3.weight"  # our two-layer head is: linear, ReLU, dropout, linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +44,16 @@ class Evidence:
 class Fit:
     """How well the keys of a checkpoint fit one family.
 
-    ``found`` maps our key to (name in the key map, key in the file). ``missing`` lists our keys
-    that the file lacks, ``unexpected`` the file's keys that the model lacks, and ``left_out`` our
-    keys of optional heads that the model is built without. ``options`` are the family's options of
-    the model, replaced by the user's where given.
+    ``matches`` maps a key of the model to (name in the key map, key in the file). ``missing`` lists
+    the model's keys that the file lacks, ``unexpected`` the file's keys that the model lacks, and
+    ``left_out`` the model's keys of optional heads that it is built without. ``options`` are the
+    family's options of the model, replaced by the user's where given.
     """
 
     family: CheckpointFamily
     key_map: KeyMap
     options: Mapping[str, Any]
-    found: Mapping[str, tuple[str, str]]
+    matches: Mapping[str, tuple[str, str]]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -61,13 +61,13 @@ class Fit:
     notes: tuple[str, ...]
 
     @property
-    def num_wrong(self) -> int:
+    def num_mismatches(self) -> int:
         """Number of missing and unexpected keys; the checkpoint fits if it is 0."""
         return len(self.missing) + len(self.unexpected)
 
 
-def candidates(spec: ModelSpec, asked: str) -> tuple[CheckpointFamily, ...]:
-    """The families of ``spec`` to try: all where ``asked`` is ``auto``, else the one of that name.
+def select_families(spec: ModelSpec, name: str) -> tuple[CheckpointFamily, ...]:
+    """The families of ``spec`` to try: all if ``name`` is ``auto``, else the one of that name.
 
     The family ``native`` (our own key names) comes last where ``spec`` does not list it.
 
@@ -76,85 +76,87 @@ def candidates(spec: ModelSpec, asked: str) -> tuple[CheckpointFamily, ...]:
     """
     known = {family.name: family for family in spec.families}
     known.setdefault(NATIVE, CheckpointFamily(name=NATIVE, preprocess=spec.preprocess))
-    if asked == AUTO:
+    if name == AUTO:
         return tuple(known.values())
-    if asked not in keymaps.families():
-        raise unknown("checkpoint format", asked, (AUTO, *keymaps.families()))
-    if asked not in known:
+    if name not in keymaps.families():
+        raise unknown("checkpoint format", name, (AUTO, *keymaps.families()))
+    if name not in known:
         raise InputError(
-            f"{spec.name} has no checkpoints of the family '{asked}'",
+            f"{spec.name} has no checkpoints of the family '{name}'",
             hint=f"known: {', '.join(sorted(known))}",
         )
-    return (known[asked],)
+    return (known[name],)
 
 
-def fit(
+def fit_keys(
     family: CheckpointFamily,
     key_map: KeyMap,
     options: Mapping[str, Any],
     keys: Iterable[str],
     expected: Collection[str],
 ) -> Fit:
-    """How well a file's ``keys``, read by ``key_map``, fit the ``expected`` keys of the model."""
-    reading = key_map.read(keys)
-    found: dict[str, tuple[str, str]] = {}
+    """How well a file's ``keys``, translated by ``key_map``, fit the ``expected`` model keys."""
+    normalized = key_map.normalize(keys)
+    matches: dict[str, tuple[str, str]] = {}
     unexpected: list[str] = []
-    for name, key in reading.keys.items():
-        ours = key_map.ours(name)
-        if ours is None:
+    for name, key in normalized.keys.items():
+        model_key = key_map.model_key(name)
+        if model_key is None:
             unexpected.append(key)
         else:
-            found[ours] = (name, key)
-    found = _with_mlp_indices(found, expected)
-    extra = [ours for ours in found if ours not in expected]
-    left_out = tuple(ours for ours in extra if ours.startswith(_OPTIONAL))
-    unexpected += [found[ours][1] for ours in extra if ours not in left_out]
-    has_factors = key_map.has_gamma or any(map(_FACTOR.fullmatch, found))
+            matches[model_key] = (name, key)
+    matches = _renumber_mlp(matches, expected)
+    extra = [model_key for model_key in matches if model_key not in expected]
+    left_out = tuple(k for k in extra if k.startswith((*AUXILIARY_PREFIXES, _FACENET_CLASSIFIER)))
+    unexpected += [matches[model_key][1] for model_key in extra if model_key not in left_out]
+    has_gamma = key_map.has_gamma or any(map(_GAMMA.fullmatch, matches))
     missing = tuple(
         key
         for key in expected
-        if key not in found
-        and not key.endswith(_COUNTER)
-        and (has_factors or not _FACTOR.fullmatch(key))
+        if key not in matches
+        and not key.endswith(_BATCH_COUNTER)
+        and (has_gamma or not _GAMMA.fullmatch(key))
     )
     return Fit(
         family=family,
         key_map=key_map,
         options=options,
-        found={ours: found[ours] for ours in expected if ours in found},
+        matches={key: matches[key] for key in expected if key in matches},
         missing=missing,
         unexpected=tuple(unexpected),
         left_out=left_out,
         num_expected=len(expected),
-        notes=reading.notes,
+        notes=normalized.notes,
     )
 
 
-def _with_mlp_indices(
-    found: Mapping[str, tuple[str, str]], expected: Collection[str]
+def _renumber_mlp(
+    matches: Mapping[str, tuple[str, str]], expected: Collection[str]
 ) -> dict[str, tuple[str, str]]:
-    """``found`` with the keys of a two-layer head, such as ``fc.0`` and ``fc.2``, renamed to ours.
+    """``matches`` with a two-layer head's keys, such as ``fc.0`` and ``fc.2``, renamed to ours.
 
     Ours are ``fc.0`` and ``fc.3``. Publishers number the two linear layers differently, since they
     count other layers without weights between them.
     """
-    heads = [key.removesuffix(_MLP_LAST) for key in expected if key.endswith(_MLP_LAST)]
-    renamed = dict(found)
+    heads = [k.removesuffix(_MLP_LAST_WEIGHT) for k in expected if k.endswith(_MLP_LAST_WEIGHT)]
+    renamed = dict(matches)
     for head in heads:
-        matched = [m for m in map(_MLP.fullmatch, found) if m and m["head"] == head]
-        indices = sorted({int(m["index"]) for m in matched})
+        layers = [m for m in map(_MLP_LAYER.fullmatch, matches) if m and m["head"] == head]
+        indices = sorted({int(m["index"]) for m in layers})
         if len(indices) != 2:  # noqa: PLR2004 -- two linear layers
             continue
-        ours = dict(zip(indices, (0, 3), strict=True))
-        for m in matched:
+        our_index = dict(zip(indices, (0, 3), strict=True))
+        for m in layers:
             renamed.pop(m[0])
-        for m in matched:
-            part = m[0].rpartition(".")[2]
-            renamed[f"{head}.{ours[int(m['index'])]}.{part}"] = found[m[0]]
+        renamed |= {
+            f"{head}.{our_index[int(m['index'])]}.{m['tensor']}": matches[m[0]] for m in layers
+        }
     return renamed
 
 
-def choose(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence) -> tuple[Fit, str]:
+def choose_fit(
+    path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence
+) -> tuple[Fit, str]:
     """The fit of the checkpoint's family, and a note on how it was recognised.
 
     Args:
@@ -166,22 +168,22 @@ def choose(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence)
     Raises:
         InputError: No family fits, or several fit that make the network compute different values.
     """
-    fitting = [item for item in fits if not item.num_wrong]
+    fitting = [fit for fit in fits if not fit.num_mismatches]
     if not fitting:
         raise _no_fit(path, spec, fits, evidence)
     if len(fits) == 1:
         return fitting[0], f"family {fitting[0].family.name}, as asked for"
     for is_likely, reason in _CLUES:
-        likely = [item for item in fitting if is_likely(item, evidence, spec)]
+        likely = [fit for fit in fitting if is_likely(fit, evidence, spec)]
         if len(likely) == 1:
             return likely[0], f"family {likely[0].family.name}, {reason}"
         fitting = likely or fitting
-    published = [item for item in fitting if item.family in spec.families] or fitting
+    published = [fit for fit in fitting if fit.family in spec.families] or fitting
     first, *others = published
     if not others:
         return first, f"family {first.family.name}, by its keys"
-    names = [item.family.name for item in published]
-    if any(_computation(item) != _computation(first) for item in others):
+    names = [fit.family.name for fit in published]
+    if any(_computation(fit) != _computation(first) for fit in others):
         raise InputError(
             f"{path} has the keys of several families of {spec.name}, which need other options or "
             f"pixels: {', '.join(names)}",
@@ -194,37 +196,33 @@ def choose(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence)
     )
 
 
-def _computation(item: Fit) -> tuple[Any, ...]:
+def _computation(fit: Fit) -> tuple[Any, ...]:
     """Options and normalisation, which decide what values the network computes on one crop."""
-    preprocess = item.family.preprocess
-    return dict(item.options), preprocess.mean, preprocess.std, preprocess.channel_order
+    preprocess = fit.family.preprocess
+    return dict(fit.options), preprocess.mean, preprocess.std, preprocess.channel_order
 
 
-def _is_native(item: Fit, evidence: Evidence, _: ModelSpec) -> bool:
-    return evidence.is_trained_here and item.family.name == NATIVE
+def _is_native(fit: Fit, evidence: Evidence, _: ModelSpec) -> bool:
+    return evidence.is_trained_here and fit.family.name == NATIVE
 
 
-def _is_published(item: Fit, evidence: Evidence, _: ModelSpec) -> bool:
-    """Whether a published file has the file's hash in its name, as torchvision's files do."""
-    named = [re.search(r"-([0-9a-f]{8,})\.pth$", claim.url) for claim in item.family.published]
-    return any(match and evidence.sha256.startswith(match[1]) for match in named)
+def _is_published(fit: Fit, evidence: Evidence, _: ModelSpec) -> bool:
+    """Whether the name of a published file has the file's hash, as torchvision's names do."""
+    matches = [re.search(r"-([0-9a-f]{8,})\.pth$", item.url) for item in fit.family.published]
+    return any(match and evidence.sha256.startswith(match[1]) for match in matches)
 
 
-def _has_background(item: Fit, evidence: Evidence, spec: ModelSpec) -> bool:
-    rows = {shape[0] for key, shape in _head(item, evidence).items() if shape}
-    extra = item.family.num_background
+def _has_background(fit: Fit, evidence: Evidence, spec: ModelSpec) -> bool:
+    """Whether the last two tensors, which belong to the head, have rows for the background."""
+    shapes = [evidence.shapes[key] for _, key in list(fit.matches.values())[-2:]]
+    rows = {shape[0] for shape in shapes if shape}
+    extra = fit.family.num_background
     return bool(extra) and rows == {spec.num_classes + extra}
 
 
-def _head(item: Fit, evidence: Evidence) -> Mapping[str, tuple[int, ...]]:
-    """Shapes of the model's last two tensors, which belong to its head."""
-    last = list(item.found.values())[-2:]
-    return {key: evidence.shapes[key] for _, key in last}
-
-
-def _has_auxiliary(item: Fit, _: Evidence, __: ModelSpec) -> bool:
-    return item.key_map.has_auxiliary and any(
-        key.startswith(AUXILIARY) for key in (*item.left_out, *item.found)
+def _has_auxiliary(fit: Fit, _: Evidence, __: ModelSpec) -> bool:
+    return fit.key_map.has_auxiliary and any(
+        key.startswith(AUXILIARY_PREFIXES) for key in (*fit.left_out, *fit.matches)
     )
 
 
@@ -238,10 +236,10 @@ _CLUES: tuple[tuple[Callable[[Fit, Evidence, ModelSpec], bool], str], ...] = (
 
 
 def _no_fit(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence) -> InputError:
-    fewest = min(item.num_wrong for item in fits)
-    nearest, *others = (item for item in fits if item.num_wrong == fewest)
+    fewest = min(fit.num_mismatches for fit in fits)
+    nearest, *others = (fit for fit in fits if fit.num_mismatches == fewest)
     for is_likely, _ in reversed(_CLUES if others else ()):
-        likely = (item for item in (nearest, *others) if is_likely(item, evidence, spec))
+        likely = (fit for fit in (nearest, *others) if is_likely(fit, evidence, spec))
         nearest = next(likely, nearest)
     parts = []
     if nearest.missing:
@@ -252,5 +250,5 @@ def _no_fit(path: Path, spec: ModelSpec, fits: Sequence[Fit], evidence: Evidence
     return InputError(
         f"{path} does not fit {spec.name}: nearest family {nearest.family.name}: "
         f"{'; '.join(parts)}",
-        hint=f"wanted the names of {', '.join(item.family.name for item in fits)}",
+        hint=f"wanted the names of {', '.join(fit.family.name for fit in fits)}",
     )

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from edge_inception import registry
 from edge_inception.checkpoints import keymaps
-from edge_inception.checkpoints.family import AUTO, Evidence, Fit, candidates, choose, fit
+from edge_inception.checkpoints.family import (
+    AUTO,
+    Evidence,
+    Fit,
+    choose_fit,
+    fit_keys,
+    select_families,
+)
 from edge_inception.checkpoints.keymaps._keymap import Layout
 from edge_inception.checkpoints.read import Checkpoint, read_checkpoint, type_name
 from edge_inception.errors import InputError, listed
@@ -29,12 +36,12 @@ _HEAD = re.compile(r"(?:fc|head|classifier|last_linear|classif|logits)\.(?:.+\.)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class LoadedModel:
     """A model with a checkpoint's weights, and the decisions that led to it.
 
     ``family`` names the publisher of such checkpoints. ``options`` are the family's, replaced by
     the user's where given; ``preprocess`` is the family's. ``notes`` are sentences on what was
-    chosen, unwrapped or left out; ``classes`` and ``stored`` are those of ``Checkpoint``.
+    chosen, unwrapped or left out; ``classes`` and ``stored_types`` are those of ``Checkpoint``.
     """
 
     model: nn.Module
@@ -43,7 +50,7 @@ class Loaded:
     preprocess: Preprocess
     notes: tuple[str, ...]
     classes: tuple[str, ...]
-    stored: Mapping[str, int]
+    stored_types: Mapping[str, int]
 
 
 def load_model(
@@ -71,7 +78,7 @@ def load(
     family: str = AUTO,
     num_classes: int | None = None,
     options: Mapping[str, Any] | None = None,
-) -> Loaded:
+) -> LoadedModel:
     """The model called ``name`` with the weights of ``path``, and the decisions that led to it.
 
     Args:
@@ -90,34 +97,34 @@ def load(
             missing, unexpected or of another shape.
     """
     spec = registry.model(name)
-    families = candidates(spec, family)
-    asked = registry.options(spec, options or {})
+    families = select_families(spec, family)
+    user_options = registry.options(spec, options or {})
     checkpoint = read_checkpoint(path)
     shapes = {key: tuple(tensor.shape) for key, tensor in checkpoint.state.items()}
     evidence = Evidence(
         sha256=checkpoint.sha256, shapes=shapes, is_trained_here=bool(checkpoint.classes)
     )
     fits = []
-    for item in families:
-        chosen = {**item.options, **asked}
-        expected = _skeleton(spec, spec.num_classes, chosen).state_dict()
-        fits.append(fit(item, keymaps.key_map(item.name, name), chosen, shapes, expected))
-    if all(item.num_wrong for item in fits):
+    for each in families:
+        chosen = {**each.options, **user_options}
+        expected = _meta_model(spec, spec.num_classes, chosen).state_dict()
+        fits.append(fit_keys(each, keymaps.key_map(each.name, name), chosen, shapes, expected))
+    if all(fit.num_mismatches for fit in fits):
         _refuse_other_head(path, spec, fits, shapes)
         _refuse_other_model(path, spec, shapes)
-    chosen_fit, reason = choose(path, spec, fits, evidence)
+    chosen_fit, reason = choose_fit(path, spec, fits, evidence)
     notes = [*checkpoint.notes, reason, *chosen_fit.notes]
-    model = _filled(spec, checkpoint, chosen_fit, num_classes, notes)
+    model = _load_weights(spec, checkpoint, chosen_fit, num_classes, notes)
     for note in notes:
         _LOG.info("%s: %s", path, note)
-    return Loaded(
+    return LoadedModel(
         model=model.eval(),
         family=chosen_fit.family.name,
         options=chosen_fit.options,
         preprocess=chosen_fit.family.preprocess,
         notes=tuple(notes),
         classes=checkpoint.classes,
-        stored=checkpoint.stored,
+        stored_types=checkpoint.stored_types,
     )
 
 
@@ -127,43 +134,39 @@ def num_classes_of(model: nn.Module) -> int:
     return heads[-1].out_features
 
 
-def _filled(
-    spec: ModelSpec,
-    checkpoint: Checkpoint,
-    chosen: Fit,
-    num_classes: int | None,
-    notes: list[str],
+def _load_weights(
+    spec: ModelSpec, checkpoint: Checkpoint, fit: Fit, num_classes: int | None, notes: list[str]
 ) -> nn.Module:
-    """The model with the tensors of ``chosen``; appends what was left out or added to ``notes``."""
-    ranks = {key: t.ndim for key, t in _skeleton(spec, 1, chosen.options).state_dict().items()}
+    """The model with the tensors of ``fit``; appends what was left out or added to ``notes``."""
+    ranks = {key: t.ndim for key, t in _meta_model(spec, 1, fit.options).state_dict().items()}
     state = {
-        ours: _in_our_layout(checkpoint.state[key], chosen.key_map.layout(name), ranks[ours])
-        for ours, (name, key) in chosen.found.items()
+        key: _to_pytorch_layout(checkpoint.state[stored], fit.key_map.layout(name), ranks[key])
+        for key, (name, stored) in fit.matches.items()
     }
-    head = _head_keys(spec, chosen.options)
-    dropped = chosen.family.num_background
+    head = _head_keys(spec, fit.options)
+    num_background = fit.family.num_background
     rows = _head_rows(state, head)
-    if dropped and rows == spec.num_classes + dropped and num_classes != rows:
-        state |= {key: state[key][dropped:] for key in head}
+    if num_background and rows == spec.num_classes + num_background and num_classes != rows:
+        state |= {key: state[key][num_background:] for key in head}
         rows = spec.num_classes
         notes.append("dropped row 0 of the head, which is the background")
-    if chosen.left_out:
-        names = sorted({key.partition(".")[0] for key in chosen.left_out})
-        notes.append(f"left out {len(chosen.left_out)} tensors of heads: {', '.join(names)}")
-    model = _skeleton(spec, num_classes or rows or spec.num_classes, chosen.options)
-    expected = model.state_dict()
+    if fit.left_out:
+        names = sorted({key.partition(".")[0] for key in fit.left_out})
+        notes.append(f"left out {len(fit.left_out)} tensors of heads: {', '.join(names)}")
     if num_classes is not None and rows not in {None, num_classes}:
         raise InputError(
             f"{checkpoint.path} has a head of {rows} classes, wanted {num_classes}",
             hint=f"use --num-classes {rows}, or leave it out",
         )
-    state = _completed(state, expected, notes)
+    model = _meta_model(spec, num_classes or rows or spec.num_classes, fit.options)
+    expected = model.state_dict()
+    state = _fill_missing(state, expected, notes)
     _require_same_tensors(spec, checkpoint, state, expected)
     model.load_state_dict(state, strict=True, assign=True)
     return model
 
 
-def _in_our_layout(tensor: Tensor, layout: Layout, rank: int) -> Tensor:
+def _to_pytorch_layout(tensor: Tensor, layout: Layout, rank: int) -> Tensor:
     """The tensor with its axes in PyTorch's order, less axes of size 1 beyond ``rank`` axes."""
     if layout is Layout.DEPTHWISE and tensor.ndim == 4:  # noqa: PLR2004 -- a kernel
         rows, columns, channels, multiplier = tensor.shape
@@ -178,22 +181,22 @@ def _in_our_layout(tensor: Tensor, layout: Layout, rank: int) -> Tensor:
     return tensor.contiguous()
 
 
-def _completed(
+def _fill_missing(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], notes: list[str]
 ) -> dict[str, Tensor]:
-    """``state`` with the missing batch counters, which inference ignores, and norm factors of 1."""
-    missing = [key for key in expected if key not in state]
-    factors = [key for key in missing if expected[key].is_floating_point()]
-    if factors:
-        notes.append(f"set {len(factors)} batch-norm factors to 1: stored without them")
-    filled = {
-        key: torch.ones(expected[key].shape) if key in factors else torch.tensor(0)
-        for key in missing
+    """``state`` with the missing batch-norm factors, which are 1, and the batch counters."""
+    missing = {
+        key: torch.ones(tensor.shape) if tensor.is_floating_point() else torch.tensor(0)
+        for key, tensor in expected.items()
+        if key not in state
     }
-    return {**state, **filled}
+    num_gammas = sum(tensor.is_floating_point() for tensor in missing.values())
+    if num_gammas:
+        notes.append(f"set {num_gammas} batch-norm factors to 1: stored without them")
+    return {**state, **missing}
 
 
-def _skeleton(spec: ModelSpec, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+def _meta_model(spec: ModelSpec, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
     """The model on torch's meta device, which holds shapes but no weights."""
     with torch.device("meta"):
         model: nn.Module = registry.build(spec, num_classes, options)
@@ -202,7 +205,7 @@ def _skeleton(spec: ModelSpec, num_classes: int, options: Mapping[str, Any]) -> 
 
 def _head_keys(spec: ModelSpec, options: Mapping[str, Any]) -> list[str]:
     """Keys whose first axis is the class: those whose shape changes with the number of classes."""
-    one, two = (_skeleton(spec, count, options).state_dict() for count in (1, 2))
+    one, two = (_meta_model(spec, count, options).state_dict() for count in (1, 2))
     return [key for key, tensor in one.items() if tensor.shape != two[key].shape]
 
 
@@ -216,15 +219,14 @@ def _refuse_other_head(
     path: Path, spec: ModelSpec, fits: Iterable[Fit], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Refuse a checkpoint that differs in its head alone; the hint names the option to set."""
-    for item in fits:
-        wrong = (*item.missing, *item.unexpected)
-        linear = [key for key in item.unexpected if len(shapes[key]) == 2]  # noqa: PLR2004 -- out, in
-        if not item.unexpected or not linear or not all(map(_HEAD.fullmatch, wrong)):
+    for fit in fits:
+        linear = [key for key in fit.unexpected if len(shapes[key]) == 2]  # noqa: PLR2004 -- out, in
+        if not linear or not all(map(_HEAD.fullmatch, (*fit.missing, *fit.unexpected))):
             continue
         hidden = shapes[linear[0]][0] if len(linear) == 2 else "N"  # noqa: PLR2004 -- layers
         raise InputError(
-            f"{path} fits {spec.name} but for its head: {listed(item.unexpected)}; wanted "
-            f"{listed(item.missing)}",
+            f"{path} fits {spec.name} but for its head: {listed(fit.unexpected)}; wanted "
+            f"{listed(fit.missing)}",
             hint="wanted one linear layer, or two with a ReLU between and --option "
             f"head_hidden={hidden}",
         )
@@ -233,9 +235,10 @@ def _refuse_other_head(
 def _refuse_other_model(path: Path, spec: ModelSpec, shapes: Mapping[str, Any]) -> None:
     for other in registry.models().values():
         for family in other.families if other.name != spec.name else ():
-            expected = _skeleton(other, other.num_classes, family.options).state_dict()
+            expected = _meta_model(other, other.num_classes, family.options).state_dict()
             key_map = keymaps.key_map(family.name, other.name)
-            if not fit(family, key_map, family.options, shapes, expected).num_wrong:
+            fit = fit_keys(family, key_map, family.options, shapes, expected)
+            if not fit.num_mismatches:
                 raise InputError(
                     f"{path} does not fit {spec.name}: its keys are those of {other.name}",
                     hint=f"use --model {other.name}",
@@ -254,14 +257,14 @@ def _require_same_tensors(
                 f"{checkpoint.path}: tensor '{key}' is {type_name(state[key])}, wanted float32",
                 hint="publish the float weights",
             )
-    wrong = [key for key, tensor in expected.items() if state[key].shape != tensor.shape]
-    if not wrong:
-        return
-    shapes = [
-        f"{key} is {list(state[key].shape)}, wanted {list(expected[key].shape)}" for key in wrong
+    mismatches = [
+        f"{key} is {list(state[key].shape)}, wanted {list(tensor.shape)}"
+        for key, tensor in expected.items()
+        if state[key].shape != tensor.shape
     ]
-    raise InputError(
-        f"{checkpoint.path} does not fit {spec.name}: {len(wrong)} of {len(expected)} tensors have "
-        f"another shape ({listed(shapes, '; ')})",
-        hint=f"set the options it was trained with; {registry.option_hint(spec)}",
-    )
+    if mismatches:
+        raise InputError(
+            f"{checkpoint.path} does not fit {spec.name}: {len(mismatches)} of {len(expected)} "
+            f"tensors have another shape ({listed(mismatches, '; ')})",
+            hint=f"set the options it was trained with; {registry.option_hint(spec)}",
+        )

@@ -27,14 +27,14 @@ from edge_inception.checkpoints.unwrap import unwrap
 from edge_inception.errors import InputError
 
 _LOG = logging.getLogger(__name__)
-_FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
-_REFUSED = "unsupported"  # a word in the error of torch's safe unpickler about non-tensor objects
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-_DUMP = "dump it to npz as edge_inception/checkpoints/keymaps/"
-# First bytes of files that people pass by mistake -> what the file is, and what to do.
-_FOREIGN = {
+_FLOAT_TYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+_UNPICKLER_REFUSAL = "unsupported"  # in torch's error about objects that are not tensors
+_ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+_DUMP_HINT = "dump it to npz as edge_inception/checkpoints/keymaps/"
+# First bytes of files that people pass by mistake -> (kind of file, hint).
+_OTHER_FORMATS = {
     b"version https://git-lfs": ("a Git LFS pointer", "run `git lfs pull`"),
-    b"\x89HDF": ("an HDF5 file of Keras", f"{_DUMP}keras.py says"),
+    b"\x89HDF": ("an HDF5 file of Keras", f"{_DUMP_HINT}keras.py says"),
     b"<": ("a web page or XML", "download it again"),
 }
 
@@ -43,7 +43,7 @@ _FOREIGN = {
 class Checkpoint:
     """Tensors of a checkpoint by name, where all floats are float32 and finite.
 
-    ``stored`` counts float tensors by their type in the file, such as ``{"float16": 447}``.
+    ``stored_types`` counts float tensors by type in the file, such as ``{"float16": 447}``.
     ``classes`` are the class names in the file's metadata, empty without them. ``notes`` are
     sentences on what was unwrapped or left aside.
     """
@@ -51,7 +51,7 @@ class Checkpoint:
     path: Path
     sha256: str
     state: Mapping[str, Tensor]
-    stored: Mapping[str, int]
+    stored_types: Mapping[str, int]
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -69,25 +69,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
     metadata: dict[str, str] = {}
     if head[8:9] == b"{":
         loaded, metadata = _read_safetensors(path)
-    elif head.startswith(_ZIP) and _is_npz(path):
+    elif head.startswith(_ZIP_MAGIC) and _is_npz(path):
         loaded = _read_npz(path)
-    elif head.startswith((_ZIP, _PICKLE)):
+    elif head.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
         loaded = _read_torch(path)
     else:
         raise _not_a_checkpoint(path, head)
     raw, notes = unwrap(path, loaded, lambda value: isinstance(value, Tensor))
     stored = Counter(type_name(tensor) for tensor in raw.values() if tensor.is_floating_point())
-    state = {key: _as_float32(path, key, tensor) for key, tensor in raw.items()}
-    converted = {kind: count for kind, count in stored.items() if kind != "float32"}
+    converted = [
+        f"{n} tensors of {name}" for name, n in sorted(stored.items()) if name != "float32"
+    ]
     if converted:
-        counted = [f"{count} tensors of {kind}" for kind, count in sorted(converted.items())]
-        notes = (*notes, f"converted to float32: {', '.join(counted)}")
+        notes = (*notes, f"converted to float32: {', '.join(converted)}")
     return Checkpoint(
         path=path,
         sha256=sha256,
-        state=state,
-        stored=stored,
-        classes=_classes(path, metadata),
+        state={key: _to_float32(path, key, tensor) for key, tensor in raw.items()},
+        stored_types=stored,
+        classes=_class_names(path, metadata),
         notes=notes,
     )
 
@@ -121,7 +121,7 @@ def _is_npz(path: Path) -> bool:
         return path.suffix == ".npz"  # the reader of npz files raises the error
     if "model.weights.h5" in names:
         raise InputError(
-            f"{path} is not a checkpoint but a .keras file", hint=f"{_DUMP}keras.py says"
+            f"{path} is not a checkpoint but a .keras file", hint=f"{_DUMP_HINT}keras.py says"
         )
     return bool(names) and all(name.endswith(".npy") for name in names)
 
@@ -153,10 +153,10 @@ def _read_torch(path: Path) -> Any:
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise anything
-        if isinstance(error, pickle.UnpicklingError) and _REFUSED in str(error).lower():
+        if isinstance(error, pickle.UnpicklingError) and _UNPICKLER_REFUSAL in str(error).lower():
             raise InputError(
                 f"{path} is a pickle with more than tensors in it and is not opened: "
-                f"{_first_line(error, _REFUSED)}",
+                f"{_first_line(error, _UNPICKLER_REFUSAL)}",
                 hint="convert it to safetensors where you trust it: safetensors.torch.save_file",
             ) from error
         raise InputError(
@@ -166,17 +166,17 @@ def _read_torch(path: Path) -> Any:
 
 
 def _not_a_checkpoint(path: Path, head: bytes) -> InputError:
-    for magic, (what, remedy) in _FOREIGN.items():
+    for magic, (kind, hint) in _OTHER_FORMATS.items():
         if head.lstrip().startswith(magic):
-            return InputError(f"{path} is not a checkpoint but {what}", hint=remedy)
+            return InputError(f"{path} is not a checkpoint but {kind}", hint=hint)
     got = f"starts with {head[:8]!r}" if head else "is empty (0 bytes)"
     return InputError(
         f"{path} is not a checkpoint: it {got}",
-        hint=f"wanted safetensors, torch.save or npz; of TensorFlow, {_DUMP}slim.py says",
+        hint=f"wanted safetensors, torch.save or npz; of TensorFlow, {_DUMP_HINT}slim.py says",
     )
 
 
-def _as_float32(path: Path, key: str, tensor: Tensor) -> Tensor:
+def _to_float32(path: Path, key: str, tensor: Tensor) -> Tensor:
     if tensor.layout is not torch.strided or tensor.is_quantized:
         raise InputError(
             f"{path}: tensor '{key}' is sparse or quantized, wanted dense float",
@@ -184,7 +184,7 @@ def _as_float32(path: Path, key: str, tensor: Tensor) -> Tensor:
         )
     if not tensor.is_floating_point():
         return tensor.clone()
-    if tensor.dtype not in _FLOATS:
+    if tensor.dtype not in _FLOAT_TYPES:
         raise InputError(
             f"{path}: tensor '{key}' is {type_name(tensor)}, wanted float32, float16 or bfloat16",
             hint="publish the float weights",
@@ -201,7 +201,7 @@ def _as_float32(path: Path, key: str, tensor: Tensor) -> Tensor:
     return values
 
 
-def _classes(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
+def _class_names(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
     """Class names that ``edge-inception train`` writes into the metadata."""
     if "classes" not in metadata:
         return ()
@@ -218,5 +218,5 @@ def _classes(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
 def _first_line(error: Exception, marker: str = "") -> str:
     """First sentence of the first line of a vendor's message, or of its line with ``marker``."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    chosen = next((line for line in lines if marker in line.lower()), "") if marker else ""
-    return (chosen or (lines[0] if lines else type(error).__name__)).partition(". ")[0][:200]
+    marked = [line for line in lines if marker in line.lower()]
+    return (marked or lines or [type(error).__name__])[0].partition(". ")[0][:200]

@@ -11,14 +11,17 @@ from edge_inception.errors import InputError, listed
 IsTensor = Callable[[Any], bool]
 
 # Keys under which plain PyTorch, timm, Lightning and MMEngine scripts save weights.
-_SLOTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
-_AVERAGED_SLOTS = (
+_WEIGHT_KEYS = (
+    *("state_dict", "model_state_dict", "model_state", "model"),
+    *("net", "network", "weights"),
+)
+_AVERAGE_KEYS = (
     *("state_dict_ema", "model_ema_state_dict", "ema_state_dict", "model_ema", "ema"),
     *("shadow", "module"),  # keys inside the value of one of the keys above
 )
 # Prefixes that DataParallel, Lightning, torch.compile and averaged copies add to every key.
 _PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
-_AVERAGED_PREFIXES = ("model_ema.", "ema_model.", "ema.")
+_AVERAGE_PREFIXES = ("model_ema.", "ema_model.", "ema.")
 
 
 def unwrap(path: Path, loaded: Any, is_tensor: IsTensor) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -36,46 +39,42 @@ def unwrap(path: Path, loaded: Any, is_tensor: IsTensor) -> tuple[dict[str, Any]
         InputError: The file holds no tensors by name, or has several entries that may be the
             weights.
     """
-    state, notes = _open_slots(path, loaded, is_tensor)
+    state, notes = _open_weights(path, loaded, is_tensor)
     while True:
-        inner, note = _without_prefix(path, state)
+        state, note = _without_prefix(path, state)
         if not note:
-            return inner, tuple(notes)
-        state = inner
+            return state, tuple(notes)
         notes.append(note)
 
 
-def _open_slots(path: Path, value: Any, is_tensor: IsTensor) -> tuple[dict[str, Any], list[str]]:
+def _open_weights(path: Path, value: Any, is_tensor: IsTensor) -> tuple[dict[str, Any], list[str]]:
+    """The state dict at any depth inside ``value``, and a note for each dictionary around it."""
     notes: list[str] = []
-    while not _is_state(value, is_tensor):
-        slots = _slots(value, is_tensor) if isinstance(value, Mapping) else []
-        if not slots:
-            raise _no_state(path, value, is_tensor)
-        chosen, note = _chosen(path, slots, _AVERAGED_SLOTS, "entries")
-        aside = [str(key) for key in value if key not in slots]
-        notes.append(note + (f"; left aside: {listed(aside)}" if aside else ""))
+    while not (isinstance(value, Mapping) and value and all(map(is_tensor, value.values()))):
+        keys = _weight_keys(value, is_tensor) if isinstance(value, Mapping) else []
+        if not keys:
+            raise _no_state_dict(path, value, is_tensor)
+        chosen, note = _choose(path, keys, _AVERAGE_KEYS, "entries")
+        others = [str(key) for key in value if key not in keys]
+        notes.append(note + (f"; left aside: {listed(others)}" if others else ""))
         value = value[chosen]
     return {str(key): tensor for key, tensor in value.items()}, notes
 
 
-def _is_state(value: Any, is_tensor: IsTensor) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(map(is_tensor, value.values()))
-
-
-def _slots(value: Mapping[Any, Any], is_tensor: IsTensor) -> list[str]:
+def _weight_keys(value: Mapping[Any, Any], is_tensor: IsTensor) -> list[str]:
     """Known keys of ``value`` whose entries hold tensors, directly or under another known key."""
     return [
         key
-        for key in (*_SLOTS, *_AVERAGED_SLOTS)
+        for key in (*_WEIGHT_KEYS, *_AVERAGE_KEYS)
         if isinstance(inner := value.get(key), Mapping)
-        and (any(map(is_tensor, inner.values())) or _slots(inner, is_tensor))
+        and (any(map(is_tensor, inner.values())) or _weight_keys(inner, is_tensor))
     ]
 
 
-def _no_state(path: Path, value: Any, is_tensor: IsTensor) -> InputError:
+def _no_state_dict(path: Path, value: Any, is_tensor: IsTensor) -> InputError:
     if isinstance(value, Mapping) and value:
-        strangers = [str(key) for key, item in value.items() if not is_tensor(item)]
-        got = f"entries that are not tensors: {listed(strangers)}"
+        others = [str(key) for key, item in value.items() if not is_tensor(item)]
+        got = f"entries that are not tensors: {listed(others)}"
     else:
         got = f"a {type(value).__name__}" + (" without entries" if value == {} else "")
     return InputError(
@@ -85,29 +84,28 @@ def _no_state(path: Path, value: Any, is_tensor: IsTensor) -> InputError:
 
 def _without_prefix(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The state without a wrapper's prefix, and a note; the note is empty if there is no prefix."""
-    known = (*_PREFIXES, *_AVERAGED_PREFIXES)
+    known = (*_PREFIXES, *_AVERAGE_PREFIXES)
     prefixes = [prefix for prefix in known if any(key.startswith(prefix) for key in state)]
     if not prefixes:
         return dict(state), ""
-    chosen, note = _chosen(path, prefixes, _AVERAGED_PREFIXES, "prefixes")
+    chosen, note = _choose(path, prefixes, _AVERAGE_PREFIXES, "prefixes")
     inner = {key[len(chosen) :]: tensor for key, tensor in state.items() if key.startswith(chosen)}
-    aside = [key for key in state if not key.startswith(tuple(prefixes))]
-    if aside:
-        note += f"; left aside {len(aside)} tensors outside it: {listed(aside)}"
+    others = [key for key in state if not key.startswith(tuple(prefixes))]
+    if others:
+        note += f"; left aside {len(others)} tensors outside it: {listed(others)}"
     return inner, note
 
 
-def _chosen(
-    path: Path, places: Sequence[str], averaged: Sequence[str], what: str
+def _choose(
+    path: Path, names: Sequence[str], average_names: Sequence[str], kind: str
 ) -> tuple[str, str]:
     """The key or prefix to take the weights from (an average before others), and a note."""
-    averages = [name for name in places if name in averaged]
-    plain = [name for name in places if name not in averaged]
+    averages = [name for name in names if name in average_names]
+    plain = [name for name in names if name not in average_names]
     for several in (averages, plain):
         if len(several) > 1:
-            names = ", ".join(f"'{name}'" for name in several)
             raise InputError(
-                f"{path} has weights under several {what}: {names}",
+                f"{path} has weights under several {kind}: {', '.join(map(repr, several))}",
                 hint="save the one that is meant alone",
             )
     if averages and plain:

@@ -14,7 +14,7 @@ from edge_inception.cli._options import json_option, model_option, parse_model_o
 from edge_inception.errors import InputError
 
 if TYPE_CHECKING:
-    from edge_inception.models._trace import Stage
+    from edge_inception.models._trace import TableRow
     from edge_inception.spec import (
         CheckpointFamily,
         ModelSpec,
@@ -76,14 +76,14 @@ def models(
 
 def _stages(
     spec: ModelSpec, options: dict[str, Any], size: tuple[int, int], num_classes: int
-) -> list[Stage]:
+) -> list[TableRow]:
     from edge_inception import registry
-    from edge_inception.models._trace import grouped, trace
+    from edge_inception.models._trace import group_rows, trace
 
     registry.options(spec, options)
     architecture = registry.describe(spec, num_classes, options)
     try:
-        return list(grouped(trace(architecture, size)))
+        return list(group_rows(trace(architecture, size)))
     except ValueError as error:
         raise InputError(
             f"{spec.name} cannot take {size[0]} x {size[1]} images: {error}",
@@ -162,16 +162,16 @@ def _preprocessing_text(preprocess: Preprocess) -> str:
 
 
 def _stage_table(
-    stages: list[Stage], size: tuple[int, int], options: dict[str, Any]
+    stages: list[TableRow], size: tuple[int, int], options: dict[str, Any]
 ) -> Iterator[str]:
-    from edge_inception.models._trace import total
+    from edge_inception.models._trace import total_cost
 
     yield f"stages at {_size_text(size)}, {_options_text(options) or 'default options'}"
     yield f"{'stage':<16}{'what':<32}{'output':>12}{'params':>11}{'MMACs':>9}"
     for stage in stages:
         what = f"{stage.count} x {stage.what}" if stage.count > 1 else stage.what
         yield _row(stage.path, what, stage.cost.shape, stage.cost.num_parameters, stage.cost.macs)
-    whole = total(stages)
+    whole = total_cost(stages)
     yield _row("total", "", None, whole.num_parameters, whole.macs)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edge_inception import artifact
 from edge_inception._version import __version__
 from edge_inception.artifact import Graph
-from edge_inception.checkpoints.load import Loaded, load, num_classes_of
+from edge_inception.checkpoints.load import LoadedModel, load, num_classes_of
 from edge_inception.errors import InputError
 from edge_inception.export import interface
 from edge_inception.export.options import ExportOptions, export_provenance
@@ -45,7 +45,7 @@ _FLOOR = 1e-6
 # PyTorch's error on up to 10 logits may be small by chance, so 4 batches are compared, not 1.
 _FEW_CLASSES, _SEEDS_OF_FEW = 10, 4
 _NUM_COMPARED = 2  # images per batch; float64 is slow, and a wrong graph is wrong on any image
-_LEAST_EXAMPLE = 2  # images; from an example batch of 1, torch.export makes the batch static
+_MIN_EXAMPLE_BATCH = 2  # images; from an example batch of 1, torch.export makes the batch static
 
 
 def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
@@ -75,7 +75,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
     classes = _class_names(checkpoint, loaded, options, num_classes) if num_classes else ()
     notes = list(loaded.notes)
     if num_classes:
-        interface.require_k(head, num_classes)
+        interface.check_top_k(head, num_classes)
     elif options.classes:
         notes.append(f"{len(options.classes)} class names not used: an embedding has no classes")
     _require_usable_logits(loaded.model, pixels, options.model, checkpoint)
@@ -106,14 +106,14 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             output=head.outputs[0],
             input_shape=(pixels.batch, *preprocess.image_shape),
             opset=OPSET,
-            checkpoint_types=loaded.stored,
+            checkpoint_types=loaded.stored_types,
             error_of_pytorchs=error_ratio,
         ),
     )
 
 
 def _class_names(
-    checkpoint: Path, loaded: Loaded, options: ExportOptions, num_classes: int
+    checkpoint: Path, loaded: LoadedModel, options: ExportOptions, num_classes: int
 ) -> tuple[str, ...]:
     """Class names by logit index: those of the options, else those in the checkpoint."""
     names = options.classes or loaded.classes
@@ -145,12 +145,12 @@ class _Examples:
     def example(self, seed: int = 0) -> Tensor:
         """Normally distributed images, float32 [N, 3, H, W], of a batch size the graph takes."""
         profile = self.profile
-        batch = max(profile.min, _LEAST_EXAMPLE) if profile.is_dynamic else profile.max
+        batch = max(profile.min, _MIN_EXAMPLE_BATCH) if profile.is_dynamic else profile.max
         generator = torch.Generator().manual_seed(seed)
         return torch.randn((batch, _CHANNELS, *self.size), generator=generator)
 
 
-def _head(loaded: Loaded, options: ExportOptions) -> Head:
+def _head(loaded: LoadedModel, options: ExportOptions) -> Head:
     """The head that ``options`` ask for; for an embedding network, the head ``embedding``."""
     if not getattr(loaded.model, "is_embedding", False):
         return options.head

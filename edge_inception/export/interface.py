@@ -41,7 +41,7 @@ def add_interface(graph: Graph, options: InterfaceOptions, out: Path) -> Graph:
     model = load_graph(graph.path)
     facts = graph.details
     preprocess = replace(facts.preprocess, element=options.element, layout=options.layout)
-    require_k(options.head, facts.num_classes)
+    check_top_k(options.head, facts.num_classes)
     add_preprocessing_and_head(model, preprocess, options.head)
     content: bytes = model.SerializeToString(deterministic=True)
     return artifact.publish(
@@ -136,7 +136,7 @@ def add_head(model: onnx.ModelProto, head: Head) -> None:
     graph.node.append(helper.make_node("Softmax", [logits], [first], softmax, axis=1))
     del graph.output[:]
     if head.kind == "topk":
-        require_k(head, num_classes)
+        check_top_k(head, num_classes)
         count = f"{HEAD_SCOPE}k"
         graph.initializer.append(numpy_helper.from_array(np.array([head.k], np.int64), count))
         graph.node.append(
@@ -147,7 +147,7 @@ def add_head(model: onnx.ModelProto, head: Head) -> None:
         graph.output.append(helper.make_tensor_value_info(name, kind, [batch, width]))
 
 
-def require_k(head: Head, num_classes: int) -> None:
+def check_top_k(head: Head, num_classes: int) -> None:
     """Refuse a top-k head that asks for more classes than the model has.
 
     Raises:

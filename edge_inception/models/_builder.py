@@ -1,4 +1,4 @@
-"""From the function that describes an architecture: its builder and its default options."""
+"""Builder and default options of an architecture, from the function that describes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of the layers in the papers' tables; without torch, so a device can list architectures.
+"""Records of the layers in the papers' tables; they need no torch, so a device can list them.
 
 ``_blocks.py`` turns the records into torch modules, ``_trace.py`` computes their shapes and costs.
 Names of units are state-dict keys and must not change. Shapes are [C, H, W].
@@ -13,21 +13,25 @@ from typing import TypeAlias, TypeVar
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
-CHANNEL_MULTIPLE = 8
+_CHANNEL_MULTIPLE = 8
 RGB_CHANNELS = 3
 NORM_EPS = 1e-3  # of batch norm in the Inception networks of TF-slim, Keras, torchvision and timm
+RESNET_NORM_EPS = 1e-5  # of batch norm in torchvision's ResNets
+_BOTTLENECK_EXPANSION = 4
 
 SAME, VALID, TF_SAME = "same", "valid", "tf_same"
-"""Padding of a convolution. ``same``: k // 2 zeros on each side for a k x k kernel. ``tf_same``: as
-many zeros as give ceil(n / stride) outputs; if their number is odd, the end gets one more than the
-start, so 3x3 at stride 2 pads an even map at the end alone. ``valid``: no zeros."""
+"""Padding of a convolution with a kernel of side k on a map of side n.
+
+``same`` adds k // 2 zeros on each side. ``tf_same`` (TensorFlow's SAME) adds as many zeros as give
+ceil(n / stride) outputs, and an odd number puts the extra zero at the end: so 3x3 at stride 2 pads
+an even map at the end alone. ``valid`` adds none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conv:
     """Convolution (key ``conv``), batch norm (key ``bn``; none when ``norm_eps`` is None), ReLU."""
 
-    out: int
+    out_channels: int
     kernel: tuple[int, int]
     stride: int = 1
     padding: str = SAME
@@ -42,7 +46,7 @@ class PlainConv:
     Its state-dict keys have no prefix such as ``conv``.
     """
 
-    out: int
+    out_channels: int
     kernel: tuple[int, int]
     stride: int = 1
 
@@ -61,7 +65,7 @@ class SeparableConv:
     ``multiplier`` is the number of depthwise outputs per input channel.
     """
 
-    out: int
+    out_channels: int
     kernel: tuple[int, int]
     stride: int
     multiplier: int
@@ -70,20 +74,20 @@ class SeparableConv:
 
 @dataclass(frozen=True, slots=True)
 class MaxPool:
-    """Max pool; with ``is_ceil`` the last window may reach past the map, as TensorFlow's SAME."""
+    """Max pool; with ``ceil_mode`` the last window may reach past the map, as TensorFlow's SAME."""
 
     kernel: int = 3
     stride: int = 2
     padding: int = 0
-    is_ceil: bool = False
+    ceil_mode: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AvgPool:
     """3x3 average pool of stride 1, whose zero padding keeps the map's size.
 
-    Each window's sum is divided by the number of its pixels that are not padding (TensorFlow), or
-    with ``count_include_pad`` always by 9 (torchvision's Inception-v3).
+    Without ``count_include_pad`` the padding does not count in the average, as in TensorFlow; with
+    it every window's sum is divided by 9, as in torchvision's Inception-v3.
     """
 
     kernel: int = 3
@@ -107,8 +111,8 @@ class Concat:
     """Parallel branches, concatenated over channels.
 
     ``units`` maps a name to a layer or a chain of layers. ``routes`` lists, in concat order, the
-    names of the units that each branch passes. Units at the start that two routes share are
-    computed once; Inception-C splits one branch into two in this way.
+    names of the units of each branch. Two branches may start with the same units, which are then
+    computed once: so Inception-C splits one branch into two.
     """
 
     units: Mapping[str, Unit]
@@ -137,6 +141,16 @@ class Bottleneck:
     stride: int = 1
     stride_in: str = "3x3"
     has_projection: bool = False
+
+    @property
+    def out_channels(self) -> int:
+        """Number of output channels of the block."""
+        return self.width * _BOTTLENECK_EXPANSION
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Strides of the first 1x1 and of the 3x3 convolution."""
+        return (1, self.stride) if self.stride_in == "3x3" else (self.stride, 1)
 
 
 Layer: TypeAlias = (
@@ -183,7 +197,7 @@ Head: TypeAlias = ClassifierHead | EmbeddingHead
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuxiliaryHead:
-    """A classifier on the output of layer ``after``, for training; absent from inference.
+    """A classifier on the output of layer ``input_layer``, for training; absent from inference.
 
     The layers are: average pool - ``convs`` - global average - ``fc``. With ``hidden`` units the
     pool gives a 4 x 4 map whatever its input, and ``fc1`` - ReLU - dropout 0.7 - ``fc2`` follow
@@ -191,7 +205,7 @@ class AuxiliaryHead:
     """
 
     name: str
-    after: str
+    input_layer: str
     convs: Mapping[str, Conv]
     num_classes: int
     weight: float
@@ -215,57 +229,63 @@ class Architecture:
 
 def branches(**units: Unit) -> Concat:
     """Concat with one branch per unit, in the order given."""
-    return Concat(units, tuple((name,) for name in units))
+    return concat(*({name: unit} for name, unit in units.items()))
 
 
-def widen(channels: int, width: float) -> int:
+def concat(*chains: Mapping[str, Unit]) -> Concat:
+    """Concat with one branch per chain of named units; chains may share their first units."""
+    units = {name: unit for chain in chains for name, unit in chain.items()}
+    return Concat(units, tuple(map(tuple, chains)))
+
+
+def scale_channels(channels: int, width: float) -> int:
     """``channels * width``, rounded to a multiple of 8, at least 8; unchanged at width 1."""
     if width == 1.0:
         return channels
-    return max(CHANNEL_MULTIPLE, round(channels * width / CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE)
+    return max(_CHANNEL_MULTIPLE, round(channels * width / _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
-    """Factory for the convolutions of one architecture; ``width`` scales their channel counts."""
+class ConvFactory:
+    """Settings that all convolutions of an architecture share; ``width`` scales their channels."""
 
     width: float = 1.0
     padding: str = SAME
     has_bias: bool = False
     norm_eps: float | None = NORM_EPS
 
-    def conv(self, kernel: str, out: int, stride: int = 1, padding: str = "") -> Conv:
-        """A convolution such as ``conv("1x7", 64)``; an empty ``padding`` is the record's own."""
-        rows, columns = (int(side) for side in kernel.split("x"))
+    def conv(self, kernel: str, filters: int, stride: int = 1, padding: str = "") -> Conv:
+        """A convolution, such as ``conv("1x7", 64)``; without ``padding`` it has the factory's."""
+        height, width = (int(side) for side in kernel.split("x"))
         return Conv(
-            self.count(out),
-            (rows, columns),
+            self.scale_channels(filters),
+            (height, width),
             stride,
             padding or self.padding,
             self.has_bias,
             self.norm_eps,
         )
 
-    def reduce(self, out: int) -> Conv:
+    def conv3x3_stride2(self, filters: int) -> Conv:
         """A 3x3 convolution of stride 2 without padding."""
-        return self.conv("3x3", out, 2, VALID)
+        return self.conv("3x3", filters, 2, VALID)
 
-    def count(self, channels: int) -> int:
-        """``channels`` scaled by ``width``."""
-        return widen(channels, self.width)
+    def scale_channels(self, channels: int) -> int:
+        """``channels`` scaled by the factory's ``width``."""
+        return scale_channels(channels, self.width)
 
 
-def checked(name: str, value: _K, meaning: Mapping[_K, _V]) -> _V:
-    """The meaning of ``value``, which a user chose for option ``name``.
+def parse_option(name: str, value: _K, choices: Mapping[_K, _V]) -> _V:
+    """The entry of ``choices`` for ``value``, which a user chose for option ``name``.
 
     Raises:
-        ValueError: ``value`` is not a key of ``meaning``.
+        ValueError: ``value`` is not a key of ``choices``.
     """
-    if value not in meaning:
-        raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(map(repr, meaning))}")
-    return meaning[value]
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(map(repr, choices))}")
+    return choices[value]
 
 
-def chained(prefix: str, layers: tuple[Layer, ...]) -> dict[str, Layer]:
-    """Layers under ``prefix.0``, ``prefix.1`` and so on."""
+def sequential(prefix: str, layers: tuple[Layer, ...]) -> dict[str, Layer]:
+    """Layers named ``prefix.0``, ``prefix.1`` and so on, as in ``nn.Sequential``."""
     return {f"{prefix}.{index}": layer for index, layer in enumerate(layers)}

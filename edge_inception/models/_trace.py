@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 from edge_inception.models._layers import (
@@ -18,6 +18,7 @@ from edge_inception.models._layers import (
     ClassifierHead,
     Concat,
     Conv,
+    Head,
     Layer,
     LocalResponseNorm,
     MaxPool,
@@ -29,7 +30,6 @@ from edge_inception.models._layers import (
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
-_EXPANSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,11 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class TableRow:
     """One row of an architecture's table, for ``count`` equal layers that follow each other.
 
-    ``what`` describes one of the layers in words; ``cost`` is the sum over all of them.
+    ``path`` is the module path, such as ``repeat.0-9``. ``what`` describes one of the layers in
+    words; ``cost`` is the sum over all of them.
     """
 
     path: str
@@ -58,46 +59,45 @@ class Stage:
     count: int = 1
 
 
-def trace(architecture: Architecture, size: tuple[int, int]) -> list[Stage]:
+def trace(architecture: Architecture, size: tuple[int, int]) -> list[TableRow]:
     """Rows from the image [3, *size] to the head, in order; auxiliary heads are left out.
 
     Raises:
         ValueError: The image is too small for a layer.
     """
     shape: Shape = (RGB_CHANNELS, *size)
-    stages = []
+    rows = []
     for path, layer in architecture.layers.items():
         cost = _layer(layer, shape)
         if min(cost.shape) < 1:
             raise ValueError(f"the output of layer {path} would be empty")
-        stages.append(Stage(path=path, what=_WORDS[type(layer)](layer), cost=cost))
+        rows.append(TableRow(path=path, what=_DESCRIPTIONS[type(layer)](layer), cost=cost))
         shape = cost.shape
-    return [*stages, _head(architecture, shape[0])]
+    return [*rows, _head(architecture.head, shape[0])]
 
 
-def total(stages: list[Stage]) -> Cost:
+def total_cost(rows: list[TableRow]) -> Cost:
     """Sum of the costs of all rows, with the output shape of the last row."""
     return Cost(
-        stages[-1].cost.shape,
-        sum(stage.cost.num_parameters for stage in stages),
-        sum(stage.cost.macs for stage in stages),
+        rows[-1].cost.shape,
+        sum(row.cost.num_parameters for row in rows),
+        sum(row.cost.macs for row in rows),
     )
 
 
-def _head(architecture: Architecture, channels: int) -> Stage:
-    head = architecture.head
+def _head(head: Head, channels: int) -> TableRow:
     if isinstance(head, ClassifierHead):
-        sides = [channels, *([head.hidden] if head.hidden else []), head.num_classes]
-        parameters = sum(a * b + b for a, b in pairwise(sides))
-        macs = sum(a * b for a, b in pairwise(sides))
+        features = [channels, *([head.hidden] if head.hidden else []), head.num_classes]
+        parameters = sum((a + 1) * b for a, b in pairwise(features))
+        macs = sum(a * b for a, b in pairwise(features))
         cost = Cost((head.num_classes, 1, 1), parameters, macs)
-        return Stage(path=head.name, what="global average pool, linear", cost=cost)
-    embed = Cost((head.size, 1, 1), (channels + 2) * head.size, channels * head.size)
+        return TableRow(path=head.name, what="global average pool, linear", cost=cost)
+    cost = Cost((head.size, 1, 1), (channels + 2) * head.size, channels * head.size)
     if head.num_classes is None:
-        return Stage(path="last_linear", what="global average pool, embedding", cost=embed)
-    rows = head.num_classes
-    logits = Cost((rows, 1, 1), (head.size + 1) * rows, head.size * rows)
-    return Stage(path="logits", what="pool, embedding, linear", cost=embed.then(logits))
+        return TableRow(path="last_linear", what="global average pool, embedding", cost=cost)
+    classes = head.num_classes
+    cost = cost.then(Cost((classes, 1, 1), (head.size + 1) * classes, head.size * classes))
+    return TableRow(path="logits", what="pool, embedding, linear", cost=cost)
 
 
 def _layer(layer: Layer, shape: Shape) -> Cost:
@@ -106,48 +106,43 @@ def _layer(layer: Layer, shape: Shape) -> Cost:
 
 
 def _residual(layer: Residual, shape: Shape) -> Cost:
-    inside = _concat(layer.branches, shape)
-    return inside.then(_conv(inside.shape, shape[0], (1, 1), has_bias=True))
+    cost = _concat(layer.branches, shape)
+    return cost.then(_conv(cost.shape, shape[0], (1, 1), has_bias=True))
 
 
 def _separable(layer: SeparableConv, shape: Shape) -> Cost:
-    sides = _sides(shape, layer.kernel, layer.stride, layer.padding)
-    weights = shape[0] * layer.multiplier * layer.kernel[0] * layer.kernel[1]
-    depth = Cost((shape[0] * layer.multiplier, *sides), weights, weights * sides[0] * sides[1])
-    return depth.then(_conv(depth.shape, layer.out, (1, 1), has_bias=True))
+    height, width = _output_size(shape, layer.kernel, layer.stride, layer.padding)
+    channels = shape[0] * layer.multiplier
+    weights = channels * layer.kernel[0] * layer.kernel[1]
+    depthwise = Cost((channels, height, width), weights, weights * height * width)
+    return depthwise.then(_conv(depthwise.shape, layer.out_channels, (1, 1), has_bias=True))
 
 
 def _concat(layer: Concat, shape: Shape) -> Cost:
-    done: dict[tuple[str, ...], Cost] = {(): Cost(shape)}
+    costs: dict[tuple[str, ...], Cost] = {(): Cost(shape)}
     for route in layer.routes:
         for depth, name in enumerate(route, start=1):
-            if route[:depth] not in done:
-                done[route[:depth]] = _unit(layer.units[name], done[route[: depth - 1]].shape)
-    ends = [done[route].shape for route in layer.routes]
+            if route[:depth] not in costs:
+                costs[route[:depth]] = _unit(layer.units[name], costs[route[: depth - 1]].shape)
+    outputs = [costs[route].shape for route in layer.routes]
     return Cost(
-        (sum(end[0] for end in ends), *ends[0][1:]),
-        sum(cost.num_parameters for cost in done.values()),
-        sum(cost.macs for cost in done.values()),
+        (sum(output[0] for output in outputs), *outputs[0][1:]),
+        sum(cost.num_parameters for cost in costs.values()),
+        sum(cost.macs for cost in costs.values()),
     )
 
 
 def _bottleneck(layer: Bottleneck, shape: Shape) -> Cost:
-    out = layer.width * _EXPANSION
-    first, second = (1, layer.stride) if layer.stride_in == "3x3" else (layer.stride, 1)
-    cost = Cost(shape)
-    for channels, kernel, stride in (
-        (layer.width, 1, first),
-        (layer.width, 3, second),
-        (out, 1, 1),
-    ):
-        cost = cost.then(_normed(_conv(cost.shape, channels, (kernel, kernel), stride)))
+    cost = _with_norm(_conv(shape, layer.width, (1, 1), layer.strides[0]))
+    cost = cost.then(_with_norm(_conv(cost.shape, layer.width, (3, 3), layer.strides[1])))
+    cost = cost.then(_with_norm(_conv(cost.shape, layer.out_channels, (1, 1))))
     if not layer.has_projection:
         return cost
-    return _normed(_conv(shape, out, (1, 1), layer.stride)).then(cost)
+    return _with_norm(_conv(shape, layer.out_channels, (1, 1), layer.stride)).then(cost)
 
 
-def _normed(cost: Cost) -> Cost:
-    return cost.then(Cost(cost.shape, 2 * cost.shape[0]))
+def _with_norm(conv: Cost) -> Cost:
+    return conv.then(Cost(conv.shape, 2 * conv.shape[0]))
 
 
 def _unit(unit: Unit, shape: Shape) -> Cost:
@@ -157,48 +152,54 @@ def _unit(unit: Unit, shape: Shape) -> Cost:
             cost = cost.then(_unit(part, cost.shape))
         return cost
     if isinstance(unit, Conv):
-        cost = _conv(
-            shape, unit.out, unit.kernel, unit.stride, unit.padding, has_bias=unit.has_bias
-        )
-        return cost if unit.norm_eps is None else _normed(cost)
+        kernel, stride, padding = unit.kernel, unit.stride, unit.padding
+        cost = _conv(shape, unit.out_channels, kernel, stride, padding, has_bias=unit.has_bias)
+        return cost if unit.norm_eps is None else _with_norm(cost)
     if isinstance(unit, AvgPool):
         return Cost(shape)
-    return Cost((shape[0], _pooled(shape[1], unit), _pooled(shape[2], unit)))
+    return Cost((shape[0], _pooled_size(shape[1], unit), _pooled_size(shape[2], unit)))
 
 
 def _conv(
     shape: Shape,
-    out: int,
+    out_channels: int,
     kernel: tuple[int, int],
     stride: int = 1,
     padding: str = SAME,
     *,
     has_bias: bool = False,
 ) -> Cost:
-    sides = _sides(shape, kernel, stride, padding)
-    weights = shape[0] * out * kernel[0] * kernel[1]
-    return Cost((out, *sides), weights + has_bias * out, weights * sides[0] * sides[1])
+    height, width = _output_size(shape, kernel, stride, padding)
+    weights = shape[0] * out_channels * kernel[0] * kernel[1]
+    parameters = weights + has_bias * out_channels
+    return Cost((out_channels, height, width), parameters, weights * height * width)
 
 
-def _sides(shape: Shape, kernel: tuple[int, int], stride: int, padding: str) -> tuple[int, int]:
+def _output_size(
+    shape: Shape, kernel: tuple[int, int], stride: int, padding: str
+) -> tuple[int, int]:
     """Height and width of a convolution's output; for odd kernels SAME and TF_SAME agree."""
     if padding == VALID:
         return (shape[1] - kernel[0]) // stride + 1, (shape[2] - kernel[1]) // stride + 1
     return -(-shape[1] // stride), -(-shape[2] // stride)
 
 
-def _pooled(side: int, pool: MaxPool) -> int:
-    travel = side + 2 * pool.padding - pool.kernel
-    steps = -(-travel // pool.stride) if pool.is_ceil else travel // pool.stride
+def _pooled_size(size: int, pool: MaxPool) -> int:
+    last_start = size + 2 * pool.padding - pool.kernel
+    steps = -(-last_start // pool.stride) if pool.ceil_mode else last_start // pool.stride
     # A window that would start in the padding after the map is dropped, as in PyTorch.
-    return steps + (steps * pool.stride < side + pool.padding)
+    return steps + (steps * pool.stride < size + pool.padding)
 
 
-def _stride(stride: int) -> str:
+def _describe_kernel(layer: Conv | PlainConv | SeparableConv) -> str:
+    return f"conv {layer.kernel[0]}x{layer.kernel[1]}{_describe_stride(layer.stride)}"
+
+
+def _describe_stride(stride: int) -> str:
     return f", stride {stride}" if stride > 1 else ""
 
 
-def _residual_words(layer: Residual) -> str:
+def _describe_residual(layer: Residual) -> str:
     scale = "" if layer.scale == 1.0 else f" x {layer.scale:g}"
     return f"residual, {len(layer.branches.routes)} branches{scale}"
 
@@ -208,42 +209,30 @@ _COSTS: Mapping[type, Callable[[Any, Shape], Cost]] = {
     Residual: _residual,
     Bottleneck: _bottleneck,
     SeparableConv: _separable,
-    PlainConv: lambda layer, shape: _conv(shape, layer.out, layer.kernel, layer.stride),
+    PlainConv: lambda layer, shape: _conv(shape, layer.out_channels, layer.kernel, layer.stride),
     BatchNorm: lambda _, shape: Cost(shape, 2 * shape[0]),
     LocalResponseNorm: lambda _, shape: Cost(shape),
 }
-_CONV_WORDS: Callable[[Any], str] = lambda layer: (  # noqa: E731 -- three layers share it
-    f"conv {layer.kernel[0]}x{layer.kernel[1]}{_stride(layer.stride)}"
-)
-_WORDS: Mapping[type, Callable[[Any], str]] = {
-    Conv: _CONV_WORDS,
-    PlainConv: _CONV_WORDS,
-    SeparableConv: lambda layer: f"separable {_CONV_WORDS(layer)}",
-    MaxPool: lambda layer: f"max pool {layer.kernel}x{layer.kernel}{_stride(layer.stride)}",
+_DESCRIPTIONS: Mapping[type, Callable[[Any], str]] = {
+    Conv: _describe_kernel,
+    PlainConv: _describe_kernel,
+    SeparableConv: lambda layer: f"separable {_describe_kernel(layer)}",
+    MaxPool: lambda layer: (
+        f"max pool {layer.kernel}x{layer.kernel}{_describe_stride(layer.stride)}"
+    ),
     AvgPool: lambda layer: f"average pool {layer.kernel}x{layer.kernel}",
     Concat: lambda layer: f"{len(layer.routes)} branches",
-    Residual: _residual_words,
+    Residual: _describe_residual,
     Bottleneck: lambda layer: "bottleneck" + (", projection" if layer.has_projection else ""),
     BatchNorm: lambda _: "batch norm, ReLU",
     LocalResponseNorm: lambda layer: f"local response norm over {layer.size}",
 }
 
 
-def grouped(stages: list[Stage]) -> Iterator[Stage]:
+def group_rows(rows: list[TableRow]) -> Iterator[TableRow]:
     """The rows, where successive equal layers share one row such as ``repeat.0-9``."""
-    run: list[Stage] = []
-    for stage in stages:
-        if run and (stage.what, stage.cost) != (run[0].what, run[0].cost):
-            yield _joined(run)
-            run = []
-        run.append(stage)
-    yield _joined(run)
-
-
-def _joined(run: list[Stage]) -> Stage:
-    first, last = run[0], run[-1]
-    if len(run) == 1:
-        return first
-    cost = total(run)
-    path = f"{first.path}-{last.path.rpartition('.')[2]}"
-    return Stage(path=path, what=first.what, cost=cost, count=len(run))
+    for _, equal_rows in groupby(rows, key=lambda row: (row.what, row.cost)):
+        first, *rest = equal_rows
+        path = f"{first.path}-{rest[-1].path.rpartition('.')[2]}" if rest else first.path
+        cost = total_cost([first, *rest])
+        yield TableRow(path=path, what=first.what, cost=cost, count=1 + len(rest))

@@ -19,12 +19,12 @@ from edge_inception.models._layers import (
     AuxiliaryHead,
     ClassifierHead,
     Concat,
-    Filters,
+    ConvFactory,
     Layer,
     LocalResponseNorm,
     MaxPool,
     branches,
-    checked,
+    parse_option,
 )
 from edge_inception.spec import (
     IMAGENET_MEAN,
@@ -40,12 +40,12 @@ from edge_inception.spec import (
 class _Row(NamedTuple):
     """Filters of each convolution in a block of table 1."""
 
-    one: int
-    reduce3: int
-    three: int
-    reduce5: int
-    five: int
-    pool: int
+    conv1x1: int
+    reduce3x3: int
+    conv3x3: int
+    reduce5x5: int
+    conv5x5: int
+    pool_proj: int
 
 
 _TABLE = {
@@ -61,14 +61,14 @@ _TABLE = {
 }
 
 
-def _block(filters: Filters, row: _Row, kernel: int) -> Concat:
+def _block(factory: ConvFactory, row: _Row, kernel: int) -> Concat:
     """An Inception block of four branches; ``kernel`` is the third branch's kernel side, 3 or 5."""
-    conv = filters.conv
+    conv = factory.conv
     return branches(
-        branch1=conv("1x1", row.one),
-        branch2=(conv("1x1", row.reduce3), conv("3x3", row.three)),
-        branch3=(conv("1x1", row.reduce5), conv(f"{kernel}x{kernel}", row.five)),
-        branch4=(MaxPool(3, 1, padding=1, is_ceil=True), conv("1x1", row.pool)),
+        branch1=conv("1x1", row.conv1x1),
+        branch2=(conv("1x1", row.reduce3x3), conv("3x3", row.conv3x3)),
+        branch3=(conv("1x1", row.reduce5x5), conv(f"{kernel}x{kernel}", row.conv5x5)),
+        branch4=(MaxPool(3, 1, padding=1, ceil_mode=True), conv("1x1", row.pool_proj)),
     )
 
 
@@ -88,31 +88,31 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     """A stem, two blocks on 28 x 28 maps, five on 14 x 14, two on 7 x 7.
 
     Raises:
-        ValueError: An option has a value that it cannot have.
+        ValueError: An option with a few choices has another value.
     """
-    has_norm = checked("norm", norm, {"bn": True, "lrn": False})
-    kernel = checked("branch_kernel", branch_kernel, {3: 3, 5: 5})
-    pool4 = checked("pool4_kernel", pool4_kernel, {2: 2, 3: 3})
-    filters = Filters(
+    has_norm = parse_option("norm", norm, {"bn": True, "lrn": False})
+    kernel = parse_option("branch_kernel", branch_kernel, {3: 3, 5: 5})
+    pool4 = parse_option("pool4_kernel", pool4_kernel, {2: 2, 3: 3})
+    factory = ConvFactory(
         width=width,
-        padding=checked("padding", padding, {"symmetric": SAME, "tf_same": TF_SAME}),
+        padding=parse_option("padding", padding, {"symmetric": SAME, "tf_same": TF_SAME}),
         has_bias=not has_norm,
         norm_eps=NORM_EPS if has_norm else None,
     )
-    conv = filters.conv
-    blocks = {f"inception{name}": _block(filters, row, kernel) for name, row in _TABLE.items()}
+    conv = factory.conv
+    blocks = {f"inception{name}": _block(factory, row, kernel) for name, row in _TABLE.items()}
     layers: dict[str, Layer] = {
         "conv1": conv("7x7", 64, 2),  # 64 x 112 x 112
-        "maxpool1": MaxPool(is_ceil=True),  # 64 x 56 x 56
+        "maxpool1": MaxPool(ceil_mode=True),  # 64 x 56 x 56
         "norm1": LocalResponseNorm(),
         "conv2": conv("1x1", 64),
         "conv3": conv("3x3", 192),  # 192 x 56 x 56
         "norm2": LocalResponseNorm(),
-        "maxpool2": MaxPool(is_ceil=True),  # 192 x 28 x 28
+        "maxpool2": MaxPool(ceil_mode=True),  # 192 x 28 x 28
         **{name: block for name, block in blocks.items() if "3" in name},
-        "maxpool3": MaxPool(is_ceil=True),  # 480 x 14 x 14
+        "maxpool3": MaxPool(ceil_mode=True),  # 480 x 14 x 14
         **{name: block for name, block in blocks.items() if "4" in name},
-        "maxpool4": MaxPool(pool4, is_ceil=True),  # 832 x 7 x 7
+        "maxpool4": MaxPool(pool4, ceil_mode=True),  # 832 x 7 x 7
         **{name: block for name, block in blocks.items() if "5" in name},
     }
     if has_norm:
@@ -120,13 +120,13 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     auxiliary = tuple(
         AuxiliaryHead(
             name=name,
-            after=after,
+            input_layer=input_layer,
             convs={"conv": conv("1x1", 128)},
             num_classes=num_classes,
             weight=0.3,  # section 5 of the paper
-            hidden=filters.count(1024),
+            hidden=factory.scale_channels(1024),
         )
-        for name, after in (("aux1", "inception4a"), ("aux2", "inception4d"))
+        for name, input_layer in (("aux1", "inception4a"), ("aux2", "inception4d"))
     )
     return Architecture(
         layers=layers,

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from edge_inception.models._builder import builder, default_options
 from edge_inception.models._inception_resnet import (
-    SCALES,
-    BlockA,
-    BlockB,
-    BlockC,
+    RESIDUAL_SCALES,
+    BlockFilters,
     block_a,
     block_b,
     block_c,
@@ -22,13 +20,13 @@ from edge_inception.models._layers import (
     VALID,
     Architecture,
     ClassifierHead,
+    ConvFactory,
     EmbeddingHead,
-    Filters,
     Head,
     Layer,
     MaxPool,
-    chained,
-    checked,
+    parse_option,
+    sequential,
 )
 from edge_inception.models.inception_v4 import reduction_a
 from edge_inception.spec import (
@@ -39,23 +37,23 @@ from edge_inception.spec import (
     Variant,
 )
 
-_A = BlockA(32, (32, 32), (32, 32, 32))
-_B = BlockB(128, (128, 128, 128))
-_C = BlockC(192, (192, 192, 192))
+_FILTERS_A: BlockFilters = ((32,), (32, 32), (32, 32, 32))
+_FILTERS_B: BlockFilters = ((128,), (128, 128, 128))
+_FILTERS_C: BlockFilters = ((192,), (192, 192, 192))
 _TAILS = ("paper", "facenet", "facenet-classifier")
 
 
-def _stem(filters: Filters) -> dict[str, Layer]:
+def _stem(factory: ConvFactory) -> dict[str, Layer]:
     """The stem of figure 14, image 3 x 299 x 299 to map 256 x 35 x 35."""
-    conv, reduce = filters.conv, filters.reduce
+    conv, conv3x3_stride2 = factory.conv, factory.conv3x3_stride2
     return {
-        "conv2d_1a": reduce(32),  # 32 x 149 x 149
+        "conv2d_1a": conv3x3_stride2(32),  # 32 x 149 x 149
         "conv2d_2a": conv("3x3", 32, padding=VALID),  # 32 x 147 x 147
         "conv2d_2b": conv("3x3", 64),  # 64 x 147 x 147
         "maxpool_3a": MaxPool(),  # 64 x 73 x 73
         "conv2d_3b": conv("1x1", 80),
         "conv2d_4a": conv("3x3", 192, padding=VALID),  # 192 x 71 x 71
-        "conv2d_4b": reduce(256),  # 256 x 35 x 35
+        "conv2d_4b": conv3x3_stride2(256),  # 256 x 35 x 35
     }
 
 
@@ -66,24 +64,24 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     dropout: float = 0.2,
     head_hidden: int = 0,
     tail: str = "paper",
-    scale_a: float = SCALES[0],
-    scale_b: float = SCALES[1],
-    scale_c: float = SCALES[2],
+    scale_a: float = RESIDUAL_SCALES[0],
+    scale_b: float = RESIDUAL_SCALES[1],
+    scale_c: float = RESIDUAL_SCALES[2],
 ) -> Architecture:
     """Stem, 5 blocks A, Reduction-A, 10 blocks B, Reduction-B, 5 blocks C (FaceNet 6).
 
     Raises:
         ValueError: ``tail`` is none of paper, facenet and facenet-classifier.
     """
-    is_paper = checked("tail", tail, {name: name == "paper" for name in _TAILS})
-    filters = Filters(width=width)
+    is_paper = parse_option("tail", tail, {name: name == "paper" for name in _TAILS})
+    factory = ConvFactory(width=width)
     layers: dict[str, Layer] = {
-        **_stem(filters),
-        **chained("repeat_1", (block_a(filters, _A, scale_a),) * 5),
-        "mixed_6a": reduction_a(filters, 192, 192, 256, 384),  # 896 x 17 x 17
-        **chained("repeat_2", (block_b(filters, _B, scale_b),) * 10),
-        "mixed_7a": reduction_b(filters, 256, (256, 256)),  # 1792 x 8 x 8
-        **chained("repeat_3", (block_c(filters, _C, scale_c),) * 5),
+        **_stem(factory),
+        **sequential("repeat_1", (block_a(factory, _FILTERS_A, scale_a),) * 5),
+        "mixed_6a": reduction_a(factory, 192, 192, 256, 384),  # 896 x 17 x 17
+        **sequential("repeat_2", (block_b(factory, _FILTERS_B, scale_b),) * 10),
+        "mixed_7a": reduction_b(factory, 256, (256, 256)),  # 1792 x 8 x 8
+        **sequential("repeat_3", (block_c(factory, _FILTERS_C, scale_c),) * 5),
     }
     head: Head
     if is_paper:
@@ -91,7 +89,7 @@ def _describe(  # noqa: PLR0913 -- the options of the model
             name="last_linear", num_classes=num_classes, dropout=dropout, hidden=head_hidden
         )
     else:
-        layers["block8"] = block_c(filters, _C, 1.0, has_relu=False)
+        layers["block8"] = block_c(factory, _FILTERS_C, 1.0, has_relu=False)
         is_classifier = tail == "facenet-classifier"
         head = EmbeddingHead(dropout=dropout, num_classes=num_classes if is_classifier else None)
     return Architecture(layers=layers, head=head)

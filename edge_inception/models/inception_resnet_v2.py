@@ -11,10 +11,8 @@ from __future__ import annotations
 from edge_inception.models import _published
 from edge_inception.models._builder import builder, default_options
 from edge_inception.models._inception_resnet import (
-    SCALES,
-    BlockA,
-    BlockB,
-    BlockC,
+    RESIDUAL_SCALES,
+    BlockFilters,
     block_a,
     block_b,
     block_c,
@@ -25,32 +23,27 @@ from edge_inception.models._layers import (
     Architecture,
     AvgPool,
     ClassifierHead,
-    Filters,
+    ConvFactory,
     Layer,
     MaxPool,
     branches,
-    chained,
-    checked,
+    parse_option,
+    sequential,
 )
 from edge_inception.models.inception_v4 import auxiliary_head, reduction_a
 from edge_inception.models.inception_v4 import stem as inception_v4_stem
-from edge_inception.spec import (
-    CheckpointFamily,
-    ModelSpec,
-    Preprocess,
-    Variant,
-)
+from edge_inception.spec import CheckpointFamily, ModelSpec, Preprocess, Variant
 
-_A = BlockA(32, (32, 32), (32, 48, 64))
-_B = BlockB(192, (128, 160, 192))
-_C = BlockC(192, (192, 224, 256))
+_FILTERS_A: BlockFilters = ((32,), (32, 32), (32, 48, 64))
+_FILTERS_B: BlockFilters = ((192,), (128, 160, 192))
+_FILTERS_C: BlockFilters = ((192,), (192, 224, 256))
 
 
-def _released_stem(filters: Filters) -> dict[str, Layer]:
+def _released_stem(factory: ConvFactory) -> dict[str, Layer]:
     """The released stem, image 3 x 299 x 299 to map 320 x 35 x 35."""
-    conv, reduce = filters.conv, filters.reduce
+    conv, conv3x3_stride2 = factory.conv, factory.conv3x3_stride2
     return {
-        "conv2d_1a": reduce(32),  # 32 x 149 x 149
+        "conv2d_1a": conv3x3_stride2(32),  # 32 x 149 x 149
         "conv2d_2a": conv("3x3", 32, padding=VALID),  # 32 x 147 x 147
         "conv2d_2b": conv("3x3", 64),  # 64 x 147 x 147
         "maxpool_3a": MaxPool(),  # 64 x 73 x 73
@@ -74,9 +67,9 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     head_hidden: int = 0,
     aux: bool = False,
     form: str = "released",
-    scale_a: float = SCALES[0],
-    scale_b: float = SCALES[1],
-    scale_c: float = SCALES[2],
+    scale_a: float = RESIDUAL_SCALES[0],
+    scale_b: float = RESIDUAL_SCALES[1],
+    scale_c: float = RESIDUAL_SCALES[2],
 ) -> Architecture:
     """Stem, blocks A, Reduction-A, blocks B, Reduction-B, blocks C.
 
@@ -85,22 +78,22 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     Raises:
         ValueError: ``form`` is neither released nor paper.
     """
-    is_paper = checked("form", form, {"released": False, "paper": True})
-    filters = Filters(width=width)
+    is_paper = parse_option("form", form, {"released": False, "paper": True})
+    factory = ConvFactory(width=width)
     counts = (5, 10, 5) if is_paper else (10, 20, 9)
-    stem = chained("stem", inception_v4_stem(filters)) if is_paper else _released_stem(filters)
+    stem = sequential("stem", inception_v4_stem(factory)) if is_paper else _released_stem(factory)
     layers: dict[str, Layer] = {
         **stem,
-        **chained("repeat", (block_a(filters, _A, scale_a),) * counts[0]),
-        "mixed_6a": reduction_a(filters, 256, 256, 384, 384),  # 1088 or 1152 x 17 x 17
-        **chained("repeat_1", (block_b(filters, _B, scale_b),) * counts[1]),
-        "mixed_7a": reduction_b(filters, 288, (288, 320)),  # 2080 or 2144 x 8 x 8
-        **chained("repeat_2", (block_c(filters, _C, scale_c),) * counts[2]),
+        **sequential("repeat", (block_a(factory, _FILTERS_A, scale_a),) * counts[0]),
+        "mixed_6a": reduction_a(factory, 256, 256, 384, 384),  # 1088 or 1152 x 17 x 17
+        **sequential("repeat_1", (block_b(factory, _FILTERS_B, scale_b),) * counts[1]),
+        "mixed_7a": reduction_b(factory, 288, (288, 320)),  # 2080 or 2144 x 8 x 8
+        **sequential("repeat_2", (block_c(factory, _FILTERS_C, scale_c),) * counts[2]),
     }
     if not is_paper:
-        layers["block8"] = block_c(filters, _C, 1.0, has_relu=False)
-        layers["conv2d_7b"] = filters.conv("1x1", 1536)
-    auxiliary = auxiliary_head("aux_logits", f"repeat_1.{counts[1] - 1}", filters, num_classes)
+        layers["block8"] = block_c(factory, _FILTERS_C, 1.0, has_relu=False)
+        layers["conv2d_7b"] = factory.conv("1x1", 1536)
+    auxiliary = auxiliary_head("aux_logits", f"repeat_1.{counts[1] - 1}", factory, num_classes)
     return Architecture(
         layers=layers,
         head=ClassifierHead(

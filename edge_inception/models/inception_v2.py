@@ -20,31 +20,26 @@ from edge_inception.models._layers import (
     AvgPool,
     ClassifierHead,
     Concat,
-    Filters,
+    ConvFactory,
     Layer,
     MaxPool,
     SeparableConv,
     Unit,
-    checked,
+    concat,
+    parse_option,
 )
-from edge_inception.spec import (
-    CheckpointFamily,
-    ModelSpec,
-    Options,
-    Preprocess,
-    Variant,
-)
+from edge_inception.spec import CheckpointFamily, ModelSpec, Options, Preprocess, Variant
 
 
 class _Row(NamedTuple):
-    """Filters of each convolution in a block of figure 5; 0 in a reduction: ``one``, ``pool``."""
+    """Filters of each convolution in a block; a reduction has no ``conv1x1`` and ``pool_proj``."""
 
-    one: int
-    reduce3: int
-    three: int
-    reduce_double: int
-    double: int
-    pool: int
+    conv1x1: int
+    reduce3x3: int
+    conv3x3: int
+    reduce_double3x3: int
+    double3x3: int
+    pool_proj: int
 
 
 _TABLE = {
@@ -59,48 +54,36 @@ _TABLE = {
     "5a": _Row(352, 192, 320, 160, 224, 128),  # 1024
     "5b": _Row(352, 192, 320, 192, 224, 128),
 }
-_NARROW = {name: _TABLE[name]._replace(pool=96) for name in ("4c", "4d")}
-_MAX_POOLED = "5b"  # the block whose pool branch takes the maximum, not the average
+_ROWS_OF_576 = {name: _TABLE[name]._replace(pool_proj=96) for name in ("4c", "4d")}
+_MAX_POOL_BLOCK = "5b"  # the block whose pool branch takes the maximum, not the average
 
 
-def _reduction(filters: Filters, row: _Row) -> Concat:
+def _reduction(factory: ConvFactory, row: _Row) -> Concat:
     """A block that halves height and width; its pool branch keeps all channels of the input."""
-    conv = filters.conv
-    units: dict[str, Unit] = {
-        "3x3_reduce": conv("1x1", row.reduce3),
-        "3x3": conv("3x3", row.three, 2),
-        "double_3x3_reduce": conv("1x1", row.reduce_double),
-        "double_3x3_1": conv("3x3", row.double),
-        "double_3x3_2": conv("3x3", row.double, 2),
-        "pool": MaxPool(is_ceil=True),
-    }
-    routes = (
-        ("3x3_reduce", "3x3"),
-        ("double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
-        ("pool",),
+    conv = factory.conv
+    return concat(
+        {"3x3_reduce": conv("1x1", row.reduce3x3), "3x3": conv("3x3", row.conv3x3, 2)},
+        {
+            "double_3x3_reduce": conv("1x1", row.reduce_double3x3),
+            "double_3x3_1": conv("3x3", row.double3x3),
+            "double_3x3_2": conv("3x3", row.double3x3, 2),
+        },
+        {"pool": MaxPool(ceil_mode=True)},
     )
-    return Concat(units, routes)
 
 
-def _block(filters: Filters, row: _Row, pool: Unit) -> Concat:
-    conv = filters.conv
-    units: dict[str, Unit] = {
-        "1x1": conv("1x1", row.one),
-        "3x3_reduce": conv("1x1", row.reduce3),
-        "3x3": conv("3x3", row.three),
-        "double_3x3_reduce": conv("1x1", row.reduce_double),
-        "double_3x3_1": conv("3x3", row.double),
-        "double_3x3_2": conv("3x3", row.double),
-        "pool": pool,
-        "pool_proj": conv("1x1", row.pool),
-    }
-    routes = (
-        ("1x1",),
-        ("3x3_reduce", "3x3"),
-        ("double_3x3_reduce", "double_3x3_1", "double_3x3_2"),
-        ("pool", "pool_proj"),
+def _block(factory: ConvFactory, row: _Row, pool: Unit) -> Concat:
+    conv = factory.conv
+    return concat(
+        {"1x1": conv("1x1", row.conv1x1)},
+        {"3x3_reduce": conv("1x1", row.reduce3x3), "3x3": conv("3x3", row.conv3x3)},
+        {
+            "double_3x3_reduce": conv("1x1", row.reduce_double3x3),
+            "double_3x3_1": conv("3x3", row.double3x3),
+            "double_3x3_2": conv("3x3", row.double3x3),
+        },
+        {"pool": pool, "pool_proj": conv("1x1", row.pool_proj)},
     )
-    return Concat(units, routes)
 
 
 def _describe(  # noqa: PLR0913 -- the options of the model
@@ -119,28 +102,28 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     """A stem and ten blocks, of which 3c and 4e halve height and width.
 
     Raises:
-        ValueError: An option has a value that it cannot have.
+        ValueError: ``padding``, ``channels`` or ``stem`` is none of its choices.
     """
-    borders = checked("padding", padding, {"symmetric": SAME, "tf_same": TF_SAME})
-    rows = _TABLE | checked("channels", channels, {608: {}, 576: _NARROW})
-    is_separable = checked("stem", stem, {"full": False, "separable": True})
-    filters = Filters(width=width, padding=borders, has_bias=conv_bias, norm_eps=batch_norm_eps)
-    conv = filters.conv
-    first: Layer = conv("7x7", 64, 2)
+    pad = parse_option("padding", padding, {"symmetric": SAME, "tf_same": TF_SAME})
+    rows = _TABLE | parse_option("channels", channels, {608: {}, 576: _ROWS_OF_576})
+    is_separable = parse_option("stem", stem, {"full": False, "separable": True})
+    factory = ConvFactory(width=width, padding=pad, has_bias=conv_bias, norm_eps=batch_norm_eps)
+    conv = factory.conv
+    first_conv: Layer = conv("7x7", 64, 2)
     if is_separable:
-        first = SeparableConv(filters.count(64), (7, 7), 2, multiplier=8, padding=borders)
+        first_conv = SeparableConv(factory.scale_channels(64), (7, 7), 2, multiplier=8, padding=pad)
     layers: dict[str, Layer] = {
-        "conv1_7x7_s2": first,  # 64 x 112 x 112
-        "pool1": MaxPool(is_ceil=True),  # 64 x 56 x 56
+        "conv1_7x7_s2": first_conv,  # 64 x 112 x 112
+        "pool1": MaxPool(ceil_mode=True),  # 64 x 56 x 56
         "conv2_3x3_reduce": conv("1x1", 64),
         "conv2_3x3": conv("3x3", 192),  # 192 x 56 x 56
-        "pool2": MaxPool(is_ceil=True),  # 192 x 28 x 28
+        "pool2": MaxPool(ceil_mode=True),  # 192 x 28 x 28
     }
+    average = AvgPool(count_include_pad=count_include_pad)
     for name, row in rows.items():
-        average = AvgPool(count_include_pad=count_include_pad)
-        pool = MaxPool(3, 1, padding=1) if name == _MAX_POOLED else average
+        pool = MaxPool(3, 1, padding=1) if name == _MAX_POOL_BLOCK else average
         layers[f"inception_{name}"] = (
-            _block(filters, row, pool) if row.one else _reduction(filters, row)
+            _block(factory, row, pool) if row.conv1x1 else _reduction(factory, row)
         )
     return Architecture(
         layers=layers,

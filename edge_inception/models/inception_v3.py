@@ -15,10 +15,10 @@ from edge_inception.models._layers import (
     AvgPool,
     ClassifierHead,
     Concat,
-    Filters,
+    ConvFactory,
     Layer,
     MaxPool,
-    Unit,
+    concat,
 )
 from edge_inception.models.inception_v4 import auxiliary_head
 from edge_inception.spec import (
@@ -32,118 +32,88 @@ from edge_inception.spec import (
 
 
 class _Blocks:
-    """The blocks of the paper; their average pools share ``count_include_pad``, as in PyTorch."""
+    """The blocks that torchvision calls InceptionA to InceptionE.
 
-    def __init__(self, filters: Filters, *, count_include_pad: bool) -> None:
-        self._filters = filters
+    Their average pools share ``count_include_pad``.
+    """
+
+    def __init__(self, factory: ConvFactory, *, count_include_pad: bool) -> None:
+        self._conv, self._conv3x3_stride2 = factory.conv, factory.conv3x3_stride2
         self._pool = AvgPool(count_include_pad=count_include_pad)
 
-    def a(self, pool_out: int) -> Concat:
+    def inception_a(self, pool_features: int) -> Concat:
         """Block that keeps the map at 35 x 35; figure 5, but one branch has a 5x5 convolution."""
-        conv = self._filters.conv
-        units: dict[str, Unit] = {
-            "branch1x1": conv("1x1", 64),
-            "branch5x5_1": conv("1x1", 48),
-            "branch5x5_2": conv("5x5", 64),
-            "branch3x3dbl_1": conv("1x1", 64),
-            "branch3x3dbl_2": conv("3x3", 96),
-            "branch3x3dbl_3": conv("3x3", 96),
-            "pool": self._pool,
-            "branch_pool": conv("1x1", pool_out),
-        }
-        routes = (
-            ("branch1x1",),
-            ("branch5x5_1", "branch5x5_2"),
-            ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
-            ("pool", "branch_pool"),
+        conv = self._conv
+        return concat(
+            {"branch1x1": conv("1x1", 64)},
+            {"branch5x5_1": conv("1x1", 48), "branch5x5_2": conv("5x5", 64)},
+            {
+                "branch3x3dbl_1": conv("1x1", 64),
+                "branch3x3dbl_2": conv("3x3", 96),
+                "branch3x3dbl_3": conv("3x3", 96),
+            },
+            {"pool": self._pool, "branch_pool": conv("1x1", pool_features)},
         )
-        return Concat(units, routes)
 
-    def b(self) -> Concat:
+    def inception_b(self) -> Concat:
         """Reduction block, map 288 x 35 x 35 to 768 x 17 x 17; figure 10."""
-        conv, reduce = self._filters.conv, self._filters.reduce
-        units: dict[str, Unit] = {
-            "branch3x3": reduce(384),
-            "branch3x3dbl_1": conv("1x1", 64),
-            "branch3x3dbl_2": conv("3x3", 96),
-            "branch3x3dbl_3": reduce(96),
-            "pool": MaxPool(),
-        }
-        routes = (
-            ("branch3x3",),
-            ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
-            ("pool",),
+        return concat(
+            {"branch3x3": self._conv3x3_stride2(384)},
+            {
+                "branch3x3dbl_1": self._conv("1x1", 64),
+                "branch3x3dbl_2": self._conv("3x3", 96),
+                "branch3x3dbl_3": self._conv3x3_stride2(96),
+            },
+            {"pool": MaxPool()},
         )
-        return Concat(units, routes)
 
-    def c(self, inner: int) -> Concat:
+    def inception_c(self, channels_7x7: int) -> Concat:
         """Block that keeps the map at 768 x 17 x 17; figure 6 with n = 7."""
-        conv = self._filters.conv
-        units: dict[str, Unit] = {
-            "branch1x1": conv("1x1", 192),
-            "branch7x7_1": conv("1x1", inner),
-            "branch7x7_2": conv("1x7", inner),
-            "branch7x7_3": conv("7x1", 192),
-            "branch7x7dbl_1": conv("1x1", inner),
-            "branch7x7dbl_2": conv("7x1", inner),
-            "branch7x7dbl_3": conv("1x7", inner),
-            "branch7x7dbl_4": conv("7x1", inner),
-            "branch7x7dbl_5": conv("1x7", 192),
-            "pool": self._pool,
-            "branch_pool": conv("1x1", 192),
-        }
-        routes = (
-            ("branch1x1",),
-            tuple(f"branch7x7_{i}" for i in range(1, 4)),
-            tuple(f"branch7x7dbl_{i}" for i in range(1, 6)),
-            ("pool", "branch_pool"),
+        conv = self._conv
+        return concat(
+            {"branch1x1": conv("1x1", 192)},
+            {
+                "branch7x7_1": conv("1x1", channels_7x7),
+                "branch7x7_2": conv("1x7", channels_7x7),
+                "branch7x7_3": conv("7x1", 192),
+            },
+            {
+                "branch7x7dbl_1": conv("1x1", channels_7x7),
+                "branch7x7dbl_2": conv("7x1", channels_7x7),
+                "branch7x7dbl_3": conv("1x7", channels_7x7),
+                "branch7x7dbl_4": conv("7x1", channels_7x7),
+                "branch7x7dbl_5": conv("1x7", 192),
+            },
+            {"pool": self._pool, "branch_pool": conv("1x1", 192)},
         )
-        return Concat(units, routes)
 
-    def d(self) -> Concat:
+    def inception_d(self) -> Concat:
         """Reduction block, map 768 x 17 x 17 to 1280 x 8 x 8."""
-        conv, reduce = self._filters.conv, self._filters.reduce
-        units: dict[str, Unit] = {
-            "branch3x3_1": conv("1x1", 192),
-            "branch3x3_2": reduce(320),
-            "branch7x7x3_1": conv("1x1", 192),
-            "branch7x7x3_2": conv("1x7", 192),
-            "branch7x7x3_3": conv("7x1", 192),
-            "branch7x7x3_4": reduce(192),
-            "pool": MaxPool(),
-        }
-        routes = (
-            ("branch3x3_1", "branch3x3_2"),
-            tuple(f"branch7x7x3_{i}" for i in range(1, 5)),
-            ("pool",),
+        conv = self._conv
+        return concat(
+            {"branch3x3_1": conv("1x1", 192), "branch3x3_2": self._conv3x3_stride2(320)},
+            {
+                "branch7x7x3_1": conv("1x1", 192),
+                "branch7x7x3_2": conv("1x7", 192),
+                "branch7x7x3_3": conv("7x1", 192),
+                "branch7x7x3_4": self._conv3x3_stride2(192),
+            },
+            {"pool": MaxPool()},
         )
-        return Concat(units, routes)
 
-    def e(self) -> Concat:
+    def inception_e(self) -> Concat:
         """Block, 8 x 8 map to 2048 x 8 x 8; figure 7, where two branches each fork into two."""
-        conv = self._filters.conv
-        units: dict[str, Unit] = {
-            "branch1x1": conv("1x1", 320),
-            "branch3x3_1": conv("1x1", 384),
-            "branch3x3_2a": conv("1x3", 384),
-            "branch3x3_2b": conv("3x1", 384),
-            "branch3x3dbl_1": conv("1x1", 448),
-            "branch3x3dbl_2": conv("3x3", 384),
-            "branch3x3dbl_3a": conv("1x3", 384),
-            "branch3x3dbl_3b": conv("3x1", 384),
-            "pool": self._pool,
-            "branch_pool": conv("1x1", 192),
-        }
-        double = ("branch3x3dbl_1", "branch3x3dbl_2")
-        routes = (
-            ("branch1x1",),
-            ("branch3x3_1", "branch3x3_2a"),
-            ("branch3x3_1", "branch3x3_2b"),
-            (*double, "branch3x3dbl_3a"),
-            (*double, "branch3x3dbl_3b"),
-            ("pool", "branch_pool"),
+        conv = self._conv
+        single = {"branch3x3_1": conv("1x1", 384)}
+        double = {"branch3x3dbl_1": conv("1x1", 448), "branch3x3dbl_2": conv("3x3", 384)}
+        return concat(
+            {"branch1x1": conv("1x1", 320)},
+            {**single, "branch3x3_2a": conv("1x3", 384)},
+            {**single, "branch3x3_2b": conv("3x1", 384)},
+            {**double, "branch3x3dbl_3a": conv("1x3", 384)},
+            {**double, "branch3x3dbl_3b": conv("3x1", 384)},
+            {"pool": self._pool, "branch_pool": conv("1x1", 192)},
         )
-        return Concat(units, routes)
 
 
 def _describe(  # noqa: PLR0913 -- the options of the model
@@ -157,30 +127,30 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     transform_input: bool = False,
 ) -> Architecture:
     """A stem, 3 blocks on 35 x 35 maps, a reduction, 4 on 17 x 17, a reduction, 2 on 8 x 8."""
-    filters = Filters(width=width)
-    blocks = _Blocks(filters, count_include_pad=count_include_pad)
-    conv, reduce = filters.conv, filters.reduce
+    factory = ConvFactory(width=width)
+    blocks = _Blocks(factory, count_include_pad=count_include_pad)
+    conv, conv3x3_stride2 = factory.conv, factory.conv3x3_stride2
     layers: dict[str, Layer] = {
-        "Conv2d_1a_3x3": reduce(32),  # 32 x 149 x 149
+        "Conv2d_1a_3x3": conv3x3_stride2(32),  # 32 x 149 x 149
         "Conv2d_2a_3x3": conv("3x3", 32, padding=VALID),  # 32 x 147 x 147
         "Conv2d_2b_3x3": conv("3x3", 64),  # 64 x 147 x 147
         "maxpool1": MaxPool(),  # 64 x 73 x 73
         "Conv2d_3b_1x1": conv("1x1", 80),  # 80 x 73 x 73
         "Conv2d_4a_3x3": conv("3x3", 192, padding=VALID),  # 192 x 71 x 71
         "maxpool2": MaxPool(),  # 192 x 35 x 35
-        "Mixed_5b": blocks.a(32),  # 256 x 35 x 35
-        "Mixed_5c": blocks.a(64),  # 288 x 35 x 35
-        "Mixed_5d": blocks.a(64),
-        "Mixed_6a": blocks.b(),  # 768 x 17 x 17
-        "Mixed_6b": blocks.c(128),
-        "Mixed_6c": blocks.c(160),
-        "Mixed_6d": blocks.c(160),
-        "Mixed_6e": blocks.c(192),
-        "Mixed_7a": blocks.d(),  # 1280 x 8 x 8
-        "Mixed_7b": blocks.e(),  # 2048 x 8 x 8
-        "Mixed_7c": blocks.e(),
+        "Mixed_5b": blocks.inception_a(32),  # 256 x 35 x 35
+        "Mixed_5c": blocks.inception_a(64),  # 288 x 35 x 35
+        "Mixed_5d": blocks.inception_a(64),
+        "Mixed_6a": blocks.inception_b(),  # 768 x 17 x 17
+        "Mixed_6b": blocks.inception_c(128),
+        "Mixed_6c": blocks.inception_c(160),
+        "Mixed_6d": blocks.inception_c(160),
+        "Mixed_6e": blocks.inception_c(192),
+        "Mixed_7a": blocks.inception_d(),  # 1280 x 8 x 8
+        "Mixed_7b": blocks.inception_e(),  # 2048 x 8 x 8
+        "Mixed_7c": blocks.inception_e(),
     }
-    auxiliary = auxiliary_head("AuxLogits", "Mixed_6e", filters, num_classes)
+    auxiliary = auxiliary_head("AuxLogits", "Mixed_6e", factory, num_classes)
     return Architecture(
         layers=layers,
         head=ClassifierHead(

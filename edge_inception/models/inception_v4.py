@@ -16,31 +16,24 @@ from edge_inception.models._layers import (
     AvgPool,
     ClassifierHead,
     Concat,
-    Filters,
+    ConvFactory,
     Layer,
     MaxPool,
-    Unit,
     branches,
-    chained,
+    concat,
+    sequential,
 )
-from edge_inception.spec import (
-    CheckpointFamily,
-    ModelSpec,
-    Preprocess,
-    Variant,
-)
-
-BLOCKS = (4, 7, 3)
+from edge_inception.spec import CheckpointFamily, ModelSpec, Preprocess, Variant
 
 
-def stem(filters: Filters) -> tuple[Layer, ...]:
+def stem(factory: ConvFactory) -> tuple[Layer, ...]:
     """3 x 299 x 299 to 384 x 35 x 35; the paper's Inception-ResNet-v2 has the same stem."""
-    conv, reduce = filters.conv, filters.reduce
+    conv, conv3x3_stride2 = factory.conv, factory.conv3x3_stride2
     return (
-        reduce(32),  # 32 x 149 x 149
+        conv3x3_stride2(32),  # 32 x 149 x 149
         conv("3x3", 32, padding=VALID),  # 32 x 147 x 147
         conv("3x3", 64),  # 64 x 147 x 147
-        branches(maxpool=MaxPool(), conv=reduce(96)),  # 160 x 73 x 73
+        branches(maxpool=MaxPool(), conv=conv3x3_stride2(96)),  # 160 x 73 x 73
         branches(
             branch0=(conv("1x1", 64), conv("3x3", 96, padding=VALID)),
             branch1=(
@@ -50,13 +43,13 @@ def stem(filters: Filters) -> tuple[Layer, ...]:
                 conv("3x3", 96, padding=VALID),
             ),
         ),  # 192 x 71 x 71
-        branches(conv=reduce(192), maxpool=MaxPool()),  # 384 x 35 x 35
+        branches(conv=conv3x3_stride2(192), maxpool=MaxPool()),  # 384 x 35 x 35
     )
 
 
-def _inception_a(filters: Filters) -> Concat:
+def _inception_a(factory: ConvFactory) -> Concat:
     """Inception-A, which keeps the map at 384 x 35 x 35."""
-    conv = filters.conv
+    conv = factory.conv
     return branches(
         branch0=conv("1x1", 96),
         branch1=(conv("1x1", 64), conv("3x3", 96)),
@@ -65,22 +58,22 @@ def _inception_a(filters: Filters) -> Concat:
     )
 
 
-def reduction_a(filters: Filters, k: int, l: int, m: int, n: int) -> Concat:  # noqa: E741 -- the paper's letters, figure 7
+def reduction_a(factory: ConvFactory, k: int, l: int, m: int, n: int) -> Concat:  # noqa: E741 -- the paper's letters, figure 7
     """Reduction-A, map 35 x 35 to 17 x 17.
 
     ``k``, ``l``, ``m`` and ``n`` are channel counts, which table 1 of the paper gives per network.
     """
-    conv, reduce = filters.conv, filters.reduce
+    conv, conv3x3_stride2 = factory.conv, factory.conv3x3_stride2
     return branches(
-        branch0=reduce(n),
-        branch1=(conv("1x1", k), conv("3x3", l), reduce(m)),
+        branch0=conv3x3_stride2(n),
+        branch1=(conv("1x1", k), conv("3x3", l), conv3x3_stride2(m)),
         branch2=MaxPool(),
     )
 
 
-def _inception_b(filters: Filters) -> Concat:
+def _inception_b(factory: ConvFactory) -> Concat:
     """Inception-B, which keeps the map at 1024 x 17 x 17."""
-    conv = filters.conv
+    conv = factory.conv
     return branches(
         branch0=conv("1x1", 384),
         branch1=(conv("1x1", 192), conv("1x7", 224), conv("7x1", 256)),
@@ -95,41 +88,33 @@ def _inception_b(filters: Filters) -> Concat:
     )
 
 
-def _reduction_b(filters: Filters) -> Concat:
+def _reduction_b(factory: ConvFactory) -> Concat:
     """Reduction-B, map 1024 x 17 x 17 to 1536 x 8 x 8."""
-    conv, reduce = filters.conv, filters.reduce
+    conv, conv3x3_stride2 = factory.conv, factory.conv3x3_stride2
     return branches(
-        branch0=(conv("1x1", 192), reduce(192)),
-        branch1=(conv("1x1", 256), conv("1x7", 256), conv("7x1", 320), reduce(320)),
+        branch0=(conv("1x1", 192), conv3x3_stride2(192)),
+        branch1=(conv("1x1", 256), conv("1x7", 256), conv("7x1", 320), conv3x3_stride2(320)),
         branch2=MaxPool(),
     )
 
 
-def _inception_c(filters: Filters) -> Concat:
+def _inception_c(factory: ConvFactory) -> Concat:
     """Inception-C, which keeps the map at 1536 x 8 x 8; two branches each fork into two."""
-    conv = filters.conv
-    units: dict[str, Unit] = {
-        "branch0": conv("1x1", 256),
-        "branch1_0": conv("1x1", 384),
-        "branch1_1a": conv("1x3", 256),
-        "branch1_1b": conv("3x1", 256),
+    conv = factory.conv
+    single = {"branch1_0": conv("1x1", 384)}
+    double = {
         "branch2_0": conv("1x1", 384),
         "branch2_1": conv("3x1", 448),
         "branch2_2": conv("1x3", 512),
-        "branch2_3a": conv("1x3", 256),
-        "branch2_3b": conv("3x1", 256),
-        "branch3": (AvgPool(), conv("1x1", 256)),
     }
-    trunk = ("branch2_0", "branch2_1", "branch2_2")
-    routes = (
-        ("branch0",),
-        ("branch1_0", "branch1_1a"),
-        ("branch1_0", "branch1_1b"),
-        (*trunk, "branch2_3a"),
-        (*trunk, "branch2_3b"),
-        ("branch3",),
+    return concat(
+        {"branch0": conv("1x1", 256)},
+        {**single, "branch1_1a": conv("1x3", 256)},
+        {**single, "branch1_1b": conv("3x1", 256)},
+        {**double, "branch2_3a": conv("1x3", 256)},
+        {**double, "branch2_3b": conv("3x1", 256)},
+        {"branch3": (AvgPool(), conv("1x1", 256))},
     )
-    return Concat(units, routes)
 
 
 def _describe(  # noqa: PLR0913 -- the options of the model
@@ -139,29 +124,29 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     dropout: float = 0.2,
     head_hidden: int = 0,
     aux: bool = False,
-    blocks_a: int = BLOCKS[0],
-    blocks_b: int = BLOCKS[1],
-    blocks_c: int = BLOCKS[2],
+    blocks_a: int = 4,
+    blocks_b: int = 7,
+    blocks_c: int = 3,
 ) -> Architecture:
     """Stem, 4 Inception-A, Reduction-A, 7 Inception-B, Reduction-B, 3 Inception-C."""
-    filters = Filters(width=width)
-    before_reduction_b = (
-        *stem(filters),
-        *(_inception_a(filters) for _ in range(blocks_a)),
-        reduction_a(filters, 192, 224, 256, 384),
-        *(_inception_b(filters) for _ in range(blocks_b)),
+    factory = ConvFactory(width=width)
+    layers_to_inception_b = (
+        *stem(factory),
+        *(_inception_a(factory) for _ in range(blocks_a)),
+        reduction_a(factory, 192, 224, 256, 384),
+        *(_inception_b(factory) for _ in range(blocks_b)),
     )
     layers = (
-        *before_reduction_b,
-        _reduction_b(filters),
-        *(_inception_c(filters) for _ in range(blocks_c)),
+        *layers_to_inception_b,
+        _reduction_b(factory),
+        *(_inception_c(factory) for _ in range(blocks_c)),
     )
     # TF-slim puts the auxiliary head after the last Inception-B; the paper has no such head.
     auxiliary = auxiliary_head(
-        "aux_logits", f"features.{len(before_reduction_b) - 1}", filters, num_classes
+        "aux_logits", f"features.{len(layers_to_inception_b) - 1}", factory, num_classes
     )
     return Architecture(
-        layers=chained("features", layers),
+        layers=sequential("features", layers),
         head=ClassifierHead(
             name="last_linear", num_classes=num_classes, dropout=dropout, hidden=head_hidden
         ),
@@ -169,13 +154,17 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     )
 
 
-def auxiliary_head(name: str, after: str, filters: Filters, num_classes: int) -> AuxiliaryHead:
-    """Head of a 5x5 average pool (stride 3), 1x1 and 5x5 convolutions and a linear layer.
+def auxiliary_head(
+    name: str, input_layer: str, factory: ConvFactory, num_classes: int
+) -> AuxiliaryHead:
+    """TF-slim's head: 5x5 average pool (stride 3), 1x1 and 5x5 convolutions, a linear layer.
 
-    Its loss has the weight 0.4, as in TF-slim.
+    The weight of its loss is 0.4.
     """
-    convs = {"conv0": filters.conv("1x1", 128), "conv1": filters.conv("5x5", 768, padding=VALID)}
-    return AuxiliaryHead(name=name, after=after, convs=convs, num_classes=num_classes, weight=0.4)
+    convs = {"conv0": factory.conv("1x1", 128), "conv1": factory.conv("5x5", 768, padding=VALID)}
+    return AuxiliaryHead(
+        name=name, input_layer=input_layer, convs=convs, num_classes=num_classes, weight=0.4
+    )
 
 
 _TIMM = Preprocess(input_size=(299, 299), crop_fraction=0.875, interpolation="bicubic")

@@ -14,6 +14,7 @@ from functools import partial
 from edge_inception.models import _published
 from edge_inception.models._builder import builder, default_options
 from edge_inception.models._layers import (
+    RESNET_NORM_EPS,
     Architecture,
     BatchNorm,
     Bottleneck,
@@ -21,9 +22,9 @@ from edge_inception.models._layers import (
     Layer,
     MaxPool,
     PlainConv,
-    chained,
-    checked,
-    widen,
+    parse_option,
+    scale_channels,
+    sequential,
 )
 from edge_inception.spec import (
     IMAGENET_MEAN,
@@ -36,8 +37,7 @@ from edge_inception.spec import (
     Variant,
 )
 
-_WIDTHS = (64, 128, 256, 512)
-_NORM_EPS = 1e-5
+_FILTERS = (64, 128, 256, 512)
 
 
 def _describe(
@@ -54,18 +54,18 @@ def _describe(
     Raises:
         ValueError: ``stride_in`` is neither 1x1 nor 3x3.
     """
-    place = checked("stride_in", stride_in, {"1x1": "1x1", "3x3": "3x3"})
+    parse_option("stride_in", stride_in, {"1x1": "1x1", "3x3": "3x3"})
     layers: dict[str, Layer] = {
-        "conv1": PlainConv(widen(64, width), (7, 7), 2),  # 64 x 112 x 112
-        "bn1": BatchNorm(_NORM_EPS),
+        "conv1": PlainConv(scale_channels(64, width), (7, 7), 2),  # 64 x 112 x 112
+        "bn1": BatchNorm(RESNET_NORM_EPS),
         "maxpool": MaxPool(padding=1),  # 64 x 56 x 56
     }
-    for number, (count, inner) in enumerate(zip(blocks, _WIDTHS, strict=True), start=1):
+    for number, (count, filters) in enumerate(zip(blocks, _FILTERS, strict=True), start=1):
         # 256 x 56 x 56, 512 x 28 x 28, 1024 x 14 x 14, 2048 x 7 x 7
-        stride = 1 if number == 1 else 2
-        first = Bottleneck(widen(inner, width), stride, place, has_projection=True)
-        rest = (Bottleneck(widen(inner, width)),) * (count - 1)
-        layers |= chained(f"layer{number}", (first, *rest))
+        stride, channels = 1 if number == 1 else 2, scale_channels(filters, width)
+        first = Bottleneck(channels, stride, stride_in, has_projection=True)
+        rest = (Bottleneck(channels),) * (count - 1)
+        layers |= sequential(f"layer{number}", (first, *rest))
     return Architecture(
         layers=layers,
         head=ClassifierHead(
@@ -77,7 +77,7 @@ def _describe(
 _SIZE = (224, 224)
 
 
-def _pixels(crop_fraction: float, interpolation: Interpolation) -> Preprocess:
+def _preprocess(crop_fraction: float, interpolation: Interpolation) -> Preprocess:
     return Preprocess(
         input_size=_SIZE,
         crop_fraction=crop_fraction,
@@ -91,9 +91,9 @@ def _pixels(crop_fraction: float, interpolation: Interpolation) -> Preprocess:
 # timm fits its training recipes a1 and a2, and a1h but for resnet50; timm states the accuracies of
 # these recipes at 288 x 288 with crop fraction 1.
 _PREPROCESS = {
-    "torchvision": _pixels(224 / 256, "bilinear"),
-    "torchvision_v2": _pixels(224 / 232, "bilinear"),
-    "timm": _pixels(0.95, "bicubic"),
+    "torchvision": _preprocess(224 / 256, "bilinear"),
+    "torchvision_v2": _preprocess(224 / 232, "bilinear"),
+    "timm": _preprocess(0.95, "bicubic"),
 }
 
 
@@ -105,14 +105,11 @@ def _timm(name: str, top1: float, top5: float) -> PublishedCheckpoint:
 def _spec(
     depth: int,
     blocks: tuple[int, int, int, int],
-    size: tuple[int, float],
+    num_parameters: int,
+    gmacs: float,
     published: Mapping[str, PublishedCheckpoint],
 ) -> ModelSpec:
-    """The record of the ResNet with ``depth`` layers.
-
-    ``size`` is (parameters, 1e9 multiply-adds); ``published`` maps the name of a family (publisher)
-    to its checkpoint.
-    """
+    """The record of the ResNet with ``depth`` layers; ``published`` maps family to checkpoint."""
     describe: Callable[..., Architecture] = partial(_describe, blocks)
     return ModelSpec(
         name=f"resnet{depth}",
@@ -123,7 +120,10 @@ def _spec(
         options=default_options(describe),
         variants=(
             Variant(
-                name="torchvision (v1.5)", num_parameters=size[0], gmacs=size[1], input_size=_SIZE
+                name="torchvision (v1.5)",
+                num_parameters=num_parameters,
+                gmacs=gmacs,
+                input_size=_SIZE,
             ),
         ),
         families=tuple(
@@ -141,7 +141,8 @@ MODELS = (
     _spec(
         50,
         (3, 4, 6, 3),
-        (25_557_032, 4.089),
+        25_557_032,
+        4.089,
         {
             "torchvision": _published.torchvision(
                 "ResNet50_Weights.IMAGENET1K_V1", "resnet50-0676ba61", 76.130, 92.862
@@ -155,7 +156,8 @@ MODELS = (
     _spec(
         101,
         (3, 4, 23, 3),
-        (44_549_160, 7.801),
+        44_549_160,
+        7.801,
         {
             "torchvision": _published.torchvision(
                 "ResNet101_Weights.IMAGENET1K_V1", "resnet101-63fe2227", 77.374, 93.546
@@ -168,7 +170,8 @@ MODELS = (
     _spec(
         152,
         (3, 8, 36, 3),
-        (60_192_808, 11.514),
+        60_192_808,
+        11.514,
         {
             "torchvision": _published.torchvision(
                 "ResNet152_Weights.IMAGENET1K_V1", "resnet152-394f9c45", 78.312, 94.046

@@ -1,4 +1,4 @@
-"""Accuracy figures of a PyTorch model on labelled images."""
+"""Accuracy classification_metrics of a PyTorch model on labelled images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,11 @@ if TYPE_CHECKING:
 
 
 def evaluate(model: nn.Module, image_set: ImageSet, options: TrainOptions) -> dict[str, float]:
-    """Accuracy, balanced accuracy and, for two classes, AUROC, all 0..1, of a model on images.
-
-    The model computes in float32 on images of their final size.
-    """
-    return figures(*logits_of(model, image_set, options), options)
+    """The ``classification_metrics`` of a model on images of the final size, in float32."""
+    return classification_metrics(*compute_logits(model, image_set, options), options)
 
 
-def logits_of(
+def compute_logits(
     model: nn.Module, image_set: ImageSet, options: TrainOptions
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Logits [N, classes] and labels [N] of the images, in the order of the set."""
@@ -41,7 +38,7 @@ def logits_of(
     return np.concatenate(logits), np.array(labels, dtype=np.int64)
 
 
-def figures(
+def classification_metrics(
     logits: NDArray[np.float32], labels: NDArray[np.int64], options: TrainOptions
 ) -> dict[str, float]:
     """Accuracy, balanced accuracy and, for two classes, AUROC, all 0..1, of logits [N, classes].
@@ -49,12 +46,12 @@ def figures(
     AUROC needs a model of two classes that both occur among the labels.
     """
     predicted = logits.argmax(axis=1).astype(np.int64)
-    result = {
+    metrics = {
         "accuracy": float((predicted == labels).mean()),
         "balanced_accuracy": classification.balanced_accuracy(
             predicted, labels, options.num_classes
         ),
     }
     if options.num_classes == 2 and len(set(labels.tolist())) == 2:  # noqa: PLR2004 -- two classes
-        result["auroc"] = classification.auroc(logits[:, 1] - logits[:, 0], labels)
-    return result
+        metrics["auroc"] = classification.auroc(logits[:, 1] - logits[:, 0], labels)
+    return metrics

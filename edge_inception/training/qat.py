@@ -1,9 +1,8 @@
 """Quantization-aware fine-tuning of a graph with the pairs of its typed graph: the stage ``qat``.
 
 A typed graph is an ONNX graph that states its precision, here by Q/DQ pairs. Fine-tuning is the
-last resort, for networks that lose accuracy in int8 with any ranges: the weights adapt to the
-rounding. The ranges stay, so that the new graph has the same pairs with the same scales and names
-as the old graph; only weights and biases differ.
+last resort for networks that lose accuracy in int8 with any ranges: the weights adapt to the
+rounding. The ranges and so the scales of activations stay; only weights and biases change.
 
 The loss compares the logits with those of the float graph, with the labels, or with both, by
 ``QatOptions.distillation``. A network that has learnt its training images gains nothing more from
@@ -45,7 +44,7 @@ from edge_inception.sidecar import Provenance, QatDetails, QatFigures
 from edge_inception.spec import Precision, Preprocess, Progress, no_progress
 from edge_inception.training import evaluate
 from edge_inception.training import run as training_run
-from edge_inception.training.graph_module import GraphModule, Rounding
+from edge_inception.training.graph_module import GraphModule, Quantization
 from edge_inception.training.options import QAT, TrainOptions
 from edge_inception.training.run import Run, TrainingModel
 
@@ -54,11 +53,11 @@ MAX_SHARE_OF_NOISE = 0.5
 """Largest difference allowed between the logits of the module and those of the typed graph in
 onnxruntime, as a share of the int8 noise of the logits.
 
-PyTorch sums in another order, so that some values are rounded to the next step: the share is 0.1 on
-an Inception-v4 of width 0.25. Tests check on small networks that every single pair is in its place.
+PyTorch sums in another order, so that some values are rounded to the next level: the share is 0.1
+on an Inception-v4 of width 0.25. Tests on small networks check the place of every pair.
 """
-_SMALLEST_POWER = 1e-12  # instead of 0, the power of logits that are the same for every class
-_CHECKED_IMAGES = 4  # images on which the module is compared with the typed graph
+_MIN_POWER = 1e-12  # in place of 0, the power of logits that are equal for all classes
+_NUM_CHECKED_IMAGES = 4  # images on which the module is compared with the typed graph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,22 +82,6 @@ class QatOptions:
     placement: str = ""
     keep: tuple[str, ...] = ()
     is_kept_when_worse: bool = False
-
-
-def qat_provenance(
-    graph: SimplifiedGraph,
-    table: RangeTable,
-    sets: tuple[ImageSet, ImageSet],
-    options: QatOptions,
-) -> Provenance:
-    """The provenance that ``fine_tune`` records for these inputs."""
-    parents: stage.Parents = {
-        "graph": graph,
-        "ranges": table,
-        "images": sets[0].sha256,
-        "monitored images": sets[1].sha256,
-    }
-    return stage.provenance(QAT, parents=parents, options=options)
 
 
 def fine_tune(
@@ -132,23 +115,24 @@ def fine_tune(
     """
     if (out / GRAPH_FILE).resolve() == graph.path.resolve():
         raise InputError(f"{out} holds the graph to be trained", hint="choose another --out")
-    training, choices = _training(graph, sets, options), _choices(graph, table, options)
-    teacher, module, average = _modules(graph, table, choices, sets[1], training, out)
-    exact = evaluate.logits_of(teacher, sets[1], training)
-    before = _figures(average, exact, sets[1], training)
-    trained = TrainingModel(
+    train_options = _train_options(graph, sets, options)
+    quantize_options = _quantize_options(graph, table, options)
+    teacher, module, average = _modules(graph, table, quantize_options, sets[1], train_options, out)
+    float_logits, labels = evaluate.compute_logits(teacher, sets[1], train_options)
+    before = _figures(average, float_logits, sets[1], train_options)
+    training_model = TrainingModel(
         model=module,
         average=average,
-        losses=partial(_losses, teacher=teacher, share=options.distillation),
-        identity=(graph.sha256, table.sha256, str(options.distillation), repr(choices)),
-        is_half=False,
+        losses=partial(_losses, teacher=teacher, distillation=options.distillation),
+        identity=(graph.sha256, table.sha256, str(options.distillation), repr(quantize_options)),
+        uses_bfloat16=False,
     )
-    run = Run(trained, *sets, training, out)
+    run = Run(training_model, *sets, train_options, out)
     run.train(progress)
     details = QatDetails(
-        float32=QatFigures(**evaluate.figures(*exact, training)),
+        float32=QatFigures(**evaluate.classification_metrics(float_logits, labels, train_options)),
         before=before,
-        after=_figures(average, exact, sets[1], training),
+        after=_figures(average, float_logits, sets[1], train_options),
     )
     record = {
         "schema": 1,
@@ -161,19 +145,25 @@ def fine_tune(
     artifact.replace_file(out / RECORD_FILE, text.encode())
     if not options.is_kept_when_worse:
         _require_no_worse(details)
-    origin = qat_provenance(graph, table, sets, options)
-    return _publish(graph, table, average, details, out, origin)
+    parents: stage.Parents = {
+        "graph": graph,
+        "ranges": table,
+        "images": sets[0].sha256,
+        "monitored images": sets[1].sha256,
+    }
+    provenance = stage.provenance(QAT, parents=parents, options=options)
+    return _publish(graph, table, average, details, out, provenance)
 
 
-def _training(
+def _train_options(
     graph: SimplifiedGraph, sets: tuple[ImageSet, ImageSet], options: QatOptions
 ) -> TrainOptions:
     """Options of the training run: images of the final size, no warm-up, no weight decay.
 
     Weight decay was meant for the original weights; batch norm is folded into the weights here.
     """
-    facts = graph.details
-    preprocess, classes = facts.preprocess, facts.classes
+    details = graph.details
+    preprocess, classes = details.preprocess, details.classes
     if preprocess.element != "float32":
         raise InputError(
             f"{graph.path} takes {preprocess.element} pixels, wanted float32 images",
@@ -181,7 +171,7 @@ def _training(
         )
     if not 0 <= options.distillation <= 1:
         raise InputError(f"distillation is {options.distillation}", hint="wanted 0 to 1")
-    if not facts.num_classes:
+    if not details.num_classes:
         raise InputError(f"{graph.path} gives embeddings", hint="only a classifier has labels")
     if not sets[0].items or not sets[1].items:
         raise InputError("no images to train on, or none held out", hint="both sets need images")
@@ -191,32 +181,33 @@ def _training(
             f"{', '.join(classes)}",
             hint="the order of the logits is that of the graph",
         )
-    training = TrainOptions(
-        model=facts.model,
-        num_classes=facts.num_classes,
+    train_options = TrainOptions(
+        model=details.model,
+        num_classes=details.num_classes,
         preprocess=preprocess,
         start_size=preprocess.input_size[0],
         weight_decay=0.0,
         warmup_epochs=0,
-        **{name: getattr(options, name) for name in _SHARED},
+        **{name: getattr(options, name) for name in _SHARED_OPTIONS},
     )
-    training_run.require_options(training)
-    training_run.require_sets(*sets, training)
-    return training
+    training_run.require_options(train_options)
+    training_run.require_sets(*sets, train_options)
+    return train_options
 
 
-_SHARED = ("epochs", "batch", "learning_rate", "seed", "device", "threads")
+_SHARED_OPTIONS = ("epochs", "batch", "learning_rate", "seed", "device", "threads")
 
 
-def _choices(graph: SimplifiedGraph, table: RangeTable, options: QatOptions) -> QuantizeOptions:
+def _quantize_options(
+    graph: SimplifiedGraph, table: RangeTable, options: QatOptions
+) -> QuantizeOptions:
     """Options of the typed graph that training starts from.
 
-    If the table has channel means and every layer has a bias of its own, the biases are corrected.
-    Training changes the weights, so that they round to nearest, and its scales are symmetric.
+    Weights are rounded to nearest, since training changes them, and all scales are symmetric.
+    Biases are corrected if the table has channel means and every layer has a bias of its own.
     """
-    biases = list(_biases(check.load_graph(graph.path)).values())
-    are_own = all(biases) and len(set(biases)) == len(biases)
-    is_possible = are_own and bool(ranges.read_means(table))
+    biases = list(_bias_names(check.load_graph(graph.path)).values())
+    is_bias_per_layer = all(biases) and len(set(biases)) == len(biases)
     return QuantizeOptions(
         precision=Precision.INT8,
         float_rest=FloatRest.FP32,
@@ -224,34 +215,34 @@ def _choices(graph: SimplifiedGraph, table: RangeTable, options: QatOptions) -> 
         keep=options.keep,
         rounding=quant_options.Rounding.NEAREST,
         fold_zero_points=False,
-        bias_correction=is_possible,
+        bias_correction=is_bias_per_layer and bool(ranges.read_means(table)),
     )
 
 
 def _modules(
     graph: SimplifiedGraph,
     table: RangeTable,
-    choices: QuantizeOptions,
+    quantize_options: QuantizeOptions,
     monitored: ImageSet,
-    training: TrainOptions,
+    train_options: TrainOptions,
     out: Path,
 ) -> tuple[GraphModule, GraphModule, GraphModule]:
     """The float graph as teacher, the module to train, and the module of the averaged weights."""
-    typed = _typed(graph, table, choices, out)
-    bare = check.without_head(check.load_graph(graph.path))
-    rounding = _rounding(bare, typed, choices)
-    teacher, corrected = GraphModule(bare), _with_biases(bare, typed)
-    module, average = (GraphModule(corrected, rounding) for _ in range(2))
-    _require_same(module, teacher, typed, monitored, training.preprocess)
+    typed = _quantize(graph, table, quantize_options, out)
+    model = check.without_head(check.load_graph(graph.path))
+    quantization = _read_quantization(model, typed, quantize_options)
+    teacher, corrected = GraphModule(model), _with_corrected_biases(model, typed)
+    module, average = (GraphModule(corrected, quantization) for _ in range(2))
+    _require_same_outputs(module, teacher, typed, monitored, train_options.preprocess)
     for each in (teacher, module, average):
-        each.to(training.device)
+        each.to(train_options.device)
     return teacher, module, average
 
 
-def _typed(
+def _quantize(
     graph: SimplifiedGraph, table: RangeTable, options: QuantizeOptions, out: Path
 ) -> onnx.ModelProto:
-    """The typed graph that ``quantize`` makes, without its head; bad inputs are refused there."""
+    """The typed graph that the stage ``quantize`` makes, without its head."""
     path = out / "before.int8.onnx"
     try:
         insert_qdq.quantize(graph, table, options, path)
@@ -261,33 +252,35 @@ def _typed(
         artifact.sidecar_path(path).unlink(missing_ok=True)
 
 
-def _rounding(model: onnx.ModelProto, typed: onnx.ModelProto, options: QuantizeOptions) -> Rounding:
+def _read_quantization(
+    model: onnx.ModelProto, typed: onnx.ModelProto, options: QuantizeOptions
+) -> Quantization:
     """The placement that ``quantize`` chose, with the scales that it wrote into ``typed``."""
-    placement, stored = place_pairs(model, policy_of(options), options.keep), check.constants(typed)
-    roots = dict.fromkeys(placement.group_of.values())
-    scale_of = {root: numpy_helper.to_array(stored[f"{root}.scale"]).item() for root in roots}
-    return Rounding(placement=placement, scale_of=scale_of)
+    placement = place_pairs(model, policy_of(options), options.keep)
+    constants, roots = check.constants(typed), dict.fromkeys(placement.group_of.values())
+    scale_of = {root: numpy_helper.to_array(constants[f"{root}.scale"]).item() for root in roots}
+    return Quantization(placement=placement, scale_of=scale_of)
 
 
-def _biases(model: onnx.ModelProto) -> dict[str, str]:
+def _bias_names(model: onnx.ModelProto) -> dict[str, str]:
     """Output of every Conv and Gemm -> the initializer that is its bias, "" if it has none."""
-    stored = check.constants(model)
-    third = {
-        n.output[0]: "".join(n.input[2:]) for n in model.graph.node if n.op_type in WEIGHTED_OPS
-    }
-    return {layer: name if name in stored else "" for layer, name in third.items()}
+    constants = check.constants(model)
+    layers = (node for node in model.graph.node if node.op_type in WEIGHTED_OPS)
+    inputs = {node.output[0]: "".join(node.input[2:]) for node in layers}
+    return {layer: name if name in constants else "" for layer, name in inputs.items()}
 
 
-def _with_biases(model: onnx.ModelProto, typed: onnx.ModelProto) -> onnx.ModelProto:
+def _with_corrected_biases(model: onnx.ModelProto, typed: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the float graph with the corrected biases of its typed graph."""
-    stored, corrected = check.constants(typed), _biases(typed)
+    constants, corrected = check.constants(typed), _bias_names(typed)
     copied = copy.deepcopy(model)
-    biases = {name: corrected[layer] for layer, name in _biases(model).items() if name}
-    _set_values(copied, {n: numpy_helper.to_array(stored[bias]) for n, bias in biases.items()})
+    biases = {name: corrected[layer] for layer, name in _bias_names(model).items() if name}
+    values = {name: numpy_helper.to_array(constants[bias]) for name, bias in biases.items()}
+    _set_initializers(copied, values)
     return copied
 
 
-def _require_same(
+def _require_same_outputs(
     module: GraphModule,
     teacher: GraphModule,
     typed: onnx.ModelProto,
@@ -301,10 +294,10 @@ def _require_same(
     """
     batch = check.shape_of(check.image_input(typed))[0]
     copies = batch if isinstance(batch, int) else 1
-    items = images.items[:_CHECKED_IMAGES]
-    loaded = [load_image(item.path, preprocess)[np.newaxis] for item in items]
-    wanted = np.concatenate([parity.run(typed, np.repeat(i, copies, axis=0))[:1] for i in loaded])
-    pixels = torch.from_numpy(np.concatenate(loaded))
+    items = images.items[:_NUM_CHECKED_IMAGES]
+    inputs = [load_image(item.path, preprocess)[np.newaxis] for item in items]
+    wanted = np.concatenate([parity.run(typed, np.repeat(x, copies, axis=0))[:1] for x in inputs])
+    pixels = torch.from_numpy(np.concatenate(inputs))
     with torch.inference_mode():
         difference, noise = (
             float(np.linalg.norm(each(pixels).numpy() - wanted)) for each in (module, teacher)
@@ -318,18 +311,20 @@ def _require_same(
 
 
 def _losses(
-    pixels: Tensor, logits: Tensor, labels: Tensor, *, teacher: GraphModule, share: float
+    pixels: Tensor, logits: Tensor, labels: Tensor, *, teacher: GraphModule, distillation: float
 ) -> Tensor:
     """Loss per image [N].
 
-    The loss is the weighted sum of the cross entropy with the labels and of the noise to signal of
-    the centred logits against the teacher's. The noise to signal is 0.01 at an SQNR of 20 dB.
+    The loss is the sum of the cross entropy with the labels, weighted by 1 - ``distillation``, and
+    of the noise-to-signal ratio of the centred logits against the teacher's, weighted by
+    ``distillation``. The ratio is 0.01 at an SQNR of 20 dB.
     """
     with torch.no_grad():
         wanted = _centred(teacher(pixels))
-    error = (_centred(logits) - wanted).square().sum(1)
-    noise = error / wanted.square().sum(1).mean().clamp_min(_SMALLEST_POWER)
-    return (1 - share) * functional.cross_entropy(logits, labels, reduction="none") + share * noise
+    noise = (_centred(logits) - wanted).square().sum(1)
+    ratio = noise / wanted.square().sum(1).mean().clamp_min(_MIN_POWER)
+    cross_entropy = functional.cross_entropy(logits, labels, reduction="none")
+    return (1 - distillation) * cross_entropy + distillation * ratio
 
 
 def _centred(logits: Tensor) -> Tensor:
@@ -338,17 +333,17 @@ def _centred(logits: Tensor) -> Tensor:
 
 def _figures(
     module: GraphModule,
-    exact: tuple[NDArray[np.float32], NDArray[np.int64]],
+    float_logits: NDArray[np.float32],
     images: ImageSet,
-    training: TrainOptions,
+    train_options: TrainOptions,
 ) -> QatFigures:
-    """Accuracy of the module, and SQNR of its centred logits against the float logits ``exact``."""
-    logits, labels = evaluate.logits_of(module, images, training)
-    wanted = exact[0].astype(np.float64)
+    """Accuracy of the module, and SQNR of its centred logits against ``float_logits``."""
+    logits, labels = evaluate.compute_logits(module, images, train_options)
+    wanted = float_logits.astype(np.float64)
     sqnr = sqnr_db(centred(wanted), centred(logits.astype(np.float64)))
     agreement = float((logits.argmax(1) == wanted.argmax(1)).mean())
-    figures = evaluate.figures(logits, labels, training)
-    return QatFigures(**figures, agreement=agreement, sqnr_db=sqnr)
+    metrics = evaluate.classification_metrics(logits, labels, train_options)
+    return QatFigures(**metrics, agreement=agreement, sqnr_db=sqnr)
 
 
 def _require_no_worse(details: QatDetails) -> None:
@@ -357,8 +352,9 @@ def _require_no_worse(details: QatDetails) -> None:
     Raises:
         GateFailed: int8 got worse.
     """
-    figures = (details.before, details.after)
-    before, after = ((each.accuracy, each.sqnr_db or 0.0) for each in figures)
+    before, after = (
+        (figures.accuracy, figures.sqnr_db or 0.0) for figures in (details.before, details.after)
+    )
     if after < before:
         raise GateFailed(
             f"int8 got worse: top-1 {100 * before[0]:.2f} % and {before[1]:.1f} dB before, "
@@ -373,16 +369,16 @@ def _publish(
     average: GraphModule,
     details: QatDetails,
     out: Path,
-    origin: Provenance,
+    provenance: Provenance,
 ) -> tuple[SimplifiedGraph, RangeTable]:
     """Write the graph with the averaged weights, and the range table that belongs to it."""
     model = check.load_graph(graph.path)
-    _set_values(model, average.arrays())
+    _set_initializers(model, average.arrays())
     trained = artifact.publish(
         SimplifiedGraph,
         out / GRAPH_FILE,
         model.SerializeToString(deterministic=True),
-        provenance=origin,
+        provenance=provenance,
         counts=graph.counts,
         details=structs.replace(graph.details, qat=details),
     )
@@ -393,13 +389,13 @@ def _publish(
         RangeTable,
         path,
         ranges.table_text(bound).encode(),
-        provenance=origin,
+        provenance=provenance,
         counts=table.counts,
         details=structs.replace(table.details, beside=beside, tried=(), chosen=None, num_rounded=0),
     )
 
 
-def _set_values(model: onnx.ModelProto, values: Mapping[str, NDArray[np.float32]]) -> None:
+def _set_initializers(model: onnx.ModelProto, values: Mapping[str, NDArray[np.float32]]) -> None:
     """Replace the values of the named initializers."""
     for tensor in model.graph.initializer:
         if tensor.name in values:

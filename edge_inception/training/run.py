@@ -36,10 +36,17 @@ if TYPE_CHECKING:
     from edge_inception.training.options import TrainOptions
 
 STATE_FILE = "state.pt"
-FULL_SIZE_FROM = 0.7  # share of the epochs after which images have their final size
-SIZE_STEP = 16  # pixels
-_SMALLEST = {"epochs": 1, "batch": 1, "monitor_every": 1, "start_size": 1, "threads": 0, "seed": 0}
-_SMALLEST_WEIGHT = 1e-6  # so that a batch of images of weight 0 has the loss 0 and not 0 / 0
+_GROWTH_SHARE = 0.7  # share of the epochs in which the images grow to their final size
+_SIZE_STEP = 16  # pixels
+_MINIMA = {
+    "epochs": 1,
+    "batch": 1,
+    "monitor_every": 1,
+    "start_size": 1,
+    "threads": 0,
+    "seed": 0,
+}
+_MIN_WEIGHT_SUM = 1e-6  # so that a batch of images of weight 0 has the loss 0 and not 0 / 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +56,19 @@ class TrainingModel:
     ``average`` is another module of the same kind, for the moving average of the weights; it starts
     with the weights of ``model``. ``losses`` maps pixels [N, 3, H, W], the model's output and
     labels [N] to the loss of each image [N]. A state file is only resumed if it has the same
-    ``identity``, options and images. ``is_half`` computes the model in bfloat16 where that is fast.
+    ``identity``, options and images. With
+    ``uses_bfloat16`` the model computes in bfloat16 where that is fast.
     """
 
     model: nn.Module
     average: nn.Module
     losses: Callable[[Tensor, Any, Tensor], Tensor]
     identity: tuple[str, ...] = ()
-    is_half: bool = True
+    uses_bfloat16: bool = True
 
 
 def require_sets(train_set: ImageSet, monitor_set: ImageSet, options: TrainOptions) -> None:
-    """Check the images of both sets, for which every image is decoded once.
+    """Check both sets; every image is decoded once.
 
     Raises:
         InputError: Images are unlabelled, damaged, of other classes or in both sets.
@@ -101,10 +109,10 @@ def require_options(options: TrainOptions) -> None:
     height, width = options.preprocess.input_size
     if height != width:
         raise InputError(f"training at {height} x {width} pixels", hint="give a square input size")
-    for name, smallest in _SMALLEST.items():
+    for name, minimum in _MINIMA.items():
         value = getattr(options, name)
-        if value < smallest:
-            raise InputError(f"{name} is {value}", hint=f"wanted at least {smallest}")
+        if value < minimum:
+            raise InputError(f"{name} is {value}", hint=f"wanted at least {minimum}")
     if options.device not in {"cpu", "cuda"}:
         raise unknown("device", options.device, ("cpu", "cuda"))
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -116,7 +124,7 @@ class Run:
 
     def __init__(
         self,
-        trained: TrainingModel,
+        training_model: TrainingModel,
         train_set: ImageSet,
         monitor_set: ImageSet,
         options: TrainOptions,
@@ -124,7 +132,8 @@ class Run:
     ) -> None:
         if options.threads:
             torch.set_num_threads(options.threads)
-        self.trained, self.model, self.average = trained, trained.model, trained.average
+        self.training_model = training_model
+        self.model, self.average = training_model.model, training_model.average
         self.train_set, self.monitor_set = train_set, monitor_set
         self.options, self.out = options, out
         self.steps_per_epoch = max(1, len(train_set.items) // options.batch)
@@ -132,7 +141,9 @@ class Run:
         self.epoch, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         sets = (train_set.sha256, monitor_set.sha256)
-        self.identity = json.dumps([stage.plain(options), *sets, *trained.identity], sort_keys=True)
+        self.identity = json.dumps(
+            [stage.plain(options), *sets, *training_model.identity], sort_keys=True
+        )
         self._resume()
 
     def train(self, progress: Progress) -> None:
@@ -155,71 +166,73 @@ class Run:
 
     def train_epoch(self, progress: Progress) -> None:
         """Train for one pass over the training images, and evaluate the average when it is due."""
-        started, losses = time.monotonic(), []
+        start, losses = time.monotonic(), []
         self.model.train()
         _seed_torch(self.options.seed, self.epoch)  # dropout
         size = image_size(self.epoch, self.options)
-        for step, (pixels, labels, weights) in enumerate(self._batches(size)):
-            done = self.epoch * self.steps_per_epoch + step
-            losses.append(self._step(done, pixels, labels, weights))
-            progress(done + 1, self.options.epochs * self.steps_per_epoch)
+        first_step = self.epoch * self.steps_per_epoch
+        for step, batch in enumerate(self._batches(size), start=first_step):
+            losses.append(self._step(step, *batch))
+            progress(step + 1, self.options.epochs * self.steps_per_epoch)
         self.epoch += 1
-        self.seconds += time.monotonic() - started
+        self.seconds += time.monotonic() - start
         entry = {"epoch": self.epoch, "size": size, "loss": float(np.mean(losses))}
         if self.epoch % self.options.monitor_every == 0 or self.epoch == self.options.epochs:
             entry.update(evaluate(self.average, self.monitor_set, self.options))
         self.history.append(entry)
 
-    def _step(self, done: int, pixels: Tensor, labels: Tensor, weights: Tensor) -> float:
+    def _step(self, step: int, pixels: Tensor, labels: Tensor, weights: Tensor) -> float:
+        """The weighted mean loss of a batch, after one step of the optimizer."""
         options = self.options
         for group in self.optimizer.param_groups:
-            group["lr"] = options.learning_rate * schedule(done, self.steps_per_epoch, options)
-        is_half = self.trained.is_half and _has_bfloat16(options.device)
-        with torch.autocast(options.device, dtype=torch.bfloat16, enabled=is_half):
+            group["lr"] = options.learning_rate * learning_rate_factor(
+                step, self.steps_per_epoch, options
+            )
+        is_bfloat16 = self.training_model.uses_bfloat16 and _has_fast_bfloat16(options.device)
+        with torch.autocast(options.device, dtype=torch.bfloat16, enabled=is_bfloat16):
             output = self.model(pixels)
-        per_image = self.trained.losses(pixels, output, labels)
-        loss = (per_image * weights).sum() / weights.sum().clamp_min(_SMALLEST_WEIGHT)
+        per_image = self.training_model.losses(pixels, output, labels)
+        loss = (per_image * weights).sum() / weights.sum().clamp_min(_MIN_WEIGHT_SUM)
         if not torch.isfinite(loss):
-            raise InputError(f"loss is {loss.item()} at step {done}", hint="lower --learning-rate")
+            raise InputError(f"loss is {loss.item()} at step {step}", hint="lower --learning-rate")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)  # threshold of arXiv 1512.00567
         self.optimizer.step()
-        self._update_average(done)
+        self._update_average(step)
         return loss.item()
 
-    def _update_average(self, done: int) -> None:
-        decay = min(self.options.ema_decay, (1 + done) / (10 + done))
+    def _update_average(self, step: int) -> None:
+        decay = min(self.options.ema_decay, (1 + step) / (10 + step))
+        averages, values = self.average.state_dict().values(), self.model.state_dict().values()
         with torch.no_grad():
-            for mean, value in zip(
-                self.average.state_dict().values(), self.model.state_dict().values(), strict=True
-            ):
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1 - decay)
+            for average, value in zip(averages, values, strict=True):
+                if average.is_floating_point():
+                    average.lerp_(value, 1 - decay)
                 else:
-                    mean.copy_(value)
+                    average.copy_(value)
 
     def _batches(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Pixels [N, 3, size, size], labels [N] and weights [N], loaded one batch ahead."""
         options, items = self.options, self.train_set.items
         order = np.random.default_rng((options.seed, self.epoch)).permutation(len(items))
         load = partial(load_augmented, options=options, size=size, epoch=self.epoch)
         with ThreadPoolExecutor(max_workers=2) as pool:
-            ahead = []
+            pending = []
             for step in range(self.steps_per_epoch):
-                chosen = order[step * options.batch : (step + 1) * options.batch]
-                members = [items[index] for index in chosen]
-                futures = [pool.submit(load, items[i], index=int(i)) for i in chosen]
-                ahead.append((members, futures))
-                if len(ahead) > 1:
-                    yield self._to_tensors(*ahead.pop(0))
-            for members, futures in ahead:
-                yield self._to_tensors(members, futures)
+                indices = order[step * options.batch : (step + 1) * options.batch]
+                futures = [pool.submit(load, items[i], index=int(i)) for i in indices]
+                pending.append(([items[i] for i in indices], futures))
+                if len(pending) > 1:
+                    yield self._to_tensors(*pending.pop(0))
+            for batch in pending:
+                yield self._to_tensors(*batch)
 
-    def _to_tensors(self, members: list[ImageItem], futures: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def _to_tensors(self, items: list[ImageItem], futures: Any) -> tuple[Tensor, Tensor, Tensor]:
         device = self.options.device
         pixels = torch.from_numpy(np.stack([future.result() for future in futures]))
-        labels = torch.tensor([item.label for item in members])
-        weights = torch.tensor([item.weight for item in members], dtype=torch.float32)
+        labels = torch.tensor([item.label for item in items])
+        weights = torch.tensor([item.weight for item in items], dtype=torch.float32)
         pixels = pixels.to(device, memory_format=torch.channels_last)
         return pixels, labels.to(device), weights.to(device)
 
@@ -261,7 +274,7 @@ class Run:
         self.history = state["history"]
 
 
-def _has_bfloat16(device: str) -> bool:
+def _has_fast_bfloat16(device: str) -> bool:
     """Whether bfloat16 saves time; a CPU with only AVX2 needs five times as long as for float32."""
     if device != "cpu":
         return True
@@ -274,27 +287,27 @@ def _seed_torch(seed: int, epoch: int) -> None:
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The parameters in groups with their weight decay, which is 0 for biases and batch norms."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
     ]
 
 
-def schedule(done: int, steps_per_epoch: int, options: TrainOptions) -> float:
-    """Factor of the learning rate after ``done`` steps: linear warm-up, then half a cosine to 0."""
+def learning_rate_factor(step: int, steps_per_epoch: int, options: TrainOptions) -> float:
+    """Factor of the learning rate in ``step``, from 0: linear warm-up, then half a cosine to 0."""
     warmup, total = options.warmup_epochs * steps_per_epoch, options.epochs * steps_per_epoch
-    if done < warmup:
-        return (done + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, total - warmup)))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 def image_size(epoch: int, options: TrainOptions) -> int:
-    """Side of an epoch's training images in pixels: it grows linearly in steps of 16 pixels."""
-    final = options.preprocess.input_size[0]
-    share = epoch / max(1.0, FULL_SIZE_FROM * options.epochs)
-    if share >= 1 or options.start_size >= final:
-        return final
-    grown = options.start_size + share * (final - options.start_size)
-    return max(options.start_size, int(grown // SIZE_STEP * SIZE_STEP))
+    """Side of an epoch's training images in pixels, which grows linearly in steps of 16 pixels."""
+    final_size = options.preprocess.input_size[0]
+    growth = epoch / max(1.0, _GROWTH_SHARE * options.epochs)
+    if growth >= 1 or options.start_size >= final_size:
+        return final_size
+    size = options.start_size + growth * (final_size - options.start_size)
+    return max(options.start_size, int(size // _SIZE_STEP * _SIZE_STEP))

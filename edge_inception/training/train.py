@@ -54,7 +54,7 @@ def train(
     model = _training_model(len(train_set.items), options)
     run = Run(model, train_set, monitor_set, options, out)
     run.train(progress)
-    return _finish(run)
+    return _write_results(run)
 
 
 def _training_model(num_images: int, options: TrainOptions) -> TrainingModel:
@@ -71,7 +71,7 @@ def _training_model(num_images: int, options: TrainOptions) -> TrainingModel:
             hint="train a classifier: --option tail=facenet-classifier, or tail=paper",
         )
     _refuse_small_images(average, num_images, options)
-    _initialise(model)
+    _init_convs(model)
     average.load_state_dict(model.state_dict())
     losses = partial(_losses, smoothing=options.label_smoothing, weights=model.auxiliary_weights)
     return TrainingModel(model=model, average=average, losses=losses)
@@ -106,16 +106,18 @@ def _losses(
         nn.functional.cross_entropy, reduction="none", label_smoothing=smoothing
     )
     loss = cross_entropy(logits.float(), labels)
-    for weight, head in zip(weights, auxiliary, strict=True):
-        loss = loss + weight * cross_entropy(head.float(), labels)
+    for weight, auxiliary_logits in zip(weights, auxiliary, strict=True):
+        loss = loss + weight * cross_entropy(auxiliary_logits.float(), labels)
     return loss
 
 
-def _finish(run: Run) -> Path:
-    """Write the checkpoint and the metrics of its rounded weights; the checkpoint's path."""
-    weights = {name: _as_stored(name, tensor) for name, tensor in run.average.state_dict().items()}
+def _write_results(run: Run) -> Path:
+    """Write the checkpoint and the metrics of its fp16 weights; return the checkpoint's path."""
+    weights = {
+        name: _to_stored_type(name, tensor) for name, tensor in run.average.state_dict().items()
+    }
     path = run.out / CHECKPOINT_FILE
-    # Only one entry of metadata: safetensors writes several entries in a random order.
+    # safetensors would write several entries of metadata in a random order.
     content = save(weights, metadata={"classes": json.dumps(run.train_set.classes)})
     replace_file(path, content)
     run.average.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -125,13 +127,13 @@ def _finish(run: Run) -> Path:
     return path
 
 
-def _as_stored(name: str, tensor: Tensor) -> Tensor:
+def _to_stored_type(name: str, tensor: Tensor) -> Tensor:
     """A weight in fp16; a batch-norm statistic in fp32, since fp16 would lose small variances."""
     is_statistic = name.endswith(("running_mean", "running_var")) or not tensor.is_floating_point()
     return tensor.cpu().contiguous() if is_statistic else tensor.half().cpu().contiguous()
 
 
-def _initialise(model: nn.Module) -> None:
+def _init_convs(model: nn.Module) -> None:
     """Give convolutions random weights: Kaiming normal for ReLU, fan out."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -32,7 +32,7 @@ from edge_inception.data.imageset import ImageSet, open_set
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
 from edge_inception.latency import machine
-from edge_inception.models._trace import total, trace
+from edge_inception.models._trace import total_cost, trace
 from edge_inception.pipeline import build
 from edge_inception.quant.insert_qdq import quantize
 from edge_inception.quant.options import QuantizeOptions
@@ -203,7 +203,7 @@ def _row(form: Form, out: Path, report: ReportRecord) -> dict[str, Any]:
     simplified = artifact.load(SimplifiedGraph, out / "model.simplified.onnx")
     size = tuple(simplified.details.preprocess["input_size"])
     options = {**family.options, **form.options}
-    macs = total(trace(spec.describe(num_classes=spec.num_classes, **options), size)).macs
+    macs = total_cost(trace(spec.describe(num_classes=spec.num_classes, **options), size)).macs
     rows = {row.name: row for row in report.rows}
     subject, eager = rows["INT8 (cpu)"], rows["PyTorch FP32"]
     with np.load(out / "baseline.npz") as baseline:

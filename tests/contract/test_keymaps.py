@@ -361,6 +361,6 @@ def test_families_with_our_names_go_there_and_back(name, family, tmp_path):
 
 
 def test_every_family_of_every_network_has_a_key_map():
-    """A family that a network names is one of the files in keymaps."""
+    """Each family that a network names is known to keymaps."""
     named = {family.name for spec in registry.models().values() for family in spec.families}
     assert named <= set(keymaps.families())

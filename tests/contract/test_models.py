@@ -20,7 +20,7 @@ from torch import nn
 from edge_inception import registry
 from edge_inception.artifact import Graph, SimplifiedGraph
 from edge_inception.checkpoints.load import load_model
-from edge_inception.models._trace import grouped, total, trace
+from edge_inception.models._trace import group_rows, total_cost, trace
 
 MODELS = sorted(registry.models())
 VARIANTS = [
@@ -222,13 +222,13 @@ def test_stage_table_is_what_the_module_does(spec, variant):
         module.register_forward_hook(keep)
     macs = count_macs(model, variant.input_size)
     assert {stage.path: stage.cost.shape for stage in stages[:-1]} == shapes
-    assert total(stages).macs == macs
+    assert total_cost(stages).macs == macs
     auxiliary = {head.name for head in architecture.auxiliary}
     inference = sum(
         p.numel() for n, p in model.named_parameters() if n.partition(".")[0] not in auxiliary
     )
-    assert total(stages).num_parameters == inference
-    assert total(list(grouped(stages))) == total(stages)
+    assert total_cost(stages).num_parameters == inference
+    assert total_cost(list(group_rows(stages))) == total_cost(stages)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -237,7 +237,7 @@ def test_stage_table_follows_any_size(name):
     # Inception-v2 pads its strided convolutions but not the pool beside them: even maps only
     spec, size = registry.model(name), (256, 192) if name == "inception_v2" else (203, 181)
     last = trace(spec.describe(num_classes=10), size)[-2]
-    maps = skeleton(name, 10).maps(torch.empty(1, 3, *size, device="meta"))
+    maps = skeleton(name, 10).forward_features(torch.empty(1, 3, *size, device="meta"))
     assert last.cost.shape == tuple(maps.shape[1:])
 
 

@@ -127,7 +127,7 @@ def _write_checkpoint(made: Workshop) -> None:
             torch.nn.init.constant_(module.bias, 1.0)
     with torch.no_grad():
         model.train()(pixels)
-        features = model.eval().maps(pixels).mean(dim=(2, 3))
+        features = model.eval().forward_features(pixels).mean(dim=(2, 3))
         direction = features[labels == 1].mean(0) - features[labels == 0].mean(0)
         middle = features.mean(0)
         model.last_linear.weight.copy_(torch.stack([-direction, direction]))

@@ -18,10 +18,10 @@ from edge_inception.models._layers import (
     AvgPool,
     ClassifierHead,
     Concat,
-    Filters,
+    ConvFactory,
     MaxPool,
     branches,
-    chained,
+    sequential,
 )
 from edge_inception.spec import CheckpointFamily, ModelSpec, Preprocess, Variant
 
@@ -32,7 +32,7 @@ TINY_CLASSES = 5
 
 
 def _describe_tiny(*, num_classes: int, width: float = 1.0, dropout: float = 0.2) -> Architecture:
-    conv = Filters(width=width).conv
+    conv = ConvFactory(width=width).conv
     fork = {
         "branch0": conv("1x1", 8),
         "branch1_0": conv("1x1", 8),
@@ -57,7 +57,7 @@ def _describe_tiny(*, num_classes: int, width: float = 1.0, dropout: float = 0.2
         Concat(fork, routes),
     )
     head = ClassifierHead(name="last_linear", num_classes=num_classes, dropout=dropout)
-    return Architecture(layers=chained("features", layers), head=head)
+    return Architecture(layers=sequential("features", layers), head=head)
 
 
 TINY = ModelSpec(

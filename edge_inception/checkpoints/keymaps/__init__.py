@@ -9,15 +9,22 @@ from pathlib import Path
 
 from edge_inception.checkpoints.keymaps._keymap import SAME_NAMES, KeyMap
 
+# Families without a file, since their tensor names are ours: ``native`` is what ``edge-inception
+# train`` writes, ``torchvision_v2`` the second weights of torchvision's ResNets (IMAGENET1K_V2).
+_FAMILIES_WITH_OUR_NAMES = {"facenet", "native", "timm", "torchvision_v2"}
+
 
 def families() -> list[str]:
     """Names of all families, sorted; ``--checkpoint-format`` takes these names, or ``auto``."""
     modules = pkgutil.iter_modules([str(Path(__file__).parent)])
-    return sorted(module.name for module in modules if not module.name.startswith("_"))
+    files = {module.name for module in modules if not module.name.startswith("_")}
+    return sorted(files | _FAMILIES_WITH_OUR_NAMES)
 
 
 def key_map(family: str, model: str) -> KeyMap:
-    """Names that ``family`` gives the tensors of ``model``; our own where it has no such table."""
+    """Names that ``family`` gives the tensors of ``model``, which are ours if it has no table."""
+    if family in _FAMILIES_WITH_OUR_NAMES:
+        return SAME_NAMES
     tables: Mapping[str, KeyMap] = importlib.import_module(
         f"edge_inception.checkpoints.keymaps.{family}"
     ).KEY_MAPS

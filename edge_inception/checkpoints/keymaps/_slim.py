@@ -1,59 +1,70 @@
-"""What the tables of all TF-slim networks share: the reading of names, the tensors of a unit."""
+"""What the tables of all TF-slim networks share: normalised names, tensors of a unit, branches."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 
-from edge_inception.checkpoints.keymaps._keymap import KeyMap, Layout, Reading, spelled
+from edge_inception.checkpoints.keymaps._keymap import (
+    KeyMap,
+    Layout,
+    NormalizedKeys,
+    expand_tensors,
+)
 
-_SHADOW = "/ExponentialMovingAverage"
-_TRAINING = re.compile(
+_MOVING_AVERAGE = "/ExponentialMovingAverage"
+_OPTIMIZER = re.compile(
     r".*/(Momentum|RMSProp(_1)?|Adam(_1)?|Adagrad|AdagradDA|Adadelta(_1)?|Ftrl(_1)?)"
     r"|global_step|beta[12]_power|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH"
 )
 
 
-def read(keys: Iterable[str]) -> Reading:
+def normalize_keys(keys: Iterable[str]) -> NormalizedKeys:
     """Names without ``:0``; optimizer slots are left out, moving averages replace variables."""
     names = {key.partition(":")[0]: key for key in keys}
-    kept = {name: key for name, key in names.items() if not _TRAINING.fullmatch(name)}
-    shadows = {name: key for name, key in kept.items() if name.endswith(_SHADOW)}
-    raw = {name: key for name, key in kept.items() if name not in shadows}
-    averaged = {name.removesuffix(_SHADOW): key for name, key in shadows.items()}
+    weights = {name: key for name, key in names.items() if not _OPTIMIZER.fullmatch(name)}
+    averages = {
+        name.removesuffix(_MOVING_AVERAGE): key
+        for name, key in weights.items()
+        if name.endswith(_MOVING_AVERAGE)
+    }
+    raw = {name: key for name, key in weights.items() if not name.endswith(_MOVING_AVERAGE)}
     notes = []
-    if shadows:
-        notes.append(f"took the moving average of {len(shadows)} variables, not their last value")
-    if len(kept) < len(names):
-        notes.append(f"left out {len(names) - len(kept)} variables of the optimizer")
-    return Reading(keys=raw | averaged, notes=tuple(notes))
+    if averages:
+        notes.append(f"took the moving average of {len(averages)} variables, not their last value")
+    if len(weights) < len(names):
+        notes.append(f"left out {len(names) - len(weights)} variables of the optimizer")
+    return NormalizedKeys(keys=raw | averages, notes=tuple(notes))
 
 
-NORM = {
+NORM_TENSORS = {
     "/BatchNorm/gamma": "weight",
     "/BatchNorm/beta": "bias",
     "/BatchNorm/moving_mean": "running_mean",
     "/BatchNorm/moving_variance": "running_var",
 }
-_CONV = {"/weights": ".conv.weight"} | {theirs: f".bn.{ours}" for theirs, ours in NORM.items()}
-PLAIN = {"/weights": ".weight", "/biases": ".bias"}
+_CONV_TENSORS = {
+    "/weights": ".conv.weight",
+    **{name: f".bn.{ours}" for name, ours in NORM_TENSORS.items()},
+}
+BIASED_TENSORS = {"/weights": ".weight", "/biases": ".bias"}
 
 
 def key_map(
     scope: str,
     convs: Mapping[str, str],
-    plain: Mapping[str, str],
+    biased: Mapping[str, str],
     tensors: Mapping[str, str] | None = None,
 ) -> KeyMap:
     """The key map of a network whose variables lie in ``scope``.
 
     All arguments map TF-slim's names to ours: ``convs`` those of convolutions with batch norm and
-    no bias, ``plain`` those of layers with biases, ``tensors`` the whole names of other tensors.
+    no bias, ``biased`` those of layers with biases, ``tensors`` the whole names of other tensors.
     """
-    inner = spelled(convs, _CONV) | spelled(plain, PLAIN)
+    names = expand_tensors(convs, _CONV_TENSORS) | expand_tensors(biased, BIASED_TENSORS)
     return KeyMap(
-        names={f"{scope}/{theirs}": ours for theirs, ours in inner.items()} | dict(tensors or {}),
-        read=read,
+        names={f"{scope}/{name}": ours for name, ours in names.items()} | dict(tensors or {}),
+        normalize=normalize_keys,
         layouts={
             "/depthwise_weights": Layout.DEPTHWISE,
             "/pointwise_weights": Layout.CHANNELS_LAST,
@@ -63,13 +74,24 @@ def key_map(
     )
 
 
-def auxiliary(first: str, second: str, name: str) -> dict[str, str]:
-    return {f"AuxLogits/{first}": f"{name}.conv0", f"AuxLogits/{second}": f"{name}.conv1"}
+def branches(*convs: str, first: int = 0) -> dict[str, str]:
+    """TF-slim's name of each convolution in a block -> ours, given those of each branch in order.
+
+    ``branches("1x1", "0a_1x1 0b_3x3")`` maps ``Branch_0/Conv2d_1x1`` to ``branch0``, then
+    ``Branch_1/Conv2d_0a_1x1`` and ``Branch_1/Conv2d_0b_3x3`` to ``branch1.0`` and ``branch1.1``.
+    ``pool`` stands for a layer without weights. ``first`` is the number of our first branch.
+    """
+    return {
+        f"Branch_{branch}/Conv2d_{name}": f"branch{branch + first}" + f".{index}" * (" " in chain)
+        for branch, chain in enumerate(convs)
+        for index, name in enumerate(chain.split())
+        if name != "pool"
+    }
 
 
-REDUCTION_A = {
-    "Branch_0/Conv2d_1a_3x3": "branch0",
-    "Branch_1/Conv2d_0a_1x1": "branch1.0",
-    "Branch_1/Conv2d_0b_3x3": "branch1.1",
-    "Branch_1/Conv2d_1a_3x3": "branch1.2",
-}
+def auxiliary_convs(conv1x1: str, conv5x5: str, head: str) -> dict[str, str]:
+    """TF-slim's names of an auxiliary head's two convolutions -> ours in the module ``head``."""
+    return {f"AuxLogits/{conv1x1}": f"{head}.conv0", f"AuxLogits/{conv5x5}": f"{head}.conv1"}
+
+
+REDUCTION_A = branches("1a_3x3", "0a_1x1 0b_3x3 1a_3x3")

@@ -1,19 +1,20 @@
 """Names in Cadene's pretrained-models.pytorch: bninception, inceptionv4, inceptionresnetv2.
 
-bninception has one name without dots per layer, as Caffe. Its batch norms may be stored as [1, C].
+bninception names each layer without dots, as Caffe does, and may store batch norms as [1, C]. The
+names of inceptionv4 are ours too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edge_inception.checkpoints.keymaps._keymap import SAME_NAMES, KeyMap, spelled
+from edge_inception.checkpoints.keymaps._keymap import KeyMap, expand_tensors
 
-_STATISTICS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _ENDINGS = {
     ".weight": ".conv.weight",
     ".bias": ".conv.bias",
-    **{f"_bn.{name}": f".bn.{name}" for name in _STATISTICS},
+    **{f"_bn.{name}": f".bn.{name}" for name in _NORM_TENSORS},
 }
 _STEM = ("conv1_7x7_s2", "conv2_3x3_reduce", "conv2_3x3")
 _REDUCTION = ("3x3_reduce", "3x3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2")
@@ -30,7 +31,6 @@ _UNITS = {name: name for name in _STEM} | {
 _HEAD = {f"last_linear.{name}": f"last_linear.{name}" for name in ("weight", "bias")}
 
 KEY_MAPS: Mapping[str, KeyMap] = {
-    "inception_v2": KeyMap(names=spelled(_UNITS, _ENDINGS) | _HEAD),
-    "inception_v4": SAME_NAMES,
+    "inception_v2": KeyMap(names=expand_tensors(_UNITS, _ENDINGS) | _HEAD),
     "inception_resnet_v2": KeyMap(prefixes={"last_linear.": "classif."}),
 }

@@ -3,7 +3,8 @@
 Keras numbers layers in the order in which they are made. Files of Keras 2 have ``conv2d_1``,
 ``conv2d_2``, ...; Keras 3 goes on from the session's last number: ``conv2d``, ``conv2d_1``, ... or
 ``conv2d_94``, ... The tables below are in the order of these numbers, which is not that of
-``model.layers``. Dump the weights as npz (before Keras 3 with ``variable.name``, not ``.path``)::
+``model.layers``. This code dumps the weights as npz (before Keras 3 ``variable.name`` replaces
+``variable.path``)::
 
     weights = {variable.path: variable.numpy() for variable in model.weights}
     numpy.savez("weights.npz", **weights)
@@ -12,11 +13,16 @@ Keras numbers layers in the order in which they are made. Files of Keras 2 have 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from edge_inception.checkpoints.keymaps._keymap import KeyMap, Layout, Reading, spelled
+from edge_inception.checkpoints.keymaps._keymap import (
+    KeyMap,
+    Layout,
+    NormalizedKeys,
+    expand_tensors,
+)
 
-_NUMBERED = {
+_AUTO_NAMES = {
     "conv2d": re.compile(r"conv2d(?:_(\d+))?"),
     "batch_normalization": re.compile(
         r"(?:batch_normalization|conv2d(?=(?:_\d+)?_bn))(?:_(\d+))?(?:_bn)?"
@@ -24,57 +30,38 @@ _NUMBERED = {
 }
 
 
-def read(keys: Iterable[str]) -> Reading:
+def normalize_keys(keys: Iterable[str]) -> NormalizedKeys:
     """Table names of ``keys``: ``layer/variable``, where an auto-numbered layer is ``conv2d:0``.
 
-    The number after the colon is a rank from 0. ``conv2d_3/conv2d_3/kernel:0`` of an H5 file counts
-    as ``conv2d_3/kernel``. Where two keys would get the same name, the longer key keeps its own
-    name; since no table contains it, the key is then reported as unexpected.
+    The number after the colon is the layer's rank from 0. ``conv2d_3/conv2d_3/kernel:0`` of an H5
+    file counts as ``conv2d_3/kernel``. If two keys would get the same name, the longer key keeps
+    its own name; since no table contains it, the key is then reported as unexpected.
     """
-    short: dict[str, str] = {}
-    others: dict[str, str] = {}
+    by_name: dict[str, str] = {}
+    duplicates: dict[str, str] = {}
     for key in sorted(keys, key=len):
         name = "/".join(key.partition(":")[0].split("/")[-2:])
-        if name in short:
-            others[key] = key
+        if name in by_name:
+            duplicates[key] = key
         else:
-            short[name] = key
-    layers = {name.partition("/")[0] for name in short}
-    ranks = {kind: _ranked(kind, layers) for kind in _NUMBERED}
-    named = {name: layer for rank in ranks.values() for name, layer in rank.items()}
-    renamed = {}
-    for name, key in short.items():
+            by_name[name] = key
+    layers = {name.partition("/")[0] for name in by_name}
+    ranked = _rank_layers("conv2d", layers) | _rank_layers("batch_normalization", layers)
+    normalized = {}
+    for name, key in by_name.items():
         layer, _, variable = name.partition("/")
-        renamed[f"{named.get(layer, layer)}/{variable}"] = key
-    return Reading(keys=renamed | others)
+        normalized[f"{ranked.get(layer, layer)}/{variable}"] = key
+    return NormalizedKeys(keys=normalized | duplicates)
 
 
-def _ranked(kind: str, layers: Iterable[str]) -> dict[str, str]:
+def _rank_layers(kind: str, layers: Iterable[str]) -> dict[str, str]:
     """Name of each auto-numbered layer of a kind -> ``kind:0``, ``kind:1``, ... by its number."""
-    found = [(int(m[1] or 0), m[0]) for m in map(_NUMBERED[kind].fullmatch, layers) if m]
-    return {layer: f"{kind}:{rank}" for rank, (_, layer) in enumerate(sorted(found))}
+    matches = filter(None, map(_AUTO_NAMES[kind].fullmatch, layers))
+    numbered = sorted((int(match[1] or 0), match[0]) for match in matches)
+    return {layer: f"{kind}:{rank}" for rank, (_, layer) in enumerate(numbered)}
 
 
-def _table(
-    numbered: Iterable[str], named: Mapping[str, str], plain: Mapping[str, str]
-) -> dict[str, str]:
-    """Keras's name of each tensor -> ours.
-
-    ``numbered`` are our names of the convolutions that Keras numbers, in the order of the numbers.
-    ``named`` maps Keras's names of other convolutions to ours, ``plain`` those of the layers
-    without batch norm.
-    """
-    convs = {f"conv2d:{rank}": unit for rank, unit in enumerate(numbered)}
-    norms = {f"batch_normalization:{rank}": unit for rank, unit in enumerate(convs.values())}
-    norms |= {f"{theirs}_bn": ours for theirs, ours in named.items()}
-    return (
-        spelled(convs | dict(named), {"/kernel": ".conv.weight"})
-        | spelled(norms, _NORM)
-        | spelled(plain, {"/kernel": ".weight", "/bias": ".bias"})
-    )
-
-
-_NORM = {
+_NORM_TENSORS = {
     "/gamma": ".bn.weight",
     "/beta": ".bn.bias",
     "/moving_mean": ".bn.running_mean",
@@ -82,70 +69,72 @@ _NORM = {
 }
 
 
-def _numbered(name: str, count: int) -> tuple[str, ...]:
-    return tuple(f"{name}_{number}" for number in range(1, count + 1))
+def _key_map(
+    auto_named: Iterable[str], named: Mapping[str, str], biased: Mapping[str, str]
+) -> KeyMap:
+    """The key map of a network.
+
+    ``auto_named`` are our paths of the convolutions that Keras numbers, in the order of the
+    numbers. ``named`` maps Keras's names of other convolutions with batch norm to ours, ``biased``
+    those of layers with a bias.
+    """
+    convs = {f"conv2d:{rank}": path for rank, path in enumerate(auto_named)}
+    norms = {f"batch_normalization:{rank}": path for rank, path in enumerate(convs.values())}
+    norms |= {f"{name}_bn": path for name, path in named.items()}
+    return KeyMap(
+        names=expand_tensors(convs | dict(named), {"/kernel": ".conv.weight"})
+        | expand_tensors(norms, _NORM_TENSORS)
+        | expand_tensors(biased, {"/kernel": ".weight", "/bias": ".bias"}),
+        normalize=normalize_keys,
+        layouts={"/kernel": Layout.CHANNELS_LAST},
+        has_gamma=False,
+    )
 
 
-def _inside(blocks: Iterable[str], units: Iterable[str]) -> list[str]:
-    inner = tuple(units)
-    return [f"{block}.{unit}" for block in blocks for unit in inner]
+def _convs(branch: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{branch}_{number}" for number in range(1, count + 1))
 
 
-_V3_A = ("branch1x1", *_numbered("branch5x5", 2), *_numbered("branch3x3dbl", 3), "branch_pool")
-_V3_C = ("branch1x1", *_numbered("branch7x7", 3), *_numbered("branch7x7dbl", 5), "branch_pool")
+def _in_blocks(blocks: Sequence[str], convs: Sequence[str]) -> list[str]:
+    return [f"{block}.{conv}" for block in blocks for conv in convs]
+
+
+_V3_A = ("branch1x1", *_convs("branch5x5", 2), *_convs("branch3x3dbl", 3), "branch_pool")
+_V3_C = ("branch1x1", *_convs("branch7x7", 3), *_convs("branch7x7dbl", 5), "branch_pool")
 _V3_E = (
     *("branch1x1", "branch3x3_1", "branch3x3_2a", "branch3x3_2b"),
     *("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool"),
 )
 _V3 = [
     *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3"),
-    *_inside(("Mixed_5b", "Mixed_5c", "Mixed_5d"), _V3_A),
-    *_inside(("Mixed_6a",), ("branch3x3", *_numbered("branch3x3dbl", 3))),
-    *_inside(("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"), _V3_C),
-    *_inside(("Mixed_7a",), (*_numbered("branch3x3", 2), *_numbered("branch7x7x3", 4))),
-    *_inside(("Mixed_7b", "Mixed_7c"), _V3_E),
+    *_in_blocks(("Mixed_5b", "Mixed_5c", "Mixed_5d"), _V3_A),
+    *_in_blocks(("Mixed_6a",), ("branch3x3", *_convs("branch3x3dbl", 3))),
+    *_in_blocks(("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"), _V3_C),
+    *_in_blocks(("Mixed_7a",), (*_convs("branch3x3", 2), *_convs("branch7x7x3", 4))),
+    *_in_blocks(("Mixed_7b", "Mixed_7c"), _V3_E),
 ]
 
-_BLOCKS = {"repeat": 10, "repeat_1": 20, "repeat_2": 9}
-
-
-def _blocks(name: str) -> list[str]:
-    return [f"{name}.{index}" for index in range(_BLOCKS[name])]
-
-
-_ROW = ("branch0", "branch1.0", "branch1.1", "branch1.2")
-_WIDE = ("branch0", "branch1.0", "branch1.1", "branch2.0", "branch2.1", "branch2.2")
+_BLOCK35 = [f"repeat.{index}" for index in range(10)]
+_BLOCK17 = [f"repeat_1.{index}" for index in range(20)]
+_BLOCK8 = [*(f"repeat_2.{index}" for index in range(9)), "block8"]
+_TWO_BRANCHES = ("branch0", "branch1.0", "branch1.1", "branch1.2")
+_THREE_BRANCHES = ("branch0", "branch1.0", "branch1.1", "branch2.0", "branch2.1", "branch2.2")
 _RESNET_V2 = [
     *("conv2d_1a", "conv2d_2a", "conv2d_2b", "conv2d_3b", "conv2d_4a"),
-    *_inside(("mixed_5b",), (*_WIDE, "branch3.1")),
-    *_inside(_blocks("repeat"), _WIDE),
-    *_inside(("mixed_6a",), _ROW),
-    *_inside(_blocks("repeat_1"), _ROW),
-    *_inside(("mixed_7a",), ("branch0.0", "branch0.1", *_WIDE[1:])),
-    *_inside((*_blocks("repeat_2"), "block8"), _ROW),
+    *_in_blocks(("mixed_5b",), (*_THREE_BRANCHES, "branch3.1")),
+    *_in_blocks(_BLOCK35, _THREE_BRANCHES),
+    *_in_blocks(("mixed_6a",), _TWO_BRANCHES),
+    *_in_blocks(_BLOCK17, _TWO_BRANCHES),
+    *_in_blocks(("mixed_7a",), ("branch0.0", "branch0.1", *_THREE_BRANCHES[1:])),
+    *_in_blocks(_BLOCK8, _TWO_BRANCHES),
 ]
-_RESIDUALS = {
-    f"{theirs}_{number}_conv": f"{block}.conv2d"
-    for theirs, blocks in (
-        ("block35", _blocks("repeat")),
-        ("block17", _blocks("repeat_1")),
-        ("block8", [*_blocks("repeat_2"), "block8"]),
-    )
-    for number, block in enumerate(blocks, start=1)
-}
-_LAYOUTS = {"/kernel": Layout.CHANNELS_LAST}
+_RESNET_V2_BIASED = {
+    f"{name}_{number}_conv": f"{path}.conv2d"
+    for name, paths in (("block35", _BLOCK35), ("block17", _BLOCK17), ("block8", _BLOCK8))
+    for number, path in enumerate(paths, start=1)
+} | {"predictions": "classif"}
 
 KEY_MAPS: Mapping[str, KeyMap] = {
-    "inception_v3": KeyMap(
-        names=_table(_V3, {}, {"predictions": "fc"}),
-        read=read,
-        layouts=_LAYOUTS,
-        has_gamma=False,
-    ),
-    "inception_resnet_v2": KeyMap(
-        names=_table(_RESNET_V2, {"conv_7b": "conv2d_7b"}, _RESIDUALS | {"predictions": "classif"}),
-        read=read,
-        layouts=_LAYOUTS,
-        has_gamma=False,
-    ),
+    "inception_v3": _key_map(_V3, {}, {"predictions": "fc"}),
+    "inception_resnet_v2": _key_map(_RESNET_V2, {"conv_7b": "conv2d_7b"}, _RESNET_V2_BIASED),
 }

@@ -13,24 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edge_inception.checkpoints.keymaps._keymap import KeyMap, placed
-from edge_inception.checkpoints.keymaps._slim import REDUCTION_A, auxiliary, key_map
+from edge_inception.checkpoints.keymaps._keymap import KeyMap, nest_units
+from edge_inception.checkpoints.keymaps._slim import REDUCTION_A, auxiliary_convs, branches, key_map
 from edge_inception.checkpoints.keymaps._slim_resnet import FACENET, RESNET_V2
 
 # Inception-v1. slim's letters are one ahead of the paper's: Mixed_3b is the paper's 3a.
-_V1_BLOCK = {
-    "Branch_0/Conv2d_0a_1x1": "branch1",
-    "Branch_1/Conv2d_0a_1x1": "branch2.0",
-    "Branch_1/Conv2d_0b_3x3": "branch2.1",
-    "Branch_2/Conv2d_0a_1x1": "branch3.0",
-    "Branch_2/Conv2d_0b_3x3": "branch3.1",
-    "Branch_3/Conv2d_0b_1x1": "branch4.1",
-}
-_V1_5A = {
-    ("Branch_2/Conv2d_0a_3x3" if theirs == "Branch_2/Conv2d_0b_3x3" else theirs): ours
-    for theirs, ours in _V1_BLOCK.items()
-}
-_V1_PLACES = {
+_V1_BLOCK = branches("0a_1x1", "0a_1x1 0b_3x3", "0a_1x1 0b_3x3", "pool 0b_1x1", first=1)
+_V1_5A = branches("0a_1x1", "0a_1x1 0b_3x3", "0a_1x1 0a_3x3", "pool 0b_1x1", first=1)
+_V1_SCOPES = {
     "Mixed_3b": "inception3a",
     "Mixed_3c": "inception3b",
     "Mixed_4b": "inception4a",
@@ -44,8 +34,8 @@ _V1 = {
     "Conv2d_1a_7x7": "conv1",
     "Conv2d_2b_1x1": "conv2",
     "Conv2d_2c_3x3": "conv3",
-    **placed(_V1_PLACES, _V1_BLOCK),
-    **placed({"Mixed_5b": "inception5a"}, _V1_5A),
+    **nest_units(_V1_SCOPES, _V1_BLOCK),
+    **nest_units({"Mixed_5b": "inception5a"}, _V1_5A),
 }
 
 # Inception-v2.
@@ -65,7 +55,7 @@ _V2_REDUCTION = {
     "Branch_1/Conv2d_0b_3x3": "double_3x3_1",
     "Branch_1/Conv2d_1a_3x3": "double_3x3_2",
 }
-_V2_PLACES = {
+_V2_SCOPES = {
     "Mixed_3b": "inception_3a",
     "Mixed_3c": "inception_3b",
     "Mixed_4b": "inception_4a",
@@ -78,8 +68,8 @@ _V2_PLACES = {
 _V2 = {
     "Conv2d_2b_1x1": "conv2_3x3_reduce",
     "Conv2d_2c_3x3": "conv2_3x3",
-    **placed(_V2_PLACES, _V2_BLOCK),
-    **placed({"Mixed_4a": "inception_3c", "Mixed_5a": "inception_4e"}, _V2_REDUCTION),
+    **nest_units(_V2_SCOPES, _V2_BLOCK),
+    **nest_units({"Mixed_4a": "inception_3c", "Mixed_5a": "inception_4e"}, _V2_REDUCTION),
 }
 _V2_STEM = {
     "InceptionV2/Conv2d_1a_7x7/depthwise_weights": "conv1_7x7_s2.depthwise.weight",
@@ -97,11 +87,11 @@ _V3_A = {
     "Branch_2/Conv2d_0c_3x3": "branch3x3dbl_3",
     "Branch_3/Conv2d_0b_1x1": "branch_pool",
 }
-_V3_5C_RENAMED = {
-    "Branch_1/Conv2d_0a_1x1": "Branch_1/Conv2d_0b_1x1",
-    "Branch_1/Conv2d_0b_5x5": "Branch_1/Conv_1_0c_5x5",
+_V3_5C = {
+    **{name: ours for name, ours in _V3_A.items() if not name.startswith("Branch_1")},
+    "Branch_1/Conv2d_0b_1x1": "branch5x5_1",
+    "Branch_1/Conv_1_0c_5x5": "branch5x5_2",
 }
-_V3_5C = {_V3_5C_RENAMED.get(theirs, theirs): ours for theirs, ours in _V3_A.items()}
 _V3_B = {
     "Branch_0/Conv2d_1a_1x1": "branch3x3",
     "Branch_1/Conv2d_0a_1x1": "branch3x3dbl_1",
@@ -130,12 +120,12 @@ _V3_D = {
 }
 
 
-def _v3_e(last: str) -> dict[str, str]:
+def _v3_e(conv3x1: str) -> dict[str, str]:
     return {
         "Branch_0/Conv2d_0a_1x1": "branch1x1",
         "Branch_1/Conv2d_0a_1x1": "branch3x3_1",
         "Branch_1/Conv2d_0b_1x3": "branch3x3_2a",
-        f"Branch_1/{last}": "branch3x3_2b",
+        f"Branch_1/{conv3x1}": "branch3x3_2b",
         "Branch_2/Conv2d_0a_1x1": "branch3x3dbl_1",
         "Branch_2/Conv2d_0b_3x3": "branch3x3dbl_2",
         "Branch_2/Conv2d_0c_1x3": "branch3x3dbl_3a",
@@ -147,59 +137,30 @@ def _v3_e(last: str) -> dict[str, str]:
 _V3_STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
 _V3 = {
     **{name: name for name in _V3_STEM},
-    **placed({name: name for name in ("Mixed_5b", "Mixed_5d")}, _V3_A),
-    **placed({"Mixed_5c": "Mixed_5c"}, _V3_5C),
-    **placed({"Mixed_6a": "Mixed_6a"}, _V3_B),
-    **placed({name: name for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e")}, _V3_C),
-    **placed({"Mixed_7a": "Mixed_7a"}, _V3_D),
-    **placed({"Mixed_7b": "Mixed_7b"}, _v3_e("Conv2d_0b_3x1")),
-    **placed({"Mixed_7c": "Mixed_7c"}, _v3_e("Conv2d_0c_3x1")),
-    **auxiliary("Conv2d_1b_1x1", "Conv2d_2a_5x5", "AuxLogits"),
+    **nest_units({name: name for name in ("Mixed_5b", "Mixed_5d")}, _V3_A),
+    **nest_units({"Mixed_5c": "Mixed_5c"}, _V3_5C),
+    **nest_units({"Mixed_6a": "Mixed_6a"}, _V3_B),
+    **nest_units({name: name for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e")}, _V3_C),
+    **nest_units({"Mixed_7a": "Mixed_7a"}, _V3_D),
+    **nest_units({"Mixed_7b": "Mixed_7b"}, _v3_e("Conv2d_0b_3x1")),
+    **nest_units({"Mixed_7c": "Mixed_7c"}, _v3_e("Conv2d_0c_3x1")),
+    **auxiliary_convs("Conv2d_1b_1x1", "Conv2d_2a_5x5", "AuxLogits"),
 }
 
 # Inception-v4.
+_V4_REDUCTION_B = branches("0a_1x1 1a_3x3", "0a_1x1 0b_1x7 0c_7x1 1a_3x3")
 _V4_STEM = {
     "Conv2d_1a_3x3": "features.0",
     "Conv2d_2a_3x3": "features.1",
     "Conv2d_2b_3x3": "features.2",
     "Mixed_3a/Branch_1/Conv2d_0a_3x3": "features.3.conv",
-    "Mixed_4a/Branch_0/Conv2d_0a_1x1": "features.4.branch0.0",
-    "Mixed_4a/Branch_0/Conv2d_1a_3x3": "features.4.branch0.1",
-    "Mixed_4a/Branch_1/Conv2d_0a_1x1": "features.4.branch1.0",
-    "Mixed_4a/Branch_1/Conv2d_0b_1x7": "features.4.branch1.1",
-    "Mixed_4a/Branch_1/Conv2d_0c_7x1": "features.4.branch1.2",
-    "Mixed_4a/Branch_1/Conv2d_1a_3x3": "features.4.branch1.3",
+    **nest_units({"Mixed_4a": "features.4"}, _V4_REDUCTION_B),  # it has the same branches
     "Mixed_5a/Branch_0/Conv2d_1a_3x3": "features.5.conv",
 }
-_V4_A = {
-    "Branch_0/Conv2d_0a_1x1": "branch0",
-    "Branch_1/Conv2d_0a_1x1": "branch1.0",
-    "Branch_1/Conv2d_0b_3x3": "branch1.1",
-    "Branch_2/Conv2d_0a_1x1": "branch2.0",
-    "Branch_2/Conv2d_0b_3x3": "branch2.1",
-    "Branch_2/Conv2d_0c_3x3": "branch2.2",
-    "Branch_3/Conv2d_0b_1x1": "branch3.1",
-}
-_V4_B = {
-    "Branch_0/Conv2d_0a_1x1": "branch0",
-    "Branch_1/Conv2d_0a_1x1": "branch1.0",
-    "Branch_1/Conv2d_0b_1x7": "branch1.1",
-    "Branch_1/Conv2d_0c_7x1": "branch1.2",
-    "Branch_2/Conv2d_0a_1x1": "branch2.0",
-    "Branch_2/Conv2d_0b_7x1": "branch2.1",
-    "Branch_2/Conv2d_0c_1x7": "branch2.2",
-    "Branch_2/Conv2d_0d_7x1": "branch2.3",
-    "Branch_2/Conv2d_0e_1x7": "branch2.4",
-    "Branch_3/Conv2d_0b_1x1": "branch3.1",
-}
-_V4_REDUCTION_B = {
-    "Branch_0/Conv2d_0a_1x1": "branch0.0",
-    "Branch_0/Conv2d_1a_3x3": "branch0.1",
-    "Branch_1/Conv2d_0a_1x1": "branch1.0",
-    "Branch_1/Conv2d_0b_1x7": "branch1.1",
-    "Branch_1/Conv2d_0c_7x1": "branch1.2",
-    "Branch_1/Conv2d_1a_3x3": "branch1.3",
-}
+_V4_A = branches("0a_1x1", "0a_1x1 0b_3x3", "0a_1x1 0b_3x3 0c_3x3", "pool 0b_1x1")
+_V4_B = branches(
+    "0a_1x1", "0a_1x1 0b_1x7 0c_7x1", "0a_1x1 0b_7x1 0c_1x7 0d_7x1 0e_1x7", "pool 0b_1x1"
+)
 _V4_C = {
     "Branch_0/Conv2d_0a_1x1": "branch0",
     "Branch_1/Conv2d_0a_1x1": "branch1_0",
@@ -214,14 +175,18 @@ _V4_C = {
 }
 _V4 = {
     **_V4_STEM,
-    **placed({f"Mixed_5{letter}": f"features.{6 + i}" for i, letter in enumerate("bcde")}, _V4_A),
-    **placed({"Mixed_6a": "features.10"}, REDUCTION_A),
-    **placed(
+    **nest_units(
+        {f"Mixed_5{letter}": f"features.{6 + i}" for i, letter in enumerate("bcde")}, _V4_A
+    ),
+    **nest_units({"Mixed_6a": "features.10"}, REDUCTION_A),
+    **nest_units(
         {f"Mixed_6{letter}": f"features.{11 + i}" for i, letter in enumerate("bcdefgh")}, _V4_B
     ),
-    **placed({"Mixed_7a": "features.18"}, _V4_REDUCTION_B),
-    **placed({f"Mixed_7{letter}": f"features.{19 + i}" for i, letter in enumerate("bcd")}, _V4_C),
-    **auxiliary("Conv2d_1b_1x1", "Conv2d_2a", "aux_logits"),
+    **nest_units({"Mixed_7a": "features.18"}, _V4_REDUCTION_B),
+    **nest_units(
+        {f"Mixed_7{letter}": f"features.{19 + i}" for i, letter in enumerate("bcd")}, _V4_C
+    ),
+    **auxiliary_convs("Conv2d_1b_1x1", "Conv2d_2a", "aux_logits"),
 }
 
 KEY_MAPS: Mapping[str, KeyMap] = {

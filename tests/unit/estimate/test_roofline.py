@@ -63,9 +63,10 @@ class _Writer:
             return x, channels
         if isinstance(unit, Conv):
             pads = [0, 0] if unit.padding == "valid" else [side // 2 for side in unit.kernel]
-            names = [x, self.weight(unit.out, channels, *unit.kernel), self.weight(unit.out)]
+            out = unit.out_channels
+            names = [x, self.weight(out, channels, *unit.kernel), self.weight(out)]
             y = self.node("Conv", names, pads=pads * 2, strides=[unit.stride] * 2)
-            return self.node("Relu", [y]), unit.out
+            return self.node("Relu", [y]), unit.out_channels
         if isinstance(unit, MaxPool):
             return self.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2]), channels
         return self.node("AveragePool", [x], kernel_shape=[3, 3], pads=[1] * 4), channels

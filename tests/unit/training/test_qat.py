@@ -35,7 +35,7 @@ from edge_inception.quant.policies import POLICIES
 from edge_inception.spec import Precision, Preprocess
 from edge_inception.training import qat as subject
 from edge_inception.training.augment import load_augmented
-from edge_inception.training.graph_module import GraphModule, Rounding
+from edge_inception.training.graph_module import GraphModule, Quantization
 from edge_inception.training.options import TrainOptions
 
 SIDE = 16
@@ -137,7 +137,7 @@ def rounded(model, typed, choices):
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in typed.graph.initializer}
     roots = set(placement.group_of.values())
     scale_of = {root: stored[f"{root}.scale"].item() for root in roots}
-    return GraphModule(model, Rounding(placement=placement, scale_of=scale_of))
+    return GraphModule(model, Quantization(placement=placement, scale_of=scale_of))
 
 
 def arrays_of(path):

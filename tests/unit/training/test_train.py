@@ -339,7 +339,7 @@ class TestStep:
         shrunk = {name for name in names if not (found[name] == 1).all()}
         assert {name.split(".")[-2] for name in shrunk} == {"conv", "last_linear"}
         assert all(name.endswith((".bias", "bn.weight")) for name in set(names) - shrunk)
-        factor = 1 - 0.1 * 0.5 * training_run.schedule(1, 1, decaying)
+        factor = 1 - 0.1 * 0.5 * training_run.learning_rate_factor(1, 1, decaying)
         assert all(found[name].numpy() == pytest.approx(factor, rel=1e-6) for name in shrunk)
 
 
@@ -347,18 +347,19 @@ class TestPlan:
     def test_schedule(self, options):
         """Linear to 1 over the warm-up, then half a cosine that ends at 0."""
         plan = change(options, epochs=10, warmup_epochs=2)
-        at = [training_run.schedule(done, 5, plan) for done in range(50)]
+        at = [training_run.learning_rate_factor(done, 5, plan) for done in range(50)]
         assert at[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
         assert at[10] == 1.0
         assert at[30] == pytest.approx(0.5)  # half of the 40 steps after the warm-up
         assert at[20] == pytest.approx((1 + math.sqrt(0.5)) / 2)
         assert all(a > b for a, b in itertools.pairwise(at[10:]))
-        assert training_run.schedule(50, 5, plan) == pytest.approx(0)
+        assert training_run.learning_rate_factor(50, 5, plan) == pytest.approx(0)
 
     def test_schedule_of_warm_up_only(self, options):
         """A run no longer than its warm-up is all warm-up; none at all starts at 1."""
-        assert training_run.schedule(4, 5, change(options, epochs=1, warmup_epochs=3)) == 5 / 15
-        assert training_run.schedule(0, 5, change(options, warmup_epochs=0)) == 1.0
+        short = change(options, epochs=1, warmup_epochs=3)
+        assert training_run.learning_rate_factor(4, 5, short) == 5 / 15
+        assert training_run.learning_rate_factor(0, 5, change(options, warmup_epochs=0)) == 1.0
 
     def test_image_size(self, options):
         """160 grows to 299 over 70 % of 60 epochs in steps of 16, then stays."""
