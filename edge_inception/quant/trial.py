@@ -158,8 +158,8 @@ class Trial:
             for name in placements[1:]:
                 other = dataclasses.replace(best, placement=name, bias_correction=False)
                 self._try_corrected(other) or self.noise_of(other)
-        first = tuple(self._tried.values())
         finalists = self._finalists()
+        first = tuple(self._tried.values())
         self._images, self._tried = self._all, {}
         self._exact = self._logits(self._model)
         for one in finalists:
@@ -195,13 +195,19 @@ class Trial:
         return self._tried[candidate]
 
     def _finalists(self) -> list[Candidate]:
-        """The best graph on a few images, a close one with less float, and one that clips least."""
+        """The best graph on a few images, and a close one with less float, if any.
+
+        Both come with the calibrator that clips least too, which a few images may not need.
+        """
         order = sorted(self._tried, key=lambda one: -_merit(self._tried[one]))
         least = min(_merit(self._tried[order[0]]) - _FINALIST_DB, _AMPLE_DB)
         close = [one for one in order if _merit(self._tried[one]) >= least]
         cheapest = min(close, key=lambda one: self._tried[one].float_share)
         widest = min(order, key=lambda one: self._clipping(one.calibrator))
-        return list(dict.fromkeys((order[0], cheapest, widest)))
+        wide = dataclasses.replace(cheapest, calibrator=widest.calibrator)
+        if wide.bias_correction and wide not in self._corrections:
+            self._try_corrected(dataclasses.replace(wide, bias_correction=False))
+        return list(dict.fromkeys((order[0], cheapest, widest, wide)))
 
     def _clipping(self, calibrator: str) -> int:
         """Rank of a calibrator among those that are tried: 0 for the one that clips least."""
