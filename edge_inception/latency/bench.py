@@ -30,12 +30,13 @@ from edge_inception.latency import machine, telemetry
 from edge_inception.latency._worker_process import Worker
 from edge_inception.latency.contender import EngineUnderTest
 from edge_inception.latency.facts import DeviceFacts, UsedProtocol
-from edge_inception.latency.measure import MIN_SAMPLES_P99, Contender, worker_of
+from edge_inception.latency.measure import MIN_SAMPLES_P99, Contender, create_worker
 from edge_inception.latency.record import SCHEMA, SCHEMA_VERSION, BenchRecord, RunRecord
 from edge_inception.latency.telemetry import Telemetry
 from edge_inception.spec import Progress, no_progress
 
-_BUSY_CORES = 0.1  # a run is warned about if other programs use more cores
+_MAX_FOREIGN_CORES = 0.1  # a run gets a warning if other programs use more cores
+_MIN_BLOCKS = 4  # of each side: two turns in each order show a drift, and half of it cancels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +122,11 @@ def run_together(
     threads = protocol.threads or usable_threads()
     per_stream = max(1, threads // protocol.streams)
     started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
-    use = machine.cpu_use()
+    before = machine.read_cpu_times()
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for side, contender in contenders.items():
-            worker = worker_of(
+            worker = create_worker(
                 replace(contender, name=f"{side}: {contender.name}"),
                 images,
                 batch=protocol.batch,
@@ -137,19 +138,19 @@ def run_together(
         firsts = {side: worker.first_ms() for side, worker in workers.items()}
         for worker in workers.values():
             worker.warm_up(calls=protocol.warmup_calls, seconds=protocol.warmup_s)
-        before = telemetry.read()
-        blocks, computes = _take_turns(workers, protocol, progress)
-        state = telemetry.between(before, telemetry.read())
+        reading = telemetry.read()
+        blocks, compute_ms = _take_turns(workers, protocol, progress)
+        state = telemetry.summarize(reading, telemetry.read())
         peaks = {side: worker.peak_mib() for side, worker in workers.items()}
     # the workers have ended, so their CPU time is known
-    foreign = machine.foreign_cores(use, machine.cpu_use())
+    foreign = machine.foreign_cores(before, machine.read_cpu_times())
     return [
         Run(
             side=side,
             pair=pair,
             t0=started,
             blocks=tuple(tuple(block) for block in blocks[side]),
-            compute_ms=tuple(computes[side]),
+            compute_ms=tuple(compute_ms[side]),
             open_s=workers[side].open_s,
             first_ms=firsts[side],
             peak_mib=peaks[side],
@@ -163,11 +164,11 @@ def run_together(
 def _take_turns(
     workers: Mapping[str, Worker], protocol: Protocol, progress: Progress
 ) -> tuple[dict[str, list[list[float]]], dict[str, list[float]]]:
-    """Blocks of call times and all compute times in ms by side; turns are A B, B A, A B, ..."""
+    """Blocks of call times and all compute times in ms by side; the order is A B, B A, A B, ..."""
     blocks: dict[str, list[list[float]]] = {side: [] for side in workers}
-    computes: dict[str, list[float]] = {side: [] for side in workers}
+    compute_ms: dict[str, list[float]] = {side: [] for side in workers}
     turn = 0
-    while not all(_is_stable(timed, protocol) for timed in blocks.values()):
+    while not all(_is_finished(timed, protocol) for timed in blocks.values()):
         sides = list(workers) if turn % 2 == 0 else list(workers)[::-1]
         for side in sides:
             time.sleep(protocol.settle_s)  # threads that spin after a call go to sleep
@@ -178,18 +179,15 @@ def _take_turns(
                 discard=protocol.discard_calls,
             )
             blocks[side].append(block.samples_ms)
-            computes[side] += block.compute_ms
+            compute_ms[side] += block.compute_ms
         turn += 1
         done = sum(map(len, blocks[sides[0]]))
         progress(min(done, protocol.calls), protocol.calls)
-    return blocks, computes
+    return blocks, compute_ms
 
 
-_LEAST_BLOCKS = 4  # of each side: two turns in each order show a drift, and half of it cancels
-
-
-def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
-    if len(blocks) < _LEAST_BLOCKS or len(blocks) % 2:
+def _is_finished(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
+    if len(blocks) < _MIN_BLOCKS or len(blocks) % 2:
         return False
     calls, seconds = sum(map(len, blocks)), sum(map(sum, blocks)) / 1000
     if seconds >= protocol.most_s:
@@ -204,7 +202,7 @@ def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
 
 
 def run_record(run: Run, protocol: Protocol) -> RunRecord:
-    """The entry of ``run`` in a record's ``runs``."""
+    """``run`` as an entry of a record's ``runs``."""
     figures = measure.summarize_run(run.samples, run.compute_ms)
     return RunRecord(
         arm=run.side,
@@ -224,17 +222,17 @@ def run_record(run: Run, protocol: Protocol) -> RunRecord:
         compute_median=figures.gpu_median,
         **run.telemetry._asdict(),
         foreign_cores=run.foreign_cores,
-        warnings=tuple(warnings_of(run)),
+        warnings=tuple(find_warnings(run)),
         blocks=tuple(len(block) for block in run.blocks),
         samples_ms=tuple(figures.samples_ms),
     )
 
 
-def warnings_of(run: Run) -> list[str]:
-    """Reasons to doubt the figures of a run: unsteady calls, heat, a busy machine, throttling."""
+def find_warnings(run: Run) -> list[str]:
+    """Warnings about a run: unsteady calls, heat, other programs, throttling."""
     cov = measure.summarize_run(run.samples, ()).cov
     warnings = measure.stability_warnings(cov, run.telemetry.temp_c.end)
-    if run.foreign_cores is not None and run.foreign_cores > _BUSY_CORES:
+    if run.foreign_cores is not None and run.foreign_cores > _MAX_FOREIGN_CORES:
         warnings.append(f"other programs used {run.foreign_cores:.1f} cores")
     if run.telemetry.throttled:
         warnings.append("the machine throttled")
@@ -251,7 +249,7 @@ def record(
 
     Args:
         kind: "single", "ab" or "aa", as in the docstring of ``latency.record``.
-        engines: Engines by side; model, libraries and images in the record are the first engine's.
+        engines: Engines by side; the record has the model, libraries and images of the first.
         runs: Runs of all engines.
         protocol: Protocol of the runs; the record has the number of cores for ``threads`` 0.
     """

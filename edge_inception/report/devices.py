@@ -60,14 +60,9 @@ def _bench_lines(record: BenchRecord) -> list[str]:
     compiled = f"{engine.precision} by {engine.backend}{library}"
     lines = [f"{bundle.name} {bundle.version} on {where}: {compiled}, {record.created_utc}"]
     if mode := device.power_mode:
-        is_locked = device.clocks_locked
-        clocks = (
-            "unknown"
-            if not isinstance(is_locked, bool)
-            else "locked"
-            if is_locked
-            else "not locked"
-        )
+        clocks = "locked" if device.clocks_locked else "not locked"
+        if not isinstance(device.clocks_locked, bool):
+            clocks = "unknown"
         lines.append(f"power mode {mode.name}, clocks {clocks}")
     lines.append(
         f"batch {record.protocol.batch}, {run.n} calls: p50 {_ms(run.median)} ms, "
