@@ -21,7 +21,7 @@ from edge_inception.validate.options import EngineEntry, TimedBaseline, Validate
 IMPORTED = "model.imported.onnx"
 LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
 UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
-_FALLBACK_MARGIN_DB = 1.0
+_SQNR_MARGIN_DB = 1.0
 
 
 def open_image_set(
@@ -128,7 +128,7 @@ def fallback_budget(wanted: Gates) -> Budget:
     sqnr_db = wanted.min_sqnr_db
     return Budget(
         max_drop_pp=drop_pp,
-        min_sqnr_db=None if sqnr_db is None else sqnr_db + _FALLBACK_MARGIN_DB,
+        min_sqnr_db=None if sqnr_db is None else sqnr_db + _SQNR_MARGIN_DB,
     )
 
 
@@ -149,13 +149,13 @@ def validate_options(
         rounds=recipe.latency_rounds,
         calls_per_block=recipe.latency_calls,
         engines_compete=recipe.is_best,
-        baseline=_reference(recipe),
+        baseline=_timed_baseline(recipe),
     )
 
 
-def _reference(recipe: Recipe) -> TimedBaseline:
+def _timed_baseline(recipe: Recipe) -> TimedBaseline:
     """The FP32 baseline to time: PyTorch's, or onnxruntime's for an imported graph."""
-    if recipe.is_foreign:
+    if recipe.is_imported:
         profile = stage.plain(recipe.profile)
         return TimedBaseline(
             name="onnxruntime FP32",

@@ -43,7 +43,7 @@ def bundle_material(folder: Path, device: Device, images: ImageSet) -> Material:
             engines cannot run on a CPU; or ``device`` lacks the memory or the uint8 input for it.
     """
     report = artifact.load(Report, folder / REPORT)
-    engines = _judged(folder, report)
+    engines = _judged_engines(folder, report)
     precision = engines[0].details.precision.value
     graphs = tuple(_graph(folder, precision, typing, device) for typing in device.typings)
     _require_possible(device, graphs[0])
@@ -58,7 +58,7 @@ def bundle_material(folder: Path, device: Device, images: ImageSet) -> Material:
     )
 
 
-def _judged(folder: Path, report: Report) -> tuple[EngineFile, ...]:
+def _judged_engines(folder: Path, report: Report) -> tuple[EngineFile, ...]:
     """Engines that the report judged; they must be OpenVINO's, which run on any machine.
 
     Raises:
@@ -110,6 +110,6 @@ def _require_possible(device: Device, graph: TypedGraph) -> None:
 
 def _cache(folder: Path, precision: str, device: Device) -> Path | None:
     path = folder / f"model.{precision}.implicit.cache"
-    if not device.implicit or precision != "int8":
+    if not device.implicit_tensorrt or precision != "int8":
         return None
     return artifact.load(CalibrationCache, path).path
