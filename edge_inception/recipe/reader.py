@@ -236,8 +236,8 @@ def _convert(kind: Any, value: Any, place: str) -> Any:
     """
     try:
         return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, OverflowError) as error:
-        wanted = _description(kind) or _expected(str(error))
+    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
+        wanted = _description(kind) or _expected(str(error)) or "text in Unicode"
         raise InputError(f"{place} is {_show(value)}", hint=f"wanted {wanted}") from error
 
 
