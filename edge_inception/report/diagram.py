@@ -6,17 +6,17 @@ text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from edge_inception.report.noise_record import NoiseRecord, NoisyLayer
+from edge_inception.report.noise_record import NoiseRecord
 
 if TYPE_CHECKING:
     from edge_inception.graph import topology
-    from edge_inception.graph.topology import DrawnLayer, Topology
+    from edge_inception.graph.topology import Topology
 
 # sizes in pixels
 _BOX_WIDTH, _ROW_HEIGHT, _COLUMN_GAP, _ROW_GAP = 58, 36, 5, 16
@@ -40,18 +40,26 @@ class Block:
 class LayerRow:
     """A layer in the table beneath the drawings; a text is empty where the figure is unknown.
 
-    ``share`` is the percentage of the network's multiply-adds (``macs``), ``sqnr`` is in dB.
+    ``num_macs`` are its multiply-adds, 0 where unknown, and ``share`` is their percentage of the
+    network's. ``sqnr`` is in dB. ``is_jump``: much of the error of the int8 graph arises here.
     """
 
     name: str
     label: str
     sizes: str
-    macs: str
+    num_macs: int
     share: str
     parameters: str
     precision: str
     sqnr: str
+    is_jump: bool
     ms: str
+    microseconds: str
+
+    @property
+    def macs(self) -> str:
+        """Multiply-adds as text."""
+        return format_count(self.num_macs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,20 +77,6 @@ class Layout:
     num_columns: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Measured:
-    """A layer with its noise and its time in ms, each None where it was not measured."""
-
-    layer: DrawnLayer
-    noise: NoisyLayer | None
-    ms: float | None
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds of the layer; 0 where they are not known."""
-        return self.layer.macs or 0
-
-
 def draw_blocks(
     network: Topology,
     noise: NoiseRecord | None = None,
@@ -95,9 +89,8 @@ def draw_blocks(
         noise: Record of ``compare-layers``, which has the SQNR of each layer.
         times: Name of a layer -> its time in ms, as ``bench --layers`` measured it.
     """
-    layers = _measured(network, noise, times)
-    max_macs = max((one.macs for one in layers), default=0)
-    return [_draw_block(block, layers, max_macs) for block in network.blocks]
+    rows = layer_rows(network, noise, times)
+    return [_draw_block(network, block, rows) for block in network.blocks]
 
 
 def layer_rows(
@@ -106,22 +99,27 @@ def layer_rows(
     times: Mapping[str, float] | None = None,
 ) -> list[LayerRow]:
     """Table rows of all layers; the arguments are those of ``draw_blocks``."""
-    layers = _measured(network, noise, times)
-    total = sum(one.macs for one in layers)
-    return [
-        LayerRow(
-            name=one.layer.name,
-            label=one.layer.label,
-            sizes=" x ".join(map(str, one.layer.sizes or ())),
-            macs=format_count(one.macs),
-            share=f"{100 * one.macs / total:.1f}" if one.macs else "",
-            parameters=format_count(one.layer.num_parameters),
-            precision=one.layer.precision or "",
-            sqnr=_sqnr(one),
-            ms="" if one.ms is None else f"{one.ms:.3f}",
+    noisy = {layer.name: layer for layer in noise.layers} if noise else {}
+    total = sum(layer.macs or 0 for layer in network.layers)
+    rows = []
+    for layer in network.layers:
+        measured, ms = noisy.get(layer.name), (times or {}).get(layer.name)
+        rows.append(
+            LayerRow(
+                name=layer.name,
+                label=layer.label,
+                sizes=" x ".join(map(str, layer.sizes or ())),
+                num_macs=layer.macs or 0,
+                share=f"{100 * layer.macs / total:.1f}" if layer.macs else "",
+                parameters=format_count(layer.num_parameters),
+                precision=layer.precision or "",
+                sqnr=f"{measured.sqnr_db:.0f}" if measured else "",
+                is_jump=measured is not None and measured.is_jump,
+                ms="" if ms is None else f"{ms:.3f}",
+                microseconds="" if ms is None else f"{1000 * ms:.0f} us",
+            )
         )
-        for one in layers
-    ]
+    return rows
 
 
 def format_count(number: int) -> str:
@@ -145,7 +143,10 @@ def lay_out(entry: int, layers: Sequence[int], inputs: Mapping[int, Sequence[int
         layers: Indices of the block's layers in graph order; its branches meet in the last layer.
         inputs: Layer -> the layers it reads, which are layers of the block or the entry.
     """
-    readers = _readers(layers, inputs)
+    readers = {
+        source: [layer for layer in layers if source in inputs[layer]]
+        for source in (entry, *layers)
+    }
     last = layers[-1]
     columns: dict[int, int] = {}
     edge_columns: dict[tuple[int, int], int] = {}
@@ -154,7 +155,7 @@ def lay_out(entry: int, layers: Sequence[int], inputs: Mapping[int, Sequence[int
     def follow(source: int, column: int) -> None:
         nonlocal num_columns
         is_free = True
-        for layer in readers.get(source, ()):
+        for layer in readers[source]:
             if layer in columns or (layer == last and source != entry):
                 edge_columns[source, layer] = column
                 continue
@@ -174,57 +175,46 @@ def lay_out(entry: int, layers: Sequence[int], inputs: Mapping[int, Sequence[int
     return Layout(columns=columns, rows=rows, edges=edges, num_columns=num_columns)
 
 
-def _readers(layers: Sequence[int], inputs: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
-    readers: dict[int, list[int]] = {}
-    for layer in layers:
-        for source in inputs[layer]:
-            readers.setdefault(source, []).append(layer)
-    return readers
-
-
-def _draw_block(block: topology.Block, layers: Sequence[_Measured], max_macs: int) -> Block:
-    entry, own = block.entry, block.layers
-    inside = {entry, *own}
+def _draw_block(network: Topology, block: topology.Block, rows: Sequence[LayerRow]) -> Block:
+    inside = {block.entry, *block.layers}
     # an input from before the block is drawn as a line from the block's entry
     inputs = {
-        layer: list(dict.fromkeys(s if s in inside else entry for s in layers[layer].layer.inputs))
-        for layer in own
+        layer: list(
+            dict.fromkeys(i if i in inside else block.entry for i in network.layers[layer].inputs)
+        )
+        for layer in block.layers
     }
-    layout = lay_out(entry, own, inputs)
+    layout = lay_out(block.entry, block.layers, inputs)
     return Block(
         name=block.name,
-        description=f"{block.name}: {_describe_branches(layout, own, layers)}",
-        macs=format_count(sum(layers[layer].macs for layer in own)),
-        drawing=_draw_block_svg(layout, block, layers, max_macs),
+        description=f"{block.name}: {_describe_branches(layout, rows, block.layers[-1])}",
+        macs=format_count(sum(rows[layer].num_macs for layer in block.layers)),
+        drawing=_draw_svg(layout, block, rows),
     )
 
 
-def _describe_branches(layout: Layout, own: Sequence[int], layers: Sequence[_Measured]) -> str:
+def _describe_branches(layout: Layout, rows: Sequence[LayerRow], last: int) -> str:
     branches: dict[int, list[str]] = {}
     for layer, column in layout.columns.items():
-        branches.setdefault(column, []).append(layers[layer].layer.label)
+        branches.setdefault(column, []).append(rows[layer].label)
     words = "; ".join(", ".join(branch) for _, branch in sorted(branches.items()))
-    end = layers[own[-1]].layer.label
-    return f"{words}; then {end}" if words else end
+    return f"{words}; then {rows[last].label}" if words else rows[last].label
 
 
-def _draw_block_svg(
-    layout: Layout, block: topology.Block, layers: Sequence[_Measured], max_macs: int
-) -> Markup:
-    entry, last = block.entry, block.layers[-1]
+def _draw_svg(layout: Layout, block: topology.Block, rows: Sequence[LayerRow]) -> Markup:
+    max_macs = max(row.num_macs for row in rows)
     width = layout.num_columns * (_BOX_WIDTH + _COLUMN_GAP) - _COLUMN_GAP + 2 * _MARGIN
-    height = _top(layout.rows[last]) + _ROW_HEIGHT + _MARGIN
+    height = _top(layout.rows[block.layers[-1]]) + _ROW_HEIGHT + _MARGIN
     parts = [_edge(layout, edge) for edge in layout.edges]  # first, so that boxes cover them
-    source = "image" if entry == _INPUT else layers[entry].layer.label
-    parts.append(
-        Markup('<text class="entry" x="{}" y="11">from {}</text>').format(width // 2, source)
-    )
+    source = "image" if block.entry == _INPUT else rows[block.entry].label
+    entry = Markup('<text class="entry" x="{}" y="11">from {}</text>')
+    parts.append(entry.format(width // 2, source))
     for layer in block.layers:
         column = layout.columns.get(layer)
         left = _MARGIN + (column or 0) * (_BOX_WIDTH + _COLUMN_GAP)
         box_width = _BOX_WIDTH if column is not None else width - 2 * _MARGIN
         box = (left, _top(layout.rows[layer]), box_width)
-        parts.append(_box(layers[layer], box, max_macs))
+        parts.append(_box(rows[layer], box, max_macs))
     return Markup(
         '<svg data-chart="block" width="{0}" height="{1}" viewBox="0 0 {0} {1}" '
         'aria-hidden="true">{2}</svg>'
@@ -253,55 +243,29 @@ def _edge(layout: Layout, edge: tuple[int, int, int]) -> Markup:
     return Markup('<path class="edge" d="{}"/>').format(path)
 
 
-def _box(one: _Measured, box: tuple[int, int, int], max_macs: int) -> Markup:
+def _box(row: LayerRow, box: tuple[int, int, int], max_macs: int) -> Markup:
+    """Box of a layer: its label, its SQNR, time or multiply-adds, and a bar of multiply-adds."""
     left, top, width = box
     middle = left + width / 2
-    kind = one.layer.precision or "unknown"
-    jump = " jump" if one.noise and one.noise.is_jump else ""
-    length = (_BOX_WIDTH - 8) * one.macs / max_macs if max_macs else 0.0
-    words = _sqnr(one, " dB") or _microseconds(one) or format_count(one.macs)
-    lines_of = [Markup('<text x="{}" y="{}">{}</text>').format(middle, top + 14, one.layer.label)]
-    if words:
+    length = (_BOX_WIDTH - 8) * row.num_macs / max_macs if max_macs else 0.0
+    figure = f"{row.sqnr} dB" if row.sqnr else row.microseconds or row.macs
+    texts = [Markup('<text x="{}" y="{}">{}</text>').format(middle, top + 14, row.label)]
+    if figure:
         second = Markup('<text class="second" x="{}" y="{}">{}</text>')
-        lines_of.append(second.format(middle, top + 27, words))
-    height = _ROW_HEIGHT if words else _LOW_BOX_HEIGHT
+        texts.append(second.format(middle, top + 27, figure))
+    height = _ROW_HEIGHT if figure else _LOW_BOX_HEIGHT
+    tooltip = [
+        row.name,
+        f"writes {row.sizes}" if row.sizes else "",
+        f"{row.macs} multiply-adds" if row.macs else "",
+        row.precision,
+        row.microseconds,
+        f"SQNR {row.sqnr} dB" if row.sqnr else "",
+    ]
     return Markup(
         '<g class="box {0}"><title>{1}</title><rect x="{2}" y="{3}" width="{4}" height="{5}" '
         'rx="3"/><rect class="macs" x="{6}" y="{7}" width="{8:.1f}" height="3"/>{9}</g>'
     ).format(
-        kind + jump, "; ".join(_tooltip(one)), left, top, width, height, left + 4, top + height - 5,
-        length, Markup("").join(lines_of),
+        (row.precision or "unknown") + " jump" * row.is_jump, "; ".join(filter(None, tooltip)),
+        left, top, width, height, left + 4, top + height - 5, length, Markup("").join(texts),
     )  # fmt: skip
-
-
-def _tooltip(one: _Measured) -> Iterator[str]:
-    yield one.layer.name
-    if one.layer.sizes:
-        yield f"writes {' x '.join(map(str, one.layer.sizes))}"
-    if one.macs:
-        yield f"{format_count(one.macs)} multiply-adds"
-    if one.layer.precision:
-        yield one.layer.precision
-    if _microseconds(one):
-        yield _microseconds(one)
-    if _sqnr(one):
-        yield f"SQNR {_sqnr(one)} dB"
-
-
-def _sqnr(one: _Measured, unit: str = "") -> str:
-    return f"{one.noise.sqnr_db:.0f}{unit}" if one.noise else ""
-
-
-def _microseconds(one: _Measured) -> str:
-    """The time in microseconds, such as ``49 us``; an empty text where it is unknown."""
-    return "" if one.ms is None else f"{1000 * one.ms:.0f} us"
-
-
-def _measured(
-    network: Topology, noise: NoiseRecord | None, times: Mapping[str, float] | None
-) -> list[_Measured]:
-    noisy = {one.name: one for one in noise.layers} if noise else {}
-    return [
-        _Measured(layer=layer, noise=noisy.get(layer.name), ms=(times or {}).get(layer.name))
-        for layer in network.layers
-    ]

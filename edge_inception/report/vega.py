@@ -81,13 +81,8 @@ def draw(
 ) -> Chart:
     """A chart at both widths.
 
-    Args:
-        title: Text above the drawing.
-        description: Accessible name of the drawing, which says in words what it shows.
-        spec: Vega-Lite specification with its data inside and its ``height`` in pixels. Its width
-            is added here; both include axes and padding.
-        note: Text beneath the drawing.
-        is_height_fixed: Whether the narrow drawing is as high as the wide one, not 20 pixels lower.
+    ``spec`` is a Vega-Lite specification without its width; its ``height`` is in pixels with axes
+    and padding. The narrow drawing is 20 pixels lower, unless ``is_height_fixed``.
     """
     cut_px = 0 if is_height_fixed else _NARROW_CUT_PX
     narrow = {**spec, "width": NARROW, "height": spec["height"] - cut_px}
@@ -108,19 +103,13 @@ def axis(
     ticks: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """A position channel of Vega-Lite for numbers.
+    """A position channel for numbers.
 
-    Args:
-        title: Title of the axis.
-        field: Name of the number in each value; None where the layers name it.
-        scale: Properties of the scale.
-        ticks: Number of ticks to aim at.
-        options: Further properties of the axis.
+    ``field`` is None where the layers name it; ``options`` are further properties of the axis.
     """
-    channel: dict[str, Any] = {"type": "quantitative", "title": title}
-    channel |= {"field": field} if field else {}
-    channel |= {"scale": scale} if scale else {}
-    return channel | {"axis": {**({"tickCount": ticks} if ticks else {}), **options}}
+    channel = {"type": "quantitative", "title": title, "field": field, "scale": scale}
+    known = {key: value for key, value in channel.items() if value is not None}
+    return known | {"axis": options | ({"tickCount": ticks} if ticks else {})}
 
 
 def name_axis(max_label_px: int, width_px: float) -> dict[str, Any]:
@@ -135,13 +124,9 @@ def layer(
     data: Sequence[Mapping[str, Any]] | None = None,
     **properties: Any,
 ) -> Mapping[str, Any]:
-    """A layer of a Vega-Lite specification.
+    """A layer of a Vega-Lite specification, with marks such as "point" and their properties.
 
-    Args:
-        mark: Type of the marks, such as "point".
-        encoding: Channels in addition to those of the whole specification.
-        data: Values of this layer; None means those of the whole specification.
-        properties: Properties of the marks.
+    ``encoding`` adds to the channels of the whole specification, and ``data`` replaces its values.
     """
     own = {} if data is None else {"data": {"values": data}}
     return {**own, "mark": {"type": mark, **properties}, "encoding": encoding or {}}
