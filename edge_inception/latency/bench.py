@@ -43,13 +43,13 @@ _MIN_BLOCKS = 4  # of each side: two turns in each order show a drift, and half 
 class Protocol:
     """Protocol of a run; times are in seconds.
 
-    Warm-up ends when both ``warmup_calls`` and ``warmup_s`` are reached. The timed part ends when
-    ``calls`` or ``seconds`` is reached and the estimate is stable, that is, the standard error of
-    the block medians over their mean is at most ``stable`` (None: no limit); it ends after
-    ``most_s`` in any case. A block ends after ``block_calls`` or ``block_s``; ``discard_calls`` are
-    made before it and not timed. Before a block there is a pause of ``settle_s``. A process that
-    does not answer for ``timeout_s`` is given up. ``threads`` 0 means all cores that this process
-    may use; the ``streams`` run concurrently and share the threads.
+    Warm-up ends when both ``warmup_calls`` and ``warmup_s`` are reached. The timed part has four
+    blocks or more. It ends when ``calls`` or ``seconds`` is reached and the estimate is stable:
+    the standard error of the block medians over their mean is at most ``stable`` (None: no limit).
+    It ends after ``most_s`` in any case. A block ends after ``block_calls`` or ``block_s``;
+    ``discard_calls`` are made before it and not timed. Before a block there is a pause of
+    ``settle_s``. A process that does not answer for ``timeout_s`` is given up. ``threads`` 0 means
+    all cores that this process may use; the ``streams`` run concurrently and share the threads.
     """
 
     threads: int = 0
@@ -135,7 +135,7 @@ def run_together(
                 streams=protocol.streams,
             )
             workers[side] = stack.enter_context(worker)
-        firsts = {side: worker.first_ms() for side, worker in workers.items()}
+        firsts = {side: worker.time_first_call() for side, worker in workers.items()}
         for worker in workers.values():
             worker.warm_up(calls=protocol.warmup_calls, seconds=protocol.warmup_s)
         reading = telemetry.read()
@@ -172,9 +172,9 @@ def _take_turns(
         sides = list(workers) if turn % 2 == 0 else list(workers)[::-1]
         for side in sides:
             time.sleep(protocol.settle_s)  # threads that spin after a call go to sleep
-            block = workers[side].block(
+            block = workers[side].time_block(
                 calls=protocol.block_calls,
-                least=1,
+                min_calls=1,
                 seconds=protocol.block_s,
                 discard=protocol.discard_calls,
             )

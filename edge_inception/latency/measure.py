@@ -175,9 +175,9 @@ def _run_rounds(
         # the order alternates, so that a linear drift cancels over two rounds
         for worker in workers if turn % 2 == 0 else reversed(workers):
             time.sleep(options.settle_s)  # threads that spin after a call go to sleep
-            block = worker.block(
+            block = worker.time_block(
                 calls=options.calls_per_block,
-                least=options.min_calls_per_block,
+                min_calls=options.min_calls_per_block,
                 seconds=options.block_s,
                 discard=options.discard_calls,
             )

@@ -203,10 +203,10 @@ def compare(
 
 
 def compare_with_stored(stored: Sequence[float], fresh: Sequence[float], delta: float) -> Result:
-    """Verdict on runs of today against runs of another day, weaker than a verdict on pairs.
+    """Verdict on today's runs against stored runs; it is weaker than a verdict on pairs.
 
-    The interval is Welch's, on the logarithms of the runs' medians. If the machine differs between
-    the two days, the difference is part of the ratio, and no statistic can remove it.
+    The interval is Welch's, on the logarithms of the runs' medians. A change of the machine between
+    the two days is part of the ratio, and no statistic can remove it.
 
     Args:
         stored: Medians of the baseline's runs in ms, two or more.
@@ -248,8 +248,8 @@ def pairs_needed(logs: Sequence[float], gate: Gate, *, true_change: float = 0.05
     """Number of pairs with which a true slow-down of ``true_change`` fails 9 times in 10.
 
     The normal approximation gives ((1.96 + 1.28) sd / distance) squared, at least 3. sd is the
-    standard deviation of A/A pairs (an engine against itself), distance that of ``true_change`` to
-    the limit, on the logarithmic scale; 1.96 stands for 95 %, 1.28 for 9 times in 10.
+    standard deviation of A/A pairs (an engine against itself), distance is that of ``true_change``
+    to the limit, both of logarithms; 1.96 stands for 95 %, 1.28 for 9 times in 10.
 
     Args:
         logs: Log ratios of two or more A/A pairs.

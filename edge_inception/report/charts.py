@@ -1,6 +1,6 @@
 """The charts of a report, drawn by Vega-Lite; values that are NaN or missing are left out.
 
-Each public function that draws returns None where no value is left to draw.
+Functions that return ``Chart | None`` return None where no value is left to draw.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from edge_inception.report.vega import (
     BY_SUBJECT,
     DARK_GREY,
     GREY,
+    HIGHLIGHT,
     TEXT,
     Chart,
     axis,
@@ -26,6 +28,9 @@ from edge_inception.report.vega import (
     name_axis,
 )
 from edge_inception.validate.report_record import Row
+
+if TYPE_CHECKING:
+    from edge_inception.quant.clipping import ClippedTensor
 
 _Spec = Mapping[str, Any]
 _MAX_LOG_LABELS = 6  # numbers on a logarithmic axis
@@ -198,6 +203,38 @@ def draw_pareto(
         spec,
         " ".join((*notes, note)).strip(),
     )
+
+
+def draw_histogram(tensor: ClippedTensor) -> Chart:
+    """Chart of the share of a tensor's values by magnitude, and the amax that was chosen."""
+    # a logarithmic axis has no 0: bars start at half of the smallest share
+    floor = min((share for share in tensor.shares if share > 0.0), default=1e-6) / 2
+    bars = [
+        {"from": a, "to": b, "share": share, "floor": floor}
+        for (a, b), share in zip(pairwise(tensor.edges), tensor.shares, strict=True)
+        if share > 0.0
+    ]
+
+    x = axis("magnitude", ticks=4, grid=False)
+    y = axis("share", "share", scale={"type": "log", "domainMin": floor}, ticks=4, format="~e")
+    bar = {
+        "x": {**x, "field": "from"}, "x2": {"field": "to"}, "y": y, "y2": {"field": "floor"},
+    }  # fmt: skip
+    chosen = [{"amax": tensor.amax, "text": f"amax {tensor.amax:.3g}"}]
+    at_amax = {"x": {**x, "field": "amax"}}
+    spec = {
+        "height": 170,
+        "layer": [
+            layer("rect", bar, bars, color=GREY),
+            layer("rule", at_amax, chosen, color=HIGHLIGHT),
+            layer("text", {**at_amax, **TEXT}, chosen, align="right", dx=-5, y=8),
+        ],
+    }
+    description = (
+        f"histogram of the magnitudes of {tensor.name}: largest {tensor.observed:.3g}, chosen "
+        f"amax {tensor.amax:.3g}"
+    )
+    return draw(tensor.name, description, spec)
 
 
 def accuracy_metric(rows: Sequence[Row]) -> tuple[Callable[[Row], Estimate | None], str]:

@@ -14,11 +14,11 @@ import jinja2
 from edge_inception._version import __version__
 from edge_inception.metrics.intervals import Estimate
 from edge_inception.report import (
+    changed_images,
     charts,
     diagram,
     history,
     pareto,
-    pictures,
     provenance,
     rooflines,
     timings,
@@ -124,9 +124,9 @@ def _section(source: Source, identity: str, benches: Sequence[Timing]) -> dict[s
         "has_noise": source.noise is not None,
         "has_times": bool(times),
         "rooflines": _draw_rooflines(source),
-        "changed": pictures.changed_images(source),
+        "changed": changed_images.changed_images(source),
         "calibration": calibration,
-        "histograms": list(map(pictures.draw_histogram, calibration.drawn)) if calibration else [],
+        "histograms": list(map(charts.draw_histogram, calibration.drawn)) if calibration else [],
         "provenance": provenance.provenance(source),
         "classes": provenance.class_recalls(report),
         "problems": source.problems,

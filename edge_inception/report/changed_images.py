@@ -1,13 +1,12 @@
-"""Images that the engine classifies otherwise than the baseline, and histograms of tensors."""
+"""Images that the engine classifies otherwise than the baseline, with thumbnails."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge_inception.artifact import file_sha256
 from edge_inception.data.images import decode
@@ -15,16 +14,12 @@ from edge_inception.errors import InputError
 from edge_inception.report.provenance import class_name
 from edge_inception.report.sources import Source
 from edge_inception.report.table import number
-from edge_inception.report.vega import GREY, HIGHLIGHT, TEXT, Chart, axis, draw, layer
 from edge_inception.validate.report_record import ChangedImage
-
-if TYPE_CHECKING:
-    from edge_inception.quant.clipping import ClippedTensor
 
 MAX_SHOWN = 24
 _THUMBNAIL_PX = 96  # longer side
 _MAX_BYTES = 64 << 20
-"""An image file of more bytes gets no thumbnail."""
+"""Size in bytes of the largest image file that gets a thumbnail."""
 
 
 def changed_images(source: Source) -> dict[str, Any] | None:
@@ -75,35 +70,3 @@ def thumbnail(path: Path, sha256: str) -> str:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
-
-
-def draw_histogram(tensor: ClippedTensor) -> Chart:
-    """Chart of the share of a tensor's values by magnitude, and the amax that was chosen."""
-    # a logarithmic axis has no 0: bars start at half of the smallest share
-    floor = min((share for share in tensor.shares if share > 0.0), default=1e-6) / 2
-    bars = [
-        {"from": a, "to": b, "share": share, "floor": floor}
-        for (a, b), share in zip(pairwise(tensor.edges), tensor.shares, strict=True)
-        if share > 0.0
-    ]
-
-    x = axis("magnitude", ticks=4, grid=False)
-    y = axis("share", "share", scale={"type": "log", "domainMin": floor}, ticks=4, format="~e")
-    bar = {
-        "x": {**x, "field": "from"}, "x2": {"field": "to"}, "y": y, "y2": {"field": "floor"},
-    }  # fmt: skip
-    chosen = [{"amax": tensor.amax, "text": f"amax {tensor.amax:.3g}"}]
-    at_amax = {"x": {**x, "field": "amax"}}
-    spec = {
-        "height": 170,
-        "layer": [
-            layer("rect", bar, bars, color=GREY),
-            layer("rule", at_amax, chosen, color=HIGHLIGHT),
-            layer("text", {**at_amax, **TEXT}, chosen, align="right", dx=-5, y=8),
-        ],
-    }
-    description = (
-        f"histogram of the magnitudes of {tensor.name}: largest {tensor.observed:.3g}, chosen "
-        f"amax {tensor.amax:.3g}"
-    )
-    return draw(tensor.name, description, spec)
