@@ -27,6 +27,7 @@ from edge_inception._version import __version__
 from edge_inception.device import measure
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.latency import machine, telemetry
+from edge_inception.latency._worker_main import Block
 from edge_inception.latency._worker_process import Worker
 from edge_inception.latency.contender import EngineUnderTest
 from edge_inception.latency.facts import DeviceFacts, UsedProtocol
@@ -120,26 +121,27 @@ def run_together(
         Inconclusive: A process died, hung, or used another number of threads.
     """
     threads = protocol.threads or usable_threads()
-    per_stream = max(1, threads // protocol.streams)
     started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
     before = machine.read_cpu_times()
     with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for side, contender in contenders.items():
-            worker = create_worker(
-                replace(contender, name=f"{side}: {contender.name}"),
-                images,
-                batch=protocol.batch,
-                threads=per_stream,
-                timeout_s=protocol.timeout_s,
-                streams=protocol.streams,
+        workers = {
+            side: stack.enter_context(
+                create_worker(
+                    replace(contender, name=f"{side}: {contender.name}"),
+                    images,
+                    batch=protocol.batch,
+                    threads=max(1, threads // protocol.streams),
+                    timeout_s=protocol.timeout_s,
+                    streams=protocol.streams,
+                )
             )
-            workers[side] = stack.enter_context(worker)
+            for side, contender in contenders.items()
+        }
         firsts = {side: worker.time_first_call() for side, worker in workers.items()}
         for worker in workers.values():
             worker.warm_up(calls=protocol.warmup_calls, seconds=protocol.warmup_s)
         reading = telemetry.read()
-        blocks, compute_ms = _take_turns(workers, protocol, progress)
+        blocks = _take_turns(workers, protocol, progress)
         state = telemetry.summarize(reading, telemetry.read())
         peaks = {side: worker.peak_mib() for side, worker in workers.items()}
     # the workers have ended, so their CPU time is known
@@ -149,8 +151,8 @@ def run_together(
             side=side,
             pair=pair,
             t0=started,
-            blocks=tuple(tuple(block) for block in blocks[side]),
-            compute_ms=tuple(compute_ms[side]),
+            blocks=tuple(tuple(block.samples_ms) for block in blocks[side]),
+            compute_ms=tuple(ms for block in blocks[side] for ms in block.compute_ms),
             open_s=workers[side].open_s,
             first_ms=firsts[side],
             peak_mib=peaks[side],
@@ -163,13 +165,12 @@ def run_together(
 
 def _take_turns(
     workers: Mapping[str, Worker], protocol: Protocol, progress: Progress
-) -> tuple[dict[str, list[list[float]]], dict[str, list[float]]]:
-    """Blocks of call times and all compute times in ms by side; the order is A B, B A, A B, ..."""
-    blocks: dict[str, list[list[float]]] = {side: [] for side in workers}
-    compute_ms: dict[str, list[float]] = {side: [] for side in workers}
+) -> dict[str, list[Block]]:
+    """The blocks of each side in order; the sides take turns A B, B A, A B, ..."""
+    blocks: dict[str, list[Block]] = {side: [] for side in workers}
     turn = 0
     while not all(_is_finished(timed, protocol) for timed in blocks.values()):
-        sides = list(workers) if turn % 2 == 0 else list(workers)[::-1]
+        sides = list(workers)[:: 1 if turn % 2 == 0 else -1]
         for side in sides:
             time.sleep(protocol.settle_s)  # threads that spin after a call go to sleep
             block = workers[side].time_block(
@@ -178,15 +179,15 @@ def _take_turns(
                 seconds=protocol.block_s,
                 discard=protocol.discard_calls,
             )
-            blocks[side].append(block.samples_ms)
-            compute_ms[side] += block.compute_ms
+            blocks[side].append(block)
         turn += 1
-        done = sum(map(len, blocks[sides[0]]))
+        done = sum(len(block.samples_ms) for block in blocks[sides[0]])
         progress(min(done, protocol.calls), protocol.calls)
-    return blocks, compute_ms
+    return blocks
 
 
-def _is_finished(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
+def _is_finished(timed: Sequence[Block], protocol: Protocol) -> bool:
+    blocks = [block.samples_ms for block in timed]
     if len(blocks) < _MIN_BLOCKS or len(blocks) % 2:
         return False
     calls, seconds = sum(map(len, blocks)), sum(map(sum, blocks)) / 1000

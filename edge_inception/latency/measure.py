@@ -125,16 +125,14 @@ def measure(
     for path in {images, *(each.images for each in contenders if each.images)}:
         _check_images(path, options.batch)
     threads = options.threads or usable_threads()
-    samples: dict[str, list[list[float]]] = {name: [] for name in names}
     before = machine.read_cpu_times()
     with ExitStack() as stack:
-        workers: list[Worker] = []
-        for contender in contenders:
-            worker = create_worker(
-                contender, images, batch=options.batch, threads=threads, timeout_s=options.timeout_s
-            )
-            workers.append(stack.enter_context(worker))
-        _run_rounds(workers, options, samples, progress)
+        sizes = {"batch": options.batch, "threads": threads}
+        workers = [
+            stack.enter_context(create_worker(one, images, **sizes, timeout_s=options.timeout_s))
+            for one in contenders
+        ]
+        samples = _run_rounds(workers, options, progress)
         infos = {worker.name: worker.info for worker in workers}
     # the workers have ended, so their CPU time is known
     foreign = machine.foreign_cores(before, machine.read_cpu_times())
@@ -163,11 +161,10 @@ def ratio(numerator: Latency, denominator: Latency) -> Estimate:
 
 
 def _run_rounds(
-    workers: Sequence[Worker],
-    options: LatencyOptions,
-    samples: Mapping[str, list[list[float]]],
-    progress: Progress,
-) -> None:
+    workers: Sequence[Worker], options: LatencyOptions, progress: Progress
+) -> dict[str, list[list[float]]]:
+    """Blocks of call times in ms by name of the contender, one block for each round."""
+    samples: dict[str, list[list[float]]] = {worker.name: [] for worker in workers}
     for worker in workers:
         worker.warm_up(calls=options.warmup_calls, seconds=options.warmup_s)
     done, total = 0, options.rounds * len(workers)
@@ -184,6 +181,7 @@ def _run_rounds(
             samples[worker.name].append(block.samples_ms)
             done += 1
             progress(done, total)
+    return samples
 
 
 def _check_images(images: Path, batch: int) -> None:

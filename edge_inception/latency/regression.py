@@ -82,21 +82,19 @@ class Result:
         )
 
 
-def log_ratio(a: Run | Sequence[float], b: Run | Sequence[float]) -> float:
+def log_ratio(a: Sequence[float], b: Sequence[float]) -> float:
     """Log ratio of one pair: median over the turns of log(B's block median / A's block median).
 
     Args:
-        a: Run of A, or the medians of its blocks in ms, in order.
-        b: Run of B, or the same number of medians.
+        a: Medians of A's blocks in ms, in order.
+        b: Medians of B's blocks, as many.
 
     Raises:
         ValueError: The numbers of blocks differ, or are 0.
     """
-    first = a.medians if isinstance(a, Run) else a
-    second = b.medians if isinstance(b, Run) else b
-    if len(first) != len(second) or not first:
-        raise ValueError(f"{len(first)} blocks of A and {len(second)} of B are no turns")
-    return float(np.median(np.log(np.array(second) / np.array(first))))
+    if len(a) != len(b) or not a:
+        raise ValueError(f"{len(a)} blocks of A and {len(b)} of B are no turns")
+    return float(np.median(np.log(np.array(b) / np.array(a))))
 
 
 def ratio_interval(logs: Sequence[float]) -> Estimate:
@@ -189,10 +187,10 @@ def compare(
     def measure_pair(index: int) -> float:
         sides = {BASELINE: a, CANDIDATE: b} if index % 2 == 0 else {CANDIDATE: b, BASELINE: a}
         by_side = {run.side: run for run in run_together(sides, images, protocol, pair=index)}
-        pair = by_side[BASELINE], by_side[CANDIDATE]
-        runs.extend(pair)
+        first, second = by_side[BASELINE], by_side[CANDIDATE]
+        runs.extend((first, second))
         progress(index + 1, max(gate.pairs, index + 1))
-        return log_ratio(*pair)
+        return log_ratio(first.medians, second.medians)
 
     result, _ = sequential(measure_pair, gate)
     throttled = {run.pair for run in runs if run.telemetry.throttled}

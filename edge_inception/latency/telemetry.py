@@ -126,16 +126,14 @@ def summarize(before: Reading, after: Reading) -> Telemetry:
     elif before.power_mw is not None and after.power_mw is not None:
         power = (before.power_mw + after.power_mw) / 2
     counts = before.throttle_count, after.throttle_count
-    if before.is_flag or after.is_flag:
-        throttled = None if None in counts else any(counts)
-    else:
-        throttled = None if None in counts else counts[0] != counts[1]
+    is_flag = before.is_flag or after.is_flag
+    throttled = any(counts) if is_flag else counts[0] != counts[1]
     return Telemetry(
         temp_c=Temperatures(start=dict(before.temp_c), end=dict(after.temp_c)),
         cpu_mhz=Clocks(start=before.cpu_mhz, end=after.cpu_mhz),
         gpu_mhz_min=min((c for c in (before.gpu_mhz, after.gpu_mhz) if c), default=None),
         power_mw=power,
-        throttled=throttled,
+        throttled=None if None in counts else throttled,
         unavailable=dict(after.unavailable),
     )
 

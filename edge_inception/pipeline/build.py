@@ -250,8 +250,7 @@ def _calibration_set(recipe: Recipe, validation: ImageSet, listener: Listener) -
 
 
 def _note_classes(images: ImageSet, listener: Listener) -> None:
-    classes = images.classes
-    if classes:
+    if classes := images.classes:
         pairs = ", ".join(f"{index} {name}" for index, name in enumerate(classes[:10]))
         more = f", ... {len(classes)} in all" if len(classes) > len(classes[:10]) else ""
         listener.note(f"classes: {pairs}{more}")

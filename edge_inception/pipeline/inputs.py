@@ -1,4 +1,4 @@
-"""Images and options of each stage by a recipe, for builds and for commands of one stage."""
+"""Images and options that each stage takes from a recipe, for ``build`` and single commands."""
 
 from __future__ import annotations
 

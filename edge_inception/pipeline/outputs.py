@@ -77,7 +77,8 @@ def _judged_engines(folder: Path, report: Report) -> tuple[EngineFile, ...]:
 
 
 def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGraph:
-    suffix = {"strong": ".dla" if device.is_typed_dla else ""}.get(typing, f".{typing}")
+    strong = ".dla" if device.is_typed_dla else ""
+    suffix = strong if typing == "strong" else f".{typing}"
     name = f"model.{precision}{suffix}.onnx"
     if not (folder / name).exists():
         raise InputError(

@@ -76,7 +76,7 @@ def slowest_first(layers: Iterable[Layer]) -> list[Layer]:
 
 
 def memory(mib: float | None) -> str:
-    """A size such as ``113 MiB``; a dash as ``number``."""
+    """A size such as ``113 MiB``; a dash where it is unknown."""
     return number(mib, ".0f", " MiB")
 
 

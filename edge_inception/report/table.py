@@ -215,7 +215,7 @@ def number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """A time in ms with three decimals below 1, two below 10, else one; a dash as ``number``."""
+    """A time in ms with three decimals below 1, two below 10, else one; a dash if not finite."""
     known = finite(value) or 0.0
     digits = 1 if known >= 10 else 2 if known >= 1 else 3  # noqa: PLR2004 -- decimal places
     return number(value, f".{digits}f")

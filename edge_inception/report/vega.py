@@ -27,7 +27,7 @@ HIGHLIGHT, GREY, DARK_GREY, RED = (
 BY_SUBJECT = {"condition": {"test": "datum.is_subject", "value": HIGHLIGHT}, "value": GREY}
 """Colour of a mark: highlighted where the value belongs to the judged engine or chosen set."""
 
-_NARROW_CUT_PX = 20  # by so much a narrow drawing is lower than a wide one
+_NARROW_CUT_PX = 20  # height of a wide drawing less that of a narrow one
 
 _VEGA_LITE = "5.20"
 _FONT = "system-ui, sans-serif"

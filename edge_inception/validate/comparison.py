@@ -182,7 +182,7 @@ class Comparison:
 
 def _logs(runs: Sequence[bench.Run]) -> list[float]:
     a, b = ([run for run in runs if run.side == side] for side in (BASELINE, CANDIDATE))
-    return [regression.log_ratio(*pair) for pair in zip(a, b, strict=True)]
+    return [regression.log_ratio(x.medians, y.medians) for x, y in zip(a, b, strict=True)]
 
 
 def _stored_result(old: BenchRecord, new: BenchRecord, gate: Gate, *, trusted: bool) -> Result:
