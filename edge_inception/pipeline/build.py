@@ -115,13 +115,16 @@ class _Build:
         """Run all stages, then ship or withhold the engines."""
         report, judged = self.run_stages(keep_failed=keep_failed)
         record = report_record.read(report.path)
-        status, shipped = record.status, _chosen(judged, record)
+        status, choices = record.status, record.choices
+        # with --precision best, one engine is chosen for each target
+        shipped = _engines_of(judged, record, [one.row for one in choices]) if choices else judged
+        failed = _engines_of(judged, record, [row for one in choices for row in one.failed])
         if status == "FAILED" and not keep_failed:
             self._withhold(judged, "gate failed")
             if advice := _advice(self._recipe, record):
                 self._listener.note(advice)
             shipped = []
-        elif not keep_failed and (failed := _failed(judged, record)):
+        elif failed and not keep_failed:
             self._withhold(failed, "not chosen, gate failed")
         if shipped:
             self._pack()
@@ -195,18 +198,6 @@ class _Build:
             engine.path.unlink()
             artifact.sidecar_path(engine.path).unlink()
         self._listener.note(f"{why}: engines withheld (--keep-failed keeps them)")
-
-
-def _chosen(engines: list[EngineFile], report: ReportRecord) -> list[EngineFile]:
-    """The engines that ``--precision best`` chose, one per target; else all ``engines``."""
-    if not report.choices:
-        return engines
-    return _engines_of(engines, report, [choice.row for choice in report.choices])
-
-
-def _failed(engines: list[EngineFile], report: ReportRecord) -> list[EngineFile]:
-    """The engines that competed under ``--precision best`` and miss a gate."""
-    return _engines_of(engines, report, [row for one in report.choices for row in one.failed])
 
 
 def _engines_of(

@@ -127,8 +127,7 @@ def fallback_budget(wanted: Gates) -> Budget:
         drop_pp = 100.0 * (1.0 - (wanted.min_agreement or 0.0))
     sqnr_db = wanted.min_sqnr_db
     return Budget(
-        max_drop_pp=drop_pp,
-        min_sqnr_db=None if sqnr_db is None else sqnr_db + _SQNR_MARGIN_DB,
+        max_drop_pp=drop_pp, min_sqnr_db=None if sqnr_db is None else sqnr_db + _SQNR_MARGIN_DB
     )
 
 

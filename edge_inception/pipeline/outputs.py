@@ -10,13 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_inception import artifact
-from edge_inception.artifact import (
-    Baseline,
-    CalibrationCache,
-    EngineFile,
-    Report,
-    TypedGraph,
-)
+from edge_inception.artifact import Baseline, CalibrationCache, EngineFile, Report, TypedGraph
 from edge_inception.bundle.make import Material
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError

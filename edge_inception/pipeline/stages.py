@@ -189,7 +189,11 @@ class BuildStages:
         """The stage's artifact in the output folder, made now or reused."""
         path, expected = self._out / file, call.provenance(*args, **kwargs)
         return self._runner.run_or_reuse(
-            label, call.makes, path, expected, lambda shown: call.run(path, shown, *args, **kwargs)
+            label,
+            call.makes,
+            path,
+            expected,
+            lambda progress: call.run(path, progress, *args, **kwargs),
         )
 
     def _note(self, lines: Iterable[str], prefix: str = "") -> None:
@@ -341,7 +345,7 @@ class BuildStages:
             EngineFile,
             path,
             expected,
-            lambda shown: backend.compile(graph, options, path, progress=shown),
+            lambda progress: backend.compile(graph, options, path, progress=progress),
         )
         fallbacks = engine.details.fallbacks if isinstance(engine.details, PlanDetails) else ()
         self._note(fallbacks, f"warning: {label}: ")

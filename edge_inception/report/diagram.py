@@ -78,9 +78,7 @@ class Layout:
 
 
 def draw_blocks(
-    network: Topology,
-    noise: NoiseRecord | None = None,
-    times: Mapping[str, float] | None = None,
+    network: Topology, noise: NoiseRecord | None = None, times: Mapping[str, float] | None = None
 ) -> list[Block]:
     """Drawings of all blocks.
 
@@ -94,9 +92,7 @@ def draw_blocks(
 
 
 def layer_rows(
-    network: Topology,
-    noise: NoiseRecord | None = None,
-    times: Mapping[str, float] | None = None,
+    network: Topology, noise: NoiseRecord | None = None, times: Mapping[str, float] | None = None
 ) -> list[LayerRow]:
     """Table rows of all layers; the arguments are those of ``draw_blocks``."""
     noisy = {layer.name: layer for layer in noise.layers} if noise else {}

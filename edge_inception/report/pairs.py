@@ -8,13 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from edge_inception.latency.record import (
-    BASELINE,
-    CANDIDATE,
-    BenchRecord,
-    ResultRecord,
-    RunRecord,
-)
+from edge_inception.latency.record import BASELINE, CANDIDATE, BenchRecord, ResultRecord, RunRecord
 from edge_inception.latency.regression import log_ratio
 from edge_inception.report.table import finite
 from edge_inception.report.vega import HIGHLIGHT, RED, TEXT, Chart, axis, draw, layer

@@ -6,12 +6,12 @@ texts, and numbers may be NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from edge_inception import artifact, records
+from edge_inception import artifact
 from edge_inception.artifact import Artifact, RangeTable, Report
 from edge_inception.errors import InputError
 from edge_inception.quant import search_record
@@ -132,19 +132,10 @@ def _artifacts(folder: Path) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:
         if not path.is_file():
             continue
         try:
-            artifacts.append(artifact.load(_artifact_class(sidecar), path))
+            artifacts.append(artifact.load(Artifact, path))
         except InputError as error:
             problems.append(str(error))
     return tuple(artifacts), tuple(problems)
-
-
-_KINDS: Mapping[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}
-
-
-def _artifact_class(sidecar: Path) -> type[Artifact]:
-    value = records.read_json(sidecar, hint="run the stage that writes it")
-    kind = value.get("kind") if isinstance(value, dict) else None
-    return _KINDS.get(str(kind), Artifact)
 
 
 def _optional(read: Callable[[Path], R], path: Path) -> R | None:

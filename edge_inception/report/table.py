@@ -226,8 +226,7 @@ def _speedup_cell(speedup: Estimate | None) -> Cell:
         return Cell(value=DASH)
     interval = f"{speedup.lower:.2f}-{speedup.upper:.2f}"
     return Cell(
-        value=f"{speedup.value:.2f}x",
-        interval="" if speedup.lower == speedup.upper else interval,
+        value=f"{speedup.value:.2f}x", interval="" if speedup.lower == speedup.upper else interval
     )
 
 
