@@ -206,7 +206,7 @@ def run_record(run: Run, protocol: Protocol) -> RunRecord:
     """``run`` as an entry of a record's ``runs``."""
     figures = measure.summarize_run(run.samples, run.compute_ms)
     return RunRecord(
-        arm=run.side,
+        side=run.side,
         pair=run.pair,
         t0=run.t0,
         n=figures.n,

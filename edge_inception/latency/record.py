@@ -8,11 +8,11 @@ A record is a JSON object with ``schema`` "edge-inception/bench", ``schema_versi
   float_precision, typed, batch, dla_core, tied_to, graph_sha256;
 - ``device``: the machine with its load, and the engine's libraries;
 - ``protocol``: every option, with its default resolved;
-- ``runs``, one for each process: arm, pair, t0, n (number of calls), their median, mean, p90, p95
-  and p99 in ms (p99 is null below 100 calls), cov (standard deviation over mean), throughput in
-  images/s, open_s, first_ms, peak_mib, compute_median in ms (null if it is not measured), temp_c,
-  cpu_mhz, gpu_mhz_min, power_mw, throttled, unavailable {figure: reason}, foreign_cores, warnings,
-  blocks (number of calls of each block), samples_ms;
+- ``runs``, one for each process: arm (its side), pair, t0, n (number of calls), their median, mean,
+  p90, p95 and p99 in ms (p99 is null below 100 calls), cov (standard deviation over mean),
+  throughput in images/s, open_s, first_ms, peak_mib, compute_median in ms (null if it is not
+  measured), temp_c, cpu_mhz, gpu_mhz_min, power_mw, throttled, unavailable {figure: reason},
+  foreign_cores, warnings, blocks (number of calls of each block), samples_ms;
 - ``fingerprint``: hash of device and protocol;
 - ``layers``, of bench --layers only: name, kind, kernel and mean ms of each executed layer;
 - ``against``, where A was read from an earlier record: file, created_utc;
@@ -75,7 +75,7 @@ class Verdict(Enum):
 class RunRecord(Record, frozen=True, kw_only=True):
     """Figures of one process, times in ms; only a device records ``block`` and what follows it."""
 
-    arm: str
+    side: str = msgspec.field(name="arm")
     pair: Count
     t0: str | None
     n: Count
@@ -191,7 +191,7 @@ class BenchRecord(SparseRecord, frozen=True, kw_only=True):
 
     def runs_of(self, side: str) -> tuple[RunRecord, ...]:
         """The runs of one side in the order of the record."""
-        return tuple(run for run in self.runs if run.arm == side)
+        return tuple(run for run in self.runs if run.side == side)
 
 
 def to_json(record: BenchRecord | Sequence[BenchRecord]) -> bytes:
@@ -267,7 +267,7 @@ def _to_record(value: Any, where: str) -> BenchRecord:
 
 def _problem(record: BenchRecord) -> str | None:
     """Place of what a record of this kind lacks, got and wanted; None if it is complete."""
-    sides, timed = set(record.engines), {run.arm for run in record.runs}
+    sides, timed = set(record.engines), {run.side for run in record.runs}
     if record.kind != "single" and record.result is None:
         return "result: got none, wanted that of a comparison"
     wanted = {BASELINE, CANDIDATE} if record.kind == "ab" else {BASELINE}

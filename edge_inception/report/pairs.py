@@ -22,7 +22,7 @@ def pair_changes(record: BenchRecord) -> list[tuple[int, float]]:
     """
     if record.against:
         return []
-    blocks = {(run.pair, run.arm): _block_medians(run) for run in record.runs}
+    blocks = {(run.pair, run.side): _block_medians(run) for run in record.runs}
     changes = []
     for number in sorted({run.pair for run in record.runs}):
         a, b = (blocks.get((number, side), []) for side in (BASELINE, CANDIDATE))

@@ -53,7 +53,7 @@ def _to_text(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
 def _bench_lines(name: str, record: BenchRecord) -> Iterator[dict[str, Any]]:
     result = record.result
     for run in record.runs:
-        engine = record.engines[run.arm]
+        engine = record.engines[run.side]
         yield {
             "record": name,
             "model": record.model.name,
@@ -61,7 +61,7 @@ def _bench_lines(name: str, record: BenchRecord) -> Iterator[dict[str, Any]]:
             "verdict": result.verdict.value if result else None,
             **{key: getattr(engine, key) for key in ("path", "backend", "precision", "bytes")},
             **{key: getattr(record.protocol, key) for key in ("batch", "streams", "threads")},
-            "engine": run.arm,
+            "engine": run.side,
             **{key: getattr(run, key) for key in ("pair", "t0", *_RUN_COLUMNS)},
         }
 

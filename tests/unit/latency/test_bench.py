@@ -144,7 +144,7 @@ def test_a_record_is_whole_and_strict_json(feed, tmp_path):
         (EngineFacts, found["engines"]["A"]),
         (bench_record.RunRecord, found["runs"][0]),
     ):
-        needed = kind.__struct_fields__[: -len(kind.__struct_defaults__)]
+        needed = kind.__struct_encode_fields__[: -len(kind.__struct_defaults__)]
         assert part.keys() == set(needed)
     assert record.protocol.threads == 1
     assert record.fingerprint == bench.fingerprint(record.device, record.protocol)
@@ -165,7 +165,7 @@ def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
     assert "input_sha256 (86987e5b1e15 then, abababababab now)" in told
     path = tmp_path / "compared.json"
     path.write_bytes(to_json(found))
-    assert [run.arm for run in read_record(path).runs] == ["A", "B", "B"]
+    assert [run.side for run in read_record(path).runs] == ["A", "B", "B"]
 
 
 def test_measurement_warnings_are_named():
