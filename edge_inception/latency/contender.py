@@ -60,7 +60,8 @@ def prepare_engine(
         folder: Folder that the .npy file of preprocessed images is written to.
 
     Raises:
-        InputError: The file is not an engine, or the engine does not accept this batch size.
+        InputError: The file is not an engine, the engine does not accept this batch size, or a
+            photo cannot be read.
         BackendMissing: The engine's library cannot execute here.
     """
     engine = artifact.load(EngineFile, path)

@@ -32,8 +32,8 @@ def open_image_set(
     Unusable images are left out if the recipe skips them; otherwise a later stage refuses them.
 
     Raises:
-        InputError: No images are given, they are missing, or the recipe skips unusable images and
-            no image is usable.
+        InputError: ``source`` is None, the images are missing, or the recipe skips unusable images
+            and no image is usable.
     """
     if source is None:
         raise InputError(f"no {role} images", hint=f"set [data] {role}, or pass --{role}")
@@ -43,7 +43,7 @@ def open_image_set(
 
 
 def without_unusable(image_set: ImageSet, role: str, listener: Listener) -> ImageSet:
-    """``image_set`` without its unusable images; the listener is told their number and paths.
+    """``image_set`` without its unusable images; the listener gets their number and paths.
 
     Raises:
         InputError: No image is usable.
@@ -117,10 +117,10 @@ def gates(recipe: Recipe, images: ImageSet, head: Head) -> Gates:
 
 
 def fallback_budget(wanted: Gates) -> Budget:
-    """The budget on the calibration images that lets int8 meet these gates on other images.
+    """The budget of the search that keeps groups in float where int8 would miss the gates.
 
-    Above it, groups fall back to float unasked. The margin of the SQNR allows for the difference
-    between two samples of images.
+    The search uses the calibration images, the gates other images; the margin of the SQNR allows
+    for the difference between the two samples.
     """
     drop_pp = wanted.max_drop_pp
     if drop_pp is None:

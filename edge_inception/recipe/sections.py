@@ -240,7 +240,8 @@ def parse_budget(section: Search, where: str) -> Budget | None:
     """The budget of the section [search]; None where the section is empty.
 
     Raises:
-        InputError: The section has keys but not ``max_drop_pp``, or a negative ``max_groups``.
+        InputError: The section has keys but not ``max_drop_pp``, a negative ``max_groups``, or an
+            unknown ``drop_type``.
     """
     max_drop_pp, max_groups = section.max_drop_pp, section.max_groups or 0
     if max_drop_pp is None:

@@ -30,9 +30,9 @@ from edge_inception.report.vega import Chart
 from edge_inception.validate.report_record import ReportRecord, Role, Row
 
 MAX_DETAILED = 6
-"""Largest number of reports shown in detail, the newest of each model, and of latency records.
+"""Largest number of sections on reports, and of those on latency records; the overview has all.
 
-The others stand in the overview only.
+Only the newest report of each model gets a section.
 """
 
 
@@ -135,7 +135,7 @@ def _section(source: Source, identity: str, benches: Sequence[Timing]) -> dict[s
 
 
 def _draw_rooflines(source: Source) -> list[Chart]:
-    """A chart of all targets, and one of the build's target, else of ``orin-nano-8gb``."""
+    """A chart of all targets, and the roofline of the build's target or of ``orin-nano-8gb``."""
     overview = rooflines.draw_targets(source.rooflines)
     if overview is None:
         return []

@@ -18,8 +18,10 @@ _REPORT_COLUMNS = (
     "p50_ms", "p90_ms", "p99_ms", "mean_ms", "num_calls", "batch", "threads", "speedup",
     "speedup_lower", "speedup_upper", "size_bytes", "note",
 )  # fmt: skip
-_RUN_COLUMNS = ("n", "median", "mean", "p90", "p95", "p99", "throughput", "open_s", "first_ms",
-          "peak_mib", "power_mw", "throttled", "foreign_cores")  # fmt: skip
+_RUN_COLUMNS = (
+    "n", "median", "mean", "p90", "p95", "p99", "throughput", "open_s", "first_ms", "peak_mib",
+    "power_mw", "throttled", "foreign_cores",
+)  # fmt: skip
 _BENCH_COLUMNS = (
     "record", "model", "created_utc", "verdict", "engine", "pair", "path", "backend", "precision",
     "bytes", "batch", "streams", "threads", "t0", *_RUN_COLUMNS,
