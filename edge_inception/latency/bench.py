@@ -169,7 +169,7 @@ def _take_turns(
     """The blocks of each side in order; the sides take turns A B, B A, A B, ..."""
     blocks: dict[str, list[Block]] = {side: [] for side in workers}
     turn = 0
-    while not all(_is_finished(timed, protocol) for timed in blocks.values()):
+    while not all(_is_finished(timed_blocks, protocol) for timed_blocks in blocks.values()):
         sides = list(workers)[:: 1 if turn % 2 == 0 else -1]
         for side in sides:
             time.sleep(protocol.settle_s)  # threads that spin after a call go to sleep
@@ -186,8 +186,8 @@ def _take_turns(
     return blocks
 
 
-def _is_finished(timed: Sequence[Block], protocol: Protocol) -> bool:
-    blocks = [block.samples_ms for block in timed]
+def _is_finished(timed_blocks: Sequence[Block], protocol: Protocol) -> bool:
+    blocks = [block.samples_ms for block in timed_blocks]
     if len(blocks) < _MIN_BLOCKS or len(blocks) % 2:
         return False
     calls, seconds = sum(map(len, blocks)), sum(map(sum, blocks)) / 1000

@@ -267,14 +267,14 @@ def _to_record(value: Any, where: str) -> BenchRecord:
 
 def _problem(record: BenchRecord) -> str | None:
     """Place of what a record of this kind lacks, got and wanted; None if it is complete."""
-    sides, timed = set(record.engines), {run.side for run in record.runs}
+    sides, run_sides = set(record.engines), {run.side for run in record.runs}
     if record.kind != "single" and record.result is None:
         return "result: got none, wanted that of a comparison"
     wanted = {BASELINE, CANDIDATE} if record.kind == "ab" else {BASELINE}
     if not wanted <= sides <= {BASELINE, CANDIDATE}:
         return f"engines: got {_join_sides(sides)}, wanted {_join_sides(wanted)}"
-    if timed != sides:
-        return f"runs: got those of {_join_sides(timed)}, wanted those of {_join_sides(sides)}"
+    if run_sides != sides:
+        return f"runs: got those of {_join_sides(run_sides)}, wanted those of {_join_sides(sides)}"
     return None
 
 

@@ -112,8 +112,8 @@ def ratio_interval(logs: Sequence[float]) -> Estimate:
     if len(values) < _MIN_BOOTSTRAP_PAIRS:
         return geometric_mean(logs)
     random = np.random.default_rng(_SEED)
-    drawn = values[random.integers(0, len(values), (_RESAMPLES, len(values)))]
-    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
+    resamples = values[random.integers(0, len(values), (_RESAMPLES, len(values)))]
+    low, high = np.quantile(np.median(resamples, axis=1), (0.025, 0.975))
     return _estimate(float(np.median(values)), float(low), float(high), "paired-bootstrap-log-95")
 
 

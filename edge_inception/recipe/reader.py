@@ -148,8 +148,8 @@ def _recipe_name(project: Path) -> str:
     """The recipe's path in ``[tool.edge-inception]`` of pyproject.toml; empty if not set."""
     table = _read_toml(project)
     for key in ("tool", "edge-inception"):
-        place = f"{project}, [{key}]"
-        table = records.convert(Table, table.get(key, {}), where=place, hint=_KEY_HINT)
+        where = f"{project}, [{key}]"
+        table = records.convert(Table, table.get(key, {}), where=where, hint=_KEY_HINT)
     return records.convert(str, table.get("recipe", ""), where=f"{project}, recipe", hint=_KEY_HINT)
 
 
@@ -228,7 +228,7 @@ def _to_section(kind: type[Record], name: str, table: Any, where: str) -> Record
     return kind(**{k: _convert(types[k], v, f"{where}: {name}.{k}") for k, v in table.items()})
 
 
-def _convert(kind: Any, value: Any, place: str) -> Any:
+def _convert(kind: Any, value: Any, where: str) -> Any:
     """The value, converted to ``kind``.
 
     Raises:
@@ -238,7 +238,7 @@ def _convert(kind: Any, value: Any, place: str) -> Any:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
         wanted = _description(kind) or _expected(str(error)) or "text in Unicode"
-        raise InputError(f"{place} is {_show(value)}", hint=f"wanted {wanted}") from error
+        raise InputError(f"{where} is {_show(value)}", hint=f"wanted {wanted}") from error
 
 
 def _description(kind: Any) -> str:

@@ -127,17 +127,17 @@ def draw_report_latency(rows: Sequence[Row]) -> Chart | None:
 
 def draw_latency(engines: Iterable[EngineTimes]) -> Chart | None:
     """Chart with a thin line for every timed call and a thick one for the median."""
-    timed = [(one, samples) for one in engines if (samples := _finite_sorted(one.samples_ms))]
-    if not timed:
+    pairs = [(one, samples) for one in engines if (samples := _finite_sorted(one.samples_ms))]
+    if not pairs:
         return None
     ticks = [
         Point(name=one.name, is_subject=one.is_subject, value=value, text="")
-        for one, samples in timed
+        for one, samples in pairs
         for value in _thin_out(samples)
     ]
     medians = [
         Point(name=one.name, is_subject=one.is_subject, value=value, text=milliseconds(value))
-        for one, _ in timed
+        for one, _ in pairs
         if (value := finite(one.median_ms)) is not None
     ]
     tick = {"color": BY_SUBJECT}, _data(ticks)
@@ -148,7 +148,7 @@ def draw_latency(engines: Iterable[EngineTimes]) -> Chart | None:
         layer("text", TEXT, _data(medians), dy=-13),
     ]  # fmt: skip
     note = "Each thin line is one call, the thick one the median."
-    if any(len(samples) > _MAX_TICKS for _, samples in timed):
+    if any(len(samples) > _MAX_TICKS for _, samples in pairs):
         note = f"{_MAX_TICKS} evenly spaced quantiles of all calls; the thick line is the median."
     description = _describe(medians, " ms", "distribution of the latency; medians")
     x = axis("ms", "value", **_spread([point.value for point in ticks]))
@@ -220,14 +220,14 @@ def draw_histogram(tensor: ClippedTensor) -> Chart:
     bar = {
         "x": {**x, "field": "from"}, "x2": {"field": "to"}, "y": y, "y2": {"field": "floor"},
     }  # fmt: skip
-    chosen = [{"amax": tensor.amax, "text": f"amax {tensor.amax:.3g}"}]
+    amax_mark = [{"amax": tensor.amax, "text": f"amax {tensor.amax:.3g}"}]
     at_amax = {"x": {**x, "field": "amax"}}
     spec = {
         "height": 170,
         "layer": [
             layer("rect", bar, bars, color=GREY),
-            layer("rule", at_amax, chosen, color=HIGHLIGHT),
-            layer("text", {**at_amax, **TEXT}, chosen, align="right", dx=-5, y=8),
+            layer("rule", at_amax, amax_mark, color=HIGHLIGHT),
+            layer("text", {**at_amax, **TEXT}, amax_mark, align="right", dx=-5, y=8),
         ],
     }
     description = (

@@ -95,11 +95,11 @@ def layer_rows(
     network: Topology, noise: NoiseRecord | None = None, times: Mapping[str, float] | None = None
 ) -> list[LayerRow]:
     """Table rows of all layers; the arguments are those of ``draw_blocks``."""
-    noisy = {layer.name: layer for layer in noise.layers} if noise else {}
+    noise_by_name = {layer.name: layer for layer in noise.layers} if noise else {}
     total = sum(layer.macs or 0 for layer in network.layers)
     rows = []
     for layer in network.layers:
-        measured, ms = noisy.get(layer.name), (times or {}).get(layer.name)
+        layer_noise, ms = noise_by_name.get(layer.name), (times or {}).get(layer.name)
         rows.append(
             LayerRow(
                 name=layer.name,
@@ -109,8 +109,8 @@ def layer_rows(
                 share=f"{100 * layer.macs / total:.1f}" if layer.macs else "",
                 parameters=format_count(layer.num_parameters),
                 precision=layer.precision or "",
-                sqnr=f"{measured.sqnr_db:.0f}" if measured else "",
-                is_jump=measured is not None and measured.is_jump,
+                sqnr=f"{layer_noise.sqnr_db:.0f}" if layer_noise else "",
+                is_jump=layer_noise is not None and layer_noise.is_jump,
                 ms="" if ms is None else f"{ms:.3f}",
                 microseconds="" if ms is None else f"{1000 * ms:.0f} us",
             )

@@ -120,19 +120,19 @@ def draw_bench_histories(timings: Sequence[Timing]) -> list[Chart]:
 
 def _draw_series(runs: _Runs, title: str, unit: str) -> Chart | None:
     """Chart of the runs with a number, their median between changes; None for under three."""
-    measured = [(date, value) for date, value in runs if value is not None]
-    if len(measured) < _MIN_RUNS:
+    points = [(date, value) for date, value in runs if value is not None]
+    if len(points) < _MIN_RUNS:
         return None
-    values = np.array([value for _, value in measured])
+    values = np.array([value for _, value in points])
     changes = change_points(values)
-    dots = [{"run": index, "value": value} for index, (_, value) in enumerate(measured, 1)]
-    marks = [{"run": index + 0.5, "text": measured[index][0][:10]} for index in changes]
+    dots = [{"run": index, "value": value} for index, (_, value) in enumerate(points, 1)]
+    marks = [{"run": index + 0.5, "text": points[index][0][:10]} for index in changes]
     levels = [
         {"run": a + 0.7, "end": b + 0.3, "value": float(np.median(values[a:b]))}
-        for a, b in pairwise([0, *changes, len(measured)])
+        for a, b in pairwise([0, *changes, len(points)])
     ]
     y = axis(unit, "value", scale={"zero": False, "padding": 16}, ticks=5)
-    domain = [0.5, len(measured) + 0.5]
+    domain = [0.5, len(points) + 0.5]
     x = axis(
         "run, oldest first", "run", scale={"domain": domain, "nice": False}, ticks=6,
         tickMinStep=1, grid=False,
@@ -147,8 +147,8 @@ def _draw_series(runs: _Runs, title: str, unit: str) -> Chart | None:
             layer("text", TEXT, marks, align="left", dx=4, y=8, color=RED),
         ],
     }
-    texts = ", ".join(f"run {index + 1} of {measured[index][0]}" for index in changes)
+    texts = ", ".join(f"run {index + 1} of {points[index][0]}" for index in changes)
     note = f"Changed with {texts}." if changes else "No change that stands out of the noise."
     lowest, highest = float(values.min()), float(values.max())
-    description = f"{title}: {unit} of {len(measured)} runs, {lowest:.4g} to {highest:.4g}. {note}"
+    description = f"{title}: {unit} of {len(points)} runs, {lowest:.4g} to {highest:.4g}. {note}"
     return draw(f"{title}: {unit}", description, spec, note)

@@ -49,11 +49,11 @@ def to_html(sources: Sequence[Source], benches: Sequence[Timing] = (), *, create
     newest: dict[str, Source] = {}
     for source in ordered:
         newest.setdefault(source.report.model, source)
-    chosen = list(newest.values())[:MAX_DETAILED]
+    detailed = list(newest.values())[:MAX_DETAILED]
     latest = sorted(benches, key=lambda one: one.created_utc, reverse=True)
-    detailed = [_section(source, f"r{i}", latest) for i, source in enumerate(chosen)]
-    measured = [timings.section(one, f"t{i}") for i, one in enumerate(latest[:MAX_DETAILED])]
-    anchors = {id(source): f"r{i}" for i, source in enumerate(chosen)}
+    report_sections = [_section(source, f"r{i}", latest) for i, source in enumerate(detailed)]
+    bench_sections = [timings.section(one, f"t{i}") for i, one in enumerate(latest[:MAX_DETAILED])]
+    anchors = {id(source): f"r{i}" for i, source in enumerate(detailed)}
     overview = [
         {**_overview_line(source), "anchor": anchors.get(id(source), "")} for source in ordered
     ]
@@ -63,12 +63,12 @@ def to_html(sources: Sequence[Source], benches: Sequence[Timing] = (), *, create
     ]
     template = _environment().get_template("page.html")
     return template.render(
-        parts=detailed,
-        timings=measured,
+        parts=report_sections,
+        timings=bench_sections,
         overview=overview if len(overview) > 1 else [],
         fronts=pareto.fronts(ordered),
         histories=history.draw_histories(ordered) + history.draw_bench_histories(benches),
-        num_left_out=len(overview) - len(detailed) - len(measured),
+        num_left_out=len(overview) - len(report_sections) - len(bench_sections),
         title=_page_title(ordered, latest),
         created_utc=created_utc,
         version=__version__,
@@ -153,13 +153,13 @@ def figures(report: ReportRecord) -> list[Figure]:
     """Accuracy, speed-up, latency and size of the judged engine, as far as they were measured."""
     subject = report.subjects[0]
     reference = next((row for row in report.rows if row.role is Role.REFERENCE), None)
-    measured = [
+    candidates = [
         _accuracy_figure(subject),
         _speedup_figure(subject),
         _latency_figure(subject),
         _size_figure(subject, reference),
     ]
-    return [figure for figure in measured if figure]
+    return [figure for figure in candidates if figure]
 
 
 def _accuracy_figure(row: Row) -> Figure | None:

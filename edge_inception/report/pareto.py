@@ -74,8 +74,8 @@ def _front(group: Sequence[Source]) -> Front | None:
     candidates = sorted(_candidates(group), key=lambda one: one.ms)
     if len({one.report_path for one in candidates}) < 2:  # noqa: PLR2004 -- one has its own chart
         return None
-    drawn = [one.row for one in candidates]
-    estimate, metric = accuracy_metric(drawn)
+    engine_rows = [one.row for one in candidates]
+    estimate, metric = accuracy_metric(engine_rows)
     rows = tuple(
         FrontRow(
             number=index,
@@ -89,7 +89,7 @@ def _front(group: Sequence[Source]) -> Front | None:
     )
     labels = [str(row.number) for row in rows]
     title = f"On {group[0].report.data.name}"
-    chart = draw_pareto(drawn, labels=labels, title=title, note=_NOTE)
+    chart = draw_pareto(engine_rows, labels=labels, title=title, note=_NOTE)
     return Front(chart=chart, rows=rows, metric=metric) if chart else None
 
 
@@ -99,15 +99,15 @@ def _candidates(group: Sequence[Source]) -> Iterator[_Candidate]:
     An engine's name begins with the name of the model where there are several models.
     """
     models = {source.report.model for source in group}
-    drawn = set()
+    seen = set()
     for source in group:
         model = source.report.model
         for row in source.report.rows:
             key = (model, row.name, engine_sha256(source.report, row.name))
             figure = accuracy_metric([row])[0](row)
             ms = finite(row.latency.p50_ms) if row.latency else None
-            if key in drawn or ms is None or figure is None or finite(figure.value) is None:
+            if key in seen or ms is None or figure is None or finite(figure.value) is None:
                 continue
-            drawn.add(key)
+            seen.add(key)
             name = row.name if len(models) == 1 else f"{model} {row.name}"
             yield _Candidate(row=replace(row, name=name), ms=ms, report_path=str(source.path))

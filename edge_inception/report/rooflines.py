@@ -103,8 +103,8 @@ def draw_roofline(roofline: Roofline) -> Chart:
         if cost.macs and cost.num_bytes
     ]
     dots = [{"x": x, "share": share, "y": min(peak, bandwidth * x)} for x, share in shares]
-    drawn = [*(x for x, _ in shares), intensity, ridge]
-    lowest, highest = min(drawn) / 2, max(drawn) * 2
+    intensities = [*(x for x, _ in shares), intensity, ridge]
+    lowest, highest = min(intensities) / 2, max(intensities) * 2
     roof = [
         {"x": lowest, "y": lowest * bandwidth}, {"x": ridge, "y": peak}, {"x": highest, "y": peak},
     ]  # fmt: skip

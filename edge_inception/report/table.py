@@ -139,8 +139,8 @@ def _row(row: Row, notes: list[str]) -> TableRow:
         if text not in notes:
             notes.append(text)
         number = notes.index(text) + 1
-    timed = row.latency
-    quantiles = (timed.p50_ms, timed.p90_ms, timed.p99_ms) if timed else (None, None, None)
+    latency = row.latency
+    quantiles = (latency.p50_ms, latency.p90_ms, latency.p99_ms) if latency else (None, None, None)
     cells = (
         _top1_cell(row),
         *_baseline_cells(row),
@@ -236,14 +236,14 @@ def _title(report: ReportRecord) -> tuple[str, ...]:
     lines += _accuracy_legend(report)
     machine, options = report.machine, report.latency_options
     if machine and options:
-        timed = [row.latency for row in report.rows if row.latency]
-        threads = sorted({latency.threads for latency in timed})
+        latencies = [row.latency for row in report.rows if row.latency]
+        threads = sorted({latency.threads for latency in latencies})
         lines.append(
             f"latency: batch {options.batch}, {_join(threads)} threads, "
             f"{options.rounds} interleaved rounds, fresh process each"
         )
         lines.append(f"{machine.cpu}: {_join(machine.instruction_sets)}")
-        foreign = max((latency.foreign_cores or 0.0 for latency in timed), default=0.0)
+        foreign = max((latency.foreign_cores or 0.0 for latency in latencies), default=0.0)
         if foreign > _MAX_FOREIGN_CORES:
             lines.append(f"not a quiet machine: other programs used {foreign:.1f} cores meanwhile")
     return tuple(lines)
