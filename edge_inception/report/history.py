@@ -1,4 +1,4 @@
-"""Latency or accuracy of one engine over many runs, and the runs after which it stays changed.
+"""Change points in the latency or accuracy of one engine over many runs, and their charts.
 
 The method is binary segmentation (Scott and Knott 1974): a series is split at the point that
 explains the largest share of its variance, if a permutation test finds a p-value of at most
