@@ -177,7 +177,7 @@ def _comparison(folder: str, choices: dict[str, Any]) -> Comparison:
     gate = Gate(
         delta=choices.pop("max_regression", default.delta),
         pairs=pairs,
-        most_pairs=choices.pop("most_pairs", max(default.most_pairs, pairs)),
+        max_pairs=choices.pop("most_pairs", max(default.max_pairs, pairs)),
     )
     protocol = Protocol(
         stable=None,

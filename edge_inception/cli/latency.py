@@ -239,7 +239,7 @@ def _gate(max_regression: str, pairs: int, most_pairs: int) -> Gate:
             f"--most-pairs {most_pairs} is below --pairs {pairs}",
             hint="pairs are added from --pairs up to --most-pairs",
         )
-    return Gate(delta=parse_share(max_regression), pairs=pairs, most_pairs=most_pairs)
+    return Gate(delta=parse_share(max_regression), pairs=pairs, max_pairs=most_pairs)
 
 
 def parse_share(text: str) -> float:

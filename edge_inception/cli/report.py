@@ -37,7 +37,7 @@ def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv:
     code is the worst verdict among the newest report of each model and all records.
     """
     from edge_inception.report import devices
-    from edge_inception.report.sources import with_noise
+    from edge_inception.report.sources import read_sources
     from edge_inception.report.timings import read_timings
 
     paths = list(dict.fromkeys(results))
@@ -47,7 +47,8 @@ def report(results: tuple[Path, ...], *, html: Path | None, markdown: bool, csv:
             click.echo(devices.to_text(verification))
             return VERDICT_CODES[verification.status]
     timings = read_timings(paths)
-    sources = with_noise(path for path in paths if path not in {timing.path for timing in timings})
+    timed = {timing.path for timing in timings}
+    sources = read_sources(path for path in paths if path not in timed)
     if html is not None:
         _write_page(sources, timings, html)
     if csv or markdown:

@@ -50,7 +50,7 @@ def export(*, out: Path, **flags: object) -> None:
 
     with open_terminal(flags) as terminal:
         recipe = read_recipe(flags, terminal)
-        if recipe.is_foreign:
+        if recipe.is_imported:
             print_artifact(terminal, _import(recipe, out)[1])
             return
         options = inputs.export_options(recipe, inputs.class_names(recipe))
@@ -87,7 +87,7 @@ def baseline(*, out: Path, **flags: object) -> None:
         recipe = read_recipe(flags, terminal)
         images = inputs.open_image_set(recipe.validation, "validation", recipe, terminal)
         inputs.require_threads(recipe.threads)
-        if recipe.is_foreign:
+        if recipe.is_imported:
             print_artifact(terminal, _onnx_baseline(recipe, images, out, terminal))
             return
         options = inputs.baseline_options(recipe)
@@ -229,7 +229,7 @@ def validate(
 
     with open_terminal(flags) as terminal:
         recipe = read_recipe(flags, terminal)
-        if recipe.is_foreign:
+        if recipe.is_imported:
             raise InputError(
                 "validate takes --model and --checkpoint, not --onnx",
                 hint="build --onnx validates; report shows its report.json again",

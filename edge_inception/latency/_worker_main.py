@@ -3,7 +3,7 @@
 ``_worker_process`` runs this file with the descriptor of a pipe as its argument. The project cannot
 be imported before ``sys.path`` is set. All lines are JSON. The first line on standard input holds
 the parent's process id and ``sys.path``, the second line the ``Work``, and each later line a
-command, ``[method of _Bench, its arguments]``. The worker answers every line except the first on
+command, ``[method of _Sessions, its arguments]``. The worker answers every line except the first on
 the pipe, with ``["done", answer]`` or ``["failed", Failure]``. Standard output is not used, since a
 library may print to it.
 """
@@ -55,7 +55,7 @@ class Opened(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Answer to ``block``: times of the calls in ms, and of the GPU's part, empty if unknown."""
+    """Answer to ``time_block``: times in ms of the calls, and of the GPU alone if it is known."""
 
     samples_ms: list[float]
     compute_ms: list[float]
@@ -70,7 +70,7 @@ class Failure(NamedTuple):
     traceback: str
 
 
-class _Bench:
+class _Sessions:
     """Open sessions, one for each stream, and the images that they are timed on."""
 
     def __init__(self, sessions: list[Session], images: Any, batch: int) -> None:
@@ -84,22 +84,22 @@ class _Bench:
         self._has_compute_ms = hasattr(type(session), "gpu_ms")
         self._compute_ms: list[float] = []
 
-    def call(self) -> float:
+    def time_call(self) -> float:
         """Time in ms until all streams, started together, have run the next batch of images."""
         start, end = self._next, self._next + self._batch
         self._next = end if end + self._batch <= len(self._images) else 0
         batch = self._images[start:end]
         before = time.perf_counter_ns()
         if self._pool is None:
-            answers = [self._sessions[0].run(batch)]
+            outputs = [self._sessions[0].run(batch)]
         else:
-            waiting = [self._pool.submit(session.run, batch) for session in self._sessions]
-            answers = [answer.result() for answer in waiting]
+            futures = [self._pool.submit(session.run, batch) for session in self._sessions]
+            outputs = [future.result() for future in futures]
         after = time.perf_counter_ns()
         if self._has_compute_ms:
             self._compute_ms.append(float(self._sessions[0].gpu_ms))  # type: ignore[attr-defined]
         # an engine with invalid results must not count as fast; this check is not timed
-        for logits in answers:
+        for logits in outputs:
             if len(logits) != self._batch or not bool((logits - logits == 0).all()):
                 raise ValueError(
                     f"logits {logits.shape} are not finite, or not of {self._batch} images"
@@ -110,26 +110,22 @@ class _Bench:
         """Make at least ``calls`` calls for at least ``seconds``; the result is their number."""
         start, done = time.perf_counter(), 0
         while done < calls or time.perf_counter() - start < seconds:
-            self.call()
+            self.time_call()
             done += 1
         return done
 
-    def block(self, calls: int, least: int, seconds: float, discard: int) -> Block:
-        """Times of the calls of one block, which ends after ``calls`` calls or ``seconds``.
-
-        ``discard`` calls are made before and not timed. At least ``least`` calls are timed,
-        however long they take.
-        """
+    def time_block(self, calls: int, min_calls: int, seconds: float, discard: int) -> Block:
+        """Times of the calls of one block, as ``Worker.time_block`` describes it."""
         for _ in range(discard):
-            self.call()
+            self.time_call()
         gc.collect()
         gc.disable()
         self._compute_ms.clear()
-        start, samples = time.perf_counter(), [self.call()]
+        start, samples = time.perf_counter(), [self.time_call()]
         while len(samples) < calls and (
-            len(samples) < least or time.perf_counter() - start < seconds
+            len(samples) < min_calls or time.perf_counter() - start < seconds
         ):
-            samples.append(self.call())
+            samples.append(self.time_call())
         gc.enable()
         return Block(samples_ms=samples, compute_ms=list(self._compute_ms))
 
@@ -139,7 +135,7 @@ class _Bench:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Have Linux kill this process when the thread of the parent that started it ends."""
+    """Have Linux kill this process when its parent ends; exit if the parent has ended already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -161,12 +157,12 @@ def _serve(reply: Callable[[str, Any], None]) -> None:
     with ExitStack() as stack:
         sessions = [stack.enter_context(_open(work)) for _ in range(work.streams)]
         # the images are not memory-mapped: libraries copy read-only arrays or warn about them
-        bench = _Bench(sessions, np.load(work.images), work.batch)
+        timed = _Sessions(sessions, np.load(work.images), work.batch)
         info = dict(sessions[0].info)
         reply("done", Opened(info=info, open_s=time.perf_counter() - started))
         for line in sys.stdin:
             method, arguments = json.loads(line)
-            reply("done", getattr(bench, method)(**arguments))
+            reply("done", getattr(timed, method)(**arguments))
 
 
 def _main() -> None:

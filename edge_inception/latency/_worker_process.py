@@ -1,4 +1,4 @@
-"""The parent's side of a worker process: start it, send it commands, and end it in any case."""
+"""The parent's side of a worker process, which is started, gets commands, and always ends."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from edge_inception.latency._worker_main import Block, Failure, Opened, Work
 
 _WORKER = Path(__file__).with_name("_worker_main.py")
 _READ_BYTES = 1 << 16
-_END_S = 2.0  # seconds that a worker has to exit before it is killed
-_TAIL_CHARACTERS = 300  # of what a dead worker printed, for the message
+_EXIT_TIMEOUT_S = 2.0  # after which a worker is killed
+_MAX_OUTPUT_CHARACTERS = 300  # of a dead worker's output in the message
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -30,30 +30,36 @@ class Worker:
     """A worker process that times one contender; a context manager that ends the process.
 
     ``info`` is the first session's ``info``; ``open_s`` is the time in seconds that opening the
-    sessions took, with the import of their library. Both are set once the context is entered.
-    Entering raises Inconclusive if the first session runs with another number of threads than
-    ``work.threads``.
+    sessions took, with the import of their library. Both are set when the context is entered.
+
+    Entering and every method raise the same errors.
+
+    Raises:
+        EdgeInceptionError: The contender raised this error of our package.
+        Inconclusive: The worker died, did not answer in time, or runs with another number of
+            threads than ``work.threads``.
+        RuntimeError: The contender raised another error; its traceback is in the message.
     """
 
     def __init__(self, name: str, work: Work, *, timeout_s: float) -> None:
         self.name = name
         self._timeout_s = timeout_s
         self._buffer = b""
-        self._noise = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in __exit__
-        self._answers, far_end = os.pipe()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in __exit__
+        self._pipe, write_end = os.pipe()
         try:
             self._process = subprocess.Popen(  # noqa: S603 -- our own file and interpreter
-                [sys.executable, "-I", str(_WORKER), str(far_end)],
+                [sys.executable, "-I", str(_WORKER), str(write_end)],
                 stdin=subprocess.PIPE,
-                stdout=self._noise,
-                stderr=self._noise,
-                pass_fds=(far_end,),
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=(write_end,),
                 env=os.environ | dict.fromkeys(_THREAD_VARIABLES, str(work.threads)),
                 # Ctrl-C must reach only the parent, which then ends its workers
                 start_new_session=True,
             )
         finally:
-            os.close(far_end)
+            os.close(write_end)
         self._work = work
         self.info: Mapping[str, Any] = {}
         self.open_s = 0.0
@@ -65,7 +71,7 @@ class Worker:
             self.info, self.open_s = Opened(*self._receive())
             self._check_threads()
         except BaseException:
-            self._end(is_urgent=True)
+            self._stop(is_urgent=True)
             raise
         return self
 
@@ -75,7 +81,7 @@ class Worker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._end(is_urgent=kind is not None)
+        self._stop(is_urgent=kind is not None)
 
     def _check_threads(self) -> None:
         wanted = self._work.threads
@@ -86,37 +92,31 @@ class Worker:
                 hint="choose a --threads that every library accepts",
             )
 
-    def first_ms(self) -> float:
-        """Time of the first call in ms, which includes what a library does only once.
-
-        The methods below raise the same errors.
-
-        Raises:
-            EdgeInceptionError: The contender raised this error of our package.
-            Inconclusive: The worker died or did not answer in time.
-            RuntimeError: The contender raised another error; its traceback is in the message.
-        """
-        return float(self._ask("call"))
+    def time_first_call(self) -> float:
+        """Time of the first call in ms, which includes what a library does only once."""
+        return float(self._request("time_call"))
 
     def warm_up(self, *, calls: int, seconds: float) -> None:
         """Make at least ``calls`` calls for at least ``seconds``."""
-        self._ask("warm_up", calls=calls, seconds=seconds)
+        self._request("warm_up", calls=calls, seconds=seconds)
 
-    def block(self, *, calls: int, least: int, seconds: float, discard: int) -> Block:
+    def time_block(self, *, calls: int, min_calls: int, seconds: float, discard: int) -> Block:
         """Times of the calls of one block, which ends after ``calls`` calls or ``seconds``.
 
-        ``discard`` calls are made before and not timed. At least ``least`` calls are timed,
+        ``discard`` calls are made before and not timed. At least ``min_calls`` calls are timed,
         however long they take.
         """
         return Block(
-            *self._ask("block", calls=calls, least=least, seconds=seconds, discard=discard)
+            *self._request(
+                "time_block", calls=calls, min_calls=min_calls, seconds=seconds, discard=discard
+            )
         )
 
     def peak_mib(self) -> float:
         """Largest resident memory of the worker so far, in MiB."""
-        return float(self._ask("peak_mib"))
+        return float(self._request("peak_mib"))
 
-    def _ask(self, method: str, **arguments: float) -> Any:
+    def _request(self, method: str, **arguments: float) -> Any:
         self._send([method, arguments])
         return self._receive()
 
@@ -133,12 +133,12 @@ class Worker:
         deadline = time.monotonic() + self._timeout_s
         while b"\n" not in self._buffer:
             left = max(0.0, deadline - time.monotonic())
-            if not select.select([self._answers], [], [], left)[0]:
+            if not select.select([self._pipe], [], [], left)[0]:
                 raise Inconclusive(
                     f"latency worker '{self.name}' gave no answer in {self._timeout_s:g} s",
                     hint="raise the timeout, or look at what the machine is doing",
                 )
-            chunk = os.read(self._answers, _READ_BYTES)
+            chunk = os.read(self._pipe, _READ_BYTES)
             if not chunk:
                 self._raise_death()
             self._buffer += chunk
@@ -157,27 +157,27 @@ class Worker:
 
     def _raise_death(self) -> NoReturn:
         try:
-            code: int | str = self._process.wait(timeout=_END_S)
+            code: int | str = self._process.wait(timeout=_EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             code = "unknown"
-        self._noise.seek(0)
-        printed = " ".join(self._noise.read().decode(errors="replace").split())
+        self._output.seek(0)
+        output = " ".join(self._output.read().decode(errors="replace").split())
         raise Inconclusive(
             f"latency worker '{self.name}' died (exit code {code}): "
-            f"{printed[-_TAIL_CHARACTERS:] or 'it printed nothing'}",
+            f"{output[-_MAX_OUTPUT_CHARACTERS:] or 'it printed nothing'}",
             hint="a negative code is a signal; -9 is often the kernel freeing memory",
         )
 
-    def _end(self, *, is_urgent: bool) -> None:
+    def _stop(self, *, is_urgent: bool) -> None:
         stream = self._process.stdin
         assert stream is not None
         with contextlib.suppress(BrokenPipeError):
             stream.close()
         try:
             # an idle worker exits at the end of its input; a busy one is killed if urgent
-            self._process.wait(timeout=0 if is_urgent else _END_S)
+            self._process.wait(timeout=0 if is_urgent else _EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        os.close(self._answers)
-        self._noise.close()
+        os.close(self._pipe)
+        self._output.close()

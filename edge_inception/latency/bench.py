@@ -27,28 +27,30 @@ from edge_inception._version import __version__
 from edge_inception.device import measure
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.latency import machine, telemetry
+from edge_inception.latency._worker_main import Block
 from edge_inception.latency._worker_process import Worker
 from edge_inception.latency.contender import EngineUnderTest
 from edge_inception.latency.facts import DeviceFacts, UsedProtocol
-from edge_inception.latency.measure import MIN_SAMPLES_P99, Contender, worker_of
+from edge_inception.latency.measure import MIN_SAMPLES_P99, Contender, create_worker
 from edge_inception.latency.record import SCHEMA, SCHEMA_VERSION, BenchRecord, RunRecord
 from edge_inception.latency.telemetry import Telemetry
 from edge_inception.spec import Progress, no_progress
 
-_BUSY_CORES = 0.1  # a run is warned about if other programs use more cores
+_MAX_FOREIGN_CORES = 0.1  # a run gets a warning if other programs use more cores
+_MIN_BLOCKS = 4  # of each side: two turns in each order show a drift, and half of it cancels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
     """Protocol of a run; times are in seconds.
 
-    Warm-up ends when both ``warmup_calls`` and ``warmup_s`` are reached. The timed part ends when
-    ``calls`` or ``seconds`` is reached and the estimate is stable, that is, the standard error of
-    the block medians over their mean is at most ``stable`` (None: no limit); it ends after
-    ``most_s`` in any case. A block ends after ``block_calls`` or ``block_s``; ``discard_calls`` are
-    made before it and not timed. Before a block there is a pause of ``settle_s``. A process that
-    does not answer for ``timeout_s`` is given up. ``threads`` 0 means all cores that this process
-    may use; the ``streams`` run concurrently and share the threads.
+    Warm-up ends when both ``warmup_calls`` and ``warmup_s`` are reached. The timed part has four
+    blocks or more. It ends when ``calls`` or ``seconds`` is reached and the estimate is stable:
+    the standard error of the block medians over their mean is at most ``stable`` (None: no limit).
+    It ends after ``most_s`` in any case. A block ends after ``block_calls`` or ``block_s``;
+    ``discard_calls`` are made before it and not timed. Before a block there is a pause of
+    ``settle_s``. A process that does not answer for ``timeout_s`` is given up. ``threads`` 0 means
+    all cores that this process may use; the ``streams`` run concurrently and share the threads.
     """
 
     threads: int = 0
@@ -119,37 +121,38 @@ def run_together(
         Inconclusive: A process died, hung, or used another number of threads.
     """
     threads = protocol.threads or usable_threads()
-    per_stream = max(1, threads // protocol.streams)
     started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
-    use = machine.cpu_use()
+    before = machine.read_cpu_times()
     with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for side, contender in contenders.items():
-            worker = worker_of(
-                replace(contender, name=f"{side}: {contender.name}"),
-                images,
-                batch=protocol.batch,
-                threads=per_stream,
-                timeout_s=protocol.timeout_s,
-                streams=protocol.streams,
+        workers = {
+            side: stack.enter_context(
+                create_worker(
+                    replace(contender, name=f"{side}: {contender.name}"),
+                    images,
+                    batch=protocol.batch,
+                    threads=max(1, threads // protocol.streams),
+                    timeout_s=protocol.timeout_s,
+                    streams=protocol.streams,
+                )
             )
-            workers[side] = stack.enter_context(worker)
-        firsts = {side: worker.first_ms() for side, worker in workers.items()}
+            for side, contender in contenders.items()
+        }
+        firsts = {side: worker.time_first_call() for side, worker in workers.items()}
         for worker in workers.values():
             worker.warm_up(calls=protocol.warmup_calls, seconds=protocol.warmup_s)
-        before = telemetry.read()
-        blocks, computes = _take_turns(workers, protocol, progress)
-        state = telemetry.between(before, telemetry.read())
+        reading = telemetry.read()
+        blocks = _take_turns(workers, protocol, progress)
+        state = telemetry.summarize(reading, telemetry.read())
         peaks = {side: worker.peak_mib() for side, worker in workers.items()}
     # the workers have ended, so their CPU time is known
-    foreign = machine.foreign_cores(use, machine.cpu_use())
+    foreign = machine.foreign_cores(before, machine.read_cpu_times())
     return [
         Run(
             side=side,
             pair=pair,
             t0=started,
-            blocks=tuple(tuple(block) for block in blocks[side]),
-            compute_ms=tuple(computes[side]),
+            blocks=tuple(tuple(block.samples_ms) for block in blocks[side]),
+            compute_ms=tuple(ms for block in blocks[side] for ms in block.compute_ms),
             open_s=workers[side].open_s,
             first_ms=firsts[side],
             peak_mib=peaks[side],
@@ -162,34 +165,30 @@ def run_together(
 
 def _take_turns(
     workers: Mapping[str, Worker], protocol: Protocol, progress: Progress
-) -> tuple[dict[str, list[list[float]]], dict[str, list[float]]]:
-    """Blocks of call times and all compute times in ms by side; turns are A B, B A, A B, ..."""
-    blocks: dict[str, list[list[float]]] = {side: [] for side in workers}
-    computes: dict[str, list[float]] = {side: [] for side in workers}
+) -> dict[str, list[Block]]:
+    """The blocks of each side in order; the sides take turns A B, B A, A B, ..."""
+    blocks: dict[str, list[Block]] = {side: [] for side in workers}
     turn = 0
-    while not all(_is_stable(timed, protocol) for timed in blocks.values()):
-        sides = list(workers) if turn % 2 == 0 else list(workers)[::-1]
+    while not all(_is_finished(timed_blocks, protocol) for timed_blocks in blocks.values()):
+        sides = list(workers)[:: 1 if turn % 2 == 0 else -1]
         for side in sides:
             time.sleep(protocol.settle_s)  # threads that spin after a call go to sleep
-            block = workers[side].block(
+            block = workers[side].time_block(
                 calls=protocol.block_calls,
-                least=1,
+                min_calls=1,
                 seconds=protocol.block_s,
                 discard=protocol.discard_calls,
             )
-            blocks[side].append(block.samples_ms)
-            computes[side] += block.compute_ms
+            blocks[side].append(block)
         turn += 1
-        done = sum(map(len, blocks[sides[0]]))
+        done = sum(len(block.samples_ms) for block in blocks[sides[0]])
         progress(min(done, protocol.calls), protocol.calls)
-    return blocks, computes
+    return blocks
 
 
-_LEAST_BLOCKS = 4  # of each side: two turns in each order show a drift, and half of it cancels
-
-
-def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
-    if len(blocks) < _LEAST_BLOCKS or len(blocks) % 2:
+def _is_finished(timed_blocks: Sequence[Block], protocol: Protocol) -> bool:
+    blocks = [block.samples_ms for block in timed_blocks]
+    if len(blocks) < _MIN_BLOCKS or len(blocks) % 2:
         return False
     calls, seconds = sum(map(len, blocks)), sum(map(sum, blocks)) / 1000
     if seconds >= protocol.most_s:
@@ -204,10 +203,10 @@ def _is_stable(blocks: Sequence[Sequence[float]], protocol: Protocol) -> bool:
 
 
 def run_record(run: Run, protocol: Protocol) -> RunRecord:
-    """The entry of ``run`` in a record's ``runs``."""
+    """``run`` as an entry of a record's ``runs``."""
     figures = measure.summarize_run(run.samples, run.compute_ms)
     return RunRecord(
-        arm=run.side,
+        side=run.side,
         pair=run.pair,
         t0=run.t0,
         n=figures.n,
@@ -224,17 +223,17 @@ def run_record(run: Run, protocol: Protocol) -> RunRecord:
         compute_median=figures.gpu_median,
         **run.telemetry._asdict(),
         foreign_cores=run.foreign_cores,
-        warnings=tuple(warnings_of(run)),
+        warnings=tuple(find_warnings(run)),
         blocks=tuple(len(block) for block in run.blocks),
         samples_ms=tuple(figures.samples_ms),
     )
 
 
-def warnings_of(run: Run) -> list[str]:
-    """Reasons to doubt the figures of a run: unsteady calls, heat, a busy machine, throttling."""
+def find_warnings(run: Run) -> list[str]:
+    """Warnings about a run: unsteady calls, heat, other programs, throttling."""
     cov = measure.summarize_run(run.samples, ()).cov
     warnings = measure.stability_warnings(cov, run.telemetry.temp_c.end)
-    if run.foreign_cores is not None and run.foreign_cores > _BUSY_CORES:
+    if run.foreign_cores is not None and run.foreign_cores > _MAX_FOREIGN_CORES:
         warnings.append(f"other programs used {run.foreign_cores:.1f} cores")
     if run.telemetry.throttled:
         warnings.append("the machine throttled")
@@ -251,7 +250,7 @@ def record(
 
     Args:
         kind: "single", "ab" or "aa", as in the docstring of ``latency.record``.
-        engines: Engines by side; model, libraries and images in the record are the first engine's.
+        engines: Engines by side; the record has the model, libraries and images of the first.
         runs: Runs of all engines.
         protocol: Protocol of the runs; the record has the number of cores for ``threads`` 0.
     """

@@ -21,7 +21,7 @@ from edge_inception.latency.measure import Contender
 from edge_inception.sidecar import PlanDetails
 from edge_inception.spec import Preprocess
 
-_NUM_IMAGES = 16  # smallest number of images to cycle through
+_MIN_IMAGES = 16  # timed calls cycle through so many, or through one batch if it is larger
 _SEED = 0
 
 
@@ -60,7 +60,8 @@ def prepare_engine(
         folder: Folder that the .npy file of preprocessed images is written to.
 
     Raises:
-        InputError: The file is not an engine, or the engine does not accept this batch size.
+        InputError: The file is not an engine, the engine does not accept this batch size, or a
+            photo cannot be read.
         BackendMissing: The engine's library cannot execute here.
     """
     engine = artifact.load(EngineFile, path)
@@ -94,10 +95,10 @@ def prepare_engine(
 
 
 def _write_feed(path: Path, preprocess: Preprocess, batch: int, image_set: ImageSet | None) -> Feed:
-    count = max(_NUM_IMAGES, batch)
+    count = max(_MIN_IMAGES, batch)
     array: NDArray[Any]
     if image_set is not None:
-        array = photos(image_set, preprocess, batch)
+        array = preprocessed_photos(image_set, preprocess, batch)
         description = f"{min(count, len(image_set.items))} images of {image_set.name}"
     else:
         random, shape = np.random.default_rng(_SEED), (count, *preprocess.image_shape)
@@ -110,13 +111,12 @@ def _write_feed(path: Path, preprocess: Preprocess, batch: int, image_set: Image
     return Feed(sha256=hashlib.sha256(array.tobytes()).hexdigest(), description=description)
 
 
-def photos(image_set: ImageSet, preprocess: Preprocess, batch: int) -> NDArray[Any]:
+def preprocessed_photos(image_set: ImageSet, preprocess: Preprocess, batch: int) -> NDArray[Any]:
     """Preprocessed images for timed calls: sixteen, or one batch if a batch is larger.
 
-    The images are spread evenly over the set, and repeated if the set has too few. Timed calls
-    cycle through them, batch by batch.
+    The images are spread evenly over the set, and repeated if the set has too few.
     """
-    count = max(_NUM_IMAGES, batch)
+    count = max(_MIN_IMAGES, batch)
     spread = image_set.subset(count).items
     repeated = [spread[i % len(spread)] for i in range(count)]
     return np.concatenate([one.images for one in images.batches(repeated, preprocess, batch)])

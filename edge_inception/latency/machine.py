@@ -14,28 +14,11 @@ _STAT = Path("/proc/stat")
 _DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
-INSTRUCTION_SETS = (
-    # x86, as the kernel spells them; they decide the speed of float and INT8 convolutions
-    "avx2",
-    "fma",
-    "f16c",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-    # Arm
-    "asimd",
-    "asimdhp",
-    "asimddp",
-    "i8mm",
-    "bf16",
-    "sve",
-    "sve2",
-)
+# as the kernel spells them; they decide the speed of float and INT8 convolutions
+_X86 = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16",
+        "amx_tile", "amx_int8", "amx_bf16")  # fmt: skip
+_ARM = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2")
+INSTRUCTION_SETS = (*_X86, *_ARM)
 
 
 class Machine(Record, frozen=True, kw_only=True):
@@ -74,12 +57,12 @@ def describe() -> Machine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CpuUse:
-    """Seconds since an arbitrary start; only differences of two such records have a meaning.
+class CpuTimes:
+    """Times in seconds since an arbitrary start, so only the differences of two records count.
 
-    ``wall_s`` is elapsed time. ``busy_s`` is the CPU time of all programs on all cores and, in a
-    virtual machine, the time that the host took away. ``own_s`` is the CPU time of this process,
-    and of its children once they have ended.
+    ``wall_s`` is elapsed time. ``busy_s`` is the CPU time of all programs on all cores, with the
+    time that the host took from a virtual machine. ``own_s`` is the CPU time of this process, and
+    of its children once they have ended.
     """
 
     wall_s: float
@@ -87,22 +70,22 @@ class CpuUse:
     own_s: float
 
 
-def cpu_use() -> CpuUse | None:
-    """CPU time up to now; None where ``/proc/stat`` cannot be read."""
+def read_cpu_times() -> CpuTimes | None:
+    """CPU times up to now; None where ``/proc/stat`` cannot be read."""
     text = _read(_STAT)
     if text is None:
         return None
     # fields: user nice system idle iowait irq softirq steal, in ticks, summed over the cores
     user, nice, system, _, _, *rest = (int(word) for word in text.splitlines()[0].split()[1:9])
     times = os.times()
-    return CpuUse(
+    return CpuTimes(
         wall_s=times.elapsed,
         busy_s=(user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK"),
         own_s=times.user + times.system + times.children_user + times.children_system,
     )
 
 
-def foreign_cores(before: CpuUse | None, after: CpuUse | None) -> float | None:
+def foreign_cores(before: CpuTimes | None, after: CpuTimes | None) -> float | None:
     """Mean number of cores that other programs kept busy between two moments; None if unknown."""
     if before is None or after is None or after.wall_s <= before.wall_s:
         return None

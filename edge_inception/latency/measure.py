@@ -1,4 +1,4 @@
-"""Latency of several contenders, measured in one interleaved session.
+"""Latency of several contenders, measured in interleaved rounds.
 
 Each contender has a fresh process. In each round every contender times one block of calls while the
 others sleep; the order of the contenders is reversed after each round, so that a drift of clocks or
@@ -27,7 +27,7 @@ from edge_inception.records import Count, Record, SparseRecord
 from edge_inception.spec import Progress, no_progress
 
 MIN_SAMPLES_P99 = 100
-"""Fewer samples have no 99th percentile, since the slowest one or two calls would decide it."""
+"""Smallest number of calls with a p99; in fewer, the slowest one or two calls would decide it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +79,8 @@ class Latency(SparseRecord, frozen=True, kw_only=True):
     ``p99_ms`` is None below 100 calls. ``variation`` is standard deviation over mean.
     ``block_medians_ms`` has one median for each round, so that contenders are compared round by
     round. ``foreign_cores`` is the mean number of cores that other programs kept busy meanwhile,
-    None if unknown. ``info`` is the session's. ``samples_ms`` is empty in a report that was written
-    without samples.
+    None if unknown. ``info`` describes the session. ``samples_ms`` is empty in a report that was
+    written without samples.
     """
 
     name: str
@@ -125,19 +125,17 @@ def measure(
     for path in {images, *(each.images for each in contenders if each.images)}:
         _check_images(path, options.batch)
     threads = options.threads or usable_threads()
-    samples: dict[str, list[list[float]]] = {name: [] for name in names}
-    before = machine.cpu_use()
+    before = machine.read_cpu_times()
     with ExitStack() as stack:
-        workers: list[Worker] = []
-        for contender in contenders:
-            worker = worker_of(
-                contender, images, batch=options.batch, threads=threads, timeout_s=options.timeout_s
-            )
-            workers.append(stack.enter_context(worker))
-        _race(workers, options, samples, progress)
+        sizes = {"batch": options.batch, "threads": threads}
+        workers = [
+            stack.enter_context(create_worker(one, images, **sizes, timeout_s=options.timeout_s))
+            for one in contenders
+        ]
+        samples = _run_rounds(workers, options, progress)
         infos = {worker.name: worker.info for worker in workers}
     # the workers have ended, so their CPU time is known
-    foreign = machine.foreign_cores(before, machine.cpu_use())
+    foreign = machine.foreign_cores(before, machine.read_cpu_times())
     return {
         name: Latency(
             name=name,
@@ -145,7 +143,7 @@ def measure(
             threads=threads,
             foreign_cores=foreign,
             info=infos[name],
-            **_statistics(blocks),
+            **_summarize(blocks),
         )
         for name, blocks in samples.items()
     }
@@ -162,12 +160,11 @@ def ratio(numerator: Latency, denominator: Latency) -> Estimate:
     return paired_ratio(numerator.block_medians_ms, denominator.block_medians_ms)
 
 
-def _race(
-    workers: Sequence[Worker],
-    options: LatencyOptions,
-    samples: Mapping[str, list[list[float]]],
-    progress: Progress,
-) -> None:
+def _run_rounds(
+    workers: Sequence[Worker], options: LatencyOptions, progress: Progress
+) -> dict[str, list[list[float]]]:
+    """Blocks of call times in ms by name of the contender, one block for each round."""
+    samples: dict[str, list[list[float]]] = {worker.name: [] for worker in workers}
     for worker in workers:
         worker.warm_up(calls=options.warmup_calls, seconds=options.warmup_s)
     done, total = 0, options.rounds * len(workers)
@@ -175,15 +172,16 @@ def _race(
         # the order alternates, so that a linear drift cancels over two rounds
         for worker in workers if turn % 2 == 0 else reversed(workers):
             time.sleep(options.settle_s)  # threads that spin after a call go to sleep
-            block = worker.block(
+            block = worker.time_block(
                 calls=options.calls_per_block,
-                least=options.min_calls_per_block,
+                min_calls=options.min_calls_per_block,
                 seconds=options.block_s,
                 discard=options.discard_calls,
             )
             samples[worker.name].append(block.samples_ms)
             done += 1
             progress(done, total)
+    return samples
 
 
 def _check_images(images: Path, batch: int) -> None:
@@ -193,8 +191,8 @@ def _check_images(images: Path, batch: int) -> None:
         raise InputError(
             f"cannot read images {images}: {error}", hint="give a .npy file"
         ) from error
-    is_fit = array.dtype in (np.float32, np.uint8) and array.ndim == 4  # noqa: PLR2004 -- NCHW
-    if not is_fit or len(array) < batch:
+    has_images = array.dtype in (np.float32, np.uint8) and array.ndim == 4  # noqa: PLR2004 -- NCHW
+    if not has_images or len(array) < batch:
         raise InputError(
             f"{images} holds {array.dtype} {array.shape}, wanted float32 or uint8 [M, 3, H, W] "
             f"with M >= {batch}",
@@ -202,7 +200,7 @@ def _check_images(images: Path, batch: int) -> None:
         )
 
 
-def worker_of(
+def create_worker(
     contender: Contender,
     images: Path,
     *,
@@ -211,7 +209,7 @@ def worker_of(
     timeout_s: float,
     streams: int = 1,
 ) -> Worker:
-    """A worker for a contender, to be entered as a context; each stream gets ``threads``."""
+    """A worker that times the contender; each stream gets ``threads`` threads."""
     work = Work(
         factory=contender.factory,
         arguments=dict(contender.arguments),
@@ -223,7 +221,7 @@ def worker_of(
     return Worker(contender.name, work, timeout_s=timeout_s)
 
 
-def _statistics(blocks: Sequence[Sequence[float]]) -> dict[str, Any]:
+def _summarize(blocks: Sequence[Sequence[float]]) -> dict[str, Any]:
     samples = np.array([sample for block in blocks for sample in block], np.float32)
     p50, p90, p99 = (float(value) for value in np.quantile(samples, (0.5, 0.9, 0.99)))
     mean = float(samples.mean())

@@ -8,11 +8,11 @@ A record is a JSON object with ``schema`` "edge-inception/bench", ``schema_versi
   float_precision, typed, batch, dla_core, tied_to, graph_sha256;
 - ``device``: the machine with its load, and the engine's libraries;
 - ``protocol``: every option, with its default resolved;
-- ``runs``, one for each process: arm, pair, t0, n (number of calls), their median, mean, p90, p95
-  and p99 in ms (p99 is null below 100 calls), cov (standard deviation over mean), throughput in
-  images/s, open_s, first_ms, peak_mib, compute_median in ms (null if it is not measured), temp_c,
-  cpu_mhz, gpu_mhz_min, power_mw, throttled, unavailable {figure: reason}, foreign_cores, warnings,
-  blocks (number of calls of each block), samples_ms;
+- ``runs``, one for each process: arm (its side), pair, t0, n (number of calls), their median, mean,
+  p90, p95 and p99 in ms (p99 is null below 100 calls), cov (standard deviation over mean),
+  throughput in images/s, open_s, first_ms, peak_mib, compute_median in ms (null if it is not
+  measured), temp_c, cpu_mhz, gpu_mhz_min, power_mw, throttled, unavailable {figure: reason},
+  foreign_cores, warnings, blocks (number of calls of each block), samples_ms;
 - ``fingerprint``: hash of device and protocol;
 - ``layers``, of bench --layers only: name, kind, kernel and mean ms of each executed layer;
 - ``against``, where A was read from an earlier record: file, created_utc;
@@ -58,7 +58,7 @@ SCHEMA_VERSION = 2
 BASELINE, CANDIDATE = "A", "B"
 """The two sides of a comparison; an engine that is timed alone is side A."""
 
-_FROM_DEVICES = measure.SCHEMA_VERSION
+_DEVICE_VERSION = measure.SCHEMA_VERSION
 _HINT = "measure again: edge-inception bench or compare, with --out"
 
 
@@ -73,9 +73,9 @@ class Verdict(Enum):
 
 
 class RunRecord(Record, frozen=True, kw_only=True):
-    """Figures of one process, times in ms; only a device records ``block`` and the later fields."""
+    """Figures of one process, times in ms; only a device records ``block`` and what follows it."""
 
-    arm: str
+    side: str = msgspec.field(name="arm")
     pair: Count
     t0: str | None
     n: Count
@@ -191,7 +191,7 @@ class BenchRecord(SparseRecord, frozen=True, kw_only=True):
 
     def runs_of(self, side: str) -> tuple[RunRecord, ...]:
         """The runs of one side in the order of the record."""
-        return tuple(run for run in self.runs if run.arm == side)
+        return tuple(run for run in self.runs if run.side == side)
 
 
 def to_json(record: BenchRecord | Sequence[BenchRecord]) -> bytes:
@@ -222,20 +222,20 @@ def read_records(path: Path) -> list[BenchRecord]:
     """
     value = records.read_json(path, hint="give a record of bench", allow_nan=True)
     if isinstance(value, list) and len(value) > 1:
-        return [_read(one, f"{path}, record {index}") for index, one in enumerate(value)]
-    return [_read(_first(value), str(path))]
+        return [_to_record(one, f"{path}, record {index}") for index, one in enumerate(value)]
+    return [_to_record(_first_of(value), str(path))]
 
 
 def is_record(path: Path) -> bool:
     """Whether a file holds a record, or a list of records, of any version, by its ``schema``."""
     try:
-        first = _first(records.read_json(path, hint="", allow_nan=True))
+        first = _first_of(records.read_json(path, hint="", allow_nan=True))
     except InputError:
         return False
     return isinstance(first, dict) and first.get("schema") == SCHEMA
 
 
-def _first(value: Any) -> Any:
+def _first_of(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value else value
 
 
@@ -244,47 +244,47 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: Count | None = None
 
 
-def _read(value: Any, where: str) -> BenchRecord:
+def _to_record(value: Any, where: str) -> BenchRecord:
     head = records.convert(_Head, value, where=where, hint=_HINT)
     if head.schema != SCHEMA:
         raise InputError(
             f"{where} holds schema {head.schema!r}, wanted {SCHEMA!r}",
             hint="write one: edge-inception bench ENGINE --out FILE",
         )
-    if head.schema_version not in (_FROM_DEVICES, SCHEMA_VERSION):
+    if head.schema_version not in (_DEVICE_VERSION, SCHEMA_VERSION):
         raise InputError(
-            f"{where} is a record of version {head.schema_version}, this reads {_FROM_DEVICES} to "
-            f"{SCHEMA_VERSION}",
+            f"{where} is a record of version {head.schema_version}, this reads "
+            f"{_DEVICE_VERSION} to {SCHEMA_VERSION}",
             hint="update edge-inception",
         )
-    is_old = head.schema_version == _FROM_DEVICES
-    complete = _filled_from_v1(value) if is_old else value
+    is_old = head.schema_version == _DEVICE_VERSION
+    complete = _fill_v1(value) if is_old else value
     record = records.convert(BenchRecord, complete, where=where, hint=_HINT)
-    if problem := (is_old and _problem_of_v1(record)) or _problem(record):
+    if problem := (is_old and _v1_problem(record)) or _problem(record):
         raise InputError(f"{where}, at {problem}", hint=_HINT)
     return upgrade_from_v1(record) if is_old else record
 
 
 def _problem(record: BenchRecord) -> str | None:
-    """Place and description of what a record of this kind lacks; None if it is complete."""
-    sides, timed = set(record.engines), {run.arm for run in record.runs}
+    """Place of what a record of this kind lacks, got and wanted; None if it is complete."""
+    sides, run_sides = set(record.engines), {run.side for run in record.runs}
     if record.kind != "single" and record.result is None:
         return "result: got none, wanted that of a comparison"
     wanted = {BASELINE, CANDIDATE} if record.kind == "ab" else {BASELINE}
     if not wanted <= sides <= {BASELINE, CANDIDATE}:
-        return f"engines: got {_listed(sides)}, wanted {_listed(wanted)}"
-    if timed != sides:
-        return f"runs: got those of {_listed(timed)}, wanted those of {_listed(sides)}"
+        return f"engines: got {_join_sides(sides)}, wanted {_join_sides(wanted)}"
+    if run_sides != sides:
+        return f"runs: got those of {_join_sides(run_sides)}, wanted those of {_join_sides(sides)}"
     return None
 
 
-def _listed(sides: set[str]) -> str:
+def _join_sides(sides: set[str]) -> str:
     return " and ".join(sorted(sides)) or "none"
 
 
 _NOT_IN_V1 = ("open_s", "first_ms", "peak_mib", "compute_median", "power_mw", "throttled",
               "foreign_cores")  # fmt: skip
-_RUN_OF_V1: Mapping[str, Any] = {
+_V1_RUN_DEFAULTS: Mapping[str, Any] = {
     **dict.fromkeys(_NOT_IN_V1),
     "pair": 0,
     "p95": 0.0,
@@ -293,29 +293,31 @@ _RUN_OF_V1: Mapping[str, Any] = {
     "unavailable": {},
     "cpu_mhz": {"start": None, "end": None},
 }
-_ENGINE_OF_V1: Mapping[str, Any] = {"path": "", "float_precision": None, "tied_to": {}}
+_V1_ENGINE_DEFAULTS: Mapping[str, Any] = {"path": "", "float_precision": None, "tied_to": {}}
 
 
-def _filled_from_v1(value: dict[str, Any]) -> dict[str, Any]:
+def _fill_v1(value: dict[str, Any]) -> dict[str, Any]:
     """``value`` with placeholders for the fields that version 1 lacks."""
     protocol = {"threads": None, "input": "golden images of the bundle"}
     engines, runs = value.get("engines"), value.get("runs")
     return {
         **value,
         "schema_version": SCHEMA_VERSION,
-        "engines": {side: _filled(one, _ENGINE_OF_V1) for side, one in engines.items()}
+        "engines": {side: _with_defaults(one, _V1_ENGINE_DEFAULTS) for side, one in engines.items()}
         if isinstance(engines, dict)
         else engines,
-        "protocol": _filled(value.get("protocol"), protocol),
-        "runs": [_filled(run, _RUN_OF_V1) for run in runs] if isinstance(runs, list) else runs,
+        "protocol": _with_defaults(value.get("protocol"), protocol),
+        "runs": [_with_defaults(run, _V1_RUN_DEFAULTS) for run in runs]
+        if isinstance(runs, list)
+        else runs,
     }
 
 
-def _filled(value: Any, defaults: Mapping[str, Any]) -> Any:
+def _with_defaults(value: Any, defaults: Mapping[str, Any]) -> Any:
     return {**defaults, **value} if isinstance(value, dict) else value
 
 
-def _problem_of_v1(record: BenchRecord) -> str | None:
+def _v1_problem(record: BenchRecord) -> str | None:
     if record.bundle is None:
         return "bundle: got none, wanted that of the device"
     if record.device.power_mode is UNSET:
@@ -327,7 +329,7 @@ def _problem_of_v1(record: BenchRecord) -> str | None:
 
 
 def upgrade_from_v1(old: BenchRecord) -> BenchRecord:
-    """A record of ``device.py`` in which the placeholders that can be computed are computed."""
+    """A record of version 1, in which every placeholder that its samples decide is computed."""
     device, engine, bundle = old.device, old.engine, old.bundle
     assert bundle is not None
     path, library = f"{bundle.name} {bundle.version}", device.library
@@ -339,11 +341,11 @@ def upgrade_from_v1(old: BenchRecord) -> BenchRecord:
             libraries={engine.backend: library} if library else {},
         ),
         engines={side: replace(one, path=path) for side, one in old.engines.items()},
-        runs=tuple(_upgraded_run(run, old.protocol.batch) for run in old.runs),
+        runs=tuple(_upgrade_run(run, old.protocol.batch) for run in old.runs),
     )
 
 
-def _upgraded_run(run: RunRecord, batch: int) -> RunRecord:
+def _upgrade_run(run: RunRecord, batch: int) -> RunRecord:
     with np.errstate(invalid="ignore"):  # samples may be infinite
         p95 = float(np.percentile(run.samples_ms, 95))
     return replace(

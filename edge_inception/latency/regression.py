@@ -1,6 +1,6 @@
 """The verdict of ``compare``: whether engine B is slower than engine A, by pairs of processes.
 
-The two processes of a pair take turns block by block (``bench``). The figure of a pair is the
+The two processes of a pair take turns block by block (``bench``). The log ratio of a pair is the
 median over the turns of log(block median of B / block median of A), since a disturbance of some
 turns hardly changes the median, and a drift affects both processes. Calls of one process are not
 independent, so the interval is computed over the pairs.
@@ -32,7 +32,7 @@ from edge_inception.spec import Progress, no_progress
 
 _RESAMPLES = 10_000
 _SEED = 0
-_BOOTSTRAP_FROM = 9  # number of pairs; Student's t serves up to 8: docs/latency.md, "Gate"
+_MIN_BOOTSTRAP_PAIRS = 9  # number of pairs; Student's t serves up to 8: docs/latency.md, "Gate"
 
 EXIT_CODES: Mapping[Verdict, int] = {
     Verdict.PASS: 0,
@@ -47,12 +47,12 @@ EXIT_CODES: Mapping[Verdict, int] = {
 class Gate:
     """Limit of a comparison: ``delta`` is the largest slow-down allowed, as a share.
 
-    ``pairs`` are measured first, then ``step`` more at a time up to ``most_pairs``.
+    ``pairs`` are measured first, then ``step`` more at a time up to ``max_pairs``.
     """
 
     delta: float = 0.03
     pairs: int = 10
-    most_pairs: int = 50
+    max_pairs: int = 50
     step: int = 2
 
 
@@ -82,27 +82,25 @@ class Result:
         )
 
 
-def log_ratio(a: Run | Sequence[float], b: Run | Sequence[float]) -> float:
-    """Figure of one pair: median over the turns of log(B's block median / A's block median).
+def log_ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """Log ratio of one pair: median over the turns of log(B's block median / A's block median).
 
     Args:
-        a: Run of A, or the medians of its blocks in ms, in order.
-        b: Run of B, or the same number of medians.
+        a: Medians of A's blocks in ms, in order.
+        b: Medians of B's blocks, as many.
 
     Raises:
         ValueError: The numbers of blocks differ, or are 0.
     """
-    first = a.medians if isinstance(a, Run) else a
-    second = b.medians if isinstance(b, Run) else b
-    if len(first) != len(second) or not first:
-        raise ValueError(f"{len(first)} blocks of A and {len(second)} of B are no turns")
-    return float(np.median(np.log(np.array(second) / np.array(first))))
+    if len(a) != len(b) or not a:
+        raise ValueError(f"{len(a)} blocks of A and {len(b)} of B are no turns")
+    return float(np.median(np.log(np.array(b) / np.array(a))))
 
 
-def interval(logs: Sequence[float]) -> Estimate:
-    """Ratio of B over A with its two-sided 95 % interval, from the figures of the pairs.
+def ratio_interval(logs: Sequence[float]) -> Estimate:
+    """Ratio of B over A with its two-sided 95 % interval, from the log ratios of the pairs.
 
-    Up to 8 pairs give the mean of the figures with Student's t interval; 9 or more pairs give
+    Up to 8 pairs give the mean of the log ratios with Student's t interval; 9 or more pairs give
     their median with a bootstrap interval, from 10,000 resamples with a fixed seed.
 
     Raises:
@@ -111,11 +109,11 @@ def interval(logs: Sequence[float]) -> Estimate:
     if len(logs) < 2:  # noqa: PLR2004 -- a variance
         raise ValueError(f"need two or more pairs, got {len(logs)}")
     values = np.asarray(logs, dtype=np.float64)
-    if len(values) < _BOOTSTRAP_FROM:
+    if len(values) < _MIN_BOOTSTRAP_PAIRS:
         return geometric_mean(logs)
     random = np.random.default_rng(_SEED)
-    drawn = values[random.integers(0, len(values), (_RESAMPLES, len(values)))]
-    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
+    resamples = values[random.integers(0, len(values), (_RESAMPLES, len(values)))]
+    low, high = np.quantile(np.median(resamples, axis=1), (0.025, 0.975))
     return _estimate(float(np.median(values)), float(low), float(high), "paired-bootstrap-log-95")
 
 
@@ -126,10 +124,10 @@ def _estimate(centre: float, lower: float, upper: float, method: str) -> Estimat
 
 
 def judge(logs: Sequence[float], delta: float) -> Result:
-    """Verdict on the given pairs.
+    """Verdict on pairs.
 
     Args:
-        logs: Figures of two or more pairs, see ``log_ratio``.
+        logs: Log ratios of two or more pairs, from ``log_ratio``.
         delta: Largest slow-down allowed, a share above 0.
 
     Raises:
@@ -137,10 +135,10 @@ def judge(logs: Sequence[float], delta: float) -> Result:
     """
     if delta <= 0:
         raise ValueError(f"delta must be above 0, got {delta}")
-    return _decided(interval(logs), delta, len(logs))
+    return _decide(ratio_interval(logs), delta, len(logs))
 
 
-def _decided(ratio: Estimate, delta: float, count: int) -> Result:
+def _decide(ratio: Estimate, delta: float, count: int) -> Result:
     if ratio.lower > 1 + delta:
         verdict = Verdict.FAIL
     elif ratio.upper < 1 - delta:
@@ -152,21 +150,21 @@ def _decided(ratio: Estimate, delta: float, count: int) -> Result:
     return Result(verdict=verdict, ratio=ratio, delta=delta, num_pairs=count, reasons=())
 
 
-def sequential(figure: Callable[[int], float], gate: Gate) -> tuple[Result, list[float]]:
-    """Result and figures of the pairs; pairs are measured until the verdict is conclusive.
+def sequential(measure_pair: Callable[[int], float], gate: Gate) -> tuple[Result, list[float]]:
+    """Result and log ratios; pairs are measured until the verdict is conclusive.
 
     Args:
-        figure: Function that measures pair number i and gives its figure.
+        measure_pair: Function that measures pair number i and returns its log ratio.
         gate: Limit and numbers of pairs.
     """
     logs: list[float] = []
     wanted = gate.pairs
     while True:
-        logs += [figure(index) for index in range(len(logs), wanted)]
+        logs += [measure_pair(index) for index in range(len(logs), wanted)]
         result = judge(logs, gate.delta)
-        if result.verdict is not Verdict.INCONCLUSIVE or wanted >= gate.most_pairs:
+        if result.verdict is not Verdict.INCONCLUSIVE or wanted >= gate.max_pairs:
             return result, logs
-        wanted = min(wanted + gate.step, gate.most_pairs)
+        wanted = min(wanted + gate.step, gate.max_pairs)
 
 
 def compare(
@@ -186,15 +184,15 @@ def compare(
     """
     runs: list[Run] = []
 
-    def figure(index: int) -> float:
+    def measure_pair(index: int) -> float:
         sides = {BASELINE: a, CANDIDATE: b} if index % 2 == 0 else {CANDIDATE: b, BASELINE: a}
         by_side = {run.side: run for run in run_together(sides, images, protocol, pair=index)}
-        pair = by_side[BASELINE], by_side[CANDIDATE]
-        runs.extend(pair)
+        first, second = by_side[BASELINE], by_side[CANDIDATE]
+        runs.extend((first, second))
         progress(index + 1, max(gate.pairs, index + 1))
-        return log_ratio(*pair)
+        return log_ratio(first.medians, second.medians)
 
-    result, _ = sequential(figure, gate)
+    result, _ = sequential(measure_pair, gate)
     throttled = {run.pair for run in runs if run.telemetry.throttled}
     if throttled:
         reason = f"the machine throttled in {len(throttled)} of {result.num_pairs} pairs"
@@ -202,11 +200,11 @@ def compare(
     return result, runs
 
 
-def against(stored: Sequence[float], fresh: Sequence[float], delta: float) -> Result:
-    """Verdict on runs of today against runs of another day, weaker than a verdict on pairs.
+def compare_with_stored(stored: Sequence[float], fresh: Sequence[float], delta: float) -> Result:
+    """Verdict on today's runs against stored runs; it is weaker than a verdict on pairs.
 
-    The interval is Welch's, on the logarithms of the runs' medians. If the machine differs between
-    the two days, the difference is part of the ratio, and no statistic can remove it.
+    The interval is Welch's, on the logarithms of the runs' medians. A change of the machine between
+    the two days is part of the ratio, and no statistic can remove it.
 
     Args:
         stored: Medians of the baseline's runs in ms, two or more.
@@ -226,7 +224,7 @@ def against(stored: Sequence[float], fresh: Sequence[float], delta: float) -> Re
     centre = float(second.mean() - first.mean())
     half = student_quantile(min(freedom, len(first) + len(second) - 2)) * math.sqrt(total)
     ratio = _estimate(centre, centre - half, centre + half, "welch-t-log-95")
-    return _decided(ratio, delta, min(len(stored), len(fresh)))
+    return _decide(ratio, delta, min(len(stored), len(fresh)))
 
 
 def result_record(result: Result) -> ResultRecord:
@@ -248,11 +246,11 @@ def pairs_needed(logs: Sequence[float], gate: Gate, *, true_change: float = 0.05
     """Number of pairs with which a true slow-down of ``true_change`` fails 9 times in 10.
 
     The normal approximation gives ((1.96 + 1.28) sd / distance) squared, at least 3. sd is the
-    standard deviation of A/A pairs (an engine against itself), distance that of ``true_change`` to
-    the limit, on the logarithmic scale; 1.96 stands for 95 %, 1.28 for 9 times in 10.
+    standard deviation of A/A pairs (an engine against itself), distance is that of ``true_change``
+    to the limit, both of logarithms; 1.96 stands for 95 %, 1.28 for 9 times in 10.
 
     Args:
-        logs: Figures of two or more A/A pairs.
+        logs: Log ratios of two or more A/A pairs.
         gate: Gate whose ``delta`` is below ``true_change``.
         true_change: True slow-down, as a share.
 

@@ -31,9 +31,9 @@ class Reading:
 
     ``at_s`` is on the monotonic clock. ``temp_c`` has the temperatures by thermal zone. ``cpu_mhz``
     is the lowest clock of all cores. ``energy_j`` and ``throttle_count`` count up from an arbitrary
-    start; where ``is_flag``, ``throttle_count`` is 1 if the GPU is throttled now, else 0.
-    ``power_mw`` is the power of the GPU, or the sum of a Jetson's supply rails. ``unavailable`` has
-    the reason for each missing figure.
+    start. If ``is_flag``, ``throttle_count`` is no counter but 1 while the GPU is throttled, else
+    0. ``power_mw`` is the power of the GPU, or the sum of a Jetson's supply rails. ``unavailable``
+    has the reason for each missing figure.
     """
 
     at_s: float
@@ -79,12 +79,12 @@ def read(root: Path = Path("/sys")) -> Reading:
         root: The folder ``/sys``, or a copy of it in tests.
     """
     temperatures = jetson_board.read_temperatures(str(root.parent))
-    clocks = _numbers(root, f"{_CPU}/cpu[0-9]*/cpufreq/scaling_cur_freq")
-    counts = _numbers(root, f"{_CPU}/cpu[0-9]*/thermal_throttle/package_throttle_count")
-    energy = _numbers(root, _RAPL)
-    gpu = _nvml() or _Gpu(
+    clocks = _read_numbers(root, f"{_CPU}/cpu[0-9]*/cpufreq/scaling_cur_freq")
+    counts = _read_numbers(root, f"{_CPU}/cpu[0-9]*/thermal_throttle/package_throttle_count")
+    energy = _read_numbers(root, _RAPL)
+    gpu = _read_nvml() or _Gpu(
         mhz=jetson_board.gpu_clock_mhz(str(root.parent)),
-        power_mw=_rails(root),
+        power_mw=_rail_power_mw(root),
         temp_c={},
         throttled=max(counts) if counts else None,
     )
@@ -112,7 +112,7 @@ _REASONS: Mapping[str, str] = {
 }
 
 
-def between(before: Reading, after: Reading) -> Telemetry:
+def summarize(before: Reading, after: Reading) -> Telemetry:
     """State of the machine between two readings.
 
     ``power_mw`` is the energy that RAPL, a counter of the CPU, counted over the time; without RAPL
@@ -126,44 +126,44 @@ def between(before: Reading, after: Reading) -> Telemetry:
     elif before.power_mw is not None and after.power_mw is not None:
         power = (before.power_mw + after.power_mw) / 2
     counts = before.throttle_count, after.throttle_count
-    if before.is_flag or after.is_flag:
-        throttled = None if None in counts else any(counts)
-    else:
-        throttled = None if None in counts else counts[0] != counts[1]
+    is_flag = before.is_flag or after.is_flag
+    throttled = any(counts) if is_flag else counts[0] != counts[1]
     return Telemetry(
         temp_c=Temperatures(start=dict(before.temp_c), end=dict(after.temp_c)),
         cpu_mhz=Clocks(start=before.cpu_mhz, end=after.cpu_mhz),
         gpu_mhz_min=min((c for c in (before.gpu_mhz, after.gpu_mhz) if c), default=None),
         power_mw=power,
-        throttled=throttled,
+        throttled=None if None in counts else throttled,
         unavailable=dict(after.unavailable),
     )
 
 
-def _numbers(root: Path, pattern: str) -> list[int]:
-    numbers = (_number(path) for path in sorted(root.glob(pattern)))
+def _read_numbers(root: Path, pattern: str) -> list[int]:
+    numbers = (_read_number(path) for path in sorted(root.glob(pattern)))
     return [number for number in numbers if number is not None]
 
 
-def _number(path: Path) -> int | None:
+def _read_number(path: Path) -> int | None:
     try:
-        return int(_text(path))
+        return int(_read_text(path))
     except ValueError:
         return None
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii")
     except (OSError, ValueError):
         return ""
 
 
-def _rails(root: Path) -> float | None:
+def _rail_power_mw(root: Path) -> float | None:
     """Power in mW of all rails of INA3221 sensors (mV times mA); None without such rails."""
-    chips = (name.parent for name in root.glob(f"{_RAILS}/name") if _text(name).strip() == _INA)
+    chips = (
+        name.parent for name in root.glob(f"{_RAILS}/name") if _read_text(name).strip() == _INA
+    )
     pairs = [
-        (_number(current), _number(current.with_name(current.name.replace("curr", "in"))))
+        (_read_number(current), _read_number(current.with_name(current.name.replace("curr", "in"))))
         for chip in chips
         for current in chip.glob("curr[1-3]_input")
     ]
@@ -179,7 +179,7 @@ class _Gpu(NamedTuple):
     is_flag: bool = False
 
 
-def _nvml() -> _Gpu | None:
+def _read_nvml() -> _Gpu | None:
     """Clock, power, temperature and throttling of the first GPU; None without a GPU or NVML."""
     try:
         import pynvml  # noqa: PLC0415 -- an optional library

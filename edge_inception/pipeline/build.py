@@ -26,7 +26,7 @@ from edge_inception.errors import EdgeInceptionError, InputError
 from edge_inception.pipeline import devices, inputs, outputs
 from edge_inception.pipeline.listener import Listener, Silent
 from edge_inception.pipeline.runner import Runner, WouldRun
-from edge_inception.pipeline.stages import DLA, IMPLICIT, WEAK, Inputs, Steps
+from edge_inception.pipeline.stages import DLA, IMPLICIT, WEAK, BuildStages
 from edge_inception.quant import calibrators, policies
 from edge_inception.quant.options import AUTO
 from edge_inception.recipe.reader import Recipe
@@ -77,7 +77,7 @@ def build(
 
 
 def plan(recipe: Recipe, *, force: bool = False) -> list[str]:
-    """Lines for people: what ``build`` would reuse, and which stage it would run first and why.
+    """Lines of text on what ``build`` would reuse, and which stage it would run first and why.
 
     Raises:
         InputError: Inputs are missing or do not fit together.
@@ -85,7 +85,7 @@ def plan(recipe: Recipe, *, force: bool = False) -> list[str]:
     runner = Runner(Silent(), force=force, is_dry=True)
     dry = _Build(recipe, runner)
     try:
-        dry.stages()
+        dry.run_stages()
     except WouldRun:
         runner.lines.append("later stages depend on it and are decided then")
     return runner.lines
@@ -96,7 +96,7 @@ class _Build:
 
     def __init__(self, recipe: Recipe, runner: Runner) -> None:
         self._recipe, self._runner, self._listener = recipe, runner, runner.listener
-        if not recipe.is_foreign:
+        if not recipe.is_imported:
             registry.model(recipe.model)  # refuses a misspelt name before any work
         self._devices = devices.self_compiling_devices(recipe)
         self._hosts = devices.host_targets(recipe)
@@ -107,26 +107,25 @@ class _Build:
         inputs.require_threads(recipe.threads)
         validation = inputs.open_image_set(recipe.validation, "validation", recipe, self._listener)
         self._validation = validation
-        opened = Inputs(
-            recipe=recipe,
-            typing=devices.int8_typing(recipe, self._hosts, self._devices),
-            validation=validation,
-            calibration=_calibration_set(recipe, validation, self._listener),
-        )
-        self._steps = Steps(opened, runner)
-        _say_classes(validation, self._listener)
+        calibration = _calibration_set(recipe, validation, self._listener)
+        typing = devices.int8_typing(recipe, self._hosts, self._devices)
+        self._stages = BuildStages(recipe, validation, calibration, runner, typing=typing)
+        _note_classes(validation, self._listener)
 
     def run(self, *, keep_failed: bool) -> BuildResult:
         """Run all stages, then ship or withhold the engines."""
-        report, judged = self.stages(keep_failed=keep_failed)
+        report, judged = self.run_stages(keep_failed=keep_failed)
         record = report_record.read(report.path)
-        status, shipped = record.status, _chosen(judged, record)
+        status, choices = record.status, record.choices
+        # with --precision best, one engine is chosen for each target
+        shipped = _engines_of(judged, record, [one.row for one in choices]) if choices else judged
+        failed = _engines_of(judged, record, [row for one in choices for row in one.failed])
         if status == "FAILED" and not keep_failed:
             self._withhold(judged, "gate failed")
             if advice := _advice(self._recipe, record):
                 self._listener.note(advice)
             shipped = []
-        elif not keep_failed and (failed := _failed(judged, record)):
+        elif failed and not keep_failed:
             self._withhold(failed, "not chosen, gate failed")
         if shipped:
             self._pack()
@@ -134,31 +133,32 @@ class _Build:
         written = tuple(path for path in self._runner.written if path.exists())
         return BuildResult(report=record, status=status, engines=engines, written=written)
 
-    def stages(self, *, keep_failed: bool = False) -> tuple[Report, list[EngineFile]]:
+    def run_stages(self, *, keep_failed: bool = False) -> tuple[Report, list[EngineFile]]:
         """Run all stages; the result is the report and the engines that may ship."""
-        steps, precision = self._steps, self._recipe.precision
-        graph, plain = steps.source()
+        stages, precision = self._stages, self._recipe.precision
+        graph, plain = stages.source()
         require_gates(self._recipe.gates, graph.details.head, self._recipe.model)
-        simplified = steps.simplify(graph)
-        baseline = steps.baseline(plain)
-        typed = {Precision.FP32: steps.quantize(simplified, None, Precision.FP32)}
-        ranges = steps.calibrate(simplified)
+        simplified = stages.simplify(graph)
+        baseline = stages.baseline(plain)
+        typed = {Precision.FP32: stages.quantize(simplified, None, Precision.FP32)}
+        ranges = stages.calibrate(simplified)
         self._search(simplified, ranges)
         for wanted in self._recipe.precisions:
             if wanted is not Precision.FP32:
-                typed[wanted] = steps.quantize(simplified, ranges, wanted)
-        entries = [entry for name in self._hosts for entry in steps.compile(name, typed)]
-        if any(device.needs_weak for device in self._devices):
-            weak = steps.quantize(simplified, ranges, precision, WEAK)
-            entries.append(steps.prove(weak, WEAK))
+                typed[wanted] = stages.quantize(simplified, ranges, wanted)
+        entries = [entry for name in self._hosts for entry in stages.compile(name, typed)]
+        if any(device.needs_weak_typing for device in self._devices):
+            weak = stages.quantize(simplified, ranges, precision, WEAK)
+            entries.append(stages.compile_for_validation(weak, WEAK))
         if any(device.dla_tensorrt for device in self._devices):
-            dla = steps.quantize(simplified, ranges, precision, DLA)
-            entries.append(steps.prove(dla, DLA))
-        for version in dict.fromkeys(d.implicit for d in self._devices if d.implicit):
-            self._plan_dla(simplified, ranges, version)
+            dla = stages.quantize(simplified, ranges, precision, DLA)
+            entries.append(stages.compile_for_validation(dla, DLA))
+        versions = dict.fromkeys(device.implicit_tensorrt for device in self._devices)
+        for version in filter(None, versions):
+            self._make_implicit(simplified, ranges, version)
         shipped = [entry.engine for entry in entries if entry.is_subject]
         try:
-            report = steps.validate(baseline, entries)
+            report = stages.validate(baseline, entries)
         except EdgeInceptionError:
             if not keep_failed:
                 self._withhold(shipped, "not validated")
@@ -168,7 +168,7 @@ class _Build:
     def _search(self, graph: SimplifiedGraph, ranges: RangeTable | None) -> None:
         """Find the layer groups that int8 graphs keep in float; a DLA needs all of them in int8."""
         if ranges is not None and (self._recipe.budget or not self._recipe.dla):
-            self._steps.search(graph, ranges)
+            self._stages.search(graph, ranges)
 
     def _pack(self) -> None:
         """Make a bundle for each device; its graphs have been judged."""
@@ -185,13 +185,13 @@ class _Build:
             self._runner.written += [bundle.folder, bundle.archive]
             self._listener.note(f"bundle {device.target.name:<16}  version {bundle.version}")
 
-    def _plan_dla(
+    def _make_implicit(
         self, simplified: SimplifiedGraph, ranges: RangeTable | None, tensorrt: str
     ) -> None:
         """Write the graph without Q/DQ that a DLA takes and, for int8, the cache of its scales."""
-        implicit = self._steps.quantize(simplified, ranges, self._recipe.precision, IMPLICIT)
+        implicit = self._stages.quantize(simplified, ranges, self._recipe.precision, IMPLICIT)
         if ranges is not None:
-            self._steps.calibration_cache(implicit, ranges, tensorrt)
+            self._stages.calibration_cache(implicit, ranges, tensorrt)
 
     def _withhold(self, engines: list[EngineFile], why: str) -> None:
         """Delete engines that must not ship."""
@@ -201,19 +201,7 @@ class _Build:
         self._listener.note(f"{why}: engines withheld (--keep-failed keeps them)")
 
 
-def _chosen(engines: list[EngineFile], report: ReportRecord) -> list[EngineFile]:
-    """The engines that ``--precision best`` chose, one per target; else all ``engines``."""
-    if not report.choices:
-        return engines
-    return _of_rows(engines, report, [choice.row for choice in report.choices])
-
-
-def _failed(engines: list[EngineFile], report: ReportRecord) -> list[EngineFile]:
-    """The engines that competed under ``--precision best`` and miss a gate."""
-    return _of_rows(engines, report, [row for one in report.choices for row in one.failed])
-
-
-def _of_rows(
+def _engines_of(
     engines: list[EngineFile], report: ReportRecord, rows: Sequence[str]
 ) -> list[EngineFile]:
     """The engines whose rows in the report have the names ``rows``."""
@@ -253,9 +241,8 @@ def _calibration_set(recipe: Recipe, validation: ImageSet, listener: Listener) -
     return calibration.subset(recipe.calibration_images)
 
 
-def _say_classes(images: ImageSet, listener: Listener) -> None:
-    classes = images.classes
-    if classes:
+def _note_classes(images: ImageSet, listener: Listener) -> None:
+    if classes := images.classes:
         pairs = ", ".join(f"{index} {name}" for index, name in enumerate(classes[:10]))
         more = f", ... {len(classes)} in all" if len(classes) > len(classes[:10]) else ""
         listener.note(f"classes: {pairs}{more}")

@@ -16,8 +16,8 @@ from edge_inception.quant.options import Typing
 from edge_inception.recipe.reader import Recipe
 from edge_inception.spec import Precision
 
-_NO_CALIBRATORS = 11  # first major version of TensorRT without calibrators
-_STRONGLY_TYPED = 10  # first major version of TensorRT that we give strongly typed graphs
+_MAX_CALIBRATED = 10  # last major version of TensorRT with calibrators
+_MIN_STRONG_TYPING = 10  # first major version of TensorRT that we give strongly typed graphs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,18 +35,18 @@ class Device:
     @property
     def typings(self) -> tuple[str, ...]:
         """Typings (ways to write precision into the graph) that TensorRT and the DLA need."""
-        takes_strong = [parse_version(version)[0] >= _STRONGLY_TYPED for version in self.tensorrt]
+        takes_strong = [parse_version(v)[0] >= _MIN_STRONG_TYPING for v in self.tensorrt]
         needs = {
             "strong": any(takes_strong) or not takes_strong,
-            "weak": self.needs_weak,
-            "implicit": bool(self.implicit),
+            "weak": self.needs_weak_typing,
+            "implicit": bool(self.implicit_tensorrt),
         }
         return tuple(typing for typing, is_needed in needs.items() if is_needed)
 
     @property
     def is_typed_dla(self) -> bool:
         """Whether the DLA takes a strongly typed graph with Q/DQ, as with TensorRT 11.4.1."""
-        return bool(self.dla_tensorrt) and not self.implicit
+        return bool(self.dla_tensorrt) and not self.implicit_tensorrt
 
     @property
     def tensorrt_range(self) -> tuple[str, str] | None:
@@ -61,14 +61,14 @@ class Device:
         return 0 if self.dla_tensorrt else None
 
     @property
-    def needs_weak(self) -> bool:
+    def needs_weak_typing(self) -> bool:
         """Whether a TensorRT version of the target takes no strongly typed graph."""
-        return any(parse_version(version)[0] < _STRONGLY_TYPED for version in self.tensorrt)
+        return any(parse_version(version)[0] < _MIN_STRONG_TYPING for version in self.tensorrt)
 
     @property
-    def implicit(self) -> str:
+    def implicit_tensorrt(self) -> str:
         """First version whose DLA takes a calibration cache instead of Q/DQ; empty if none does."""
-        return next((v for v in self.dla_tensorrt if parse_version(v)[0] < _NO_CALIBRATORS), "")
+        return next((v for v in self.dla_tensorrt if parse_version(v)[0] <= _MAX_CALIBRATED), "")
 
 
 def self_compiling_devices(recipe: Recipe) -> tuple[Device, ...]:
@@ -81,13 +81,13 @@ def self_compiling_devices(recipe: Recipe) -> tuple[Device, ...]:
     """
     rows = [targets.target(name) for name in dict.fromkeys(recipe.targets)]
     if recipe.is_best:
-        _require_choice(recipe, [row for row in rows if not row.is_compiled_here])
+        _require_host_only(recipe, [row for row in rows if not row.is_compiled_here])
     chosen = tuple(device_for(recipe, row.name) for row in rows if not row.is_compiled_here)
     flags = {"jetpack": recipe.jetpack, "tensorrt": recipe.tensorrt, "use-dla": recipe.dla}
-    useless = next((flag for flag, value in flags.items() if value and not chosen), "")
-    if useless:
+    unused = next((flag for flag, value in flags.items() if value and not chosen), "")
+    if unused:
         raise InputError(
-            f"--{useless} concerns hardware that compiles for itself, and no target is such",
+            f"--{unused} concerns hardware that compiles for itself, and no target is such",
             hint="--target orin-nx-16gb, or another that `edge-inception targets` lists",
         )
     if recipe.dla and recipe.budget is not None and recipe.precision is Precision.INT8:
@@ -119,7 +119,7 @@ def int8_typing(recipe: Recipe, hosts: Sequence[str], chosen: Sequence[Device]) 
     return Typing(recipe.typing or ("strong" if others else "cpu"))
 
 
-def _require_choice(recipe: Recipe, elsewhere: Sequence[Target]) -> None:
+def _require_host_only(recipe: Recipe, elsewhere: Sequence[Target]) -> None:
     """Refuse ``--precision best``, which measures speed on this machine, for other hardware."""
     if elsewhere or recipe.bundle:
         what = f"target {elsewhere[0].name}" if elsewhere else "--bundle"
@@ -167,10 +167,10 @@ def device_for(recipe: Recipe, name: str) -> Device:
         element=recipe.fold.get("element", "float32"),
     )
     # The GPU runs the layers that the DLA does not take, so the versions for the GPU count too.
-    versions = _shipped(
+    versions = _stocked(
         row, tensorrt_versions(row, dataclasses.replace(request, dla=False)), recipe
     )
-    dla_versions = _shipped(row, tensorrt_versions(row, request), recipe) if recipe.dla else ()
+    dla_versions = _stocked(row, tensorrt_versions(row, request), recipe) if recipe.dla else ()
     if recipe.dla and len(dla_versions) != 1:  # a calibration cache fits one version only
         owners = f"TensorRT {', '.join(dla_versions)} have" if dla_versions else "no JetPack ships"
         raise InputError(
@@ -180,7 +180,7 @@ def device_for(recipe: Recipe, name: str) -> Device:
     return Device(target=row, tensorrt=versions, dla_tensorrt=dla_versions)
 
 
-def _shipped(row: Target, versions: tuple[str, ...], recipe: Recipe) -> tuple[str, ...]:
+def _stocked(row: Target, versions: tuple[str, ...], recipe: Recipe) -> tuple[str, ...]:
     """The ``versions`` that a JetPack ships; all of them if the recipe names a TensorRT version."""
     stock = {release.tensorrt for release in row.releases if release.is_stock}
     return versions if recipe.tensorrt else tuple(v for v in versions if v in stock)

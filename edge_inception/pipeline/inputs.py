@@ -1,4 +1,4 @@
-"""Images and options of each stage by a recipe, for builds and for commands of one stage."""
+"""Images and options that each stage takes from a recipe, for ``build`` and single commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edge_inception.validate.options import EngineEntry, TimedBaseline, Validate
 IMPORTED = "model.imported.onnx"
 LABELLED_GATES = Gates(max_drop_pp=2.0, min_sqnr_db=20.0)
 UNLABELLED_GATES = Gates(min_agreement=0.98, min_sqnr_db=20.0)
-_FALLBACK_MARGIN_DB = 1.0
+_SQNR_MARGIN_DB = 1.0
 
 
 def open_image_set(
@@ -32,8 +32,8 @@ def open_image_set(
     Unusable images are left out if the recipe skips them; otherwise a later stage refuses them.
 
     Raises:
-        InputError: No images are given, they are missing, or the recipe skips unusable images and
-            no image is usable.
+        InputError: ``source`` is None, the images are missing, or the recipe skips unusable images
+            and no image is usable.
     """
     if source is None:
         raise InputError(f"no {role} images", hint=f"set [data] {role}, or pass --{role}")
@@ -43,7 +43,7 @@ def open_image_set(
 
 
 def without_unusable(image_set: ImageSet, role: str, listener: Listener) -> ImageSet:
-    """``image_set`` without its unusable images; the listener is told their number and paths.
+    """``image_set`` without its unusable images; the listener gets their number and paths.
 
     Raises:
         InputError: No image is usable.
@@ -117,18 +117,17 @@ def gates(recipe: Recipe, images: ImageSet, head: Head) -> Gates:
 
 
 def fallback_budget(wanted: Gates) -> Budget:
-    """The budget on the calibration images that lets int8 meet these gates on other images.
+    """The budget of the search that keeps groups in float where int8 would miss the gates.
 
-    Above it, groups fall back to float unasked. The margin of the SQNR allows for the difference
-    between two samples of images.
+    The search uses the calibration images, the gates other images; the margin of the SQNR allows
+    for the difference between the two samples.
     """
     drop_pp = wanted.max_drop_pp
     if drop_pp is None:
         drop_pp = 100.0 * (1.0 - (wanted.min_agreement or 0.0))
     sqnr_db = wanted.min_sqnr_db
     return Budget(
-        max_drop_pp=drop_pp,
-        min_sqnr_db=None if sqnr_db is None else sqnr_db + _FALLBACK_MARGIN_DB,
+        max_drop_pp=drop_pp, min_sqnr_db=None if sqnr_db is None else sqnr_db + _SQNR_MARGIN_DB
     )
 
 
@@ -149,13 +148,13 @@ def validate_options(
         rounds=recipe.latency_rounds,
         calls_per_block=recipe.latency_calls,
         engines_compete=recipe.is_best,
-        baseline=_reference(recipe),
+        baseline=_timed_baseline(recipe),
     )
 
 
-def _reference(recipe: Recipe) -> TimedBaseline:
+def _timed_baseline(recipe: Recipe) -> TimedBaseline:
     """The FP32 baseline to time: PyTorch's, or onnxruntime's for an imported graph."""
-    if recipe.is_foreign:
+    if recipe.is_imported:
         profile = stage.plain(recipe.profile)
         return TimedBaseline(
             name="onnxruntime FP32",

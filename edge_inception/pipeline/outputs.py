@@ -10,13 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_inception import artifact
-from edge_inception.artifact import (
-    Baseline,
-    CalibrationCache,
-    EngineFile,
-    Report,
-    TypedGraph,
-)
+from edge_inception.artifact import Baseline, CalibrationCache, EngineFile, Report, TypedGraph
 from edge_inception.bundle.make import Material
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
@@ -43,7 +37,7 @@ def bundle_material(folder: Path, device: Device, images: ImageSet) -> Material:
             engines cannot run on a CPU; or ``device`` lacks the memory or the uint8 input for it.
     """
     report = artifact.load(Report, folder / REPORT)
-    engines = _judged(folder, report)
+    engines = _judged_engines(folder, report)
     precision = engines[0].details.precision.value
     graphs = tuple(_graph(folder, precision, typing, device) for typing in device.typings)
     _require_possible(device, graphs[0])
@@ -58,7 +52,7 @@ def bundle_material(folder: Path, device: Device, images: ImageSet) -> Material:
     )
 
 
-def _judged(folder: Path, report: Report) -> tuple[EngineFile, ...]:
+def _judged_engines(folder: Path, report: Report) -> tuple[EngineFile, ...]:
     """Engines that the report judged; they must be OpenVINO's, which run on any machine.
 
     Raises:
@@ -77,7 +71,8 @@ def _judged(folder: Path, report: Report) -> tuple[EngineFile, ...]:
 
 
 def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGraph:
-    suffix = {"strong": ".dla" if device.is_typed_dla else ""}.get(typing, f".{typing}")
+    strong = ".dla" if device.is_typed_dla else ""
+    suffix = strong if typing == "strong" else f".{typing}"
     name = f"model.{precision}{suffix}.onnx"
     if not (folder / name).exists():
         raise InputError(
@@ -116,6 +111,6 @@ def _require_possible(device: Device, graph: TypedGraph) -> None:
 
 def _cache(folder: Path, precision: str, device: Device) -> Path | None:
     path = folder / f"model.{precision}.implicit.cache"
-    if not device.implicit or precision != "int8":
+    if not device.implicit_tensorrt or precision != "int8":
         return None
     return artifact.load(CalibrationCache, path).path

@@ -1,4 +1,4 @@
-"""Runner of stages: a stage runs or its artifact is reused, and a listener is told which."""
+"""Runner of stages, which runs a stage or reuses its artifact and tells the listener which."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Runner:
         self.lines: list[str] = []
         self.written: list[Path] = []
 
-    def step(
+    def run_or_reuse(
         self,
         label: str,
         kind: type[A],
@@ -46,17 +46,17 @@ class Runner:
         Raises:
             WouldRun: This is a dry run, and the stage has to run.
         """
-        found, reason = stage.reusable(kind, path, expected)
+        reused, reason = stage.reusable(kind, path, expected)
         if self._force:
-            found, reason = None, "forced"
-        if self.is_dry and found is None:
+            reused, reason = None, "forced"
+        if self.is_dry and reused is None:
             self.lines.append(f"{label:<22} run: {reason}")
             raise WouldRun
         self.written.append(path)
-        if found is not None:
+        if reused is not None:
             self.lines.append(f"{label:<22} reuse {path}")
             self.listener.note(f"{label:<23}  reused")
-            return found
+            return reused
         if path.exists() and not self._force:
             self.listener.note(f"{label:<23}  again: {reason}")
         started = time.monotonic()
@@ -68,7 +68,7 @@ class Runner:
         return artifact
 
 
-# Templates for a stage's counts; the first template whose names are all among them is used.
+# Templates for a stage's counts; the first is used whose names are all among the counts.
 _SUMMARIES = (
     "{conv_quantized} of {conv_total} Conv, {gemm_quantized} of {gemm_total} Gemm in int8",
     "groups that stay float: {num_kept}, graphs scored: {num_scored}",

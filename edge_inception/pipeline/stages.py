@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, ParamSpec, TypeVar
@@ -80,12 +80,12 @@ class StageCall(Generic[P, A]):
     function: str
     is_counting: bool = False
 
-    def run(self, path: Path, progress: Progress, *given: P.args, **named: P.kwargs) -> A:
+    def run(self, path: Path, progress: Progress, *args: P.args, **kwargs: P.kwargs) -> A:
         """The artifact that the function writes to ``path``."""
         module, _, name = self.function.partition(":")
         function = getattr(importlib.import_module(f"edge_inception.{module}"), name)
         counting = {"progress": progress} if self.is_counting else {}
-        artifact: A = function(*given, path, **named, **counting)
+        artifact: A = function(*args, path, **kwargs, **counting)
         return artifact
 
 
@@ -156,91 +156,89 @@ IMPLICIT = Variant("implicit", Typing.IMPLICIT)
 DLA = Variant("dla", Typing.STRONG, "scales of DLA", is_for_dla=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """Recipe and images of a build; ``calibration`` is None if the precision needs none.
+class BuildStages:
+    """The stages of one build; each public method is a stage.
 
-    ``typing`` is that of the int8 graph which all targets of this machine share.
+    ``calibration`` is None if the precision needs no calibration images. ``typing`` is that of the
+    int8 graph which all targets of this machine share.
     """
 
-    recipe: Recipe
-    typing: Typing
-    validation: ImageSet
-    calibration: ImageSet | None
-
-
-class Steps:
-    """The stages of one build; each public method is a stage."""
-
-    def __init__(self, inputs: Inputs, runner: Runner) -> None:
-        self._recipe = inputs.recipe
-        self._validation, self._calibration = inputs.validation, inputs.calibration
-        self._out = inputs.recipe.out
+    def __init__(
+        self,
+        recipe: Recipe,
+        validation: ImageSet,
+        calibration: ImageSet | None,
+        runner: Runner,
+        *,
+        typing: Typing,
+    ) -> None:
+        self._recipe, self._out = recipe, recipe.out
+        self._validation, self._calibration = validation, calibration
         self._runner = runner
-        self._keep = inputs.recipe.keep_float
-        self._typing = inputs.typing
+        self._keep = recipe.keep_float
+        self._typing = typing
         self._outcome: SearchOutcome | None = None
 
     def source(self) -> tuple[Graph, Graph]:
         """The graph to build, and the graph of the baseline: the same unless it was imported."""
-        if not self._recipe.is_foreign:
-            graph = self._export()
-            return graph, graph
-        imported = self._import()
-        return self._interface(imported), imported
+        recipe = self._recipe
+        if recipe.is_imported:
+            imported = self._import()
+            interface = inputs.interface_options(recipe)
+            return self._run(INTERFACE, "interface", "model.onnx", imported, interface), imported
+        options = inputs.export_options(recipe, self._validation.classes)
+        graph = self._run(EXPORT, "export", "model.onnx", recipe.checkpoint, options)
+        self._note(graph.details.checkpoint_notes or (), "checkpoint: ")
+        return graph, graph
 
     def _run(
-        self, call: StageCall[P, A], label: str, file: str, *given: P.args, **named: P.kwargs
+        self, call: StageCall[P, A], label: str, file: str, *args: P.args, **kwargs: P.kwargs
     ) -> A:
         """The stage's artifact in the output folder, made now or reused."""
-        path, expected = self._out / file, call.provenance(*given, **named)
-        return self._runner.step(
-            label, call.makes, path, expected, lambda say: call.run(path, say, *given, **named)
+        path, expected = self._out / file, call.provenance(*args, **kwargs)
+        return self._runner.run_or_reuse(
+            label,
+            call.makes,
+            path,
+            expected,
+            lambda progress: call.run(path, progress, *args, **kwargs),
         )
+
+    def _note(self, lines: Iterable[str], prefix: str = "") -> None:
+        for line in lines:
+            self._runner.listener.note(prefix + line)
 
     def _import(self) -> Graph:
         from edge_inception.graph.import_onnx import import_graph, import_provenance
 
         source, path = self._recipe.checkpoint, self._out / inputs.IMPORTED
-        choices = inputs.import_options(self._recipe, self._validation.classes)
-        expected = import_provenance(source, choices)  # its hashes include external weight files
-        graph = self._runner.step(
-            "import", Graph, path, expected, lambda _: import_graph(source, choices, path)
+        options = inputs.import_options(self._recipe, self._validation.classes)
+        expected = import_provenance(source, options)  # its hashes include external weight files
+        graph = self._runner.run_or_reuse(
+            "import", Graph, path, expected, lambda _: import_graph(source, options, path)
         )
-        for note in graph.details.checkpoint_notes or ():
-            self._runner.listener.note(f"import: {note}")
-        return graph
-
-    def _interface(self, imported: Graph) -> Graph:
-        options = inputs.interface_options(self._recipe)
-        return self._run(INTERFACE, "interface", "model.onnx", imported, options)
-
-    def _export(self) -> Graph:
-        choices = inputs.export_options(self._recipe, self._validation.classes)
-        graph = self._run(EXPORT, "export", "model.onnx", self._recipe.checkpoint, choices)
-        for note in graph.details.checkpoint_notes or ():
-            self._runner.listener.note(f"checkpoint: {note}")
+        self._note(graph.details.checkpoint_notes or (), "import: ")
         return graph
 
     def simplify(self, graph: Graph) -> SimplifiedGraph:
-        """The simplified form of ``graph``."""
+        """The simplified graph."""
         return self._run(SIMPLIFY, "simplify", "model.simplified.onnx", graph, SimplifyOptions())
 
     def baseline(self, graph: Graph) -> Baseline:
         """The baseline: FP32 logits of the validation images."""
         label, file, images = "baseline", "baseline.npz", self._validation
-        if self._recipe.is_foreign:
-            foreign = inputs.onnx_baseline_options(self._recipe)
-            return self._run(ONNX_BASELINE, label, file, graph, images, foreign)
-        choices = inputs.baseline_options(self._recipe)
-        return self._run(BASELINE, label, file, self._recipe.checkpoint, images, choices)
+        if self._recipe.is_imported:
+            onnx_options = inputs.onnx_baseline_options(self._recipe)
+            return self._run(ONNX_BASELINE, label, file, graph, images, onnx_options)
+        options = inputs.baseline_options(self._recipe)
+        return self._run(BASELINE, label, file, self._recipe.checkpoint, images, options)
 
     def calibrate(self, graph: SimplifiedGraph) -> RangeTable | None:
         """The range table of the calibration images; None if there are no such images."""
         recipe, images = self._recipe, self._calibration
         if images is None:
             return None
-        choices = CalibrateOptions(
+        options = CalibrateOptions(
             preprocess=graph.details.preprocess,
             calibrator=recipe.calibrator,
             batch=recipe.calibration_batch,
@@ -250,9 +248,8 @@ class Steps:
             typing=self._typing,
             effort=member(Effort, "effort", recipe.effort),
         )
-        table = self._run(CALIBRATE, "calibrate", "model.ranges.json", graph, images, choices)
-        for line in describe_trial(table.details):
-            self._runner.listener.note(line)
+        table = self._run(CALIBRATE, "calibrate", "model.ranges.json", graph, images, options)
+        self._note(describe_trial(table.details))
         return table
 
     def search(self, graph: SimplifiedGraph, ranges: RangeTable) -> SearchResult:
@@ -264,28 +261,29 @@ class Steps:
         recipe, images = self._recipe, self._calibration
         assert images is not None
         gates = inputs.gates(recipe, self._validation, graph.details.head)
-        choices = SearchOptions(
+        options = SearchOptions(
             budget=recipe.budget or inputs.fallback_budget(gates),
             max_images=_MAX_SEARCH_IMAGES if recipe.budget else _MAX_FALLBACK_IMAGES,
             quantize=self._quantize_options(Precision.INT8, STRONG),
             threads=recipe.threads,
         )
-        result = self._run(SEARCH_PRECISION, "search", SEARCH, graph, ranges, images, choices)
+        result = self._run(SEARCH_PRECISION, "search", SEARCH, graph, ranges, images, options)
         self._keep = tuple(sorted({*recipe.keep_float, *result.details.keep}))
         outcome = search_record.read(result.path).outcome
         if recipe.budget:  # a budget of the user is a gate as well
             self._outcome = outcome
         if recipe.budget or outcome.chosen.keep:
-            self._runner.listener.note(f"search: {gate.search_sentence(outcome)}")
+            self._note([f"search: {gate.search_sentence(outcome)}"])
         return result
 
     def _quantize_options(self, precision: Precision, variant: Variant) -> QuantizeOptions:
         is_int8, is_for_dla = precision is Precision.INT8, variant in {IMPLICIT, DLA}
+        rounding = self._recipe.rounding if is_int8 else ""
         return QuantizeOptions(
             precision=precision,
             placement=self._recipe.placement if is_int8 else "",
             keep=self._keep if is_int8 else (),
-            rounding=self._rounding() if is_int8 else None,
+            rounding=member(Rounding, "rounding", rounding) if rounding else None,
             fold_zero_points=self._recipe.fold_zero_points if is_int8 and not is_for_dla else None,
             bias_correction=self._recipe.bias_correction if is_int8 and not is_for_dla else None,
             typing=self._typing if is_int8 and variant is STRONG else variant.typing,
@@ -293,10 +291,6 @@ class Steps:
             is_for_dla=variant.is_for_dla,
             float_rest=member(FloatRest, "float rest", self._recipe.float_rest),
         )
-
-    def _rounding(self) -> Rounding | None:
-        name = self._recipe.rounding
-        return member(Rounding, "rounding", name) if name else None
 
     def quantize(
         self,
@@ -306,21 +300,21 @@ class Steps:
         variant: Variant = STRONG,
     ) -> TypedGraph:
         """The typed graph of ``precision`` for a simplified graph; only int8 needs ``ranges``."""
-        choices = self._quantize_options(precision, variant)
+        options = self._quantize_options(precision, variant)
         kind = variant.kind(precision)
         label, file = f"quantize {kind.replace('.', ' ')}", f"model.{kind}.onnx"
-        return self._run(QUANTIZE, label, file, graph, ranges, choices)
+        return self._run(QUANTIZE, label, file, graph, ranges, options)
 
     def calibration_cache(
         self, graph: TypedGraph, ranges: RangeTable, tensorrt: str
     ) -> CalibrationCache:
         """The calibration cache, with the scales that ``tensorrt`` reads for an implicit graph."""
-        choices = CacheOptions(tensorrt=".".join(tensorrt.split(".")[:3]))
+        options = CacheOptions(tensorrt=".".join(tensorrt.split(".")[:3]))
         file = graph.path.with_suffix(".cache").name
-        return self._run(CACHE, "calibration cache", file, graph, ranges, choices)
+        return self._run(CACHE, "calibration cache", file, graph, ranges, options)
 
     def compile(self, name: str, typed: Mapping[Precision, TypedGraph]) -> Iterator[EngineEntry]:
-        """The engines of one target for all graphs; FP32 is also the reference of speed-ups."""
+        """The engines of one target for all typed graphs; speed-ups are over the FP32 engine."""
         target = targets.target(name)
         executable = backends.backend(target.backend).availability().float_precisions
         for precision, graph in typed.items():
@@ -328,7 +322,7 @@ class Steps:
             if precision is Precision.FP32 and "bf16" in executable:
                 yield self._engine(target, graph, precision, float_precision="bf16")
 
-    def prove(self, graph: TypedGraph, variant: Variant) -> EngineEntry:
+    def compile_for_validation(self, graph: TypedGraph, variant: Variant) -> EngineEntry:
         """A CPU engine to validate a graph that will be compiled on a device."""
         cpu = targets.target("cpu")
         return self._engine(cpu, graph, self._recipe.precision, variant=variant)
@@ -344,7 +338,7 @@ class Steps:
     ) -> EngineEntry:
         backend = backends.backend(target.backend)
         chosen = targets.compute_capabilities(target, self._recipe.compute_capabilities)
-        choices = CompileOptions(
+        options = CompileOptions(
             profile=self._recipe.profile,
             float_precision=float_precision,
             compute_capabilities=chosen,
@@ -352,19 +346,18 @@ class Steps:
         floats = "" if float_precision == "f32" else f".{float_precision}"
         kind = variant.kind(precision)
         path = self._out / f"model.{kind}.{target.name}{floats}{backend.suffix}"
-        expected = stage.provenance(backend.stage, parents={"typed graph": graph}, options=choices)
+        expected = stage.provenance(backend.stage, parents={"typed graph": graph}, options=options)
         label = f"compile {kind.replace('.', ' ')} {target.name}{floats}"
 
-        engine = self._runner.step(
+        engine = self._runner.run_or_reuse(
             label,
             EngineFile,
             path,
             expected,
-            lambda say: backend.compile(graph, choices, path, progress=say),
+            lambda progress: backend.compile(graph, options, path, progress=progress),
         )
         fallbacks = engine.details.fallbacks if isinstance(engine.details, PlanDetails) else ()
-        for line in fallbacks:
-            self._runner.listener.note(f"warning: {label}: {line}")
+        self._note(fallbacks, f"warning: {label}: ")
         return EngineEntry(
             engine=engine,
             target=f"{target.name}, {variant.title}" if variant.title else target.name,
@@ -382,11 +375,11 @@ class Steps:
     def validate(self, baseline: Baseline, entries: list[EngineEntry]) -> Report:
         """The report on the engines; a Markdown version is written beside it."""
         recipe = self._recipe
-        choices = inputs.validate_options(
+        options = inputs.validate_options(
             recipe, self._validation, entries[0].engine, self._runner.listener
         )
-        choices = dataclasses.replace(choices, search=self._outcome)
-        judged = (baseline, entries, self._validation, choices)
+        options = dataclasses.replace(options, search=self._outcome)
+        judged = (baseline, entries, self._validation, options)
         report = self._run(VALIDATE, "validate", REPORT, *judged)
         if not self._runner.is_dry:
             self._write_markdown(report)

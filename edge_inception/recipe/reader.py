@@ -21,12 +21,12 @@ from edge_inception.recipe.sections import (
     Limits,
     Model,
     Sections,
-    budget,
-    fold,
-    given,
-    head,
-    one_of,
+    parse_budget,
+    parse_fold,
+    parse_head,
     preprocess_changes,
+    require_known,
+    set_values,
 )
 from edge_inception.records import Record
 from edge_inception.spec import Budget, Gates, Head, Precision, ShapeProfile
@@ -41,22 +41,17 @@ FILE_NAME = "edge-inception.toml"
 Table = dict[str, Any]
 
 # Recipe key -> other keys that it excludes; an override of the key removes them from the recipe.
-_EITHER_OR: Mapping[str, tuple[str, ...]] = {
+_EXCLUDED_KEYS: Mapping[str, tuple[str, ...]] = {
     "build.batch": ("build.dynamic_batch",),
     "build.dynamic_batch": ("build.batch",),
     "model.onnx": ("model.name", "model.checkpoint", "model.checkpoint_format", "model.options"),
     "model.name": ("model.onnx",),
     "model.checkpoint": ("model.onnx",),
 }
-_PATH_KEYS = frozenset(
-    (
-        ("model", "checkpoint"),
-        ("model", "onnx"),
-        ("data", "calibration"),
-        ("data", "validation"),
-        ("data", "labels"),
-    )
-)
+_PATH_KEYS = (
+    ("model", "checkpoint"), ("model", "onnx"),
+    ("data", "calibration"), ("data", "validation"), ("data", "labels"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +68,7 @@ class Recipe:
 
     ``origin`` names the recipe in errors. ``preprocess`` and ``model_options`` hold only what the
     recipe sets; the checkpoint's family decides the rest. ``fold`` has the fields of ``Preprocess``
-    for preprocessing inside the graph. With ``is_foreign``, ``checkpoint`` is an ONNX graph and
+    for preprocessing inside the graph. With ``is_imported``, ``checkpoint`` is an ONNX graph and
     ``model`` its name. With ``is_best``, FP16 and INT8 are built, one is chosen, and ``precision``
     is INT8. Empty ``targets`` stand for those that this machine can compile for, an empty
     ``jetpack`` or ``tensorrt`` for all versions that a device ships with, an empty ``placement`` or
@@ -124,7 +119,7 @@ class Recipe:
     gates: Gates = field(default_factory=Gates)
     head: Head = field(default_factory=Head)
     fold: Mapping[str, str] = field(default_factory=dict)
-    is_foreign: bool = False
+    is_imported: bool = False
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -132,8 +127,8 @@ class Recipe:
         return (Precision.FP16, Precision.INT8) if self.is_best else (self.precision,)
 
 
-_NESTED = "a recipe has sections of keys, and no arrays in arrays"
-_NAMING = "name the recipe's file: [tool.edge-inception] recipe = 'r.toml'"
+_SHAPE_HINT = "a recipe has sections of keys, and no arrays in arrays"
+_KEY_HINT = "name the recipe's file: [tool.edge-inception] recipe = 'r.toml'"
 
 
 def find_recipe(start: Path) -> Path | None:
@@ -146,18 +141,18 @@ def find_recipe(start: Path) -> Path | None:
         return here
     for folder in (start, *start.parents):
         project = folder / "pyproject.toml"
-        if project.is_file() and (named := _named(project)):
+        if project.is_file() and (named := _recipe_name(project)):
             return folder / named
     return None
 
 
-def _named(project: Path) -> str:
+def _recipe_name(project: Path) -> str:
     """The recipe's path in ``[tool.edge-inception]`` of pyproject.toml; empty if not set."""
-    table = _parse(project)
+    table = _read_toml(project)
     for key in ("tool", "edge-inception"):
-        place = f"{project}, [{key}]"
-        table = records.convert(Table, table.get(key, {}), where=place, hint=_NAMING)
-    return records.convert(str, table.get("recipe", ""), where=f"{project}, recipe", hint=_NAMING)
+        where = f"{project}, [{key}]"
+        table = records.convert(Table, table.get(key, {}), where=where, hint=_KEY_HINT)
+    return records.convert(str, table.get("recipe", ""), where=f"{project}, recipe", hint=_KEY_HINT)
 
 
 def load_recipe(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -171,21 +166,21 @@ def load_recipe(path: Path | None, overrides: Mapping[str, Any] | None = None) -
         InputError: The file is missing or not TOML, a section or key is unknown or missing, or a
             value is not valid.
     """
-    tables: Table = _parse(path) if path else {"schema": SCHEMA}
+    tables: Table = _read_toml(path) if path else {"schema": SCHEMA}
     where = str(path) if path else "command line"
-    _sections(tables, where)
+    _to_sections(tables, where)
     if path:
         _anchor_paths(tables, path.resolve().parent)
     for name, value in (overrides or {}).items():
         section, key = name.split(".", 1)
         tables.setdefault(section, {})[key] = value
-        for other in _EITHER_OR.get(name, ()):
+        for other in _EXCLUDED_KEYS.get(name, ()):
             if other not in (overrides or {}):
                 tables[section].pop(other.partition(".")[2], None)
-    return _to_recipe(_sections(tables, where), where)
+    return _to_recipe(_to_sections(tables, where), where)
 
 
-def _parse(path: Path) -> Table:
+def _read_toml(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -194,7 +189,7 @@ def _parse(path: Path) -> Table:
             hint="'edge-inception init' writes a starter recipe",
         ) from error
     except RecursionError as error:
-        raise InputError(f"{path} is not valid TOML: nested too deep", hint=_NESTED) from error
+        raise InputError(f"{path} is not valid TOML: nested too deep", hint=_SHAPE_HINT) from error
     except ValueError as error:  # also bad encoding, and numbers of over 4,300 digits
         reason = str(error).partition("; use sys.")[0]
         raise InputError(
@@ -202,7 +197,7 @@ def _parse(path: Path) -> Table:
         ) from error
 
 
-def _sections(tables: Table, where: str) -> Sections:
+def _to_sections(tables: Table, where: str) -> Sections:
     """The sections of a recipe as records.
 
     Raises:
@@ -210,7 +205,7 @@ def _sections(tables: Table, where: str) -> Sections:
     """
     if (schema := tables.get("schema")) != SCHEMA:
         raise InputError(
-            f"{where}: schema is {_shown(schema)}, wanted {SCHEMA}",
+            f"{where}: schema is {_show(schema)}, wanted {SCHEMA}",
             hint=f"add the line 'schema = {SCHEMA}' at the top",
         )
     known = {field.name: field.type for field in msgspec.structs.fields(Sections)}
@@ -220,11 +215,11 @@ def _sections(tables: Table, where: str) -> Sections:
             continue
         if name not in known:
             raise InputError(f"{where}: unknown section [{name}]", hint=known_names(name, known))
-        sections[name] = _section(known[name], name, table, where)
+        sections[name] = _to_section(known[name], name, table, where)
     return Sections(**sections)
 
 
-def _section(kind: type[Record], name: str, table: Any, where: str) -> Record:
+def _to_section(kind: type[Record], name: str, table: Any, where: str) -> Record:
     if not isinstance(table, dict):
         raise InputError(f"{where}: '{name}' is not a section", hint=f"write [{name}]")
     types = {field.name: field.type for field in msgspec.structs.fields(kind)}
@@ -232,10 +227,10 @@ def _section(kind: type[Record], name: str, table: Any, where: str) -> Record:
         if key not in types:
             problem = f"{where}: unknown key '{key}' in [{name}]"
             raise InputError(problem, hint=known_names(key, types))
-    return kind(**{k: _value(types[k], v, f"{where}: {name}.{k}") for k, v in table.items()})
+    return kind(**{k: _convert(types[k], v, f"{where}: {name}.{k}") for k, v in table.items()})
 
 
-def _value(kind: Any, value: Any, place: str) -> Any:
+def _convert(kind: Any, value: Any, where: str) -> Any:
     """The value, converted to ``kind``.
 
     Raises:
@@ -243,9 +238,9 @@ def _value(kind: Any, value: Any, place: str) -> Any:
     """
     try:
         return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, OverflowError) as error:
-        wanted = _description(kind) or _bound(str(error))
-        raise InputError(f"{place} is {_shown(value)}", hint=f"wanted {wanted}") from error
+    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
+        wanted = _description(kind) or _expected(str(error)) or "text in Unicode"
+        raise InputError(f"{where} is {_show(value)}", hint=f"wanted {wanted}") from error
 
 
 def _description(kind: Any) -> str:
@@ -255,14 +250,14 @@ def _description(kind: Any) -> str:
     return next(filter(None, texts), "")
 
 
-def _bound(reason: str) -> str:
-    """What msgspec expected: ``at least 3`` for "Expected `int` >= 3", else the type's name."""
+def _expected(reason: str) -> str:
+    """The valid values in msgspec's message: ``at least 3`` for "`int` >= 3", else the type."""
     if found := re.search("` ([<>])= (.*)", reason):
         return f"at {'least' if found[1] == '>' else 'most'} {found[2]}"
     return reason.partition("`")[2].partition("`")[0].removesuffix(" | null")
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     try:
         return repr(value)
     except (ValueError, RecursionError):  # over 4,300 digits, or nested without end
@@ -279,17 +274,17 @@ def _anchor_paths(tables: Table, folder: Path) -> None:
 def _to_recipe(sections: Sections, where: str) -> Recipe:
     model, data, build = sections.model, sections.data, sections.build
     name, source = _model_and_file(model, where)
-    allowed = budget(sections.search, where)
+    budget = parse_budget(sections.search, where)
     return Recipe(
         origin=where,
         model=name,
         checkpoint=source,
-        is_foreign=model.onnx is not None,
+        is_imported=model.onnx is not None,
         checkpoint_format=model.checkpoint_format or "auto",
         num_classes=model.num_classes,
         model_options=model.options or {},
-        head=head(model.head),
-        fold=fold(model.fold_preprocessing),
+        head=parse_head(model.head),
+        fold=parse_fold(model.fold_preprocessing),
         preprocess=preprocess_changes(sections.preprocess),
         calibration=_source(data.calibration, data.calibration_split),
         validation=_source(data.validation, data.validation_split),
@@ -311,8 +306,8 @@ def _to_recipe(sections: Sections, where: str) -> Recipe:
         calibration_images=sections.calibrate.max_images,
         calibration_batch=sections.calibrate.batch,
         seed=sections.calibrate.seed,
-        typing=one_of(sections.quantize.typing, _TYPINGS, "typing"),
-        float_rest=one_of(sections.quantize.float_rest, _FLOAT_RESTS, "float rest"),
+        typing=require_known(sections.quantize.typing, _TYPINGS, "typing"),
+        float_rest=require_known(sections.quantize.float_rest, _FLOAT_RESTS, "float rest"),
         placement=sections.quantize.placement,
         rounding=sections.quantize.rounding,
         fold_zero_points=sections.quantize.fold_zero_points,
@@ -320,18 +315,18 @@ def _to_recipe(sections: Sections, where: str) -> Recipe:
         bias_correction=sections.quantize.bias_correction,
         latency_rounds=sections.latency.rounds,
         latency_calls=sections.latency.calls_per_block,
-        budget=allowed,
-        gates=_gates(sections.gates, allowed),
+        budget=budget,
+        gates=_gates(sections.gates, budget),
     )
 
 
-_OF_MODELS = ("name", "checkpoint", "checkpoint_format", "options")
+_MODEL_KEYS = ("name", "checkpoint", "checkpoint_format", "options")
 
 
 def _model_and_file(model: Model, where: str) -> tuple[str, Path]:
     """Name of the model, and its file: a checkpoint, or an ONNX graph, which names the model."""
     if model.onnx is not None:
-        both = [key for key in given(model) if key in _OF_MODELS]
+        both = [key for key in set_values(model) if key in _MODEL_KEYS]
         if both:
             raise InputError(
                 f"{where}: both an ONNX graph and model {both[0]}",
@@ -349,10 +344,10 @@ _FLOAT_RESTS = ("fp16", "fp32")
 _TYPINGS = ("", "strong", "cpu")
 
 
-def _gates(limits: Limits, allowed: Budget | None) -> Gates:
+def _gates(limits: Limits, budget: Budget | None) -> Gates:
     """The gates; without a gate of the top-1 drop, the budget of the search becomes this gate."""
-    budgeted = {"max_drop_pp": allowed.max_drop_pp} if allowed else {}
-    return Gates(**{**budgeted, **given(limits)})
+    default = {"max_drop_pp": budget.max_drop_pp} if budget else {}
+    return Gates(**{**default, **set_values(limits)})
 
 
 def _source(location: str | None, split: str) -> Source | None:
@@ -361,7 +356,7 @@ def _source(location: str | None, split: str) -> Source | None:
 
 def _precision(name: str) -> Precision:
     known = [*(precision.value for precision in Precision), _BEST]
-    return Precision.INT8 if one_of(name, known, "precision") == _BEST else Precision(name)
+    return Precision.INT8 if require_known(name, known, "precision") == _BEST else Precision(name)
 
 
 def _profile(build: Build, where: str) -> ShapeProfile:

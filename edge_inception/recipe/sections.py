@@ -1,13 +1,13 @@
-"""The sections of a recipe as records, and readers of keys whose value sets several fields.
+"""The sections of a recipe as records, and parsers of keys whose value sets several fields.
 
-A field's type decides which values are valid; its description says so in the hint of an error.
+A field's type decides which values are valid, and its description becomes the hint of an error.
 None stands for a key that is not set.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -17,20 +17,20 @@ from edge_inception.errors import InputError, unknown
 from edge_inception.records import Count, Positive, Record
 from edge_inception.spec import Budget, DropType, Head
 
-_BOUND = 2**53  # up to here float64 holds every whole number exactly
+_MAX_WHOLE = 2**53  # float64 holds every whole number up to here exactly
 _CHANNELS = "three numbers in the channel order, for pixels from 0 to 1"
-_FLOAT32 = 3.4e38  # about the largest float32
+_MAX_FLOAT32 = 3.4e38  # about the largest float32
 
-_Whole = Annotated[int, Meta(ge=-_BOUND, le=_BOUND)]
+_Whole = Annotated[int, Meta(ge=-_MAX_WHOLE, le=_MAX_WHOLE)]
 _Choice = bool | _Whole | float | str  # numbers are checked by the registry, which knows the option
 _Choices = Annotated[dict[str, _Choice], Meta(description="a word, a number or true for each name")]
 _File = Annotated[str, Meta(pattern="^[^\0]*$", description="a path")]
 # not tuple[Positive, Positive]: beside a bounded number it makes msgspec 0.23 crash the process
 _Pair = Annotated[tuple[Positive, ...], Meta(min_length=2, max_length=2)]
 _Side = Annotated[Positive | _Pair, Meta(description="299 or [299, 299]")]
-_Mean = Annotated[float, Meta(ge=-_FLOAT32, le=_FLOAT32)]
+_Mean = Annotated[float, Meta(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)]
 _Means = Annotated[tuple[_Mean, _Mean, _Mean], Meta(description=_CHANNELS)]
-_Std = Annotated[float, Meta(ge=1e-6, le=_FLOAT32)]  # 1 / std is finite in float32
+_Std = Annotated[float, Meta(ge=1e-6, le=_MAX_FLOAT32)]  # 1 / std is finite in float32
 _Stds = Annotated[tuple[_Std, _Std, _Std], Meta(description=f"{_CHANNELS}, at least 1e-06")]
 # Types of both int and float, so that a number stays as it is written: 1 does not become 1.0.
 _Crop = Annotated[
@@ -46,11 +46,11 @@ _Percent = Annotated[
     Meta(description="a finite number from 0 to 100"),
 ]
 _Factor = Annotated[
-    Annotated[int, Meta(ge=0, le=_BOUND)] | Annotated[float, Meta(ge=0, le=_FLOAT32)],
+    Annotated[int, Meta(ge=0, le=_MAX_WHOLE)] | Annotated[float, Meta(ge=0, le=_MAX_FLOAT32)],
     Meta(description="a finite number of at least 0"),
 ]
 _Decibels = Annotated[
-    _Whole | Annotated[float, Meta(ge=-_FLOAT32, le=_FLOAT32)],
+    _Whole | Annotated[float, Meta(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)],
     Meta(description="a finite number"),
 ]
 
@@ -108,7 +108,7 @@ class Build(Record, frozen=True, kw_only=True):
 
 
 class Calibrate(Record, frozen=True, kw_only=True):
-    """[calibrate]: how the ranges of tensors are calibrated."""
+    """[calibrate]: options of the calibration of tensor ranges."""
 
     calibrator: str = "auto"
     effort: str = "default"
@@ -138,9 +138,9 @@ class Search(Record, frozen=True, kw_only=True):
 
 
 class Latency(Record, frozen=True, kw_only=True):
-    """[latency]: numbers of rounds and of calls for which the engines are timed."""
+    """[latency]: number of rounds, and of calls of each engine in a round."""
 
-    rounds: Annotated[int, Meta(ge=3, le=_BOUND)] = 10
+    rounds: Annotated[int, Meta(ge=3, le=_MAX_WHOLE)] = 10
     calls_per_block: Positive = 20
 
 
@@ -180,21 +180,20 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 _HEADS = ("logits", "softmax", "topk:K")
 
 
-def given(section: Record) -> dict[str, Any]:
+def set_values(section: Record) -> dict[str, Any]:
     """Values of the keys of a section that are set, by key."""
     values = {name: getattr(section, name) for name in section.__struct_fields__}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def one_of(name: str, known: Iterable[str], what: str) -> str:
-    """``name``, after a check that it is among ``known``.
+def require_known(name: str, known: Collection[str], what: str) -> str:
+    """``name``, after a check that it is among ``known``; ``what`` names it in the error.
 
     Raises:
-        InputError: ``name`` is not known; the hint has the nearest known name.
+        InputError: ``name`` is not known; the hint lists the known names.
     """
-    names = tuple(known)
-    if name not in names:
-        raise unknown(what, name, names)
+    if name not in known:
+        raise unknown(what, name, known)
     return name
 
 
@@ -204,25 +203,25 @@ def preprocess_changes(section: Preprocessing) -> dict[str, Any]:
     Raises:
         InputError: A value is not one of the key's choices.
     """
-    changes = given(section)
+    changes = set_values(section)
     for key, known in _CHOICES.items():
         if key in changes:
-            one_of(changes[key], known, key.replace("_", " "))
+            require_known(changes[key], known, key.replace("_", " "))
     if isinstance(section.input_size, int):
         changes |= {"input_size": (section.input_size, section.input_size)}
     return changes
 
 
-def fold(name: str) -> Mapping[str, str]:
+def parse_fold(name: str) -> Mapping[str, str]:
     """Fields of ``Preprocess`` that ``model.fold_preprocessing`` sets: element and layout.
 
     Raises:
         InputError: ``name`` is not a choice of this key.
     """
-    return _FOLDS[one_of(name, _FOLDS, "folded preprocessing")]
+    return _FOLDS[require_known(name, _FOLDS, "folded preprocessing")]
 
 
-def head(text: str) -> Head:
+def parse_head(text: str) -> Head:
     """The head that ``text`` names: ``logits``, ``softmax`` or ``topk:K``, such as ``topk:5``.
 
     Raises:
@@ -230,7 +229,7 @@ def head(text: str) -> Head:
     """
     kind, colon, k = text.partition(":")
     if kind != "topk":
-        return Head(kind=one_of(text, _HEADS, "head"))
+        return Head(kind=require_known(text, _HEADS, "head"))
     if not colon or not re.fullmatch("0*[1-9][0-9]{0,8}", k):
         raise InputError(
             f"head '{text}' says no number of classes", hint="wanted topk:K, such as topk:5"
@@ -238,25 +237,26 @@ def head(text: str) -> Head:
     return Head(kind=kind, k=int(k))
 
 
-def budget(section: Search, where: str) -> Budget | None:
+def parse_budget(section: Search, where: str) -> Budget | None:
     """The budget of the section [search]; None where the section is empty.
 
     Raises:
-        InputError: The section has keys but not ``max_drop_pp``, or a negative ``max_groups``.
+        InputError: The section has keys but not ``max_drop_pp``, a negative ``max_groups``, or an
+            unknown ``drop_type``.
     """
-    limit, most = section.max_drop_pp, section.max_groups or 0
-    if limit is None:
-        for key in given(section):
+    max_drop_pp, max_groups = section.max_drop_pp, section.max_groups or 0
+    if max_drop_pp is None:
+        for key in set_values(section):
             raise InputError(
                 f"{where}: search.{key} without search.max_drop_pp",
                 hint="set the budget that it belongs to, or pass --max-drop",
             )
         return None
-    if most < 0:
+    if max_groups < 0:
         raise InputError(
-            f"{where}: search.max_drop_pp is {limit}, search.max_groups {most}",
+            f"{where}: search.max_drop_pp is {max_drop_pp}, search.max_groups {max_groups}",
             hint="wanted a number from 0 to 100, and so many groups or 0 for no limit",
         )
     kinds = [kind.value for kind in DropType]
-    kind = one_of(section.drop_type or DropType.ABSOLUTE.value, kinds, "drop type")
-    return Budget(max_drop_pp=float(limit), drop_type=DropType(kind), max_groups=most)
+    kind = require_known(section.drop_type or DropType.ABSOLUTE.value, kinds, "drop type")
+    return Budget(max_drop_pp=float(max_drop_pp), drop_type=DropType(kind), max_groups=max_groups)

@@ -1,4 +1,4 @@
-"""Records of ``device.py verify`` and ``device.py bench`` as lines of text."""
+"""Records of ``device.py verify`` and ``device.py bench`` as text."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def to_text(record: verify.Verification | BenchRecord) -> str:
 
 def _verify_lines(record: verify.Verification) -> list[str]:
     bundle, engine = record.bundle, record.engine
-    where = record.board.model or record.board.cpu or "unknown device"
+    device = record.board.model or record.board.cpu or "unknown device"
     library = engine.tensorrt or engine.openvino
     failed = [check.sentence for check in record.checks if check.status == verify.FAILED]
     reason = failed[0] if failed else "the device answers as it was validated"
-    engine_by = f"{engine.precision} by {engine.backend}{f' {library}' if library else ''}"
+    compiled = f"{engine.precision} by {engine.backend}{f' {library}' if library else ''}"
     return [
-        f"{bundle.name} {bundle.version} on {where}: {engine_by}, {record.created_utc}",
+        f"{bundle.name} {bundle.version} on {device}: {compiled}, {record.created_utc}",
         *(f"{check.status:<12} {check.name:<18} {check.sentence}" for check in record.checks),
         f"{record.status}: {reason}",
     ]
@@ -57,12 +57,8 @@ def _bench_lines(record: BenchRecord) -> list[str]:
     assert bundle is not None
     where = device.model or device.cpu or "unknown device"
     library = f" {engine.plan_trt}" if engine.plan_trt else ""
-    lines = [
-        (
-            f"{bundle.name} {bundle.version} on {where}: {engine.precision} by "
-            f"{engine.backend}{library}, {record.created_utc}"
-        )
-    ]
+    compiled = f"{engine.precision} by {engine.backend}{library}"
+    lines = [f"{bundle.name} {bundle.version} on {where}: {compiled}, {record.created_utc}"]
     if mode := device.power_mode:
         clocks = "locked" if device.clocks_locked else "not locked"
         if not isinstance(device.clocks_locked, bool):

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from edge_inception.errors import listed
+from edge_inception.errors import counted, listed
 
 if TYPE_CHECKING:
     from edge_inception.graph.dla import Plan, Verdict
     from edge_inception.hardware.target import Target
 
 _TITLES: Mapping[str, str] = {"as_it_is": "as it is", "rewritten": "for DLA"}
-_LAST_WORD = (
+_BUILDER_DECIDES = (
     "TensorRT's builder on the device has the last word; its log names the layers of each "
     "subgraph as {ForeignNode[...]}. `quantize --typing implicit` writes the graph for DLA."
 )
@@ -28,20 +28,19 @@ def rows(hardware: Target, plans: Mapping[str, Plan]) -> Iterator[tuple[str, str
         plans: Plans of the graph ``as_it_is`` and ``rewritten`` for DLA.
     """
     assert hardware.dla
-    cores = f"{hardware.dla.num_cores} core{'s' if hardware.dla.num_cores > 1 else ''}"
+    cores = counted(hardware.dla.num_cores, "core")
     yield "dla", f"{cores} of {hardware.dla.generation} in {hardware.name}"
     for name, plan in plans.items():
-        yield _TITLES[name], _counts(plan)
+        yield _TITLES[name], _summarize(plan)
         yield from (("  GPU", text) for text in _reasons(plan.gpu_layers))
         for limit in plan.broken_limits:
             yield "  limit", limit
-    yield "not known", _LAST_WORD
+    yield "not known", _BUILDER_DECIDES
 
 
-def _counts(plan: Plan) -> str:
+def _summarize(plan: Plan) -> str:
     on_dla, on_gpu = len(plan.verdicts) - len(plan.gpu_layers), len(plan.gpu_layers)
-    pieces = len(plan.subgraphs)
-    text = f"{on_dla} layers on DLA in {pieces} subgraph{'s' if pieces != 1 else ''} "
+    text = f"{on_dla} layers on DLA in {counted(len(plan.subgraphs), 'subgraph')} "
     text += f"of at most 16, {on_gpu} on the GPU"
     if not plan.subgraphs:
         return text
@@ -53,7 +52,7 @@ def _counts(plan: Plan) -> str:
 
 
 def _reasons(layers: tuple[Verdict, ...]) -> Iterator[str]:
-    """One line for each reason and source, in graph order of the first layer."""
+    """A line for each reason and its source, in graph order of the first layer."""
     groups: dict[tuple[str, str], list[Verdict]] = {}
     for layer in layers:
         groups.setdefault((layer.reason, layer.source), []).append(layer)

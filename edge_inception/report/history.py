@@ -1,4 +1,4 @@
-"""Latency or accuracy of one engine over many runs, and the runs at which it changed for good.
+"""Change points in the latency or accuracy of one engine over many runs, and their charts.
 
 The method is binary segmentation (Scott and Knott 1974): a series is split at the point that
 explains the largest share of its variance, if a permutation test finds a p-value of at most
@@ -8,48 +8,53 @@ no change. The test needs about five runs on each side of a change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_inception.report.charts import quality
+from edge_inception.report.charts import accuracy_metric
 from edge_inception.report.sources import Source
+from edge_inception.report.table import finite
 from edge_inception.report.timings import Timing
-from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
+from edge_inception.report.vega import GREY, HIGHLIGHT, RED, TEXT, Chart, axis, draw, layer
 
 ALPHA = 0.005
 _PERMUTATIONS = 1999
-_FEWEST_ON_A_SIDE = 3
-_FEWEST_RUNS = 3
-_MOST_SIGMAS = 3.0
+_MIN_SEGMENT = 3  # values on each side of a change
+_MIN_RUNS = 3
+_MAX_SIGMAS = 3.0
 _SIGMA_OVER_MAD = 1.4826  # of a normal distribution
-_Runs = list[tuple[str, float | None]]
+_Runs = list[tuple[str, float | None]]  # date and value of each run
 
 
 def change_points(values: NDArray[np.float64]) -> list[int]:
-    """Indices of the first value after each change, ascending; the random numbers are seeded."""
-    if len(values) < 2 * _FEWEST_ON_A_SIDE:
+    """Indices of the first value after each change, ascending; the permutations have a fixed seed.
+
+    Args:
+        values: The series, float64 [N], without NaN.
+    """
+    if len(values) < 2 * _MIN_SEGMENT:
         return []
-    clipped = _without_outliers(values)
-    split, size = _best_split(clipped[np.newaxis])
+    clipped = _clip_outliers(values)
+    split, explained = _best_split(clipped[np.newaxis])
     random = np.random.default_rng(0)
-    shuffled = random.permuted(np.tile(clipped, (_PERMUTATIONS, 1)), axis=1)
-    rarer = int(np.sum(_best_split(shuffled)[1] >= size[0]))
-    if (1 + rarer) / (1 + _PERMUTATIONS) > ALPHA:
+    permuted = random.permuted(np.tile(clipped, (_PERMUTATIONS, 1)), axis=1)
+    num_extreme = int(np.sum(_best_split(permuted)[1] >= explained[0]))
+    if (1 + num_extreme) / (1 + _PERMUTATIONS) > ALPHA:
         return []
     at = int(split[0])
-    return [*change_points(values[:at]), at, *(at + one for one in change_points(values[at:]))]
+    return [*change_points(values[:at]), at, *(at + i for i in change_points(values[at:]))]
 
 
-def _without_outliers(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The values, clipped to ``_MOST_SIGMAS`` robust standard deviations around their median."""
-    middle = np.median(values)
-    reach = _MOST_SIGMAS * _SIGMA_OVER_MAD * np.median(np.abs(values - middle))
-    if reach == 0.0:  # more than half of the values are equal
+def _clip_outliers(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values, clipped to ``_MAX_SIGMAS`` robust standard deviations around their median."""
+    median = np.median(values)
+    reach = _MAX_SIGMAS * _SIGMA_OVER_MAD * np.median(np.abs(values - median))
+    if reach == 0.0:  # half of the values or more are equal
         return values
-    clipped: NDArray[np.float64] = np.clip(values, middle - reach, middle + reach)
+    clipped: NDArray[np.float64] = np.clip(values, median - reach, median + reach)
     return clipped
 
 
@@ -60,46 +65,44 @@ def _best_split(rows: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np
     before = np.cumsum(centred, axis=1)[:, :-1]
     sizes = np.arange(1, count)
     gain = before**2 * count / (sizes * (count - sizes))
-    gain = gain[:, _FEWEST_ON_A_SIDE - 1 : count - _FEWEST_ON_A_SIDE]
+    gain = gain[:, _MIN_SEGMENT - 1 : count - _MIN_SEGMENT]
     best = gain.argmax(axis=1)
     total = np.maximum((centred**2).sum(axis=1), np.finfo(np.float64).tiny)
-    return best + _FEWEST_ON_A_SIDE, gain.max(axis=1) / total
+    return best + _MIN_SEGMENT, gain.max(axis=1) / total
 
 
-def histories(sources: Sequence[Source]) -> list[Chart]:
+def draw_histories(sources: Sequence[Source]) -> list[Chart]:
     """Charts of median latency and accuracy for each engine that is in three reports or more.
 
-    Rows belong to one engine where model, row name, images, CPU and figure are the same.
+    Rows belong to one engine where model, row name, images, CPU and accuracy metric are the same.
     """
     runs: dict[tuple[str, ...], tuple[_Runs, _Runs]] = {}
     for report in sorted((one.report for one in sources), key=lambda one: one.created_utc):
-        estimate, word = quality(report.rows)
+        estimate, metric = accuracy_metric(report.rows)
         cpu = report.machine.cpu if report.machine else ""
         for row in report.subjects:
             figure = estimate(row)
             latency = finite(row.latency.p50_ms) if row.latency else None
-            accuracy = finite(figure.value) if figure else None
-            share = None if accuracy is None else 100 * accuracy
-            key = (report.model, row.name, report.data.name, cpu, word)
-            times, shares = runs.setdefault(key, ([], []))
-            times.append((report.created_utc, latency))
-            shares.append((report.created_utc, share))
+            percent = finite(100 * figure.value) if figure else None
+            key = (report.model, row.name, report.data.name, cpu, metric)
+            latencies, accuracies = runs.setdefault(key, ([], []))
+            latencies.append((report.created_utc, latency))
+            accuracies.append((report.created_utc, percent))
     charts = []
-    for (model, name, _, _, word), (times, shares) in runs.items():
-        title = f"{model}, {name}"
-        charts.append(_series(times, title, "median, ms"))
-        charts.append(_series(shares, title, f"{word}, %"))
+    for (model, name, _, _, metric), (latencies, accuracies) in runs.items():
+        charts.append(_draw_series(latencies, f"{model}, {name}", "median, ms"))
+        charts.append(_draw_series(accuracies, f"{model}, {name}", f"{metric}, %"))
     return [chart for chart in charts if chart is not None]
 
 
-def histories_of_timings(timed: Sequence[Timing]) -> list[Chart]:
+def draw_bench_histories(timings: Sequence[Timing]) -> list[Chart]:
     """Charts of median latency for each engine that is in three records of ``bench`` or more.
 
     Records belong to one engine where model, precision, library, batch size, and the fingerprint
     of machine and protocol are the same.
     """
-    runs: dict[tuple[str, ...], list[tuple[str, float | None]]] = {}
-    singles = (record for one in timed for record in one.records if record.kind == "single")
+    runs: dict[tuple[str, ...], _Runs] = {}
+    singles = (record for one in timings for record in one.records if record.kind == "single")
     for record in sorted(singles, key=lambda one: one.created_utc):
         engine, batch = record.engine, record.protocol.batch
         key = (
@@ -107,53 +110,45 @@ def histories_of_timings(timed: Sequence[Timing]) -> list[Chart]:
             f"{engine.precision or ''} by {engine.backend}, batch {batch}".strip(),
             record.fingerprint,
         )
-        median = finite(record.runs[0].median)
-        runs.setdefault(key, []).append((record.created_utc, median))
-    charts = [
-        _series(points, f"{model}, {name}", "median, ms")
-        for (model, name, _), points in runs.items()
-    ]
+        runs.setdefault(key, []).append((record.created_utc, finite(record.runs[0].median)))
+    charts = (
+        _draw_series(latencies, f"{model}, {name}", "median, ms")
+        for (model, name, _), latencies in runs.items()
+    )
     return [chart for chart in charts if chart is not None]
 
 
-def _series(points: Sequence[tuple[str, float | None]], title: str, unit: str) -> Chart | None:
-    measured = [(at, value) for at, value in points if value is not None]
-    if len(measured) < _FEWEST_RUNS:
+def _draw_series(runs: _Runs, title: str, unit: str) -> Chart | None:
+    """Chart of the runs with a number, their median between changes; None for under three."""
+    points = [(date, value) for date, value in runs if value is not None]
+    if len(points) < _MIN_RUNS:
         return None
-    values = np.array([value for _, value in measured])
+    values = np.array([value for _, value in points])
     changes = change_points(values)
-    dots = [{"run": i + 1, "value": value} for i, (_, value) in enumerate(measured)]
-    marks = [{"run": at + 0.5, "text": measured[at][0][:10]} for at in changes]
-    starts, ends = [0, *changes], [*changes, len(measured)]
+    dots = [{"run": index, "value": value} for index, (_, value) in enumerate(points, 1)]
+    marks = [{"run": index + 0.5, "text": points[index][0][:10]} for index in changes]
     levels = [
         {"run": a + 0.7, "end": b + 0.3, "value": float(np.median(values[a:b]))}
-        for a, b in zip(starts, ends, strict=True)
+        for a, b in pairwise([0, *changes, len(points)])
     ]
-
-    def spec(width: int) -> Mapping[str, Any]:
-        y = {
-            "field": "value", "type": "quantitative", "title": unit,
-            "scale": {"zero": False, "padding": 16}, "axis": {"tickCount": 5},
-        }  # fmt: skip
-        x = {
-            "field": "run", "type": "quantitative", "title": "run, oldest first",
-            "scale": {"domain": [0.5, len(measured) + 0.5], "nice": False},
-            "axis": {"tickMinStep": 1, "grid": False, "tickCount": 6},
-        }  # fmt: skip
-        red = "var(--failed)"
-        return {
-            "height": 200 if width > NARROW else 180,
-            "encoding": {"x": x},
-            "layer": [
-                layer("rule", {"y": y, "x2": {"field": "end"}}, levels, color="var(--quiet)"),
-                layer("point", {"y": y}, dots, color="var(--accent)", size=40),
-                layer("rule", None, marks, color=red),
-                layer("text", TEXT, marks, align="left", dx=4, y=8, color=red),
-            ],
-        }
-
-    runs = ", ".join(f"run {at + 1} of {measured[at][0]}" for at in changes)
-    note = f"Changed with {runs}." if changes else "No change that stands out of the noise."
+    y = axis(unit, "value", scale={"zero": False, "padding": 16}, ticks=5)
+    domain = [0.5, len(points) + 0.5]
+    x = axis(
+        "run, oldest first", "run", scale={"domain": domain, "nice": False}, ticks=6,
+        tickMinStep=1, grid=False,
+    )  # fmt: skip
+    spec = {
+        "height": 200,
+        "encoding": {"x": x},
+        "layer": [
+            layer("rule", {"y": y, "x2": {"field": "end"}}, levels, color=GREY),
+            layer("point", {"y": y}, dots, color=HIGHLIGHT, size=40),
+            layer("rule", None, marks, color=RED),
+            layer("text", TEXT, marks, align="left", dx=4, y=8, color=RED),
+        ],
+    }
+    texts = ", ".join(f"run {index + 1} of {points[index][0]}" for index in changes)
+    note = f"Changed with {texts}." if changes else "No change that stands out of the noise."
     lowest, highest = float(values.min()), float(values.max())
-    says = f"{title}: {unit} of {len(measured)} runs, {lowest:.4g} to {highest:.4g}. {note}"
-    return draw(f"{title}: {unit}", says, spec, note)
+    description = f"{title}: {unit} of {len(points)} runs, {lowest:.4g} to {highest:.4g}. {note}"
+    return draw(f"{title}: {unit}", description, spec, note)

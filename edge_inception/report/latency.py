@@ -7,28 +7,28 @@ The JUnit XML has the elements that CI systems read: ``testsuites``, ``testsuite
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from xml.etree import ElementTree as ET
 
 from edge_inception.latency.record import BenchRecord, Layer, ResultRecord, RunRecord, Verdict
 from edge_inception.report.markdown import escape
-from edge_inception.report.table import DASH, size
+from edge_inception.report.table import finite, number, size
 from edge_inception.report.table import milliseconds as _ms
-from edge_inception.report.vega import finite
 
-_TITLES: Mapping[Verdict, str] = {
+_STATUSES: Mapping[Verdict, str] = {
     Verdict.PASS: "PASSED",
     Verdict.IMPROVED: "PASSED",
     Verdict.FAIL: "FAILED",
     Verdict.INCONCLUSIVE: "INCONCLUSIVE",
     Verdict.INVALID: "INCONCLUSIVE",
 }
-_JUNIT: Mapping[Verdict, str] = {
+_JUNIT_ELEMENTS: Mapping[Verdict, str] = {
     Verdict.FAIL: "failure",
     Verdict.INVALID: "error",
     Verdict.INCONCLUSIVE: "skipped",
 }
-_MOST_LAYERS = 3
+_MAX_LAYERS = 3
 _UNKNOWN_CPU = "unknown CPU"
 
 
@@ -49,30 +49,35 @@ def bench_lines(record: BenchRecord) -> list[str]:
     ]
     if run.compute_median is not None:
         lines.append(f"compute   p50 {_ms(run.compute_median)} ms on the GPU alone")
-    opened = DASH if run.open_s is None else f"{run.open_s:.2f}"
     lines.append(
-        f"cold      opened in {opened} s, first call {_ms(run.first_ms)} ms, "
+        f"cold      opened in {number(run.open_s, '.2f')} s, first call {_ms(run.first_ms)} ms, "
         f"peak memory {memory(run.peak_mib)}"
     )
-    lines += _slowest(record.layers or ())
+    lines += _layers_line(record.layers or ())
     lines += _machine_lines(run)
     lines += [f"warning: {text}" for text in run.warnings]
     return lines
 
 
-def _slowest(layers: Sequence[Layer]) -> list[str]:
+def _layers_line(layers: Sequence[Layer]) -> list[str]:
     """A line with the three slowest layers and the share of each in the time of all layers."""
-    total = sum(one.ms for one in layers)
-    ranked = sorted(layers, key=lambda one: -one.ms)[:_MOST_LAYERS]
+    ranked = slowest_first(layers)
+    total = sum(layer.ms for layer in ranked)
     if not total:
         return []
-    shares = (f"{one.name} {one.kind} {100 * one.ms / total:.0f} %" for one in ranked)
+    shares = (f"{one.name} {one.kind} {100 * one.ms / total:.0f} %" for one in ranked[:_MAX_LAYERS])
     return [f"layers    {', '.join(shares)}"]
 
 
+def slowest_first(layers: Iterable[Layer]) -> list[Layer]:
+    """The layers whose time is a number, from the slowest to the fastest."""
+    timed = [layer for layer in layers if finite(layer.ms) is not None]
+    return sorted(timed, key=lambda layer: -layer.ms)
+
+
 def memory(mib: float | None) -> str:
-    """A size such as ``113 MiB``; a dash for None."""
-    return DASH if mib is None else f"{mib:.0f} MiB"
+    """A size such as ``113 MiB``; a dash where it is unknown."""
+    return number(mib, ".0f", " MiB")
 
 
 def _machine_lines(run: RunRecord) -> list[str]:
@@ -94,8 +99,8 @@ def _machine_lines(run: RunRecord) -> list[str]:
 
 
 def status(result: ResultRecord) -> str:
-    """PASSED, FAILED or INCONCLUSIVE for the result of a comparison."""
-    return _TITLES[result.verdict]
+    """Status of a comparison: PASSED, FAILED or INCONCLUSIVE."""
+    return _STATUSES[result.verdict]
 
 
 def verdict_line(result: ResultRecord) -> str:
@@ -121,7 +126,7 @@ def compare_lines(record: BenchRecord) -> list[str]:
 
 def _range(medians: Sequence[float]) -> str:
     return (
-        f"median {_ms(middle(medians))} ms, runs {_ms(min(medians))} to {_ms(max(medians))}, "
+        f"median {_ms(median(medians))} ms, runs {_ms(min(medians))} to {_ms(max(medians))}, "
         f"{len(medians)} processes"
     )
 
@@ -129,14 +134,13 @@ def _range(medians: Sequence[float]) -> str:
 def measurement_warnings(record: BenchRecord) -> list[str]:
     """Warnings of a record's runs, each listed once with the number of runs that have it.
 
-    Two texts, of device/measure.py and latency/bench.py, lose their figure, which differs from run
-    to run, so that the same warning of several runs is counted as one.
+    Two warnings, of device/measure.py and latency/bench.py, contain a figure that differs from run
+    to run. The figure is left out, so that the warning is counted as one.
     """
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for text in (text for run in record.runs for text in run.warnings):
         kind = text.split(" by ")[0] if text.startswith("calls vary") else text
-        kind = "other programs were busy" if kind.startswith("other programs") else kind
-        counts[kind] = counts.get(kind, 0) + 1
+        counts["other programs were busy" if kind.startswith("other programs") else kind] += 1
     total = len(record.runs)
     return [f"{text} in {count} of {total} runs" for text, count in counts.items()]
 
@@ -144,12 +148,12 @@ def measurement_warnings(record: BenchRecord) -> list[str]:
 def to_markdown(record: BenchRecord) -> str:
     """A summary in GitHub's Markdown for a pull request; a comparison's verdict comes first."""
     lines = [f"**{escape(verdict_line(record.result))}**", ""] if record.result else []
-    lines += ["| arm | engine | p50 ms | p90 ms | p99 ms | processes |"]
+    lines += ["| engine | precision and file | p50 ms | p90 ms | p99 ms | processes |"]
     lines += ["|---|---|---:|---:|---:|---:|"]
     for side, engine in record.engines.items():
         runs = record.runs_of(side)
         figures = zip(*((run.median, run.p90, run.p99) for run in runs), strict=True)
-        cells = [_ms(middle(one)) for one in figures]
+        cells = [_ms(median(one)) for one in figures]
         name = f"{engine.precision} {engine.path}"
         lines.append(f"| {side} | {escape(name)} | {' | '.join(cells)} | {len(runs)} |")
     lines += ["", *(f"- warning: {escape(text)}" for text in measurement_warnings(record)), ""]
@@ -159,9 +163,9 @@ def to_markdown(record: BenchRecord) -> str:
     return "\n".join(lines)
 
 
-def middle(figures: Iterable[float | None]) -> float | None:
-    """Median of the figures that are finite numbers; None where none is."""
-    numbers = [number for figure in figures if (number := finite(figure)) is not None]
+def median(values: Iterable[float | None]) -> float | None:
+    """Median of the values that are finite numbers; None where none is."""
+    numbers = [known for value in values if (known := finite(value)) is not None]
     return statistics.median(numbers) if numbers else None
 
 
@@ -184,8 +188,8 @@ def to_junit(record: BenchRecord) -> bytes:
     )
     for name, verdict, sentence in cases:
         case = ET.SubElement(suite, "testcase", classname="edge_inception.compare", name=name)
-        if verdict in _JUNIT:
-            ET.SubElement(case, _JUNIT[verdict], message=sentence)
+        if verdict in _JUNIT_ELEMENTS:
+            ET.SubElement(case, _JUNIT_ELEMENTS[verdict], message=sentence)
         else:
             ET.SubElement(case, "system-out").text = sentence
     text: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)

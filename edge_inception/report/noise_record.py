@@ -13,10 +13,9 @@ _HINT = "run `edge-inception compare-layers --json` again"
 class NoisyLayer(Record, frozen=True, kw_only=True):
     """A layer of the float graph, and the SQNR in dB of the same layer in the typed graph.
 
-    ``sqnr_db`` is the SQNR of the layer's result ``tensor``; ``input_sqnr_db`` that of its noisiest
-    input as the layer before wrote it; ``read_sqnr_db`` that of the same input after quantization.
-    ``is_jump``: much of the error arises in this layer. ``is_scale_to_blame``: that error arises
-    when the input is quantized, before the layer computes.
+    ``sqnr_db`` is the SQNR of the layer's output, ``tensor``. ``input_sqnr_db`` is that of its
+    noisiest input before quantization, ``read_sqnr_db`` after it. ``is_jump``: much of the error
+    arises in this layer. ``is_scale_to_blame``: that error arises when the input is quantized.
     """
 
     name: str
@@ -32,7 +31,7 @@ class NoisyLayer(Record, frozen=True, kw_only=True):
 
 
 class NoiseRecord(Record, frozen=True, kw_only=True):
-    """Paths of both graphs and of the images, the layers, and the first layer with ``is_jump``."""
+    """Result of ``compare-layers``; ``jump`` is the first layer whose ``is_jump`` is true."""
 
     graphs: tuple[str, ...]
     images: tuple[str, ...]
@@ -50,8 +49,8 @@ def read(path: Path) -> NoiseRecord:
     return records.read(NoiseRecord, path, hint=_HINT)
 
 
-def is_noise(path: Path) -> bool:
-    """Whether a JSON file is a record of compare-layers, be it complete or damaged.
+def is_noise_record(path: Path) -> bool:
+    """Whether a JSON file is a record of compare-layers, which may be damaged.
 
     Raises:
         InputError: The file is no JSON.

@@ -5,19 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from edge_inception.latency.record import (
-    BASELINE,
-    CANDIDATE,
-    BenchRecord,
-    ResultRecord,
-    RunRecord,
-)
+from edge_inception.latency.record import BASELINE, CANDIDATE, BenchRecord, ResultRecord, RunRecord
 from edge_inception.latency.regression import log_ratio
-from edge_inception.report.vega import NARROW, TEXT, Chart, draw, finite, layer
+from edge_inception.report.table import finite
+from edge_inception.report.vega import HIGHLIGHT, RED, TEXT, Chart, axis, draw, layer
 
 
 def pair_changes(record: BenchRecord) -> list[tuple[int, float]]:
@@ -28,7 +22,7 @@ def pair_changes(record: BenchRecord) -> list[tuple[int, float]]:
     """
     if record.against:
         return []
-    blocks = {(run.pair, run.arm): _block_medians(run) for run in record.runs}
+    blocks = {(run.pair, run.side): _block_medians(run) for run in record.runs}
     changes = []
     for number in sorted({run.pair for run in record.runs}):
         a, b = (blocks.get((number, side), []) for side in (BASELINE, CANDIDATE))
@@ -44,53 +38,46 @@ def _block_medians(run: RunRecord) -> list[float]:
     return [float(np.median(run.samples_ms[a:b])) for a, b in pairwise(ends)]
 
 
-def pairs_chart(record: BenchRecord, result: ResultRecord) -> Chart | None:
+def draw_pairs(record: BenchRecord, result: ResultRecord) -> Chart | None:
     """Chart of the change in each pair, with the interval over all pairs and the limit."""
     changes = pair_changes(record)
     if not changes:
         return None
     limit = 100 * (finite(result.delta) or 0.0)
-    band = _band(result)
+    band = _interval_band(result)
     dots = [{"pair": number + 1, "change": change} for number, change in changes]
     last = max(number for number, _ in changes) + 1
 
-    def spec(width: int) -> Mapping[str, Any]:
-        y = {
-            "type": "quantitative", "title": "B over A, %", "scale": {"zero": True, "padding": 16},
-            "axis": {"tickCount": 5, "format": "+~r"},
-        }  # fmt: skip
-        x = {
-            "field": "pair", "type": "quantitative", "title": "pair of fresh processes",
-            "scale": {"domain": [0.5, last + 0.5], "nice": False},
-            "axis": {"tickMinStep": 1, "grid": False, "tickCount": min(last, 10)},
-        }  # fmt: skip
-        red = "var(--failed)"
-        at_limit = [{"change": limit, "text": f"limit {limit:+g} %"}]
-        bounds = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
-        place = {"y": {**y, "field": "change"}}
-        text = {**place, **TEXT, "x": {"value": 4}}
-        return {
-            "height": 220 if width > NARROW else 200,
-            "layer": [
-                layer("rect", bounds, band, color="var(--accent-wash)"),
-                layer("rule", place, at_limit, color=red, strokeDash=[4, 3]),
-                layer("text", text, at_limit, align="left", dy=-8, color=red),
-                layer("point", {**place, "x": x}, dots, color="var(--accent)"),
-            ],
-        }
-
-    values = [change for _, change in changes]
-    says = (
+    y = axis("B over A, %", scale={"zero": True, "padding": 16}, ticks=5, format="+~r")
+    x = axis(
+        "pair of fresh processes", "pair", scale={"domain": [0.5, last + 0.5], "nice": False},
+        ticks=min(last, 10), tickMinStep=1, grid=False,
+    )  # fmt: skip
+    at_limit = [{"change": limit, "text": f"limit {limit:+g} %"}]
+    change = {"y": {**y, "field": "change"}}
+    interval = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    text = {**change, **TEXT, "x": {"value": 4}}
+    spec = {
+        "height": 220,
+        "layer": [
+            layer("rect", interval, band, color="var(--accent-wash)"),
+            layer("rule", change, at_limit, color=RED, strokeDash=[4, 3]),
+            layer("text", text, at_limit, align="left", dy=-8, color=RED),
+            layer("point", {**change, "x": x}, dots, color=HIGHLIGHT),
+        ],
+    }
+    values = [value for _, value in changes]
+    description = (
         f"change from A to B in {len(changes)} pairs: {min(values):+.1f} % to {max(values):+.1f} %"
         f"; limit {limit:+g} %"
     )
     note = "Each dot is two processes that took turns."
     if band:
         note += " The band is the 95 % interval that the verdict rests on."
-    return draw("Change from A to B by pair, %", says, spec, note)
+    return draw("Change from A to B by pair, %", description, spec, note)
 
 
-def _band(result: ResultRecord) -> list[Mapping[str, float]]:
+def _interval_band(result: ResultRecord) -> list[Mapping[str, float]]:
     """The interval of the change over all pairs in percent; empty where a bound is no number."""
     low, high = (finite(bound) for bound in result.ci95 or (None, None))
     if low is None or high is None:

@@ -11,44 +11,44 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from edge_inception.report.charts import pareto, quality
+from edge_inception.report.charts import accuracy_metric, draw_pareto
 from edge_inception.report.provenance import engine_sha256
 from edge_inception.report.sources import Source
-from edge_inception.report.table import DASH, milliseconds
-from edge_inception.report.vega import Chart, finite
+from edge_inception.report.table import finite, milliseconds, number
+from edge_inception.report.vega import Chart
 from edge_inception.validate.report_record import ReportRecord, Row
 
 _NOTE = "These latencies are not of one sitting, so points that lie close may be equal."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FrontLine:
-    """A row of the table beside a chart; ``place`` is the path of its report."""
+class FrontRow:
+    """An engine in the table beside a chart; ``number`` labels its point in the chart."""
 
     number: int
     name: str
-    place: str
+    report_path: str
     is_subject: bool
-    quality: str
+    accuracy: str
     ms: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """A chart with its numbered rows; ``word`` names the accuracy: "top-1" or "agreement"."""
+    """A chart with its table; ``metric`` names the accuracy: "top-1" or "agreement"."""
 
     chart: Chart
-    lines: tuple[FrontLine, ...]
-    word: str
+    rows: tuple[FrontRow, ...]
+    metric: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Tried:
+class _Candidate:
     """An engine that can be drawn, its median latency and the path of its report."""
 
     row: Row
     ms: float
-    place: str
+    report_path: str
 
 
 def fronts(sources: Sequence[Source]) -> list[Front]:
@@ -71,43 +71,43 @@ def _conditions(report: ReportRecord) -> tuple[str, ...]:
 
 
 def _front(group: Sequence[Source]) -> Front | None:
-    tried = sorted(_tried(group), key=lambda one: one.ms)
-    if len({one.place for one in tried}) < 2:  # noqa: PLR2004 -- one has a chart of its own
+    candidates = sorted(_candidates(group), key=lambda one: one.ms)
+    if len({one.report_path for one in candidates}) < 2:  # noqa: PLR2004 -- one has its own chart
         return None
-    rows = [one.row for one in tried]
-    estimate, word = quality(rows)
-    lines = tuple(
-        FrontLine(
-            number=number,
+    engine_rows = [one.row for one in candidates]
+    estimate, metric = accuracy_metric(engine_rows)
+    rows = tuple(
+        FrontRow(
+            number=index,
             name=one.row.name,
-            place=one.place,
+            report_path=one.report_path,
             is_subject=one.row.is_subject,
-            quality=f"{100 * figure.value:.2f}" if (figure := estimate(one.row)) else DASH,
+            accuracy=number(100 * figure.value if (figure := estimate(one.row)) else None, ".2f"),
             ms=milliseconds(one.ms),
         )
-        for number, one in enumerate(tried, 1)
+        for index, one in enumerate(candidates, 1)
     )
-    numbers = [str(line.number) for line in lines]
+    labels = [str(row.number) for row in rows]
     title = f"On {group[0].report.data.name}"
-    chart = pareto(rows, labels=numbers, title=title, note=_NOTE)
-    return Front(chart=chart, lines=lines, word=word) if chart else None
+    chart = draw_pareto(engine_rows, labels=labels, title=title, note=_NOTE)
+    return Front(chart=chart, rows=rows, metric=metric) if chart else None
 
 
-def _tried(group: Sequence[Source]) -> Iterator[_Tried]:
+def _candidates(group: Sequence[Source]) -> Iterator[_Candidate]:
     """Engines whose latency and accuracy are numbers, each once, from its first report.
 
     An engine's name begins with the name of the model where there are several models.
     """
     models = {source.report.model for source in group}
-    drawn = set()
+    seen = set()
     for source in group:
         model = source.report.model
         for row in source.report.rows:
             key = (model, row.name, engine_sha256(source.report, row.name))
-            figure = quality([row])[0](row)
+            figure = accuracy_metric([row])[0](row)
             ms = finite(row.latency.p50_ms) if row.latency else None
-            if key in drawn or ms is None or figure is None or finite(figure.value) is None:
+            if key in seen or ms is None or figure is None or finite(figure.value) is None:
                 continue
-            drawn.add(key)
+            seen.add(key)
             name = row.name if len(models) == 1 else f"{model} {row.name}"
-            yield _Tried(row=replace(row, name=name), ms=ms, place=str(source.path))
+            yield _Candidate(row=replace(row, name=name), ms=ms, report_path=str(source.path))

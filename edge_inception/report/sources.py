@@ -6,12 +6,12 @@ texts, and numbers may be NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from edge_inception import artifact, records
+from edge_inception import artifact
 from edge_inception.artifact import Artifact, RangeTable, Report
 from edge_inception.errors import InputError
 from edge_inception.quant import search_record
@@ -95,36 +95,36 @@ def read_source(path: Path) -> Source:
     )
 
 
-def with_noise(paths: Iterable[Path]) -> list[Source]:
-    """The reports among the paths, each with the ``compare-layers`` record of its graphs, if any.
+def read_sources(paths: Iterable[Path]) -> list[Source]:
+    """The reports at the paths; a path may also be a ``compare-layers`` record of their graphs.
 
     Raises:
         InputError: A path is neither a report nor such a record, or a record fits no report or
             more than one.
     """
-    noises: dict[Path, NoiseRecord] = {}
+    noise_records: dict[Path, NoiseRecord] = {}
     sources: list[Source] = []
     for path in paths:
-        if path.is_file() and noise_record.is_noise(path):
-            noises[path] = noise_record.read(path)
+        if path.is_file() and noise_record.is_noise_record(path):
+            noise_records[path] = noise_record.read(path)
         else:
             sources.append(read_source(path))
-    for path, noise in noises.items():
+    for path, noise in noise_records.items():
         folders = {Path(one).resolve().parent for one in noise.graphs}
-        fits = [i for i, one in enumerate(sources) if one.folder.resolve() in folders]
-        fits = fits or ([0] if len(sources) == 1 else [])
-        if len(fits) != 1:
+        matches = [i for i, one in enumerate(sources) if one.folder.resolve() in folders]
+        matches = matches or ([0] if len(sources) == 1 else [])
+        if len(matches) != 1:
             raise InputError(
                 f"{path} is of graphs in {', '.join(map(str, sorted(folders)))}, where "
-                f"{len(fits)} of the reports lie, wanted one",
+                f"{len(matches)} of the reports lie, wanted one",
                 hint="name the build folder that compare-layers was given",
             )
-        sources[fits[0]] = replace(sources[fits[0]], noise=noise)
+        sources[matches[0]] = replace(sources[matches[0]], noise=noise)
     return sources
 
 
 def _artifacts(folder: Path) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:
-    """Files that match their sidecar, in the order of writing, and what is wrong with others."""
+    """Files that match their sidecar, oldest first, and the problems of the others."""
     artifacts: list[Artifact] = []
     problems: list[str] = []
     for sidecar in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
@@ -132,19 +132,10 @@ def _artifacts(folder: Path) -> tuple[tuple[Artifact, ...], tuple[str, ...]]:
         if not path.is_file():
             continue
         try:
-            artifacts.append(artifact.load(_kind_in(sidecar), path))
+            artifacts.append(artifact.load(Artifact, path))
         except InputError as error:
             problems.append(str(error))
     return tuple(artifacts), tuple(problems)
-
-
-_KINDS: Mapping[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}
-
-
-def _kind_in(sidecar: Path) -> type[Artifact]:
-    value = records.read_json(sidecar, hint="run the stage that writes it")
-    kind = value.get("kind") if isinstance(value, dict) else None
-    return _KINDS.get(str(kind), Artifact)
 
 
 def _optional(read: Callable[[Path], R], path: Path) -> R | None:

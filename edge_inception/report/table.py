@@ -5,9 +5,11 @@ No result is computed here. A dash stands for a value that was not measured.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from edge_inception.errors import counted
 from edge_inception.metrics.intervals import Estimate
@@ -15,10 +17,9 @@ from edge_inception.quant.search_record import ScoredSet, SearchOutcome
 from edge_inception.validate.report_record import ReportRecord, Role, Row
 
 DASH = "-"
-# cores in use by other programs; a desktop at rest uses a few percent of one
-_QUIET_CORES = 0.1
+_MAX_FOREIGN_CORES = 0.1  # cores in use by other programs; a desktop at rest uses a few percent
 _KIB = 1024
-_LEAST_FRONT, _MOST_FRONT = 2, 5  # number of sets listed
+_MIN_FRONT, _MAX_FRONT = 2, 5  # number of sets listed
 _COLUMNS = (
     ("top-1", "%"),
     ("agree", "%"),
@@ -32,8 +33,17 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A main figure of a report; ``note`` is its interval, or what the figure is compared with."""
+
+    name: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A value, and the text of its interval, which is empty without an interval."""
+    """A value as text, and its interval as text, which may be empty."""
 
     value: str
     interval: str = ""
@@ -41,7 +51,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
-    """A row: name, precision, a cell for each column, and the number of its note from 1, if any."""
+    """A row with a cell for each column; ``note_number`` counts from 1, None without a note."""
 
     name: str
     precision: str
@@ -52,12 +62,12 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """All texts of a report, in the order they are read; ``last_line`` is the verdict.
+    """The texts of a report in reading order; ``last_line`` is the verdict.
 
     ``columns`` are (name, unit), ``checks`` are (status, sentence) of each gate. ``choices`` name
-    the engine chosen for each target, ``kept`` the groups (an int8 tensor with the layers that read
-    it) that a search left in float, and why. ``front`` lists the top-1 drop that remains with more
-    and more groups in float.
+    the engine chosen for each target. ``kept`` are the groups that a search left in float, and the
+    reason; a group is an int8 tensor with the layers that read it. ``front`` lists sets of such
+    groups by falling top-1 drop.
     """
 
     title: tuple[str, ...]
@@ -90,21 +100,21 @@ def table(report: ReportRecord) -> Table:
 
 
 def _kept(search: SearchOutcome) -> tuple[str, ...]:
-    """A text for each group that the search keeps in float, with its layers; then the reason."""
+    """The groups that the search keeps in float, each with its layers; the reason is last."""
     kept = [f"{name}, read by {', '.join(layers)}" for name, layers in search.kept.items()]
     return (*kept, search.why)
 
 
 def _front(search: SearchOutcome) -> str:
-    """The five sets of groups, or fewer, with the least top-1 drop on the search's Pareto front."""
+    """The five sets of groups with the lowest top-1 drop on the search's Pareto front, or fewer."""
     steps: list[ScoredSet] = []
     for point in search.front:
         if not steps or point.drop_pp < steps[-1].drop_pp:
             steps.append(point)
-    if len(steps) < _LEAST_FRONT:
+    if len(steps) < _MIN_FRONT:
         return ""
-    texts = []
-    for point in steps[-_MOST_FRONT:]:
+    texts: list[str] = []
+    for point in steps[-_MAX_FRONT:]:
         groups, share = counted(len(point.keep), "group"), 100 * point.float_share_of_macs
         texts.append(f"{groups}, {share:.1f} % of the multiply-adds: {point.drop_pp:.2f} pp")
     return "; ".join(texts)
@@ -129,13 +139,13 @@ def _row(row: Row, notes: list[str]) -> TableRow:
         if text not in notes:
             notes.append(text)
         number = notes.index(text) + 1
-    timed = row.latency
-    quantiles = (timed.p50_ms, timed.p90_ms, timed.p99_ms) if timed else (None, None, None)
+    latency = row.latency
+    quantiles = (latency.p50_ms, latency.p90_ms, latency.p99_ms) if latency else (None, None, None)
     cells = (
-        _top1(row),
-        *_closeness(row),
+        _top1_cell(row),
+        *_baseline_cells(row),
         *(Cell(value=milliseconds(value)) for value in quantiles),
-        _speedup(row.speedup),
+        _speedup_cell(row.speedup),
         Cell(value=size(row.size_bytes)),
     )
     return TableRow(
@@ -156,7 +166,7 @@ def _precision(row: Row) -> str:
 
 
 def _note(row: Row) -> str:
-    """The note: why cells are empty, the size of the weights, the executed layers by precision."""
+    """Reasons for empty cells, the size of the weights, and the executed layers by precision."""
     parts = [row.note] if row.note else []
     if row.weight_bytes is not None:
         parts.append(f"weights {size(row.weight_bytes)}")
@@ -173,7 +183,7 @@ def _note(row: Row) -> str:
     return "; ".join(parts)
 
 
-def _top1(row: Row) -> Cell:
+def _top1_cell(row: Row) -> Cell:
     if row.labelled is None:
         return Cell(value=DASH)
     top1 = row.labelled.engine.top1
@@ -181,7 +191,7 @@ def _top1(row: Row) -> Cell:
     return Cell(value=f"{100 * top1.value:.2f}", interval=f"{low:.1f}-{high:.1f}")
 
 
-def _closeness(row: Row) -> tuple[Cell, Cell]:
+def _baseline_cells(row: Row) -> tuple[Cell, Cell]:
     """Agreement with the baseline and SQNR against it; dashes for the baseline itself."""
     if row.accuracy is None or row.role is Role.BASELINE:
         return Cell(value=DASH), Cell(value=DASH)
@@ -189,45 +199,58 @@ def _closeness(row: Row) -> tuple[Cell, Cell]:
     return agreement, Cell(value=f"{row.accuracy.sqnr_db:.1f}")
 
 
+def finite(value: Any) -> float | None:
+    """``value`` as a float; None where it is no number, NaN or infinite."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def number(value: float | None, form: str, unit: str = "") -> str:
+    """A number such as ``8.25 s``, by a format specification such as ".2f", with its unit.
+
+    A dash, without the unit, stands for None, NaN and infinity.
+    """
+    known = finite(value)
+    return DASH if known is None else f"{known:{form}}{unit}"
+
+
 def milliseconds(value: float | None) -> str:
-    """A time to three significant digits, without the unit; a dash for None."""
-    if value is None:
-        return DASH
-    digits = 1 if value >= 10 else 2 if value >= 1 else 3  # noqa: PLR2004 -- decimal places
-    return f"{value:.{digits}f}"
+    """A time in ms with three decimals below 1, two below 10, else one; a dash if not finite."""
+    known = finite(value) or 0.0
+    digits = 1 if known >= 10 else 2 if known >= 1 else 3  # noqa: PLR2004 -- decimal places
+    return number(value, f".{digits}f")
 
 
-def _speedup(speedup: Estimate | None) -> Cell:
+def _speedup_cell(speedup: Estimate | None) -> Cell:
     if speedup is None:
         return Cell(value=DASH)
     interval = f"{speedup.lower:.2f}-{speedup.upper:.2f}"
     return Cell(
-        value=f"{speedup.value:.2f}x",
-        interval="" if speedup.lower == speedup.upper else interval,
+        value=f"{speedup.value:.2f}x", interval="" if speedup.lower == speedup.upper else interval
     )
 
 
 def _title(report: ReportRecord) -> tuple[str, ...]:
     data = report.data
     lines = [f"{report.model} on {data.num_images} images of {data.name}, 95 % intervals"]
-    lines += _terms(report)
+    lines += _accuracy_legend(report)
     machine, options = report.machine, report.latency_options
     if machine and options:
-        timed = [row.latency for row in report.rows if row.latency]
-        threads = sorted({latency.threads for latency in timed})
+        latencies = [row.latency for row in report.rows if row.latency]
+        threads = sorted({latency.threads for latency in latencies})
         lines.append(
-            f"latency: batch {options.batch}, {_joined(threads)} threads, "
+            f"latency: batch {options.batch}, {_join(threads)} threads, "
             f"{options.rounds} interleaved rounds, fresh process each"
         )
-        lines.append(f"{machine.cpu}: {_joined(machine.instruction_sets)}")
-        foreign = max((latency.foreign_cores or 0.0 for latency in timed), default=0.0)
-        if foreign > _QUIET_CORES:
+        lines.append(f"{machine.cpu}: {_join(machine.instruction_sets)}")
+        foreign = max((latency.foreign_cores or 0.0 for latency in latencies), default=0.0)
+        if foreign > _MAX_FOREIGN_CORES:
             lines.append(f"not a quiet machine: other programs used {foreign:.1f} cores meanwhile")
     return tuple(lines)
 
 
-def _terms(report: ReportRecord) -> list[str]:
-    """A line that says what agreement and SQNR compare; no line where no accuracy was measured."""
+def _accuracy_legend(report: ReportRecord) -> list[str]:
+    """A line on what agreement and SQNR compare; no line where no accuracy was measured."""
     quantities = [row.accuracy.sqnr_of for row in report.rows if row.accuracy]
     if not quantities or not quantities[-1]:
         return []
@@ -235,5 +258,5 @@ def _terms(report: ReportRecord) -> list[str]:
     return [f"agree: same {same} as the baseline; SQNR: of {quantities[-1]}"]
 
 
-def _joined(values: Iterable[object]) -> str:
+def _join(values: Iterable[object]) -> str:
     return ", ".join(str(value) for value in values) or DASH

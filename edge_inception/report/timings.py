@@ -8,7 +8,7 @@ structure, but numbers may be NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,22 +24,28 @@ from edge_inception.latency.record import (
     read_records,
 )
 from edge_inception.report import charts
-from edge_inception.report.latency import measurement_warnings, memory, middle, status
-from edge_inception.report.pairs import pairs_chart
-from edge_inception.report.provenance import pairs as fact_pairs
-from edge_inception.report.table import DASH, milliseconds, size
-from edge_inception.report.vega import Chart, finite
+from edge_inception.report.latency import (
+    measurement_warnings,
+    median,
+    memory,
+    slowest_first,
+    status,
+)
+from edge_inception.report.pairs import draw_pairs
+from edge_inception.report.provenance import field_texts
+from edge_inception.report.table import DASH, Figure, finite, milliseconds, number, size
+from edge_inception.report.vega import Chart
 
 MEASURED = "MEASURED"
 """Status of an engine that was timed alone, since only a comparison has a verdict."""
 
-_MOST_LAYERS = 10
+_MAX_LAYERS = 10
 _COLUMNS = ("p50", "p90", "p95", "p99", "mean")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Records in a file of ``bench``, ``compare`` or ``device.py bench``, upgraded to schema 2."""
+    """The records in a file of ``bench``, ``compare`` or ``device.py bench``, as version 2."""
 
     path: Path
     records: tuple[BenchRecord, ...]
@@ -72,13 +78,29 @@ def read_timings(paths: Iterable[Path]) -> list[Timing]:
     ]
 
 
-def part(timing: Timing, identity: str) -> dict[str, Any]:
-    """Content of the page's section on one file."""
+def section(timing: Timing, identity: str) -> dict[str, Any]:
+    """Values of the page's section on one file, for the template timing.html."""
     first = timing.records[0]
     sides = list(_sides(timing))
-    drawn = {
-        "latency": charts.latencies([side.row for side in sides]),
+    charts_by_name = {
+        "latency": charts.draw_latency(side.times for side in sides),
         **_further_charts(timing, sides),
+    }
+    facts = [
+        ("record", str(timing.path)),
+        ("measured", timing.created_utc),
+        ("fingerprint of machine and protocol", first.fingerprint),
+    ]
+    if first.against:
+        facts.append(("A is of another day", first.against.created_utc))
+    reasons = {name: why for run in first.runs for name, why in run.unavailable.items()}
+    details = {
+        f"Engine {side}" if len(first.engines) > 1 else "Engine": records.plain(engine)
+        for side, engine in first.engines.items()
+    } | {
+        "Machine": records.plain(first.device),
+        "What the machine does not tell": dict(sorted(reasons.items())),
+        "Protocol": records.plain(first.protocol),
     }
     return {
         "id": identity,
@@ -89,36 +111,24 @@ def part(timing: Timing, identity: str) -> dict[str, Any]:
         "figures": figures(timing),
         "columns": _COLUMNS,
         "rows": [_table_row(side) for side in sides],
-        "charts": {name: chart for name, chart in drawn.items() if chart},
+        "charts": {name: chart for name, chart in charts_by_name.items() if chart},
         "measurement_warnings": _measurement_warnings(timing),
-        "layers": _layers(first.layers or ()),
+        "layers": _layer_rows(first.layers or ()),
         "has_several": any(len(side.runs) > 1 for side in sides),
-        "facts": _facts(timing),
-        "details": [
-            (f"Engine {side}" if len(first.engines) > 1 else "Engine", _fact_pairs(engine))
-            for side, engine in first.engines.items()
-        ]
-        + [
-            ("Machine", _fact_pairs(first.device)),
-            ("What the machine does not tell", _unknown(first)),
-            ("Protocol", _fact_pairs(first.protocol)),
-        ],
+        "facts": facts,
+        "details": [(title, field_texts(fields)) for title, fields in details.items()],
     }
 
 
-def _fact_pairs(record: records.Record) -> list[tuple[str, str]]:
-    return fact_pairs(records.plain(record))
-
-
-def times_of(timed: Iterable[Timing], sha256: str) -> dict[str, float]:
+def layer_times(timings: Iterable[Timing], sha256: str) -> dict[str, float]:
     """Layer name -> time in ms in the engine with this hash, by the first record that has them."""
-    for record in (record for timing in timed for record in timing.records):
+    for record in (record for timing in timings for record in timing.records):
         if record.layers is not None and sha256 and record.engine.sha256 == sha256:
             return {layer.name: layer.ms for layer in record.layers if finite(layer.ms)}
     return {}
 
 
-def line(timing: Timing) -> dict[str, Any]:
+def overview_line(timing: Timing) -> dict[str, Any]:
     """A file's line in the overview; the figures of a comparison are those of B."""
     *_, last = _sides(timing)
     return {
@@ -127,7 +137,7 @@ def line(timing: Timing) -> dict[str, Any]:
         "created_utc": timing.created_utc,
         "status": timing.status,
         "figures": {
-            "latency p50": f"{_median_ms(last.runs)} ms",
+            "latency p50": f"{milliseconds(last.times.median_ms)} ms",
             "size": size(last.engine.bytes),
         },
     }
@@ -135,16 +145,15 @@ def line(timing: Timing) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Side:
-    """An engine of one record with its runs, and its row for charts."""
+    """An engine of one record with its runs, and its times for the chart of latency."""
 
     engine: EngineFacts
     runs: tuple[RunRecord, ...]
-    row: charts.Timed
+    times: charts.EngineTimes
 
-    @property
-    def throughput(self) -> float | None:
-        """Median over the runs, in images/s."""
-        return middle(run.throughput for run in self.runs)
+    def median(self, name: str) -> float | None:
+        """Median over the runs of the field ``name`` of ``RunRecord``."""
+        return median(getattr(run, name) for run in self.runs)
 
 
 def _sides(timing: Timing) -> Iterator[_Side]:
@@ -155,21 +164,17 @@ def _sides(timing: Timing) -> Iterator[_Side]:
             if len(timing.records) > 1:
                 name = f"batch {record.protocol.batch}"
             runs = record.runs_of(side)
-            row = charts.Timed(
+            times = charts.EngineTimes(
                 name=name,
                 is_subject=side == list(engines)[-1],
-                median_ms=middle(run.median for run in runs),
+                median_ms=median(run.median for run in runs),
                 samples_ms=[sample for run in runs for sample in run.samples_ms],
             )
-            yield _Side(engine=engine, runs=runs, row=row)
+            yield _Side(engine=engine, runs=runs, times=times)
 
 
 def _title(engine: EngineFacts) -> str:
     return f"{engine.precision or ''} {engine.backend}".strip()
-
-
-def _median_ms(runs: Sequence[RunRecord]) -> str:
-    return milliseconds(middle(run.median for run in runs))
 
 
 def _sentence(timing: Timing) -> str:
@@ -182,76 +187,63 @@ def _sentence(timing: Timing) -> str:
     return f"{_title(first.engine)} on {machine}{threads}, fed {protocol.input}"
 
 
-def figures(timing: Timing) -> list[dict[str, str]]:
-    """Main figures of a file, each with ``name``, ``value`` and ``note``."""
-    first = timing.records[0]
-    return list(_compared(first, first.result) if first.result else _alone(timing))
+def figures(timing: Timing) -> list[Figure]:
+    """Main figures of a file: of both engines and their ratio, or of the engine timed alone."""
+    result = timing.records[0].result
+    return list(_comparison_figures(timing, result) if result else _single_figures(timing))
 
 
-def _compared(record: BenchRecord, result: ResultRecord) -> Iterator[dict[str, str]]:
-    ratio = finite(result.ratio)
-    if ratio is not None and result.ci95:
-        low, high = (_change(bound) for bound in result.ci95)
+def _comparison_figures(timing: Timing, result: ResultRecord) -> Iterator[Figure]:
+    record = timing.records[0]
+    if finite(result.ratio) is not None and result.ci95:
+        ratio, low, high = (_percent_change(one) for one in (result.ratio, *result.ci95))
         note = f"95 %: {low} to {high}; limit {100 * result.delta:+g} %"
-        yield {"name": "B over A", "value": f"{_change(ratio)} %", "note": note}
-    for side, engine in record.engines.items():
-        runs = record.runs_of(side)
-        note = f"{_title(engine)}, {size(engine.bytes)}, {len(runs)} processes"
-        yield {"name": f"{side} latency p50", "value": f"{_median_ms(runs)} ms", "note": note}
+        yield Figure(name="B over A", value=f"{ratio} %", note=note)
+    for side, one in zip(record.engines, _sides(timing), strict=True):
+        note = f"{_title(one.engine)}, {size(one.engine.bytes)}, {len(one.runs)} processes"
+        value = f"{milliseconds(one.times.median_ms)} ms"
+        yield Figure(name=f"{side} latency p50", value=value, note=note)
     if record.accuracy:
         drop = record.accuracy.drop_pp
         note = f"95 %: {drop.lower:.2f} to {drop.upper:.2f}"
-        yield {"name": "top-1 drop", "value": f"{drop.value:+.2f} pp", "note": note}
+        yield Figure(name="top-1 drop", value=f"{drop.value:+.2f} pp", note=note)
 
 
-def _change(ratio: Any) -> str:
+def _percent_change(ratio: float | None) -> str:
     """A ratio as a change in percent, such as ``+3.1``."""
-    value = finite(ratio)
-    return DASH if value is None else f"{100 * (value - 1):+.1f}"
+    return number(None if ratio is None else 100 * (ratio - 1), "+.1f")
 
 
-def _alone(timing: Timing) -> Iterator[dict[str, str]]:
+def _single_figures(timing: Timing) -> Iterator[Figure]:
     first = timing.records[0]
     run = first.runs[0]
-    tail = f"p90 {ms_text(run.p90)} ms" + (f", p99 {ms_text(run.p99)} ms" if run.p99 else "")
-    yield {"name": "latency p50", "value": f"{ms_text(run.median)} ms", "note": tail}
+    note = f"p90 {milliseconds(run.p90)} ms"
+    note += f", p99 {milliseconds(run.p99)} ms" if run.p99 else ""
+    yield Figure(name="latency p50", value=f"{milliseconds(run.median)} ms", note=note)
     fastest = max(timing.records, key=lambda one: finite(one.runs[0].throughput) or -math.inf)
-    protocol, speed = fastest.protocol, finite(fastest.runs[0].throughput)
-    value = DASH if speed is None else f"{speed:.1f}"
+    protocol = fastest.protocol
     note = f"images/s at batch {protocol.batch}"
     note += f", {protocol.streams} streams" if protocol.streams != 1 else ""
-    yield {"name": "throughput", "value": value, "note": note}
-    opened = finite(run.open_s)
-    value = DASH if opened is None else f"{opened:.2f} s"
-    notes = [f"first call {ms_text(run.first_ms)} ms"] if run.first_ms else []
-    notes += [f"memory {memory(finite(run.peak_mib))}"] if run.peak_mib else []
-    yield {"name": "opened in", "value": value, "note": ", ".join(notes)}
-    yield {"name": "size", "value": size(first.engine.bytes), "note": "engine file"}
-
-
-def ms_text(value: float | None) -> str:
-    """A time in ms to three significant digits, without the unit; a dash where it is no number."""
-    return milliseconds(finite(value))
+    yield Figure(name="throughput", value=number(fastest.runs[0].throughput, ".1f"), note=note)
+    notes = [f"first call {milliseconds(run.first_ms)} ms"] if run.first_ms else []
+    notes += [f"memory {memory(run.peak_mib)}"] if run.peak_mib else []
+    yield Figure(name="opened in", value=number(run.open_s, ".2f", " s"), note=", ".join(notes))
+    yield Figure(name="size", value=size(first.engine.bytes), note="engine file")
 
 
 def _table_row(side: _Side) -> dict[str, Any]:
-    runs = side.runs
-    opened, speed = middle(run.open_s for run in runs), side.throughput
-    latencies = zip(
-        *((run.median, run.p90, run.p95, run.p99, run.mean) for run in runs), strict=True
-    )
     return {
-        "name": side.row.name,
+        "name": side.times.name,
         "path": side.engine.path,
-        "is_subject": side.row.is_subject,
+        "is_subject": side.times.is_subject,
         "cells": [
-            *(milliseconds(middle(figures)) for figures in latencies),
-            DASH if speed is None else f"{speed:.1f}",
-            DASH if opened is None else f"{opened:.2f}",
-            milliseconds(middle(run.first_ms for run in runs)),
-            memory(middle(run.peak_mib for run in runs)),
-            str(len(runs)),
-            str(sum(run.n for run in runs)),
+            *(milliseconds(side.median(name)) for name in ("median", "p90", "p95", "p99", "mean")),
+            number(side.median("throughput"), ".1f"),
+            number(side.median("open_s"), ".2f"),
+            milliseconds(side.median("first_ms")),
+            memory(side.median("peak_mib")),
+            str(len(side.runs)),
+            str(sum(run.n for run in side.runs)),
         ],
     }
 
@@ -269,61 +261,40 @@ def _measurement_warnings(timing: Timing) -> list[str]:
     ]
 
 
-def _layers(layers: Sequence[Layer]) -> list[dict[str, str]]:
+def _layer_rows(layers: Sequence[Layer]) -> list[dict[str, str]]:
     """Executed layers in order, each with its share of the time of all layers in percent."""
-    total = sum(finite(one.ms) or 0.0 for one in layers)
+    total = sum(finite(layer.ms) or 0.0 for layer in layers)
     return [
         {
-            "name": one.name,
-            "kind": one.kind,
-            "kernel": one.kernel,
+            "name": layer.name,
+            "kind": layer.kind,
+            "kernel": layer.kernel,
             "ms": f"{ms:.3f}",
-            "share": f"{100 * ms / total:.1f}" if total else DASH,
+            "share": number(100 * ms / total if total else None, ".1f"),
         }
-        for one in layers
-        if (ms := finite(one.ms)) is not None
+        for layer in layers
+        if (ms := finite(layer.ms)) is not None
     ]
 
 
-def _slowest(layers: Sequence[Layer]) -> Chart | None:
-    timed = [one for one in layers if finite(one.ms) is not None]
-    ranked = sorted(timed, key=lambda one: -one.ms)[:_MOST_LAYERS]
-    values = [
-        charts.Point(name=one.name, subject=True, value=one.ms, text=f"{one.ms:.3f}")
-        for one in ranked
-    ]
-    return charts.bars("Slowest layers, ms", values, "ms", "time of the slowest layers")
-
-
-def _unknown(record: BenchRecord) -> list[tuple[str, str]]:
-    """Names of the figures that could not be read, each with the reason."""
-    reasons: dict[str, str] = {}
-    for run in record.runs:
-        reasons |= run.unavailable
-    return fact_pairs(dict(sorted(reasons.items())))
-
-
-def _facts(timing: Timing) -> list[tuple[str, str]]:
-    first = timing.records[0]
-    facts = [("record", str(timing.path)), ("measured", timing.created_utc)]
-    facts.append(("fingerprint of machine and protocol", first.fingerprint))
-    if first.against:
-        facts.append(("A is of another day", first.against.created_utc))
-    return facts
-
-
-def _further_charts(timing: Timing, sides: Sequence[_Side]) -> dict[str, Chart | None]:
+def _further_charts(timing: Timing, sides: Sequence[_Side]) -> Mapping[str, Chart | None]:
     """Chart of the pairs of a comparison, of the slowest layers, or of throughput by batch size."""
     first = timing.records[0]
     if first.result:
-        return {"pairs": pairs_chart(first, first.result)}
+        return {"pairs": draw_pairs(first, first.result)}
     if len(timing.records) == 1:
-        return {"slowest": _slowest(first.layers or ())}
-    bars = [
+        layers = [
+            charts.Point(name=layer.name, is_subject=True, value=layer.ms, text=f"{layer.ms:.3f}")
+            for layer in slowest_first(first.layers or ())[:_MAX_LAYERS]
+        ]
+        quantity = "time of the slowest layers"
+        return {"slowest": charts.draw_bars("Slowest layers, ms", layers, "ms", quantity)}
+    speeds = [
         charts.Point(
-            name=side.row.name, subject=side.row.is_subject, value=speed, text=f"{speed:.1f}"
+            name=side.times.name, is_subject=side.times.is_subject, value=speed, text=f"{speed:.1f}"
         )
         for side in sides
-        if (speed := side.throughput) is not None
+        if (speed := side.median("throughput")) is not None
     ]
-    return {"throughput": charts.bars("Throughput, images/s", bars, "images/s", "throughput")}
+    bars = charts.draw_bars("Throughput, images/s", speeds, "images/s", "throughput")
+    return {"throughput": bars}

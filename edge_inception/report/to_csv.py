@@ -11,20 +11,22 @@ from edge_inception.latency.record import BenchRecord
 from edge_inception.metrics.intervals import Estimate
 from edge_inception.validate.report_record import Accuracy, ReportRecord
 
-_COLUMNS = (
+_REPORT_COLUMNS = (
     "report", "model", "created_utc", "status", "row", "role", "backend", "precision",
     "float_precision", "num_images", "top1", "top1_lower", "top1_upper", "drop_pp",
     "drop_pp_lower", "drop_pp_upper", "agreement", "agreement_lower", "agreement_upper", "sqnr_db",
     "p50_ms", "p90_ms", "p99_ms", "mean_ms", "num_calls", "batch", "threads", "speedup",
     "speedup_lower", "speedup_upper", "size_bytes", "note",
 )  # fmt: skip
-_TIMED = ("n", "median", "mean", "p90", "p95", "p99", "throughput", "open_s", "first_ms",
-          "peak_mib", "power_mw", "throttled", "foreign_cores")  # fmt: skip
-_TIMING_COLUMNS = (
-    "record", "model", "created_utc", "verdict", "arm", "pair", "path", "backend", "precision",
-    "bytes", "batch", "streams", "threads", "t0", *_TIMED,
+_RUN_COLUMNS = (
+    "n", "median", "mean", "p90", "p95", "p99", "throughput", "open_s", "first_ms", "peak_mib",
+    "power_mw", "throttled", "foreign_cores",
 )  # fmt: skip
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_BENCH_COLUMNS = (
+    "record", "model", "created_utc", "verdict", "engine", "pair", "path", "backend", "precision",
+    "bytes", "batch", "streams", "threads", "t0", *_RUN_COLUMNS,
+)  # fmt: skip
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def to_csv(reports: Mapping[str, ReportRecord]) -> str:
@@ -32,28 +34,28 @@ def to_csv(reports: Mapping[str, ReportRecord]) -> str:
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
-    lines = (line for name, report in reports.items() for line in _lines(name, report))
-    return _written(_COLUMNS, lines)
+    lines = (line for name, report in reports.items() for line in _report_lines(name, report))
+    return _to_text(_REPORT_COLUMNS, lines)
 
 
 def timings_to_csv(records: Mapping[str, Sequence[BenchRecord]]) -> str:
     """CSV of the runs of ``bench`` and ``compare``, from the records of each file by its name."""
     named = ((name, record) for name, several in records.items() for record in several)
-    return _written(_TIMING_COLUMNS, (line for pair in named for line in _runs(*pair)))
+    return _to_text(_BENCH_COLUMNS, (line for pair in named for line in _bench_lines(*pair)))
 
 
-def _written(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+def _to_text(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _safe(value) for key, value in line.items()} for line in lines)
+    writer.writerows({key: _escape(value) for key, value in line.items()} for line in lines)
     return stream.getvalue()
 
 
-def _runs(name: str, record: BenchRecord) -> Iterator[dict[str, Any]]:
+def _bench_lines(name: str, record: BenchRecord) -> Iterator[dict[str, Any]]:
     result = record.result
     for run in record.runs:
-        engine = record.engines[run.arm]
+        engine = record.engines[run.side]
         yield {
             "record": name,
             "model": record.model.name,
@@ -61,15 +63,16 @@ def _runs(name: str, record: BenchRecord) -> Iterator[dict[str, Any]]:
             "verdict": result.verdict.value if result else None,
             **{key: getattr(engine, key) for key in ("path", "backend", "precision", "bytes")},
             **{key: getattr(record.protocol, key) for key in ("batch", "streams", "threads")},
-            **{key: getattr(run, key) for key in ("arm", "pair", "t0", *_TIMED)},
+            "engine": run.side,
+            **{key: getattr(run, key) for key in ("pair", "t0", *_RUN_COLUMNS)},
         }
 
 
-def _safe(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+def _escape(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
-def _lines(name: str, report: ReportRecord) -> Iterator[dict[str, Any]]:
+def _report_lines(name: str, report: ReportRecord) -> Iterator[dict[str, Any]]:
     common = {
         "report": name,
         "model": report.model,
@@ -77,15 +80,15 @@ def _lines(name: str, report: ReportRecord) -> Iterator[dict[str, Any]]:
         "status": report.status,
         "num_images": report.data.num_images,
     }
-    taken = ("backend", "precision", "float_precision", "size_bytes", "note")
-    timed = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "num_calls", "batch", "threads")
+    of_row = ("backend", "precision", "float_precision", "size_bytes", "note")
+    of_latency = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "num_calls", "batch", "threads")
     for row in report.rows:
         yield {
             **common,
             "row": row.name,
             "role": row.role.value,
-            **{key: getattr(row, key) for key in taken},
-            **{key: getattr(row.latency, key, None) for key in timed},
+            **{key: getattr(row, key) for key in of_row},
+            **{key: getattr(row.latency, key, None) for key in of_latency},
             **_accuracy(row.accuracy),
             **_estimate("speedup", row.speedup),
         }

@@ -182,7 +182,7 @@ class Comparison:
 
 def _logs(runs: Sequence[bench.Run]) -> list[float]:
     a, b = ([run for run in runs if run.side == side] for side in (BASELINE, CANDIDATE))
-    return [regression.log_ratio(*pair) for pair in zip(a, b, strict=True)]
+    return [regression.log_ratio(x.medians, y.medians) for x, y in zip(a, b, strict=True)]
 
 
 def _stored_result(old: BenchRecord, new: BenchRecord, gate: Gate, *, trusted: bool) -> Result:
@@ -193,7 +193,7 @@ def _stored_result(old: BenchRecord, new: BenchRecord, gate: Gate, *, trusted: b
     if min(len(before), len(now)) < 2:  # noqa: PLR2004 -- a variance
         few = f"the record has {len(before)} runs of A, wanted 2 or more"
         return _unmeasured(Verdict.INVALID, few, gate)
-    result = regression.against(before, now, gate.delta)
+    result = regression.compare_with_stored(before, now, gate.delta)
     if result.verdict is not Verdict.FAIL or trusted:
         return result
     reason = "a record of another day only warns: compare both engines, or --trust-stored"

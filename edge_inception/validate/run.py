@@ -21,7 +21,7 @@ from edge_inception.data.imageset import ImageSet
 from edge_inception.engines import _registry as backends
 from edge_inception.errors import InputError
 from edge_inception.latency import machine, measure
-from edge_inception.latency.contender import photos
+from edge_inception.latency.contender import preprocessed_photos
 from edge_inception.latency.measure import Contender, Latency, LatencyOptions
 from edge_inception.sidecar import BlobDetails, EngineDetails, PlanDetails, ReportDetails
 from edge_inception.spec import Head, Preprocess, Progress, no_progress
@@ -223,7 +223,7 @@ def _written_photos(
         paths = {}
         for index, preprocess in enumerate(preprocesses):
             paths[preprocess] = Path(folder) / f"images{index}.npy"
-            np.save(paths[preprocess], photos(image_set, preprocess, options.batch))
+            np.save(paths[preprocess], preprocessed_photos(image_set, preprocess, options.batch))
         yield paths
 
 

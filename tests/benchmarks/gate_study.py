@@ -66,7 +66,7 @@ def main() -> None:
     results = {
         name: study(part, arguments.trials, drift=drift)
         for name, (part, drift) in parts.items()
-        if len(part) > GATE.most_pairs
+        if len(part) > GATE.max_pairs
     }
     record = {
         "sittings": len(pool),
@@ -108,7 +108,7 @@ def study(pool: Sequence[Sitting], trials: int, *, drift: bool) -> dict[str, Any
         gate: Counter[str] = Counter()
         alarms: Counter[str] = Counter()
         for start, ramp in zip(starts, ramps, strict=True):
-            window = [pool[(start + i) % len(pool)] for i in range(GATE.most_pairs)]
+            window = [pool[(start + i) % len(pool)] for i in range(GATE.max_pairs)]
             result, logs = sequential(_figure(window, second, ramp), GATE)
             gate[result.verdict.value] += 1
             # the rivals measure as their users do: all runs of A, then all of B, as many as we did

@@ -41,7 +41,7 @@ def test_compare_asks_for_what_the_gate_asks_for():
     """``compare`` and ``latency_gate`` have the same defaults, without importing the gate."""
     usual = {option.name: option.default for option in main.cli.commands["compare"].params}
     gate = Gate()
-    assert (usual["pairs"], usual["most_pairs"]) == (gate.pairs, gate.most_pairs)
+    assert (usual["pairs"], usual["most_pairs"]) == (gate.pairs, gate.max_pairs)
     assert parse_share(usual["max_regression"]) == gate.delta
 
 

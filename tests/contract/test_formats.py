@@ -218,7 +218,7 @@ def compared(folder: Path) -> Format:
         one,
         kind="ab",
         engines={"A": one.engine, "B": one.engine},
-        runs=(*one.runs, structs.replace(one.runs[0], arm="B")),
+        runs=(*one.runs, structs.replace(one.runs[0], side="B")),
         result=result,
         layers=(bench.Layer(name="n", kind="k", kernel="k", ms=0.1),),
         against=bench.Against(file="f", created_utc="t"),

@@ -144,8 +144,8 @@ def test_the_page_draws_what_the_search_wrote(saved):
     from edge_inception.report import rooflines
 
     record = search_record.read(saved / "model.search.json")
-    drawn = rooflines.placements(record)
-    assert drawn.says.startswith(f"{len(record.points)} sets of groups in float: ")
+    drawn = rooflines.draw_placements(record)
+    assert drawn.description.startswith(f"{len(record.points)} sets of groups in float: ")
 
 
 def test_the_search_saves_it_with_the_two_groups_that_are_fragile(saved, capsys):

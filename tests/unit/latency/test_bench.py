@@ -144,7 +144,7 @@ def test_a_record_is_whole_and_strict_json(feed, tmp_path):
         (EngineFacts, found["engines"]["A"]),
         (bench_record.RunRecord, found["runs"][0]),
     ):
-        needed = kind.__struct_fields__[: -len(kind.__struct_defaults__)]
+        needed = kind.__struct_encode_fields__[: -len(kind.__struct_defaults__)]
         assert part.keys() == set(needed)
     assert record.protocol.threads == 1
     assert record.fingerprint == bench.fingerprint(record.device, record.protocol)
@@ -154,7 +154,7 @@ def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
     """Version 1, as a device wrote it: read, and invalid with what differs or was not recorded."""
     stored = Path(__file__).with_name("records") / "device-1.json"
     session = Comparison(
-        protocol=QUICK, gate=Gate(pairs=2, most_pairs=2), image_set=None, folder=tmp_path
+        protocol=QUICK, gate=Gate(pairs=2, max_pairs=2), image_set=None, folder=tmp_path
     )
     contender = dataclasses.replace(_contender(), images=feed)
     under_test = _under_test(contender, sha256="ab" * 32, description="zeros")
@@ -165,7 +165,7 @@ def test_a_record_of_another_version_is_judged_against(feed, tmp_path):
     assert "input_sha256 (86987e5b1e15 then, abababababab now)" in told
     path = tmp_path / "compared.json"
     path.write_bytes(to_json(found))
-    assert [run.arm for run in read_record(path).runs] == ["A", "B", "B"]
+    assert [run.side for run in read_record(path).runs] == ["A", "B", "B"]
 
 
 def test_measurement_warnings_are_named():
@@ -178,11 +178,11 @@ def test_measurement_warnings_are_named():
         side="A", pair=0, t0="", blocks=((1.0, 1.0), (1.0, 1.0)), compute_ms=(), open_s=0,
         first_ms=1, peak_mib=1, telemetry=quiet, foreign_cores=0.0,
     )  # fmt: skip
-    assert bench.warnings_of(run) == []
+    assert bench.find_warnings(run) == []
     hot = quiet._replace(throttled=True, temp_c=Temperatures(start={}, end={"cpu": 95.0}))
     bad = dataclasses.replace(
         run, telemetry=hot, foreign_cores=1.5, blocks=((1.0, 2.0), (1.0, 9.0))
     )
-    text = " ".join(bench.warnings_of(bad))
+    text = " ".join(bench.find_warnings(bad))
     for word in ("throttled", "cpu reached 90 C", "1.5 cores", "calls vary"):
         assert word in text

@@ -39,21 +39,21 @@ def test_this_machine_is_described_by_its_own_kernel():
 
 def test_foreign_work_is_what_all_cores_did_less_our_own():
     """In 10 s all cores worked 15 s, of which 5 s were ours: one core was busy for others."""
-    before = machine.CpuUse(wall_s=100, busy_s=1000, own_s=3)
-    after = machine.CpuUse(wall_s=110, busy_s=1015, own_s=8)
+    before = machine.CpuTimes(wall_s=100, busy_s=1000, own_s=3)
+    after = machine.CpuTimes(wall_s=110, busy_s=1015, own_s=8)
     assert machine.foreign_cores(before, after) == 1.0
     assert machine.foreign_cores(None, after) is None
     # rounding of ticks must not make it negative
-    idle = machine.CpuUse(wall_s=110, busy_s=1004.99, own_s=8)
+    idle = machine.CpuTimes(wall_s=110, busy_s=1004.99, own_s=8)
     assert machine.foreign_cores(before, idle) == 0.0
 
 
 def test_work_of_an_ended_child_is_our_own():
     """A child that burns 0.3 s of CPU adds that to our own time, and to all cores' too."""
-    before = machine.cpu_use()
+    before = machine.read_cpu_times()
     code = "import time\nwhile time.process_time() < 0.3: pass"
     subprocess.run([sys.executable, "-c", code], check=True)
-    after = machine.cpu_use()
+    after = machine.read_cpu_times()
     assert before is not None
     assert after is not None
     # clock ticks of 10 ms on either side

@@ -80,7 +80,7 @@ def test_the_shape_is_the_documented_one():
     ):
         words = text[text.index(start) + len(start) :].split(";\n- ``")[0]
         optional = len(kind.__struct_defaults__) if kind is not record.ResultRecord else 0
-        needed = kind.__struct_fields__[: len(kind.__struct_fields__) - optional]
+        needed = kind.__struct_encode_fields__[: len(kind.__struct_fields__) - optional]
         assert set(needed) - set(re.findall(r"\w+", words)) == set(), start
     for key in set(record.BenchRecord.__struct_fields__) - {"schema", "schema_version"}:
         assert f"``{key}``" in text
@@ -211,7 +211,7 @@ def whole():
     hints = get_type_hints(record.BenchRecord, include_extras=True)
     parts = {name: values_of(hints[name]) for name in hints.keys() - FIXED} | {
         "engines": of(EngineFacts).map(lambda one: {"A": one}),
-        "runs": of(record.RunRecord, arm=st.just("A")).map(lambda one: (one,)),
+        "runs": of(record.RunRecord, side=st.just("A")).map(lambda one: (one,)),
         "result": of(record.ResultRecord),
     }
     return st.one_of(

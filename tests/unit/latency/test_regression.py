@@ -40,7 +40,7 @@ def test_noise_is_no_verdict():
 
 def test_t_interval_by_hand():
     """Three pairs of log 0.01, 0.02, 0.03: mean 0.02, half width 4.303 * 0.01 / sqrt 3."""
-    found = regression.interval([0.01, 0.02, 0.03])
+    found = regression.ratio_interval([0.01, 0.02, 0.03])
     half = 4.30265 * 0.01 / math.sqrt(3)
     assert found.value == pytest.approx(math.exp(0.02), rel=1e-6)
     assert found.lower == pytest.approx(math.exp(0.02 - half), rel=1e-4)
@@ -87,7 +87,7 @@ def test_pairs_are_added_until_it_is_decided():
         asked.append(index)
         return noisy[index] if index < 4 else 0.0
 
-    result, logs = sequential(figure, Gate(delta=0.03, pairs=4, most_pairs=30, step=2))
+    result, logs = sequential(figure, Gate(delta=0.03, pairs=4, max_pairs=30, step=2))
     assert result.verdict is Verdict.PASS
     assert asked == list(range(len(logs)))
     assert 4 < len(logs) < 30
@@ -96,7 +96,7 @@ def test_pairs_are_added_until_it_is_decided():
 def test_no_more_than_the_most():
     """Never decided: it stops at the limit and says so."""
     result, logs = sequential(
-        lambda index: 0.3 if index % 2 else -0.3, Gate(pairs=4, most_pairs=9, step=2)
+        lambda index: 0.3 if index % 2 else -0.3, Gate(pairs=4, max_pairs=9, step=2)
     )
     assert result.verdict is Verdict.INCONCLUSIVE
     assert len(logs) == result.num_pairs == 9
@@ -105,7 +105,7 @@ def test_no_more_than_the_most():
 def test_another_day_by_welch():
     """Equal spreads and sizes: Welch is Student's two-sample t, 2 * 4 - 2 degrees of freedom."""
     first, second = np.exp([0.0, 0.01, 0.02, 0.03]), np.exp([0.10, 0.11, 0.12, 0.13])
-    found = regression.against(first, second, 0.03)
+    found = regression.compare_with_stored(first, second, 0.03)
     error = math.sqrt(2 * np.var([0.0, 0.01, 0.02, 0.03], ddof=1) / 4)
     assert found.verdict is Verdict.FAIL
     assert found.ratio.value == pytest.approx(math.exp(0.1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_inception.latency.telemetry import Reading, _rails, between
+from edge_inception.latency.telemetry import Reading, _rail_power_mw, summarize
 
 
 def reading(count, *, is_flag):
@@ -22,7 +22,7 @@ def reading(count, *, is_flag):
 def test_a_flag_throttles_if_set_and_a_counter_if_it_moved(first, last, is_flag, wanted):
     """NVML tells a flag, the kernel a count."""
     before, after = (reading(one, is_flag=is_flag) for one in (first, last))
-    assert between(before, after).throttled is wanted
+    assert summarize(before, after).throttled is wanted
 
 
 def test_a_sensor_that_cannot_be_read_is_no_rail(tmp_path):
@@ -30,4 +30,4 @@ def test_a_sensor_that_cannot_be_read_is_no_rail(tmp_path):
     (tmp_path / "class/hwmon/hwmon0/name").mkdir(parents=True)
     (tmp_path / "class/hwmon/hwmon1").mkdir()
     (tmp_path / "class/hwmon/hwmon1/name").write_bytes(b"\xff")
-    assert _rails(tmp_path) is None
+    assert _rail_power_mw(tmp_path) is None

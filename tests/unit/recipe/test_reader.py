@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge_inception.errors import InputError
@@ -385,6 +385,7 @@ VALUES = st.recursive(
 )
 
 
+@example({"model.num_classes": "\ud800"})  # half of a surrogate pair, which has no UTF-8
 @given(st.dictionaries(st.sampled_from([*WRONG, "build.batch", "search.max_groups"]), VALUES))
 def test_any_value_of_any_key_is_taken_or_refused(values):
     """No value escapes as another exception, and what is taken is what was said."""

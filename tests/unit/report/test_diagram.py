@@ -54,7 +54,7 @@ def noise(name, sqnr_db, *, is_jump=False):
 def test_branches_stand_side_by_side():
     """A branch keeps its column until it forks; the shortcut has one too; no two share a place."""
     inputs = {i: NETWORK.layers[i].inputs for i in range(1, 6)}
-    found = diagram.plan(0, [1, 2, 3, 4, 5], inputs)
+    found = diagram.lay_out(0, [1, 2, 3, 4, 5], inputs)
     assert found.columns == {1: 0, 2: 1, 3: 1, 4: 2}
     assert found.num_columns == 4
     assert found.rows == {0: 0, 1: 1, 2: 1, 3: 2, 4: 2, 5: 3}
@@ -67,19 +67,19 @@ def test_branches_stand_side_by_side():
 def test_times_stand_in_the_boxes_they_are_of():
     """A layer that was timed says so; SQNR, where known, comes first, the time in the tip."""
     times = {"block/left": 0.0314}
-    drawing = str(diagram.blocks(NETWORK, None, times)[1].drawing)
+    drawing = str(diagram.draw_blocks(NETWORK, None, times)[1].drawing)
     assert drawing.count('class="second"') == drawing.count(" us</text>") + 3  # the others' MACs
     assert drawing.count(">31 us</text>") == 1
-    lines = diagram.lines(NETWORK, None, times)
+    lines = diagram.layer_rows(NETWORK, None, times)
     assert [one.ms for one in lines] == ["", "0.031", "", "", "", ""]
-    drawing = str(diagram.blocks(NETWORK, noise("block/left", 21.0), times)[1].drawing)
+    drawing = str(diagram.draw_blocks(NETWORK, noise("block/left", 21.0), times)[1].drawing)
     assert ">21 dB</text>" in drawing
     assert "31 us; SQNR 21 dB</title>" in drawing
 
 
 def test_boxes_lie_inside_of_the_drawing_and_do_not_overlap():
     """Every rectangle of a layer is within the drawing and clear of the others."""
-    drawing = diagram.blocks(NETWORK)[1].drawing
+    drawing = diagram.draw_blocks(NETWORK)[1].drawing
     width, height = map(float, re.search(r'width="(\d+)" height="(\d+)"', drawing).groups())
     form = r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)" rx'
     boxes = [tuple(map(float, found)) for found in re.findall(form, drawing)]
@@ -99,10 +99,10 @@ def test_names_are_text_and_noise_is_shown():
     layers[1] = replace(layers[1], label="<script>")
     network = replace(NETWORK, layers=tuple(layers))
     noisy = noise("block/first", 31.4, is_jump=True)
-    drawing = diagram.blocks(network, noisy)[1].drawing
+    drawing = diagram.draw_blocks(network, noisy)[1].drawing
     assert "<script>" not in drawing
     assert "&lt;script&gt;" in drawing
     assert "31 dB" in drawing
     assert drawing.count(" jump") == 1
     assert drawing.count('class="box float') == 1
-    assert [line.sqnr for line in diagram.lines(network, noisy)] == ["", "", "31", "", "", ""]
+    assert [line.sqnr for line in diagram.layer_rows(network, noisy)] == ["", "", "31", "", "", ""]

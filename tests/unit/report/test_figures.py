@@ -9,13 +9,13 @@ import pytest
 
 from edge_inception.report import page, rooflines
 from edge_inception.report.charts import log_ticks
-from edge_inception.report.latency import middle
+from edge_inception.report.latency import median
 
 
 def test_the_median_of_an_even_number_is_between_the_two_in_the_middle():
     """NaN and unknown figures are left out."""
-    assert middle([4.0, None, 1.0, math.nan, 2.0, 3.0]) == 2.5
-    assert middle([None, math.nan]) is None
+    assert median([4.0, None, 1.0, math.nan, 2.0, 3.0]) == 2.5
+    assert median([None, math.nan]) is None
 
 
 @pytest.mark.parametrize("decades", range(1, 20))
@@ -26,9 +26,9 @@ def test_there_are_at_most_six_ticks(decades):
 
 def test_a_renamed_engine_does_not_stop_the_page(monkeypatch):
     """An engine whose name has no target is passed over."""
-    monkeypatch.setattr(rooflines, "targets", lambda _: "all")
-    monkeypatch.setattr(rooflines, "roofline", lambda one: one.target)
+    monkeypatch.setattr(rooflines, "draw_targets", lambda _: "all")
+    monkeypatch.setattr(rooflines, "draw_roofline", lambda one: one.target)
     engine = SimpleNamespace(kind="engine", path=SimpleNamespace(name="mine.engine"))
     orin = SimpleNamespace(target="orin-nano-8gb")
     source = SimpleNamespace(artifacts=[engine], rooflines=[orin])
-    assert page._rooflines(source) == ["all", "orin-nano-8gb"]
+    assert page._draw_rooflines(source) == ["all", "orin-nano-8gb"]

@@ -53,7 +53,7 @@ def test_runs_of_one_engine_are_one_line(report, tmp_path):
         made["rows"] = [*report["rows"][:2], row]
         found = report_record.convert(made, where="a report")
         sources.append(Source(path=tmp_path / f"{day}.json", report=found))
-    latency, _ = history.histories(sources[::-1])
+    latency, _ = history.draw_histories(sources[::-1])
     assert latency.note == "Changed with run 8 of 2026-11-08T00:00:00Z."
     assert "2026-11-08" in latency.wide
 
@@ -68,6 +68,6 @@ def test_records_of_bench_make_a_line_of_their_own(single, as_record, tmp_path):
         timed.append(Timing(path=tmp_path / f"{day}.json", records=(as_record(made),)))
     other = as_record({**single, "fingerprint": "another"})
     timed += [Timing(path=tmp_path / f"other{i}.json", records=(other,)) for i in range(2)]
-    (found,) = history.histories_of_timings(timed[::-1])
+    (found,) = history.draw_bench_histories(timed[::-1])
     assert found.title == "inception_v4, int8 by openvino, batch 1: median, ms"
     assert found.note == "Changed with run 8 of 2026-11-08T00:00:00Z."

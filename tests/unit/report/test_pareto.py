@@ -31,7 +31,7 @@ def test_each_engine_stands_once(source):
     """Two placements are two points, the same engine timed again is one; baselines are one."""
     newest, again, other = source("c", "aa", 7.0), source("b", "aa", 8.0), source("a", "bb", 6.0)
     (found,) = fronts([newest, again, other])
-    lines = [(one.number, one.name, one.place, one.ms) for one in found.lines]
+    lines = [(one.number, one.name, one.report_path, one.ms) for one in found.rows]
     assert lines == [
         (1, "INT8 (cpu)", "a/report.json", "6.00"),
         (2, "INT8 (cpu)", "c/report.json", "7.00"),
@@ -55,5 +55,5 @@ def test_other_conditions_are_another_chart(source, report):
 def test_models_are_told_apart(source):
     """Of two models the rows have the model's name."""
     (found,) = fronts([source("a", "aa", 7.0), source("b", "bb", 8.0, model="googlenet")])
-    names = [one.name for one in found.lines]
+    names = [one.name for one in found.rows]
     assert names[:2] == ["inception_v4 INT8 (cpu)", "googlenet INT8 (cpu)"]

@@ -42,16 +42,16 @@ GOOD = ScoredSet(
 @pytest.mark.parametrize(("intensity", "bound_by"), [(4.0, "memory"), (400.0, "compute")])
 def test_a_network_is_bound_by_the_side_of_the_ridge_it_is_on(intensity, bound_by):
     """The ridge is peak over bandwidth, here 1e12 / 1e10 = 100 multiply-adds per byte."""
-    chart = rooflines.roofline(dataclasses.replace(ROOFLINE, intensity=intensity))
-    assert f"bound by {bound_by}; the ridge is at 100" in chart.says
+    chart = rooflines.draw_roofline(dataclasses.replace(ROOFLINE, intensity=intensity))
+    assert f"bound by {bound_by}; the ridge is at 100" in chart.description
     assert "25%" in chart.note
 
 
 def test_targets_are_told_with_their_range():
     """Each target has its range and bound; without any there is no chart."""
     one = dataclasses.replace(ROOFLINE, target="t4")
-    assert "t4, int8 10 to 30, at most 40" in rooflines.targets([one]).says
-    assert rooflines.targets([]) is None
+    assert "t4, int8 10 to 30, at most 40" in rooflines.draw_targets([one]).description
+    assert rooflines.draw_targets([]) is None
 
 
 def search(*points):
@@ -75,10 +75,10 @@ def search(*points):
 def test_placements_that_do_not_fit_are_not_drawn():
     """Of a search's points those with numbers are; without any there is no chart."""
     nothing = msgspec.structs.replace(GOOD, float_share_of_macs=math.nan)
-    chart = rooflines.placements(search(GOOD, nothing))
-    assert chart.says == "1 set of groups in float: 1 group, 12.5 % float, drop 0.50 pp"
+    chart = rooflines.draw_placements(search(GOOD, nothing))
+    assert chart.description == "1 set of groups in float: 1 group, 12.5 % float, drop 0.50 pp"
     for record in (None, search(), search(nothing)):
-        assert rooflines.placements(record) is None
+        assert rooflines.draw_placements(record) is None
 
 
 @pytest.mark.parametrize("change", [{"keep": 1}, {"drop_pp": "much"}, {"colour": 1}])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_inception import records
 from edge_inception.errors import InputError
 from edge_inception.report.noise_record import NoiseRecord, NoisyLayer
-from edge_inception.report.sources import with_noise
+from edge_inception.report.sources import read_sources
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def files(report, tmp_path):
 def test_noise_goes_to_the_report_beside_its_graphs(files):
     """Of two reports the one in the folder of the graphs has it; alone, a copied report does."""
     first, second, noise = files
-    found = with_noise([second, noise, first])
+    found = read_sources([second, noise, first])
     assert [one.noise is not None for one in found] == [False, True]
-    assert with_noise([second, noise])[0].noise is not None
+    assert read_sources([second, noise])[0].noise is not None
 
 
 def test_noise_of_no_report_is_refused(files):
@@ -43,9 +43,9 @@ def test_noise_of_no_report_is_refused(files):
     record = json.loads(noise.read_text())
     noise.write_text(json.dumps({**record, "graphs": ["/elsewhere/model.onnx"]}))
     with pytest.raises(InputError, match="/elsewhere"):
-        with_noise([first, files[1], noise])
+        read_sources([first, files[1], noise])
     with pytest.raises(InputError):
-        with_noise([noise])
+        read_sources([noise])
 
 
 LAYER = {
@@ -72,7 +72,7 @@ def test_a_damaged_record_of_noise_is_refused(files, change, says):
     first, _, path = files
     path.write_text(json.dumps(json.loads(path.read_text()) | change), encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        with_noise([first, path])
+        read_sources([first, path])
     assert says in str(caught.value)
     assert "noise.json" in str(caught.value)
     assert caught.value.exit_code == 3

@@ -12,7 +12,7 @@ import pytest
 
 from edge_inception.cli import main
 from edge_inception.report.pairs import pair_changes
-from edge_inception.report.timings import Timing, times_of
+from edge_inception.report.timings import Timing, layer_times
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -84,7 +84,7 @@ def test_csv_has_a_line_for_each_run(compared, shown, report):
     code, said = shown(compared, flags=("--csv",))
     assert code == 6
     lines = list(csv.DictReader(io.StringIO(said.out)))
-    assert [(line["arm"], line["pair"], line["median"]) for line in lines[:3]] == [
+    assert [(line["engine"], line["pair"], line["median"]) for line in lines[:3]] == [
         ("A", "0", "10.0"), ("B", "0", "11.0"), ("A", "1", "10.0"),
     ]  # fmt: skip
     assert lines[1]["path"] == "model.int8.blob"
@@ -98,7 +98,7 @@ def test_markdown_of_one_engine_has_no_verdict(single, shown):
     single["protocol"]["threads"] = None
     code, said = shown(single, flags=("--markdown",))
     assert code == 0
-    assert said.out.startswith("| arm | engine")
+    assert said.out.startswith("| engine | precision and file")
     assert "| A | int8 model.int8.blob | 8.00 |" in said.out
     assert "Test CPU, batch 1" in said.out
 
@@ -151,8 +151,8 @@ def test_times_belong_to_the_file_that_was_timed(single, as_record):
         Timing(path=Path("a"), records=(other,)),
         Timing(path=Path("b"), records=(as_record(single), layered)),
     ]
-    assert times_of(timed, "ab" * 32) == {"stem": 3.0, "tail": 1.0}
-    assert times_of(timed, "") == times_of(timed, "cd" * 32) == {}
+    assert layer_times(timed, "ab" * 32) == {"stem": 3.0, "tail": 1.0}
+    assert layer_times(timed, "") == layer_times(timed, "cd" * 32) == {}
 
 
 def test_reports_and_records_share_a_page(report, compared, single, page):
