@@ -5,17 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_inception import artifact
 from edge_inception.deploy import agent, transfer
 from edge_inception.deploy.address import Address
+from edge_inception.deploy.connection import DISTRUST, Connection, Outcome
 from edge_inception.deploy.layout import Releases, absolute
 from edge_inception.deploy.payload import Payload, Wheels
-from edge_inception.deploy.remote import ConnectionLost, Machine, Outcome
+from edge_inception.deploy.ssh import ConnectionLost
 from edge_inception.device import manifest, measure, records
 from edge_inception.device.errors import Refusal
 from edge_inception.errors import DeployFailed
@@ -30,6 +32,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
 )
 _COMPLETE = "complete"  # written last; a virtual environment without this file is made again
 _VENV = "venv --system-site-packages"
+_RECORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\.json")
 _MIB = 1 << 20
 
 
@@ -45,7 +48,8 @@ class TransferState:
 class Job:
     """What to deploy to one device, and callbacks for its output.
 
-    ``python`` is a command on the device; ``out`` is the local folder for its results.
+    ``python`` is a command on the device; ``out`` is the local folder for its results. ``copying``
+    shows the progress of a copy, in bytes, for as long as it is open.
     """
 
     payload: Payload
@@ -54,7 +58,7 @@ class Job:
     python: str
     out: Path
     say: Callable[[str], None]
-    progress: Progress
+    copying: Callable[[], AbstractContextManager[Progress]]
     sent: TransferState = field(default_factory=TransferState)
 
 
@@ -82,118 +86,91 @@ def folder_name(address: Address) -> str:
     return str(address).replace(":", "_").replace("[", "").replace("]", "").replace("%", "_")
 
 
-def plan(machine: Machine, job: Job) -> Deployment:
+def plan(connection: Connection, job: Job) -> Deployment:
     """Say what a deploy would send, and change nothing on the device."""
-    releases = _releases(machine, job)
+    releases, hello = _releases(connection, job), connection.hello
     plans = _plans(releases, job)
-    transfer.require_room(machine, *plans)
+    transfer.require_room(connection, *plans)
     to_send = sum(each.bytes for each in plans)
     num_files = sum(len(each.starts) for each in plans)
-    job.say(
-        f"{plans[0].machine}, Python {plans[0].python}, {plans[0].free_bytes / _MIB:.0f} MiB free"
-    )
+    job.say(f"{hello.machine}, Python {hello.python}, {plans[0].free_bytes / _MIB:.0f} MiB free")
     job.say(f"would send {num_files} files, {to_send / _MIB:.1f} MiB, to {plans[0].folder}")
-    return _describe_deployment(releases, job, releases.current(), job.python)
+    return _describe_deployment(releases, job, releases.current())
 
 
-def plan_rollback(machine: Machine, job: Job) -> Deployment:
+def plan_rollback(connection: Connection, job: Job) -> Deployment:
     """Say which version a rollback would make current, and change nothing on the device.
 
     Raises:
         DeployFailed: There is no previous version.
     """
-    releases = _deployed_releases(machine, job)
+    releases = _releases(connection, job)
     version, before = releases.rollback_versions()
     job.say(f"would switch back from {before} to {version}, and send nothing")
-    return _rolled_back(releases, job, version, before)
+    return _describe_deployment(releases, job, before, version=version)
 
 
-def rollback(machine: Machine, job: Job) -> Deployment:
+def rollback(connection: Connection, job: Job) -> Deployment:
     """Switch to the previous version.
 
     Raises:
         DeployFailed: There is no previous version.
     """
-    releases = _deployed_releases(machine, job)
-    with releases.locked(job.python):
-        version, before = releases.rollback()
-    return _rolled_back(releases, job, version, before)
+    releases = _releases(connection, job)
+    releases.rollback_versions()  # where it raises, not even a lock is made
+    releases.lock(job.say)
+    version, before = releases.rollback()
+    return _describe_deployment(releases, job, before, version=version)
 
 
-def _deployed_releases(machine: Machine, job: Job) -> Releases:
-    releases = _releases(machine, job)
-    if not machine.names(releases.folder):
-        raise DeployFailed(
-            f"{machine.address}: nothing was deployed to {releases.folder}",
-            hint="deploy first, or give the --remote-dir and the bundle that were deployed",
-        )
-    return releases
-
-
-def _rolled_back(releases: Releases, job: Job, version: str, before: str) -> Deployment:
-    return Deployment(
-        folder=releases.folder,
-        version=version,
-        before=before,
-        num_kept=len(releases.versions()) - 1,
-        bytes_sent=0,
-        python=job.python,
-    )
-
-
-def deploy(machine: Machine, job: Job) -> Deployment:
+def deploy(connection: Connection, job: Job) -> Deployment:
     """Copy the bundle, run its steps, switch to it, and fetch its records.
 
     Raises:
         DeployFailed: A step fails; the current version stays current.
     """
-    releases = _releases(machine, job)
-    machine.make_folders(releases.folder)
-    with releases.locked(job.python):
-        _copy(releases, job)
-        python = _prepare_python(releases, job)
-        fetched = _run_steps(releases, job, python)
-        before = releases.current()
-        machine.ask(job.python, agent.Flush(releases.folder), agent.Flush)
-        releases.switch(job.payload.version)
-        _write_deployment_record(releases, job, python)
-        return _describe_deployment(releases, job, before, python, fetched)
+    releases = _releases(connection, job)
+    releases.lock(job.say)
+    _copy(releases, job)
+    python = _prepare_python(releases, job)
+    fetched = _run_steps(releases, job, python)
+    before = releases.current()
+    releases.switch(job.payload.version)
+    _write_deployment_record(releases, job, python)
+    return _describe_deployment(releases, job, before, python=python, fetched=fetched)
 
 
-def _releases(machine: Machine, job: Job) -> Releases:
-    folder = f"{absolute(machine, job.remote_dir)}/{job.payload.name}"
-    return Releases(machine=machine, folder=folder)
+def _releases(connection: Connection, job: Job) -> Releases:
+    folder = f"{absolute(connection, job.remote_dir)}/{job.payload.name}"
+    return Releases(connection=connection, folder=folder)
 
 
 def _plans(releases: Releases, job: Job) -> list[transfer.Plan]:
     folders = {releases.path(job.payload.version): job.payload.items}
     if job.wheels:
         folders[releases.path(f"wheels-{job.wheels.key}")] = job.wheels.items
-    return [
-        transfer.plan(releases.machine, job.python, folder, items)
-        for folder, items in folders.items()
-    ]
+    return [transfer.plan(releases.connection, folder, items) for folder, items in folders.items()]
 
 
 def _copy(releases: Releases, job: Job) -> None:
     plans = _plans(releases, job)
-    transfer.require_room(releases.machine, *plans)
+    transfer.require_room(releases.connection, *plans)
     total = sum(each.bytes for each in plans)
     num_files = sum(len(each.starts) for each in plans)
     num_same = sum(each.num_same for each in plans)
     job.say(f"copy: {num_files} files, {total / _MIB:.1f} MiB; {num_same} are there already")
     job.sent.left = total
     done = 0
+    with job.copying() as progress:
 
-    def sent(count: int) -> None:
-        nonlocal done
-        done += count
-        job.sent.total += count
-        job.progress(done, total)
+        def sent(count: int) -> None:
+            nonlocal done
+            done += count
+            job.sent.total += count
+            progress(done, total)
 
-    for each in plans:
-        if each.starts:
-            transfer.copy(releases.machine, job.python, each, sent)
+        for each in plans:
+            transfer.copy(releases.connection, each, sent)
 
 
 def _prepare_python(releases: Releases, job: Job) -> str:
@@ -204,10 +181,11 @@ def _prepare_python(releases: Releases, job: Job) -> str:
     """
     if job.wheels is None:
         return job.python
-    machine, key = releases.machine, job.wheels.key
+    connection, key = releases.connection, job.wheels.key
     venv, wheels = releases.path(f"venv-{key}"), releases.path(f"wheels-{key}")
     python = f"{venv}/bin/python"
-    if _COMPLETE in machine.names(venv):
+    answer = connection.ask(agent.survey, folder=venv, names=[_COMPLETE], part=transfer.PARTIAL)
+    if any(answer.files.get(_COMPLETE, ())):
         return python
     job.say(f"venv: {', '.join(job.wheels.packages)}")
     pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--no-index")
@@ -219,13 +197,13 @@ def _prepare_python(releases: Releases, job: Job) -> str:
         ),
     )
     for words, hint in commands:
-        outcome = machine.run(job.python, words, releases.folder, job.say)
+        outcome = connection.run(words, releases.folder, job.say)
         if outcome.code:
             raise DeployFailed(
-                f"{machine.address}: {' '.join(words[1:4])} failed: {_failure_reason(outcome)}",
+                f"{connection.address}: {' '.join(words[1:4])} failed: {_failure_reason(outcome)}",
                 hint=hint,
             )
-    machine.write(f"{venv}/{_COMPLETE}", b"")
+    transfer.write(connection, f"{venv}/{_COMPLETE}", b"")
     return python
 
 
@@ -235,8 +213,9 @@ def _run_steps(releases: Releases, job: Job, python: str) -> dict[str, bytes]:
     Raises:
         DeployFailed: A step fails.
     """
-    for name, *_ in _STEPS:  # an old record would pass for a new one
-        releases.machine.remove(f"{releases.path(job.payload.version)}/{_RESULTS}/{name}.json")
+    folder = f"{releases.path(job.payload.version)}/{_RESULTS}"
+    old = [f"{name}.json" for name, *_ in _STEPS]  # they would pass for new ones
+    releases.connection.ask(agent.remove, folder=folder, names=old)
     try:
         for step in _STEPS:
             _run_step(releases, job, python, step)
@@ -256,15 +235,14 @@ def _run_step(releases: Releases, job: Job, python: str, step: Sequence[str]) ->
         DeployFailed: The command fails; the hint is the fix that its output names.
     """
     name, folder = step[0], releases.path(job.payload.version)
-    outcome = releases.machine.run(
-        job.python,
+    outcome = releases.connection.run(
         [python, "-u", "device.py", *step],
         folder,
         lambda line: job.say(f"{name}: {line}"),
     )
     if outcome.code:
         raise DeployFailed(
-            f"{releases.machine.address}: {name} failed with exit code {outcome.code}: "
+            f"{releases.connection.address}: {name} failed with exit code {outcome.code}: "
             f"{_failure_reason(outcome)}",
             hint=_last_text_after(outcome, "fix: ")
             or f"see its lines above; there: cd {folder} && {python} device.py {name}",
@@ -287,13 +265,20 @@ def _last_text_after(outcome: Outcome, lead: str) -> str:
 
 def _fetch_records(releases: Releases, job: Job) -> dict[str, bytes]:
     """Fetch the records of verify, bench and the engine to the local folder; content by path."""
-    machine, version = releases.machine, job.payload.version
+    folders, version = (_RESULTS, manifest.ENGINES), job.payload.version
+    fetched = releases.connection.ask(
+        agent.fetch, folder=releases.path(version), names=list(folders)
+    )
     records_by_path = {}
-    for folder in (_RESULTS, manifest.ENGINES):
-        for name, is_folder in machine.names(f"{releases.path(version)}/{folder}").items():
-            if name.endswith(".json") and not is_folder:
-                inside = f"{folder}/{name}"
-                records_by_path[inside] = machine.read(f"{releases.path(version)}/{inside}")
+    for inside, text in fetched.items():
+        folder, _, name = inside.partition("/")
+        if folder not in folders or not _RECORD.fullmatch(name):
+            raise DeployFailed(
+                f"{releases.connection.address}: it says that {releases.path(version)} holds "
+                f"{inside!r}, which is no record's name",
+                hint=DISTRUST,
+            )
+        records_by_path[inside] = text.encode()
     for inside, content in records_by_path.items():
         path = _results_folder(job) / inside
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -313,26 +298,27 @@ def _write_deployment_record(releases: Releases, job: Job, python: str) -> None:
         "deployed_utc": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-    releases.machine.write(
-        f"{releases.path(job.payload.version)}/{_RESULTS}/deployed.json", text.encode()
-    )
+    path = f"{releases.path(job.payload.version)}/{_RESULTS}/deployed.json"
+    transfer.write(releases.connection, path, text.encode())
 
 
 def _describe_deployment(
     releases: Releases,
     job: Job,
     before: str | None,
-    python: str,
+    *,
+    version: str = "",
+    python: str = "",
     fetched: dict[str, bytes] | None = None,
 ) -> Deployment:
-    others = [name for name in releases.versions() if name != job.payload.version]
+    version = version or job.payload.version
     return Deployment(
         folder=releases.folder,
-        version=job.payload.version,
+        version=version,
         before=before,
-        num_kept=len(others),
+        num_kept=len(set(releases.versions()) - {version}),
         bytes_sent=job.sent.total,
-        python=python,
+        python=python or job.python,
         results=_results_folder(job) if fetched else None,
         p50_ms=_read_p50_ms(fetched or {}),
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_inception.deploy import agent
+from edge_inception.deploy.connection import Connection
 from edge_inception.deploy.payload import Item
-from edge_inception.deploy.remote import ConnectionLost, Machine
+from edge_inception.deploy.ssh import ConnectionLost
 from edge_inception.errors import DeployFailed
 
 PARTIAL = ".part"
@@ -19,18 +21,15 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Files to send, and facts about the device.
+    """Files to send: ``starts`` maps a file to the offset of its first byte that the device lacks.
 
-    ``starts`` maps a file to the offset of its first byte that the device lacks; ``num_same`` files
-    are there already. ``machine`` is the processor, ``python`` the version of Python.
+    ``num_same`` files are there already.
     """
 
     folder: str
     starts: Mapping[Item, int]
     num_same: int
     free_bytes: int
-    machine: str
-    python: str
 
     @property
     def bytes(self) -> int:
@@ -38,13 +37,10 @@ class Plan:
         return sum(item.bytes - start for item, start in self.starts.items())
 
 
-def plan(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> Plan:
-    """What to send so that ``folder`` on the device has ``items``, by size and sha256.
-
-    Raises:
-        DeployFailed: The device, or its Python, does not answer.
-    """
-    answer = _survey(machine, python, folder, items)
+def plan(connection: Connection, folder: str, items: Sequence[Item]) -> Plan:
+    """What to send so that ``folder`` on the device has ``items``, by size and sha256."""
+    names = [item.name for item in items]
+    answer = connection.ask(agent.survey, folder=folder, names=names, part=PARTIAL)
     starts = {}
     for item in items:
         whole, part = answer.files.get(item.name, (None, None))
@@ -55,12 +51,10 @@ def plan(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> P
         starts=starts,
         num_same=len(items) - len(starts),
         free_bytes=answer.free_bytes,
-        machine=answer.machine,
-        python=answer.python,
     )
 
 
-def require_room(machine: Machine, *plans: Plan) -> None:
+def require_room(connection: Connection, *plans: Plan) -> None:
     """Refuse a copy that does not fit on the device's disk.
 
     Raises:
@@ -70,42 +64,50 @@ def require_room(machine: Machine, *plans: Plan) -> None:
     free = plans[0].free_bytes
     if needed and needed + _SPARE_BYTES > free:
         raise DeployFailed(
-            f"{machine.address}: disk full: {plans[0].folder} needs {_mib(needed + _SPARE_BYTES)}, "
-            f"{_mib(free)} are free",
+            f"{connection.address}: disk full: {plans[0].folder} needs "
+            f"{_mib(needed + _SPARE_BYTES)}, {_mib(free)} are free",
             hint="remove old versions there, or give a --remote-dir on a larger disk",
         )
 
 
-def copy(machine: Machine, python: str, plan: Plan, sent: Callable[[int], None]) -> None:
-    """Send the files of the plan, check their sha256 on the device, and then give them their names.
+def copy(connection: Connection, plan: Plan, sent: Callable[[int], None]) -> None:
+    """Send the files of the plan; each gets its name only once its sha256 is right on the device.
 
     Raises:
         ConnectionLost: The connection broke, or a file arrived damaged; a new plan can resume.
         DeployFailed: The device refuses.
     """
-    for folder in dict.fromkeys(_parent_folder(plan.folder, item) for item in plan.starts):
-        machine.make_folders(folder)
     for item, start in plan.starts.items():
-        machine.send(item.path, f"{plan.folder}/{item.name}{PARTIAL}", start=start, sent=sent)
-    answer = _survey(machine, python, plan.folder, tuple(plan.starts))
-    for item in plan.starts:
-        path, sent_facts = f"{plan.folder}/{item.name}", agent.Facts(item.bytes, item.sha256)
-        _, part = answer.files.get(item.name, (None, None))
-        if part != sent_facts:
-            machine.remove(path + PARTIAL)
+        with item.path.open("rb") as source:
+            source.seek(start)
+            arrived = connection.send(
+                source,
+                item.bytes - start,
+                sent,
+                path=f"{plan.folder}/{item.name}",
+                part=PARTIAL,
+                start=start,
+                sha256=item.sha256,
+            )
+        if arrived != agent.Facts(item.bytes, item.sha256):
             raise ConnectionLost(
-                f"{machine.address}: {item.name} arrived with sha256 {_digest(part)}, sent was "
-                f"{_digest(sent_facts)}",
+                f"{connection.address}: {item.name} arrived with sha256 {arrived.sha256[:12]}, "
+                f"sent was {item.sha256[:12]}",
                 hint="run the same command again; if it stays, test the device's disk and memory",
             )
-        machine.rename(path + PARTIAL, path)
 
 
-def _survey(
-    machine: Machine, python: str, folder: str, items: Sequence[Item]
-) -> agent.SurveyResult:
-    request = agent.Survey(folder, [item.name for item in items], PARTIAL)
-    return machine.ask(python, request, agent.SurveyResult)
+def write(connection: Connection, path: str, content: bytes) -> None:
+    """Write a small file, whole or not at all."""
+    connection.send(
+        io.BytesIO(content),
+        len(content),
+        lambda _: None,
+        path=path,
+        part=PARTIAL,
+        start=0,
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
 
 
 def _resume_offset(item: Item, part: agent.Facts | None) -> int:
@@ -118,18 +120,10 @@ def _resume_offset(item: Item, part: agent.Facts | None) -> int:
 def _prefix_sha256(path: Path, size: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while size and (block := stream.read(min(size, _BLOCK_BYTES))):
+        while size > 0 and (block := stream.read(min(size, _BLOCK_BYTES))):
             digest.update(block)
             size -= len(block)
     return digest.hexdigest()
-
-
-def _parent_folder(folder: str, item: Item) -> str:
-    return f"{folder}/{item.name}".rpartition("/")[0]
-
-
-def _digest(facts: agent.Facts | None) -> str:
-    return facts.sha256[:12] if facts else "none"
 
 
 def _mib(size: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import hashlib
 import json
 import os
@@ -27,8 +26,7 @@ from edge_inception.device import manifest, measure, records
 
 _SBIN = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 SSHD = shutil.which("sshd", path=_SBIN)
-SSH_KEYGEN = shutil.which("ssh-keygen") or ""
-USER = getpass.getuser()
+SSH, SSH_KEYGEN = shutil.which("ssh") or "", shutil.which("ssh-keygen") or ""
 HOME = Path(pwd.getpwuid(os.getuid()).pw_dir)
 CONFIG = """\
 Port {port}
@@ -318,7 +316,7 @@ def make_archive(folder: Path, path: Path) -> Path:
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory) -> Iterator[Sshd]:
     """OpenSSH's sshd with its own keys and configuration; nothing of the machine's is touched."""
-    if not SSHD or not SSH_KEYGEN:
+    if not SSHD or not SSH:
         pytest.skip("no sshd here: apt-get install openssh-server")
     folder = tmp_path_factory.mktemp("sshd")
     make_key(folder / "host_key")
@@ -355,10 +353,19 @@ def proxy(sshd) -> Iterator[Callable[..., Proxy]]:
 
 
 @pytest.fixture
-def deploy(sshd, tmp_path, capsys) -> Deploy:
-    """Ready to log in: the host key is known."""
-    device = tmp_path / "device"
+def deploy(sshd, tmp_path, capsys, monkeypatch) -> Deploy:
+    """Ready to log in: the host key is known, and ssh reads ``ssh_config`` in place of the user's.
+
+    OpenSSH finds ~ in the list of accounts and not in HOME, so a script of its name adds ``-F``.
+    """
+    device, programs = tmp_path / "device", tmp_path / "programs"
     device.mkdir()
+    programs.mkdir()
+    (tmp_path / "ssh_config").write_text("")
+    (programs / "ssh").write_text(f'#!/bin/sh\nexec {SSH} -F {tmp_path}/ssh_config "$@"\n')
+    (programs / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     made = Deploy(sshd, tmp_path, device, capsys)
     made.trust()
     return made

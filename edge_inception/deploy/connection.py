@@ -1,0 +1,238 @@
+"""An open connection to a device: one ``ssh`` that runs the agent, requests out and answers in.
+
+A device may be broken or hostile, so nothing that it sends is trusted: what one request may bring,
+and the time that it may take, are limited, and every answer must have the type that was asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, ParamSpec, TypeVar
+
+from edge_inception.deploy import agent, ssh
+from edge_inception.deploy.address import Address
+from edge_inception.deploy.ssh import Access, ConnectionLost
+from edge_inception.device import records
+from edge_inception.device.errors import Refusal
+from edge_inception.errors import DeployFailed, one_line
+
+Tell = Callable[[str], None]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DISTRUST = "do not trust this device: deploy's own program answers otherwise"
+_LOGIN_S, _PROMPT_S = 60.0, 300.0
+_ANSWER_S = 1800.0  # an SD card hashes and flushes slowly
+_LONG_S = 6 * 3600.0  # a build on the smallest device, or a copy over a mobile network
+_SILENCE_S = 120.0  # the agent prints a line every 20 s
+_POLL_S = 0.2
+_MAX_ANSWER_BYTES = 8 << 20
+_BLOCK_BYTES = 1 << 16
+_MAX_LINES, _MAX_SHOWN = 1000, 1000
+_NOT_FOUND, _NOT_EXECUTABLE, _SSH_FAILED = 127, 126, 255
+_EXIT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Exit code of a command, and the last lines of its stdout and stderr."""
+
+    code: int
+    lines: tuple[str, ...]
+
+
+class Connection:
+    """A connection to a device, which the caller closes.
+
+    Every method raises ConnectionLost where the connection breaks, and DeployFailed, naming the
+    device, where the device refuses.
+
+    Args:
+        address: The device.
+        access: Key files.
+        python: Command on the device that runs the agent.
+        is_asking: Whether ssh may ask for passwords and host keys on the terminal.
+    """
+
+    def __init__(
+        self, address: Address, access: Access, python: str, *, is_asking: bool = False
+    ) -> None:
+        self.address = address
+        self.hello = agent.Hello("", "", "")
+        self._access, self._python = access, python
+        text = Path(agent.__file__).read_text(encoding="utf-8")
+        # -I, so that a json.py in the home folder is not imported in place of Python's own.
+        words = [python, "-I", "-S", "-c", text]
+        self._process = subprocess.Popen(  # noqa: S603 -- checked words, and no shell
+            ssh.command(address, access, words, is_asking=is_asking),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=not is_asking,  # Ctrl-C is ours; only a prompt needs the terminal
+        )
+        assert self._process.stdin and self._process.stdout  # noqa: PT018 -- both are pipes
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._other_lines: deque[bytes] = deque(maxlen=_MAX_LINES)  # such as ssh's errors
+        self._begin(_PROMPT_S if is_asking else _LOGIN_S)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def greet(self) -> None:
+        """Wait until the login has succeeded and the agent says what device it is.
+
+        Raises:
+            LoginRefused: The host key is unknown, or no key is accepted.
+        """
+        self.hello = self._answer(agent.Hello)
+
+    def cancel(self) -> None:
+        """Break the connection; another thread may wait for it."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Close the connection; a command that still runs there is killed."""
+        with self._process as process:
+            with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                self._stdin.close()
+                process.wait(_EXIT_S)
+            process.kill()
+
+    def ask(self, function: Callable[P, R], *_: P.args, **arguments: P.kwargs) -> R:
+        """What a function of the agent returns on the device."""
+        self._request(function, arguments, _ANSWER_S)
+        kind: type[R] = inspect.signature(function).return_annotation
+        return self._answer(kind)
+
+    def run(self, words: Sequence[str], folder: str, tell: Tell) -> Outcome:
+        """Run a command in a folder to its end; ``tell`` gets each line of stdout and stderr."""
+        lines: deque[str] = deque(maxlen=_MAX_LINES)
+
+        def keep(line: str) -> None:
+            lines.append(one_line(line.rstrip("\r").expandtabs())[:_MAX_SHOWN])
+            tell(lines[-1])
+
+        self._request(agent.run, {"folder": folder, "words": list(words)}, _LONG_S)
+        code = self._answer(int, keep)
+        self._require_found(code, words[0])
+        return Outcome(code=code, lines=tuple(lines))
+
+    def send(
+        self, source: BinaryIO, size: int, sent: Callable[[int], None], **request: Any
+    ) -> agent.Facts:
+        """Send ``size`` bytes with a request of ``agent.receive``, and return its answer.
+
+        ``sent`` is called with the number of bytes of each block after it was written.
+        """
+        self._request(agent.receive, {"size": size, **request}, _LONG_S)
+        while size:
+            block = source.read(min(size, _BLOCK_BYTES))
+            if not block:
+                raise DeployFailed(f"{self.address}: a file became shorter while it was sent")
+            self._write(block)
+            size -= len(block)
+            sent(len(block))
+        return self._answer(agent.Facts)
+
+    def _begin(self, limit_s: float) -> None:
+        self._heard = time.monotonic()
+        self._deadline = self._heard + limit_s
+        self._left_bytes = _MAX_ANSWER_BYTES
+
+    def _watch(self) -> None:
+        """Break the connection where the device is silent, or takes too long to answer."""
+        while self._process.poll() is None:
+            if time.monotonic() > min(self._deadline, self._heard + _SILENCE_S):
+                self._process.kill()
+            time.sleep(_POLL_S)
+
+    def _request(
+        self, function: Callable[..., object], arguments: Mapping[str, Any], limit_s: float
+    ) -> None:
+        self._begin(limit_s)
+        self._write(json.dumps([function.__name__, arguments]).encode() + b"\n")
+
+    def _write(self, content: bytes) -> None:
+        try:
+            self._stdin.write(content)
+            self._stdin.flush()
+        except BrokenPipeError:
+            self._answer(str)  # raises with the device's reason
+        self._heard = time.monotonic()
+
+    def _answer(self, kind: type[R], tell: Tell = lambda _: None) -> R:
+        """The value of type ``kind`` that the agent returns; ``tell`` gets a command's lines."""
+        where = str(self.address)
+        try:
+            while True:
+                match records.parse(self._line(), where, DISTRUST):
+                    case {"value": value}:
+                        return records.convert(kind, value, where, DISTRUST)
+                    case {"line": str(line)}:
+                        tell(line)
+                    case {"error": str(reason)}:
+                        raise DeployFailed(
+                            f"{where}: {reason}",
+                            hint="check permissions and free space there (df), or give another "
+                            "--remote-dir",
+                        )
+                    case _:  # a sign of life
+                        pass
+        except Refusal as error:
+            raise DeployFailed(str(error), hint=error.fix) from error
+
+    def _line(self) -> bytes:
+        """The next line of the agent; other lines, such as ssh's errors, are kept as reasons."""
+        while line := self._stdout.readline(_MAX_ANSWER_BYTES):
+            self._heard = time.monotonic()
+            self._left_bytes -= len(line)
+            if self._left_bytes <= 0:
+                limit = f"over {_MAX_ANSWER_BYTES >> 20} MiB"
+                raise DeployFailed(f"{self.address}: it answers with {limit}", hint=DISTRUST)
+            if line.startswith(b"{") and line.endswith(b"}\n"):
+                return line
+            self._other_lines.append(line)
+        raise self._ended()
+
+    def _ended(self) -> DeployFailed:
+        """The error for a connection of which nothing more arrives."""
+        is_late, code = time.monotonic() > self._deadline, self._exit_code()
+        text = b"".join(self._other_lines).decode(errors="replace")
+        reason = (text.strip().splitlines() or [f"exit code {code}"])[-1][:_MAX_SHOWN]
+        is_broken = code < 0 or code == _SSH_FAILED
+        if is_broken and not self.hello.home:
+            return ssh.login_error(self.address, self._access, text)
+        if is_late:
+            return DeployFailed(f"{self.address}: no answer in time", hint="restart the device")
+        if is_broken:
+            return ConnectionLost(
+                f"{self.address}: connection lost: {reason}",
+                hint="run the same command again: the copy goes on where it stopped",
+            )
+        self._require_found(code, self._python)
+        return DeployFailed(
+            f"{self.address}: {self._python} cannot run what deploy asks: {reason}",
+            hint="name a Python of 3.6 or later with --python",
+        )
+
+    def _exit_code(self) -> int:
+        try:
+            return self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def _require_found(self, code: int, program: str) -> None:
+        """Raise where the exit code says that the program did not start."""
+        if code in {_NOT_FOUND, _NOT_EXECUTABLE}:
+            raise DeployFailed(
+                f"{self.address}: no {program} there that can be run",
+                hint="install it (apt install python3), or name another with --python",
+            )
