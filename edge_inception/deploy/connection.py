@@ -36,6 +36,7 @@ _LONG_S = 6 * 3600.0  # a build on the smallest device, or a copy over a mobile 
 _SILENCE_S = 120.0  # the agent prints a line every 20 s
 _POLL_S = 0.2
 _MAX_ANSWER_BYTES = 8 << 20
+_LINE_COST_BYTES = 32
 _BLOCK_BYTES = 1 << 16
 _MAX_LINES, _MAX_SHOWN = 1000, 1000
 _NOT_FOUND, _NOT_EXECUTABLE, _SSH_FAILED = 127, 126, 255
@@ -150,6 +151,7 @@ class Connection:
         """Break the connection where the device is silent, or takes too long to answer."""
         while self._process.poll() is None:
             if time.monotonic() > min(self._deadline, self._heard + _SILENCE_S):
+                self._other_lines.append(b"it is silent")
                 self._process.kill()
             time.sleep(_POLL_S)
 
@@ -192,8 +194,9 @@ class Connection:
         """The next line of the agent; other lines, such as ssh's errors, are kept as reasons."""
         while line := self._stdout.readline(_MAX_ANSWER_BYTES):
             self._heard = time.monotonic()
-            self._left_bytes -= len(line)
+            self._left_bytes -= len(line) + _LINE_COST_BYTES
             if self._left_bytes <= 0:
+                self.cancel()
                 limit = f"over {_MAX_ANSWER_BYTES >> 20} MiB"
                 raise DeployFailed(f"{self.address}: it answers with {limit}", hint=DISTRUST)
             if line.startswith(b"{") and line.endswith(b"}\n"):

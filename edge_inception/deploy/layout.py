@@ -20,7 +20,7 @@ from edge_inception.errors import DeployFailed, InputError
 DEFAULT_FOLDER = "~/edge-inception"
 CURRENT, PREVIOUS, LOCK = "current", "previous", ".lock"
 _LOCK_TIMEOUT_S = 3600.0
-_LOCK_POLL_S = 5.0  # longer than sshd takes to notice that our last connection was dropped
+_LOCK_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 SetEnv HOME={folder}
-Subsystem sftp internal-sftp
+AcceptEnv DEVICE
 LogLevel VERBOSE
 """
 
@@ -54,6 +54,7 @@ with open(command + ".pid", "w") as own:
 with open("calls.log", "a") as log:
     log.write(" ".join([command, *sys.argv[2:]]) + "\\n")
 plan = json.load(open("behaviour.json")).get(command, {})
+sys.path.append(plan.get("path", "."))
 time.sleep(plan.get("sleep", 0))
 with open("calls.log", "a") as log:
     log.write("end " + command + "\\n")
