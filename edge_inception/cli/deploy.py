@@ -59,8 +59,9 @@ def deploy(
     from edge_inception.deploy import payload, run
     from edge_inception.deploy.address import parse_address
     from edge_inception.deploy.ssh import Access
+    from edge_inception.deploy.steps import DeployOptions
 
-    options = run.DeployOptions(
+    options = DeployOptions(
         access=Access(identity=identity, known_hosts=known_hosts),
         remote_dir=remote_dir,
         python=python,

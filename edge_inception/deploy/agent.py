@@ -23,6 +23,8 @@ import threading
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+LOCK = ".lock"
+PARTIAL = ".part"
 _BLOCK_BYTES = 1 << 16
 _LINE_BYTES = 1 << 12  # a longer line of a command becomes several
 _RECORDS_BYTES = 4 << 20  # of all files that are fetched together
@@ -61,15 +63,15 @@ class Survey(NamedTuple):
     free_bytes: int
 
 
-def survey(folder: str, names: List[str], part: str) -> Survey:
-    """Facts about a folder and its files ``names``, whose unfinished copies end in ``part``.
+def survey(folder: str, names: List[str]) -> Survey:
+    """Facts about a folder and its files ``names``.
 
     Folders and links whose names are no plain text are left out, since deploy did not make them.
     """
     files, folders, links = {}, [], {}
     for name in names:
         path = os.path.join(folder, name)
-        files[name] = (_file_facts(path), _file_facts(path + part))
+        files[name] = (_file_facts(path), _file_facts(path + PARTIAL))
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         path = os.path.join(folder, name)
         target = os.readlink(path) if os.path.islink(path) else ""
@@ -94,16 +96,17 @@ def _file_facts(path: str) -> Optional[Facts]:
     return Facts(size, digest.hexdigest())
 
 
-def receive(path: str, part: str, start: int, size: int, sha256: str) -> Facts:
+def receive(path: str, start: int, size: int, sha256: str) -> Facts:
     """Facts about a file, whose ``size`` bytes from ``start`` on follow on stdin.
 
-    The file has its name without ``part`` only if its sha256 is as promised.
+    The file gets its name only if its sha256 is as promised.
     """
+    part = path + PARTIAL
     if not start:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        _remove(path + part)  # it may be a link or a pipe
+        _remove(part)  # it may be a link or a pipe
     try:
-        with open(path + part, "ab" if start else "xb") as sink:
+        with open(part, "ab" if start else "xb") as sink:
             left = size
             while left:
                 block = sys.stdin.buffer.read(min(left, _BLOCK_BYTES))
@@ -112,13 +115,22 @@ def receive(path: str, part: str, start: int, size: int, sha256: str) -> Facts:
                 if not block:
                     raise SystemExit  # the connection is lost; the next one goes on from here
     except OSError as error:  # an error of writing does not name the file
-        raise OSError(error.errno, error.strerror, path + part) from error
-    facts = _file_facts(path + part) or Facts(0, "")
+        raise OSError(error.errno, error.strerror, part) from error
+    facts = _file_facts(part) or Facts(0, "")
     if facts == Facts(start + size, sha256):
-        os.replace(path + part, path)
+        os.replace(part, path)
     else:
-        _remove(path + part)
+        _remove(part)
     return facts
+
+
+def write(path: str, text: str) -> int:
+    """Length of a small file that was written, whole or not at all."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".new", "w", encoding="utf-8") as sink:
+        sink.write(text)
+    os.replace(path + ".new", path)
+    return len(text)
 
 
 def remove(folder: str, names: List[str]) -> int:
@@ -173,18 +185,13 @@ def _read_regular(path: str, max_bytes: int) -> bytes:
         return stream.read(max_bytes)
 
 
-def lock(folder: str, file: str, holder: str, timeout_s: float) -> str:
+def lock(folder: str, holder: str, timeout_s: float) -> str:
     """Who else holds the lock of a folder; empty if it is ours now, until this program ends.
 
-    Args:
-        folder: The folder, which is made if it is missing.
-        file: Name of the lock's file there.
-        holder: Who asks.
-        timeout_s: Time to wait for the lock.
+    ``holder`` asks for it, and waits ``timeout_s``. A folder that is missing is made.
     """
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, file)
-    stream = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- it stays open
+    stream = open(os.path.join(folder, LOCK), "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- it stays open
     last = time.monotonic() + timeout_s
     while True:
         try:
@@ -276,13 +283,12 @@ def main() -> None:
     """Answer requests until stdin ends, or until one fails."""
     _answer(value=Hello(platform.python_version(), platform.machine(), os.getcwd()))
     threading.Thread(target=_print_heartbeats, daemon=True).start()
-    functions = {
-        each.__name__: each for each in (survey, receive, remove, switch, fetch, lock, run)
-    }
+    functions = (survey, receive, write, remove, switch, fetch, lock, run)
+    by_name = {each.__name__: each for each in functions}  # type: Dict[str, Any]
     for line in iter(sys.stdin.buffer.readline, b""):
         name, arguments = json.loads(line.decode())
         try:
-            _answer(value=functions[name](**arguments))
+            _answer(value=by_name[name](**arguments))
         except OSError as error:
             _answer(error="{}: {}".format(error.filename or name, error.strerror or error))
             return

@@ -12,11 +12,11 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from edge_inception.deploy import agent, ssh
 from edge_inception.deploy.address import Address
@@ -26,7 +26,6 @@ from edge_inception.device.errors import Refusal
 from edge_inception.errors import DeployFailed, one_line
 
 Tell = Callable[[str], None]
-P = ParamSpec("P")
 R = TypeVar("R")
 
 DISTRUST = "do not trust this device: deploy's own program answers otherwise"
@@ -37,7 +36,6 @@ _SILENCE_S = 120.0  # the agent prints a line every 20 s
 _POLL_S = 0.2
 _MAX_ANSWER_BYTES = 8 << 20
 _LINE_COST_BYTES = 32
-_BLOCK_BYTES = 1 << 16
 _MAX_LINES, _MAX_SHOWN = 1000, 1000
 _NOT_FOUND, _NOT_EXECUTABLE, _SSH_FAILED = 127, 126, 255
 _EXIT_S = 2.0
@@ -92,7 +90,7 @@ class Connection:
         Raises:
             LoginRefused: The host key is unknown, or no key is accepted.
         """
-        self.hello = self._answer(agent.Hello)
+        self.hello = self._answer(agent.Hello, None)
 
     def cancel(self) -> None:
         """Break the connection; another thread may wait for it."""
@@ -106,11 +104,28 @@ class Connection:
                 process.wait(_EXIT_S)
             process.kill()
 
-    def ask(self, function: Callable[P, R], *_: P.args, **arguments: P.kwargs) -> R:
-        """What a function of the agent returns on the device."""
-        self._request(function, arguments, _ANSWER_S)
+    def ask(
+        self,
+        function: Callable[..., R],
+        *,
+        body: Iterable[bytes] = (),
+        tell: Tell | None = None,
+        **arguments: Any,
+    ) -> R:
+        """What a function of the agent returns on the device.
+
+        Args:
+            function: The function.
+            body: Bytes that it reads from its stdin.
+            tell: Called with each line of the command that it runs.
+            arguments: The function's arguments.
+        """
+        self._begin(_LONG_S if body or tell else _ANSWER_S)
+        self._write(json.dumps([function.__name__, arguments]).encode() + b"\n")
+        for block in body:
+            self._write(block)
         kind: type[R] = inspect.signature(function).return_annotation
-        return self._answer(kind)
+        return self._answer(kind, tell)
 
     def run(self, words: Sequence[str], folder: str, tell: Tell) -> Outcome:
         """Run a command in a folder to its end; ``tell`` gets each line of stdout and stderr."""
@@ -120,27 +135,9 @@ class Connection:
             lines.append(one_line(line.rstrip("\r").expandtabs())[:_MAX_SHOWN])
             tell(lines[-1])
 
-        self._request(agent.run, {"folder": folder, "words": list(words)}, _LONG_S)
-        code = self._answer(int, keep)
+        code = self.ask(agent.run, tell=keep, folder=folder, words=list(words))
         self._require_found(code, words[0])
         return Outcome(code=code, lines=tuple(lines))
-
-    def send(
-        self, source: BinaryIO, size: int, sent: Callable[[int], None], **request: Any
-    ) -> agent.Facts:
-        """Send ``size`` bytes with a request of ``agent.receive``, and return its answer.
-
-        ``sent`` is called with the number of bytes of each block after it was written.
-        """
-        self._request(agent.receive, {"size": size, **request}, _LONG_S)
-        while size:
-            block = source.read(min(size, _BLOCK_BYTES))
-            if not block:
-                raise DeployFailed(f"{self.address}: a file became shorter while it was sent")
-            self._write(block)
-            size -= len(block)
-            sent(len(block))
-        return self._answer(agent.Facts)
 
     def _begin(self, limit_s: float) -> None:
         self._heard = time.monotonic()
@@ -155,21 +152,15 @@ class Connection:
                 self._process.kill()
             time.sleep(_POLL_S)
 
-    def _request(
-        self, function: Callable[..., object], arguments: Mapping[str, Any], limit_s: float
-    ) -> None:
-        self._begin(limit_s)
-        self._write(json.dumps([function.__name__, arguments]).encode() + b"\n")
-
     def _write(self, content: bytes) -> None:
         try:
             self._stdin.write(content)
             self._stdin.flush()
         except BrokenPipeError:
-            self._answer(str)  # raises with the device's reason
+            self._answer(str, None)  # raises with the device's reason
         self._heard = time.monotonic()
 
-    def _answer(self, kind: type[R], tell: Tell = lambda _: None) -> R:
+    def _answer(self, kind: type[R], tell: Tell | None) -> R:
         """The value of type ``kind`` that the agent returns; ``tell`` gets a command's lines."""
         where = str(self.address)
         try:
@@ -177,7 +168,7 @@ class Connection:
                 match records.parse(self._line(), where, DISTRUST):
                     case {"value": value}:
                         return records.convert(kind, value, where, DISTRUST)
-                    case {"line": str(line)}:
+                    case {"line": str(line)} if tell:
                         tell(line)
                     case {"error": str(reason)}:
                         raise DeployFailed(

@@ -18,7 +18,7 @@ from edge_inception.deploy.payload import is_version
 from edge_inception.errors import DeployFailed, InputError
 
 DEFAULT_FOLDER = "~/edge-inception"
-CURRENT, PREVIOUS, LOCK = "current", "previous", ".lock"
+CURRENT, PREVIOUS = "current", "previous"
 _LOCK_TIMEOUT_S = 3600.0
 _LOCK_POLL_S = 0.5
 
@@ -49,7 +49,7 @@ class Releases:
         return tuple(filter(is_version, self._survey().folders))
 
     def _survey(self) -> agent.Survey:
-        return self.connection.ask(agent.survey, folder=self.folder, names=[], part="")
+        return self.connection.ask(agent.survey, folder=self.folder, names=[])
 
     def switch(self, version: str) -> None:
         """Make ``version`` current in one step; the version that was current becomes previous."""
@@ -95,7 +95,7 @@ class Releases:
         )
         last, told = time.monotonic() + _LOCK_TIMEOUT_S, ""
         while holder := self.connection.ask(
-            agent.lock, folder=self.folder, file=LOCK, holder=me, timeout_s=wait_s
+            agent.lock, folder=self.folder, holder=me, timeout_s=wait_s
         ):
             other = f"another deploy works in {self.folder}: {holder}"
             if time.monotonic() > last:

@@ -8,41 +8,22 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from edge_inception.deploy import ssh, steps
 from edge_inception.deploy.address import Address
 from edge_inception.deploy.connection import Connection
-from edge_inception.deploy.layout import DEFAULT_FOLDER, require_path
+from edge_inception.deploy.layout import require_path
 from edge_inception.deploy.payload import Payload, Wheels
-from edge_inception.deploy.ssh import Access, ConnectionLost, LoginRefused
-from edge_inception.deploy.steps import Deployment
+from edge_inception.deploy.ssh import ConnectionLost, LoginRefused
+from edge_inception.deploy.steps import Deployment, DeployOptions
 from edge_inception.errors import DeployFailed, InputError, one_line
 from edge_inception.spec import Progress, no_progress
 
 _MAX_CONCURRENT = 8
 _PROMPT_LOCK = threading.Lock()
 _RETRY_DELAYS_S = (0.5, 2.0, 5.0, 10.0, 20.0)  # before each new attempt; progress starts them over
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeployOptions:
-    """Options of one deploy.
-
-    ``remote_dir`` begins with / or ~/; ``python`` is a command on the device; ``out`` is the local
-    folder for the devices' results. ``is_rollback`` switches back to the previous version instead;
-    ``is_dry`` reports what would be sent or switched, and changes nothing.
-    """
-
-    access: Access = field(default_factory=Access)
-    remote_dir: str = DEFAULT_FOLDER
-    python: str = "python3"
-    out: Path = Path("deployed")
-    is_rollback: bool = False
-    is_dry: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,31 +38,27 @@ class DeviceResult:
 
 
 class _Cancellation(threading.Event):
-    """Event whose ``cancel`` closes every connection, so Ctrl-C does not wait for a build."""
+    """Event whose ``cancel`` breaks every connection, so Ctrl-C does not wait for a build."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._connections: list[Connection] = []
-        self._lock = threading.Lock()
+        self._connections: set[Connection] = set()
 
     @contextmanager
     def watching(self, connection: Connection) -> Iterator[None]:
-        with self._lock:
-            self._connections.append(connection)
+        self._connections.add(connection)
         try:
             if self.is_set():
                 connection.cancel()
             yield
         finally:
-            with self._lock:
-                self._connections.remove(connection)
+            self._connections.remove(connection)
             connection.close()
 
     def cancel(self) -> None:
         self.set()
-        with self._lock:
-            for connection in self._connections:
-                connection.cancel()
+        for connection in tuple(self._connections):
+            connection.cancel()
 
 
 def _without_progress() -> AbstractContextManager[Progress]:
@@ -126,15 +103,14 @@ def deploy(
 
     def deploy_to(address: Address) -> DeviceResult:
         job = steps.Job(
+            address=address,
             payload=payload,
             wheels=wheels,
-            remote_dir=options.remote_dir,
-            python=options.python,
-            out=options.out / steps.folder_name(address),
+            options=options,
             say=lambda line: say_in_turn(address, line),
             copying=copying if len(addresses) == 1 else _without_progress,
         )
-        return _deploy_to(address, job, options, cancellation)
+        return _deploy_to(job, cancellation)
 
     with ThreadPoolExecutor(min(len(addresses), _MAX_CONCURRENT)) as pool:
         futures = [pool.submit(deploy_to, address) for address in addresses]
@@ -146,56 +122,41 @@ def deploy(
             raise
 
 
-def _deploy_to(
-    address: Address, job: steps.Job, options: DeployOptions, cancellation: _Cancellation
-) -> DeviceResult:
-    """The result of one device; a dropped connection is made again."""
-    planned, carried_out = (
-        (steps.plan_rollback, steps.rollback) if options.is_rollback else (steps.plan, steps.deploy)
-    )
-    action = planned if options.is_dry else carried_out
-    failed = partial(DeviceResult, address=str(address), status="FAILED")
+def _deploy_to(job: steps.Job, cancellation: _Cancellation) -> DeviceResult:
+    """The result of one device, whatever happens to it."""
+    address = str(job.address)
     try:
-        done = _with_retries(address, options, cancellation, job, action)
+        done = _with_retries(job, cancellation)
     except DeployFailed as error:
-        return failed(error=str(error), hint=error.hint)
+        return DeviceResult(address=address, status="FAILED", error=str(error), hint=error.hint)
     except Exception as error:  # noqa: BLE001 -- one device must not end the deploys of the others
         for line in traceback.format_exc().splitlines():
             job.say(line)
-        return failed(error=one_line(f"{address}: {type(error).__name__}: {error}"))
-    status = "PLANNED" if options.is_dry else "PASSED"
-    return DeviceResult(address=str(address), status=status, done=done)
+        reason = one_line(f"{address}: {type(error).__name__}: {error}")
+        return DeviceResult(address=address, status="FAILED", error=reason)
+    status = "PLANNED" if job.options.is_dry else "PASSED"
+    return DeviceResult(address=address, status=status, done=done)
 
 
-def _with_retries(
-    address: Address,
-    options: DeployOptions,
-    cancellation: _Cancellation,
-    job: steps.Job,
-    action: Callable[[Connection, steps.Job], Deployment],
-) -> Deployment:
-    """The action's result; where the connection breaks, connect and run the action again.
+def _with_retries(job: steps.Job, cancellation: _Cancellation) -> Deployment:
+    """What was done; where the connection breaks, connect and go on.
 
     Where ssh lacks a password or a host key, it may ask on the terminal, for one device at a time.
     Each step skips work that an earlier attempt has done. The count of attempts starts over
     whenever an attempt finds fewer bytes left to send than the attempt before.
-
-    Raises:
-        DeployFailed: The device refuses, or the connection breaks again and again.
     """
     attempt, was_connected, is_asking = 0, False, False
+    access, python = job.options.access, job.options.python
     while True:
         left = job.sent.left
         try:
             with ExitStack() as stack:
                 with _PROMPT_LOCK if is_asking else nullcontext():
-                    connection = Connection(
-                        address, options.access, options.python, is_asking=is_asking
-                    )
+                    connection = Connection(job.address, access, python, is_asking=is_asking)
                     stack.enter_context(cancellation.watching(connection))
                     connection.greet()
                 was_connected = True
-                return action(connection, job)
+                return steps.carry_out(connection, job)
         except LoginRefused:
             if is_asking or not (sys.stdin.isatty() and sys.stderr.isatty()):
                 raise

@@ -13,17 +13,15 @@ from edge_inception.deploy.address import Address
 from edge_inception.errors import BackendMissing, DeployFailed, InputError
 
 # ~/.ssh/config says the rest: keys, jump hosts, names, and whether unknown host keys are accepted.
-_OPTIONS = (
-    "LogLevel=ERROR",
-    "ConnectTimeout=20",
-    "ServerAliveInterval=10",
-    "ServerAliveCountMax=3",
-    "ControlMaster=no",  # a master would stay in the background and keep our pipes open
-    "ClearAllForwardings=yes",
-    "RemoteCommand=none",
-)
-_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]+")
-_KEYGEN = re.compile(r"ssh-keygen -f .+")
+_OPTIONS = {
+    "LogLevel": "ERROR",
+    "ConnectTimeout": "20",
+    "ServerAliveInterval": "10",
+    "ServerAliveCountMax": "3",
+    "ControlMaster": "no",  # a master would stay in the background and keep our pipes open
+    "ClearAllForwardings": "yes",
+    "RemoteCommand": "none",
+}
 
 
 class ConnectionLost(DeployFailed):
@@ -32,6 +30,50 @@ class ConnectionLost(DeployFailed):
 
 class LoginRefused(DeployFailed):
     """The host key is unknown or the keys are refused; where ssh can ask a person, it may work."""
+
+
+# What ssh prints -> the error, its message and its hint
+_ERRORS: tuple[tuple[str, type[DeployFailed], str, str], ...] = (
+    (
+        "is marked as revoked",
+        DeployFailed,
+        "host key is marked @revoked in known_hosts",
+        "do not use this device before its host keys are made anew: ssh-keygen -A",
+    ),
+    (
+        r"(?s)HOST IDENTIFICATION HAS CHANGED.*?(?P<key>SHA256:\S+)(.*?(?P<remove>ssh-keygen [^\r\n]+))?",
+        DeployFailed,
+        "host key changed: known_hosts has another than {key}",
+        "another machine, or one that was set up again; only if you know why: {remove}, then "
+        "deploy again",
+    ),
+    (
+        "Host key verification failed",
+        LoginRefused,
+        "unknown host key: it is not in known_hosts",
+        "on the device's own console run: for key in /etc/ssh/ssh_host_*.pub; do ssh-keygen -lf "
+        "$key; done; only if one is the same, say yes here to: {by_hand}",
+    ),
+    (
+        "Permission denied|Too many authentication failures",
+        LoginRefused,
+        "login refused: none of our keys is accepted",
+        "ssh-copy-id, or --identity FILE; a key with a passphrase goes to the agent first: "
+        "ssh-add FILE; see why: {by_hand}",
+    ),
+    (
+        "Could not resolve hostname",
+        DeployFailed,
+        "no host of that name: {last}",
+        "give a name that DNS, /etc/hosts or ~/.ssh/config knows",
+    ),
+    (
+        "",
+        ConnectionLost,
+        "cannot connect: {last}",
+        "is it on, is sshd running there, is the port right?",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,20 +86,15 @@ class Access:
     identity: Path | None = None
     known_hosts: Path | None = None
 
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """The arguments of ssh for these files, which a shared connection would not honour."""
-        files: dict[str, str] = {}
+    def options(self) -> dict[str, str]:
+        """ssh's options for these files, which a shared connection would not honour."""
+        options: dict[str, str] = {}
         if self.identity:
-            files |= {"IdentityFile": _quoted(self.identity), "IdentitiesOnly": "yes"}
+            options |= {"IdentityFile": _quoted(self.identity), "IdentitiesOnly": "yes"}
         if self.known_hosts:
-            files |= {
-                "UserKnownHostsFile": _quoted(self.known_hosts),
-                "GlobalKnownHostsFile": "/dev/null",
-            }
-        if files:
-            files["ControlPath"] = "none"
-        return tuple(word for name, value in files.items() for word in ("-o", f"{name}={value}"))
+            options["UserKnownHostsFile"] = _quoted(self.known_hosts)
+            options["GlobalKnownHostsFile"] = "/dev/null"
+        return options | ({"ControlPath": "none"} if options else {})
 
 
 def require(access: Access) -> None:
@@ -90,58 +127,31 @@ def command(
         words: The command there and its arguments.
         is_asking: Whether ssh may ask for passwords and host keys on the terminal.
     """
-    batch = () if is_asking else ("BatchMode=yes",)
-    options = [word for option in (*batch, *_OPTIONS) for word in ("-o", option)]
+    batch = {} if is_asking else {"BatchMode": "yes"}
     # Without terminal, agent forwarding and X11. The shell there gets one word for each of ours.
-    return [
-        *("ssh", "-T", "-a", "-x", *options, *access.arguments, *_destination(address)),
-        shlex.join(words),
-    ]
+    more = ("-T", "-a", "-x", *_words(batch | _OPTIONS))
+    return [*_login(address, access, more), shlex.join(words)]
 
 
 def login_error(address: Address, access: Access, text: str) -> DeployFailed:
     """The error for a login that ended with ``text`` on ssh's stderr."""
-    by_hand = shlex.join(["ssh", *access.arguments, *_destination(address)])
-    if "is marked as revoked" in text:
-        return DeployFailed(
-            f"{address}: host key is marked @revoked in known_hosts",
-            hint="do not use this device before its host keys are made anew: ssh-keygen -A",
-        )
-    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in text:
-        shown, remove = _FINGERPRINT.search(text), _KEYGEN.search(text)
-        return DeployFailed(
-            f"{address}: host key changed: known_hosts has another than {shown and shown[0]}",
-            hint="another machine, or one that was set up again; only if you know why: "
-            f"{remove[0] if remove else 'remove it from known_hosts'}, then deploy again",
-        )
-    if "Host key verification failed" in text:
-        return LoginRefused(
-            f"{address}: unknown host key: it is not in known_hosts",
-            hint="on the device's own console run: for key in /etc/ssh/ssh_host_*.pub; do "
-            f"ssh-keygen -lf $key; done; only if one is the same, say yes here to: {by_hand}",
-        )
-    if re.search("Permission denied|Too many authentication failures", text):
-        return LoginRefused(
-            f"{address}: login refused: none of our keys is accepted",
-            hint="ssh-copy-id, or --identity FILE; a key with a passphrase goes to the agent first:"
-            f" ssh-add FILE; see why: {by_hand}",
-        )
-    reason = (text.strip().splitlines() or ["it does not answer"])[-1].removeprefix("ssh: ")
-    if "Could not resolve hostname" in text:
-        return DeployFailed(
-            f"{address}: no host of that name: {reason}",
-            hint="give a name that DNS, /etc/hosts or ~/.ssh/config knows",
-        )
-    return ConnectionLost(
-        f"{address}: cannot connect: {reason}",
-        hint="is it on, is sshd running there, is the port right?",
-    )
+    last = (text.strip().splitlines() or ["it does not answer"])[-1].removeprefix("ssh: ")
+    by_hand = shlex.join(_login(address, access))
+    for pattern, kind, message, hint in _ERRORS:
+        if found := re.search(pattern, text):
+            facts = {"last": last, "by_hand": by_hand, **found.groupdict("remove it there")}
+            return kind(f"{address}: {message.format(**facts)}", hint=hint.format(**facts))
+    raise AssertionError  # the last pattern fits every text
 
 
-def _destination(address: Address) -> list[str]:
+def _login(address: Address, access: Access, more: Sequence[str] = ()) -> list[str]:
     user = ["-l", address.user] if address.user else []
     port = ["-p", str(address.port)] if address.port else []
-    return [*user, *port, "--", address.host]
+    return ["ssh", *more, *_words(access.options()), *user, *port, "--", address.host]
+
+
+def _words(options: dict[str, str]) -> list[str]:
+    return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
 
 
 def _quoted(path: Path) -> str:

@@ -15,9 +15,9 @@ from edge_inception import artifact
 from edge_inception.deploy import agent, transfer
 from edge_inception.deploy.address import Address
 from edge_inception.deploy.connection import DISTRUST, Connection, Outcome
-from edge_inception.deploy.layout import Releases, absolute
+from edge_inception.deploy.layout import DEFAULT_FOLDER, Releases, absolute
 from edge_inception.deploy.payload import Payload, Wheels
-from edge_inception.deploy.ssh import ConnectionLost
+from edge_inception.deploy.ssh import Access, ConnectionLost
 from edge_inception.device import manifest, measure, records
 from edge_inception.device.errors import Refusal
 from edge_inception.errors import DeployFailed
@@ -45,21 +45,42 @@ class TransferState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeployOptions:
+    """Options of one deploy.
+
+    ``remote_dir`` begins with / or ~/; ``python`` is a command on the device; ``out`` is the local
+    folder for the devices' results. ``is_rollback`` switches back to the previous version instead;
+    ``is_dry`` reports what would be sent or switched, and changes nothing.
+    """
+
+    access: Access = field(default_factory=Access)
+    remote_dir: str = DEFAULT_FOLDER
+    python: str = "python3"
+    out: Path = Path("deployed")
+    is_rollback: bool = False
+    is_dry: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What to deploy to one device, and callbacks for its output.
 
-    ``python`` is a command on the device; ``out`` is the local folder for its results. ``copying``
-    shows the progress of a copy, in bytes, for as long as it is open.
+    ``copying`` shows the progress of a copy, in bytes, for as long as it is open.
     """
 
+    address: Address
     payload: Payload
     wheels: Wheels | None
-    remote_dir: str
-    python: str
-    out: Path
+    options: DeployOptions
     say: Callable[[str], None]
     copying: Callable[[], AbstractContextManager[Progress]]
     sent: TransferState = field(default_factory=TransferState)
+
+    @property
+    def results(self) -> Path:
+        """The local folder of this device's records of this version."""
+        device = re.sub("[:%]", "_", re.sub(r"[\[\]]", "", str(self.address)))
+        return self.options.out / device / self.payload.name / self.payload.version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,16 +102,24 @@ class Deployment:
     p50_ms: float | None = None
 
 
-def folder_name(address: Address) -> str:
-    """The address as the name of a local folder."""
-    return str(address).replace(":", "_").replace("[", "").replace("]", "").replace("%", "_")
+def carry_out(connection: Connection, job: Job) -> Deployment:
+    """Deploy or roll back, or in a dry run only say what that would do.
+
+    Raises:
+        DeployFailed: The device refuses or a step fails; the current version stays current.
+    """
+    releases = Releases(
+        connection=connection,
+        folder=f"{absolute(connection, job.options.remote_dir)}/{job.payload.name}",
+    )
+    if job.options.is_rollback:
+        return _rollback(releases, job)
+    return _plan(releases, job) if job.options.is_dry else _deploy(releases, job)
 
 
-def plan(connection: Connection, job: Job) -> Deployment:
-    """Say what a deploy would send, and change nothing on the device."""
-    releases, hello = _releases(connection, job), connection.hello
-    plans = _plans(releases, job)
-    transfer.require_room(connection, *plans)
+def _plan(releases: Releases, job: Job) -> Deployment:
+    plans, hello = _plans(releases, job), releases.connection.hello
+    transfer.require_room(releases.connection, *plans)
     to_send = sum(each.bytes for each in plans)
     num_files = sum(len(each.starts) for each in plans)
     job.say(f"{hello.machine}, Python {hello.python}, {plans[0].free_bytes / _MIB:.0f} MiB free")
@@ -98,38 +127,17 @@ def plan(connection: Connection, job: Job) -> Deployment:
     return _describe_deployment(releases, job, releases.current())
 
 
-def plan_rollback(connection: Connection, job: Job) -> Deployment:
-    """Say which version a rollback would make current, and change nothing on the device.
-
-    Raises:
-        DeployFailed: There is no previous version.
-    """
-    releases = _releases(connection, job)
-    version, before = releases.rollback_versions()
-    job.say(f"would switch back from {before} to {version}, and send nothing")
+def _rollback(releases: Releases, job: Job) -> Deployment:
+    version, before = releases.rollback_versions()  # where it raises, not even a lock is made
+    if job.options.is_dry:
+        job.say(f"would switch back from {before} to {version}, and send nothing")
+    else:
+        releases.lock(job.say)
+        version, before = releases.rollback()
     return _describe_deployment(releases, job, before, version=version)
 
 
-def rollback(connection: Connection, job: Job) -> Deployment:
-    """Switch to the previous version.
-
-    Raises:
-        DeployFailed: There is no previous version.
-    """
-    releases = _releases(connection, job)
-    releases.rollback_versions()  # where it raises, not even a lock is made
-    releases.lock(job.say)
-    version, before = releases.rollback()
-    return _describe_deployment(releases, job, before, version=version)
-
-
-def deploy(connection: Connection, job: Job) -> Deployment:
-    """Copy the bundle, run its steps, switch to it, and fetch its records.
-
-    Raises:
-        DeployFailed: A step fails; the current version stays current.
-    """
-    releases = _releases(connection, job)
+def _deploy(releases: Releases, job: Job) -> Deployment:
     releases.lock(job.say)
     _copy(releases, job)
     python = _prepare_python(releases, job)
@@ -138,11 +146,6 @@ def deploy(connection: Connection, job: Job) -> Deployment:
     releases.switch(job.payload.version)
     _write_deployment_record(releases, job, python)
     return _describe_deployment(releases, job, before, python=python, fetched=fetched)
-
-
-def _releases(connection: Connection, job: Job) -> Releases:
-    folder = f"{absolute(connection, job.remote_dir)}/{job.payload.name}"
-    return Releases(connection=connection, folder=folder)
 
 
 def _plans(releases: Releases, job: Job) -> list[transfer.Plan]:
@@ -180,17 +183,20 @@ def _prepare_python(releases: Releases, job: Job) -> str:
         DeployFailed: A virtual environment cannot be made, or a wheel does not fit the device.
     """
     if job.wheels is None:
-        return job.python
+        return job.options.python
     connection, key = releases.connection, job.wheels.key
     venv, wheels = releases.path(f"venv-{key}"), releases.path(f"wheels-{key}")
     python = f"{venv}/bin/python"
-    answer = connection.ask(agent.survey, folder=venv, names=[_COMPLETE], part=transfer.PARTIAL)
+    answer = connection.ask(agent.survey, folder=venv, names=[_COMPLETE])
     if any(answer.files.get(_COMPLETE, ())):
         return python
     job.say(f"venv: {', '.join(job.wheels.packages)}")
     pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--no-index")
     commands = (
-        ((job.python, "-m", *_VENV.split(), venv), "on the device: sudo apt install python3-venv"),
+        (
+            (job.options.python, "-m", *_VENV.split(), venv),
+            "on the device: sudo apt install python3-venv",
+        ),
         (
             (*pip, "--find-links", wheels, *job.wheels.packages),
             "the wheelhouse must hold every dependency, for the device's Python and processor",
@@ -203,7 +209,7 @@ def _prepare_python(releases: Releases, job: Job) -> str:
                 f"{connection.address}: {' '.join(words[1:4])} failed: {_failure_reason(outcome)}",
                 hint=hint,
             )
-    transfer.write(connection, f"{venv}/{_COMPLETE}", b"")
+    connection.ask(agent.write, path=f"{venv}/{_COMPLETE}", text="")
     return python
 
 
@@ -280,14 +286,10 @@ def _fetch_records(releases: Releases, job: Job) -> dict[str, bytes]:
             )
         records_by_path[inside] = text.encode()
     for inside, content in records_by_path.items():
-        path = _results_folder(job) / inside
+        path = job.results / inside
         path.parent.mkdir(parents=True, exist_ok=True)
         artifact.replace_file(path, content)
     return records_by_path
-
-
-def _results_folder(job: Job) -> Path:
-    return job.out / job.payload.name / job.payload.version
 
 
 def _write_deployment_record(releases: Releases, job: Job, python: str) -> None:
@@ -299,7 +301,7 @@ def _write_deployment_record(releases: Releases, job: Job, python: str) -> None:
     }
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     path = f"{releases.path(job.payload.version)}/{_RESULTS}/deployed.json"
-    transfer.write(releases.connection, path, text.encode())
+    releases.connection.ask(agent.write, path=path, text=text)
 
 
 def _describe_deployment(
@@ -318,8 +320,8 @@ def _describe_deployment(
         before=before,
         num_kept=len(set(releases.versions()) - {version}),
         bytes_sent=job.sent.total,
-        python=python or job.python,
-        results=_results_folder(job) if fetched else None,
+        python=python or job.options.python,
+        results=job.results if fetched else None,
         p50_ms=_read_p50_ms(fetched or {}),
     )
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from edge_inception.deploy.payload import Item
 from edge_inception.deploy.ssh import ConnectionLost
 from edge_inception.errors import DeployFailed
 
-PARTIAL = ".part"
 _SPARE_BYTES = 32 << 20  # kept free, since a device with a full disk cannot even write a log
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +38,7 @@ class Plan:
 def plan(connection: Connection, folder: str, items: Sequence[Item]) -> Plan:
     """What to send so that ``folder`` on the device has ``items``, by size and sha256."""
     names = [item.name for item in items]
-    answer = connection.ask(agent.survey, folder=folder, names=names, part=PARTIAL)
+    answer = connection.ask(agent.survey, folder=folder, names=names)
     starts = {}
     for item in items:
         whole, part = answer.files.get(item.name, (None, None))
@@ -78,17 +76,14 @@ def copy(connection: Connection, plan: Plan, sent: Callable[[int], None]) -> Non
         DeployFailed: The device refuses.
     """
     for item, start in plan.starts.items():
-        with item.path.open("rb") as source:
-            source.seek(start)
-            arrived = connection.send(
-                source,
-                item.bytes - start,
-                sent,
-                path=f"{plan.folder}/{item.name}",
-                part=PARTIAL,
-                start=start,
-                sha256=item.sha256,
-            )
+        arrived = connection.ask(
+            agent.receive,
+            body=_blocks(item, start, sent),
+            path=f"{plan.folder}/{item.name}",
+            start=start,
+            size=item.bytes - start,
+            sha256=item.sha256,
+        )
         if arrived != agent.Facts(item.bytes, item.sha256):
             raise ConnectionLost(
                 f"{connection.address}: {item.name} arrived with sha256 {arrived.sha256[:12]}, "
@@ -97,17 +92,16 @@ def copy(connection: Connection, plan: Plan, sent: Callable[[int], None]) -> Non
             )
 
 
-def write(connection: Connection, path: str, content: bytes) -> None:
-    """Write a small file, whole or not at all."""
-    connection.send(
-        io.BytesIO(content),
-        len(content),
-        lambda _: None,
-        path=path,
-        part=PARTIAL,
-        start=0,
-        sha256=hashlib.sha256(content).hexdigest(),
-    )
+def _blocks(item: Item, start: int, sent: Callable[[int], None]) -> Iterator[bytes]:
+    """The file's bytes from ``start`` on; ``sent`` gets the length of each block once it went."""
+    with item.path.open("rb") as source:
+        source.seek(start)
+        for left in range(item.bytes - start, 0, -_BLOCK_BYTES):
+            block = source.read(min(left, _BLOCK_BYTES))
+            if len(block) < min(left, _BLOCK_BYTES):
+                raise DeployFailed(f"{item.path} became shorter while it was sent")
+            yield block
+            sent(len(block))
 
 
 def _resume_offset(item: Item, part: agent.Facts | None) -> int:

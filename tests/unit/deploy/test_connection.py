@@ -64,9 +64,8 @@ def test_a_changed_host_key_is_refused(deploy, bundle):
     error, hint = lines(deploy.err)
     assert "host key changed" in error
     command = [SSH_KEYGEN, "-lf", str(deploy.sshd.folder / "host_key.pub")]
-    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[
-        1
-    ] in (error)
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert shown.split()[1] in error
     assert not list(deploy.device.iterdir())
     remove = hint.partition("only if you know why: ")[2].removesuffix(", then deploy again")
     subprocess.run(shlex.split(remove), check=True, capture_output=True)
@@ -140,7 +139,7 @@ def test_a_person_may_say_yes(deploy, bundle):
     arguments = deploy.arguments(bundle, "--dry-run", "--identity", str(key))
     child, terminal = pty.fork()
     if not child:
-        os.execv(sys.executable, [sys.executable, "-c", AT_A_TERMINAL, *arguments])
+        os.execv(sys.executable, [sys.executable, "-c", AT_A_TERMINAL, *arguments])  # noqa: S606
     shown = b""
     for question, answer in (
         (b"yes/no", b"yes\n"),
@@ -252,7 +251,7 @@ def test_a_right_beginning_is(deploy, bundle):
 
 def test_a_build_does_not_outlive_its_connection(deploy, proxy, tmp_path):
     """Cut during the build: it is stopped there, so that the next attempt builds alone."""
-    bundle = write_bundle(tmp_path / "bundle", build={"sleep": 5})
+    bundle = write_bundle(tmp_path / "bundle", build={"sleep": 2})
     through = proxy()
     deploy.trust(through.port)
 
