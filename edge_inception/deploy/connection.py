@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,10 +28,10 @@ Tell = Callable[[str], None]
 R = TypeVar("R")
 
 DISTRUST = "do not trust this device: deploy's own program answers otherwise"
+_REFUSED = "check permissions and free space there (df), or give another --remote-dir"
 _LOGIN_S, _PROMPT_S = 60.0, 300.0
 _ANSWER_S = 1800.0  # an SD card hashes and flushes slowly
 _LONG_S = 6 * 3600.0  # a build on the smallest device, or a copy over a mobile network
-_SILENCE_S = 120.0  # the agent prints a line every 20 s
 _POLL_S = 0.2
 _MAX_ANSWER_BYTES = 8 << 20
 _LINE_COST_BYTES = 32
@@ -41,19 +40,11 @@ _NOT_FOUND, _NOT_EXECUTABLE, _SSH_FAILED = 127, 126, 255
 _EXIT_S = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """Exit code of a command, and the last lines of its stdout and stderr."""
-
-    code: int
-    lines: tuple[str, ...]
-
-
 class Connection:
     """A connection to a device, which the caller closes.
 
-    Every method raises ConnectionLost where the connection breaks, and DeployFailed, naming the
-    device, where the device refuses.
+    Every method raises ConnectionLost where the connection breaks, and DeployFailed where the
+    device refuses; neither message names the device.
 
     Args:
         address: The device.
@@ -65,14 +56,13 @@ class Connection:
     def __init__(
         self, address: Address, access: Access, python: str, *, is_asking: bool = False
     ) -> None:
-        self.address = address
         self.hello = agent.Hello("", "", "")
-        self._access, self._python = access, python
+        self._login, self._python = (address, access), python
         text = Path(agent.__file__).read_text(encoding="utf-8")
         # -I, so that a json.py in the home folder is not imported in place of Python's own.
         words = [python, "-I", "-S", "-c", text]
         self._process = subprocess.Popen(  # noqa: S603 -- checked words, and no shell
-            ssh.command(address, access, words, is_asking=is_asking),
+            ssh.command(*self._login, words, is_asking=is_asking),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -127,8 +117,8 @@ class Connection:
         kind: type[R] = inspect.signature(function).return_annotation
         return self._answer(kind, tell)
 
-    def run(self, words: Sequence[str], folder: str, tell: Tell) -> Outcome:
-        """Run a command in a folder to its end; ``tell`` gets each line of stdout and stderr."""
+    def run(self, words: Sequence[str], folder: str, tell: Tell) -> tuple[int, Sequence[str]]:
+        """Exit code and last lines of a command in a folder; ``tell`` gets each line it prints."""
         lines: deque[str] = deque(maxlen=_MAX_LINES)
 
         def keep(line: str) -> None:
@@ -136,20 +126,18 @@ class Connection:
             tell(lines[-1])
 
         code = self.ask(agent.run, tell=keep, folder=folder, words=list(words))
-        self._require_found(code, words[0])
-        return Outcome(code=code, lines=tuple(lines))
+        _require_found(code, words[0])
+        return code, lines
 
     def _begin(self, limit_s: float) -> None:
-        self._heard = time.monotonic()
-        self._deadline = self._heard + limit_s
+        self._deadline = time.monotonic() + limit_s
         self._left_bytes = _MAX_ANSWER_BYTES
 
     def _watch(self) -> None:
-        """Break the connection where the device is silent, or takes too long to answer."""
+        """Break the connection where an answer takes too long; ssh sees to it that it is up."""
         while self._process.poll() is None:
-            if time.monotonic() > min(self._deadline, self._heard + _SILENCE_S):
-                self._other_lines.append(b"it is silent")
-                self._process.kill()
+            if time.monotonic() > self._deadline:
+                self.cancel()
             time.sleep(_POLL_S)
 
     def _write(self, content: bytes) -> None:
@@ -158,11 +146,10 @@ class Connection:
             self._stdin.flush()
         except BrokenPipeError:
             self._answer(str, None)  # raises with the device's reason
-        self._heard = time.monotonic()
 
     def _answer(self, kind: type[R], tell: Tell | None) -> R:
         """The value of type ``kind`` that the agent returns; ``tell`` gets a command's lines."""
-        where = str(self.address)
+        where = "the device's answer"
         try:
             while True:
                 match records.parse(self._line(), where, DISTRUST):
@@ -171,11 +158,7 @@ class Connection:
                     case {"line": str(line)} if tell:
                         tell(line)
                     case {"error": str(reason)}:
-                        raise DeployFailed(
-                            f"{where}: {reason}",
-                            hint="check permissions and free space there (df), or give another "
-                            "--remote-dir",
-                        )
+                        raise DeployFailed(reason, hint=_REFUSED)
                     case _:  # a sign of life
                         pass
         except Refusal as error:
@@ -184,12 +167,11 @@ class Connection:
     def _line(self) -> bytes:
         """The next line of the agent; other lines, such as ssh's errors, are kept as reasons."""
         while line := self._stdout.readline(_MAX_ANSWER_BYTES):
-            self._heard = time.monotonic()
             self._left_bytes -= len(line) + _LINE_COST_BYTES
             if self._left_bytes <= 0:
                 self.cancel()
                 limit = f"over {_MAX_ANSWER_BYTES >> 20} MiB"
-                raise DeployFailed(f"{self.address}: it answers with {limit}", hint=DISTRUST)
+                raise DeployFailed(f"it answers with {limit}", hint=DISTRUST)
             if line.startswith(b"{") and line.endswith(b"}\n"):
                 return line
             self._other_lines.append(line)
@@ -202,31 +184,31 @@ class Connection:
         reason = (text.strip().splitlines() or [f"exit code {code}"])[-1][:_MAX_SHOWN]
         is_broken = code < 0 or code == _SSH_FAILED
         if is_broken and not self.hello.home:
-            return ssh.login_error(self.address, self._access, text)
+            return ssh.login_error(*self._login, text)
         if is_late:
-            return DeployFailed(f"{self.address}: no answer in time", hint="restart the device")
+            return DeployFailed("no answer in time", hint="restart the device")
         if is_broken:
             return ConnectionLost(
-                f"{self.address}: connection lost: {reason}",
+                f"connection lost: {reason}",
                 hint="run the same command again: the copy goes on where it stopped",
             )
-        self._require_found(code, self._python)
+        _require_found(code, self._python)
         return DeployFailed(
-            f"{self.address}: {self._python} cannot run what deploy asks: {reason}",
+            f"{self._python} cannot run what deploy asks: {reason}",
             hint="name a Python of 3.6 or later with --python",
         )
 
     def _exit_code(self) -> int:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             return self._process.wait(_EXIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+        self.cancel()
+        return self._process.wait()
 
-    def _require_found(self, code: int, program: str) -> None:
-        """Raise where the exit code says that the program did not start."""
-        if code in {_NOT_FOUND, _NOT_EXECUTABLE}:
-            raise DeployFailed(
-                f"{self.address}: no {program} there that can be run",
-                hint="install it (apt install python3), or name another with --python",
-            )
+
+def _require_found(code: int, program: str) -> None:
+    """Refuse an exit code that says that the program did not start."""
+    if code in {_NOT_FOUND, _NOT_EXECUTABLE}:
+        raise DeployFailed(
+            f"no {program} there that can be run",
+            hint="install it (apt install python3), or name another with --python",
+        )

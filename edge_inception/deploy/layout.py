@@ -36,26 +36,18 @@ class Releases:
 
     def current(self) -> str | None:
         """The current version, None before the first switch."""
-        target = self._survey().links.get(CURRENT, "")
-        return target if is_version(target) else None
-
-    def previous(self) -> str | None:
-        """The version that a rollback switches to; None if there is none or its folder is gone."""
-        version = self._survey().links.get(PREVIOUS, "")
-        return version if version != self.current() and version in self.versions() else None
+        return self._link(self._survey(), CURRENT)
 
     def versions(self) -> tuple[str, ...]:
         """The versions that have a folder, complete or not."""
         return tuple(filter(is_version, self._survey().folders))
 
-    def _survey(self) -> agent.Survey:
-        return self.connection.ask(agent.survey, folder=self.folder, names=[])
-
-    def switch(self, version: str) -> None:
-        """Make ``version`` current in one step; the version that was current becomes previous."""
+    def switch(self, version: str) -> str | None:
+        """Make ``version`` current in one step; return the one that was, which becomes previous."""
         before = self.current()
         if before != version:
-            self._link(*([(PREVIOUS, before)] if before else []), (CURRENT, version))
+            self._set_links(*([(PREVIOUS, before)] if before else []), (CURRENT, version))
+        return before
 
     def rollback_versions(self) -> tuple[str, str]:
         """The version that a rollback makes current, and the one that is current before it.
@@ -63,16 +55,16 @@ class Releases:
         Raises:
             DeployFailed: Nothing was deployed, or there is no previous version.
         """
-        before, version = self.current(), self.previous()
-        where = self.connection.address
-        if not self.versions():
+        survey = self._survey()
+        before, version = self._link(survey, CURRENT), self._link(survey, PREVIOUS)
+        if not any(map(is_version, survey.folders)):
             raise DeployFailed(
-                f"{where}: nothing was deployed to {self.folder}",
+                f"nothing was deployed to {self.folder}",
                 hint="deploy first, or give the --remote-dir and the bundle that were deployed",
             )
-        if before is None or version is None:
+        if not before or not version or version == before or version not in survey.folders:
             raise DeployFailed(
-                f"{where}: no previous version in {self.folder} to go back to",
+                f"no previous version in {self.folder} to go back to",
                 hint="deploy the bundle that you want: edge-inception deploy ... --bundle FOLDER",
             )
         return version, before
@@ -80,7 +72,7 @@ class Releases:
     def rollback(self) -> tuple[str, str]:
         """Swap the versions of ``rollback_versions``, and return them."""
         version, before = self.rollback_versions()
-        self._link((CURRENT, version), (PREVIOUS, before))
+        self._set_links((CURRENT, version), (PREVIOUS, before))
         return version, before
 
     def lock(self, say: Callable[[str], None]) -> None:
@@ -89,26 +81,29 @@ class Releases:
         Raises:
             DeployFailed: Another deploy holds the lock for an hour.
         """
-        wait_s, me = (
-            min(_LOCK_TIMEOUT_S, _LOCK_POLL_S),
-            f"{getpass.getuser()}@{socket.gethostname()}",
-        )
-        last, told = time.monotonic() + _LOCK_TIMEOUT_S, ""
-        while holder := self.connection.ask(
-            agent.lock, folder=self.folder, holder=me, timeout_s=wait_s
+        me, told = f"{getpass.getuser()}@{socket.gethostname()}", ""
+        last = time.monotonic() + _LOCK_TIMEOUT_S
+        while other := self.connection.ask(
+            agent.lock, folder=self.folder, holder=me, timeout_s=_LOCK_POLL_S
         ):
-            other = f"another deploy works in {self.folder}: {holder}"
             if time.monotonic() > last:
                 raise DeployFailed(
-                    f"{self.connection.address}: {other}",
+                    f"another deploy works in {self.folder}: {other}",
                     hint="wait for it; if it hangs, kill that pid on the device",
                 )
             if other != told:
-                say(f"waiting: {other}")
+                say(f"waiting: another deploy works in {self.folder}: {other}")
                 told = other
 
-    def _link(self, *links: tuple[str, str]) -> None:
-        self.connection.ask(agent.switch, folder=self.folder, links=list(links))
+    def _survey(self) -> agent.Survey:
+        return self.connection.ask(agent.survey, folder=self.folder, names=[])
+
+    def _link(self, survey: agent.Survey, name: str) -> str | None:
+        target = survey.links.get(name, "")
+        return target if is_version(target) else None
+
+    def _set_links(self, *links: tuple[str, str]) -> None:
+        self.connection.ask(agent.switch, folder=self.folder, links=links)
 
 
 def require_path(remote_dir: str) -> None:
@@ -135,5 +130,5 @@ def absolute(connection: Connection, remote_dir: str) -> str:
     first, *rest = remote_dir.split("/")
     home = connection.hello.home
     if not home.startswith("/") or not home.isprintable():
-        raise DeployFailed(f"{connection.address}: {home!r} is no home folder", hint=DISTRUST)
+        raise DeployFailed(f"{home!r} is no home folder", hint=DISTRUST)
     return "/".join([home.rstrip("/") if first else "", *filter(None, rest)])

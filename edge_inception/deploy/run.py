@@ -128,7 +128,8 @@ def _deploy_to(job: steps.Job, cancellation: _Cancellation) -> DeviceResult:
     try:
         done = _with_retries(job, cancellation)
     except DeployFailed as error:
-        return DeviceResult(address=address, status="FAILED", error=str(error), hint=error.hint)
+        reason = f"{address}: {error}"
+        return DeviceResult(address=address, status="FAILED", error=reason, hint=error.hint)
     except Exception as error:  # noqa: BLE001 -- one device must not end the deploys of the others
         for line in traceback.format_exc().splitlines():
             job.say(line)
@@ -165,7 +166,7 @@ def _with_retries(job: steps.Job, cancellation: _Cancellation) -> Deployment:
             attempt = 0 if job.sent.left < left else attempt + 1
             if not was_connected or attempt >= len(_RETRY_DELAYS_S) or cancellation.is_set():
                 raise
-            job.say(f"{error}; trying again")
+            job.say(f"{job.address}: {error}; trying again")
             if cancellation.wait(_RETRY_DELAYS_S[attempt]):
                 raise
 

@@ -41,25 +41,25 @@ _ERRORS: tuple[tuple[str, type[DeployFailed], str, str], ...] = (
         "do not use this device before its host keys are made anew: ssh-keygen -A",
     ),
     (
-        r"(?s)HOST IDENTIFICATION HAS CHANGED.*?(?P<key>SHA256:\S+)(.*?(?P<remove>ssh-keygen [^\r\n]+))?",
+        r"(?s)IDENTIFICATION HAS CHANGED.*?(?P<key>SHA256:\S+)(.*(?P<remove>ssh-keygen [^\r\n]+))?",
         DeployFailed,
         "host key changed: known_hosts has another than {key}",
-        "another machine, or one that was set up again; only if you know why: {remove}, then "
-        "deploy again",
+        "another machine, or set up again; only if you know why: {remove}, then deploy again",
     ),
     (
         "Host key verification failed",
         LoginRefused,
         "unknown host key: it is not in known_hosts",
-        "on the device's own console run: for key in /etc/ssh/ssh_host_*.pub; do ssh-keygen -lf "
-        "$key; done; only if one is the same, say yes here to: {by_hand}",
+        (
+            "run {by_hand} and say yes, but only if on the device's own console "
+            "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub prints the same SHA256"
+        ),
     ),
     (
         "Permission denied|Too many authentication failures",
         LoginRefused,
         "login refused: none of our keys is accepted",
-        "ssh-copy-id, or --identity FILE; a key with a passphrase goes to the agent first: "
-        "ssh-add FILE; see why: {by_hand}",
+        "ssh-copy-id, --identity FILE, or for a passphrase ssh-add FILE; see why: {by_hand}",
     ),
     (
         "Could not resolve hostname",
@@ -87,7 +87,7 @@ class Access:
     known_hosts: Path | None = None
 
     def options(self) -> dict[str, str]:
-        """ssh's options for these files, which a shared connection would not honour."""
+        """Options of ssh for these files, which a shared connection would not honour."""
         options: dict[str, str] = {}
         if self.identity:
             options |= {"IdentityFile": _quoted(self.identity), "IdentitiesOnly": "yes"}
@@ -140,7 +140,7 @@ def login_error(address: Address, access: Access, text: str) -> DeployFailed:
     for pattern, kind, message, hint in _ERRORS:
         if found := re.search(pattern, text):
             facts = {"last": last, "by_hand": by_hand, **found.groupdict("remove it there")}
-            return kind(f"{address}: {message.format(**facts)}", hint=hint.format(**facts))
+            return kind(message.format(**facts), hint=hint.format(**facts))
     raise AssertionError  # the last pattern fits every text
 
 

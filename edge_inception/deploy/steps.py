@@ -14,7 +14,7 @@ from pathlib import Path
 from edge_inception import artifact
 from edge_inception.deploy import agent, transfer
 from edge_inception.deploy.address import Address
-from edge_inception.deploy.connection import DISTRUST, Connection, Outcome
+from edge_inception.deploy.connection import DISTRUST, Connection
 from edge_inception.deploy.layout import DEFAULT_FOLDER, Releases, absolute
 from edge_inception.deploy.payload import Payload, Wheels
 from edge_inception.deploy.ssh import Access, ConnectionLost
@@ -119,7 +119,7 @@ def carry_out(connection: Connection, job: Job) -> Deployment:
 
 def _plan(releases: Releases, job: Job) -> Deployment:
     plans, hello = _plans(releases, job), releases.connection.hello
-    transfer.require_room(releases.connection, *plans)
+    transfer.require_room(*plans)
     to_send = sum(each.bytes for each in plans)
     num_files = sum(len(each.starts) for each in plans)
     job.say(f"{hello.machine}, Python {hello.python}, {plans[0].free_bytes / _MIB:.0f} MiB free")
@@ -142,8 +142,7 @@ def _deploy(releases: Releases, job: Job) -> Deployment:
     _copy(releases, job)
     python = _prepare_python(releases, job)
     fetched = _run_steps(releases, job, python)
-    before = releases.current()
-    releases.switch(job.payload.version)
+    before = releases.switch(job.payload.version)
     _write_deployment_record(releases, job, python)
     return _describe_deployment(releases, job, before, python=python, fetched=fetched)
 
@@ -157,7 +156,7 @@ def _plans(releases: Releases, job: Job) -> list[transfer.Plan]:
 
 def _copy(releases: Releases, job: Job) -> None:
     plans = _plans(releases, job)
-    transfer.require_room(releases.connection, *plans)
+    transfer.require_room(*plans)
     total = sum(each.bytes for each in plans)
     num_files = sum(len(each.starts) for each in plans)
     num_same = sum(each.num_same for each in plans)
@@ -191,34 +190,23 @@ def _prepare_python(releases: Releases, job: Job) -> str:
     if any(answer.files.get(_COMPLETE, ())):
         return python
     job.say(f"venv: {', '.join(job.wheels.packages)}")
+    venv_words = (job.options.python, "-m", *_VENV.split(), venv)
     pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--no-index")
-    commands = (
-        (
-            (job.options.python, "-m", *_VENV.split(), venv),
-            "on the device: sudo apt install python3-venv",
-        ),
-        (
-            (*pip, "--find-links", wheels, *job.wheels.packages),
-            "the wheelhouse must hold every dependency, for the device's Python and processor",
-        ),
-    )
-    for words, hint in commands:
-        outcome = connection.run(words, releases.folder, job.say)
-        if outcome.code:
-            raise DeployFailed(
-                f"{connection.address}: {' '.join(words[1:4])} failed: {_failure_reason(outcome)}",
-                hint=hint,
-            )
+    pip_words = (*pip, "--find-links", wheels, *job.wheels.packages)
+    for words, hint in (
+        (venv_words, "on the device: sudo apt install python3-venv"),
+        (pip_words, "the wheelhouse must hold every dependency, for its Python and processor"),
+    ):
+        code, lines = connection.run(words, releases.folder, job.say)
+        if code:
+            failed = f"{' '.join(words[1:4])} failed: {_failure_reason(lines)}"
+            raise DeployFailed(failed, hint=hint)
     connection.ask(agent.write, path=f"{venv}/{_COMPLETE}", text="")
     return python
 
 
 def _run_steps(releases: Releases, job: Job, python: str) -> dict[str, bytes]:
-    """Run every step and return their records by path, which are fetched even if a step fails.
-
-    Raises:
-        DeployFailed: A step fails.
-    """
+    """Run every step and return their records by path, which are fetched even if a step fails."""
     folder = f"{releases.path(job.payload.version)}/{_RESULTS}"
     old = [f"{name}.json" for name, *_ in _STEPS]  # they would pass for new ones
     releases.connection.ask(agent.remove, folder=folder, names=old)
@@ -235,53 +223,42 @@ def _run_steps(releases: Releases, job: Job, python: str) -> dict[str, bytes]:
 
 
 def _run_step(releases: Releases, job: Job, python: str, step: Sequence[str]) -> None:
-    """Run a command of device.py in the new version's folder.
-
-    Raises:
-        DeployFailed: The command fails; the hint is the fix that its output names.
-    """
+    """Run a command of device.py in the new version's folder; its own fix is the error's hint."""
     name, folder = step[0], releases.path(job.payload.version)
-    outcome = releases.connection.run(
-        [python, "-u", "device.py", *step],
-        folder,
-        lambda line: job.say(f"{name}: {line}"),
-    )
-    if outcome.code:
+    words = (python, "-u", "device.py", *step)
+    code, lines = releases.connection.run(words, folder, lambda line: job.say(f"{name}: {line}"))
+    if code:
         raise DeployFailed(
-            f"{releases.connection.address}: {name} failed with exit code {outcome.code}: "
-            f"{_failure_reason(outcome)}",
-            hint=_last_text_after(outcome, "fix: ")
+            f"{name} failed with exit code {code}: {_failure_reason(lines)}",
+            hint=_last_text_after(lines, "fix: ")
             or f"see its lines above; there: cd {folder} && {python} device.py {name}",
         )
 
 
-def _failure_reason(outcome: Outcome) -> str:
+def _failure_reason(lines: Sequence[str]) -> str:
     return (
-        _last_text_after(outcome, "error: ")
-        or _last_text_after(outcome, "FAILED: ")
-        or next((line for line in reversed(outcome.lines) if line.strip()), "it printed nothing")
+        _last_text_after(lines, "error: ")
+        or _last_text_after(lines, "FAILED: ")
+        or next((line for line in reversed(lines) if line.strip()), "it printed nothing")
     )
 
 
-def _last_text_after(outcome: Outcome, lead: str) -> str:
+def _last_text_after(lines: Sequence[str], lead: str) -> str:
     """The rest of the last line that begins with ``lead``; empty where there is no such line."""
-    lines = [line.strip() for line in outcome.lines if line.strip().startswith(lead)]
-    return lines[-1].removeprefix(lead) if lines else ""
+    found = [line.strip() for line in lines if line.strip().startswith(lead)]
+    return found[-1].removeprefix(lead) if found else ""
 
 
 def _fetch_records(releases: Releases, job: Job) -> dict[str, bytes]:
     """Fetch the records of verify, bench and the engine to the local folder; content by path."""
     folders, version = (_RESULTS, manifest.ENGINES), job.payload.version
-    fetched = releases.connection.ask(
-        agent.fetch, folder=releases.path(version), names=list(folders)
-    )
+    fetched = releases.connection.ask(agent.fetch, folder=releases.path(version), names=folders)
     records_by_path = {}
     for inside, text in fetched.items():
         folder, _, name = inside.partition("/")
         if folder not in folders or not _RECORD.fullmatch(name):
             raise DeployFailed(
-                f"{releases.connection.address}: it says that {releases.path(version)} holds "
-                f"{inside!r}, which is no record's name",
+                f"it says that {releases.path(version)} holds {inside!r}, no record's name",
                 hint=DISTRUST,
             )
         records_by_path[inside] = text.encode()

@@ -52,7 +52,7 @@ def plan(connection: Connection, folder: str, items: Sequence[Item]) -> Plan:
     )
 
 
-def require_room(connection: Connection, *plans: Plan) -> None:
+def require_room(*plans: Plan) -> None:
     """Refuse a copy that does not fit on the device's disk.
 
     Raises:
@@ -62,8 +62,8 @@ def require_room(connection: Connection, *plans: Plan) -> None:
     free = plans[0].free_bytes
     if needed and needed + _SPARE_BYTES > free:
         raise DeployFailed(
-            f"{connection.address}: disk full: {plans[0].folder} needs "
-            f"{_mib(needed + _SPARE_BYTES)}, {_mib(free)} are free",
+            f"disk full: {plans[0].folder} needs {_mib(needed + _SPARE_BYTES)}, "
+            f"{_mib(free)} are free",
             hint="remove old versions there, or give a --remote-dir on a larger disk",
         )
 
@@ -86,7 +86,7 @@ def copy(connection: Connection, plan: Plan, sent: Callable[[int], None]) -> Non
         )
         if arrived != agent.Facts(item.bytes, item.sha256):
             raise ConnectionLost(
-                f"{connection.address}: {item.name} arrived with sha256 {arrived.sha256[:12]}, "
+                f"{item.name} arrived with sha256 {arrived.sha256[:12]}, "
                 f"sent was {item.sha256[:12]}",
                 hint="run the same command again; if it stays, test the device's disk and memory",
             )

@@ -50,7 +50,7 @@ def test_an_unknown_host_key_is_refused(deploy, bundle):
     error, hint = lines(deploy.err)
     assert "unknown host key" in error
     assert not list(deploy.device.iterdir())
-    program, *more = shlex.split(hint.partition("say yes here to: ")[2])
+    program, *more = shlex.split(hint.removeprefix("hint: run ").partition(" and say yes")[0])
     yes = ("-o", "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR")
     subprocess.run([program, *yes, *more, "true"], check=True)
     assert deploy(bundle) == 0
