@@ -22,7 +22,7 @@ from edge_inception.deploy.address import Address
 from edge_inception.deploy.ssh import Access, ConnectionLost
 from edge_inception.device import records
 from edge_inception.device.errors import Refusal
-from edge_inception.errors import DeployFailed, one_line
+from edge_inception.errors import DeployFailed
 
 Tell = Callable[[str], None]
 R = TypeVar("R")
@@ -81,6 +81,7 @@ class Connection:
             LoginRefused: The host key is unknown, or no key is accepted.
         """
         self.hello = self._answer(agent.Hello, None)
+        self._other_lines.clear()  # those of ~/.bashrc say nothing about later errors
 
     def cancel(self) -> None:
         """Break the connection; another thread may wait for it."""
@@ -122,7 +123,7 @@ class Connection:
         lines: deque[str] = deque(maxlen=_MAX_LINES)
 
         def keep(line: str) -> None:
-            lines.append(one_line(line.rstrip("\r").expandtabs())[:_MAX_SHOWN])
+            lines.append(line.rstrip("\r").expandtabs()[:_MAX_SHOWN])
             tell(lines[-1])
 
         code = self.ask(agent.run, tell=keep, folder=folder, words=list(words))

@@ -56,6 +56,8 @@ with open("calls.log", "a") as log:
 plan = json.load(open("behaviour.json")).get(command, {})
 sys.path.append(plan.get("path", "."))
 time.sleep(plan.get("sleep", 0))
+while "until" in plan and not os.path.exists(plan["until"]):
+    time.sleep(0.02)
 with open("calls.log", "a") as log:
     log.write("end " + command + "\\n")
 for name in plan.get("imports", []):

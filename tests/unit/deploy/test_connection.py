@@ -43,10 +43,15 @@ def lines(text):
     return [line for line in text.splitlines() if line.startswith(("error: ", "hint: "))]
 
 
-def test_an_unknown_host_key_is_refused(deploy, bundle):
-    """Nothing is sent; the hint's command adds the key where a person says yes."""
+def test_an_unknown_host_key_is_refused(deploy, bundle, monkeypatch):
+    """Nothing is sent or asked; the hint's command adds the key where a person says yes."""
+    (deploy.here / "ask").write_text(f"#!/bin/sh\ntouch {deploy.here}/asked\n")
+    (deploy.here / "ask").chmod(0o755)
+    monkeypatch.setenv("SSH_ASKPASS", str(deploy.here / "ask"))
+    monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
     deploy.known_hosts.write_text("")
     assert deploy(bundle) == 7
+    assert not (deploy.here / "asked").exists()
     error, hint = lines(deploy.err)
     assert "unknown host key" in error
     assert not list(deploy.device.iterdir())

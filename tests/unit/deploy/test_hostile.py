@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from threading import Thread
 
 import pytest
 from loopback import Deploy, version_of, write_bundle
@@ -93,7 +97,7 @@ def test_an_answer_that_is_none(fleet, bundle):
 
 def test_a_flood_is_cut_off(fleet, bundle):
     """Output without end, in lines or without, costs 8 MiB and not the memory of this machine."""
-    reason = "it answers with over 8 MiB"
+    reason, before = "it answers with over 8 MiB", getrusage(RUSAGE_SELF).ru_maxrss
     fleet.require_own_failures(
         bundle,
         ("def run(**_):\n  while True: _answer(line='x' * 3000)", reason),
@@ -101,12 +105,13 @@ def test_a_flood_is_cut_off(fleet, bundle):
         ("def survey(**_):\n  while True: os.write(2, b'x\\n' * 30000)", reason),
         ("def main():\n  while True: os.write(1, b'\\n' * 60000)", reason),
     )
+    assert getrusage(RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
 def test_a_device_that_never_answers(fleet, bundle, monkeypatch):
     """Silence, and signs of life without end, are limited in time; so is a copy."""
-    monkeypatch.setattr(connection, "_ANSWER_S", 1.5)
-    monkeypatch.setattr(connection, "_LONG_S", 1.5)
+    monkeypatch.setattr(connection, "_ANSWER_S", 3.0)
+    monkeypatch.setattr(connection, "_LONG_S", 3.0)
     reason = "no answer in time"
     fleet.require_own_failures(
         bundle,
@@ -141,12 +146,22 @@ def test_a_bug_of_one_device_is_its_own(fleet, bundle, monkeypatch):
 def test_odd_bytes_of_a_command_are_replaced(deploy, tmp_path):
     """Bytes that are no UTF-8, a line without end and a process left behind end no deploy."""
     program = "import os, subprocess; os.write(1, b'odd \\xff byte\\n' + bytes(200000))"
-    sleeping = "subprocess.Popen(['sleep', '5'])"
+    sleeping = "subprocess.Popen(['sleep', '20'])"
     (tmp_path / "odd.py").write_text(f"{program}; {sleeping}")
     bundle = write_bundle(tmp_path / "b", check={"imports": ["odd"], "path": str(tmp_path)})
+    started = time.monotonic()
     assert deploy(bundle) == 0, deploy.err
+    assert time.monotonic() - started < 15
     assert "check: odd \ufffd byte" in deploy.err
-    assert max(map(len, deploy.err.splitlines())) < 4000
+    assert max(map(len, deploy.err.splitlines())) < 5000
+
+
+def test_a_command_floods(deploy, tmp_path):
+    """A line without end of the bundle's own program is cut up there, and ends its deploy."""
+    (tmp_path / "odd.py").write_text("import os\nwhile True: os.write(1, b'x' * 60000)")
+    bundle = write_bundle(tmp_path / "b", check={"imports": ["odd"], "path": str(tmp_path)})
+    assert deploy(bundle) == 7
+    assert "it answers with over 8 MiB" in deploy.err
 
 
 def test_a_device_cannot_steer_the_terminal(deploy, tmp_path):
@@ -181,15 +196,24 @@ def test_a_record_that_is_none(deploy, bundle, kind):
 
 def test_a_second_deploy_waits(deploy, tmp_path):
     """Two first deploys at once: one says that it waits, and for whom; then both have passed."""
-    bundle = write_bundle(tmp_path / "bundle", check={"sleep": 1})
+    bundle = write_bundle(tmp_path / "bundle", check={"until": str(tmp_path / "go")})
     program = "from edge_inception.cli.main import main; main()"
     command = [sys.executable, "-c", program, *deploy.arguments(bundle)]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    shown = sorted((each.communicate(timeout=60)[1] for each in both), key=len)
-    assert [each.returncode for each in both] == [0, 0], shown
-    assert "waiting: " not in shown[0]
-    assert f"waiting: another deploy works in {deploy.root}: " in shown[1]
-    assert ", pid " in shown[1]
+    shown: queue.Queue[str] = queue.Queue()
+    readers = [Thread(target=lambda i=i: [shown.put(line) for line in i.stderr]) for i in both]
+    for reader in readers:
+        reader.start()
+    while not (line := shown.get(timeout=60)).startswith("waiting: "):
+        pass
+    assert f"another deploy works in {deploy.root}: " in line
+    assert ", pid " in line
+    assert len(deploy.calls(bundle)) == 1
+    (tmp_path / "go").touch()
+    for reader in readers:
+        reader.join()
+    assert [each.wait(timeout=60) for each in both] == [0, 0]
+    assert not [line for line in shown.queue if line.startswith("waiting: ")]
 
 
 def test_waiting_has_an_end(deploy, bundle, monkeypatch):
