@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from threading import Thread
 
 import pytest
 from loopback import Deploy, version_of, write_bundle
@@ -199,21 +197,18 @@ def test_a_second_deploy_waits(deploy, tmp_path):
     bundle = write_bundle(tmp_path / "bundle", check={"until": str(tmp_path / "go")})
     program = "from edge_inception.cli.main import main; main()"
     command = [sys.executable, "-c", program, *deploy.arguments(bundle)]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    shown: queue.Queue[str] = queue.Queue()
-    readers = [Thread(target=lambda i=i: [shown.put(line) for line in i.stderr]) for i in both]
-    for reader in readers:
-        reader.start()
-    while not (line := shown.get(timeout=60)).startswith("waiting: "):
-        pass
-    assert f"another deploy works in {deploy.root}: " in line
-    assert ", pid " in line
+    log = tmp_path / "log"
+    with log.open("w") as sink:
+        both = [subprocess.Popen(command, stderr=sink) for _ in range(2)]
+    while "waiting: " not in log.read_text():
+        assert [each.poll() for each in both] == [None, None], log.read_text()
+        time.sleep(0.05)
     assert len(deploy.calls(bundle)) == 1
     (tmp_path / "go").touch()
-    for reader in readers:
-        reader.join()
     assert [each.wait(timeout=60) for each in both] == [0, 0]
-    assert not [line for line in shown.queue if line.startswith("waiting: ")]
+    (line,) = [line for line in log.read_text().splitlines() if line.startswith("waiting: ")]
+    assert f"another deploy works in {deploy.root}: " in line
+    assert ", pid " in line
 
 
 def test_waiting_has_an_end(deploy, bundle, monkeypatch):
