@@ -127,7 +127,8 @@ def receive(path: str, start: int, size: int, sha256: str) -> Facts:
 def write(path: str, text: str) -> int:
     """Length of a small file that was written, whole or not at all."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + ".new", "w", encoding="utf-8") as sink:
+    _remove(path + ".new")  # it may be a link or a pipe
+    with open(path + ".new", "x", encoding="utf-8") as sink:
         sink.write(text)
     os.replace(path + ".new", path)
     return len(text)
@@ -191,7 +192,8 @@ def lock(folder: str, holder: str, timeout_s: float) -> str:
     ``holder`` asks for it, and waits ``timeout_s``. A folder that is missing is made.
     """
     os.makedirs(folder, exist_ok=True)
-    stream = open(os.path.join(folder, LOCK), "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- it stays open
+    path = os.path.join(folder, LOCK)
+    stream = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- it stays open
     last = time.monotonic() + timeout_s
     while True:
         try:

@@ -85,7 +85,7 @@ class Connection:
 
     def cancel(self) -> None:
         """Break the connection; another thread may wait for it."""
-        self._process.kill()
+        self._process.terminate()  # killed at a prompt, ssh would leave the terminal without echo
 
     def close(self) -> None:
         """Close the connection; a command that still runs there is killed."""
@@ -202,7 +202,7 @@ class Connection:
     def _exit_code(self) -> int:
         with suppress(subprocess.TimeoutExpired):
             return self._process.wait(_EXIT_S)
-        self.cancel()
+        self._process.kill()
         return self._process.wait()
 
 
