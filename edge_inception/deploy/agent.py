@@ -35,7 +35,7 @@ _OUTPUT_LOCK = threading.Lock()
 _LOCKS = []  # type: List[Any] # open files, whose locks end with this program
 
 
-class Hello(NamedTuple):
+class DeviceInfo(NamedTuple):
     """The first answer: the version of Python, the processor, and where a login starts."""
 
     python: str
@@ -283,7 +283,7 @@ def _print_heartbeats() -> None:
 
 def main() -> None:
     """Answer requests until stdin ends, or until one fails."""
-    _answer(value=Hello(platform.python_version(), platform.machine(), os.getcwd()))
+    _answer(value=DeviceInfo(platform.python_version(), platform.machine(), os.getcwd()))
     threading.Thread(target=_print_heartbeats, daemon=True).start()
     functions = (survey, receive, write, remove, switch, fetch, lock, run)
     by_name = {each.__name__: each for each in functions}  # type: Dict[str, Any]

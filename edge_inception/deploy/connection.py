@@ -28,6 +28,7 @@ Tell = Callable[[str], None]
 R = TypeVar("R")
 
 DISTRUST = "do not trust this device: deploy's own program answers otherwise"
+_FLOODED = "a program there prints without end, or this device is not to be trusted"
 _REFUSED = "check permissions and free space there (df), or give another --remote-dir"
 _LOGIN_S, _PROMPT_S = 60.0, 300.0
 _ANSWER_S = 1800.0  # an SD card hashes and flushes slowly
@@ -56,7 +57,7 @@ class Connection:
     def __init__(
         self, address: Address, access: Access, python: str, *, is_asking: bool = False
     ) -> None:
-        self.hello = agent.Hello("", "", "")
+        self.device = agent.DeviceInfo("", "", "")
         self._login, self._python = (address, access), python
         text = Path(agent.__file__).read_text(encoding="utf-8")
         # -I, so that a json.py in the home folder is not imported in place of Python's own.
@@ -71,16 +72,16 @@ class Connection:
         assert self._process.stdin and self._process.stdout  # noqa: PT018 -- both are pipes
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._other_lines: deque[bytes] = deque(maxlen=_MAX_LINES)  # such as ssh's errors
-        self._begin(_PROMPT_S if is_asking else _LOGIN_S)
+        self._set_limits(_PROMPT_S if is_asking else _LOGIN_S)
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def greet(self) -> None:
+    def wait_until_ready(self) -> None:
         """Wait until the login has succeeded and the agent says what device it is.
 
         Raises:
             LoginRefused: The host key is unknown, or no key is accepted.
         """
-        self.hello = self._answer(agent.Hello, None)
+        self.device = self._answer(agent.DeviceInfo, None)
         self._other_lines.clear()  # those of ~/.bashrc say nothing about later errors
 
     def cancel(self) -> None:
@@ -111,7 +112,7 @@ class Connection:
             tell: Called with each line of the command that it runs.
             arguments: The function's arguments.
         """
-        self._begin(_LONG_S if body or tell else _ANSWER_S)
+        self._set_limits(_LONG_S if body or tell else _ANSWER_S)
         self._write(json.dumps([function.__name__, arguments]).encode() + b"\n")
         for block in body:
             self._write(block)
@@ -130,7 +131,7 @@ class Connection:
         _require_found(code, words[0])
         return code, lines
 
-    def _begin(self, limit_s: float) -> None:
+    def _set_limits(self, limit_s: float) -> None:
         self._deadline = time.monotonic() + limit_s
         self._left_bytes = _MAX_ANSWER_BYTES
 
@@ -172,10 +173,10 @@ class Connection:
             if self._left_bytes <= 0:
                 self.cancel()
                 limit = f"over {_MAX_ANSWER_BYTES >> 20} MiB"
-                raise DeployFailed(f"it answers with {limit}", hint=DISTRUST)
+                raise DeployFailed(f"it answers with {limit}", hint=_FLOODED)
             if line.startswith(b"{") and line.endswith(b"}\n"):
                 return line
-            self._other_lines.append(line)
+            self._other_lines.append(line[:_MAX_SHOWN])
         raise self._ended()
 
     def _ended(self) -> DeployFailed:
@@ -184,7 +185,7 @@ class Connection:
         text = b"".join(self._other_lines).decode(errors="replace")
         reason = (text.strip().splitlines() or [f"exit code {code}"])[-1][:_MAX_SHOWN]
         is_broken = code < 0 or code == _SSH_FAILED
-        if is_broken and not self.hello.home:
+        if is_broken and not self.device.home:
             return ssh.login_error(*self._login, text)
         if is_late:
             return DeployFailed("no answer in time", hint="restart the device")

@@ -81,7 +81,7 @@ class Releases:
         Raises:
             DeployFailed: Another deploy holds the lock for an hour.
         """
-        me, told = f"{getpass.getuser()}@{socket.gethostname()}", ""
+        me, named = f"{getpass.getuser()}@{socket.gethostname()}", ""
         last = time.monotonic() + _LOCK_TIMEOUT_S
         while other := self.connection.ask(
             agent.lock, folder=self.folder, holder=me, timeout_s=_LOCK_POLL_S
@@ -91,9 +91,9 @@ class Releases:
                     f"another deploy works in {self.folder}: {other}",
                     hint="wait for it; if it hangs, kill that pid on the device",
                 )
-            if other != told:
+            if other != named:
                 say(f"waiting: another deploy works in {self.folder}: {other}")
-                told = other
+                named = other
 
     def _survey(self) -> agent.Survey:
         return self.connection.ask(agent.survey, folder=self.folder, names=[])
@@ -128,7 +128,7 @@ def absolute(connection: Connection, remote_dir: str) -> str:
         DeployFailed: The device gives a home folder that is no path.
     """
     first, *rest = remote_dir.split("/")
-    home = connection.hello.home
+    home = connection.device.home
     if not home.startswith("/") or not home.isprintable():
         raise DeployFailed(f"{home!r} is no home folder", hint=DISTRUST)
     return "/".join([home.rstrip("/") if first else "", *filter(None, rest)])

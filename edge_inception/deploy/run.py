@@ -155,7 +155,7 @@ def _with_retries(job: steps.Job, cancellation: _Cancellation) -> Deployment:
                 with _PROMPT_LOCK if is_asking else nullcontext():
                     connection = Connection(job.address, access, python, is_asking=is_asking)
                     stack.enter_context(cancellation.watching(connection))
-                    connection.greet()
+                    connection.wait_until_ready()
                 was_connected = True
                 return steps.carry_out(connection, job)
         except LoginRefused:

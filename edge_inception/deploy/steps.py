@@ -118,11 +118,11 @@ def carry_out(connection: Connection, job: Job) -> Deployment:
 
 
 def _plan(releases: Releases, job: Job) -> Deployment:
-    plans, hello = _plans(releases, job), releases.connection.hello
+    plans, device = _plans(releases, job), releases.connection.device
     transfer.require_room(*plans)
     to_send = sum(each.bytes for each in plans)
     num_files = sum(len(each.starts) for each in plans)
-    job.say(f"{hello.machine}, Python {hello.python}, {plans[0].free_bytes / _MIB:.0f} MiB free")
+    job.say(f"{device.machine}, Python {device.python}, {plans[0].free_bytes / _MIB:.0f} MiB free")
     job.say(f"would send {num_files} files, {to_send / _MIB:.1f} MiB, to {plans[0].folder}")
     return _describe_deployment(releases, job, releases.current())
 

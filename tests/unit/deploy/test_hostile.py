@@ -86,7 +86,10 @@ def test_an_answer_that_is_none(fleet, bundle):
         (r"def run(**_): return '0\x1b[2J'", "got str, wanted int"),
         (r"def lock(**_): raise OSError(1, '\ud800\x1b[2J')", r"\ud800\x1b[2J"),
         ("def lock(**_): os._exit(3)", "cannot run what deploy asks"),
-        (r"def main(): _answer(value=Hello('', '', '/\n')); sys.stdin.read()", "no home folder"),
+        (
+            r"def main(): _answer(value=DeviceInfo('', '', '/\n')); sys.stdin.read()",
+            "no home folder",
+        ),
         ("def main(): sys.exit(255)", "cannot connect"),
     )
     assert "Traceback" not in shown
@@ -132,7 +135,7 @@ def test_a_bug_of_one_device_is_its_own(fleet, bundle, monkeypatch):
     real = transfer.copy
 
     def copy(to, *rest):
-        if "device1" in to.hello.home:
+        if "device1" in to.device.home:
             raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd byte")
         real(to, *rest)
 
