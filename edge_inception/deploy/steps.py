@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge_inception import artifact
@@ -16,7 +16,7 @@ from edge_inception.deploy import agent, transfer
 from edge_inception.deploy.address import Address
 from edge_inception.deploy.connection import DISTRUST, Connection
 from edge_inception.deploy.layout import DEFAULT_FOLDER, Releases, absolute
-from edge_inception.deploy.payload import Payload, Wheels
+from edge_inception.deploy.payload import Item, Payload, Wheels
 from edge_inception.deploy.ssh import Access, ConnectionLost
 from edge_inception.device import manifest, measure, records
 from edge_inception.device.errors import Refusal
@@ -118,12 +118,11 @@ def carry_out(connection: Connection, job: Job) -> Deployment:
 
 
 def _plan(releases: Releases, job: Job) -> Deployment:
-    plans, device = _plans(releases, job), releases.connection.device
-    transfer.require_room(*plans)
-    to_send = sum(each.bytes for each in plans)
-    num_files = sum(len(each.starts) for each in plans)
-    job.say(f"{device.machine}, Python {device.python}, {plans[0].free_bytes / _MIB:.0f} MiB free")
-    job.say(f"would send {num_files} files, {to_send / _MIB:.1f} MiB, to {plans[0].folder}")
+    connection = releases.connection
+    plan, device = transfer.plan(connection, releases.folder, _items(job)), connection.device
+    num_files, folder = len(plan.starts), releases.path(job.payload.version)
+    job.say(f"{device.machine}, Python {device.python}, {plan.free_bytes / _MIB:.0f} MiB free")
+    job.say(f"would send {num_files} files, {plan.bytes / _MIB:.1f} MiB, to {folder}")
     return _describe_deployment(releases, job, releases.current())
 
 
@@ -147,22 +146,25 @@ def _deploy(releases: Releases, job: Job) -> Deployment:
     return _describe_deployment(releases, job, before, python=python, fetched=fetched)
 
 
-def _plans(releases: Releases, job: Job) -> list[transfer.Plan]:
-    folders = {releases.path(job.payload.version): job.payload.items}
+def _items(job: Job) -> list[Item]:
+    """The files of the bundle and the wheels, named from the folder of all versions."""
+    folders = {job.payload.version: job.payload.items}
     if job.wheels:
-        folders[releases.path(f"wheels-{job.wheels.key}")] = job.wheels.items
-    return [transfer.plan(releases.connection, folder, items) for folder, items in folders.items()]
+        folders[f"wheels-{job.wheels.key}"] = job.wheels.items
+    return [
+        replace(item, name=f"{folder}/{item.name}")
+        for folder, items in folders.items()
+        for item in items
+    ]
 
 
 def _copy(releases: Releases, job: Job) -> None:
-    plans = _plans(releases, job)
-    transfer.require_room(*plans)
-    total = sum(each.bytes for each in plans)
-    num_files = sum(len(each.starts) for each in plans)
-    num_same = sum(each.num_same for each in plans)
+    items = _items(job)
+    plan = transfer.plan(releases.connection, releases.folder, items)
+    num_files, total, done = len(plan.starts), plan.bytes, 0
+    num_same = len(items) - num_files
     job.say(f"copy: {num_files} files, {total / _MIB:.1f} MiB; {num_same} are there already")
     job.sent.left = total
-    done = 0
     with job.copying() as progress:
 
         def sent(count: int) -> None:
@@ -171,8 +173,7 @@ def _copy(releases: Releases, job: Job) -> None:
             job.sent.total += count
             progress(done, total)
 
-        for each in plans:
-            transfer.copy(releases.connection, each, sent)
+        transfer.copy(releases.connection, plan, sent)
 
 
 def _prepare_python(releases: Releases, job: Job) -> str:

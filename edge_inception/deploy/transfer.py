@@ -19,14 +19,10 @@ _BLOCK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Files to send: ``starts`` maps a file to the offset of its first byte that the device lacks.
-
-    ``num_same`` files are there already.
-    """
+    """Files to send; ``starts`` maps a file to the offset of the first byte that is missing."""
 
     folder: str
     starts: Mapping[Item, int]
-    num_same: int
     free_bytes: int
 
     @property
@@ -36,36 +32,25 @@ class Plan:
 
 
 def plan(connection: Connection, folder: str, items: Sequence[Item]) -> Plan:
-    """What to send so that ``folder`` on the device has ``items``, by size and sha256."""
-    names = [item.name for item in items]
-    answer = connection.ask(agent.survey, folder=folder, names=names)
+    """What to send so that ``folder`` on the device has ``items``, by size and sha256.
+
+    Raises:
+        DeployFailed: The disk has too little free space.
+    """
+    answer = connection.ask(agent.survey, folder=folder, names=[item.name for item in items])
     starts = {}
     for item in items:
         whole, part = answer.files.get(item.name, (None, None))
         if whole != agent.Facts(item.bytes, item.sha256):
             starts[item] = _resume_offset(item, part)
-    return Plan(
-        folder=folder,
-        starts=starts,
-        num_same=len(items) - len(starts),
-        free_bytes=answer.free_bytes,
-    )
-
-
-def require_room(*plans: Plan) -> None:
-    """Refuse a copy that does not fit on the device's disk.
-
-    Raises:
-        DeployFailed: The disk has too little free space.
-    """
-    needed = sum(each.bytes for each in plans)
-    free = plans[0].free_bytes
-    if needed and needed + _SPARE_BYTES > free:
+    plan = Plan(folder=folder, starts=starts, free_bytes=answer.free_bytes)
+    if plan.bytes and plan.bytes + _SPARE_BYTES > plan.free_bytes:
         raise DeployFailed(
-            f"disk full: {plans[0].folder} needs {_mib(needed + _SPARE_BYTES)}, "
-            f"{_mib(free)} are free",
+            f"disk full: {folder} needs {_mib(plan.bytes + _SPARE_BYTES)}, "
+            f"{_mib(plan.free_bytes)} are free",
             hint="remove old versions there, or give a --remote-dir on a larger disk",
         )
+    return plan
 
 
 def copy(connection: Connection, plan: Plan, sent: Callable[[int], None]) -> None:

@@ -193,7 +193,7 @@ def test_a_disk_that_fills_up_meanwhile(deploy, tmp_path, small_disk, monkeypatc
     """Full in the middle of the copy is an error with the file's name, not a traceback."""
     from edge_inception.deploy import transfer
 
-    monkeypatch.setattr(transfer, "require_room", lambda *_: None)
+    monkeypatch.setattr(transfer, "_SPARE_BYTES", -(1 << 30))
     small_disk(1)
     bundle = write_bundle(tmp_path / "large", weight=os.urandom(3 << 20))
     assert deploy(bundle) == 7
