@@ -203,11 +203,13 @@ def test_a_second_deploy_waits(deploy, tmp_path):
     log = tmp_path / "log"
     with log.open("w") as sink:
         both = [subprocess.Popen(command, stderr=sink) for _ in range(2)]
-    while "waiting: " not in log.read_text():
-        assert [each.poll() for each in both] == [None, None], log.read_text()
-        time.sleep(0.05)
-    assert len(deploy.calls(bundle)) == 1
-    (tmp_path / "go").touch()
+    try:
+        while "waiting: " not in log.read_text():
+            assert [each.poll() for each in both] == [None, None], log.read_text()
+            time.sleep(0.05)
+        assert len(deploy.calls(bundle)) == 1
+    finally:
+        (tmp_path / "go").touch()
     assert [each.wait(timeout=60) for each in both] == [0, 0]
     (line,) = [line for line in log.read_text().splitlines() if line.startswith("waiting: ")]
     assert f"another deploy works in {deploy.root}: " in line
