@@ -116,9 +116,9 @@ def test_a_device_that_never_answers(fleet, bundle, monkeypatch):
     reason = "no answer in time"
     fleet.require_own_failures(
         bundle,
-        ("def survey(**_): time.sleep(60)", reason),
+        ("def survey(**_): time.sleep(20)", reason),
         ("def survey(**_):\n  while True: _answer(); time.sleep(0.1)", reason),
-        ("def receive(**_): time.sleep(60)", reason),
+        ("def receive(**_): time.sleep(20)", reason),
     )
 
 
