@@ -41,7 +41,7 @@ _ERRORS: tuple[tuple[str, type[DeployFailed], str, str], ...] = (
         "do not use this device before its host keys are made anew: ssh-keygen -A",
     ),
     (
-        r"(?s)IDENTIFICATION HAS CHANGED.*?(?P<key>SHA256:[\w+/]+)(.*(?P<remove>ssh-keygen [^\r\n]+))?",
+        r"(?s)HAS CHANGED.*?(?P<key>SHA256:[\w+/]+)(.*(?P<remove>ssh-keygen [^\r\n]+))?",
         DeployFailed,
         "host key changed: it shows {key}, known_hosts has another",
         "another machine, or set up again; only if you know why: {remove}, then deploy again",
