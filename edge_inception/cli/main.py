@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 _EXTRAS = dict.fromkeys(
     ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "openvino", "safetensors"), "compile"
-) | {"paramiko": "deploy", "jinja2": "report", "markupsafe": "report", "vl_convert": "report"}
+) | {"jinja2": "report", "markupsafe": "report", "vl_convert": "report"}
 
 
 def main() -> None:
