@@ -379,7 +379,7 @@ class Steps:
         choices = inputs.validate_options(
             recipe, self._validation, entries[0].engine, self._runner.listener
         )
-        choices = dataclasses.replace(choices, search=self._outcome)
+        choices = dataclasses.replace(choices, search=self._outcome, calibration=self._calibration)
         judged = (baseline, entries, self._validation, choices)
         report = self._run(VALIDATE, "validate", REPORT, *judged)
         if not self._runner.is_dry:

@@ -54,10 +54,10 @@ class TableRow:
 class Table:
     """All texts of a report, in the order they are read; ``last_line`` is the verdict.
 
-    ``columns`` are (name, unit), ``checks`` are (status, sentence) of each gate. ``choices`` name
-    the engine chosen for each target, ``kept`` the groups (an int8 tensor with the layers that read
-    it) that a search left in float, and why. ``front`` lists the top-1 drop that remains with more
-    and more groups in float.
+    ``columns`` are (name, unit). ``checks`` are (status, sentence) of each gate and each warning;
+    the status of a warning is WARNING. ``choices`` name the engine chosen for each target, ``kept``
+    the groups (an int8 tensor with the layers that read it) that a search left in float, and why.
+    ``front`` lists the top-1 drop that remains with more and more groups in float.
     """
 
     title: tuple[str, ...]
@@ -84,7 +84,10 @@ def table(report: ReportRecord) -> Table:
         choices=tuple(f"{choice.target}: {choice.sentence}" for choice in report.choices),
         kept=_kept(report.search) if report.search else (),
         front=_front(report.search) if report.search else "",
-        checks=tuple((check.status.value, check.sentence) for check in verdict.checks),
+        checks=(
+            *((check.status.value, check.sentence) for check in verdict.checks),
+            *(("WARNING", sentence) for sentence in verdict.warnings),
+        ),
         last_line=verdict.line,
     )
 

@@ -25,7 +25,7 @@ from edge_inception.latency.contender import photos
 from edge_inception.latency.measure import Contender, Latency, LatencyOptions
 from edge_inception.sidecar import BlobDetails, EngineDetails, PlanDetails, ReportDetails
 from edge_inception.spec import Head, Preprocess, Progress, no_progress
-from edge_inception.validate import accuracy, gate
+from edge_inception.validate import accuracy, gate, plausibility
 from edge_inception.validate.accuracy import BaselineArrays
 from edge_inception.validate.choice import Candidate, choose
 from edge_inception.validate.options import (
@@ -102,12 +102,19 @@ def validate(
         rows, choices, verdicts = _choose(rows, entries, options)
     else:
         verdicts = _verdicts(rows, entries, options)
+    warnings = plausibility.warnings(
+        arrays,
+        image_set,
+        options.calibration,
+        options.preprocess,
+        has_classes=head.kind != "embedding",
+    )
     record = ReportRecord(
         model=options.model,
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         data=_validation_set(image_set),
         rows=rows,
-        verdict=gate.joint(verdicts),
+        verdict=structs.replace(gate.joint(verdicts), warnings=warnings),
         choices=choices,
         search=options.search,
         machine=machine.describe(),
@@ -374,4 +381,10 @@ def _judge(row: Row, entry: EngineEntry, options: ValidateOptions) -> Verdict:
         # speed-ups are relative to the FP32 engine itself
         gates = replace(gates, min_speedup=None)
     search = options.search if entry.is_searched else None
-    return gate.judge(gates, accuracy=row.accuracy, speedup=row.speedup, search=search)
+    return gate.judge(
+        gates,
+        accuracy=row.accuracy,
+        speedup=row.speedup,
+        search=search,
+        is_int8=row.precision == "int8",
+    )

@@ -198,7 +198,7 @@ WRONG = {
     "preprocess.channel_order": "['B']",
     "preprocess.crop_fraction": "true",
     "preprocess.interpolation": "1",
-    "preprocess.mean": "0.5",
+    "preprocess.mean": "'0.5'",
     "preprocess.std": "'x'",
     "data.calibration": "[]",
     "data.calibration_split": "1",
