@@ -20,7 +20,7 @@ from edge_inception.latency.measure import Latency
 from edge_inception.quant.search_record import ScoredSet, SearchOutcome
 from edge_inception.spec import Gates, Preprocess
 from edge_inception.validate import accuracy, run
-from edge_inception.validate.options import EngineEntry, ValidateOptions
+from edge_inception.validate.options import EngineEntry, ValidateOptions, validate_provenance
 
 PICTURE = Preprocess(input_size=(8, 8))
 PLAIN = ScoredSet(
@@ -267,3 +267,34 @@ def test_a_search_judges_only_the_graph_that_was_searched(tmp_path, validated, s
         (f"INT8 (cpu, {says})", "min_agreement", "PASSED"),
     ]
     assert verdict["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(("precision", "status"), [("int8", "FAILED"), ("fp16", "PASSED")])
+def test_int8_slower_than_float_fails_and_fp16_does_not(tmp_path, validated, precision, status):
+    """6 ms beside the 3 ms of the same library at f32; FP16 is not judged by its speed."""
+    floats = entry(tmp_path, "fp32", "cpu", is_subject=False)
+    figures = [
+        (floats, measured(1000), 3.0),
+        (entry(tmp_path, precision, "cpu"), measured(1000), 6.0),
+    ]
+    report, _ = validated(figures, options_of(Gates(min_agreement=0.98)))
+    assert report["verdict"]["status"] == status
+
+
+def test_best_ships_float_where_int8_is_slower(tmp_path, compete):
+    """INT8 fails the gate of speed unasked, and FP16 passes and ships."""
+    floats = entry(tmp_path, "fp32", "cpu", is_subject=False)
+    both = [(entry(tmp_path, "fp16", "cpu"), measured(1000), 3.0)]
+    both.append((entry(tmp_path, "int8", "cpu"), measured(1000), 6.0))
+    figures = [(floats, measured(1000), 3.0), *both]
+    chosen, _, verdict = compete(figures, Gates(min_agreement=0.98))
+    assert (chosen, verdict["status"]) == (["FP16 (cpu)"], "PASSED")
+
+
+def test_other_calibration_images_are_another_validation(baseline):
+    """The report of a build is not reused, since its warnings may differ."""
+    images = imageset.ImageSet(name="photos", items=())
+    options = options_of(Gates(), calibration=images)
+    fewer = dataclasses.replace(options, calibration=dataclasses.replace(images, num_left_out=1))
+    origins = [validate_provenance(baseline, (), images, one) for one in (options, fewer)]
+    assert origins[0].options["calibration"] != origins[1].options["calibration"]
