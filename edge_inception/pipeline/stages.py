@@ -366,7 +366,12 @@ class Steps:
             float_precision=float_precision,
             is_subject=self._is_subject(precision, float_precision),
             is_searched=bool(self._outcome) and (precision, variant) == (Precision.INT8, STRONG),
+            is_stand_in=variant is not STRONG or not self._is_asked_for(target),
         )
+
+    def _is_asked_for(self, target: Target) -> bool:
+        """Whether the engines of the target may ship; else the CPU only executes their graphs."""
+        return not self._recipe.targets or target.name in self._recipe.targets
 
     def _is_subject(self, precision: Precision, float_precision: str) -> bool:
         if float_precision == "f32":

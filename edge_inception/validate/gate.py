@@ -31,12 +31,12 @@ def judge(
     accuracy: Accuracy | None,
     speedup: Estimate | None,
     search: SearchOutcome | None = None,
-    is_int8: bool = False,
+    is_speed_judged: bool = False,
 ) -> Verdict:
     """Verdict on one engine; its accuracy and speed-up are None if they were not measured.
 
-    The budget of a ``search`` for layer groups to leave in float is a gate as well. So is, for an
-    engine that ``is_int8``, that it is not slower beyond doubt, unless ``min_speedup`` is set.
+    The budget of a ``search`` for layer groups to leave in float is a gate as well. If
+    ``is_speed_judged``, an engine that is slower beyond doubt fails also without ``min_speedup``.
     """
     checks: list[Check] = []
     if gates.max_drop_pp is not None:
@@ -49,7 +49,7 @@ def judge(
         checks.append(_check_speedup(gates.min_speedup, speedup))
     if search:
         checks.append(_check_search(search))
-    if checks and is_int8 and speedup and gates.min_speedup is None:
+    if checks and is_speed_judged and speedup and gates.min_speedup is None:
         checks.append(_check_not_slower(speedup))
     return _combine(tuple(checks))
 

@@ -34,6 +34,8 @@ class EngineEntry:
     ``is_subject``: the engine has the precision that was asked for, so it can be judged.
     ``is_searched``: the search for layer groups to leave in float scored this engine's own graph,
     so the search's budget is one of its gates. A search scores no graphs of another typing.
+    ``is_stand_in``: the engine is executed in place of hardware elsewhere, whose speed it does not
+    tell.
     """
 
     engine: EngineFile
@@ -42,6 +44,7 @@ class EngineEntry:
     float_precision: str
     is_subject: bool
     is_searched: bool = False
+    is_stand_in: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,7 @@ def validate_provenance(
     here = machine.describe()  # a report that is copied to another machine is measured again
     choices = {
         **stage.plain(replace(options, calibration=None)),
+        "stand_ins": [entry.target for entry in entries if entry.is_stand_in],
         "calibration": options.calibration.sha256 if options.calibration else None,
         "search": records.plain(options.search) or {},
         "baseline": {**stage.plain(timed), "arguments": stage.plain(arguments)},

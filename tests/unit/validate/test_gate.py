@@ -205,7 +205,7 @@ def test_a_budget_of_the_search_is_a_gate(is_met):
 def test_int8_that_is_certainly_slower_fails_unasked(speedup, status):
     """The upper bound alone decides, and a failure names both ways out."""
     gates = Gates(min_sqnr_db=20)
-    verdict = judge(gates, accuracy=_accuracy(), speedup=speedup, is_int8=True)
+    verdict = judge(gates, accuracy=_accuracy(), speedup=speedup, is_speed_judged=True)
     assert verdict.status is status
     check = verdict.checks[-1]
     assert (check.name, check.wanted, check.status) == ("min_speedup", 1.0, status)
@@ -215,7 +215,7 @@ def test_int8_that_is_certainly_slower_fails_unasked(speedup, status):
 
 
 @pytest.mark.parametrize(
-    ("gates", "speedup", "is_int8"),
+    ("gates", "speedup", "is_speed_judged"),
     [
         (Gates(min_sqnr_db=20, min_speedup=0), _speedup(0.1, 0.1, 0.1), True),
         (Gates(min_sqnr_db=20), _speedup(0.1, 0.1, 0.1), False),
@@ -223,10 +223,10 @@ def test_int8_that_is_certainly_slower_fails_unasked(speedup, status):
     ],
 )
 def test_the_unasked_gate_of_speed_is_for_executed_int8_and_can_be_switched_off(
-    gates, speedup, is_int8
+    gates, speedup, is_speed_judged
 ):
     """The verdict rests on the other gate alone."""
-    verdict = judge(gates, accuracy=_accuracy(), speedup=speedup, is_int8=is_int8)
+    verdict = judge(gates, accuracy=_accuracy(), speedup=speedup, is_speed_judged=is_speed_judged)
     assert [check.name for check in verdict.checks] == ["min_sqnr_db"]
     assert verdict.status is Status.PASSED
 
@@ -234,14 +234,14 @@ def test_the_unasked_gate_of_speed_is_for_executed_int8_and_can_be_switched_off(
 def test_a_speed_that_is_asked_for_keeps_the_rule_of_its_lower_bound():
     """1.0x wanted and 0.9 to 1.2 measured is undecided, as it was; unasked it passes."""
     verdict = judge(
-        Gates(min_speedup=1.0), accuracy=None, speedup=_speedup(1.0, 0.9, 1.2), is_int8=True
+        Gates(min_speedup=1.0), accuracy=None, speedup=_speedup(1.0, 0.9, 1.2), is_speed_judged=True
     )
     assert [check.status for check in verdict.checks] == [Status.INCONCLUSIVE]
 
 
 def test_the_unasked_gate_alone_is_no_claim():
     """Without another gate nothing is passed, also by a fast engine."""
-    verdict = judge(Gates(), accuracy=None, speedup=_speedup(2.0, 1.9, 2.1), is_int8=True)
+    verdict = judge(Gates(), accuracy=None, speedup=_speedup(2.0, 1.9, 2.1), is_speed_judged=True)
     assert verdict.line == "INCONCLUSIVE: no gate set"
 
 
