@@ -107,7 +107,8 @@ class Gates:
 
     ``max_drop_pp`` limits the top-1 drop in percentage points, ``min_agreement`` the agreement
     (0..1), ``min_sqnr_db`` the SQNR of the centred logits, ``min_speedup`` the FP32 latency of the
-    same engine library over the engine's latency.
+    same engine library over the engine's latency. ``min_speedup`` None refuses an INT8 engine that
+    is slower beyond doubt, 0 none.
     """
 
     max_drop_pp: float | None = None

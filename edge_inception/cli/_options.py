@@ -114,8 +114,16 @@ recipe_options = option_group(
     click.option("--crop", help="after_resize, or before_resize as in TF-slim."),
     interpolation_option,
     click.option("--channel-order", help="Channel order of the model's input: RGB or BGR."),
-    click.option("--mean", metavar="R,G,B", help="Mean to subtract from pixels in 0..1."),
-    click.option("--std", metavar="R,G,B", help="Standard deviation to divide by after that."),
+    click.option(
+        "--mean",
+        metavar="R,G,B",
+        help="Mean to subtract from pixels in 0..1; one number stands for all channels.",
+    ),
+    click.option(
+        "--std",
+        metavar="R,G,B",
+        help="Standard deviation of pixels in 0..1 to divide by after that; or one number.",
+    ),
 )
 graph_options = option_group(
     click.option("--head", help="Output of the graph: logits, softmax or topk:K."),
@@ -224,7 +232,12 @@ gate_options = option_group(
     ),
     click.option("--min-agreement", type=float, help="Gate: share of equal top-1 classes, 0..1."),
     click.option("--min-sqnr", type=float, help="Gate: SQNR of the centred logits in dB."),
-    click.option("--min-speedup", type=float, help="Gate: over FP32 in the same engine library."),
+    click.option(
+        "--min-speedup",
+        type=float,
+        help="Gate: over FP32 in the same engine library. By default INT8 fails if it is slower "
+        "beyond doubt; 0 allows any speed.",
+    ),
 )
 
 
@@ -317,10 +330,11 @@ def parse_model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
     return options
 
 
-def _parse_numbers(text: str) -> list[float]:
-    """The numbers in ``"0.485,0.456,0.406"``; the recipe reader checks that there are three."""
+def _parse_numbers(text: str) -> float | list[float]:
+    """The number or the numbers in ``"0.485,0.456,0.406"``; the recipe reader checks them."""
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
+        return numbers if len(numbers) > 1 else numbers[0]
     except ValueError as error:
         raise InputError(
             f"'{text}' is not a list of numbers", hint="write them as 0.485,0.456,0.406"

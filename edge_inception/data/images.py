@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,6 +22,7 @@ from edge_inception.data.imageset import ImageItem
 from edge_inception.errors import InputError
 from edge_inception.spec import Preprocess
 
+_MEANS_BATCH = 16
 _LEAVE_OUT = "--skip-bad-images leaves it out"
 
 
@@ -105,6 +107,20 @@ def batches(items: Sequence[ImageItem], preprocess: Preprocess, batch: int) -> I
                 yield _stack(groups[-1], futures)
         finally:
             pool.shutdown(cancel_futures=True)  # stop decoding after an error or an early close
+
+
+def channel_means(items: Sequence[ImageItem], preprocess: Preprocess) -> NDArray[np.float64]:
+    """Mean of red, green and blue of each cropped image, 0..1, [N, 3].
+
+    Raises:
+        InputError: An image is not usable.
+    """
+    pixels_alone = replace(preprocess, element="uint8", layout="NHWC", channel_order="RGB")
+    means = [
+        group.images.mean(axis=(1, 2), dtype=np.float64) / 255
+        for group in batches(items, pixels_alone, _MEANS_BATCH)
+    ]
+    return np.concatenate(means)
 
 
 def _stack(group: tuple[ImageItem, ...], futures: list[Future[NDArray[Any]]]) -> Batch:

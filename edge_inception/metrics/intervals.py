@@ -80,6 +80,16 @@ def exact_share(count: int, total: int) -> Estimate:
     )
 
 
+def binomial_at_least(count: int, total: int, share: float) -> float:
+    """P(X >= count) for X ~ Binomial(total, share): the chance to be right so often by luck.
+
+    Raises:
+        ValueError: Not 0 <= count <= total, or total is 0.
+    """
+    _check_count(count, total)
+    return _binomial_at_most(total - count, total, 1 - share)
+
+
 def paired_drop(lost: int, gained: int, total: int) -> Estimate:
     """Drop between two accuracies on the same images, ``(lost - gained) / total``.
 

@@ -110,10 +110,16 @@ def onnx_baseline_options(recipe: Recipe) -> OnnxBaselineOptions:
 
 def gates(recipe: Recipe, images: ImageSet, head: Head) -> Gates:
     """The gates of a build: those of the recipe, or defaults that fit labels and head."""
-    if recipe.gates != Gates():
+    if not _are_default(recipe.gates):
         return recipe.gates
     has_labels = images.is_labelled and head.kind != "embedding"
-    return LABELLED_GATES if has_labels else UNLABELLED_GATES
+    defaults = LABELLED_GATES if has_labels else UNLABELLED_GATES
+    return dataclasses.replace(defaults, min_speedup=recipe.gates.min_speedup)
+
+
+def _are_default(gates: Gates) -> bool:
+    """Whether no gate is set; a ``min_speedup`` of 0 sets none but switches one off."""
+    return gates in {Gates(), Gates(min_speedup=0)}
 
 
 def fallback_budget(wanted: Gates) -> Budget:
@@ -136,7 +142,7 @@ def validate_options(
 ) -> ValidateOptions:
     """Options of ``validate``; a recipe without gates gets defaults, which a note names."""
     wanted = gates(recipe, images, engine.details.head)
-    if recipe.gates == Gates():
+    if _are_default(recipe.gates):
         named = ", ".join(f"{k} {v}" for k, v in stage.plain(wanted).items() if v is not None)
         listener.note(f"no gate given; using {named}")
     return ValidateOptions(

@@ -365,7 +365,12 @@ class BuildStages:
             float_precision=float_precision,
             is_subject=self._is_subject(precision, float_precision),
             is_searched=bool(self._outcome) and (precision, variant) == (Precision.INT8, STRONG),
+            is_stand_in=variant is not STRONG or not self._is_asked_for(target),
         )
+
+    def _is_asked_for(self, target: Target) -> bool:
+        """Whether the engines of the target may ship; else the CPU only executes their graphs."""
+        return not self._recipe.targets or target.name in self._recipe.targets
 
     def _is_subject(self, precision: Precision, float_precision: str) -> bool:
         if float_precision == "f32":
@@ -378,7 +383,7 @@ class BuildStages:
         options = inputs.validate_options(
             recipe, self._validation, entries[0].engine, self._runner.listener
         )
-        options = dataclasses.replace(options, search=self._outcome)
+        options = dataclasses.replace(options, search=self._outcome, calibration=self._calibration)
         judged = (baseline, entries, self._validation, options)
         report = self._run(VALIDATE, "validate", REPORT, *judged)
         if not self._runner.is_dry:

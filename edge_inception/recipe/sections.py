@@ -18,7 +18,8 @@ from edge_inception.records import Count, Positive, Record
 from edge_inception.spec import Budget, DropType, Head
 
 _MAX_WHOLE = 2**53  # float64 holds every whole number up to here exactly
-_CHANNELS = "three numbers in the channel order, for pixels from 0 to 1"
+_CHANNELS = "one number, or three numbers in the channel order, for pixels from 0 to 1"
+_DIVIDE = "at most 1: divide values for 0..255 by 255"
 _MAX_FLOAT32 = 3.4e38  # about the largest float32
 
 _Whole = Annotated[int, Meta(ge=-_MAX_WHOLE, le=_MAX_WHOLE)]
@@ -28,10 +29,16 @@ _File = Annotated[str, Meta(pattern="^[^\0]*$", description="a path")]
 # not tuple[Positive, Positive]: beside a bounded number it makes msgspec 0.23 crash the process
 _Pair = Annotated[tuple[Positive, ...], Meta(min_length=2, max_length=2)]
 _Side = Annotated[Positive | _Pair, Meta(description="299 or [299, 299]")]
-_Mean = Annotated[float, Meta(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)]
-_Means = Annotated[tuple[_Mean, _Mean, _Mean], Meta(description=_CHANNELS)]
-_Std = Annotated[float, Meta(ge=1e-6, le=_MAX_FLOAT32)]  # 1 / std is finite in float32
-_Stds = Annotated[tuple[_Std, _Std, _Std], Meta(description=f"{_CHANNELS}, at least 1e-06")]
+_Three = Meta(min_length=3, max_length=3)  # not tuple[_Mean, _Mean, _Mean], see _Pair
+_Mean = Annotated[float, Meta(ge=-_MAX_FLOAT32, le=1)]
+_Means = Annotated[
+    _Mean | Annotated[tuple[_Mean, ...], _Three], Meta(description=f"{_CHANNELS}, {_DIVIDE}")
+]
+_Std = Annotated[float, Meta(ge=1e-6, le=1)]  # 1 / std is finite in float32
+_Stds = Annotated[
+    _Std | Annotated[tuple[_Std, ...], _Three],
+    Meta(description=f"{_CHANNELS}, at least 1e-06 and {_DIVIDE}"),
+]
 # Types of both int and float, so that a number stays as it is written: 1 does not become 1.0.
 _Crop = Annotated[
     Annotated[int, Meta(ge=1, le=1)] | Annotated[float, Meta(gt=0, le=1)],
@@ -207,8 +214,9 @@ def preprocess_changes(section: Preprocessing) -> dict[str, Any]:
     for key, known in _CHOICES.items():
         if key in changes:
             require_known(changes[key], known, key.replace("_", " "))
-    if isinstance(section.input_size, int):
-        changes |= {"input_size": (section.input_size, section.input_size)}
+    for key, number_of in (("input_size", 2), ("mean", 3), ("std", 3)):
+        if key in changes and not isinstance(changes[key], tuple):
+            changes[key] = (changes[key],) * number_of
     return changes
 
 

@@ -64,10 +64,10 @@ class TableRow:
 class Table:
     """The texts of a report in reading order; ``last_line`` is the verdict.
 
-    ``columns`` are (name, unit), ``checks`` are (status, sentence) of each gate. ``choices`` name
-    the engine chosen for each target. ``kept`` are the groups that a search left in float, and the
-    reason; a group is an int8 tensor with the layers that read it. ``front`` lists sets of such
-    groups by falling top-1 drop.
+    ``columns`` are (name, unit). ``checks`` are (status, sentence) of each gate and each warning;
+    the status of a warning is WARNING. ``choices`` name the engine chosen for each target. ``kept``
+    are the groups that a search left in float, and the reason; a group is an int8 tensor with the
+    layers that read it. ``front`` lists sets of such groups by falling top-1 drop.
     """
 
     title: tuple[str, ...]
@@ -94,7 +94,10 @@ def table(report: ReportRecord) -> Table:
         choices=tuple(f"{choice.target}: {choice.sentence}" for choice in report.choices),
         kept=_kept(report.search) if report.search else (),
         front=_front(report.search) if report.search else "",
-        checks=tuple((check.status.value, check.sentence) for check in verdict.checks),
+        checks=(
+            *((check.status.value, check.sentence) for check in verdict.checks),
+            *(("WARNING", sentence) for sentence in verdict.warnings),
+        ),
         last_line=verdict.line,
     )
 

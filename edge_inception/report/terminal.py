@@ -12,7 +12,12 @@ from edge_inception.report.table import Cell, Table, TableRow, table
 from edge_inception.validate.report_record import ReportRecord
 
 WIDTH = 80
-_STYLES = {"PASSED": "bold green", "FAILED": "bold red", "INCONCLUSIVE": "bold yellow"}
+_STYLES = {
+    "PASSED": "bold green",
+    "FAILED": "bold red",
+    "INCONCLUSIVE": "bold yellow",
+    "WARNING": "bold yellow",
+}
 
 
 def print_report(report: ReportRecord, console: Console | None = None) -> None:

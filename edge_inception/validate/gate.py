@@ -4,6 +4,10 @@ A gate is PASSED if the whole interval of the figure is within the limit, FAILED
 interval is beyond it, and INCONCLUSIVE otherwise, since missing evidence of a loss does not show
 that there is no loss. The verdict is FAILED if any gate failed, else INCONCLUSIVE if any gate is
 inconclusive, else PASSED. Without gates the verdict is INCONCLUSIVE, "no gate set".
+
+One gate is there unasked, beside the others: an executed INT8 engine that is slower beyond doubt
+than the same library at f32 has FAILED. An undecided speed-up passes this gate, so that a busy
+machine fails no build.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from edge_inception.quant.search_record import SearchOutcome
 from edge_inception.spec import Gates
 from edge_inception.validate.report_record import Accuracy, Check, Status, Verdict
 
+_AS_FAST = 1.0
+
 
 def judge(
     gates: Gates,
@@ -25,10 +31,12 @@ def judge(
     accuracy: Accuracy | None,
     speedup: Estimate | None,
     search: SearchOutcome | None = None,
+    is_speed_judged: bool = False,
 ) -> Verdict:
     """Verdict on one engine; its accuracy and speed-up are None if they were not measured.
 
-    The budget of a ``search`` for layer groups to leave in float is a gate as well.
+    The budget of a ``search`` for layer groups to leave in float is a gate as well. If
+    ``is_speed_judged``, an engine that is slower beyond doubt fails also without ``min_speedup``.
     """
     checks: list[Check] = []
     if gates.max_drop_pp is not None:
@@ -37,10 +45,12 @@ def judge(
         checks.append(_check_agreement(gates.min_agreement, accuracy))
     if gates.min_sqnr_db is not None:
         checks.append(_check_sqnr(gates.min_sqnr_db, accuracy))
-    if gates.min_speedup is not None:
+    if gates.min_speedup:
         checks.append(_check_speedup(gates.min_speedup, speedup))
     if search:
         checks.append(_check_search(search))
+    if checks and is_speed_judged and speedup and gates.min_speedup is None:
+        checks.append(_check_not_slower(speedup))
     return _combine(tuple(checks))
 
 
@@ -149,11 +159,26 @@ def _check_speedup(limit: float, speedup: Estimate | None) -> Check:
     if speedup is None:
         return _not_measured(name, limit, "speed-up not measured")
     status, relation = _check_minimum(speedup, limit)
-    sentence = (
-        f"speed-up {speedup.value:.2f}x (95 % interval {speedup.lower:.2f} to "
-        f"{speedup.upper:.2f}), {relation} the {limit:g}x gate"
-    )
+    sentence = f"{_describe_speedup(speedup)}, {relation} the {limit:g}x gate"
     return _check(name, limit, speedup, status, sentence)
+
+
+def _check_not_slower(speedup: Estimate) -> Check:
+    """Check of the gate that is there unasked, which an undecided speed-up meets."""
+    status, sentence = Status.PASSED, f"{_describe_speedup(speedup)}, not certainly slower than f32"
+    if speedup.upper < _AS_FAST:
+        status = Status.FAILED
+        sentence = (
+            f"{_describe_speedup(speedup)}, INT8 is slower than f32 here: --precision best ships "
+            "the faster engine, --min-speedup 0 allows a slower one"
+        )
+    return _check("min_speedup", _AS_FAST, speedup, status, sentence)
+
+
+def _describe_speedup(speedup: Estimate) -> str:
+    return (
+        f"speed-up {speedup.value:.2f}x (95 % interval {speedup.lower:.2f} to {speedup.upper:.2f})"
+    )
 
 
 def _check_minimum(got: Estimate, limit: float) -> tuple[Status, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_inception import records, stage
@@ -34,6 +34,8 @@ class EngineEntry:
     ``is_subject``: the engine has the precision that was asked for, so it can be judged.
     ``is_searched``: the search for layer groups to leave in float scored this engine's own graph,
     so the search's budget is one of its gates. A search scores no graphs of another typing.
+    ``is_stand_in``: the engine is executed in place of hardware elsewhere, whose speed it does not
+    tell.
     """
 
     engine: EngineFile
@@ -42,6 +44,7 @@ class EngineEntry:
     float_precision: str
     is_subject: bool
     is_searched: bool = False
+    is_stand_in: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,8 @@ class ValidateOptions:
     ``cuda_graph``: engines on a GPU launch a captured CUDA graph where the driver can do so.
     ``engines_compete``: of the engines of one target one is chosen, and only that one is judged.
     ``search`` is the outcome of the search for layer groups to leave in float; None if there was no
-    search. ``baseline`` is timed beside the engines.
+    search. ``baseline`` is timed beside the engines. ``calibration`` are the images that set the
+    scales of INT8; None if they are unknown.
     """
 
     model: str
@@ -81,6 +85,7 @@ class ValidateOptions:
     engines_compete: bool = False
     search: SearchOutcome | None = None
     baseline: TimedBaseline = field(default_factory=TimedBaseline)
+    calibration: ImageSet | None = None
 
 
 def require_gates(gates: Gates, head: Head, model: str) -> None:
@@ -110,7 +115,9 @@ def validate_provenance(
     arguments = {k: v for k, v in timed.arguments.items() if k not in {"checkpoint", "graph"}}
     here = machine.describe()  # a report that is copied to another machine is measured again
     choices = {
-        **stage.plain(options),
+        **stage.plain(replace(options, calibration=None)),
+        "stand_ins": [entry.target for entry in entries if entry.is_stand_in],
+        "calibration": options.calibration.sha256 if options.calibration else None,
         "search": records.plain(options.search) or {},
         "baseline": {**stage.plain(timed), "arguments": stage.plain(arguments)},
         "machine": [here.cpu, list(here.instruction_sets), list(here.affinity)],

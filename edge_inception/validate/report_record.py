@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from edge_inception import records
-from edge_inception.errors import InputError
+from edge_inception.errors import InputError, counted
 from edge_inception.latency.machine import Machine
 from edge_inception.latency.measure import Latency, LatencyOptions
 from edge_inception.metrics.intervals import Estimate
@@ -206,16 +206,21 @@ class Check(Record, frozen=True, kw_only=True):
 
 
 class Verdict(Record, frozen=True, kw_only=True):
-    """Status of all gates together, the check of each gate, and a sentence with the reason."""
+    """Status of all gates together, the check of each gate, and a sentence with the reason.
+
+    ``warnings`` are sentences on inputs that look wrong; no gate depends on them.
+    """
 
     status: Status
     checks: tuple[Check, ...]
     sentence: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
-        """Status and reason in one line, which commands print last."""
-        return f"{self.status.value}: {self.sentence}"
+        """Status, reason and number of warnings in one line, which commands print last."""
+        doubts = f" ({counted(len(self.warnings), 'warning')})" if self.warnings else ""
+        return f"{self.status.value}: {self.sentence}{doubts}"
 
 
 class ValidationSet(Record, frozen=True, kw_only=True):

@@ -23,9 +23,10 @@ from edge_inception.errors import InputError
 from edge_inception.latency import machine, measure
 from edge_inception.latency.contender import preprocessed_photos
 from edge_inception.latency.measure import Contender, Latency, LatencyOptions
+from edge_inception.metrics.intervals import Estimate
 from edge_inception.sidecar import BlobDetails, EngineDetails, PlanDetails, ReportDetails
 from edge_inception.spec import Head, Preprocess, Progress, no_progress
-from edge_inception.validate import accuracy, gate
+from edge_inception.validate import accuracy, gate, plausibility
 from edge_inception.validate.accuracy import BaselineArrays
 from edge_inception.validate.choice import Candidate, choose
 from edge_inception.validate.options import (
@@ -102,12 +103,19 @@ def validate(
         rows, choices, verdicts = _choose(rows, entries, options)
     else:
         verdicts = _verdicts(rows, entries, options)
+    warnings = plausibility.warnings(
+        arrays,
+        image_set,
+        options.calibration,
+        options.preprocess,
+        has_classes=head.kind != "embedding",
+    )
     record = ReportRecord(
         model=options.model,
         created_utc=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         data=_validation_set(image_set),
         rows=rows,
-        verdict=gate.joint(verdicts),
+        verdict=structs.replace(gate.joint(verdicts), warnings=warnings),
         choices=choices,
         search=options.search,
         machine=machine.describe(),
@@ -340,11 +348,12 @@ def _candidate(
     same = [other for other in entries if _computes_alike(other, entry)]
     executed = next((other for other in same if by_name[name_of(other)].accuracy), None)
     if row.accuracy or executed is None:
-        return Candidate(row=row, verdict=_judge(row, entry, options), details=details)
+        return Candidate(row=row, verdict=_judge(row, entry, rows, options), details=details)
     # The graph alone determines accuracy; a speed-up on another target says nothing about this one.
     accuracy = by_name[name_of(executed)].accuracy
     gates = replace(options.gates, min_speedup=None)
-    verdict = _judge(structs.replace(row, accuracy=accuracy), entry, replace(options, gates=gates))
+    row_elsewhere = structs.replace(row, accuracy=accuracy)
+    verdict = _judge(row_elsewhere, entry, rows, replace(options, gates=gates))
     return Candidate(row=row, verdict=verdict, details=details, executed_on=executed.target)
 
 
@@ -365,13 +374,34 @@ def _verdicts(
 ) -> dict[str, Verdict]:
     """The verdict on every judged engine, by the name of its row."""
     by_name = {name_of(entry): entry for entry in entries}
-    return {row.name: _judge(row, by_name[row.name], options) for row in rows if row.is_subject}
+    return {
+        row.name: _judge(row, by_name[row.name], rows, options) for row in rows if row.is_subject
+    }
 
 
-def _judge(row: Row, entry: EngineEntry, options: ValidateOptions) -> Verdict:
+def _judge(row: Row, entry: EngineEntry, rows: Sequence[Row], options: ValidateOptions) -> Verdict:
     gates = options.gates
     if (row.precision, row.float_precision) == ("fp32", "f32"):
         # speed-ups are relative to the FP32 engine itself
         gates = replace(gates, min_speedup=None)
     search = options.search if entry.is_searched else None
-    return gate.judge(gates, accuracy=row.accuracy, speedup=row.speedup, search=search)
+    return gate.judge(
+        gates,
+        accuracy=row.accuracy,
+        speedup=_own_speedup(row, rows),
+        search=search,
+        is_speed_judged=row.precision == "int8" and not entry.is_stand_in,
+    )
+
+
+def _own_speedup(row: Row, rows: Sequence[Row]) -> Estimate | None:
+    """Speed-up over the same library at f32; that of the row is over one reference for all rows."""
+    floats = [
+        other.latency
+        for other in rows
+        if (other.precision, other.float_precision) == ("fp32", "f32")
+        and (other.backend, other.role is Role.BASELINE) == (row.backend, False)
+    ]
+    if not floats or not floats[0] or not row.latency:
+        return None
+    return measure.ratio(floats[0], row.latency)

@@ -188,7 +188,12 @@ def report(folder: Path) -> Format:
         read=through(folder / "report.json", report_record.read),
         lacks=(
             *("choices", "choices.failed", "search", "search.kept.*", "context.engines.*"),
-            *("data.num_left_out", "latency_options.*", "rows.accuracy.changed"),
+            *(
+                "data.num_left_out",
+                "verdict.warnings",
+                "latency_options.*",
+                "rows.accuracy.changed",
+            ),
             *("rows.accuracy.terms", "rows.executed_layers.*", "rows.latency.info.*"),
             "rows.latency.samples_ms",
         ),

@@ -142,6 +142,8 @@ FLAGS = [
     (["--dynamic-batch", "4:2:1"], "MIN:OPT:MAX"),
     (["--dynamic-batch", "1:2:4", "--batch", "2"], "both"),
     (["--input-size", "0"], "input_size"),
+    (["--mean", "123.7,116.3,103.5"], "divide values for 0..255 by 255"),
+    (["--std", "58.4"], "divide values for 0..255 by 255"),
     (["--input-size", "20"], "larger --input-size"),
     (["--max-images", "0"], "at least 1"),
     (["--num-classes", "5"], "head of 2 classes"),

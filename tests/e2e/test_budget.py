@@ -81,6 +81,7 @@ rounds = 3
 calls_per_block = 1
 [gates]
 max_drop_pp = 3.0
+min_speedup = 0    # in so small a network INT8 may well be slower
 """
 
 

@@ -34,15 +34,23 @@ def test_every_spelling_that_the_device_may_need_is_validated(workshop, tmp_path
 
 
 def test_a_bundle_ships_no_graph_that_was_not_validated(built, workshop, tmp_path, capsys):
-    """A build for the CPU proved the strong graph alone; JetPack 5 needs the weak one too."""
-    flags = ["--recipe", str(workshop.recipe), "--from", str(built), "--out", str(tmp_path)]
-    assert main.run(["bundle", *flags, "--target", "orin-nano-8gb"]) == 3
+    """A build for CPUs proved no graph for TensorRT; one of strong typing none for JetPack 5."""
+    strong, out = tmp_path / "strong", tmp_path / "bundles"
+    to = ["--recipe", str(workshop.recipe), "--out", str(out), "--target", "orin-nano-8gb"]
+    assert main.run(["bundle", *to, "--from", str(built), "--jetpack", "6.2"]) == 3
+    *_, error, hint = capsys.readouterr().err.splitlines()
+    assert error.endswith("is for CPUs, and orin-nano-8gb takes no uint8 activations")
+    assert "--typing strong" in hint
+    words = ["build", "--recipe", str(workshop.recipe), "--out", str(strong), "--target", "cpu"]
+    assert main.run([*words, "--typing", "strong", "--effort", "quick"]) == 0
+    capsys.readouterr()
+    assert main.run(["bundle", *to, "--from", str(strong)]) == 3
     assert capsys.readouterr().err.splitlines()[-2:] == [
-        f"error: {built} has no graph of weak typing, which orin-nano-8gb needs",
+        f"error: {strong} has no graph of weak typing, which orin-nano-8gb needs",
         "hint: edge-inception build --target orin-nano-8gb --bundle makes and proves it",
     ]
-    assert not list(tmp_path.iterdir())
-    assert main.run(["bundle", *flags, "--target", "orin-nano-8gb", "--jetpack", "6.2"]) == 0
+    assert not out.exists()
+    assert main.run(["bundle", *to, "--from", str(strong), "--jetpack", "6.2"]) == 0
 
 
 def test_dla_gets_a_graph_without_qdq_and_its_scales(workshop, tmp_path, capsys):

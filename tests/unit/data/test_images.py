@@ -356,3 +356,15 @@ class TestRefused:
             subject.decode(good)
             refused(bad)
         assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_channel_means_are_those_of_the_pixels_whatever_the_network_reads(tmp_path):
+    """Red, green and blue in 0..1, although the network takes normalised BGR."""
+    colours = [(255, 51, 0), (0, 102, 204)]
+    items = []
+    for index, colour in enumerate(colours):
+        path = tmp_path / f"{index}.png"
+        Image.new("RGB", (8, 8), colour).save(path)
+        items.append(ImageItem(path=path, sha256=""))
+    means = subject.channel_means(items, Preprocess(input_size=(8, 8), channel_order="BGR"))
+    assert means == pytest.approx(np.array([[1, 0.2, 0], [0, 0.4, 0.8]]))

@@ -66,3 +66,25 @@ def test_balanced_accuracy_is_not_fooled_by_the_majority():
     """Always saying the frequent class is a half, whatever its share."""
     labels = np.array([0] * 99 + [1])
     assert subject.balanced_accuracy(np.zeros(100, np.int64), labels, 2) == 0.5
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+def test_classes_in_another_order_are_found(num_classes):
+    """A perfect network whose labels are shifted by one is right on all images after all."""
+    labels = np.repeat(np.arange(num_classes), 4)
+    predicted = (labels + 1) % num_classes
+    for shuffle in (slice(None), np.random.default_rng(0).permutation(len(labels))):
+        assert subject.right_if_reordered(predicted[shuffle], labels[shuffle]).all()
+
+
+def test_few_images_of_many_classes_fit_no_order():
+    """One image of each class: any order fits all of them, and none says anything of the others."""
+    labels = np.arange(50)
+    assert not subject.right_if_reordered(labels[::-1].copy(), labels).any()
+
+
+def test_an_order_gives_each_class_one_label():
+    """All images predicted as class 0, half of them right: the order gives label 1 no class."""
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    is_right = subject.right_if_reordered(np.zeros(6, int), labels)
+    assert is_right.tolist() == [True] * 4 + [False] * 2

@@ -190,3 +190,16 @@ def test_the_ratio_interval_holds_with_its_confidence_under_drift():
         held += found.lower <= truth <= found.upper
     # three standard errors of a share of 0.95 among 2000
     assert held / trials == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("total", [1, 7, 300])
+@pytest.mark.parametrize("share", [Fraction(1, 2), Fraction(1, 1000)])
+def test_the_chance_to_be_right_so_often_is_the_upper_tail(total, share):
+    """Against rational arithmetic; all right has the chance share ** total, none right 1."""
+    for count in range(1, total + 1, 1 + total // 7):
+        wanted = float(1 - _binomial_at_most(count - 1, total, share))
+        got = intervals.binomial_at_least(count, total, float(share))
+        assert got == pytest.approx(wanted, rel=1e-9)
+    assert intervals.binomial_at_least(0, total, float(share)) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="count"):
+        intervals.binomial_at_least(total + 1, total, 0.5)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
+from edge_inception.data.imageset import ImageItem, ImageSet
 from edge_inception.errors import InputError
-from edge_inception.pipeline import devices
+from edge_inception.pipeline import devices, inputs
 from edge_inception.recipe.reader import load_recipe
+from edge_inception.spec import Gates, Head
 
 ORIN = {
     "model.name": "inception_v3",
@@ -76,3 +81,18 @@ def test_zero_points_are_refused_for_tensorrt(other):
     with pytest.raises(InputError, match=f"target {other} takes none") as caught:
         devices.int8_typing(recipe, here, devices.self_compiling_devices(recipe))
     assert "--target cpu" in caught.value.hint
+
+
+@pytest.mark.parametrize("label", [0, None])
+def test_a_speedup_of_zero_leaves_the_default_gates(label):
+    """It switches one gate off and sets none; another number is the only gate of the recipe."""
+    items = (ImageItem(path=Path("a.png"), sha256="", label=label),)
+    images = ImageSet(name="photos", items=items)
+    defaults, off, asked = (
+        inputs.gates(load_recipe(None, {**ORIN, **change}), images, Head())
+        for change in ({}, {"gates.min_speedup": 0}, {"gates.min_speedup": 1.5})
+    )
+    wanted = inputs.UNLABELLED_GATES if label is None else inputs.LABELLED_GATES
+    assert defaults == wanted
+    assert off == dataclasses.replace(wanted, min_speedup=0)
+    assert asked == Gates(min_speedup=1.5)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from edge_inception.cli._options import recipe_overrides
 from edge_inception.errors import InputError
 from edge_inception.recipe.reader import Source, find_recipe, load_recipe
 from edge_inception.recipe.template import STARTER
@@ -159,6 +160,10 @@ ERRORS = [
     (MINIMAL + "[preprocess]\nmean = [1, 2]\n", "three numbers"),
     (MINIMAL + "[preprocess]\nmean = [nan, 0, 0]\n", "three numbers"),
     (MINIMAL + "[preprocess]\nstd = [1, 0, 1]\n", "three numbers"),
+    (MINIMAL + "[preprocess]\nstd = nan\n", "one number, or three"),
+    (MINIMAL + "[preprocess]\nmean = [123.7, 116.3, 103.5]\n", "divide values for 0..255 by 255"),
+    (MINIMAL + "[preprocess]\nmean = 127.5\n", "divide values for 0..255 by 255"),
+    (MINIMAL + "[preprocess]\nstd = [58.4, 57.1, 57.4]\n", "divide values for 0..255 by 255"),
     (MINIMAL + "[preprocess]\ncrop = 'before'\n", "no crop named 'before'"),
     (MINIMAL + "[preprocess]\nchannel_order = 'BRG'\n", "no channel order named 'BRG'"),
     (MINIMAL + "head = 'softmx'\n", "did you mean 'softmax'"),
@@ -198,7 +203,7 @@ WRONG = {
     "preprocess.channel_order": "['B']",
     "preprocess.crop_fraction": "true",
     "preprocess.interpolation": "1",
-    "preprocess.mean": "0.5",
+    "preprocess.mean": "'0.5'",
     "preprocess.std": "'x'",
     "data.calibration": "[]",
     "data.calibration_split": "1",
@@ -405,3 +410,12 @@ def test_any_text_is_taken_or_refused(tmp_path_factory, text):
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(InputError):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("number", [0.5, 1, 0.25])
+def test_one_mean_and_one_std_stand_for_all_channels(tmp_path, number):
+    """As a number or, on the command line, as ``--mean 0.5``."""
+    text = MINIMAL + f"[preprocess]\nmean = {number}\nstd = {number}\n"
+    assert _read(tmp_path, text).preprocess == {"mean": (number,) * 3, "std": (number,) * 3}
+    flags = recipe_overrides({"mean": str(number), "std": f"{number},{number},{number}"})
+    assert flags == {"preprocess.mean": number, "preprocess.std": [number] * 3}

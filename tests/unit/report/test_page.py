@@ -108,7 +108,17 @@ def test_a_page_needs_nothing_outside_of_itself(report, page):
     assert "default-src 'none'" in found
 
 
-@pytest.mark.parametrize("where", ["model", "class", "row", "note", "sentence", "set", "machine"])
+def test_warnings_stand_with_the_verdict(report, page):
+    """Before what was measured, in words, since colour alone tells some readers nothing."""
+    report["verdict"].update(warnings=["the labels make no sense"])
+    words = Parsed(page(report)).text
+    assert "Warning: the labels make no sense" in words
+    assert words.index("Warning:") < words.index("What was measured")
+
+
+@pytest.mark.parametrize(
+    "where", ["model", "class", "row", "note", "sentence", "warning", "set", "machine"]
+)
 def test_a_hostile_text_is_only_text(where, report, page):
     """HTML and template signs in any name make no element and no attribute, and can be read."""
     place = {
@@ -117,6 +127,7 @@ def test_a_hostile_text_is_only_text(where, report, page):
         "row": lambda: report["rows"][2].update(name=HOSTILE),
         "note": lambda: report["rows"][2].update(note=HOSTILE),
         "sentence": lambda: report["verdict"].update(sentence=HOSTILE),
+        "warning": lambda: report["verdict"].update(warnings=[HOSTILE]),
         "set": lambda: report["data"].update(name=HOSTILE),
         "machine": lambda: report["machine"].update(cpu=HOSTILE),
     }

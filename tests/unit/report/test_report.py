@@ -226,6 +226,24 @@ def test_the_last_line_is_the_verdict_with_its_reason(status):
     assert plain_text(report).splitlines()[-1] == f"{status}: {reason}"
 
 
+def test_warnings_stand_with_the_gates_above_the_verdict():
+    """On a terminal and in Markdown each has a line, and the verdict counts them."""
+    report = _report(_row("x", "subject", note="n"))
+    warned = msgspec.structs.replace(report.verdict, warnings=("no * sense", "few"))
+    report = msgspec.structs.replace(report, verdict=warned)
+    assert plain_text(report).splitlines()[-3:] == [
+        "WARNING      no * sense",
+        "WARNING      few",
+        "PASSED: all is well (2 warnings)",
+    ]
+    assert to_markdown(report).splitlines()[-4:] == [
+        r"- WARNING: no \* sense",
+        "- WARNING: few",
+        "",
+        "**PASSED: all is well (2 warnings)**",
+    ]
+
+
 def test_markdown_is_a_table_of_equal_columns():
     """Each table line has as many cells as the head, and the subject is bold."""
     lines = [line for line in to_markdown(_full()).splitlines() if line.startswith("|")]

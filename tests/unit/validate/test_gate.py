@@ -10,7 +10,7 @@ from edge_inception.quant.search_record import ScoredSet, SearchOutcome
 from edge_inception.spec import Gates
 from edge_inception.validate.accuracy import compare
 from edge_inception.validate.gate import joint, judge
-from edge_inception.validate.report_record import Status
+from edge_inception.validate.report_record import Status, Verdict
 
 
 def _accuracy(*, num=525, lost=0, gained=0, is_labelled=True):
@@ -191,3 +191,61 @@ def test_a_budget_of_the_search_is_a_gate(is_met):
     assert "2 groups in float (a, b)" in verdict.sentence
     assert ("no set of up to 3" in verdict.sentence) is not is_met
     assert (verdict.checks[0].wanted, verdict.checks[0].got) == (0.5, 0.5 if is_met else 4.0)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "status"),
+    [
+        (_speedup(0.5, 0.4, 0.99), Status.FAILED),
+        (_speedup(0.5, 0.4, 1.0), Status.PASSED),  # undecided: a busy machine fails no build
+        (_speedup(0.9, 0.2, 4.0), Status.PASSED),
+        (_speedup(1.8, 1.6, 2.0), Status.PASSED),
+    ],
+)
+def test_int8_that_is_certainly_slower_fails_unasked(speedup, status):
+    """The upper bound alone decides, and a failure names both ways out."""
+    gates = Gates(min_sqnr_db=20)
+    verdict = judge(gates, accuracy=_accuracy(), speedup=speedup, is_speed_judged=True)
+    assert verdict.status is status
+    check = verdict.checks[-1]
+    assert (check.name, check.wanted, check.status) == ("min_speedup", 1.0, status)
+    is_failed = status is Status.FAILED
+    assert ("--precision best" in check.sentence) is is_failed
+    assert ("--min-speedup 0" in check.sentence) is is_failed
+
+
+@pytest.mark.parametrize(
+    ("gates", "speedup", "is_speed_judged"),
+    [
+        (Gates(min_sqnr_db=20, min_speedup=0), _speedup(0.1, 0.1, 0.1), True),
+        (Gates(min_sqnr_db=20), _speedup(0.1, 0.1, 0.1), False),
+        (Gates(min_sqnr_db=20), None, True),  # not executed, or no float engine beside it
+    ],
+)
+def test_the_unasked_gate_of_speed_is_for_executed_int8_and_can_be_switched_off(
+    gates, speedup, is_speed_judged
+):
+    """The verdict rests on the other gate alone."""
+    verdict = judge(gates, accuracy=_accuracy(), speedup=speedup, is_speed_judged=is_speed_judged)
+    assert [check.name for check in verdict.checks] == ["min_sqnr_db"]
+    assert verdict.status is Status.PASSED
+
+
+def test_a_speed_that_is_asked_for_keeps_the_rule_of_its_lower_bound():
+    """1.0x wanted and 0.9 to 1.2 measured is undecided, as it was; unasked it passes."""
+    verdict = judge(
+        Gates(min_speedup=1.0), accuracy=None, speedup=_speedup(1.0, 0.9, 1.2), is_speed_judged=True
+    )
+    assert [check.status for check in verdict.checks] == [Status.INCONCLUSIVE]
+
+
+def test_the_unasked_gate_alone_is_no_claim():
+    """Without another gate nothing is passed, also by a fast engine."""
+    verdict = judge(Gates(), accuracy=None, speedup=_speedup(2.0, 1.9, 2.1), is_speed_judged=True)
+    assert verdict.line == "INCONCLUSIVE: no gate set"
+
+
+def test_the_line_counts_warnings():
+    """The last line of a terminal tells that there are some."""
+    verdict = Verdict(status=Status.PASSED, checks=(), sentence="well", warnings=("a",))
+    assert verdict.line == "PASSED: well (1 warning)"

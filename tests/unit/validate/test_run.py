@@ -10,6 +10,7 @@ import types
 import numpy as np
 import pytest
 import sidecars
+from msgspec import structs
 from PIL import Image
 
 from edge_inception import artifact
@@ -20,7 +21,7 @@ from edge_inception.latency.measure import Latency
 from edge_inception.quant.search_record import ScoredSet, SearchOutcome
 from edge_inception.spec import Gates, Preprocess
 from edge_inception.validate import accuracy, run
-from edge_inception.validate.options import EngineEntry, ValidateOptions
+from edge_inception.validate.options import EngineEntry, ValidateOptions, validate_provenance
 
 PICTURE = Preprocess(input_size=(8, 8))
 PLAIN = ScoredSet(
@@ -135,7 +136,7 @@ def validated(tmp_path, monkeypatch, baseline):
             return {"PyTorch FP32": timed(9.0), **speeds}
 
         def availability(name):
-            can = types.SimpleNamespace(can_execute=name == "runs")
+            can = types.SimpleNamespace(can_execute=name.startswith("runs"))
             return types.SimpleNamespace(availability=lambda: can)
 
         monkeypatch.setattr(run.backends, "backend", availability)
@@ -267,3 +268,64 @@ def test_a_search_judges_only_the_graph_that_was_searched(tmp_path, validated, s
         (f"INT8 (cpu, {says})", "min_agreement", "PASSED"),
     ]
     assert verdict["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("precision", "is_stand_in", "status"),
+    [("int8", False, "FAILED"), ("int8", True, "PASSED"), ("fp16", False, "PASSED")],
+)
+def test_int8_slower_than_float_fails_where_it_ships(
+    tmp_path, validated, precision, is_stand_in, status
+):
+    """6 ms beside 3 ms of the library at f32; neither FP16 nor a stand-in is judged by speed."""
+    floats = entry(tmp_path, "fp32", "cpu", is_subject=False)
+    judged = entry(tmp_path, precision, "cpu", is_stand_in=is_stand_in)
+    figures = [(floats, measured(1000), 3.0), (judged, measured(1000), 6.0)]
+    report, _ = validated(figures, options_of(Gates(min_agreement=0.98)))
+    assert report["verdict"]["status"] == status
+
+
+def test_speed_is_judged_within_a_library(tmp_path, validated):
+    """2 ms on the CPU, where f32 takes 3, are no fault beside a GPU that is judged first."""
+    pairs = [("fp32", "gpu"), ("int8", "gpu"), ("fp32", "cpu"), ("int8", "cpu")]
+    engines = [entry(tmp_path, p, target, is_subject=p == "int8") for p, target in pairs]
+    for index in (0, 1):
+        engine = engines[index].engine
+        details = structs.replace(engine.details, backend="runs on gpu")
+        engine = dataclasses.replace(engine, details=details)
+        engines[index] = dataclasses.replace(engines[index], engine=engine)
+    times = (0.5, 0.3, 3.0, 2.0)
+    figures = [(one, measured(1000), ms) for one, ms in zip(engines, times, strict=True)]
+    report, _ = validated(figures, options_of(Gates(min_agreement=0.98)))
+    got = [check["got"] for check in report["verdict"]["checks"] if check["wanted"] == 1.0]
+    assert got == pytest.approx([0.5 / 0.3, 3.0 / 2.0])
+    assert report["verdict"]["status"] == "PASSED"
+
+
+def test_best_ships_float_where_int8_is_slower(tmp_path, compete):
+    """INT8 fails the gate of speed unasked, and FP16 passes and ships."""
+    floats = entry(tmp_path, "fp32", "cpu", is_subject=False)
+    both = [(entry(tmp_path, "fp16", "cpu"), measured(1000), 3.0)]
+    both.append((entry(tmp_path, "int8", "cpu"), measured(1000), 6.0))
+    figures = [(floats, measured(1000), 3.0), *both]
+    chosen, _, verdict = compete(figures, Gates(min_agreement=0.98))
+    assert (chosen, verdict["status"]) == (["FP16 (cpu)"], "PASSED")
+
+
+def test_other_calibration_images_are_another_validation(baseline):
+    """The report of a build is not reused, since its warnings may differ."""
+    images = imageset.ImageSet(name="photos", items=())
+    options = options_of(Gates(), calibration=images)
+    fewer = dataclasses.replace(options, calibration=dataclasses.replace(images, num_left_out=1))
+    origins = [validate_provenance(baseline, (), images, one) for one in (options, fewer)]
+    assert origins[0].options["calibration"] != origins[1].options["calibration"]
+
+
+def test_a_stand_in_is_another_validation_than_an_engine_that_ships(baseline, tmp_path):
+    """``--target orin-nano-8gb`` first and ``--target cpu`` too later: other gates apply."""
+    images = imageset.ImageSet(name="photos", items=())
+    engines = [entry(tmp_path, "int8", "cpu", is_stand_in=stands) for stands in (True, False)]
+    origins = [
+        validate_provenance(baseline, (one,), images, options_of(Gates())) for one in engines
+    ]
+    assert origins[0].options != origins[1].options
