@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from edge_inception import artifact
 from edge_inception._version import __version__
 from edge_inception.artifact import Graph, SimplifiedGraph
 from edge_inception.errors import InputError
-from edge_inception.graph import check, opset_checks, parity
+from edge_inception.graph import check, opsets, parity
+from edge_inception.graph.opsets import OPSET
 from edge_inception.graph.options import SimplifyOptions, simplify_provenance
 from edge_inception.graph.passes import (
     explicit_padding,
@@ -24,6 +26,7 @@ from edge_inception.graph.passes import (
     matmul_to_gemm,
     name_tensors,
     norm_to_affine,
+    plain_reshape,
     pool_head,
     remove_identity,
     remove_unused,
@@ -34,7 +37,7 @@ from edge_inception.sidecar import SimplifiedDetails
 
 __all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
 
-OPSET, IR_VERSION = 18, 8  # the IR version that came with opset 18: onnx/docs/Versioning.md
+IR_VERSION = 8  # the one that came with opset 18: onnx/docs/Versioning.md
 # Largest accepted multiple of ``parity.rounding_difference``; 0.7 to 1.1 were measured.
 MAX_ROUNDING = 4.0
 MAX_ROUNDS = 10  # rounds of all passes; more would mean that two passes undo each other
@@ -42,6 +45,7 @@ MAX_ROUNDS = 10  # rounds of all passes; more would mean that two passes undo ea
 PASSES = (
     remove_identity.PASS,  # first: a Dropout between Conv and norm would prevent folding
     explicit_padding.PASS,  # before the passes that read pads as numbers
+    plain_reshape.PASS,
     sum_to_add.PASS,
     matmul_to_gemm.PASS,  # before fold_affine, which folds the bias into the Gemm
     join_channels.PASS,  # before fold_input_affine, which folds the Mul and Add of this pass
@@ -56,13 +60,13 @@ PASSES = (
 
 
 def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGraph:
-    """A graph of the same function with fewer nodes, whose ops mean the same in opsets 13 to 21.
+    """A graph of the same function with fewer nodes, in opset 18.
 
     ``options`` are those of the check that both graphs compute the same.
 
     Raises:
-        InputError: ``graph`` is no image classifier in plain ONNX, weights are NaN or infinite, an
-            op means different things in opsets 13 to 21, or the logits differ from ``graph``'s.
+        InputError: ``graph`` is no image classifier in plain ONNX, weights are NaN or infinite, or
+            the logits differ from ``graph``'s.
     """
     original = check.load_graph(graph.path)
     check.require_plain_opset(original)
@@ -97,14 +101,16 @@ def simplify_model(original: onnx.ModelProto) -> onnx.ModelProto:
     """A copy, simplified by onnxsim and then by rounds of ``PASSES`` until nothing changes.
 
     Raises:
-        InputError: onnxsim refuses the graph, an op is not portable, or the result is not valid.
+        InputError: onnxsim refuses the graph, a node cannot be written in opset 18, or the result is
+            not valid.
     """
-    model = _run_onnxsim(original)
+    model = copy.deepcopy(original)
+    opsets.convert(model, OPSET)
+    model = _run_onnxsim(model)
     number = 1
     while run_passes(PASSES, model, round_number=number):
         assert number < MAX_ROUNDS, "two passes undo each other"
         number += 1
-    opset_checks.require_portable(model)
     _stamp(model)
     return _with_shapes(model)
 
@@ -153,8 +159,7 @@ def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _stamp(model: onnx.ModelProto) -> None:
-    """Set opset, IR version and producer, and drop all metadata that depends on the run."""
-    check.set_opset(model, OPSET)
+    """Set IR version and producer, and drop all metadata that depends on the run."""
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "edge-inception", __version__
     model.ClearField("domain")

@@ -17,7 +17,7 @@ from edge_inception import artifact
 from edge_inception._version import __version__
 from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
 from edge_inception.errors import InputError
-from edge_inception.graph import check, dla, opset_checks
+from edge_inception.graph import check, dla, opsets
 from edge_inception.graph.dla_rules import XAVIER
 from edge_inception.graph.statistics import fill_batch
 from edge_inception.graph.support_checks import opset_of
@@ -88,7 +88,6 @@ def quantize(
     if options.batch:
         fill_batch(model, options.batch)
     if not is_untouched:
-        opset_checks.require_portable(model)
         model = dla.rewrite(model) if is_for_dla else model
         _stamp(model, options.typing)
     counts: dict[str, int] = {"num_nodes": len(model.graph.node)}
@@ -137,7 +136,7 @@ def _is_half(options: QuantizeOptions) -> bool:
 
 def _stamp(model: onnx.ModelProto, typing: Typing) -> None:
     opset, ir_version = _VERSIONS[typing]
-    check.set_opset(model, opset)
+    opsets.convert(model, opset)
     model.ir_version = ir_version
     model.producer_name, model.producer_version = "edge-inception", __version__
     del model.graph.value_info[:]
