@@ -143,7 +143,13 @@ def _stamp(model: onnx.ModelProto, typing: Typing) -> None:
 
 
 def _serialize(model: onnx.ModelProto) -> bytes:
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InputError(
+            f"the typed graph is not valid ONNX: {' '.join(str(error).split())}",
+            hint="use --precision fp32, and report it with the graph; nothing was written",
+        ) from error
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 

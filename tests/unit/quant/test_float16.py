@@ -8,7 +8,6 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from edge_inception.errors import InputError
-from edge_inception.graph.opset_checks import PORTABLE_OPS
 from edge_inception.quant.float16 import to_float16
 
 
@@ -52,13 +51,3 @@ def test_a_weight_beyond_float16_is_named(model):
     tensor.CopyFrom(numpy_helper.from_array(np.full(4, 7e4, np.float32), "head.b"))
     with pytest.raises(InputError, match=r"weight 'head.b' reaches 70000"):
         to_float16(stamped(model))
-
-
-@pytest.mark.parametrize("op", sorted(PORTABLE_OPS))
-def test_portable_ops_take_float16_from_opset_13_to_21(op):
-    """ONNX's own schemas allow float16 in every opset a graph may be stamped with."""
-    for opset in (13, 19, 21):
-        schema = onnx.defs.get_schema(op, opset)
-        first = schema.inputs[0].type_str
-        allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}[first]
-        assert "tensor(float16)" in allowed
