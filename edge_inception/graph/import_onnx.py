@@ -23,7 +23,6 @@ from edge_inception.graph.float32 import to_float32
 from edge_inception.graph.opsets import OPSET
 from edge_inception.graph.options import IMPORT, ImportOptions
 from edge_inception.graph.passes import lift_constants, plain_reshape
-from edge_inception.graph.passes._contract import run_passes
 from edge_inception.sidecar import GraphDetails, Provenance
 from edge_inception.spec import (
     HEAD_SCOPE,
@@ -143,13 +142,14 @@ def _normalise(model: onnx.ModelProto, source: Path) -> list[str]:
     check.set_opset(model, support_checks.opset_of(model))
     model.ir_version = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
     model.ir_version = max(model.ir_version, 4)  # below 4, initialisers must be inputs
-    run_passes((lift_constants.PASS, plain_reshape.PASS), model)
+    lift_constants.PASS.call(model)  # without the check of order, which the graph need not keep
+    plain_reshape.PASS.call(model)
     _free_our_names(model)
     return notes
 
 
 def _free_our_names(model: onnx.ModelProto) -> None:
-    """Rename modules that are called as the parts are that we add, ``head/`` and ``preprocess/``."""
+    """Rename modules that have the names of what we add, ``head/`` and ``preprocess/``."""
     taken = re.compile(rf"({HEAD_SCOPE}|{PREPROCESS_SCOPE}|(head|preprocess)\.weight$)")
     for node in model.graph.node:
         if taken.match(node.name):

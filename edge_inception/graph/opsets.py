@@ -10,8 +10,13 @@ from onnx import helper, inliner, version_converter
 from edge_inception.errors import InputError
 from edge_inception.graph import check
 from edge_inception.graph.check import attribute
-from edge_inception.graph.passes import explicit_padding, lift_constants, reduction_axes, split_sizes
-from edge_inception.graph.passes._contract import run_passes
+from edge_inception.graph.passes import (
+    explicit_padding,
+    lift_constants,
+    plain_reshape,
+    reduction_axes,
+    split_sizes,
+)
 from edge_inception.graph.support_checks import label, opset_of
 
 OPSET = 18
@@ -22,8 +27,9 @@ It has LayerNormalization and HardSwish, which engines know by name. Newer ops a
 _OLDER = (
     lift_constants.PASS,  # before the passes that read axes
     explicit_padding.PASS,  # opset 19 changed ceil_mode
-    reduction_axes.PASS,  # this and the next for opsets before 18
+    reduction_axes.PASS,  # this and the next two for opsets before 18
     split_sizes.PASS,
+    plain_reshape.PASS,
 )
 
 # Op -> the opset that changed its meaning where its schema does not show it, and which nodes.
@@ -34,6 +40,9 @@ _CHANGED: Mapping[str, tuple[int, Callable[[onnx.NodeProto], object]]] = {
     "GroupNormalization": (21, lambda _: True),
     "RoiAlign": (16, lambda _: True),
 }
+
+
+_IS_FUNCTION = ("has_function", "has_context_dependent_function")  # flags of a schema
 
 
 def convert(model: onnx.ModelProto, opset: int) -> None:
@@ -51,7 +60,9 @@ def convert(model: onnx.ModelProto, opset: int) -> None:
         return
     if have > opset:
         _expand(model, opset)
-        run_passes(_OLDER if opset < OPSET else _OLDER[:2], model)
+    if have != opset:
+        for each in _OLDER if opset < OPSET else _OLDER[:2]:
+            each.call(model)  # without the check of order, which a foreign graph need not keep
     for node in model.graph.node:
         reason = _why_not(node, have, opset)
         if reason:
@@ -78,7 +89,11 @@ def _raise_opset(model: onnx.ModelProto, opset: int) -> None:
 
 
 def _expand(model: onnx.ModelProto, opset: int) -> None:
-    """Replace ops that ``opset`` lacks by the nodes that ONNX defines them with, in place."""
+    """Replace ops that ``opset`` lacks by the nodes that ONNX defines them with, in place.
+
+    Raises:
+        InputError: onnx cannot expand an op.
+    """
     have = opset_of(model)
     while names := {n.op_type for n in model.graph.node if _is_expanded(n, have, opset)}:
         typed = onnx.ModelProto()
@@ -89,7 +104,13 @@ def _expand(model: onnx.ModelProto, opset: int) -> None:
             for tensor in model.graph.initializer
         )
         ids = [("", name) for name in sorted(names)]
-        inlined = inliner.inline_selected_functions(typed, ids, inline_schema_functions=True)
+        try:
+            inlined = inliner.inline_selected_functions(typed, ids, inline_schema_functions=True)
+        except RuntimeError as error:
+            raise InputError(
+                f"onnx cannot write {', '.join(sorted(names))} in opset {opset}: {error}",
+                hint=f"export with opset_version={opset}",
+            ) from error
         weights = check.constants(model)
         values = inlined.graph.value_info
         check.replace_items(values, [value for value in values if value.name not in weights])
@@ -98,7 +119,7 @@ def _expand(model: onnx.ModelProto, opset: int) -> None:
 
 def _is_expanded(node: onnx.NodeProto, have: int, opset: int) -> bool:
     schema = onnx.defs.get_schema(node.op_type, have, "")
-    is_function = schema.has_function or schema.has_context_dependent_function
+    is_function = any(getattr(schema, flag) for flag in _IS_FUNCTION)
     is_other = not onnx.defs.has(node.op_type, opset, "") or _has_changed(node, have, opset)
     # CastLike comes with such definitions; its second input would stop the folding of constants.
     return bool(is_function and (is_other or node.op_type == "CastLike"))

@@ -101,8 +101,8 @@ def simplify_model(original: onnx.ModelProto) -> onnx.ModelProto:
     """A copy, simplified by onnxsim and then by rounds of ``PASSES`` until nothing changes.
 
     Raises:
-        InputError: onnxsim refuses the graph, a node cannot be written in opset 18, or the result is
-            not valid.
+        InputError: A node cannot be written in opset 18, onnxsim refuses the graph, or the result
+            is not valid.
     """
     model = copy.deepcopy(original)
     opsets.convert(model, OPSET)

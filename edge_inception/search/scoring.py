@@ -29,8 +29,8 @@ from edge_inception.data.imageset import ImageItem, ImageSet
 from edge_inception.device import outputs
 from edge_inception.engines import _openvino
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
-from edge_inception.graph.check import load_graph
 from edge_inception.graph.batch import possible_batch
+from edge_inception.graph.check import load_graph
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.quant import search_record
 from edge_inception.quant.insert_qdq import quantize
