@@ -57,6 +57,7 @@ BODIES = (
     (7, "a = Sigmoid(x) y = Mul(a, x)"),
     (7, "y = BatchNormalization(x, c, c, c, c)"),
 )
+PADDED = "kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]"
 NOT_IN_13 = ("GroupNormalization", "Attention")  # their definitions use newer ops
 CASES = [
     (opset, body)
@@ -148,8 +149,7 @@ def test_a_second_conversion_changes_nothing():
             ["AveragePool", "dilations"],
         ),
         (
-            "y = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], ceil_mode=1, count_include_pad=1,"
-            + "strides=[2,2]>(x)",
+            f"y = AveragePool<{PADDED}, ceil_mode=1, count_include_pad=1>(x)",
             18,
             19,
             ["AveragePool", "opset 19 changed"],
