@@ -51,7 +51,7 @@ def possible_batch(path: Path, batch: int) -> int:
     """
     model = onnx.load(str(path))
     before = shapes(model)
-    own = before[model.graph.input[0].name][0]
+    own = shape_of(model.graph.input[0])[0]
     if not isinstance(own, int) or own == batch:
         return batch
     _, node = _with_batch(model, before, batch)
@@ -65,6 +65,7 @@ def _with_batch(
 
     The input of ``model`` is changed too.
     """
+    old = shape_of(model.graph.input[0])[0]
     first = model.graph.input[0].type.tensor_type.shape.dim[0]
     first.Clear()
     if isinstance(batch, int):
@@ -73,7 +74,7 @@ def _with_batch(
         first.dim_param = batch
     _clear_shapes(model)
     inferred = _inferred(model)
-    return inferred, _first_of_old_batch(model, before, shapes(inferred), batch)
+    return inferred, _first_of_old_batch(model, old, before, shapes(inferred), batch)
 
 
 def shapes(model: onnx.ModelProto) -> Shapes:
@@ -114,11 +115,11 @@ def _free_reshapes(model: onnx.ModelProto, old: int, known: Shapes) -> None:
 
 
 def _first_of_old_batch(
-    model: onnx.ModelProto, before: Shapes, after: Shapes, batch: int | str
+    model: onnx.ModelProto, old: int | str, before: Shapes, after: Shapes, batch: int | str
 ) -> onnx.NodeProto | None:
-    """The first node with an output [batch, ...] that keeps the old batch; None if none does."""
+    """The first node with an output [old, ...] that does not get the batch; None if all do."""
     name = model.graph.input[0].name
-    old, from_image = before[name][0], {name}
+    from_image = {name}
     node: onnx.NodeProto
     for node in model.graph.node:
         if not from_image.intersection(node.input):
