@@ -207,7 +207,7 @@ def _identities(graph: onnx.GraphProto, constants: set[str]) -> dict[int, str]:
     """Index of every residual Add between layers -> its identity input.
 
     A residual Add has an input that a layer with weights, or another residual Add, writes: the
-    layer and the sums can become one kernel. Other Adds of two computed tensors, as of a transformer, stay float.
+    layer and the sums can become one kernel. Other sums of two tensors stay float.
     """
     written = {name for node in graph.node if node.op_type in WEIGHTED_OPS for name in node.output}
     depth = dict.fromkeys(constants | {value.name for value in graph.input}, 0)
