@@ -1,4 +1,7 @@
-"""Conversion of a graph to another ONNX opset; a node that has no equal there is an error."""
+"""Conversion of a graph to another ONNX opset; a node that has no equal there is an error.
+
+Which opset is for what: docs/architecture.md, "Opsets".
+"""
 
 from __future__ import annotations
 

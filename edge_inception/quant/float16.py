@@ -24,18 +24,20 @@ def to_float16(model: onnx.ModelProto) -> None:
     Before: input -> preparation -> layers -> head -> output, all float32.
     After:  input -> preparation -> Cast -> layers (float16) -> Cast -> head -> output.
 
-    Nodes that prepare the image, nodes behind the last layer, sums of squares, and inputs that ONNX
-    defines as float32, such as the scales of a Resize, stay float32. A tensor that the float16 and
-    the float32 part both use exists twice: the name of the float16 tensor ends in ``.float16``.
+    Nodes that prepare the image, nodes behind the last layer, sums of squares, and ops and inputs
+    that ONNX defines as float32, such as the scales of a Resize, stay float32. A tensor that the
+    float16 and the float32 part both use exists twice: the name of the float16 tensor ends in
+    ``.float16``.
 
     Raises:
         InputError: A weight is too large for float16.
     """
     graph = model.graph
     inner = placement.between_layers(graph)
-    half = [n for i, n in enumerate(graph.node) if i in inner and n.op_type not in _FLOAT32_OPS]
-    full = [n for i, n in enumerate(graph.node) if i not in inner or n.op_type in _FLOAT32_OPS]
     opset = opset_of(model)
+    chosen = {i for i in inner if _has_float16(graph.node[i], opset)}
+    half = [node for i, node in enumerate(graph.node) if i in chosen]
+    full = [node for i, node in enumerate(graph.node) if i not in chosen]
     reads = [pair for node in half for pair in _inputs(node, opset)]
     read_half = {name for name, is_half in reads if is_half}
     read_full = {name for name, is_half in reads if not is_half}
@@ -59,6 +61,14 @@ def to_float16(model: onnx.ModelProto) -> None:
                 nodes.append(_cast(name, full_name, TensorProto.FLOAT))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
+
+
+def _has_float16(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether a node computes in float16 by ONNX's definition and without overflow."""
+    inputs = onnx.defs.get_schema(node.op_type, opset, "").inputs
+    types = {kind for each in inputs for kind in each.types}
+    is_defined = "tensor(float)" not in types or "tensor(float16)" in types
+    return is_defined and node.op_type not in _FLOAT32_OPS
 
 
 def _inputs(node: onnx.NodeProto, opset: int) -> Iterator[tuple[str, bool]]:

@@ -158,7 +158,8 @@ def export(architecture: Architecture, photos: Path, path: Path) -> dict[str, An
         model.train()(pixels)
         logits = model.eval()(pixels)
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             model, (pixels[:1],), str(path), dynamo=True, external_data=False, verbose=False
         )

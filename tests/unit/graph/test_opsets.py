@@ -186,7 +186,8 @@ def node_cases():
     """ONNX's test data of single nodes in opset 19 to 24: name, model, inputs, answers."""
     from onnx.backend.test.loader import load_model_tests
 
-    with warnings.catch_warnings(action="ignore"):  # some cases divide by zero on purpose
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some cases divide by zero on purpose
         cases = load_model_tests(kind="node")
     for case in cases:
         nodes = case.model.graph.node

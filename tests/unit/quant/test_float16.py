@@ -87,11 +87,12 @@ SECOND = np.random.default_rng(4).standard_normal((4, 4, 1, 1)).astype(np.float3
             {"zero": np.zeros(1, np.float32)},
         ),
         ("s = Shape(a) f = ConstantOfShape<value = float[1] {2.0}>(s) l = Mul(a, f)", {}),
+        ("l = Celu(a)", {}),
         ("n = ReduceL2(a, axes) l = Div(a, n)", {"axes": np.array([1])}),
     ],
 )
 def test_numbers_that_are_not_halved(body, weights):
-    """Scales of a Resize and sums of squares stay float32; casts and constants follow."""
+    """Celu, scales of a Resize and sums of squares stay float32; casts and constants follow."""
     body = f"a = Conv(input, w) {body} logits = Conv(l, v)"
     before, after, model = float16_answer(body, w=KERNEL, v=SECOND, **weights)
     # float16 has 11 bits: each of at most 5 roundings moves a value by 2**-11 of the largest
