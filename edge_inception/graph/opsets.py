@@ -18,6 +18,7 @@ from edge_inception.graph.passes import (
     lift_constants,
     plain_reshape,
     reduction_axes,
+    slice_shape,
     split_sizes,
 )
 from edge_inception.graph.support_checks import label, opset_of
@@ -30,9 +31,10 @@ It has LayerNormalization and HardSwish, which engines know by name. Newer ops a
 _OLDER = (
     lift_constants.PASS,  # before the passes that read axes
     explicit_padding.PASS,  # opset 19 changed ceil_mode
-    reduction_axes.PASS,  # this and the next two for opsets before 18
+    reduction_axes.PASS,  # this and those below for opsets before 18
     split_sizes.PASS,
     plain_reshape.PASS,
+    slice_shape.PASS,
 )
 
 # Op -> the opset that changed its meaning where its schema does not show it, and which nodes.

@@ -196,8 +196,11 @@ def _spread(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if "layer_scale" in name or name.rpartition(".")[2].startswith("gamma"):
             nn.init.uniform_(parameter, 0.5, 1.0)
-    head = model.get_classifier()
-    for linear in (each for each in head.modules() if isinstance(each, nn.Linear)):
+    heads = model.get_classifier()
+    heads = heads if isinstance(heads, tuple) else (heads,)  # LeViT has two
+    for linear in (each for head in heads for each in head.modules()):
+        if not isinstance(linear, nn.Linear):
+            continue
         nn.init.normal_(linear.weight, 0.0, linear.in_features**-0.5)
 
 

@@ -15,6 +15,7 @@ from edge_inception.graph.passes import (
     lift_constants,
     plain_reshape,
     reduction_axes,
+    slice_shape,
     split_sizes,
 )
 
@@ -50,7 +51,7 @@ def assert_fires(rewrite, model, *, opset=0):
     assert rewrite(model) is False
     after = answer(model, opset)
     assert before.shape == after.shape
-    assert np.abs(before - after).max() <= 1e-6 * max(1.0, np.abs(before).max())
+    assert np.allclose(before, after, rtol=1e-6, atol=1e-6)
 
 
 def assert_rests(rewrite, model):
@@ -114,6 +115,22 @@ def test_allowzero_with_a_zero_stays():
     body = "y = Reshape<allowzero=1>(x, s)"
     signature = "(float[2,0,6,7] x) => (float[a,b,c,d] y)"
     assert_rests(plain_reshape.PASS, parse(body, signature, s=np.array([0, 2, 6, 7])))
+
+
+@given(start=st.none() | st.integers(-4, 3), end=st.none() | st.integers(-4, 5))
+@settings(max_examples=20, deadline=None)
+def test_a_part_of_a_shape(start, end):
+    """The batch that a transformer reads, or any other part, counted from either end."""
+    bounds = {"start": start, "end": end}
+    text = ", ".join(f"{name}={value}" for name, value in bounds.items() if value is not None)
+    body = f"s = Shape{f'<{text}>' if text else ''}(x) y = Cast<to=1>(s)"
+    model = parse(body, "(float[2,4,6,7] x) => (float[n] y)")
+    if text and bounds != {"start": 0, "end": None}:
+        assert_fires(slice_shape.PASS, model, opset=13)
+    else:
+        before = model.SerializeToString(deterministic=True)
+        assert slice_shape.PASS(model) is False
+        assert model.SerializeToString(deterministic=True) == before
 
 
 def test_constants_are_stored():
