@@ -144,16 +144,22 @@ def _normalise(model: onnx.ModelProto, source: Path) -> list[str]:
     model.ir_version = max(model.ir_version, 4)  # below 4, initialisers must be inputs
     lift_constants.PASS.call(model)  # without the check of order, which the graph need not keep
     plain_reshape.PASS.call(model)
-    _free_our_names(model)
+    _name_modules(model)
     return notes
 
 
-def _free_our_names(model: onnx.ModelProto) -> None:
-    """Rename modules that have the names of what we add, ``head/`` and ``preprocess/``."""
+def _name_modules(model: onnx.ModelProto) -> None:
+    """Name nodes after the modules that torch recorded, but not ``head/`` and ``preprocess/``.
+
+    These are the names of what we add, so a module that has such a name is renamed.
+    """
     taken = re.compile(rf"({HEAD_SCOPE}|{PREPROCESS_SCOPE}|(head|preprocess)\.weight$)")
     for node in model.graph.node:
+        path = check.module_path(node)
+        node.name = f"{path}/{node.op_type}" if path else node.name
         if taken.match(node.name):
             node.name = f"model.{node.name}"
+    check.make_names_unique(model)
     weights = [name for name in check.constants(model) if taken.match(name)]
     check.rename_tensors(model, {name: f"model.{name}" for name in weights})
 

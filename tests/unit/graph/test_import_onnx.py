@@ -303,3 +303,15 @@ def test_the_batch_that_calibration_may_take(classifier, tmp_path):
     conv.input[0] = "joined"
     onnx.save(model, str(graph.path))
     assert possible_batch(graph.path, 8) == 1
+
+
+def test_nodes_are_named_after_the_modules_that_torch_recorded(classifier, tmp_path):
+    """Groups that users keep in float are called by module, as in a graph of our own export."""
+    model = classifier(13, ending="logits", are_weights_inputs=False)
+    scopes = "['', 'blocks.0', 'blocks.0.attn', 'conv2d']"
+    for node in model.graph.node[:2]:
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
+    nodes = onnx.load(str(imported(model, tmp_path).path)).graph.node
+    assert [node.name for node in nodes[:2]] == [
+        "blocks.0.attn/Conv", "blocks.0.attn/BatchNormalization",
+    ]  # fmt: skip
