@@ -45,8 +45,6 @@ _CHANGED: Mapping[str, tuple[int, Callable[[onnx.NodeProto], object]]] = {
     "GroupNormalization": (21, lambda _: True),
     "RoiAlign": (16, lambda _: True),
 }
-
-
 _IS_FUNCTION = ("has_function", "has_context_dependent_function")  # flags of a schema
 
 
@@ -60,14 +58,15 @@ def convert(model: onnx.ModelProto, opset: int) -> None:
         InputError: A node has no equal in ``opset``; the message names it.
     """
     have = opset_of(model)
+    if have == opset:
+        return
     if have < min(opset, OPSET):
         _raise_opset(model, opset)
         return
     if have > opset:
         _expand(model, opset)
-    if have != opset:
-        for each in _OLDER if opset < OPSET else _OLDER[:2]:
-            each.call(model)  # without the check of order, which a foreign graph need not keep
+    for each in _OLDER if opset < OPSET else _OLDER[:2]:
+        each.call(model)  # without the check of order, which a foreign graph need not keep
     for node in model.graph.node:
         reason = _why_not(node, have, opset)
         if reason:

@@ -136,7 +136,13 @@ def _is_half(options: QuantizeOptions) -> bool:
 
 def _stamp(model: onnx.ModelProto, typing: Typing) -> None:
     opset, ir_version = _VERSIONS[typing]
-    opsets.convert(model, opset)
+    try:
+        opsets.convert(model, opset)
+    except InputError as error:
+        raise InputError(
+            f"{error}; {typing.value} typing, for TensorRT before 10 and DLA, is written in it",
+            hint=f"{error.hint}; or build for a target with TensorRT 10",
+        ) from error
     model.ir_version = ir_version
     model.producer_name, model.producer_version = "edge-inception", __version__
     del model.graph.value_info[:]

@@ -156,6 +156,16 @@ def test_an_op_that_nobody_listed_passes_through(graph, tmp_path):
     assert result.details.simplify_difference <= TOLERANCE
 
 
+def test_an_op_that_onnx_does_not_define_is_named(graph, tmp_path):
+    """Nothing runs a made-up op: it is an error with the op's name, not a traceback."""
+
+    def change(model):
+        relu = next(node for node in model.graph.node if node.op_type == "Relu")
+        relu.op_type, relu.name = "Bend", "odd/Bend"
+
+    assert_refused(spoilt(graph, tmp_path, change), tmp_path, "Bend")
+
+
 def test_custom_operator_sets_are_refused(graph, tmp_path):
     """A graph that needs somebody's own operators is refused before anything runs."""
 
