@@ -38,8 +38,6 @@ from edge_inception.sidecar import SimplifiedDetails
 __all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
 
 IR_VERSION = 8  # the one that came with opset 18: onnx/docs/Versioning.md
-# Largest accepted multiple of ``parity.rounding_difference``; 0.7 to 1.1 were measured.
-MAX_ROUNDING = 4.0
 MAX_ROUNDS = 10  # rounds of all passes; more would mean that two passes undo each other
 
 PASSES = (
@@ -77,7 +75,7 @@ def simplify(graph: Graph, options: SimplifyOptions, out: Path) -> SimplifiedGra
     difference = parity.largest_difference(original, simplified, seed=options.seed)
     allowed = options.tolerance
     if difference > allowed:  # rounding may explain the difference; measuring it takes two runs
-        allowed = MAX_ROUNDING * parity.rounding_difference(original, seed=options.seed)
+        allowed = parity.MAX_ROUNDING * parity.rounding_difference(original, seed=options.seed)
     parity.require_tolerance(difference, max(allowed, options.tolerance))
     content: bytes = simplified.SerializeToString(deterministic=True)
     before, after = check.node_counts(original), check.node_counts(simplified)

@@ -139,6 +139,8 @@ def _stamp(model: onnx.ModelProto, typing: Typing) -> None:
     try:
         opsets.convert(model, opset)
     except InputError as error:
+        if typing is Typing.STRONG:
+            raise
         raise InputError(
             f"{error}; {typing.value} typing, for TensorRT before 10 and DLA, is written in it",
             hint=f"{error.hint}; or build for a target with TensorRT 10",
