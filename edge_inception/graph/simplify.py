@@ -23,6 +23,7 @@ from edge_inception.graph.passes import (
     fold_input_affine,
     fold_pad,
     join_channels,
+    join_reshapes,
     matmul_to_gemm,
     name_tensors,
     norm_to_affine,
@@ -46,6 +47,7 @@ PASSES = (
     plain_reshape.PASS,
     sum_to_add.PASS,
     matmul_to_gemm.PASS,  # before fold_affine, which folds the bias into the Gemm
+    join_reshapes.PASS,  # after matmul_to_gemm: its Reshapes meet those of the network
     join_channels.PASS,  # before fold_input_affine, which folds the Mul and Add of this pass
     fold_pad.PASS,  # before fold_input_affine, which asks whether the first Conv is padded
     fold_affine.PASS,  # leaves unused weights of norms

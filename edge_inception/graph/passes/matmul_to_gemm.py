@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edge_inception.graph.check import constants, known_shape, only_reader
 from edge_inception.graph.passes._contract import Pass, on_each, replace_node, scoped
@@ -39,6 +39,8 @@ def matmul_to_gemm(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     ]
     if all(rows not in each.output for each in model.graph.node):
         new.insert(0, _reshape(model, node.input[0], [-1, shape[-1]], rows, node))
+    matrix = helper.make_tensor_value_info(product, TensorProto.FLOAT, [None, weight.dims[1]])
+    model.graph.value_info.append(matrix)
     if bias is not None:
         name = next(name for name in bias.input if name != node.output[0])
         new[-2].input.append(_as_row(model, name))

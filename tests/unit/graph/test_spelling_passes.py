@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from edge_inception.graph.passes import (
     explicit_padding,
+    join_reshapes,
     lift_constants,
     plain_reshape,
     reduction_axes,
@@ -131,6 +132,39 @@ def test_a_part_of_a_shape(start, end):
         before = model.SerializeToString(deterministic=True)
         assert slice_shape.PASS(model) is False
         assert model.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [([2, 168], [8, 42]), ([-1, 42], [0, 6, 7]), ([8, 42], [4, -1]), ([2, 4, -1], [0, 2, -1, 3])],
+)
+def test_a_reshape_of_a_reshape(first, second):
+    """Only the last shape counts; a first size that is copied is what the others leave."""
+    body = "m = Reshape(x, p) y = Reshape(m, q)"
+    signature = "(float[2,4,6,7] x) => (y)"
+    model = parse(body, signature, p=np.array(first), q=np.array(second))
+    if 0 in second and -1 in second:
+        assert_rests(join_reshapes.PASS, model)
+    else:
+        assert_fires(join_reshapes.PASS, model)
+        assert len(model.graph.node) == 1
+
+
+def test_a_reshape_and_back():
+    """What returns to the same rows is no node at all."""
+    body = "a = Reshape(x, r) m = Reshape(a, p) y = Reshape(m, r)"
+    weights = {"r": np.array([8, 42]), "p": np.array([2, 4, 42])}
+    model = parse(body, "(float[2,4,6,7] x) => (y)", **weights)
+    assert join_reshapes.PASS(model) is True
+    before = answer(parse(body, "(float[2,4,6,7] x) => (y)", **weights))
+    assert np.array_equal(answer(model), before)
+
+
+@pytest.mark.parametrize("body", ["y = Add(m, n)", "k = Neg(m) y = Reshape(k, p)"])
+def test_other_reshapes_stay(body):
+    """Another reader of the shape between, or another node."""
+    text = f"m = Reshape(x, p) n = Reshape(m, p) {body}"
+    assert_rests(join_reshapes.PASS, parse(text, "(float[2,4,6,7] x) => (y)", p=np.array([8, 42])))
 
 
 def test_constants_are_stored():
