@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from edge_inception.graph.check import constants, shape_of
 from edge_inception.graph.support_checks import label
 
 Shapes = Mapping[str, list[int | str]]
+_LARGE = 1024  # elements
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 FREE_BATCH = "batch"
 """Name of the free size of an imported graph."""
@@ -50,11 +52,13 @@ def possible_batch(path: Path, batch: int) -> int:
     A transformer that was exported with a fixed batch often cannot.
     """
     model = onnx.load(str(path))
-    before = shapes(model)
     own = shape_of(model.graph.input[0])[0]
     if not isinstance(own, int) or own == batch:
         return batch
-    _, node = _with_batch(model, before, batch)
+    for tensor in model.graph.initializer:  # inference reads sizes and scales, and copies all
+        if math.prod(tensor.dims) > _LARGE:
+            tensor.ClearField("raw_data")
+    _, node = _with_batch(model, shapes(model), batch)
     return batch if node is None else own
 
 

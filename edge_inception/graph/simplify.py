@@ -34,6 +34,7 @@ from edge_inception.graph.passes import (
     sum_to_add,
 )
 from edge_inception.graph.passes._contract import run_passes
+from edge_inception.graph.support_checks import opset_of
 from edge_inception.sidecar import SimplifiedDetails
 
 __all__ = ["PASSES", "SimplifyOptions", "simplify", "simplify_model"]
@@ -104,8 +105,10 @@ def simplify_model(original: onnx.ModelProto) -> onnx.ModelProto:
         InputError: A node cannot be written in opset 18, onnxsim refuses the graph, or the result
             is not valid.
     """
-    model = copy.deepcopy(original)
-    opsets.convert(model, OPSET)
+    model = original
+    if opset_of(original) != OPSET:
+        model = copy.deepcopy(original)
+        opsets.convert(model, OPSET)
     model = _run_onnxsim(model)
     number = 1
     while run_passes(PASSES, model, round_number=number):
