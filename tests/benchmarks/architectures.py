@@ -5,7 +5,7 @@ record. Weights are random, with batch-norm statistics of photos; logits differ 
 Every build is a process of its own, whose traceback or death is recorded, as is the error line of a
 refusal. Finished builds are kept in --folder and read again, so that an interrupted run goes on
 where it stopped. TensorRT-RTX only compiles, which needs no GPU. INT8 over f32 is of OpenVINO on
-this CPU, interleaved in one run; a record says how loaded the machine was.
+this CPU, interleaved in one run; a row says how many cores other programs kept busy meanwhile.
 """
 
 from __future__ import annotations
@@ -271,6 +271,7 @@ def _figures(report: Path) -> dict[str, Any]:
         "speedup_over_f32": stage.plain(subject.speedup),
         "p50_ms": {name: row.latency.p50_ms for name, row in rows.items() if row.latency},
         "executed_layers": dict(subject.executed_layers),
+        "foreign_cores": subject.latency.foreign_cores if subject.latency else None,
     }
 
 
