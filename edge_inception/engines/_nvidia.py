@@ -154,7 +154,7 @@ def _build(
     except _nvinfer.VendorError as error:
         raise CompileFailed(
             f"{spec.title} refused {typed.path}: {error}",
-            hint="the message names the node; compile takes graphs written by quantize",
+            hint="export without the op that the message names, or build for another target",
         ) from error
     except OSError as error:
         raise InputError(

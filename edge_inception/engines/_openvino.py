@@ -23,7 +23,7 @@ DEVICE = "CPU"
 # float precision -> the capability that OpenVINO must report for this CPU
 CAPABILITIES: Mapping[str, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 _ELEMENTS = {"f32": "float32", "u8": "uint8"}
-_GRAPH_HINT = "the message names the node; compile takes graphs written by quantize"
+_GRAPH_HINT = "export without the op that the message names, or build for another target"
 _BLOB_HINT = "compile it again on this machine"
 _FUSED_SUFFIX = "/WithoutBiases"  # what OpenVINO appends to the names of nodes that it fuses
 _NO_KERNEL = ("undef", "unknown")  # kernel names of fused parts and of layers that work in place

@@ -63,7 +63,7 @@ def _translated_errors(path: Path, kind: type[CompileFailed | InputError]) -> It
         reason = " ".join(str(error).split())
         raise kind(
             f"onnxruntime refused {path}: {reason}",
-            hint="the message names the node; compile takes graphs written by quantize",
+            hint="export without the op that the message names, or build for another target",
         ) from error
 
 

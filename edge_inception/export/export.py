@@ -26,6 +26,7 @@ from edge_inception.checkpoints.load import LoadedModel, load, num_classes_of
 from edge_inception.errors import InputError
 from edge_inception.export import interface
 from edge_inception.export.options import ExportOptions, export_provenance
+from edge_inception.graph import check
 from edge_inception.sidecar import GraphDetails
 from edge_inception.spec import INPUT_NAME, OUTPUT_NAME, Head, ShapeProfile
 
@@ -33,7 +34,6 @@ __all__ = ["OPSET", "ExportOptions", "export"]
 
 OPSET = 18  # the lowest that the exporter writes without its own down-conversion
 IR_VERSION = 8  # of opset 18; see the table in onnx/docs/Versioning.md
-_SCOPES = "pkg.torch.onnx.name_scopes"
 _CHANNELS = 3
 MAX_ERROR_OF_PYTORCHS = 4.0
 """Largest accepted error of the graph, as a multiple of PyTorch's own float32 error.
@@ -267,7 +267,7 @@ def _quiet() -> Iterator[None]:
 def _strip(model: onnx.ModelProto) -> None:
     """Name nodes by module path; remove metadata that depends on folder, run or exporter."""
     for node in model.graph.node:
-        node.name = f"{_module_path(node)}/{node.op_type}"
+        node.name = f"{check.module_path(node)}/{node.op_type}"
         del node.metadata_props[:]
         node.ClearField("doc_string")
     graph = model.graph
@@ -275,26 +275,10 @@ def _strip(model: onnx.ModelProto) -> None:
     for item in (graph, model, *values):
         del item.metadata_props[:]
         item.ClearField("doc_string")
-    _make_names_unique(model)
+    check.make_names_unique(model)
     model.producer_name, model.producer_version = "edge-inception", __version__
     model.ir_version = IR_VERSION
     graph.name = "graph"
-
-
-def _module_path(node: onnx.NodeProto) -> str:
-    """Module path of a node, such as ``features.4.branch1.0``; the last scope is no module."""
-    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
-    names = [name for name in scopes.strip("[]").replace("'", "").split(", ") if name]
-    return names[-2] if len(names) > 1 else ""
-
-
-def _make_names_unique(model: onnx.ModelProto) -> None:
-    """Number nodes that share a module path and an op, since ONNX names should be unique."""
-    seen: Counter[str] = Counter()
-    for node in model.graph.node:
-        seen[node.name] += 1
-        if seen[node.name] > 1:
-            node.name = f"{node.name}_{seen[node.name] - 1}"
 
 
 def _require_opset(model: onnx.ModelProto) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from edge_inception.graph.check import constants, shape_of
 from edge_inception.graph.support_checks import label
 
 Shapes = Mapping[str, list[int | str]]
+_LARGE = 1024  # elements
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 FREE_BATCH = "batch"
 """Name of the free size of an imported graph."""
 
@@ -30,20 +33,11 @@ def set_batch(model: onnx.ModelProto, batch: int | str, path: Path) -> None:
     (source,) = model.graph.input
     before = shapes(model)
     old = before[source.name][0]
-    if isinstance(old, int) and old != batch:
+    if isinstance(old, int):  # also for the same batch: calibration runs several images at once
         _free_reshapes(model, old, before)
-    first = source.type.tensor_type.shape.dim[0]
-    first.Clear()
-    if isinstance(batch, int):
-        first.dim_value = batch
-    else:
-        first.dim_param = batch
-    _clear_shapes(model)
-    inferred = _inferred(model)
-    after = shapes(inferred)
-    node = _first_of_old_batch(model, before, after, batch)
+    inferred, node = _with_batch(model, before, batch)
     if node is not None:
-        got = after.get(node.output[0]) or "no known size"
+        got = shapes(inferred).get(node.output[0]) or "no known size"
         raise InputError(
             f"{path}: node '{label(node)}' is {node.op_type}: it gives {got} for a batch of "
             f"{batch}, the graph was made for {old}",
@@ -52,15 +46,50 @@ def set_batch(model: onnx.ModelProto, batch: int | str, path: Path) -> None:
     model.CopyFrom(inferred)
 
 
+def possible_batch(path: Path, batch: int) -> int:
+    """``batch`` if the graph at ``path`` can take that many images at once, else its own batch.
+
+    A transformer that was exported with a fixed batch often cannot.
+    """
+    model = onnx.load(str(path))
+    own = shape_of(model.graph.input[0])[0]
+    if not isinstance(own, int) or own == batch:
+        return batch
+    for tensor in model.graph.initializer:  # inference reads sizes and scales, and copies all
+        if math.prod(tensor.dims) > _LARGE:
+            tensor.ClearField("raw_data")
+    _, node = _with_batch(model, shapes(model), batch)
+    return batch if node is None else own
+
+
+def _with_batch(
+    model: onnx.ModelProto, before: Shapes, batch: int | str
+) -> tuple[onnx.ModelProto, onnx.NodeProto | None]:
+    """A copy for another batch, and the first node that would keep the old one, None if none would.
+
+    The input of ``model`` is changed too.
+    """
+    old = shape_of(model.graph.input[0])[0]
+    first = model.graph.input[0].type.tensor_type.shape.dim[0]
+    first.Clear()
+    if isinstance(batch, int):
+        first.dim_value = batch
+    else:
+        first.dim_param = batch
+    _clear_shapes(model)
+    inferred = _inferred(model)
+    return inferred, _first_of_old_batch(model, old, before, shapes(inferred), batch)
+
+
 def shapes(model: onnx.ModelProto) -> Shapes:
-    """Sizes of every float32 tensor whose sizes ONNX's shape inference knows, by name."""
+    """Sizes of every float tensor whose sizes ONNX's shape inference knows, by name."""
     graph = _inferred(model).graph
     values = (*graph.value_info, *graph.input, *graph.output)
     return {
         value.name: shape_of(value)
         for value in values
         # integer tensors are left out: the output of Shape has a rank as its size, not a batch
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+        if value.type.tensor_type.elem_type in _FLOATS
     }
 
 
@@ -90,11 +119,11 @@ def _free_reshapes(model: onnx.ModelProto, old: int, known: Shapes) -> None:
 
 
 def _first_of_old_batch(
-    model: onnx.ModelProto, before: Shapes, after: Shapes, batch: int | str
+    model: onnx.ModelProto, old: int | str, before: Shapes, after: Shapes, batch: int | str
 ) -> onnx.NodeProto | None:
-    """The first node with an output [batch, ...] that keeps the old batch; None if none does."""
+    """The first node with an output [old, ...] that does not get the batch; None if all do."""
     name = model.graph.input[0].name
-    old, from_image = before[name][0], {name}
+    from_image = {name}
     node: onnx.NodeProto
     for node in model.graph.node:
         if not from_image.intersection(node.input):

@@ -17,6 +17,8 @@ from onnx.external_data_helper import uses_external_data
 from edge_inception.errors import InputError
 from edge_inception.spec import HEAD_SCOPE
 
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
 
 def load_graph(path: Path) -> onnx.ModelProto:
     """The ONNX model at ``path`` with its weights in memory.
@@ -68,6 +70,25 @@ def _require_whole_weights(model: onnx.ModelProto, path: Path) -> None:
             f"{path}: weight '{tensor.name}' is truncated or malformed: {error}",
             hint="export the model again",
         ) from error
+
+
+def module_path(node: onnx.NodeProto) -> str:
+    """The PyTorch module of a node that torch exported, such as ``features.4.branch1.0``, or empty.
+
+    The last scope that torch writes is no module.
+    """
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+    names = [name for name in scopes.strip("[]").replace("'", "").split(", ") if name]
+    return names[-2] if len(names) > 1 else ""
+
+
+def make_names_unique(model: onnx.ModelProto) -> None:
+    """Number nodes that share a name, since ONNX names should be unique."""
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        seen[node.name] += 1
+        if node.name and seen[node.name] > 1:
+            node.name = f"{node.name}_{seen[node.name] - 1}"
 
 
 def node_counts(model: onnx.ModelProto) -> dict[str, int]:

@@ -40,7 +40,7 @@ class SimplifyOptions:
 
     Both graphs run on normally distributed images from ``seed``. ``tolerance`` is the largest
     accepted difference of a logit, as a share of the largest logit; a larger one is accepted only
-    where ``simplify.MAX_ROUNDING`` explains it by rounding.
+    where ``parity.MAX_ROUNDING`` explains it by rounding.
     """
 
     # Both graphs run the same kernels on the same weights; only the head sums in another order,

@@ -13,7 +13,7 @@ from edge_inception.errors import InputError
 from edge_inception.graph.check import attribute, constants, image_inputs, shape_of
 from edge_inception.graph.macs import OWN_DOMAINS
 
-OPSETS = range(7, 22)  # the opsets that can be imported, 7 to 21
+OPSETS = range(7, 25)  # the opsets that can be imported, 7 to 24
 _NCHW, _RGB = 4, 3
 # The opset that adds training_mode to BatchNormalization; before, a second output means training.
 _TRAINING_SINCE = 14
@@ -73,13 +73,13 @@ def require_supported(model: onnx.ModelProto, path: Path) -> None:
     """Check the opset, the weights and every node of an imported graph.
 
     Raises:
-        InputError: The opset is not 7 to 21, a weight is sparse, or a node cannot be handled.
+        InputError: The opset is not 7 to 24, a weight is sparse, or a node cannot be handled.
     """
     opset = opset_of(model)
     if opset not in OPSETS:
         raise InputError(
             f"{path} is of opset {opset or 'none'}, wanted {OPSETS[0]} to {OPSETS[-1]}",
-            hint="export again with opset 18",
+            hint="export with opset_version=18",
         )
     if model.graph.sparse_initializer:
         raise InputError(

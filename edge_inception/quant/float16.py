@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_inception.errors import InputError
+from edge_inception.graph.check import attribute, set_attributes
+from edge_inception.graph.support_checks import opset_of
 from edge_inception.quant import placement
 
 _LARGEST = float(np.finfo(np.float16).max)
-_FLOAT32_OPS = frozenset(("LRN",))  # LRN sums squares; float16 overflows at the square of 256
+# These sum squares; float16 overflows at the square of 256.
+_FLOAT32_OPS = frozenset(("LRN", "LpNormalization", "ReduceL2", "ReduceSumSquare"))
 
 
 def to_float16(model: onnx.ModelProto) -> None:
@@ -21,8 +24,9 @@ def to_float16(model: onnx.ModelProto) -> None:
     Before: input -> preparation -> layers -> head -> output, all float32.
     After:  input -> preparation -> Cast -> layers (float16) -> Cast -> head -> output.
 
-    Nodes that prepare the image, nodes behind the last layer and LRN stay float32. A tensor that
-    the float16 and the float32 part both use exists twice: the name of the float16 tensor ends in
+    Nodes that prepare the image, nodes behind the last layer, sums of squares, and ops and inputs
+    that ONNX defines as float32, such as the scales of a Resize, stay float32. A tensor that the
+    float16 and the float32 part both use exists twice: the name of the float16 tensor ends in
     ``.float16``.
 
     Raises:
@@ -30,12 +34,23 @@ def to_float16(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     inner = placement.between_layers(graph)
-    half = [n for i, n in enumerate(graph.node) if i in inner and n.op_type not in _FLOAT32_OPS]
-    full = [n for i, n in enumerate(graph.node) if i not in inner or n.op_type in _FLOAT32_OPS]
-    both = _halve_weights(graph, half, full) | _crossing(graph, half, full)
+    opset = opset_of(model)
+    chosen = {i for i in inner if _has_float16(graph.node[i], opset)}
+    half = [node for i, node in enumerate(graph.node) if i in chosen]
+    full = [node for i, node in enumerate(graph.node) if i not in chosen]
+    reads = [pair for node in half for pair in _inputs(node, opset)]
+    read_half = {name for name, is_half in reads if is_half}
+    read_full = {name for name, is_half in reads if not is_half}
+    read_full |= {name for node in full for name in node.input}
+    both = _crossing(model, half, read_half, read_full)  # before weights change their types
+    both |= _halve_weights(graph, read_half, read_full)
     for node in half:
-        node.input[:] = [f"{name}.float16" if name in both else name for name in node.input]
+        node.input[:] = [
+            f"{name}.float16" if name in both and is_half else name
+            for name, is_half in _inputs(node, opset)
+        ]
         node.output[:] = [f"{name}.float16" if name in both else name for name in node.output]
+        _halve_attributes(node)
     nodes = [_to_half(value.name) for value in graph.input if value.name in both]
     for node in graph.node:
         nodes.append(node)
@@ -48,25 +63,45 @@ def to_float16(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def _read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
-    return {name for node in nodes for name in node.input if name}
+def _has_float16(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether a node computes in float16 by ONNX's definition and without overflow."""
+    inputs = onnx.defs.get_schema(node.op_type, opset, "").inputs
+    types = {kind for each in inputs for kind in each.types}
+    is_defined = "tensor(float)" not in types or "tensor(float16)" in types
+    return is_defined and node.op_type not in _FLOAT32_OPS
+
+
+def _inputs(node: onnx.NodeProto, opset: int) -> Iterator[tuple[str, bool]]:
+    """Every input of a node, and whether it may be float16 by ONNX's definition of the op."""
+    formal = onnx.defs.get_schema(node.op_type, opset, "").inputs
+    for index, name in enumerate(node.input):
+        yield name, bool(name) and "tensor(float16)" in formal[min(index, len(formal) - 1)].types
+
+
+def _halve_attributes(node: onnx.NodeProto) -> None:
+    """Let a node that makes float32 of other types, or of nothing, make float16."""
+    value = attribute(node, "value", None)
+    if node.op_type == "Cast" and attribute(node, "to", 0) == TensorProto.FLOAT:
+        set_attributes(node, to=TensorProto.FLOAT16)
+    if isinstance(value, TensorProto) and value.data_type == TensorProto.FLOAT:
+        set_attributes(node, value=_half(value, value.name))
 
 
 def _crossing(
-    graph: onnx.GraphProto, half: Sequence[onnx.NodeProto], full: Sequence[onnx.NodeProto]
+    model: onnx.ModelProto, half: Sequence[onnx.NodeProto], read_half: set[str], read_full: set[str]
 ) -> set[str]:
-    """Tensors that one part computes, or inputs of the graph, that the other part reads."""
+    """float32 tensors that one part computes, or inputs of the graph, that the other part reads."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = (*graph.value_info, *graph.input, *graph.output)
+    others = {v.name for v in values if v.type.tensor_type.elem_type != TensorProto.FLOAT}
     made_half = {name for node in half for name in node.output}
-    read_full = _read(full) | {value.name for value in graph.output}
+    read_full = read_full | {value.name for value in graph.output}
     stored = {tensor.name for tensor in graph.initializer}
-    return (made_half & read_full) | (_read(half) - made_half - stored)
+    return (made_half & read_full | read_half - made_half - stored) - others
 
 
-def _halve_weights(
-    graph: onnx.GraphProto, half: Sequence[onnx.NodeProto], full: Sequence[onnx.NodeProto]
-) -> set[str]:
-    """Round the weights that ``half`` reads; the names of the weights that ``full`` reads too."""
-    read_half, read_full = _read(half), _read(full)
+def _halve_weights(graph: onnx.GraphProto, read_half: set[str], read_full: set[str]) -> set[str]:
+    """Round the weights that are read as float16; the names of those read as float32 too."""
     both = set()
     for tensor in list(graph.initializer):
         if tensor.data_type != TensorProto.FLOAT or tensor.name not in read_half:

@@ -135,9 +135,13 @@ def tensors_to_observe(model: onnx.ModelProto, observed: Collection[str]) -> lis
 
 
 def _inner_tensors(model: onnx.ModelProto) -> list[str]:
-    """Inner tensors, in graph order: inputs and results that nodes between layers read."""
+    """Inner tensors, in graph order: inputs and results that nodes between layers read.
+
+    What MatMuls alone read is left out: products of two computed tensors stay float, and OpenVINO
+    fuses the Transpose before them, so that calibration could not watch its result.
+    """
     graph, stored = model.graph, constants(model)
-    inner = between_layers(graph)
+    inner = [i for i in between_layers(graph) if graph.node[i].op_type != "MatMul"]
     read = {name for index in inner for name in graph.node[index].input} - set(stored) - {""}
     computed = [value.name for value in graph.input]
     computed += [name for node in graph.node for name in node.output]

@@ -19,7 +19,7 @@ from edge_inception import artifact
 from edge_inception._version import __version__
 from edge_inception.artifact import RangeTable, SimplifiedGraph, TypedGraph
 from edge_inception.errors import InputError
-from edge_inception.graph import check, dla, opset_checks
+from edge_inception.graph import check, dla, opsets
 from edge_inception.graph.dla_rules import XAVIER
 from edge_inception.graph.statistics import fill_batch
 from edge_inception.graph.support_checks import opset_of
@@ -94,7 +94,6 @@ def quantize(
     if options.batch:
         fill_batch(model, options.batch)
     if not is_untouched:
-        opset_checks.require_portable(model)
         model = dla.rewrite(model) if is_for_dla else model
         _stamp(model, options.typing)
     counts: dict[str, int] = {"num_nodes": len(model.graph.node)}
@@ -149,14 +148,28 @@ def _is_half(options: QuantizeOptions) -> bool:
 
 def _stamp(model: onnx.ModelProto, typing: Typing) -> None:
     opset, ir_version = _VERSIONS[typing]
-    check.set_opset(model, opset)
+    try:
+        opsets.convert(model, opset)
+    except InputError as error:
+        if typing is Typing.STRONG:
+            raise
+        raise InputError(
+            f"{error}; {typing.value} typing, for TensorRT before 10 and DLA, is written in it",
+            hint=f"{error.hint}; or build for a target with TensorRT 10",
+        ) from error
     model.ir_version = ir_version
     model.producer_name, model.producer_version = "edge-inception", __version__
     del model.graph.value_info[:]
 
 
 def _serialize(model: onnx.ModelProto) -> bytes:
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InputError(
+            f"the typed graph is not valid ONNX: {' '.join(str(error).split())}",
+            hint="use --precision fp32, and report it with the graph; nothing was written",
+        ) from error
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 

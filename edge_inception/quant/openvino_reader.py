@@ -19,6 +19,7 @@ from openvino import opset13 as ops
 from edge_inception.data.images import Batch, batches
 from edge_inception.data.imageset import ImageItem
 from edge_inception.errors import CompileFailed, InputError
+from edge_inception.graph.batch import possible_batch
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.quant.options import CalibrateOptions
 from edge_inception.sidecar import StreamEngine
@@ -30,6 +31,8 @@ Readings = list[NDArray[Any]]
 
 class Stream:
     """A graph with chosen outputs, compiled in float32 for one batch size.
+
+    The batch is that of the options, or the graph's own where it can take no other.
 
     ``outputs`` gets the graph's tensors by name, with fixed shapes, and returns the chosen outputs
     as OpenVINO results. They come before the outputs of the graph itself.
@@ -49,10 +52,11 @@ class Stream:
         outputs: Callable[[Mapping[str, Any]], Sequence[Any]],
     ) -> None:
         self._path, self._options = path, options
+        self._batch = possible_batch(path, options.batch)
         with _openvino_errors(path):
             core = ov.Core()
             model = core.read_model(str(path))
-            _fix_batch(model, path, options)
+            _fix_shape(model, path, options, self._batch)
             results = list(outputs(_outputs_by_name(model)))
             results += [ops.result(own.get_node().input_value(0)) for own in model.outputs]
             model = ov.Model(results, model.get_parameters())
@@ -82,10 +86,10 @@ class Stream:
             InputError: An image is not usable, or its pixels are NaN or infinite.
         """
         done = 0
-        for batch in batches(items, self._options.preprocess, self._options.batch):
+        for batch in batches(items, self._options.preprocess, self._batch):
             size = len(batch.items)
             require_finite(INPUT_NAME, batch.images, batch)
-            padding = [(0, self._options.batch - size), (0, 0), (0, 0), (0, 0)]
+            padding = [(0, self._batch - size), (0, 0), (0, 0), (0, 0)]
             with _openvino_errors(self._path):
                 outputs = self._request.infer(
                     [np.pad(batch.images, padding)], share_inputs=True, share_outputs=True
@@ -120,7 +124,7 @@ def _openvino_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _fix_batch(model: Any, path: Path, options: CalibrateOptions) -> None:
+def _fix_shape(model: Any, path: Path, options: CalibrateOptions, batch: int) -> None:
     """Give the one image input its static shape, such as [batch, 3, height, width]."""
     source, preprocess = model.inputs[0], options.preprocess
     shape, image = source.get_partial_shape(), list(preprocess.image_shape)
@@ -132,7 +136,7 @@ def _fix_batch(model: Any, path: Path, options: CalibrateOptions) -> None:
             f"gives {preprocess.element} [N, {', '.join(map(str, image))}]",
             hint="calibrate with the preprocessing that the graph was exported with",
         )
-    model.reshape([options.batch, *image])
+    model.reshape([batch, *image])
 
 
 def _outputs_by_name(model: Any) -> dict[str, Any]:

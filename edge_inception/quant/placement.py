@@ -215,14 +215,21 @@ def _keep_float(placement: Placement, kept: Collection[str]) -> Placement:
 
 
 def _identities(graph: onnx.GraphProto, constants: set[str]) -> dict[int, str]:
-    """Index of every Add of two computed tensors that lies between layers -> its identity input."""
+    """Index of every residual Add between layers -> its identity input.
+
+    A residual Add has an input that a layer with weights, or another residual Add, writes: the
+    layer and the sums can become one kernel. Other sums of two tensors stay float.
+    """
+    written = {name for node in graph.node if node.op_type in WEIGHTED_OPS for name in node.output}
     depth = dict.fromkeys(constants | {value.name for value in graph.input}, 0)
     inner, identities = between_layers(graph), {}
     for index, node in enumerate(graph.node):
         level = 1 + max((depth[name] for name in node.input if name), default=0)
         depth |= dict.fromkeys(node.output, level)
-        if node.op_type == "Add" and index in inner and not constants.intersection(node.input):
+        is_residual = node.op_type == "Add" and not constants.intersection(node.input)
+        if is_residual and index in inner and written.intersection(node.input):
             identities[index] = min(node.input, key=lambda name: depth[name])
+            written.add(node.output[0])
     return identities
 
 

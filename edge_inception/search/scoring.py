@@ -29,6 +29,7 @@ from edge_inception.data.imageset import ImageItem, ImageSet
 from edge_inception.device import outputs
 from edge_inception.engines import _openvino
 from edge_inception.errors import BackendMissing, CompileFailed, InputError
+from edge_inception.graph.batch import possible_batch
 from edge_inception.graph.check import load_graph
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.quant import search_record
@@ -279,15 +280,16 @@ class Scorer:
     def _logits(self, typed: TypedGraph, pixels: NDArray[Any]) -> NDArray[np.float32]:
         options = self._candidate.options
         threads = options.threads or usable_threads()
+        size = possible_batch(typed.path, options.batch)
         with _openvino_errors():
             model = _openvino.read_graph(str(typed.path))
-            model.reshape([options.batch, *pixels.shape[1:]])
+            model.reshape([size, *pixels.shape[1:]])
             compiled = _openvino.compile_graph(
                 model,
                 name=str(typed.path),
                 precision="f32",
                 threads=threads,
-                batch=(options.batch, options.batch),
+                batch=(size, size),
             )
             runner = _openvino.BlobRunner(
                 compiled.blob, name=str(typed.path), precision="f32", threads=threads
@@ -295,8 +297,8 @@ class Scorer:
             logits: NDArray[np.float32] = batches.in_batches(
                 lambda batch: batches.dense(runner.run(batch), self._num_classes),
                 pixels,
-                options.batch,
-                options.batch,
+                size,
+                size,
             )
             runner.close()
         return logits
@@ -356,3 +358,6 @@ def _openvino_errors() -> Iterator[None]:
         raise BackendMissing(str(error), hint="pip install 'edge-inception[cpu]'") from error
     except _openvino.Refusal as error:
         raise CompileFailed(str(error), hint=error.hint) from error
+    except RuntimeError as error:
+        reason = _openvino.error_text(error)
+        raise CompileFailed(f"OpenVINO: {reason}", hint="simplify the graph again") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,65 @@ def test_published_constants_parse_and_compile(name, folders, tmp_path):
     engine = artifact.load(EngineFile, out / "model.fp32.cpu.blob")
     # OpenVINO computes branches with equal weights once
     assert engine.counts["weighted_layers"] > 0.8 * NODES[name]["Conv"]
+
+
+@pytest.fixture(scope="module")
+def modern(tmp_path_factory) -> Path:
+    """What today's networks are made of, as torch exports it at its default opset.
+
+    A depthwise convolution, HardSwish, squeeze-and-excite, L2 norms, LayerNorm, Gelu, attention
+    over patches with a class token, and a module called head.
+    """
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Modern(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 16, 8, 8)
+            self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+            self.squeeze, self.excite = nn.Conv2d(16, 8, 1), nn.Conv2d(8, 16, 1)
+            self.token = nn.Parameter(torch.randn(1, 1, 16))
+            self.norm, self.qkv, self.proj = nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(16, 16)
+            self.head = nn.Linear(16, 10)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            x = functional.hardswish(self.depthwise(self.stem(images)))
+            mean = functional.relu(self.squeeze(x.mean((2, 3), keepdim=True)))
+            x = x * functional.hardsigmoid(self.excite(mean))
+            rows = x.flatten(2).transpose(1, 2)
+            rows = torch.cat([self.token.expand(len(rows), -1, -1), rows], dim=1)
+            query, key, value = self.qkv(self.norm(rows)).reshape(-1, len(rows[0]), 3, 16).unbind(2)
+            weights = functional.normalize(query, dim=-1) @ functional.normalize(key, dim=-1).mT
+            rows = rows + self.proj(functional.gelu(weights.softmax(-1) @ value))
+            return self.head(rows[:, 0])
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("modern") / "modern.onnx"
+    example = (torch.zeros(1, 3, 64, 64),)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of itself
+        torch.onnx.export(Modern().eval(), example, str(path), dynamo=True, verbose=False)
+    return path
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_network_of_todays_layers_is_built(modern, precision, folders, tmp_path):
+    """No op is refused unasked: OpenVINO runs it, TensorRT-RTX compiles it, INT8 is most of it."""
+    ops = {node.op_type for node in onnx.load(modern).graph.node}
+    assert {"HardSwish", "ReduceL2", "LayerNormalization", "Gelu"} <= ops
+    out = tmp_path / "out"
+    code = build(
+        modern, folders, out, "--target", "cpu", "--target", "rtx", "--precision", precision,
+        "--effort", "quick", "--min-sqnr", "15", "--min-speedup", "0", "--min-agreement", "0",
+        *brief(tmp_path),
+    )  # fmt: skip
+    assert code == 0, (out / "report.md").read_text(encoding="utf-8")
+    assert (out / f"model.{precision}.rtx.engine").stat().st_size > 0
+    engine = artifact.load(EngineFile, out / f"model.{precision}.cpu.blob")
+    if precision == "int8":
+        assert engine.counts["int8_layers"] == 7  # four convolutions, three linear layers
 
 
 @pytest.mark.parametrize(

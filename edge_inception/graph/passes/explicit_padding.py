@@ -29,12 +29,13 @@ class _Axis(NamedTuple):
 
 
 def explicit_padding(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Replace auto_pad by pads, and drop ceil_mode where the windows fit exactly.
+    """Replace auto_pad by pads, and ceil_mode by pads of an average pool or by nothing.
 
     Before: auto_pad = SAME_UPPER. After: pads, the larger half at the end.
     Before: auto_pad = SAME_LOWER. After: pads, the larger half at the beginning.
     Before: auto_pad = VALID. After: no padding.
     Before: ceil_mode = 1, (size + pads - kernel) a multiple of the stride. After: no ceil_mode.
+    Before: AveragePool, ceil_mode = 1, pads that do not count. After: pads for the last window.
 
     A node stays as it is where a size is unknown or free, except for VALID.
     """
@@ -53,7 +54,27 @@ def explicit_padding(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     if attribute(node, "ceil_mode", 0) and all(_fits(axis) for axis in axes):
         set_attributes(node, "ceil_mode")
         return True
+    if node.op_type == "AveragePool" and attribute(node, "ceil_mode", 0):
+        return _pad_last_window(node, axes)
     return False
+
+
+def _pad_last_window(node: onnx.NodeProto, axes: list[_Axis]) -> bool:
+    """Replace ceil_mode by pads at the end, unless pads count or a window begins in the end pads.
+
+    From opset 19 on such a window is left out, so that ceil_mode has two meanings.
+    """
+    ends = []
+    for axis in axes:
+        steps = -(-(axis.size + axis.begin + axis.end - axis.reach) // axis.stride)
+        if steps * axis.stride >= axis.size + axis.begin:
+            return False
+        ends.append(steps * axis.stride + axis.reach - axis.size - axis.begin)
+    pads = [*(axis.begin for axis in axes), *ends]
+    if attribute(node, "count_include_pad", 0) and any(integers(node, "pads")):
+        return False
+    set_attributes(node, "ceil_mode", "count_include_pad", pads=pads)
+    return True
 
 
 def _axes(model: onnx.ModelProto, node: onnx.NodeProto) -> list[_Axis]:

@@ -406,16 +406,41 @@ class TestMatmulToGemm:
         model = parse("(float[2,3] x) => (y)", "y = MatMul(x,w)", w=normal(3, 5))
         assert_fires(self.rewrite, model, ["Gemm"], (2, 3))
 
+    @pytest.mark.parametrize("bias", [(5,), (1, 5), (1, 1, 5)])
+    @pytest.mark.parametrize("step", ["Add(m, b)", "Add(b, m)"])
+    def test_rows_of_a_stack(self, bias, step):
+        """The layers of a transformer, which share the first Reshape and take in their biases."""
+        body = f"m = MatMul(x, w) p = {step} q = MatMul(x, v) y = Add(p, q)"
+        weights = {"w": normal(64, 5), "v": normal(64, 5), "b": normal(*bias)}
+        model = parse("(float[2,3,8,64] x) => (y)", body, **weights)
+        left = ["Reshape", "Gemm", "Reshape", "Gemm", "Reshape", "Add"]
+        assert_fires(self.rewrite, model, left, (2, 3, 8, 64))
+        assert [len(node.input) for node in model.graph.node if node.op_type == "Gemm"] == [3, 2]
+
+    def test_a_free_batch(self):
+        """Only the first size may be free: it is what the last Reshape finds out."""
+        model = parse("(float[n,8,64] x) => (y)", "y = MatMul(x, w)", w=normal(64, 5))
+        assert_fires(self.rewrite, model, ["Reshape", "Gemm", "Reshape"], (3, 8, 64))
+
     @pytest.mark.parametrize(
         ("signature", "body"),
         [
-            ("(float[2,3,8,64] x) => (y)", "y = MatMul(x,w)"),
+            ("(float[2,n,64] x) => (y)", "y = MatMul(x,w)"),
             ("(float[2,64] x) => (y)", "v = Abs(w) y = MatMul(x,v)"),
+            ("(float[2,64] x) => (y)", "v = Abs(x) y = MatMul(v,s)"),
+            ("(float[2,5,64] x) => (y)", "y = MatMul(w,x)"),
         ],
     )
     def test_stays(self, signature, body):
-        """A stack of matrices, or a weight that is computed, is no Gemm."""
-        assert_rests(self.rewrite, parse(signature, body, w=normal(64, 5)))
+        """A free size inside, a weight that is computed or a stack, or one on the left."""
+        weights = {"w": normal(64, 5), "s": normal(2, 64, 5)}
+        assert_rests(self.rewrite, parse(signature, body, **weights))
+
+    def test_a_bias_per_row_stays(self):
+        """An Add of another shape than one number per channel is no bias."""
+        body = "m = MatMul(x, w) y = Add(m, b)"
+        model = parse("(float[2,8,64] x) => (y)", body, w=normal(64, 5), b=normal(8, 1))
+        assert_fires(self.rewrite, model, ["Reshape", "Gemm", "Reshape", "Add"], (2, 8, 64))
 
 
 class TestPlainWindows:
@@ -448,11 +473,11 @@ class TestPlainWindows:
 
     @pytest.mark.parametrize("op", ["AveragePool", "MaxPool"])
     def test_ceil_mode_where_it_does_nothing(self, op):
-        """Windows that fit need no rounding; those that do not keep it."""
+        """Windows that fit need no rounding; a MaxPool whose windows do not fit keeps it."""
         fits = parse(IMAGE, f"y = {op}<kernel_shape=[2,2],strides=[2,2],ceil_mode=1>(x)")
         assert_fires(self.rewrite, fits, [op])
         assert not any(entry.name == "ceil_mode" for entry in fits.graph.node[0].attribute)
-        body = f"y = {op}<kernel_shape=[3,3],strides=[2,2],ceil_mode=1>(x)"
+        body = "y = MaxPool<kernel_shape=[3,3],strides=[2,2],ceil_mode=1>(x)"
         assert_rests(self.rewrite, parse(IMAGE, body))
 
     def test_stays_on_free_sizes(self):

@@ -11,8 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_inception import artifact
 from edge_inception.artifact import Graph
 from edge_inception.errors import InputError
-from edge_inception.graph.import_onnx import OPSET, import_graph, import_provenance
+from edge_inception.graph.batch import possible_batch
+from edge_inception.graph.import_onnx import import_graph, import_provenance
+from edge_inception.graph.opsets import OPSET
 from edge_inception.graph.options import ImportOptions
+from edge_inception.graph.simplify import SimplifyOptions, simplify
 from edge_inception.spec import ShapeProfile
 
 SIDE, CLASSES = 8, 5
@@ -51,16 +54,16 @@ def softmax(logits):
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 15, 17, 18, 19, 20, 21])
+@pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 15, 17, 18, 19, 20, 21, 23, 24])
 def test_every_opset_keeps_the_function(classifier, tmp_path, opset):
-    """Opset 7 to 21: the import's softmaxed logits are the file's own probabilities."""
+    """Opset 7 to 24: the import's softmaxed logits are the file's own probabilities."""
     graph = imported(classifier(opset, are_weights_inputs=opset < 10), tmp_path)
     theirs = answers(tmp_path / "their model.onnx", photos(1))
     ours = answers(graph.path, photos(1))
     # both are onnxruntime in float32; its fusions move a probability by a rounding or two
     assert np.abs(softmax(ours) - theirs).max() < 1e-6
     assert ours.std() > 0.1  # the network says something
-    assert graph.details.opset == max(opset, OPSET)
+    assert graph.details.opset == OPSET
     assert graph.details.source_opset == opset
 
 
@@ -250,3 +253,65 @@ def test_same_file_same_bytes(classifier, tmp_path):
     """Two imports are one graph, byte for byte."""
     first = imported(classifier(), tmp_path).sha256
     assert imported(classifier(), tmp_path).sha256 == first
+
+
+def test_a_network_with_a_module_called_head(classifier, tmp_path):
+    """Later stages take nodes under ``head/`` for the softmax that we add, so theirs is renamed."""
+    model = classifier(13, ending="logits", are_weights_inputs=False)
+    for tensor in model.graph.initializer:
+        tensor.name = {"fc_w": "head.weight"}.get(tensor.name, tensor.name)
+    for node in model.graph.node:
+        node.input[:] = [{"fc_w": "head.weight"}.get(name, name) for name in node.input]
+    model.graph.node[0].name = "head/conv"
+    graph = imported(model, tmp_path)
+    simplified = simplify(graph, SimplifyOptions(), tmp_path / "simplified.onnx")
+    nodes = onnx.load(str(simplified.path)).graph.node
+    assert not [node.name for node in nodes if node.name.startswith("head/")]
+    theirs = answers(tmp_path / "their model.onnx", photos(1))
+    assert np.abs(answers(simplified.path, photos(1)) - theirs).max() < 1e-5
+
+
+def test_an_op_that_our_opset_lacks_is_expanded(classifier, tmp_path):
+    """Gelu came with opset 20: ONNX's definition of it, without its constants, takes its place."""
+    value = helper.make_tensor("v", TensorProto.FLOAT, [1], [2.0])
+    nodes = [
+        helper.make_node("Constant", [], ["two"], value=value),
+        helper.make_node("Gelu", ["logits_"], ["bent"]),
+        helper.make_node("Mul", ["bent", "two"], ["out"]),
+    ]
+    model = classifier(20, ending="logits", are_weights_inputs=False, extra=nodes)
+    graph = imported(model, tmp_path)
+    counts = simplify(graph, SimplifyOptions(), tmp_path / "simplified.onnx").counts
+    assert counts["Erf"] == 1
+    assert not {"Gelu", "Constant", "Cast", "CastLike"} & counts.keys()
+    theirs = answers(tmp_path / "their model.onnx", photos(1))
+    assert np.abs(answers(tmp_path / "simplified.onnx", photos(1)) - theirs).max() < 1e-5
+
+
+def test_the_batch_that_calibration_may_take(classifier, tmp_path):
+    """A Reshape to a batch of 1 is freed; a token that is joined to one image is not."""
+    graph = imported(classifier(13, are_weights_inputs=False), tmp_path)
+    assert possible_batch(graph.path, 8) == 8
+    model = onnx.load(str(graph.path))
+    token = np.ones((1, 1, SIDE, SIDE), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(token, "token"))
+    (conv, *_) = (node for node in model.graph.node if node.op_type == "Conv")
+    kernel = next(tensor for tensor in model.graph.initializer if tensor.name == conv.input[1])
+    wider = np.concatenate([numpy_helper.to_array(kernel)] * 2, axis=1)[:, :4]
+    kernel.CopyFrom(numpy_helper.from_array(wider, kernel.name))
+    model.graph.node.insert(0, helper.make_node("Concat", ["input", "token"], ["joined"], axis=1))
+    conv.input[0] = "joined"
+    onnx.save(model, str(graph.path))
+    assert possible_batch(graph.path, 8) == 1
+
+
+def test_nodes_are_named_after_the_modules_that_torch_recorded(classifier, tmp_path):
+    """Groups that users keep in float are called by module, as in a graph of our own export."""
+    model = classifier(13, ending="logits", are_weights_inputs=False)
+    scopes = "['', 'blocks.0', 'blocks.0.attn', 'conv2d']"
+    for node in model.graph.node[:2]:
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
+    nodes = onnx.load(str(imported(model, tmp_path).path)).graph.node
+    assert [node.name for node in nodes[:2]] == [
+        "blocks.0.attn/Conv", "blocks.0.attn/BatchNormalization",
+    ]  # fmt: skip

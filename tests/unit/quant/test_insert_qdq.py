@@ -304,11 +304,14 @@ def test_values_beyond_float16_need_a_float32_rest(graph, ranges, tmp_path):
 
 
 def test_a_node_that_cannot_be_typed_is_named(model, save, tmp_path):
-    """An op whose meaning changes between opsets is refused, not restamped."""
-    model.graph.node[-2].op_type = "Mish"
-    model.graph.node[-2].name = "bent"
-    with pytest.raises(InputError, match="'bent': op Mish is not portable"):
-        quantize(save(model), None, FP16, tmp_path / "typed.onnx")
+    """Weak typing writes opset 13, which has no Trilu: node, op, opset and remedy."""
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    relu.op_type, relu.name = "Trilu", "bent"
+    quantize(save(model), None, FP16, tmp_path / "typed.onnx")
+    weak = QuantizeOptions(precision=Precision.FP32, typing=Typing.WEAK)
+    with pytest.raises(InputError, match=r"'bent' is Trilu.*new in opset 14") as error:
+        quantize(save(model), None, weak, tmp_path / "weak.onnx")
+    assert "opset_version=13" in error.value.hint
 
 
 def test_compile_takes_no_simplified_graph(graph):
