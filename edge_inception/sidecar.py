@@ -150,7 +150,7 @@ class TypedDetails(SimplifiedDetails, frozen=True, kw_only=True):
     """
 
     precision: Precision
-    typing: Literal["strong", "weak", "implicit"]
+    typing: Literal["strong", "weak", "implicit", "cpu"]
     float_rest: Literal["fp16", "fp32"]
     output_shape: Annotated[tuple[TensorSize, ...], msgspec.Meta(min_length=2)]
     float_layers: tuple[str, ...] = ()
@@ -179,8 +179,9 @@ class BlobDetails(EngineDetails, frozen=True, kw_only=True):
 
     ``weighted_layers`` counts convolutions and matrix products, ``int8_layers`` those that run in
     int8. The four fields of activations count Q/DQ pairs that became unsigned, that got zero point
-    128, that were split, and that stay in float. ``sums_saturate`` is whether the sums of int8
-    products saturate on the CPU that the engine is for; older files do not record it.
+    128, that were split, and that stay in float; ``limited_layers`` counts layers whose weights
+    were limited. ``sums_saturate`` is whether the sums of int8 products saturate on the CPU that
+    the engine is for; older files do not record it.
     """
 
     executed_layers: Mapping[str, Mapping[str, Count]]
@@ -191,6 +192,7 @@ class BlobDetails(EngineDetails, frozen=True, kw_only=True):
     split_activations: Count
     float_activations: Count
     offset_activations: Count = 0
+    limited_layers: Count = 0
     sums_saturate: bool | None = None
 
 
@@ -251,6 +253,7 @@ class TriedGraph(Record, frozen=True, kw_only=True):
 
     calibrator: str
     placement: str
+    typing: str = "strong"
     fold_zero_points: bool
     bias_correction: bool
     float_share: float

@@ -49,6 +49,7 @@ _TENSORRT_RANGES: Mapping[str, tuple[str, str]] = {
     "strong": ("10.0", ""),
     "weak": ("8.2", "10.0"),
     "implicit": ("8.2", "10.8"),
+    "cpu": ("", ""),  # for OpenVINO alone
 }
 _STRONG_DLA = ("11.4.1", "")  # a strongly typed graph on DLA: docs/dla.md, "Versions with DLA"
 _RECORDED_TOOLS = ("numpy", "Pillow", "onnx", "openvino", "torch")

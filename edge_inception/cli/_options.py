@@ -41,7 +41,7 @@ _SAME_NAMES: Mapping[str, str] = {
     "data": "calibration calibration_split validation validation_split labels skip_bad_images",
     "build": "precision batch dynamic_batch threads out jetpack tensorrt bundle",
     "calibrate": "calibrator effort max_images",
-    "quantize": "float_rest placement rounding fold_zero_points keep_float bias_correction",
+    "quantize": "typing float_rest placement rounding fold_zero_points keep_float bias_correction",
     "search": "drop_type",
     "gates": "min_agreement min_speedup",
 }

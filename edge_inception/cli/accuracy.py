@@ -313,6 +313,7 @@ class _RankedGraph:
             typed = None
         asked = QuantizeOptions(
             precision=Precision.INT8,
+            typing=built.typing,
             placement=placement or built.placement,
             rounding=built.rounding,
             fold_zero_points=built.fold_zero_points,

@@ -20,17 +20,17 @@ from edge_inception.cli._options import (
     terminal_options,
     threads_option,
 )
-from edge_inception.errors import InputError, member
+from edge_inception.errors import InputError, member, unknown
 
 if TYPE_CHECKING:
     from edge_inception.artifact import SimplifiedGraph
     from edge_inception.cli._terminal import Terminal
     from edge_inception.data.imageset import ImageSet
-    from edge_inception.quant.options import CalibrateOptions
+    from edge_inception.quant.options import CalibrateOptions, Typing
 
 
 _EXCLUSIVE = ("shard", "merge", "import_cache")
-_FLAGS_OF_RANGES = ("calibrator", "effort", "placement")
+_FLAGS_OF_RANGES = ("calibrator", "effort", "placement", "typing")
 _FLAGS_OF_IMAGES = ("calibration_split", "max_images", "skip_bad_images")
 
 
@@ -50,6 +50,7 @@ class _Flags:
     merge: tuple[Path, ...]
     import_cache: Path | None
     placement: str | None
+    typing: str | None
 
 
 @click.command()
@@ -75,6 +76,7 @@ class _Flags:
     help="Take the scales from TensorRT's calibration cache; images then serve bias correction.",
 )
 @click.option("--placement", metavar="NAME", help="Try graphs of this placement alone.")
+@click.option("--typing", help="Try graphs of this typing, as quantize has it: strong or cpu.")
 @out_option
 @terminal_options
 def calibrate(graph: Path, out: Path, **options: object) -> None:
@@ -158,7 +160,18 @@ def _options(graph: SimplifiedGraph, flags: _Flags) -> CalibrateOptions:
         threads=inputs.require_threads(flags.threads),
         shard=_parse_shard(flags.shard) if flags.shard else WHOLE,
         placement=policy(flags.placement).name if flags.placement else "",
+        typing=_typing(flags.typing or "strong"),
     )
+
+
+def _typing(name: str) -> Typing:
+    """The typing of the graphs of the trial; only two of them have Q/DQ pairs and choices."""
+    from edge_inception.quant.options import Typing
+
+    known = {typing.value: typing for typing in (Typing.STRONG, Typing.CPU)}
+    if name not in known:
+        raise unknown("typing of a trial", name, known)
+    return known[name]
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

@@ -58,9 +58,10 @@ def deploy(
     """
     from edge_inception.deploy import payload, run
     from edge_inception.deploy.address import parse_address
-    from edge_inception.deploy.login import Access
+    from edge_inception.deploy.ssh import Access
+    from edge_inception.deploy.steps import DeployOptions
 
-    options = run.DeployOptions(
+    options = DeployOptions(
         access=Access(identity=identity, known_hosts=known_hosts),
         remote_dir=remote_dir,
         python=python,
@@ -82,7 +83,7 @@ def deploy(
             options,
             wheels=wheels,
             say=note_line,
-            progress=stack.enter_context(terminal.working("copy")),
+            copying=lambda: terminal.working("copy"),
         )
     _print(results, as_json=as_json)
     is_failed = any(result.status == "FAILED" for result in results)

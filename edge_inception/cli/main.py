@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 _EXTRAS = dict.fromkeys(
     ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "openvino", "safetensors"), "compile"
-) | {"paramiko": "deploy", "jinja2": "report", "markupsafe": "report", "vl_convert": "report"}
+) | {"jinja2": "report", "markupsafe": "report", "vl_convert": "report"}
 
 
 def main() -> None:
@@ -122,6 +122,11 @@ def cli() -> None:
 @calibration_options
 @validation_options
 @precision_options
+@click.option(
+    "--typing",
+    help="How int8 is written: strong, which TensorRT takes, or cpu, with uint8 activations and "
+    "zero points; cpu is the default if every target is a CPU.",
+)
 @batch_options
 @click.option("--target", multiple=True, help="Target, such as cpu or rtx; repeatable.")
 @click.option("--compute-capability", multiple=True, help="For rtx, such as 8.9; repeatable.")

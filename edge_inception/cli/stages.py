@@ -125,7 +125,8 @@ def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Termin
     "--typing",
     default="strong",
     show_default=True,
-    help="strong, weak (for TensorRT 8) or implicit (for a DLA; int8 also gets a .cache).",
+    help="strong, cpu (uint8 with zero points), weak (for TensorRT 8) or implicit (for a DLA; int8 "
+    "also gets a .cache).",
 )
 @click.option(
     "--batch", type=click.IntRange(min=1), help="Fix a free batch to this size, which a DLA needs."

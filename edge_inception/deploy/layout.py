@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_inception.deploy import agent
+from edge_inception.deploy.connection import DISTRUST, Connection
 from edge_inception.deploy.payload import is_version
-from edge_inception.deploy.remote import Machine
 from edge_inception.errors import DeployFailed, InputError
 
 DEFAULT_FOLDER = "~/edge-inception"
-CURRENT, PREVIOUS, LOCK = "current", "previous", ".lock"
-_LOCK_TIMEOUT_S = 5.0  # sshd takes a moment to notice that the last connection was dropped
+CURRENT, PREVIOUS = "current", "previous"
+_LOCK_TIMEOUT_S = 3600.0
+_LOCK_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Releases:
     """The versions of one bundle on one device; ``folder`` is absolute."""
 
-    machine: Machine
+    connection: Connection
     folder: str
 
     def path(self, name: str) -> str:
@@ -35,37 +36,35 @@ class Releases:
 
     def current(self) -> str | None:
         """The current version, None before the first switch."""
-        return self.machine.link(self.path(CURRENT))
-
-    def previous(self) -> str | None:
-        """The version that a rollback switches to; None if there is none or its folder is gone."""
-        version = self.machine.link(self.path(PREVIOUS))
-        return version if version != self.current() and version in self.versions() else None
+        return self._link(self._survey(), CURRENT)
 
     def versions(self) -> tuple[str, ...]:
         """The versions that have a folder, complete or not."""
-        names = self.machine.names(self.folder)
-        return tuple(name for name, is_folder in names.items() if is_folder and is_version(name))
+        return tuple(filter(is_version, self._survey().folders))
 
-    def switch(self, version: str) -> None:
-        """Make ``version`` current in one step; the version that was current becomes previous."""
+    def switch(self, version: str) -> str | None:
+        """Make ``version`` current in one step; return the one that was, which becomes previous."""
         before = self.current()
-        if before == version:
-            return
-        if before is not None:
-            self.machine.set_link(self.path(PREVIOUS), before)
-        self.machine.set_link(self.path(CURRENT), version)
+        if before != version:
+            self._set_links(*([(PREVIOUS, before)] if before else []), (CURRENT, version))
+        return before
 
     def rollback_versions(self) -> tuple[str, str]:
         """The version that a rollback makes current, and the one that is current before it.
 
         Raises:
-            DeployFailed: There is no previous version.
+            DeployFailed: Nothing was deployed, or there is no previous version.
         """
-        before, version = self.current(), self.previous()
-        if before is None or version is None:
+        survey = self._survey()
+        before, version = self._link(survey, CURRENT), self._link(survey, PREVIOUS)
+        if not any(map(is_version, survey.folders)):
             raise DeployFailed(
-                f"{self.machine.address}: no previous version in {self.folder} to go back to",
+                f"nothing was deployed to {self.folder}",
+                hint="deploy first, or give the --remote-dir and the bundle that were deployed",
+            )
+        if not before or not version or version == before or version not in survey.folders:
+            raise DeployFailed(
+                f"no previous version in {self.folder} to go back to",
                 hint="deploy the bundle that you want: edge-inception deploy ... --bundle FOLDER",
             )
         return version, before
@@ -73,31 +72,38 @@ class Releases:
     def rollback(self) -> tuple[str, str]:
         """Swap the versions of ``rollback_versions``, and return them."""
         version, before = self.rollback_versions()
-        self.machine.set_link(self.path(CURRENT), version)
-        self.machine.set_link(self.path(PREVIOUS), before)
+        self._set_links((CURRENT, version), (PREVIOUS, before))
         return version, before
 
-    @contextmanager
-    def locked(self, python: str) -> Iterator[None]:
-        """Hold the lock of this folder while the block runs; a lost connection frees the lock.
+    def lock(self, say: Callable[[str], None]) -> None:
+        """Take the lock of this folder, and hold it as long as the connection lasts.
 
         Raises:
-            DeployFailed: Another deploy holds the lock.
+            DeployFailed: Another deploy holds the lock for an hour.
         """
-        request = agent.Lock(
-            folder=self.folder,
-            file=LOCK,
-            holder=f"{getpass.getuser()}@{socket.gethostname()}",
-            timeout_s=_LOCK_TIMEOUT_S,
-        )
-        with self.machine.asking(python, request, agent.LockResult) as answer:
-            if not answer.locked:
+        me, named = f"{getpass.getuser()}@{socket.gethostname()}", ""
+        last = time.monotonic() + _LOCK_TIMEOUT_S
+        while other := self.connection.ask(
+            agent.lock, folder=self.folder, holder=me, timeout_s=_LOCK_POLL_S
+        ):
+            if time.monotonic() > last:
                 raise DeployFailed(
-                    f"{self.machine.address}: another deploy works in {self.folder}: "
-                    f"{answer.holder or 'it has just started'}",
+                    f"another deploy works in {self.folder}: {other}",
                     hint="wait for it; if it hangs, kill that pid on the device",
                 )
-            yield
+            if other != named:
+                say(f"waiting: another deploy works in {self.folder}: {other}")
+                named = other
+
+    def _survey(self) -> agent.Survey:
+        return self.connection.ask(agent.survey, folder=self.folder, names=[])
+
+    def _link(self, survey: agent.Survey, name: str) -> str | None:
+        target = survey.links.get(name, "")
+        return target if is_version(target) else None
+
+    def _set_links(self, *links: tuple[str, str]) -> None:
+        self.connection.ask(agent.switch, folder=self.folder, links=links)
 
 
 def require_path(remote_dir: str) -> None:
@@ -115,7 +121,14 @@ def require_path(remote_dir: str) -> None:
         )
 
 
-def absolute(machine: Machine, remote_dir: str) -> str:
-    """The absolute path of a --remote-dir on the device, where ``~`` is the login's home folder."""
+def absolute(connection: Connection, remote_dir: str) -> str:
+    """The absolute path of a --remote-dir on the device, where ``~`` is the login's home folder.
+
+    Raises:
+        DeployFailed: The device gives a home folder that is no path.
+    """
     first, *rest = remote_dir.split("/")
-    return "/".join([machine.home() if first else "", *filter(None, rest)])
+    home = connection.device.home
+    if not home.startswith("/") or not home.isprintable():
+        raise DeployFailed(f"{home!r} is no home folder", hint=DISTRUST)
+    return "/".join([home.rstrip("/") if first else "", *filter(None, rest)])

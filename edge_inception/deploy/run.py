@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from edge_inception.deploy import login, steps
+from edge_inception.deploy import ssh, steps
 from edge_inception.deploy.address import Address
-from edge_inception.deploy.layout import DEFAULT_FOLDER, require_path
-from edge_inception.deploy.login import Access
+from edge_inception.deploy.connection import Connection
+from edge_inception.deploy.layout import require_path
 from edge_inception.deploy.payload import Payload, Wheels
-from edge_inception.deploy.remote import ConnectionLost, Machine
-from edge_inception.deploy.steps import Deployment
-from edge_inception.errors import DeployFailed
+from edge_inception.deploy.ssh import ConnectionLost, LoginRefused
+from edge_inception.deploy.steps import Deployment, DeployOptions
+from edge_inception.errors import DeployFailed, InputError, one_line
 from edge_inception.spec import Progress, no_progress
 
 _MAX_CONCURRENT = 8
+_PROMPT_LOCK = threading.Lock()
 _RETRY_DELAYS_S = (0.5, 2.0, 5.0, 10.0, 20.0)  # before each new attempt; progress starts them over
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeployOptions:
-    """Options of one deploy.
-
-    ``remote_dir`` begins with / or ~/; ``python`` is a command on the device; ``out`` is the local
-    folder for the devices' results. ``is_rollback`` switches back to the previous version instead;
-    ``is_dry`` reports what would be sent or switched, and changes nothing.
-    """
-
-    access: Access = field(default_factory=Access)
-    remote_dir: str = DEFAULT_FOLDER
-    python: str = "python3"
-    out: Path = Path("deployed")
-    is_rollback: bool = False
-    is_dry: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,29 +38,31 @@ class DeviceResult:
 
 
 class _Cancellation(threading.Event):
-    """Event whose ``cancel`` closes every connection, so Ctrl-C does not wait for a build."""
+    """Event whose ``cancel`` breaks every connection, so Ctrl-C does not wait for a build."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._machines: list[Machine] = []
-        self._lock = threading.Lock()
+        self._connections: set[Connection] = set()
 
     @contextmanager
-    def watching(self, machine: Machine) -> Iterator[None]:
-        with self._lock:
-            self._machines.append(machine)
+    def watching(self, connection: Connection) -> Iterator[None]:
+        self._connections.add(connection)
         try:
+            if self.is_set():
+                connection.cancel()
             yield
         finally:
-            with self._lock:
-                self._machines.remove(machine)
-            machine.close()
+            self._connections.remove(connection)
+            connection.close()
 
     def cancel(self) -> None:
         self.set()
-        with self._lock:
-            for machine in self._machines:
-                machine.close()
+        for connection in tuple(self._connections):
+            connection.cancel()
+
+
+def _without_progress() -> AbstractContextManager[Progress]:
+    return nullcontext(no_progress)
 
 
 def deploy(
@@ -85,7 +72,7 @@ def deploy(
     *,
     wheels: Wheels | None = None,
     say: Callable[[Address, str], None],
-    progress: Progress = no_progress,
+    copying: Callable[[], AbstractContextManager[Progress]] = _without_progress,
 ) -> tuple[DeviceResult, ...]:
     """Copy a bundle to every device, verify it and switch to it, or roll back.
 
@@ -95,33 +82,35 @@ def deploy(
         options: Options for all devices.
         wheels: Wheels for devices without a network.
         say: Called with each line of a device's output, from several threads, one at a time.
-        progress: Called with bytes sent and bytes to send, if there is only one device.
+        copying: Shows the bytes sent and to send while a copy runs, if there is only one device.
 
     Returns:
         The result of each device, in the order of ``addresses``.
 
     Raises:
-        InputError: The key file, the known hosts or the remote folder cannot be used.
+        BackendMissing: There is no ``ssh``.
+        InputError: The key file, the known hosts, the remote folder or the Python cannot be used.
     """
     require_path(options.remote_dir)
-    login.require(options.access)
+    if options.python.startswith("-"):  # the shell there would take it for an option of its own
+        raise InputError(f"--python {options.python} is no command", hint="give a name or a path")
+    ssh.require(options.access)
     cancellation, output_lock = _Cancellation(), threading.Lock()
 
     def say_in_turn(address: Address, line: str) -> None:
         with output_lock:
-            say(address, line)
+            say(address, one_line(line))
 
     def deploy_to(address: Address) -> DeviceResult:
         job = steps.Job(
+            address=address,
             payload=payload,
             wheels=wheels,
-            remote_dir=options.remote_dir,
-            python=options.python,
-            out=options.out / steps.folder_name(address),
+            options=options,
             say=lambda line: say_in_turn(address, line),
-            progress=progress if len(addresses) == 1 else no_progress,
+            copying=copying if len(addresses) == 1 else _without_progress,
         )
-        return _deploy_to(address, job, options, cancellation)
+        return _deploy_to(job, cancellation)
 
     with ThreadPoolExecutor(min(len(addresses), _MAX_CONCURRENT)) as pool:
         futures = [pool.submit(deploy_to, address) for address in addresses]
@@ -133,52 +122,51 @@ def deploy(
             raise
 
 
-def _deploy_to(
-    address: Address, job: steps.Job, options: DeployOptions, cancellation: _Cancellation
-) -> DeviceResult:
-    """The result of one device; a dropped connection is made again."""
-    planned, carried_out = (
-        (steps.plan_rollback, steps.rollback) if options.is_rollback else (steps.plan, steps.deploy)
-    )
-    action = planned if options.is_dry else carried_out
+def _deploy_to(job: steps.Job, cancellation: _Cancellation) -> DeviceResult:
+    """The result of one device, whatever happens to it."""
+    address = str(job.address)
     try:
-        done = _with_retries(address, options.access, cancellation, job, action)
+        done = _with_retries(job, cancellation)
     except DeployFailed as error:
-        return DeviceResult(
-            address=str(address), status="FAILED", error=str(error), hint=error.hint
-        )
-    status = "PLANNED" if options.is_dry else "PASSED"
-    return DeviceResult(address=str(address), status=status, done=done)
+        reason = f"{address}: {error}"
+        return DeviceResult(address=address, status="FAILED", error=reason, hint=error.hint)
+    except Exception as error:  # noqa: BLE001 -- one device must not end the deploys of the others
+        for line in traceback.format_exc().splitlines():
+            job.say(line)
+        reason = one_line(f"{address}: {type(error).__name__}: {error}")
+        return DeviceResult(address=address, status="FAILED", error=reason)
+    status = "PLANNED" if job.options.is_dry else "PASSED"
+    return DeviceResult(address=address, status=status, done=done)
 
 
-def _with_retries(
-    address: Address,
-    access: Access,
-    cancellation: _Cancellation,
-    job: steps.Job,
-    action: Callable[[Machine, steps.Job], Deployment],
-) -> Deployment:
-    """The action's result; where the connection breaks, connect and run the action again.
+def _with_retries(job: steps.Job, cancellation: _Cancellation) -> Deployment:
+    """What was done; where the connection breaks, connect and go on.
 
+    Where ssh lacks a password or a host key, it may ask on the terminal, for one device at a time.
     Each step skips work that an earlier attempt has done. The count of attempts starts over
     whenever an attempt finds fewer bytes left to send than the attempt before.
-
-    Raises:
-        DeployFailed: The device refuses, or the connection breaks again and again.
     """
-    attempt, was_connected = 0, False
+    attempt, was_connected, is_asking = 0, False, False
+    access, python = job.options.access, job.options.python
     while True:
         left = job.sent.left
         try:
-            machine = login.connect(address, access)
-            was_connected = True
-            with cancellation.watching(machine):
-                return action(machine, job)
+            with ExitStack() as stack:
+                with _PROMPT_LOCK if is_asking else nullcontext():
+                    connection = Connection(job.address, access, python, is_asking=is_asking)
+                    stack.enter_context(cancellation.watching(connection))
+                    connection.wait_until_ready()
+                was_connected = True
+                return steps.carry_out(connection, job)
+        except LoginRefused:
+            if is_asking or not (sys.stdin.isatty() and sys.stderr.isatty()):
+                raise
+            is_asking = True
         except ConnectionLost as error:
             attempt = 0 if job.sent.left < left else attempt + 1
-            if not was_connected or attempt >= len(_RETRY_DELAYS_S):
+            if not was_connected or attempt >= len(_RETRY_DELAYS_S) or cancellation.is_set():
                 raise
-            job.say(f"{error}; trying again")
+            job.say(f"{job.address}: {error}; trying again")
             if cancellation.wait(_RETRY_DELAYS_S[attempt]):
                 raise
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge_inception import artifact
 from edge_inception.deploy import agent, transfer
 from edge_inception.deploy.address import Address
-from edge_inception.deploy.layout import Releases, absolute
-from edge_inception.deploy.payload import Payload, Wheels
-from edge_inception.deploy.remote import ConnectionLost, Machine, Outcome
+from edge_inception.deploy.connection import DISTRUST, Connection
+from edge_inception.deploy.layout import DEFAULT_FOLDER, Releases, absolute
+from edge_inception.deploy.payload import Item, Payload, Wheels
+from edge_inception.deploy.ssh import Access, ConnectionLost
 from edge_inception.device import manifest, measure, records
 from edge_inception.device.errors import Refusal
 from edge_inception.errors import DeployFailed
@@ -30,6 +32,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
 )
 _COMPLETE = "complete"  # written last; a virtual environment without this file is made again
 _VENV = "venv --system-site-packages"
+_RECORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\.json")
 _MIB = 1 << 20
 
 
@@ -42,20 +45,42 @@ class TransferState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeployOptions:
+    """Options of one deploy.
+
+    ``remote_dir`` begins with / or ~/; ``python`` is a command on the device; ``out`` is the local
+    folder for the devices' results. ``is_rollback`` switches back to the previous version instead;
+    ``is_dry`` reports what would be sent or switched, and changes nothing.
+    """
+
+    access: Access = field(default_factory=Access)
+    remote_dir: str = DEFAULT_FOLDER
+    python: str = "python3"
+    out: Path = Path("deployed")
+    is_rollback: bool = False
+    is_dry: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What to deploy to one device, and callbacks for its output.
 
-    ``python`` is a command on the device; ``out`` is the local folder for its results.
+    ``copying`` shows the progress of a copy, in bytes, for as long as it is open.
     """
 
+    address: Address
     payload: Payload
     wheels: Wheels | None
-    remote_dir: str
-    python: str
-    out: Path
+    options: DeployOptions
     say: Callable[[str], None]
-    progress: Progress
+    copying: Callable[[], AbstractContextManager[Progress]]
     sent: TransferState = field(default_factory=TransferState)
+
+    @property
+    def results(self) -> Path:
+        """The local folder of this device's records of this version."""
+        device = re.sub("[:%]", "_", re.sub(r"[\[\]]", "", str(self.address)))
+        return self.options.out / device / self.payload.name / self.payload.version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,123 +102,78 @@ class Deployment:
     p50_ms: float | None = None
 
 
-def folder_name(address: Address) -> str:
-    """The address as the name of a local folder."""
-    return str(address).replace(":", "_").replace("[", "").replace("]", "").replace("%", "_")
+def carry_out(connection: Connection, job: Job) -> Deployment:
+    """Deploy or roll back, or in a dry run only say what that would do.
 
-
-def plan(machine: Machine, job: Job) -> Deployment:
-    """Say what a deploy would send, and change nothing on the device."""
-    releases = _releases(machine, job)
-    plans = _plans(releases, job)
-    transfer.require_room(machine, *plans)
-    to_send = sum(each.bytes for each in plans)
-    num_files = sum(len(each.starts) for each in plans)
-    job.say(
-        f"{plans[0].machine}, Python {plans[0].python}, {plans[0].free_bytes / _MIB:.0f} MiB free"
+    Raises:
+        DeployFailed: The device refuses or a step fails; the current version stays current.
+    """
+    releases = Releases(
+        connection=connection,
+        folder=f"{absolute(connection, job.options.remote_dir)}/{job.payload.name}",
     )
-    job.say(f"would send {num_files} files, {to_send / _MIB:.1f} MiB, to {plans[0].folder}")
-    return _describe_deployment(releases, job, releases.current(), job.python)
+    if job.options.is_rollback:
+        return _rollback(releases, job)
+    return _plan(releases, job) if job.options.is_dry else _deploy(releases, job)
 
 
-def plan_rollback(machine: Machine, job: Job) -> Deployment:
-    """Say which version a rollback would make current, and change nothing on the device.
-
-    Raises:
-        DeployFailed: There is no previous version.
-    """
-    releases = _deployed_releases(machine, job)
-    version, before = releases.rollback_versions()
-    job.say(f"would switch back from {before} to {version}, and send nothing")
-    return _rolled_back(releases, job, version, before)
+def _plan(releases: Releases, job: Job) -> Deployment:
+    connection = releases.connection
+    plan, device = transfer.plan(connection, releases.folder, _items(job)), connection.device
+    num_files, folder = len(plan.starts), releases.path(job.payload.version)
+    job.say(f"{device.machine}, Python {device.python}, {plan.free_bytes / _MIB:.0f} MiB free")
+    job.say(f"would send {num_files} files, {plan.bytes / _MIB:.1f} MiB, to {folder}")
+    return _describe_deployment(releases, job, releases.current())
 
 
-def rollback(machine: Machine, job: Job) -> Deployment:
-    """Switch to the previous version.
-
-    Raises:
-        DeployFailed: There is no previous version.
-    """
-    releases = _deployed_releases(machine, job)
-    with releases.locked(job.python):
+def _rollback(releases: Releases, job: Job) -> Deployment:
+    version, before = releases.rollback_versions()  # where it raises, not even a lock is made
+    if job.options.is_dry:
+        job.say(f"would switch back from {before} to {version}, and send nothing")
+    else:
+        releases.lock(job.say)
         version, before = releases.rollback()
-    return _rolled_back(releases, job, version, before)
+    return _describe_deployment(releases, job, before, version=version)
 
 
-def _deployed_releases(machine: Machine, job: Job) -> Releases:
-    releases = _releases(machine, job)
-    if not machine.names(releases.folder):
-        raise DeployFailed(
-            f"{machine.address}: nothing was deployed to {releases.folder}",
-            hint="deploy first, or give the --remote-dir and the bundle that were deployed",
-        )
-    return releases
+def _deploy(releases: Releases, job: Job) -> Deployment:
+    releases.lock(job.say)
+    _copy(releases, job)
+    python = _prepare_python(releases, job)
+    fetched = _run_steps(releases, job, python)
+    before = releases.switch(job.payload.version)
+    _write_deployment_record(releases, job, python)
+    return _describe_deployment(releases, job, before, python=python, fetched=fetched)
 
 
-def _rolled_back(releases: Releases, job: Job, version: str, before: str) -> Deployment:
-    return Deployment(
-        folder=releases.folder,
-        version=version,
-        before=before,
-        num_kept=len(releases.versions()) - 1,
-        bytes_sent=0,
-        python=job.python,
-    )
-
-
-def deploy(machine: Machine, job: Job) -> Deployment:
-    """Copy the bundle, run its steps, switch to it, and fetch its records.
-
-    Raises:
-        DeployFailed: A step fails; the current version stays current.
-    """
-    releases = _releases(machine, job)
-    machine.make_folders(releases.folder)
-    with releases.locked(job.python):
-        _copy(releases, job)
-        python = _prepare_python(releases, job)
-        fetched = _run_steps(releases, job, python)
-        before = releases.current()
-        machine.ask(job.python, agent.Flush(releases.folder), agent.Flush)
-        releases.switch(job.payload.version)
-        _write_deployment_record(releases, job, python)
-        return _describe_deployment(releases, job, before, python, fetched)
-
-
-def _releases(machine: Machine, job: Job) -> Releases:
-    folder = f"{absolute(machine, job.remote_dir)}/{job.payload.name}"
-    return Releases(machine=machine, folder=folder)
-
-
-def _plans(releases: Releases, job: Job) -> list[transfer.Plan]:
-    folders = {releases.path(job.payload.version): job.payload.items}
+def _items(job: Job) -> list[Item]:
+    """The files of the bundle and the wheels, named from the folder of all versions."""
+    folders = {job.payload.version: job.payload.items}
     if job.wheels:
-        folders[releases.path(f"wheels-{job.wheels.key}")] = job.wheels.items
+        folders[f"wheels-{job.wheels.key}"] = job.wheels.items
     return [
-        transfer.plan(releases.machine, job.python, folder, items)
+        replace(item, name=f"{folder}/{item.name}")
         for folder, items in folders.items()
+        for item in items
     ]
 
 
 def _copy(releases: Releases, job: Job) -> None:
-    plans = _plans(releases, job)
-    transfer.require_room(releases.machine, *plans)
-    total = sum(each.bytes for each in plans)
-    num_files = sum(len(each.starts) for each in plans)
-    num_same = sum(each.num_same for each in plans)
+    items = _items(job)
+    plan = transfer.plan(releases.connection, releases.folder, items)
+    num_files, total, done = len(plan.starts), plan.bytes, 0
+    num_same = len(items) - num_files
     job.say(f"copy: {num_files} files, {total / _MIB:.1f} MiB; {num_same} are there already")
     job.sent.left = total
-    done = 0
+    with job.copying() as progress:
 
-    def sent(count: int) -> None:
-        nonlocal done
-        done += count
-        job.sent.total += count
-        job.progress(done, total)
+        def sent(count: int) -> None:
+            nonlocal done
+            done += count
+            job.sent.total += count
+            progress(done, total)
 
-    for each in plans:
-        if each.starts:
-            transfer.copy(releases.machine, job.python, each, sent)
+        transfer.copy(releases.connection, plan, sent)
 
 
 def _prepare_python(releases: Releases, job: Job) -> str:
@@ -203,40 +183,34 @@ def _prepare_python(releases: Releases, job: Job) -> str:
         DeployFailed: A virtual environment cannot be made, or a wheel does not fit the device.
     """
     if job.wheels is None:
-        return job.python
-    machine, key = releases.machine, job.wheels.key
+        return job.options.python
+    connection, key = releases.connection, job.wheels.key
     venv, wheels = releases.path(f"venv-{key}"), releases.path(f"wheels-{key}")
     python = f"{venv}/bin/python"
-    if _COMPLETE in machine.names(venv):
+    answer = connection.ask(agent.survey, folder=venv, names=[_COMPLETE])
+    if any(answer.files.get(_COMPLETE, ())):
         return python
     job.say(f"venv: {', '.join(job.wheels.packages)}")
+    venv_words = (job.options.python, "-m", *_VENV.split(), venv)
     pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--no-index")
-    commands = (
-        ((job.python, "-m", *_VENV.split(), venv), "on the device: sudo apt install python3-venv"),
-        (
-            (*pip, "--find-links", wheels, *job.wheels.packages),
-            "the wheelhouse must hold every dependency, for the device's Python and processor",
-        ),
-    )
-    for words, hint in commands:
-        outcome = machine.run(job.python, words, releases.folder, job.say)
-        if outcome.code:
-            raise DeployFailed(
-                f"{machine.address}: {' '.join(words[1:4])} failed: {_failure_reason(outcome)}",
-                hint=hint,
-            )
-    machine.write(f"{venv}/{_COMPLETE}", b"")
+    pip_words = (*pip, "--find-links", wheels, *job.wheels.packages)
+    for words, hint in (
+        (venv_words, "on the device: sudo apt install python3-venv"),
+        (pip_words, "the wheelhouse must hold every dependency, for its Python and processor"),
+    ):
+        code, lines = connection.run(words, releases.folder, job.say)
+        if code:
+            failed = f"{' '.join(words[1:4])} failed: {_failure_reason(lines)}"
+            raise DeployFailed(failed, hint=hint)
+    connection.ask(agent.write, path=f"{venv}/{_COMPLETE}", text="")
     return python
 
 
 def _run_steps(releases: Releases, job: Job, python: str) -> dict[str, bytes]:
-    """Run every step and return their records by path, which are fetched even if a step fails.
-
-    Raises:
-        DeployFailed: A step fails.
-    """
-    for name, *_ in _STEPS:  # an old record would pass for a new one
-        releases.machine.remove(f"{releases.path(job.payload.version)}/{_RESULTS}/{name}.json")
+    """Run every step and return their records by path, which are fetched even if a step fails."""
+    folder = f"{releases.path(job.payload.version)}/{_RESULTS}"
+    old = [f"{name}.json" for name, *_ in _STEPS]  # they would pass for new ones
+    releases.connection.ask(agent.remove, folder=folder, names=old)
     try:
         for step in _STEPS:
             _run_step(releases, job, python, step)
@@ -250,59 +224,50 @@ def _run_steps(releases: Releases, job: Job, python: str) -> dict[str, bytes]:
 
 
 def _run_step(releases: Releases, job: Job, python: str, step: Sequence[str]) -> None:
-    """Run a command of device.py in the new version's folder.
-
-    Raises:
-        DeployFailed: The command fails; the hint is the fix that its output names.
-    """
+    """Run a command of device.py in the new version's folder; its own fix is the error's hint."""
     name, folder = step[0], releases.path(job.payload.version)
-    outcome = releases.machine.run(
-        job.python,
-        [python, "-u", "device.py", *step],
-        folder,
-        lambda line: job.say(f"{name}: {line}"),
-    )
-    if outcome.code:
+    words = (python, "-u", "device.py", *step)
+    code, lines = releases.connection.run(words, folder, lambda line: job.say(f"{name}: {line}"))
+    if code:
         raise DeployFailed(
-            f"{releases.machine.address}: {name} failed with exit code {outcome.code}: "
-            f"{_failure_reason(outcome)}",
-            hint=_last_text_after(outcome, "fix: ")
+            f"{name} failed with exit code {code}: {_failure_reason(lines)}",
+            hint=_last_text_after(lines, "fix: ")
             or f"see its lines above; there: cd {folder} && {python} device.py {name}",
         )
 
 
-def _failure_reason(outcome: Outcome) -> str:
+def _failure_reason(lines: Sequence[str]) -> str:
     return (
-        _last_text_after(outcome, "error: ")
-        or _last_text_after(outcome, "FAILED: ")
-        or next((line for line in reversed(outcome.lines) if line.strip()), "it printed nothing")
+        _last_text_after(lines, "error: ")
+        or _last_text_after(lines, "FAILED: ")
+        or next((line for line in reversed(lines) if line.strip()), "it printed nothing")
     )
 
 
-def _last_text_after(outcome: Outcome, lead: str) -> str:
+def _last_text_after(lines: Sequence[str], lead: str) -> str:
     """The rest of the last line that begins with ``lead``; empty where there is no such line."""
-    lines = [line.strip() for line in outcome.lines if line.strip().startswith(lead)]
-    return lines[-1].removeprefix(lead) if lines else ""
+    found = [line.strip() for line in lines if line.strip().startswith(lead)]
+    return found[-1].removeprefix(lead) if found else ""
 
 
 def _fetch_records(releases: Releases, job: Job) -> dict[str, bytes]:
     """Fetch the records of verify, bench and the engine to the local folder; content by path."""
-    machine, version = releases.machine, job.payload.version
+    folders, version = (_RESULTS, manifest.ENGINES), job.payload.version
+    fetched = releases.connection.ask(agent.fetch, folder=releases.path(version), names=folders)
     records_by_path = {}
-    for folder in (_RESULTS, manifest.ENGINES):
-        for name, is_folder in machine.names(f"{releases.path(version)}/{folder}").items():
-            if name.endswith(".json") and not is_folder:
-                inside = f"{folder}/{name}"
-                records_by_path[inside] = machine.read(f"{releases.path(version)}/{inside}")
+    for inside, text in fetched.items():
+        folder, _, name = inside.partition("/")
+        if folder not in folders or not _RECORD.fullmatch(name):
+            raise DeployFailed(
+                f"it says that {releases.path(version)} holds {inside!r}, no record's name",
+                hint=DISTRUST,
+            )
+        records_by_path[inside] = text.encode()
     for inside, content in records_by_path.items():
-        path = _results_folder(job) / inside
+        path = job.results / inside
         path.parent.mkdir(parents=True, exist_ok=True)
         artifact.replace_file(path, content)
     return records_by_path
-
-
-def _results_folder(job: Job) -> Path:
-    return job.out / job.payload.name / job.payload.version
 
 
 def _write_deployment_record(releases: Releases, job: Job, python: str) -> None:
@@ -313,27 +278,28 @@ def _write_deployment_record(releases: Releases, job: Job, python: str) -> None:
         "deployed_utc": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-    releases.machine.write(
-        f"{releases.path(job.payload.version)}/{_RESULTS}/deployed.json", text.encode()
-    )
+    path = f"{releases.path(job.payload.version)}/{_RESULTS}/deployed.json"
+    releases.connection.ask(agent.write, path=path, text=text)
 
 
 def _describe_deployment(
     releases: Releases,
     job: Job,
     before: str | None,
-    python: str,
+    *,
+    version: str = "",
+    python: str = "",
     fetched: dict[str, bytes] | None = None,
 ) -> Deployment:
-    others = [name for name in releases.versions() if name != job.payload.version]
+    version = version or job.payload.version
     return Deployment(
         folder=releases.folder,
-        version=job.payload.version,
+        version=version,
         before=before,
-        num_kept=len(others),
+        num_kept=len(set(releases.versions()) - {version}),
         bytes_sent=job.sent.total,
-        python=python,
-        results=_results_folder(job) if fetched else None,
+        python=python or job.options.python,
+        results=job.results if fetched else None,
         p50_ms=_read_p50_ms(fetched or {}),
     )
 

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_inception.deploy import agent
+from edge_inception.deploy.connection import Connection
 from edge_inception.deploy.payload import Item
-from edge_inception.deploy.remote import ConnectionLost, Machine
+from edge_inception.deploy.ssh import ConnectionLost
 from edge_inception.errors import DeployFailed
 
-PARTIAL = ".part"
 _SPARE_BYTES = 32 << 20  # kept free, since a device with a full disk cannot even write a log
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Files to send, and facts about the device.
-
-    ``starts`` maps a file to the offset of its first byte that the device lacks; ``num_same`` files
-    are there already. ``machine`` is the processor, ``python`` the version of Python.
-    """
+    """Files to send; ``starts`` maps a file to the offset of the first byte that is missing."""
 
     folder: str
     starts: Mapping[Item, int]
-    num_same: int
     free_bytes: int
-    machine: str
-    python: str
 
     @property
     def bytes(self) -> int:
@@ -38,74 +31,62 @@ class Plan:
         return sum(item.bytes - start for item, start in self.starts.items())
 
 
-def plan(machine: Machine, python: str, folder: str, items: Sequence[Item]) -> Plan:
+def plan(connection: Connection, folder: str, items: Sequence[Item]) -> Plan:
     """What to send so that ``folder`` on the device has ``items``, by size and sha256.
 
     Raises:
-        DeployFailed: The device, or its Python, does not answer.
+        DeployFailed: The disk has too little free space.
     """
-    answer = _survey(machine, python, folder, items)
+    answer = connection.ask(agent.survey, folder=folder, names=[item.name for item in items])
     starts = {}
     for item in items:
         whole, part = answer.files.get(item.name, (None, None))
         if whole != agent.Facts(item.bytes, item.sha256):
             starts[item] = _resume_offset(item, part)
-    return Plan(
-        folder=folder,
-        starts=starts,
-        num_same=len(items) - len(starts),
-        free_bytes=answer.free_bytes,
-        machine=answer.machine,
-        python=answer.python,
-    )
-
-
-def require_room(machine: Machine, *plans: Plan) -> None:
-    """Refuse a copy that does not fit on the device's disk.
-
-    Raises:
-        DeployFailed: The disk has too little free space.
-    """
-    needed = sum(each.bytes for each in plans)
-    free = plans[0].free_bytes
-    if needed and needed + _SPARE_BYTES > free:
+    plan = Plan(folder=folder, starts=starts, free_bytes=answer.free_bytes)
+    if plan.bytes and plan.bytes + _SPARE_BYTES > plan.free_bytes:
         raise DeployFailed(
-            f"{machine.address}: disk full: {plans[0].folder} needs {_mib(needed + _SPARE_BYTES)}, "
-            f"{_mib(free)} are free",
+            f"disk full: {folder} needs {_mib(plan.bytes + _SPARE_BYTES)}, "
+            f"{_mib(plan.free_bytes)} are free",
             hint="remove old versions there, or give a --remote-dir on a larger disk",
         )
+    return plan
 
 
-def copy(machine: Machine, python: str, plan: Plan, sent: Callable[[int], None]) -> None:
-    """Send the files of the plan, check their sha256 on the device, and then give them their names.
+def copy(connection: Connection, plan: Plan, sent: Callable[[int], None]) -> None:
+    """Send the files of the plan; each gets its name only once its sha256 is right on the device.
 
     Raises:
         ConnectionLost: The connection broke, or a file arrived damaged; a new plan can resume.
         DeployFailed: The device refuses.
     """
-    for folder in dict.fromkeys(_parent_folder(plan.folder, item) for item in plan.starts):
-        machine.make_folders(folder)
     for item, start in plan.starts.items():
-        machine.send(item.path, f"{plan.folder}/{item.name}{PARTIAL}", start=start, sent=sent)
-    answer = _survey(machine, python, plan.folder, tuple(plan.starts))
-    for item in plan.starts:
-        path, sent_facts = f"{plan.folder}/{item.name}", agent.Facts(item.bytes, item.sha256)
-        _, part = answer.files.get(item.name, (None, None))
-        if part != sent_facts:
-            machine.remove(path + PARTIAL)
+        arrived = connection.ask(
+            agent.receive,
+            body=_blocks(item, start, sent),
+            path=f"{plan.folder}/{item.name}",
+            start=start,
+            size=item.bytes - start,
+            sha256=item.sha256,
+        )
+        if arrived != agent.Facts(item.bytes, item.sha256):
             raise ConnectionLost(
-                f"{machine.address}: {item.name} arrived with sha256 {_digest(part)}, sent was "
-                f"{_digest(sent_facts)}",
+                f"{item.name} arrived with sha256 {arrived.sha256[:12]}, "
+                f"sent was {item.sha256[:12]}",
                 hint="run the same command again; if it stays, test the device's disk and memory",
             )
-        machine.rename(path + PARTIAL, path)
 
 
-def _survey(
-    machine: Machine, python: str, folder: str, items: Sequence[Item]
-) -> agent.SurveyResult:
-    request = agent.Survey(folder, [item.name for item in items], PARTIAL)
-    return machine.ask(python, request, agent.SurveyResult)
+def _blocks(item: Item, start: int, sent: Callable[[int], None]) -> Iterator[bytes]:
+    """The file's bytes from ``start`` on; ``sent`` gets the length of each block once it went."""
+    with item.path.open("rb") as source:
+        source.seek(start)
+        for left in range(item.bytes - start, 0, -_BLOCK_BYTES):
+            block = source.read(min(left, _BLOCK_BYTES))
+            if len(block) < min(left, _BLOCK_BYTES):
+                raise DeployFailed(f"{item.path} became shorter while it was sent")
+            yield block
+            sent(len(block))
 
 
 def _resume_offset(item: Item, part: agent.Facts | None) -> int:
@@ -118,18 +99,10 @@ def _resume_offset(item: Item, part: agent.Facts | None) -> int:
 def _prefix_sha256(path: Path, size: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while size and (block := stream.read(min(size, _BLOCK_BYTES))):
+        while size > 0 and (block := stream.read(min(size, _BLOCK_BYTES))):
             digest.update(block)
             size -= len(block)
     return digest.hexdigest()
-
-
-def _parent_folder(folder: str, item: Item) -> str:
-    return f"{folder}/{item.name}".rpartition("/")[0]
-
-
-def _digest(facts: agent.Facts | None) -> str:
-    return facts.sha256[:12] if facts else "none"
 
 
 def _mib(size: int) -> str:

@@ -40,7 +40,7 @@ _SHA256, _VERSION = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{%d}" % VERS
 _TENSORRT = re.compile(r"|[0-9]{1,9}(\.[0-9]{1,9}){0,5}")
 _HEAD = re.compile(r"logits|softmax|embedding|topk:[1-9][0-9]{0,6}")
 _MAX_BATCH, _MAX_CLASSES, _MAX_SIDE = 1 << 12, 1 << 24, 1 << 12
-_TYPINGS, _PRECISIONS = ("strong", "weak", "implicit"), ("fp32", "fp16", "int8")
+_TYPINGS, _PRECISIONS = ("strong", "weak", "implicit", "cpu"), ("fp32", "fp16", "int8")
 _MAX_VALUE = 1e6  # products and quotients of two such values fit a float32
 _FLOAT_PRECISIONS = (None, "f32", "bf16", "f16")  # OpenVINO's
 _MAX_LEVEL = 5  # of TensorRT's builder optimization
@@ -471,8 +471,8 @@ def select_graph(graphs: Iterable[Graph], version: Optional[str]) -> Optional[Gr
 
 
 def _is_built_by(graph: Graph, version: Optional[str]) -> bool:
-    if version is None:
-        return graph.typing == "strong"
+    if version is None or graph.typing == "cpu":
+        return version is None and graph.typing in {"strong", "cpu"}
     oldest, first_unsupported = graph.tensorrt
     limit = version_numbers(first_unsupported)
     is_old_enough = not limit or version_numbers(version)[: len(limit)] < limit

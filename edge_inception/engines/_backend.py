@@ -242,6 +242,15 @@ def check_explicit(typed: TypedGraph, *, library: str) -> None:
         )
 
 
+def check_not_for_cpu(typed: TypedGraph, *, library: str) -> None:
+    """Refuse a graph whose int8 activations have zero points, which ``library`` does not take."""
+    if typed.details.typing == "cpu":
+        raise InputError(
+            f"{typed.path} has uint8 activations with zero points, which {library} does not take",
+            hint="quantize --typing strong for this target",
+        )
+
+
 def refuse_options(backend: str, options: CompileOptions, supported: Iterable[str]) -> None:
     """Refuse options that differ from their default and are not among ``supported``.
 

@@ -102,6 +102,7 @@ def compile_graph(
 ) -> EngineFile:
     """Compile a typed graph to a plan, and publish the plan with counts of layers by precision."""
     _backend.check_typed(typed)
+    _backend.check_not_for_cpu(typed, library=spec.title)
     if not spec.needs_gpu_to_compile:
         _backend.check_explicit(typed, library=spec.title)
     trt = import_library(spec)

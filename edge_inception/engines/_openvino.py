@@ -142,7 +142,13 @@ def static_batch(model: Any) -> int | None:
 
 
 def compile_graph(
-    model: Any, *, name: str, precision: str, threads: int, batch: tuple[int, int]
+    model: Any,
+    *,
+    name: str,
+    precision: str,
+    threads: int,
+    batch: tuple[int, int],
+    is_for_cpu: bool = False,
 ) -> CompiledGraph:
     """Compile ``model``, the result of ``read_graph``, for this CPU; it is changed in place.
 
@@ -152,6 +158,7 @@ def compile_graph(
         precision: Precision of the float layers, a key of CAPABILITIES.
         threads: Number of CPU threads, at least 1.
         batch: Smallest and largest number of images; ignored if the model's batch is static.
+        is_for_cpu: Whether the graph has the typing of CPUs, with uint8 activations.
     """
     core = library().Core()
     require_precision(core, precision)
@@ -161,18 +168,34 @@ def compile_graph(
             shape = list(model.input(0).partial_shape)[1:]
             model.reshape([batch if batch[0] != batch[1] else batch[1], *shape])
         try:
-            respelled = _openvino_unsigned.unsigned_activations(model, saturates=is_saturating)
+            respelled = _openvino_unsigned.unsigned_activations(
+                model, saturates=is_saturating, is_for_cpu=is_for_cpu
+            )
         except _openvino_unsigned.SharedWeights as error:
             raise Unavailable(
                 str(error),
                 "use --precision fp32 on this CPU, or give each layer its own weights",
             ) from error
-        compiled = core.compile_model(model, DEVICE, _properties(precision, threads))
+        properties = _properties(precision, threads)
+        if _has_residual_add(model):
+            # OpenVINO would compute Add, ReLU and rounding in a kernel of its own behind the
+            # convolution; without such kernels it fuses them into the convolution.
+            properties["SNIPPETS_MODE"] = "DISABLE"
+        compiled = core.compile_model(model, DEVICE, properties)
         settings = _applied_settings(compiled, precision, threads)
         layers = _executed_layers(compiled)
         blob = compiled.export_model().getvalue()
     return CompiledGraph(
         blob=blob, settings=settings, layers=layers, respelled=respelled, saturates=is_saturating
+    )
+
+
+def _has_residual_add(model: Any) -> bool:
+    """Whether the graph adds two computed tensors."""
+    return any(
+        node.get_type_name() == "Add"
+        and not any(value.get_node().get_type_name() == "Constant" for value in node.input_values())
+        for node in model.get_ops()
     )
 
 

@@ -84,6 +84,7 @@ def _compile(
             precision=precision,
             threads=usable_threads(),
             batch=(profile.min, profile.max),
+            is_for_cpu=typed.details.typing == "cpu",
         )
     _backend.check_int8(
         typed,
@@ -98,6 +99,7 @@ def _compile(
         offset_activations=compiled.respelled.offset,
         split_activations=compiled.respelled.split,
         float_activations=compiled.respelled.floating,
+        limited_layers=compiled.respelled.limited,
         sums_saturate=compiled.saturates,
         backend=_NAME,
         tied_to=tied_to(),

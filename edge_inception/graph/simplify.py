@@ -24,6 +24,7 @@ from edge_inception.graph.passes import (
     matmul_to_gemm,
     name_tensors,
     norm_to_affine,
+    pool_behind_conv,
     pool_head,
     remove_identity,
     remove_unused,
@@ -49,6 +50,7 @@ PASSES = (
     fold_affine.PASS,  # leaves unused weights of norms
     norm_to_affine.PASS,  # after fold_affine: for norms that no convolution took in
     fold_input_affine.PASS,
+    pool_behind_conv.PASS,  # after fold_affine: a norm would stand between both
     pool_head.PASS,  # leaves the unused axes of a ReduceMean
     remove_unused.PASS,  # removes what the passes above left unused
     name_tensors.PASS,  # last: names only the nodes that stay

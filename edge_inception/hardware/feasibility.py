@@ -15,7 +15,7 @@ from edge_inception.hardware.jetpack import OPSET_SOURCE, JetPack, Version, max_
 from edge_inception.hardware.target import Target
 from edge_inception.spec import Precision
 
-Typing = Literal["strong", "weak", "implicit"]
+Typing = Literal["strong", "weak", "implicit", "cpu"]
 _MIB, _GIB = 2**20, 2**30
 
 
@@ -45,9 +45,10 @@ class Request:
     """What is asked of a build; a field that is None is not decided yet and refuses nothing.
 
     ``typing`` is how the graph states its precision: ``strong`` (the graph alone), ``weak``
-    (builder flags too) or ``implicit`` (a calibration cache). ``batch`` is the largest batch,
-    ``is_dynamic`` whether smaller ones are accepted too. ``opset`` and ``element`` (type of the
-    input) describe the graph. ``tensorrt`` and ``jetpack`` are versions such as ``10.3``, ``6.2``.
+    (builder flags too), ``implicit`` (a calibration cache) or ``cpu`` (uint8 with zero points).
+    ``batch`` is the largest batch, ``is_dynamic`` whether smaller ones are accepted too. ``opset``
+    and ``element`` (type of the input) describe the graph. ``tensorrt`` and ``jetpack`` are
+    versions such as ``10.3``, ``6.2``.
     """
 
     precision: Precision

@@ -108,7 +108,8 @@ class _Build:
         validation = inputs.open_image_set(recipe.validation, "validation", recipe, self._listener)
         self._validation = validation
         calibration = _calibration_set(recipe, validation, self._listener)
-        self._stages = BuildStages(recipe, validation, calibration, runner)
+        typing = devices.int8_typing(recipe, self._hosts, self._devices)
+        self._stages = BuildStages(recipe, validation, calibration, runner, typing=typing)
         _note_classes(validation, self._listener)
 
     def run(self, *, keep_failed: bool) -> BuildResult:

@@ -12,6 +12,7 @@ from edge_inception.hardware import targets
 from edge_inception.hardware.feasibility import Request, tensorrt_versions
 from edge_inception.hardware.jetpack import parse_version
 from edge_inception.hardware.target import Target
+from edge_inception.quant.options import Typing
 from edge_inception.recipe.reader import Recipe
 from edge_inception.spec import Precision
 
@@ -100,6 +101,22 @@ def self_compiling_devices(recipe: Recipe) -> tuple[Device, ...]:
             hint="leave out --bias-correction, or --use-dla",
         )
     return chosen
+
+
+def int8_typing(recipe: Recipe, hosts: Sequence[str], chosen: Sequence[Device]) -> Typing:
+    """How the int8 graph is written: for CPUs if every target is one, unless the recipe decides.
+
+    Raises:
+        InputError: The recipe asks for the typing of CPUs, and a target is none.
+    """
+    others = [name for name in hosts if targets.target(name).backend != "openvino"]
+    others += [device.target.name for device in chosen]
+    if recipe.typing == Typing.CPU.value and others:
+        raise InputError(
+            f"typing cpu has uint8 activations with zero points, and target {others[0]} takes none",
+            hint="leave out --typing, or build for --target cpu alone",
+        )
+    return Typing(recipe.typing or ("strong" if others else "cpu"))
 
 
 def _require_host_only(recipe: Recipe, elsewhere: Sequence[Target]) -> None:

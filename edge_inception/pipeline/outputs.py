@@ -79,7 +79,13 @@ def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGr
             f"{folder} has no graph of {typing} typing, which {device.target.name} needs",
             hint=f"edge-inception build --target {device.target.name} --bundle makes and proves it",
         )
-    return artifact.load(TypedGraph, folder / name)
+    graph = artifact.load(TypedGraph, folder / name)
+    if graph.details.typing == "cpu" and device.target.backend != "openvino":
+        raise InputError(
+            f"{folder / name} is for CPUs, and {device.target.name} takes no uint8 activations",
+            hint=f"build it for --target {device.target.name}, or with --typing strong",
+        )
+    return graph
 
 
 def _require_possible(device: Device, graph: TypedGraph) -> None:

@@ -159,16 +159,24 @@ DLA = Variant("dla", Typing.STRONG, "scales of DLA", is_for_dla=True)
 class BuildStages:
     """The stages of one build; each public method is a stage.
 
-    ``calibration`` is None if the precision needs no calibration images.
+    ``calibration`` is None if the precision needs no calibration images. ``typing`` is that of the
+    int8 graph which all targets of this machine share.
     """
 
     def __init__(
-        self, recipe: Recipe, validation: ImageSet, calibration: ImageSet | None, runner: Runner
+        self,
+        recipe: Recipe,
+        validation: ImageSet,
+        calibration: ImageSet | None,
+        runner: Runner,
+        *,
+        typing: Typing,
     ) -> None:
         self._recipe, self._out = recipe, recipe.out
         self._validation, self._calibration = validation, calibration
         self._runner = runner
         self._keep = recipe.keep_float
+        self._typing = typing
         self._outcome: SearchOutcome | None = None
 
     def source(self) -> tuple[Graph, Graph]:
@@ -237,6 +245,7 @@ class BuildStages:
             threads=recipe.threads,
             seed=recipe.seed,
             placement=recipe.placement,
+            typing=self._typing,
             effort=member(Effort, "effort", recipe.effort),
         )
         table = self._run(CALIBRATE, "calibrate", "model.ranges.json", graph, images, options)
@@ -277,7 +286,7 @@ class BuildStages:
             rounding=member(Rounding, "rounding", rounding) if rounding else None,
             fold_zero_points=self._recipe.fold_zero_points if is_int8 and not is_for_dla else None,
             bias_correction=self._recipe.bias_correction if is_int8 and not is_for_dla else None,
-            typing=variant.typing,
+            typing=self._typing if is_int8 and variant is STRONG else variant.typing,
             batch=self._recipe.profile.max if is_for_dla else None,
             is_for_dla=variant.is_for_dla,
             float_rest=member(FloatRest, "float rest", self._recipe.float_rest),

@@ -6,11 +6,13 @@ A typed graph is an ONNX graph whose Q/DQ pairs and tensor types state the preci
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edge_inception import artifact
@@ -32,6 +34,7 @@ from edge_inception.quant.options import (
     quantize_provenance,
     resolve,
 )
+from edge_inception.quant.pixels import pixel_input
 from edge_inception.quant.placement import WEIGHTED_OPS, Placement, Weight, place_pairs
 from edge_inception.quant.ranges import (
     ChannelMeans,
@@ -46,7 +49,7 @@ from edge_inception.quant.ranges import (
 from edge_inception.quant.scales import QuantizedWeight
 from edge_inception.quant.zero_points import Shift
 from edge_inception.sidecar import SimplifiedDetails, TypedDetails
-from edge_inception.spec import Precision, ShapeProfile
+from edge_inception.spec import Precision, Preprocess, ShapeProfile
 
 # Opset and the IR version that came with it. Q/DQ of float16 is legal from opset 19 on. Opset 13 is
 # the first with per-channel Q/DQ, and TensorRT 8.2 reads it.
@@ -54,8 +57,11 @@ _VERSIONS: Mapping[Typing, tuple[int, int]] = {
     Typing.STRONG: (19, 9),
     Typing.WEAK: (13, 7),
     Typing.IMPLICIT: (13, 7),
+    Typing.CPU: (19, 9),
 }
 _ZERO = "int8.zero"
+_UNSIGNED_ZERO, _MIDDLE = "uint8.zero", "uint8.middle"
+_ZERO_POINTS = {_ZERO: np.int8(0), _UNSIGNED_ZERO: np.uint8(0), _MIDDLE: np.uint8(128)}
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -101,7 +107,13 @@ def quantize(
         else:
             assert ranges is not None  # table_for has checked it
             means, learned = _read_corrections(ranges, options)
-            counts |= _insert_pairs(model, observed, learned, options, means=means)
+            calibrated = Calibrated(
+                ranges=observed,
+                learned=learned,
+                means=means,
+                preprocess=graph.details.preprocess,
+            )
+            counts |= _insert_pairs(model, calibrated, options)
     if _is_half(options):
         to_float16(model)
     content = graph.path.read_bytes() if is_untouched else _serialize(model)
@@ -202,10 +214,11 @@ def _read_corrections(
             f"range table {ranges.path} has no weights rounded by second order",
             hint="calibrate with 8 images or more and without --effort quick",
         )
-    is_chosen = chosen is not None and (options.placement, options.fold_zero_points) == (
-        chosen.placement,
-        chosen.fold_zero_points,
-    )
+    is_chosen = chosen is not None and (
+        options.typing.value,
+        options.placement,
+        options.fold_zero_points,
+    ) == (chosen.typing, chosen.placement, chosen.fold_zero_points)
     wanted = options.bias_correction
     if options.is_for_dla or wanted is False:
         return {}, Learned(weights=weights)
@@ -222,13 +235,21 @@ def _read_corrections(
     return means, Learned(weights=weights)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """What a graph is quantized by: ranges of tensors, and what calibration learned.
+
+    With ``means``, biases are corrected locally. ``preprocess`` made the images.
+    """
+
+    ranges: Mapping[str, TensorRange]
+    learned: Learned
+    preprocess: Preprocess
+    means: Mapping[str, ChannelMeans] = field(default_factory=dict)
+
+
 def int8_graph(
-    path: Path,
-    observed: Mapping[str, TensorRange],
-    learned: Learned,
-    options: QuantizeOptions,
-    *,
-    keeps_layers: bool = False,
+    path: Path, calibrated: Calibrated, options: QuantizeOptions, *, keeps_layers: bool = False
 ) -> onnx.ModelProto:
     """The int8 graph, with float32 rest, of the simplified graph at ``path``, to try choices.
 
@@ -242,17 +263,50 @@ def int8_graph(
     options = dataclasses.replace(options, float_rest=FloatRest.FP32)
     model = check.load_graph(path)
     _stamp(model, options.typing)
-    _insert_pairs(model, observed, learned, options, keeps_layers=keeps_layers)
+    _insert_pairs(model, calibrated, options, keeps_layers=keeps_layers)
     return model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Levels:
+    """Scale of every group, offsets to subtract from the tensors of some, and unsigned groups."""
+
+    scale_of: Mapping[str, np.float32]
+    offsets: Mapping[str, NDArray[np.float64]]
+    unsigned: frozenset[str] = frozenset()
+
+    def zero_point(self, root: str, typing: Typing) -> str:
+        """The name of the zero point of a group."""
+        if typing is not Typing.CPU:
+            return _ZERO
+        return _UNSIGNED_ZERO if root in self.unsigned else _MIDDLE
+
+
+def _levels(
+    model: onnx.ModelProto, placement: Placement, calibrated: Calibrated, options: QuantizeOptions
+) -> _Levels:
+    """The levels of all activations: all 255 for tensors that cannot be negative, if possible."""
+    unsigned, folded = frozenset[str](), frozenset[str]()
+    if options.typing is Typing.CPU:
+        unsigned = zero_points.unsigned(model, placement)
+    elif options.fold_zero_points:
+        folded = zero_points.foldable(model, placement)
+    ranges = group_ranges(placement.group_of, calibrated.ranges)
+    scale_of = _group_scales(zero_points.fold_ranges(ranges, unsigned | folded), options)
+    steps = zero_points.ZERO_POINT
+    offsets = {root: np.array([steps * float(scale_of[root])]) for root in folded}
+    pixels = pixel_input(model, placement, calibrated.preprocess)
+    if pixels and (options.typing is Typing.CPU or options.fold_zero_points):
+        scale_of[pixels.root] = np.float32(pixels.scale)
+        offsets[pixels.root] = pixels.offset
+    return _Levels(scale_of=scale_of, offsets=offsets, unsigned=unsigned)
 
 
 def _insert_pairs(
     model: onnx.ModelProto,
-    observed: Mapping[str, TensorRange],
-    learned: Learned,
+    calibrated: Calibrated,
     options: QuantizeOptions,
     *,
-    means: Mapping[str, ChannelMeans] | None = None,
     keeps_layers: bool = False,
 ) -> dict[str, int]:
     """Put Q/DQ pairs into ``model`` and return the counts for its sidecar.
@@ -260,22 +314,22 @@ def _insert_pairs(
     Before: x -> Conv(w) -> y. After: x -> Q -> DQ -> Conv(w.int8 -> DQ) -> y.
     """
     if options.is_for_dla:
-        placement, observed = implicit.dla_placement(model, observed)
+        placement, observed = implicit.dla_placement(model, calibrated.ranges)
+        calibrated = dataclasses.replace(calibrated, ranges=observed)
     else:
         placement = place_pairs(model, policy_of(options), options.keep)
     counts = _counts(model, placement)
-    folded = zero_points.foldable(model, placement) if options.fold_zero_points else frozenset()
-    ranges = group_ranges(placement.group_of, observed)
-    scale_of = _group_scales(zero_points.fold_ranges(ranges, folded), options)
+    levels = _levels(model, placement, calibrated, options)
     graph = model.graph
-    weights = _quantize_weights(graph, placement, learned)
-    num_corrected = _correct_biases(model, placement, learned, means, scale_of, weights)
-    changes = {"groups_folded": len(folded), "biases_corrected": num_corrected}
+    weights = _quantize_weights(graph, placement, calibrated.learned)
+    num_corrected = _correct_biases(model, placement, calibrated, levels.scale_of, weights)
+    changes = {"groups_folded": len(levels.offsets), "biases_corrected": num_corrected}
     counts |= {name: number for name, number in changes.items() if number}
-    shifts = zero_points.fold(model, placement, folded, scale_of, weights, moves=not keeps_layers)
-    dropped = {index for one in shifts.values() for index in one.dropped}
+    shifts = zero_points.fold(model, placement, levels.offsets, weights, moves=not keeps_layers)
     pairs = {
-        name: _shifted_pair(name, root, shifts.get(name))
+        name: _activation_pair(
+            name, root, levels.zero_point(root, options.typing), shifts.get(name)
+        )
         for name, root in placement.group_of.items()
     }
     for name, readers in placement.readers.items():
@@ -283,43 +337,59 @@ def _insert_pairs(
             _read_pair_instead(graph.node[index], name)
     for index, weight in placement.weights.items():
         _read_pair_instead(graph.node[index], weight.name)
-    nodes = _add_weights(graph, weights, options.typing)
-    nodes += [pair for value in graph.input for pair in pairs.get(value.name, ())]
+    added = _add_weights(graph, weights, options.typing)
+    _add_nodes(graph, added, pairs, {index for one in shifts.values() for index in one.dropped})
+    _add_constants(graph, levels.scale_of)
+    return counts
+
+
+def _add_nodes(
+    graph: onnx.GraphProto,
+    first: Sequence[onnx.NodeProto],
+    pairs: Mapping[str, Sequence[onnx.NodeProto]],
+    dropped: Collection[int],
+) -> None:
+    """Put ``first`` before all nodes, each pair behind its tensor, and leave out ``dropped``."""
+    nodes = [*first, *(pair for value in graph.input for pair in pairs.get(value.name, ()))]
     for index, node in enumerate(graph.node):
         if index not in dropped:
             nodes.append(node)
             nodes += [pair for name in node.output for pair in pairs.get(name, ())]
-    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO))
-    for root, scale in scale_of.items():
-        graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{root}.scale"))
     check.replace_items(graph.node, nodes)
-    read = {name for node in nodes for name in node.input}
+
+
+def _add_constants(graph: onnx.GraphProto, scale_of: Mapping[str, np.float32]) -> None:
+    """Add zero points and scales, and remove every constant that no node reads."""
+    constants = {**_ZERO_POINTS, **{f"{root}.scale": scale for root, scale in scale_of.items()}}
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()
+    )
+    read = {name for node in graph.node for name in node.input}
     check.replace_items(graph.initializer, (t for t in graph.initializer if t.name in read))
-    return counts
 
 
 def _correct_biases(
     model: onnx.ModelProto,
     placement: Placement,
-    learned: Learned,
-    means: Mapping[str, ChannelMeans] | None,
+    calibrated: Calibrated,
     scale_of: Mapping[str, np.float32],
     weights: Mapping[Weight, QuantizedWeight],
 ) -> int:
     """Correct biases by channel means, or by what was learned; the number of corrected layers."""
-    if means:
+    if calibrated.means:
         used = {root: float(scale) for root, scale in scale_of.items()}
-        return bias.correct_biases(model, placement, means, used, weights)
-    layers = [node for node in model.graph.node if node.output[0] in learned.corrections]
+        return bias.correct_biases(model, placement, calibrated.means, used, weights)
+    corrections = calibrated.learned.corrections
+    layers = [node for node in model.graph.node if node.output[0] in corrections]
     for node in layers:
-        bias.add_to_bias(model, node, learned.corrections[node.output[0]])
+        bias.add_to_bias(model, node, corrections[node.output[0]])
     return len(layers)
 
 
-def _shifted_pair(name: str, root: str, shift: Shift | None) -> list[onnx.NodeProto]:
+def _activation_pair(name: str, root: str, zero: str, shift: Shift | None) -> list[onnx.NodeProto]:
     """The nodes behind ``name``: its shift, if it has a folded zero point, and its pair."""
     source = shift.source if shift else name
-    return [*(shift.nodes if shift else ()), *_pair(name, f"{root}.scale", _ZERO, source=source)]
+    return [*(shift.nodes if shift else ()), *_pair(name, f"{root}.scale", zero, source=source)]
 
 
 def _counts(model: onnx.ModelProto, placement: Placement) -> dict[str, int]:
@@ -422,7 +492,7 @@ def _add_weights(
     for weight, quantized in weights.items():
         name, axis, scale = weight.name, weight.axis, quantized.scale
         names = f"{name}.scale", f"{name}.zero"
-        if typing is Typing.STRONG:
+        if typing in {Typing.STRONG, Typing.CPU}:
             graph.initializer.append(numpy_helper.from_array(quantized.steps, f"{name}.int8"))
             nodes.append(_dequantize(name, f"{name}.int8", *names, axis))
         else:

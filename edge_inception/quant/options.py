@@ -41,12 +41,15 @@ class Typing(Enum):
     builder flags that follow from the sidecar (the .json file beside the graph) allow a lower
     precision. For TensorRT 8.2 to 8.6. ``implicit``: opset 13; float32 with the rewrites for DLA, a
     fixed batch, and int8 scales in a calibration cache beside the graph. For DLA up to TensorRT
-    10.7, and on request for GPUs up to TensorRT 10.16.
+    10.7, and on request for GPUs up to TensorRT 10.16. ``cpu``: opset 19; activations are uint8,
+    with zero point 0 where they cannot be negative and 128 elsewhere, and the rest is float32. For
+    OpenVINO on CPUs; TensorRT takes no zero points.
     """
 
     STRONG = "strong"
     WEAK = "weak"
     IMPLICIT = "implicit"
+    CPU = "cpu"
 
 
 class FloatRest(Enum):
@@ -95,8 +98,9 @@ class CalibrateOptions:
     ``max_positions`` bounds the number of elements, channels included, that enter the histogram per
     tensor and image; 0 means all. ``seed`` places this sample; the exact amax is always taken over
     every element. ``shard`` (i, n) observes the i-th of n shares of the images. ``placement`` names
-    the policy for the int8 graphs that ``auto`` tries, as in ``QuantizeOptions``: the best
-    calibrator depends on the layers that stay float.
+    the policy for the int8 graphs that ``auto`` tries, and ``typing`` how these are written, as in
+    ``QuantizeOptions``: the best calibrator depends on the layers that stay float, and on the
+    levels that tensors without negative values use.
     """
 
     preprocess: Preprocess
@@ -109,6 +113,7 @@ class CalibrateOptions:
     max_positions: int = 8192
     shard: tuple[int, int] = WHOLE
     placement: str = ""
+    typing: Typing = Typing.STRONG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +149,7 @@ def resolve(options: QuantizeOptions, ranges: RangeTable | None) -> QuantizeOpti
 
     Zero points are folded and weights rounded by second order if the table was made from images
     here; the ranges of an imported cache or of QAT hold for symmetric scales and their own weights.
-    DLA ties scales, so that no zero point is folded.
+    DLA ties scales, so that no zero point is folded; a graph for the CPU has zero points instead.
     """
     if options.precision is not Precision.INT8 or ranges is None:
         return options
@@ -156,11 +161,12 @@ def resolve(options: QuantizeOptions, ranges: RangeTable | None) -> QuantizeOpti
     if not placement and details.chosen and not is_for_dla:
         placement = details.chosen.placement
     if folds is None:
-        folds = is_ours and not is_for_dla
+        folds = is_ours and not is_for_dla and options.typing is not Typing.CPU
     return replace(
         options,
         placement=placement,
         fold_zero_points=folds,
+        float_rest=FloatRest.FP32 if options.typing is Typing.CPU else options.float_rest,
         rounding=options.rounding or rounding,
     )
 
@@ -182,6 +188,11 @@ def policy_of(options: QuantizeOptions) -> Policy:
         raise InputError(
             f"{' and '.join(choices)}: for int8 only, got {options.precision.value}",
             hint="leave it out, or ask for --precision int8",
+        )
+    if options.typing is Typing.CPU and (options.fold_zero_points or options.is_for_dla):
+        raise InputError(
+            f"typing cpu and {'DLA' if options.is_for_dla else 'folded zero points'}",
+            hint="leave it out: the uint8 tensors of this typing have zero points of their own",
         )
     chosen = policy(options.placement) if options.placement else default
     if is_for_dla and (

@@ -85,11 +85,12 @@ def place_pairs(
         for index, node in enumerate(graph.node)
         if node.op_type in WEIGHTED_OPS and node.input[1] in constants
     }
+    makers = {name: node.op_type for node in graph.node for name in node.output}
     identities = {} if policy.residual is Residual.FLOAT else _identities(graph, constants)
     read = {
         index: frozenset(node.input[:1]) - constants
         for index, node in enumerate(graph.node)
-        if index in weights or (node.op_type in POOL_OPS and policy.pools)
+        if index in weights or (policy.pools and _is_quantized_pool(node, makers))
     }
     is_both = policy.residual is Residual.BOTH
     for index, identity in identities.items():
@@ -105,6 +106,16 @@ def place_pairs(
     )
     _require_groups(placement, keep)
     return _keep_float(placement, {*keep, *_end_groups(placement, graph, policy)})
+
+
+def _is_quantized_pool(node: onnx.NodeProto, makers: Mapping[str, str]) -> bool:
+    """Whether ``node`` is a pool, but not an average between a convolution and its ReLU.
+
+    Values before a ReLU have both signs, and rounding them gains nothing: the engine averages what
+    the convolution computes.
+    """
+    is_inner = node.op_type == "AveragePool" and makers.get(node.input[0]) in WEIGHTED_OPS
+    return node.op_type in POOL_OPS and not is_inner
 
 
 def group_readers(placement: Placement) -> dict[str, list[int]]:

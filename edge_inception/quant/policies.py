@@ -66,6 +66,14 @@ POLICIES = (
         residual=Residual.FLOAT,
     ),
     Policy(
+        name="weighted-last",
+        description="weighted-only with the last layer in float",
+        pools=False,
+        maxpool_outputs=False,
+        residual=Residual.FLOAT,
+        float_last=1,
+    ),
+    Policy(
         name="weighted-ends",
         description="weighted-only with the first two convolutions and the last layer in float",
         pools=False,

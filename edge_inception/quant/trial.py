@@ -24,9 +24,16 @@ from edge_inception.graph.support_checks import label
 from edge_inception.hardware.cores import usable_threads
 from edge_inception.quant import rounding
 from edge_inception.quant.corrections import bias_corrections
-from edge_inception.quant.insert_qdq import int8_graph
+from edge_inception.quant.insert_qdq import Calibrated, int8_graph
 from edge_inception.quant.openvino_reader import Stream
-from edge_inception.quant.options import AUTO, CalibrateOptions, Effort, QuantizeOptions, Rounding
+from edge_inception.quant.options import (
+    AUTO,
+    CalibrateOptions,
+    Effort,
+    QuantizeOptions,
+    Rounding,
+    Typing,
+)
 from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.policies import policy
 from edge_inception.quant.ranges import Learned, TensorRange
@@ -37,17 +44,21 @@ CALIBRATORS = ("max", "mse-max", "percentile:99.999", "mse")
 """The calibrators that ``auto`` tries, from the one that clips least to the one that clips most.
 Each is the best on one network that was measured."""
 
-PLACEMENTS = ("weighted-ends", "weighted-only", "float-ends", "sandwich")
-"""The placements that are tried; the first is the most accurate on all networks measured."""
+PLACEMENTS: Mapping[Typing, tuple[str, ...]] = {
+    Typing.STRONG: ("weighted-ends", "weighted-last", "float-ends", "sandwich"),
+    Typing.CPU: ("weighted-ends", "weighted-last"),
+}
+"""The placements that are tried; the first is the most accurate on all networks measured. On CPUs
+the last is as fast as a graph without any float layer."""
 
 NUM_IMAGES = 32
 """Largest number of images that are held back for the trial; never more than a third of the set."""
 
 _NUM_FINAL_IMAGES = 128  # images of the final between the best graphs
-_NUM_FINALISTS = 2
 _FINALIST_DB = 6.0  # a graph that is worse by more is no finalist
 _NUM_FITTED = 16  # images that biases are corrected on; 32 gave at most 0.4 dB more
 _CLOSE_DB = 1.0  # between graphs that differ by no more, accuracy does not decide
+_AMPLE_DB = 42.0  # nor from here on: of 525 photos of the demo, none changes its class
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -57,7 +68,7 @@ class Candidate:
 
     calibrator: str
     placement: str
-    fold_zero_points: bool = True
+    fold_zero_points: bool
     bias_correction: bool = False
 
 
@@ -107,6 +118,7 @@ class Trial:
     ) -> None:
         self._path, self._options, self._progress = path, options, progress
         self._ranges_by, self._weights = ranges_by, weights
+        self._is_for_cpu = options.typing is Typing.CPU
         learning, self._images = split_images(items)
         self._all = sorted(items, key=lambda item: item.sha256)[:_NUM_FINAL_IMAGES]
         self._fitted = learning[:_NUM_FITTED] if len(learning) >= rounding.MIN_IMAGES else []
@@ -122,18 +134,22 @@ class Trial:
         that clips least with corrected biases, and the best with the other placements. With the
         effort ``max`` every combination is tried. Then the best graphs meet on all images: what
         clips one photo of a hundred, a few photos do not show. The most accurate graph wins, by the
-        mean of both figures of ``TriedGraph``. Of those that lose no more than 1 dB, the one wins
-        that computes least in float, then the one that clips least.
+        mean of both figures of ``TriedGraph``. Of those that lose no more than 1 dB, or that are
+        above 42 dB, the one wins that computes least in float, then the one that clips least.
         """
         options = self._options
         calibrators = CALIBRATORS if options.calibrator == AUTO else (options.calibrator,)
         placements = (options.placement,) if options.placement else self._placements()
         if options.effort is Effort.MAX:
             for name in placements:
-                for is_folded in (True, False):
+                for is_folded in (True, False)[self._is_for_cpu :]:
                     self._try_all(calibrators, name, is_folded=is_folded)
         else:
-            plain = [Candidate(calibrator=name, placement=placements[0]) for name in calibrators]
+            folds = not self._is_for_cpu
+            plain = [
+                Candidate(calibrator=name, placement=placements[0], fold_zero_points=folds)
+                for name in calibrators
+            ]
             widest = plain[0]
             plain.sort(key=lambda one: -_merit(self.noise_of(one)))
             for one in dict.fromkeys((plain[0], widest)):
@@ -142,8 +158,8 @@ class Trial:
             for name in placements[1:]:
                 other = dataclasses.replace(best, placement=name, bias_correction=False)
                 self._try_corrected(other) or self.noise_of(other)
-        first = tuple(self._tried.values())
         finalists = self._finalists()
+        first = tuple(self._tried.values())
         self._images, self._tried = self._all, {}
         self._exact = self._logits(self._model)
         for one in finalists:
@@ -170,6 +186,7 @@ class Trial:
             signal = np.maximum(np.square(self._exact).sum(axis=1), _TINY)
             self._tried[candidate] = TriedGraph(
                 **dataclasses.asdict(candidate),
+                typing=self._options.typing.value,
                 float_share=round(self._float_share(candidate.placement), 4),
                 num_images=len(self._images),
                 sqnr_db=round(decibels(float(noise.sum() / signal.sum())), 1),
@@ -178,12 +195,19 @@ class Trial:
         return self._tried[candidate]
 
     def _finalists(self) -> list[Candidate]:
-        """The best graphs on a few images, and the best of the calibrator that clips least."""
+        """The best graph on a few images, and a close one with less float, if any.
+
+        Both come with the calibrator that clips least too, which a few images may not need.
+        """
         order = sorted(self._tried, key=lambda one: -_merit(self._tried[one]))
-        least = _merit(self._tried[order[0]]) - _FINALIST_DB
-        close = [one for one in order if _merit(self._tried[one]) >= least][:_NUM_FINALISTS]
+        least = min(_merit(self._tried[order[0]]) - _FINALIST_DB, _AMPLE_DB)
+        close = [one for one in order if _merit(self._tried[one]) >= least]
+        cheapest = min(close, key=lambda one: self._tried[one].float_share)
         widest = min(order, key=lambda one: self._clipping(one.calibrator))
-        return list(dict.fromkeys((*close, widest)))
+        wide = dataclasses.replace(cheapest, calibrator=widest.calibrator)
+        if wide.bias_correction and wide not in self._corrections:
+            self._try_corrected(dataclasses.replace(wide, bias_correction=False))
+        return list(dict.fromkeys((order[0], cheapest, widest, wide)))
 
     def _clipping(self, calibrator: str) -> int:
         """Rank of a calibrator among those that are tried: 0 for the one that clips least."""
@@ -191,11 +215,12 @@ class Trial:
 
     def _placements(self) -> tuple[str, ...]:
         """The placements to try; in a network without weights enough for float ends, the others."""
+        names = PLACEMENTS[self._options.typing]
         num_weighted = len(place_pairs(self._model).weights)
-        spare = policy(PLACEMENTS[0]).float_first + policy(PLACEMENTS[0]).float_last
-        if num_weighted <= spare:
-            return tuple(name for name in PLACEMENTS if not policy(name).float_first)
-        return PLACEMENTS
+        enough = max(policy(name).float_first + policy(name).float_last for name in names)
+        if num_weighted <= enough:
+            return "weighted-only", *(name for name in names if not policy(name).float_last)
+        return names
 
     def _try_all(self, calibrators: Sequence[str], placement: str, *, is_folded: bool) -> None:
         for name in calibrators:
@@ -222,7 +247,8 @@ class Trial:
     def _choose(self) -> Candidate:
         merits = {one: _merit(tried) for one, tried in self._tried.items()}
         best = max(merits.values())
-        close = [one for one, merit in merits.items() if merit >= best - _CLOSE_DB]
+        least = min(best - _CLOSE_DB, _AMPLE_DB)
+        close = [one for one, merit in merits.items() if merit >= least]
         return min(
             close,
             key=lambda one: (
@@ -235,6 +261,7 @@ class Trial:
     def _int8_graph(self, candidate: Candidate, *, keeps_layers: bool = False) -> onnx.ModelProto:
         options = QuantizeOptions(
             precision=Precision.INT8,
+            typing=self._options.typing,
             placement=candidate.placement,
             rounding=Rounding.SECOND_ORDER,
             fold_zero_points=candidate.fold_zero_points,
@@ -242,7 +269,8 @@ class Trial:
         corrections = self._corrections.get(candidate, {})
         learned = Learned(weights=self._weights, corrections=corrections)
         ranges = self._ranges_by(candidate.calibrator)
-        return int8_graph(self._path, ranges, learned, options, keeps_layers=keeps_layers)
+        calibrated = Calibrated(ranges=ranges, learned=learned, preprocess=self._options.preprocess)
+        return int8_graph(self._path, calibrated, options, keeps_layers=keeps_layers)
 
     def _float_share(self, placement: str) -> float:
         macs = {layer.name: layer.macs or 0 for layer in statistics(self._model).layers}

@@ -23,7 +23,10 @@ def repeat_flags(chosen: TriedGraph) -> str:
     """Flags of ``build`` that ask for this graph without a trial of others."""
     folds = "--fold-zero-points" if chosen.fold_zero_points else "--no-fold-zero-points"
     corrects = "--bias-correction" if chosen.bias_correction else "--no-bias-correction"
-    return f"--calibrator {chosen.calibrator} --placement {chosen.placement} {folds} {corrects}"
+    return (
+        f"--calibrator {chosen.calibrator} --typing {chosen.typing} "
+        f"--placement {chosen.placement} {folds} {corrects}"
+    )
 
 
 def _row(graph: TriedGraph, *, is_chosen: bool) -> str:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from msgspec.structs import replace
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edge_inception.graph import check
@@ -32,7 +33,9 @@ from edge_inception.quant.placement import WEIGHTED_OPS, Placement, Weight
 from edge_inception.quant.ranges import TensorRange
 from edge_inception.quant.scales import QuantizedWeight
 
-_OFFSET = 128.0  # levels by which a folded tensor is shifted down
+ZERO_POINT = 128.0
+"""Number of levels by which a tensor without negative values is shifted down."""
+
 _SHARE_OF_AMAX = 127.0 / 255.0  # the scale amax / 255 is that of a symmetric tensor of this amax
 
 
@@ -61,35 +64,41 @@ def fold_ranges(
 def fold(
     model: onnx.ModelProto,
     placement: Placement,
-    folded: Collection[str],
-    scale_of: Mapping[str, np.float32],
+    offsets: Mapping[str, NDArray[np.float64]],
     weights: Mapping[Weight, QuantizedWeight],
     *,
     moves: bool = True,
 ) -> dict[str, Shift]:
-    """Fold the zero points of the groups ``folded``, before pairs are inserted.
+    """Subtract ``offsets`` from the tensors of their groups, before pairs are inserted.
 
-    The biases of the layers that read a folded tensor get its constant back. The result maps every
-    tensor that has to be shifted to its shift; the output of a MaxPool is shifted with its input.
-    With ``moves`` producers take over what they can.
+    An offset has one number, or one per channel. The biases of the layers that read a tensor get
+    its offset back. The result maps every tensor that has to be shifted to its shift; the output of
+    a MaxPool is shifted with its input. With ``moves`` producers take over what they can.
     """
     makers = {node.output[0]: node for node in model.graph.node}
     shifts: dict[str, Shift] = {}
     for name, root in placement.group_of.items():
-        if root not in folded:
+        if root not in offsets:
             continue
-        amount = _OFFSET * float(scale_of[root])
+        offset = offsets[root]
         for index in placement.readers[name]:
             if index in placement.weights:
                 quantized = weights[placement.weights[index]]
-                others = tuple(i for i in range(quantized.steps.ndim) if i != quantized.axis)
-                total = quantized.values.sum(axis=others, dtype=np.float64)
-                add_to_bias(model, model.graph.node[index], amount * total)
+                matrix = np.moveaxis(quantized.values.astype(np.float64), quantized.axis, 0)
+                sums = matrix.reshape(*matrix.shape[:2], -1).sum(axis=2)
+                add_to_bias(model, model.graph.node[index], (sums * offset).sum(axis=1))
         if name != root and makers[name].op_type == "MaxPool":
             continue
         relus = _movable_relus(model, placement, name) if moves else []
-        shifts[name] = _move(model, name, amount, relus) if relus else _sub(model, name, amount)
+        shifts[name] = _move(model, name, offset, relus) if relus else _sub(model, name, offset)
     return shifts
+
+
+def unsigned(model: onnx.ModelProto, placement: Placement) -> frozenset[str]:
+    """The groups whose tensors cannot be negative; a uint8 with zero point 0 holds these."""
+    positive = non_negative(model)
+    groups = placement.group_of.items()
+    return frozenset(placement.group_of.values()) - {r for n, r in groups if n not in positive}
 
 
 def foldable(model: onnx.ModelProto, placement: Placement) -> frozenset[str]:
@@ -114,13 +123,13 @@ def foldable(model: onnx.ModelProto, placement: Placement) -> frozenset[str]:
             set(readers.get(n, ())) == placement.readers[n] and n not in outputs for n in inner
         )
         reads = {index for name in names for index in placement.readers[name]}
-        is_plain = all(_takes_shift(model, index, placement, root) for index in reads)
+        is_plain = all(takes_shift(model, index, placement, root) for index in reads)
         if positive.issuperset(names) and is_whole and all(is_pooled) and is_plain:
             folded.add(root)
     return frozenset(folded)
 
 
-def _takes_shift(model: onnx.ModelProto, index: int, placement: Placement, root: str) -> bool:
+def takes_shift(model: onnx.ModelProto, index: int, placement: Placement, root: str) -> bool:
     """Whether the node ``index`` can read shifted values of the group ``root``."""
     node = model.graph.node[index]
     if node.op_type == "MaxPool":
@@ -140,21 +149,25 @@ def _readers(model: onnx.ModelProto) -> dict[str, list[int]]:
     return readers
 
 
-def _sub(model: onnx.ModelProto, name: str, amount: float) -> Shift:
+def _sub(model: onnx.ModelProto, name: str, offset: NDArray[np.float64]) -> Shift:
     """A shift by a node of its own, for a tensor that something else reads too."""
     constant, shifted = f"{name}.offset", f"{name}.folded"
-    model.graph.initializer.append(numpy_helper.from_array(np.array(amount, np.float32), constant))
+    shape = (1, -1, 1, 1) if offset.size > 1 else ()
+    array = offset.astype(np.float32).reshape(shape)
+    model.graph.initializer.append(numpy_helper.from_array(array, constant))
     node = helper.make_node("Sub", [name, constant], [shifted], name=shifted)
     return Shift(source=shifted, nodes=(node,))
 
 
-def _move(model: onnx.ModelProto, name: str, amount: float, relus: Collection[int]) -> Shift:
+def _move(
+    model: onnx.ModelProto, name: str, offset: NDArray[np.float64], relus: Collection[int]
+) -> Shift:
     """A shift by the biases of the layers before the ReLUs ``relus``, which go."""
     makers = {node.output[0]: node for node in model.graph.node}
     for index in relus:
         relu = model.graph.node[index]
         layer = makers[relu.input[0]]
-        add_to_bias(model, layer, np.array([-amount]))
+        add_to_bias(model, layer, -offset)
         layer.output[0] = relu.output[0]
     return Shift(source=name, dropped=frozenset(relus))
 

@@ -71,11 +71,12 @@ class Recipe:
     for preprocessing inside the graph. With ``is_imported``, ``checkpoint`` is an ONNX graph and
     ``model`` its name. With ``is_best``, FP16 and INT8 are built, one is chosen, and ``precision``
     is INT8. Empty ``targets`` stand for those that this machine can compile for, an empty
-    ``jetpack`` or ``tensorrt`` for all versions that a device ships with, an empty ``placement``
-    for the default. With ``dla``, the deep-learning accelerators of a Jetson are used too.
-    ``keep_float`` are the layer groups that stay float in INT8. If ``bias_correction`` is None, the
-    trial of the calibrator ``auto`` decides. ``threads`` 0 means all cores that this process may
-    use. ``budget`` is that of the search for layer groups to keep in float; None: no search.
+    ``jetpack`` or ``tensorrt`` for all versions that a device ships with, an empty ``placement`` or
+    ``typing`` for the default. With ``dla``, the deep-learning accelerators of a Jetson are used
+    too. ``keep_float`` are the layer groups that stay float in INT8. If ``bias_correction`` is
+    None, the trial of the calibrator ``auto`` decides. ``threads`` 0 means all cores that this
+    process may use. ``budget`` is that of the search for layer groups to keep in float; None: no
+    search.
     """
 
     origin: str
@@ -105,6 +106,7 @@ class Recipe:
     calibration_images: int
     calibration_batch: int
     seed: int
+    typing: str
     float_rest: str
     placement: str
     rounding: str
@@ -304,6 +306,7 @@ def _to_recipe(sections: Sections, where: str) -> Recipe:
         calibration_images=sections.calibrate.max_images,
         calibration_batch=sections.calibrate.batch,
         seed=sections.calibrate.seed,
+        typing=require_known(sections.quantize.typing, _TYPINGS, "typing"),
         float_rest=require_known(sections.quantize.float_rest, _FLOAT_RESTS, "float rest"),
         placement=sections.quantize.placement,
         rounding=sections.quantize.rounding,
@@ -338,6 +341,7 @@ def _model_and_file(model: Model, where: str) -> tuple[str, Path]:
 
 _BEST = "best"
 _FLOAT_RESTS = ("fp16", "fp32")
+_TYPINGS = ("", "strong", "cpu")
 
 
 def _gates(limits: Limits, budget: Budget | None) -> Gates:

@@ -120,6 +120,7 @@ class Calibrate(Record, frozen=True, kw_only=True):
 class Quantize(Record, frozen=True, kw_only=True):
     """[quantize]: which part of an int8 graph stays float, and bias correction."""
 
+    typing: str = ""
     float_rest: str = "fp16"
     placement: str = ""
     rounding: str = ""

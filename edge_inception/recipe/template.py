@@ -55,6 +55,8 @@ max_images = 512
 # seed = 0                         # of the sample of activations
 
 # [quantize]
+# typing = "strong"                # int8 that TensorRT takes; cpu, the default if every target is
+                                   # a CPU, has uint8 activations with zero points
 # float_rest = "fp16"              # or fp32: the part of an int8 graph that is float
 # placement = "weighted-ends"      # without these lines, each by the trial; all placements
 # rounding = "second-order"        # are in `build --help`

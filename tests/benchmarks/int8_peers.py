@@ -37,7 +37,13 @@ from edge_inception.engines._backend import CompileOptions
 from edge_inception.latency import machine
 from edge_inception.latency import measure as latency
 from edge_inception.latency.measure import Contender, LatencyOptions
-from edge_inception.quant.options import CalibrateOptions, FloatRest, QuantizeOptions
+from edge_inception.quant.options import (
+    CalibrateOptions,
+    Effort,
+    FloatRest,
+    QuantizeOptions,
+    Typing,
+)
 from edge_inception.recipe import reader
 from edge_inception.spec import Precision
 
@@ -57,7 +63,7 @@ NUM_CALIBRATION = 256  # whole chunks of what onnxruntime holds at once
 RECIPE = "recipe"  # calibrator and placement of calibration/recipes/NAME.toml
 FEW = 8  # images of a quantization that only the TensorRT compiler sees
 FULL_SIZE = (
-    "ours-plain",
+    "ours-quick",
     "nncf-performance",
     "modelopt-max",
     "ort-legal-entropy",
@@ -72,7 +78,7 @@ class Peer:
     """One way to quantize; ``is_legal``: meant for TensorRT.
 
     ``is_raced``: it is executed, timed and given to NVIDIA's compiler too; what differs from it in
-    scales alone is not.
+    scales alone is not. Ours have a ``calibrator``, and the ``typing`` and ``effort`` of options.
     """
 
     name: str
@@ -80,11 +86,21 @@ class Peer:
     is_legal: bool = True
     is_raced: bool = False
     calibrator: str = ""
+    typing: str = "strong"
+    effort: str = "default"
 
 
 PEERS = (
-    Peer(name="ours", says="edge-inception, its recipe", is_raced=True, calibrator=RECIPE),
-    Peer(name="ours-plain", says="edge-inception, mse", is_raced=True, calibrator="mse"),
+    Peer(name="ours", says="edge-inception, no flag", is_raced=True, calibrator=RECIPE),
+    Peer(
+        name="ours-cpu",
+        says="edge-inception, for CPUs",
+        is_legal=False,
+        is_raced=True,
+        calibrator=RECIPE,
+        typing="cpu",
+    ),
+    Peer(name="ours-quick", says="edge-inception, quick", calibrator=RECIPE, effort="quick"),
     Peer(name="modelopt-max", says="ModelOpt, max", is_raced=True),
     Peer(name="ort-legal-minmax", says="onnxruntime symmetric, MinMax", is_raced=True),
     Peer(name="ort-legal-entropy", says="onnxruntime symmetric, Entropy"),
@@ -208,12 +224,17 @@ def quantize_ours(name: str, pixels: Path) -> dict[str, Any]:
         calibrator=calibrator,
         placement=placement,
         threads=1,
+        typing=Typing(peer.typing),
+        effort=Effort(peer.effort),
     )
     out = folder / f"{pixels.stem}-{name}"
     wall, cpu = time.perf_counter(), time.process_time()
     ranges = calibrate(graph, chosen, how, out.with_suffix(".ranges.json"))
     options = QuantizeOptions(
-        precision=Precision.INT8, float_rest=FloatRest.FP32, placement=placement
+        precision=Precision.INT8,
+        typing=how.typing,
+        float_rest=FloatRest.FP32,
+        placement=placement,
     )
     made = insert(graph, ranges, options, out.with_suffix(".onnx"))
     return {
@@ -231,7 +252,8 @@ def run_network(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     pixels = np.load(folder / "validation.npy", mmap_mode="r")[:: arguments.every]
     exact = measure.as_written(folder / "model.simplified.onnx", pixels)
     rows = []
-    for peer in PEERS:
+    chosen = arguments.peers.split(",") if arguments.peers else [peer.name for peer in PEERS]
+    for peer in (peer for peer in PEERS if peer.name in chosen):
         made = quantize(peer.name, folder, folder / "calibration.npy")
         path = Path(made["path"])
         row = {**asdict(peer), "calibration": made, "runs": str(path)}
@@ -241,6 +263,7 @@ def run_network(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         if peer.is_raced:
             executed = measure.as_executed(Path(row["runs"]), pixels)
             row["executed"] = measure.closeness(exact, labels, executed)
+        if peer.is_raced and peer.typing == "strong":
             row["rtx"] = measure.rtx(for_compiler(path, folder))
         row["images_to_decide"] = measure.images_to_decide(row["written"], 0.5, len(labels))
         rows.append(row)
@@ -299,6 +322,7 @@ def race(rows: list[dict[str, Any]], some: Path, arguments: argparse.Namespace) 
             "num_calls": one.num_calls,
             "foreign_cores": one.foreign_cores,
             "ours_over_it": stage.plain(latency.ratio(found["ours"], one)),
+            "for_cpus_over_it": stage.plain(latency.ratio(found["ours-cpu"], one)),
         }
 
 
@@ -325,6 +349,7 @@ def main() -> int:
     """Measure and write JSON, or print the table of an earlier run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="the network of this recipe alone")
+    parser.add_argument("--peers", default="", help="names of these quantizers, with commas")
     parser.add_argument("--every", type=int, default=1, help="evaluate every n-th photo")
     parser.add_argument("--threads", type=int, default=1, help="of the latency measurement")
     parser.add_argument("--rounds", type=int, default=10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import hashlib
 import json
 import os
@@ -27,14 +26,13 @@ from edge_inception.device import manifest, measure, records
 
 _SBIN = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 SSHD = shutil.which("sshd", path=_SBIN)
-SSH_KEYGEN = shutil.which("ssh-keygen") or ""
-USER = getpass.getuser()
+SSH, SSH_KEYGEN = shutil.which("ssh") or "", shutil.which("ssh-keygen") or ""
 HOME = Path(pwd.getpwuid(os.getuid()).pw_dir)
+# The key exchange that costs least: each test logs in anew.
 CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
 HostKey {folder}/host_key
-HostKey {folder}/rsa_key
 AuthorizedKeysFile {folder}/authorized_keys
 PidFile none
 UsePAM no
@@ -43,7 +41,8 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 SetEnv HOME={folder}
-Subsystem sftp internal-sftp
+AcceptEnv DEVICE
+KexAlgorithms curve25519-sha256
 LogLevel VERBOSE
 """
 
@@ -56,7 +55,10 @@ with open(command + ".pid", "w") as own:
 with open("calls.log", "a") as log:
     log.write(" ".join([command, *sys.argv[2:]]) + "\\n")
 plan = json.load(open("behaviour.json")).get(command, {})
+sys.path.append(plan.get("path", "."))
 time.sleep(plan.get("sleep", 0))
+while "until" in plan and not os.path.exists(plan["until"]):
+    time.sleep(0.02)
 with open("calls.log", "a") as log:
     log.write("end " + command + "\\n")
 for name in plan.get("imports", []):
@@ -133,8 +135,8 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def make_key(path: Path, kind: str = "ed25519") -> Path:
-    command = [SSH_KEYGEN, "-q", "-t", kind, "-N", "", "-f", str(path)]
+def make_key(path: Path) -> Path:
+    command = [SSH_KEYGEN, "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
     subprocess.run(command, check=True)
     return path
 
@@ -318,11 +320,10 @@ def make_archive(folder: Path, path: Path) -> Path:
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory) -> Iterator[Sshd]:
     """OpenSSH's sshd with its own keys and configuration; nothing of the machine's is touched."""
-    if not SSHD or not SSH_KEYGEN:
+    if not SSHD or not SSH:
         pytest.skip("no sshd here: apt-get install openssh-server")
     folder = tmp_path_factory.mktemp("sshd")
     make_key(folder / "host_key")
-    make_key(folder / "rsa_key", "rsa")
     make_key(folder / "user_key")
     shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
     port = free_port()
@@ -355,10 +356,19 @@ def proxy(sshd) -> Iterator[Callable[..., Proxy]]:
 
 
 @pytest.fixture
-def deploy(sshd, tmp_path, capsys) -> Deploy:
-    """Ready to log in: the host key is known."""
-    device = tmp_path / "device"
+def deploy(sshd, tmp_path, capsys, monkeypatch) -> Deploy:
+    """Ready to log in: the host key is known, and ssh reads ``ssh_config`` in place of the user's.
+
+    OpenSSH finds ~ in the list of accounts and not in HOME, so a script of its name adds ``-F``.
+    """
+    device, programs = tmp_path / "device", tmp_path / "programs"
     device.mkdir()
+    programs.mkdir()
+    (tmp_path / "ssh_config").write_text("")
+    (programs / "ssh").write_text(f'#!/bin/sh\nexec {SSH} -F {tmp_path}/ssh_config "$@"\n')
+    (programs / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     made = Deploy(sshd, tmp_path, device, capsys)
     made.trust()
     return made

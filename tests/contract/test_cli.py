@@ -139,6 +139,7 @@ def test_every_override_is_a_recipe_key(tmp_path):
         "build.dla": True,
         "build.bundle": True,
         "quantize.float_rest": "fp32",
+        "quantize.typing": "cpu",
         "quantize.keep_float": ["a"],
         "quantize.bias_correction": False,
         "quantize.fold_zero_points": True,

@@ -132,6 +132,16 @@ def test_missing_cache_file_is_an_input_error(device, tmp_path):
         BACKEND.compile(implicit, options, device.path)
 
 
+def test_a_graph_for_cpus_is_refused(device):
+    """Before TensorRT parses it: it has uint8 activations, and the hint names what it takes."""
+    device.install("10.3")
+    typed = device.typed("strong")
+    for_cpu = dataclasses.replace(typed, details=structs.replace(typed.details, typing="cpu"))
+    with pytest.raises(InputError, match="zero points, which TensorRT does not take") as caught:
+        BACKEND.compile(for_cpu, CompileOptions(profile=PROFILE), device.path)
+    assert "--typing strong" in caught.value.hint
+
+
 def test_cache_that_is_not_the_graphs_is_refused(device, tmp_path):
     """A cache that the graph does not read, none where it reads one, and another graph's."""
     device.install("8.5")

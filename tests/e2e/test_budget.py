@@ -73,6 +73,7 @@ dynamic_batch = "1:8:8"
 calibrator = "max"
 effort = "quick"
 [quantize]
+typing = "strong"
 placement = "sandwich"
 fold_zero_points = false
 [latency]

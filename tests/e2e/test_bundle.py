@@ -91,7 +91,7 @@ def test_a_bare_environment_builds_and_proves_it(bundle, bare, built, workshop):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["graphs/strong.onnx", "_openvino.py", "golden.npz"])
+@pytest.mark.parametrize("name", ["graphs/cpu.onnx", "_openvino.py", "golden.npz"])
 def test_a_changed_bundle_is_refused_there(bundle, bare, tmp_path, name):
     """One byte more in a file: no command runs, and error and fix are a line each."""
     copy = Path(shutil.copytree(bundle, tmp_path / "copy"))

@@ -37,6 +37,7 @@ class ServingFacts:
         labels: Class names by logit index; empty where unknown or the head has no classes.
         preprocess: Preprocessing from an image to the input.
         precision: Precision of the typed graph.
+        typing: How the graph states its precision; the bundle names its file after it.
         head: The graph's last part, such as softmax, which decides what its outputs mean.
         target: The hardware.
         dla_core: Index of the DLA core that runs the engine; None means that the GPU runs it.
@@ -49,6 +50,7 @@ class ServingFacts:
     labels: tuple[str, ...]
     preprocess: Preprocess
     precision: Precision
+    typing: str
     head: Head
     target: Target
     dla_core: int | None = None
@@ -88,6 +90,7 @@ def serving_facts(
         labels=labels,
         preprocess=preprocess,
         precision=details.precision,
+        typing=details.typing,
         head=head,
         target=target,
         dla_core=dla_core,

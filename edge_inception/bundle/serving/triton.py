@@ -56,7 +56,7 @@ def usage(facts: ServingFacts) -> str:
     """Markdown on how to copy the model file and start the server."""
     platform = _platform(facts)
     folder = f"serving/triton/{facts.name}/1"
-    source = "graphs/strong.onnx" if platform.suffix == ".onnx" else "engine/model.engine"
+    source = f"graphs/{facts.typing}.onnx" if platform.suffix == ".onnx" else "engine/model.engine"
     copies = "".join(f"cp {source} {folder}/{name}\n" for name in _filenames(facts).values())
     note = (
         "One plan per compute capability: build each on its own device.\n"

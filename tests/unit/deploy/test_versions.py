@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from loopback import HOME, USER, free_port, make_archive, version_of, write_bundle
+from loopback import HOME, free_port, make_archive, version_of, write_bundle
 
 STEPS = ["check", "build", "verify --out results/verify.json", "bench --out results/bench.json"]
 
@@ -125,7 +125,7 @@ def test_a_failing_step_switches_nothing(deploy, tmp_path, step):
     bad = write_bundle(tmp_path / "bad", **{step: behaviour})
     assert deploy(bad) == 7
     assert deploy.current() == old.name
-    wanted = f"error: {USER}@127.0.0.1:{deploy.sshd.port}: {step} failed with exit code 6: "
+    wanted = f"error: 127.0.0.1:{deploy.sshd.port}: {step} failed with exit code 6: "
     assert f"{wanted}top-1 differs\nhint: build it again\n" in deploy.err
     assert [call for call in deploy.calls(bad) if not call.startswith("end")][-1].startswith(step)
     assert deploy.out.splitlines()[-1] == "FAILED: 0 of 1 device"
@@ -187,4 +187,4 @@ def test_one_failing_device_stops_no_other(deploy, bundle):
     assert (first["status"], second["status"]) == ("FAILED", "PASSED")
     assert "cannot connect" in first["error"]
     assert deploy.current() == version_of(bundle)
-    assert f"{USER}@127.0.0.1:{deploy.sshd.port}: check: check is fine" in deploy.err
+    assert f"127.0.0.1:{deploy.sshd.port}: check: check is fine" in deploy.err

@@ -14,12 +14,16 @@ onnx = pytest.importorskip("onnx")
 openvino = pytest.importorskip("openvino")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from hypothesis import given, settings  # noqa: E402 -- after the skips
+from hypothesis import strategies as st  # noqa: E402 -- after the skips
+from hypothesis.extra.numpy import arrays  # noqa: E402 -- after the skips
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402 -- after the skips
 
 from edge_inception.engines import _openvino  # noqa: E402
 from edge_inception.engines._openvino_unsigned import (  # noqa: E402
     Respelled,
     SharedWeights,
+    limited_steps,
     saturates,
     unsigned_activations,
 )
@@ -116,15 +120,15 @@ def mobilenet():
     return net.model(pooled)
 
 
-def by_openvino(model, *, saturating):
+def by_openvino(model, *, saturating, is_for_cpu=False):
     """The compiled graph, and what was respelled."""
     core = openvino.Core()
     network = core.read_model(model.SerializeToString())
     if network.input(0).partial_shape.is_dynamic:
         network.reshape([(1, 4), *list(network.input(0).partial_shape)[1:]])
-    respelled = unsigned_activations(network, saturates=saturating)
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    return core.compile_model(network, "CPU", settings), respelled
+    respelled = unsigned_activations(network, saturates=saturating, is_for_cpu=is_for_cpu)
+    how = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    return core.compile_model(network, "CPU", how), respelled
 
 
 def by_onnxruntime(model, images):
@@ -152,6 +156,42 @@ def check(model, images, *, unsigned=0, offset=0, split=0, floating=0):
         # One value rounded to the other neighbour somewhere is far above this; a saturated sum or
         # a lost scale, the faults this guards against, are above 0.05. Float32 sums differ by 1e-6.
         assert relative_error(compiled({0: images})[0], expected) < 1e-5
+    check_for_cpu(model, images)
+
+
+def for_cpu(model):
+    """The same graph with the typing of CPUs: uint8 with zero point 128 has the levels of int8."""
+    twin = onnx.ModelProto()
+    twin.CopyFrom(model)
+    for tensor in twin.graph.initializer:
+        if tensor.name.endswith(".z"):
+            tensor.CopyFrom(numpy_helper.from_array(np.uint8(128), tensor.name))
+    return twin
+
+
+def check_for_cpu(model, images):
+    """Compare the graph for CPUs with onnxruntime: as it is where sums do not saturate.
+
+    Where they do, with weights that ``limited_steps`` has put into the graph before.
+    """
+    twin = for_cpu(model)
+    limited = onnx.ModelProto()
+    limited.CopyFrom(twin)
+    stored = {tensor.name: tensor for tensor in limited.graph.initializer}
+    num_limited = 0
+    for name, tensor in stored.items():
+        if name.endswith(".w"):
+            factors, steps = limited_steps(numpy_helper.to_array(tensor))
+            num_limited += bool((factors > 1).any())
+            tensor.CopyFrom(numpy_helper.from_array(steps, name))
+            scales = numpy_helper.to_array(stored[f"{name}s"]) * factors.astype(np.float32)
+            stored[f"{name}s"].CopyFrom(numpy_helper.from_array(scales, f"{name}s"))
+    wanted = {True: limited} if saturates() else {True: limited, False: twin}
+    for saturating, expected in wanted.items():
+        compiled, respelled = by_openvino(twin, saturating=saturating, is_for_cpu=True)
+        assert respelled == Respelled(limited=num_limited if saturating else 0)
+        found = compiled({0: images})[0]
+        assert relative_error(found, by_onnxruntime(expected, images)) < 1e-5
 
 
 _AS_SPELLED = """
@@ -471,3 +511,25 @@ def test_a_float_graph_is_left_alone():
     before = [node.get_type_name() for node in network.get_ordered_ops()]
     assert unsigned_activations(network, saturates=saturates()) == Respelled()
     assert [node.get_type_name() for node in network.get_ordered_ops()] == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(
+        np.int8, st.tuples(*(st.integers(1, n) for n in (5, 9, 3))), elements=st.integers(-127, 127)
+    )
+)
+def test_limited_weights_fit_16_bits_and_keep_their_sums(steps):
+    """By hand: no pair of inputs exceeds 128, and running sums differ by half a level."""
+    factors, limited = limited_steps(steps)
+    for row, new, factor in zip(steps.astype(int), limited.astype(int), factors, strict=True):
+        for first in range(0, len(row), 2):
+            for pixel in range(row.shape[1]):
+                pair = [int(value) for value in new[first : first + 2, pixel]]
+                assert sum(value for value in pair if value > 0) <= 128
+                assert sum(value for value in pair if value < 0) >= -128
+        gaps = np.cumsum(row.reshape(-1)) / factor - np.cumsum(new.reshape(-1))
+        assert np.abs(gaps).max() <= 0.5 + 1e-9
+        if factor == 1:
+            assert (row == new).all()
+        assert 1 <= factor <= 2.1

@@ -15,6 +15,7 @@ from edge_inception.graph import dla, simplify
 from edge_inception.graph.passes import (
     fold_affine,
     name_tensors,
+    pool_behind_conv,
     pool_head,
     remove_identity,
     remove_unused,
@@ -70,6 +71,45 @@ def assert_rests(rewrite, model):
     before = copy(model)
     assert rewrite(model) is False
     assert model == before
+
+
+class TestPoolBehindConv:
+    rewrite = staticmethod(pool_behind_conv.PASS)
+
+    def net(self, pool, *, outputs=2, bias=True, conv="", shape=(1, 1), tail="y = Relu(c)"):
+        weights = {"w": normal(outputs, 4, *shape)} | ({"b": normal(outputs)} if bias else {})
+        body = f"""p = AveragePool<kernel_shape=[3, 3], {pool}>(x)
+            c = Conv{conv}(p, w{", b" if bias else ""}) {tail}"""
+        return parse("(float[1, 4, 6, 6] x) => (float[n, o, h, v] y)", body, **weights)
+
+    @pytest.mark.parametrize(
+        ("pool", "bias"),
+        [
+            ("pads=[1, 1, 1, 1]", True),
+            ("pads=[1, 1, 1, 1], count_include_pad=1", False),
+            ("pads=[0, 1, 1, 0], ceil_mode=1", True),
+            ("strides=[1, 1]", True),
+            ('auto_pad="SAME_UPPER"', True),
+        ],
+    )
+    def test_both_orders_give_the_same(self, pool, bias):
+        model = self.net(pool, bias=bias)
+        assert_fires(self.rewrite, model, normal(1, 4, 6, 6))
+        assert ops(model) == ["Conv", "AveragePool", "Relu"]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"pool": "pads=[1, 1, 1, 1], count_include_pad=1"},  # the border averages no bias
+            {"pool": "strides=[2, 2]"},  # the convolution would read four times the pixels
+            {"pool": "strides=[1, 1]", "outputs": 5},
+            {"pool": "strides=[1, 1]", "shape": (3, 3)},
+            {"pool": "strides=[1, 1]", "conv": "<strides=[2, 2]>"},
+            {"pool": "strides=[1, 1]", "tail": "r = Relu(p) y = Concat<axis=1>(c, r)"},
+        ],
+    )
+    def test_what_would_not_gain_or_not_be_equal_rests(self, change):
+        assert_rests(self.rewrite, self.net(**change))
 
 
 class TestRemoveIdentity:

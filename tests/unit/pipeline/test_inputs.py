@@ -47,3 +47,32 @@ def test_what_needs_no_group_in_float_is_taken(change):
     """A gate without a search, a budget without DLA, and a precision that has no groups."""
     (device,) = devices.self_compiling_devices(load_recipe(None, {**ORIN, **change}))
     assert bool(device.dla_tensorrt) == change.get("build.dla", True)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "asked", "wanted"),
+    [
+        (("cpu",), "", "cpu"),
+        (("cpu",), "strong", "strong"),
+        (("cpu", "rtx"), "", "strong"),  # the CPU then proves the graph that the GPU runs
+        (("cpu", "orin-nx-16gb"), "", "strong"),
+    ],
+)
+def test_int8_has_zero_points_where_every_target_is_a_cpu(hosts, asked, wanted):
+    recipe = load_recipe(
+        None, {"model.onnx": "a", "build.targets": list(hosts), "quantize.typing": asked}
+    )
+    here = tuple(name for name in hosts if name != "orin-nx-16gb")
+    found = devices.int8_typing(recipe, here, devices.self_compiling_devices(recipe))
+    assert found.value == wanted
+
+
+@pytest.mark.parametrize("other", ["rtx", "orin-nx-16gb"])
+def test_zero_points_are_refused_for_tensorrt(other):
+    recipe = load_recipe(
+        None, {"model.onnx": "a", "build.targets": ["cpu", other], "quantize.typing": "cpu"}
+    )
+    here = ("cpu", "rtx") if other == "rtx" else ("cpu",)
+    with pytest.raises(InputError, match=f"target {other} takes none") as caught:
+        devices.int8_typing(recipe, here, devices.self_compiling_devices(recipe))
+    assert "--target cpu" in caught.value.hint

@@ -98,3 +98,11 @@ def test_folded_pixels_narrow_the_versions_of_a_device():
     for fold, versions in (("none", ("8.2.1", "8.4.1", "8.5.2")), ("uint8", ("8.5.2",))):
         recipe = load_recipe(None, {**overrides, "model.fold_preprocessing": fold})
         assert devices.device_for(recipe, "agx-xavier-32gb").tensorrt == versions
+
+
+def test_a_graph_for_cpus_is_packed_for_no_gpu(packed):
+    """Its activations are uint8 with zero points, which TensorRT refuses."""
+    assert packed(device("cpu"), typing="cpu").graphs[0].details.typing == "cpu"
+    with pytest.raises(InputError, match="is for CPUs") as caught:
+        packed(device("orin-nx-16gb", "10.3.0"), typing="cpu")
+    assert "--typing strong" in caught.value.hint

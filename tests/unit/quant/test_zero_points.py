@@ -12,12 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_inception.graph.signs import non_negative
 from edge_inception.quant import zero_points
-from edge_inception.quant.insert_qdq import int8_graph
+from edge_inception.quant.insert_qdq import Calibrated, int8_graph
 from edge_inception.quant.options import QuantizeOptions, Typing
 from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.policies import policy
 from edge_inception.quant.ranges import Learned, TensorRange
-from edge_inception.spec import Precision
+from edge_inception.spec import Precision, Preprocess
 
 FOLDED = QuantizeOptions(precision=Precision.INT8, placement="weighted-only", fold_zero_points=True)
 RNG = np.random.default_rng(4)
@@ -89,7 +89,9 @@ def typed(model, tmp_path, options, **keywords):
     onnx.save(model, path)
     names = {n for node in model.graph.node for n in (*node.input[:1], *node.output)} | {"a", "b"}
     ranges = {n: TensorRange(amax=AMAX, observed_amax=AMAX, scale_of=n) for n in names}
-    return int8_graph(path, ranges, Learned(), options, **keywords)
+    preprocess = Preprocess(input_size=(6, 6), std=(0.2, 0.3, 0.4))  # no scale holds such pixels
+    calibrated = Calibrated(ranges=ranges, learned=Learned(), preprocess=preprocess)
+    return int8_graph(path, calibrated, options, **keywords)
 
 
 def asymmetric(model, tmp_path, tensor):
@@ -121,6 +123,22 @@ def test_a_folded_tensor_computes_what_uint8_does(kind, tensor, keeps_layers, tm
     shifted = [node.name for node in folded.graph.node if node.op_type == "Sub"]
     takes_over = not keeps_layers and kind in {"one reader", "concat", "group"}
     assert shifted == ([] if takes_over else [f"{tensor}.folded"])
+
+
+@pytest.mark.parametrize(("kind", "tensor"), CASES.items())
+def test_a_graph_for_cpus_holds_such_tensors_in_uint8(kind, tensor, tmp_path):
+    """Tensors of both signs have zero point 128, which gives them the levels of int8."""
+    model = network(kind)
+    options = replace(FOLDED, typing=Typing.CPU, fold_zero_points=None)
+    wanted = asymmetric(model, tmp_path, tensor)
+    found = typed(model, tmp_path, options)
+    pixels = np.random.default_rng(1).normal(0, 1, (1, 3, 6, 6)).astype(np.float32)
+    for one, other in zip(run(found, pixels), run(wanted, pixels), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    zeros = {t.name: numpy_helper.to_array(t) for t in found.graph.initializer if "uint8" in t.name}
+    read = {node.input[2] for node in found.graph.node if node.op_type == "QuantizeLinear"}
+    assert {int(zeros[name]) for name in read} == {0, 128}
+    assert not any(node.op_type == "Sub" for node in found.graph.node)
 
 
 def test_folding_halves_the_step(tmp_path):
