@@ -26,7 +26,7 @@ RESULTS = "results"  # folder of what the device measures; not part of the bundl
 TIMING_CACHE = "timing.cache"  # in that folder; makes later builds faster
 VERSION_DIGITS = 12
 _BLOCK_BYTES = 1 << 20
-_RESULT = re.compile(RESULTS + r"/[\w-][\w.-]*\.json(\.partial)?")
+_RESULT = re.compile(RESULTS + r"/[\w-][\w.-]*\.json(\.part(ial)?)?")
 _MADE = re.compile(  # what this program itself writes into a bundle
     _RESULT.pattern
     + r"|{}/(model\.(engine|blob)(\.json|\.probe)?(\.partial)?|{}-[\w.-]+)".format(
