@@ -71,7 +71,7 @@ def test_no_command_calls_home(closed, workshop, tmp_path):
     graph = next(out.glob("model.int8*.onnx"))
     closed(*ours, "compile", graph, "--target", "cpu", "--out", blob, path=ROOT)
     assert "dark" in closed(*ours, "classify", "--engine", blob, photo, path=ROOT)
-    program = out / "inception_v4-cpu" / "device.py"
+    program = out / "bundles/inception_v4-cpu/device.py"
     for words in (["build"], ["verify"], ["classify", photo]):
         closed(program, *words, path=tmp_path / "nothing")
 
