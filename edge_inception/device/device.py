@@ -11,7 +11,8 @@ Exit codes: 0 passed, 2 usage, 3 bad input or a changed file, 4 library missing,
 
 This file runs before anything was checked, so it trusts nothing that lies beside it. It takes the
 bundle off Python's path, reads the manifest once, and runs the other files of the program only as
-bytes that have the manifest's sha256; ``commands`` then checks the rest of the bundle.
+bytes that have the manifest's sha256; ``commands`` then checks the rest of the bundle. What may
+lie in a bundle and what stays possible: docs/security.md, "What may lie in a bundle".
 This file travels to devices: Python 3.6 syntax, standard library.
 """
 

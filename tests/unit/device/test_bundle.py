@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -22,6 +23,15 @@ from edge_inception.errors import InputError
 from edge_inception.validate.accuracy import load_baseline
 
 CPU = BundleOptions(target="cpu", num_golden=3)
+# Counts how often the manifest is opened, by Python's own audit events.
+COUNT = """
+import atexit, runpy, sys
+opened = []
+sys.addaudithook(lambda event, words: opened.append(words[0]) if event == "open" else None)
+atexit.register(lambda: print(sum(str(name).endswith("manifest.json") for name in opened)))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.fixture
@@ -194,6 +204,20 @@ def test_a_signature_is_checked_with_the_key(signed, capsys):
     assert "not checked" in signature.check(make, None)
     assert device.main(["check", "--bundle", str(signed.folder), "--public-key", public]) == 0
     assert "signed by this key" in capsys.readouterr().err
+
+
+def test_the_manifest_is_read_once(signed):
+    """The bytes that name the program's files are those that are parsed, and that are signed."""
+    words = ["device.py", "check", "--public-key", str(signed.folder) + ".pub"]
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT, *words],
+        cwd=signed.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "signed by this key" in done.stderr
+    assert done.stdout.splitlines()[-2:] == ["PASSED: ready to build", "1"]
 
 
 def test_changes_under_a_signature_are_refused(signed, strong, tmp_path, capsys):
