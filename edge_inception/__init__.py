@@ -5,6 +5,8 @@ This module holds the public functions; importing it imports only the standard l
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     from edge_inception.inference import Prediction
     from edge_inception.pipeline.build import BuildResult
     from edge_inception.recipe.reader import Recipe
+
+# OpenVINO and onnxruntime tell their makers of every import, and leave files in the home and the
+# temporary folder. The former does so by a package that it can do without.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __all__ = ["__version__", "build", "classify", "load_recipe", "open_engine"]
 

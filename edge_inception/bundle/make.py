@@ -133,8 +133,9 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
         if key is not None:
             signed = signing.sign(text.encode(), key, f"{folder.name} {record.version}")
             (temporary / manifest.SIGNATURE).write_text(signed, encoding="ascii")
-            signing.write_public_key(key, out / f"{folder.name}.pub")
         is_new = archive.publish_folder(temporary, folder, force=options.force)
+        if key is not None:
+            signing.write_public_key(key, out / f"{folder.name}.pub")
         artifact.replace_file(packed, lambda path: archive.write_archive(folder, path))
     return BundleResult(
         folder=folder,

@@ -63,6 +63,8 @@ _EXTRAS = dict.fromkeys(
 
 def main() -> None:
     """Run the command line of this process, and exit with its exit code."""
+    # torch makes a folder for compiled code when imported, though nothing here compiles with it
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.curdir)
     sys.exit(run(sys.argv[1:]))
 
 

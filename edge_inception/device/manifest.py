@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from edge_inception.device import records
@@ -21,10 +22,17 @@ SCHEMA_VERSION = 1
 FILE = "manifest.json"
 SIGNATURE = "manifest.json.sig"
 ENGINES = "engine"  # folder of what the device builds; not part of the bundle
+RESULTS = "results"  # folder of what the device measures; not part of the bundle
 TIMING_CACHE = "timing.cache"  # in that folder; makes later builds faster
 VERSION_DIGITS = 12
 _BLOCK_BYTES = 1 << 20
-_CODE_SUFFIXES = (".py", ".pyc", ".so", ".sh", ".pth")
+_RESULT = re.compile(RESULTS + r"/[\w-][\w.-]*\.json(\.part(ial)?)?")
+_MADE = re.compile(  # what this program itself writes into a bundle
+    _RESULT.pattern
+    + r"|{}/(model\.(engine|blob)(\.json|\.probe)?(\.partial)?|{}-[\w.-]+)".format(
+        ENGINES, re.escape(TIMING_CACHE)
+    )
+)
 _FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")
 _COPY_AGAIN = "copy the bundle to the device again, or make it again: edge-inception bundle"
 
@@ -168,10 +176,14 @@ class Manifest(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """An unpacked bundle whose files were checked against its manifest."""
+    """An unpacked bundle whose files were checked against its manifest.
+
+    ``content`` are the bytes of the manifest, which is read once.
+    """
 
     root: str
     record: Manifest
+    content: bytes
 
     def path(self, name: str) -> str:
         """Path of the file of that name in the bundle."""
@@ -225,24 +237,19 @@ def seal(record: Manifest) -> Manifest:
     return named._replace(sha256=compute_digest(records.plain(named)))
 
 
-def open_bundle(root: str) -> Bundle:
-    """The bundle in the folder ``root``.
+def open_bundle(root: str, content: Optional[bytes] = None) -> Bundle:
+    """The bundle in the folder ``root``; ``content`` is its manifest where that was read already.
 
     Raises:
         Refusal: The manifest cannot be read, is of another schema, or a file is missing, was
-            changed, or is code that the manifest does not list.
+            changed, or is neither listed by the manifest nor written by this program.
     """
-    record = read_manifest(os.path.join(root, FILE))
-    bundle = Bundle(root, record)
-    for name, entry in sorted(record.files.items()):
+    if content is None:
+        content = _read_content(os.path.join(root, FILE))
+    bundle = Bundle(root, _parse(content), content)
+    _require_only_listed(root, bundle.record.files)
+    for name, entry in sorted(bundle.record.files.items()):
         _require_unchanged(bundle.path(name), name, entry)
-    unlisted = _unlisted_code(root, record.files)
-    if unlisted:
-        raise Refusal(
-            "{} is code that the manifest does not list".format(ascii(unlisted[0])[1:-1]),
-            "move it out of the bundle, a virtual environment too: Python could run it in place "
-            "of the bundle's own",
-        )
     return bundle
 
 
@@ -252,14 +259,35 @@ def read_manifest(path: str) -> Manifest:
     Raises:
         Refusal: The file cannot be read, is of another schema, was changed, or breaks a rule.
     """
+    return _parse(_read_content(path))
+
+
+def require_place(bundle: Bundle, out: Optional[str]) -> None:
+    """Refuse to write a record where the next command would find a file that is not listed.
+
+    Raises:
+        Refusal: ``out`` lies in the bundle, and not in its folder of results.
+    """
+    inside = os.path.relpath(os.path.realpath(out or os.pardir), os.path.realpath(bundle.root))
+    if out and inside.split(os.sep)[0] != os.pardir and not _RESULT.fullmatch(inside):
+        raise Refusal(
+            "{} lies in the bundle, which holds only what its manifest lists".format(out),
+            "write to {}/NAME.json there, or outside of the bundle".format(RESULTS),
+        )
+
+
+def _read_content(path: str) -> bytes:
     try:
         with open(path, "rb") as stream:
-            content = stream.read()
+            return stream.read()
     except OSError as error:
         raise Refusal(
             "cannot read {}: {}".format(path, error.strerror),
             "run device.py of an unpacked bundle: tar xzf BUNDLE.tar.gz",
         ) from error
+
+
+def _parse(content: bytes) -> Manifest:
     value = records.parse(content, FILE, _COPY_AGAIN)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise Refusal("{} is not the manifest of a bundle".format(FILE), _COPY_AGAIN)
@@ -357,17 +385,30 @@ def _require_unchanged(path: str, name: str, entry: File) -> None:
         )
 
 
-def _unlisted_code(root: str, files: Mapping[str, Any]) -> List[str]:
-    """Files that Python or a shell could run, and that the manifest does not list."""
-    unlisted = []
+def _require_only_listed(root: str, files: Mapping[str, Any]) -> None:
+    """Refuse links, and what is neither listed nor a file that this program writes: it could run.
+
+    Raises:
+        Refusal: There is such an entry, anywhere in the bundle.
+    """
+    parents = {ENGINES, RESULTS}
+    for name in files:
+        parts = name.split("/")
+        parents.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
     for folder, folders, names in os.walk(root):
-        if folder == root and ENGINES in folders:
-            folders.remove(ENGINES)
-        for name in names:
-            inside = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
-            if name.endswith(_CODE_SUFFIXES) and inside not in files:
-                unlisted.append(inside)
-    return sorted(unlisted)
+        for path in (os.path.join(folder, name) for name in sorted(folders + names)):
+            inside, mode = os.path.relpath(path, root).replace(os.sep, "/"), os.lstat(path).st_mode
+            is_ours = inside in files or inside in (FILE, SIGNATURE) or _MADE.fullmatch(inside)
+            if inside in parents if stat.S_ISDIR(mode) else stat.S_ISREG(mode) and is_ours:
+                continue
+            raise Refusal(
+                "{} is {}".format(
+                    ascii(inside)[1:-1],
+                    "a link" if stat.S_ISLNK(mode) else "not a file that the manifest lists",
+                ),
+                "move it out of the bundle, a virtual environment too: nothing there may run that "
+                "its maker did not pack",
+            )
 
 
 def version_numbers(version: str) -> Tuple[int, ...]:

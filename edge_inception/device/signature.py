@@ -22,6 +22,7 @@ from edge_inception.device.errors import Refusal
 
 KEY_ALGORITHM, SIGNATURE_ALGORITHM = b"Ed", b"ED"
 KEY_ID_BYTES = 8
+_HEAD_BYTES = len(KEY_ALGORITHM) + KEY_ID_BYTES
 _KEY_BYTES, _SIGNATURE_BYTES = 32, 64
 _GET_AGAIN = "get the bundle again, and the public key from its maker by another way"
 
@@ -29,6 +30,7 @@ _GET_AGAIN = "get the bundle again, and the public key from its maker by another
 class Signature(NamedTuple):
     """The parts of a signature file; ``comment_signature`` signs ``comment``."""
 
+    key_id: bytes
     signature: bytes
     comment: str
     comment_signature: bytes
@@ -48,13 +50,12 @@ def check(bundle: Any, public_key: Optional[str]) -> str:
         raise Refusal("the bundle is not signed", "make it with --sign, or leave --public-key out")
     if public_key is None:
         return "signed, not checked: give the maker's key with --public-key"
-    with open(os.path.join(bundle.root, manifest.FILE), "rb") as stream:
-        content = stream.read()
     crypto = _import_ed25519()
     if crypto is not None:
-        return _check_ed25519(crypto, content, read_signature(path), read_public_key(public_key))
+        signed, key = read_signature(path), read_public_key(public_key)
+        return _check_ed25519(crypto, bundle.content, signed, key)
     if shutil.which("minisign"):
-        return _check_with_minisign(bundle.root, path, public_key)
+        return _check_with_minisign(bundle.content, path, public_key)
     raise Refusal(
         "the signature cannot be checked: neither the package cryptography (2.6 or later) nor "
         "minisign is installed",
@@ -66,27 +67,20 @@ def check(bundle: Any, public_key: Optional[str]) -> str:
 
 def read_signature(path: str) -> Signature:
     """The parts of the signature file at ``path``; a file of another format is refused."""
-    lines = _read_lines(path)
-    try:
-        first, last = base64.b64decode(lines[1]), base64.b64decode(lines[3])
-        comment = lines[2].partition("trusted comment: ")[2]
-    except (IndexError, binascii.Error):
-        first, last, comment = b"", b"", ""
-    start = len(SIGNATURE_ALGORITHM) + KEY_ID_BYTES
-    is_whole = len(first) == start + _SIGNATURE_BYTES and len(last) == _SIGNATURE_BYTES
-    if not is_whole or first[: len(SIGNATURE_ALGORITHM)] != SIGNATURE_ALGORITHM:
+    lines = _read_lines(path, 4)
+    first, last = _decode(lines[1]), _decode(lines[3])
+    is_whole = len(first) == _HEAD_BYTES + _SIGNATURE_BYTES and len(last) == _SIGNATURE_BYTES
+    lead, label, comment = lines[2].partition("trusted comment: ")
+    if not is_whole or not first.startswith(SIGNATURE_ALGORITHM) or lead or not label:
         raise Refusal("{} is not a signature of minisign's format".format(path), _GET_AGAIN)
-    return Signature(first[start:], comment, last)
+    key_id = first[len(SIGNATURE_ALGORITHM) : _HEAD_BYTES]
+    return Signature(key_id, first[_HEAD_BYTES:], comment, last)
 
 
 def read_public_key(path: str) -> bytes:
     """Key id and Ed25519 key of minisign's public key file, 8 + 32 bytes, or a refusal."""
-    try:
-        content = base64.b64decode(_read_lines(path)[-1])
-    except (IndexError, binascii.Error):
-        content = b""
-    wanted = len(KEY_ALGORITHM) + KEY_ID_BYTES + _KEY_BYTES
-    if len(content) != wanted or content[: len(KEY_ALGORITHM)] != KEY_ALGORITHM:
+    content = _decode(_read_lines(path, 2)[1])
+    if len(content) != _HEAD_BYTES + _KEY_BYTES or not content.startswith(KEY_ALGORITHM):
         raise Refusal("{} is not a public key of minisign's format".format(path), _GET_AGAIN)
     return content[len(KEY_ALGORITHM) :]
 
@@ -96,12 +90,22 @@ def digest(content: bytes) -> bytes:
     return hashlib.blake2b(content).digest()
 
 
-def _read_lines(path: str) -> List[str]:
+def _read_lines(path: str, count: int) -> List[str]:
+    """The lines of a file of minisign; no lines but empty ones if it has not ``count`` lines."""
     try:
         with open(path, encoding="ascii") as stream:
-            return stream.read().splitlines()
+            lines = stream.read().splitlines()
     except (OSError, ValueError) as error:
         raise Refusal("cannot read {}: {}".format(path, error), "check the path") from error
+    is_file = len(lines) == count and lines[0].startswith("untrusted comment: ")
+    return lines if is_file else [""] * count
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return b""
 
 
 def _import_ed25519() -> Any:
@@ -114,6 +118,8 @@ def _import_ed25519() -> Any:
 def _check_ed25519(crypto: Any, content: bytes, signature: Signature, key: bytes) -> str:
     invalid = importlib.import_module("cryptography.exceptions").InvalidSignature
     verifier = crypto.Ed25519PublicKey.from_public_bytes(key[KEY_ID_BYTES:])
+    if signature.key_id != key[:KEY_ID_BYTES]:
+        raise Refusal("the manifest is signed by another key: its key id differs", _GET_AGAIN)
     try:
         verifier.verify(signature.signature, digest(content))
         verifier.verify(
@@ -124,10 +130,10 @@ def _check_ed25519(crypto: Any, content: bytes, signature: Signature, key: bytes
     return "signed by this key: {}".format(signature.comment)
 
 
-def _check_with_minisign(root: str, path: str, public_key: str) -> str:
+def _check_with_minisign(content: bytes, path: str, public_key: str) -> str:
     done = subprocess.run(
-        ["minisign", "-Vm", os.path.join(root, manifest.FILE), "-x", path, "-p", public_key],
-        stdin=subprocess.DEVNULL,
+        ["minisign", "-Vm", "/dev/stdin", "-x", path, "-p", public_key],
+        input=content,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,

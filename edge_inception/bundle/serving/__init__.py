@@ -34,7 +34,8 @@ def render_all(facts: ServingFacts) -> dict[str, str]:
         Path relative to the bundle's ``serving/`` -> text, in the order of ``KINDS``.
     """
     files: dict[str, str] = {}
-    parts = [f"# Serving {facts.name}\n\nRun every command in the bundle's folder.\n"]
+    how = "Run every command in the bundle's folder: copies go beside it."
+    parts = [f"# Serving {facts.name}\n\n{how}\n"]
     for title in KINDS:
         part, rendered = _part(title, facts)
         parts.append(part)

@@ -54,13 +54,14 @@ def usage(facts: ServingFacts) -> str:
     """Markdown on how to install the engine, and how the preprocessing differs from validation."""
     if _takes_uint8(facts):
         start = (
-            "Fill Triton's repository as above; DeepStream reads it itself. Then `nvinferserver "
-            "config-file-path=serving/deepstream/config_inferserver.txt`"
+            "Fill Triton's repository as above; DeepStream reads it itself:\n"
+            "```\ncp -r serving/deepstream ..\n```\nThen `nvinferserver "
+            "config-file-path=../deepstream/config_inferserver.txt`"
         )
     else:
         start = (
-            "```\ncp engine/model.engine serving/deepstream/model.engine\n```\n"
-            "Then `nvinfer config-file-path=serving/deepstream/config_infer.txt`"
+            "```\ncp -r serving/deepstream ..\ncp engine/model.engine ../deepstream\n```\n"
+            "Then `nvinfer config-file-path=../deepstream/config_infer.txt`"
         )
     height, width = facts.preprocess.input_size
     return (

@@ -55,7 +55,7 @@ def render(facts: ServingFacts) -> dict[str, str]:
 def usage(facts: ServingFacts) -> str:
     """Markdown on how to copy the model file and start the server."""
     platform = _platform(facts)
-    folder = f"serving/triton/{facts.name}/1"
+    folder = f"../triton/{facts.name}/1"
     source = f"graphs/{facts.typing}.onnx" if platform.suffix == ".onnx" else "engine/model.engine"
     copies = "".join(f"cp {source} {folder}/{name}\n" for name in _filenames(facts).values())
     note = (
@@ -66,8 +66,8 @@ def usage(facts: ServingFacts) -> str:
     if platform.suffix == ".plan":
         note += "Triton must have the TensorRT version that built the plan.\n"
     return (
-        f"```\nmkdir -p {folder}\n{copies}tritonserver --model-repository serving/triton\n```\n"
-        f"{note}"
+        f"```\ncp -r serving/triton ..\nmkdir -p {folder}\n{copies}"
+        f"tritonserver --model-repository ../triton\n```\n{note}"
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +23,15 @@ from edge_inception.errors import InputError
 from edge_inception.validate.accuracy import load_baseline
 
 CPU = BundleOptions(target="cpu", num_golden=3)
+# Counts how often the manifest is opened, by Python's own audit events.
+COUNT = """
+import atexit, runpy, sys
+opened = []
+sys.addaudithook(lambda event, words: opened.append(words[0]) if event == "open" else None)
+atexit.register(lambda: print(sum(str(name).endswith("manifest.json") for name in opened)))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.fixture
@@ -63,7 +75,8 @@ def test_what_the_device_built_stays_out(strong, tmp_path):
     before = made.archive.read_bytes()
     assert device.main(["build", "--bundle", str(made.folder), "--threads", "1"]) == 0
     assert (made.folder / "engine").is_dir()
-    (made.folder / "bench.json").write_text("{}", encoding="utf-8")
+    (made.folder / "results").mkdir()
+    (made.folder / "results/bench.json").write_text("{}", encoding="utf-8")
     assert not make_bundle(strong, CPU, tmp_path).is_new
     assert made.archive.read_bytes() == before
 
@@ -193,6 +206,20 @@ def test_a_signature_is_checked_with_the_key(signed, capsys):
     assert "signed by this key" in capsys.readouterr().err
 
 
+def test_the_manifest_is_read_once(signed):
+    """The bytes that name the program's files are those that are parsed, and that are signed."""
+    words = ["device.py", "check", "--public-key", str(signed.folder) + ".pub"]
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT, *words],
+        cwd=signed.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "signed by this key" in done.stderr
+    assert done.stdout.splitlines()[-2:] == ["PASSED: ready to build", "1"]
+
+
 def test_changes_under_a_signature_are_refused(signed, strong, tmp_path, capsys):
     """A manifest that was made right again without the key, no signature, one that is none."""
     public = str(signed.folder) + ".pub"
@@ -220,8 +247,46 @@ def test_another_makers_key_is_refused(signed, strong, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     theirs = make_bundle(strong, dataclasses.replace(CPU, key=other), tmp_path / "theirs")
     make = manifest.open_bundle(str(theirs.folder))
-    with pytest.raises(errors.Refusal, match="not one of this key"):
+    with pytest.raises(errors.Refusal, match="signed by another key"):
         signature.check(make, str(signed.folder) + ".pub")
+
+
+def test_signature_files_are_read_as_strictly_as_minisign(signed):
+    """A copied key under another key id, and junk in any line: refused, by minisign too."""
+    make, public = manifest.open_bundle(str(signed.folder)), Path(str(signed.folder) + ".pub")
+    own, path = public.read_text(encoding="ascii"), signed.folder / manifest.SIGNATURE
+    text = path.read_text(encoding="ascii")
+    head, key = own.splitlines()
+    renamed = base64.b64decode(key)[:2] + bytes(8) + base64.b64decode(key)[10:]
+    public.write_text(f"{head}\n{base64.b64encode(renamed).decode()}\n", encoding="ascii")
+    with pytest.raises(errors.Refusal, match="key id differs"):
+        signature.check(make, str(public))
+    public.write_text(own, encoding="ascii")
+    first = text.splitlines()[1]
+    for before, after in (
+        ("trusted comment: tiny", "junk trusted comment: tiny"),
+        ("untrusted comment: ", "a comment: "),
+        (first, first[:40] + "!" + first[40:]),
+    ):
+        path.write_text(text.replace(before, after), encoding="ascii")
+        with pytest.raises(errors.Refusal, match="minisign's format"):
+            signature.check(make, str(public))
+        if shutil.which("minisign"):
+            command = ["minisign", "-Vqm", signed.folder / manifest.FILE, "-x", path, "-p", public]
+            assert subprocess.run(command, capture_output=True, check=False).returncode
+    path.write_text(text, encoding="ascii")
+    assert "signed by this key" in signature.check(make, str(public))
+
+
+def test_a_refused_bundle_leaves_the_other_ones_key(signed, strong, tmp_path):
+    """Refused because another bundle is there: its public key is still the key that signed it."""
+    public, other = Path(str(signed.folder) + ".pub"), tmp_path / "other.pem"
+    before = public.read_bytes()
+    command = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(other)]
+    subprocess.run(command, check=True, capture_output=True)
+    with pytest.raises(InputError, match="is another bundle"):
+        make_bundle(strong, dataclasses.replace(CPU, key=other), signed.folder.parent)
+    assert public.read_bytes() == before
 
 
 def test_a_key_that_cannot_be_used_is_refused(signed, monkeypatch, capsys):
@@ -241,10 +306,9 @@ def test_minisign_agrees(signed, monkeypatch):
     make = manifest.open_bundle(str(signed.folder))
     monkeypatch.setattr(signature, "_import_ed25519", lambda: None)
     assert "minisign" in signature.check(make, str(signed.folder) + ".pub")
-    path = signed.folder / manifest.FILE
-    path.write_text(path.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    changed = make._replace(content=make.content + b" ")
     with pytest.raises(errors.Refusal, match="not one of this key"):
-        signature.check(make, str(signed.folder) + ".pub")
+        signature.check(changed, str(signed.folder) + ".pub")
 
 
 def test_a_key_of_another_kind_is_refused(strong, tmp_path):
