@@ -186,7 +186,7 @@ def compare(
         _require_count(engines, 1 if is_self or against else 2)
         with terminal.working("compare") as progress:
             if is_self:
-                record = session.noise(engines[0], progress=progress)
+                record = session.against_itself(engines[0], progress=progress)
             elif against:
                 record = session.against(
                     engines[0], against, trusted=trust_stored, progress=progress

@@ -1,4 +1,4 @@
-"""The material of a bundle, taken from the folder of a finished build.
+"""The artifacts for a bundle, taken from the folder of a finished build.
 
 Only graphs that the report judged are taken, so that the variant that ships is the variant that was
 validated. The one exception is a graph without Q/DQ nodes, which only TensorRT can execute in int8;
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_inception import artifact
 from edge_inception.artifact import Baseline, CalibrationCache, EngineFile, Report, TypedGraph
-from edge_inception.bundle.make import Material
+from edge_inception.bundle.make import BuildArtifacts
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
 from edge_inception.estimate import roofline
@@ -24,8 +24,8 @@ from edge_inception.validate import report_record
 REPORT = "report.json"
 
 
-def bundle_material(folder: Path, device: Device, images: ImageSet) -> Material:
-    """Material of a bundle: graphs in the typings that ``device`` needs, engines, and baseline.
+def artifacts_for_bundle(folder: Path, device: Device, images: ImageSet) -> BuildArtifacts:
+    """The artifacts: graphs in the typings that ``device`` needs, engines, and baseline.
 
     Args:
         folder: Output folder of a build.
@@ -41,7 +41,7 @@ def bundle_material(folder: Path, device: Device, images: ImageSet) -> Material:
     precision = engines[0].details.precision.value
     graphs = tuple(_graph(folder, precision, typing, device) for typing in device.typings)
     _require_possible(device, graphs[0])
-    return Material(
+    return BuildArtifacts(
         graphs=graphs,
         engine=engines[0],
         validated_engines=engines,

@@ -51,7 +51,7 @@ from edge_inception.quant.options import (
     quantize_provenance,
 )
 from edge_inception.quant.search_record import SearchOutcome
-from edge_inception.quant.trial_table import describe_trial
+from edge_inception.quant.trial_table import describe_tried_graphs
 from edge_inception.recipe.reader import Recipe
 from edge_inception.search.options import SearchOptions, search_provenance
 from edge_inception.sidecar import PlanDetails, Provenance
@@ -240,7 +240,7 @@ class BuildStages:
             effort=member(Effort, "effort", recipe.effort),
         )
         table = self._run(CALIBRATE, "calibrate", "model.ranges.json", graph, images, options)
-        self._note(describe_trial(table.details))
+        self._note(describe_tried_graphs(table.details))
         return table
 
     def search(self, graph: SimplifiedGraph, ranges: RangeTable) -> SearchResult:

@@ -135,7 +135,7 @@ def test_an_old_pillow_is_no_traceback(built, photos, monkeypatch, capsys):
     assert "Pillow 5.1.0 is too old" in capsys.readouterr().err
 
 
-def test_classify_is_the_hosts(built, material, photos, capsys):
+def test_classify_is_the_hosts(built, artifacts, photos, capsys):
     """Classes and scores of ``edge-inception classify`` on the same engine."""
     from edge_inception import inference
 
@@ -143,7 +143,7 @@ def test_classify_is_the_hosts(built, material, photos, capsys):
     assert run(built, "classify", *map(str, paths), "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for mine, theirs in zip(
-        lines, inference.classify(material.engine.path, paths, threads=1), strict=True
+        lines, inference.classify(artifacts.engine.path, paths, threads=1), strict=True
     ):
         assert [entry["class"] for entry in mine["top"]] == [name for name, _ in theirs.top]
         np.testing.assert_allclose(

@@ -25,7 +25,7 @@ from edge_inception.quant.options import (
     Rounding,
     resolve,
 )
-from edge_inception.quant.trial_table import describe_trial, repeat_flags
+from edge_inception.quant.trial_table import describe_tried_graphs, repeat_flags
 from edge_inception.spec import Precision
 
 INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
@@ -148,7 +148,7 @@ def test_quick_tries_nothing(model, save, photos, unasked, tmp_path):
     )
     assert (table.details.tried, table.details.chosen) == ((), None)
     assert ranges.read_table(table).calibrator == "mse"
-    assert describe_trial(table.details) == []
+    assert describe_tried_graphs(table.details) == []
 
 
 def test_corrections_hold_for_the_chosen_graph_alone(model, save, photos, unasked, tmp_path):
@@ -212,7 +212,7 @@ def test_the_table_marks_the_choice_and_its_flags_repeat_it(model, save, photos,
     """By the command line: the same graph, byte for byte."""
     graph = save(model)
     table = calibrate(graph, photos, unasked, tmp_path / "r.json")
-    lines = describe_trial(table.details)
+    lines = describe_tried_graphs(table.details)
     (marked,) = [line for line in lines if line.startswith("  >")]
     assert table.details.chosen.calibrator in marked
     assert lines[-1].endswith(repeat_flags(table.details.chosen))
