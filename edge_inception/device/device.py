@@ -2,12 +2,12 @@
 
     python3 device.py check                  check that this is the target device, and is ready
     python3 device.py build                  compile the graph into an engine for this device
-    python3 device.py verify [--images DIR]  compare the answers with the validated engine's
+    python3 device.py verify [--images DIR]  compare the outputs with the validated engine's
     python3 device.py bench                  measure the latency of the engine on this device
     python3 device.py classify IMAGE...      print the most probable classes of image files
 
 Exit codes: 0 passed, 2 usage, 3 bad input or a changed file, 4 library missing, 5 build failed,
-6 answers differ, 130 interrupted. An error is one line, and its fix is another.
+6 outputs differ, 130 interrupted. An error is one line, and its fix is another.
 This file travels to devices: Python 3.6 syntax, standard library and numpy.
 """
 
@@ -246,15 +246,15 @@ def _bench(session: _Session) -> int:
 def _classify(session: _Session) -> int:
     bundle, head = session.bundle, session.bundle.record.head
     if head == "embedding":
-        raise Refusal("this model answers with embeddings, not classes", "use another bundle")
+        raise Refusal("this model's outputs are embeddings, not classes", "use another bundle")
     preprocess, profile = bundle.record.preprocess, session.runtime.graph().profile
     labels = _labels(bundle)
     _, runner = session.open()
     try:
         for path in session.options.image:
             image = verify.read_image(path, preprocess)
-            answers = replay.run(runner, image[None], bundle, profile)
-            scores = outputs.probabilities(answers, head)[0]
+            rows = replay.run(runner, image[None], bundle, profile)
+            scores = outputs.probabilities(rows, head)[0]
             _print_top(session.options, path, _top(scores, head, session.options.top, labels))
     finally:
         runner.close()
@@ -294,7 +294,7 @@ def _parser() -> argparse.ArgumentParser:
     table: Tuple[Tuple[str, Callable[[_Session], int], str], ...] = (
         ("check", _check, "check that this is the target device and that it is ready to build"),
         ("build", _build, "compile the graph into an engine for this device"),
-        ("verify", _verify, "compare the engine's answers with those of the validated engine"),
+        ("verify", _verify, "compare the engine's outputs with those of the validated engine"),
         ("bench", _bench, "measure the latency of the engine on this device"),
         ("classify", _classify, "print the most probable classes of image files"),
     )

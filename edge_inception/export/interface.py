@@ -179,6 +179,7 @@ def _require_same_logits(
     if not np.array_equal(expected, got):
         difference = float(np.abs(expected - got).max())
         raise InputError(
-            f"from uint8 pixels the graph answers otherwise than from floats, by {difference:.1e}",
+            "from uint8 pixels the graph computes other logits than from floats, by "
+            f"{difference:.1e}",
             hint="report it with the architecture's name, or leave --fold-preprocessing out",
         )

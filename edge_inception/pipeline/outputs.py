@@ -62,7 +62,7 @@ def _judged_engines(folder: Path, report: Report) -> tuple[EngineFile, ...]:
     backend = record.subjects[0].backend
     if backend != "openvino":
         raise InputError(
-            f"{report.path} judged an engine of {backend}, whose answers cannot be "
+            f"{report.path} judged an engine of {backend}, whose outputs cannot be "
             "recorded on a CPU",
             hint="build with --target cpu: bundles for any target are made from that",
         )

@@ -35,10 +35,10 @@ from edge_inception.quant.options import (
 from edge_inception.quant.placement import WEIGHTED_OPS, Placement, Weight, place_pairs
 from edge_inception.quant.ranges import (
     ChannelMeans,
-    Learned,
+    FittedParameters,
     TensorRange,
     group_ranges,
-    read_learned,
+    read_fitted,
     read_means,
     table_for,
     tensor_scales,
@@ -100,8 +100,8 @@ def quantize(
             counts |= implicit.implicit_scales(model, observed).counts
         else:
             assert ranges is not None  # table_for has checked it
-            means, learned = _read_corrections(ranges, options)
-            counts |= _insert_pairs(model, observed, learned, options, means=means)
+            means, fitted = _read_corrections(ranges, options)
+            counts |= _insert_pairs(model, observed, fitted, options, means=means)
     if _is_half(options):
         to_float16(model)
     content = graph.path.read_bytes() if is_untouched else _serialize(model)
@@ -184,8 +184,8 @@ def _float_layers(model: onnx.ModelProto) -> list[str]:
 
 def _read_corrections(
     ranges: RangeTable, options: QuantizeOptions
-) -> tuple[Mapping[str, ChannelMeans], Learned]:
-    """Channel means for local bias correction, and what calibration learned, as the options want.
+) -> tuple[Mapping[str, ChannelMeans], FittedParameters]:
+    """Channel means for local bias correction, and the fitted parameters that the options want.
 
     Biases stay as they are for DLA, where tensors share scales. The corrections of the trial hold
     for the graph that it chose; for another graph they are local, if the user asks for them or
@@ -195,8 +195,8 @@ def _read_corrections(
         InputError: Corrections are asked for, or weights rounded by second order, and the table has
             neither.
     """
-    learned, chosen = read_learned(ranges), ranges.details.chosen
-    weights = learned.weights if options.rounding is Rounding.SECOND_ORDER else {}
+    fitted, chosen = read_fitted(ranges), ranges.details.chosen
+    weights = fitted.weights if options.rounding is Rounding.SECOND_ORDER else {}
     if options.rounding is Rounding.SECOND_ORDER and not weights:
         raise InputError(
             f"range table {ranges.path} has no weights rounded by second order",
@@ -208,9 +208,9 @@ def _read_corrections(
     )
     wanted = options.bias_correction
     if options.is_for_dla or wanted is False:
-        return {}, Learned(weights=weights)
-    if is_chosen and learned.corrections:
-        return {}, Learned(weights=weights, corrections=learned.corrections)
+        return {}, FittedParameters(weights=weights)
+    if is_chosen and fitted.corrections:
+        return {}, FittedParameters(weights=weights, corrections=fitted.corrections)
     # Training (QAT) has fitted the biases already, and a trial has found whether corrections help.
     is_default = chosen is None and ranges.provenance.stage != "qat"
     means = read_means(ranges) if wanted or is_default else {}
@@ -219,13 +219,13 @@ def _read_corrections(
             f"range table {ranges.path} has no channel means, which bias correction needs",
             hint="calibrate with images, or quantize with --no-bias-correction",
         )
-    return means, Learned(weights=weights)
+    return means, FittedParameters(weights=weights)
 
 
 def int8_graph(
     path: Path,
     observed: Mapping[str, TensorRange],
-    learned: Learned,
+    fitted: FittedParameters,
     options: QuantizeOptions,
     *,
     keeps_layers: bool = False,
@@ -242,14 +242,14 @@ def int8_graph(
     options = dataclasses.replace(options, float_rest=FloatRest.FP32)
     model = check.load_graph(path)
     _stamp(model, options.typing)
-    _insert_pairs(model, observed, learned, options, keeps_layers=keeps_layers)
+    _insert_pairs(model, observed, fitted, options, keeps_layers=keeps_layers)
     return model
 
 
 def _insert_pairs(
     model: onnx.ModelProto,
     observed: Mapping[str, TensorRange],
-    learned: Learned,
+    fitted: FittedParameters,
     options: QuantizeOptions,
     *,
     means: Mapping[str, ChannelMeans] | None = None,
@@ -268,8 +268,8 @@ def _insert_pairs(
     ranges = group_ranges(placement.group_of, observed)
     scale_of = _group_scales(zero_points.fold_ranges(ranges, folded), options)
     graph = model.graph
-    weights = _quantize_weights(graph, placement, learned)
-    num_corrected = _correct_biases(model, placement, learned, means, scale_of, weights)
+    weights = _quantize_weights(graph, placement, fitted)
+    num_corrected = _correct_biases(model, placement, fitted, means, scale_of, weights)
     changes = {"groups_folded": len(folded), "biases_corrected": num_corrected}
     counts |= {name: number for name, number in changes.items() if number}
     shifts = zero_points.fold(model, placement, folded, scale_of, weights, moves=not keeps_layers)
@@ -301,18 +301,18 @@ def _insert_pairs(
 def _correct_biases(
     model: onnx.ModelProto,
     placement: Placement,
-    learned: Learned,
+    fitted: FittedParameters,
     means: Mapping[str, ChannelMeans] | None,
     scale_of: Mapping[str, np.float32],
     weights: Mapping[Weight, QuantizedWeight],
 ) -> int:
-    """Correct biases by channel means, or by what was learned; the number of corrected layers."""
+    """Correct biases by channel means or fitted corrections; the number of corrected layers."""
     if means:
         used = {root: float(scale) for root, scale in scale_of.items()}
         return bias.correct_biases(model, placement, means, used, weights)
-    layers = [node for node in model.graph.node if node.output[0] in learned.corrections]
+    layers = [node for node in model.graph.node if node.output[0] in fitted.corrections]
     for node in layers:
-        bias.add_to_bias(model, node, learned.corrections[node.output[0]])
+        bias.add_to_bias(model, node, fitted.corrections[node.output[0]])
     return len(layers)
 
 
@@ -397,15 +397,15 @@ def _dequantize(
 
 
 def _quantize_weights(
-    graph: onnx.GraphProto, placement: Placement, learned: Learned
+    graph: onnx.GraphProto, placement: Placement, fitted: FittedParameters
 ) -> dict[Weight, QuantizedWeight]:
-    """All weights that become int8, with the steps that calibration learned or the nearest."""
+    """All int8 weights: the fitted values where there are any, others rounded to nearest."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
     weights = {}
     for weight in dict.fromkeys(placement.weights.values()):
         values = numpy_helper.to_array(stored[weight.name])
         steps, scale = scales.quantize_weight(values, axis=weight.axis)
-        steps = learned.weights.get(weight.name, steps)
+        steps = fitted.weights.get(weight.name, steps)
         weights[weight] = QuantizedWeight(steps=steps, scale=scale, axis=weight.axis)
     return weights
 

@@ -29,7 +29,7 @@ from edge_inception.quant.openvino_reader import Stream
 from edge_inception.quant.options import AUTO, CalibrateOptions, Effort, QuantizeOptions, Rounding
 from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.policies import policy
-from edge_inception.quant.ranges import Learned, TensorRange
+from edge_inception.quant.ranges import FittedParameters, TensorRange
 from edge_inception.sidecar import TriedGraph
 from edge_inception.spec import Precision, Progress
 
@@ -240,9 +240,9 @@ class Trial:
             fold_zero_points=candidate.fold_zero_points,
         )
         corrections = self._corrections.get(candidate, {})
-        learned = Learned(weights=self._weights, corrections=corrections)
+        fitted = FittedParameters(weights=self._weights, corrections=corrections)
         ranges = self._ranges_by(candidate.calibrator)
-        return int8_graph(self._path, ranges, learned, options, keeps_layers=keeps_layers)
+        return int8_graph(self._path, ranges, fitted, options, keeps_layers=keeps_layers)
 
     def _float_share(self, placement: str) -> float:
         macs = {layer.name: layer.macs or 0 for layer in statistics(self._model).layers}

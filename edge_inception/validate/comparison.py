@@ -285,5 +285,5 @@ def _logits(path: Path, labelled: ImageSet) -> NDArray[np.float32]:
         )
     with inference.open_engine(path) as session:
         batches = images.batches(labelled.items, details.preprocess, _SCORE_BATCH)
-        answers = [session.run(batch.images) for batch in batches]
-    return accuracy.as_logits(np.concatenate(answers), head)
+        outputs = [session.run(batch.images) for batch in batches]
+    return accuracy.as_logits(np.concatenate(outputs), head)

@@ -49,8 +49,8 @@ NODES = {
         {},
         "it handles sequences or optionals, not tensors",
     ),
-    "RandomNormalLike": (["logits_"], {}, "its answer is random"),
-    "NonZero": (["logits_"], {}, "the size of its answer depends on the pixels"),
+    "RandomNormalLike": (["logits_"], {}, "its output is random"),
+    "NonZero": (["logits_"], {}, "the size of its output depends on the pixels"),
     "Convolute": (["logits_"], {}, "opset 13 has no such operator"),
     "Gelu": (["logits_"], {}, "opset 13 has no such operator"),
 }
@@ -79,7 +79,7 @@ def test_a_node_without_name_goes_by_its_output(foreign_classifier, refused):
     model = after(foreign_classifier, helper.make_node("NonZero", ["logits_"], ["out"]))
     model.graph.node[-1].name = ""
     assert refused(model) == (
-        "m.onnx: node '-> out' is NonZero: the size of its answer depends on the pixels",
+        "m.onnx: node '-> out' is NonZero: the size of its output depends on the pixels",
         "export the classifier alone, without pre- or postprocessing",
     )
 

@@ -111,7 +111,7 @@ def test_few_images_choose_but_learn_nothing(model, save, photos, unasked, tmp_p
     table = calibrate(save(model), few, unasked, tmp_path / "r.json")
     assert table.details.num_rounded == 0
     assert not any(one.bias_correction for one in table.details.tried)
-    assert ranges.read_learned(table) == ranges.Learned()
+    assert ranges.read_fitted(table) == ranges.FittedParameters()
 
 
 def test_flags_settle_a_choice(model, save, photos, unasked, tmp_path):

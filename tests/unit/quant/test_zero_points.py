@@ -16,7 +16,7 @@ from edge_inception.quant.insert_qdq import int8_graph
 from edge_inception.quant.options import QuantizeOptions, Typing
 from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.policies import policy
-from edge_inception.quant.ranges import Learned, TensorRange
+from edge_inception.quant.ranges import FittedParameters, TensorRange
 from edge_inception.spec import Precision
 
 FOLDED = QuantizeOptions(precision=Precision.INT8, placement="weighted-only", fold_zero_points=True)
@@ -89,7 +89,7 @@ def typed(model, tmp_path, options, **keywords):
     onnx.save(model, path)
     names = {n for node in model.graph.node for n in (*node.input[:1], *node.output)} | {"a", "b"}
     ranges = {n: TensorRange(amax=AMAX, observed_amax=AMAX, scale_of=n) for n in names}
-    return int8_graph(path, ranges, Learned(), options, **keywords)
+    return int8_graph(path, ranges, FittedParameters(), options, **keywords)
 
 
 def asymmetric(model, tmp_path, tensor):
