@@ -1,8 +1,8 @@
 """Writing of a bundle: a folder with the files that build and verify an engine on a device.
 
-The same content gives the same bytes: names are sorted, no file holds a time, and the members of
-the archive have no owner and the date 1970. A bundle is written beside its final path and renamed
-when it is complete.
+The same content gives the same bytes: names are sorted, no file holds the time of packing, and the
+members of the archive have no owner and the date 1970. A bundle is written beside its final path
+and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LIBRARY_FILES: Mapping[str, tuple[str, ...]] = {
 
 # Typing of a graph (how it states precision) -> the first TensorRT version that can build it, and
 # the first later version that cannot; "" means that all later versions can.
-_TENSORRT_RANGES: Mapping[str, tuple[str, str]] = {
+_TENSORRT_VERSIONS: Mapping[str, tuple[str, str]] = {
     "strong": ("10.0", ""),
     "weak": ("8.2", "10.0"),
     "implicit": ("8.2", "10.8"),
@@ -82,7 +82,8 @@ class BundleOptions:
     means the target's whole range. The bundle has at most ``num_golden`` golden images and
     ``num_baseline`` rows of the baseline. ``key`` is an Ed25519 private key in a PEM file.
     ``keep_failed`` allows a build that missed its gates, and ``force`` replaces another bundle of
-    that name. ``workspace_mib`` to ``builder_optimization_level`` are settings of TensorRT's build.
+    that name. ``workspace_mib``, ``dla_core``, ``allow_gpu_fallback`` and
+    ``builder_optimization_level`` are settings of TensorRT's build.
     """
 
     target: str
@@ -178,7 +179,7 @@ def _require_one_build(artifacts: BuildArtifacts, options: BundleOptions) -> Non
         if graph.details.typing != "implicit" and graph.sha256 not in validated_graphs:
             raise InputError(
                 f"no engine that {artifacts.report.path} judged was compiled from {graph.path}",
-                hint=f"edge-inception build --target {options.target} judges all that it needs",
+                hint=f"run edge-inception build --target {options.target}, then bundle that build",
             )
 
 
@@ -247,7 +248,7 @@ class _Content:
         is_dla = self._options.dla_core is not None and graph.details.typing == "strong"
         return manifest.Graph(
             file=_graph_file(graph),
-            tensorrt=_STRONG_DLA if is_dla else _TENSORRT_RANGES[graph.details.typing],
+            tensorrt=_STRONG_DLA if is_dla else _TENSORRT_VERSIONS[graph.details.typing],
             float_rest=graph.details.float_rest,
             profile=manifest.Profile(**stage.plain(graph.details.profile)),
             float_layers=list(graph.details.float_layers) or None,

@@ -14,7 +14,7 @@ from edge_inception.graph.check import constants, shape_of
 from edge_inception.graph.support_checks import label
 
 Shapes = Mapping[str, list[int | str]]
-FREE_BATCH = "batch"
+DYNAMIC_BATCH = "batch"
 """Name of the free size of an imported graph."""
 
 

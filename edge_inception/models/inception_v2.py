@@ -14,7 +14,7 @@ from typing import NamedTuple
 from edge_inception.models import _published
 from edge_inception.models._builder import builder, default_options
 from edge_inception.models._layers import (
-    SAME,
+    SYMMETRIC,
     TF_SAME,
     Architecture,
     AvgPool,
@@ -104,7 +104,7 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     Raises:
         ValueError: ``padding``, ``channels`` or ``stem`` is none of its choices.
     """
-    pad = parse_option("padding", padding, {"symmetric": SAME, "tf_same": TF_SAME})
+    pad = parse_option("padding", padding, {"symmetric": SYMMETRIC, "tf_same": TF_SAME})
     rows = _TABLE | parse_option("channels", channels, {608: {}, 576: _ROWS_OF_576})
     is_separable = parse_option("stem", stem, {"full": False, "separable": True})
     factory = ConvFactory(width=width, padding=pad, has_bias=conv_bias, norm_eps=batch_norm_eps)

@@ -80,7 +80,7 @@ def search_precision(
     """
     groups = groups_of(graph, ranges, options.quantize)
     provenance = search_provenance(graph, ranges, image_set, options)
-    expected = 1 + len(search.candidates(groups)) + search.FEWEST_CANDIDATES
+    expected = 1 + len(search.candidates(groups)) + search.MIN_CANDIDATES
     with (
         Journal(journal_path(out), _key(provenance)) as journal,
         open_scorer(graph, ranges, image_set, options) as scorer,

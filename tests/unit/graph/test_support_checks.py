@@ -149,7 +149,7 @@ INPUTS = {
     "free sides": (
         TensorProto.FLOAT,
         ["N", 3, "h", "w"],
-        "m.onnx: input 'data_0' is ['N', 3, 'h', 'w'], its sides are free",
+        "m.onnx: input 'data_0' is ['N', 3, 'h', 'w'], its sides are dynamic",
         "pass --input-size",
     ),
 }
@@ -247,7 +247,7 @@ def test_logits_must_say_something(foreign_classifier, refused, value, words):
             array = np.full(numpy_helper.to_array(tensor).shape, value, np.float32)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     assert refused(model) == (
-        f"m.onnx: logits of ordinary images are {words}",
+        f"m.onnx: logits of random images are {words}",
         "the graph holds no trained weights, or --mean and --std are another network's",
     )
 
