@@ -236,7 +236,7 @@ def _require_usable_logits(
         height, width = examples.size
         raise InputError(
             f"{name} cannot take {height} x {width} images: {str(error).splitlines()[0]}",
-            hint="use a larger --input-size; `edge-inception models` shows the published one",
+            hint="use a larger --input-size; `edge-inception models NAME` shows the published one",
         ) from error
     if not logits.any():
         raise InputError(

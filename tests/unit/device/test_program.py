@@ -318,7 +318,7 @@ def test_nan_answers_are_refused(built, monkeypatch, capsys):
     broken = lambda self, images: {k: v * np.nan for k, v in real(self, images).items()}  # noqa: E731
     monkeypatch.setattr(_openvino.BlobRunner, "run", broken)
     assert run(built, "verify") == errors.GATE_FAILED
-    assert "NaN or infinity" in capsys.readouterr().err
+    assert "NaN or infinite" in capsys.readouterr().err
 
 
 def test_threads_that_are_not_there(copied, capsys):

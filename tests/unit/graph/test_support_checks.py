@@ -126,7 +126,7 @@ INPUTS = {
         TensorProto.UINT8,
         [1, 3, SIDE, SIDE],
         "m.onnx: input 'data_0' is uint8, wanted float32 [N, 3, H, W]",
-        "export without preprocessing; ours goes in with --fold-preprocessing",
+        "export without preprocessing; --fold-preprocessing adds it to the graph",
     ),
     "NHWC": (
         TensorProto.FLOAT,
