@@ -42,7 +42,7 @@ class Trtexec:
         version = self._board.tensorrt
         if version is None:
             raise Refusal(
-                "{} is here, and no libnvinfer.so".format(self._tool),
+                "found {}, but no libnvinfer.so".format(self._tool),
                 "install TensorRT from the JetPack: sudo apt-get install nvidia-jetpack",
                 errors.LIBRARY_MISSING,
             )

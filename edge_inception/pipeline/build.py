@@ -135,7 +135,7 @@ class _Build:
     def run_stages(self, *, keep_failed: bool = False) -> tuple[Report, list[EngineFile]]:
         """Run all stages; the result is the report and the engines that may ship."""
         stages, precision = self._stages, self._recipe.precision
-        graph, plain = stages.source()
+        graph, plain = stages.unsimplified()
         require_gates(self._recipe.gates, graph.details.head, self._recipe.model)
         simplified = stages.simplify(graph)
         baseline = stages.baseline(plain)

@@ -34,7 +34,8 @@ def artifacts_for_bundle(folder: Path, device: Device, images: ImageSet) -> Buil
 
     Raises:
         InputError: The folder holds no finished build, a build for other hardware, or one whose
-            engines cannot run on a CPU; or ``device`` lacks the memory or the uint8 input for it.
+            engines cannot run on a CPU; or ``device`` lacks the memory for it, or has a TensorRT
+            that does not take its uint8 input.
     """
     report = artifact.load(Report, folder / REPORT)
     engines = _judged_engines(folder, report)
@@ -64,20 +65,21 @@ def _judged_engines(folder: Path, report: Report) -> tuple[EngineFile, ...]:
         raise InputError(
             f"{report.path} judged an engine of {backend}, whose outputs cannot be "
             "recorded on a CPU",
-            hint="build with --target cpu: bundles for any target are made from that",
+            hint="build with --target cpu: such a build gives the bundles for every target",
         )
     files = (record.file_of(row.name) for row in record.subjects)
     return tuple(artifact.load(EngineFile, folder / engine.file) for engine in files)
 
 
 def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGraph:
-    strong = ".dla" if device.is_typed_dla else ""
-    suffix = strong if typing == "strong" else f".{typing}"
+    suffix = f".{typing}"
+    if typing == "strong":
+        suffix = ".dla" if device.is_typed_dla else ""
     name = f"model.{precision}{suffix}.onnx"
     if not (folder / name).exists():
         raise InputError(
             f"{folder} has no graph of {typing} typing, which {device.target.name} needs",
-            hint=f"edge-inception build --target {device.target.name} --bundle makes and proves it",
+            hint=f"edge-inception build --target {device.target.name} --bundle makes and judges it",
         )
     return artifact.load(TypedGraph, folder / name)
 

@@ -39,7 +39,7 @@ def test_a_bundle_ships_no_graph_that_was_not_validated(built, workshop, tmp_pat
     assert main.run(["bundle", *flags, "--target", "orin-nano-8gb"]) == 3
     assert capsys.readouterr().err.splitlines()[-2:] == [
         f"error: {built} has no graph of weak typing, which orin-nano-8gb needs",
-        "hint: edge-inception build --target orin-nano-8gb --bundle makes and proves it",
+        "hint: edge-inception build --target orin-nano-8gb --bundle makes and judges it",
     ]
     assert not list(tmp_path.iterdir())
     assert main.run(["bundle", *flags, "--target", "orin-nano-8gb", "--jetpack", "6.2"]) == 0
