@@ -90,7 +90,7 @@ class RangeTable(Artifact):
 class SearchResult(Artifact):
     """A JSON file: the groups that an int8 graph keeps in float, and all sets that were scored.
 
-    A group is an int8 tensor with the layers that read it.
+    A group is the tensors that share a scale, with the layers that read them.
     """
 
     kind = "precision search"

@@ -20,7 +20,7 @@ import msgspec
 
 from edge_inception.errors import InputError
 
-MOST_BYTES = 512 << 20
+MAX_BYTES = 512 << 20
 """Largest size in bytes of a JSON file that is read."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -60,8 +60,8 @@ def read_json(path: Path, *, hint: str, allow_nan: bool = False) -> Any:
         InputError: The file cannot be read, is not JSON, or is longer than 512 MiB.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path} is longer than {MOST_BYTES >> 20} MiB of JSON", hint=hint)
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} is longer than {MAX_BYTES >> 20} MiB of JSON", hint=hint)
         text = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", hint="check the path") from error

@@ -287,7 +287,7 @@ class RangeTableDetails(TrialDetails, frozen=True, kw_only=True):
 class SearchDetails(Details, frozen=True, kw_only=True):
     """The groups to keep in float, and whether the budget of the top-1 drop is met with them.
 
-    A group is an int8 tensor with the layers that read it.
+    A group is the tensors that share a scale, with the layers that read them.
     """
 
     keep: tuple[str, ...]

@@ -128,9 +128,9 @@ class DropType(Enum):
 class Budget:
     """The largest top-1 drop on the calibration images; above it, groups are kept in float.
 
-    A group is an int8 tensor with the layers that read it. ``min_sqnr_db`` is a second limit, the
-    least SQNR of the logits; None sets none. ``max_groups`` is the largest number of groups in
-    float, 0 for no limit.
+    A group is the tensors that share a scale, with the layers that read them. ``min_sqnr_db`` is a
+    second limit, the least SQNR of the logits; None sets none. ``max_groups`` is the largest number
+    of groups in float, 0 for no limit.
     """
 
     max_drop_pp: float

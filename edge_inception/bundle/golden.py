@@ -9,8 +9,9 @@ limits, where S is the signal-to-noise ratio (SQNR) of the validated engine agai
   if that is less;
 - its class of every golden image is that of the validated engine.
 
-A photo whose two best classes score alike tests no engine. So golden images have a margin between
-these scores of at least the median, and the validated engine gives them the baseline's class.
+A photo whose two best classes score alike cannot test an engine. So golden images are photos whose
+margin between these scores is at least the median of all candidates, and to which the validated
+engine gives the baseline's class. If no photo is such, the one with the largest margin is taken.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ _BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Golden:
-    """Golden photos, their arrays in the same order, and the limits for an engine's answers."""
+class GoldenSet:
+    """Golden photos, their arrays in the same order, and the limits for an engine's outputs."""
 
     items: tuple[ImageItem, ...]
     arrays: recorded.Golden
@@ -62,14 +63,14 @@ class Golden:
 
 def record_golden(
     engine: EngineFile, baseline: BaselineArrays, photos: ImageSet, count: int
-) -> Golden:
+) -> GoldenSet:
     """Choose at most ``count`` of the ``photos`` and record the outputs of ``engine`` for them.
 
     Args:
         engine: The validated engine, which runs on this machine.
         baseline: Recorded outputs, whose rows name their photos by sha256.
         photos: Validation images; images that the baseline lacks are left out.
-        count: Number of photos, at least 1; fewer are taken where fewer are fit.
+        count: Number of photos to choose, at least 1; fewer are chosen if fewer qualify.
 
     Raises:
         InputError: No photo is in the baseline, or the baseline scores all classes alike.
@@ -83,22 +84,22 @@ def record_golden(
         )
     candidates = spread_evenly(recorded_items, _CANDIDATES_PER_IMAGE * count)
     arrays, validated = _run_engine(engine, candidates)
-    exact = baseline.logits[[rows[item.sha256] for item in candidates]]
+    baseline_outputs = baseline.logits[[rows[item.sha256] for item in candidates]]
     head = engine.details.head_text
-    chosen = spread_evenly(_confident_rows(validated, exact, head), count)
+    chosen = spread_evenly(_confident_rows(validated, baseline_outputs, head), count)
     items = tuple(candidates[index] for index in chosen)
     names = [f"golden/{index:03}{item.path.suffix.lower()}" for index, item in enumerate(items)]
-    return Golden(
+    return GoldenSet(
         items=items,
         arrays=recorded.Golden(
             images=arrays[chosen],
             validated=validated[chosen],
-            baseline=exact[chosen],
+            baseline=baseline_outputs[chosen],
             files=np.array(names),
             sha256=np.array([item.sha256 for item in items]),
         ),
         tolerance=_tolerance(
-            exact[chosen], validated[chosen], head, engine.details.precision.value
+            baseline_outputs[chosen], validated[chosen], head, engine.details.precision.value
         ),
     )
 
@@ -123,33 +124,35 @@ def _run_engine(
 
 
 def _confident_rows(
-    validated: NDArray[np.float32], exact: NDArray[np.float32], head: str
+    validated: NDArray[np.float32], baseline_outputs: NDArray[np.float32], head: str
 ) -> list[int]:
-    """Rows with a large margin and the baseline's class; all rows where outputs name no class."""
+    """Rows with a large margin and the baseline's class, at least one; all rows of embeddings."""
     if head == "embedding" or validated.shape[1] == 1:
         return list(range(len(validated)))
     ordered = np.sort(validated, axis=1)
     margins = ordered[:, -1] - ordered[:, -2]
-    is_confident = (margins >= np.median(margins)) & (validated.argmax(1) == exact.argmax(1))
+    is_confident = (margins >= np.median(margins)) & (
+        validated.argmax(1) == baseline_outputs.argmax(1)
+    )
     rows = [int(row) for row in np.flatnonzero(is_confident)]
     return rows or [int(margins.argmax())]
 
 
 def _tolerance(
-    exact: NDArray[np.float32], validated: NDArray[np.float32], head: str, precision: str
+    baseline_outputs: NDArray[np.float32], validated: NDArray[np.float32], head: str, precision: str
 ) -> Tolerance:
-    own = outputs.sqnr_db(*outputs.comparable(exact, validated, head))
-    if own == -math.inf:
+    validated_sqnr_db = outputs.sqnr_db(*outputs.comparable(baseline_outputs, validated, head))
+    if validated_sqnr_db == -math.inf:
         raise InputError(
-            "the baseline answers the same to every class of every golden image, which proves no "
-            "engine",
+            "the baseline gives all classes of every golden image the same score, so these images "
+            "cannot test an engine",
             hint="give other photos: --validation",
         )
     reachable = _REACHABLE_DB[precision]
     has_classes = head != "embedding"
     return Tolerance(
-        min_sqnr_db=round(min(own, reachable), 2),
-        min_baseline_sqnr_db=round(min(own - _BASELINE_LOSS_DB, reachable), 2),
+        min_sqnr_db=round(min(validated_sqnr_db, reachable), 2),
+        min_baseline_sqnr_db=round(min(validated_sqnr_db - _BASELINE_LOSS_DB, reachable), 2),
         min_agreement=1.0 if has_classes else None,
         max_pixel_steps=_MAX_PIXEL_STEPS,
     )

@@ -1,8 +1,8 @@
 """Writing of a bundle: a folder with the files that build and verify an engine on a device.
 
-The same content gives the same bytes: names are sorted, no file holds a time, and the members of
-the archive have no owner and the date 1970. A bundle is written beside its final path and renamed
-when it is complete.
+The same content gives the same bytes: names are sorted, no file holds the time of packing, and the
+members of the archive have no owner and the date 1970. A bundle is written beside its final path
+and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from edge_inception import artifact, stage
 from edge_inception._version import __version__
 from edge_inception.artifact import Baseline, EngineFile, Report, TypedGraph
 from edge_inception.bundle import archive, build_script, serving, signing
-from edge_inception.bundle.golden import Golden, record_golden, spread_evenly
+from edge_inception.bundle.golden import GoldenSet, record_golden, spread_evenly
 from edge_inception.bundle.licences import licence_texts
-from edge_inception.bundle.serving.facts import serving_facts
+from edge_inception.bundle.serving.served_model import served_model
 from edge_inception.data.imageset import ImageSet
 from edge_inception.device import manifest, recorded, records
 from edge_inception.errors import InputError
@@ -45,7 +45,7 @@ LIBRARY_FILES: Mapping[str, tuple[str, ...]] = {
 
 # Typing of a graph (how it states precision) -> the first TensorRT version that can build it, and
 # the first later version that cannot; "" means that all later versions can.
-_TENSORRT_RANGES: Mapping[str, tuple[str, str]] = {
+_TENSORRT_VERSIONS: Mapping[str, tuple[str, str]] = {
     "strong": ("10.0", ""),
     "weak": ("8.2", "10.0"),
     "implicit": ("8.2", "10.8"),
@@ -56,8 +56,8 @@ _RECORDED_TOOLS = ("numpy", "Pillow", "onnx", "openvino", "torch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """Artifacts of one build.
+class BuildArtifacts:
+    """Artifacts of one build, from which a bundle is made.
 
     ``graphs`` are variants of one typed graph (each tensor's precision is explicit). ``engine`` is
     compiled from the strongly typed variant, was validated in ``report`` and runs on this machine;
@@ -83,7 +83,8 @@ class BundleOptions:
     means the target's whole range. The bundle has at most ``num_golden`` golden images and
     ``num_baseline`` rows of the baseline. ``key`` is an Ed25519 private key in a PEM file.
     ``keep_failed`` allows a build that missed its gates, and ``force`` replaces another bundle of
-    that name. ``workspace_mib`` to ``builder_optimization_level`` are settings of TensorRT's build.
+    that name. ``workspace_mib``, ``dla_core``, ``allow_gpu_fallback`` and
+    ``builder_optimization_level`` are settings of TensorRT's build.
     """
 
     target: str
@@ -111,7 +112,7 @@ class BundleResult:
     is_new: bool
 
 
-def make_bundle(material: Material, options: BundleOptions, out: Path) -> BundleResult:
+def make_bundle(artifacts: BuildArtifacts, options: BundleOptions, out: Path) -> BundleResult:
     """Write ``out/NAME-TARGET`` and ``out/NAME-TARGET.tar.gz``.
 
     Raises:
@@ -120,9 +121,9 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
         BackendMissing: Signing needs ``cryptography``, or the engine needs OpenVINO.
     """
     target = targets.target(options.target)
-    _require_one_build(material, options)
+    _require_one_build(artifacts, options)
     key = signing.read_key(options.key) if options.key else None
-    content = _Content(material, options, target)
+    content = _Content(artifacts, options, target)
     folder = out / f"{content.name}-{target.name}"
     packed = out / f"{folder.name}.tar.gz"
     with artifact.translate_disk_errors(folder), archive.temporary_beside(folder) as temporary:
@@ -146,40 +147,41 @@ def make_bundle(material: Material, options: BundleOptions, out: Path) -> Bundle
     )
 
 
-def _require_one_build(material: Material, options: BundleOptions) -> None:
+def _require_one_build(artifacts: BuildArtifacts, options: BundleOptions) -> None:
     """Refuse artifacts of different builds, and a build that failed.
 
     Raises:
         InputError: The report has FAILED, or judged another artifact than the one given.
     """
-    status = material.report.details.status
+    status = artifacts.report.details.status
     if status == "FAILED" and not options.keep_failed:
         raise InputError(
-            f"{material.report.path} has the status FAILED: a bundle ships only what was validated",
+            f"{artifacts.report.path} has the status FAILED: a bundle ships only what was "
+            "validated",
             hint="meet the gates, or give --keep-failed",
         )
-    context = report_record.read(material.report.path).context
+    context = report_record.read(artifacts.report.path).context
     judged = {engine.sha256 for engine in context.engines.values()}
-    if material.engine.sha256 not in judged:
+    if artifacts.engine.sha256 not in judged:
         raise InputError(
-            f"{material.engine.path} is not an engine that {material.report.path} judged",
+            f"{artifacts.engine.path} is not an engine that {artifacts.report.path} judged",
             hint="build again, so that engine and report are of one run",
         )
-    if context.baseline_sha256 != material.baseline.sha256:
+    if context.baseline_sha256 != artifacts.baseline.sha256:
         raise InputError(
-            f"{material.baseline.path} is not the baseline of {material.report.path}",
+            f"{artifacts.baseline.path} is not the baseline of {artifacts.report.path}",
             hint="build again, so that baseline and report are of one run",
         )
     validated_graphs = {
         engine.provenance.parents.get("typed graph")
-        for engine in (material.engine, *material.validated_engines)
+        for engine in (artifacts.engine, *artifacts.validated_engines)
         if engine.sha256 in judged
     }
-    for graph in material.graphs:
+    for graph in artifacts.graphs:
         if graph.details.typing != "implicit" and graph.sha256 not in validated_graphs:
             raise InputError(
-                f"no engine that {material.report.path} judged was compiled from {graph.path}",
-                hint=f"edge-inception build --target {options.target} judges all that it needs",
+                f"no engine that {artifacts.report.path} judged was compiled from {graph.path}",
+                hint=f"run edge-inception build --target {options.target}, then bundle that build",
             )
 
 
@@ -202,18 +204,18 @@ def _write_baseline(path: Path, arrays: BaselineArrays, max_rows: int) -> None:
 class _Content:
     """The files of one bundle, and their manifest."""
 
-    def __init__(self, material: Material, options: BundleOptions, target: Target) -> None:
-        self._material, self._options, self._target = material, options, target
-        self._details = material.engine.details
+    def __init__(self, artifacts: BuildArtifacts, options: BundleOptions, target: Target) -> None:
+        self._artifacts, self._options, self._target = artifacts, options, target
+        self._details = artifacts.engine.details
         self._is_openvino = target.backend == "openvino"
         self.name = options.name or self._details.model
-        self._serving = serving_facts(
-            material.graphs[0].details, target, name=self.name, dla_core=options.dla_core
+        self._serving = served_model(
+            artifacts.graphs[0].details, target, name=self.name, dla_core=options.dla_core
         )
-        self._graphs = [self._graph_record(graph) for graph in material.graphs]
-        self._arrays = load_baseline(material.baseline)
-        self.golden: Golden = record_golden(
-            material.engine, self._arrays, material.images, options.num_golden
+        self._graphs = [self._graph_record(graph) for graph in artifacts.graphs]
+        self._arrays = load_baseline(artifacts.baseline)
+        self.golden: GoldenSet = record_golden(
+            artifacts.engine, self._arrays, artifacts.images, options.num_golden
         )
 
     def write(self, folder: Path) -> None:
@@ -222,13 +224,13 @@ class _Content:
         for name in (*DEVICE_FILES, *SHARED_FILES, *LIBRARY_FILES[backend]):
             shutil.copyfile(_PACKAGE / name, folder / Path(name).name)
         (folder / "graphs").mkdir()
-        for graph in self._material.graphs:
+        for graph in self._artifacts.graphs:
             shutil.copyfile(graph.path, folder / _graph_file(graph))
-        if self._material.calibration_cache is not None:
-            shutil.copyfile(self._material.calibration_cache, folder / "calibration.cache")
+        if self._artifacts.calibration_cache is not None:
+            shutil.copyfile(self._artifacts.calibration_cache, folder / "calibration.cache")
         self.golden.write(folder)
         _write_baseline(folder / recorded.BASELINE, self._arrays, self._options.num_baseline)
-        shutil.copyfile(self._material.report.path, folder / "report.json")
+        shutil.copyfile(self._artifacts.report.path, folder / "report.json")
         for name, text in self._texts().items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -248,7 +250,7 @@ class _Content:
         is_dla = self._options.dla_core is not None and graph.details.typing == "strong"
         return manifest.Graph(
             file=_graph_file(graph),
-            tensorrt=_STRONG_DLA if is_dla else _TENSORRT_RANGES[graph.details.typing],
+            tensorrt=_STRONG_DLA if is_dla else _TENSORRT_VERSIONS[graph.details.typing],
             float_rest=graph.details.float_rest,
             profile=manifest.Profile(**stage.plain(graph.details.profile)),
             float_layers=list(graph.details.float_layers) or None,
@@ -277,7 +279,7 @@ class _Content:
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
-        verdict = report_record.read(self._material.report.path).verdict
+        verdict = report_record.read(self._artifacts.report.path).verdict
         details = self._details
         return manifest.seal(
             manifest.Manifest(

@@ -109,7 +109,7 @@ def fit_keys(
     extra = [model_key for model_key in matches if model_key not in expected]
     left_out = tuple(k for k in extra if k.startswith((*AUXILIARY_PREFIXES, _FACENET_CLASSIFIER)))
     unexpected += [matches[model_key][1] for model_key in extra if model_key not in left_out]
-    has_gamma = key_map.has_gamma or any(map(_GAMMA.fullmatch, matches))
+    has_gamma = key_map.requires_gamma or any(map(_GAMMA.fullmatch, matches))
     missing = tuple(
         key
         for key in expected

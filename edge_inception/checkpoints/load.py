@@ -167,7 +167,7 @@ def _load_weights(
 
 
 def _to_pytorch_layout(tensor: Tensor, layout: Layout, rank: int) -> Tensor:
-    """The tensor with its axes in PyTorch's order, less axes of size 1 beyond ``rank`` axes."""
+    """The tensor with ``rank`` axes in PyTorch's order, without the axes of size 1 beyond them."""
     if layout is Layout.DEPTHWISE and tensor.ndim == 4:  # noqa: PLR2004 -- a kernel
         rows, columns, channels, multiplier = tensor.shape
         kernels = tensor.permute(2, 3, 0, 1)
@@ -192,7 +192,7 @@ def _fill_missing(
     }
     num_gammas = sum(tensor.is_floating_point() for tensor in missing.values())
     if num_gammas:
-        notes.append(f"set {num_gammas} batch-norm factors to 1: stored without them")
+        notes.append(f"set {num_gammas} batch-norm factors to 1: the checkpoint has none")
     return {**state, **missing}
 
 
@@ -255,7 +255,7 @@ def _require_same_tensors(
         if tensor.is_floating_point() and not state[key].is_floating_point():
             raise InputError(
                 f"{checkpoint.path}: tensor '{key}' is {type_name(state[key])}, wanted float32",
-                hint="publish the float weights",
+                hint="give the checkpoint with float weights",
             )
     mismatches = [
         f"{key} is {list(state[key].shape)}, wanted {list(tensor.shape)}"

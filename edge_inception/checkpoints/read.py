@@ -180,14 +180,14 @@ def _to_float32(path: Path, key: str, tensor: Tensor) -> Tensor:
     if tensor.layout is not torch.strided or tensor.is_quantized:
         raise InputError(
             f"{path}: tensor '{key}' is sparse or quantized, wanted dense float",
-            hint="publish the float weights",
+            hint="give the checkpoint with float weights",
         )
     if not tensor.is_floating_point():
         return tensor.clone()
     if tensor.dtype not in _FLOAT_TYPES:
         raise InputError(
             f"{path}: tensor '{key}' is {type_name(tensor)}, wanted float32, float16 or bfloat16",
-            hint="publish the float weights",
+            hint="give the checkpoint with float weights",
         )
     # A copy, since kernels sum differently where memory mapped from a file is aligned differently.
     values = tensor.to(torch.float32, copy=True)

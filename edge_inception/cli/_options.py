@@ -76,10 +76,10 @@ out_option = click.option("--out", type=PATH, required=True, help="File to write
 threads_option = click.option(
     "--threads", type=int, help="Number of CPU threads; by default, and for 0, all usable ones."
 )
-free_batch_option = click.option(
+dynamic_batch_option = click.option(
     "--batch",
     type=click.IntRange(min=1),
-    help="Size of a free batch; by default 1.",
+    help="Number of images, where the graph's batch is dynamic; by default 1.",
 )
 terminal_options = option_group(
     click.option(
@@ -101,13 +101,13 @@ recipe_options = option_group(
     click.option("--recipe", type=PATH, help="Recipe file; by default edge-inception.toml here."),
     click.option("--model", help="Architecture; `edge-inception models` lists all."),
     click.option("--checkpoint", type=PATH, help="Weights: safetensors, torch.save or npz file."),
-    click.option("--onnx", type=PATH, help="Float ONNX classifier to build, not a checkpoint."),
+    click.option("--onnx", type=PATH, help="Float ONNX classifier, instead of a checkpoint."),
     click.option(
         "--checkpoint-format",
         help="Publisher whose tensor names the checkpoint has: timm, slim, ...; by default "
         "auto, which recognises it.",
     ),
-    click.option("--num-classes", type=int, help="Classes that the checkpoint's head must have."),
+    click.option("--num-classes", type=int, help="Number of classes of the checkpoint's head."),
     model_option,
     input_size_option,
     click.option("--crop-fraction", type=float, help="Share of the image that is kept, 0..1."),
@@ -194,7 +194,7 @@ precision_options = option_group(
     click.option(
         "--fold-zero-points/--no-fold-zero-points",
         default=None,
-        help="Use all 255 levels of int8 for tensors that cannot be negative, or half of them.",
+        help="Whether tensors that cannot be negative use all 255 levels of int8, or half of them.",
     ),
     click.option(
         "--keep-float", metavar="GROUP[,GROUP]", help="Groups that stay float in an int8 graph."
@@ -202,7 +202,7 @@ precision_options = option_group(
     click.option(
         "--bias-correction/--no-bias-correction",
         default=None,
-        help="Correct each bias by what int8 adds to the mean output of its layer, or do not.",
+        help="Whether to correct each bias by what int8 adds to the mean output of its layer.",
     ),
 )
 batch_options = option_group(
@@ -243,7 +243,7 @@ gate_options = option_group(
 
 @contextmanager
 def open_terminal(flags: Mapping[str, Any]) -> Iterator[Terminal]:
-    """Open the terminal that the terminal flags set; an error in the block is logged too."""
+    """The terminal, as --verbose, --quiet and --log-file ask; an error in the block is logged."""
     from edge_inception.cli._terminal import Terminal
 
     terminal = Terminal(verbosity=flags["verbosity"] or 0, log_file=flags["log_file"])

@@ -223,8 +223,8 @@ def sensitivity(
 ) -> None:
     """Rank the groups of an int8 graph by the accuracy that they cost.
 
-    FOLDER is the output folder of a build. A group is one int8 tensor with the layers that read
-    it; --keep-float takes its name.
+    FOLDER is the output folder of a build. A group is the tensors that share a scale, with
+    the layers that read them; --keep-float takes its name.
     "expected" is the SQNR in dB of those layers, computed from the range table without running
     the graph. "MACs" is the share of the multiply-adds that stays float when the group does.
 
@@ -283,7 +283,7 @@ def sensitivity(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RankedGraph:
-    """The graph whose groups (an int8 tensor with the layers that read it) are ranked.
+    """The graph whose groups (tensors that share a scale, with their readers) are ranked.
 
     In this graph all groups are int8. ``typed`` is the typed graph of a build with the same
     ``options``, None without one; ``kept`` are the groups that are float in ``typed``.

@@ -25,9 +25,17 @@ from edge_inception.errors import InputError
 @click.option("--out", type=PATH, default="bundles", show_default=True, help="Folder of bundles.")
 @click.option("--name", default="", help="Name of the bundle; by default the model's.")
 @click.option(
-    "--golden", default=8, show_default=True, help="Images that verify the engine on the device."
+    "--golden",
+    default=8,
+    show_default=True,
+    help="Number of images that verify the engine on the device.",
 )
-@click.option("--baseline-images", default=1000, show_default=True, help="Baseline rows, at most.")
+@click.option(
+    "--baseline-images",
+    default=1000,
+    show_default=True,
+    help="Largest number of images whose baseline outputs are in the bundle.",
+)
 @click.option("--sign", type=PATH, help="Ed25519 private key (PEM) to sign the manifest with.")
 @click.option("--workspace", type=int, help="Limit of TensorRT's workspace in MiB.")
 @click.option(
@@ -56,7 +64,7 @@ def bundle(
     force: bool,
     **flags: Any,
 ) -> None:
-    """Make a bundle, the folder that builds and checks an engine on a device, and its archive."""
+    """Make a bundle, from which a device builds and checks its engine: a folder and an archive."""
     from edge_inception.bundle import make as bundles
     from edge_inception.pipeline import devices, inputs, outputs
 
@@ -77,8 +85,8 @@ def bundle(
             force=force,
         )
         images = inputs.open_image_set(recipe.validation, "validation", recipe, terminal)
-        material = outputs.bundle_material(folder or recipe.out, device, images)
-        result = bundles.make_bundle(material, options, out)
+        artifacts = outputs.artifacts_for_bundle(folder or recipe.out, device, images)
+        result = bundles.make_bundle(artifacts, options, out)
         state = "made" if result.is_new else "unchanged"
         terminal.note(f"{state}: version {result.version}, {result.num_golden} golden images")
         click.echo(f"{result.folder}\n{result.archive}")

@@ -1,4 +1,4 @@
-"""The command ``calibrate``: ranges from images, from tables of shards, or a TensorRT cache."""
+"""The command ``calibrate``: a range table from images, from shards, or from TensorRT's cache."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 _EXCLUSIVE = ("shard", "merge", "import_cache")
-_FLAGS_OF_RANGES = ("calibrator", "effort", "placement", "typing")
-_FLAGS_OF_IMAGES = ("calibration_split", "max_images", "skip_bad_images")
+_FLAGS_AGAINST_CACHE = ("calibrator", "effort", "placement", "typing")
+_FLAGS_FOR_IMAGES = ("calibration_split", "max_images", "skip_bad_images")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,23 +67,23 @@ class _Flags:
     type=PATH,
     multiple=True,
     metavar="TABLE",
-    help="Merge this table of a shard with the others; the result is that of one run over all.",
+    help="Range table of a shard, given once for each; the result is that of all images at once.",
 )
 @click.option(
     "--import-cache",
     type=PATH,
     metavar="CACHE",
-    help="Take the scales from TensorRT's calibration cache; images then serve bias correction.",
+    help="Take the scales from TensorRT's calibration cache; images are only for bias correction.",
 )
-@click.option("--placement", metavar="NAME", help="Try graphs of this placement alone.")
-@click.option("--typing", help="Try graphs of this typing, as quantize has it: strong or cpu.")
+@click.option("--placement", metavar="NAME", help="Try only this placement of Q/DQ pairs.")
+@click.option("--typing", help="Try only this typing of quantize: strong or cpu.")
 @out_option
 @terminal_options
 def calibrate(graph: Path, out: Path, **options: object) -> None:
     """Write the range table of a simplified graph; its histograms go into an .npz beside it."""
     from edge_inception import artifact
     from edge_inception.artifact import RangeTable, SimplifiedGraph
-    from edge_inception.quant.trial_table import describe_trial
+    from edge_inception.quant.trial_table import describe_tried_graphs
 
     flags = read_flags(_Flags, options)
     _require_fitting_flags(flags)
@@ -91,23 +91,25 @@ def calibrate(graph: Path, out: Path, **options: object) -> None:
         simplified = artifact.load(SimplifiedGraph, graph)
         cache = flags.import_cache
         images = _images(flags, terminal) if flags.calibration or not cache else None
-        chosen = _options(simplified, flags)
+        calibrate_options = _options(simplified, flags)
         with terminal.working("calibrate") as progress:
             if cache or images is None:
                 from edge_inception.quant.import_cache import import_cache
 
-                assert cache is not None  # only a cache needs no images
-                table = import_cache(simplified, cache, images, chosen, out, progress=progress)
+                assert cache is not None  # images are None only if there is a cache
+                table = import_cache(
+                    simplified, cache, images, calibrate_options, out, progress=progress
+                )
             elif flags.merge:
                 from edge_inception.quant.merge import merge
 
                 parts = [artifact.load(RangeTable, path) for path in flags.merge]
-                table = merge(simplified, images, chosen, parts, out, progress=progress)
+                table = merge(simplified, images, calibrate_options, parts, out, progress=progress)
             else:
                 from edge_inception.quant.observe import calibrate as run
 
-                table = run(simplified, images, chosen, out, progress=progress)
-        for line in describe_trial(table.details):
+                table = run(simplified, images, calibrate_options, out, progress=progress)
+        for line in describe_tried_graphs(table.details):
             terminal.note(line)
         print_artifact(terminal, table)
 
@@ -120,12 +122,12 @@ def _require_fitting_flags(flags: _Flags) -> None:
         raise InputError(f"{both} together", hint="they exclude each other: give one")
     if not flags.import_cache:
         return
-    if given := given_flags(_FLAGS_OF_RANGES, flags):
+    if given := given_flags(_FLAGS_AGAINST_CACHE, flags):
         raise InputError(
             f"{' and '.join(given)} with --import-cache",
-            hint="leave it out: the ranges are those of the cache; quantize takes a --placement",
+            hint="leave it out: the cache already has the ranges; quantize takes a --placement",
         )
-    if flags.calibration is None and (given := given_flags(_FLAGS_OF_IMAGES, flags)):
+    if flags.calibration is None and (given := given_flags(_FLAGS_FOR_IMAGES, flags)):
         raise InputError(
             f"{' and '.join(given)} without images",
             hint="pass --calibration FOLDER too: with a cache, images are for bias correction",

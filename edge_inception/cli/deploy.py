@@ -32,7 +32,9 @@ _REMOTE_DIR = "~/edge-inception"
 @click.option("--remote-dir", default=_REMOTE_DIR, show_default=True, help="Folder on the device.")
 @click.option("--python", default="python3", show_default=True, help="Python on the device.")
 @click.option("--wheelhouse", type=PATH, help="Folder of wheels for devices without a network.")
-@click.option("--out", type=PATH, default="deployed", show_default=True, help="Folder of records.")
+@click.option(
+    "--out", type=PATH, default="deployed", show_default=True, help="Local folder for results."
+)
 @json_option
 @terminal_options
 def deploy(
@@ -111,16 +113,17 @@ def _print(results: Sequence[DeviceResult], *, as_json: bool) -> None:
     click.echo(f"{verdict}: {num_passed} of {counted(len(results), 'device')}")
 
 
-def _descriptions(done: Deployment, status: str) -> Iterator[str]:
+def _descriptions(deployment: Deployment, status: str) -> Iterator[str]:
     """What a deploy, a rollback or a dry run has found or done on a device."""
+    before, version = deployment.before, deployment.version
     if status == "PLANNED":
-        yield f"{done.folder} has {done.before or 'no version'}, would make {done.version} current"
+        yield f"{deployment.folder} has {before or 'no version'}, would make {version} current"
         return
-    was = "as before" if done.before == done.version else f"was {done.before or 'none'}"
-    yield f"{done.version} is current, {was}"
-    yield f"{counted(done.num_kept, 'other version')} kept"
-    if done.p50_ms is not None:
-        yield f"p50 {done.p50_ms:.2f} ms"
-    if done.results:
-        here, path = Path.cwd(), done.results
+    was = "as before" if before == version else f"was {before or 'none'}"
+    yield f"{version} is current, {was}"
+    yield f"{counted(deployment.num_kept, 'other version')} kept"
+    if deployment.p50_ms is not None:
+        yield f"p50 {deployment.p50_ms:.2f} ms"
+    if deployment.results:
+        here, path = Path.cwd(), deployment.results
         yield f"results in {path.relative_to(here) if path.is_relative_to(here) else path}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_inception.cli._layout import shortened, wrapped
-from edge_inception.cli._options import PATH, free_batch_option, json_option
+from edge_inception.cli._options import PATH, dynamic_batch_option, json_option
 
 if TYPE_CHECKING:
     from edge_inception.estimate.roofline import Estimate, Peaks
@@ -38,7 +38,7 @@ _KERNEL_STARTS = "starting a kernel takes some us, which is not counted; try a l
     show_default=True,
     help="Precision that is assumed for every layer.",
 )
-@free_batch_option
+@dynamic_batch_option
 @click.option("--dla", is_flag=True, help="Use the GPU and all DLA cores, each with this batch.")
 @click.option("--workspace", type=click.IntRange(min=0), default=0, help="Workspace in MiB.")
 @json_option

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_inception.cli._layout import WIDTH, shortened, wrapped
-from edge_inception.cli._options import PATH, free_batch_option, json_option
+from edge_inception.cli._options import PATH, dynamic_batch_option, json_option
 from edge_inception.errors import InputError, listed, one_line
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _UNKNOWN = "?"
 
 @click.command()
 @click.argument("graph", type=PATH)
-@free_batch_option
+@dynamic_batch_option
 @click.option("--layers/--no-layers", default=True, help="Print the table of layers, or do not.")
 @click.option("--dla", is_flag=True, help="Predict what the DLA of --target would run.")
 @click.option("--target", help="Target for --dla.")

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 _protocol_options = option_group(
-    click.option("--images", type=PATH, help="Images that the engine gets; by default noise."),
+    click.option(
+        "--images", type=PATH, help="Images that the engine gets; by default random ones."
+    ),
     threads_option,
     click.option(
         "--warm-up", "--warmUp", type=float, default=2000, show_default=True, help="Warm-up in ms."
@@ -119,21 +121,21 @@ def bench(
     "--self", "is_self", is_flag=True, help="Compare A with itself, which shows the noise."
 )
 @click.option("--against", type=PATH, help="Stored record, instead of engine A.")
-@click.option("--trust-stored", is_flag=True, help="Fail, not only warn, by --against.")
+@click.option("--trust-stored", is_flag=True, help="Let a slow-down against the record fail.")
 @click.option("--max-regression", default="3%", show_default=True, help="Largest slow-down.")
 @click.option(
     "--pairs",
     type=click.IntRange(3),
     default=10,
     show_default=True,
-    help="Pairs at first.",
+    help="Pairs of runs to begin with.",
 )
 @click.option(
     "--most-pairs",
     type=click.IntRange(3),
     default=50,
     show_default=True,
-    help="Pairs at most.",
+    help="Largest number of pairs.",
 )
 @click.option(
     "--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per call."
@@ -180,20 +182,20 @@ def compare(
     gate = _gate(max_regression, pairs, most_pairs)
     with open_terminal(flags) as terminal, _image_set(images) as (image_set, folder):
         protocol = replace(_protocol(threads, warm_up, duration, iterations), batch=batch)
-        session = comparison.Comparison(
+        comparisons = comparison.Comparison(
             protocol=protocol, gate=gate, image_set=image_set, folder=folder
         )
         _require_count(engines, 1 if is_self or against else 2)
         with terminal.working("compare") as progress:
             if is_self:
-                record = session.noise(engines[0], progress=progress)
+                record = comparisons.against_itself(engines[0], progress=progress)
             elif against:
-                record = session.against(
+                record = comparisons.against(
                     engines[0], against, trusted=trust_stored, progress=progress
                 )
             else:
                 labelled = _labelled(validation, validation_split)
-                record = session.pairs(
+                record = comparisons.pairs(
                     *engines, labelled=labelled, max_drop_pp=max_drop, progress=progress
                 )
         text = _write_record(record, out)

@@ -1,4 +1,4 @@
-"""The command line: the commands ``build`` to ``doctor``, and the entry point.
+"""The command line: its entry point, the group of all commands, and five of the commands.
 
 Commands import their libraries in their bodies, so that ``--help`` imports only click.
 """

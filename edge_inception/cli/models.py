@@ -87,7 +87,7 @@ def _stages(
     except ValueError as error:
         raise InputError(
             f"{spec.name} cannot take {size[0]} x {size[1]} images: {error}",
-            hint="use a larger --input-size; the model was made for the one it publishes",
+            hint="use a larger --input-size; `edge-inception models NAME` shows the published one",
         ) from error
 
 

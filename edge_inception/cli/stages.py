@@ -129,7 +129,9 @@ def _onnx_baseline(recipe: Recipe, images: ImageSet, out: Path, terminal: Termin
     "also gets a .cache).",
 )
 @click.option(
-    "--batch", type=click.IntRange(min=1), help="Fix a free batch to this size, which a DLA needs."
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Fix a dynamic batch to this size, which a DLA needs.",
 )
 @click.option("--dla", is_flag=True, help="Rewrite and share scales as --typing implicit does.")
 @click.option("--tensorrt", metavar="VERSION", help="TensorRT to read the .cache, such as 8.5.2.")

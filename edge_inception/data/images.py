@@ -35,10 +35,10 @@ class Batch:
 
 
 def decode(path: Path) -> Image.Image:
-    """The upright 8-bit RGB image in the file at ``path``.
+    """The 8-bit RGB image in the file at ``path``, turned upright as its EXIF data asks.
 
     Raises:
-        InputError: The file is missing or not usable; ``pixels`` lists usable files.
+        InputError: The file is missing, or is one of those that the module ``pixels`` refuses.
     """
     try:
         return pixels.decode(path)
@@ -54,7 +54,7 @@ def preprocess_image(image: Image.Image, preprocess: Preprocess) -> NDArray[Any]
 
 
 def normalise(values: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
-    """float32 (x / 255 - mean) / std of pixels [..., 3]; ``interface`` does the same in ONNX."""
+    """float32 (x / 255 - mean) / std of pixels [..., 3]; ``export.interface`` adds it to graphs."""
     normalised: NDArray[np.float32] = pixels.normalise(values, preprocess)
     return normalised
 
@@ -68,7 +68,7 @@ def load_image(path: Path, preprocess: Preprocess) -> NDArray[Any]:
     return preprocess_image(decode(path), preprocess)
 
 
-def usable(items: Sequence[ImageItem]) -> tuple[list[ImageItem], list[ImageItem]]:
+def split_usable(items: Sequence[ImageItem]) -> tuple[list[ImageItem], list[ImageItem]]:
     """Items whose files can be decoded, and items whose files cannot, each in the given order."""
     good: list[ImageItem] = []
     bad: list[ImageItem] = []
@@ -90,7 +90,7 @@ def batches(items: Sequence[ImageItem], preprocess: Preprocess, batch: int) -> I
     """Batches in order; threads decode one batch ahead. The last batch may be smaller.
 
     Raises:
-        InputError: An image is not usable; ``usable`` finds such images beforehand.
+        InputError: An image is not usable; ``split_usable`` finds such images beforehand.
         ValueError: ``batch`` is below 1.
     """
     if batch < 1:

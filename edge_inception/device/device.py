@@ -7,7 +7,7 @@
     python3 device.py classify IMAGE...      print the most probable classes of image files
 
 Exit codes: 0 passed, 2 usage, 3 bad input or a changed file, 4 library missing, 5 build failed,
-6 answers differ, 130 interrupted. An error is one line, and its fix is another.
+6 outputs differ, 130 interrupted. An error is one line, and its fix is another.
 
 This file runs before anything was checked, so it trusts nothing that lies beside it. It takes the
 bundle off Python's path, reads the manifest once, and runs the other files of the program only as

@@ -38,7 +38,8 @@ class PowerMode(NamedTuple):
 class Board(NamedTuple):
     """Facts of a device, each None where no file holds it; sizes in MiB, clocks in MHz.
 
-    ``l4t`` is the version of NVIDIA's Linux for Tegra; ``emc_mhz`` is the memory clock.
+    ``l4t`` is the version of NVIDIA's Linux for Tegra; ``mem_free_mib`` is the memory that programs
+    can get, ``swap_mib`` the free swap; ``emc_mhz`` is the memory clock.
     ``power_modes`` are names by id; ``temperatures_c`` are degrees Celsius by thermal
     zone; ``unread`` names the facts that could not be read.
     """

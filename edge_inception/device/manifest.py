@@ -137,7 +137,7 @@ class Gates(NamedTuple):
 
 
 class Tolerance(NamedTuple):
-    """Limits for the engine's answers to the golden images; ``max_pixel_steps`` are 1/255 each."""
+    """Limits for an engine's outputs for golden images; ``max_pixel_steps`` are 1/255 each."""
 
     min_sqnr_db: float
     min_baseline_sqnr_db: float
@@ -146,7 +146,7 @@ class Tolerance(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """Number of golden images (images with recorded answers), and the limits for the answers."""
+    """Number of golden images, photos that test an engine, and the limits for its outputs."""
 
     count: int  # type: ignore[assignment]  # a tuple has a method of that name
     tolerance: Tolerance

@@ -1,7 +1,7 @@
 """The latency of an engine in this process, and its record.
 
 A process makes one run: a warm-up, then timed calls one after the other, host to host, cycling
-through the golden images (those with recorded answers). The host compares several engines by
+through the golden images of the bundle. The host compares several engines by
 interleaved runs, and starts a process for each run (docs/latency.md, "Gate"); there, this file's
 record has ``kind: single``.
 This file travels to devices: Python 3.6 syntax and numpy 1.13.

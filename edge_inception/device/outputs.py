@@ -1,4 +1,4 @@
-"""Similarity of two engines' answers (network outputs): the figures of ``edge_inception.validate``.
+"""Similarity of two engines' outputs: the figures of ``edge_inception.validate``.
 
 Logits are compared after each image's mean over the classes is subtracted (centred), probabilities
 as centred logarithms, embeddings unchanged. The host uses this file too.
@@ -37,7 +37,7 @@ def sqnr_db(signal: Any, approximation: Any) -> float:
 def comparable(baseline: Any, engine: Any, head: str) -> Tuple[Any, Any]:
     """The two arrays, baseline's and engine's, that SQNR compares: float64, of the same shape.
 
-    ``baseline`` has logits [N, C] or embeddings [N, D], ``engine`` the answers of ``head`` to the
+    ``baseline`` has logits [N, C] or embeddings [N, D], ``engine`` the outputs of ``head`` for the
     same images. Both are centred unless they are embeddings. For a top-k head only the k classes
     that the engine chose are compared; where k is 1, as uncentred probabilities.
     """
@@ -45,14 +45,14 @@ def comparable(baseline: Any, engine: Any, head: str) -> Tuple[Any, Any]:
     exact = baseline.astype(np.float64)
     if kind != "topk":
         return comparable_engines(_softmax(exact) if kind == "softmax" else exact, engine, head)
-    answers, exact = _top_k(engine.astype(np.float64), _softmax(exact), k)
+    got, exact = _top_k(engine.astype(np.float64), _softmax(exact), k)
     if k == 1:
-        return exact, answers
-    return centred(_log(exact)), centred(_log(answers))
+        return exact, got
+    return centred(_log(exact)), centred(_log(got))
 
 
 def comparable_engines(first: Any, second: Any, head: str) -> Tuple[Any, Any]:
-    """The two float64 arrays that SQNR compares, of two engines' answers [N, C] with one head.
+    """The two float64 arrays that SQNR compares, of two engines' outputs [N, C] with one head.
 
     For a top-k head only the k classes that the first engine chose are compared.
     """
@@ -102,9 +102,9 @@ def _softmax(logits: Any) -> Any:
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def probabilities(answers: Any, head: str) -> Any:
-    """Scores of 0..1 from answers [N, C]: softmax of logits; answers of other heads unchanged."""
-    return _softmax(answers.astype(np.float64)) if parse_head(head)[0] == "logits" else answers
+def probabilities(outputs: Any, head: str) -> Any:
+    """Scores of 0..1 from outputs [N, C]: softmax of logits; outputs of other heads unchanged."""
+    return _softmax(outputs.astype(np.float64)) if parse_head(head)[0] == "logits" else outputs
 
 
 def _log(values: Any) -> Any:

@@ -13,8 +13,8 @@ from edge_inception.device.errors import Refusal
 
 OK, WARNING, FAILED, UNREAD = "ok", "warning", "failed", "not read"
 _MIB_PER_GB = 1000 * 1000 * 1000 / (1 << 20)
-_MIN_MEMORY_SHARE = 0.8  # of the nominal memory; the firmware reserves up to a tenth
-_BUILD_MIB = 1500  # free memory and swap: 0.3 to 0.6 GB for CUDA, the rest for tried kernels
+_MIN_MEMORY_SHARE = 0.8  # of the nominal memory; firmware reserves up to 0.1, the rest is a margin
+_BUILD_MIB = 1500  # free memory and swap: 0.3 to 0.6 GB for CUDA, the rest for kernels it times
 _ENGINE_SIZE_FACTOR = 4  # engine, temporary copy and FP32 weights, relative to the graph's size
 _RESOURCES_MIB = 2048  # disk space of builder resources: docs/hardware.md, "JetPack releases"
 _MIN_RESOURCES_VERSION = (10, 16)
@@ -101,7 +101,7 @@ def _memory(bundle: Any, runtime: Any, board: jetson_board.Board) -> Finding:
             "memory",
             WARNING,
             "{}; {} has {} GB: is this the device?".format(text, bundle.target.name, nominal),
-            "make a bundle for this device: edge-inception targets",
+            "make a bundle for this device: edge-inception targets shows which",
         )
     workspace = bundle.record.build.workspace_mib or 0
     needed = _BUILD_MIB + workspace if runtime.name != "openvino" else 0

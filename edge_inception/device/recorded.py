@@ -23,11 +23,11 @@ _A = TypeVar("_A", "Golden", "Baseline")
 
 
 class Golden(NamedTuple):
-    """Arrays with a row for each golden image (an image with recorded answers).
+    """Arrays with a row for each golden image, a photo of the bundle that tests an engine.
 
     ``images`` are preprocessed as the engine takes them; ``validated`` and ``baseline`` are the
-    answers of the validated engine and of FP32, float32 [N, columns]; ``files`` are paths in the
-    bundle; ``sha256`` are digests of those files.
+    outputs of the validated engine and of the FP32 model, float32 [N, columns]; ``files`` are paths
+    in the bundle; ``sha256`` are digests of those files.
     """
 
     images: Any
@@ -38,7 +38,7 @@ class Golden(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """Arrays with a row for each image of the baseline, the answers of FP32.
+    """Arrays with a row for each validation image: outputs of the FP32 model, and labels.
 
     ``logits`` are float32 [N, columns], ``labels`` int64 [N], ``sha256`` text [N].
     """
@@ -51,7 +51,7 @@ class Baseline(NamedTuple):
 _KINDS = {
     "images": "fu", "validated": "f", "baseline": "f", "logits": "f", "labels": "i", "files": "U",
     "sha256": "U",
-}  # fmt: skip # numpy's letters of the kinds of dtype that each may have
+}  # fmt: skip # array -> the values of numpy's ``dtype.kind`` that it may have
 
 
 def read_golden(bundle: manifest.Bundle) -> Golden:
@@ -68,7 +68,7 @@ def read_golden(bundle: manifest.Bundle) -> Golden:
 
 
 def read_baseline(bundle: manifest.Bundle) -> Baseline:
-    """The arrays of ``baseline.npz``; a file that is damaged or holds others is refused."""
+    """The arrays of ``baseline.npz``; a damaged file, and one with other arrays, is refused."""
     return _read(Baseline, bundle, BASELINE)
 
 
@@ -80,7 +80,8 @@ def _read(kind: Type[_A], bundle: manifest.Bundle, name: str) -> _A:
         raise Refusal("{} of the bundle cannot be read: {}".format(name, error), _REMAKE) from error
     wrong = [field for field, array in arrays.items() if array.dtype.kind not in _KINDS[field]]
     if wrong:
-        raise Refusal("{} holds no such array '{}'".format(name, wrong[0]), _REMAKE)
+        kind_of_wrong = arrays[wrong[0]].dtype
+        raise Refusal("{} holds '{}' as {}".format(name, wrong[0], kind_of_wrong), _REMAKE)
     shapes = [array.shape[:1] for array in arrays.values()]
     if shapes[0] in ((), (0,)) or len(set(shapes)) > 1:
         raise Refusal("{} holds arrays of {} rows".format(name, shapes), _REMAKE)

@@ -1,4 +1,4 @@
-"""The answers of an open engine to the images of a bundle.
+"""The outputs of an open engine for the images of a bundle.
 
 This file travels to devices: Python 3.6 syntax and numpy 1.13.
 """
@@ -13,29 +13,29 @@ from edge_inception.device.errors import Refusal
 
 
 def run(runner: Any, images: Any, bundle: manifest.Bundle, profile: manifest.Profile) -> Any:
-    """The engine's answers, float32 [N, columns], to images [N, ...] in batches of min to max.
+    """The engine's outputs, float32 [N, columns], for images [N, ...], in batches of ``profile``.
 
     Raises:
-        Refusal: An answer is NaN or infinite, or the outputs are not those of the manifest.
+        Refusal: An output is NaN or infinite, or the outputs are not those of the manifest.
     """
 
-    def answer(batch: Any) -> Any:
+    def run_batch(batch: Any) -> Any:
         try:
             rows = batches.dense(runner.run(batch), bundle.record.num_classes)
         except (ValueError, IndexError) as error:
             raise _wrong_outputs(str(error)) from error
         if rows.ndim != 2 or len(rows) != len(batch):  # noqa: PLR2004 -- images and columns
-            raise _wrong_outputs("shape {} to {} images".format(rows.shape, len(batch)))
+            raise _wrong_outputs("shape {} for {} images".format(rows.shape, len(batch)))
         return np.array(rows)
 
-    result = batches.in_batches(answer, images, profile.min, profile.max)
+    result = batches.in_batches(run_batch, images, profile.min, profile.max)
     is_bad = ~np.isfinite(result).all(axis=1)
     if is_bad.any():
         raise Refusal(
-            "the engine answers NaN or infinity to {} of {} images".format(
+            "the engine's outputs are NaN or infinite for {} of {} images".format(
                 int(is_bad.sum()), len(result)
             ),
-            "float16 may overflow here: make a bundle with --float-rest fp32",
+            "float16 may overflow here: build with --float-rest fp32, and bundle that build",
             errors.GATE_FAILED,
         )
     return result

@@ -2,7 +2,8 @@
 
 A signature proves who made the bundle only if the public key and the program that checks it did not
 come with the bundle: a changed bundle may bring a changed device.py. The package ``cryptography``
-or the tool ``minisign`` checks the signature; if neither is installed, a given key is refused.
+or the tool ``minisign`` checks the signature; if a key is given and neither is installed, the check
+is refused.
 This file travels to devices: Python 3.6 syntax, standard library.
 
 Source: "minisign: signature format" of jedisct1.github.io/minisign.
@@ -24,11 +25,11 @@ KEY_ALGORITHM, SIGNATURE_ALGORITHM = b"Ed", b"ED"
 KEY_ID_BYTES = 8
 _HEAD_BYTES = len(KEY_ALGORITHM) + KEY_ID_BYTES
 _KEY_BYTES, _SIGNATURE_BYTES = 32, 64
-_GET_AGAIN = "get the bundle again, and the public key from its maker by another way"
+_GET_AGAIN = "get the bundle again, and its maker's public key from another place than the bundle"
 
 
 class Signature(NamedTuple):
-    """The parts of a signature file; ``comment_signature`` signs ``comment``."""
+    """The parts of a signature file; ``comment_signature`` signs ``signature`` and ``comment``."""
 
     key_id: bytes
     signature: bytes
@@ -126,7 +127,7 @@ def _check_ed25519(crypto: Any, content: bytes, signature: Signature, key: bytes
             signature.comment_signature, signature.signature + signature.comment.encode()
         )
     except invalid as error:
-        raise Refusal("the signature of the manifest is not one of this key", _GET_AGAIN) from error
+        raise Refusal("the manifest is not what this key signed", _GET_AGAIN) from error
     return "signed by this key: {}".format(signature.comment)
 
 
@@ -139,5 +140,5 @@ def _check_with_minisign(content: bytes, path: str, public_key: str) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise Refusal("the signature of the manifest is not one of this key", _GET_AGAIN)
+        raise Refusal("the manifest is not what this key signed", _GET_AGAIN)
     return "signed by this key (minisign)"

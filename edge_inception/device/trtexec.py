@@ -1,7 +1,7 @@
 """TensorRT through NVIDIA's tool trtexec, where TensorRT's Python bindings are missing.
 
 This file runs the commands in ``build.sh`` of the bundle and reads their results. trtexec builds
-and times an engine, and returns no answers to compare: ``verify`` needs the bindings.
+and times an engine, and returns no outputs to compare: ``verify`` needs the bindings.
 This file travels to devices: Python 3.6 syntax and numpy. It has not run on a device.
 """
 
@@ -42,7 +42,7 @@ class Trtexec:
         version = self._board.tensorrt
         if version is None:
             raise Refusal(
-                "{} is here, and no libnvinfer.so".format(self._tool),
+                "found {}, but no libnvinfer.so".format(self._tool),
                 "install TensorRT from the JetPack: sudo apt-get install nvidia-jetpack",
                 errors.LIBRARY_MISSING,
             )
@@ -67,10 +67,10 @@ class Trtexec:
                 return stream.read(), {"runner": "trtexec"}
 
     def load(self, content: bytes, facts: Any) -> Any:
-        """Refuse to open an engine, since trtexec returns no answers."""
+        """Refuse to open an engine, since trtexec returns no outputs."""
         del content, facts
         raise Refusal(
-            "answers need TensorRT's Python bindings; trtexec can only build and bench",
+            "an engine's outputs need TensorRT's Python bindings; trtexec only builds and times",
             "sudo apt-get install python3-libnvinfer",
             errors.LIBRARY_MISSING,
         )

@@ -1,6 +1,6 @@
-"""The comparison of an engine on this device with the answers in its bundle, and its record.
+"""The comparison of an engine on this device with the recorded outputs in its bundle.
 
-The golden images (images with recorded answers) are preprocessed again and run. The answers are
+The golden images, photos of the bundle, are preprocessed again and run. The engine's outputs are
 compared with those of the engine that was validated on the host, and with the FP32 baseline; the
 limits are in the manifest. With a folder of images, those in the baseline (by sha256) are run too.
 This file travels to devices: Python 3.6 syntax, numpy, and Pillow where image files are read.
@@ -66,15 +66,15 @@ def read_verification(value: Any, where: str, fix: str) -> Verification:
 
 
 def golden_checks(bundle: manifest.Bundle, runner: Any, profile: manifest.Profile) -> List[Check]:
-    """Checks of preprocessing, and of the answers and classes that ``runner`` gives golden images.
+    """Checks of preprocessing, and of the outputs and classes that ``runner`` gives golden images.
 
     Raises:
-        Refusal: The engine answers NaN or infinity.
+        Refusal: An output of the engine is NaN or infinite.
     """
     golden, limits = recorded.read_golden(bundle), bundle.record.golden.tolerance
     got = replay.run(runner, golden.images, bundle, profile)
-    for recorded_answers in (golden.validated, golden.baseline):
-        _require_same_columns(got, recorded_answers)
+    for wanted in (golden.validated, golden.baseline):
+        _require_same_columns(got, wanted)
     head = bundle.record.head
     checks = [
         _preprocessing(bundle, golden, limits),
@@ -104,11 +104,11 @@ def golden_checks(bundle: manifest.Bundle, runner: Any, profile: manifest.Profil
 
 
 def _require_same_columns(got: Any, wanted: Any) -> None:
-    """Refuse answers of another number of columns than the recorded answers."""
+    """Refuse outputs that have another number of columns than the recorded outputs."""
     shape, recorded_shape = got.shape[1:], wanted.shape[1:]
     if shape != recorded_shape:
         raise Refusal(
-            "the engine answers {} columns, recorded were {}".format(shape, recorded_shape),
+            "the engine's outputs have shape {}, recorded was {}".format(shape, recorded_shape),
             "make the bundle again: edge-inception bundle",
         )
 

@@ -336,8 +336,8 @@ def run_in_batches(
             f"the engine takes {input_spec.dtype} [{wanted}], got {images.dtype} {list(shape)}",
             hint="preprocess with edge_inception.data.images and the engine's own preprocessing",
         )
-    answers: NDArray[np.float32] = batches.in_batches(run, images, profile.min, profile.max)
-    return answers
+    rows: NDArray[np.float32] = batches.in_batches(run, images, profile.min, profile.max)
+    return rows
 
 
 class EngineSession(Session):
@@ -365,8 +365,8 @@ class EngineSession(Session):
         from edge_inception.data import batches  # numpy on first use
 
         outputs = self._runner.run(images)
-        answers: NDArray[np.float32] = batches.dense(outputs, self._details.num_classes)
-        return answers
+        rows: NDArray[np.float32] = batches.dense(outputs, self._details.num_classes)
+        return rows
 
     def close(self) -> None:
         self._runner.close()

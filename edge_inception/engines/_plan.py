@@ -27,7 +27,7 @@ VendorError = _inspection.VendorError
 MAGIC = {"ftrt": "tensorrt", "ptrt": "tensorrt", "vtrt": "tensorrt_rtx"}
 _VERSION_AT = 24  # offset in bytes of major, minor, patch and build, one byte each
 _SAME_GPU = (("sm", "SM"), ("device", "device"))
-# Hardware compatibility level -> facts of the GPU that must be equal nevertheless
+# Hardware compatibility level -> facts of the building GPU that the executing GPU must share
 _LEVEL_FACTS = {"ampere+": (), "sameComputeCapability": _SAME_GPU[:1]}
 _AMPERE = (8, 0)
 _RECOMPILE = "compile it again on this machine: edge-inception compile, or python3 device.py build"
@@ -73,8 +73,8 @@ def _sidecar_mismatch(plan: bytes, sidecar: Mapping[str, Any]) -> str:
         return "the plan has sha256 {}, its sidecar says {}".format(sha256[:12], recorded[:12])
     if recorded is None and sidecar.get("version_compatible"):
         return (
-            "a version-compatible plan executes code that it carries, and no sha256 in its "
-            "sidecar tells whose code that is"
+            "a version-compatible plan executes code that it carries, and its sidecar has no "
+            "sha256 that shows who built it"
         )
     built, version = read_header(plan).version, sidecar.get("tensorrt")
     if built and version and not _same_release(built, version):
@@ -181,7 +181,7 @@ class _BindingTensors:
 
 
 def create_with_logger(cls: Any, logger: Any) -> Any:
-    """A builder or a runtime, as ``cls`` is, of the library that logs to ``logger``.
+    """An instance of the library's class ``cls``, Builder or Runtime, which logs to ``logger``.
 
     Raises:
         VendorError: The library cannot start, for example with a driver that is too old. Its log
@@ -199,7 +199,7 @@ def deserialize(
 ) -> Tuple["Runtime", "Engine"]:
     """(runtime, engine) of a plan; ``dla_core`` is None for a plan that runs on the GPU alone.
 
-    A plan that ``is_trusted`` may execute code that it carries, as version-compatible plans do.
+    With ``is_trusted`` the plan may execute code that it carries, as version-compatible plans do.
 
     Raises:
         VendorError: The library refuses the plan; the message is the library's reason.

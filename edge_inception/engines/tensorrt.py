@@ -1,4 +1,4 @@
-"""TensorRT 8.2 to 11: compiled on the GPU that runs the engine, such as a Jetson's.
+"""TensorRT 8.2 to 11, which compiles an engine on the GPU that will run it, such as a Jetson's.
 
 On a Jetson, JetPack installs TensorRT and pip must not replace it; elsewhere TensorRT is a wheel. A
 plan (a serialized engine) is tied to the library version and to the GPU on which its kernels were

@@ -212,7 +212,7 @@ def _require_fact(fact: Fact | None, target: Target, what: str) -> Fact:
 
 
 def batch_size(statistics: Statistics) -> int:
-    """The batch, the first size of the graph's first input, which must not be free or unknown."""
+    """The batch, which is the first size of the first input; it must be static."""
     sizes = statistics.inputs[0].sizes if statistics.inputs else None
     if not sizes or not isinstance(sizes[0], int):
         raise InputError("the graph has no input with a batch", hint="export with a first size")
@@ -228,7 +228,7 @@ def estimate(statistics: Statistics, peaks: Peaks) -> Estimate:
 
     Raises:
         InputError: A shape or the multiply-adds of a layer are unknown, there are no multiply-adds
-            in the graph, or its batch is free.
+            in the graph, or its batch is dynamic.
     """
     if statistics.unknown_shapes or statistics.unknown_macs:
         unknown = listed((*statistics.unknown_shapes, *statistics.unknown_macs))

@@ -35,7 +35,7 @@ __all__ = ["OPSET", "ExportOptions", "export"]
 OPSET = 18  # the lowest that the exporter writes without its own down-conversion
 IR_VERSION = 8  # of opset 18; see the table in onnx/docs/Versioning.md
 _CHANNELS = 3
-MAX_ERROR_OF_PYTORCHS = 4.0
+MAX_ERROR_RATIO = 4.0
 """Largest accepted error of the graph, as a multiple of PyTorch's own float32 error.
 
 Measured on the full Inception-v4: a right graph, which adds in another order, errs 0.8 to 1.2 times
@@ -43,7 +43,7 @@ as much as PyTorch; with one average pool that treats padding wrongly, at least 
 # Least error assumed of PyTorch, as a share of the largest logit: small networks may round to 0.
 _FLOOR = 1e-6
 # PyTorch's error on up to 10 logits may be small by chance, so 4 batches are compared, not 1.
-_FEW_CLASSES, _SEEDS_OF_FEW = 10, 4
+_FEW_CLASSES, _BATCHES_FOR_FEW_CLASSES = 10, 4
 _NUM_COMPARED = 2  # images per batch; float64 is slow, and a wrong graph is wrong on any image
 _MIN_EXAMPLE_BATCH = 2  # images; from an example batch of 1, torch.export makes the batch static
 
@@ -69,7 +69,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         options=options.model_options,
     )
     preprocess = structs.replace(loaded.preprocess, **options.preprocess)
-    pixels = _Examples(size=preprocess.input_size, profile=options.profile)
+    examples = _Examples(size=preprocess.input_size, profile=options.profile)
     head = _head(loaded, options)
     num_classes = 0 if head.kind == "embedding" else num_classes_of(loaded.model)
     classes = _class_names(checkpoint, loaded, options, num_classes) if num_classes else ()
@@ -78,12 +78,12 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
         interface.check_top_k(head, num_classes)
     elif options.classes:
         notes.append(f"{len(options.classes)} class names not used: an embedding has no classes")
-    _require_usable_logits(loaded.model, pixels, options.model, checkpoint)
-    exported = _to_onnx(loaded.model, pixels, head)
+    _require_usable_logits(loaded.model, examples, options.model, checkpoint)
+    exported = _to_onnx(loaded.model, examples, head)
     _strip(exported)
     _require_opset(exported)
-    plain = exported.SerializeToString()
-    error_ratio = _require_parity(plain, loaded.model, pixels, num_classes)
+    before_head = exported.SerializeToString()
+    error_ratio = _require_parity(before_head, loaded.model, examples, num_classes)
     interface.add_preprocessing_and_head(exported, preprocess, head)
     content: bytes = exported.SerializeToString(deterministic=True)
     return artifact.publish(
@@ -104,7 +104,7 @@ def export(checkpoint: Path, options: ExportOptions, out: Path) -> Graph:
             head_text=str(head),
             input=INPUT_NAME,
             output=head.outputs[0],
-            input_shape=(pixels.batch, *preprocess.image_shape),
+            input_shape=(examples.batch, *preprocess.image_shape),
             opset=OPSET,
             checkpoint_types=loaded.stored_types,
             error_of_pytorchs=error_ratio,
@@ -142,7 +142,7 @@ class _Examples:
     def batch(self) -> int | str:
         return "batch" if self.profile.is_dynamic else self.profile.max
 
-    def example(self, seed: int = 0) -> Tensor:
+    def random_images(self, seed: int = 0) -> Tensor:
         """Normally distributed images, float32 [N, 3, H, W], of a batch size the graph takes."""
         profile = self.profile
         batch = max(profile.min, _MIN_EXAMPLE_BATCH) if profile.is_dynamic else profile.max
@@ -163,14 +163,14 @@ def _head(loaded: LoadedModel, options: ExportOptions) -> Head:
     return Head(kind="embedding")
 
 
-def _to_onnx(model: nn.Module, pixels: _Examples, head: Head) -> onnx.ModelProto:
-    profile, shapes = pixels.profile, None
+def _to_onnx(model: nn.Module, examples: _Examples, head: Head) -> onnx.ModelProto:
+    profile, shapes = examples.profile, None
     if profile.is_dynamic:
         shapes = ({0: torch.export.Dim("batch", min=profile.min, max=profile.max)},)
     with _quiet():
         program = torch.onnx.export(
             model,
-            (pixels.example(),),
+            (examples.random_images(),),
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT_NAME],
@@ -183,17 +183,19 @@ def _to_onnx(model: nn.Module, pixels: _Examples, head: Head) -> onnx.ModelProto
     return exported
 
 
-def _require_parity(content: bytes, model: nn.Module, pixels: _Examples, num_classes: int) -> float:
+def _require_parity(
+    content: bytes, model: nn.Module, examples: _Examples, num_classes: int
+) -> float:
     """Check onnxruntime's logits; their error as a multiple of PyTorch's, both against float64.
 
     Float32 errors depend on the weights, so PyTorch's own error on the same images is the unit.
     This function converts ``model`` to float64.
 
     Raises:
-        InputError: The multiple is more than MAX_ERROR_OF_PYTORCHS.
+        InputError: The multiple is more than MAX_ERROR_RATIO.
     """
-    seeds = range(1 if not 0 < num_classes <= _FEW_CLASSES else _SEEDS_OF_FEW)
-    batches = [pixels.example(seed) for seed in seeds]
+    num_batches = _BATCHES_FOR_FEW_CLASSES if 0 < num_classes <= _FEW_CLASSES else 1
+    batches = [examples.random_images(seed) for seed in range(num_batches)]
     session = _onnxruntime(content)
     outputs = [session.run(None, {INPUT_NAME: batch.numpy()})[0] for batch in batches]
     logits = np.concatenate([output[:_NUM_COMPARED] for output in outputs])
@@ -203,10 +205,10 @@ def _require_parity(content: bytes, model: nn.Module, pixels: _Examples, num_cla
     largest_logit = float(np.abs(exact).max())
     pytorch_error = max(float(np.abs(rounded - exact).max()), _FLOOR * largest_logit)
     error_ratio = float(np.abs(logits - exact).max()) / pytorch_error
-    if not error_ratio <= MAX_ERROR_OF_PYTORCHS:
+    if not error_ratio <= MAX_ERROR_RATIO:
         raise InputError(
             f"the exported graph errs {error_ratio:.1f} times as much as PyTorch's float32, wanted "
-            f"at most {MAX_ERROR_OF_PYTORCHS:.0f} (largest logit {largest_logit:.2e})",
+            f"at most {MAX_ERROR_RATIO:.0f} (largest logit {largest_logit:.2e})",
             hint="report it with the architecture's name",
         )
     return round(error_ratio, 3)
@@ -225,25 +227,25 @@ def _onnxruntime(content: bytes) -> onnxruntime.InferenceSession:
 
 
 def _require_usable_logits(
-    model: nn.Module, pixels: _Examples, name: str, checkpoint: Path
+    model: nn.Module, examples: _Examples, name: str, checkpoint: Path
 ) -> None:
     """Refuse images that are too small and weights that give no finite logits, before exporting."""
     try:
-        logits = _run_model(model, pixels.example()[:1])
+        logits = _run_model(model, examples.random_images()[:1])
     except RuntimeError as error:
-        height, width = pixels.size
+        height, width = examples.size
         raise InputError(
             f"{name} cannot take {height} x {width} images: {str(error).splitlines()[0]}",
-            hint="use a larger --input-size; the model was made for the one it publishes",
+            hint="use a larger --input-size; `edge-inception models NAME` shows the published one",
         ) from error
     if not logits.any():
         raise InputError(
-            f"{checkpoint}: logits of an ordinary image are all 0",
+            f"{checkpoint}: logits of a random image are all 0",
             hint="the weights are not trained",
         )
     if not np.isfinite(logits).all():
         raise InputError(
-            f"{checkpoint}: logits of an ordinary image are NaN or infinite in PyTorch",
+            f"{checkpoint}: logits of a random image are NaN or infinite in PyTorch",
             hint="activations overflow float32: the training diverged or the weights are damaged",
         )
 

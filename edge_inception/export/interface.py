@@ -26,7 +26,7 @@ from edge_inception.graph.check import image_input, load_graph
 from edge_inception.spec import HEAD_SCOPE, PREPROCESS_SCOPE, Head, Preprocess
 
 _WHITE = 255.0
-_FREE_BATCH = 2  # number of images in the comparison of a graph with a free batch
+_DYNAMIC_BATCH = 2  # number of images in the comparison of a graph with a dynamic batch
 
 
 def add_interface(graph: Graph, options: InterfaceOptions, out: Path) -> Graph:
@@ -169,7 +169,7 @@ def _require_same_logits(
     plain: onnx.ModelProto, folded: onnx.ModelProto, preprocess: Preprocess
 ) -> None:
     batch = _batch(image_input(plain))
-    count = batch if isinstance(batch, int) else _FREE_BATCH
+    count = batch if isinstance(batch, int) else _DYNAMIC_BATCH
     shape = (count, *preprocess.input_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     floats = np.ascontiguousarray(images.normalise(pixels, preprocess).transpose(0, 3, 1, 2))
@@ -179,6 +179,7 @@ def _require_same_logits(
     if not np.array_equal(expected, got):
         difference = float(np.abs(expected - got).max())
         raise InputError(
-            f"from uint8 pixels the graph answers otherwise than from floats, by {difference:.1e}",
+            "from uint8 pixels the graph computes other logits than from floats, by "
+            f"{difference:.1e}",
             hint="report it with the architecture's name, or leave --fold-preprocessing out",
         )

@@ -17,7 +17,7 @@ from edge_inception.graph.support_checks import label
 Shapes = Mapping[str, list[int | str]]
 _LARGE = 1024  # elements
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
-FREE_BATCH = "batch"
+DYNAMIC_BATCH = "batch"
 """Name of the free size of an imported graph."""
 
 

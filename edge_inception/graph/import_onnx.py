@@ -17,7 +17,7 @@ from edge_inception import artifact, stage
 from edge_inception.artifact import Graph, file_sha256
 from edge_inception.errors import InputError
 from edge_inception.graph import check, opsets, parity, support_checks
-from edge_inception.graph.batch import FREE_BATCH, set_batch
+from edge_inception.graph.batch import DYNAMIC_BATCH, set_batch
 from edge_inception.graph.check import shape_of
 from edge_inception.graph.float32 import to_float32
 from edge_inception.graph.opsets import OPSET
@@ -84,7 +84,7 @@ def import_graph(source: Path, options: ImportOptions, out: Path) -> Graph:
         notes.append("its Softmax is cut off, the engine answers logits; --head softmax keeps it")
     original = copy.deepcopy(model)
     _convert_opset(model, source)
-    batch = FREE_BATCH if options.profile.is_dynamic else options.profile.max
+    batch = DYNAMIC_BATCH if options.profile.is_dynamic else options.profile.max
     _fix_image_size(model, preprocess)
     set_batch(model, batch, source)
     _rename_input_and_output(model, source)
@@ -183,7 +183,7 @@ def _preprocessing(
     size = fields.setdefault("input_size", tuple(sides))
     if not all(isinstance(side, int) for side in size):
         raise InputError(
-            f"{source}: input '{entry.name}' is {shape_of(entry)}, its sides are free",
+            f"{source}: input '{entry.name}' is {shape_of(entry)}, its sides are dynamic",
             hint="pass --input-size",
         )
     if any(isinstance(side, int) and side != want for side, want in zip(sides, size, strict=True)):
@@ -287,7 +287,7 @@ def _require_same_logits(
     unit = float(np.abs(wanted).max())
     if not np.isfinite(unit) or unit == 0.0:
         raise InputError(
-            f"{source}: logits of ordinary images are {'all 0' if unit == 0.0 else 'not finite'}",
+            f"{source}: logits of random images are {'all 0' if unit == 0.0 else 'not finite'}",
             hint="the graph holds no trained weights, or --mean and --std are another network's",
         )
     got = parity.run(model, images)[:_NUM_COMPARED]

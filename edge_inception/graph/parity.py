@@ -19,7 +19,7 @@ from edge_inception.graph.check import image_input, shape_of, without_head
 
 MAX_ROUNDING = 4.0
 """Largest accepted multiple of ``rounding_difference``; 0.7 to 1.1 were measured."""
-_FREE_BATCHES = (1, 3)  # two sizes: a graph with a fixed size somewhere inside fails on one
+_DYNAMIC_BATCHES = (1, 3)  # two sizes: a graph with a fixed size somewhere inside fails on one
 
 
 def largest_difference(first: onnx.ModelProto, second: onnx.ModelProto, *, seed: int) -> float:
@@ -29,7 +29,7 @@ def largest_difference(first: onnx.ModelProto, second: onnx.ModelProto, *, seed:
     result is infinite when a logit is NaN or infinite.
 
     Raises:
-        InputError: onnxruntime refuses a graph, its channels or sides are free, or all logits of
+        InputError: onnxruntime refuses a graph, its channels or sides are dynamic, or all logits of
             ``first`` are 0.
     """
     batches = _random_images(first, seed)
@@ -102,11 +102,11 @@ class Probe:
         first = shape_of(source)[0]
         self._batch = first if isinstance(first, int) else 1
         self._names = [name for name in dict.fromkeys(names) if name != self._input]
-        open_model = copy.deepcopy(model)
-        del open_model.graph.output[:]
-        open_model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
+        probed = copy.deepcopy(model)
+        del probed.graph.output[:]
+        probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
         with _onnxruntime_errors():
-            self._session = _session(open_model)
+            self._session = _session(probed)
 
     def tensors(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """The tensors by name for one image [1, ...]; a static batch is filled with its copies.
@@ -149,9 +149,9 @@ def _random_images(model: onnx.ModelProto, seed: int) -> list[NDArray[Any]]:
     if len(sides) != len(sizes):
         raise InputError(
             f"graph input {source.name} is {shape_of(source)}, wanted fixed channels and sides",
-            hint="only the batch may be free; export again",
+            hint="only the batch may be dynamic; export again",
         )
-    batches: Sequence[int] = (batch,) if isinstance(batch, int) else _FREE_BATCHES
+    batches: Sequence[int] = (batch,) if isinstance(batch, int) else _DYNAMIC_BATCHES
     rng = np.random.default_rng(seed)
     if source.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
         return [rng.integers(0, 256, (n, *sides), dtype=np.uint8) for n in batches]

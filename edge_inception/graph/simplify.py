@@ -144,7 +144,7 @@ def _run_onnxsim(original: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A valid copy with the shape of every tensor; a free batch keeps its name."""
+    """A valid copy with the shape of every tensor; a dynamic batch keeps its name."""
     del model.graph.value_info[:]
     try:
         shaped = onnx.shape_inference.infer_shapes(

@@ -77,7 +77,7 @@ class Statistics:
 
 
 def statistics(model: onnx.ModelProto, *, batch: int | None = None) -> Statistics:
-    """The costs of ``model``, for ``batch`` images where its batch is free (None: one image).
+    """The costs of ``model``, for ``batch`` images where its batch is dynamic (None: one image).
 
     Only the shapes of external weights are read, so their files may be missing. A parameter is an
     element of a float or quantized weight that a layer reads, directly or through nodes that
@@ -149,7 +149,7 @@ def _inferred(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
 
 
 def fill_batch(model: onnx.ModelProto, batch: int | None) -> None:
-    """Replace the free batch of a graph by ``batch`` (None: 1) wherever its name occurs, in place.
+    """Replace the dynamic batch of a graph by ``batch`` (None: 1), in place, wherever it occurs.
 
     Raises:
         InputError: The batch is fixed at another number.

@@ -43,7 +43,7 @@ _REASONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "random": (
-        "its answer is random",
+        "its output is random",
         "export for inference, after model.eval()",
         (
             "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
@@ -51,7 +51,7 @@ _REASONS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "size": (
-        "the size of its answer depends on the pixels",
+        "the size of its output depends on the pixels",
         "export the classifier alone, without pre- or postprocessing",
         ("Compress", "NonMaxSuppression", "NonZero", "Unique"),
     ),
@@ -133,7 +133,7 @@ def require_image_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoPro
         kind = TensorProto.DataType.Name(source.type.tensor_type.elem_type).lower()
         raise InputError(
             f"{path}: input '{source.name}' is {kind}, wanted float32 [N, 3, H, W]",
-            hint="export without preprocessing; ours goes in with --fold-preprocessing",
+            hint="export without preprocessing; --fold-preprocessing adds it to the graph",
         )
     if len(shape) == _NCHW and shape[3] == _RGB and shape[1] != _RGB:
         raise InputError(

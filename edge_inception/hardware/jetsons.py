@@ -25,6 +25,7 @@ def _halved(value: float, source: str) -> Fact:
 
 
 def _recalled(value: float) -> Fact:
+    """A figure from memory, which no source has confirmed."""
     return Fact(value, "R", _FACTS)
 
 

@@ -1,4 +1,4 @@
-"""The table of targets, which are named hardware, with sources; without third-party imports."""
+"""The table of targets (named hardware) with sources; it needs no third-party library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RTX_MODULES = ("tensorrt_rtx_bindings", "tensorrt_rtx")
 
 _RTX_DOCS = "TensorRT-RTX documentation, CPU-Only AOT"
 _CARDS = 'docs/hardware.md, "Cards"'
-_COMPARED = "hmc-tech.com and cputronic.com, " + _CARDS
+_HMC_AND_CPUTRONIC = "hmc-tech.com and cputronic.com, " + _CARDS
 _WAREDB = "waredb.com and hmc-tech.com, " + _CARDS
 _SPHERON = "castromedia.org and spheron.network, " + _CARDS
 _CLOCK = "Published peaks differ by a few percent with the clock they assume."
@@ -29,6 +29,7 @@ class _Peaks(NamedTuple):
 
 
 def _recalled(value: float) -> Fact:
+    """A figure from memory, which no source has confirmed."""
     return Fact(value, "R", _CARDS)
 
 
@@ -60,7 +61,7 @@ def _rtx_card(name: str, title: str, *, sm: str, memory_gb: int, peaks: _Peaks) 
     )
 
 
-_A100 = _secondary(_COMPARED, 624, 312)
+_A100 = _secondary(_HMC_AND_CPUTRONIC, 624, 312)
 _HOPPER = (_recalled(1979), _recalled(989))
 _RTX_5090 = _Peaks(
     int8_tops=Fact(838, "S", _SPHERON),
@@ -73,9 +74,9 @@ _H200_BANDWIDTH = Fact(4800, "V", "NVIDIA H200 datasheet")
 _DATACENTER = tuple(
     _card(name, f"NVIDIA {title}", sm=sm, memory_gb=memory_gb, peaks=_Peaks(*facts))
     for name, title, sm, memory_gb, facts in (
-        ("t4", "T4", "7.5", 16, _secondary(_COMPARED, 130, 65, 320)),
-        ("a2", "A2", "8.6", 16, _secondary(_COMPARED, 36, 18, 200)),
-        ("l4", "L4", "8.9", 24, _secondary(_COMPARED, 242, 121, 300, 242)),
+        ("t4", "T4", "7.5", 16, _secondary(_HMC_AND_CPUTRONIC, 130, 65, 320)),
+        ("a2", "A2", "8.6", 16, _secondary(_HMC_AND_CPUTRONIC, 36, 18, 200)),
+        ("l4", "L4", "8.9", 24, _secondary(_HMC_AND_CPUTRONIC, 242, 121, 300, 242)),
         ("a100-40gb", "A100 40 GB", "8.0", 40, (*_A100, _recalled(1555))),
         ("a100-80gb", "A100 80 GB", "8.0", 80, (*_A100, _recalled(2039))),
         ("h100-sxm", "H100 SXM 80 GB", "9.0", 80, (*_HOPPER, _recalled(3350), _recalled(1979))),
@@ -136,7 +137,7 @@ def require_compilable(hardware: Target) -> None:
         raise InputError(
             f"engines for '{hardware.name}' are compiled on the device, by "
             f"{library if oldest else 'its TensorRT'}, and not by this machine",
-            hint="build with --target cpu and --target rtx here; both accept the same typed graph",
+            hint="here, build for --target cpu or rtx: the typed graph is the same",
         )
 
 

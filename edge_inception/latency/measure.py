@@ -27,7 +27,7 @@ from edge_inception.records import Count, Record, SparseRecord
 from edge_inception.spec import Progress, no_progress
 
 MIN_SAMPLES_P99 = 100
-"""Smallest number of calls with a p99; in fewer, the slowest one or two calls would decide it."""
+"""Smallest number of calls with a p99; with fewer calls the slowest call would change it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +55,10 @@ class LatencyOptions(Record, frozen=True, kw_only=True):
 
     Warm-up ends when both ``warmup_calls`` and ``warmup_s`` are reached. A block ends after
     ``calls_per_block`` calls or ``block_s``, whichever is first, but not before
-    ``min_calls_per_block`` calls; ``discard_calls`` are made before it and not timed. Before this
-    there is a pause of ``settle_s``, in which spinning threads go to sleep. A process that does not
-    answer for ``timeout_s`` is given up. ``threads`` 0 means all cores that this process may use.
+    ``min_calls_per_block`` calls. Before a block there is a pause of ``settle_s``, in which
+    spinning threads go to sleep, and then ``discard_calls`` calls are made but not timed. A process
+    that does not answer for ``timeout_s`` is given up. ``threads`` 0 means all cores that this
+    process may use.
     """
 
     threads: Count = 0
@@ -194,8 +195,8 @@ def _check_images(images: Path, batch: int) -> None:
     has_images = array.dtype in (np.float32, np.uint8) and array.ndim == 4  # noqa: PLR2004 -- NCHW
     if not has_images or len(array) < batch:
         raise InputError(
-            f"{images} holds {array.dtype} {array.shape}, wanted float32 or uint8 [M, 3, H, W] "
-            f"with M >= {batch}",
+            f"{images} holds {array.dtype} {array.shape}, wanted float32 or uint8 [M, 3, H, W] or "
+            f"[M, H, W, 3] with M >= {batch}",
             hint="preprocess at least one batch of images",
         )
 

@@ -31,9 +31,9 @@ class Reading:
 
     ``at_s`` is on the monotonic clock. ``temp_c`` has the temperatures by thermal zone. ``cpu_mhz``
     is the lowest clock of all cores. ``energy_j`` and ``throttle_count`` count up from an arbitrary
-    start. If ``is_flag``, ``throttle_count`` is no counter but 1 while the GPU is throttled, else
-    0. ``power_mw`` is the power of the GPU, or the sum of a Jetson's supply rails. ``unavailable``
-    has the reason for each missing figure.
+    start. If ``is_throttle_flag``, ``throttle_count`` is no counter but 1 while the GPU is
+    throttled, else 0. ``power_mw`` is the power of the GPU, or the sum of a Jetson's supply rails.
+    ``unavailable`` has the reason for each missing figure.
     """
 
     at_s: float
@@ -43,7 +43,7 @@ class Reading:
     energy_j: float | None
     power_mw: float | None
     throttle_count: int | None
-    is_flag: bool = False
+    is_throttle_flag: bool = False
     unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -86,7 +86,7 @@ def read(root: Path = Path("/sys")) -> Reading:
         mhz=jetson_board.gpu_clock_mhz(str(root.parent)),
         power_mw=_rail_power_mw(root),
         temp_c={},
-        throttled=max(counts) if counts else None,
+        throttle_count=max(counts) if counts else None,
     )
     reading = Reading(
         at_s=time.monotonic(),
@@ -95,8 +95,8 @@ def read(root: Path = Path("/sys")) -> Reading:
         gpu_mhz=gpu.mhz,
         energy_j=energy[0] / _MICRO if energy else None,
         power_mw=gpu.power_mw,
-        throttle_count=gpu.throttled,
-        is_flag=gpu.is_flag,
+        throttle_count=gpu.throttle_count,
+        is_throttle_flag=gpu.is_throttle_flag,
     )
     missing = {name: why for name, why in _REASONS.items() if getattr(reading, name) in (None, {})}
     return replace(reading, unavailable=missing)
@@ -104,7 +104,7 @@ def read(root: Path = Path("/sys")) -> Reading:
 
 _REASONS: Mapping[str, str] = {
     "cpu_mhz": "no cpufreq in /sys/devices/system/cpu: a virtual machine hides it",
-    "gpu_mhz": "no GPU that devfreq or NVML tells of",
+    "gpu_mhz": "neither devfreq nor NVML reports a GPU",
     "energy_j": "no readable RAPL counter in /sys/class/powercap",
     "power_mw": "no INA3221 rails in /sys/class/hwmon and no NVML",
     "throttle_count": "no throttle counter of CPU or GPU",
@@ -126,8 +126,8 @@ def summarize(before: Reading, after: Reading) -> Telemetry:
     elif before.power_mw is not None and after.power_mw is not None:
         power = (before.power_mw + after.power_mw) / 2
     counts = before.throttle_count, after.throttle_count
-    is_flag = before.is_flag or after.is_flag
-    throttled = any(counts) if is_flag else counts[0] != counts[1]
+    is_throttle_flag = before.is_throttle_flag or after.is_throttle_flag
+    throttled = any(counts) if is_throttle_flag else counts[0] != counts[1]
     return Telemetry(
         temp_c=Temperatures(start=dict(before.temp_c), end=dict(after.temp_c)),
         cpu_mhz=Clocks(start=before.cpu_mhz, end=after.cpu_mhz),
@@ -175,8 +175,8 @@ class _Gpu(NamedTuple):
     mhz: int | None
     power_mw: float | None
     temp_c: dict[str, float]
-    throttled: int | None
-    is_flag: bool = False
+    throttle_count: int | None
+    is_throttle_flag: bool = False
 
 
 def _read_nvml() -> _Gpu | None:
@@ -198,8 +198,8 @@ def _read_nvml() -> _Gpu | None:
             mhz=pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
             power_mw=float(pynvml.nvmlDeviceGetPowerUsage(gpu)),
             temp_c={"gpu": temperature},
-            throttled=int(bool(reasons & ~idle)),
-            is_flag=True,
+            throttle_count=int(bool(reasons & ~idle)),
+            is_throttle_flag=True,
         )
     except pynvml.NVMLError:
         return None

@@ -1,5 +1,5 @@
 """Architectures: one file each, found by file name.
 
-A file without a leading underscore ends in ``MODELS``: records with facts that need no torch, and
-a builder that imports torch when called. Each file describes a network as its paper does.
+A file without a leading underscore defines ``MODELS``, records whose facts need no torch and whose
+builder imports torch when it is called. Each file describes a network as its paper does.
 """

@@ -19,12 +19,12 @@ NORM_EPS = 1e-3  # of batch norm in the Inception networks of TF-slim, Keras, to
 RESNET_NORM_EPS = 1e-5  # of batch norm in torchvision's ResNets
 _BOTTLENECK_EXPANSION = 4
 
-SAME, VALID, TF_SAME = "same", "valid", "tf_same"
+SYMMETRIC, VALID, TF_SAME = "symmetric", "valid", "tf_same"
 """Padding of a convolution with a kernel of side k on a map of side n.
 
-``same`` adds k // 2 zeros on each side. ``tf_same`` (TensorFlow's SAME) adds as many zeros as give
-ceil(n / stride) outputs, and an odd number puts the extra zero at the end: so 3x3 at stride 2 pads
-an even map at the end alone. ``valid`` adds none."""
+``symmetric`` adds k // 2 zeros on each side. ``tf_same`` (TensorFlow's SAME) adds as many zeros as
+give ceil(n / stride) outputs, and an odd number puts the extra zero at the end: so 3x3 at stride 2
+pads an even map at the end alone. ``valid`` adds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Conv:
     out_channels: int
     kernel: tuple[int, int]
     stride: int = 1
-    padding: str = SAME
+    padding: str = SYMMETRIC
     has_bias: bool = False
     norm_eps: float | None = NORM_EPS
 
@@ -250,7 +250,7 @@ class ConvFactory:
     """Settings that all convolutions of an architecture share; ``width`` scales their channels."""
 
     width: float = 1.0
-    padding: str = SAME
+    padding: str = SYMMETRIC
     has_bias: bool = False
     norm_eps: float | None = NORM_EPS
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from edge_inception.models._layers import (
     RGB_CHANNELS,
-    SAME,
+    SYMMETRIC,
     VALID,
     Architecture,
     AvgPool,
@@ -165,7 +165,7 @@ def _conv(
     out_channels: int,
     kernel: tuple[int, int],
     stride: int = 1,
-    padding: str = SAME,
+    padding: str = SYMMETRIC,
     *,
     has_bias: bool = False,
 ) -> Cost:
@@ -178,7 +178,7 @@ def _conv(
 def _output_size(
     shape: Shape, kernel: tuple[int, int], stride: int, padding: str
 ) -> tuple[int, int]:
-    """Height and width of a convolution's output; for odd kernels SAME and TF_SAME agree."""
+    """Height and width of a convolution's output; for odd kernels SYMMETRIC and TF_SAME agree."""
     if padding == VALID:
         return (shape[1] - kernel[0]) // stride + 1, (shape[2] - kernel[1]) // stride + 1
     return -(-shape[1] // stride), -(-shape[2] // stride)

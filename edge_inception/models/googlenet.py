@@ -13,7 +13,7 @@ from edge_inception.models import _published
 from edge_inception.models._builder import builder, default_options
 from edge_inception.models._layers import (
     NORM_EPS,
-    SAME,
+    SYMMETRIC,
     TF_SAME,
     Architecture,
     AuxiliaryHead,
@@ -95,7 +95,7 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     pool4 = parse_option("pool4_kernel", pool4_kernel, {2: 2, 3: 3})
     factory = ConvFactory(
         width=width,
-        padding=parse_option("padding", padding, {"symmetric": SAME, "tf_same": TF_SAME}),
+        padding=parse_option("padding", padding, {"symmetric": SYMMETRIC, "tf_same": TF_SAME}),
         has_bias=not has_norm,
         norm_eps=NORM_EPS if has_norm else None,
     )

@@ -3,8 +3,8 @@
 Source: Ioffe and Szegedy, ICML 2015 (arXiv 1502.03167), figure 5. The figure prints 576 output
 channels for blocks 4c and 4d, but their filters add up to 608. Caffe and Cadene kept these filters,
 TF-slim the 576 channels. TF-slim's first layer is a separable convolution. The state-dict keys are
-our own, since nobody publishes these weights in nested modules. Shapes are [C, H, W] of feature
-maps for a 224 x 224 input at width 1.
+our own: they nest modules, and no published checkpoint of this network does. Shapes are [C, H, W]
+of feature maps for a 224 x 224 input at width 1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from edge_inception.models import _published
 from edge_inception.models._builder import builder, default_options
 from edge_inception.models._layers import (
-    SAME,
+    SYMMETRIC,
     TF_SAME,
     Architecture,
     AvgPool,
@@ -104,7 +104,7 @@ def _describe(  # noqa: PLR0913 -- the options of the model
     Raises:
         ValueError: ``padding``, ``channels`` or ``stem`` is none of its choices.
     """
-    pad = parse_option("padding", padding, {"symmetric": SAME, "tf_same": TF_SAME})
+    pad = parse_option("padding", padding, {"symmetric": SYMMETRIC, "tf_same": TF_SAME})
     rows = _TABLE | parse_option("channels", channels, {608: {}, 576: _ROWS_OF_576})
     is_separable = parse_option("stem", stem, {"full": False, "separable": True})
     factory = ConvFactory(width=width, padding=pad, has_bias=conv_bias, norm_eps=batch_norm_eps)
@@ -142,7 +142,7 @@ _SLIM: Options = {
     "conv_bias": False,
     "batch_norm_eps": 1e-3,
 }
-_BYTE = 255.0
+_MAX_PIXEL = 255.0
 
 MODELS = (
     ModelSpec(
@@ -179,8 +179,8 @@ MODELS = (
                 preprocess=Preprocess(
                     input_size=_SIZE,
                     crop_fraction=0.875,
-                    mean=(104 / _BYTE, 117 / _BYTE, 128 / _BYTE),
-                    std=(1 / _BYTE, 1 / _BYTE, 1 / _BYTE),
+                    mean=(104 / _MAX_PIXEL, 117 / _MAX_PIXEL, 128 / _MAX_PIXEL),
+                    std=(1 / _MAX_PIXEL, 1 / _MAX_PIXEL, 1 / _MAX_PIXEL),
                     channel_order="BGR",
                 ),
                 published=(

@@ -87,9 +87,9 @@ def _preprocess(crop_fraction: float, interpolation: Interpolation) -> Preproces
     )
 
 
-# The families have the same tensor names and network, but resize images differently. The row of
-# timm fits its training recipes a1 and a2, and a1h but for resnet50; timm states the accuracies of
-# these recipes at 288 x 288 with crop fraction 1.
+# The families have the same tensor names and network, but resize images differently. What is here
+# for timm holds for its training recipes a1 and a2, and for a1h except that of resnet50; timm
+# states their accuracies at 288 x 288 with crop fraction 1.
 _PREPROCESS = {
     "torchvision": _preprocess(224 / 256, "bilinear"),
     "torchvision_v2": _preprocess(224 / 232, "bilinear"),

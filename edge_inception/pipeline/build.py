@@ -136,7 +136,7 @@ class _Build:
     def run_stages(self, *, keep_failed: bool = False) -> tuple[Report, list[EngineFile]]:
         """Run all stages; the result is the report and the engines that may ship."""
         stages, precision = self._stages, self._recipe.precision
-        graph, plain = stages.source()
+        graph, plain = stages.unsimplified()
         require_gates(self._recipe.gates, graph.details.head, self._recipe.model)
         simplified = stages.simplify(graph)
         baseline = stages.baseline(plain)
@@ -180,8 +180,8 @@ class _Build:
                 keep_failed=True,  # engines that missed a gate get here only with --keep-failed
                 force=True,  # an earlier bundle of the same build is replaced
             )
-            material = outputs.bundle_material(self._recipe.out, device, self._validation)
-            bundle = make.make_bundle(material, options, self._recipe.out / BUNDLES)
+            artifacts = outputs.artifacts_for_bundle(self._recipe.out, device, self._validation)
+            bundle = make.make_bundle(artifacts, options, self._recipe.out / BUNDLES)
             self._runner.written += [bundle.folder, bundle.archive]
             self._listener.note(f"bundle {device.target.name:<16}  version {bundle.version}")
 

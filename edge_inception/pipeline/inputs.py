@@ -50,7 +50,7 @@ def without_unusable(image_set: ImageSet, role: str, listener: Listener) -> Imag
     """
     from edge_inception.data import images  # noqa: PLC0415 -- imports Pillow, which few builds need here
 
-    good, bad = images.usable(image_set.items)
+    good, bad = images.split_usable(image_set.items)
     if not good:
         raise InputError(
             f"none of the {len(bad)} {role} images in {image_set.name} is usable",

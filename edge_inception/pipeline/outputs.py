@@ -1,4 +1,4 @@
-"""The material of a bundle, taken from the folder of a finished build.
+"""The artifacts for a bundle, taken from the folder of a finished build.
 
 Only graphs that the report judged are taken, so that the variant that ships is the variant that was
 validated. The one exception is a graph without Q/DQ nodes, which only TensorRT can execute in int8;
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_inception import artifact
 from edge_inception.artifact import Baseline, CalibrationCache, EngineFile, Report, TypedGraph
-from edge_inception.bundle.make import Material
+from edge_inception.bundle.make import BuildArtifacts
 from edge_inception.data.imageset import ImageSet
 from edge_inception.errors import InputError
 from edge_inception.estimate import roofline
@@ -24,8 +24,8 @@ from edge_inception.validate import report_record
 REPORT = "report.json"
 
 
-def bundle_material(folder: Path, device: Device, images: ImageSet) -> Material:
-    """Material of a bundle: graphs in the typings that ``device`` needs, engines, and baseline.
+def artifacts_for_bundle(folder: Path, device: Device, images: ImageSet) -> BuildArtifacts:
+    """The artifacts: graphs in the typings that ``device`` needs, engines, and baseline.
 
     Args:
         folder: Output folder of a build.
@@ -34,14 +34,15 @@ def bundle_material(folder: Path, device: Device, images: ImageSet) -> Material:
 
     Raises:
         InputError: The folder holds no finished build, a build for other hardware, or one whose
-            engines cannot run on a CPU; or ``device`` lacks the memory or the uint8 input for it.
+            engines cannot run on a CPU; or ``device`` lacks the memory for it, or has a TensorRT
+            that does not take its uint8 input.
     """
     report = artifact.load(Report, folder / REPORT)
     engines = _judged_engines(folder, report)
     precision = engines[0].details.precision.value
     graphs = tuple(_graph(folder, precision, typing, device) for typing in device.typings)
     _require_possible(device, graphs[0])
-    return Material(
+    return BuildArtifacts(
         graphs=graphs,
         engine=engines[0],
         validated_engines=engines,
@@ -62,22 +63,23 @@ def _judged_engines(folder: Path, report: Report) -> tuple[EngineFile, ...]:
     backend = record.subjects[0].backend
     if backend != "openvino":
         raise InputError(
-            f"{report.path} judged an engine of {backend}, whose answers cannot be "
+            f"{report.path} judged an engine of {backend}, whose outputs cannot be "
             "recorded on a CPU",
-            hint="build with --target cpu: bundles for any target are made from that",
+            hint="build with --target cpu: such a build gives the bundles for every target",
         )
     files = (record.file_of(row.name) for row in record.subjects)
     return tuple(artifact.load(EngineFile, folder / engine.file) for engine in files)
 
 
 def _graph(folder: Path, precision: str, typing: str, device: Device) -> TypedGraph:
-    strong = ".dla" if device.is_typed_dla else ""
-    suffix = strong if typing == "strong" else f".{typing}"
+    suffix = f".{typing}"
+    if typing == "strong":
+        suffix = ".dla" if device.is_typed_dla else ""
     name = f"model.{precision}{suffix}.onnx"
     if not (folder / name).exists():
         raise InputError(
             f"{folder} has no graph of {typing} typing, which {device.target.name} needs",
-            hint=f"edge-inception build --target {device.target.name} --bundle makes and proves it",
+            hint=f"edge-inception build --target {device.target.name} --bundle makes and judges it",
         )
     graph = artifact.load(TypedGraph, folder / name)
     if graph.details.typing == "cpu" and device.target.backend != "openvino":

@@ -1,4 +1,4 @@
-"""The stages of a build: the options of each stage by the recipe, its file, and its function.
+"""The stages of a build: each stage's function, its options from the recipe, and its output file.
 
 A ``StageCall`` names its function as text and imports it when the stage runs, so that a reused
 stage imports no library.
@@ -51,7 +51,7 @@ from edge_inception.quant.options import (
     quantize_provenance,
 )
 from edge_inception.quant.search_record import SearchOutcome
-from edge_inception.quant.trial_table import describe_trial
+from edge_inception.quant.trial_table import describe_tried_graphs
 from edge_inception.recipe.reader import Recipe
 from edge_inception.search.options import SearchOptions, search_provenance
 from edge_inception.sidecar import PlanDetails, Provenance
@@ -72,20 +72,20 @@ class StageCall(Generic[P, A]):
     """A stage: the class of artifact it makes, and the function that makes it.
 
     ``function`` is ``module:name``, imported when the stage runs. Its arguments are those of
-    ``provenance``, the file to write and, if ``is_counting``, ``progress``.
+    ``provenance``, the file to write and, if ``takes_progress``, ``progress``.
     """
 
     makes: type[A]
     provenance: Callable[P, Provenance]
     function: str
-    is_counting: bool = False
+    takes_progress: bool = False
 
     def run(self, path: Path, progress: Progress, *args: P.args, **kwargs: P.kwargs) -> A:
         """The artifact that the function writes to ``path``."""
         module, _, name = self.function.partition(":")
         function = getattr(importlib.import_module(f"edge_inception.{module}"), name)
-        counting = {"progress": progress} if self.is_counting else {}
-        artifact: A = function(*args, path, **kwargs, **counting)
+        reporting = {"progress": progress} if self.takes_progress else {}
+        artifact: A = function(*args, path, **kwargs, **reporting)
         return artifact
 
 
@@ -100,25 +100,25 @@ BASELINE = StageCall(
     makes=Baseline,
     provenance=baseline_provenance,
     function="baseline.pytorch:record_baseline",
-    is_counting=True,
+    takes_progress=True,
 )
 ONNX_BASELINE = StageCall(
     makes=Baseline,
     provenance=onnx_baseline_provenance,
     function="baseline.onnx:record_baseline",
-    is_counting=True,
+    takes_progress=True,
 )
 CALIBRATE = StageCall(
     makes=RangeTable,
     provenance=calibrate_provenance,
     function="quant.observe:calibrate",
-    is_counting=True,
+    takes_progress=True,
 )
 SEARCH_PRECISION = StageCall(
     makes=SearchResult,
     provenance=search_provenance,
     function="search.scoring:search_precision",
-    is_counting=True,
+    takes_progress=True,
 )
 QUANTIZE = StageCall(
     makes=TypedGraph, provenance=quantize_provenance, function="quant.insert_qdq:quantize"
@@ -129,11 +129,14 @@ CACHE = StageCall(
     function="quant.calibration_cache:write_cache",
 )
 VALIDATE = StageCall(
-    makes=Report, provenance=validate_provenance, function="validate.run:validate", is_counting=True
+    makes=Report,
+    provenance=validate_provenance,
+    function="validate.run:validate",
+    takes_progress=True,
 )
 
 
-class Variant(NamedTuple):
+class GraphVariant(NamedTuple):
     """A variant of the typed graph, an ONNX graph in which the precision of tensors is explicit.
 
     ``suffix`` names the variant in files, ``title`` in reports; both may be empty. ``typing`` is
@@ -150,10 +153,10 @@ class Variant(NamedTuple):
         return f"{precision.value}.{self.suffix}" if self.suffix else precision.value
 
 
-STRONG = Variant("", Typing.STRONG)
-WEAK = Variant("weak", Typing.WEAK, "weak typing")
-IMPLICIT = Variant("implicit", Typing.IMPLICIT)
-DLA = Variant("dla", Typing.STRONG, "scales of DLA", is_for_dla=True)
+STRONG = GraphVariant("", Typing.STRONG)
+WEAK = GraphVariant("weak", Typing.WEAK, "weak typing")
+IMPLICIT = GraphVariant("implicit", Typing.IMPLICIT)
+DLA = GraphVariant("dla", Typing.STRONG, "scales of DLA", is_for_dla=True)
 
 
 class BuildStages:
@@ -179,7 +182,7 @@ class BuildStages:
         self._typing = typing
         self._outcome: SearchOutcome | None = None
 
-    def source(self) -> tuple[Graph, Graph]:
+    def unsimplified(self) -> tuple[Graph, Graph]:
         """The graph to build, and the graph of the baseline: the same unless it was imported."""
         recipe = self._recipe
         if recipe.is_imported:
@@ -249,11 +252,11 @@ class BuildStages:
             effort=member(Effort, "effort", recipe.effort),
         )
         table = self._run(CALIBRATE, "calibrate", "model.ranges.json", graph, images, options)
-        self._note(describe_trial(table.details))
+        self._note(describe_tried_graphs(table.details))
         return table
 
     def search(self, graph: SimplifiedGraph, ranges: RangeTable) -> SearchResult:
-        """The groups (an int8 tensor with the layers that read it) to keep in float.
+        """The groups (tensors that share a scale, with the layers that read them) to keep in float.
 
         Every int8 graph that is quantized after this stage keeps these groups in float. Without a
         budget in the recipe, they are the fewest that let int8 meet the gates.
@@ -276,7 +279,7 @@ class BuildStages:
             self._note([f"search: {gate.search_sentence(outcome)}"])
         return result
 
-    def _quantize_options(self, precision: Precision, variant: Variant) -> QuantizeOptions:
+    def _quantize_options(self, precision: Precision, variant: GraphVariant) -> QuantizeOptions:
         is_int8, is_for_dla = precision is Precision.INT8, variant in {IMPLICIT, DLA}
         rounding = self._recipe.rounding if is_int8 else ""
         return QuantizeOptions(
@@ -297,7 +300,7 @@ class BuildStages:
         graph: SimplifiedGraph,
         ranges: RangeTable | None,
         precision: Precision,
-        variant: Variant = STRONG,
+        variant: GraphVariant = STRONG,
     ) -> TypedGraph:
         """The typed graph of ``precision`` for a simplified graph; only int8 needs ``ranges``."""
         options = self._quantize_options(precision, variant)
@@ -316,13 +319,13 @@ class BuildStages:
     def compile(self, name: str, typed: Mapping[Precision, TypedGraph]) -> Iterator[EngineEntry]:
         """The engines of one target for all typed graphs; speed-ups are over the FP32 engine."""
         target = targets.target(name)
-        executable = backends.backend(target.backend).availability().float_precisions
+        float_precisions = backends.backend(target.backend).availability().float_precisions
         for precision, graph in typed.items():
             yield self._engine(target, graph, precision)
-            if precision is Precision.FP32 and "bf16" in executable:
+            if precision is Precision.FP32 and "bf16" in float_precisions:
                 yield self._engine(target, graph, precision, float_precision="bf16")
 
-    def compile_for_validation(self, graph: TypedGraph, variant: Variant) -> EngineEntry:
+    def compile_for_validation(self, graph: TypedGraph, variant: GraphVariant) -> EngineEntry:
         """A CPU engine to validate a graph that will be compiled on a device."""
         cpu = targets.target("cpu")
         return self._engine(cpu, graph, self._recipe.precision, variant=variant)
@@ -334,14 +337,14 @@ class BuildStages:
         precision: Precision,
         *,
         float_precision: str = "f32",
-        variant: Variant = STRONG,
+        variant: GraphVariant = STRONG,
     ) -> EngineEntry:
         backend = backends.backend(target.backend)
-        chosen = targets.compute_capabilities(target, self._recipe.compute_capabilities)
+        capabilities = targets.compute_capabilities(target, self._recipe.compute_capabilities)
         options = CompileOptions(
             profile=self._recipe.profile,
             float_precision=float_precision,
-            compute_capabilities=chosen,
+            compute_capabilities=capabilities,
         )
         floats = "" if float_precision == "f32" else f".{float_precision}"
         kind = variant.kind(precision)

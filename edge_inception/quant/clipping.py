@@ -10,7 +10,7 @@ from edge_inception.quant.calibrators import Observation
 from edge_inception.quant.ranges import read_histograms, read_table
 from edge_inception.records import Record
 
-_MOST_HISTOGRAMS = 6  # largest number of tensors that are drawn
+_MAX_HISTOGRAMS = 6  # largest number of tensors that are drawn
 _NUM_BINS = 64  # bins of a drawn histogram
 
 
@@ -63,7 +63,7 @@ def describe(ranges: RangeTable) -> Clipping:
     return Clipping(
         set=f"{table.num_images} images of {table.set}, calibrator {table.calibrator}",
         rows=rows,
-        drawn=tuple(_add_histogram(row, observed[row.name]) for row in clipped[:_MOST_HISTOGRAMS]),
+        drawn=tuple(_add_histogram(row, observed[row.name]) for row in clipped[:_MAX_HISTOGRAMS]),
     )
 
 

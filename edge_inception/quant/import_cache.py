@@ -105,7 +105,7 @@ def import_cache(
         },
         details=RangeTableDetails(
             not_in_graph=tuple(not_in_graph),
-            beside=ranges.write_statistics(out, {}, means, ranges.Learned()),
+            beside=ranges.write_statistics(out, {}, means, ranges.FittedParameters()),
         ),
     )
 

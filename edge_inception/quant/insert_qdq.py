@@ -38,10 +38,10 @@ from edge_inception.quant.pixels import pixel_input
 from edge_inception.quant.placement import WEIGHTED_OPS, Placement, Weight, place_pairs
 from edge_inception.quant.ranges import (
     ChannelMeans,
-    Learned,
+    FittedParameters,
     TensorRange,
     group_ranges,
-    read_learned,
+    read_fitted,
     read_means,
     table_for,
     tensor_scales,
@@ -105,10 +105,10 @@ def quantize(
             counts |= implicit.implicit_scales(model, observed).counts
         else:
             assert ranges is not None  # table_for has checked it
-            means, learned = _read_corrections(ranges, options)
+            means, fitted = _read_corrections(ranges, options)
             calibrated = Calibrated(
                 ranges=observed,
-                learned=learned,
+                fitted=fitted,
                 means=means,
                 preprocess=graph.details.preprocess,
             )
@@ -209,8 +209,8 @@ def _float_layers(model: onnx.ModelProto) -> list[str]:
 
 def _read_corrections(
     ranges: RangeTable, options: QuantizeOptions
-) -> tuple[Mapping[str, ChannelMeans], Learned]:
-    """Channel means for local bias correction, and what calibration learned, as the options want.
+) -> tuple[Mapping[str, ChannelMeans], FittedParameters]:
+    """Channel means for local bias correction, and the fitted parameters that the options want.
 
     Biases stay as they are for DLA, where tensors share scales. The corrections of the trial hold
     for the graph that it chose; for another graph they are local, if the user asks for them or
@@ -220,8 +220,8 @@ def _read_corrections(
         InputError: Corrections are asked for, or weights rounded by second order, and the table has
             neither.
     """
-    learned, chosen = read_learned(ranges), ranges.details.chosen
-    weights = learned.weights if options.rounding is Rounding.SECOND_ORDER else {}
+    fitted, chosen = read_fitted(ranges), ranges.details.chosen
+    weights = fitted.weights if options.rounding is Rounding.SECOND_ORDER else {}
     if options.rounding is Rounding.SECOND_ORDER and not weights:
         raise InputError(
             f"range table {ranges.path} has no weights rounded by second order",
@@ -234,9 +234,9 @@ def _read_corrections(
     ) == (chosen.typing, chosen.placement, chosen.fold_zero_points)
     wanted = options.bias_correction
     if options.is_for_dla or wanted is False:
-        return {}, Learned(weights=weights)
-    if is_chosen and learned.corrections:
-        return {}, Learned(weights=weights, corrections=learned.corrections)
+        return {}, FittedParameters(weights=weights)
+    if is_chosen and fitted.corrections:
+        return {}, FittedParameters(weights=weights, corrections=fitted.corrections)
     # Training (QAT) has fitted the biases already, and a trial has found whether corrections help.
     is_default = chosen is None and ranges.provenance.stage != "qat"
     means = read_means(ranges) if wanted or is_default else {}
@@ -245,18 +245,18 @@ def _read_corrections(
             f"range table {ranges.path} has no channel means, which bias correction needs",
             hint="calibrate with images, or quantize with --no-bias-correction",
         )
-    return means, Learned(weights=weights)
+    return means, FittedParameters(weights=weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
-    """What a graph is quantized by: ranges of tensors, and what calibration learned.
+    """What a graph is quantized by: ranges of tensors, and what calibration fitted.
 
     With ``means``, biases are corrected locally. ``preprocess`` made the images.
     """
 
     ranges: Mapping[str, TensorRange]
-    learned: Learned
+    fitted: FittedParameters
     preprocess: Preprocess
     means: Mapping[str, ChannelMeans] = field(default_factory=dict)
 
@@ -334,7 +334,7 @@ def _insert_pairs(
     counts = _counts(model, placement)
     levels = _levels(model, placement, calibrated, options)
     graph = model.graph
-    weights = _quantize_weights(graph, placement, calibrated.learned)
+    weights = _quantize_weights(graph, placement, calibrated.fitted)
     num_corrected = _correct_biases(model, placement, calibrated, levels.scale_of, weights)
     changes = {"groups_folded": len(levels.offsets), "biases_corrected": num_corrected}
     counts |= {name: number for name, number in changes.items() if number}
@@ -388,11 +388,11 @@ def _correct_biases(
     scale_of: Mapping[str, np.float32],
     weights: Mapping[Weight, QuantizedWeight],
 ) -> int:
-    """Correct biases by channel means, or by what was learned; the number of corrected layers."""
+    """Correct biases by channel means, or by what was fitted; the number of corrected layers."""
     if calibrated.means:
         used = {root: float(scale) for root, scale in scale_of.items()}
         return bias.correct_biases(model, placement, calibrated.means, used, weights)
-    corrections = calibrated.learned.corrections
+    corrections = calibrated.fitted.corrections
     layers = [node for node in model.graph.node if node.output[0] in corrections]
     for node in layers:
         bias.add_to_bias(model, node, corrections[node.output[0]])
@@ -480,15 +480,15 @@ def _dequantize(
 
 
 def _quantize_weights(
-    graph: onnx.GraphProto, placement: Placement, learned: Learned
+    graph: onnx.GraphProto, placement: Placement, fitted: FittedParameters
 ) -> dict[Weight, QuantizedWeight]:
-    """All weights that become int8, with the steps that calibration learned or the nearest."""
+    """All int8 weights: the fitted values where there are any, others rounded to nearest."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
     weights = {}
     for weight in dict.fromkeys(placement.weights.values()):
         values = numpy_helper.to_array(stored[weight.name])
         steps, scale = scales.quantize_weight(values, axis=weight.axis)
-        steps = learned.weights.get(weight.name, steps)
+        steps = fitted.weights.get(weight.name, steps)
         weights[weight] = QuantizedWeight(steps=steps, scale=scale, axis=weight.axis)
     return weights
 

@@ -43,7 +43,7 @@ from edge_inception.quant.implicit import tensors_to_observe
 from edge_inception.quant.openvino_reader import Stream, require_finite
 from edge_inception.quant.options import AUTO, WHOLE, CalibrateOptions, Effort, calibrate_provenance
 from edge_inception.quant.placement import place_pairs
-from edge_inception.quant.ranges import ChannelMeans, Learned, Table, TensorRange
+from edge_inception.quant.ranges import ChannelMeans, FittedParameters, Table, TensorRange
 from edge_inception.quant.rounding import round_weights
 from edge_inception.quant.trial import Trial, split_images
 from edge_inception.sidecar import RangeTableDetails, StreamEngine
@@ -184,7 +184,7 @@ def publish(
     means: Mapping[str, ChannelMeans] = {}
     if options.shard == WHOLE:
         means = measure_means(watched, tensors, chosen, options, progress=progress)
-    learned = Learned(weights=weights, corrections=outcome.corrections if outcome else {})
+    fitted = FittedParameters(weights=weights, corrections=outcome.corrections if outcome else {})
     return artifact.publish(
         RangeTable,
         out,
@@ -201,7 +201,7 @@ def publish(
             chosen=outcome.chosen if outcome else None,
             num_rounded=len(weights),
             engine=observations.engine,
-            beside=ranges.write_statistics(out, observed, means, learned),
+            beside=ranges.write_statistics(out, observed, means, fitted),
         ),
     )
 

@@ -120,7 +120,7 @@ class CalibrateOptions:
 class QuantizeOptions:
     """Choices of one typed graph: an ONNX graph that states its precision.
 
-    ``batch`` fixes a free batch size, which DLA needs. ``is_for_dla`` makes the rewrites for DLA
+    ``batch`` fixes a dynamic batch size, which DLA needs. ``is_for_dla`` makes the rewrites for DLA
     and, in int8, puts a Q/DQ pair on every tensor, with the scales of the calibration cache. It is
     for DLA with TensorRT 11.4.1, and to measure on a CPU the accuracy of an implicit graph, which
     always has these rewrites.

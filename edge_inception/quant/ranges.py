@@ -28,10 +28,11 @@ _STATISTICS = ".npz"  # suffix of the file of histograms and channel means
 
 
 class TensorRange(Record, frozen=True, kw_only=True):
-    """The range of one tensor: the ``amax`` of its scale, and the exact amax that was observed.
+    """The range of one tensor.
 
-    ``scale_of`` is the tensor's group, named after the tensor whose amax it uses: itself, or for a
-    MaxPool output the tensor that was pooled.
+    ``amax`` decides its scale; ``observed_amax`` is the largest magnitude of all observed values.
+    ``scale_of`` names the tensor that this tensor shares its amax with: itself, or for a MaxPool
+    output the tensor that was pooled.
     """
 
     amax: float
@@ -61,10 +62,10 @@ class ChannelMeans:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learned:
-    """What calibration fitted to images beside ranges, by the simplified graph's names.
+class FittedParameters:
+    """Int8 weights and bias corrections that calibration fitted, by the simplified graph's names.
 
-    ``weights`` maps a weight to its int8 steps, where they are not those of rounding to nearest.
+    ``weights`` maps a weight to its int8 values; it lacks weights that are rounded to nearest.
     ``corrections`` maps the output tensor of a layer to the correction [O] of its bias; they hold
     for the graph that the trial chose.
     """
@@ -126,17 +127,17 @@ def table_for(graph: SimplifiedGraph, ranges: RangeTable | None) -> Table:
             "precision int8 needs a range table, got none", hint="run calibrate and pass its result"
         )
     table = read_table(ranges)
-    number, of = table.shard
-    if of > 1:
+    index, num_shards = table.shard
+    if num_shards > 1:
         raise InputError(
-            f"range table {ranges.path} is shard {number} of {of} alone",
+            f"range table {ranges.path} is shard {index} of {num_shards} alone",
             hint="calibrate --merge puts the tables of all shards together",
         )
     tools = ranges.provenance.tools
-    got = {"graph": table.graph, **_flatten(table.preprocess, tools)}
+    got = {"graph": table.graph, **_compared_values(table.preprocess, tools)}
     wanted = {
         "graph": graph.sha256,
-        **_flatten(graph.details.preprocess, {n: tool_version(n) for n in tools}),
+        **_compared_values(graph.details.preprocess, {n: tool_version(n) for n in tools}),
     }
     for key, value in wanted.items():
         if got.get(key) != value:
@@ -169,7 +170,7 @@ def _recalibrate_command(graph: SimplifiedGraph, ranges: RangeTable, table: Tabl
     return f"calibrate {source} {' '.join(flags)} --out {out}"
 
 
-def _flatten(preprocess: Preprocess, tools: Mapping[str, str]) -> dict[str, Any]:
+def _compared_values(preprocess: Preprocess, tools: Mapping[str, str]) -> dict[str, Any]:
     named = {f"preprocess.{key}": value for key, value in plain(preprocess).items()}
     return named | {f"version of {name}": version for name, version in tools.items()}
 
@@ -179,8 +180,8 @@ def group_ranges(
 ) -> dict[str, TensorRange]:
     """Group -> the largest range among its tensors, for groups as in a ``Placement``.
 
-    A tensor without a range of its own lies in that of another tensor of its group, such as a
-    branch in the range of the Concat that joins it.
+    Some tensors of a group may lack a range, such as the inputs of a Concat: the range of another
+    tensor of the group, such as the output, then holds for them.
 
     Raises:
         InputError: No tensor of a group was observed.
@@ -209,7 +210,7 @@ def tensor_scales(amax_of: Mapping[str, float]) -> dict[str, np.float32]:
     if largest and amax_of[largest] > LEVELS * LARGEST_SCALE:
         raise InputError(
             f"tensor '{largest}' reaches {amax_of[largest]:g}, whose int8 scale is beyond float16",
-            hint="activations this large come from untrained weights; else use --precision fp32",
+            hint="untrained weights give such activations; if yours are trained: --precision fp32",
         )
     return {
         name: np.float32(int8_scale(np.array(amax, np.float32))) for name, amax in amax_of.items()
@@ -220,11 +221,12 @@ def write_statistics(
     table: Path,
     observed: Mapping[str, Observation],
     means: Mapping[str, ChannelMeans],
-    learned: Learned,
+    fitted: FittedParameters,
 ) -> dict[str, str]:
-    """Write histograms, channel means [C] and what was learned beside a table to be published.
+    """Write histograms, channel means [C] and fitted parameters beside a table to be published.
 
-    Equal content gives equal bytes. The result is the value of ``details.beside`` for the table.
+    Equal content gives equal bytes. The result, suffix -> sha256 of the file, is for the table's
+    ``details.beside``.
     """
     tensors, measured = list(observed.values()), list(means.values())
     arrays: dict[str, Any] = {
@@ -236,8 +238,8 @@ def write_statistics(
         "means_scale": np.array([channels.scale for channels in measured], dtype=np.float64),
         "means_plain": np.concatenate([[], *(channels.plain for channels in measured)]),
         "means_quantized": np.concatenate([[], *(channels.quantized for channels in measured)]),
-        **{f"{_WEIGHT}{name}": steps for name, steps in learned.weights.items()},
-        **{f"{_CORRECTION}{name}": change for name, change in learned.corrections.items()},
+        **{f"{_WEIGHT}{name}": steps for name, steps in fitted.weights.items()},
+        **{f"{_CORRECTION}{name}": change for name, change in fitted.corrections.items()},
     }
 
     def write(path: Path) -> None:
@@ -279,7 +281,7 @@ def read_means(ranges: RangeTable) -> dict[str, ChannelMeans]:
     }
 
 
-def read_learned(ranges: RangeTable) -> Learned:
+def read_fitted(ranges: RangeTable) -> FittedParameters:
     """Rounded weights and bias corrections, from the .npz beside a range table.
 
     Raises:
@@ -290,7 +292,7 @@ def read_learned(ranges: RangeTable) -> Learned:
     def named(prefix: str) -> dict[str, NDArray[Any]]:
         return {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
 
-    return Learned(weights=named(_WEIGHT), corrections=named(_CORRECTION))
+    return FittedParameters(weights=named(_WEIGHT), corrections=named(_CORRECTION))
 
 
 def _read_statistics(ranges: RangeTable) -> dict[str, NDArray[Any]]:

@@ -38,32 +38,32 @@ def round_second_order(
     order = np.argsort(-diagonal, kind="stable")  # first the inputs that matter most
     upper = _inverse_factor(gram[np.ix_(order, order)].astype(np.float64))
     rest = weight[:, order].astype(np.float64)
-    steps = np.empty(rest.shape, np.int8)
-    step = scale.astype(np.float64)
+    rounded = np.empty(rest.shape, np.int8)
+    scales = scale.astype(np.float64)
     for start in range(0, rest.shape[1], _BLOCK):
         end = min(start + _BLOCK, rest.shape[1])
         errors = np.empty((rest.shape[0], end - start))
         for column in range(start, end):
             value = rest[:, column]
-            level = np.clip(np.rint(value / step), -LEVELS, LEVELS)
-            steps[:, column] = level
-            error = (value - level * step) / upper[column, column]
+            level = np.clip(np.rint(value / scales), -LEVELS, LEVELS)
+            rounded[:, column] = level
+            error = (value - level * scales) / upper[column, column]
             rest[:, column:end] -= np.outer(error, upper[column, column:end])
             errors[:, column - start] = error
         rest[:, end:] -= errors @ upper[start:end, end:]
-    restored = np.empty_like(steps)
-    restored[:, order] = steps
+    restored = np.empty_like(rounded)
+    restored[:, order] = rounded
     return restored
 
 
 def output_error(
     weight: NDArray[np.float32],
-    steps: NDArray[np.int8],
+    rounded: NDArray[np.int8],
     scale: NDArray[np.float32],
     gram: NDArray[np.float32],
 ) -> NDArray[np.float64]:
     """Sum [O] of the squared output errors that rounding causes over the patches of ``gram``."""
-    error = weight - steps.astype(np.float32) * scale[:, None]
+    error = weight - rounded.astype(np.float32) * scale[:, None]
     return np.asarray(np.einsum("ok,ok->o", error @ gram, error), np.float64)
 
 

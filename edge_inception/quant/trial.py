@@ -36,7 +36,7 @@ from edge_inception.quant.options import (
 )
 from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.policies import policy
-from edge_inception.quant.ranges import Learned, TensorRange
+from edge_inception.quant.ranges import FittedParameters, TensorRange
 from edge_inception.sidecar import TriedGraph
 from edge_inception.spec import Precision, Progress
 
@@ -267,9 +267,9 @@ class Trial:
             fold_zero_points=candidate.fold_zero_points,
         )
         corrections = self._corrections.get(candidate, {})
-        learned = Learned(weights=self._weights, corrections=corrections)
+        fitted = FittedParameters(weights=self._weights, corrections=corrections)
         ranges = self._ranges_by(candidate.calibrator)
-        calibrated = Calibrated(ranges=ranges, learned=learned, preprocess=self._options.preprocess)
+        calibrated = Calibrated(ranges=ranges, fitted=fitted, preprocess=self._options.preprocess)
         return int8_graph(self._path, calibrated, options, keeps_layers=keeps_layers)
 
     def _float_share(self, placement: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_inception.sidecar import TrialDetails, TriedGraph
 
 
-def describe_trial(details: TrialDetails) -> list[str]:
+def describe_tried_graphs(details: TrialDetails) -> list[str]:
     """Lines for people: every graph that was tried, the chosen one marked; none without a trial."""
     if details.chosen is None:
         return []

@@ -1,7 +1,7 @@
 """Charts of estimated speeds on targets, and of the sets of float groups that a search scored.
 
-A group is a tensor that int8 would quantize, with the layers that read it. Values that are NaN are
-not drawn.
+A group is the tensors that would share an int8 scale, with the layers that read them. Values that
+are NaN are not drawn.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ class Source:
         artifacts: Files of the folder that match their sidecar (the ``.json`` file beside each),
             in the order of the build.
         ranges: Range table of the build.
-        search: Record of the search for groups (an int8 tensor with the layers that read it) that
-            stay in float.
+        search: Record of the search for groups (tensors that share a scale, with the layers that
+            read them) that stay in float.
         noise: Record of ``compare-layers``.
         network: Layers and blocks, read from the graphs.
         rooflines: Estimated speeds on targets.

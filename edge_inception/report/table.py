@@ -66,8 +66,9 @@ class Table:
 
     ``columns`` are (name, unit). ``checks`` are (status, sentence) of each gate and each warning;
     the status of a warning is WARNING. ``choices`` name the engine chosen for each target. ``kept``
-    are the groups that a search left in float, and the reason; a group is an int8 tensor with the
-    layers that read it. ``front`` lists sets of such groups by falling top-1 drop.
+    are the groups that a search left in float, and the reason; a group is the tensors that share a
+    scale, with the layers that read them. ``front`` lists sets of such groups by falling top-1
+    drop.
     """
 
     title: tuple[str, ...]

@@ -66,11 +66,11 @@ def search_precision(
     *,
     progress: Progress = no_progress,
 ) -> SearchResult:
-    """The groups that stay float so that int8 meets its budget, with all scores, as a JSON file.
+    """The groups that stay float so that int8 loses no more accuracy than the budget allows.
 
-    A group is the tensors that share a scale, with the layers that read them. Every score goes to a
-    journal beside ``out``, from which a search that was killed continues; a search with another
-    budget uses the same scores.
+    The result is a JSON file with all scores. A group is the tensors that share a scale, with the
+    layers that read them. Every score goes to a journal beside ``out``, from which a search that
+    was killed continues; a search with another budget uses the same scores.
 
     ``image_set`` has calibration images, never those of the validation. ``progress`` is called with
     the number of scored graphs and the likely number of graphs in all.
@@ -81,7 +81,7 @@ def search_precision(
     """
     groups = groups_of(graph, ranges, options.quantize)
     provenance = search_provenance(graph, ranges, image_set, options)
-    expected = 1 + len(search.candidates(groups)) + search.FEWEST_CANDIDATES
+    expected = 1 + len(search.candidates(groups)) + search.MIN_CANDIDATES
     with (
         Journal(journal_path(out), _key(provenance)) as journal,
         open_scorer(graph, ranges, image_set, options) as scorer,
@@ -120,10 +120,11 @@ def groups_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """Scores of the plain int8 graph and of its groups one by one, on ``num_images`` images.
+    """Scores of the whole int8 graph and of its groups one by one, on ``num_images`` images.
 
-    ``ranking`` begins with the most harmful group. ``metric`` names the quantity that ``drop_pp``
-    and ``lost_pp`` give; it is "" for embeddings, which have no such metric.
+    ``plain`` is the score of the graph with no group in float. ``ranking`` begins with the most
+    harmful group. ``metric`` names the quantity that ``drop_pp`` and ``lost_pp`` give; it is "" for
+    embeddings, which have no such metric.
     """
 
     plain: ScoredSet
@@ -140,7 +141,7 @@ def sensitivity(
     *,
     progress: Progress = no_progress,
 ) -> Sensitivity:
-    """The accuracy that plain int8 loses, and that its candidate groups lose one by one.
+    """The accuracy that the whole int8 graph loses, and that each candidate group loses alone.
 
     The budget in ``options`` is not used.
 
@@ -221,8 +222,8 @@ class _QuantizedCandidate:
     folder: Path
 
     def quantized(self, keep: frozenset[str]) -> TypedGraph:
-        whole = tuple(sorted(keep.union(self.options.quantize.keep)))
-        options = dataclasses.replace(self.options.quantize, keep=whole)
+        all_kept = tuple(sorted(keep.union(self.options.quantize.keep)))
+        options = dataclasses.replace(self.options.quantize, keep=all_kept)
         return quantize(self.graph, self.ranges, options, self.folder / "int8.onnx")
 
     def fp32(self) -> TypedGraph:
@@ -246,11 +247,11 @@ class Scorer:
         self._head, self._num_classes = details.head_text, details.num_classes
         self._images = _preprocessed(items, details.preprocess, candidate)
         self.is_labelled, self.num_images = is_labelled, len(items)
-        self._exact = self._logits(candidate.fp32(), self._images)
-        choice = self._exact.argmax(axis=1)
+        self._fp32_logits = self._logits(candidate.fp32(), self._images)
+        predicted = self._fp32_logits.argmax(axis=1)
         labels = [item.label for item in items]
-        self._labels = np.array(labels, np.int64) if is_labelled else choice.astype(np.int64)
-        self._was_right = choice == self._labels
+        self._labels = np.array(labels, np.int64) if is_labelled else predicted.astype(np.int64)
+        self._was_right = predicted == self._labels
         self.top1 = float(self._was_right.mean())
 
     @property
@@ -266,14 +267,14 @@ class Scorer:
         Raises:
             CompileFailed: OpenVINO does not take the graph.
         """
-        chosen = np.arange(self.num_images) if rows is None else np.array(rows)
-        logits = self._logits(self._candidate.quantized(keep), self._images[chosen])
-        exact, approximation = outputs.comparable_engines(self._exact[chosen], logits, self._head)
-        is_right = logits.argmax(axis=1) == self._labels[chosen]
-        change = is_right.astype(np.int64) - self._was_right[chosen]
+        index = np.arange(self.num_images) if rows is None else np.array(rows)
+        logits = self._logits(self._candidate.quantized(keep), self._images[index])
+        fp32, int8 = outputs.comparable_engines(self._fp32_logits[index], logits, self._head)
+        is_right = logits.argmax(axis=1) == self._labels[index]
+        change = is_right.astype(np.int64) - self._was_right[index]
         return ImageDifferences(
-            noise=np.sum((exact - approximation) ** 2, axis=1),
-            signal=np.sum(exact**2, axis=1),
+            noise=np.sum((fp32 - int8) ** 2, axis=1),
+            signal=np.sum(fp32**2, axis=1),
             change=change if self.metric else np.zeros_like(change),
         )
 

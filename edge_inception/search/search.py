@@ -27,10 +27,10 @@ from edge_inception.quant.search_record import RankedGroup, ScoredSet
 from edge_inception.search.journal import Figures, ImageSubset, Journal
 from edge_inception.spec import Budget, DropType
 
-FEWEST_CANDIDATES = 8
+MIN_CANDIDATES = 8
 _SHARE_OF_CANDIDATES = 4  # one group of 4 is measured
 _SHARE_OF_TAIL = 10  # one image of 10 counts for ``tail``
-_SHARE_OF_WORST, _MOST_WORST, _FEWEST_WORST = 4, 64, 8  # one image of 4, 8 to 64 images
+_SHARE_OF_WORST, _MAX_WORST, _MIN_WORST = 4, 64, 8  # one image of 4, 8 to 64 images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,10 +212,10 @@ def candidates(groups: Sequence[Group]) -> list[Group]:
     The worst eight without weights, which only pools or Adds read, follow: no multiply-add becomes
     float with them, and the estimate does not know which of their channels matter.
     """
-    most = max(FEWEST_CANDIDATES, math.ceil(len(groups) / _SHARE_OF_CANDIDATES))
+    most = max(MIN_CANDIDATES, math.ceil(len(groups) / _SHARE_OF_CANDIDATES))
     order = _noisiest_first(groups)
     weighted = [group for group in order if group.has_weights][:most]
-    return [*weighted, *[group for group in order if not group.has_weights][:FEWEST_CANDIDATES]]
+    return [*weighted, *[group for group in order if not group.has_weights][:MIN_CANDIDATES]]
 
 
 def _noisiest_first(groups: Iterable[Group]) -> list[Group]:
@@ -288,7 +288,7 @@ def _summarize(differences: ImageDifferences) -> Figures:
     worst_first = np.argsort(-each, kind="stable")
     count = len(each)
     tail = worst_first[: max(1, count // _SHARE_OF_TAIL)]
-    affected = min(max(count // _SHARE_OF_WORST, _FEWEST_WORST), _MOST_WORST)
+    affected = min(max(count // _SHARE_OF_WORST, _MIN_WORST), _MAX_WORST)
     return Figures(
         drop_pp=float(-100.0 * differences.change.mean()) + 0.0,
         noise=float(differences.noise.sum() / max(differences.signal.sum(), np.finfo(float).tiny)),

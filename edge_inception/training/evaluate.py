@@ -1,4 +1,4 @@
-"""Accuracy classification_metrics of a PyTorch model on labelled images."""
+"""Classification metrics of a PyTorch model on labelled images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(model: nn.Module, image_set: ImageSet, options: TrainOptions) -> dict[str, float]:
-    """The ``classification_metrics`` of a model on images of the final size, in float32."""
+    """The ``classification_metrics`` of a model on images preprocessed as for inference."""
     return classification_metrics(*compute_logits(model, image_set, options), options)
 
 

@@ -384,7 +384,9 @@ def _publish(
     )
     bound = structs.replace(ranges.read_table(table), graph=trained.sha256)
     path = out / RANGES_FILE
-    beside = ranges.write_statistics(path, ranges.read_histograms(table), {}, ranges.Learned())
+    beside = ranges.write_statistics(
+        path, ranges.read_histograms(table), {}, ranges.FittedParameters()
+    )
     return trained, artifact.publish(
         RangeTable,
         path,

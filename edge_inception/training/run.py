@@ -96,7 +96,7 @@ def require_sets(train_set: ImageSet, monitor_set: ImageSet, options: TrainOptio
             f"{len(shared)} monitored images are also trained on, first {shared[0]}",
             hint="metrics on trained images prove nothing; use others",
         )
-    for item in images.usable((*train_set.items, *monitor_set.items))[1]:
+    for item in images.split_usable((*train_set.items, *monitor_set.items))[1]:
         images.decode(item.path)  # a damaged image raises here, before hours of training
 
 

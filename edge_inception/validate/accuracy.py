@@ -28,15 +28,15 @@ from edge_inception.validate.report_record import (
     Accuracy,
     Cell,
     ChangedImage,
-    ClassScores,
     LabelledAccuracy,
+    LabelMetrics,
 )
 
 if TYPE_CHECKING:
     from edge_inception.engines._backend import Session
 
 UNLABELLED = -1
-MOST_CHANGED = 50
+MAX_CHANGED = 50
 _NUM_BINARY_CLASSES = 2
 _LEAST = np.finfo(np.float32).tiny  # lower limit of probabilities, since log(0) is -inf
 _SQNR_OF = {
@@ -192,10 +192,10 @@ def _changed(
 ) -> tuple[ChangedImage, ...]:
     before, after = baseline.argmax(axis=1), engine.argmax(axis=1)
     rows = np.flatnonzero(before != after)
-    shares, engine_shares = (outputs.probabilities(x[rows], "logits") for x in (baseline, engine))
-    margins = shares.max(axis=1, initial=0.0) - shares[np.arange(len(rows)), after[rows]]
+    expected, got = (outputs.probabilities(x[rows], "logits") for x in (baseline, engine))
+    margins = expected.max(axis=1, initial=0.0) - expected[np.arange(len(rows)), after[rows]]
     chosen = []
-    for place in np.argsort(-margins, kind="stable")[:MOST_CHANGED]:
+    for place in np.argsort(-margins, kind="stable")[:MAX_CHANGED]:
         row = int(rows[place])
         classes = [int(before[row]), int(after[row])]
         item = items[row] if items else None
@@ -206,8 +206,8 @@ def _changed(
                 label=int(labels[row]) if labels[row] != UNLABELLED else None,
                 before=classes[0],
                 after=classes[1],
-                baseline_scores=_pair(shares[place], classes),
-                engine_scores=_pair(engine_shares[place], classes),
+                baseline_scores=_pair(expected[place], classes),
+                engine_scores=_pair(got[place], classes),
             )
         )
     return tuple(chosen)
@@ -218,12 +218,12 @@ def _pair(scores: NDArray[np.float64], classes: list[int]) -> tuple[float, float
     return first, second
 
 
-def class_scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> ClassScores:
+def label_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> LabelMetrics:
     """Quality of logits [N, C] against labels [N], N >= 1; every label is in 0..C-1."""
     num_classes = logits.shape[1]
     predicted = logits.argmax(axis=1)
     recall = classification.recall_per_class(predicted, labels, num_classes)
-    return ClassScores(
+    return LabelMetrics(
         top1=wilson(int(np.sum(predicted == labels)), len(labels)),
         balanced_accuracy=classification.balanced_accuracy(predicted, labels, num_classes),
         recall=tuple(None if np.isnan(value) else float(value) for value in recall),
@@ -239,7 +239,7 @@ def _labelled(
     is_right = engine.argmax(axis=1) == labels
     lost, gained = int(np.sum(was_right & ~is_right)), int(np.sum(~was_right & is_right))
     drop = paired_drop(lost, gained, len(labels))
-    before, after = class_scores(baseline, labels), class_scores(engine, labels)
+    before, after = label_metrics(baseline, labels), label_metrics(engine, labels)
     return LabelledAccuracy(
         num_images=len(labels),
         baseline=before,
@@ -282,7 +282,7 @@ def _require_same_images(group: Batch, expected: tuple[str, ...], start: int) ->
     for item, sha256 in zip(group.items, expected, strict=True):
         if item.sha256 != sha256:
             raise InputError(
-                f"{item.path} is not the image the baseline recorded here: sha256 "
+                f"{item.path} is not the image at this place of the baseline: sha256 "
                 f"{item.sha256[:12]}, recorded {sha256[:12]}",
                 hint="record the baseline again on these images",
             )

@@ -45,7 +45,7 @@ _VERDICT_OF_STATUS = {
     Status.FAILED: Verdict.FAIL,
     Status.INCONCLUSIVE: Verdict.INCONCLUSIVE,
 }
-_ORDER = (Verdict.FAIL, Verdict.INVALID, Verdict.INCONCLUSIVE)
+_WORST_FIRST = (Verdict.FAIL, Verdict.INVALID, Verdict.INCONCLUSIVE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class Comparison:
     Attributes:
         protocol: Protocol of every run.
         gate: Limit of the slow-down, and numbers of pairs.
-        image_set: Photos to feed to the engines; None feeds noise.
+        image_set: Photos to feed to the engines; None feeds random pixels.
         folder: Folder for the preprocessed images.
     """
 
@@ -95,22 +95,22 @@ class Comparison:
         record = bench.record("ab", {BASELINE: a, CANDIDATE: b}, runs, self.protocol)
         return replace(record, result=regression.result_record(result), accuracy=judged)
 
-    def noise(self, engine: Path | EngineUnderTest, *, progress: Progress) -> BenchRecord:
+    def against_itself(self, engine: Path | EngineUnderTest, *, progress: Progress) -> BenchRecord:
         """Record of an engine against itself, which shows the noise of this machine.
 
-        ``result`` has the spread of the pairs, and the number of pairs with which a true slow-down
-        of 2 percentage points above the limit fails 9 times in 10.
+        ``result`` has the spread of the pairs, and how many pairs the gate needs to fail 9 of 10
+        engines whose true slow-down is 2 percentage points above the limit.
         """
         a = self._prepared(engine)
         result, runs = regression.compare(
             a.contender, a.contender, self.folder, self.protocol, self.gate, progress=progress
         )
-        logs = _logs(runs)
-        spread = float(np.std(logs, ddof=1))
+        log_ratios = _log_ratios(runs)
+        spread = float(np.std(log_ratios, ddof=1))
         true_change = self.gate.delta + 0.02
-        needed = regression.pairs_needed(logs, self.gate, true_change=true_change)
+        needed = regression.pairs_needed(log_ratios, self.gate, true_change=true_change)
         reason = (
-            f"pairs spread by {100 * spread:.1f} %; to see "
+            f"pairs spread by {100 * spread:.1f} %; to detect "
             f"{100 * true_change:+.0f} % nine times in ten use --pairs {needed}"
         )
         record = bench.record("aa", {BASELINE: a, CANDIDATE: a}, runs, self.protocol)
@@ -129,9 +129,9 @@ class Comparison:
         a = self._prepared(engine)
         runs = self._runs_alone(BASELINE, a, progress)
         reason = f"{len(runs)} processes recorded, nothing judged"
-        pending = _unmeasured(Verdict.PASS, reason, self.gate)
+        not_judged = _result_without_ratio(Verdict.PASS, reason, self.gate)
         record = bench.record("aa", {BASELINE: a}, runs, self.protocol)
-        return replace(record, result=regression.result_record(pending))
+        return replace(record, result=regression.result_record(not_judged))
 
     def fingerprint(self, engine: Path | EngineUnderTest) -> str:
         """Hash of this machine, the protocol and the engine's library, to name a folder by."""
@@ -152,7 +152,7 @@ class Comparison:
     def against(
         self, engine: Path | EngineUnderTest, stored: Path, *, trusted: bool, progress: Progress
     ) -> BenchRecord:
-        """Record of an engine today, as B, against A of a ``stored`` record.
+        """Record of an engine, run now as side B, against side A of the record in ``stored``.
 
         Unless ``trusted``, the verdict ``fail`` becomes ``inconclusive``, so that the comparison
         only warns. If machine or protocol differ, the verdict is ``invalid`` and its reason names
@@ -165,7 +165,7 @@ class Comparison:
         b = self._prepared(engine)
         runs = self._runs_alone(CANDIDATE, b, progress)
         now = bench.record("ab", {CANDIDATE: b}, runs, self.protocol)
-        result = _stored_result(old, now, self.gate, trusted=trusted)
+        result = _compare_with_stored(old, now, self.gate, trusted=trusted)
         return replace(
             now,
             engines={BASELINE: replace(old.engine, path=str(stored)), **now.engines},
@@ -180,27 +180,32 @@ class Comparison:
         return prepare_engine(engine, self.protocol.batch, self.image_set, self.folder)
 
 
-def _logs(runs: Sequence[bench.Run]) -> list[float]:
+def _log_ratios(runs: Sequence[bench.Run]) -> list[float]:
     a, b = ([run for run in runs if run.side == side] for side in (BASELINE, CANDIDATE))
     return [regression.log_ratio(x.medians, y.medians) for x, y in zip(a, b, strict=True)]
 
 
-def _stored_result(old: BenchRecord, new: BenchRecord, gate: Gate, *, trusted: bool) -> Result:
+def _compare_with_stored(
+    old: BenchRecord, new: BenchRecord, gate: Gate, *, trusted: bool
+) -> Result:
     before = [run.median for run in old.runs_of(BASELINE)]
     now = [run.median for run in new.runs]
     if differing := differences(old, new):
-        return _unmeasured(Verdict.INVALID, f"not the same {', '.join(differing)}", gate)
+        return _result_without_ratio(Verdict.INVALID, f"not the same {', '.join(differing)}", gate)
     if min(len(before), len(now)) < 2:  # noqa: PLR2004 -- a variance
-        few = f"the record has {len(before)} runs of A, wanted 2 or more"
-        return _unmeasured(Verdict.INVALID, few, gate)
+        too_few = f"{len(before)} runs of A and {len(now)} of B, wanted 2 or more of each"
+        return _result_without_ratio(Verdict.INVALID, too_few, gate)
     result = regression.compare_with_stored(before, now, gate.delta)
     if result.verdict is not Verdict.FAIL or trusted:
         return result
-    reason = "a record of another day only warns: compare both engines, or --trust-stored"
+    reason = (
+        "a slow-down against a record of another day only warns: compare both engines now, or "
+        "pass --trust-stored"
+    )
     return dataclasses.replace(result, verdict=Verdict.INCONCLUSIVE, reasons=(reason,))
 
 
-def _unmeasured(verdict: Verdict, reason: str, gate: Gate) -> Result:
+def _result_without_ratio(verdict: Verdict, reason: str, gate: Gate) -> Result:
     """A result that has no ratio, with its reason."""
     return Result(verdict=verdict, ratio=None, delta=gate.delta, num_pairs=0, reasons=(reason,))
 
@@ -241,7 +246,7 @@ def exit_code(record: BenchRecord) -> int:
     verdicts = {record.result.verdict}
     if record.accuracy:
         verdicts.add(record.accuracy.verdict)
-    worst = next((one for one in _ORDER if one in verdicts), Verdict.PASS)
+    worst = next((one for one in _WORST_FIRST if one in verdicts), Verdict.PASS)
     return EXIT_CODES[worst]
 
 
@@ -280,5 +285,5 @@ def _logits(path: Path, labelled: ImageSet) -> NDArray[np.float32]:
         )
     with inference.open_engine(path) as session:
         batches = images.batches(labelled.items, details.preprocess, _SCORE_BATCH)
-        answers = [session.run(batch.images) for batch in batches]
-    return accuracy.as_logits(np.concatenate(answers), head)
+        outputs = [session.run(batch.images) for batch in batches]
+    return accuracy.as_logits(np.concatenate(outputs), head)

@@ -58,7 +58,7 @@ def search_sentence(search: SearchOutcome) -> str:
     """Sentence on the groups that a search keeps in float and the drop that remains with them."""
     chosen = search.chosen
     kept = f"{counted(len(chosen.keep), 'group')} in float ({listed(chosen.keep)})"
-    relation = "within" if search.is_met else f"{search.why}, the closest is over"
+    relation = "within" if search.is_met else f"{search.why}; the closest graph is over"
     return (
         f"{kept if chosen.keep else 'nothing in float'}: {search.metric} "
         f"{chosen.drop_pp:.2f} pp on {search.num_images} calibration images, "

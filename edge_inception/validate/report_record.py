@@ -27,7 +27,7 @@ from edge_inception.records import Count, Record
 SCHEMA: Final = "edge-inception/report"
 SCHEMA_VERSION: Final = 1
 _HINT = "run `edge-inception validate` again"
-_SAMPLE_DIGITS = 4  # decimals of a time in ms; perf_counter_ns resolves no smaller steps
+_SAMPLE_DIGITS = 4  # decimals of a time in ms: 0.1 us, about the time of a call of perf_counter_ns
 
 if TYPE_CHECKING:
     Unbounded = float
@@ -41,9 +41,9 @@ Cell = tuple[int, int, int]
 class Role(Enum):
     """Role of a row in the report.
 
-    ``BASELINE`` is the FP32 model, such as PyTorch's, whose logits agreement and SQNR compare with.
-    ``REFERENCE`` is the FP32 engine that speed-ups are relative to. ``SUBJECT`` is an engine that
-    is judged. ``OTHER`` is an engine that is only shown.
+    ``BASELINE`` is the FP32 model, such as PyTorch's; agreement and SQNR compare the logits of each
+    engine with those of this model. ``REFERENCE`` is the FP32 engine that speed-ups are relative
+    to. ``SUBJECT`` is an engine that is judged. ``OTHER`` is an engine that is only shown.
     """
 
     BASELINE = "baseline"
@@ -60,7 +60,7 @@ class Status(Enum):
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
-class ClassScores(Record, frozen=True, kw_only=True):
+class LabelMetrics(Record, frozen=True, kw_only=True):
     """Quality of the logits of one model or engine against labels.
 
     ``top1`` is a share with Wilson's interval. ``recall`` has a value for each class, None if the
@@ -78,14 +78,14 @@ class ClassScores(Record, frozen=True, kw_only=True):
 class LabelledAccuracy(Record, frozen=True, kw_only=True):
     """Quality of baseline and engine against the labels of the same images.
 
-    ``drop_pp`` is the top-1 drop in percentage points, positive when the engine is worse; each of
-    its bounds is one-sided 95 %. ``confusion_change`` has the cells of the engine's confusion
-    matrix minus those of the baseline's.
+    ``drop_pp`` is the top-1 drop in percentage points, positive when the engine is worse; each
+    bound is a one-sided 95 % confidence bound. ``confusion_change`` has the cells of the engine's
+    confusion matrix minus those of the baseline's.
     """
 
     num_images: Count
-    baseline: ClassScores
-    engine: ClassScores
+    baseline: LabelMetrics
+    engine: LabelMetrics
     num_right_to_wrong: Count
     num_wrong_to_right: Count
     drop_pp: Estimate
@@ -113,11 +113,11 @@ class Accuracy(Record, frozen=True, kw_only=True):
     """One engine against the baseline.
 
     ``agreement`` is the share of images with the same top-1, or for embeddings with the same
-    nearest other image; each bound is one-sided 95 %. ``sqnr_of`` names the values that
-    ``sqnr_db`` compares, such as ``centred logits``; if they are equal it is infinite. ``labelled``
-    is None if no image has a label. ``changed`` lists at most 50 images whose class the engine
-    changed, by the margin of the baseline's class over the engine's in the baseline's
-    probabilities, largest first; it is empty for embeddings and None in older reports.
+    nearest other image; each bound is a one-sided 95 % confidence bound. ``sqnr_db`` is infinite if
+    the values that it compares are equal; ``sqnr_of`` names these values, such as ``centred
+    logits``. ``labelled`` is None if no image has a label. ``changed`` lists at most 50 images
+    whose class the engine changed, sorted by the baseline's probability of its own class minus that
+    of the engine's class, largest first; it is empty for embeddings and None in older reports.
     """
 
     num_images: Count
@@ -244,8 +244,8 @@ class EngineFileRef(Record, frozen=True, kw_only=True):
     sha256: str
 
 
-class Context(Record, frozen=True, kw_only=True):
-    """Files that the report is about: engine files by the name of their row, and the baseline."""
+class ReportFiles(Record, frozen=True, kw_only=True):
+    """Hashes of the compared files: engines by the name of their row, and the baseline."""
 
     engines: dict[str, EngineFileRef]
     baseline_sha256: str
@@ -272,7 +272,7 @@ class ReportRecord(Record, frozen=True, kw_only=True):
     search: SearchOutcome | None = None
     machine: Machine | None
     latency_options: LatencyOptions | None
-    context: Context
+    context: ReportFiles
 
     def __post_init__(self) -> None:
         if not any(row.is_subject for row in self.rows):

@@ -39,8 +39,8 @@ from edge_inception.validate.options import (
 from edge_inception.validate.report_record import (
     Accuracy,
     Choice,
-    Context,
     EngineFileRef,
+    ReportFiles,
     ReportRecord,
     Role,
     Row,
@@ -143,12 +143,12 @@ def _validation_set(image_set: ImageSet) -> ValidationSet:
     )
 
 
-def _context(entries: Sequence[EngineEntry], baseline: Baseline) -> Context:
+def _context(entries: Sequence[EngineEntry], baseline: Baseline) -> ReportFiles:
     engines = {
         name_of(entry): EngineFileRef(file=entry.engine.path.name, sha256=entry.engine.sha256)
         for entry in entries
     }
-    return Context(engines=engines, baseline_sha256=baseline.sha256)
+    return ReportFiles(engines=engines, baseline_sha256=baseline.sha256)
 
 
 def with_speedups(rows: tuple[Row, ...]) -> tuple[Row, ...]:

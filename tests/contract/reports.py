@@ -6,8 +6,8 @@ from typing import Any
 
 from edge_inception.validate.report_record import (
     Check,
-    Context,
     EngineFileRef,
+    ReportFiles,
     ReportRecord,
     Role,
     Row,
@@ -56,5 +56,5 @@ def report(
         verdict=Verdict(status=status, checks=checks, sentence="as the test says"),
         machine=None,
         latency_options=None,
-        context=Context(engines=engines or {}, baseline_sha256=baseline_sha256 or "cd" * 32),
+        context=ReportFiles(engines=engines or {}, baseline_sha256=baseline_sha256 or "cd" * 32),
     )

@@ -47,7 +47,7 @@ def test_a_bundle_ships_no_graph_that_was_not_validated(built, workshop, tmp_pat
     assert main.run(["bundle", *to, "--from", str(strong)]) == 3
     assert capsys.readouterr().err.splitlines()[-2:] == [
         f"error: {strong} has no graph of weak typing, which orin-nano-8gb needs",
-        "hint: edge-inception build --target orin-nano-8gb --bundle makes and proves it",
+        "hint: edge-inception build --target orin-nano-8gb --bundle makes and judges it",
     ]
     assert not out.exists()
     assert main.run(["bundle", *to, "--from", str(strong), "--jetpack", "6.2"]) == 0

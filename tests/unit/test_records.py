@@ -93,7 +93,7 @@ def test_a_file_that_is_none(tmp_path):
 
 def test_too_long(tmp_path, monkeypatch):
     """A file beyond the limit is refused before it is read."""
-    monkeypatch.setattr(subject, "MOST_BYTES", 3)
+    monkeypatch.setattr(subject, "MAX_BYTES", 3)
     (tmp_path / "long.json").write_text("    ")
     with pytest.raises(InputError, match=r"long\.json is longer than"):
         subject.read_json(tmp_path / "long.json", hint="")

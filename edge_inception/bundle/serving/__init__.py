@@ -1,6 +1,6 @@
 """Configuration files for servers, which a bundle carries as text; no server is started here.
 
-Each module turns ``ServingFacts`` into a mapping from relative path to text. A module refuses a
+Each module turns ``ServedModel`` into a mapping from relative path to text. A module refuses a
 model that its server cannot run, and names the option that would help; ``render_all`` lists the
 refusals in the README.md that it makes.
 """
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from edge_inception.bundle.serving import deepstream, docker, systemd, triton
-from edge_inception.bundle.serving.facts import ServingFacts
+from edge_inception.bundle.serving.served_model import ServedModel
 from edge_inception.errors import InputError
 
-_Text = Callable[[ServingFacts], str]
-_Files = Callable[[ServingFacts], dict[str, str]]
+_Text = Callable[[ServedModel], str]
+_Files = Callable[[ServedModel], dict[str, str]]
 
 KINDS: Mapping[str, tuple[_Files, _Text]] = {
     "Triton Inference Server": (triton.render, triton.usage),
@@ -25,7 +25,7 @@ KINDS: Mapping[str, tuple[_Files, _Text]] = {
 """Title -> the function that makes the files, and the one that explains their use in Markdown."""
 
 
-def render_all(facts: ServingFacts) -> dict[str, str]:
+def render_all(served: ServedModel) -> dict[str, str]:
     """Configurations of all servers that can run the model, and a README.md.
 
     The README.md explains the use of each configuration, and why others were left out.
@@ -35,18 +35,18 @@ def render_all(facts: ServingFacts) -> dict[str, str]:
     """
     files: dict[str, str] = {}
     how = "Run every command in the bundle's folder: copies go beside it."
-    parts = [f"# Serving {facts.name}\n\n{how}\n"]
+    parts = [f"# Serving {served.name}\n\n{how}\n"]
     for title in KINDS:
-        part, rendered = _part(title, facts)
+        part, rendered = _part(title, served)
         parts.append(part)
         files |= rendered
     files["README.md"] = "\n".join(parts)
     return files
 
 
-def _part(title: str, facts: ServingFacts) -> tuple[str, dict[str, str]]:
+def _part(title: str, served: ServedModel) -> tuple[str, dict[str, str]]:
     render, usage = KINDS[title]
     try:
-        return f"## {title}\n\n{usage(facts)}", render(facts)
+        return f"## {title}\n\n{usage(served)}", render(served)
     except InputError as error:  # the README gives the reason; other servers may run the model
         return f"## {title}: left out\n\n{error}.\nInstead: {error.hint}.\n", {}

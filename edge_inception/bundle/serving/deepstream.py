@@ -16,7 +16,7 @@ Sources: docs.nvidia.com/metropolis/deepstream, "Gst-nvinfer" and "Gst-nvinferse
 from __future__ import annotations
 
 from edge_inception.bundle.serving import nvinferserver
-from edge_inception.bundle.serving.facts import ServingFacts
+from edge_inception.bundle.serving.served_model import ServedModel
 from edge_inception.errors import InputError
 from edge_inception.spec import Precision, Preprocess
 
@@ -27,7 +27,7 @@ _NETWORK_MODES = {Precision.FP32: 0, Precision.INT8: 1, Precision.FP16: 2}
 _SOFTMAX = "build with --head softmax"
 
 
-def render(facts: ServingFacts) -> dict[str, str]:
+def render(served: ServedModel) -> dict[str, str]:
     """Path -> text of ``config_infer.txt``, or of ``config_inferserver.txt`` for uint8 pixels.
 
     labels.txt is added where there are labels. The file for nvinfer names the engine and no
@@ -38,21 +38,21 @@ def render(facts: ServingFacts) -> dict[str, str]:
         InputError: DeepStream cannot run the engine, head, normalisation or batch, or a label has
             DeepStream's separator in it.
     """
-    _require_head(facts)
-    _require_plain_labels(facts)
-    if _takes_uint8(facts):
-        files = {"deepstream/config_inferserver.txt": nvinferserver.config(facts)}
+    _require_head(served)
+    _require_plain_labels(served)
+    if _takes_uint8(served):
+        files = {"deepstream/config_inferserver.txt": nvinferserver.config(served)}
     else:
-        _require_batch(facts)
-        files = {"deepstream/config_infer.txt": _config(facts)}
-    if facts.labels:
-        files["deepstream/labels.txt"] = _SEPARATOR.join(facts.labels) + "\n"
+        _require_batch(served)
+        files = {"deepstream/config_infer.txt": _config(served)}
+    if served.labels:
+        files["deepstream/labels.txt"] = _SEPARATOR.join(served.labels) + "\n"
     return files
 
 
-def usage(facts: ServingFacts) -> str:
+def usage(served: ServedModel) -> str:
     """Markdown on how to install the engine, and how the preprocessing differs from validation."""
-    if _takes_uint8(facts):
+    if _takes_uint8(served):
         start = (
             "Fill Triton's repository as above; DeepStream reads it itself:\n"
             "```\ncp -r serving/deepstream ..\n```\nThen `nvinferserver "
@@ -63,15 +63,15 @@ def usage(facts: ServingFacts) -> str:
             "```\ncp -r serving/deepstream ..\ncp engine/model.engine ../deepstream\n```\n"
             "Then `nvinfer config-file-path=../deepstream/config_infer.txt`"
         )
-    height, width = facts.preprocess.input_size
+    height, width = served.preprocess.input_size
     return (
         f"{start}. DeepStream resizes the whole frame to {width} x {height}; the crop and the "
         "filter that the model was validated with are not its own, so measure the accuracy again.\n"
     )
 
 
-def _takes_uint8(facts: ServingFacts) -> bool:
-    return facts.preprocess.element == "uint8"
+def _takes_uint8(served: ServedModel) -> bool:
+    return served.preprocess.element == "uint8"
 
 
 def nvinfer_normalisation(preprocess: Preprocess) -> tuple[float, tuple[float, ...]]:
@@ -89,10 +89,10 @@ def nvinfer_normalisation(preprocess: Preprocess) -> tuple[float, tuple[float, .
     return 1.0 / (_WHITE * preprocess.std[0]), tuple(_WHITE * mean for mean in preprocess.mean)
 
 
-def _require_head(facts: ServingFacts) -> None:
-    if facts.target.backend != "tensorrt":
+def _require_head(served: ServedModel) -> None:
+    if served.target.backend != "tensorrt":
         raise InputError(
-            f"DeepStream runs TensorRT plans, target '{facts.target.name}' has other engines",
+            f"DeepStream runs TensorRT plans, target '{served.target.name}' has other engines",
             hint="bundle for a Jetson or another target with its own TensorRT",
         )
     refusals = {
@@ -103,23 +103,23 @@ def _require_head(facts: ServingFacts) -> None:
             "read the embedding through the Triton repository",
         ),
     }
-    if facts.head.kind in refusals:
-        reason, hint = refusals[facts.head.kind]
-        raise InputError(f"no classifier config for head {facts.head}: {reason}", hint=hint)
+    if served.head.kind in refusals:
+        reason, hint = refusals[served.head.kind]
+        raise InputError(f"no classifier config for head {served.head}: {reason}", hint=hint)
 
 
-def _require_batch(facts: ServingFacts) -> None:
-    if facts.profile.min > 1:
+def _require_batch(served: ServedModel) -> None:
+    if served.profile.min > 1:
         raise InputError(
-            f"nvinfer also runs batches that are not full, this engine takes {facts.profile.min} "
-            f"to {facts.profile.max}",
-            hint=f"build with --batch 1 or --dynamic-batch 1:{facts.profile.opt}:"
-            f"{facts.profile.max}",
+            f"nvinfer also runs batches that are not full, this engine takes {served.profile.min} "
+            f"to {served.profile.max}",
+            hint=f"build with --batch 1 or --dynamic-batch 1:{served.profile.opt}:"
+            f"{served.profile.max}",
         )
 
 
-def _require_plain_labels(facts: ServingFacts) -> None:
-    for index, label in enumerate(facts.labels):
+def _require_plain_labels(served: ServedModel) -> None:
+    for index, label in enumerate(served.labels):
         if _SEPARATOR in label:
             raise InputError(
                 f"label {index} is {label!r}: DeepStream's labels are separated by '{_SEPARATOR}'",
@@ -127,29 +127,29 @@ def _require_plain_labels(facts: ServingFacts) -> None:
             )
 
 
-def _config(facts: ServingFacts) -> str:
-    scale, offsets = nvinfer_normalisation(facts.preprocess)
+def _config(served: ServedModel) -> str:
+    scale, offsets = nvinfer_normalisation(served.preprocess)
     lines = [
         "[property]",
         "gpu-id=0",
         "model-engine-file=model.engine",
-        *(["labelfile-path=labels.txt"] if facts.labels else []),
-        f"batch-size={facts.profile.max}",
-        f"network-mode={_NETWORK_MODES[facts.precision]}",
+        *(["labelfile-path=labels.txt"] if served.labels else []),
+        f"batch-size={served.profile.max}",
+        f"network-mode={_NETWORK_MODES[served.precision]}",
         "network-type=1",
         "process-mode=1",
         "gie-unique-id=1",
-        f"infer-dims={_join(facts.input.shape)}",
-        f"model-color-format={_COLOUR_FORMATS[facts.preprocess.channel_order]}",
+        f"infer-dims={_join(served.input.shape)}",
+        f"model-color-format={_COLOUR_FORMATS[served.preprocess.channel_order]}",
         f"net-scale-factor={scale!r}",
         f"offsets={_join(offsets)}",
         "maintain-aspect-ratio=0",
-        f"scaling-filter={nvinferserver.FILTERS[facts.preprocess.interpolation]}",
+        f"scaling-filter={nvinferserver.FILTERS[served.preprocess.interpolation]}",
         "# 0: the most probable class, however unsure; 0 to 1 leaves unsure ones out",
         "classifier-threshold=0.0",
     ]
-    if facts.dla_core is not None:
-        lines += ["enable-dla=1", f"use-dla-core={facts.dla_core}"]
+    if served.dla_core is not None:
+        lines += ["enable-dla=1", f"use-dla-core={served.dla_core}"]
     return "\n".join(lines) + "\n"
 
 

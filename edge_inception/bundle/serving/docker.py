@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_inception.bundle.serving.facts import ServingFacts
+from edge_inception.bundle.serving.served_model import ServedModel
 from edge_inception.errors import InputError
 from edge_inception.hardware.jetpack import JetPack, parse_version
 
@@ -64,22 +64,23 @@ JetPack 4.6 has no row, since its TensorRT is 8.0.1 and the oldest that we build
 """
 
 
-def render(facts: ServingFacts) -> dict[str, str]:
+def render(served: ServedModel) -> dict[str, str]:
     """Path -> text of ``docker/Dockerfile.jetpack-X`` for each base image that the target runs.
 
     Raises:
         InputError: The target has no JetPack.
     """
     return {
-        f"docker/{_dockerfile_name(base)}": _dockerfile(facts, base) for base in base_images(facts)
+        f"docker/{_dockerfile_name(base)}": _dockerfile(served, base)
+        for base in base_images(served)
     }
 
 
-def usage(facts: ServingFacts) -> str:
+def usage(served: ServedModel) -> str:
     """Markdown on how to build the image, and how to build and verify the engine in a container."""
-    base = base_images(facts)[-1]
-    tag = _image_tag(facts)
-    run = f"docker run --rm --runtime nvidia -v {tag}-engine:{facts.home}/engine {tag}"
+    base = base_images(served)[-1]
+    tag = _image_tag(served)
+    run = f"docker run --rm --runtime nvidia -v {tag}-engine:{served.home}/engine {tag}"
     return (
         f"```\ndocker build -f serving/docker/{_dockerfile_name(base)} -t {tag} .\n"
         f"{run} build\n{run} verify\n```\n"
@@ -88,18 +89,18 @@ def usage(facts: ServingFacts) -> str:
     )
 
 
-def base_images(facts: ServingFacts) -> tuple[BaseImage, ...]:
+def base_images(served: ServedModel) -> tuple[BaseImage, ...]:
     """Base images that the target's JetPacks run, oldest first; at least one.
 
     Raises:
         InputError: The target has no JetPack.
     """
-    if not facts.target.is_jetson:
+    if not served.target.is_jetson:
         raise InputError(
-            f"target '{facts.target.name}' has no JetPack, whose base images these are",
+            f"target '{served.target.name}' has no JetPack, whose base images these are",
             hint="run device.py in an image that has the target's library and numpy",
         )
-    stock = [release for release in facts.target.releases if release.is_stock]
+    stock = [release for release in served.target.releases if release.is_stock]
     return tuple(base for base in BASE_IMAGES if any(base.runs_on(release) for release in stock))
 
 
@@ -107,13 +108,13 @@ def _dockerfile_name(base: BaseImage) -> str:
     return f"Dockerfile.jetpack-{base.first}"
 
 
-def _image_tag(facts: ServingFacts) -> str:
+def _image_tag(served: ServedModel) -> str:
     """The image's name, in lower case and with single separators, as docker wants it."""
-    words = "".join(char if char.isalnum() else " " for char in facts.name.lower()).split()
+    words = "".join(char if char.isalnum() else " " for char in served.name.lower()).split()
     return "-".join(words)
 
 
-def _dockerfile(facts: ServingFacts, base: BaseImage) -> str:
+def _dockerfile(served: ServedModel, base: BaseImage) -> str:
     releases = base.first if base.first == base.last else f"{base.first} to {base.last}"
     mounted = (
         "# The NVIDIA runtime mounts the host's TensorRT: the host must run this JetPack.\n"
@@ -121,20 +122,20 @@ def _dockerfile(facts: ServingFacts, base: BaseImage) -> str:
         else ""
     )
     return f"""\
-# {facts.name} on JetPack {releases} (TensorRT {base.tensorrt}); run with --runtime nvidia.
+# {served.name} on JetPack {releases} (TensorRT {base.tensorrt}); run with --runtime nvidia.
 # Base image: {base.source}.
 {mounted}FROM {base.image}
 RUN apt-get update \\
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \\
     python3 python3-numpy python3-pil \\
  && rm -rf /var/lib/apt/lists/*
-WORKDIR {facts.home}
+WORKDIR {served.home}
 COPY . .
 # These let --runtime nvidia alone show the GPU, whatever the base image sets.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=all
 # An engine is tied to its device: none is taken from the folder of the build.
 RUN rm -rf engine && mkdir engine
-VOLUME {facts.home}/engine
+VOLUME {served.home}/engine
 ENTRYPOINT ["/usr/bin/python3", "device.py"]
 CMD ["verify"]
 """

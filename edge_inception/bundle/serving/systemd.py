@@ -7,7 +7,7 @@ Sources: systemd.service(5), systemd.exec(5); NVIDIA's unit for jetson_clocks, d
 
 from __future__ import annotations
 
-from edge_inception.bundle.serving.facts import ServingFacts
+from edge_inception.bundle.serving.served_model import ServedModel
 from edge_inception.hardware.jetpack import parse_version
 
 _USER = "edge-inception"
@@ -21,32 +21,32 @@ _RESTART_WINDOW_S = (_RESTARTS + 1) * (_START_TIMEOUT_S + _RESTART_PAUSE_S)
 _FINAL_EXIT_CODES = (2, 3, 4)
 
 
-def render(facts: ServingFacts) -> dict[str, str]:
+def render(served: ServedModel) -> dict[str, str]:
     """Path -> text of ``systemd/NAME.service`` and, on a Jetson, the unit that sets the clocks."""
-    files = {f"systemd/{facts.name}.service": _service(facts)}
-    if facts.target.is_jetson:
+    files = {f"systemd/{served.name}.service": _service(served)}
+    if served.target.is_jetson:
         files[f"systemd/{_CLOCKS}"] = _clocks()
     return files
 
 
-def usage(facts: ServingFacts) -> str:
+def usage(served: ServedModel) -> str:
     """Markdown on how to install the units, and how to run an application instead of verify."""
-    groups = f" --groups {','.join(_groups(facts))}" if _groups(facts) else ""
+    groups = f" --groups {','.join(_groups(served))}" if _groups(served) else ""
     return (
         f"```\nsudo useradd --system{groups} {_USER}\n"
-        f"sudo mkdir -p {facts.home} && sudo cp -r . {facts.home}\n"
+        f"sudo mkdir -p {served.home} && sudo cp -r . {served.home}\n"
         "sudo cp serving/systemd/*.service /etc/systemd/system/\n"
-        f"sudo systemctl daemon-reload && sudo systemctl enable --now {facts.name}\n```\n"
+        f"sudo systemctl daemon-reload && sudo systemctl enable --now {served.name}\n```\n"
         "The first start builds the engine, which takes minutes. The unit then replays the golden "
         "inputs; to run an application instead, `sudo systemctl edit` it and set `ExecStart=`.\n"
     )
 
 
-def _groups(facts: ServingFacts) -> tuple[str, ...]:
+def _groups(served: ServedModel) -> tuple[str, ...]:
     """Groups that own the GPU's device files; JetPack 4 (Ubuntu 18.04) has no group ``render``."""
-    if not facts.target.is_jetson:
+    if not served.target.is_jetson:
         return ()
-    return ("video", "render") if parse_version(facts.target.jetpack[0]) >= (5,) else ("video",)
+    return ("video", "render") if parse_version(served.target.jetpack[0]) >= (5,) else ("video",)
 
 
 def _clocks() -> str:
@@ -65,16 +65,16 @@ WantedBy=multi-user.target
 """
 
 
-def _service(facts: ServingFacts) -> str:
+def _service(served: ServedModel) -> str:
     clocks = (
-        f"Wants={_CLOCKS}\nAfter=nvpmodel.service {_CLOCKS}\n" if facts.target.is_jetson else ""
+        f"Wants={_CLOCKS}\nAfter=nvpmodel.service {_CLOCKS}\n" if served.target.is_jetson else ""
     )
-    groups = _groups(facts)
+    groups = _groups(served)
     supplementary = f"SupplementaryGroups={' '.join(groups)}\n" if groups else ""
     python = "/usr/bin/python3 device.py"
     return f"""\
 [Unit]
-Description=edge-inception {facts.name}
+Description=edge-inception {served.name}
 {clocks}StartLimitIntervalSec={_RESTART_WINDOW_S}
 StartLimitBurst={_RESTARTS}
 
@@ -82,10 +82,10 @@ StartLimitBurst={_RESTARTS}
 Type=simple
 RemainAfterExit=yes
 User={_USER}
-{supplementary}WorkingDirectory={facts.home}
+{supplementary}WorkingDirectory={served.home}
 Environment=PYTHONDONTWRITEBYTECODE=1
 # As root: the bundle belongs to root, and only the engine's folder to the user.
-ExecStartPre=+/usr/bin/install -d -o {_USER} {facts.home}/engine
+ExecStartPre=+/usr/bin/install -d -o {_USER} {served.home}/engine
 ExecStartPre={python} check
 ExecStartPre={python} build
 ExecStart={python} verify

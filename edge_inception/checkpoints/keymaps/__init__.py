@@ -22,7 +22,7 @@ def families() -> list[str]:
 
 
 def key_map(family: str, model: str) -> KeyMap:
-    """Names that ``family`` gives the tensors of ``model``, which are ours if it has no table."""
+    """The table of ``family`` for ``model``; without a table, the family uses our names."""
     if family in _FAMILIES_WITH_OUR_NAMES:
         return SAME_NAMES
     tables: Mapping[str, KeyMap] = importlib.import_module(

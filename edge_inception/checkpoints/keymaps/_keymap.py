@@ -41,16 +41,16 @@ class KeyMap:
 
     ``names`` maps the publisher's names to our keys. It is empty if at most prefixes differ, which
     ``prefixes`` maps to ours. ``normalize`` turns the keys of a file into names of the table.
-    ``layouts`` maps an ending of the publisher's names to the order of axes. With ``has_gamma``
-    False batch norms may be stored without a factor (gamma), which is then 1. ``has_auxiliary`` is
-    whether the publisher's files contain auxiliary heads.
+    ``layouts`` maps an ending of the publisher's names to the order of axes. With
+    ``requires_gamma`` False batch norms may be stored without a factor (gamma), which is then 1.
+    ``has_auxiliary`` is whether the publisher's files contain auxiliary heads.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     prefixes: Mapping[str, str] = field(default_factory=dict)
     normalize: Callable[[Iterable[str]], NormalizedKeys] = keep_keys
     layouts: Mapping[str, Layout] = field(default_factory=dict)
-    has_gamma: bool = True
+    requires_gamma: bool = True
     has_auxiliary: bool = False
 
     def model_key(self, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What the tables of all TF-slim networks share: normalised names, tensors of a unit, branches."""
+"""What the key maps of all TF-slim networks share: names of tensors, layers and branches."""
 
 from __future__ import annotations
 
@@ -70,13 +70,14 @@ def key_map(
             "/pointwise_weights": Layout.CHANNELS_LAST,
             "/weights": Layout.CHANNELS_LAST,
         },
-        has_gamma=False,
+        requires_gamma=False,
     )
 
 
 def branches(*convs: str, first: int = 0) -> dict[str, str]:
-    """TF-slim's name of each convolution in a block -> ours, given those of each branch in order.
+    """TF-slim's name -> our name of each convolution in a block.
 
+    Each of ``convs`` has TF-slim's names in one branch, in order and without ``Conv2d_``.
     ``branches("1x1", "0a_1x1 0b_3x3")`` maps ``Branch_0/Conv2d_1x1`` to ``branch0``, then
     ``Branch_1/Conv2d_0a_1x1`` and ``Branch_1/Conv2d_0b_3x3`` to ``branch1.0`` and ``branch1.1``.
     ``pool`` stands for a layer without weights. ``first`` is the number of our first branch.

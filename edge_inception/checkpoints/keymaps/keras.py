@@ -87,7 +87,7 @@ def _key_map(
         | expand_tensors(biased, {"/kernel": ".weight", "/bias": ".bias"}),
         normalize=normalize_keys,
         layouts={"/kernel": Layout.CHANNELS_LAST},
-        has_gamma=False,
+        requires_gamma=False,
     )
 
 

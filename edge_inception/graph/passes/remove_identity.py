@@ -17,11 +17,11 @@ def remove_identity(model: onnx.ModelProto) -> bool:
     Where y is an output of the graph, the node that writes x writes y instead. If x is then an
     input or another output of the graph, the node stays, since both names must remain.
     """
-    removed = [node for node in model.graph.node if _is_identity(model, node)]
-    done = [node for node in removed if _bypass(model, node)]
-    for node in done:
+    identities = [node for node in model.graph.node if _is_identity(model, node)]
+    bypassed = [node for node in identities if _bypass(model, node)]
+    for node in bypassed:
         model.graph.node.remove(node)
-    return bool(done)
+    return bool(bypassed)
 
 
 def _is_identity(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:

@@ -344,7 +344,7 @@ class TestRefused:
                 for _ in range(chance.randint(1, 6)):
                     content[chance.randrange(min(len(content), 300))] = chance.randrange(256)
                 items = [ImageItem(path=write(bytes(content)), sha256="")]
-                good, _bad = subject.usable(items)
+                good, _bad = subject.split_usable(items)
                 outcomes[bool(good)] += 1
         assert min(outcomes.values()) > 40  # both ways were taken
 

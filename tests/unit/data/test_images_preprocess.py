@@ -228,7 +228,7 @@ class TestBatches:
     def test_usable_parts_them(self, items, write):
         """``usable`` keeps the order and counts what it leaves out."""
         bad = ImageItem(path=write(b"", "bad.png"), sha256="")
-        good, left_out = subject.usable([*items[:3], bad, *items[3:]])
+        good, left_out = subject.split_usable([*items[:3], bad, *items[3:]])
         assert good == items
         assert left_out == [bad]
 

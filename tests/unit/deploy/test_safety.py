@@ -137,7 +137,7 @@ def test_only_a_bundle_of_that_maker(deploy, bundle, tmp_path):
     assert (deploy.root / version_of(bundle) / "manifest.json.sig").exists()
     (bundle / "manifest.json.sig").write_text(signing.sign(b"other", key, "solar"))
     assert deploy(bundle, *flags) == 3
-    assert "not one of this key" in deploy.err
+    assert "not what this key signed" in deploy.err
 
 
 @pytest.mark.parametrize("kind", ["up", "absolute", "link", "garbage", "cut", "damaged"])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from edge_inception import artifact
 from edge_inception.artifact import Baseline, EngineFile, Provenance, Report
-from edge_inception.bundle.make import BundleOptions, Material, make_bundle
+from edge_inception.bundle.make import BuildArtifacts, BundleOptions, make_bundle
 from edge_inception.data import images, imageset
 from edge_inception.device import manifest
 from edge_inception.engines import _registry as backends
@@ -42,7 +42,7 @@ def photos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def material(tmp_path_factory, publish_tiny, photos) -> Material:
+def artifacts(tmp_path_factory, publish_tiny, photos) -> BuildArtifacts:
     """Both spellings of the tiny int8 graph, its engine, and a baseline of the float graph."""
     folder = tmp_path_factory.mktemp("build")
     strong, weak = publish_tiny(folder, "strong"), publish_tiny(folder, "weak")
@@ -62,7 +62,7 @@ def material(tmp_path_factory, publish_tiny, photos) -> Material:
         labels=logits.argmax(axis=1).astype(np.int64),
         sha256=np.array([item.sha256 for item in found.items]),
     )
-    return Material(
+    return BuildArtifacts(
         graphs=(strong, weak),
         engine=engine,
         validated_engines=(engine, proof),
@@ -99,20 +99,20 @@ def _publish_report(
 
 
 @pytest.fixture(scope="session")
-def cpu_bundle(material, tmp_path_factory) -> Path:
+def cpu_bundle(artifacts, tmp_path_factory) -> Path:
     """A bundle for the CPU; copy it before changing anything."""
     import dataclasses
 
-    strong = dataclasses.replace(material, graphs=material.graphs[:1])
+    strong = dataclasses.replace(artifacts, graphs=artifacts.graphs[:1])
     options = BundleOptions(target="cpu", num_golden=3)
     return make_bundle(strong, options, tmp_path_factory.mktemp("bundles")).folder
 
 
 @pytest.fixture(scope="session")
-def jetson_bundle(material, tmp_path_factory) -> Path:
+def jetson_bundle(artifacts, tmp_path_factory) -> Path:
     """A bundle for a Jetson; copy it before changing anything."""
     options = BundleOptions(target="orin-nano-8gb", num_golden=3, workspace_mib=256)
-    return make_bundle(material, options, tmp_path_factory.mktemp("bundles")).folder
+    return make_bundle(artifacts, options, tmp_path_factory.mktemp("bundles")).folder
 
 
 @pytest.fixture

@@ -35,8 +35,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.fixture
-def strong(material):
-    return dataclasses.replace(material, graphs=material.graphs[:1])
+def strong(artifacts):
+    return dataclasses.replace(artifacts, graphs=artifacts.graphs[:1])
 
 
 def test_same_content_same_bytes(strong, tmp_path):
@@ -81,12 +81,12 @@ def test_what_the_device_built_stays_out(strong, tmp_path):
     assert made.archive.read_bytes() == before
 
 
-def test_another_choice_is_another_version(material, tmp_path):
+def test_another_choice_is_another_version(artifacts, tmp_path):
     """Versions lie beside each other on a device: one that builds otherwise is not the same."""
     options = BundleOptions(target="orin-nano-8gb", num_golden=3)
     other = dataclasses.replace(options, tensorrt=("10.3.0", "10.3.0"))
     first, second = (
-        make_bundle(material, each, tmp_path / name)
+        make_bundle(artifacts, each, tmp_path / name)
         for each, name in ((options, "a"), (other, "b"))
     )
     assert first.version != second.version
@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_made(strong, tmp_path):
         make_bundle(strong, CPU, tmp_path / "out")
 
 
-def test_only_one_build_and_not_a_failed_one(strong, material, tmp_path, publish_report):
+def test_only_one_build_and_not_a_failed_one(strong, artifacts, tmp_path, publish_report):
     """Engine, baseline, graph and report must be of one run, and its gates met."""
     failed = publish_report(
         tmp_path / "r.json", strong.validated_engines, strong.baseline, "FAILED"
@@ -140,7 +140,7 @@ def test_only_one_build_and_not_a_failed_one(strong, material, tmp_path, publish
         ({"engine": dataclasses.replace(strong.engine, sha256="0")}, "is not an engine that"),
         ({"baseline": dataclasses.replace(strong.baseline, sha256="0")}, "not the baseline of"),
         (
-            {"graphs": (dataclasses.replace(material.graphs[0], sha256="0"),)},
+            {"graphs": (dataclasses.replace(artifacts.graphs[0], sha256="0"),)},
             "no engine that .* judged",
         ),
     ):
@@ -231,7 +231,7 @@ def test_changes_under_a_signature_are_refused(signed, strong, tmp_path, capsys)
     path.write_text(json.dumps(record), encoding="utf-8")
     check = ["check", "--public-key", public, "--bundle"]
     assert device.main([*check, str(signed.folder)]) == errors.BAD_INPUT
-    assert "not one of this key" in capsys.readouterr().err
+    assert "not what this key signed" in capsys.readouterr().err
     unsigned = make_bundle(strong, CPU, tmp_path / "unsigned")
     assert device.main([*check, str(unsigned.folder)]) == errors.BAD_INPUT
     assert "is not signed" in capsys.readouterr().err
@@ -247,7 +247,7 @@ def test_another_makers_key_is_refused(signed, strong, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     theirs = make_bundle(strong, dataclasses.replace(CPU, key=other), tmp_path / "theirs")
     make = manifest.open_bundle(str(theirs.folder))
-    with pytest.raises(errors.Refusal, match="signed by another key"):
+    with pytest.raises(errors.Refusal, match="not what this key signed"):
         signature.check(make, str(signed.folder) + ".pub")
 
 

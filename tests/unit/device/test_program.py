@@ -135,7 +135,7 @@ def test_an_old_pillow_is_no_traceback(built, photos, monkeypatch, capsys):
     assert "Pillow 5.1.0 is too old" in capsys.readouterr().err
 
 
-def test_classify_is_the_hosts(built, material, photos, capsys):
+def test_classify_is_the_hosts(built, artifacts, photos, capsys):
     """Classes and scores of ``edge-inception classify`` on the same engine."""
     from edge_inception import inference
 
@@ -143,7 +143,7 @@ def test_classify_is_the_hosts(built, material, photos, capsys):
     assert run(built, "classify", *map(str, paths), "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for mine, theirs in zip(
-        lines, inference.classify(material.engine.path, paths, threads=1), strict=True
+        lines, inference.classify(artifacts.engine.path, paths, threads=1), strict=True
     ):
         assert [entry["class"] for entry in mine["top"]] == [name for name, _ in theirs.top]
         np.testing.assert_allclose(
@@ -318,7 +318,7 @@ def test_nan_answers_are_refused(built, monkeypatch, capsys):
     broken = lambda self, images: {k: v * np.nan for k, v in real(self, images).items()}  # noqa: E731
     monkeypatch.setattr(_openvino.BlobRunner, "run", broken)
     assert run(built, "verify") == errors.GATE_FAILED
-    assert "NaN or infinity" in capsys.readouterr().err
+    assert "NaN or infinite" in capsys.readouterr().err
 
 
 def test_threads_that_are_not_there(copied, capsys):

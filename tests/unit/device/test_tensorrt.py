@@ -202,19 +202,19 @@ def test_no_bindings_and_no_trtexec(summing, monkeypatch, capsys):
     assert "python3-libnvinfer" in capsys.readouterr().err
 
 
-def test_the_cache_gets_the_header_of_the_library(material, orin, tmp_path, capsys):
+def test_the_cache_gets_the_header_of_the_library(artifacts, orin, tmp_path, capsys):
     """Implicit int8: TensorRT reads the bundle's scales under the first line it accepts."""
     import dataclasses
 
     from edge_inception.bundle.make import BundleOptions, make_bundle
 
     plain = dataclasses.replace(
-        material.graphs[1], details=structs.replace(material.graphs[1].details, typing="implicit")
+        artifacts.graphs[1], details=structs.replace(artifacts.graphs[1].details, typing="implicit")
     )
     cache = tmp_path / "calibration.cache"
     cache.write_text("TRT-8502-EntropyCalibration2\ninput: 3d010204\n", encoding="ascii")
     made = make_bundle(
-        dataclasses.replace(material, graphs=(plain,), calibration_cache=cache),
+        dataclasses.replace(artifacts, graphs=(plain,), calibration_cache=cache),
         BundleOptions(target="orin-nx-16gb", dla_core=1),
         tmp_path,
     )

@@ -406,7 +406,7 @@ def test_a_folded_zero_point_is_exact(images, is_joined):
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_free_batch_is_exact(batch):
+def test_a_dynamic_batch_is_exact(batch):
     """Compiled for 1 to 4 images."""
     net = Net()
     x = net.pair(net.linear(net.pair("input", 0.03, "x"), (16, 8, 3, 3), "a"), 0.01, "y")

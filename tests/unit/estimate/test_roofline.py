@@ -317,7 +317,7 @@ def test_a_graph_without_known_work_is_refused(model, line):
 
 @pytest.fixture
 def graph_file(tmp_path):
-    """A Conv, a pool and a Gemm's worth of ONNX on disk, with a free batch."""
+    """A Conv, a pool and a Gemm's worth of ONNX on disk, with a dynamic batch."""
     path = tmp_path / "small.onnx"
     body = "c = Conv(x, w) r = Relu(c) y = MaxPool<kernel_shape=[2,2]>(r)"
     onnx.save(parsed(body, [("w", 6, 4, 3, 3)]), path)

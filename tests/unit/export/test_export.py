@@ -126,7 +126,7 @@ def test_weights_decide_the_bytes(graph, tiny_weights, options, tmp_path):
 
 
 def test_dynamic_batch_takes_every_size(tiny_checkpoint, tiny_weights, options, tmp_path):
-    """With MIN:OPT:MAX the batch is free and every size gives PyTorch's logits."""
+    """With MIN:OPT:MAX the batch is dynamic and every size gives PyTorch's logits."""
     dynamic = replace(options, profile=ShapeProfile(min=1, opt=2, max=4))
     made = export(tiny_checkpoint, dynamic, tmp_path / "dynamic.onnx")
     assert made.details.input_shape == ("batch", 3, 32, 40)
@@ -225,7 +225,7 @@ def test_zero_logits_are_refused(tiny_weights, options, tmp_path):
     for key in ("last_linear.weight", "last_linear.bias"):
         state[key].zero_()
     save_file(state, tmp_path / "zero.safetensors")
-    with pytest.raises(InputError, match="logits of an ordinary image are all 0"):
+    with pytest.raises(InputError, match="logits of a random image are all 0"):
         export(tmp_path / "zero.safetensors", options, tmp_path / "m.onnx")
 
 

@@ -120,7 +120,7 @@ def test_pytorch_agrees(classifier):
 def test_difference_is_refused(classifier, monkeypatch):
     """A graph whose preprocessing computes something else is never handed on."""
     monkeypatch.setattr(interface, "_WHITE", 256.0)
-    with pytest.raises(InputError, match="from uint8 pixels the graph answers otherwise"):
+    with pytest.raises(InputError, match="from uint8 pixels the graph computes other logits"):
         interface.add_preprocessing_and_head(classifier(), HOW, Head())
 
 

@@ -112,7 +112,7 @@ def test_other_signatures_are_refused(x, y):
 
 
 def test_classifier_signature_passes():
-    """A free batch and weights listed as inputs do not disturb."""
+    """A dynamic batch and weights listed as inputs do not disturb."""
     model = make([helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 3, 8, 8], "y": ["n", 5]})
     model.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), "w"))
     model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [2]))

@@ -183,7 +183,7 @@ def test_concat_of_different_heights_cannot_be_written():
     assert "different heights or widths" in reason(body) or "not known" in reason(body)
 
 
-def test_a_free_batch_is_refused():
+def test_a_dynamic_batch_is_refused():
     """DLA takes fixed sizes only; the hint names the flag."""
     model = parse("y = Relu(x)", signature="(float[batch,8,16,16] x) => (y)")
     for ask in (lambda: dla.plan(model, ORIN), lambda: dla.rewrite(model)):

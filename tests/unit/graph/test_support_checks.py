@@ -49,8 +49,8 @@ NODES = {
         {},
         "it handles sequences or optionals, not tensors",
     ),
-    "RandomNormalLike": (["logits_"], {}, "its answer is random"),
-    "NonZero": (["logits_"], {}, "the size of its answer depends on the pixels"),
+    "RandomNormalLike": (["logits_"], {}, "its output is random"),
+    "NonZero": (["logits_"], {}, "the size of its output depends on the pixels"),
     "Convolute": (["logits_"], {}, "opset 13 has no such operator"),
     "Gelu": (["logits_"], {}, "opset 13 has no such operator"),
 }
@@ -79,7 +79,7 @@ def test_a_node_without_name_goes_by_its_output(foreign_classifier, refused):
     model = after(foreign_classifier, helper.make_node("NonZero", ["logits_"], ["out"]))
     model.graph.node[-1].name = ""
     assert refused(model) == (
-        "m.onnx: node '-> out' is NonZero: the size of its answer depends on the pixels",
+        "m.onnx: node '-> out' is NonZero: the size of its output depends on the pixels",
         "export the classifier alone, without pre- or postprocessing",
     )
 
@@ -126,7 +126,7 @@ INPUTS = {
         TensorProto.UINT8,
         [1, 3, SIDE, SIDE],
         "m.onnx: input 'data_0' is uint8, wanted float32 [N, 3, H, W]",
-        "export without preprocessing; ours goes in with --fold-preprocessing",
+        "export without preprocessing; --fold-preprocessing adds it to the graph",
     ),
     "NHWC": (
         TensorProto.FLOAT,
@@ -149,7 +149,7 @@ INPUTS = {
     "free sides": (
         TensorProto.FLOAT,
         ["N", 3, "h", "w"],
-        "m.onnx: input 'data_0' is ['N', 3, 'h', 'w'], its sides are free",
+        "m.onnx: input 'data_0' is ['N', 3, 'h', 'w'], its sides are dynamic",
         "pass --input-size",
     ),
 }
@@ -247,7 +247,7 @@ def test_logits_must_say_something(foreign_classifier, refused, value, words):
             array = np.full(numpy_helper.to_array(tensor).shape, value, np.float32)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     assert refused(model) == (
-        f"m.onnx: logits of ordinary images are {words}",
+        f"m.onnx: logits of random images are {words}",
         "the graph holds no trained weights, or --mean and --std are another network's",
     )
 

@@ -7,21 +7,21 @@ import pytest
 from edge_inception.latency.telemetry import Reading, _rail_power_mw, summarize
 
 
-def reading(count, *, is_flag):
+def reading(count, *, is_throttle_flag):
     return Reading(
         at_s=0.0, temp_c={}, cpu_mhz=None, gpu_mhz=None, energy_j=None, power_mw=None,
-        throttle_count=count, is_flag=is_flag,
+        throttle_count=count, is_throttle_flag=is_throttle_flag,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "is_flag", "wanted"),
+    ("first", "last", "is_throttle_flag", "wanted"),
     [(1, 1, True, True), (0, 1, True, True), (0, 0, True, False), (1, 1, False, False),
      (1, 2, False, True), (None, 1, True, None)],
 )  # fmt: skip
-def test_a_flag_throttles_if_set_and_a_counter_if_it_moved(first, last, is_flag, wanted):
+def test_a_flag_throttles_if_set_and_a_counter_if_it_moved(first, last, is_throttle_flag, wanted):
     """NVML tells a flag, the kernel a count."""
-    before, after = (reading(one, is_flag=is_flag) for one in (first, last))
+    before, after = (reading(one, is_throttle_flag=is_throttle_flag) for one in (first, last))
     assert summarize(before, after).throttled is wanted
 
 

@@ -41,7 +41,7 @@ def publish(kind, path, content, details):
 
 @pytest.fixture
 def packed(tmp_path, tiny_typed):
-    """``packed(device, **details)``: material of a build whose graphs say so of themselves."""
+    """``packed(device, **details)``: artifacts of a build whose graphs say so of themselves."""
 
     def pack(device, batch=1, **details):
         for suffix, typing in (("", "fp16"), (".weak", "fp32")):
@@ -58,7 +58,7 @@ def packed(tmp_path, tiny_typed):
         record = reports.report(reports.row("FP16 (cpu)", precision="fp16"), engines=files)
         passed = ReportDetails(status="PASSED")
         publish(Report, tmp_path / "report.json", json.dumps(to_json(record)).encode(), passed)
-        return outputs.bundle_material(tmp_path, device, NO_IMAGES)
+        return outputs.artifacts_for_bundle(tmp_path, device, NO_IMAGES)
 
     return pack
 

@@ -22,10 +22,10 @@ def test_the_function_takes_what_the_provenance_takes(call):
     function = inspect.signature(getattr(importlib.import_module(f"edge_inception.{module}"), name))
     recorded = inspect.signature(call.provenance)
     wanted = [one.annotation for one in recorded.parameters.values()] + ["Path"]
-    wanted += ["Progress"] if call.is_counting else []
+    wanted += ["Progress"] if call.takes_progress else []
     assert [one.annotation for one in function.parameters.values()] == wanted
     assert function.return_annotation == call.makes.__name__
-    assert ("progress" in function.parameters) == call.is_counting
+    assert ("progress" in function.parameters) == call.takes_progress
 
 
 def test_every_stage_of_the_table_is_there():

@@ -385,7 +385,7 @@ def test_heads_have_no_scale(head, ends, residual):
     assert list(implicit_scales(network, seen).unscaled) == ends
 
 
-def test_a_free_batch_needs_a_number(residual, save, photos, options, tmp_path):
+def test_a_dynamic_batch_needs_a_number(residual, save, photos, options, tmp_path):
     """DLA takes fixed sizes: refused without a batch, fixed with one, and the sidecar knows it."""
     plain = save(residual(batch="batch"), profile={"min": 1, "opt": 4, "max": 8})
     ranges = calibrate(plain, photos, options, tmp_path / "r.json")

@@ -16,7 +16,7 @@ from edge_inception.quant.options import QuantizeOptions, Typing
 from edge_inception.quant.pixels import pixel_input
 from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.policies import policy
-from edge_inception.quant.ranges import Learned, TensorRange
+from edge_inception.quant.ranges import FittedParameters, TensorRange
 from edge_inception.spec import Precision, Preprocess
 
 OPTIONS = QuantizeOptions(
@@ -64,7 +64,7 @@ def test_every_pixel_survives(typing, tmp_path):
     mean, std = (np.float32(v).reshape(1, 3, 1, 1) for v in (MEAN, STD))
     images = (np.repeat(pixels, 3, axis=1) / 255 - mean) / std
     ranges = {"input": TensorRange(amax=2.8, observed_amax=2.8, scale_of="input")}
-    exact = Calibrated(ranges=ranges, learned=Learned(), preprocess=PREPROCESS)
+    exact = Calibrated(ranges=ranges, fitted=FittedParameters(), preprocess=PREPROCESS)
     options = replace(OPTIONS, typing=typing, fold_zero_points=typing is Typing.STRONG)
     wanted = outputs(model, images)
     error = np.abs(outputs(int8_graph(path, exact, options), images) - wanted).max()

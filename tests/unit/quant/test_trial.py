@@ -26,7 +26,7 @@ from edge_inception.quant.options import (
     Typing,
     resolve,
 )
-from edge_inception.quant.trial_table import describe_trial, repeat_flags
+from edge_inception.quant.trial_table import describe_tried_graphs, repeat_flags
 from edge_inception.spec import Precision
 
 INT8 = QuantizeOptions(precision=Precision.INT8, float_rest=FloatRest.FP32)
@@ -120,7 +120,7 @@ def test_few_images_choose_but_learn_nothing(model, save, photos, unasked, tmp_p
     table = calibrate(save(model), few, unasked, tmp_path / "r.json")
     assert table.details.num_rounded == 0
     assert not any(one.bias_correction for one in table.details.tried)
-    assert ranges.read_learned(table) == ranges.Learned()
+    assert ranges.read_fitted(table) == ranges.FittedParameters()
 
 
 def test_flags_settle_a_choice(model, save, photos, unasked, tmp_path):
@@ -157,7 +157,7 @@ def test_quick_tries_nothing(model, save, photos, unasked, tmp_path):
     )
     assert (table.details.tried, table.details.chosen) == ((), None)
     assert ranges.read_table(table).calibrator == "mse"
-    assert describe_trial(table.details) == []
+    assert describe_tried_graphs(table.details) == []
 
 
 def test_corrections_hold_for_the_chosen_graph_alone(model, save, photos, unasked, tmp_path):
@@ -221,7 +221,7 @@ def test_the_table_marks_the_choice_and_its_flags_repeat_it(model, save, photos,
     """By the command line: the same graph, byte for byte."""
     graph = save(model)
     table = calibrate(graph, photos, unasked, tmp_path / "r.json")
-    lines = describe_trial(table.details)
+    lines = describe_tried_graphs(table.details)
     (marked,) = [line for line in lines if line.startswith("  >")]
     assert table.details.chosen.calibrator in marked
     assert lines[-1].endswith(repeat_flags(table.details.chosen))

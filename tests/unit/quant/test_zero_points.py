@@ -16,7 +16,7 @@ from edge_inception.quant.insert_qdq import Calibrated, int8_graph
 from edge_inception.quant.options import QuantizeOptions, Typing
 from edge_inception.quant.placement import place_pairs
 from edge_inception.quant.policies import policy
-from edge_inception.quant.ranges import Learned, TensorRange
+from edge_inception.quant.ranges import FittedParameters, TensorRange
 from edge_inception.spec import Precision, Preprocess
 
 FOLDED = QuantizeOptions(precision=Precision.INT8, placement="weighted-only", fold_zero_points=True)
@@ -90,7 +90,7 @@ def typed(model, tmp_path, options, **keywords):
     names = {n for node in model.graph.node for n in (*node.input[:1], *node.output)} | {"a", "b"}
     ranges = {n: TensorRange(amax=AMAX, observed_amax=AMAX, scale_of=n) for n in names}
     preprocess = Preprocess(input_size=(6, 6), std=(0.2, 0.3, 0.4))  # no scale holds such pixels
-    calibrated = Calibrated(ranges=ranges, learned=Learned(), preprocess=preprocess)
+    calibrated = Calibrated(ranges=ranges, fitted=FittedParameters(), preprocess=preprocess)
     return int8_graph(path, calibrated, options, **keywords)
 
 

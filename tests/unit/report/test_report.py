@@ -21,9 +21,9 @@ from edge_inception.validate import report_record
 from edge_inception.validate.report_record import (
     Accuracy,
     Check,
-    ClassScores,
-    Context,
     LabelledAccuracy,
+    LabelMetrics,
+    ReportFiles,
     ReportRecord,
     Role,
     Row,
@@ -38,7 +38,7 @@ def _estimate(value, lower, upper):
 
 
 def _scores(top1):
-    return ClassScores(
+    return LabelMetrics(
         top1=_estimate(top1, top1 - 0.034, top1 + 0.029),
         balanced_accuracy=0.7,
         recall=(0.9, 0.5),
@@ -114,7 +114,7 @@ def _report(*rows, status="PASSED", sentence="all is well", search=None):
         search=search,
         machine=msgspec.structs.replace(machine.describe(), **here),
         latency_options=LatencyOptions(batch=1, rounds=8),
-        context=Context(engines={}, baseline_sha256="cd" * 32),
+        context=ReportFiles(engines={}, baseline_sha256="cd" * 32),
     )
 
 

@@ -51,14 +51,14 @@ def test_confusion_equals_a_dense_count():
     for row, label in zip(logits, labels, strict=True):
         dense[label, max(range(5), key=row.__getitem__)] += 1
     sparse = np.zeros((5, 5), int)
-    for label, guess, count in accuracy.class_scores(logits, labels).confusion:
+    for label, guess, count in accuracy.label_metrics(logits, labels).confusion:
         sparse[label, guess] = count
     assert (sparse == dense).all()
 
 
 def test_a_class_without_images_has_no_recall():
     """Recall of an absent class is None and does not enter balanced accuracy."""
-    scores = accuracy.class_scores(_one_hot([0, 1]), np.array([0, 0]))
+    scores = accuracy.label_metrics(_one_hot([0, 1]), np.array([0, 0]))
     assert scores.recall == (0.5, None, None)
     assert scores.balanced_accuracy == 0.5
 
@@ -72,13 +72,13 @@ def test_auroc_equals_a_count_over_all_pairs():
     margin = logits[:, 1] - logits[:, 0]
     pairs = [(p, n) for p in margin[labels == 1] for n in margin[labels == 0]]
     expected = sum((p > n) + 0.5 * (p == n) for p, n in pairs) / len(pairs)
-    assert accuracy.class_scores(logits, labels).auroc == pytest.approx(expected, abs=1e-12)
+    assert accuracy.label_metrics(logits, labels).auroc == pytest.approx(expected, abs=1e-12)
 
 
 def test_auroc_needs_two_classes_with_images():
     """With three classes, or one class absent, there is no AUROC."""
-    assert accuracy.class_scores(_one_hot([0, 1]), np.array([0, 1])).auroc is None
-    assert accuracy.class_scores(_one_hot([0, 1], 2), np.array([1, 1])).auroc is None
+    assert accuracy.label_metrics(_one_hot([0, 1]), np.array([0, 1])).auroc is None
+    assert accuracy.label_metrics(_one_hot([0, 1], 2), np.array([1, 1])).auroc is None
 
 
 def test_sqnr_of_a_known_ratio():
@@ -268,5 +268,5 @@ def test_changed_images_are_bounded():
     """However many change, a report lists fifty."""
     rows = np.eye(2, dtype=np.float32)[np.zeros(80, int)]
     found = accuracy.compare(rows, np.full(80, -1), rows[:, ::-1].copy())
-    assert len(found.changed) == accuracy.MOST_CHANGED == 50
+    assert len(found.changed) == accuracy.MAX_CHANGED == 50
     assert found.agreement.value == 0.0

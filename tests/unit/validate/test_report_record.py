@@ -24,10 +24,10 @@ from edge_inception.validate.report_record import (
     ChangedImage,
     Check,
     Choice,
-    ClassScores,
-    Context,
     EngineFileRef,
     LabelledAccuracy,
+    LabelMetrics,
+    ReportFiles,
     ReportRecord,
     Role,
     Row,
@@ -87,7 +87,7 @@ def _outcome(**changes):
         "verdict": judge(Gates(min_sqnr_db=9), accuracy=accuracy, speedup=None),
         "machine": describe(),
         "latency_options": LatencyOptions(),
-        "context": Context(engines={}, baseline_sha256="cd" * 32),
+        "context": ReportFiles(engines={}, baseline_sha256="cd" * 32),
     }
     return ReportRecord(**(facts | changes))
 
@@ -266,7 +266,7 @@ def many(strategy):
 
 ESTIMATE = st.builds(Estimate, value=FLOAT, lower=FLOAT, upper=FLOAT, method=TEXT)
 SCORES = st.builds(
-    ClassScores, top1=ESTIMATE, balanced_accuracy=FLOAT, recall=many(st.none() | FLOAT),
+    LabelMetrics, top1=ESTIMATE, balanced_accuracy=FLOAT, recall=many(st.none() | FLOAT),
     confusion=CELLS, auroc=st.none() | FLOAT,
 )  # fmt: skip
 LABELLED = st.builds(
@@ -326,7 +326,7 @@ REPORT = st.builds(
     choices=many(st.builds(Choice, target=TEXT, row=TEXT, sentence=TEXT, failed=many(TEXT))),
     search=st.none() | OUTCOME, machine=st.none() | MACHINE, latency_options=st.none() | OPTIONS,
     context=st.builds(
-        Context, baseline_sha256=TEXT,
+        ReportFiles, baseline_sha256=TEXT,
         engines=st.dictionaries(TEXT, st.builds(EngineFileRef, file=TEXT, sha256=TEXT), max_size=2),
     ),
 )  # fmt: skip

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import sidecars
 
-from edge_inception.bundle.serving.facts import serving_facts
+from edge_inception.bundle.serving.served_model import served_model
 from edge_inception.hardware import targets
 from edge_inception.spec import Precision, Preprocess, ShapeProfile
 
@@ -59,13 +59,13 @@ def details():
 
 
 @pytest.fixture(scope="session")
-def facts():
-    """``facts(target="cpu", name=..., head=..., ...)``; an Orin unless said otherwise."""
+def served():
+    """``served(target="cpu", name=..., head=..., ...)``; an Orin unless said otherwise."""
 
     def make(target="orin-nx-16gb", name="solar", *, dla_core=None, capabilities=(), **changes):
         hardware = targets.target(target)
         if capabilities:
             hardware = dataclasses.replace(hardware, compute_capabilities=capabilities)
-        return serving_facts(details_of(**changes), hardware, name=name, dla_core=dla_core)
+        return served_model(details_of(**changes), hardware, name=name, dla_core=dla_core)
 
     return make

@@ -73,9 +73,9 @@ def test_any_common_scale_is_exact(mean, std, order):
     require_same(how, float(repr(scale)), [float(text) for text in map(str, offsets)])
 
 
-def test_config_says_what_the_engine_is(facts):
+def test_config_says_what_the_engine_is(served):
     """Keys of the [property] group of Gst-nvinfer, with the values of this engine."""
-    config = read(deepstream.render(facts(batch=(1, 4, 8))))
+    config = read(deepstream.render(served(batch=(1, 4, 8))))
     assert config["network-type"] == "1"  # classifier
     assert config["process-mode"] == "1"  # whole frames
     assert config["infer-dims"] == "3;299;289"
@@ -89,21 +89,21 @@ def test_config_says_what_the_engine_is(facts):
 
 
 @pytest.mark.parametrize(("precision", "mode"), [("fp32", "0"), ("int8", "1"), ("fp16", "2")])
-def test_network_mode_is_the_precision(facts, precision, mode):
+def test_network_mode_is_the_precision(served, precision, mode):
     """Gst-nvinfer: 0 FP32, 1 INT8, 2 FP16."""
-    assert read(deepstream.render(facts(precision=precision)))["network-mode"] == mode
+    assert read(deepstream.render(served(precision=precision)))["network-mode"] == mode
 
 
-def test_offsets_are_in_the_order_of_the_network(facts):
+def test_offsets_are_in_the_order_of_the_network(served):
     """BGR: nvinfer swaps the channels first and subtracts offset[c] of the network's channel c."""
     means = [0.1, 0.2, 0.3]
-    config = read(deepstream.render(facts(channel_order="BGR", mean=means)))
+    config = read(deepstream.render(served(channel_order="BGR", mean=means)))
     assert config["model-color-format"] == "1"
     offsets = [float(text) for text in config["offsets"].split(";")]
     assert offsets == pytest.approx([255 * mean for mean in means])
 
 
-def test_keys_are_known_to_the_parser(facts):
+def test_keys_are_known_to_the_parser(served):
     """Every key is one of gstnvinfer_property_parser.h of DeepStream 6.4 to 9.2."""
     known = {
         *("gpu-id", "model-engine-file", "labelfile-path", "batch-size", "network-mode"),
@@ -111,20 +111,20 @@ def test_keys_are_known_to_the_parser(facts):
         *("net-scale-factor", "offsets", "maintain-aspect-ratio", "scaling-filter"),
         *("classifier-threshold", "enable-dla", "use-dla-core"),
     }
-    assert set(read(deepstream.render(facts(dla_core=0)))) == known
+    assert set(read(deepstream.render(served(dla_core=0)))) == known
 
 
-def test_dla_core_is_switched_on(facts):
+def test_dla_core_is_switched_on(served):
     """An engine of core 1 is loaded on core 1; one of the GPU has neither key."""
-    config = read(deepstream.render(facts(dla_core=1)))
+    config = read(deepstream.render(served(dla_core=1)))
     assert (config["enable-dla"], config["use-dla-core"]) == ("1", "1")
-    assert "enable-dla" not in read(deepstream.render(facts()))
+    assert "enable-dla" not in read(deepstream.render(served()))
 
 
-def test_labels_are_one_line(facts):
+def test_labels_are_one_line(served):
     """One line per output, its classes separated by semicolons; none where none are known."""
-    assert deepstream.render(facts())["deepstream/labels.txt"] == ";".join(CLASSES) + "\n"
-    without = deepstream.render(facts(classes=()))
+    assert deepstream.render(served())["deepstream/labels.txt"] == ";".join(CLASSES) + "\n"
+    without = deepstream.render(served(classes=()))
     assert list(without) == ["deepstream/config_infer.txt"]
     assert "labelfile-path" not in read(without)
 
@@ -144,15 +144,15 @@ def test_labels_are_one_line(facts):
         ((), {"classes": ("a", "b;c", "d")}, "separated by ';'", "--labels"),
     ],
 )
-def test_what_nvinfer_cannot_do_is_refused(facts, arguments, changes, message, hint):
+def test_what_nvinfer_cannot_do_is_refused(served, arguments, changes, message, hint):
     """Refused in one line that says why, with the option that works."""
     with pytest.raises(InputError, match=message) as caught:
-        deepstream.render(facts(*arguments, **changes))
+        deepstream.render(served(*arguments, **changes))
     assert hint in caught.value.hint
 
 
-def test_the_hint_for_imagenet_works(facts):
+def test_the_hint_for_imagenet_works(served):
     """What is refused for its scales is accepted once they are inside the graph."""
     assert "deepstream/config_inferserver.txt" in deepstream.render(
-        facts(element="uint8", **IMAGENET)
+        served(element="uint8", **IMAGENET)
     )

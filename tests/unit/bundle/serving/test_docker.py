@@ -77,15 +77,15 @@ def test_rows_are_in_order_and_do_not_overlap():
         ("thor-t5000", ["7.0", "7.2"]),
     ],
 )
-def test_a_dockerfile_per_jetpack_of_the_target(facts, target, expected):
+def test_a_dockerfile_per_jetpack_of_the_target(served, target, expected):
     """Nano stays on 4, Xavier ends with 5, Orin skips 7.0 and 7.1, Thor begins with them."""
-    files = docker.render(facts(target))
+    files = docker.render(served(target))
     assert list(files) == [f"docker/Dockerfile.jetpack-{first}" for first in expected]
 
 
-def test_every_copied_source_is_in_the_bundle(facts, bundle):
+def test_every_copied_source_is_in_the_bundle(served, bundle):
     """COPY takes what lies in the folder of the build, which is the bundle's."""
-    for text in docker.render(facts()).values():
+    for text in docker.render(served()).values():
         copies = [arguments.split() for name, arguments in instructions(text) if name == "COPY"]
         assert copies
         for *sources, _ in copies:
@@ -94,9 +94,9 @@ def test_every_copied_source_is_in_the_bundle(facts, bundle):
 
 
 @pytest.mark.parametrize("target", ["xavier-nx-8gb", "orin-nx-16gb", "thor-t5000"])
-def test_dockerfile_runs_the_bundle(facts, target):
+def test_dockerfile_runs_the_bundle(served, target):
     """Known instructions only; FROM first; device.py is the program, in its exec form."""
-    one = facts(target)
+    one = served(target)
     images = [base.image for base in docker.base_images(one)]
     for text, image in zip(docker.render(one).values(), images, strict=True):
         steps = instructions(text)
@@ -109,9 +109,9 @@ def test_dockerfile_runs_the_bundle(facts, target):
         assert parts["VOLUME"] == parts["WORKDIR"] + "/engine"
 
 
-def test_no_engine_of_another_device_is_kept(facts):
+def test_no_engine_of_another_device_is_kept(served):
     """The last RUN empties the engine's folder after the bundle was copied."""
-    for text in docker.render(facts()).values():
+    for text in docker.render(served()).values():
         names = [name for name, _ in instructions(text)]
         runs = [arguments for name, arguments in instructions(text) if name == "RUN"]
         assert runs[-1].startswith("rm -rf engine")
@@ -119,9 +119,9 @@ def test_no_engine_of_another_device_is_kept(facts):
 
 
 @pytest.mark.parametrize("name", ["Solar_V4.int8", "a", "x-1..y--z", "0_.-"])
-def test_image_is_named_as_docker_wants(facts, name):
+def test_image_is_named_as_docker_wants(served, name):
     """Lower case, single separators inside; run with the NVIDIA runtime; the newest JetPack."""
-    text = docker.usage(facts(name=name))
+    text = docker.usage(served(name=name))
     (tag,) = re.findall(  # of the newest JetPack
         r"docker build -f serving/docker/Dockerfile.jetpack-7.2 -t (\S+) \.", text
     )
@@ -130,8 +130,8 @@ def test_image_is_named_as_docker_wants(facts, name):
 
 
 @pytest.mark.parametrize("target", ["cpu", "rtx", "l4"])
-def test_target_without_jetpack_is_refused(facts, target):
+def test_target_without_jetpack_is_refused(served, target):
     """There is no JetPack image for a PC."""
     with pytest.raises(InputError, match="no JetPack") as caught:
-        docker.render(facts(target))
+        docker.render(served(target))
     assert "device.py" in caught.value.hint

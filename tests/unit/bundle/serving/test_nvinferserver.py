@@ -82,9 +82,9 @@ def read(files):
     ("layout", "order"), [("NCHW", "TENSOR_ORDER_LINEAR"), ("NHWC", "TENSOR_ORDER_NHWC")]
 )
 @pytest.mark.parametrize("colour", ["RGB", "BGR"])
-def test_pixels_arrive_as_the_graph_takes_them(facts, layout, order, colour):
+def test_pixels_arrive_as_the_graph_takes_them(served, layout, order, colour):
     """Layout and channel order of the graph, the name of its input, its largest batch."""
-    one = facts(element="uint8", layout=layout, channel_order=colour)
+    one = served(element="uint8", layout=layout, channel_order=colour)
     config = read(deepstream.render(one)).infer_config
     assert config.max_batch_size == 8
     assert config.preprocess.tensor_order == ENUM_OF[order]
@@ -93,9 +93,9 @@ def test_pixels_arrive_as_the_graph_takes_them(facts, layout, order, colour):
     assert config.preprocess.frame_scaling_filter == 1  # NvBufSurfTransformInter_Bilinear
 
 
-def test_pixels_are_not_changed(facts):
+def test_pixels_are_not_changed(served):
     """scale * (x - offset), saturated to uint8 as infer_preprocess_kernel.cu does, is x."""
-    normalize = read(deepstream.render(facts(element="uint8"))).infer_config.preprocess.normalize
+    normalize = read(deepstream.render(served(element="uint8"))).infer_config.preprocess.normalize
     pixels = np.arange(256, dtype=np.float32)
     for offset in normalize.channel_offsets:
         value = np.float32(normalize.scale_factor) * (pixels - np.float32(offset))
@@ -103,27 +103,27 @@ def test_pixels_are_not_changed(facts):
     assert len(normalize.channel_offsets) == 3
 
 
-def test_model_is_that_of_the_repository_beside_it(facts):
+def test_model_is_that_of_the_repository_beside_it(served):
     """root leads from deepstream/ to triton/, where the model of this name lies."""
-    one = facts(element="uint8")
+    one = served(element="uint8")
     model = read(deepstream.render(one)).infer_config.backend.triton
     assert list(model.model_repo.root) == ["../triton"]
     assert f"triton/{model.model_name}/config.pbtxt" in triton.render(one)
     assert model.version == -1  # the newest
 
 
-def test_answer_is_a_class_of_the_whole_frame(facts):
+def test_answer_is_a_class_of_the_whole_frame(served):
     """Classification with the labels' file where there are labels; every frame, no objects."""
-    files = deepstream.render(facts(element="uint8"))
+    files = deepstream.render(served(element="uint8"))
     config = read(files)
     assert config.input_control.process_mode == ENUM_OF["PROCESS_MODE_FULL_FRAME"]
     assert config.infer_config.postprocess.HasField("classification")
     assert f"deepstream/{config.infer_config.postprocess.labelfile_path}" in files
-    without = read(deepstream.render(facts(element="uint8", classes=())))
+    without = read(deepstream.render(served(element="uint8", classes=())))
     assert not without.infer_config.postprocess.labelfile_path
 
 
-def test_readme_names_the_plugin_that_fits(facts):
+def test_readme_names_the_plugin_that_fits(served):
     """nvinferserver for pixels, nvinfer for floats."""
-    assert "nvinferserver config-file-path" in deepstream.usage(facts(element="uint8"))
-    assert "nvinfer config-file-path" in deepstream.usage(facts())
+    assert "nvinferserver config-file-path" in deepstream.usage(served(element="uint8"))
+    assert "nvinfer config-file-path" in deepstream.usage(served())

@@ -16,9 +16,9 @@ def left_out(readme):
     return re.findall(r"^## (.+): left out$", readme, flags=re.MULTILINE)
 
 
-def test_everything_is_written_where_everything_is_possible(facts):
+def test_everything_is_written_where_everything_is_possible(served):
     """A softmax graph for an Orin has all four, byte for byte what each renders, and a README."""
-    one = facts()
+    one = served()
     files = serving.render_all(one)
     expected = {}
     for module in (triton, deepstream, docker, systemd):
@@ -38,9 +38,9 @@ def test_everything_is_written_where_everything_is_possible(facts):
         (("rtx",), {}, ["Triton Inference Server", "DeepStream", "Docker"], "--target cpu"),
     ],
 )
-def test_readme_says_what_is_left_out_and_what_works(facts, arguments, changes, expected, hint):
+def test_readme_says_what_is_left_out_and_what_works(served, arguments, changes, expected, hint):
     """The others are written all the same; the hint of the refusal stands in the README."""
-    files = serving.render_all(facts(*arguments, **changes))
+    files = serving.render_all(served(*arguments, **changes))
     assert left_out(files["README.md"]) == expected
     assert hint in files["README.md"]
     folders = {name.partition("/")[0] for name in files} - {"README.md"}
@@ -48,17 +48,17 @@ def test_readme_says_what_is_left_out_and_what_works(facts, arguments, changes, 
     assert folders == {"triton", "deepstream", "docker", "systemd"} - absent
 
 
-def test_files_stay_inside_their_folder(facts):
+def test_files_stay_inside_their_folder(served):
     """Relative paths without steps up, each once, each text ending in a line break."""
-    for name, text in serving.render_all(facts(name="x..y")).items():
+    for name, text in serving.render_all(served(name="x..y")).items():
         assert not name.startswith("/")
         assert ".." not in name.split("/")
         assert text.endswith("\n")
 
 
-def test_readme_names_only_files_that_are_there(facts):
+def test_readme_names_only_files_that_are_there(served):
     """Every path under serving/ that the README names is written, or made by its own commands."""
-    files = serving.render_all(facts())
+    files = serving.render_all(served())
     made = {"triton", "triton/solar/1", "triton/solar/1/model.plan", "deepstream/model.engine"}
     named = set(re.findall(r"serving/([\w./-]*\w)", files["README.md"]))
     folders = {name.rpartition("/")[0] for name in files}

@@ -14,7 +14,7 @@ from msgspec import structs
 from onnx import TensorProto, helper
 
 from edge_inception.bundle.serving import triton
-from edge_inception.bundle.serving.facts import serving_facts
+from edge_inception.bundle.serving.served_model import served_model
 from edge_inception.errors import InputError
 from edge_inception.export import interface
 from edge_inception.hardware import targets
@@ -50,9 +50,9 @@ def type_name(tensor):
     return SCHEMA.DataType.Name(tensor.data_type)
 
 
-def test_dynamic_batch_is_batched_by_the_server(facts):
+def test_dynamic_batch_is_batched_by_the_server(served):
     """Dims leave the batch out; the batcher prefers the sizes that kernels were tuned for."""
-    config = read(triton.render(facts(batch=(1, 4, 8))))
+    config = read(triton.render(served(batch=(1, 4, 8))))
     assert (config.name, config.backend, config.max_batch_size) == ("solar", "tensorrt", 8)
     assert list(config.input[0].dims) == [3, 299, 289]
     assert list(config.output[0].dims) == [3]
@@ -62,9 +62,9 @@ def test_dynamic_batch_is_batched_by_the_server(facts):
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_static_batch_is_part_of_the_dims(facts, size):
+def test_static_batch_is_part_of_the_dims(served, size):
     """max_batch_size 0: the shapes are the engine's, batch and all, and nothing is batched."""
-    config = read(triton.render(facts(batch=(size, size, size))))
+    config = read(triton.render(served(batch=(size, size, size))))
     assert config.max_batch_size == 0
     assert list(config.input[0].dims) == [size, 3, 299, 289]
     assert list(config.output[0].dims) == [size, 3]
@@ -74,9 +74,9 @@ def test_static_batch_is_part_of_the_dims(facts, size):
     assert list(warmup.inputs["input"].dims) == [size, 3, 299, 289]
 
 
-def test_every_size_that_is_preferred_is_warmed_up(facts):
+def test_every_size_that_is_preferred_is_warmed_up(served):
     """One sample of random data per size, of the input's own shape and element."""
-    config = read(triton.render(facts(batch=(1, 4, 8), element="uint8", layout="NHWC")))
+    config = read(triton.render(served(batch=(1, 4, 8), element="uint8", layout="NHWC")))
     assert [sample.batch_size for sample in config.model_warmup] == [1, 4, 8]
     for sample in config.model_warmup:
         assert list(sample.inputs) == ["input"]
@@ -86,17 +86,17 @@ def test_every_size_that_is_preferred_is_warmed_up(facts):
 
 
 @pytest.mark.parametrize("head", ["logits", "softmax"])
-def test_labels_stand_in_a_file_one_a_line(facts, head):
+def test_labels_stand_in_a_file_one_a_line(served, head):
     """label_filename names a file that is written, with one class per line in logit order."""
-    files = triton.render(facts(head=head))
+    files = triton.render(served(head=head))
     name = read(files).output[0].label_filename
     assert files[f"triton/solar/{name}"].split("\n") == [*CLASSES, ""]
 
 
 @pytest.mark.parametrize("changes", [{"head": "embedding"}, {"head": "topk:2"}, {"classes": ()}])
-def test_no_labels_where_positions_are_no_classes(facts, changes):
+def test_no_labels_where_positions_are_no_classes(served, changes):
     """An embedding, a top-k answer or unknown classes get neither a file nor its name."""
-    files = triton.render(facts("thor-t5000", **changes))
+    files = triton.render(served("thor-t5000", **changes))
     assert list(files) == ["triton/solar/config.pbtxt"]
     assert not any(output.label_filename for output in read(files).output)
 
@@ -105,7 +105,7 @@ def test_no_labels_where_positions_are_no_classes(facts, changes):
 @pytest.mark.parametrize(
     ("element", "layout"), [("float32", "NCHW"), ("uint8", "NCHW"), ("uint8", "NHWC")]
 )
-def test_inputs_and_outputs_are_those_of_the_graph(facts, head, element, layout):
+def test_inputs_and_outputs_are_those_of_the_graph(served, head, element, layout):
     """Names, types and shapes are what onnxruntime reads from a graph with these ends."""
     size = (299, 289)
     image = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, *size])
@@ -122,7 +122,7 @@ def test_inputs_and_outputs_are_those_of_the_graph(facts, head, element, layout)
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     config = read(
-        triton.render(facts("cpu", head=head, batch=(1, 1, 1), element=element, layout=layout))
+        triton.render(served("cpu", head=head, batch=(1, 1, 1), element=element, layout=layout))
     )
     for ours, real in (
         (config.input, session.get_inputs()),
@@ -133,36 +133,36 @@ def test_inputs_and_outputs_are_those_of_the_graph(facts, head, element, layout)
         ]
 
 
-def test_cpu_runs_the_graph_in_onnxruntime(facts):
+def test_cpu_runs_the_graph_in_onnxruntime(served):
     """Target cpu: onnxruntime on the CPU, with nothing that only TensorRT reads."""
-    config = read(triton.render(facts("cpu")))
+    config = read(triton.render(served("cpu")))
     assert config.backend == "onnxruntime"
     assert [group.kind for group in config.instance_group] == [SCHEMA.ModelInstanceGroup.KIND_CPU]
     assert not config.HasField("optimization")
-    assert "model.onnx" in triton.usage(facts("cpu"))
-    assert "TensorRT" not in triton.usage(facts("cpu"))
+    assert "model.onnx" in triton.usage(served("cpu"))
+    assert "TensorRT" not in triton.usage(served("cpu"))
 
 
-def test_plan_runs_on_the_gpu_with_cuda_graphs(facts):
+def test_plan_runs_on_the_gpu_with_cuda_graphs(served):
     """A TensorRT plan: one GPU instance, CUDA graphs on, model.plan."""
-    config = read(triton.render(facts()))
+    config = read(triton.render(served()))
     assert [group.kind for group in config.instance_group] == [SCHEMA.ModelInstanceGroup.KIND_GPU]
     assert config.optimization.cuda.graphs
     assert not config.cc_model_filenames
-    assert "model.plan" in triton.usage(facts())
+    assert "model.plan" in triton.usage(served())
 
 
-def test_dla_core_is_named_and_not_captured(facts):
+def test_dla_core_is_named_and_not_captured(served):
     """An engine of a DLA core runs on that core; nothing documents CUDA graphs there."""
-    config = read(triton.render(facts(dla_core=1)))
+    config = read(triton.render(served(dla_core=1)))
     ((device,),) = (group.secondary_devices for group in config.instance_group)
     assert (device.kind, device.device_id) == (device.KIND_NVDLA, 1)
     assert not config.optimization.cuda.graphs
 
 
-def test_one_repository_for_several_gpus(facts):
+def test_one_repository_for_several_gpus(served):
     """Each compute capability has its own file, and the README says to copy each."""
-    several = facts(capabilities=("7.2", "8.7"))
+    several = served(capabilities=("7.2", "8.7"))
     config = read(triton.render(several))
     assert dict(config.cc_model_filenames) == {"7.2": "model.sm72.plan", "8.7": "model.sm87.plan"}
     assert all(name in triton.usage(several) for name in config.cc_model_filenames.values())
@@ -177,9 +177,9 @@ def test_one_repository_for_several_gpus(facts):
         ("thor-t5000", "TYPE_INT64"),  # 10.13 to 10.16
     ],
 )
-def test_classes_of_a_top_k_head_are_what_this_tensorrt_answers(facts, target, expected):
+def test_classes_of_a_top_k_head_are_what_this_tensorrt_answers(served, target, expected):
     """TensorRT before 10 casts int64 to int32 (docs/tensorrt.md, "Versions")."""
-    config = read(triton.render(facts(target, head="topk:2")))
+    config = read(triton.render(served(target, head="topk:2")))
     assert [type_name(output) for output in config.output] == ["TYPE_FP32", expected]
 
 
@@ -192,10 +192,10 @@ def test_classes_of_a_top_k_head_are_what_this_tensorrt_answers(facts, target, e
         (("l4",), {"head": "topk:2"}, "--head softmax"),  # any version
     ],
 )
-def test_what_triton_cannot_serve_is_refused(facts, arguments, changes, hint):
+def test_what_triton_cannot_serve_is_refused(served, arguments, changes, hint):
     """TensorRT-RTX, a batch above 1, and classes of unknown width: refused, with what works."""
     with pytest.raises(InputError) as caught:
-        triton.render(facts(*arguments, **changes))
+        triton.render(served(*arguments, **changes))
     assert hint in caught.value.hint
 
 
@@ -214,6 +214,6 @@ def test_any_text_is_quoted_so_that_it_reads_back(text):
 def test_odd_tensor_names_read_back(details, text):
     """Names of a foreign graph's tensors reach the config as they are, in warm-up keys too."""
     odd = structs.replace(details(), input=text, output=text[::-1])
-    config = read(triton.render(serving_facts(odd, targets.target("cpu"), name="solar")))
+    config = read(triton.render(served_model(odd, targets.target("cpu"), name="solar")))
     assert (config.input[0].name, config.output[0].name) == (text, text[::-1])
     assert list(config.model_warmup[0].inputs) == [text]

@@ -1,4 +1,4 @@
-"""Facts about one graph, its input and outputs and its target, for configurations of servers."""
+"""The model that a server runs: one graph, its input, outputs and target."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServingFacts:
-    """Facts about one typed graph (each tensor's precision is explicit) and its target.
+class ServedModel:
+    """What a server's configuration states of a typed graph (each precision explicit) and target.
 
     Attributes:
         name: Name of the bundle, of Triton's model and of the systemd unit.
@@ -61,14 +61,14 @@ class ServingFacts:
         return f"/opt/edge-inception/{self.name}"
 
 
-def serving_facts(
+def served_model(
     details: TypedDetails,
     target: Target,
     *,
     name: str,
     dla_core: int | None = None,
-) -> ServingFacts:
-    """Facts from the sidecar (.json file) of a typed graph, after a check of name and labels.
+) -> ServedModel:
+    """The served model of a typed graph's sidecar (.json file), after a check of name and labels.
 
     Raises:
         InputError: The name needs quotes in a path or a systemd unit, a label is not one line, or
@@ -82,7 +82,7 @@ def serving_facts(
     head, preprocess = details.head, details.preprocess
     labels = () if head.kind == "embedding" else details.classes
     require_labels(labels, details.num_classes)
-    return ServingFacts(
+    return ServedModel(
         name=name,
         input=Tensor(name=details.input, element=preprocess.element, shape=preprocess.image_shape),
         outputs=_outputs(head, details.output, tuple(map(int, details.output_shape[1:]))),
