@@ -66,7 +66,8 @@ def import_all(names):
 
 def loaded_by(code):
     """Top-level modules that ``code`` leaves in ``sys.modules``, start-up hooks left out."""
-    show = "\nimport json; print(json.dumps([m.partition('.')[0] for m in sys.modules]))"
+    names = "m.partition('.')[0] for m, module in sys.modules.items() if module"
+    show = f"\nimport json; print(json.dumps([{names}]))"
     return set(json.loads(python(code + show))) - set(json.loads(python(show)))
 
 

@@ -7,7 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edge_inception.graph.check import attribute, set_attributes
-from edge_inception.graph.passes._contract import Pass, on_each, replace_node, scoped
+from edge_inception.graph.passes._contract import Pass, on_each, replace_node
 
 _END = np.iinfo(np.int32).max  # past every axis
 
@@ -29,7 +29,8 @@ def slice_shape(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     whole.CopyFrom(node)
     set_attributes(whole, "start", "end")
     whole.output[0] = f"{result}.whole"
-    part_of = helper.make_node("Slice", [whole.output[0], *names], [result], scoped(node, "slice"))
+    name = f"{node.name}/slice" if node.name else ""
+    part_of = helper.make_node("Slice", [whole.output[0], *names], [result], name)
     replace_node(model, node, [whole, part_of])
     return True
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_the_configuration_of_ssh_counts(deploy, bundle):
           RemoteCommand touch {deploy.here}/canary
           RequestTTY force
           ControlMaster auto
-          ControlPath {deploy.here}/%C
+          ControlPath {tempfile.mkdtemp(dir="/tmp")}/%C
           ControlPersist 60
         """
     )
