@@ -65,8 +65,8 @@ def import_all(names):
 
 
 def loaded_by(code):
-    """Top-level modules that ``code`` leaves in ``sys.modules``, start-up hooks left out."""
-    show = "\nimport json; print(json.dumps([m.partition('.')[0] for m in sys.modules]))"
+    """Top-level modules that ``code`` loads, start-up hooks and banned modules (None) left out."""
+    show = "\nimport json; print(json.dumps([k.partition('.')[0] for k, m in sys.modules.items() if m]))"
     return set(json.loads(python(code + show))) - set(json.loads(python(show)))
 
 
