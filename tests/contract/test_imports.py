@@ -66,7 +66,10 @@ def import_all(names):
 
 def loaded_by(code):
     """Top-level modules that ``code`` loads, start-up hooks and banned modules (None) left out."""
-    show = "\nimport json; print(json.dumps([k.partition('.')[0] for k, m in sys.modules.items() if m]))"
+    show = (
+        "\nimport json; "
+        "print(json.dumps([k.partition('.')[0] for k, m in sys.modules.items() if m]))"
+    )
     return set(json.loads(python(code + show))) - set(json.loads(python(show)))
 
 
