@@ -229,7 +229,7 @@ def test_a_budget_that_cannot_be_met_ships_nothing(bench, tmp_path, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "1 group in float (concat)" in out
     why = "none of 2 scored sets, with up to 1 group in float, meets the budget"
-    assert f"{why}, the closest graph is over the 1.00 pp budget" in out
+    assert f"{why}; the closest graph is over the 1.00 pp budget" in out
     assert not list(tmp_path.glob("model.int8*.blob*"))
     report = report_of(tmp_path)
     assert report["verdict"]["status"] == "FAILED"

@@ -175,7 +175,7 @@ def test_published_constants_that_explode_have_no_int8(name, folders, capsys, tm
     reaches = r"reaches \d\.\d+e\+(17|18|19|20|21), whose int8 scale is beyond float16"
     assert re.fullmatch(f"error: tensor '{EXPLODING[name]}' {reaches}", lines[-2])
     assert lines[-1] == (
-        "hint: activations this large come from untrained weights; else use --precision fp32"
+        "hint: untrained weights give such activations; if yours are trained: --precision fp32"
     )
     assert not list(out.glob("model.int8*"))
     assert not list(out.glob("*.blob"))
