@@ -45,7 +45,7 @@ CALIBRATORS = ("max", "mse-max", "percentile:99.999", "mse")
 Each is the best on one network that was measured."""
 
 PLACEMENTS: Mapping[Typing, tuple[str, ...]] = {
-    Typing.STRONG: ("weighted-ends", "weighted-last", "float-ends", "sandwich"),
+    Typing.STRONG: ("weighted-ends", "weighted-last", "sandwich"),
     Typing.CPU: ("weighted-ends", "weighted-last"),
 }
 """The placements that are tried; the first is the most accurate on all networks measured. On CPUs
