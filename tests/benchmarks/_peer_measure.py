@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edge_inception import stage
 from edge_inception.artifact import EngineFile, file_sha256, load
 from edge_inception.device.outputs import centred
 from edge_inception.engines import _inspection, _nvidia, _nvinfer, tensorrt_rtx
@@ -99,12 +99,12 @@ def closeness(exact: np.ndarray, labels: np.ndarray, found: np.ndarray) -> dict[
     signal, noise = centred(exact), centred(found) - centred(exact)
     each = np.sum(signal**2, axis=1), np.maximum(np.sum(noise**2, axis=1), 1e-30)
     return {
-        "top1": asdict(labelled.engine.top1),
+        "top1": stage.plain(labelled.engine.top1),
         "balanced_accuracy": labelled.engine.balanced_accuracy,
-        "drop_pp": asdict(labelled.drop_pp),
+        "drop_pp": stage.plain(labelled.drop_pp),
         "right_to_wrong": labelled.num_right_to_wrong,
         "wrong_to_right": labelled.num_wrong_to_right,
-        "agreement": asdict(compared.agreement),
+        "agreement": stage.plain(compared.agreement),
         "sqnr_db": compared.sqnr_db,
         "median_image_sqnr_db": float(np.median(10 * np.log10(each[0] / each[1]))),
     }
