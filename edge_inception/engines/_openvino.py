@@ -148,7 +148,6 @@ def compile_graph(
     precision: str,
     threads: int,
     batch: tuple[int, int],
-    is_for_cpu: bool = False,
 ) -> CompiledGraph:
     """Compile ``model``, the result of ``read_graph``, for this CPU; it is changed in place.
 
@@ -158,7 +157,6 @@ def compile_graph(
         precision: Precision of the float layers, a key of CAPABILITIES.
         threads: Number of CPU threads, at least 1.
         batch: Smallest and largest number of images; ignored if the model's batch is static.
-        is_for_cpu: Whether the graph has the typing of CPUs, with uint8 activations.
     """
     core = library().Core()
     require_precision(core, precision)
@@ -169,7 +167,9 @@ def compile_graph(
             model.reshape([batch if batch[0] != batch[1] else batch[1], *shape])
         try:
             respelled = _openvino_unsigned.unsigned_activations(
-                model, saturates=is_saturating, is_for_cpu=is_for_cpu
+                model,
+                saturates=is_saturating,
+                is_for_cpu=_openvino_unsigned.has_unsigned_pairs(model),
             )
         except _openvino_unsigned.SharedWeights as error:
             raise Unavailable(

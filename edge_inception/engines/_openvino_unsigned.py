@@ -112,6 +112,19 @@ class Respelled:
     limited: int = 0
 
 
+def has_unsigned_pairs(model: Any) -> bool:
+    """Whether activations are uint8 as OpenVINO's reader leaves the graph: it is for CPUs alone."""
+    return any(
+        node.get_type_name() == "FakeQuantize"
+        and any(
+            entry.get_node().get_type_name() == "Convert"
+            and entry.get_node().get_output_element_type(0).get_type_name() == "u8"
+            for entry in _readers(node)
+        )
+        for node in model.get_ops()
+    )
+
+
 def unsigned_activations(model: Any, *, saturates: bool, is_for_cpu: bool = False) -> Respelled:
     """Replace the signed Q/DQ pairs of activations in ``model``, in place, and count them.
 

@@ -84,7 +84,6 @@ def _compile(
             precision=precision,
             threads=usable_threads(),
             batch=(profile.min, profile.max),
-            is_for_cpu=typed.details.typing == "cpu",
         )
     _backend.check_int8(
         typed,

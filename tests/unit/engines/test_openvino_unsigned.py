@@ -533,3 +533,17 @@ def test_limited_weights_fit_16_bits_and_keep_their_sums(steps):
         if factor == 1:
             assert (row == new).all()
         assert 1 <= factor <= 2.1
+
+
+@pytest.mark.parametrize("is_for_cpu", [True, False])
+def test_a_graph_for_cpus_is_known_by_its_activations(is_for_cpu, monkeypatch, tmp_path):
+    """No caller has to say so: the search once scored such graphs with sums that saturated."""
+    net = Net()
+    output = net.linear(net.pair("input", 0.03, "x"), (64, 64, 3, 3), "y")
+    model, path = net.model(output, (1, 64, SIDE, SIDE)), tmp_path / "net.onnx"
+    onnx.save(for_cpu(model) if is_for_cpu else model, path)
+    monkeypatch.setattr(_openvino, "saturates", lambda: True)
+    compiled = _openvino.compile_graph(
+        _openvino.read_graph(str(path)), name="net", precision="f32", threads=1, batch=(1, 1)
+    )
+    assert compiled.respelled == (Respelled(limited=1) if is_for_cpu else Respelled(split=1))
