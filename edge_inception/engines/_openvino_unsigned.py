@@ -184,12 +184,7 @@ def limit_weights(model: Any) -> int:
         factors, limited = limited_steps(steps if is_transposed else steps.T)
         if (factors == 1).all():
             continue
-        if any(len(_readers(node)) > 1 for node in chain):
-            raise SharedWeights(
-                f"layer '{layer.get_friendly_name()}' shares its weights, which would saturate here"
-            )
-        stored = limited if is_transposed else limited.T
-        chain[-2].input(0).replace_source_output(ops.constant(stored.copy()).output(0))
+        _set_weights(ops, layer, limited if is_transposed else limited.T, "would saturate here")
         shape = [size.get_length() for size in scale.get_output_partial_shape(0)]
         factors = factors.reshape([-1 if size == len(factors) else 1 for size in shape])
         kind = scale.get_output_element_type(0)
@@ -207,6 +202,20 @@ def _weight_chain(layer: Any) -> list[Any]:
             return []
         chain.append(_source(chain[-1]))
     return chain
+
+
+def _set_weights(ops: Any, layer: Any, values: Any, reason: str) -> None:
+    """Replace the constant that holds a layer's weights.
+
+    Raises:
+        SharedWeights: Another layer reads it too; ``reason`` ends the message.
+    """
+    chain = _weight_chain(layer)
+    if any(len(_readers(node)) > 1 for node in chain):
+        name = layer.get_friendly_name()
+        raise SharedWeights(f"layer '{name}' shares its weights and {reason}")
+    port = chain[-2].input(0) if len(chain) > 1 else layer.input(1)
+    port.replace_source_output(ops.constant(values.copy()).output(0))
 
 
 def limited_steps(steps: Any) -> tuple[Any, Any]:
@@ -533,16 +542,8 @@ def _mirror_weights(ops: Any, layer: Any) -> None:
     """Append a layer's negated weights along the input channels: [O, I, ...] -> [O, 2 I, ...]."""
     import numpy as np
 
-    port = layer.input(1)
-    is_shared = False
-    while (node := port.get_source_output().get_node()).get_type_name() != "Constant":
-        is_shared = is_shared or len(_readers(node)) > 1
-        port = node.input(0)
-    if is_shared or len(_readers(node)) > 1:
-        raise SharedWeights(
-            f"layer '{layer.get_friendly_name()}' shares its weights and has an input of both "
-            "signs, which OpenVINO cannot compute in int8"
-        )
+    weights = _weight_chain(layer)[-1].data
     is_transposed = layer.get_attributes().get("transpose_b", True)
-    both = np.concatenate([node.data, -node.data], axis=1 if is_transposed else 0)
-    port.replace_source_output(ops.constant(both).output(0))
+    both = np.concatenate([weights, -weights], axis=1 if is_transposed else 0)
+    reason = "has an input of both signs, which OpenVINO cannot compute in int8"
+    _set_weights(ops, layer, both, reason)

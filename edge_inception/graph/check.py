@@ -209,6 +209,12 @@ def integers(node: onnx.NodeProto, name: str, default: Sequence[int] = ()) -> li
     return [int(number) for number in numbers]
 
 
+def is_padded(node: onnx.NodeProto) -> bool:
+    """Whether a convolution or pool pads its input."""
+    auto_pad = attribute(node, "auto_pad", b"NOTSET")
+    return any(integers(node, "pads")) or auto_pad not in {b"NOTSET", b"VALID"}
+
+
 def channel_axis(node: onnx.NodeProto) -> int:
     """Axis of the output channels: Conv [O, I, kh, kw], Gemm [O, I] when transB else [I, O]."""
     return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1

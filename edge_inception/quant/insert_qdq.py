@@ -308,8 +308,9 @@ def _levels(
     scale_of = _group_scales(zero_points.fold_ranges(ranges, unsigned | folded), options)
     steps = zero_points.ZERO_POINT
     offsets = {root: np.array([steps * float(scale_of[root])]) for root in folded}
-    pixels = pixel_input(model, placement, calibrated.preprocess)
-    if pixels and (options.typing is Typing.CPU or options.fold_zero_points):
+    uses_offsets = options.typing is Typing.CPU or options.fold_zero_points
+    pixels = pixel_input(model, placement, calibrated.preprocess) if uses_offsets else None
+    if pixels:
         scale_of[pixels.root] = np.float32(pixels.scale)
         offsets[pixels.root] = pixels.offset
     return _Levels(scale_of=scale_of, offsets=offsets, unsigned=unsigned)

@@ -7,7 +7,7 @@ tests/benchmarks/placement.py measures all policies.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from edge_inception.errors import InputError, known_names
@@ -51,6 +51,13 @@ TIED_CONCAT = Policy(
     description="one scale in and out of a Concat, so that it copies bytes; DLA requires it",
     tie_concat=True,
 )
+_WEIGHTED_ONLY = Policy(
+    name="weighted-only",
+    description="only what convolutions and Gemms read, as simple tools do; pools stay float",
+    pools=False,
+    maxpool_outputs=False,
+    residual=Residual.FLOAT,
+)
 POLICIES = (
     SANDWICH,
     Policy(
@@ -58,27 +65,17 @@ POLICIES = (
         description="MaxPool outputs without a pair: for compilers that move DQ across MaxPool",
         maxpool_outputs=False,
     ),
-    Policy(
-        name="weighted-only",
-        description="only what convolutions and Gemms read, as simple tools do; pools stay float",
-        pools=False,
-        maxpool_outputs=False,
-        residual=Residual.FLOAT,
-    ),
-    Policy(
+    _WEIGHTED_ONLY,
+    replace(
+        _WEIGHTED_ONLY,
         name="weighted-last",
         description="weighted-only with the last layer in float",
-        pools=False,
-        maxpool_outputs=False,
-        residual=Residual.FLOAT,
         float_last=1,
     ),
-    Policy(
+    replace(
+        _WEIGHTED_ONLY,
         name="weighted-ends",
         description="weighted-only with the first two convolutions and the last layer in float",
-        pools=False,
-        maxpool_outputs=False,
-        residual=Residual.FLOAT,
         float_first=2,
         float_last=1,
     ),

@@ -136,9 +136,7 @@ def takes_shift(model: onnx.ModelProto, index: int, placement: Placement, root: 
         return placement.group_of.get(node.output[0]) == root
     if index not in placement.weights:
         return False
-    is_padded = check.attribute(node, "auto_pad", b"NOTSET") not in {b"NOTSET", b"VALID"}
-    is_padded = is_padded or any(check.integers(node, "pads"))
-    return has_plain_bias(model, node) and not is_padded
+    return has_plain_bias(model, node) and not check.is_padded(node)
 
 
 def _readers(model: onnx.ModelProto) -> dict[str, list[int]]:

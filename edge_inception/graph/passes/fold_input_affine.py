@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import helper, numpy_helper
 
-from edge_inception.graph.check import attribute, constants, integers, known_shape, only_reader
+from edge_inception.graph.check import attribute, constants, is_padded, known_shape, only_reader
 from edge_inception.graph.passes._affine import (
     Float64,
     has_own_weights,
@@ -46,7 +46,7 @@ def _fold(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> bool:
         return False
     gain, shift = affine.gain, affine.shift
     kept: list[onnx.NodeProto] = []
-    if not _is_padded(conv):
+    if not is_padded(conv):
         _move_shift(model, conv, shift)
     elif shift.any():
         is_bare_shift = len(chain) == 1 and (gain == 1).all()
@@ -65,13 +65,6 @@ def _fold(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> bool:
 def _may_change(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     is_plain = node.op_type == "Conv" and attribute(node, "group", 1) == 1
     return is_plain and has_own_weights(model, node)
-
-
-def _is_padded(conv: onnx.NodeProto) -> bool:
-    return any(integers(conv, "pads")) or attribute(conv, "auto_pad", b"NOTSET") not in {
-        b"NOTSET",
-        b"VALID",
-    }
 
 
 def _move_shift(model: onnx.ModelProto, conv: onnx.NodeProto, shift: Float64) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from edge_inception.graph.check import attribute, constants, integers, only_reader
+from edge_inception.graph.check import attribute, constants, integers, is_padded, only_reader
 from edge_inception.graph.passes._contract import Pass, on_each
 
 
@@ -23,10 +23,8 @@ def pool_behind_conv(model: onnx.ModelProto, pool: onnx.NodeProto) -> bool:
     conv = only_reader(model, pool.output[0])
     if conv is None or not _is_pointwise(model, conv) or conv.input[0] != pool.output[0]:
         return False
-    padding = integers(pool, "pads"), attribute(pool, "auto_pad", b"NOTSET")
-    is_padded = any(padding[0]) or padding[1] in {b"SAME_UPPER", b"SAME_LOWER"}
     is_biased = len(conv.input) > 2 and bool(conv.input[2])  # noqa: PLR2004 -- x, w, b
-    is_exact = not (is_padded and attribute(pool, "count_include_pad", 0) and is_biased)
+    is_exact = not (is_padded(pool) and attribute(pool, "count_include_pad", 0) and is_biased)
     if any(step != 1 for step in integers(pool, "strides")) or not is_exact:
         return False
     result, middle = conv.output[0], f"{conv.output[0]}.unpooled"
