@@ -15,23 +15,21 @@ import json
 import logging
 import subprocess
 import sys
-import time
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from _photo_folders import photo_folders, write_record
 from torch import nn
 
 from edge_inception import stage
 from edge_inception.data import images
-from edge_inception.data.imageset import ImageSet, open_set
-from edge_inception.latency import machine
+from edge_inception.data.imageset import open_set
 from edge_inception.spec import Preprocess
 from edge_inception.validate import report_record
 
-SOLAR = Path(__file__).parents[2] / "calibration" / "sets" / "solar.json"
 ROUNDS = {"fp32": 3, "fp16": 3, "int8": 6}  # of latency: only INT8 over f32 is in the table
 NUM_STATISTICS, NUM_CALIBRATION, NUM_VALIDATION, NUM_CLASSES = 16, 64, 32, 100
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -85,10 +83,9 @@ def main() -> int:
         record = json.loads(arguments.markdown.read_text(encoding="utf-8"))
         sys.stdout.write(table(record["rows"]))
         return 0
-    photos = {
-        role: _linked(arguments.folder / role, open_set(SOLAR, split=role).subset(count))
-        for role, count in (("calibration", NUM_CALIBRATION), ("validation", NUM_VALIDATION))
-    }
+    photos = photo_folders(
+        arguments.folder, {"calibration": NUM_CALIBRATION, "validation": NUM_VALIDATION}
+    )
     rows = []
     for architecture in ARCHITECTURES:
         if arguments.only in architecture.name:
@@ -96,29 +93,17 @@ def main() -> int:
             rows.append(_row(architecture, photos, arguments))
     sys.stdout.write(table(rows))
     if arguments.out:
-        record = {
-            "benchmark": "architectures",
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "machine": stage.plain(machine.describe()),
-            "tools": {tool: stage.tool_version(tool) for tool in _TOOLS},
-            "threads": arguments.threads,
-            "effort": arguments.effort,
-            "num_calibration": NUM_CALIBRATION,
-            "num_validation": NUM_VALIDATION,
-            "rows": rows,
-        }
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_record(
+            arguments.out,
+            "architectures",
+            _TOOLS,
+            threads=arguments.threads,
+            effort=arguments.effort,
+            num_calibration=NUM_CALIBRATION,
+            num_validation=NUM_VALIDATION,
+            rows=rows,
+        )
     return 0
-
-
-def _linked(folder: Path, chosen: ImageSet) -> Path:
-    """A plain folder of the photos: two classes of solar cells do not fit a head of 100."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for item in chosen.items:
-        link = folder / item.path.name
-        if not link.exists():
-            link.symlink_to(item.path)
-    return folder
 
 
 def _row(

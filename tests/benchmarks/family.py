@@ -12,15 +12,14 @@ would flatter every engine. Agreement is shown where at least 10 different class
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _photo_folders import photo_folders, write_record
 from safetensors.torch import save_file
 from torch import nn
 
@@ -28,10 +27,9 @@ from edge_inception import artifact, records, registry, stage
 from edge_inception.artifact import EngineFile, SimplifiedGraph
 from edge_inception.cli._terminal import Terminal
 from edge_inception.data import images
-from edge_inception.data.imageset import ImageSet, open_set
+from edge_inception.data.imageset import open_set
 from edge_inception.engines import _registry as backends
 from edge_inception.engines._backend import CompileOptions
-from edge_inception.latency import machine
 from edge_inception.models._trace import total_cost, trace
 from edge_inception.pipeline import build
 from edge_inception.quant.insert_qdq import quantize
@@ -40,7 +38,6 @@ from edge_inception.recipe.reader import load_recipe
 from edge_inception.spec import Precision
 from edge_inception.validate.report_record import ReportRecord
 
-SOLAR = Path(__file__).parents[2] / "calibration" / "sets" / "solar.json"
 NUM_STATISTICS, NUM_CALIBRATION, NUM_VALIDATION = 16, 64, 64
 LEAST_CLASSES = 10
 _COLUMNS = (
@@ -96,10 +93,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out", type=Path, help="JSON of all rows.")
     arguments = parser.parse_args()
-    photos = {
-        role: _linked(arguments.folder / role, open_set(SOLAR, split=role).subset(count))
-        for role, count in (("calibration", NUM_CALIBRATION), ("validation", NUM_VALIDATION))
-    }
+    photos = photo_folders(
+        arguments.folder, {"calibration": NUM_CALIBRATION, "validation": NUM_VALIDATION}
+    )
     rows = []
     for form in FORMS:
         if arguments.only in form.name:
@@ -107,28 +103,16 @@ def main() -> int:
             rows.append(run(form, photos, arguments))
     sys.stdout.write(table(rows))
     if arguments.out:
-        record = {
-            "benchmark": "family",
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "machine": stage.plain(machine.describe()),
-            "tools": {tool: stage.tool_version(tool) for tool in _TOOLS},
-            "threads": arguments.threads,
-            "num_calibration": NUM_CALIBRATION,
-            "num_validation": NUM_VALIDATION,
-            "rows": rows,
-        }
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_record(
+            arguments.out,
+            "family",
+            _TOOLS,
+            threads=arguments.threads,
+            num_calibration=NUM_CALIBRATION,
+            num_validation=NUM_VALIDATION,
+            rows=rows,
+        )
     return 0
-
-
-def _linked(folder: Path, chosen: ImageSet) -> Path:
-    """A plain folder of the photos: two classes of solar cells do not fit a head of 1000."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for item in chosen.items:
-        link = folder / item.path.name
-        if not link.exists():
-            link.symlink_to(item.path)
-    return folder
 
 
 _OF_GRAPH = ("element", "layout")  # fields of Preprocess that are the graph's, not the family's
@@ -201,7 +185,7 @@ def _row(form: Form, out: Path, report: ReportRecord) -> dict[str, Any]:
     spec = registry.model(form.model)
     family = next(family for family in spec.families if family.name == form.family)
     simplified = artifact.load(SimplifiedGraph, out / "model.simplified.onnx")
-    size = tuple(simplified.details.preprocess["input_size"])
+    size = tuple(simplified.details.preprocess.input_size)
     options = {**family.options, **form.options}
     macs = total_cost(trace(spec.describe(num_classes=spec.num_classes, **options), size)).macs
     rows = {row.name: row for row in report.rows}
